@@ -1,0 +1,1 @@
+//! The client role: listens locally, carries what connects into tunnels.

@@ -1,0 +1,1 @@
+//! Compression of a stream, chunk by chunk.

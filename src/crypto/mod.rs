@@ -1,0 +1,1 @@
+//! Keys, proofs, the tunnel handshake, sealing.

@@ -1,0 +1,5 @@
+//! Link frames: encode, decode, limits.
+
+mod notice;
+
+pub use notice::{Code, Notice};

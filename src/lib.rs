@@ -1,0 +1,42 @@
+//! rePort: a tunnel over WebSockets whose relay is blind and whose connections survive.
+//!
+//! ```text
+//!  app ──TCP──► client ══WebSocket══► master ◄══WebSocket══ server ──TCP──► service
+//!               (visitor)             (public relay)        (agent in the private network)
+//! ```
+//!
+//! # Layers
+//! Each module may use those in its row and no other; a test holds the source to this table.
+//!
+//! | module | what it owns | may use |
+//! |---|---|---|
+//! | [`id`], [`random`] | sixteen-byte names; the system's random numbers | |
+//! | [`frame`] | link frames: encode, decode, limits | `id` |
+//! | [`crypto`] | key derivation, proofs, the tunnel handshake, sealing | `id` |
+//! | [`compress`] | chunks of a stream | |
+//! | [`mux`] | streams, windows, acknowledgement | |
+//! | [`link`] | dialling, TLS, WebSocket, authentication, heartbeat, the order of sending | `frame`, `crypto`, `id`, `random` |
+//! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random` |
+//! | [`master`], [`server`], [`client`] | the roles | the layers above, not each other |
+//! | [`config`] | the file, as written and as meant | the names of methods in `crypto` and `compress` |
+//! | [`telemetry`] | logs | |
+//! | [`cli`] | the commands | everything |
+//!
+//! `frame`, `crypto`, `compress` and `mux` are pure: no runtime, no sockets, no clock and no random source of their own.
+//!
+//! The protocol is specified in `docs/PROTOCOL.md`.
+
+pub mod cli;
+pub mod client;
+pub mod compress;
+pub mod config;
+pub mod crypto;
+pub mod frame;
+pub mod id;
+pub mod link;
+pub mod master;
+pub mod mux;
+pub mod random;
+pub mod server;
+pub mod telemetry;
+pub mod tunnel;

@@ -1,0 +1,3 @@
+//! One WebSocket between a role and a master.
+
+pub mod channel;

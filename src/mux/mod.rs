@@ -1,0 +1,1 @@
+//! Streams over an ordered channel, without I/O.

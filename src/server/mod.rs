@@ -1,0 +1,1 @@
+//! The server role: registers ports and dials the local services.

@@ -1,0 +1,1 @@
+//! A mux over a channel.
