@@ -101,10 +101,26 @@ fn ports_beyond_the_limit_do_not_stand_and_registering_again_changes_nothing() {
 fn a_full_client_and_a_full_server_are_told_so() {
     let mut registry = registry(1, 8);
     for (link, role) in [(1, Role::Server), (100, Role::Client), (101, Role::Client)] {
-        registry.enter(link, role, id(1), link, link).expect("entered");
+        registry.enter(link, role, id(link as u8), 1, link).expect("entered");
     }
     registry.register(1, &[PORT]);
-    assert_eq!(server_of(&registry.attach(100, PORT, None, 0)), None, "superseded by 101, which names the same instance");
+    assert_eq!(server_of(&registry.attach(100, PORT, None, 0)), Some(1));
+    assert_eq!(registry.attach(100, PORT, None, 1), Attached::Full, "the client is");
+    assert_eq!(registry.attach(101, PORT, None, 2), Attached::Full, "the server is");
+    registry.release(1);
+    assert_eq!(server_of(&registry.attach(101, PORT, None, 3)), Some(1));
+}
+
+#[test]
+fn who_waited_for_a_server_that_comes_up_full_is_turned_away() {
+    let mut registry = registry(1, 8);
+    for (link, role) in [(1, Role::Server), (100, Role::Client), (101, Role::Client)] {
+        registry.enter(link, role, id(link as u8), 1, link).expect("entered");
+    }
+    assert!(matches!(registry.attach(100, PORT, None, 0), Attached::Waiting(_)));
+    assert!(matches!(registry.attach(101, PORT, None, 1), Attached::Waiting(_)));
+    let registered = registry.register(1, &[PORT]);
+    assert_eq!((registered.connected.len(), registered.full), (1, vec![1]));
 }
 
 #[test]
@@ -198,6 +214,8 @@ proptest! {
                         }
                     }
                 }
+                Step::Register { link, .. } if model.links.get(&link).is_some_and(|member| !member.0) => {}
+                Step::Attach { link, .. } if model.links.get(&link).is_some_and(|member| member.0) => {}
                 Step::Register { link, ports } => {
                     let asked: Vec<_> = ports.iter().map(|port| id(*port)).collect();
                     let answer = registry.register(link, &asked);
