@@ -124,11 +124,6 @@ impl Queue {
         *self = Queue::default();
     }
 
-    /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        self.messages.is_empty()
-    }
-
     fn high_water(memory: &Memory) -> usize {
         CHANNEL_HIGH_WATER.min(memory.pause_above())
     }
@@ -172,7 +167,7 @@ mod tests {
         assert_eq!(taken, CHANNEL_LIMIT / (64 * KIB + MESSAGE_COST));
         assert_eq!(queue.push(message(64 * KIB), &memory), Err(Overflow::Channel));
         queue.discard(&memory);
-        assert_eq!((memory.used_bytes(), queue.is_empty()), (0, true));
+        assert_eq!((memory.used_bytes(), queue.messages.is_empty()), (0, true));
     }
 
     #[test]
@@ -245,7 +240,7 @@ mod tests {
                 prop_assert_eq!(memory.used_bytes(), waiting.iter().map(|message| message.len() + MESSAGE_COST).sum::<usize>());
             }
             while let Some(popped) = queue.pop(&memory) {
-                prop_assert_eq!(popped.last, queue.is_empty());
+                prop_assert_eq!(popped.last, queue.messages.is_empty());
                 received.push(popped.message);
             }
             prop_assert_eq!(received, sent);

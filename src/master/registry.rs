@@ -265,7 +265,8 @@ impl<L: Clone, W> Registry<L, W> {
         }
     }
 
-    fn withdraw_all(&mut self, link: LinkNumber) {
+    /// The link serves nothing any more; its channels go on.
+    pub(super) fn withdraw_all(&mut self, link: LinkNumber) {
         let ports = self.links.get_mut(&link).map(|member| std::mem::take(&mut member.ports)).unwrap_or_default();
         for id in ports {
             self.withdraw(link, id);

@@ -65,7 +65,8 @@ fn calls_that_wait_are_put_through_in_their_order() {
     assert_eq!(registry.cancel(second), Some(1));
     assert_eq!(registry.cancel(second), None);
     registry.enter(1, Role::Server, id(1), 1, 1).expect("entered");
-    let calls: Vec<_> = registry.register(1, &[PORT]).connected.into_iter().map(|(call, exchange)| (call, exchange.channel)).collect();
+    let calls: Vec<_> =
+        registry.register(1, &[PORT]).connected.into_iter().map(|(call, exchange)| (call, exchange.channel)).collect();
     assert_eq!(calls, [(0, 1), (2, 2), (3, 3)]);
 }
 

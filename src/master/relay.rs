@@ -87,7 +87,13 @@ impl Switch {
     ///
     /// # Errors
     /// When the client broke the protocol: its link is to end.
-    pub(super) fn attach(self: &Arc<Self>, client: &Arc<Line>, channel: u32, header: AttachHeader, message: Bytes) -> Result<(), Notice> {
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        client: &Arc<Line>,
+        channel: u32,
+        header: AttachHeader,
+        message: Bytes,
+    ) -> Result<(), Notice> {
         if message.len() > MAX_FIRST_MESSAGE {
             return Err(Notice::new(Code::Protocol, format!("a first handshake message of {} bytes", message.len())));
         }
@@ -106,7 +112,9 @@ impl Switch {
         });
         match client.outbox.open(channel, circuit.lane(Side::Client)) {
             Ok(()) => circuit.dial(),
-            Err(OpenError::InUse(_)) => return Err(Notice::new(Code::Protocol, format!("ATTACH to channel {channel}, which is in use"))),
+            Err(OpenError::InUse(_)) => {
+                return Err(Notice::new(Code::Protocol, format!("ATTACH to channel {channel}, which is in use")));
+            }
             Err(OpenError::Ended(_)) => {}
         }
         Ok(())
@@ -264,7 +272,8 @@ impl Circuit {
     /// There is a server, or the client has channels, as many as it may: it is not put through.
     fn turn_away(&self) {
         self.state().phase = Phase::Over;
-        let notice = Notice::new(Code::Limit, "the limit of channels at this master, at the client or at every server of the port");
+        let notice =
+            Notice::new(Code::Limit, "the limit of channels at this master, at the client or at every server of the port");
         self.client.line.outbox.close(self.client.channel, &notice);
     }
 
