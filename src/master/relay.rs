@@ -201,7 +201,8 @@ impl Circuit {
         let Phase::New(call) = std::mem::take(&mut state.phase) else { return };
         let AttachHeader { port, instance } = call.header;
         // Under the circuit's lock, so that whoever puts it through meanwhile finds the place in the line written down.
-        match self.switch.registry().attach(self.client.line.number, port, instance, Arc::clone(self)) {
+        let attached = self.switch.registry().attach(self.client.line.number, port, instance, Arc::clone(self));
+        match attached {
             Attached::Waiting(wait) => {
                 state.counted = true;
                 state.phase = Phase::Calling(call, wait);
