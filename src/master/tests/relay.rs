@@ -242,6 +242,29 @@ async fn channels_beyond_the_limit_of_a_link_are_refused_and_freed_ones_count_no
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_keep_up_with_new_channels_keeps_its_link() {
+    let master = start();
+    let (mut server, mut client) = (master.server(1, &[PORT]).await, master.client(2).await);
+    let first = vec![1; MAX_FIRST_MESSAGE];
+    for channel in 1..=4000 {
+        soon(client.socket.feed(attach(channel, PORT, None, &first).to_message())).await.expect("sent");
+        client.close(channel).await;
+    }
+    client.send(Frame::Ping(1)).await;
+    let mut refused = 0;
+    loop {
+        match client.next().await {
+            Frame::Close { notice, .. } if notice.code == Code::Refused => refused += 1,
+            Frame::Pong(1) => break,
+            other => panic!("CLOSE or PONG was expected, not {other:?}"),
+        }
+    }
+    assert!(refused > 0, "the server took all of them");
+    server.send(Frame::Ping(2)).await;
+    while server.next().await != Frame::Pong(2) {}
+}
+
+#[tokio::test]
 async fn data_before_the_answer_closes_the_channel_and_leaves_the_link() {
     let master = start();
     let (mut server, mut client) = (master.server(1, &[PORT]).await, master.client(2).await);
