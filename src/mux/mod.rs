@@ -115,6 +115,8 @@ pub enum Event {
     Readable(StreamId),
     /// [`Mux::write_room`] is no longer 0; told once after it was, or the stream was reset.
     Writable(StreamId),
+    /// The peer gave the stream up; told even when nobody waits for the stream.
+    Reset(StreamId),
 }
 
 /// What [`Mux::read`] found.
@@ -335,6 +337,12 @@ impl Mux {
     #[must_use]
     pub fn round_trip(&self) -> Option<Duration> {
         self.round_trip.least()
+    }
+
+    /// Why the stream was given up, if it was.
+    #[must_use]
+    pub fn reset_code(&self, id: StreamId) -> Option<ResetCode> {
+        self.streams.get(&id).and_then(Stream::reset_code)
     }
 
     /// Decides the end of the sending direction.

@@ -123,6 +123,7 @@ impl Mux {
             return Err(MuxError::FlowControl("a final offset beyond the window of the tunnel"));
         }
         if is_reset {
+            self.events.push_back(Event::Reset(id));
             let answered = stream.send.is_end_sent();
             self.discard(now, id);
             if !answered {
