@@ -56,10 +56,6 @@ pub struct PortParameters {
 
 impl PortParameters {
     fn mux(&self) -> mux::Parameters {
-        mux::Parameters {
-            stream_window: self.stream_window,
-            tunnel_window: self.tunnel_window,
-            streams_max: STREAMS_MAX,
-        }
+        mux::Parameters { stream_window: self.stream_window, tunnel_window: self.tunnel_window, streams_max: STREAMS_MAX }
     }
 }
