@@ -17,6 +17,8 @@ pub mod offer;
 mod shared;
 pub mod splice;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
