@@ -24,10 +24,10 @@ fn main() {
     }
 }
 
-/// Whether the command line asks for what is called `name`: no filter, or one that it contains.
+/// Whether the command line asks for what is called `name`: it has no filter (options and their numbers are none), or one that fits.
 fn is_wanted(name: &str) -> bool {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let other_mode = arguments.iter().any(|argument| argument == "--test" || argument == "--list");
-    let mut filters = arguments.iter().filter(|argument| !argument.starts_with('-'));
-    !other_mode && filters.all(|filter| name.contains(filter.trim_end_matches("ratio")))
+    let mut filters = arguments.iter().filter(|argument| !argument.starts_with('-') && argument.parse::<f64>().is_err());
+    !other_mode && filters.all(|filter| name.contains(filter.as_str()))
 }

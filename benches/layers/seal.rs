@@ -125,15 +125,16 @@ pub fn print_cfb_ratios() {
         let (mut encryptor, mut decryptor) = (CfbEncryptor::new(&KEY, &IV), CfbDecryptor::new(&KEY, &IV));
         let mut encrypt_blocks = cfb_mode::Encryptor::<Aes128>::new(&KEY.into(), &IV.into());
         let mut decrypt_blocks = cfb_mode::Decryptor::<Aes128>::new(&KEY.into(), &IV.into());
-        let mut calls: [(&str, &mut dyn FnMut(&mut [u8])); 4] = [
-            ("encrypt", &mut |data| encryptor.encrypt(data)),
-            ("encrypt_blocks", &mut |data| encrypt_blocks.encrypt_blocks(Array::slice_as_chunks_mut(data).0)),
-            ("decrypt", &mut |data| decryptor.decrypt(data)),
-            ("decrypt_blocks", &mut |data| decrypt_blocks.decrypt_blocks(Array::slice_as_chunks_mut(data).0)),
+        type Call<'a> = &'a mut dyn FnMut(&mut [u8]);
+        let mut calls: [Call<'_>; 4] = [
+            &mut |data| encryptor.encrypt(data),
+            &mut |data| encrypt_blocks.encrypt_blocks(Array::slice_as_chunks_mut(data).0),
+            &mut |data| decryptor.decrypt(data),
+            &mut |data| decrypt_blocks.decrypt_blocks(Array::slice_as_chunks_mut(data).0),
         ];
         let mut nanoseconds = [const { Vec::new() }; 4];
         for _ in 0..301 {
-            for ((_, call), times) in calls.iter_mut().zip(&mut nanoseconds) {
+            for (call, times) in calls.iter_mut().zip(&mut nanoseconds) {
                 let repeat = (1 << 20) / size;
                 let start = Instant::now();
                 (0..repeat).for_each(|_| call(black_box(&mut data)));
