@@ -254,3 +254,6 @@ pub fn parse(text: &str, file: &Path, variable: &dyn Fn(&str) -> Option<OsString
     let folder = file.parent().unwrap_or(Path::new(""));
     meaning::read(text, Surroundings { folder, variable }).map_err(|problems| ConfigError { file: file.to_owned(), problems })
 }
+
+#[cfg(test)]
+mod tests;
