@@ -1,4 +1,4 @@
-//! Addresses as text: `host:port` for sockets, and what names a master. Owns their syntax; resolves nothing and opens nothing.
+//! Addresses as text, `host:port`. Owns their syntax; resolves nothing and opens nothing.
 
 use std::{
     fmt,
@@ -39,20 +39,6 @@ pub enum AddressError {
     /// A URL where `host:port` belongs.
     #[error("is a URL: write only \"HOST:PORT\"")]
     Url,
-    /// A scheme that no master is reached by.
-    #[error("begins with \"{scheme}://\": a master is reached by \"{instead}://\"")]
-    Scheme {
-        /// What was written.
-        scheme: String,
-        /// `ws` or `wss`.
-        instead: &'static str,
-    },
-    /// A path without a scheme.
-    #[error("has a path, which needs a scheme before it: write \"ws://{0}\", or \"wss://{0}\" for TLS")]
-    PathWithoutScheme(String),
-    /// User information, a fragment or characters that no URL holds.
-    #[error("holds {0}, which a master's URL cannot have: leave it out")]
-    UrlPart(&'static str),
 }
 
 impl HostPort {
@@ -153,65 +139,6 @@ fn port_of(port: &str) -> Result<u16, AddressError> {
     if digits { port.parse().map_err(|_| AddressError::Port(port.to_owned())) } else { Err(AddressError::Port(port.to_owned())) }
 }
 
-/// Where a master is: `host:port` means `ws://host:port/`; a URL is the full form. Prints as the URL.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct MasterAddress {
-    /// TLS, `wss`.
-    pub tls: bool,
-    /// What is dialled.
-    pub address: HostPort,
-    /// Path and query of the request, beginning with `/`.
-    pub path: String,
-}
-
-impl fmt::Display for MasterAddress {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}://{}{}", if self.tls { "wss" } else { "ws" }, self.address, self.path)
-    }
-}
-
-impl FromStr for MasterAddress {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        let Some((scheme, rest)) = text.split_once("://") else {
-            if text.contains('/') {
-                return Err(AddressError::PathWithoutScheme(text.to_owned()));
-            }
-            return Ok(Self { tls: false, address: text.parse::<HostPort>()?.to_dial()?, path: "/".to_owned() });
-        };
-        let tls = tls_of(scheme)?;
-        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        if authority.contains('@') {
-            return Err(AddressError::UrlPart("a user name"));
-        }
-        let (host, port) = split(authority)?;
-        let port = port.map_or(Ok(if tls { 443 } else { 80 }), port_of)?;
-        let address = HostPort { host: host_of(host)?, port }.to_dial()?;
-        Ok(Self { tls, address, path: path_of(path)? })
-    }
-}
-
-fn tls_of(scheme: &str) -> Result<bool, AddressError> {
-    match scheme.to_ascii_lowercase().as_str() {
-        "ws" => Ok(false),
-        "wss" => Ok(true),
-        "https" => Err(AddressError::Scheme { scheme: scheme.to_owned(), instead: "wss" }),
-        _ => Err(AddressError::Scheme { scheme: scheme.to_owned(), instead: "ws" }),
-    }
-}
-
-/// Path and query as they go into a request line.
-fn path_of(path: &str) -> Result<String, AddressError> {
-    if path.contains('#') {
-        return Err(AddressError::UrlPart("a fragment (#…)"));
-    }
-    if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(AddressError::UrlPart("spaces or characters beyond ASCII (percent-encode them)"));
-    }
-    Ok(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,35 +190,5 @@ mod tests {
         assert!(!overlap("127.0.0.1:80", "127.0.0.1:81"));
         assert!(!overlap("127.0.0.1:0", "127.0.0.1:0"));
         assert!(!overlap("[::1]:80", "127.0.0.1:80"));
-    }
-
-    #[test]
-    fn a_masters_short_form_means_a_plain_web_socket_at_the_root() {
-        for (written, meant) in [
-            ("rePort.myserver.com:51324", "ws://report.myserver.com:51324/"),
-            ("ws://host", "ws://host:80/"),
-            ("wss://host", "wss://host:443/"),
-            ("WSS://host:8443/tunnel?x=1", "wss://host:8443/tunnel?x=1"),
-            ("wss://[::1]/t", "wss://[::1]:443/t"),
-            ("ws://host?x", "ws://host:80/?x"),
-        ] {
-            let address: MasterAddress = written.parse().expect(written);
-            assert_eq!(address.to_string(), meant);
-            assert_eq!(meant.parse(), Ok(address));
-        }
-    }
-
-    #[test]
-    fn a_masters_address_that_cannot_be_dialled_is_refused() {
-        let refused = |text: &str| text.parse::<MasterAddress>().expect_err(text);
-        assert_eq!(refused("host"), AddressError::NoPort("host".into()));
-        assert_eq!(refused("host:0"), AddressError::PortZero);
-        assert_eq!(refused("host:1/path"), AddressError::PathWithoutScheme("host:1/path".into()));
-        assert_eq!(refused("https://host/"), AddressError::Scheme { scheme: "https".into(), instead: "wss" });
-        assert_eq!(refused("tcp://host/"), AddressError::Scheme { scheme: "tcp".into(), instead: "ws" });
-        assert_eq!(refused("ws://me@host/"), AddressError::UrlPart("a user name"));
-        assert!(matches!(refused("ws://host/#a"), AddressError::UrlPart(_)));
-        assert!(matches!(refused("ws://host/a b"), AddressError::UrlPart(_)));
-        assert!(matches!(refused("ws:///path"), AddressError::Host(_)));
     }
 }

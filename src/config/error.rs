@@ -191,6 +191,9 @@ pub enum Fault {
         /// Why not.
         reason: AddressError,
     },
+    /// The text names no master.
+    #[error("{0}")]
+    MasterAddress(crate::link::dial::AddressError),
     /// A key cannot be had.
     #[error("{0}")]
     Secret(SecretError),

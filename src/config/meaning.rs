@@ -1,11 +1,12 @@
 //! From the raw structs to the valid ones: addresses, keys, ranges, duplicates. Every `Option` here is `None` exactly when a problem has
 //! been noted, so that all fields are looked at before the first `?`.
 
-use std::{ops::RangeInclusive, path::Path, str::FromStr, time::Duration};
+use std::{ops::RangeInclusive, path::Path, time::Duration};
 
 use super::{
-    ByteSize, ClientConfig, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, HostPort, LOG_LEVELS, Limits, LinkConfig,
-    Loaded, MasterAddress, MasterConfig, PortConfig, RoleConfig, Secret, ServerConfig, Surroundings, TlsFiles, Warning, Windows,
+    AddressError, ByteSize, ClientConfig, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, HostPort, LOG_LEVELS, Limits,
+    LinkConfig, Loaded, MasterAddress, MasterConfig, PortConfig, RoleConfig, Secret, ServerConfig, Surroundings, TlsFiles,
+    Warning, Windows,
     error::{Fault, FieldPath, Problem},
     quantity::Quantity,
     raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawMasterTls, RawPort, RawRoleTls, RawServer, RawWindows},
@@ -45,6 +46,10 @@ pub(super) fn read(text: &str, surroundings: Surroundings<'_>) -> Result<Loaded,
         Some(config) if problems.is_empty() => Ok(Loaded { config, warnings: reader.warnings }),
         _ => Err(problems),
     }
+}
+
+fn no_address(found: &str, reason: AddressError) -> Fault {
+    Fault::Address { found: found.to_owned(), reason }
 }
 
 fn root(name: &str) -> FieldPath {
@@ -120,7 +125,7 @@ impl Reader<'_> {
     fn listen_at(&mut self, raw: Option<&OneOrMore>) -> Option<Vec<HostPort>> {
         let path = root("listen_at");
         let addresses: Vec<HostPort> =
-            self.addresses(&path, raw, "add \"listen_at\": \"0.0.0.0:51324\" (all addresses, port 51324)")?;
+            self.addresses(&path, raw, "add \"listen_at\": \"0.0.0.0:51324\" (all addresses, port 51324)", no_address)?;
         for (index, address) in addresses.iter().enumerate() {
             if let Some(other) = addresses.iter().take(index).find(|other| other.overlaps(address)) {
                 let message = format!("({address}) is taken by {other}: remove one of them");
@@ -195,9 +200,10 @@ impl Reader<'_> {
         connect_timeout: Option<&Quantity>,
     ) -> Option<LinkConfig> {
         let missing = "add the master's address, as \"HOST:PORT\" or \"wss://HOST/PATH\"";
-        let masters: Option<Vec<MasterAddress>> = self.addresses(&root("master"), master, missing);
+        let masters: Option<Vec<MasterAddress>> =
+            self.addresses(&root("master"), master, missing, |_, error| Fault::MasterAddress(error));
         let ca = tls.and_then(|tls| tls.ca.as_ref()).map(|ca| self.surroundings.folder.join(ca));
-        if ca.is_some() && masters.as_ref().is_some_and(|masters| !masters.iter().any(|master| master.tls)) {
+        if ca.is_some() && masters.as_ref().is_some_and(|masters| !masters.iter().any(MasterAddress::is_secure)) {
             let message = "has no use: no master's address begins with wss://".to_owned();
             self.warnings.push(Warning { field: root("tls").field("ca"), message });
         }
@@ -275,18 +281,15 @@ impl Reader<'_> {
     }
 
     fn local_address(&mut self, path: &FieldPath, text: Option<&str>, mode: Mode) -> Option<HostPort> {
-        match text {
-            Some(text) if mode == Mode::Server => self.address(path, text, |text| text.parse::<HostPort>()?.to_dial()),
-            Some(text) => self.address(path, text, HostPort::from_str),
-            None if mode == Mode::Server => {
-                self.document.problem(path, Fault::Missing("name the service, as \"HOST:PORT\""));
-                None
-            }
-            None => {
-                self.document.problem(path, Fault::Missing("name the address to listen at, as \"127.0.0.1:PORT\""));
-                None
-            }
-        }
+        let Some(text) = text else {
+            let server = "name the service, as \"HOST:PORT\"";
+            let client = "name the address to listen at, as \"127.0.0.1:PORT\"";
+            self.document.problem(path, Fault::Missing(if mode == Mode::Server { server } else { client }));
+            return None;
+        };
+        let address = text.parse::<HostPort>();
+        let address = if mode == Mode::Server { address.and_then(HostPort::to_dial) } else { address };
+        address.map_err(|reason| self.document.problem(path, no_address(text, reason))).ok()
     }
 
     /// Finds ports that are in each other's way.

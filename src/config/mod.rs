@@ -5,7 +5,7 @@
 //!             syntax, unknown fields, types    addresses, keys, ranges, duplicates
 //! ```
 //! Every step says what is wrong, where and what to write instead; as much as possible of it at once. Knows the file and the names of
-//! the methods; no layer's inside. What listens or dials takes small structs from here.
+//! the methods and how a master is named; no layer's inside. What listens or dials takes small structs from here.
 
 mod address;
 mod error;
@@ -22,12 +22,12 @@ use std::{
     time::Duration,
 };
 
-pub use address::{AddressError, HostPort, MasterAddress};
+pub use address::{AddressError, HostPort};
 pub use error::{ConfigError, Fault, FieldPath, Position, Problem, Step, Warning};
 pub use quantity::{ByteSize, Quantity};
 pub use secret::{RawSecret, Secret, SecretError, Surroundings};
 
-pub use crate::{compress::CompressMethod, crypto::EncryptMethod};
+pub use crate::{compress::CompressMethod, crypto::EncryptMethod, link::dial::MasterAddress};
 
 /// The words for `log_level`, from little to much.
 pub const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];

@@ -3,7 +3,7 @@
 use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use super::{
-    AddressError, ByteSize, Secret, Surroundings, Warning,
+    ByteSize, Secret, Surroundings, Warning,
     error::{Fault, FieldPath, nearest},
     quantity::Quantity,
     raw::OneOrMore,
@@ -20,25 +20,23 @@ pub(super) struct Reader<'a> {
 
 impl Reader<'_> {
     /// One address or a list, none of them wrong.
-    pub fn addresses<T>(&mut self, path: &FieldPath, raw: Option<&OneOrMore>, missing: &'static str) -> Option<Vec<T>>
-    where
-        T: FromStr<Err = AddressError>,
-    {
+    pub fn addresses<T: FromStr>(
+        &mut self,
+        path: &FieldPath,
+        raw: Option<&OneOrMore>,
+        missing: &'static str,
+        fault: impl Fn(&str, T::Err) -> Fault,
+    ) -> Option<Vec<T>> {
         let Some(raw) = raw.filter(|raw| !raw.texts().is_empty()) else {
             self.document.problem(path, Fault::Missing(missing));
             return None;
         };
         let parsed = raw.texts().iter().enumerate().map(|(index, text)| {
             let path = if raw.is_list() { path.index(index) } else { path.clone() };
-            self.address(&path, text, T::from_str)
+            text.parse().map_err(|error| self.document.problem(&path, fault(text, error))).ok()
         });
         let parsed: Vec<Option<T>> = parsed.collect();
         parsed.into_iter().collect()
-    }
-
-    pub fn address<T>(&mut self, path: &FieldPath, text: &str, parse: impl Fn(&str) -> Result<T, AddressError>) -> Option<T> {
-        let noted = |reason| self.document.problem(path, Fault::Address { found: text.to_owned(), reason });
-        parse(text).map_err(noted).ok()
     }
 
     pub fn secret(&mut self, path: &FieldPath, raw: Option<&RawSecret>, missing: &'static str) -> Option<Secret> {

@@ -67,7 +67,7 @@ fn the_readmes_master_loads_as_it_is() {
 #[test]
 fn the_readmes_server_loads_as_it_is() {
     let server = server_of(read(README_SERVER).expect("loads"));
-    assert_eq!(server.link.masters[0].to_string(), "ws://report.myserver.com:51324/");
+    assert_eq!(server.link.masters[0].to_string(), "ws://rePort.myserver.com:51324/");
     let [desktop, ssh] = server.ports.as_slice() else { panic!("two ports") };
     assert_eq!((desktop.mark.as_str(), desktop.local_address.to_string().as_str()), ("远程桌面", "127.0.0.1:3389"));
     assert_eq!((ssh.encrypt_method, ssh.compress_method), (EncryptMethod::Aes128Cfb, CompressMethod::Zstd));
@@ -147,7 +147,7 @@ fn a_ports_own_window_goes_before_that_of_the_file_and_the_other_one_gives_way()
 fn several_masters_keep_their_order() {
     let text = server("").replace(r#""host:1""#, r#"["wss://one/t", "two:2"]"#).replace(", }", "}");
     let masters: Vec<String> = server_of(read(&text).expect("loads")).link.masters.iter().map(ToString::to_string).collect();
-    assert_eq!(masters, ["wss://one:443/t", "ws://two:2/"]);
+    assert_eq!(masters, ["wss://one/t", "ws://two:2/"]);
 }
 
 #[test]
@@ -287,9 +287,9 @@ fn an_address_without_its_parts_says_what_to_write() {
     assert_says(&complaint(&ports("server", port)), &["port 0"]);
     assert!(read(&ports("client", port)).is_ok(), "a listener's port may be the system's choice");
     let url = README_CLIENT.replace("rePort.myserver.com:51324", "https://rePort.myserver.com/");
-    assert_says(&complaint(&url), &["master (\"https://", "\"wss://\""]);
+    assert_says(&complaint(&url), &["master `https://", "ws:// or wss://"]);
     let list = README_CLIENT.replace("\"rePort.myserver.com:51324\"", "[\"a:1\", \"b\"]");
-    assert_says(&complaint(&list), &["master[1] (\"b\") has no port"]);
+    assert_says(&complaint(&list), &["master[1] `b`", "no port", "b:PORT"]);
 }
 
 #[test]
