@@ -170,9 +170,9 @@ fn literal_or_comment(rest: &str) -> usize {
         let hashes = raw.len() - raw.trim_start_matches('#').len();
         return until(hashes + 2, &format!("\"{}", "#".repeat(hashes)));
     }
-    if rest.starts_with('"') {
+    if let Some(text) = rest.strip_prefix('"') {
         let mut escaped = false;
-        let end = rest[1..].char_indices().find(|(_, letter)| {
+        let end = text.char_indices().find(|(_, letter)| {
             let ends = *letter == '"' && !escaped;
             escaped = *letter == '\\' && !escaped;
             ends
