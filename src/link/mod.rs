@@ -22,6 +22,7 @@ pub mod session;
 pub mod tcp;
 pub mod tls;
 pub mod upgrade;
+pub mod uplink;
 pub mod websocket;
 
 pub use channel::{Lane, Outbox, Transmit};

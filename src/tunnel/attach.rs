@@ -150,11 +150,10 @@ pub fn reply(
     tasks: &TaskTracker,
 ) -> Result<Reply, AttachError> {
     let (responder, offer) = Responder::read(&port.keys.psk, port.keys.id, message, random::bytes())?;
-    let offer: Offer = serde_json::from_slice(&offer)
-        .map_err(|error| AttachError::Handshake(format!("the offer cannot be read: {error}")))?;
+    let offer: Offer =
+        serde_json::from_slice(&offer).map_err(|error| AttachError::Handshake(format!("the offer cannot be read: {error}")))?;
     if let Err(mismatch) = offer.check(port) {
-        let refusal =
-            Answer::Refuse { code: Code::Mismatch, version: VERSION, methods: Methods::of(port) };
+        let refusal = Answer::Refuse { code: Code::Mismatch, version: VERSION, methods: Methods::of(port) };
         let (answer, _) = responder.finish(&serde_json::to_vec(&refusal).unwrap_or_default())?;
         let lane = Arc::new(Attachment { phase: Mutex::new(Phase::Refusing(answer.into())) });
         return Ok(Reply { lane, outcome: Err(mismatch) });
@@ -192,11 +191,7 @@ impl Offered {
     }
 }
 
-fn accept(
-    initiator: Initiator,
-    port: &PortParameters,
-    answer: &[u8],
-) -> Result<(Id, Grant, Sealer, Opener), AttachError> {
+fn accept(initiator: Initiator, port: &PortParameters, answer: &[u8]) -> Result<(Id, Grant, Sealer, Opener), AttachError> {
     let (payload, keys) = initiator.finish(answer)?;
     let answer: Answer = serde_json::from_slice(&payload)
         .map_err(|error| AttachError::Handshake(format!("the answer cannot be read: {error}")))?;

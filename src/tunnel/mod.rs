@@ -17,6 +17,8 @@ pub mod offer;
 mod shared;
 pub mod splice;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -56,10 +58,6 @@ pub struct PortParameters {
 
 impl PortParameters {
     fn mux(&self) -> mux::Parameters {
-        mux::Parameters {
-            stream_window: self.stream_window,
-            tunnel_window: self.tunnel_window,
-            streams_max: STREAMS_MAX,
-        }
+        mux::Parameters { stream_window: self.stream_window, tunnel_window: self.tunnel_window, streams_max: STREAMS_MAX }
     }
 }

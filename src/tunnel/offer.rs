@@ -103,14 +103,9 @@ impl Methods {
     /// # Errors
     /// Which field differs, with both values.
     pub fn check(&self, there: &Methods) -> Result<(), Mismatch> {
-        let fields = [
-            ("encrypt_method", &self.encrypt, &there.encrypt),
-            ("compress_method", &self.compress, &there.compress),
-        ];
+        let fields = [("encrypt_method", &self.encrypt, &there.encrypt), ("compress_method", &self.compress, &there.compress)];
         match fields.into_iter().find(|(_, here, there)| here != there) {
-            Some((field, here, there)) => {
-                Err(Mismatch::Method { field, here: here.clone(), there: shortened(there) })
-            }
+            Some((field, here, there)) => Err(Mismatch::Method { field, here: here.clone(), there: shortened(there) }),
             None => Ok(()),
         }
     }
@@ -157,4 +152,3 @@ impl Offer {
         Methods::of(port).check(&self.methods)
     }
 }
-

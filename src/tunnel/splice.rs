@@ -20,11 +20,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
-use tokio::{
-    io::Interest,
-    net::TcpStream,
-    task::JoinSet,
-};
+use tokio::{io::Interest, net::TcpStream, task::JoinSet};
 
 use super::stream::{TunnelStream, TunnelStreamError};
 use crate::{
