@@ -1,5 +1,121 @@
-//! Link frames: encode, decode, limits.
+//! Link frames (PROTOCOL 3): what a role and a master say to each other. One WebSocket message is one frame.
+//!
+//! Knows bytes; not sockets, not roles' behaviour, not what a channel carries.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
+
+mod codec;
+mod introduction;
 mod notice;
 
-pub use notice::{Code, Notice};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub use codec::{FrameError, data_header};
+pub use introduction::{Claims, Nonce, Role, Terms};
+pub use notice::{Code, MAX_REASON, Notice};
+
+use crate::id::Id;
+
+/// The version of the link protocol that this code speaks.
+pub const VERSION: u8 = 1;
+
+/// The largest message, in bytes: a DATA frame of 64 KiB with room for headers and tags (PROTOCOL 11).
+pub const MAX_MESSAGE: usize = 131_072;
+
+/// The largest control frame, in bytes: some 1,800 key ids in a REGISTER (PROTOCOL 11).
+pub const MAX_CONTROL: usize = 65_536;
+
+/// The bytes before the payload of a DATA frame: type and channel.
+pub const DATA_HEADER: usize = 5;
+
+/// The largest payload of a DATA frame, in bytes.
+pub const MAX_DATA: usize = MAX_MESSAGE - DATA_HEADER;
+
+/// Key ids that surely fit into one REGISTER, UNREGISTER or REGISTERED frame: 35 bytes each in JSON. Who has more sends several.
+pub const MAX_PORTS_PER_FRAME: usize = 1_800;
+
+/// The length of the proofs in HELLO and WELCOME, in bytes.
+pub const PROOF: usize = 32;
+
+/// The key ids of a REGISTER, UNREGISTER or REGISTERED frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    /// At most [`MAX_PORTS_PER_FRAME`] of them are sure to fit.
+    pub ports: Vec<Id>,
+}
+
+/// Which server an ATTACH asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachHeader {
+    /// The key id that the server has registered.
+    pub port: Id,
+    /// The one server that is meant, when a tunnel resumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Id>,
+}
+
+/// One message of a link, after the challenge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A role says who it is.
+    Hello {
+        /// Over the challenge and the claims.
+        proof: [u8; PROOF],
+        /// [`Claims`] as sent: the proof is over these very bytes.
+        claims: Bytes,
+    },
+    /// The master takes the role in.
+    Welcome {
+        /// Over the challenge, the role's nonce and the terms.
+        proof: [u8; PROOF],
+        /// [`Terms`] as sent: the proof is over these very bytes.
+        terms: Bytes,
+    },
+    /// A server adds key ids to those of its link.
+    Register(Ports),
+    /// A server removes key ids.
+    Unregister(Ports),
+    /// The master's answer to [`Frame::Register`]: those that now stand.
+    Registered(Ports),
+    /// A client opens a channel, and the master passes it to a server with a number of that link.
+    Attach {
+        /// The number of the channel on this link.
+        channel: u32,
+        /// Whom it is for.
+        header: AttachHeader,
+        /// The first message of the tunnel handshake.
+        message: Bytes,
+    },
+    /// The channel is over in both directions.
+    Close {
+        /// Which one.
+        channel: u32,
+        /// Why.
+        notice: Notice,
+    },
+    /// Send no more DATA on the channel for now.
+    Pause(u32),
+    /// Send DATA on the channel again.
+    Resume(u32),
+    /// Asks for a PONG with the same token.
+    Ping(u64),
+    /// The answer to a PING.
+    Pong(u64),
+    /// Move to a new link; this one goes on until it is closed.
+    GoAway(Notice),
+    /// The link ends after this.
+    Error(Notice),
+    /// What the channel carries.
+    Data {
+        /// Which one.
+        channel: u32,
+        /// At least one byte and at most [`MAX_DATA`].
+        payload: Bytes,
+    },
+    /// A frame of a later version, to be ignored: its type byte, from `0x80` up.
+    Extension(u8),
+}

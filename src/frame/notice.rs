@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Bytes of a reason that are sent, and that are kept of what came: a line or two.
+pub const MAX_REASON: usize = 512;
+
 /// The code of a CLOSE, GOAWAY or ERROR frame (PROTOCOL 12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -66,6 +69,19 @@ impl Notice {
     #[must_use]
     pub fn new(code: Code, reason: impl Into<String>) -> Self {
         Notice { code, reason: reason.into() }
+    }
+
+    /// This notice with at most [`MAX_REASON`] bytes of reason on one line, so that no peer fills a log or a control frame with it.
+    #[must_use]
+    pub fn shortened(&self) -> Self {
+        let mut reason = String::new();
+        for character in self.reason.chars().map(|character| if character.is_control() { ' ' } else { character }) {
+            if reason.len().saturating_add(character.len_utf8()) > MAX_REASON {
+                break;
+            }
+            reason.push(character);
+        }
+        Notice { code: self.code, reason }
     }
 }
 

@@ -5,9 +5,11 @@
 
 use bytes::{Bytes, BytesMut};
 
+pub use super::outbox::{OpenError, Outbox};
 pub use crate::frame::{Code, Notice};
 
-/// One end of a channel. The link calls it from its own task; none of the calls may block or wait.
+/// One end of a channel. The link calls it from its own task; none of the calls may block or wait. The link holds no lock meanwhile: a lane
+/// may call its [`Outbox`] from inside any of them.
 pub trait Lane: Send + Sync + 'static {
     /// Takes a payload that arrived on the channel.
     ///
@@ -24,7 +26,7 @@ pub trait Lane: Send + Sync + 'static {
         let _ = paused;
     }
 
-    /// The channel is over: the peer closed it, or the link ended. Called once, and nothing after it.
+    /// The channel is over: the peer closed it, or the link ended. Called once, and nothing after it; not called when this side closed it.
     fn closed(&self, notice: Notice);
 }
 

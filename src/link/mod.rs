@@ -1,3 +1,29 @@
-//! One WebSocket between a role and a master.
+//! One WebSocket between a role and a master: dialling, TLS, authentication, heartbeat, the order of sending.
+//!
+//! ```text
+//!  role:   dial ──► MessageSocket ──► authenticate::join ────────────► Link::run ──► LinkEnd
+//!  master: accept ► MessageSocket ──► challenge, hello, welcome ─────► Link::run ──► LinkEnd
+//!                                                                        │  ▲
+//!                                                     Lane::receive ◄────┘  └──── Outbox ◄── Lane::transmit, control frames
+//! ```
+//!
+//! Knows WebSocket messages and frames; not what a channel carries.
 
+pub mod accept;
+pub mod authenticate;
+pub mod backoff;
 pub mod channel;
+pub mod dial;
+pub mod heartbeat;
+pub mod memory;
+mod outbox;
+pub mod session;
+pub mod tcp;
+pub mod tls;
+mod upgrade;
+pub mod websocket;
+
+pub use channel::{Lane, Outbox, Transmit};
+pub use heartbeat::Timing;
+pub use session::{Handler, Link, LinkEnd};
+pub use websocket::{MessageSocket, SocketError};

@@ -1,0 +1,227 @@
+//! The handshake that begins each attachment: `Noise_NNpsk0_25519_ChaChaPoly_SHA256` (PROTOCOL 7).
+//!
+//! ```text
+//!  client                                   server
+//!  Initiator::start ──first message──►  Responder::read
+//!  Initiator::finish ◄─second message── Responder::finish
+//!         └────────────── SessionKeys ───────────┘
+//! ```
+//!
+//! Knows the port's keys and opaque payloads; not what an offer says, nor how messages travel. Ephemeral keys are arguments: 32 bytes
+//! that nobody can guess and that are never used twice.
+
+use std::fmt;
+
+use snow::{
+    Builder, HandshakeState,
+    params::{CipherChoice, DHChoice, HashChoice},
+    resolvers::{CryptoResolver, DefaultResolver},
+    types::{Cipher, Dh, Hash, Random},
+};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use super::{
+    keys::Psk,
+    method::EncryptMethod,
+    seal::{Direction, Opener, Sealer},
+};
+use crate::id::Id;
+
+const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
+const PROLOGUE: &[u8] = b"rePort tunnel 1";
+
+/// Bytes that a handshake message is longer than its payload: an ephemeral key and a tag.
+pub const OVERHEAD: usize = 32 + 16;
+
+/// Bytes of the longest handshake message, Noise's limit.
+pub const MAX_MESSAGE: usize = 65_535;
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The peer's message does not decrypt: it has another port key, or somebody altered it.
+    #[error("the handshake message does not open: the other end has another port_key")]
+    OtherKey,
+    /// The peer's message is too short or too long to be one.
+    #[error("a handshake message of {0} bytes")]
+    Length(usize),
+    /// Our payload does not fit into a message.
+    #[error("a handshake payload of {0} bytes is too long")]
+    Payload(usize),
+    /// The Noise library refused what should be in order: a bug of ours.
+    #[error("the Noise library refused: {0}")]
+    Noise(snow::Error),
+}
+
+/// The client's side, between its message and the answer.
+pub struct Initiator(HandshakeState);
+
+/// The server's side, between the client's message and its own.
+pub struct Responder(HandshakeState);
+
+impl Initiator {
+    /// Writes the first message, which carries `payload`.
+    ///
+    /// # Errors
+    /// When the payload is longer than [`MAX_MESSAGE`] less [`OVERHEAD`].
+    pub fn start(psk: &Psk, id: Id, payload: &[u8], ephemeral: [u8; 32]) -> Result<(Self, Vec<u8>), HandshakeError> {
+        let mut noise = build(psk, id, ephemeral, |builder| builder.build_initiator())?;
+        let message = write(&mut noise, payload)?;
+        Ok((Initiator(noise), message))
+    }
+
+    /// Reads the second message: its payload, and the keys.
+    ///
+    /// # Errors
+    /// When the message is not an answer to ours by somebody who has the port key.
+    pub fn finish(mut self, message: &[u8]) -> Result<(Vec<u8>, SessionKeys), HandshakeError> {
+        let payload = read(&mut self.0, message)?;
+        Ok((payload, SessionKeys::split(self.0)))
+    }
+}
+
+impl Responder {
+    /// Reads the first message, and returns the payload in it. It may be a replay: nothing may be done for it before a sealed message
+    /// has been opened (PROTOCOL 7.5).
+    ///
+    /// # Errors
+    /// When the message is not of somebody who has the port key.
+    pub fn read(psk: &Psk, id: Id, message: &[u8], ephemeral: [u8; 32]) -> Result<(Self, Vec<u8>), HandshakeError> {
+        let mut noise = build(psk, id, ephemeral, |builder| builder.build_responder())?;
+        let payload = read(&mut noise, message)?;
+        Ok((Responder(noise), payload))
+    }
+
+    /// Writes the second message, which carries `payload`, and gives the keys.
+    ///
+    /// # Errors
+    /// When the payload is longer than [`MAX_MESSAGE`] less [`OVERHEAD`].
+    pub fn finish(mut self, payload: &[u8]) -> Result<(Vec<u8>, SessionKeys), HandshakeError> {
+        let message = write(&mut self.0, payload)?;
+        Ok((message, SessionKeys::split(self.0)))
+    }
+}
+
+impl fmt::Debug for Initiator {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Initiator")
+    }
+}
+
+impl fmt::Debug for Responder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Responder")
+    }
+}
+
+/// The keys of one attachment, before the method is chosen. They are used up by choosing it, so that no message number is used twice.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct SessionKeys {
+    hash: [u8; 32],
+    from_initiator: [u8; 32],
+    from_responder: [u8; 32],
+}
+
+impl SessionKeys {
+    /// The client's ends.
+    #[must_use]
+    pub fn initiator(self, method: EncryptMethod) -> (Sealer, Opener) {
+        (Sealer::new(self.direction(&self.from_initiator, method)), Opener::new(self.direction(&self.from_responder, method)))
+    }
+
+    /// The server's ends.
+    #[must_use]
+    pub fn responder(self, method: EncryptMethod) -> (Sealer, Opener) {
+        (Sealer::new(self.direction(&self.from_responder, method)), Opener::new(self.direction(&self.from_initiator, method)))
+    }
+
+    fn direction(&self, key: &[u8; 32], method: EncryptMethod) -> Direction {
+        Direction::derive(method, &self.hash, key)
+    }
+
+    fn split(mut noise: HandshakeState) -> Self {
+        let mut hash = [0; 32];
+        for (to, from) in hash.iter_mut().zip(noise.get_handshake_hash()) {
+            *to = *from;
+        }
+        let (from_initiator, from_responder) = noise.dangerously_get_raw_split();
+        SessionKeys { hash, from_initiator, from_responder }
+    }
+}
+
+impl fmt::Debug for SessionKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SessionKeys(secret)")
+    }
+}
+
+fn build(
+    psk: &Psk,
+    id: Id,
+    ephemeral: [u8; 32],
+    role: impl FnOnce(Builder<'_>) -> Result<HandshakeState, snow::Error>,
+) -> Result<HandshakeState, HandshakeError> {
+    let prologue = [PROLOGUE, &id.0].concat();
+    let pattern = PATTERN.parse().map_err(HandshakeError::Noise)?;
+    Builder::with_resolver(pattern, Box::new(Resolver(Zeroizing::new(ephemeral))))
+        .prologue(&prologue)
+        .and_then(|builder| builder.psk(0, &psk.0))
+        .and_then(role)
+        .map_err(HandshakeError::Noise)
+}
+
+fn write(noise: &mut HandshakeState, payload: &[u8]) -> Result<Vec<u8>, HandshakeError> {
+    let length = payload.len().saturating_add(OVERHEAD);
+    if length > MAX_MESSAGE {
+        return Err(HandshakeError::Payload(payload.len()));
+    }
+    let mut message = vec![0; length];
+    let written = noise.write_message(payload, &mut message).map_err(HandshakeError::Noise)?;
+    message.truncate(written);
+    Ok(message)
+}
+
+fn read(noise: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, HandshakeError> {
+    let length = message.len().checked_sub(OVERHEAD).filter(|_| message.len() <= MAX_MESSAGE);
+    let mut payload = vec![0; length.ok_or(HandshakeError::Length(message.len()))?];
+    let read = noise.read_message(message, &mut payload).map_err(|error| match error {
+        snow::Error::Decrypt | snow::Error::Dh => HandshakeError::OtherKey,
+        snow::Error::Input => HandshakeError::Length(message.len()),
+        other => HandshakeError::Noise(other),
+    })?;
+    payload.truncate(read);
+    Ok(payload)
+}
+
+/// Snow's own primitives, but with an ephemeral key that was given instead of a random source.
+struct Resolver(Zeroizing<[u8; 32]>);
+
+impl CryptoResolver for Resolver {
+    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
+        Some(Box::new(Ephemeral(Some(self.0.clone()))))
+    }
+
+    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
+        DefaultResolver.resolve_dh(choice)
+    }
+
+    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
+        DefaultResolver.resolve_hash(choice)
+    }
+
+    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
+        DefaultResolver.resolve_cipher(choice)
+    }
+}
+
+/// Gives the ephemeral key to the one who asks first, and nothing after it.
+struct Ephemeral(Option<Zeroizing<[u8; 32]>>);
+
+impl Random for Ephemeral {
+    fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), snow::Error> {
+        let key = self.0.take().filter(|key| key.len() == to.len()).ok_or(snow::Error::Rng)?;
+        to.copy_from_slice(&*key);
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! The proofs of HELLO and WELCOME: each end shows the other that it knows the link key (PROTOCOL 4.2 to 4.4).
+
+use aws_lc_rs::{
+    constant_time::verify_slices_are_equal,
+    hmac::{self, HMAC_SHA256},
+};
+
+use super::{challenge::Challenge, keys::LinkKey};
+
+impl LinkKey {
+    /// The role's proof over its claims, as sent.
+    #[must_use]
+    pub fn prove_hello(&self, challenge: &Challenge, claims: &[u8]) -> [u8; 32] {
+        self.authenticate(&[b"rePort hello", challenge.as_bytes(), claims])
+    }
+
+    /// Whether a role proved its claims, in constant time.
+    #[must_use]
+    pub fn verify_hello(&self, challenge: &Challenge, claims: &[u8], proof: &[u8; 32]) -> bool {
+        verify_slices_are_equal(&self.prove_hello(challenge, claims), proof).is_ok()
+    }
+
+    /// The master's proof over its terms, as sent; `nonce` is that of the role's claims.
+    #[must_use]
+    pub fn prove_welcome(&self, challenge: &Challenge, nonce: &[u8; 32], terms: &[u8]) -> [u8; 32] {
+        self.authenticate(&[b"rePort welcome", challenge.as_bytes(), nonce, terms])
+    }
+
+    /// Whether the master proved its terms, in constant time.
+    #[must_use]
+    pub fn verify_welcome(&self, challenge: &Challenge, nonce: &[u8; 32], terms: &[u8], proof: &[u8; 32]) -> bool {
+        verify_slices_are_equal(&self.prove_welcome(challenge, nonce, terms), proof).is_ok()
+    }
+
+    fn authenticate(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&hmac::Key::new(HMAC_SHA256, &self.0));
+        for part in parts {
+            context.update(part);
+        }
+        let mut proof = [0; 32];
+        for (to, from) in proof.iter_mut().zip(context.sign().as_ref()) {
+            *to = *from;
+        }
+        proof
+    }
+}

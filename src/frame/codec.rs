@@ -1,0 +1,282 @@
+//! Bytes to frames and back.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{AttachHeader, DATA_HEADER, Frame, MAX_CONTROL, MAX_MESSAGE, Notice, PROOF};
+
+/// The type byte of each frame (PROTOCOL 3.1).
+mod kind {
+    pub const HELLO: u8 = 0x01;
+    pub const WELCOME: u8 = 0x02;
+    pub const REGISTER: u8 = 0x03;
+    pub const UNREGISTER: u8 = 0x04;
+    pub const REGISTERED: u8 = 0x05;
+    pub const ATTACH: u8 = 0x06;
+    pub const CLOSE: u8 = 0x07;
+    pub const PAUSE: u8 = 0x08;
+    pub const RESUME: u8 = 0x09;
+    pub const PING: u8 = 0x0a;
+    pub const PONG: u8 = 0x0b;
+    pub const GOAWAY: u8 = 0x0c;
+    pub const ERROR: u8 = 0x0d;
+    pub const DATA: u8 = 0x10;
+    /// The first of those that a receiver ignores when it does not know them.
+    pub const EXTENSION: u8 = 0x80;
+}
+
+/// The peer sent something that is no frame. All of them end the link with `protocol`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A message without a single byte.
+    #[error("an empty message")]
+    Empty,
+    /// A type below `0x80` that this version does not know.
+    #[error("unknown frame type {0:#04x}")]
+    UnknownType(u8),
+    /// A field is cut short, or there is something after the last one.
+    #[error("a {name} frame of {length} bytes")]
+    Length {
+        /// The frame's name in the protocol.
+        name: &'static str,
+        /// Of the whole message.
+        length: usize,
+    },
+    /// More than `MAX_CONTROL`, or `MAX_MESSAGE` for DATA.
+    #[error("a {name} frame of {length} bytes, more than the {limit} allowed")]
+    TooLong {
+        /// The frame's name in the protocol.
+        name: &'static str,
+        /// Of the whole message.
+        length: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// The JSON text does not parse, or lacks a field.
+    #[error("the JSON of a {name} frame: {reason}")]
+    Json {
+        /// The frame's name in the protocol.
+        name: &'static str,
+        /// What the parser says.
+        reason: String,
+    },
+}
+
+/// The bytes that stand before the payload of a DATA frame.
+#[must_use]
+pub fn data_header(channel: u32) -> [u8; DATA_HEADER] {
+    let [a, b, c, d] = channel.to_be_bytes();
+    [kind::DATA, a, b, c, d]
+}
+
+impl Frame {
+    /// The frame in a message. A payload in it shares the message's memory.
+    ///
+    /// # Errors
+    /// When the message is no frame: the link ends with `protocol`.
+    pub fn decode(mut message: Bytes) -> Result<Frame, FrameError> {
+        let length = message.len();
+        let kind = message.try_get_u8().map_err(|_| FrameError::Empty)?;
+        let name = name(kind);
+        let limit = if kind == kind::DATA || kind >= kind::EXTENSION { MAX_MESSAGE } else { MAX_CONTROL };
+        if length > limit {
+            return Err(FrameError::TooLong { name, length, limit });
+        }
+        Fields { name, length, rest: message }.frame(kind)
+    }
+
+    /// Appends the frame to `out`. A reason that is too long for a control frame is cut.
+    pub fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Frame::Hello { proof, claims } => proven(kind::HELLO, proof, claims, out),
+            Frame::Welcome { proof, terms } => proven(kind::WELCOME, proof, terms, out),
+            Frame::Register(ports) => json(kind::REGISTER, ports, out),
+            Frame::Unregister(ports) => json(kind::UNREGISTER, ports, out),
+            Frame::Registered(ports) => json(kind::REGISTERED, ports, out),
+            Frame::Attach { channel, header, message } => attach(*channel, header, message, out),
+            Frame::Close { channel, notice } => {
+                numbered(kind::CLOSE, *channel, out);
+                write(&notice.shortened(), out);
+            }
+            Frame::Pause(channel) => numbered(kind::PAUSE, *channel, out),
+            Frame::Resume(channel) => numbered(kind::RESUME, *channel, out),
+            Frame::Ping(token) => token_frame(kind::PING, *token, out),
+            Frame::Pong(token) => token_frame(kind::PONG, *token, out),
+            Frame::GoAway(notice) => json(kind::GOAWAY, &notice.shortened(), out),
+            Frame::Error(notice) => json(kind::ERROR, &notice.shortened(), out),
+            Frame::Data { channel, payload } => {
+                out.put_slice(&data_header(*channel));
+                out.put_slice(payload);
+            }
+            Frame::Extension(kind) => out.put_u8(*kind),
+        }
+    }
+
+    /// The frame as a message of its own.
+    #[must_use]
+    pub fn to_message(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        self.encode(&mut out);
+        out.freeze()
+    }
+
+    /// Its name in the protocol, for logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        name(match self {
+            Frame::Hello { .. } => kind::HELLO,
+            Frame::Welcome { .. } => kind::WELCOME,
+            Frame::Register(_) => kind::REGISTER,
+            Frame::Unregister(_) => kind::UNREGISTER,
+            Frame::Registered(_) => kind::REGISTERED,
+            Frame::Attach { .. } => kind::ATTACH,
+            Frame::Close { .. } => kind::CLOSE,
+            Frame::Pause(_) => kind::PAUSE,
+            Frame::Resume(_) => kind::RESUME,
+            Frame::Ping(_) => kind::PING,
+            Frame::Pong(_) => kind::PONG,
+            Frame::GoAway(_) => kind::GOAWAY,
+            Frame::Error(_) => kind::ERROR,
+            Frame::Data { .. } => kind::DATA,
+            Frame::Extension(kind) => *kind,
+        })
+    }
+}
+
+/// The fields of one frame, taken from the front.
+struct Fields {
+    name: &'static str,
+    /// Of the whole message, for errors.
+    length: usize,
+    rest: Bytes,
+}
+
+impl Fields {
+    fn frame(mut self, kind: u8) -> Result<Frame, FrameError> {
+        match kind {
+            kind::HELLO => Ok(Frame::Hello { proof: self.proof()?, claims: self.rest }),
+            kind::WELCOME => Ok(Frame::Welcome { proof: self.proof()?, terms: self.rest }),
+            kind::REGISTER => self.json().map(Frame::Register),
+            kind::UNREGISTER => self.json().map(Frame::Unregister),
+            kind::REGISTERED => self.json().map(Frame::Registered),
+            kind::ATTACH => self.attach(),
+            kind::CLOSE => Ok(Frame::Close { channel: self.channel()?, notice: self.json::<Notice>()?.shortened() }),
+            kind::PAUSE => self.last_channel().map(Frame::Pause),
+            kind::RESUME => self.last_channel().map(Frame::Resume),
+            kind::PING => self.token().map(Frame::Ping),
+            kind::PONG => self.token().map(Frame::Pong),
+            kind::GOAWAY => self.json::<Notice>().map(|notice| Frame::GoAway(notice.shortened())),
+            kind::ERROR => self.json::<Notice>().map(|notice| Frame::Error(notice.shortened())),
+            kind::DATA => self.data(),
+            kind::EXTENSION.. => Ok(Frame::Extension(kind)),
+            other => Err(FrameError::UnknownType(other)),
+        }
+    }
+
+    fn data(mut self) -> Result<Frame, FrameError> {
+        let channel = self.channel()?;
+        if self.rest.is_empty() { Err(self.wrong_length()) } else { Ok(Frame::Data { channel, payload: self.rest }) }
+    }
+
+    fn attach(mut self) -> Result<Frame, FrameError> {
+        let channel = self.channel()?;
+        let length = self.rest.try_get_u16().map_err(|_| self.wrong_length())?;
+        if self.rest.len() < usize::from(length) {
+            return Err(self.wrong_length());
+        }
+        let message = self.rest.split_off(usize::from(length));
+        let header: AttachHeader = self.json()?;
+        Ok(Frame::Attach { channel, header, message })
+    }
+
+    fn proof(&mut self) -> Result<[u8; PROOF], FrameError> {
+        let mut proof = [0; PROOF];
+        self.rest.try_copy_to_slice(&mut proof).map_err(|_| self.wrong_length())?;
+        Ok(proof)
+    }
+
+    fn channel(&mut self) -> Result<u32, FrameError> {
+        self.rest.try_get_u32().map_err(|_| self.wrong_length())
+    }
+
+    fn last_channel(mut self) -> Result<u32, FrameError> {
+        let channel = self.channel()?;
+        if self.rest.is_empty() { Ok(channel) } else { Err(self.wrong_length()) }
+    }
+
+    fn token(mut self) -> Result<u64, FrameError> {
+        let token = self.rest.try_get_u64().map_err(|_| self.wrong_length())?;
+        if self.rest.is_empty() { Ok(token) } else { Err(self.wrong_length()) }
+    }
+
+    fn json<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
+        serde_json::from_slice(&self.rest).map_err(|error| FrameError::Json { name: self.name, reason: error.to_string() })
+    }
+
+    fn wrong_length(&self) -> FrameError {
+        FrameError::Length { name: self.name, length: self.length }
+    }
+}
+
+fn name(kind: u8) -> &'static str {
+    match kind {
+        kind::HELLO => "HELLO",
+        kind::WELCOME => "WELCOME",
+        kind::REGISTER => "REGISTER",
+        kind::UNREGISTER => "UNREGISTER",
+        kind::REGISTERED => "REGISTERED",
+        kind::ATTACH => "ATTACH",
+        kind::CLOSE => "CLOSE",
+        kind::PAUSE => "PAUSE",
+        kind::RESUME => "RESUME",
+        kind::PING => "PING",
+        kind::PONG => "PONG",
+        kind::GOAWAY => "GOAWAY",
+        kind::ERROR => "ERROR",
+        kind::DATA => "DATA",
+        kind::EXTENSION.. => "extension",
+        _ => "unknown",
+    }
+}
+
+fn proven(kind: u8, proof: &[u8; PROOF], text: &[u8], out: &mut BytesMut) {
+    out.put_u8(kind);
+    out.put_slice(proof);
+    out.put_slice(text);
+}
+
+fn numbered(kind: u8, channel: u32, out: &mut BytesMut) {
+    out.put_u8(kind);
+    out.put_u32(channel);
+}
+
+fn token_frame(kind: u8, token: u64, out: &mut BytesMut) {
+    out.put_u8(kind);
+    out.put_u64(token);
+}
+
+fn json(kind: u8, value: &impl Serialize, out: &mut BytesMut) {
+    out.put_u8(kind);
+    write(value, out);
+}
+
+fn attach(channel: u32, header: &AttachHeader, message: &[u8], out: &mut BytesMut) {
+    numbered(kind::ATTACH, channel, out);
+    let mut text = BytesMut::new();
+    write(header, &mut text);
+    // Two ids and two names: some hundred bytes.
+    out.put_u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
+    out.put_slice(&text);
+    out.put_slice(message);
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "strings and numbers with string keys always have a JSON form, and memory takes every byte"
+)]
+fn write(value: &impl Serialize, out: &mut BytesMut) {
+    serde_json::to_writer(out.writer(), value).expect("control frames have a JSON form");
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,426 @@
+//! What a link has to send: control frames first, then the lanes, fair by bytes. The link's task takes the next message from it only when
+//! the socket has room.
+//!
+//! The lanes are served by deficit round robin in two circles, in the manner of fq_codel: a lane that had nothing for a while goes first, up
+//! to one quantum; one that has more takes its turn with the others.
+//!
+//! ```text
+//!            marked ready                 quantum used up, or nothing left
+//!   Away ───────────────────► Fresh ─────────────────────────────────────► Round ──► Round …
+//!    ▲                                                                       │
+//!    └──────────────────────── its turn comes and it has nothing ◄───────────┘
+//! ```
+//!
+//! No lock is held while a lane's method runs or a lane is dropped.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::channel::{Lane, Transmit};
+use crate::frame::{self, Code, Frame, MAX_DATA, Notice};
+
+/// Bytes that a lane may send before the next has its turn: one full message.
+const QUANTUM: i64 = 64 * 1024;
+
+/// Bytes of control frames that may wait for a peer that does not read, some 8,000 frames. Beyond it the link ends with `limit`.
+const MAX_CONTROL_WAITING: usize = 1024 * 1024;
+
+/// What is allowed beyond that for each channel that was ever open at the same time, so that all of them can be closed at once.
+const CONTROL_PER_LANE: usize = 1024;
+
+/// What a waiting control frame costs beside its bytes.
+const CONTROL_OVERHEAD: usize = 64;
+
+/// Why a channel could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The number is in use on this link.
+    #[error("channel {0} is in use")]
+    InUse(u32),
+    /// The link has ended.
+    #[error("the link has ended ({0})")]
+    Ended(Notice),
+}
+
+/// The sending side of a link, shared by the lanes, the role and the link's task.
+#[derive(Default)]
+pub struct Outbox {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    lanes: HashMap<u32, Entry>,
+    /// Lanes that had nothing until now; served first.
+    fresh: VecDeque<u32>,
+    /// Lanes that take turns.
+    round: VecDeque<u32>,
+    control: VecDeque<Bytes>,
+    /// Bytes in `control`, with their overhead.
+    control_waiting: usize,
+    /// The most lanes that were open at the same time.
+    most_lanes: usize,
+    /// The link's task.
+    task: Option<Waker>,
+    /// Whether the task found nothing to send when it last asked: what comes now must wake it.
+    hungry: bool,
+    /// Somebody wants the link to end with this error.
+    ending: Option<Notice>,
+    /// The link has ended with this.
+    ended: Option<Notice>,
+}
+
+struct Entry {
+    lane: Arc<dyn Lane>,
+    place: Place,
+    /// The lane says that it may have something.
+    marked: bool,
+    /// The peer wants nothing for now.
+    paused: bool,
+    /// Bytes that it may still send in this turn; below zero when a message was larger than what was left.
+    credit: i64,
+    /// Once it has nothing more, the channel closes with this.
+    closing: Option<Notice>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In no circle.
+    Away,
+    Fresh,
+    Round,
+    /// Its `transmit` runs; it came from this circle.
+    Serving(Circle),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Circle {
+    Fresh,
+    Round,
+}
+
+/// A lane whose turn it is.
+struct Turn {
+    channel: u32,
+    lane: Arc<dyn Lane>,
+}
+
+impl Outbox {
+    /// An outbox without lanes.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Opens a channel: `lane` is its end from now on.
+    ///
+    /// # Errors
+    /// When the number is in use or the link has ended: the lane is dropped, and nothing is called on it.
+    pub fn open(&self, channel: u32, lane: Arc<dyn Lane>) -> Result<(), OpenError> {
+        let mut state = self.state();
+        if let Some(notice) = &state.ended {
+            return Err(OpenError::Ended(notice.clone()));
+        }
+        if state.lanes.contains_key(&channel) {
+            return Err(OpenError::InUse(channel));
+        }
+        let entry = Entry { lane, place: Place::Away, marked: false, paused: false, credit: 0, closing: None };
+        state.lanes.insert(channel, entry);
+        state.most_lanes = state.most_lanes.max(state.lanes.len());
+        Ok(())
+    }
+
+    /// Says that the lane of `channel` may have something to send: it is asked when its turn comes. Cheap when it was said already.
+    pub fn ready(&self, channel: u32) {
+        let mut state = self.state();
+        state.mark(channel);
+        Self::wake(state);
+    }
+
+    /// Queues a control frame, ahead of all DATA. When the peer does not read and too many wait, the link ends with `limit`.
+    pub fn control(&self, frame: &Frame) {
+        debug_assert!(!matches!(frame, Frame::Data { .. }), "DATA comes from lanes");
+        let message = frame.to_message();
+        let mut state = self.state();
+        state.queue(message);
+        Self::wake(state);
+    }
+
+    /// Closes a channel: queues CLOSE, ahead of what the lane still had, and drops the lane. Nothing is called on the lane any more. Does
+    /// nothing when the channel is not open.
+    pub fn close(&self, channel: u32, notice: &Notice) {
+        let mut state = self.state();
+        let entry = state.lanes.remove(&channel);
+        if entry.is_some() {
+            state.queue(close_message(channel, notice));
+        }
+        Self::wake(state);
+        drop(entry);
+    }
+
+    /// Closes a channel once its lane has nothing more to send: from now on only [`Lane::transmit`] is called on it, until it says
+    /// [`Transmit::Last`] or [`Transmit::Nothing`] and has not been marked ready meanwhile; then CLOSE follows what it sent, and the lane
+    /// is dropped. Does nothing when the channel is not open.
+    pub fn close_after_drain(&self, channel: u32, notice: &Notice) {
+        let mut state = self.state();
+        let Some(entry) = state.lanes.get_mut(&channel) else { return };
+        entry.closing.get_or_insert_with(|| notice.clone());
+        let drained = state.take_drained(channel);
+        Self::wake(state);
+        drop(drained);
+    }
+
+    /// The lane of an open channel.
+    #[must_use]
+    pub fn lane(&self, channel: u32) -> Option<Arc<dyn Lane>> {
+        self.state().lanes.get(&channel).map(|entry| entry.lane.clone())
+    }
+
+    /// How many channels are open.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state().lanes.len()
+    }
+
+    /// Whether no channel is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Asks the link to send ERROR with this notice and to end. The first one who asks is heard.
+    pub fn end(&self, notice: Notice) {
+        let mut state = self.state();
+        if state.ended.is_some() {
+            return;
+        }
+        state.ending.get_or_insert(notice);
+        state.hungry = true;
+        Self::wake(state);
+    }
+
+    /// Whether the link has ended, and why.
+    #[must_use]
+    pub fn ended(&self) -> Option<Notice> {
+        self.state().ended.clone()
+    }
+
+    /// The link's task is here and can be woken; whether somebody wants the link to end.
+    pub(super) fn attend(&self, waker: &Waker) -> Option<Notice> {
+        let mut state = self.state();
+        match &mut state.task {
+            Some(task) => task.clone_from(waker),
+            None => state.task = Some(waker.clone()),
+        }
+        state.ending.clone()
+    }
+
+    /// The next message for the socket, built in `scratch` when it is DATA; `None` when there is nothing, and the task will be woken.
+    pub(super) fn next(&self, scratch: &mut BytesMut) -> Option<Bytes> {
+        loop {
+            let mut state = self.state();
+            if let Some(message) = state.next_control() {
+                return Some(message);
+            }
+            let Some(turn) = state.next_turn() else {
+                state.hungry = true;
+                return None;
+            };
+            drop(state);
+            if let Some(message) = self.serve(turn, scratch) {
+                return Some(message);
+            }
+        }
+    }
+
+    /// The next control frame alone, for a link that ends.
+    pub(super) fn next_control(&self) -> Option<Bytes> {
+        self.state().next_control()
+    }
+
+    /// The lane that takes what arrived on `channel`: none when it is not open, or has only to be drained.
+    pub(super) fn receiver(&self, channel: u32) -> Option<Arc<dyn Lane>> {
+        self.state().lanes.get(&channel).filter(|entry| entry.closing.is_none()).map(|entry| entry.lane.clone())
+    }
+
+    /// The peer closed the channel.
+    pub(super) fn closed_by_peer(&self, channel: u32, notice: Notice) {
+        let entry = self.state().lanes.remove(&channel);
+        if let Some(Entry { lane, closing: None, .. }) = entry {
+            lane.closed(notice);
+        }
+    }
+
+    /// The peer paused or resumed the channel.
+    pub(super) fn paused_by_peer(&self, channel: u32, paused: bool) {
+        let mut state = self.state();
+        let Some(entry) = state.lanes.get_mut(&channel) else { return };
+        if mem::replace(&mut entry.paused, paused) == paused {
+            return;
+        }
+        let lane = entry.closing.is_none().then(|| entry.lane.clone());
+        if !paused && mem::take(&mut entry.marked) {
+            state.mark(channel);
+        }
+        Self::wake(state);
+        if let Some(lane) = lane {
+            lane.paused(paused);
+        }
+    }
+
+    /// The link has ended: every lane hears of it, and nothing is taken any more.
+    pub(super) fn finish(&self, notice: &Notice) {
+        let mut state = self.state();
+        if state.ended.is_some() {
+            return;
+        }
+        state.ended = Some(notice.clone());
+        let lanes = mem::take(&mut state.lanes);
+        (state.fresh, state.round, state.task) = Default::default();
+        drop(state);
+        for entry in lanes.into_values().filter(|entry| entry.closing.is_none()) {
+            entry.lane.closed(notice.clone());
+        }
+    }
+
+    fn serve(&self, turn: Turn, scratch: &mut BytesMut) -> Option<Bytes> {
+        scratch.clear();
+        scratch.put_slice(&frame::data_header(turn.channel));
+        let transmit = turn.lane.transmit(scratch);
+        let sent = scratch.len().saturating_sub(frame::DATA_HEADER);
+        if sent > MAX_DATA {
+            // A mistake on this side; the peer would end the whole link for it.
+            let notice = Notice::new(Code::Limit, format!("a payload of {sent} bytes"));
+            self.close(turn.channel, &notice);
+            turn.lane.closed(notice);
+            return None;
+        }
+        let drained = self.state().settle(turn.channel, sent, transmit);
+        drop((drained, turn));
+        (sent > 0).then(|| scratch.split().freeze())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the task if it waits for something to send and there is something.
+    fn wake(mut state: MutexGuard<'_, State>) {
+        let wanted = state.hungry && state.has_something();
+        let task = if wanted { state.task.clone() } else { None };
+        state.hungry &= !wanted;
+        drop(state);
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+}
+
+impl State {
+    fn has_something(&self) -> bool {
+        self.ending.is_some() || !(self.control.is_empty() && self.fresh.is_empty() && self.round.is_empty())
+    }
+
+    fn mark(&mut self, channel: u32) {
+        let Some(entry) = self.lanes.get_mut(&channel) else { return };
+        if mem::replace(&mut entry.marked, true) || entry.paused || entry.place != Place::Away {
+            return;
+        }
+        entry.place = Place::Fresh;
+        entry.credit = QUANTUM;
+        self.fresh.push_back(channel);
+    }
+
+    fn queue(&mut self, message: Bytes) {
+        if self.ended.is_some() {
+            return;
+        }
+        self.control_waiting += message.len() + CONTROL_OVERHEAD;
+        if self.control_waiting > MAX_CONTROL_WAITING + self.most_lanes * CONTROL_PER_LANE {
+            self.ending
+                .get_or_insert_with(|| Notice::new(Code::Limit, "too many control frames wait for a peer that does not read"));
+            self.hungry = true;
+            return;
+        }
+        self.control.push_back(message);
+    }
+
+    fn next_control(&mut self) -> Option<Bytes> {
+        let message = self.control.pop_front()?;
+        self.control_waiting -= message.len() + CONTROL_OVERHEAD;
+        Some(message)
+    }
+
+    fn next_turn(&mut self) -> Option<Turn> {
+        loop {
+            let (channel, circle) = match self.fresh.pop_front() {
+                Some(channel) => (channel, Circle::Fresh),
+                None => (self.round.pop_front()?, Circle::Round),
+            };
+            let place = if circle == Circle::Fresh { Place::Fresh } else { Place::Round };
+            let Some(entry) = self.lanes.get_mut(&channel).filter(|entry| entry.place == place) else { continue };
+            if entry.paused || !entry.marked {
+                entry.place = Place::Away;
+            } else if entry.credit <= 0 {
+                entry.credit += QUANTUM;
+                entry.place = Place::Round;
+                self.round.push_back(channel);
+            } else {
+                entry.place = Place::Serving(circle);
+                entry.marked = false;
+                return Some(Turn { channel, lane: entry.lane.clone() });
+            }
+        }
+    }
+
+    /// Puts a lane back after its turn; gives it away when it is drained and was to be closed then.
+    fn settle(&mut self, channel: u32, sent: usize, transmit: Transmit) -> Option<Entry> {
+        let entry = self.lanes.get_mut(&channel)?;
+        let Place::Serving(circle) = entry.place else { return None };
+        entry.credit -= i64::try_from(sent).unwrap_or(i64::MAX);
+        entry.marked |= transmit == Transmit::More && sent > 0;
+        if entry.marked && entry.credit > 0 {
+            let (place, queue) = match circle {
+                Circle::Fresh => (Place::Fresh, &mut self.fresh),
+                Circle::Round => (Place::Round, &mut self.round),
+            };
+            entry.place = place;
+            queue.push_front(channel);
+        } else if entry.marked || circle == Circle::Fresh {
+            // A fresh lane that has nothing left waits out one round: it cannot come first again and again.
+            entry.credit = if entry.marked { entry.credit + QUANTUM } else { QUANTUM };
+            entry.place = Place::Round;
+            self.round.push_back(channel);
+        } else {
+            entry.place = Place::Away;
+        }
+        self.take_drained(channel)
+    }
+
+    /// Takes a lane out that was to be closed once it has nothing more, and queues its CLOSE.
+    fn take_drained(&mut self, channel: u32) -> Option<Entry> {
+        let entry = self.lanes.get(&channel)?;
+        let serving = matches!(entry.place, Place::Serving(_));
+        let notice = entry.closing.as_ref().filter(|_| !entry.marked && !serving)?;
+        let message = close_message(channel, notice);
+        self.queue(message);
+        self.lanes.remove(&channel)
+    }
+}
+
+fn close_message(channel: u32, notice: &Notice) -> Bytes {
+    Frame::Close { channel, notice: notice.clone() }.to_message()
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state();
+        formatter.debug_struct("Outbox").field("lanes", &state.lanes.len()).field("ended", &state.ended).finish_non_exhaustive()
+    }
+}

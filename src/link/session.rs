@@ -1,0 +1,316 @@
+//! A link that is up: one task reads, dispatches, sends and keeps the heartbeat.
+//!
+//! ```text
+//!  running ──► asked, violated: ERROR ─┐
+//!     │                                ├──► closing handshake (short deadline) ──► ended
+//!     ├──────► cancelled, peer's ERROR ┘                                            ▲
+//!     └──────► silent, cut, closed by the peer ─────────────────────────────────────┘
+//! ```
+//!
+//! Reading never waits for a lane, and neither direction starves the other: both go on in bounded batches.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    channel::Outbox,
+    heartbeat::{Beat, Heartbeat, Timing},
+    websocket::{MessageSocket, SocketError},
+};
+use crate::frame::{Code, Frame, Notice};
+
+/// What is read, and what is sent, before the other direction has its turn, in bytes: some messages of 64 KiB.
+const BATCH: usize = 256 * 1024;
+
+/// What a message counts in a batch beside its bytes, so that small ones count too.
+const MESSAGE_COST: usize = 1024;
+
+/// Batches of both directions before other tasks have their turn.
+const BATCHES: usize = 2;
+
+/// How long a link that ends waits for its last frames to leave and for the peer to close as well.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Takes the frames that the link does not handle itself: it does PING, PONG, PAUSE, RESUME, DATA, CLOSE, ERROR and extensions.
+pub trait Handler: Send {
+    /// A frame arrived. Called from the link's task: it must not block.
+    ///
+    /// # Errors
+    /// The notice with which the link is to end.
+    fn frame(&mut self, frame: Frame) -> Result<(), Notice>;
+}
+
+/// Why a link ended.
+#[derive(Debug)]
+pub enum LinkEnd {
+    /// This side was told to stop.
+    Cancelled,
+    /// This side asked for it with [`Outbox::end`], or its [`Handler`] did.
+    Asked(Notice),
+    /// The peer broke the protocol, and was told so.
+    Violated(Notice),
+    /// The peer sent ERROR.
+    PeerError(Notice),
+    /// The peer closed the WebSocket in order.
+    PeerClosed,
+    /// The peer was silent for [`Timing::timeout`].
+    Silent(Duration),
+    /// The connection is gone.
+    Lost(SocketError),
+}
+
+impl LinkEnd {
+    /// What the lanes are told.
+    #[must_use]
+    pub fn notice(&self) -> Notice {
+        match self {
+            LinkEnd::Cancelled => Notice::new(Code::Shutdown, "the link was closed here"),
+            LinkEnd::Asked(notice) | LinkEnd::Violated(notice) | LinkEnd::PeerError(notice) => notice.clone(),
+            LinkEnd::PeerClosed => Notice::new(Code::PeerLost, "the peer closed the link"),
+            LinkEnd::Silent(_) => Notice::new(Code::Timeout, self.to_string()),
+            LinkEnd::Lost(error) => Notice::new(Code::PeerLost, error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for LinkEnd {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LinkEnd::Cancelled => formatter.write_str("closed here"),
+            LinkEnd::Asked(notice) => write!(formatter, "ended here ({notice})"),
+            LinkEnd::Violated(notice) => write!(formatter, "the peer broke the protocol ({notice})"),
+            LinkEnd::PeerError(notice) => write!(formatter, "the peer ended it ({notice})"),
+            LinkEnd::PeerClosed => formatter.write_str("the peer closed it"),
+            LinkEnd::Silent(timeout) => write!(formatter, "nothing was received for {} s", timeout.as_secs_f32()),
+            LinkEnd::Lost(error) => error.fmt(formatter),
+        }
+    }
+}
+
+/// A link after its authentication.
+pub struct Link {
+    socket: MessageSocket,
+    outbox: Arc<Outbox>,
+    timing: Timing,
+}
+
+impl Link {
+    /// A link over an authenticated socket.
+    #[must_use]
+    pub fn new(socket: MessageSocket, outbox: Arc<Outbox>, timing: Timing) -> Self {
+        Link { socket, outbox, timing }
+    }
+
+    /// Runs the link until it ends. Then every lane that is left has been closed, and the socket is gone. When `cancel` is cancelled, the
+    /// control frames that wait are still sent, and the WebSocket is closed in order.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts the link; its lanes are closed with `peer_lost`.
+    pub async fn run<H: Handler>(self, handler: &mut H, cancel: &CancellationToken) -> LinkEnd {
+        let Link { socket, outbox, timing } = self;
+        let now = Instant::now();
+        let last = FinishOnDrop(outbox.clone());
+        let mut running = Running {
+            socket,
+            outbox,
+            timing,
+            heartbeat: Heartbeat::new(timing, now),
+            scratch: BytesMut::new(),
+            flushed: true,
+            pings: 0,
+        };
+        let mut timer = pin!(tokio::time::sleep_until(now + timing.interval.min(timing.timeout)));
+        let mut cancelled = pin!(cancel.cancelled());
+        let end = std::future::poll_fn(|context| {
+            if cancelled.as_mut().poll(context).is_ready() {
+                return Poll::Ready(LinkEnd::Cancelled);
+            }
+            running.poll(context, handler, timer.as_mut())
+        })
+        .await;
+        running.outbox.finish(&end.notice());
+        Box::pin(running.goodbye(&end)).await;
+        drop(last);
+        end
+    }
+}
+
+/// Closes the lanes of a link whose future was dropped.
+struct FinishOnDrop(Arc<Outbox>);
+
+impl Drop for FinishOnDrop {
+    fn drop(&mut self) {
+        self.0.finish(&Notice::new(Code::PeerLost, "the link was cut here"));
+    }
+}
+
+struct Running {
+    socket: MessageSocket,
+    outbox: Arc<Outbox>,
+    timing: Timing,
+    heartbeat: Heartbeat,
+    /// Where DATA is built; without memory while the link is idle.
+    scratch: BytesMut,
+    /// Whether everything that was given to the socket has left it.
+    flushed: bool,
+    /// Counts PINGs: their tokens.
+    pings: u64,
+}
+
+/// How a batch ended.
+#[derive(PartialEq, Eq)]
+enum Batch {
+    /// There is more to do.
+    Full,
+    /// Nothing more can be done before the task is woken.
+    Done,
+}
+
+impl Running {
+    fn poll<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H, mut timer: Pin<&mut Sleep>) -> Poll<LinkEnd> {
+        match self.advance(context, handler) {
+            Err(end) => return Poll::Ready(end),
+            Ok(Batch::Full) => context.waker().wake_by_ref(),
+            Ok(Batch::Done) if self.flushed => self.scratch = BytesMut::new(),
+            Ok(Batch::Done) => {}
+        }
+        loop {
+            let now = Instant::now();
+            if self.socket.take_heard() {
+                self.heartbeat.received(now);
+            }
+            match self.heartbeat.due(now) {
+                Beat::Silent => return Poll::Ready(LinkEnd::Silent(self.timing.timeout)),
+                Beat::Ping => {
+                    self.pings = self.pings.wrapping_add(1);
+                    self.outbox.control(&Frame::Ping(self.pings));
+                    context.waker().wake_by_ref();
+                }
+                // A timer that fires early finds out when to fire next: it is not set again for each message.
+                Beat::Wait(until) if timer.deadline() <= until && timer.as_mut().poll(context).is_pending() => {
+                    return Poll::Pending;
+                }
+                Beat::Wait(until) => timer.as_mut().reset(until),
+            }
+        }
+    }
+
+    fn advance<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H) -> Result<Batch, LinkEnd> {
+        for _ in 0..BATCHES {
+            if let Some(notice) = self.outbox.attend(context.waker()) {
+                return Err(LinkEnd::Asked(notice));
+            }
+            let read = self.read(context, handler)?;
+            let written = self.write(context)?;
+            if read == Batch::Done && written == Batch::Done {
+                return Ok(Batch::Done);
+            }
+        }
+        Ok(Batch::Full)
+    }
+
+    fn read<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H) -> Result<Batch, LinkEnd> {
+        let mut budget = BATCH;
+        while budget > 0 {
+            match self.socket.poll_receive(context) {
+                Poll::Pending => return Ok(Batch::Done),
+                Poll::Ready(None) => return Err(LinkEnd::PeerClosed),
+                Poll::Ready(Some(Ok(message))) => {
+                    budget = budget.saturating_sub(message.len() + MESSAGE_COST);
+                    self.dispatch(message, handler)?;
+                }
+                Poll::Ready(Some(Err(error))) if error.is_violation() => {
+                    return Err(LinkEnd::Violated(Notice::new(Code::Protocol, error.to_string())));
+                }
+                Poll::Ready(Some(Err(error))) => return Err(LinkEnd::Lost(error)),
+            }
+        }
+        Ok(Batch::Full)
+    }
+
+    fn dispatch<H: Handler>(&mut self, message: Bytes, handler: &mut H) -> Result<(), LinkEnd> {
+        let frame = Frame::decode(message).map_err(|error| LinkEnd::Violated(Notice::new(Code::Protocol, error.to_string())))?;
+        match frame {
+            Frame::Data { channel, payload } => {
+                if let Some(lane) = self.outbox.receiver(channel)
+                    && let Err(notice) = lane.receive(payload)
+                {
+                    self.outbox.close(channel, &notice);
+                }
+            }
+            Frame::Close { channel, notice } => self.outbox.closed_by_peer(channel, notice),
+            Frame::Pause(channel) => self.outbox.paused_by_peer(channel, true),
+            Frame::Resume(channel) => self.outbox.paused_by_peer(channel, false),
+            Frame::Ping(token) => self.outbox.control(&Frame::Pong(token)),
+            Frame::Pong(_) | Frame::Extension(_) => {}
+            Frame::Error(notice) => return Err(LinkEnd::PeerError(notice)),
+            other => handler.frame(other).map_err(LinkEnd::Asked)?,
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, context: &mut Context<'_>) -> Result<Batch, LinkEnd> {
+        // What could not be flushed goes first: until it has left, nothing is taken from the outbox, so that the order stays open.
+        if !self.flushed && self.socket.poll_flush(context).map_err(LinkEnd::Lost)?.is_pending() {
+            return Ok(Batch::Done);
+        }
+        self.flushed = true;
+        let mut budget = BATCH;
+        let mut batch = Batch::Full;
+        while budget > 0 {
+            if self.socket.poll_ready(context).map_err(LinkEnd::Lost)?.is_pending() {
+                batch = Batch::Done;
+                break;
+            }
+            let Some(message) = self.outbox.next(&mut self.scratch) else {
+                batch = Batch::Done;
+                self.flushed = self.socket.poll_flush(context).map_err(LinkEnd::Lost)?.is_ready();
+                break;
+            };
+            budget = budget.saturating_sub(message.len() + MESSAGE_COST);
+            self.socket.start_send(message).map_err(LinkEnd::Lost)?;
+            self.flushed = false;
+        }
+        if budget < BATCH {
+            self.heartbeat.sent(Instant::now());
+        }
+        Ok(batch)
+    }
+
+    /// Sends what the peer should still hear, and closes in order where somebody is there to answer.
+    async fn goodbye(mut self, end: &LinkEnd) {
+        let error = match end {
+            LinkEnd::Silent(_) | LinkEnd::Lost(_) => return,
+            LinkEnd::Asked(notice) | LinkEnd::Violated(notice) => Some(Frame::Error(notice.clone()).to_message()),
+            LinkEnd::Cancelled | LinkEnd::PeerError(_) | LinkEnd::PeerClosed => None,
+        };
+        let deadline = Instant::now() + CLOSE_DEADLINE;
+        if !matches!(end, LinkEnd::PeerClosed) {
+            match tokio::time::timeout_at(deadline, self.last_frames(error)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+        self.socket.close(deadline.saturating_duration_since(Instant::now())).await;
+    }
+
+    async fn last_frames(&mut self, error: Option<Bytes>) -> Result<(), SocketError> {
+        while let Some(message) = self.outbox.next_control() {
+            self.socket.feed(message).await?;
+        }
+        match error {
+            Some(error) => self.socket.feed(error).await,
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! A WebSocket as a pair of lanes for whole messages, over whatever carries bytes: TCP, TLS, an upgraded request, memory.
+//!
+//! Knows messages; not what is in them.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        self, Message,
+        error::{CapacityError, ProtocolError},
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+use crate::frame::MAX_MESSAGE;
+
+/// Anything that carries bytes both ways.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for T {}
+
+/// Which end of the WebSocket this is: the role that dialled masks what it sends, the master does not (RFC 6455, 5.3), and the master, which
+/// holds thousands of links, reads in smaller pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The role that dialled.
+    Dialled,
+    /// The master that accepted.
+    Accepted,
+}
+
+impl End {
+    /// Bytes that one read asks for: tungstenite clears this much before each, and an idle link keeps it (measured).
+    const fn read_bytes(self) -> usize {
+        match self {
+            End::Dialled => 32 * 1024,
+            End::Accepted => 8 * 1024,
+        }
+    }
+
+    fn websocket(self) -> (Role, WebSocketConfig) {
+        let role = match self {
+            End::Dialled => Role::Client,
+            End::Accepted => Role::Server,
+        };
+        let config = WebSocketConfig::default()
+            .read_buffer_size(self.read_bytes())
+            .write_buffer_size(WRITE_BATCH)
+            .max_write_buffer_size(MAX_UNWRITTEN)
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
+        (role, config)
+    }
+}
+
+/// Small messages are written to the stream together once there are this many bytes, or at a flush. Larger ones go at once.
+const WRITE_BATCH: usize = 32 * 1024;
+
+/// Bytes that may wait for the stream: a batch, a whole message, and the pongs that a peer provokes without reading them.
+const MAX_UNWRITTEN: usize = WRITE_BATCH + 2 * MAX_MESSAGE;
+
+/// Why a socket is no use any more.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The peer sent a text message.
+    #[error("a text message, where all are binary")]
+    Text,
+    /// The peer sent a message larger than `MAX_MESSAGE`.
+    #[error("a message of {size} bytes, more than the {MAX_MESSAGE} allowed")]
+    TooLong {
+        /// What it said that it would send, or what had come by then.
+        size: usize,
+    },
+    /// The peer does not follow RFC 6455.
+    #[error("not the WebSocket protocol: {0}")]
+    NotWebSocket(String),
+    /// The stream ended without the WebSocket's closing handshake: cut off, or killed.
+    #[error("the connection was cut")]
+    Cut,
+    /// The stream failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// The socket was used after it had closed.
+    #[error("the WebSocket is closed")]
+    Closed,
+}
+
+impl SocketError {
+    /// Whether the peer broke the protocol, and is to be told so before the link ends.
+    #[must_use]
+    pub fn is_violation(&self) -> bool {
+        matches!(self, SocketError::Text | SocketError::TooLong { .. } | SocketError::NotWebSocket(_))
+    }
+}
+
+impl From<tungstenite::Error> for SocketError {
+    fn from(error: tungstenite::Error) -> Self {
+        match error {
+            tungstenite::Error::Io(error) => SocketError::Io(error),
+            tungstenite::Error::Capacity(CapacityError::MessageTooLong { size, .. }) => SocketError::TooLong { size },
+            tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => SocketError::Cut,
+            tungstenite::Error::Utf8(_) => SocketError::Text,
+            tungstenite::Error::ConnectionClosed
+            | tungstenite::Error::AlreadyClosed
+            | tungstenite::Error::Protocol(ProtocolError::SendAfterClosing) => SocketError::Closed,
+            other => SocketError::NotWebSocket(other.to_string()),
+        }
+    }
+}
+
+/// A WebSocket whose messages are [`Bytes`].
+pub struct MessageSocket {
+    /// In a box, so that what holds the socket, and the future that drives it, stay small.
+    inner: Box<WebSocketStream<Heard>>,
+}
+
+impl fmt::Debug for MessageSocket {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("MessageSocket").finish_non_exhaustive()
+    }
+}
+
+impl MessageSocket {
+    /// A socket over a stream on which the upgrade has been agreed; `read` is what came after it already.
+    #[must_use]
+    pub fn new(stream: impl ByteStream, read: Bytes, end: End) -> Self {
+        let (role, config) = end.websocket();
+        let stream = Heard { stream: Box::new(stream), anything: false };
+        // The capacity that the buffer starts with is the one that it renews itself with.
+        let mut buffer = Vec::with_capacity(end.read_bytes().max(read.len()));
+        buffer.extend_from_slice(&read);
+        let inner = WebSocketStream::from_partially_read(stream, buffer, role, Some(config)).now_or_never();
+        #[expect(clippy::expect_used, reason = "the future takes the context of its first poll and is ready with it")]
+        MessageSocket { inner: Box::new(inner.expect("nothing is awaited")) }
+    }
+
+    /// The next binary message; `None` when the peer has closed the WebSocket in order.
+    pub fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, SocketError>>> {
+        loop {
+            return Poll::Ready(match ready!(Pin::new(&mut *self.inner).poll_next(context)) {
+                None | Some(Ok(Message::Close(_))) => None,
+                Some(Ok(Message::Binary(message))) => Some(Ok(message)),
+                Some(Ok(Message::Text(_))) => Some(Err(SocketError::Text)),
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Err(error)) => Some(Err(error.into())),
+            });
+        }
+    }
+
+    /// Whether a message can be given to [`MessageSocket::start_send`]: what was given before has left, but for a batch.
+    ///
+    /// # Errors
+    /// When the stream failed.
+    pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        Pin::new(&mut *self.inner).poll_ready(context).map_err(SocketError::from)
+    }
+
+    /// Takes a message to be sent, at the latest with the next flush. Only after [`MessageSocket::poll_ready`] said so.
+    ///
+    /// # Errors
+    /// When the stream failed, or the WebSocket is closing.
+    pub fn start_send(&mut self, message: Bytes) -> Result<(), SocketError> {
+        Pin::new(&mut *self.inner).start_send(Message::Binary(message)).map_err(SocketError::from)
+    }
+
+    /// Whether everything that was given has been handed to the stream.
+    ///
+    /// # Errors
+    /// When the stream failed.
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        Pin::new(&mut *self.inner).poll_flush(context).map_err(SocketError::from)
+    }
+
+    /// Sends the closing frame and flushes.
+    ///
+    /// # Errors
+    /// When the stream failed.
+    pub fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        Pin::new(&mut *self.inner).poll_close(context).map_err(SocketError::from)
+    }
+
+    /// Whether any byte at all has come since this was last asked, be it part of a message or a WebSocket ping.
+    pub fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.inner.get_mut().anything)
+    }
+
+    /// The next binary message; `None` when the peer has closed the WebSocket in order.
+    ///
+    /// # Errors
+    /// When the peer broke the protocol or the stream failed; the socket is no use after it.
+    ///
+    /// # Cancel safety
+    /// Safe: a message that has come in part stays.
+    pub async fn receive(&mut self) -> Result<Option<Bytes>, SocketError> {
+        std::future::poll_fn(|context| self.poll_receive(context)).await.transpose()
+    }
+
+    /// Takes a message to be sent with the next flush, when there is room.
+    ///
+    /// # Errors
+    /// When the stream failed.
+    ///
+    /// # Cancel safety
+    /// The message is either taken whole or not at all.
+    pub async fn feed(&mut self, message: Bytes) -> Result<(), SocketError> {
+        std::future::poll_fn(|context| self.poll_ready(context)).await?;
+        self.start_send(message)
+    }
+
+    /// Hands everything that was fed to the stream.
+    ///
+    /// # Errors
+    /// When the stream failed.
+    ///
+    /// # Cancel safety
+    /// Safe: what has not left stays.
+    pub async fn flush(&mut self) -> Result<(), SocketError> {
+        std::future::poll_fn(|context| self.poll_flush(context)).await
+    }
+
+    /// Closes in order: sends what is left and the closing frame, then reads until the peer has closed too, so that what was sent last is
+    /// not lost to a reset. What comes meanwhile is discarded. All of it within `deadline`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts the connection with the socket.
+    pub async fn close(mut self, deadline: Duration) {
+        let closing = async {
+            std::future::poll_fn(|context| self.poll_close(context)).await?;
+            while self.receive().await?.is_some() {}
+            Ok::<(), SocketError>(())
+        };
+        // Nobody is left who could do anything about a failure here.
+        let _ = tokio::time::timeout(deadline, closing).await;
+    }
+}
+
+/// A stream that remembers whether it was heard of.
+struct Heard {
+    stream: Box<dyn ByteStream>,
+    anything: bool,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.anything |= buffer.filled().len() > before;
+        result
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
