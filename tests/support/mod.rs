@@ -8,12 +8,14 @@ pub mod certificates;
 pub mod daemon;
 pub mod memory;
 pub mod nginx;
+pub mod peer;
 pub mod ports;
 pub mod postgres;
 pub mod programs;
 pub mod proxy;
 pub mod services;
 pub mod sshd;
+pub mod tunnel;
 pub mod wait;
 
 /// The sizes of the transfers, by `REPORT_TEST_SCALE`.

@@ -42,6 +42,8 @@ pub enum Cut {
     Reset,
     /// Both sides see an end of file.
     EndOfFile,
+    /// The side that made the connection sees a reset; the target sees nothing, as when a cable is pulled beyond its last router.
+    NearSide,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,8 @@ struct State {
     stopping: bool,
     recorded: [Vec<u8>; 2],
     connections: usize,
+    /// The target's halves of connections that were cut at the near side.
+    abandoned: Vec<Arc<TcpStream>>,
 }
 
 #[derive(Debug)]
@@ -125,6 +129,7 @@ impl Proxy {
             stopping: false,
             recorded: [Vec::new(), Vec::new()],
             connections: 0,
+            abandoned: Vec::new(),
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let forwarding = shared.clone();
@@ -313,10 +318,11 @@ impl Direction {
 
     /// Ends both sides. A reset goes out when the last thread lets its socket go.
     fn end(&self, cut: Cut) {
-        self.reset.fetch_or(cut == Cut::Reset, Ordering::Release);
-        for stream in [&self.from, &self.to] {
+        self.reset.fetch_or(cut != Cut::EndOfFile, Ordering::Release);
+        for (index, stream) in [&self.from, &self.to].into_iter().enumerate() {
             match cut {
-                Cut::Reset => {
+                Cut::NearSide if index != self.index => self.shared.lock().abandoned.push(stream.clone()),
+                Cut::Reset | Cut::NearSide => {
                     let _ = SockRef::from(&**stream).set_linger(Some(Duration::ZERO));
                     // The other direction's threads may be waiting in it; reading ends, and nothing is sent by it.
                     let _ = stream.shutdown(Shutdown::Read);

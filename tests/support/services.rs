@@ -149,8 +149,7 @@ pub fn echo() -> Service {
     Service::start(echo_connection)
 }
 
-/// What [`echo`] does with each connection.
-pub fn echo_connection(mut stream: &TcpStream) -> Ending {
+fn echo_connection(mut stream: &TcpStream) -> Ending {
     let mut block = vec![0; 64 * 1024];
     loop {
         match stream.read(&mut block) {
