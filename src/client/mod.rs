@@ -1,1 +1,112 @@
-//! The client role: listens locally, carries what connects into tunnels.
+//! The client role: listens locally, stays linked to the master, attaches a tunnel for each of its ports, and carries what connects into it.
+//!
+//! The listeners stand from the start to the end. A connection that comes while there is no tunnel is held for a while, and
+//! reset when none has come by then.
+
+mod listener;
+mod visitor;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::info;
+
+use self::visitor::{Port, Visitor};
+use crate::{link::uplink::Uplink, tunnel::PortParameters};
+
+/// A port that the client listens for.
+#[derive(Debug)]
+pub struct ClientPort {
+    /// What both ends configure.
+    pub port: PortParameters,
+    /// Where to listen: a host name or IP address and a TCP port.
+    pub local_address: String,
+}
+
+/// What a client needs.
+pub struct ClientParameters {
+    /// The way to the masters.
+    pub uplink: Uplink,
+    /// Its ports.
+    pub ports: Vec<ClientPort>,
+    /// How long a connection waits for a tunnel.
+    pub hold_timeout: Duration,
+}
+
+/// A local address cannot be listened at.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "port \"{mark}\": cannot listen at `local_address` {local_address}: {source}; \
+     choose another address or stop the program that uses it"
+)]
+pub struct ListenError {
+    mark: String,
+    local_address: String,
+    source: std::io::Error,
+}
+
+/// A client whose listeners stand.
+pub struct Client {
+    uplink: Uplink,
+    ports: Vec<(Arc<Port>, TcpListener)>,
+    hold_timeout: Duration,
+}
+
+impl Client {
+    /// Opens all listeners, or none.
+    ///
+    /// # Errors
+    /// When an address is in use or cannot be listened at; it is named with its port's mark.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened.
+    pub async fn bind(parameters: ClientParameters) -> Result<Self, ListenError> {
+        let mut ports = Vec::new();
+        for ClientPort { port, local_address } in parameters.ports {
+            let listener = TcpListener::bind(&local_address).await.map_err(|source| ListenError {
+                mark: port.mark.to_string(),
+                local_address,
+                source,
+            })?;
+            ports.push((Arc::new(Port::new(port)), listener));
+        }
+        Ok(Client { uplink: parameters.uplink, ports, hold_timeout: parameters.hold_timeout })
+    }
+
+    /// Where the ports listen, in the order of the configuration.
+    #[must_use]
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.ports.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()
+    }
+
+    /// Runs until `cancel` is cancelled; the connections then have the `grace` period to end.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts the link; tasks that were spawned end soon after.
+    pub async fn run(self, cancel: CancellationToken, grace: Duration) {
+        let Client { uplink, ports, hold_timeout } = self;
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let streams = TaskTracker::new();
+        let mut visitor = Visitor::new(ports.iter().map(|(port, _)| Arc::clone(port)).collect(), &tasks, &stop);
+        for (port, listener) in ports {
+            let context = listener::Context { port, hold_timeout, streams: streams.clone(), stop: stop.clone() };
+            tasks.spawn(listener::listen(listener, context, cancel.clone()));
+        }
+        let linked = async {
+            uplink.run(&mut visitor, &stop).await;
+        };
+        let drained = async {
+            cancel.cancelled().await;
+            info!(streams = streams.len(), grace_s = grace.as_secs(), "ending: no new connections");
+            streams.close();
+            let _ = tokio::time::timeout(grace, streams.wait()).await;
+            stop.cancel();
+        };
+        tokio::join!(linked, drained);
+        streams.wait().await;
+        tasks.close();
+        tasks.wait().await;
+    }
+}

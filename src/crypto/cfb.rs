@@ -109,3 +109,90 @@ impl Drop for State {
 
 // The cipher clears its round keys itself.
 impl ZeroizeOnDrop for State {}
+
+#[cfg(test)]
+mod tests {
+    use aes::cipher::KeyIvInit;
+    use cfb_mode::{BufDecryptor, BufEncryptor};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// NIST SP 800-38A, F.3.13 and F.3.14: CFB128-AES128.
+    const KEY: [u8; 16] = 0x2b7e_1516_28ae_d2a6_abf7_1588_09cf_4f3c_u128.to_be_bytes();
+    const IV: [u8; 16] = 0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f_u128.to_be_bytes();
+    const CLEAR: [u128; 4] = [
+        0x6bc1_bee2_2e40_9f96_e93d_7e11_7393_172a,
+        0xae2d_8a57_1e03_ac9c_9eb7_6fac_45af_8e51,
+        0x30c8_1c46_a35c_e411_e5fb_c119_1a0a_52ef,
+        0xf69f_2445_df4f_9b17_ad2b_417b_e66c_3710,
+    ];
+    const HIDDEN: [u128; 4] = [
+        0x3b3f_d92e_b72d_ad20_3334_49f8_e83c_fb4a,
+        0xc8a6_4537_a0b3_a93f_cde3_cdad_9f1c_e58b,
+        0x2675_1f67_a3cb_b140_b180_8cf1_87a4_f4df,
+        0xc04b_0535_7c5d_1c0e_eac4_c66f_9ff7_f2e6,
+    ];
+
+    fn bytes(blocks: [u128; 4]) -> Vec<u8> {
+        blocks.iter().flat_map(|block| block.to_be_bytes()).collect()
+    }
+
+    #[test]
+    fn the_vectors_of_nist_hold_in_pieces_of_every_length() {
+        for length in 1..=64 {
+            let (mut encryptor, mut decryptor) = (CfbEncryptor::new(&KEY, &IV), CfbDecryptor::new(&KEY, &IV));
+            let mut data = bytes(CLEAR);
+            data.chunks_mut(length).for_each(|piece| encryptor.encrypt(piece));
+            assert_eq!(data, bytes(HIDDEN), "pieces of {length}");
+            data.chunks_mut(length).for_each(|piece| decryptor.decrypt(piece));
+            assert_eq!(data, bytes(CLEAR), "pieces of {length}");
+        }
+    }
+
+    /// Messages whose lengths favour the edges of blocks.
+    fn messages() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let length = prop_oneof![0_usize..40, (0_usize..6).prop_map(|blocks| blocks * 16), 1400_usize..1500, 2000_usize..5000];
+        let message = length.prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length));
+        proptest::collection::vec(message, 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn any_cutting_gives_what_the_buffered_types_of_cfb_mode_give(
+            key in any::<[u8; 16]>(), iv in any::<[u8; 16]>(), messages in messages(),
+        ) {
+            let (mut encryptor, mut decryptor) = (CfbEncryptor::new(&key, &iv), CfbDecryptor::new(&key, &iv));
+            let mut encrypt = BufEncryptor::<Aes128>::new(&key.into(), &iv.into());
+            let mut decrypt = BufDecryptor::<Aes128>::new(&key.into(), &iv.into());
+            for message in messages {
+                let (mut ours, mut theirs) = (message.clone(), message.clone());
+                encryptor.encrypt(&mut ours);
+                encrypt.encrypt(&mut theirs);
+                prop_assert_eq!(&ours, &theirs);
+                decryptor.decrypt(&mut ours);
+                decrypt.decrypt(&mut theirs);
+                prop_assert_eq!(&ours, &theirs);
+                prop_assert_eq!(ours, message);
+            }
+        }
+
+        #[test]
+        fn how_the_bytes_are_cut_makes_no_difference(
+            data in proptest::collection::vec(any::<u8>(), 0..3000), cuts in proptest::collection::vec(1_usize..70, 1..40),
+        ) {
+            let (mut whole, mut pieces) = (data.clone(), data);
+            CfbEncryptor::new(&KEY, &IV).encrypt(&mut whole);
+            let (mut encryptor, mut rest) = (CfbEncryptor::new(&KEY, &IV), &mut pieces[..]);
+            for cut in cuts.into_iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, after) = rest.split_at_mut(cut.min(rest.len()));
+                encryptor.encrypt(piece);
+                rest = after;
+            }
+            prop_assert_eq!(whole, pieces);
+        }
+    }
+}

@@ -140,6 +140,11 @@ impl SessionKeys {
         Direction::derive(method, &self.hash, key)
     }
 
+    #[cfg(test)]
+    pub(super) fn parts(&self) -> ([u8; 32], [u8; 32], [u8; 32]) {
+        (self.hash, self.from_initiator, self.from_responder)
+    }
+
     fn split(mut noise: HandshakeState) -> Self {
         let mut hash = [0; 32];
         for (to, from) in hash.iter_mut().zip(noise.get_handshake_hash()) {
@@ -223,5 +228,136 @@ impl Random for Ephemeral {
         let key = self.0.take().filter(|key| key.len() == to.len()).ok_or(snow::Error::Rng)?;
         to.copy_from_slice(&*key);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+
+    const ID: Id = Id([7; 16]);
+
+    fn psk() -> Psk {
+        Psk([42; 32])
+    }
+
+    fn first() -> (Initiator, Vec<u8>) {
+        Initiator::start(&psk(), ID, b"offer", [1; 32]).unwrap()
+    }
+
+    #[test]
+    fn both_ends_come_to_the_same_keys_and_can_talk() {
+        for method in EncryptMethod::ALL {
+            let (initiator, first) = first();
+            let (responder, offer) = Responder::read(&psk(), ID, &first, [2; 32]).unwrap();
+            assert_eq!(offer, b"offer");
+            let (second, server) = responder.finish(b"answer").unwrap();
+            let (answer, client) = initiator.finish(&second).unwrap();
+            assert_eq!(answer, b"answer");
+            let (mut client, mut server) = (client.initiator(method), server.responder(method));
+            for (sealer, opener) in [(&mut client.0, &mut server.1), (&mut server.0, &mut client.1)] {
+                let mut buffer = BytesMut::from(&b"hello"[..]);
+                sealer.seal(&mut buffer, 0).unwrap();
+                opener.open(&mut buffer).unwrap();
+                assert_eq!(&buffer[..], b"hello");
+            }
+        }
+    }
+
+    #[test]
+    fn the_directions_and_the_methods_have_keys_of_their_own() {
+        let seal = |role: fn(SessionKeys, EncryptMethod) -> (Sealer, Opener), method| {
+            let (responder, _) = Responder::read(&psk(), ID, &first().1, [2; 32]).unwrap();
+            let mut buffer = BytesMut::from(&[0; 64][..]);
+            role(responder.finish(b"").unwrap().1, method).0.seal(&mut buffer, 0).unwrap();
+            buffer[64..].to_vec()
+        };
+        let mut tags: Vec<Vec<u8>> = EncryptMethod::ALL
+            .into_iter()
+            .flat_map(|method| [seal(SessionKeys::initiator, method), seal(SessionKeys::responder, method)])
+            .collect();
+        tags.sort();
+        tags.dedup();
+        assert_eq!(tags.len(), 8);
+    }
+
+    #[test]
+    fn a_first_message_under_another_key_or_for_another_port_does_not_open() {
+        let (_, first) = first();
+        let other_key = Responder::read(&Psk([43; 32]), ID, &first, [2; 32]);
+        let other_port = Responder::read(&psk(), Id([8; 16]), &first, [2; 32]);
+        assert!(matches!(other_key, Err(HandshakeError::OtherKey)));
+        assert!(matches!(other_port, Err(HandshakeError::OtherKey)));
+    }
+
+    #[test]
+    fn a_message_that_was_altered_anywhere_does_not_open() {
+        let (_, first) = first();
+        for index in 0..first.len() {
+            let mut altered = first.clone();
+            altered[index] ^= 1;
+            assert!(Responder::read(&psk(), ID, &altered, [2; 32]).is_err(), "byte {index}");
+        }
+        let (responder, _) = Responder::read(&psk(), ID, &first, [2; 32]).unwrap();
+        let (second, _) = responder.finish(b"answer").unwrap();
+        for index in 0..second.len() {
+            // The highest bit of a public key says nothing (RFC 7748), but it is hashed.
+            let mut altered = second.clone();
+            altered[index] ^= 0x80;
+            let (initiator, _) = self::first();
+            assert!(initiator.finish(&altered).is_err(), "byte {index}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_cut_short_or_endless_is_told_by_its_length() {
+        let (_, first) = first();
+        for length in 0..OVERHEAD {
+            let read = Responder::read(&psk(), ID, &first[..length], [2; 32]);
+            assert!(matches!(read, Err(HandshakeError::Length(got)) if got == length));
+        }
+        for length in OVERHEAD..first.len() {
+            assert!(Responder::read(&psk(), ID, &first[..length], [2; 32]).is_err());
+        }
+        let endless = vec![0; MAX_MESSAGE + 1];
+        assert!(matches!(Responder::read(&psk(), ID, &endless, [2; 32]), Err(HandshakeError::Length(_))));
+    }
+
+    #[test]
+    fn a_payload_may_fill_the_message_and_not_more() {
+        let fits = vec![5; MAX_MESSAGE - OVERHEAD];
+        let (_, message) = Initiator::start(&psk(), ID, &fits, [1; 32]).unwrap();
+        assert_eq!(message.len(), MAX_MESSAGE);
+        assert_eq!(Responder::read(&psk(), ID, &message, [2; 32]).unwrap().1, fits);
+        let long = vec![5; MAX_MESSAGE - OVERHEAD + 1];
+        assert!(matches!(Initiator::start(&psk(), ID, &long, [1; 32]), Err(HandshakeError::Payload(_))));
+    }
+
+    #[test]
+    fn a_replayed_first_message_leads_to_keys_that_the_replayer_does_not_have() {
+        let (_, first) = first();
+        let keys = |ephemeral| {
+            let (responder, _) = Responder::read(&psk(), ID, &first, ephemeral).unwrap();
+            responder.finish(b"").unwrap().1.parts()
+        };
+        assert_ne!(keys([2; 32]), keys([3; 32]));
+    }
+
+    #[test]
+    fn the_ephemeral_key_is_given_once() {
+        let mut ephemeral = Ephemeral(Some(Zeroizing::new([9; 32])));
+        let mut to = [0; 32];
+        assert!(ephemeral.try_fill_bytes(&mut to).is_ok());
+        assert_eq!(to, [9; 32]);
+        assert!(ephemeral.try_fill_bytes(&mut to).is_err());
+    }
+
+    #[test]
+    fn no_secret_is_printed() {
+        let (initiator, _) = first();
+        let printed = format!("{:?} {initiator:?}", psk());
+        assert!(!printed.contains("42") && !printed.contains("2a"), "{printed}");
     }
 }

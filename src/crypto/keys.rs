@@ -90,3 +90,27 @@ fn root(password: &str, salt: &[u8]) -> Zeroizing<[u8; 32]> {
         .expect("memory for Argon2id");
     root
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn different_keys_give_different_ids_and_secrets() {
+        let (one, other) = (PortKeys::derive("one"), PortKeys::derive("other"));
+        assert_ne!(one.id, other.id);
+        assert_ne!(one.psk.0, other.psk.0);
+        assert_ne!(
+            one.psk.0,
+            LinkKey::derive(Some("one")).0,
+            "a port key and a master key of the same text have nothing in common"
+        );
+    }
+
+    #[test]
+    fn no_secret_is_printed() {
+        let keys = PortKeys::derive("one");
+        let printed = format!("{keys:?} {:?}", LinkKey::derive(None));
+        assert_eq!(printed, format!("PortKeys {{ id: {}, psk: Psk(secret) }} LinkKey(secret)", keys.id));
+    }
+}

@@ -23,6 +23,8 @@ pub mod method;
 mod proof;
 pub mod seal;
 pub mod strength;
+#[cfg(test)]
+mod vectors;
 
 pub use challenge::{Challenge, ChallengeError};
 pub use handshake::{HandshakeError, SessionKeys};

@@ -44,3 +44,38 @@ impl LinkKey {
         proof
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_holds_for_what_was_proved_and_for_nothing_else() {
+        let (key, other) = (LinkKey([1; 32]), LinkKey([2; 32]));
+        let (challenge, later) = (Challenge::new([3; 24]), Challenge::new([4; 24]));
+        let hello = key.prove_hello(&challenge, b"claims");
+        assert!(key.verify_hello(&challenge, b"claims", &hello));
+        assert!(!other.verify_hello(&challenge, b"claims", &hello), "another key");
+        assert!(!key.verify_hello(&later, b"claims", &hello), "another challenge: a replay");
+        assert!(!key.verify_hello(&challenge, b"claim5", &hello), "other claims");
+
+        let welcome = key.prove_welcome(&challenge, &[5; 32], b"terms");
+        assert!(key.verify_welcome(&challenge, &[5; 32], b"terms", &welcome));
+        assert!(!other.verify_welcome(&challenge, &[5; 32], b"terms", &welcome), "a false master");
+        assert!(!key.verify_welcome(&later, &[5; 32], b"terms", &welcome), "another challenge");
+        assert!(!key.verify_welcome(&challenge, &[6; 32], b"terms", &welcome), "another nonce: a replay");
+        assert!(!key.verify_welcome(&challenge, &[5; 32], b"term5", &welcome), "other terms");
+    }
+
+    #[test]
+    fn a_role_without_a_key_has_the_one_that_everybody_knows() {
+        let (one, another) = (LinkKey::derive(None), LinkKey::derive(None));
+        let challenge = Challenge::new([3; 24]);
+        assert!(another.verify_hello(&challenge, b"claims", &one.prove_hello(&challenge, b"claims")));
+        assert!(!LinkKey::derive(Some("rePortserver")).verify_hello(
+            &challenge,
+            b"claims",
+            &one.prove_hello(&challenge, b"claims")
+        ));
+    }
+}

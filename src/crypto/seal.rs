@@ -6,6 +6,8 @@
 //!
 //! Knows keys and bytes; not what a message means. Everything happens in place: the buffer that was filled is the one that is sent.
 
+use std::fmt;
+
 use aws_lc_rs::{
     aead::{AES_128_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
     constant_time::verify_slices_are_equal,
@@ -52,6 +54,18 @@ pub struct Opener {
     next: u64,
     /// Gone after a failure.
     cipher: Option<OpenWith>,
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Sealer").field("next", &self.next).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Opener").field("next", &self.next).finish_non_exhaustive()
+    }
 }
 
 impl Sealer {
@@ -144,7 +158,7 @@ impl Direction {
         match self.method {
             EncryptMethod::Plain => SealWith::Plain(self.aead_key(&AES_128_GCM)),
             EncryptMethod::Aes128Cfb => {
-                SealWith::Cfb(Box::new(CfbEncryptor::new(&self.cut::<0, 16>(), &self.cut::<16, 16>())), self.mac_key())
+                SealWith::Cfb(Box::new((CfbEncryptor::new(&self.cut::<0, 16>(), &self.cut::<16, 16>()), self.mac_key())))
             }
             EncryptMethod::Aes128Gcm => SealWith::Aead(self.aead_key(&AES_128_GCM)),
             EncryptMethod::Chacha20Poly1305 => SealWith::Aead(self.aead_key(&CHACHA20_POLY1305)),
@@ -155,7 +169,7 @@ impl Direction {
         match self.method {
             EncryptMethod::Plain => OpenWith::Plain(self.aead_key(&AES_128_GCM)),
             EncryptMethod::Aes128Cfb => {
-                OpenWith::Cfb(Box::new(CfbDecryptor::new(&self.cut::<0, 16>(), &self.cut::<16, 16>())), self.mac_key())
+                OpenWith::Cfb(Box::new((CfbDecryptor::new(&self.cut::<0, 16>(), &self.cut::<16, 16>()), self.mac_key())))
             }
             EncryptMethod::Aes128Gcm => OpenWith::Aead(self.aead_key(&AES_128_GCM)),
             EncryptMethod::Chacha20Poly1305 => OpenWith::Aead(self.aead_key(&CHACHA20_POLY1305)),
@@ -188,7 +202,7 @@ impl Direction {
 
 enum SealWith {
     Plain(LessSafeKey),
-    Cfb(Box<CfbEncryptor>, hmac::Key),
+    Cfb(Box<(CfbEncryptor, hmac::Key)>),
     Aead(LessSafeKey),
 }
 
@@ -200,7 +214,8 @@ impl SealWith {
                 let tag = key.seal_in_place_separate_tag(nonce(number), Aad::from(&*message), &mut []).ok()?;
                 tag.as_ref().try_into().ok()
             }
-            SealWith::Cfb(cipher, mac) => {
+            SealWith::Cfb(pair) => {
+                let (cipher, mac) = &mut **pair;
                 cipher.encrypt(message);
                 authenticate(mac, number, message)
             }
@@ -214,7 +229,7 @@ impl SealWith {
 
 enum OpenWith {
     Plain(LessSafeKey),
-    Cfb(Box<CfbDecryptor>, hmac::Key),
+    Cfb(Box<(CfbDecryptor, hmac::Key)>),
     Aead(LessSafeKey),
 }
 
@@ -222,7 +237,8 @@ impl OpenWith {
     fn open(&mut self, number: u64, message: &mut [u8], tag: &[u8]) -> Result<(), SealError> {
         match self {
             OpenWith::Plain(key) => verify_plain(key, number, message, tag),
-            OpenWith::Cfb(cipher, mac) => {
+            OpenWith::Cfb(pair) => {
+                let (cipher, mac) = &mut **pair;
                 let expected = authenticate(mac, number, message).ok_or(SealError::Corrupt)?;
                 verify_slices_are_equal(&expected, tag).map_err(|_| SealError::Corrupt)?;
                 cipher.decrypt(message);
@@ -259,4 +275,156 @@ fn take(next: &mut u64) -> Result<u64, SealError> {
     let number = *next;
     *next = number.checked_add(1).ok_or(SealError::Exhausted)?;
     Ok(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pair(method: EncryptMethod) -> (Sealer, Opener) {
+        let direction = || Direction::derive(method, &[1; 32], &[2; 32]);
+        (Sealer::new(direction()), Opener::new(direction()))
+    }
+
+    fn sealed(sealer: &mut Sealer, message: &[u8]) -> BytesMut {
+        let mut buffer = BytesMut::from(message);
+        sealer.seal(&mut buffer, 0).unwrap();
+        assert_eq!(buffer.len(), message.len() + OVERHEAD);
+        buffer
+    }
+
+    #[test]
+    fn a_message_altered_in_any_byte_does_not_open_and_neither_does_anything_after_it() {
+        for method in EncryptMethod::ALL {
+            for index in 0..40 + OVERHEAD {
+                let (mut sealer, mut opener) = pair(method);
+                let mut altered = sealed(&mut sealer, &[5; 40]);
+                altered[index] ^= 0x10;
+                assert_eq!(opener.open(&mut altered), Err(SealError::Corrupt), "{method}, byte {index}");
+                let mut good = sealed(&mut sealer, b"good");
+                assert_eq!(opener.open(&mut good), Err(SealError::Failed), "{method}");
+                assert_eq!(opener.open_bytes(good.freeze()), Err(SealError::Failed), "{method}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_too_short_for_a_tag_does_not_open() {
+        for method in EncryptMethod::ALL {
+            for length in 0..OVERHEAD {
+                let (_, mut opener) = pair(method);
+                assert_eq!(opener.open(&mut BytesMut::zeroed(length)), Err(SealError::Corrupt), "{method} {length}");
+                let (_, mut opener) = pair(method);
+                assert_eq!(opener.open_bytes(Bytes::from(vec![0; length])), Err(SealError::Corrupt), "{method} {length}");
+                assert_eq!(opener.open_bytes(Bytes::from(vec![0; 50])), Err(SealError::Failed), "{method} {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_replayed_left_out_or_exchanged_does_not_open() {
+        for method in EncryptMethod::ALL {
+            let messages = || {
+                let (mut sealer, opener) = pair(method);
+                ([sealed(&mut sealer, b"same"), sealed(&mut sealer, b"same")], opener)
+            };
+            let ([first, _], mut opener) = messages();
+            assert_eq!(opener.open(&mut first.clone()), Ok(()));
+            assert_eq!(opener.open(&mut first.clone()), Err(SealError::Corrupt), "{method}: replayed");
+            let ([_, mut second], mut opener) = messages();
+            assert_eq!(opener.open(&mut second), Err(SealError::Corrupt), "{method}: the first left out");
+        }
+    }
+
+    #[test]
+    fn what_was_appended_or_cut_off_on_the_way_is_noticed() {
+        for method in EncryptMethod::ALL {
+            let (mut sealer, mut opener) = pair(method);
+            let mut longer = sealed(&mut sealer, b"message");
+            longer.extend_from_slice(&[0]);
+            assert_eq!(opener.open(&mut longer), Err(SealError::Corrupt), "{method}");
+            let (mut sealer, mut opener) = pair(method);
+            let mut shorter = sealed(&mut sealer, b"message");
+            shorter.truncate(shorter.len() - 1);
+            assert_eq!(opener.open(&mut shorter), Err(SealError::Corrupt), "{method}");
+        }
+    }
+
+    #[test]
+    fn plain_is_readable_and_nothing_else_is() {
+        let secret = b"a known plaintext of some length";
+        for method in EncryptMethod::ALL {
+            let buffer = sealed(&mut pair(method).0, secret);
+            let readable = buffer.windows(8).any(|window| secret.windows(8).any(|part| part == window));
+            assert_eq!(readable, method == EncryptMethod::Plain, "{method}");
+        }
+    }
+
+    #[test]
+    fn message_numbers_do_not_wrap() {
+        for method in EncryptMethod::ALL {
+            let (mut sealer, mut opener) = pair(method);
+            (sealer.next, opener.next) = (u64::MAX - 1, u64::MAX - 1);
+            let mut last = sealed(&mut sealer, b"last");
+            assert_eq!(opener.open(&mut last), Ok(()));
+            let mut more = BytesMut::from(&b"more"[..]);
+            assert_eq!(sealer.seal(&mut more, 0), Err(SealError::Exhausted));
+            assert_eq!(&more[..], b"more", "what cannot be sealed is not touched");
+            assert_eq!(opener.open(&mut BytesMut::zeroed(20)), Err(SealError::Exhausted));
+        }
+    }
+
+    #[test]
+    fn a_message_that_begins_behind_the_buffer_is_refused_and_costs_no_number() {
+        for method in EncryptMethod::ALL {
+            let (mut sealer, mut opener) = pair(method);
+            assert_eq!(sealer.seal(&mut BytesMut::zeroed(3), 4), Err(SealError::Range));
+            assert_eq!(opener.open(&mut sealed(&mut sealer, b"next")), Ok(()));
+        }
+    }
+
+    #[test]
+    fn sealing_and_opening_stay_in_the_buffer() {
+        for method in EncryptMethod::ALL {
+            let (mut sealer, mut opener) = pair(method);
+            let mut buffer = BytesMut::with_capacity(5 + 1000 + OVERHEAD);
+            buffer.extend_from_slice(&[0; 1005]);
+            let place = buffer.as_ptr();
+            sealer.seal(&mut buffer, 5).unwrap();
+            assert_eq!(buffer.as_ptr(), place, "{method}");
+            let payload = buffer.freeze().slice(5..);
+            let opened = opener.open_bytes(payload).unwrap();
+            assert_eq!(opened.as_ptr(), place.wrapping_add(5), "{method}");
+            assert_eq!(opened, vec![0; 1000]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_sealed_opens(messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..20)) {
+            for method in EncryptMethod::ALL {
+                let (mut sealer, mut opener) = pair(method);
+                for (index, message) in messages.iter().enumerate() {
+                    let sealed = sealed(&mut sealer, message);
+                    let opened = if index % 2 == 0 {
+                        let mut buffer = sealed;
+                        opener.open(&mut buffer).unwrap();
+                        buffer.freeze()
+                    } else {
+                        opener.open_bytes(sealed.freeze()).unwrap()
+                    };
+                    prop_assert_eq!(&opened[..], &message[..]);
+                }
+            }
+        }
+
+        #[test]
+        fn what_was_not_sealed_does_not_open(garbage in proptest::collection::vec(any::<u8>(), 0..300)) {
+            for method in EncryptMethod::ALL {
+                prop_assert_eq!(pair(method).1.open(&mut BytesMut::from(&garbage[..])), Err(SealError::Corrupt));
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@
 //! Knows WebSocket messages and frames; not what a channel carries.
 
 pub mod accept;
+mod address;
 pub mod authenticate;
 pub mod backoff;
 pub mod channel;
@@ -20,7 +21,8 @@ mod outbox;
 pub mod session;
 pub mod tcp;
 pub mod tls;
-mod upgrade;
+pub mod upgrade;
+pub mod uplink;
 pub mod websocket;
 
 pub use channel::{Lane, Outbox, Transmit};

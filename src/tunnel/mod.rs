@@ -1,1 +1,63 @@
-//! A mux over a channel.
+//! A tunnel: the end-to-end session of one client and one server under one port key. Drives a [`mux`](crate::mux) over a channel: the
+//! handshake, sealing, compression, and splicing to local sockets.
+//!
+//! ```text
+//!  socket ⇄ splice ⇄ compress ⇄ TunnelStream ⇄ mux ⇄ seal ⇄ Attachment (a Lane) ⇄ the link
+//! ```
+//!
+//! A [`Tunnel`] is what the streams belong to; an [`attach::Attachment`] binds it to one channel with the keys of one handshake. The link calls the
+//! attachment when it has received something or has room to send: sealing happens then, and no task of the tunnel's own stands in
+//! between. One small task for each tunnel waits for the mux's deadlines.
+//!
+//! Knows channels; not links, WebSockets, TLS or HTTP.
+
+pub mod attach;
+mod driver;
+pub mod offer;
+mod shared;
+pub mod splice;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use self::{
+    shared::Tunnel,
+    stream::{TunnelStream, TunnelStreamError},
+};
+pub use crate::mux::{ResetCode, WindowSize};
+use crate::{
+    compress::CompressMethod,
+    crypto::{EncryptMethod, PortKeys},
+    mux,
+};
+
+/// How many streams a peer may have open in one tunnel at a time: more than a host has ports for.
+const STREAMS_MAX: usize = 65_536;
+
+/// Running zstd contexts that one end is willing to hold for a tunnel, about 0.6 MiB each (PROTOCOL 10.5).
+const ZSTD_CONTEXTS: usize = 8;
+
+/// One port, as both of its ends configure it.
+#[derive(Debug, Clone)]
+pub struct PortParameters {
+    /// The port's name in logs.
+    pub mark: Arc<str>,
+    /// What its port key gives.
+    pub keys: PortKeys,
+    /// How its payload is sealed.
+    pub encrypt: EncryptMethod,
+    /// How its streams are compressed.
+    pub compress: CompressMethod,
+    /// Credit for each stream.
+    pub stream_window: WindowSize,
+    /// Credit for all streams of a tunnel; its largest size bounds a tunnel's memory in each direction.
+    pub tunnel_window: WindowSize,
+}
+
+impl PortParameters {
+    fn mux(&self) -> mux::Parameters {
+        mux::Parameters { stream_window: self.stream_window, tunnel_window: self.tunnel_window, streams_max: STREAMS_MAX }
+    }
+}

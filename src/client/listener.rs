@@ -1,0 +1,80 @@
+//! A port's listener: every local connection becomes a stream of the port's tunnel.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, debug, debug_span, error, info, info_span, warn};
+
+use super::visitor::Port;
+use crate::tunnel::splice::{reset_on_close, splice};
+
+/// After an error of the listener (too many open files, most of the time) it rests this long: the error would come again at once.
+const ACCEPT_REST: Duration = Duration::from_millis(200);
+
+/// What the connections of a port need.
+#[derive(Clone)]
+pub struct Context {
+    pub port: Arc<Port>,
+    pub hold_timeout: Duration,
+    pub streams: TaskTracker,
+    pub stop: CancellationToken,
+}
+
+/// Accepts connections until `cancel` is cancelled.
+pub async fn listen(listener: TcpListener, context: Context, cancel: CancellationToken) {
+    let span = info_span!("port", port = %context.port.parameters.mark);
+    if let Ok(address) = listener.local_addr() {
+        info!(parent: &span, %address, "listening");
+    }
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = cancel.cancelled() => return,
+        };
+        match accepted {
+            Ok((socket, address)) => {
+                let visit = visit(context.clone(), socket, address);
+                context.streams.spawn(visit.instrument(debug_span!(parent: &span, "stream", %address)));
+            }
+            Err(error) => {
+                error!(parent: &span, "cannot accept a connection: {error}{}", remedy(&error));
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    // EMFILE and ENFILE have no kind of their own.
+    if matches!(error.raw_os_error(), Some(23 | 24)) { "; raise the limit of open files (ulimit -n)" } else { "" }
+}
+
+async fn visit(context: Context, socket: TcpStream, address: SocketAddr) {
+    let parameters = &context.port.parameters;
+    let tunnel = tokio::select! {
+        tunnel = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => tunnel,
+        () = context.stop.cancelled() => return reset_on_close(&socket),
+    };
+    let Ok(tunnel) = tunnel else {
+        warn!(
+            %address,
+            hold_timeout_s = context.hold_timeout.as_secs_f32(),
+            "no server for this port key appeared in time: the connection is reset"
+        );
+        return reset_on_close(&socket);
+    };
+    let stream = tunnel.open(Bytes::new());
+    tokio::select! {
+        spliced = splice(socket, stream, parameters.compress) => match spliced.error {
+            None => debug!(sent = spliced.sent_bytes, received = spliced.received_bytes, "the connection ended"),
+            Some(error) => info!(
+                sent = spliced.sent_bytes,
+                received = spliced.received_bytes,
+                "the connection was reset: {error}"
+            ),
+        },
+        () = context.stop.cancelled() => debug!("the connection was cut: the client ends"),
+    }
+}

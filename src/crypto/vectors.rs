@@ -1,0 +1,180 @@
+//! Holds this layer to `tests/vectors/`, which a second implementation wrote.
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+
+use super::{
+    Challenge, ChallengeError, LinkKey, PortKeys, Psk,
+    handshake::{Initiator, Responder},
+    seal::{Direction, Opener, Sealer},
+};
+use crate::id::Id;
+
+/// Bytes that stand in hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hex(Vec<u8>);
+
+impl Hex {
+    fn array<const N: usize>(&self) -> [u8; N] {
+        self.0.as_slice().try_into().unwrap_or_else(|_| panic!("{N} bytes, not {}", self.0.len()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        Ok(Hex(digits.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal digits")).collect()))
+    }
+}
+
+fn read<T: for<'de> Deserialize<'de>>(text: &str) -> T {
+    serde_json::from_str(text).expect("the vectors are as the tests expect them")
+}
+
+#[test]
+fn keys_are_those_of_the_vectors() {
+    #[derive(Deserialize)]
+    struct Keys {
+        port_keys: Vec<Port>,
+        link_keys: Vec<Link>,
+    }
+    #[derive(Deserialize)]
+    struct Port {
+        port_key: String,
+        id: Id,
+        psk: Hex,
+    }
+    #[derive(Deserialize)]
+    struct Link {
+        master_key: Option<String>,
+        link_key: Hex,
+    }
+    let keys: Keys = read(include_str!("../../tests/vectors/keys.json"));
+    for port in &keys.port_keys {
+        let derived = PortKeys::derive(&port.port_key);
+        assert_eq!((derived.id, derived.psk.0), (port.id, port.psk.array()), "{}", port.port_key);
+    }
+    for link in &keys.link_keys {
+        assert_eq!(LinkKey::derive(link.master_key.as_deref()).0, link.link_key.array(), "{:?}", link.master_key);
+    }
+    assert!(keys.port_keys.len() >= 3 && keys.link_keys.iter().any(|link| link.master_key.is_none()));
+}
+
+#[test]
+fn challenges_and_proofs_are_those_of_the_vectors() {
+    #[derive(Deserialize)]
+    struct Link {
+        challenges: Vec<Sent>,
+        proofs: Vec<Proof>,
+    }
+    #[derive(Deserialize)]
+    struct Sent {
+        version: u8,
+        nonce: Hex,
+        challenge: Hex,
+    }
+    #[derive(Deserialize)]
+    struct Proof {
+        link_key: Hex,
+        challenge: Hex,
+        claims: String,
+        hello: Hex,
+        nonce: Hex,
+        terms: String,
+        welcome: Hex,
+    }
+    let link: Link = read(include_str!("../../tests/vectors/link.json"));
+    for sent in &link.challenges {
+        let parsed = Challenge::parse(&sent.challenge.0);
+        if sent.version == super::challenge::VERSION {
+            assert_eq!(parsed, Ok(Challenge::new(sent.nonce.array())));
+        } else {
+            assert_eq!(parsed, Err(ChallengeError::Version(sent.version)));
+        }
+    }
+    for proof in &link.proofs {
+        let key = LinkKey(proof.link_key.array());
+        let challenge = Challenge::parse(&proof.challenge.0).unwrap();
+        let (claims, terms, nonce) = (proof.claims.as_bytes(), proof.terms.as_bytes(), proof.nonce.array());
+        assert_eq!(key.prove_hello(&challenge, claims), proof.hello.array());
+        assert_eq!(key.prove_welcome(&challenge, &nonce, terms), proof.welcome.array());
+        assert!(key.verify_hello(&challenge, claims, &proof.hello.array()));
+        assert!(key.verify_welcome(&challenge, &nonce, terms, &proof.welcome.array()));
+    }
+    assert!(link.challenges.len() >= 2 && !link.proofs.is_empty());
+}
+
+#[test]
+fn handshakes_are_those_of_the_vectors() {
+    #[derive(Deserialize)]
+    struct Handshakes {
+        handshakes: Vec<Handshake>,
+    }
+    #[derive(Deserialize)]
+    struct Handshake {
+        id: Id,
+        psk: Hex,
+        initiator_ephemeral: Hex,
+        responder_ephemeral: Hex,
+        offer: Hex,
+        first: Hex,
+        answer: Hex,
+        second: Hex,
+        hash: Hex,
+        from_initiator: Hex,
+        from_responder: Hex,
+    }
+    let vectors: Handshakes = read(include_str!("../../tests/vectors/handshake.json"));
+    for vector in &vectors.handshakes {
+        let psk = Psk(vector.psk.array());
+        let (initiator, first) = Initiator::start(&psk, vector.id, &vector.offer.0, vector.initiator_ephemeral.array()).unwrap();
+        assert_eq!(first, vector.first.0);
+        let (responder, offer) = Responder::read(&psk, vector.id, &first, vector.responder_ephemeral.array()).unwrap();
+        assert_eq!(offer, vector.offer.0);
+        let (second, server) = responder.finish(&vector.answer.0).unwrap();
+        assert_eq!(second, vector.second.0);
+        let (answer, client) = initiator.finish(&second).unwrap();
+        assert_eq!(answer, vector.answer.0);
+        let expected = (vector.hash.array(), vector.from_initiator.array(), vector.from_responder.array());
+        assert_eq!(client.parts(), expected);
+        assert_eq!(server.parts(), expected);
+    }
+    assert!(vectors.handshakes.len() >= 2);
+}
+
+#[test]
+fn sealed_messages_are_those_of_the_vectors() {
+    #[derive(Deserialize)]
+    struct Sealed {
+        directions: Vec<One>,
+    }
+    #[derive(Deserialize)]
+    struct One {
+        method: String,
+        hash: Hex,
+        key: Hex,
+        messages: Vec<Message>,
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        clear: Hex,
+        sealed: Hex,
+    }
+    let sealed: Sealed = read(include_str!("../../tests/vectors/sealed.json"));
+    assert_eq!(sealed.directions.len(), super::EncryptMethod::ALL.len());
+    for one in &sealed.directions {
+        let direction = || Direction::derive(one.method.parse().unwrap(), &one.hash.array(), &one.key.array());
+        let (mut sealer, mut opener, mut other) = (Sealer::new(direction()), Opener::new(direction()), Opener::new(direction()));
+        for message in &one.messages {
+            let mut buffer = BytesMut::from(&b"header"[..]);
+            buffer.extend_from_slice(&message.clear.0);
+            sealer.seal(&mut buffer, 6).unwrap();
+            assert_eq!(buffer[6..], message.sealed.0, "{}", one.method);
+            let mut opened = BytesMut::from(&message.sealed.0[..]);
+            opener.open(&mut opened).unwrap();
+            assert_eq!(opened, message.clear.0, "{}", one.method);
+            assert_eq!(other.open_bytes(Bytes::from(message.sealed.0.clone())).unwrap(), message.clear.0, "{}", one.method);
+        }
+    }
+}

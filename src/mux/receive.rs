@@ -1,0 +1,163 @@
+//! What the mux receives: every frame of a message, checked against the state before it changes anything.
+
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+
+use super::{
+    Control, Event, Mux, MuxError, ResetCode, StreamId, TunnelFrame,
+    stream::{End, Stream, Update},
+};
+
+impl Mux {
+    /// Takes a message of the peer.
+    ///
+    /// # Errors
+    /// When the peer broke the protocol. The tunnel must end then: the state is that of the frames before.
+    pub fn handle_message(&mut self, now: Instant, mut message: Bytes) -> Result<(), MuxError> {
+        while !message.is_empty() {
+            self.handle_frame(now, TunnelFrame::decode(&mut message)?)?;
+        }
+        self.check();
+        Ok(())
+    }
+
+    fn handle_frame(&mut self, now: Instant, frame: TunnelFrame) -> Result<(), MuxError> {
+        match frame {
+            TunnelFrame::Open { stream, window, details } => self.handle_open(now, stream, window, details),
+            TunnelFrame::Data { stream, offset, bytes } => self.handle_data(now, stream, offset, bytes),
+            TunnelFrame::Fin { stream, final_offset } => self.handle_end(now, stream, final_offset, End::Fin),
+            TunnelFrame::Reset { stream, final_offset, code } => self.handle_end(now, stream, final_offset, End::Reset(code)),
+            TunnelFrame::Window { stream, received, limit } => self.handle_window(stream, received, limit),
+            TunnelFrame::TunnelWindow { limit } => {
+                self.tunnel_limit = self.tunnel_limit.max(limit);
+                Ok(())
+            }
+            TunnelFrame::Ping { token } => {
+                self.control.push_back(Control::Pong(token));
+                Ok(())
+            }
+            TunnelFrame::Pong { token } => {
+                self.round_trip.pong(now, token);
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_open(&mut self, now: Instant, id: StreamId, window: u64, details: Bytes) -> Result<(), MuxError> {
+        if id.0 != self.next_peer {
+            return Err(MuxError::Protocol("OPEN of a stream that is not the next one"));
+        }
+        // A peer that goes on opening without ever finishing what was refused is not one to serve.
+        if self.streams.len() > self.parameters.streams_max.saturating_mul(2) {
+            return Err(MuxError::Protocol("too many streams that were refused and never ended"));
+        }
+        self.next_peer = self.next_peer.saturating_add(2);
+        let full = self.streams.len() >= self.parameters.streams_max;
+        self.streams.insert(id, Stream::new(self.parameters.stream_window, window, true));
+        if full {
+            self.reset(now, id, ResetCode::Limit);
+            self.release(now, id);
+        } else {
+            self.events.push_back(Event::Opened { stream: id, details });
+        }
+        Ok(())
+    }
+
+    fn handle_data(&mut self, now: Instant, id: StreamId, offset: u64, mut bytes: Bytes) -> Result<(), MuxError> {
+        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else { return Ok(()) };
+        let received = stream.receive.received();
+        if offset > received {
+            return Err(MuxError::Protocol("DATA that leaves a gap"));
+        }
+        let repeated = usize::try_from(received.saturating_sub(offset)).unwrap_or(usize::MAX);
+        if repeated >= bytes.len() {
+            return Ok(());
+        }
+        bytes.advance(repeated);
+        if stream.receive.end().is_some() {
+            return Err(MuxError::Protocol("DATA after the end of its direction"));
+        }
+        let length = bytes.len() as u64;
+        if received.saturating_add(length) > stream.receive.window().limit() {
+            return Err(MuxError::FlowControl("beyond the window of the stream"));
+        }
+        if !self.window.receive(length) {
+            return Err(MuxError::FlowControl("beyond the window of the tunnel"));
+        }
+        let unwanted = stream.released || matches!(stream.send.end(), Some(End::Reset(_)));
+        if unwanted {
+            stream.receive.skip(length);
+            self.discard(now, id);
+            return Ok(());
+        }
+        stream.receive.receive(bytes);
+        if std::mem::take(&mut stream.wants_read) {
+            self.events.push_back(Event::Readable(id));
+        }
+        let update = if stream.receive.is_acknowledgement_due() { Update::Due } else { Update::Pending };
+        self.update(now, id, update);
+        Ok(())
+    }
+
+    fn handle_end(&mut self, now: Instant, id: StreamId, final_offset: u64, end: End) -> Result<(), MuxError> {
+        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else { return Ok(()) };
+        let received = stream.receive.received();
+        let missing = final_offset.saturating_sub(received);
+        let is_reset = matches!(end, End::Reset(_));
+        if final_offset < received || (missing > 0 && !is_reset) {
+            return Err(MuxError::Protocol("an end at another offset than that of the bytes"));
+        }
+        match stream.receive.end() {
+            Some(_) if missing > 0 => return Err(MuxError::Protocol("a second end at another offset")),
+            Some(End::Reset(_)) => return Ok(()),
+            Some(End::Fin) if !is_reset => return Ok(()),
+            _ => {}
+        }
+        if final_offset > stream.receive.window().limit() {
+            return Err(MuxError::FlowControl("a final offset beyond the window of the stream"));
+        }
+        stream.receive.finish(end);
+        stream.receive.skip(missing);
+        if !self.window.receive(missing) {
+            return Err(MuxError::FlowControl("a final offset beyond the window of the tunnel"));
+        }
+        if is_reset {
+            self.events.push_back(Event::Reset(id));
+            let answered = stream.send.is_end_sent();
+            self.discard(now, id);
+            if !answered {
+                self.end(id, End::Reset(ResetCode::Cancelled));
+            }
+        }
+        self.wake(id);
+        self.update(now, id, Update::Pending);
+        Ok(())
+    }
+
+    fn handle_window(&mut self, id: StreamId, received: u64, limit: u64) -> Result<(), MuxError> {
+        let tunnel_unsent = self.unsent;
+        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else { return Ok(()) };
+        stream.send.acknowledge(received, limit).ok_or(MuxError::Protocol("WINDOW that acknowledges what was not sent"))?;
+        if stream.wants_write && super::room(stream, tunnel_unsent) > 0 {
+            stream.wants_write = false;
+            self.events.push_back(Event::Writable(id));
+        }
+        self.forget_if_over(id);
+        Ok(())
+    }
+}
+
+/// The stream, or nothing when it is over already; a frame for one that was never opened breaks the protocol.
+fn known(
+    streams: &mut std::collections::HashMap<StreamId, Stream>,
+    id: StreamId,
+    next_local: u64,
+    next_peer: u64,
+) -> Result<Option<&mut Stream>, MuxError> {
+    let next = if id.0 % 2 == next_local % 2 { next_local } else { next_peer };
+    if id.0 >= next {
+        return Err(MuxError::Protocol("a frame of a stream that was never opened"));
+    }
+    Ok(streams.get_mut(&id))
+}

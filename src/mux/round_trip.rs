@@ -1,0 +1,71 @@
+//! The tunnel's round trip, end to end, measured with PING while data flows.
+
+use std::time::{Duration, Instant};
+
+/// While data flows, a PING is sent this often: often enough to follow a path, rare enough to cost nothing.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Before the first measurement: a path across a continent. Too long only lets a window grow a little early.
+const INITIAL: Duration = Duration::from_millis(50);
+
+/// What both ends need to wake up and answer on a busy machine, on top of the path. Without it the windows of a very short path would
+/// be too small for the tasks that fill them to be scheduled in time.
+const SCHEDULING: Duration = Duration::from_millis(4);
+
+/// The least round trip is forgotten after one to two of these, so that a path that became longer is noticed.
+const LEAST_LIFETIME: Duration = Duration::from_secs(10);
+
+/// Measures the round trip.
+#[derive(Debug)]
+pub struct RoundTrip {
+    outstanding: Option<(u64, Instant)>,
+    next_token: u64,
+    last_ping: Option<Instant>,
+    least: Option<Duration>,
+    least_before: Option<Duration>,
+    bucket_since: Instant,
+}
+
+impl RoundTrip {
+    /// Nothing measured yet.
+    pub fn new(now: Instant) -> Self {
+        RoundTrip { outstanding: None, next_token: 0, last_ping: None, least: None, least_before: None, bucket_since: now }
+    }
+
+    /// Data is about to be sent: the token of a PING to send along, when one is due.
+    pub fn ping_due(&mut self, now: Instant) -> Option<u64> {
+        if self.last_ping.is_some_and(|at| now.saturating_duration_since(at) < PING_INTERVAL) {
+            return None;
+        }
+        let token = self.next_token;
+        self.next_token = token.wrapping_add(1) & super::varint::MAX;
+        self.last_ping = Some(now);
+        self.outstanding = Some((token, now));
+        Some(token)
+    }
+
+    /// A PONG arrived; one that nobody asked for is ignored.
+    pub fn pong(&mut self, now: Instant, token: u64) {
+        let Some((_, at)) = self.outstanding.take_if(|(expected, _)| *expected == token) else { return };
+        let sample = now.saturating_duration_since(at);
+        if now.saturating_duration_since(self.bucket_since) > LEAST_LIFETIME {
+            self.least_before = self.least.take();
+            self.bucket_since = now;
+        }
+        self.least = Some(self.least.map_or(sample, |least| least.min(sample)));
+    }
+
+    /// The least round trip of late, if any was measured.
+    pub fn least(&self) -> Option<Duration> {
+        match (self.least, self.least_before) {
+            (Some(now), Some(before)) => Some(now.min(before)),
+            (now, before) => now.or(before),
+        }
+    }
+
+    /// A window that is used up within this time is too small for the path: one and a quarter round trips, and what the ends need.
+    pub fn window_time(&self) -> Duration {
+        let round_trip = self.least().unwrap_or(INITIAL);
+        round_trip.saturating_mul(5).checked_div(4).unwrap_or(round_trip).saturating_add(SCHEDULING)
+    }
+}

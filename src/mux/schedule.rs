@@ -1,0 +1,135 @@
+//! Who sends next: deficit round robin between streams, in which a stream that sends little goes first (RFC 8290, section 4.2, without the
+//! dropping). A stream that begins to send is *new* and is served before the *old* ones until it has used up its quantum; so a keystroke
+//! passes a bulk copy, and no stream can stay new by sending much.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::frame::StreamId;
+
+/// What a stream may send in a round, in bytes: enough that the headers are small beside it, few enough that a round is short.
+pub const QUANTUM: i64 = 16 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    New,
+    Old,
+}
+
+/// The streams that have something to send, in the order of sending.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    new: VecDeque<StreamId>,
+    old: VecDeque<StreamId>,
+    deficits: HashMap<StreamId, i64>,
+}
+
+impl Schedule {
+    /// `stream` has something to send; no effect when it is in the round already.
+    pub fn add(&mut self, stream: StreamId) {
+        if let std::collections::hash_map::Entry::Vacant(entry) = self.deficits.entry(stream) {
+            entry.insert(QUANTUM);
+            self.new.push_back(stream);
+        }
+    }
+
+    /// Whether any stream is in the round.
+    pub fn is_empty(&self) -> bool {
+        self.deficits.is_empty()
+    }
+
+    /// The stream that sends next, and how many bytes it may send; call [`Schedule::sent`] for it afterwards.
+    pub fn next(&mut self) -> Option<(StreamId, usize)> {
+        loop {
+            let (queue, stream) = self.head()?;
+            let deficit = self.deficits.get_mut(&stream)?;
+            if *deficit > 0 {
+                return Some((stream, usize::try_from(*deficit).unwrap_or(0)));
+            }
+            *deficit = deficit.saturating_add(QUANTUM);
+            self.pop(queue);
+            self.old.push_back(stream);
+        }
+    }
+
+    /// The stream that [`Schedule::next`] named sent `bytes`, and has `more` or not.
+    pub fn sent(&mut self, bytes: usize, more: bool) {
+        let Some((queue, stream)) = self.head() else { return };
+        if let Some(deficit) = self.deficits.get_mut(&stream) {
+            *deficit = deficit.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        if more {
+            return;
+        }
+        self.pop(queue);
+        // One that was new passes through the old ones once, so that it cannot be new again at once by pausing.
+        if queue == Queue::New && !self.old.is_empty() {
+            self.old.push_back(stream);
+        } else {
+            self.deficits.remove(&stream);
+            if self.deficits.is_empty() {
+                *self = Schedule::default();
+            }
+        }
+    }
+
+    fn head(&self) -> Option<(Queue, StreamId)> {
+        let new = self.new.front().map(|&stream| (Queue::New, stream));
+        new.or_else(|| self.old.front().map(|&stream| (Queue::Old, stream)))
+    }
+
+    fn pop(&mut self, queue: Queue) {
+        match queue {
+            Queue::New => self.new.pop_front(),
+            Queue::Old => self.old.pop_front(),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `rounds` of sending in which every stream in `bulk` always has more, and returns what each sent.
+    fn run(schedule: &mut Schedule, rounds: usize) -> HashMap<StreamId, usize> {
+        let mut sent = HashMap::new();
+        for _ in 0..rounds {
+            let (stream, room) = schedule.next().unwrap();
+            *sent.entry(stream).or_default() += room;
+            schedule.sent(room, true);
+        }
+        sent
+    }
+
+    #[test]
+    fn streams_that_always_have_more_share_evenly() {
+        let mut schedule = Schedule::default();
+        (0..5).for_each(|id| schedule.add(StreamId(id)));
+        let sent = run(&mut schedule, 500);
+        assert!(sent.values().all(|&bytes| bytes == 100 * QUANTUM as usize), "{sent:?}");
+    }
+
+    #[test]
+    fn a_stream_that_sends_little_goes_before_those_that_send_much() {
+        let mut schedule = Schedule::default();
+        (0..5).for_each(|id| schedule.add(StreamId(id)));
+        run(&mut schedule, 20);
+        schedule.add(StreamId(9));
+        assert_eq!(schedule.next().map(|(stream, _)| stream), Some(StreamId(9)));
+        schedule.sent(10, false);
+        assert_ne!(schedule.next().map(|(stream, _)| stream), Some(StreamId(9)));
+    }
+
+    #[test]
+    fn a_stream_that_pauses_after_each_quantum_does_not_starve_the_others() {
+        let mut schedule = Schedule::default();
+        schedule.add(StreamId(1));
+        let mut others = 0_usize;
+        for _ in 0..1000 {
+            schedule.add(StreamId(2));
+            let (stream, room) = schedule.next().unwrap();
+            schedule.sent(room, stream == StreamId(1));
+            others += usize::from(stream == StreamId(1));
+        }
+        assert!((300..700).contains(&others), "{others} of 1000");
+    }
+}

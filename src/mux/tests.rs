@@ -1,0 +1,234 @@
+//! What the mux promises, one promise a test, between two muxes without a network.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::*;
+
+const PARAMETERS: Parameters = Parameters {
+    stream_window: WindowSize { initial: 64 * 1024, max: 1024 * 1024 },
+    tunnel_window: WindowSize { initial: 256 * 1024, max: 1024 * 1024 },
+    streams_max: 100,
+};
+
+/// A client and a server, and the time.
+struct Pair {
+    client: Mux,
+    server: Mux,
+    now: Instant,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self::with(PARAMETERS)
+    }
+
+    fn with(parameters: Parameters) -> Self {
+        let now = Instant::now();
+        let grant =
+            PeerGrant { stream_window: parameters.stream_window.initial, tunnel_window: parameters.tunnel_window.initial };
+        let mux = |side| Mux::new(side, parameters, grant, now);
+        Pair { client: mux(Side::Client), server: mux(Side::Server), now }
+    }
+
+    /// Carries everything both ways until nothing moves, and lets the delayed acknowledgements pass.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            self.now += Duration::from_millis(10);
+            self.client.handle_timeout(self.now);
+            self.server.handle_timeout(self.now);
+            let moved = carry(&mut self.client, &mut self.server, self.now) | carry(&mut self.server, &mut self.client, self.now);
+            if !moved && self.client.poll_timeout().is_none() && self.server.poll_timeout().is_none() {
+                return;
+            }
+        }
+        panic!("the pair does not come to rest");
+    }
+
+    /// A stream that the server knows too.
+    fn stream(&mut self) -> StreamId {
+        let stream = self.client.open(Bytes::new());
+        self.settle();
+        while self.server.poll_event().is_some() {}
+        stream
+    }
+}
+
+fn next_message(mux: &mut Mux, now: Instant) -> Option<Bytes> {
+    let mut out = BytesMut::new();
+    mux.poll_transmit(now, &mut out, 65536).then(|| out.freeze())
+}
+
+fn carry(from: &mut Mux, to: &mut Mux, now: Instant) -> bool {
+    let mut moved = false;
+    while let Some(message) = next_message(from, now) {
+        to.handle_message(now, message).unwrap();
+        moved = true;
+    }
+    moved
+}
+
+fn read_all(mux: &mut Mux, now: Instant, stream: StreamId) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Ok(Read::Data(bytes)) = mux.read(stream) {
+        mux.consume(now, stream, bytes.len());
+        all.extend_from_slice(&bytes);
+    }
+    all
+}
+
+#[test]
+fn a_stream_and_its_first_bytes_and_its_end_travel_in_one_message() {
+    let mut pair = Pair::new();
+    let stream = pair.client.open(Bytes::from_static(b"{}"));
+    pair.client.write(stream, Bytes::from_static(b"hello")).unwrap();
+    pair.client.finish(stream);
+    let message = next_message(&mut pair.client, pair.now).unwrap();
+    assert_eq!(next_message(&mut pair.client, pair.now), None);
+    pair.server.handle_message(pair.now, message).unwrap();
+    assert_eq!(pair.server.poll_event(), Some(Event::Opened { stream, details: Bytes::from_static(b"{}") }));
+    assert_eq!(pair.server.read(stream), Ok(Read::Data(Bytes::from_static(b"hello"))));
+    assert_eq!(pair.server.read(stream), Ok(Read::End));
+}
+
+#[test]
+fn a_half_close_leaves_the_other_direction_open() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    pair.client.finish(stream);
+    pair.settle();
+    assert_eq!(pair.server.read(stream), Ok(Read::End));
+    pair.server.write(stream, Bytes::from_static(b"answer")).unwrap();
+    pair.server.finish(stream);
+    pair.settle();
+    assert_eq!(read_all(&mut pair.client, pair.now, stream), b"answer");
+    assert_eq!(pair.client.read(stream), Ok(Read::End));
+    pair.client.release(pair.now, stream);
+    pair.server.release(pair.now, stream);
+    pair.settle();
+    assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
+}
+
+#[test]
+fn a_reset_arrives_with_its_code_and_gives_the_window_back() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    pair.client.write(stream, Bytes::from(vec![7; 50_000])).unwrap();
+    pair.settle();
+    assert_eq!(pair.server.held_bytes(), 50_000);
+    pair.client.reset(pair.now, stream, ResetCode::Reset);
+    pair.client.release(pair.now, stream);
+    pair.settle();
+    assert_eq!(pair.server.read(stream), Err(StreamError::Reset(ResetCode::Reset)));
+    assert_eq!(pair.server.write_room(stream), Err(StreamError::Reset(ResetCode::Reset)));
+    assert_eq!(pair.server.held_bytes(), 0);
+    pair.server.release(pair.now, stream);
+    pair.settle();
+    assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
+}
+
+#[test]
+fn a_reader_that_stalls_holds_nobody_else_up() {
+    let mut pair = Pair::new();
+    let stalled: Vec<_> = (0..10).map(|_| pair.stream()).collect();
+    for &stream in &stalled {
+        pair.client.write(stream, Bytes::from(vec![1; 64 * 1024])).unwrap();
+        pair.settle();
+    }
+    assert_eq!(pair.server.held_bytes(), 640 * 1024);
+    let live = pair.stream();
+    let mut moved = 0;
+    for _ in 0..1000 {
+        let room = pair.client.write_room(live).unwrap();
+        pair.client.write(live, Bytes::from(vec![2; room])).unwrap();
+        pair.settle();
+        moved += read_all(&mut pair.server, pair.now, live).len();
+    }
+    assert!(moved > 50 * 1024 * 1024, "{moved}");
+    assert!(stalled.iter().all(|&stream| pair.client.write_room(stream) == Ok(0)));
+}
+
+#[test]
+fn a_window_grows_when_the_path_is_long_and_the_application_fast() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    let mut most = 0;
+    for _ in 0..200 {
+        let mut in_flight = 0;
+        carry(&mut pair.client, &mut pair.server, pair.now + Duration::from_millis(50));
+        while let Ok(room @ 1..) = pair.client.write_room(stream) {
+            pair.client.write(stream, Bytes::from(vec![3; room])).unwrap();
+            in_flight += room;
+            carry(&mut pair.client, &mut pair.server, pair.now + Duration::from_millis(50));
+        }
+        most = most.max(in_flight);
+        pair.now += Duration::from_millis(50);
+        read_all(&mut pair.server, pair.now, stream);
+        let answers: Vec<_> = std::iter::from_fn(|| next_message(&mut pair.server, pair.now)).collect();
+        pair.now += Duration::from_millis(50);
+        answers.into_iter().for_each(|answer| pair.client.handle_message(pair.now, answer).unwrap());
+    }
+    assert!(most > 900 * 1024, "{most}");
+}
+
+#[test]
+fn more_streams_than_permitted_are_reset_with_a_code() {
+    let mut pair = Pair::with(Parameters { streams_max: 3, ..PARAMETERS });
+    let streams: Vec<_> = (0..4).map(|_| pair.client.open(Bytes::new())).collect();
+    pair.settle();
+    assert_eq!(pair.client.read(streams[3]), Err(StreamError::Reset(ResetCode::Limit)));
+    assert_eq!(pair.client.read(streams[2]), Ok(Read::Wait));
+}
+
+#[test]
+fn frames_out_of_state_end_the_tunnel() {
+    let message = |frames: &[TunnelFrame]| {
+        let mut out = BytesMut::new();
+        frames.iter().for_each(|frame| frame.encode(&mut out));
+        out.freeze()
+    };
+    let open = |stream| TunnelFrame::Open { stream: StreamId(stream), window: 10, details: Bytes::new() };
+    let data = |offset, length| TunnelFrame::Data { stream: StreamId(0), offset, bytes: vec![0; length].into() };
+    let fin = |final_offset| TunnelFrame::Fin { stream: StreamId(0), final_offset };
+    let window = |received| TunnelFrame::Window { stream: StreamId(0), received, limit: 0 };
+    let reset = TunnelFrame::Reset { stream: StreamId(0), final_offset: 1 << 40, code: ResetCode::Reset };
+    let cases: [(&str, Vec<TunnelFrame>); 11] = [
+        ("a stream that skips a number", vec![open(2)]),
+        ("a stream of the wrong side", vec![open(1)]),
+        ("the same stream twice", vec![open(0), open(0)]),
+        ("data of a stream that was never opened", vec![data(0, 1)]),
+        ("data that leaves a gap", vec![open(0), data(1, 1)]),
+        ("data after the end", vec![open(0), fin(0), data(0, 1)]),
+        ("an end beyond the data", vec![open(0), data(0, 5), fin(6)]),
+        ("an end before the data", vec![open(0), data(0, 5), fin(4)]),
+        ("more than the window", vec![open(0), data(0, 60_000), data(60_000, 6_000)]),
+        ("a reset beyond the window", vec![open(0), reset]),
+        ("an acknowledgement of what was not sent", vec![open(0), window(1)]),
+    ];
+    for (name, frames) in cases {
+        let mut pair = Pair::new();
+        assert!(pair.server.handle_message(pair.now, message(&frames)).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn a_stream_at_rest_costs_less_than_a_kibibyte() {
+    assert!(size_of::<Stream>() < 512, "{}", size_of::<Stream>());
+}
+
+#[test]
+fn arbitrary_messages_never_panic() {
+    let mut rng = fastrand::Rng::with_seed(5);
+    for _ in 0..20_000 {
+        let mut pair = Pair::new();
+        pair.stream();
+        for _ in 0..4 {
+            let message: Bytes = (0..rng.usize(1..60)).map(|_| rng.u8(0..12)).collect();
+            if pair.server.handle_message(pair.now, message).is_err() {
+                break;
+            }
+            next_message(&mut pair.server, pair.now);
+        }
+    }
+}

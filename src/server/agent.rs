@@ -1,0 +1,190 @@
+//! The server's side of its links: registration, and an answer to each ATTACH.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, debug, error, info, info_span, warn};
+
+use super::{ServerPort, service};
+use crate::{
+    frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
+    id::Id,
+    link::{Handler, Outbox, uplink::LinkedRole},
+    tunnel::{Tunnel, attach},
+};
+
+/// The server as its links see it.
+pub struct Agent {
+    instance: Id,
+    ports: Arc<HashMap<Id, Arc<ServerPort>>>,
+    connect_timeout: Duration,
+    /// Of the present link.
+    outbox: Option<Arc<Outbox>>,
+    draining: Draining,
+    tasks: TaskTracker,
+    streams: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Whether the server is ending: it then offers its ports no more.
+#[derive(Clone)]
+pub struct Draining {
+    ports: Arc<HashMap<Id, Arc<ServerPort>>>,
+    state: Arc<Mutex<DrainState>>,
+}
+
+#[derive(Default)]
+struct DrainState {
+    begun: bool,
+    outbox: Option<Arc<Outbox>>,
+}
+
+impl Draining {
+    /// From now on no new tunnel and no new stream is taken.
+    pub fn begin(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.begun = true;
+        if let Some(outbox) = &state.outbox {
+            ports_frames(&self.ports, Frame::Unregister).iter().for_each(|frame| outbox.control(frame));
+        }
+    }
+
+    /// Whether [`Draining::begin`] was called.
+    pub fn has_begun(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).begun
+    }
+
+    fn linked(&self, outbox: &Arc<Outbox>) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.outbox = Some(Arc::clone(outbox));
+        state.begun
+    }
+}
+
+impl Agent {
+    /// An agent without a link. Streams run on `streams`, everything else on `tasks`; all of it ends when `stop` is cancelled.
+    pub fn new(
+        instance: Id,
+        ports: HashMap<Id, Arc<ServerPort>>,
+        connect_timeout: Duration,
+        tasks: &TaskTracker,
+        streams: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        let ports = Arc::new(ports);
+        Agent {
+            instance,
+            ports: Arc::clone(&ports),
+            connect_timeout,
+            outbox: None,
+            draining: Draining { ports, state: Arc::default() },
+            tasks: tasks.clone(),
+            streams: streams.clone(),
+            stop: stop.clone(),
+        }
+    }
+
+    /// By which the owner ends the offer.
+    pub fn draining(&self) -> Draining {
+        self.draining.clone()
+    }
+
+    fn attach(&self, outbox: &Arc<Outbox>, channel: u32, id: Id, message: &Bytes) {
+        let Some(port) = self.ports.get(&id).filter(|_| !self.draining.has_begun()) else {
+            return outbox.control(&close(channel, &Notice::new(Code::Refused, "")));
+        };
+        let span = info_span!("tunnel", port = %port.port.mark, channel);
+        match span.in_scope(|| attach::reply(&port.port, self.instance, message, outbox, channel, &self.tasks)) {
+            Ok(reply) => {
+                if let Err(error) = outbox.open(channel, reply.lane) {
+                    return warn!(parent: &span, "the master gave a channel number twice: {error}");
+                }
+                outbox.ready(channel);
+                match reply.outcome {
+                    Ok(tunnel) => self.serve(port, tunnel, span),
+                    Err(mismatch) => {
+                        error!(parent: &span, "a client was refused: {mismatch}");
+                        outbox.close_after_drain(channel, &Notice::new(Code::Mismatch, ""));
+                    }
+                }
+            }
+            Err(error) => {
+                warn!(parent: &span, "a client was refused: {error}");
+                outbox.control(&close(channel, &attach::closing_notice(&error)));
+            }
+        }
+    }
+
+    fn serve(&self, port: &Arc<ServerPort>, tunnel: Tunnel, span: tracing::Span) {
+        info!(parent: &span, tunnel = %tunnel.id(), "a client attached");
+        let context = service::Context {
+            port: Arc::clone(port),
+            connect_timeout: self.connect_timeout,
+            draining: self.draining.clone(),
+            streams: self.streams.clone(),
+            stop: self.stop.clone(),
+        };
+        self.tasks.spawn(service::serve(context, tunnel).instrument(span));
+    }
+}
+
+impl Handler for Agent {
+    fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
+        match frame {
+            Frame::Attach { channel, header, message } => {
+                if let Some(outbox) = self.outbox.clone() {
+                    self.attach(&outbox, channel, header.port, &message);
+                }
+                Ok(())
+            }
+            Frame::Registered(registered) => {
+                self.registered(&registered);
+                Ok(())
+            }
+            Frame::GoAway(notice) => {
+                info!("the master asks to move to another link: {notice}");
+                Ok(())
+            }
+            other => Err(Notice::new(Code::Protocol, format!("{} is not for a server", other.name()))),
+        }
+    }
+}
+
+impl Agent {
+    fn registered(&self, registered: &Ports) {
+        debug!(ports = registered.ports.len(), "registered");
+        for (id, port) in self.ports.iter() {
+            // The master names all that stand: more than a frame holds are not checked.
+            if self.ports.len() <= MAX_PORTS_PER_FRAME && !registered.ports.contains(id) {
+                error!(port = %port.port.mark, "the master did not register the port: its limit of ports for a link is reached");
+            }
+        }
+    }
+}
+
+impl LinkedRole for Agent {
+    fn begin(&mut self, outbox: &Arc<Outbox>) -> Vec<Frame> {
+        self.outbox = Some(Arc::clone(outbox));
+        if self.draining.linked(outbox) { Vec::new() } else { ports_frames(&self.ports, Frame::Register) }
+    }
+
+    fn joined(&mut self, terms: &Terms) {
+        if self.ports.len() > terms.max_ports as usize {
+            error!(configured = self.ports.len(), max_ports = terms.max_ports, "more ports than the master takes on a link");
+        }
+    }
+}
+
+fn ports_frames(ports: &HashMap<Id, Arc<ServerPort>>, frame: impl Fn(Ports) -> Frame) -> Vec<Frame> {
+    let ids: Vec<Id> = ports.keys().copied().collect();
+    ids.chunks(MAX_PORTS_PER_FRAME).map(|ids| frame(Ports { ports: ids.to_vec() })).collect()
+}
+
+fn close(channel: u32, notice: &Notice) -> Frame {
+    Frame::Close { channel, notice: notice.clone() }
+}

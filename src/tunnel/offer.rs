@@ -1,0 +1,154 @@
+//! What travels inside the tunnel handshake (PROTOCOL 7.2, 7.3): the client's offer, and the server's answer.
+
+use serde::{Deserialize, Serialize};
+
+use super::{PortParameters, ZSTD_CONTEXTS};
+use crate::{id::Id, link::channel::Code, mux::PeerGrant};
+
+/// The version of the tunnel protocol.
+pub const VERSION: u32 = 1;
+
+/// The client's offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The port's methods, as the client has them.
+    #[serde(flatten)]
+    pub methods: Methods,
+    /// What the server may send before it is granted more.
+    #[serde(flatten)]
+    pub grant: Grant,
+}
+
+/// The methods of a port, by their configured names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Methods {
+    /// `encrypt_method`.
+    pub encrypt: String,
+    /// `compress_method`.
+    pub compress: String,
+}
+
+/// What one end grants the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Bytes on each stream that the other opens.
+    pub stream_window: u64,
+    /// Bytes on all streams together.
+    pub tunnel_window: u64,
+    /// Running zstd frames toward this end.
+    #[serde(default)]
+    pub zstd_contexts: usize,
+}
+
+/// The server's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The tunnel stands.
+    Accept {
+        /// Its name.
+        tunnel: Id,
+        /// The server that holds it.
+        instance: Id,
+        /// What the client may send before it is granted more.
+        #[serde(flatten)]
+        grant: Grant,
+    },
+    /// The server will not have it.
+    Refuse {
+        /// Why.
+        code: Code,
+        /// The server's own version.
+        version: u32,
+        /// The port's methods, as the server has them.
+        #[serde(flatten)]
+        methods: Methods,
+    },
+}
+
+/// The two ends of a port are configured differently.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// They speak other versions of the tunnel protocol.
+    #[error("the tunnel protocol is version {here} here and {there} at the other end: upgrade the older one")]
+    Version {
+        /// Ours.
+        here: u32,
+        /// The peer's.
+        there: u32,
+    },
+    /// A field of the port differs.
+    #[error("`{field}` is \"{here}\" here and \"{there}\" at the other end: make them equal")]
+    Method {
+        /// `encrypt_method` or `compress_method`.
+        field: &'static str,
+        /// Ours.
+        here: String,
+        /// The peer's.
+        there: String,
+    },
+}
+
+impl Methods {
+    /// The methods that `port` is configured with.
+    #[must_use]
+    pub fn of(port: &PortParameters) -> Self {
+        Methods { encrypt: port.encrypt.to_string(), compress: port.compress.to_string() }
+    }
+
+    /// That the peer has the same.
+    ///
+    /// # Errors
+    /// Which field differs, with both values.
+    pub fn check(&self, there: &Methods) -> Result<(), Mismatch> {
+        let fields = [("encrypt_method", &self.encrypt, &there.encrypt), ("compress_method", &self.compress, &there.compress)];
+        match fields.into_iter().find(|(_, here, there)| here != there) {
+            Some((field, here, there)) => Err(Mismatch::Method { field, here: here.clone(), there: shortened(there) }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A peer's text for an error message: it holds the port key, but may still be broken.
+fn shortened(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(40).collect()
+}
+
+impl Grant {
+    /// What `port` is configured to grant.
+    #[must_use]
+    pub fn of(port: &PortParameters) -> Self {
+        Grant {
+            stream_window: port.stream_window.initial,
+            tunnel_window: port.tunnel_window.initial,
+            zstd_contexts: ZSTD_CONTEXTS,
+        }
+    }
+
+    /// The part that the mux needs.
+    #[must_use]
+    pub fn for_mux(&self) -> PeerGrant {
+        PeerGrant { stream_window: self.stream_window, tunnel_window: self.tunnel_window }
+    }
+}
+
+impl Offer {
+    /// The offer of a client with this port.
+    #[must_use]
+    pub fn of(port: &PortParameters) -> Self {
+        Offer { version: VERSION, methods: Methods::of(port), grant: Grant::of(port) }
+    }
+
+    /// That the offer fits the server's own configuration.
+    ///
+    /// # Errors
+    /// What differs, with both values.
+    pub fn check(&self, port: &PortParameters) -> Result<(), Mismatch> {
+        if self.version != VERSION {
+            return Err(Mismatch::Version { here: VERSION, there: self.version });
+        }
+        Methods::of(port).check(&self.methods)
+    }
+}

@@ -1,0 +1,249 @@
+//! Joins a stream to a local socket. The two directions run in two tasks, so that a busy one cannot starve the other; what ends one in
+//! disorder ends both, and a reset arrives as a reset.
+//!
+//! | at the socket | at the stream |
+//! |---|---|
+//! | end of file is read | finish |
+//! | an error is read, or writing fails | reset |
+//! | its sending direction is shut down | the peer finished |
+//! | reset (RST) | the peer reset, the bytes are corrupt, or the tunnel is over |
+
+use std::{
+    io,
+    net::Shutdown,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::{io::Interest, net::TcpStream, task::JoinSet};
+
+use super::stream::{TunnelStream, TunnelStreamError};
+use crate::{
+    compress::{CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK, max_wire_length},
+    mux::ResetCode,
+};
+
+/// What a compressed chunk may take beyond its raw bytes, in bytes.
+const CHUNK_OVERHEAD: usize = max_wire_length(1) - 1;
+
+/// Reads smaller than this are copied out of the buffer, so that the buffer can be used for the next read, in bytes.
+const COPIED_BELOW: usize = 8 * 1024;
+
+/// What a splice moved, and how it ended.
+#[derive(Debug)]
+pub struct Spliced {
+    /// Bytes from the socket into the tunnel, before compression.
+    pub sent_bytes: u64,
+    /// Bytes from the tunnel to the socket, after decompression.
+    pub received_bytes: u64,
+    /// Why it did not end in order, if so.
+    pub error: Option<SpliceError>,
+}
+
+/// Why a splice ended in disorder.
+#[derive(Debug, thiserror::Error)]
+pub enum SpliceError {
+    /// The local connection failed: the peer has been told with a reset.
+    #[error("the local connection failed: {0}")]
+    Socket(#[from] io::Error),
+    /// The stream failed: the local connection has been reset.
+    #[error(transparent)]
+    Stream(#[from] TunnelStreamError),
+    /// What the peer sent cannot be decompressed: both sides have been reset.
+    #[error("the stream is corrupt: {0}")]
+    Corrupt(#[from] CompressError),
+}
+
+/// Joins `stream` and `socket` until both directions have ended.
+///
+/// # Cancel safety
+/// Dropping the future resets both.
+pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Spliced {
+    // Without it small answers wait for the acknowledgement of the ones before.
+    let _ = socket.set_nodelay(true);
+    let ends = Arc::new(Ends { socket, stream, method, ended_in_order: AtomicU8::new(0) });
+    let mut sending = JoinSet::new();
+    let sender = Arc::clone(&ends);
+    sending.spawn(async move { sender.send().await });
+    let received = ends.receive().await;
+    let failure = match &received.result {
+        Ok(()) => tokio::select! {
+            biased;
+            sent = sending.join_next() => return Spliced::of(sent.and_then(Result::ok), received),
+            error = ends.stream.failed() => Some(error.into()),
+        },
+        // The socket or the stream is gone; a sender that waits for the other one would not notice.
+        Err(_) => None,
+    };
+    sending.abort_all();
+    let sent = sending.join_next().await.and_then(Result::ok);
+    let spliced = Spliced::of(sent, received);
+    Spliced { error: spliced.error.or(failure), ..spliced }
+}
+
+impl Spliced {
+    fn of(sent: Option<Direction>, received: Direction) -> Self {
+        let (sent_bytes, sent) = sent.map_or((0, Ok(())), |sent| (sent.bytes, sent.result));
+        Spliced { sent_bytes, received_bytes: received.bytes, error: sent.err().or(received.result.err()) }
+    }
+}
+
+/// What one direction moved, and how it ended.
+struct Direction {
+    bytes: u64,
+    result: Result<(), SpliceError>,
+}
+
+/// The two sides of a splice.
+struct Ends {
+    socket: TcpStream,
+    stream: TunnelStream,
+    method: CompressMethod,
+    /// How many directions ended in order.
+    ended_in_order: AtomicU8,
+}
+
+impl Drop for Ends {
+    /// A splice that does not end in order ends in a reset at the socket, and at the stream because that is dropped too: never in what looks
+    /// like an end of file.
+    fn drop(&mut self) {
+        if self.ended_in_order.load(Ordering::Relaxed) < 2 {
+            reset_on_close(&self.socket);
+        }
+    }
+}
+
+/// Makes the end of `socket` a reset (RST) in place of an end of file.
+pub fn reset_on_close(socket: &TcpStream) {
+    // Fails only when the connection is gone already, and then there is nobody to tell.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+impl Ends {
+    async fn send(&self) -> Direction {
+        let mut bytes = 0;
+        let result = self.send_all(&mut bytes).await;
+        self.ended(&result);
+        Direction { bytes, result }
+    }
+
+    async fn receive(&self) -> Direction {
+        let mut bytes = 0;
+        let result = self.receive_all(&mut bytes).await;
+        self.ended(&result);
+        Direction { bytes, result }
+    }
+
+    fn ended(&self, result: &Result<(), SpliceError>) {
+        match result {
+            Ok(()) => {
+                self.ended_in_order.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(SpliceError::Socket(_)) => self.stream.reset(ResetCode::Reset),
+            Err(SpliceError::Corrupt(_)) => self.stream.reset(ResetCode::Corrupt),
+            Err(SpliceError::Stream(_)) => {}
+        }
+    }
+
+    /// From the socket into the tunnel.
+    async fn send_all(&self, moved: &mut u64) -> Result<(), SpliceError> {
+        let mut compressor = Compressor::new(self.method, self.stream.pool());
+        loop {
+            let room = self.room().await?;
+            self.socket.readable().await?;
+            // The buffer lives only while there is something to read: an idle connection holds none.
+            let mut buffer = BytesMut::with_capacity(room);
+            loop {
+                buffer.clear();
+                match self.socket.try_read_buf(&mut buffer) {
+                    Ok(0) => {
+                        self.stream.finish();
+                        return Ok(());
+                    }
+                    Ok(length) => *moved = moved.saturating_add(length as u64),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error.into()),
+                }
+                let full = buffer.len() == buffer.capacity();
+                self.stream.write(self.wire(&mut compressor, &mut buffer))?;
+                if full || buffer.capacity() == 0 {
+                    break;
+                }
+                let room = self.room().await?;
+                if room < buffer.capacity() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// What `raw` is in the tunnel; leaves the buffer to be used again where that is cheaper than giving it away.
+    fn wire(&self, compressor: &mut Compressor, raw: &mut BytesMut) -> Bytes {
+        if self.method != CompressMethod::Null {
+            let mut wire = BytesMut::with_capacity(raw.len().saturating_add(CHUNK_OVERHEAD));
+            compressor.compress(raw, &mut wire);
+            return wire.freeze();
+        }
+        if raw.len() < COPIED_BELOW { Bytes::copy_from_slice(raw) } else { raw.split().freeze() }
+    }
+
+    /// How many raw bytes may be read from the socket now. Notices meanwhile when the local connection is reset.
+    async fn room(&self) -> Result<usize, SpliceError> {
+        let room = tokio::select! {
+            biased;
+            room = self.stream.write_room() => room?,
+            error = self.socket_error() => return Err(error.into()),
+        };
+        Ok(room.saturating_sub(CHUNK_OVERHEAD).clamp(1, MAX_CHUNK))
+    }
+
+    async fn socket_error(&self) -> io::Error {
+        match self.socket.ready(Interest::ERROR).await.and_then(|_| self.socket.take_error()) {
+            Err(error) | Ok(Some(error)) => error,
+            // Somebody else has read it already.
+            Ok(None) => io::ErrorKind::ConnectionReset.into(),
+        }
+    }
+
+    /// From the tunnel to the socket.
+    async fn receive_all(&self, moved: &mut u64) -> Result<(), SpliceError> {
+        let mut decompressor = Decompressor::new(self.method, self.stream.pool());
+        while let Some(piece) = self.stream.read().await? {
+            decompressor.push(piece);
+            while let Some(chunk) = decompressor.next()? {
+                self.write_all(&chunk.raw).await?;
+                *moved = moved.saturating_add(chunk.raw.len() as u64);
+                self.stream.consume(chunk.wire_bytes);
+            }
+        }
+        decompressor.finish()?;
+        SockRef::from(&self.socket).shutdown(Shutdown::Write).or_else(ignore_not_connected)?;
+        Ok(())
+    }
+
+    /// Writes everything, and notices meanwhile when the stream is reset.
+    async fn write_all(&self, mut bytes: &[u8]) -> Result<(), SpliceError> {
+        while !bytes.is_empty() {
+            match self.socket.try_write(bytes) {
+                Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::select! {
+                    biased;
+                    ready = self.socket.writable() => ready?,
+                    error = self.stream.failed() => return Err(error.into()),
+                },
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The peer has closed both directions already, and has everything: nothing is lost.
+fn ignore_not_connected(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
+}

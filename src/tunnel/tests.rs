@@ -1,0 +1,233 @@
+//! Tunnels over a link in memory, and their streams spliced to real sockets on loopback.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    attach::{self, AttachError},
+    splice::splice,
+    *,
+};
+use crate::{
+    crypto::PortKeys,
+    frame::{Frame, Notice},
+    id::Id,
+    link::{Handler, Link, Outbox, Timing, memory},
+};
+
+struct NoFrames;
+
+impl Handler for NoFrames {
+    fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
+        panic!("{frame:?}")
+    }
+}
+
+fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
+    PortParameters {
+        mark: "test".into(),
+        keys: PortKeys::derive("a port key of the tests"),
+        encrypt,
+        compress,
+        stream_window: WindowSize { initial: 256 * 1024, max: 1024 * 1024 },
+        tunnel_window: WindowSize { initial: 1024 * 1024, max: 4 * 1024 * 1024 },
+    }
+}
+
+/// Two links that are joined in memory, and what runs on them.
+struct Bed {
+    client: Arc<Outbox>,
+    server: Arc<Outbox>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let (one, other) = memory::pair();
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let start = |socket| {
+            let outbox = Outbox::new();
+            let link = Link::new(socket, Arc::clone(&outbox), Timing::default());
+            let cancel = cancel.clone();
+            tasks.spawn(async move { link.run(&mut NoFrames, &cancel).await });
+            outbox
+        };
+        Bed { client: start(one), server: start(other), cancel, tasks }
+    }
+
+    /// Attaches as `visitor` to a server that has `agent`, in place of the master.
+    async fn attach(&self, visitor: &PortParameters, agent: &PortParameters) -> (Result<Tunnel, AttachError>, Option<Tunnel>) {
+        let wish = attach::wish(visitor, &self.client, 1, &self.tasks).unwrap();
+        self.client.open(1, wish.lane).unwrap();
+        let served = match attach::reply(agent, Id([7; 16]), &wish.message, &self.server, 1, &self.tasks) {
+            Ok(reply) => {
+                self.server.open(1, reply.lane).unwrap();
+                self.server.ready(1);
+                reply.outcome.ok()
+            }
+            Err(error) => {
+                self.client.close(1, &attach::closing_notice(&error));
+                return (Err(error), None);
+            }
+        };
+        (wish.outcome.await.unwrap(), served)
+    }
+
+    async fn tunnels(&self, encrypt: EncryptMethod, compress: CompressMethod) -> (Tunnel, Tunnel) {
+        let port = port(encrypt, compress);
+        let (visitor, agent) = self.attach(&port, &port).await;
+        (visitor.unwrap(), agent.unwrap())
+    }
+
+    async fn end(self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// A connected pair of TCP sockets.
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (one, other) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (one.unwrap(), other.unwrap().0)
+}
+
+/// An application and a service that are joined through a stream of the tunnels.
+async fn joined(bed: &Bed, tunnels: &(Tunnel, Tunnel)) -> (TcpStream, TcpStream) {
+    let (application, visitor) = sockets().await;
+    let (agent, service) = sockets().await;
+    let compress = tunnels.0.port().compress;
+    let opened = tunnels.0.open(Bytes::new());
+    let (accepted, _) = tunnels.1.accept().await.unwrap();
+    bed.tasks.spawn(splice(visitor, opened, compress));
+    bed.tasks.spawn(splice(agent, accepted, compress));
+    (application, service)
+}
+
+fn text(length: usize) -> Vec<u8> {
+    (0_u64..).flat_map(|line| format!("line {line}, which is {}\n", line * line % 9973).into_bytes()).take(length).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_arrive_whole_in_both_directions_with_every_method() {
+    for encrypt in EncryptMethod::ALL {
+        for compress in CompressMethod::ALL {
+            let bed = Bed::new();
+            let tunnels = bed.tunnels(encrypt, compress).await;
+            let (mut application, mut service) = joined(&bed, &tunnels).await;
+            let sent = text(3_000_000);
+            let copy = sent.clone();
+            bed.tasks.spawn(async move {
+                let mut received = Vec::new();
+                service.read_to_end(&mut received).await.unwrap();
+                assert!(received == copy, "{} bytes of {}", received.len(), copy.len());
+                service.write_all(&received).await.unwrap();
+            });
+            application.write_all(&sent).await.unwrap();
+            application.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            application.read_to_end(&mut answer).await.unwrap();
+            assert!(answer == sent, "{encrypt} {compress}: {} bytes of {}", answer.len(), sent.len());
+            drop(tunnels);
+            bed.end().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reset_arrives_as_a_reset_in_both_directions() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null).await;
+    let (mut application, service) = joined(&bed, &tunnels).await;
+    splice::reset_on_close(&service);
+    drop(service);
+    let error = application.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let (application, mut service) = joined(&bed, &tunnels).await;
+    splice::reset_on_close(&application);
+    drop(application);
+    let error = service.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_reset_after_a_half_close_is_noticed() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Zstd).await;
+    let (mut application, mut service) = joined(&bed, &tunnels).await;
+    service.shutdown().await.unwrap();
+    assert_eq!(application.read(&mut [0]).await.unwrap(), 0);
+    splice::reset_on_close(&service);
+    drop(service);
+    let error = async {
+        loop {
+            if let Err(error) = application.write_all(&[0; 1000]).await {
+                return error;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let error = tokio::time::timeout(Duration::from_secs(10), error).await.unwrap();
+    assert!(matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error}");
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn when_the_link_is_cut_no_stream_ends_cleanly() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Chacha20Poly1305, CompressMethod::S2).await;
+    let (mut application, mut service) = joined(&bed, &tunnels).await;
+    service.write_all(b"the beginning of a download").await.unwrap();
+    application.read_exact(&mut [0; 27]).await.unwrap();
+    bed.cancel.cancel();
+    assert_eq!(application.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(service.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn methods_that_differ_are_named_at_both_ends() {
+    let bed = Bed::new();
+    let visitor = port(EncryptMethod::Aes128Cfb, CompressMethod::Zstd);
+    let agent = port(EncryptMethod::Aes128Gcm, CompressMethod::Zstd);
+    let (visited, served) = bed.attach(&visitor, &agent).await;
+    assert!(served.is_none());
+    let error = visited.err().unwrap().to_string();
+    assert_eq!(error, "`encrypt_method` is \"aes-128-cfb\" here and \"aes-128-gcm\" at the other end: make them equal");
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn another_port_key_is_no_way_in() {
+    let bed = Bed::new();
+    let agent = port(EncryptMethod::Plain, CompressMethod::Null);
+    let visitor = PortParameters { keys: PortKeys::derive("a guess"), ..agent.clone() };
+    let (visited, served) = bed.attach(&visitor, &agent).await;
+    assert!(served.is_none() && matches!(visited, Err(AttachError::Handshake(_))));
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_recorded_handshake_opens_no_stream() {
+    let bed = Bed::new();
+    let port = port(EncryptMethod::Plain, CompressMethod::Null);
+    let wish = attach::wish(&port, &bed.client, 5, &bed.tasks).unwrap();
+    // The master, or anyone on the path, plays the first message again and then what the client had sealed: a stream that opens.
+    let reply = attach::reply(&port, Id([7; 16]), &wish.message, &bed.server, 9, &bed.tasks).unwrap();
+    let tunnel = reply.outcome.unwrap();
+    let mut replayed = vec![0x01, 0x00, 0x40, 0x40, 0x00];
+    replayed.extend_from_slice(&[0; 16]);
+    use crate::link::Lane;
+    assert!(reply.lane.receive(replayed.into()).is_err());
+    assert!(tunnel.accept().await.is_none(), "the tunnel is over and nothing was opened");
+    bed.end().await;
+}
