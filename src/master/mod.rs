@@ -1,1 +1,291 @@
-//! The master role: the relay.
+//! The master role: the public relay. It authenticates links, joins channels of clients to channels of servers, and looks into neither.
+//!
+//! ```text
+//!  accept ──► TLS ──► http (upgrade) ──► auth ──► attend ──► relay (circuits) ──► attend …
+//!  limits       deadlines for each         throttle    registry       queue, memory
+//! ```
+//!
+//! Every connection is one task. Shutdown flows down, completion flows up: [`Master::run`] returns when all of them have ended.
+
+mod accept;
+mod attend;
+mod auth;
+mod http;
+mod limits;
+mod memory;
+mod queue;
+mod registry;
+mod relay;
+mod throttle;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use self::{auth::Gate, http::Endpoint, limits::Admission, relay::Switch};
+use crate::{
+    crypto::LinkKey,
+    frame::{Code, Frame, Notice},
+    link::{
+        Timing,
+        authenticate::AUTHENTICATION_TIMEOUT,
+        tls::{ReloadingCertificate, TlsError},
+    },
+};
+
+pub use self::{
+    http::{HEALTH_PATH, MIN_HEADER_BYTES},
+    limits::Limits,
+    throttle::{FAILURES, REFILL},
+};
+
+/// Connections that the kernel holds until they are accepted: after a restart all links come back at once.
+const BACKLOG: i32 = 4096;
+
+/// How long links have to say goodbye once they are ended, beyond what the link layer gives itself.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// What a master is to be.
+#[derive(Debug, Clone)]
+pub struct MasterParameters {
+    /// Where it listens; at least one address. Port 0 lets the system choose.
+    pub listen_at: Vec<SocketAddr>,
+    /// The one path that upgrades to a WebSocket; begins with `/`.
+    pub path: String,
+    /// What a server proves (from the master key).
+    pub link_key: LinkKey,
+    /// TLS at the master itself.
+    pub tls: Option<TlsFiles>,
+    /// Whether [`HEALTH_PATH`] answers.
+    pub healthz: bool,
+    /// What it gives away at most.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timing: MasterTiming,
+}
+
+/// A certificate chain and its key, both PEM, which are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain, the master's own certificate first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// How long things may take at a master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MasterTiming {
+    /// Of a link that is up; the interval is also what roles are asked for, in whole seconds.
+    pub heartbeat: Timing,
+    /// A TLS handshake.
+    pub tls: Duration,
+    /// A request's head, and the pause between two requests.
+    pub header: Duration,
+    /// A connection before it becomes a link, whatever it asks for.
+    pub connection: Duration,
+    /// From the challenge to HELLO.
+    pub authentication: Duration,
+}
+
+impl Default for MasterTiming {
+    /// Ten seconds for each step, several round trips of a slow path, and a minute for a web browser that looks around.
+    fn default() -> Self {
+        MasterTiming {
+            heartbeat: Timing::default(),
+            tls: Duration::from_secs(10),
+            header: Duration::from_secs(10),
+            connection: Duration::from_secs(60),
+            authentication: AUTHENTICATION_TIMEOUT,
+        }
+    }
+}
+
+/// Why a master cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterError {
+    /// No address to listen at.
+    #[error("master: no address to listen at; set `listen_at`")]
+    NoAddress,
+    /// Another process listens there, or this one may not.
+    #[error("master: cannot listen at {address}: {source}{}", advice(source))]
+    Listen {
+        /// The address of `listen_at`.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The certificate cannot be used.
+    #[error("master: {0}")]
+    Tls(#[from] TlsError),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; is another master or web server running there? change `listen_at`",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege, choose another in `listen_at`",
+        io::ErrorKind::AddrNotAvailable => "; this machine has no such address, change `listen_at`",
+        _ => "",
+    }
+}
+
+/// What all tasks of a master share.
+struct Shared {
+    endpoint: Endpoint,
+    tls: Option<TlsAcceptor>,
+    tls_timeout: Duration,
+    heartbeat: Timing,
+    gate: Gate,
+    limits: Limits,
+    admission: Arc<Admission>,
+    switch: Arc<Switch>,
+    next_link: AtomicU64,
+    tasks: TaskTracker,
+    /// Nobody is let in any more, and links are asked to go.
+    draining: CancellationToken,
+    /// Whatever still runs is cut.
+    ending: CancellationToken,
+    /// Links end through their outboxes, which tell the peer why: this is never cancelled.
+    never: CancellationToken,
+}
+
+/// A master that listens, and accepts once it runs.
+pub struct Master {
+    shared: Arc<Shared>,
+    listeners: Vec<TcpListener>,
+}
+
+impl Master {
+    /// Takes the addresses and reads the certificate. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When an address cannot be listened at, or the certificate cannot be used.
+    pub fn bind(parameters: MasterParameters) -> Result<Self, MasterError> {
+        let MasterParameters { listen_at, path, link_key, tls, healthz, limits, timing } = parameters;
+        if listen_at.is_empty() {
+            return Err(MasterError::NoAddress);
+        }
+        let tls = match tls {
+            Some(TlsFiles { cert, key }) => Some(ReloadingCertificate::load(&cert, &key)?.acceptor()),
+            None => None,
+        };
+        let listen = |address: &SocketAddr| {
+            listen(*address, &listen_at).map_err(|source| MasterError::Listen { address: *address, source })
+        };
+        let listeners = listen_at.iter().map(listen).collect::<Result<_, _>>()?;
+        let endpoint = Endpoint {
+            path,
+            healthz,
+            header_bytes: limits.header_bytes,
+            header_timeout: timing.header,
+            connection_timeout: timing.connection,
+        };
+        let shared = Shared {
+            endpoint,
+            tls,
+            tls_timeout: timing.tls,
+            heartbeat: timing.heartbeat,
+            gate: Gate::new(link_key, timing.authentication),
+            admission: Admission::new(&limits),
+            switch: Switch::new(&limits),
+            limits,
+            next_link: AtomicU64::new(1),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            ending: CancellationToken::new(),
+            never: CancellationToken::new(),
+        };
+        Ok(Master { shared: Arc::new(shared), listeners })
+    }
+
+    /// Where it listens, in the order of `listen_at`, with the ports that the system chose.
+    #[must_use]
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The first address at which it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addresses().first().copied().unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
+    }
+
+    /// Relays until `cancel` is cancelled. Then it drains: it takes nobody in any more, asks every link to go (GOAWAY), waits for them for
+    /// `grace` at most, and ends those that are left with ERROR `shutdown`. It returns when every task has ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts all links at once, without a word to them.
+    pub async fn run(self, cancel: CancellationToken, grace: Duration) {
+        let Master { shared, listeners } = self;
+        let _cut = shared.ending.clone().drop_guard();
+        let _refuse = shared.draining.clone().drop_guard();
+        for listener in listeners {
+            if let Ok(address) = listener.local_addr() {
+                info!(%address, path = shared.endpoint.path, tls = shared.tls.is_some(), "listening");
+            }
+            shared.tasks.spawn(accept::accept(Arc::clone(&shared), listener));
+        }
+        cancel.cancelled().await;
+        drain(&shared, grace).await;
+    }
+}
+
+async fn drain(shared: &Shared, grace: Duration) {
+    shared.draining.cancel();
+    shared.tasks.close();
+    let links = shared.switch.registry().links();
+    info!(links, grace_seconds = grace.as_secs_f32(), "draining");
+    let notice = Frame::GoAway(going_down());
+    shared.switch.registry().handles().for_each(|line| line.outbox.control(&notice));
+    if tokio::time::timeout(grace, shared.tasks.wait()).await.is_ok() {
+        return;
+    }
+    let left: Vec<_> = shared.switch.registry().handles().map(|line| Arc::clone(&line.outbox)).collect();
+    info!(links = left.len(), "the grace period is over");
+    left.iter().for_each(|outbox| outbox.end(going_down()));
+    if tokio::time::timeout(GOODBYE, shared.tasks.wait()).await.is_err() {
+        warn!(tasks = shared.tasks.len(), "cut what did not end in time");
+        shared.ending.cancel();
+        shared.tasks.wait().await;
+    }
+}
+
+/// What links are told before and at the end.
+fn going_down() -> Notice {
+    Notice::new(Code::Shutdown, "the master goes down")
+}
+
+impl fmt::Debug for Master {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Master").field("listen_at", &self.local_addresses()).finish_non_exhaustive()
+    }
+}
+
+/// A listener at `address`. An IPv6 wildcard takes IPv4 too, unless an IPv4 address with its port is among `all`.
+fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        let beside = all.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+        socket.set_only_v6(beside)?;
+    }
+    // A restarted master takes its address back from connections in TIME_WAIT. (On Windows the option would let two processes share it.)
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}

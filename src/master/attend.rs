@@ -1,0 +1,168 @@
+//! One link of the master, from its WebSocket to its end: lets it in, enters it, runs it, and clears up behind it. Knows roles and which
+//! frames are theirs; not how the socket came about.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use tracing::{Span, debug, info, warn};
+
+use super::{
+    Shared,
+    auth::Refused,
+    registry::{LinkNumber, Superseded},
+    relay::{Line, Switch},
+};
+use crate::{
+    frame::{self, Code, Frame, Notice, Ports, Role, Terms},
+    link::{
+        Handler, Link, MessageSocket, Outbox,
+        authenticate::{self, Hello},
+    },
+};
+
+/// Characters of a peer's own name that are logged.
+const AGENT_LENGTH: usize = 64;
+
+/// Attends to a link until it ends.
+///
+/// # Cancel safety
+/// Dropping the future cuts the link and clears up.
+pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, number: LinkNumber, peer: SocketAddr) {
+    let admitted = Box::pin(shared.gate.admit(&mut socket, peer.ip())).await;
+    let hello = match admitted {
+        Ok(hello) => hello,
+        Err(refused) => return Box::pin(turn_away(socket, &refused)).await,
+    };
+    Span::current().record("role", tracing::field::display(hello.claims.role));
+    let line = Line::new(number, Outbox::new());
+    let entered = match Entered::enter(&shared.switch, &line, &hello) {
+        Ok(entered) => entered,
+        Err(superseded) => {
+            info!(instance = %hello.claims.instance, epoch = hello.claims.epoch, "refused: {superseded}");
+            let notice = Notice::new(Code::Superseded, superseded.to_string());
+            return Box::pin(authenticate::refuse(socket, &notice)).await;
+        }
+    };
+    if shared.draining.is_cancelled() {
+        line.outbox.control(&Frame::GoAway(super::going_down()));
+    }
+    if !Box::pin(welcome(&shared, &mut socket, &hello)).await {
+        return;
+    }
+    info!(instance = %hello.claims.instance, epoch = hello.claims.epoch, agent = %agent(&hello), "link up");
+    let role = hello.claims.role;
+    drop(hello);
+    let link = Link::new(socket, Arc::clone(&line.outbox), shared.heartbeat);
+    let mut attendant = Attendant { switch: Arc::clone(&shared.switch), line: Arc::clone(&line), role };
+    let since = Instant::now();
+    // In a box of its own, so that the future of a link at rest holds nothing of what came before it.
+    let end = Box::pin(link.run(&mut attendant, &shared.never)).await;
+    drop(entered);
+    info!(
+        why = %end,
+        seconds = since.elapsed().as_secs(),
+        received_bytes = line.received_bytes.load(Relaxed),
+        sent_bytes = line.sent_bytes.load(Relaxed),
+        "link ended"
+    );
+}
+
+async fn welcome(shared: &Shared, socket: &mut MessageSocket, hello: &Hello) -> bool {
+    let terms = Terms {
+        version: frame::VERSION,
+        heartbeat_seconds: u32::try_from(shared.heartbeat.interval.as_secs().max(1)).unwrap_or(u32::MAX),
+        max_channels: shared.limits.channels_per_link,
+        max_ports: shared.limits.ports_per_link,
+    };
+    let welcomed = authenticate::welcome(socket, shared.gate.key(hello.claims.role), hello, &terms);
+    match tokio::time::timeout(authenticate::AUTHENTICATION_TIMEOUT, welcomed).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            debug!(%error, "the connection failed before the link was up");
+            false
+        }
+        Err(_) => {
+            debug!("the peer does not read its WELCOME");
+            false
+        }
+    }
+}
+
+async fn turn_away(socket: MessageSocket, refused: &Refused) {
+    match refused {
+        Refused::Unauthorized { throttled: false } => warn!("refused: {refused}; compare `master_key`"),
+        Refused::Unauthorized { throttled: true } => warn!("refused: {refused}; this address is throttled from now on"),
+        // Strangers come by the thousand: what they do is no news.
+        Refused::NoHello(_) | Refused::Throttled | Refused::Garbled => debug!("refused: {refused}"),
+    }
+    match refused.notice() {
+        Some(notice) => authenticate::refuse(socket, &notice).await,
+        None => socket.close(std::time::Duration::ZERO).await,
+    }
+}
+
+/// What the peer calls itself, fit for a log line.
+fn agent(hello: &Hello) -> String {
+    hello.claims.agent.chars().map(|character| if character.is_control() { ' ' } else { character }).take(AGENT_LENGTH).collect()
+}
+
+/// A link's place in the tables; dropping it clears up.
+struct Entered {
+    switch: Arc<Switch>,
+    number: LinkNumber,
+}
+
+impl Entered {
+    fn enter(switch: &Arc<Switch>, line: &Arc<Line>, hello: &Hello) -> Result<Self, Superseded> {
+        let claims = &hello.claims;
+        let old = switch.registry().enter(line.number, claims.role, claims.instance, claims.epoch, Arc::clone(line))?;
+        if let Some(old) = old {
+            info!(old = old.number, "takes over from an older link of its instance");
+            old.outbox.end(Notice::new(Code::Superseded, "a newer link of this instance took over"));
+        }
+        Ok(Entered { switch: Arc::clone(switch), number: line.number })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let calls = self.switch.registry().leave(self.number);
+        drop(calls);
+    }
+}
+
+/// Takes the frames that a role may send to its master.
+struct Attendant {
+    switch: Arc<Switch>,
+    line: Arc<Line>,
+    role: Role,
+}
+
+impl Handler for Attendant {
+    fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
+        match (self.role, frame) {
+            (Role::Server, Frame::Register(Ports { ports })) => {
+                let standing = self.switch.register(&self.line, &ports);
+                info!(asked = ports.len(), standing = standing.len(), "registered");
+                self.line.outbox.control(&Frame::Registered(Ports { ports: standing }));
+                Ok(())
+            }
+            (Role::Server, Frame::Unregister(Ports { ports })) => {
+                self.switch.registry().unregister(self.line.number, &ports);
+                info!(ports = ports.len(), "unregistered");
+                Ok(())
+            }
+            (Role::Client, Frame::Attach { channel, header, message }) => {
+                self.switch.attach(&self.line, channel, header, message)
+            }
+            (_, Frame::GoAway(notice)) => {
+                debug!(%notice, "the role is about to go");
+                Ok(())
+            }
+            (role, other) => Err(Notice::new(Code::Protocol, format!("{} from a {role}", other.name()))),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The registry, case by case and against a model that is too simple to be wrong.
+
+use std::collections::{HashMap, HashSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+type Handle = LinkNumber;
+type Call = u32;
+
+const PORT: Id = Id([7; 16]);
+
+fn id(number: u8) -> Id {
+    Id([number; 16])
+}
+
+fn registry(channels_per_link: u32, ports_per_link: u32) -> Registry<Handle, Call> {
+    Registry::new(&Limits { channels_per_link, ports_per_link, ..Limits::default() })
+}
+
+/// A registry with the servers 1 to `servers` (instances of the same number) and the client 100.
+fn with_servers(servers: u8) -> Registry<Handle, Call> {
+    let mut registry = registry(8, 8);
+    for number in 1..=servers {
+        registry.enter(number.into(), Role::Server, id(number), 1, number.into()).expect("entered");
+        assert_eq!(registry.register(number.into(), &[PORT]).standing, [PORT]);
+    }
+    registry.enter(100, Role::Client, id(100), 1, 100).expect("entered");
+    registry
+}
+
+fn server_of(attached: &Attached<Handle>) -> Option<LinkNumber> {
+    match attached {
+        Attached::Connected(exchange) => Some(exchange.server),
+        Attached::Waiting(_) | Attached::Full => None,
+    }
+}
+
+#[test]
+fn new_channels_are_spread_over_the_servers_of_a_key() {
+    let mut registry = with_servers(3);
+    let mut servers: Vec<_> = (0..6).filter_map(|call| server_of(&registry.attach(100, PORT, None, call))).collect();
+    servers.sort_unstable();
+    assert_eq!(servers, [1, 1, 2, 2, 3, 3]);
+    registry.release(2);
+    assert_eq!(server_of(&registry.attach(100, PORT, None, 9)), Some(2));
+}
+
+#[test]
+fn a_named_instance_is_reached_or_waited_for() {
+    let mut registry = with_servers(2);
+    assert_eq!(server_of(&registry.attach(100, PORT, Some(id(2)), 0)), Some(2));
+    assert!(matches!(registry.attach(100, PORT, Some(id(3)), 1), Attached::Waiting(_)));
+    registry.enter(3, Role::Server, id(3), 1, 3).expect("entered");
+    let registered = registry.register(3, &[PORT]);
+    assert_eq!(registered.connected, [(1, Exchange { server: 3, handle: 3, channel: 1 })]);
+}
+
+#[test]
+fn calls_that_wait_are_put_through_in_their_order() {
+    let mut registry = with_servers(0);
+    let waits: Vec<_> = (0..4).map(|call| registry.attach(100, PORT, None, call)).collect();
+    let Attached::Waiting(second) = waits[1] else { panic!("no server is there") };
+    assert_eq!(registry.cancel(second), Some(1));
+    assert_eq!(registry.cancel(second), None);
+    registry.enter(1, Role::Server, id(1), 1, 1).expect("entered");
+    let calls: Vec<_> =
+        registry.register(1, &[PORT]).connected.into_iter().map(|(call, exchange)| (call, exchange.channel)).collect();
+    assert_eq!(calls, [(0, 1), (2, 2), (3, 3)]);
+}
+
+#[test]
+fn a_newer_link_of_an_instance_takes_over_and_an_older_one_is_refused() {
+    let mut registry = with_servers(1);
+    assert_eq!(registry.enter(2, Role::Server, id(1), 1, 2), Err(Superseded(1)));
+    assert_eq!(registry.enter(2, Role::Server, id(1), 2, 2), Ok(Some(1)));
+    assert!(matches!(registry.attach(100, PORT, None, 0), Attached::Waiting(_)), "the old link serves nothing any more");
+    assert_eq!(registry.register(1, &[PORT]).standing, [], "nor can it register again");
+    assert_eq!(registry.register(2, &[PORT]).connected.len(), 1);
+    registry.leave(1);
+    assert_eq!(server_of(&registry.attach(100, PORT, None, 1)), Some(2), "its end takes nothing from the new one");
+}
+
+#[test]
+fn a_client_cannot_take_over_a_server() {
+    let mut registry = with_servers(1);
+    assert_eq!(registry.enter(2, Role::Client, id(1), 9, 2), Ok(None));
+    assert_eq!(server_of(&registry.attach(100, PORT, None, 0)), Some(1));
+}
+
+#[test]
+fn ports_beyond_the_limit_do_not_stand_and_registering_again_changes_nothing() {
+    let mut registry = registry(8, 2);
+    registry.enter(1, Role::Server, id(1), 1, 1).expect("entered");
+    assert_eq!(registry.register(1, &[id(1), id(2), id(3), id(1)]).standing, [id(1), id(2), id(1)]);
+    registry.unregister(1, &[id(1), id(9)]);
+    assert_eq!(registry.register(1, &[id(2), id(3)]).standing, [id(2), id(3)]);
+}
+
+#[test]
+fn a_full_client_and_a_full_server_are_told_so() {
+    let mut registry = registry(1, 8);
+    for (link, role) in [(1, Role::Server), (100, Role::Client), (101, Role::Client)] {
+        registry.enter(link, role, id(link as u8), 1, link).expect("entered");
+    }
+    registry.register(1, &[PORT]);
+    assert_eq!(server_of(&registry.attach(100, PORT, None, 0)), Some(1));
+    assert_eq!(registry.attach(100, PORT, None, 1), Attached::Full, "the client is");
+    assert_eq!(registry.attach(101, PORT, None, 2), Attached::Full, "the server is");
+    registry.release(1);
+    assert_eq!(server_of(&registry.attach(101, PORT, None, 3)), Some(1));
+}
+
+#[test]
+fn who_waited_for_a_server_that_comes_up_full_is_turned_away() {
+    let mut registry = registry(1, 8);
+    for (link, role) in [(1, Role::Server), (100, Role::Client), (101, Role::Client)] {
+        registry.enter(link, role, id(link as u8), 1, link).expect("entered");
+    }
+    assert!(matches!(registry.attach(100, PORT, None, 0), Attached::Waiting(_)));
+    assert!(matches!(registry.attach(101, PORT, None, 1), Attached::Waiting(_)));
+    let registered = registry.register(1, &[PORT]);
+    assert_eq!((registered.connected.len(), registered.full), (1, vec![1]));
+}
+
+#[test]
+fn what_a_lost_link_waited_for_and_served_goes_with_it() {
+    let mut registry = with_servers(1);
+    assert!(matches!(registry.attach(100, id(50), None, 5), Attached::Waiting(_)));
+    assert_eq!(registry.leave(100), [5]);
+    registry.leave(1);
+    assert_eq!((registry.ports.len(), registry.instances.len(), registry.links()), (0, 0, 0));
+}
+
+/// What may be asked of the registry, over few names so that they meet.
+#[derive(Debug, Clone)]
+enum Step {
+    Enter { server: bool, instance: u8, epoch: u64 },
+    Register { link: u64, ports: Vec<u8> },
+    Unregister { link: u64, ports: Vec<u8> },
+    Attach { link: u64, port: u8, instance: Option<u8> },
+    Cancel { wait: usize },
+    Hangup { channel: usize },
+    Leave { link: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ports = || proptest::collection::vec(0_u8..4, 0..5);
+    prop_oneof![
+        3 => (any::<bool>(), 0_u8..4, 0_u64..4).prop_map(|(server, instance, epoch)| Step::Enter { server, instance, epoch }),
+        3 => (0_u64..12, ports()).prop_map(|(link, ports)| Step::Register { link, ports }),
+        1 => (0_u64..12, ports()).prop_map(|(link, ports)| Step::Unregister { link, ports }),
+        6 => (0_u64..12, 0_u8..4, proptest::option::weighted(0.3, 0_u8..4))
+            .prop_map(|(link, port, instance)| Step::Attach { link, port, instance }),
+        2 => (0_usize..40).prop_map(|wait| Step::Cancel { wait }),
+        2 => (0_usize..40).prop_map(|channel| Step::Hangup { channel }),
+        1 => (0_u64..12).prop_map(|link| Step::Leave { link }),
+    ]
+}
+
+/// Everything in flat lists, searched from end to end.
+#[derive(Default)]
+struct Model {
+    links: HashMap<u64, (bool, u8, u64)>,
+    superseded: HashSet<u64>,
+    registered: Vec<(u64, u8)>,
+    /// client, port, instance, call, wait: in the order of their coming.
+    waiting: Vec<(u64, u8, Option<u8>, Call, Wait)>,
+    /// client, server
+    open: Vec<(u64, u64)>,
+}
+
+const CHANNELS: u32 = 5;
+const PORTS: u32 = 3;
+
+impl Model {
+    fn channels(&self, link: u64) -> u32 {
+        let open = self.open.iter().filter(|(client, server)| *client == link || *server == link).count();
+        (open + self.waiting.iter().filter(|wait| wait.0 == link).count()) as u32
+    }
+
+    fn server_for(&self, port: u8, instance: Option<u8>) -> Option<u64> {
+        let fits = |link: &u64| instance.is_none_or(|instance| self.links[link].1 == instance);
+        let serving = self.registered.iter().filter(|(_, id)| *id == port).map(|(link, _)| *link);
+        serving.filter(fits).min_by_key(|link| (self.channels(*link), *link))
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_registry_does_what_the_model_does(steps in proptest::collection::vec(step(), 1..120)) {
+        let mut registry = registry(CHANNELS, PORTS);
+        let mut model = Model::default();
+        let (mut next_link, mut next_call) = (0_u64, 0);
+        for step in steps {
+            match step {
+                Step::Enter { server, instance, epoch } => {
+                    let link = next_link;
+                    next_link += 1;
+                    let role = if server { Role::Server } else { Role::Client };
+                    let old = model.links.iter().find(|(number, value)| {
+                        (value.0, value.1) == (server, instance) && !model.superseded.contains(number)
+                    }).map(|(number, value)| (*number, value.2));
+                    let answer = registry.enter(link, role, id(instance), epoch, link);
+                    match old {
+                        Some((_, newest)) if newest >= epoch => prop_assert_eq!(answer, Err(Superseded(newest))),
+                        _ => {
+                            prop_assert_eq!(answer, Ok(old.map(|(number, _)| number)));
+                            model.links.insert(link, (server, instance, epoch));
+                            if let Some((number, _)) = old {
+                                model.superseded.insert(number);
+                                model.registered.retain(|(link, _)| *link != number);
+                            }
+                        }
+                    }
+                }
+                Step::Register { link, .. } if model.links.get(&link).is_some_and(|member| !member.0) => {}
+                Step::Attach { link, .. } if model.links.get(&link).is_some_and(|member| member.0) => {}
+                Step::Register { link, ports } => {
+                    let asked: Vec<_> = ports.iter().map(|port| id(*port)).collect();
+                    let answer = registry.register(link, &asked);
+                    let (mut standing, mut connected, mut full) = (Vec::new(), Vec::new(), Vec::new());
+                    if model.links.contains_key(&link) && !model.superseded.contains(&link) {
+                        for port in ports {
+                            if !model.registered.contains(&(link, port)) {
+                                if model.registered.iter().filter(|(other, _)| *other == link).count() >= PORTS as usize {
+                                    continue;
+                                }
+                                model.registered.push((link, port));
+                                let instance = model.links[&link].1;
+                                let (fits, keep): (Vec<_>, _) = model.waiting.drain(..)
+                                    .partition(|wait| wait.1 == port && wait.2.is_none_or(|named| named == instance));
+                                model.waiting = keep;
+                                for wait in fits {
+                                    if model.channels(link) < CHANNELS {
+                                        model.open.push((wait.0, link));
+                                        connected.push(wait.3);
+                                    } else {
+                                        full.push(wait.3);
+                                        registry.release(wait.0);
+                                    }
+                                }
+                            }
+                            standing.push(id(port));
+                        }
+                    }
+                    prop_assert_eq!(answer.standing, standing);
+                    prop_assert_eq!(answer.connected.into_iter().map(|(call, _)| call).collect::<Vec<_>>(), connected);
+                    prop_assert_eq!(answer.full, full);
+                }
+                Step::Unregister { link, ports } => {
+                    registry.unregister(link, &ports.iter().map(|port| id(*port)).collect::<Vec<_>>());
+                    model.registered.retain(|(other, port)| *other != link || !ports.contains(port));
+                }
+                Step::Attach { link, port, instance } => {
+                    let call = next_call;
+                    next_call += 1;
+                    let full = !model.links.contains_key(&link) || model.channels(link) >= CHANNELS;
+                    let server = model.server_for(port, instance);
+                    match registry.attach(link, id(port), instance.map(id), call) {
+                        Attached::Full => prop_assert!(full || server.is_some_and(|server| model.channels(server) >= CHANNELS)),
+                        Attached::Connected(exchange) => {
+                            prop_assert!(!full);
+                            prop_assert_eq!(Some(exchange.server), server);
+                            model.open.push((link, exchange.server));
+                        }
+                        Attached::Waiting(wait) => {
+                            prop_assert!(!full && server.is_none());
+                            model.waiting.push((link, port, instance, call, wait));
+                        }
+                    }
+                }
+                Step::Cancel { wait } => if wait < model.waiting.len() {
+                    let wait = model.waiting.remove(wait);
+                    prop_assert_eq!(registry.cancel(wait.4), Some(wait.3));
+                    registry.release(wait.0);
+                },
+                Step::Hangup { channel } => if channel < model.open.len() {
+                    let (client, server) = model.open.remove(channel);
+                    registry.release(client);
+                    registry.release(server);
+                },
+                Step::Leave { link } => {
+                    let (gone, keep): (Vec<_>, _) = model.waiting.drain(..).partition(|wait| wait.0 == link);
+                    model.waiting = keep;
+                    let mut calls = registry.leave(link);
+                    calls.sort_unstable();
+                    prop_assert_eq!(calls, gone.into_iter().map(|wait| wait.3).collect::<Vec<_>>());
+                    for (client, server) in std::mem::take(&mut model.open) {
+                        if client == link || server == link {
+                            registry.release(if client == link { server } else { client });
+                        } else {
+                            model.open.push((client, server));
+                        }
+                    }
+                    model.registered.retain(|(other, _)| *other != link);
+                    model.links.remove(&link);
+                    model.superseded.remove(&link);
+                }
+            }
+            for (number, member) in &registry.links {
+                prop_assert_eq!(member.channels, model.channels(*number), "channels of link {}", number);
+            }
+            let used: HashSet<u8> = model.registered.iter().map(|(_, port)| *port).chain(model.waiting.iter().map(|wait| wait.1)).collect();
+            prop_assert_eq!(registry.ports.len(), used.len(), "nothing is remembered of a key id without need");
+        }
+    }
+}
