@@ -40,12 +40,12 @@ fn quoted(text: &str) -> BTreeSet<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// The Rust files of a module, its tests left out.
+/// The Rust files of a module, those that are compiled for tests alone left out.
 fn files(module: &str) -> Vec<PathBuf> {
     fn walk(path: &Path, found: &mut Vec<PathBuf>) {
         if path.is_dir() {
             fs::read_dir(path).unwrap().for_each(|entry| walk(&entry.unwrap().path(), found));
-        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.to_string_lossy().contains("tests") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path.to_owned());
         }
     }
@@ -53,14 +53,30 @@ fn files(module: &str) -> Vec<PathBuf> {
     let folder = source().join(module);
     walk(&if folder.is_dir() { folder } else { folder.with_extension("rs") }, &mut found);
     assert!(!found.is_empty(), "the module {module} has files");
+    let tests: BTreeSet<String> = found.iter().flat_map(|file| tests_declared_in(&fs::read_to_string(file).unwrap())).collect();
+    let is_test = |stem: &str| tests.contains(stem) || stem.ends_with("_tests");
+    found.retain(|file| !file.file_stem().is_some_and(|stem| is_test(&stem.to_string_lossy())));
     found
+}
+
+/// What stands behind each `#[cfg(test)] mod`, to the next line.
+fn test_modules(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.match_indices("#[cfg(test)]\n").filter_map(|(at, found)| {
+        // An attribute that names the file may stand between.
+        let behind = text[at + found.len()..].lines().find(|line| !line.starts_with("#["))?;
+        behind.starts_with("mod ").then_some((at, behind))
+    })
+}
+
+fn tests_declared_in(text: &str) -> Vec<String> {
+    test_modules(text).filter_map(|(_, line)| line.strip_prefix("mod ")?.strip_suffix(';').map(str::to_owned)).collect()
 }
 
 /// The code of a file without comments and without its tests at the end.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
-    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    let end = test_modules(&text).find(|(_, line)| line.ends_with('{')).map_or(text.len(), |(at, _)| at);
+    text[..end].lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 /// What stands behind each `crate::`, groups in braces taken apart.
