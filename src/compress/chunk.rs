@@ -16,6 +16,15 @@ pub const BODY_HEADER: usize = 5;
 pub enum Kind {
     /// The raw bytes; a running frame stays.
     Stored,
+    /// The raw bytes; a running frame ends.
+    StoredEnd,
+    /// Bytes to decode.
+    Body(Body),
+}
+
+/// How the body of a chunk is to be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
     /// An S2 block.
     S2,
     /// A whole zstd frame; a running frame ends.
@@ -24,18 +33,16 @@ pub enum Kind {
     RunningFirst,
     /// The next part of the running zstd frame, flushed.
     RunningNext,
-    /// The raw bytes; a running frame ends.
-    StoredEnd,
 }
 
 impl Kind {
     const fn byte(self) -> u8 {
         match self {
             Kind::Stored => 0,
-            Kind::S2 => 1,
-            Kind::Zstd => 2,
-            Kind::RunningFirst => 3,
-            Kind::RunningNext => 4,
+            Kind::Body(Body::S2) => 1,
+            Kind::Body(Body::Zstd) => 2,
+            Kind::Body(Body::RunningFirst) => 3,
+            Kind::Body(Body::RunningNext) => 4,
             Kind::StoredEnd => 5,
         }
     }
@@ -45,7 +52,7 @@ impl Kind {
     pub const fn header_length(self) -> usize {
         match self {
             Kind::Stored | Kind::StoredEnd => STORED_HEADER,
-            Kind::S2 | Kind::Zstd | Kind::RunningFirst | Kind::RunningNext => BODY_HEADER,
+            Kind::Body(_) => BODY_HEADER,
         }
     }
 
@@ -56,10 +63,10 @@ impl Kind {
     pub const fn read(byte: u8, method: CompressMethod) -> Result<Self, CompressError> {
         match (method, byte) {
             (CompressMethod::S2 | CompressMethod::Zstd, 0) => Ok(Kind::Stored),
-            (CompressMethod::S2, 1) => Ok(Kind::S2),
-            (CompressMethod::Zstd, 2) => Ok(Kind::Zstd),
-            (CompressMethod::Zstd, 3) => Ok(Kind::RunningFirst),
-            (CompressMethod::Zstd, 4) => Ok(Kind::RunningNext),
+            (CompressMethod::S2, 1) => Ok(Kind::Body(Body::S2)),
+            (CompressMethod::Zstd, 2) => Ok(Kind::Body(Body::Zstd)),
+            (CompressMethod::Zstd, 3) => Ok(Kind::Body(Body::RunningFirst)),
+            (CompressMethod::Zstd, 4) => Ok(Kind::Body(Body::RunningNext)),
             (CompressMethod::Zstd, 5) => Ok(Kind::StoredEnd),
             _ => Err(CompressError::Kind(byte)),
         }
@@ -119,7 +126,8 @@ mod tests {
 
     #[test]
     fn a_header_reads_back_what_it_writes() {
-        let kinds = [Kind::Stored, Kind::Zstd, Kind::RunningFirst, Kind::RunningNext, Kind::StoredEnd];
+        let bodies = [Body::Zstd, Body::RunningFirst, Body::RunningNext].map(Kind::Body);
+        let kinds = bodies.into_iter().chain([Kind::Stored, Kind::StoredEnd]);
         for kind in kinds {
             for (raw_length, body_length) in [(1, 1), (256, 255), (65_536, 65_536)] {
                 let body_length = if kind.header_length() == STORED_HEADER { raw_length } else { body_length };

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 
 use super::{
     backoff::Backoff,
-    chunk::{Header, Kind, MAX_CHUNK, STORED_HEADER},
+    chunk::{Body, Header, Kind, MAX_CHUNK, STORED_HEADER},
     method::CompressMethod,
     pool::{Bench, Pool},
     zstd::RunningEncoder,
@@ -67,16 +67,16 @@ impl Compressor {
     fn compress_chunk(&mut self, chunk: &[u8], out: &mut BytesMut) -> bool {
         let pool = Arc::clone(&self.pool);
         pool.with_bench(|bench| {
-            let Some((kind, body_length)) = self.make_body(chunk, bench) else {
+            let Some((how, body_length)) = self.make_body(chunk, bench) else {
                 self.backoff.record(chunk.len(), chunk.len());
                 return false;
             };
             let worth = self.backoff.record(chunk.len(), body_length);
             // A running frame counts on the receiver's having seen what went into it.
-            let sent = worth || matches!(kind, Kind::RunningFirst | Kind::RunningNext);
+            let sent = worth || matches!(how, Body::RunningFirst | Body::RunningNext);
             match bench.scratch.body(body_length).filter(|_| sent) {
                 Some(body) => {
-                    append(out, &Header { kind, raw_length: chunk.len(), body_length }, body);
+                    append(out, &Header { kind: Kind::Body(how), raw_length: chunk.len(), body_length }, body);
                     true
                 }
                 None => false,
@@ -84,17 +84,17 @@ impl Compressor {
         })
     }
 
-    fn make_body(&mut self, chunk: &[u8], bench: &mut Bench) -> Option<(Kind, usize)> {
+    fn make_body(&mut self, chunk: &[u8], bench: &mut Bench) -> Option<(Body, usize)> {
         let room = bench.scratch.room();
         if self.method == CompressMethod::S2 {
-            return bench.s2.compress(chunk, room).map(|length| (Kind::S2, length));
+            return bench.s2.compress(chunk, room).map(|length| (Body::S2, length));
         }
         if self.running.is_none() && self.moved >= RUNNING_AFTER && self.backoff.is_hopeful() {
             self.running = self.pool.running_encoder().and_then(RunningEncoder::new);
         }
         match &mut self.running {
             Some(running) => running.compress(chunk, room),
-            None => bench.zstd_encoder.compress(chunk, room).map(|length| (Kind::Zstd, length)),
+            None => bench.zstd_encoder.compress(chunk, room).map(|length| (Body::Zstd, length)),
         }
     }
 

@@ -11,7 +11,7 @@ use std::{collections::VecDeque, fmt, sync::Arc};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    chunk::{BODY_HEADER, Header, Kind},
+    chunk::{BODY_HEADER, Body, Header, Kind},
     error::CompressError,
     method::CompressMethod,
     pool::Pool,
@@ -47,8 +47,8 @@ enum Reading {
     Header { bytes: [u8; BODY_HEADER], filled: usize },
     /// A stored chunk that has `remaining` bytes to go; `header` bytes of header have not been accounted for.
     Stored { remaining: usize, header: usize },
-    /// A body of which a part may have been put together: then it is shorter than the body.
-    Body { header: Header, partial: BytesMut },
+    /// A body, of which `partial` has been put together.
+    Body { how: Body, header: Header, partial: BytesMut },
     /// Nothing: an earlier chunk was corrupt.
     Failed,
 }
@@ -142,7 +142,7 @@ impl Decompressor {
         }
         self.reading = match header.kind {
             Kind::Stored | Kind::StoredEnd => Reading::Stored { remaining: header.raw_length, header: filled },
-            _ => Reading::Body { header, partial: BytesMut::new() },
+            Kind::Body(how) => Reading::Body { how, header, partial: BytesMut::new() },
         };
         Ok(true)
     }
@@ -155,7 +155,9 @@ impl Decompressor {
     }
 
     fn read_body(&mut self) -> Result<Option<Chunk>, CompressError> {
-        let Reading::Body { header, mut partial } = std::mem::replace(&mut self.reading, Reading::START) else { return Ok(None) };
+        let Reading::Body { how, header, mut partial } = std::mem::replace(&mut self.reading, Reading::START) else {
+            return Ok(None);
+        };
         let body = loop {
             let missing = header.body_length.saturating_sub(partial.len());
             match self.take_piece(missing) {
@@ -167,36 +169,38 @@ impl Decompressor {
                 }
                 None if missing == 0 => break partial.freeze(),
                 None => {
-                    self.reading = Reading::Body { header, partial };
+                    self.reading = Reading::Body { how, header, partial };
                     return Ok(None);
                 }
             }
         };
         let wire_bytes = header.kind.header_length().saturating_add(body.len());
-        let raw = self.decode(&header, &body)?;
+        let raw = self.decode(how, &body, header.raw_length)?;
         Ok(Some(Chunk { raw, wire_bytes }))
     }
 
-    fn decode(&mut self, header: &Header, body: &[u8]) -> Result<Bytes, CompressError> {
-        match header.kind {
-            Kind::Stored | Kind::StoredEnd => Ok(Bytes::copy_from_slice(body)),
-            Kind::S2 => s2::decompress(body, header.raw_length),
-            Kind::Zstd => {
+    fn decode(&mut self, how: Body, body: &[u8], raw_length: usize) -> Result<Bytes, CompressError> {
+        match how {
+            Body::S2 => s2::decompress(body, raw_length),
+            Body::Zstd => {
                 self.running = None;
-                self.pool.with_bench(|bench| bench.zstd_decoder.decompress(body, header.raw_length))
+                self.pool.with_bench(|bench| bench.zstd_decoder.decompress(body, raw_length))
             }
-            Kind::RunningFirst => {
-                let running = match self.running.take() {
-                    Some(mut running) => {
-                        running.restart()?;
-                        running
-                    }
-                    None => self.pool.running_decoder().and_then(RunningDecoder::new).ok_or(CompressError::TooManyRunning)?,
-                };
-                self.running.insert(running).decompress(body, header.raw_length)
-            }
-            Kind::RunningNext => self.running.as_mut().ok_or(CompressError::NotRunning)?.decompress(body, header.raw_length),
+            Body::RunningFirst => self.begin_running()?.decompress(body, raw_length),
+            Body::RunningNext => self.running.as_mut().ok_or(CompressError::NotRunning)?.decompress(body, raw_length),
         }
+    }
+
+    /// The context for a running frame: the one that is there, or one out of the budget.
+    fn begin_running(&mut self) -> Result<&mut RunningDecoder, CompressError> {
+        let running = match self.running.take() {
+            Some(mut running) => {
+                running.restart()?;
+                running
+            }
+            None => self.pool.running_decoder().and_then(RunningDecoder::new).ok_or(CompressError::TooManyRunning)?,
+        };
+        Ok(self.running.insert(running))
     }
 
     fn take_byte(&mut self) -> Option<u8> {

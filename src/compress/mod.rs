@@ -29,6 +29,8 @@ mod error;
 pub mod method;
 pub mod pool;
 mod s2;
+#[cfg(test)]
+mod tests;
 mod zstd;
 
 pub use chunk::MAX_CHUNK;

@@ -8,7 +8,7 @@ use zstd_safe::{
 };
 
 use super::{
-    chunk::{Kind, MAX_CHUNK},
+    chunk::{Body, MAX_CHUNK},
     error::CompressError,
     pool::Permit,
 };
@@ -76,15 +76,15 @@ impl RunningEncoder {
 
     /// Writes the next part of the frame, flushed, to the beginning of `to`. Nothing when it would be longer than `raw`: then the
     /// frame is given up, and the next part begins another one.
-    pub(super) fn compress(&mut self, raw: &[u8], to: &mut [u8]) -> Option<(Kind, usize)> {
+    pub(super) fn compress(&mut self, raw: &[u8], to: &mut [u8]) -> Option<(Body, usize)> {
         let length = self.flush(raw, to).filter(|length| *length <= raw.len());
         let Some(length) = length else {
             self.begun = false;
             return None;
         };
-        let kind = if self.begun { Kind::RunningNext } else { Kind::RunningFirst };
+        let how = if self.begun { Body::RunningNext } else { Body::RunningFirst };
         self.begun = true;
-        Some((kind, length))
+        Some((how, length))
     }
 
     fn flush(&mut self, raw: &[u8], to: &mut [u8]) -> Option<usize> {
@@ -154,4 +154,30 @@ fn encoder(parameters: &[CParameter]) -> Option<CCtx<'static>> {
         context.set_parameter(*parameter).ok()?;
     }
     Some(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::compress::{Pool, PoolLimits};
+
+    /// What [`PoolLimits`] says about memory.
+    #[test]
+    fn a_running_frame_costs_what_its_budget_says() {
+        let pool = Arc::new(Pool::new(PoolLimits::default()));
+        let mut encoder = pool.running_encoder().and_then(RunningEncoder::new).unwrap();
+        let mut decoder = pool.running_decoder().and_then(RunningDecoder::new).unwrap();
+        let raw: Vec<u8> = (0..MAX_CHUNK).map(|index| (index % 251) as u8 ^ (index >> 9) as u8).collect();
+        let mut room = vec![0; longest_body()];
+        for _ in 0..8 {
+            let (_, length) = encoder.compress(&raw, &mut room).unwrap();
+            assert_eq!(decoder.decompress(&room[..length], raw.len()).unwrap(), raw);
+        }
+        let (sending, receiving) = (encoder.context.sizeof(), decoder.context.sizeof());
+        assert!(sending <= 1024 * 1024, "{sending}");
+        assert!(receiving <= 640 * 1024, "{receiving}");
+        println!("{sending} bytes at the sender, {receiving} at the receiver");
+    }
 }

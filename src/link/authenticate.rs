@@ -306,3 +306,6 @@ pub async fn refuse(mut socket: MessageSocket, notice: &Notice) {
         socket.close(REFUSAL_DEADLINE).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -424,3 +424,6 @@ impl fmt::Debug for Outbox {
         formatter.debug_struct("Outbox").field("lanes", &state.lanes.len()).field("ended", &state.ended).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -314,3 +314,6 @@ impl Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

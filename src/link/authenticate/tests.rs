@@ -1,0 +1,212 @@
+//! Both ends of the authentication against each other, and each against a peer that does it wrong.
+
+use super::*;
+use crate::{frame::Ports, link::memory};
+
+const TERMS: Terms = Terms { version: 1, heartbeat_seconds: 20, max_channels: 9, max_ports: 8 };
+
+fn introduction(role: Role) -> Introduction {
+    Introduction { role, instance: Id([7; 16]), epoch: 3, agent: "test".to_owned() }
+}
+
+fn keys() -> (LinkKey, LinkKey) {
+    (LinkKey::derive(Some("rePortserver")), LinkKey::derive(Some("another key")))
+}
+
+/// A master that takes in whoever proves `key`.
+async fn master(mut socket: MessageSocket, key: &LinkKey) -> Result<(Hello, MessageSocket), HelloError> {
+    let hello = match hello(&mut socket, AUTHENTICATION_TIMEOUT).await {
+        Ok(hello) => hello,
+        Err(error) => {
+            if let Some(notice) = error.notice() {
+                refuse(socket, &notice).await;
+            }
+            return Err(error);
+        }
+    };
+    if !hello.proven(key) {
+        refuse(socket, &Notice::new(Code::Unauthorized, "the proof is wrong")).await;
+        return Err(HelloError::Closed);
+    }
+    welcome(&mut socket, key, &hello, &TERMS).await?;
+    Ok((hello, socket))
+}
+
+/// What a role hears from a master that says `messages` and hangs up.
+async fn join_scripted(messages: &[&[u8]], role: Role) -> JoinError {
+    let (mut socket, mut master) = memory::pair();
+    for message in messages {
+        master.feed(Bytes::copy_from_slice(message)).await.unwrap();
+    }
+    master.flush().await.unwrap();
+    let key = LinkKey::derive(None);
+    let role = introduction(role);
+    let joined = async { join(&mut socket, &key, &role, &[]).await.expect_err("the master is none") };
+    let silent = async { while let Ok(Some(_)) = master.receive().await {} };
+    tokio::select! { error = joined => error, () = silent => unreachable!("the role waits") }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_and_a_master_with_the_same_key_join_in_one_flight() {
+    let (mut socket, peer) = memory::pair();
+    let (key, _) = keys();
+    let register = Frame::Register(Ports { ports: vec![Id([1; 16])] });
+    let role = introduction(Role::Server);
+    let (terms, taken) = tokio::join!(join(&mut socket, &key, &role, std::slice::from_ref(&register)), master(peer, &key));
+    let (hello, mut peer) = taken.unwrap();
+    assert_eq!(terms.unwrap(), TERMS);
+    assert_eq!((hello.claims.role, hello.claims.instance, hello.claims.epoch), (Role::Server, Id([7; 16]), 3));
+    assert_eq!(hello.claims.agent, "test");
+    assert_eq!(Frame::decode(peer.receive().await.unwrap().unwrap()), Ok(register), "it came in the same flight");
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_behind_the_welcome_stay_readable() {
+    let (mut socket, peer) = memory::pair();
+    let key = LinkKey::derive(None);
+    let role = introduction(Role::Client);
+    let behind = async {
+        let (_, mut peer) = master(peer, &key).await.unwrap();
+        for token in 0..3 {
+            peer.feed(Frame::Ping(token).to_message()).await.unwrap();
+        }
+        peer.flush().await.unwrap();
+        peer
+    };
+    let (terms, _peer) = tokio::join!(join(&mut socket, &key, &role, &[]), behind);
+    terms.unwrap();
+    for token in 0..3 {
+        assert_eq!(Frame::decode(socket.receive().await.unwrap().unwrap()), Ok(Frame::Ping(token)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_with_another_master_key_is_told_so() {
+    let (mut socket, peer) = memory::pair();
+    let (key, other) = keys();
+    let role = introduction(Role::Server);
+    let (joined, _) = tokio::join!(join(&mut socket, &other, &role, &[]), master(peer, &key));
+    let error = joined.unwrap_err();
+    assert!(matches!(&error, JoinError::Unauthorized(_)), "{error}");
+    assert!(error.to_string().contains("`master_key`") && !error.is_retryable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_cannot_prove_the_key_is_refused() {
+    let (mut socket, mut peer) = memory::pair();
+    let (key, other) = keys();
+    let role = introduction(Role::Server);
+    let false_master = async {
+        let hello = hello(&mut peer, AUTHENTICATION_TIMEOUT).await.unwrap();
+        welcome(&mut peer, &other, &hello, &TERMS).await.unwrap();
+    };
+    let (joined, ()) = tokio::join!(join(&mut socket, &key, &role, &[]), false_master);
+    assert!(matches!(joined.unwrap_err(), JoinError::FalseMaster));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorded_hello_is_worthless_on_another_link() {
+    let (mut socket, mut peer) = memory::pair();
+    let (key, _) = keys();
+    let role = introduction(Role::Server);
+    let recorded = async {
+        peer.feed(Bytes::copy_from_slice(Challenge::new([1; 24]).as_bytes())).await.unwrap();
+        peer.flush().await.unwrap();
+        peer.receive().await.unwrap().unwrap()
+    };
+    let recorded = tokio::select! {
+        message = recorded => message,
+        joined = join(&mut socket, &key, &role, &[]) => panic!("{joined:?}"),
+    };
+    let (mut thief, mut peer) = memory::pair();
+    let replay = async {
+        thief.receive().await.unwrap().unwrap();
+        thief.feed(recorded).await.unwrap();
+        thief.flush().await.unwrap();
+    };
+    let (heard, ()) = tokio::join!(hello(&mut peer, AUTHENTICATION_TIMEOUT), replay);
+    assert!(!heard.unwrap().proven(&key));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_answers_instead_of_a_master_is_told_apart() {
+    assert!(matches!(join_scripted(&[b"hello, this is a chat"], Role::Client).await, JoinError::NotAMaster));
+    assert!(matches!(join_scripted(&[&[0; 32]], Role::Client).await, JoinError::NotAMaster));
+    let challenge = Challenge::new([5; 24]);
+    let after = async |frame: Frame, role| join_scripted(&[challenge.as_bytes(), &frame.to_message()], role).await;
+    let error = |code| Frame::Error(Notice::new(code, "said the master"));
+    assert!(matches!(after(error(Code::Unauthorized), Role::Server).await, JoinError::Unauthorized(_)));
+    assert!(matches!(after(error(Code::Throttled), Role::Server).await, JoinError::Throttled(_)));
+    assert!(matches!(after(error(Code::Superseded), Role::Server).await, JoinError::Superseded(_)));
+    assert!(matches!(after(error(Code::Limit), Role::Client).await, JoinError::Limit(_)));
+    assert!(matches!(after(error(Code::Version), Role::Client).await, JoinError::Refused(_)));
+    assert!(matches!(after(Frame::Ping(1), Role::Client).await, JoinError::Protocol(_)));
+    assert!(matches!(after(Frame::Welcome { proof: [0; 32], terms: "{}".into() }, Role::Client).await, JoinError::FalseMaster));
+    assert!(matches!(join_scripted(&[challenge.as_bytes(), b"\x00"], Role::Client).await, JoinError::Protocol(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_says_nothing_is_waited_for_ten_seconds() {
+    let start = tokio::time::Instant::now();
+    assert!(matches!(join_scripted(&[], Role::Client).await, JoinError::Silent { awaited: "challenge", .. }));
+    assert_eq!(start.elapsed(), AUTHENTICATION_TIMEOUT);
+    let start = tokio::time::Instant::now();
+    let challenge = Challenge::new([5; 24]);
+    assert!(matches!(join_scripted(&[challenge.as_bytes()], Role::Client).await, JoinError::Silent { awaited: "WELCOME", .. }));
+    assert_eq!(start.elapsed(), AUTHENTICATION_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_hangs_up_is_told_apart_from_a_silent_one() {
+    let (mut socket, peer) = memory::pair();
+    let (key, role) = (LinkKey::derive(None), introduction(Role::Client));
+    let (joined, ()) = tokio::join!(join(&mut socket, &key, &role, &[]), peer.close(Duration::from_secs(1)));
+    assert!(matches!(joined.unwrap_err(), JoinError::Closed { awaited: "challenge" }));
+}
+
+/// What a master makes of a peer that sends `message` in place of HELLO, and what the peer is told.
+async fn hello_scripted(message: Option<&[u8]>) -> (HelloError, Option<Frame>) {
+    let (mut socket, peer) = memory::pair();
+    let key = LinkKey::derive(None);
+    let role = async {
+        Challenge::parse(&socket.receive().await.unwrap().unwrap()).unwrap();
+        if let Some(message) = message {
+            socket.feed(Bytes::copy_from_slice(message)).await.unwrap();
+            socket.flush().await.unwrap();
+        }
+        socket.receive().await.unwrap().map(|message| Frame::decode(message).unwrap())
+    };
+    let (taken, told) = tokio::join!(master(peer, &key), role);
+    (taken.expect_err("it is no role"), told)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_sends_something_else_than_hello_is_told_so() {
+    let claims = r#"{"version":2,"role":"client","instance":"00000000000000000000000000000000","epoch":1,"nonce":"0000000000000000000000000000000000000000000000000000000000000000"}"#;
+    let version = Frame::Hello { proof: [0; 32], claims: claims.into() }.to_message();
+    let shapeless = Frame::Hello { proof: [0; 32], claims: "{}".into() }.to_message();
+    for (message, code) in [
+        (Some(&b"\x0a12345678"[..]), Code::Protocol),
+        (Some(b"\x10\x00\x00\x00\x01x"), Code::Protocol),
+        (Some(b"what?"), Code::Protocol),
+        (Some(&shapeless), Code::Protocol),
+        (Some(&version), Code::Version),
+        (None, Code::Timeout),
+    ] {
+        let (error, told) = hello_scripted(message).await;
+        assert!(matches!(told, Some(Frame::Error(notice)) if notice.code == code), "{error} for {message:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_leaves_before_its_hello_is_not_told_anything() {
+    let (socket, mut peer) = memory::pair();
+    drop(socket);
+    let error = hello(&mut peer, AUTHENTICATION_TIMEOUT).await.unwrap_err();
+    assert!(error.notice().is_none(), "{error}");
+}
+
+#[test]
+fn the_versions_of_the_challenge_and_of_the_claims_are_one() {
+    assert_eq!(frame::VERSION, crate::crypto::challenge::VERSION);
+}
