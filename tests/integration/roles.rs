@@ -145,7 +145,7 @@ fn a_server_takes_over_its_own_registration_from_a_half_dead_link() {
     tunnel.wait_until_joined();
     // The old link would be found dead after LINK_TIMEOUT, 45 s.
     assert!(start.elapsed() < Duration::from_secs(20), "after {:?}", start.elapsed());
-    tunnel.master.wait_for_line(&["superseded"]);
+    tunnel.master.wait_for_line(&["takes over"]);
     assert_eq!(path.connections(), 2);
 }
 
