@@ -92,7 +92,7 @@ fn an_unknown_port_key_looks_like_an_absent_server_and_is_said_at_the_client() {
     let client = tunnel.scene.client("stranger", &unknown, json!({"hold_timeout": "1s"}));
     let stream = services::connect(unknown[0].local);
     assert_eq!(services::read_to_ending(&stream).1, Ending::Reset);
-    client.wait_for_line(&["unknown", "port_key"]);
+    client.wait_for_line(&["unknown", "no server for this port key"]);
     assert!(tunnel.is_joined());
 }
 
@@ -132,7 +132,11 @@ fn a_websocket_that_is_no_master_is_said_to_be_none() {
     let mut peer = Peer::accept(&listener);
     peer.say(Message::text("welcome to the chat"));
     peer.ended();
-    server.wait_for_line(&["ERROR", "master"]);
+    server.wait_for_line(&["cannot join the master", "text message"]);
+    let mut peer = Peer::accept(&listener);
+    peer.say(content::random(3, 32));
+    peer.ended();
+    server.wait_for_line(&["ERROR", "not a rePort master"]);
 }
 
 #[test]
@@ -158,7 +162,7 @@ fn a_certificate_that_nobody_trusts_is_said_with_the_remedy() {
     let _master = scene.master(json!({}));
     let ports = [Port::new("any", "127.0.0.1:9", Methods::USUAL)];
     let server = scene.server("server", &ports, json!({"tls": null}));
-    server.wait_for_line(&["ERROR", "certificate"]);
+    server.wait_for_line(&["certificate", "not trusted", "tls.ca"]);
 }
 
 /// Says things to the master, as one who is not yet known or as a role; the end that the master makes of it is given back.

@@ -29,6 +29,7 @@ fn nginx_serves_a_file_and_ends_with_its_guard() {
     assert_eq!(bytes::sha256(&programs::curl(address, "/file")), bytes::sha256(&content));
     let burst = programs::wrk(address, "/file", 1);
     assert!(burst.requests > 0 && burst.errors.is_empty(), "{burst:?}");
+    assert!(ports::is_listened_at(address) && !ports::is_listened_at(ports::free()));
     drop(web);
     assert!(TcpStream::connect(address).is_err(), "nothing listens there any more");
 }

@@ -40,3 +40,15 @@ pub fn free() -> SocketAddr {
     }
     panic!("no free port in {RANGE:?}");
 }
+
+/// Whether somebody listens at the address: asked of the kernel, so that no connection of ours reaches whoever it is.
+pub fn is_listened_at(address: SocketAddr) -> bool {
+    let SocketAddr::V4(address) = address else { return false };
+    // The kernel prints the address as a number of this machine's byte order, and 0A for the state LISTEN.
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    sockets.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next() == Some(&local) && fields.nth(1) == Some("0A")
+    })
+}

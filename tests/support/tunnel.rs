@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     fs,
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -226,7 +226,7 @@ impl Scene {
     /// Starts the master and waits until it listens.
     pub fn master(&self, fields: Value) -> Daemon {
         let mut master = self.role("master", &self.master_configuration(fields));
-        master.wait_ready(|| TcpStream::connect(self.master).is_ok());
+        master.wait_ready(|| ports::is_listened_at(self.master));
         master
     }
 
@@ -238,8 +238,7 @@ impl Scene {
     /// Starts a client and waits until it listens.
     pub fn client(&self, name: &str, ports: &[Port], fields: Value) -> Daemon {
         let mut client = self.role(name, &self.client_configuration(ports, fields));
-        let listening = |port: &Port| TcpStream::connect(port.local).is_ok();
-        client.wait_ready(|| ports.iter().all(listening));
+        client.wait_ready(|| ports.iter().all(|port| ports::is_listened_at(port.local)));
         client
     }
 }
