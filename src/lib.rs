@@ -40,3 +40,6 @@ pub mod random;
 pub mod server;
 pub mod telemetry;
 pub mod tunnel;
+
+#[cfg(test)]
+mod layers_test;

@@ -38,7 +38,7 @@ const PORTS: RangeInclusive<u32> = 1..=1_800;
 
 /// Reads a file's text.
 pub(super) fn read(text: &str, surroundings: Surroundings<'_>) -> Result<Loaded, Vec<Problem>> {
-    let document = Document::parse(text).map_err(|problem| vec![problem])?;
+    let document = Document::parse(text)?;
     let mut reader = Reader { document, surroundings, warnings: Vec::new() };
     let config = reader.config();
     let problems = reader.document.into_problems();

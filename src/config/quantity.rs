@@ -124,7 +124,7 @@ impl ByteSize {
 impl fmt::Display for ByteSize {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        match units.into_iter().find(|(bytes, _)| self.0 > 0 && self.0 % bytes == 0) {
+        match units.into_iter().find(|(bytes, _)| self.0 > 0 && self.0.is_multiple_of(*bytes)) {
             Some((bytes, unit)) => write!(formatter, "{} {unit}", self.0 / bytes),
             None => write!(formatter, "{} B", self.0),
         }

@@ -48,8 +48,8 @@ pub(super) struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// Reads the text as a JSON object.
-    pub(super) fn parse(text: &'a str) -> Result<Self, Problem> {
-        let problem = |position, fault| Problem { position, field: FieldPath::default(), fault };
+    pub(super) fn parse(text: &'a str) -> Result<Self, Vec<Problem>> {
+        let problem = |position, fault| vec![Problem { position, field: FieldPath::default(), fault }];
         let value: Value = serde_json::from_str(text).map_err(|error| {
             let hint = hint(text, error.line(), error.column());
             problem(position_of(text, &error), Fault::Syntax { message: without_place(&error), hint })

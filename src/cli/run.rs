@@ -1,0 +1,57 @@
+//! `report`: from a file to a running role, and the end of it.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    roles::Ready,
+    signals::{Signals, run_until_drained},
+    warnings::warnings,
+};
+use crate::{config, telemetry};
+
+/// Runs the role that the file names until a signal ends it.
+///
+/// # Errors
+/// When the file is wrong, or the role cannot run.
+pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
+    let loaded = config::load(file)?;
+    telemetry::start(loaded.config.log_level)?;
+    for warning in warnings(&loaded) {
+        tracing::warn!("{warning}");
+    }
+    let grace_period = loaded.config.role.grace_period();
+    run_with_signals(grace_period, async |cancel| {
+        let ready = Ready::prepare(&loaded.config).await?;
+        let listens_at = ready.local_addresses();
+        tracing::info!(role = loaded.config.role.name(), ?listens_at, version = env!("CARGO_PKG_VERSION"), "started");
+        ready.run(cancel, grace_period).await;
+        Ok(())
+    })
+}
+
+/// Runs `role` on a runtime of its own; signals cancel its token, see [`run_until_drained`].
+///
+/// # Errors
+/// That of the role, or that it did not end in time.
+pub(super) fn run_with_signals(
+    grace_period: Duration,
+    role: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        let mut signals = Signals::install().context("cannot receive signals")?;
+        let cancel = CancellationToken::new();
+        run_until_drained(role(cancel.clone()), &cancel, grace_period, async || signals.next().await).await
+    });
+    // A role has joined its tasks. What is left is a lookup of a name, or what a second signal cut off.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread().enable_all().thread_name("report").build().context("cannot start the runtime")
+}
