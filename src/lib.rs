@@ -18,7 +18,7 @@
 //! | [`link`] | dialling, TLS, WebSocket, authentication, heartbeat, the order of sending | `frame`, `crypto`, `id`, `random` |
 //! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random` |
 //! | [`master`], [`server`], [`client`] | the roles | the layers above, not each other |
-//! | [`config`] | the file, as written and as meant | the names of methods in `crypto` and `compress` |
+//! | [`config`] | the file, as written and as meant | the names of methods in `crypto` and `compress`, how a master is named in `link::dial` |
 //! | [`telemetry`] | logs | |
 //! | [`cli`] | the commands | everything |
 //!
@@ -40,3 +40,6 @@ pub mod random;
 pub mod server;
 pub mod telemetry;
 pub mod tunnel;
+
+#[cfg(test)]
+mod layers_test;

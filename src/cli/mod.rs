@@ -1,6 +1,117 @@
-//! The commands, one file for each.
+//! The commands, one file for each: what the arguments ask for, and how a failure is told.
+//!
+//! | command | file |
+//! |---|---|
+//! | `report [--config FILE]` | `run` |
+//! | `report check` | `check` |
+//! | `report keygen` | `keygen` |
+//! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
+//!
+//! Exit codes: 0 done, 1 failed with a line that says why, 2 wrong arguments, 130 and 143 ended at once by a second signal.
+
+mod check;
+mod configurations;
+mod keygen;
+mod page;
+mod quickstart;
+mod run;
+mod signals;
+mod warnings;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+/// A tunnel over WebSockets whose relay is blind and whose connections survive.
+///
+/// Runs the role that the configuration's `mode` names. For a first look: `report quickstart`.
+#[derive(Debug, Parser)]
+#[command(name = "report", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration
+    #[arg(long, short, value_name = "FILE", default_value = "config.json")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Says what a configuration means, or what is wrong with it, without running it
+    Check(ConfigFile),
+    /// Prints a new key that nobody can guess
+    Keygen,
+    /// Runs a master, a server and a client on this machine, in front of a small web page or of any TCP service
+    Quickstart(quickstart::QuickstartArguments),
+}
 
 /// Runs the command that the process's arguments name.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and the version come here too; when nobody reads them, nobody is told.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let outcome = match arguments.command {
+        None => run::run(&arguments.file.config),
+        Some(Command::Check(file)) => check::check(&file.config),
+        Some(Command::Keygen) => keygen::keygen(),
+        Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Says it on standard error, each line under our name.
+fn complain(message: &str) {
+    for line in message.lines() {
+        eprintln!("report: {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_the_working_folders_file_is_run() {
+        let arguments = Arguments::try_parse_from(["report"]).expect("parses");
+        assert!(arguments.command.is_none());
+        assert_eq!(arguments.file.config, PathBuf::from("config.json"));
+        let arguments = Arguments::try_parse_from(["report", "check", "--config", "other.json"]).expect("parses");
+        let Some(Command::Check(file)) = arguments.command else { panic!("not check") };
+        assert_eq!(file.config, PathBuf::from("other.json"));
+    }
+
+    #[test]
+    fn wrong_arguments_are_a_usage_error() {
+        for arguments in [
+            vec!["report", "chek"],
+            vec!["report", "--confg", "a"],
+            vec!["report", "keygen", "now"],
+            vec!["report", "--config", "a", "check"],
+            vec!["report", "quickstart", "--to", "nowhere"],
+            vec!["report", "quickstart", "--port", "70000"],
+        ] {
+            assert_eq!(Arguments::try_parse_from(&arguments).expect_err("refused").exit_code(), 2, "{arguments:?}");
+        }
+    }
 }

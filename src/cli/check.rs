@@ -1,0 +1,178 @@
+//! `report check`: what a file means, or what is wrong with it. Reads the files that it names; listens nowhere and dials nobody.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use super::warnings::warnings;
+use crate::{
+    config::{self, Config, LinkConfig, MasterAddress, MasterConfig, PortConfig, RoleConfig},
+    link::tls::{self, ReloadingCertificate, TlsError},
+};
+
+/// Prints what the file means, and warnings on standard error.
+///
+/// # Errors
+/// Everything that is wrong with the file, or the certificate that cannot be used.
+pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
+    let loaded = config::load(file)?;
+    certificates(&loaded.config.role)?;
+    writeln!(io::stdout(), "{} is valid.\n{}", file.display(), describe(&loaded.config).trim_end())?;
+    for warning in warnings(&loaded) {
+        super::complain(&format!("warning: {}: {warning}", file.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads what TLS needs, as the role would.
+fn certificates(role: &RoleConfig) -> Result<(), TlsError> {
+    match role {
+        RoleConfig::Master(master) => {
+            master.tls.as_ref().map(|files| ReloadingCertificate::load(&files.cert, &files.key)).transpose().map(drop)
+        }
+        RoleConfig::Server(server) => authorities(&server.link),
+        RoleConfig::Client(client) => authorities(&client.link),
+    }
+}
+
+fn authorities(link: &LinkConfig) -> Result<(), TlsError> {
+    if link.ca.is_some() || link.masters.iter().any(MasterAddress::is_secure) {
+        tls::client_config(link.ca.as_deref())?;
+    }
+    Ok(())
+}
+
+/// What the file means, a line for each thing; never a key.
+fn describe(config: &Config) -> String {
+    let mut lines =
+        vec![format!("mode: {}", config.role.name()), format!("log_level: {}", config.log_level.as_str().to_lowercase())];
+    match &config.role {
+        RoleConfig::Master(master) => describe_master(master, &mut lines),
+        RoleConfig::Server(server) => {
+            describe_link(&server.link, &mut lines);
+            describe_ports(&server.ports, "dials", &mut lines);
+        }
+        RoleConfig::Client(client) => {
+            describe_link(&client.link, &mut lines);
+            lines.push(format!("hold_timeout: {:?}", client.hold_timeout));
+            describe_ports(&client.ports, "listens at", &mut lines);
+        }
+    }
+    lines.push(format!("grace_period: {:?}", config.role.grace_period()));
+    lines.into_iter().fold(String::new(), |mut text, line| {
+        let _ = writeln!(text, "  {line}");
+        text
+    })
+}
+
+fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
+    let addresses: Vec<String> = master.listen_at.iter().map(ToString::to_string).collect();
+    lines.push(format!("listen_at: {}", addresses.join(", ")));
+    lines.push(format!("path: {}", master.path));
+    lines.push(match &master.tls {
+        Some(files) => format!("tls: certificate {}, key {}", files.cert.display(), files.key.display()),
+        None => "tls: none here".to_owned(),
+    });
+    lines.push(format!("healthz: {}", if master.healthz { "answered" } else { "not answered" }));
+    let limits = &master.limits;
+    lines.push(format!("limits: {} links, {} for each address", limits.links, limits.links_per_address));
+    lines.push(format!("limits: {} ports and {} channels for each link", limits.ports_per_link, limits.channels_per_link));
+    lines.push(format!("limits: headers of {}, queues of {} in all", limits.header_bytes, limits.memory));
+}
+
+fn describe_link(link: &LinkConfig, lines: &mut Vec<String>) {
+    for master in &link.masters {
+        lines.push(format!("master: {master}"));
+    }
+    if let Some(ca) = &link.ca {
+        lines.push(format!("tls: trusts {}", ca.display()));
+    }
+}
+
+fn describe_ports(ports: &[PortConfig], does: &str, lines: &mut Vec<String>) {
+    for port in ports {
+        let PortConfig { mark, local_address, encrypt_method, compress_method, windows, .. } = port;
+        lines.push(format!(
+            "port \"{mark}\": {does} {local_address}; {encrypt_method}, {compress_method}; windows up to {} a stream, {} in all",
+            windows.stream, windows.tunnel
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use super::*;
+
+    /// A folder with a certificate and its key, and the key of another certificate.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let (one, other) = (made(), made());
+        fs::write(folder.path().join("cert.pem"), one.cert.pem()).expect("written");
+        fs::write(folder.path().join("key.pem"), one.signing_key.serialize_pem()).expect("written");
+        fs::write(folder.path().join("other.pem"), other.signing_key.serialize_pem()).expect("written");
+        folder
+    }
+
+    fn written(folder: &tempfile::TempDir, text: &str) -> PathBuf {
+        let file = folder.path().join("config.json");
+        fs::write(&file, text).expect("written");
+        file
+    }
+
+    fn master(cert: &str, key: &str) -> String {
+        format!(r#"{{"mode": "master", "listen_at": "a:1", "master_key": "k", "tls": {{"cert": "{cert}", "key": "{key}"}}}}"#)
+    }
+
+    fn refused(text: &str) -> String {
+        let folder = folder();
+        format!("{:#}", check(&written(&folder, text)).expect_err(text))
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_are_fine() {
+        let folder = folder();
+        assert_eq!(check(&written(&folder, &master("cert.pem", "key.pem"))).expect("valid"), ExitCode::SUCCESS);
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_is_named() {
+        for (text, file) in [(master("none.pem", "key.pem"), "none.pem"), (master("cert.pem", "none.pem"), "none.pem")] {
+            let said = refused(&text);
+            assert!(said.contains("cannot read") && said.contains(file), "{said}");
+        }
+        let said = refused(&master("key.pem", "key.pem"));
+        assert!(said.contains("no certificate in") && said.contains("key.pem"), "{said}");
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_names_both_files() {
+        let said = refused(&master("cert.pem", "other.pem"));
+        assert!(said.contains("cert.pem") && said.contains("other.pem") && said.contains("does not belong"), "{said}");
+    }
+
+    #[test]
+    fn authorities_that_cannot_be_read_are_named() {
+        let port = r#"{"local_address": "127.0.0.1:0", "port_key": "k"}"#;
+        let client = format!(r#"{{"mode": "client", "master": "wss://host/", "tls": {{"ca": "none.pem"}}, "ports": [{port}]}}"#);
+        let said = refused(&client);
+        assert!(said.contains("none.pem"), "{said}");
+    }
+
+    #[test]
+    fn a_description_names_what_matters_and_no_key() {
+        let text = r#"{"mode": "server", "master": "host:1", "master_key": "hush", "ports": [
+            {"mark": "远程桌面", "local_address": "127.0.0.1:3389", "port_key": "hush", "compress_method": "zstd"}]}"#;
+        let loaded = config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
+        let said = describe(&loaded.config);
+        for part in ["mode: server", "ws://host:1/", "远程桌面", "dials 127.0.0.1:3389", "aes-128-gcm, zstd", "32 MiB"] {
+            assert!(said.contains(part), "nothing of {part} in {said}");
+        }
+        assert!(!said.contains("hush"), "{said}");
+    }
+}

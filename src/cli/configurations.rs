@@ -1,0 +1,173 @@
+//! The three files of a quickstart: made, run and written from the same text.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::Path,
+};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use crate::{
+    config::{
+        self, CompressMethod, Config, EncryptMethod, HostPort, RawSecret,
+        raw::{RawClient, RawMaster, RawPort, RawServer},
+    },
+    crypto::strength,
+    random,
+};
+
+/// Where the three roles of one machine meet.
+#[derive(Debug, Clone)]
+pub struct Meeting {
+    /// Where the master listens.
+    pub master: HostPort,
+    /// Where the client listens.
+    pub client: HostPort,
+    /// What the server dials.
+    pub service: HostPort,
+    /// What the service is called.
+    pub mark: String,
+}
+
+/// The files, by name.
+pub struct Configurations([(&'static str, String); 3]);
+
+impl Configurations {
+    /// Makes the three files, with new keys.
+    ///
+    /// # Errors
+    /// None that can be caused from outside.
+    pub fn new(meeting: &Meeting) -> anyhow::Result<Self> {
+        let [master_key, port_key] = [(); 2].map(|()| RawSecret::Text(strength::generate(random::bytes())));
+        let port = |address: &HostPort| RawPort {
+            mark: Some(meeting.mark.clone()),
+            local_address: Some(address.to_string()),
+            port_key: Some(port_key.clone()),
+            encrypt_method: Some(EncryptMethod::Aes128Gcm.to_string()),
+            compress_method: Some(CompressMethod::Zstd.to_string()),
+            ..RawPort::default()
+        };
+        let mode = |name: &str| Some(name.to_owned());
+        let log_level = Some("info".to_owned());
+        let at_master = || Some(meeting.master.to_string().into());
+        let master = RawMaster {
+            mode: mode("master"),
+            log_level: log_level.clone(),
+            listen_at: at_master(),
+            master_key: Some(master_key.clone()),
+            ..RawMaster::default()
+        };
+        let server = RawServer {
+            mode: mode("server"),
+            log_level: log_level.clone(),
+            master: at_master(),
+            master_key: Some(master_key),
+            ports: Some(vec![port(&meeting.service)]),
+            ..RawServer::default()
+        };
+        let client = RawClient {
+            mode: mode("client"),
+            log_level,
+            master: at_master(),
+            ports: Some(vec![port(&meeting.client)]),
+            ..RawClient::default()
+        };
+        Ok(Self([("master.json", text(&master)?), ("server.json", text(&server)?), ("client.json", text(&client)?)]))
+    }
+
+    /// Names and texts: master, server, client.
+    pub fn files(&self) -> &[(&'static str, String); 3] {
+        &self.0
+    }
+
+    /// What the files mean: master, server, client.
+    ///
+    /// # Errors
+    /// None that can be caused from outside.
+    pub fn load(&self) -> anyhow::Result<[Config; 3]> {
+        let [master, server, client] = &self.0;
+        let load = |(name, text): &(&str, String)| config::parse(text, Path::new(name), &|_| None).map(|loaded| loaded.config);
+        Ok([load(master)?, load(server)?, load(client)?])
+    }
+
+    /// Writes the files into `folder`, which is made if it is not there; readable for nobody else, as they hold keys.
+    ///
+    /// # Errors
+    /// When one of them is there already (then none is written), or the system refuses.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let paths = self.0.iter().map(|(name, text)| (folder.join(name), text));
+        if let Some((path, _)) = paths.clone().find(|(path, _)| path.exists()) {
+            bail!("{} is there already and stays as it is: name another folder with --write, or move it away", path.display());
+        }
+        for (path, text) in paths {
+            let written = create_private(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+            written.with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn text(raw: &impl Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(raw)? + "\n")
+}
+
+/// A new file that its owner alone reads.
+fn create_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RoleConfig;
+
+    fn meeting() -> Meeting {
+        let [master, client, service] = ["127.0.0.1:51324", "127.0.0.1:8080", "[::1]:80"].map(|text| text.parse().expect(text));
+        Meeting { master, client, service, mark: "web".to_owned() }
+    }
+
+    #[test]
+    fn the_three_files_fit_together() {
+        let configurations = Configurations::new(&meeting()).expect("made");
+        let [master, server, client] = configurations.load().expect("valid").map(|config| config.role);
+        let (RoleConfig::Master(master), RoleConfig::Server(server), RoleConfig::Client(client)) = (master, server, client)
+        else {
+            panic!("other roles")
+        };
+        assert_eq!(master.master_key, server.master_key);
+        assert_eq!((&server.link, server.link.masters[0].to_string().as_str()), (&client.link, "ws://127.0.0.1:51324/"));
+        let (here, there) = (&client.ports[0], &server.ports[0]);
+        assert_eq!((&here.port_key, here.encrypt_method), (&there.port_key, there.encrypt_method));
+        assert_eq!(there.local_address, meeting().service);
+        assert_ne!(here.port_key, server.master_key);
+        assert!(!configurations.files()[2].1.contains("master_key"), "a client has no master key");
+    }
+
+    #[test]
+    fn written_files_are_private_and_never_overwrite() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inside = folder.path().join("new");
+        let configurations = Configurations::new(&meeting()).expect("made");
+        configurations.write(&inside).expect("written");
+        for (name, text) in configurations.files() {
+            assert_eq!(&fs::read_to_string(inside.join(name)).expect("there"), text);
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                let mode = fs::metadata(inside.join(name)).expect("there").permissions().mode();
+                assert_eq!(mode & 0o777, 0o600, "{name}");
+            }
+        }
+        fs::remove_file(inside.join("master.json")).expect("removed");
+        let error = Configurations::new(&meeting()).expect("made").write(&inside).expect_err("refused").to_string();
+        assert!(error.contains("server.json") && error.contains("--write"), "{error}");
+        assert!(!inside.join("master.json").exists(), "none is written when one is there");
+    }
+}

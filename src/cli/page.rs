@@ -1,0 +1,174 @@
+//! The small web page that a quickstart reaches when it is given no service: one file, no links to anywhere. Knows nothing of tunnels.
+
+use std::{
+    convert::Infallible,
+    net::Ipv4Addr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::Full;
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::telemetry::rfc3339;
+
+const PAGE: &str = include_str!("page.html");
+
+/// How long a connection may think about its next request.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long a last answer may take.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
+
+/// After a failed `accept`, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The page, ready to be served.
+pub struct Page {
+    listener: TcpListener,
+    port: u16,
+}
+
+/// Listens at a port of the loopback; 0 lets the system choose.
+///
+/// # Errors
+/// When the port is taken.
+pub async fn listen(port: u16) -> anyhow::Result<Page> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+    let listener = listener.with_context(|| format!("cannot serve the page at 127.0.0.1:{port}"))?;
+    let port = listener.local_addr()?.port();
+    Ok(Page { listener, port })
+}
+
+impl Page {
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Serves until `cancel` is cancelled; then answers what was asked, lets go of idle connections and returns.
+    ///
+    /// # Errors
+    /// None at present.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves connections to run on; cancel `cancel` instead.
+    pub async fn serve(self, cancel: CancellationToken) -> anyhow::Result<()> {
+        let connections = TaskTracker::new();
+        let accepted = Arc::new(AtomicU64::new(0));
+        loop {
+            let stream = tokio::select! {
+                () = cancel.cancelled() => break,
+                accepted = self.listener.accept() => accepted,
+            };
+            match stream {
+                Ok((stream, _)) => drop(connections.spawn(converse(stream, accepted.clone(), cancel.clone()))),
+                Err(error) => {
+                    tracing::warn!(%error, "the page takes no connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        connections.close();
+        connections.wait().await;
+        Ok(())
+    }
+}
+
+/// One connection, from its first request to its last.
+async fn converse(stream: TcpStream, accepted: Arc<AtomicU64>, cancel: CancellationToken) {
+    let opened = rfc3339(SystemTime::now());
+    accepted.fetch_add(1, Ordering::Relaxed);
+    let service = service_fn(|request| {
+        let answer = answer(&request, &opened, accepted.load(Ordering::Relaxed));
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let connection =
+        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(IDLE).serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // A visitor who left is no news.
+        _ = connection.as_mut() => {}
+        () = cancel.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            // One that never asked anything would be waited for.
+            let _ = timeout(LAST_ANSWER, connection).await;
+        }
+    }
+}
+
+fn answer(request: &Request<Incoming>, opened: &str, number: u64) -> Response<Full<Bytes>> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let (status, kind, body) = match request.uri().path() {
+        _ if !reads => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n".to_owned()),
+        "/" => (StatusCode::OK, "text/html; charset=utf-8", page(opened, number)),
+        "/ping" => (StatusCode::OK, "text/plain", "pong\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "text/plain", "there is only /\n".to_owned()),
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn page(opened: &str, number: u64) -> String {
+    PAGE.replace("{opened}", opened).replace("{number}", &number.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn ask(port: u16, request: &str) -> String {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("connects");
+        stream.write_all(request.as_bytes()).await.expect("asks");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("is answered");
+        answer
+    }
+
+    #[test]
+    fn the_page_is_served_and_an_idle_connection_does_not_hold_up_the_end() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let page = listen(0).await.expect("listens");
+            let (port, cancel) = (page.port(), CancellationToken::new());
+            let visit = async {
+                let answer = ask(port, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+                assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("came through the tunnel"), "{answer}");
+                assert!(answer.contains("<dd>1</dd>") && !answer.contains("{opened}"), "{answer}");
+                for (request, status) in [("GET /other", "404"), ("POST /", "405"), ("HEAD /", "200")] {
+                    let answer = ask(port, &format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await;
+                    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+                }
+                let mut idle = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("connects");
+                idle.write_all(b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("asks");
+                let mut first = [0; 12];
+                idle.read_exact(&mut first).await.expect("is answered");
+                assert_eq!(&first, b"HTTP/1.1 200");
+                cancel.cancel();
+                let mut rest = Vec::new();
+                idle.read_to_end(&mut rest).await.expect("the page closes it");
+            };
+            let (served, ()) = tokio::join!(page.serve(cancel.clone()), visit);
+            served.expect("ends");
+        });
+    }
+}

@@ -1,0 +1,51 @@
+//! What works and was probably not meant: what the configuration noted, and keys that can be guessed.
+
+use crate::{
+    config::{FieldPath, Loaded, RoleConfig, Secret, Warning},
+    crypto::strength::{Strength, strength},
+};
+
+/// Everything that an operator should know of a valid file.
+pub fn warnings(loaded: &Loaded) -> Vec<Warning> {
+    let mut warnings = loaded.warnings.clone();
+    let master_key = FieldPath::default().field("master_key");
+    match &loaded.config.role {
+        RoleConfig::Master(master) => warnings.extend(weak(master_key, &master.master_key)),
+        RoleConfig::Server(server) => warnings.extend(weak(master_key, &server.master_key)),
+        RoleConfig::Client(_) => {}
+    }
+    let ports = match &loaded.config.role {
+        RoleConfig::Master(_) => &[][..],
+        RoleConfig::Server(server) => &server.ports,
+        RoleConfig::Client(client) => &client.ports,
+    };
+    let ports = ports.iter().enumerate();
+    let field = |index| FieldPath::default().field("ports").index(index).field("port_key");
+    warnings.extend(ports.filter_map(|(index, port)| weak(field(index), &port.port_key)));
+    warnings
+}
+
+fn weak(field: FieldPath, key: &Secret) -> Option<Warning> {
+    let Strength::Weak { bits } = strength(key.expose()) else { return None };
+    let message = format!("can be guessed (at most 2^{bits} tries): `report keygen` makes a strong one; set it at both ends");
+    Some(Warning { field, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_weak_key_is_warned_of_and_not_shown() {
+        let text = r#"{"mode": "server", "master": "host:1", "master_key": "hush", "ports": [
+            {"local_address": "host:1", "port_key": "T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4"}, {"local_address": "host:2", "port_key": "hush2"}]}"#;
+        let loaded = crate::config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
+        let said: Vec<String> = warnings(&loaded).iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), 2, "{said:?}");
+        for (line, field) in said.iter().zip(["master_key can be guessed", "ports[1].port_key can be guessed"]) {
+            assert!(line.contains(field) && line.contains("report keygen") && !line.contains("hush"), "{line}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! From the raw structs to the valid ones: addresses, keys, ranges, duplicates. Every `Option` here is `None` exactly when a problem has
+//! been noted, so that all fields are looked at before the first `?`.
+
+use std::{ops::RangeInclusive, path::Path, time::Duration};
+
+use super::{
+    AddressError, ByteSize, ClientConfig, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, HostPort, LOG_LEVELS, Limits,
+    LinkConfig, Loaded, MasterAddress, MasterConfig, PortConfig, RoleConfig, Secret, ServerConfig, Surroundings, TlsFiles,
+    Warning, Windows,
+    error::{Fault, FieldPath, Problem},
+    quantity::Quantity,
+    raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawMasterTls, RawPort, RawRoleTls, RawServer, RawWindows},
+    reader::Reader,
+    secret::RawSecret,
+    written::{Document, Mode},
+};
+use crate::{compress::CompressMethod, crypto::EncryptMethod};
+
+const HEARTBEAT: Duration = Duration::from_secs(20);
+/// LINK_TIMEOUT (PROTOCOL 11) must hold two of them.
+const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=HEARTBEAT;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
+const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
+const HOLD_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// Under the ten seconds after which containers are killed.
+const GRACE_PERIOD: Duration = Duration::from_secs(5);
+const GRACE_PERIODS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// From one whole message up; a tunnel's must fit into the CHANNEL_LIMIT of a master (PROTOCOL 11).
+const WINDOWS: RangeInclusive<ByteSize> = ByteSize::kib(64)..=ByteSize::mib(32);
+/// Enough for what browsers and proxies send; no more than anybody needs.
+const HEADER_BYTES: RangeInclusive<ByteSize> = ByteSize::kib(1)..=ByteSize::mib(1);
+/// From one channel's limit up.
+const MEMORY: RangeInclusive<ByteSize> = ByteSize::mib(34)..=ByteSize(1 << 40);
+const COUNTS: RangeInclusive<u32> = 1..=1_000_000;
+/// What one REGISTER holds (MAX_CONTROL, PROTOCOL 11).
+const PORTS: RangeInclusive<u32> = 1..=1_800;
+
+/// Reads a file's text.
+pub(super) fn read(text: &str, surroundings: Surroundings<'_>) -> Result<Loaded, Vec<Problem>> {
+    let document = Document::parse(text)?;
+    let mut reader = Reader { document, surroundings, warnings: Vec::new() };
+    let config = reader.config();
+    let problems = reader.document.into_problems();
+    match config {
+        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings: reader.warnings }),
+        _ => Err(problems),
+    }
+}
+
+fn no_address(found: &str, reason: AddressError) -> Fault {
+    Fault::Address { found: found.to_owned(), reason }
+}
+
+fn root(name: &str) -> FieldPath {
+    FieldPath::default().field(name)
+}
+
+impl Reader<'_> {
+    fn config(&mut self) -> Option<Config> {
+        let mode = self.document.mode()?;
+        let (level, role) = match mode {
+            Mode::Master => {
+                let raw: RawMaster = self.document.read(mode)?;
+                (self.log_level(raw.log_level.as_deref()), self.master(&raw).map(RoleConfig::Master))
+            }
+            Mode::Server => {
+                let raw: RawServer = self.document.read(mode)?;
+                (self.log_level(raw.log_level.as_deref()), self.server(&raw).map(RoleConfig::Server))
+            }
+            Mode::Client => {
+                let raw: RawClient = self.document.read(mode)?;
+                (self.log_level(raw.log_level.as_deref()), self.client(&raw).map(RoleConfig::Client))
+            }
+        };
+        Some(Config { log_level: level?, role: role? })
+    }
+
+    fn log_level(&mut self, written: Option<&str>) -> Option<tracing::Level> {
+        let word = self.word(&root("log_level"), written, "info", &LOG_LEVELS)?;
+        word.parse().ok()
+    }
+
+    fn master(&mut self, raw: &RawMaster) -> Option<MasterConfig> {
+        let listen_at = self.listen_at(raw.listen_at.as_ref());
+        let master_key = self.master_key(raw.master_key.as_ref());
+        let path = self.upgrade_path(raw.path.as_deref(), raw.healthz == Some(true));
+        let tls = self.master_tls(raw.tls.as_ref());
+        let limits = self.limits(raw.limits.as_ref());
+        let heartbeat = self.heartbeat(raw.heartbeat.as_ref());
+        let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
+        Some(MasterConfig {
+            listen_at: listen_at?,
+            master_key: master_key?,
+            path: path?,
+            tls: tls?,
+            healthz: raw.healthz == Some(true),
+            limits: limits?,
+            // The terms of a link name whole seconds.
+            heartbeat: Duration::from_secs(heartbeat?.as_secs()),
+            grace_period: grace_period?,
+        })
+    }
+
+    fn server(&mut self, raw: &RawServer) -> Option<ServerConfig> {
+        let link = self.link(raw.master.as_ref(), raw.tls.as_ref(), raw.heartbeat.as_ref(), raw.connect_timeout.as_ref());
+        let master_key = self.master_key(raw.master_key.as_ref());
+        let windows = self.windows(raw.windows.as_ref());
+        let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Server);
+        let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
+        windows?;
+        Some(ServerConfig { link: link?, master_key: master_key?, ports: ports?, grace_period: grace_period? })
+    }
+
+    fn client(&mut self, raw: &RawClient) -> Option<ClientConfig> {
+        let link = self.link(raw.master.as_ref(), raw.tls.as_ref(), raw.heartbeat.as_ref(), raw.connect_timeout.as_ref());
+        let windows = self.windows(raw.windows.as_ref());
+        let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Client);
+        let hold_timeout = self.duration(&root("hold_timeout"), raw.hold_timeout.as_ref(), HOLD_TIMEOUT, HOLD_TIMEOUTS);
+        let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
+        windows?;
+        Some(ClientConfig { link: link?, ports: ports?, hold_timeout: hold_timeout?, grace_period: grace_period? })
+    }
+
+    fn listen_at(&mut self, raw: Option<&OneOrMore>) -> Option<Vec<HostPort>> {
+        let path = root("listen_at");
+        let addresses: Vec<HostPort> =
+            self.addresses(&path, raw, "add \"listen_at\": \"0.0.0.0:51324\" (all addresses, port 51324)", no_address)?;
+        for (index, address) in addresses.iter().enumerate() {
+            if let Some(other) = addresses.iter().take(index).find(|other| other.overlaps(address)) {
+                let message = format!("({address}) is taken by {other}: remove one of them");
+                self.document.problem(&path.index(index), Fault::Other(message));
+                return None;
+            }
+        }
+        Some(addresses)
+    }
+
+    fn master_key(&mut self, raw: Option<&RawSecret>) -> Option<Secret> {
+        self.secret(
+            &root("master_key"),
+            raw,
+            "add the key that admits servers, the same at the master; `report keygen` makes one",
+        )
+    }
+
+    fn upgrade_path(&mut self, written: Option<&str>, healthz: bool) -> Option<String> {
+        let path = written.unwrap_or("/");
+        let message = if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) || path.contains(['?', '#'])
+        {
+            format!("is \"{path}\": write a path that begins with \"/\", of visible ASCII without ? and #")
+        } else if healthz && path == "/healthz" {
+            "is \"/healthz\", where the health check answers: choose another, or set \"healthz\" to false".to_owned()
+        } else {
+            return Some(path.to_owned());
+        };
+        self.document.problem(&root("path"), Fault::Other(message));
+        None
+    }
+
+    fn master_tls(&mut self, raw: Option<&RawMasterTls>) -> Option<Option<TlsFiles>> {
+        let Some(raw) = raw else { return Some(None) };
+        let file = |document: &mut Document<'_>, name, file: Option<&Path>, missing| {
+            let found = file.filter(|file| !file.as_os_str().is_empty()).map(|file| self.surroundings.folder.join(file));
+            if found.is_none() {
+                document.problem(&root("tls").field(name), Fault::Missing(missing));
+            }
+            found
+        };
+        let cert = file(&mut self.document, "cert", raw.cert.as_deref(), "name the certificate chain's PEM file");
+        let key = file(&mut self.document, "key", raw.key.as_deref(), "name the private key's PEM file");
+        Some(Some(TlsFiles { cert: cert?, key: key? }))
+    }
+
+    fn limits(&mut self, raw: Option<&RawLimits>) -> Option<Limits> {
+        let default = Limits::default();
+        let Some(raw) = raw else { return Some(default) };
+        let at = |name: &str| root("limits").field(name);
+        let links = self.count(&at("links"), raw.links.as_ref(), default.links, COUNTS);
+        let per_address = self.count(&at("links_per_address"), raw.links_per_address.as_ref(), default.links_per_address, COUNTS);
+        let ports = self.count(&at("ports_per_link"), raw.ports_per_link.as_ref(), default.ports_per_link, PORTS);
+        let channels = self.count(&at("channels_per_link"), raw.channels_per_link.as_ref(), default.channels_per_link, COUNTS);
+        let header_bytes = self.size(&at("header_bytes"), raw.header_bytes.as_ref(), default.header_bytes, HEADER_BYTES);
+        let memory = self.size(&at("memory"), raw.memory.as_ref(), default.memory, MEMORY);
+        Some(Limits {
+            links: links?,
+            links_per_address: per_address?,
+            ports_per_link: ports?,
+            channels_per_link: channels?,
+            header_bytes: header_bytes?,
+            memory: memory?,
+        })
+    }
+
+    fn link(
+        &mut self,
+        master: Option<&OneOrMore>,
+        tls: Option<&RawRoleTls>,
+        heartbeat: Option<&Quantity>,
+        connect_timeout: Option<&Quantity>,
+    ) -> Option<LinkConfig> {
+        let missing = "add the master's address, as \"HOST:PORT\" or \"wss://HOST/PATH\"";
+        let masters: Option<Vec<MasterAddress>> =
+            self.addresses(&root("master"), master, missing, |_, error| Fault::MasterAddress(error));
+        let ca = tls.and_then(|tls| tls.ca.as_ref()).map(|ca| self.surroundings.folder.join(ca));
+        if ca.is_some() && masters.as_ref().is_some_and(|masters| !masters.iter().any(MasterAddress::is_secure)) {
+            let message = "has no use: no master's address begins with wss://".to_owned();
+            self.warnings.push(Warning { field: root("tls").field("ca"), message });
+        }
+        let heartbeat = self.heartbeat(heartbeat);
+        let connect_timeout = self.duration(&root("connect_timeout"), connect_timeout, CONNECT_TIMEOUT, CONNECT_TIMEOUTS);
+        Some(LinkConfig { masters: masters?, ca, heartbeat: heartbeat?, connect_timeout: connect_timeout? })
+    }
+
+    fn heartbeat(&mut self, raw: Option<&Quantity>) -> Option<Duration> {
+        self.duration(&root("heartbeat"), raw, HEARTBEAT, HEARTBEATS)
+    }
+
+    fn windows(&mut self, raw: Option<&RawWindows>) -> Option<Windows> {
+        let (stream, tunnel) = raw.map_or((None, None), |raw| (raw.stream.as_ref(), raw.tunnel.as_ref()));
+        let path = root("windows");
+        self.window_pair((&path.field("stream"), stream), (&path.field("tunnel"), tunnel), Windows::default())
+    }
+
+    /// Where only one of the two is written, the other one's default gives way.
+    fn window_pair(
+        &mut self,
+        stream: (&FieldPath, Option<&Quantity>),
+        tunnel: (&FieldPath, Option<&Quantity>),
+        default: Windows,
+    ) -> Option<Windows> {
+        let stream_size = self.size(stream.0, stream.1, default.stream, WINDOWS);
+        let tunnel_size = self.size(tunnel.0, tunnel.1, default.tunnel, WINDOWS);
+        let (stream_size, tunnel_size) = (stream_size?, tunnel_size?);
+        match (stream.1.is_some(), tunnel.1.is_some()) {
+            _ if stream_size <= tunnel_size => Some(Windows { stream: stream_size, tunnel: tunnel_size }),
+            (false, _) => Some(Windows { stream: tunnel_size, tunnel: tunnel_size }),
+            (true, false) => Some(Windows { stream: stream_size, tunnel: stream_size }),
+            (true, true) => {
+                let message =
+                    format!("is {stream_size}, more than the {tunnel_size} of the whole tunnel ({}): lower it", tunnel.0);
+                self.document.problem(stream.0, Fault::Other(message));
+                None
+            }
+        }
+    }
+
+    fn ports(&mut self, raw: Option<&[RawPort]>, windows: Windows, mode: Mode) -> Option<Vec<PortConfig>> {
+        let path = root("ports");
+        let Some(raw) = raw.filter(|raw| !raw.is_empty()) else {
+            self.document.problem(&path, Fault::Missing("list at least one service, with mark, local_address and port_key"));
+            return None;
+        };
+        let ports: Vec<Option<PortConfig>> =
+            raw.iter().enumerate().map(|(index, raw)| self.port(&path.index(index), raw, windows, mode)).collect();
+        self.compare_ports(&path, &ports, mode);
+        ports.into_iter().collect()
+    }
+
+    fn port(&mut self, path: &FieldPath, raw: &RawPort, windows: Windows, mode: Mode) -> Option<PortConfig> {
+        let local_address = self.local_address(&path.field("local_address"), raw.local_address.as_deref(), mode);
+        let missing = "add the secret that client and server share; `report keygen` makes one";
+        let port_key = self.secret(&path.field("port_key"), raw.port_key.as_ref(), missing);
+        let encrypt = raw.encrypt_method.as_deref();
+        let encrypt = self.word(&path.field("encrypt_method"), encrypt, DEFAULT_ENCRYPT_METHOD, &EncryptMethod::ALL);
+        let compress = raw.compress_method.as_deref();
+        let compress = self.word(&path.field("compress_method"), compress, DEFAULT_COMPRESS_METHOD, &CompressMethod::ALL);
+        let stream = (&path.field("stream_window"), raw.stream_window.as_ref());
+        let tunnel = (&path.field("tunnel_window"), raw.tunnel_window.as_ref());
+        let windows = self.window_pair(stream, tunnel, windows);
+        let local_address = local_address?;
+        let mark = raw.mark.clone().filter(|mark| !mark.is_empty()).unwrap_or_else(|| local_address.to_string());
+        Some(PortConfig {
+            mark,
+            local_address,
+            port_key: port_key?,
+            encrypt_method: encrypt?,
+            compress_method: compress?,
+            windows: windows?,
+        })
+    }
+
+    fn local_address(&mut self, path: &FieldPath, text: Option<&str>, mode: Mode) -> Option<HostPort> {
+        let Some(text) = text else {
+            let server = "name the service, as \"HOST:PORT\"";
+            let client = "name the address to listen at, as \"127.0.0.1:PORT\"";
+            self.document.problem(path, Fault::Missing(if mode == Mode::Server { server } else { client }));
+            return None;
+        };
+        let address = text.parse::<HostPort>();
+        let address = if mode == Mode::Server { address.and_then(HostPort::to_dial) } else { address };
+        address.map_err(|reason| self.document.problem(path, no_address(text, reason))).ok()
+    }
+
+    /// Finds ports that are in each other's way.
+    fn compare_ports(&mut self, path: &FieldPath, ports: &[Option<PortConfig>], mode: Mode) {
+        for (index, port) in ports.iter().enumerate() {
+            let Some(port) = port else { continue };
+            let path = path.index(index);
+            let earlier = || ports.iter().take(index).flatten();
+            if let Some(other) = earlier().find(|other| other.port_key == port.port_key) {
+                self.document.problem(&path.field("port_key"), Fault::DuplicateKey { other: other.mark.clone() });
+            }
+            if mode == Mode::Client
+                && let Some(other) = earlier().find(|other| other.local_address.overlaps(&port.local_address))
+            {
+                let (found, mark, other) = (port.local_address.to_string(), port.mark.clone(), other.mark.clone());
+                self.document.problem(&path.field("local_address"), Fault::DuplicateAddress { found, mark, other });
+            }
+            if earlier().any(|other| other.mark == port.mark) {
+                let message = format!("(\"{}\") is also another port's: logs cannot tell them apart", port.mark);
+                self.warnings.push(Warning { field: path.field("mark"), message });
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Sizes and durations as people write them: a number, or text with a unit. Owns the units, and not which values make sense where.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::{Number, Value};
+
+/// A quantity as written.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Quantity {
+    /// Without a unit: bytes of a size, seconds of a duration, a plain count.
+    Number(Number),
+    /// With one: `"64 MiB"`, `"500ms"`.
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Number(number) => Ok(Self::Number(number)),
+            Value::String(text) => Ok(Self::Text(text)),
+            _ => Err(D::Error::custom("expected a number, or text with a unit")),
+        }
+    }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(formatter, "{number}"),
+            Self::Text(text) => write!(formatter, "\"{text}\""),
+        }
+    }
+}
+
+impl Quantity {
+    /// What it means as a size: bytes, or a whole number with `B`, `KiB`, `MiB`, `GiB` (or `KB`, `MB`, `GB`, by thousands).
+    #[must_use]
+    pub fn size(&self) -> Option<ByteSize> {
+        match self {
+            Self::Number(number) => number.as_u64().map(ByteSize),
+            Self::Text(text) => {
+                let (number, unit) = split(text)?;
+                let number: u64 = number.parse().ok()?;
+                number.checked_mul(bytes_of(unit)?).map(ByteSize)
+            }
+        }
+    }
+
+    /// What it means as a duration: seconds, or a number with `ms`, `s`, `m` or `h`.
+    #[must_use]
+    pub fn duration(&self) -> Option<Duration> {
+        let (number, unit) = match self {
+            Self::Number(number) => return Duration::try_from_secs_f64(number.as_f64()?).ok(),
+            Self::Text(text) => split(text)?,
+        };
+        let number: f64 = number.parse().ok()?;
+        let seconds = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        Duration::try_from_secs_f64(number * seconds).ok()
+    }
+
+    /// What it means as a count.
+    #[must_use]
+    pub fn count(&self) -> Option<u64> {
+        match self {
+            Self::Number(number) => number.as_u64(),
+            Self::Text(_) => None,
+        }
+    }
+}
+
+/// The digits, and the unit behind them.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let text = text.trim();
+    let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
+    let (number, unit) = text.split_at(end);
+    Some((number, unit.trim_start()))
+}
+
+fn bytes_of(unit: &str) -> Option<u64> {
+    match unit.to_ascii_lowercase().as_str() {
+        "b" => Some(1),
+        "kib" | "k" => Some(1 << 10),
+        "mib" | "m" => Some(1 << 20),
+        "gib" | "g" => Some(1 << 30),
+        "kb" => Some(1_000),
+        "mb" => Some(1_000_000),
+        "gb" => Some(1_000_000_000),
+        _ => None,
+    }
+}
+
+/// A number of bytes; prints with the largest unit that divides it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ByteSize(pub u64);
+
+impl ByteSize {
+    /// So many times 1024 bytes.
+    #[must_use]
+    pub const fn kib(number: u64) -> Self {
+        Self(number << 10)
+    }
+
+    /// So many times 1024 KiB.
+    #[must_use]
+    pub const fn mib(number: u64) -> Self {
+        Self(number << 20)
+    }
+
+    /// The number of bytes, for an index or a capacity.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match units.into_iter().find(|(bytes, _)| self.0 > 0 && self.0.is_multiple_of(*bytes)) {
+            Some((bytes, unit)) => write!(formatter, "{} {unit}", self.0 / bytes),
+            None => write!(formatter, "{} B", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(json: &str) -> Quantity {
+        serde_json::from_str(json).expect(json)
+    }
+
+    #[test]
+    fn a_size_is_a_number_of_bytes_or_has_a_unit() {
+        for (json, bytes) in
+            [("1000", 1000), ("\"64 MiB\"", 64 << 20), ("\"64mib\"", 64 << 20), ("\"2 KB\"", 2000), ("\"7B\"", 7)]
+        {
+            assert_eq!(written(json).size(), Some(ByteSize(bytes)), "{json}");
+        }
+        for json in ["-1", "1.5", "\"64\"", "\"MiB\"", "\"1.5 MiB\"", "\"64 Mib/s\"", "\"99999999999 GiB\"", "\"\""] {
+            assert_eq!(written(json).size(), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_a_number_of_seconds_or_has_a_unit() {
+        for (json, milliseconds) in
+            [("10", 10_000), ("0.5", 500), ("\"500ms\"", 500), ("\"10 s\"", 10_000), ("\"2m\"", 120_000), ("\"1h\"", 3_600_000)]
+        {
+            assert_eq!(written(json).duration(), Some(Duration::from_millis(milliseconds)), "{json}");
+        }
+        for json in ["-1", "\"10\"", "\"s\"", "\"1 day\"", "\"1.2.3s\"", "1e300"] {
+            assert_eq!(written(json).duration(), None, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_size_prints_with_the_unit_that_divides_it() {
+        for (size, text) in
+            [(ByteSize::mib(64), "64 MiB"), (ByteSize(1025), "1025 B"), (ByteSize(0), "0 B"), (ByteSize::kib(3), "3 KiB")]
+        {
+            assert_eq!(size.to_string(), text);
+        }
+    }
+}

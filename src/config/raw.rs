@@ -1,0 +1,338 @@
+//! The file as written: every field optional and unparsed, so that all that is wrong can be said at once. Also what writes a file.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::Value;
+
+use super::{quantity::Quantity, secret::RawSecret};
+
+/// A master's file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RawMaster {
+    /// `"master"`.
+    pub mode: Option<String>,
+    /// A level of [`super::LOG_LEVELS`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+    /// `host:port`, or a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_at: Option<OneOrMore>,
+    /// What admits servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master_key: Option<RawSecret>,
+    /// The path of the upgrade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// TLS at the master itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RawMasterTls>,
+    /// Whether `/healthz` answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthz: Option<bool>,
+    /// What it takes at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RawLimits>,
+    /// How often an idle link is probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Quantity>,
+    /// How long a drain may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_period: Option<Quantity>,
+}
+
+/// A server's file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RawServer {
+    /// `"server"`.
+    pub mode: Option<String>,
+    /// A level of [`super::LOG_LEVELS`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+    /// `host:port` or a URL, or a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master: Option<OneOrMore>,
+    /// What the master admits it by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master_key: Option<RawSecret>,
+    /// How the master's certificate is judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RawRoleTls>,
+    /// How long a dial may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<Quantity>,
+    /// How often an idle link is probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Quantity>,
+    /// What each port's windows may grow to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<RawWindows>,
+    /// How long a drain may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_period: Option<Quantity>,
+    /// The services.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<RawPort>>,
+}
+
+/// A client's file.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RawClient {
+    /// `"client"`.
+    pub mode: Option<String>,
+    /// A level of [`super::LOG_LEVELS`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+    /// `host:port` or a URL, or a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master: Option<OneOrMore>,
+    /// How the master's certificate is judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RawRoleTls>,
+    /// How long a dial may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<Quantity>,
+    /// How long a connection waits for a server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold_timeout: Option<Quantity>,
+    /// How often an idle link is probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Quantity>,
+    /// What each port's windows may grow to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<RawWindows>,
+    /// How long a drain may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_period: Option<Quantity>,
+    /// The services.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<RawPort>>,
+}
+
+/// One element of `ports`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, expecting = "an object, {\"mark\": …, \"local_address\": …, \"port_key\": …}")]
+pub struct RawPort {
+    /// What it is called in logs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
+    /// Server: the service. Client: where to listen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_address: Option<String>,
+    /// The secret that client and server share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_key: Option<RawSecret>,
+    /// How it is sealed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypt_method: Option<String>,
+    /// How it is compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compress_method: Option<String>,
+    /// What a stream's window may grow to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_window: Option<Quantity>,
+    /// What the tunnel's window may grow to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel_window: Option<Quantity>,
+}
+
+/// A master's `tls`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, expecting = "an object, {\"cert\": \"PATH\", \"key\": \"PATH\"}")]
+pub struct RawMasterTls {
+    /// The certificate chain, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+}
+
+/// A server's or client's `tls`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, expecting = "an object, {\"ca\": \"PATH\"}")]
+pub struct RawRoleTls {
+    /// Authorities to trust in place of the system's, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+/// `windows`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, expecting = "an object, {\"stream\": SIZE, \"tunnel\": SIZE}")]
+pub struct RawWindows {
+    /// Of one stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<Quantity>,
+    /// Of all streams of a tunnel together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Quantity>,
+}
+
+/// A master's `limits`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, expecting = "an object, {\"links\": NUMBER, …}")]
+pub struct RawLimits {
+    /// Links in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub links: Option<Quantity>,
+    /// Links from one address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub links_per_address: Option<Quantity>,
+    /// Key ids that a server may register.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports_per_link: Option<Quantity>,
+    /// Channels on a link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels_per_link: Option<Quantity>,
+    /// A request's header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header_bytes: Option<Quantity>,
+    /// All queues together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
+}
+
+/// A text, or a list of texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum OneOrMore {
+    /// Without brackets.
+    One(String),
+    /// In brackets.
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    /// Whether it was written as a list, so that its elements have an index.
+    #[must_use]
+    pub fn is_list(&self) -> bool {
+        matches!(self, Self::More(_))
+    }
+
+    /// The texts.
+    #[must_use]
+    pub fn texts(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::More(texts) => texts,
+        }
+    }
+}
+
+impl From<String> for OneOrMore {
+    fn from(text: String) -> Self {
+        Self::One(text)
+    }
+}
+
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wrong = || D::Error::custom("expected an address in quotes, or a list of them");
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self::One(text)),
+            Value::Array(list) => {
+                let texts = list.into_iter().map(|value| value.as_str().map(str::to_owned).ok_or_else(wrong));
+                texts.collect::<Result<_, _>>().map(Self::More)
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// The fields that are known in an object, and in the objects inside it (of a list: in its elements).
+pub(super) struct Known {
+    pub names: &'static [&'static str],
+    pub inside: &'static [(&'static str, &'static Known)],
+}
+
+const SECRET: Known = Known { names: &["file", "env"], inside: &[] };
+const WINDOWS: Known = Known { names: &["stream", "tunnel"], inside: &[] };
+const ROLE_TLS: Known = Known { names: &["ca"], inside: &[] };
+const MASTER_TLS: Known = Known { names: &["cert", "key"], inside: &[] };
+const LIMITS: Known = Known {
+    names: &["links", "links_per_address", "ports_per_link", "channels_per_link", "header_bytes", "memory"],
+    inside: &[],
+};
+const PORT: Known = Known {
+    names: &["mark", "local_address", "port_key", "encrypt_method", "compress_method", "stream_window", "tunnel_window"],
+    inside: &[("port_key", &SECRET)],
+};
+
+pub(super) const MASTER: Known = Known {
+    names: &["mode", "log_level", "listen_at", "master_key", "path", "tls", "healthz", "limits", "heartbeat", "grace_period"],
+    inside: &[("master_key", &SECRET), ("tls", &MASTER_TLS), ("limits", &LIMITS)],
+};
+
+pub(super) const SERVER: Known = Known {
+    names: &[
+        "mode",
+        "log_level",
+        "master",
+        "master_key",
+        "tls",
+        "connect_timeout",
+        "heartbeat",
+        "windows",
+        "grace_period",
+        "ports",
+    ],
+    inside: &[("master_key", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("ports", &PORT)],
+};
+
+pub(super) const CLIENT: Known = Known {
+    names: &[
+        "mode",
+        "log_level",
+        "master",
+        "tls",
+        "connect_timeout",
+        "hold_timeout",
+        "heartbeat",
+        "windows",
+        "grace_period",
+        "ports",
+    ],
+    inside: &[("tls", &ROLE_TLS), ("windows", &WINDOWS), ("ports", &PORT)],
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with every field of `known`, and every field of the objects inside.
+    fn every_field(known: &Known) -> Value {
+        let value = |name: &&str| match known.inside.iter().find(|(field, _)| field == name) {
+            Some((_, inside)) if *name == "ports" => Value::Array(vec![every_field(inside)]),
+            Some((_, inside)) if !inside.names.contains(&"env") => every_field(inside),
+            _ if *name == "healthz" => Value::Bool(true),
+            _ => Value::String("text".into()),
+        };
+        Value::Object(known.names.iter().map(|name| ((*name).to_owned(), value(name))).collect())
+    }
+
+    #[test]
+    fn the_known_fields_are_those_that_are_read() {
+        fn reads_all<T: Serialize + for<'de> Deserialize<'de> + Default>(known: &Known, fields: usize) {
+            let file = every_field(known);
+            let raw: T = serde_json::from_value(file.clone()).expect("every field has its type");
+            assert_eq!(serde_json::to_value(raw).expect("serializes"), file, "a known field is not read");
+            // The debug text of a default counts the fields of the struct itself.
+            assert_eq!(known.names.len(), fields);
+        }
+        fn fields_of<T: Default + std::fmt::Debug>() -> usize {
+            format!("{:?}", T::default()).matches(": None").count()
+        }
+        reads_all::<RawMaster>(&MASTER, fields_of::<RawMaster>());
+        reads_all::<RawServer>(&SERVER, fields_of::<RawServer>());
+        reads_all::<RawClient>(&CLIENT, fields_of::<RawClient>());
+        reads_all::<RawPort>(&PORT, fields_of::<RawPort>());
+        reads_all::<RawLimits>(&LIMITS, fields_of::<RawLimits>());
+        reads_all::<RawWindows>(&WINDOWS, fields_of::<RawWindows>());
+        reads_all::<RawMasterTls>(&MASTER_TLS, fields_of::<RawMasterTls>());
+        reads_all::<RawRoleTls>(&ROLE_TLS, fields_of::<RawRoleTls>());
+    }
+}

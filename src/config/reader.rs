@@ -1,0 +1,107 @@
+//! Reads single fields on behalf of `meaning`: words, addresses, keys and quantities. Each returns `None` exactly when it noted a problem.
+
+use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
+
+use super::{
+    ByteSize, Secret, Surroundings, Warning,
+    error::{Fault, FieldPath, nearest},
+    quantity::Quantity,
+    raw::OneOrMore,
+    secret::RawSecret,
+    written::Document,
+};
+
+/// A document and what has been found in it so far.
+pub(super) struct Reader<'a> {
+    pub document: Document<'a>,
+    pub surroundings: Surroundings<'a>,
+    pub warnings: Vec<Warning>,
+}
+
+impl Reader<'_> {
+    /// One address or a list, none of them wrong.
+    pub fn addresses<T: FromStr>(
+        &mut self,
+        path: &FieldPath,
+        raw: Option<&OneOrMore>,
+        missing: &'static str,
+        fault: impl Fn(&str, T::Err) -> Fault,
+    ) -> Option<Vec<T>> {
+        let Some(raw) = raw.filter(|raw| !raw.texts().is_empty()) else {
+            self.document.problem(path, Fault::Missing(missing));
+            return None;
+        };
+        let parsed = raw.texts().iter().enumerate().map(|(index, text)| {
+            let path = if raw.is_list() { path.index(index) } else { path.clone() };
+            text.parse().map_err(|error| self.document.problem(&path, fault(text, error))).ok()
+        });
+        let parsed: Vec<Option<T>> = parsed.collect();
+        parsed.into_iter().collect()
+    }
+
+    pub fn secret(&mut self, path: &FieldPath, raw: Option<&RawSecret>, missing: &'static str) -> Option<Secret> {
+        let Some(raw) = raw else {
+            self.document.problem(path, Fault::Missing(missing));
+            return None;
+        };
+        let noted = |error| self.document.problem(path, Fault::Secret(error));
+        raw.fetch(self.surroundings).map_err(noted).ok()
+    }
+
+    /// One of the words that `all` print as.
+    pub fn word<T: Copy + fmt::Display>(&mut self, path: &FieldPath, written: Option<&str>, default: T, all: &[T]) -> Option<T> {
+        let Some(written) = written else { return Some(default) };
+        let known: Vec<String> = all.iter().map(T::to_string).collect();
+        let found = all.iter().zip(&known).find(|(_, word)| *word == written).map(|(value, _)| *value);
+        if found.is_none() {
+            let nearest = nearest(written, known.iter().map(String::as_str));
+            self.document.problem(path, Fault::UnknownWord { found: written.to_owned(), nearest, known });
+        }
+        found
+    }
+
+    pub fn duration(
+        &mut self,
+        path: &FieldPath,
+        raw: Option<&Quantity>,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let form = "seconds as a number, or text like \"500ms\", \"10s\" or \"2m\",";
+        self.quantity(path, raw, default, &range, Quantity::duration, (form, |duration| format!("{duration:?}")))
+    }
+
+    pub fn size(
+        &mut self,
+        path: &FieldPath,
+        raw: Option<&Quantity>,
+        default: ByteSize,
+        range: RangeInclusive<ByteSize>,
+    ) -> Option<ByteSize> {
+        let form = "bytes as a number, or text like \"64 KiB\" or \"8 MiB\",";
+        self.quantity(path, raw, default, &range, Quantity::size, (form, |size| size.to_string()))
+    }
+
+    pub fn count(&mut self, path: &FieldPath, raw: Option<&Quantity>, default: u32, range: RangeInclusive<u32>) -> Option<u32> {
+        let read = |raw: &Quantity| raw.count().and_then(|count| u32::try_from(count).ok());
+        self.quantity(path, raw, default, &range, read, ("a whole number", |count| count.to_string()))
+    }
+
+    pub fn quantity<T: PartialOrd + Copy>(
+        &mut self,
+        path: &FieldPath,
+        raw: Option<&Quantity>,
+        default: T,
+        range: &RangeInclusive<T>,
+        read: impl Fn(&Quantity) -> Option<T>,
+        (form, print): (&'static str, impl Fn(T) -> String),
+    ) -> Option<T> {
+        let Some(raw) = raw else { return Some(default) };
+        let value = read(raw).filter(|value| range.contains(value));
+        if value.is_none() {
+            let (lowest, highest) = (print(*range.start()), print(*range.end()));
+            self.document.problem(path, Fault::Quantity { found: raw.to_string(), form, lowest, highest });
+        }
+        value
+    }
+}

@@ -1,0 +1,270 @@
+//! From text to the raw structs: syntax, unknown fields, types, each with its place in the file. Knows nothing of what values mean.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use super::{
+    error::{Fault, FieldPath, Position, Problem, Step, nearest},
+    raw::{CLIENT, Known, MASTER, SERVER},
+    secret::SECRET_FORMS,
+};
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Master,
+    Server,
+    Client,
+}
+
+impl Mode {
+    pub(super) const ALL: [Mode; 3] = [Mode::Master, Mode::Server, Mode::Client];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Mode::Master => "master",
+            Mode::Server => "server",
+            Mode::Client => "client",
+        }
+    }
+
+    fn known(self) -> &'static Known {
+        match self {
+            Mode::Master => &MASTER,
+            Mode::Server => &SERVER,
+            Mode::Client => &CLIENT,
+        }
+    }
+}
+
+/// A file that is JSON, and what was found wrong with it so far.
+pub(super) struct Document<'a> {
+    text: &'a str,
+    value: Value,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Document<'a> {
+    /// Reads the text as a JSON object.
+    pub(super) fn parse(text: &'a str) -> Result<Self, Vec<Problem>> {
+        let problem = |position, fault| vec![Problem { position, field: FieldPath::default(), fault }];
+        let value: Value = serde_json::from_str(text).map_err(|error| {
+            let hint = hint(text, error.line(), error.column());
+            problem(position_of(text, &error), Fault::Syntax { message: without_place(&error), hint })
+        })?;
+        if !value.is_object() {
+            return Err(problem(None, Fault::NotAnObject(describe(&value, false))));
+        }
+        Ok(Self { text, value, problems: Vec::new() })
+    }
+
+    /// The mode that the file names, if it is one.
+    pub(super) fn mode(&mut self) -> Option<Mode> {
+        let path = FieldPath::default().field("mode");
+        let names = Mode::ALL.map(Mode::name);
+        let fault = match self.value.get("mode") {
+            None => Fault::Missing("add \"mode\": \"master\", \"server\" or \"client\""),
+            Some(Value::String(found)) => match Mode::ALL.into_iter().find(|mode| mode.name() == found) {
+                Some(mode) => return Some(mode),
+                None => Fault::UnknownWord {
+                    found: found.clone(),
+                    nearest: nearest(found, names),
+                    known: names.map(str::to_owned).to_vec(),
+                },
+            },
+            Some(other) => Fault::WrongType {
+                found: describe(other, false),
+                expected: "write \"master\", \"server\" or \"client\"".to_owned(),
+            },
+        };
+        self.problem(&path, fault);
+        None
+    }
+
+    /// Reads the file as that of `mode`; `None` when a field has a wrong type. What is unknown is a problem, but does not hold it up.
+    pub(super) fn read<T: for<'de> Deserialize<'de>>(&mut self, mode: Mode) -> Option<T> {
+        let mut unknown = Vec::new();
+        find_unknown(&self.value, mode, mode.known(), &FieldPath::default(), &mut unknown);
+        for (path, fault) in unknown {
+            self.problem(&path, fault);
+        }
+        match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(self.text)) {
+            Ok(raw) => Some(raw),
+            Err(error) => {
+                self.wrong_type(&error);
+                None
+            }
+        }
+    }
+
+    fn wrong_type(&mut self, error: &serde_path_to_error::Error<serde_json::Error>) {
+        let path = path_of(error.path());
+        let message = without_place(error.inner());
+        if message.starts_with("duplicate field") {
+            let position = position_of(self.text, error.inner());
+            self.problems.push(Problem { position, field: path, fault: Fault::Twice(message) });
+            return;
+        }
+        let expected = message.rsplit_once("expected ").map_or(message.as_str(), |(_, expected)| expected);
+        let holds_secrets = expected == SECRET_FORMS || expected.starts_with("an object") || expected.starts_with("a sequence");
+        let found = at(&self.value, &path).map_or_else(|| "of another type".to_owned(), |value| describe(value, holds_secrets));
+        let expected = remedy(expected);
+        self.problem(&path, Fault::WrongType { found, expected });
+    }
+
+    /// Notes a problem with the field at `path`.
+    pub(super) fn problem(&mut self, path: &FieldPath, fault: Fault) {
+        // What is missing has no place: then that of the object around it.
+        let position = (0..=path.0.len()).rev().find_map(|length| locate(self.text, &path.0[..length]));
+        self.problems.push(Problem { position, field: path.clone(), fault });
+    }
+
+    /// Everything found wrong.
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+}
+
+/// What to write where `expected`, in serde's words, belongs.
+fn remedy(expected: &str) -> String {
+    match expected {
+        "a string" | "path string" => "write text, in quotes".to_owned(),
+        "a boolean" => "write true or false".to_owned(),
+        "a sequence" => "write a list, [ … ]".to_owned(),
+        other => format!("write {other}"),
+    }
+}
+
+/// A value in words; nothing of a text that may hold a secret.
+fn describe(value: &Value, holds_secrets: bool) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(_) if holds_secrets => "a number".to_owned(),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(_) if holds_secrets => "a text".to_owned(),
+        Value::String(text) => format!("the text {text:?}"),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+fn find_unknown(value: &Value, mode: Mode, known: &Known, path: &FieldPath, found: &mut Vec<(FieldPath, Fault)>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let path = path.field(name);
+                if !known.names.contains(&name.as_str()) {
+                    found.push((path.clone(), unknown(name, mode, known)));
+                } else if let Some((_, inside)) = known.inside.iter().find(|(field, _)| field == name) {
+                    find_unknown(value, mode, inside, &path, found);
+                }
+            }
+        }
+        Value::Array(elements) => {
+            for (index, element) in elements.iter().enumerate() {
+                find_unknown(element, mode, known, &path.index(index), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn unknown(name: &str, mode: Mode, known: &Known) -> Fault {
+    if std::ptr::eq(known, mode.known()) {
+        if mode == Mode::Client && name == "master_key" {
+            return Fault::ClientMasterKey;
+        }
+        if let Some(owner) = Mode::ALL.into_iter().find(|other| other.known().names.contains(&name)) {
+            return Fault::OtherMode { owner: owner.name(), mode: mode.name() };
+        }
+    }
+    Fault::UnknownField { nearest: nearest(name, known.names.iter().copied()), known: known.names.to_vec() }
+}
+
+/// What is often meant where a parser gives up.
+fn hint(text: &str, line: usize, column: usize) -> &'static str {
+    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or("");
+    let before = line.get(..column.saturating_sub(1)).unwrap_or("").trim_end();
+    let here = line.get(column.saturating_sub(1)..).unwrap_or("");
+    if text.trim().is_empty() {
+        "; the file is empty"
+    } else if here.starts_with("//") || here.starts_with("/*") || here.starts_with('#') || before.ends_with('/') {
+        "; JSON has no comments: remove it"
+    } else if here.starts_with('\'') {
+        "; JSON quotes with \", not with '"
+    } else {
+        ""
+    }
+}
+
+/// The parser's words without its own line and column, which count bytes.
+fn without_place(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    message.split_once(" at line ").map_or_else(|| message.clone(), |(message, _)| message.to_owned())
+}
+
+fn position_of(text: &str, error: &serde_json::Error) -> Option<Position> {
+    let line = text.split('\n').nth(error.line().checked_sub(1)?)?;
+    let bytes = line.len().min(error.column().saturating_sub(1));
+    let column = line.char_indices().take_while(|(start, _)| *start < bytes).count().saturating_add(1);
+    Some(Position { line: error.line(), column })
+}
+
+/// Where the value at `path` begins.
+fn locate(text: &str, path: &[Step]) -> Option<Position> {
+    let mut here = text;
+    for step in path {
+        here = match step {
+            Step::Field(name) => serde_json::from_str::<HashMap<String, &RawValue>>(here).ok()?.get(name.as_str())?.get(),
+            Step::Index(index) => serde_json::from_str::<Vec<&RawValue>>(here).ok()?.get(*index)?.get(),
+        };
+    }
+    // A raw value is a slice of the text that it was read from.
+    let start = (here.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+    let before = text.get(..start)?;
+    let line_start = before.rfind('\n').map_or(0, |end| end.saturating_add(1));
+    let column = before.get(line_start..)?.chars().count().saturating_add(1);
+    Some(Position { line: before.matches('\n').count().saturating_add(1), column })
+}
+
+fn at<'a>(value: &'a Value, path: &FieldPath) -> Option<&'a Value> {
+    path.0.iter().try_fold(value, |value, step| match step {
+        Step::Field(name) => value.get(name),
+        Step::Index(index) => value.get(*index),
+    })
+}
+
+fn path_of(path: &serde_path_to_error::Path) -> FieldPath {
+    use serde_path_to_error::Segment;
+    let steps = path.iter().filter_map(|segment| match segment {
+        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Map { key } => Some(Step::Field(key.clone())),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    FieldPath(steps.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_found_where_it_stands() {
+        let text = "{\n  \"mark\": \"远程\", \"ports\": [ {\"a\": 1},\n {\"a\": 2} ]\n}";
+        let ports = FieldPath::default().field("ports");
+        assert_eq!(locate(text, &ports.0), Some(Position { line: 2, column: 26 }));
+        assert_eq!(locate(text, &ports.index(1).field("a").0), Some(Position { line: 3, column: 8 }));
+        assert_eq!(locate(text, &ports.index(2).0), None);
+        assert_eq!(locate(text, &[]), Some(Position { line: 1, column: 1 }));
+    }
+
+    #[test]
+    fn columns_count_characters() {
+        let text = "{\n \"远程桌面\" 1}";
+        let error = serde_json::from_str::<Value>(text).expect_err("no colon");
+        assert_eq!(position_of(text, &error), Some(Position { line: 2, column: 9 }));
+    }
+}
