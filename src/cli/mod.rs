@@ -2,7 +2,7 @@
 //!
 //! | command | file |
 //! |---|---|
-//! | `report [--config FILE]` | `run` |
+//! | `report [--config FILE]` | `run`, with `roles` (from a configuration to a running role) and `signals` |
 //! | `report check` | `check` |
 //! | `report keygen` | `keygen` |
 //! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
@@ -14,6 +14,7 @@ mod configurations;
 mod keygen;
 mod page;
 mod quickstart;
+mod roles;
 mod run;
 mod signals;
 mod warnings;

@@ -17,10 +17,11 @@ use tracing::Level;
 use super::{
     configurations::{Configurations, Meeting},
     page,
-    run::{run_role, run_with_signals},
+    roles::Ready,
+    run::run_with_signals,
 };
 use crate::{
-    config::{AddressError, Config, HostPort, RoleConfig},
+    config::{AddressError, HostPort},
     telemetry,
 };
 
@@ -76,26 +77,24 @@ async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> any
     if let Some(folder) = &arguments.write {
         configurations.write(folder)?;
     }
-    announce(&arguments, &meeting, &configurations).context("cannot print what to do")?;
-    let [master, server, client] = configurations.load()?.map(with_short_grace);
+    // All of them listen before one dials.
+    let [master, server, client] = configurations.load()?;
+    let mut roles = Vec::new();
+    for (name, config) in [("client", client), ("server", server), ("master", master)] {
+        roles.push((name, Ready::prepare(&config).await.context(name)?));
+    }
     let mut parts = Parts::default();
     if let Some(page) = page {
         parts.start("page", |cancel| page.serve(cancel));
     }
-    parts.start("client", |cancel| run_role(client, cancel));
-    parts.start("server", |cancel| run_role(server, cancel));
-    parts.start("master", |cancel| run_role(master, cancel));
-    parts.run(&cancel).await
-}
-
-fn with_short_grace(config: Config) -> RoleConfig {
-    let mut role = config.role;
-    match &mut role {
-        RoleConfig::Master(master) => master.grace_period = GRACE_PERIOD,
-        RoleConfig::Server(server) => server.grace_period = GRACE_PERIOD,
-        RoleConfig::Client(client) => client.grace_period = GRACE_PERIOD,
+    for (name, ready) in roles {
+        parts.start(name, |cancel| async move {
+            ready.run(cancel, GRACE_PERIOD).await;
+            Ok(())
+        });
     }
-    role
+    announce(&arguments, &meeting, &configurations).context("cannot print what to do")?;
+    parts.run(&cancel).await
 }
 
 /// Says where to go, and what the three files are.

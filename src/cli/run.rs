@@ -2,18 +2,16 @@
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    roles::Ready,
     signals::{Signals, run_until_drained},
     warnings::warnings,
 };
-use crate::{
-    config::{self, ClientConfig, MasterConfig, RoleConfig, ServerConfig},
-    telemetry,
-};
+use crate::{config, telemetry};
 
 /// Runs the role that the file names until a signal ends it.
 ///
@@ -25,9 +23,14 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     for warning in warnings(&loaded) {
         tracing::warn!("{warning}");
     }
-    let role = loaded.config.role;
-    let grace_period = role.grace_period();
-    run_with_signals(grace_period, async move |cancel| run_role(role, cancel).await)
+    let grace_period = loaded.config.role.grace_period();
+    run_with_signals(grace_period, async |cancel| {
+        let ready = Ready::prepare(&loaded.config).await?;
+        let listens_at = ready.local_addresses();
+        tracing::info!(role = loaded.config.role.name(), ?listens_at, version = env!("CARGO_PKG_VERSION"), "started");
+        ready.run(cancel, grace_period).await;
+        Ok(())
+    })
 }
 
 /// Runs `role` on a runtime of its own; signals cancel its token, see [`run_until_drained`].
@@ -51,31 +54,4 @@ pub(super) fn run_with_signals(
 
 fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread().enable_all().thread_name("report").build().context("cannot start the runtime")
-}
-
-/// Runs one role until it fails for good, or `cancel` is cancelled and it has drained (within its grace period).
-///
-/// # Errors
-/// What makes the role impossible, with the layer and the remedy.
-///
-/// # Cancel safety
-/// Dropping it cuts what the role carries; cancel `cancel` instead.
-pub(super) async fn run_role(role: RoleConfig, cancel: CancellationToken) -> anyhow::Result<()> {
-    match role {
-        RoleConfig::Master(config) => run_master(config, cancel).await,
-        RoleConfig::Server(config) => run_server(config, cancel).await,
-        RoleConfig::Client(config) => run_client(config, cancel).await,
-    }
-}
-
-async fn run_master(_config: MasterConfig, _cancel: CancellationToken) -> anyhow::Result<()> {
-    bail!("the master role is not built into this program yet")
-}
-
-async fn run_server(_config: ServerConfig, _cancel: CancellationToken) -> anyhow::Result<()> {
-    bail!("the server role is not built into this program yet")
-}
-
-async fn run_client(_config: ClientConfig, _cancel: CancellationToken) -> anyhow::Result<()> {
-    bail!("the client role is not built into this program yet")
 }

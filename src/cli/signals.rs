@@ -12,8 +12,8 @@ use anyhow::bail;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// What a role may take beyond its grace period before it is left behind: joining its tasks takes a moment.
-const MARGIN: Duration = Duration::from_secs(2);
+/// What a role may take beyond its grace period before it is left behind: goodbyes on slow links take some seconds.
+const MARGIN: Duration = Duration::from_secs(10);
 
 /// A wish that the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -64,15 +64,16 @@ impl Decompressor {
         Decompressor { pool, pieces: VecDeque::new(), reading: Reading::START, running: None, method }
     }
 
-    /// Takes the next bytes of the direction, cut anywhere. Call [`Decompressor::next`] until it gives nothing before pushing more, so
-    /// that a piece is not held for longer than it must be.
+    /// Takes the next bytes of the direction, cut anywhere. Until they are asked for they are held as they came, each with the buffer
+    /// that it is part of; so their number is to be bounded by credit for [`Chunk::wire_bytes`].
     pub fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() && !matches!(self.reading, Reading::Failed) {
             self.pieces.push_back(piece);
         }
     }
 
-    /// The next raw bytes, or nothing until more has been pushed. Neither `null` nor stored chunks are copied or waited for.
+    /// The next raw bytes, or nothing until more has been pushed. Neither `null` nor stored chunks are copied or waited for. Ask when
+    /// the bytes before have been delivered, not earlier: twenty bytes on the wire can become 64 KiB.
     ///
     /// # Errors
     /// When the peer sent no valid chunk; the direction is then lost, and every later call fails.

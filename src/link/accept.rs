@@ -1,22 +1,13 @@
-//! A link at the master, from a request that hyper has upgraded.
+//! The master's end of the upgrade: what it answers, and the socket over the stream that it then has.
 
-use hyper::upgrade::{Parts, Upgraded};
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
 
 use super::websocket::{ByteStream, End, MessageSocket};
 
 pub use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// The socket over an upgraded request. `T` is the type of the stream that hyper was given as `TokioIo<T>`: it is taken out of hyper's box,
-/// so that nothing stands between the WebSocket and it. Any other stream works as well, through hyper's wrapping.
+/// The socket over a stream on which 101 has been answered; `read` is what came right behind the request: it is a part of the WebSocket.
 #[must_use]
-pub fn from_upgraded<T>(upgraded: Upgraded) -> MessageSocket
-where
-    T: ByteStream,
-{
-    match upgraded.downcast::<TokioIo<T>>() {
-        // What came right behind the request is a part of the WebSocket.
-        Ok(Parts { io, read_buf, .. }) => MessageSocket::new(io.into_inner(), read_buf, End::Accepted),
-        Err(upgraded) => MessageSocket::new(TokioIo::new(upgraded), bytes::Bytes::new(), End::Accepted),
-    }
+pub fn upgraded(stream: impl ByteStream, read: Bytes) -> MessageSocket {
+    MessageSocket::new(stream, read, End::Accepted)
 }

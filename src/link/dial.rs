@@ -138,6 +138,9 @@ pub enum TlsProblem {
     /// The certificate is not valid yet.
     #[error("the certificate is not valid yet ({0}); set this machine's clock")]
     NotYetValid(String),
+    /// The certificate is that of an authority itself, as `openssl req -x509` makes it unless told otherwise.
+    #[error("the master shows the certificate of an authority as its own; make one for it with basicConstraints=CA:FALSE")]
+    Authority,
     /// Another problem with the certificate.
     #[error("the certificate does not verify: {0}")]
     Certificate(String),
@@ -304,7 +307,8 @@ fn tls_problem(error: &io::Error) -> TlsProblem {
 
 fn certificate_problem(reason: &CertificateError) -> TlsProblem {
     match reason {
-        CertificateError::UnknownIssuer => TlsProblem::UnknownIssuer,
+        // A bad signature: the authority was made anew under the same name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsProblem::UnknownIssuer,
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             TlsProblem::WrongName(reason.to_string())
         }
@@ -312,6 +316,11 @@ fn certificate_problem(reason: &CertificateError) -> TlsProblem {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             TlsProblem::NotYetValid(reason.to_string())
         }
+        // The verifier's own error has no type here, only its name.
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => TlsProblem::Authority,
         other => TlsProblem::Certificate(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

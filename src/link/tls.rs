@@ -245,3 +245,6 @@ fn system_authorities() -> Result<RootCertStore, TlsError> {
     }
     Ok(roots)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,39 @@
+//! Any sequence of tunnel messages, to a server that has a stream open and reads: it goes on or ends the tunnel, and holds no more
+//! than its window.
+#![no_main]
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use libfuzzer_sys::fuzz_target;
+use report::mux::{Event, Mux, Parameters, PeerGrant, Side, WindowSize};
+
+const PARAMETERS: Parameters = Parameters {
+    stream_window: WindowSize { initial: 4096, max: 65_536 },
+    tunnel_window: WindowSize { initial: 16_384, max: 131_072 },
+    streams_max: 8,
+};
+
+fuzz_target!(|messages: Vec<Vec<u8>>| {
+    let now = Instant::now();
+    let grant = PeerGrant { stream_window: 4096, tunnel_window: 16_384 };
+    let mut mux = Mux::new(Side::Server, PARAMETERS, grant, now);
+    let own = mux.open(Bytes::new());
+    let _ = mux.write(own, Bytes::from_static(b"hello"));
+    for message in messages {
+        if mux.handle_message(now, Bytes::from(message)).is_err() {
+            return;
+        }
+        assert!(mux.held_bytes() <= PARAMETERS.tunnel_window.max);
+        while let Some(event) = mux.poll_event() {
+            if let Event::Opened { stream, .. } = event {
+                let _ = mux.read(stream);
+                mux.consume(now, stream, 100);
+            }
+        }
+        let mut out = BytesMut::new();
+        while mux.poll_transmit(now, &mut out, 8192) {
+            out.clear();
+        }
+    }
+});

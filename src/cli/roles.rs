@@ -1,0 +1,171 @@
+//! From a configuration to a running role: every secret is derived here, and every layer gets the small structs that it takes.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::{Client, ClientParameters, ClientPort},
+    config::{ByteSize, ClientConfig, Config, HostPort, LinkConfig, MasterConfig, PortConfig, RoleConfig, ServerConfig},
+    crypto::{LinkKey, PortKeys},
+    frame::Role,
+    id::Id,
+    link::{
+        Timing,
+        dial::{DialParameters, Dialer},
+        uplink::Uplink,
+    },
+    master::{self, Limits, Master, MasterParameters, MasterTiming},
+    random,
+    server::{self, ServerParameters, ServerPort},
+    tunnel::{PortParameters, WindowSize},
+};
+
+/// What a stream may send before it is given more (PROTOCOL 11).
+const STREAM_WINDOW_INITIAL: ByteSize = ByteSize::kib(256);
+
+/// The same for a tunnel.
+const TUNNEL_WINDOW_INITIAL: ByteSize = ByteSize::mib(1);
+
+/// A link is given up after two heartbeats and a slow path: this many seconds beyond twice the interval, never less than the protocol's 45 s.
+const SILENCE_BEYOND_HEARTBEATS: Duration = Duration::from_secs(5);
+
+/// A role whose listeners stand: what can fail at the start has not failed.
+pub enum Ready {
+    /// The relay.
+    Master(Box<Master>),
+    /// The agent.
+    Server(Box<ServerParameters>),
+    /// The visitor.
+    Client(Box<Client>),
+}
+
+impl Ready {
+    /// Prepares the role that the configuration names.
+    ///
+    /// # Errors
+    /// When an address cannot be listened at or resolved, or a certificate cannot be used.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened.
+    pub async fn prepare(config: &Config) -> anyhow::Result<Self> {
+        Ok(match &config.role {
+            RoleConfig::Master(config) => Ready::Master(Box::new(master(config).await?)),
+            RoleConfig::Server(config) => Ready::Server(Box::new(server(config)?)),
+            RoleConfig::Client(config) => Ready::Client(Box::new(client(config).await?)),
+        })
+    }
+
+    /// Where the role listens: the master's addresses, or a client's in the order of its ports.
+    #[must_use]
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        match self {
+            Ready::Master(master) => master.local_addresses(),
+            Ready::Server(_) => Vec::new(),
+            Ready::Client(client) => client.local_addresses(),
+        }
+    }
+
+    /// Runs until `cancel` is cancelled, and then at most for the `grace` period more, give or take the goodbyes.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts everything.
+    pub async fn run(self, cancel: CancellationToken, grace: Duration) {
+        match self {
+            Ready::Master(master) => master.run(cancel, grace).await,
+            Ready::Server(parameters) => server::run(*parameters, cancel, grace).await,
+            Ready::Client(client) => client.run(cancel, grace).await,
+        }
+    }
+}
+
+async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
+    let mut listen_at = Vec::new();
+    for address in &config.listen_at {
+        listen_at.extend(resolve(address).await?);
+    }
+    let limits = Limits {
+        links: config.limits.links as usize,
+        links_per_address: config.limits.links_per_address as usize,
+        ports_per_link: config.limits.ports_per_link,
+        channels_per_link: config.limits.channels_per_link,
+        header_bytes: config.limits.header_bytes.bytes(),
+        memory_bytes: config.limits.memory.bytes(),
+    };
+    let tls = config.tls.as_ref().map(|tls| master::TlsFiles { cert: tls.cert.clone(), key: tls.key.clone() });
+    Ok(Master::bind(MasterParameters {
+        listen_at,
+        path: config.path.clone(),
+        link_key: LinkKey::derive(Some(config.master_key.expose())),
+        tls,
+        healthz: config.healthz,
+        limits,
+        timing: MasterTiming { heartbeat: timing(config.heartbeat), ..MasterTiming::default() },
+    })?)
+}
+
+async fn resolve(address: &HostPort) -> anyhow::Result<Vec<SocketAddr>> {
+    let addresses: Vec<_> = tokio::net::lookup_host((address.host.as_str(), address.port))
+        .await
+        .with_context(|| format!("`listen_at`: the host of \"{address}\" does not resolve; write an IP address of this machine"))?
+        .collect();
+    if addresses.is_empty() {
+        bail!("`listen_at`: the host of \"{address}\" has no address; write an IP address of this machine");
+    }
+    Ok(addresses)
+}
+
+fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
+    let ports = config.ports.iter().map(|port| {
+        let parameters = port_parameters(port);
+        let HostPort { host, port: tcp_port } = port.local_address.clone();
+        (parameters.keys.id, Arc::new(ServerPort { port: parameters, host, tcp_port }))
+    });
+    Ok(ServerParameters {
+        ports: ports.collect::<HashMap<_, _>>(),
+        connect_timeout: config.link.connect_timeout,
+        uplink: uplink(&config.link, Role::Server, Some(config.master_key.expose()))?,
+    })
+}
+
+async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
+    let ports = config.ports.iter();
+    let ports = ports.map(|port| ClientPort { port: port_parameters(port), local_address: port.local_address.to_string() });
+    let parameters = ClientParameters {
+        ports: ports.collect(),
+        uplink: uplink(&config.link, Role::Client, None)?,
+        hold_timeout: config.hold_timeout,
+    };
+    Ok(Client::bind(parameters).await?)
+}
+
+fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
+    let parameters = DialParameters { ca: config.ca.clone(), deadline: config.connect_timeout, ..DialParameters::default() };
+    let dialer = |address: &crate::link::dial::MasterAddress| Dialer::new(address.clone(), parameters.clone());
+    Ok(Uplink {
+        dialers: config.masters.iter().map(dialer).collect::<Result<_, _>>()?,
+        key: LinkKey::derive(master_key),
+        role,
+        instance: Id(random::bytes()),
+        timing: timing(config.heartbeat),
+    })
+}
+
+fn timing(interval: Duration) -> Timing {
+    let silence = interval.saturating_mul(2).saturating_add(SILENCE_BEYOND_HEARTBEATS);
+    Timing { interval, timeout: silence.max(Timing::default().timeout) }
+}
+
+fn port_parameters(config: &PortConfig) -> PortParameters {
+    let window =
+        |initial: ByteSize, max: ByteSize| WindowSize { initial: initial.min(max).bytes() as u64, max: max.bytes() as u64 };
+    PortParameters {
+        mark: config.mark.as_str().into(),
+        keys: PortKeys::derive(config.port_key.expose()),
+        encrypt: config.encrypt_method,
+        compress: config.compress_method,
+        stream_window: window(STREAM_WINDOW_INITIAL, config.windows.stream),
+        tunnel_window: window(TUNNEL_WINDOW_INITIAL, config.windows.tunnel),
+    }
+}

@@ -1,0 +1,291 @@
+//! Dialling real sockets on the loopback interface: a master's endpoint, and everything else that may listen there.
+
+use std::net::Ipv4Addr;
+
+use bytes::Bytes;
+use rcgen::{BasicConstraints, IsCa};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::link::tls::tests::Authority;
+
+/// Something that listens, until it is dropped.
+struct Listening {
+    address: SocketAddr,
+    _task: JoinSet<()>,
+}
+
+impl Listening {
+    /// Serves each connection with `serve`, one at a time.
+    async fn with<F: Future<Output = ()> + Send>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                serve(stream).await;
+            }
+        });
+        Listening { address, _task: task }
+    }
+
+    /// Answers each request with the same bytes, and closes.
+    async fn answering(answer: &'static str) -> Self {
+        Listening::with(move |mut stream| async move {
+            read_request(&mut stream).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        })
+        .await
+    }
+
+    /// A master's endpoint behind TLS, that sends a message and echoes one.
+    async fn secure(acceptor: TlsAcceptor) -> Self {
+        Listening::with(move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    echo(stream).await;
+                }
+            }
+        })
+        .await
+    }
+
+    fn dialer(&self, scheme: &str, host: &str, ca: Option<PathBuf>) -> Dialer {
+        let address = format!("{scheme}://{host}:{}/report?x=1", self.address.port()).parse().unwrap();
+        Dialer::new(address, parameters(ca)).unwrap()
+    }
+
+    async fn dial(&self) -> Result<MessageSocket, DialError> {
+        self.dialer("ws", "127.0.0.1", None).dial().await
+    }
+
+    /// What dialling fails with, as a user reads it.
+    async fn refusal(&self) -> String {
+        self.dial().await.map(|_| ()).expect_err("it is no master").to_string()
+    }
+}
+
+fn parameters(ca: Option<PathBuf>) -> DialParameters {
+    DialParameters { ca, deadline: Duration::from_secs(5), ..DialParameters::default() }
+}
+
+async fn read_request(stream: &mut (impl ByteStream + ?Sized)) -> String {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.is_ok_and(|count| count > 0) {}
+    String::from_utf8(request).unwrap()
+}
+
+fn key(request: &str) -> &str {
+    request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default()
+}
+
+async fn echo(mut stream: impl ByteStream) {
+    let request = read_request(&mut stream).await;
+    let accept = crate::link::accept::derive_accept_key(key(&request).as_bytes());
+    // A list of tokens, and names in another case, as some proxies write them. The first message comes with the answer.
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\nconnection: keep-alive, Upgrade\r\nsec-websocket-accept: {accept}\r\n\r\n"
+    );
+    let mut answer = answer.into_bytes();
+    answer.extend_from_slice(b"\x82\x05first");
+    stream.write_all(&answer).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut socket = crate::link::accept::upgraded(stream, Bytes::new());
+    while let Ok(Some(message)) = socket.receive().await {
+        socket.feed(message).await.unwrap();
+        socket.flush().await.unwrap();
+    }
+}
+
+async fn talk(mut socket: MessageSocket) {
+    assert_eq!(socket.receive().await.unwrap().unwrap(), "first");
+    socket.feed(Bytes::from_static(b"and back")).await.unwrap();
+    socket.flush().await.unwrap();
+    assert_eq!(socket.receive().await.unwrap().unwrap(), "and back");
+    socket.close(Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn a_master_is_reached_and_its_first_message_is_not_lost() {
+    let master = Listening::with(echo).await;
+    talk(master.dial().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn the_request_is_what_a_websocket_server_expects() {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+    let server = Listening::with(move |mut stream| {
+        let sender = sender.clone();
+        async move { sender.send(read_request(&mut stream).await).await.unwrap() }
+    })
+    .await;
+    assert!(server.dial().await.is_err());
+    let request = receiver.recv().await.unwrap();
+    assert!(request.starts_with("GET /report?x=1 HTTP/1.1\r\n"), "{request}");
+    for header in [
+        &format!("Host: 127.0.0.1:{}", server.address.port()),
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+    ] {
+        assert!(request.contains(&format!("\r\n{header}\r\n")), "{header} in {request}");
+    }
+    assert_eq!(key(&request).len(), 24);
+}
+
+#[tokio::test]
+async fn a_name_is_resolved() {
+    let master = Listening::with(echo).await;
+    talk(master.dialer("ws", "localhost", None).dial().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn another_web_server_is_told_by_its_status_its_name_and_its_words() {
+    let page = "HTTP/1.1 404 Not Found\r\nServer: nginx/1.24.0\r\nContent-Type: text/html\r\n\r\n<html>\r\n<head><title>404 Not Found</title></head>\r\n";
+    let told = Listening::answering(page).await.refusal().await;
+    for part in ["HTTP status 404 Not Found", "\"nginx/1.24.0\"", "\"404 Not Found\"", "check `master`", "ws://127.0.0.1:"] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    assert!(!told.contains('\n') && !told.contains('<'), "one line of text: {told}");
+}
+
+#[tokio::test]
+async fn what_can_be_done_depends_on_what_was_answered() {
+    for (answer, says) in [
+        ("HTTP/1.1 301 Moved\r\nLocation: https://example.com/report\r\n\r\n", "write \"wss://example.com/report\""),
+        ("HTTP/1.1 400 Bad Request\r\n\r\nThe plain HTTP request was sent to HTTPS port", "write wss://"),
+        ("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "the master behind it does not"),
+        ("HTTP/1.1 403 Forbidden\r\n\r\n", "refuses"),
+        ("HTTP/1.1 200 OK\r\n\r\nwelcome", "some other web server"),
+        ("HTTP/1.1 426 Upgrade Required\r\n\r\n", "Upgrade and Connection"),
+        ("HTTP/1.0 200 OK\r\n\r\nold", "HTTP/1.0 200 OK"),
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", "no `Upgrade: websocket`"),
+        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "no `Connection: Upgrade`"),
+        (
+            "HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n",
+            "does not fit the request",
+        ),
+        ("SSH-2.0-OpenSSH_9.6\r\n", "\"SSH-2.0-OpenSSH_9.6\""),
+        ("\x15\x03\x03\x00\x02\x02\x46", "does not speak HTTP"),
+        ("", "closed without an answer"),
+        ("HTTP/1.1 404 Not", "HTTP/1.1 404 Not"),
+    ] {
+        let told = Listening::answering(answer).await.refusal().await;
+        assert!(told.contains(says), "{says} in {told}");
+    }
+}
+
+#[tokio::test]
+async fn an_endless_answer_is_not_read_to_its_end() {
+    let server = Listening::with(|mut stream| async move { while stream.write_all(&[b'x'; 1024]).await.is_ok() {} }).await;
+    assert!(server.refusal().await.contains("does not speak HTTP"));
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_ends_the_attempt_in_time() {
+    let server = Listening::with(|stream| async move {
+        let _open = stream;
+        std::future::pending().await
+    })
+    .await;
+    let address = format!("ws://{}/", server.address).parse().unwrap();
+    let parameters = DialParameters { deadline: Duration::from_millis(200), ..DialParameters::default() };
+    let error = Dialer::new(address, parameters).unwrap().dial().await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, DialError::Deadline { layer: Layer::Http, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_port_where_nobody_listens_is_named_with_its_address() {
+    let gone = Listening::with(echo).await.address;
+    let dialer = Dialer::new(format!("ws://{gone}/").parse().unwrap(), parameters(None)).unwrap();
+    let error = dialer.dial().await.map(|_| ()).unwrap_err();
+    assert!(matches!(&error, DialError::Connect(attempts) if attempts.len() == 1), "{error}");
+    assert!(error.to_string().contains(&format!("{gone} (refused)")), "{error}");
+}
+
+#[tokio::test]
+async fn the_next_address_is_tried_when_one_does_not_answer() {
+    let master = Listening::with(echo).await;
+    let dead = Listening::with(echo).await.address;
+    let dialer = master.dialer("ws", "127.0.0.1", None);
+    let stream = dialer.connect(vec![dead, master.address]).await.unwrap();
+    assert_eq!(stream.peer_addr().unwrap(), master.address);
+    assert!(stream.nodelay().unwrap());
+}
+
+#[test]
+fn the_families_of_addresses_take_turns() {
+    let of = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let [a, b, c, d] = ["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1"].map(of);
+    assert_eq!(alternate(vec![a, b, c, d]), [a, d, b, c]);
+    assert_eq!(alternate(vec![]), []);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_named() {
+    let address = "ws://no-such-host.invalid/".parse().unwrap();
+    let error = Dialer::new(address, parameters(None)).unwrap().dial().await.map(|_| ()).unwrap_err();
+    assert!(matches!(&error, DialError::Name { host, .. } if host == "no-such-host.invalid"), "{error}");
+}
+
+/// What goes wrong with TLS to a master that is dialled as localhost, by somebody who trusts this authority.
+async fn tls_failure(acceptor: TlsAcceptor, ca: &Authority) -> TlsProblem {
+    let master = Listening::secure(acceptor).await;
+    match master.dialer("wss", "localhost", Some(ca.path("ca.pem"))).dial().await {
+        Err(DialError::Tls { host, problem }) => {
+            assert_eq!(host, "localhost");
+            problem
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_master_behind_tls_is_reached_by_who_trusts_its_authority() {
+    let authority = Authority::new();
+    let master = Listening::secure(authority.sign("localhost", |_| ()).acceptor()).await;
+    talk(master.dialer("wss", "localhost", Some(authority.path("ca.pem"))).dial().await.unwrap()).await;
+    let by_address = Authority::new();
+    let master = Listening::secure(by_address.sign("127.0.0.1", |_| ()).acceptor()).await;
+    talk(master.dialer("wss", "127.0.0.1", Some(by_address.path("ca.pem"))).dial().await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn certificates_that_do_not_verify_are_told_apart() {
+    let authority = Authority::new();
+    let good = authority.sign("localhost", |_| ()).acceptor();
+    let unknown = tls_failure(good.clone(), &Authority::named("another authority")).await;
+    assert!(matches!(unknown, TlsProblem::UnknownIssuer), "{unknown}");
+    let namesake = tls_failure(good, &Authority::new()).await;
+    assert!(matches!(namesake, TlsProblem::UnknownIssuer), "the authority was made anew under its name: {namesake}");
+    let wrong = authority.sign("example.com", |_| ()).acceptor();
+    let problem = tls_failure(wrong, &authority).await;
+    assert!(matches!(&problem, TlsProblem::WrongName(reason) if reason.contains("example.com")), "{problem}");
+    let expired = authority.sign("localhost", |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1)).acceptor();
+    assert!(matches!(tls_failure(expired, &authority).await, TlsProblem::Expired(_)));
+    let early = authority.sign("localhost", |params| params.not_before = rcgen::date_time_ymd(4000, 1, 1)).acceptor();
+    assert!(matches!(tls_failure(early, &authority).await, TlsProblem::NotYetValid(_)));
+    let own = authority.sign("localhost", |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)).acceptor();
+    assert!(matches!(tls_failure(own, &authority).await, TlsProblem::Authority));
+}
+
+#[tokio::test]
+async fn a_port_without_tls_is_told_apart_from_a_bad_certificate() {
+    let authority = Authority::new();
+    let server = Listening::with(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        // Not before the client has read it: a reset would take it away.
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.read(&mut [0; 1024]).await;
+    })
+    .await;
+    match server.dialer("wss", "localhost", Some(authority.path("ca.pem"))).dial().await {
+        Err(DialError::Tls { problem: TlsProblem::NotTls, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
