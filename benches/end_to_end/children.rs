@@ -86,6 +86,17 @@ impl Children {
         line.trim().parse().with_context(|| format!("an address, not {line:?}"))
     }
 
+    /// Whether the processes still run; one that has ended will not get ready.
+    pub fn check(&self, processes: &[Process]) -> anyhow::Result<()> {
+        let mut state = self.state();
+        for running in state.running.iter_mut().filter(|running| processes.contains(&Process(running.child.id()))) {
+            if let Some(status) = running.child.try_wait()? {
+                bail!("{} has ended: {status}", running.name);
+            }
+        }
+        Ok(())
+    }
+
     /// Kills every process and waits for it.
     pub fn end_all(&self) {
         let mut state = self.state();

@@ -2,13 +2,14 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::{
@@ -81,7 +82,8 @@ impl System {
                 roles.start(service, children)?
             }
         };
-        system.wait_until_ready().with_context(|| format!("{} does not get ready", variant.name))?;
+        wait_until(children, &system.processes, || echo_once(system.entry))
+            .with_context(|| format!("{} does not get ready", variant.name))?;
         Ok(system)
     }
 
@@ -105,21 +107,22 @@ impl System {
         let names = ["visitor_peak_mib", "relay_peak_mib", "agent_peak_mib"];
         names.into_iter().zip(self.processes).map(|(name, process)| Ok((name, process.peak_memory_mib()?))).collect()
     }
-
-    fn wait_until_ready(&self) -> anyhow::Result<()> {
-        let begun = Instant::now();
-        loop {
-            match echo_once(self.entry) {
-                Ok(()) => return Ok(()),
-                Err(error) if begun.elapsed() > READY_TIMEOUT => return Err(error.into()),
-                // Nobody listens yet, or the tunnel is not up.
-                Err(_) => std::thread::park_timeout(PROBE_INTERVAL),
-            }
-        }
-    }
 }
 
-fn echo_once(entry: SocketAddr) -> std::io::Result<()> {
+/// Tries until it succeeds, the time is over or one of the processes has ended.
+fn wait_until(children: &Children, processes: &[Process], attempt: impl Fn() -> io::Result<()>) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while let Err(error) = attempt() {
+        children.check(processes)?;
+        if begun.elapsed() > READY_TIMEOUT {
+            return Err(error.into());
+        }
+        std::thread::park_timeout(PROBE_INTERVAL);
+    }
+    Ok(())
+}
+
+fn echo_once(entry: SocketAddr) -> io::Result<()> {
     let mut connection = TcpStream::connect(entry)?;
     connection.set_read_timeout(Some(READY_TIMEOUT))?;
     connection.write_all(&[services::ECHO, 1])?;
@@ -160,7 +163,7 @@ impl Roles {
             }
         }
         let relay = self.role("relay", &master, children)?;
-        wait_for_listener(relay_address)?;
+        wait_until(children, &[relay], || TcpStream::connect(relay_address).map(drop)).context("the master does not listen")?;
         let agent = self.role("agent", &agent, children)?;
         let visitor = self.role("visitor", &visitor, children)?;
         Ok(System { variant: self.variant, entry, processes: [visitor, relay, agent] })
@@ -187,19 +190,8 @@ fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(listener.local_addr()?)
 }
 
-fn wait_for_listener(address: SocketAddr) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    while TcpStream::connect(address).is_err() {
-        if begun.elapsed() > READY_TIMEOUT {
-            bail!("nobody listens at {address}");
-        }
-        std::thread::park_timeout(PROBE_INTERVAL);
-    }
-    Ok(())
-}
-
 /// A certificate for 127.0.0.1 that signs itself, and its key.
-fn certificate(children: &Children) -> anyhow::Result<(std::path::PathBuf, std::path::PathBuf)> {
+fn certificate(children: &Children) -> anyhow::Result<(PathBuf, PathBuf)> {
     let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
     let (cert, key) = (children.path("cert.pem"), children.path("key.pem"));
     fs::write(&cert, certified.cert.pem())?;
