@@ -135,7 +135,6 @@ pub enum Read {
 enum Control {
     Open { stream: StreamId, window: u64, details: Bytes },
     End(StreamId),
-    Pong(u64),
 }
 
 /// One end of a tunnel's multiplexer. See the module's documentation for the contract.
@@ -156,6 +155,8 @@ pub struct Mux {
     round_trip: RoundTrip,
     schedule: Schedule,
     control: VecDeque<Control>,
+    /// The token of the last PING that is not answered: earlier ones need no answer, so that a flood of them takes no memory.
+    pong: Option<u64>,
     /// Streams whose update is due with the next message, and those whose update waits for the deadline.
     due: VecDeque<StreamId>,
     pending: Vec<StreamId>,
@@ -184,6 +185,7 @@ impl Mux {
             round_trip: RoundTrip::new(now),
             schedule: Schedule::default(),
             control: VecDeque::new(),
+            pong: None,
             due: VecDeque::new(),
             pending: Vec::new(),
             deadline: None,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 
 use super::{
-    Control, Event, Mux, MuxError, ResetCode, StreamId, TunnelFrame,
+    Event, Mux, MuxError, ResetCode, StreamId, TunnelFrame,
     stream::{End, Stream, Update},
 };
 
@@ -34,7 +34,7 @@ impl Mux {
                 Ok(())
             }
             TunnelFrame::Ping { token } => {
-                self.control.push_back(Control::Pong(token));
+                self.pong = Some(token);
                 Ok(())
             }
             TunnelFrame::Pong { token } => {

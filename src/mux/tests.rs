@@ -183,11 +183,6 @@ fn more_streams_than_permitted_are_reset_with_a_code() {
 
 #[test]
 fn frames_out_of_state_end_the_tunnel() {
-    let message = |frames: &[TunnelFrame]| {
-        let mut out = BytesMut::new();
-        frames.iter().for_each(|frame| frame.encode(&mut out));
-        out.freeze()
-    };
     let open = |stream| TunnelFrame::Open { stream: StreamId(stream), window: 10, details: Bytes::new() };
     let data = |offset, length| TunnelFrame::Data { stream: StreamId(0), offset, bytes: vec![0; length].into() };
     let fin = |final_offset| TunnelFrame::Fin { stream: StreamId(0), final_offset };
@@ -231,4 +226,21 @@ fn arbitrary_messages_never_panic() {
             next_message(&mut pair.server, pair.now);
         }
     }
+}
+
+/// A message of `frames`.
+fn message(frames: &[TunnelFrame]) -> Bytes {
+    let mut out = BytesMut::new();
+    frames.iter().for_each(|frame| frame.encode(&mut out));
+    out.freeze()
+}
+
+#[test]
+fn pings_that_cannot_be_answered_yet_take_no_memory() {
+    let mut pair = Pair::new();
+    let pings: Vec<_> = (0..10_000).map(|token| TunnelFrame::Ping { token }).collect();
+    pair.server.handle_message(pair.now, message(&pings)).unwrap();
+    let answer = next_message(&mut pair.server, pair.now).unwrap();
+    assert_eq!(answer, message(&[TunnelFrame::Pong { token: 9_999 }]), "the last one counts");
+    assert_eq!(next_message(&mut pair.server, pair.now), None);
 }

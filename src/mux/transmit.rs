@@ -18,7 +18,7 @@ impl Mux {
     /// Whether [`Mux::poll_transmit`] has something to send.
     #[must_use]
     pub fn has_transmit(&self) -> bool {
-        !self.control.is_empty() || !self.due.is_empty() || self.window.is_update_due() || self.has_data()
+        self.pong.is_some() || !self.control.is_empty() || !self.due.is_empty() || self.window.is_update_due() || self.has_data()
     }
 
     /// Appends the next message to `out`, at most `room` bytes of it (at least 8 KiB make sense). Says whether there was anything.
@@ -30,6 +30,9 @@ impl Mux {
             && let Some(token) = self.round_trip.ping_due(now)
         {
             put(out, end, &TunnelFrame::Ping { token });
+        }
+        if let Some(token) = self.pong.take() {
+            put(out, end, &TunnelFrame::Pong { token });
         }
         self.transmit_credit(out, end);
         self.transmit_control(out, end);
@@ -71,7 +74,6 @@ impl Mux {
                     self.announced(stream);
                 }
                 Control::End(stream) => self.transmit_end(out, stream),
-                Control::Pong(token) => put(out, end, &TunnelFrame::Pong { token }),
             }
         }
     }
