@@ -244,3 +244,24 @@ fn pings_that_cannot_be_answered_yet_take_no_memory() {
     assert_eq!(answer, message(&[TunnelFrame::Pong { token: 9_999 }]), "the last one counts");
     assert_eq!(next_message(&mut pair.server, pair.now), None);
 }
+
+#[test]
+fn the_little_that_stalled_readers_leave_is_still_given_out() {
+    let tunnel_window = WindowSize { initial: 256 * 1024, max: 1024 * 1024 };
+    let stream_window = WindowSize { initial: 984 * 1024, max: 1024 * 1024 };
+    let mut pair = Pair::with(Parameters { stream_window, tunnel_window, ..PARAMETERS });
+    let (stalled, live) = (pair.stream(), pair.stream());
+    while let Ok(room @ 1..) = pair.client.write_room(stalled) {
+        pair.client.write(stalled, Bytes::from(vec![1; room])).unwrap();
+        pair.settle();
+    }
+    assert_eq!(pair.server.held_bytes(), 984 * 1024, "40 KiB less than there may be");
+    let mut moved = 0;
+    for _ in 0..100 {
+        let room = pair.client.write_room(live).unwrap();
+        pair.client.write(live, Bytes::from(vec![2; room])).unwrap();
+        pair.settle();
+        moved += read_all(&mut pair.server, pair.now, live).len();
+    }
+    assert!(moved > 2 * 1024 * 1024, "{moved}");
+}
