@@ -69,8 +69,11 @@ const STREAM_RESERVE: u64 = 16 * 1024;
 /// Credit comes back when a quarter of a window is consumed, so that windows from 4 KiB up cannot stall on it.
 const WRITE_ROOM_MIN: u64 = 1024;
 
-/// The largest `details` of OPEN that is sent, in bytes: well inside one message.
+/// The largest `details` of OPEN, in bytes: well inside one message (PROTOCOL 9.2).
 const DETAILS_MAX: usize = 4096;
+
+/// What the peer may have opened beyond what it is permitted, before it can know of the resets: at least this many streams.
+const REFUSED_MIN: usize = 1024;
 
 /// Which end of the tunnel this is: it decides the numbers of its streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +145,8 @@ enum Control {
 pub struct Mux {
     parameters: Parameters,
     streams: HashMap<StreamId, Stream>,
+    /// How many of them the peer opened.
+    peer_streams: usize,
     /// The next number to open here, and the next that the peer will open.
     next_local: u64,
     next_peer: u64,
@@ -175,6 +180,7 @@ impl Mux {
         Mux {
             parameters,
             streams: HashMap::new(),
+            peer_streams: 0,
             next_local,
             next_peer,
             grant,
@@ -402,9 +408,16 @@ impl Mux {
         }
     }
 
+    fn is_local(&self, id: StreamId) -> bool {
+        id.0 % 2 == self.next_local % 2
+    }
+
     fn forget_if_over(&mut self, id: StreamId) {
         if self.streams.get(&id).is_some_and(Stream::is_over) {
             self.streams.remove(&id);
+            if !self.is_local(id) {
+                self.peer_streams = self.peer_streams.saturating_sub(1);
+            }
             if self.streams.is_empty() {
                 self.streams.shrink_to_fit();
             }

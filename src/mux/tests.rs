@@ -188,7 +188,10 @@ fn frames_out_of_state_end_the_tunnel() {
     let fin = |final_offset| TunnelFrame::Fin { stream: StreamId(0), final_offset };
     let window = |received| TunnelFrame::Window { stream: StreamId(0), received, limit: 0 };
     let reset = TunnelFrame::Reset { stream: StreamId(0), final_offset: 1 << 40, code: ResetCode::Reset };
-    let cases: [(&str, Vec<TunnelFrame>); 11] = [
+    let details = TunnelFrame::Open { stream: StreamId(0), window: 10, details: vec![b' '; 4097].into() };
+    let cases: [(&str, Vec<TunnelFrame>); 13] = [
+        ("details that are too long", vec![details]),
+        ("data without a byte", vec![open(0), data(0, 0)]),
         ("a stream that skips a number", vec![open(2)]),
         ("a stream of the wrong side", vec![open(1)]),
         ("the same stream twice", vec![open(0), open(0)]),
@@ -264,4 +267,42 @@ fn the_little_that_stalled_readers_leave_is_still_given_out() {
         moved += read_all(&mut pair.server, pair.now, live).len();
     }
     assert!(moved > 2 * 1024 * 1024, "{moved}");
+}
+
+#[test]
+fn a_frame_of_a_stream_whose_opening_has_not_left_ends_the_tunnel() {
+    let mut pair = Pair::new();
+    let stream = pair.client.open(Bytes::new());
+    let data = TunnelFrame::Data { stream, offset: 0, bytes: Bytes::from_static(b"early") };
+    assert!(pair.client.handle_message(pair.now, message(&[data])).is_err());
+}
+
+#[test]
+fn streams_opened_here_do_not_count_for_what_the_peer_may_open() {
+    let mut pair = Pair::with(Parameters { streams_max: 2, ..PARAMETERS });
+    let own = [0, 1].map(|_| pair.client.open(Bytes::new()));
+    pair.settle();
+    let opened: Vec<_> = (0..3).map(|_| pair.server.open(Bytes::new())).collect();
+    pair.settle();
+    assert_eq!(own.map(|stream| pair.client.read(stream)), [Ok(Read::Wait), Ok(Read::Wait)]);
+    assert_eq!(pair.server.read(opened[1]), Ok(Read::Wait));
+    assert_eq!(pair.server.read(opened[2]), Err(StreamError::Reset(ResetCode::Limit)));
+    for stream in [opened[0], opened[2]] {
+        pair.client.release(pair.now, stream);
+        pair.server.release(pair.now, stream);
+    }
+    pair.settle();
+    let next = pair.server.open(Bytes::new());
+    pair.settle();
+    assert_eq!(pair.server.read(next), Ok(Read::Wait), "one that is over makes room");
+}
+
+#[test]
+fn a_peer_that_opens_and_never_ends_what_is_refused_is_not_served() {
+    let mut pair = Pair::with(Parameters { streams_max: 0, ..PARAMETERS });
+    let open = |stream: u64| TunnelFrame::Open { stream: StreamId(stream * 2), window: 10, details: Bytes::new() };
+    let opens: Vec<_> = (0..REFUSED_MIN as u64).map(open).collect();
+    pair.server.handle_message(pair.now, message(&opens)).unwrap();
+    assert_eq!(pair.server.poll_event(), None, "nothing was taken");
+    assert!(pair.server.handle_message(pair.now, message(&[open(REFUSED_MIN as u64)])).is_err());
 }
