@@ -191,9 +191,9 @@ impl SendHalf {
         self.end_sent
     }
 
-    /// Whether the peer has said that it received the end.
+    /// Whether the peer has said that it received the end, and no RESET has to follow it.
     pub fn is_end_acknowledged(&self) -> bool {
-        self.end_acknowledged
+        self.end_acknowledged && !self.end_due
     }
 
     /// Copies up to `room` unsent bytes to `out`, and returns how many, and how many of them were never sent before.

@@ -306,3 +306,24 @@ fn a_peer_that_opens_and_never_ends_what_is_refused_is_not_served() {
     assert_eq!(pair.server.poll_event(), None, "nothing was taken");
     assert!(pair.server.handle_message(pair.now, message(&[open(REFUSED_MIN as u64)])).is_err());
 }
+
+#[test]
+fn a_reset_that_follows_a_fin_is_sent_even_when_the_fin_is_acknowledged_first() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    pair.server.finish(stream);
+    pair.settle();
+    pair.client.write(stream, Bytes::from_static(b"unread")).unwrap();
+    pair.client.finish(stream);
+    carry(&mut pair.client, &mut pair.server, pair.now);
+    pair.now += ACK_DELAY;
+    pair.server.handle_timeout(pair.now);
+    pair.client.reset(pair.now, stream, ResetCode::Reset);
+    pair.client.release(pair.now, stream);
+    carry(&mut pair.server, &mut pair.client, pair.now);
+    pair.settle();
+    assert_eq!(pair.server.read(stream), Err(StreamError::Reset(ResetCode::Reset)));
+    pair.server.release(pair.now, stream);
+    pair.settle();
+    assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
+}

@@ -126,6 +126,8 @@ impl Mux {
             None => return,
         }
         stream.send.end_was_sent();
+        // A FIN before it may have been the last thing that the peer acknowledges.
+        self.forget_if_over(id);
     }
 }
 
