@@ -89,7 +89,8 @@ pub enum Side {
 pub struct Parameters {
     /// The window of each stream.
     pub stream_window: WindowSize,
-    /// The window of all streams together; its largest size bounds what is held for slow applications.
+    /// The window of all streams together; its largest size bounds what is held for slow applications, and what is kept until the peer
+    /// acknowledges it.
     pub tunnel_window: WindowSize,
     /// How many streams the peer may have open at a time; one more is reset with [`ResetCode::Limit`].
     pub streams_max: usize,
@@ -140,6 +141,18 @@ enum Control {
     End(StreamId),
 }
 
+/// What all streams have written, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    /// And not sent.
+    unsent: u64,
+    /// And the peer has not acknowledged.
+    kept: u64,
+    /// What may be kept, whatever the peer grants: it need not acknowledge what it takes. Beyond it a stream may write only when nothing of
+    /// it is kept, and only [`STREAM_RESERVE`].
+    kept_max: u64,
+}
+
 /// One end of a tunnel's multiplexer. See the module's documentation for the contract.
 #[derive(Debug)]
 pub struct Mux {
@@ -154,8 +167,7 @@ pub struct Mux {
     /// The sum of all first sendings, and the peer's limit for it.
     tunnel_sent: u64,
     tunnel_limit: u64,
-    /// Bytes written and not sent, over all streams.
-    unsent: u64,
+    load: Load,
     window: TunnelWindow,
     round_trip: RoundTrip,
     schedule: Schedule,
@@ -186,7 +198,7 @@ impl Mux {
             grant,
             tunnel_sent: 0,
             tunnel_limit: grant.tunnel_window,
-            unsent: 0,
+            load: Load { unsent: 0, kept: 0, kept_max: parameters.tunnel_window.max },
             window: TunnelWindow::new(parameters.tunnel_window),
             round_trip: RoundTrip::new(now),
             schedule: Schedule::default(),
@@ -215,7 +227,6 @@ impl Mux {
     /// # Errors
     /// When the stream was reset or finished, or is unknown.
     pub fn write_room(&mut self, id: StreamId) -> Result<usize, StreamError> {
-        let tunnel_unsent = self.unsent;
         let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
         if let Some(code) = stream.reset_code() {
             return Err(StreamError::Reset(code));
@@ -223,7 +234,7 @@ impl Mux {
         if stream.send.end().is_some() {
             return Err(StreamError::Finished);
         }
-        let room = room(stream, tunnel_unsent);
+        let room = room(stream, self.load);
         stream.wants_write = room == 0;
         Ok(usize::try_from(room).unwrap_or(usize::MAX))
     }
@@ -241,7 +252,8 @@ impl Mux {
         }
         if length > 0 {
             stream.send.write(bytes);
-            self.unsent = self.unsent.saturating_add(length);
+            self.load.unsent = self.load.unsent.saturating_add(length);
+            self.load.kept = self.load.kept.saturating_add(length);
             self.schedule.add(id);
         }
         self.check();
@@ -359,7 +371,9 @@ impl Mux {
         if stream.send.end().is_some() && end == End::Fin || matches!(stream.send.end(), Some(End::Reset(_))) {
             return;
         }
-        self.unsent = self.unsent.saturating_sub(stream.send.finish(end));
+        let kept = stream.send.kept();
+        self.load.unsent = self.load.unsent.saturating_sub(stream.send.finish(end));
+        self.load.kept = self.load.kept.saturating_sub(kept.saturating_sub(stream.send.kept()));
         if stream.send.is_end_due() {
             self.control.push_back(Control::End(id));
         }
@@ -432,7 +446,9 @@ impl Mux {
             let held: u64 = self.streams.values().map(|stream| stream.receive.held()).sum();
             debug_assert_eq!(held, self.window.held(), "credit is conserved");
             let unsent: u64 = self.streams.values().map(|stream| stream.send.unsent()).sum();
-            debug_assert_eq!(unsent, self.unsent, "what is unsent is counted");
+            debug_assert_eq!(unsent, self.load.unsent, "what is unsent is counted");
+            let kept: u64 = self.streams.values().map(|stream| stream.send.kept()).sum();
+            debug_assert_eq!(kept, self.load.kept, "what is kept is counted");
             debug_assert!(self.tunnel_sent <= self.tunnel_limit, "nothing is sent beyond the tunnel's credit");
             debug_assert!(held <= self.window.max(), "memory is bounded by the largest window");
         }
@@ -440,9 +456,11 @@ impl Mux {
 }
 
 /// How many bytes the application may write to `stream` now.
-fn room(stream: &Stream, tunnel_unsent: u64) -> u64 {
+fn room(stream: &Stream, load: Load) -> u64 {
     let unsent = stream.send.unsent();
-    let buffer = if tunnel_unsent < TUNNEL_UNSENT_MAX {
+    let buffer = if load.kept >= load.kept_max {
+        STREAM_RESERVE.saturating_sub(stream.send.kept())
+    } else if load.unsent < TUNNEL_UNSENT_MAX {
         STREAM_UNSENT_MAX.saturating_sub(unsent)
     } else if unsent == 0 {
         STREAM_RESERVE

@@ -145,10 +145,11 @@ impl Mux {
     }
 
     fn handle_window(&mut self, id: StreamId, received: u64, limit: u64) -> Result<(), MuxError> {
-        let tunnel_unsent = self.unsent;
         let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else { return Ok(()) };
-        stream.send.acknowledge(received, limit).ok_or(MuxError::Protocol("WINDOW that acknowledges what was not sent"))?;
-        if stream.wants_write && super::room(stream, tunnel_unsent) > 0 {
+        let freed =
+            stream.send.acknowledge(received, limit).ok_or(MuxError::Protocol("WINDOW that acknowledges what was not sent"))?;
+        self.load.kept = self.load.kept.saturating_sub(freed);
+        if stream.wants_write && super::room(stream, self.load) > 0 {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }

@@ -327,3 +327,27 @@ fn a_reset_that_follows_a_fin_is_sent_even_when_the_fin_is_acknowledged_first() 
     pair.settle();
     assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
 }
+
+#[test]
+fn a_peer_that_grants_much_and_acknowledges_nothing_does_not_fill_the_memory() {
+    let mut pair = Pair::new();
+    let streams: Vec<_> = (0..10).map(|_| pair.stream()).collect();
+    let limit = 1 << 40;
+    let mut frames: Vec<_> = streams.iter().map(|&stream| TunnelFrame::Window { stream, received: 0, limit }).collect();
+    frames.push(TunnelFrame::TunnelWindow { limit });
+    pair.client.handle_message(pair.now, message(&frames)).unwrap();
+    let mut written = 0;
+    for _ in 0..100 {
+        for &stream in &streams {
+            let room = pair.client.write_room(stream).unwrap();
+            pair.client.write(stream, Bytes::from(vec![1; room])).unwrap();
+            written += room as u64;
+        }
+        while next_message(&mut pair.client, pair.now).is_some() {}
+    }
+    let most = PARAMETERS.tunnel_window.max + STREAM_UNSENT_MAX + 10 * STREAM_RESERVE;
+    assert!((PARAMETERS.tunnel_window.max..=most).contains(&written), "{written} bytes are kept");
+    let received = TunnelFrame::Window { stream: streams[0], received: STREAM_UNSENT_MAX, limit };
+    pair.client.handle_message(pair.now, message(&[received])).unwrap();
+    assert_eq!(pair.client.poll_event(), Some(Event::Writable(streams[0])), "what is acknowledged makes room");
+}

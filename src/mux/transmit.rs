@@ -106,9 +106,9 @@ impl Mux {
         let (copied, fresh) = stream.send.transmit(out, length);
         debug_assert_eq!(copied, length, "what is unsent is kept");
         self.tunnel_sent = self.tunnel_sent.saturating_add(fresh);
-        self.unsent = self.unsent.saturating_sub(copied as u64);
+        self.load.unsent = self.load.unsent.saturating_sub(copied as u64);
         self.schedule.sent(copied, stream.send.unsent() > 0);
-        if stream.wants_write && super::room(stream, self.unsent) > 0 {
+        if stream.wants_write && super::room(stream, self.load) > 0 {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }
