@@ -214,12 +214,15 @@ impl Ends {
     async fn receive_all(&self, moved: &mut u64) -> Result<(), SpliceError> {
         let mut decompressor = Decompressor::new(self.method, self.stream.pool());
         while let Some(piece) = self.stream.read().await? {
+            let length = piece.len();
             decompressor.push(piece);
             while let Some(chunk) = decompressor.next()? {
                 self.write_all(&chunk.raw).await?;
                 *moved = moved.saturating_add(chunk.raw.len() as u64);
-                self.stream.consume(chunk.wire_bytes);
             }
+            // The beginning of a chunk counts too: if it kept its credit, chunks of many streams could use the window up between them, and none
+            // would ever be complete.
+            self.stream.consume(length);
         }
         decompressor.finish()?;
         SockRef::from(&self.socket).shutdown(Shutdown::Write).or_else(ignore_not_connected)?;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -81,7 +82,10 @@ impl Bed {
     }
 
     async fn tunnels(&self, encrypt: EncryptMethod, compress: CompressMethod) -> (Tunnel, Tunnel) {
-        let port = port(encrypt, compress);
+        self.tunnels_of(port(encrypt, compress)).await
+    }
+
+    async fn tunnels_of(&self, port: PortParameters) -> (Tunnel, Tunnel) {
         let (visitor, agent) = self.attach(&port, &port).await;
         (visitor.unwrap(), agent.unwrap())
     }
@@ -229,5 +233,34 @@ async fn a_recorded_handshake_opens_no_stream() {
     use crate::link::Lane;
     assert!(reply.lane.receive(replayed.into()).is_err());
     assert!(tunnel.accept().await.is_none(), "the tunnel is over and nothing was opened");
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn chunks_of_many_streams_do_not_use_a_small_window_up_between_them() {
+    let bed = Bed::new();
+    let small = WindowSize { initial: 64 * 1024, max: 64 * 1024 };
+    let port =
+        PortParameters { stream_window: small, tunnel_window: small, ..port(EncryptMethod::Aes128Gcm, CompressMethod::S2) };
+    let tunnels = bed.tunnels_of(port).await;
+    // Shrinks to somewhat more than a half, so that a chunk takes several turns.
+    let sent: Vec<u8> = (0..300_000).map(|at| if at % 1000 < 600 { fastrand::u8(..) } else { 0 }).collect();
+    let mut pairs = Vec::new();
+    for _ in 0..8 {
+        pairs.push(joined(&bed, &tunnels).await);
+    }
+    let moved = async {
+        let mut copies = JoinSet::new();
+        for (mut application, mut service) in pairs {
+            let sent = sent.clone();
+            copies.spawn(async move {
+                let mut received = vec![0; sent.len()];
+                let (written, read) = tokio::join!(application.write_all(&sent), service.read_exact(&mut received));
+                assert!(written.is_ok() && read.is_ok() && received == sent);
+            });
+        }
+        copies.join_all().await;
+    };
+    tokio::time::timeout(Duration::from_secs(20), moved).await.unwrap();
     bed.end().await;
 }
