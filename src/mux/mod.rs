@@ -117,7 +117,7 @@ pub enum Event {
     },
     /// [`Mux::read`] has something new; told once after it had nothing.
     Readable(StreamId),
-    /// [`Mux::write_room`] is no longer 0; told once after it was, or the stream was reset.
+    /// [`Mux::write_room`] is no longer 0, or [`Mux::is_delivered`] may be true; told once after they were not, or the stream was reset.
     Writable(StreamId),
     /// The peer gave the stream up; told even when nobody waits for the stream.
     Reset(StreamId),
@@ -263,6 +263,20 @@ impl Mux {
     /// Ends this direction after what was written: a half-close. No effect when it has ended already.
     pub fn finish(&mut self, id: StreamId) {
         self.end(id, End::Fin);
+    }
+
+    /// Whether the peer has everything that was written, the end included. When not, an [`Event::Writable`] will say when to ask again.
+    ///
+    /// # Errors
+    /// When the stream was reset, or is unknown.
+    pub fn is_delivered(&mut self, id: StreamId) -> Result<bool, StreamError> {
+        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
+        if let Some(code) = stream.reset_code() {
+            return Err(StreamError::Reset(code));
+        }
+        let delivered = stream.send.is_end_acknowledged();
+        stream.wants_write |= !delivered;
+        Ok(delivered)
     }
 
     /// Gives the stream up in both directions: what was not sent is dropped, and what comes is discarded.

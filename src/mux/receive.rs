@@ -149,7 +149,7 @@ impl Mux {
         let freed =
             stream.send.acknowledge(received, limit).ok_or(MuxError::Protocol("WINDOW that acknowledges what was not sent"))?;
         self.load.kept = self.load.kept.saturating_sub(freed);
-        if stream.wants_write && super::room(stream, self.load) > 0 {
+        if stream.wants_write && (super::room(stream, self.load) > 0 || stream.send.is_end_acknowledged()) {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }
