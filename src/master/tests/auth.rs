@@ -39,6 +39,26 @@ async fn wrong_keys_throttle_their_address_but_neither_clients_nor_servers_that_
 }
 
 #[tokio::test]
+async fn behind_a_proxy_on_the_same_machine_only_the_visitor_is_throttled() {
+    let master = start();
+    let join_from = async |visitor: &str, key: &LinkKey| {
+        let mut stream = master.connect().await;
+        let request = request("/").replace("\r\n\r\n", &format!("\r\nX-Forwarded-For: 10.0.0.1, {visitor}\r\n\r\n"));
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let (_, rest) = head(&mut stream).await;
+        let mut socket = MessageSocket::new(stream, rest, End::Dialled);
+        let introduction = Introduction { role: Role::Server, instance: Id([9; 16]), epoch: 1, agent: "test".to_owned() };
+        authenticate::join(&mut socket, key, &introduction, &[]).await
+    };
+    let wrong = LinkKey::derive(Some("another"));
+    for _ in 0..FAILURES {
+        assert!(matches!(join_from("192.0.2.1", &wrong).await, Err(JoinError::Unauthorized(_))));
+    }
+    assert!(matches!(join_from("192.0.2.1", &link_key()).await, Err(JoinError::Throttled(_))));
+    assert!(join_from("192.0.2.2", &link_key()).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_newer_link_of_an_instance_takes_over_its_ports_and_the_old_one_is_told() {
     let master = start();
     let mut old = master.server(1, &[PORT]).await;
