@@ -19,6 +19,7 @@ cargo bench --bench end_to_end -- [OPTIONS]
   --rounds N     so many rounds
   --only NAME    this system and the chain alone; may be given again (a part of the name is enough)
   --json FILE    writes every measured value
+  --beside FILE  measures another build of the program too, in turns with this one: its systems are called \"other …\"
 
 Systems: chain, and rePort with plain, aes-128-cfb, aes-128-gcm, chacha20-poly1305 (compression null), s2-text and zstd-text (aes-128-gcm, text
 in place of random data), tls (aes-128-gcm, with TLS at the master), plain-s2-text and plain-zstd-text.
@@ -53,7 +54,7 @@ pub struct Options {
 impl Options {
     fn quick() -> Self {
         Options {
-            variants: Variant::ALL.to_vec(),
+            variants: Variant::all(),
             rounds: 3,
             transfer_bytes: 128 << 20,
             echoes: 1000,
@@ -81,7 +82,7 @@ impl Options {
     /// For `cargo test`, which runs benchmarks without `--bench`: whether everything works, not how fast.
     fn smoke() -> Self {
         Options {
-            variants: vec![Variant::CHAIN, Variant::PLAIN],
+            variants: Variant::all().into_iter().take(2).collect(),
             rounds: 1,
             transfer_bytes: 4 << 20,
             echoes: 20,
@@ -118,7 +119,7 @@ impl Command {
             () if has("--bench") || has("--quick") => Options::quick(),
             () => Options::smoke(),
         };
-        let mut wanted = Vec::new();
+        let (mut wanted, mut beside) = (Vec::new(), None);
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let mut value = || rest.next().with_context(|| format!("{argument} needs a value"));
@@ -128,21 +129,23 @@ impl Command {
                 "--rounds" => options.rounds = value()?.parse().context("--rounds needs a number")?,
                 "--json" => options.json = Some(PathBuf::from(value()?)),
                 "--only" => wanted.push(value()?.clone()),
+                "--beside" => beside = Some(PathBuf::from(value()?)),
                 other => bail!("{other}: no such option\n\n{HELP}"),
             }
         }
-        if let Some(nothing) = wanted.iter().find(|wanted| !Variant::ALL.iter().any(|variant| variant.name.contains(*wanted))) {
+        if let Some(nothing) = wanted.iter().find(|wanted| !Variant::all().iter().any(|variant| variant.name.contains(*wanted))) {
             bail!("--only {nothing}: no system's name has that in it\n\n{HELP}");
         }
         if options.rounds == 0 {
             bail!("--rounds 0 measures nothing");
         }
         if !wanted.is_empty() {
-            options.variants = Variant::ALL.to_vec();
             // The chain stays: what the others are compared with.
-            options
-                .variants
-                .retain(|variant| variant.name == Variant::CHAIN.name || wanted.iter().any(|wanted| fits(variant.name, wanted)));
+            options.variants.retain(|variant| variant.is_chain() || wanted.iter().any(|wanted| fits(&variant.name, wanted)));
+        }
+        if let Some(other) = beside {
+            options.variants =
+                options.variants.iter().flat_map(|variant| [Some(variant.clone()), variant.of(&other)]).flatten().collect();
         }
         Ok(Command::Measure(options))
     }
@@ -150,5 +153,5 @@ impl Command {
 
 /// A whole name means that system alone; a part of one means all that have it.
 fn fits(name: &str, wanted: &str) -> bool {
-    if Variant::ALL.iter().any(|variant| variant.name == wanted) { name == wanted } else { name.contains(wanted) }
+    if Variant::all().iter().any(|variant| variant.name == wanted) { name == wanted } else { name.contains(wanted) }
 }

@@ -31,7 +31,7 @@ pub struct Results {
 }
 
 struct Measured {
-    name: &'static str,
+    name: String,
     /// One number for each round.
     values: BTreeMap<&'static str, Vec<f64>>,
 }
@@ -45,7 +45,7 @@ impl Results {
             options.rounds,
             std::thread::available_parallelism().map_or(0, usize::from),
         );
-        let systems = systems.iter().map(|system| Measured { name: system.name(), values: BTreeMap::new() }).collect();
+        let systems = systems.iter().map(|system| Measured { name: system.name().to_owned(), values: BTreeMap::new() }).collect();
         Results { heading, systems }
     }
 

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -25,42 +25,56 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 pub const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// One way to build a system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variant {
-    pub name: &'static str,
+    pub name: String,
     /// Whether text is sent, in place of random bytes.
     pub text: bool,
     way: Way,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Way {
     Chain,
-    Report { encrypt: &'static str, compress: &'static str, tls: bool },
+    Report { program: PathBuf, encrypt: &'static str, compress: &'static str, tls: bool },
 }
 
 impl Variant {
-    /// The floor.
-    pub const CHAIN: Variant = Variant { name: "chain", text: false, way: Way::Chain };
-    /// rePort with the least work.
-    pub const PLAIN: Variant = Variant::report("plain", "plain", "null", false);
-    /// Everything that there is, in the order of the table.
-    pub const ALL: [Variant; 10] = [
-        Variant::CHAIN,
-        Variant::PLAIN,
-        Variant::report("aes-128-cfb", "aes-128-cfb", "null", false),
-        Variant::report("aes-128-gcm", "aes-128-gcm", "null", false),
-        Variant::report("chacha20-poly1305", "chacha20-poly1305", "null", false),
-        Variant::report("s2-text", "aes-128-gcm", "s2", false),
-        Variant::report("zstd-text", "aes-128-gcm", "zstd", false),
-        Variant::report("tls", "aes-128-gcm", "null", true),
-        Variant::report("plain-s2-text", "plain", "s2", false),
-        Variant::report("plain-zstd-text", "plain", "zstd", false),
-    ];
+    /// Everything that there is, in the order of the table: the floor first, then rePort with the least work.
+    pub fn all() -> Vec<Self> {
+        let chain = Variant { name: "chain".to_owned(), text: false, way: Way::Chain };
+        let report = |(name, encrypt, compress, tls): (&str, _, _, _)| {
+            let program = PathBuf::from(env!("CARGO_BIN_EXE_report"));
+            Variant { name: name.to_owned(), text: compress != "null", way: Way::Report { program, encrypt, compress, tls } }
+        };
+        let reports = [
+            ("plain", "plain", "null", false),
+            ("aes-128-cfb", "aes-128-cfb", "null", false),
+            ("aes-128-gcm", "aes-128-gcm", "null", false),
+            ("chacha20-poly1305", "chacha20-poly1305", "null", false),
+            ("s2-text", "aes-128-gcm", "s2", false),
+            ("zstd-text", "aes-128-gcm", "zstd", false),
+            ("tls", "aes-128-gcm", "null", true),
+            ("plain-s2-text", "plain", "s2", false),
+            ("plain-zstd-text", "plain", "zstd", false),
+        ];
+        std::iter::once(chain).chain(reports.map(report)).collect()
+    }
 
-    const fn report(name: &'static str, encrypt: &'static str, compress: &'static str, tls: bool) -> Self {
-        let text = !matches!(compress.as_bytes(), b"null");
-        Variant { name, text, way: Way::Report { encrypt, compress, tls } }
+    /// Whether it is the floor.
+    pub fn is_chain(&self) -> bool {
+        self.way == Way::Chain
+    }
+
+    /// The same of another build of rePort.
+    pub fn of(&self, other: &Path) -> Option<Self> {
+        match &self.way {
+            Way::Chain => None,
+            &Way::Report { encrypt, compress, tls, .. } => {
+                let way = Way::Report { program: other.to_owned(), encrypt, compress, tls };
+                Some(Variant { name: format!("other {}", self.name), text: self.text, way })
+            }
+        }
     }
 }
 
@@ -75,21 +89,22 @@ pub struct System {
 impl System {
     /// Starts its processes, and waits until a byte comes back through them.
     pub fn start(variant: &Variant, service: SocketAddr, children: &Children) -> anyhow::Result<Self> {
-        let system = match variant.way {
-            Way::Chain => chain(*variant, service, children)?,
-            Way::Report { encrypt, compress, tls } => {
-                let roles = Roles { variant: *variant, encrypt, compress, tls };
-                roles.start(service, children)?
+        let (entry, processes) = match &variant.way {
+            Way::Chain => chain(service, children)?,
+            &Way::Report { ref program, encrypt, compress, tls } => {
+                let name = variant.name.replace(' ', "-");
+                Roles { program, name, encrypt, compress, tls }.start(service, children)?
             }
         };
+        let system = System { variant: variant.clone(), entry, processes };
         wait_until(children, &system.processes, || echo_once(system.entry))
             .with_context(|| format!("{} does not get ready", variant.name))?;
         Ok(system)
     }
 
     /// What it is called.
-    pub fn name(&self) -> &'static str {
-        self.variant.name
+    pub fn name(&self) -> &str {
+        &self.variant.name
     }
 
     /// Whether text is sent through it.
@@ -129,23 +144,27 @@ fn echo_once(entry: SocketAddr) -> io::Result<()> {
     connection.read_exact(&mut [0])
 }
 
-fn chain(variant: Variant, service: SocketAddr, children: &Children) -> anyhow::Result<System> {
+/// Where to connect to, and the visitor, the relay and the agent behind it.
+type Started = (SocketAddr, [Process; 3]);
+
+fn chain(service: SocketAddr, children: &Children) -> anyhow::Result<Started> {
     let (agent, to_agent) = services::start_copier(children, "chain-agent", service)?;
     let (relay, to_relay) = services::start_copier(children, "chain-relay", to_agent)?;
     let (visitor, entry) = services::start_copier(children, "chain-visitor", to_relay)?;
-    Ok(System { variant, entry, processes: [visitor, relay, agent] })
+    Ok((entry, [visitor, relay, agent]))
 }
 
 /// rePort's three processes.
-struct Roles {
-    variant: Variant,
+struct Roles<'a> {
+    program: &'a Path,
+    name: String,
     encrypt: &'static str,
     compress: &'static str,
     tls: bool,
 }
 
-impl Roles {
-    fn start(&self, service: SocketAddr, children: &Children) -> anyhow::Result<System> {
+impl Roles<'_> {
+    fn start(&self, service: SocketAddr, children: &Children) -> anyhow::Result<Started> {
         let (relay_address, entry) = (free_address()?, free_address()?);
         let mut master = json!({
             "mode": "master", "log_level": "info", "listen_at": relay_address.to_string(), "master_key": "benchmark-of-the-master-key-0123456789",
@@ -166,21 +185,21 @@ impl Roles {
         wait_until(children, &[relay], || TcpStream::connect(relay_address).map(drop)).context("the master does not listen")?;
         let agent = self.role("agent", &agent, children)?;
         let visitor = self.role("visitor", &visitor, children)?;
-        Ok(System { variant: self.variant, entry, processes: [visitor, relay, agent] })
+        Ok((entry, [visitor, relay, agent]))
     }
 
     fn port(&self, address: SocketAddr) -> Value {
         json!({
-            "mark": self.variant.name, "local_address": address.to_string(), "port_key": "benchmark-of-the-port-key-0123456789",
+            "mark": self.name, "local_address": address.to_string(), "port_key": "benchmark-of-the-port-key-0123456789",
             "encrypt_method": self.encrypt, "compress_method": self.compress,
         })
     }
 
     fn role(&self, role: &str, configuration: &Value, children: &Children) -> anyhow::Result<Process> {
-        let name = format!("{}-{role}", self.variant.name);
+        let name = format!("{}-{role}", self.name);
         let file = children.path(&format!("{name}.json"));
         fs::write(&file, configuration.to_string())?;
-        children.start(&name, Command::new(env!("CARGO_BIN_EXE_report")).arg("--config").arg(file))
+        children.start(&name, Command::new(self.program).arg("--config").arg(file))
     }
 }
 

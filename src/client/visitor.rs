@@ -19,7 +19,7 @@ use crate::{
     frame::{AttachHeader, Code, Frame, Notice, Terms},
     link::{Handler, Outbox, backoff::Backoff, uplink::LinkedRole},
     tunnel::{
-        PortParameters, ResetCode, Tunnel,
+        PortParameters, Tunnel,
         attach::{self, AttachError},
     },
 };
@@ -174,10 +174,7 @@ impl Attaching {
         let begun = Instant::now();
         info!(tunnel = %tunnel.id(), "attached to a server");
         self.port.tunnel.send_replace(Some(tunnel.clone()));
-        while let Some((stream, _details)) = tunnel.accept().await {
-            debug!(stream = stream.id(), "a server opens no streams: refused");
-            stream.reset(ResetCode::Refused);
-        }
+        tunnel.closed().await;
         self.port.tunnel.send_if_modified(|current| {
             let ours = current.as_ref().is_some_and(|current| current.id() == tunnel.id());
             if ours {

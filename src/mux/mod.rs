@@ -69,8 +69,11 @@ const STREAM_RESERVE: u64 = 16 * 1024;
 /// Credit comes back when a quarter of a window is consumed, so that windows from 4 KiB up cannot stall on it.
 const WRITE_ROOM_MIN: u64 = 1024;
 
-/// The largest `details` of OPEN that is sent, in bytes: well inside one message.
+/// The largest `details` of OPEN, in bytes: well inside one message (PROTOCOL 9.2).
 const DETAILS_MAX: usize = 4096;
+
+/// What the peer may have opened beyond what it is permitted, before it can know of the resets: at least this many streams.
+const REFUSED_MIN: usize = 1024;
 
 /// Which end of the tunnel this is: it decides the numbers of its streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +89,8 @@ pub enum Side {
 pub struct Parameters {
     /// The window of each stream.
     pub stream_window: WindowSize,
-    /// The window of all streams together; its largest size bounds what is held for slow applications.
+    /// The window of all streams together; its largest size bounds what is held for slow applications, and what is kept until the peer
+    /// acknowledges it.
     pub tunnel_window: WindowSize,
     /// How many streams the peer may have open at a time; one more is reset with [`ResetCode::Limit`].
     pub streams_max: usize,
@@ -113,7 +117,7 @@ pub enum Event {
     },
     /// [`Mux::read`] has something new; told once after it had nothing.
     Readable(StreamId),
-    /// [`Mux::write_room`] is no longer 0; told once after it was, or the stream was reset.
+    /// [`Mux::write_room`] is no longer 0, or [`Mux::is_delivered`] may be true; told once after they were not, or the stream was reset.
     Writable(StreamId),
     /// The peer gave the stream up; told even when nobody waits for the stream.
     Reset(StreamId),
@@ -135,7 +139,18 @@ pub enum Read {
 enum Control {
     Open { stream: StreamId, window: u64, details: Bytes },
     End(StreamId),
-    Pong(u64),
+}
+
+/// What all streams have written, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    /// And not sent.
+    unsent: u64,
+    /// And the peer has not acknowledged.
+    kept: u64,
+    /// What may be kept, whatever the peer grants: it need not acknowledge what it takes. Beyond it a stream may write only when nothing of
+    /// it is kept, and only [`STREAM_RESERVE`].
+    kept_max: u64,
 }
 
 /// One end of a tunnel's multiplexer. See the module's documentation for the contract.
@@ -143,6 +158,8 @@ enum Control {
 pub struct Mux {
     parameters: Parameters,
     streams: HashMap<StreamId, Stream>,
+    /// How many of them the peer opened.
+    peer_streams: usize,
     /// The next number to open here, and the next that the peer will open.
     next_local: u64,
     next_peer: u64,
@@ -150,12 +167,13 @@ pub struct Mux {
     /// The sum of all first sendings, and the peer's limit for it.
     tunnel_sent: u64,
     tunnel_limit: u64,
-    /// Bytes written and not sent, over all streams.
-    unsent: u64,
+    load: Load,
     window: TunnelWindow,
     round_trip: RoundTrip,
     schedule: Schedule,
     control: VecDeque<Control>,
+    /// The token of the last PING that is not answered: earlier ones need no answer, so that a flood of them takes no memory.
+    pong: Option<u64>,
     /// Streams whose update is due with the next message, and those whose update waits for the deadline.
     due: VecDeque<StreamId>,
     pending: Vec<StreamId>,
@@ -174,16 +192,18 @@ impl Mux {
         Mux {
             parameters,
             streams: HashMap::new(),
+            peer_streams: 0,
             next_local,
             next_peer,
             grant,
             tunnel_sent: 0,
             tunnel_limit: grant.tunnel_window,
-            unsent: 0,
+            load: Load { unsent: 0, kept: 0, kept_max: parameters.tunnel_window.max },
             window: TunnelWindow::new(parameters.tunnel_window),
             round_trip: RoundTrip::new(now),
             schedule: Schedule::default(),
             control: VecDeque::new(),
+            pong: None,
             due: VecDeque::new(),
             pending: Vec::new(),
             deadline: None,
@@ -207,7 +227,6 @@ impl Mux {
     /// # Errors
     /// When the stream was reset or finished, or is unknown.
     pub fn write_room(&mut self, id: StreamId) -> Result<usize, StreamError> {
-        let tunnel_unsent = self.unsent;
         let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
         if let Some(code) = stream.reset_code() {
             return Err(StreamError::Reset(code));
@@ -215,7 +234,7 @@ impl Mux {
         if stream.send.end().is_some() {
             return Err(StreamError::Finished);
         }
-        let room = room(stream, tunnel_unsent);
+        let room = room(stream, self.load);
         stream.wants_write = room == 0;
         Ok(usize::try_from(room).unwrap_or(usize::MAX))
     }
@@ -233,7 +252,8 @@ impl Mux {
         }
         if length > 0 {
             stream.send.write(bytes);
-            self.unsent = self.unsent.saturating_add(length);
+            self.load.unsent = self.load.unsent.saturating_add(length);
+            self.load.kept = self.load.kept.saturating_add(length);
             self.schedule.add(id);
         }
         self.check();
@@ -243,6 +263,20 @@ impl Mux {
     /// Ends this direction after what was written: a half-close. No effect when it has ended already.
     pub fn finish(&mut self, id: StreamId) {
         self.end(id, End::Fin);
+    }
+
+    /// Whether the peer has everything that was written, the end included. When not, an [`Event::Writable`] will say when to ask again.
+    ///
+    /// # Errors
+    /// When the stream was reset, or is unknown.
+    pub fn is_delivered(&mut self, id: StreamId) -> Result<bool, StreamError> {
+        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
+        if let Some(code) = stream.reset_code() {
+            return Err(StreamError::Reset(code));
+        }
+        let delivered = stream.send.is_end_acknowledged();
+        stream.wants_write |= !delivered;
+        Ok(delivered)
     }
 
     /// Gives the stream up in both directions: what was not sent is dropped, and what comes is discarded.
@@ -351,7 +385,9 @@ impl Mux {
         if stream.send.end().is_some() && end == End::Fin || matches!(stream.send.end(), Some(End::Reset(_))) {
             return;
         }
-        self.unsent = self.unsent.saturating_sub(stream.send.finish(end));
+        let kept = stream.send.kept();
+        self.load.unsent = self.load.unsent.saturating_sub(stream.send.finish(end));
+        self.load.kept = self.load.kept.saturating_sub(kept.saturating_sub(stream.send.kept()));
         if stream.send.is_end_due() {
             self.control.push_back(Control::End(id));
         }
@@ -400,9 +436,16 @@ impl Mux {
         }
     }
 
+    fn is_local(&self, id: StreamId) -> bool {
+        id.0 % 2 == self.next_local % 2
+    }
+
     fn forget_if_over(&mut self, id: StreamId) {
         if self.streams.get(&id).is_some_and(Stream::is_over) {
             self.streams.remove(&id);
+            if !self.is_local(id) {
+                self.peer_streams = self.peer_streams.saturating_sub(1);
+            }
             if self.streams.is_empty() {
                 self.streams.shrink_to_fit();
             }
@@ -417,7 +460,9 @@ impl Mux {
             let held: u64 = self.streams.values().map(|stream| stream.receive.held()).sum();
             debug_assert_eq!(held, self.window.held(), "credit is conserved");
             let unsent: u64 = self.streams.values().map(|stream| stream.send.unsent()).sum();
-            debug_assert_eq!(unsent, self.unsent, "what is unsent is counted");
+            debug_assert_eq!(unsent, self.load.unsent, "what is unsent is counted");
+            let kept: u64 = self.streams.values().map(|stream| stream.send.kept()).sum();
+            debug_assert_eq!(kept, self.load.kept, "what is kept is counted");
             debug_assert!(self.tunnel_sent <= self.tunnel_limit, "nothing is sent beyond the tunnel's credit");
             debug_assert!(held <= self.window.max(), "memory is bounded by the largest window");
         }
@@ -425,9 +470,11 @@ impl Mux {
 }
 
 /// How many bytes the application may write to `stream` now.
-fn room(stream: &Stream, tunnel_unsent: u64) -> u64 {
+fn room(stream: &Stream, load: Load) -> u64 {
     let unsent = stream.send.unsent();
-    let buffer = if tunnel_unsent < TUNNEL_UNSENT_MAX {
+    let buffer = if load.kept >= load.kept_max {
+        STREAM_RESERVE.saturating_sub(stream.send.kept())
+    } else if load.unsent < TUNNEL_UNSENT_MAX {
         STREAM_UNSENT_MAX.saturating_sub(unsent)
     } else if unsent == 0 {
         STREAM_RESERVE

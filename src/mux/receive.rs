@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::{Buf, Bytes};
 
 use super::{
-    Control, Event, Mux, MuxError, ResetCode, StreamId, TunnelFrame,
+    DETAILS_MAX, Event, Mux, MuxError, REFUSED_MIN, ResetCode, StreamId, TunnelFrame,
     stream::{End, Stream, Update},
 };
 
@@ -34,7 +34,7 @@ impl Mux {
                 Ok(())
             }
             TunnelFrame::Ping { token } => {
-                self.control.push_back(Control::Pong(token));
+                self.pong = Some(token);
                 Ok(())
             }
             TunnelFrame::Pong { token } => {
@@ -48,24 +48,33 @@ impl Mux {
         if id.0 != self.next_peer {
             return Err(MuxError::Protocol("OPEN of a stream that is not the next one"));
         }
+        if details.len() > DETAILS_MAX {
+            return Err(MuxError::Protocol("OPEN with details that are too long"));
+        }
         // A peer that goes on opening without ever finishing what was refused is not one to serve.
-        if self.streams.len() > self.parameters.streams_max.saturating_mul(2) {
+        let permitted = self.parameters.streams_max;
+        if self.peer_streams >= permitted.saturating_add(permitted.max(REFUSED_MIN)) {
             return Err(MuxError::Protocol("too many streams that were refused and never ended"));
         }
         self.next_peer = self.next_peer.saturating_add(2);
-        let full = self.streams.len() >= self.parameters.streams_max;
+        let full = self.peer_streams >= permitted;
+        self.peer_streams = self.peer_streams.saturating_add(1);
         self.streams.insert(id, Stream::new(self.parameters.stream_window, window, true));
         if full {
             self.reset(now, id, ResetCode::Limit);
             self.release(now, id);
         } else {
-            self.events.push_back(Event::Opened { stream: id, details });
+            // A copy: a slice would hold the whole message for as long as nobody accepts the stream.
+            self.events.push_back(Event::Opened { stream: id, details: Bytes::copy_from_slice(&details) });
         }
         Ok(())
     }
 
     fn handle_data(&mut self, now: Instant, id: StreamId, offset: u64, mut bytes: Bytes) -> Result<(), MuxError> {
         let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else { return Ok(()) };
+        if bytes.is_empty() {
+            return Err(MuxError::Protocol("DATA without bytes"));
+        }
         let received = stream.receive.received();
         if offset > received {
             return Err(MuxError::Protocol("DATA that leaves a gap"));
@@ -136,10 +145,11 @@ impl Mux {
     }
 
     fn handle_window(&mut self, id: StreamId, received: u64, limit: u64) -> Result<(), MuxError> {
-        let tunnel_unsent = self.unsent;
         let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else { return Ok(()) };
-        stream.send.acknowledge(received, limit).ok_or(MuxError::Protocol("WINDOW that acknowledges what was not sent"))?;
-        if stream.wants_write && super::room(stream, tunnel_unsent) > 0 {
+        let freed =
+            stream.send.acknowledge(received, limit).ok_or(MuxError::Protocol("WINDOW that acknowledges what was not sent"))?;
+        self.load.kept = self.load.kept.saturating_sub(freed);
+        if stream.wants_write && (super::room(stream, self.load) > 0 || stream.send.is_end_acknowledged()) {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }
@@ -159,5 +169,8 @@ fn known(
     if id.0 >= next {
         return Err(MuxError::Protocol("a frame of a stream that was never opened"));
     }
-    Ok(streams.get_mut(&id))
+    match streams.get_mut(&id) {
+        Some(stream) if !stream.announced => Err(MuxError::Protocol("a frame of a stream whose OPEN has not left")),
+        stream => Ok(stream),
+    }
 }

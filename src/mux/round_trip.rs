@@ -15,6 +15,9 @@ const SCHEDULING: Duration = Duration::from_millis(4);
 /// The least round trip is forgotten after one to two of these, so that a path that became longer is noticed.
 const LEAST_LIFETIME: Duration = Duration::from_secs(10);
 
+/// A PING without an answer for this long was lost with its channel. Until then there is one at a time: a later one would hide the answer to it.
+const LOST_AFTER: Duration = Duration::from_secs(10);
+
 /// Measures the round trip.
 #[derive(Debug)]
 pub struct RoundTrip {
@@ -34,7 +37,9 @@ impl RoundTrip {
 
     /// Data is about to be sent: the token of a PING to send along, when one is due.
     pub fn ping_due(&mut self, now: Instant) -> Option<u64> {
-        if self.last_ping.is_some_and(|at| now.saturating_duration_since(at) < PING_INTERVAL) {
+        let since = |at| now.saturating_duration_since(at);
+        let too_early = self.last_ping.is_some_and(|at| since(at) < PING_INTERVAL);
+        if too_early || self.outstanding.is_some_and(|(_, at)| since(at) < LOST_AFTER) {
             return None;
         }
         let token = self.next_token;
@@ -67,5 +72,37 @@ impl RoundTrip {
     pub fn window_time(&self) -> Duration {
         let round_trip = self.least().unwrap_or(INITIAL);
         round_trip.saturating_mul(5).checked_div(4).unwrap_or(round_trip).saturating_add(SCHEDULING)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    #[test]
+    fn a_round_trip_longer_than_the_interval_of_pings_is_measured() {
+        let start = Instant::now();
+        let path = Duration::from_millis(1200);
+        let mut round_trip = RoundTrip::new(start);
+        let mut pongs = VecDeque::new();
+        for step in 0..100 {
+            let now = start + Duration::from_millis(100) * step;
+            while let Some((_, token)) = pongs.pop_front_if(|(at, _)| *at <= now) {
+                round_trip.pong(now, token);
+            }
+            pongs.extend(round_trip.ping_due(now).map(|token| (now + path, token)));
+        }
+        assert_eq!(round_trip.least(), Some(path));
+    }
+
+    #[test]
+    fn a_ping_that_was_lost_with_its_channel_is_sent_again() {
+        let start = Instant::now();
+        let mut round_trip = RoundTrip::new(start);
+        assert!(round_trip.ping_due(start).is_some());
+        assert!(round_trip.ping_due(start + PING_INTERVAL).is_none(), "one is on its way");
+        assert!(round_trip.ping_due(start + LOST_AFTER).is_some());
     }
 }

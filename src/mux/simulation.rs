@@ -268,7 +268,7 @@ impl Simulation {
             assert_eq!(peer.mux.streams(), 0, "every stream is forgotten: {:?}", peer.mux.streams);
             assert_eq!(peer.mux.held_bytes(), 0, "nothing is held");
             assert_eq!(peer.mux.tunnel_sent, other.mux.window.received(), "what was sent has come");
-            assert_eq!(peer.mux.unsent, 0);
+            assert_eq!((peer.mux.load.unsent, peer.mux.load.kept), (0, 0));
         }
     }
 }

@@ -144,6 +144,11 @@ impl SendHalf {
         self.written.saturating_sub(self.next)
     }
 
+    /// Bytes written and not acknowledged.
+    pub fn kept(&self) -> u64 {
+        self.written.saturating_sub(self.acknowledged)
+    }
+
     /// Bytes that the peer's credit still allows to be written.
     pub fn credit(&self) -> u64 {
         self.limit.saturating_sub(self.written)
@@ -191,9 +196,9 @@ impl SendHalf {
         self.end_sent
     }
 
-    /// Whether the peer has said that it received the end.
+    /// Whether the peer has said that it received the end, and no RESET has to follow it.
     pub fn is_end_acknowledged(&self) -> bool {
-        self.end_acknowledged
+        self.end_acknowledged && !self.end_due
     }
 
     /// Copies up to `room` unsent bytes to `out`, and returns how many, and how many of them were never sent before.
@@ -222,8 +227,9 @@ impl SendHalf {
         (copied, fresh)
     }
 
-    /// The peer has received up to `received` (its end included) and takes up to `limit`. `None` when that cannot be.
-    pub fn acknowledge(&mut self, received: u64, limit: u64) -> Option<()> {
+    /// The peer has received up to `received` (its end included) and takes up to `limit`. Returns how many bytes are kept no more, or `None`
+    /// when that cannot be.
+    pub fn acknowledge(&mut self, received: u64, limit: u64) -> Option<u64> {
         let ended = self.end_sent && received == self.sent.saturating_add(1);
         let bytes = if ended { self.sent } else { received };
         if bytes > self.sent {
@@ -231,8 +237,9 @@ impl SendHalf {
         }
         self.end_acknowledged |= ended;
         self.limit = self.limit.max(limit);
+        let kept = self.kept();
         self.forget_until(bytes);
-        Some(())
+        Some(kept.saturating_sub(self.kept()))
     }
 
     fn forget_until(&mut self, offset: u64) {

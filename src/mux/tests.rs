@@ -183,17 +183,15 @@ fn more_streams_than_permitted_are_reset_with_a_code() {
 
 #[test]
 fn frames_out_of_state_end_the_tunnel() {
-    let message = |frames: &[TunnelFrame]| {
-        let mut out = BytesMut::new();
-        frames.iter().for_each(|frame| frame.encode(&mut out));
-        out.freeze()
-    };
     let open = |stream| TunnelFrame::Open { stream: StreamId(stream), window: 10, details: Bytes::new() };
     let data = |offset, length| TunnelFrame::Data { stream: StreamId(0), offset, bytes: vec![0; length].into() };
     let fin = |final_offset| TunnelFrame::Fin { stream: StreamId(0), final_offset };
     let window = |received| TunnelFrame::Window { stream: StreamId(0), received, limit: 0 };
     let reset = TunnelFrame::Reset { stream: StreamId(0), final_offset: 1 << 40, code: ResetCode::Reset };
-    let cases: [(&str, Vec<TunnelFrame>); 11] = [
+    let details = TunnelFrame::Open { stream: StreamId(0), window: 10, details: vec![b' '; 4097].into() };
+    let cases: [(&str, Vec<TunnelFrame>); 13] = [
+        ("details that are too long", vec![details]),
+        ("data without a byte", vec![open(0), data(0, 0)]),
         ("a stream that skips a number", vec![open(2)]),
         ("a stream of the wrong side", vec![open(1)]),
         ("the same stream twice", vec![open(0), open(0)]),
@@ -231,4 +229,125 @@ fn arbitrary_messages_never_panic() {
             next_message(&mut pair.server, pair.now);
         }
     }
+}
+
+/// A message of `frames`.
+fn message(frames: &[TunnelFrame]) -> Bytes {
+    let mut out = BytesMut::new();
+    frames.iter().for_each(|frame| frame.encode(&mut out));
+    out.freeze()
+}
+
+#[test]
+fn pings_that_cannot_be_answered_yet_take_no_memory() {
+    let mut pair = Pair::new();
+    let pings: Vec<_> = (0..10_000).map(|token| TunnelFrame::Ping { token }).collect();
+    pair.server.handle_message(pair.now, message(&pings)).unwrap();
+    let answer = next_message(&mut pair.server, pair.now).unwrap();
+    assert_eq!(answer, message(&[TunnelFrame::Pong { token: 9_999 }]), "the last one counts");
+    assert_eq!(next_message(&mut pair.server, pair.now), None);
+}
+
+#[test]
+fn the_little_that_stalled_readers_leave_is_still_given_out() {
+    let tunnel_window = WindowSize { initial: 256 * 1024, max: 1024 * 1024 };
+    let stream_window = WindowSize { initial: 984 * 1024, max: 1024 * 1024 };
+    let mut pair = Pair::with(Parameters { stream_window, tunnel_window, ..PARAMETERS });
+    let (stalled, live) = (pair.stream(), pair.stream());
+    while let Ok(room @ 1..) = pair.client.write_room(stalled) {
+        pair.client.write(stalled, Bytes::from(vec![1; room])).unwrap();
+        pair.settle();
+    }
+    assert_eq!(pair.server.held_bytes(), 984 * 1024, "40 KiB less than there may be");
+    let mut moved = 0;
+    for _ in 0..100 {
+        let room = pair.client.write_room(live).unwrap();
+        pair.client.write(live, Bytes::from(vec![2; room])).unwrap();
+        pair.settle();
+        moved += read_all(&mut pair.server, pair.now, live).len();
+    }
+    assert!(moved > 2 * 1024 * 1024, "{moved}");
+}
+
+#[test]
+fn a_frame_of_a_stream_whose_opening_has_not_left_ends_the_tunnel() {
+    let mut pair = Pair::new();
+    let stream = pair.client.open(Bytes::new());
+    let data = TunnelFrame::Data { stream, offset: 0, bytes: Bytes::from_static(b"early") };
+    assert!(pair.client.handle_message(pair.now, message(&[data])).is_err());
+}
+
+#[test]
+fn streams_opened_here_do_not_count_for_what_the_peer_may_open() {
+    let mut pair = Pair::with(Parameters { streams_max: 2, ..PARAMETERS });
+    let own = [0, 1].map(|_| pair.client.open(Bytes::new()));
+    pair.settle();
+    let opened: Vec<_> = (0..3).map(|_| pair.server.open(Bytes::new())).collect();
+    pair.settle();
+    assert_eq!(own.map(|stream| pair.client.read(stream)), [Ok(Read::Wait), Ok(Read::Wait)]);
+    assert_eq!(pair.server.read(opened[1]), Ok(Read::Wait));
+    assert_eq!(pair.server.read(opened[2]), Err(StreamError::Reset(ResetCode::Limit)));
+    for stream in [opened[0], opened[2]] {
+        pair.client.release(pair.now, stream);
+        pair.server.release(pair.now, stream);
+    }
+    pair.settle();
+    let next = pair.server.open(Bytes::new());
+    pair.settle();
+    assert_eq!(pair.server.read(next), Ok(Read::Wait), "one that is over makes room");
+}
+
+#[test]
+fn a_peer_that_opens_and_never_ends_what_is_refused_is_not_served() {
+    let mut pair = Pair::with(Parameters { streams_max: 0, ..PARAMETERS });
+    let open = |stream: u64| TunnelFrame::Open { stream: StreamId(stream * 2), window: 10, details: Bytes::new() };
+    let opens: Vec<_> = (0..REFUSED_MIN as u64).map(open).collect();
+    pair.server.handle_message(pair.now, message(&opens)).unwrap();
+    assert_eq!(pair.server.poll_event(), None, "nothing was taken");
+    assert!(pair.server.handle_message(pair.now, message(&[open(REFUSED_MIN as u64)])).is_err());
+}
+
+#[test]
+fn a_reset_that_follows_a_fin_is_sent_even_when_the_fin_is_acknowledged_first() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    pair.server.finish(stream);
+    pair.settle();
+    pair.client.write(stream, Bytes::from_static(b"unread")).unwrap();
+    pair.client.finish(stream);
+    carry(&mut pair.client, &mut pair.server, pair.now);
+    pair.now += ACK_DELAY;
+    pair.server.handle_timeout(pair.now);
+    pair.client.reset(pair.now, stream, ResetCode::Reset);
+    pair.client.release(pair.now, stream);
+    carry(&mut pair.server, &mut pair.client, pair.now);
+    pair.settle();
+    assert_eq!(pair.server.read(stream), Err(StreamError::Reset(ResetCode::Reset)));
+    pair.server.release(pair.now, stream);
+    pair.settle();
+    assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
+}
+
+#[test]
+fn a_peer_that_grants_much_and_acknowledges_nothing_does_not_fill_the_memory() {
+    let mut pair = Pair::new();
+    let streams: Vec<_> = (0..10).map(|_| pair.stream()).collect();
+    let limit = 1 << 40;
+    let mut frames: Vec<_> = streams.iter().map(|&stream| TunnelFrame::Window { stream, received: 0, limit }).collect();
+    frames.push(TunnelFrame::TunnelWindow { limit });
+    pair.client.handle_message(pair.now, message(&frames)).unwrap();
+    let mut written = 0;
+    for _ in 0..100 {
+        for &stream in &streams {
+            let room = pair.client.write_room(stream).unwrap();
+            pair.client.write(stream, Bytes::from(vec![1; room])).unwrap();
+            written += room as u64;
+        }
+        while next_message(&mut pair.client, pair.now).is_some() {}
+    }
+    let most = PARAMETERS.tunnel_window.max + STREAM_UNSENT_MAX + 10 * STREAM_RESERVE;
+    assert!((PARAMETERS.tunnel_window.max..=most).contains(&written), "{written} bytes are kept");
+    let received = TunnelFrame::Window { stream: streams[0], received: STREAM_UNSENT_MAX, limit };
+    pair.client.handle_message(pair.now, message(&[received])).unwrap();
+    assert_eq!(pair.client.poll_event(), Some(Event::Writable(streams[0])), "what is acknowledged makes room");
 }

@@ -18,7 +18,7 @@ impl Mux {
     /// Whether [`Mux::poll_transmit`] has something to send.
     #[must_use]
     pub fn has_transmit(&self) -> bool {
-        !self.control.is_empty() || !self.due.is_empty() || self.window.is_update_due() || self.has_data()
+        self.pong.is_some() || !self.control.is_empty() || !self.due.is_empty() || self.window.is_update_due() || self.has_data()
     }
 
     /// Appends the next message to `out`, at most `room` bytes of it (at least 8 KiB make sense). Says whether there was anything.
@@ -30,6 +30,9 @@ impl Mux {
             && let Some(token) = self.round_trip.ping_due(now)
         {
             put(out, end, &TunnelFrame::Ping { token });
+        }
+        if let Some(token) = self.pong.take() {
+            put(out, end, &TunnelFrame::Pong { token });
         }
         self.transmit_credit(out, end);
         self.transmit_control(out, end);
@@ -71,7 +74,6 @@ impl Mux {
                     self.announced(stream);
                 }
                 Control::End(stream) => self.transmit_end(out, stream),
-                Control::Pong(token) => put(out, end, &TunnelFrame::Pong { token }),
             }
         }
     }
@@ -104,9 +106,9 @@ impl Mux {
         let (copied, fresh) = stream.send.transmit(out, length);
         debug_assert_eq!(copied, length, "what is unsent is kept");
         self.tunnel_sent = self.tunnel_sent.saturating_add(fresh);
-        self.unsent = self.unsent.saturating_sub(copied as u64);
+        self.load.unsent = self.load.unsent.saturating_sub(copied as u64);
         self.schedule.sent(copied, stream.send.unsent() > 0);
-        if stream.wants_write && super::room(stream, self.unsent) > 0 {
+        if stream.wants_write && super::room(stream, self.load) > 0 {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }
@@ -124,6 +126,8 @@ impl Mux {
             None => return,
         }
         stream.send.end_was_sent();
+        // A FIN before it may have been the last thing that the peer acknowledges.
+        self.forget_if_over(id);
     }
 }
 

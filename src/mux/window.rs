@@ -12,6 +12,9 @@ pub struct WindowSize {
     pub max: u64,
 }
 
+/// Less new credit than this many bytes is not told: it would make small messages (the silly window of RFC 1122).
+const GAIN_MIN: u64 = 1024;
+
 /// A window that doubles while it is used up faster than the path's round trip.
 #[derive(Debug)]
 struct Growth {
@@ -136,9 +139,12 @@ impl TunnelWindow {
         self.growth.max
     }
 
-    /// Whether the peer should be told of a new limit.
+    /// Whether the peer should be told of a new limit: a quarter of the window, or of the room that slow applications leave when that is
+    /// less, so that the others can go on in it.
     pub fn is_update_due(&self) -> bool {
-        self.next_limit().saturating_sub(self.limit) >= self.growth.size / 4
+        let size = self.growth.size;
+        let gain = self.next_limit().saturating_sub(self.limit);
+        gain > 0 && gain >= (size.min(self.room()) / 4).max(GAIN_MIN.min(size / 4))
     }
 
     /// The limit to tell the peer now.
@@ -148,8 +154,12 @@ impl TunnelWindow {
     }
 
     fn next_limit(&self) -> u64 {
-        let room = self.growth.max.saturating_sub(self.held());
-        self.received.saturating_add(self.growth.size.min(room))
+        self.received.saturating_add(self.growth.size.min(self.room()))
+    }
+
+    /// What may be held beside what is held.
+    fn room(&self) -> u64 {
+        self.growth.max.saturating_sub(self.held())
     }
 }
 

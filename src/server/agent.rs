@@ -94,15 +94,20 @@ impl Agent {
         self.draining.clone()
     }
 
-    fn attach(&self, outbox: &Arc<Outbox>, channel: u32, id: Id, message: &Bytes) {
+    fn attach(&self, outbox: &Arc<Outbox>, channel: u32, id: Id, message: &Bytes) -> Result<(), Notice> {
+        if outbox.lane(channel).is_some() {
+            return Err(Notice::new(Code::Protocol, "ATTACH with a channel number that is in use"));
+        }
         let Some(port) = self.ports.get(&id).filter(|_| !self.draining.has_begun()) else {
-            return outbox.control(&close(channel, &Notice::new(Code::Refused, "")));
+            outbox.control(&close(channel, &Notice::new(Code::Refused, "")));
+            return Ok(());
         };
         let span = info_span!("tunnel", port = %port.port.mark, channel);
         match span.in_scope(|| attach::reply(&port.port, self.instance, message, outbox, channel, &self.tasks)) {
             Ok(reply) => {
                 if let Err(error) = outbox.open(channel, reply.lane) {
-                    return warn!(parent: &span, "the master gave a channel number twice: {error}");
+                    debug!(parent: &span, "a client came too late: {error}");
+                    return Ok(());
                 }
                 outbox.ready(channel);
                 match reply.outcome {
@@ -118,6 +123,7 @@ impl Agent {
                 outbox.control(&close(channel, &attach::closing_notice(&error)));
             }
         }
+        Ok(())
     }
 
     fn serve(&self, port: &Arc<ServerPort>, tunnel: Tunnel, span: tracing::Span) {
@@ -136,12 +142,10 @@ impl Agent {
 impl Handler for Agent {
     fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
         match frame {
-            Frame::Attach { channel, header, message } => {
-                if let Some(outbox) = self.outbox.clone() {
-                    self.attach(&outbox, channel, header.port, &message);
-                }
-                Ok(())
-            }
+            Frame::Attach { channel, header, message } => match self.outbox.clone() {
+                Some(outbox) => self.attach(&outbox, channel, header.port, &message),
+                None => Ok(()),
+            },
             Frame::Registered(registered) => {
                 self.registered(&registered);
                 Ok(())
@@ -187,4 +191,46 @@ fn ports_frames(ports: &HashMap<Id, Arc<ServerPort>>, frame: impl Fn(Ports) -> F
 
 fn close(channel: u32, notice: &Notice) -> Frame {
     Frame::Close { channel, notice: notice.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        compress::CompressMethod,
+        crypto::{EncryptMethod, PortKeys},
+        frame::AttachHeader,
+        tunnel::{PortParameters, WindowSize},
+    };
+
+    #[tokio::test]
+    async fn a_master_that_gives_a_channel_number_twice_breaks_the_protocol_and_leaves_no_tunnel_behind() {
+        let window = WindowSize { initial: 65_536, max: 65_536 };
+        let keys = PortKeys::derive("a port key of the tests");
+        let port = PortParameters {
+            mark: "test".into(),
+            keys: keys.clone(),
+            encrypt: EncryptMethod::Plain,
+            compress: CompressMethod::Null,
+            stream_window: window,
+            tunnel_window: window,
+        };
+        let (tasks, streams, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+        let wish = attach::wish(&port, &Outbox::new(), 1, &tasks).unwrap();
+        let offered = ServerPort { port, host: "localhost".to_owned(), tcp_port: 1 };
+        let ports = HashMap::from([(keys.id, Arc::new(offered))]);
+        let mut agent = Agent::new(Id([7; 16]), ports, Duration::from_secs(1), &tasks, &streams, &stop);
+        let outbox = Outbox::new();
+        agent.begin(&outbox);
+        let attach = || Frame::Attach {
+            channel: 3,
+            header: AttachHeader { port: keys.id, instance: None },
+            message: wish.message.clone(),
+        };
+        assert_eq!(agent.frame(attach()), Ok(()));
+        assert_eq!(agent.frame(attach()).map_err(|notice| notice.code), Err(Code::Protocol));
+        outbox.close(3, &Notice::new(Code::Shutdown, ""));
+        tasks.close();
+        tokio::time::timeout(Duration::from_secs(10), tasks.wait()).await.unwrap();
+    }
 }

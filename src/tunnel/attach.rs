@@ -98,6 +98,13 @@ struct Attached {
     answer: Option<Bytes>,
 }
 
+impl Drop for Attached {
+    /// A tunnel does not outlive its attachment, however that goes.
+    fn drop(&mut self) {
+        self.tunnel.shared.end(Notice::new(Code::PeerLost, "the channel is gone"));
+    }
+}
+
 /// A client's wish for a tunnel.
 pub struct Wish {
     /// The channel's end, to be opened at the link.

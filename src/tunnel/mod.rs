@@ -30,10 +30,10 @@ pub use crate::mux::{ResetCode, WindowSize};
 use crate::{
     compress::CompressMethod,
     crypto::{EncryptMethod, PortKeys},
-    mux,
+    mux::{self, Side},
 };
 
-/// How many streams a peer may have open in one tunnel at a time: more than a host has ports for.
+/// How many streams a client may have open in one tunnel at a time: more than a host has ports for.
 const STREAMS_MAX: usize = 65_536;
 
 /// Running zstd contexts that one end is willing to hold for a tunnel, about 0.6 MiB each (PROTOCOL 10.5).
@@ -61,7 +61,12 @@ pub struct PortParameters {
 }
 
 impl PortParameters {
-    fn mux(&self) -> mux::Parameters {
-        mux::Parameters { stream_window: self.stream_window, tunnel_window: self.tunnel_window, streams_max: STREAMS_MAX }
+    fn mux(&self, side: Side) -> mux::Parameters {
+        let streams_max = match side {
+            // Nothing at a client would take them.
+            Side::Client => 0,
+            Side::Server => STREAMS_MAX,
+        };
+        mux::Parameters { stream_window: self.stream_window, tunnel_window: self.tunnel_window, streams_max }
     }
 }

@@ -85,7 +85,7 @@ impl Tunnel {
             running_decoders: super::ZSTD_CONTEXTS_TOLERATED,
         };
         let state = State {
-            mux: Mux::new(side, port.mux(), theirs.for_mux(), Instant::now()),
+            mux: Mux::new(side, port.mux(side), theirs.for_mux(), Instant::now()),
             bell,
             rung: false,
             armed: None,

@@ -9,16 +9,18 @@
 //! | reset (RST) | the peer reset, the bytes are corrupt, or the tunnel is over |
 
 use std::{
-    io,
+    collections::VecDeque,
+    io::{self, IoSlice},
     net::Shutdown,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, task::JoinSet};
 
@@ -33,6 +35,13 @@ const CHUNK_OVERHEAD: usize = max_wire_length(1) - 1;
 
 /// Reads smaller than this are copied out of the buffer, so that the buffer can be used for the next read, in bytes.
 const COPIED_BELOW: usize = 8 * 1024;
+
+/// A batch for the socket is large enough with this many bytes. A chunk more may go with it: a reader that stalls makes a splice hold less
+/// than twice as much, in bytes, however small it was in the tunnel.
+const BATCH_ENOUGH: usize = 64 * 1024;
+
+/// Pieces of a batch at most: more of them in one write do not make it cheaper.
+const BATCH_PIECES: usize = 64;
 
 /// What a splice moved, and how it ended.
 #[derive(Debug)]
@@ -59,14 +68,14 @@ pub enum SpliceError {
     Corrupt(#[from] CompressError),
 }
 
-/// Joins `stream` and `socket` until both directions have ended.
+/// Joins `stream` and `socket` until both directions have ended and the peer has everything: who ends the tunnel then loses nothing.
 ///
 /// # Cancel safety
 /// Dropping the future resets both.
 pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Spliced {
     // Without it small answers wait for the acknowledgement of the ones before.
     let _ = socket.set_nodelay(true);
-    let ends = Arc::new(Ends { socket, stream, method, ended_in_order: AtomicU8::new(0) });
+    let ends = Arc::new(Ends::new(socket, stream, method));
     let mut sending = JoinSet::new();
     let sender = Arc::clone(&ends);
     sending.spawn(async move { sender.send().await });
@@ -74,7 +83,7 @@ pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMet
     let failure = match &received.result {
         Ok(()) => tokio::select! {
             biased;
-            sent = sending.join_next() => return Spliced::of(sent.and_then(Result::ok), received),
+            sent = sending.join_next() => return ends.delivered(Spliced::of(sent.and_then(Result::ok), received)).await,
             error = ends.stream.failed() => Some(error.into()),
         },
         // The socket or the stream is gone; a sender that waits for the other one would not notice.
@@ -106,13 +115,15 @@ struct Ends {
     method: CompressMethod,
     /// How many directions ended in order.
     ended_in_order: AtomicU8,
+    /// The sending direction of the socket is being shut down.
+    is_shut_down: AtomicBool,
 }
 
 impl Drop for Ends {
     /// A splice that does not end in order ends in a reset at the socket, and at the stream because that is dropped too: never in what looks
     /// like an end of file.
     fn drop(&mut self) {
-        if self.ended_in_order.load(Ordering::Relaxed) < 2 {
+        if !self.are_ended_in_order() {
             reset_on_close(&self.socket);
         }
     }
@@ -125,6 +136,21 @@ pub fn reset_on_close(socket: &TcpStream) {
 }
 
 impl Ends {
+    fn new(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Self {
+        Ends { socket, stream, method, ended_in_order: AtomicU8::new(0), is_shut_down: AtomicBool::new(false) }
+    }
+
+    fn are_ended_in_order(&self) -> bool {
+        self.ended_in_order.load(Ordering::Relaxed) == 2
+    }
+
+    async fn delivered(&self, mut spliced: Spliced) -> Spliced {
+        if self.are_ended_in_order() {
+            spliced.error = self.stream.delivered().await.err().map(SpliceError::from);
+        }
+        spliced
+    }
+
     async fn send(&self) -> Direction {
         let mut bytes = 0;
         let result = self.send_all(&mut bytes).await;
@@ -161,6 +187,7 @@ impl Ends {
             loop {
                 buffer.clear();
                 match self.socket.try_read_buf(&mut buffer) {
+                    Ok(0) if self.was_reset() => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
                     Ok(0) => {
                         self.stream.finish();
                         return Ok(());
@@ -202,6 +229,12 @@ impl Ends {
         Ok(room.saturating_sub(CHUNK_OVERHEAD).clamp(1, MAX_CHUNK))
     }
 
+    /// Whether an end of file is none. The system tells of a reset once: when a write has heard of it first, a read finds an end of file. It has
+    /// then forgotten the peer, as it also does when both ends have finished.
+    fn was_reset(&self) -> bool {
+        self.socket.peer_addr().is_err() && !self.is_shut_down.load(Ordering::Acquire)
+    }
+
     async fn socket_error(&self) -> io::Error {
         match self.socket.ready(Interest::ERROR).await.and_then(|_| self.socket.take_error()) {
             Err(error) | Ok(Some(error)) => error,
@@ -213,24 +246,73 @@ impl Ends {
     /// From the tunnel to the socket.
     async fn receive_all(&self, moved: &mut u64) -> Result<(), SpliceError> {
         let mut decompressor = Decompressor::new(self.method, self.stream.pool());
-        while let Some(piece) = self.stream.read().await? {
+        while let Some(piece) = self.piece().await? {
+            let mut pushed = piece.len();
             decompressor.push(piece);
-            while let Some(chunk) = decompressor.next()? {
-                self.write_all(&chunk.raw).await?;
-                *moved = moved.saturating_add(chunk.raw.len() as u64);
-                self.stream.consume(chunk.wire_bytes);
+            loop {
+                let batch = self.gather(&mut decompressor, &mut pushed)?;
+                if batch.raw.is_empty() {
+                    break;
+                }
+                *moved = moved.saturating_add(self.write_all(batch.raw).await?);
+                let delivered = batch.wire_bytes.min(pushed);
+                pushed = pushed.saturating_sub(delivered);
+                self.stream.consume(delivered);
             }
+            // The beginning of a chunk counts too: if it kept its credit, chunks of many streams could use the window up between them, and none
+            // would ever be complete.
+            self.stream.consume(pushed);
         }
         decompressor.finish()?;
+        self.is_shut_down.store(true, Ordering::Release);
         SockRef::from(&self.socket).shutdown(Shutdown::Write).or_else(ignore_not_connected)?;
         Ok(())
     }
 
-    /// Writes everything, and notices meanwhile when the stream is reset.
-    async fn write_all(&self, mut bytes: &[u8]) -> Result<(), SpliceError> {
-        while !bytes.is_empty() {
-            match self.socket.try_write(bytes) {
-                Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+    /// The next piece from the tunnel. Notices meanwhile when the local connection is reset: nobody reads there after an end of file.
+    async fn piece(&self) -> Result<Option<Bytes>, SpliceError> {
+        tokio::select! {
+            biased;
+            piece = self.stream.read() => Ok(piece?),
+            error = self.socket_error() => Err(error.into()),
+        }
+    }
+
+    /// What has come and goes to the socket in one write: each of them costs a call and may wake the reader, as much as moving 16 KiB. Adds to
+    /// `pushed` what it takes from the stream.
+    fn gather(&self, decompressor: &mut Decompressor, pushed: &mut usize) -> Result<Batch, SpliceError> {
+        let mut batch = Batch { raw: VecDeque::new(), wire_bytes: 0 };
+        let mut raw_bytes = 0;
+        while raw_bytes < BATCH_ENOUGH && batch.raw.len() < BATCH_PIECES {
+            if let Some(chunk) = decompressor.next()? {
+                raw_bytes = chunk.raw.len().saturating_add(raw_bytes);
+                batch.wire_bytes = chunk.wire_bytes.saturating_add(batch.wire_bytes);
+                batch.raw.push_back(chunk.raw);
+                continue;
+            }
+            // Whoever waits for the stream asks again, and is woken then: nothing is lost in asking without a task.
+            match self.stream.read().now_or_never() {
+                Some(Ok(Some(piece))) => {
+                    *pushed = pushed.saturating_add(piece.len());
+                    decompressor.push(piece);
+                }
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok(None)) | None => break,
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Writes everything, and notices meanwhile when the stream is reset. Returns how many bytes there were.
+    async fn write_all(&self, mut pieces: VecDeque<Bytes>) -> Result<u64, SpliceError> {
+        let mut written: u64 = 0;
+        while !pieces.is_empty() {
+            let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            match self.socket.try_write_vectored(&slices) {
+                Ok(length) => {
+                    written = written.saturating_add(length as u64);
+                    drop_front(&mut pieces, length);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::select! {
                     biased;
                     ready = self.socket.writable() => ready?,
@@ -239,11 +321,54 @@ impl Ends {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(written)
+    }
+}
+
+/// Bytes for the socket, and the credit that goes back when they are written.
+struct Batch {
+    raw: VecDeque<Bytes>,
+    wire_bytes: usize,
+}
+
+/// Drops the first `count` bytes.
+fn drop_front(pieces: &mut VecDeque<Bytes>, mut count: usize) {
+    while let Some(first) = pieces.front_mut() {
+        if count < first.len() {
+            return first.advance(count);
+        }
+        count = count.saturating_sub(first.len());
+        pieces.pop_front();
     }
 }
 
 /// The peer has closed both directions already, and has everything: nothing is lost.
 fn ignore_not_connected(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tunnel::tests::Bed;
+
+    #[tokio::test]
+    async fn a_reset_that_a_write_noticed_first_is_no_end_of_file_to_the_reader() {
+        let bed = Bed::new();
+        let (visitor, _agent) = bed.tunnels(crate::crypto::EncryptMethod::Plain, CompressMethod::Null).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (application, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let ends = Ends::new(accepted.unwrap().0, visitor.open(Bytes::new()), CompressMethod::Null);
+        let application = application.unwrap();
+        reset_on_close(&application);
+        drop(application);
+        // As a write would: the system tells of a reset once.
+        ends.socket_error().await;
+        let sent = ends.send().await;
+        assert!(matches!(sent.result, Err(SpliceError::Socket(_))), "{:?}", sent.result);
+        drop(ends);
+        bed.end().await;
+    }
 }

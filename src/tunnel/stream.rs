@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Instant,
 };
 
@@ -107,14 +107,27 @@ impl TunnelStream {
         self.shared.settle(state);
     }
 
+    /// Waits until the peer has everything that was written, and knows that it was all.
+    ///
+    /// # Errors
+    /// When the stream was reset or the tunnel is over before that.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped. One task at a time may wait, and none for [`TunnelStream::write_room`] then.
+    pub async fn delivered(&self) -> Result<(), TunnelStreamError> {
+        std::future::poll_fn(|context| self.poll_delivered(context)).await
+    }
+
     /// Gives the stream up.
     pub fn reset(&self, code: ResetCode) {
         let mut state = self.shared.state();
         state.mux.reset(Instant::now(), self.id, code);
+        let watcher = state.waiting.get_mut(&self.id).and_then(|waiting| waiting.watcher.take());
         self.shared.settle(state);
+        watcher.into_iter().for_each(Waker::wake);
     }
 
-    /// Waits until the stream cannot go on: the peer reset it, or the tunnel is over.
+    /// Waits until the stream cannot go on: it was reset at either end, or the tunnel is over.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped. One task at a time may wait.
@@ -135,15 +148,26 @@ impl TunnelStream {
 
     fn poll_read(&self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, TunnelStreamError>> {
         let mut state = self.shared.state();
-        fail_if_over(&state)?;
         match state.mux.read(self.id)? {
+            // What has come is good, even when the tunnel is over by now.
             Read::Data(bytes) => Poll::Ready(Ok(Some(bytes))),
             Read::End => Poll::Ready(Ok(None)),
             Read::Wait => {
+                fail_if_over(&state)?;
                 state.waiting.entry(self.id).or_default().reader = Some(context.waker().clone());
                 Poll::Pending
             }
         }
+    }
+
+    fn poll_delivered(&self, context: &mut Context<'_>) -> Poll<Result<(), TunnelStreamError>> {
+        let mut state = self.shared.state();
+        if state.mux.is_delivered(self.id)? {
+            return Poll::Ready(Ok(()));
+        }
+        fail_if_over(&state)?;
+        state.waiting.entry(self.id).or_default().writer = Some(context.waker().clone());
+        Poll::Pending
     }
 
     fn poll_write_room(&self, context: &mut Context<'_>) -> Poll<Result<usize, TunnelStreamError>> {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,7 +42,7 @@ fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
 }
 
 /// Two links that are joined in memory, and what runs on them.
-struct Bed {
+pub(super) struct Bed {
     client: Arc<Outbox>,
     server: Arc<Outbox>,
     tasks: TaskTracker,
@@ -49,7 +50,7 @@ struct Bed {
 }
 
 impl Bed {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (one, other) = memory::pair();
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let start = |socket| {
@@ -80,13 +81,16 @@ impl Bed {
         (wish.outcome.await.unwrap(), served)
     }
 
-    async fn tunnels(&self, encrypt: EncryptMethod, compress: CompressMethod) -> (Tunnel, Tunnel) {
-        let port = port(encrypt, compress);
+    pub(super) async fn tunnels(&self, encrypt: EncryptMethod, compress: CompressMethod) -> (Tunnel, Tunnel) {
+        self.tunnels_of(port(encrypt, compress)).await
+    }
+
+    async fn tunnels_of(&self, port: PortParameters) -> (Tunnel, Tunnel) {
         let (visitor, agent) = self.attach(&port, &port).await;
         (visitor.unwrap(), agent.unwrap())
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -229,5 +233,101 @@ async fn a_recorded_handshake_opens_no_stream() {
     use crate::link::Lane;
     assert!(reply.lane.receive(replayed.into()).is_err());
     assert!(tunnel.accept().await.is_none(), "the tunnel is over and nothing was opened");
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn chunks_of_many_streams_do_not_use_a_small_window_up_between_them() {
+    let bed = Bed::new();
+    let small = WindowSize { initial: 64 * 1024, max: 64 * 1024 };
+    let port =
+        PortParameters { stream_window: small, tunnel_window: small, ..port(EncryptMethod::Aes128Gcm, CompressMethod::S2) };
+    let tunnels = bed.tunnels_of(port).await;
+    // Shrinks to somewhat more than a half, so that a chunk takes several turns.
+    let sent: Vec<u8> = (0..300_000).map(|at| if at % 1000 < 600 { fastrand::u8(..) } else { 0 }).collect();
+    let mut pairs = Vec::new();
+    for _ in 0..8 {
+        pairs.push(joined(&bed, &tunnels).await);
+    }
+    let moved = async {
+        let mut copies = JoinSet::new();
+        for (mut application, mut service) in pairs {
+            let sent = sent.clone();
+            copies.spawn(async move {
+                let mut received = vec![0; sent.len()];
+                let (written, read) = tokio::join!(application.write_all(&sent), service.read_exact(&mut received));
+                assert!(written.is_ok() && read.is_ok() && received == sent);
+            });
+        }
+        copies.join_all().await;
+    };
+    tokio::time::timeout(Duration::from_secs(20), moved).await.unwrap();
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_reset_after_a_half_close_is_noticed_though_nobody_writes() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null).await;
+    let (mut application, mut service) = joined(&bed, &tunnels).await;
+    service.shutdown().await.unwrap();
+    assert_eq!(application.read(&mut [0]).await.unwrap(), 0);
+    splice::reset_on_close(&service);
+    drop(service);
+    let reset = application.ready(tokio::io::Interest::ERROR);
+    tokio::time::timeout(Duration::from_secs(10), reset).await.unwrap().unwrap();
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_splice_is_over_when_the_peer_has_everything_so_that_a_drain_loses_nothing() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::S2).await;
+    let (mut application, visitor) = sockets().await;
+    let (agent, mut service) = sockets().await;
+    bed.tasks.spawn(splice(visitor, tunnels.0.open(Bytes::new()), CompressMethod::S2));
+    let (accepted, _) = tunnels.1.accept().await.unwrap();
+    let mut served = bed.tasks.spawn(splice(agent, accepted, CompressMethod::S2));
+    bed.client.control(&Frame::Pause(1));
+    application.shutdown().await.unwrap();
+    let sent = text(100_000);
+    assert_eq!(service.read(&mut [0]).await.unwrap(), 0, "and the channel was paused before");
+    service.write_all(&sent).await.unwrap();
+    drop(service);
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut served).await;
+    assert!(early.is_err(), "nothing has arrived yet: {early:?}");
+    bed.client.control(&Frame::Resume(1));
+    assert!(served.await.unwrap().error.is_none());
+    bed.cancel.cancel();
+    let mut received = Vec::new();
+    application.read_to_end(&mut received).await.unwrap();
+    assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_tunnel_whose_lane_is_dropped_is_over() {
+    let bed = Bed::new();
+    let port = port(EncryptMethod::Plain, CompressMethod::Null);
+    let wish = attach::wish(&port, &bed.client, 5, &bed.tasks).unwrap();
+    let reply = attach::reply(&port, Id([7; 16]), &wish.message, &bed.server, 9, &bed.tasks).unwrap();
+    let tunnel = reply.outcome.unwrap();
+    drop(reply.lane);
+    tokio::time::timeout(Duration::from_secs(10), tunnel.closed()).await.unwrap();
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_stream_to_fail_hears_of_a_reset_here_too() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+    let stream = Arc::new(tunnels.0.open(Bytes::new()));
+    let waiting = Arc::clone(&stream);
+    let failed = bed.tasks.spawn(async move { waiting.failed().await.reset_code() });
+    tokio::task::yield_now().await;
+    stream.reset(ResetCode::Corrupt);
+    let code = tokio::time::timeout(Duration::from_secs(10), failed).await.unwrap().unwrap();
+    assert_eq!(code, Some(ResetCode::Corrupt));
+    drop(stream);
     bed.end().await;
 }

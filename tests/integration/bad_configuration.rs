@@ -188,7 +188,7 @@ fn an_unreadable_or_mismatched_certificate_is_refused() {
     let garbage = files.0.path().join("garbage.pem");
     fs::write(&garbage, "no certificate").unwrap();
     files.refuses(&master_with_tls(&garbage, &one.key), &["garbage.pem"]);
-    files.refuses(&server_with(json!({"tls": {"ca": garbage}})), &["garbage.pem"]);
+    files.refuses(&server_with(json!({"master": "wss://localhost/", "tls": {"ca": garbage}})), &["garbage.pem"]);
 }
 
 #[test]

@@ -217,7 +217,8 @@ fn a_stranger_who_speaks_nonsense_is_put_out_and_nobody_is_disturbed() {
 fn a_role_that_speaks_out_of_state_is_put_out_and_nobody_is_disturbed() {
     let tunnel = Tunnel::start(Front::Direct, Vec::new());
     let standing = services::connect(tunnel.probe().local);
-    let header = AttachHeader { port: PortKeys::derive(&tunnel.probe().key).id, instance: None };
+    // Nobody has it, so that the channel waits and stays in use.
+    let header = AttachHeader { port: Id([3; 16]), instance: None };
     let attach = move |channel| Frame::Attach { channel, header, message: Bytes::from_static(&[1; 48]) };
     let again = (attach(5), attach(5));
     type Say = Box<dyn FnOnce(&mut Peer)>;

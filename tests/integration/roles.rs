@@ -337,9 +337,23 @@ fn the_upgrade_is_at_the_configured_path_alone() {
 
 #[test]
 fn the_web_site_beside_the_tunnel_is_served_by_nginx() {
-    let scene = Scene::new(Front::NginxTls);
-    let url = format!("https://localhost:{}/index.html", scene.public_address().port());
-    let mut curl = programs::command("curl");
-    let page = programs::run(curl.args(["--silent", "--fail", "--cacert"]).arg(scene.authority().path()).arg(url));
-    assert_eq!(page.succeeded().text(), "the web site beside the tunnel\n");
+    for (front, scheme) in [(Front::NginxPlain, "http"), (Front::NginxTls, "https")] {
+        let tunnel = Tunnel::start(front, Vec::new());
+        for path in ["/", "/index.html"] {
+            let url = format!("{scheme}://localhost:{}{path}", tunnel.scene.public_address().port());
+            let mut curl = programs::command("curl");
+            let page = programs::run(curl.args(["--silent", "--fail", "--cacert"]).arg(tunnel.scene.authority().path()).arg(url));
+            assert_eq!(page.succeeded().text(), "the web site beside the tunnel\n", "{front:?} {path}");
+        }
+    }
+}
+
+#[test]
+fn both_paths_that_nginx_has_for_the_tunnel_lead_to_it() {
+    for (front, scheme) in [(Front::NginxPlain, "ws"), (Front::NginxTls, "wss")] {
+        let scene = Scene::new(front);
+        let at = |path: &str| json!({"master": format!("{scheme}://localhost:{}{path}", scene.public_address().port())});
+        let fields = Fields { server: at("/"), client: at("/tunnel"), ..Fields::default() };
+        Tunnel::on(scene, Vec::new(), fields);
+    }
 }

@@ -35,10 +35,10 @@ impl Shipped<'_> {
         };
         put("127.0.0.1:51324", &self.master.to_string());
         put("tunnel.example.com", "localhost");
+        put("/var/www/html", &self.root.display().to_string());
         if let Some(leaf) = self.leaf {
             put("/etc/ssl/report/fullchain.pem", &leaf.cert.display().to_string());
             put("/etc/ssl/report/privkey.pem", &leaf.key.display().to_string());
-            put("/var/www/html", &self.root.display().to_string());
         }
         site.lines().filter_map(|line| listen_at(line, address)).collect::<Vec<_>>().join("\n")
     }

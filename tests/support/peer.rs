@@ -115,11 +115,17 @@ impl Peer {
     #[track_caller]
     pub fn ended(&mut self) -> Option<report::frame::Notice> {
         let mut notice = None;
-        while let Some(frame) = self.frame() {
-            if let Frame::Error(error) = frame {
-                notice = Some(error);
+        // Not by frame(): a peer that sends heartbeats and does not end would never be found out.
+        wait::until("the peer ends the connection", || match self.look() {
+            Heard::Message(message) => {
+                if let Ok(Frame::Error(error)) = Frame::decode(message) {
+                    notice = Some(error);
+                }
+                None
             }
-        }
+            Heard::Nothing => None,
+            Heard::End => Some(()),
+        });
         notice
     }
 

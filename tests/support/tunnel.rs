@@ -34,9 +34,6 @@ pub enum Front {
     NginxTls,
 }
 
-/// The path of the tunnel in the files under nginx/.
-pub const NGINX_PATH: &str = "/";
-
 /// How a port is sealed and compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Methods {
@@ -165,10 +162,10 @@ impl Scene {
     /// What roles are told as `master`.
     pub fn master_url(&self) -> String {
         match self.front {
-            Front::Direct => self.public.to_string(),
+            // The files under nginx/ have the tunnel at both paths.
+            Front::Direct | Front::NginxPlain => self.public.to_string(),
             Front::Tls => format!("wss://localhost:{}", self.public.port()),
-            Front::NginxPlain => format!("ws://{}{NGINX_PATH}", self.public),
-            Front::NginxTls => format!("wss://localhost:{}{NGINX_PATH}", self.public.port()),
+            Front::NginxTls => format!("wss://localhost:{}/tunnel", self.public.port()),
         }
     }
 
@@ -178,9 +175,6 @@ impl Scene {
             json!({"mode": "master", "log_level": "debug", "listen_at": self.master.to_string(), "master_key": self.master_key});
         if self.front == Front::Tls {
             configuration = with(configuration, json!({"tls": {"cert": self.leaf.cert, "key": self.leaf.key}}));
-        }
-        if matches!(self.front, Front::NginxPlain | Front::NginxTls) {
-            configuration = with(configuration, json!({"path": NGINX_PATH}));
         }
         with(configuration, fields)
     }
