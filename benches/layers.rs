@@ -8,6 +8,10 @@ use criterion::Criterion;
 mod compress;
 #[path = "layers/data.rs"]
 mod data;
+#[path = "layers/frame.rs"]
+mod frame;
+#[path = "layers/mux.rs"]
+mod mux;
 #[path = "layers/seal.rs"]
 mod seal;
 
@@ -15,6 +19,8 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     seal::bench(&mut criterion);
     compress::bench(&mut criterion);
+    frame::bench(&mut criterion);
+    mux::bench(&mut criterion);
     criterion.final_summary();
     if is_wanted("cfb/ratio") {
         seal::print_cfb_ratios();

@@ -69,8 +69,17 @@ pub fn main() -> ExitCode {
         Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
     };
     outcome.unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
+        complain(&told(&error));
         ExitCode::FAILURE
+    })
+}
+
+/// An error with its causes, but for those that are in its words already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        words if words.contains(&cause) => said,
+        words => format!("{words}: {cause}"),
     })
 }
 
@@ -100,6 +109,15 @@ mod tests {
         let arguments = Arguments::try_parse_from(["report", "check", "--config", "other.json"]).expect("parses");
         let Some(Command::Check(file)) = arguments.command else { panic!("not check") };
         assert_eq!(file.config, PathBuf::from("other.json"));
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let refused = || anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::AddrInUse));
+        let words = refused().to_string();
+        let error = refused().context(format!("cannot listen: {words}; choose another")).context("master");
+        assert_eq!(told(&error), format!("master: cannot listen: {words}; choose another"));
+        assert_eq!(told(&refused().context("master")), format!("master: {words}"));
     }
 
     #[test]

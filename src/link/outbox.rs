@@ -194,6 +194,13 @@ impl Outbox {
         self.len() == 0
     }
 
+    /// Bytes of control frames that wait because the peer does not read, with what is kept beside each: who makes more of them on another
+    /// peer's account can stop before the link ends for it.
+    #[must_use]
+    pub fn control_waiting_bytes(&self) -> usize {
+        self.state().control_waiting
+    }
+
     /// Asks the link to send ERROR with this notice and to end. The first one who asks is heard.
     pub fn end(&self, notice: Notice) {
         let mut state = self.state();

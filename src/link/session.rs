@@ -200,7 +200,11 @@ impl Running {
                 Beat::Wait(until) if timer.deadline() <= until && timer.as_mut().poll(context).is_pending() => {
                     return Poll::Pending;
                 }
-                Beat::Wait(until) => timer.as_mut().reset(until),
+                Beat::Wait(until) => {
+                    timer.as_mut().reset(until);
+                    self.socket.rest();
+                    context.waker().wake_by_ref();
+                }
             }
         }
     }

@@ -28,8 +28,7 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for T {}
 
-/// Which end of the WebSocket this is: the role that dialled masks what it sends, the master does not (RFC 6455, 5.3), and the master, which
-/// holds thousands of links, reads in smaller pieces.
+/// Which end of the WebSocket this is: the role that dialled masks what it sends, the master does not (RFC 6455, 5.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// The role that dialled.
@@ -38,29 +37,29 @@ pub enum End {
     Accepted,
 }
 
-impl End {
-    /// Bytes that one read asks for: tungstenite clears this much before each, and an idle link keeps it (measured).
+/// How much a socket reads at a time, and so what it keeps: tungstenite clears this much before each read, and its buffers never shrink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// 4 KiB: ten thousand links at rest are to cost a master little.
+    Rest,
+    /// 32 KiB: fewer reads for what a busy link receives (measured).
+    Busy,
+}
+
+impl Pace {
     const fn read_bytes(self) -> usize {
         match self {
-            End::Dialled => 32 * 1024,
-            End::Accepted => 8 * 1024,
+            Pace::Rest => 4 * 1024,
+            Pace::Busy => 32 * 1024,
         }
     }
-
-    fn websocket(self) -> (Role, WebSocketConfig) {
-        let role = match self {
-            End::Dialled => Role::Client,
-            End::Accepted => Role::Server,
-        };
-        let config = WebSocketConfig::default()
-            .read_buffer_size(self.read_bytes())
-            .write_buffer_size(WRITE_BATCH)
-            .max_write_buffer_size(MAX_UNWRITTEN)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
-        (role, config)
-    }
 }
+
+/// Bytes received since the last [`MessageSocket::rest`] that make a socket busy.
+const BUSY_FROM: u64 = 256 * 1024;
+
+/// Bytes received since the last [`MessageSocket::rest`], up to which a socket is at rest: heartbeats, and a little more.
+const REST_UP_TO: u64 = 4 * 1024;
 
 /// Small messages are written to the stream together once there are this many bytes, or at a flush. Larger ones go at once.
 const WRITE_BATCH: usize = 32 * 1024;
@@ -120,12 +119,23 @@ impl From<tungstenite::Error> for SocketError {
 /// A WebSocket whose messages are [`Bytes`].
 pub struct MessageSocket {
     /// In a box, so that what holds the socket, and the future that drives it, stay small.
-    inner: Box<WebSocketStream<Heard>>,
+    inner: Box<WebSocketStream<Counted>>,
+    end: End,
+    pace: Pace,
+    /// Bytes that the frames delivered so far took on the stream, if each was written in the shortest way. When it equals what was read,
+    /// every frame was, and nothing is left in tungstenite's buffer.
+    delivered: u64,
+    /// Whether something may not have been handed to the stream yet.
+    unflushed: bool,
+    /// Bytes read when [`MessageSocket::take_heard`] was asked last.
+    heard: u64,
+    /// Bytes read at the last [`MessageSocket::rest`].
+    rested: u64,
 }
 
 impl fmt::Debug for MessageSocket {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("MessageSocket").finish_non_exhaustive()
+        formatter.debug_struct("MessageSocket").field("end", &self.end).field("pace", &self.pace).finish_non_exhaustive()
     }
 }
 
@@ -133,14 +143,9 @@ impl MessageSocket {
     /// A socket over a stream on which the upgrade has been agreed; `read` is what came after it already.
     #[must_use]
     pub fn new(stream: impl ByteStream, read: Bytes, end: End) -> Self {
-        let (role, config) = end.websocket();
-        let stream = Heard { stream: Box::new(stream), anything: false };
-        // The capacity that the buffer starts with is the one that it renews itself with.
-        let mut buffer = Vec::with_capacity(end.read_bytes().max(read.len()));
-        buffer.extend_from_slice(&read);
-        let inner = WebSocketStream::from_partially_read(stream, buffer, role, Some(config)).now_or_never();
-        #[expect(clippy::expect_used, reason = "the future takes the context of its first poll and is ready with it")]
-        MessageSocket { inner: Box::new(inner.expect("nothing is awaited")) }
+        let stream = Counted { stream: Box::new(stream), read: read.len() as u64 };
+        let inner = Box::new(websocket(stream, &read, end, Pace::Rest));
+        MessageSocket { inner, end, pace: Pace::Rest, delivered: 0, unflushed: false, heard: 0, rested: 0 }
     }
 
     /// The next binary message; `None` when the peer has closed the WebSocket in order.
@@ -148,12 +153,55 @@ impl MessageSocket {
         loop {
             return Poll::Ready(match ready!(Pin::new(&mut *self.inner).poll_next(context)) {
                 None | Some(Ok(Message::Close(_))) => None,
-                Some(Ok(Message::Binary(message))) => Some(Ok(message)),
+                Some(Ok(Message::Binary(message))) => {
+                    self.delivered += self.bytes_on_stream(message.len());
+                    if self.pace == Pace::Rest && self.inner.get_ref().read - self.rested >= BUSY_FROM {
+                        self.change(Pace::Busy);
+                    }
+                    Some(Ok(message))
+                }
                 Some(Ok(Message::Text(_))) => Some(Err(SocketError::Text)),
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => {
+                    self.delivered += self.bytes_on_stream(payload.len());
+                    // A pong of our own may be under way.
+                    self.unflushed = true;
+                    continue;
+                }
+                Some(Ok(Message::Frame(_))) => continue,
                 Some(Err(error)) => Some(Err(error.into())),
             });
         }
+    }
+
+    /// Lets go of buffers that a busy time has left behind, if little has come since this was last called. To be called now and then; the
+    /// task must poll the socket again after it.
+    pub fn rest(&mut self) {
+        let read = self.inner.get_ref().read;
+        if read - std::mem::replace(&mut self.rested, read) <= REST_UP_TO {
+            self.change(Pace::Rest);
+        }
+    }
+
+    /// Begins again with fresh buffers of another size, unless something is in the present ones.
+    fn change(&mut self, pace: Pace) {
+        if pace == self.pace || self.unflushed || self.delivered != self.inner.get_ref().read {
+            return;
+        }
+        self.pace = pace;
+        let counted = self.inner.get_mut();
+        let stream = Counted { stream: std::mem::replace(&mut counted.stream, Box::new(tokio::io::empty())), read: counted.read };
+        *self.inner = websocket(stream, &[], self.end, pace);
+    }
+
+    /// What a frame takes on the stream at least: header, mask, payload.
+    fn bytes_on_stream(&self, payload: usize) -> u64 {
+        let length = match payload {
+            0..=125 => 2,
+            126..=65_535 => 4,
+            _ => 10,
+        };
+        let mask = if self.end == End::Accepted { 4 } else { 0 };
+        payload as u64 + length + mask
     }
 
     /// Whether a message can be given to [`MessageSocket::start_send`]: what was given before has left, but for a batch.
@@ -169,6 +217,7 @@ impl MessageSocket {
     /// # Errors
     /// When the stream failed, or the WebSocket is closing.
     pub fn start_send(&mut self, message: Bytes) -> Result<(), SocketError> {
+        self.unflushed = true;
         Pin::new(&mut *self.inner).start_send(Message::Binary(message)).map_err(SocketError::from)
     }
 
@@ -177,7 +226,9 @@ impl MessageSocket {
     /// # Errors
     /// When the stream failed.
     pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
-        Pin::new(&mut *self.inner).poll_flush(context).map_err(SocketError::from)
+        let flushed = Pin::new(&mut *self.inner).poll_flush(context).map_err(SocketError::from);
+        self.unflushed &= !matches!(flushed, Poll::Ready(Ok(())));
+        flushed
     }
 
     /// Sends the closing frame and flushes.
@@ -185,12 +236,14 @@ impl MessageSocket {
     /// # Errors
     /// When the stream failed.
     pub fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        self.unflushed = true;
         Pin::new(&mut *self.inner).poll_close(context).map_err(SocketError::from)
     }
 
     /// Whether any byte at all has come since this was last asked, be it part of a message or a WebSocket ping.
     pub fn take_heard(&mut self) -> bool {
-        std::mem::take(&mut self.inner.get_mut().anything)
+        let read = self.inner.get_ref().read;
+        std::mem::replace(&mut self.heard, read) != read
     }
 
     /// The next binary message; `None` when the peer has closed the WebSocket in order.
@@ -243,22 +296,41 @@ impl MessageSocket {
     }
 }
 
-/// A stream that remembers whether it was heard of.
-struct Heard {
-    stream: Box<dyn ByteStream>,
-    anything: bool,
+fn websocket(stream: Counted, read: &[u8], end: End, pace: Pace) -> WebSocketStream<Counted> {
+    let role = match end {
+        End::Dialled => Role::Client,
+        End::Accepted => Role::Server,
+    };
+    let config = WebSocketConfig::default()
+        .read_buffer_size(pace.read_bytes())
+        .write_buffer_size(WRITE_BATCH)
+        .max_write_buffer_size(MAX_UNWRITTEN)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE));
+    // The capacity that the buffer starts with is the one that it renews itself with.
+    let mut buffer = Vec::with_capacity(pace.read_bytes().max(read.len()));
+    buffer.extend_from_slice(read);
+    let websocket = WebSocketStream::from_partially_read(stream, buffer, role, Some(config)).now_or_never();
+    #[expect(clippy::expect_used, reason = "the future takes the context of its first poll and is ready with it")]
+    websocket.expect("nothing is awaited")
 }
 
-impl AsyncRead for Heard {
+/// A stream that counts what was read from it.
+struct Counted {
+    stream: Box<dyn ByteStream>,
+    read: u64,
+}
+
+impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.anything |= buffer.filled().len() > before;
+        self.read += (buffer.filled().len() - before) as u64;
         result
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }
@@ -271,3 +343,6 @@ impl AsyncWrite for Heard {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,20 +3,16 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
-use tracing::{Instrument, debug, error, info_span, warn};
+use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
-use super::{Shared, attend::attend, limits::Permit};
-use crate::link::{
-    MessageSocket, tcp,
-    websocket::{ByteStream, End},
-};
+use super::{Shared, attend::attend, http::Upgraded, limits::Permit};
+use crate::link::{MessageSocket, accept::upgraded, tcp, websocket::ByteStream};
 
 /// How long nothing is accepted after the system had no room for another connection: it makes some only when others end.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -54,15 +50,16 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permit) {
     let number = shared.next_link.fetch_add(1, Relaxed);
-    let span = info_span!("link", link = number, %peer, role = tracing::field::Empty);
+    let span = info_span!("link", link = number, %peer, visitor = Empty, role = Empty);
     let task = {
         let shared = Arc::clone(shared);
         async move {
             // Boxed one by one, so that a link at rest keeps nothing of TLS's or hyper's beginnings.
             let negotiated = shared.draining.run_until_cancelled(Box::pin(negotiate(&shared, stream)));
-            if let Some(Some(socket)) = negotiated.await {
+            if let Some(Some((socket, forwarded_for))) = negotiated.await {
+                let visitor = visitor(peer.ip(), forwarded_for);
                 let ending = shared.ending.clone();
-                ending.run_until_cancelled(Box::pin(attend(shared, socket, number, peer))).await;
+                ending.run_until_cancelled(Box::pin(attend(shared, socket, number, visitor))).await;
             }
             drop(permit);
         }
@@ -70,8 +67,22 @@ fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permi
     shared.tasks.spawn(task.instrument(span));
 }
 
+/// Who is behind a connection: the peer, or whom a proxy on this machine speaks for. Others could claim anything.
+fn visitor(peer: IpAddr, forwarded_for: Option<IpAddr>) -> IpAddr {
+    match forwarded_for {
+        Some(visitor) if peer.to_canonical().is_loopback() => {
+            Span::current().record("visitor", tracing::field::display(visitor));
+            visitor
+        }
+        _ => peer,
+    }
+}
+
+/// A socket, and for whom its peer says that it speaks.
+type Negotiated = (MessageSocket, Option<IpAddr>);
+
 /// TLS, if it is configured, then HTTP up to the upgrade.
-async fn negotiate(shared: &Shared, stream: TcpStream) -> Option<MessageSocket> {
+async fn negotiate(shared: &Shared, stream: TcpStream) -> Option<Negotiated> {
     if let Err(error) = tcp::prepare(&stream) {
         debug!(%error, "the connection is gone already");
         return None;
@@ -90,9 +101,9 @@ async fn negotiate(shared: &Shared, stream: TcpStream) -> Option<MessageSocket> 
     }
 }
 
-async fn upgrade<S: ByteStream>(shared: &Shared, stream: S) -> Option<MessageSocket> {
-    let (stream, read): (S, Bytes) = shared.endpoint.serve(stream).await?;
-    Some(MessageSocket::new(stream, read, End::Accepted))
+async fn upgrade<S: ByteStream>(shared: &Shared, stream: S) -> Option<Negotiated> {
+    let Upgraded { stream, read, forwarded_for } = shared.endpoint.serve(stream).await?;
+    Some((upgraded(stream, read), forwarded_for))
 }
 
 /// Logs trouble that may come a thousand times a second now and then, with its number of times.

@@ -2,7 +2,7 @@
 //! frames are theirs; not how the socket came about.
 
 use std::{
-    net::SocketAddr,
+    net::IpAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
@@ -26,12 +26,12 @@ use crate::{
 /// Characters of a peer's own name that are logged.
 const AGENT_LENGTH: usize = 64;
 
-/// Attends to a link until it ends.
+/// Attends to a link of `visitor` until it ends.
 ///
 /// # Cancel safety
 /// Dropping the future cuts the link and clears up.
-pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, number: LinkNumber, peer: SocketAddr) {
-    let admitted = Box::pin(shared.gate.admit(&mut socket, peer.ip())).await;
+pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, number: LinkNumber, visitor: IpAddr) {
+    let admitted = Box::pin(shared.gate.admit(&mut socket, visitor)).await;
     let hello = match admitted {
         Ok(hello) => hello,
         Err(refused) => return Box::pin(turn_away(socket, &refused)).await,

@@ -3,10 +3,8 @@
 
 use std::{
     convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    net::IpAddr,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -47,6 +45,16 @@ pub(super) struct Endpoint {
     pub(super) connection_timeout: Duration,
 }
 
+/// A connection that has become a WebSocket.
+pub(super) struct Upgraded<S> {
+    /// What it runs on.
+    pub(super) stream: S,
+    /// What came right behind the request.
+    pub(super) read: Bytes,
+    /// For whom the peer says that it speaks, if it is a proxy: to be believed only from one's own.
+    pub(super) forwarded_for: Option<IpAddr>,
+}
+
 /// What a request gets.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
@@ -57,16 +65,17 @@ enum Answer {
 }
 
 impl Endpoint {
-    /// Serves HTTP on a stream. Answers the stream, and what came behind the request, once it has been upgraded; nothing when the
-    /// connection ended otherwise.
+    /// Serves HTTP on a stream, until it has been upgraded. Nothing when the connection ended otherwise.
     ///
     /// # Cancel safety
     /// Dropping the future cuts the connection.
-    pub(super) async fn serve<S: ByteStream>(&self, stream: S) -> Option<(S, Bytes)> {
-        let upgraded = Arc::new(AtomicBool::new(false));
+    pub(super) async fn serve<S: ByteStream>(&self, stream: S) -> Option<Upgraded<S>> {
+        let upgrade = Arc::new(OnceLock::new());
         let service = service_fn(|request: Request<hyper::body::Incoming>| {
             let answer = self.judge(&request);
-            upgraded.fetch_or(matches!(answer, Answer::Upgrade(_)), Relaxed);
+            if matches!(answer, Answer::Upgrade(_)) {
+                upgrade.get_or_init(|| forwarded_for(request.headers()));
+            }
             std::future::ready(Ok::<_, Infallible>(answer.response(request.method() == Method::HEAD)))
         });
         let connection = http1::Builder::new()
@@ -78,8 +87,8 @@ impl Endpoint {
         // Without hyper's own way of upgrading, which would box the stream: its state is gone when this returns.
         let parts = tokio::time::timeout(self.connection_timeout, connection.without_shutdown()).await.ok()?.ok()?;
         let mut stream = parts.io.into_inner();
-        if upgraded.load(Relaxed) {
-            return Some((stream, parts.read_buf));
+        if let Some(forwarded_for) = upgrade.get().copied() {
+            return Some(Upgraded { stream, read: parts.read_buf, forwarded_for });
         }
         let _ = tokio::time::timeout(SHUTDOWN_DEADLINE, stream.shutdown()).await;
         None
@@ -138,6 +147,12 @@ fn websocket_key(headers: &HeaderMap) -> Option<&[u8]> {
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let key = keys.next().filter(|_| proper)?.as_bytes();
     (keys.next().is_none() && is_sixteen_bytes_in_base64(key)).then_some(key)
+}
+
+/// The address that the last proxy on the way put down: those before it are what it was told.
+fn forwarded_for(headers: &HeaderMap) -> Option<IpAddr> {
+    let last = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?.rsplit(',').next()?.trim();
+    last.parse().ok()
 }
 
 fn lists(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
@@ -199,6 +214,22 @@ mod tests {
         assert_eq!(judged(|request| *request.uri_mut() = "/".parse().expect("a path")), Answer::NotFound);
         let second = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
         assert_eq!(judged(|request| assert!(request.headers_mut().append("sec-websocket-key", second))), Answer::NotFound);
+    }
+
+    #[test]
+    fn the_last_address_that_was_forwarded_counts() {
+        let forwarded = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", HeaderValue::from_static(line));
+            }
+            forwarded_for(&headers).map(|address| address.to_string())
+        };
+        assert_eq!(forwarded(&["10.0.0.1, 192.0.2.7"]).as_deref(), Some("192.0.2.7"));
+        assert_eq!(forwarded(&["192.0.2.7", "2001:db8::1"]).as_deref(), Some("2001:db8::1"));
+        for nothing in [&[][..], &["unknown"], &["192.0.2.7, "]] {
+            assert_eq!(forwarded(nothing), None);
+        }
     }
 
     #[test]

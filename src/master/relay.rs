@@ -39,6 +39,10 @@ pub(super) const MAX_FIRST_MESSAGE: usize = 4 * 1024;
 /// What a circuit takes of the budget while it stands, beside its first message: its own memory and that of its lanes, rounded up.
 const CIRCUIT_COST: usize = 1024;
 
+/// Control frames that may wait for a server before no more channels are opened to it, in bytes: half of what its link bears. Whoever knows
+/// a key id could otherwise end a server's link by opening and closing channels faster than it reads.
+const SERVER_BACKLOG: usize = 512 * 1024;
+
 /// What all links of a master share.
 #[derive(Debug)]
 pub(super) struct Switch {
@@ -127,7 +131,7 @@ impl Switch {
             circuit.put_through(exchange);
         }
         for circuit in registered.full {
-            circuit.turn_away();
+            circuit.turn_away(&full());
         }
         registered.standing
     }
@@ -201,7 +205,8 @@ impl Circuit {
         let Phase::New(call) = std::mem::take(&mut state.phase) else { return };
         let AttachHeader { port, instance } = call.header;
         // Under the circuit's lock, so that whoever puts it through meanwhile finds the place in the line written down.
-        match self.switch.registry().attach(self.client.line.number, port, instance, Arc::clone(self)) {
+        let attached = self.switch.registry().attach(self.client.line.number, port, instance, Arc::clone(self));
+        match attached {
             Attached::Waiting(wait) => {
                 state.counted = true;
                 state.phase = Phase::Calling(call, wait);
@@ -214,7 +219,7 @@ impl Circuit {
             }
             Attached::Full => {
                 drop(state);
-                self.turn_away();
+                self.turn_away(&full());
             }
         }
     }
@@ -222,6 +227,10 @@ impl Circuit {
     /// Joins it to the channel that the registry has counted at a server.
     fn put_through(self: &Arc<Self>, exchange: Exchange<Arc<Line>>) {
         let End { line, channel } = End { line: exchange.handle, channel: exchange.channel };
+        if line.outbox.control_waiting_bytes() > SERVER_BACKLOG {
+            self.switch.registry().release(exchange.server);
+            return self.turn_away(&Notice::new(Code::Refused, "the server does not keep up with new channels"));
+        }
         // The lane is there before the server hears of it; its drop gives the channel back to the registry.
         let opened = line.outbox.open(channel, self.lane_of_server(&line, channel));
         if opened.is_err() {
@@ -269,12 +278,10 @@ impl Circuit {
         }
     }
 
-    /// There is a server, or the client has channels, as many as it may: it is not put through.
-    fn turn_away(&self) {
+    /// It is not put through: the client is told why.
+    fn turn_away(&self, notice: &Notice) {
         self.state().phase = Phase::Over;
-        let notice =
-            Notice::new(Code::Limit, "the limit of channels at this master, at the client or at every server of the port");
-        self.client.line.outbox.close(self.client.channel, &notice);
+        self.client.line.outbox.close(self.client.channel, notice);
     }
 
     fn end(&self, side: Side) -> Option<End> {
@@ -406,6 +413,10 @@ impl fmt::Debug for Circuit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Circuit").field("client", &self.client.line.number).finish_non_exhaustive()
     }
+}
+
+fn full() -> Notice {
+    Notice::new(Code::Limit, "this client, or every server of the port, has as many channels as the master allows")
 }
 
 /// One end of a circuit, at its link.

@@ -39,6 +39,10 @@ const STREAMS_MAX: usize = 65_536;
 /// Running zstd contexts that one end is willing to hold for a tunnel, about 0.6 MiB each (PROTOCOL 10.5).
 const ZSTD_CONTEXTS: usize = 8;
 
+/// How many it holds in fact before it gives a stream up. A sender's place is free when the end of its stream is sent, and ours only when a slow
+/// application has taken everything: streams that come to their end in between must not be taken for too many. About 38 MiB at the very most.
+const ZSTD_CONTEXTS_TOLERATED: usize = 8 * ZSTD_CONTEXTS;
+
 /// One port, as both of its ends configure it.
 #[derive(Debug, Clone)]
 pub struct PortParameters {

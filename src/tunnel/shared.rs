@@ -82,7 +82,7 @@ impl Tunnel {
     pub(super) fn new(side: Side, id: Id, port: PortParameters, theirs: Grant, bell: Bell, tasks: &TaskTracker) -> Self {
         let limits = PoolLimits {
             running_encoders: theirs.zstd_contexts.min(super::ZSTD_CONTEXTS),
-            running_decoders: super::ZSTD_CONTEXTS,
+            running_decoders: super::ZSTD_CONTEXTS_TOLERATED,
         };
         let state = State {
             mux: Mux::new(side, port.mux(side), theirs.for_mux(), Instant::now()),

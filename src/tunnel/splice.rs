@@ -9,7 +9,8 @@
 //! | reset (RST) | the peer reset, the bytes are corrupt, or the tunnel is over |
 
 use std::{
-    io,
+    collections::VecDeque,
+    io::{self, IoSlice},
     net::Shutdown,
     sync::{
         Arc,
@@ -18,7 +19,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt;
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, task::JoinSet};
 
@@ -33,6 +35,13 @@ const CHUNK_OVERHEAD: usize = max_wire_length(1) - 1;
 
 /// Reads smaller than this are copied out of the buffer, so that the buffer can be used for the next read, in bytes.
 const COPIED_BELOW: usize = 8 * 1024;
+
+/// A batch for the socket is large enough with this many bytes. A chunk more may go with it: a reader that stalls makes a splice hold less
+/// than twice as much, in bytes, however small it was in the tunnel.
+const BATCH_ENOUGH: usize = 64 * 1024;
+
+/// Pieces of a batch at most: more of them in one write do not make it cheaper.
+const BATCH_PIECES: usize = 64;
 
 /// What a splice moved, and how it ended.
 #[derive(Debug)]
@@ -238,15 +247,21 @@ impl Ends {
     async fn receive_all(&self, moved: &mut u64) -> Result<(), SpliceError> {
         let mut decompressor = Decompressor::new(self.method, self.stream.pool());
         while let Some(piece) = self.piece().await? {
-            let length = piece.len();
+            let mut pushed = piece.len();
             decompressor.push(piece);
-            while let Some(chunk) = decompressor.next()? {
-                self.write_all(&chunk.raw).await?;
-                *moved = moved.saturating_add(chunk.raw.len() as u64);
+            loop {
+                let batch = self.gather(&mut decompressor, &mut pushed)?;
+                if batch.raw.is_empty() {
+                    break;
+                }
+                *moved = moved.saturating_add(self.write_all(batch.raw).await?);
+                let delivered = batch.wire_bytes.min(pushed);
+                pushed = pushed.saturating_sub(delivered);
+                self.stream.consume(delivered);
             }
             // The beginning of a chunk counts too: if it kept its credit, chunks of many streams could use the window up between them, and none
             // would ever be complete.
-            self.stream.consume(length);
+            self.stream.consume(pushed);
         }
         decompressor.finish()?;
         self.is_shut_down.store(true, Ordering::Release);
@@ -263,11 +278,41 @@ impl Ends {
         }
     }
 
-    /// Writes everything, and notices meanwhile when the stream is reset.
-    async fn write_all(&self, mut bytes: &[u8]) -> Result<(), SpliceError> {
-        while !bytes.is_empty() {
-            match self.socket.try_write(bytes) {
-                Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
+    /// What has come and goes to the socket in one write: each of them costs a call and may wake the reader, as much as moving 16 KiB. Adds to
+    /// `pushed` what it takes from the stream.
+    fn gather(&self, decompressor: &mut Decompressor, pushed: &mut usize) -> Result<Batch, SpliceError> {
+        let mut batch = Batch { raw: VecDeque::new(), wire_bytes: 0 };
+        let mut raw_bytes = 0;
+        while raw_bytes < BATCH_ENOUGH && batch.raw.len() < BATCH_PIECES {
+            if let Some(chunk) = decompressor.next()? {
+                raw_bytes = chunk.raw.len().saturating_add(raw_bytes);
+                batch.wire_bytes = chunk.wire_bytes.saturating_add(batch.wire_bytes);
+                batch.raw.push_back(chunk.raw);
+                continue;
+            }
+            // Whoever waits for the stream asks again, and is woken then: nothing is lost in asking without a task.
+            match self.stream.read().now_or_never() {
+                Some(Ok(Some(piece))) => {
+                    *pushed = pushed.saturating_add(piece.len());
+                    decompressor.push(piece);
+                }
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok(None)) | None => break,
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Writes everything, and notices meanwhile when the stream is reset. Returns how many bytes there were.
+    async fn write_all(&self, mut pieces: VecDeque<Bytes>) -> Result<u64, SpliceError> {
+        let mut written: u64 = 0;
+        while !pieces.is_empty() {
+            let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+            match self.socket.try_write_vectored(&slices) {
+                Ok(length) => {
+                    written = written.saturating_add(length as u64);
+                    drop_front(&mut pieces, length);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::select! {
                     biased;
                     ready = self.socket.writable() => ready?,
@@ -276,7 +321,24 @@ impl Ends {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(written)
+    }
+}
+
+/// Bytes for the socket, and the credit that goes back when they are written.
+struct Batch {
+    raw: VecDeque<Bytes>,
+    wire_bytes: usize,
+}
+
+/// Drops the first `count` bytes.
+fn drop_front(pieces: &mut VecDeque<Bytes>, mut count: usize) {
+    while let Some(first) = pieces.front_mut() {
+        if count < first.len() {
+            return first.advance(count);
+        }
+        count = count.saturating_sub(first.len());
+        pieces.pop_front();
     }
 }
 

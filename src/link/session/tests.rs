@@ -487,6 +487,35 @@ async fn a_link_that_is_dropped_closes_its_lanes() {
     assert!(matches!(heard.recv().await, Some(Heard::Closed(Notice { code: Code::PeerLost, .. }))));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_mark_from_another_thread_is_lost() {
+    let (role, master) = memory::pair_holding(BULK);
+    let (left, right) = (Bed::run(role), Bed::run(master));
+    let mut producers = JoinSet::new();
+    let mut lanes = Vec::new();
+    for channel in 1..=4 {
+        let (sending, receiving) = (left.open(channel, 0).0, right.open(channel, 0).0);
+        let outbox = left.outbox.clone();
+        producers.spawn(async move {
+            for round in 0..5_000 {
+                sending.push(b"0123456789");
+                outbox.ready(channel);
+                if round % 7 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        lanes.push(receiving);
+    }
+    producers.join_all().await;
+    let arrived = async {
+        while lanes.iter().any(|lane| lane.received.load(Ordering::Relaxed) < 50_000) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), arrived).await.expect("all of it arrives without another mark");
+}
+
 #[tokio::test]
 async fn a_link_at_rest_is_small() {
     let (role, _master) = memory::pair();

@@ -1,0 +1,115 @@
+//! rePort's three processes on loopback beside a chain of three raw TCP copiers, the floor for anything with three hops, measured in turns
+//! in the same run: `cargo bench --bench end_to_end`, or with `-- --full`, `-- --only plain`, `-- --help`.
+//!
+//! ```text
+//!  load ──TCP──► visitor ──► relay ──► agent ──TCP──► service         all of them processes of their own, on 127.0.0.1
+//!                client      master    server                         rePort, with WebSockets between them
+//!                copier      copier    copier                         the chain
+//! ```
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | `options` | the command line |
+//! | `children` | processes: that they are ready, what CPU they used, that they end |
+//! | `services` | the hidden commands in which this program runs itself: the service, a copier |
+//! | `systems` | what is measured: which processes, with which configurations |
+//! | `load` | throughput, round trips, new connections |
+//! | `results` | medians, tables, JSON |
+//!
+//! A transfer that fails is the end of the run, with an error and the processes' last words; every process is ended in any case.
+
+#[path = "end_to_end/children.rs"]
+mod children;
+#[expect(dead_code, reason = "the benchmark of the layers needs more of it")]
+#[path = "layers/data.rs"]
+mod data;
+#[path = "end_to_end/load.rs"]
+mod load;
+#[path = "end_to_end/options.rs"]
+mod options;
+#[path = "end_to_end/results.rs"]
+mod results;
+#[path = "end_to_end/services.rs"]
+mod services;
+#[path = "end_to_end/systems.rs"]
+mod systems;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::{
+    children::Children,
+    load::Load,
+    options::{Command, Options},
+    results::Results,
+    systems::System,
+};
+
+fn main() -> ExitCode {
+    let done = match Command::from_arguments() {
+        Ok(Command::Help) => {
+            println!("{}", options::HELP);
+            Ok(())
+        }
+        Ok(Command::Service) => services::serve(),
+        Ok(Command::Copier(target)) => services::copy(target),
+        Ok(Command::Measure(options)) => measure_until_stopped(options),
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("end_to_end: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures, unless a signal comes or the time is over: nothing that was started is left behind.
+fn measure_until_stopped(options: Options) -> anyhow::Result<()> {
+    let children = Arc::new(Children::new()?);
+    let time_limit = options.time_limit;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let measured = runtime.block_on(async {
+        let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let for_measuring = Arc::clone(&children);
+        let measuring = tokio::task::spawn_blocking(move || measure(&options, &for_measuring));
+        tokio::select! {
+            measured = measuring => measured?,
+            _ = interrupted.recv() => bail!("interrupted"),
+            _ = terminated.recv() => bail!("terminated"),
+            () = tokio::time::sleep(time_limit) => bail!("not done after {time_limit:?}"),
+        }
+    });
+    children.end_all();
+    // The thread that measures ends by itself once its processes are gone, or with this one.
+    runtime.shutdown_timeout(Duration::ZERO);
+    measured.inspect_err(|_| children.print_last_words())
+}
+
+fn measure(options: &Options, children: &Arc<Children>) -> anyhow::Result<()> {
+    let service = services::start(children)?;
+    let systems =
+        options.variants.iter().map(|variant| System::start(variant, service, children)).collect::<Result<Vec<_>, _>>()?;
+    let load = Load::new(options);
+    for system in &systems {
+        load.verify(system).with_context(|| format!("{}: bytes do not arrive as they were sent", system.name()))?;
+    }
+    let mut results = Results::new(options, &systems);
+    for round in 1..=options.rounds {
+        for measure in load::Measure::ALL {
+            for system in &systems {
+                let values = load.run(measure, system).with_context(|| format!("{}: {measure:?}", system.name()))?;
+                results.add(system, &values);
+            }
+        }
+        eprintln!("round {round} of {}", options.rounds);
+    }
+    for system in &systems {
+        results.add(system, &system.peak_memory()?);
+    }
+    results.print();
+    results.write_json(options.json.as_deref())
+}

@@ -1,0 +1,150 @@
+//! Processes: what they say is kept in files, the CPU time they used can be read, and they all end with this one.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+
+/// Lines of a process's log that are shown when the run fails.
+const LAST_WORDS: usize = 5;
+
+/// The kernel counts CPU time in hundredths of a second on every Linux (`USER_HZ`).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// All processes that were started, and the folder for their files.
+pub struct Children {
+    folder: TempDir,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    running: Vec<Running>,
+    /// No more are started.
+    ended: bool,
+}
+
+struct Running {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+/// A process that was started here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process(u32);
+
+impl Children {
+    /// None yet.
+    pub fn new() -> anyhow::Result<Self> {
+        let folder = TempDir::with_prefix("report-bench-").context("a folder for the configurations")?;
+        Ok(Children { folder, state: Mutex::default() })
+    }
+
+    /// A path in the folder that is gone at the end.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts a process that needs nothing said to it.
+    pub fn start(&self, name: &str, command: &mut Command) -> anyhow::Result<Process> {
+        let mut state = self.state();
+        if state.ended {
+            bail!("the run has ended");
+        }
+        let log = self.path(&format!("{name}.log"));
+        let output = fs::File::create(&log)?;
+        // A process of ours ends when its standard input does: even when this one is killed.
+        command.stdin(Stdio::piped()).stderr(output.try_clone()?);
+        if command.get_args().next().is_none_or(|first| !first.to_string_lossy().starts_with("as-")) {
+            command.stdout(output);
+        } else {
+            command.stdout(Stdio::piped());
+        }
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let process = Process(child.id());
+        state.running.push(Running { child, name: name.to_owned(), log });
+        Ok(process)
+    }
+
+    /// The address that the process prints as its first line.
+    pub fn address(&self, process: Process) -> anyhow::Result<SocketAddr> {
+        let output = {
+            let mut state = self.state();
+            let running = state.running.iter_mut().find(|running| running.child.id() == process.0);
+            running.and_then(|running| running.child.stdout.take()).context("the process prints no address")?
+        };
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        line.trim().parse().with_context(|| format!("an address, not {line:?}"))
+    }
+
+    /// Whether the processes still run; one that has ended will not get ready.
+    pub fn check(&self, processes: &[Process]) -> anyhow::Result<()> {
+        let mut state = self.state();
+        for running in state.running.iter_mut().filter(|running| processes.contains(&Process(running.child.id()))) {
+            if let Some(status) = running.child.try_wait()? {
+                bail!("{} has ended: {status}", running.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills every process and waits for it.
+    pub fn end_all(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        for running in &mut state.running {
+            // An error means that it is gone already.
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+        }
+    }
+
+    /// What each of the processes wrote last.
+    pub fn print_last_words(&self) {
+        for Running { name, log, .. } in &self.state().running {
+            let text = fs::read_to_string(log).unwrap_or_default();
+            let lines: Vec<_> = text.lines().collect();
+            for line in &lines[lines.len().saturating_sub(LAST_WORDS)..] {
+                eprintln!("  {name}: {line}");
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        self.end_all();
+    }
+}
+
+impl Process {
+    /// User and kernel time of all its threads, in seconds.
+    pub fn cpu_seconds(self) -> anyhow::Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).context("the process is gone")?;
+        // The name, in parentheses, may hold anything; utime and stime are the 12th and 13th field behind it.
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
+        let (user, kernel) = ticks(11).zip(ticks(12)).context("a stat file that makes no sense")?;
+        Ok((user + kernel) / TICKS_PER_SECOND)
+    }
+
+    /// The most memory it ever held, in MiB.
+    pub fn peak_memory_mib(self) -> anyhow::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).context("the process is gone")?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+        Ok(kib.context("a status file that makes no sense")? / 1024.0)
+    }
+}

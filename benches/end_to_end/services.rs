@@ -1,0 +1,142 @@
+//! The programs that this one runs itself as: a service that echoes, takes and gives, and a copier of TCP connections. Both print where they
+//! listen, and end when their standard input does.
+
+use std::{
+    io::Read,
+    net::SocketAddr,
+    process::{self, Command},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinSet,
+};
+
+use crate::{
+    children::{Children, Process},
+    data,
+    options::{COPIER, SERVICE},
+};
+
+/// What a connection wants: its first byte. [`TAKE`] and [`GIVE_RANDOM`] and [`GIVE_TEXT`] are followed by a count of bytes (8, big-endian).
+pub const ECHO: u8 = b'e';
+/// The service reads so many bytes and then answers with one.
+pub const TAKE: u8 = b't';
+/// The service sends so many bytes of [`block`].
+pub const GIVE_RANDOM: u8 = b'g';
+/// The same, of text.
+pub const GIVE_TEXT: u8 = b'h';
+
+/// Bytes before what is sent repeats: many windows of zstd, so that coming round again finds nothing to refer to.
+pub const BLOCK: usize = 8 * 1024 * 1024;
+
+/// Bytes of one read or write of all that moves bulk.
+pub const PIECE: usize = 64 * 1024;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// What is sent again and again; the same at both ends.
+pub fn block(text: bool) -> Vec<u8> {
+    if text { data::text(BLOCK) } else { data::random(BLOCK) }
+}
+
+/// Starts the service in a process of its own.
+pub fn start(children: &Children) -> anyhow::Result<SocketAddr> {
+    let process = children.start("service", Command::new(std::env::current_exe()?).arg(SERVICE))?;
+    children.address(process)
+}
+
+/// Starts a copier in a process of its own.
+pub fn start_copier(children: &Children, name: &str, target: SocketAddr) -> anyhow::Result<(Process, SocketAddr)> {
+    let process = children.start(name, Command::new(std::env::current_exe()?).arg(COPIER).arg(target.to_string()))?;
+    Ok((process, children.address(process)?))
+}
+
+/// Is the service.
+pub fn serve() -> anyhow::Result<()> {
+    let blocks = Arc::new([block(false), block(true)]);
+    run(move |connection| {
+        let blocks = Arc::clone(&blocks);
+        async move {
+            // A connection that breaks is noticed at its other end, where it counts.
+            let _ = answer(connection, &blocks).await;
+        }
+    })
+}
+
+async fn answer(mut connection: TcpStream, blocks: &[Vec<u8>; 2]) -> std::io::Result<()> {
+    match connection.read_u8().await? {
+        ECHO => echo(connection).await,
+        TAKE => {
+            let mut left = connection.read_u64().await?;
+            let mut buffer = vec![0; PIECE];
+            while left > 0 {
+                match connection.read(&mut buffer).await? {
+                    0 => return Ok(()),
+                    length => left = left.saturating_sub(length as u64),
+                }
+            }
+            connection.write_u8(TAKE).await
+        }
+        kind @ (GIVE_RANDOM | GIVE_TEXT) => {
+            let mut left = connection.read_u64().await?;
+            let block = &blocks[usize::from(kind == GIVE_TEXT)];
+            for piece in block.chunks(PIECE).cycle() {
+                if left == 0 {
+                    break;
+                }
+                let length = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                connection.write_all(&piece[..length]).await?;
+                left -= length as u64;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn echo(mut connection: TcpStream) -> std::io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        match connection.read(&mut buffer).await? {
+            0 => return Ok(()),
+            length => connection.write_all(&buffer[..length]).await?,
+        }
+    }
+}
+
+/// Is a copier: each connection that it accepts is joined to one to `target`.
+pub fn copy(target: SocketAddr) -> anyhow::Result<()> {
+    run(move |mut one| async move {
+        let Ok(mut other) = TcpStream::connect(target).await else { return };
+        if other.set_nodelay(true).is_ok() {
+            // A connection that breaks is noticed at its ends.
+            let _ = copy_bidirectional_with_sizes(&mut one, &mut other, PIECE, PIECE).await;
+        }
+    })
+}
+
+/// Accepts until standard input ends.
+fn run<F: Future<Output = ()> + Send + 'static>(handle: impl Fn(TcpStream) -> F + Send + 'static) -> anyhow::Result<()> {
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        process::exit(0);
+    });
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind("127.0.0.1:0".parse()?)?;
+        let listener: TcpListener = socket.listen(BACKLOG)?;
+        println!("{}", listener.local_addr()?);
+        let mut connections = JoinSet::new();
+        loop {
+            let (connection, _) = listener.accept().await.context("cannot accept")?;
+            connection.set_nodelay(true)?;
+            connections.spawn(handle(connection));
+            while connections.try_join_next().is_some() {}
+        }
+    })
+}

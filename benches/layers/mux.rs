@@ -1,0 +1,235 @@
+//! The multiplexer: a pair of them alone, message by message, and two tunnels over a link in memory, with everything but the kernel.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, measurement::WallTime};
+use report::{
+    compress::CompressMethod,
+    crypto::{EncryptMethod, PortKeys},
+    frame::{Frame, Notice},
+    id::Id,
+    link::{Handler, Link, Outbox, Timing, memory},
+    mux::{Event, Mux, Parameters, PeerGrant, Read, Side, StreamId, WindowSize},
+    tunnel::{PortParameters, Tunnel, TunnelStream, attach},
+};
+use tokio::{
+    runtime::Runtime,
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::data;
+
+/// What one measured turn moves, in bytes: many windows of a stream.
+const BULK: usize = 32 * 1024 * 1024;
+
+/// The largest tunnel message before sealing, in bytes (PROTOCOL 11).
+const MAX_PAYLOAD: usize = 64 * 1024;
+
+/// What an application writes at a time, in bytes: a full read of a splice.
+const WRITE: usize = 64 * 1024;
+
+/// One bulk copy, and several that share.
+const STREAMS: [usize; 2] = [1, 8];
+
+const STREAM_WINDOW: WindowSize = WindowSize { initial: 256 * 1024, max: 16 * 1024 * 1024 };
+const TUNNEL_WINDOW: WindowSize = WindowSize { initial: 1024 * 1024, max: 32 * 1024 * 1024 };
+
+/// The mux alone, then with link and seal around it.
+pub fn bench(criterion: &mut Criterion) {
+    let mut group = bulk_group(criterion, "mux/pair");
+    for streams in STREAMS {
+        let mut pair = Pair::new(streams);
+        group.bench_function(BenchmarkId::from_parameter(streams), |bencher| bencher.iter(|| pair.carry(BULK)));
+    }
+    group.finish();
+    for encrypt in [EncryptMethod::Plain, EncryptMethod::Aes128Gcm] {
+        let mut group = bulk_group(criterion, &format!("mux/link/{encrypt}"));
+        for streams in STREAMS {
+            let runtime = Runtime::new().expect("a runtime");
+            let bed = runtime.block_on(Bed::new(encrypt, streams));
+            group.bench_function(BenchmarkId::from_parameter(streams), |bencher| {
+                bencher.iter(|| runtime.block_on(bed.carry(BULK)));
+            });
+            runtime.block_on(bed.end());
+        }
+    }
+}
+
+/// Each turn takes tens of milliseconds: few of them are enough.
+fn bulk_group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = criterion.benchmark_group(name);
+    group.sampling_mode(SamplingMode::Flat).sample_size(10);
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    group.throughput(Throughput::Bytes(BULK as u64));
+    group
+}
+
+/// Two muxes that hand each other their messages.
+struct Pair {
+    sender: Mux,
+    receiver: Mux,
+    streams: Vec<StreamId>,
+    message: BytesMut,
+    write: Bytes,
+}
+
+impl Pair {
+    fn new(streams: usize) -> Self {
+        let parameters = Parameters { stream_window: STREAM_WINDOW, tunnel_window: TUNNEL_WINDOW, streams_max: 100 };
+        let grant = PeerGrant { stream_window: STREAM_WINDOW.initial, tunnel_window: TUNNEL_WINDOW.initial };
+        let mut sender = Mux::new(Side::Client, parameters, grant, Instant::now());
+        let receiver = Mux::new(Side::Server, parameters, grant, Instant::now());
+        let streams = (0..streams).map(|_| sender.open(Bytes::new())).collect();
+        Pair { sender, receiver, streams, message: BytesMut::new(), write: data::random(WRITE).into() }
+    }
+
+    /// Moves `bytes` in all through the streams, by turns.
+    fn carry(&mut self, bytes: usize) {
+        let mut received = 0;
+        let mut sent = 0;
+        while received < bytes {
+            for &stream in &self.streams {
+                let room = self.sender.write_room(stream).expect("the stream is open").min(WRITE).min(bytes - sent);
+                self.sender.write(stream, self.write.slice(..room)).expect("there was room");
+                sent += room;
+            }
+            let now = Instant::now();
+            self.pass(now, |pair| (&mut pair.sender, &mut pair.receiver));
+            for &stream in &self.streams {
+                while let Read::Data(piece) = self.receiver.read(stream).unwrap_or(Read::Wait) {
+                    received += piece.len();
+                    self.receiver.consume(now, stream, piece.len());
+                }
+            }
+            self.pass(now, |pair| (&mut pair.receiver, &mut pair.sender));
+        }
+    }
+
+    /// Hands over everything that one end has to say to the other, and does what its deadlines ask for.
+    fn pass(&mut self, now: Instant, ends: impl Fn(&mut Self) -> (&mut Mux, &mut Mux)) {
+        loop {
+            let mut message = std::mem::take(&mut self.message);
+            let (from, to) = ends(self);
+            from.handle_timeout(now);
+            if !from.poll_transmit(now, &mut message, MAX_PAYLOAD) {
+                break;
+            }
+            to.handle_message(now, message.split().freeze()).expect("our own message");
+            while let Some(Event::Opened { .. } | Event::Readable(_) | Event::Writable(_)) = to.poll_event() {}
+            self.message = message;
+        }
+    }
+}
+
+struct NoFrames;
+
+impl Handler for NoFrames {
+    fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
+        panic!("nobody sends {}", frame.name())
+    }
+}
+
+/// Two links that are joined in memory, a tunnel over them, and its streams.
+struct Bed {
+    tunnels: (Tunnel, Tunnel),
+    streams: Vec<(Arc<TunnelStream>, Arc<TunnelStream>)>,
+    links: Vec<JoinHandle<()>>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    write: Bytes,
+}
+
+impl Bed {
+    async fn new(encrypt: EncryptMethod, streams: usize) -> Self {
+        let (one, other) = memory::pair();
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let start = |socket| {
+            let outbox = Outbox::new();
+            let link = Link::new(socket, Arc::clone(&outbox), Timing::default());
+            let cancel = cancel.clone();
+            let running = tasks.spawn(async move {
+                link.run(&mut NoFrames, &cancel).await;
+            });
+            (outbox, running)
+        };
+        let ((client, client_link), (server, server_link)) = (start(one), start(other));
+        let tunnels = attached(&client, &server, &port(encrypt), &tasks).await;
+        let mut bed = Bed {
+            tunnels,
+            streams: Vec::new(),
+            links: vec![client_link, server_link],
+            tasks,
+            cancel,
+            write: data::random(WRITE).into(),
+        };
+        for _ in 0..streams {
+            let opened = bed.tunnels.0.open(Bytes::new());
+            let (accepted, _) = bed.tunnels.1.accept().await.expect("the stream that was opened");
+            bed.streams.push((Arc::new(opened), Arc::new(accepted)));
+        }
+        bed
+    }
+
+    /// Moves `bytes` in all through the streams, side by side.
+    async fn carry(&self, bytes: usize) {
+        let mut copies = JoinSet::new();
+        for (opened, accepted) in &self.streams {
+            let share = bytes / self.streams.len();
+            copies.spawn(send(Arc::clone(opened), self.write.clone(), share));
+            copies.spawn(receive(Arc::clone(accepted), share));
+        }
+        copies.join_all().await;
+    }
+
+    async fn end(self) {
+        self.cancel.cancel();
+        for link in self.links {
+            link.await.expect("a link does not panic");
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn port(encrypt: EncryptMethod) -> PortParameters {
+    PortParameters {
+        mark: "benchmark".into(),
+        keys: PortKeys::derive("benchmark"),
+        encrypt,
+        compress: CompressMethod::Null,
+        stream_window: STREAM_WINDOW,
+        tunnel_window: TUNNEL_WINDOW,
+    }
+}
+
+/// Attaches in place of a master.
+async fn attached(client: &Arc<Outbox>, server: &Arc<Outbox>, port: &PortParameters, tasks: &TaskTracker) -> (Tunnel, Tunnel) {
+    let wish = attach::wish(port, client, 1, tasks).expect("a first message");
+    client.open(1, wish.lane).expect("the first channel");
+    let reply = attach::reply(port, Id([7; 16]), &wish.message, server, 1, tasks).expect("our own message");
+    server.open(1, reply.lane).expect("the first channel");
+    server.ready(1);
+    let visitor = wish.outcome.await.expect("an outcome").expect("a tunnel");
+    (visitor, reply.outcome.expect("a tunnel"))
+}
+
+async fn send(stream: Arc<TunnelStream>, write: Bytes, mut bytes: usize) {
+    while bytes > 0 {
+        let room = stream.write_room().await.expect("the stream is open").min(write.len()).min(bytes);
+        stream.write(write.slice(..room)).expect("there was room");
+        bytes -= room;
+    }
+}
+
+async fn receive(stream: Arc<TunnelStream>, mut bytes: usize) {
+    while bytes > 0 {
+        let piece = stream.read().await.expect("the stream is open").expect("more is to come");
+        bytes -= piece.len();
+        stream.consume(piece.len());
+    }
+}

@@ -1,0 +1,203 @@
+//! Who is let in, who is not, and what they who are learn of the others.
+
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role as WebSocketRole},
+};
+
+use super::*;
+use crate::frame::{MAX_MESSAGE, VERSION};
+
+#[tokio::test]
+async fn a_wrong_key_is_refused_and_the_others_are_undisturbed() {
+    let master = start();
+    let (mut client, mut server) = talking(&master).await;
+    let wrong = LinkKey::derive(Some("another"));
+    let refused = master.join_with_key(&wrong, Role::Server, 9, 1, &[Frame::Register(Ports { ports: vec![PORT] })]).await;
+    assert!(matches!(refused, Err(JoinError::Unauthorized(_))), "{:?}", refused.err());
+    let stranger = master.join_with_key(&LinkKey::derive(None), Role::Server, 9, 1, &[]).await;
+    assert!(matches!(stranger, Err(JoinError::Unauthorized(_))), "a client's key is no master key");
+    client.data(1, b"undisturbed").await;
+    server.expect_data(1, b"undisturbed").await;
+}
+
+#[tokio::test]
+async fn wrong_keys_throttle_their_address_but_neither_clients_nor_servers_that_were_there_before() {
+    let master = start();
+    drop(master.server(1, &[PORT]).await);
+    let wrong = LinkKey::derive(Some("another"));
+    for _ in 0..FAILURES {
+        let refused = master.join_with_key(&wrong, Role::Server, 9, 1, &[]).await;
+        assert!(matches!(refused, Err(JoinError::Unauthorized(_))), "{:?}", refused.err());
+    }
+    let throttled = master.join_with_key(&wrong, Role::Server, 9, 1, &[]).await;
+    assert!(matches!(throttled, Err(JoinError::Throttled(_))), "{:?}", throttled.err());
+    let unknown = master.join(Role::Server, 8, 1, &[]).await;
+    assert!(matches!(unknown, Err(JoinError::Throttled(_))), "its proof is not looked at: {:?}", unknown.err());
+    assert!(master.join(Role::Server, 1, 2, &[]).await.is_ok());
+    assert!(master.join(Role::Client, 7, 1, &[]).await.is_ok());
+}
+
+#[tokio::test]
+async fn behind_a_proxy_on_the_same_machine_only_the_visitor_is_throttled() {
+    let master = start();
+    let join_from = async |visitor: &str, key: &LinkKey| {
+        let mut stream = master.connect().await;
+        let request = request("/").replace("\r\n\r\n", &format!("\r\nX-Forwarded-For: 10.0.0.1, {visitor}\r\n\r\n"));
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let (_, rest) = head(&mut stream).await;
+        let mut socket = MessageSocket::new(stream, rest, End::Dialled);
+        let introduction = Introduction { role: Role::Server, instance: Id([9; 16]), epoch: 1, agent: "test".to_owned() };
+        authenticate::join(&mut socket, key, &introduction, &[]).await
+    };
+    let wrong = LinkKey::derive(Some("another"));
+    for _ in 0..FAILURES {
+        assert!(matches!(join_from("192.0.2.1", &wrong).await, Err(JoinError::Unauthorized(_))));
+    }
+    assert!(matches!(join_from("192.0.2.1", &link_key()).await, Err(JoinError::Throttled(_))));
+    assert!(join_from("192.0.2.2", &link_key()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_newer_link_of_an_instance_takes_over_its_ports_and_the_old_one_is_told() {
+    let master = start();
+    let mut old = master.server(1, &[PORT]).await;
+    let mut client = master.client(2).await;
+    client.attach(1, PORT).await;
+    old.answer().await;
+    client.expect_data(1, b"answer").await;
+    let mut new = master.join(Role::Server, 1, 2, &[Frame::Register(Ports { ports: vec![PORT] })]).await.expect("joined");
+    assert_eq!(new.next().await, Frame::Registered(Ports { ports: vec![PORT] }));
+    old.expect_error(Code::Superseded).await;
+    client.expect_close(1, Code::PeerLost).await;
+    client.attach(2, PORT).await;
+    new.answer().await;
+    client.expect_data(2, b"answer").await;
+    for epoch in [1, 2] {
+        let late = master.join(Role::Server, 1, epoch, &[]).await;
+        assert!(matches!(late, Err(JoinError::Superseded(_))), "{:?}", late.err());
+    }
+    new.expect_alive().await;
+}
+
+#[tokio::test]
+async fn a_role_of_another_version_is_told_which_one_the_master_speaks() {
+    let master = start();
+    let mut socket = master.upgraded().await;
+    soon(socket.receive()).await.expect("up").expect("a challenge");
+    let claims = format!(
+        r#"{{"version":{},"role":"client","instance":"{}","epoch":1,"nonce":"{}"}}"#,
+        VERSION + 1,
+        Id([1; 16]),
+        "00".repeat(32)
+    );
+    let mut peer = peer(socket);
+    peer.send(Frame::Hello { proof: [0; 32], claims: claims.into() }).await;
+    match peer.next().await {
+        Frame::Error(notice) => {
+            assert_eq!(notice.code, Code::Version);
+            assert!(notice.reason.contains(&format!("version {}", VERSION + 1)), "{notice}");
+            assert!(notice.reason.contains(&format!("version {VERSION}")), "{notice}");
+        }
+        other => panic!("ERROR was expected, not {other:?}"),
+    }
+}
+
+fn peer(socket: MessageSocket) -> Peer {
+    Peer { socket, terms: Terms { version: VERSION, heartbeat_seconds: 0, max_channels: 0, max_ports: 0 } }
+}
+
+/// A WebSocket on which anything can be sent.
+async fn raw(master: &Running) -> WebSocketStream<TcpStream> {
+    let mut stream = master.connect().await;
+    stream.write_all(request("/").as_bytes()).await.expect("sent");
+    let (_, rest) = head(&mut stream).await;
+    WebSocketStream::from_partially_read(stream, rest.to_vec(), WebSocketRole::Client, None).await
+}
+
+/// Reads until the connection is over; answers the binary messages behind the challenge.
+async fn to_the_end(mut socket: WebSocketStream<TcpStream>) -> Vec<Bytes> {
+    use futures_util::StreamExt;
+    let mut messages = Vec::new();
+    while let Some(Ok(message)) = soon(socket.next()).await {
+        if let Message::Binary(message) = message {
+            messages.push(message);
+        }
+    }
+    messages.split_off(1)
+}
+
+#[tokio::test]
+async fn a_stranger_hears_nothing_but_the_challenge() {
+    use futures_util::SinkExt;
+    let master = start();
+    let (mut client, mut server) = talking(&master).await;
+    let strange = [
+        Message::text("hello"),
+        Message::binary(b"garbage".to_vec()),
+        Message::binary(Vec::new()),
+        Message::binary(vec![1; MAX_MESSAGE + 1]),
+        Message::binary(vec![0x01; 20]),
+        Message::binary([&[0x01; 33], &b"{\"version\":1}"[..]].concat()),
+    ];
+    for message in strange {
+        let mut socket = raw(&master).await;
+        // The master may have gone before all of it was sent.
+        let _ = soon(socket.send(message.clone())).await;
+        assert_eq!(to_the_end(socket).await, Vec::<Bytes>::new(), "after {:?} of {} bytes", message.is_text(), message.len());
+    }
+    // A frame that is cut short by the end of the connection.
+    let mut stream = master.connect().await;
+    stream.write_all(request("/").as_bytes()).await.expect("sent");
+    stream.write_all(&[0x82, 0xfe, 0x10]).await.expect("sent");
+    drop(stream);
+    client.data(1, b"undisturbed").await;
+    server.expect_data(1, b"undisturbed").await;
+    until("the strangers are gone", || master.shared.tasks.len() == 3).await;
+}
+
+#[tokio::test]
+async fn a_frame_of_the_protocol_before_hello_is_out_of_state() {
+    let master = start();
+    let mut socket = master.upgraded().await;
+    soon(socket.receive()).await.expect("up").expect("a challenge");
+    let mut peer = peer(socket);
+    peer.send(Frame::Register(Ports { ports: vec![PORT] })).await;
+    peer.expect_error(Code::Protocol).await;
+}
+
+#[tokio::test]
+async fn what_is_no_frame_ends_an_authenticated_link_with_an_error() {
+    let master = start();
+    let (mut client, mut server) = talking(&master).await;
+    let bad: [&[u8]; 7] =
+        [b"", b"\x7f", b"\x08\0\0", b"\x10\0\0\0\x01", b"\x06\0\0\0\x01\0\x09{}", b"\x03{", &[0x10; MAX_MESSAGE + 1]];
+    for (instance, message) in (10..).zip(bad) {
+        let mut peer = master.server(instance, &[OTHER_PORT]).await;
+        peer.send_raw(Bytes::copy_from_slice(message)).await;
+        peer.expect_error(Code::Protocol).await;
+    }
+    client.data(1, b"undisturbed").await;
+    server.expect_data(1, b"undisturbed").await;
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_let_go_at_each_step() {
+    let master = start_with(|parameters| {
+        parameters.timing.authentication = Duration::from_millis(200);
+        parameters.timing.heartbeat = Timing { interval: Duration::from_millis(100), timeout: Duration::from_millis(400) };
+    });
+    let before_hello = raw(&master).await;
+    assert_eq!(to_the_end(before_hello).await, Vec::<Bytes>::new());
+    let mut linked = master.client(1).await;
+    linked.attach(1, PORT).await;
+    loop {
+        match linked.try_next().await {
+            Ok(Some(Frame::Ping(_))) => {}
+            Ok(None) | Err(_) => break,
+            Ok(Some(other)) => panic!("PING or the end was expected, not {other:?}"),
+        }
+    }
+    until("nothing is left of them", || master.shared.switch.registry().links() == 0 && master.shared.switch.used_bytes() == 0)
+        .await;
+}

@@ -1,0 +1,60 @@
+//! The end of a master.
+
+use super::*;
+
+/// Waits for the end of the master and says how long it took.
+async fn ended(master: &mut Running) -> Duration {
+    let since = tokio::time::Instant::now();
+    soon(master.task.join_next()).await.expect("it ran").expect("it ended in order");
+    since.elapsed()
+}
+
+#[tokio::test]
+async fn a_drain_asks_links_to_go_and_ends_with_the_last_of_them() {
+    let mut master = start_with_grace(Duration::from_secs(30), |_| {});
+    let (mut client, mut server) = talking(&master).await;
+    let idle = master.connect().await;
+    master.cancel.cancel();
+    for peer in [&mut client, &mut server] {
+        assert!(matches!(peer.next().await, Frame::GoAway(notice) if notice.code == Code::Shutdown));
+    }
+    client.data(1, b"the last").await;
+    server.expect_data(1, b"the last").await;
+    assert!(TcpStream::connect(master.address).await.is_err(), "nobody is let in any more");
+    client.socket.close(SOON).await;
+    server.expect_close(1, Code::PeerLost).await;
+    server.socket.close(SOON).await;
+    assert!(ended(&mut master).await < Duration::from_secs(10));
+    drop(idle);
+}
+
+#[tokio::test]
+async fn links_that_stay_are_ended_with_shutdown_after_the_grace_period() {
+    let mut master = start_with_grace(Duration::from_millis(300), |_| {});
+    let mut client = master.client(1).await;
+    master.cancel.cancel();
+    assert!(matches!(client.next().await, Frame::GoAway(_)));
+    client.expect_error(Code::Shutdown).await;
+    drop(client);
+    ended(&mut master).await;
+}
+
+#[tokio::test]
+async fn a_link_that_does_not_even_read_its_end_is_cut() {
+    let mut master = start_with_grace(Duration::from_millis(100), |_| {});
+    let client = master.client(1).await;
+    master.cancel.cancel();
+    assert!(ended(&mut master).await < GOODBYE + Duration::from_secs(2));
+    drop(client);
+}
+
+#[tokio::test]
+async fn a_master_whose_future_is_dropped_leaves_no_task_behind() {
+    let mut master = start();
+    let mut client = master.client(1).await;
+    let tasks = master.shared.tasks.clone();
+    master.task.shutdown().await;
+    tasks.close();
+    soon(tasks.wait()).await;
+    assert!(!matches!(client.try_next().await, Ok(Some(_))));
+}

@@ -1,0 +1,308 @@
+//! Circuits: who is joined to whom, what order is kept, what happens when one side stops.
+
+use super::*;
+use crate::{
+    frame::MAX_DATA,
+    master::{queue::CHANNEL_HIGH_WATER, relay::MAX_FIRST_MESSAGE},
+};
+
+#[tokio::test]
+async fn a_channel_carries_both_ways_with_the_number_exchanged() {
+    let master = start();
+    let (mut server, mut client) = (master.server(1, &[PORT]).await, master.client(2).await);
+    let instance = Some(Id([1; 16]));
+    client.send(attach(70_000, PORT, instance, b"first")).await;
+    assert_eq!(server.next().await, attach(1, PORT, instance, b"first"), "the header and the message as they came");
+    server.data(1, b"second").await;
+    client.expect_data(70_000, b"second").await;
+    client.data(70_000, b"third").await;
+    server.expect_data(1, b"third").await;
+}
+
+#[tokio::test]
+async fn an_attach_waits_for_a_server_and_is_matched_when_it_registers() {
+    let master = start();
+    let mut client = master.client(2).await;
+    client.attach(5, PORT).await;
+    client.attach(6, OTHER_PORT).await;
+    client.expect_alive().await;
+    let mut server = master.join(Role::Server, 1, 1, &[]).await.expect("joined");
+    server.send(Frame::Register(Ports { ports: vec![PORT] })).await;
+    let frames = [server.next().await, server.next().await];
+    assert!(frames.contains(&attach(1, PORT, None, b"first")), "{frames:?}");
+    assert!(frames.contains(&Frame::Registered(Ports { ports: vec![PORT] })), "{frames:?}");
+    server.data(1, b"here").await;
+    client.expect_data(5, b"here").await;
+    server.send(Frame::Register(Ports { ports: vec![OTHER_PORT] })).await;
+    let frames = [server.next().await, server.next().await];
+    assert!(frames.contains(&attach(2, OTHER_PORT, None, b"first")), "{frames:?}");
+}
+
+#[tokio::test]
+async fn a_wait_that_was_given_up_is_not_matched() {
+    let master = start();
+    let mut client = master.client(2).await;
+    client.attach(5, PORT).await;
+    client.close(5).await;
+    client.expect_alive().await;
+    let mut server = master.server(1, &[PORT]).await;
+    server.expect_alive().await;
+}
+
+#[tokio::test]
+async fn several_servers_under_one_key_share_the_channels() {
+    let master = start();
+    let (mut first, mut second) = (master.server(1, &[PORT]).await, master.server(2, &[PORT]).await);
+    let mut client = master.client(3).await;
+    for channel in 1..=4 {
+        client.attach(channel, PORT).await;
+    }
+    for server in [&mut first, &mut second] {
+        assert_eq!((server.answer().await, server.answer().await), (1, 2));
+        server.expect_alive().await;
+    }
+    client.send(attach(5, PORT, Some(Id([2; 16])), b"resumes")).await;
+    assert_eq!(second.next().await, attach(3, PORT, Some(Id([2; 16])), b"resumes"));
+}
+
+#[tokio::test]
+async fn what_was_sent_before_close_arrives_and_close_after_it() {
+    let master = start();
+    let (mut client, mut server) = talking(&master).await;
+    let large = vec![9; MAX_DATA];
+    for _ in 0..10 {
+        server.data(1, &large).await;
+    }
+    server.data(1, b"the last").await;
+    server.close(1).await;
+    for _ in 0..10 {
+        client.expect_data(1, &large).await;
+    }
+    client.expect_data(1, b"the last").await;
+    client.expect_close(1, Code::Cancelled).await;
+    client.data(1, b"crossed the close").await;
+    client.expect_alive().await;
+    until("the memory is given back", || master.shared.switch.used_bytes() == 0).await;
+}
+
+#[tokio::test]
+async fn unregistering_leaves_the_channels_alone() {
+    let master = start();
+    let (mut client, mut server) = talking(&master).await;
+    server.send(Frame::Unregister(Ports { ports: vec![PORT] })).await;
+    client.data(1, b"still").await;
+    server.expect_data(1, b"still").await;
+    client.attach(2, PORT).await;
+    client.expect_alive().await;
+    server.expect_alive().await;
+}
+
+#[tokio::test]
+async fn a_link_that_ends_closes_its_channels_with_peer_lost() {
+    let master = start();
+    let (mut client, server) = talking(&master).await;
+    drop(server);
+    client.expect_close(1, Code::PeerLost).await;
+
+    let mut server = master.server(3, &[PORT]).await;
+    client.attach(2, PORT).await;
+    let channel = server.answer().await;
+    drop(client);
+    server.expect_close(channel, Code::PeerLost).await;
+    until("both are forgotten", || master.shared.switch.used_bytes() == 0 && master.shared.switch.registry().links() == 1).await;
+}
+
+/// Sends on `channel` until the master says PAUSE, and answers how much was sent.
+async fn send_until_paused(server: &mut Peer, channel: u32) -> usize {
+    let payload = vec![5; 64 * 1024];
+    let mut sent = 0;
+    loop {
+        server.data(channel, &payload).await;
+        sent += payload.len();
+        // Whatever the master has to say about it comes before its PONG.
+        server.send(Frame::Ping(1)).await;
+        match server.next().await {
+            Frame::Pong(1) => {}
+            Frame::Pause(paused) => {
+                assert_eq!((paused, server.next().await), (channel, Frame::Pong(1)));
+                return sent;
+            }
+            other => panic!("PAUSE was expected, not {other:?}"),
+        }
+        assert!(sent < 64 * 1024 * 1024, "no PAUSE after {sent} bytes");
+    }
+}
+
+/// Takes as many bytes of DATA.
+async fn receive(client: &mut Peer, bytes: usize) {
+    let mut received = 0;
+    while received < bytes {
+        let Frame::Data { payload, .. } = client.next().await else { panic!("DATA was expected") };
+        received += payload.len();
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_is_paused_and_holds_nobody_else() {
+    let master = start();
+    let (mut stalled, mut server) = talking(&master).await;
+    let mut other = master.client(3).await;
+    other.attach(1, PORT).await;
+    let beside = server.answer().await;
+    other.expect_data(1, b"answer").await;
+
+    let sent = send_until_paused(&mut server, 1).await;
+    let held = master.shared.switch.used_bytes();
+    assert!(held < CHANNEL_HIGH_WATER + 128 * 1024, "{held} bytes are held");
+    // The same server's link, the same direction, another channel: far more than any buffer on the way.
+    let payload = vec![6; 64 * 1024];
+    for _ in 0..256 {
+        server.data(beside, &payload).await;
+        other.expect_data(1, &payload).await;
+    }
+    assert!(master.shared.switch.used_bytes() < CHANNEL_HIGH_WATER + 256 * 1024);
+
+    receive(&mut stalled, sent).await;
+    assert_eq!(server.next().await, Frame::Resume(1));
+}
+
+#[tokio::test]
+async fn a_pause_of_the_receiver_reaches_the_sender_when_the_queue_is_full() {
+    let master = start();
+    let (mut client, mut server) = talking(&master).await;
+    client.send(Frame::Pause(1)).await;
+    client.expect_alive().await;
+    let sent = send_until_paused(&mut server, 1).await;
+    assert!(sent <= CHANNEL_HIGH_WATER + 64 * 1024, "nothing left the queue, and {sent} bytes were taken");
+    client.expect_alive().await;
+    client.send(Frame::Resume(1)).await;
+    receive(&mut client, sent).await;
+    assert_eq!(server.next().await, Frame::Resume(1));
+}
+
+#[tokio::test]
+async fn a_sender_that_does_not_obey_loses_the_channel_and_no_other() {
+    let master = start();
+    let (mut client, mut server) = talking(&master).await;
+    client.attach(2, PORT).await;
+    assert_eq!(server.answer().await, 2);
+    client.expect_data(2, b"answer").await;
+    client.send(Frame::Pause(1)).await;
+    client.expect_alive().await;
+    let payload = vec![5; 64 * 1024];
+    let mut closed = false;
+    for _ in 0..34 * 16 + 1 {
+        server.data(1, &payload).await;
+    }
+    while !closed {
+        match server.next().await {
+            Frame::Pause(1) => {}
+            Frame::Close { channel: 1, notice } => closed = notice.code == Code::Overflow,
+            other => panic!("CLOSE was expected, not {other:?}"),
+        }
+    }
+    client.expect_close(1, Code::Overflow).await;
+    client.data(2, b"goes on").await;
+    server.expect_data(2, b"goes on").await;
+}
+
+#[tokio::test]
+async fn the_memory_of_all_channels_together_is_bounded() {
+    const BUDGET: usize = 4 * 1024 * 1024;
+    let master = start_with(|parameters| parameters.limits.memory_bytes = BUDGET);
+    let (mut client, mut server) = talking(&master).await;
+    for channel in 2..=20 {
+        client.attach(channel, PORT).await;
+        assert_eq!(server.answer().await, channel);
+        client.expect_data(channel, b"answer").await;
+    }
+    for channel in 1..=20 {
+        client.send(Frame::Pause(channel)).await;
+    }
+    client.expect_alive().await;
+    for channel in 1..=20 {
+        send_until_paused(&mut server, channel).await;
+        let used = master.shared.switch.used_bytes();
+        assert!(used < BUDGET + BUDGET / 4, "{used} bytes after channel {channel}");
+    }
+}
+
+#[tokio::test]
+async fn channels_beyond_the_limit_of_a_link_are_refused_and_freed_ones_count_no_more() {
+    let master = start_with(|parameters| parameters.limits.channels_per_link = 2);
+    let mut client = master.client(2).await;
+    assert_eq!(client.terms.max_channels, 2);
+    client.attach(1, PORT).await;
+    client.attach(2, PORT).await;
+    client.attach(3, PORT).await;
+    client.expect_close(3, Code::Limit).await;
+    client.close(1).await;
+    client.attach(4, PORT).await;
+    client.expect_alive().await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_keep_up_with_new_channels_keeps_its_link() {
+    let master = start();
+    let (mut server, mut client) = (master.server(1, &[PORT]).await, master.client(2).await);
+    let first = vec![1; MAX_FIRST_MESSAGE];
+    for channel in 1..=4000 {
+        soon(client.socket.feed(attach(channel, PORT, None, &first).to_message())).await.expect("sent");
+        client.close(channel).await;
+    }
+    client.send(Frame::Ping(1)).await;
+    let mut refused = 0;
+    loop {
+        match client.next().await {
+            Frame::Close { notice, .. } if notice.code == Code::Refused => refused += 1,
+            Frame::Pong(1) => break,
+            other => panic!("CLOSE or PONG was expected, not {other:?}"),
+        }
+    }
+    assert!(refused > 0, "the server took all of them");
+    server.send(Frame::Ping(2)).await;
+    while server.next().await != Frame::Pong(2) {}
+}
+
+#[tokio::test]
+async fn data_before_the_answer_closes_the_channel_and_leaves_the_link() {
+    let master = start();
+    let (mut server, mut client) = (master.server(1, &[PORT]).await, master.client(2).await);
+    client.attach(1, OTHER_PORT).await;
+    client.data(1, b"too early").await;
+    client.expect_close(1, Code::Protocol).await;
+    client.attach(2, PORT).await;
+    client.data(2, b"too early").await;
+    client.expect_close(2, Code::Protocol).await;
+    assert_eq!(server.next().await, attach(1, PORT, None, b"first"));
+    server.expect_close(1, Code::Protocol).await;
+}
+
+#[tokio::test]
+async fn frames_out_of_state_end_their_link_and_no_other() {
+    let master = start();
+    let (mut client, mut server) = talking(&master).await;
+    let ports = || Ports { ports: vec![PORT] };
+    let of_client = [
+        Frame::Register(ports()),
+        Frame::Unregister(ports()),
+        Frame::Registered(ports()),
+        Frame::Hello { proof: [0; 32], claims: Bytes::from_static(b"{}") },
+        Frame::Welcome { proof: [0; 32], terms: Bytes::from_static(b"{}") },
+        attach(9, PORT, None, &[0; MAX_FIRST_MESSAGE + 1]),
+    ];
+    for (instance, frame) in (10..).zip(of_client) {
+        let mut bad = master.client(instance).await;
+        bad.send(frame).await;
+        bad.expect_error(Code::Protocol).await;
+    }
+    let mut bad = master.server(30, &[OTHER_PORT]).await;
+    bad.attach(1, PORT).await;
+    bad.expect_error(Code::Protocol).await;
+    let mut bad = master.client(31).await;
+    bad.attach(1, OTHER_PORT).await;
+    bad.attach(1, OTHER_PORT).await;
+    bad.expect_error(Code::Protocol).await;
+    client.data(1, b"undisturbed").await;
+    server.expect_data(1, b"undisturbed").await;
+}

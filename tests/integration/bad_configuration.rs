@@ -1,0 +1,234 @@
+//! Bad configuration files, by `report check` and by running them: each is refused with its place, its field, and what to write instead.
+
+use std::{fs, net::TcpListener, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    certificates::Authority,
+    daemon::Daemon,
+    ports,
+    programs::Ran,
+    services,
+    tunnel::{Front, Methods, Port, REPORT, Scene, report, with},
+    wait,
+};
+
+/// The examples of the README, byte for byte.
+const MASTER: &str = r#"{"mode":"master","log_level":"debug","listen_at":"0.0.0.0:51324","master_key":"rePortserver"}"#;
+const SERVER: &str = r#"{"mode":"server","log_level":"debug","master":"rePort.myserver.com:51324","master_key":"rePortserver","ports":[{"mark":"远程桌面","local_address":"127.0.0.1:3389","port_key":"T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4","encrypt_method":"aes-128-cfb","compress_method":"zstd"},{"mark":"SSH","local_address":"127.0.0.1:22","port_key":"lm6dQFjcaLyuVoy1Q4DqnunmnVz9b7CE","encrypt_method":"aes-128-cfb","compress_method":"zstd"}]}"#;
+const CLIENT: &str = r#"{"mode":"client","log_level":"debug","master":"rePort.myserver.com:51324","ports":[{"mark":"远程桌面","local_address":"127.0.0.1:13389","port_key":"T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4","encrypt_method":"aes-128-cfb","compress_method":"zstd"},{"mark":"SSH","local_address":"127.0.0.1:122","port_key":"lm6dQFjcaLyuVoy1Q4DqnunmnVz9b7CE","encrypt_method":"aes-128-cfb","compress_method":"zstd"}]}"#;
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Files {
+        Files(tempfile::tempdir().unwrap())
+    }
+
+    fn check(&self, text: &str) -> Ran {
+        let path = self.0.path().join("config.json");
+        fs::write(&path, text).unwrap();
+        report(&["check", "--config", path.to_str().unwrap()])
+    }
+
+    /// Both `check` and running it refuse the text, and say all these words.
+    #[track_caller]
+    fn refuses(&self, text: &str, words: &[&str]) {
+        let checked = self.check(text);
+        let path = self.0.path().join("config.json");
+        let run = report(&["--config", path.to_str().unwrap()]);
+        for (how, ran) in [("check", checked), ("run", run)] {
+            assert!(ran.code.is_some_and(|code| code != 0), "{how} takes {text}");
+            let said = ran.text() + &ran.errors;
+            for word in words {
+                assert!(said.contains(word), "{how} of {text} says nothing of {word}:\n{said}");
+            }
+            assert!(!said.contains("panicked"), "{said}");
+        }
+    }
+}
+
+/// The server's example with these fields put in or over.
+fn server_with(fields: Value) -> String {
+    with(serde_json::from_str(SERVER).unwrap(), fields).to_string()
+}
+
+/// The client's example with these fields put in or over in its second port.
+fn port_with(fields: Value) -> String {
+    let mut client: Value = serde_json::from_str(CLIENT).unwrap();
+    client["ports"][1] = with(client["ports"][1].take(), fields);
+    client.to_string()
+}
+
+#[test]
+fn the_examples_of_the_readme_load_as_they_are() {
+    let files = Files::new();
+    for example in [MASTER, SERVER, CLIENT] {
+        files.check(example).succeeded();
+    }
+}
+
+#[test]
+fn every_method_loads() {
+    let files = Files::new();
+    for Methods { encrypt, compress } in Methods::all() {
+        files.check(&port_with(json!({"encrypt_method": encrypt, "compress_method": compress}))).succeeded();
+    }
+}
+
+#[test]
+fn every_way_to_name_a_master_loads() {
+    let files = Files::new();
+    for master in ["localhost:1", "127.0.0.1:1", "[::1]:1", "ws://localhost", "ws://localhost:1/path", "wss://localhost/path"] {
+        files.check(&server_with(json!({"master": master}))).succeeded();
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    for arguments in [&["check", "--config", "/nowhere/at-all.json"][..], &["--config", "/nowhere/at-all.json"]] {
+        let ran = report(arguments);
+        assert_ne!(ran.code, Some(0));
+        assert!(ran.errors.contains("/nowhere/at-all.json"), "{}", ran.errors);
+    }
+}
+
+#[test]
+fn broken_json_is_placed_by_line_and_column() {
+    let files = Files::new();
+    files.refuses("{\n  \"mode\": \"master\",\n  \"listen_at\" \"0.0.0.0:1\"\n}", &["config.json:3:15"]);
+    files.refuses("{\"mode\": \"master\"", &["config.json:1:"]);
+    files.refuses("", &["config.json"]);
+    files.refuses("[]", &["config.json", "object"]);
+}
+
+#[test]
+fn an_unknown_field_is_named_with_the_nearest_known_one() {
+    let files = Files::new();
+    files.refuses(&server_with(json!({"masterkey": "x"})), &["masterkey", "master_key"]);
+    files.refuses(&port_with(json!({"encryption_method": "plain"})), &["ports[1].encryption_method", "encrypt_method"]);
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_named_with_its_field() {
+    let files = Files::new();
+    files.refuses(&server_with(json!({"log_level": 3})), &["log_level", "3"]);
+    files.refuses(&server_with(json!({"ports": {}})), &["ports"]);
+    files.refuses(&port_with(json!({"port_key": true})), &["ports[1].port_key", "true"]);
+}
+
+#[test]
+fn an_unknown_mode_or_method_is_named_with_the_known_ones() {
+    let files = Files::new();
+    files.refuses(&server_with(json!({"mode": "sever"})), &["mode", "sever", "server"]);
+    files.refuses(&server_with(json!({"mode": null})), &["mode"]);
+    files.refuses(&port_with(json!({"encrypt_method": "rot13"})), &["ports[1].encrypt_method", "rot13", "aes-128-cfb"]);
+    files.refuses(&port_with(json!({"compress_method": "zip"})), &["ports[1].compress_method", "zip", "zstd"]);
+    files.refuses(&server_with(json!({"log_level": "verbose"})), &["log_level", "verbose", "debug"]);
+}
+
+#[test]
+fn an_empty_or_duplicate_port_key_is_refused() {
+    let files = Files::new();
+    files.refuses(&port_with(json!({"port_key": ""})), &["ports[1].port_key", "empty"]);
+    files.refuses(&port_with(json!({"port_key": null})), &["ports[1].port_key"]);
+    let key = "T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4";
+    let twice = port_with(json!({ "port_key": key }));
+    files.refuses(&twice, &["ports[1].port_key", "远程桌面"]);
+    let said = files.check(&twice);
+    assert!(!(said.text() + &said.errors).contains(key), "a key is not repeated in what is said about it");
+}
+
+#[test]
+fn a_duplicate_local_address_of_a_client_is_refused() {
+    Files::new().refuses(&port_with(json!({"local_address": "127.0.0.1:13389"})), &["ports[1].local_address", "127.0.0.1:13389"]);
+}
+
+#[test]
+fn an_address_without_a_port_is_refused() {
+    let files = Files::new();
+    files.refuses(&port_with(json!({"local_address": "127.0.0.1"})), &["ports[1].local_address", "127.0.0.1", "port"]);
+    files.refuses(&server_with(json!({"master": "rePort.myserver.com"})), &["master", "port"]);
+    files.refuses(&server_with(json!({"master": "http://rePort.myserver.com/"})), &["master", "http", "ws"]);
+}
+
+#[test]
+fn a_weak_key_is_a_warning_that_says_how_to_make_a_strong_one() {
+    let files = Files::new();
+    let weak = files.check(&port_with(json!({"port_key": "secret"}))).succeeded();
+    let said = weak.text() + &weak.errors;
+    assert!(said.contains("ports[1].port_key") && said.contains("report keygen"), "{said}");
+    assert!(!said.contains("\"secret\""), "the key itself is not said");
+    let strong = report(&["keygen"]).succeeded().text();
+    assert!(strong.trim().len() >= 32, "{strong}");
+    assert_ne!(strong, report(&["keygen"]).succeeded().text());
+    let checked = files.check(&port_with(json!({"port_key": strong.trim()}))).succeeded();
+    assert!(!(checked.text() + &checked.errors).contains("ports[1].port_key"));
+}
+
+fn master_with_tls(cert: &Path, key: &Path) -> String {
+    with(
+        serde_json::from_str(MASTER).unwrap(),
+        json!({"listen_at": ports::free().to_string(), "tls": {"cert": cert, "key": key}}),
+    )
+    .to_string()
+}
+
+#[test]
+fn an_unreadable_or_mismatched_certificate_is_refused() {
+    let files = Files::new();
+    let authority = Authority::new(files.0.path());
+    let (one, other) = (authority.leaf("one"), authority.leaf("other"));
+    files.check(&master_with_tls(&one.cert, &one.key)).succeeded();
+    let nowhere = files.0.path().join("nowhere.pem");
+    files.refuses(&master_with_tls(&nowhere, &one.key), &["nowhere.pem"]);
+    files.refuses(&master_with_tls(&one.cert, &nowhere), &["nowhere.pem"]);
+    files.refuses(&master_with_tls(&one.cert, &other.key), &["other.key"]);
+    let garbage = files.0.path().join("garbage.pem");
+    fs::write(&garbage, "no certificate").unwrap();
+    files.refuses(&master_with_tls(&garbage, &one.key), &["garbage.pem"]);
+    files.refuses(&server_with(json!({"master": "wss://localhost/", "tls": {"ca": garbage}})), &["garbage.pem"]);
+}
+
+#[test]
+fn an_occupied_address_ends_the_role_and_is_named() {
+    let scene = Scene::new(Front::Direct);
+    let occupied = TcpListener::bind(scene.master_address()).unwrap();
+    let mut master = scene.role("master", &scene.master_configuration(json!({})));
+    let status = master.wait_for_end(wait::PATIENCE).expect("the master ends");
+    assert_ne!(status.code(), Some(0));
+    master.wait_for_line(&["in use", &scene.master_address().to_string()]);
+
+    let port = Port { local: occupied.local_addr().unwrap(), ..Port::new("occupied", "127.0.0.1:9", Methods::USUAL) };
+    let mut client = scene.role("client", &scene.client_configuration(&[port], json!({})));
+    let status = client.wait_for_end(wait::PATIENCE).expect("the client ends");
+    assert_ne!(status.code(), Some(0));
+    client.wait_for_line(&["in use", "occupied"]);
+}
+
+#[test]
+fn unknown_arguments_are_refused() {
+    for arguments in [&["nonsense"][..], &["--nonsense"], &["check", "--config"]] {
+        let ran = report(arguments);
+        assert_eq!(ran.code, Some(2), "{arguments:?}");
+    }
+    assert!(report(&["--help"]).succeeded().text().contains("quickstart"));
+    assert!(report(&["--version"]).succeeded().text().contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_key_may_stand_in_a_file_or_in_the_environment() {
+    let scene = Scene::new(Front::Direct);
+    let file = scene.folder().join("master.key");
+    fs::write(&file, format!("{}\n", scene.master_key)).unwrap();
+    let _master = scene.master(json!({"master_key": {"file": file}}));
+    let echo = services::echo();
+    let ports = [Port::new("echo", echo.address(), Methods::USUAL)];
+    let path = scene.write("server", &scene.server_configuration(&ports, json!({"master_key": {"env": "THE_MASTER_KEY"}})));
+    let mut server = std::process::Command::new(REPORT);
+    let _server =
+        Daemon::start("server", scene.folder(), server.arg("--config").arg(path).env("THE_MASTER_KEY", &scene.master_key));
+    let _client = scene.client("client", &ports, json!({}));
+    wait::until_true("the tunnel stands", || services::echoes(ports[0].local));
+}

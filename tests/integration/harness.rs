@@ -1,0 +1,199 @@
+//! The harness itself, without a tunnel: a test bed that cannot fail shows nothing.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpStream},
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    bytes, certificates, daemon, memory, nginx, ports, postgres, programs,
+    proxy::{Cut, Path, Proxy},
+    services::{self, Ending},
+    sshd::Sshd,
+    wait,
+};
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder for the test")
+}
+
+#[test]
+fn nginx_serves_a_file_and_ends_with_its_guard() {
+    let folder = folder();
+    let content = bytes::mixed(1, 1 << 20);
+    fs::write(folder.path().join("file"), &content).unwrap();
+    let address = ports::free();
+    let web = nginx::file_server(folder.path(), address, folder.path());
+    assert_eq!(bytes::sha256(&programs::curl(address, "/file")), bytes::sha256(&content));
+    let burst = programs::wrk(address, "/file", 1);
+    assert!(burst.requests > 0 && burst.errors.is_empty(), "{burst:?}");
+    assert!(ports::is_listened_at(address) && !ports::is_listened_at(ports::free()));
+    drop(web);
+    assert!(TcpStream::connect(address).is_err(), "nothing listens there any more");
+}
+
+#[test]
+fn sshd_runs_a_command_and_copies_both_ways() {
+    let folder = folder();
+    let sshd = Sshd::start(folder.path(), ports::free());
+    assert_eq!(sshd.ssh(sshd.address(), "echo here").succeeded().text(), "here\n");
+    let (local, there, back) = (folder.path().join("local"), folder.path().join("there"), folder.path().join("back"));
+    fs::write(&local, bytes::mixed(2, 1 << 20)).unwrap();
+    sshd.copy_to(sshd.address(), &local, &there).succeeded();
+    sshd.copy_from(sshd.address(), &there, &back).succeeded();
+    assert_eq!(fs::read(&back).unwrap(), fs::read(&local).unwrap());
+}
+
+#[test]
+fn postgres_answers_a_query_and_takes_a_copy() {
+    let folder = folder();
+    let database = postgres::Postgres::start(folder.path(), ports::free());
+    let address = database.address();
+    postgres::psql(address, "create table numbers (number int)").succeeded();
+    postgres::psql_with(address, "copy numbers from stdin", b"1\n2\n39\n").succeeded();
+    assert_eq!(postgres::psql(address, "select sum(number) from numbers").succeeded().text(), "42\n");
+    assert_ne!(postgres::psql(address, "select nonsense").code, Some(0));
+}
+
+#[test]
+fn services_end_as_their_habit_is() {
+    let echo = services::echo();
+    assert_eq!(programs::nc(echo.address(), b"there and back").succeeded().text(), "there and back");
+
+    let digest = services::digest_after_end();
+    let answer = programs::nc(digest.address(), b"abc").succeeded().text();
+    assert_eq!(answer, "3 ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+
+    let resetter = services::resetter();
+    let mut stream = services::connect(resetter.address());
+    stream.write_all(b"!").unwrap();
+    assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset));
+
+    let sink = services::sink();
+    services::reset(services::connect(sink.address()));
+    assert_eq!(sink.wait_for_endings(1), [Ending::Reset]);
+    drop(services::connect(sink.address()));
+    assert_eq!(sink.wait_for_endings(2), [Ending::Reset, Ending::Clean]);
+}
+
+#[test]
+fn the_proxy_carries_a_half_close_and_records_both_directions() {
+    let digest = services::digest_after_end();
+    let proxy = Proxy::start(digest.address());
+    let content = bytes::mixed(3, 3 << 20);
+    let answer = programs::nc(proxy.address(), &content).succeeded().text();
+    assert_eq!(answer, format!("{} {}", content.len(), bytes::sha256(&content)));
+    let [up, down] = proxy.recorded();
+    assert_eq!((up, down), (content, answer.into_bytes()));
+}
+
+#[test]
+fn the_proxy_cuts_by_reset_and_by_end_of_file() {
+    let echo = services::echo();
+    let proxy = Proxy::start(echo.address());
+    for (cut, ending) in [(Cut::Reset, Ending::Reset), (Cut::EndOfFile, Ending::Clean)] {
+        let stream = services::connect(proxy.address());
+        services::ping(&stream, b"before the cut").unwrap();
+        proxy.cut(cut);
+        assert_eq!(services::read_to_ending(&stream).1, ending, "{cut:?}");
+    }
+    assert_eq!(echo.wait_for_endings(2), [Ending::Reset, Ending::Clean]);
+    assert!(services::echoes(proxy.address()), "a new connection is served");
+}
+
+#[test]
+fn the_proxy_passes_a_reset_on() {
+    let (sink, resetter) = (services::sink(), services::resetter());
+    let proxy = Proxy::start(sink.address());
+    services::reset(services::connect(proxy.address()));
+    assert_eq!(sink.wait_for_endings(1), [Ending::Reset]);
+    let proxy = Proxy::start(resetter.address());
+    let mut stream = services::connect(proxy.address());
+    stream.write_all(b"!").unwrap();
+    assert_eq!(services::read_to_ending(&stream).1, Ending::Reset);
+}
+
+#[test]
+fn the_proxy_delays_limits_and_freezes() {
+    let echo = services::echo();
+    let proxy = Proxy::start(echo.address());
+    let delay = Duration::from_millis(100);
+    proxy.set_path(Path { delay, ..Path::default() });
+    let stream = services::connect(proxy.address());
+    let start = Instant::now();
+    services::ping(&stream, b"there and back").unwrap();
+    assert!(start.elapsed() >= 2 * delay, "each way is delayed");
+
+    proxy.set_path(Path { bytes_per_second: Some(1 << 20), ..Path::default() });
+    let start = Instant::now();
+    services::ping(&stream, &bytes::random(4, 256 << 10)).unwrap();
+    // The last block of each way goes out when those before it have taken their time.
+    assert!(start.elapsed() >= Duration::from_millis(200), "a quarter of a second's bytes");
+
+    proxy.set_path(Path::default());
+    proxy.freeze();
+    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    (&stream).write_all(b"!").unwrap();
+    assert!((&stream).read(&mut [0]).is_err(), "nothing comes out of a frozen path");
+    proxy.thaw();
+    stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    assert_eq!((&stream).read(&mut [0]).unwrap(), 1);
+    proxy.refuse();
+    let refused = services::connect(proxy.address());
+    assert_eq!(services::read_to_ending(&refused).1, Ending::Reset);
+}
+
+#[test]
+fn memory_shows_what_a_process_holds() {
+    let folder = folder();
+    let secret = "a-secret-in-the-environment-of-a-child";
+    let mut child = std::process::Command::new("sleep");
+    let sleeper = daemon::Daemon::start("sleeper", folder.path(), child.arg("60").env("SECRET", secret));
+    // Before the child has become another program its memory is the test's own.
+    wait::until_true("the child runs its program", || {
+        fs::read_to_string(format!("/proc/{}/comm", sleeper.pid())).is_ok_and(|name| name.trim() == "sleep")
+    });
+    let found = memory::found_in_memory(sleeper.pid(), &[secret.as_bytes(), b"not there at all, not in any place"]);
+    assert_eq!(found, [secret.as_bytes()]);
+    assert!(memory::resident_bytes(sleeper.pid()) > 100_000);
+}
+
+#[test]
+fn a_daemon_is_ended_even_when_it_does_not_want_to() {
+    let folder = folder();
+    let mut shell = std::process::Command::new("sh");
+    let script = "trap 'echo asked' TERM; echo started; while :; do sleep 1; done";
+    let mut stubborn = daemon::Daemon::start("stubborn", folder.path(), shell.args(["-c", script]));
+    stubborn.wait_for_line(&["started"]);
+    stubborn.signal(daemon::Signal::Terminate);
+    stubborn.wait_for_line(&["asked"]);
+    assert!(!stubborn.has_ended());
+    assert!(!stubborn.kill().success());
+    assert!(stubborn.has_ended());
+}
+
+#[test]
+fn an_authority_signs_for_loopback() {
+    let folder = folder();
+    let authority = certificates::Authority::new(folder.path());
+    let leaf = authority.leaf("leaf");
+    let mut openssl = programs::command("openssl");
+    programs::run(openssl.args(["verify", "-CAfile"]).arg(authority.path()).arg(&leaf.cert)).succeeded();
+    let name = |name: &str| {
+        programs::run(programs::command("openssl").args(["x509", "-noout", "-checkhost", name, "-in"]).arg(&leaf.cert))
+    };
+    assert!(name("localhost").succeeded().text().contains("does match"));
+    assert!(name("example.com").text().contains("NOT match"));
+}
+
+#[test]
+fn a_half_closed_connection_can_still_read() {
+    let source = services::source(bytes::mixed(5, 1 << 20));
+    let stream = services::connect(source.address());
+    stream.shutdown(Shutdown::Write).unwrap();
+    let (content, ending) = services::read_to_ending(&stream);
+    assert_eq!((bytes::sha256(&content), ending), (bytes::sha256(&bytes::mixed(5, 1 << 20)), Ending::Clean));
+    assert_eq!(source.wait_for_endings(1), [Ending::Clean]);
+}

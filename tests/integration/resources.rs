@@ -1,0 +1,260 @@
+//! What stalled readers, idle connections and resting links cost, in memory and in other people's time.
+//!
+//! The bounds that do not depend on the machine's speed are checked at each change. The measurements of time and the large numbers are
+//! run by hand, on a machine that does nothing else:
+//! `cargo test --release --test integration resources -- --ignored --nocapture --test-threads 1`.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use report::{
+    crypto::LinkKey,
+    frame::{Frame, Role},
+    id::Id,
+};
+use serde_json::json;
+
+use crate::support::{
+    bytes, memory,
+    peer::{self, Peer},
+    programs, scale,
+    services::{self, Ending, Service},
+    tunnel::{Fields, Front, Methods, Port, Scene, Tunnel},
+    wait,
+};
+
+/// Readers that never read, in all tests of this page.
+const STALLED: usize = 20;
+
+/// What stalled readers may cost a role: one tunnel's windows and its surroundings.
+const STALLED_COST: u64 = 64 << 20;
+
+/// Waits until the resident memory no longer moves, and gives it.
+fn at_rest(pid: u32) -> u64 {
+    let mut last = memory::resident_bytes(pid);
+    wait::until("the memory no longer moves", || {
+        wait::pause(Duration::from_millis(200));
+        let now = memory::resident_bytes(pid);
+        let still = now.abs_diff(last) < 64 << 10;
+        last = now;
+        still.then_some(now)
+    })
+}
+
+/// One service for everything, so that all of it shares one tunnel: the first byte says what the connection is for.
+fn by_command(length: usize) -> Service {
+    let content = bytes::random(1, length);
+    Service::start(move |mut stream| {
+        let mut command = [0];
+        match stream.read(&mut command).map(|count| &command[..count]) {
+            Ok(b"e") => loop {
+                if let Err(error) = stream.write_all(&content) {
+                    return error.into();
+                }
+            },
+            Ok(b"c") => match stream.write_all(&content) {
+                Ok(()) => Ending::Clean,
+                Err(error) => error.into(),
+            },
+            Ok(_) => {
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {}
+                Ending::Clean
+            }
+            Err(error) => error.into(),
+        }
+    })
+}
+
+fn ask(address: SocketAddr, command: u8) -> TcpStream {
+    let mut stream = services::connect(address);
+    stream.write_all(&[command]).unwrap();
+    stream
+}
+
+/// Copies the whole content; the time that it took.
+fn copy(address: SocketAddr, length: usize) -> Duration {
+    let start = Instant::now();
+    let copied = std::io::copy(&mut ask(address, b'c'), &mut std::io::sink()).unwrap();
+    assert_eq!(copied, length as u64);
+    start.elapsed()
+}
+
+/// The 99th of a hundred round trips of one byte on a standing connection.
+fn slow_ping(stream: &TcpStream, count: usize) -> Duration {
+    let mut times: Vec<Duration> = (0..count)
+        .map(|_| {
+            let start = Instant::now();
+            services::ping(stream, b"!").unwrap();
+            let took = start.elapsed();
+            wait::pause(Duration::from_millis(5));
+            took
+        })
+        .collect();
+    times.sort();
+    times[count * 99 / 100 - 1]
+}
+
+/// Connects readers that never read, and waits until each of them holds its sender up.
+fn stall(address: SocketAddr) -> Vec<TcpStream> {
+    let stalled: Vec<TcpStream> = (0..STALLED).map(|_| ask(address, b'e')).collect();
+    for mut stream in &stalled {
+        stream.read_exact(&mut [0]).unwrap();
+    }
+    stalled
+}
+
+/// The largest resident memory of each role while the work goes on.
+fn peak_during<T: Send>(tunnel: &Tunnel, work: impl FnOnce() -> T + Send) -> ([u64; 3], T) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut peaks = [0; 3];
+            while !done.load(Ordering::Relaxed) {
+                for (peak, (_, pid)) in peaks.iter_mut().zip(tunnel.pids()) {
+                    *peak = memory::resident_bytes(pid).max(*peak);
+                }
+                wait::pause(Duration::from_millis(20));
+            }
+            peaks
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        (watch.join().unwrap(), result)
+    })
+}
+
+#[test]
+fn stalled_readers_hold_up_nobody_and_cost_no_more_than_a_tunnels_windows() {
+    let length = scale().file_bytes;
+    let service = by_command(length);
+    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("all", service.address(), Methods::USUAL)]);
+    let address = tunnel.local("all");
+    copy(address, length);
+    let rest = tunnel.pids().map(|(_, pid)| at_rest(pid));
+    let (peaks, _) = peak_during(&tunnel, || {
+        let stalled = stall(address);
+        copy(address, length);
+        services::ping(&ask(address, b'p'), b"!").unwrap();
+        stalled
+    });
+    for ((name, _), (rest, peak)) in tunnel.pids().iter().zip(rest.iter().zip(peaks)) {
+        let cost = peak.saturating_sub(*rest);
+        println!("{name}: {cost} bytes more than at rest");
+        assert!(cost < STALLED_COST, "the {name} grew by {cost} bytes");
+    }
+}
+
+#[test]
+#[ignore = "measures time: run it alone, see the head of this file"]
+fn a_copy_and_a_ping_beside_stalled_readers_are_as_fast_as_without_them() {
+    const LENGTH: usize = 256 << 20;
+    const ROUNDS: usize = 7;
+    let service = by_command(LENGTH);
+    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("all", service.address(), Methods::USUAL)]);
+    let address = tunnel.local("all");
+    let ping = ask(address, b'p');
+    copy(address, LENGTH);
+    let median = |mut times: Vec<Duration>| {
+        times.sort();
+        times[ROUNDS / 2]
+    };
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let mut pings = [Vec::new(), Vec::new()];
+    // In turn, so that a slow spell of the machine falls on both.
+    for _ in 0..ROUNDS {
+        alone.push(copy(address, LENGTH));
+        pings[0].push(slow_ping(&ping, 500));
+        let stalled = stall(address);
+        beside.push(copy(address, LENGTH));
+        pings[1].push(slow_ping(&ping, 500));
+        drop(stalled);
+        wait::until_true("the stalled connections are gone", || service.live() == 1);
+    }
+    let [idle, disturbed] = pings.map(median);
+    let (alone, beside) = (median(alone), median(beside));
+    println!("copy of {LENGTH} bytes: {alone:?} alone, {beside:?} beside {STALLED} stalled readers");
+    println!("ping p99: {idle:?} idle, {disturbed:?} beside them");
+    assert!(beside < alone.mul_f64(1.2));
+    assert!(disturbed < idle * 2);
+}
+
+/// Lets this process, and those that it starts, open as many files as the system allows.
+fn raise_file_limit() {
+    let limit = programs::run(Command::new("prlimit").args(["--nofile", "--output", "HARD", "--noheadings"])).text();
+    let pid = std::process::id().to_string();
+    let hard = limit.trim();
+    programs::run(Command::new("prlimit").args(["--pid", &pid]).arg(format!("--nofile={hard}:{hard}"))).succeeded();
+}
+
+/// What each of many idle connections costs master, server and client, in bytes.
+fn idle_cost(count: usize) -> [f64; 3] {
+    raise_file_limit();
+    let echo = services::echo();
+    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("echo", echo.address(), Methods::USUAL)]);
+    let address = tunnel.local("echo");
+    let open = |count: usize| -> Vec<TcpStream> {
+        let streams: Vec<TcpStream> = (0..count).map(|_| services::connect(address)).collect();
+        streams.iter().for_each(|stream| services::ping(stream, b"once").unwrap());
+        streams
+    };
+    // What is allocated once and kept shall not be counted.
+    drop(open(50));
+    wait::until_true("the first connections are gone", || echo.live() == 0);
+    let rest = tunnel.pids().map(|(_, pid)| at_rest(pid));
+    let streams = open(count);
+    let loaded = tunnel.pids().map(|(_, pid)| at_rest(pid));
+    services::ping(&streams[0], b"still there").unwrap();
+    let costs = std::array::from_fn(|role| loaded[role].saturating_sub(rest[role]) as f64 / count as f64);
+    println!("each of {count} idle connections costs master, server, client {costs:.0?} bytes");
+    costs
+}
+
+#[test]
+fn idle_connections_cost_the_master_nothing_and_the_ends_little() {
+    let [master, server, client] = idle_cost(1000);
+    // Pages that the allocator took for other reasons, spread over the connections.
+    assert!(master < 1024.0, "{master} bytes at the master");
+    assert!(server < 12.0 * 1024.0, "{server} bytes at the server");
+    assert!(client < 12.0 * 1024.0, "{client} bytes at the client");
+}
+
+#[test]
+#[ignore = "needs 20,000 open files: see the head of this file"]
+fn thousands_of_idle_connections_cost_the_master_less_than_a_hundred_bytes_each() {
+    let [master, server, client] = idle_cost(6000);
+    assert!(master < 100.0, "{master} bytes at the master");
+    assert!(server < 12.0 * 1024.0, "{server} bytes at the server");
+    assert!(client < 12.0 * 1024.0, "{client} bytes at the client");
+}
+
+#[test]
+#[ignore = "needs 10,000 open files: see the head of this file"]
+fn ten_thousand_links_at_rest_cost_the_master_little() {
+    const LINKS: usize = 9_500;
+    raise_file_limit();
+    let limits = json!({"limits": {"links": 20_000, "links_per_address": 20_000}});
+    let tunnel = Tunnel::on(Scene::new(Front::Direct), Vec::new(), Fields { master: limits, ..Fields::default() });
+    let key = LinkKey::derive(None);
+    let link = |_| {
+        let mut peer = Peer::connect(tunnel.scene.master_address());
+        peer.hello(Role::Client, &key, Id(peer::random()), 1);
+        assert!(matches!(peer.frame(), Some(Frame::Welcome { .. })));
+        peer
+    };
+    let first: Vec<Peer> = (0..100).map(link).collect();
+    let rest = at_rest(tunnel.master.pid());
+    let mut links: Vec<Peer> = (0..LINKS).map(link).collect();
+    let cost = at_rest(tunnel.master.pid()).saturating_sub(rest) as f64 / LINKS as f64;
+    println!("each of {LINKS} links at rest costs the master {cost:.0} bytes");
+    assert!(cost < 24.0 * 1024.0);
+    links[LINKS - 1].send(&Frame::Ping(1));
+    assert_eq!(links[LINKS - 1].frame(), Some(Frame::Pong(1)), "they are there all the same");
+    drop(first);
+    assert!(tunnel.is_joined());
+}

@@ -1,0 +1,172 @@
+//! A child process that lives as long as its guard: started in a process group of its own, its output in a file, ended exactly.
+
+use std::{
+    fs::{self, File},
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use super::wait;
+
+/// How long a daemon may take to end after it was asked to; then it is killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Lines of its log that a daemon shows when its test fails.
+const SHOWN_LINES: usize = 60;
+
+/// What a process can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    Terminate,
+    Interrupt,
+    Kill,
+    Stop,
+    Continue,
+}
+
+impl Signal {
+    fn name(self) -> &'static str {
+        match self {
+            Signal::Terminate => "TERM",
+            Signal::Interrupt => "INT",
+            Signal::Kill => "KILL",
+            Signal::Stop => "STOP",
+            Signal::Continue => "CONT",
+        }
+    }
+}
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    ask: Signal,
+    ended: Option<ExitStatus>,
+}
+
+impl Daemon {
+    /// Starts the command with both its outputs in `NAME.log` of the folder (appended to when it is there).
+    pub fn start(name: &str, folder: &Path, command: &mut Command) -> Daemon {
+        let log = folder.join(format!("{name}.log"));
+        let output = File::options().create(true).append(true).open(&log).expect("the log file opens");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a second handle of the log file"))
+            .stderr(output)
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} starts ({command:?}): {error}"));
+        Daemon { name: name.to_owned(), child, log, ask: Signal::Terminate, ended: None }
+    }
+
+    /// Asks it to end with another signal than SIGTERM.
+    pub fn asked_by(mut self, signal: Signal) -> Daemon {
+        self.ask = signal;
+        self
+    }
+
+    /// Waits until the probe succeeds; a failed test when the daemon ends before.
+    #[track_caller]
+    pub fn wait_ready(&mut self, mut probe: impl FnMut() -> bool) {
+        let name = self.name.clone();
+        wait::until(&format!("{name} is ready"), || {
+            assert!(!self.has_ended(), "{name} ended before it was ready:\n{}", self.log_tail());
+            probe().then_some(())
+        });
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything that it has written.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits for a line that has all these words in it, and gives it back.
+    #[track_caller]
+    pub fn wait_for_line(&self, words: &[&str]) -> String {
+        let find = || self.log().lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned);
+        match wait::within(wait::PATIENCE, find) {
+            Some(line) => line,
+            None => panic!("{} wrote no line with {words:?}:\n{}", self.name, self.log_tail()),
+        }
+    }
+
+    /// Sends the signal to the process itself.
+    pub fn signal(&self, signal: Signal) {
+        assert!(self.ended.is_none(), "{} has ended", self.name);
+        send(signal, &self.pid().to_string());
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some() || is_dead(self.pid())
+    }
+
+    /// Waits for its end.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            wait::within(limit, || is_dead(self.child.id()).then_some(()))?;
+            // Not waited for yet, so that its number still names this group and nobody else's.
+            send(Signal::Kill, &format!("-{}", self.pid()));
+            self.ended = self.child.wait().ok();
+        }
+        self.ended
+    }
+
+    /// Asks it to end, and kills it when it does not. Gives how it ended.
+    pub fn stop(&mut self) -> ExitStatus {
+        if let Some(status) = self.ended {
+            return status;
+        }
+        send(self.ask, &self.pid().to_string());
+        if let Some(status) = self.wait_for_end(GRACE) {
+            return status;
+        }
+        eprintln!("{} did not end within {GRACE:?} and is killed", self.name);
+        self.kill()
+    }
+
+    /// Ends it without asking.
+    pub fn kill(&mut self) -> ExitStatus {
+        if let Some(status) = self.ended {
+            return status;
+        }
+        send(Signal::Kill, &format!("-{}", self.pid()));
+        self.wait_for_end(GRACE).unwrap_or_else(|| ExitStatus::from_raw(9))
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop();
+        if std::thread::panicking() {
+            eprintln!("-- the last lines of {}:\n{}\n--", self.name, self.log_tail());
+        }
+    }
+}
+
+fn send(signal: Signal, target: &str) {
+    // A target that is gone already is what was wanted.
+    let _ = Command::new("kill").args(["-s", signal.name(), "--", target]).stderr(Stdio::null()).status();
+}
+
+/// Whether the process has ended, waited for or not.
+fn is_dead(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // The name in parentheses may hold anything; the state follows the last of them.
+    stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with(['Z', 'X']))
+}

@@ -1,0 +1,82 @@
+//! nginx: as the web site behind a tunnel, and as the proxy in front of a master.
+
+use std::{fs, net::SocketAddr, path::Path, process::Command};
+
+use super::{certificates::Leaf, daemon::Daemon};
+
+/// Serves the files of a folder.
+pub fn file_server(folder: &Path, address: SocketAddr, root: &Path) -> Daemon {
+    let site = format!("server {{ listen {address}; root {}; }}", root.display());
+    start("web", folder, address, &site)
+}
+
+/// Stands in front of a master with one of the files under nginx/ as it is shipped, but for addresses and paths.
+pub fn front(folder: &Path, address: SocketAddr, shipped: &Shipped<'_>) -> Daemon {
+    start("front", folder, address, &shipped.site(address))
+}
+
+/// A file under nginx/ and what stands in it for the test.
+pub struct Shipped<'a> {
+    /// `report-plain.conf` or `report-tls.conf`.
+    pub file: &'a str,
+    pub master: SocketAddr,
+    pub leaf: Option<&'a Leaf>,
+    /// Files of the web site beside the tunnel.
+    pub root: &'a Path,
+}
+
+impl Shipped<'_> {
+    fn site(&self, address: SocketAddr) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx").join(self.file);
+        let mut site = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let mut put = |written: &str, meant: &str| {
+            assert!(site.contains(written), "{} names {written}", self.file);
+            site = site.replace(written, meant);
+        };
+        put("127.0.0.1:51324", &self.master.to_string());
+        put("tunnel.example.com", "localhost");
+        put("/var/www/html", &self.root.display().to_string());
+        if let Some(leaf) = self.leaf {
+            put("/etc/ssl/report/fullchain.pem", &leaf.cert.display().to_string());
+            put("/etc/ssl/report/privkey.pem", &leaf.key.display().to_string());
+        }
+        site.lines().filter_map(|line| listen_at(line, address)).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// The line with the test's address in place of the port that it listens at; lines for IPv6 are left out.
+fn listen_at(line: &str, address: SocketAddr) -> Option<String> {
+    let Some(rest) = line.trim_start().strip_prefix("listen ") else { return Some(line.to_owned()) };
+    let (port, rest) = rest.split_at(rest.find([' ', ';']).unwrap_or(rest.len()));
+    (!port.starts_with('[')).then(|| format!("listen {address}{rest}"))
+}
+
+fn start(name: &str, folder: &Path, address: SocketAddr, site: &str) -> Daemon {
+    let home = folder.join(name);
+    fs::create_dir_all(&home).expect("a folder for nginx");
+    let configuration = home.join("nginx.conf");
+    fs::write(&configuration, complete(&home, site)).expect("the configuration is written");
+    let mut nginx = Command::new("nginx");
+    nginx.args(["-e", "stderr", "-p"]).arg(&home).arg("-c").arg(&configuration);
+    let checked = nginx.arg("-t").output().expect("nginx runs");
+    assert!(checked.status.success(), "nginx -t: {}", String::from_utf8_lossy(&checked.stderr));
+    let mut nginx = Command::new("nginx");
+    nginx.args(["-e", "stderr", "-p"]).arg(&home).arg("-c").arg(&configuration).args(["-g", "daemon off;"]);
+    let mut daemon = Daemon::start(name, folder, &mut nginx);
+    daemon.wait_ready(|| std::net::TcpStream::connect(address).is_ok());
+    daemon
+}
+
+/// A whole configuration around the site, with everything that nginx writes in its own folder.
+fn complete(home: &Path, site: &str) -> String {
+    let home = home.display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|kind| format!("{kind}_temp_path {home}/{kind};\n"))
+        .collect();
+    // The tests run as root in a container: its worker must be able to read the test's folder.
+    format!(
+        "user root;\nworker_processes 1;\npid {home}/pid;\nerror_log stderr;\nevents {{ worker_connections 2048; }}\n\
+         http {{\naccess_log off;\n{temporary}{site}\n}}\n"
+    )
+}

@@ -1,0 +1,96 @@
+//! Programs that run to their end: curl, ssh, psql, wrk, nc.
+
+use std::{
+    ffi::OsStr,
+    io::Write as _,
+    net::SocketAddr,
+    process::{Command, Output, Stdio},
+};
+
+/// Seconds after which a program that should have ended long ago is killed.
+const LIMIT_SECONDS: &str = "300";
+
+/// What a program printed and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: Vec<u8>,
+    pub errors: String,
+}
+
+impl Ran {
+    /// The standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.out).into_owned()
+    }
+
+    /// Fails the test when the program did.
+    #[track_caller]
+    pub fn succeeded(self) -> Ran {
+        assert_eq!(self.code, Some(0), "standard output: {}\nerrors: {}", self.text(), self.errors);
+        self
+    }
+}
+
+/// A command that `timeout` ends when it hangs.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", LIMIT_SECONDS]).arg(program);
+    command
+}
+
+/// Runs it to its end without input.
+pub fn run(command: &mut Command) -> Ran {
+    ran(command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+}
+
+/// Runs it to its end with this input, then end of file.
+pub fn run_with(command: &mut Command, input: &[u8]) -> Ran {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut stdin = child.stdin.take().expect("a piped standard input");
+    let output = std::thread::scope(|scope| {
+        // Beside the reading, or both sides fill their pipes and wait. A program that ends early closes the pipe, and its exit says so.
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output().expect("the output of a child")
+    });
+    ran(output)
+}
+
+fn ran(output: Output) -> Ran {
+    Ran { code: output.status.code(), out: output.stdout, errors: String::from_utf8_lossy(&output.stderr).into_owned() }
+}
+
+/// Fetches a path over HTTP; the body.
+#[track_caller]
+pub fn curl(address: SocketAddr, path: &str) -> Vec<u8> {
+    run(command("curl").args(["--silent", "--show-error", "--fail", "--noproxy", "*"]).arg(format!("http://{address}{path}")))
+        .succeeded()
+        .out
+}
+
+/// What wrk reports of a burst.
+#[derive(Debug)]
+pub struct Burst {
+    pub requests: u64,
+    pub errors: Vec<String>,
+}
+
+/// Asks for a path over 64 connections for this many seconds.
+#[track_caller]
+pub fn wrk(address: SocketAddr, path: &str, seconds: u32) -> Burst {
+    let mut wrk = command("wrk");
+    wrk.args(["--threads", "2", "--connections", "64", "--timeout", "20s", "--duration"]).arg(format!("{seconds}s"));
+    let report = run(wrk.arg(format!("http://{address}{path}"))).succeeded().text();
+    let requests = report.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok());
+    let trouble = |line: &&str| line.contains("Socket errors") || line.contains("Non-2xx");
+    let errors = report.lines().filter(trouble).map(str::to_owned).collect();
+    Burst { requests: requests.unwrap_or_else(|| panic!("a count of requests in {report}")), errors }
+}
+
+/// Sends the input with `nc -N` (end of file follows it at once) and gives what comes back until the other side ends.
+#[track_caller]
+pub fn nc(address: SocketAddr, input: &[u8]) -> Ran {
+    let mut nc = command("nc");
+    run_with(nc.arg("-N").arg(address.ip().to_string()).arg(address.port().to_string()), input)
+}

@@ -1,0 +1,345 @@
+//! The tunnel itself: the three roles as real processes of the built binary, from written configuration files.
+
+use std::{
+    fmt::Display,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{
+    bytes,
+    certificates::{Authority, Leaf},
+    daemon::Daemon,
+    nginx, ports,
+    programs::{self, Ran},
+    services::{self, Service},
+    wait,
+};
+
+/// What stands between the roles and the master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// Nothing: `ws://` to the master.
+    Direct,
+    /// TLS at the master itself.
+    Tls,
+    /// nginx as nginx/report-plain.conf sets it up.
+    NginxPlain,
+    /// nginx as nginx/report-tls.conf sets it up.
+    NginxTls,
+}
+
+/// How a port is sealed and compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Methods {
+    pub encrypt: &'static str,
+    pub compress: &'static str,
+}
+
+impl Methods {
+    /// What a test uses that is not about methods.
+    pub const USUAL: Methods = Methods { encrypt: "aes-128-gcm", compress: "null" };
+    /// Two pairs that have nothing in common.
+    pub const TWO: [Methods; 2] =
+        [Methods { encrypt: "aes-128-cfb", compress: "zstd" }, Methods { encrypt: "chacha20-poly1305", compress: "s2" }];
+
+    /// Every combination.
+    pub fn all() -> Vec<Methods> {
+        let encrypt = ["plain", "aes-128-cfb", "aes-128-gcm", "chacha20-poly1305"];
+        let pairs = |encrypt| ["null", "s2", "zstd"].map(|compress| Methods { encrypt, compress });
+        encrypt.into_iter().flat_map(pairs).collect()
+    }
+}
+
+impl Display for Methods {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}+{}", self.encrypt, self.compress)
+    }
+}
+
+/// A service at the server's end and the address at the client's end that leads to it.
+#[derive(Debug, Clone)]
+pub struct Port {
+    pub mark: String,
+    pub service: String,
+    pub local: SocketAddr,
+    pub key: String,
+    pub methods: Methods,
+}
+
+impl Port {
+    /// A port with a key and a local address of its own.
+    pub fn new(mark: impl Display, service: impl Display, methods: Methods) -> Port {
+        let key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
+        Port { mark: mark.to_string(), service: service.to_string(), local: ports::free(), key, methods }
+    }
+
+    /// One for each pair of methods, all leading to the same service.
+    pub fn for_each(methods: &[Methods], service: impl Display) -> Vec<Port> {
+        methods.iter().map(|&methods| Port::new(methods, &service, methods)).collect()
+    }
+
+    /// The same port at a client of its own.
+    pub fn elsewhere(&self) -> Port {
+        Port { local: ports::free(), ..self.clone() }
+    }
+
+    fn json(&self, local_address: &str) -> Value {
+        let Methods { encrypt, compress } = self.methods;
+        json!({
+            "mark": self.mark, "local_address": local_address, "port_key": self.key,
+            "encrypt_method": encrypt, "compress_method": compress,
+        })
+    }
+}
+
+/// Where a test plays: its folder, the address of the master, and what stands in front of it. No role runs yet.
+pub struct Scene {
+    folder: TempDir,
+    front: Front,
+    master: SocketAddr,
+    /// Where roles reach the master.
+    public: SocketAddr,
+    authority: Authority,
+    leaf: Leaf,
+    pub master_key: String,
+    _nginx: Option<Daemon>,
+}
+
+impl Scene {
+    /// A new scene; nginx runs already when it is the front.
+    pub fn new(front: Front) -> Scene {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let authority = Authority::new(folder.path());
+        let leaf = authority.leaf("leaf");
+        let master = ports::free();
+        let public = if matches!(front, Front::Direct | Front::Tls) { master } else { ports::free() };
+        let shipped = match front {
+            Front::Direct | Front::Tls => None,
+            Front::NginxPlain => Some(("report-plain.conf", None)),
+            Front::NginxTls => Some(("report-tls.conf", Some(&leaf))),
+        };
+        let nginx = shipped.map(|(file, leaf)| {
+            let root = folder.path().join("site");
+            fs::create_dir_all(&root).expect("a folder for the web site");
+            fs::write(root.join("index.html"), "the web site beside the tunnel\n").expect("a page");
+            nginx::front(folder.path(), public, &nginx::Shipped { file, master, leaf, root: &root })
+        });
+        let master_key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
+        Scene { folder, front, master, public, authority, leaf, master_key, _nginx: nginx }
+    }
+
+    /// The folder of configurations, logs and whatever the test puts there.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the master listens.
+    pub fn master_address(&self) -> SocketAddr {
+        self.master
+    }
+
+    /// Where roles reach the master: itself or nginx.
+    pub fn public_address(&self) -> SocketAddr {
+        self.public
+    }
+
+    /// The file of the authority that signed the scene's certificates.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The certificate that the master or nginx shows.
+    pub fn leaf(&self) -> &Leaf {
+        &self.leaf
+    }
+
+    /// What roles are told as `master`.
+    pub fn master_url(&self) -> String {
+        match self.front {
+            // The files under nginx/ have the tunnel at both paths.
+            Front::Direct | Front::NginxPlain => self.public.to_string(),
+            Front::Tls => format!("wss://localhost:{}", self.public.port()),
+            Front::NginxTls => format!("wss://localhost:{}/tunnel", self.public.port()),
+        }
+    }
+
+    /// The master's configuration, with these fields put in or over.
+    pub fn master_configuration(&self, fields: Value) -> Value {
+        let mut configuration =
+            json!({"mode": "master", "log_level": "debug", "listen_at": self.master.to_string(), "master_key": self.master_key});
+        if self.front == Front::Tls {
+            configuration = with(configuration, json!({"tls": {"cert": self.leaf.cert, "key": self.leaf.key}}));
+        }
+        with(configuration, fields)
+    }
+
+    /// A server's configuration, with these fields put in or over.
+    pub fn server_configuration(&self, ports: &[Port], fields: Value) -> Value {
+        let ports: Vec<Value> = ports.iter().map(|port| port.json(&port.service)).collect();
+        let role = json!({
+            "mode": "server", "log_level": "debug", "master": self.master_url(), "master_key": self.master_key, "ports": ports,
+        });
+        with(self.with_trust(role), fields)
+    }
+
+    /// A client's configuration, with these fields put in or over.
+    pub fn client_configuration(&self, ports: &[Port], fields: Value) -> Value {
+        let ports: Vec<Value> = ports.iter().map(|port| port.json(&port.local.to_string())).collect();
+        let role = json!({"mode": "client", "log_level": "debug", "master": self.master_url(), "ports": ports});
+        with(self.with_trust(role), fields)
+    }
+
+    fn with_trust(&self, configuration: Value) -> Value {
+        if matches!(self.front, Front::Tls | Front::NginxTls) {
+            with(configuration, json!({"tls": {"ca": self.authority.path()}}))
+        } else {
+            configuration
+        }
+    }
+
+    /// Writes a configuration to `NAME.json` of the folder.
+    pub fn write(&self, name: &str, configuration: &Value) -> PathBuf {
+        let path = self.folder().join(format!("{name}.json"));
+        let text = serde_json::to_string_pretty(configuration).expect("JSON of a value");
+        fs::write(&path, text).expect("the configuration is written");
+        path
+    }
+
+    /// Starts a role from this configuration and waits for nothing.
+    pub fn role(&self, name: &str, configuration: &Value) -> Daemon {
+        let path = self.write(name, configuration);
+        Daemon::start(name, self.folder(), Command::new(REPORT).arg("--config").arg(path).env("RUST_BACKTRACE", "1"))
+    }
+
+    /// Starts the master and waits until it listens.
+    pub fn master(&self, fields: Value) -> Daemon {
+        let mut master = self.role("master", &self.master_configuration(fields));
+        master.wait_ready(|| ports::is_listened_at(self.master));
+        master
+    }
+
+    /// Starts a server.
+    pub fn server(&self, name: &str, ports: &[Port], fields: Value) -> Daemon {
+        self.role(name, &self.server_configuration(ports, fields))
+    }
+
+    /// Starts a client and waits until it listens.
+    pub fn client(&self, name: &str, ports: &[Port], fields: Value) -> Daemon {
+        let mut client = self.role(name, &self.client_configuration(ports, fields));
+        client.wait_ready(|| ports.iter().all(|port| ports::is_listened_at(port.local)));
+        client
+    }
+}
+
+/// The binary under test.
+pub const REPORT: &str = env!("CARGO_BIN_EXE_report");
+
+/// Runs one of its commands to its end.
+pub fn report(arguments: &[&str]) -> Ran {
+    programs::run(programs::command(REPORT).args(arguments))
+}
+
+/// The object with these fields put in or over; null takes a field out.
+pub fn with(mut object: Value, fields: Value) -> Value {
+    if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
+        for (name, value) in fields {
+            if value.is_null() {
+                object.remove(&name)
+            } else {
+                object.insert(name, value)
+            };
+        }
+    }
+    object
+}
+
+/// What a test wants of the configurations of its roles.
+#[derive(Debug, Clone, Default)]
+pub struct Fields {
+    pub master: Value,
+    pub server: Value,
+    pub client: Value,
+}
+
+/// A master, a server and a client that are joined. Ends them in the order in which they would complain least.
+pub struct Tunnel {
+    pub client: Daemon,
+    pub server: Daemon,
+    pub master: Daemon,
+    ports: Vec<Port>,
+    fields: Fields,
+    pub scene: Scene,
+    probe: Port,
+    _echo: Service,
+}
+
+impl Tunnel {
+    /// A tunnel behind this front.
+    pub fn start(front: Front, ports: Vec<Port>) -> Tunnel {
+        Tunnel::on(Scene::new(front), ports, Fields::default())
+    }
+
+    /// A tunnel on a prepared scene. A further port, to an echo, shows when it stands.
+    pub fn on(scene: Scene, mut ports: Vec<Port>, fields: Fields) -> Tunnel {
+        let echo = services::echo();
+        let probe = Port::new("probe", echo.address(), Methods::USUAL);
+        ports.push(probe.clone());
+        let master = scene.master(fields.master.clone());
+        let server = scene.server("server", &ports, fields.server.clone());
+        let client = scene.client("client", &ports, fields.client.clone());
+        let tunnel = Tunnel { client, server, master, ports, fields, scene, probe, _echo: echo };
+        tunnel.wait_until_joined();
+        tunnel
+    }
+
+    /// Waits until a connection goes through all three.
+    #[track_caller]
+    pub fn wait_until_joined(&self) {
+        wait::until_true("a connection goes through the tunnel", || {
+            for (name, role) in [("master", &self.master), ("server", &self.server), ("client", &self.client)] {
+                assert!(!role.has_ended(), "the {name} has ended");
+            }
+            self.is_joined()
+        });
+    }
+
+    /// Whether a connection goes through all three now.
+    pub fn is_joined(&self) -> bool {
+        services::echoes(self.probe.local)
+    }
+
+    /// Where the client listens for this mark.
+    #[track_caller]
+    pub fn local(&self, mark: impl Display) -> SocketAddr {
+        let mark = mark.to_string();
+        self.ports.iter().find(|port| port.mark == mark).map(|port| port.local).expect("a port of this mark")
+    }
+
+    /// The port that leads to an echo in every tunnel.
+    pub fn probe(&self) -> &Port {
+        &self.probe
+    }
+
+    /// The process ids of master, server and client.
+    pub fn pids(&self) -> [(&'static str, u32); 3] {
+        [("master", self.master.pid()), ("server", self.server.pid()), ("client", self.client.pid())]
+    }
+
+    /// Starts the server again, whatever became of the one before.
+    pub fn restart_server(&mut self) {
+        self.server.stop();
+        self.server = self.scene.server("server", &self.ports, self.fields.server.clone());
+    }
+
+    /// Starts the master again.
+    pub fn restart_master(&mut self) {
+        self.master.stop();
+        self.master = self.scene.master(self.fields.master.clone());
+    }
+}
