@@ -22,7 +22,7 @@ pub struct Context {
     pub stop: CancellationToken,
 }
 
-/// Accepts connections until `cancel` is cancelled.
+/// Accepts connections until `cancel` is cancelled, or everything is to stop.
 pub async fn listen(listener: TcpListener, context: Context, cancel: CancellationToken) {
     let span = info_span!("port", port = %context.port.parameters.mark);
     if let Ok(address) = listener.local_addr() {
@@ -32,6 +32,7 @@ pub async fn listen(listener: TcpListener, context: Context, cancel: Cancellatio
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = cancel.cancelled() => return,
+            () = context.stop.cancelled() => return,
         };
         match accepted {
             Ok((socket, address)) => {

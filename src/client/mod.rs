@@ -4,6 +4,8 @@
 //! reset when none has come by then.
 
 mod listener;
+#[cfg(test)]
+mod tests;
 mod visitor;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -87,6 +89,7 @@ impl Client {
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
         let Client { uplink, ports, hold_timeout } = self;
         let stop = CancellationToken::new();
+        let _stopped_when_dropped = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
         let streams = TaskTracker::new();
         let mut visitor = Visitor::new(ports.iter().map(|(port, _)| Arc::clone(port)).collect(), &tasks, &stop);

@@ -146,7 +146,7 @@ impl Link {
 }
 
 /// Closes the lanes of a link whose future was dropped.
-struct FinishOnDrop(Arc<Outbox>);
+pub(super) struct FinishOnDrop(pub Arc<Outbox>);
 
 impl Drop for FinishOnDrop {
     fn drop(&mut self) {

@@ -17,6 +17,7 @@ use super::{
     authenticate::{self, Introduction, JoinError},
     backoff::Backoff,
     dial::{DialError, Dialer},
+    session::FinishOnDrop,
 };
 use crate::{
     crypto::LinkKey,
@@ -99,6 +100,8 @@ impl Uplink {
             },
         };
         let outbox = Outbox::new();
+        // What the role opens there holds on to it: without an end they would keep each other for ever.
+        let _finished_when_dropped = FinishOnDrop(Arc::clone(&outbox));
         let first = role.begin(&outbox);
         let introduction = Introduction { role: self.role, instance: self.instance, epoch, agent: AGENT.to_owned() };
         let joined = tokio::select! {

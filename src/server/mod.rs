@@ -42,6 +42,7 @@ pub struct ServerParameters {
 pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace: Duration) {
     let ServerParameters { uplink, ports, connect_timeout } = parameters;
     let stop = CancellationToken::new();
+    let _stopped_when_dropped = stop.clone().drop_guard();
     let tasks = TaskTracker::new();
     let streams = TaskTracker::new();
     let mut agent = Agent::new(uplink.instance, ports, connect_timeout, &tasks, &streams, &stop);

@@ -1,0 +1,124 @@
+//! A client that no master takes in: how it holds connections, and how it ends.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+use crate::{
+    compress::CompressMethod,
+    crypto::{EncryptMethod, LinkKey, PortKeys},
+    frame::Role,
+    id::Id,
+    link::{
+        Timing,
+        accept::{derive_accept_key, upgraded},
+        authenticate,
+        dial::{DialParameters, Dialer},
+    },
+    tunnel::WindowSize,
+};
+
+/// Far longer than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A client of the master at `address`, and its port's name, which is shared by whatever the client still has.
+async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str>) {
+    let mark: Arc<str> = "test".into();
+    let window = WindowSize { initial: 65_536, max: 65_536 };
+    let port = PortParameters {
+        mark: Arc::clone(&mark),
+        keys: PortKeys::derive("a port key of the tests"),
+        encrypt: EncryptMethod::Plain,
+        compress: CompressMethod::Null,
+        stream_window: window,
+        tunnel_window: window,
+    };
+    let dialer = Dialer::new(format!("ws://{address}/").parse().unwrap(), DialParameters::default()).unwrap();
+    let uplink = Uplink {
+        dialers: vec![dialer],
+        key: LinkKey::derive(None),
+        role: Role::Client,
+        instance: Id([3; 16]),
+        timing: Timing::default(),
+    };
+    let ports = vec![ClientPort { port, local_address: "127.0.0.1:0".to_owned() }];
+    (Client::bind(ClientParameters { uplink, ports, hold_timeout }).await.unwrap(), mark)
+}
+
+/// A master that takes a HELLO and then says nothing; waits until one has come.
+async fn silent_master(listener: &TcpListener) -> impl Sized {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await.unwrap());
+    }
+    let request = String::from_utf8(request).unwrap();
+    let key = request.lines().find_map(|line| line.to_lowercase().starts_with("sec-websocket-key").then(|| &line[19..])).unwrap();
+    let accept = derive_accept_key(key.trim().as_bytes());
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    let mut socket = upgraded(stream, Bytes::new());
+    authenticate::hello(&mut socket, DEADLINE).await.unwrap();
+    socket
+}
+
+async fn master() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_serves_in_time_is_reset() {
+    let (_listener, address) = master().await;
+    let (client, _) = client(address, Duration::from_millis(50)).await;
+    let local = client.local_addresses()[0];
+    let cancel = CancellationToken::new();
+    let visited = async {
+        let mut application = TcpStream::connect(local).await.unwrap();
+        let error = application.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        cancel.cancel();
+    };
+    let both = async { tokio::join!(client.run(cancel.clone(), DEADLINE), visited) };
+    tokio::time::timeout(DEADLINE, both).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_silent_master_ends_at_once_when_asked() {
+    let (listener, address) = master().await;
+    let (client, mark) = client(address, DEADLINE).await;
+    let cancel = CancellationToken::new();
+    let asked = async {
+        let _socket = silent_master(&listener).await;
+        cancel.cancel();
+    };
+    let both = async { tokio::join!(client.run(cancel.clone(), DEADLINE), asked) };
+    tokio::time::timeout(DEADLINE / 4, both).await.unwrap();
+    assert_eq!(Arc::strong_count(&mark), 1, "nothing is left");
+}
+
+#[tokio::test]
+async fn a_client_that_is_dropped_leaves_nothing_behind() {
+    let (listener, address) = master().await;
+    let (client, mark) = client(address, DEADLINE).await;
+    let mut running = Box::pin(client.run(CancellationToken::new(), DEADLINE));
+    let _socket = tokio::select! {
+        () = &mut running => unreachable!("nobody asked it to end"),
+        socket = silent_master(&listener) => socket,
+    };
+    drop(running);
+    let ended = async {
+        while Arc::strong_count(&mark) > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
+}
