@@ -92,12 +92,12 @@ impl Client {
         let Client { uplink, ports, hold_timeout } = self;
         let drain = Drain::default();
         let visited = ports.iter().map(|(port, _)| Arc::clone(port)).collect();
-        let mut visitor = Visitor::new(visited, &drain.tasks, &drain.stop);
+        let visitor = Visitor::new(visited, &drain.tasks, &drain.stop);
         for (port, listener) in ports {
             let context = listener::Context { port, hold_timeout, streams: drain.streams.clone(), stop: drain.stop.clone() };
             drain.tasks.spawn(listener::listen(listener, context, cancel.clone()));
         }
         // The listeners have seen `cancel` too.
-        drain.run(uplink, &mut visitor, &cancel, grace, || {}).await;
+        drain.run(uplink, visitor, &cancel, grace, || {}).await;
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tracing::{Instrument, info};
 
 use super::uplink::{LinkedRole, Uplink};
 
@@ -28,7 +28,7 @@ impl Drain {
     pub async fn run(
         self,
         uplink: Uplink,
-        role: &mut impl LinkedRole,
+        mut role: impl LinkedRole + 'static,
         cancel: &CancellationToken,
         grace: Duration,
         begin: impl FnOnce(),
@@ -43,7 +43,16 @@ impl Drain {
             let _ = tokio::time::timeout(grace, streams.wait()).await;
             stop.cancel();
         };
-        tokio::join!(uplink.run(role, &stop), drained);
+        // A task of its own, since the caller's future may be the one that the main thread blocks on: every message of the link would wake that
+        // thread, where a task is taken by a worker that is awake already.
+        let until = stop.clone();
+        let linked = tasks.spawn(async move { uplink.run(&mut role, &until).await }.in_current_span());
+        let (linked, ()) = tokio::join!(linked, drained);
+        if let Err(error) = linked
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
         streams.wait().await;
         tasks.close();
         tasks.wait().await;

@@ -43,7 +43,7 @@ pub struct ServerParameters {
 pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace: Duration) {
     let ServerParameters { uplink, ports, connect_timeout } = parameters;
     let drain = Drain::default();
-    let mut agent = Agent::new(uplink.instance, ports, connect_timeout, &drain.tasks, &drain.streams, &drain.stop);
+    let agent = Agent::new(uplink.instance, ports, connect_timeout, &drain.tasks, &drain.streams, &drain.stop);
     let draining = agent.draining();
-    drain.run(uplink, &mut agent, &cancel, grace, || draining.begin()).await;
+    drain.run(uplink, agent, &cancel, grace, || draining.begin()).await;
 }
