@@ -15,6 +15,9 @@ use super::*;
 /// Live streams, at most: so that the full check stays on.
 const STREAMS_MAX: usize = 24;
 
+/// Bytes that a direction carries at least, if nobody resets it: more than the largest first window.
+const COMPLETE_AT: u64 = 48 * 1024;
+
 /// What one side's application knows of a stream.
 #[derive(Debug, Default)]
 struct Application {
@@ -25,6 +28,9 @@ struct Application {
     gone: bool,
     unconsumed: VecDeque<usize>,
     stalled: bool,
+    /// It was told to wait, and does until an event says otherwise: what is not told in time is lost.
+    awaits_data: bool,
+    awaits_room: bool,
 }
 
 struct Peer {
@@ -101,8 +107,17 @@ impl Simulation {
     }
 
     fn write(&mut self, side: usize) {
-        let Some(id) = self.any_stream(side) else { return };
+        if let Some(id) = self.any_stream(side) {
+            self.write_to(side, id);
+        }
+    }
+
+    fn write_to(&mut self, side: usize, id: StreamId) {
+        if self.peers[side].applications[&id].awaits_room {
+            return;
+        }
         match self.peers[side].mux.write_room(id) {
+            Ok(0) => self.peers[side].applications.get_mut(&id).unwrap().awaits_room = true,
             Ok(room) => {
                 let length = self.rng.usize(0..=room.min(20_000));
                 let peer = &mut self.peers[side];
@@ -151,6 +166,9 @@ impl Simulation {
     }
 
     fn read_from(&mut self, side: usize, id: StreamId) {
+        if self.peers[side].applications[&id].awaits_data {
+            return self.consume(side, id);
+        }
         let result = self.peers[side].mux.read(id);
         let application = self.peers[side].applications.get_mut(&id).unwrap();
         match result {
@@ -162,7 +180,7 @@ impl Simulation {
                 application.read += bytes.len() as u64;
                 application.unconsumed.push_back(bytes.len());
             }
-            Ok(Read::Wait) => {}
+            Ok(Read::Wait) => application.awaits_data = true,
             Ok(Read::End) => {
                 application.ended = true;
                 let (read, other) = (application.read, &self.peers[1 - side].applications[&id]);
@@ -213,10 +231,15 @@ impl Simulation {
     }
 
     fn events(&mut self, side: usize) {
-        while let Some(event) = self.peers[side].mux.poll_event() {
-            if let Event::Opened { stream, .. } = event {
-                self.peers[side].applications.insert(stream, Application::default());
+        let Peer { mux, applications, .. } = &mut self.peers[side];
+        while let Some(event) = mux.poll_event() {
+            let (Event::Opened { stream, .. } | Event::Readable(stream) | Event::Writable(stream) | Event::Reset(stream)) = event;
+            if let Event::Opened { .. } = event {
+                applications.insert(stream, Application::default());
             }
+            let Some(application) = applications.get_mut(&stream) else { continue };
+            application.awaits_data &= !matches!(event, Event::Readable(_) | Event::Reset(_));
+            application.awaits_room &= !matches!(event, Event::Writable(_) | Event::Reset(_));
         }
     }
 
@@ -241,17 +264,29 @@ impl Simulation {
         }
     }
 
+    /// One more step of an application that still has something to write, and then finishes. What it has goes beyond the first windows: it
+    /// depends on credit that comes back.
+    fn complete(&mut self, side: usize, id: StreamId) {
+        let application = &self.peers[side].applications[&id];
+        if !application.finished && application.written < COMPLETE_AT {
+            return self.write_to(side, id);
+        }
+        self.peers[side].mux.finish(id);
+        self.peers[side].applications.get_mut(&id).unwrap().finished = true;
+    }
+
     /// Lets everything that was begun come to its end, and checks that nothing is left.
     fn settle(&mut self) {
-        for _ in 0..100_000 {
+        for _ in 0..20_000 {
             self.now += Duration::from_millis(5);
             for side in 0..2 {
                 self.peers[side].mux.handle_timeout(self.now);
                 let ids: Vec<_> = self.peers[side].applications.iter().filter(|(_, a)| !a.gone).map(|(&id, _)| id).collect();
                 for id in ids {
-                    self.peers[side].mux.finish(id);
-                    self.peers[side].applications.get_mut(&id).unwrap().finished = true;
-                    self.read_from(side, id);
+                    self.complete(side, id);
+                    if !self.peers[side].applications[&id].gone {
+                        self.read_from(side, id);
+                    }
                 }
                 self.transmit(side);
                 (0..4).for_each(|_| self.deliver(side));

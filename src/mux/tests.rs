@@ -351,3 +351,137 @@ fn a_peer_that_grants_much_and_acknowledges_nothing_does_not_fill_the_memory() {
     pair.client.handle_message(pair.now, message(&[received])).unwrap();
     assert_eq!(pair.client.poll_event(), Some(Event::Writable(streams[0])), "what is acknowledged makes room");
 }
+
+#[test]
+fn a_quarter_of_a_window_is_acknowledged_at_once() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    pair.client.write(stream, Bytes::from(vec![1; 16 * 1024])).unwrap();
+    carry(&mut pair.client, &mut pair.server, pair.now);
+    carry(&mut pair.server, &mut pair.client, pair.now);
+    assert_eq!(pair.client.load.kept, 0, "though the application has taken nothing, and no time has passed");
+}
+
+#[test]
+fn streams_share_a_message_and_one_that_sends_little_goes_first() {
+    let mut pair = Pair::new();
+    let bulk = [pair.stream(), pair.stream()];
+    for stream in bulk {
+        pair.client.write(stream, Bytes::from(vec![1; 64 * 1024])).unwrap();
+    }
+    let shares = |mut message: Bytes| {
+        let mut order = Vec::new();
+        while !message.is_empty() {
+            if let TunnelFrame::Data { stream, bytes, .. } = TunnelFrame::decode(&mut message).unwrap() {
+                order.push((stream, bytes.len()));
+            }
+        }
+        order
+    };
+    let first = shares(next_message(&mut pair.client, pair.now).unwrap());
+    let quantum = schedule::QUANTUM as usize;
+    assert_eq!(first[..3], [(bulk[0], quantum), (bulk[1], quantum), (bulk[0], quantum)]);
+    let little = pair.client.open(Bytes::new());
+    pair.client.write(little, Bytes::from_static(b"k")).unwrap();
+    assert_eq!(shares(next_message(&mut pair.client, pair.now).unwrap())[0], (little, 1));
+}
+
+#[test]
+fn the_window_of_the_tunnel_binds_the_peer_too() {
+    let stream_window = WindowSize { initial: 1024 * 1024, max: 1024 * 1024 };
+    let open = TunnelFrame::Open { stream: StreamId(0), window: 10, details: Bytes::new() };
+    let length = PARAMETERS.tunnel_window.initial + 1;
+    let data = TunnelFrame::Data { stream: StreamId(0), offset: 0, bytes: vec![0; length as usize].into() };
+    let reset = TunnelFrame::Reset { stream: StreamId(0), final_offset: length, code: ResetCode::Reset };
+    for frame in [data, reset] {
+        let mut pair = Pair::with(Parameters { stream_window, ..PARAMETERS });
+        let result = pair.server.handle_message(pair.now, message(&[open.clone(), frame]));
+        assert!(matches!(result, Err(MuxError::FlowControl(_))), "{result:?}");
+    }
+}
+
+#[test]
+fn bytes_that_repeat_what_has_come_are_skipped() {
+    let mut pair = Pair::new();
+    let stream = StreamId(0);
+    let open = TunnelFrame::Open { stream, window: 10, details: Bytes::new() };
+    let data = |offset, text: &'static str| TunnelFrame::Data { stream, offset, bytes: Bytes::from_static(text.as_bytes()) };
+    let fin = TunnelFrame::Fin { stream, final_offset: 7 };
+    let frames = [open, data(0, "abcd"), data(0, "ab"), data(2, "cdefg"), fin.clone(), data(3, "de"), fin];
+    pair.server.handle_message(pair.now, message(&frames)).unwrap();
+    assert_eq!(read_all(&mut pair.server, pair.now, stream), b"abcdefg");
+    assert_eq!(pair.server.read(stream), Ok(Read::End));
+}
+
+#[test]
+fn a_reset_is_answered_though_the_application_has_not_let_go() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    pair.client.reset(pair.now, stream, ResetCode::Reset);
+    pair.client.release(pair.now, stream);
+    pair.settle();
+    assert_eq!((pair.client.streams(), pair.server.streams()), (0, 1));
+}
+
+#[test]
+fn credit_never_shrinks() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    let room = pair.client.write_room(stream).unwrap();
+    let frames = [TunnelFrame::Window { stream, received: 0, limit: 1 }, TunnelFrame::TunnelWindow { limit: 1 }];
+    pair.client.handle_message(pair.now, message(&frames)).unwrap();
+    assert_eq!(pair.client.write_room(stream), Ok(room));
+    pair.client.write(stream, Bytes::from(vec![1; room])).unwrap();
+    pair.settle();
+    assert_eq!(pair.server.held_bytes(), room as u64);
+}
+
+#[test]
+fn a_direction_is_delivered_when_its_end_is_acknowledged_and_not_before() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    pair.client.write(stream, Bytes::from_static(b"all")).unwrap();
+    pair.client.finish(stream);
+    while next_message(&mut pair.client, pair.now).is_some() {}
+    for (received, delivered) in [(2, false), (3, false), (4, true)] {
+        assert_eq!(pair.client.is_delivered(stream), Ok(false));
+        let window = TunnelFrame::Window { stream, received, limit: 0 };
+        pair.client.handle_message(pair.now, message(&[window])).unwrap();
+        assert_eq!(pair.client.is_delivered(stream), Ok(delivered), "{received}");
+    }
+    assert_eq!(pair.client.poll_event(), Some(Event::Writable(stream)));
+}
+
+#[test]
+fn what_is_unsent_is_bounded_and_a_small_write_never_waits_for_it() {
+    let window = WindowSize { initial: 16 * 1024 * 1024, max: 16 * 1024 * 1024 };
+    let mut pair = Pair::with(Parameters { stream_window: window, tunnel_window: window, ..PARAMETERS });
+    let bulk: Vec<_> = (0..40).map(|_| pair.stream()).collect();
+    for _ in 0..3 {
+        for &stream in &bulk {
+            let room = pair.client.write_room(stream).unwrap();
+            pair.client.write(stream, Bytes::from(vec![1; room])).unwrap();
+        }
+    }
+    let most = TUNNEL_UNSENT_MAX + 40 * STREAM_RESERVE;
+    assert!(pair.client.load.unsent <= most, "{}", pair.client.load.unsent);
+    assert_eq!(pair.client.write_room(bulk[0]), Ok(0));
+    let small = pair.client.open(Bytes::new());
+    assert_eq!(pair.client.write_room(small), Ok(STREAM_RESERVE as usize));
+    while next_message(&mut pair.client, pair.now).is_some() {}
+    assert!(
+        std::iter::from_fn(|| pair.client.poll_event()).any(|event| event == Event::Writable(bulk[0])),
+        "what leaves makes room"
+    );
+}
+
+#[test]
+fn a_reset_wakes_who_waits_at_both_ends() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    assert_eq!(pair.client.read(stream), Ok(Read::Wait));
+    pair.client.reset(pair.now, stream, ResetCode::Reset);
+    assert_eq!(pair.client.poll_event(), Some(Event::Readable(stream)));
+    pair.settle();
+    assert_eq!(pair.server.poll_event(), Some(Event::Reset(stream)), "nobody needs to wait for it");
+}
