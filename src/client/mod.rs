@@ -11,11 +11,13 @@ mod visitor;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::info;
+use tokio_util::sync::CancellationToken;
 
 use self::visitor::{Port, Visitor};
-use crate::{link::uplink::Uplink, tunnel::PortParameters};
+use crate::{
+    link::{drain::Drain, uplink::Uplink},
+    tunnel::PortParameters,
+};
 
 /// A port that the client listens for.
 #[derive(Debug)]
@@ -88,28 +90,14 @@ impl Client {
     /// Dropping the future cuts the link; tasks that were spawned end soon after.
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
         let Client { uplink, ports, hold_timeout } = self;
-        let stop = CancellationToken::new();
-        let _stopped_when_dropped = stop.clone().drop_guard();
-        let tasks = TaskTracker::new();
-        let streams = TaskTracker::new();
-        let mut visitor = Visitor::new(ports.iter().map(|(port, _)| Arc::clone(port)).collect(), &tasks, &stop);
+        let drain = Drain::default();
+        let visited = ports.iter().map(|(port, _)| Arc::clone(port)).collect();
+        let mut visitor = Visitor::new(visited, &drain.tasks, &drain.stop);
         for (port, listener) in ports {
-            let context = listener::Context { port, hold_timeout, streams: streams.clone(), stop: stop.clone() };
-            tasks.spawn(listener::listen(listener, context, cancel.clone()));
+            let context = listener::Context { port, hold_timeout, streams: drain.streams.clone(), stop: drain.stop.clone() };
+            drain.tasks.spawn(listener::listen(listener, context, cancel.clone()));
         }
-        let linked = async {
-            uplink.run(&mut visitor, &stop).await;
-        };
-        let drained = async {
-            cancel.cancelled().await;
-            info!(streams = streams.len(), grace_s = grace.as_secs(), "ending: no new connections");
-            streams.close();
-            let _ = tokio::time::timeout(grace, streams.wait()).await;
-            stop.cancel();
-        };
-        tokio::join!(linked, drained);
-        streams.wait().await;
-        tasks.close();
-        tasks.wait().await;
+        // The listeners have seen `cancel` too.
+        drain.run(uplink, &mut visitor, &cancel, grace, || {}).await;
     }
 }

@@ -15,6 +15,7 @@ pub mod authenticate;
 pub mod backoff;
 pub mod channel;
 pub mod dial;
+pub mod drain;
 pub mod heartbeat;
 pub mod memory;
 mod outbox;

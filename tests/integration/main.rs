@@ -5,9 +5,10 @@ mod bad_peers;
 mod blindness;
 mod ends;
 mod harness;
+mod quickstart;
 mod resources;
 mod roles;
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "each subject uses its part")]
 mod support;
 mod traffic;
+mod web_server;

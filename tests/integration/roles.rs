@@ -2,16 +2,17 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::Read as _,
     net::{SocketAddr, TcpStream},
     path::Path,
     process::Command,
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
+    bytes,
     certificates::Leaf,
     daemon::{Daemon, Signal},
     programs,
@@ -94,8 +95,7 @@ fn a_second_signal_ends_every_role_at_once() {
     let stream = services::connect(tunnel.local("echo"));
     services::ping(&stream, b"in use").unwrap();
     for (name, role) in [("client", &mut tunnel.client), ("server", &mut tunnel.server), ("master", &mut tunnel.master)] {
-        role.signal(Signal::Terminate);
-        role.signal(Signal::Terminate);
+        role.terminate_twice();
         assert!(role.wait_for_end(AT_ONCE).is_some(), "the {name} ends");
     }
     assert_eq!(services::read_to_ending(&stream).1, Ending::Reset);
@@ -147,6 +147,24 @@ fn a_server_takes_over_its_own_registration_from_a_half_dead_link() {
     assert!(start.elapsed() < Duration::from_secs(20), "after {:?}", start.elapsed());
     tunnel.master.wait_for_line(&["takes over"]);
     assert_eq!(path.connections(), 2);
+}
+
+#[test]
+fn a_suspended_client_holds_up_nobody_and_goes_on_when_it_wakes() {
+    let content = bytes::mixed(1, 24 << 20);
+    let service = services::source(content.clone());
+    let port = Port::new("large", service.address(), Methods::USUAL);
+    let tunnel = Tunnel::start(Front::Direct, vec![port.clone()]);
+    let elsewhere = port.elsewhere();
+    let _other = tunnel.scene.client("other", std::slice::from_ref(&elsewhere), json!({}));
+    let slow = services::connect(port.local);
+    (&slow).read_exact(&mut vec![0; 1 << 20]).unwrap();
+    tunnel.client.signal(Signal::Stop);
+    let (copied, ending) = services::read_to_ending(&services::connect(elsewhere.local));
+    tunnel.client.signal(Signal::Continue);
+    assert_eq!((bytes::sha256(&copied), ending), (bytes::sha256(&content), Ending::Clean), "another client meanwhile");
+    let (rest, ending) = services::read_to_ending(&slow);
+    assert_eq!((bytes::sha256(&rest), ending), (bytes::sha256(&content[1 << 20..]), Ending::Clean), "the client that woke up");
 }
 
 #[test]
@@ -209,90 +227,6 @@ fn fingerprint(leaf: &Leaf) -> String {
     programs::run(openssl.args(["x509", "-noout", "-fingerprint", "-sha256", "-in"]).arg(&leaf.cert)).succeeded().text()
 }
 
-/// Starts `report quickstart` and waits for the address that it says.
-fn quickstart(folder: &Path, arguments: &[&str]) -> (Daemon, SocketAddr) {
-    let mut command = Command::new(REPORT);
-    let mut daemon = Daemon::start("quickstart", folder, command.arg("quickstart").args(arguments).current_dir(folder));
-    let mut address = None;
-    daemon.wait_ready(|| {
-        let log = fs::read_to_string(folder.join("quickstart.log")).unwrap_or_default();
-        address = log
-            .split("http://")
-            .nth(1)
-            .and_then(|rest| rest.split(|sign: char| !"0123456789.:".contains(sign)).next()?.parse().ok());
-        address.is_some()
-    });
-    (daemon, address.unwrap())
-}
-
-#[test]
-fn quickstart_serves_its_page_and_ends_cleanly() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut daemon, address) = quickstart(folder.path(), &[]);
-    let page = String::from_utf8(programs::curl(address, "/")).unwrap();
-    assert!(page.contains("rePort"), "{page}");
-    for mode in ["master", "server", "client"] {
-        assert!(daemon.log().contains(&format!("\"mode\": \"{mode}\"")), "the {mode}'s configuration is printed");
-    }
-    daemon.signal(Signal::Interrupt);
-    assert_eq!(daemon.wait_for_end(AT_ONCE).and_then(|status| status.code()), Some(0));
-    assert!(TcpStream::connect(address).is_err(), "nothing listens there any more");
-}
-
-#[test]
-fn quickstart_leads_to_any_service() {
-    let echo = services::echo();
-    let folder = tempfile::tempdir().unwrap();
-    let to = echo.address().to_string();
-    let mut command = Command::new(REPORT);
-    let mut daemon = Daemon::start("quickstart", folder.path(), command.args(["quickstart", "--to", &to]));
-    let mut reached = false;
-    daemon.wait_ready(|| {
-        let log = fs::read_to_string(folder.path().join("quickstart.log")).unwrap_or_default();
-        let words = log.split(|sign: char| sign.is_whitespace() || "\",/".contains(sign));
-        let addresses = words.filter_map(|word| word.parse::<SocketAddr>().ok()).filter(|address| *address != echo.address());
-        reached |= addresses.into_iter().any(echoes_promptly);
-        reached
-    });
-}
-
-/// Unlike [`services::echoes`] this may be asked of an address at which something else listens.
-fn echoes_promptly(address: SocketAddr) -> bool {
-    TcpStream::connect(address).is_ok_and(|stream| {
-        let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
-        services::ping(&stream, b"are you there?").is_ok()
-    })
-}
-
-#[test]
-fn the_files_that_quickstart_writes_run_the_three_roles() {
-    let echo = services::echo();
-    let folder = tempfile::tempdir().unwrap();
-    let to = echo.address().to_string();
-    let mut command = Command::new(REPORT);
-    let mut daemon = Daemon::start(
-        "quickstart",
-        folder.path(),
-        command.args(["quickstart", "--to", &to, "--write", "made"]).current_dir(folder.path()),
-    );
-    let made = folder.path().join("made");
-    let files = ["master", "server", "client"].map(|role| made.join(format!("{role}.json")));
-    daemon.wait_ready(|| files.iter().all(|file| read(file).is_some()));
-    daemon.stop();
-    let local = read(&files[2])
-        .and_then(|client| client["ports"][0]["local_address"].as_str()?.parse().ok())
-        .expect("the client's address");
-    let _roles = files.map(|file| {
-        let name = file.file_stem().unwrap().to_str().unwrap().to_owned();
-        Daemon::start(&name, folder.path(), Command::new(REPORT).arg("--config").arg(&file))
-    });
-    wait::until_true("the service is reached", || services::echoes(local));
-}
-
-fn read(file: &Path) -> Option<Value> {
-    serde_json::from_slice(&fs::read(file).ok()?).ok()
-}
-
 #[test]
 fn a_role_finds_its_configuration_in_the_working_directory() {
     let scene = Scene::new(Front::Direct);
@@ -300,60 +234,4 @@ fn a_role_finds_its_configuration_in_the_working_directory() {
     fs::write(scene.folder().join("config.json"), configuration.to_string()).unwrap();
     let mut master = Daemon::start("unnamed", scene.folder(), Command::new(REPORT).current_dir(scene.folder()));
     master.wait_ready(|| TcpStream::connect(scene.master_address()).is_ok());
-}
-
-#[test]
-fn the_master_answers_as_an_ordinary_web_server_and_healthz_only_when_configured() {
-    let scene = Scene::new(Front::Direct);
-    let status = |path: &str| {
-        let mut curl = programs::command("curl");
-        curl.args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"]);
-        programs::run(curl.arg(format!("http://{}{path}", scene.master_address()))).succeeded().text()
-    };
-    let master = scene.master(json!({}));
-    assert_eq!([status("/"), status("/healthz"), status("/any/thing")], ["404", "404", "404"]);
-    drop(master);
-    let _master = scene.master(json!({"healthz": true}));
-    assert_eq!([status("/"), status("/healthz")], ["404", "200"]);
-}
-
-#[test]
-fn the_upgrade_is_at_the_configured_path_alone() {
-    let scene = Scene::new(Front::Direct);
-    let fields = Fields {
-        master: json!({"path": "/a/path"}),
-        server: json!({"master": format!("ws://{}/a/path", scene.master_address())}),
-        client: json!({"master": format!("ws://{}/a/path", scene.master_address())}),
-    };
-    let tunnel = Tunnel::on(scene, Vec::new(), fields);
-    let mut stream = services::connect(tunnel.scene.master_address());
-    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\
-                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 404");
-}
-
-#[test]
-fn the_web_site_beside_the_tunnel_is_served_by_nginx() {
-    for (front, scheme) in [(Front::NginxPlain, "http"), (Front::NginxTls, "https")] {
-        let tunnel = Tunnel::start(front, Vec::new());
-        for path in ["/", "/index.html"] {
-            let url = format!("{scheme}://localhost:{}{path}", tunnel.scene.public_address().port());
-            let mut curl = programs::command("curl");
-            let page = programs::run(curl.args(["--silent", "--fail", "--cacert"]).arg(tunnel.scene.authority().path()).arg(url));
-            assert_eq!(page.succeeded().text(), "the web site beside the tunnel\n", "{front:?} {path}");
-        }
-    }
-}
-
-#[test]
-fn both_paths_that_nginx_has_for_the_tunnel_lead_to_it() {
-    for (front, scheme) in [(Front::NginxPlain, "ws"), (Front::NginxTls, "wss")] {
-        let scene = Scene::new(front);
-        let at = |path: &str| json!({"master": format!("{scheme}://localhost:{}{path}", scene.public_address().port())});
-        let fields = Fields { server: at("/"), client: at("/tunnel"), ..Fields::default() };
-        Tunnel::on(scene, Vec::new(), fields);
-    }
 }

@@ -60,11 +60,6 @@ impl Peer {
         Peer { socket }
     }
 
-    /// The connection below the WebSocket.
-    pub fn stream(&self) -> &TcpStream {
-        self.socket.get_ref()
-    }
-
     /// Sends a message as it is. What the peer makes of it shows in what it answers.
     pub fn say(&mut self, message: impl Into<Message>) {
         let _ = self.socket.send(message.into());

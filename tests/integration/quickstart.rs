@@ -1,0 +1,106 @@
+//! `report quickstart`: all three roles at once, and the files that it writes.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{
+    daemon::{Daemon, Signal},
+    ports, programs, services,
+    tunnel::REPORT,
+    wait,
+};
+
+/// A limit for what is to happen at once; far below the grace period.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// A running quickstart in a folder of its own.
+struct Quickstart {
+    daemon: Daemon,
+    folder: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Quickstart {
+    fn start(arguments: &[&str]) -> Quickstart {
+        // It prefers certain ports, looks for others when they are taken, and listens a moment later: two that start in that moment would be
+        // in each other's way, which no user's are.
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(REPORT);
+        let daemon =
+            Daemon::start("quickstart", folder.path(), command.arg("quickstart").args(arguments).current_dir(folder.path()));
+        Quickstart { daemon, folder, _turn: turn }
+    }
+
+    /// Waits for the address that it tells to open.
+    fn address(&mut self) -> SocketAddr {
+        let mut address = None;
+        let log = self.folder.path().join("quickstart.log");
+        self.daemon.wait_ready(|| {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            let told =
+                log.split("http://").nth(1).and_then(|rest| rest.split(|sign: char| !"0123456789.:".contains(sign)).next());
+            address = told.and_then(|told| told.parse().ok());
+            address.is_some()
+        });
+        address.unwrap()
+    }
+}
+
+#[test]
+fn it_serves_its_page_and_ends_cleanly() {
+    let mut quickstart = Quickstart::start(&[]);
+    let address = quickstart.address();
+    let page = String::from_utf8(programs::curl(address, "/")).unwrap();
+    assert!(page.contains("rePort"), "{page}");
+    for mode in ["master", "server", "client"] {
+        assert!(quickstart.daemon.log().contains(&format!("\"mode\": \"{mode}\"")), "the {mode}'s configuration is printed");
+    }
+    quickstart.daemon.signal(Signal::Interrupt);
+    assert_eq!(quickstart.daemon.wait_for_end(AT_ONCE).and_then(|status| status.code()), Some(0));
+    assert!(TcpStream::connect(address).is_err(), "nothing listens there any more");
+}
+
+#[test]
+fn it_leads_to_any_service_from_any_port() {
+    let echo = services::echo();
+    let local = ports::free();
+    let mut quickstart = Quickstart::start(&["--to", &echo.address().to_string(), "--port", &local.port().to_string()]);
+    quickstart.daemon.wait_ready(|| services::echoes(local));
+    quickstart.daemon.wait_for_line(&["Connect to", &local.to_string()]);
+}
+
+#[test]
+fn the_files_that_it_writes_run_the_three_roles() {
+    let echo = services::echo();
+    let mut quickstart = Quickstart::start(&["--to", &echo.address().to_string(), "--write", "made"]);
+    let files = ["master", "server", "client"].map(|role| quickstart.folder.path().join("made").join(format!("{role}.json")));
+    quickstart.daemon.wait_ready(|| files.iter().all(|file| read(file).is_some()));
+    quickstart.daemon.stop();
+    let local =
+        read(&files[2]).and_then(|client| client["ports"][0]["local_address"].as_str()?.parse().ok()).expect("an address");
+    let _roles = files.each_ref().map(|file| {
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        Daemon::start(name, quickstart.folder.path(), Command::new(REPORT).arg("--config").arg(file))
+    });
+    wait::until_true("the service is reached", || services::echoes(local));
+
+    let again =
+        Command::new(REPORT).args(["quickstart", "--write", "made"]).current_dir(quickstart.folder.path()).output().unwrap();
+    assert_eq!(again.status.code(), Some(1), "files that are there stay as they are");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("master.json"));
+}
+
+fn read(file: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(file).ok()?).ok()
+}
