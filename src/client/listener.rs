@@ -54,9 +54,11 @@ fn remedy(error: &io::Error) -> &'static str {
 
 async fn visit(context: Context, socket: TcpStream, address: SocketAddr) {
     let parameters = &context.port.parameters;
+    // Until a splice has ended in order, whatever ends this is no end of file.
+    reset_on_close(&socket);
     let tunnel = tokio::select! {
         tunnel = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => tunnel,
-        () = context.stop.cancelled() => return reset_on_close(&socket),
+        () = context.stop.cancelled() => return,
     };
     let Ok(tunnel) = tunnel else {
         warn!(
@@ -64,7 +66,7 @@ async fn visit(context: Context, socket: TcpStream, address: SocketAddr) {
             hold_timeout_s = context.hold_timeout.as_secs_f32(),
             "no server for this port key appeared in time: the connection is reset"
         );
-        return reset_on_close(&socket);
+        return;
     };
     let stream = tunnel.open(Bytes::new());
     tokio::select! {

@@ -122,6 +122,8 @@ pub struct MessageSocket {
     inner: Box<WebSocketStream<Counted>>,
     end: End,
     pace: Pace,
+    /// Whether a message was so long that a buffer has grown for it.
+    grown: bool,
     /// Bytes that the frames delivered so far took on the stream, if each was written in the shortest way. When it equals what was read,
     /// every frame was, and nothing is left in tungstenite's buffer.
     delivered: u64,
@@ -145,7 +147,7 @@ impl MessageSocket {
     pub fn new(stream: impl ByteStream, read: Bytes, end: End) -> Self {
         let stream = Counted { stream: Box::new(stream), read: read.len() as u64 };
         let inner = Box::new(websocket(stream, &read, end, Pace::Rest));
-        MessageSocket { inner, end, pace: Pace::Rest, delivered: 0, unflushed: false, heard: 0, rested: 0 }
+        MessageSocket { inner, end, pace: Pace::Rest, grown: false, delivered: 0, unflushed: false, heard: 0, rested: 0 }
     }
 
     /// The next binary message; `None` when the peer has closed the WebSocket in order.
@@ -155,6 +157,7 @@ impl MessageSocket {
                 None | Some(Ok(Message::Close(_))) => None,
                 Some(Ok(Message::Binary(message))) => {
                     self.delivered += self.bytes_on_stream(message.len());
+                    self.grown |= message.len() > Pace::Rest.read_bytes();
                     if self.pace == Pace::Rest && self.inner.get_ref().read - self.rested >= BUSY_FROM {
                         self.change(Pace::Busy);
                     }
@@ -184,10 +187,12 @@ impl MessageSocket {
 
     /// Begins again with fresh buffers of another size, unless something is in the present ones.
     fn change(&mut self, pace: Pace) {
-        if pace == self.pace || self.unflushed || self.delivered != self.inner.get_ref().read {
+        let needless = pace == self.pace && !(self.grown && pace == Pace::Rest);
+        if needless || self.unflushed || self.delivered != self.inner.get_ref().read {
             return;
         }
         self.pace = pace;
+        self.grown = false;
         let counted = self.inner.get_mut();
         let stream = Counted { stream: std::mem::replace(&mut counted.stream, Box::new(tokio::io::empty())), read: counted.read };
         *self.inner = websocket(stream, &[], self.end, pace);
@@ -218,6 +223,7 @@ impl MessageSocket {
     /// When the stream failed, or the WebSocket is closing.
     pub fn start_send(&mut self, message: Bytes) -> Result<(), SocketError> {
         self.unflushed = true;
+        self.grown |= message.len() > Pace::Rest.read_bytes();
         Pin::new(&mut *self.inner).start_send(Message::Binary(message)).map_err(SocketError::from)
     }
 

@@ -123,8 +123,8 @@ impl Drop for Ends {
     /// A splice that does not end in order ends in a reset at the socket, and at the stream because that is dropped too: never in what looks
     /// like an end of file.
     fn drop(&mut self) {
-        if !self.are_ended_in_order() {
-            reset_on_close(&self.socket);
+        if self.are_ended_in_order() {
+            let _ = SockRef::from(&self.socket).set_linger(None);
         }
     }
 }
@@ -137,6 +137,8 @@ pub fn reset_on_close(socket: &TcpStream) {
 
 impl Ends {
     fn new(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Self {
+        // From the start, and until both directions have ended in order: a process that is killed closes its sockets too.
+        reset_on_close(&socket);
         Ends { socket, stream, method, ended_in_order: AtomicU8::new(0), is_shut_down: AtomicBool::new(false) }
     }
 

@@ -226,8 +226,7 @@ fn a_download_is_reset_when_the_client_is_killed() {
 #[test]
 fn a_download_is_reset_when_the_server_ends_at_once() {
     let ending = download_cut_off_by(|tunnel| {
-        tunnel.server.signal(Signal::Terminate);
-        tunnel.server.signal(Signal::Terminate);
+        tunnel.server.terminate_twice();
         assert!(tunnel.server.wait_for_end(AT_ONCE).is_some());
     });
     assert_eq!(ending, Ending::Reset);

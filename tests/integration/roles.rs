@@ -95,8 +95,7 @@ fn a_second_signal_ends_every_role_at_once() {
     let stream = services::connect(tunnel.local("echo"));
     services::ping(&stream, b"in use").unwrap();
     for (name, role) in [("client", &mut tunnel.client), ("server", &mut tunnel.server), ("master", &mut tunnel.master)] {
-        role.signal(Signal::Terminate);
-        role.signal(Signal::Terminate);
+        role.terminate_twice();
         assert!(role.wait_for_end(AT_ONCE).is_some(), "the {name} ends");
     }
     assert_eq!(services::read_to_ending(&stream).1, Ending::Reset);

@@ -105,6 +105,14 @@ impl Daemon {
         send(signal, &self.pid().to_string());
     }
 
+    /// Sends SIGTERM to a role, and again when it has said that it drains: two that are sent at once may arrive as one.
+    #[track_caller]
+    pub fn terminate_twice(&self) {
+        self.signal(Signal::Terminate);
+        self.wait_for_line(&["draining"]);
+        self.signal(Signal::Terminate);
+    }
+
     /// Whether it has ended by itself.
     pub fn has_ended(&self) -> bool {
         self.ended.is_some() || is_dead(self.pid())
