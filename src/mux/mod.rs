@@ -6,7 +6,7 @@
 //! [`Mux::handle_timeout`]. After any call all three may have something new. The mux never blocks, and knows neither sockets nor ciphers nor tasks.
 //!
 //! # Credit
-//! Bytes are counted by offset. [`window`] owns what we grant, [`stream`] what we were granted; what we hold for slow applications is
+//! Bytes are counted by offset. `window` owns what we grant, `stream` what we were granted; what we hold for slow applications is
 //! `Σ (received − consumed)` over the streams, and equals what the tunnel's window counts (checked after each operation in debug builds).
 //!
 //! # What is kept

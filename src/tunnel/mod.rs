@@ -1,4 +1,4 @@
-//! A tunnel: the end-to-end session of one client and one server under one port key. Drives a [`mux`](crate::mux) over a channel: the
+//! A tunnel: the end-to-end session of one client and one server under one port key. Drives a [`mux`] over a channel: the
 //! handshake, sealing, compression, and splicing to local sockets.
 //!
 //! ```text
