@@ -8,7 +8,10 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -46,15 +49,21 @@ fn at_rest(pid: u32) -> u64 {
     })
 }
 
-/// One service for everything, so that all of it shares one tunnel: the first byte says what the connection is for.
-fn by_command(length: usize) -> Service {
+/// One service for everything, so that all of it shares one tunnel: the first byte says what the connection is for. And how many bytes went
+/// into connections whose readers may stall.
+fn by_command(length: usize) -> (Service, Arc<AtomicU64>) {
+    /// What is written at a time to who may stall.
+    const PIECE: usize = 64 << 10;
     let content = bytes::random(1, length);
-    Service::start(move |mut stream| {
+    let poured = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&poured);
+    let service = Service::start(move |mut stream| {
         let mut command = [0];
         match stream.read(&mut command).map(|count| &command[..count]) {
             Ok(b"e") => loop {
-                if let Err(error) = stream.write_all(&content) {
-                    return error.into();
+                match stream.write(&content[..PIECE]) {
+                    Ok(count) => drop(counter.fetch_add(count as u64, Ordering::Relaxed)),
+                    Err(error) => return error.into(),
                 }
             },
             Ok(b"c") => match stream.write_all(&content) {
@@ -68,7 +77,8 @@ fn by_command(length: usize) -> Service {
             }
             Err(error) => error.into(),
         }
-    })
+    });
+    (service, poured)
 }
 
 fn ask(address: SocketAddr, command: u8) -> TcpStream {
@@ -100,12 +110,19 @@ fn slow_ping(stream: &TcpStream, count: usize) -> Duration {
     times[count * 99 / 100 - 1]
 }
 
-/// Connects readers that never read, and waits until each of them holds its sender up.
-fn stall(address: SocketAddr) -> Vec<TcpStream> {
+/// Connects readers that never read, and waits until all of them hold their senders up: what fills the buffers on the way until then
+/// is traffic like any other.
+fn stall(address: SocketAddr, poured: &AtomicU64) -> Vec<TcpStream> {
     let stalled: Vec<TcpStream> = (0..STALLED).map(|_| ask(address, b'e')).collect();
     for mut stream in &stalled {
         stream.read_exact(&mut [0]).unwrap();
     }
+    let mut last = 0;
+    wait::until_true("nothing goes to the stalled readers any more", || {
+        wait::pause(Duration::from_millis(300));
+        let now = poured.load(Ordering::Relaxed);
+        std::mem::replace(&mut last, now) == now
+    });
     stalled
 }
 
@@ -132,13 +149,13 @@ fn peak_during<T: Send>(tunnel: &Tunnel, work: impl FnOnce() -> T + Send) -> ([u
 #[test]
 fn stalled_readers_hold_up_nobody_and_cost_no_more_than_a_tunnels_windows() {
     let length = scale().file_bytes;
-    let service = by_command(length);
+    let (service, poured) = by_command(length);
     let tunnel = Tunnel::start(Front::Direct, vec![Port::new("all", service.address(), Methods::USUAL)]);
     let address = tunnel.local("all");
     copy(address, length);
     let rest = tunnel.pids().map(|(_, pid)| at_rest(pid));
     let (peaks, _) = peak_during(&tunnel, || {
-        let stalled = stall(address);
+        let stalled = stall(address, &poured);
         copy(address, length);
         services::ping(&ask(address, b'p'), b"!").unwrap();
         stalled
@@ -155,7 +172,7 @@ fn stalled_readers_hold_up_nobody_and_cost_no_more_than_a_tunnels_windows() {
 fn a_copy_and_a_ping_beside_stalled_readers_are_as_fast_as_without_them() {
     const LENGTH: usize = 256 << 20;
     const ROUNDS: usize = 7;
-    let service = by_command(LENGTH);
+    let (service, poured) = by_command(LENGTH);
     let tunnel = Tunnel::start(Front::Direct, vec![Port::new("all", service.address(), Methods::USUAL)]);
     let address = tunnel.local("all");
     let ping = ask(address, b'p');
@@ -170,7 +187,7 @@ fn a_copy_and_a_ping_beside_stalled_readers_are_as_fast_as_without_them() {
     for _ in 0..ROUNDS {
         alone.push(copy(address, LENGTH));
         pings[0].push(slow_ping(&ping, 500));
-        let stalled = stall(address);
+        let stalled = stall(address, &poured);
         beside.push(copy(address, LENGTH));
         pings[1].push(slow_ping(&ping, 500));
         drop(stalled);
