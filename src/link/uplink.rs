@@ -31,6 +31,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// No wait is longer: somebody who mends the path should not have to restart anything.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// What is waited beside the backoff when somebody has to change something first, at either end.
+const MENDING_WAIT: Duration = Duration::from_secs(5);
+
 /// What a role says of itself to each master in its log.
 const AGENT: &str = concat!("report/", env!("CARGO_PKG_VERSION"));
 
@@ -79,7 +82,7 @@ impl Uplink {
                 Ended::Cancelled => return,
                 Ended::Link { lived, .. } => backoff.after(*lived),
                 // Only a change at either end can help, and that is not a matter of moments.
-                Ended::Join(error) if !error.is_retryable() => LONGEST_WAIT.min(backoff.next_wait() + Duration::from_secs(5)),
+                Ended::Join(error) if !error.is_retryable() => LONGEST_WAIT.min(backoff.next_wait() + MENDING_WAIT),
                 Ended::Dial(_) | Ended::Join(_) => backoff.next_wait(),
             };
             ended.log(&master, wait);

@@ -118,12 +118,6 @@ impl Tunnel {
         &self.shared.port
     }
 
-    /// How many streams there are.
-    #[must_use]
-    pub fn streams(&self) -> usize {
-        self.shared.state().mux.streams()
-    }
-
     /// Why the tunnel is over, once it is.
     #[must_use]
     pub fn notice(&self) -> Option<Notice> {
@@ -155,13 +149,6 @@ impl Tunnel {
         let opened = std::future::poll_fn(|context| self.shared.poll_accept(context)).await;
         opened.map(|(id, details)| (TunnelStream::new(Arc::clone(&self.shared), id), details))
     }
-
-    /// Ends the tunnel here: its streams are lost, and its channel is closed with `notice`.
-    pub fn close(&self, notice: Notice) {
-        let bell = self.shared.state().bell.clone();
-        bell.outbox.close(bell.channel, &notice);
-        self.shared.end(notice);
-    }
 }
 
 impl Shared {
@@ -173,15 +160,20 @@ impl Shared {
     /// Lets what was done have its effects: whoever waited for it is woken, the link is told when there is something to send, and the driver when
     /// the deadline has moved.
     pub fn settle(&self, mut state: MutexGuard<'_, State>) {
-        let wakers = state.take_wakers();
         let ring = !state.rung && state.over.is_none() && state.mux.has_transmit();
         state.rung |= ring;
         let bell = ring.then(|| state.bell.clone());
-        let moved = state.arm();
-        drop(state);
+        self.unlock(state);
         if let Some(bell) = bell {
             bell.outbox.ready(bell.channel);
         }
+    }
+
+    /// Unlocks the state, and tells those who wait and the driver what became of it; the link is not told.
+    fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        let wakers = state.take_wakers();
+        let moved = state.arm();
+        drop(state);
         if moved {
             self.deadline_moved.notify_one();
         }
@@ -204,15 +196,9 @@ impl Shared {
         let mut state = self.state();
         let any = state.mux.poll_transmit(Instant::now(), out, MAX_PAYLOAD);
         let more = any && state.mux.has_transmit();
-        // From here until `settle` nobody else can ring: the link asks again only if it is told to.
+        // The link asks again by itself as long as there is more, and otherwise only when the next `settle` rings.
         state.rung = more;
-        let wakers = state.take_wakers();
-        let moved = state.arm();
-        drop(state);
-        if moved {
-            self.deadline_moved.notify_one();
-        }
-        wakers.into_iter().for_each(Waker::wake);
+        self.unlock(state);
         match (any, more) {
             (false, _) => Transmit::Nothing,
             (true, false) => Transmit::Last,
