@@ -204,6 +204,7 @@ fn port(encrypt: EncryptMethod) -> PortParameters {
         compress: CompressMethod::Null,
         stream_window: STREAM_WINDOW,
         tunnel_window: TUNNEL_WINDOW,
+        pool: Arc::default(),
     }
 }
 

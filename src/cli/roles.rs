@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Client, ClientParameters, ClientPort},
+    compress::Pool,
     config::{ByteSize, ClientConfig, Config, HostPort, LinkConfig, MasterConfig, PortConfig, RoleConfig, ServerConfig},
     crypto::{LinkKey, PortKeys},
     frame::Role,
@@ -117,8 +118,9 @@ async fn resolve(address: &HostPort) -> anyhow::Result<Vec<SocketAddr>> {
 }
 
 fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
+    let pool = Arc::default();
     let ports = config.ports.iter().map(|port| {
-        let parameters = port_parameters(port);
+        let parameters = port_parameters(port, &pool);
         let HostPort { host, port: tcp_port } = port.local_address.clone();
         (parameters.keys.id, Arc::new(ServerPort { port: parameters, host, tcp_port }))
     });
@@ -130,10 +132,11 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
 }
 
 async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
-    let ports = config.ports.iter();
-    let ports = ports.map(|port| ClientPort { port: port_parameters(port), local_address: port.local_address.to_string() });
+    let pool = Arc::default();
+    let client_port =
+        |port: &PortConfig| ClientPort { port: port_parameters(port, &pool), local_address: port.local_address.to_string() };
     let parameters = ClientParameters {
-        ports: ports.collect(),
+        ports: config.ports.iter().map(client_port).collect(),
         uplink: uplink(&config.link, Role::Client, None)?,
         hold_timeout: config.hold_timeout,
     };
@@ -157,7 +160,7 @@ fn timing(interval: Duration) -> Timing {
     Timing { interval, timeout: silence.max(Timing::default().timeout) }
 }
 
-fn port_parameters(config: &PortConfig) -> PortParameters {
+fn port_parameters(config: &PortConfig, pool: &Arc<Pool>) -> PortParameters {
     let window =
         |initial: ByteSize, max: ByteSize| WindowSize { initial: initial.min(max).bytes() as u64, max: max.bytes() as u64 };
     PortParameters {
@@ -167,5 +170,6 @@ fn port_parameters(config: &PortConfig) -> PortParameters {
         compress: config.compress_method,
         stream_window: window(STREAM_WINDOW_INITIAL, config.windows.stream),
         tunnel_window: window(TUNNEL_WINDOW_INITIAL, config.windows.tunnel),
+        pool: Arc::clone(pool),
     }
 }

@@ -37,6 +37,7 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
         compress: CompressMethod::Null,
         stream_window: window,
         tunnel_window: window,
+        pool: Arc::default(),
     };
     let dialer = Dialer::new(format!("ws://{address}/").parse().unwrap(), DialParameters::default()).unwrap();
     let uplink = Uplink {

@@ -36,6 +36,13 @@ pub struct Pool {
     running_decoders: Budget,
 }
 
+impl Default for Pool {
+    /// A pool with the default limits.
+    fn default() -> Self {
+        Pool::new(PoolLimits::default())
+    }
+}
+
 impl Pool {
     /// A pool with its own work spaces.
     #[must_use]

@@ -367,12 +367,6 @@ impl Mux {
         self.window.held()
     }
 
-    /// The least round trip measured of late.
-    #[must_use]
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.round_trip.least()
-    }
-
     /// Why the stream was given up, if it was.
     #[must_use]
     pub fn reset_code(&self, id: StreamId) -> Option<ResetCode> {

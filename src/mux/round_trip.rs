@@ -61,7 +61,7 @@ impl RoundTrip {
     }
 
     /// The least round trip of late, if any was measured.
-    pub fn least(&self) -> Option<Duration> {
+    fn least(&self) -> Option<Duration> {
         match (self.least, self.least_before) {
             (Some(now), Some(before)) => Some(now.min(before)),
             (now, before) => now.or(before),

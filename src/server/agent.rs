@@ -214,6 +214,7 @@ mod tests {
             compress: CompressMethod::Null,
             stream_window: window,
             tunnel_window: window,
+            pool: Arc::default(),
         };
         let (tasks, streams, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
         let wish = attach::wish(&port, &Outbox::new(), 1, &tasks).unwrap();

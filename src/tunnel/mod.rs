@@ -28,7 +28,7 @@ pub use self::{
 };
 pub use crate::mux::{ResetCode, WindowSize};
 use crate::{
-    compress::CompressMethod,
+    compress::{CompressMethod, Pool},
     crypto::{EncryptMethod, PortKeys},
     mux::{self, Side},
 };
@@ -58,6 +58,8 @@ pub struct PortParameters {
     pub stream_window: WindowSize,
     /// Credit for all streams of a tunnel; its largest size bounds a tunnel's memory in each direction.
     pub tunnel_window: WindowSize,
+    /// Where the work spaces of compression come from: one for all the tunnels of a process, since only as many are in use as threads compress.
+    pub pool: Arc<Pool>,
 }
 
 impl PortParameters {

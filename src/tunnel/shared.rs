@@ -96,8 +96,8 @@ impl Tunnel {
         };
         let shared = Arc::new(Shared {
             id,
+            pool: Arc::new(port.pool.for_another_tunnel(limits)),
             port,
-            pool: Arc::new(Pool::new(limits)),
             state: Mutex::new(state),
             deadline_moved: Notify::new(),
             over: CancellationToken::new(),

@@ -38,6 +38,7 @@ fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
         compress,
         stream_window: WindowSize { initial: 256 * 1024, max: 1024 * 1024 },
         tunnel_window: WindowSize { initial: 1024 * 1024, max: 4 * 1024 * 1024 },
+        pool: Arc::default(),
     }
 }
 
