@@ -27,7 +27,7 @@ use crate::data;
 /// What one measured turn moves, in bytes: many windows of a stream.
 const BULK: usize = 32 * 1024 * 1024;
 
-/// The largest tunnel message before sealing, in bytes (PROTOCOL 11).
+/// The largest tunnel message before sealing, in bytes (PROTOCOL 12).
 const MAX_PAYLOAD: usize = 64 * 1024;
 
 /// What an application writes at a time, in bytes: a full read of a splice.

@@ -23,7 +23,7 @@ use crate::{
     tunnel::{PortParameters, WindowSize},
 };
 
-/// What a stream may send before it is given more (PROTOCOL 11).
+/// What a stream may send before it is given more (PROTOCOL 12).
 const STREAM_WINDOW_INITIAL: ByteSize = ByteSize::kib(256);
 
 /// The same for a tunnel.

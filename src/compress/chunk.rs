@@ -1,4 +1,4 @@
-//! The header of a chunk (PROTOCOL 10.1).
+//! The header of a chunk (PROTOCOL 11.1).
 
 use super::{error::CompressError, method::CompressMethod};
 

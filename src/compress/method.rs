@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-/// How the streams of a tunnel are compressed (PROTOCOL 10).
+/// How the streams of a tunnel are compressed (PROTOCOL 11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CompressMethod {
     /// Not at all, and without chunks.

@@ -1,4 +1,4 @@
-//! Compression of a stream, chunk by chunk (PROTOCOL 10).
+//! Compression of a stream, chunk by chunk (PROTOCOL 11).
 //!
 //! ```text
 //! raw bytes ──Compressor──► chunks ──Decompressor──► raw bytes

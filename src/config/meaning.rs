@@ -17,7 +17,7 @@ use super::{
 use crate::{compress::CompressMethod, crypto::EncryptMethod};
 
 const HEARTBEAT: Duration = Duration::from_secs(20);
-/// LINK_TIMEOUT (PROTOCOL 11) must hold two of them.
+/// LINK_TIMEOUT (PROTOCOL 12) must hold two of them.
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=HEARTBEAT;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
@@ -26,14 +26,14 @@ const HOLD_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_
 /// Under the ten seconds after which containers are killed.
 const GRACE_PERIOD: Duration = Duration::from_secs(5);
 const GRACE_PERIODS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
-/// From one whole message up; a tunnel's must fit into the CHANNEL_LIMIT of a master (PROTOCOL 11).
+/// From one whole message up; a tunnel's must fit into the CHANNEL_LIMIT of a master (PROTOCOL 12).
 const WINDOWS: RangeInclusive<ByteSize> = ByteSize::kib(64)..=ByteSize::mib(32);
 /// Enough for what browsers and proxies send; no more than anybody needs.
 const HEADER_BYTES: RangeInclusive<ByteSize> = ByteSize::kib(1)..=ByteSize::mib(1);
 /// From one channel's limit up.
 const MEMORY: RangeInclusive<ByteSize> = ByteSize::mib(34)..=ByteSize(1 << 40);
 const COUNTS: RangeInclusive<u32> = 1..=1_000_000;
-/// What one REGISTER holds (MAX_CONTROL, PROTOCOL 11).
+/// What one REGISTER holds (MAX_CONTROL, PROTOCOL 12).
 const PORTS: RangeInclusive<u32> = 1..=1_800;
 
 /// Reads a file's text.

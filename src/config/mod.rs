@@ -209,7 +209,7 @@ pub struct Windows {
 }
 
 impl Default for Windows {
-    /// PROTOCOL 11.
+    /// PROTOCOL 12.
     fn default() -> Self {
         Self { stream: ByteSize::mib(16), tunnel: ByteSize::mib(32) }
     }

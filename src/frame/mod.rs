@@ -23,10 +23,10 @@ use crate::id::Id;
 /// The version of the link protocol that this code speaks.
 pub const VERSION: u8 = 1;
 
-/// The largest message, in bytes: a DATA frame of 64 KiB with room for headers and tags (PROTOCOL 11).
+/// The largest message, in bytes: a DATA frame of 64 KiB with room for headers and tags (PROTOCOL 12).
 pub const MAX_MESSAGE: usize = 131_072;
 
-/// The largest control frame, in bytes: some 1,800 key ids in a REGISTER (PROTOCOL 11).
+/// The largest control frame, in bytes: some 1,800 key ids in a REGISTER (PROTOCOL 12).
 pub const MAX_CONTROL: usize = 65_536;
 
 /// The bytes before the payload of a DATA frame: type and channel.

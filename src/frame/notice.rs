@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Bytes of a reason that are sent, and that are kept of what came: a line or two.
 pub const MAX_REASON: usize = 512;
 
-/// The code of a CLOSE, GOAWAY or ERROR frame (PROTOCOL 12).
+/// The code of a CLOSE, GOAWAY or ERROR frame (PROTOCOL 13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {

@@ -21,7 +21,7 @@ use crate::{
     random,
 };
 
-/// How long each end waits for the other: several round trips of a slow path (PROTOCOL 11).
+/// How long each end waits for the other: several round trips of a slow path (PROTOCOL 12).
 pub const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a peer that is refused has to read why.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A link that lived this long was no failed attempt: the next one is made at once (PROTOCOL 11).
+/// A link that lived this long was no failed attempt: the next one is made at once (PROTOCOL 12).
 pub const LIVED: Duration = Duration::from_secs(10);
 
 /// Exponential backoff with full jitter: each wait is drawn between nothing and a ceiling that doubles.

@@ -16,7 +16,7 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// A PING each 20 s, under every idle limit in use; 45 s of silence, two heartbeats and a slow path (PROTOCOL 11).
+    /// A PING each 20 s, under every idle limit in use; 45 s of silence, two heartbeats and a slow path (PROTOCOL 12).
     fn default() -> Self {
         Timing { interval: Duration::from_secs(20), timeout: Duration::from_secs(45) }
     }

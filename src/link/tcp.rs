@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 /// After this long without traffic the kernel asks whether the peer is there: only of use where nothing above does, before a link is up.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Sent bytes that nobody acknowledges for this long end the connection: as long as a link waits for its peer (PROTOCOL 11, `LINK_TIMEOUT`).
+/// Sent bytes that nobody acknowledges for this long end the connection: as long as a link waits for its peer (PROTOCOL 12, `LINK_TIMEOUT`).
 const USER_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// Unsent bytes that the kernel takes before it says that the socket is full: the order of sending is decided above it, as late as can be.

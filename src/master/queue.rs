@@ -14,13 +14,13 @@ use bytes::Bytes;
 
 use super::memory::Memory;
 
-/// Bytes in a queue beyond which the sender is paused (PROTOCOL 11).
+/// Bytes in a queue beyond which the sender is paused (PROTOCOL 12).
 pub(super) const CHANNEL_HIGH_WATER: usize = 1024 * 1024;
 
-/// Bytes in a queue below which the sender goes on (PROTOCOL 11).
+/// Bytes in a queue below which the sender goes on (PROTOCOL 12).
 pub(super) const CHANNEL_LOW_WATER: usize = 256 * 1024;
 
-/// Bytes in a queue beyond which the channel is closed: the largest tunnel window, and what surrounds it (PROTOCOL 11).
+/// Bytes in a queue beyond which the channel is closed: the largest tunnel window, and what surrounds it (PROTOCOL 12).
 pub(super) const CHANNEL_LIMIT: usize = 34 * 1024 * 1024;
 
 /// What a message counts beside its bytes: its place in the queue and its allocation. Without it a flood of one-byte messages would take

@@ -52,7 +52,7 @@ use self::{
     window::TunnelWindow,
 };
 
-/// What was received is acknowledged at the latest after this long (PROTOCOL 11), the value of QUIC (RFC 9000, section 18.2): the peer keeps it in memory until then.
+/// What was received is acknowledged at the latest after this long (PROTOCOL 12), the value of QUIC (RFC 9000, section 18.2): the peer keeps it in memory until then.
 const ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// What a stream may have written and not sent, in bytes: two messages, so that the link never waits for the application while a

@@ -36,7 +36,7 @@ use crate::{
 /// How many streams a client may have open in one tunnel at a time: more than a host has ports for.
 const STREAMS_MAX: usize = 65_536;
 
-/// Running zstd contexts that one end is willing to hold for a tunnel, about 0.6 MiB each (PROTOCOL 10.5).
+/// Running zstd contexts that one end is willing to hold for a tunnel, about 0.6 MiB each (PROTOCOL 11.5).
 const ZSTD_CONTEXTS: usize = 8;
 
 /// How many it holds in fact before it gives a stream up. A sender's place is free when the end of its stream is sent, and ours only when a slow

@@ -20,7 +20,7 @@ use crate::{
     mux::{Event, Mux, MuxError, Side, StreamId},
 };
 
-/// The largest tunnel message before sealing, in bytes (PROTOCOL 11).
+/// The largest tunnel message before sealing, in bytes (PROTOCOL 12).
 const MAX_PAYLOAD: usize = 65_536;
 
 /// A tunnel. Clones are the same tunnel.
