@@ -6,6 +6,8 @@
 //!  Initiator::finish ◄─second message── Responder::finish
 //!         └────────────── SessionKeys ───────────┘
 //! ```
+//! The first handshake of a tunnel also gives the [`TunnelSecret`]; the keys of every later attachment contain it, so that only the two
+//! ends of the tunnel can resume it.
 //!
 //! Knows the port's keys and opaque payloads; not what an offer says, nor how messages travel. Ephemeral keys are arguments: 32 bytes
 //! that nobody can guess and that are never used twice.
@@ -21,6 +23,7 @@ use snow::{
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{
+    hkdf,
     keys::Psk,
     method::EncryptMethod,
     seal::{Direction, Opener, Sealer},
@@ -121,9 +124,42 @@ pub struct SessionKeys {
     hash: [u8; 32],
     from_initiator: [u8; 32],
     from_responder: [u8; 32],
+    /// Of the tunnel that is resumed.
+    secret: Option<TunnelSecret>,
+}
+
+/// What only the two ends of a tunnel know: it outlives the attachment whose handshake gave it, and is never sent.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct TunnelSecret([u8; 32]);
+
+#[cfg(test)]
+impl TunnelSecret {
+    pub(super) fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+}
+
+impl fmt::Debug for TunnelSecret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("TunnelSecret")
+    }
 }
 
 impl SessionKeys {
+    /// The secret of the tunnel that this handshake makes (PROTOCOL 7.6).
+    #[must_use]
+    pub fn tunnel_secret(&self) -> TunnelSecret {
+        let input = Zeroizing::new([self.from_initiator, self.from_responder].concat());
+        TunnelSecret(hkdf::derive(&self.hash, &input, &[b"rePort tunnel secret 1"]))
+    }
+
+    /// The keys of an attachment that resumes the tunnel with this secret (PROTOCOL 8.2).
+    #[must_use]
+    pub fn resuming(mut self, secret: &TunnelSecret) -> Self {
+        self.secret = Some(secret.clone());
+        self
+    }
+
     /// The client's ends.
     #[must_use]
     pub fn initiator(self, method: EncryptMethod) -> (Sealer, Opener) {
@@ -137,7 +173,10 @@ impl SessionKeys {
     }
 
     fn direction(&self, key: &[u8; 32], method: EncryptMethod) -> Direction {
-        Direction::derive(method, &self.hash, key)
+        match &self.secret {
+            None => Direction::derive(method, &self.hash, key),
+            Some(secret) => Direction::derive(method, &self.hash, &Zeroizing::new([*key, secret.0].concat())),
+        }
     }
 
     #[cfg(test)]
@@ -151,7 +190,7 @@ impl SessionKeys {
             *to = *from;
         }
         let (from_initiator, from_responder) = noise.dangerously_get_raw_split();
-        SessionKeys { hash, from_initiator, from_responder }
+        SessionKeys { hash, from_initiator, from_responder, secret: None }
     }
 }
 
@@ -266,6 +305,32 @@ mod tests {
         }
     }
 
+    /// Both ends of one handshake.
+    fn session() -> (SessionKeys, SessionKeys) {
+        let (initiator, first) = first();
+        let (second, server) = Responder::read(&psk(), ID, &first, [2; 32]).unwrap().0.finish(b"").unwrap();
+        (initiator.finish(&second).unwrap().1, server)
+    }
+
+    #[test]
+    fn a_resumed_attachment_can_be_read_by_those_alone_who_know_the_secret_of_the_tunnel() {
+        let (client, server) = session();
+        let secret = client.tunnel_secret();
+        assert_eq!(secret, server.tunnel_secret());
+        let other = TunnelSecret([9; 32]);
+        for method in EncryptMethod::ALL {
+            let sealed = || {
+                let mut buffer = BytesMut::from(&b"hello"[..]);
+                session().0.resuming(&secret).initiator(method).0.seal(&mut buffer, 0).unwrap();
+                buffer
+            };
+            let opens = |keys: SessionKeys| keys.responder(method).1.open(&mut sealed()).is_ok();
+            assert!(opens(session().1.resuming(&secret)), "{method}");
+            assert!(!opens(session().1.resuming(&other)), "{method}: another secret");
+            assert!(!opens(session().1), "{method}: no secret");
+        }
+    }
+
     #[test]
     fn the_directions_and_the_methods_have_keys_of_their_own() {
         let seal = |role: fn(SessionKeys, EncryptMethod) -> (Sealer, Opener), method| {
@@ -357,7 +422,7 @@ mod tests {
     #[test]
     fn no_secret_is_printed() {
         let (initiator, _) = first();
-        let printed = format!("{:?} {initiator:?}", psk());
+        let printed = format!("{:?} {initiator:?} {:?}", psk(), TunnelSecret([42; 32]));
         assert!(!printed.contains("42") && !printed.contains("2a"), "{printed}");
     }
 }

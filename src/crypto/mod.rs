@@ -5,7 +5,7 @@
 //! | file | what it owns | PROTOCOL |
 //! |---|---|---|
 //! | [`keys`] | from a key as written to the keys that are used | 1 |
-//! | [`strength`] | how hard a key is to guess; making a strong one | 13.3 |
+//! | [`strength`] | how hard a key is to guess; making a strong one | 14.3 |
 //! | [`challenge`], `proof` | the authentication of a link | 4 |
 //! | [`handshake`] | Noise, from a port key to the keys of one attachment | 7 |
 //! | [`seal`], [`cfb`] | the messages of one attachment | 8 |
@@ -27,7 +27,7 @@ pub mod strength;
 mod vectors;
 
 pub use challenge::{Challenge, ChallengeError};
-pub use handshake::{HandshakeError, SessionKeys};
+pub use handshake::{HandshakeError, SessionKeys, TunnelSecret};
 pub use keys::{LinkKey, PortKeys, Psk};
 pub use method::{EncryptMethod, UnknownEncryptMethod};
 pub use seal::{Opener, SealError, Sealer};

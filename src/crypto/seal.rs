@@ -149,7 +149,7 @@ pub(super) struct Direction {
 
 impl Direction {
     /// From the handshake hash and the direction's key of the Noise split.
-    pub(super) fn derive(method: EncryptMethod, hash: &[u8; 32], key: &[u8; 32]) -> Self {
+    pub(super) fn derive(method: EncryptMethod, hash: &[u8; 32], key: &[u8]) -> Self {
         let material = hkdf::derive(hash, key, &[b"rePort seal ", method.name().as_bytes()]);
         Direction { method, material: Zeroizing::new(material) }
     }

@@ -124,6 +124,9 @@ fn handshakes_are_those_of_the_vectors() {
         hash: Hex,
         from_initiator: Hex,
         from_responder: Hex,
+        tunnel_secret: Hex,
+        /// The client's first message on an attachment of these keys that resumes the tunnel of this secret, with aes-128-gcm.
+        resumed: Hex,
     }
     let vectors: Handshakes = read(include_str!("../../tests/vectors/handshake.json"));
     for vector in &vectors.handshakes {
@@ -139,6 +142,11 @@ fn handshakes_are_those_of_the_vectors() {
         let expected = (vector.hash.array(), vector.from_initiator.array(), vector.from_responder.array());
         assert_eq!(client.parts(), expected);
         assert_eq!(server.parts(), expected);
+        let secret = client.tunnel_secret();
+        assert_eq!(secret.bytes(), vector.tunnel_secret.array::<32>());
+        let mut message = BytesMut::from(&b"resumed"[..]);
+        client.resuming(&secret).initiator(super::EncryptMethod::Aes128Gcm).0.seal(&mut message, 0).unwrap();
+        assert_eq!(message, vector.resumed.0);
     }
     assert!(vectors.handshakes.len() >= 2);
 }
@@ -164,7 +172,7 @@ fn sealed_messages_are_those_of_the_vectors() {
     let sealed: Sealed = read(include_str!("../../tests/vectors/sealed.json"));
     assert_eq!(sealed.directions.len(), super::EncryptMethod::ALL.len());
     for one in &sealed.directions {
-        let direction = || Direction::derive(one.method.parse().unwrap(), &one.hash.array(), &one.key.array());
+        let direction = || Direction::derive(one.method.parse().unwrap(), &one.hash.array(), &one.key.0);
         let (mut sealer, mut opener, mut other) = (Sealer::new(direction()), Opener::new(direction()), Opener::new(direction()));
         for message in &one.messages {
             let mut buffer = BytesMut::from(&b"header"[..]);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the vectors of PROTOCOL 1, 4, 7, 8 and 10 beside this file.
+"""Writes the vectors of PROTOCOL 1, 4, 7, 8 and 11 beside this file.
 
 A second implementation, over the `cryptography` package (45 or later) and nothing of rePort's: the tests hold ours to what this
 writes. Run it again only when the protocol changes.
@@ -158,6 +158,9 @@ def handshake():
         state.mix_key(X25519PrivateKey.from_private_bytes(e1).exchange(X25519PublicKey.from_public_bytes(public(e2))))
         second = public(e2) + state.encrypt(answer)
         from_initiator, from_responder = state.expand(b"", 2)
+        secret = hkdf(state.h, from_initiator + from_responder, b"rePort tunnel secret 1", 32)
+        # As if the attachment of this handshake resumed the tunnel that the handshake made: the rule is the same for any other.
+        resumed = sealer("aes-128-gcm", state.h, from_initiator + secret)(0, b"resumed")
         cases.append(
             {
                 "id": key_id.hex(),
@@ -171,6 +174,8 @@ def handshake():
                 "hash": state.h.hex(),
                 "from_initiator": from_initiator.hex(),
                 "from_responder": from_responder.hex(),
+                "tunnel_secret": secret.hex(),
+                "resumed": resumed.hex(),
             }
         )
     return {"handshakes": cases}
@@ -214,7 +219,7 @@ def sealed():
     return {"directions": methods}
 
 
-# 10. Compression: what chunks decode to (a sender is free to cut and to compress as it likes)
+# 11. Compression: what chunks decode to (a sender is free to cut and to compress as it likes)
 
 
 def chunk(kind, raw, body):
