@@ -15,7 +15,7 @@ use crate::{
     link::{
         Timing,
         dial::{DialParameters, Dialer},
-        uplink::Uplink,
+        uplink::{Mover, Uplink},
     },
     master::{self, Limits, Master, MasterParameters, MasterTiming},
     random,
@@ -124,10 +124,12 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
         let HostPort { host, port: tcp_port } = port.local_address.clone();
         (parameters.keys.id, Arc::new(ServerPort { port: parameters, host, tcp_port }))
     });
+    let uplink = uplink(&config.link, Role::Server, Some(config.master_key.expose()))?;
     Ok(ServerParameters {
         ports: ports.collect::<HashMap<_, _>>(),
         connect_timeout: config.link.connect_timeout,
-        uplink: uplink(&config.link, Role::Server, Some(config.master_key.expose()))?,
+        instance: uplink.instance,
+        uplinks: uplink.each(),
     })
 }
 
@@ -152,6 +154,8 @@ fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::
         role,
         instance: Id(random::bytes()),
         timing: timing(config.heartbeat),
+        rotate_after: None,
+        mover: Mover::default(),
     })
 }
 

@@ -98,6 +98,6 @@ impl Client {
             drain.tasks.spawn(listener::listen(listener, context, cancel.clone()));
         }
         // The listeners have seen `cancel` too.
-        drain.run(uplink, visitor, &cancel, grace, || {}).await;
+        drain.run(vec![uplink], Arc::new(visitor), &cancel, grace, || {}).await;
     }
 }

@@ -19,6 +19,7 @@ use crate::{
         accept::{derive_accept_key, upgraded},
         authenticate,
         dial::{DialParameters, Dialer},
+        uplink::Mover,
     },
     tunnel::WindowSize,
 };
@@ -46,6 +47,8 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
         role: Role::Client,
         instance: Id([3; 16]),
         timing: Timing::default(),
+        rotate_after: None,
+        mover: Mover::default(),
     };
     let ports = vec![ClientPort { port, local_address: "127.0.0.1:0".to_owned() }];
     (Client::bind(ClientParameters { uplink, ports, hold_timeout }).await.unwrap(), mark)

@@ -75,20 +75,19 @@ impl Visitor {
     }
 }
 
-impl Handler for Visitor {
+/// The visitor on one of its links.
+pub struct Session;
+
+impl Handler for Session {
     fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
-        match frame {
-            Frame::GoAway(notice) => {
-                info!("the master asks to move to another link: {notice}");
-                Ok(())
-            }
-            other => Err(Notice::new(Code::Protocol, format!("{} is not for a client", other.name()))),
-        }
+        Err(Notice::new(Code::Protocol, format!("{} is not for a client", frame.name())))
     }
 }
 
 impl LinkedRole for Visitor {
-    fn begin(&mut self, outbox: &Arc<Outbox>) -> Vec<Frame> {
+    type Session = Session;
+
+    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Session) {
         let channels = Arc::new(AtomicU32::new(0));
         let attach = |port: &Arc<Port>| {
             let attaching = Attaching {
@@ -108,10 +107,12 @@ impl LinkedRole for Visitor {
             );
             Some(frame)
         };
-        self.ports.iter().filter_map(attach).collect()
+        (self.ports.iter().filter_map(attach).collect(), Session)
     }
 
-    fn joined(&mut self, terms: &Terms) {
+    fn retiring(&self, _outbox: &Arc<Outbox>) {}
+
+    fn joined(&self, _outbox: &Arc<Outbox>, terms: &Terms) {
         if self.ports.len() > terms.max_channels as usize {
             error!(
                 configured = self.ports.len(),

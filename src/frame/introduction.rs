@@ -69,6 +69,9 @@ pub struct Claims {
     pub instance: Id,
     /// Grows with each link of this instance.
     pub epoch: u64,
+    /// Whether the role moves here from its link before, which goes on until the role closes it (PROTOCOL 5.2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moves: bool,
     /// Drawn for this link.
     pub nonce: Nonce,
     /// Free text for the log, like `report/0.1.0`.

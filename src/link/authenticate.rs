@@ -36,6 +36,8 @@ pub struct Introduction {
     pub instance: Id,
     /// Larger with each link of this process.
     pub epoch: u64,
+    /// Whether the link before this one is to go on for a while.
+    pub moves: bool,
     /// Free text for the master's log.
     pub agent: String,
 }
@@ -150,6 +152,7 @@ pub async fn join(
         role: introduction.role,
         instance: introduction.instance,
         epoch: introduction.epoch,
+        moves: introduction.moves,
         nonce,
         agent: introduction.agent.clone(),
     }

@@ -30,7 +30,12 @@ impl Backoff {
 
     /// How long to wait before the next attempt, after one that failed.
     pub fn next_wait(&mut self) -> Duration {
-        let wait = self.ceiling.mul_f64(fastrand::f64());
+        self.next_wait_below(self.most)
+    }
+
+    /// The same, and at most `most` this time.
+    pub fn next_wait_below(&mut self, most: Duration) -> Duration {
+        let wait = self.ceiling.min(most).mul_f64(fastrand::f64());
         self.ceiling = self.ceiling.saturating_mul(2).min(self.most);
         wait
     }

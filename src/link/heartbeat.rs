@@ -63,6 +63,11 @@ impl Heartbeat {
         self.received = now;
     }
 
+    /// For how long nothing has been sent or received.
+    pub(super) fn idle(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.sent.max(self.received))
+    }
+
     /// What is due now. A [`Beat::Ping`] counts as sent.
     pub(super) fn due(&mut self, now: Instant) -> Beat {
         let silent = self.received + self.timing.timeout;

@@ -28,5 +28,5 @@ pub mod websocket;
 
 pub use channel::{Lane, Outbox, Transmit};
 pub use heartbeat::Timing;
-pub use session::{Handler, Link, LinkEnd};
+pub use session::{Ended, Handler, Link, LinkEnd};
 pub use websocket::{MessageSocket, SocketError};

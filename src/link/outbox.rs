@@ -17,7 +17,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Waker,
+    task::{Poll, Waker},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -74,6 +74,8 @@ struct State {
     ending: Option<Notice>,
     /// The link has ended with this.
     ended: Option<Notice>,
+    /// Who waits until no channel is open.
+    watcher: Option<Waker>,
 }
 
 struct Entry {
@@ -156,7 +158,7 @@ impl Outbox {
     /// nothing when the channel is not open.
     pub fn close(&self, channel: u32, notice: &Notice) {
         let mut state = self.state();
-        let entry = state.lanes.remove(&channel);
+        let entry = state.remove(channel);
         if entry.is_some() {
             state.queue(close_message(channel, notice));
         }
@@ -192,6 +194,22 @@ impl Outbox {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Waits until no channel is open, or the link has ended. One at a time waits.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn vacant(&self) {
+        std::future::poll_fn(|context| {
+            let mut state = self.state();
+            if state.lanes.is_empty() {
+                return Poll::Ready(());
+            }
+            state.watcher = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Bytes of control frames that wait because the peer does not read, with what is kept beside each: who makes more of them on another
@@ -258,7 +276,7 @@ impl Outbox {
 
     /// The peer closed the channel.
     pub(super) fn closed_by_peer(&self, channel: u32, notice: Notice) {
-        let entry = self.state().lanes.remove(&channel);
+        let entry = self.state().remove(channel);
         if let Some(Entry { lane, closing: None, .. }) = entry {
             lane.closed(notice);
         }
@@ -289,6 +307,7 @@ impl Outbox {
         }
         state.ended = Some(notice.clone());
         let lanes = mem::take(&mut state.lanes);
+        state.tell_watcher();
         (state.fresh, state.round, state.task) = Default::default();
         drop(state);
         for entry in lanes.into_values().filter(|entry| entry.closing.is_none()) {
@@ -332,6 +351,20 @@ impl Outbox {
 impl State {
     fn has_something(&self) -> bool {
         self.ending.is_some() || !(self.control.is_empty() && self.fresh.is_empty() && self.round.is_empty())
+    }
+
+    fn remove(&mut self, channel: u32) -> Option<Entry> {
+        let entry = self.lanes.remove(&channel);
+        self.tell_watcher();
+        entry
+    }
+
+    fn tell_watcher(&mut self) {
+        if self.lanes.is_empty()
+            && let Some(watcher) = self.watcher.take()
+        {
+            watcher.wake();
+        }
     }
 
     fn mark(&mut self, channel: u32) {
@@ -417,7 +450,7 @@ impl State {
         let notice = entry.closing.as_ref().filter(|_| !entry.marked && !serving)?;
         let message = close_message(channel, notice);
         self.queue(message);
-        self.lanes.remove(&channel)
+        self.remove(channel)
     }
 }
 

@@ -97,6 +97,15 @@ impl fmt::Display for LinkEnd {
     }
 }
 
+/// How a link ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Why.
+    pub why: LinkEnd,
+    /// For how long nothing had been sent or received then.
+    pub idle: Duration,
+}
+
 /// A link after its authentication.
 pub struct Link {
     socket: MessageSocket,
@@ -116,7 +125,7 @@ impl Link {
     ///
     /// # Cancel safety
     /// Dropping the future cuts the link; its lanes are closed with `peer_lost`.
-    pub async fn run<H: Handler>(self, handler: &mut H, cancel: &CancellationToken) -> LinkEnd {
+    pub async fn run<H: Handler>(self, handler: &mut H, cancel: &CancellationToken) -> Ended {
         let Link { socket, outbox, timing } = self;
         let now = Instant::now();
         let last = FinishOnDrop(outbox.clone());
@@ -131,17 +140,18 @@ impl Link {
         };
         let mut timer = pin!(tokio::time::sleep_until(now + timing.interval.min(timing.timeout)));
         let mut cancelled = pin!(cancel.cancelled());
-        let end = std::future::poll_fn(|context| {
+        let why = std::future::poll_fn(|context| {
             if cancelled.as_mut().poll(context).is_ready() {
                 return Poll::Ready(LinkEnd::Cancelled);
             }
             running.poll(context, handler, timer.as_mut())
         })
         .await;
-        running.outbox.finish(&end.notice());
-        Box::pin(running.goodbye(&end)).await;
+        let idle = running.heartbeat.idle(Instant::now());
+        running.outbox.finish(&why.notice());
+        Box::pin(running.goodbye(&why)).await;
         drop(last);
-        end
+        Ended { why, idle }
     }
 }
 

@@ -59,10 +59,10 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
     let mut attendant = Attendant { switch: Arc::clone(&shared.switch), line: Arc::clone(&line), role };
     let since = Instant::now();
     // In a box of its own, so that the future of a link at rest holds nothing of what came before it.
-    let end = Box::pin(link.run(&mut attendant, &shared.never)).await;
+    let ended = Box::pin(link.run(&mut attendant, &shared.never)).await;
     drop(entered);
     info!(
-        why = %end,
+        why = %ended.why,
         seconds = since.elapsed().as_secs(),
         received_bytes = line.received_bytes.load(Relaxed),
         sent_bytes = line.sent_bytes.load(Relaxed),

@@ -19,12 +19,11 @@ use crate::{
 };
 
 /// The server as its links see it.
+#[derive(Clone)]
 pub struct Agent {
     instance: Id,
     ports: Arc<HashMap<Id, Arc<ServerPort>>>,
     connect_timeout: Duration,
-    /// Of the present link.
-    outbox: Option<Arc<Outbox>>,
     draining: Draining,
     tasks: TaskTracker,
     streams: TaskTracker,
@@ -41,7 +40,8 @@ pub struct Draining {
 #[derive(Default)]
 struct DrainState {
     begun: bool,
-    outbox: Option<Arc<Outbox>>,
+    /// Of the links that have not ended.
+    outboxes: Vec<Arc<Outbox>>,
 }
 
 impl Draining {
@@ -49,8 +49,9 @@ impl Draining {
     pub fn begin(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.begun = true;
-        if let Some(outbox) = &state.outbox {
-            ports_frames(&self.ports, Frame::Unregister).iter().for_each(|frame| outbox.control(frame));
+        let unregister = ports_frames(&self.ports, Frame::Unregister);
+        for outbox in &state.outboxes {
+            unregister.iter().for_each(|frame| outbox.control(frame));
         }
     }
 
@@ -61,7 +62,8 @@ impl Draining {
 
     fn linked(&self, outbox: &Arc<Outbox>) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.outbox = Some(Arc::clone(outbox));
+        state.outboxes.retain(|outbox| outbox.ended().is_none());
+        state.outboxes.push(Arc::clone(outbox));
         state.begun
     }
 }
@@ -81,7 +83,6 @@ impl Agent {
             instance,
             ports: Arc::clone(&ports),
             connect_timeout,
-            outbox: None,
             draining: Draining { ports, state: Arc::default() },
             tasks: tasks.clone(),
             streams: streams.clone(),
@@ -139,19 +140,18 @@ impl Agent {
     }
 }
 
-impl Handler for Agent {
+/// The agent on one of its links.
+pub struct Session {
+    agent: Agent,
+    outbox: Arc<Outbox>,
+}
+
+impl Handler for Session {
     fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
         match frame {
-            Frame::Attach { channel, header, message } => match self.outbox.clone() {
-                Some(outbox) => self.attach(&outbox, channel, header.port, &message),
-                None => Ok(()),
-            },
+            Frame::Attach { channel, header, message } => self.agent.attach(&self.outbox, channel, header.port, &message),
             Frame::Registered(registered) => {
-                self.registered(&registered);
-                Ok(())
-            }
-            Frame::GoAway(notice) => {
-                info!("the master asks to move to another link: {notice}");
+                self.agent.registered(&registered);
                 Ok(())
             }
             other => Err(Notice::new(Code::Protocol, format!("{} is not for a server", other.name()))),
@@ -172,12 +172,16 @@ impl Agent {
 }
 
 impl LinkedRole for Agent {
-    fn begin(&mut self, outbox: &Arc<Outbox>) -> Vec<Frame> {
-        self.outbox = Some(Arc::clone(outbox));
-        if self.draining.linked(outbox) { Vec::new() } else { ports_frames(&self.ports, Frame::Register) }
+    type Session = Session;
+
+    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Session) {
+        let first = if self.draining.linked(outbox) { Vec::new() } else { ports_frames(&self.ports, Frame::Register) };
+        (first, Session { agent: self.clone(), outbox: Arc::clone(outbox) })
     }
 
-    fn joined(&mut self, terms: &Terms) {
+    fn retiring(&self, _outbox: &Arc<Outbox>) {}
+
+    fn joined(&self, _outbox: &Arc<Outbox>, terms: &Terms) {
         if self.ports.len() > terms.max_ports as usize {
             error!(configured = self.ports.len(), max_ports = terms.max_ports, "more ports than the master takes on a link");
         }
@@ -220,16 +224,16 @@ mod tests {
         let wish = attach::wish(&port, &Outbox::new(), 1, &tasks).unwrap();
         let offered = ServerPort { port, host: "localhost".to_owned(), tcp_port: 1 };
         let ports = HashMap::from([(keys.id, Arc::new(offered))]);
-        let mut agent = Agent::new(Id([7; 16]), ports, Duration::from_secs(1), &tasks, &streams, &stop);
+        let agent = Agent::new(Id([7; 16]), ports, Duration::from_secs(1), &tasks, &streams, &stop);
         let outbox = Outbox::new();
-        agent.begin(&outbox);
+        let (_, mut session) = agent.begin(&outbox);
         let attach = || Frame::Attach {
             channel: 3,
             header: AttachHeader { port: keys.id, instance: None },
             message: wish.message.clone(),
         };
-        assert_eq!(agent.frame(attach()), Ok(()));
-        assert_eq!(agent.frame(attach()).map_err(|notice| notice.code), Err(Code::Protocol));
+        assert_eq!(session.frame(attach()), Ok(()));
+        assert_eq!(session.frame(attach()).map_err(|notice| notice.code), Err(Code::Protocol));
         outbox.close(3, &Notice::new(Code::Shutdown, ""));
         tasks.close();
         tokio::time::timeout(Duration::from_secs(10), tasks.wait()).await.unwrap();

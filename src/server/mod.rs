@@ -28,8 +28,10 @@ pub struct ServerPort {
 
 /// What a server needs.
 pub struct ServerParameters {
-    /// The way to the masters.
-    pub uplink: Uplink,
+    /// This process.
+    pub instance: Id,
+    /// The ways to the masters: it is linked to each of them at the same time, so that clients of any find it.
+    pub uplinks: Vec<Uplink>,
     /// The ports by their key ids.
     pub ports: HashMap<Id, Arc<ServerPort>>,
     /// How long a local service may take to answer.
@@ -41,9 +43,9 @@ pub struct ServerParameters {
 /// # Cancel safety
 /// Dropping the future cuts the link; tasks that were spawned end soon after.
 pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace: Duration) {
-    let ServerParameters { uplink, ports, connect_timeout } = parameters;
+    let ServerParameters { instance, uplinks, ports, connect_timeout } = parameters;
     let drain = Drain::default();
-    let agent = Agent::new(uplink.instance, ports, connect_timeout, &drain.tasks, &drain.streams, &drain.stop);
+    let agent = Agent::new(instance, ports, connect_timeout, &drain.tasks, &drain.streams, &drain.stop);
     let draining = agent.draining();
-    drain.run(uplink, agent, &cancel, grace, || draining.begin()).await;
+    drain.run(uplinks, Arc::new(agent), &cancel, grace, || draining.begin()).await;
 }

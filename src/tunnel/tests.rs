@@ -58,7 +58,7 @@ impl Bed {
             let outbox = Outbox::new();
             let link = Link::new(socket, Arc::clone(&outbox), Timing::default());
             let cancel = cancel.clone();
-            tasks.spawn(async move { link.run(&mut NoFrames, &cancel).await });
+            tasks.spawn(async move { link.run(&mut NoFrames, &cancel).await.why });
             outbox
         };
         Bed { client: start(one), server: start(other), cancel, tasks }

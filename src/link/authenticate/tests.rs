@@ -6,7 +6,7 @@ use crate::{frame::Ports, link::memory};
 const TERMS: Terms = Terms { version: 1, heartbeat_seconds: 20, max_channels: 9, max_ports: 8 };
 
 fn introduction(role: Role) -> Introduction {
-    Introduction { role, instance: Id([7; 16]), epoch: 3, agent: "test".to_owned() }
+    Introduction { role, instance: Id([7; 16]), epoch: 3, moves: false, agent: "test".to_owned() }
 }
 
 fn keys() -> (LinkKey, LinkKey) {

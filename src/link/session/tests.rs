@@ -119,7 +119,7 @@ impl Bed {
         let (forward, frames) = mpsc::channel(64);
         let mut task = JoinSet::new();
         let (link, token) = (Link::new(socket, outbox.clone(), Timing::default()), cancel.clone());
-        task.spawn(async move { link.run(&mut Forward(forward), &token).await });
+        task.spawn(async move { link.run(&mut Forward(forward), &token).await.why });
         Bed { outbox, cancel, frames, task }
     }
 

@@ -47,7 +47,8 @@ async fn behind_a_proxy_on_the_same_machine_only_the_visitor_is_throttled() {
         stream.write_all(request.as_bytes()).await.expect("sent");
         let (_, rest) = head(&mut stream).await;
         let mut socket = MessageSocket::new(stream, rest, End::Dialled);
-        let introduction = Introduction { role: Role::Server, instance: Id([9; 16]), epoch: 1, agent: "test".to_owned() };
+        let introduction =
+            Introduction { role: Role::Server, instance: Id([9; 16]), epoch: 1, moves: false, agent: "test".to_owned() };
         authenticate::join(&mut socket, key, &introduction, &[]).await
     };
     let wrong = LinkKey::derive(Some("another"));

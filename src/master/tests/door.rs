@@ -137,7 +137,8 @@ async fn tls_carries_a_link_and_a_silent_peer_holds_nobody() {
     let name = ServerName::try_from("localhost").expect("a name");
     let stream = soon(connector.connect(name, master.connect().await)).await.expect("TLS");
     let mut socket = super::upgrade(stream, "/").await;
-    let introduction = Introduction { role: Role::Server, instance: Id([1; 16]), epoch: 1, agent: "test".to_owned() };
+    let introduction =
+        Introduction { role: Role::Server, instance: Id([1; 16]), epoch: 1, moves: false, agent: "test".to_owned() };
     let terms = authenticate::join(&mut socket, &link_key(), &introduction, &[]).await.expect("joined");
     Peer { socket, terms }.expect_alive().await;
     let mut rest = Vec::new();

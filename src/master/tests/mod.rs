@@ -103,7 +103,7 @@ impl Running {
         first: &[Frame],
     ) -> Result<Peer, JoinError> {
         let mut socket = self.upgraded().await;
-        let introduction = Introduction { role, instance: Id([instance; 16]), epoch, agent: "test".to_owned() };
+        let introduction = Introduction { role, instance: Id([instance; 16]), epoch, moves: false, agent: "test".to_owned() };
         let terms = authenticate::join(&mut socket, key, &introduction, first).await?;
         Ok(Peer { socket, terms })
     }

@@ -108,7 +108,7 @@ async fn join(address: SocketAddr, numbers: std::ops::Range<u32>) -> Vec<Peer> {
         };
         let stream = TcpStream::connect(address).await.expect("connected");
         let mut socket = upgrade(stream, "/").await;
-        let introduction = Introduction { role, instance: id, epoch: 1, agent: "test".to_owned() };
+        let introduction = Introduction { role, instance: id, epoch: 1, moves: false, agent: "test".to_owned() };
         let terms = authenticate::join(&mut socket, &key, &introduction, &first).await.expect("joined");
         let mut peer = Peer { socket, terms };
         if role == Role::Server {
