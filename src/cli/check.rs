@@ -90,6 +90,10 @@ fn describe_link(link: &LinkConfig, lines: &mut Vec<String>) {
     if let Some(ca) = &link.ca {
         lines.push(format!("tls: trusts {}", ca.display()));
     }
+    lines.push(format!("resume_timeout: {:?}", link.resume_timeout));
+    if let Some(age) = link.rotate_after {
+        lines.push(format!("rotate_after: {age:?}"));
+    }
 }
 
 fn describe_ports(ports: &[PortConfig], does: &str, lines: &mut Vec<String>) {

@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Client, ClientParameters, ClientPort},
-    compress::Pool,
     config::{ByteSize, ClientConfig, Config, HostPort, LinkConfig, MasterConfig, PortConfig, RoleConfig, ServerConfig},
     crypto::{LinkKey, PortKeys},
     frame::Role,
@@ -20,7 +19,7 @@ use crate::{
     master::{self, Limits, Master, MasterParameters, MasterTiming},
     random,
     server::{self, ServerParameters, ServerPort},
-    tunnel::{PortParameters, WindowSize},
+    tunnel::{Commons, PortParameters, WindowSize},
 };
 
 /// What a stream may send before it is given more (PROTOCOL 12).
@@ -118,9 +117,9 @@ async fn resolve(address: &HostPort) -> anyhow::Result<Vec<SocketAddr>> {
 }
 
 fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
-    let pool = Arc::default();
+    let commons = Commons::default();
     let ports = config.ports.iter().map(|port| {
-        let parameters = port_parameters(port, &pool);
+        let parameters = port_parameters(port, &config.link, &commons);
         let HostPort { host, port: tcp_port } = port.local_address.clone();
         (parameters.keys.id, Arc::new(ServerPort { port: parameters, host, tcp_port }))
     });
@@ -134,9 +133,9 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
 }
 
 async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
-    let pool = Arc::default();
+    let commons = Commons::default();
     let client_port =
-        |port: &PortConfig| ClientPort { port: port_parameters(port, &pool), local_address: port.local_address.to_string() };
+        |port: &PortConfig| ClientPort { port: port_parameters(port, &config.link, &commons), local_address: port.local_address.to_string() };
     let parameters = ClientParameters {
         ports: config.ports.iter().map(client_port).collect(),
         uplink: uplink(&config.link, Role::Client, None)?,
@@ -154,7 +153,7 @@ fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::
         role,
         instance: Id(random::bytes()),
         timing: timing(config.heartbeat),
-        rotate_after: None,
+        rotate_after: config.rotate_after,
         mover: Mover::default(),
     })
 }
@@ -164,7 +163,7 @@ fn timing(interval: Duration) -> Timing {
     Timing { interval, timeout: silence.max(Timing::default().timeout) }
 }
 
-fn port_parameters(config: &PortConfig, pool: &Arc<Pool>) -> PortParameters {
+fn port_parameters(config: &PortConfig, link: &LinkConfig, commons: &Commons) -> PortParameters {
     let window =
         |initial: ByteSize, max: ByteSize| WindowSize { initial: initial.min(max).bytes() as u64, max: max.bytes() as u64 };
     PortParameters {
@@ -174,6 +173,7 @@ fn port_parameters(config: &PortConfig, pool: &Arc<Pool>) -> PortParameters {
         compress: config.compress_method,
         stream_window: window(STREAM_WINDOW_INITIAL, config.windows.stream),
         tunnel_window: window(TUNNEL_WINDOW_INITIAL, config.windows.tunnel),
-        pool: Arc::clone(pool),
+        resume_timeout: link.resume_timeout,
+        commons: commons.clone(),
     }
 }

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, error, info, info_span, warn};
 
-use super::visitor::Port;
+use super::port::Port;
 use crate::tunnel::splice::{reset_on_close, splice};
 
 /// After an error of the listener (too many open files, most of the time) it rests this long: the error would come again at once.

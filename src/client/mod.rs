@@ -1,9 +1,10 @@
 //! The client role: listens locally, stays linked to the master, attaches a tunnel for each of its ports, and carries what connects into it.
 //!
-//! The listeners stand from the start to the end. A connection that comes while there is no tunnel is held for a while, and
-//! reset when none has come by then.
+//! The listeners stand from the start to the end. A connection that comes while nothing carries the port's tunnel is held for a while, and
+//! reset when nothing does by then.
 
 mod listener;
+mod port;
 #[cfg(test)]
 mod tests;
 mod visitor;
@@ -13,7 +14,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::visitor::{Port, Visitor};
+use self::{port::Port, visitor::Visitor};
 use crate::{
     link::{drain::Drain, uplink::Uplink},
     tunnel::PortParameters,
@@ -53,7 +54,7 @@ pub struct ListenError {
 /// A client whose listeners stand.
 pub struct Client {
     uplink: Uplink,
-    ports: Vec<(Arc<Port>, TcpListener)>,
+    ports: Vec<(PortParameters, TcpListener)>,
     hold_timeout: Duration,
 }
 
@@ -73,7 +74,7 @@ impl Client {
                 local_address,
                 source,
             })?;
-            ports.push((Arc::new(Port::new(port)), listener));
+            ports.push((port, listener));
         }
         Ok(Client { uplink: parameters.uplink, ports, hold_timeout: parameters.hold_timeout })
     }
@@ -91,13 +92,18 @@ impl Client {
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
         let Client { uplink, ports, hold_timeout } = self;
         let drain = Drain::default();
-        let visited = ports.iter().map(|(port, _)| Arc::clone(port)).collect();
-        let visitor = Visitor::new(visited, &drain.tasks, &drain.stop);
+        let mut visited = Vec::new();
         for (port, listener) in ports {
+            let port = Port::new(port, &drain.tasks, &drain.stop);
+            visited.push(Arc::clone(&port));
             let context = listener::Context { port, hold_timeout, streams: drain.streams.clone(), stop: drain.stop.clone() };
             drain.tasks.spawn(listener::listen(listener, context, cancel.clone()));
         }
+        let visitor = Visitor::new(visited.clone(), uplink.mover.clone(), &drain.tasks, &drain.stop);
+        let farewell = async move {
+            futures_util::future::join_all(visited.iter().map(|port| port.end())).await;
+        };
         // The listeners have seen `cancel` too.
-        drain.run(vec![uplink], Arc::new(visitor), &cancel, grace, || {}).await;
+        drain.run(vec![uplink], Arc::new(visitor), &cancel, grace, || {}, farewell).await;
     }
 }

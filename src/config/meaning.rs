@@ -21,6 +21,11 @@ const HEARTBEAT: Duration = Duration::from_secs(20);
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=HEARTBEAT;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
+/// A proxy, a router or a master that restarts.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
+const RESUME_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+/// From what two links take to relieve each other.
+const ROTATIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
 const HOLD_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 /// Under the ten seconds after which containers are killed.
@@ -46,6 +51,16 @@ pub(super) fn read(text: &str, surroundings: Surroundings<'_>) -> Result<Loaded,
         Some(config) if problems.is_empty() => Ok(Loaded { config, warnings: reader.warnings }),
         _ => Err(problems),
     }
+}
+
+/// The fields of a server or client that are about its links.
+struct LinkFields<'a> {
+    master: Option<&'a OneOrMore>,
+    tls: Option<&'a RawRoleTls>,
+    heartbeat: Option<&'a Quantity>,
+    connect_timeout: Option<&'a Quantity>,
+    resume_timeout: Option<&'a Quantity>,
+    rotate_after: Option<&'a Quantity>,
 }
 
 fn no_address(found: &str, reason: AddressError) -> Fault {
@@ -103,7 +118,14 @@ impl Reader<'_> {
     }
 
     fn server(&mut self, raw: &RawServer) -> Option<ServerConfig> {
-        let link = self.link(raw.master.as_ref(), raw.tls.as_ref(), raw.heartbeat.as_ref(), raw.connect_timeout.as_ref());
+        let link = self.link(&LinkFields {
+            master: raw.master.as_ref(),
+            tls: raw.tls.as_ref(),
+            heartbeat: raw.heartbeat.as_ref(),
+            connect_timeout: raw.connect_timeout.as_ref(),
+            resume_timeout: raw.resume_timeout.as_ref(),
+            rotate_after: raw.rotate_after.as_ref(),
+        });
         let master_key = self.master_key(raw.master_key.as_ref());
         let windows = self.windows(raw.windows.as_ref());
         let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Server);
@@ -113,7 +135,14 @@ impl Reader<'_> {
     }
 
     fn client(&mut self, raw: &RawClient) -> Option<ClientConfig> {
-        let link = self.link(raw.master.as_ref(), raw.tls.as_ref(), raw.heartbeat.as_ref(), raw.connect_timeout.as_ref());
+        let link = self.link(&LinkFields {
+            master: raw.master.as_ref(),
+            tls: raw.tls.as_ref(),
+            heartbeat: raw.heartbeat.as_ref(),
+            connect_timeout: raw.connect_timeout.as_ref(),
+            resume_timeout: raw.resume_timeout.as_ref(),
+            rotate_after: raw.rotate_after.as_ref(),
+        });
         let windows = self.windows(raw.windows.as_ref());
         let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Client);
         let hold_timeout = self.duration(&root("hold_timeout"), raw.hold_timeout.as_ref(), HOLD_TIMEOUT, HOLD_TIMEOUTS);
@@ -192,13 +221,8 @@ impl Reader<'_> {
         })
     }
 
-    fn link(
-        &mut self,
-        master: Option<&OneOrMore>,
-        tls: Option<&RawRoleTls>,
-        heartbeat: Option<&Quantity>,
-        connect_timeout: Option<&Quantity>,
-    ) -> Option<LinkConfig> {
+    fn link(&mut self, fields: &LinkFields<'_>) -> Option<LinkConfig> {
+        let &LinkFields { master, tls, heartbeat, connect_timeout, resume_timeout, rotate_after } = fields;
         let missing = "add the master's address, as \"HOST:PORT\" or \"wss://HOST/PATH\"";
         let masters: Option<Vec<MasterAddress>> =
             self.addresses(&root("master"), master, missing, |_, error| Fault::MasterAddress(error));
@@ -209,7 +233,17 @@ impl Reader<'_> {
         }
         let heartbeat = self.heartbeat(heartbeat);
         let connect_timeout = self.duration(&root("connect_timeout"), connect_timeout, CONNECT_TIMEOUT, CONNECT_TIMEOUTS);
-        Some(LinkConfig { masters: masters?, ca, heartbeat: heartbeat?, connect_timeout: connect_timeout? })
+        let resume_timeout = self.duration(&root("resume_timeout"), resume_timeout, RESUME_TIMEOUT, RESUME_TIMEOUTS);
+        // The default is not used.
+        let rotation = self.duration(&root("rotate_after"), rotate_after, *ROTATIONS.end(), ROTATIONS);
+        Some(LinkConfig {
+            masters: masters?,
+            ca,
+            heartbeat: heartbeat?,
+            connect_timeout: connect_timeout?,
+            resume_timeout: resume_timeout?,
+            rotate_after: Some(rotation?).filter(|_| rotate_after.is_some()),
+        })
     }
 
     fn heartbeat(&mut self, raw: Option<&Quantity>) -> Option<Duration> {

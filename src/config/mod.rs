@@ -154,6 +154,10 @@ pub struct LinkConfig {
     pub heartbeat: Duration,
     /// How long a dial may take, from name to handshake; a server's dials of its services too.
     pub connect_timeout: Duration,
+    /// How long a tunnel waits for its next link before its connections are reset.
+    pub resume_timeout: Duration,
+    /// After how long each link is replaced, if ever.
+    pub rotate_after: Option<Duration>,
 }
 
 /// A server.

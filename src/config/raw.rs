@@ -66,6 +66,12 @@ pub struct RawServer {
     /// How often an idle link is probed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Quantity>,
+    /// How long a tunnel waits for its next link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume_timeout: Option<Quantity>,
+    /// How old a link may become.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotate_after: Option<Quantity>,
     /// What each port's windows may grow to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<RawWindows>,
@@ -101,6 +107,12 @@ pub struct RawClient {
     /// How often an idle link is probed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Quantity>,
+    /// How long a tunnel waits for its next link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume_timeout: Option<Quantity>,
+    /// How old a link may become.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotate_after: Option<Quantity>,
     /// What each port's windows may grow to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<RawWindows>,
@@ -276,6 +288,8 @@ pub(super) const SERVER: Known = Known {
         "tls",
         "connect_timeout",
         "heartbeat",
+        "resume_timeout",
+        "rotate_after",
         "windows",
         "grace_period",
         "ports",
@@ -292,6 +306,8 @@ pub(super) const CLIENT: Known = Known {
         "connect_timeout",
         "hold_timeout",
         "heartbeat",
+        "resume_timeout",
+        "rotate_after",
         "windows",
         "grace_period",
         "ports",

@@ -8,6 +8,9 @@ use tracing::{Instrument, info};
 
 use super::uplink::{LinkedRole, Uplink, Way};
 
+/// How long a farewell may take: that of a link which works takes a moment, and where none does nobody hears it.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// What a role runs beside its link, and what ends it.
 #[derive(Default)]
 pub struct Drain {
@@ -21,7 +24,8 @@ pub struct Drain {
 
 impl Drain {
     /// Keeps `role` linked over each of the `uplinks` until `cancel` is cancelled. Then `begin` is to see to it that no stream is added; those that
-    /// are open have the `grace` period to end, and the rest is cut. Returns when every task has ended.
+    /// are open have the `grace` period to end; `farewell` tells the other ends, within [`FAREWELL`]; and the rest is cut. Returns when every task
+    /// has ended.
     ///
     /// # Cancel safety
     /// Dropping the future cuts the links; the tasks end soon after.
@@ -32,6 +36,7 @@ impl Drain {
         cancel: &CancellationToken,
         grace: Duration,
         begin: impl FnOnce(),
+        farewell: impl Future<Output = ()>,
     ) {
         let Drain { streams, tasks, stop } = self;
         let _stopped_when_dropped = stop.clone().drop_guard();
@@ -50,6 +55,7 @@ impl Drain {
         info!(streams = streams.len(), grace_s = grace.as_secs(), "ending: no new streams");
         streams.close();
         let _ = tokio::time::timeout(grace, streams.wait()).await;
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
         stop.cancel();
         for linked in linked {
             if let Err(error) = linked.await

@@ -2,8 +2,8 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::{
     frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
     id::Id,
     link::{Handler, Outbox, uplink::LinkedRole},
-    tunnel::{Tunnel, attach},
+    tunnel::{ResetCode, Tunnel, attach},
 };
 
 /// The server as its links see it.
@@ -24,6 +24,9 @@ pub struct Agent {
     instance: Id,
     ports: Arc<HashMap<Id, Arc<ServerPort>>>,
     connect_timeout: Duration,
+    started: Instant,
+    /// Those that are not over: a client may come back to them.
+    tunnels: Tunnels,
     draining: Draining,
     tasks: TaskTracker,
     streams: TaskTracker,
@@ -68,7 +71,49 @@ impl Draining {
     }
 }
 
+/// The tunnels of a server, by their names.
+#[derive(Clone, Default)]
+pub struct Tunnels(Arc<Mutex<HashMap<Id, Tunnel>>>);
+
+impl Tunnels {
+    fn table(&self) -> MutexGuard<'_, HashMap<Id, Tunnel>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, id: Id) -> Option<Tunnel> {
+        self.table().get(&id).filter(|tunnel| tunnel.notice().is_none()).cloned()
+    }
+
+    fn add(&self, tunnel: &Tunnel) {
+        self.table().insert(tunnel.id(), tunnel.clone());
+    }
+
+    fn remove(&self, id: Id) {
+        self.table().remove(&id);
+    }
+
+    fn all(&self) -> Vec<Tunnel> {
+        self.table().values().cloned().collect()
+    }
+
+    /// Ends all of them, and waits until their clients have been told.
+    pub async fn end(&self) {
+        let tunnels = self.all();
+        for tunnel in &tunnels {
+            tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, "the server ends"));
+        }
+        for tunnel in &tunnels {
+            tunnel.ended().await;
+        }
+    }
+}
+
 impl Agent {
+    /// What the server holds.
+    pub fn tunnels(&self) -> Tunnels {
+        self.tunnels.clone()
+    }
+
     /// An agent without a link. Streams run on `streams`, everything else on `tasks`; all of it ends when `stop` is cancelled.
     pub fn new(
         instance: Id,
@@ -83,6 +128,8 @@ impl Agent {
             instance,
             ports: Arc::clone(&ports),
             connect_timeout,
+            started: Instant::now(),
+            tunnels: Tunnels::default(),
             draining: Draining { ports, state: Arc::default() },
             tasks: tasks.clone(),
             streams: streams.clone(),
@@ -99,12 +146,19 @@ impl Agent {
         if outbox.lane(channel).is_some() {
             return Err(Notice::new(Code::Protocol, "ATTACH with a channel number that is in use"));
         }
-        let Some(port) = self.ports.get(&id).filter(|_| !self.draining.has_begun()) else {
+        let Some(port) = self.ports.get(&id) else {
             outbox.control(&close(channel, &Notice::new(Code::Refused, "")));
             return Ok(());
         };
         let span = info_span!("tunnel", port = %port.port.mark, channel);
-        match span.in_scope(|| attach::reply(&port.port, self.instance, message, outbox, channel, &self.tasks)) {
+        let host = attach::Host {
+            instance: self.instance,
+            started: self.started,
+            find: &|id| self.tunnels.find(id),
+            is_open: !self.draining.has_begun(),
+            tasks: &self.tasks,
+        };
+        match span.in_scope(|| attach::reply(&port.port, &host, message, outbox, channel)) {
             Ok(reply) => {
                 if let Err(error) = outbox.open(channel, reply.lane) {
                     debug!(parent: &span, "a client came too late: {error}");
@@ -112,7 +166,8 @@ impl Agent {
                 }
                 outbox.ready(channel);
                 match reply.outcome {
-                    Ok(tunnel) => self.serve(port, tunnel, span),
+                    Ok(Some(tunnel)) => self.serve(port, tunnel, span),
+                    Ok(None) => {}
                     Err(mismatch) => {
                         error!(parent: &span, "a client was refused: {mismatch}");
                         outbox.close_after_drain(channel, &Notice::new(Code::Mismatch, ""));
@@ -129,6 +184,7 @@ impl Agent {
 
     fn serve(&self, port: &Arc<ServerPort>, tunnel: Tunnel, span: tracing::Span) {
         info!(parent: &span, tunnel = %tunnel.id(), "a client attached");
+        self.tunnels.add(&tunnel);
         let context = service::Context {
             port: Arc::clone(port),
             connect_timeout: self.connect_timeout,
@@ -136,7 +192,13 @@ impl Agent {
             streams: self.streams.clone(),
             stop: self.stop.clone(),
         };
-        self.tasks.spawn(service::serve(context, tunnel).instrument(span));
+        let tunnels = self.tunnels.clone();
+        let served = async move {
+            let id = tunnel.id();
+            service::serve(context, tunnel).await;
+            tunnels.remove(id);
+        };
+        self.tasks.spawn(served.instrument(span));
     }
 }
 
@@ -179,7 +241,9 @@ impl LinkedRole for Agent {
         (first, Session { agent: self.clone(), outbox: Arc::clone(outbox) })
     }
 
-    fn retiring(&self, _outbox: &Arc<Outbox>) {}
+    fn retiring(&self, outbox: &Arc<Outbox>) {
+        self.tunnels.all().iter().for_each(|tunnel| tunnel.leave(outbox));
+    }
 
     fn joined(&self, _outbox: &Arc<Outbox>, terms: &Terms) {
         if self.ports.len() > terms.max_ports as usize {

@@ -46,6 +46,6 @@ pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace:
     let ServerParameters { instance, uplinks, ports, connect_timeout } = parameters;
     let drain = Drain::default();
     let agent = Agent::new(instance, ports, connect_timeout, &drain.tasks, &drain.streams, &drain.stop);
-    let draining = agent.draining();
-    drain.run(uplinks, Arc::new(agent), &cancel, grace, || draining.begin()).await;
+    let (draining, tunnels) = (agent.draining(), agent.tunnels());
+    drain.run(uplinks, Arc::new(agent), &cancel, grace, || draining.begin(), async move { tunnels.end().await }).await;
 }

@@ -7,6 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, info, warn};
 
 use super::{ServerPort, agent::Draining};
+use crate::frame::{Code, Notice};
 use crate::tunnel::{ResetCode, Tunnel, TunnelStream, splice::splice};
 
 /// What the streams of a tunnel need.
@@ -57,6 +58,7 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
         let span = debug_span!("stream", number = stream.id());
         context.streams.spawn(serve_stream(Arc::clone(&context), stream).instrument(span));
     }
+    tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, "the server ends"));
     let why = tunnel.notice().map_or_else(|| "the server ends".to_owned(), |notice| notice.to_string());
     info!(tunnel = %tunnel.id(), lived_s = begun.elapsed().as_secs(), streams, "the tunnel is over: {why}");
 }

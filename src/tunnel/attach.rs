@@ -1,32 +1,48 @@
 //! Binding a tunnel to a channel: the handshake, and then sealing in both directions. An attachment is the channel's [`Lane`].
 //!
 //! ```text
-//!  client:  Offered ──answer accepts──► Attached ──closed──► Over        server:  Attached (answer first) ──closed──► Over
-//!              └──refused, closed, does not open──► Over                          Refusing ──answer sent──► Over
+//!  client:  Offered ──answer──► Attached: candidate ──peer's first message opens──► it takes the tunnel over ──closed──► Over
+//!              └──refused, closed, does not open──► Over                                       ▲
+//!  server:                      Attached: candidate (answer first) ─────────────────────────────┘
+//!                               Refusing ──answer sent──► Over
 //! ```
+//! A candidate says its own first message at once, and touches nothing of the tunnel before the peer's has opened (PROTOCOL 7.5, 10.3).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
-use tokio_util::task::TaskTracker;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use super::{
     PortParameters, Tunnel,
-    offer::{Answer, Grant, Methods, Mismatch, Offer, VERSION},
-    shared::Bell,
+    binding::Manner,
+    offer::{Answer, Grant, Methods, Mismatch, Offer, Resumption, VERSION},
+    shared::{Bell, Identity, Shared},
 };
 use crate::{
     crypto::{
-        HandshakeError,
+        HandshakeError, SessionKeys,
         handshake::{Initiator, Responder},
         seal::{Opener, Sealer},
     },
     id::Id,
     link::channel::{Code, Lane, Notice, Outbox, Transmit},
-    mux::Side,
+    mux::{ResetCode, Side},
     random,
 };
+
+/// How long a candidate may stay one (PROTOCOL 7.5, `AUTHENTICATION_TIMEOUT`).
+pub(super) const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The number of the attempt that made the tunnel; those that resume it count on from there.
+pub(super) const FIRST_ATTEMPT: u64 = 0;
 
 /// Why an attachment did not come about.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,13 +59,16 @@ pub enum AttachError {
     /// The server will not have the tunnel.
     #[error("the server refused the tunnel: {0}")]
     Refused(Code),
+    /// A newer attempt has the tunnel, or this one was played again by somebody.
+    #[error("a newer attempt has resumed the tunnel already")]
+    Superseded,
 }
 
 impl AttachError {
     /// Whether trying again without a change at either end can help.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, AttachError::Closed(_) | AttachError::Refused(_))
+        matches!(self, AttachError::Closed(_) | AttachError::Refused(_) | AttachError::Superseded)
     }
 
     fn wire_code(&self) -> Code {
@@ -58,6 +77,7 @@ impl AttachError {
             AttachError::Handshake(_) => Code::Handshake,
             AttachError::Mismatch(_) => Code::Mismatch,
             AttachError::Refused(_) => Code::Refused,
+            AttachError::Superseded => Code::Superseded,
         }
     }
 }
@@ -68,7 +88,7 @@ impl From<HandshakeError> for AttachError {
     }
 }
 
-/// One end of a channel that carries a tunnel.
+/// One end of a channel that carries a tunnel, or wants to.
 pub struct Attachment {
     phase: Mutex<Phase>,
 }
@@ -84,25 +104,47 @@ enum Phase {
 struct Offered {
     initiator: Initiator,
     port: PortParameters,
+    resuming: Option<(Tunnel, u64)>,
     bell: Bell,
     tasks: TaskTracker,
-    outcome: oneshot::Sender<Result<Tunnel, AttachError>>,
+    outcome: oneshot::Sender<Result<Outcome, AttachError>>,
 }
 
 /// The handshake is done.
 struct Attached {
-    tunnel: Tunnel,
+    claim: Claim,
     sealer: Sealer,
     opener: Opener,
     /// The server's handshake message, which goes first and unsealed.
     answer: Option<Bytes>,
+    has_greeted: bool,
+    /// Until the peer's first message has opened.
+    candidate: Option<Candidate>,
 }
 
-impl Drop for Attached {
-    /// A tunnel does not outlive its attachment, however that goes.
-    fn drop(&mut self) {
-        self.tunnel.shared.end(Notice::new(Code::PeerLost, "the channel is gone"));
-    }
+/// What an attachment is to carry.
+#[derive(Clone)]
+struct Claim {
+    tunnel: Tunnel,
+    attempt: u64,
+    manner: Manner,
+    bell: Bell,
+}
+
+/// What an attachment has as long as it is a candidate.
+struct Candidate {
+    /// Who waits for it, at the client.
+    outcome: Option<(oneshot::Sender<Result<Outcome, AttachError>>, Outcome)>,
+    /// Ends the wait for the proof.
+    _unproven: DropGuard,
+}
+
+/// What became of a client's wish.
+pub enum Outcome {
+    /// There is a new tunnel, on a server that has been running for so long.
+    New(Tunnel, Duration),
+    /// The tunnel goes on.
+    Resumed,
 }
 
 /// A client's wish for a tunnel.
@@ -112,7 +154,7 @@ pub struct Wish {
     /// The first handshake message, for ATTACH.
     pub message: Bytes,
     /// The tunnel, or why there is none.
-    pub outcome: oneshot::Receiver<Result<Tunnel, AttachError>>,
+    pub outcome: oneshot::Receiver<Result<Outcome, AttachError>>,
 }
 
 /// Begins an attachment as the client, on `channel` of the link that `outbox` belongs to. The tunnel's driver will run on `tasks`.
@@ -120,13 +162,33 @@ pub struct Wish {
 /// # Errors
 /// When the handshake cannot be begun.
 pub fn wish(port: &PortParameters, outbox: &Arc<Outbox>, channel: u32, tasks: &TaskTracker) -> Result<Wish, AttachError> {
-    let offer = serde_json::to_vec(&Offer::of(port)).unwrap_or_default();
+    offer(port, None, Bell { outbox: Arc::clone(outbox), channel }, tasks)
+}
+
+/// The same, to go on with `tunnel`. To be tried with `moves` as long as the attachment before works.
+///
+/// # Errors
+/// When the handshake cannot be begun.
+pub fn wish_again(tunnel: &Tunnel, moves: bool, outbox: &Arc<Outbox>, channel: u32, tasks: &TaskTracker) -> Result<Wish, AttachError> {
+    let resumption = Resumption { tunnel: tunnel.id(), attempt: tunnel.next_attempt(), moves };
+    offer(tunnel.port(), Some((tunnel, resumption)), Bell { outbox: Arc::clone(outbox), channel }, tasks)
+}
+
+fn offer(
+    port: &PortParameters,
+    resume: Option<(&Tunnel, Resumption)>,
+    bell: Bell,
+    tasks: &TaskTracker,
+) -> Result<Wish, AttachError> {
+    let offer = Offer { resume: resume.map(|(_, resumption)| resumption), ..Offer::of(port) };
+    let offer = serde_json::to_vec(&offer).unwrap_or_default();
     let (initiator, message) = Initiator::start(&port.keys.psk, port.keys.id, &offer, random::bytes())?;
     let (sender, outcome) = oneshot::channel();
     let offered = Offered {
         initiator,
         port: port.clone(),
-        bell: Bell { outbox: Arc::clone(outbox), channel },
+        resuming: resume.map(|(tunnel, resumption)| (tunnel.clone(), resumption.attempt)),
+        bell,
         tasks: tasks.clone(),
         outcome: sender,
     };
@@ -134,27 +196,40 @@ pub fn wish(port: &PortParameters, outbox: &Arc<Outbox>, channel: u32, tasks: &T
     Ok(Wish { lane, message: message.into(), outcome })
 }
 
+/// A server, as it presents itself to its clients.
+pub struct Host<'a> {
+    /// This process.
+    pub instance: Id,
+    /// When it started.
+    pub started: Instant,
+    /// Finds a tunnel by its name.
+    pub find: &'a dyn Fn(Id) -> Option<Tunnel>,
+    /// Whether new tunnels are taken.
+    pub is_open: bool,
+    /// Where drivers run.
+    pub tasks: &'a TaskTracker,
+}
+
 /// A server's answer to an ATTACH.
 pub struct Reply {
     /// The channel's end, to be opened at the link and marked ready. When there is no tunnel it has an answer to send all the same: close the
     /// channel once it is drained.
     pub lane: Arc<Attachment>,
-    /// The tunnel, or why there is none.
-    pub outcome: Result<Tunnel, Mismatch>,
+    /// The tunnel if it is a new one, or why there is none.
+    pub outcome: Result<Option<Tunnel>, Mismatch>,
 }
 
-/// Answers an attachment as the server `instance`: `message` is the first handshake message.
+/// Answers an attachment of `port`: `message` is the first handshake message.
 ///
 /// # Errors
 /// When the message does not open or its content makes no sense. There is nothing to answer then: the channel is to be closed with the notice of
 /// [`closing_notice`].
 pub fn reply(
     port: &PortParameters,
-    instance: Id,
+    host: &Host<'_>,
     message: &[u8],
     outbox: &Arc<Outbox>,
     channel: u32,
-    tasks: &TaskTracker,
 ) -> Result<Reply, AttachError> {
     let (responder, offer) = Responder::read(&port.keys.psk, port.keys.id, message, random::bytes())?;
     let offer: Offer =
@@ -165,15 +240,45 @@ pub fn reply(
         let lane = Arc::new(Attachment { phase: Mutex::new(Phase::Refusing(answer.into())) });
         return Ok(Reply { lane, outcome: Err(mismatch) });
     }
-    let id = Id(random::bytes());
-    let accept = Answer::Accept { tunnel: id, instance, grant: Grant::of(port) };
-    let (answer, keys) = responder.finish(&serde_json::to_vec(&accept).unwrap_or_default())?;
-    let (sealer, opener) = keys.responder(port.encrypt);
     let bell = Bell { outbox: Arc::clone(outbox), channel };
-    let tunnel = Tunnel::new(Side::Server, id, port.clone(), offer.grant, bell, tasks);
-    let attached = Attached { tunnel: tunnel.clone(), sealer, opener, answer: Some(answer.into()) };
-    let lane = Arc::new(Attachment { phase: Mutex::new(Phase::Attached(Box::new(attached))) });
-    Ok(Reply { lane, outcome: Ok(tunnel) })
+    let known = offer.resume.and_then(|resumption| Some(((host.find)(resumption.tunnel)?, resumption)));
+    match known.filter(|(tunnel, _)| tunnel.port().keys.id == port.keys.id) {
+        Some((tunnel, resumption)) => resume(tunnel, resumption, responder, bell, host),
+        None if !host.is_open => Err(AttachError::Refused(Code::Refused)),
+        None => begin(port, &offer, responder, bell, host),
+    }
+}
+
+/// The server has the tunnel that the client asks for.
+fn resume(
+    tunnel: Tunnel,
+    resumption: Resumption,
+    responder: Responder,
+    bell: Bell,
+    host: &Host<'_>,
+) -> Result<Reply, AttachError> {
+    let Resumption { attempt, moves, .. } = resumption;
+    if attempt == FIRST_ATTEMPT || !tunnel.shared.state().binding.admits(attempt) {
+        return Err(AttachError::Superseded);
+    }
+    let moves = moves && tunnel.shared.state().binding.can_be_moved();
+    let (answer, keys) = responder.finish(&serde_json::to_vec(&Answer::Resume { moves }).unwrap_or_default())?;
+    let keys = keys.resuming(&tunnel.shared.secret).responder(tunnel.port().encrypt);
+    let claim = Claim { tunnel, attempt, manner: Manner::of(moves), bell };
+    Ok(Reply { lane: Attachment::answering(claim, keys, answer, host.tasks), outcome: Ok(None) })
+}
+
+/// A new tunnel.
+fn begin(port: &PortParameters, offer: &Offer, responder: Responder, bell: Bell, host: &Host<'_>) -> Result<Reply, AttachError> {
+    let id = Id(random::bytes());
+    let age_ms = u64::try_from(host.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let accept = Answer::Accept { tunnel: id, instance: host.instance, age_ms, grant: Grant::of(port) };
+    let (answer, keys) = responder.finish(&serde_json::to_vec(&accept).unwrap_or_default())?;
+    let identity = Identity { side: Side::Server, id, instance: host.instance, secret: keys.tunnel_secret() };
+    let tunnel = Tunnel { shared: Shared::start(identity, port.clone(), offer.grant, host.tasks) };
+    let claim = Claim { tunnel: tunnel.clone(), attempt: FIRST_ATTEMPT, manner: Manner::Resume, bell };
+    let lane = Attachment::answering(claim, keys.responder(port.encrypt), answer, host.tasks);
+    Ok(Reply { lane, outcome: Ok(Some(tunnel)) })
 }
 
 /// What the channel of a failed attachment is to be closed with. Says no more than the code: the master reads it.
@@ -182,73 +287,116 @@ pub fn closing_notice(error: &AttachError) -> Notice {
     Notice::new(error.wire_code(), "")
 }
 
+type OutcomeSender = oneshot::Sender<Result<Outcome, AttachError>>;
+
 impl Offered {
     /// The server's answer.
-    fn finish(self, answer: &[u8]) -> Result<Attached, (AttachError, oneshot::Sender<Result<Tunnel, AttachError>>)> {
-        let Offered { initiator, port, bell, tasks, outcome } = self;
-        match accept(initiator, &port, answer) {
-            Ok((id, grant, sealer, opener)) => {
-                let tunnel = Tunnel::new(Side::Client, id, port, grant, bell, &tasks);
-                // Nobody waits for the outcome when the client is ending; the tunnel is dropped with the link then.
-                let _ = outcome.send(Ok(tunnel.clone()));
-                Ok(Attached { tunnel, sealer, opener, answer: None })
+    fn finish(self, answer: &[u8]) -> Result<Attached, (AttachError, OutcomeSender)> {
+        let Offered { initiator, port, resuming, bell, tasks, outcome } = self;
+        let (claim, keys, found) = match read_answer(initiator, &port, answer) {
+            Ok((Answer::Accept { tunnel, instance, age_ms, grant }, keys)) => {
+                let identity = Identity { side: Side::Client, id: tunnel, instance, secret: keys.tunnel_secret() };
+                let keys = keys.initiator(port.encrypt);
+                let tunnel = Tunnel { shared: Shared::start(identity, port, grant, &tasks) };
+                let found = Outcome::New(tunnel.clone(), Duration::from_millis(age_ms));
+                (Claim { tunnel, attempt: FIRST_ATTEMPT, manner: Manner::Resume, bell }, keys, found)
             }
-            Err(error) => Err((error, outcome)),
-        }
+            Ok((Answer::Resume { moves }, keys)) => {
+                let Some((tunnel, attempt)) = resuming else {
+                    return Err((AttachError::Handshake("the server goes on with what nobody asked for".to_owned()), outcome));
+                };
+                let keys = keys.resuming(&tunnel.shared.secret).initiator(port.encrypt);
+                (Claim { tunnel, attempt, manner: Manner::of(moves), bell }, keys, Outcome::Resumed)
+            }
+            Ok((Answer::Refuse { code, .. }, _)) => return Err((AttachError::Refused(code), outcome)),
+            Err(error) => return Err((error, outcome)),
+        };
+        let candidate = Candidate { outcome: Some((outcome, found)), _unproven: await_proof(claim.bell.clone(), &tasks) };
+        Ok(Attached::new(claim, keys, None, candidate))
     }
 }
 
-fn accept(initiator: Initiator, port: &PortParameters, answer: &[u8]) -> Result<(Id, Grant, Sealer, Opener), AttachError> {
+fn read_answer(initiator: Initiator, port: &PortParameters, answer: &[u8]) -> Result<(Answer, SessionKeys), AttachError> {
     let (payload, keys) = initiator.finish(answer)?;
     let answer: Answer = serde_json::from_slice(&payload)
         .map_err(|error| AttachError::Handshake(format!("the answer cannot be read: {error}")))?;
-    match answer {
-        Answer::Accept { tunnel, grant, .. } => {
-            let (sealer, opener) = keys.initiator(port.encrypt);
-            Ok((tunnel, grant, sealer, opener))
+    if let Answer::Refuse { code: Code::Mismatch, version, methods } = &answer {
+        if *version != VERSION {
+            return Err(Mismatch::Version { here: VERSION, there: *version }.into());
         }
-        Answer::Refuse { code: Code::Mismatch, version, methods } => {
-            if version != VERSION {
-                return Err(Mismatch::Version { here: VERSION, there: version }.into());
+        Methods::of(port).check(methods)?;
+    }
+    Ok((answer, keys))
+}
+
+/// Closes the channel of a candidate that is still one after [`CANDIDATE_TIMEOUT`].
+fn await_proof(bell: Bell, tasks: &TaskTracker) -> DropGuard {
+    let unproven = CancellationToken::new();
+    let over = unproven.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = over.cancelled() => {}
+            () = tokio::time::sleep(CANDIDATE_TIMEOUT) => bell.outbox.close(bell.channel, &Notice::new(Code::Timeout, "")),
+        }
+    });
+    unproven.drop_guard()
+}
+
+impl Attachment {
+    /// A server's, which begins with its handshake message.
+    fn answering(claim: Claim, keys: (Sealer, Opener), answer: Vec<u8>, tasks: &TaskTracker) -> Arc<Self> {
+        let candidate = Candidate { outcome: None, _unproven: await_proof(claim.bell.clone(), tasks) };
+        let attached = Attached::new(claim, keys, Some(answer.into()), candidate);
+        Arc::new(Attachment { phase: Mutex::new(Phase::Attached(Box::new(attached))) })
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server's answer came.
+    fn answered(&self, offered: Offered, payload: &[u8]) -> Result<(), Notice> {
+        match offered.finish(payload) {
+            Ok(attached) => {
+                let bell = attached.claim.bell.clone();
+                *self.phase() = Phase::Attached(Box::new(attached));
+                bell.outbox.ready(bell.channel);
+                Ok(())
             }
-            Methods::of(port).check(&methods)?;
-            Err(AttachError::Refused(Code::Mismatch))
+            Err((error, outcome)) => {
+                let notice = closing_notice(&error);
+                let _ = outcome.send(Err(error));
+                Err(notice)
+            }
         }
-        Answer::Refuse { code, .. } => Err(AttachError::Refused(code)),
     }
 }
 
 impl Lane for Attachment {
     fn receive(&self, payload: Bytes) -> Result<(), Notice> {
-        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *phase {
-            Phase::Attached(attached) => {
-                let opened = attached.opener.open_bytes(payload).map_err(|error| Notice::new(Code::Seal, error.to_string()));
-                let tunnel = attached.tunnel.clone();
+        let mut phase = self.phase();
+        match std::mem::replace(&mut *phase, Phase::Over) {
+            Phase::Offered(offered) => {
                 drop(phase);
-                let result = opened.and_then(|message| tunnel.shared.receive(message));
-                result.inspect_err(|notice| tunnel.shared.end(notice.clone()))
+                self.answered(*offered, &payload)
             }
-            Phase::Offered(_) => {
-                let Phase::Offered(offered) = std::mem::replace(&mut *phase, Phase::Over) else { return Ok(()) };
-                match offered.finish(&payload) {
-                    Ok(attached) => {
-                        *phase = Phase::Attached(Box::new(attached));
-                        Ok(())
-                    }
-                    Err((error, outcome)) => {
-                        let notice = closing_notice(&error);
-                        let _ = outcome.send(Err(error));
-                        Err(notice)
-                    }
-                }
+            Phase::Attached(mut attached) => {
+                let opened = attached.open(payload);
+                let claim = attached.claim.clone();
+                *phase = Phase::Attached(attached);
+                drop(phase);
+                let result = opened.and_then(|(message, proven)| claim.receive(message, proven));
+                result.inspect_err(|notice| claim.tunnel.shared.lost(claim.attempt, notice.clone()))
             }
-            Phase::Refusing(_) | Phase::Over => Ok(()),
+            other => {
+                *phase = other;
+                Ok(())
+            }
         }
     }
 
     fn transmit(&self, out: &mut BytesMut) -> Transmit {
-        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut phase = self.phase();
         match &mut *phase {
             Phase::Attached(attached) => attached.transmit(out),
             Phase::Refusing(answer) => {
@@ -261,9 +409,9 @@ impl Lane for Attachment {
     }
 
     fn closed(&self, notice: Notice) {
-        let phase = std::mem::replace(&mut *self.phase.lock().unwrap_or_else(PoisonError::into_inner), Phase::Over);
+        let phase = std::mem::replace(&mut *self.phase(), Phase::Over);
         match phase {
-            Phase::Attached(attached) => attached.tunnel.shared.end(notice),
+            Phase::Attached(mut attached) => attached.closed(notice),
             Phase::Offered(offered) => {
                 let _ = offered.outcome.send(Err(AttachError::Closed(notice)));
             }
@@ -272,20 +420,73 @@ impl Lane for Attachment {
     }
 }
 
+impl Claim {
+    /// A message has opened; with the first one the attachment takes the tunnel over.
+    fn receive(&self, message: Bytes, proven: Option<Candidate>) -> Result<(), Notice> {
+        if let Some(Candidate { outcome, .. }) = proven {
+            self.tunnel.shared.take_over(self.attempt, self.bell.clone(), self.manner)?;
+            if let Some((sender, outcome)) = outcome {
+                // Nobody waits for it when the client is ending.
+                let _ = sender.send(Ok(outcome));
+            }
+        }
+        self.tunnel.shared.receive(self.attempt, message)
+    }
+}
+
 impl Attached {
+    fn new(claim: Claim, (sealer, opener): (Sealer, Opener), answer: Option<Bytes>, candidate: Candidate) -> Self {
+        Attached { claim, sealer, opener, answer, has_greeted: false, candidate: Some(candidate) }
+    }
+
+    /// Opens a message, and says whether it is the first.
+    fn open(&mut self, payload: Bytes) -> Result<(Bytes, Option<Candidate>), Notice> {
+        let message = self.opener.open_bytes(payload).map_err(|error| Notice::new(Code::Seal, error.to_string()))?;
+        Ok((message, self.candidate.take()))
+    }
+
     fn transmit(&mut self, out: &mut BytesMut) -> Transmit {
         if let Some(answer) = self.answer.take() {
             out.extend_from_slice(&answer);
             return Transmit::More;
         }
         let start = out.len();
-        let transmit = self.tunnel.shared.transmit(out);
+        let shared = &self.claim.tunnel.shared;
+        let transmit = if std::mem::replace(&mut self.has_greeted, true) {
+            shared.transmit(self.claim.attempt, out)
+        } else {
+            shared.greet(self.claim.attempt, self.claim.manner, out);
+            Transmit::More
+        };
         if transmit != Transmit::Nothing && self.sealer.seal(out, start).is_err() {
             // Only after 2^64 messages: the tunnel cannot go on with these keys.
             out.truncate(start);
-            self.tunnel.shared.end(Notice::new(Code::Seal, "the keys of the attachment are used up"));
+            self.claim.tunnel.shared.lost(self.claim.attempt, Notice::new(Code::Seal, "the keys of the attachment are used up"));
             return Transmit::Nothing;
         }
         transmit
+    }
+
+    fn closed(&mut self, notice: Notice) {
+        let shared = &self.claim.tunnel.shared;
+        match self.candidate.take() {
+            Some(Candidate { outcome, .. }) => {
+                if self.claim.attempt == FIRST_ATTEMPT {
+                    // Nobody can come back to it: nothing was confirmed.
+                    shared.end(ResetCode::Cancelled, notice.clone());
+                }
+                if let Some((sender, _)) = outcome {
+                    let _ = sender.send(Err(AttachError::Closed(notice)));
+                }
+            }
+            None => shared.lost(self.claim.attempt, notice),
+        }
+    }
+}
+
+impl Drop for Attached {
+    /// The channel was closed here, or the link is gone.
+    fn drop(&mut self) {
+        self.closed(Notice::new(Code::PeerLost, "the channel is gone"));
     }
 }

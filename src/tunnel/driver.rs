@@ -1,4 +1,5 @@
-//! The task of a tunnel: waits for the mux's deadlines. Everything else happens in the calls of the link and of the streams.
+//! The task of a tunnel: waits for the deadlines of the mux, and for the end of the time that a tunnel may be without an attachment.
+//! Everything else happens in the calls of the link and of the streams.
 
 use std::{sync::Arc, time::Instant};
 
@@ -17,11 +18,7 @@ pub(super) async fn drive(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.over.cancelled() => return,
             () = shared.deadline_moved.notified() => {}
-            () = expired => {
-                let mut state = shared.state();
-                state.mux.handle_timeout(Instant::now());
-                shared.settle(state);
-            }
+            () = expired => shared.handle_timeout(Instant::now()),
         }
     }
 }

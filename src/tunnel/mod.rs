@@ -1,18 +1,24 @@
-//! A tunnel: the end-to-end session of one client and one server under one port key. Drives a [`mux`] over a channel: the
+//! A tunnel: the end-to-end session of one client and one server under one port key. Drives a [`mux`] over the channels that come and go: the
 //! handshake, sealing, compression, and splicing to local sockets.
 //!
 //! ```text
 //!  socket ⇄ splice ⇄ compress ⇄ TunnelStream ⇄ mux ⇄ seal ⇄ Attachment (a Lane) ⇄ the link
+//!                                 Tunnel: outlives ▲ its attachments
 //! ```
 //!
-//! A [`Tunnel`] is what the streams belong to; an [`attach::Attachment`] binds it to one channel with the keys of one handshake. The link calls the
-//! attachment when it has received something or has room to send: sealing happens then, and no task of the tunnel's own stands in
-//! between. One small task for each tunnel waits for the mux's deadlines.
+//! A [`Tunnel`] is what the streams belong to; an [`attach::Attachment`] binds it to one channel with the keys of one handshake, and
+//! `binding` decides which of them carries it. When there is none the tunnel waits, streams and all, until the next one or until its
+//! time is over. The link calls the attachment when it has received something or has room to send: sealing happens then, and no
+//! task of the tunnel's own stands in between. One small task for each tunnel waits for the mux's deadlines and its own.
 //!
 //! Knows channels; not links, WebSockets, TLS or HTTP.
 
 pub mod attach;
+mod binding;
+mod carriage;
+mod counts;
 mod driver;
+mod handle;
 pub mod offer;
 mod shared;
 pub mod splice;
@@ -20,10 +26,11 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 pub use self::{
-    shared::Tunnel,
+    counts::{Count, Counts},
+    handle::{Standing, Tunnel},
     stream::{TunnelStream, TunnelStreamError},
 };
 pub use crate::mux::{ResetCode, WindowSize};
@@ -58,8 +65,19 @@ pub struct PortParameters {
     pub stream_window: WindowSize,
     /// Credit for all streams of a tunnel; its largest size bounds a tunnel's memory in each direction.
     pub tunnel_window: WindowSize,
-    /// Where the work spaces of compression come from: one for all the tunnels of a process, since only as many are in use as threads compress.
+    /// How long a tunnel waits for its next attachment before it is given up.
+    pub resume_timeout: Duration,
+    /// What all the tunnels of a process share.
+    pub commons: Commons,
+}
+
+/// What all the tunnels of a process share.
+#[derive(Debug, Clone, Default)]
+pub struct Commons {
+    /// Where the work spaces of compression come from: only as many are in use as threads compress.
     pub pool: Arc<Pool>,
+    /// What became of the tunnels.
+    pub counts: Arc<Counts>,
 }
 
 impl PortParameters {

@@ -19,6 +19,21 @@ pub struct Offer {
     /// What the server may send before it is granted more.
     #[serde(flatten)]
     pub grant: Grant,
+    /// The tunnel that is to go on, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resumption>,
+}
+
+/// Which tunnel the client wants to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumption {
+    /// Its name.
+    pub tunnel: Id,
+    /// Larger than those of all earlier attempts at it.
+    pub attempt: u64,
+    /// The attachment before works: nothing of it is lost.
+    #[serde(rename = "move", default)]
+    pub moves: bool,
 }
 
 /// The methods of a port, by their configured names.
@@ -52,9 +67,17 @@ pub enum Answer {
         tunnel: Id,
         /// The server that holds it.
         instance: Id,
+        /// For how long that process has been running, in milliseconds.
+        age_ms: u64,
         /// What the client may send before it is granted more.
         #[serde(flatten)]
         grant: Grant,
+    },
+    /// The tunnel that was asked for goes on.
+    Resume {
+        /// Nothing of the attachment before is lost.
+        #[serde(rename = "move")]
+        moves: bool,
     },
     /// The server will not have it.
     Refuse {
@@ -138,7 +161,7 @@ impl Offer {
     /// The offer of a client with this port.
     #[must_use]
     pub fn of(port: &PortParameters) -> Self {
-        Offer { version: VERSION, methods: Methods::of(port), grant: Grant::of(port) }
+        Offer { version: VERSION, methods: Methods::of(port), grant: Grant::of(port), resume: None }
     }
 
     /// That the offer fits the server's own configuration.

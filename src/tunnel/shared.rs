@@ -1,58 +1,92 @@
-//! The state of a tunnel that its attachment, its streams and its driver share: a mux behind a lock, and who waits for what. The lock is
-//! held for the mux's own work alone: never over an await, a cipher or a call to the link.
+//! The state of a tunnel that its attachments, its streams and its driver share: a mux behind a lock, which attachment carries it, and who
+//! waits for what. The lock is held for the mux's own work alone: never over an await, a cipher or a call to the link.
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
-use tokio::sync::Notify;
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{PortParameters, driver, offer::Grant, stream::TunnelStream};
+use super::{
+    PortParameters, attach::{CANDIDATE_TIMEOUT, FIRST_ATTEMPT}, binding::{Binding, Bound}, carriage::{self, Effects}, driver, handle::Standing, offer::Grant,
+};
 use crate::{
     compress::{Pool, PoolLimits},
+    crypto::TunnelSecret,
     id::Id,
-    link::channel::{Code, Notice, Outbox, Transmit},
-    mux::{Event, Mux, MuxError, Side, StreamId},
+    link::channel::{Code, Notice, Outbox},
+    mux::{Event, Mux, ResetCode, Side, StreamId},
 };
 
-/// The largest tunnel message before sealing, in bytes (PROTOCOL 12).
-const MAX_PAYLOAD: usize = 65_536;
-
-/// A tunnel. Clones are the same tunnel.
-#[derive(Clone)]
-pub struct Tunnel {
-    pub(super) shared: Arc<Shared>,
+/// What a tunnel is from its first handshake on.
+pub struct Identity {
+    /// Which end this is.
+    pub side: Side,
+    pub id: Id,
+    /// The server's process.
+    pub instance: Id,
+    pub secret: TunnelSecret,
 }
 
 /// What belongs to a tunnel beside its state.
 pub struct Shared {
-    id: Id,
-    port: PortParameters,
+    pub(super) id: Id,
+    pub(super) instance: Id,
+    pub(super) side: Side,
+    pub(super) secret: TunnelSecret,
+    pub(super) port: PortParameters,
     pub(super) pool: Arc<Pool>,
     state: Mutex<State>,
-    /// The mux's deadline is earlier than the driver knows.
+    /// The deadline is earlier than the driver knows.
     pub(super) deadline_moved: Notify,
     /// The tunnel is over.
     pub(super) over: CancellationToken,
+    pub(super) standing: watch::Sender<Standing>,
+    /// Counts the peer's MOVE.
+    pub(super) asked_to_move: watch::Sender<u64>,
+    /// The number of the last attempt of a client to attach the tunnel.
+    pub(super) attempts: AtomicU64,
 }
 
 /// What changes.
 pub struct State {
     pub mux: Mux,
-    bell: Bell,
+    pub(super) binding: Binding<Bell>,
+    /// Nothing carries the tunnel.
+    pub(super) uncarried: Option<Uncarried>,
+    /// When the present attachment took over.
+    pub(super) carried_since: Instant,
+    /// For how long nothing had carried the tunnel then, until that is told.
+    pub(super) waited: Option<Duration>,
     /// The link has been told that there is something to send, and has not asked since.
-    rung: bool,
+    pub(super) rung: bool,
+    /// The client is to be asked to attach the tunnel anew.
+    pub(super) move_due: bool,
     /// What the driver waits for.
     armed: Option<Instant>,
     pub waiting: HashMap<StreamId, Waiting>,
     opened: VecDeque<(StreamId, Bytes)>,
     acceptor: Option<Waker>,
     pub over: Option<Notice>,
+}
+
+/// A tunnel without an attachment.
+#[derive(Debug, Clone, Copy)]
+pub struct Uncarried {
+    pub(super) since: Instant,
+    /// Then it is given up.
+    pub(super) until: Instant,
+}
+
+impl Uncarried {
+    pub(super) fn for_at_most(since: Instant, time: Duration) -> Self {
+        Uncarried { since, until: since.checked_add(time).unwrap_or(since) }
+    }
 }
 
 /// Who waits for a stream.
@@ -70,24 +104,30 @@ impl Waiting {
     }
 }
 
-/// How the tunnel tells its link that it has something to send.
+/// How the tunnel reaches a channel.
 #[derive(Clone)]
 pub struct Bell {
     pub outbox: Arc<Outbox>,
     pub channel: u32,
 }
 
-impl Tunnel {
-    /// A tunnel whose handshake is done. Its driver runs on `tasks` until the tunnel is over.
-    pub(super) fn new(side: Side, id: Id, port: PortParameters, theirs: Grant, bell: Bell, tasks: &TaskTracker) -> Self {
+impl Shared {
+    /// A tunnel whose handshake is done, and whose first attachment is still to prove itself. Its driver runs on `tasks` until the tunnel is over.
+    pub fn start(identity: Identity, port: PortParameters, theirs: Grant, tasks: &TaskTracker) -> Arc<Self> {
+        let Identity { side, id, instance, secret } = identity;
         let limits = PoolLimits {
             running_encoders: theirs.zstd_contexts.min(super::ZSTD_CONTEXTS),
             running_decoders: super::ZSTD_CONTEXTS_TOLERATED,
         };
+        let now = Instant::now();
         let state = State {
-            mux: Mux::new(side, port.mux(side), theirs.for_mux(), Instant::now()),
-            bell,
+            mux: Mux::new(side, port.mux(side), theirs.for_mux(), now),
+            binding: Binding::new(),
+            uncarried: Some(Uncarried::for_at_most(now, CANDIDATE_TIMEOUT)),
+            carried_since: now,
+            waited: None,
             rung: false,
+            move_due: false,
             armed: None,
             waiting: HashMap::new(),
             opened: VecDeque::new(),
@@ -96,62 +136,22 @@ impl Tunnel {
         };
         let shared = Arc::new(Shared {
             id,
-            pool: Arc::new(port.pool.for_another_tunnel(limits)),
+            instance,
+            side,
+            secret,
+            pool: Arc::new(port.commons.pool.for_another_tunnel(limits)),
             port,
             state: Mutex::new(state),
             deadline_moved: Notify::new(),
             over: CancellationToken::new(),
+            standing: watch::Sender::new(Standing::Begun),
+            asked_to_move: watch::Sender::new(0),
+            attempts: AtomicU64::new(FIRST_ATTEMPT),
         });
         tasks.spawn(driver::drive(Arc::clone(&shared)));
-        Tunnel { shared }
+        shared
     }
 
-    /// The name that both ends know the tunnel by.
-    #[must_use]
-    pub fn id(&self) -> Id {
-        self.shared.id
-    }
-
-    /// The port that the tunnel belongs to.
-    #[must_use]
-    pub fn port(&self) -> &PortParameters {
-        &self.shared.port
-    }
-
-    /// Why the tunnel is over, once it is.
-    #[must_use]
-    pub fn notice(&self) -> Option<Notice> {
-        self.shared.state().over.clone()
-    }
-
-    /// Waits until the tunnel is over.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn closed(&self) {
-        self.shared.over.cancelled().await;
-    }
-
-    /// Opens a stream. Its first bytes travel with the opening.
-    #[must_use]
-    pub fn open(&self, details: Bytes) -> TunnelStream {
-        let mut state = self.shared.state();
-        let id = state.mux.open(details);
-        self.shared.settle(state);
-        TunnelStream::new(Arc::clone(&self.shared), id)
-    }
-
-    /// The next stream that the peer opens, with what it says of it; `None` when the tunnel is over.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when the future is dropped. One task at a time may wait.
-    pub async fn accept(&self) -> Option<(TunnelStream, Bytes)> {
-        let opened = std::future::poll_fn(|context| self.shared.poll_accept(context)).await;
-        opened.map(|(id, details)| (TunnelStream::new(Arc::clone(&self.shared), id), details))
-    }
-}
-
-impl Shared {
     /// The state, locked.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -159,67 +159,39 @@ impl Shared {
 
     /// Lets what was done have its effects: whoever waited for it is woken, the link is told when there is something to send, and the driver when
     /// the deadline has moved.
-    pub fn settle(&self, mut state: MutexGuard<'_, State>) {
-        let ring = !state.rung && state.over.is_none() && state.mux.has_transmit();
-        state.rung |= ring;
-        let bell = ring.then(|| state.bell.clone());
-        self.unlock(state);
-        if let Some(bell) = bell {
-            bell.outbox.ready(bell.channel);
-        }
+    pub fn settle(&self, state: MutexGuard<'_, State>) {
+        self.settle_with(state, Effects::default());
     }
 
-    /// Unlocks the state, and tells those who wait and the driver what became of it; the link is not told.
-    fn unlock(&self, mut state: MutexGuard<'_, State>) {
-        let wakers = state.take_wakers();
+    /// The same, with what else is to be done.
+    pub(super) fn settle_with(&self, mut state: MutexGuard<'_, State>, mut effects: Effects) {
+        if !state.rung && (state.move_due || state.mux.has_transmit()) {
+            let present = state.binding.present().map(|present| present.bell.clone());
+            state.rung = present.is_some();
+            effects.rings.extend(present);
+        }
+        self.unlock(state, effects);
+    }
+
+    /// Unlocks the state, and tells everybody what became of it; the link is told of what is in `effects` only.
+    pub(super) fn unlock(&self, mut state: MutexGuard<'_, State>, mut effects: Effects) {
+        state.take_events(&mut effects);
+        if let Some(code) = effects.ended_by_peer {
+            state.ended_by_peer(code, &mut effects);
+        }
         let moved = state.arm();
+        let over = state.over.is_some();
         drop(state);
         if moved {
             self.deadline_moved.notify_one();
         }
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// Takes an opened message.
-    pub fn receive(&self, message: Bytes) -> Result<(), Notice> {
-        let mut state = self.state();
-        let result = state.mux.handle_message(Instant::now(), message);
-        self.settle(state);
-        result.map_err(|error| match error {
-            MuxError::Protocol(_) => Notice::new(Code::Protocol, error.to_string()),
-            MuxError::FlowControl(_) => Notice::new(Code::FlowControl, error.to_string()),
-        })
-    }
-
-    /// Appends the next message to be sealed.
-    pub fn transmit(&self, out: &mut BytesMut) -> Transmit {
-        let mut state = self.state();
-        let any = state.mux.poll_transmit(Instant::now(), out, MAX_PAYLOAD);
-        let more = any && state.mux.has_transmit();
-        // The link asks again by itself as long as there is more, and otherwise only when the next `settle` rings.
-        state.rung = more;
-        self.unlock(state);
-        match (any, more) {
-            (false, _) => Transmit::Nothing,
-            (true, false) => Transmit::Last,
-            (true, true) => Transmit::More,
+        if over {
+            self.over.cancel();
         }
+        self.carry_out(effects);
     }
 
-    /// The tunnel is over: everybody who waits is told.
-    pub fn end(&self, notice: Notice) {
-        let mut state = self.state();
-        state.over.get_or_insert(notice);
-        let mut wakers: Vec<Waker> = state.acceptor.take().into_iter().collect();
-        for (_, waiting) in state.waiting.drain() {
-            wakers.extend(waiting.all());
-        }
-        drop(state);
-        self.over.cancel();
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<Option<(StreamId, Bytes)>> {
+    pub(super) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<Option<(StreamId, Bytes)>> {
         let mut state = self.state();
         if let Some(opened) = state.opened.pop_front() {
             return Poll::Ready(Some(opened));
@@ -234,31 +206,44 @@ impl Shared {
 
 impl State {
     /// Turns the mux's events into those who wait for them.
-    fn take_wakers(&mut self) -> Vec<Waker> {
-        let mut wakers = Vec::new();
+    fn take_events(&mut self, effects: &mut Effects) {
         while let Some(event) = self.mux.poll_event() {
             match event {
                 Event::Opened { stream, details } => {
                     self.opened.push_back((stream, details));
-                    wakers.extend(self.acceptor.take());
+                    effects.wakers.extend(self.acceptor.take());
                 }
                 Event::Reset(stream) => {
-                    wakers.extend(self.waiting.remove(&stream).into_iter().flat_map(Waiting::all));
+                    effects.wakers.extend(self.waiting.remove(&stream).into_iter().flat_map(Waiting::all));
                 }
                 Event::Readable(stream) => {
-                    wakers.extend(self.waiting.get_mut(&stream).and_then(|waiting| waiting.reader.take()));
+                    effects.wakers.extend(self.waiting.get_mut(&stream).and_then(|waiting| waiting.reader.take()));
                 }
                 Event::Writable(stream) => {
-                    wakers.extend(self.waiting.get_mut(&stream).and_then(|waiting| waiting.writer.take()));
+                    effects.wakers.extend(self.waiting.get_mut(&stream).and_then(|waiting| waiting.writer.take()));
                 }
+                Event::Resumed { streams, again_bytes } => effects.resumed = Some((streams, again_bytes)),
+                Event::Closed(code) => effects.ended_by_peer = Some(code),
             }
         }
-        wakers
+    }
+
+    /// The tunnel is over: everybody who waits is told.
+    pub(super) fn finish(&mut self, notice: Notice, effects: &mut Effects) {
+        self.over.get_or_insert(notice);
+        self.uncarried = None;
+        effects.wakers.extend(self.acceptor.take());
+        effects.wakers.extend(self.waiting.drain().flat_map(|(_, waiting)| waiting.all()));
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let given_up = self.uncarried.map(|uncarried| uncarried.until);
+        self.mux.poll_timeout().into_iter().chain(given_up).min()
     }
 
     /// Whether the driver waits for too late a time.
     fn arm(&mut self) -> bool {
-        let deadline = self.mux.poll_timeout();
+        let deadline = self.deadline();
         let earlier = deadline.is_some_and(|deadline| self.armed.is_none_or(|armed| deadline < armed));
         if earlier {
             self.armed = deadline;
@@ -268,7 +253,14 @@ impl State {
 
     /// What the driver is to wait for now.
     pub fn rearm(&mut self) -> Option<Instant> {
-        self.armed = self.mux.poll_timeout();
+        self.armed = self.deadline();
         self.armed
+    }
+
+    fn ended_by_peer(&mut self, code: ResetCode, effects: &mut Effects) {
+        self.finish(Notice::new(carriage::notice_code(code), format!("the other end ended the tunnel: {code}")), effects);
+        let closed = |bound: Bound<Bell>| (bound.bell, Notice::new(Code::Cancelled, ""));
+        effects.closes.extend(self.binding.end().into_iter().map(closed));
+        effects.is_over = true;
     }
 }

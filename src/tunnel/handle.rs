@@ -1,0 +1,146 @@
+//! A tunnel, as the roles hold it.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{PortParameters, shared::Shared, stream::TunnelStream};
+use crate::{
+    id::Id,
+    link::channel::{Notice, Outbox},
+    mux::ResetCode,
+};
+
+/// A tunnel. Clones are the same tunnel.
+#[derive(Clone)]
+pub struct Tunnel {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// How a tunnel stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Its first attachment has not proven itself.
+    Begun,
+    /// An attachment carries it.
+    Attached,
+    /// It waits for its next attachment.
+    Lost {
+        /// When the one before ended.
+        since: Instant,
+        /// And why.
+        why: Notice,
+    },
+    /// It is over, and the other end has been told if it could be.
+    Over,
+}
+
+impl Tunnel {
+    /// The name that both ends know the tunnel by.
+    #[must_use]
+    pub fn id(&self) -> Id {
+        self.shared.id
+    }
+
+    /// The process of the server that holds its other end, or this one.
+    #[must_use]
+    pub fn instance(&self) -> Id {
+        self.shared.instance
+    }
+
+    /// The port that the tunnel belongs to.
+    #[must_use]
+    pub fn port(&self) -> &PortParameters {
+        &self.shared.port
+    }
+
+    /// Why the tunnel is over, once it is.
+    #[must_use]
+    pub fn notice(&self) -> Option<Notice> {
+        self.shared.state().over.clone()
+    }
+
+    /// How the tunnel stands, now and from now on.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.shared.standing.subscribe()
+    }
+
+    /// Whether an attachment carries the tunnel.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        matches!(*self.shared.standing.borrow(), Standing::Attached)
+    }
+
+    /// Whether the attachment that carries the tunnel goes through this link.
+    #[must_use]
+    pub fn is_attached_through(&self, outbox: &Arc<Outbox>) -> bool {
+        self.shared.state().binding.present().is_some_and(|present| Arc::ptr_eq(&present.bell.outbox, outbox))
+    }
+
+    /// How many streams it has, those included that only wait for their last acknowledgement.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.shared.state().mux.streams()
+    }
+
+    /// Waits until the tunnel is over.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn closed(&self) {
+        self.shared.over.cancelled().await;
+    }
+
+    /// Opens a stream. Its first bytes travel with the opening.
+    #[must_use]
+    pub fn open(&self, details: Bytes) -> TunnelStream {
+        let mut state = self.shared.state();
+        let id = state.mux.open(details);
+        self.shared.settle(state);
+        TunnelStream::new(Arc::clone(&self.shared), id)
+    }
+
+    /// The next stream that the peer opens, with what it says of it; `None` when the tunnel is over.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped. One task at a time may wait.
+    pub async fn accept(&self) -> Option<(TunnelStream, Bytes)> {
+        let opened = std::future::poll_fn(|context| self.shared.poll_accept(context)).await;
+        opened.map(|(id, details)| (TunnelStream::new(Arc::clone(&self.shared), id), details))
+    }
+
+    /// Ends the tunnel and all its streams. The other end is told if it can be; `notice` is what those hear who wait here.
+    pub fn end(&self, code: ResetCode, notice: Notice) {
+        self.shared.end(code, notice);
+    }
+
+    /// Waits until the tunnel is over and the other end has been told, if there was a way.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn ended(&self) {
+        // The sender is in the tunnel itself.
+        let _ = self.standing().wait_for(|standing| *standing == Standing::Over).await;
+    }
+
+    /// Asks the client to attach the tunnel anew, if it is now attached through `outbox`: that link is about to close.
+    pub fn leave(&self, outbox: &Arc<Outbox>) {
+        self.shared.ask_to_move(outbox);
+    }
+
+    /// How often the peer has asked to attach the tunnel anew, now and from now on.
+    #[must_use]
+    pub fn asked_to_move(&self) -> watch::Receiver<u64> {
+        self.shared.asked_to_move.subscribe()
+    }
+
+    /// The number of the next attempt to attach the tunnel.
+    pub(super) fn next_attempt(&self) -> u64 {
+        self.shared.attempts.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+}
