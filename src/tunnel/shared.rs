@@ -251,6 +251,7 @@ impl State {
                 Event::Writable(stream) => {
                     wakers.extend(self.waiting.get_mut(&stream).and_then(|waiting| waiting.writer.take()));
                 }
+                Event::Resumed { .. } | Event::Closed(_) => {}
             }
         }
         wakers
