@@ -30,10 +30,14 @@ pub enum ResetCode {
     Shutdown,
     /// Too many streams.
     Limit,
+    /// The peer broke the protocol.
+    Protocol,
+    /// The tunnel had no attachment for longer than the resume timeout.
+    Expired,
 }
 
 impl ResetCode {
-    const ALL: [ResetCode; 8] = [
+    const ALL: [ResetCode; 10] = [
         ResetCode::Cancelled,
         ResetCode::Refused,
         ResetCode::Unreachable,
@@ -42,6 +46,8 @@ impl ResetCode {
         ResetCode::Corrupt,
         ResetCode::Shutdown,
         ResetCode::Limit,
+        ResetCode::Protocol,
+        ResetCode::Expired,
     ];
 
     fn wire_code(self) -> u64 {
@@ -64,6 +70,8 @@ impl std::fmt::Display for ResetCode {
             ResetCode::Corrupt => "corrupt",
             ResetCode::Shutdown => "shutdown",
             ResetCode::Limit => "limit",
+            ResetCode::Protocol => "protocol",
+            ResetCode::Expired => "expired",
         })
     }
 }
@@ -87,6 +95,13 @@ pub enum TunnelFrame {
     Ping { token: u64 },
     /// Answers a [`TunnelFrame::Ping`].
     Pong { token: u64 },
+    /// Begins the list of what was received: the lowest number of the receiver's streams whose OPEN has not come, and of the sender's streams
+    /// that it has not opened.
+    Resume { seen: u64, opened: u64 },
+    /// Ends the list.
+    Resumed,
+    /// The tunnel is over.
+    End { code: ResetCode },
 }
 
 const OPEN: u8 = 0x01;
@@ -97,6 +112,15 @@ const WINDOW: u8 = 0x05;
 const TUNNEL_WINDOW: u8 = 0x06;
 const PING: u8 = 0x07;
 const PONG: u8 = 0x08;
+const RESUME: u8 = 0x09;
+const RESUMED: u8 = 0x0b;
+const END: u8 = 0x0c;
+
+/// The type of MOVED, a message of its own: the last one of its sender on this attachment (PROTOCOL 10.6). It never reaches a mux.
+pub const MOVED: u8 = 0x0d;
+
+/// The type of MOVE, a message of its own: the client is to move the tunnel (PROTOCOL 10.7). It never reaches a mux.
+pub const MOVE: u8 = 0x0e;
 
 /// What a DATA frame takes beside its bytes, at most: type, stream, offset, length.
 pub const DATA_OVERHEAD: usize = 1 + 3 * MAX_BYTES;
@@ -124,6 +148,9 @@ impl TunnelFrame {
             TunnelFrame::TunnelWindow { limit } => numbers(out, TUNNEL_WINDOW, &[*limit]),
             TunnelFrame::Ping { token } => numbers(out, PING, &[*token]),
             TunnelFrame::Pong { token } => numbers(out, PONG, &[*token]),
+            TunnelFrame::Resume { seen, opened } => numbers(out, RESUME, &[*seen, *opened]),
+            TunnelFrame::Resumed => numbers(out, RESUMED, &[]),
+            TunnelFrame::End { code } => numbers(out, END, &[code.wire_code()]),
         }
     }
 
@@ -160,6 +187,10 @@ impl TunnelFrame {
             TUNNEL_WINDOW => number(message, 1).map(|[limit, ..]| TunnelFrame::TunnelWindow { limit }),
             PING => number(message, 1).map(|[token, ..]| TunnelFrame::Ping { token }),
             PONG => number(message, 1).map(|[token, ..]| TunnelFrame::Pong { token }),
+            RESUME => number(message, 2).map(|[seen, opened, _]| TunnelFrame::Resume { seen, opened }),
+            RESUMED => Some(TunnelFrame::Resumed),
+            END => number(message, 1).map(|[code, ..]| TunnelFrame::End { code: ResetCode::from_wire(code) }),
+            MOVED | MOVE => return Err(MuxError::Protocol("a frame that must be the only one of its message")),
             _ => return Err(MuxError::Protocol("a tunnel frame of unknown type")),
         };
         frame.ok_or(truncated)
@@ -213,7 +244,7 @@ mod tests {
             }),
             (id.clone(), value.clone(), bytes).prop_map(|(stream, offset, bytes)| TunnelFrame::Data { stream, offset, bytes }),
             (id.clone(), value.clone()).prop_map(|(stream, final_offset)| TunnelFrame::Fin { stream, final_offset }),
-            (id.clone(), value.clone(), 0..8_u64).prop_map(|(stream, final_offset, code)| TunnelFrame::Reset {
+            (id.clone(), value.clone(), 0..10_u64).prop_map(|(stream, final_offset, code)| TunnelFrame::Reset {
                 stream,
                 final_offset,
                 code: ResetCode::from_wire(code)
@@ -225,7 +256,10 @@ mod tests {
             }),
             value.clone().prop_map(|limit| TunnelFrame::TunnelWindow { limit }),
             value.clone().prop_map(|token| TunnelFrame::Ping { token }),
-            value.prop_map(|token| TunnelFrame::Pong { token }),
+            value.clone().prop_map(|token| TunnelFrame::Pong { token }),
+            (value.clone(), value).prop_map(|(seen, opened)| TunnelFrame::Resume { seen, opened }),
+            Just(TunnelFrame::Resumed),
+            (0..10_u64).prop_map(|code| TunnelFrame::End { code: ResetCode::from_wire(code) }),
         ]
     }
 
@@ -269,13 +303,24 @@ mod tests {
             TunnelFrame::TunnelWindow { limit: 1_048_576 },
             TunnelFrame::Ping { token: 63 },
             TunnelFrame::Pong { token: 64 },
+            TunnelFrame::Resume { seen: 6, opened: 16_385 },
+            TunnelFrame::Resumed,
+            TunnelFrame::End { code: ResetCode::Shutdown },
+            TunnelFrame::End { code: ResetCode::Protocol },
+            TunnelFrame::End { code: ResetCode::Expired },
         ];
-        assert_eq!(vectors.len(), frames.len());
-        for (vector, frame) in vectors.iter().zip(&frames) {
+        let alone = [MOVED, MOVE];
+        assert_eq!(vectors.len(), frames.len() + alone.len());
+        let (of_the_mux, of_the_tunnel) = vectors.split_at(frames.len());
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        for (vector, frame) in of_the_mux.iter().zip(&frames) {
             let mut out = BytesMut::new();
             frame.encode(&mut out);
-            let hex: String = out.iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(hex, vector.hex, "{}", vector.name);
+            assert_eq!(hex(&out), vector.hex, "{}", vector.name);
+        }
+        for (vector, frame_type) in of_the_tunnel.iter().zip(alone) {
+            assert_eq!(hex(&[frame_type]), vector.hex, "{}", vector.name);
+            assert!(TunnelFrame::decode(&mut Bytes::copy_from_slice(&[frame_type])).is_err(), "{}", vector.name);
         }
     }
 }

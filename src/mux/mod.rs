@@ -10,17 +10,23 @@
 //! `Σ (received − consumed)` over the streams, and equals what the tunnel's window counts (checked after each operation in debug builds).
 //!
 //! # What is kept
-//! What was sent stays until the peer says it has it, so that it can be sent again on another channel.
+//! What was sent stays until the peer says it has it, so that it can be sent again on another channel: see `resume`.
 
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)
 )]
 
+mod application;
 mod byte_queue;
 mod error;
 mod frame;
+mod load;
+mod opening;
 mod receive;
+mod resume;
+#[cfg(test)]
+mod resume_tests;
 mod round_trip;
 mod schedule;
 #[cfg(test)]
@@ -33,7 +39,7 @@ mod varint;
 mod window;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -41,33 +47,21 @@ use bytes::Bytes;
 
 pub use self::{
     error::{MuxError, StreamError},
-    frame::{ResetCode, StreamId},
+    frame::{MOVE, MOVED, ResetCode, StreamId},
     window::WindowSize,
 };
 use self::{
     frame::TunnelFrame,
+    load::Load,
+    resume::{Closing, Resumption},
     round_trip::RoundTrip,
     schedule::Schedule,
-    stream::{End, Stream, Update},
+    stream::{Stream, Update},
     window::TunnelWindow,
 };
 
 /// What was received is acknowledged at the latest after this long (PROTOCOL 12), the value of QUIC (RFC 9000, section 18.2): the peer keeps it in memory until then.
 const ACK_DELAY: Duration = Duration::from_millis(25);
-
-/// What a stream may have written and not sent, in bytes: two messages, so that the link never waits for the application while a
-/// short queue keeps what is sent next undecided.
-const STREAM_UNSENT_MAX: u64 = 128 * 1024;
-
-/// The same for the tunnel. Beyond it a stream may write only when it has nothing unsent, and only [`STREAM_RESERVE`].
-const TUNNEL_UNSENT_MAX: u64 = 2 * 1024 * 1024;
-
-/// What every stream may have unsent in any case, in bytes: a keystroke never waits for the memory of a bulk copy.
-const STREAM_RESERVE: u64 = 16 * 1024;
-
-/// Room under this many bytes is not offered: it would make small messages when the credit is nearly used up (the silly window of RFC 1122).
-/// Credit comes back when a quarter of a window is consumed, so that windows from 4 KiB up cannot stall on it.
-const WRITE_ROOM_MIN: u64 = 1024;
 
 /// The largest `details` of OPEN, in bytes: well inside one message (PROTOCOL 9.2).
 const DETAILS_MAX: usize = 4096;
@@ -121,6 +115,15 @@ pub enum Event {
     Writable(StreamId),
     /// The peer gave the stream up; told even when nobody waits for the stream.
     Reset(StreamId),
+    /// After [`Mux::resume`], the peer has said what it received: the flow goes on.
+    Resumed {
+        /// How many streams there are.
+        streams: usize,
+        /// How many bytes are sent again.
+        again_bytes: u64,
+    },
+    /// The peer ended the tunnel.
+    Closed(ResetCode),
 }
 
 /// What [`Mux::read`] found.
@@ -134,25 +137,6 @@ pub enum Read {
     End,
 }
 
-/// A frame that waits to be sent, in order, ahead of all data.
-#[derive(Debug)]
-enum Control {
-    Open { stream: StreamId, window: u64, details: Bytes },
-    End(StreamId),
-}
-
-/// What all streams have written, in bytes.
-#[derive(Debug, Clone, Copy)]
-struct Load {
-    /// And not sent.
-    unsent: u64,
-    /// And the peer has not acknowledged.
-    kept: u64,
-    /// What may be kept, whatever the peer grants: it need not acknowledge what it takes. Beyond it a stream may write only when nothing of
-    /// it is kept, and only [`STREAM_RESERVE`].
-    kept_max: u64,
-}
-
 /// One end of a tunnel's multiplexer. See the module's documentation for the contract.
 #[derive(Debug)]
 pub struct Mux {
@@ -160,8 +144,9 @@ pub struct Mux {
     streams: HashMap<StreamId, Stream>,
     /// How many of them the peer opened.
     peer_streams: usize,
-    /// The next number to open here, and the next that the peer will open.
+    /// The next number to open here, the next whose OPEN will leave for the first time, and the next that the peer will open.
     next_local: u64,
+    next_announced: u64,
     next_peer: u64,
     grant: PeerGrant,
     /// The sum of all first sendings, and the peer's limit for it.
@@ -171,7 +156,12 @@ pub struct Mux {
     window: TunnelWindow,
     round_trip: RoundTrip,
     schedule: Schedule,
-    control: VecDeque<Control>,
+    /// Streams that the tunnel's credit keeps out of the schedule, so that they do not stand before bytes that are sent again without it.
+    parked: BTreeSet<StreamId>,
+    /// Streams whose OPEN is to leave, in the order of their numbers, and then those whose FIN or RESET waits for nothing else: both go
+    /// ahead of all data.
+    opens: VecDeque<StreamId>,
+    ends: VecDeque<StreamId>,
     /// The token of the last PING that is not answered: earlier ones need no answer, so that a flood of them takes no memory.
     pong: Option<u64>,
     /// Streams whose update is due with the next message, and those whose update waits for the deadline.
@@ -179,6 +169,8 @@ pub struct Mux {
     pending: Vec<StreamId>,
     deadline: Option<Instant>,
     events: VecDeque<Event>,
+    resumption: Resumption,
+    closing: Closing,
 }
 
 impl Mux {
@@ -194,138 +186,26 @@ impl Mux {
             streams: HashMap::new(),
             peer_streams: 0,
             next_local,
+            next_announced: next_local,
             next_peer,
             grant,
             tunnel_sent: 0,
             tunnel_limit: grant.tunnel_window,
-            load: Load { unsent: 0, kept: 0, kept_max: parameters.tunnel_window.max },
+            load: Load::new(parameters.tunnel_window.max),
             window: TunnelWindow::new(parameters.tunnel_window),
             round_trip: RoundTrip::new(now),
             schedule: Schedule::default(),
-            control: VecDeque::new(),
+            parked: BTreeSet::new(),
+            opens: VecDeque::new(),
+            ends: VecDeque::new(),
             pong: None,
             due: VecDeque::new(),
             pending: Vec::new(),
             deadline: None,
             events: VecDeque::new(),
+            resumption: Resumption::default(),
+            closing: Closing::default(),
         }
-    }
-
-    /// Opens a stream. Its first bytes can be written at once: they travel with the opening. `details` beyond a few KiB are cut.
-    pub fn open(&mut self, mut details: Bytes) -> StreamId {
-        let stream = StreamId(self.next_local);
-        self.next_local = self.next_local.saturating_add(2);
-        details.truncate(DETAILS_MAX);
-        let window = self.parameters.stream_window;
-        self.streams.insert(stream, Stream::new(window, self.grant.stream_window, false));
-        self.control.push_back(Control::Open { stream, window: window.initial, details });
-        stream
-    }
-
-    /// How many bytes [`Mux::write`] takes now. 0 means to wait for [`Event::Writable`].
-    ///
-    /// # Errors
-    /// When the stream was reset or finished, or is unknown.
-    pub fn write_room(&mut self, id: StreamId) -> Result<usize, StreamError> {
-        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
-        if let Some(code) = stream.reset_code() {
-            return Err(StreamError::Reset(code));
-        }
-        if stream.send.end().is_some() {
-            return Err(StreamError::Finished);
-        }
-        let room = room(stream, self.load);
-        stream.wants_write = room == 0;
-        Ok(usize::try_from(room).unwrap_or(usize::MAX))
-    }
-
-    /// Takes bytes to be sent, within [`Mux::write_room`]; what exceeds the peer's credit is refused whole.
-    ///
-    /// # Errors
-    /// When the stream was reset or finished, or is unknown, or has no credit for so much.
-    pub fn write(&mut self, id: StreamId, bytes: Bytes) -> Result<(), StreamError> {
-        self.write_room(id)?;
-        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
-        let length = bytes.len() as u64;
-        if length > stream.send.credit() {
-            return Err(StreamError::NoCredit);
-        }
-        if length > 0 {
-            stream.send.write(bytes);
-            self.load.unsent = self.load.unsent.saturating_add(length);
-            self.load.kept = self.load.kept.saturating_add(length);
-            self.schedule.add(id);
-        }
-        self.check();
-        Ok(())
-    }
-
-    /// Ends this direction after what was written: a half-close. No effect when it has ended already.
-    pub fn finish(&mut self, id: StreamId) {
-        self.end(id, End::Fin);
-    }
-
-    /// Whether the peer has everything that was written, the end included. When not, an [`Event::Writable`] will say when to ask again.
-    ///
-    /// # Errors
-    /// When the stream was reset, or is unknown.
-    pub fn is_delivered(&mut self, id: StreamId) -> Result<bool, StreamError> {
-        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
-        if let Some(code) = stream.reset_code() {
-            return Err(StreamError::Reset(code));
-        }
-        let delivered = stream.send.is_end_acknowledged();
-        stream.wants_write |= !delivered;
-        Ok(delivered)
-    }
-
-    /// Gives the stream up in both directions: what was not sent is dropped, and what comes is discarded.
-    pub fn reset(&mut self, now: Instant, id: StreamId, code: ResetCode) {
-        self.discard(now, id);
-        self.end(id, End::Reset(code));
-    }
-
-    /// The next bytes from the peer. Each piece must be given back with [`Mux::consume`] when the application has it.
-    ///
-    /// # Errors
-    /// When the stream was reset by the peer or here, or is unknown.
-    pub fn read(&mut self, id: StreamId) -> Result<Read, StreamError> {
-        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
-        if let Some(code) = stream.reset_code() {
-            return Err(StreamError::Reset(code));
-        }
-        match (stream.receive.end(), stream.receive.take()) {
-            (_, Some(bytes)) => Ok(Read::Data(bytes)),
-            (Some(_), None) => Ok(Read::End),
-            (None, None) => {
-                stream.wants_read = true;
-                Ok(Read::Wait)
-            }
-        }
-    }
-
-    /// The application has `bytes` more of the stream: the peer gets credit for them.
-    pub fn consume(&mut self, now: Instant, id: StreamId, bytes: usize) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        let bytes = (bytes as u64).min(stream.receive.held());
-        let window_time = self.round_trip.window_time();
-        self.window.release(now, bytes, window_time);
-        let urgent = stream.receive.window().consume(now, bytes, window_time);
-        if urgent && stream.receive.end().is_none() {
-            self.update(now, id, Update::Due);
-        }
-        self.check();
-    }
-
-    /// The application has no more use for the stream. A direction that has not ended is reset; the rest goes on by itself.
-    pub fn release(&mut self, now: Instant, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.released = true;
-        if stream.send.end().is_none() || stream.receive.end().is_none() {
-            self.end(id, End::Reset(ResetCode::Cancelled));
-        }
-        self.discard(now, id);
-        self.forget_if_over(id);
     }
 
     /// What the application should know next.
@@ -365,30 +245,6 @@ impl Mux {
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         self.window.held()
-    }
-
-    /// Why the stream was given up, if it was.
-    #[must_use]
-    pub fn reset_code(&self, id: StreamId) -> Option<ResetCode> {
-        self.streams.get(&id).and_then(Stream::reset_code)
-    }
-
-    /// Decides the end of the sending direction.
-    fn end(&mut self, id: StreamId, end: End) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        if stream.send.end().is_some() && end == End::Fin || matches!(stream.send.end(), Some(End::Reset(_))) {
-            return;
-        }
-        let kept = stream.send.kept();
-        self.load.unsent = self.load.unsent.saturating_sub(stream.send.finish(end));
-        self.load.kept = self.load.kept.saturating_sub(kept.saturating_sub(stream.send.kept()));
-        if stream.send.is_end_due() {
-            self.control.push_back(Control::End(id));
-        }
-        if let End::Reset(_) = end {
-            self.wake(id);
-        }
-        self.check();
     }
 
     /// Drops what waits for the application, and gives the credit back.
@@ -453,28 +309,9 @@ impl Mux {
         if cfg!(debug_assertions) && self.streams.len() <= STREAMS_CHECKED {
             let held: u64 = self.streams.values().map(|stream| stream.receive.held()).sum();
             debug_assert_eq!(held, self.window.held(), "credit is conserved");
-            let unsent: u64 = self.streams.values().map(|stream| stream.send.unsent()).sum();
-            debug_assert_eq!(unsent, self.load.unsent, "what is unsent is counted");
-            let kept: u64 = self.streams.values().map(|stream| stream.send.kept()).sum();
-            debug_assert_eq!(kept, self.load.kept, "what is kept is counted");
+            debug_assert!(self.load.is_sum_of(self.streams.values()), "what is unsent and kept is counted");
             debug_assert!(self.tunnel_sent <= self.tunnel_limit, "nothing is sent beyond the tunnel's credit");
             debug_assert!(held <= self.window.max(), "memory is bounded by the largest window");
         }
     }
-}
-
-/// How many bytes the application may write to `stream` now.
-fn room(stream: &Stream, load: Load) -> u64 {
-    let unsent = stream.send.unsent();
-    let buffer = if load.kept >= load.kept_max {
-        STREAM_RESERVE.saturating_sub(stream.send.kept())
-    } else if load.unsent < TUNNEL_UNSENT_MAX {
-        STREAM_UNSENT_MAX.saturating_sub(unsent)
-    } else if unsent == 0 {
-        STREAM_RESERVE
-    } else {
-        0
-    };
-    let room = buffer.min(stream.send.credit());
-    if room < WRITE_ROOM_MIN { 0 } else { room }
 }

@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes};
 
 use super::{
     DETAILS_MAX, Event, Mux, MuxError, REFUSED_MIN, ResetCode, StreamId, TunnelFrame,
+    opening::Opening,
     stream::{End, Stream, Update},
 };
 
@@ -15,6 +16,9 @@ impl Mux {
     /// # Errors
     /// When the peer broke the protocol. The tunnel must end then: the state is that of the frames before.
     pub fn handle_message(&mut self, now: Instant, mut message: Bytes) -> Result<(), MuxError> {
+        if !message.is_empty() {
+            self.resumption.something_moved();
+        }
         while !message.is_empty() {
             self.handle_frame(now, TunnelFrame::decode(&mut message)?)?;
         }
@@ -23,14 +27,19 @@ impl Mux {
     }
 
     fn handle_frame(&mut self, now: Instant, frame: TunnelFrame) -> Result<(), MuxError> {
+        if self.closing.is_ended_by_peer() {
+            return Err(MuxError::Protocol("a frame after END"));
+        }
+        let is_listing = self.resumption.admit(&frame)?;
         match frame {
+            TunnelFrame::Window { stream, received, limit } if is_listing => self.handle_listed(stream, received, limit),
             TunnelFrame::Open { stream, window, details } => self.handle_open(now, stream, window, details),
             TunnelFrame::Data { stream, offset, bytes } => self.handle_data(now, stream, offset, bytes),
             TunnelFrame::Fin { stream, final_offset } => self.handle_end(now, stream, final_offset, End::Fin),
             TunnelFrame::Reset { stream, final_offset, code } => self.handle_end(now, stream, final_offset, End::Reset(code)),
             TunnelFrame::Window { stream, received, limit } => self.handle_window(stream, received, limit),
             TunnelFrame::TunnelWindow { limit } => {
-                self.tunnel_limit = self.tunnel_limit.max(limit);
+                self.handle_tunnel_window(limit);
                 Ok(())
             }
             TunnelFrame::Ping { token } => {
@@ -41,10 +50,20 @@ impl Mux {
                 self.round_trip.pong(now, token);
                 Ok(())
             }
+            TunnelFrame::Resume { seen, opened } => self.handle_resume(seen, opened),
+            TunnelFrame::Resumed => self.handle_resumed(),
+            TunnelFrame::End { code } => {
+                self.closing.ended_by_peer();
+                self.events.push_back(Event::Closed(code));
+                Ok(())
+            }
         }
     }
 
     fn handle_open(&mut self, now: Instant, id: StreamId, window: u64, details: Bytes) -> Result<(), MuxError> {
+        if self.resumption.has_happened() && !self.is_local(id) && id.0 < self.next_peer {
+            return Ok(());
+        }
         if id.0 != self.next_peer {
             return Err(MuxError::Protocol("OPEN of a stream that is not the next one"));
         }
@@ -59,7 +78,7 @@ impl Mux {
         self.next_peer = self.next_peer.saturating_add(2);
         let full = self.peer_streams >= permitted;
         self.peer_streams = self.peer_streams.saturating_add(1);
-        self.streams.insert(id, Stream::new(self.parameters.stream_window, window, true));
+        self.streams.insert(id, Stream::new(self.parameters.stream_window, window, Opening::Known));
         if full {
             self.reset(now, id, ResetCode::Limit);
             self.release(now, id);
@@ -144,17 +163,34 @@ impl Mux {
         Ok(())
     }
 
-    fn handle_window(&mut self, id: StreamId, received: u64, limit: u64) -> Result<(), MuxError> {
+    /// What was taken is kept no more, and there is new credit.
+    pub(super) fn handle_window(&mut self, id: StreamId, received: u64, limit: u64) -> Result<(), MuxError> {
         let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else { return Ok(()) };
-        let freed =
-            stream.send.acknowledge(received, limit).ok_or(MuxError::Protocol("WINDOW that acknowledges what was not sent"))?;
-        self.load.kept = self.load.kept.saturating_sub(freed);
-        if stream.wants_write && (super::room(stream, self.load) > 0 || stream.send.is_end_acknowledged()) {
+        let was_end_due = stream.send.is_end_due();
+        if !self.load.track(&mut stream.send, |send| send.acknowledge(received, limit)) {
+            return Err(MuxError::Protocol("WINDOW that acknowledges what was not sent"));
+        }
+        // What stood before the end need not be sent again.
+        if !was_end_due && stream.send.is_end_due() {
+            self.ends.push_back(id);
+        }
+        if stream.wants_write && (self.load.room(stream) > 0 || stream.send.is_end_acknowledged()) {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }
         self.forget_if_over(id);
         Ok(())
+    }
+
+    fn handle_tunnel_window(&mut self, limit: u64) {
+        if limit > self.tunnel_limit {
+            self.tunnel_limit = limit;
+            while let Some(id) = self.parked.pop_first() {
+                if self.streams.get(&id).is_some_and(|stream| stream.send.unsent() > 0) {
+                    self.schedule.add(id);
+                }
+            }
+        }
     }
 }
 
@@ -170,7 +206,11 @@ fn known(
         return Err(MuxError::Protocol("a frame of a stream that was never opened"));
     }
     match streams.get_mut(&id) {
-        Some(stream) if !stream.announced => Err(MuxError::Protocol("a frame of a stream whose OPEN has not left")),
-        stream => Ok(stream),
+        Some(stream) if !stream.opening.is_announced() => Err(MuxError::Protocol("a frame of a stream whose OPEN has not left")),
+        Some(stream) => {
+            stream.opening.heard();
+            Ok(Some(stream))
+        }
+        None => Ok(None),
     }
 }

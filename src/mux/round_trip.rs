@@ -42,11 +42,29 @@ impl RoundTrip {
         if too_early || self.outstanding.is_some_and(|(_, at)| since(at) < LOST_AFTER) {
             return None;
         }
+        Some(self.start(now))
+    }
+
+    /// The token of a PING that is sent in any case. While one is on its way, it is the same, so that the answer to either counts.
+    pub fn ping(&mut self, now: Instant) -> u64 {
+        match self.outstanding {
+            Some((token, _)) => token,
+            None => self.start(now),
+        }
+    }
+
+    /// The channel that carried the PING is gone: there will be no answer, and the next one need not wait for it.
+    pub fn void(&mut self) {
+        self.outstanding = None;
+        self.last_ping = None;
+    }
+
+    fn start(&mut self, now: Instant) -> u64 {
         let token = self.next_token;
         self.next_token = token.wrapping_add(1) & super::varint::MAX;
         self.last_ping = Some(now);
         self.outstanding = Some((token, now));
-        Some(token)
+        token
     }
 
     /// A PONG arrived; one that nobody asked for is ignored.

@@ -233,7 +233,10 @@ impl Simulation {
     fn events(&mut self, side: usize) {
         let Peer { mux, applications, .. } = &mut self.peers[side];
         while let Some(event) = mux.poll_event() {
-            let (Event::Opened { stream, .. } | Event::Readable(stream) | Event::Writable(stream) | Event::Reset(stream)) = event;
+            let (Event::Opened { stream, .. } | Event::Readable(stream) | Event::Writable(stream) | Event::Reset(stream)) = event
+            else {
+                continue;
+            };
             if let Event::Opened { .. } = event {
                 applications.insert(stream, Application::default());
             }

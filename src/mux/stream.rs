@@ -12,6 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     byte_queue::ByteQueue,
     frame::ResetCode,
+    opening::Opening,
     window::{StreamWindow, WindowSize},
 };
 
@@ -42,8 +43,10 @@ pub struct Stream {
     pub receive: ReceiveHalf,
     /// Whether the peer is to be told what was received.
     pub update: Update,
-    /// OPEN went out, or the peer opened the stream.
-    pub announced: bool,
+    /// How far its opening has come.
+    pub opening: Opening,
+    /// The last list of the peer (PROTOCOL 10.4) that named the stream, by its number.
+    pub listed: u64,
     /// The application let go of the stream.
     pub released: bool,
     /// The application waits for something to read.
@@ -54,12 +57,13 @@ pub struct Stream {
 
 impl Stream {
     /// A new stream; `send_limit` bytes may be sent at first.
-    pub fn new(window: WindowSize, send_limit: u64, announced: bool) -> Self {
+    pub fn new(window: WindowSize, send_limit: u64, opening: Opening) -> Self {
         Stream {
             send: SendHalf::new(send_limit),
             receive: ReceiveHalf::new(window),
             update: Update::None,
-            announced,
+            opening,
+            listed: 0,
             released: false,
             wants_read: false,
             wants_write: false,
@@ -81,7 +85,7 @@ impl Stream {
 }
 
 /// The direction toward the peer. `acknowledged <= next <= sent <= written <= limit`; `next` falls behind `sent` only
-/// when what was sent has to be sent again.
+/// when what was sent has to be sent again (see `resume`).
 #[derive(Debug)]
 pub struct SendHalf {
     /// The bytes from `acknowledged` to `written`.
@@ -98,6 +102,8 @@ pub struct SendHalf {
     /// A FIN or RESET was sent: its place in the sequence may be acknowledged.
     end_sent: bool,
     end_acknowledged: bool,
+    /// A RESET followed a FIN that was sent: whether the peer has only the FIN cannot be told from what it received.
+    replaced_fin: bool,
 }
 
 /// Where `next` stands in the kept pieces. At the end of a piece it stays there until there is a next one, because pieces may grow.
@@ -121,6 +127,7 @@ impl SendHalf {
             end_due: false,
             end_sent: false,
             end_acknowledged: false,
+            replaced_fin: false,
         }
     }
 
@@ -139,9 +146,14 @@ impl SendHalf {
         self.sent
     }
 
-    /// Bytes written and not sent yet.
+    /// Bytes written and to be sent, for the first time or again.
     pub fn unsent(&self) -> u64 {
         self.written.saturating_sub(self.next)
+    }
+
+    /// Bytes to be sent that were sent before.
+    pub fn again(&self) -> u64 {
+        self.sent.saturating_sub(self.next)
     }
 
     /// Bytes written and not acknowledged.
@@ -165,15 +177,13 @@ impl SendHalf {
         self.kept.push(bytes);
     }
 
-    /// Decides how the direction ends. A reset drops what was not sent; it may replace a FIN, and nothing replaces a reset.
-    /// Returns how many unsent bytes were dropped.
-    pub fn finish(&mut self, end: End) -> u64 {
+    /// Decides how the direction ends. A reset drops what is kept; it may replace a FIN, and nothing replaces a reset.
+    pub fn finish(&mut self, end: End) {
         if matches!(self.end, Some(End::Reset(_))) {
-            return 0;
+            return;
         }
-        let mut dropped = 0;
         if let End::Reset(_) = end {
-            dropped = self.unsent();
+            self.replaced_fin = self.end_sent;
             self.kept.clear();
             self.cursor = Cursor::default();
             self.acknowledged = self.sent;
@@ -182,7 +192,6 @@ impl SendHalf {
         }
         self.end = Some(end);
         self.end_due = true;
-        dropped
     }
 
     /// The FIN or RESET went out.
@@ -227,19 +236,34 @@ impl SendHalf {
         (copied, fresh)
     }
 
-    /// The peer has received up to `received` (its end included) and takes up to `limit`. Returns how many bytes are kept no more, or `None`
-    /// when that cannot be.
-    pub fn acknowledge(&mut self, received: u64, limit: u64) -> Option<u64> {
+    /// The peer has received up to `received` (its end included) and takes up to `limit`. Says whether that can be.
+    pub fn acknowledge(&mut self, received: u64, limit: u64) -> bool {
         let ended = self.end_sent && received == self.sent.saturating_add(1);
         let bytes = if ended { self.sent } else { received };
         if bytes > self.sent {
-            return None;
+            return false;
         }
         self.end_acknowledged |= ended;
         self.limit = self.limit.max(limit);
-        let kept = self.kept();
         self.forget_until(bytes);
-        Some(kept.saturating_sub(self.kept()))
+        true
+    }
+
+    /// What was sent and not acknowledged may be lost: it is sent again, its end too.
+    pub fn rewind(&mut self) {
+        self.next = self.acknowledged;
+        self.cursor = Cursor::default();
+        self.end_due |= self.end_sent && (!self.end_acknowledged || self.replaced_fin);
+    }
+
+    /// The peer has forgotten the stream, after it had everything. Says whether that can be.
+    pub fn gone(&mut self) -> bool {
+        if self.end_sent {
+            self.forget_until(self.sent);
+            self.end_acknowledged = true;
+            self.end_due = false;
+        }
+        self.end_sent
     }
 
     fn forget_until(&mut self, offset: u64) {
@@ -249,6 +273,7 @@ impl SendHalf {
         }
         let gone = self.kept.advance(count);
         self.acknowledged = offset;
+        self.next = self.next.max(offset);
         self.cursor.piece = self.cursor.piece.saturating_sub(gone);
         if self.cursor.piece == 0 {
             self.cursor.skip = usize::try_from(self.next.saturating_sub(offset)).unwrap_or(0);
@@ -278,6 +303,11 @@ impl ReceiveHalf {
         &mut self.window
     }
 
+    /// Up to which offset the peer has been told that it may send.
+    pub fn limit(&self) -> u64 {
+        self.window.limit()
+    }
+
     /// How this direction ended, if it did.
     pub fn end(&self) -> Option<End> {
         self.end
@@ -288,10 +318,15 @@ impl ReceiveHalf {
         self.received
     }
 
-    /// What the peer may forget, the bytes and the place of the end; it is told so now.
+    /// What the peer may forget: the bytes, and the place of the end.
+    pub fn acknowledgement(&self) -> u64 {
+        self.received.saturating_add(u64::from(self.end.is_some()))
+    }
+
+    /// The same; the peer is told so now.
     pub fn told(&mut self) -> u64 {
         self.told = self.received;
-        self.received.saturating_add(u64::from(self.end.is_some()))
+        self.acknowledgement()
     }
 
     /// Whether so much came since the peer was last told that it should hear of it at once.

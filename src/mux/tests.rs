@@ -4,27 +4,31 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::*;
+use super::{
+    load::{STREAM_RESERVE, STREAM_UNSENT_MAX, TUNNEL_UNSENT_MAX},
+    stream::Stream,
+    *,
+};
 
-const PARAMETERS: Parameters = Parameters {
+pub const PARAMETERS: Parameters = Parameters {
     stream_window: WindowSize { initial: 64 * 1024, max: 1024 * 1024 },
     tunnel_window: WindowSize { initial: 256 * 1024, max: 1024 * 1024 },
     streams_max: 100,
 };
 
 /// A client and a server, and the time.
-struct Pair {
-    client: Mux,
-    server: Mux,
-    now: Instant,
+pub struct Pair {
+    pub client: Mux,
+    pub server: Mux,
+    pub now: Instant,
 }
 
 impl Pair {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(PARAMETERS)
     }
 
-    fn with(parameters: Parameters) -> Self {
+    pub fn with(parameters: Parameters) -> Self {
         let now = Instant::now();
         let grant =
             PeerGrant { stream_window: parameters.stream_window.initial, tunnel_window: parameters.tunnel_window.initial };
@@ -33,7 +37,7 @@ impl Pair {
     }
 
     /// Carries everything both ways until nothing moves, and lets the delayed acknowledgements pass.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         for _ in 0..1000 {
             self.now += Duration::from_millis(10);
             self.client.handle_timeout(self.now);
@@ -47,7 +51,7 @@ impl Pair {
     }
 
     /// A stream that the server knows too.
-    fn stream(&mut self) -> StreamId {
+    pub fn stream(&mut self) -> StreamId {
         let stream = self.client.open(Bytes::new());
         self.settle();
         while self.server.poll_event().is_some() {}
@@ -55,12 +59,12 @@ impl Pair {
     }
 }
 
-fn next_message(mux: &mut Mux, now: Instant) -> Option<Bytes> {
+pub fn next_message(mux: &mut Mux, now: Instant) -> Option<Bytes> {
     let mut out = BytesMut::new();
     mux.poll_transmit(now, &mut out, 65536).then(|| out.freeze())
 }
 
-fn carry(from: &mut Mux, to: &mut Mux, now: Instant) -> bool {
+pub fn carry(from: &mut Mux, to: &mut Mux, now: Instant) -> bool {
     let mut moved = false;
     while let Some(message) = next_message(from, now) {
         to.handle_message(now, message).unwrap();
@@ -69,7 +73,7 @@ fn carry(from: &mut Mux, to: &mut Mux, now: Instant) -> bool {
     moved
 }
 
-fn read_all(mux: &mut Mux, now: Instant, stream: StreamId) -> Vec<u8> {
+pub fn read_all(mux: &mut Mux, now: Instant, stream: StreamId) -> Vec<u8> {
     let mut all = Vec::new();
     while let Ok(Read::Data(bytes)) = mux.read(stream) {
         mux.consume(now, stream, bytes.len());
@@ -232,7 +236,7 @@ fn arbitrary_messages_never_panic() {
 }
 
 /// A message of `frames`.
-fn message(frames: &[TunnelFrame]) -> Bytes {
+pub fn message(frames: &[TunnelFrame]) -> Bytes {
     let mut out = BytesMut::new();
     frames.iter().for_each(|frame| frame.encode(&mut out));
     out.freeze()

@@ -5,11 +5,10 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::{
-    Control, Mux, StreamId, TunnelFrame,
+    Event, Mux, StreamId, TunnelFrame,
     frame::{self, DATA_OVERHEAD, FRAME_MAX},
-    stream::{End, Update},
+    stream::{End, Stream, Update},
 };
-use crate::mux::Event;
 
 /// A message is not worth starting a DATA frame in when less than this is left, in bytes.
 const DATA_MIN: usize = 256;
@@ -18,72 +17,119 @@ impl Mux {
     /// Whether [`Mux::poll_transmit`] has something to send.
     #[must_use]
     pub fn has_transmit(&self) -> bool {
-        self.pong.is_some() || !self.control.is_empty() || !self.due.is_empty() || self.window.is_update_due() || self.has_data()
+        if self.closing.is_over() {
+            return self.closing.due().is_some();
+        }
+        let opens_or_ends = self.resumption.flows() && !(self.opens.is_empty() && self.ends.is_empty());
+        let small = self.pong.is_some() || !self.due.is_empty() || self.window.is_update_due();
+        self.resumption.is_list_due() || opens_or_ends || small || self.has_data()
     }
 
     /// Appends the next message to `out`, at most `room` bytes of it (at least 8 KiB make sense). Says whether there was anything.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut, room: usize) -> bool {
         let start = out.len();
         let end = start.saturating_add(room);
+        if self.closing.is_over() {
+            self.transmit_close(out);
+        } else if self.transmit_list(out, end) {
+            self.transmit_flow(now, out, end);
+        }
+        let any = out.len() > start;
+        if any {
+            self.resumption.something_moved();
+        }
+        self.check();
+        any
+    }
+
+    /// Everything but what begins and ends an attachment.
+    fn transmit_flow(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
         // Who grants credit needs the round trip as much as who sends.
-        if (self.has_data() || !self.due.is_empty())
+        if has_room(out, end)
+            && (self.has_data() || !self.due.is_empty())
             && let Some(token) = self.round_trip.ping_due(now)
         {
             put(out, end, &TunnelFrame::Ping { token });
         }
-        if let Some(token) = self.pong.take() {
+        if has_room(out, end)
+            && let Some(token) = self.pong.take()
+        {
             put(out, end, &TunnelFrame::Pong { token });
         }
         self.transmit_credit(out, end);
-        self.transmit_control(out, end);
-        while self.has_data() && self.transmit_data(out, end) {}
-        self.check();
-        out.len() > start
+        if self.resumption.flows() {
+            self.transmit_opens(out, end);
+            self.transmit_ends(out, end);
+            while self.has_data() && self.transmit_data(out, end) {}
+        }
     }
 
+    /// What was sent before needs no credit.
     fn has_data(&self) -> bool {
-        !self.schedule.is_empty() && self.tunnel_sent < self.tunnel_limit
+        let may_send = self.tunnel_sent < self.tunnel_limit || self.load.again > 0;
+        may_send && self.resumption.flows() && !self.schedule.is_empty()
     }
 
     fn transmit_credit(&mut self, out: &mut BytesMut, end: usize) {
-        if self.window.is_update_due() {
+        if has_room(out, end) && self.window.is_update_due() {
             put(out, end, &TunnelFrame::TunnelWindow { limit: self.window.advance_limit() });
         }
         while has_room(out, end)
             && let Some(id) = self.due.pop_front()
         {
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
-            stream.update = Update::None;
-            let limit = stream.receive.window().advance_limit();
-            let received = stream.receive.told();
-            put(out, end, &TunnelFrame::Window { stream: id, received, limit });
-            self.forget_if_over(id);
+            if self.streams.get(&id).is_some_and(|stream| stream.update == Update::Due) {
+                self.tell(id, out, end);
+            }
         }
     }
 
-    fn transmit_control(&mut self, out: &mut BytesMut, end: usize) {
-        while let Some(control) = self.control.pop_front() {
-            let details = if let Control::Open { details, .. } = &control { details.len() } else { 0 };
-            if !has_room(out, end.saturating_sub(details)) {
-                self.control.push_front(control);
-                return;
-            }
-            match control {
-                Control::Open { stream, window, details } => {
-                    put(out, end, &TunnelFrame::Open { stream, window, details });
-                    self.announced(stream);
+    /// Tells the peer what was received of a stream, and up to where it may send.
+    pub(super) fn tell(&mut self, id: StreamId, out: &mut BytesMut, end: usize) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.update = Update::None;
+        let limit = stream.receive.window().advance_limit();
+        let received = stream.receive.told();
+        put(out, end, &TunnelFrame::Window { stream: id, received, limit });
+        self.forget_if_over(id);
+    }
+
+    fn transmit_opens(&mut self, out: &mut BytesMut, end: usize) {
+        let window = self.parameters.stream_window.initial;
+        while let Some(&id) = self.opens.front() {
+            if let Some(details) = self.streams.get(&id).and_then(|stream| stream.opening.due()).cloned() {
+                if !has_room(out, end.saturating_sub(details.len())) {
+                    return;
                 }
-                Control::End(stream) => self.transmit_end(out, stream),
+                put(out, end, &TunnelFrame::Open { stream: id, window, details });
+                self.announced(id);
             }
+            self.opens.pop_front();
         }
     }
 
     fn announced(&mut self, id: StreamId) {
+        self.next_announced = self.next_announced.max(id.0.saturating_add(2));
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.announced = true;
-            if stream.send.unsent() > 0 {
-                self.schedule.add(id);
-            }
+            stream.opening.leave();
+            self.is_to_send(id);
+        }
+    }
+
+    /// Notes that the stream may have something to send.
+    pub(super) fn is_to_send(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        if stream.send.unsent() > 0 {
+            self.schedule.add(id);
+        } else if stream.send.is_end_due() {
+            self.ends.push_back(id);
+        }
+    }
+
+    fn transmit_ends(&mut self, out: &mut BytesMut, end: usize) {
+        while has_room(out, end)
+            && let Some(id) = self.ends.pop_front()
+        {
+            self.transmit_end(out, id);
         }
     }
 
@@ -95,20 +141,26 @@ impl Mux {
         }
         let Some((id, share)) = self.schedule.next() else { return false };
         let credit = self.tunnel_limit.saturating_sub(self.tunnel_sent);
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.announced) else {
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.opening.due().is_none()) else {
             self.schedule.sent(0, false);
             return true;
         };
-        let length = room.min(share).min(usize::try_from(stream.send.unsent().min(credit)).unwrap_or(room));
+        let unsent = stream.send.unsent();
+        let sendable = unsent.min(credit.saturating_add(stream.send.again()));
+        if sendable == 0 && unsent > 0 {
+            self.schedule.sent(0, false);
+            self.parked.insert(id);
+            return true;
+        }
+        let length = room.min(share).min(usize::try_from(sendable).unwrap_or(room));
         if length > 0 {
             frame::data_header(out, id, stream.send.next(), length);
         }
-        let (copied, fresh) = stream.send.transmit(out, length);
+        let (copied, fresh) = self.load.track(&mut stream.send, |send| send.transmit(out, length));
         debug_assert_eq!(copied, length, "what is unsent is kept");
         self.tunnel_sent = self.tunnel_sent.saturating_add(fresh);
-        self.load.unsent = self.load.unsent.saturating_sub(copied as u64);
         self.schedule.sent(copied, stream.send.unsent() > 0);
-        if stream.wants_write && super::room(stream, self.load) > 0 {
+        if stream.wants_write && self.load.room(stream) > 0 {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }
@@ -118,7 +170,8 @@ impl Mux {
 
     /// The FIN or RESET of a stream, when everything before it was sent. Room for it was left.
     fn transmit_end(&mut self, out: &mut BytesMut, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.send.is_end_due()) else { return };
+        let is_due = |stream: &&mut Stream| stream.opening.due().is_none() && stream.send.is_end_due();
+        let Some(stream) = self.streams.get_mut(&id).filter(is_due) else { return };
         let final_offset = stream.send.sent();
         match stream.send.end() {
             Some(End::Fin) => TunnelFrame::Fin { stream: id, final_offset }.encode(out),
@@ -131,11 +184,11 @@ impl Mux {
     }
 }
 
-fn has_room(out: &BytesMut, end: usize) -> bool {
+pub(super) fn has_room(out: &BytesMut, end: usize) -> bool {
     end.saturating_sub(out.len()) >= FRAME_MAX
 }
 
-fn put(out: &mut BytesMut, end: usize, frame: &TunnelFrame) {
+pub(super) fn put(out: &mut BytesMut, end: usize, frame: &TunnelFrame) {
     debug_assert!(has_room(out, end), "room was checked");
     frame.encode(out);
 }

@@ -134,6 +134,11 @@ impl TunnelWindow {
         self.received.saturating_sub(self.consumed)
     }
 
+    /// Up to where the peer has been told that it may send.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// The largest that [`TunnelWindow::held`] can become.
     pub fn max(&self) -> u64 {
         self.growth.max

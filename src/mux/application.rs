@@ -1,0 +1,151 @@
+//! What applications do with their streams: open, write, finish, reset, read, consume, release. Each call changes the state of one stream and
+//! queues what follows from it; nothing is sent here.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{
+    DETAILS_MAX, Mux, Read, ResetCode, StreamError, StreamId,
+    opening::Opening,
+    stream::{End, Stream, Update},
+};
+
+impl Mux {
+    /// Opens a stream. Its first bytes can be written at once: they travel with the opening. `details` beyond a few KiB are cut.
+    pub fn open(&mut self, mut details: Bytes) -> StreamId {
+        let stream = StreamId(self.next_local);
+        self.next_local = self.next_local.saturating_add(2);
+        details.truncate(DETAILS_MAX);
+        let window = self.parameters.stream_window;
+        self.streams.insert(stream, Stream::new(window, self.grant.stream_window, Opening::Fresh(details)));
+        self.opens.push_back(stream);
+        stream
+    }
+
+    /// How many bytes [`Mux::write`] takes now. 0 means to wait for [`Event::Writable`].
+    ///
+    /// # Errors
+    /// When the stream was reset or finished, or is unknown.
+    pub fn write_room(&mut self, id: StreamId) -> Result<usize, StreamError> {
+        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
+        if let Some(code) = stream.reset_code() {
+            return Err(StreamError::Reset(code));
+        }
+        if stream.send.end().is_some() {
+            return Err(StreamError::Finished);
+        }
+        let room = self.load.room(stream);
+        stream.wants_write = room == 0;
+        Ok(usize::try_from(room).unwrap_or(usize::MAX))
+    }
+
+    /// Takes bytes to be sent, within [`Mux::write_room`]; what exceeds the peer's credit is refused whole.
+    ///
+    /// # Errors
+    /// When the stream was reset or finished, or is unknown, or has no credit for so much.
+    pub fn write(&mut self, id: StreamId, bytes: Bytes) -> Result<(), StreamError> {
+        self.write_room(id)?;
+        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
+        let length = bytes.len() as u64;
+        if length > stream.send.credit() {
+            return Err(StreamError::NoCredit);
+        }
+        if length > 0 {
+            self.load.track(&mut stream.send, |send| send.write(bytes));
+            self.schedule.add(id);
+        }
+        self.check();
+        Ok(())
+    }
+
+    /// Ends this direction after what was written: a half-close. No effect when it has ended already.
+    pub fn finish(&mut self, id: StreamId) {
+        self.end(id, End::Fin);
+    }
+
+    /// Whether the peer has everything that was written, the end included. When not, an [`Event::Writable`] will say when to ask again.
+    ///
+    /// # Errors
+    /// When the stream was reset, or is unknown.
+    pub fn is_delivered(&mut self, id: StreamId) -> Result<bool, StreamError> {
+        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
+        if let Some(code) = stream.reset_code() {
+            return Err(StreamError::Reset(code));
+        }
+        let delivered = stream.send.is_end_acknowledged();
+        stream.wants_write |= !delivered;
+        Ok(delivered)
+    }
+
+    /// Gives the stream up in both directions: what was not sent is dropped, and what comes is discarded.
+    pub fn reset(&mut self, now: Instant, id: StreamId, code: ResetCode) {
+        self.discard(now, id);
+        self.end(id, End::Reset(code));
+    }
+
+    /// The next bytes from the peer. Each piece must be given back with [`Mux::consume`] when the application has it.
+    ///
+    /// # Errors
+    /// When the stream was reset by the peer or here, or is unknown.
+    pub fn read(&mut self, id: StreamId) -> Result<Read, StreamError> {
+        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
+        if let Some(code) = stream.reset_code() {
+            return Err(StreamError::Reset(code));
+        }
+        match (stream.receive.end(), stream.receive.take()) {
+            (_, Some(bytes)) => Ok(Read::Data(bytes)),
+            (Some(_), None) => Ok(Read::End),
+            (None, None) => {
+                stream.wants_read = true;
+                Ok(Read::Wait)
+            }
+        }
+    }
+
+    /// The application has `bytes` more of the stream: the peer gets credit for them.
+    pub fn consume(&mut self, now: Instant, id: StreamId, bytes: usize) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let bytes = (bytes as u64).min(stream.receive.held());
+        let window_time = self.round_trip.window_time();
+        self.window.release(now, bytes, window_time);
+        let urgent = stream.receive.window().consume(now, bytes, window_time);
+        if urgent && stream.receive.end().is_none() {
+            self.update(now, id, Update::Due);
+        }
+        self.check();
+    }
+
+    /// The application has no more use for the stream. A direction that has not ended is reset; the rest goes on by itself.
+    pub fn release(&mut self, now: Instant, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.released = true;
+        if stream.send.end().is_none() || stream.receive.end().is_none() {
+            self.end(id, End::Reset(ResetCode::Cancelled));
+        }
+        self.discard(now, id);
+        self.forget_if_over(id);
+    }
+
+    /// Why the stream was given up, if it was.
+    #[must_use]
+    pub fn reset_code(&self, id: StreamId) -> Option<ResetCode> {
+        self.streams.get(&id).and_then(Stream::reset_code)
+    }
+
+    /// Decides the end of the sending direction.
+    pub(super) fn end(&mut self, id: StreamId, end: End) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.send.end().is_some() && end == End::Fin || matches!(stream.send.end(), Some(End::Reset(_))) {
+            return;
+        }
+        self.load.track(&mut stream.send, |send| send.finish(end));
+        if stream.send.is_end_due() {
+            self.ends.push_back(id);
+        }
+        if let End::Reset(_) = end {
+            self.wake(id);
+        }
+        self.check();
+    }
+}
