@@ -14,7 +14,7 @@ use report::{
     id::Id,
     link::{Handler, Link, Outbox, Timing, memory},
     mux::{Event, Mux, Parameters, PeerGrant, Read, Side, StreamId, WindowSize},
-    tunnel::{PortParameters, Tunnel, TunnelStream, attach},
+    tunnel::{Commons, PortParameters, Tunnel, TunnelStream, attach},
 };
 use tokio::{
     runtime::Runtime,
@@ -204,7 +204,8 @@ fn port(encrypt: EncryptMethod) -> PortParameters {
         compress: CompressMethod::Null,
         stream_window: STREAM_WINDOW,
         tunnel_window: TUNNEL_WINDOW,
-        pool: Arc::default(),
+        resume_timeout: Duration::from_secs(120),
+        commons: Commons::default(),
     }
 }
 
@@ -212,11 +213,13 @@ fn port(encrypt: EncryptMethod) -> PortParameters {
 async fn attached(client: &Arc<Outbox>, server: &Arc<Outbox>, port: &PortParameters, tasks: &TaskTracker) -> (Tunnel, Tunnel) {
     let wish = attach::wish(port, client, 1, tasks).expect("a first message");
     client.open(1, wish.lane).expect("the first channel");
-    let reply = attach::reply(port, Id([7; 16]), &wish.message, server, 1, tasks).expect("our own message");
+    let host = attach::Host { instance: Id([7; 16]), started: Instant::now(), find: &|_| None, is_open: true, tasks };
+    let reply = attach::reply(port, &host, &wish.message, server, 1).expect("our own message");
     server.open(1, reply.lane).expect("the first channel");
     server.ready(1);
-    let visitor = wish.outcome.await.expect("an outcome").expect("a tunnel");
-    (visitor, reply.outcome.expect("a tunnel"))
+    let outcome = wish.outcome.await.expect("an outcome").expect("a tunnel");
+    let attach::Outcome::New(visitor, _) = outcome else { panic!("nothing was to be resumed") };
+    (visitor, reply.outcome.expect("the same methods").expect("a tunnel"))
 }
 
 async fn send(stream: Arc<TunnelStream>, write: Bytes, mut bytes: usize) {

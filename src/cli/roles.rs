@@ -134,8 +134,10 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
 
 async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
     let commons = Commons::default();
-    let client_port =
-        |port: &PortConfig| ClientPort { port: port_parameters(port, &config.link, &commons), local_address: port.local_address.to_string() };
+    let client_port = |port: &PortConfig| ClientPort {
+        port: port_parameters(port, &config.link, &commons),
+        local_address: port.local_address.to_string(),
+    };
     let parameters = ClientParameters {
         ports: config.ports.iter().map(client_port).collect(),
         uplink: uplink(&config.link, Role::Client, None)?,

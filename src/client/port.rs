@@ -194,7 +194,12 @@ impl Port {
     fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         let span = info_span!("tunnel", port = %self.parameters.mark);
         let stop = self.stop.clone();
-        self.tasks.spawn(async move { tokio::select! { () = task => {}, () = stop.cancelled() => {} } }.instrument(span));
+        self.tasks.spawn(
+            async move {
+                tokio::select! { () = task => {}, () = stop.cancelled() => {} }
+            }
+            .instrument(span),
+        );
     }
 
     /// Wishes for a new tunnel; its outcome is followed.
@@ -311,6 +316,7 @@ impl Port {
     /// Minds a tunnel until it is over.
     async fn mind(self: Arc<Self>, tunnel: Tunnel) {
         let begun = Instant::now();
+        let _over_at_last = EndOnDrop(tunnel.clone());
         let (mut standing, mut asked) = (tunnel.standing(), tunnel.asked_to_move());
         let mut checks = tokio::time::interval(EMPTY_CHECK);
         loop {
@@ -412,7 +418,10 @@ impl Port {
     fn end_if_empty(&self, tunnel: &Tunnel) {
         let is_current = self.state().tunnels.last().is_some_and(|held| held.tunnel.id() == tunnel.id());
         if !is_current && tunnel.streams() == 0 {
-            tunnel.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, "its last stream has ended, and another tunnel is there"));
+            tunnel.end(
+                ResetCode::Cancelled,
+                Notice::new(Code::Cancelled, "its last stream has ended, and another tunnel is there"),
+            );
         }
     }
 
@@ -423,6 +432,15 @@ impl Port {
             *present = ready;
             is_other
         });
+    }
+}
+
+/// Nobody minds the tunnel any more.
+struct EndOnDrop(Tunnel);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, "the client ends"));
     }
 }
 

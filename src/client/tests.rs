@@ -21,7 +21,7 @@ use crate::{
         dial::{DialParameters, Dialer},
         uplink::Mover,
     },
-    tunnel::WindowSize,
+    tunnel::{Commons, WindowSize},
 };
 
 /// Far longer than anything here takes.
@@ -38,7 +38,8 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
         compress: CompressMethod::Null,
         stream_window: window,
         tunnel_window: window,
-        pool: Arc::default(),
+        resume_timeout: Duration::from_secs(120),
+        commons: Commons::default(),
     };
     let dialer = Dialer::new(format!("ws://{address}/").parse().unwrap(), DialParameters::default()).unwrap();
     let uplink = Uplink {

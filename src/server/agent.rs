@@ -268,7 +268,7 @@ mod tests {
         compress::CompressMethod,
         crypto::{EncryptMethod, PortKeys},
         frame::AttachHeader,
-        tunnel::{PortParameters, WindowSize},
+        tunnel::{Commons, PortParameters, WindowSize},
     };
 
     #[tokio::test]
@@ -282,7 +282,8 @@ mod tests {
             compress: CompressMethod::Null,
             stream_window: window,
             tunnel_window: window,
-            pool: Arc::default(),
+            resume_timeout: Duration::from_secs(120),
+            commons: Commons::default(),
         };
         let (tasks, streams, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
         let wish = attach::wish(&port, &Outbox::new(), 1, &tasks).unwrap();

@@ -169,7 +169,13 @@ pub fn wish(port: &PortParameters, outbox: &Arc<Outbox>, channel: u32, tasks: &T
 ///
 /// # Errors
 /// When the handshake cannot be begun.
-pub fn wish_again(tunnel: &Tunnel, moves: bool, outbox: &Arc<Outbox>, channel: u32, tasks: &TaskTracker) -> Result<Wish, AttachError> {
+pub fn wish_again(
+    tunnel: &Tunnel,
+    moves: bool,
+    outbox: &Arc<Outbox>,
+    channel: u32,
+    tasks: &TaskTracker,
+) -> Result<Wish, AttachError> {
     let resumption = Resumption { tunnel: tunnel.id(), attempt: tunnel.next_attempt(), moves };
     offer(tunnel.port(), Some((tunnel, resumption)), Bell { outbox: Arc::clone(outbox), channel }, tasks)
 }

@@ -13,7 +13,13 @@ use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    PortParameters, attach::{CANDIDATE_TIMEOUT, FIRST_ATTEMPT}, binding::{Binding, Bound}, carriage::{self, Effects}, driver, handle::Standing, offer::Grant,
+    PortParameters,
+    attach::{CANDIDATE_TIMEOUT, FIRST_ATTEMPT},
+    binding::{Binding, Bound},
+    carriage::{self, Effects},
+    driver,
+    handle::Standing,
+    offer::Grant,
 };
 use crate::{
     compress::{Pool, PoolLimits},

@@ -1,6 +1,10 @@
 //! Tunnels over a link in memory, and their streams spliced to real sockets on loopback.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -38,8 +42,14 @@ fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
         compress,
         stream_window: WindowSize { initial: 256 * 1024, max: 1024 * 1024 },
         tunnel_window: WindowSize { initial: 1024 * 1024, max: 4 * 1024 * 1024 },
-        pool: Arc::default(),
+        resume_timeout: Duration::from_secs(120),
+        commons: Commons::default(),
     }
+}
+
+/// A server that finds tunnels so.
+fn host<'a>(tasks: &'a TaskTracker, find: &'a dyn Fn(Id) -> Option<Tunnel>) -> attach::Host<'a> {
+    attach::Host { instance: Id([7; 16]), started: Instant::now(), find, is_open: true, tasks }
 }
 
 /// Two links that are joined in memory, and what runs on them.
@@ -68,18 +78,22 @@ impl Bed {
     async fn attach(&self, visitor: &PortParameters, agent: &PortParameters) -> (Result<Tunnel, AttachError>, Option<Tunnel>) {
         let wish = attach::wish(visitor, &self.client, 1, &self.tasks).unwrap();
         self.client.open(1, wish.lane).unwrap();
-        let served = match attach::reply(agent, Id([7; 16]), &wish.message, &self.server, 1, &self.tasks) {
+        let served = match attach::reply(agent, &host(&self.tasks, &|_| None), &wish.message, &self.server, 1) {
             Ok(reply) => {
                 self.server.open(1, reply.lane).unwrap();
                 self.server.ready(1);
-                reply.outcome.ok()
+                reply.outcome.ok().flatten()
             }
             Err(error) => {
                 self.client.close(1, &attach::closing_notice(&error));
                 return (Err(error), None);
             }
         };
-        (wish.outcome.await.unwrap(), served)
+        let visited = wish.outcome.await.unwrap().map(|outcome| match outcome {
+            attach::Outcome::New(tunnel, _) => tunnel,
+            attach::Outcome::Resumed => panic!("nobody asked for it"),
+        });
+        (visited, served)
     }
 
     pub(super) async fn tunnels(&self, encrypt: EncryptMethod, compress: CompressMethod) -> (Tunnel, Tunnel) {
@@ -227,8 +241,8 @@ async fn a_recorded_handshake_opens_no_stream() {
     let port = port(EncryptMethod::Plain, CompressMethod::Null);
     let wish = attach::wish(&port, &bed.client, 5, &bed.tasks).unwrap();
     // The master, or anyone on the path, plays the first message again and then what the client had sealed: a stream that opens.
-    let reply = attach::reply(&port, Id([7; 16]), &wish.message, &bed.server, 9, &bed.tasks).unwrap();
-    let tunnel = reply.outcome.unwrap();
+    let reply = attach::reply(&port, &host(&bed.tasks, &|_| None), &wish.message, &bed.server, 9).unwrap();
+    let tunnel = reply.outcome.unwrap().unwrap();
     let mut replayed = vec![0x01, 0x00, 0x40, 0x40, 0x00];
     replayed.extend_from_slice(&[0; 16]);
     use crate::link::Lane;
@@ -311,8 +325,8 @@ async fn a_tunnel_whose_lane_is_dropped_is_over() {
     let bed = Bed::new();
     let port = port(EncryptMethod::Plain, CompressMethod::Null);
     let wish = attach::wish(&port, &bed.client, 5, &bed.tasks).unwrap();
-    let reply = attach::reply(&port, Id([7; 16]), &wish.message, &bed.server, 9, &bed.tasks).unwrap();
-    let tunnel = reply.outcome.unwrap();
+    let reply = attach::reply(&port, &host(&bed.tasks, &|_| None), &wish.message, &bed.server, 9).unwrap();
+    let tunnel = reply.outcome.unwrap().unwrap();
     drop(reply.lane);
     tokio::time::timeout(Duration::from_secs(10), tunnel.closed()).await.unwrap();
     bed.end().await;
