@@ -162,7 +162,7 @@ fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::
 
 fn timing(interval: Duration) -> Timing {
     let silence = interval.saturating_mul(2).saturating_add(SILENCE_BEYOND_HEARTBEATS);
-    Timing { interval, timeout: silence.max(Timing::default().timeout) }
+    Timing { interval, timeout: silence.max(Timing::default().timeout), ..Timing::default() }
 }
 
 fn port_parameters(config: &PortConfig, link: &LinkConfig, commons: &Commons) -> PortParameters {

@@ -25,6 +25,18 @@ mod kind {
     pub const EXTENSION: u8 = 0x80;
 }
 
+/// Whether the message is a PING, by its type.
+#[must_use]
+pub fn is_ping(message: &[u8]) -> bool {
+    message.first() == Some(&kind::PING)
+}
+
+/// Whether the message is a PONG, by its type.
+#[must_use]
+pub fn is_pong(message: &[u8]) -> bool {
+    message.first() == Some(&kind::PONG)
+}
+
 /// The peer sent something that is no frame. All of them end the link with `protocol`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A link that lived this long was no failed attempt: the next one is made at once (PROTOCOL 12).
+/// What lived this long was no failed attempt: the next one is made at once.
 pub const LIVED: Duration = Duration::from_secs(10);
 
 /// Exponential backoff with full jitter: each wait is drawn between nothing and a ceiling that doubles.
@@ -40,7 +40,7 @@ impl Backoff {
         wait
     }
 
-    /// How long to wait before the next attempt, after a link that was up for `lived`: not at all when it had lived.
+    /// How long to wait before the next attempt, after something that was up for `lived`: not at all when it had lived.
     pub fn after(&mut self, lived: Duration) -> Duration {
         if lived < LIVED {
             return self.next_wait();

@@ -1,4 +1,12 @@
-//! When a link must say something, and when its peer has been silent for too long (PROTOCOL 6.1).
+//! When a link must say something, and when its peer has been silent for too long (PROTOCOL 6.1, 6.2).
+//!
+//! ```text
+//!  at rest:   each sends PING after `interval` without anything sent; PONG answers; nothing else
+//!  one sends: DATA ──► heard by the other, who has nothing to say ──`answer_delay`──► PING ──► PONG
+//!               └─── nothing heard for `answer_timeout` ──► Silent
+//! ```
+//! What was said last, and answered by nothing but PING and PONG that may have crossed it, is asked after with a PING behind it: when its PONG
+//! has come, everything has.
 //!
 //! Time is an argument; nothing here waits.
 
@@ -6,19 +14,29 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The two durations of a heartbeat.
+/// The durations of a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// After this long without having sent anything, a PING goes out.
     pub interval: Duration,
     /// After this long without having received anything, the link ends.
     pub timeout: Duration,
+    /// So long after it has received something, an end that has nothing to send sends PING, so that the other hears that it arrives.
+    pub answer_delay: Duration,
+    /// After this long without having received anything since it sent something that is heard of, the link ends.
+    pub answer_timeout: Duration,
 }
 
 impl Default for Timing {
-    /// A PING each 20 s, under every idle limit in use; 45 s of silence, two heartbeats and a slow path (PROTOCOL 12).
+    /// A PING each 20 s, under every idle limit in use; 45 s of silence, two heartbeats and a slow path; 2 s and 10 s while something is sent
+    /// (PROTOCOL 12).
     fn default() -> Self {
-        Timing { interval: Duration::from_secs(20), timeout: Duration::from_secs(45) }
+        Timing {
+            interval: Duration::from_secs(20),
+            timeout: Duration::from_secs(45),
+            answer_delay: Duration::from_secs(2),
+            answer_timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -27,19 +45,30 @@ impl Timing {
     #[must_use]
     pub fn asked(self, seconds: u32) -> Self {
         let asked = Duration::from_secs(u64::from(seconds.max(1)));
-        Timing { interval: self.interval.min(asked), timeout: self.timeout }
+        Timing { interval: self.interval.min(asked), ..self }
     }
 }
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Beat {
-    /// Nothing before this instant.
+    /// Nothing before this instant, unless something is sent or received.
     Wait(Instant),
     /// A PING is to be sent; ask again.
     Ping,
     /// The peer has been silent for too long.
     Silent,
+}
+
+/// What was handed to the socket: the most that was among it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Said {
+    /// Asks for nothing.
+    Pong,
+    /// Asks for a PONG.
+    Ping,
+    /// Asks to be heard of.
+    Other,
 }
 
 /// The heartbeat of one link.
@@ -48,19 +77,51 @@ pub(super) struct Heartbeat {
     timing: Timing,
     sent: Instant,
     received: Instant,
+    /// Since when something other than PING and PONG has been received, and nothing sent.
+    owes: Option<Instant>,
+    /// Since when something other than PONG has been sent, and nothing received.
+    asked: Option<Instant>,
+    /// Since when something other than PING and PONG has been sent, nothing other than these received, and no PING sent after it.
+    unproven: Option<Instant>,
+    /// Whether the last PING has not been answered.
+    pinged: bool,
 }
 
 impl Heartbeat {
     pub(super) fn new(timing: Timing, now: Instant) -> Self {
-        Heartbeat { timing, sent: now, received: now }
+        Heartbeat { timing, sent: now, received: now, owes: None, asked: None, unproven: None, pinged: false }
     }
 
-    pub(super) fn sent(&mut self, now: Instant) {
+    /// Something was handed to the socket.
+    pub(super) fn sent(&mut self, now: Instant, said: Said) {
         self.sent = now;
+        self.owes = None;
+        if said > Said::Pong {
+            self.wanted(now);
+        }
+        if said > Said::Ping {
+            self.unproven.get_or_insert(now);
+        }
     }
 
-    pub(super) fn received(&mut self, now: Instant) {
+    /// There is something to send, and the socket does not take it.
+    pub(super) fn wanted(&mut self, now: Instant) {
+        self.asked.get_or_insert(now);
+    }
+
+    /// Something of a message came; `other` unless all of it was PING and PONG.
+    pub(super) fn received(&mut self, now: Instant, other: bool) {
         self.received = now;
+        self.asked = self.pinged.then_some(now);
+        if other {
+            self.owes.get_or_insert(now);
+            self.unproven = None;
+        }
+    }
+
+    /// The last PING has been answered.
+    pub(super) fn ponged(&mut self) {
+        self.pinged = false;
     }
 
     /// For how long nothing has been sent or received.
@@ -68,14 +129,25 @@ impl Heartbeat {
         now.saturating_duration_since(self.sent.max(self.received))
     }
 
+    /// For how long nothing has been received.
+    pub(super) fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.received)
+    }
+
     /// What is due now. A [`Beat::Ping`] counts as sent.
     pub(super) fn due(&mut self, now: Instant) -> Beat {
-        let silent = self.received + self.timing.timeout;
-        let quiet = self.sent + self.timing.interval;
+        let Timing { interval, timeout, answer_delay, answer_timeout } = self.timing;
+        let nearer = |then: Instant, other: Option<Instant>| other.map_or(then, |other| then.min(other));
+        let silent = nearer(self.received + timeout, self.asked.map(|asked| asked + answer_timeout));
+        let doubt = self.unproven.filter(|_| !self.pinged);
+        let quiet = [self.owes, doubt].into_iter().flatten().map(|since| since + answer_delay).min();
+        let quiet = nearer(self.sent + interval, quiet);
         if now >= silent {
             Beat::Silent
         } else if now >= quiet {
-            self.sent = now;
+            self.sent(now, Said::Ping);
+            self.unproven = None;
+            self.pinged = true;
             Beat::Ping
         } else {
             Beat::Wait(silent.min(quiet))
@@ -87,35 +159,112 @@ impl Heartbeat {
 mod tests {
     use super::*;
 
-    const TIMING: Timing = Timing { interval: Duration::from_secs(20), timeout: Duration::from_secs(45) };
+    const TIMING: Timing = Timing {
+        interval: Duration::from_secs(20),
+        timeout: Duration::from_secs(45),
+        answer_delay: Duration::from_secs(2),
+        answer_timeout: Duration::from_secs(10),
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn fresh() -> (Heartbeat, Instant) {
+        let start = Instant::now();
+        (Heartbeat::new(TIMING, start), start)
+    }
 
     #[test]
     fn a_quiet_end_pings_once_in_each_interval() {
-        let start = Instant::now();
-        let mut heartbeat = Heartbeat::new(TIMING, start);
+        let (mut heartbeat, start) = fresh();
         assert_eq!(heartbeat.due(start), Beat::Wait(start + TIMING.interval));
         let later = start + TIMING.interval;
         assert_eq!(heartbeat.due(later), Beat::Ping);
-        assert_eq!(heartbeat.due(later), Beat::Wait(later + TIMING.interval));
+        heartbeat.sent(later, Said::Ping);
+        heartbeat.ponged();
+        heartbeat.received(later, false);
+        assert_eq!(heartbeat.due(later), Beat::Wait(later + TIMING.interval), "the PONG asks for nothing");
     }
 
     #[test]
-    fn an_end_that_sends_does_not_ping() {
-        let start = Instant::now();
-        let mut heartbeat = Heartbeat::new(TIMING, start);
-        heartbeat.sent(start + Duration::from_secs(15));
-        assert_eq!(heartbeat.due(start + Duration::from_secs(21)), Beat::Wait(start + Duration::from_secs(35)));
+    fn two_ends_that_talk_do_not_ping() {
+        let (mut heartbeat, start) = fresh();
+        for second in 1..100 {
+            heartbeat.received(start + second * SECOND, true);
+            heartbeat.sent(start + second * SECOND, Said::Other);
+            assert!(matches!(heartbeat.due(start + second * SECOND + SECOND / 2), Beat::Wait(_)));
+        }
     }
 
     #[test]
-    fn silence_ends_the_link_however_much_was_sent() {
+    fn what_was_sent_and_not_answered_ends_the_link_after_the_answer_timeout() {
+        let (mut heartbeat, start) = fresh();
+        heartbeat.sent(start + SECOND, Said::Other);
+        heartbeat.sent(start + 8 * SECOND, Said::Other);
+        assert_eq!(heartbeat.due(start + 8 * SECOND), Beat::Ping);
+        assert_eq!(heartbeat.due(start + 10 * SECOND), Beat::Wait(start + 11 * SECOND), "since the first");
+        assert_eq!(heartbeat.due(start + 11 * SECOND), Beat::Silent);
+    }
+
+    #[test]
+    fn what_could_not_be_sent_counts_as_what_was() {
+        let (mut heartbeat, start) = fresh();
+        heartbeat.wanted(start + 3 * SECOND);
+        assert_eq!(heartbeat.due(start + 13 * SECOND), Beat::Silent);
+    }
+
+    #[test]
+    fn a_pong_asks_for_no_answer() {
+        let (mut heartbeat, start) = fresh();
+        heartbeat.received(start + SECOND, false);
+        heartbeat.sent(start + SECOND, Said::Pong);
+        assert_eq!(heartbeat.due(start + 15 * SECOND), Beat::Wait(start + 21 * SECOND));
+    }
+
+    #[test]
+    fn who_receives_something_and_has_nothing_to_say_pings_soon() {
+        let (mut heartbeat, start) = fresh();
+        heartbeat.received(start + SECOND, true);
+        heartbeat.received(start + 2 * SECOND, true);
+        assert_eq!(heartbeat.due(start + 2 * SECOND), Beat::Wait(start + 3 * SECOND), "since the first");
+        assert_eq!(heartbeat.due(start + 3 * SECOND), Beat::Ping);
+        heartbeat.ponged();
+        heartbeat.received(start + 3 * SECOND, false);
+        assert_eq!(heartbeat.due(start + 3 * SECOND), Beat::Wait(start + 23 * SECOND), "once");
+    }
+
+    #[test]
+    fn an_answer_of_any_kind_takes_the_place_of_that_ping() {
+        let (mut heartbeat, start) = fresh();
+        heartbeat.received(start + SECOND, true);
+        heartbeat.sent(start + 2 * SECOND, Said::Pong);
+        assert_eq!(heartbeat.due(start + 15 * SECOND), Beat::Wait(start + 22 * SECOND));
+    }
+
+    #[test]
+    fn what_is_answered_by_heartbeats_alone_is_asked_after_once() {
+        let (mut heartbeat, start) = fresh();
+        heartbeat.sent(start, Said::Other);
+        heartbeat.received(start + SECOND, false);
+        assert_eq!(heartbeat.due(start + SECOND), Beat::Wait(start + 2 * SECOND));
+        assert_eq!(heartbeat.due(start + 2 * SECOND), Beat::Ping);
+        heartbeat.sent(start + 2 * SECOND, Said::Ping);
+        // The peer hears parts of what was sent, and pings; the PONG waits behind the rest.
+        for second in (3..60).step_by(2) {
+            heartbeat.received(start + second * SECOND, false);
+            heartbeat.sent(start + second * SECOND, Said::Pong);
+            assert!(matches!(heartbeat.due(start + (second + 1) * SECOND), Beat::Wait(_)), "after {second} s");
+        }
+        assert_eq!(heartbeat.due(start + 69 * SECOND), Beat::Silent, "ten seconds after the last that was heard");
+    }
+
+    #[test]
+    fn silence_ends_a_link_that_asked_for_nothing_as_well() {
+        let timing = Timing { interval: Duration::from_secs(60), ..TIMING };
         let start = Instant::now();
-        let mut heartbeat = Heartbeat::new(TIMING, start);
-        heartbeat.sent(start + Duration::from_secs(44));
-        assert_eq!(heartbeat.due(start + Duration::from_secs(44)), Beat::Wait(start + TIMING.timeout));
-        assert_eq!(heartbeat.due(start + TIMING.timeout), Beat::Silent);
-        heartbeat.received(start + TIMING.timeout);
-        assert_eq!(heartbeat.due(start + TIMING.timeout), Beat::Wait(start + Duration::from_secs(64)));
+        let mut heartbeat = Heartbeat::new(timing, start);
+        heartbeat.sent(start + 40 * SECOND, Said::Pong);
+        assert_eq!(heartbeat.due(start + 44 * SECOND), Beat::Wait(start + 45 * SECOND));
+        assert_eq!(heartbeat.due(start + 45 * SECOND), Beat::Silent);
     }
 
     #[test]

@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     channel::Outbox,
-    heartbeat::{Beat, Heartbeat, Timing},
+    heartbeat::{Beat, Heartbeat, Said, Timing},
     websocket::{MessageSocket, SocketError},
 };
-use crate::frame::{Code, Frame, Notice};
+use crate::frame::{self, Code, Frame, Notice};
 
 /// What is read, and what is sent, before the other direction has its turn, in bytes: some messages of 64 KiB.
 const BATCH: usize = 256 * 1024;
@@ -63,7 +63,7 @@ pub enum LinkEnd {
     PeerError(Notice),
     /// The peer closed the WebSocket in order.
     PeerClosed,
-    /// The peer was silent for [`Timing::timeout`].
+    /// The peer was silent for so long, which is too long (PROTOCOL 6.2).
     Silent(Duration),
     /// The connection is gone.
     Lost(SocketError),
@@ -91,7 +91,7 @@ impl fmt::Display for LinkEnd {
             LinkEnd::Violated(notice) => write!(formatter, "the peer broke the protocol ({notice})"),
             LinkEnd::PeerError(notice) => write!(formatter, "the peer ended it ({notice})"),
             LinkEnd::PeerClosed => formatter.write_str("the peer closed it"),
-            LinkEnd::Silent(timeout) => write!(formatter, "nothing was received for {} s", timeout.as_secs_f32()),
+            LinkEnd::Silent(silence) => write!(formatter, "nothing was received for {:.1} s", silence.as_secs_f32()),
             LinkEnd::Lost(error) => error.fmt(formatter),
         }
     }
@@ -132,11 +132,14 @@ impl Link {
         let mut running = Running {
             socket,
             outbox,
-            timing,
+            interval: timing.interval,
             heartbeat: Heartbeat::new(timing, now),
             scratch: BytesMut::new(),
             flushed: true,
+            answerable: false,
             pings: 0,
+            ping_waits: false,
+            rested: now,
         };
         let mut timer = pin!(tokio::time::sleep_until(now + timing.interval.min(timing.timeout)));
         let mut cancelled = pin!(cancel.cancelled());
@@ -167,14 +170,21 @@ impl Drop for FinishOnDrop {
 struct Running {
     socket: MessageSocket,
     outbox: Arc<Outbox>,
-    timing: Timing,
+    /// How often the socket is to rest at most.
+    interval: Duration,
     heartbeat: Heartbeat,
     /// Where DATA is built; without memory while the link is idle.
     scratch: BytesMut,
     /// Whether everything that was given to the socket has left it.
     flushed: bool,
+    /// Whether a frame other than PING and PONG has come that the heartbeat has not been told of.
+    answerable: bool,
     /// Counts PINGs: their tokens.
     pings: u64,
+    /// Whether the last PING has not been given to the socket: one is enough.
+    ping_waits: bool,
+    /// When the socket last rested.
+    rested: Instant,
 }
 
 /// How a batch ended.
@@ -188,49 +198,75 @@ enum Batch {
 
 impl Running {
     fn poll<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H, mut timer: Pin<&mut Sleep>) -> Poll<LinkEnd> {
-        match self.advance(context, handler) {
+        // One look at the clock: the heartbeat is about seconds.
+        let mut now = Instant::now();
+        match self.advance(context, handler, now) {
             Err(end) => return Poll::Ready(end),
             Ok(Batch::Full) => context.waker().wake_by_ref(),
             Ok(Batch::Done) if self.flushed => self.scratch = BytesMut::new(),
             Ok(Batch::Done) => {}
         }
         loop {
-            let now = Instant::now();
-            if self.socket.take_heard() {
-                self.heartbeat.received(now);
-            }
             match self.heartbeat.due(now) {
-                Beat::Silent => return Poll::Ready(LinkEnd::Silent(self.timing.timeout)),
-                Beat::Ping => {
-                    self.pings = self.pings.wrapping_add(1);
-                    self.outbox.control(&Frame::Ping(self.pings));
-                    context.waker().wake_by_ref();
-                }
-                // A timer that fires early finds out when to fire next: it is not set again for each message.
-                Beat::Wait(until) if timer.deadline() <= until && timer.as_mut().poll(context).is_pending() => {
-                    return Poll::Pending;
-                }
+                Beat::Silent => return Poll::Ready(LinkEnd::Silent(self.heartbeat.silence(now))),
+                Beat::Ping => self.ping(context),
                 Beat::Wait(until) => {
-                    timer.as_mut().reset(until);
-                    self.socket.rest();
-                    context.waker().wake_by_ref();
+                    // The timer is only ever set nearer here, and one that fires early finds out when to fire next: it is not set again for
+                    // each message.
+                    if timer.deadline() > until {
+                        timer.as_mut().reset(until);
+                    }
+                    if timer.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    now = Instant::now();
+                    if until > now {
+                        timer.as_mut().reset(until);
+                    }
+                    self.rest(context, now);
                 }
             }
         }
     }
 
-    fn advance<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H) -> Result<Batch, LinkEnd> {
+    fn ping(&mut self, context: &mut Context<'_>) {
+        if !std::mem::replace(&mut self.ping_waits, true) {
+            self.pings = self.pings.wrapping_add(1);
+            self.outbox.control(&Frame::Ping(self.pings));
+            context.waker().wake_by_ref();
+        }
+    }
+
+    fn rest(&mut self, context: &mut Context<'_>, now: Instant) {
+        if now.saturating_duration_since(self.rested) >= self.interval {
+            self.rested = now;
+            self.socket.rest();
+            context.waker().wake_by_ref();
+        }
+    }
+
+    fn advance<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H, now: Instant) -> Result<Batch, LinkEnd> {
         for _ in 0..BATCHES {
             if let Some(notice) = self.outbox.attend(context.waker()) {
                 return Err(LinkEnd::Asked(notice));
             }
             let read = self.read(context, handler)?;
-            let written = self.write(context)?;
+            self.listen(now);
+            let written = self.write(context, now)?;
             if read == Batch::Done && written == Batch::Done {
                 return Ok(Batch::Done);
             }
         }
         Ok(Batch::Full)
+    }
+
+    /// Tells the heartbeat what has come.
+    fn listen(&mut self, now: Instant) {
+        let heard = self.socket.take_heard();
+        let answerable = std::mem::take(&mut self.answerable);
+        if heard.any || answerable {
+            self.heartbeat.received(now, heard.long || answerable);
+        }
     }
 
     fn read<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H) -> Result<Batch, LinkEnd> {
@@ -254,6 +290,7 @@ impl Running {
 
     fn dispatch<H: Handler>(&mut self, message: Bytes, handler: &mut H) -> Result<(), LinkEnd> {
         let frame = Frame::decode(message).map_err(|error| LinkEnd::Violated(Notice::new(Code::Protocol, error.to_string())))?;
+        self.answerable |= !matches!(frame, Frame::Ping(_) | Frame::Pong(_));
         match frame {
             Frame::Data { channel, payload } => {
                 if let Some(lane) = self.outbox.receiver(channel)
@@ -266,6 +303,7 @@ impl Running {
             Frame::Pause(channel) => self.outbox.paused_by_peer(channel, true),
             Frame::Resume(channel) => self.outbox.paused_by_peer(channel, false),
             Frame::Ping(token) => self.outbox.control(&Frame::Pong(token)),
+            Frame::Pong(token) if token == self.pings => self.heartbeat.ponged(),
             Frame::Pong(_) | Frame::Extension(_) => {}
             Frame::Error(notice) => return Err(LinkEnd::PeerError(notice)),
             other => handler.frame(other).map_err(LinkEnd::Asked)?,
@@ -273,14 +311,16 @@ impl Running {
         Ok(())
     }
 
-    fn write(&mut self, context: &mut Context<'_>) -> Result<Batch, LinkEnd> {
+    fn write(&mut self, context: &mut Context<'_>, now: Instant) -> Result<Batch, LinkEnd> {
         // What could not be flushed goes first: until it has left, nothing is taken from the outbox, so that the order stays open.
         if !self.flushed && self.socket.poll_flush(context).map_err(LinkEnd::Lost)?.is_pending() {
+            self.heartbeat.wanted(now);
             return Ok(Batch::Done);
         }
         self.flushed = true;
         let mut budget = BATCH;
         let mut batch = Batch::Full;
+        let mut said = Said::Pong;
         while budget > 0 {
             if self.socket.poll_ready(context).map_err(LinkEnd::Lost)?.is_pending() {
                 batch = Batch::Done;
@@ -292,13 +332,26 @@ impl Running {
                 break;
             };
             budget = budget.saturating_sub(message.len() + MESSAGE_COST);
+            said = said.max(self.kind(&message));
             self.socket.start_send(message).map_err(LinkEnd::Lost)?;
             self.flushed = false;
         }
         if budget < BATCH {
-            self.heartbeat.sent(Instant::now());
+            self.heartbeat.sent(now, said);
         }
         Ok(batch)
+    }
+
+    /// What the message is to the heartbeat; it is about to leave.
+    fn kind(&mut self, message: &[u8]) -> Said {
+        if frame::is_ping(message) {
+            self.ping_waits = false;
+            Said::Ping
+        } else if frame::is_pong(message) {
+            Said::Pong
+        } else {
+            Said::Other
+        }
     }
 
     /// Sends what the peer should still hear, and closes in order where somebody is there to answer.

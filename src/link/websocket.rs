@@ -21,6 +21,7 @@ use tokio_tungstenite::{
     },
 };
 
+use super::hearing::Hearing;
 use crate::frame::MAX_MESSAGE;
 
 /// Anything that carries bytes both ways.
@@ -116,6 +117,15 @@ impl From<tungstenite::Error> for SocketError {
     }
 }
 
+/// What has come from the far end. WebSocket pings and pongs do not count: a proxy may have sent them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// Something of a message, be it a part.
+    pub any: bool,
+    /// Something of a message that is longer than PING and PONG are.
+    pub long: bool,
+}
+
 /// A WebSocket whose messages are [`Bytes`].
 pub struct MessageSocket {
     /// In a box, so that what holds the socket, and the future that drives it, stay small.
@@ -129,8 +139,8 @@ pub struct MessageSocket {
     delivered: u64,
     /// Whether something may not have been handed to the stream yet.
     unflushed: bool,
-    /// Bytes read when [`MessageSocket::take_heard`] was asked last.
-    heard: u64,
+    /// What had been heard when [`MessageSocket::take_heard`] was asked last: bytes of messages, and of long ones.
+    heard: (u64, u64),
     /// Bytes read at the last [`MessageSocket::rest`].
     rested: u64,
 }
@@ -145,9 +155,11 @@ impl MessageSocket {
     /// A socket over a stream on which the upgrade has been agreed; `read` is what came after it already.
     #[must_use]
     pub fn new(stream: impl ByteStream, read: Bytes, end: End) -> Self {
-        let stream = Counted { stream: Box::new(stream), read: read.len() as u64 };
+        let mut hearing = Hearing::default();
+        hearing.hear(&read);
+        let stream = Counted { stream: Box::new(stream), read: read.len() as u64, hearing };
         let inner = Box::new(websocket(stream, &read, end, Pace::Rest));
-        MessageSocket { inner, end, pace: Pace::Rest, grown: false, delivered: 0, unflushed: false, heard: 0, rested: 0 }
+        MessageSocket { inner, end, pace: Pace::Rest, grown: false, delivered: 0, unflushed: false, heard: (0, 0), rested: 0 }
     }
 
     /// The next binary message; `None` when the peer has closed the WebSocket in order.
@@ -194,7 +206,11 @@ impl MessageSocket {
         self.pace = pace;
         self.grown = false;
         let counted = self.inner.get_mut();
-        let stream = Counted { stream: std::mem::replace(&mut counted.stream, Box::new(tokio::io::empty())), read: counted.read };
+        let stream = Counted {
+            stream: std::mem::replace(&mut counted.stream, Box::new(tokio::io::empty())),
+            read: counted.read,
+            hearing: std::mem::take(&mut counted.hearing),
+        };
         *self.inner = websocket(stream, &[], self.end, pace);
     }
 
@@ -246,10 +262,11 @@ impl MessageSocket {
         Pin::new(&mut *self.inner).poll_close(context).map_err(SocketError::from)
     }
 
-    /// Whether any byte at all has come since this was last asked, be it part of a message or a WebSocket ping.
-    pub fn take_heard(&mut self) -> bool {
-        let read = self.inner.get_ref().read;
-        std::mem::replace(&mut self.heard, read) != read
+    /// What has come from the far end since this was last asked.
+    pub fn take_heard(&mut self) -> Heard {
+        let Hearing { messages, long, .. } = self.inner.get_ref().hearing;
+        let before = std::mem::replace(&mut self.heard, (messages, long));
+        Heard { any: messages != before.0, long: long != before.1 }
     }
 
     /// The next binary message; `None` when the peer has closed the WebSocket in order.
@@ -321,17 +338,20 @@ fn websocket(stream: Counted, read: &[u8], end: End, pace: Pace) -> WebSocketStr
     websocket.expect("nothing is awaited")
 }
 
-/// A stream that counts what was read from it.
+/// A stream that counts what was read from it, and listens.
 struct Counted {
     stream: Box<dyn ByteStream>,
     read: u64,
+    hearing: Hearing,
 }
 
 impl AsyncRead for Counted {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.read += (buffer.filled().len() - before) as u64;
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        self.read += read.len() as u64;
+        self.hearing.hear(read);
         result
     }
 }

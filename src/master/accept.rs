@@ -37,7 +37,7 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection was not accepted"),
             Err(error) => {
                 trouble.log(|times| error!(%error, times, "cannot accept; raise the limit of open files (ulimit -n)"));
-                tokio::time::sleep(BACK_OFF).await;
+                shared.draining.run_until_cancelled(tokio::time::sleep(BACK_OFF)).await;
             }
         }
     }

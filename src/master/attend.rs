@@ -52,7 +52,7 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
     if !Box::pin(welcome(&shared, &mut socket, &hello)).await {
         return;
     }
-    info!(instance = %hello.claims.instance, epoch = hello.claims.epoch, agent = %agent(&hello), "link up");
+    info!(instance = %hello.claims.instance, epoch = hello.claims.epoch, moves = hello.claims.moves, agent = %agent(&hello), "link up");
     let role = hello.claims.role;
     drop(hello);
     let link = Link::new(socket, Arc::clone(&line.outbox), shared.heartbeat);
@@ -118,8 +118,10 @@ struct Entered {
 impl Entered {
     fn enter(switch: &Arc<Switch>, line: &Arc<Line>, hello: &Hello) -> Result<Self, Superseded> {
         let claims = &hello.claims;
-        let old = switch.registry().enter(line.number, claims.role, claims.instance, claims.epoch, Arc::clone(line))?;
-        if let Some(old) = old {
+        let mut registry = switch.registry();
+        let ended = registry.enter(line.number, claims.role, claims.instance, claims.epoch, claims.moves, Arc::clone(line))?;
+        drop(registry);
+        for old in ended {
             info!(old = old.number, "takes over from an older link of its instance");
             old.outbox.end(Notice::new(Code::Superseded, "a newer link of this instance took over"));
         }

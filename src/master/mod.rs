@@ -30,7 +30,7 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -223,7 +223,7 @@ impl Master {
         self.local_addresses().first().copied().unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
     }
 
-    /// Relays until `cancel` is cancelled. Then it drains: it takes nobody in any more, asks every link to go (GOAWAY), waits for them for
+    /// Relays until `cancel` is cancelled. Then it drains: it closes its listeners, asks every link to go (GOAWAY), waits for them for
     /// `grace` at most, and ends those that are left with ERROR `shutdown`. It returns when every task has ended.
     ///
     /// # Cancel safety
@@ -232,19 +232,22 @@ impl Master {
         let Master { shared, listeners } = self;
         let _cut = shared.ending.clone().drop_guard();
         let _refuse = shared.draining.clone().drop_guard();
+        let mut doors = JoinSet::new();
         for listener in listeners {
             if let Ok(address) = listener.local_addr() {
                 info!(%address, path = shared.endpoint.path, tls = shared.tls.is_some(), "listening");
             }
-            shared.tasks.spawn(accept::accept(Arc::clone(&shared), listener));
+            doors.spawn(accept::accept(Arc::clone(&shared), listener));
         }
         cancel.cancelled().await;
+        shared.draining.cancel();
+        // Before anybody is asked to go: another master may take the addresses now, and who comes back at once finds that one.
+        while doors.join_next().await.is_some() {}
         drain(&shared, grace).await;
     }
 }
 
 async fn drain(shared: &Shared, grace: Duration) {
-    shared.draining.cancel();
     shared.tasks.close();
     let links = shared.switch.registry().links();
     info!(links, grace_seconds = grace.as_secs_f32(), "draining");

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  enter ──► [linked] ──register──► serves key ids ──leave / a newer link of the instance──► gone
+//!                                        └─ a newer link that moves ──► [older]: serves nothing, its channels go on ──leave / a third link──► gone
 //!  attach ──► a server is there: connected ──release (once for each side)──► over
 //!         └─► none is: waits ──register of a fitting server──► connected
 //!                            └──cancel──► over
@@ -20,8 +21,8 @@ pub(super) type LinkNumber = u64;
 #[derive(Debug)]
 pub(super) struct Registry<L, W> {
     links: HashMap<LinkNumber, Member<L>>,
-    /// The one link of each instance that has not been taken over. A client cannot name itself as a server: the role is in the key.
-    instances: HashMap<(RoleKey, Id), LinkNumber>,
+    /// The links of each instance that have not been taken over. A client cannot name itself as a server: the role is in the key.
+    instances: HashMap<(RoleKey, Id), Standing>,
     ports: HashMap<Id, Port<W>>,
     next_wait: u64,
     ports_per_link: usize,
@@ -30,6 +31,15 @@ pub(super) struct Registry<L, W> {
 
 /// Whether the role is that of a server.
 type RoleKey = bool;
+
+/// The links of an instance.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    /// The one that may serve.
+    newest: LinkNumber,
+    /// The one that the instance moves away from.
+    older: Option<LinkNumber>,
+}
 
 #[derive(Debug)]
 struct Member<L> {
@@ -113,29 +123,32 @@ impl<L: Clone, W> Registry<L, W> {
         }
     }
 
-    /// Takes in an authenticated link. Answers the older link of the same instance, which serves nothing from now on and is to be ended.
+    /// Takes in an authenticated link. The link of the same instance before it serves nothing from now on; when the new one `moves`, its channels
+    /// go on. Answers the older links that are to be ended.
     pub(super) fn enter(
         &mut self,
         link: LinkNumber,
         role: Role,
         instance: Id,
         epoch: u64,
+        moves: bool,
         handle: L,
-    ) -> Result<Option<L>, Superseded> {
+    ) -> Result<Vec<L>, Superseded> {
         let key = (role == Role::Server, instance);
-        let old = self.instances.get(&key).copied();
-        if let Some(member) = old.and_then(|old| self.links.get(&old))
+        let before = self.instances.get(&key).copied();
+        if let Some(member) = before.and_then(|before| self.links.get(&before.newest))
             && member.epoch >= epoch
         {
             return Err(Superseded(member.epoch));
         }
-        self.instances.insert(key, link);
+        let older = before.map(|before| before.newest).filter(|_| moves);
+        self.instances.insert(key, Standing { newest: link, older });
         let member = Member { handle, role, instance, epoch, ports: BTreeSet::new(), channels: 0, last_channel: 0 };
         self.links.insert(link, member);
-        Ok(old.and_then(|old| {
-            self.withdraw_all(old);
-            self.links.get(&old).map(|member| member.handle.clone())
-        }))
+        let Some(before) = before else { return Ok(Vec::new()) };
+        self.withdraw_all(before.newest);
+        let ended = before.older.into_iter().chain(Some(before.newest).filter(|_| !moves));
+        Ok(ended.filter_map(|number| self.links.get(&number)).map(|member| member.handle.clone()).collect())
     }
 
     /// Adds key ids to those that the link serves, and puts through who waited for them.
@@ -212,9 +225,7 @@ impl<L: Clone, W> Registry<L, W> {
         self.withdraw_all(link);
         let Some(member) = self.links.remove(&link) else { return Vec::new() };
         let key = (member.role == Role::Server, member.instance);
-        if self.instances.get(&key) == Some(&link) {
-            self.instances.remove(&key);
-        }
+        self.stands_no_more(key, link);
         if member.channels == 0 { Vec::new() } else { self.waits_of(link) }
     }
 
@@ -228,11 +239,23 @@ impl<L: Clone, W> Registry<L, W> {
         self.links.len()
     }
 
+    fn stands_no_more(&mut self, key: (RoleKey, Id), link: LinkNumber) {
+        let Some(standing) = self.instances.get_mut(&key) else { return };
+        if standing.newest != link {
+            standing.older.take_if(|older| *older == link);
+        } else if let Some(older) = standing.older.take() {
+            // The one that it moved to did not last: this may serve again.
+            standing.newest = older;
+        } else {
+            self.instances.remove(&key);
+        }
+    }
+
     /// The instance of a link that no newer one has taken over.
     fn current(&self, link: LinkNumber) -> Option<Id> {
         let member = self.links.get(&link)?;
         let key = (member.role == Role::Server, member.instance);
-        (self.instances.get(&key) == Some(&link)).then_some(member.instance)
+        self.instances.get(&key).is_some_and(|standing| standing.newest == link).then_some(member.instance)
     }
 
     /// Among the servers of the key id the one with the fewest channels, the longest linked among equals.

@@ -23,10 +23,10 @@ fn registry(channels_per_link: u32, ports_per_link: u32) -> Registry<Handle, Cal
 fn with_servers(servers: u8) -> Registry<Handle, Call> {
     let mut registry = registry(8, 8);
     for number in 1..=servers {
-        registry.enter(number.into(), Role::Server, id(number), 1, number.into()).expect("entered");
+        registry.enter(number.into(), Role::Server, id(number), 1, false, number.into()).expect("entered");
         assert_eq!(registry.register(number.into(), &[PORT]).standing, [PORT]);
     }
-    registry.enter(100, Role::Client, id(100), 1, 100).expect("entered");
+    registry.enter(100, Role::Client, id(100), 1, false, 100).expect("entered");
     registry
 }
 
@@ -52,7 +52,7 @@ fn a_named_instance_is_reached_or_waited_for() {
     let mut registry = with_servers(2);
     assert_eq!(server_of(&registry.attach(100, PORT, Some(id(2)), 0)), Some(2));
     assert!(matches!(registry.attach(100, PORT, Some(id(3)), 1), Attached::Waiting(_)));
-    registry.enter(3, Role::Server, id(3), 1, 3).expect("entered");
+    registry.enter(3, Role::Server, id(3), 1, false, 3).expect("entered");
     let registered = registry.register(3, &[PORT]);
     assert_eq!(registered.connected, [(1, Exchange { server: 3, handle: 3, channel: 1 })]);
 }
@@ -64,7 +64,7 @@ fn calls_that_wait_are_put_through_in_their_order() {
     let Attached::Waiting(second) = waits[1] else { panic!("no server is there") };
     assert_eq!(registry.cancel(second), Some(1));
     assert_eq!(registry.cancel(second), None);
-    registry.enter(1, Role::Server, id(1), 1, 1).expect("entered");
+    registry.enter(1, Role::Server, id(1), 1, false, 1).expect("entered");
     let calls: Vec<_> =
         registry.register(1, &[PORT]).connected.into_iter().map(|(call, exchange)| (call, exchange.channel)).collect();
     assert_eq!(calls, [(0, 1), (2, 2), (3, 3)]);
@@ -73,8 +73,8 @@ fn calls_that_wait_are_put_through_in_their_order() {
 #[test]
 fn a_newer_link_of_an_instance_takes_over_and_an_older_one_is_refused() {
     let mut registry = with_servers(1);
-    assert_eq!(registry.enter(2, Role::Server, id(1), 1, 2), Err(Superseded(1)));
-    assert_eq!(registry.enter(2, Role::Server, id(1), 2, 2), Ok(Some(1)));
+    assert_eq!(registry.enter(2, Role::Server, id(1), 1, false, 2), Err(Superseded(1)));
+    assert_eq!(registry.enter(2, Role::Server, id(1), 2, false, 2), Ok(vec![1]));
     assert!(matches!(registry.attach(100, PORT, None, 0), Attached::Waiting(_)), "the old link serves nothing any more");
     assert_eq!(registry.register(1, &[PORT]).standing, [], "nor can it register again");
     assert_eq!(registry.register(2, &[PORT]).connected.len(), 1);
@@ -83,16 +83,37 @@ fn a_newer_link_of_an_instance_takes_over_and_an_older_one_is_refused() {
 }
 
 #[test]
+fn an_instance_that_moves_keeps_its_link_before_and_is_reached_over_the_newest() {
+    let mut registry = with_servers(1);
+    assert_eq!(registry.enter(2, Role::Server, id(1), 2, true, 2), Ok(vec![]));
+    assert!(matches!(registry.attach(100, PORT, Some(id(1)), 0), Attached::Waiting(_)), "the old link serves nothing any more");
+    assert_eq!(registry.register(1, &[PORT]).standing, []);
+    assert_eq!(registry.register(2, &[PORT]).connected.len(), 1);
+    assert_eq!(server_of(&registry.attach(100, PORT, Some(id(1)), 1)), Some(2));
+    assert_eq!(registry.enter(3, Role::Server, id(1), 3, true, 3), Ok(vec![1]), "a third link ends the first");
+    assert_eq!(registry.enter(4, Role::Server, id(1), 4, false, 4), Ok(vec![2, 3]), "one that does not move ends them all");
+}
+
+#[test]
+fn when_the_link_that_an_instance_moved_to_is_lost_the_one_before_may_serve_again() {
+    let mut registry = with_servers(1);
+    registry.enter(2, Role::Server, id(1), 2, true, 2).expect("entered");
+    registry.leave(2);
+    assert_eq!(registry.register(1, &[PORT]).standing, [PORT]);
+    assert_eq!(registry.enter(3, Role::Server, id(1), 3, true, 3), Ok(vec![]));
+}
+
+#[test]
 fn a_client_cannot_take_over_a_server() {
     let mut registry = with_servers(1);
-    assert_eq!(registry.enter(2, Role::Client, id(1), 9, 2), Ok(None));
+    assert_eq!(registry.enter(2, Role::Client, id(1), 9, false, 2), Ok(vec![]));
     assert_eq!(server_of(&registry.attach(100, PORT, None, 0)), Some(1));
 }
 
 #[test]
 fn ports_beyond_the_limit_do_not_stand_and_registering_again_changes_nothing() {
     let mut registry = registry(8, 2);
-    registry.enter(1, Role::Server, id(1), 1, 1).expect("entered");
+    registry.enter(1, Role::Server, id(1), 1, false, 1).expect("entered");
     assert_eq!(registry.register(1, &[id(1), id(2), id(3), id(1)]).standing, [id(1), id(2), id(1)]);
     registry.unregister(1, &[id(1), id(9)]);
     assert_eq!(registry.register(1, &[id(2), id(3)]).standing, [id(2), id(3)]);
@@ -102,7 +123,7 @@ fn ports_beyond_the_limit_do_not_stand_and_registering_again_changes_nothing() {
 fn a_full_client_and_a_full_server_are_told_so() {
     let mut registry = registry(1, 8);
     for (link, role) in [(1, Role::Server), (100, Role::Client), (101, Role::Client)] {
-        registry.enter(link, role, id(link as u8), 1, link).expect("entered");
+        registry.enter(link, role, id(link as u8), 1, false, link).expect("entered");
     }
     registry.register(1, &[PORT]);
     assert_eq!(server_of(&registry.attach(100, PORT, None, 0)), Some(1));
@@ -116,7 +137,7 @@ fn a_full_client_and_a_full_server_are_told_so() {
 fn who_waited_for_a_server_that_comes_up_full_is_turned_away() {
     let mut registry = registry(1, 8);
     for (link, role) in [(1, Role::Server), (100, Role::Client), (101, Role::Client)] {
-        registry.enter(link, role, id(link as u8), 1, link).expect("entered");
+        registry.enter(link, role, id(link as u8), 1, false, link).expect("entered");
     }
     assert!(matches!(registry.attach(100, PORT, None, 0), Attached::Waiting(_)));
     assert!(matches!(registry.attach(101, PORT, None, 1), Attached::Waiting(_)));
@@ -136,7 +157,7 @@ fn what_a_lost_link_waited_for_and_served_goes_with_it() {
 /// What may be asked of the registry, over few names so that they meet.
 #[derive(Debug, Clone)]
 enum Step {
-    Enter { server: bool, instance: u8, epoch: u64 },
+    Enter { server: bool, instance: u8, epoch: u64, moves: bool },
     Register { link: u64, ports: Vec<u8> },
     Unregister { link: u64, ports: Vec<u8> },
     Attach { link: u64, port: u8, instance: Option<u8> },
@@ -148,7 +169,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let ports = || proptest::collection::vec(0_u8..4, 0..5);
     prop_oneof![
-        3 => (any::<bool>(), 0_u8..4, 0_u64..4).prop_map(|(server, instance, epoch)| Step::Enter { server, instance, epoch }),
+        4 => (any::<bool>(), 0_u8..4, 0_u64..8, any::<bool>())
+            .prop_map(|(server, instance, epoch, moves)| Step::Enter { server, instance, epoch, moves }),
         3 => (0_u64..12, ports()).prop_map(|(link, ports)| Step::Register { link, ports }),
         1 => (0_u64..12, ports()).prop_map(|(link, ports)| Step::Unregister { link, ports }),
         6 => (0_u64..12, 0_u8..4, proptest::option::weighted(0.3, 0_u8..4))
@@ -175,6 +197,18 @@ const CHANNELS: u32 = 5;
 const PORTS: u32 = 3;
 
 impl Model {
+    /// The links of an instance that have not been taken over, the newest last.
+    fn standing(&self, server: bool, instance: u8) -> Vec<u64> {
+        let of_instance = self.links.iter().filter(|(_, member)| (member.0, member.1) == (server, instance));
+        let mut standing: Vec<_> = of_instance.map(|(link, _)| *link).filter(|link| !self.superseded.contains(link)).collect();
+        standing.sort_unstable();
+        standing
+    }
+
+    fn may_register(&self, link: u64) -> bool {
+        self.links.get(&link).is_some_and(|member| self.standing(member.0, member.1).last() == Some(&link))
+    }
+
     fn channels(&self, link: u64) -> u32 {
         let open = self.open.iter().filter(|(client, server)| *client == link || *server == link).count();
         (open + self.waiting.iter().filter(|wait| wait.0 == link).count()) as u32
@@ -195,23 +229,24 @@ proptest! {
         let (mut next_link, mut next_call) = (0_u64, 0);
         for step in steps {
             match step {
-                Step::Enter { server, instance, epoch } => {
+                Step::Enter { server, instance, epoch, moves } => {
                     let link = next_link;
                     next_link += 1;
                     let role = if server { Role::Server } else { Role::Client };
-                    let old = model.links.iter().find(|(number, value)| {
-                        (value.0, value.1) == (server, instance) && !model.superseded.contains(number)
-                    }).map(|(number, value)| (*number, value.2));
-                    let answer = registry.enter(link, role, id(instance), epoch, link);
-                    match old {
-                        Some((_, newest)) if newest >= epoch => prop_assert_eq!(answer, Err(Superseded(newest))),
+                    let mut ended = model.standing(server, instance);
+                    let newest = ended.last().map(|newest| model.links[newest].2);
+                    let answer = registry.enter(link, role, id(instance), epoch, moves, link);
+                    match newest {
+                        Some(newest) if newest >= epoch => prop_assert_eq!(answer, Err(Superseded(newest))),
                         _ => {
-                            prop_assert_eq!(answer, Ok(old.map(|(number, _)| number)));
-                            model.links.insert(link, (server, instance, epoch));
-                            if let Some((number, _)) = old {
-                                model.superseded.insert(number);
-                                model.registered.retain(|(link, _)| *link != number);
+                            model.registered.retain(|(link, _)| !ended.contains(link));
+                            if moves {
+                                ended.pop();
                             }
+                            model.links.insert(link, (server, instance, epoch));
+                            model.superseded.extend(&ended);
+                            prop_assert_eq!(answer, Ok(ended));
+                            prop_assert!(model.standing(server, instance).len() <= 2);
                         }
                     }
                 }
@@ -221,7 +256,7 @@ proptest! {
                     let asked: Vec<_> = ports.iter().map(|port| id(*port)).collect();
                     let answer = registry.register(link, &asked);
                     let (mut standing, mut connected, mut full) = (Vec::new(), Vec::new(), Vec::new());
-                    if model.links.contains_key(&link) && !model.superseded.contains(&link) {
+                    if model.may_register(link) {
                         for port in ports {
                             if !model.registered.contains(&(link, port)) {
                                 if model.registered.iter().filter(|(other, _)| *other == link).count() >= PORTS as usize {
@@ -299,6 +334,10 @@ proptest! {
                     model.superseded.remove(&link);
                 }
             }
+            let standing: HashSet<_> = model.links.values().map(|member| (member.0, id(member.1))).filter(|(server, instance)| {
+                !model.standing(*server, instance.0[0]).is_empty()
+            }).collect();
+            prop_assert_eq!(registry.instances.keys().copied().collect::<HashSet<_>>(), standing);
             for (number, member) in &registry.links {
                 prop_assert_eq!(member.channels, model.channels(*number), "channels of link {}", number);
             }

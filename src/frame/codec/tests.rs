@@ -101,6 +101,7 @@ fn the_claims_and_terms_of_the_vectors_are_read_and_written_so() {
             Frame::Hello { claims, .. } => {
                 let read = Claims::decode(&claims).unwrap();
                 assert_eq!((read.role, read.epoch, read.version), (Role::Server, 7, crate::frame::VERSION));
+                assert_eq!(read.moves, text(vector, "claims").contains("\"moves\":true"), "absent is false");
                 assert_eq!(read.encode(), claims);
             }
             Frame::Welcome { terms, .. } => {

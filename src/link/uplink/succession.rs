@@ -321,7 +321,7 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
             warn!("another link of this process is at the same master; are two of its addresses in `master`?");
         }
         let Next { master, wait } = self.pace.ended(current.master, lived);
-        let (retry_ms, lived_s) = (wait.as_millis() as u64, lived.as_secs_f32());
+        let (retry_ms, lived_s) = (wait.as_millis() as u64, lived.as_secs());
         warn!(master = %self.name(current.master), number = current.epoch, retry_ms, lived_s, "the link was lost: {why}");
         if let Some(next) = &mut self.next {
             next.why = Why::Linkless;

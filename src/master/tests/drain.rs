@@ -58,3 +58,37 @@ async fn a_master_whose_future_is_dropped_leaves_no_task_behind() {
     soon(tasks.wait()).await;
     assert!(!matches!(client.try_next().await, Ok(Some(_))));
 }
+
+#[tokio::test]
+async fn another_master_takes_the_address_while_the_first_one_drains() {
+    let mut master = start_with_grace(Duration::from_secs(30), |_| {});
+    let (mut client, mut server) = talking(&master).await;
+    master.cancel.cancel();
+    assert!(matches!(client.next().await, Frame::GoAway(_)));
+    let address = master.address;
+    let next = start_with(|parameters| parameters.listen_at = vec![address]);
+    let mut moved = next.join_moving(Role::Server, 1, 2, &[Frame::Register(Ports { ports: vec![PORT] })]).await;
+    assert!(matches!(moved.next().await, Frame::Registered(_)));
+    client.data(1, b"still over the first").await;
+    assert!(matches!(server.next().await, Frame::GoAway(_)));
+    server.expect_data(1, b"still over the first").await;
+    client.socket.close(SOON).await;
+    server.expect_close(1, Code::PeerLost).await;
+    server.socket.close(SOON).await;
+    ended(&mut master).await;
+    moved.expect_alive().await;
+}
+
+#[tokio::test]
+async fn a_link_that_comes_up_while_the_master_drains_is_asked_to_go_at_once() {
+    let mut master = start_with_grace(Duration::from_secs(30), |_| {});
+    let mut socket = master.upgraded().await;
+    let introduction = Introduction { role: Role::Client, instance: Id([1; 16]), epoch: 1, moves: false, agent: String::new() };
+    master.cancel.cancel();
+    let key = LinkKey::derive(None);
+    authenticate::join(&mut socket, &key, &introduction, &[]).await.expect("it was let in before");
+    let message = soon(socket.receive()).await.expect("the link is up").expect("the link is up");
+    assert!(matches!(Frame::decode(message), Ok(Frame::GoAway(notice)) if notice.code == Code::Shutdown));
+    socket.close(SOON).await;
+    ended(&mut master).await;
+}

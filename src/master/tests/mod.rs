@@ -3,6 +3,7 @@
 mod auth;
 mod door;
 mod drain;
+mod moves;
 mod relay;
 mod rest;
 
@@ -94,6 +95,13 @@ impl Running {
         self.join_with_key(&key, role, instance, epoch, first).await
     }
 
+    /// A link of an instance that moves here from its link before.
+    async fn join_moving(&self, role: Role, instance: u8, epoch: u64, first: &[Frame]) -> Peer {
+        let key = if role == Role::Server { link_key() } else { LinkKey::derive(None) };
+        let introduction = Introduction { role, instance: Id([instance; 16]), epoch, moves: true, agent: "test".to_owned() };
+        self.introduce(&key, &introduction, first).await.expect("joined")
+    }
+
     async fn join_with_key(
         &self,
         key: &LinkKey,
@@ -102,9 +110,13 @@ impl Running {
         epoch: u64,
         first: &[Frame],
     ) -> Result<Peer, JoinError> {
-        let mut socket = self.upgraded().await;
         let introduction = Introduction { role, instance: Id([instance; 16]), epoch, moves: false, agent: "test".to_owned() };
-        let terms = authenticate::join(&mut socket, key, &introduction, first).await?;
+        self.introduce(key, &introduction, first).await
+    }
+
+    async fn introduce(&self, key: &LinkKey, introduction: &Introduction, first: &[Frame]) -> Result<Peer, JoinError> {
+        let mut socket = self.upgraded().await;
+        let terms = authenticate::join(&mut socket, key, introduction, first).await?;
         Ok(Peer { socket, terms })
     }
 

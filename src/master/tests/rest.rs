@@ -49,7 +49,7 @@ fn the_master_that_is_measured() {
     runtime.block_on(async {
         let mut parameters = parameters();
         parameters.limits.links_per_address = parameters.limits.links;
-        parameters.timing.heartbeat = Timing { interval: HEARTBEAT, timeout: Duration::from_secs(120) };
+        parameters.timing.heartbeat = Timing { interval: HEARTBEAT, timeout: Duration::from_secs(120), ..Timing::default() };
         let master = Master::bind(parameters).expect("a free port");
         println!("\nlistening {}", master.local_addr());
         master.run(CancellationToken::new(), Duration::ZERO).await;
