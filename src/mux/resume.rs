@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   ours:      none ──resume, unless a fresh one went ahead──► due ──► sending, over several messages ──► none
-//!   the peer's: no ──resume──► expected ──RESUME──► being read ──RESUMED──► whole ──any other frame──► no
+//!   the peer's: no ──resume──► expected ──RESUME──► being read ──RESUMED──► whole ──other frames──► no
 //!                                                     ▲  ▲──RESUME──┘        │
 //!                                                     └────────RESUME────────┘ once: the first was made before its sender took over
 //! ```
@@ -314,10 +314,12 @@ impl Resumption {
 
     /// Whether the frame is in state, as far as the peer's list goes; says whether it is in the midst of the list.
     pub fn admit(&mut self, frame: &TunnelFrame) -> Result<bool, MuxError> {
-        use TunnelFrame::{End, Resume, Resumed, TunnelWindow, Window};
+        use TunnelFrame::{End, Ping, Resume, Resumed, TunnelWindow, Window};
         match (&self.theirs, frame) {
             (TheirList::Reading(_), Resume { .. } | Resumed | Window { .. } | TunnelWindow { .. } | End { .. }) => Ok(true),
             (TheirList::Expected | TheirList::Whole, Resume { .. }) | (TheirList::Expected, End { .. }) => Ok(false),
+            // The tunnel may move to another attachment, which begins with PING, while the list is still on its way.
+            (TheirList::Reading(_) | TheirList::Whole, Ping { .. }) => Ok(false),
             (TheirList::Expected | TheirList::Reading(_), _) => {
                 Err(MuxError::Protocol("a frame before the list of what was received is complete"))
             }

@@ -1,0 +1,357 @@
+//! The network of the simulation: attachments that come, are cut, race each other and move, in the manner of PROTOCOL 10. In place of tunnel, link and
+//! master it numbers the attempts, carries offers and answers, and decides which attachment each end uses.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{super::TunnelFrame, Simulation};
+
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+
+/// What travels in an attachment.
+#[derive(Debug)]
+enum Item {
+    /// The client's handshake message.
+    Offer {
+        moves: bool,
+    },
+    /// The server's.
+    Answer {
+        moves: bool,
+    },
+    /// What a mux or a candidate says.
+    Message(Bytes),
+    Moved,
+    /// The attachment has ended.
+    Closed,
+}
+
+/// One direction of an attachment.
+#[derive(Debug)]
+struct Lane {
+    items: VecDeque<(Instant, Item)>,
+    latest: Instant,
+}
+
+#[derive(Debug)]
+struct Attachment {
+    /// Toward each side.
+    lanes: [Lane; 2],
+    /// Nothing more gets through.
+    ended: bool,
+}
+
+/// What one end knows of attachments.
+#[derive(Debug, Default)]
+pub struct End {
+    /// The one that it sends on.
+    present: Option<u64>,
+    /// The largest attempt that has taken over.
+    newest: u64,
+    /// Whether they are to move; the client knows when the server has answered.
+    candidates: BTreeMap<u64, Option<bool>>,
+    moving: Option<Moving>,
+    /// The peer has sent its last message on the present attachment.
+    moved_away: bool,
+}
+
+/// An end that has taken over, and waits for the last message of the attachment before.
+#[derive(Debug)]
+struct Moving {
+    from: u64,
+    held: VecDeque<Bytes>,
+}
+
+#[derive(Debug)]
+pub struct Network {
+    attachments: BTreeMap<u64, Attachment>,
+    ends: [End; 2],
+    next_attempt: u64,
+    delay_max: u64,
+    pub counts: Counts,
+}
+
+/// What has happened, to see that the simulation does what it is for.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counts {
+    pub cuts: u64,
+    pub resumptions: u64,
+    pub moves: u64,
+    pub refused: u64,
+    /// Messages that a second message of a list followed.
+    pub lists: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.cuts += other.cuts;
+        self.resumptions += other.resumptions;
+        self.moves += other.moves;
+        self.refused += other.refused;
+        self.lists += other.lists;
+    }
+}
+
+impl Network {
+    /// A network with the first attachment, which both ends use already. A message takes up to `delay_max` microseconds.
+    pub fn new(now: Instant, delay_max: u64) -> Self {
+        let ends = [0, 1].map(|_| End { present: Some(0), ..End::default() });
+        let attachments = BTreeMap::from([(0, Attachment::new(now))]);
+        Network { attachments, ends, next_attempt: 1, delay_max, counts: Counts::default() }
+    }
+
+    /// Whether nothing is on its way.
+    pub fn is_quiet(&self) -> bool {
+        self.attachments.values().all(|attachment| attachment.lanes.iter().all(|lane| lane.items.is_empty()))
+    }
+
+    /// Whether the client can only wait, or try anew.
+    pub fn is_detached(&self) -> bool {
+        self.ends[CLIENT].present.is_none() && self.ends[CLIENT].candidates.is_empty()
+    }
+}
+
+impl Attachment {
+    fn new(now: Instant) -> Self {
+        let lanes = [0, 1].map(|_| Lane { items: VecDeque::new(), latest: now });
+        Attachment { lanes, ended: false }
+    }
+}
+
+impl Simulation {
+    fn delay(&mut self) -> Duration {
+        Duration::from_micros(self.rng.u64(0..=self.network.delay_max))
+    }
+
+    fn send(&mut self, from: usize, attempt: u64, item: Item) {
+        let at = self.now + self.delay();
+        let Some(attachment) = self.network.attachments.get_mut(&attempt) else { return };
+        if !attachment.ended {
+            attachment.lanes[1 - from].push(at, item);
+        }
+    }
+
+    /// The client tries anew.
+    pub fn attach(&mut self) {
+        let end = &mut self.network.ends[CLIENT];
+        let can_move =
+            end.present.is_some() && end.moving.is_none() && !end.candidates.values().any(|moves| *moves != Some(false));
+        let moves = can_move && self.rng.bool();
+        let attempt = self.network.next_attempt;
+        self.network.next_attempt += 1;
+        self.network.attachments.insert(attempt, Attachment::new(self.now));
+        self.network.ends[CLIENT].candidates.insert(attempt, None);
+        self.send(CLIENT, attempt, Item::Offer { moves });
+    }
+
+    /// Cuts an attachment, whatever it is about to do. Some of what is on its way still arrives, and each end hears of the end in its own time.
+    pub fn cut(&mut self) -> bool {
+        let living = self.network.attachments.iter().filter(|(_, attachment)| !attachment.ended).map(|(&attempt, _)| attempt);
+        let Some(attempt) = self.rng.choice(living.collect::<Vec<_>>()) else { return false };
+        self.network.counts.cuts += 1;
+        for side in [CLIENT, SERVER] {
+            let late = if self.rng.u32(0..4) == 0 { Duration::from_millis(self.rng.u64(0..50)) } else { Duration::ZERO };
+            let at = self.now + self.delay() + late;
+            self.end_lane(attempt, side, at);
+        }
+        true
+    }
+
+    /// One end closes an attachment: what it sent may still arrive, and it hears no more.
+    fn close(&mut self, side: usize, attempt: u64) {
+        let at = self.now + self.delay();
+        let Some(attachment) = self.network.attachments.get_mut(&attempt) else { return };
+        attachment.lanes[side].items.clear();
+        if !attachment.ended {
+            self.end_lane(attempt, 1 - side, at);
+        }
+    }
+
+    fn end_lane(&mut self, attempt: u64, toward: usize, at: Instant) {
+        let Some(attachment) = self.network.attachments.get_mut(&attempt) else { return };
+        attachment.ended = true;
+        let lane = &mut attachment.lanes[toward];
+        if self.rng.bool() {
+            lane.items.truncate(self.rng.usize(0..=lane.items.len()));
+        }
+        lane.push(at, Item::Closed);
+    }
+
+    /// Delivers one item to a side, of any attachment that has one due.
+    pub fn deliver(&mut self, side: usize) {
+        let now = self.now;
+        let due = |attachment: &Attachment| attachment.lanes[side].items.front().is_some_and(|(at, _)| *at <= now);
+        let ready: Vec<u64> =
+            self.network.attachments.iter().filter(|(_, attachment)| due(attachment)).map(|(&attempt, _)| attempt).collect();
+        let Some(attempt) = self.rng.choice(ready) else { return };
+        let lane = &mut self.network.attachments.get_mut(&attempt).unwrap().lanes[side];
+        let Some((_, item)) = lane.items.pop_front() else { return };
+        match item {
+            Item::Offer { moves } => self.offered(attempt, moves),
+            Item::Answer { moves } => self.answered(attempt, moves),
+            Item::Message(message) => self.received(side, attempt, message),
+            Item::Moved => self.moved(side, attempt),
+            Item::Closed => self.closed(side, attempt),
+        }
+        self.network
+            .attachments
+            .retain(|_, attachment| !attachment.ended || attachment.lanes.iter().any(|lane| !lane.items.is_empty()));
+    }
+
+    fn offered(&mut self, attempt: u64, moves: bool) {
+        let end = &mut self.network.ends[SERVER];
+        if attempt <= end.newest {
+            self.network.counts.refused += 1;
+            return self.close(SERVER, attempt);
+        }
+        let moves = moves && end.present.is_some() && end.moving.is_none();
+        self.network.ends[SERVER].candidates.insert(attempt, Some(moves));
+        self.send(SERVER, attempt, Item::Answer { moves });
+        self.begin(SERVER, attempt, moves);
+    }
+
+    fn answered(&mut self, attempt: u64, moves: bool) {
+        let end = &mut self.network.ends[CLIENT];
+        let can_move = end.present.is_some() && end.moving.is_none();
+        if !end.candidates.contains_key(&attempt) || moves && !can_move {
+            end.candidates.remove(&attempt);
+            return self.close(CLIENT, attempt);
+        }
+        end.candidates.insert(attempt, Some(moves));
+        self.begin(CLIENT, attempt, moves);
+    }
+
+    /// The first message of a candidate.
+    fn begin(&mut self, side: usize, attempt: u64, moves: bool) {
+        let mut out = BytesMut::new();
+        let mux = &mut self.peers[side].mux;
+        if moves {
+            mux.write_ping(self.now, &mut out);
+        } else {
+            let room = self.rng.usize(100..2000);
+            mux.write_resume(&mut out, room);
+            assert!(!out.is_empty() && out.len() <= room);
+        }
+        self.send(side, attempt, Item::Message(out.freeze()));
+    }
+
+    fn received(&mut self, side: usize, attempt: u64, message: Bytes) {
+        let end = &mut self.network.ends[side];
+        if end.candidates.get(&attempt).is_some_and(Option::is_some) {
+            return self.take_over(side, attempt, message);
+        }
+        match &mut end.moving {
+            Some(moving) if end.present == Some(attempt) => moving.held.push_back(message),
+            Some(moving) if moving.from == attempt => self.handle(side, message),
+            None if end.present == Some(attempt) => self.handle(side, message),
+            // It was closed here before.
+            _ => {}
+        }
+    }
+
+    fn handle(&mut self, side: usize, message: Bytes) {
+        self.network.counts.lists +=
+            u64::from(matches!(TunnelFrame::decode(&mut message.clone()), Ok(TunnelFrame::Resume { .. })));
+        let result = self.peers[side].mux.handle_message(self.now, message);
+        assert_eq!(result, Ok(()), "of {}", ["the server", "the client"][side]);
+    }
+
+    fn take_over(&mut self, side: usize, attempt: u64, message: Bytes) {
+        let end = &mut self.network.ends[side];
+        let moves = end.candidates.remove(&attempt) == Some(Some(true));
+        if attempt <= end.newest || moves && (end.present.is_none() || end.moving.is_some()) {
+            self.network.counts.refused += 1;
+            return self.close(side, attempt);
+        }
+        end.newest = attempt;
+        let (before, moving) = (end.present.replace(attempt), end.moving.take());
+        let older: Vec<u64> = end.candidates.range(..attempt).map(|(&older, _)| older).collect();
+        older.iter().for_each(|older| drop(end.candidates.remove(older)));
+        let moved_away = std::mem::take(&mut end.moved_away);
+        older.into_iter().for_each(|older| self.close(side, older));
+        match before {
+            Some(from) if moves => {
+                self.network.counts.moves += 1;
+                self.send(side, from, Item::Moved);
+                self.network.ends[side].moving = Some(Moving { from, held: VecDeque::from([message]) });
+                if moved_away {
+                    self.moved(side, from);
+                }
+            }
+            _ => {
+                before.into_iter().chain(moving.map(|moving| moving.from)).for_each(|old| self.close(side, old));
+                self.network.counts.resumptions += 1;
+                self.peers[side].mux.resume(self.now);
+                self.handle(side, message);
+            }
+        }
+    }
+
+    /// The last message of the peer on an attachment.
+    fn moved(&mut self, side: usize, attempt: u64) {
+        let end = &mut self.network.ends[side];
+        match end.moving.take_if(|moving| moving.from == attempt) {
+            Some(Moving { held, .. }) => {
+                held.into_iter().for_each(|message| self.handle(side, message));
+                if side == CLIENT {
+                    self.close(CLIENT, attempt);
+                }
+            }
+            None => end.moved_away |= end.present == Some(attempt),
+        }
+    }
+
+    fn closed(&mut self, side: usize, attempt: u64) {
+        let end = &mut self.network.ends[side];
+        end.candidates.remove(&attempt);
+        let of_moving = end.moving.as_ref().is_some_and(|moving| moving.from == attempt);
+        if of_moving || end.present == Some(attempt) {
+            self.detach(side);
+        }
+    }
+
+    fn detach(&mut self, side: usize) {
+        let end = &mut self.network.ends[side];
+        end.moved_away = false;
+        let moving = end.moving.take().map(|moving| moving.from);
+        let left: Vec<u64> = end.present.take().into_iter().chain(moving).collect();
+        left.into_iter().for_each(|attempt| self.close(side, attempt));
+    }
+
+    /// A candidate took too long, or an end found its attachment dead before the network did.
+    pub fn give_up(&mut self, side: usize) {
+        let candidates: Vec<u64> = self.network.ends[side].candidates.keys().copied().collect();
+        match self.rng.choice(candidates) {
+            Some(attempt) => {
+                self.network.ends[side].candidates.remove(&attempt);
+                self.close(side, attempt);
+            }
+            None => self.detach(side),
+        }
+    }
+
+    pub fn transmit(&mut self, side: usize) {
+        let Some(present) = self.network.ends[side].present else { return };
+        let room = self.rng.usize(self.message_sizes.clone());
+        let mut out = BytesMut::new();
+        let mux = &mut self.peers[side].mux;
+        let had = mux.has_transmit();
+        if mux.poll_transmit(self.now, &mut out, room) {
+            assert!(had && out.len() <= room);
+            self.send(side, present, Item::Message(out.freeze()));
+        }
+    }
+}
+
+impl Lane {
+    /// Appends an item that arrives at `at`, or later when one before it does.
+    fn push(&mut self, at: Instant, item: Item) {
+        self.latest = self.latest.max(at);
+        self.items.push_back((self.latest, item));
+    }
+}
