@@ -13,6 +13,7 @@ pub mod ports;
 pub mod postgres;
 pub mod programs;
 pub mod proxy;
+pub mod saboteur;
 pub mod services;
 pub mod sshd;
 pub mod tunnel;
