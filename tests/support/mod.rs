@@ -5,6 +5,8 @@
 
 pub mod bytes;
 pub mod certificates;
+pub mod content;
+pub mod conversation;
 pub mod daemon;
 pub mod memory;
 pub mod nginx;

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use connection::{Connection, Fate};
+use connection::Connection;
 use socket2::SockRef;
 
 /// How a path behaves.
