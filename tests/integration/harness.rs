@@ -60,6 +60,26 @@ fn postgres_answers_a_query_and_takes_a_copy() {
 }
 
 #[test]
+fn a_shell_and_a_database_are_spoken_to_line_by_line() {
+    let folder = folder();
+    let sshd = Sshd::start(folder.path(), ports::free());
+    let mut shell = sshd.shell(sshd.address());
+    shell.expect("number=6; echo $((number * 7))", "42");
+    shell.expect("echo $number", "6");
+    shell.say("exit 7");
+    assert_eq!(shell.finish(), (Some(7), Vec::new()));
+
+    let database = postgres::Postgres::start(folder.path(), ports::free());
+    let mut session = postgres::session(database.address());
+    session.say("create temporary table numbers (number int);");
+    session.expect("insert into numbers values (6) returning number * 7;", "42");
+    session.expect("select number from numbers;", "6");
+    session.say("select nonsense;");
+    assert!(session.hear().starts_with("error: ERROR"));
+    assert_eq!(session.finish().0, Some(3), "the program stops at the first error");
+}
+
+#[test]
 fn services_end_as_their_habit_is() {
     let echo = services::echo();
     assert_eq!(programs::nc(echo.address(), b"there and back").succeeded().text(), "there and back");

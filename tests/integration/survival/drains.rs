@@ -39,8 +39,7 @@ fn survives_drains(mut lab: Lab) {
     let load = Load::start(lab.tunnel.local(METHODS[0]), pace().length * 2);
     let mut drained: Vec<Daemon> = Vec::new();
     for _ in 0..2 {
-        let moved = load.moved();
-        wait::until_true("the transfer runs", || load.moved() > moved + (1 << 20));
+        lab.wait_for_traffic(512 << 10, &load);
         let mut old = lab.tunnel.replace_master();
         let status = old.wait_for_end(GRACE - Duration::from_secs(1));
         let status = status.unwrap_or_else(|| panic!("the roles did not leave the master:\n{}", lab.tunnel.client.log()));

@@ -10,6 +10,7 @@ use crate::support::{
     proxy::{Path, Proxy},
     services::{self, Service},
     tunnel::{Fields, Front, Methods, Port, Scene, Tunnel, with},
+    wait,
 };
 
 /// What the streams of a load are sealed and compressed with, one run for each.
@@ -102,6 +103,17 @@ impl Lab {
     /// Starts eight streams with these methods.
     pub fn start_load(&self, methods: Methods) -> Load {
         Load::start(self.tunnel.local(methods), pace().length)
+    }
+
+    /// Waits until the client's path has carried as many more bytes, which are to be those of this load.
+    #[track_caller]
+    pub fn wait_for_traffic(&self, bytes: u64, load: &Load) {
+        let carried = || self.client_path.forwarded().iter().sum::<u64>();
+        let before = carried();
+        wait::until_true("the streams run", || {
+            assert!(!load.is_done(), "the streams ended before they were disturbed");
+            carried() >= before + bytes
+        });
     }
 
     /// Where the client listens for the echo.

@@ -66,7 +66,7 @@ struct Running {
 impl Load {
     /// Four streams up and four down, of this length each.
     pub fn start(address: SocketAddr, length: u64) -> Load {
-        Load::of(address, length, [UP, DOWN].repeat(4))
+        Load::of(address, length, [[DOWN; 4], [UP; 4]].concat())
     }
 
     fn of(address: SocketAddr, length: u64, directions: Vec<u8>) -> Load {

@@ -30,7 +30,7 @@ fn survives_swallowing(swallow: impl FnOnce(&Proxy), limit: Duration) {
     // So slow that the transfer is not over when the path is found dead.
     lab.set_paths(Path::limited(pace().bytes_per_second / 2));
     let load = lab.start_load(METHODS[0]);
-    wait::until_true("the transfer runs", || load.moved() > 1 << 20);
+    lab.wait_for_traffic(256 << 10, &load);
     let links = lab.client_path.connections();
     let start = Instant::now();
     swallow(&lab.client_path);

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::lab::Lab;
 use crate::support::{services, wait};
 
 /// A running stream; a failed test when it breaks.
@@ -94,4 +95,21 @@ fn receive(mut from: &TcpStream, arrivals: &Mutex<Vec<Instant>>) -> io::Result<(
         }
         arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(now);
     }
+}
+
+#[test]
+fn a_pause_of_the_path_is_seen_and_nothing_is_lost() {
+    const FROZEN: Duration = Duration::from_millis(400);
+    let lab = Lab::new();
+    let ticks = Ticks::start(lab.echo(), Duration::from_millis(5));
+    ticks.settle();
+    let start = Instant::now();
+    lab.client_path.freeze();
+    wait::pause(FROZEN);
+    let thawed = Instant::now();
+    lab.client_path.thaw();
+    ticks.settle();
+    let seen = ticks.longest_pause(start, thawed);
+    assert!((FROZEN - Duration::from_millis(20)..FROZEN * 4).contains(&seen), "{seen:?}");
+    ticks.finish();
 }
