@@ -50,7 +50,7 @@ impl Marked {
 #[test]
 fn neither_the_path_nor_the_master_sees_plaintext_or_port_keys() {
     let scene = Scene::new(Front::Direct);
-    let [server_path, client_path] = [(); 2].map(|()| Proxy::start(scene.master_address()));
+    let [server_path, client_path] = [(); 2].map(|()| Proxy::recording(scene.master_address()));
     let sealed = ENCRYPTED.map(Marked::new);
     let plain = Marked::new("plain");
     let ports = sealed.iter().chain([&plain]).map(|marked| marked.port.clone()).collect::<Vec<_>>();

@@ -4,13 +4,15 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpStream},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::support::{
     bytes, certificates, daemon, memory, nginx, ports, postgres, programs,
-    proxy::{Cut, Path, Proxy},
-    services::{self, Ending},
+    proxy::{Cut, Path, Proxy, Swallow},
+    saboteur::Saboteur,
+    services::{self, Ending, Service},
     sshd::Sshd,
     wait,
 };
@@ -58,6 +60,26 @@ fn postgres_answers_a_query_and_takes_a_copy() {
 }
 
 #[test]
+fn a_shell_and_a_database_are_spoken_to_line_by_line() {
+    let folder = folder();
+    let sshd = Sshd::start(folder.path(), ports::free());
+    let mut shell = sshd.shell(sshd.address());
+    shell.expect("number=6; echo $((number * 7))", "42");
+    shell.expect("echo $number", "6");
+    shell.say("exit 7");
+    assert_eq!(shell.finish(), (Some(7), Vec::new()));
+
+    let database = postgres::Postgres::start(folder.path(), ports::free());
+    let mut session = postgres::session(database.address());
+    session.say("create temporary table numbers (number int);");
+    session.expect("insert into numbers values (6) returning number * 7;", "42");
+    session.expect("select number from numbers;", "6");
+    session.say("select nonsense;");
+    assert!(session.hear().starts_with("error: ERROR"));
+    assert_eq!(session.finish().0, Some(3), "the program stops at the first error");
+}
+
+#[test]
 fn services_end_as_their_habit_is() {
     let echo = services::echo();
     assert_eq!(programs::nc(echo.address(), b"there and back").succeeded().text(), "there and back");
@@ -81,7 +103,7 @@ fn services_end_as_their_habit_is() {
 #[test]
 fn the_proxy_carries_a_half_close_and_records_both_directions() {
     let digest = services::digest_after_end();
-    let proxy = Proxy::start(digest.address());
+    let proxy = Proxy::recording(digest.address());
     let content = bytes::mixed(3, 3 << 20);
     let answer = programs::nc(proxy.address(), &content).succeeded().text();
     assert_eq!(answer, format!("{} {}", content.len(), bytes::sha256(&content)));
@@ -143,6 +165,93 @@ fn the_proxy_delays_limits_and_freezes() {
     proxy.refuse();
     let refused = services::connect(proxy.address());
     assert_eq!(services::read_to_ending(&refused).1, Ending::Reset);
+}
+
+#[test]
+fn the_proxy_swallows_without_a_word_until_it_is_cut() {
+    let echo = services::echo();
+    for which in [Swallow::Present, Swallow::All] {
+        let proxy = Proxy::start(echo.address());
+        let (swallowed, closed) = (services::connect(proxy.address()), services::connect(proxy.address()));
+        for stream in [&swallowed, &closed] {
+            services::ping(stream, b"before").unwrap();
+        }
+        proxy.swallow(which);
+        let ended = echo.endings().len();
+        (&swallowed).write_all(&bytes::random(5, 8 << 20)).expect("all of it is read by somebody");
+        drop(closed);
+        swallowed.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert_eq!(services::read_to_ending(&swallowed), (Vec::new(), Ending::Silent));
+        assert_eq!(echo.endings().len(), ended, "the target does not hear that the other one was closed");
+        let new = services::connect(proxy.address());
+        new.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        assert_eq!(services::ping(&new, b"a new one").is_ok(), which == Swallow::Present, "{which:?}");
+        proxy.thaw();
+        assert!(services::echoes(proxy.address()));
+        proxy.cut(Cut::Reset);
+        swallowed.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+        assert_eq!(services::read_to_ending(&swallowed).1, Ending::Reset);
+    }
+}
+
+#[test]
+fn the_proxy_forwards_byte_by_byte_for_a_while() {
+    let echo = services::echo();
+    let proxy = Proxy::start(echo.address());
+    let stream = services::connect(proxy.address());
+    proxy.set_path(Path { dribble: Some(Duration::from_millis(2)), ..Path::default() });
+    let content = bytes::random(6, 256 << 10);
+    let (start, mut first) = (Instant::now(), [0; 100]);
+    (&stream).write_all(&content).unwrap();
+    (&stream).read_exact(&mut first).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(150), "after {:?}", start.elapsed());
+    assert!(proxy.forwarded()[1] < 50_000, "{:?}", proxy.forwarded());
+    proxy.set_path(Path::default());
+    let mut rest = vec![0; content.len() - first.len()];
+    (&stream).read_exact(&mut rest).unwrap();
+    assert_eq!([&first[..], &rest].concat(), content);
+}
+
+#[test]
+fn a_saboteur_cuts_in_every_way_and_ends_with_its_guard() {
+    let echo = services::echo();
+    let paths = [(); 2].map(|()| Arc::new(Proxy::start(echo.address())));
+    let standing = |proxy: &Proxy| (0..2).map(|_| services::connect(proxy.address())).collect::<Vec<_>>();
+    let saboteur = Saboteur::cutting(&paths, Duration::from_millis(100), 1);
+    let seen = paths.each_ref().map(|path| {
+        // Each connection of a path is cut together with the others of it.
+        [(); 2].map(|()| services::read_to_ending(&standing(path)[0]).1)
+    });
+    assert!(seen.iter().all(|endings| endings.contains(&Ending::Reset) && endings.contains(&Ending::Clean)), "{seen:?}");
+    assert!(saboteur.cuts() >= 4);
+    drop(saboteur);
+    let spared = services::connect(paths[0].address());
+    wait::throughout("nothing is cut any more", Duration::from_millis(300), || services::ping(&spared, b"?").is_ok());
+}
+
+#[test]
+#[ignore = "measures time: run it alone"]
+fn the_proxy_is_faster_than_any_tunnel() {
+    const LENGTH: usize = 2 << 30;
+    let source = Service::start(|mut stream| {
+        let block = vec![7; 256 << 10];
+        let mut rest = LENGTH;
+        while rest > 0 && stream.write_all(&block).is_ok() {
+            rest -= block.len();
+        }
+        Ending::Clean
+    });
+    for (name, delay) in [("without delay", Duration::ZERO), ("with 50 ms each way", Duration::from_millis(50))] {
+        let proxy = Proxy::start(source.address());
+        proxy.set_path(Path::delayed(delay));
+        let start = Instant::now();
+        let (mut block, mut received) = (vec![0; 256 << 10], 0);
+        let mut stream = services::connect(proxy.address());
+        while received < LENGTH {
+            received += stream.read(&mut block).unwrap();
+        }
+        println!("the proxy {name}: {:.0} MB/s", LENGTH as f64 / 1e6 / start.elapsed().as_secs_f64());
+    }
 }
 
 #[test]

@@ -10,5 +10,6 @@ mod resources;
 mod roles;
 #[path = "../support/mod.rs"]
 mod support;
+mod survival;
 mod traffic;
 mod web_server;

@@ -107,8 +107,8 @@ fn new_connections_work_after_the_server_was_started_again() {
     let before = services::connect(tunnel.probe().local);
     services::ping(&before, b"before").unwrap();
     tunnel.server.kill();
-    assert_eq!(services::read_to_ending(&before).1, Ending::Reset);
     tunnel.restart_server();
+    assert_eq!(services::read_to_ending(&before).1, Ending::Reset);
     services::ping(&services::connect(tunnel.probe().local), b"after").unwrap();
 }
 

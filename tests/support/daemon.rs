@@ -24,6 +24,8 @@ pub enum Signal {
     Kill,
     Stop,
     Continue,
+    /// What makes many daemons read their configuration again.
+    Hangup,
 }
 
 impl Signal {
@@ -34,6 +36,7 @@ impl Signal {
             Signal::Kill => "KILL",
             Signal::Stop => "STOP",
             Signal::Continue => "CONT",
+            Signal::Hangup => "HUP",
         }
     }
 }

@@ -5,6 +5,8 @@
 
 pub mod bytes;
 pub mod certificates;
+pub mod content;
+pub mod conversation;
 pub mod daemon;
 pub mod memory;
 pub mod nginx;
@@ -13,6 +15,7 @@ pub mod ports;
 pub mod postgres;
 pub mod programs;
 pub mod proxy;
+pub mod saboteur;
 pub mod services;
 pub mod sshd;
 pub mod tunnel;

@@ -7,12 +7,12 @@ use super::{certificates::Leaf, daemon::Daemon};
 /// Serves the files of a folder.
 pub fn file_server(folder: &Path, address: SocketAddr, root: &Path) -> Daemon {
     let site = format!("server {{ listen {address}; root {}; }}", root.display());
-    start("web", folder, address, &site)
+    start("web", folder, address, &site, "")
 }
 
 /// Stands in front of a master with one of the files under nginx/ as it is shipped, but for addresses and paths.
 pub fn front(folder: &Path, address: SocketAddr, shipped: &Shipped<'_>) -> Daemon {
-    start("front", folder, address, &shipped.site(address))
+    start("front", folder, address, &shipped.site(address), shipped.tuning.main)
 }
 
 /// A file under nginx/ and what stands in it for the test.
@@ -23,6 +23,16 @@ pub struct Shipped<'a> {
     pub leaf: Option<&'a Leaf>,
     /// Files of the web site beside the tunnel.
     pub root: &'a Path,
+    pub tuning: &'a Tuning,
+}
+
+/// What an operator set otherwise than the shipped file.
+#[derive(Debug, Clone, Default)]
+pub struct Tuning {
+    /// Directives outside of `http`.
+    pub main: &'static str,
+    /// What stands in the shipped file, and what stands there instead.
+    pub instead: Vec<(&'static str, &'static str)>,
 }
 
 impl Shipped<'_> {
@@ -36,6 +46,7 @@ impl Shipped<'_> {
         put("127.0.0.1:51324", &self.master.to_string());
         put("tunnel.example.com", "localhost");
         put("/var/www/html", &self.root.display().to_string());
+        self.tuning.instead.iter().for_each(|(shipped, tuned)| put(shipped, tuned));
         if let Some(leaf) = self.leaf {
             put("/etc/ssl/report/fullchain.pem", &leaf.cert.display().to_string());
             put("/etc/ssl/report/privkey.pem", &leaf.key.display().to_string());
@@ -51,11 +62,11 @@ fn listen_at(line: &str, address: SocketAddr) -> Option<String> {
     (!port.starts_with('[')).then(|| format!("listen {address}{rest}"))
 }
 
-fn start(name: &str, folder: &Path, address: SocketAddr, site: &str) -> Daemon {
+fn start(name: &str, folder: &Path, address: SocketAddr, site: &str, main: &str) -> Daemon {
     let home = folder.join(name);
     fs::create_dir_all(&home).expect("a folder for nginx");
     let configuration = home.join("nginx.conf");
-    fs::write(&configuration, complete(&home, site)).expect("the configuration is written");
+    fs::write(&configuration, complete(&home, site, main)).expect("the configuration is written");
     let mut nginx = Command::new("nginx");
     nginx.args(["-e", "stderr", "-p"]).arg(&home).arg("-c").arg(&configuration);
     let checked = nginx.arg("-t").output().expect("nginx runs");
@@ -68,7 +79,7 @@ fn start(name: &str, folder: &Path, address: SocketAddr, site: &str) -> Daemon {
 }
 
 /// A whole configuration around the site, with everything that nginx writes in its own folder.
-fn complete(home: &Path, site: &str) -> String {
+fn complete(home: &Path, site: &str, main: &str) -> String {
     let home = home.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
@@ -76,7 +87,7 @@ fn complete(home: &Path, site: &str) -> String {
         .collect();
     // The tests run as root in a container: its worker must be able to read the test's folder.
     format!(
-        "user root;\nworker_processes 1;\npid {home}/pid;\nerror_log stderr;\nevents {{ worker_connections 2048; }}\n\
+        "user root;\nworker_processes 1;\n{main}\npid {home}/pid;\nerror_log stderr;\nevents {{ worker_connections 2048; }}\n\
          http {{\naccess_log off;\n{temporary}{site}\n}}\n"
     )
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    conversation::Conversation,
     daemon::{Daemon, Signal},
     programs::{self, Ran},
     sshd,
@@ -60,11 +61,22 @@ pub fn psql_with(through: SocketAddr, sql: &str, input: &[u8]) -> Ran {
     programs::run_with(&mut psql_command(through, sql), input)
 }
 
+/// Starts a session that is fed line by line.
+pub fn session(through: SocketAddr) -> Conversation {
+    Conversation::start(&mut session_command(through))
+}
+
 fn psql_command(through: SocketAddr, sql: &str) -> Command {
+    let mut psql = session_command(through);
+    psql.args(["--command", sql]);
+    psql
+}
+
+fn session_command(through: SocketAddr) -> Command {
     let mut psql = programs::command("psql");
     psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--username=postgres", "--dbname=postgres", "--host"]);
     psql.arg(through.ip().to_string()).arg("--port").arg(through.port().to_string());
-    psql.args(["--set", "ON_ERROR_STOP=1", "--command", sql]).env("PGCONNECT_TIMEOUT", "30");
+    psql.args(["--set", "ON_ERROR_STOP=1"]).env("PGCONNECT_TIMEOUT", "30");
     psql
 }
 

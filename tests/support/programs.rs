@@ -7,8 +7,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-/// Seconds after which a program that should have ended long ago is killed.
-const LIMIT_SECONDS: &str = "300";
+/// Seconds after which a program that should have ended long ago is killed: some sessions are idle for minutes.
+const LIMIT_SECONDS: &str = "900";
 
 /// What a program printed and how it ended.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    conversation::Conversation,
     daemon::Daemon,
     programs::{self, Ran},
 };
@@ -66,6 +67,11 @@ impl Sshd {
         let mut scp = self.command("scp");
         scp.arg("-q").arg("-P").arg(through.port().to_string());
         scp
+    }
+
+    /// Starts a shell there that is fed line by line.
+    pub fn shell(&self, through: SocketAddr) -> Conversation {
+        Conversation::start(self.command("ssh").arg("-p").arg(through.port().to_string()).arg(through.ip().to_string()))
     }
 
     fn command(&self, program: &str) -> Command {

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::{
     bytes,
     certificates::{Authority, Leaf},
-    daemon::Daemon,
+    daemon::{Daemon, Signal},
     nginx, ports,
     programs::{self, Ran},
     services::{self, Service},
@@ -108,12 +108,17 @@ pub struct Scene {
     authority: Authority,
     leaf: Leaf,
     pub master_key: String,
-    _nginx: Option<Daemon>,
+    nginx: Option<Daemon>,
 }
 
 impl Scene {
     /// A new scene; nginx runs already when it is the front.
     pub fn new(front: Front) -> Scene {
+        Scene::tuned(front, &nginx::Tuning::default())
+    }
+
+    /// The same with an nginx that is not as it is shipped.
+    pub fn tuned(front: Front, tuning: &nginx::Tuning) -> Scene {
         let folder = tempfile::tempdir().expect("a folder for the test");
         let authority = Authority::new(folder.path());
         let leaf = authority.leaf("leaf");
@@ -128,10 +133,16 @@ impl Scene {
             let root = folder.path().join("site");
             fs::create_dir_all(&root).expect("a folder for the web site");
             fs::write(root.join("index.html"), "the web site beside the tunnel\n").expect("a page");
-            nginx::front(folder.path(), public, &nginx::Shipped { file, master, leaf, root: &root })
+            nginx::front(folder.path(), public, &nginx::Shipped { file, master, leaf, root: &root, tuning })
         });
         let master_key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
-        Scene { folder, front, master, public, authority, leaf, master_key, _nginx: nginx }
+        Scene { folder, front, master, public, authority, leaf, master_key, nginx }
+    }
+
+    /// The nginx in front of the master.
+    #[track_caller]
+    pub fn nginx(&self) -> &Daemon {
+        self.nginx.as_ref().expect("a scene with nginx")
     }
 
     /// The folder of configurations, logs and whatever the test puts there.
@@ -221,6 +232,13 @@ impl Scene {
     pub fn master(&self, fields: Value) -> Daemon {
         let mut master = self.role("master", &self.master_configuration(fields));
         master.wait_ready(|| ports::is_listened_at(self.master));
+        master
+    }
+
+    /// Starts a further master elsewhere and waits until it listens.
+    pub fn another_master(&self, name: &str, address: SocketAddr) -> Daemon {
+        let mut master = self.role(name, &self.master_configuration(json!({"listen_at": address.to_string()})));
+        master.wait_ready(|| ports::is_listened_at(address));
         master
     }
 
@@ -335,6 +353,14 @@ impl Tunnel {
     pub fn restart_server(&mut self) {
         self.server.stop();
         self.server = self.scene.server("server", &self.ports, self.fields.server.clone());
+    }
+
+    /// Asks the master to drain, and starts another one at its address as soon as that is free. Gives the one that drains.
+    pub fn replace_master(&mut self) -> Daemon {
+        self.master.signal(Signal::Terminate);
+        wait::until_true("the master takes in nobody any more", || !ports::is_listened_at(self.scene.master_address()));
+        let new = self.scene.master(self.fields.master.clone());
+        std::mem::replace(&mut self.master, new)
     }
 
     /// Starts the master again.

@@ -1,0 +1,90 @@
+//! Links that are given up on purpose: a master that drains while another one starts in its place, and planned rotation. Nobody is cut off.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{
+    lab::{Lab, METHODS, pace},
+    load::Load,
+    ticks::Ticks,
+};
+use crate::support::{
+    daemon::Daemon,
+    nginx::Tuning,
+    tunnel::{Front, Scene},
+    wait,
+};
+
+/// What a role's log says of a link that did not end on purpose.
+const LOST: &str = "the link was lost";
+
+/// How long the drained master may go on.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Far above what a move takes, far below a timeout.
+const SHORT: Duration = Duration::from_secs(3);
+
+const TICK: Duration = Duration::from_millis(5);
+
+fn fields() -> Value {
+    json!({"master_role": {"grace_period": format!("{}s", GRACE.as_secs())}})
+}
+
+/// Two drains in the middle of a transfer: nothing is lost, and the drained masters end by themselves when the roles have left them.
+fn survives_drains(mut lab: Lab) {
+    let ticks = Ticks::start(lab.echo(), TICK);
+    lab.limit();
+    let start = Instant::now();
+    let load = Load::start(lab.tunnel.local(METHODS[0]), pace().length * 2);
+    let mut drained: Vec<Daemon> = Vec::new();
+    for _ in 0..2 {
+        lab.wait_for_traffic(512 << 10, &load);
+        let mut old = lab.tunnel.replace_master();
+        let status = old.wait_for_end(GRACE - Duration::from_secs(1));
+        let status = status.unwrap_or_else(|| panic!("the roles did not leave the master:\n{}", lab.tunnel.client.log()));
+        assert_eq!(status.code(), Some(0));
+        drained.push(old);
+    }
+    assert!(!load.is_done(), "the transfer was over before the last drain");
+    load.finish("a master that drains");
+    let longest = ticks.longest_pause(start, Instant::now());
+    ticks.finish();
+    println!("the longest pause beside the transfer: {longest:?}");
+    assert!(longest < SHORT, "a pause of {longest:?}");
+    for role in [&lab.tunnel.client, &lab.tunnel.server] {
+        assert!(!role.log().contains(LOST), "a link was cut, not left:\n{}", role.log());
+    }
+}
+
+#[test]
+fn eight_streams_survive_a_master_that_drains_while_another_takes_its_place() {
+    survives_drains(Lab::on(Scene::new(Front::Direct), Vec::new(), fields()));
+}
+
+#[test]
+fn eight_streams_survive_a_master_that_drains_behind_nginx() {
+    survives_drains(Lab::behind_nginx(&Tuning::default(), fields()));
+}
+
+#[test]
+fn eight_streams_survive_links_that_are_rotated_by_plan() {
+    let lab = Lab::with_fields(json!({"rotate_after": "2s"}));
+    let before = lab.paths().map(|path| path.connections());
+    let ticks = Ticks::start(lab.echo(), TICK);
+    lab.limit();
+    let start = Instant::now();
+    let load = Load::start(lab.tunnel.local(METHODS[0]), pace().length * 2);
+    wait::until_true("both links have been rotated twice", || {
+        lab.paths().iter().zip(before).all(|(path, before)| path.connections() >= before + 2)
+    });
+    assert!(!load.is_done(), "the transfer was over before the second rotation");
+    load.finish("rotation");
+    let longest = ticks.longest_pause(start, Instant::now());
+    ticks.finish();
+    println!("the longest pause beside the transfer: {longest:?}");
+    assert!(longest < SHORT, "a pause of {longest:?}");
+    for role in [&lab.tunnel.client, &lab.tunnel.server] {
+        assert!(!role.log().contains(LOST), "a link was cut, not left:\n{}", role.log());
+    }
+}

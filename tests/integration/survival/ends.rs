@@ -1,0 +1,141 @@
+//! What cannot be survived, and what ends while a path is away: it arrives as what it was, and never as a clean end too early.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::Shutdown,
+    sync::{Mutex, mpsc},
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use super::lab::{Lab, METHODS};
+use crate::support::{
+    bytes,
+    proxy::{Cut, Proxy},
+    services::{self, Ending, Service},
+    wait,
+};
+
+/// The resume timeout of these tests.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// For what is to happen once a timeout is over, on a busy machine.
+const SOON: Duration = Duration::from_secs(5);
+
+fn take_away(path: &Proxy) {
+    path.refuse();
+    path.cut(Cut::Reset);
+}
+
+#[test]
+fn a_tunnel_that_was_cut_off_for_longer_than_its_resume_timeout_is_reset_at_both_ends() {
+    for side in 0..2 {
+        let lab = Lab::with_fields(json!({"resume_timeout": "2s"}));
+        let stream = services::connect(lab.echo());
+        services::ping(&stream, b"before").unwrap();
+        let start = Instant::now();
+        take_away(&lab.paths()[side]);
+        assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset), "the application, path {side}");
+        let waited = start.elapsed();
+        assert!((RESUME_TIMEOUT..RESUME_TIMEOUT + SOON).contains(&waited), "the application was reset after {waited:?}");
+        assert_eq!(lab.echo.wait_for_endings(1), [Ending::Reset], "the service, path {side}");
+        let waited = start.elapsed();
+        assert!((RESUME_TIMEOUT..RESUME_TIMEOUT + SOON).contains(&waited), "the service was reset after {waited:?}");
+        lab.paths()[side].thaw();
+        services::ping(&services::connect(lab.echo()), b"a new tunnel").unwrap();
+    }
+}
+
+#[test]
+fn a_transfer_that_was_cut_off_for_too_long_never_ends_cleanly() {
+    let lab = Lab::with_fields(json!({"resume_timeout": "2s"}));
+    let service = lab.tunnel.local(METHODS[0]);
+    lab.limit();
+    // A request of the load for a download of a gibibyte, by the seed 1.
+    let mut stream = services::connect(service);
+    stream.write_all(&[&b"d"[..], &1u64.to_be_bytes(), &(1u64 << 30).to_be_bytes()].concat()).unwrap();
+    stream.read_exact(&mut vec![0; 100_000]).unwrap();
+    take_away(&lab.client_path);
+    assert_eq!(services::read_to_ending(&stream).1, Ending::Reset);
+    assert_eq!(lab.load.wait_for_endings(1), [Ending::Reset]);
+}
+
+#[test]
+fn a_server_that_was_started_again_has_its_old_connections_reset_and_serves_new_ones() {
+    let mut lab = Lab::new();
+    let idle = services::connect(lab.echo());
+    services::ping(&idle, b"before").unwrap();
+    let mut download = services::connect(lab.tunnel.local(METHODS[0]));
+    download.write_all(&[&b"d"[..], &1u64.to_be_bytes(), &(1u64 << 40).to_be_bytes()].concat()).unwrap();
+    download.read_exact(&mut vec![0; 1 << 20]).unwrap();
+    lab.tunnel.server.kill();
+    lab.tunnel.restart_server();
+    let start = Instant::now();
+    for (name, stream) in [("idle", idle), ("download", download)] {
+        // What is under way may still come; the end of it is no end of file.
+        let ended = std::io::copy(&mut &stream, &mut std::io::sink()).map_or_else(Ending::from, |_| Ending::Clean);
+        assert_eq!(ended, Ending::Reset, "{name}");
+    }
+    println!("reset after {:?}", start.elapsed());
+    services::ping(&services::connect(lab.echo()), b"a new one").unwrap();
+    println!("served after {:?}", start.elapsed());
+    assert!(start.elapsed() < SOON * 2, "after {:?}", start.elapsed());
+    let log = lab.tunnel.client.log();
+    assert!(["unknown", "replaced"].iter().any(|word| log.contains(word)), "the client's log says why:\n{log}");
+}
+
+#[test]
+fn a_reset_by_the_application_while_the_path_is_away_arrives_as_a_reset() {
+    let lab = Lab::new();
+    for (number, path) in lab.paths().iter().enumerate() {
+        let stream = services::connect(lab.echo());
+        services::ping(&stream, b"before").unwrap();
+        take_away(path);
+        services::reset(stream);
+        wait::throughout("the service hears nothing", Duration::from_millis(500), || lab.echo.endings().len() == number);
+        path.thaw();
+        assert_eq!(lab.echo.wait_for_endings(number + 1)[number], Ending::Reset);
+    }
+}
+
+#[test]
+fn a_reset_by_the_service_while_the_path_is_away_arrives_as_a_reset() {
+    let (trigger, wanted) = mpsc::channel::<()>();
+    let wanted = Mutex::new(wanted);
+    let service = Service::start(move |mut stream| {
+        let _ = stream.read(&mut [0]).and_then(|_| stream.write(b"!"));
+        let _ = wanted.lock().unwrap().recv_timeout(wait::PATIENCE);
+        let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        Ending::Reset
+    });
+    let lab = Lab::with_service(service.address(), json!({}));
+    for (number, path) in lab.paths().iter().enumerate() {
+        let stream = services::connect(lab.tunnel.local("service"));
+        (&stream).write_all(b"?").unwrap();
+        (&stream).read_exact(&mut [0]).unwrap();
+        take_away(path);
+        trigger.send(()).unwrap();
+        service.wait_for_endings(number + 1);
+        path.thaw();
+        assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset), "path {number}");
+    }
+}
+
+#[test]
+fn an_end_of_file_while_the_path_is_away_arrives_behind_all_that_was_sent() {
+    let digest = services::digest_after_end();
+    let lab = Lab::with_service(digest.address(), json!({}));
+    for path in lab.paths() {
+        let mut stream = services::connect(lab.tunnel.local("service"));
+        stream.write_all(b"first, ").unwrap();
+        take_away(&path);
+        stream.write_all(b"last").and_then(|()| stream.shutdown(Shutdown::Write)).unwrap();
+        wait::pause(Duration::from_millis(300));
+        path.thaw();
+        let (answer, ending) = services::read_to_ending(&stream);
+        let expected = format!("11 {}", bytes::sha256(b"first, last"));
+        assert_eq!((String::from_utf8_lossy(&answer).as_ref(), ending), (expected.as_str(), Ending::Clean));
+    }
+    assert_eq!(digest.wait_for_endings(2), [Ending::Clean; 2]);
+}

@@ -1,0 +1,56 @@
+//! Content of any length that nobody has to hold: what stands at an offset follows from the seed, so that a receiver can say at which byte it
+//! went wrong.
+
+use std::sync::LazyLock;
+
+use super::bytes;
+
+/// Every so many bytes a stamp tells the seed and the place.
+const PAGE: u64 = 4096;
+
+/// Repeated without end between the stamps: compresses in part, and repeats farther away than any compressor looks back.
+static GROUND: LazyLock<Vec<u8>> = LazyLock::new(|| bytes::mixed(1, 4 << 20));
+
+/// The content of one transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    pub seed: u64,
+    pub length: u64,
+}
+
+impl Content {
+    /// Fills the block with what stands from the offset on, and gives the part of it that was filled.
+    pub fn fill<'a>(&self, offset: u64, block: &'a mut [u8]) -> &'a [u8] {
+        let length = block.len().min(usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX));
+        let mut filled = 0;
+        while filled < length {
+            let at = offset + filled as u64;
+            let (number, inside) = (at / PAGE, (at % PAGE) as usize);
+            let page = self.page(number);
+            let count = (length - filled).min(page.len() - inside);
+            block[filled..filled + count].copy_from_slice(&page[inside..inside + count]);
+            filled += count;
+        }
+        &block[..length]
+    }
+
+    fn page(&self, number: u64) -> [u8; PAGE as usize] {
+        let mut page = [0; PAGE as usize];
+        let start = (number * PAGE) as usize % GROUND.len();
+        page.copy_from_slice(&GROUND[start..start + PAGE as usize]);
+        page[..8].copy_from_slice(&self.seed.to_be_bytes());
+        page[8..16].copy_from_slice(&number.to_be_bytes());
+        page
+    }
+
+    /// Where the first byte stands that is not what it should be, when these were received from the offset on.
+    pub fn first_difference(&self, offset: u64, received: &[u8]) -> Option<u64> {
+        let mut expected = vec![0; received.len()];
+        let expected = self.fill(offset, &mut expected);
+        if expected == received {
+            return None;
+        }
+        let equal = expected.iter().zip(received).take_while(|(expected, received)| expected == received).count();
+        Some(offset + equal as u64)
+    }
+}

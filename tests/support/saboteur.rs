@@ -1,0 +1,76 @@
+//! Who cuts paths again and again, by a schedule that a seed decides.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::proxy::{Cut, Proxy};
+
+/// A running schedule; ends when it is dropped.
+pub struct Saboteur {
+    stopping: Arc<(Mutex<bool>, Condvar)>,
+    cuts: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Saboteur {
+    /// Cuts one of the paths after about every `period` (a quarter more or less, by the seed): the paths in turn, and each of them by a reset
+    /// and by an end of file in turn.
+    pub fn cutting(paths: &[Arc<Proxy>], period: Duration, seed: u64) -> Saboteur {
+        let paths = paths.to_vec();
+        Saboteur::every(period, seed, move |number| {
+            let number = number as usize;
+            let cut = [Cut::Reset, Cut::EndOfFile][number / paths.len() % 2];
+            paths[number % paths.len()].cut(cut);
+        })
+    }
+
+    /// Does this after about every `period`; it is told how often it was done before.
+    pub fn every(period: Duration, seed: u64, mut harm: impl FnMut(u64) + Send + 'static) -> Saboteur {
+        let stopping = Arc::new((Mutex::new(false), Condvar::new()));
+        let cuts = Arc::new(AtomicU64::new(0));
+        let (stop, count) = (stopping.clone(), cuts.clone());
+        let thread = thread::spawn(move || {
+            let mut random = fastrand::Rng::with_seed(seed);
+            while wait(&stop, period.mul_f64(0.75 + random.f64() / 2.0)) {
+                harm(count.load(Ordering::Relaxed));
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Saboteur { stopping, cuts, thread: Some(thread) }
+    }
+
+    /// How often it has struck.
+    pub fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Saboteur {
+    fn drop(&mut self) {
+        *self.stopping.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stopping.1.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits as long; false when it is to stop.
+fn wait((stopping, changed): &(Mutex<bool>, Condvar), time: Duration) -> bool {
+    let end = Instant::now() + time;
+    let mut stop = stopping.lock().unwrap_or_else(PoisonError::into_inner);
+    while !*stop {
+        let rest = end.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            return true;
+        }
+        stop = changed.wait_timeout(stop, rest).unwrap_or_else(PoisonError::into_inner).0;
+    }
+    false
+}
