@@ -134,6 +134,11 @@ pub struct TunnelSecret([u8; 32]);
 
 #[cfg(test)]
 impl TunnelSecret {
+    /// One that no handshake gave.
+    pub(crate) fn guessed() -> Self {
+        TunnelSecret([0; 32])
+    }
+
     pub(super) fn bytes(&self) -> [u8; 32] {
         self.0
     }

@@ -139,6 +139,20 @@ impl Tunnel {
         self.shared.asked_to_move.subscribe()
     }
 
+    /// The client's end of a tunnel of the same name, in the hands of somebody who does not know its secret.
+    #[cfg(test)]
+    pub(super) fn with_another_secret(&self, tasks: &tokio_util::task::TaskTracker) -> Tunnel {
+        let identity = super::shared::Identity {
+            side: crate::mux::Side::Client,
+            id: self.id(),
+            instance: self.instance(),
+            secret: crate::crypto::TunnelSecret::guessed(),
+        };
+        let shared = Shared::start(identity, self.port().clone(), super::offer::Grant::of(self.port()), tasks);
+        shared.attempts.store(1_000, Ordering::Relaxed);
+        Tunnel { shared }
+    }
+
     /// The number of the next attempt to attach the tunnel.
     pub(super) fn next_attempt(&self) -> u64 {
         self.shared.attempts.fetch_add(1, Ordering::Relaxed).saturating_add(1)

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -15,13 +15,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    attach::{self, AttachError},
+    attach::{self, AttachError, Wish},
     splice::splice,
     *,
 };
 use crate::{
     crypto::PortKeys,
-    frame::{Frame, Notice},
+    frame::{Code, Frame, Notice},
     id::Id,
     link::{Handler, Link, Outbox, Timing, memory},
 };
@@ -52,48 +52,77 @@ fn host<'a>(tasks: &'a TaskTracker, find: &'a dyn Fn(Id) -> Option<Tunnel>) -> a
     attach::Host { instance: Id([7; 16]), started: Instant::now(), find, is_open: true, tasks }
 }
 
-/// Two links that are joined in memory, and what runs on them.
-pub(super) struct Bed {
+/// Two links that are joined in memory.
+struct Joint {
     client: Arc<Outbox>,
     server: Arc<Outbox>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    cut: CancellationToken,
 }
 
-impl Bed {
-    pub(super) fn new() -> Self {
+/// Links, and the tunnels that go over them.
+pub(super) struct Bed {
+    joint: Joint,
+    tasks: TaskTracker,
+    tunnels: Mutex<Vec<Tunnel>>,
+}
+
+impl Joint {
+    fn new(tasks: &TaskTracker) -> Self {
         let (one, other) = memory::pair();
-        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let cut = CancellationToken::new();
         let start = |socket| {
             let outbox = Outbox::new();
             let link = Link::new(socket, Arc::clone(&outbox), Timing::default());
-            let cancel = cancel.clone();
-            tasks.spawn(async move { link.run(&mut NoFrames, &cancel).await.why });
+            let cut = cut.clone();
+            tasks.spawn(async move { link.run(&mut NoFrames, &cut).await.why });
             outbox
         };
-        Bed { client: start(one), server: start(other), cancel, tasks }
+        Joint { client: start(one), server: start(other), cut }
+    }
+}
+
+/// What became of an attachment at the client and, if there is a new tunnel, at the server.
+type Attached = (Result<attach::Outcome, AttachError>, Option<Tunnel>);
+
+impl Bed {
+    pub(super) fn new() -> Self {
+        let tasks = TaskTracker::new();
+        Bed { joint: Joint::new(&tasks), tasks, tunnels: Mutex::default() }
     }
 
-    /// Attaches as `visitor` to a server that has `agent`, in place of the master.
-    async fn attach(&self, visitor: &PortParameters, agent: &PortParameters) -> (Result<Tunnel, AttachError>, Option<Tunnel>) {
-        let wish = attach::wish(visitor, &self.client, 1, &self.tasks).unwrap();
-        self.client.open(1, wish.lane).unwrap();
-        let served = match attach::reply(agent, &host(&self.tasks, &|_| None), &wish.message, &self.server, 1) {
+    /// Answers a wish as a server that has `agent` and these tunnels, in place of the master.
+    async fn answer(&self, joint: &Joint, channel: u32, wish: Wish, agent: &PortParameters) -> Attached {
+        joint.client.open(channel, wish.lane).unwrap();
+        let find = |id| self.known().into_iter().rev().find(|tunnel| tunnel.id() == id);
+        let served = match attach::reply(agent, &host(&self.tasks, &find), &wish.message, &joint.server, channel) {
             Ok(reply) => {
-                self.server.open(1, reply.lane).unwrap();
-                self.server.ready(1);
+                joint.server.open(channel, reply.lane).unwrap();
+                joint.server.ready(channel);
                 reply.outcome.ok().flatten()
             }
             Err(error) => {
-                self.client.close(1, &attach::closing_notice(&error));
+                joint.client.close(channel, &attach::closing_notice(&error));
                 return (Err(error), None);
             }
         };
-        let visited = wish.outcome.await.unwrap().map(|outcome| match outcome {
-            attach::Outcome::New(tunnel, _) => tunnel,
-            attach::Outcome::Resumed => panic!("nobody asked for it"),
-        });
-        (visited, served)
+        self.tunnels.lock().unwrap().extend(served.clone());
+        (wish.outcome.await.unwrap(), served)
+    }
+
+    /// What the server holds, and after it what the client does.
+    fn known(&self) -> Vec<Tunnel> {
+        self.tunnels.lock().unwrap().clone()
+    }
+
+    async fn attach(&self, visitor: &PortParameters, agent: &PortParameters) -> Attached {
+        let wish = attach::wish(visitor, &self.joint.client, 1, &self.tasks).unwrap();
+        self.answer(&self.joint, 1, wish, agent).await
+    }
+
+    /// Attaches the client's tunnel again, over another link or the same.
+    async fn attach_again(&self, joint: &Joint, channel: u32, visitor: &Tunnel, moves: bool) -> Attached {
+        let wish = attach::wish_again(visitor, moves, &joint.client, channel, &self.tasks).unwrap();
+        self.answer(joint, channel, wish, visitor.port()).await
     }
 
     pub(super) async fn tunnels(&self, encrypt: EncryptMethod, compress: CompressMethod) -> (Tunnel, Tunnel) {
@@ -101,12 +130,18 @@ impl Bed {
     }
 
     async fn tunnels_of(&self, port: PortParameters) -> (Tunnel, Tunnel) {
-        let (visitor, agent) = self.attach(&port, &port).await;
-        (visitor.unwrap(), agent.unwrap())
+        let (visited, agent) = self.attach(&port, &port).await;
+        let attach::Outcome::New(visitor, _) = visited.unwrap() else { panic!("nothing was there to resume") };
+        // Behind the server's end, which is found first: both have the same name.
+        self.tunnels.lock().unwrap().insert(0, visitor.clone());
+        (visitor, agent.unwrap())
     }
 
     pub(super) async fn end(self) {
-        self.cancel.cancel();
+        for tunnel in self.known() {
+            tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, ""));
+        }
+        self.joint.cut.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -201,15 +236,18 @@ async fn a_reset_after_a_half_close_is_noticed() {
 }
 
 #[tokio::test]
-async fn when_the_link_is_cut_no_stream_ends_cleanly() {
+async fn when_nothing_carries_a_tunnel_for_too_long_no_stream_ends_cleanly() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Chacha20Poly1305, CompressMethod::S2).await;
+    let port =
+        PortParameters { resume_timeout: Duration::from_millis(50), ..port(EncryptMethod::Chacha20Poly1305, CompressMethod::S2) };
+    let tunnels = bed.tunnels_of(port).await;
     let (mut application, mut service) = joined(&bed, &tunnels).await;
     service.write_all(b"the beginning of a download").await.unwrap();
     application.read_exact(&mut [0; 27]).await.unwrap();
-    bed.cancel.cancel();
+    bed.joint.cut.cancel();
     assert_eq!(application.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     assert_eq!(service.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(tunnels.0.port().commons.counts.expired.get(), 2, "at both ends, which share their counts here");
     bed.end().await;
 }
 
@@ -239,9 +277,9 @@ async fn another_port_key_is_no_way_in() {
 async fn a_recorded_handshake_opens_no_stream() {
     let bed = Bed::new();
     let port = port(EncryptMethod::Plain, CompressMethod::Null);
-    let wish = attach::wish(&port, &bed.client, 5, &bed.tasks).unwrap();
+    let wish = attach::wish(&port, &bed.joint.client, 5, &bed.tasks).unwrap();
     // The master, or anyone on the path, plays the first message again and then what the client had sealed: a stream that opens.
-    let reply = attach::reply(&port, &host(&bed.tasks, &|_| None), &wish.message, &bed.server, 9).unwrap();
+    let reply = attach::reply(&port, &host(&bed.tasks, &|_| None), &wish.message, &bed.joint.server, 9).unwrap();
     let tunnel = reply.outcome.unwrap().unwrap();
     let mut replayed = vec![0x01, 0x00, 0x40, 0x40, 0x00];
     replayed.extend_from_slice(&[0; 16]);
@@ -303,7 +341,7 @@ async fn a_splice_is_over_when_the_peer_has_everything_so_that_a_drain_loses_not
     bed.tasks.spawn(splice(visitor, tunnels.0.open(Bytes::new()), CompressMethod::S2));
     let (accepted, _) = tunnels.1.accept().await.unwrap();
     let mut served = bed.tasks.spawn(splice(agent, accepted, CompressMethod::S2));
-    bed.client.control(&Frame::Pause(1));
+    bed.joint.client.control(&Frame::Pause(1));
     application.shutdown().await.unwrap();
     let sent = text(100_000);
     assert_eq!(service.read(&mut [0]).await.unwrap(), 0, "and the channel was paused before");
@@ -311,9 +349,9 @@ async fn a_splice_is_over_when_the_peer_has_everything_so_that_a_drain_loses_not
     drop(service);
     let early = tokio::time::timeout(Duration::from_millis(300), &mut served).await;
     assert!(early.is_err(), "nothing has arrived yet: {early:?}");
-    bed.client.control(&Frame::Resume(1));
+    bed.joint.client.control(&Frame::Resume(1));
     assert!(served.await.unwrap().error.is_none());
-    bed.cancel.cancel();
+    bed.joint.cut.cancel();
     let mut received = Vec::new();
     application.read_to_end(&mut received).await.unwrap();
     assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
@@ -324,8 +362,8 @@ async fn a_splice_is_over_when_the_peer_has_everything_so_that_a_drain_loses_not
 async fn a_tunnel_whose_lane_is_dropped_is_over() {
     let bed = Bed::new();
     let port = port(EncryptMethod::Plain, CompressMethod::Null);
-    let wish = attach::wish(&port, &bed.client, 5, &bed.tasks).unwrap();
-    let reply = attach::reply(&port, &host(&bed.tasks, &|_| None), &wish.message, &bed.server, 9).unwrap();
+    let wish = attach::wish(&port, &bed.joint.client, 5, &bed.tasks).unwrap();
+    let reply = attach::reply(&port, &host(&bed.tasks, &|_| None), &wish.message, &bed.joint.server, 9).unwrap();
     let tunnel = reply.outcome.unwrap().unwrap();
     drop(reply.lane);
     tokio::time::timeout(Duration::from_secs(10), tunnel.closed()).await.unwrap();
@@ -344,5 +382,151 @@ async fn who_waits_for_a_stream_to_fail_hears_of_a_reset_here_too() {
     let code = tokio::time::timeout(Duration::from_secs(10), failed).await.unwrap().unwrap();
     assert_eq!(code, Some(ResetCode::Corrupt));
     drop(stream);
+    bed.end().await;
+}
+
+/// Carries bytes both ways over a stream until `during` is done, and checks what came out.
+async fn while_bytes_flow(bed: &Bed, tunnels: &(Tunnel, Tunnel), during: impl Future<Output = ()>) {
+    let (mut application, mut service) = joined(bed, tunnels).await;
+    let sent = text(8_000_000);
+    let copy = sent.clone();
+    let served = bed.tasks.spawn(async move {
+        let mut received = vec![0; copy.len()];
+        let mut reader = &mut service;
+        reader.read_exact(&mut received).await.unwrap();
+        assert!(received == copy, "what came is what was sent");
+        service.write_all(&received).await.unwrap();
+    });
+    let visited = async {
+        application.write_all(&sent).await.unwrap();
+        let mut received = vec![0; sent.len()];
+        application.read_exact(&mut received).await.unwrap();
+        assert!(received == sent, "what came back is what was sent");
+    };
+    tokio::join!(visited, during);
+    served.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_goes_on_over_the_next_link_when_one_is_cut_with_every_method() {
+    for encrypt in EncryptMethod::ALL {
+        let bed = Bed::new();
+        let tunnels = bed.tunnels(encrypt, CompressMethod::Zstd).await;
+        let cuts = async {
+            let mut cut = bed.joint.cut.clone();
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(3)).await;
+                cut.cancel();
+                let joint = Joint::new(&bed.tasks);
+                let (visited, served) = bed.attach_again(&joint, 1, &tunnels.0, false).await;
+                assert!(served.is_none() && matches!(visited, Ok(attach::Outcome::Resumed)), "{encrypt}");
+                cut = joint.cut.clone();
+            }
+        };
+        while_bytes_flow(&bed, &tunnels, cuts).await;
+        let counts = &tunnels.0.port().commons.counts;
+        assert!(counts.resumed.get() >= 10 && counts.lost.get() >= 10, "{counts:?}");
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_that_moves_sends_nothing_twice() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Aes128Cfb, CompressMethod::Null).await;
+    let moves = async {
+        let mut old = bed.joint.client.clone();
+        for _ in 0..10 {
+            let joint = Joint::new(&bed.tasks);
+            let (visited, _) = bed.attach_again(&joint, 1, &tunnels.0, true).await;
+            assert!(matches!(visited, Ok(attach::Outcome::Resumed)));
+            let left = tokio::time::timeout(Duration::from_secs(10), old.vacant()).await;
+            assert!(left.is_ok(), "the channel before is closed when both have moved");
+            old = joint.client.clone();
+        }
+    };
+    while_bytes_flow(&bed, &tunnels, moves).await;
+    let counts = &tunnels.0.port().commons.counts;
+    assert_eq!((counts.lost.get(), counts.again_bytes.get()), (0, 0));
+    assert!(counts.moved.get() >= 19, "{counts:?}");
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_the_tunnel_offers_a_new_one() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+    bed.tunnels.lock().unwrap().clear();
+    let (visited, served) = bed.attach_again(&bed.joint, 3, &tunnels.0, false).await;
+    let Ok(attach::Outcome::New(new, _)) = visited else { panic!("a new tunnel") };
+    assert!(new.id() != tunnels.0.id() && served.unwrap().id() == new.id());
+    for tunnel in [&tunnels.0, &tunnels.1, &new] {
+        tunnel.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, ""));
+    }
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_played_again_does_not_touch_the_tunnel() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null).await;
+    let again = attach::wish_again(&tunnels.0, false, &bed.joint.client, 3, &bed.tasks).unwrap();
+    let recorded = again.message.clone();
+    let find = |_| Some(tunnels.1.clone());
+    // The master plays the attempt before the client's own arrives: whoever plays it cannot say the first word.
+    let host = host(&bed.tasks, &find);
+    let early = attach::reply(tunnels.1.port(), &host, &recorded, &bed.joint.server, 7).unwrap();
+    use crate::link::Lane;
+    let mut out = bytes::BytesMut::new();
+    early.lane.transmit(&mut out);
+    early.lane.transmit(&mut out);
+    assert!(early.lane.receive(vec![7; 40].into()).is_err());
+    drop(early);
+    assert!(tunnels.1.is_attached() && tunnels.1.notice().is_none(), "nothing happened to it");
+    let (visited, _) = bed.answer(&bed.joint, 3, again, tunnels.1.port()).await;
+    assert!(matches!(visited, Ok(attach::Outcome::Resumed)), "the client's own goes on");
+    // And after it.
+    let mut standing = tunnels.1.standing();
+    standing.wait_for(|standing| *standing == Standing::Attached).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while attach::reply(tunnels.1.port(), &host, &recorded, &bed.joint.server, 9).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("refused once the attempt has taken over");
+    assert!(tunnels.1.is_attached());
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn who_holds_the_port_key_and_not_the_secret_of_the_tunnel_cannot_resume_it() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Chacha20Poly1305, CompressMethod::Null).await;
+    let others = bed.attach_again(&bed.joint, 11, &tunnels.0, false).await;
+    drop(others);
+    // Another client of the same port that has learned the tunnel's name, and everything but its secret.
+    let thief = tunnels.0.with_another_secret(&bed.tasks);
+    let wish = attach::wish_again(&thief, false, &bed.joint.client, 13, &bed.tasks).unwrap();
+    let (stolen, _) = bed.answer(&bed.joint, 13, wish, tunnels.1.port()).await;
+    assert!(matches!(stolen, Err(AttachError::Closed(_))), "{:?}", stolen.err());
+    assert!(tunnels.0.is_attached() && tunnels.1.is_attached());
+    let (mut application, mut service) = joined(&bed, &tunnels).await;
+    service.write_all(b"undisturbed").await.unwrap();
+    application.read_exact(&mut [0; 11]).await.unwrap();
+    thief.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, ""));
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_tunnel_is_told_to_the_other_end() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null).await;
+    let (mut application, _service) = joined(&bed, &tunnels).await;
+    tunnels.1.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, "the server ends"));
+    tokio::time::timeout(Duration::from_secs(10), tunnels.1.ended()).await.expect("END has left");
+    tokio::time::timeout(Duration::from_secs(10), tunnels.0.closed()).await.expect("and has come");
+    assert_eq!(tunnels.0.notice().unwrap().code, Code::Shutdown);
+    assert_eq!(application.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     bed.end().await;
 }
