@@ -22,6 +22,8 @@ const HELD_MAX: usize = 34 * 1024 * 1024;
 pub struct Binding<B> {
     /// Sends; and receives, but for a move.
     present: Option<Bound<B>>,
+    /// MOVED came on the present attachment already: its link is faster than the one that the peer moves to.
+    is_left_by_peer: bool,
     leaving: Option<Leaving<B>>,
     /// The attempt that took over last.
     latest: Option<u64>,
@@ -108,7 +110,7 @@ pub enum Closed<B> {
 impl<B: Clone> Binding<B> {
     /// No attachment yet.
     pub fn new() -> Self {
-        Binding { present: None, leaving: None, latest: None }
+        Binding { present: None, is_left_by_peer: false, leaving: None, latest: None }
     }
 
     /// The attachment that sends.
@@ -131,6 +133,7 @@ impl<B: Clone> Binding<B> {
         if !self.admits(bound.attempt) {
             return Err(TakeOverError::Superseded);
         }
+        let received = std::mem::take(&mut self.is_left_by_peer);
         match manner {
             Manner::Resume => {
                 self.latest = Some(bound.attempt);
@@ -144,7 +147,7 @@ impl<B: Clone> Binding<B> {
                 self.latest = Some(bound.attempt);
                 self.present = Some(bound);
                 let held = VecDeque::new();
-                self.leaving = Some(Leaving { bound: old, sent: false, received: false, held, held_bytes: 0 });
+                self.leaving = Some(Leaving { bound: old, sent: false, received, held, held_bytes: 0 });
                 Ok(Vec::new())
             }
         }
@@ -184,12 +187,17 @@ impl<B: Clone> Binding<B> {
         }
     }
 
-    /// MOVED came on this attachment: what was held is to be handled. `None` when it is not the one that the tunnel moves from.
-    pub fn moved(&mut self, attempt: u64) -> Option<VecDeque<Bytes>> {
-        let leaving = self.leaving.as_mut().filter(|leaving| leaving.bound.attempt == attempt && !leaving.received)?;
-        leaving.received = true;
-        leaving.held_bytes = 0;
-        Some(std::mem::take(&mut leaving.held))
+    /// MOVED came on this attachment. Answers what was held and is to be handled now.
+    pub fn moved(&mut self, attempt: u64) -> VecDeque<Bytes> {
+        self.is_left_by_peer |= self.present.as_ref().is_some_and(|present| present.attempt == attempt);
+        match &mut self.leaving {
+            Some(leaving) if leaving.bound.attempt == attempt && !leaving.received => {
+                leaving.received = true;
+                leaving.held_bytes = 0;
+                std::mem::take(&mut leaving.held)
+            }
+            _ => VecDeque::new(),
+        }
     }
 
     /// The old attachment of a move through which MOVED has passed both ways: it carries nothing any more, and is forgotten.
@@ -204,6 +212,7 @@ impl<B: Clone> Binding<B> {
         if !is_present && !is_leaving {
             return Closed::Nothing;
         }
+        self.is_left_by_peer = false;
         let (present, leaving) = (self.present.take(), self.leaving.take().map(|leaving| leaving.bound));
         Closed::Lost(if is_present { leaving } else { present })
     }
@@ -252,11 +261,20 @@ mod tests {
         assert_eq!(binding.received(1, message("first")), Receiving::Handle([message("first")].into()));
         assert_eq!((binding.sending(1), binding.sending(1)), (Sending::Moved, Sending::Nothing));
         assert!(binding.take_left().is_none(), "the peer may still send there");
-        assert_eq!(binding.moved(2), None);
-        assert_eq!(binding.moved(1), Some([message("second")].into()));
+        assert_eq!(binding.moved(1), VecDeque::from([message("second")]));
         assert_eq!(binding.take_left().unwrap().attempt, 1);
         assert_eq!(binding.received(2, message("third")), Receiving::Handle([message("third")].into()));
         assert!(matches!(binding.closed(1), Closed::Nothing), "it is not missed");
+    }
+
+    #[test]
+    fn a_peer_whose_old_link_is_faster_than_its_new_one_has_left_before_it_is_here() {
+        let mut binding = carried();
+        assert!(binding.moved(1).is_empty());
+        binding.take_over(bound(2), Manner::Move).unwrap();
+        assert_eq!(binding.received(2, message("first")), Receiving::Handle([message("first")].into()), "nothing is waited for");
+        assert_eq!(binding.sending(1), Sending::Moved);
+        assert_eq!(binding.take_left().unwrap().attempt, 1);
     }
 
     #[test]

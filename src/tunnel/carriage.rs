@@ -103,7 +103,7 @@ impl Shared {
         let mut effects = Effects::default();
         let messages = match message[..] {
             [mux::MOVED] => {
-                let messages = state.binding.moved(attempt).unwrap_or_default();
+                let messages = state.binding.moved(attempt);
                 self.take_left(&mut state, &mut effects);
                 messages
             }
