@@ -290,6 +290,7 @@ async fn a_recorded_handshake_opens_no_stream() {
     replayed.extend_from_slice(&[0; 16]);
     use crate::link::Lane;
     assert!(reply.lane.receive(replayed.into()).is_err());
+    drop(reply.lane);
     assert!(tunnel.accept().await.is_none(), "the tunnel is over and nothing was opened");
     bed.end().await;
 }
