@@ -237,7 +237,6 @@ impl Mux {
         if !(ended && self.load.track(&mut stream.send, SendHalf::gone)) {
             return Err(MuxError::Protocol("a stream that is forgotten before its end"));
         }
-        stream.update = Update::None;
         self.wake(id);
         self.forget_if_over(id);
         Ok(())
@@ -297,6 +296,12 @@ impl Resumption {
     /// Whether our list, or the rest of it, is to be sent before anything else.
     pub fn is_list_due(&self) -> bool {
         !matches!(self.ours, OurList::None)
+    }
+
+    /// Whether the peer's list is on its way.
+    #[cfg(test)]
+    pub fn reads_list(&self) -> bool {
+        matches!(self.theirs, TheirList::Reading(_))
     }
 
     /// The attachment that works has carried something: what the candidates say of it may be out of date.

@@ -243,7 +243,11 @@ impl SendHalf {
         if bytes > self.sent {
             return false;
         }
-        self.end_acknowledged |= ended;
+        if ended {
+            self.end_acknowledged = true;
+            // It may have been about to leave again. A RESET after it must.
+            self.end_due &= self.replaced_fin;
+        }
         self.limit = self.limit.max(limit);
         self.forget_until(bytes);
         true

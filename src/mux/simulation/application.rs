@@ -34,9 +34,10 @@ fn written(stream: StreamId, side: usize, from: u64, length: usize) -> Bytes {
     (from..from + length as u64).map(|offset| pattern(stream, side, offset)).collect()
 }
 
-/// What the opening of a stream says.
+/// What the opening of a stream says: a little, or more than a small message holds.
 fn details(stream: u64) -> Bytes {
-    Bytes::from(format!("[{stream}]"))
+    let length = if stream % 16 < 2 { 300 } else { 1 };
+    Bytes::from(format!("[{stream:length$}]"))
 }
 
 impl Simulation {
@@ -164,8 +165,18 @@ impl Simulation {
         {
             peer.mux.consume(self.now, id, length);
         }
-        if application.ended && application.finished && application.unconsumed.is_empty() {
-            self.release(side, id);
+        if application.ended && application.finished && application.unconsumed.is_empty() && !application.awaits_room {
+            self.leave(side, id);
+        }
+    }
+
+    /// Everything is read and written. Every other application lets go only when the peer has it.
+    fn leave(&mut self, side: usize, id: StreamId) {
+        let waits = id.0 % 4 < 2;
+        match if waits { self.peers[side].mux.is_delivered(id) } else { Ok(true) } {
+            Ok(true) => self.release(side, id),
+            Ok(false) => self.application(side, id).awaits_room = true,
+            Err(error) => self.failed(side, id, error),
         }
     }
 

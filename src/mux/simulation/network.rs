@@ -83,8 +83,10 @@ pub struct Counts {
     pub resumptions: u64,
     pub moves: u64,
     pub refused: u64,
-    /// Messages that a second message of a list followed.
+    /// Lists that were begun.
     pub lists: u64,
+    /// Messages in the midst of a list.
+    pub parts: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -94,6 +96,7 @@ impl std::ops::AddAssign for Counts {
         self.moves += other.moves;
         self.refused += other.refused;
         self.lists += other.lists;
+        self.parts += other.parts;
     }
 }
 
@@ -162,12 +165,10 @@ impl Simulation {
         true
     }
 
-    /// One end closes an attachment: what it sent may still arrive, and it hears no more.
+    /// One end closes an attachment: what is on its way may still arrive at either end.
     fn close(&mut self, side: usize, attempt: u64) {
         let at = self.now + self.delay();
-        let Some(attachment) = self.network.attachments.get_mut(&attempt) else { return };
-        attachment.lanes[side].items.clear();
-        if !attachment.ended {
+        if self.network.attachments.get(&attempt).is_some_and(|attachment| !attachment.ended) {
             self.end_lane(attempt, 1 - side, at);
         }
     }
@@ -255,8 +256,12 @@ impl Simulation {
     }
 
     fn handle(&mut self, side: usize, message: Bytes) {
-        self.network.counts.lists +=
-            u64::from(matches!(TunnelFrame::decode(&mut message.clone()), Ok(TunnelFrame::Resume { .. })));
+        let counts = &mut self.network.counts;
+        match TunnelFrame::decode(&mut message.clone()) {
+            Ok(TunnelFrame::Resume { .. }) => counts.lists += 1,
+            Ok(_) if self.peers[side].mux.resumption.reads_list() => counts.parts += 1,
+            _ => {}
+        }
         let result = self.peers[side].mux.handle_message(self.now, message);
         assert_eq!(result, Ok(()), "of {}", ["the server", "the client"][side]);
     }
@@ -270,10 +275,10 @@ impl Simulation {
         }
         end.newest = attempt;
         let (before, moving) = (end.present.replace(attempt), end.moving.take());
-        let older: Vec<u64> = end.candidates.range(..attempt).map(|(&older, _)| older).collect();
-        older.iter().for_each(|older| drop(end.candidates.remove(older)));
+        let later = end.candidates.split_off(&attempt);
+        let older = std::mem::replace(&mut end.candidates, later);
         let moved_away = std::mem::take(&mut end.moved_away);
-        older.into_iter().for_each(|older| self.close(side, older));
+        older.into_keys().for_each(|older| self.close(side, older));
         match before {
             Some(from) if moves => {
                 self.network.counts.moves += 1;
