@@ -192,7 +192,7 @@ impl Port {
 
     /// Runs until it is over or everything stops.
     fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
-        let span = info_span!("tunnel", port = %self.parameters.mark);
+        let span = info_span!(parent: None, "tunnel", port = %self.parameters.mark);
         let stop = self.stop.clone();
         self.tasks.spawn(
             async move {

@@ -187,7 +187,11 @@ impl Shared {
         self.standing.send_replace(Standing::Lost { since: now, why: why.clone() });
         self.unlock(state, effects);
         self.port.commons.counts.lost.add(1);
-        warn!(tunnel = %self.id, carried_s, streams, "the tunnel lost its link and waits for another: {why}");
+        if streams == 0 {
+            info!(tunnel = %self.id, carried_s, "the tunnel lost its link and waits for another: {why}");
+        } else {
+            warn!(tunnel = %self.id, carried_s, streams, "the tunnel lost its link and waits for another: {why}");
+        }
     }
 
     /// The time of the driver's deadline has come.

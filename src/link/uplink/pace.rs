@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use crate::link::backoff::Backoff;
 
-/// The first wait after failed attempts is at most this long: short, because most cuts are over at once.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// A wait after failed attempts is drawn below this, or below a part of the time that has failed, whichever is longer: a master that was killed
+/// is back within a second or two, most of the time, and every moment of it is felt.
+const FIRST_WAIT: Duration = Duration::from_millis(150);
+
+/// The part, as a divisor. The next attempt comes an eighth later, on average.
+const PART_OF_FAILING: u32 = 4;
 
 /// No wait is longer while what the links carried is kept at both ends: it would be lost to a long wait.
 const LONGEST_WAIT_WHILE_KEPT: Duration = Duration::from_secs(5);
@@ -22,8 +26,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// What is waited beside the backoff when somebody has to change something first, at either end.
 const MENDING_WAIT: Duration = Duration::from_secs(5);
 
-/// Attempts at once that a second of a link's life earns: a path that cuts twice a second is still bridged.
-const EARNED_EACH_SECOND: f64 = 2.0;
+/// Attempts at once that a second of a link's life earns: a path that cuts four times a second is still bridged.
+const EARNED_EACH_SECOND: f64 = 4.0;
 
 /// Attempts at once that are kept, and that there are in the beginning.
 const KEPT_ATTEMPTS: f64 = 10.0;
@@ -67,7 +71,7 @@ impl Pace {
     pub(super) fn ended(&mut self, master: usize, lived: Duration) -> Next {
         self.at_once = (self.at_once + lived.as_secs_f64() * EARNED_EACH_SECOND).min(KEPT_ATTEMPTS);
         if self.at_once < 1.0 {
-            return self.failed(master, true, Duration::ZERO);
+            return self.next_after(master, |pace| pace.backoff.next_wait_below(LONGEST_WAIT_WHILE_KEPT));
         }
         self.at_once -= 1.0;
         self.begin_round();
@@ -81,9 +85,18 @@ impl Pace {
         Next { master: self.after(master), wait }
     }
 
-    /// An attempt at `master` has failed; `retryable` when it may succeed without anybody's change. There has been no link for `linkless`.
-    pub(super) fn failed(&mut self, master: usize, retryable: bool, linkless: Duration) -> Next {
+    /// An attempt at `master` has failed; `retryable` when it may succeed without anybody's change. None has succeeded for as long as `failing`.
+    pub(super) fn failed(&mut self, master: usize, retryable: bool, failing: Duration) -> Next {
         self.hopeless &= !retryable;
+        self.next_after(master, |pace| {
+            let most = if failing < KEPT { LONGEST_WAIT_WHILE_KEPT } else { LONGEST_WAIT };
+            let wait = (failing / PART_OF_FAILING).clamp(FIRST_WAIT, most).mul_f64(fastrand::f64());
+            if pace.hopeless { LONGEST_WAIT.min(wait + MENDING_WAIT) } else { wait }
+        })
+    }
+
+    /// The master after this one; with a wait when all of them have failed.
+    fn next_after(&mut self, master: usize, wait: impl FnOnce(&mut Self) -> Duration) -> Next {
         if let Some(failed) = self.failed.get_mut(master) {
             *failed = true;
         }
@@ -91,11 +104,7 @@ impl Pace {
         if self.failed.get(next) == Some(&false) {
             return Next { master: next, wait: at_once() };
         }
-        let most = if linkless < KEPT { LONGEST_WAIT_WHILE_KEPT } else { LONGEST_WAIT };
-        let mut wait = self.backoff.next_wait_below(most);
-        if self.hopeless {
-            wait = LONGEST_WAIT.min(wait + MENDING_WAIT);
-        }
+        let wait = wait(self);
         self.begin_round();
         Next { master: next, wait }
     }
@@ -180,6 +189,13 @@ mod tests {
             all += next.wait;
         }
         assert!(all > 50 * SECOND, "a hundred links in {all:?}");
+    }
+
+    #[test]
+    fn a_master_that_is_away_for_half_a_second_is_found_again_at_once() {
+        let mut pace = Pace::new(1);
+        let waits: Vec<Duration> = (0..100).map(|_| pace.failed(0, true, SECOND / 2).wait).collect();
+        assert!(waits.iter().all(|wait| *wait <= FIRST_WAIT), "{waits:?}");
     }
 
     #[test]

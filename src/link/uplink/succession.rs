@@ -101,8 +101,8 @@ pub(super) struct Succession<R, W> {
     old: Option<Standing>,
     pace: Pace,
     lifetimes: Vec<Lifetimes>,
-    /// Since when there has been no link, while there is none.
-    linkless: Instant,
+    /// Since when every attempt has failed, if the last one did.
+    failing: Option<Instant>,
     /// Whether another link of this process has been found at the same master: two of its addresses are in the list, and links of them have to
     /// stand beside each other.
     shares: bool,
@@ -124,7 +124,7 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
             old: None,
             pace: Pace::new(masters),
             lifetimes: (0..masters).map(|_| Lifetimes::default()).collect(),
-            linkless: Instant::now(),
+            failing: None,
             shares: false,
         }
     }
@@ -217,6 +217,7 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     /// The next link stands.
     fn joined(&mut self, epoch: u64) {
         let Some(mut link) = self.next.take_if(|next| next.epoch == epoch) else { return };
+        self.failing = None;
         let took_ms = link.since.elapsed().as_millis() as u64;
         link.since = Instant::now();
         link.replace_at = self.replace_after(link.master).map(|age| link.since + age);
@@ -303,9 +304,9 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
             Outcome::Join(error) => error.is_retryable(),
             _ => true,
         };
-        let linkless = if self.current.is_some() { Duration::ZERO } else { self.linkless.elapsed() };
+        let failing = self.failing.get_or_insert_with(Instant::now).elapsed();
         let failed = self.name(next.master);
-        let Next { master, wait } = self.pace.failed(next.master, retryable, linkless);
+        let Next { master, wait } = self.pace.failed(next.master, retryable, failing);
         log_failure(&failed, &outcome, wait);
         self.plan = Some(Plan { at: Instant::now() + wait, master, why: next.why });
     }
@@ -313,7 +314,6 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     /// The link in use has ended.
     fn lost(&mut self, current: Standing, outcome: Outcome) {
         let Outcome::Link { why, lived, idle } = outcome else { return };
-        self.linkless = Instant::now();
         let by_the_path = !current.going && matches!(why, LinkEnd::Lost(_) | LinkEnd::PeerClosed);
         self.learn(current.master, |lifetimes| if by_the_path { lifetimes.cut(lived, idle) } else { lifetimes.lived(lived) });
         let superseded = matches!(&why, LinkEnd::PeerError(notice) if notice.code == Code::Superseded);

@@ -148,7 +148,7 @@ fn a_half_close_survives_cuts_in_both_directions() {
 #[test]
 fn many_short_connections_during_cuts_are_all_served() {
     let digest = services::digest_after_end();
-    let lab = Lab::with_service(digest.address(), json!({"hold_timeout": "30s"}));
+    let lab = Lab::with_service(digest.address(), json!({}));
     let saboteur = Saboteur::cutting(&lab.paths(), Duration::from_millis(150), 1);
     let mut served = 0;
     while saboteur.cuts() < 12 {

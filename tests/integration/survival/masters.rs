@@ -118,6 +118,7 @@ fn eight_streams_survive_the_death_of_whichever_of_two_masters_is_in_use() {
     let load = Load::start(tunnel.local("load"), pace().length);
     let mut killed = Vec::new();
     while let Some(used) = in_use(&paths, &load) {
+        pause_while_running(&load, pace().period);
         [&mut tunnel.master, &mut second][used].kill();
         killed.push(used);
         // The roles have moved when the other one carries the transfer.
