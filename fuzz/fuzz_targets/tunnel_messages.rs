@@ -1,5 +1,5 @@
 //! Any sequence of tunnel messages, to a server that has a stream open and reads: it goes on or ends the tunnel, and holds no more
-//! than its window.
+//! than its window. An empty message is a new attachment.
 #![no_main]
 
 use std::time::Instant;
@@ -21,6 +21,12 @@ fuzz_target!(|messages: Vec<Vec<u8>>| {
     let own = mux.open(Bytes::new());
     let _ = mux.write(own, Bytes::from_static(b"hello"));
     for message in messages {
+        if message.is_empty() {
+            let mut list = BytesMut::new();
+            mux.write_resume(&mut list, 64);
+            assert!(list.len() <= 64);
+            mux.resume(now);
+        }
         if mux.handle_message(now, Bytes::from(message)).is_err() {
             return;
         }

@@ -23,7 +23,7 @@ impl Mux {
         stream
     }
 
-    /// How many bytes [`Mux::write`] takes now. 0 means to wait for [`Event::Writable`].
+    /// How many bytes [`Mux::write`] takes now. 0 means to wait for [`Event::Writable`](super::Event::Writable).
     ///
     /// # Errors
     /// When the stream was reset or finished, or is unknown.
@@ -64,7 +64,7 @@ impl Mux {
         self.end(id, End::Fin);
     }
 
-    /// Whether the peer has everything that was written, the end included. When not, an [`Event::Writable`] will say when to ask again.
+    /// Whether the peer has everything that was written, the end included. When not, an [`Event::Writable`](super::Event::Writable) will say when to ask again.
     ///
     /// # Errors
     /// When the stream was reset, or is unknown.

@@ -10,7 +10,8 @@
 //! `Σ (received − consumed)` over the streams, and equals what the tunnel's window counts (checked after each operation in debug builds).
 //!
 //! # What is kept
-//! What was sent stays until the peer says it has it, so that it can be sent again on another channel: see `resume`.
+//! What was sent stays until the peer says it has it, so that it can be sent again on another channel. The owner says when one channel takes the place
+//! of another ([`Mux::write_resume`], [`Mux::resume`]); while there is none, it does not ask for messages, and the rest goes on.
 
 #![cfg_attr(
     not(test),
@@ -22,6 +23,8 @@ mod byte_queue;
 mod error;
 mod frame;
 mod load;
+#[cfg(test)]
+mod malice_tests;
 mod opening;
 mod receive;
 mod resume;

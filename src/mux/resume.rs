@@ -93,6 +93,12 @@ impl Mux {
         self.resumption.candidates.add(whole);
     }
 
+    /// All candidates that [`Mux::write_resume`] was called for are gone, and none of them will take over: the list of the next one counts alone.
+    /// Without this nothing is wrong, but what those carried is taken for what the next one carries, and the list is sent again in vain.
+    pub fn drop_candidates(&mut self) {
+        self.resumption.candidates = Candidates::default();
+    }
+
     /// Appends the PING that another candidate sends first, one of a new tunnel or of a move.
     pub fn write_ping(&mut self, now: Instant, out: &mut BytesMut) {
         TunnelFrame::Ping { token: self.round_trip.ping(now) }.encode(out);

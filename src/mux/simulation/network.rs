@@ -199,6 +199,9 @@ impl Simulation {
             Item::Moved => self.moved(side, attempt),
             Item::Closed => self.closed(side, attempt),
         }
+        if self.network.ends[side].candidates.is_empty() && self.rng.bool() {
+            self.peers[side].mux.drop_candidates();
+        }
         self.network
             .attachments
             .retain(|_, attachment| !attachment.ended || attachment.lanes.iter().any(|lane| !lane.items.is_empty()));
