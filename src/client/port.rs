@@ -98,6 +98,15 @@ struct Held {
     wished_on: Vec<u64>,
 }
 
+/// What a tunnel is to be attached again for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// The newest link does not carry it.
+    AnotherLink,
+    /// The server's link is to be closed: the newest link has to carry it by a new channel.
+    AnotherChannel,
+}
+
 type Outcome = oneshot::Receiver<Result<attach::Outcome, AttachError>>;
 
 /// A wish that has been put to a link.
@@ -167,7 +176,7 @@ impl Port {
         }
         let tunnels: Vec<Tunnel> = state.tunnels.iter().map(|held| held.tunnel.clone()).collect();
         drop(state);
-        tunnels.iter().for_each(|tunnel| self.attach_again(tunnel));
+        tunnels.iter().for_each(|tunnel| self.attach_again(tunnel, Need::AnotherLink));
         self.have_one();
     }
 
@@ -277,6 +286,12 @@ impl Port {
         }
         match outcome {
             Ok(Ok(attach::Outcome::Resumed)) => return,
+            Ok(Ok(attach::Outcome::New(new, age))) if new.instance() != tunnel.instance() => {
+                // Not the process that was asked for: what it does not know says nothing of the tunnel.
+                self.adopt(new, age);
+                tokio::time::sleep(RESUME_PATIENCE).await;
+                return self.attach_again(tunnel, Need::AnotherLink);
+            }
             Ok(Ok(attach::Outcome::New(new, age))) => {
                 warn!(tunnel = %tunnel.id(), "the server does not know the tunnel any more: its connections are reset");
                 tunnel.end(ResetCode::Cancelled, Notice::new(Code::PeerLost, "the server does not know the tunnel any more"));
@@ -288,7 +303,7 @@ impl Port {
         }
         if !link.is_over() {
             tokio::time::sleep(FIRST_WAIT.mul_f64(fastrand::f64())).await;
-            self.attach_again(tunnel);
+            self.attach_again(tunnel, Need::AnotherLink);
         }
     }
 }
@@ -330,14 +345,14 @@ impl Port {
                     if matches!(why.code, Code::Seal | Code::Protocol | Code::FlowControl | Code::Handshake) {
                         tokio::time::sleep(RESUME_PATIENCE).await;
                     }
-                    self.attach_again(&tunnel);
+                    self.attach_again(&tunnel, Need::AnotherLink);
                     self.lose_patience();
                 }
                 Standing::Begun => {}
             }
             tokio::select! {
                 changed = standing.changed() => if changed.is_err() { break },
-                changed = asked.changed() => if changed.is_ok() { self.attach_again(&tunnel) },
+                changed = asked.changed() => if changed.is_ok() { self.attach_again(&tunnel, Need::AnotherChannel) },
                 _ = checks.tick() => self.end_if_empty(&tunnel),
             }
         }
@@ -368,12 +383,13 @@ impl Port {
     }
 
     /// Sees to it that the newest link carries the tunnel.
-    fn attach_again(self: &Arc<Self>, tunnel: &Tunnel) {
+    fn attach_again(self: &Arc<Self>, tunnel: &Tunnel, need: Need) {
         let mut state = self.state();
         let Some(link) = state.newest_up().filter(|_| !state.is_ending && tunnel.notice().is_none()) else { return };
         let held = state.tunnels.iter().find(|held| held.tunnel.id() == tunnel.id());
         let is_wished = held.is_none_or(|held| held.wished_on.contains(&link.number));
-        if is_wished || tunnel.is_attached_through(&link.outbox) {
+        let is_met = need == Need::AnotherLink && tunnel.is_attached_through(&link.outbox);
+        if is_wished || is_met {
             return;
         }
         let frame = self.wish_again(&mut state, tunnel, &link);

@@ -1,7 +1,10 @@
 //! The client's side of its links: every port gets to know each of them, and is given what the master says.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,12 +23,17 @@ use crate::{
 /// When no server of any port has been met at a master for this long, the next master of the list is asked. Longer each time, up to the last.
 const MEETING_WAITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(60);
 
+/// How often it is looked whether one is met.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The client as its links see it.
 pub struct Visitor {
     ports: Vec<Arc<Port>>,
     mover: Mover,
     /// How long a server is waited for at the next master.
     patience: Arc<Mutex<Duration>>,
+    /// Counts the links that stood.
+    links: Arc<AtomicU64>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -34,23 +42,36 @@ impl Visitor {
     /// A visitor without a link. Its tasks run on `tasks` and end when `stop` is cancelled.
     pub fn new(ports: Vec<Arc<Port>>, mover: Mover, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
         let patience = Arc::new(Mutex::new(*MEETING_WAITS.start()));
-        Visitor { ports, mover, patience, tasks: tasks.clone(), stop: stop.clone() }
+        Visitor { ports, mover, patience, links: Arc::default(), tasks: tasks.clone(), stop: stop.clone() }
     }
 
-    /// Asks for another master when nobody is met at this one.
+    /// Asks for another master whenever nobody is met at this one for a while, as long as its link is the newest.
     fn meet_or_move_on(&self, outbox: &Arc<Outbox>) {
-        let (ports, mover, outbox, patience) =
-            (self.ports.clone(), self.mover.clone(), Arc::clone(outbox), Arc::clone(&self.patience));
+        let link = self.links.fetch_add(1, Ordering::Relaxed) + 1;
+        let (ports, mover, outbox) = (self.ports.clone(), self.mover.clone(), Arc::clone(outbox));
+        let (patience, links) = (Arc::clone(&self.patience), Arc::clone(&self.links));
+        let watched = async move {
+            let mut alone = Duration::ZERO;
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if outbox.ended().is_some() || links.load(Ordering::Relaxed) != link {
+                    return;
+                }
+                let mut patience = patience.lock().unwrap_or_else(PoisonError::into_inner);
+                if ports.iter().any(|port| port.is_attached_through(&outbox)) {
+                    (alone, *patience) = (Duration::ZERO, *MEETING_WAITS.start());
+                    continue;
+                }
+                alone += LOOK;
+                if alone >= *patience {
+                    (alone, *patience) = (Duration::ZERO, patience.saturating_mul(2).min(*MEETING_WAITS.end()));
+                    mover.move_on();
+                }
+            }
+        };
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            let wait = *patience.lock().unwrap_or_else(PoisonError::into_inner);
-            tokio::select! { () = tokio::time::sleep(wait) => {}, () = stop.cancelled() => return }
-            let met = ports.iter().any(|port| port.is_attached_through(&outbox));
-            let next = if met { *MEETING_WAITS.start() } else { wait.saturating_mul(2).min(*MEETING_WAITS.end()) };
-            *patience.lock().unwrap_or_else(PoisonError::into_inner) = next;
-            if !met && outbox.ended().is_none() {
-                mover.move_on();
-            }
+            tokio::select! { () = watched => {}, () = stop.cancelled() => {} }
         });
     }
 }
