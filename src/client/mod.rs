@@ -8,6 +8,7 @@ mod port;
 #[cfg(test)]
 mod tests;
 mod visitor;
+mod wish;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

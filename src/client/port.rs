@@ -8,65 +8,29 @@
 //! ```
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, info, info_span, warn};
 
+use super::wish::PortLink;
 use crate::{
-    frame::{AttachHeader, Code, Frame, Notice},
-    link::{Outbox, backoff::Backoff},
-    tunnel::{
-        PortParameters, ResetCode, Standing, Tunnel,
-        attach::{self, AttachError, Wish},
-    },
+    frame::{Code, Frame, Notice},
+    link::Outbox,
+    tunnel::{PortParameters, ResetCode, Standing, Tunnel},
 };
 
-/// The first wait before a wish that failed is made again; most of the time the server went, and the next one waits at the master until it is
-/// back.
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-
-/// No wait is longer.
-const LONGEST_WAIT: Duration = Duration::from_secs(15);
-
 /// A tunnel that is not back after this long is not waited for alone (PROTOCOL 12, `RESUME_PATIENCE`).
-const RESUME_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const RESUME_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a move is complete; it takes about a round trip.
+const MOVE_CHECK: Duration = Duration::from_millis(20);
 
 /// How often it is looked whether a tunnel that takes no new streams has any left.
 const EMPTY_CHECK: Duration = Duration::from_secs(5);
-
-/// A link of the client, as its ports use it.
-#[derive(Clone)]
-pub struct PortLink {
-    outbox: Arc<Outbox>,
-    /// Counts links: the newest has the largest.
-    number: u64,
-    /// The next channel number.
-    channels: Arc<AtomicU32>,
-}
-
-impl PortLink {
-    /// A link that is being established.
-    pub fn new(outbox: &Arc<Outbox>) -> Self {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let number = LAST.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        PortLink { outbox: Arc::clone(outbox), number, channels: Arc::default() }
-    }
-
-    fn is_over(&self) -> bool {
-        self.outbox.ended().is_some()
-    }
-
-    fn next_channel(&self) -> u32 {
-        self.channels.fetch_add(1, Ordering::Relaxed)
-    }
-}
 
 /// A port of the client.
 pub struct Port {
@@ -74,46 +38,41 @@ pub struct Port {
     state: Mutex<State>,
     /// The tunnel that takes new streams, while something carries it.
     ready: watch::Sender<Option<Tunnel>>,
-    tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
     stop: CancellationToken,
 }
 
+/// What changes.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// Links that stand or begin, the newest last.
     links: Vec<(PortLink, IsUp)>,
     /// Tunnels that are not over; the last one takes new streams.
-    tunnels: Vec<Held>,
+    pub(super) tunnels: Vec<Held>,
     /// The channel on which a new tunnel is wished for.
-    new_wish: Option<(PortLink, u32)>,
+    pub(super) new_wish: Option<(PortLink, u32)>,
     /// The client ends: nothing is wished for any more.
-    is_ending: bool,
+    pub(super) is_ending: bool,
 }
 
 type IsUp = bool;
 
-struct Held {
-    tunnel: Tunnel,
+/// A tunnel of the port.
+pub(super) struct Held {
+    pub(super) tunnel: Tunnel,
     /// The numbers of the links on which it is wished for.
-    wished_on: Vec<u64>,
+    pub(super) wished_on: Vec<u64>,
+    /// It has to be attached again once what is under way is done.
+    pub(super) is_due_again: bool,
 }
 
 /// What a tunnel is to be attached again for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
+pub(super) enum Need {
     /// The newest link does not carry it.
     AnotherLink,
     /// The server's link is to be closed: the newest link has to carry it by a new channel.
     AnotherChannel,
-}
-
-type Outcome = oneshot::Receiver<Result<attach::Outcome, AttachError>>;
-
-/// A wish that has been put to a link.
-struct Wished {
-    frame: Frame,
-    outcome: Outcome,
-    link: PortLink,
 }
 
 impl Port {
@@ -162,7 +121,9 @@ impl Port {
         if tunnels.is_empty() {
             return self.wish_for_new(&mut state, link).into_iter().collect();
         }
-        let frames = tunnels.iter().filter_map(|tunnel| self.wish_again(&mut state, tunnel, link)).collect();
+        // One that is moving is wished for when it has moved, and the link stands.
+        let still = tunnels.iter().filter(|tunnel| !tunnel.is_moving());
+        let frames = still.filter_map(|tunnel| self.wish_again(&mut state, tunnel, link)).collect();
         drop(state);
         self.lose_patience();
         frames
@@ -195,12 +156,12 @@ impl Port {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs until it is over or everything stops.
-    fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         let span = info_span!(parent: None, "tunnel", port = %self.parameters.mark);
         let stop = self.stop.clone();
         self.tasks.spawn(
@@ -211,112 +172,13 @@ impl Port {
         );
     }
 
-    /// Wishes for a new tunnel; its outcome is followed.
-    fn wish_for_new(self: &Arc<Self>, state: &mut State, link: &PortLink) -> Option<Frame> {
-        let channel = link.next_channel();
-        let wish = attach::wish(&self.parameters, &link.outbox, channel, &self.tasks);
-        let Wished { frame, outcome, link } = self.put(wish, link, channel, None)?;
-        state.new_wish = Some((link.clone(), channel));
-        let port = Arc::clone(self);
-        self.spawn(async move { port.follow_new(outcome, link, channel).await });
-        Some(frame)
-    }
-
-    /// Wishes for a tunnel to go on; the outcome is followed.
-    fn wish_again(self: &Arc<Self>, state: &mut State, tunnel: &Tunnel, link: &PortLink) -> Option<Frame> {
-        let held = state.tunnels.iter_mut().find(|held| held.tunnel.id() == tunnel.id())?;
-        let channel = link.next_channel();
-        let wish = attach::wish_again(tunnel, tunnel.is_attached(), &link.outbox, channel, &self.tasks);
-        let Wished { frame, outcome, link } = self.put(wish, link, channel, Some(tunnel))?;
-        held.wished_on.push(link.number);
-        let (port, tunnel) = (Arc::clone(self), tunnel.clone());
-        self.spawn(async move { port.follow_again(&tunnel, outcome, &link).await });
-        Some(frame)
-    }
-
-    /// Opens the channel of a wish. Fails when the link has ended; then the next one begins anew.
-    fn put(&self, wish: Result<Wish, AttachError>, link: &PortLink, channel: u32, tunnel: Option<&Tunnel>) -> Option<Wished> {
-        let wish = wish.inspect_err(|error| error!("cannot begin an attachment: {error}")).ok()?;
-        link.outbox.open(channel, wish.lane).ok()?;
-        let header = AttachHeader { port: self.parameters.keys.id, instance: tunnel.map(Tunnel::instance) };
-        let frame = Frame::Attach { channel, header, message: wish.message };
-        Some(Wished { frame, outcome: wish.outcome, link: link.clone() })
-    }
-
-    async fn follow_new(self: Arc<Self>, mut outcome: Outcome, link: PortLink, mut channel: u32) {
-        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        loop {
-            let wait = match (&mut outcome).await {
-                Ok(Ok(attach::Outcome::New(tunnel, age))) => {
-                    self.forget_new_wish(&link, channel);
-                    return self.adopt(tunnel, age);
-                }
-                Ok(Ok(attach::Outcome::Resumed)) | Err(_) => return self.forget_new_wish(&link, channel),
-                Ok(Err(error)) => {
-                    log_failure(&error);
-                    if error.is_retryable() { backoff.next_wait() } else { LONGEST_WAIT }
-                }
-            };
-            if link.is_over() {
-                return self.forget_new_wish(&link, channel);
-            }
-            tokio::time::sleep(wait).await;
-            let mut state = self.state();
-            let is_this = |(on, wished): &(PortLink, u32)| on.number == link.number && *wished == channel;
-            if state.is_ending || !state.new_wish.as_ref().is_some_and(is_this) {
-                return;
-            }
-            channel = link.next_channel();
-            let wish = attach::wish(&self.parameters, &link.outbox, channel, &self.tasks);
-            let Some(wished) = self.put(wish, &link, channel, None) else {
-                state.new_wish = None;
-                return;
-            };
-            state.new_wish = Some((link.clone(), channel));
-            drop(state);
-            link.outbox.control(&wished.frame);
-            outcome = wished.outcome;
-        }
-    }
-
-    async fn follow_again(self: Arc<Self>, tunnel: &Tunnel, outcome: Outcome, link: &PortLink) {
-        let outcome = outcome.await;
-        if let Some(held) = self.state().tunnels.iter_mut().find(|held| held.tunnel.id() == tunnel.id()) {
-            held.wished_on.retain(|&number| number != link.number);
-        }
-        match outcome {
-            Ok(Ok(attach::Outcome::Resumed)) => return,
-            Ok(Ok(attach::Outcome::New(new, age))) if new.instance() != tunnel.instance() => {
-                // Not the process that was asked for: what it does not know says nothing of the tunnel.
-                self.adopt(new, age);
-                tokio::time::sleep(RESUME_PATIENCE).await;
-                return self.attach_again(tunnel, Need::AnotherLink);
-            }
-            Ok(Ok(attach::Outcome::New(new, age))) => {
-                warn!(tunnel = %tunnel.id(), "the server does not know the tunnel any more: its connections are reset");
-                tunnel.end(ResetCode::Cancelled, Notice::new(Code::PeerLost, "the server does not know the tunnel any more"));
-                return self.adopt(new, age);
-            }
-            Ok(Err(error)) if link.is_over() => return debug!("not attached again: {error}"),
-            Ok(Err(error)) => log_failure(&error),
-            Err(_) => {}
-        }
-        if !link.is_over() {
-            tokio::time::sleep(FIRST_WAIT.mul_f64(fastrand::f64())).await;
-            self.attach_again(tunnel, Need::AnotherLink);
-        }
-    }
-}
-
-/// Tunnels.
-impl Port {
     /// Takes a new tunnel in.
-    fn adopt(self: &Arc<Self>, tunnel: Tunnel, age: Duration) {
+    pub(super) fn adopt(self: &Arc<Self>, tunnel: Tunnel, age: Duration) {
         let mut state = self.state();
         let needless = state.is_ending || state.tunnels.last().is_some_and(|held| held.tunnel.is_attached());
         let older: Vec<Tunnel> = state.tunnels.iter().map(|held| held.tunnel.clone()).collect();
         if !needless {
-            state.tunnels.push(Held { tunnel: tunnel.clone(), wished_on: Vec::new() });
+            state.tunnels.push(Held { tunnel: tunnel.clone(), wished_on: Vec::new(), is_due_again: false });
         }
         drop(state);
         if needless {
@@ -383,20 +245,37 @@ impl Port {
     }
 
     /// Sees to it that the newest link carries the tunnel.
-    fn attach_again(self: &Arc<Self>, tunnel: &Tunnel, need: Need) {
+    pub(super) fn attach_again(self: &Arc<Self>, tunnel: &Tunnel, need: Need) {
         let mut state = self.state();
         let Some(link) = state.newest_up().filter(|_| !state.is_ending && tunnel.notice().is_none()) else { return };
-        let held = state.tunnels.iter().find(|held| held.tunnel.id() == tunnel.id());
-        let is_wished = held.is_none_or(|held| held.wished_on.contains(&link.number));
-        let is_met = need == Need::AnotherLink && tunnel.is_attached_through(&link.outbox);
-        if is_wished || is_met {
+        let Some(held) = state.tunnels.iter_mut().find(|held| held.tunnel.id() == tunnel.id()) else { return };
+        if held.wished_on.contains(&link.number) {
+            held.is_due_again |= need == Need::AnotherChannel;
             return;
+        }
+        if need == Need::AnotherLink && tunnel.is_attached_through(&link.outbox) {
+            return;
+        }
+        if tunnel.is_moving() {
+            drop(state);
+            return self.attach_when_moved(tunnel, need);
         }
         let frame = self.wish_again(&mut state, tunnel, &link);
         drop(state);
         if let Some(frame) = frame {
             link.outbox.control(&frame);
         }
+    }
+
+    /// Two moves at a time would end in a pause.
+    fn attach_when_moved(self: &Arc<Self>, tunnel: &Tunnel, need: Need) {
+        let (port, tunnel) = (Arc::clone(self), tunnel.clone());
+        self.spawn(async move {
+            while tunnel.is_moving() {
+                tokio::time::sleep(MOVE_CHECK).await;
+            }
+            port.attach_again(&tunnel, need);
+        });
     }
 
     /// Wishes for a new tunnel, if nothing carries the port's own after a while.
@@ -424,10 +303,6 @@ impl Port {
         let Some((link, channel)) = state.new_wish.take_if(|_| is_current) else { return };
         drop(state);
         link.outbox.close(channel, &Notice::new(Code::Cancelled, ""));
-    }
-
-    fn forget_new_wish(&self, link: &PortLink, channel: u32) {
-        self.state().new_wish.take_if(|(on, wished)| on.number == link.number && *wished == channel);
     }
 
     /// A tunnel beside the port's own is kept for the streams that it still has.
@@ -473,15 +348,5 @@ fn give_up_if_replaced(older: &Tunnel, new: &Tunnel, age: Duration) {
     if older.instance() != new.instance() && since.elapsed() > age {
         warn!(tunnel = %older.id(), "the server was restarted: the connections of before are reset");
         older.end(ResetCode::Cancelled, Notice::new(Code::PeerLost, "the server was restarted"));
-    }
-}
-
-fn log_failure(error: &AttachError) {
-    match error {
-        AttachError::Closed(notice) if matches!(notice.code, Code::PeerLost | Code::Cancelled | Code::Superseded) => {
-            debug!("not attached: {error}");
-        }
-        AttachError::Closed(_) | AttachError::Superseded => warn!("not attached: {error}"),
-        _ => error!("not attached: {error}"),
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
-use super::port::{Port, PortLink};
+use super::{port::Port, wish::PortLink};
 use crate::{
     frame::{Code, Frame, Notice, Terms},
     link::{

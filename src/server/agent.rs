@@ -18,6 +18,9 @@ use crate::{
     tunnel::{ResetCode, Tunnel, attach},
 };
 
+/// How often the clients on a link that retires are asked to move: the answer takes them some round trips.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+
 /// The server as its links see it.
 #[derive(Clone)]
 pub struct Agent {
@@ -242,7 +245,17 @@ impl LinkedRole for Agent {
     }
 
     fn retiring(&self, outbox: &Arc<Outbox>) {
-        self.tunnels.all().iter().for_each(|tunnel| tunnel.leave(outbox));
+        let (tunnels, outbox, stop) = (self.tunnels.clone(), Arc::clone(outbox), self.stop.clone());
+        // More than once: an ATTACH may have been on its way here.
+        let asked = async move {
+            while outbox.ended().is_none() {
+                tunnels.all().iter().for_each(|tunnel| tunnel.leave(&outbox));
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        };
+        self.tasks.spawn(async move {
+            tokio::select! { () = asked => {}, () = stop.cancelled() => {} }
+        });
     }
 
     fn joined(&self, _outbox: &Arc<Outbox>, terms: &Terms) {

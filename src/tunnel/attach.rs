@@ -1,27 +1,19 @@
-//! Binding a tunnel to a channel: the handshake, and then sealing in both directions. An attachment is the channel's [`Lane`].
-//!
-//! ```text
-//!  client:  Offered ──answer──► Attached: candidate ──peer's first message opens──► it takes the tunnel over ──closed──► Over
-//!              └──refused, closed, does not open──► Over                                       ▲
-//!  server:                      Attached: candidate (answer first) ─────────────────────────────┘
-//!                               Refusing ──answer sent──► Over
-//! ```
-//! A candidate says its own first message at once, and touches nothing of the tunnel before the peer's has opened (PROTOCOL 7.5, 10.3).
+//! The handshake that binds a tunnel to a channel, a new one or one that goes on: what the client offers, and what the server answers. What
+//! comes of it is an [`Attachment`].
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::task::TaskTracker;
 
+pub use super::attachment::Attachment;
 use super::{
     PortParameters, Tunnel,
+    attachment::{Attached, Claim},
     binding::Manner,
     offer::{Answer, Grant, Methods, Mismatch, Offer, Resumption, VERSION},
     shared::{Bell, Identity, Shared},
@@ -30,16 +22,12 @@ use crate::{
     crypto::{
         HandshakeError, SessionKeys,
         handshake::{Initiator, Responder},
-        seal::{Opener, Sealer},
     },
     id::Id,
-    link::channel::{Code, Lane, Notice, Outbox, Transmit},
-    mux::{ResetCode, Side},
+    link::channel::{Code, Notice, Outbox},
+    mux::Side,
     random,
 };
-
-/// How long a candidate may stay one (PROTOCOL 7.5, `AUTHENTICATION_TIMEOUT`).
-pub(super) const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of the attempt that made the tunnel; those that resume it count on from there.
 pub(super) const FIRST_ATTEMPT: u64 = 0;
@@ -88,63 +76,22 @@ impl From<HandshakeError> for AttachError {
     }
 }
 
-/// One end of a channel that carries a tunnel, or wants to.
-pub struct Attachment {
-    phase: Mutex<Phase>,
-}
-
-enum Phase {
-    Offered(Box<Offered>),
-    Attached(Box<Attached>),
-    Refusing(Bytes),
-    Over,
-}
-
-/// A client that waits for the server's answer.
-struct Offered {
-    initiator: Initiator,
-    port: PortParameters,
-    resuming: Option<(Tunnel, u64)>,
-    bell: Bell,
-    tasks: TaskTracker,
-    outcome: oneshot::Sender<Result<Outcome, AttachError>>,
-}
-
-/// The handshake is done.
-struct Attached {
-    claim: Claim,
-    sealer: Sealer,
-    opener: Opener,
-    /// The server's handshake message, which goes first and unsealed.
-    answer: Option<Bytes>,
-    has_greeted: bool,
-    /// Until the peer's first message has opened.
-    candidate: Option<Candidate>,
-}
-
-/// What an attachment is to carry.
-#[derive(Clone)]
-struct Claim {
-    tunnel: Tunnel,
-    attempt: u64,
-    manner: Manner,
-    bell: Bell,
-}
-
-/// What an attachment has as long as it is a candidate.
-struct Candidate {
-    /// Who waits for it, at the client.
-    outcome: Option<(oneshot::Sender<Result<Outcome, AttachError>>, Outcome)>,
-    /// Ends the wait for the proof.
-    _unproven: DropGuard,
-}
-
 /// What became of a client's wish.
 pub enum Outcome {
     /// There is a new tunnel, on a server that has been running for so long.
     New(Tunnel, Duration),
     /// The tunnel goes on.
     Resumed,
+}
+
+/// A client that waits for the server's answer.
+pub(super) struct Offered {
+    initiator: Initiator,
+    port: PortParameters,
+    resuming: Option<(Tunnel, u64)>,
+    bell: Bell,
+    tasks: TaskTracker,
+    outcome: OutcomeSender,
 }
 
 /// A client's wish for a tunnel.
@@ -198,8 +145,7 @@ fn offer(
         tasks: tasks.clone(),
         outcome: sender,
     };
-    let lane = Arc::new(Attachment { phase: Mutex::new(Phase::Offered(Box::new(offered))) });
-    Ok(Wish { lane, message: message.into(), outcome })
+    Ok(Wish { lane: Attachment::offering(offered), message: message.into(), outcome })
 }
 
 /// A server, as it presents itself to its clients.
@@ -243,8 +189,7 @@ pub fn reply(
     if let Err(mismatch) = offer.check(port) {
         let refusal = Answer::Refuse { code: Code::Mismatch, version: VERSION, methods: Methods::of(port) };
         let (answer, _) = responder.finish(&serde_json::to_vec(&refusal).unwrap_or_default())?;
-        let lane = Arc::new(Attachment { phase: Mutex::new(Phase::Refusing(answer.into())) });
-        return Ok(Reply { lane, outcome: Err(mismatch) });
+        return Ok(Reply { lane: Attachment::refusing(answer), outcome: Err(mismatch) });
     }
     let bell = Bell { outbox: Arc::clone(outbox), channel };
     let known = offer.resume.and_then(|resumption| Some(((host.find)(resumption.tunnel)?, resumption)));
@@ -293,11 +238,17 @@ pub fn closing_notice(error: &AttachError) -> Notice {
     Notice::new(error.wire_code(), "")
 }
 
-type OutcomeSender = oneshot::Sender<Result<Outcome, AttachError>>;
+/// Tells a client what became of its wish.
+pub(super) type OutcomeSender = oneshot::Sender<Result<Outcome, AttachError>>;
 
 impl Offered {
+    /// The channel was closed before the answer came.
+    pub(super) fn closed(self, notice: Notice) {
+        let _ = self.outcome.send(Err(AttachError::Closed(notice)));
+    }
+
     /// The server's answer.
-    fn finish(self, answer: &[u8]) -> Result<Attached, (AttachError, OutcomeSender)> {
+    pub(super) fn finish(self, answer: &[u8]) -> Result<Attached, (AttachError, OutcomeSender)> {
         let Offered { initiator, port, resuming, bell, tasks, outcome } = self;
         let (claim, keys, found) = match read_answer(initiator, &port, answer) {
             Ok((Answer::Accept { tunnel, instance, age_ms, grant }, keys)) => {
@@ -317,8 +268,7 @@ impl Offered {
             Ok((Answer::Refuse { code, .. }, _)) => return Err((AttachError::Refused(code), outcome)),
             Err(error) => return Err((error, outcome)),
         };
-        let candidate = Candidate { outcome: Some((outcome, found)), _unproven: await_proof(claim.bell.clone(), &tasks) };
-        Ok(Attached::new(claim, keys, None, candidate))
+        Ok(Attached::candidate(claim, keys, None, Some((outcome, found)), &tasks))
     }
 }
 
@@ -333,166 +283,4 @@ fn read_answer(initiator: Initiator, port: &PortParameters, answer: &[u8]) -> Re
         Methods::of(port).check(methods)?;
     }
     Ok((answer, keys))
-}
-
-/// Closes the channel of a candidate that is still one after [`CANDIDATE_TIMEOUT`].
-fn await_proof(bell: Bell, tasks: &TaskTracker) -> DropGuard {
-    let unproven = CancellationToken::new();
-    let over = unproven.clone();
-    tasks.spawn(async move {
-        tokio::select! {
-            () = over.cancelled() => {}
-            () = tokio::time::sleep(CANDIDATE_TIMEOUT) => bell.outbox.close(bell.channel, &Notice::new(Code::Timeout, "")),
-        }
-    });
-    unproven.drop_guard()
-}
-
-impl Attachment {
-    /// A server's, which begins with its handshake message.
-    fn answering(claim: Claim, keys: (Sealer, Opener), answer: Vec<u8>, tasks: &TaskTracker) -> Arc<Self> {
-        let candidate = Candidate { outcome: None, _unproven: await_proof(claim.bell.clone(), tasks) };
-        let attached = Attached::new(claim, keys, Some(answer.into()), candidate);
-        Arc::new(Attachment { phase: Mutex::new(Phase::Attached(Box::new(attached))) })
-    }
-
-    fn phase(&self) -> MutexGuard<'_, Phase> {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The server's answer came.
-    fn answered(&self, offered: Offered, payload: &[u8]) -> Result<(), Notice> {
-        match offered.finish(payload) {
-            Ok(attached) => {
-                let bell = attached.claim.bell.clone();
-                *self.phase() = Phase::Attached(Box::new(attached));
-                bell.outbox.ready(bell.channel);
-                Ok(())
-            }
-            Err((error, outcome)) => {
-                let notice = closing_notice(&error);
-                let _ = outcome.send(Err(error));
-                Err(notice)
-            }
-        }
-    }
-}
-
-impl Lane for Attachment {
-    fn receive(&self, payload: Bytes) -> Result<(), Notice> {
-        let mut phase = self.phase();
-        match std::mem::replace(&mut *phase, Phase::Over) {
-            Phase::Offered(offered) => {
-                drop(phase);
-                self.answered(*offered, &payload)
-            }
-            Phase::Attached(mut attached) => {
-                let opened = attached.open(payload);
-                let claim = attached.claim.clone();
-                *phase = Phase::Attached(attached);
-                drop(phase);
-                let result = opened.and_then(|(message, proven)| claim.receive(message, proven));
-                result.inspect_err(|notice| claim.tunnel.shared.lost(claim.attempt, notice.clone()))
-            }
-            other => {
-                *phase = other;
-                Ok(())
-            }
-        }
-    }
-
-    fn transmit(&self, out: &mut BytesMut) -> Transmit {
-        let mut phase = self.phase();
-        match &mut *phase {
-            Phase::Attached(attached) => attached.transmit(out),
-            Phase::Refusing(answer) => {
-                out.extend_from_slice(answer);
-                *phase = Phase::Over;
-                Transmit::Last
-            }
-            Phase::Offered(_) | Phase::Over => Transmit::Nothing,
-        }
-    }
-
-    fn closed(&self, notice: Notice) {
-        let phase = std::mem::replace(&mut *self.phase(), Phase::Over);
-        match phase {
-            Phase::Attached(mut attached) => attached.closed(notice),
-            Phase::Offered(offered) => {
-                let _ = offered.outcome.send(Err(AttachError::Closed(notice)));
-            }
-            Phase::Refusing(_) | Phase::Over => {}
-        }
-    }
-}
-
-impl Claim {
-    /// A message has opened; with the first one the attachment takes the tunnel over.
-    fn receive(&self, message: Bytes, proven: Option<Candidate>) -> Result<(), Notice> {
-        if let Some(Candidate { outcome, .. }) = proven {
-            self.tunnel.shared.take_over(self.attempt, self.bell.clone(), self.manner)?;
-            if let Some((sender, outcome)) = outcome {
-                // Nobody waits for it when the client is ending.
-                let _ = sender.send(Ok(outcome));
-            }
-        }
-        self.tunnel.shared.receive(self.attempt, message)
-    }
-}
-
-impl Attached {
-    fn new(claim: Claim, (sealer, opener): (Sealer, Opener), answer: Option<Bytes>, candidate: Candidate) -> Self {
-        Attached { claim, sealer, opener, answer, has_greeted: false, candidate: Some(candidate) }
-    }
-
-    /// Opens a message, and says whether it is the first.
-    fn open(&mut self, payload: Bytes) -> Result<(Bytes, Option<Candidate>), Notice> {
-        let message = self.opener.open_bytes(payload).map_err(|error| Notice::new(Code::Seal, error.to_string()))?;
-        Ok((message, self.candidate.take()))
-    }
-
-    fn transmit(&mut self, out: &mut BytesMut) -> Transmit {
-        if let Some(answer) = self.answer.take() {
-            out.extend_from_slice(&answer);
-            return Transmit::More;
-        }
-        let start = out.len();
-        let shared = &self.claim.tunnel.shared;
-        let transmit = if std::mem::replace(&mut self.has_greeted, true) {
-            shared.transmit(self.claim.attempt, out)
-        } else {
-            shared.greet(self.claim.attempt, self.claim.manner, out);
-            Transmit::More
-        };
-        if transmit != Transmit::Nothing && self.sealer.seal(out, start).is_err() {
-            // Only after 2^64 messages: the tunnel cannot go on with these keys.
-            out.truncate(start);
-            self.claim.tunnel.shared.lost(self.claim.attempt, Notice::new(Code::Seal, "the keys of the attachment are used up"));
-            return Transmit::Nothing;
-        }
-        transmit
-    }
-
-    fn closed(&mut self, notice: Notice) {
-        let shared = &self.claim.tunnel.shared;
-        match self.candidate.take() {
-            Some(Candidate { outcome, .. }) => {
-                if self.claim.attempt == FIRST_ATTEMPT {
-                    // Nobody can come back to it: nothing was confirmed.
-                    shared.end(ResetCode::Cancelled, notice.clone());
-                }
-                if let Some((sender, _)) = outcome {
-                    let _ = sender.send(Err(AttachError::Closed(notice)));
-                }
-            }
-            None => shared.lost(self.claim.attempt, notice),
-        }
-    }
-}
-
-impl Drop for Attached {
-    /// The channel was closed here, or the link is gone.
-    fn drop(&mut self) {
-        self.closed(Notice::new(Code::PeerLost, "the channel is gone"));
-    }
 }

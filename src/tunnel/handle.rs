@@ -82,6 +82,12 @@ impl Tunnel {
         self.shared.state().binding.present().is_some_and(|present| Arc::ptr_eq(&present.bell.outbox, outbox))
     }
 
+    /// Whether the tunnel is on its way from one attachment to another: it can be attached again without a pause only after that.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        self.shared.state().binding.leaving().is_some()
+    }
+
     /// How many streams it has, those included that only wait for their last acknowledgement.
     #[must_use]
     pub fn streams(&self) -> usize {

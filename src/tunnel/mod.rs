@@ -14,6 +14,7 @@
 //! Knows channels; not links, WebSockets, TLS or HTTP.
 
 pub mod attach;
+mod attachment;
 mod binding;
 mod carriage;
 mod counts;

@@ -14,7 +14,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     PortParameters,
-    attach::{CANDIDATE_TIMEOUT, FIRST_ATTEMPT},
+    attach::FIRST_ATTEMPT,
+    attachment::CANDIDATE_TIMEOUT,
     binding::{Binding, Bound},
     carriage::{self, Effects},
     driver,
