@@ -24,7 +24,7 @@ pub struct Drain {
 
 impl Drain {
     /// Keeps `role` linked over each of the `uplinks` until `cancel` is cancelled. Then `begin` is to see to it that no stream is added; those that
-    /// are open have the `grace` period to end; `farewell` tells the other ends, within [`FAREWELL`]; and the rest is cut. Returns when every task
+    /// are open have the `grace` period to end; `farewell` tells the other ends, within half a second; and the rest is cut. Returns when every task
     /// has ended.
     ///
     /// # Cancel safety
