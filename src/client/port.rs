@@ -249,7 +249,12 @@ impl Port {
         let mut state = self.state();
         let Some(link) = state.newest_up().filter(|_| !state.is_ending && tunnel.notice().is_none()) else { return };
         let Some(held) = state.tunnels.iter_mut().find(|held| held.tunnel.id() == tunnel.id()) else { return };
-        if held.wished_on.contains(&link.number) {
+        let is_wished = match need {
+            Need::AnotherLink => held.wished_on.contains(&link.number),
+            // Whatever is under way may come to the server's new link, or not.
+            Need::AnotherChannel => !held.wished_on.is_empty(),
+        };
+        if is_wished {
             held.is_due_again |= need == Need::AnotherChannel;
             return;
         }

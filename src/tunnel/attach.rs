@@ -212,7 +212,10 @@ fn resume(
     if attempt == FIRST_ATTEMPT || !tunnel.shared.state().binding.admits(attempt) {
         return Err(AttachError::Superseded);
     }
-    let moves = moves && tunnel.shared.state().binding.can_be_moved();
+    if moves && tunnel.is_moving() {
+        return Err(AttachError::Refused(Code::Refused));
+    }
+    let moves = moves && tunnel.shared.state().binding.present().is_some();
     let (answer, keys) = responder.finish(&serde_json::to_vec(&Answer::Resume { moves }).unwrap_or_default())?;
     let keys = keys.resuming(&tunnel.shared.secret).responder(tunnel.port().encrypt);
     let claim = Claim { tunnel, attempt, manner: Manner::of(moves), bell };

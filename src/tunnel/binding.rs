@@ -123,11 +123,6 @@ impl<B: Clone> Binding<B> {
         self.latest.is_none_or(|latest| attempt > latest)
     }
 
-    /// Whether a candidate may take over by a move.
-    pub fn can_be_moved(&self) -> bool {
-        self.present.is_some() && self.leaving.is_none()
-    }
-
     /// A candidate has proven itself. Answers the attachments that it replaces, which are to be closed; none in a move.
     pub fn take_over(&mut self, bound: Bound<B>, manner: Manner) -> Result<Vec<Bound<B>>, TakeOverError> {
         if !self.admits(bound.attempt) {

@@ -273,9 +273,10 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     }
 
     fn plan_move(&mut self, next: Next, why: Why) {
+        let must_go = matches!(why, Why::GoAway(_));
         self.plan = Some(Plan { at: Instant::now() + next.wait, master: next.master, why });
-        if self.is_crowded() {
-            // What has not moved off the old one by now is resumed.
+        if must_go && self.is_crowded() {
+            // What has not moved off the old one by now is resumed. A move of our own choice waits for that.
             self.close_old();
         }
     }

@@ -72,16 +72,21 @@ impl Lab {
         Lab::on(Scene::tuned(Front::NginxPlain, tuning), Vec::new(), fields)
     }
 
-    /// On a prepared scene, with further ports, and with fields of client and server; a field `master_role` is the master's.
+    /// On a prepared scene, with further ports, and with fields of client and server; a field `master_role` is
+    /// the master's, and `server_role` and `client_role` are for one of the two alone.
     pub fn on(scene: Scene, mut ports: Vec<Port>, fields: Value) -> Lab {
         let [client_path, server_path] = [(); 2].map(|()| Arc::new(Proxy::start(scene.public_address())));
         let (echo, load) = (services::echo(), load::service());
         ports.extend(Port::for_each(&METHODS, load.address()));
         ports.push(Port::new("echo", echo.address(), Methods::USUAL));
-        let master = fields.get("master_role").cloned().unwrap_or_else(|| json!({}));
-        let fields = with(fields, json!({"master_role": null}));
-        let through = |path: &Proxy, own: &Value| with(own.clone(), json!({"master": path.address().to_string()}));
-        let fields = Fields { master, server: through(&server_path, &fields), client: through(&client_path, &fields) };
+        let of = |role: &str| fields.get(role).cloned().unwrap_or_else(|| json!({}));
+        let both = with(fields.clone(), json!({"master_role": null, "server_role": null, "client_role": null}));
+        let through = |path: &Proxy, own: Value| with(with(both.clone(), own), json!({"master": path.address().to_string()}));
+        let fields = Fields {
+            master: of("master_role"),
+            server: through(&server_path, of("server_role")),
+            client: through(&client_path, of("client_role")),
+        };
         Lab { tunnel: Tunnel::on(scene, ports, fields), client_path, server_path, echo, load }
     }
 
