@@ -63,6 +63,20 @@ struct LinkFields<'a> {
     rotate_after: Option<&'a Quantity>,
 }
 
+/// Both files have these fields, and no type in common: written out they would be told twice to whom reads them.
+macro_rules! link_fields {
+    ($raw:expr) => {
+        LinkFields {
+            master: $raw.master.as_ref(),
+            tls: $raw.tls.as_ref(),
+            heartbeat: $raw.heartbeat.as_ref(),
+            connect_timeout: $raw.connect_timeout.as_ref(),
+            resume_timeout: $raw.resume_timeout.as_ref(),
+            rotate_after: $raw.rotate_after.as_ref(),
+        }
+    };
+}
+
 fn no_address(found: &str, reason: AddressError) -> Fault {
     Fault::Address { found: found.to_owned(), reason }
 }
@@ -118,14 +132,7 @@ impl Reader<'_> {
     }
 
     fn server(&mut self, raw: &RawServer) -> Option<ServerConfig> {
-        let link = self.link(&LinkFields {
-            master: raw.master.as_ref(),
-            tls: raw.tls.as_ref(),
-            heartbeat: raw.heartbeat.as_ref(),
-            connect_timeout: raw.connect_timeout.as_ref(),
-            resume_timeout: raw.resume_timeout.as_ref(),
-            rotate_after: raw.rotate_after.as_ref(),
-        });
+        let link = self.link(&link_fields!(raw));
         let master_key = self.master_key(raw.master_key.as_ref());
         let windows = self.windows(raw.windows.as_ref());
         let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Server);
@@ -135,14 +142,7 @@ impl Reader<'_> {
     }
 
     fn client(&mut self, raw: &RawClient) -> Option<ClientConfig> {
-        let link = self.link(&LinkFields {
-            master: raw.master.as_ref(),
-            tls: raw.tls.as_ref(),
-            heartbeat: raw.heartbeat.as_ref(),
-            connect_timeout: raw.connect_timeout.as_ref(),
-            resume_timeout: raw.resume_timeout.as_ref(),
-            rotate_after: raw.rotate_after.as_ref(),
-        });
+        let link = self.link(&link_fields!(raw));
         let windows = self.windows(raw.windows.as_ref());
         let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Client);
         let hold_timeout = self.duration(&root("hold_timeout"), raw.hold_timeout.as_ref(), HOLD_TIMEOUT, HOLD_TIMEOUTS);

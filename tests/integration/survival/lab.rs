@@ -41,6 +41,14 @@ pub fn pace() -> Pace {
     }
 }
 
+/// The methods of tests that take long: all at full scale, else the first.
+pub fn methods_in_turn() -> &'static [Methods] {
+    match std::env::var("REPORT_TEST_SCALE").as_deref() {
+        Ok("full") => &METHODS,
+        _ => &METHODS[..1],
+    }
+}
+
 /// The tunnel and its paths. The client listens for every pair of [`METHODS`], all of which lead to the service of [`load`], for `echo` and for
 /// the ports that the test adds.
 pub struct Lab {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde_json::json;
 
 use super::{
-    lab::{Lab, METHODS, pace},
+    lab::{Lab, METHODS, methods_in_turn, pace},
     load::{self, Load},
 };
 use crate::support::{
@@ -105,13 +105,17 @@ fn in_use(paths: &[Arc<Proxy>; 2], candidates: &[usize], load: &Load) -> Option<
 
 #[test]
 fn eight_streams_survive_the_death_of_whichever_of_two_masters_is_in_use() {
+    methods_in_turn().iter().for_each(|&methods| survives_the_death_of_one_of_two(methods));
+}
+
+fn survives_the_death_of_one_of_two(methods: Methods) {
     let scene = Scene::new(Front::Direct);
     let elsewhere = ports::free();
     let mut second = scene.another_master("second", elsewhere);
     let paths = [scene.master_address(), elsewhere].map(|master| Arc::new(Proxy::start(master)));
     let list = || json!({"master": paths.each_ref().map(|path| path.address().to_string())});
     let service = load::service();
-    let ports = vec![Port::new("load", service.address(), METHODS[0])];
+    let ports = vec![Port::new("load", service.address(), methods)];
     let fields = Fields { server: list(), client: list(), ..Fields::default() };
     let mut tunnel = Tunnel::on(scene, ports, fields);
     paths.iter().for_each(|path| path.set_path(Path::limited(pace().bytes_per_second)));
@@ -131,7 +135,7 @@ fn eight_streams_survive_the_death_of_whichever_of_two_masters_is_in_use() {
             second = tunnel.scene.another_master("second", elsewhere);
         }
     }
-    load.finish(&format!("killed in turn: {killed:?}"));
+    load.finish(&format!("{methods}, killed in turn: {killed:?}"));
     assert!(killed.len() as u64 >= pace().least / 2, "{killed:?} are too few to show anything");
     assert!(killed.contains(&0) && killed.contains(&1), "both have died: {killed:?}");
 }

@@ -13,11 +13,12 @@ use std::{
 
 use serde_json::json;
 
-use super::lab::{Lab, METHODS, pace};
+use super::lab::{Lab, methods_in_turn, pace};
 use crate::support::{
     bytes, memory,
     proxy::{Cut, Path, Proxy, Swallow},
     services::{self, Ending, Service},
+    tunnel::Methods,
     wait,
 };
 
@@ -25,18 +26,22 @@ use crate::support::{
 const NOTICED: Duration = Duration::from_secs(10 + 5);
 
 /// The bulk goes on after one path swallowed it: through a new link.
-fn survives_swallowing(swallow: impl FnOnce(&Proxy), limit: Duration) {
+fn survives_swallowing(swallow: impl Fn(&Proxy), limit: Duration) {
+    methods_in_turn().iter().for_each(|&methods| survives_swallowing_with(methods, &swallow, limit));
+}
+
+fn survives_swallowing_with(methods: Methods, swallow: impl Fn(&Proxy), limit: Duration) {
     let lab = Lab::new();
     // So slow that the transfer is not over when the path is found dead.
     lab.set_paths(Path::limited(pace().bytes_per_second / 2));
-    let load = lab.start_load(METHODS[0]);
+    let load = lab.start_load(methods);
     lab.wait_for_traffic(256 << 10, &load);
     let links = lab.client_path.connections();
     let start = Instant::now();
     swallow(&lab.client_path);
     wait::until_true("the client has a new link", || lab.client_path.connections() > links);
     let noticed = start.elapsed();
-    println!("a new link after {noticed:?}");
+    println!("{methods}: a new link after {noticed:?}");
     assert!(noticed < limit, "noticed after {noticed:?}");
     assert!(!load.is_done(), "the transfer was over before it was disturbed");
     load.finish("a path that swallowed");
