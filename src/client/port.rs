@@ -117,7 +117,7 @@ impl Port {
         if state.is_ending {
             return Vec::new();
         }
-        let tunnels: Vec<Tunnel> = state.tunnels.iter().map(|held| held.tunnel.clone()).collect();
+        let tunnels = state.all();
         if tunnels.is_empty() {
             return self.wish_for_new(&mut state, link).into_iter().collect();
         }
@@ -135,7 +135,7 @@ impl Port {
         for (_, is_up) in state.links.iter_mut().filter(|(link, _)| Arc::ptr_eq(&link.outbox, outbox)) {
             *is_up = true;
         }
-        let tunnels: Vec<Tunnel> = state.tunnels.iter().map(|held| held.tunnel.clone()).collect();
+        let tunnels = state.all();
         drop(state);
         tunnels.iter().for_each(|tunnel| self.attach_again(tunnel, Need::AnotherLink));
         self.have_one();
@@ -143,17 +143,12 @@ impl Port {
 
     /// The client ends: its tunnels too, and the other ends hear of it. Waits until they have been told.
     pub async fn end(&self) {
-        let tunnels: Vec<Tunnel> = {
+        let tunnels = {
             let mut state = self.state();
             state.is_ending = true;
-            state.tunnels.iter().map(|held| held.tunnel.clone()).collect()
+            state.all()
         };
-        for tunnel in &tunnels {
-            tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, "the client ends"));
-        }
-        for tunnel in &tunnels {
-            tunnel.ended().await;
-        }
+        Tunnel::shut_down(&tunnels, "the client ends").await;
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -176,7 +171,7 @@ impl Port {
     pub(super) fn adopt(self: &Arc<Self>, tunnel: Tunnel, age: Duration) {
         let mut state = self.state();
         let needless = state.is_ending || state.tunnels.last().is_some_and(|held| held.tunnel.is_attached());
-        let older: Vec<Tunnel> = state.tunnels.iter().map(|held| held.tunnel.clone()).collect();
+        let older = state.all();
         if !needless {
             state.tunnels.push(Held { tunnel: tunnel.clone(), wished_on: Vec::new(), is_due_again: false });
         }
@@ -234,8 +229,12 @@ impl Port {
 
     /// Wishes for a tunnel when there is none.
     fn have_one(self: &Arc<Self>) {
+        self.wish_for_new_if(|state| state.tunnels.is_empty());
+    }
+
+    fn wish_for_new_if(self: &Arc<Self>, is_needed: impl FnOnce(&State) -> bool) {
         let mut state = self.state();
-        let is_needed = state.tunnels.is_empty() && state.new_wish.is_none() && !state.is_ending;
+        let is_needed = is_needed(&state) && state.new_wish.is_none() && !state.is_ending;
         let Some(link) = state.newest_up().filter(|_| is_needed) else { return };
         let frame = self.wish_for_new(&mut state, &link);
         drop(state);
@@ -288,23 +287,14 @@ impl Port {
         let port = Arc::clone(self);
         self.spawn(async move {
             tokio::time::sleep(RESUME_PATIENCE).await;
-            let mut state = port.state();
-            let is_back = state.tunnels.last().is_none_or(|held| held.tunnel.is_attached());
-            let Some(link) = state.newest_up().filter(|_| !is_back && state.new_wish.is_none() && !state.is_ending) else {
-                return;
-            };
-            let frame = port.wish_for_new(&mut state, &link);
-            drop(state);
-            if let Some(frame) = frame {
-                link.outbox.control(&frame);
-            }
+            port.wish_for_new_if(|state| state.tunnels.last().is_some_and(|held| !held.tunnel.is_attached()));
         });
     }
 
     /// The port's tunnel is back: another is not needed.
     fn forget_wish_of_new(&self, tunnel: &Tunnel) {
         let mut state = self.state();
-        let is_current = state.tunnels.last().is_some_and(|held| held.tunnel.id() == tunnel.id());
+        let is_current = state.is_current(tunnel);
         let Some((link, channel)) = state.new_wish.take_if(|_| is_current) else { return };
         drop(state);
         link.outbox.close(channel, &Notice::new(Code::Cancelled, ""));
@@ -312,7 +302,7 @@ impl Port {
 
     /// A tunnel beside the port's own is kept for the streams that it still has.
     fn end_if_empty(&self, tunnel: &Tunnel) {
-        let is_current = self.state().tunnels.last().is_some_and(|held| held.tunnel.id() == tunnel.id());
+        let is_current = self.state().is_current(tunnel);
         if !is_current && tunnel.streams() == 0 {
             tunnel.end(
                 ResetCode::Cancelled,
@@ -341,6 +331,15 @@ impl Drop for EndOnDrop {
 }
 
 impl State {
+    fn all(&self) -> Vec<Tunnel> {
+        self.tunnels.iter().map(|held| held.tunnel.clone()).collect()
+    }
+
+    /// Whether the tunnel is the one that takes new streams.
+    fn is_current(&self, tunnel: &Tunnel) -> bool {
+        self.tunnels.last().is_some_and(|held| held.tunnel.id() == tunnel.id())
+    }
+
     /// The newest link that stands.
     fn newest_up(&self) -> Option<PortLink> {
         self.links.iter().rev().find(|(link, is_up)| *is_up && !link.is_over()).map(|(link, _)| link.clone())

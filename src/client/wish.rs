@@ -62,7 +62,6 @@ type Outcome = oneshot::Receiver<Result<attach::Outcome, AttachError>>;
 struct Wished {
     frame: Frame,
     outcome: Outcome,
-    link: PortLink,
 }
 
 impl Port {
@@ -70,9 +69,9 @@ impl Port {
     pub(super) fn wish_for_new(self: &Arc<Self>, state: &mut State, link: &PortLink) -> Option<Frame> {
         let channel = link.next_channel();
         let wish = attach::wish(&self.parameters, &link.outbox, channel, &self.tasks);
-        let Wished { frame, outcome, link } = self.put(wish, link, channel, None)?;
+        let Wished { frame, outcome } = self.put(wish, link, channel, None)?;
         state.new_wish = Some((link.clone(), channel));
-        let port = Arc::clone(self);
+        let (port, link) = (Arc::clone(self), link.clone());
         self.spawn(async move { port.follow_new(outcome, link, channel).await });
         Some(frame)
     }
@@ -82,9 +81,9 @@ impl Port {
         let held = state.tunnels.iter_mut().find(|held| held.tunnel.id() == tunnel.id())?;
         let channel = link.next_channel();
         let wish = attach::wish_again(tunnel, tunnel.is_attached(), &link.outbox, channel, &self.tasks);
-        let Wished { frame, outcome, link } = self.put(wish, link, channel, Some(tunnel))?;
+        let Wished { frame, outcome } = self.put(wish, link, channel, Some(tunnel))?;
         held.wished_on.push(link.number);
-        let (port, tunnel) = (Arc::clone(self), tunnel.clone());
+        let (port, tunnel, link) = (Arc::clone(self), tunnel.clone(), link.clone());
         self.spawn(async move { port.follow_again(&tunnel, outcome, &link).await });
         Some(frame)
     }
@@ -95,7 +94,7 @@ impl Port {
         link.outbox.open(channel, wish.lane).ok()?;
         let header = AttachHeader { port: self.parameters.keys.id, instance: tunnel.map(Tunnel::instance) };
         let frame = Frame::Attach { channel, header, message: wish.message };
-        Some(Wished { frame, outcome: wish.outcome, link: link.clone() })
+        Some(Wished { frame, outcome: wish.outcome })
     }
 
     async fn follow_new(self: Arc<Self>, mut outcome: Outcome, link: PortLink, mut channel: u32) {

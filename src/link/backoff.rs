@@ -2,22 +2,12 @@
 
 use std::time::Duration;
 
-/// What lived this long was no failed attempt: the next one is made at once.
-pub const LIVED: Duration = Duration::from_secs(10);
-
 /// Exponential backoff with full jitter: each wait is drawn between nothing and a ceiling that doubles.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
     most: Duration,
     ceiling: Duration,
-}
-
-impl Default for Backoff {
-    /// From 200 ms, two round trips of a long path, up to 30 s, after which an operator who repairs something starts to wait.
-    fn default() -> Self {
-        Backoff::new(Duration::from_millis(200), Duration::from_secs(30))
-    }
 }
 
 impl Backoff {
@@ -30,23 +20,9 @@ impl Backoff {
 
     /// How long to wait before the next attempt, after one that failed.
     pub fn next_wait(&mut self) -> Duration {
-        self.next_wait_below(self.most)
-    }
-
-    /// The same, and at most `most` this time.
-    pub fn next_wait_below(&mut self, most: Duration) -> Duration {
-        let wait = self.ceiling.min(most).mul_f64(fastrand::f64());
+        let wait = self.ceiling.mul_f64(fastrand::f64());
         self.ceiling = self.ceiling.saturating_mul(2).min(self.most);
         wait
-    }
-
-    /// How long to wait before the next attempt, after something that was up for `lived`: not at all when it had lived.
-    pub fn after(&mut self, lived: Duration) -> Duration {
-        if lived < LIVED {
-            return self.next_wait();
-        }
-        self.reset();
-        Duration::ZERO
     }
 
     /// Starts again with the first wait.
@@ -74,22 +50,12 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_lived_is_dialled_again_at_once_and_then_from_the_first_wait() {
-        let mut backoff = Backoff::default();
+    fn after_a_reset_the_first_wait_comes_again() {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
         for _ in 0..20 {
             backoff.next_wait();
         }
-        assert_eq!(backoff.after(LIVED), Duration::ZERO);
-        assert!(backoff.after(Duration::from_secs(1)) <= Duration::from_millis(200));
-    }
-
-    #[test]
-    fn a_link_that_ended_early_counts_as_a_failed_attempt() {
-        let mut backoff = Backoff::default();
-        for _ in 0..20 {
-            backoff.next_wait();
-        }
-        let waits: Vec<Duration> = (0..100).map(|_| backoff.after(Duration::from_secs(9))).collect();
-        assert!(waits.iter().max() > Some(&Duration::from_secs(5)), "{waits:?}");
+        backoff.reset();
+        assert!(backoff.next_wait() <= Duration::from_millis(200));
     }
 }

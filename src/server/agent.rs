@@ -15,7 +15,7 @@ use crate::{
     frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
     id::Id,
     link::{Handler, Outbox, uplink::LinkedRole},
-    tunnel::{ResetCode, Tunnel, attach},
+    tunnel::{Tunnel, attach},
 };
 
 /// How often the clients on a link that retires are asked to move: the answer takes them some round trips.
@@ -101,13 +101,7 @@ impl Tunnels {
 
     /// Ends all of them, and waits until their clients have been told.
     pub async fn end(&self) {
-        let tunnels = self.all();
-        for tunnel in &tunnels {
-            tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, "the server ends"));
-        }
-        for tunnel in &tunnels {
-            tunnel.ended().await;
-        }
+        Tunnel::shut_down(&self.all(), "the server ends").await;
     }
 }
 

@@ -7,8 +7,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, info, warn};
 
 use super::{ServerPort, agent::Draining};
-use crate::frame::{Code, Notice};
-use crate::tunnel::{ResetCode, Tunnel, TunnelStream, splice::splice};
+use crate::{
+    frame::{Code, Notice},
+    tunnel::{ResetCode, Tunnel, TunnelStream, splice::splice},
+};
 
 /// What the streams of a tunnel need.
 pub struct Context {

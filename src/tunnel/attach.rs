@@ -209,13 +209,16 @@ fn resume(
     host: &Host<'_>,
 ) -> Result<Reply, AttachError> {
     let Resumption { attempt, moves, .. } = resumption;
-    if attempt == FIRST_ATTEMPT || !tunnel.shared.state().binding.admits(attempt) {
-        return Err(AttachError::Superseded);
-    }
-    if moves && tunnel.is_moving() {
-        return Err(AttachError::Refused(Code::Refused));
-    }
-    let moves = moves && tunnel.shared.state().binding.present().is_some();
+    let moves = {
+        let state = tunnel.shared.state();
+        if attempt == FIRST_ATTEMPT || !state.binding.admits(attempt) {
+            return Err(AttachError::Superseded);
+        }
+        if moves && state.binding.leaving().is_some() {
+            return Err(AttachError::Refused(Code::Refused));
+        }
+        moves && state.binding.present().is_some()
+    };
     let (answer, keys) = responder.finish(&serde_json::to_vec(&Answer::Resume { moves }).unwrap_or_default())?;
     let keys = keys.resuming(&tunnel.shared.secret).responder(tunnel.port().encrypt);
     let claim = Claim { tunnel, attempt, manner: Manner::of(moves), bell };

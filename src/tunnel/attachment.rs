@@ -48,7 +48,8 @@ enum Phase {
 
 /// The handshake is done.
 pub struct Attached {
-    claim: Claim,
+    /// Shared with the messages that are being taken in.
+    claim: Arc<Claim>,
     sealer: Sealer,
     opener: Opener,
     /// The server's handshake message, which goes first and unsealed.
@@ -59,7 +60,6 @@ pub struct Attached {
 }
 
 /// What an attachment is to carry.
-#[derive(Clone)]
 pub struct Claim {
     pub tunnel: Tunnel,
     pub attempt: u64,
@@ -137,7 +137,7 @@ impl Lane for Attachment {
             }
             Phase::Attached(mut attached) => {
                 let opened = attached.open(payload);
-                let claim = attached.claim.clone();
+                let claim = Arc::clone(&attached.claim);
                 *phase = Phase::Attached(attached);
                 drop(phase);
                 let result = opened.and_then(|(message, proven)| claim.receive(message, proven));
@@ -197,7 +197,7 @@ impl Attached {
         tasks: &TaskTracker,
     ) -> Self {
         let candidate = Candidate { outcome, _unproven: await_proof(claim.bell.clone(), tasks) };
-        Attached { claim, sealer, opener, answer, has_greeted: false, candidate: Some(candidate) }
+        Attached { claim: Arc::new(claim), sealer, opener, answer, has_greeted: false, candidate: Some(candidate) }
     }
 
     /// Opens a message, and says whether it is the first.

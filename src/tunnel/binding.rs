@@ -90,8 +90,8 @@ pub enum Sending {
 /// What is to be done with a message that came.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Receiving {
-    /// Given to the mux, in this order.
-    Handle(VecDeque<Bytes>),
+    /// It is given to the mux.
+    Handle(Bytes),
     /// Nothing: it is held, or its attachment is no more.
     Nothing,
     /// The peer sent more than any tunnel may.
@@ -176,8 +176,8 @@ impl<B: Clone> Binding<B> {
                 leaving.held.push_back(message);
                 if leaving.held_bytes > HELD_MAX { Receiving::TooMuch } else { Receiving::Nothing }
             }
-            Some(leaving) if leaving.bound.attempt == attempt && !leaving.received => Receiving::Handle([message].into()),
-            _ if is_present => Receiving::Handle([message].into()),
+            Some(leaving) if leaving.bound.attempt == attempt && !leaving.received => Receiving::Handle(message),
+            _ if is_present => Receiving::Handle(message),
             _ => Receiving::Nothing,
         }
     }
@@ -253,12 +253,12 @@ mod tests {
         let mut binding = carried();
         assert!(binding.take_over(bound(2), Manner::Move).unwrap().is_empty());
         assert_eq!(binding.received(2, message("second")), Receiving::Nothing);
-        assert_eq!(binding.received(1, message("first")), Receiving::Handle([message("first")].into()));
+        assert_eq!(binding.received(1, message("first")), Receiving::Handle(message("first")));
         assert_eq!((binding.sending(1), binding.sending(1)), (Sending::Moved, Sending::Nothing));
         assert!(binding.take_left().is_none(), "the peer may still send there");
         assert_eq!(binding.moved(1), VecDeque::from([message("second")]));
         assert_eq!(binding.take_left().unwrap().attempt, 1);
-        assert_eq!(binding.received(2, message("third")), Receiving::Handle([message("third")].into()));
+        assert_eq!(binding.received(2, message("third")), Receiving::Handle(message("third")));
         assert!(matches!(binding.closed(1), Closed::Nothing), "it is not missed");
     }
 
@@ -267,7 +267,7 @@ mod tests {
         let mut binding = carried();
         assert!(binding.moved(1).is_empty());
         binding.take_over(bound(2), Manner::Move).unwrap();
-        assert_eq!(binding.received(2, message("first")), Receiving::Handle([message("first")].into()), "nothing is waited for");
+        assert_eq!(binding.received(2, message("first")), Receiving::Handle(message("first")), "nothing is waited for");
         assert_eq!(binding.sending(1), Sending::Moved);
         assert_eq!(binding.take_left().unwrap().attempt, 1);
     }

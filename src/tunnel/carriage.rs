@@ -28,8 +28,10 @@ pub const MAX_PAYLOAD: usize = 65_536;
 #[derive(Default)]
 pub struct Effects {
     pub wakers: Vec<Waker>,
-    /// Channels that have something to send.
-    pub rings: Vec<Bell>,
+    /// The present channel has something to send.
+    pub ring: Option<Bell>,
+    /// The one that the tunnel moves from has its last message to send.
+    pub ring_leaving: Option<Bell>,
     /// Channels that are to be closed once what they have is sent.
     pub closes: Vec<(Bell, Notice)>,
     /// The flow goes on after a loss: so many streams, and bytes that are sent again.
@@ -73,8 +75,8 @@ impl Shared {
         }
         let mut effects = Effects::default();
         effects.closes.extend(replaced.into_iter().map(|bound| (bound.bell, Notice::new(Code::Superseded, ""))));
-        effects.rings.extend(state.binding.leaving().map(|leaving| leaving.bell.clone()));
-        effects.rings.extend(state.binding.present().map(|present| present.bell.clone()));
+        effects.ring_leaving = state.binding.leaving().map(|leaving| leaving.bell.clone());
+        effects.ring = state.binding.present().map(|present| present.bell.clone());
         state.rung = true;
         state.carried_since = now;
         if let Some(uncarried) = state.uncarried.take().filter(|_| !is_first) {
@@ -101,24 +103,23 @@ impl Shared {
     pub fn receive(&self, attempt: u64, message: Bytes) -> Result<(), Notice> {
         let mut state = self.state();
         let mut effects = Effects::default();
-        let messages = match message[..] {
+        let now = Instant::now();
+        let result = match message[..] {
             [mux::MOVED] => {
-                let messages = state.binding.moved(attempt);
+                let held = state.binding.moved(attempt);
                 self.take_left(&mut state, &mut effects);
-                messages
+                held.into_iter().try_for_each(|message| state.mux.handle_message(now, message))
             }
             [mux::MOVE] => {
                 self.asked_to_move.send_modify(|count| *count = count.wrapping_add(1));
                 return Ok(());
             }
             _ => match state.binding.received(attempt, message) {
-                Receiving::Handle(messages) => messages,
+                Receiving::Handle(message) => state.mux.handle_message(now, message),
                 Receiving::Nothing => return Ok(()),
                 Receiving::TooMuch => return Err(Notice::new(Code::FlowControl, "too much was sent during a move")),
             },
         };
-        let now = Instant::now();
-        let result = messages.into_iter().try_for_each(|message| state.mux.handle_message(now, message));
         self.settle_with(state, effects);
         if let Err(error) = result {
             let code = if let MuxError::FlowControl(_) = error { Code::FlowControl } else { Code::Protocol };
@@ -217,7 +218,7 @@ impl Shared {
         state.mux.close(code);
         match state.binding.present().map(|present| present.bell.clone()) {
             Some(bell) => {
-                effects.rings.push(bell.clone());
+                effects.ring = Some(bell.clone());
                 effects.closes.push((bell, Notice::new(notice.code, "")));
             }
             None => effects.is_over = true,
@@ -237,9 +238,9 @@ impl Shared {
 
     /// Does what was decided under the lock.
     pub(super) fn carry_out(&self, effects: Effects) {
-        let Effects { wakers, rings, closes, resumed, has_moved, is_over, .. } = effects;
+        let Effects { wakers, ring, ring_leaving, closes, resumed, has_moved, is_over, .. } = effects;
         wakers.into_iter().for_each(Waker::wake);
-        for bell in rings {
+        for bell in ring_leaving.into_iter().chain(ring) {
             bell.outbox.ready(bell.channel);
         }
         for (bell, notice) in closes {

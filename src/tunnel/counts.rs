@@ -1,9 +1,6 @@
 //! What became of a process's tunnels and their attachments, in numbers. Only ever counted up, and read at leisure.
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// One number.
 #[derive(Debug, Default)]
@@ -18,12 +15,6 @@ impl Count {
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
-    }
-}
-
-impl fmt::Display for Count {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.get().fmt(formatter)
     }
 }
 

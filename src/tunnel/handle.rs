@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{PortParameters, shared::Shared, stream::TunnelStream};
 use crate::{
     id::Id,
-    link::channel::{Notice, Outbox},
+    link::channel::{Code, Notice, Outbox},
     mux::ResetCode,
 };
 
@@ -123,6 +123,19 @@ impl Tunnel {
     /// Ends the tunnel and all its streams. The other end is told if it can be; `notice` is what those hear who wait here.
     pub fn end(&self, code: ResetCode, notice: Notice) {
         self.shared.end(code, notice);
+    }
+
+    /// Ends all of these because the process does, and waits until the other ends have been told.
+    ///
+    /// # Cancel safety
+    /// All of them are over when the future is dropped; not every other end may know.
+    pub async fn shut_down(tunnels: &[Tunnel], reason: &str) {
+        for tunnel in tunnels {
+            tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, reason));
+        }
+        for tunnel in tunnels {
+            tunnel.ended().await;
+        }
     }
 
     /// Waits until the tunnel is over and the other end has been told, if there was a way.

@@ -175,7 +175,7 @@ impl Shared {
         if !state.rung && (state.move_due || state.mux.has_transmit()) {
             let present = state.binding.present().map(|present| present.bell.clone());
             state.rung = present.is_some();
-            effects.rings.extend(present);
+            effects.ring = present;
         }
         self.unlock(state, effects);
     }

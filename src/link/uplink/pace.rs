@@ -62,7 +62,7 @@ impl Pace {
         Pace {
             failed: vec![false; masters],
             hopeless: true,
-            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
+            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT_WHILE_KEPT),
             at_once: KEPT_ATTEMPTS,
         }
     }
@@ -71,7 +71,7 @@ impl Pace {
     pub(super) fn ended(&mut self, master: usize, lived: Duration) -> Next {
         self.at_once = (self.at_once + lived.as_secs_f64() * EARNED_EACH_SECOND).min(KEPT_ATTEMPTS);
         if self.at_once < 1.0 {
-            return self.next_after(master, |pace| pace.backoff.next_wait_below(LONGEST_WAIT_WHILE_KEPT));
+            return self.next_after(master, |pace| pace.backoff.next_wait());
         }
         self.at_once -= 1.0;
         self.begin_round();
