@@ -13,7 +13,7 @@ use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
     hmac::{self, HMAC_SHA256},
 };
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use zeroize::Zeroizing;
 
 use super::{
@@ -117,27 +117,6 @@ impl Opener {
             }
         }
         Ok(())
-    }
-
-    /// Opens the next message: without a copy when nobody else holds the buffer behind `sealed`, and for `plain` always.
-    ///
-    /// # Errors
-    /// As for [`Opener::open`].
-    pub fn open_bytes(&mut self, mut sealed: Bytes) -> Result<Bytes, SealError> {
-        let Some(OpenWith::Plain(key)) = &self.cipher else {
-            let mut buffer = BytesMut::from(sealed);
-            self.open(&mut buffer)?;
-            return Ok(buffer.freeze());
-        };
-        let opened = take(&mut self.next).and_then(|number| {
-            let length = sealed.len().checked_sub(OVERHEAD).ok_or(SealError::Corrupt)?;
-            let tag = sealed.split_off(length);
-            verify_plain(key, number, &sealed, &tag)
-        });
-        if opened.is_err() {
-            self.cipher = None;
-        }
-        opened.map(|()| sealed)
     }
 }
 
@@ -305,7 +284,6 @@ mod tests {
                 assert_eq!(opener.open(&mut altered), Err(SealError::Corrupt), "{method}, byte {index}");
                 let mut good = sealed(&mut sealer, b"good");
                 assert_eq!(opener.open(&mut good), Err(SealError::Failed), "{method}");
-                assert_eq!(opener.open_bytes(good.freeze()), Err(SealError::Failed), "{method}");
             }
         }
     }
@@ -316,9 +294,7 @@ mod tests {
             for length in 0..OVERHEAD {
                 let (_, mut opener) = pair(method);
                 assert_eq!(opener.open(&mut BytesMut::zeroed(length)), Err(SealError::Corrupt), "{method} {length}");
-                let (_, mut opener) = pair(method);
-                assert_eq!(opener.open_bytes(Bytes::from(vec![0; length])), Err(SealError::Corrupt), "{method} {length}");
-                assert_eq!(opener.open_bytes(Bytes::from(vec![0; 50])), Err(SealError::Failed), "{method} {length}");
+                assert_eq!(opener.open(&mut BytesMut::zeroed(50)), Err(SealError::Failed), "{method} {length}");
             }
         }
     }
@@ -394,8 +370,8 @@ mod tests {
             let place = buffer.as_ptr();
             sealer.seal(&mut buffer, 5).unwrap();
             assert_eq!(buffer.as_ptr(), place, "{method}");
-            let payload = buffer.freeze().slice(5..);
-            let opened = opener.open_bytes(payload).unwrap();
+            let mut opened = buffer.split_off(5);
+            opener.open(&mut opened).unwrap();
             assert_eq!(opened.as_ptr(), place.wrapping_add(5), "{method}");
             assert_eq!(opened, vec![0; 1000]);
         }
@@ -406,16 +382,10 @@ mod tests {
         fn what_was_sealed_opens(messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..20)) {
             for method in EncryptMethod::ALL {
                 let (mut sealer, mut opener) = pair(method);
-                for (index, message) in messages.iter().enumerate() {
-                    let sealed = sealed(&mut sealer, message);
-                    let opened = if index % 2 == 0 {
-                        let mut buffer = sealed;
-                        opener.open(&mut buffer).unwrap();
-                        buffer.freeze()
-                    } else {
-                        opener.open_bytes(sealed.freeze()).unwrap()
-                    };
-                    prop_assert_eq!(&opened[..], &message[..]);
+                for message in &messages {
+                    let mut buffer = sealed(&mut sealer, message);
+                    opener.open(&mut buffer).unwrap();
+                    prop_assert_eq!(&buffer[..], &message[..]);
                 }
             }
         }

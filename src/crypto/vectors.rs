@@ -1,6 +1,6 @@
 //! Holds this layer to `tests/vectors/`, which a second implementation wrote.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use serde::Deserialize;
 
 use super::{
@@ -173,7 +173,7 @@ fn sealed_messages_are_those_of_the_vectors() {
     assert_eq!(sealed.directions.len(), super::EncryptMethod::ALL.len());
     for one in &sealed.directions {
         let direction = || Direction::derive(one.method.parse().unwrap(), &one.hash.array(), &one.key.0);
-        let (mut sealer, mut opener, mut other) = (Sealer::new(direction()), Opener::new(direction()), Opener::new(direction()));
+        let (mut sealer, mut opener) = (Sealer::new(direction()), Opener::new(direction()));
         for message in &one.messages {
             let mut buffer = BytesMut::from(&b"header"[..]);
             buffer.extend_from_slice(&message.clear.0);
@@ -182,7 +182,6 @@ fn sealed_messages_are_those_of_the_vectors() {
             let mut opened = BytesMut::from(&message.sealed.0[..]);
             opener.open(&mut opened).unwrap();
             assert_eq!(opened, message.clear.0, "{}", one.method);
-            assert_eq!(other.open_bytes(Bytes::from(message.sealed.0.clone())).unwrap(), message.clear.0, "{}", one.method);
         }
     }
 }

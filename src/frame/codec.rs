@@ -81,6 +81,15 @@ pub fn data_header(channel: u32) -> [u8; DATA_HEADER] {
     [kind::DATA, a, b, c, d]
 }
 
+/// The channel of a message that is a DATA frame with a payload, which stands behind [`DATA_HEADER`] bytes.
+#[must_use]
+pub fn data_channel(message: &[u8]) -> Option<u32> {
+    match message {
+        &[kind::DATA, a, b, c, d, _, ..] if message.len() <= MAX_MESSAGE => Some(u32::from_be_bytes([a, b, c, d])),
+        _ => None,
+    }
+}
+
 impl Frame {
     /// The frame in a message. A payload in it shares the message's memory.
     ///

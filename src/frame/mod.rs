@@ -14,7 +14,7 @@ mod notice;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use codec::{FrameError, data_header, is_ping, is_pong};
+pub use codec::{FrameError, data_channel, data_header, is_ping, is_pong};
 pub use introduction::{Claims, Nonce, Role, Terms};
 pub use notice::{Code, MAX_REASON, Notice};
 

@@ -183,7 +183,7 @@ pub async fn join(
 
 async fn answer(socket: &mut MessageSocket, awaited: &'static str) -> Result<Bytes, JoinError> {
     match tokio::time::timeout(AUTHENTICATION_TIMEOUT, socket.receive()).await {
-        Ok(Ok(Some(message))) => Ok(message),
+        Ok(Ok(Some(message))) => Ok(message.freeze()),
         Ok(Ok(None)) => Err(JoinError::Closed { awaited }),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(JoinError::Silent { awaited, after: AUTHENTICATION_TIMEOUT }),
@@ -270,7 +270,7 @@ pub async fn hello(socket: &mut MessageSocket, deadline: Duration) -> Result<Hel
         Ok(Err(error)) => return Err(error.into()),
         Ok(Ok(Some(message))) => message,
     };
-    match Frame::decode(message)? {
+    match Frame::decode(message.freeze())? {
         Frame::Hello { proof, claims: text } => {
             let claims = Claims::decode(&text)?;
             if claims.version != frame::VERSION {

@@ -3,23 +3,28 @@
 //!
 //! Knows bytes and channel numbers; not what a payload means.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
-pub use super::outbox::{OpenError, Outbox};
+pub use super::{
+    outbox::{OpenError, Outbox},
+    websocket::Body,
+};
 pub use crate::frame::{Code, Notice};
 
 /// One end of a channel. The link calls it from its own task; none of the calls may block or wait. The link holds no lock meanwhile: a lane
 /// may call its [`Outbox`] from inside any of them.
 pub trait Lane: Send + Sync + 'static {
-    /// Takes a payload that arrived on the channel.
+    /// Takes a payload that arrived on the channel. Nobody else writes to its memory, but what it was read with may be in the same block:
+    /// a short payload that is kept for long is better copied.
     ///
     /// # Errors
     /// The notice with which the channel is to be closed; the lane is dropped after it.
-    fn receive(&self, payload: Bytes) -> Result<(), Notice>;
+    fn receive(&self, payload: BytesMut) -> Result<(), Notice>;
 
-    /// Appends the next payload to `out`, at most `MAX_MESSAGE` less the DATA header, and says whether more may follow at once. Called only
-    /// after the lane has been marked ready at its [`Outbox`], and while the channel is not paused.
-    fn transmit(&self, out: &mut BytesMut) -> Transmit;
+    /// The next payload, at most `MAX_MESSAGE` less the DATA header, and whether more may follow at once. A payload that is made here is made in
+    /// `memory`, which is empty, and split off it. Called only after the lane has been marked ready at its [`Outbox`], and while the channel is
+    /// not paused.
+    fn transmit(&self, memory: &mut BytesMut) -> Transmit;
 
     /// The peer paused (`true`) or resumed the channel. The link itself stops asking for payloads meanwhile.
     fn paused(&self, paused: bool) {
@@ -30,13 +35,13 @@ pub trait Lane: Send + Sync + 'static {
     fn closed(&self, notice: Notice);
 }
 
-/// What [`Lane::transmit`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What [`Lane::transmit`] gives.
+#[derive(Debug, PartialEq, Eq)]
 pub enum Transmit {
-    /// A payload was appended, and another may follow: the lane stays in the round.
-    More,
-    /// A payload was appended, and there is no other now: the lane leaves the round until it is marked ready.
-    Last,
-    /// Nothing was appended: the lane leaves the round until it is marked ready.
+    /// A payload, and another may follow: the lane stays in the round.
+    More(Body),
+    /// A payload, and there is no other now: the lane leaves the round until it is marked ready.
+    Last(Body),
+    /// Nothing: the lane leaves the round until it is marked ready.
     Nothing,
 }

@@ -16,7 +16,6 @@ pub mod backoff;
 pub mod channel;
 pub mod dial;
 pub mod drain;
-mod hearing;
 pub mod heartbeat;
 pub mod memory;
 mod outbox;

@@ -20,10 +20,10 @@ use std::{
     task::{Poll, Waker},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
-use super::channel::{Lane, Transmit};
-use crate::frame::{self, Code, Frame, MAX_DATA, Notice};
+use super::channel::{Body, Lane, Transmit};
+use crate::frame::{Code, Frame, MAX_DATA, Notice};
 
 /// Bytes that a lane may send before the next has its turn: one full message.
 const QUANTUM: i64 = 64 * 1024;
@@ -105,6 +105,15 @@ enum Place {
 enum Circle {
     Fresh,
     Round,
+}
+
+/// What goes to the socket next.
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// A control frame.
+    Control(Bytes),
+    /// The payload of a DATA frame.
+    Data(u32, Body),
 }
 
 /// A lane whose turn it is.
@@ -246,20 +255,21 @@ impl Outbox {
         state.ending.clone()
     }
 
-    /// The next message for the socket, built in `scratch` when it is DATA; `None` when there is nothing, and the task will be woken.
-    pub(super) fn next(&self, scratch: &mut BytesMut) -> Option<Bytes> {
+    /// The next message for the socket; `None` when there is nothing, and the task will be woken. Payloads are made in `memory`.
+    pub(super) fn next(&self, memory: &mut BytesMut) -> Option<Outgoing> {
         loop {
             let mut state = self.state();
             if let Some(message) = state.next_control() {
-                return Some(message);
+                return Some(Outgoing::Control(message));
             }
             let Some(turn) = state.next_turn() else {
                 state.hungry = true;
                 return None;
             };
             drop(state);
-            if let Some(message) = self.serve(turn, scratch) {
-                return Some(message);
+            let channel = turn.channel;
+            if let Some(payload) = self.serve(turn, memory) {
+                return Some(Outgoing::Data(channel, payload));
             }
         }
     }
@@ -315,11 +325,13 @@ impl Outbox {
         }
     }
 
-    fn serve(&self, turn: Turn, scratch: &mut BytesMut) -> Option<Bytes> {
-        scratch.clear();
-        scratch.put_slice(&frame::data_header(turn.channel));
-        let transmit = turn.lane.transmit(scratch);
-        let sent = scratch.len().saturating_sub(frame::DATA_HEADER);
+    fn serve(&self, turn: Turn, memory: &mut BytesMut) -> Option<Body> {
+        let (payload, more) = match turn.lane.transmit(memory) {
+            Transmit::More(payload) => (Some(payload), true),
+            Transmit::Last(payload) => (Some(payload), false),
+            Transmit::Nothing => (None, false),
+        };
+        let sent = payload.as_ref().map_or(0, |payload| payload.len());
         if sent > MAX_DATA {
             // A mistake on this side; the peer would end the whole link for it.
             let notice = Notice::new(Code::Limit, format!("a payload of {sent} bytes"));
@@ -327,9 +339,9 @@ impl Outbox {
             turn.lane.closed(notice);
             return None;
         }
-        let drained = self.state().settle(turn.channel, sent, transmit);
+        let drained = self.state().settle(turn.channel, sent, more);
         drop((drained, turn));
-        (sent > 0).then(|| scratch.split().freeze())
+        payload
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -420,11 +432,11 @@ impl State {
     }
 
     /// Puts a lane back after its turn; gives it away when it is drained and was to be closed then.
-    fn settle(&mut self, channel: u32, sent: usize, transmit: Transmit) -> Option<Entry> {
+    fn settle(&mut self, channel: u32, sent: usize, more: bool) -> Option<Entry> {
         let entry = self.lanes.get_mut(&channel)?;
         let Place::Serving(circle) = entry.place else { return None };
         entry.credit -= i64::try_from(sent).unwrap_or(i64::MAX);
-        entry.marked |= transmit == Transmit::More && sent > 0;
+        entry.marked |= more && sent > 0;
         if entry.marked && entry.credit > 0 {
             let (place, queue) = match circle {
                 Circle::Fresh => (Place::Fresh, &mut self.fresh),

@@ -18,13 +18,14 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    channel::Outbox,
+    channel::{Body, Outbox},
     heartbeat::{Beat, Heartbeat, Said, Timing},
+    outbox::Outgoing,
     websocket::{MessageSocket, SocketError},
 };
 use crate::frame::{self, Code, Frame, Notice};
@@ -134,7 +135,7 @@ impl Link {
             outbox,
             interval: timing.interval,
             heartbeat: Heartbeat::new(timing, now),
-            scratch: BytesMut::new(),
+            memory: BytesMut::new(),
             flushed: true,
             answerable: false,
             pings: 0,
@@ -173,8 +174,8 @@ struct Running {
     /// How often the socket is to rest at most.
     interval: Duration,
     heartbeat: Heartbeat,
-    /// Where DATA is built; without memory while the link is idle.
-    scratch: BytesMut,
+    /// Where payloads are made; let go of now and then.
+    memory: BytesMut,
     /// Whether everything that was given to the socket has left it.
     flushed: bool,
     /// Whether a frame other than PING and PONG has come that the heartbeat has not been told of.
@@ -203,7 +204,6 @@ impl Running {
         match self.advance(context, handler, now) {
             Err(end) => return Poll::Ready(end),
             Ok(Batch::Full) => context.waker().wake_by_ref(),
-            Ok(Batch::Done) if self.flushed => self.scratch = BytesMut::new(),
             Ok(Batch::Done) => {}
         }
         loop {
@@ -223,7 +223,7 @@ impl Running {
                     if until > now {
                         timer.as_mut().reset(until);
                     }
-                    self.rest(context, now);
+                    self.rest(now);
                 }
             }
         }
@@ -237,11 +237,11 @@ impl Running {
         }
     }
 
-    fn rest(&mut self, context: &mut Context<'_>, now: Instant) {
+    fn rest(&mut self, now: Instant) {
         if now.saturating_duration_since(self.rested) >= self.interval {
             self.rested = now;
             self.socket.rest();
-            context.waker().wake_by_ref();
+            self.memory = BytesMut::new();
         }
     }
 
@@ -288,17 +288,18 @@ impl Running {
         Ok(Batch::Full)
     }
 
-    fn dispatch<H: Handler>(&mut self, message: Bytes, handler: &mut H) -> Result<(), LinkEnd> {
-        let frame = Frame::decode(message).map_err(|error| LinkEnd::Violated(Notice::new(Code::Protocol, error.to_string())))?;
+    fn dispatch<H: Handler>(&mut self, mut message: BytesMut, handler: &mut H) -> Result<(), LinkEnd> {
+        if let Some(channel) = frame::data_channel(&message) {
+            message.advance(frame::DATA_HEADER);
+            self.deliver(channel, message);
+            return Ok(());
+        }
+        let frame =
+            Frame::decode(message.freeze()).map_err(|error| LinkEnd::Violated(Notice::new(Code::Protocol, error.to_string())))?;
         self.answerable |= !matches!(frame, Frame::Ping(_) | Frame::Pong(_));
         match frame {
-            Frame::Data { channel, payload } => {
-                if let Some(lane) = self.outbox.receiver(channel)
-                    && let Err(notice) = lane.receive(payload)
-                {
-                    self.outbox.close(channel, &notice);
-                }
-            }
+            // Delivered above, without a look at what else it might have been.
+            Frame::Data { .. } => {}
             Frame::Close { channel, notice } => self.outbox.closed_by_peer(channel, notice),
             Frame::Pause(channel) => self.outbox.paused_by_peer(channel, true),
             Frame::Resume(channel) => self.outbox.paused_by_peer(channel, false),
@@ -309,6 +310,15 @@ impl Running {
             other => handler.frame(other).map_err(LinkEnd::Asked)?,
         }
         Ok(())
+    }
+
+    fn deliver(&mut self, channel: u32, payload: BytesMut) {
+        self.answerable = true;
+        if let Some(lane) = self.outbox.receiver(channel)
+            && let Err(notice) = lane.receive(payload)
+        {
+            self.outbox.close(channel, &notice);
+        }
     }
 
     fn write(&mut self, context: &mut Context<'_>, now: Instant) -> Result<Batch, LinkEnd> {
@@ -326,15 +336,25 @@ impl Running {
                 batch = Batch::Done;
                 break;
             }
-            let Some(message) = self.outbox.next(&mut self.scratch) else {
+            let Some(outgoing) = self.outbox.next(&mut self.memory) else {
                 batch = Batch::Done;
                 self.flushed = self.socket.poll_flush(context).map_err(LinkEnd::Lost)?.is_ready();
                 break;
             };
-            budget = budget.saturating_sub(message.len() + MESSAGE_COST);
-            said = said.max(self.kind(&message));
-            self.socket.start_send(message).map_err(LinkEnd::Lost)?;
             self.flushed = false;
+            let sent = match outgoing {
+                Outgoing::Control(message) => {
+                    said = said.max(self.kind(&message));
+                    budget = budget.saturating_sub(message.len() + MESSAGE_COST);
+                    self.socket.start_send(&[], Body::Shared(message))
+                }
+                Outgoing::Data(channel, payload) => {
+                    said = Said::Other;
+                    budget = budget.saturating_sub(payload.len() + MESSAGE_COST);
+                    self.socket.start_send(&frame::data_header(channel), payload)
+                }
+            };
+            sent.map_err(LinkEnd::Lost)?;
         }
         if budget < BATCH {
             self.heartbeat.sent(now, said);

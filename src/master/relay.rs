@@ -29,7 +29,10 @@ use super::{
 use crate::{
     frame::{AttachHeader, Code, Frame, Notice},
     id::Id,
-    link::{Lane, Outbox, Transmit, channel::OpenError},
+    link::{
+        Lane, Outbox, Transmit,
+        channel::{Body, OpenError},
+    },
 };
 
 /// The longest first handshake message that an ATTACH may carry: the offer of PROTOCOL 7.2 takes a few hundred bytes, and a message that
@@ -330,7 +333,7 @@ impl Circuit {
     }
 
     /// The link toward `side` has room.
-    fn give(&self, side: Side, out: &mut BytesMut) -> Transmit {
+    fn give(&self, side: Side) -> Transmit {
         let mut state = self.state();
         let queue = match side {
             Side::Client => &mut state.toward_client,
@@ -349,8 +352,8 @@ impl Circuit {
             }
         }
         drop(state);
-        out.extend_from_slice(&popped.message);
-        if popped.last { Transmit::Last } else { Transmit::More }
+        let payload = Body::Shared(popped.message);
+        if popped.last { Transmit::Last(payload) } else { Transmit::More(payload) }
     }
 
     /// `side` is closed, or its link has ended: the other hears of it behind what was queued for it.
@@ -426,12 +429,12 @@ struct CircuitLane {
 }
 
 impl Lane for CircuitLane {
-    fn receive(&self, payload: Bytes) -> Result<(), Notice> {
-        self.circuit.take(self.side, payload)
+    fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
+        self.circuit.take(self.side, payload.freeze())
     }
 
-    fn transmit(&self, out: &mut BytesMut) -> Transmit {
-        self.circuit.give(self.side, out)
+    fn transmit(&self, _memory: &mut BytesMut) -> Transmit {
+        self.circuit.give(self.side)
     }
 
     fn closed(&self, notice: Notice) {

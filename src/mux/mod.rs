@@ -244,6 +244,12 @@ impl Mux {
         self.streams.len()
     }
 
+    /// Bytes that applications have written and that are to be sent.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> u64 {
+        self.load.unsent
+    }
+
     /// Bytes held for applications that have not taken them.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {

@@ -23,11 +23,12 @@ use super::{
     Tunnel,
     attach::{AttachError, FIRST_ATTEMPT, Offered, Outcome, OutcomeSender, closing_notice},
     binding::Manner,
+    carriage::Sent,
     shared::Bell,
 };
 use crate::{
     crypto::seal::{Opener, Sealer},
-    link::channel::{Code, Lane, Notice, Transmit},
+    link::channel::{Body, Code, Lane, Notice, Transmit},
     mux::ResetCode,
 };
 
@@ -128,7 +129,7 @@ impl Attachment {
 }
 
 impl Lane for Attachment {
-    fn receive(&self, payload: Bytes) -> Result<(), Notice> {
+    fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
         let mut phase = self.phase();
         match std::mem::replace(&mut *phase, Phase::Over) {
             Phase::Offered(offered) => {
@@ -150,14 +151,14 @@ impl Lane for Attachment {
         }
     }
 
-    fn transmit(&self, out: &mut BytesMut) -> Transmit {
+    fn transmit(&self, memory: &mut BytesMut) -> Transmit {
         let mut phase = self.phase();
         match &mut *phase {
-            Phase::Attached(attached) => attached.transmit(out),
+            Phase::Attached(attached) => attached.transmit(memory),
             Phase::Refusing(answer) => {
-                out.extend_from_slice(answer);
+                let answer = std::mem::take(answer);
                 *phase = Phase::Over;
-                Transmit::Last
+                Transmit::Last(Body::Shared(answer))
             }
             Phase::Offered(_) | Phase::Over => Transmit::Nothing,
         }
@@ -201,31 +202,33 @@ impl Attached {
     }
 
     /// Opens a message, and says whether it is the first.
-    fn open(&mut self, payload: Bytes) -> Result<(Bytes, Option<Candidate>), Notice> {
-        let message = self.opener.open_bytes(payload).map_err(|error| Notice::new(Code::Seal, error.to_string()))?;
-        Ok((message, self.candidate.take()))
+    fn open(&mut self, mut payload: BytesMut) -> Result<(Bytes, Option<Candidate>), Notice> {
+        self.opener.open(&mut payload).map_err(|error| Notice::new(Code::Seal, error.to_string()))?;
+        Ok((payload.freeze(), self.candidate.take()))
     }
 
-    fn transmit(&mut self, out: &mut BytesMut) -> Transmit {
+    fn transmit(&mut self, memory: &mut BytesMut) -> Transmit {
         if let Some(answer) = self.answer.take() {
-            out.extend_from_slice(&answer);
-            return Transmit::More;
+            return Transmit::More(Body::Shared(answer));
         }
-        let start = out.len();
         let shared = &self.claim.tunnel.shared;
-        let transmit = if std::mem::replace(&mut self.has_greeted, true) {
-            shared.transmit(self.claim.attempt, out)
+        let sending = if std::mem::replace(&mut self.has_greeted, true) {
+            shared.transmit(self.claim.attempt, memory)
         } else {
-            shared.greet(self.claim.attempt, self.claim.manner, out);
-            Transmit::More
+            shared.greet(self.claim.attempt, self.claim.manner, memory);
+            Sent::More
         };
-        if transmit != Transmit::Nothing && self.sealer.seal(out, start).is_err() {
+        if sending == Sent::Nothing {
+            return Transmit::Nothing;
+        }
+        if self.sealer.seal(memory, 0).is_err() {
             // Only after 2^64 messages: the tunnel cannot go on with these keys.
-            out.truncate(start);
+            memory.clear();
             self.claim.tunnel.shared.lost(self.claim.attempt, Notice::new(Code::Seal, "the keys of the attachment are used up"));
             return Transmit::Nothing;
         }
-        transmit
+        let payload = Body::Own(memory.split());
+        if sending == Sent::More { Transmit::More(payload) } else { Transmit::Last(payload) }
     }
 
     fn closed(&mut self, notice: Notice) {

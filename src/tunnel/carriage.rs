@@ -17,12 +17,26 @@ use super::{
     shared::{Bell, Shared, State, Uncarried},
 };
 use crate::{
-    link::channel::{Code, Notice, Outbox, Transmit},
+    link::channel::{Code, Notice, Outbox},
     mux::{self, MuxError, ResetCode, Side},
 };
 
 /// The largest tunnel message before sealing, in bytes (PROTOCOL 12).
 pub const MAX_PAYLOAD: usize = 65_536;
+
+/// What small frames may take beside the data of a message, and its tag, in bytes.
+const SMALL_FRAMES: usize = 512;
+
+/// For how many full messages memory is taken at a time: when the last one is made, the first has mostly been sent, and its memory is used again.
+const MESSAGES_IN_MEMORY: usize = 4;
+
+/// Makes room for a message with so many bytes of data, or for several when it is a large one.
+fn reserve(out: &mut BytesMut, data: u64) {
+    let needed = usize::try_from(data).unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD) + SMALL_FRAMES;
+    if out.capacity() < needed {
+        out.reserve(if needed < MAX_PAYLOAD / 4 { needed } else { MESSAGES_IN_MEMORY * (MAX_PAYLOAD + SMALL_FRAMES) });
+    }
+}
 
 /// What is to be done when the state is unlocked.
 #[derive(Default)]
@@ -42,6 +56,16 @@ pub struct Effects {
     pub has_moved: bool,
     /// The tunnel is over, and nobody is left to be told.
     pub is_over: bool,
+}
+
+/// What was appended to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// A message, and there is more.
+    More,
+    /// A message, and no more now.
+    Last,
+    Nothing,
 }
 
 /// The code of a notice about a tunnel that ended with `code`.
@@ -129,26 +153,27 @@ impl Shared {
     }
 
     /// Appends the next message of this attachment to be sealed.
-    pub fn transmit(&self, attempt: u64, out: &mut BytesMut) -> Transmit {
+    pub fn transmit(&self, attempt: u64, out: &mut BytesMut) -> Sent {
         let mut state = self.state();
         match state.binding.sending(attempt) {
-            Sending::Nothing => Transmit::Nothing,
+            Sending::Nothing => Sent::Nothing,
             Sending::Moved => {
                 out.put_u8(mux::MOVED);
                 let mut effects = Effects::default();
                 self.take_left(&mut state, &mut effects);
                 self.unlock(state, effects);
-                Transmit::Last
+                Sent::Last
             }
             Sending::Mux if std::mem::take(&mut state.move_due) => {
                 out.put_u8(mux::MOVE);
-                Transmit::More
+                Sent::More
             }
             Sending::Mux => self.transmit_mux(state, out),
         }
     }
 
-    fn transmit_mux(&self, mut state: MutexGuard<'_, State>, out: &mut BytesMut) -> Transmit {
+    fn transmit_mux(&self, mut state: MutexGuard<'_, State>, out: &mut BytesMut) -> Sent {
+        reserve(out, state.mux.unsent_bytes());
         let any = state.mux.poll_transmit(Instant::now(), out, MAX_PAYLOAD);
         let more = any && state.mux.has_transmit();
         // The link asks again by itself as long as there is more, and otherwise only when the next `settle` rings.
@@ -156,9 +181,9 @@ impl Shared {
         let effects = Effects { is_over: state.mux.is_end_of_tunnel_sent(), ..Effects::default() };
         self.unlock(state, effects);
         match (any, more) {
-            (false, _) => Transmit::Nothing,
-            (true, false) => Transmit::Last,
-            (true, true) => Transmit::More,
+            (false, _) => Sent::Nothing,
+            (true, false) => Sent::Last,
+            (true, true) => Sent::More,
         }
     }
 

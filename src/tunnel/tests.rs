@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -291,7 +291,7 @@ async fn a_recorded_handshake_opens_no_stream() {
     let mut replayed = vec![0x01, 0x00, 0x40, 0x40, 0x00];
     replayed.extend_from_slice(&[0; 16]);
     use crate::link::Lane;
-    assert!(reply.lane.receive(replayed.into()).is_err());
+    assert!(reply.lane.receive(BytesMut::from(&replayed[..])).is_err());
     drop(reply.lane);
     assert!(tunnel.accept().await.is_none(), "the tunnel is over and nothing was opened");
     bed.end().await;

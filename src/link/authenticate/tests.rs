@@ -57,7 +57,7 @@ async fn a_server_and_a_master_with_the_same_key_join_in_one_flight() {
     assert_eq!(terms.unwrap(), TERMS);
     assert_eq!((hello.claims.role, hello.claims.instance, hello.claims.epoch), (Role::Server, Id([7; 16]), 3));
     assert_eq!(hello.claims.agent, "test");
-    assert_eq!(Frame::decode(peer.receive().await.unwrap().unwrap()), Ok(register), "it came in the same flight");
+    assert_eq!(Frame::decode(peer.receive().await.unwrap().unwrap().freeze()), Ok(register), "it came in the same flight");
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,7 +76,7 @@ async fn frames_behind_the_welcome_stay_readable() {
     let (terms, _peer) = tokio::join!(join(&mut socket, &key, &role, &[]), behind);
     terms.unwrap();
     for token in 0..3 {
-        assert_eq!(Frame::decode(socket.receive().await.unwrap().unwrap()), Ok(Frame::Ping(token)));
+        assert_eq!(Frame::decode(socket.receive().await.unwrap().unwrap().freeze()), Ok(Frame::Ping(token)));
     }
 }
 
@@ -121,7 +121,7 @@ async fn a_recorded_hello_is_worthless_on_another_link() {
     let (mut thief, mut peer) = memory::pair();
     let replay = async {
         thief.receive().await.unwrap().unwrap();
-        thief.feed(recorded).await.unwrap();
+        thief.feed(recorded.freeze()).await.unwrap();
         thief.flush().await.unwrap();
     };
     let (heard, ()) = tokio::join!(hello(&mut peer, AUTHENTICATION_TIMEOUT), replay);
@@ -174,7 +174,7 @@ async fn hello_scripted(message: Option<&[u8]>) -> (HelloError, Option<Frame>) {
             socket.feed(Bytes::copy_from_slice(message)).await.unwrap();
             socket.flush().await.unwrap();
         }
-        socket.receive().await.unwrap().map(|message| Frame::decode(message).unwrap())
+        socket.receive().await.unwrap().map(|message| Frame::decode(message.freeze()).unwrap())
     };
     let (taken, told) = tokio::join!(master(peer, &key), role);
     (taken.expect_err("it is no role"), told)

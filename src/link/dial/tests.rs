@@ -97,7 +97,7 @@ async fn echo(mut stream: impl ByteStream) {
     stream.flush().await.unwrap();
     let mut socket = crate::link::accept::upgraded(stream, Bytes::new());
     while let Ok(Some(message)) = socket.receive().await {
-        socket.feed(message).await.unwrap();
+        socket.feed(message.freeze()).await.unwrap();
         socket.flush().await.unwrap();
     }
 }

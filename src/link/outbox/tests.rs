@@ -37,12 +37,12 @@ impl Scripted {
 }
 
 impl Lane for Scripted {
-    fn receive(&self, payload: Bytes) -> Result<(), Notice> {
+    fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
         self.heard.lock().unwrap().push(format!("{payload:?}"));
         Ok(())
     }
 
-    fn transmit(&self, out: &mut BytesMut) -> Transmit {
+    fn transmit(&self, _memory: &mut BytesMut) -> Transmit {
         if let Some(meanwhile) = &*self.meanwhile.lock().unwrap() {
             meanwhile();
         }
@@ -50,8 +50,8 @@ impl Lane for Scripted {
         match queue.pop_front() {
             None => Transmit::Nothing,
             Some(message) => {
-                out.extend_from_slice(&message);
-                if queue.is_empty() { Transmit::Last } else { Transmit::More }
+                let payload = Body::Shared(message);
+                if queue.is_empty() { Transmit::Last(payload) } else { Transmit::More(payload) }
             }
         }
     }
@@ -71,7 +71,10 @@ fn open(outbox: &Outbox, channel: u32, lane: &Arc<Scripted>) {
 }
 
 fn next(outbox: &Outbox) -> Option<Frame> {
-    outbox.next(&mut BytesMut::new()).map(|message| Frame::decode(message).unwrap())
+    outbox.next(&mut BytesMut::new()).map(|outgoing| match outgoing {
+        Outgoing::Control(message) => Frame::decode(message).unwrap(),
+        Outgoing::Data(channel, payload) => Frame::Data { channel, payload: payload.freeze() },
+    })
 }
 
 /// The channel and length of the next `count` messages.

@@ -62,7 +62,8 @@ impl Told {
 }
 
 impl Lane for Told {
-    fn receive(&self, payload: Bytes) -> Result<(), Notice> {
+    fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
+        let payload = payload.freeze();
         if payload == "bad"[..] {
             return Err(Notice::new(Code::Seal, "it does not open"));
         }
@@ -71,18 +72,17 @@ impl Lane for Told {
         Ok(())
     }
 
-    fn transmit(&self, out: &mut BytesMut) -> Transmit {
+    fn transmit(&self, memory: &mut BytesMut) -> Transmit {
         if let Some(payload) = self.queue.lock().unwrap().pop_front() {
-            out.extend_from_slice(&payload);
-            return Transmit::More;
+            return Transmit::More(Body::Shared(payload));
         }
         let left = self.bulk.load(Ordering::Relaxed);
         if left == 0 {
             return Transmit::Nothing;
         }
         self.bulk.store(left - 1, Ordering::Relaxed);
-        out.resize(out.len() + BULK, 7);
-        Transmit::More
+        memory.resize(BULK, 7);
+        Transmit::More(Body::Own(memory.split()))
     }
 
     fn paused(&self, paused: bool) {
@@ -149,7 +149,7 @@ async fn send(peer: &mut MessageSocket, frame: Frame) {
 }
 
 async fn receive(peer: &mut MessageSocket) -> Frame {
-    Frame::decode(peer.receive().await.unwrap().expect("the link is up")).unwrap()
+    Frame::decode(peer.receive().await.unwrap().expect("the link is up").freeze()).unwrap()
 }
 
 fn data(channel: u32, payload: &'static [u8]) -> Frame {

@@ -106,7 +106,7 @@ impl Peer {
 
     async fn receive(&mut self) -> Option<Frame> {
         let message = self.socket.receive().await.expect("closed in order, if at all");
-        message.map(|message| Frame::decode(message).expect("a frame"))
+        message.map(|message| Frame::decode(message.freeze()).expect("a frame"))
     }
 
     /// Waits until the role closes the link, in order.
@@ -119,11 +119,11 @@ impl Peer {
 struct Idle;
 
 impl Lane for Idle {
-    fn receive(&self, _payload: bytes::Bytes) -> Result<(), Notice> {
+    fn receive(&self, _payload: BytesMut) -> Result<(), Notice> {
         Ok(())
     }
 
-    fn transmit(&self, _out: &mut BytesMut) -> Transmit {
+    fn transmit(&self, _memory: &mut BytesMut) -> Transmit {
         Transmit::Nothing
     }
 

@@ -1,7 +1,21 @@
-//! Messages of every size, through changes of the buffers.
+//! Messages of every size, in every cutting, through changes of the buffers; beside another implementation of the same RFC.
+
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message,
+        protocol::{Role, WebSocketConfig},
+    },
+};
 
 use super::*;
 use crate::link::memory;
+
+/// What one [`Inbound::rest`] leaves to a socket that has nothing.
+const LITTLE: usize = 4 * 1024;
 
 async fn carry(from: &mut MessageSocket, to: &mut MessageSocket, length: usize) {
     let message = Bytes::from(vec![length as u8; length]);
@@ -13,34 +27,38 @@ async fn carry(from: &mut MessageSocket, to: &mut MessageSocket, length: usize) 
     assert_eq!(received.unwrap().unwrap(), message);
 }
 
+/// A socket, and the stream at whose other end it is.
+fn raw(end: End) -> (DuplexStream, MessageSocket) {
+    let (peer, stream) = tokio::io::duplex(1 << 20);
+    (peer, MessageSocket::new(stream, Bytes::new(), end))
+}
+
 #[tokio::test]
 async fn a_busy_socket_reads_in_larger_pieces_and_one_at_rest_lets_its_buffers_go() {
     let (mut role, mut master) = memory::pair();
-    for (from, to) in [(&mut role, &mut master)] {
-        carry(from, to, 100).await;
-        assert_eq!(to.pace, Pace::Rest);
-        for _ in 0..8 {
-            carry(from, to, 60_000).await;
-        }
-        assert_eq!(to.pace, Pace::Busy);
-        to.rest();
-        assert_eq!(to.pace, Pace::Busy, "it was busy since it last rested");
-        carry(from, to, 100).await;
-        to.rest();
-        assert_eq!(to.pace, Pace::Rest);
-        carry(from, to, 100).await;
+    carry(&mut role, &mut master, 100).await;
+    assert!(master.receive().now_or_never().is_none());
+    assert_eq!(master.inbound.kept_bytes(), 0, "nothing is kept for what may come");
+    for _ in 0..20 {
+        carry(&mut role, &mut master, 60_000).await;
     }
-    for _ in 0..8 {
-        carry(&mut master, &mut role, 60_000).await;
-    }
-    assert_eq!(role.pace, Pace::Busy);
+    assert!(master.receive().now_or_never().is_none());
+    assert!(master.inbound.kept_bytes() > 30_000, "{}", master.inbound.kept_bytes());
+    master.rest();
+    assert!(master.inbound.kept_bytes() > 30_000, "it was busy since it last rested");
+    carry(&mut role, &mut master, 100).await;
+    master.rest();
+    assert!(master.receive().now_or_never().is_none());
+    assert_eq!(master.inbound.kept_bytes(), 0);
+    carry(&mut role, &mut master, 100).await;
+    assert!(master.inbound.kept_bytes() <= LITTLE);
 }
 
 #[tokio::test]
 async fn messages_of_every_length_arrive_whole_while_the_buffers_change() {
     let (mut role, mut master) = memory::pair();
     for round in 0..400 {
-        for length in [0, 1, 125, 126, 127, 4_090, 4_096, 65_535, 65_536, MAX_MESSAGE] {
+        for length in [0, 1, 125, 126, 127, 2_047, 2_048, 4_090, 4_096, 65_535, 65_536, MAX_MESSAGE] {
             let length = if round % 3 == 0 { length } else { fastrand::usize(..=length) };
             carry(&mut role, &mut master, length).await;
             carry(&mut master, &mut role, length).await;
@@ -53,56 +71,235 @@ async fn messages_of_every_length_arrive_whole_while_the_buffers_change() {
 }
 
 #[tokio::test]
-async fn buffers_stay_while_a_message_is_in_them() {
-    let (mut peer, stream) = tokio::io::duplex(1 << 20);
-    let mut socket = MessageSocket::new(stream, Bytes::new(), End::Dialled);
-    let write = async |peer: &mut tokio::io::DuplexStream, bytes: &[u8]| {
-        tokio::io::AsyncWriteExt::write_all(peer, bytes).await.unwrap();
-    };
-    for _ in 0..5 {
-        let mut frame = vec![0x82, 126, 0xff, 0xff];
-        frame.resize(4 + 65_535, 1);
-        write(&mut peer, &frame).await;
-        assert_eq!(socket.receive().await.unwrap().unwrap().len(), 65_535);
-    }
-    assert_eq!(socket.pace, Pace::Busy);
-    // Half a message, then quiet.
-    write(&mut peer, &[0x82, 4, b'h', b'a']).await;
+async fn what_is_in_a_buffer_is_not_lost_at_rest() {
+    let (mut peer, mut socket) = raw(End::Dialled);
+    peer.write_all(&[0x82, 4, b'h', b'a']).await.unwrap();
     assert!(socket.receive().now_or_never().is_none());
     socket.rest();
+    peer.write_all(b"lf\x82").await.unwrap();
+    assert_eq!(socket.receive().await.unwrap().unwrap(), "half"[..]);
     socket.rest();
-    assert_eq!(socket.pace, Pace::Busy);
-    write(&mut peer, b"lf").await;
-    assert_eq!(socket.receive().await.unwrap().unwrap(), "half");
-    // A header longer than it need be: whether the buffer is empty cannot be told from then on.
-    write(&mut peer, &[0x82, 126, 0, 1, b'x']).await;
-    assert_eq!(socket.receive().await.unwrap().unwrap(), "x");
+    peer.write_all(b"\x01x").await.unwrap();
+    assert_eq!(socket.receive().await.unwrap().unwrap(), "x"[..]);
+    socket.feed(Bytes::from_static(b"fed")).await.unwrap();
     socket.rest();
-    socket.rest();
-    assert_eq!(socket.pace, Pace::Busy);
-}
-
-#[tokio::test]
-async fn what_was_fed_and_not_flushed_is_not_lost_at_rest() {
-    let (mut role, mut master) = memory::pair();
-    for _ in 0..8 {
-        carry(&mut master, &mut role, 60_000).await;
-    }
-    role.feed(Bytes::from_static(b"fed")).await.unwrap();
-    role.rest();
-    role.rest();
-    assert_eq!(role.pace, Pace::Busy);
-    role.flush().await.unwrap();
-    assert_eq!(master.receive().await.unwrap().unwrap(), "fed");
-    role.rest();
-    assert_eq!(role.pace, Pace::Rest);
+    socket.flush().await.unwrap();
+    let mut received = [0; 9];
+    peer.read_exact(&mut received).await.unwrap();
+    assert_eq!(received[..2], [0x82, 0x83]);
 }
 
 #[tokio::test]
 async fn what_came_with_the_upgrade_is_read_first() {
     let (mut peer, stream) = tokio::io::duplex(1024);
     let mut socket = MessageSocket::new(stream, Bytes::from_static(b"\x82\x05first\x82\x06sec"), End::Dialled);
-    tokio::io::AsyncWriteExt::write_all(&mut peer, b"ond").await.unwrap();
-    assert_eq!(socket.receive().await.unwrap().unwrap(), "first");
-    assert_eq!(socket.receive().await.unwrap().unwrap(), "second");
+    peer.write_all(b"ond").await.unwrap();
+    assert_eq!(socket.receive().await.unwrap().unwrap(), "first"[..]);
+    assert_eq!(socket.receive().await.unwrap().unwrap(), "second"[..]);
+}
+
+/// A frame of this opcode with a payload of zeros, masked or not.
+fn frame(opcode: u8, length: usize, masked: bool) -> Vec<u8> {
+    let mask = if masked { 0x80 } else { 0 };
+    let mut frame = vec![0x80 | opcode];
+    match length {
+        0..=125 => frame.push(mask | length as u8),
+        126..=65_535 => {
+            frame.push(mask | 126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+        _ => {
+            frame.push(mask | 127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    // A mask whose bytes look like the beginning of a control frame.
+    frame.extend(if masked { &[0x89, 0, 0x8a, 0][..] } else { &[] });
+    frame.resize(frame.len() + length, 0x89);
+    frame
+}
+
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const PING: u8 = 9;
+
+#[tokio::test]
+async fn no_part_of_a_ping_is_heard_and_each_part_of_a_message_is() {
+    let (mut peer, mut socket) = raw(End::Accepted);
+    for byte in frame(PING, 125, true) {
+        tokio::task::yield_now().await;
+        peer.write_all(&[byte]).await.unwrap();
+        assert!(socket.receive().now_or_never().is_none());
+        assert_eq!(socket.take_heard(), Heard::default());
+    }
+    for (count, byte) in (1..).zip(frame(BINARY, 300, true)) {
+        tokio::task::yield_now().await;
+        peer.write_all(&[byte]).await.unwrap();
+        let _ = socket.receive().now_or_never();
+        assert_eq!(socket.take_heard(), Heard { any: true, long: count >= 8 }, "once its length is known");
+        let _ = socket.receive().now_or_never();
+        assert_eq!(socket.take_heard(), Heard::default(), "each byte is heard once");
+    }
+    for byte in frame(BINARY, 9, true) {
+        tokio::task::yield_now().await;
+        peer.write_all(&[byte]).await.unwrap();
+        let _ = socket.receive().now_or_never();
+        assert_eq!(socket.take_heard(), Heard { any: true, long: false });
+    }
+}
+
+#[tokio::test]
+async fn what_breaks_the_rfc_ends_the_socket_with_the_reason() {
+    let masked_too_long = frame(BINARY, MAX_MESSAGE + 1, true);
+    let in_parts = [&[0x02, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &vec![0; 65_536][..]].concat();
+    let endless = [&in_parts[..], &in_parts[..1], &in_parts[1..]].concat();
+    for (bytes, expected) in [
+        (frame(TEXT, 5, true), "a text message"),
+        (frame(BINARY, 5, false), "a mask"),
+        (frame(0, 5, true), "a continuation of no message"),
+        (endless, "a message within another"),
+        (masked_too_long[..14].to_vec(), "a message of 131073 bytes"),
+        (frame(3, 5, true), "an opcode"),
+    ] {
+        let (mut peer, mut socket) = raw(End::Accepted);
+        peer.write_all(&bytes).await.unwrap();
+        let error = socket.receive().await.unwrap_err();
+        assert!(error.to_string().contains(expected) && error.is_violation(), "{error} for {expected}");
+    }
+    let (peer, mut socket) = raw(End::Dialled);
+    drop(peer);
+    assert!(matches!(socket.receive().await, Err(SocketError::Cut)));
+}
+
+#[tokio::test]
+async fn a_message_in_too_many_parts_is_too_long() {
+    let (mut peer, mut socket) = raw(End::Dialled);
+    let mut part = frame(BINARY, 65_536, false);
+    part[0] = 0x02;
+    for opcode in [0x02, 0x00, 0x00] {
+        part[0] = opcode;
+        peer.write_all(&part).await.unwrap();
+    }
+    assert!(matches!(socket.receive().await, Err(SocketError::TooLong { size: 196_608 })));
+}
+
+#[tokio::test]
+async fn a_flood_of_pings_is_answered_with_the_last_and_takes_no_memory() {
+    let (mut peer, mut socket) = raw(End::Dialled);
+    for count in 0..100_u8 {
+        peer.write_all(&[0x89, 1, count]).await.unwrap();
+    }
+    assert!(socket.receive().now_or_never().is_none());
+    let mut pong = [0; 7];
+    peer.read_exact(&mut pong).await.unwrap();
+    assert_eq!((pong[..2].to_vec(), pong[6] ^ pong[2]), (vec![0x8a, 0x81], 99));
+    assert!(peer.read(&mut pong).now_or_never().is_none(), "one pong");
+}
+
+#[tokio::test]
+async fn both_ends_close_in_order_whoever_begins() {
+    for begins in [End::Dialled, End::Accepted] {
+        let (role, master) = memory::pair();
+        let (closes, mut other) = if begins == End::Dialled { (role, master) } else { (master, role) };
+        let closing = tokio::spawn(closes.close(Duration::from_secs(60)));
+        assert!(other.receive().await.unwrap().is_none());
+        assert!(matches!(other.feed(Bytes::new()).await, Err(SocketError::Closed)));
+        other.flush().await.unwrap();
+        closing.await.unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn another_implementation_understands_what_is_sent_and_is_understood(
+        messages in proptest::collection::vec(prop_oneof![0_usize..300, 2000_usize..2100, 65_000..66_000_usize], 1..12),
+        dialled in any::<bool>(), held in 1_usize..100_000, pings in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (ours, theirs) = tokio::io::duplex(held);
+            let (end, role) = if dialled { (End::Dialled, Role::Server) } else { (End::Accepted, Role::Client) };
+            let mut ours = MessageSocket::new(ours, Bytes::new(), end);
+            let config = WebSocketConfig::default().write_buffer_size(0).max_write_buffer_size(1 << 20);
+            let mut theirs = WebSocketStream::from_raw_socket(theirs, role, Some(config)).await;
+            for length in messages {
+                let message = Bytes::from((0..length).map(|index| index as u8).collect::<Vec<_>>());
+                let there = async {
+                    ours.feed(message.clone()).await.unwrap();
+                    ours.flush().await.unwrap();
+                };
+                let ((), received) = tokio::join!(there, theirs.next());
+                assert_eq!(received.unwrap().unwrap().into_data(), message);
+                let back = async {
+                    if pings {
+                        theirs.send(Message::Ping(Bytes::from_static(b"there?"))).await.unwrap();
+                    }
+                    theirs.send(Message::Binary(message.clone())).await.unwrap();
+                    if pings {
+                        assert_eq!(theirs.next().await.unwrap().unwrap(), Message::Pong(Bytes::from_static(b"there?")));
+                    }
+                };
+                let answer = async {
+                    let received = ours.receive().await.unwrap().unwrap();
+                    ours.flush().await.unwrap();
+                    received
+                };
+                let ((), received) = tokio::join!(back, answer);
+                assert_eq!(received, message);
+            }
+            let closing = async {
+                theirs.close(None).await.unwrap();
+                while let Some(Ok(_)) = theirs.next().await {}
+            };
+            let closed = async {
+                assert!(ours.receive().await.unwrap().is_none());
+                ours.flush().await.unwrap();
+                drop(ours);
+            };
+            tokio::join!(closing, closed);
+        });
+    }
+
+    #[test]
+    fn messages_arrive_whole_however_the_stream_is_cut(
+        lengths in proptest::collection::vec(prop_oneof![0_usize..300, 65_000..66_000_usize], 1..8), piece in 1_usize..3000, parts in 1_usize..4,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut peer, mut socket) = raw(End::Accepted);
+            for length in lengths {
+                let mut stream = Vec::new();
+                for part in 0..parts {
+                    let mut bytes = frame(if part == 0 { BINARY } else { 0 }, length, true);
+                    bytes[0] &= if part + 1 == parts { 0xff } else { 0x7f };
+                    stream.extend(bytes);
+                    stream.extend(frame(PING, length % 126, true));
+                }
+                let write = async {
+                    for piece in stream.chunks(piece) {
+                        peer.write_all(piece).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                };
+                if length * parts > MAX_MESSAGE {
+                    break;
+                }
+                let ((), received) = tokio::join!(write, socket.receive());
+                assert_eq!(received.unwrap().unwrap().len(), length * parts);
+            }
+        });
+    }
+
+    #[test]
+    fn no_bytes_at_all_can_do_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200), dialled in any::<bool>()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut peer, mut socket) = raw(if dialled { End::Dialled } else { End::Accepted });
+            peer.write_all(&bytes).await.unwrap();
+            drop(peer);
+            while let Ok(Some(_)) = socket.receive().await {}
+        });
+    }
 }

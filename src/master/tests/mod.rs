@@ -190,7 +190,7 @@ impl Peer {
 
     async fn try_next(&mut self) -> Result<Option<Frame>, SocketError> {
         let message = soon(self.socket.receive()).await?;
-        Ok(message.map(|message| Frame::decode(message).expect("the master sends frames")))
+        Ok(message.map(|message| Frame::decode(message.freeze()).expect("the master sends frames")))
     }
 
     async fn next(&mut self) -> Frame {

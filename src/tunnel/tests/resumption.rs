@@ -101,7 +101,7 @@ async fn an_attempt_that_is_played_again_does_not_touch_the_tunnel() {
     let mut out = bytes::BytesMut::new();
     early.lane.transmit(&mut out);
     early.lane.transmit(&mut out);
-    assert!(early.lane.receive(vec![7; 40].into()).is_err());
+    assert!(early.lane.receive(bytes::BytesMut::from(&[7; 40][..])).is_err());
     drop(early);
     assert!(tunnels.1.is_attached() && tunnels.1.notice().is_none(), "nothing happened to it");
     let (visited, _) = bed.answer(&bed.joint, 3, again, tunnels.1.port()).await;

@@ -190,7 +190,7 @@ async fn two_ends_at_rest_say_nothing_but_their_heartbeats() {
             message = far.receive() => (message, &mut near),
             () = tokio::time::sleep(SECOND) => continue,
         };
-        let message = message.unwrap().expect("both links are up");
+        let message = message.unwrap().expect("both links are up").freeze();
         frames.push(Frame::decode(message.clone()).unwrap());
         to.feed(message).await.unwrap();
         to.flush().await.unwrap();

@@ -1,0 +1,202 @@
+//! The frames of a WebSocket (RFC 6455, section 5): headers to bytes and back, and the mask. Knows nothing of streams or messages.
+
+use bytes::{BufMut, BytesMut};
+
+/// The longest header: two bytes, eight of length, four of mask.
+pub const LONGEST_HEADER: usize = 14;
+
+/// The longest payload of a frame that carries no message (RFC 6455, 5.5).
+pub const MAX_CONTROL_PAYLOAD: usize = 125;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opcode {
+    /// The next part of a message.
+    Continuation,
+    /// A message of text, or its beginning.
+    Text,
+    /// A message of bytes, or its beginning.
+    Binary,
+    /// The sender sends nothing any more.
+    Close,
+    /// To be answered with a pong.
+    Ping,
+    /// The answer.
+    Pong,
+}
+
+impl Opcode {
+    fn of(first: u8) -> Result<Self, &'static str> {
+        Ok(match first & 0x0f {
+            0x0 => Opcode::Continuation,
+            0x1 => Opcode::Text,
+            0x2 => Opcode::Binary,
+            0x8 => Opcode::Close,
+            0x9 => Opcode::Ping,
+            0xa => Opcode::Pong,
+            _ => return Err("an opcode that is not defined"),
+        })
+    }
+
+    const fn code(self) -> u8 {
+        match self {
+            Opcode::Continuation => 0x0,
+            Opcode::Text => 0x1,
+            Opcode::Binary => 0x2,
+            Opcode::Close => 0x8,
+            Opcode::Ping => 0x9,
+            Opcode::Pong => 0xa,
+        }
+    }
+
+    /// Whether the frame is about the WebSocket itself and carries no message.
+    pub const fn is_control(self) -> bool {
+        self.code() & 0x08 != 0
+    }
+}
+
+/// What stands before a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// No continuation follows.
+    pub is_final: bool,
+    pub opcode: Opcode,
+    /// With what the payload is masked, if it is.
+    pub mask: Option<[u8; 4]>,
+    /// Bytes of payload.
+    pub length: u64,
+}
+
+impl Header {
+    /// The header of a whole message of bytes.
+    pub const fn message(length: usize, mask: Option<[u8; 4]>) -> Self {
+        Header { is_final: true, opcode: Opcode::Binary, mask, length: length as u64 }
+    }
+
+    /// The header at the front of `bytes`, and how long it is itself; nothing when it is not there in full.
+    ///
+    /// # Errors
+    /// What RFC 6455 does not allow.
+    pub fn decode(bytes: &[u8]) -> Result<Option<(Header, usize)>, &'static str> {
+        let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
+        if first & 0x70 != 0 {
+            return Err("a frame of an extension that was not agreed");
+        }
+        let (is_final, opcode) = (first & 0x80 != 0, Opcode::of(first)?);
+        let short = second & 0x7f;
+        if opcode.is_control() && (!is_final || usize::from(short) > MAX_CONTROL_PAYLOAD) {
+            return Err("a control frame in parts or too long");
+        }
+        let (length, rest) = match (short, rest) {
+            (126, &[a, b, ref rest @ ..]) => (u64::from(u16::from_be_bytes([a, b])), rest),
+            (127, &[a, b, c, d, e, f, g, h, ref rest @ ..]) => (u64::from_be_bytes([a, b, c, d, e, f, g, h]), rest),
+            (126 | 127, _) => return Ok(None),
+            (short, rest) => (u64::from(short), rest),
+        };
+        let (mask, rest) = match rest {
+            _ if second & 0x80 == 0 => (None, rest),
+            &[a, b, c, d, ref rest @ ..] => (Some([a, b, c, d]), rest),
+            _ => return Ok(None),
+        };
+        Ok(Some((Header { is_final, opcode, mask, length }, bytes.len().saturating_sub(rest.len()))))
+    }
+
+    /// Appends the header, in the shortest way.
+    pub fn encode(&self, out: &mut BytesMut) {
+        let masked = if self.mask.is_some() { 0x80 } else { 0 };
+        let is_final = if self.is_final { 0x80 } else { 0 };
+        out.put_u8(is_final | self.opcode.code());
+        match (u8::try_from(self.length), u16::try_from(self.length)) {
+            (Ok(short @ ..=125), _) => out.put_u8(masked | short),
+            (_, Ok(long)) => {
+                out.put_u8(masked | 126);
+                out.put_u16(long);
+            }
+            _ => {
+                out.put_u8(masked | 127);
+                out.put_u64(self.length);
+            }
+        }
+        if let Some(mask) = self.mask {
+            out.put_slice(&mask);
+        }
+    }
+}
+
+/// Masks or unmasks `payload`, whose first byte is byte `offset` of what is masked with `key`.
+pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
+    let mut turned = key;
+    turned.rotate_left(offset % 4);
+    // Words of this size become vector instructions.
+    const WORD: usize = 32;
+    let mut wide = [0; WORD];
+    wide.iter_mut().zip(turned.into_iter().cycle()).for_each(|(to, from)| *to = from);
+    let (words, rest) = payload.as_chunks_mut::<WORD>();
+    for word in words {
+        for (byte, key) in word.iter_mut().zip(wide) {
+            *byte ^= key;
+        }
+    }
+    for (byte, key) in rest.iter_mut().zip(wide) {
+        *byte ^= key;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header() -> impl Strategy<Value = Header> {
+        let opcode = prop_oneof![
+            Just(Opcode::Continuation),
+            Just(Opcode::Text),
+            Just(Opcode::Binary),
+            Just(Opcode::Close),
+            Just(Opcode::Ping),
+            Just(Opcode::Pong),
+        ];
+        let length = prop_oneof![0..=125_u64, 126..=65_535_u64, any::<u64>()];
+        (any::<bool>(), opcode, any::<Option<[u8; 4]>>(), length).prop_map(|(is_final, opcode, mask, length)| {
+            let is_control = opcode.is_control();
+            Header { is_final: is_final || is_control, opcode, mask, length: if is_control { length % 126 } else { length } }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded_and_nothing_is_read_from_a_part_of_it(header in header(), behind in any::<[u8; 3]>()) {
+            let mut out = BytesMut::new();
+            header.encode(&mut out);
+            let length = out.len();
+            for cut in 0..length {
+                prop_assert_eq!(Header::decode(&out[..cut]), Ok(None));
+            }
+            let bytes = [&out[..], &behind].concat();
+            prop_assert_eq!(Header::decode(&bytes), Ok(Some((header, length))));
+        }
+
+        #[test]
+        fn masking_byte_by_byte_is_the_same_as_all_at_once_wherever_it_begins(
+            clear in proptest::collection::vec(any::<u8>(), 0..200), key in any::<[u8; 4]>(), offset in 0_usize..9,
+        ) {
+            let mut masked = clear.clone();
+            apply_mask(&mut masked, key, offset);
+            let expected: Vec<u8> = (offset..).zip(&clear).map(|(index, byte)| byte ^ key[index % 4]).collect();
+            prop_assert_eq!(masked, expected);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
+            let _ = Header::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn what_the_rfc_forbids_is_an_error() {
+        for bytes in [&[0xc2, 0][..], &[0x83, 0], &[0x8b, 0], &[0x09, 0], &[0x89, 126, 0, 200]] {
+            assert!(Header::decode(bytes).is_err(), "{bytes:x?}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The receiving side of a WebSocket: from bytes of the stream to messages, each in memory that nobody else writes to, so that what is in it can
+//! be opened in place. What came is moved only when a message does not fit behind the one before.
+//!
+//! Knows frames and how they may follow one another; not what is in a message.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio_util::io::poll_read_buf;
+
+use super::{
+    ByteStream, End, Heard, SocketError,
+    frame::{self, Header, LONGEST_HEADER, Opcode},
+};
+use crate::frame::MAX_MESSAGE;
+
+/// What is read at a time at least, in bytes: ten thousand links at rest are to cost a master little.
+const LEAST_READ: usize = 4 * 1024;
+
+/// And at most: some full messages, so that a busy link calls the system seldom (measured).
+const LARGEST_READ: usize = 256 * 1024;
+
+/// The payload of PING and PONG (PROTOCOL 6). What is longer is neither, which can be said before all of it is there.
+const HEARTBEAT_LENGTH: u64 = 9;
+
+/// What has come.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A binary message.
+    Message(BytesMut),
+    /// To be answered with a pong of the same payload.
+    Ping(BytesMut),
+    /// The peer sends nothing any more, and gives this reason.
+    Close(BytesMut),
+}
+
+/// What has been received and not delivered.
+#[derive(Debug)]
+pub struct Inbound {
+    end: End,
+    buffer: BytesMut,
+    /// The frame whose payload stands at the front of the buffer, or will.
+    frame: Option<Header>,
+    /// The message that came in parts, so far.
+    parts: Option<BytesMut>,
+    /// How much is read at a time.
+    read_size: usize,
+    /// The read before used little of its room.
+    was_little: bool,
+    /// Bytes came that no frame has been found in yet.
+    is_fresh: bool,
+    heard: Heard,
+    /// Bytes read in all.
+    received: u64,
+}
+
+impl Inbound {
+    /// `read` came already.
+    pub fn new(end: End, read: &[u8]) -> Self {
+        Inbound {
+            end,
+            buffer: BytesMut::from(read),
+            frame: None,
+            parts: None,
+            read_size: LEAST_READ,
+            was_little: false,
+            is_fresh: !read.is_empty(),
+            heard: Heard::default(),
+            received: read.len() as u64,
+        }
+    }
+
+    /// The next of what comes.
+    pub fn poll_next(&mut self, stream: &mut dyn ByteStream, context: &mut Context<'_>) -> Poll<Result<Incoming, SocketError>> {
+        loop {
+            if let Some(incoming) = self.next()? {
+                return Poll::Ready(Ok(incoming));
+            }
+            if ready!(self.poll_fill(stream, context))? == 0 {
+                return Poll::Ready(Err(SocketError::Cut));
+            }
+        }
+    }
+
+    /// What has come of messages since this was last asked.
+    pub fn take_heard(&mut self) -> Heard {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// Bytes read in all.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Keeps no more memory than what is in it.
+    pub fn rest(&mut self) {
+        self.read_size = LEAST_READ;
+        self.buffer = BytesMut::from(&self.buffer[..]);
+    }
+
+    #[cfg(test)]
+    pub fn kept_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    fn poll_fill(&mut self, stream: &mut dyn ByteStream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let missing = self.frame.map_or(0, |frame| frame.length.saturating_sub(self.buffer.len() as u64));
+        let missing = usize::try_from(missing).unwrap_or(MAX_MESSAGE).saturating_add(LONGEST_HEADER);
+        let free = self.buffer.capacity() - self.buffer.len();
+        if free < missing.max(self.read_size / 4) {
+            self.buffer.reserve(missing.max(self.read_size));
+        }
+        let room = self.buffer.capacity() - self.buffer.len();
+        let polled = poll_read_buf(Pin::new(stream), context, &mut self.buffer);
+        match &polled {
+            Poll::Ready(Ok(count)) => self.filled(*count, room),
+            // At rest there is nothing to keep a buffer for.
+            Poll::Pending if self.buffer.is_empty() && self.read_size == LEAST_READ => self.buffer = BytesMut::new(),
+            _ => {}
+        }
+        polled
+    }
+
+    /// Reads more at a time while that is used up, and less after two that were not.
+    fn filled(&mut self, count: usize, room: usize) {
+        self.received += count as u64;
+        let is_little = count < self.read_size / 4;
+        if count == room {
+            self.read_size = (self.read_size * 2).min(LARGEST_READ);
+        } else if is_little && self.was_little {
+            self.read_size = (self.read_size / 2).max(LEAST_READ);
+        }
+        self.was_little = is_little;
+        self.is_fresh = true;
+        if self.frame.is_some_and(|frame| !frame.opcode.is_control()) {
+            self.hear(count as u64);
+        }
+    }
+
+    /// Something of a message came.
+    fn hear(&mut self, bytes: u64) {
+        let is_long = self.parts.is_some() || self.frame.is_some_and(|frame| frame.length > HEARTBEAT_LENGTH);
+        self.heard.any |= bytes > 0;
+        self.heard.long |= bytes > 0 && is_long;
+    }
+
+    fn next(&mut self) -> Result<Option<Incoming>, SocketError> {
+        loop {
+            let Some(frame) = self.header()? else { return Ok(None) };
+            let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
+            if self.buffer.len() < length {
+                return Ok(None);
+            }
+            self.frame = None;
+            let mut payload = self.buffer.split_to(length);
+            if let Some(key) = frame.mask {
+                frame::apply_mask(&mut payload, key, 0);
+            }
+            match frame.opcode {
+                Opcode::Ping => return Ok(Some(Incoming::Ping(payload))),
+                Opcode::Pong => {}
+                Opcode::Close => return Ok(Some(Incoming::Close(payload))),
+                Opcode::Continuation | Opcode::Text | Opcode::Binary => {
+                    if let Some(message) = self.assemble(payload, frame.is_final) {
+                        return Ok(Some(Incoming::Message(message)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The header of the frame under way; taken from the buffer once it is there in full.
+    fn header(&mut self) -> Result<Option<Header>, SocketError> {
+        if self.frame.is_none() {
+            let decoded = Header::decode(&self.buffer).map_err(|error| SocketError::NotWebSocket(error.to_owned()))?;
+            let Some((header, length)) = decoded else {
+                // The first byte tells the kind already.
+                self.heard.any |=
+                    std::mem::take(&mut self.is_fresh) && self.buffer.first().is_some_and(|first| first & 0x08 == 0);
+                return Ok(None);
+            };
+            self.check(&header)?;
+            self.buffer.advance(length);
+            self.frame = Some(header);
+            if !header.opcode.is_control() {
+                self.hear(length as u64);
+            }
+        }
+        Ok(self.frame)
+    }
+
+    fn check(&self, header: &Header) -> Result<(), SocketError> {
+        let violation = match (header.opcode, &self.parts) {
+            (Opcode::Text, _) => return Err(SocketError::Text),
+            (Opcode::Continuation, None) => Some("a continuation of no message"),
+            (Opcode::Binary, Some(_)) => Some("a message within another"),
+            _ if header.mask.is_some() == (self.end == End::Dialled) => {
+                Some("a mask where there must be none, or none where there must be one")
+            }
+            _ => None,
+        };
+        if let Some(violation) = violation {
+            return Err(SocketError::NotWebSocket(violation.to_owned()));
+        }
+        let before = self.parts.as_ref().map_or(0, BytesMut::len);
+        let size = usize::try_from(header.length).unwrap_or(usize::MAX).saturating_add(before);
+        if size > MAX_MESSAGE { Err(SocketError::TooLong { size }) } else { Ok(()) }
+    }
+
+    /// The message of which `payload` is the next part, if it is complete.
+    fn assemble(&mut self, payload: BytesMut, is_final: bool) -> Option<BytesMut> {
+        let message = match self.parts.take() {
+            None => payload,
+            Some(mut parts) => {
+                parts.extend_from_slice(&payload);
+                parts
+            }
+        };
+        if is_final {
+            return Some(message);
+        }
+        self.parts = Some(message);
+        None
+    }
+}
