@@ -69,6 +69,9 @@ pub enum Answer {
         instance: Id,
         /// For how long that process has been running, in milliseconds.
         age_ms: u64,
+        /// Whether it takes measuring streams; absent in the answer of a server that does not know them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bench: Option<bool>,
         /// What the client may send before it is granted more.
         #[serde(flatten)]
         grant: Grant,
