@@ -30,6 +30,9 @@ use crate::{
 /// How long a phase may take, in seconds: from what a link in memory takes to a minute.
 const SECONDS: std::ops::RangeInclusive<f64> = 0.05..=60.0;
 
+/// A server is waited for as long as new connections wait, and at least so long: a second from a link to a tunnel is a slow path.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Half of what the server takes: those before may still be ending.
 const CONNECTIONS_MAX: i64 = PLACES as i64 / 2;
 
@@ -139,7 +142,7 @@ async fn measure(
     line.show("linking to the master …");
     let stop = cancel.clone();
     let work = move |reached: Reached| async move { run(plan, reached, &line, &stop).await };
-    let reached = direct::with_tunnel(uplink, parameters, config.hold_timeout, cancel, work).await;
+    let reached = direct::with_tunnel(uplink, parameters, config.hold_timeout.max(PATIENCE), cancel, work).await;
     let (reached, measured, outcome) = reached.inspect_err(|_| ProgressLine::new().clear())?;
     if let Err(Stopped::NotServed) = outcome {
         bail!("{}", not_served(&reached));

@@ -50,7 +50,7 @@ pub enum ReachError {
     NoMaster(BTreeMap<String, String>),
     /// A link stands, and nobody answers for the port key.
     #[error(
-        "no tunnel: no server for the port key of \"{mark}\" is linked to {master} (waited for {} s, `hold_timeout`); is the server running, \
+        "no tunnel: no server for the port key of \"{mark}\" is linked to {master} (waited for {} s); is the server running, \
          and is the port key the same at both ends, to the letter?",
         .waited.as_secs_f32()
     )]
@@ -76,7 +76,7 @@ pub enum ReachError {
 /// How long there may be no link, in all: a dial ends by its own deadline before that.
 const LINK_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Brings a tunnel of `port` about and gives it to `work`; ends both when that is done. A server is waited for as long as `hold_timeout` from when a
+/// Brings a tunnel of `port` about and gives it to `work`; ends both when that is done. A server is waited for as long as `patience` from when a
 /// link stands. When `cancel` is cancelled before there is a tunnel, there will be none; after that `work` has to see to it.
 ///
 /// # Errors
@@ -87,7 +87,7 @@ const LINK_PATIENCE: Duration = Duration::from_secs(60);
 pub async fn with_tunnel<T, F>(
     uplink: Uplink,
     port: PortParameters,
-    hold_timeout: Duration,
+    patience: Duration,
     cancel: CancellationToken,
     work: impl FnOnce(Reached) -> F + Send + 'static,
 ) -> Result<T, ReachError>
@@ -100,7 +100,7 @@ where
     let visitor = Visitor::new(vec![Arc::clone(&port)], uplink.mover.clone(), &drain.tasks, &drain.stop);
     let masters = uplink.dialers.iter().map(Way::name).collect::<BTreeSet<_>>().len();
     let observed = Observed { visitor, links: watch::Sender::default() };
-    let reaching = Reaching { port: Arc::clone(&port), links: observed.links.subscribe(), masters, hold_timeout };
+    let reaching = Reaching { port: Arc::clone(&port), links: observed.links.subscribe(), masters, patience };
     let done = CancellationToken::new();
     let over = done.clone().drop_guard();
     // A task of its own: what the caller's future is polled by may be the main thread, which every wake-up would have to wake.
@@ -167,7 +167,7 @@ struct Reaching {
     links: watch::Receiver<Links>,
     /// How many addresses there are.
     masters: usize,
-    hold_timeout: Duration,
+    patience: Duration,
 }
 
 impl Reaching {
@@ -177,7 +177,7 @@ impl Reaching {
             Ok(linked) => linked?,
             Err(_) => return Err(ReachError::NoAnswer(LINK_PATIENCE)),
         };
-        let (tunnel, taker) = match tokio::time::timeout(self.hold_timeout, self.attached()).await {
+        let (tunnel, taker) = match tokio::time::timeout(self.patience, self.attached()).await {
             Ok(attached) => attached.map_err(ReachError::Refused)?,
             Err(_) => return Err(self.nobody(master)),
         };
@@ -223,7 +223,7 @@ impl Reaching {
     fn nobody(&self, master: String) -> ReachError {
         match self.port.refusals().borrow().clone() {
             Some(refusal) => ReachError::Refused(refusal),
-            None => ReachError::NoServer { mark: self.port.parameters.mark.to_string(), master, waited: self.hold_timeout },
+            None => ReachError::NoServer { mark: self.port.parameters.mark.to_string(), master, waited: self.patience },
         }
     }
 }

@@ -102,6 +102,7 @@ async fn serve_stream(context: Arc<Context>, stream: TunnelStream) {
 /// Serves a stream that measures the way here: the local service hears nothing of it.
 async fn measure(context: Arc<Context>, stream: TunnelStream, request: Request) {
     let Some(peer) = &context.bench else { return stream.reset(ResetCode::Refused) };
+    debug!(?request, "a measuring stream");
     tokio::select! {
         served = peer.serve(&stream, request) => match served {
             Ok(()) => debug!("the measuring stream ended"),

@@ -178,3 +178,24 @@ impl Offer {
         Methods::of(port).check(&self.methods)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_of_a_server_from_before_measuring_streams_says_nothing_of_them() {
+        let answer = |bench| Answer::Accept {
+            tunnel: Id([1; 16]),
+            instance: Id([2; 16]),
+            age_ms: 3,
+            bench,
+            grant: Grant { stream_window: 4, tunnel_window: 5, zstd_contexts: 6 },
+        };
+        for (bench, said) in [(None, false), (Some(true), true), (Some(false), true)] {
+            let text = serde_json::to_string(&answer(bench)).unwrap();
+            assert_eq!(text.contains("bench"), said, "{text}");
+            assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer(bench));
+        }
+    }
+}
