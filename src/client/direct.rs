@@ -62,9 +62,6 @@ pub enum ReachError {
         /// For how long.
         waited: Duration,
     },
-    /// No link stood in time, and none failed.
-    #[error("no link to a master within {} s; check `master` and the network", .0.as_secs_f32())]
-    NoAnswer(Duration),
     /// A server is there and there is no tunnel with it.
     #[error("no tunnel: {0}")]
     Refused(AttachError),
@@ -72,9 +69,6 @@ pub enum ReachError {
     #[error("cancelled")]
     Cancelled,
 }
-
-/// How long there may be no link, in all: a dial ends by its own deadline before that.
-const LINK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Brings a tunnel of `port` about and gives it to `work`; ends both when that is done. A server is waited for as long as `patience` from when a
 /// link stands. When `cancel` is cancelled before there is a tunnel, there will be none; after that `work` has to see to it.
@@ -173,10 +167,7 @@ struct Reaching {
 impl Reaching {
     async fn reach(mut self) -> Result<Reached, ReachError> {
         let begun = Instant::now();
-        let (master, linked) = match tokio::time::timeout(LINK_PATIENCE, self.linked()).await {
-            Ok(linked) => linked?,
-            Err(_) => return Err(ReachError::NoAnswer(LINK_PATIENCE)),
-        };
+        let (master, linked) = self.linked().await?;
         let (tunnel, taker) = match tokio::time::timeout(self.patience, self.attached()).await {
             Ok(attached) => attached.map_err(ReachError::Refused)?,
             Err(_) => return Err(self.nobody(master)),
@@ -185,7 +176,7 @@ impl Reaching {
         Ok(Reached { tunnel, master, link_time, attach_time: linked.elapsed(), taker })
     }
 
-    /// Waits until a link stands, or every master has failed once.
+    /// Waits until a link stands, or every master has failed once: each attempt has a deadline of its own.
     async fn linked(&mut self) -> Result<(String, Instant), ReachError> {
         loop {
             let links = self.links.borrow_and_update().clone();
