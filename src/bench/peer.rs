@@ -49,7 +49,7 @@ pub enum PeerError {
     /// There are [`PLACES`] of them already.
     #[error("the tunnel has {PLACES} measuring streams already")]
     Full,
-    /// It took longer than [`LIFETIME`].
+    /// It lived for longer than any may.
     #[error("it lived for {LIFETIME:?}")]
     TooLong,
     /// The client gave it up, or the tunnel is over.
