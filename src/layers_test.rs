@@ -70,6 +70,7 @@ fn the_table_reads_as_it_is_meant() {
     assert_eq!(table["frame"], ["id"]);
     assert!(table["tunnel"].contains(&"link::channel".to_owned()) && !table["tunnel"].contains(&"link".to_owned()));
     assert!(table["server"].contains(&"tunnel".to_owned()) && !table["server"].contains(&"client".to_owned()));
+    assert!(table["bench"].contains(&"tunnel".to_owned()) && !table["bench"].contains(&"link".to_owned()));
     assert!(table["cli"].contains(&"master".to_owned()) && table["id"].is_empty());
 }
 

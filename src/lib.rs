@@ -17,6 +17,7 @@
 //! | [`mux`] | streams, windows, acknowledgement | |
 //! | [`link`] | dialling, TLS, WebSocket, authentication, heartbeat, the order of sending | `frame`, `crypto`, `id`, `random` |
 //! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random` |
+//! | [`bench`] | the built-in measure: what each end of a measuring stream does | `tunnel`, `compress` |
 //! | [`master`], [`server`], [`client`] | the roles | the layers above, not each other |
 //! | [`config`] | the file, as written and as meant | the names of methods in `crypto` and `compress`, how a master is named in `link::dial` |
 //! | [`telemetry`] | logs | |
@@ -25,7 +26,10 @@
 //! `frame`, `crypto`, `compress` and `mux` are pure: no runtime, no sockets, no clock and no random source of their own.
 //!
 //! The protocol is specified in `docs/PROTOCOL.md`.
+//!
+//! [`bench`]: mod@bench
 
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod compress;

@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use report::mux::{Event, Mux, Parameters, PeerGrant, Side, WindowSize};
+use report::{
+    bench::Request,
+    mux::{Event, Mux, Parameters, PeerGrant, Side, WindowSize},
+};
 
 const PARAMETERS: Parameters = Parameters {
     stream_window: WindowSize { initial: 4096, max: 65_536 },
@@ -32,7 +35,8 @@ fuzz_target!(|messages: Vec<Vec<u8>>| {
         }
         assert!(mux.held_bytes() <= PARAMETERS.tunnel_window.max);
         while let Some(event) = mux.poll_event() {
-            if let Event::Opened { stream, .. } = event {
+            if let Event::Opened { stream, details } = event {
+                let _ = Request::read(&details);
                 let _ = mux.read(stream);
                 mux.consume(now, stream, 100);
             }

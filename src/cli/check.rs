@@ -53,6 +53,7 @@ fn describe(config: &Config) -> String {
         RoleConfig::Master(master) => describe_master(master, &mut lines),
         RoleConfig::Server(server) => {
             describe_link(&server.link, &mut lines);
+            lines.push(format!("bench: {}", if server.bench { "answered" } else { "not answered" }));
             describe_ports(&server.ports, "dials", &mut lines);
         }
         RoleConfig::Client(client) => {

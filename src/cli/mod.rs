@@ -3,12 +3,15 @@
 //! | command | file |
 //! |---|---|
 //! | `report [--config FILE]` | `run`, with `roles` (from a configuration to a running role) and `signals` |
+//! | `report bench` | `bench`, with `table` (what it prints for people) |
 //! | `report check` | `check` |
 //! | `report keygen` | `keygen` |
 //! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
 //!
-//! Exit codes: 0 done, 1 failed with a line that says why, 2 wrong arguments, 130 and 143 ended at once by a second signal.
+//! Exit codes: 0 done, 1 failed with a line that says why, 2 wrong arguments, 130 and 143 ended at once by a second signal (`report bench`: by
+//! the first one).
 
+mod bench;
 mod check;
 mod configurations;
 mod keygen;
@@ -17,6 +20,7 @@ mod quickstart;
 mod roles;
 mod run;
 mod signals;
+mod table;
 mod warnings;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -44,6 +48,8 @@ struct ConfigFile {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measures the way to a server: throughput, round trips, new connections; through a client's configuration, without its listeners
+    Bench(bench::BenchArguments),
     /// Says what a configuration means, or what is wrong with it, without running it
     Check(ConfigFile),
     /// Prints a new key that nobody can guess
@@ -64,6 +70,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match arguments.command {
         None => run::run(&arguments.file.config),
+        Some(Command::Bench(arguments)) => bench::bench(&arguments),
         Some(Command::Check(file)) => check::check(&file.config),
         Some(Command::Keygen) => keygen::keygen(),
         Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
@@ -127,6 +134,11 @@ mod tests {
             vec!["report", "--confg", "a"],
             vec!["report", "keygen", "now"],
             vec!["report", "--config", "a", "check"],
+            vec!["report", "bench", "--seconds", "0"],
+            vec!["report", "bench", "--seconds", "soon"],
+            vec!["report", "bench", "--connections", "0"],
+            vec!["report", "bench", "--connections", "65"],
+            vec!["report", "bench", "--data", "prose"],
             vec!["report", "quickstart", "--to", "nowhere"],
             vec!["report", "quickstart", "--port", "70000"],
         ] {

@@ -127,6 +127,7 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     Ok(ServerParameters {
         ports: ports.collect::<HashMap<_, _>>(),
         connect_timeout: config.link.connect_timeout,
+        bench: config.bench,
         instance: uplink.instance,
         uplinks: uplink.each(),
     })
@@ -146,7 +147,7 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
     Ok(Client::bind(parameters).await?)
 }
 
-fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
+pub(super) fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
     let parameters = DialParameters { ca: config.ca.clone(), deadline: config.connect_timeout, ..DialParameters::default() };
     let dialer = |address: &crate::link::dial::MasterAddress| Dialer::new(address.clone(), parameters.clone());
     Ok(Uplink {
@@ -165,7 +166,7 @@ fn timing(interval: Duration) -> Timing {
     Timing { interval, timeout: silence.max(Timing::default().timeout), ..Timing::default() }
 }
 
-fn port_parameters(config: &PortConfig, link: &LinkConfig, commons: &Commons) -> PortParameters {
+pub(super) fn port_parameters(config: &PortConfig, link: &LinkConfig, commons: &Commons) -> PortParameters {
     let window =
         |initial: ByteSize, max: ByteSize| WindowSize { initial: initial.min(max).bytes() as u64, max: max.bytes() as u64 };
     PortParameters {

@@ -52,6 +52,10 @@ pub(super) fn run_with_signals(
     outcome
 }
 
-fn runtime() -> anyhow::Result<Runtime> {
+/// The runtime of a role, and of what stands in for one.
+///
+/// # Errors
+/// When the system refuses.
+pub(super) fn runtime() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread().enable_all().thread_name("report").build().context("cannot start the runtime")
 }

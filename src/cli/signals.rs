@@ -5,6 +5,7 @@
 //!    │                         ├──second signal──► ended at once (130, 143)
 //!    └──role ends──► done      └──deadline──► failed (1)
 //! ```
+//! What is no role, and is to come to an end by itself, is ended by the first one (130, 143).
 
 use std::{future::Future, io, pin::pin, process::ExitCode, time::Duration};
 
@@ -113,6 +114,30 @@ pub async fn run_until_drained(
     }
 }
 
+/// Runs `work` until it ends by itself, or until a signal: that cancels `cancel`, and `work` then has a moment to end. Unlike a role, which a
+/// signal ends in order, it has not done what it was to do: the exit code says so.
+///
+/// # Errors
+/// That of the work.
+pub async fn run_until_signal(
+    work: impl Future<Output = anyhow::Result<()>>,
+    cancel: &CancellationToken,
+    mut next_signal: impl AsyncFnMut() -> Signal,
+) -> anyhow::Result<ExitCode> {
+    let mut work = pin!(work);
+    let signal = tokio::select! {
+        outcome = &mut work => return outcome.map(|()| ExitCode::SUCCESS),
+        signal = next_signal() => signal,
+    };
+    cancel.cancel();
+    tokio::select! {
+        _ = work => {}
+        _ = next_signal() => {}
+        () = sleep(MARGIN) => {}
+    }
+    Ok(signal.exit_code())
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::pending;
@@ -153,6 +178,23 @@ mod tests {
             Ok(())
         };
         assert_eq!(run(&[Signal::Terminate], role).expect("done"), ExitCode::SUCCESS);
+    }
+
+    #[test]
+    fn work_that_a_signal_ends_may_say_what_it_has_done_and_is_not_done() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (cancel, said) = (CancellationToken::new(), std::cell::Cell::new(false));
+        let work = async {
+            cancel.cancelled().await;
+            said.set(true);
+            bail!("interrupted")
+        };
+        let ended = runtime.block_on(run_until_signal(work, &cancel, async || Signal::Interrupt));
+        assert_eq!(ended.expect("ended"), ExitCode::from(130));
+        assert!(said.get());
+        let by_itself = |outcome| runtime.block_on(run_until_signal(async { outcome }, &cancel, async || pending().await));
+        assert_eq!(by_itself(Ok(())).expect("done"), ExitCode::SUCCESS);
+        assert!(by_itself(Err(anyhow::anyhow!("no server"))).is_err());
     }
 
     #[test]

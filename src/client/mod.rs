@@ -3,6 +3,7 @@
 //! The listeners stand from the start to the end. A connection that comes while nothing carries the port's tunnel is held for a while, and
 //! reset when nothing does by then.
 
+pub mod direct;
 mod listener;
 mod port;
 #[cfg(test)]

@@ -20,7 +20,10 @@ use super::wish::PortLink;
 use crate::{
     frame::{Code, Frame, Notice},
     link::Outbox,
-    tunnel::{PortParameters, ResetCode, Standing, Tunnel},
+    tunnel::{
+        PortParameters, ResetCode, Standing, Tunnel,
+        attach::{AttachError, Taker},
+    },
 };
 
 /// A tunnel that is not back after this long is not waited for alone (PROTOCOL 12, `RESUME_PATIENCE`).
@@ -38,6 +41,8 @@ pub struct Port {
     state: Mutex<State>,
     /// The tunnel that takes new streams, while something carries it.
     ready: watch::Sender<Option<Tunnel>>,
+    /// Why the last wish for a new tunnel came to nothing.
+    pub(super) refusals: watch::Sender<Option<AttachError>>,
     pub(super) tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -60,6 +65,8 @@ type IsUp = bool;
 /// A tunnel of the port.
 pub(super) struct Held {
     pub(super) tunnel: Tunnel,
+    /// What the server said of itself.
+    taker: Taker,
     /// The numbers of the links on which it is wished for.
     pub(super) wished_on: Vec<u64>,
     /// It has to be attached again once what is under way is done.
@@ -82,6 +89,7 @@ impl Port {
             parameters,
             state: Mutex::default(),
             ready: watch::Sender::new(None),
+            refusals: watch::Sender::new(None),
             tasks: tasks.clone(),
             stop: stop.clone(),
         })
@@ -102,6 +110,16 @@ impl Port {
                 std::future::pending().await
             }
         }
+    }
+
+    /// What the server that holds the tunnel has said of itself; nothing when the tunnel is over.
+    pub fn taker(&self, tunnel: &Tunnel) -> Option<Taker> {
+        self.state().tunnels.iter().find(|held| held.tunnel.id() == tunnel.id()).map(|held| held.taker)
+    }
+
+    /// Why the last wish for a new tunnel came to nothing, now and from now on.
+    pub fn refusals(&self) -> watch::Receiver<Option<AttachError>> {
+        self.refusals.subscribe()
     }
 
     /// Whether something carries the port's tunnel through this link.
@@ -168,19 +186,19 @@ impl Port {
     }
 
     /// Takes a new tunnel in.
-    pub(super) fn adopt(self: &Arc<Self>, tunnel: Tunnel, age: Duration) {
+    pub(super) fn adopt(self: &Arc<Self>, tunnel: Tunnel, taker: Taker) {
         let mut state = self.state();
         let needless = state.is_ending || state.tunnels.last().is_some_and(|held| held.tunnel.is_attached());
         let older = state.all();
         if !needless {
-            state.tunnels.push(Held { tunnel: tunnel.clone(), wished_on: Vec::new(), is_due_again: false });
+            state.tunnels.push(Held { tunnel: tunnel.clone(), taker, wished_on: Vec::new(), is_due_again: false });
         }
         drop(state);
         if needless {
             return tunnel.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, "the tunnel before is back"));
         }
         info!(tunnel = %tunnel.id(), "attached to a server");
-        older.iter().for_each(|older| give_up_if_replaced(older, &tunnel, age));
+        older.iter().for_each(|older| give_up_if_replaced(older, &tunnel, taker.age));
         let port = Arc::clone(self);
         self.spawn(async move { port.mind(tunnel).await });
     }

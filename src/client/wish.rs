@@ -101,13 +101,14 @@ impl Port {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         loop {
             let wait = match (&mut outcome).await {
-                Ok(Ok(attach::Outcome::New(tunnel, age))) => {
+                Ok(Ok(attach::Outcome::New(tunnel, taker))) => {
                     self.forget_new_wish(&link, channel);
-                    return self.adopt(tunnel, age);
+                    return self.adopt(tunnel, taker);
                 }
                 Ok(Ok(attach::Outcome::Resumed)) | Err(_) => return self.forget_new_wish(&link, channel),
                 Ok(Err(error)) => {
                     log_failure(&error);
+                    self.refusals.send_replace(Some(error.clone()));
                     if error.is_retryable() { backoff.next_wait() } else { LONGEST_WAIT }
                 }
             };
@@ -143,16 +144,16 @@ impl Port {
         match outcome {
             Ok(Ok(attach::Outcome::Resumed)) if is_due_again => return self.attach_again(tunnel, Need::AnotherChannel),
             Ok(Ok(attach::Outcome::Resumed)) => return,
-            Ok(Ok(attach::Outcome::New(new, age))) if new.instance() != tunnel.instance() => {
+            Ok(Ok(attach::Outcome::New(new, taker))) if new.instance() != tunnel.instance() => {
                 // Not the process that was asked for: what it does not know says nothing of the tunnel.
-                self.adopt(new, age);
+                self.adopt(new, taker);
                 tokio::time::sleep(RESUME_PATIENCE).await;
                 return self.attach_again(tunnel, Need::AnotherLink);
             }
-            Ok(Ok(attach::Outcome::New(new, age))) => {
+            Ok(Ok(attach::Outcome::New(new, taker))) => {
                 warn!(tunnel = %tunnel.id(), "the server does not know the tunnel any more: its connections are reset");
                 tunnel.end(ResetCode::Cancelled, Notice::new(Code::PeerLost, "the server does not know the tunnel any more"));
-                return self.adopt(new, age);
+                return self.adopt(new, taker);
             }
             Ok(Err(error)) if link.is_over() => return debug!("not attached again: {error}"),
             Ok(Err(error)) => log_failure(&error),

@@ -138,7 +138,13 @@ impl Reader<'_> {
         let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Server);
         let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
         windows?;
-        Some(ServerConfig { link: link?, master_key: master_key?, ports: ports?, grace_period: grace_period? })
+        Some(ServerConfig {
+            link: link?,
+            master_key: master_key?,
+            ports: ports?,
+            bench: raw.bench != Some(false),
+            grace_period: grace_period?,
+        })
     }
 
     fn client(&mut self, raw: &RawClient) -> Option<ClientConfig> {

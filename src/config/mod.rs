@@ -169,6 +169,8 @@ pub struct ServerConfig {
     pub master_key: Secret,
     /// At least one; no two share a key.
     pub ports: Vec<PortConfig>,
+    /// Whether clients may measure the way to this server with `report bench`.
+    pub bench: bool,
     /// How long a drain may take.
     pub grace_period: Duration,
 }

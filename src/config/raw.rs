@@ -78,6 +78,9 @@ pub struct RawServer {
     /// How long a drain may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<Quantity>,
+    /// Whether clients may measure the way here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bench: Option<bool>,
     /// The services.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<RawPort>>,
@@ -292,6 +295,7 @@ pub(super) const SERVER: Known = Known {
         "rotate_after",
         "windows",
         "grace_period",
+        "bench",
         "ports",
     ],
     inside: &[("master_key", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("ports", &PORT)],
@@ -324,7 +328,7 @@ mod tests {
         let value = |name: &&str| match known.inside.iter().find(|(field, _)| field == name) {
             Some((_, inside)) if *name == "ports" => Value::Array(vec![every_field(inside)]),
             Some((_, inside)) if !inside.names.contains(&"env") => every_field(inside),
-            _ if *name == "healthz" => Value::Bool(true),
+            _ if ["healthz", "bench"].contains(name) => Value::Bool(true),
             _ => Value::String("text".into()),
         };
         Value::Object(known.names.iter().map(|name| ((*name).to_owned(), value(name))).collect())

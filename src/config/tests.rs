@@ -119,12 +119,16 @@ fn the_examples_page_names_every_field() {
 #[test]
 fn a_full_file_means_what_it_says() {
     let text = server(
-        r#""log_level": "warn", "connect_timeout": 2.5, "heartbeat": "5s", "grace_period": "500ms", "windows": {"stream": "1 MiB"}"#,
+        r#""log_level": "warn", "connect_timeout": 2.5, "heartbeat": "5s", "grace_period": "500ms", "windows": {"stream": "1 MiB"}, "bench": false"#,
     );
     let loaded = read(&text).expect("loads");
     assert_eq!(loaded.config.log_level, tracing::Level::WARN);
     assert_eq!(loaded.config.role.grace_period(), Duration::from_millis(500));
     let server = server_of(loaded);
+    assert!(
+        !server.bench && server_of(read(&self::server(r#""log_level": "warn""#)).expect("loads")).bench,
+        "measuring is on unless it is turned off"
+    );
     assert_eq!((server.link.connect_timeout, server.link.heartbeat), (Duration::from_millis(2_500), Duration::from_secs(5)));
     assert_eq!(server.ports[0].windows, Windows { stream: ByteSize::mib(1), tunnel: ByteSize::mib(32) });
     assert_eq!(

@@ -12,9 +12,10 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{ServerPort, service};
 use crate::{
+    bench::Peer,
     frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
     id::Id,
-    link::{Handler, Outbox, uplink::LinkedRole},
+    link::{Handler, Outbox, drain::Drain, uplink::LinkedRole},
     tunnel::{Tunnel, attach},
 };
 
@@ -27,6 +28,8 @@ pub struct Agent {
     instance: Id,
     ports: Arc<HashMap<Id, Arc<ServerPort>>>,
     connect_timeout: Duration,
+    /// Whether measuring streams are taken.
+    bench: bool,
     started: Instant,
     /// Those that are not over: a client may come back to them.
     tunnels: Tunnels,
@@ -111,20 +114,20 @@ impl Agent {
         self.tunnels.clone()
     }
 
-    /// An agent without a link. Streams run on `streams`, everything else on `tasks`; all of it ends when `stop` is cancelled.
+    /// An agent without a link, which takes measuring streams when `bench` says so. Streams run on `streams`, everything else on `tasks`; all of it ends when `stop` is cancelled.
     pub fn new(
         instance: Id,
         ports: HashMap<Id, Arc<ServerPort>>,
         connect_timeout: Duration,
-        tasks: &TaskTracker,
-        streams: &TaskTracker,
-        stop: &CancellationToken,
+        bench: bool,
+        Drain { tasks, streams, stop }: &Drain,
     ) -> Self {
         let ports = Arc::new(ports);
         Agent {
             instance,
             ports: Arc::clone(&ports),
             connect_timeout,
+            bench,
             started: Instant::now(),
             tunnels: Tunnels::default(),
             draining: Draining { ports, state: Arc::default() },
@@ -153,6 +156,7 @@ impl Agent {
             started: self.started,
             find: &|id| self.tunnels.find(id),
             is_open: !self.draining.has_begun(),
+            bench: self.bench,
             tasks: &self.tasks,
         };
         match span.in_scope(|| attach::reply(&port.port, &host, message, outbox, channel)) {
@@ -185,6 +189,7 @@ impl Agent {
         let context = service::Context {
             port: Arc::clone(port),
             connect_timeout: self.connect_timeout,
+            bench: self.bench.then(|| Peer::new(port.port.compress)),
             draining: self.draining.clone(),
             streams: self.streams.clone(),
             stop: self.stop.clone(),
@@ -292,11 +297,11 @@ mod tests {
             resume_timeout: Duration::from_secs(120),
             commons: Commons::default(),
         };
-        let (tasks, streams, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
-        let wish = attach::wish(&port, &Outbox::new(), 1, &tasks).unwrap();
+        let drain = Drain::default();
+        let wish = attach::wish(&port, &Outbox::new(), 1, &drain.tasks).unwrap();
         let offered = ServerPort { port, host: "localhost".to_owned(), tcp_port: 1 };
         let ports = HashMap::from([(keys.id, Arc::new(offered))]);
-        let agent = Agent::new(Id([7; 16]), ports, Duration::from_secs(1), &tasks, &streams, &stop);
+        let agent = Agent::new(Id([7; 16]), ports, Duration::from_secs(1), true, &drain);
         let outbox = Outbox::new();
         let (_, mut session) = agent.begin(&outbox);
         let attach = || Frame::Attach {
@@ -307,7 +312,7 @@ mod tests {
         assert_eq!(session.frame(attach()), Ok(()));
         assert_eq!(session.frame(attach()).map_err(|notice| notice.code), Err(Code::Protocol));
         outbox.close(3, &Notice::new(Code::Shutdown, ""));
-        tasks.close();
-        tokio::time::timeout(Duration::from_secs(10), tasks.wait()).await.unwrap();
+        drain.tasks.close();
+        tokio::time::timeout(Duration::from_secs(10), drain.tasks.wait()).await.unwrap();
     }
 }

@@ -36,6 +36,8 @@ pub struct ServerParameters {
     pub ports: HashMap<Id, Arc<ServerPort>>,
     /// How long a local service may take to answer.
     pub connect_timeout: Duration,
+    /// Whether clients may measure the way to this server (PROTOCOL 9.10).
+    pub bench: bool,
 }
 
 /// Runs a server until `cancel` is cancelled; its streams then have the `grace` period to end.
@@ -43,9 +45,9 @@ pub struct ServerParameters {
 /// # Cancel safety
 /// Dropping the future cuts the link; tasks that were spawned end soon after.
 pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace: Duration) {
-    let ServerParameters { instance, uplinks, ports, connect_timeout } = parameters;
+    let ServerParameters { instance, uplinks, ports, connect_timeout, bench } = parameters;
     let drain = Drain::default();
-    let agent = Agent::new(instance, ports, connect_timeout, &drain.tasks, &drain.streams, &drain.stop);
+    let agent = Agent::new(instance, ports, connect_timeout, bench, &drain);
     let (draining, tunnels) = (agent.draining(), agent.tunnels());
     drain.run(uplinks, Arc::new(agent), &cancel, grace, || draining.begin(), async move { tunnels.end().await }).await;
 }

@@ -1,4 +1,5 @@
-//! One tunnel at the server: for each stream that the client opens, the local service is dialled and joined to it.
+//! One tunnel at the server: for each stream that the client opens, the local service is dialled and joined to it; a stream that measures is
+//! answered here.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -8,6 +9,7 @@ use tracing::{Instrument, debug, debug_span, info, warn};
 
 use super::{ServerPort, agent::Draining};
 use crate::{
+    bench::{Peer, Request},
     frame::{Code, Notice},
     tunnel::{ResetCode, Tunnel, TunnelStream, splice::splice},
 };
@@ -16,6 +18,8 @@ use crate::{
 pub struct Context {
     pub port: Arc<ServerPort>,
     pub connect_timeout: Duration,
+    /// The other end of measuring streams, unless they are turned off.
+    pub bench: Option<Peer>,
     pub draining: Draining,
     pub streams: TaskTracker,
     pub stop: CancellationToken,
@@ -51,14 +55,22 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
             accepted = tunnel.accept() => accepted,
             () = context.stop.cancelled() => None,
         };
-        let Some((stream, _details)) = accepted else { break };
+        let Some((stream, details)) = accepted else { break };
         if context.draining.has_begun() {
             stream.reset(ResetCode::Shutdown);
             continue;
         }
         streams += 1;
         let span = debug_span!("stream", number = stream.id());
-        context.streams.spawn(serve_stream(Arc::clone(&context), stream).instrument(span));
+        match Request::read(&details) {
+            Ok(None) => drop(context.streams.spawn(serve_stream(Arc::clone(&context), stream).instrument(span))),
+            Ok(Some(request)) => drop(context.streams.spawn(measure(Arc::clone(&context), stream, request).instrument(span))),
+            Err(error) => {
+                // Never the service: who meant to measure would send it what it cannot make sense of.
+                span.in_scope(|| debug!("refused: {error}"));
+                stream.reset(error.wire_code());
+            }
+        }
     }
     tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, "the server ends"));
     let why = tunnel.notice().map_or_else(|| "the server ends".to_owned(), |notice| notice.to_string());
@@ -84,6 +96,19 @@ async fn serve_stream(context: Arc<Context>, stream: TunnelStream) {
             debug!(to_service = spliced.received_bytes, from_service = spliced.sent_bytes, error, "the stream ended");
         }
         () = context.stop.cancelled() => debug!("the stream was cut: the server ends"),
+    }
+}
+
+/// Serves a stream that measures the way here: the local service hears nothing of it.
+async fn measure(context: Arc<Context>, stream: TunnelStream, request: Request) {
+    let Some(peer) = &context.bench else { return stream.reset(ResetCode::Refused) };
+    debug!(?request, "a measuring stream");
+    tokio::select! {
+        served = peer.serve(&stream, request) => match served {
+            Ok(()) => debug!("the measuring stream ended"),
+            Err(error) => debug!("the measuring stream was reset: {error}"),
+        },
+        () = context.stop.cancelled() => stream.reset(ResetCode::Shutdown),
     }
 }
 

@@ -76,10 +76,19 @@ impl From<HandshakeError> for AttachError {
     }
 }
 
+/// What a server says of itself when it takes a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taker {
+    /// For how long its process has been running.
+    pub age: Duration,
+    /// Whether it takes measuring streams (PROTOCOL 9.10); nothing from one that does not know them.
+    pub bench: Option<bool>,
+}
+
 /// What became of a client's wish.
 pub enum Outcome {
-    /// There is a new tunnel, on a server that has been running for so long.
-    New(Tunnel, Duration),
+    /// There is a new tunnel, on this server.
+    New(Tunnel, Taker),
     /// The tunnel goes on.
     Resumed,
 }
@@ -158,6 +167,8 @@ pub struct Host<'a> {
     pub find: &'a dyn Fn(Id) -> Option<Tunnel>,
     /// Whether new tunnels are taken.
     pub is_open: bool,
+    /// Whether measuring streams are taken.
+    pub bench: bool,
     /// Where drivers run.
     pub tasks: &'a TaskTracker,
 }
@@ -229,7 +240,7 @@ fn resume(
 fn begin(port: &PortParameters, offer: &Offer, responder: Responder, bell: Bell, host: &Host<'_>) -> Result<Reply, AttachError> {
     let id = Id(random::bytes());
     let age_ms = u64::try_from(host.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let accept = Answer::Accept { tunnel: id, instance: host.instance, age_ms, grant: Grant::of(port) };
+    let accept = Answer::Accept { tunnel: id, instance: host.instance, age_ms, bench: Some(host.bench), grant: Grant::of(port) };
     let (answer, keys) = responder.finish(&serde_json::to_vec(&accept).unwrap_or_default())?;
     let identity = Identity { side: Side::Server, id, instance: host.instance, secret: keys.tunnel_secret() };
     let tunnel = Tunnel { shared: Shared::start(identity, port.clone(), offer.grant, host.tasks) };
@@ -257,11 +268,11 @@ impl Offered {
     pub(super) fn finish(self, answer: &[u8]) -> Result<Attached, (AttachError, OutcomeSender)> {
         let Offered { initiator, port, resuming, bell, tasks, outcome } = self;
         let (claim, keys, found) = match read_answer(initiator, &port, answer) {
-            Ok((Answer::Accept { tunnel, instance, age_ms, grant }, keys)) => {
+            Ok((Answer::Accept { tunnel, instance, age_ms, bench, grant }, keys)) => {
                 let identity = Identity { side: Side::Client, id: tunnel, instance, secret: keys.tunnel_secret() };
                 let keys = keys.initiator(port.encrypt);
                 let tunnel = Tunnel { shared: Shared::start(identity, port, grant, &tasks) };
-                let found = Outcome::New(tunnel.clone(), Duration::from_millis(age_ms));
+                let found = Outcome::New(tunnel.clone(), Taker { age: Duration::from_millis(age_ms), bench });
                 (Claim { tunnel, attempt: FIRST_ATTEMPT, manner: Manner::Resume, bell }, keys, found)
             }
             Ok((Answer::Resume { moves }, keys)) => {

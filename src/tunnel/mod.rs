@@ -21,11 +21,12 @@ mod counts;
 mod driver;
 mod handle;
 pub mod offer;
+pub mod raw;
 mod shared;
 pub mod splice;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 

@@ -69,6 +69,9 @@ pub enum Answer {
         instance: Id,
         /// For how long that process has been running, in milliseconds.
         age_ms: u64,
+        /// Whether it takes measuring streams; absent in the answer of a server that does not know them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bench: Option<bool>,
         /// What the client may send before it is granted more.
         #[serde(flatten)]
         grant: Grant,
@@ -173,5 +176,26 @@ impl Offer {
             return Err(Mismatch::Version { here: VERSION, there: self.version });
         }
         Methods::of(port).check(&self.methods)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_of_a_server_from_before_measuring_streams_says_nothing_of_them() {
+        let answer = |bench| Answer::Accept {
+            tunnel: Id([1; 16]),
+            instance: Id([2; 16]),
+            age_ms: 3,
+            bench,
+            grant: Grant { stream_window: 4, tunnel_window: 5, zstd_contexts: 6 },
+        };
+        for (bench, said) in [(None, false), (Some(true), true), (Some(false), true)] {
+            let text = serde_json::to_string(&answer(bench)).unwrap();
+            assert_eq!(text.contains("bench"), said, "{text}");
+            assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer(bench));
+        }
     }
 }

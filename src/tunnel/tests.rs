@@ -51,7 +51,7 @@ fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
 
 /// A server that finds tunnels so.
 fn host<'a>(tasks: &'a TaskTracker, find: &'a dyn Fn(Id) -> Option<Tunnel>) -> attach::Host<'a> {
-    attach::Host { instance: Id([7; 16]), started: Instant::now(), find, is_open: true, tasks }
+    attach::Host { instance: Id([7; 16]), started: Instant::now(), find, is_open: true, bench: true, tasks }
 }
 
 /// Two links that are joined in memory.
@@ -62,7 +62,7 @@ struct Joint {
 }
 
 /// Links, and the tunnels that go over them.
-pub(super) struct Bed {
+pub(crate) struct Bed {
     joint: Joint,
     tasks: TaskTracker,
     over: CancellationToken,
@@ -88,7 +88,7 @@ impl Joint {
 type Attached = (Result<attach::Outcome, AttachError>, Option<Tunnel>);
 
 impl Bed {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (tasks, over) = (TaskTracker::new(), CancellationToken::new());
         Bed { joint: Joint::new(&tasks, &over), tasks, over, tunnels: Mutex::default() }
     }
@@ -132,7 +132,7 @@ impl Bed {
         self.answer(joint, channel, wish, visitor.port()).await
     }
 
-    pub(super) async fn tunnels(&self, encrypt: EncryptMethod, compress: CompressMethod) -> (Tunnel, Tunnel) {
+    pub(crate) async fn tunnels(&self, encrypt: EncryptMethod, compress: CompressMethod) -> (Tunnel, Tunnel) {
         self.tunnels_of(port(encrypt, compress)).await
     }
 
@@ -144,7 +144,7 @@ impl Bed {
         (visitor, agent.unwrap())
     }
 
-    pub(super) async fn end(self) {
+    pub(crate) async fn end(self) {
         for tunnel in self.known() {
             tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, ""));
         }

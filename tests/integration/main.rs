@@ -2,6 +2,7 @@
 
 mod bad_configuration;
 mod bad_peers;
+mod bench;
 mod blindness;
 mod ends;
 mod harness;

@@ -51,6 +51,28 @@ pub trait LinkedRole: Send + Sync + 'static {
     /// A newer link stands: what still goes over this one should move there. It is closed when no channel is open on it any more, and after
     /// [`RETIREMENT`] in any case.
     fn retiring(&self, outbox: &Arc<Outbox>);
+
+    /// A link has joined, or an attempt at one has failed. For who waits for the first of them; the log says the same.
+    fn told(&self, news: LinkNews<'_>) {
+        let _ = news;
+    }
+}
+
+/// What became of an attempt at a link. The master is named as in the configuration.
+#[derive(Debug)]
+pub enum LinkNews<'a> {
+    /// It stands, and is the one in use.
+    Joined {
+        /// At which master.
+        master: &'a str,
+    },
+    /// It did not come about. Another attempt follows.
+    Failed {
+        /// At which master.
+        master: &'a str,
+        /// The layer, what was seen, and the remedy.
+        why: String,
+    },
 }
 
 /// How a master is reached: a [`Dialer`], or memory in tests.

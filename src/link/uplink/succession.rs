@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
-    LinkedRole, RETIREMENT, Uplink, Way,
+    LinkNews, LinkedRole, RETIREMENT, Uplink, Way,
     attempt::{Attempt, News, Outcome, Report},
     lifetimes::{Lesson, Lifetimes},
     next_epoch,
@@ -222,6 +222,7 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
         link.since = Instant::now();
         link.replace_at = self.replace_after(link.master).map(|age| link.since + age);
         let (master, why) = (self.name(link.master), link.why.clone());
+        self.role.told(LinkNews::Joined { master: &master });
         match self.current.replace(link) {
             None => info!(%master, number = epoch, took_ms, "linked to the master"),
             Some(old) => {
@@ -309,6 +310,9 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
         let failed = self.name(next.master);
         let Next { master, wait } = self.pace.failed(next.master, retryable, failing);
         log_failure(&failed, &outcome, wait);
+        if let Some(why) = told(&outcome) {
+            self.role.told(LinkNews::Failed { master: &failed, why });
+        }
         self.plan = Some(Plan { at: Instant::now() + wait, master, why: next.why });
     }
 
@@ -379,6 +383,15 @@ fn unpanicked(ended: Result<(u64, Outcome), TaskError>) -> (u64, Outcome) {
         Err(Ok(panic)) => resume_unwind(panic),
         // Nobody aborts a task of the set while it is waited for.
         Err(Err(_)) => (0, Outcome::Cancelled),
+    }
+}
+
+/// Why an attempt came to nothing.
+fn told(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Dial(error) => Some(error.to_string()),
+        Outcome::Join(error) => Some(error.to_string()),
+        Outcome::Link { .. } | Outcome::Cancelled => None,
     }
 }
 
