@@ -12,41 +12,46 @@
 //! | `options` | the command line |
 //! | `processes` | processes: that they end, what memory they hold, what CPU they used |
 //! | `roles` | rePort's processes and their configurations |
+//! | `copier` | the floor under the master: a copier of TCP connections |
 //! | `peers` | the other ends of many links, within this process |
 //! | `connections`, `links`, `tunnels` | the three measurements |
-//! | `results` | values, goals, the table, JSON |
+//! | `results`, `table` | values, goals, JSON; how they are printed |
+//! | `stopping` | signals and the time limit |
 //!
 //! Whatever ends the run, an error or a signal, ends all processes that it started. `benches/scale/README.md` says how to read the values.
 
 #[path = "scale/connections.rs"]
 mod connections;
+#[path = "scale/copier.rs"]
+mod copier;
 #[path = "scale/links.rs"]
 mod links;
 #[path = "scale/options.rs"]
 mod options;
 #[path = "scale/peers.rs"]
 mod peers;
+#[expect(dead_code, reason = "the benchmark of the allocations needs more of it")]
 #[path = "scale/processes.rs"]
 mod processes;
 #[path = "scale/results.rs"]
 mod results;
 #[path = "scale/roles.rs"]
 mod roles;
+#[path = "scale/stopping.rs"]
+mod stopping;
+#[path = "scale/table.rs"]
+mod table;
 #[path = "scale/tunnels.rs"]
 mod tunnels;
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::Context;
 
 use self::{
     options::{Command, Options, Part},
     results::Results,
 };
-
-/// What is still under way when the run ends has so long to end as well.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let done = match Command::from_arguments() {
@@ -54,7 +59,8 @@ fn main() -> ExitCode {
             println!("{}", options::HELP);
             Ok(())
         }
-        Ok(Command::Measure(options)) => measure_until_stopped(&options),
+        Ok(Command::Copier { listen_at, target }) => copier::run(listen_at, target),
+        Ok(Command::Measure(options)) => stopping::until_stopped(options.time_limit, measure(&options)),
         Err(error) => Err(error),
     };
     match done {
@@ -66,24 +72,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures, unless a signal comes or the time is over. What measures owns the processes: they end when it is dropped.
-fn measure_until_stopped(options: &Options) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let measured = runtime.block_on(async {
-        let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let mut hung_up = signal(SignalKind::hangup())?;
-        tokio::select! {
-            measured = measure(options) => measured,
-            _ = interrupted.recv() => bail!("interrupted"),
-            _ = terminated.recv() => bail!("terminated"),
-            _ = hung_up.recv() => bail!("the terminal has gone"),
-            () = tokio::time::sleep(options.time_limit) => bail!("not done after {:?}", options.time_limit),
-        }
-    });
-    runtime.shutdown_timeout(FAREWELL);
-    measured
-}
-
 async fn measure(options: &Options) -> anyhow::Result<()> {
     processes::raise_file_limit()?;
     let mut results = Results::default();
@@ -93,7 +81,7 @@ async fn measure(options: &Options) -> anyhow::Result<()> {
             Part::Links => Box::pin(links::measure(options, &mut results)).await,
             Part::Tunnels => Box::pin(tunnels::measure(options, &mut results)).await,
         };
-        measured.with_context(|| format!("{}", part.name()))?;
+        measured.with_context(|| part.name())?;
     }
     results.print();
     results.write_json(options.json.as_deref())

@@ -91,13 +91,14 @@ async fn echo(connection: &mut TcpStream) -> anyhow::Result<()> {
 }
 
 /// A service that echoes, until it is dropped.
-struct Service {
-    address: SocketAddr,
+pub struct Service {
+    pub address: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
 impl Service {
-    fn start() -> anyhow::Result<Self> {
+    /// Listens at a port that the system chooses.
+    pub fn start() -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.bind("127.0.0.1:0".parse()?)?;
         let listener = socket.listen(BACKLOG)?;
@@ -118,7 +119,10 @@ async fn accept(listener: TcpListener) {
 }
 
 async fn answer(mut connection: TcpStream) {
-    let mut buffer = [0; 256];
+    if connection.set_nodelay(true).is_err() {
+        return;
+    }
+    let mut buffer = [0; 1024];
     while let Ok(length @ 1..) = connection.read(&mut buffer).await {
         if connection.write_all(&buffer[..length]).await.is_err() {
             return;

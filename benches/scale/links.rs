@@ -60,8 +60,7 @@ pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result
     results.note("link_rested_heap_kib", "… of it heap and stacks", each(rested.anonymous, before.anonymous), "KiB");
     let what = format!("… CPU of the master over {seconds} s at rest");
     results.judge("link_heartbeats_percent", what, share * 100.0, "% of a core", ALLOWED_CPU);
-    drop(tunnels);
-    peers.end().await;
+    peers.end(&tunnels).await;
     Ok(())
 }
 

@@ -1,8 +1,11 @@
 //! The command line. Options come after `--`, or in the environment variable `REPORT_BENCH`, separated by spaces.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
+
+/// The name of the program that this one runs itself as; where it listens and where it copies to follow.
+pub const COPIER: &str = "as-copier";
 
 pub const HELP: &str = "\
 cargo bench --bench scale -- [OPTIONS]
@@ -20,6 +23,7 @@ The options may stand in REPORT_BENCH too.";
 /// What is to be done.
 pub enum Command {
     Help,
+    Copier { listen_at: SocketAddr, target: SocketAddr },
     Measure(Options),
 }
 
@@ -112,6 +116,11 @@ impl Command {
     /// What the process's arguments say.
     pub fn from_arguments() -> anyhow::Result<Self> {
         let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+        if let [name, listen_at, target] = &arguments[..]
+            && name == COPIER
+        {
+            return Ok(Command::Copier { listen_at: listen_at.parse()?, target: target.parse()? });
+        }
         let from_environment = std::env::var("REPORT_BENCH").unwrap_or_default();
         arguments.extend(from_environment.split_whitespace().map(str::to_owned));
         let has = |name: &str| arguments.iter().any(|argument| argument == name);

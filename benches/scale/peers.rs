@@ -95,12 +95,16 @@ impl Peers {
         tokio::time::timeout(READY_TIMEOUT, tunnels).await.context("the client does not get its tunnels")?
     }
 
-    /// Ends all of these links, and waits for it.
-    pub async fn end(self) {
-        self.stop.cancel();
-        self.tasks.close();
+    /// Ends the tunnels and all of the links, and waits for it.
+    pub async fn end(self, tunnels: &[Tunnel]) {
+        let ended = async {
+            Tunnel::shut_down(tunnels, "the benchmark ends").await;
+            self.stop.cancel();
+            self.tasks.close();
+            self.tasks.wait().await;
+        };
         // What has not said goodbye by then is cut with the process.
-        let _ = tokio::time::timeout(GOODBYE, self.tasks.wait()).await;
+        let _ = tokio::time::timeout(GOODBYE, ended).await;
     }
 
     fn link(&self, role: Role, instance: Id, linked: impl LinkedRole) -> anyhow::Result<()> {

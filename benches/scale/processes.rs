@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 
 /// The kernel counts CPU time in hundredths of a second on every Linux (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -82,6 +82,38 @@ impl Process {
         Ok(Memory { resident: bytes("Rss")?, anonymous: bytes("Anonymous")? })
     }
 
+    /// Pages that it was given without anything being read from a disk, since its start.
+    pub fn minor_faults(&self) -> anyhow::Result<f64> {
+        self.stat(10)
+    }
+
+    /// How often one of its threads went to sleep, or had to make room for another, as far as they still run.
+    pub fn context_switches(&self) -> anyhow::Result<f64> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).with_context(|| format!("{} is gone", self.name))?;
+        let mut switches = 0.0;
+        for thread in threads {
+            // One that has just ended counts nothing.
+            let text = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+            let counts = fields(&text);
+            switches +=
+                ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"].iter().filter_map(|name| counts.get(name)).sum::<f64>();
+        }
+        Ok(switches)
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end, and waits for it.
+    pub fn interrupt(&mut self) -> anyhow::Result<()> {
+        let id = Pid::from_raw(i32::try_from(self.id())?).context("no process has this number")?;
+        kill_process(id, Signal::INT)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// A field of its `stat`, counted from 1 as in proc_pid_stat(5).
     fn stat(&self, number: usize) -> anyhow::Result<f64> {
         let stat = self.read("stat")?;
@@ -92,7 +124,7 @@ impl Process {
     }
 
     fn read(&self, file: &str) -> anyhow::Result<String> {
-        fs::read_to_string(format!("/proc/{}/{file}", self.child.id())).with_context(|| format!("{} is gone", self.name))
+        fs::read_to_string(format!("/proc/{}/{file}", self.id())).with_context(|| format!("{} is gone", self.name))
     }
 }
 

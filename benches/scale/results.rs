@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use crate::table::{heading, print_table, short};
+
 /// Everything that was measured, in order.
 #[derive(Default)]
 pub struct Results(Vec<Measured>);
@@ -78,30 +80,4 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
     if values.len() % 2 == 1 { Some(upper) } else { Some((upper + values.get(middle - 1)?) / 2.0) }
-}
-
-fn heading() -> String {
-    format!("report {}, {} processors", env!("CARGO_PKG_VERSION"), std::thread::available_parallelism().map_or(0, usize::from))
-}
-
-/// About three digits.
-fn short(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 || size == size.round() => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-/// In columns of equal width, which Markdown ignores.
-fn print_table(rows: &[Vec<String>]) {
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    for (number, row) in rows.iter().enumerate() {
-        let cells: Vec<_> = row.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column))).collect();
-        println!("| {} |", cells.join(" | "));
-        if number == 0 {
-            let lines: Vec<_> = (0..row.len()).map(|column| "-".repeat(width(column))).collect();
-            println!("|-{}-|", lines.join("-|-"));
-        }
-    }
 }

@@ -36,7 +36,8 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 pub struct Master {
     pub address: SocketAddr,
     pub process: Process,
-    folder: TempDir,
+    /// Where the files of its processes are.
+    pub folder: TempDir,
 }
 
 impl Master {
@@ -93,7 +94,7 @@ fn role(name: &str, configuration: &Value, folder: &TempDir) -> anyhow::Result<P
 }
 
 /// Tries until it succeeds, the time is over or one of the processes has ended.
-async fn ready(processes: &mut [&mut Process], attempt: impl AsyncFn() -> io::Result<()>) -> anyhow::Result<()> {
+pub async fn ready(processes: &mut [&mut Process], attempt: impl AsyncFn() -> io::Result<()>) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         let tried = tokio::time::timeout(READY_TIMEOUT, attempt()).await.unwrap_or_else(|late| Err(late.into()));
@@ -107,7 +108,7 @@ async fn ready(processes: &mut [&mut Process], attempt: impl AsyncFn() -> io::Re
 }
 
 /// A port that nobody listened at a moment ago.
-fn free_address() -> anyhow::Result<SocketAddr> {
+pub fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?)
 }

@@ -1,4 +1,5 @@
-//! What it costs the master that the same traffic comes in many tunnels in place of one: its CPU for each byte, in turns.
+//! What it costs the master that the same traffic comes in many tunnels in place of one: its CPU for each byte, in turns; and what it costs a
+//! copier of TCP connections in its place.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -9,10 +10,17 @@ use anyhow::ensure;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use report::tunnel::Tunnel;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
+    connections::Service,
+    copier::Copier,
     options::Options,
     peers::{self, Peers, Talk},
+    processes::Process,
     results::{Results, median},
     roles::Master,
 };
@@ -32,114 +40,150 @@ const PIECE: usize = 16 << 20;
 /// Links that are established at the same time.
 const AT_ONCE: usize = 64;
 
-/// A way in which the traffic is brought to the master.
+/// How much is said, and when.
+#[derive(Debug, Clone, Copy)]
+enum Manner {
+    /// A message in each [`PERIOD`].
+    Leisurely,
+    /// A message as soon as the one before is back.
+    AtOnce,
+    /// As much as can be.
+    Bulk,
+}
+
+/// A way in which traffic is brought to the master.
 struct Way {
+    /// For JSON.
     name: &'static str,
-    talks: Vec<Talk>,
-    /// Kept, so that they can be looked at in the end.
-    tunnels: Vec<Tunnel>,
-    peers: Peers,
-    is_bulk: bool,
-    /// CPU of the master for each byte, in ns, and megabytes a second, of each round.
+    what: &'static str,
+    manner: Manner,
+    talks: Vec<Partner>,
+    links: Option<(Peers, Vec<Tunnel>)>,
+    /// CPU for each byte, in ns, and megabytes a second, of each round.
     rounds: Vec<(f64, f64)>,
+}
+
+/// Whom one talks with.
+enum Partner {
+    /// Behind the master.
+    Stream(Talk),
+    /// Behind the copier.
+    Socket(TcpStream),
 }
 
 /// Measures all ways in turns.
 pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
-    let master = Master::start().await?;
+    let (master, service) = (Master::start().await?, Service::start()?);
+    let copier = Copier::start(service.address).await?;
+    let count = u32::try_from(options.tunnels)?;
     let mut ways = [
-        Way::many_links(&master, options.tunnels).await?,
-        Way::one_link(&master, options.tunnels).await?,
-        Way::one_tunnel(&master, options.tunnels).await?,
-        Way::bulk(&master).await?,
+        Way::many_links(&master, count).await?,
+        Way::one_link(&master, count).await?,
+        Way::one_tunnel("talks_one_tunnel_ns_b", "all in one tunnel", Manner::Leisurely, &master, count).await?,
+        Way::one_tunnel("talk_alone_ns_b", "one talk, alone in a tunnel, without a pause", Manner::AtOnce, &master, 1).await?,
+        Way::copied(&copier, count).await?,
+        Way::one_tunnel("bulk_ns_b", "a bulk transfer in one tunnel", Manner::Bulk, &master, 1).await?,
     ];
     for way in &mut ways {
-        way.run(&master, options.tunnels_round / 2).await?;
+        way.run(&master, &copier, options.tunnels_round / 2).await?;
         way.rounds.clear();
     }
     for _ in 0..options.rounds {
         for way in &mut ways {
-            way.run(&master, options.tunnels_round).await?;
+            way.run(&master, &copier, options.tunnels_round).await?;
         }
     }
     report(options, &ways, results);
-    for Way { tunnels, peers, talks, .. } in ways {
+    for Way { links, talks, .. } in ways {
+        let Some((peers, tunnels)) = links else { continue };
         peers::check(&tunnels)?;
         drop(talks);
-        peers.end().await;
+        peers.end(&tunnels).await;
     }
     Ok(())
 }
 
-fn report(options: &Options, ways: &[Way; 4], results: &mut Results) {
+fn report(options: &Options, ways: &[Way; 6], results: &mut Results) {
     let count = options.tunnels;
-    let [many_links, one_link, one_tunnel, bulk] = ways;
+    let [many_links, one_link, one_tunnel, alone, copied, _] = ways;
     let rate = one_tunnel.median(|&(_, rate)| rate);
-    let what = format!("{count} talks of {SIZES:?} bytes each {PERIOD:?}, there and back");
+    let what = format!("{count} talks, {SIZES:?} bytes each {PERIOD:?}, there and back");
     results.note("talks_mb_s", what, rate, "MB/s");
-    let names = ["talks_one_tunnel_ns_b", "talks_many_links_ns_b", "talks_one_link_ns_b", "bulk_ns_b"];
-    for (name, way) in names.into_iter().zip([one_tunnel, many_links, one_link, bulk]) {
-        results.note(name, format!("… CPU of the master: {}", way.name), way.cost(), "ns/B");
+    for way in ways {
+        results.note(way.name, format!("… CPU for each byte: {}", way.what), way.cost(), "ns/B");
     }
-    let ratio = |way: &Way| way.cost() / one_tunnel.cost();
-    let what = format!("{count} tunnels on as many links : one tunnel");
-    results.judge("talks_many_links_ratio", what, ratio(many_links), "×", ALLOWED);
+    let ratio = |way: &Way, other: &Way| way.cost() / other.cost();
     let what = format!("{count} tunnels on one link : one tunnel");
-    results.judge("talks_one_link_ratio", what, ratio(one_link), "×", ALLOWED);
+    results.judge("talks_one_link_ratio", what, ratio(one_link, one_tunnel), "×", ALLOWED);
+    let what = format!("{count} tunnels on as many links : one tunnel, whose talks share reads and writes");
+    results.judge("talks_many_links_ratio", what, ratio(many_links, one_tunnel), "×", ALLOWED);
+    let what = format!("{count} tunnels on as many links : one talk in one tunnel");
+    results.judge("talks_many_links_alone_ratio", what, ratio(many_links, alone), "×", ALLOWED);
+    let what = format!("{count} tunnels on as many links : as many connections through a TCP copier");
+    results.note("talks_many_links_copier_ratio", what, ratio(many_links, copied), "×");
 }
 
 impl Way {
     /// Each talk has a tunnel, and a client, of its own.
-    async fn many_links(master: &Master, count: usize) -> anyhow::Result<Self> {
+    async fn many_links(master: &Master, count: u32) -> anyhow::Result<Self> {
         let peers = Peers::new(master.address, "a port key of many links");
         peers.serve().await?;
         let links = stream::iter(0..count).map(|_| peers.visit(1)).buffer_unordered(AT_ONCE);
-        let tunnels = links.try_concat().await?;
-        Ok(Way::new("in a tunnel and a link each", tunnels.iter().map(Talk::open).collect(), tunnels, peers))
+        let tunnels: Vec<Tunnel> = links.try_concat().await?;
+        let talks = tunnels.iter().map(|tunnel| Partner::Stream(Talk::open(tunnel))).collect();
+        Ok(Way::new("talks_many_links_ns_b", "each in a tunnel on a link of its own", talks, Some((peers, tunnels))))
     }
 
     /// Each talk has a tunnel of its own, all of one client.
-    async fn one_link(master: &Master, count: usize) -> anyhow::Result<Self> {
+    async fn one_link(master: &Master, count: u32) -> anyhow::Result<Self> {
         let peers = Peers::new(master.address, "a port key of many tunnels");
         peers.serve().await?;
-        let tunnels = peers.visit(u32::try_from(count)?).await?;
-        Ok(Way::new("in a tunnel each, on one link", tunnels.iter().map(Talk::open).collect(), tunnels, peers))
+        let tunnels = peers.visit(count).await?;
+        let talks = tunnels.iter().map(|tunnel| Partner::Stream(Talk::open(tunnel))).collect();
+        Ok(Way::new("talks_one_link_ns_b", "each in a tunnel of its own, on one link", talks, Some((peers, tunnels))))
     }
 
-    /// All talks are in one tunnel.
-    async fn one_tunnel(master: &Master, count: usize) -> anyhow::Result<Self> {
-        let peers = Peers::new(master.address, "a port key of one tunnel");
+    /// So many talks in one tunnel.
+    async fn one_tunnel(
+        name: &'static str,
+        what: &'static str,
+        manner: Manner,
+        master: &Master,
+        count: u32,
+    ) -> anyhow::Result<Self> {
+        let peers = Peers::new(master.address, name);
         peers.serve().await?;
         let tunnels = peers.visit(1).await?;
-        let talks = (0..count).map(|_| Talk::open(&tunnels[0])).collect();
-        Ok(Way::new("in one tunnel", talks, tunnels, peers))
+        let talks = (0..count).filter_map(|_| tunnels.first()).map(|tunnel| Partner::Stream(Talk::open(tunnel))).collect();
+        Ok(Way { manner, ..Way::new(name, what, talks, Some((peers, tunnels))) })
     }
 
-    /// One stream in one tunnel, as fast as it goes.
-    async fn bulk(master: &Master) -> anyhow::Result<Self> {
-        let peers = Peers::new(master.address, "a port key of a bulk transfer");
-        peers.serve().await?;
-        let tunnels = peers.visit(1).await?;
-        let talks = vec![Talk::open(&tunnels[0])];
-        Ok(Way { is_bulk: true, ..Way::new("one stream as fast as it goes", talks, tunnels, peers) })
+    /// Each talk has a connection through the copier.
+    async fn copied(copier: &Copier, count: u32) -> anyhow::Result<Self> {
+        let connect = |_| async {
+            let connection = TcpStream::connect(copier.address).await?;
+            connection.set_nodelay(true)?;
+            anyhow::Ok(Partner::Socket(connection))
+        };
+        let talks = stream::iter(0..count).map(connect).buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(Way::new("talks_copier_ns_b", "each in a connection through a TCP copier in the master's place", talks, None))
     }
 
-    fn new(name: &'static str, talks: Vec<Talk>, tunnels: Vec<Tunnel>, peers: Peers) -> Self {
-        Way { name, talks, tunnels, peers, is_bulk: false, rounds: Vec::new() }
+    fn new(name: &'static str, what: &'static str, talks: Vec<Partner>, links: Option<(Peers, Vec<Tunnel>)>) -> Self {
+        Way { name, what, manner: Manner::Leisurely, talks, links, rounds: Vec::new() }
     }
 
     /// One round: talks for so long, and counts.
-    async fn run(&mut self, master: &Master, length: Duration) -> anyhow::Result<()> {
+    async fn run(&mut self, master: &Master, copier: &Copier, length: Duration) -> anyhow::Result<()> {
+        let process: &Process = if self.links.is_some() { &master.process } else { &copier.process };
         let bytes = AtomicU64::new(0);
-        let (cpu, begun) = (master.process.cpu_seconds()?, Instant::now());
-        let (until, is_bulk) = (begun + length, self.is_bulk);
-        let talking = self.talks.iter_mut().map(|talk| async {
-            if is_bulk { pour(talk, until, &bytes).await } else { converse(talk, until, &bytes).await }
-        });
+        let (cpu, begun) = (process.cpu_seconds()?, Instant::now());
+        let manner = self.manner;
+        let talking = self.talks.iter_mut().map(|partner| partner.talk(manner, begun + length, &bytes));
         future::try_join_all(talking).await?;
-        let (cpu, seconds) = (master.process.cpu_seconds()? - cpu, begun.elapsed().as_secs_f64());
+        let (cpu, seconds) = (process.cpu_seconds()? - cpu, begun.elapsed().as_secs_f64());
         let bytes = bytes.load(Relaxed) as f64;
-        ensure!(bytes > 0.0, "{}: nothing was moved", self.name);
+        ensure!(bytes > 0.0, "{}: nothing was moved", self.what);
         self.rounds.push((cpu / bytes * 1e9, bytes / seconds / 1e6));
         Ok(())
     }
@@ -153,28 +197,42 @@ impl Way {
     }
 }
 
-/// Messages of any size, at any time within each period.
-async fn converse(talk: &mut Talk, until: Instant, bytes: &AtomicU64) -> anyhow::Result<()> {
-    let content = Bytes::from(vec![b'm'; *SIZES.end()]);
-    let mut next = Instant::now() + PERIOD.mul_f64(fastrand::f64());
-    while next < until {
-        tokio::time::sleep_until(next.into()).await;
-        let message = content.slice(..fastrand::usize(SIZES));
-        let length = message.len();
-        talk.say(message).await?;
-        bytes.fetch_add(2 * length as u64, Relaxed);
-        // A talk that is late says less, in place of everything at once.
-        next = (next + PERIOD).max(Instant::now());
+impl Partner {
+    /// Talks until then, and adds to `bytes` what went both ways.
+    async fn talk(&mut self, manner: Manner, until: Instant, bytes: &AtomicU64) -> anyhow::Result<()> {
+        let longest = if matches!(manner, Manner::Bulk) { PIECE } else { *SIZES.end() };
+        let content = Bytes::from(vec![b'm'; longest]);
+        let mut next = Instant::now();
+        if matches!(manner, Manner::Leisurely) {
+            next += PERIOD.mul_f64(fastrand::f64());
+        }
+        while next < until {
+            let length = match manner {
+                Manner::Bulk => PIECE,
+                Manner::AtOnce => fastrand::usize(SIZES),
+                Manner::Leisurely => {
+                    tokio::time::sleep_until(next.into()).await;
+                    fastrand::usize(SIZES)
+                }
+            };
+            self.say(content.slice(..length)).await?;
+            bytes.fetch_add(2 * length as u64, Relaxed);
+            let pause = if matches!(manner, Manner::Leisurely) { PERIOD } else { Duration::ZERO };
+            // Who is late says less, in place of everything at once.
+            next = (next + pause).max(Instant::now());
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// As much as can be.
-async fn pour(talk: &mut Talk, until: Instant, bytes: &AtomicU64) -> anyhow::Result<()> {
-    let content = Bytes::from(vec![b'm'; PIECE]);
-    while Instant::now() < until {
-        talk.say(content.clone()).await?;
-        bytes.fetch_add(2 * PIECE as u64, Relaxed);
+    async fn say(&mut self, message: Bytes) -> anyhow::Result<()> {
+        match self {
+            Partner::Stream(talk) => talk.say(message).await,
+            Partner::Socket(connection) => {
+                connection.write_all(&message).await?;
+                let mut echo = [0; *SIZES.end()];
+                connection.read_exact(&mut echo[..message.len()]).await?;
+                Ok(())
+            }
+        }
     }
-    Ok(())
 }
