@@ -57,7 +57,8 @@ impl Results {
 
 impl Measured {
     fn is_held(&self) -> Option<bool> {
-        self.goal.map(|goal| self.value <= goal)
+        // A ratio to what was too short to be measured says nothing.
+        self.goal.filter(|_| self.value.is_finite()).map(|goal| self.value <= goal)
     }
 
     fn verdict(&self) -> &'static str {
