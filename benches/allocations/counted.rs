@@ -1,0 +1,242 @@
+//! The three roles in this process, each on a thread and a runtime of its own: what the thread allocates, the role does. Between them are
+//! sockets, as between processes.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, thread, time::Duration};
+
+use allocation_counter::AllocationInfo;
+use anyhow::Context;
+use report::{
+    client::{Client, ClientParameters, ClientPort},
+    compress::CompressMethod,
+    crypto::{EncryptMethod, LinkKey, PortKeys},
+    frame::Role,
+    id::Id,
+    link::{
+        Timing,
+        dial::{DialParameters, Dialer},
+        uplink::{Mover, Uplink},
+    },
+    master::{Limits, Master, MasterParameters, MasterTiming},
+    random,
+    server::{self, ServerParameters, ServerPort},
+    tunnel::{Commons, PortParameters, WindowSize},
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ROLES,
+    options::Options,
+    roles::MASTER_KEY,
+    traffic::{self, Transfer},
+};
+
+/// What is measured with each of them: compression works within its own memory.
+const METHODS: [EncryptMethod; 2] = [EncryptMethod::Plain, EncryptMethod::Aes128Gcm];
+
+/// A role that listens says where.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the roles allocated for each MiB of one transfer.
+pub struct Counted {
+    pub method: &'static str,
+    pub transfer: Transfer,
+    /// In the order of [`ROLES`].
+    pub roles: [Allocated; 3],
+}
+
+/// For each MiB of payload.
+#[derive(Debug, Clone, Copy)]
+pub struct Allocated {
+    pub count: f64,
+    pub bytes: f64,
+}
+
+impl Counted {
+    /// For JSON.
+    pub fn to_json(&self) -> Value {
+        let roles = ROLES
+            .iter()
+            .zip(self.roles)
+            .map(|(role, Allocated { count, bytes })| ((*role).to_owned(), json!({ "allocations": count, "bytes": bytes })));
+        json!({ "method": self.method, "transfer": self.transfer.to_string(), "roles": roles.collect::<serde_json::Map<_, _>>() })
+    }
+}
+
+/// Moves everything with each method, and counts.
+pub async fn measure(options: &Options) -> anyhow::Result<Vec<Counted>> {
+    let service = traffic::serve()?;
+    let mut all = Vec::new();
+    for method in METHODS {
+        let roles = Roles::start(service, method).await?;
+        for transfer in Transfer::ALL {
+            transfer.run_apart(roles.entry, options.warm_up_bytes).await?;
+            roles.count().await?;
+            transfer.run_apart(roles.entry, options.bytes).await?;
+            let mib = options.bytes as f64 / f64::from(1 << 20);
+            let each =
+                |info: AllocationInfo| Allocated { count: info.count_total as f64 / mib, bytes: info.bytes_total as f64 / mib };
+            all.push(Counted { method: method.name(), transfer, roles: roles.count().await?.map(each) });
+        }
+        roles.end()?;
+    }
+    Ok(all)
+}
+
+/// The roles of one system.
+struct Roles {
+    entry: SocketAddr,
+    client: Counting,
+    master: Counting,
+    server: Counting,
+}
+
+impl Roles {
+    async fn start(service: SocketAddr, method: EncryptMethod) -> anyhow::Result<Self> {
+        let (master, address) = start_master().await?;
+        let server = start_server(address, service, method)?;
+        let (client, entry) = start_client(address, method).await?;
+        Ok(Roles { entry, client, master, server })
+    }
+
+    /// What each has allocated since it was last asked.
+    async fn count(&self) -> anyhow::Result<[AllocationInfo; 3]> {
+        Ok([self.client.count().await?, self.master.count().await?, self.server.count().await?])
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        [self.client, self.server, self.master].into_iter().try_for_each(Counting::end)
+    }
+}
+
+/// A role on a thread of its own.
+struct Counting {
+    /// Asks for what was allocated.
+    asked: mpsc::Sender<oneshot::Sender<AllocationInfo>>,
+    cancel: CancellationToken,
+    thread: thread::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Counting {
+    /// Starts `role` on a runtime of one thread.
+    fn start<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
+        role: impl FnOnce(CancellationToken) -> F + Send + 'static,
+    ) -> Self {
+        // One question at a time.
+        let (asked, mut questions) = mpsc::channel::<oneshot::Sender<AllocationInfo>>(1);
+        let cancel = CancellationToken::new();
+        let for_role = cancel.clone();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let mut running = JoinSet::new();
+            running.spawn_on(role(for_role), runtime.handle());
+            loop {
+                let mut question = None;
+                // The role runs in here, up to the next question.
+                let allocated = allocation_counter::measure(|| question = runtime.block_on(questions.recv()));
+                match question {
+                    // Nobody reads it when the run has ended.
+                    Some(answer) => drop(answer.send(allocated)),
+                    None => break,
+                }
+            }
+            runtime.block_on(running.join_next()).context("the role was not started")??
+        });
+        Counting { asked, cancel, thread }
+    }
+
+    async fn count(&self) -> anyhow::Result<AllocationInfo> {
+        let (answer, allocated) = oneshot::channel();
+        self.asked.send(answer).await.context("a role has ended")?;
+        allocated.await.context("a role has ended")
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        let Counting { asked, cancel, thread } = self;
+        cancel.cancel();
+        drop(asked);
+        thread.join().map_err(|_| anyhow::anyhow!("a role has panicked"))?
+    }
+}
+
+async fn start_master() -> anyhow::Result<(Counting, SocketAddr)> {
+    let (listening, address) = oneshot::channel();
+    let master = Counting::start(move |cancel| async move {
+        let master = Master::bind(MasterParameters {
+            listen_at: vec!["127.0.0.1:0".parse()?],
+            path: "/".to_owned(),
+            link_key: LinkKey::derive(Some(MASTER_KEY)),
+            tls: None,
+            healthz: false,
+            limits: Limits::default(),
+            timing: MasterTiming::default(),
+        })?;
+        // Somebody waits for it, or the run has ended.
+        let _ = listening.send(master.local_addr());
+        master.run(cancel, Duration::ZERO).await;
+        Ok(())
+    });
+    let address = tokio::time::timeout(START_TIMEOUT, address).await.context("the master does not start")?;
+    Ok((master, address.context("the master does not listen")?))
+}
+
+fn start_server(master: SocketAddr, service: SocketAddr, method: EncryptMethod) -> anyhow::Result<Counting> {
+    let (uplink, port) = (uplink(master, Role::Server)?, port(method));
+    Ok(Counting::start(move |cancel| async move {
+        let id = port.keys.id;
+        let offered = ServerPort { port, host: service.ip().to_string(), tcp_port: service.port() };
+        let parameters = ServerParameters {
+            ports: HashMap::from([(id, Arc::new(offered))]),
+            connect_timeout: START_TIMEOUT,
+            instance: uplink.instance,
+            uplinks: uplink.each(),
+        };
+        server::run(parameters, cancel, Duration::ZERO).await;
+        Ok(())
+    }))
+}
+
+async fn start_client(master: SocketAddr, method: EncryptMethod) -> anyhow::Result<(Counting, SocketAddr)> {
+    let (uplink, port) = (uplink(master, Role::Client)?, port(method));
+    let (listening, address) = oneshot::channel();
+    let client = Counting::start(move |cancel| async move {
+        let ports = vec![ClientPort { port, local_address: "127.0.0.1:0".to_owned() }];
+        let client = Client::bind(ClientParameters { uplink, ports, hold_timeout: START_TIMEOUT }).await?;
+        // Somebody waits for it, or the run has ended.
+        let _ = listening.send(client.local_addresses());
+        client.run(cancel, Duration::ZERO).await;
+        Ok(())
+    });
+    let addresses = tokio::time::timeout(START_TIMEOUT, address).await.context("the client does not start")??;
+    Ok((client, *addresses.first().context("the client does not listen")?))
+}
+
+fn uplink(master: SocketAddr, role: Role) -> anyhow::Result<Uplink> {
+    let master_key = (role == Role::Server).then_some(MASTER_KEY);
+    Ok(Uplink {
+        dialers: vec![Dialer::new(master.to_string().parse()?, DialParameters::default())?],
+        key: LinkKey::derive(master_key),
+        role,
+        instance: Id(random::bytes()),
+        timing: Timing::default(),
+        rotate_after: None,
+        mover: Mover::default(),
+    })
+}
+
+fn port(encrypt: EncryptMethod) -> PortParameters {
+    PortParameters {
+        mark: "allocations".into(),
+        keys: PortKeys::derive("a port key of the allocations"),
+        encrypt,
+        compress: CompressMethod::Null,
+        stream_window: WindowSize { initial: 256 << 10, max: 16 << 20 },
+        tunnel_window: WindowSize { initial: 1 << 20, max: 32 << 20 },
+        resume_timeout: Duration::from_secs(120),
+        commons: Commons::default(),
+    }
+}

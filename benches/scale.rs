@@ -1,0 +1,88 @@
+//! What many cost: idle connections, links at rest, tunnels that each move a little. `cargo bench --bench scale`, or with `-- --quick`,
+//! `-- --only links`, `-- --help`.
+//!
+//! ```text
+//!  connections   2,000 × TCP ──► client ──► master ──► server ──► 2,000 × TCP     three processes; one tunnel
+//!  links        10,000 × link ══════════► master ◄══ link with 10,000 tunnels     the master is a process, the links' other ends are here
+//!  tunnels       1,000 × link ══════════► master ◄══ link with  1,000 tunnels     and the same traffic in one tunnel
+//! ```
+//!
+//! | file | what it owns |
+//! |---|---|
+//! | `options` | the command line |
+//! | `processes` | processes: that they end, what memory they hold, what CPU they used |
+//! | `roles` | rePort's processes and their configurations |
+//! | `copier` | the floor under the master: a copier of TCP connections |
+//! | `peers` | the other ends of many links, within this process |
+//! | `connections`, `links`, `tunnels` | the three measurements |
+//! | `results`, `table` | values, goals, JSON; how they are printed |
+//! | `stopping` | signals and the time limit |
+//!
+//! Whatever ends the run, an error or a signal, ends all processes that it started. `benches/scale/README.md` says how to read the values.
+
+#[path = "scale/connections.rs"]
+mod connections;
+#[path = "scale/copier.rs"]
+mod copier;
+#[path = "scale/links.rs"]
+mod links;
+#[path = "scale/options.rs"]
+mod options;
+#[path = "scale/peers.rs"]
+mod peers;
+#[expect(dead_code, reason = "the benchmark of the allocations needs more of it")]
+#[path = "scale/processes.rs"]
+mod processes;
+#[path = "scale/results.rs"]
+mod results;
+#[path = "scale/roles.rs"]
+mod roles;
+#[path = "scale/stopping.rs"]
+mod stopping;
+#[path = "scale/table.rs"]
+mod table;
+#[path = "scale/tunnels.rs"]
+mod tunnels;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use self::{
+    options::{Command, Options, Part},
+    results::Results,
+};
+
+fn main() -> ExitCode {
+    let done = match Command::from_arguments() {
+        Ok(Command::Help) => {
+            println!("{}", options::HELP);
+            Ok(())
+        }
+        Ok(Command::Copier { listen_at, target }) => copier::run(listen_at, target),
+        Ok(Command::Measure(options)) => stopping::until_stopped(options.time_limit, measure(&options)),
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("scale: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(options: &Options) -> anyhow::Result<()> {
+    processes::raise_file_limit()?;
+    let mut results = Results::default();
+    for part in &options.parts {
+        let measured = match part {
+            Part::Connections => Box::pin(connections::measure(options, &mut results)).await,
+            Part::Links => Box::pin(links::measure(options, &mut results)).await,
+            Part::Tunnels => Box::pin(tunnels::measure(options, &mut results)).await,
+        };
+        measured.with_context(|| part.name())?;
+    }
+    results.print();
+    results.write_json(options.json.as_deref())
+}

@@ -1,0 +1,131 @@
+//! What idle connections cost the three processes that carry them: growth of memory over what they hold when they carry none.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context, ensure};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinSet,
+};
+
+use crate::{
+    options::Options,
+    processes::{self, Memory},
+    results::Results,
+    roles::System,
+};
+
+/// What a client or a server may hold for an idle connection, in KiB.
+const ALLOWED_AT_ENDS: f64 = 8.0;
+
+/// "Nothing" at the master, in KiB: pages that the allocator took meanwhile for other reasons, spread over the connections.
+const ALLOWED_AT_MASTER: f64 = 0.1;
+
+/// Connections that open at the same time.
+const AT_ONCE: usize = 64;
+
+/// Connections that may wait to be accepted at the service.
+const BACKLOG: u32 = 1024;
+
+/// Files that a process has open beside those connections.
+const OTHER_FILES: usize = 200;
+
+/// What each connection has echoed before it rests, in bytes.
+const ECHO: usize = 64;
+
+/// Opens the connections and looks what they cost.
+pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
+    let count = options.connections;
+    // Both ends of each are here.
+    processes::check_file_limit(2 * count + OTHER_FILES)?;
+    let service = Service::start()?;
+    let system = System::start(service.address).await?;
+    // What is allocated once is there after the first ones, which are gone again before it is looked.
+    drop(open(system.entry, count.min(AT_ONCE)).await?);
+    tokio::time::sleep(options.connections_rest).await;
+    let before = memory(&system)?;
+    let mut connections = open(system.entry, count).await?;
+    tokio::time::sleep(options.connections_rest).await;
+    let after = memory(&system)?;
+    echo(&mut connections[0]).await.context("the connections do not live any more")?;
+    let names = [
+        ("connection_client_kib", "connection_client_heap_kib", "client", ALLOWED_AT_ENDS),
+        ("connection_master_kib", "connection_master_heap_kib", "master", ALLOWED_AT_MASTER),
+        ("connection_server_kib", "connection_server_heap_kib", "server", ALLOWED_AT_ENDS),
+    ];
+    for ((before, after), (name, heap, role, goal)) in before.iter().zip(after).zip(names) {
+        let each = |before: f64, after: f64| (after - before).max(0.0) / 1024.0 / count as f64;
+        let what = format!("{role}: each of {count} idle connections");
+        results.judge(name, what, each(before.resident, after.resident), "KiB", goal);
+        results.note(heap, "… of it heap and stacks", each(before.anonymous, after.anonymous), "KiB");
+    }
+    Ok(())
+}
+
+/// Of client, master and server.
+fn memory(system: &System) -> anyhow::Result<[Memory; 3]> {
+    Ok([system.client.memory()?, system.master.process.memory()?, system.server.memory()?])
+}
+
+/// Opens connections, each of which echoes once.
+async fn open(entry: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpStream>> {
+    let one = |_| async move {
+        let mut connection = TcpStream::connect(entry).await?;
+        echo(&mut connection).await?;
+        anyhow::Ok(connection)
+    };
+    stream::iter(0..count).map(one).buffer_unordered(AT_ONCE).try_collect().await
+}
+
+async fn echo(connection: &mut TcpStream) -> anyhow::Result<()> {
+    let (sent, mut received) = ([b'e'; ECHO], [0; ECHO]);
+    let echoed = async {
+        connection.write_all(&sent).await?;
+        connection.read_exact(&mut received).await
+    };
+    tokio::time::timeout(Duration::from_secs(30), echoed).await.context("no echo within 30 s")??;
+    ensure!(sent == received, "an echo of something else");
+    Ok(())
+}
+
+/// A service that echoes, until it is dropped.
+pub struct Service {
+    pub address: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+impl Service {
+    /// Listens at a port that the system chooses.
+    pub fn start() -> anyhow::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind("127.0.0.1:0".parse()?)?;
+        let listener = socket.listen(BACKLOG)?;
+        let address = listener.local_addr()?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener));
+        Ok(Service { address, _tasks: tasks })
+    }
+}
+
+async fn accept(listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    // Without the listener nothing echoes any more, which is noticed where it counts.
+    while let Ok((connection, _)) = listener.accept().await {
+        connections.spawn(answer(connection));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn answer(mut connection: TcpStream) {
+    if connection.set_nodelay(true).is_err() {
+        return;
+    }
+    let mut buffer = [0; 1024];
+    while let Ok(length @ 1..) = connection.read(&mut buffer).await {
+        if connection.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
