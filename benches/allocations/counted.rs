@@ -190,6 +190,7 @@ fn start_server(master: SocketAddr, service: SocketAddr, method: EncryptMethod) 
         let id = port.keys.id;
         let offered = ServerPort { port, host: service.ip().to_string(), tcp_port: service.port() };
         let parameters = ServerParameters {
+            bench: false,
             ports: HashMap::from([(id, Arc::new(offered))]),
             connect_timeout: START_TIMEOUT,
             instance: uplink.instance,

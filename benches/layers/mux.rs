@@ -153,7 +153,7 @@ impl Bed {
             let link = Link::new(socket, Arc::clone(&outbox), Timing::default());
             let cancel = cancel.clone();
             let running = tasks.spawn(async move {
-                link.run(&mut NoFrames, &cancel).await;
+                link.run(&mut NoFrames, cancel.cancelled()).await;
             });
             (outbox, running)
         };

@@ -220,7 +220,7 @@ impl Handler for Session {
 impl Session {
     fn attach(&self, channel: u32, message: &[u8]) -> Result<(), Notice> {
         let Agent { port, instance, started, tasks, stop, .. } = &self.agent;
-        let host = attach::Host { instance: *instance, started: *started, find: &|_| None, is_open: true, tasks };
+        let host = attach::Host { instance: *instance, started: *started, find: &|_| None, is_open: true, bench: false, tasks };
         let refused = |error: String| Notice::new(Code::Handshake, error);
         let reply = attach::reply(port, &host, message, &self.outbox, channel).map_err(|error| refused(error.to_string()))?;
         self.outbox.open(channel, reply.lane).map_err(|error| refused(error.to_string()))?;

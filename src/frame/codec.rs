@@ -74,6 +74,9 @@ pub enum FrameError {
     },
 }
 
+/// What most control frames fit in: PING and CLOSE, in bytes.
+const SMALL: usize = 64;
+
 /// The bytes that stand before the payload of a DATA frame.
 #[must_use]
 pub fn data_header(channel: u32) -> [u8; DATA_HEADER] {
@@ -136,7 +139,7 @@ impl Frame {
     /// The frame as a message of its own.
     #[must_use]
     pub fn to_message(&self) -> Bytes {
-        let mut out = BytesMut::new();
+        let mut out = BytesMut::with_capacity(SMALL);
         self.encode(&mut out);
         out.freeze()
     }

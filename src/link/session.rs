@@ -20,7 +20,6 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     channel::{Body, Outbox},
@@ -121,12 +120,12 @@ impl Link {
         Link { socket, outbox, timing }
     }
 
-    /// Runs the link until it ends. Then every lane that is left has been closed, and the socket is gone. When `cancel` is cancelled, the
+    /// Runs the link until it ends. Then every lane that is left has been closed, and the socket is gone. When `cancelled` is over, the
     /// control frames that wait are still sent, and the WebSocket is closed in order.
     ///
     /// # Cancel safety
     /// Dropping the future cuts the link; its lanes are closed with `peer_lost`.
-    pub async fn run<H: Handler>(self, handler: &mut H, cancel: &CancellationToken) -> Ended {
+    pub async fn run<H: Handler>(self, handler: &mut H, cancelled: impl Future<Output = ()>) -> Ended {
         let Link { socket, outbox, timing } = self;
         let now = Instant::now();
         let last = FinishOnDrop(outbox.clone());
@@ -143,7 +142,7 @@ impl Link {
             rested: now,
         };
         let mut timer = pin!(tokio::time::sleep_until(now + timing.interval.min(timing.timeout)));
-        let mut cancelled = pin!(cancel.cancelled());
+        let mut cancelled = pin!(cancelled);
         let why = std::future::poll_fn(|context| {
             if cancelled.as_mut().poll(context).is_ready() {
                 return Poll::Ready(LinkEnd::Cancelled);

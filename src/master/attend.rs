@@ -59,7 +59,8 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
     let mut attendant = Attendant { switch: Arc::clone(&shared.switch), line: Arc::clone(&line), role };
     let since = Instant::now();
     // In a box of its own, so that the future of a link at rest holds nothing of what came before it.
-    let ended = Box::pin(link.run(&mut attendant, &shared.never)).await;
+    // Links end through their outboxes, which tell the peer why.
+    let ended = Box::pin(link.run(&mut attendant, std::future::pending())).await;
     drop(entered);
     info!(
         why = %ended.why,

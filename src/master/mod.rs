@@ -158,8 +158,6 @@ struct Shared {
     draining: CancellationToken,
     /// Whatever still runs is cut.
     ending: CancellationToken,
-    /// Links end through their outboxes, which tell the peer why: this is never cancelled.
-    never: CancellationToken,
 }
 
 /// A master that listens, and accepts once it runs.
@@ -206,7 +204,6 @@ impl Master {
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             ending: CancellationToken::new(),
-            never: CancellationToken::new(),
         };
         Ok(Master { shared: Arc::new(shared), listeners })
     }

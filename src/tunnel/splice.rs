@@ -309,8 +309,7 @@ impl Ends {
     async fn write_all(&self, mut pieces: VecDeque<Bytes>) -> Result<u64, SpliceError> {
         let mut written: u64 = 0;
         while !pieces.is_empty() {
-            let slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-            match self.socket.try_write_vectored(&slices) {
+            match self.try_write(&pieces) {
                 Ok(length) => {
                     written = written.saturating_add(length as u64);
                     drop_front(&mut pieces, length);
@@ -324,6 +323,12 @@ impl Ends {
             }
         }
         Ok(written)
+    }
+
+    fn try_write(&self, pieces: &VecDeque<Bytes>) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); BATCH_PIECES];
+        let count = slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
+        self.socket.try_write_vectored(slices.get(..count).unwrap_or_default())
     }
 }
 

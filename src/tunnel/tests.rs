@@ -77,7 +77,7 @@ impl Joint {
             let outbox = Outbox::new();
             let link = Link::new(socket, Arc::clone(&outbox), Timing::default());
             let cut = cut.clone();
-            tasks.spawn(async move { link.run(&mut NoFrames, &cut).await.why });
+            tasks.spawn(async move { link.run(&mut NoFrames, cut.cancelled()).await.why });
             outbox
         };
         Joint { client: start(one), server: start(other), cut }

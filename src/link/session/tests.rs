@@ -18,6 +18,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{self, protocol::Role},
 };
+use tokio_util::sync::CancellationToken;
 
 mod silence;
 
@@ -121,7 +122,7 @@ impl Bed {
         let (forward, frames) = mpsc::channel(64);
         let mut task = JoinSet::new();
         let (link, token) = (Link::new(socket, outbox.clone(), Timing::default()), cancel.clone());
-        task.spawn(async move { link.run(&mut Forward(forward), &token).await.why });
+        task.spawn(async move { link.run(&mut Forward(forward), token.cancelled()).await.why });
         Bed { outbox, cancel, frames, task }
     }
 
@@ -524,6 +525,6 @@ async fn a_link_at_rest_is_small() {
     let (role, _master) = memory::pair();
     let (forward, _frames) = mpsc::channel(1);
     let (mut handler, cancel) = (Forward(forward), CancellationToken::new());
-    let run = Link::new(role, Outbox::new(), Timing::default()).run(&mut handler, &cancel);
+    let run = Link::new(role, Outbox::new(), Timing::default()).run(&mut handler, cancel.cancelled());
     assert!(size_of_val(&run) <= 1024, "{} bytes of future for each link", size_of_val(&run));
 }

@@ -93,7 +93,9 @@ impl<R: LinkedRole, W: Way> Attempt<R, W> {
         let mut watched = Watched { session, epoch: self.epoch, reports: self.reports, told: false };
         watched.report(News::Joined);
         let up = Instant::now();
-        let ended = Link::new(socket, self.outbox, self.timing.asked(terms.heartbeat_seconds)).run(&mut watched, &cancel).await;
+        let ended = Link::new(socket, self.outbox, self.timing.asked(terms.heartbeat_seconds))
+            .run(&mut watched, cancel.cancelled())
+            .await;
         match ended.why {
             LinkEnd::Cancelled => Outcome::Cancelled,
             why => Outcome::Link { why, lived: up.elapsed(), idle: ended.idle },
