@@ -24,8 +24,7 @@ pub fn facts() -> Vec<(&'static str, String)> {
         ("processors", format!("{count} × {processor}")),
         ("kernel", format!("Linux {}", kernel.trim())),
         ("compiler", output("rustc", &["--version"]).unwrap_or_else(|| "unknown".to_owned())),
-        ("network", network::description().to_owned()),
-        ("rePort", concat!(env!("CARGO_PKG_VERSION"), ", release build").to_owned()),
+        ("rePort", format!("{}, {} build", env!("CARGO_PKG_VERSION"), if cfg!(debug_assertions) { "test" } else { "release" })),
         ("date", date(SystemTime::now())),
     ];
     if let Some(kib) = memory {

@@ -29,7 +29,7 @@ use crate::{
 pub const ECHO: u8 = b'e';
 /// The service reads so many bytes and then answers with one.
 pub const TAKE: u8 = b't';
-/// The service answers after so many milliseconds with how many bytes came until then (8 bytes, big-endian), and reads on.
+/// The service answers so many milliseconds after the first byte with how many have come (8 bytes, big-endian), and reads on.
 pub const COUNT: u8 = b'c';
 /// The service sends so many bytes of the [`block`] of a payload, whose number is added to this.
 pub const GIVE: u8 = b'0';
@@ -117,9 +117,10 @@ async fn answer(mut connection: TcpStream, blocks: &Blocks) -> std::io::Result<(
 
 /// Answers while more is on its way: not every system carries an answer to what has ended.
 async fn count(mut connection: TcpStream) -> std::io::Result<()> {
-    let until = Instant::now() + Duration::from_millis(connection.read_u64().await?);
+    let wanted = Duration::from_millis(connection.read_u64().await?);
     let mut buffer = vec![0; PIECE];
-    let mut counted = 0_u64;
+    let mut counted = connection.read(&mut buffer).await? as u64;
+    let until = Instant::now() + wanted;
     while let Ok(length) = timeout_at(until.into(), connection.read(&mut buffer)).await {
         match length? {
             0 => return Ok(()),

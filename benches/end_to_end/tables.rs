@@ -68,7 +68,7 @@ const MEMORY: &[Column] = &[
 pub fn print(results: &Results) {
     println!("\n{}; in parentheses what it is of the chain's", results.heading);
     for table in tables(results).iter().filter(|table| table.rows.len() > 1) {
-        println!("\n{}\n\n{}", table.title, text(&table.rows));
+        print!("\n{}\n\n{}", table.title, text(&table.rows));
     }
 }
 
