@@ -12,7 +12,7 @@ use crate::results::Results;
 /// The systems that are drawn, if they were measured.
 const SYSTEMS: [&str; 8] = ["chain", "plain", "aes-128-gcm", "aes-128-cfb", "plain-tls", "tls", "rathole", "bore"];
 
-/// A panel: what it is called, what its bars are, and whether they are ratios to the chain's.
+/// A panel: what it is called, what its bars are, and whether they are ratios to the chain's. Others are times, which differ by orders of magnitude.
 struct Panel {
     title: &'static str,
     bars: &'static [(&'static str, &'static str)],
@@ -44,13 +44,13 @@ const PANELS: [Panel; 4] = [
         of_the_chain: true,
     },
     Panel {
-        title: "Echo of 64 bytes on an idle tunnel, µs (less is better)",
+        title: "Echo of 64 bytes on an idle tunnel, µs, logarithmic (less is better)",
         bars: &[("median", "echo_p50_us"), ("99th percentile", "echo_p99_us")],
         decimals: 0,
         of_the_chain: false,
     },
     Panel {
-        title: "The same beside a bulk copy, ms (less is better)",
+        title: "The same beside a bulk copy, ms, logarithmic (less is better)",
         bars: &[("median", "beside_p50_ms"), ("99th percentile", "beside_p99_ms")],
         decimals: 2,
         of_the_chain: false,
@@ -60,7 +60,7 @@ const PANELS: [Panel; 4] = [
 /// Pixels. A panel is a title, a legend, the bars and the systems' names, one below the other.
 const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 24.0;
-const HEADING: f64 = 48.0;
+const HEADING: f64 = 68.0;
 const BARS: f64 = 150.0;
 const ABOVE_BARS: f64 = 58.0;
 const PANEL: f64 = 252.0;
@@ -68,9 +68,10 @@ const PANEL: f64 = 252.0;
 const FILLED: f64 = 0.86;
 
 const STYLE: &str = "\
-.page{fill:#ffffff}.text{fill:#1f2328}.quiet{fill:#59636e}.line{stroke:#8b949e}.b0{fill:#0550ae}.b1{fill:#54aeff}.b2{fill:#953800}.b3{fill:#fb8f44}\
-@media (prefers-color-scheme:dark){.page{fill:#0d1117}.text{fill:#f0f6fc}.quiet{fill:#9198a1}.line{stroke:#656c76}.b0{fill:#388bfd}.b1{fill:#a5d6ff}.b2{fill:#db6d28}.b3{fill:#ffc680}}\
-text{font-family:system-ui,'Segoe UI',Helvetica,Arial,sans-serif;font-size:13px}.title{font-size:15px;font-weight:600}.value{font-size:10px}";
+.page{fill:#ffffff}.value{stroke:#ffffff}.text{fill:#1f2328}.quiet{fill:#59636e}.line{stroke:#8b949e}.b0{fill:#0550ae}.b1{fill:#54aeff}.b2{fill:#953800}.b3{fill:#fb8f44}\
+@media (prefers-color-scheme:dark){.page{fill:#0d1117}.value{stroke:#0d1117}.text{fill:#f0f6fc}.quiet{fill:#9198a1}.line{stroke:#656c76}.b0{fill:#388bfd}.b1{fill:#a5d6ff}.b2{fill:#db6d28}.b3{fill:#ffc680}}\
+text{font-family:system-ui,'Segoe UI',Helvetica,Arial,sans-serif;font-size:13px}.title{font-size:15px;font-weight:600}\
+.value{font-size:10px;paint-order:stroke;stroke-width:3px;stroke-linejoin:round}";
 
 /// Draws what was measured.
 pub fn write(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
@@ -91,13 +92,10 @@ fn drawn(results: &Results) -> anyhow::Result<String> {
          <rect class=\"page\" width=\"{WIDTH}\" height=\"{height}\" rx=\"8\"/>\n",
         escaped(&description(results, &systems)),
     )?;
-    label(
-        &mut svg,
-        "quiet",
-        (MARGIN, 30.0),
-        "start",
-        &format!("{}. rathole and bore are two processes without encryption.", results.heading),
-    )?;
+    label(&mut svg, "quiet", (MARGIN, 28.0), "start", &results.heading)?;
+    let of_peers =
+        "The chain copies raw TCP through three processes; rathole and bore are two processes; none of these encrypts.";
+    label(&mut svg, "quiet", (MARGIN, 46.0), "start", of_peers)?;
     for (index, panel) in PANELS.iter().enumerate() {
         draw_panel(&mut svg, results, &systems, panel, HEADING + index as f64 * PANEL)?;
     }
@@ -123,19 +121,32 @@ fn description(results: &Results, systems: &[&str]) -> String {
     PANELS.iter().map(panel).collect::<Vec<_>>().join(" ")
 }
 
+/// How high the bar of a value is: the largest fills the panel. A logarithmic one begins at the power of ten below the smallest.
+fn heights(results: &Results, systems: &[&str], panel: &Panel) -> impl Fn(f64) -> f64 {
+    let of = |system| panel.bars.iter().filter_map(move |(_, name)| value(results, panel, system, name));
+    let values: Vec<f64> = systems.iter().flat_map(|&system| of(system)).collect();
+    let most = values.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    let least = values.iter().copied().fold(most, f64::min).max(f64::MIN_POSITIVE);
+    let (is_linear, lowest) = (panel.of_the_chain, (least.log10() - 0.01).floor());
+    move |value| BARS * if is_linear { value / most } else { ((value.log10() - lowest) / (most.log10() - lowest)).max(0.0) }
+}
+
 fn draw_panel(svg: &mut String, results: &Results, systems: &[&str], panel: &Panel, top: f64) -> anyhow::Result<()> {
     label(svg, "text title", (MARGIN, top + 14.0), "start", panel.title)?;
     draw_legend(svg, panel, top + 36.0)?;
-    let values = systems.iter().flat_map(|system| panel.bars.iter().filter_map(|(_, name)| value(results, panel, system, name)));
-    let most = values.fold(f64::MIN_POSITIVE, f64::max);
+    let height_of = heights(results, systems, panel);
     let floor = top + ABOVE_BARS + BARS;
     let group = (WIDTH - 2.0 * MARGIN) / systems.len().max(1) as f64;
     let bar = group * FILLED / panel.bars.len() as f64;
+    line(svg, floor, "")?;
+    if panel.of_the_chain {
+        line(svg, floor - height_of(1.0), " stroke-dasharray=\"4 4\"")?;
+    }
     for (system_index, system) in systems.iter().enumerate() {
         let left = MARGIN + group * (system_index as f64 + (1.0 - FILLED) / 2.0);
         for (bar_index, (_, name)) in panel.bars.iter().enumerate() {
             let Some(value) = value(results, panel, system, name) else { continue };
-            let (x, height) = (left + bar * bar_index as f64, BARS * value / most);
+            let (x, height) = (left + bar * bar_index as f64, height_of(value));
             let (y, width) = (floor - height, bar - 2.0);
             writeln!(
                 svg,
@@ -144,10 +155,6 @@ fn draw_panel(svg: &mut String, results: &Results, systems: &[&str], panel: &Pan
             label(svg, "text value", (x + width / 2.0, y - 4.0), "middle", &format!("{value:.*}", panel.decimals))?;
         }
         label(svg, "text", (MARGIN + group * (system_index as f64 + 0.5), floor + 18.0), "middle", system)?;
-    }
-    line(svg, floor, "")?;
-    if panel.of_the_chain {
-        line(svg, floor - BARS / most, " stroke-dasharray=\"4 4\"")?;
     }
     Ok(())
 }

@@ -30,9 +30,9 @@ impl Results {
     /// Nothing yet.
     pub fn new(options: &Options, systems: &[System]) -> Self {
         let heading = format!(
-            "{} MiB for each transfer, medians of {} rounds in turns, on {}",
+            "{} MiB for each transfer, {}, on {}",
             options.transfer_bytes >> 20,
-            options.rounds,
+            if options.rounds == 1 { "one round".to_owned() } else { format!("medians of {} rounds in turns", options.rounds) },
             machine::network(),
         );
         let nothing = |system: &System| Measured { variant: system.variant().clone(), values: BTreeMap::new(), sustained: None };

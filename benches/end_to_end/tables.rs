@@ -171,13 +171,15 @@ fn sustained_rows(results: &Results) -> Vec<Vec<String>> {
 }
 
 fn compressor_rows(results: &Results) -> Vec<Vec<String>> {
-    let titles = strings(["system", "compressor alone", "up 1", "of alone", "down 1", "of alone"]);
+    let titles = strings(["system", "compressor alone", "up 1", "of alone", "of plain", "down 1", "of alone", "of plain"]);
     let rows = results.systems.iter().filter(|measured| measured.has("alone_mb_s")).map(|measured| {
         let name = measured.variant.name.as_str();
         let mut row = vec![measured.variant.label(), number(results.median(name, "alone_mb_s"), 0)];
         for value in ["up_1_mb_s", "down_1_mb_s"] {
             row.push(number(results.median(name, value), 0));
-            row.push(number(results.computed([(name, value), (name, "alone_mb_s")], |[whole, alone]| whole / alone), 2));
+            for beside in [(name, "alone_mb_s"), ("plain", value)] {
+                row.push(number(results.computed([(name, value), beside], |[whole, beside]| whole / beside), 2));
+            }
         }
         row
     });

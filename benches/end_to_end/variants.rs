@@ -95,10 +95,10 @@ impl Variant {
 
     /// The peers whose programs are in `folder`.
     pub fn peers(folder: &Path) -> Vec<Self> {
-        let peers: [(&str, fn(PathBuf) -> Way); 2] = [("rathole", Way::Rathole), ("bore", Way::Bore)];
-        let found =
-            peers.into_iter().map(|(name, way)| (name, way, folder.join(name))).filter(|(_, _, program)| program.is_file());
-        found.map(|(name, way, program)| Variant { name: name.to_owned(), payload: Payload::Random, way: way(program) }).collect()
+        let peers = [("rathole", Way::Rathole(folder.join("rathole"))), ("bore", Way::Bore(folder.join("bore")))];
+        let is_there = |way: &Way| matches!(way, Way::Rathole(program) | Way::Bore(program) if program.is_file());
+        let there = peers.into_iter().filter(|(_, way)| is_there(way));
+        there.map(|(name, way)| Variant { name: name.to_owned(), payload: Payload::Random, way }).collect()
     }
 
     /// Where peers are looked for unless a folder is given: `cargo install --root target/peers` puts them there.
