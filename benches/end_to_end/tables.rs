@@ -188,7 +188,8 @@ fn compressor_rows(results: &Results) -> Vec<Vec<String>> {
 
 fn cipher_rows(results: &Results) -> Vec<Vec<String>> {
     let titles = strings(["system", "alone", "up 1 of plain + alone", "down 1", "up 8", "down 8"]);
-    let rows = results.systems.iter().filter(|measured| measured.has("alone_cpu_s_gib")).map(|measured| {
+    let is_comparable = |measured: &&Measured| measured.has("alone_cpu_s_gib") && !measured.has("alone_mb_s");
+    let rows = results.systems.iter().filter(is_comparable).map(|measured| {
         let name = measured.variant.name.as_str();
         let cells = CPU.iter().map(|&(_, value, ..)| number(goals::of_plain_and_alone(results, name, value), 2));
         [measured.variant.label(), number(results.median(name, "alone_cpu_s_gib"), 2)].into_iter().chain(cells).collect()
