@@ -10,29 +10,58 @@
 //! | file | what it owns |
 //! |---|---|
 //! | `options` | the command line |
-//! | `children` | processes: that they are ready, what CPU they used, that they end |
+//! | `network` | a network of our own |
+//! | `children`, `process` | processes: that they are ready and end; what they use |
 //! | `services` | the hidden commands in which this program runs itself: the service, a copier |
-//! | `systems` | what is measured: which processes, with which configurations |
-//! | `load` | throughput, round trips, new connections |
-//! | `results` | medians, tables, JSON |
+//! | `variants` | which systems there are |
+//! | `systems`, `peers` | their processes and configurations |
+//! | `load` | what is measured; `bulk`, `echo` and `connections` are the ways |
+//! | `alone` | what ciphers, compressors and TLS cost by themselves |
+//! | `results` | medians and ratios, JSON |
+//! | `goals` | what they are held to |
+//! | `tables`, `plot`, `machine` | how they are shown, and on which machine they were measured |
 //!
 //! A transfer that fails is the end of the run, with an error and the processes' last words; every process is ended in any case.
 
+#[path = "end_to_end/alone.rs"]
+mod alone;
+#[path = "end_to_end/bulk.rs"]
+mod bulk;
 #[path = "end_to_end/children.rs"]
 mod children;
+#[path = "end_to_end/connections.rs"]
+mod connections;
 #[expect(dead_code, reason = "the benchmark of the layers needs more of it")]
 #[path = "layers/data.rs"]
 mod data;
+#[path = "end_to_end/echo.rs"]
+mod echo;
+#[path = "end_to_end/goals.rs"]
+mod goals;
 #[path = "end_to_end/load.rs"]
 mod load;
+#[path = "end_to_end/machine.rs"]
+mod machine;
+#[path = "end_to_end/network.rs"]
+mod network;
 #[path = "end_to_end/options.rs"]
 mod options;
+#[path = "end_to_end/peers.rs"]
+mod peers;
+#[path = "end_to_end/plot.rs"]
+mod plot;
+#[path = "end_to_end/process.rs"]
+mod process;
 #[path = "end_to_end/results.rs"]
 mod results;
 #[path = "end_to_end/services.rs"]
 mod services;
 #[path = "end_to_end/systems.rs"]
 mod systems;
+#[path = "end_to_end/tables.rs"]
+mod tables;
+#[path = "end_to_end/variants.rs"]
+mod variants;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -55,7 +84,10 @@ fn main() -> ExitCode {
         }
         Ok(Command::Service) => services::serve(),
         Ok(Command::Copier(target)) => services::copy(target),
-        Ok(Command::Measure(options)) => measure_until_stopped(options),
+        Ok(Command::Measure(options)) => {
+            let entered = if options.shared_network { Ok(()) } else { network::enter() };
+            entered.and_then(|()| measure_until_stopped(options))
+        }
         Err(error) => Err(error),
     };
     match done {
@@ -99,17 +131,33 @@ fn measure(options: &Options, children: &Arc<Children>) -> anyhow::Result<()> {
     }
     let mut results = Results::new(options, &systems);
     for round in 1..=options.rounds {
-        for measure in load::Measure::ALL {
-            for system in &systems {
-                let values = load.run(measure, system).with_context(|| format!("{}: {measure:?}", system.name()))?;
-                results.add(system, &values);
-            }
-        }
+        measure_round(&load, &systems, &mut results)?;
         eprintln!("round {round} of {}", options.rounds);
+    }
+    if !options.sustained.is_zero() {
+        for system in systems.iter().filter(|system| system.variant().is_sustained()) {
+            results.add_sustained(system, load.connect_sustained(system)?);
+        }
     }
     for system in &systems {
         results.add(system, &system.peak_memory()?);
     }
-    results.print();
-    results.write_json(options.json.as_deref())
+    tables::print(&results);
+    results.write_json(options.json.as_deref())?;
+    tables::write_into(&results, options.markdown.as_deref())?;
+    plot::write(&results, options.plot.as_deref())
+}
+
+/// Everything once, the systems in turns.
+fn measure_round(load: &Load, systems: &[System], results: &mut Results) -> anyhow::Result<()> {
+    for measure in load::Measure::ALL {
+        for system in systems.iter().filter(|system| system.variant().is_measured(measure)) {
+            let values = load.run(measure, system).with_context(|| format!("{}: {measure:?}", system.name()))?;
+            results.add(system, &values);
+        }
+    }
+    for system in systems {
+        results.add(system, &alone::measure(system.variant(), load.options.alone_bytes)?);
+    }
+    Ok(())
 }

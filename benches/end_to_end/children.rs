@@ -1,4 +1,4 @@
-//! Processes: what they say is kept in files, the CPU time they used can be read, and they all end with this one.
+//! Processes are started here: what they say is kept in files, and they all end with this one.
 
 use std::{
     fs,
@@ -12,11 +12,10 @@ use std::{
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
+use crate::process::Process;
+
 /// Lines of a process's log that are shown when the run fails.
 const LAST_WORDS: usize = 5;
-
-/// The kernel counts CPU time in hundredths of a second on every Linux (`USER_HZ`).
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// All processes that were started, and the folder for their files.
 pub struct Children {
@@ -36,10 +35,6 @@ struct Running {
     name: String,
     log: PathBuf,
 }
-
-/// A process that was started here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Process(u32);
 
 impl Children {
     /// None yet.
@@ -127,24 +122,5 @@ impl Children {
 impl Drop for Children {
     fn drop(&mut self) {
         self.end_all();
-    }
-}
-
-impl Process {
-    /// User and kernel time of all its threads, in seconds.
-    pub fn cpu_seconds(self) -> anyhow::Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).context("the process is gone")?;
-        // The name, in parentheses, may hold anything; utime and stime are the 12th and 13th field behind it.
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
-        let (user, kernel) = ticks(11).zip(ticks(12)).context("a stat file that makes no sense")?;
-        Ok((user + kernel) / TICKS_PER_SECOND)
-    }
-
-    /// The most memory it ever held, in MiB.
-    pub fn peak_memory_mib(self) -> anyhow::Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).context("the process is gone")?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-        Ok(kib.context("a status file that makes no sense")? / 1024.0)
     }
 }

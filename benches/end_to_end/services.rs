@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     process::{self, Command},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -13,22 +14,25 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
     net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
+    time::timeout_at,
 };
 
 use crate::{
-    children::{Children, Process},
+    children::Children,
     data,
     options::{COPIER, SERVICE},
+    process::Process,
+    variants::Payload,
 };
 
-/// What a connection wants: its first byte. [`TAKE`] and [`GIVE_RANDOM`] and [`GIVE_TEXT`] are followed by a count of bytes (8, big-endian).
+/// What a connection wants: its first byte. All but [`ECHO`] are followed by a number (8 bytes, big-endian).
 pub const ECHO: u8 = b'e';
 /// The service reads so many bytes and then answers with one.
 pub const TAKE: u8 = b't';
-/// The service sends so many bytes of [`block`].
-pub const GIVE_RANDOM: u8 = b'g';
-/// The same, of text.
-pub const GIVE_TEXT: u8 = b'h';
+/// The service answers so many milliseconds after the first byte with how many have come (8 bytes, big-endian), and reads on.
+pub const COUNT: u8 = b'c';
+/// The service sends so many bytes of the [`block`] of a payload, whose number is added to this.
+pub const GIVE: u8 = b'0';
 
 /// Bytes before what is sent repeats: many windows of zstd, so that coming round again finds nothing to refer to.
 pub const BLOCK: usize = 8 * 1024 * 1024;
@@ -40,9 +44,21 @@ pub const PIECE: usize = 64 * 1024;
 const BACKLOG: u32 = 1024;
 
 /// What is sent again and again; the same at both ends.
-pub fn block(text: bool) -> Vec<u8> {
-    if text { data::text(BLOCK) } else { data::random(BLOCK) }
+pub fn block(payload: Payload) -> Vec<u8> {
+    match payload {
+        Payload::Random => data::random(BLOCK),
+        Payload::Text => data::text(BLOCK),
+        Payload::Binary => data::binary(BLOCK).into_iter().cycle().take(BLOCK).collect(),
+    }
 }
+
+/// The blocks of all payloads, in their order.
+pub fn blocks() -> Blocks {
+    Payload::ALL.map(block)
+}
+
+/// One block for each payload.
+pub type Blocks = [Vec<u8>; Payload::ALL.len()];
 
 /// Starts the service in a process of its own.
 pub fn start(children: &Children) -> anyhow::Result<SocketAddr> {
@@ -58,7 +74,7 @@ pub fn start_copier(children: &Children, name: &str, target: SocketAddr) -> anyh
 
 /// Is the service.
 pub fn serve() -> anyhow::Result<()> {
-    let blocks = Arc::new([block(false), block(true)]);
+    let blocks = Arc::new(blocks());
     run(move |connection| {
         let blocks = Arc::clone(&blocks);
         async move {
@@ -68,7 +84,7 @@ pub fn serve() -> anyhow::Result<()> {
     })
 }
 
-async fn answer(mut connection: TcpStream, blocks: &[Vec<u8>; 2]) -> std::io::Result<()> {
+async fn answer(mut connection: TcpStream, blocks: &Blocks) -> std::io::Result<()> {
     match connection.read_u8().await? {
         ECHO => echo(connection).await,
         TAKE => {
@@ -82,9 +98,10 @@ async fn answer(mut connection: TcpStream, blocks: &[Vec<u8>; 2]) -> std::io::Re
             }
             connection.write_u8(TAKE).await
         }
-        kind @ (GIVE_RANDOM | GIVE_TEXT) => {
+        COUNT => count(connection).await,
+        kind => {
             let mut left = connection.read_u64().await?;
-            let block = &blocks[usize::from(kind == GIVE_TEXT)];
+            let Some(block) = blocks.get(usize::from(kind.wrapping_sub(GIVE))) else { return Ok(()) };
             for piece in block.chunks(PIECE).cycle() {
                 if left == 0 {
                     break;
@@ -95,8 +112,24 @@ async fn answer(mut connection: TcpStream, blocks: &[Vec<u8>; 2]) -> std::io::Re
             }
             Ok(())
         }
-        _ => Ok(()),
     }
+}
+
+/// Answers while more is on its way: not every system carries an answer to what has ended.
+async fn count(mut connection: TcpStream) -> std::io::Result<()> {
+    let wanted = Duration::from_millis(connection.read_u64().await?);
+    let mut buffer = vec![0; PIECE];
+    let mut counted = connection.read(&mut buffer).await? as u64;
+    let until = Instant::now() + wanted;
+    while let Ok(length) = timeout_at(until.into(), connection.read(&mut buffer)).await {
+        match length? {
+            0 => return Ok(()),
+            length => counted += length as u64,
+        }
+    }
+    connection.write_u64(counted).await?;
+    while connection.read(&mut buffer).await? > 0 {}
+    Ok(())
 }
 
 async fn echo(mut connection: TcpStream) -> std::io::Result<()> {
