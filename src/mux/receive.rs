@@ -47,7 +47,9 @@ impl Mux {
                 Ok(())
             }
             TunnelFrame::Pong { token } => {
-                self.round_trip.pong(now, token);
+                if let Some(sample) = self.round_trip.pong(now, token, self.window.received()) {
+                    self.window.delivery().answered(now, sample);
+                }
                 Ok(())
             }
             TunnelFrame::Resume { seen, opened } => self.handle_resume(seen, opened),
@@ -110,7 +112,7 @@ impl Mux {
         if received.saturating_add(length) > stream.receive.window().limit() {
             return Err(MuxError::FlowControl("beyond the window of the stream"));
         }
-        if !self.window.receive(length) {
+        if !self.window.receive(now, length) {
             return Err(MuxError::FlowControl("beyond the window of the tunnel"));
         }
         let unwanted = stream.released || matches!(stream.send.end(), Some(End::Reset(_)));
@@ -147,7 +149,7 @@ impl Mux {
         }
         stream.receive.finish(end);
         stream.receive.skip(missing);
-        if !self.window.receive(missing) {
+        if !self.window.receive(now, missing) {
             return Err(MuxError::FlowControl("a final offset beyond the window of the tunnel"));
         }
         if is_reset {
