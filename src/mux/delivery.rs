@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// What cruise grants of rate × least round trip. More fills a path that became faster sooner, and is the queue that stands meanwhile.
 const GAIN: f64 = 1.25;
+/// The same while the other direction is as busy: credit then waits in a queue on its way, and comes in bursts.
+const GAIN_BOTH_WAYS: f64 = 1.75;
 
 /// A window is that long at least in time, at the measured rate and up to [`SCHEDULED_MAX`]: what both ends need to be scheduled on a busy machine.
 const SCHEDULING: Duration = Duration::from_millis(10);
@@ -23,8 +25,17 @@ const SCHEDULING: Duration = Duration::from_millis(10);
 /// millisecond of it.
 const SCHEDULED_MAX: f64 = 512.0 * 1024.0;
 
-/// Beside all that, in bytes: one message. Of tunnels that share a path the one with the smaller share gains by it, so that shares become equal.
-const ONE_MESSAGE: f64 = 64.0 * 1024.0;
+/// Beside all that, in bytes. Of tunnels that share a path the one with the smaller share gains by it, so that shares become equal.
+const EVEN_SHARE: f64 = 32.0 * 1024.0;
+
+/// A limit is told when it has advanced by what arrives in this time: more often would cost messages, more seldom leaves a part of the path empty. It is
+/// never less than a share of the window, which is little of the path already, and never more than a quarter of it.
+const STEP: Duration = Duration::from_millis(2);
+const STEP_LEAST_SHARE: u64 = 16;
+const STEP_MOST_SHARE: u64 = 4;
+/// In bytes, and before there is a rate.
+const STEP_LEAST: u64 = 16 * 1024;
+const STEP_FIRST: u64 = 128 * 1024;
 
 /// A round is at least that long: on a short path arrivals come in bursts, and a burst is no rate.
 const ROUND_MIN: Duration = Duration::from_millis(5);
@@ -41,6 +52,10 @@ const FLAT_ROUNDS: u8 = 3;
 
 /// A round trip shows a queue when it is longer than the least one by this factor, a little more than [`GAIN`] brings about, and by [`JITTER`].
 const QUEUED: f64 = 1.3;
+/// The same while the other direction is as busy: its queue is in the round trip too, and is none of ours.
+const QUEUED_BOTH_WAYS: f64 = 3.5;
+/// And what a probe finds then may be that queue: the least round trip becomes longer by this factor at most.
+const LONGER_BOTH_WAYS: f64 = 1.1;
 const JITTER: Duration = Duration::from_millis(2);
 
 /// The best rate is forgotten after one to two times as many round trips, and at least this time, in which a queue stood.
@@ -57,9 +72,11 @@ const AS_SHORT: f64 = 1.05;
 const AS_SHORT_WITHIN: Duration = Duration::from_micros(200);
 
 /// When all round trips show a queue for as many round trips and as much time, although the window was to prevent it, the path is probed early: it may have
-/// become longer. The time stands between two such probes too.
-const EARLY_PROBE_ROUND_TRIPS: u32 = 10;
-const EARLY_PROBE_AFTER: Duration = Duration::from_secs(1);
+/// become longer. It is so before the rate of that time counts. On a path that is never steady such probes are rare enough to cost little.
+const EARLY_PROBE_ROUND_TRIPS: u32 = 4;
+const EARLY_PROBE_AFTER: Duration = Duration::from_millis(150);
+const EARLY_PROBES_APART_ROUND_TRIPS: u32 = 30;
+const EARLY_PROBES_APART: Duration = Duration::from_secs(2);
 
 /// What a probe leaves of rate × least round trip: the queue drains at once, and half of the path is still used.
 const PROBE_GAIN: f64 = 0.5;
@@ -80,6 +97,8 @@ pub struct Sample {
     pub round_trip: Duration,
     /// Whether the sender had used up all the credit that it knew of when it answered.
     pub used_up: bool,
+    /// Whether as much went to the sender meanwhile as came from it, in the order of magnitude.
+    pub both_ways: bool,
 }
 
 /// The window that a path needs.
@@ -97,6 +116,7 @@ pub struct Delivery {
     /// Since when all round trips have shown a queue.
     queued_since: Option<Instant>,
     used_up: bool,
+    both_ways: bool,
     probed: Option<Instant>,
 }
 
@@ -110,6 +130,8 @@ enum Phase {
 #[derive(Debug)]
 struct Probe {
     since: Instant,
+    /// What the path delivers, when it was a queue that began the probe.
+    rate: Option<f64>,
     /// No more credit is out than the probe leaves: PINGs from then on count.
     drained: Option<Instant>,
 }
@@ -151,6 +173,7 @@ impl Delivery {
             latest_round_trip: INITIAL_ROUND_TRIP,
             queued_since: None,
             used_up: false,
+            both_ways: false,
             probed: None,
         }
     }
@@ -175,7 +198,14 @@ impl Delivery {
         self.least.map_or(INITIAL_ROUND_TRIP, |least| least.time)
     }
 
-    /// Whether a PING that leaves now would tell what a probe waits for.
+    /// What the limit is to advance by before it is told again, in bytes.
+    pub fn step(&self) -> u64 {
+        let rate = self.rate.best();
+        let in_time = if rate > 0.0 { (rate * STEP.as_secs_f64()) as u64 } else { STEP_FIRST };
+        in_time.max(STEP_LEAST).min(self.size / STEP_MOST_SHARE).max(self.size / STEP_LEAST_SHARE)
+    }
+
+    /// Since when a PING that leaves would tell what a probe waits for.
     pub fn wants_ping_since(&self) -> Option<Instant> {
         match self.phase {
             Phase::Probe(Probe { drained, .. }) => drained,
@@ -234,6 +264,8 @@ impl Delivery {
                     *flat_rounds = flat_rounds.saturating_add(1);
                 }
                 if *flat_rounds >= FLAT_ROUNDS {
+                    // The queue of start-up is no reason for a probe.
+                    self.probed = Some(now);
                     self.cruise();
                 } else if is_too_small && (grows || !is_queued) {
                     self.size = self.size.saturating_mul(2).min(self.max);
@@ -247,19 +279,21 @@ impl Delivery {
     fn cruise(&mut self) {
         self.phase = Phase::Cruise;
         let rate = self.rate.best();
-        let path = GAIN * rate * self.least_round_trip().as_secs_f64();
+        let gain = if self.both_ways { GAIN_BOTH_WAYS } else { GAIN };
+        let path = gain * rate * self.least_round_trip().as_secs_f64();
         self.set_size(path.max(scheduled(rate)));
     }
 
     fn set_size(&mut self, bytes: f64) {
         // A cast of a float saturates.
-        self.size = ((bytes + ONE_MESSAGE) as u64).min(self.max);
+        self.size = ((bytes + EVEN_SHARE) as u64).min(self.max);
     }
 
     /// An answer came.
     pub fn answered(&mut self, now: Instant, sample: Sample) {
         self.latest_round_trip = sample.round_trip;
         self.used_up = sample.used_up;
+        self.both_ways = sample.both_ways;
         if let Phase::Probe(Probe { drained, .. }) = self.phase {
             if drained.is_some_and(|drained| sample.sent >= drained) {
                 self.end_probe(now, Some(sample.round_trip));
@@ -267,7 +301,8 @@ impl Delivery {
             return;
         }
         let least = self.note_least(now, sample.round_trip);
-        if sample.round_trip > least.time.mul_f64(QUEUED).saturating_add(JITTER) {
+        let queued = if sample.both_ways { QUEUED_BOTH_WAYS } else { QUEUED };
+        if sample.round_trip > least.time.mul_f64(queued).saturating_add(JITTER) {
             self.queued_since.get_or_insert(now);
         } else {
             self.queued_since = None;
@@ -298,19 +333,28 @@ impl Delivery {
         let early = least.time.saturating_mul(EARLY_PROBE_ROUND_TRIPS).max(EARLY_PROBE_AFTER);
         let is_early_due = self.queued_since.is_some_and(|queued| since(queued) > early);
         let is_usual_due = since(least.seen) > usual;
-        (is_early_due || is_usual_due) && self.probed.is_none_or(|probed| since(probed) > early)
+        let apart = least.time.saturating_mul(EARLY_PROBES_APART_ROUND_TRIPS).max(EARLY_PROBES_APART);
+        (is_early_due || is_usual_due) && self.probed.is_none_or(|probed| since(probed) > apart)
     }
 
     fn begin_probe(&mut self, now: Instant) {
-        self.phase = Phase::Probe(Probe { since: now, drained: None });
+        let rate = self.queued_since.map(|_| self.latest_rate);
+        self.phase = Phase::Probe(Probe { since: now, rate, drained: None });
         // The rate of now: a path that became slower would not drain at the best one.
         self.set_size(PROBE_GAIN * self.latest_rate.min(self.rate.best()) * self.least_round_trip().as_secs_f64());
     }
 
     fn end_probe(&mut self, now: Instant, found: Option<Duration>) {
-        if let Some(time) = found.or(self.least.map(|least| least.time)) {
-            self.least = Some(Least { time, seen: now });
+        let before = self.least_round_trip();
+        let most = if self.both_ways { before.mul_f64(LONGER_BOTH_WAYS) } else { Duration::MAX };
+        let time = found.unwrap_or(before).min(most);
+        // The queue that stood was ours, so that the rate meanwhile was that of the path.
+        if let Phase::Probe(Probe { rate: Some(rate), .. }) = self.phase
+            && time < before.mul_f64(QUEUED)
+        {
+            self.rate = BestRate { now: rate, before: 0.0, since: now };
         }
+        self.least = Some(Least { time, seen: now });
         self.probed = Some(now);
         self.queued_since = None;
         self.round = None;

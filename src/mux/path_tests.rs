@@ -268,7 +268,7 @@ fn trace(world: &mut World, what: &str, flows: &[usize], seconds: f64, step: f64
         let flow = flows[0];
         let (tunnel, to) = (world.flows[flow].tunnel, 1 - world.flows[flow].from);
         let now = world.seconds();
-        line += &format!("{share:.2}/{:.2}/{:.2} ", world.window(tunnel, to), world.queue(to, now - step, 0.5));
+        line += &format!("{:.0}/{:.0}/{:.0} ", share * 100.0, world.window(tunnel, to) * 100.0, world.queue(to, now - step, 0.5) * 100.0);
     }
     let to = 1 - world.flows[flows[0]].from;
     println!(

@@ -47,7 +47,8 @@ impl Mux {
                 Ok(())
             }
             TunnelFrame::Pong { token } => {
-                if let Some(sample) = self.round_trip.pong(now, token, self.window.received()) {
+                let progress = self.progress();
+                if let Some(sample) = self.round_trip.pong(now, token, progress) {
                     self.window.delivery().answered(now, sample);
                 }
                 Ok(())

@@ -11,6 +11,9 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 const PING_BYTES: u64 = 256 * 1024;
 const PING_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
+/// Credit under this many bytes is left alone by a sender, since it would make small messages.
+const LEFT_ALONE: u64 = 1024;
+
 /// A PING without an answer for this long was lost with its channel. Until then there is one at a time: a later one would hide the answer to it.
 const LOST_AFTER: Duration = Duration::from_secs(10);
 
@@ -27,15 +30,15 @@ pub struct RoundTrip {
 struct Outstanding {
     token: u64,
     sent: Instant,
-    /// What the peer had been told before that it may send: when it has sent all of that before its answer, its credit was used up.
-    limit: u64,
+    /// When the peer has sent all that it had been told before that it may, its credit was used up as it answered.
+    progress: Progress,
 }
 
 /// The last PING.
 #[derive(Debug)]
 struct Last {
-    sent: Instant,
-    received: u64,
+    at: Instant,
+    progress: Progress,
 }
 
 /// How far the data of all streams has come.
@@ -45,6 +48,8 @@ pub struct Progress {
     pub received: u64,
     /// Bytes that the peer was told that it may send.
     pub limit: u64,
+    /// Bytes that have left.
+    pub sent: u64,
 }
 
 impl RoundTrip {
@@ -57,8 +62,8 @@ impl RoundTrip {
         }
         let since = |at| now.saturating_duration_since(at);
         let too_early = self.last.as_ref().is_some_and(|last| {
-            let much = progress.received.saturating_sub(last.received) >= PING_BYTES;
-            since(last.sent) < if much { PING_INTERVAL_MIN } else { PING_INTERVAL }
+            let much = progress.received.saturating_sub(last.progress.received) >= PING_BYTES;
+            since(last.at) < if much { PING_INTERVAL_MIN } else { PING_INTERVAL }
         });
         if too_early || self.outstanding.as_ref().is_some_and(|outstanding| since(outstanding.sent) < LOST_AFTER) {
             return None;
@@ -80,20 +85,22 @@ impl RoundTrip {
         self.last = None;
     }
 
-    fn start(&mut self, now: Instant, Progress { received, limit }: Progress) -> u64 {
+    fn start(&mut self, now: Instant, progress: Progress) -> u64 {
         let token = self.next_token;
         self.next_token = token.wrapping_add(1) & super::varint::MAX;
-        self.last = Some(Last { sent: now, received });
-        self.outstanding = Some(Outstanding { token, sent: now, limit });
+        self.last = Some(Last { at: now, progress });
+        self.outstanding = Some(Outstanding { token, sent: now, progress });
         token
     }
 
-    /// A PONG arrived after `received` bytes; one that nobody asked for is ignored.
-    pub fn pong(&mut self, now: Instant, token: u64, received: u64) -> Option<Sample> {
-        let Outstanding { sent, limit, .. } = self.outstanding.take_if(|outstanding| outstanding.token == token)?;
+    /// A PONG arrived; one that nobody asked for is ignored.
+    pub fn pong(&mut self, now: Instant, token: u64, progress: Progress) -> Option<Sample> {
+        let Outstanding { sent, progress: before, .. } = self.outstanding.take_if(|outstanding| outstanding.token == token)?;
         // What is too little for a message is left alone.
-        let used_up = received.saturating_add(PING_BYTES.min(limit / 16)) >= limit;
-        Some(Sample { sent, round_trip: now.saturating_duration_since(sent), used_up })
+        let used_up = progress.received.saturating_add(LEFT_ALONE) >= before.limit;
+        let left = progress.sent.saturating_sub(before.sent);
+        let both_ways = left > progress.received.saturating_sub(before.received) / 4;
+        Some(Sample { sent, round_trip: now.saturating_duration_since(sent), used_up, both_ways })
     }
 }
 
@@ -103,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    const NOTHING: Progress = Progress { received: 0, limit: 0 };
+    const NOTHING: Progress = Progress { received: 0, limit: 0, sent: 0 };
 
     #[test]
     fn a_round_trip_longer_than_the_interval_of_pings_is_measured() {
@@ -114,7 +121,7 @@ mod tests {
         for step in 0..100 {
             let now = start + Duration::from_millis(100) * step;
             while let Some((_, token)) = pongs.pop_front_if(|(at, _)| *at <= now) {
-                samples.extend(round_trip.pong(now, token, 0).map(|sample| sample.round_trip));
+                samples.extend(round_trip.pong(now, token, NOTHING).map(|sample| sample.round_trip));
             }
             pongs.extend(round_trip.ping_due(now, NOTHING, None).map(|token| (now + path, token)));
         }

@@ -71,7 +71,7 @@ impl Mux {
     }
 
     pub(super) fn progress(&self) -> Progress {
-        Progress { received: self.window.received(), limit: self.window.limit() }
+        Progress { received: self.window.received(), limit: self.window.limit(), sent: self.tunnel_sent }
     }
 
     /// What was sent before needs no credit.

@@ -21,12 +21,6 @@ const GAIN_MIN: u64 = 1024;
 const STREAM_ROUND_TRIPS: f64 = 1.25;
 const STREAM_SCHEDULING: Duration = Duration::from_millis(4);
 
-/// The most and the least steps between two limits, as shares of the window, and what a step need not be under, in bytes. A quarter costs few updates;
-/// a large window is told in smaller steps, since credit that is not told is a part of the path that stays empty.
-const STEP_MOST: u64 = 4;
-const STEP_LEAST: u64 = 16;
-const STEP_BYTES: u64 = 128 * 1024;
-
 /// How the windows of streams grow.
 #[derive(Debug, Clone, Copy)]
 pub struct Growth {
@@ -170,7 +164,7 @@ impl TunnelWindow {
 
     fn step(&self) -> u64 {
         let (size, room) = (self.delivery.size(), self.room());
-        if room < size { (room / STEP_MOST).max(GAIN_MIN.min(size / STEP_MOST)) } else { (size / STEP_LEAST).max(STEP_BYTES.min(size / STEP_MOST)) }
+        if room < size { (room / 4).max(GAIN_MIN.min(size / 4)) } else { self.delivery.step() }
     }
 
     /// The limit to tell the peer now.
