@@ -117,7 +117,7 @@ pub enum Event {
     },
     /// [`Mux::read`] has something new; told once after it had nothing.
     Readable(StreamId),
-    /// [`Mux::write_room`] is no longer 0, or [`Mux::is_delivered`] may be true; told once after they were not, or the stream was reset.
+    /// [`Mux::write_room`] is no longer 0 and worth a wake-up, or [`Mux::is_delivered`] may be true; told once after they were not, or the stream was reset.
     Writable(StreamId),
     /// The peer gave the stream up; told even when nobody waits for the stream.
     Reset(StreamId),

@@ -257,71 +257,112 @@ impl Echo {
     }
 }
 
-
-fn trace(world: &mut World, what: &str, flows: &[usize], seconds: f64, step: f64) {
-    let since = world.seconds();
-    let mut line = String::new();
-    let mut total = 0.0;
-    for _ in 0..(seconds / step) as usize {
-        let share = world.share(flows, step);
-        total += share * step;
-        let flow = flows[0];
-        let (tunnel, to) = (world.flows[flow].tunnel, 1 - world.flows[flow].from);
-        let now = world.seconds();
-        line += &format!("{:.0}/{:.0}/{:.0} ", share * 100.0, world.window(tunnel, to) * 100.0, world.queue(to, now - step, 0.5) * 100.0);
-    }
-    let to = 1 - world.flows[flows[0]].from;
-    println!(
-        "{what}: share {:.3}, echo {:.3}, queue max {:.2} p50 {:.2}\n   {line}",
-        total / seconds,
-        world.echo(0, since),
-        world.queue(to, since, 1.0),
-        world.queue(to, since, 0.5),
-    );
+/// A transfer that has run on this path for some seconds.
+fn running(megabits: f64, round_trip_ms: u32, from: usize) -> (World, usize) {
+    let mut world = World::new(megabits, round_trip_ms);
+    let flow = world.flow(0, from, FULL, FULL);
+    world.run(4.0);
+    (world, flow)
 }
 
 #[test]
-fn explore() {
-    for (megabits, ms, seconds) in [(200.0, 100, 8.0), (500.0, 200, 15.0), (10.0, 50, 8.0), (1000.0, 2, 3.0), (100.0, 10, 4.0)] {
+fn a_cold_start_fills_a_long_path_each_way() {
+    for (megabits, round_trip, seconds, least) in
+        [(200.0, 100, 8.0, 0.93), (500.0, 200, 15.0, 0.85), (100.0, 10, 8.0, 0.93), (1000.0, 2, 4.0, 0.93)]
+    {
         for from in [CLIENT, SERVER] {
-            let mut world = World::new(megabits, ms);
+            let mut world = World::new(megabits, round_trip);
             let flow = world.flow(0, from, FULL, FULL);
-            trace(&mut world, &format!("{megabits} Mbit {ms} ms from {from}"), &[flow], seconds, 0.25);
+            let share = world.share(&[flow], seconds);
+            assert!(share > least, "{megabits} Mbit/s, {round_trip} ms, from {from}: {share}");
         }
     }
-    let mut world = World::new(200.0, 100);
-    let flow = world.flow(0, SERVER, FULL, FULL);
-    trace(&mut world, "one minute", &[flow], 60.0, 1.0);
-    world.rate = 800.0 * MEGABIT;
-    trace(&mut world, "4 x faster", &[flow], 5.0, 0.1);
-    world.rate = 200.0 * MEGABIT;
-    trace(&mut world, "4 x slower", &[flow], 10.0, 0.2);
+}
+
+#[test]
+fn the_queue_of_a_full_path_is_a_third_of_a_round_trip_and_an_echo_beside_it_feels_no_more() {
+    for (megabits, round_trip) in [(200.0, 100), (500.0, 200), (50.0, 50)] {
+        for from in [CLIENT, SERVER] {
+            let (mut world, flow) = running(megabits, round_trip, from);
+            let since = world.seconds();
+            let share = world.share(&[flow], 10.0);
+            let (queue, echo) = (world.queue(1 - from, since, 0.9), world.echo(0, since));
+            assert!(share > 0.97 && queue < 0.35 && echo < 1.35, "{megabits} Mbit/s: {share} {queue} {echo}");
+        }
+    }
+}
+
+#[test]
+fn looking_for_the_empty_path_costs_less_than_two_percent() {
+    let (mut world, flow) = running(200.0, 100, SERVER);
+    let share = world.share(&[flow], 60.0);
+    assert!(share > 0.98, "{share}");
+}
+
+#[test]
+fn a_path_that_becomes_faster_or_slower_by_four_is_followed_within_some_seconds() {
+    let (mut world, flow) = running(200.0, 100, SERVER);
+    for factor in [4.0, 0.25, 0.25, 4.0] {
+        world.rate *= factor;
+        world.run(4.0);
+        let since = world.seconds();
+        let share = world.share(&[flow], 4.0);
+        let queue = world.queue(CLIENT, since, 0.5);
+        assert!(share > 0.95 && queue < 0.35, "after {factor}: {share} {queue}");
+    }
+}
+
+#[test]
+fn a_path_that_becomes_longer_is_filled_within_some_seconds_and_a_shorter_one_is_noticed() {
+    let (mut world, flow) = running(200.0, 100, SERVER);
     world.delay *= 2;
-    trace(&mut world, "2 x longer", &[flow], 10.0, 0.2);
+    world.run(3.0);
+    let share = world.share(&[flow], 4.0);
+    assert!(share > 0.95, "{share}");
     world.delay /= 2;
-    trace(&mut world, "2 x shorter", &[flow], 20.0, 0.5);
-    world.delay = world.delay * 6 / 5;
-    trace(&mut world, "1.2 x longer", &[flow], 30.0, 0.5);
+    world.run(14.0);
+    let since = world.seconds();
+    world.run(4.0);
+    assert!(world.queue(CLIENT, since, 0.5) < 0.35, "{}", world.queue(CLIENT, since, 0.5));
+}
+
+#[test]
+fn little_traffic_and_a_slow_reader_leave_the_window_as_it_was() {
+    let (mut world, flow) = running(200.0, 100, SERVER);
+    let before = world.window(0, CLIENT);
     world.flows[flow].writes = 1e6;
-    trace(&mut world, "little to send", &[flow], 30.0, 1.0);
+    world.run(30.0);
+    assert!(world.window(0, CLIENT) > before * 0.9, "little to send");
     world.flows[flow].writes = FULL;
-    trace(&mut world, "much again", &[flow], 2.0, 0.1);
+    assert!(world.share(&[flow], 2.0) > 0.9, "and much at once again");
     world.flows[flow].reads = 1e6;
-    trace(&mut world, "slow reader", &[flow], 30.0, 1.0);
+    world.run(30.0);
+    assert!(world.window(0, CLIENT) > before * 0.9, "a slow reader");
     let other = world.flow(0, SERVER, FULL, FULL);
-    trace(&mut world, "a fast one beside", &[other], 2.0, 0.1);
-    let mut world = World::new(200.0, 100);
-    let one = world.flow(0, SERVER, FULL, FULL);
-    trace(&mut world, "alone", &[one], 5.0, 0.5);
-    let back = world.flow(0, CLIENT, FULL, FULL);
-    trace(&mut world, "both ways, down", &[one], 60.0, 1.0);
-    trace(&mut world, "both ways, up", &[back], 60.0, 1.0);
-    let mut world = World::new(200.0, 100);
-    let one = world.flow(0, SERVER, FULL, FULL);
-    trace(&mut world, "first", &[one], 5.0, 0.5);
+    world.run(1.0);
+    let share = world.share(&[other], 2.0);
+    assert!(share > 0.85, "beside a slow reader: {share}");
+}
+
+#[test]
+fn two_tunnels_share_a_path_evenly_and_keep_its_queue_short() {
+    let (mut world, one) = running(200.0, 100, SERVER);
     let tunnel = world.tunnel();
     let two = world.flow(tunnel, SERVER, FULL, FULL);
-    trace(&mut world, "second", &[two, one], 40.0, 1.0);
-    trace(&mut world, "second of both", &[two], 40.0, 1.0);
-    trace(&mut world, "first of both", &[one], 40.0, 1.0);
+    world.run(20.0);
+    let since = world.seconds();
+    let before = world.flows[one].arrived;
+    let second = world.share(&[two], 10.0);
+    let first = (world.flows[one].arrived - before) as f64 / (10.0 * world.rate);
+    assert!(first + second > 0.95 && first.min(second) > 0.35, "{first} {second}");
+    assert!(world.queue(CLIENT, since, 0.5) < 0.5, "{}", world.queue(CLIENT, since, 0.5));
+}
+
+#[test]
+fn both_directions_at_once_do_not_starve_each_other() {
+    let (mut world, down) = running(200.0, 100, SERVER);
+    let up = world.flow(0, CLIENT, FULL, FULL);
+    world.run(5.0);
+    let share = world.share(&[down, up], 30.0);
+    assert!(share > 1.3, "{share} of the two");
 }

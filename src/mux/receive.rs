@@ -177,7 +177,7 @@ impl Mux {
         if !was_end_due && stream.send.is_end_due() {
             self.ends.push_back(id);
         }
-        if stream.wants_write && (self.load.room(stream) > 0 || stream.send.is_end_acknowledged()) {
+        if stream.wants_write && (self.load.is_worth_waking(stream) || stream.send.is_end_acknowledged()) {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }

@@ -170,7 +170,7 @@ impl Mux {
         debug_assert_eq!(copied, length, "what is unsent is kept");
         self.tunnel_sent = self.tunnel_sent.saturating_add(fresh);
         self.schedule.sent(copied, stream.send.unsent() > 0);
-        if stream.wants_write && self.load.room(stream) > 0 {
+        if stream.wants_write && self.load.is_worth_waking(stream) {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }

@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::json;
+
 use crate::support::{
     bytes,
     proxy::{Path, Proxy},
@@ -54,20 +56,30 @@ enum Direction {
     Down,
 }
 
-/// A service that drains or pours by its first byte, and counts what it drained.
-fn bulk() -> (Service, Arc<AtomicU64>) {
+/// A service that drains, pours or echoes by its first byte, and counts what it drained: all of it in one tunnel.
+fn service() -> (Service, Arc<AtomicU64>) {
     let arrived = Arc::new(AtomicU64::new(0));
     let counter = arrived.clone();
     let service = Service::start(move |mut stream| {
         let mut command = [0];
         match stream.read(&mut command) {
             Ok(1) if command == *b"d" => pour(stream),
-            Ok(1) => drain(stream, &counter),
+            Ok(1) if command == *b"u" => drain(stream, &counter),
+            Ok(1) => echo(stream),
             _ => {}
         }
         Ending::Clean
     });
     (service, arrived)
+}
+
+fn echo(mut stream: &TcpStream) {
+    let mut block = [0; 64];
+    while let Ok(count @ 1..) = stream.read(&mut block) {
+        if stream.write_all(&block[..count]).is_err() {
+            return;
+        }
+    }
 }
 
 fn pour(mut stream: &TcpStream) {
@@ -105,7 +117,14 @@ fn transfer(to: SocketAddr, direction: Direction, at_service: &AtomicU64, lasts:
     })
 }
 
-/// The median time of an echo of 64 bytes.
+/// A connection whose bytes come back.
+fn echoing(to: SocketAddr) -> TcpStream {
+    let mut stream = services::connect(to);
+    stream.write_all(b"e").unwrap();
+    stream
+}
+
+/// How long 64 bytes take there and back.
 fn ping(stream: &mut TcpStream) -> Duration {
     let start = Instant::now();
     stream.write_all(&[7; 64]).unwrap();
@@ -117,7 +136,7 @@ fn ping(stream: &mut TcpStream) -> Duration {
 fn connection(to: SocketAddr) -> Duration {
     let start = Instant::now();
     let mut stream = services::connect(to);
-    stream.write_all(b"x").unwrap();
+    stream.write_all(b"ex").unwrap();
     stream.read_exact(&mut [0; 1]).unwrap();
     start.elapsed()
 }
@@ -139,21 +158,22 @@ struct Found {
 }
 
 /// Pings and connections at rest, then beside a transfer each way.
-fn measure(what: &str, long: Long, echo: SocketAddr, bulk: SocketAddr, at_service: &AtomicU64) -> Found {
-    let mut stream = services::connect(echo);
+fn measure(what: &str, long: Long, to: SocketAddr, at_service: &AtomicU64) -> Found {
+    let mut stream = echoing(to);
+    ping(&mut stream);
     let rest: Vec<_> = (0..TIMES).map(|_| ping(&mut stream)).collect();
-    let opened: Vec<_> = (0..TIMES).map(|_| connection(echo)).collect();
+    let opened: Vec<_> = (0..TIMES).map(|_| connection(to)).collect();
     let (idle_ping, idle_connection) = (at(&rest, 0.5), at(&opened, 0.5));
     println!("{what}: at rest ping p50 {idle_ping:.1?}, a new connection p50 {idle_connection:.1?}");
     let measured = [Direction::Up, Direction::Down].map(|direction| {
         let (mut pings, mut connections) = (Vec::new(), Vec::new());
         let start = Instant::now();
-        let bytes = transfer(bulk, direction, at_service, long.lasts, || {
+        let bytes = transfer(to, direction, at_service, long.lasts, || {
             wait::pause(SETTLES);
             while start.elapsed() < long.lasts {
                 pings.push(ping(&mut stream));
                 if pings.len() % 4 == 0 {
-                    connections.push(connection(echo));
+                    connections.push(connection(to));
                 }
             }
         });
@@ -171,30 +191,39 @@ fn measure(what: &str, long: Long, echo: SocketAddr, bulk: SocketAddr, at_servic
     Found { idle_ping, idle_connection, shares: measured.map(|(share, _)| share), pings: measured.map(|(_, ping)| ping) }
 }
 
-/// The tunnel beside the path alone, which is the most that can be had.
+/// The path alone, which is the most that can be had, and the tunnel over it.
 fn on_a_long_path(long: Long) -> Found {
-    let ((bulk, at_service), echo) = (bulk(), services::echo());
-    let raw = [echo.address(), bulk.address()].map(|service| {
-        let path = Proxy::start(service);
-        path.set_path(long.path());
-        path
-    });
+    let (service, at_service) = service();
     let name = format!("{:?}, {} Mbit/s", long.round_trip, long.megabits);
-    raw_shares(&format!("{name}, the path alone"), long, raw[1].address(), &at_service);
+    let alone = Proxy::start(service.address());
+    // TCP would fill a path without a limit for ever.
+    alone.set_path(Path { unbounded: false, ..long.path() });
+    measure(&format!("{name}, the path alone"), long, alone.address(), &at_service);
+    drop(alone);
     let scene = Scene::new(Front::Direct);
     let path = Proxy::start(scene.public_address());
-    let methods = Methods { encrypt: "plain", compress: "null" };
-    let ports = [("echo-here", echo.address()), ("bulk", bulk.address())].map(|(mark, service)| Port::new(mark, service, methods));
-    // One tunnel for both: their port key is the same.
-    let fields = Fields { client: serde_json::json!({"master": path.address().to_string()}), ..Fields::default() };
-    let tunnel = Tunnel::on(scene, ports.to_vec(), fields);
+    let port = Port::new("service", service.address(), Methods { encrypt: "plain", compress: "null" });
+    let client = json!({"master": path.address().to_string(), "log_level": "info"});
+    let tunnel = Tunnel::on(scene, vec![port], Fields { client, ..Fields::default() });
+    services::connect(tunnel.local("service"));
     path.set_path(long.path());
-    measure(&name, long, tunnel.local("echo-here"), tunnel.local("bulk"), &at_service)
+    measure(&name, long, tunnel.local("service"), &at_service)
 }
 
-fn raw_shares(what: &str, long: Long, bulk: SocketAddr, at_service: &AtomicU64) {
-    for direction in [Direction::Up, Direction::Down] {
-        let bytes = transfer(bulk, direction, at_service, long.lasts, || {});
-        println!("{what}, {direction:?}: share {:.3}", bytes as f64 / f64::from(long.bytes_per_second()) / long.lasts.as_secs_f64());
-    }
+#[test]
+#[ignore = "measures time: see the head of this file"]
+fn a_path_of_100_ms_and_200_megabits_is_filled_and_stays_short() {
+    let long = Long { round_trip: Duration::from_millis(100), megabits: 200, lasts: Duration::from_secs(8) };
+    let found = on_a_long_path(long);
+    assert!(found.shares.iter().all(|share| *share > 0.9), "{:?}", found.shares);
+    assert!(found.pings.iter().all(|ping| *ping < found.idle_ping.mul_f64(1.5)), "{:?}", found.pings);
+    assert!(found.idle_connection < long.round_trip.mul_f64(1.1), "{:?}", found.idle_connection);
+}
+
+#[test]
+#[ignore = "measures time: see the head of this file"]
+fn a_path_of_200_ms_and_500_megabits_is_filled() {
+    let long = Long { round_trip: Duration::from_millis(200), megabits: 500, lasts: Duration::from_secs(15) };
+    let found = on_a_long_path(long);
+    assert!(found.shares.iter().all(|share| *share > 0.8), "{:?}", found.shares);
 }

@@ -5,6 +5,7 @@ mod bad_peers;
 mod blindness;
 mod ends;
 mod harness;
+mod long_paths;
 mod quickstart;
 mod resources;
 mod roles;
