@@ -2,10 +2,12 @@
 //! the measurements that lead there and every constant of it; knows neither frames nor streams. The receiver of data measures, since it grants.
 //!
 //! ```text
-//!   start-up ──the rate stops growing──► cruise ──nothing as short as the least round trip for long──► probe
-//!                                          ▲ ▲──────────────an answer on an empty path──────────────────┘
-//!   a new attachment: start-up             └── credit is held back until no more than half of it is out
+//!   start-up ──the rate stops growing──► cruise ──no round trip as short as the least for long, or a lasting queue──► probe
+//!                                          ▲                                                                            │
+//!                                          └────────an answer on the drained path, or none for too long ────────────────┘
 //! ```
+//! A new attachment begins with start-up again, and keeps the window.
+//!
 //! *Start-up* doubles the window each round trip, as long as it is used up. *Cruise* gives [`GAIN`] × rate × least round trip: what is more than the path
 //! holds stands before its narrowest place, so that a path that became faster shows it by delivering more, and the window follows. What was measured
 //! while the path was not full (the sender had little to send, or its application was slow) never makes the window smaller: only a rate that was measured
@@ -26,7 +28,7 @@ const SCHEDULING: Duration = Duration::from_millis(10);
 const SCHEDULED_MAX: f64 = 512.0 * 1024.0;
 
 /// Beside all that, in bytes. Of tunnels that share a path the one with the smaller share gains by it, so that shares become equal.
-const EVEN_SHARE: f64 = 32.0 * 1024.0;
+const EVEN_SHARE: f64 = 16.0 * 1024.0;
 
 /// A limit is told when it has advanced by what arrives in this time: more often would cost messages, more seldom leaves a part of the path empty. It is
 /// never less than a share of the window, which is little of the path already, and never more than a quarter of it.
@@ -71,6 +73,12 @@ const PROBE_AFTER_ROUND_TRIPS: u32 = 60;
 const AS_SHORT: f64 = 1.05;
 const AS_SHORT_WITHIN: Duration = Duration::from_micros(200);
 
+/// As many round trips in a row that are longer though there is no queue are the path's new length.
+const QUIET_LONGER: u8 = 3;
+
+/// A probe that finds a path this much longer begins start-up again: what is known of it says little.
+const ANOTHER_PATH: f64 = 2.5;
+
 /// When all round trips show a queue for as many round trips and as much time, although the window was to prevent it, the path is probed early: it may have
 /// become longer. It is so before the rate of that time counts. On a path that is never steady such probes are rare enough to cost little.
 const EARLY_PROBE_ROUND_TRIPS: u32 = 4;
@@ -99,6 +107,8 @@ pub struct Sample {
     pub used_up: bool,
     /// Whether as much went to the sender meanwhile as came from it, in the order of magnitude.
     pub both_ways: bool,
+    /// Whether so little moved either way that there was no queue of ours.
+    pub quiet: bool,
 }
 
 /// The window that a path needs.
@@ -117,6 +127,8 @@ pub struct Delivery {
     queued_since: Option<Instant>,
     used_up: bool,
     both_ways: bool,
+    /// Quiet round trips in a row that were longer than the least one, and the shortest of them.
+    longer: (u8, Duration),
     probed: Option<Instant>,
 }
 
@@ -174,6 +186,7 @@ impl Delivery {
             queued_since: None,
             used_up: false,
             both_ways: false,
+            longer: (0, Duration::MAX),
             probed: None,
         }
     }
@@ -300,6 +313,7 @@ impl Delivery {
             }
             return;
         }
+        self.note_quiet(now, sample);
         let least = self.note_least(now, sample.round_trip);
         let queued = if sample.both_ways { QUEUED_BOTH_WAYS } else { QUEUED };
         if sample.round_trip > least.time.mul_f64(queued).saturating_add(JITTER) {
@@ -313,6 +327,20 @@ impl Delivery {
             Phase::StartUp { .. } if now.saturating_duration_since(least.seen) > PROBE_AFTER => self.least = None,
             _ => {}
         }
+    }
+
+    /// Little traffic shows the path's length as it is.
+    fn note_quiet(&mut self, now: Instant, Sample { round_trip, quiet, .. }: Sample) {
+        let is_longer = round_trip > self.least_round_trip().mul_f64(QUEUED).saturating_add(JITTER);
+        let (count, shortest) = self.longer;
+        self.longer = match (quiet, is_longer) {
+            (true, true) if count.saturating_add(1) >= QUIET_LONGER => {
+                self.least = Some(Least { time: shortest.min(round_trip), seen: now });
+                (0, Duration::MAX)
+            }
+            (true, true) => (count.saturating_add(1), shortest.min(round_trip)),
+            _ => (0, Duration::MAX),
+        };
     }
 
     fn note_least(&mut self, now: Instant, time: Duration) -> Least {
@@ -359,6 +387,9 @@ impl Delivery {
         self.queued_since = None;
         self.round = None;
         self.cruise();
+        if time > before.mul_f64(ANOTHER_PATH).saturating_add(JITTER) {
+            self.phase = Phase::START;
+        }
     }
 }
 

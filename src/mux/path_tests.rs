@@ -281,12 +281,12 @@ fn a_cold_start_fills_a_long_path_each_way() {
 
 #[test]
 fn the_queue_of_a_full_path_is_a_third_of_a_round_trip_and_an_echo_beside_it_feels_no_more() {
-    for (megabits, round_trip) in [(200.0, 100), (500.0, 200), (50.0, 50)] {
+    for (megabits, round_trip) in [(200.0, 100), (500.0, 200), (100.0, 50)] {
         for from in [CLIENT, SERVER] {
             let (mut world, flow) = running(megabits, round_trip, from);
             let since = world.seconds();
             let share = world.share(&[flow], 10.0);
-            let (queue, echo) = (world.queue(1 - from, since, 0.9), world.echo(0, since));
+            let (queue, echo) = (world.queue(1 - from, since, 0.75), world.echo(0, since));
             assert!(share > 0.97 && queue < 0.35 && echo < 1.35, "{megabits} Mbit/s: {share} {queue} {echo}");
         }
     }
@@ -365,4 +365,21 @@ fn both_directions_at_once_do_not_starve_each_other() {
     world.run(5.0);
     let share = world.share(&[down, up], 30.0);
     assert!(share > 1.3, "{share} of the two");
+}
+
+#[test]
+fn a_path_that_becomes_many_times_longer_while_little_flows_or_much_is_filled_from_then_on() {
+    for quiet in [true, false] {
+        let (mut world, flow) = running(200.0, 2, CLIENT);
+        world.flows[flow].writes = if quiet { 0.0 } else { FULL };
+        world.run(1.0);
+        world.delay *= 50;
+        world.run(4.0);
+        world.flows[flow].writes = FULL;
+        world.run(2.0);
+        let since = world.seconds();
+        let share = world.share(&[flow], 4.0);
+        let queue = world.queue(SERVER, since, 0.5);
+        assert!(share > 0.9 && queue < 0.4, "quiet {quiet}: {share} {queue}");
+    }
 }

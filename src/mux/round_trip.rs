@@ -11,6 +11,9 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 const PING_BYTES: u64 = 256 * 1024;
 const PING_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
+/// While no more than as many bytes moved either way, an answer waited for nobody.
+const QUIET_BYTES: u64 = 16 * 1024;
+
 /// Credit under this many bytes is left alone by a sender, since it would make small messages.
 const LEFT_ALONE: u64 = 1024;
 
@@ -99,8 +102,9 @@ impl RoundTrip {
         // What is too little for a message is left alone.
         let used_up = progress.received.saturating_add(LEFT_ALONE) >= before.limit;
         let left = progress.sent.saturating_sub(before.sent);
-        let both_ways = left > progress.received.saturating_sub(before.received) / 4;
-        Some(Sample { sent, round_trip: now.saturating_duration_since(sent), used_up, both_ways })
+        let came = progress.received.saturating_sub(before.received);
+        let (both_ways, quiet) = (left > came / 4, left.max(came) < QUIET_BYTES);
+        Some(Sample { sent, round_trip: now.saturating_duration_since(sent), used_up, both_ways, quiet })
     }
 }
 
