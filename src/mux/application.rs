@@ -107,9 +107,9 @@ impl Mux {
     pub fn consume(&mut self, now: Instant, id: StreamId, bytes: usize) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let bytes = (bytes as u64).min(stream.receive.held());
-        let window_time = self.round_trip.window_time();
-        self.window.release(now, bytes, window_time);
-        let urgent = stream.receive.window().consume(now, bytes, window_time);
+        self.window.release(bytes);
+        let growth = self.window.growth(self.parameters.stream_window.max);
+        let urgent = stream.receive.window().consume(now, bytes, &growth);
         if urgent && stream.receive.end().is_none() {
             self.update(now, id, Update::Due);
         }

@@ -17,6 +17,10 @@ pub const STREAM_RESERVE: u64 = 16 * 1024;
 /// Credit comes back when a quarter of a window is consumed, so that windows from 4 KiB up cannot stall on it.
 const WRITE_ROOM_MIN: u64 = 1024;
 
+/// Who waits for room is woken when no more than this is unsent, in bytes: a wake-up costs more than a small read is worth, and one message is left to
+/// be sent meanwhile.
+const WAKE_BELOW: u64 = STREAM_UNSENT_MAX / 2;
+
 /// Sums over the sending halves of all streams, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
@@ -61,7 +65,15 @@ impl Load {
             0
         };
         let room = buffer.min(stream.send.credit());
-        if room < WRITE_ROOM_MIN { 0 } else { room }
+        // What is left of a queue that is long already waits until it is worth a read.
+        let least = if unsent > WAKE_BELOW { STREAM_RESERVE } else { WRITE_ROOM_MIN };
+        if room < least { 0 } else { room }
+    }
+
+    /// Whether the application of `stream`, which waits for room, should be woken. Whatever keeps it from that leaves in time, or is acknowledged, and
+    /// then this is asked again.
+    pub fn is_worth_waking(&self, stream: &Stream) -> bool {
+        stream.send.unsent() <= WAKE_BELOW && self.room(stream) > 0
     }
 
     /// Whether these are the sums over `streams`.

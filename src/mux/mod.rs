@@ -20,12 +20,15 @@
 
 mod application;
 mod byte_queue;
+mod delivery;
 mod error;
 mod frame;
 mod load;
 #[cfg(test)]
 mod malice_tests;
 mod opening;
+#[cfg(test)]
+mod path_tests;
 mod receive;
 mod resume;
 #[cfg(test)]
@@ -114,7 +117,7 @@ pub enum Event {
     },
     /// [`Mux::read`] has something new; told once after it had nothing.
     Readable(StreamId),
-    /// [`Mux::write_room`] is no longer 0, or [`Mux::is_delivered`] may be true; told once after they were not, or the stream was reset.
+    /// [`Mux::write_room`] is no longer 0 and worth a wake-up, or [`Mux::is_delivered`] may be true; told once after they were not, or the stream was reset.
     Writable(StreamId),
     /// The peer gave the stream up; told even when nobody waits for the stream.
     Reset(StreamId),
@@ -195,8 +198,8 @@ impl Mux {
             tunnel_sent: 0,
             tunnel_limit: grant.tunnel_window,
             load: Load::new(parameters.tunnel_window.max),
-            window: TunnelWindow::new(parameters.tunnel_window),
-            round_trip: RoundTrip::new(now),
+            window: TunnelWindow::new(now, parameters.tunnel_window),
+            round_trip: RoundTrip::default(),
             schedule: Schedule::default(),
             parked: BTreeSet::new(),
             opens: VecDeque::new(),
@@ -261,9 +264,9 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.receive.discard();
         let held = stream.receive.held();
-        let window_time = self.round_trip.window_time();
-        self.window.release(now, held, window_time);
-        stream.receive.window().consume(now, held, window_time);
+        self.window.release(held);
+        let growth = self.window.growth(self.parameters.stream_window.max);
+        stream.receive.window().consume(now, held, &growth);
         self.check();
     }
 

@@ -47,7 +47,10 @@ impl Mux {
                 Ok(())
             }
             TunnelFrame::Pong { token } => {
-                self.round_trip.pong(now, token);
+                let progress = self.progress();
+                if let Some(sample) = self.round_trip.pong(now, token, progress) {
+                    self.window.delivery().answered(now, sample);
+                }
                 Ok(())
             }
             TunnelFrame::Resume { seen, opened } => self.handle_resume(seen, opened),
@@ -110,7 +113,7 @@ impl Mux {
         if received.saturating_add(length) > stream.receive.window().limit() {
             return Err(MuxError::FlowControl("beyond the window of the stream"));
         }
-        if !self.window.receive(length) {
+        if !self.window.receive(now, length) {
             return Err(MuxError::FlowControl("beyond the window of the tunnel"));
         }
         let unwanted = stream.released || matches!(stream.send.end(), Some(End::Reset(_)));
@@ -147,7 +150,7 @@ impl Mux {
         }
         stream.receive.finish(end);
         stream.receive.skip(missing);
-        if !self.window.receive(missing) {
+        if !self.window.receive(now, missing) {
             return Err(MuxError::FlowControl("a final offset beyond the window of the tunnel"));
         }
         if is_reset {
@@ -174,7 +177,7 @@ impl Mux {
         if !was_end_due && stream.send.is_end_due() {
             self.ends.push_back(id);
         }
-        if stream.wants_write && (self.load.room(stream) > 0 || stream.send.is_end_acknowledged()) {
+        if stream.wants_write && (self.load.is_worth_waking(stream) || stream.send.is_end_acknowledged()) {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }

@@ -101,13 +101,15 @@ impl Mux {
 
     /// Appends the PING that another candidate sends first, one of a new tunnel or of a move.
     pub fn write_ping(&mut self, now: Instant, out: &mut BytesMut) {
-        TunnelFrame::Ping { token: self.round_trip.ping(now) }.encode(out);
+        let progress = self.progress();
+        TunnelFrame::Ping { token: self.round_trip.ping(now, progress) }.encode(out);
     }
 
     /// A candidate takes over. What was sent by the attachment before and not acknowledged may be lost; it is sent again when the peer has said
     /// what it received. What the attachment before still delivers must not come here any more.
     pub fn resume(&mut self, now: Instant) {
         self.round_trip.void();
+        self.window.delivery().restart(now);
         self.pong = None;
         self.closing.is_sent = false;
         self.resumption.take_over();
@@ -156,10 +158,10 @@ impl Mux {
     }
 
     /// Our list, or as much of it as the message takes. Says whether it is out.
-    pub(super) fn transmit_list(&mut self, out: &mut BytesMut, end: usize) -> bool {
+    pub(super) fn transmit_list(&mut self, now: Instant, out: &mut BytesMut, end: usize) -> bool {
         if matches!(self.resumption.ours, OurList::Due) && has_room(out, end.saturating_sub(FRAME_MAX)) {
             put(out, end, &self.beginning());
-            put(out, end, &TunnelFrame::TunnelWindow { limit: self.window.advance_limit() });
+            put(out, end, &TunnelFrame::TunnelWindow { limit: self.window.advance_limit(now) });
             self.resumption.ours = OurList::Sending(self.listed_streams());
         }
         while let OurList::Sending(streams) = &mut self.resumption.ours {

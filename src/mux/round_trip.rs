@@ -1,95 +1,110 @@
-//! The tunnel's round trip, end to end, measured with PING while data flows.
+//! The tunnel's round trip, end to end: when a PING leaves, and what its answer tells. What follows from it is the affair of `delivery`.
 
 use std::time::{Duration, Instant};
+
+use super::delivery::Sample;
 
 /// While data flows, a PING is sent this often: often enough to follow a path, rare enough to cost nothing.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Before the first measurement: a path across a continent. Too long only lets a window grow a little early.
-const INITIAL: Duration = Duration::from_millis(50);
+/// While much arrives, as many bytes bring the next PING forward: it shows whether a queue stands.
+const PING_BYTES: u64 = 256 * 1024;
+const PING_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// What both ends need to wake up and answer on a busy machine, on top of the path. Without it the windows of a very short path would
-/// be too small for the tasks that fill them to be scheduled in time.
-const SCHEDULING: Duration = Duration::from_millis(4);
+/// While no more than as many bytes moved either way, an answer waited for nobody.
+const QUIET_BYTES: u64 = 16 * 1024;
 
-/// The least round trip is forgotten after one to two of these, so that a path that became longer is noticed.
-const LEAST_LIFETIME: Duration = Duration::from_secs(10);
+/// Credit under this many bytes is left alone by a sender, since it would make small messages.
+const LEFT_ALONE: u64 = 1024;
 
 /// A PING without an answer for this long was lost with its channel. Until then there is one at a time: a later one would hide the answer to it.
 const LOST_AFTER: Duration = Duration::from_secs(10);
 
 /// Measures the round trip.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RoundTrip {
-    outstanding: Option<(u64, Instant)>,
+    outstanding: Option<Outstanding>,
     next_token: u64,
-    last_ping: Option<Instant>,
-    least: Option<Duration>,
-    least_before: Option<Duration>,
-    bucket_since: Instant,
+    last: Option<Last>,
+}
+
+/// A PING that is not answered.
+#[derive(Debug)]
+struct Outstanding {
+    token: u64,
+    sent: Instant,
+    /// When the peer has sent all that it had been told before that it may, its credit was used up as it answered.
+    progress: Progress,
+}
+
+/// The last PING.
+#[derive(Debug)]
+struct Last {
+    at: Instant,
+    progress: Progress,
+}
+
+/// How far the data of all streams has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Bytes that have come.
+    pub received: u64,
+    /// Bytes that the peer was told that it may send.
+    pub limit: u64,
+    /// Bytes that have left.
+    pub sent: u64,
 }
 
 impl RoundTrip {
-    /// Nothing measured yet.
-    pub fn new(now: Instant) -> Self {
-        RoundTrip { outstanding: None, next_token: 0, last_ping: None, least: None, least_before: None, bucket_since: now }
-    }
-
-    /// Data is about to be sent: the token of a PING to send along, when one is due.
-    pub fn ping_due(&mut self, now: Instant) -> Option<u64> {
+    /// Data or credit is about to be sent: the token of a PING to send along, when one is due. Who waits for the answer to one that leaves after a certain
+    /// time gets one in any case.
+    pub fn ping_due(&mut self, now: Instant, progress: Progress, awaited_since: Option<Instant>) -> Option<u64> {
+        let sent_after = |since| self.outstanding.as_ref().is_some_and(|outstanding| outstanding.sent >= since);
+        if let Some(since) = awaited_since {
+            return if sent_after(since) { None } else { Some(self.start(now, progress)) };
+        }
         let since = |at| now.saturating_duration_since(at);
-        let too_early = self.last_ping.is_some_and(|at| since(at) < PING_INTERVAL);
-        if too_early || self.outstanding.is_some_and(|(_, at)| since(at) < LOST_AFTER) {
+        let too_early = self.last.as_ref().is_some_and(|last| {
+            let much = progress.received.saturating_sub(last.progress.received) >= PING_BYTES;
+            since(last.at) < if much { PING_INTERVAL_MIN } else { PING_INTERVAL }
+        });
+        if too_early || self.outstanding.as_ref().is_some_and(|outstanding| since(outstanding.sent) < LOST_AFTER) {
             return None;
         }
-        Some(self.start(now))
+        Some(self.start(now, progress))
     }
 
     /// The token of a PING that is sent in any case. While one is on its way, it is the same, so that the answer to either counts.
-    pub fn ping(&mut self, now: Instant) -> u64 {
-        match self.outstanding {
-            Some((token, _)) => token,
-            None => self.start(now),
+    pub fn ping(&mut self, now: Instant, progress: Progress) -> u64 {
+        match &self.outstanding {
+            Some(outstanding) => outstanding.token,
+            None => self.start(now, progress),
         }
     }
 
     /// The channel that carried the PING is gone: there will be no answer, and the next one need not wait for it.
     pub fn void(&mut self) {
         self.outstanding = None;
-        self.last_ping = None;
+        self.last = None;
     }
 
-    fn start(&mut self, now: Instant) -> u64 {
+    fn start(&mut self, now: Instant, progress: Progress) -> u64 {
         let token = self.next_token;
         self.next_token = token.wrapping_add(1) & super::varint::MAX;
-        self.last_ping = Some(now);
-        self.outstanding = Some((token, now));
+        self.last = Some(Last { at: now, progress });
+        self.outstanding = Some(Outstanding { token, sent: now, progress });
         token
     }
 
     /// A PONG arrived; one that nobody asked for is ignored.
-    pub fn pong(&mut self, now: Instant, token: u64) {
-        let Some((_, at)) = self.outstanding.take_if(|(expected, _)| *expected == token) else { return };
-        let sample = now.saturating_duration_since(at);
-        if now.saturating_duration_since(self.bucket_since) > LEAST_LIFETIME {
-            self.least_before = self.least.take();
-            self.bucket_since = now;
-        }
-        self.least = Some(self.least.map_or(sample, |least| least.min(sample)));
-    }
-
-    /// The least round trip of late, if any was measured.
-    fn least(&self) -> Option<Duration> {
-        match (self.least, self.least_before) {
-            (Some(now), Some(before)) => Some(now.min(before)),
-            (now, before) => now.or(before),
-        }
-    }
-
-    /// A window that is used up within this time is too small for the path: one and a quarter round trips, and what the ends need.
-    pub fn window_time(&self) -> Duration {
-        let round_trip = self.least().unwrap_or(INITIAL);
-        round_trip.saturating_mul(5).checked_div(4).unwrap_or(round_trip).saturating_add(SCHEDULING)
+    pub fn pong(&mut self, now: Instant, token: u64, progress: Progress) -> Option<Sample> {
+        let Outstanding { sent, progress: before, .. } = self.outstanding.take_if(|outstanding| outstanding.token == token)?;
+        // What is too little for a message is left alone.
+        let used_up = progress.received.saturating_add(LEFT_ALONE) >= before.limit;
+        let left = progress.sent.saturating_sub(before.sent);
+        let came = progress.received.saturating_sub(before.received);
+        let (both_ways, quiet) = (left > came / 4, left.max(came) < QUIET_BYTES);
+        Some(Sample { sent, round_trip: now.saturating_duration_since(sent), used_up, both_ways, quiet })
     }
 }
 
@@ -99,28 +114,30 @@ mod tests {
 
     use super::*;
 
+    const NOTHING: Progress = Progress { received: 0, limit: 0, sent: 0 };
+
     #[test]
     fn a_round_trip_longer_than_the_interval_of_pings_is_measured() {
         let start = Instant::now();
         let path = Duration::from_millis(1200);
-        let mut round_trip = RoundTrip::new(start);
-        let mut pongs = VecDeque::new();
+        let mut round_trip = RoundTrip::default();
+        let (mut pongs, mut samples) = (VecDeque::new(), Vec::new());
         for step in 0..100 {
             let now = start + Duration::from_millis(100) * step;
             while let Some((_, token)) = pongs.pop_front_if(|(at, _)| *at <= now) {
-                round_trip.pong(now, token);
+                samples.extend(round_trip.pong(now, token, NOTHING).map(|sample| sample.round_trip));
             }
-            pongs.extend(round_trip.ping_due(now).map(|token| (now + path, token)));
+            pongs.extend(round_trip.ping_due(now, NOTHING, None).map(|token| (now + path, token)));
         }
-        assert_eq!(round_trip.least(), Some(path));
+        assert!(samples.len() > 5 && samples.iter().all(|sample| *sample == path), "{samples:?}");
     }
 
     #[test]
     fn a_ping_that_was_lost_with_its_channel_is_sent_again() {
         let start = Instant::now();
-        let mut round_trip = RoundTrip::new(start);
-        assert!(round_trip.ping_due(start).is_some());
-        assert!(round_trip.ping_due(start + PING_INTERVAL).is_none(), "one is on its way");
-        assert!(round_trip.ping_due(start + LOST_AFTER).is_some());
+        let mut round_trip = RoundTrip::default();
+        assert!(round_trip.ping_due(start, NOTHING, None).is_some());
+        assert!(round_trip.ping_due(start + PING_INTERVAL, NOTHING, None).is_none(), "one is on its way");
+        assert!(round_trip.ping_due(start + LOST_AFTER, NOTHING, None).is_some());
     }
 }

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::{
     Event, Mux, StreamId, TunnelFrame,
     frame::{self, DATA_OVERHEAD, FRAME_MAX},
+    round_trip::Progress,
     stream::{End, Stream, Update},
 };
 
@@ -31,7 +32,7 @@ impl Mux {
         let end = start.saturating_add(room);
         if self.closing.is_over() {
             self.transmit_close(out);
-        } else if self.transmit_list(out, end) {
+        } else if self.transmit_list(now, out, end) {
             self.transmit_flow(now, out, end);
         }
         let any = out.len() > start;
@@ -46,8 +47,8 @@ impl Mux {
     fn transmit_flow(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
         // Who grants credit needs the round trip as much as who sends.
         if has_room(out, end)
-            && (self.has_data() || !self.due.is_empty())
-            && let Some(token) = self.round_trip.ping_due(now)
+            && (self.has_data() || !self.due.is_empty() || self.window.is_update_due())
+            && let Some(token) = self.ping_due(now)
         {
             put(out, end, &TunnelFrame::Ping { token });
         }
@@ -56,12 +57,21 @@ impl Mux {
         {
             put(out, end, &TunnelFrame::Pong { token });
         }
-        self.transmit_credit(out, end);
+        self.transmit_credit(now, out, end);
         if self.resumption.flows() {
             self.transmit_opens(out, end);
             self.transmit_ends(out, end);
             while self.has_data() && self.transmit_data(out, end) {}
         }
+    }
+
+    fn ping_due(&mut self, now: Instant) -> Option<u64> {
+        let (progress, awaited_since) = (self.progress(), self.window.delivery().wants_ping_since());
+        self.round_trip.ping_due(now, progress, awaited_since)
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        Progress { received: self.window.received(), limit: self.window.limit(), sent: self.tunnel_sent }
     }
 
     /// What was sent before needs no credit.
@@ -70,9 +80,9 @@ impl Mux {
         may_send && self.resumption.flows() && !self.schedule.is_empty()
     }
 
-    fn transmit_credit(&mut self, out: &mut BytesMut, end: usize) {
+    fn transmit_credit(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
         if has_room(out, end) && self.window.is_update_due() {
-            put(out, end, &TunnelFrame::TunnelWindow { limit: self.window.advance_limit() });
+            put(out, end, &TunnelFrame::TunnelWindow { limit: self.window.advance_limit(now) });
         }
         while has_room(out, end)
             && let Some(id) = self.due.pop_front()
@@ -160,7 +170,7 @@ impl Mux {
         debug_assert_eq!(copied, length, "what is unsent is kept");
         self.tunnel_sent = self.tunnel_sent.saturating_add(fresh);
         self.schedule.sent(copied, stream.send.unsent() > 0);
-        if stream.wants_write && self.load.room(stream) > 0 {
+        if stream.wants_write && self.load.is_worth_waking(stream) {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }

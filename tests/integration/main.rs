@@ -6,6 +6,7 @@ mod bench;
 mod blindness;
 mod ends;
 mod harness;
+mod long_paths;
 mod quickstart;
 mod resources;
 mod roles;

@@ -343,6 +343,9 @@ impl Connection {
 
 /// Bytes that may be under way in one direction.
 fn room(path: &Path) -> usize {
+    if path.unbounded {
+        return usize::MAX;
+    }
     let held = |rate: u32, time: Duration| (f64::from(rate) * time.as_secs_f64()) as usize;
     let delay = path.delay + path.jitter;
     path.bytes_per_second.map_or(UNDER_WAY + held(UNLIMITED, delay), |rate| held(rate, delay + ROUTER))

@@ -29,6 +29,8 @@ pub struct Path {
     pub bytes_per_second: Option<u32>,
     /// Forwards one byte at a time, with this pause after each.
     pub dribble: Option<Duration>,
+    /// Takes in whatever it is sent, and keeps it until its time comes: memory grows with what the two ends let be under way.
+    pub unbounded: bool,
     /// Of the jitter.
     pub seed: u64,
 }

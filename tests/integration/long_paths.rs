@@ -1,0 +1,229 @@
+//! What long paths carry, and what applications feel beside a full one. Measurements, run by hand on a machine that does nothing else:
+//! `cargo test --release --test integration long_paths -- --ignored --nocapture --test-threads 1`.
+//!
+//! The path between client and master has the whole length and the whole limit, that between server and master has none. It takes in as much as it
+//! is sent, as a proxy does that buffers without limit: no TCP beneath the tunnel keeps the queue short.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::support::{
+    bytes,
+    proxy::{Path, Proxy},
+    services::{self, Ending, Service},
+    tunnel::{Fields, Front, Methods, Port, Scene, Tunnel},
+    wait,
+};
+
+/// Pings, and connections, of one measurement at rest; beside a transfer there are as many as it takes.
+const TIMES: usize = 20;
+
+/// Time that a transfer has to reach its pace before pings beside it count: its start is in the share.
+const SETTLES: Duration = Duration::from_secs(2);
+
+/// A long path.
+#[derive(Debug, Clone, Copy)]
+struct Long {
+    round_trip: Duration,
+    megabits: u32,
+    lasts: Duration,
+}
+
+impl Long {
+    fn path(self) -> Path {
+        Path { delay: self.round_trip / 2, unbounded: true, ..Path::limited(self.bytes_per_second()) }
+    }
+
+    fn bytes_per_second(self) -> u32 {
+        self.megabits * 1_000_000 / 8
+    }
+}
+
+/// A transfer's direction, seen from the client, and the byte that asks the service for it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Direction {
+    Up,
+    Down,
+}
+
+/// A service that drains, pours or echoes by its first byte, and counts what it drained: all of it in one tunnel.
+fn service() -> (Service, Arc<AtomicU64>) {
+    let arrived = Arc::new(AtomicU64::new(0));
+    let counter = arrived.clone();
+    let service = Service::start(move |mut stream| {
+        let mut command = [0];
+        match stream.read(&mut command) {
+            Ok(1) if command == *b"d" => pour(stream),
+            Ok(1) if command == *b"u" => drain(stream, &counter),
+            Ok(1) => echo(stream),
+            _ => {}
+        }
+        Ending::Clean
+    });
+    (service, arrived)
+}
+
+fn echo(mut stream: &TcpStream) {
+    let mut block = [0; 64];
+    while let Ok(count @ 1..) = stream.read(&mut block) {
+        if stream.write_all(&block[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+fn pour(mut stream: &TcpStream) {
+    let block = bytes::random(1, 256 << 10);
+    while stream.write_all(&block).is_ok() {}
+}
+
+fn drain(mut stream: &TcpStream, arrived: &AtomicU64) {
+    let mut block = vec![0; 256 << 10];
+    while let Ok(count @ 1..) = stream.read(&mut block) {
+        arrived.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
+
+/// A transfer over one connection for as long as `beside` takes, from a cold start. Returns the bytes that arrived in the first while.
+fn transfer(to: SocketAddr, direction: Direction, at_service: &AtomicU64, lasts: Duration, beside: impl FnOnce()) -> u64 {
+    let mut stream = services::connect(to);
+    stream.set_write_timeout(None).unwrap();
+    let handle = stream.try_clone().unwrap();
+    let here = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let started = Instant::now();
+        let arrived = if direction == Direction::Up { at_service } else { &here };
+        let before = arrived.load(Ordering::Relaxed);
+        stream.write_all(if direction == Direction::Up { b"u" } else { b"d" }).unwrap();
+        scope.spawn(|| if direction == Direction::Up { pour(&stream) } else { drain(&stream, &here) });
+        let measured = scope.spawn(move || {
+            wait::pause(lasts.saturating_sub(started.elapsed()));
+            arrived.load(Ordering::Relaxed) - before
+        });
+        beside();
+        let bytes = measured.join().unwrap();
+        let _ = handle.shutdown(Shutdown::Both);
+        bytes
+    })
+}
+
+/// A connection whose bytes come back.
+fn echoing(to: SocketAddr) -> TcpStream {
+    let mut stream = services::connect(to);
+    stream.write_all(b"e").unwrap();
+    stream
+}
+
+/// How long 64 bytes take there and back.
+fn ping(stream: &mut TcpStream) -> Duration {
+    let start = Instant::now();
+    stream.write_all(&[7; 64]).unwrap();
+    stream.read_exact(&mut [0; 64]).unwrap();
+    start.elapsed()
+}
+
+/// From connecting to the first byte that comes back.
+fn connection(to: SocketAddr) -> Duration {
+    let start = Instant::now();
+    let mut stream = services::connect(to);
+    stream.write_all(b"ex").unwrap();
+    stream.read_exact(&mut [0; 1]).unwrap();
+    start.elapsed()
+}
+
+/// A share of times in order.
+fn at(times: &[Duration], share: f64) -> Duration {
+    let mut times = times.to_vec();
+    times.sort();
+    times[((times.len() - 1) as f64 * share) as usize]
+}
+
+/// What is measured of a way from here to the services.
+struct Found {
+    idle_ping: Duration,
+    idle_connection: Duration,
+    /// Of the path, up and down.
+    shares: [f64; 2],
+    pings: [Duration; 2],
+}
+
+/// Pings and connections at rest, then beside a transfer each way.
+fn measure(what: &str, long: Long, to: SocketAddr, at_service: &AtomicU64) -> Found {
+    let mut stream = echoing(to);
+    ping(&mut stream);
+    let rest: Vec<_> = (0..TIMES).map(|_| ping(&mut stream)).collect();
+    let opened: Vec<_> = (0..TIMES).map(|_| connection(to)).collect();
+    let (idle_ping, idle_connection) = (at(&rest, 0.5), at(&opened, 0.5));
+    println!("{what}: at rest ping p50 {idle_ping:.1?}, a new connection p50 {idle_connection:.1?}");
+    let measured = [Direction::Up, Direction::Down].map(|direction| {
+        let (mut pings, mut connections) = (Vec::new(), Vec::new());
+        let start = Instant::now();
+        let bytes = transfer(to, direction, at_service, long.lasts, || {
+            wait::pause(SETTLES);
+            while start.elapsed() < long.lasts {
+                pings.push(ping(&mut stream));
+                if pings.len() % 4 == 0 {
+                    connections.push(connection(to));
+                }
+            }
+        });
+        let share = bytes as f64 / f64::from(long.bytes_per_second()) / long.lasts.as_secs_f64();
+        let (p50, p99) = (at(&pings, 0.5), at(&pings, 0.99));
+        println!(
+            "{what}, {direction:?}: share {share:.3}, beside it ping p50 {p50:.1?} ({:.2} of that at rest), p99 {p99:.1?}, a new connection p50 {:.1?}",
+            p50.as_secs_f64() / idle_ping.as_secs_f64(),
+            at(&connections, 0.5)
+        );
+        // What is still under way comes before the next transfer.
+        wait::pause(SETTLES);
+        (share, p50)
+    });
+    Found { idle_ping, idle_connection, shares: measured.map(|(share, _)| share), pings: measured.map(|(_, ping)| ping) }
+}
+
+/// The path alone, which is the most that can be had, and the tunnel over it.
+fn on_a_long_path(long: Long) -> Found {
+    let (service, at_service) = service();
+    let name = format!("{:?}, {} Mbit/s", long.round_trip, long.megabits);
+    let alone = Proxy::start(service.address());
+    // TCP would fill a path without a limit for ever.
+    alone.set_path(Path { unbounded: false, ..long.path() });
+    measure(&format!("{name}, the path alone"), long, alone.address(), &at_service);
+    drop(alone);
+    let scene = Scene::new(Front::Direct);
+    let path = Proxy::start(scene.public_address());
+    let port = Port::new("service", service.address(), Methods { encrypt: "plain", compress: "null" });
+    let client = json!({"master": path.address().to_string(), "log_level": "info"});
+    let tunnel = Tunnel::on(scene, vec![port], Fields { client, ..Fields::default() });
+    services::connect(tunnel.local("service"));
+    path.set_path(long.path());
+    measure(&name, long, tunnel.local("service"), &at_service)
+}
+
+#[test]
+#[ignore = "measures time: see the head of this file"]
+fn a_path_of_100_ms_and_200_megabits_is_filled_and_stays_short() {
+    let long = Long { round_trip: Duration::from_millis(100), megabits: 200, lasts: Duration::from_secs(8) };
+    let found = on_a_long_path(long);
+    assert!(found.shares.iter().all(|share| *share > 0.9), "{:?}", found.shares);
+    assert!(found.pings.iter().all(|ping| *ping < found.idle_ping.mul_f64(1.5)), "{:?}", found.pings);
+    assert!(found.idle_connection < long.round_trip.mul_f64(1.1), "{:?}", found.idle_connection);
+}
+
+#[test]
+#[ignore = "measures time: see the head of this file"]
+fn a_path_of_200_ms_and_500_megabits_is_filled() {
+    let long = Long { round_trip: Duration::from_millis(200), megabits: 500, lasts: Duration::from_secs(15) };
+    let found = on_a_long_path(long);
+    assert!(found.shares.iter().all(|share| *share > 0.8), "{:?}", found.shares);
+}
