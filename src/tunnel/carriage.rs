@@ -27,14 +27,12 @@ pub const MAX_PAYLOAD: usize = 65_536;
 /// What small frames may take beside the data of a message, and its tag, in bytes.
 const SMALL_FRAMES: usize = 512;
 
-/// For how many full messages memory is taken at a time: when the last one is made, the first has mostly been sent, and its memory is used again.
-const MESSAGES_IN_MEMORY: usize = 4;
-
-/// Makes room for a message with so many bytes of data, or for several when it is a large one.
+/// Makes room for a message with so many bytes of data. The one before has mostly been written by then, and its memory, which is near, is used
+/// again.
 fn reserve(out: &mut BytesMut, data: u64) {
     let needed = usize::try_from(data).unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD) + SMALL_FRAMES;
     if out.capacity() < needed {
-        out.reserve(if needed < MAX_PAYLOAD / 4 { needed } else { MESSAGES_IN_MEMORY * (MAX_PAYLOAD + SMALL_FRAMES) });
+        out.reserve(needed);
     }
 }
 

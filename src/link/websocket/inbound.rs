@@ -22,7 +22,7 @@ use crate::frame::MAX_MESSAGE;
 const LEAST_READ: usize = 4 * 1024;
 
 /// And at most: some full messages, so that a busy link calls the system seldom (measured).
-const LARGEST_READ: usize = 256 * 1024;
+const LARGEST_READ: usize = 128 * 1024;
 
 /// The payload of PING and PONG (PROTOCOL 6). What is longer is neither, which can be said before all of it is there.
 const HEARTBEAT_LENGTH: u64 = 9;
