@@ -216,7 +216,6 @@ fn frames_out_of_state_end_the_tunnel() {
 
 #[test]
 fn a_stream_at_rest_costs_less_than_a_kibibyte() {
-    println!("{} bytes", size_of::<Stream>());
     assert!(size_of::<Stream>() < 400, "{}", size_of::<Stream>());
 }
 
