@@ -21,6 +21,7 @@ mod roles;
 mod run;
 mod signals;
 mod table;
+mod threads;
 mod warnings;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -3,12 +3,12 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     roles::Ready,
     signals::{Signals, run_until_drained},
+    threads::Threads,
     warnings::warnings,
 };
 use crate::{config, telemetry};
@@ -24,7 +24,7 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let grace_period = loaded.config.role.grace_period();
-    run_with_signals(grace_period, async |cancel| {
+    run_with_signals(Threads::of(&loaded.config.role), grace_period, async |cancel| {
         let ready = Ready::prepare(&loaded.config).await?;
         let listens_at = ready.local_addresses();
         tracing::info!(role = loaded.config.role.name(), ?listens_at, version = env!("CARGO_PKG_VERSION"), "started");
@@ -38,10 +38,11 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// That of the role, or that it did not end in time.
 pub(super) fn run_with_signals(
+    threads: Threads,
     grace_period: Duration,
     role: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
-    let runtime = runtime()?;
+    let runtime = threads.runtime()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().context("cannot receive signals")?;
         let cancel = CancellationToken::new();
@@ -50,12 +51,4 @@ pub(super) fn run_with_signals(
     // A role has joined its tasks. What is left is a lookup of a name, or what a second signal cut off.
     runtime.shutdown_background();
     outcome
-}
-
-/// The runtime of a role, and of what stands in for one.
-///
-/// # Errors
-/// When the system refuses.
-pub(super) fn runtime() -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().thread_name("report").build().context("cannot start the runtime")
 }

@@ -9,6 +9,9 @@ use bytes::{Bytes, BytesMut};
 /// (about 60 bytes) stays under a twentieth of what it carries.
 const SMALL_BYTES: usize = 2048;
 
+/// Places that an empty queue keeps, so that a stream that flows does not allocate for each piece.
+const PLACES_KEPT: usize = 4;
+
 /// Bytes in order, in pieces.
 #[derive(Debug, Default)]
 pub struct ByteQueue {
@@ -63,9 +66,9 @@ impl ByteQueue {
         self.pieces.get(index)
     }
 
-    /// An idle stream keeps no buffer.
+    /// An idle stream keeps no more than the places for a few pieces.
     fn give_back_memory(&mut self) {
-        if self.pieces.is_empty() && self.pieces.capacity() > 0 {
+        if self.pieces.is_empty() && self.pieces.capacity() > PLACES_KEPT {
             self.pieces = VecDeque::new();
         }
     }

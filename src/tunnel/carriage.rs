@@ -27,12 +27,12 @@ pub const MAX_PAYLOAD: usize = 65_536;
 /// What small frames may take beside the data of a message, and its tag, in bytes.
 const SMALL_FRAMES: usize = 512;
 
-/// Makes room for a message with so many bytes of data. The one before has mostly been written by then, and its memory, which is near, is used
-/// again.
+/// Makes room for a message with so many bytes of data, or for the two that are written together. Those before have mostly been written by then, and
+/// their memory, which is near, is used again.
 fn reserve(out: &mut BytesMut, data: u64) {
     let needed = usize::try_from(data).unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD) + SMALL_FRAMES;
     if out.capacity() < needed {
-        out.reserve(needed);
+        out.reserve(if needed < MAX_PAYLOAD { needed } else { 2 * needed });
     }
 }
 

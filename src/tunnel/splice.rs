@@ -38,7 +38,7 @@ const COPIED_BELOW: usize = 8 * 1024;
 
 /// A batch for the socket is large enough with this many bytes. A chunk more may go with it: a reader that stalls makes a splice hold less
 /// than twice as much, in bytes, however small it was in the tunnel.
-const BATCH_ENOUGH: usize = 64 * 1024;
+const BATCH_ENOUGH: usize = 128 * 1024;
 
 /// Pieces of a batch at most: more of them in one write do not make it cheaper.
 const BATCH_PIECES: usize = 64;

@@ -43,8 +43,9 @@ pub enum End {
 /// Bytes received since the last [`MessageSocket::rest`], up to which a socket is at rest: heartbeats, and a little more.
 const REST_UP_TO: u64 = 4 * 1024;
 
-/// A message is written once this many bytes wait, and at a flush: one full message, so that what leaves next is decided late.
-const WRITE_BATCH: usize = 64 * 1024;
+/// Messages are written once this many bytes wait, and at a flush: two full ones, since each write may wake the peer, and no more, so that what leaves
+/// next is decided late.
+const WRITE_BATCH: usize = 128 * 1024;
 
 /// Why a socket is no use any more.
 #[derive(Debug, thiserror::Error)]
