@@ -131,6 +131,8 @@ pub async fn run_until_signal(
     };
     cancel.cancel();
     tokio::select! {
+        // What the work has to say comes before another signal.
+        biased;
         _ = work => {}
         _ = next_signal() => {}
         () = sleep(MARGIN) => {}

@@ -201,11 +201,12 @@ async fn both_ends_close_in_order_whoever_begins() {
     for begins in [End::Dialled, End::Accepted] {
         let (role, master) = memory::pair();
         let (closes, mut other) = if begins == End::Dialled { (role, master) } else { (master, role) };
-        let closing = tokio::spawn(closes.close(Duration::from_secs(60)));
-        assert!(other.receive().await.unwrap().is_none());
-        assert!(matches!(other.feed(Bytes::new()).await, Err(SocketError::Closed)));
-        other.flush().await.unwrap();
-        closing.await.unwrap();
+        let answers = async {
+            assert!(other.receive().await.unwrap().is_none());
+            assert!(matches!(other.feed(Bytes::new()).await, Err(SocketError::Closed)));
+            other.flush().await.unwrap();
+        };
+        tokio::join!(closes.close(Duration::from_secs(60)), answers);
     }
 }
 

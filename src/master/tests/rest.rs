@@ -107,6 +107,7 @@ async fn join(address: SocketAddr, numbers: std::ops::Range<u32>) -> Vec<Peer> {
             _ => (Role::Server, link_key(), vec![Frame::Register(Ports { ports: vec![id] })]),
         };
         let stream = TcpStream::connect(address).await.expect("connected");
+        crate::link::tcp::prepare(&stream).expect("as a role does");
         let mut socket = upgrade(stream, "/").await;
         let introduction = Introduction { role, instance: id, epoch: 1, moves: false, agent: "test".to_owned() };
         let terms = authenticate::join(&mut socket, &key, &introduction, &first).await.expect("joined");
