@@ -18,7 +18,6 @@ use std::{
 use serde_json::json;
 
 use crate::support::{
-    bytes,
     proxy::{Path, Proxy},
     services::{self, Ending, Service},
     tunnel::{Fields, Front, Methods, Port, Scene, Tunnel},
@@ -63,8 +62,8 @@ fn service() -> (Service, Arc<AtomicU64>) {
     let service = Service::start(move |mut stream| {
         let mut command = [0];
         match stream.read(&mut command) {
-            Ok(1) if command == *b"d" => pour(stream),
-            Ok(1) if command == *b"u" => drain(stream, &counter),
+            Ok(1) if command == *b"d" => services::pour(stream),
+            Ok(1) if command == *b"u" => services::count(stream, &counter),
             Ok(1) => echo(stream),
             _ => {}
         }
@@ -82,18 +81,6 @@ fn echo(mut stream: &TcpStream) {
     }
 }
 
-fn pour(mut stream: &TcpStream) {
-    let block = bytes::random(1, 256 << 10);
-    while stream.write_all(&block).is_ok() {}
-}
-
-fn drain(mut stream: &TcpStream, arrived: &AtomicU64) {
-    let mut block = vec![0; 256 << 10];
-    while let Ok(count @ 1..) = stream.read(&mut block) {
-        arrived.fetch_add(count as u64, Ordering::Relaxed);
-    }
-}
-
 /// A transfer over one connection for as long as `beside` takes, from a cold start. Returns the bytes that arrived in the first while.
 fn transfer(to: SocketAddr, direction: Direction, at_service: &AtomicU64, lasts: Duration, beside: impl FnOnce()) -> u64 {
     let mut stream = services::connect(to);
@@ -105,7 +92,7 @@ fn transfer(to: SocketAddr, direction: Direction, at_service: &AtomicU64, lasts:
         let arrived = if direction == Direction::Up { at_service } else { &here };
         let before = arrived.load(Ordering::Relaxed);
         stream.write_all(if direction == Direction::Up { b"u" } else { b"d" }).unwrap();
-        scope.spawn(|| if direction == Direction::Up { pour(&stream) } else { drain(&stream, &here) });
+        scope.spawn(|| if direction == Direction::Up { services::pour(&stream) } else { services::count(&stream, &here) });
         let measured = scope.spawn(move || {
             wait::pause(lasts.saturating_sub(started.elapsed()));
             arrived.load(Ordering::Relaxed) - before

@@ -5,7 +5,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -14,6 +14,20 @@ use std::{
 use socket2::SockRef;
 
 use super::{bytes, wait};
+
+/// Writes random bytes until the connection takes no more.
+pub fn pour(mut stream: &TcpStream) {
+    let block = bytes::random(1, 256 << 10);
+    while stream.write_all(&block).is_ok() {}
+}
+
+/// Reads until the connection ends, and counts what arrived.
+pub fn count(mut stream: &TcpStream, arrived: &AtomicU64) {
+    let mut block = vec![0; 256 << 10];
+    while let Ok(count @ 1..) = stream.read(&mut block) {
+        arrived.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
 
 /// How reading from a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

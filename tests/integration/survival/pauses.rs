@@ -20,7 +20,6 @@ use super::{
     ticks::Ticks,
 };
 use crate::support::{
-    bytes,
     proxy::{Cut, Path, Proxy},
     saboteur::Saboteur,
     services::{self, Ending, Service},
@@ -127,25 +126,13 @@ fn bulk() -> (Service, Arc<AtomicU64>) {
     let service = Service::start(move |mut stream| {
         let mut command = [0];
         match stream.read(&mut command) {
-            Ok(1) if command[0] == b'd' => pour(stream),
-            Ok(1) => drain(stream, &counter),
+            Ok(1) if command[0] == b'd' => services::pour(stream),
+            Ok(1) => services::count(stream, &counter),
             _ => {}
         }
         Ending::Clean
     });
     (service, arrived)
-}
-
-fn pour(mut stream: &TcpStream) {
-    let block = bytes::random(1, 256 << 10);
-    while stream.write_all(&block).is_ok() {}
-}
-
-fn drain(mut stream: &TcpStream, arrived: &AtomicU64) {
-    let mut block = vec![0; 256 << 10];
-    while let Ok(count @ 1..) = stream.read(&mut block) {
-        arrived.fetch_add(count as u64, Ordering::Relaxed);
-    }
 }
 
 /// Megabytes a second that arrive within a while.
@@ -166,7 +153,7 @@ fn share_under_cuts(lab: &Lab, methods: Methods, arrived: &Arc<AtomicU64>, comma
         for mut stream in &streams {
             stream.set_write_timeout(None).unwrap();
             stream.write_all(&[command]).unwrap();
-            scope.spawn(move || if command == b'd' { drain(stream, arrived) } else { pour(stream) });
+            scope.spawn(move || if command == b'd' { services::count(stream, arrived) } else { services::pour(stream) });
         }
         rate(arrived, Duration::from_secs(1));
         for round in 0..ROUNDS {
