@@ -141,7 +141,7 @@ async fn sink(stream: &TunnelStream, method: CompressMethod) -> Result<(), RawEr
         failed = reporting => return failed,
     }
     // What was cut off in between was waiting for room: eight bytes are sent whole.
-    RawSender::send_all(&mut sender, report(received.load(Relaxed))).await?;
+    sender.send_all(report(received.load(Relaxed))).await?;
     stream.finish();
     Ok(())
 }

@@ -9,6 +9,18 @@ use crate::compress::{CompressError, CompressMethod, Compressor, Decompressor, M
 /// What a compressed chunk may take beyond its raw bytes, in bytes.
 const CHUNK_OVERHEAD: usize = max_wire_length(1) - 1;
 
+/// How many raw bytes may be taken, so that what becomes of them fits into this room of the stream: at least one.
+pub(super) fn raw_room(room: usize) -> usize {
+    room.saturating_sub(CHUNK_OVERHEAD).clamp(1, MAX_CHUNK)
+}
+
+/// What a compressor makes of `raw`.
+pub(super) fn compressed(compressor: &mut Compressor, raw: &[u8]) -> Bytes {
+    let mut wire = BytesMut::with_capacity(max_wire_length(raw.len()));
+    compressor.compress(raw, &mut wire);
+    wire.freeze()
+}
+
 /// Why a direction cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RawError {
@@ -44,9 +56,9 @@ impl<'s> RawSender<'s> {
     /// Nothing was sent when the future is dropped.
     pub async fn send(&mut self, content: &Bytes) -> Result<usize, RawError> {
         let room = self.stream.write_room().await?;
-        let length = room.saturating_sub(CHUNK_OVERHEAD).clamp(1, MAX_CHUNK).min(content.len());
+        let length = raw_room(room).min(content.len());
         let raw = content.slice(..length);
-        let wire = if self.method == CompressMethod::Null { raw } else { self.compressed(&raw) };
+        let wire = if self.method == CompressMethod::Null { raw } else { compressed(&mut self.compressor, &raw) };
         self.stream.write(wire)?;
         Ok(length)
     }
@@ -64,12 +76,6 @@ impl<'s> RawSender<'s> {
             let _ = content.split_to(sent);
         }
         Ok(())
-    }
-
-    fn compressed(&mut self, raw: &[u8]) -> Bytes {
-        let mut wire = BytesMut::with_capacity(max_wire_length(raw.len()));
-        self.compressor.compress(raw, &mut wire);
-        wire.freeze()
     }
 }
 

@@ -24,14 +24,14 @@ use futures_util::FutureExt;
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, task::JoinSet};
 
-use super::stream::{TunnelStream, TunnelStreamError};
+use super::{
+    raw::{compressed, raw_room},
+    stream::{TunnelStream, TunnelStreamError},
+};
 use crate::{
-    compress::{CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK, max_wire_length},
+    compress::{CompressError, CompressMethod, Compressor, Decompressor},
     mux::ResetCode,
 };
-
-/// What a compressed chunk may take beyond its raw bytes, in bytes.
-const CHUNK_OVERHEAD: usize = max_wire_length(1) - 1;
 
 /// Reads smaller than this are copied out of the buffer, so that the buffer can be used for the next read, in bytes.
 const COPIED_BELOW: usize = 8 * 1024;
@@ -214,9 +214,7 @@ impl Ends {
     /// What `raw` is in the tunnel; leaves the buffer to be used again where that is cheaper than giving it away.
     fn wire(&self, compressor: &mut Compressor, raw: &mut BytesMut) -> Bytes {
         if self.method != CompressMethod::Null {
-            let mut wire = BytesMut::with_capacity(raw.len().saturating_add(CHUNK_OVERHEAD));
-            compressor.compress(raw, &mut wire);
-            return wire.freeze();
+            return compressed(compressor, raw);
         }
         if raw.len() < COPIED_BELOW { Bytes::copy_from_slice(raw) } else { raw.split().freeze() }
     }
@@ -228,7 +226,7 @@ impl Ends {
             room = self.stream.write_room() => room?,
             error = self.socket_error() => return Err(error.into()),
         };
-        Ok(room.saturating_sub(CHUNK_OVERHEAD).clamp(1, MAX_CHUNK))
+        Ok(raw_room(room))
     }
 
     /// Whether an end of file is none. The system tells of a reset once: when a write has heard of it first, a read finds an end of file. It has
