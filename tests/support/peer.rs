@@ -1,7 +1,7 @@
 //! One end of a link in the test's own hands: a role before a real master, or a master before real roles. Says whatever the test wants.
 
 use std::{
-    io,
+    io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
@@ -21,7 +21,37 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// The peer at the other end of a WebSocket.
 pub struct Peer {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Steady>,
+}
+
+/// A socket whose reads begin again after a signal: the system does not do that for reads with a time limit, and a WebSocket's opening handshake would
+/// take it for a failure.
+struct Steady(TcpStream);
+
+impl Read for Steady {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Write for Steady {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// What a look at the socket found.
@@ -42,7 +72,7 @@ impl Peer {
         // The first answer may take as long as a busy machine wants; a single look is short.
         stream.set_read_timeout(Some(wait::PATIENCE)).expect("a limit for reading");
         let config = WebSocketConfig::default().read_buffer_size(4096).max_message_size(None).max_frame_size(None);
-        let upgraded = tungstenite::client::client_with_config(format!("ws://{master}/"), stream, Some(config));
+        let upgraded = tungstenite::client::client_with_config(format!("ws://{master}/"), Steady(stream), Some(config));
         let (socket, _) = upgraded.expect("the master upgrades");
         Peer::over(socket)
     }
@@ -51,12 +81,12 @@ impl Peer {
     pub fn accept(listener: &TcpListener) -> Peer {
         let (stream, _) = listener.accept().expect("a role connects");
         stream.set_read_timeout(Some(wait::PATIENCE)).expect("a limit for reading");
-        Peer::over(tungstenite::accept(stream).expect("the role asks for a WebSocket"))
+        Peer::over(tungstenite::accept(Steady(stream)).expect("the role asks for a WebSocket"))
     }
 
-    fn over(socket: WebSocket<TcpStream>) -> Peer {
-        socket.get_ref().set_read_timeout(Some(LOOK)).expect("a limit for one look");
-        socket.get_ref().set_nodelay(true).expect("no delay");
+    fn over(socket: WebSocket<Steady>) -> Peer {
+        socket.get_ref().0.set_read_timeout(Some(LOOK)).expect("a limit for one look");
+        socket.get_ref().0.set_nodelay(true).expect("no delay");
         Peer { socket }
     }
 
