@@ -1,7 +1,7 @@
 //! The three roles in this process, each on a thread and a runtime of its own: what the thread allocates, the role does. Between them are
 //! sockets, as between processes.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use allocation_counter::AllocationInfo;
 use anyhow::Context;
@@ -174,6 +174,7 @@ async fn start_master() -> anyhow::Result<(Counting, SocketAddr)> {
             healthz: false,
             limits: Limits::default(),
             timing: MasterTiming::default(),
+            threads: NonZeroUsize::MIN,
         })?;
         // Somebody waits for it, or the run has ended.
         let _ = listening.send(master.local_addr());

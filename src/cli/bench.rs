@@ -16,8 +16,7 @@ use super::{
     ConfigFile,
     roles::{port_parameters, uplink},
     signals::{Signals, run_until_signal},
-    table,
-    threads::Threads,
+    table, threads,
 };
 use crate::{
     bench::{Data, MeasureError, Measured, PLACES, Plan, Progress, UnknownData},
@@ -106,7 +105,7 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
         bail!("{} is a {}'s: `report bench` takes the configuration of a client", file.display(), loaded.config.role.name());
     };
     let port = chosen(config, arguments.mark.as_deref()).with_context(|| file.display().to_string())?;
-    let runtime = Threads::for_ports(std::slice::from_ref(port)).runtime()?;
+    let runtime = threads::of_a_role()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().context("cannot receive signals")?;
         let cancel = CancellationToken::new();

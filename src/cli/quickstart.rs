@@ -19,7 +19,7 @@ use super::{
     page,
     roles::Ready,
     run::run_with_signals,
-    threads::Threads,
+    threads,
 };
 use crate::{
     config::{AddressError, HostPort},
@@ -59,7 +59,7 @@ fn service_address(text: &str) -> Result<HostPort, AddressError> {
 pub fn quickstart(arguments: QuickstartArguments) -> anyhow::Result<ExitCode> {
     telemetry::start(Level::WARN)?;
     // The page and three roles end one after the other.
-    run_with_signals(Threads::All, GRACE_PERIOD.saturating_mul(4), async |cancel| serve(arguments, cancel).await)
+    run_with_signals(threads::of_several_roles()?, GRACE_PERIOD.saturating_mul(4), async |cancel| serve(arguments, cancel).await)
 }
 
 async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> anyhow::Result<()> {

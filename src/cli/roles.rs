@@ -5,6 +5,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 
+use super::threads;
 use crate::{
     client::{Client, ClientParameters, ClientPort},
     config::{ByteSize, ClientConfig, Config, HostPort, LinkConfig, MasterConfig, PortConfig, RoleConfig, ServerConfig},
@@ -102,6 +103,7 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         healthz: config.healthz,
         limits,
         timing: MasterTiming { heartbeat: timing(config.heartbeat), ..MasterTiming::default() },
+        threads: threads::for_links(),
     })?)
 }
 

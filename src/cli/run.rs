@@ -3,15 +3,19 @@
 use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     roles::Ready,
     signals::{Signals, run_until_drained},
-    threads::Threads,
+    threads,
     warnings::warnings,
 };
-use crate::{config, telemetry};
+use crate::{
+    config::{self, RoleConfig},
+    telemetry,
+};
 
 /// Runs the role that the file names until a signal ends it.
 ///
@@ -24,7 +28,11 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let grace_period = loaded.config.role.grace_period();
-    run_with_signals(Threads::of(&loaded.config.role), grace_period, async |cancel| {
+    let runtime = match loaded.config.role {
+        RoleConfig::Master(_) => threads::of_a_master()?,
+        RoleConfig::Server(_) | RoleConfig::Client(_) => threads::of_a_role()?,
+    };
+    run_with_signals(runtime, grace_period, async |cancel| {
         let ready = Ready::prepare(&loaded.config).await?;
         let listens_at = ready.local_addresses();
         tracing::info!(role = loaded.config.role.name(), ?listens_at, version = env!("CARGO_PKG_VERSION"), "started");
@@ -33,16 +41,15 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Runs `role` on a runtime of its own; signals cancel its token, see [`run_until_drained`].
+/// Runs `role` on this runtime; signals cancel its token, see [`run_until_drained`].
 ///
 /// # Errors
 /// That of the role, or that it did not end in time.
 pub(super) fn run_with_signals(
-    threads: Threads,
+    runtime: Runtime,
     grace_period: Duration,
     role: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
-    let runtime = threads.runtime()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().context("cannot receive signals")?;
         let cancel = CancellationToken::new();

@@ -1,54 +1,51 @@
 //! How many threads a process works with. A task that wakes one of another thread costs a call to the system and a switch between the two, which on a
-//! busy link is as much as moving the bytes; a thread more is worth that only when there is work for it (docs/performance.md has the measurements).
+//! busy link is as much as moving the bytes (docs/performance.md has the measurements). So a role has one thread, and hands to others only what is worth it:
+//! a master its links, in groups, and the ends of a tunnel what several connections compress at the same time.
+
+use std::num::NonZeroUsize;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{
-    compress::CompressMethod,
-    config::{PortConfig, RoleConfig},
-    crypto::EncryptMethod,
-};
-
-/// Set by who knows better than [`Threads::of`]; read by tokio too.
+/// Set by who knows better; what tokio itself reads too.
 const OVERRIDE: &str = "TOKIO_WORKER_THREADS";
 
-/// The threads of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Threads {
-    /// One for everything: a role has one busy link, whose messages are made and opened one after the other.
-    One,
-    /// One for each processor.
-    All,
+/// The runtime of a role: one thread, unless [`OVERRIDE`] says another number.
+///
+/// # Errors
+/// When the system refuses.
+pub(super) fn of_a_role() -> anyhow::Result<Runtime> {
+    match chosen() {
+        Some(count) if count > NonZeroUsize::MIN => of_several_roles(),
+        _ => start(&mut Builder::new_current_thread()),
+    }
 }
 
-impl Threads {
-    /// What a role needs: a master has many links, and what compresses or runs in CFB mode has more to do for a byte than a thread beside the link's
-    /// should wait for.
-    pub(super) fn of(role: &RoleConfig) -> Self {
-        match role {
-            RoleConfig::Master(_) => Threads::All,
-            RoleConfig::Server(server) => Self::for_ports(&server.ports),
-            RoleConfig::Client(client) => Self::for_ports(&client.ports),
-        }
-    }
+/// The runtime of a master, whose links have threads of their own.
+///
+/// # Errors
+/// When the system refuses.
+pub(super) fn of_a_master() -> anyhow::Result<Runtime> {
+    start(&mut Builder::new_current_thread())
+}
 
-    /// What these ports need.
-    pub(super) fn for_ports(ports: &[PortConfig]) -> Self {
-        let is_light =
-            |port: &PortConfig| port.compress_method == CompressMethod::Null && port.encrypt_method != EncryptMethod::Aes128Cfb;
-        if ports.iter().all(is_light) { Threads::One } else { Threads::All }
-    }
+/// A runtime for what would otherwise be several processes: a thread for each processor, or as many as [`OVERRIDE`] says.
+///
+/// # Errors
+/// When the system refuses.
+pub(super) fn of_several_roles() -> anyhow::Result<Runtime> {
+    start(&mut Builder::new_multi_thread())
+}
 
-    /// A runtime with so many, unless [`OVERRIDE`] is set.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub(super) fn runtime(self) -> anyhow::Result<Runtime> {
-        let mut builder = match self {
-            Threads::One if std::env::var_os(OVERRIDE).is_none() => Builder::new_current_thread(),
-            Threads::One | Threads::All => Builder::new_multi_thread(),
-        };
-        builder.enable_all().thread_name("report").build().context("cannot start the runtime")
-    }
+/// On how many threads a master serves its links: one for each processor, or as many as [`OVERRIDE`] says.
+pub(super) fn for_links() -> NonZeroUsize {
+    chosen().or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+}
+
+fn chosen() -> Option<NonZeroUsize> {
+    std::env::var(OVERRIDE).ok()?.parse().ok()
+}
+
+fn start(builder: &mut Builder) -> anyhow::Result<Runtime> {
+    builder.enable_all().thread_name("report").build().context("cannot start the runtime")
 }

@@ -5,7 +5,7 @@
 //!  limits       deadlines for each         throttle    registry       queue, memory
 //! ```
 //!
-//! Every connection is one task. Shutdown flows down, completion flows up: [`Master::run`] returns when all of them have ended.
+//! Every connection is one task, on one of the master's threads. Shutdown flows down, completion flows up: [`Master::run`] returns when all of them have ended.
 
 mod accept;
 mod attend;
@@ -16,6 +16,7 @@ mod memory;
 mod queue;
 mod registry;
 mod relay;
+mod threads;
 mod throttle;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
@@ -35,7 +37,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use self::{auth::Gate, http::Endpoint, limits::Admission, relay::Switch};
+use self::{auth::Gate, http::Endpoint, limits::Admission, relay::Switch, threads::Threads};
 use crate::{
     crypto::LinkKey,
     frame::{Code, Frame, Notice},
@@ -75,6 +77,8 @@ pub struct MasterParameters {
     pub limits: Limits,
     /// How long things may take.
     pub timing: MasterTiming,
+    /// On how many threads links are served: the one that runs the master, and others of its own.
+    pub threads: NonZeroUsize,
 }
 
 /// A certificate chain and its key, both PEM, which are read again when they change.
@@ -128,6 +132,9 @@ pub enum MasterError {
         /// What the system says.
         source: io::Error,
     },
+    /// The system gives it no more threads.
+    #[error("master: cannot start a thread: {0}; raise the limit of processes (ulimit -u)")]
+    Threads(#[source] io::Error),
     /// The certificate cannot be used.
     #[error("master: {0}")]
     Tls(#[from] TlsError),
@@ -153,6 +160,7 @@ struct Shared {
     admission: Arc<Admission>,
     switch: Arc<Switch>,
     next_link: AtomicU64,
+    threads: Threads,
     tasks: TaskTracker,
     /// Nobody is let in any more, and links are asked to go.
     draining: CancellationToken,
@@ -172,7 +180,7 @@ impl Master {
     /// # Errors
     /// When an address cannot be listened at, or the certificate cannot be used.
     pub fn bind(parameters: MasterParameters) -> Result<Self, MasterError> {
-        let MasterParameters { listen_at, path, link_key, tls, healthz, limits, timing } = parameters;
+        let MasterParameters { listen_at, path, link_key, tls, healthz, limits, timing, threads } = parameters;
         if listen_at.is_empty() {
             return Err(MasterError::NoAddress);
         }
@@ -201,6 +209,7 @@ impl Master {
             switch: Switch::new(&limits),
             limits,
             next_link: AtomicU64::new(1),
+            threads: Threads::start(threads).map_err(MasterError::Threads)?,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             ending: CancellationToken::new(),

@@ -9,6 +9,18 @@ use super::frame::StreamId;
 /// What a stream may send in a round, in bytes: enough that the headers are small beside it, few enough that a round is short.
 pub const QUANTUM: i64 = 16 * 1024;
 
+/// And at most, on a path that takes that in no time: a message, so that the receiver's application is given as much at a time.
+const QUANTUM_MAX: i64 = 64 * 1024;
+
+/// Where a round of as many streams takes no longer than what is under way, which is about a round trip, a quantum may be longer.
+const STREAMS_OF_A_ROUND_TRIP: u64 = 4;
+
+/// The quantum while so many bytes are under way.
+pub fn quantum(under_way_bytes: u64) -> i64 {
+    let share = under_way_bytes / STREAMS_OF_A_ROUND_TRIP;
+    i64::try_from(share).unwrap_or(QUANTUM_MAX).clamp(QUANTUM, QUANTUM_MAX)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Queue {
     New,
@@ -37,8 +49,8 @@ impl Schedule {
         self.deficits.is_empty()
     }
 
-    /// The stream that sends next, and how many bytes it may send; call [`Schedule::sent`] for it afterwards.
-    pub fn next(&mut self) -> Option<(StreamId, usize)> {
+    /// The stream that sends next, and how many bytes it may send; call [`Schedule::sent`] for it afterwards. Whose turn is over gets `quantum` for the next.
+    pub fn next(&mut self, quantum: i64) -> Option<(StreamId, usize)> {
         // Nobody waits for its turn: one long frame costs the receiver less than several short ones. What is too much is subtracted all the same.
         let alone = self.deficits.len() == 1;
         loop {
@@ -47,7 +59,7 @@ impl Schedule {
             if *deficit > 0 {
                 return Some((stream, if alone { usize::MAX } else { usize::try_from(*deficit).unwrap_or(0) }));
             }
-            *deficit = deficit.saturating_add(QUANTUM);
+            *deficit = deficit.saturating_add(quantum);
             self.pop(queue);
             self.old.push_back(stream);
         }
@@ -95,7 +107,7 @@ mod tests {
     fn run(schedule: &mut Schedule, rounds: usize) -> HashMap<StreamId, usize> {
         let mut sent = HashMap::new();
         for _ in 0..rounds {
-            let (stream, room) = schedule.next().unwrap();
+            let (stream, room) = schedule.next(QUANTUM).unwrap();
             *sent.entry(stream).or_default() += room;
             schedule.sent(room, true);
         }
@@ -116,9 +128,9 @@ mod tests {
         (0..5).for_each(|id| schedule.add(StreamId(id)));
         run(&mut schedule, 20);
         schedule.add(StreamId(9));
-        assert_eq!(schedule.next().map(|(stream, _)| stream), Some(StreamId(9)));
+        assert_eq!(schedule.next(QUANTUM).map(|(stream, _)| stream), Some(StreamId(9)));
         schedule.sent(10, false);
-        assert_ne!(schedule.next().map(|(stream, _)| stream), Some(StreamId(9)));
+        assert_ne!(schedule.next(QUANTUM).map(|(stream, _)| stream), Some(StreamId(9)));
     }
 
     #[test]
@@ -128,7 +140,7 @@ mod tests {
         let mut others = 0_usize;
         for _ in 0..1000 {
             schedule.add(StreamId(2));
-            let (stream, room) = schedule.next().unwrap();
+            let (stream, room) = schedule.next(QUANTUM).unwrap();
             schedule.sent(room, stream == StreamId(1));
             others += usize::from(stream == StreamId(1));
         }

@@ -8,6 +8,7 @@ use super::{
     Event, Mux, StreamId, TunnelFrame,
     frame::{self, DATA_OVERHEAD, FRAME_MAX},
     round_trip::Progress,
+    schedule,
     stream::{End, Stream, Update},
 };
 
@@ -149,7 +150,8 @@ impl Mux {
         if room < DATA_MIN {
             return false;
         }
-        let Some((id, share)) = self.schedule.next() else { return false };
+        let under_way = self.load.kept.saturating_sub(self.load.unsent);
+        let Some((id, share)) = self.schedule.next(schedule::quantum(under_way)) else { return false };
         let credit = self.tunnel_limit.saturating_sub(self.tunnel_sent);
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.opening.due().is_none()) else {
             self.schedule.sent(0, false);

@@ -49,6 +49,7 @@ fn parameters() -> MasterParameters {
         healthz: false,
         limits: Limits::default(),
         timing: MasterTiming::default(),
+        threads: NonZeroUsize::MIN,
     }
 }
 

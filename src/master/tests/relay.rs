@@ -20,6 +20,29 @@ async fn a_channel_carries_both_ways_with_the_number_exchanged() {
 }
 
 #[tokio::test]
+async fn links_of_different_threads_are_joined() {
+    let master = start_with(|parameters| parameters.threads = NonZeroUsize::new(3).expect("three"));
+    let mut server = master.server(1, &[PORT]).await;
+    // Three groups of links and some more: the first clients are where the server is, the last ones are not.
+    let mut clients = Vec::new();
+    for instance in 2..60 {
+        let mut client = master.client(instance).await;
+        client.attach(u32::from(instance), PORT).await;
+        let channel = server.answer().await;
+        clients.push((client, u32::from(instance), channel));
+    }
+    for (client, own, channel) in &mut clients {
+        client.expect_data(*own, b"answer").await;
+        client.data(*own, &[*own as u8; 50_000]).await;
+        server.expect_data(*channel, &[*own as u8; 50_000]).await;
+        server.data(*channel, b"back").await;
+        client.expect_data(*own, b"back").await;
+    }
+    drop(clients);
+    until("the memory is given back", || master.shared.switch.used_bytes() == 0).await;
+}
+
+#[tokio::test]
 async fn an_attach_waits_for_a_server_and_is_matched_when_it_registers() {
     let master = start();
     let mut client = master.client(2).await;
