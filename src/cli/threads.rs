@@ -1,6 +1,6 @@
 //! How many threads a process works with. A task that wakes one of another thread costs a call to the system and a switch between the two, which on a
-//! busy link is as much as moving the bytes (docs/performance.md has the measurements). So a role has one thread, and hands to others only what is worth it:
-//! a master its links, in groups, and the ends of a tunnel what several connections compress at the same time.
+//! busy link is as much as moving the bytes (docs/performance.md has the measurements). So a role has one thread,
+//! unless it is told otherwise, but for a master, whose links are spread over the processors in groups.
 
 use std::num::NonZeroUsize;
 

@@ -27,6 +27,13 @@ const SCHEDULING: Duration = Duration::from_millis(10);
 /// millisecond of it.
 const SCHEDULED_MAX: f64 = 512.0 * 1024.0;
 
+/// The same while a stream that moves little waits beside those that move much: what is more stands before its answer. Such a path still carries most of
+/// its throughput.
+const SCHEDULED_MAX_BESIDE: f64 = 96.0 * 1024.0;
+
+/// A stream that moves little has company for so long after it was last heard of: somebody who types pauses.
+const BESIDE_FOR: Duration = Duration::from_secs(1);
+
 /// Beside all that, in bytes. Of tunnels that share a path the one with the smaller share gains by it, so that shares become equal.
 const EVEN_SHARE: f64 = 16.0 * 1024.0;
 
@@ -130,6 +137,8 @@ pub struct Delivery {
     /// Quiet round trips in a row that were longer than the least one, and the shortest of them.
     longer: (u8, Duration),
     probed: Option<Instant>,
+    /// The last stream for which something came though it moves little, and when.
+    little: Option<(u64, Instant)>,
 }
 
 #[derive(Debug)]
@@ -188,6 +197,7 @@ impl Delivery {
             both_ways: false,
             longer: (0, Duration::MAX),
             probed: None,
+            little: None,
         }
     }
 
@@ -233,6 +243,16 @@ impl Delivery {
         }
     }
 
+    /// Something came for `stream`, which moves little, or has only begun.
+    pub fn little_came(&mut self, now: Instant, stream: u64) {
+        self.little = Some((stream, now));
+    }
+
+    /// Something came for `stream`, which moves much: it is no company to others.
+    pub fn much_came(&mut self, stream: u64) {
+        self.little.take_if(|(little, _)| *little == stream);
+    }
+
     /// `received` bytes have come in all, and `limit` may.
     pub fn arrived(&mut self, now: Instant, received: u64, limit: u64) {
         if let Phase::Probe(probe) = &mut self.phase {
@@ -264,8 +284,9 @@ impl Delivery {
         let lifetime = self.least_round_trip().saturating_mul(RATE_LIFETIME_ROUND_TRIPS).max(RATE_LIFETIME_MIN);
         self.rate.add(now, rate, is_queued, lifetime);
         let is_full = is_queued || self.used_up;
+        let scheduled = self.scheduled(now, rate);
         let is_too_small = granted.is_some_and(|granted| {
-            rate * self.least_round_trip().as_secs_f64() * USED_UP_WITHIN >= granted as f64 || scheduled(rate) > self.size as f64
+            rate * self.least_round_trip().as_secs_f64() * USED_UP_WITHIN >= granted as f64 || scheduled > self.size as f64
         });
         match &mut self.phase {
             Phase::StartUp { best_rate, flat_rounds } => {
@@ -279,22 +300,28 @@ impl Delivery {
                 if *flat_rounds >= FLAT_ROUNDS {
                     // The queue of start-up is no reason for a probe.
                     self.probed = Some(now);
-                    self.cruise();
+                    self.cruise(now);
                 } else if is_too_small && (grows || !is_queued) {
                     self.size = self.size.saturating_mul(2).min(self.max);
                 }
             }
-            Phase::Cruise => self.cruise(),
+            Phase::Cruise => self.cruise(now),
             Phase::Probe(_) => {}
         }
     }
 
-    fn cruise(&mut self) {
+    fn cruise(&mut self, now: Instant) {
         self.phase = Phase::Cruise;
         let rate = self.rate.best();
         let gain = if self.both_ways { GAIN_BOTH_WAYS } else { GAIN };
         let path = gain * rate * self.least_round_trip().as_secs_f64();
-        self.set_size(path.max(scheduled(rate)));
+        self.set_size(path.max(self.scheduled(now, rate)));
+    }
+
+    /// What the ends need at this rate, however short the path, in bytes.
+    fn scheduled(&self, now: Instant, rate: f64) -> f64 {
+        let has_company = self.little.is_some_and(|(_, at)| now.saturating_duration_since(at) < BESIDE_FOR);
+        (rate * SCHEDULING.as_secs_f64()).min(if has_company { SCHEDULED_MAX_BESIDE } else { SCHEDULED_MAX })
     }
 
     fn set_size(&mut self, bytes: f64) {
@@ -386,7 +413,7 @@ impl Delivery {
         self.probed = Some(now);
         self.queued_since = None;
         self.round = None;
-        self.cruise();
+        self.cruise(now);
         if time > before.mul_f64(ANOTHER_PATH).saturating_add(JITTER) {
             self.phase = Phase::START;
         }
@@ -412,9 +439,4 @@ impl BestRate {
             self.now = self.now.max(rate);
         }
     }
-}
-
-/// What the ends need at this rate, however short the path, in bytes.
-fn scheduled(rate: f64) -> f64 {
-    (rate * SCHEDULING.as_secs_f64()).min(SCHEDULED_MAX)
 }

@@ -8,7 +8,10 @@ use std::{
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::*;
+use super::{
+    delivery::{Delivery, Sample},
+    *,
+};
 
 const TICK: Duration = Duration::from_micros(500);
 const MESSAGE: usize = 64 * 1024;
@@ -382,4 +385,37 @@ fn a_path_that_becomes_many_times_longer_while_little_flows_or_much_is_filled_fr
         let queue = world.queue(SERVER, since, 0.5);
         assert!(share > 0.9 && queue < 0.4, "quiet {quiet}: {share} {queue}");
     }
+}
+
+/// What a path of a gigabyte a second and no length is given, after some time at this rate.
+fn window_on_loopback(delivery: &mut Delivery, now: &mut Instant, received: &mut u64) -> u64 {
+    const STEP: Duration = Duration::from_micros(100);
+    for _ in 0..2000 {
+        let sample = Sample { sent: *now, round_trip: STEP, used_up: true, both_ways: false, quiet: false };
+        delivery.answered(*now, sample);
+        delivery.told(*now, *received, *received + delivery.size());
+        *now += STEP;
+        *received += 100_000;
+        delivery.arrived(*now, *received, *received + delivery.size());
+    }
+    delivery.size()
+}
+
+#[test]
+fn a_stream_that_moves_little_keeps_the_window_of_a_short_path_small_while_it_is_heard_of() {
+    let (mut now, mut received) = (Instant::now(), 0);
+    let mut delivery = Delivery::new(now, 256 * 1024, 16 << 20);
+    let alone = window_on_loopback(&mut delivery, &mut now, &mut received);
+    delivery.little_came(now, 7);
+    let beside = window_on_loopback(&mut delivery, &mut now, &mut received);
+    assert!(alone > 500 * 1024 && beside < 150 * 1024, "{alone} {beside}");
+    delivery.much_came(8);
+    assert_eq!(window_on_loopback(&mut delivery, &mut now, &mut received), beside, "another one moves much");
+    delivery.much_came(7);
+    assert_eq!(window_on_loopback(&mut delivery, &mut now, &mut received), alone, "it was the beginning of much");
+    delivery.little_came(now, 9);
+    let _ = window_on_loopback(&mut delivery, &mut now, &mut received);
+    now += Duration::from_secs(1);
+    let later = window_on_loopback(&mut delivery, &mut now, &mut received);
+    assert!(later > 500 * 1024, "{later}");
 }

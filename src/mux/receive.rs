@@ -10,6 +10,12 @@ use super::{
     stream::{End, Stream, Update},
 };
 
+/// What a keystroke, a prompt or a small answer is at most, in bytes.
+const LITTLE_AT_A_TIME: u64 = 1024;
+
+/// A stream that moves little has moved no more within the time in which another would use its window up, in bytes.
+const LITTLE: u64 = 16 * 1024;
+
 impl Mux {
     /// Takes a message of the peer.
     ///
@@ -121,6 +127,11 @@ impl Mux {
             stream.receive.skip(length);
             self.discard(now, id);
             return Ok(());
+        }
+        if stream.receive.window().consumed_lately() > LITTLE {
+            self.window.delivery().much_came(id.0);
+        } else if length <= LITTLE_AT_A_TIME {
+            self.window.delivery().little_came(now, id.0);
         }
         stream.receive.receive(bytes);
         if std::mem::take(&mut stream.wants_read) {

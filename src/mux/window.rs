@@ -59,6 +59,11 @@ impl StreamWindow {
         self.consumed
     }
 
+    /// How many of them since it was last seen whether the window is used up.
+    pub fn consumed_lately(&self) -> u64 {
+        self.consumed.saturating_sub(self.mark)
+    }
+
     /// `bytes` went to the application. Says whether the peer should hear of it at once.
     pub fn consume(&mut self, now: Instant, bytes: u64, growth: &Growth) -> bool {
         self.consumed = self.consumed.saturating_add(bytes);
@@ -70,7 +75,7 @@ impl StreamWindow {
         let since = *self.since.get_or_insert(now);
         let in_time = now.saturating_duration_since(since) < growth.within;
         // A sender leaves the last of its credit alone when it is too little for a message: three quarters count as all.
-        let is_used_up = self.consumed.saturating_sub(self.mark) >= self.size.saturating_sub(self.size / 4);
+        let is_used_up = self.consumed_lately() >= self.size.saturating_sub(self.size / 4);
         if is_used_up && in_time {
             self.size = self.size.saturating_mul(2).max(growth.at_least).min(growth.max).max(self.size);
         }
