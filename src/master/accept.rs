@@ -11,7 +11,7 @@ use std::{
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
-use super::{Shared, attend::attend, http::Upgraded, limits::Permit, threads::Seat};
+use super::{Shared, attend::attend, http::Upgraded, limits::Permit};
 use crate::link::{MessageSocket, accept::upgraded, tcp, websocket::ByteStream};
 
 /// How long nothing is accepted after the system had no room for another connection: it makes some only when others end.
@@ -51,16 +51,15 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permit) {
     let number = shared.next_link.fetch_add(1, Relaxed);
     let span = info_span!("link", link = number, %peer, visitor = Empty, role = Empty);
-    let Some(seat) = shared.threads.seat() else { return };
-    let runtime = seat.runtime.clone();
-    let moving = match moving(stream, &seat) {
-        Ok(moving) => moving,
+    let seat = shared.threads.seat();
+    let (runtime, sent) = match seat.send(stream) {
+        Ok(sent) => (seat.runtime(), sent),
         Err(error) => return debug!(%error, "the connection is gone already"),
     };
     let task = {
         let shared = Arc::clone(shared);
         async move {
-            let Ok(stream) = moving.arrive() else { return };
+            let Ok(stream) = sent.arrive() else { return };
             // Boxed one by one, so that a link at rest keeps nothing of TLS's or hyper's beginnings.
             let negotiated = shared.draining.run_until_cancelled(Box::pin(negotiate(&shared, stream)));
             if let Some(Some((socket, forwarded_for))) = negotiated.await {
@@ -72,27 +71,6 @@ fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permi
         }
     };
     shared.tasks.spawn_on(task.instrument(span), &runtime);
-}
-
-/// A connection on its way to the thread that serves it.
-enum Moving {
-    Here(TcpStream),
-    /// No runtime knows it.
-    Elsewhere(std::net::TcpStream),
-}
-
-fn moving(stream: TcpStream, seat: &Seat) -> io::Result<Moving> {
-    if seat.is_elsewhere { stream.into_std().map(Moving::Elsewhere) } else { Ok(Moving::Here(stream)) }
-}
-
-impl Moving {
-    /// On the thread that serves it.
-    fn arrive(self) -> io::Result<TcpStream> {
-        match self {
-            Moving::Here(stream) => Ok(stream),
-            Moving::Elsewhere(stream) => TcpStream::from_std(stream),
-        }
-    }
 }
 
 /// Who is behind a connection: the peer, or whom a proxy on this machine speaks for. Others could claim anything.

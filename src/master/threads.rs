@@ -14,7 +14,10 @@ use std::{
     thread::JoinHandle,
 };
 
-use tokio::runtime::{Builder, Handle};
+use tokio::{
+    net::TcpStream,
+    runtime::{Builder, Handle},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -23,8 +26,8 @@ const GROUP: usize = 16;
 
 /// The threads of a master. The first is the one that made it.
 pub(super) struct Threads {
-    seats: Vec<Seats>,
-    others: Vec<JoinHandle<()>>,
+    first: Seats,
+    others: Vec<(Seats, JoinHandle<()>)>,
     over: CancellationToken,
 }
 
@@ -34,18 +37,13 @@ struct Seats {
     taken: Arc<AtomicUsize>,
 }
 
-/// A connection's place on a thread, until it is dropped.
-pub(super) struct Seat {
-    /// Where it is served.
-    pub(super) runtime: Handle,
-    /// Whether that is another thread than the one that accepts.
-    pub(super) is_elsewhere: bool,
-    taken: Arc<AtomicUsize>,
-}
+impl Seats {
+    fn of(runtime: Handle) -> Self {
+        Seats { runtime, taken: Arc::default() }
+    }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(1, Relaxed);
+    fn groups(&self) -> usize {
+        self.taken.load(Relaxed) / GROUP
     }
 }
 
@@ -55,30 +53,31 @@ impl Threads {
     /// # Errors
     /// When the system refuses one.
     pub(super) fn start(count: NonZeroUsize) -> io::Result<Self> {
-        let first = Seats { runtime: Handle::current(), taken: Arc::default() };
-        let mut threads = Threads { seats: vec![first], others: Vec::new(), over: CancellationToken::new() };
+        let first = Seats::of(Handle::current());
+        let mut threads = Threads { first, others: Vec::new(), over: CancellationToken::new() };
         for number in 2..=count.get() {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            threads.seats.push(Seats { runtime: runtime.handle().clone(), taken: Arc::default() });
-            let over = threads.over.clone();
+            let (seats, over) = (Seats::of(runtime.handle().clone()), threads.over.clone());
             let thread = std::thread::Builder::new().name(format!("report-{number}"));
-            threads.others.push(thread.spawn(move || runtime.block_on(over.cancelled()))?);
+            threads.others.push((seats, thread.spawn(move || runtime.block_on(over.cancelled()))?));
         }
         Ok(threads)
     }
 
-    /// A place for one more connection.
-    pub(super) fn seat(&self) -> Option<Seat> {
-        let index = place(self.seats.iter().map(|seats| seats.taken.load(Relaxed)))?;
-        let Seats { runtime, taken } = self.seats.get(index)?;
-        taken.fetch_add(1, Relaxed);
-        Some(Seat { runtime: runtime.clone(), is_elsewhere: index > 0, taken: Arc::clone(taken) })
+    /// How many connections each serves.
+    fn taken(&self) -> Vec<usize> {
+        let others = self.others.iter().map(|(seats, _)| seats);
+        std::iter::once(&self.first).chain(others).map(|seats| seats.taken.load(Relaxed)).collect()
     }
-}
 
-/// Where the next one goes: the first of those that have had the fewest groups.
-fn place(taken: impl Iterator<Item = usize>) -> Option<usize> {
-    taken.enumerate().min_by_key(|(_, taken)| taken / GROUP).map(|(index, _)| index)
+    /// A place for one more connection: the first thread of those that have had the fewest groups.
+    pub(super) fn seat(&self) -> Seat {
+        let others = self.others.iter().map(|(seats, _)| seats);
+        let seats = others.fold(&self.first, |best, next| if next.groups() < best.groups() { next } else { best });
+        seats.taken.fetch_add(1, Relaxed);
+        let is_elsewhere = !std::ptr::eq(seats, &self.first);
+        Seat { runtime: seats.runtime.clone(), is_elsewhere, taken: Arc::clone(&seats.taken) }
+    }
 }
 
 impl Drop for Threads {
@@ -86,7 +85,7 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.over.cancel();
         let current = std::thread::current().id();
-        for thread in self.others.drain(..).filter(|thread| thread.thread().id() != current) {
+        for (_, thread) in self.others.drain(..).filter(|(_, thread)| thread.thread().id() != current) {
             if thread.join().is_err() {
                 error!("a thread of the master panicked");
             }
@@ -94,10 +93,58 @@ impl Drop for Threads {
     }
 }
 
+/// A connection's place on a thread, until it is dropped.
+pub(super) struct Seat {
+    runtime: Handle,
+    /// On another thread than the one that accepts.
+    is_elsewhere: bool,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Seat {
+    /// Where the connection is served.
+    pub(super) fn runtime(&self) -> Handle {
+        self.runtime.clone()
+    }
+
+    /// Takes a connection from the runtime that accepted it, if it is served elsewhere.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(super) fn send(&self, stream: TcpStream) -> io::Result<Sent> {
+        if self.is_elsewhere { stream.into_std().map(Sent::Elsewhere) } else { Ok(Sent::Here(stream)) }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A connection on its way to its thread.
+pub(super) enum Sent {
+    Here(TcpStream),
+    /// No runtime knows it.
+    Elsewhere(std::net::TcpStream),
+}
+
+impl Sent {
+    /// On the thread that serves it.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(super) fn arrive(self) -> io::Result<TcpStream> {
+        match self {
+            Sent::Here(stream) => Ok(stream),
+            Sent::Elsewhere(stream) => TcpStream::from_std(stream),
+        }
+    }
+}
+
 impl fmt::Debug for Threads {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let taken: Vec<_> = self.seats.iter().map(|seats| seats.taken.load(Relaxed)).collect();
-        formatter.debug_struct("Threads").field("taken", &taken).finish_non_exhaustive()
+        formatter.debug_struct("Threads").field("taken", &self.taken()).finish_non_exhaustive()
     }
 }
 
@@ -108,13 +155,12 @@ mod tests {
     #[tokio::test]
     async fn a_few_connections_share_a_thread_and_many_are_spread() {
         let threads = Threads::start(NonZeroUsize::new(3).expect("three")).expect("threads");
-        let taken = || threads.seats.iter().map(|seats| seats.taken.load(Relaxed)).collect::<Vec<_>>();
-        let mut seats: Vec<_> = (0..GROUP).filter_map(|_| threads.seat()).collect();
-        assert_eq!(taken(), [GROUP, 0, 0]);
-        seats.extend((0..9 * GROUP).filter_map(|_| threads.seat()));
-        assert_eq!(taken(), [4 * GROUP, 3 * GROUP, 3 * GROUP]);
+        let mut seats: Vec<_> = (0..GROUP).map(|_| threads.seat()).collect();
+        assert_eq!(threads.taken(), [GROUP, 0, 0]);
+        seats.extend((0..9 * GROUP).map(|_| threads.seat()));
+        assert_eq!(threads.taken(), [4 * GROUP, 3 * GROUP, 3 * GROUP]);
         drop(seats);
-        assert_eq!(taken(), [0, 0, 0]);
-        assert!(threads.seat().is_some_and(|seat| !seat.is_elsewhere));
+        assert_eq!(threads.taken(), [0, 0, 0]);
+        assert!(!threads.seat().is_elsewhere);
     }
 }
