@@ -14,7 +14,7 @@ use report::{
 };
 use tokio_tungstenite::tungstenite::{self, Error, Message, WebSocket, protocol::WebSocketConfig};
 
-use super::wait;
+use super::{services, wait};
 
 /// How long one look at the socket waits.
 const LOOK: Duration = Duration::from_millis(10);
@@ -24,29 +24,18 @@ pub struct Peer {
     socket: WebSocket<Steady>,
 }
 
-/// A socket whose reads begin again after a signal: the system does not do that for reads with a time limit, and a WebSocket's opening handshake would
-/// take it for a failure.
+/// A socket whose reads begin again after a signal: a WebSocket's opening handshake would take it for a failure.
 struct Steady(TcpStream);
 
 impl Read for Steady {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.0.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
+        services::read(&self.0, buffer)
     }
 }
 
 impl Write for Steady {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match self.0.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

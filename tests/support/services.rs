@@ -21,10 +21,23 @@ pub fn pour(mut stream: &TcpStream) {
     while stream.write_all(&block).is_ok() {}
 }
 
+/// Reads once; begins again after a signal, which the system does not do for reads with a time limit.
+///
+/// # Errors
+/// Whatever else keeps it from reading.
+pub fn read(mut stream: impl Read, block: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(block) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// Reads until the connection ends, and counts what arrived.
-pub fn count(mut stream: &TcpStream, arrived: &AtomicU64) {
+pub fn count(stream: &TcpStream, arrived: &AtomicU64) {
     let mut block = vec![0; 256 << 10];
-    while let Ok(count @ 1..) = stream.read(&mut block) {
+    while let Ok(count @ 1..) = read(stream, &mut block) {
         arrived.fetch_add(count as u64, Ordering::Relaxed);
     }
 }

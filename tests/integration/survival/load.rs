@@ -135,11 +135,11 @@ fn send(mut stream: &TcpStream, content: Content, moved: &AtomicU64) -> io::Resu
 }
 
 /// Reads to the end of file, and says where it is not what was sent.
-fn receive(mut stream: &TcpStream, content: Content, moved: &AtomicU64) -> io::Result<()> {
+fn receive(stream: &TcpStream, content: Content, moved: &AtomicU64) -> io::Result<()> {
     let mut digest = Context::new(&SHA256);
     let (mut block, mut offset, mut trailer) = (vec![0; BLOCK], 0, Vec::new());
     loop {
-        let count = stream.read(&mut block).map_err(|error| said(&format!("receiving, at byte {offset}"), &error))?;
+        let count = services::read(stream, &mut block).map_err(|error| said(&format!("receiving, at byte {offset}"), &error))?;
         if count == 0 {
             break;
         }

@@ -97,9 +97,9 @@ fn what_is_sent_and_opened_while_a_path_is_away_arrives_when_it_is_back() {
 }
 
 /// Whether nothing can be read: no byte, no end, no reset.
-fn is_silent(mut stream: &TcpStream) -> bool {
+fn is_silent(stream: &TcpStream) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let silent = stream.read(&mut [0]).is_err_and(|error| Ending::from(error) == Ending::Silent);
+    let silent = services::read(stream, &mut [0]).is_err_and(|error| Ending::from(error) == Ending::Silent);
     stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
     silent
 }
