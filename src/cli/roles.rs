@@ -103,7 +103,7 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         healthz: config.healthz,
         limits,
         timing: MasterTiming { heartbeat: timing(config.heartbeat), ..MasterTiming::default() },
-        threads: threads::for_links(),
+        threads: threads::for_links()?,
     })?)
 }
 

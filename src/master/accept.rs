@@ -59,7 +59,10 @@ fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permi
     let task = {
         let shared = Arc::clone(shared);
         async move {
-            let Ok(stream) = sent.arrive() else { return };
+            let stream = match sent.arrive() {
+                Ok(stream) => stream,
+                Err(error) => return debug!(%error, "the connection cannot be served on its thread"),
+            };
             // Boxed one by one, so that a link at rest keeps nothing of TLS's or hyper's beginnings.
             let negotiated = shared.draining.run_until_cancelled(Box::pin(negotiate(&shared, stream)));
             if let Some(Some((socket, forwarded_for))) = negotiated.await {

@@ -178,7 +178,7 @@ impl Master {
     /// Takes the addresses and reads the certificate. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When an address cannot be listened at, or the certificate cannot be used.
+    /// When an address cannot be listened at, the certificate cannot be used, or the system gives it no more threads.
     pub fn bind(parameters: MasterParameters) -> Result<Self, MasterError> {
         let MasterParameters { listen_at, path, link_key, tls, healthz, limits, timing, threads } = parameters;
         if listen_at.is_empty() {

@@ -123,6 +123,12 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_grows_with_what_is_under_way_up_to_a_message() {
+        assert_eq!([0, 64, 128, 256, 1 << 20].map(|kib| quantum(kib * 1024)), [16, 16, 32, 64, 64].map(|kib| kib * 1024));
+        assert_eq!(quantum(u64::MAX), QUANTUM_MAX);
+    }
+
+    #[test]
     fn a_stream_that_sends_little_goes_before_those_that_send_much() {
         let mut schedule = Schedule::default();
         (0..5).for_each(|id| schedule.add(StreamId(id)));
