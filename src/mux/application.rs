@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{
     DETAILS_MAX, Mux, Read, ResetCode, StreamError, StreamId,
     opening::Opening,
-    stream::{End, Stream, Update},
+    stream::{End, Stream},
 };
 
 impl Mux {
@@ -111,7 +111,7 @@ impl Mux {
         let growth = self.window.growth(self.parameters.stream_window.max);
         let urgent = stream.receive.window().consume(now, bytes, &growth);
         if urgent && stream.receive.end().is_none() {
-            self.update(now, id, Update::Due);
+            self.update_at_once(id);
         }
         self.check();
     }

@@ -41,12 +41,13 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod updates;
 mod varint;
 mod window;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -63,11 +64,9 @@ use self::{
     round_trip::RoundTrip,
     schedule::Schedule,
     stream::{Stream, Update},
+    updates::Updates,
     window::TunnelWindow,
 };
-
-/// What was received is acknowledged at the latest after this long (PROTOCOL 12), the value of QUIC (RFC 9000, section 18.2): the peer keeps it in memory until then.
-const ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// The largest `details` of OPEN, in bytes: well inside one message (PROTOCOL 9.2).
 const DETAILS_MAX: usize = 4096;
@@ -170,10 +169,7 @@ pub struct Mux {
     ends: VecDeque<StreamId>,
     /// The token of the last PING that is not answered: earlier ones need no answer, so that a flood of them takes no memory.
     pong: Option<u64>,
-    /// Streams whose update is due with the next message, and those whose update waits for the deadline.
-    due: VecDeque<StreamId>,
-    pending: Vec<StreamId>,
-    deadline: Option<Instant>,
+    updates: Updates,
     events: VecDeque<Event>,
     resumption: Resumption,
     closing: Closing,
@@ -205,9 +201,7 @@ impl Mux {
             opens: VecDeque::new(),
             ends: VecDeque::new(),
             pong: None,
-            due: VecDeque::new(),
-            pending: Vec::new(),
-            deadline: None,
+            updates: Updates::default(),
             events: VecDeque::new(),
             resumption: Resumption::default(),
             closing: Closing::default(),
@@ -222,21 +216,14 @@ impl Mux {
     /// When [`Mux::handle_timeout`] is to be called, if ever.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.deadline
+        self.updates.deadline()
     }
 
     /// The time of [`Mux::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.deadline.is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        self.deadline = None;
-        for id in std::mem::take(&mut self.pending) {
-            if let Some(stream) = self.streams.get_mut(&id)
-                && stream.update == Update::Pending
-            {
-                stream.update = Update::Due;
-                self.due.push_back(id);
+        for id in self.updates.expire(now) {
+            if self.streams.get(&id).is_some_and(|stream| stream.update == Update::Pending) {
+                self.update_at_once(id);
             }
         }
     }
@@ -281,21 +268,24 @@ impl Mux {
         }
     }
 
-    /// Notes that the peer should hear what was received.
-    fn update(&mut self, now: Instant, id: StreamId, update: Update) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        match (stream.update, update) {
-            (Update::None, Update::Pending) => {
-                stream.update = Update::Pending;
-                self.pending.push(id);
-                self.deadline.get_or_insert_with(|| now.checked_add(ACK_DELAY).unwrap_or(now));
-            }
-            (Update::None | Update::Pending, Update::Due) => {
-                stream.update = Update::Due;
-                self.due.push_back(id);
-            }
-            _ => {}
+    /// The peer should hear what was received, with the next message.
+    fn update_at_once(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.update != Update::Due
+        {
+            stream.update = Update::Due;
+            self.updates.due.push_back(id);
         }
+    }
+
+    /// The peer should hear what was received, in a while. Says whether it will only then.
+    fn update_in_a_while(&mut self, id: StreamId) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else { return false };
+        if stream.update == Update::None {
+            stream.update = Update::Pending;
+            self.updates.defer(id);
+        }
+        stream.update == Update::Pending
     }
 
     fn is_local(&self, id: StreamId) -> bool {

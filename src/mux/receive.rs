@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use super::{
     DETAILS_MAX, Event, Mux, MuxError, REFUSED_MIN, ResetCode, StreamId, TunnelFrame,
     opening::Opening,
-    stream::{End, Stream, Update},
+    stream::{End, Stream},
 };
 
 /// What a keystroke, a prompt or a small answer is at most, in bytes.
@@ -137,8 +137,11 @@ impl Mux {
         if std::mem::take(&mut stream.wants_read) {
             self.events.push_back(Event::Readable(id));
         }
-        let update = if stream.receive.is_acknowledgement_due() { Update::Due } else { Update::Pending };
-        self.update(now, id, update);
+        if stream.receive.is_acknowledgement_due() {
+            self.update_at_once(id);
+        } else if self.update_in_a_while(id) {
+            self.updates.came(now, length);
+        }
         Ok(())
     }
 
@@ -173,7 +176,9 @@ impl Mux {
             }
         }
         self.wake(id);
-        self.update(now, id, Update::Pending);
+        if self.update_in_a_while(id) {
+            self.updates.ended(now);
+        }
         Ok(())
     }
 

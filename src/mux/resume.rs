@@ -15,7 +15,7 @@ use std::{collections::VecDeque, time::Instant};
 use bytes::BytesMut;
 
 use super::{
-    ACK_DELAY, Event, Mux, MuxError, ResetCode, StreamId, TunnelFrame,
+    Event, Mux, MuxError, ResetCode, StreamId, TunnelFrame,
     frame::FRAME_MAX,
     stream::{SendHalf, Update},
     transmit::{has_room, put},
@@ -270,16 +270,17 @@ impl Mux {
 
     /// Queues the updates anew: a list may have left some of them behind.
     fn queue_updates(&mut self, now: Instant) {
-        self.due.clear();
-        self.pending.clear();
+        self.updates.clear();
         for id in self.sorted_streams() {
             match self.streams.get(&id).map_or(Update::None, |stream| stream.update) {
-                Update::Due => self.due.push_back(id),
-                Update::Pending => self.pending.push(id),
+                Update::Due => self.updates.due.push_back(id),
+                Update::Pending => self.updates.defer(id),
                 Update::None => {}
             }
         }
-        self.deadline = if self.pending.is_empty() { None } else { now.checked_add(ACK_DELAY) };
+        if !self.updates.pending.is_empty() {
+            self.updates.ended(now);
+        }
     }
 
     /// All streams, in the order of their numbers: that of the map is another in each run.

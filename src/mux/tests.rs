@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     load::{STREAM_RESERVE, STREAM_UNSENT_MAX, TUNNEL_UNSENT_MAX},
     stream::Stream,
+    updates::ACK_DELAY,
     *,
 };
 

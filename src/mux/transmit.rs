@@ -23,7 +23,7 @@ impl Mux {
             return self.closing.due().is_some();
         }
         let opens_or_ends = self.resumption.flows() && !(self.opens.is_empty() && self.ends.is_empty());
-        let small = self.pong.is_some() || !self.due.is_empty() || self.window.is_update_due();
+        let small = self.pong.is_some() || !self.updates.due.is_empty() || self.window.is_update_due();
         self.resumption.is_list_due() || opens_or_ends || small || self.has_data()
     }
 
@@ -35,6 +35,9 @@ impl Mux {
             self.transmit_close(out);
         } else if self.transmit_list(now, out, end) {
             self.transmit_flow(now, out, end);
+            if out.len() > start {
+                self.transmit_passengers(out, end);
+            }
         }
         let any = out.len() > start;
         if any {
@@ -48,7 +51,7 @@ impl Mux {
     fn transmit_flow(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
         // Who grants credit needs the round trip as much as who sends.
         if has_room(out, end)
-            && (self.has_data() || !self.due.is_empty() || self.window.is_update_due())
+            && (self.has_data() || !self.updates.due.is_empty() || self.window.is_update_due())
             && let Some(token) = self.ping_due(now)
         {
             put(out, end, &TunnelFrame::Ping { token });
@@ -63,6 +66,19 @@ impl Mux {
             self.transmit_opens(out, end);
             self.transmit_ends(out, end);
             while self.has_data() && self.transmit_data(out, end) {}
+        }
+    }
+
+    /// What would soon need a message of its own goes with one that leaves anyhow.
+    fn transmit_passengers(&mut self, out: &mut BytesMut, end: usize) {
+        let mut taken: usize = 0;
+        while has_room(out, end)
+            && let Some(id) = self.updates.next_passenger(taken)
+        {
+            if self.streams.get(&id).is_some_and(|stream| stream.update == Update::Pending) {
+                self.tell(id, out, end);
+                taken = taken.saturating_add(1);
+            }
         }
     }
 
@@ -86,7 +102,7 @@ impl Mux {
             put(out, end, &TunnelFrame::TunnelWindow { limit: self.window.advance_limit(now) });
         }
         while has_room(out, end)
-            && let Some(id) = self.due.pop_front()
+            && let Some(id) = self.updates.due.pop_front()
         {
             if self.streams.get(&id).is_some_and(|stream| stream.update == Update::Due) {
                 self.tell(id, out, end);

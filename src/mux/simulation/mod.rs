@@ -124,7 +124,10 @@ impl Simulation {
             let reserves = STREAM_RESERVE * mux.streams.len() as u64;
             let most = mux.parameters.tunnel_window.max + STREAM_UNSENT_MAX + reserves;
             assert!(mux.load.kept <= most, "{} bytes are kept", mux.load.kept);
-            assert!(mux.due.len() + mux.pending.len() + mux.ends.len() <= 8 * (mux.streams.len() + 64), "queues do not grow");
+            assert!(
+                mux.updates.due.len() + mux.updates.pending.len() + mux.ends.len() <= 8 * (mux.streams.len() + 64),
+                "queues do not grow"
+            );
         }
     }
 
