@@ -188,7 +188,7 @@ impl Ends {
             let mut buffer = BytesMut::with_capacity(room);
             loop {
                 buffer.clear();
-                match self.socket.try_read_buf(&mut buffer) {
+                match self.read(&mut buffer) {
                     Ok(0) if self.was_reset() => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
                     Ok(0) => {
                         self.stream.finish();
@@ -209,6 +209,19 @@ impl Ends {
                 }
             }
         }
+    }
+
+    /// Reads what there is. A buffer that is not filled means that there was no more, which need not be asked of the system again: its next event will
+    /// say when there is.
+    fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let mut length = None;
+        let outcome = self.socket.try_io(Interest::READABLE, || {
+            let read = self.socket.try_read_buf(buffer)?;
+            length = Some(read);
+            let is_all = read > 0 && buffer.len() < buffer.capacity();
+            if is_all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        length.map_or_else(|| outcome.map(|()| 0), Ok)
     }
 
     /// What `raw` is in the tunnel; leaves the buffer to be used again where that is cheaper than giving it away.
