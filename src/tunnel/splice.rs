@@ -211,14 +211,14 @@ impl Ends {
         }
     }
 
-    /// Reads what there is. A buffer that is not filled means that there was no more, which need not be asked of the system again: its next event will
-    /// say when there is.
+    /// Reads what there is. A little in a large buffer means that there was no more, which need not be asked of the system again: its next event will say
+    /// when there is. After more than that, more has often come while it was worked on, and asking is cheaper than waiting for the event.
     fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         let mut length = None;
         let outcome = self.socket.try_io(Interest::READABLE, || {
             let read = self.socket.try_read_buf(buffer)?;
             length = Some(read);
-            let is_all = read > 0 && buffer.len() < buffer.capacity();
+            let is_all = read > 0 && buffer.len() < COPIED_BELOW.min(buffer.capacity());
             if is_all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         length.map_or_else(|| outcome.map(|()| 0), Ok)
