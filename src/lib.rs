@@ -19,7 +19,7 @@
 //! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random` |
 //! | [`bench`] | the built-in measure: what each end of a measuring stream does | `tunnel`, `compress` |
 //! | [`master`], [`server`], [`client`] | the roles | the layers above, not each other |
-//! | [`config`] | the file, as written and as meant | the names of methods in `crypto` and `compress`, how a master is named in `link::dial` |
+//! | [`config`] | the file, as written and as meant | the names of methods in `crypto` and `compress`, how a master is named and dialled in `link::dial` |
 //! | [`telemetry`] | logs | |
 //! | [`cli`] | the commands | everything |
 //!

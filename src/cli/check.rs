@@ -10,7 +10,10 @@ use std::{
 use super::warnings::warnings;
 use crate::{
     config::{self, Config, LinkConfig, MasterAddress, MasterConfig, PortConfig, RoleConfig},
-    link::tls::{self, ReloadingCertificate, TlsError},
+    link::{
+        dial::{Bind, DialParameters, ProxyChoice},
+        tls::{self, ReloadingCertificate, TlsError},
+    },
 };
 
 /// Prints what the file means, and warnings on standard error.
@@ -39,8 +42,9 @@ fn certificates(role: &RoleConfig) -> Result<(), TlsError> {
 }
 
 fn authorities(link: &LinkConfig) -> Result<(), TlsError> {
-    if link.ca.is_some() || link.masters.iter().any(MasterAddress::is_secure) {
-        tls::client_config(link.ca.as_deref())?;
+    let has_files = link.dial.tls.ca.is_some() || link.dial.tls.client.is_some();
+    if has_files || link.masters.iter().any(MasterAddress::is_secure) {
+        tls::client_config(&link.dial.tls)?;
     }
     Ok(())
 }
@@ -84,12 +88,47 @@ fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
     lines.push(format!("limits: headers of {}, queues of {} in all", limits.header_bytes, limits.memory));
 }
 
+/// How the master is reached, where that is not the usual way.
+fn describe_way(dial: &DialParameters, lines: &mut Vec<String>) {
+    match &dial.proxy {
+        ProxyChoice::Environment => {}
+        ProxyChoice::Direct => lines.push("proxy: none, whatever the environment says".to_owned()),
+        ProxyChoice::Fixed(proxy) => {
+            let user = proxy.user.as_ref().map_or_else(String::new, |user| format!(" as {}", user.name));
+            lines.push(format!("proxy: {proxy}{user}"));
+        }
+    }
+    if let Some((host, port)) = &dial.connect_to {
+        lines.push(format!("connect_to: {host}:{port}"));
+    }
+    if let Some(bind) = &dial.bind {
+        lines.push(match bind {
+            Bind::Address(address) => format!("bind_address: {address}"),
+            Bind::Interface(name) => format!("bind_address: interface {name}"),
+        });
+    }
+    let names = dial.request.headers.keys().map(|name| name.as_str().to_owned());
+    let file = dial.request.headers_file.as_ref().map(|file| format!("those of {}", file.display()));
+    let headers: Vec<String> = names.chain(file).collect();
+    if !headers.is_empty() {
+        lines.push(format!("headers: {}", headers.join(", ")));
+    }
+    if !dial.tls.pins.is_empty() {
+        lines.push(format!("tls: {} pinned", dial.tls.pins.len()));
+    }
+    if dial.tls.insecure_skip_verify {
+        lines.push("tls: DOES NOT VERIFY the master's certificate".to_owned());
+    }
+}
+
 fn describe_link(link: &LinkConfig, lines: &mut Vec<String>) {
     for master in &link.masters {
         lines.push(format!("master: {master}"));
     }
-    if let Some(ca) = &link.ca {
-        lines.push(format!("tls: trusts {}", ca.display()));
+    describe_way(&link.dial, lines);
+    if let Some(ca) = &link.dial.tls.ca {
+        let beside = if link.dial.tls.system_ca { "the system's authorities and " } else { "" };
+        lines.push(format!("tls: trusts {beside}{}", ca.display()));
     }
     lines.push(format!("resume_timeout: {:?}", link.resume_timeout));
     if let Some(age) = link.rotate_after {

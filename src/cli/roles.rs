@@ -14,7 +14,7 @@ use crate::{
     id::Id,
     link::{
         Timing,
-        dial::{DialParameters, Dialer},
+        dial::Dialer,
         uplink::{Mover, Uplink},
     },
     master::{self, Limits, Master, MasterParameters, MasterTiming},
@@ -150,8 +150,7 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
 }
 
 pub(super) fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
-    let parameters = DialParameters { ca: config.ca.clone(), deadline: config.connect_timeout, ..DialParameters::default() };
-    let dialer = |address: &crate::link::dial::MasterAddress| Dialer::new(address.clone(), parameters.clone());
+    let dialer = |address: &crate::link::dial::MasterAddress| Dialer::new(address.clone(), config.dial.clone());
     Ok(Uplink {
         dialers: config.masters.iter().map(dialer).collect::<Result<_, _>>()?,
         key: LinkKey::derive(master_key),

@@ -1,12 +1,12 @@
 //! From the raw structs to the valid ones: addresses, keys, ranges, duplicates. Every `Option` here is `None` exactly when a problem has
 //! been noted, so that all fields are looked at before the first `?`.
 
-use std::{ops::RangeInclusive, path::Path, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration};
 
 use super::{
-    AddressError, ByteSize, ClientConfig, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, HostPort, LOG_LEVELS, Limits,
-    LinkConfig, Loaded, MasterAddress, MasterConfig, PortConfig, RoleConfig, Secret, ServerConfig, Surroundings, TlsFiles,
-    Warning, Windows,
+    AddressError, ByteSize, ClientConfig, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, DialParameters, HostPort,
+    LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterConfig, PortConfig, RoleConfig, Secret, ServerConfig,
+    Surroundings, TlsFiles, Warning, Windows,
     error::{Fault, FieldPath, Problem},
     quantity::Quantity,
     raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawMasterTls, RawPort, RawRoleTls, RawServer, RawWindows},
@@ -56,6 +56,7 @@ pub(super) fn read(text: &str, surroundings: Surroundings<'_>) -> Result<Loaded,
 /// The fields of a server or client that are about its links.
 struct LinkFields<'a> {
     master: Option<&'a OneOrMore>,
+    way: WayFields<'a>,
     tls: Option<&'a RawRoleTls>,
     heartbeat: Option<&'a Quantity>,
     connect_timeout: Option<&'a Quantity>,
@@ -63,11 +64,32 @@ struct LinkFields<'a> {
     rotate_after: Option<&'a Quantity>,
 }
 
+/// Those of them that are about the way to the master.
+#[derive(Clone, Copy)]
+pub(super) struct WayFields<'a> {
+    pub proxy: Option<&'a RawSecret>,
+    pub connect_to: Option<&'a str>,
+    pub bind_address: Option<&'a str>,
+    pub host: Option<&'a str>,
+    pub user_agent: Option<&'a str>,
+    pub headers: Option<&'a BTreeMap<String, String>>,
+    pub headers_file: Option<&'a Path>,
+}
+
 /// Both files have these fields, and no type in common: written out they would be told twice to whom reads them.
 macro_rules! link_fields {
     ($raw:expr) => {
         LinkFields {
             master: $raw.master.as_ref(),
+            way: WayFields {
+                proxy: $raw.proxy.as_ref(),
+                connect_to: $raw.connect_to.as_deref(),
+                bind_address: $raw.bind_address.as_deref(),
+                host: $raw.host.as_deref(),
+                user_agent: $raw.user_agent.as_deref(),
+                headers: $raw.headers.as_ref(),
+                headers_file: $raw.headers_file.as_deref(),
+            },
             tls: $raw.tls.as_ref(),
             heartbeat: $raw.heartbeat.as_ref(),
             connect_timeout: $raw.connect_timeout.as_ref(),
@@ -81,7 +103,7 @@ fn no_address(found: &str, reason: AddressError) -> Fault {
     Fault::Address { found: found.to_owned(), reason }
 }
 
-fn root(name: &str) -> FieldPath {
+pub(super) fn root(name: &str) -> FieldPath {
     FieldPath::default().field(name)
 }
 
@@ -228,23 +250,22 @@ impl Reader<'_> {
     }
 
     fn link(&mut self, fields: &LinkFields<'_>) -> Option<LinkConfig> {
-        let &LinkFields { master, tls, heartbeat, connect_timeout, resume_timeout, rotate_after } = fields;
+        let LinkFields { master, way, tls, heartbeat, connect_timeout, resume_timeout, rotate_after } = *fields;
         let missing = "add the master's address, as \"HOST:PORT\" or \"wss://HOST/PATH\"";
         let masters: Option<Vec<MasterAddress>> =
             self.addresses(&root("master"), master, missing, |_, error| Fault::MasterAddress(error));
-        let ca = tls.and_then(|tls| tls.ca.as_ref()).map(|ca| self.surroundings.folder.join(ca));
-        if ca.is_some() && masters.as_ref().is_some_and(|masters| !masters.iter().any(MasterAddress::is_secure)) {
-            let message = "has no use: no master's address begins with wss://".to_owned();
-            self.warnings.push(Warning { field: root("tls").field("ca"), message });
-        }
+        let is_secure = masters.as_ref().is_none_or(|masters| masters.iter().any(MasterAddress::is_secure));
+        let tls = self.role_tls(tls, is_secure);
+        let way = self.way(&way);
         let heartbeat = self.heartbeat(heartbeat);
         let connect_timeout = self.duration(&root("connect_timeout"), connect_timeout, CONNECT_TIMEOUT, CONNECT_TIMEOUTS);
         let resume_timeout = self.duration(&root("resume_timeout"), resume_timeout, RESUME_TIMEOUT, RESUME_TIMEOUTS);
         // The default is not used.
         let rotation = self.duration(&root("rotate_after"), rotate_after, *ROTATIONS.end(), ROTATIONS);
+        let dial = DialParameters { tls: tls?, deadline: connect_timeout?, ..way? };
         Some(LinkConfig {
             masters: masters?,
-            ca,
+            dial,
             heartbeat: heartbeat?,
             connect_timeout: connect_timeout?,
             resume_timeout: resume_timeout?,

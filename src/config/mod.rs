@@ -5,7 +5,7 @@
 //!             syntax, unknown fields, types    addresses, keys, ranges, duplicates
 //! ```
 //! Every step says what is wrong, where and what to write instead; as much as possible of it at once. Knows the file and the names of
-//! the methods and how a master is named; no layer's inside. What listens or dials takes small structs from here.
+//! the methods, and how a master is named and dialled; no layer's inside. What listens or dials takes small structs from here.
 
 mod address;
 mod error;
@@ -14,6 +14,7 @@ mod quantity;
 pub mod raw;
 mod reader;
 mod secret;
+mod way;
 mod written;
 
 use std::{
@@ -27,7 +28,11 @@ pub use error::{ConfigError, Fault, FieldPath, Position, Problem, Step, Warning}
 pub use quantity::{ByteSize, Quantity};
 pub use secret::{RawSecret, Secret, SecretError, Surroundings};
 
-pub use crate::{compress::CompressMethod, crypto::EncryptMethod, link::dial::MasterAddress};
+pub use crate::{
+    compress::CompressMethod,
+    crypto::EncryptMethod,
+    link::dial::{DialParameters, MasterAddress},
+};
 
 /// The words for `log_level`, from little to much.
 pub const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
@@ -148,8 +153,8 @@ impl Default for Limits {
 pub struct LinkConfig {
     /// At least one; the next one's turn comes when a dial fails.
     pub masters: Vec<MasterAddress>,
-    /// Authorities to trust in place of the system's, PEM.
-    pub ca: Option<PathBuf>,
+    /// How they are dialled; its deadline is `connect_timeout`.
+    pub dial: DialParameters,
     /// How often an idle link is probed.
     pub heartbeat: Duration,
     /// How long a dial may take, from name to handshake; a server's dials of its services too.

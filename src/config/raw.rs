@@ -1,6 +1,6 @@
 //! The file as written: every field optional and unparsed, so that all that is wrong can be said at once. Also what writes a file.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
@@ -57,6 +57,27 @@ pub struct RawServer {
     /// What the master admits it by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master_key: Option<RawSecret>,
+    /// A proxy's URL, or `"none"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<RawSecret>,
+    /// `host:port` to connect to in place of the master's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_to: Option<String>,
+    /// An address or an interface to dial from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bind_address: Option<String>,
+    /// What the request says in `Host`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// What it says in `User-Agent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// More of its headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// A file with more of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers_file: Option<PathBuf>,
     /// How the master's certificate is judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RawRoleTls>,
@@ -98,6 +119,27 @@ pub struct RawClient {
     /// `host:port` or a URL, or a list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master: Option<OneOrMore>,
+    /// A proxy's URL, or `"none"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<RawSecret>,
+    /// `host:port` to connect to in place of the master's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_to: Option<String>,
+    /// An address or an interface to dial from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bind_address: Option<String>,
+    /// What the request says in `Host`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// What it says in `User-Agent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// More of its headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// A file with more of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers_file: Option<PathBuf>,
     /// How the master's certificate is judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RawRoleTls>,
@@ -170,9 +212,27 @@ pub struct RawMasterTls {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, expecting = "an object, {\"ca\": \"PATH\"}")]
 pub struct RawRoleTls {
-    /// Authorities to trust in place of the system's, PEM.
+    /// Authorities to trust, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
+    /// Whether the system's are trusted beside them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_ca: Option<bool>,
+    /// SHA-256 of certificates, one or a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin_sha256: Option<OneOrMore>,
+    /// Our own certificate, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<PathBuf>,
+    /// The name to ask for, and to be shown a certificate of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// Whether any certificate will do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insecure_skip_verify: Option<bool>,
 }
 
 /// `windows`.
@@ -266,7 +326,10 @@ pub(super) struct Known {
 
 const SECRET: Known = Known { names: &["file", "env"], inside: &[] };
 const WINDOWS: Known = Known { names: &["stream", "tunnel"], inside: &[] };
-const ROLE_TLS: Known = Known { names: &["ca"], inside: &[] };
+const ROLE_TLS: Known = Known {
+    names: &["ca", "system_ca", "pin_sha256", "client_cert", "client_key", "server_name", "insecure_skip_verify"],
+    inside: &[],
+};
 const MASTER_TLS: Known = Known { names: &["cert", "key"], inside: &[] };
 const LIMITS: Known = Known {
     names: &["links", "links_per_address", "ports_per_link", "channels_per_link", "header_bytes", "memory"],
@@ -288,6 +351,13 @@ pub(super) const SERVER: Known = Known {
         "log_level",
         "master",
         "master_key",
+        "proxy",
+        "connect_to",
+        "bind_address",
+        "host",
+        "user_agent",
+        "headers",
+        "headers_file",
         "tls",
         "connect_timeout",
         "heartbeat",
@@ -298,7 +368,7 @@ pub(super) const SERVER: Known = Known {
         "bench",
         "ports",
     ],
-    inside: &[("master_key", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("ports", &PORT)],
+    inside: &[("master_key", &SECRET), ("proxy", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("ports", &PORT)],
 };
 
 pub(super) const CLIENT: Known = Known {
@@ -306,6 +376,13 @@ pub(super) const CLIENT: Known = Known {
         "mode",
         "log_level",
         "master",
+        "proxy",
+        "connect_to",
+        "bind_address",
+        "host",
+        "user_agent",
+        "headers",
+        "headers_file",
         "tls",
         "connect_timeout",
         "hold_timeout",
@@ -316,7 +393,7 @@ pub(super) const CLIENT: Known = Known {
         "grace_period",
         "ports",
     ],
-    inside: &[("tls", &ROLE_TLS), ("windows", &WINDOWS), ("ports", &PORT)],
+    inside: &[("proxy", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("ports", &PORT)],
 };
 
 #[cfg(test)]
@@ -328,7 +405,8 @@ mod tests {
         let value = |name: &&str| match known.inside.iter().find(|(field, _)| field == name) {
             Some((_, inside)) if *name == "ports" => Value::Array(vec![every_field(inside)]),
             Some((_, inside)) if !inside.names.contains(&"env") => every_field(inside),
-            _ if ["healthz", "bench"].contains(name) => Value::Bool(true),
+            _ if ["healthz", "bench", "system_ca", "insecure_skip_verify"].contains(name) => Value::Bool(true),
+            _ if *name == "headers" => serde_json::json!({ "X-Name": "value" }),
             _ => Value::String("text".into()),
         };
         Value::Object(known.names.iter().map(|name| ((*name).to_owned(), value(name))).collect())

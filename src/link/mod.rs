@@ -19,6 +19,7 @@ pub mod drain;
 pub mod heartbeat;
 pub mod memory;
 mod outbox;
+pub mod proxy;
 pub mod session;
 pub mod tcp;
 pub mod tls;

@@ -1,5 +1,7 @@
 //! TLS below a link: whom a role trusts, and the master's certificate, which is picked up again when its file changes.
 
+mod client;
+
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
@@ -8,7 +10,7 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, InconsistentKeys, RootCertStore, ServerConfig,
+    InconsistentKeys, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
     server::{ClientHello, ResolvesServerCert},
@@ -16,6 +18,8 @@ use rustls::{
 };
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
+
+pub use self::client::{PinMismatch, TlsParameters, client_config};
 
 /// How often the files of a certificate are looked at, at most: an operator who replaces one notices no delay, and a busy master no cost.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -76,25 +80,6 @@ pub enum TlsError {
     /// The system has no certificate authorities, or they cannot be read.
     #[error("TLS: the system's certificate authorities cannot be read ({0}); name a file with `tls.ca`")]
     NoAuthorities(String),
-}
-
-/// The client's side: trusts the authorities in the PEM file `ca`, or the system's.
-///
-/// # Errors
-/// When there are no authorities to trust.
-pub fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
-    let roots = match ca {
-        Some(path) => authorities_in(path)?,
-        None => system_authorities()?,
-    };
-    #[expect(clippy::expect_used, reason = "the provider supports both versions that rustls has")]
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Arc::new(config))
 }
 
 /// The master's side: the certificate chain and key of two PEM files, which are read again when they change.
@@ -224,26 +209,6 @@ fn certified_key(chain: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
         Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::Mismatch { certificate: chain.to_owned(), key: key.to_owned() }),
         Err(error) => Err(TlsError::Unusable { path: chain.to_owned(), reason: error.to_string() }),
     }
-}
-
-fn authorities_in(path: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| TlsError::Unusable { path: path.to_owned(), reason: error.to_string() })?;
-    }
-    Ok(roots)
-}
-
-fn system_authorities() -> Result<RootCertStore, TlsError> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    // A system's store may hold oddities; the rest of it is still good.
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let reason = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
-        return Err(TlsError::NoAuthorities(reason));
-    }
-    Ok(roots)
 }
 
 #[cfg(test)]

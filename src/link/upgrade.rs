@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::{
     machine::TryParse,
 };
 
-use super::{address::MasterAddress, websocket::ByteStream};
+use super::websocket::ByteStream;
 
 /// The largest answer that is read, head and beginning of the body, in bytes: more than any server's headers.
 const MAX_ANSWER: usize = 16 * 1024;
@@ -84,16 +84,16 @@ impl Refusal {
     }
 }
 
-/// Asks for the upgrade, and returns what came behind the answer already: it belongs to the WebSocket.
+/// Asks for the upgrade at `path` of `host`, with more headers, and returns what came behind the answer already: it belongs to the WebSocket.
 ///
 /// # Errors
 /// When the peer does not agree.
 ///
 /// # Cancel safety
 /// Not safe: part of the answer may have been read then.
-pub async fn upgrade(stream: &mut impl ByteStream, address: &MasterAddress) -> Result<Bytes, UpgradeError> {
+pub async fn upgrade(stream: &mut impl ByteStream, path: &str, host: &str, headers: &HeaderMap) -> Result<Bytes, UpgradeError> {
     let key = generate_key();
-    stream.write_all(request(address, &key).as_bytes()).await?;
+    stream.write_all(&request(path, host, headers, &key)).await?;
     stream.flush().await?;
     let mut answer = BytesMut::with_capacity(1024);
     let response = loop {
@@ -120,14 +120,20 @@ pub async fn upgrade(stream: &mut impl ByteStream, address: &MasterAddress) -> R
     Err(UpgradeError::Refused(Box::new(refusal(&response, &body))))
 }
 
-fn request(address: &MasterAddress, key: &str) -> String {
-    format!(
+fn request(path: &str, host: &str, headers: &HeaderMap, key: &str) -> Vec<u8> {
+    let mut request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: {key}\r\nUser-Agent: report/{version}\r\n\r\n",
-        path = address.path(),
-        host = address.authority(),
-        version = env!("CARGO_PKG_VERSION"),
+         Sec-WebSocket-Key: {key}\r\n"
     )
+    .into_bytes();
+    for (name, value) in headers {
+        request.extend_from_slice(name.as_str().as_bytes());
+        request.extend_from_slice(b": ");
+        request.extend_from_slice(value.as_bytes());
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    request
 }
 
 fn agreed(headers: &HeaderMap, key: &str) -> Result<(), &'static str> {
@@ -176,7 +182,7 @@ fn refusal(response: &Response, body: &[u8]) -> Refusal {
 }
 
 /// The first line of text in what came, without HTML tags and control characters.
-fn evidence(bytes: &[u8]) -> String {
+pub(super) fn evidence(bytes: &[u8]) -> String {
     let mut text = String::new();
     let mut in_tag = false;
     for character in String::from_utf8_lossy(bytes).chars() {

@@ -1,16 +1,20 @@
 //! Dialling real sockets on the loopback interface: a master's endpoint, and everything else that may listen there.
 
-use std::net::Ipv4Addr;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use bytes::Bytes;
 use rcgen::{BasicConstraints, IsCa};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::*;
+use super::{reach::alternate, *};
 use crate::link::tls::tests::Authority;
 
 /// Something that listens, until it is dropped.
@@ -71,7 +75,7 @@ impl Listening {
 }
 
 fn parameters(ca: Option<PathBuf>) -> DialParameters {
-    DialParameters { ca, deadline: Duration::from_secs(5), ..DialParameters::default() }
+    DialParameters { tls: TlsParameters::trusting(ca), deadline: Duration::from_secs(5), ..DialParameters::default() }
 }
 
 async fn read_request(stream: &mut (impl ByteStream + ?Sized)) -> String {
@@ -204,7 +208,7 @@ async fn a_port_where_nobody_listens_is_named_with_its_address() {
     let gone = Listening::with(echo).await.address;
     let dialer = Dialer::new(format!("ws://{gone}/").parse().unwrap(), parameters(None)).unwrap();
     let error = dialer.dial().await.map(|_| ()).unwrap_err();
-    assert!(matches!(&error, DialError::Connect(attempts) if attempts.len() == 1), "{error}");
+    assert!(matches!(&error, DialError::Connect { attempts, .. } if attempts.len() == 1), "{error}");
     assert!(error.to_string().contains(&format!("{gone} (refused)")), "{error}");
 }
 
@@ -213,7 +217,7 @@ async fn the_next_address_is_tried_when_one_does_not_answer() {
     let master = Listening::with(echo).await;
     let dead = Listening::with(echo).await.address;
     let dialer = master.dialer("ws", "127.0.0.1", None);
-    let stream = dialer.connect(vec![dead, master.address]).await.unwrap();
+    let stream = dialer.reach.race(Peer::Master, vec![dead, master.address]).await.unwrap();
     assert_eq!(stream.peer_addr().unwrap(), master.address);
     assert!(stream.nodelay().unwrap());
 }
@@ -237,7 +241,7 @@ async fn a_name_that_does_not_resolve_is_named() {
 async fn tls_failure(acceptor: TlsAcceptor, ca: &Authority) -> TlsProblem {
     let master = Listening::secure(acceptor).await;
     match master.dialer("wss", "localhost", Some(ca.path("ca.pem"))).dial().await {
-        Err(DialError::Tls { host, problem }) => {
+        Err(DialError::Tls { host, problem, .. }) => {
             assert_eq!(host, "localhost");
             problem
         }

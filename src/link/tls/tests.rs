@@ -61,7 +61,7 @@ impl Authority {
 async fn a_client_that_trusts_the_authority_and_a_master_talk() {
     let authority = Authority::new();
     let acceptor = authority.sign("master.test", |_| ()).acceptor();
-    let config = client_config(Some(&authority.path("ca.pem"))).unwrap();
+    let config = client_config(&TlsParameters::trusting(Some(authority.path("ca.pem")))).unwrap();
     let (near, far) = tokio::io::duplex(64 * 1024);
     let name = "master.test".try_into().unwrap();
     let (client, server) = tokio::join!(TlsConnector::from(config).connect(name, near), acceptor.accept(far));
@@ -102,8 +102,14 @@ fn a_certificate_that_cannot_be_used_is_named_with_its_file() {
 fn a_file_of_authorities_without_one_is_named() {
     let authority = Authority::new();
     authority.write("empty.pem", "");
-    assert!(matches!(client_config(Some(&authority.path("empty.pem"))), Err(TlsError::NoCertificate { .. })));
-    assert!(matches!(client_config(Some(&authority.path("nowhere.pem"))), Err(TlsError::Unreadable { .. })));
+    assert!(matches!(
+        client_config(&TlsParameters::trusting(Some(authority.path("empty.pem")))),
+        Err(TlsError::NoCertificate { .. })
+    ));
+    assert!(matches!(
+        client_config(&TlsParameters::trusting(Some(authority.path("nowhere.pem")))),
+        Err(TlsError::Unreadable { .. })
+    ));
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Way for Road {
 
     async fn dial(&self) -> Result<MessageSocket, DialError> {
         if !self.up.load(Ordering::Relaxed) {
-            return Err(DialError::Connect(Vec::new()));
+            return Err(DialError::Connect { peer: crate::link::dial::Peer::Master, attempts: Vec::new() });
         }
         let (role, master) = memory::pair();
         self.door.send(master).await.expect("the test is there");

@@ -6,7 +6,7 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::link::tls::client_config;
+use crate::link::tls::{TlsParameters, client_config};
 
 async fn asked(master: &Running, request: &str) -> String {
     let mut stream = master.connect().await;
@@ -133,7 +133,9 @@ async fn tls_carries_a_link_and_a_silent_peer_holds_nobody() {
         parameters.timing.tls = Duration::from_millis(300);
     });
     let mut silent = master.connect().await;
-    let connector = TlsConnector::from(client_config(Some(&certificate.files.cert)).expect("the certificate"));
+    let connector = TlsConnector::from(
+        client_config(&TlsParameters::trusting(Some(certificate.files.cert.clone()))).expect("the certificate"),
+    );
     let name = ServerName::try_from("localhost").expect("a name");
     let stream = soon(connector.connect(name, master.connect().await)).await.expect("TLS");
     let mut socket = super::upgrade(stream, "/").await;

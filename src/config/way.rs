@@ -1,0 +1,187 @@
+//! The fields about the way to a master: proxies, addresses, headers, and what is trusted.
+
+use std::path::PathBuf;
+
+use http::{HeaderMap, HeaderValue};
+
+use super::{
+    HostPort, Warning,
+    error::{Fault, FieldPath},
+    meaning::{WayFields, root},
+    raw::{OneOrMore, RawRoleTls},
+    reader::Reader,
+};
+use crate::link::dial::{Bind, DialParameters, ProxyChoice, RequestParameters, TlsParameters, header_of};
+
+/// Hexadecimal digits of a SHA-256.
+const PIN_DIGITS: usize = 64;
+
+impl Reader<'_> {
+    /// Everything but TLS and the deadline.
+    pub fn way(&mut self, fields: &WayFields<'_>) -> Option<DialParameters> {
+        let proxy = self.proxy(fields);
+        let connect_to = self.connect_to(fields.connect_to);
+        let bind = fields.bind_address.map(|text| self.bind(text));
+        let request = self.request(fields);
+        let bind = match bind {
+            Some(bind) => Some(bind?),
+            None => None,
+        };
+        Some(DialParameters { proxy: proxy?, connect_to: connect_to?, bind, request: request?, ..DialParameters::default() })
+    }
+
+    fn proxy(&mut self, fields: &WayFields<'_>) -> Option<ProxyChoice> {
+        let path = root("proxy");
+        let Some(raw) = fields.proxy else { return Some(ProxyChoice::Environment) };
+        let text = self.secret(&path, Some(raw), "")?;
+        if text.expose().trim() == "none" {
+            return Some(ProxyChoice::Direct);
+        }
+        match text.expose().parse() {
+            Ok(proxy) => Some(ProxyChoice::Fixed(Box::new(proxy))),
+            Err(error) => self.wrong(&path, format!("{error}")),
+        }
+    }
+
+    fn connect_to(&mut self, text: Option<&str>) -> Option<Option<(String, u16)>> {
+        let Some(text) = text else { return Some(None) };
+        match text.parse::<HostPort>().and_then(HostPort::to_dial) {
+            Ok(HostPort { host, port }) => Some(Some((host, port))),
+            Err(reason) => {
+                self.document.problem(&root("connect_to"), Fault::Address { found: text.to_owned(), reason });
+                None
+            }
+        }
+    }
+
+    fn bind(&mut self, text: &str) -> Option<Bind> {
+        if let Ok(address) = text.parse() {
+            return Some(Bind::Address(address));
+        }
+        // IFNAMSIZ, and what Linux allows in a name.
+        let is_name =
+            (1..16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
+        if is_name {
+            return Some(Bind::Interface(text.to_owned()));
+        }
+        let message =
+            format!("is \"{text}\": write an IP address of this machine without a port, or an interface such as \"eth0\"");
+        self.wrong(&root("bind_address"), message)
+    }
+
+    fn request(&mut self, fields: &WayFields<'_>) -> Option<RequestParameters> {
+        let host = fields.host.map(|host| self.visible(&root("host"), host));
+        let user_agent = fields.user_agent.map(|text| {
+            let wrong = |_| format!("is \"{}\": write visible ASCII and spaces", text.escape_debug());
+            HeaderValue::from_str(text).map_err(wrong).or_else(|message| self.wrong(&root("user_agent"), message).ok_or(())).ok()
+        });
+        let mut headers = Some(HeaderMap::new());
+        for (name, value) in fields.headers.into_iter().flatten() {
+            match (header_of(name, value), &mut headers) {
+                (Ok((name, value)), Some(headers)) => drop(headers.insert(name, value)),
+                (Ok(_), None) => {}
+                (Err(error), headers) => *headers = self.wrong(&root("headers"), error.to_string()),
+            }
+        }
+        let headers_file = fields.headers_file.map(|file| self.surroundings.folder.join(file));
+        Some(RequestParameters { host: all(host)?, user_agent: all(user_agent)?, headers: headers?, headers_file })
+    }
+
+    /// Text for a header or a name in TLS.
+    fn visible(&mut self, path: &FieldPath, text: &str) -> Option<String> {
+        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Some(text.to_owned());
+        }
+        self.wrong(path, format!("is \"{}\": write a host's name, without spaces", text.escape_debug()))
+    }
+
+    /// How the master's certificate is judged.
+    pub fn role_tls(&mut self, raw: Option<&RawRoleTls>, is_secure: bool) -> Option<TlsParameters> {
+        let Some(raw) = raw else { return Some(TlsParameters::default()) };
+        let at = |name: &str| root("tls").field(name);
+        let in_folder = |file: &PathBuf| self.surroundings.folder.join(file);
+        let (ca, cert, key) =
+            (raw.ca.as_ref().map(in_folder), raw.client_cert.as_ref().map(in_folder), raw.client_key.as_ref().map(in_folder));
+        if !is_secure {
+            let written = [("ca", ca.is_some()), ("client_cert", cert.is_some()), ("pin_sha256", raw.pin_sha256.is_some())];
+            for (name, _) in written.into_iter().filter(|(_, is_written)| *is_written) {
+                let message = "has no use: no master's address begins with wss://".to_owned();
+                self.warnings.push(Warning { field: at(name), message });
+            }
+        }
+        let pins = self.pins(&at("pin_sha256"), raw.pin_sha256.as_ref());
+        let client = self.client_certificate(cert, key);
+        let server_name = all(raw.server_name.as_deref().map(|name| self.visible(&at("server_name"), name)));
+        let insecure_skip_verify = raw.insecure_skip_verify == Some(true);
+        if insecure_skip_verify {
+            let message = "is set: ANYBODY who stands in between can pretend to be the master; name its authority with `ca` or \
+                           its certificate with `pin_sha256` instead";
+            self.warnings.push(Warning { field: at("insecure_skip_verify"), message: message.to_owned() });
+        }
+        Some(TlsParameters {
+            ca,
+            system_ca: raw.system_ca == Some(true),
+            pins: pins?,
+            client: client?,
+            server_name: server_name?,
+            insecure_skip_verify,
+        })
+    }
+
+    fn pins(&mut self, path: &FieldPath, raw: Option<&OneOrMore>) -> Option<Vec<[u8; 32]>> {
+        let Some(raw) = raw else { return Some(Vec::new()) };
+        let mut pins = Vec::new();
+        for text in raw.texts() {
+            let Some(pin) = pin(text) else {
+                let message =
+                    format!("is \"{text}\": write the 64 digits that `openssl x509 -noout -fingerprint -sha256` prints");
+                return self.wrong(path, message);
+            };
+            pins.push(pin);
+        }
+        Some(pins)
+    }
+
+    fn client_certificate(&mut self, cert: Option<PathBuf>, key: Option<PathBuf>) -> Option<Option<(PathBuf, PathBuf)>> {
+        let missing = |document: &mut super::written::Document<'_>, name, what| {
+            document.problem(&root("tls").field(name), Fault::Missing(what));
+            None
+        };
+        match (cert, key) {
+            (Some(cert), Some(key)) => Some(Some((cert, key))),
+            (None, None) => Some(None),
+            (Some(_), None) => {
+                missing(&mut self.document, "client_key", "name the private key's PEM file, or remove `client_cert`")
+            }
+            (None, Some(_)) => {
+                missing(&mut self.document, "client_cert", "name the certificate's PEM file, or remove `client_key`")
+            }
+        }
+    }
+
+    fn wrong<T>(&mut self, path: &FieldPath, message: String) -> Option<T> {
+        self.document.problem(path, Fault::Other(message));
+        None
+    }
+}
+
+/// What is not written is no problem; what is wrong has been noted.
+fn all<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+    match read {
+        Some(read) => read.map(Some),
+        None => Some(None),
+    }
+}
+
+/// With or without colons.
+fn pin(text: &str) -> Option<[u8; 32]> {
+    let digits: String = text.chars().filter(|character| *character != ':').collect();
+    if digits.len() != PIN_DIGITS || !digits.is_ascii() {
+        return None;
+    }
+    let mut pin = [0; 32];
+    for (index, byte) in pin.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(pin)
+}

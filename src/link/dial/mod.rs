@@ -1,0 +1,263 @@
+//! From the address of a master to a WebSocket, layer by layer: name, TCP, proxy, TLS, upgrade. Each failure says which layer, what was seen, and
+//! what can be done.
+//!
+//! ```text
+//!  name ─► TCP ─────────────────────────────────────────────► TLS ─► upgrade ─► WebSocket
+//!  name ─► TCP ─► [TLS] ─► CONNECT or SOCKS5 at the proxy ─────▲
+//! ```
+
+mod error;
+mod reach;
+mod request;
+mod stage;
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderMap;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tracing::debug;
+
+use self::{error::tls_problem, reach::Reach, stage::Stage};
+pub use self::{
+    error::{DialError, Peer, TlsProblem},
+    reach::Bind,
+    request::{HeaderError, RequestParameters, header_of},
+    stage::Layer,
+};
+pub use super::{
+    address::{AddressError, MasterAddress},
+    proxy::{ProxyAddress, ProxyAddressError},
+    tls::TlsParameters,
+};
+use super::{
+    proxy::{self, Connects, ProxyError, ProxyKind, Target, environment},
+    tls::{self, TlsError},
+    upgrade,
+    websocket::{ByteStream, End, MessageSocket},
+};
+
+/// Which proxy a dial goes through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ProxyChoice {
+    /// The one that the environment names at that time, if any.
+    #[default]
+    Environment,
+    /// None.
+    Direct,
+    /// This one.
+    Fixed(Box<ProxyAddress>),
+}
+
+/// How a master is dialled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DialParameters {
+    /// Through which proxy.
+    pub proxy: ProxyChoice,
+    /// A host and a port to connect to in place of the address's own.
+    pub connect_to: Option<(String, u16)>,
+    /// From where.
+    pub bind: Option<Bind>,
+    /// How the master's certificate is judged.
+    pub tls: TlsParameters,
+    /// What the request says.
+    pub request: RequestParameters,
+    /// For everything, from the name to the WebSocket.
+    pub deadline: Duration,
+    /// After this long without an answer the next address of the name is tried beside it (RFC 8305).
+    pub stagger: Duration,
+}
+
+impl Default for DialParameters {
+    /// The system's authorities, the environment's proxy, 15 s in all, 250 ms between addresses.
+    fn default() -> Self {
+        DialParameters {
+            proxy: ProxyChoice::default(),
+            connect_to: None,
+            bind: None,
+            tls: TlsParameters::default(),
+            request: RequestParameters::default(),
+            deadline: Duration::from_secs(15),
+            stagger: Duration::from_millis(250),
+        }
+    }
+}
+
+/// Dials one master.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    address: MasterAddress,
+    parameters: DialParameters,
+    reach: Reach,
+    /// For a `wss://` address.
+    tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
+}
+
+impl Dialer {
+    /// A dialer for `address`. For `wss://` the authorities are read here, which may take some milliseconds.
+    ///
+    /// # Errors
+    /// When there are no authorities to trust, or no certificate to show, for `wss://`.
+    pub fn new(address: MasterAddress, parameters: DialParameters) -> Result<Self, TlsError> {
+        let tls = if address.is_secure() {
+            let name = parameters.tls.server_name.as_deref().unwrap_or(address.host());
+            Some((server_name(name)?, tls::client_config(&parameters.tls)?))
+        } else {
+            None
+        };
+        let DialParameters { stagger, deadline, .. } = parameters;
+        let reach = Reach { stagger, deadline, bind: parameters.bind.clone() };
+        Ok(Dialer { address, parameters, reach, tls })
+    }
+
+    /// Where it dials.
+    #[must_use]
+    pub fn address(&self) -> &MasterAddress {
+        &self.address
+    }
+
+    /// Connects: resolves the name afresh, tries its addresses, asks the proxy if there is one, and upgrades to a WebSocket.
+    ///
+    /// # Errors
+    /// Which layer failed, and on what evidence.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops what was connected so far.
+    pub async fn dial(&self) -> Result<MessageSocket, DialError> {
+        let stage = Stage::new();
+        let proxy = self.proxy()?;
+        let deadline = Instant::now() + self.parameters.deadline;
+        timeout_at(deadline, self.walk(proxy.as_ref(), &stage)).await.unwrap_or_else(|_| {
+            let (peer, layer) = stage.get();
+            let at_proxy = proxy.as_ref().filter(|_| peer == Peer::Proxy);
+            let whom = at_proxy.map_or_else(|| self.address.to_string(), ToString::to_string);
+            Err(DialError::Deadline { layer, peer, whom, after: self.parameters.deadline })
+        })
+    }
+
+    /// The proxy that the next dial goes through.
+    fn proxy(&self) -> Result<Option<ProxyAddress>, DialError> {
+        match &self.parameters.proxy {
+            ProxyChoice::Direct => Ok(None),
+            ProxyChoice::Fixed(proxy) => Ok(Some(ProxyAddress::clone(proxy))),
+            ProxyChoice::Environment => {
+                let variable = |name: &str| std::env::var(name).ok();
+                let (host, port) = self.goal();
+                let found = environment::proxy_for(&variable, self.address.is_secure(), host, port)?;
+                Ok(found.map(|(proxy, name)| {
+                    debug!(%proxy, "the environment variable {name} names the proxy");
+                    proxy
+                }))
+            }
+        }
+    }
+
+    /// Where the connection is to lead.
+    fn goal(&self) -> (&str, u16) {
+        match &self.parameters.connect_to {
+            Some((host, port)) => (host, *port),
+            None => (self.address.host(), self.address.port()),
+        }
+    }
+
+    async fn walk(&self, proxy: Option<&ProxyAddress>, stage: &Stage) -> Result<MessageSocket, DialError> {
+        let headers = self.parameters.request.all_headers().await?;
+        let (host, port) = self.goal();
+        match proxy {
+            None => self.secure(self.reach.connect(Peer::Master, host, port, stage).await?, headers, stage).await,
+            Some(proxy) => self.secure(self.through(proxy, stage).await?, headers, stage).await,
+        }
+    }
+
+    /// What leads to the master through the proxy.
+    async fn through(&self, proxy: &ProxyAddress, stage: &Stage) -> Result<Box<dyn ByteStream>, DialError> {
+        let (host, port) = self.goal();
+        let of_proxy = |source| DialError::Proxy { proxy: Box::new(proxy.clone()), source };
+        let target = match proxy.kind {
+            ProxyKind::Http | ProxyKind::Https => {
+                let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+                let way = proxy::connect(&ToProxy { dialer: self, proxy, stage }, proxy, &target).await;
+                return way.map_err(|failure| match failure {
+                    Failure::Before(error) => error,
+                    Failure::At(source) => of_proxy(source),
+                });
+            }
+            ProxyKind::Socks5h => Target::Name(host, port),
+            ProxyKind::Socks5 => {
+                let addresses = self.reach.resolve(Peer::Master, host, port, stage).await?;
+                let first = addresses.into_iter().next();
+                Target::Address(first.ok_or_else(|| of_proxy(ProxyError::Closed))?)
+            }
+        };
+        let stream = self.reach.connect(Peer::Proxy, &proxy.host, proxy.port, stage).await?;
+        stage.set(Peer::Proxy, Layer::Proxy);
+        proxy::through_socks(stream, proxy, target).await.map_err(of_proxy)
+    }
+
+    async fn to_http_proxy(&self, proxy: &ProxyAddress, stage: &Stage) -> Result<Box<dyn ByteStream>, DialError> {
+        let stream = self.reach.connect(Peer::Proxy, &proxy.host, proxy.port, stage).await?;
+        if proxy.kind == ProxyKind::Http {
+            stage.set(Peer::Proxy, Layer::Proxy);
+            return Ok(Box::new(stream));
+        }
+        stage.set(Peer::Proxy, Layer::Tls);
+        let config = tls::client_config(&self.parameters.tls.for_proxy())?;
+        let handshake = TlsConnector::from(config).connect(server_name(&proxy.host)?, stream).await;
+        stage.set(Peer::Proxy, Layer::Proxy);
+        let failed = |error| DialError::Tls { peer: Peer::Proxy, host: proxy.host.clone(), problem: tls_problem(&error) };
+        Ok(Box::new(handshake.map_err(failed)?))
+    }
+
+    async fn secure(&self, stream: impl ByteStream, headers: HeaderMap, stage: &Stage) -> Result<MessageSocket, DialError> {
+        let Some((name, config)) = &self.tls else { return self.upgrade(stream, headers, stage).await };
+        stage.set(Peer::Master, Layer::Tls);
+        let handshake = TlsConnector::from(config.clone()).connect(name.clone(), stream).await;
+        let failed =
+            |error| DialError::Tls { peer: Peer::Master, host: name.to_str().into_owned(), problem: tls_problem(&error) };
+        self.upgrade(handshake.map_err(failed)?, headers, stage).await
+    }
+
+    async fn upgrade(&self, mut stream: impl ByteStream, headers: HeaderMap, stage: &Stage) -> Result<MessageSocket, DialError> {
+        stage.set(Peer::Master, Layer::Http);
+        let host = self.parameters.request.host.clone().unwrap_or_else(|| self.address.authority());
+        match upgrade::upgrade(&mut stream, self.address.path(), &host, &headers).await {
+            Ok(read) => Ok(MessageSocket::new(stream, read, End::Dialled)),
+            Err(source) => Err(DialError::Upgrade { address: Box::new(self.address.clone()), source }),
+        }
+    }
+}
+
+/// Makes connections to the proxy.
+struct ToProxy<'a> {
+    dialer: &'a Dialer,
+    proxy: &'a ProxyAddress,
+    stage: &'a Stage,
+}
+
+impl Connects for ToProxy<'_> {
+    type Error = Failure;
+
+    async fn connect(&self) -> Result<Box<dyn ByteStream>, Failure> {
+        self.dialer.to_http_proxy(self.proxy, self.stage).await.map_err(Failure::Before)
+    }
+}
+
+/// What goes wrong on the way to a proxy, and at it.
+enum Failure {
+    Before(DialError),
+    At(ProxyError),
+}
+
+impl From<ProxyError> for Failure {
+    fn from(error: ProxyError) -> Self {
+        Failure::At(error)
+    }
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Name(host.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

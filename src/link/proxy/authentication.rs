@@ -1,0 +1,303 @@
+//! Telling a proxy who asks: what it offers, strongest first, and the answers to its challenges. Knows header values; not connections.
+//!
+//! ```text
+//!  Negotiate (Kerberos, or NTLM inside it) ─► NTLM ─► Digest ─► Basic      each at most once; the first two take several rounds of one connection
+//! ```
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderValue, header};
+use http_auth::{DigestClient, PasswordParams, parse_challenges};
+
+use super::{address::ProxyUser, tokens::Tokens};
+
+/// The method of the requests that are answered for.
+const METHOD: &str = "CONNECT";
+
+/// A way to say who asks (RFC 7617, RFC 7616, MS-NLMP over HTTP, RFC 4559), in the order of their strength.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scheme {
+    /// The password itself.
+    Basic,
+    /// A hash of the password and of what the proxy said.
+    Digest,
+    /// Windows' challenge and response.
+    Ntlm,
+    /// A Kerberos ticket, or NTLM where there is none.
+    Negotiate,
+}
+
+impl Scheme {
+    const ALL: [Scheme; 4] = [Scheme::Negotiate, Scheme::Ntlm, Scheme::Digest, Scheme::Basic];
+
+    fn named(name: &str) -> Option<Scheme> {
+        Scheme::ALL.into_iter().find(|scheme| scheme.to_string().eq_ignore_ascii_case(name))
+    }
+
+    fn has_rounds(self) -> bool {
+        matches!(self, Scheme::Ntlm | Scheme::Negotiate)
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Scheme::Basic => "Basic",
+            Scheme::Digest => "Digest",
+            Scheme::Ntlm => "NTLM",
+            Scheme::Negotiate => "Negotiate",
+        })
+    }
+}
+
+/// Why a proxy cannot be told who asks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthenticationError {
+    /// It wants to know, and nobody is named.
+    #[error("it wants to know who asks (it offers {offered}); write http://USER:PASSWORD@… in `proxy`")]
+    NoUser {
+        /// The schemes that it offers.
+        offered: String,
+    },
+    /// It offers nothing that we know.
+    #[error("it wants to know who asks, by {offered} only; rePort knows Negotiate, NTLM, Digest and Basic")]
+    Unknown {
+        /// The schemes that it offers.
+        offered: String,
+    },
+    /// It was told, and is not content.
+    #[error("it refuses \"{user}\" (tried {tried}); check the user and the password in `proxy`{}", .problems.as_deref().unwrap_or_default())]
+    Refused {
+        /// Who asked.
+        user: String,
+        /// By which schemes.
+        tried: String,
+        /// Which schemes could not be used, and why.
+        problems: Option<String>,
+    },
+    /// It closes the connection between two rounds of one scheme.
+    #[error(
+        "it closes the connection in the middle of {0}; something in between does not keep connections, which this scheme needs"
+    )]
+    Interrupted(Scheme),
+}
+
+/// What a proxy asks for in one answer.
+#[derive(Debug, Default)]
+struct Offers {
+    schemes: Vec<String>,
+    /// The challenge of Digest, as parsed.
+    digest: Option<DigestClient>,
+    /// The next token of a scheme that has rounds.
+    token: Option<(Scheme, Vec<u8>)>,
+}
+
+/// One attempt to get a way through a proxy.
+pub struct Authentication<'a> {
+    user: Option<&'a ProxyUser>,
+    /// The proxy's name, whose service a ticket is for.
+    proxy_host: &'a str,
+    /// Where the way is to lead.
+    target: &'a str,
+    tried: Vec<Scheme>,
+    problems: Vec<String>,
+    /// The scheme in the middle of its rounds.
+    tokens: Option<(Scheme, Tokens)>,
+    /// A digest was answered: what is stale may be answered once more.
+    answered_digest: bool,
+}
+
+impl<'a> Authentication<'a> {
+    /// Nothing was asked yet.
+    pub fn new(user: Option<&'a ProxyUser>, proxy_host: &'a str, target: &'a str) -> Self {
+        Authentication { user, proxy_host, target, tried: Vec::new(), problems: Vec::new(), tokens: None, answered_digest: false }
+    }
+
+    /// Whether the next request must go over the same connection.
+    pub fn is_in_the_middle(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// The connection is gone, and the next request goes over another.
+    ///
+    /// # Errors
+    /// When that cannot be.
+    pub fn interrupted(&mut self) -> Result<(), AuthenticationError> {
+        match self.tokens.take() {
+            Some((scheme, _)) => Err(AuthenticationError::Interrupted(scheme)),
+            None => Ok(()),
+        }
+    }
+
+    /// What to say in the next request, after an answer 407 with these headers.
+    ///
+    /// # Errors
+    /// When there is nothing left to say.
+    pub async fn answer(&mut self, headers: &HeaderMap) -> Result<HeaderValue, AuthenticationError> {
+        let mut offers = offers(headers);
+        let Some(user) = self.user else {
+            return Err(AuthenticationError::NoUser { offered: offers.schemes.join(", ") });
+        };
+        if let Some((scheme, tokens)) = self.tokens.take() {
+            match offers.token.take() {
+                Some((offered, token)) if offered == scheme => {
+                    if let Some(value) = self.round(scheme, tokens, Some(token)).await {
+                        return Ok(value);
+                    }
+                }
+                // It has heard everything.
+                _ => {}
+            }
+        }
+        for scheme in Scheme::ALL {
+            let is_offered = offers.schemes.iter().any(|name| Scheme::named(name) == Some(scheme));
+            let again =
+                scheme == Scheme::Digest && self.answered_digest && offers.digest.as_ref().is_some_and(DigestClient::stale);
+            if !is_offered || (self.tried.contains(&scheme) && !again) {
+                continue;
+            }
+            if again {
+                self.answered_digest = false;
+            }
+            self.tried.push(scheme);
+            let value = match scheme {
+                Scheme::Basic => sensitive(&format!("Basic {}", STANDARD.encode(format!("{}:{}", user.name, user.password())))),
+                Scheme::Digest => self.digest(user, offers.digest.take()),
+                Scheme::Ntlm | Scheme::Negotiate => match Tokens::new(scheme, user, self.proxy_host) {
+                    Ok(tokens) => self.round(scheme, tokens, None).await,
+                    Err(problem) => self.failed(scheme, &problem),
+                },
+            };
+            if let Some(value) = value {
+                return Ok(value);
+            }
+        }
+        if self.tried.is_empty() {
+            return Err(AuthenticationError::Unknown { offered: offers.schemes.join(", ") });
+        }
+        let tried: Vec<_> = self.tried.iter().map(Scheme::to_string).collect();
+        let problems = (!self.problems.is_empty()).then(|| format!(" ({})", self.problems.join("; ")));
+        Err(AuthenticationError::Refused { user: user.name.clone(), tried: tried.join(", "), problems })
+    }
+
+    fn failed(&mut self, scheme: Scheme, problem: &str) -> Option<HeaderValue> {
+        self.problems.push(format!("{scheme}: {problem}"));
+        None
+    }
+
+    async fn round(&mut self, scheme: Scheme, tokens: Tokens, token: Option<Vec<u8>>) -> Option<HeaderValue> {
+        match tokens.next(token).await {
+            Ok((tokens, token)) => {
+                self.tokens = Some((scheme, tokens));
+                sensitive(&format!("{scheme} {}", STANDARD.encode(token)))
+            }
+            Err(problem) => self.failed(scheme, &problem),
+        }
+    }
+
+    fn digest(&mut self, user: &ProxyUser, client: Option<DigestClient>) -> Option<HeaderValue> {
+        let (username, password, uri) = (user.name.as_str(), user.password(), self.target);
+        let parameters = PasswordParams { username, password, uri, method: METHOD, body: Some(b"") };
+        self.answered_digest = true;
+        match client.ok_or_else(|| "its challenge cannot be read".to_owned()).and_then(|mut client| client.respond(&parameters)) {
+            Ok(value) => sensitive(&value),
+            Err(problem) => self.failed(Scheme::Digest, &problem),
+        }
+    }
+}
+
+fn sensitive(value: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn offers(headers: &HeaderMap) -> Offers {
+    let mut offers = Offers::default();
+    for value in headers.get_all(header::PROXY_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()) {
+        let (first, rest) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
+        // A token stands alone, and is no parameter.
+        if let Some(scheme) = Scheme::named(first).filter(|scheme| scheme.has_rounds())
+            && let Ok(token) = STANDARD.decode(rest.trim())
+            && !rest.trim().is_empty()
+        {
+            offers.schemes.push(first.to_owned());
+            offers.token = Some((scheme, token));
+            continue;
+        }
+        let Ok(challenges) = parse_challenges(value) else {
+            offers.schemes.push(first.trim_end_matches(',').to_owned());
+            continue;
+        };
+        for challenge in challenges {
+            offers.schemes.push(challenge.scheme.to_owned());
+            if Scheme::named(challenge.scheme) == Some(Scheme::Digest) && offers.digest.is_none() {
+                offers.digest = DigestClient::try_from(&challenge).ok();
+            }
+        }
+    }
+    offers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::proxy::address::ProxyAddress;
+
+    fn user() -> ProxyUser {
+        "http://ann:open sesame@proxy".parse::<ProxyAddress>().unwrap().user.unwrap()
+    }
+
+    fn asked(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (header::PROXY_AUTHENTICATE, HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[tokio::test]
+    async fn the_strongest_that_is_offered_is_tried_first_and_each_once() {
+        let user = user();
+        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let offer = asked(&["Basic realm=\"a, b\"", "Digest realm=\"r\", nonce=\"n\", qop=\"auth\", algorithm=MD5"]);
+        let digest = authentication.answer(&offer).await.unwrap();
+        let digest = digest.to_str().unwrap();
+        assert!(digest.starts_with("Digest username=\"ann\"") && digest.contains("uri=\"example.com:443\""), "{digest}");
+        let basic = authentication.answer(&offer).await.unwrap();
+        assert_eq!(basic.to_str().unwrap(), "Basic YW5uOm9wZW4gc2VzYW1l");
+        let error = authentication.answer(&offer).await.unwrap_err().to_string();
+        assert!(error.contains("refuses \"ann\" (tried Digest, Basic)"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_stale_nonce_is_answered_once_more() {
+        let user = user();
+        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let fresh = |stale| asked(&[&format!("Digest realm=\"r\", nonce=\"n\", qop=\"auth\", stale={stale}")]);
+        authentication.answer(&fresh("false")).await.unwrap();
+        authentication.answer(&fresh("true")).await.unwrap();
+        assert!(authentication.answer(&fresh("false")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn several_challenges_may_stand_in_one_line() {
+        let user = user();
+        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let offer = asked(&["NTLM, Basic realm=\"x\""]);
+        let first = authentication.answer(&offer).await.unwrap();
+        assert!(first.to_str().unwrap().starts_with("NTLM TlRMTVNTUA"), "{first:?}");
+        assert!(authentication.is_in_the_middle());
+        // It is not content with the first message, and says nothing to it.
+        let second = authentication.answer(&offer).await.unwrap();
+        assert!(second.to_str().unwrap().starts_with("Basic "));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_answered_says_what_is_missing() {
+        let mut nobody = Authentication::new(None, "proxy", "example.com:443");
+        let error = nobody.answer(&asked(&["Negotiate", "NTLM"])).await.unwrap_err().to_string();
+        assert!(error.contains("Negotiate, NTLM") && error.contains("USER:PASSWORD"), "{error}");
+        let user = user();
+        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let error = authentication.answer(&asked(&["Bearer realm=\"x\""])).await.unwrap_err().to_string();
+        assert!(error.contains("by Bearer only"), "{error}");
+    }
+}
