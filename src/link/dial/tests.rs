@@ -293,3 +293,52 @@ async fn a_port_without_tls_is_told_apart_from_a_bad_certificate() {
         other => panic!("{other:?}"),
     }
 }
+
+/// A dialer for a master that only the proxy here can reach.
+fn dialer_through(proxy: &Listening, user: &str) -> Dialer {
+    let address = format!("http://{user}127.0.0.1:{}", proxy.address.port()).parse().unwrap();
+    let parameters = DialParameters { proxy: ProxyChoice::Fixed(Box::new(address)), ..parameters(None) };
+    Dialer::new("ws://master.invalid/report?x=1".parse().unwrap(), parameters).unwrap()
+}
+
+/// Keeps its connections, wants to know who asks, and is the master itself behind that.
+async fn proxy_that_asks(mut stream: TcpStream) {
+    loop {
+        let request = read_request(&mut stream).await;
+        if !request.starts_with("CONNECT master.invalid:80 HTTP/1.1\r\n") {
+            return;
+        }
+        if request.contains("\r\nProxy-Authorization: Basic YW5uOnNlc2FtZQ==\r\n") {
+            stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+            return echo(stream).await;
+        }
+        let answer = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 5\r\n\r\nwho?\n";
+        stream.write_all(answer).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_is_told_who_asks_over_the_same_connection() {
+    let proxy = Listening::with(proxy_that_asks).await;
+    talk(dialer_through(&proxy, "ann:sesame@").dial().await.unwrap()).await;
+    for (user, says) in [("", "it offers Basic"), ("ann:wrong@", "refuses \"ann\" (tried Basic)")] {
+        let error = dialer_through(&proxy, user).dial().await.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says) && error.contains("proxy http://127.0.0.1:"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_proxy_answers_in_place_of_a_way_is_told_with_what_can_be_done() {
+    for (answer, says) in [
+        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 15\r\n\r\n<b>not here</b>", "\"not here\"; its rules do not allow that"),
+        ("HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\nContent-Length: 0\r\n\r\n", "open it in a browser"),
+        ("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "it cannot reach the master"),
+        ("HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n", "a web server and no proxy"),
+        ("SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
+        ("", "closed the connection without an answer"),
+    ] {
+        let proxy = Listening::answering(answer).await;
+        let error = dialer_through(&proxy, "").dial().await.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{answer:?}: {error}");
+    }
+}
