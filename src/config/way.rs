@@ -21,13 +21,15 @@ impl Reader<'_> {
     pub fn way(&mut self, fields: &WayFields<'_>) -> Option<DialParameters> {
         let proxy = self.proxy(fields);
         let connect_to = self.connect_to(fields.connect_to);
-        let bind = fields.bind_address.map(|text| self.bind(text));
+        let bind = all(fields.bind_address.map(|text| self.bind(text)));
         let request = self.request(fields);
-        let bind = match bind {
-            Some(bind) => Some(bind?),
-            None => None,
-        };
-        Some(DialParameters { proxy: proxy?, connect_to: connect_to?, bind, request: request?, ..DialParameters::default() })
+        Some(DialParameters {
+            proxy: proxy?,
+            connect_to: connect_to?,
+            bind: bind?,
+            request: request?,
+            ..DialParameters::default()
+        })
     }
 
     fn proxy(&mut self, fields: &WayFields<'_>) -> Option<ProxyChoice> {
@@ -72,8 +74,8 @@ impl Reader<'_> {
     fn request(&mut self, fields: &WayFields<'_>) -> Option<RequestParameters> {
         let host = fields.host.map(|host| self.visible(&root("host"), host));
         let user_agent = fields.user_agent.map(|text| {
-            let wrong = |_| format!("is \"{}\": write visible ASCII and spaces", text.escape_debug());
-            HeaderValue::from_str(text).map_err(wrong).or_else(|message| self.wrong(&root("user_agent"), message).ok_or(())).ok()
+            let message = || format!("is \"{}\": write visible ASCII and spaces", text.escape_debug());
+            HeaderValue::from_str(text).ok().or_else(|| self.wrong(&root("user_agent"), message()))
         });
         let mut headers = Some(HeaderMap::new());
         for (name, value) in fields.headers.into_iter().flatten() {

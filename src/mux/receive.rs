@@ -177,7 +177,7 @@ impl Mux {
         }
         self.wake(id);
         if self.update_in_a_while(id) {
-            self.updates.ended(now);
+            self.updates.expire_soon(now);
         }
         Ok(())
     }

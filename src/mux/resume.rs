@@ -279,7 +279,7 @@ impl Mux {
             }
         }
         if !self.updates.pending.is_empty() {
-            self.updates.ended(now);
+            self.updates.expire_soon(now);
         }
     }
 

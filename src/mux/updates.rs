@@ -60,8 +60,8 @@ impl Updates {
         self.expire_in(now, if self.unacknowledged > LITTLE { ACK_DELAY } else { ACK_DELAY_LITTLE });
     }
 
-    /// A direction ended: the peer keeps the stream until it is told.
-    pub fn ended(&mut self, now: Instant) {
+    /// What waits is not to wait as for little: a direction ended, and the peer keeps the stream until it is told, or another attachment began.
+    pub fn expire_soon(&mut self, now: Instant) {
         self.expire_in(now, ACK_DELAY);
     }
 
@@ -100,7 +100,7 @@ mod tests {
         let later = start + ACK_DELAY;
         updates.came(later, LITTLE);
         assert_eq!(updates.deadline(), Some(later + ACK_DELAY), "then it is much");
-        updates.ended(start);
+        updates.expire_soon(start);
         assert_eq!(updates.deadline(), Some(start + ACK_DELAY));
         assert!(updates.expire(start).is_empty());
         assert_eq!(updates.expire(later), [StreamId(2)]);

@@ -192,7 +192,7 @@ impl Dialer {
         };
         let stream = self.reach.connect(Peer::Proxy, &proxy.host, proxy.port, stage).await?;
         stage.set(Peer::Proxy, Layer::Proxy);
-        proxy::through_socks(stream, proxy, target).await.map_err(of_proxy)
+        proxy::through_socks(stream, proxy.user.as_ref(), target).await.map_err(of_proxy)
     }
 
     async fn to_http_proxy(&self, proxy: &ProxyAddress, stage: &Stage) -> Result<Box<dyn ByteStream>, DialError> {

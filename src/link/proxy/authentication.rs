@@ -104,18 +104,17 @@ pub struct Authentication<'a> {
     problems: Vec<String>,
     /// The scheme in the middle of its rounds.
     tokens: Option<(Scheme, Tokens)>,
-    /// A digest was answered: what is stale may be answered once more.
-    answered_digest: bool,
 }
 
 impl<'a> Authentication<'a> {
     /// Nothing was asked yet.
     pub fn new(user: Option<&'a ProxyUser>, proxy_host: &'a str, target: &'a str) -> Self {
-        Authentication { user, proxy_host, target, tried: Vec::new(), problems: Vec::new(), tokens: None, answered_digest: false }
+        Authentication { user, proxy_host, target, tried: Vec::new(), problems: Vec::new(), tokens: None }
     }
 
     /// Whether the next request must go over the same connection.
-    pub fn is_in_the_middle(&self) -> bool {
+    #[cfg(test)]
+    fn is_in_the_middle(&self) -> bool {
         self.tokens.is_some()
     }
 
@@ -140,25 +139,20 @@ impl<'a> Authentication<'a> {
             return Err(AuthenticationError::NoUser { offered: offers.schemes.join(", ") });
         };
         if let Some((scheme, tokens)) = self.tokens.take() {
-            match offers.token.take() {
-                Some((offered, token)) if offered == scheme => {
-                    if let Some(value) = self.round(scheme, tokens, Some(token)).await {
-                        return Ok(value);
-                    }
-                }
-                // It has heard everything.
-                _ => {}
+            // Without a token of its own it has heard everything, and is not content.
+            if let Some((_, token)) = offers.token.take().filter(|(offered, _)| *offered == scheme)
+                && let Some(value) = self.round(scheme, tokens, Some(token)).await
+            {
+                return Ok(value);
             }
         }
         for scheme in Scheme::ALL {
             let is_offered = offers.schemes.iter().any(|name| Scheme::named(name) == Some(scheme));
-            let again =
-                scheme == Scheme::Digest && self.answered_digest && offers.digest.as_ref().is_some_and(DigestClient::stale);
-            if !is_offered || (self.tried.contains(&scheme) && !again) {
+            // What was answered in time may be stale on arrival, once.
+            let is_stale = scheme == Scheme::Digest && offers.digest.as_ref().is_some_and(DigestClient::stale);
+            let attempts = self.tried.iter().filter(|tried| **tried == scheme).count();
+            if !is_offered || attempts > usize::from(is_stale) {
                 continue;
-            }
-            if again {
-                self.answered_digest = false;
             }
             self.tried.push(scheme);
             let value = match scheme {
@@ -199,7 +193,6 @@ impl<'a> Authentication<'a> {
     fn digest(&mut self, user: &ProxyUser, client: Option<DigestClient>) -> Option<HeaderValue> {
         let (username, password, uri) = (user.name.as_str(), user.password(), self.target);
         let parameters = PasswordParams { username, password, uri, method: METHOD, body: Some(b"") };
-        self.answered_digest = true;
         match client.ok_or_else(|| "its challenge cannot be read".to_owned()).and_then(|mut client| client.respond(&parameters)) {
             Ok(value) => sensitive(&value),
             Err(problem) => self.failed(Scheme::Digest, &problem),

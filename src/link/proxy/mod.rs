@@ -18,14 +18,13 @@ mod tokens;
 use std::io;
 
 use http::StatusCode;
-use tokio::net::TcpStream;
 
 pub use self::{
     address::{ProxyAddress, ProxyAddressError, ProxyKind, ProxyUser},
     authentication::AuthenticationError,
     connect::{Connects, connect},
+    socks::{Target, through_socks},
 };
-use super::websocket::ByteStream;
 
 /// Why a proxy gives no way.
 #[derive(Debug, thiserror::Error)]
@@ -79,17 +78,3 @@ fn remedy(status: StatusCode, location: Option<&str>) -> String {
         _ => "ask whoever runs it".to_owned(),
     }
 }
-
-/// Asks a SOCKS5 proxy for a way.
-///
-/// # Errors
-/// Why it gives none.
-pub async fn through_socks(
-    stream: TcpStream,
-    proxy: &ProxyAddress,
-    target: socks::Target<'_>,
-) -> Result<Box<dyn ByteStream>, ProxyError> {
-    socks::connect(stream, proxy.user.as_ref(), target).await
-}
-
-pub use socks::Target;

@@ -17,7 +17,14 @@ pub enum Target<'a> {
     Address(SocketAddr),
 }
 
-pub(super) async fn connect(
+/// Asks a SOCKS5 proxy, over a connection to it, for a way.
+///
+/// # Errors
+/// Why it gives none.
+///
+/// # Cancel safety
+/// Dropping the future drops the connection.
+pub async fn through_socks(
     stream: TcpStream,
     user: Option<&ProxyUser>,
     target: Target<'_>,

@@ -14,10 +14,11 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    sign::SingleCertAndKey,
 };
 
-use super::{ALPN, TlsError, certificates, provider, read};
+use super::{ALPN, TlsError, certificates, certified_key, provider};
 
 /// How a certificate is judged, and what is shown of ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,9 +63,8 @@ pub fn client_config(parameters: &TlsParameters) -> Result<Arc<ClientConfig>, Tl
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Judge::new(parameters)?));
     let mut config = match &parameters.client {
         Some((chain, key)) => {
-            let unusable = |reason: String| TlsError::Unusable { path: key.clone(), reason };
-            let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| TlsError::NoKey { path: key.clone() })?;
-            builder.with_client_auth_cert(certificates(chain)?, private).map_err(|error| unusable(error.to_string()))?
+            let shown = SingleCertAndKey::from(certified_key(chain, key)?);
+            builder.with_client_cert_resolver(Arc::new(shown))
         }
         None => builder.with_no_client_auth(),
     };
