@@ -147,10 +147,11 @@ fn shaken(address: SocketAddr, options: &[&str]) -> String {
     let request = format!("GET {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let ran = programs::run_with(&mut client, request.as_bytes());
     let text = ran.text() + &ran.errors;
-    let alert = text.lines().find_map(|line| line.split(":SSL alert number ").nth(1).map(str::to_owned));
+    // Which alert it is differs between the libraries.
+    let refused = if text.contains(":SSL alert number ") { "refused by an alert" } else { "taken" };
     let shown = ["ALPN protocol:", "No ALPN negotiated", "HTTP/1.1 ", "<html>", "<head>", "<h1>", "Server:", "subject="];
     let lines: Vec<&str> = text.lines().filter(|line| shown.iter().any(|shown| line.contains(shown))).collect();
-    format!("{alert:?} {lines:?}")
+    format!("{refused} {lines:?}")
 }
 
 #[test]

@@ -91,14 +91,8 @@ impl Heads<'_> {
         loop {
             match wish {
                 Wish::Upgrade(head, accept) => return Ok(Some((head, accept))),
-                Wish::Web(head) => {
-                    web.write_all(&self.waiting.split_to(head.length)).await?;
-                    match head.body {
-                        Body::Length(length) => self.body(length, visitor, web).await?,
-                        Body::Open => return self.rest(visitor, web).await,
-                    }
-                }
-                Wish::Foreign => return self.rest(visitor, web).await,
+                Wish::Web(Head { body: Body::Open, .. }) | Wish::Foreign => return self.rest(visitor, web).await,
+                Wish::Web(Head { length, body: Body::Length(body), .. }) => self.request(length, body, visitor, web).await?,
                 Wish::Nothing => {
                     web.shutdown().await?;
                     return Ok(None);
@@ -108,14 +102,15 @@ impl Heads<'_> {
         }
     }
 
-    async fn body<V, W>(&mut self, length: u64, visitor: &mut V, web: &mut W) -> io::Result<()>
+    /// A head and its body: what is there of both in one piece, as it came.
+    async fn request<V, W>(&mut self, head: usize, body: u64, visitor: &mut V, web: &mut W) -> io::Result<()>
     where
         V: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let here = usize::try_from(length).unwrap_or(usize::MAX).min(self.waiting.len());
-        web.write_all(&self.waiting.split_to(here)).await?;
-        io::copy(&mut visitor.take(length.saturating_sub(here as u64)), web).await?;
+        let here = self.waiting.len().saturating_sub(head).min(usize::try_from(body).unwrap_or(usize::MAX));
+        web.write_all(&self.waiting.split_to(head.saturating_add(here))).await?;
+        io::copy(&mut visitor.take(body.saturating_sub(here as u64)), web).await?;
         Ok(())
     }
 
