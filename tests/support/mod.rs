@@ -14,6 +14,7 @@ pub mod peer;
 pub mod ports;
 pub mod postgres;
 pub mod programs;
+pub mod proxies;
 pub mod proxy;
 pub mod saboteur;
 pub mod services;

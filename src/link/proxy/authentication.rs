@@ -66,14 +66,22 @@ pub enum AuthenticationError {
         /// The schemes that it offers.
         offered: String,
     },
+    /// Nothing can be said to it from here.
+    #[error("it wants to know who asks, and \"{user}\" cannot be told from here by {problems}")]
+    Unable {
+        /// Who asked.
+        user: String,
+        /// Which schemes failed here, each with the reason and what can be done.
+        problems: String,
+    },
     /// It was told, and is not content.
     #[error("it refuses \"{user}\" (tried {tried}); check the user and the password in `proxy`{}", .problems.as_deref().unwrap_or_default())]
     Refused {
         /// Who asked.
         user: String,
-        /// By which schemes.
+        /// By which schemes it was told.
         tried: String,
-        /// Which schemes could not be used, and why.
+        /// Which schemes failed here, each with the reason and what can be done.
         problems: Option<String>,
     },
     /// It closes the connection between two rounds of one scheme.
@@ -101,7 +109,10 @@ pub struct Authentication<'a> {
     /// Where the way is to lead.
     target: &'a str,
     tried: Vec<Scheme>,
-    problems: Vec<String>,
+    /// What failed here, by the scheme.
+    problems: Vec<(Scheme, String)>,
+    /// By what Negotiate had to do without Kerberos.
+    doubt: Option<String>,
     /// The scheme in the middle of its rounds.
     tokens: Option<(Scheme, Tokens)>,
 }
@@ -109,7 +120,7 @@ pub struct Authentication<'a> {
 impl<'a> Authentication<'a> {
     /// Nothing was asked yet.
     pub fn new(user: Option<&'a ProxyUser>, proxy_host: &'a str, target: &'a str) -> Self {
-        Authentication { user, proxy_host, target, tried: Vec::new(), problems: Vec::new(), tokens: None }
+        Authentication { user, proxy_host, target, tried: Vec::new(), problems: Vec::new(), doubt: None, tokens: None }
     }
 
     /// Whether the next request must go over the same connection.
@@ -160,7 +171,7 @@ impl<'a> Authentication<'a> {
                 Scheme::Digest => self.digest(user, offers.digest.take()),
                 Scheme::Ntlm | Scheme::Negotiate => match Tokens::new(scheme, user, self.proxy_host) {
                     Ok(tokens) => self.round(scheme, tokens, None).await,
-                    Err(problem) => self.failed(scheme, &problem),
+                    Err(problem) => self.failed(scheme, problem),
                 },
             };
             if let Some(value) = value {
@@ -170,23 +181,40 @@ impl<'a> Authentication<'a> {
         if self.tried.is_empty() {
             return Err(AuthenticationError::Unknown { offered: offers.schemes.join(", ") });
         }
-        let tried: Vec<_> = self.tried.iter().map(Scheme::to_string).collect();
-        let problems = (!self.problems.is_empty()).then(|| format!(" ({})", self.problems.join("; ")));
-        Err(AuthenticationError::Refused { user: user.name.clone(), tried: tried.join(", "), problems })
+        Err(self.given_up(&user.name))
     }
 
-    fn failed(&mut self, scheme: Scheme, problem: &str) -> Option<HeaderValue> {
-        self.problems.push(format!("{scheme}: {problem}"));
+    /// Who is to blame, when nothing is left to be said: this side, or what the proxy makes of it.
+    fn given_up(&self, user: &str) -> AuthenticationError {
+        let failed: Vec<_> = self.problems.iter().map(|(scheme, problem)| format!("{scheme}: {problem}")).collect();
+        let is_told = |scheme: &&Scheme| self.problems.iter().all(|(failed, _)| failed != *scheme);
+        let told: Vec<_> = self.tried.iter().filter(is_told).map(Scheme::to_string).collect();
+        let user = user.to_owned();
+        if told.is_empty() {
+            return AuthenticationError::Unable { user, problems: failed.join("; ") };
+        }
+        let failed = (!failed.is_empty()).then(|| format!("here failed {}", failed.join("; ")));
+        let notes: Vec<_> = failed.into_iter().chain(self.doubt.clone()).collect();
+        let problems = (!notes.is_empty()).then(|| format!(" ({})", notes.join("; ")));
+        AuthenticationError::Refused { user, tried: told.join(", "), problems }
+    }
+
+    fn failed(&mut self, scheme: Scheme, problem: impl fmt::Display) -> Option<HeaderValue> {
+        self.problems.push((scheme, problem.to_string()));
         None
     }
 
     async fn round(&mut self, scheme: Scheme, tokens: Tokens, token: Option<Vec<u8>>) -> Option<HeaderValue> {
         match tokens.next(token).await {
             Ok((tokens, token)) => {
+                self.doubt = tokens
+                    .doubt()
+                    .map(|doubt| format!("{scheme} carried NTLM, for Kerberos failed here: {doubt}"))
+                    .or(self.doubt.take());
                 self.tokens = Some((scheme, tokens));
                 sensitive(&format!("{scheme} {}", STANDARD.encode(token)))
             }
-            Err(problem) => self.failed(scheme, &problem),
+            Err(problem) => self.failed(scheme, problem),
         }
     }
 
@@ -195,7 +223,7 @@ impl<'a> Authentication<'a> {
         let parameters = PasswordParams { username, password, uri, method: METHOD, body: Some(b"") };
         match client.ok_or_else(|| "its challenge cannot be read".to_owned()).and_then(|mut client| client.respond(&parameters)) {
             Ok(value) => sensitive(&value),
-            Err(problem) => self.failed(Scheme::Digest, &problem),
+            Err(problem) => self.failed(Scheme::Digest, problem),
         }
     }
 }
