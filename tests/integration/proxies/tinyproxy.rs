@@ -49,7 +49,7 @@ fn a_transfer_survives_that_tinyproxy_is_reloaded_killed_and_started_again() {
     let reloaded = |tinyproxy: &Tinyproxy| tinyproxy.daemon.log().matches("Reloading config file finished").count();
     bed.survives("tinyproxy reloaded twice", || {
         let before = reloaded(&tinyproxy);
-        tinyproxy.daemon.signal(Signal::Hangup);
+        tinyproxy.daemon.signal(Signal::User);
         wait::until_true("tinyproxy has read its configuration again", || reloaded(&tinyproxy) > before);
     });
     bed.survives("tinyproxy killed and started twice", || tinyproxy.kill_and_start());

@@ -71,6 +71,7 @@ impl Samba {
     }
 }
 
+/// Everything in the folder; and no daemons that `winbindd` would start for what is not asked of it here, and that would outlive it.
 fn samba_configuration(home: &Path) -> String {
     let home = home.display();
     format!(
@@ -78,6 +79,7 @@ fn samba_configuration(home: &Path) -> String {
          passdb backend = tdbsam:{home}/private/passdb.tdb\nprivate dir = {home}/private\nlock directory = {home}/lock\n\
          state directory = {home}/state\ncache directory = {home}/cache\npid directory = {home}/pid\nncalrpc dir = {home}/ncalrpc\n\
          winbindd socket directory = {home}/winbindd\nlog file = {home}/%m.log\nlog level = 1 auth_audit:3\ndisable netbios = yes\n\
+         rpc start on demand helpers = no\n\
          interfaces = lo\nbind interfaces only = yes\nload printers = no\nidmap config * : backend = tdb\n\
          idmap config * : range = 100000-199999\n"
     )
