@@ -8,6 +8,7 @@ mod ends;
 mod harness;
 mod long_paths;
 mod prober;
+mod proxies;
 mod quickstart;
 mod resources;
 mod roles;

@@ -15,6 +15,7 @@ pub mod ports;
 pub mod postgres;
 pub mod prober;
 pub mod programs;
+pub mod proxies;
 pub mod proxy;
 pub mod saboteur;
 pub mod services;

@@ -87,7 +87,7 @@ pub enum DialError {
         problem: String,
     },
     /// TLS could not be established.
-    #[error("{}TLS with `{host}`: {problem}", .peer.prefix())]
+    #[error("{}TLS with `{host}`: {problem}{}", .peer.prefix(), .problem.remedy(*.peer))]
     Tls {
         /// With whom.
         peer: Peer,
@@ -127,16 +127,16 @@ pub enum TlsProblem {
     )]
     UnknownIssuer,
     /// The certificate is for other names.
-    #[error("the certificate is not for this name ({0}); write the name that it is for in `master`")]
+    #[error("the certificate is not for this name ({0})")]
     WrongName(String),
     /// The certificate is not valid any more.
-    #[error("the certificate has expired ({0}); renew it at the master, or set this machine's clock")]
+    #[error("the certificate has expired ({0}); renew it there, or set this machine's clock")]
     Expired(String),
     /// The certificate is not valid yet.
     #[error("the certificate is not valid yet ({0}); set this machine's clock")]
     NotYetValid(String),
     /// The certificate is that of an authority itself, as `openssl req -x509` makes it unless told otherwise.
-    #[error("the master shows the certificate of an authority as its own; make one for it with basicConstraints=CA:FALSE")]
+    #[error("it shows the certificate of an authority as its own; make one for it with basicConstraints=CA:FALSE")]
     Authority,
     /// Another problem with the certificate.
     #[error("the certificate does not verify: {0}")]
@@ -150,11 +150,24 @@ pub enum TlsProblem {
     #[error("both sides have no version or cipher of TLS in common ({0}); rePort speaks TLS 1.2 and 1.3")]
     NothingInCommon(String),
     /// What listens there does not speak TLS.
-    #[error("what listens there does not speak TLS; write ws:// in `master`, or the port of the TLS endpoint")]
+    #[error("what listens there does not speak TLS")]
     NotTls,
     /// The peer refused, or the handshake failed in another way.
     #[error("the handshake failed: {0}")]
     Handshake(String),
+}
+
+impl TlsProblem {
+    /// What can be done, where it depends on whose certificate it is.
+    fn remedy(&self, peer: Peer) -> &'static str {
+        match (self, peer) {
+            (TlsProblem::WrongName(_), Peer::Master) => "; write the name that it is for in `master`",
+            (TlsProblem::WrongName(_), Peer::Proxy) => "; write the name that it is for in `proxy`",
+            (TlsProblem::NotTls, Peer::Master) => "; write ws:// in `master`, or the port of the TLS endpoint",
+            (TlsProblem::NotTls, Peer::Proxy) => "; write http:// in `proxy`, or the port at which it speaks TLS",
+            _ => "",
+        }
+    }
 }
 
 fn describe_attempts(peer: Peer, attempts: &[(SocketAddr, io::Error)]) -> String {

@@ -11,7 +11,10 @@ mod reach;
 mod request;
 mod stage;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use http::HeaderMap;
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -26,16 +29,17 @@ pub use self::{
     request::{HeaderError, RequestParameters, header_of},
     stage::Layer,
 };
-pub use super::{
-    address::{AddressError, MasterAddress},
-    proxy::{ProxyAddress, ProxyAddressError},
-    tls::TlsParameters,
-};
 use super::{
+    address::with_port,
     proxy::{self, Connects, ProxyError, ProxyKind, Target, environment},
     tls::{self, TlsError},
     upgrade,
     websocket::{ByteStream, End, MessageSocket},
+};
+pub use super::{
+    address::{AddressError, MasterAddress},
+    proxy::{ProxyAddress, ProxyAddressError},
+    tls::TlsParameters,
 };
 
 /// Which proxy a dial goes through.
@@ -92,6 +96,8 @@ pub struct Dialer {
     reach: Reach,
     /// For a `wss://` address.
     tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
+    /// For an `https://` proxy, from its first dial on.
+    proxy_tls: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Dialer {
@@ -108,7 +114,7 @@ impl Dialer {
         };
         let DialParameters { stagger, deadline, .. } = parameters;
         let reach = Reach { stagger, deadline, bind: parameters.bind.clone() };
-        Ok(Dialer { address, parameters, reach, tls })
+        Ok(Dialer { address, parameters, reach, tls, proxy_tls: OnceLock::new() })
     }
 
     /// Where it dials.
@@ -176,7 +182,7 @@ impl Dialer {
         let of_proxy = |source| DialError::Proxy { proxy: Box::new(proxy.clone()), source };
         let target = match proxy.kind {
             ProxyKind::Http | ProxyKind::Https => {
-                let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+                let target = with_port(host, port);
                 let way = proxy::connect(&ToProxy { dialer: self, proxy, stage }, proxy, &target).await;
                 return way.map_err(|failure| match failure {
                     Failure::Before(error) => error,
@@ -202,11 +208,19 @@ impl Dialer {
             return Ok(Box::new(stream));
         }
         stage.set(Peer::Proxy, Layer::Tls);
-        let config = tls::client_config(&self.parameters.tls.for_proxy())?;
-        let handshake = TlsConnector::from(config).connect(server_name(&proxy.host)?, stream).await;
+        let handshake = TlsConnector::from(self.proxy_tls()?).connect(server_name(&proxy.host)?, stream).await;
         stage.set(Peer::Proxy, Layer::Proxy);
         let failed = |error| DialError::Tls { peer: Peer::Proxy, host: proxy.host.clone(), problem: tls_problem(&error) };
         Ok(Box::new(handshake.map_err(failed)?))
+    }
+
+    /// For proxies that speak TLS, which may only be known when one is dialled: its authorities are read once.
+    fn proxy_tls(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        if let Some(config) = self.proxy_tls.get() {
+            return Ok(config.clone());
+        }
+        let config = tls::client_config(&self.parameters.tls.for_proxy())?;
+        Ok(self.proxy_tls.get_or_init(|| config).clone())
     }
 
     async fn secure(&self, stream: impl ByteStream, headers: HeaderMap, stage: &Stage) -> Result<MessageSocket, DialError> {
