@@ -5,6 +5,7 @@ mod bad_peers;
 mod bench;
 mod blindness;
 mod ends;
+mod fronts;
 mod harness;
 mod long_paths;
 mod prober;

@@ -28,6 +28,8 @@ pub enum Signal {
     Hangup,
     /// What makes tinyproxy do so, where it does not run in the background.
     User,
+    /// What makes HAProxy do so.
+    User2,
 }
 
 impl Signal {
@@ -40,6 +42,7 @@ impl Signal {
             Signal::Continue => "CONT",
             Signal::Hangup => "HUP",
             Signal::User => "USR1",
+            Signal::User2 => "USR2",
         }
     }
 }

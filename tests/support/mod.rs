@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod content;
 pub mod conversation;
 pub mod daemon;
+pub mod fronts;
 pub mod memory;
 pub mod nginx;
 pub mod peer;

@@ -4,7 +4,7 @@
 //! longer than the proxy lets it, and the proxy is reloaded, killed and started again in the middle of a transfer. What a proxy refuses is read in the
 //! role's log: the layer, what was seen, and what can be done.
 
-mod bed;
+pub mod bed;
 mod environment;
 mod inspected;
 mod kerberos;
