@@ -9,7 +9,7 @@ use std::{
 
 use super::warnings::warnings;
 use crate::{
-    config::{self, Config, LinkConfig, MasterAddress, MasterConfig, PortConfig, RoleConfig},
+    config::{self, Config, LinkConfig, MasterAddress, MasterChoice, MasterConfig, PortConfig, RoleConfig},
     link::{
         dial::{Bind, DialParameters, ProxyChoice},
         tls::{self, ReloadingCertificate, TlsError},
@@ -56,12 +56,12 @@ fn describe(config: &Config) -> String {
     match &config.role {
         RoleConfig::Master(master) => describe_master(master, &mut lines),
         RoleConfig::Server(server) => {
-            describe_link(&server.link, &mut lines);
+            describe_link(&server.link, "is linked to all of them at the same time", &mut lines);
             lines.push(format!("bench: {}", if server.bench { "answered" } else { "not answered" }));
             describe_ports(&server.ports, "dials", &mut lines);
         }
         RoleConfig::Client(client) => {
-            describe_link(&client.link, &mut lines);
+            describe_link(&client.link, choice(client.master_choice), &mut lines);
             lines.push(format!("hold_timeout: {:?}", client.hold_timeout));
             describe_ports(&client.ports, "listens at", &mut lines);
         }
@@ -121,9 +121,20 @@ fn describe_way(dial: &DialParameters, lines: &mut Vec<String>) {
     }
 }
 
-fn describe_link(link: &LinkConfig, lines: &mut Vec<String>) {
+/// What a client does with several masters.
+fn choice(choice: MasterChoice) -> &'static str {
+    match choice {
+        MasterChoice::Ordered => "uses one at a time: ordered, the next one is dialled when one fails",
+        MasterChoice::Raced => "uses one at a time: raced, they are dialled side by side and the first that takes it in is used",
+    }
+}
+
+fn describe_link(link: &LinkConfig, several: &str, lines: &mut Vec<String>) {
     for master in &link.masters {
         lines.push(format!("master: {master}"));
+    }
+    if link.masters.len() > 1 {
+        lines.push(format!("masters: {several}"));
     }
     describe_way(&link.dial, lines);
     if let Some(ca) = &link.dial.tls.ca {
@@ -218,5 +229,24 @@ mod tests {
             assert!(said.contains(part), "nothing of {part} in {said}");
         }
         assert!(!said.contains("hush"), "{said}");
+        assert!(!said.contains("masters:"), "there is one: {said}");
+    }
+
+    #[test]
+    fn what_is_done_with_several_masters_is_said() {
+        let key = |mode| if mode == "server" { r#""master_key": "k","# } else { "" };
+        let choices = [
+            ("server", "", "all of them at the same time"),
+            ("client", "", "one at a time: ordered"),
+            ("client", r#""master_choice": "raced","#, "one at a time: raced"),
+        ];
+        for (mode, choice, part) in choices {
+            let port = r#"{"local_address": "127.0.0.1:1", "port_key": "k"}"#;
+            let key = key(mode);
+            let text = format!(r#"{{"mode": "{mode}", "master": ["a:1", "b:2"], {key} {choice} "ports": [{port}]}}"#);
+            let loaded = config::parse(&text, Path::new("c.json"), &|_| None).expect("loads");
+            let said = describe(&loaded.config);
+            assert!(said.contains("master: ws://a:1/") && said.contains("master: ws://b:2/") && said.contains(part), "{said}");
+        }
     }
 }

@@ -8,14 +8,16 @@ use tokio_util::sync::CancellationToken;
 use super::threads;
 use crate::{
     client::{Client, ClientParameters, ClientPort},
-    config::{ByteSize, ClientConfig, Config, HostPort, LinkConfig, MasterConfig, PortConfig, RoleConfig, ServerConfig},
+    config::{
+        ByteSize, ClientConfig, Config, HostPort, LinkConfig, MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig,
+    },
     crypto::{LinkKey, PortKeys},
     frame::Role,
     id::Id,
     link::{
         Timing,
         dial::Dialer,
-        uplink::{Mover, Uplink},
+        uplink::{Choice, Mover, Uplink},
     },
     master::{self, Limits, Master, MasterParameters, MasterTiming},
     random,
@@ -143,16 +145,26 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
     };
     let parameters = ClientParameters {
         ports: config.ports.iter().map(client_port).collect(),
-        uplink: uplink(&config.link, Role::Client, None)?,
+        uplink: client_uplink(config)?,
         hold_timeout: config.hold_timeout,
     };
     Ok(Client::bind(parameters).await?)
 }
 
-pub(super) fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
+/// How a client reaches its masters.
+pub(super) fn client_uplink(config: &ClientConfig) -> anyhow::Result<Uplink> {
+    let choice = match config.master_choice {
+        MasterChoice::Ordered => Choice::Ordered,
+        MasterChoice::Raced => Choice::Raced,
+    };
+    Ok(Uplink { choice, ..uplink(&config.link, Role::Client, None)? })
+}
+
+fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
     let dialer = |address: &crate::link::dial::MasterAddress| Dialer::new(address.clone(), config.dial.clone());
     Ok(Uplink {
         dialers: config.masters.iter().map(dialer).collect::<Result<_, _>>()?,
+        choice: Choice::Ordered,
         key: LinkKey::derive(master_key),
         role,
         instance: Id(random::bytes()),

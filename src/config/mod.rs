@@ -19,6 +19,7 @@ mod written;
 
 use std::{
     ffi::OsString,
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -185,12 +186,37 @@ pub struct ServerConfig {
 pub struct ClientConfig {
     /// Its master.
     pub link: LinkConfig,
+    /// How one of several masters is come to.
+    pub master_choice: MasterChoice,
     /// At least one; no two share a key or an address.
     pub ports: Vec<PortConfig>,
     /// How long a connection waits for a server before it is reset.
     pub hold_timeout: Duration,
     /// How long a drain may take.
     pub grace_period: Duration,
+}
+
+/// How a client comes to one of several masters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MasterChoice {
+    /// One at a time, in the order of the list.
+    Ordered,
+    /// Side by side, the first that takes it in.
+    Raced,
+}
+
+impl MasterChoice {
+    /// All of them.
+    pub const ALL: [MasterChoice; 2] = [MasterChoice::Ordered, MasterChoice::Raced];
+}
+
+impl fmt::Display for MasterChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            MasterChoice::Ordered => "ordered",
+            MasterChoice::Raced => "raced",
+        })
+    }
 }
 
 /// One service.

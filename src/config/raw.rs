@@ -119,6 +119,9 @@ pub struct RawClient {
     /// `host:port` or a URL, or a list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master: Option<OneOrMore>,
+    /// `"ordered"` or `"raced"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master_choice: Option<String>,
     /// A proxy's URL, or `"none"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<RawSecret>,
@@ -376,6 +379,7 @@ pub(super) const CLIENT: Known = Known {
         "mode",
         "log_level",
         "master",
+        "master_choice",
         "proxy",
         "connect_to",
         "bind_address",
