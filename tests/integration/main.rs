@@ -7,6 +7,7 @@ mod blindness;
 mod ends;
 mod harness;
 mod long_paths;
+mod masters;
 mod quickstart;
 mod resources;
 mod roles;

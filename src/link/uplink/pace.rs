@@ -72,7 +72,7 @@ pub(super) struct Pace {
 struct Master {
     /// When its rest is over.
     rests_until: Option<Instant>,
-    /// Its first and its last failure, of those without a link that lived in between.
+    /// Its first and its last failure, of those without a link in between.
     failing: Option<(Instant, Instant)>,
     /// The rests after links that ended as soon as they had joined.
     short_lived: Backoff,
@@ -101,6 +101,13 @@ impl Pace {
     /// The pace of an uplink to `masters`, at least one.
     pub(super) fn new(masters: usize) -> Self {
         Pace { masters: (0..masters).map(|_| Master::new()).collect(), at_once: KEPT_ATTEMPTS }
+    }
+
+    /// The master has taken the role in: what it fails of from now on is something else.
+    pub(super) fn joined(&mut self, master: usize) {
+        if let Some(master) = self.masters.get_mut(master) {
+            (master.rests_until, master.failing) = (None, None);
+        }
     }
 
     /// A link to `master` that had lived for so long has ended, or is to be replaced: the same master follows, unless attempts at it have failed
@@ -278,6 +285,18 @@ mod tests {
         bed.failed(0, SECOND);
         bed.now += 2 * FORGOTTEN;
         assert!(bed.failed(0, SECOND) <= FIRST_REST);
+    }
+
+    #[test]
+    fn a_link_that_joined_ends_the_rest_of_its_master_and_what_fails_then_begins_anew() {
+        let mut bed = Bed::new(1);
+        for _ in 0..100 {
+            bed.failed(0, 50 * SECOND);
+            bed.now += SECOND;
+        }
+        bed.failed(0, 50 * SECOND);
+        bed.pace.joined(0);
+        assert!(!bed.pace.rests(bed.now, 0) && bed.failed(0, SECOND) <= FIRST_REST);
     }
 
     #[test]

@@ -237,6 +237,7 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
         self.plan = None;
         self.next.drain(..).for_each(|beaten| beaten.cancel.cancel());
         self.failing = None;
+        self.pace.joined(link.master);
         let took_ms = link.since.elapsed().as_millis() as u64;
         link.since = Instant::now();
         link.replace_at = self.replace_after(link.master).map(|age| link.since + age);
