@@ -149,9 +149,10 @@ fn describe_link(link: &LinkConfig, several: &str, lines: &mut Vec<String>) {
 
 fn describe_ports(ports: &[PortConfig], does: &str, lines: &mut Vec<String>) {
     for port in ports {
-        let PortConfig { mark, local_address, encrypt_method, compress_method, windows, .. } = port;
+        let PortConfig { mark, local_address, encrypt_method, compress_method, proxy_protocol, windows, .. } = port;
+        let told = proxy_protocol.map_or_else(String::new, |version| format!(", with PROXY protocol {version} before it"));
         lines.push(format!(
-            "port \"{mark}\": {does} {local_address}; {encrypt_method}, {compress_method}; windows up to {} a stream, {} in all",
+            "port \"{mark}\": {does} {local_address}{told}; {encrypt_method}, {compress_method}; windows up to {} a stream, {} in all",
             windows.stream, windows.tunnel
         ));
     }
@@ -222,10 +223,19 @@ mod tests {
     #[test]
     fn a_description_names_what_matters_and_no_key() {
         let text = r#"{"mode": "server", "master": "host:1", "master_key": "hush", "ports": [
-            {"mark": "远程桌面", "local_address": "127.0.0.1:3389", "port_key": "hush", "compress_method": "zstd"}]}"#;
+            {"mark": "远程桌面", "local_address": "127.0.0.1:3389", "port_key": "hush", "compress_method": "zstd"},
+            {"mark": "web", "local_address": "127.0.0.1:80", "port_key": "hushed", "proxy_protocol": "v2"}]}"#;
         let loaded = config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
         let said = describe(&loaded.config);
-        for part in ["mode: server", "ws://host:1/", "远程桌面", "dials 127.0.0.1:3389", "aes-128-gcm, zstd", "32 MiB"] {
+        for part in [
+            "mode: server",
+            "ws://host:1/",
+            "远程桌面",
+            "dials 127.0.0.1:3389;",
+            "dials 127.0.0.1:80, with PROXY protocol v2 before it;",
+            "aes-128-gcm, zstd",
+            "32 MiB",
+        ] {
             assert!(said.contains(part), "nothing of {part} in {said}");
         }
         assert!(!said.contains("hush"), "{said}");

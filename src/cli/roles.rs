@@ -125,7 +125,10 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     let ports = config.ports.iter().map(|port| {
         let parameters = port_parameters(port, &config.link, &commons);
         let HostPort { host, port: tcp_port } = port.local_address.clone();
-        (parameters.keys.id, Arc::new(ServerPort { port: parameters, host, tcp_port }))
+        (
+            parameters.keys.id,
+            Arc::new(ServerPort { port: parameters, host, tcp_port, proxy_protocol: port.proxy_protocol.is_some() }),
+        )
     });
     let uplink = uplink(&config.link, Role::Server, Some(config.master_key.expose()))?;
     Ok(ServerParameters {

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration
 
 use super::{
     AddressError, ByteSize, ClientConfig, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, DialParameters, HostPort,
-    LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterChoice, MasterConfig, PortConfig, RoleConfig, Secret,
-    ServerConfig, Surroundings, TlsFiles, Warning, Windows,
+    LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterChoice, MasterConfig, PortConfig, ProxyProtocol, RoleConfig,
+    Secret, ServerConfig, Surroundings, TlsFiles, Warning, Windows,
     error::{Fault, FieldPath, Problem},
     quantity::Quantity,
     raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawMasterTls, RawPort, RawRoleTls, RawServer, RawWindows},
@@ -343,6 +343,7 @@ impl Reader<'_> {
         let encrypt = self.word(&path.field("encrypt_method"), encrypt, DEFAULT_ENCRYPT_METHOD, &EncryptMethod::ALL);
         let compress = raw.compress_method.as_deref();
         let compress = self.word(&path.field("compress_method"), compress, DEFAULT_COMPRESS_METHOD, &CompressMethod::ALL);
+        let proxy_protocol = self.proxy_protocol(&path.field("proxy_protocol"), raw.proxy_protocol.as_deref(), mode);
         let stream = (&path.field("stream_window"), raw.stream_window.as_ref());
         let tunnel = (&path.field("tunnel_window"), raw.tunnel_window.as_ref());
         let windows = self.window_pair(stream, tunnel, windows);
@@ -354,8 +355,20 @@ impl Reader<'_> {
             port_key: port_key?,
             encrypt_method: encrypt?,
             compress_method: compress?,
+            proxy_protocol: proxy_protocol?,
             windows: windows?,
         })
+    }
+
+    fn proxy_protocol(&mut self, path: &FieldPath, written: Option<&str>, mode: Mode) -> Option<Option<ProxyProtocol>> {
+        let Some(written) = written else { return Some(None) };
+        if mode == Mode::Client {
+            let message = "is not for a client: the server is told where connections come from when its own port asks for it; remove it here, \
+                           and write it at the server";
+            self.document.problem(path, Fault::Other(message.to_owned()));
+            return None;
+        }
+        self.word(path, Some(written), ProxyProtocol::V2, &[ProxyProtocol::V2]).map(Some)
     }
 
     fn local_address(&mut self, path: &FieldPath, text: Option<&str>, mode: Mode) -> Option<HostPort> {

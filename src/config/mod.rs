@@ -232,8 +232,25 @@ pub struct PortConfig {
     pub encrypt_method: EncryptMethod,
     /// How it is compressed; the same at both ends.
     pub compress_method: CompressMethod,
+    /// Server: which version of the PROXY protocol tells the service where a connection comes from, if any.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// What the windows of its tunnels may grow to.
     pub windows: Windows,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// The binary one.
+    V2,
+}
+
+impl fmt::Display for ProxyProtocol {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProxyProtocol::V2 => formatter.write_str("v2"),
+        }
+    }
 }
 
 /// What windows may grow to, in the direction toward this end.

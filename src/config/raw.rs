@@ -191,6 +191,9 @@ pub struct RawPort {
     /// How it is compressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compress_method: Option<String>,
+    /// Server: which version of the PROXY protocol the service hears.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<String>,
     /// What a stream's window may grow to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_window: Option<Quantity>,
@@ -339,7 +342,16 @@ const LIMITS: Known = Known {
     inside: &[],
 };
 const PORT: Known = Known {
-    names: &["mark", "local_address", "port_key", "encrypt_method", "compress_method", "stream_window", "tunnel_window"],
+    names: &[
+        "mark",
+        "local_address",
+        "port_key",
+        "encrypt_method",
+        "compress_method",
+        "proxy_protocol",
+        "stream_window",
+        "tunnel_window",
+    ],
     inside: &[("port_key", &SECRET)],
 };
 

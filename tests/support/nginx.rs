@@ -10,6 +10,11 @@ pub fn file_server(folder: &Path, address: SocketAddr, root: &Path) -> Daemon {
     start("web", folder, address, &site, "")
 }
 
+/// Serves a `server { … }` of the test, which listens at this address.
+pub fn site(folder: &Path, address: SocketAddr, site: &str) -> Daemon {
+    start("site", folder, address, site, "")
+}
+
 /// Stands in front of a master with one of the files under nginx/ as it is shipped, but for addresses and paths.
 pub fn front(folder: &Path, address: SocketAddr, shipped: &Shipped<'_>) -> Daemon {
     start("front", folder, address, &shipped.site(address), shipped.tuning.main)
