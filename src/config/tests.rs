@@ -338,7 +338,7 @@ fn files_are_found_beside_the_configuration() {
     let text = master(r#""tls": {"cert": "c.pem", "key": "/k.pem"}"#);
     let loaded = parse(&text, Path::new("/etc/report/config.json"), &no_variable).expect("loads");
     let RoleConfig::Master(master) = loaded.config.role else { panic!("no master") };
-    assert_eq!(master.tls, Some(TlsFiles { cert: "/etc/report/c.pem".into(), key: "/k.pem".into() }));
+    assert_eq!(master.tls, Some(TlsFiles { cert: "/etc/report/c.pem".into(), key: "/k.pem".into(), client_ca: None }));
     assert_says(&complaint(&self::master(r#""tls": {"cert": "c.pem"}"#)), &["tls.key is missing", "PEM"]);
 }
 
@@ -383,6 +383,6 @@ fn the_proxy_protocol_belongs_to_a_servers_port() {
     assert_says(&complaint(&port("server", "true")), &["ports[0].proxy_protocol", "true"]);
     let line = complaint(&port("client", r#""v2""#));
     assert_says(&line, &["ports[0].proxy_protocol is not for a client", "remove it here", "at the server"]);
-    assert_says(&complaint(&server(r#""proxy_protocol": "v2""#)), &["proxy_protocol", "unknown here"]);
+    assert_says(&complaint(&server(r#""proxy_protocol": "v2""#)), &["proxy_protocol", "in an element of `ports`"]);
     assert_says(&complaint(&master(r#""ports": [{"proxy_protocol": "v2"}]"#)), &["ports", "remove it here"]);
 }

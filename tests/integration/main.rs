@@ -8,6 +8,7 @@ mod ends;
 mod harness;
 mod long_paths;
 mod masters;
+mod prober;
 mod proxy_protocol;
 mod quickstart;
 mod resources;

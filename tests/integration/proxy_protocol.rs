@@ -39,7 +39,7 @@ fn mirror(scene: &Scene) -> (Daemon, SocketAddr) {
          location / {{ add_header X-Seen \"$proxy_protocol_addr|$proxy_protocol_port\"; add_header X-Remote \"$remote_addr\";\n\
          add_header X-To \"$proxy_protocol_server_addr|$proxy_protocol_server_port\"; return 200 \"seen\\n\"; }} }}"
     );
-    (nginx::site(scene.folder(), address, &site), address)
+    (nginx::site("mirror", scene.folder(), address, &site), address)
 }
 
 /// A tunnel to a mirror, by a port at `127.0.0.1` and one at `[::1]`, over paths that can be cut and are recorded.

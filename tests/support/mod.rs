@@ -13,6 +13,7 @@ pub mod nginx;
 pub mod peer;
 pub mod ports;
 pub mod postgres;
+pub mod prober;
 pub mod programs;
 pub mod proxy;
 pub mod saboteur;

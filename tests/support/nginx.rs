@@ -7,12 +7,12 @@ use super::{certificates::Leaf, daemon::Daemon};
 /// Serves the files of a folder.
 pub fn file_server(folder: &Path, address: SocketAddr, root: &Path) -> Daemon {
     let site = format!("server {{ listen {address}; root {}; }}", root.display());
-    start("web", folder, address, &site, "")
+    self::site("web", folder, address, &site)
 }
 
-/// Serves a `server { … }` of the test, which listens at this address.
-pub fn site(folder: &Path, address: SocketAddr, site: &str) -> Daemon {
-    start("site", folder, address, site, "")
+/// Serves one `server { … }` that listens at this address.
+pub fn site(name: &str, folder: &Path, address: SocketAddr, site: &str) -> Daemon {
+    start(name, folder, address, site, "")
 }
 
 /// Stands in front of a master with one of the files under nginx/ as it is shipped, but for addresses and paths.
