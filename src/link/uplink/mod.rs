@@ -12,6 +12,7 @@ mod attempt;
 mod lifetimes;
 mod pace;
 mod race;
+mod standing;
 mod succession;
 mod why;
 

@@ -16,18 +16,19 @@ use std::{future::pending, panic::resume_unwind, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
     task::{JoinError as TaskError, JoinSet},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
-    Choice, LinkNews, LinkedRole, RETIREMENT, Uplink, Way,
+    Choice, LinkNews, LinkedRole, Uplink, Way,
     attempt::{Attempt, News, Outcome, Report},
     lifetimes::{Lesson, Lifetimes},
     next_epoch,
     pace::{Next, Pace},
     race::{Race, STAGGER},
+    standing::{Plan, Standing, vacated},
     why::{Why, log_failure, told},
 };
 use crate::{
@@ -35,40 +36,11 @@ use crate::{
     link::{LinkEnd, Outbox, Timing},
 };
 
-/// How long a server's old link is kept at least: ATTACHes that the master sent before it heard of the new one are still on their way.
-const LINGER: Duration = Duration::from_secs(1);
-
 /// Reports that wait: two of each link, of which the next one, the present one and the old one run. Of attempts that race, one reports.
 const REPORTS: usize = 8;
 
 /// When a link that is due to be replaced is looked at again, if another one is being made for another reason.
 const ROTATE_AGAIN: Duration = Duration::from_secs(1);
-
-/// The next attempt.
-#[derive(Debug)]
-struct Plan {
-    at: Instant,
-    master: usize,
-    why: Why,
-}
-
-/// A link that is being made, or stands.
-#[derive(Debug)]
-struct Standing {
-    epoch: u64,
-    master: usize,
-    why: Why,
-    outbox: Arc<Outbox>,
-    cancel: CancellationToken,
-    /// When its attempt began; from when it has joined, when it did.
-    since: Instant,
-    /// When it is to be replaced.
-    replace_at: Option<Instant>,
-    /// Since when a newer one stands.
-    retired: Option<Instant>,
-    /// Whether the master has said that it will end it.
-    going: bool,
-}
 
 /// What happens next.
 enum Event {
@@ -319,7 +291,10 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
 
     fn ended(&mut self, epoch: u64, outcome: Outcome) {
         if let Some(next) = self.take_next(epoch) {
-            self.failed(next, outcome);
+            // What another attempt has beaten did not fail. That one may not have reported yet.
+            if !matches!(outcome, Outcome::Cancelled) {
+                self.failed(next, outcome);
+            }
         } else if let Some(current) = self.current.take_if(|current| current.epoch == epoch) {
             self.lost(current, outcome);
         } else if self.old.take_if(|old| old.epoch == epoch).is_some()
@@ -394,19 +369,6 @@ async fn reached(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => pending().await,
-    }
-}
-
-/// The old link is of no use any more, and has not been told to close.
-async fn vacated(old: Option<&Standing>, server: bool) {
-    match old {
-        Some(Standing { retired: Some(retired), outbox, cancel, .. }) if !cancel.is_cancelled() => {
-            if server {
-                sleep_until(*retired + LINGER).await;
-            }
-            let _ = timeout_at(*retired + RETIREMENT, outbox.vacant()).await;
-        }
-        _ => pending().await,
     }
 }
 
