@@ -14,7 +14,7 @@ use report::{
     link::{
         Timing,
         dial::{DialParameters, Dialer},
-        uplink::{Mover, Uplink},
+        uplink::{Choice, Mover, Uplink},
     },
     master::{Fallback, Limits, Master, MasterParameters, MasterTiming, TrustedProxies},
     random,
@@ -192,7 +192,7 @@ fn start_server(master: SocketAddr, service: SocketAddr, method: EncryptMethod) 
     let (uplink, port) = (uplink(master, Role::Server)?, port(method));
     Ok(Counting::start(move |cancel| async move {
         let id = port.keys.id;
-        let offered = ServerPort { port, host: service.ip().to_string(), tcp_port: service.port() };
+        let offered = ServerPort { port, host: service.ip().to_string(), tcp_port: service.port(), proxy_protocol: false };
         let parameters = ServerParameters {
             bench: false,
             ports: HashMap::from([(id, Arc::new(offered))]),
@@ -224,6 +224,7 @@ fn uplink(master: SocketAddr, role: Role) -> anyhow::Result<Uplink> {
     let master_key = (role == Role::Server).then_some(MASTER_KEY);
     Ok(Uplink {
         dialers: vec![Dialer::new(master.to_string().parse()?, DialParameters::default())?],
+        choice: Choice::Ordered,
         key: LinkKey::derive(master_key),
         role,
         instance: Id(random::bytes()),

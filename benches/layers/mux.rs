@@ -213,8 +213,15 @@ fn port(encrypt: EncryptMethod) -> PortParameters {
 async fn attached(client: &Arc<Outbox>, server: &Arc<Outbox>, port: &PortParameters, tasks: &TaskTracker) -> (Tunnel, Tunnel) {
     let wish = attach::wish(port, client, 1, tasks).expect("a first message");
     client.open(1, wish.lane).expect("the first channel");
-    let host =
-        attach::Host { instance: Id([7; 16]), started: Instant::now(), find: &|_| None, is_open: true, bench: true, tasks };
+    let host = attach::Host {
+        instance: Id([7; 16]),
+        started: Instant::now(),
+        find: &|_| None,
+        is_open: true,
+        bench: true,
+        addresses: false,
+        tasks,
+    };
     let reply = attach::reply(port, &host, &wish.message, server, 1).expect("our own message");
     server.open(1, reply.lane).expect("the first channel");
     server.ready(1);

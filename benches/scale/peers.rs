@@ -17,7 +17,7 @@ use report::{
     link::{
         Handler, Outbox, Timing,
         dial::{DialParameters, Dialer},
-        uplink::{LinkedRole, Mover, Uplink},
+        uplink::{Choice, LinkedRole, Mover, Uplink},
     },
     random,
     tunnel::{
@@ -112,6 +112,7 @@ impl Peers {
         let master_key = (role == Role::Server).then_some(MASTER_KEY);
         let uplink = Uplink {
             dialers: vec![Dialer::new(address, DialParameters::default())?],
+            choice: Choice::Ordered,
             key: LinkKey::derive(master_key),
             role,
             instance,
@@ -220,7 +221,15 @@ impl Handler for Session {
 impl Session {
     fn attach(&self, channel: u32, message: &[u8]) -> Result<(), Notice> {
         let Agent { port, instance, started, tasks, stop, .. } = &self.agent;
-        let host = attach::Host { instance: *instance, started: *started, find: &|_| None, is_open: true, bench: false, tasks };
+        let host = attach::Host {
+            instance: *instance,
+            started: *started,
+            find: &|_| None,
+            is_open: true,
+            bench: false,
+            addresses: false,
+            tasks,
+        };
         let refused = |error: String| Notice::new(Code::Handshake, error);
         let reply = attach::reply(port, &host, message, &self.outbox, channel).map_err(|error| refused(error.to_string()))?;
         self.outbox.open(channel, reply.lane).map_err(|error| refused(error.to_string()))?;

@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use report::{
     bench::Request,
     mux::{Event, Mux, Parameters, PeerGrant, Side, WindowSize},
+    tunnel::origin::Origin,
 };
 
 const PARAMETERS: Parameters = Parameters {
@@ -37,6 +38,7 @@ fuzz_target!(|messages: Vec<Vec<u8>>| {
         while let Some(event) = mux.poll_event() {
             if let Event::Opened { stream, details } = event {
                 let _ = Request::read(&details);
+                let _ = Origin::read(&details);
                 let _ = mux.read(stream);
                 mux.consume(now, stream, 100);
             }

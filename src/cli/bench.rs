@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ConfigFile,
-    roles::{port_parameters, uplink},
+    roles::{client_uplink, port_parameters},
     signals::{Signals, run_until_signal},
     table, threads,
 };
@@ -22,7 +22,6 @@ use crate::{
     bench::{Data, MeasureError, Measured, PLACES, Plan, Progress, UnknownData},
     client::direct::{self, Reached},
     config::{self, ClientConfig, PortConfig, RoleConfig},
-    frame::Role,
     tunnel::Commons,
 };
 
@@ -134,7 +133,7 @@ async fn measure(
     port: &PortConfig,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
-    let uplink = uplink(&config.link, Role::Client, None)?;
+    let uplink = client_uplink(config)?;
     let parameters = port_parameters(port, &config.link, &Commons::default());
     let plan = Plan { time: arguments.seconds, connections: usize::from(arguments.connections), data: arguments.data };
     let line = ProgressLine::new();

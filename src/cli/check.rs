@@ -9,7 +9,7 @@ use std::{
 
 use super::{roles::tls_files, warnings::warnings};
 use crate::{
-    config::{self, Config, FallbackConfig, LinkConfig, MasterAddress, MasterConfig, PortConfig, RoleConfig},
+    config::{self, Config, FallbackConfig, LinkConfig, MasterAddress, MasterChoice, MasterConfig, PortConfig, RoleConfig},
     link::{
         dial::{Bind, DialParameters, ProxyChoice},
         tls::{self, TlsError},
@@ -54,12 +54,12 @@ fn describe(config: &Config) -> String {
     match &config.role {
         RoleConfig::Master(master) => describe_master(master, &mut lines),
         RoleConfig::Server(server) => {
-            describe_link(&server.link, &mut lines);
+            describe_link(&server.link, "is linked to all of them at the same time", &mut lines);
             lines.push(format!("bench: {}", if server.bench { "answered" } else { "not answered" }));
             describe_ports(&server.ports, "dials", &mut lines);
         }
         RoleConfig::Client(client) => {
-            describe_link(&client.link, &mut lines);
+            describe_link(&client.link, choice(client.master_choice), &mut lines);
             lines.push(format!("hold_timeout: {:?}", client.hold_timeout));
             describe_ports(&client.ports, "listens at", &mut lines);
         }
@@ -139,9 +139,20 @@ fn describe_way(dial: &DialParameters, lines: &mut Vec<String>) {
     }
 }
 
-fn describe_link(link: &LinkConfig, lines: &mut Vec<String>) {
+/// What a client does with several masters.
+fn choice(choice: MasterChoice) -> &'static str {
+    match choice {
+        MasterChoice::Ordered => "uses one at a time: ordered, the next one is dialled when one fails",
+        MasterChoice::Raced => "uses one at a time: raced, they are dialled side by side and the first that takes it in is used",
+    }
+}
+
+fn describe_link(link: &LinkConfig, several: &str, lines: &mut Vec<String>) {
     for master in &link.masters {
         lines.push(format!("master: {master}"));
+    }
+    if link.masters.len() > 1 {
+        lines.push(format!("masters: {several}"));
     }
     describe_way(&link.dial, lines);
     if let Some(ca) = &link.dial.tls.ca {
@@ -156,9 +167,10 @@ fn describe_link(link: &LinkConfig, lines: &mut Vec<String>) {
 
 fn describe_ports(ports: &[PortConfig], does: &str, lines: &mut Vec<String>) {
     for port in ports {
-        let PortConfig { mark, local_address, encrypt_method, compress_method, windows, .. } = port;
+        let PortConfig { mark, local_address, encrypt_method, compress_method, proxy_protocol, windows, .. } = port;
+        let told = proxy_protocol.map_or_else(String::new, |version| format!(", with PROXY protocol {version} before it"));
         lines.push(format!(
-            "port \"{mark}\": {does} {local_address}; {encrypt_method}, {compress_method}; windows up to {} a stream, {} in all",
+            "port \"{mark}\": {does} {local_address}{told}; {encrypt_method}, {compress_method}; windows up to {} a stream, {} in all",
             windows.stream, windows.tunnel
         ));
     }
@@ -229,12 +241,40 @@ mod tests {
     #[test]
     fn a_description_names_what_matters_and_no_key() {
         let text = r#"{"mode": "server", "master": "host:1", "master_key": "hush", "ports": [
-            {"mark": "远程桌面", "local_address": "127.0.0.1:3389", "port_key": "hush", "compress_method": "zstd"}]}"#;
+            {"mark": "远程桌面", "local_address": "127.0.0.1:3389", "port_key": "hush", "compress_method": "zstd"},
+            {"mark": "web", "local_address": "127.0.0.1:80", "port_key": "hushed", "proxy_protocol": "v2"}]}"#;
         let loaded = config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
         let said = describe(&loaded.config);
-        for part in ["mode: server", "ws://host:1/", "远程桌面", "dials 127.0.0.1:3389", "aes-128-gcm, zstd", "32 MiB"] {
+        for part in [
+            "mode: server",
+            "ws://host:1/",
+            "远程桌面",
+            "dials 127.0.0.1:3389;",
+            "dials 127.0.0.1:80, with PROXY protocol v2 before it;",
+            "aes-128-gcm, zstd",
+            "32 MiB",
+        ] {
             assert!(said.contains(part), "nothing of {part} in {said}");
         }
         assert!(!said.contains("hush"), "{said}");
+        assert!(!said.contains("masters:"), "there is one: {said}");
+    }
+
+    #[test]
+    fn what_is_done_with_several_masters_is_said() {
+        let key = |mode| if mode == "server" { r#""master_key": "k","# } else { "" };
+        let choices = [
+            ("server", "", "all of them at the same time"),
+            ("client", "", "one at a time: ordered"),
+            ("client", r#""master_choice": "raced","#, "one at a time: raced"),
+        ];
+        for (mode, choice, part) in choices {
+            let port = r#"{"local_address": "127.0.0.1:1", "port_key": "k"}"#;
+            let key = key(mode);
+            let text = format!(r#"{{"mode": "{mode}", "master": ["a:1", "b:2"], {key} {choice} "ports": [{port}]}}"#);
+            let loaded = config::parse(&text, Path::new("c.json"), &|_| None).expect("loads");
+            let said = describe(&loaded.config);
+            assert!(said.contains("master: ws://a:1/") && said.contains("master: ws://b:2/") && said.contains(part), "{said}");
+        }
     }
 }

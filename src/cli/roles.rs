@@ -9,8 +9,8 @@ use super::threads;
 use crate::{
     client::{Client, ClientParameters, ClientPort},
     config::{
-        self, ByteSize, ClientConfig, Config, FallbackConfig, HostPort, LinkConfig, MasterConfig, PortConfig, RoleConfig,
-        ServerConfig,
+        self, ByteSize, ClientConfig, Config, FallbackConfig, HostPort, LinkConfig, MasterChoice, MasterConfig, PortConfig,
+        RoleConfig, ServerConfig,
     },
     crypto::{LinkKey, PortKeys},
     frame::Role,
@@ -18,7 +18,7 @@ use crate::{
     link::{
         Timing,
         dial::Dialer,
-        uplink::{Mover, Uplink},
+        uplink::{Choice, Mover, Uplink},
     },
     master::{self, Fallback, Limits, Master, MasterParameters, MasterTiming, TrustedProxies},
     random,
@@ -144,7 +144,10 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     let ports = config.ports.iter().map(|port| {
         let parameters = port_parameters(port, &config.link, &commons);
         let HostPort { host, port: tcp_port } = port.local_address.clone();
-        (parameters.keys.id, Arc::new(ServerPort { port: parameters, host, tcp_port }))
+        (
+            parameters.keys.id,
+            Arc::new(ServerPort { port: parameters, host, tcp_port, proxy_protocol: port.proxy_protocol.is_some() }),
+        )
     });
     let uplink = uplink(&config.link, Role::Server, Some(config.master_key.expose()))?;
     Ok(ServerParameters {
@@ -164,16 +167,26 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
     };
     let parameters = ClientParameters {
         ports: config.ports.iter().map(client_port).collect(),
-        uplink: uplink(&config.link, Role::Client, None)?,
+        uplink: client_uplink(config)?,
         hold_timeout: config.hold_timeout,
     };
     Ok(Client::bind(parameters).await?)
 }
 
-pub(super) fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
+/// How a client reaches its masters.
+pub(super) fn client_uplink(config: &ClientConfig) -> anyhow::Result<Uplink> {
+    let choice = match config.master_choice {
+        MasterChoice::Ordered => Choice::Ordered,
+        MasterChoice::Raced => Choice::Raced,
+    };
+    Ok(Uplink { choice, ..uplink(&config.link, Role::Client, None)? })
+}
+
+fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
     let dialer = |address: &crate::link::dial::MasterAddress| Dialer::new(address.clone(), config.dial.clone());
     Ok(Uplink {
         dialers: config.masters.iter().map(dialer).collect::<Result<_, _>>()?,
+        choice: Choice::Ordered,
         key: LinkKey::derive(master_key),
         role,
         instance: Id(random::bytes()),

@@ -2,7 +2,6 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, error, info, info_span, warn};
@@ -68,7 +67,7 @@ async fn visit(context: Context, socket: TcpStream, address: SocketAddr) {
         );
         return;
     };
-    let stream = tunnel.open(Bytes::new());
+    let stream = tunnel.open(context.port.details(&tunnel, address, &socket));
     tokio::select! {
         spliced = splice(socket, stream, parameters.compress) => match spliced.error {
             None => debug!(sent = spliced.sent_bytes, received = spliced.received_bytes, "the connection ended"),

@@ -8,11 +8,13 @@
 //! ```
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use bytes::Bytes;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info, info_span, warn};
 
@@ -23,6 +25,7 @@ use crate::{
     tunnel::{
         PortParameters, ResetCode, Standing, Tunnel,
         attach::{AttachError, Taker},
+        origin::Origin,
     },
 };
 
@@ -117,6 +120,15 @@ impl Port {
         self.state().tunnels.iter().find(|held| held.tunnel.id() == tunnel.id()).map(|held| held.taker)
     }
 
+    /// What a stream's opening says of a connection from `source` to this socket: where it comes from and where it was to go, if the server that holds
+    /// the tunnel wants to know (PROTOCOL 9.11).
+    pub fn details(&self, tunnel: &Tunnel, source: SocketAddr, socket: &TcpStream) -> Bytes {
+        let is_wanted = self.taker(tunnel).is_some_and(|taker| taker.addresses);
+        let destination = socket.local_addr().ok().filter(|_| is_wanted);
+        let origin = destination.and_then(|destination| Origin::new(source, destination));
+        origin.map(|origin| origin.details()).unwrap_or_default()
+    }
+
     /// Why the last wish for a new tunnel came to nothing, now and from now on.
     pub fn refusals(&self) -> watch::Receiver<Option<AttachError>> {
         self.refusals.subscribe()
@@ -197,7 +209,7 @@ impl Port {
         if needless {
             return tunnel.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, "the tunnel before is back"));
         }
-        info!(tunnel = %tunnel.id(), "attached to a server");
+        info!(tunnel = %tunnel.id(), tells_addresses = taker.addresses, "attached to a server");
         older.iter().for_each(|older| give_up_if_replaced(older, &tunnel, taker.age));
         let port = Arc::clone(self);
         self.spawn(async move { port.mind(tunnel).await });

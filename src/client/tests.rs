@@ -19,7 +19,7 @@ use crate::{
         accept::{derive_accept_key, upgraded},
         authenticate,
         dial::{DialParameters, Dialer},
-        uplink::Mover,
+        uplink::{Choice, Mover},
     },
     tunnel::{Commons, WindowSize},
 };
@@ -44,6 +44,7 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
     let dialer = Dialer::new(format!("ws://{address}/").parse().unwrap(), DialParameters::default()).unwrap();
     let uplink = Uplink {
         dialers: vec![dialer],
+        choice: Choice::Ordered,
         key: LinkKey::derive(None),
         role: Role::Client,
         instance: Id([3; 16]),

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration
 
 use super::{
     AddressError, ByteSize, ClientConfig, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, DialParameters, HostPort,
-    LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterConfig, PortConfig, RoleConfig, Secret, ServerConfig,
-    Surroundings, Warning, Windows,
+    LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterChoice, MasterConfig, PortConfig, ProxyProtocol, RoleConfig,
+    Secret, ServerConfig, Surroundings, Warning, Windows,
     error::{Fault, FieldPath, Problem},
     quantity::Quantity,
     raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawPort, RawRoleTls, RawServer, RawWindows},
@@ -176,12 +176,29 @@ impl Reader<'_> {
 
     fn client(&mut self, raw: &RawClient) -> Option<ClientConfig> {
         let link = self.link(&link_fields!(raw));
+        let master_choice = self.master_choice(raw, link.as_ref());
         let windows = self.windows(raw.windows.as_ref());
         let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Client);
         let hold_timeout = self.duration(&root("hold_timeout"), raw.hold_timeout.as_ref(), HOLD_TIMEOUT, HOLD_TIMEOUTS);
         let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
         windows?;
-        Some(ClientConfig { link: link?, ports: ports?, hold_timeout: hold_timeout?, grace_period: grace_period? })
+        Some(ClientConfig {
+            link: link?,
+            master_choice: master_choice?,
+            ports: ports?,
+            hold_timeout: hold_timeout?,
+            grace_period: grace_period?,
+        })
+    }
+
+    fn master_choice(&mut self, raw: &RawClient, link: Option<&LinkConfig>) -> Option<MasterChoice> {
+        let field = root("master_choice");
+        let choice = self.word(&field, raw.master_choice.as_deref(), MasterChoice::Ordered, &MasterChoice::ALL)?;
+        if choice == MasterChoice::Raced && link.is_some_and(|link| link.masters.len() == 1) {
+            let message = "is \"raced\", and there is one master: name more of them in `master`, or remove it".to_owned();
+            self.warnings.push(Warning { field, message });
+        }
+        Some(choice)
     }
 
     fn listen_at(&mut self, raw: Option<&OneOrMore>) -> Option<Vec<HostPort>> {
@@ -303,6 +320,7 @@ impl Reader<'_> {
         let encrypt = self.word(&path.field("encrypt_method"), encrypt, DEFAULT_ENCRYPT_METHOD, &EncryptMethod::ALL);
         let compress = raw.compress_method.as_deref();
         let compress = self.word(&path.field("compress_method"), compress, DEFAULT_COMPRESS_METHOD, &CompressMethod::ALL);
+        let proxy_protocol = self.proxy_protocol(&path.field("proxy_protocol"), raw.proxy_protocol.as_deref(), mode);
         let stream = (&path.field("stream_window"), raw.stream_window.as_ref());
         let tunnel = (&path.field("tunnel_window"), raw.tunnel_window.as_ref());
         let windows = self.window_pair(stream, tunnel, windows);
@@ -314,8 +332,20 @@ impl Reader<'_> {
             port_key: port_key?,
             encrypt_method: encrypt?,
             compress_method: compress?,
+            proxy_protocol: proxy_protocol?,
             windows: windows?,
         })
+    }
+
+    fn proxy_protocol(&mut self, path: &FieldPath, written: Option<&str>, mode: Mode) -> Option<Option<ProxyProtocol>> {
+        let Some(written) = written else { return Some(None) };
+        if mode == Mode::Client {
+            let message = "is not for a client: the server is told where connections come from when its own port asks for it; remove it here, \
+                           and write it at the server";
+            self.document.problem(path, Fault::Other(message.to_owned()));
+            return None;
+        }
+        self.word(path, Some(written), ProxyProtocol::V2, &[ProxyProtocol::V2]).map(Some)
     }
 
     fn local_address(&mut self, path: &FieldPath, text: Option<&str>, mode: Mode) -> Option<HostPort> {

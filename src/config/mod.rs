@@ -20,6 +20,7 @@ mod written;
 
 use std::{
     ffi::OsString,
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -213,12 +214,37 @@ pub struct ServerConfig {
 pub struct ClientConfig {
     /// Its master.
     pub link: LinkConfig,
+    /// How one of several masters is come to.
+    pub master_choice: MasterChoice,
     /// At least one; no two share a key or an address.
     pub ports: Vec<PortConfig>,
     /// How long a connection waits for a server before it is reset.
     pub hold_timeout: Duration,
     /// How long a drain may take.
     pub grace_period: Duration,
+}
+
+/// How a client comes to one of several masters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MasterChoice {
+    /// One at a time, in the order of the list.
+    Ordered,
+    /// Side by side, the first that takes it in.
+    Raced,
+}
+
+impl MasterChoice {
+    /// All of them.
+    pub const ALL: [MasterChoice; 2] = [MasterChoice::Ordered, MasterChoice::Raced];
+}
+
+impl fmt::Display for MasterChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            MasterChoice::Ordered => "ordered",
+            MasterChoice::Raced => "raced",
+        })
+    }
 }
 
 /// One service.
@@ -234,8 +260,25 @@ pub struct PortConfig {
     pub encrypt_method: EncryptMethod,
     /// How it is compressed; the same at both ends.
     pub compress_method: CompressMethod,
+    /// Server: which version of the PROXY protocol tells the service where a connection comes from, if any.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// What the windows of its tunnels may grow to.
     pub windows: Windows,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// The binary one.
+    V2,
+}
+
+impl fmt::Display for ProxyProtocol {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProxyProtocol::V2 => formatter.write_str("v2"),
+        }
+    }
 }
 
 /// What windows may grow to, in the direction toward this end.

@@ -128,6 +128,9 @@ pub struct RawClient {
     /// `host:port` or a URL, or a list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master: Option<OneOrMore>,
+    /// `"ordered"` or `"raced"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master_choice: Option<String>,
     /// A proxy's URL, or `"none"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<RawSecret>,
@@ -197,6 +200,9 @@ pub struct RawPort {
     /// How it is compressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compress_method: Option<String>,
+    /// Server: which version of the PROXY protocol the service hears.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<String>,
     /// What a stream's window may grow to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_window: Option<Quantity>,
@@ -387,8 +393,17 @@ const LIMITS: Known = Known {
     names: &["links", "links_per_address", "ports_per_link", "channels_per_link", "header_bytes", "memory"],
     inside: &[],
 };
-const PORT: Known = Known {
-    names: &["mark", "local_address", "port_key", "encrypt_method", "compress_method", "stream_window", "tunnel_window"],
+pub(super) const PORT: Known = Known {
+    names: &[
+        "mark",
+        "local_address",
+        "port_key",
+        "encrypt_method",
+        "compress_method",
+        "proxy_protocol",
+        "stream_window",
+        "tunnel_window",
+    ],
     inside: &[("port_key", &SECRET)],
 };
 
@@ -442,6 +457,7 @@ pub(super) const CLIENT: Known = Known {
         "mode",
         "log_level",
         "master",
+        "master_choice",
         "proxy",
         "connect_to",
         "bind_address",

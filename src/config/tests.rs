@@ -341,3 +341,48 @@ fn files_are_found_beside_the_configuration() {
     assert_eq!(master.tls, Some(TlsFiles { cert: "/etc/report/c.pem".into(), key: "/k.pem".into(), client_ca: None }));
     assert_says(&complaint(&self::master(r#""tls": {"cert": "c.pem"}"#)), &["tls.key is missing", "PEM"]);
 }
+
+fn client(fields: &str) -> String {
+    let port = r#"{"mark": "SSH", "local_address": "127.0.0.1:122", "port_key": "p"}"#;
+    format!(r#"{{"mode": "client", "ports": [{port}], {fields}}}"#)
+}
+
+fn client_of(loaded: Loaded) -> ClientConfig {
+    let RoleConfig::Client(client) = loaded.config.role else { panic!("no client") };
+    client
+}
+
+#[test]
+fn several_masters_are_ordered_unless_they_are_raced() {
+    let two = r#""master": ["a:1", "b:2"]"#;
+    let loaded = read(&client(&format!(r#"{two}, "master_choice": "raced""#))).expect("loads");
+    assert!(!loaded.warnings.iter().any(|warning| warning.field.name() == "master_choice"));
+    assert_eq!(client_of(loaded).master_choice, MasterChoice::Raced);
+    for choice in ["", r#", "master_choice": "ordered""#] {
+        let loaded = read(&client(&format!("{two}{choice}"))).expect("loads");
+        assert_eq!(client_of(loaded).master_choice, MasterChoice::Ordered);
+    }
+    let line = complaint(&client(&format!(r#"{two}, "master_choice": "racing""#)));
+    assert_says(&line, &["master_choice", "\"racing\"", "ordered", "raced"]);
+    assert_says(&complaint(&server(r#""master_choice": "raced""#)), &["master_choice", "field of mode \"client\""]);
+    let one = read(&client(r#""master": "a:1", "master_choice": "raced""#)).expect("loads");
+    let warning = one.warnings.iter().find(|warning| warning.field.name() == "master_choice").expect("a warning").to_string();
+    assert_says(&warning, &["there is one master", "`master`"]);
+}
+
+#[test]
+fn the_proxy_protocol_belongs_to_a_servers_port() {
+    let port = |mode: &str, protocol: &str| {
+        let port = format!(r#"{{"local_address": "127.0.0.1:80", "port_key": "p", "proxy_protocol": {protocol}}}"#);
+        ports(mode, &port)
+    };
+    let told = |text: &str| server_of(read(text).expect("loads")).ports[0].proxy_protocol;
+    assert_eq!(told(&port("server", r#""v2""#)), Some(ProxyProtocol::V2));
+    assert_eq!(told(&server(r#""log_level": "warn""#)), None);
+    assert_says(&complaint(&port("server", r#""v1""#)), &["ports[0].proxy_protocol", "\"v1\"", "v2"]);
+    assert_says(&complaint(&port("server", "true")), &["ports[0].proxy_protocol", "true"]);
+    let line = complaint(&port("client", r#""v2""#));
+    assert_says(&line, &["ports[0].proxy_protocol is not for a client", "remove it here", "at the server"]);
+    assert_says(&complaint(&server(r#""proxy_protocol": "v2""#)), &["proxy_protocol", "in an element of `ports`"]);
+    assert_says(&complaint(&master(r#""ports": [{"proxy_protocol": "v2"}]"#)), &["ports", "remove it here"]);
+}

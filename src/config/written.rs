@@ -7,7 +7,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     error::{Fault, FieldPath, Position, Problem, Step, nearest},
-    raw::{CLIENT, Known, MASTER, SERVER},
+    raw::{CLIENT, Known, MASTER, PORT, SERVER},
     secret::SECRET_FORMS,
 };
 
@@ -176,6 +176,9 @@ fn unknown(name: &str, mode: Mode, known: &Known) -> Fault {
     if std::ptr::eq(known, mode.known()) {
         if mode == Mode::Client && name == "master_key" {
             return Fault::ClientMasterKey;
+        }
+        if mode != Mode::Master && PORT.names.contains(&name) {
+            return Fault::Other("belongs to a service: write it in an element of `ports`".to_owned());
         }
         if let Some(owner) = Mode::ALL.into_iter().find(|other| other.known().names.contains(&name)) {
             return Fault::OtherMode { owner: owner.name(), mode: mode.name() };

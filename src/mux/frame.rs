@@ -296,6 +296,11 @@ mod tests {
         let stream = StreamId(4);
         let frames = [
             TunnelFrame::Open { stream, window: 262_144, details: Bytes::from_static(b"{}") },
+            TunnelFrame::Open {
+                stream: StreamId(6),
+                window: 262_144,
+                details: Bytes::from_static(br#"{"source":"203.0.113.9:40312","destination":"192.0.2.7:13389"}"#),
+            },
             TunnelFrame::Data { stream, offset: 70_000, bytes: Bytes::from_static(b"hello") },
             TunnelFrame::Fin { stream, final_offset: 70_005 },
             TunnelFrame::Reset { stream: StreamId(5), final_offset: 0, code: ResetCode::Refused },

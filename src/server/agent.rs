@@ -157,6 +157,7 @@ impl Agent {
             find: &|id| self.tunnels.find(id),
             is_open: !self.draining.has_begun(),
             bench: self.bench,
+            addresses: port.proxy_protocol,
             tasks: &self.tasks,
         };
         match span.in_scope(|| attach::reply(&port.port, &host, message, outbox, channel)) {
@@ -299,7 +300,7 @@ mod tests {
         };
         let drain = Drain::default();
         let wish = attach::wish(&port, &Outbox::new(), 1, &drain.tasks).unwrap();
-        let offered = ServerPort { port, host: "localhost".to_owned(), tcp_port: 1 };
+        let offered = ServerPort { port, host: "localhost".to_owned(), tcp_port: 1, proxy_protocol: false };
         let ports = HashMap::from([(keys.id, Arc::new(offered))]);
         let agent = Agent::new(Id([7; 16]), ports, Duration::from_secs(1), true, &drain);
         let outbox = Outbox::new();

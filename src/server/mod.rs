@@ -2,6 +2,7 @@
 //! that they open.
 
 mod agent;
+mod proxy_protocol;
 mod service;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -24,6 +25,8 @@ pub struct ServerPort {
     pub host: String,
     /// Its TCP port.
     pub tcp_port: u16,
+    /// Whether the service hears where a connection comes from, in a header of the PROXY protocol, version 2, before its first byte.
+    pub proxy_protocol: bool,
 }
 
 /// What a server needs.

@@ -3,15 +3,19 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, info, warn};
 
-use super::{ServerPort, agent::Draining};
+use super::{ServerPort, agent::Draining, proxy_protocol};
 use crate::{
-    bench::{Peer, Request},
+    bench::{Peer, Request, RequestError},
     frame::{Code, Notice},
-    tunnel::{ResetCode, Tunnel, TunnelStream, splice::splice},
+    tunnel::{
+        ResetCode, Tunnel, TunnelStream,
+        origin::{Origin, OriginError},
+        splice::splice,
+    },
 };
 
 /// What the streams of a tunnel need.
@@ -45,11 +49,50 @@ impl DialError {
     }
 }
 
+/// What a stream is for, as its details say it.
+enum Purpose {
+    /// It leads to the service, and comes from there.
+    Service(Option<Origin>),
+    /// It measures the way here.
+    Measure(Request),
+}
+
+/// The details of a stream make no sense.
+#[derive(Debug, thiserror::Error)]
+enum DetailsError {
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+}
+
+impl DetailsError {
+    /// What the client is told.
+    fn wire_code(&self) -> ResetCode {
+        match self {
+            DetailsError::Request(error) => error.wire_code(),
+            DetailsError::Origin(_) => ResetCode::Protocol,
+        }
+    }
+}
+
+impl Purpose {
+    /// Where the stream comes from is looked at when somebody wants to know.
+    fn read(details: &[u8], wants_origin: bool) -> Result<Self, DetailsError> {
+        Ok(match Request::read(details)? {
+            Some(request) => Purpose::Measure(request),
+            None if wants_origin => Purpose::Service(Origin::read(details)?),
+            None => Purpose::Service(None),
+        })
+    }
+}
+
 /// Serves a tunnel until it is over.
 pub async fn serve(context: Context, tunnel: Tunnel) {
     let begun = Instant::now();
     let context = Arc::new(context);
     let mut streams = 0_u64;
+    let mut is_silence_noted = false;
     loop {
         let accepted = tokio::select! {
             accepted = tunnel.accept() => accepted,
@@ -62,9 +105,17 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
         }
         streams += 1;
         let span = debug_span!("stream", number = stream.id());
-        match Request::read(&details) {
-            Ok(None) => drop(context.streams.spawn(serve_stream(Arc::clone(&context), stream).instrument(span))),
-            Ok(Some(request)) => drop(context.streams.spawn(measure(Arc::clone(&context), stream, request).instrument(span))),
+        match Purpose::read(&details, context.port.proxy_protocol) {
+            Ok(Purpose::Service(origin)) => {
+                let is_silent = context.port.proxy_protocol && origin.is_none();
+                if is_silent && !std::mem::replace(&mut is_silence_noted, true) {
+                    warn!("the client does not say where its connections come from, so that the service is not told; upgrade it");
+                }
+                drop(context.streams.spawn(serve_stream(Arc::clone(&context), stream, origin).instrument(span)));
+            }
+            Ok(Purpose::Measure(request)) => {
+                drop(context.streams.spawn(measure(Arc::clone(&context), stream, request).instrument(span)));
+            }
             Err(error) => {
                 // Never the service: who meant to measure would send it what it cannot make sense of.
                 span.in_scope(|| debug!("refused: {error}"));
@@ -77,10 +128,11 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
     info!(tunnel = %tunnel.id(), lived_s = begun.elapsed().as_secs(), streams, "the tunnel is over: {why}");
 }
 
-async fn serve_stream(context: Arc<Context>, stream: TunnelStream) {
-    let ServerPort { port, host, tcp_port } = &*context.port;
+/// Serves a stream that comes from there, as far as that is known.
+async fn serve_stream(context: Arc<Context>, stream: TunnelStream, origin: Option<Origin>) {
+    let ServerPort { port, host, tcp_port, .. } = &*context.port;
     let socket = tokio::select! {
-        dialled = dial(host, *tcp_port, context.connect_timeout) => match dialled {
+        dialled = dial(&context, origin) => match dialled {
             Ok(socket) => socket,
             Err(error) => {
                 warn!(local_address = %format_args!("{host}:{tcp_port}"), "the local service cannot be reached: {error}");
@@ -112,8 +164,20 @@ async fn measure(context: Arc<Context>, stream: TunnelStream, request: Request) 
     }
 }
 
-/// Dials afresh for each stream: a name may have moved.
-async fn dial(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, DialError> {
-    let dialled = tokio::time::timeout(timeout, TcpStream::connect((host, port))).await;
-    Ok(dialled.map_err(|_| DialError::Timeout(timeout))??)
+/// Dials afresh for each stream: a name may have moved. A service that wants to hear where the connection comes from has been told then, once for the
+/// whole life of the stream.
+async fn dial(context: &Context, origin: Option<Origin>) -> Result<TcpStream, DialError> {
+    let ServerPort { host, tcp_port, proxy_protocol, .. } = &*context.port;
+    let dialling = async {
+        let mut socket = TcpStream::connect((host.as_str(), *tcp_port)).await?;
+        if *proxy_protocol {
+            socket.write_all(&proxy_protocol::header(origin.as_ref())?).await?;
+        }
+        Ok::<_, io::Error>(socket)
+    };
+    let dialled = tokio::time::timeout(context.connect_timeout, dialling).await;
+    Ok(dialled.map_err(|_| DialError::Timeout(context.connect_timeout))??)
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,6 +83,8 @@ pub struct Taker {
     pub age: Duration,
     /// Whether it takes measuring streams (PROTOCOL 9.10); nothing from one that does not know them.
     pub bench: Option<bool>,
+    /// Whether it wants to be told where connections come from (PROTOCOL 9.11).
+    pub addresses: bool,
 }
 
 /// What became of a client's wish.
@@ -169,6 +171,8 @@ pub struct Host<'a> {
     pub is_open: bool,
     /// Whether measuring streams are taken.
     pub bench: bool,
+    /// Whether the port's clients are to say where their connections come from.
+    pub addresses: bool,
     /// Where drivers run.
     pub tasks: &'a TaskTracker,
 }
@@ -240,7 +244,14 @@ fn resume(
 fn begin(port: &PortParameters, offer: &Offer, responder: Responder, bell: Bell, host: &Host<'_>) -> Result<Reply, AttachError> {
     let id = Id(random::bytes());
     let age_ms = u64::try_from(host.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let accept = Answer::Accept { tunnel: id, instance: host.instance, age_ms, bench: Some(host.bench), grant: Grant::of(port) };
+    let accept = Answer::Accept {
+        tunnel: id,
+        instance: host.instance,
+        age_ms,
+        bench: Some(host.bench),
+        addresses: host.addresses,
+        grant: Grant::of(port),
+    };
     let (answer, keys) = responder.finish(&serde_json::to_vec(&accept).unwrap_or_default())?;
     let identity = Identity { side: Side::Server, id, instance: host.instance, secret: keys.tunnel_secret() };
     let tunnel = Tunnel { shared: Shared::start(identity, port.clone(), offer.grant, host.tasks) };
@@ -268,11 +279,12 @@ impl Offered {
     pub(super) fn finish(self, answer: &[u8]) -> Result<Attached, (AttachError, OutcomeSender)> {
         let Offered { initiator, port, resuming, bell, tasks, outcome } = self;
         let (claim, keys, found) = match read_answer(initiator, &port, answer) {
-            Ok((Answer::Accept { tunnel, instance, age_ms, bench, grant }, keys)) => {
+            Ok((Answer::Accept { tunnel, instance, age_ms, bench, addresses, grant }, keys)) => {
                 let identity = Identity { side: Side::Client, id: tunnel, instance, secret: keys.tunnel_secret() };
                 let keys = keys.initiator(port.encrypt);
                 let tunnel = Tunnel { shared: Shared::start(identity, port, grant, &tasks) };
-                let found = Outcome::New(tunnel.clone(), Taker { age: Duration::from_millis(age_ms), bench });
+                let taker = Taker { age: Duration::from_millis(age_ms), bench, addresses };
+                let found = Outcome::New(tunnel.clone(), taker);
                 (Claim { tunnel, attempt: FIRST_ATTEMPT, manner: Manner::Resume, bell }, keys, found)
             }
             Ok((Answer::Resume { moves }, keys)) => {

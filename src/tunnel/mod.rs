@@ -21,6 +21,7 @@ mod counts;
 mod driver;
 mod handle;
 pub mod offer;
+pub mod origin;
 pub mod raw;
 mod shared;
 pub mod splice;

@@ -72,6 +72,9 @@ pub enum Answer {
         /// Whether it takes measuring streams; absent in the answer of a server that does not know them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bench: Option<bool>,
+        /// Whether it wants to be told where connections come from; absent when not.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        addresses: bool,
         /// What the client may send before it is granted more.
         #[serde(flatten)]
         grant: Grant,
@@ -190,12 +193,31 @@ mod tests {
             instance: Id([2; 16]),
             age_ms: 3,
             bench,
+            addresses: false,
             grant: Grant { stream_window: 4, tunnel_window: 5, zstd_contexts: 6 },
         };
         for (bench, said) in [(None, false), (Some(true), true), (Some(false), true)] {
             let text = serde_json::to_string(&answer(bench)).unwrap();
             assert_eq!(text.contains("bench"), said, "{text}");
             assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer(bench));
+        }
+    }
+
+    #[test]
+    fn only_a_server_that_wants_addresses_says_so() {
+        let answer = |addresses| Answer::Accept {
+            tunnel: Id([1; 16]),
+            instance: Id([2; 16]),
+            age_ms: 3,
+            bench: None,
+            addresses,
+            grant: Grant { stream_window: 4, tunnel_window: 5, zstd_contexts: 6 },
+        };
+        for addresses in [false, true] {
+            let text = serde_json::to_string(&answer(addresses)).unwrap();
+            assert_eq!(text.contains(r#""addresses":true"#), addresses, "{text}");
+            assert_eq!(text.contains("addresses"), addresses, "{text}");
+            assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer(addresses));
         }
     }
 }

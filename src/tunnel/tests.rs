@@ -51,7 +51,7 @@ fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
 
 /// A server that finds tunnels so.
 fn host<'a>(tasks: &'a TaskTracker, find: &'a dyn Fn(Id) -> Option<Tunnel>) -> attach::Host<'a> {
-    attach::Host { instance: Id([7; 16]), started: Instant::now(), find, is_open: true, bench: true, tasks }
+    attach::Host { instance: Id([7; 16]), started: Instant::now(), find, is_open: true, bench: true, addresses: false, tasks }
 }
 
 /// Two links that are joined in memory.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     sync::{Mutex, PoisonError},
 };
 
@@ -43,10 +43,14 @@ pub fn free() -> SocketAddr {
 
 /// Whether somebody listens at the address: asked of the kernel, so that no connection of ours reaches whoever it is.
 pub fn is_listened_at(address: SocketAddr) -> bool {
-    let SocketAddr::V4(address) = address else { return false };
-    // The kernel prints the address as a number of this machine's byte order, and 0A for the state LISTEN.
-    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
-    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    // The kernel prints the address as numbers of this machine's byte order, and 0A for the state LISTEN.
+    let (table, octets) = match address.ip() {
+        IpAddr::V4(ip) => ("/proc/net/tcp", ip.octets().to_vec()),
+        IpAddr::V6(ip) => ("/proc/net/tcp6", ip.octets().to_vec()),
+    };
+    let numbers = octets.chunks(4).map(|chunk| chunk.try_into().map_or(0, u32::from_ne_bytes));
+    let local = format!("{}:{:04X}", numbers.map(|number| format!("{number:08X}")).collect::<String>(), address.port());
+    let sockets = std::fs::read_to_string(table).unwrap_or_default();
     sockets.lines().any(|line| {
         let mut fields = line.split_whitespace().skip(1);
         fields.next() == Some(&local) && fields.nth(1) == Some("0A")

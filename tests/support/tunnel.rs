@@ -70,13 +70,15 @@ pub struct Port {
     pub local: SocketAddr,
     pub key: String,
     pub methods: Methods,
+    /// Fields of the port at the server alone.
+    pub at_server: Value,
 }
 
 impl Port {
     /// A port with a key and a local address of its own.
     pub fn new(mark: impl Display, service: impl Display, methods: Methods) -> Port {
         let key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
-        Port { mark: mark.to_string(), service: service.to_string(), local: ports::free(), key, methods }
+        Port { mark: mark.to_string(), service: service.to_string(), local: ports::free(), key, methods, at_server: Value::Null }
     }
 
     /// One for each pair of methods, all leading to the same service.
@@ -194,7 +196,7 @@ impl Scene {
 
     /// A server's configuration, with these fields put in or over.
     pub fn server_configuration(&self, ports: &[Port], fields: Value) -> Value {
-        let ports: Vec<Value> = ports.iter().map(|port| port.json(&port.service)).collect();
+        let ports: Vec<Value> = ports.iter().map(|port| with(port.json(&port.service), port.at_server.clone())).collect();
         let role = json!({
             "mode": "server", "log_level": "debug", "master": self.master_url(), "master_key": self.master_key, "ports": ports,
         });

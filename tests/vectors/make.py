@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the vectors of PROTOCOL 1, 4, 7, 8 and 11 beside this file.
+"""Writes the vectors of PROTOCOL 1, 4, 7, 8, 9.11 and 11 beside this file.
 
 A second implementation, over the `cryptography` package (45 or later) and nothing of rePort's: the tests hold ours to what this
 writes. Run it again only when the protocol changes.
@@ -7,6 +7,7 @@ writes. Run it again only when the protocol changes.
 
 import hashlib
 import hmac
+import ipaddress
 import json
 import pathlib
 
@@ -219,6 +220,65 @@ def sealed():
     return {"directions": methods}
 
 
+# 9.11. Origins: what the details of an OPEN say, and the header of the PROXY protocol (version 2, section 2.2) that tells a service
+
+
+def proxy_header(source, destination):
+    signature = bytes.fromhex("0d0a0d0a000d0a515549540a")
+    if source is None:
+        return signature + bytes([0x20, 0x00]) + (0).to_bytes(2, "big")
+    ends = [(ipaddress.ip_address(host), port) for host, port in (source, destination)]
+    family = 0x11 if ends[0][0].version == 4 else 0x21
+    body = b"".join(address.packed for address, _ in ends) + b"".join(port.to_bytes(2, "big") for _, port in ends)
+    return signature + bytes([0x21, family]) + len(body).to_bytes(2, "big") + body
+
+
+def details():
+    def text(end):
+        host, port = end
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def origin(details, source=None, destination=None, is_written_so=False):
+        ends = {"source": source and text(source), "destination": destination and text(destination)}
+        return {"details": details, **ends, "header": proxy_header(source, destination).hex(), "is_written_so": is_written_so}
+
+    def written(source, destination):
+        fields = {"source": text(source), "destination": text(destination)}
+        return origin(json.dumps(fields, separators=(",", ":")), source, destination, True)
+
+    origins = [
+        written(("203.0.113.9", 40312), ("192.0.2.7", 13389)),
+        written(("127.0.0.9", 1), ("127.0.0.1", 65535)),
+        written(("2001:db8::9", 40312), ("2001:db8:0:7::1", 122)),
+        written(("::1", 40312), ("::1", 122)),
+        origin(
+            '{"later": [1], "destination": "192.0.2.7:5", "source": "203.0.113.9:4"}', ("203.0.113.9", 4), ("192.0.2.7", 5)
+        ),
+        origin(
+            '{"source": "[::ffff:203.0.113.9]:4", "destination": "[::ffff:192.0.2.7]:5"}', ("203.0.113.9", 4), ("192.0.2.7", 5)
+        ),
+        origin(""),
+        origin("{}"),
+        origin('{"later": {"source": "203.0.113.9:4"}}'),
+    ]
+    malformed = [
+        ("the source alone", '{"source": "203.0.113.9:4"}'),
+        ("the destination alone", '{"destination": "203.0.113.9:4"}'),
+        ("two families", '{"source": "203.0.113.9:4", "destination": "[2001:db8::1]:5"}'),
+        ("no port", '{"source": "203.0.113.9", "destination": "192.0.2.7:5"}'),
+        ("a port that is none", '{"source": "203.0.113.9:65536", "destination": "192.0.2.7:5"}'),
+        ("a name", '{"source": "localhost:4", "destination": "192.0.2.7:5"}'),
+        ("IPv6 without brackets", '{"source": "2001:db8::9:4", "destination": "[2001:db8::1]:5"}'),
+        ("a number", '{"source": 4, "destination": "192.0.2.7:5"}'),
+        ("a line more", '{"source": "203.0.113.9:4\\r\\n", "destination": "192.0.2.7:5"}'),
+        ("the same field twice", '{"source": "203.0.113.9:4", "source": "203.0.113.8:4", "destination": "192.0.2.7:5"}'),
+        ("no object", '"203.0.113.9:4"'),
+        ("a list", '["203.0.113.9:4", "192.0.2.7:5"]'),
+        ("no JSON", '{"source": "203.0.113.9:4", "destination": "192.0.2.7:5"'),
+    ]
+    return {"origins": origins, "malformed": [{"what": what, "details": text} for what, text in malformed]}
+
+
 # 11. Compression: what chunks decode to (a sender is free to cut and to compress as it likes)
 
 
@@ -296,6 +356,7 @@ def chunks():
 
 
 if __name__ == "__main__":
-    for name, make in [("keys", keys), ("link", link), ("handshake", handshake), ("sealed", sealed), ("chunks", chunks)]:
+    files = {"keys": keys, "link": link, "handshake": handshake, "sealed": sealed, "details": details, "chunks": chunks}
+    for name, make in files.items():
         text = json.dumps(make(), ensure_ascii=False, indent=1)
         (HERE / f"{name}.json").write_text(text + "\n", encoding="utf-8")

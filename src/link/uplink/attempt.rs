@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{LinkedRole, Uplink, Way};
+use super::{LinkedRole, Uplink, Way, race::Race};
 use crate::{
     frame::{Code, Frame, Notice},
     link::{
@@ -18,6 +18,9 @@ use crate::{
 
 /// What a role says of itself to each master in its log.
 const AGENT: &str = concat!("report/", env!("CARGO_PKG_VERSION"));
+
+/// How long a master may take to see off an attempt that joined after another one had.
+const BEATEN_CLOSE: Duration = Duration::from_secs(1);
 
 /// What becomes of a link while it lives.
 #[derive(Debug)]
@@ -40,7 +43,7 @@ pub(super) enum Outcome {
     Join(JoinError),
     /// It was up for `lived`, and nothing had been sent or received for `idle` at its end.
     Link { why: LinkEnd, lived: Duration, idle: Duration },
-    /// It was closed here.
+    /// It was closed here, or another attempt joined before it.
     Cancelled,
 }
 
@@ -53,6 +56,8 @@ pub(super) struct Attempt<R, W> {
     pub(super) master: usize,
     pub(super) epoch: u64,
     pub(super) moves: bool,
+    /// That it runs in with others.
+    pub(super) race: Arc<Race>,
     pub(super) timing: Timing,
     /// Has room for all news of the links that there can be at a time.
     pub(super) reports: mpsc::Sender<Report>,
@@ -69,14 +74,12 @@ impl<R: LinkedRole, W: Way> Attempt<R, W> {
             Some(Err(error)) => return Outcome::Dial(error),
             None => return Outcome::Cancelled,
         };
-        let (first, session) = self.role.begin(&self.outbox);
-        let introduction = Introduction {
-            role: self.uplink.role,
-            instance: self.uplink.instance,
-            epoch: self.epoch,
-            moves: self.moves,
-            agent: AGENT.to_owned(),
+        let lead = self.race.lead();
+        let (first, begun) = match lead.is_some().then(|| self.role.begin(&self.outbox)) {
+            Some((first, session)) => (first, Some(session)),
+            None => (Vec::new(), None),
         };
+        let introduction = self.introduction();
         let joining = authenticate::join(&mut socket, &self.uplink.key, &introduction, &first);
         let terms = match cancel.run_until_cancelled(joining).await {
             Some(Ok(terms)) => terms,
@@ -85,10 +88,17 @@ impl<R: LinkedRole, W: Way> Attempt<R, W> {
                 return Outcome::Join(error);
             }
             None => {
-                self.outbox.finish(&Notice::new(Code::Shutdown, "the role ends"));
+                self.outbox.finish(&Notice::new(Code::Shutdown, "the link is not needed"));
                 return Outcome::Cancelled;
             }
         };
+        if !self.race.win() {
+            self.outbox.finish(&Notice::new(Code::PeerLost, "another master was faster"));
+            socket.close(BEATEN_CLOSE).await;
+            return Outcome::Cancelled;
+        }
+        let session = begun.unwrap_or_else(|| self.begin_late());
+        drop(lead);
         self.role.joined(&self.outbox, &terms);
         let mut watched = Watched { session, epoch: self.epoch, reports: self.reports, told: false };
         watched.report(News::Joined);
@@ -100,6 +110,23 @@ impl<R: LinkedRole, W: Way> Attempt<R, W> {
             LinkEnd::Cancelled => Outcome::Cancelled,
             why => Outcome::Link { why, lived: up.elapsed(), idle: ended.idle },
         }
+    }
+
+    fn introduction(&self) -> Introduction {
+        Introduction {
+            role: self.uplink.role,
+            instance: self.uplink.instance,
+            epoch: self.epoch,
+            moves: self.moves,
+            agent: AGENT.to_owned(),
+        }
+    }
+
+    /// What would have gone with HELLO follows it, now that this attempt has won.
+    fn begin_late(&self) -> R::Session {
+        let (later, session) = self.role.begin(&self.outbox);
+        later.iter().for_each(|frame| self.outbox.control(frame));
+        session
     }
 }
 

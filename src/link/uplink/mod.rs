@@ -1,17 +1,20 @@
 //! Keeps a role linked to a master: dials, joins, runs the link, and begins again, for ever; and moves to a new link before the present one
-//! breaks, where that can be known. With several masters, the next one is tried when one fails.
+//! breaks, where that can be known. With several masters, the next one is tried when one fails, or some of them are tried side by side.
 //!
 //! ```text
 //!   Uplink::run ──► Succession (which links stand, and which follows) ──► Attempt (one link, from its dialling to its end)
 //!                      │                                                    │ reports: joined, GOAWAY
-//!                      ├── Pace: which master next, and when  ◄─────────────┘
-//!                      └── Lifetimes: how long the path lets a link live
+//!                      ├── Pace: which master next, and when  ◄─────────────┤
+//!                      └── Lifetimes: how long the path lets a link live    └── Race: which of several attempts is the first to join
 //! ```
 
 mod attempt;
 mod lifetimes;
 mod pace;
+mod race;
+mod standing;
 mod succession;
+mod why;
 
 use std::{
     future::Future,
@@ -41,8 +44,8 @@ pub trait LinkedRole: Send + Sync + 'static {
     /// What takes the frames of one link, but for GOAWAY, which the uplink takes itself.
     type Session: Handler + Send + 'static;
 
-    /// A link is being established. Returns what goes in one flight with HELLO, and the link's handler; lanes may already be opened at
-    /// `outbox`. The newest link is the one to use from when it has joined. When it never joins, its lanes are closed.
+    /// A link is being established, or of several that race one has joined. Returns what goes in one flight with HELLO, or follows it, and the
+    /// link's handler; lanes may already be opened at `outbox`. The newest link is the one to use from when it has joined. When it never joins, its lanes are closed.
     fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Self::Session);
 
     /// The master took the role in.
@@ -104,11 +107,23 @@ impl Way for Dialer {
 /// of the time. What has not moved by then is resumed on the new link.
 pub const RETIREMENT: Duration = Duration::from_secs(30);
 
+/// How one of several masters is come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// They are dialled one at a time, the next one when one fails.
+    #[default]
+    Ordered,
+    /// They are dialled side by side, each a moment after the one before it in the list; the first that takes the role in is used.
+    Raced,
+}
+
 /// How a role reaches its masters, one at a time.
 #[derive(Debug, Clone)]
 pub struct Uplink<W = Dialer> {
     /// The ways to the masters, in the order of trying.
     pub dialers: Vec<W>,
+    /// How one of them is come to.
+    pub choice: Choice,
     /// Proves the role to the master, and the master to the role.
     pub key: LinkKey,
     /// Which role.
@@ -143,9 +158,10 @@ impl<W: Way> Uplink<W> {
     /// One uplink for each of the masters: for a role that is to be linked to all of them at the same time.
     #[must_use]
     pub fn each(self) -> Vec<Self> {
-        let Uplink { dialers, key, role, instance, timing, rotate_after, mover: _ } = self;
+        let Uplink { dialers, choice, key, role, instance, timing, rotate_after, mover: _ } = self;
         let one = |dialer| Uplink {
             dialers: vec![dialer],
+            choice,
             key: key.clone(),
             role,
             instance,

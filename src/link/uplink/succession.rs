@@ -1,4 +1,5 @@
-//! Which links of an uplink stand, and which follows: at most two at a time, the newest of which is the one in use.
+//! Which links of an uplink stand, and which follows: at most two at a time, the newest of which is the one in use. Where masters are raced, attempts
+//! at several of them may run for the place of the next one.
 //!
 //! ```text
 //!             plan is due            joined                 a newer one joined              no channel, or RETIREMENT
@@ -10,72 +11,36 @@
 //!
 //! Each link runs in a task of its own, which is joined here. Knows when and where; not how a link is made (`attempt`).
 
-use std::{fmt, future::pending, panic::resume_unwind, sync::Arc, time::Duration};
+use std::{future::pending, panic::resume_unwind, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
     task::{JoinError as TaskError, JoinSet},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::{
-    LinkNews, LinkedRole, RETIREMENT, Uplink, Way,
+    Choice, LinkNews, LinkedRole, Uplink, Way,
     attempt::{Attempt, News, Outcome, Report},
     lifetimes::{Lesson, Lifetimes},
     next_epoch,
     pace::{Next, Pace},
+    race::{Race, STAGGER},
+    standing::{Plan, Standing, vacated},
+    why::{Why, log_failure, told},
 };
 use crate::{
     frame::{Code, Notice, Role},
     link::{LinkEnd, Outbox, Timing},
 };
 
-/// How long a server's old link is kept at least: ATTACHes that the master sent before it heard of the new one are still on their way.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// Reports that wait: two of each link, of which the next one, the present one and the old one run.
+/// Reports that wait: two of each link, of which the next one, the present one and the old one run. Of attempts that race, one reports.
 const REPORTS: usize = 8;
 
-/// Why a link is made.
-#[derive(Debug, Clone)]
-enum Why {
-    /// There is none.
-    Linkless,
-    /// The master is about to end the present one.
-    GoAway(Notice),
-    /// The present one is old.
-    Rotation,
-    /// The role asks for another master.
-    MoveOn,
-}
-
-/// The next attempt.
-#[derive(Debug)]
-struct Plan {
-    at: Instant,
-    master: usize,
-    why: Why,
-}
-
-/// A link that is being made, or stands.
-#[derive(Debug)]
-struct Standing {
-    epoch: u64,
-    master: usize,
-    why: Why,
-    outbox: Arc<Outbox>,
-    cancel: CancellationToken,
-    /// When its attempt began; from when it has joined, when it did.
-    since: Instant,
-    /// When it is to be replaced.
-    replace_at: Option<Instant>,
-    /// Since when a newer one stands.
-    retired: Option<Instant>,
-    /// Whether the master has said that it will end it.
-    going: bool,
-}
+/// When a link that is due to be replaced is looked at again, if another one is being made for another reason.
+const ROTATE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What happens next.
 enum Event {
@@ -96,7 +61,9 @@ pub(super) struct Succession<R, W> {
     reporter: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
     plan: Option<Plan>,
-    next: Option<Standing>,
+    /// Attempts under way: one, or several that race.
+    next: Vec<Standing>,
+    race: Arc<Race>,
     current: Option<Standing>,
     old: Option<Standing>,
     pace: Pace,
@@ -119,7 +86,8 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
             reporter,
             reports,
             plan: Some(Plan { at: Instant::now(), master: 0, why: Why::Linkless }),
-            next: None,
+            next: Vec::new(),
+            race: Arc::default(),
             current: None,
             old: None,
             pace: Pace::new(masters),
@@ -155,7 +123,7 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     }
 
     async fn event(&mut self, cancel: &CancellationToken) -> Event {
-        let due = self.plan.as_ref().filter(|_| self.next.is_none() && !self.is_crowded()).map(|plan| plan.at);
+        let due = self.plan.as_ref().filter(|_| !self.is_crowded()).map(|plan| plan.at);
         let replace_at = self.current.as_ref().and_then(|current| current.replace_at);
         let server = self.uplink.role == Role::Server;
         tokio::select! {
@@ -179,6 +147,9 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     fn begin(&mut self, cancel: &CancellationToken) {
         let Some(Plan { master, why, .. }) = self.plan.take() else { return };
         let Some(way) = self.uplink.dialers.get(master) else { return };
+        if self.next.is_empty() {
+            self.race = Arc::default();
+        }
         let epoch = next_epoch();
         let beside = [&self.current, &self.old].into_iter().flatten().any(|standing| standing.master == master);
         let standing = Standing {
@@ -199,13 +170,31 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
             master,
             epoch,
             moves: beside || self.shares,
+            race: Arc::clone(&self.race),
             timing: self.timing(master),
             reports: self.reporter.clone(),
         };
         let running = attempt.run(standing.cancel.clone());
         let span = info_span!("link", number = epoch, master = %way.name());
         self.tasks.spawn(async move { (epoch, running.await) }.instrument(span));
-        self.next = Some(standing);
+        self.next.push(standing);
+        self.plan_rival(STAGGER);
+    }
+
+    /// Where masters are raced, plans the next one of them beside those that are being dialled, not before so long. A link that is replaced for
+    /// its age alone stays with its master.
+    fn plan_rival(&mut self, after: Duration) {
+        let is_raced = self.uplink.choice == Choice::Raced;
+        let Some(last) = self.next.last().filter(|last| is_raced && !matches!(last.why, Why::Rotation)) else { return };
+        let (now, why) = (Instant::now(), last.why.clone());
+        let rival = self.pace.next(now, last.master, &|master| self.is_taken(master, &why));
+        self.plan = rival.map(|Next { master, wait }| Plan { at: now + wait.max(after), master, why });
+    }
+
+    /// Whether an attempt for that reason has no use at this master.
+    fn is_taken(&self, master: usize, why: &Why) -> bool {
+        let is_left = matches!(why, Why::MoveOn) && self.current.as_ref().is_some_and(|current| current.master == master);
+        is_left || self.next.iter().any(|next| next.master == master)
     }
 
     fn timing(&self, master: usize) -> Timing {
@@ -216,8 +205,11 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
 
     /// The next link stands.
     fn joined(&mut self, epoch: u64) {
-        let Some(mut link) = self.next.take_if(|next| next.epoch == epoch) else { return };
+        let Some(mut link) = self.take_next(epoch) else { return };
+        self.plan = None;
+        self.next.drain(..).for_each(|beaten| beaten.cancel.cancel());
         self.failing = None;
+        self.pace.joined(link.master);
         let took_ms = link.since.elapsed().as_millis() as u64;
         link.since = Instant::now();
         link.replace_at = self.replace_after(link.master).map(|age| link.since + age);
@@ -230,6 +222,12 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
                 self.retire(old);
             }
         }
+    }
+
+    /// One of the attempts that are under way, which is not any more.
+    fn take_next(&mut self, epoch: u64) -> Option<Standing> {
+        let position = self.next.iter().position(|next| next.epoch == epoch)?;
+        Some(self.next.remove(position))
     }
 
     fn retire(&mut self, mut old: Standing) {
@@ -250,25 +248,28 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
         let Some(current) = self.current.as_mut().filter(|current| current.epoch == epoch) else { return };
         info!(number = epoch, "the master asks to move to another link: {notice}");
         current.going = true;
-        if self.next.is_none() && self.plan.is_none() {
-            let next = self.pace.ended(current.master, current.since.elapsed());
-            self.plan_move(next, Why::GoAway(notice));
+        if self.next.is_empty() {
+            let next = self.pace.ended(Instant::now(), current.master, current.since.elapsed());
+            return self.plan_move(next, Why::GoAway(notice));
         }
+        self.next.iter_mut().for_each(|next| next.why = Why::GoAway(notice.clone()));
+        self.plan_rival(STAGGER);
     }
 
     fn rotate(&mut self) {
         let Some(current) = &mut self.current else { return };
-        current.replace_at = None;
-        if self.next.is_none() && self.plan.is_none() {
+        let is_free = self.next.is_empty() && self.plan.is_none();
+        current.replace_at = (!is_free).then(|| Instant::now() + ROTATE_AGAIN);
+        if is_free {
             let next = Next { master: current.master, wait: Duration::ZERO };
             self.plan_move(next, Why::Rotation);
         }
     }
 
     fn move_on(&mut self) {
-        let Some(current) = self.current.as_ref().filter(|_| self.next.is_none() && self.plan.is_none()) else { return };
-        if self.uplink.dialers.len() > 1 {
-            let next = self.pace.moves_on(current.master, current.since.elapsed());
+        let Some(current) = self.current.as_ref().filter(|_| self.next.is_empty() && self.plan.is_none()) else { return };
+        let other = self.pace.next(Instant::now(), current.master, &|master| self.is_taken(master, &Why::MoveOn));
+        if let Some(next) = other {
             self.plan_move(next, Why::MoveOn);
         }
     }
@@ -289,8 +290,11 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     }
 
     fn ended(&mut self, epoch: u64, outcome: Outcome) {
-        if let Some(next) = self.next.take_if(|next| next.epoch == epoch) {
-            self.failed(next, outcome);
+        if let Some(next) = self.take_next(epoch) {
+            // What another attempt has beaten did not fail. That one may not have reported yet.
+            if !matches!(outcome, Outcome::Cancelled) {
+                self.failed(next, outcome);
+            }
         } else if let Some(current) = self.current.take_if(|current| current.epoch == epoch) {
             self.lost(current, outcome);
         } else if self.old.take_if(|old| old.epoch == epoch).is_some()
@@ -306,14 +310,28 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
             Outcome::Join(error) => error.is_retryable(),
             _ => true,
         };
-        let failing = self.failing.get_or_insert_with(Instant::now).elapsed();
+        let now = Instant::now();
+        let linkless = now - *self.failing.get_or_insert(now);
         let failed = self.name(next.master);
-        let Next { master, wait } = self.pace.failed(next.master, retryable, failing);
-        log_failure(&failed, &outcome, wait);
+        let rests = self.pace.failed(now, next.master, retryable, linkless);
+        log_failure(&failed, &outcome, rests);
         if let Some(why) = told(&outcome) {
             self.role.told(LinkNews::Failed { master: &failed, why });
         }
-        self.plan = Some(Plan { at: Instant::now() + wait, master, why: next.why });
+        if self.next.is_empty() { self.plan_after(next.master, next.why) } else { self.plan_rival(Duration::ZERO) }
+    }
+
+    /// Plans the attempt that follows a failed one, when no other is under way.
+    fn plan_after(&mut self, master: usize, why: Why) {
+        let now = Instant::now();
+        let next = self.pace.next(now, master, &|master| self.is_taken(master, &why));
+        // A role that misses others at a master that works asks again; meanwhile it is not kept from anything else.
+        let is_ready = next.is_some_and(|next| !self.pace.rests(now, next.master));
+        self.plan = next.filter(|_| is_ready || !matches!(why, Why::MoveOn)).map(|Next { master, wait }| Plan {
+            at: now + wait,
+            master,
+            why,
+        });
     }
 
     /// The link in use has ended.
@@ -325,13 +343,14 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
         if superseded && !std::mem::replace(&mut self.shares, true) {
             warn!("another link of this process is at the same master; are two of its addresses in `master`?");
         }
-        let Next { master, wait } = self.pace.ended(current.master, lived);
+        let Next { master, wait } = self.pace.ended(Instant::now(), current.master, lived);
         let (retry_ms, lived_s) = (wait.as_millis() as u64, lived.as_secs());
         warn!(master = %self.name(current.master), number = current.epoch, retry_ms, lived_s, "the link was lost: {why}");
-        if let Some(next) = &mut self.next {
-            next.why = Why::Linkless;
-        } else {
+        if self.next.is_empty() {
             self.plan = Some(Plan { at: Instant::now() + wait, master, why: Why::Linkless });
+        } else {
+            self.next.iter_mut().for_each(|next| next.why = Why::Linkless);
+            self.plan_rival(Duration::ZERO);
         }
     }
 
@@ -346,34 +365,10 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     }
 }
 
-impl fmt::Display for Why {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Why::Linkless => formatter.write_str("there was none"),
-            Why::GoAway(notice) => write!(formatter, "the master asked for it ({notice})"),
-            Why::Rotation => formatter.write_str("the one before is old"),
-            Why::MoveOn => formatter.write_str("another master is wanted"),
-        }
-    }
-}
-
 async fn reached(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => pending().await,
-    }
-}
-
-/// The old link is of no use any more, and has not been told to close.
-async fn vacated(old: Option<&Standing>, server: bool) {
-    match old {
-        Some(Standing { retired: Some(retired), outbox, cancel, .. }) if !cancel.is_cancelled() => {
-            if server {
-                sleep_until(*retired + LINGER).await;
-            }
-            let _ = timeout_at(*retired + RETIREMENT, outbox.vacant()).await;
-        }
-        _ => pending().await,
     }
 }
 
@@ -383,25 +378,5 @@ fn unpanicked(ended: Result<(u64, Outcome), TaskError>) -> (u64, Outcome) {
         Err(Ok(panic)) => resume_unwind(panic),
         // Nobody aborts a task of the set while it is waited for.
         Err(Err(_)) => (0, Outcome::Cancelled),
-    }
-}
-
-/// Why an attempt came to nothing.
-fn told(outcome: &Outcome) -> Option<String> {
-    match outcome {
-        Outcome::Dial(error) => Some(error.to_string()),
-        Outcome::Join(error) => Some(error.to_string()),
-        Outcome::Link { .. } | Outcome::Cancelled => None,
-    }
-}
-
-fn log_failure(master: &str, outcome: &Outcome, wait: Duration) {
-    let retry_ms = wait.as_millis() as u64;
-    match outcome {
-        Outcome::Dial(error) => warn!(%master, retry_ms, "cannot reach the master: {error}"),
-        Outcome::Join(error) if error.is_retryable() => warn!(%master, retry_ms, "cannot join the master: {error}"),
-        Outcome::Join(error) => error!(%master, retry_ms, "cannot join the master: {error}"),
-        Outcome::Link { why, .. } => warn!(%master, retry_ms, "the link was lost: {why}"),
-        Outcome::Cancelled => debug!(%master, "the link was closed"),
     }
 }

@@ -1,5 +1,7 @@
 //! Uplinks over memory, with masters that do what the test says. Time is paused: it passes only when nothing else can happen.
 
+mod several;
+
 use std::sync::{Mutex, atomic::AtomicBool};
 
 use bytes::BytesMut;
@@ -33,7 +35,15 @@ const AT_ONCE: Duration = Duration::from_millis(15);
 /// The way to a master in memory.
 struct Road {
     door: mpsc::Sender<MessageSocket>,
-    up: Arc<AtomicBool>,
+    state: Arc<RoadState>,
+}
+
+/// What the test sets of a way, and sees.
+struct RoadState {
+    up: AtomicBool,
+    /// How long a dial takes.
+    length: Mutex<Duration>,
+    dials: Mutex<Vec<Instant>>,
 }
 
 impl Way for Road {
@@ -42,7 +52,10 @@ impl Way for Road {
     }
 
     async fn dial(&self) -> Result<MessageSocket, DialError> {
-        if !self.up.load(Ordering::Relaxed) {
+        self.state.dials.lock().unwrap().push(Instant::now());
+        let length = *self.state.length.lock().unwrap();
+        tokio::time::sleep(length).await;
+        if !self.state.up.load(Ordering::Relaxed) {
             return Err(DialError::Connect { peer: crate::link::dial::Peer::Master, attempts: Vec::new() });
         }
         let (role, master) = memory::pair();
@@ -54,12 +67,22 @@ impl Way for Road {
 /// A master of the test.
 struct Host {
     door: mpsc::Receiver<MessageSocket>,
-    up: Arc<AtomicBool>,
+    road: Arc<RoadState>,
 }
 
 impl Host {
     fn set_up(&self, up: bool) {
-        self.up.store(up, Ordering::Relaxed);
+        self.road.up.store(up, Ordering::Relaxed);
+    }
+
+    /// Dials take so long from now on.
+    fn set_length(&self, length: Duration) {
+        *self.road.length.lock().unwrap() = length;
+    }
+
+    /// When it was dialled.
+    fn dials(&self) -> Vec<Instant> {
+        self.road.dials.lock().unwrap().clone()
     }
 
     /// Takes the next link in.
@@ -140,6 +163,8 @@ enum Told {
 /// A role that opens channel 1 on each of its links.
 struct Recorder {
     told: Mutex<mpsc::Sender<Told>>,
+    /// What goes with HELLO.
+    first: Vec<Frame>,
 }
 
 struct NoFrames;
@@ -155,7 +180,7 @@ impl LinkedRole for Recorder {
 
     fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, NoFrames) {
         outbox.open(1, Arc::new(Idle)).expect("a fresh outbox");
-        (Vec::new(), NoFrames)
+        (self.first.clone(), NoFrames)
     }
 
     fn joined(&self, outbox: &Arc<Outbox>, _terms: &Terms) {
@@ -178,16 +203,23 @@ struct Bed {
 
 impl Bed {
     fn start(masters: usize, change: impl FnOnce(&mut Uplink<Road>)) -> Self {
+        Bed::wishing(masters, Vec::new(), change)
+    }
+
+    /// The same for a role that sends these with HELLO.
+    fn wishing(masters: usize, first: Vec<Frame>, change: impl FnOnce(&mut Uplink<Road>)) -> Self {
         let (roads, hosts): (Vec<_>, Vec<_>) = (0..masters)
             .map(|_| {
                 let (sender, door) = mpsc::channel(8);
-                let up = Arc::new(AtomicBool::new(true));
-                (Road { door: sender, up: Arc::clone(&up) }, Host { door, up })
+                let state = RoadState { up: AtomicBool::new(true), length: Mutex::default(), dials: Mutex::default() };
+                let state = Arc::new(state);
+                (Road { door: sender, state: Arc::clone(&state) }, Host { door, road: state })
             })
             .unzip();
         let (sender, told) = mpsc::channel(1000);
         let mut uplink = Uplink {
             dialers: roads,
+            choice: Choice::Ordered,
             key: LinkKey::derive(None),
             role: Role::Client,
             instance: Id([3; 16]),
@@ -197,7 +229,7 @@ impl Bed {
         };
         change(&mut uplink);
         let (mover, cancel) = (uplink.mover.clone(), CancellationToken::new());
-        let (role, token) = (Arc::new(Recorder { told: Mutex::new(sender) }), cancel.clone());
+        let (role, token) = (Arc::new(Recorder { told: Mutex::new(sender), first }), cancel.clone());
         let mut task = JoinSet::new();
         task.spawn(async move { uplink.run(role, &token).await });
         Bed { hosts, told, mover, cancel, task }
