@@ -20,6 +20,7 @@ pub mod heartbeat;
 pub mod memory;
 mod outbox;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod session;
 pub mod tcp;
 pub mod tls;

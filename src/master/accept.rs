@@ -15,10 +15,10 @@ use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 use super::{
     Shared,
     attend::attend,
-    front::{Ends, Upgraded, proxy_header},
+    front::{Ends, Upgraded},
     limits::Permit,
 };
-use crate::link::{MessageSocket, accept::upgraded, tcp, websocket::ByteStream};
+use crate::link::{MessageSocket, accept::upgraded, proxy_protocol, tcp, websocket::ByteStream};
 
 /// How long nothing is accepted after the system had no room for another connection: it makes some only when others end.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -112,7 +112,7 @@ async fn negotiate(shared: &Shared, mut stream: TcpStream, peer: SocketAddr, per
 
 /// For whom a trusted proxy says that it relays a connection.
 async fn announced(shared: &Shared, stream: &mut TcpStream) -> Option<Option<SocketAddr>> {
-    match tokio::time::timeout(shared.front.header_timeout, proxy_header::read(stream)).await {
+    match tokio::time::timeout(shared.front.header_timeout, proxy_protocol::read(stream)).await {
         Ok(Ok(visitor)) => Some(visitor),
         Ok(Err(error)) => {
             warn!(%error, "refused: `proxy_protocol` is set, and this proxy of `trusted_proxies` does not speak it");

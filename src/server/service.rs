@@ -171,7 +171,7 @@ async fn dial(context: &Context, origin: Option<Origin>) -> Result<TcpStream, Di
     let dialling = async {
         let mut socket = TcpStream::connect((host.as_str(), *tcp_port)).await?;
         if *proxy_protocol {
-            socket.write_all(&proxy_protocol::header(origin.as_ref())?).await?;
+            socket.write_all(&proxy_protocol::header(origin.as_ref())).await?;
         }
         Ok::<_, io::Error>(socket)
     };

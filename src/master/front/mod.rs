@@ -9,7 +9,6 @@
 //! Whoever is no role speaks with the web server alone: byte for byte, malformed requests included.
 
 mod head;
-pub mod proxy_header;
 mod relay;
 mod site;
 mod trusted;
@@ -34,7 +33,7 @@ use self::{
     relay::{Heads, Wish, carry},
     site::{Content, Site, Times},
 };
-use crate::link::{tcp, websocket::ByteStream};
+use crate::link::{proxy_protocol, tcp, websocket::ByteStream};
 
 pub use self::{
     site::{HEALTH_PATH, MIN_HEADER_BYTES},
@@ -171,7 +170,7 @@ async fn web_server(address: &(String, u16), visitor: Option<(IpAddr, Ends)>) ->
     if let Some((visitor, ends)) = visitor {
         // The port of a visitor behind a proxy is not known.
         let port = if visitor == ends.peer.ip().to_canonical() { ends.peer.port() } else { 0 };
-        web.write_all(&proxy_header::written(SocketAddr::new(visitor, port), ends.local)).await?;
+        web.write_all(&proxy_protocol::written(Some((SocketAddr::new(visitor, port), ends.local)))).await?;
     }
     debug!(milliseconds = began.elapsed().as_millis(), "a visitor of the web server");
     Ok(web)

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::master::front::proxy_header;
+use crate::link::proxy_protocol;
 
 /// A web server that answers each connection's first bytes with them, and so shows what it was sent.
 async fn mirror() -> (Fallback, TcpListener) {
@@ -124,13 +124,13 @@ async fn the_web_server_learns_of_the_visitor_by_the_proxy_protocol() {
     let request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n";
     visitor.write_all(request).await.expect("sent");
     let mut served = accepted(&web).await;
-    let seen = soon(proxy_header::read(&mut served)).await.expect("a header");
+    let seen = soon(proxy_protocol::read(&mut served)).await.expect("a header");
     assert_eq!(seen, Some("192.0.2.7:0".parse().expect("an address")));
     expect(&mut served, request).await;
     let mut direct = master.connect().await;
     direct.write_all(b"nothing forwarded").await.expect("sent");
     direct.shutdown().await.expect("half closed");
-    let seen = soon(proxy_header::read(&mut accepted(&web).await)).await.expect("a header");
+    let seen = soon(proxy_protocol::read(&mut accepted(&web).await)).await.expect("a header");
     assert_eq!(seen, Some(direct.local_addr().expect("connected")));
 }
 
@@ -181,7 +181,7 @@ async fn a_trusted_proxy_that_relays_connections_says_for_whom() {
         let answered = soon(stream.read_buf(&mut read)).await.is_ok_and(|length| length > 0);
         answered.then_some((stream, read))
     };
-    let version_2 = proxy_header::written(visitor, master.address);
+    let version_2 = proxy_protocol::written(Some((visitor, master.address)));
     let (_stream, answer) = through(&version_2).await.expect("an answer");
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     assert!(through(b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\n").await.is_none(), "the same visitor again");

@@ -82,12 +82,20 @@ async fn line(stream: &mut (impl AsyncRead + Unpin), mut line: Vec<u8>) -> Resul
     })
 }
 
-/// A header of version 2 for a connection from `source`, which came to `destination`.
+/// A header of version 2 for a connection from the first address to the second; without them it says that who writes it speaks for itself.
 #[must_use]
-pub fn written(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+pub fn written(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    let addresses = (canonical(source), canonical(destination));
-    let builder = v2::Builder::with_addresses(v2::Version::Two | v2::Command::Proxy, v2::Protocol::Stream, addresses);
+    let builder = match ends {
+        Some((source, destination)) => {
+            let ends = (canonical(source), canonical(destination));
+            v2::Builder::with_addresses(v2::Version::Two | v2::Command::Proxy, v2::Protocol::Stream, ends)
+        }
+        None => {
+            let unspecified = v2::AddressFamily::Unspecified | v2::Protocol::Unspecified;
+            v2::Builder::new(v2::Version::Two | v2::Command::Local, unspecified)
+        }
+    };
     // It fails for what is too long alone, and addresses are not.
     builder.build().unwrap_or_default()
 }
@@ -119,15 +127,16 @@ mod tests {
         assert_eq!(visitor(b"PROXY UNKNOWN\r\n"), None);
         let pair = |source: &str| (source.parse().expect("an address"), "203.0.113.1:443".parse().expect("an address"));
         let (source, destination) = pair("192.0.2.7:4711");
-        let version_2 = [written(source, destination), b"GET /".to_vec()].concat();
+        let version_2 = [written(Some((source, destination))), b"GET /".to_vec()].concat();
         assert!(matches!(read_from(&version_2), (Ok(Some(address)), 5) if address == source));
         let (source, destination) = ("[2001:db8::7]:1".parse().expect("one"), "[2001:db8::1]:2".parse().expect("one"));
-        assert_eq!(visitor(&written(source, destination)).as_deref(), Some("[2001:db8::7]:1"));
+        assert_eq!(visitor(&written(Some((source, destination)))).as_deref(), Some("[2001:db8::7]:1"));
     }
 
     #[test]
     fn a_proxy_that_speaks_for_itself_names_nobody() {
-        assert_eq!(visitor(b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"), None);
+        assert_eq!(written(None), b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00");
+        assert_eq!(visitor(&written(None)), None);
     }
 
     #[test]
