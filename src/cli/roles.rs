@@ -182,7 +182,7 @@ pub(super) fn client_uplink(config: &ClientConfig) -> anyhow::Result<Uplink> {
     Ok(Uplink { choice, ..uplink(&config.link, Role::Client, None)? })
 }
 
-fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
+pub(super) fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
     let dialer = |address: &crate::link::dial::MasterAddress| Dialer::new(address.clone(), config.dial.clone());
     Ok(Uplink {
         dialers: config.masters.iter().map(dialer).collect::<Result<_, _>>()?,

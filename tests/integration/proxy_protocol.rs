@@ -175,6 +175,21 @@ fn neither_the_path_nor_the_master_sees_the_address_unless_the_port_is_plain() {
 }
 
 #[test]
+fn a_server_that_does_not_ask_is_told_nothing() {
+    let scene = Scene::new(Front::Direct);
+    let service = services::echo();
+    let path = Proxy::recording(scene.public_address());
+    let port = Port::new("plain", service.address(), Methods { encrypt: "plain", compress: "null" });
+    let fields = Fields { server: json!({"master": path.address().to_string()}), ..Fields::default() };
+    let tunnel = Tunnel::on(scene, vec![port.clone()], fields);
+    services::ping(&services::connect(port.local), b"a message that is readable on the way").expect("an echo");
+    let [_, toward_server] = path.recorded();
+    let holds = |text: &[u8]| toward_server.windows(text.len()).any(|window| window == text);
+    assert!(holds(b"a message that is readable on the way") && !holds(b"source") && !holds(b"127.0.0.1"));
+    tunnel.client.wait_for_line(&["attached to a server", "tells_addresses=false"]);
+}
+
+#[test]
 fn a_measure_does_not_reach_a_service_that_wants_to_hear_of_its_visitors() {
     let scene = Scene::new(Front::Direct);
     let service = services::echo();
