@@ -20,6 +20,7 @@ pub mod heartbeat;
 pub mod memory;
 mod outbox;
 pub mod proxy;
+mod reason;
 pub mod session;
 pub mod tcp;
 pub mod tls;
@@ -29,5 +30,6 @@ pub mod websocket;
 
 pub use channel::{Lane, Outbox, Transmit};
 pub use heartbeat::Timing;
+pub use reason::Reason;
 pub use session::{Ended, Handler, Link, LinkEnd};
 pub use websocket::{MessageSocket, SocketError};

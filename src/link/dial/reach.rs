@@ -10,11 +10,12 @@ use socket2::SockRef;
 use tokio::{
     net::{TcpSocket, TcpStream, lookup_host},
     task::JoinSet,
+    time::Instant,
 };
 
 use super::{
     error::{DialError, Peer},
-    stage::{Layer, Stage},
+    stage::{Layer, Sight, Stage},
 };
 use crate::link::tcp;
 
@@ -40,7 +41,22 @@ impl Reach {
     pub async fn connect(&self, peer: Peer, host: &str, port: u16, stage: &Stage) -> Result<TcpStream, DialError> {
         let addresses = self.resolve(peer, host, port, stage).await?;
         stage.set(peer, Layer::Tcp);
-        self.race(peer, addresses).await
+        let stream = self.race(peer, addresses).await?;
+        if let Ok(address) = stream.peer_addr() {
+            stage.note(|| Sight::Connected(address));
+        }
+        Ok(stream)
+    }
+
+    /// What becomes of a connection to each of the addresses, all at a time: how long it took, or why there is none.
+    pub async fn survey(&self, addresses: Vec<SocketAddr>) -> Vec<(SocketAddr, io::Result<Duration>)> {
+        let attempts = addresses.into_iter().map(|address| async move {
+            let begun = Instant::now();
+            let attempt = tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref())).await;
+            let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            (address, attempt.map(|_| begun.elapsed()))
+        });
+        futures_util::future::join_all(attempts).await
     }
 
     /// The host's addresses, in the order in which they are to be tried.
@@ -56,7 +72,11 @@ impl Reach {
         match (addresses.is_empty(), others.is_empty()) {
             (true, true) => Err(failed("it has no address".to_owned())),
             (true, false) => Err(failed("it has no address of the family of `bind_address`".to_owned())),
-            (false, _) => Ok(alternate(addresses)),
+            (false, _) => {
+                let addresses = alternate(addresses);
+                stage.note(|| Sight::Addresses(addresses.clone()));
+                Ok(addresses)
+            }
         }
     }
 
