@@ -19,6 +19,7 @@ use crate::{
         MessageSocket, Reason,
         authenticate::{self, Introduction, JoinError},
         dial::{ChosenProxy, DialError, Dialer, Layer, Passage, Peer, Sight, Survey, TlsSession},
+        proxy::ProxyKind,
         tls::{Certificate, moment},
         upgrade::Answered,
     },
@@ -81,12 +82,13 @@ impl Walk<'_, '_, '_> {
         if proxy.is_none() && failed.is_none_or(|error| rank(error.layer().1) > rank(Layer::Tcp)) {
             self.journal.enter(Step::ok("proxy", self.master, Duration::ZERO, "none: the master is dialled directly"));
         }
-        for passage in &passages {
-            // The last one is where it failed.
-            if failed.is_some_and(|error| error.layer() == (passage.peer, passage.layer)) {
-                break;
+        for (index, passage) in passages.iter().enumerate() {
+            let place = (passage.peer, passage.layer);
+            // Where it failed; or where it came again, as to a proxy that does not keep connections.
+            let is_again = passages.iter().skip(index + 1).any(|later| (later.peer, later.layer) == place);
+            if !is_again && failed.is_none_or(|error| error.layer() != place) {
+                self.passed(passage, proxy.as_ref());
             }
-            self.passed(passage, proxy.as_ref());
         }
         match dialled {
             Ok(socket) => Ok((socket, connection)),
@@ -215,7 +217,8 @@ fn through(proxy: &ChosenProxy, sights: &[Sight]) -> String {
     });
     match (&proxy.address.user, scheme) {
         (Some(user), Some(scheme)) => text.push_str(&format!("; told that \"{}\" asks, by {scheme}", user.name)),
-        (Some(user), None) => text.push_str(&format!("; it did not ask who \"{}\" is", user.name)),
+        (Some(user), None) if matches!(proxy.address.kind, ProxyKind::Socks5 | ProxyKind::Socks5h) => text.push_str(&format!("; told that \"{}\" asks", user.name)),
+        (Some(user), None) => text.push_str(&format!("; it did not want to know that \"{}\" asks", user.name)),
         (None, _) => text.push_str("; it does not want to know who asks"),
     }
     text

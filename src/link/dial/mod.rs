@@ -8,13 +8,17 @@
 
 mod error;
 mod first_bytes;
+mod overheard;
 mod reach;
 mod request;
 mod stage;
 mod survey;
 mod tls_problem;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use http::HeaderMap;
 use rustls::{
@@ -24,7 +28,13 @@ use rustls::{
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use self::{first_bytes::Remembering, reach::Reach, stage::Stage, tls_problem::tls_problem};
+use self::{
+    first_bytes::Remembering,
+    overheard::{Overheard, Scheme},
+    reach::Reach,
+    stage::Stage,
+    tls_problem::tls_problem,
+};
 pub use self::{
     error::{DialError, Peer},
     reach::Bind,
@@ -180,7 +190,11 @@ impl Dialer {
         let target = match proxy.kind {
             ProxyKind::Http | ProxyKind::Https => {
                 let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-                let way = proxy::connect(&ToProxy { dialer: self, proxy, stage }, proxy, &target).await;
+                let to_proxy = ToProxy { dialer: self, proxy, stage, scheme: Scheme::default() };
+                let way = proxy::connect(&to_proxy, proxy, &target).await;
+                if let Some(scheme) = to_proxy.scheme.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    stage.note(|| Sight::Scheme(scheme));
+                }
                 return way.map_err(|failure| match failure {
                     Failure::Before(error) => error,
                     Failure::At(source) => of_proxy(source),
@@ -272,6 +286,8 @@ struct ToProxy<'a> {
     dialer: &'a Dialer,
     proxy: &'a ProxyAddress,
     stage: &'a Stage,
+    /// How the proxy was told who asks; known when that is watched.
+    scheme: Scheme,
 }
 
 impl Connects for ToProxy<'_> {
@@ -279,10 +295,7 @@ impl Connects for ToProxy<'_> {
 
     async fn connect(&self) -> Result<Box<dyn ByteStream>, Failure> {
         let stream = self.dialer.to_http_proxy(self.proxy, self.stage).await.map_err(Failure::Before)?;
-        if !self.stage.is_watched() {
-            return Ok(stream);
-        }
-        Ok(stream)
+        if self.stage.is_watched() { Ok(Box::new(Overheard::new(stream, &self.scheme))) } else { Ok(stream) }
     }
 }
 
