@@ -256,7 +256,7 @@ fn summary(steps: &[Step]) -> String {
     let count = |outcome| steps.iter().filter(|step| step.outcome == outcome).count();
     let [ok, warnings, failed, skipped] = [Outcome::Ok, Outcome::Warning, Outcome::Failed, Outcome::Skipped].map(count);
     let verdict = if failed == 0 { "all holds" } else { "something fails" };
-    format!("\n{verdict}: {ok} ok, {warnings} to look at, {failed} failed, {skipped} not tried\n")
+    format!("\n{verdict}: {ok} ok, {warnings} with a warning, {failed} failed, {skipped} skipped\n")
 }
 
 /// Whether marks are coloured.
@@ -269,11 +269,11 @@ fn colour() -> bool {
 fn rendered(step: &Step, colour: bool) -> String {
     let (mark, code) = match step.outcome {
         Outcome::Ok => ("ok", "32"),
-        Outcome::Warning => ("look", "33"),
+        Outcome::Warning => ("warning", "33"),
         Outcome::Failed => ("FAILED", "31"),
-        Outcome::Skipped => ("-", "2"),
+        Outcome::Skipped => ("skipped", "2"),
     };
-    let mark = format!("{mark:<7}");
+    let mark = format!("{mark:<8}");
     let mark = if colour { format!("\x1b[{code}m{mark}\x1b[0m") } else { mark };
     let took = match step.outcome {
         Outcome::Skipped => String::new(),
@@ -284,8 +284,55 @@ fn rendered(step: &Step, colour: bool) -> String {
     let mut text = format!("{mark} {:<15} {took:>9}  {subject}{}\n", step.name, step.evidence);
     for (word, line) in [("why", &step.cause), ("do", &step.remedy)] {
         if let Some(line) = line {
-            let _ = writeln!(text, "{:>34}{word}: {line}", "");
+            let _ = writeln!(text, "{:>35}{word}: {line}", "");
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_a_mark_that_reads_without_colour() {
+        let reason = || Reason::new("seen", "behind it", "do that");
+        let second = Duration::from_secs(1);
+        for (step, lines) in [
+            (Step::ok("tcp", "a:1", second, "connected"), "ok       tcp               1000 ms  a:1: connected\n".to_owned()),
+            (Step::skipped("tls", "", "tcp failed"), "skipped  tls                        tcp failed\n".to_owned()),
+            (
+                Step::warning("clock", "a", Duration::from_micros(1_250), reason()),
+                format!("warning  clock              1.2 ms  a: seen\n{0:>35}why: behind it\n{0:>35}do: do that\n", ""),
+            ),
+            (
+                Step::failed("tls", "a", second, Reason::new("seen", "", "do that")),
+                format!("FAILED   tls               1000 ms  a: seen\n{:>35}do: do that\n", ""),
+            ),
+        ] {
+            assert_eq!(rendered(&step, false), lines);
+            let coloured = rendered(&step, true);
+            assert!(coloured.starts_with("\x1b[") && coloured.contains("\x1b[0m"), "{coloured}");
+        }
+    }
+
+    #[test]
+    fn the_summary_counts_what_came_of_the_steps() {
+        let steps = [
+            Step::ok("name", "a", Duration::ZERO, ""),
+            Step::warning("clock", "a", Duration::ZERO, Reason::new("", "", "")),
+            Step::skipped("tls", "a", ""),
+        ];
+        assert_eq!(summary(&steps), "\nall holds: 1 ok, 1 with a warning, 0 failed, 1 skipped\n");
+        let failed = [Step::failed("tcp", "a", Duration::ZERO, Reason::new("", "", ""))];
+        assert!(summary(&failed).contains("something fails: 0 ok"));
+    }
+
+    #[test]
+    fn scales_are_numbers_within_reason() {
+        assert_eq!(positive("0.05"), Ok(0.05));
+        for text in ["0", "-1", "nan", "inf", "61", "soon"] {
+            assert!(positive(text).is_err(), "{text}");
+        }
+    }
 }

@@ -109,7 +109,11 @@ pub(super) fn silences(tried: &[(Duration, Silence)], heartbeat: Duration) -> Re
     };
     let seen = match below(cut) {
         Some(longest) => {
-            format!("a link that was silent for {} still worked, one that was silent for {} did not", seconds(longest), seconds(cut))
+            format!(
+                "a link that was silent for {} still worked, one that was silent for {} did not",
+                seconds(longest),
+                seconds(cut)
+            )
         }
         None => format!("a link that was silent for {} did not work any more", seconds(cut)),
     };
@@ -178,7 +182,10 @@ mod tests {
         let s = Duration::from_secs;
         let tried = [(s(10), Survived), (s(20), Cut), (s(30), Cut)];
         let advised = silences(&tried, s(20)).unwrap_err();
-        assert!(advised.remedy.contains("\"5s\"") && advised.evidence.contains("10s") && advised.evidence.contains("20s"), "{advised}");
+        assert!(
+            advised.remedy.contains("\"5s\"") && advised.evidence.contains("10s") && advised.evidence.contains("20s"),
+            "{advised}"
+        );
         assert!(silences(&tried, s(5)).unwrap().contains("short enough"));
         assert!(silences(&[(s(10), Survived), (s(300), Survived)], s(20)).unwrap().contains("300s"));
         let at_once = silences(&[(ms(500), Cut)], s(1)).unwrap_err();

@@ -130,12 +130,15 @@ async fn service(mark: &str, Reached { tunnel, attach_time, .. }: &Reached) -> S
 }
 
 fn reset(code: Option<ResetCode>, error: &str) -> Reason {
-    let remedy = "start the service, and check the port's `local_address` in the server's configuration; the server's log says more";
+    let remedy =
+        "start the service, and check the port's `local_address` in the server's configuration; the server's log says more";
     match code {
         Some(ResetCode::Refused) => Reason::new("the service behind the server refuses connections", "it is not running", remedy),
-        Some(ResetCode::Unreachable) => {
-            Reason::new("the service behind the server cannot be reached", "its host is away, or its name does not resolve", remedy)
-        }
+        Some(ResetCode::Unreachable) => Reason::new(
+            "the service behind the server cannot be reached",
+            "its host is away, or its name does not resolve",
+            remedy,
+        ),
         Some(ResetCode::Timeout) => {
             Reason::new("the service behind the server does not answer", "its host is away, or a firewall drops it", remedy)
         }
@@ -210,4 +213,3 @@ pub(super) async fn dial_service(mark: &str, host: &str, tcp_port: u16, limit: D
         }
     });
 }
-

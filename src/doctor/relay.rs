@@ -124,7 +124,7 @@ async fn join(relay: &Relay, address: SocketAddr) -> Result<(), Reason> {
     let dialer = dialer(relay, address).map_err(|error| Reason::new(error.to_string(), "", "change `path`"))?;
     let dialer = dialer.map_err(|error| Reason::of_sentence(&error.to_string(), "change `tls`"))?;
     let mut socket = dialer.dial().await.map_err(|error| error.reason())?;
-    let joined = way::join(&mut socket, Role::Server, &relay.key).await;
+    let joined = way::join(&mut socket, Role::Server, &relay.key, 0).await;
     socket.close(Duration::from_secs(1)).await;
     joined.map(drop).map_err(|error| error.reason())
 }

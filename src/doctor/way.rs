@@ -109,7 +109,12 @@ impl Walk<'_, '_, '_> {
         let list: Vec<String> = addresses.iter().map(|(address, _)| address.ip().to_string()).collect();
         let whose = if peer == Peer::Proxy { "the proxy's " } else { "" };
         let found = format!("{whose}{host} is {}", list.join(", "));
-        self.journal.enter(Step::ok("name", &host, name_took, if is_address(&host) { "it is an address".to_owned() } else { found }));
+        self.journal.enter(Step::ok(
+            "name",
+            &host,
+            name_took,
+            if is_address(&host) { "it is an address".to_owned() } else { found },
+        ));
         if !self.dialer.resolves_here(proxy) {
             let name = self.dialer.address().host();
             self.journal.enter(Step::skipped("name", name, "the proxy resolves the master's name"));
@@ -201,7 +206,8 @@ fn connection(address: SocketAddr, outcome: &Result<Duration, String>, is_reache
                 "refused" => "nobody listens there",
                 _ => "the machine is down, or a firewall drops what is sent to it",
             };
-            let remedy = format!("is it running, does a firewall let port {port} through, and is this still an address of {host}?");
+            let remedy =
+                format!("is it running, does a firewall let port {port} through, and is this still an address of {host}?");
             let reason = Reason::new(why.clone(), cause, remedy);
             let told = if is_reached { Step::warning } else { Step::failed };
             told("tcp", address.to_string(), Duration::ZERO, reason)
@@ -217,7 +223,9 @@ fn through(proxy: &ChosenProxy, sights: &[Sight]) -> String {
     });
     match (&proxy.address.user, scheme) {
         (Some(user), Some(scheme)) => text.push_str(&format!("; told that \"{}\" asks, by {scheme}", user.name)),
-        (Some(user), None) if matches!(proxy.address.kind, ProxyKind::Socks5 | ProxyKind::Socks5h) => text.push_str(&format!("; told that \"{}\" asks", user.name)),
+        (Some(user), None) if matches!(proxy.address.kind, ProxyKind::Socks5 | ProxyKind::Socks5h) => {
+            text.push_str(&format!("; told that \"{}\" asks", user.name))
+        }
         (Some(user), None) => text.push_str(&format!("; it did not want to know that \"{}\" asks", user.name)),
         (None, _) => text.push_str("; it does not want to know who asks"),
     }
@@ -286,9 +294,11 @@ async fn admitted(
     journal: &mut Journal<'_>,
 ) -> bool {
     let begun = Instant::now();
-    let joined = join(&mut socket, traveller.role, &traveller.key).await;
+    let joined = join(&mut socket, traveller.role, &traveller.key, 0).await;
     let step = match &joined {
-        Ok(_) if traveller.role == Role::Server => "joined as a server: the master holds the same key, and nothing was registered",
+        Ok(_) if traveller.role == Role::Server => {
+            "joined as a server: the master holds the same key, and nothing was registered"
+        }
         Ok(_) => "a client needs none: the master took it in",
         Err(error) => {
             journal.enter(Step::failed("master_key", master, begun.elapsed(), error.reason()));
@@ -302,11 +312,11 @@ async fn admitted(
     true
 }
 
-/// Joins as an instance of the doctor's own, with nothing to register and nothing to attach to.
-pub(super) async fn join(socket: &mut MessageSocket, role: Role, key: &LinkKey) -> Result<Terms, JoinError> {
-    let introduction =
-        Introduction { role, instance: Id(random::bytes()), epoch: 1, moves: false, agent: AGENT.to_owned() };
-    authenticate::join(socket, key, &introduction, &[]).await
+/// Joins as an instance of the doctor's own, with nothing to register and nothing to attach to, at a master that is asked to say nothing by itself for so
+/// many seconds.
+pub(super) async fn join(socket: &mut MessageSocket, role: Role, key: &LinkKey, quiet_seconds: u32) -> Result<Terms, JoinError> {
+    let introduction = Introduction { role, instance: Id(random::bytes()), epoch: 1, moves: false, agent: AGENT.to_owned() };
+    authenticate::join_quietly(socket, key, &introduction, &[], quiet_seconds).await
 }
 
 async fn small_messages(master: &str, socket: &mut MessageSocket, connection: Option<Duration>) -> Step {

@@ -72,11 +72,18 @@ pub struct Claims {
     /// Whether the role moves here from its link before, which goes on until the role closes it (PROTOCOL 5.2).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub moves: bool,
+    /// For so many seconds the master is asked to say nothing by itself: the role finds out for how long the path lets a link be silent (PROTOCOL 6.7).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub quiet_seconds: u32,
     /// Drawn for this link.
     pub nonce: Nonce,
     /// Free text for the log, like `report/0.1.0`.
     #[serde(default)]
     pub agent: String,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What the master grants in WELCOME (PROTOCOL 4.4).

@@ -166,6 +166,23 @@ pub async fn join(
     introduction: &Introduction,
     first: &[Frame],
 ) -> Result<Terms, JoinError> {
+    join_quietly(socket, key, introduction, first, 0).await
+}
+
+/// The same, and asks the master to say nothing by itself for so many seconds (PROTOCOL 6.7). One that does not know that says PING as ever.
+///
+/// # Errors
+/// As [`join`].
+///
+/// # Cancel safety
+/// Not safe: the socket is in the middle of the authentication then.
+pub async fn join_quietly(
+    socket: &mut MessageSocket,
+    key: &LinkKey,
+    introduction: &Introduction,
+    first: &[Frame],
+    quiet_seconds: u32,
+) -> Result<Terms, JoinError> {
     let challenge = Challenge::parse(&answer(socket, "challenge").await?).map_err(|error| match error {
         ChallengeError::NotAMaster => JoinError::NotAMaster,
         ChallengeError::Version(theirs) => JoinError::Version { theirs },
@@ -177,6 +194,7 @@ pub async fn join(
         instance: introduction.instance,
         epoch: introduction.epoch,
         moves: introduction.moves,
+        quiet_seconds,
         nonce,
         agent: introduction.agent.clone(),
     }

@@ -137,7 +137,9 @@ impl DialError {
             DialError::Environment(error) => {
                 Reason::new(error.to_string(), "", "correct it, or set `proxy` in the configuration")
             }
-            DialError::Proxy { source, .. } => Reason::of_sentence(&source.to_string(), "look into the proxy's log, and check `proxy`"),
+            DialError::Proxy { source, .. } => {
+                Reason::of_sentence(&source.to_string(), "look into the proxy's log, and check `proxy`")
+            }
             DialError::Authorities(error) => {
                 Reason::of_sentence(&error.to_string(), "name a PEM file with authorities with `tls.ca`")
             }

@@ -28,13 +28,6 @@ use rustls::{
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use self::{
-    first_bytes::Remembering,
-    overheard::{Overheard, Scheme},
-    reach::Reach,
-    stage::Stage,
-    tls_problem::tls_problem,
-};
 pub use self::{
     error::{DialError, Peer},
     reach::Bind,
@@ -42,6 +35,13 @@ pub use self::{
     stage::{Layer, Passage, Sight, TlsSession},
     survey::{ChosenProxy, Survey},
     tls_problem::TlsProblem,
+};
+use self::{
+    first_bytes::Remembering,
+    overheard::{Overheard, Scheme},
+    reach::Reach,
+    stage::Stage,
+    tls_problem::tls_problem,
 };
 pub use super::{
     address::{AddressError, MasterAddress},
@@ -238,7 +238,8 @@ impl Dialer {
             Ok(read) => Ok(MessageSocket::new(stream, read, End::Dialled)),
             // With TLS 1.3 a peer that wants another certificate of us says so only now.
             Err(UpgradeError::Io(error)) if is_of_tls(&error) => {
-                let host = self.tls.as_ref().map_or_else(|| self.address.host().to_owned(), |(name, _)| name.to_str().into_owned());
+                let host =
+                    self.tls.as_ref().map_or_else(|| self.address.host().to_owned(), |(name, _)| name.to_str().into_owned());
                 Err(DialError::Tls { peer: Peer::Master, host, problem: tls_problem(&error, &[], None) })
             }
             Err(source) => Err(DialError::Upgrade { address: Box::new(self.address.clone()), source }),

@@ -77,7 +77,9 @@ mod tests {
     fn the_scheme_is_kept_and_nothing_behind_it() {
         let head = b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nProxy-Authorization: Basic YW5uOnNlc2FtZQ==\r\n\r\n";
         assert_eq!(scheme_in(head).as_deref(), Some("Basic"));
-        for nothing in [&b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..], b"\r\nProxy-Authorization: Secret\r\n", b"\r\nProxy-Authorization: "] {
+        for nothing in
+            [&b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..], b"\r\nProxy-Authorization: Secret\r\n", b"\r\nProxy-Authorization: "]
+        {
             assert_eq!(scheme_in(nothing), None);
         }
     }

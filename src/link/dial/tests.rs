@@ -264,12 +264,18 @@ async fn certificates_that_do_not_verify_are_told_apart() {
     let authority = Authority::new();
     let good = authority.sign("localhost", |_| ()).acceptor();
     let unknown = tls_failure(good.clone(), &Authority::named("another authority")).await;
-    assert!(matches!(&unknown, TlsProblem::UnknownIssuer(Some(_))) && unknown.to_string().contains("CN=an authority"), "{unknown}");
+    assert!(
+        matches!(&unknown, TlsProblem::UnknownIssuer(Some(_))) && unknown.to_string().contains("CN=an authority"),
+        "{unknown}"
+    );
     let namesake = tls_failure(good, &Authority::new()).await;
     assert!(matches!(namesake, TlsProblem::UnknownIssuer(Some(_))), "the authority was made anew under its name: {namesake}");
     let wrong = authority.sign("example.com", |_| ()).acceptor();
     let problem = tls_failure(wrong, &authority).await;
-    assert!(matches!(problem, TlsProblem::WrongName(Some(_))) && problem.to_string().contains("it is for \"example.com\""), "{problem}");
+    assert!(
+        matches!(problem, TlsProblem::WrongName(Some(_))) && problem.to_string().contains("it is for \"example.com\""),
+        "{problem}"
+    );
     let expired = authority.sign("localhost", |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1)).acceptor();
     let problem = tls_failure(expired, &authority).await;
     let told = problem.to_string();

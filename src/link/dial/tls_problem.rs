@@ -2,10 +2,7 @@
 
 use std::io;
 
-use rustls::{
-    AlertDescription, CertificateError, PeerIncompatible,
-    pki_types::CertificateDer,
-};
+use rustls::{AlertDescription, CertificateError, PeerIncompatible, pki_types::CertificateDer};
 
 use super::{Peer, first_bytes::FirstBytes};
 use crate::link::{
@@ -81,7 +78,9 @@ impl TlsProblem {
             TlsProblem::Intercepted { by, certificate } => Reason::new(
                 format!("the certificate is signed by \"{}\", which is not trusted here", certificate.issuer),
                 format!("TLS is opened on the way by {by}"),
-                format!("name its root in `tls.ca` (the file that this network gives to its machines), or have {by} let this host through unopened"),
+                format!(
+                    "name its root in `tls.ca` (the file that this network gives to its machines), or have {by} let this host through unopened"
+                ),
             ),
             TlsProblem::SelfSigned(certificate) => Reason::new(
                 format!("the certificate of \"{}\" is signed by itself", certificate.subject),
@@ -106,8 +105,7 @@ impl TlsProblem {
                     Some(by) => format!("TLS is opened on the way by {by}"),
                     None => "somebody stands in between, or the certificate was renewed".to_owned(),
                 };
-                let evidence =
-                    format!("{found} is the SHA-256 of the certificate, which is none of those in `tls.pin_sha256`");
+                let evidence = format!("{found} is the SHA-256 of the certificate, which is none of those in `tls.pin_sha256`");
                 Reason::new(evidence, cause, "if it was renewed, put its SHA-256 there; else leave this network")
             }
             TlsProblem::UnknownIssuer(Some(certificate)) => Reason::new(
@@ -181,7 +179,9 @@ impl TlsProblem {
             TlsProblem::PlainHttp(said) => {
                 Reason::new(format!("what listens there does not speak TLS, it speaks plain HTTP ({said:?})"), "", plain)
             }
-            TlsProblem::NotTls(said) => Reason::new(format!("what listens there does not speak TLS (it said {said:?})"), "", plain),
+            TlsProblem::NotTls(said) => {
+                Reason::new(format!("what listens there does not speak TLS (it said {said:?})"), "", plain)
+            }
             TlsProblem::Cut(how) => Reason::new(
                 format!("the connection was {how} right behind the ClientHello, before any answer"),
                 "a firewall does that which filters by the name in it (SNI), or that port does not speak TLS",

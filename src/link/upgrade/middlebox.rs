@@ -115,7 +115,12 @@ mod tests {
             ("via", "1.1 proxy.corp (squid/5.7)", "", Some("Squid")),
             ("server", "awselb/2.0", "", Some("AWS Elastic Load Balancing")),
             ("server", "Apache", "<title>FortiGuard Intrusion Prevention - Access Blocked</title>", Some("Fortinet FortiGate")),
-            ("x-nothing", "1", "<h1>503 Service Unavailable</h1>\nNo server is available to handle this request.", Some("HAProxy")),
+            (
+                "x-nothing",
+                "1",
+                "<h1>503 Service Unavailable</h1>\nNo server is available to handle this request.",
+                Some("HAProxy"),
+            ),
             ("x-nothing", "1", "hello", None),
         ] {
             let mut headers = HeaderMap::new();

@@ -32,9 +32,8 @@ pub struct Refusal {
 impl Refusal {
     /// Reads an answer of `asked`, a host with or without a port, with the beginning of its body.
     pub(super) fn new(status: StatusCode, headers: &HeaderMap, body: &[u8], asked: &str) -> Self {
-        let text = |name: header::HeaderName| {
-            headers.get(name).map(|value| evidence(value.as_bytes())).filter(|text| !text.is_empty())
-        };
+        let text =
+            |name: header::HeaderName| headers.get(name).map(|value| evidence(value.as_bytes())).filter(|text| !text.is_empty());
         let kind = text(header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
         let beginning = String::from_utf8_lossy(body).trim_start().to_ascii_lowercase();
         let middlebox = middlebox(headers, body);
@@ -134,8 +133,7 @@ impl Refusal {
     const PASS_ON: &'static str = "let it pass them on (nginx: `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; \
                                    proxy_set_header Connection \"upgrade\"`), or turn WebSockets on there";
 
-    const PASS_ON_AND_PATH: &'static str =
-        "in nginx, write `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\"` \
+    const PASS_ON_AND_PATH: &'static str = "in nginx, write `proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\"` \
          for this path; then check the path in `master`";
 
     fn named(&self) -> String {
@@ -146,8 +144,13 @@ impl Refusal {
         let shown = location.replacen("http", "ws", 1);
         let is_elsewhere = host_of(location).is_some_and(|host| !host.eq_ignore_ascii_case(host_without_port(&self.asked)));
         if is_elsewhere {
-            let cause = format!("it redirects to {location:?}: a page to log in to this network, or a filter, answers in place of the master");
-            return (cause, format!("open it in a browser and log in; if that is the master itself, write {shown:?} in `master`"));
+            let cause = format!(
+                "it redirects to {location:?}: a page to log in to this network, or a filter, answers in place of the master"
+            );
+            return (
+                cause,
+                format!("open it in a browser and log in; if that is the master itself, write {shown:?} in `master`"),
+            );
         }
         let shown = if location.starts_with('/') { format!("the path {location:?}") } else { format!("{shown:?}") };
         (format!("it redirects to {location:?}"), format!("if that is the master, write {shown} in `master`"))
