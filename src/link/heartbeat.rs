@@ -48,7 +48,12 @@ impl Timing {
     #[must_use]
     pub fn quiet(self, seconds: u32) -> Self {
         let silence = Duration::from_secs(u64::from(seconds)).min(QUIET_MAX);
-        Timing { interval: self.interval.max(silence), timeout: self.timeout.saturating_add(silence), ..self }
+        Timing {
+            interval: self.interval.max(silence),
+            timeout: self.timeout.saturating_add(silence),
+            answer_delay: self.answer_delay.max(silence),
+            ..self
+        }
     }
 
     /// What a role does when the master asks for a heartbeat each `seconds`: never less often than it would by itself.
@@ -285,7 +290,9 @@ mod tests {
         assert_eq!(quiet.answer_timeout, TIMING.answer_timeout, "what is sent is answered as ever");
         assert_eq!(TIMING.quiet(u32::MAX).interval, QUIET_MAX);
         let start = Instant::now();
-        assert_eq!(Heartbeat::new(quiet, start).due(start + 299 * SECOND), Beat::Wait(start + 300 * SECOND));
+        let mut heartbeat = Heartbeat::new(quiet, start);
+        heartbeat.received(start, true);
+        assert_eq!(heartbeat.due(start + 299 * SECOND), Beat::Wait(start + 300 * SECOND), "not even to say that it has heard");
     }
 
     #[test]
