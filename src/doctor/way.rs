@@ -47,14 +47,17 @@ pub(super) async fn walk(traveller: &Traveller, way: &MasterWay, journal: &mut J
     let master = dialer.address().to_string();
     journal.doing(&format!("walking to {master}"));
     let walked = Walk { dialer, master: &master, journal: &mut *journal };
-    let failed = match walked.to_socket().await {
+    let failed = match walked.dialled().await {
         Ok((socket, connection)) => return admitted(traveller, &master, socket, connection, journal).await,
         Err(failed) => failed,
     };
     let after = STEPS.iter().position(|step| *step == failed).map_or(0, |position| position + 1);
-    let is_walked = |step: &&str| dialer.address().is_secure() || *step != "tls";
-    for step in STEPS.iter().copied().skip(after).filter(is_walked) {
-        journal.enter(Step::skipped(step, &master, format!("the step {failed} failed")));
+    for step in STEPS.into_iter().skip(after) {
+        let is_on_the_way = step != "tls" || dialer.address().is_secure();
+        let is_done = journal.steps().iter().any(|done| done.name == step && done.subject == master);
+        if is_on_the_way && !is_done {
+            journal.enter(Step::skipped(step, &master, format!("the step {failed} failed")));
+        }
     }
     false
 }
@@ -70,7 +73,7 @@ struct Walk<'w, 'j, 't> {
 
 impl Walk<'_, '_, '_> {
     /// From the name to the WebSocket, and how long a connection took, unless it is one to a proxy.
-    async fn to_socket(mut self) -> Result<(MessageSocket, Option<Duration>), FailedStep> {
+    async fn dialled(mut self) -> Result<(MessageSocket, Option<Duration>), FailedStep> {
         let proxy = match self.dialer.chosen_proxy() {
             Ok(proxy) => proxy,
             Err(error) => return self.failed(&error, Duration::ZERO),
@@ -94,7 +97,14 @@ impl Walk<'_, '_, '_> {
             Ok(socket) => Ok((socket, connection)),
             Err(error) => {
                 let took = passages.last().map_or_else(|| begun.elapsed(), |passage| passage.took);
-                self.failed(&error, took)
+                let failed = self.failed(&error, took);
+                // Who refuses has a clock, too.
+                for sight in passages.last().into_iter().flat_map(|passage| &passage.sights) {
+                    if let Sight::Answered(answered) = sight {
+                        self.journal.enter(clock(self.master, answered));
+                    }
+                }
+                failed
             }
         }
     }

@@ -143,3 +143,28 @@ impl FromStr for Nonce {
         Nonce::deserialize(serde::de::value::StrDeserializer::new(text))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_claim_to_be_left_in_silence_is_there_only_when_it_is_made() {
+        let claims = Claims {
+            version: 1,
+            role: Role::Client,
+            instance: Id([1; 16]),
+            epoch: 7,
+            moves: false,
+            quiet_seconds: 0,
+            nonce: Nonce([2; 32]),
+            agent: "vector/1".to_owned(),
+        };
+        let usual = claims.encode();
+        assert!(!String::from_utf8_lossy(&usual).contains("quiet"), "as every version before wrote it");
+        assert_eq!(Claims::decode(&usual), Ok(claims.clone()));
+        let quiet = Claims { quiet_seconds: 316, ..claims };
+        assert!(String::from_utf8_lossy(&quiet.encode()).contains("\"quiet_seconds\":316"));
+        assert_eq!(Claims::decode(&quiet.encode()), Ok(quiet));
+    }
+}

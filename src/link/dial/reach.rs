@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     error::{DialError, Peer},
-    stage::{Layer, Sight, Stage},
+    stage::{Layer, Stage},
 };
 use crate::link::tcp;
 
@@ -41,11 +41,7 @@ impl Reach {
     pub async fn connect(&self, peer: Peer, host: &str, port: u16, stage: &Stage) -> Result<TcpStream, DialError> {
         let addresses = self.resolve(peer, host, port, stage).await?;
         stage.set(peer, Layer::Tcp);
-        let stream = self.race(peer, addresses).await?;
-        if let Ok(address) = stream.peer_addr() {
-            stage.note(|| Sight::Connected(address));
-        }
-        Ok(stream)
+        self.race(peer, addresses).await
     }
 
     /// What becomes of a connection to each of the addresses, all at a time: how long it took, or why there is none.
@@ -72,11 +68,7 @@ impl Reach {
         match (addresses.is_empty(), others.is_empty()) {
             (true, true) => Err(failed("it has no address".to_owned())),
             (true, false) => Err(failed("it has no address of the family of `bind_address`".to_owned())),
-            (false, _) => {
-                let addresses = alternate(addresses);
-                stage.note(|| Sight::Addresses(addresses.clone()));
-                Ok(addresses)
-            }
+            (false, _) => Ok(alternate(addresses)),
         }
     }
 

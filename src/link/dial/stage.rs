@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -67,10 +66,6 @@ pub struct Passage {
 /// What a dial sees on its way. No secret is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sight {
-    /// The addresses of the host, in the order of trying.
-    Addresses(Vec<SocketAddr>),
-    /// The address that took the connection.
-    Connected(SocketAddr),
     /// How the proxy was told who asks, in the words of HTTP.
     Scheme(String),
     /// TLS, also when the certificate was refused.
