@@ -7,12 +7,12 @@ use std::{
     process::ExitCode,
 };
 
-use super::warnings::warnings;
+use super::{roles::tls_files, warnings::warnings};
 use crate::{
-    config::{self, Config, LinkConfig, MasterAddress, MasterConfig, PortConfig, RoleConfig},
+    config::{self, Config, FallbackConfig, LinkConfig, MasterAddress, MasterConfig, PortConfig, RoleConfig},
     link::{
         dial::{Bind, DialParameters, ProxyChoice},
-        tls::{self, ReloadingCertificate, TlsError},
+        tls::{self, TlsError},
     },
 };
 
@@ -33,9 +33,7 @@ pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
 /// Reads what TLS needs, as the role would.
 fn certificates(role: &RoleConfig) -> Result<(), TlsError> {
     match role {
-        RoleConfig::Master(master) => {
-            master.tls.as_ref().map(|files| ReloadingCertificate::load(&files.cert, &files.key)).transpose().map(drop)
-        }
+        RoleConfig::Master(master) => master.tls.as_ref().map(|files| tls_files(files).acceptor()).transpose().map(drop),
         RoleConfig::Server(server) => authorities(&server.link),
         RoleConfig::Client(client) => authorities(&client.link),
     }
@@ -81,11 +79,31 @@ fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
         Some(files) => format!("tls: certificate {}, key {}", files.cert.display(), files.key.display()),
         None => "tls: none here".to_owned(),
     });
+    if let Some(file) = master.tls.as_ref().and_then(|files| files.client_ca.as_ref()) {
+        lines.push(format!("tls: every peer must show a certificate of {}", file.display()));
+    }
     lines.push(format!("healthz: {}", if master.healthz { "answered" } else { "not answered" }));
+    describe_front(master, lines);
     let limits = &master.limits;
     lines.push(format!("limits: {} links, {} for each address", limits.links, limits.links_per_address));
     lines.push(format!("limits: {} ports and {} channels for each link", limits.ports_per_link, limits.channels_per_link));
     lines.push(format!("limits: headers of {}, queues of {} in all", limits.header_bytes, limits.memory));
+}
+
+/// What strangers see, and who is believed about whom.
+fn describe_front(master: &MasterConfig, lines: &mut Vec<String>) {
+    lines.push(match &master.fallback {
+        FallbackConfig::NotFound => "fallback: 404, nothing is there".to_owned(),
+        FallbackConfig::Files(folder) => format!("fallback: the files of {}", folder.display()),
+        FallbackConfig::Server { address, proxy_protocol: false } => format!("fallback: the web server at {address}"),
+        FallbackConfig::Server { address, proxy_protocol: true } => {
+            format!("fallback: the web server at {address}, told of visitors by the PROXY protocol")
+        }
+    });
+    let networks: Vec<String> = master.trusted_proxies.iter().map(ToString::to_string).collect();
+    let networks = if networks.is_empty() { "none".to_owned() } else { networks.join(", ") };
+    let by = if master.proxy_protocol { "the PROXY protocol, X-Forwarded-For" } else { "X-Forwarded-For" };
+    lines.push(format!("trusted_proxies: {networks} ({by})"));
 }
 
 /// How the master is reached, where that is not the usual way.

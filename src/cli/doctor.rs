@@ -236,7 +236,16 @@ async fn relay(master: &MasterConfig) -> anyhow::Result<Relay> {
         key: LinkKey::derive(Some(master.master_key.expose())),
         tls: master.tls.as_ref().map(|files| (files.cert.clone(), files.key.clone())),
         healthz: master.healthz,
+        guard: guard(master),
     })
+}
+
+/// What a master wants of everybody who speaks with it.
+fn guard(master: &MasterConfig) -> Option<&'static str> {
+    if master.tls.as_ref().is_some_and(|files| files.client_ca.is_some()) {
+        return Some("a certificate (`tls.client_ca`)");
+    }
+    master.proxy_protocol.then_some("the PROXY protocol (`proxy_protocol`)")
 }
 
 /// Prints what is left to print.

@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 use super::threads;
 use crate::{
     client::{Client, ClientParameters, ClientPort},
-    config::{ByteSize, ClientConfig, Config, HostPort, LinkConfig, MasterConfig, PortConfig, RoleConfig, ServerConfig},
+    config::{
+        self, ByteSize, ClientConfig, Config, FallbackConfig, HostPort, LinkConfig, MasterConfig, PortConfig, RoleConfig,
+        ServerConfig,
+    },
     crypto::{LinkKey, PortKeys},
     frame::Role,
     id::Id,
@@ -17,7 +20,7 @@ use crate::{
         dial::Dialer,
         uplink::{Mover, Uplink},
     },
-    master::{self, Limits, Master, MasterParameters, MasterTiming},
+    master::{self, Fallback, Limits, Master, MasterParameters, MasterTiming, TrustedProxies},
     random,
     server::{self, ServerParameters, ServerPort},
     tunnel::{Commons, PortParameters, WindowSize},
@@ -94,17 +97,35 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         header_bytes: config.limits.header_bytes.bytes(),
         memory_bytes: config.limits.memory.bytes(),
     };
-    let tls = config.tls.as_ref().map(|tls| master::TlsFiles { cert: tls.cert.clone(), key: tls.key.clone() });
     Ok(Master::bind(MasterParameters {
         listen_at,
         path: config.path.clone(),
         link_key: LinkKey::derive(Some(config.master_key.expose())),
-        tls,
+        tls: config.tls.as_ref().map(tls_files),
         healthz: config.healthz,
+        fallback: fallback(&config.fallback),
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies.clone()),
+        proxy_protocol: config.proxy_protocol,
         limits,
         timing: MasterTiming { heartbeat: timing(config.heartbeat), ..MasterTiming::default() },
         threads: threads::for_links()?,
     })?)
+}
+
+/// What the master reads for TLS.
+pub fn tls_files(config: &config::TlsFiles) -> master::TlsFiles {
+    let config::TlsFiles { cert, key, client_ca } = config.clone();
+    master::TlsFiles { cert, key, client_ca }
+}
+
+fn fallback(config: &FallbackConfig) -> Fallback {
+    match config.clone() {
+        FallbackConfig::NotFound => Fallback::NotFound,
+        FallbackConfig::Files(folder) => Fallback::Files(folder),
+        FallbackConfig::Server { address, proxy_protocol } => {
+            Fallback::Server { address: (address.host, address.port), proxy_protocol }
+        }
+    }
 }
 
 pub(super) async fn resolve(address: &HostPort) -> anyhow::Result<Vec<SocketAddr>> {

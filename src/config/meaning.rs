@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration
 use super::{
     AddressError, ByteSize, ClientConfig, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, DialParameters, HostPort,
     LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterConfig, PortConfig, RoleConfig, Secret, ServerConfig,
-    Surroundings, TlsFiles, Warning, Windows,
+    Surroundings, Warning, Windows,
     error::{Fault, FieldPath, Problem},
     quantity::Quantity,
-    raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawMasterTls, RawPort, RawRoleTls, RawServer, RawWindows},
+    raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawPort, RawRoleTls, RawServer, RawWindows},
     reader::Reader,
     secret::RawSecret,
     written::{Document, Mode},
@@ -137,6 +137,8 @@ impl Reader<'_> {
         let master_key = self.master_key(raw.master_key.as_ref());
         let path = self.upgrade_path(raw.path.as_deref(), raw.healthz == Some(true));
         let tls = self.master_tls(raw.tls.as_ref());
+        let fallback = self.fallback(raw.fallback.as_ref());
+        let trusted_proxies = self.trusted_proxies(raw);
         let limits = self.limits(raw.limits.as_ref());
         let heartbeat = self.heartbeat(raw.heartbeat.as_ref());
         let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
@@ -146,6 +148,9 @@ impl Reader<'_> {
             path: path?,
             tls: tls?,
             healthz: raw.healthz == Some(true),
+            fallback: fallback?,
+            trusted_proxies: trusted_proxies?,
+            proxy_protocol: raw.proxy_protocol == Some(true),
             limits: limits?,
             // The terms of a link name whole seconds.
             heartbeat: Duration::from_secs(heartbeat?.as_secs()),
@@ -199,34 +204,6 @@ impl Reader<'_> {
             raw,
             "add the key that admits servers, the same at the master; `report keygen` makes one",
         )
-    }
-
-    fn upgrade_path(&mut self, written: Option<&str>, healthz: bool) -> Option<String> {
-        let path = written.unwrap_or("/");
-        let message = if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) || path.contains(['?', '#'])
-        {
-            format!("is \"{path}\": write a path that begins with \"/\", of visible ASCII without ? and #")
-        } else if healthz && path == "/healthz" {
-            "is \"/healthz\", where the health check answers: choose another, or set \"healthz\" to false".to_owned()
-        } else {
-            return Some(path.to_owned());
-        };
-        self.document.problem(&root("path"), Fault::Other(message));
-        None
-    }
-
-    fn master_tls(&mut self, raw: Option<&RawMasterTls>) -> Option<Option<TlsFiles>> {
-        let Some(raw) = raw else { return Some(None) };
-        let file = |document: &mut Document<'_>, name, file: Option<&Path>, missing| {
-            let found = file.filter(|file| !file.as_os_str().is_empty()).map(|file| self.surroundings.folder.join(file));
-            if found.is_none() {
-                document.problem(&root("tls").field(name), Fault::Missing(missing));
-            }
-            found
-        };
-        let cert = file(&mut self.document, "cert", raw.cert.as_deref(), "name the certificate chain's PEM file");
-        let key = file(&mut self.document, "key", raw.key.as_deref(), "name the private key's PEM file");
-        Some(Some(TlsFiles { cert: cert?, key: key? }))
     }
 
     fn limits(&mut self, raw: Option<&RawLimits>) -> Option<Limits> {

@@ -9,6 +9,7 @@
 
 mod address;
 mod error;
+mod front;
 mod meaning;
 mod quantity;
 pub mod raw;
@@ -22,6 +23,8 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use ipnet::IpNet;
 
 pub use address::{AddressError, HostPort};
 pub use error::{ConfigError, Fault, FieldPath, Position, Problem, Step, Warning};
@@ -98,6 +101,12 @@ pub struct MasterConfig {
     pub tls: Option<TlsFiles>,
     /// Whether `/healthz` answers. `path` is another then.
     pub healthz: bool,
+    /// What everybody sees who is not a role.
+    pub fallback: FallbackConfig,
+    /// The networks of proxies that are believed about a visitor's address.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether each connection from them begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// What it takes at most.
     pub limits: Limits,
     /// How often an idle link is probed; whole seconds, which every role is told.
@@ -113,6 +122,25 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// The authorities of the certificates that peers must show, if they must.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What everybody sees who is not a role.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum FallbackConfig {
+    /// A page that says that nothing is there.
+    #[default]
+    NotFound,
+    /// The files of a folder.
+    Files(PathBuf),
+    /// Another web server.
+    Server {
+        /// Where it speaks HTTP without TLS.
+        address: HostPort,
+        /// Whether it is told who the visitor is, by the PROXY protocol.
+        proxy_protocol: bool,
+    },
 }
 
 /// What a master gives away at most.

@@ -31,6 +31,15 @@ pub struct RawMaster {
     /// Whether `/healthz` answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthz: Option<bool>,
+    /// What everybody sees who is not a role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<RawFallback>,
+    /// Networks of proxies that are believed about a visitor's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_proxies: Option<Vec<String>>,
+    /// Whether they speak the PROXY protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<bool>,
     /// What it takes at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<RawLimits>,
@@ -206,6 +215,9 @@ pub struct RawMasterTls {
     /// Its private key, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
+    /// The authorities of the certificates that peers must show, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
 }
 
 /// A server's or client's `tls`.
@@ -233,6 +245,42 @@ pub struct RawRoleTls {
     /// Whether any certificate will do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub insecure_skip_verify: Option<bool>,
+}
+
+/// A master's `fallback`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum RawFallback {
+    /// `"404"`.
+    Text(String),
+    /// Where there is more.
+    Place(RawPlace),
+}
+
+/// A master's `fallback` that is more than a page.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RawPlace {
+    /// A folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<PathBuf>,
+    /// A web server's URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// `"v2"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for RawFallback {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wrong = || D::Error::custom(format_args!("expected {FALLBACK_FORMS}"));
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self::Text(text)),
+            place @ Value::Object(_) => serde_json::from_value(place).map(Self::Place).map_err(|_| wrong()),
+            _ => Err(wrong()),
+        }
+    }
 }
 
 /// `windows`.
@@ -270,6 +318,9 @@ pub struct RawLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Quantity>,
 }
+
+/// How a `fallback` is written.
+pub(super) const FALLBACK_FORMS: &str = "\"404\", {\"files\": \"FOLDER\"} or {\"server\": \"http://HOST:PORT\"}";
 
 /// A text, or a list of texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -330,7 +381,8 @@ const ROLE_TLS: Known = Known {
     names: &["ca", "system_ca", "pin_sha256", "client_cert", "client_key", "server_name", "insecure_skip_verify"],
     inside: &[],
 };
-const MASTER_TLS: Known = Known { names: &["cert", "key"], inside: &[] };
+const MASTER_TLS: Known = Known { names: &["cert", "key", "client_ca"], inside: &[] };
+const FALLBACK: Known = Known { names: &["files", "server", "proxy_protocol"], inside: &[] };
 const LIMITS: Known = Known {
     names: &["links", "links_per_address", "ports_per_link", "channels_per_link", "header_bytes", "memory"],
     inside: &[],
@@ -341,8 +393,22 @@ const PORT: Known = Known {
 };
 
 pub(super) const MASTER: Known = Known {
-    names: &["mode", "log_level", "listen_at", "master_key", "path", "tls", "healthz", "limits", "heartbeat", "grace_period"],
-    inside: &[("master_key", &SECRET), ("tls", &MASTER_TLS), ("limits", &LIMITS)],
+    names: &[
+        "mode",
+        "log_level",
+        "listen_at",
+        "master_key",
+        "path",
+        "tls",
+        "healthz",
+        "fallback",
+        "trusted_proxies",
+        "proxy_protocol",
+        "limits",
+        "heartbeat",
+        "grace_period",
+    ],
+    inside: &[("master_key", &SECRET), ("tls", &MASTER_TLS), ("fallback", &FALLBACK), ("limits", &LIMITS)],
 };
 
 pub(super) const SERVER: Known = Known {
@@ -406,6 +472,8 @@ mod tests {
             Some((_, inside)) if *name == "ports" => Value::Array(vec![every_field(inside)]),
             Some((_, inside)) if !inside.names.contains(&"env") => every_field(inside),
             _ if ["healthz", "bench", "system_ca", "insecure_skip_verify"].contains(name) => Value::Bool(true),
+            _ if *name == "proxy_protocol" && known.names.contains(&"trusted_proxies") => Value::Bool(true),
+            _ if *name == "trusted_proxies" => serde_json::json!(["10.0.0.0/8"]),
             _ if *name == "headers" => serde_json::json!({ "X-Name": "value" }),
             _ => Value::String("text".into()),
         };
@@ -428,6 +496,7 @@ mod tests {
         reads_all::<RawServer>(&SERVER, fields_of::<RawServer>());
         reads_all::<RawClient>(&CLIENT, fields_of::<RawClient>());
         reads_all::<RawPort>(&PORT, fields_of::<RawPort>());
+        reads_all::<RawPlace>(&FALLBACK, fields_of::<RawPlace>());
         reads_all::<RawLimits>(&LIMITS, fields_of::<RawLimits>());
         reads_all::<RawWindows>(&WINDOWS, fields_of::<RawWindows>());
         reads_all::<RawMasterTls>(&MASTER_TLS, fields_of::<RawMasterTls>());

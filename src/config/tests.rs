@@ -338,6 +338,6 @@ fn files_are_found_beside_the_configuration() {
     let text = master(r#""tls": {"cert": "c.pem", "key": "/k.pem"}"#);
     let loaded = parse(&text, Path::new("/etc/report/config.json"), &no_variable).expect("loads");
     let RoleConfig::Master(master) = loaded.config.role else { panic!("no master") };
-    assert_eq!(master.tls, Some(TlsFiles { cert: "/etc/report/c.pem".into(), key: "/k.pem".into() }));
+    assert_eq!(master.tls, Some(TlsFiles { cert: "/etc/report/c.pem".into(), key: "/k.pem".into(), client_ca: None }));
     assert_says(&complaint(&self::master(r#""tls": {"cert": "c.pem"}"#)), &["tls.key is missing", "PEM"]);
 }

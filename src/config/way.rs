@@ -161,7 +161,7 @@ impl Reader<'_> {
         }
     }
 
-    fn wrong<T>(&mut self, path: &FieldPath, message: String) -> Option<T> {
+    pub(super) fn wrong<T>(&mut self, path: &FieldPath, message: String) -> Option<T> {
         self.document.problem(path, Fault::Other(message));
         None
     }

@@ -48,6 +48,8 @@ pub struct Relay {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Whether `/healthz` is to be answered.
     pub healthz: bool,
+    /// What everybody has to show who wants to speak with it, unless anybody may.
+    pub guard: Option<&'static str>,
 }
 
 /// An address to listen at.
@@ -101,7 +103,15 @@ async fn listen(relay: &Relay, address: SocketAddr) -> (Step, bool) {
     if error.kind() != io::ErrorKind::AddrInUse {
         return (Step::failed("listen", subject, begun.elapsed(), Reason::new(error.to_string(), "", advice(&error))), false);
     }
-    match join(relay, address).await {
+    let joined = join(relay, address).await;
+    if let (Err(reason), Some(guard)) = (&joined, relay.guard) {
+        let evidence = format!("somebody listens there: {}", reason.evidence);
+        let cause =
+            format!("this master wants {guard}, which the doctor does not have: it cannot tell whether it is this master");
+        let reason = Reason::new(evidence, cause, "run the doctor at a server or a client");
+        return (Step::warning("listen", subject, begun.elapsed(), reason), false);
+    }
+    match joined {
         Ok(()) => (Step::ok("listen", subject, begun.elapsed(), "a master with this master key and path runs there"), true),
         Err(reason) => {
             let evidence = format!("somebody else listens there: {}", reason.evidence);
@@ -199,7 +209,7 @@ fn loose(chain: &[Certificate]) -> Option<Reason> {
 
 async fn health(relay: &Relay, running: Option<SocketAddr>) -> Step {
     let (Some(address), true) = (running.map(reachable), relay.healthz) else {
-        let why = if relay.healthz { "the master is not running" } else { "`healthz` is not turned on" };
+        let why = if relay.healthz { "no master was found running" } else { "`healthz` is not turned on" };
         return Step::skipped("health", "/healthz", why);
     };
     let begun = Instant::now();

@@ -1,6 +1,6 @@
 //! Where a master is, as a user writes it: `host:port`, `ws://host/path` or `wss://host/path`.
 
-use std::{fmt, net::Ipv6Addr, str::FromStr};
+use std::{borrow::Cow, fmt, net::Ipv6Addr, str::FromStr};
 
 /// A master's address, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -73,8 +73,11 @@ impl MasterAddress {
     /// What the request says in its `Host`: the port is left out where the scheme implies it.
     #[must_use]
     pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.port == default_port(self.secure) { host } else { format!("{host}:{}", self.port) }
+        if self.port == default_port(self.secure) {
+            in_brackets(&self.host).into_owned()
+        } else {
+            with_port(&self.host, self.port)
+        }
     }
 
     fn parse(text: &str) -> Result<Self, Problem> {
@@ -119,6 +122,16 @@ impl fmt::Display for MasterAddress {
         let scheme = if self.secure { "wss" } else { "ws" };
         write!(formatter, "{scheme}://{}{}", self.authority(), self.path)
     }
+}
+
+/// A host as it stands before a port: an IPv6 address in brackets.
+fn in_brackets(host: &str) -> Cow<'_, str> {
+    if host.contains(':') { format!("[{host}]").into() } else { host.into() }
+}
+
+/// A host, without brackets, and its port as one text.
+pub(super) fn with_port(host: &str, port: u16) -> String {
+    format!("{}:{port}", in_brackets(host))
 }
 
 fn default_port(secure: bool) -> u16 {

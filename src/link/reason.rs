@@ -24,9 +24,28 @@ impl Reason {
     /// From a sentence that says first what was seen, and behind its last semicolon what can be done; `otherwise` is the remedy when it has none.
     #[must_use]
     pub fn of_sentence(sentence: &str, otherwise: &str) -> Self {
-        let (evidence, remedy) = sentence.rsplit_once("; ").unwrap_or((sentence, otherwise));
+        let parted = last_semicolon(sentence).and_then(|at| Some((sentence.get(..at)?, sentence.get(at + 1..)?.trim_start())));
+        let (evidence, remedy) = parted.unwrap_or((sentence, otherwise));
         Reason::new(evidence, "", remedy)
     }
+}
+
+/// Where the last semicolon is that is not in quotes or parentheses.
+fn last_semicolon(sentence: &str) -> Option<usize> {
+    let (mut depth, mut is_quoted, mut is_escaped, mut last) = (0_usize, false, false, None);
+    for (at, letter) in sentence.char_indices() {
+        match letter {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            _ if is_quoted => {}
+            '(' => depth = depth.saturating_add(1),
+            ')' => depth = depth.saturating_sub(1),
+            ';' if depth == 0 => last = Some(at),
+            _ => {}
+        }
+    }
+    last
 }
 
 impl fmt::Display for Reason {
@@ -50,6 +69,8 @@ mod tests {
     #[test]
     fn a_sentence_is_taken_apart_at_its_last_semicolon() {
         assert_eq!(Reason::of_sentence("it says \"a; b\"; ask", "wait"), Reason::new("it says \"a; b\"", "", "ask"));
+        let said = "it says \"a\\\"; b\"; check it (one: no; two: no)";
+        assert_eq!(Reason::of_sentence(said, "wait"), Reason::new("it says \"a\\\"; b\"", "", "check it (one: no; two: no)"));
         assert_eq!(Reason::of_sentence("it is gone", "wait"), Reason::new("it is gone", "", "wait"));
     }
 }

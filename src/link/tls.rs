@@ -12,10 +12,10 @@ use std::{
 };
 
 use rustls::{
-    InconsistentKeys, ServerConfig,
+    ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig, WantsVerifier,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, ResolvesServerCert, WantsServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
 use tokio_rustls::TlsAcceptor;
@@ -121,12 +121,19 @@ impl ReloadingCertificate {
     /// An acceptor that shows the newest certificate to each connection.
     #[must_use]
     pub fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
-        #[expect(clippy::expect_used, reason = "the provider supports both versions that rustls has")]
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("the provider supports the default versions")
-            .with_no_client_auth()
-            .with_cert_resolver(self.clone());
+        self.accepting(server_builder().with_no_client_auth())
+    }
+
+    /// The same, but it takes only peers that show a certificate which one of the authorities in this PEM file has signed.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn acceptor_for_clients_of(self: &Arc<Self>, authorities: &Path) -> Result<TlsAcceptor, TlsError> {
+        Ok(self.accepting(server_builder().with_client_cert_verifier(client_verifier(authorities)?)))
+    }
+
+    fn accepting(self: &Arc<Self>, builder: ConfigBuilder<ServerConfig, WantsServerCert>) -> TlsAcceptor {
+        let mut config = builder.with_cert_resolver(self.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
         TlsAcceptor::from(Arc::new(config))
     }
@@ -174,6 +181,24 @@ impl fmt::Debug for ReloadingCertificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("ReloadingCertificate").field("chain", &self.chain).finish_non_exhaustive()
     }
+}
+
+fn server_builder() -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    #[expect(clippy::expect_used, reason = "the provider supports both versions that rustls has")]
+    ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions")
+}
+
+fn client_verifier(file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let unusable = |reason: String| TlsError::Unusable { path: file.to_owned(), reason };
+    let mut authorities = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        authorities.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider())
+        .build()
+        .map_err(|error| unusable(error.to_string()))
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -9,9 +9,15 @@ use std::{
 };
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
-use super::{Shared, attend::attend, http::Upgraded, limits::Permit};
+use super::{
+    Shared,
+    attend::attend,
+    front::{Ends, Upgraded, proxy_header},
+    limits::Permit,
+};
 use crate::link::{MessageSocket, accept::upgraded, tcp, websocket::ByteStream};
 
 /// How long nothing is accepted after the system had no room for another connection: it makes some only when others end.
@@ -29,7 +35,7 @@ pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     loop {
         let Some(accepted) = shared.draining.run_until_cancelled(listener.accept()).await else { return };
         match accepted {
-            Ok((stream, peer)) => match shared.admission.admit(peer.ip()) {
+            Ok((stream, peer)) => match shared.admit(peer.ip()) {
                 Ok(permit) => open(&shared, stream, peer, permit),
                 Err(full) => trouble.log(|times| warn!(%peer, times, "connection refused: {full}")),
             },
@@ -57,16 +63,15 @@ fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permi
         Err(error) => return debug!(%error, "the connection is gone already"),
     };
     let task = {
-        let shared = Arc::clone(shared);
+        let (shared, mut permit) = (Arc::clone(shared), permit);
         async move {
             let stream = match sent.arrive() {
                 Ok(stream) => stream,
                 Err(error) => return debug!(%error, "the connection cannot be served on its thread"),
             };
-            // Boxed one by one, so that a link at rest keeps nothing of TLS's or hyper's beginnings.
-            let negotiated = shared.draining.run_until_cancelled(Box::pin(negotiate(&shared, stream)));
-            if let Some(Some((socket, forwarded_for))) = negotiated.await {
-                let visitor = visitor(peer.ip(), forwarded_for);
+            // Boxed one by one, so that a link at rest keeps nothing of the beginnings of TLS and HTTP.
+            let negotiated = shared.draining.run_until_cancelled(Box::pin(negotiate(&shared, stream, peer, &mut permit)));
+            if let Some(Some((socket, visitor))) = negotiated.await {
                 let ending = shared.ending.clone();
                 ending.run_until_cancelled(Box::pin(attend(shared, socket, number, visitor))).await;
             }
@@ -76,29 +81,53 @@ fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permi
     shared.tasks.spawn_on(task.instrument(span), &runtime);
 }
 
-/// Who is behind a connection: the peer, or whom a proxy on this machine speaks for. Others could claim anything.
-fn visitor(peer: IpAddr, forwarded_for: Option<IpAddr>) -> IpAddr {
-    match forwarded_for {
-        Some(visitor) if peer.to_canonical().is_loopback() => {
-            Span::current().record("visitor", tracing::field::display(visitor));
-            visitor
+/// A socket, and who is behind it.
+type Negotiated = (MessageSocket, IpAddr);
+
+/// The PROXY protocol and TLS, if they are configured, then HTTP up to the upgrade. The connection is counted as that of who is behind it.
+async fn negotiate(shared: &Shared, mut stream: TcpStream, peer: SocketAddr, permit: &mut Permit) -> Option<Negotiated> {
+    let prepared = tcp::prepare(&stream).and_then(|()| stream.local_addr());
+    let local = prepared.inspect_err(|error| debug!(%error, "the connection is gone already")).ok()?;
+    let mut ends = Ends { peer, local };
+    if shared.proxy_protocol
+        && shared.front.trusted.trusts(peer.ip())
+        && let Some(visitor) = announced(shared, &mut stream).await?
+    {
+        ends.peer = visitor;
+        count(permit, visitor.ip())?;
+    }
+    let (socket, visitor) = match &shared.tls {
+        None => upgrade(shared, stream, ends).await?,
+        Some(acceptor) => {
+            let stream = secured(acceptor, stream, shared.tls_timeout).await?;
+            Box::pin(upgrade(shared, stream, ends)).await?
         }
-        _ => peer,
+    };
+    count(permit, visitor)?;
+    if visitor != peer.ip().to_canonical() {
+        Span::current().record("visitor", tracing::field::display(visitor));
+    }
+    Some((socket, visitor))
+}
+
+/// For whom a trusted proxy says that it relays a connection.
+async fn announced(shared: &Shared, stream: &mut TcpStream) -> Option<Option<SocketAddr>> {
+    match tokio::time::timeout(shared.front.header_timeout, proxy_header::read(stream)).await {
+        Ok(Ok(visitor)) => Some(visitor),
+        Ok(Err(error)) => {
+            warn!(%error, "refused: `proxy_protocol` is set, and this proxy of `trusted_proxies` does not speak it");
+            None
+        }
+        Err(_) => {
+            debug!("a trusted proxy sends no PROXY protocol's header");
+            None
+        }
     }
 }
 
-/// A socket, and for whom its peer says that it speaks.
-type Negotiated = (MessageSocket, Option<IpAddr>);
-
-/// TLS, if it is configured, then HTTP up to the upgrade.
-async fn negotiate(shared: &Shared, stream: TcpStream) -> Option<Negotiated> {
-    if let Err(error) = tcp::prepare(&stream) {
-        debug!(%error, "the connection is gone already");
-        return None;
-    }
-    let Some(acceptor) = &shared.tls else { return upgrade(shared, stream).await };
-    match tokio::time::timeout(shared.tls_timeout, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Box::pin(upgrade(shared, stream)).await,
+async fn secured(acceptor: &TlsAcceptor, stream: TcpStream, deadline: Duration) -> Option<TlsStream<TcpStream>> {
+    match tokio::time::timeout(deadline, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             debug!(%error, "the TLS handshake failed");
             None
@@ -110,9 +139,14 @@ async fn negotiate(shared: &Shared, stream: TcpStream) -> Option<Negotiated> {
     }
 }
 
-async fn upgrade<S: ByteStream>(shared: &Shared, stream: S) -> Option<Negotiated> {
-    let Upgraded { stream, read, forwarded_for } = shared.endpoint.serve(stream).await?;
-    Some((upgraded(stream, read), forwarded_for))
+async fn upgrade<S: ByteStream>(shared: &Shared, stream: S, ends: Ends) -> Option<Negotiated> {
+    let Upgraded { stream, read, visitor } = shared.front.serve(stream, ends).await?;
+    Some((upgraded(stream, read), visitor))
+}
+
+/// Counts a connection as this visitor's.
+fn count(permit: &mut Permit, visitor: IpAddr) -> Option<()> {
+    permit.assign(visitor).inspect_err(|full| warn!(%visitor, "connection refused: {full}")).ok()
 }
 
 /// Logs trouble that may come a thousand times a second now and then, with its number of times.

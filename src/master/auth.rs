@@ -49,7 +49,7 @@ impl Refused {
     pub(super) fn notice(&self) -> Option<Notice> {
         let code = match self {
             Refused::NoHello(HelloError::Version { .. }) => Code::Version,
-            Refused::NoHello(HelloError::OutOfState(_)) | Refused::Garbled => Code::Protocol,
+            Refused::Garbled => Code::Protocol,
             Refused::NoHello(_) => return None,
             Refused::Throttled => Code::Throttled,
             Refused::Unauthorized { .. } => Code::Unauthorized,

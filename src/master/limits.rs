@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// What a master gives away at most. Each default stands for a small public machine.
@@ -12,8 +12,8 @@ pub struct Limits {
     /// Connections at a time, whatever they are good for: counted from `accept` on, so that those who never say what they want are in it.
     /// 16,384 links at rest take about 256 MiB. The process needs as many file descriptors.
     pub links: usize,
-    /// Connections at a time from one address (IPv6: from one /64 network), that other visitors find room. Behind a proxy on which all
-    /// links come from one address, this is what the proxy may hold in all: raise it to `links` there, and let the proxy count.
+    /// Connections at a time from one address (IPv6: from one /64 network), that other visitors find room. Links that come through a trusted
+    /// proxy are counted for the visitor whom it names.
     pub links_per_address: usize,
     /// Key ids that one server may register.
     pub ports_per_link: u32,
@@ -86,29 +86,38 @@ impl Admission {
         })
     }
 
-    /// Counts one more connection, until the permit is dropped.
-    pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Permit, Full> {
-        let party = party(address);
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Counts one more connection, until the permit is dropped: in all, and as one of a party's where that is known already.
+    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Full> {
+        let mut counts = self.counts();
         if counts.total >= self.links {
             return Err(Full::Master(self.links));
         }
-        let of_party = counts.parties.get(&party).copied().unwrap_or(0);
-        if of_party >= self.links_per_address {
-            return Err(Full::Address(self.links_per_address));
-        }
-        counts.parties.insert(party, of_party + 1);
+        let party = address.map(party);
+        party.map_or(Ok(()), |party| counts.enter(party, self.links_per_address))?;
         counts.total += 1;
         Ok(Permit { admission: Arc::clone(self), party })
     }
 
-    fn release(&self, party: IpAddr) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.total = counts.total.saturating_sub(1);
-        match counts.parties.get_mut(&party) {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn enter(&mut self, party: IpAddr, most: usize) -> Result<(), Full> {
+        let of_party = self.parties.get(&party).copied().unwrap_or(0);
+        if of_party >= most {
+            return Err(Full::Address(most));
+        }
+        self.parties.insert(party, of_party + 1);
+        Ok(())
+    }
+
+    fn leave(&mut self, party: IpAddr) {
+        match self.parties.get_mut(&party) {
             Some(count) if *count > 1 => *count -= 1,
             _ => {
-                counts.parties.remove(&party);
+                self.parties.remove(&party);
             }
         }
     }
@@ -118,12 +127,35 @@ impl Admission {
 #[derive(Debug)]
 pub(super) struct Permit {
     admission: Arc<Admission>,
-    party: IpAddr,
+    party: Option<IpAddr>,
+}
+
+impl Permit {
+    /// Counts the connection as one from this address from now on.
+    ///
+    /// # Errors
+    /// When there are as many from there as may be; it is counted as before then.
+    pub(super) fn assign(&mut self, address: IpAddr) -> Result<(), Full> {
+        let party = party(address);
+        if self.party == Some(party) {
+            return Ok(());
+        }
+        let mut counts = self.admission.counts();
+        counts.enter(party, self.admission.links_per_address)?;
+        if let Some(before) = self.party.replace(party) {
+            counts.leave(before);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.release(self.party);
+        let mut counts = self.admission.counts();
+        counts.total = counts.total.saturating_sub(1);
+        if let Some(party) = self.party {
+            counts.leave(party);
+        }
     }
 }
 
@@ -139,22 +171,39 @@ mod tests {
     fn a_dropped_permit_makes_room() {
         let admission = admission(2, 2);
         let address = IpAddr::from([10, 0, 0, 1]);
-        let first = admission.admit(address).expect("room for one");
-        let _second = admission.admit(address).expect("room for two");
-        assert_eq!(admission.admit(address).err(), Some(Full::Master(2)));
+        let first = admission.admit(Some(address)).expect("room for one");
+        let _second = admission.admit(Some(address)).expect("room for two");
+        assert_eq!(admission.admit(Some(address)).err(), Some(Full::Master(2)));
         drop(first);
-        assert!(admission.admit(address).is_ok());
+        assert!(admission.admit(Some(address)).is_ok());
     }
 
     #[test]
     fn one_address_leaves_room_for_others_and_is_forgotten_when_it_went() {
         let admission = admission(3, 1);
-        let greedy = admission.admit(IpAddr::from([10, 0, 0, 1])).expect("room for one");
-        assert_eq!(admission.admit(IpAddr::from([10, 0, 0, 1])).err(), Some(Full::Address(1)));
-        let other = admission.admit(IpAddr::from([10, 0, 0, 2])).expect("room for another");
+        let greedy = admission.admit(Some(IpAddr::from([10, 0, 0, 1]))).expect("room for one");
+        assert_eq!(admission.admit(Some(IpAddr::from([10, 0, 0, 1]))).err(), Some(Full::Address(1)));
+        let other = admission.admit(Some(IpAddr::from([10, 0, 0, 2]))).expect("room for another");
         drop((greedy, other));
         assert!(admission.counts.lock().expect("unpoisoned").parties.is_empty());
         assert_eq!(admission.counts.lock().expect("unpoisoned").total, 0);
+    }
+
+    #[test]
+    fn a_connection_of_a_proxy_is_counted_as_its_visitors_once_that_is_known() {
+        let admission = admission(3, 1);
+        let (proxy, visitor) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]));
+        let mut first = admission.admit(None).expect("room for one");
+        let mut second = admission.admit(Some(proxy)).expect("room for two");
+        first.assign(visitor).expect("its first");
+        assert_eq!(second.assign(visitor), Err(Full::Address(1)));
+        assert_eq!(admission.admit(Some(proxy)).err(), Some(Full::Address(1)), "still counted as before");
+        drop(first);
+        second.assign(visitor).expect("room again");
+        second.assign(visitor).expect("no second place");
+        assert!(admission.admit(Some(proxy)).is_ok());
+        drop(second);
+        assert!(admission.counts().parties.is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The master role: the public relay. It authenticates links, joins channels of clients to channels of servers, and looks into neither.
 //!
 //! ```text
-//!  accept ──► TLS ──► http (upgrade) ──► auth ──► attend ──► relay (circuits) ──► attend …
+//!  accept ──► TLS ──► front (upgrade) ──► auth ──► attend ──► relay (circuits) ──► attend …
 //!  limits       deadlines for each         throttle    registry       queue, memory
 //! ```
 //!
@@ -10,7 +10,7 @@
 mod accept;
 mod attend;
 mod auth;
-mod http;
+mod front;
 mod limits;
 mod memory;
 mod queue;
@@ -37,7 +37,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use self::{auth::Gate, http::Endpoint, limits::Admission, relay::Switch, threads::Threads};
+use self::{
+    auth::Gate,
+    front::Front,
+    limits::{Admission, Full, Permit},
+    relay::Switch,
+    threads::Threads,
+};
 use crate::{
     crypto::LinkKey,
     frame::{Code, Frame, Notice},
@@ -49,7 +55,7 @@ use crate::{
 };
 
 pub use self::{
-    http::{HEALTH_PATH, MIN_HEADER_BYTES},
+    front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
     limits::Limits,
     throttle::{FAILURES, REFILL},
 };
@@ -73,6 +79,12 @@ pub struct MasterParameters {
     pub tls: Option<TlsFiles>,
     /// Whether [`HEALTH_PATH`] answers.
     pub healthz: bool,
+    /// What everybody sees who is not a role.
+    pub fallback: Fallback,
+    /// Who is believed about a visitor's address.
+    pub trusted_proxies: TrustedProxies,
+    /// Whether each connection from one of them begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// What it gives away at most.
     pub limits: Limits,
     /// How long things may take.
@@ -88,6 +100,22 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// The authorities, PEM, one of which must have signed the certificate that every peer shows; without it nobody is asked for one.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
+        let certificate = ReloadingCertificate::load(&self.cert, &self.key)?;
+        match &self.client_ca {
+            Some(authorities) => certificate.acceptor_for_clients_of(authorities),
+            None => Ok(certificate.acceptor()),
+        }
+    }
 }
 
 /// How long things may take at a master.
@@ -151,7 +179,8 @@ fn advice(error: &io::Error) -> &'static str {
 
 /// What all tasks of a master share.
 struct Shared {
-    endpoint: Endpoint,
+    front: Front,
+    proxy_protocol: bool,
     tls: Option<TlsAcceptor>,
     tls_timeout: Duration,
     heartbeat: Timing,
@@ -180,27 +209,28 @@ impl Master {
     /// # Errors
     /// When an address cannot be listened at, the certificate cannot be used, or the system gives it no more threads.
     pub fn bind(parameters: MasterParameters) -> Result<Self, MasterError> {
-        let MasterParameters { listen_at, path, link_key, tls, healthz, limits, timing, threads } = parameters;
+        let MasterParameters { listen_at, path, link_key, tls, healthz, limits, timing, threads, .. } = parameters;
+        let MasterParameters { fallback, trusted_proxies: trusted, proxy_protocol, .. } = parameters;
         if listen_at.is_empty() {
             return Err(MasterError::NoAddress);
         }
-        let tls = match tls {
-            Some(TlsFiles { cert, key }) => Some(ReloadingCertificate::load(&cert, &key)?.acceptor()),
-            None => None,
-        };
+        let tls = tls.as_ref().map(TlsFiles::acceptor).transpose()?;
         let listen = |address: &SocketAddr| {
             listen(*address, &listen_at).map_err(|source| MasterError::Listen { address: *address, source })
         };
         let listeners = listen_at.iter().map(listen).collect::<Result<_, _>>()?;
-        let endpoint = Endpoint {
+        let front = Front {
             path,
             healthz,
+            fallback,
+            trusted,
             header_bytes: limits.header_bytes,
             header_timeout: timing.header,
             connection_timeout: timing.connection,
         };
         let shared = Shared {
-            endpoint,
+            front,
+            proxy_protocol,
             tls,
             tls_timeout: timing.tls,
             heartbeat: timing.heartbeat,
@@ -241,7 +271,7 @@ impl Master {
         let mut doors = JoinSet::new();
         for listener in listeners {
             if let Ok(address) = listener.local_addr() {
-                info!(%address, path = shared.endpoint.path, tls = shared.tls.is_some(), "listening");
+                info!(%address, path = shared.front.path, tls = shared.tls.is_some(), "listening");
             }
             doors.spawn(accept::accept(Arc::clone(&shared), listener));
         }
@@ -250,6 +280,13 @@ impl Master {
         // Before anybody is asked to go: another master may take the addresses now, and who comes back at once finds that one.
         while doors.join_next().await.is_some() {}
         drain(&shared, grace).await;
+    }
+}
+
+impl Shared {
+    /// Counts a connection from `peer`. Who is behind a trusted proxy shows later.
+    fn admit(&self, peer: IpAddr) -> Result<Permit, Full> {
+        self.admission.admit(Some(peer).filter(|peer| !self.front.trusted.trusts(*peer)))
     }
 }
 

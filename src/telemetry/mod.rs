@@ -21,8 +21,8 @@ pub use clock::{Utc, rfc3339};
 /// The target that our own events begin with.
 const OWN: &str = "report";
 
-/// Crates that format whole payloads when they log.
-const SILENT: [&str; 2] = ["tungstenite", "tokio_tungstenite"];
+/// Crates that format whole payloads when they log, and one that deals with passwords, whose errors stand in lines of ours.
+const SILENT: [&str; 3] = ["tungstenite", "tokio_tungstenite", "sspi"];
 
 /// Sends the process's logs to standard error, from now on and for all threads: our own from `level` up, those of other crates from `warn`
 /// up. In colour on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).

@@ -9,6 +9,8 @@ mod doctor;
 mod ends;
 mod harness;
 mod long_paths;
+mod prober;
+mod proxies;
 mod quickstart;
 mod resources;
 mod roles;

@@ -26,6 +26,8 @@ pub enum Signal {
     Continue,
     /// What makes many daemons read their configuration again.
     Hangup,
+    /// What makes tinyproxy do so, where it does not run in the background.
+    User,
 }
 
 impl Signal {
@@ -37,6 +39,7 @@ impl Signal {
             Signal::Stop => "STOP",
             Signal::Continue => "CONT",
             Signal::Hangup => "HUP",
+            Signal::User => "USR1",
         }
     }
 }

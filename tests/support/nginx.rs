@@ -1,13 +1,29 @@
 //! nginx: as the web site behind a tunnel, and as the proxy in front of a master.
 
-use std::{fs, net::SocketAddr, path::Path, process::Command};
+use std::{fs, net::SocketAddr, path::Path};
 
-use super::{certificates::Leaf, daemon::Daemon};
+use super::{certificates::Leaf, daemon::Daemon, programs};
 
 /// Serves the files of a folder.
 pub fn file_server(folder: &Path, address: SocketAddr, root: &Path) -> Daemon {
     let site = format!("server {{ listen {address}; root {}; }}", root.display());
-    start("web", folder, address, &site, "")
+    self::site("web", folder, address, &site)
+}
+
+/// Serves one `server { … }` that listens at this address.
+pub fn site(name: &str, folder: &Path, address: SocketAddr, site: &str) -> Daemon {
+    start(name, folder, address, site, "")
+}
+
+/// The same started within these words, where it is ready when the probe says so.
+pub fn file_server_within(
+    within: &[String],
+    is_ready: impl FnMut() -> bool,
+    folder: &Path,
+    address: SocketAddr,
+    root: &Path,
+) -> Daemon {
+    run("web", folder, &format!("server {{ listen {address}; root {}; }}", root.display()), "", within, is_ready)
 }
 
 /// Stands in front of a master with one of the files under nginx/ as it is shipped, but for addresses and paths.
@@ -63,18 +79,23 @@ fn listen_at(line: &str, address: SocketAddr) -> Option<String> {
 }
 
 fn start(name: &str, folder: &Path, address: SocketAddr, site: &str, main: &str) -> Daemon {
+    run(name, folder, site, main, &[], || std::net::TcpStream::connect(address).is_ok())
+}
+
+fn run(name: &str, folder: &Path, site: &str, main: &str, within: &[String], is_ready: impl FnMut() -> bool) -> Daemon {
     let home = folder.join(name);
     fs::create_dir_all(&home).expect("a folder for nginx");
     let configuration = home.join("nginx.conf");
     fs::write(&configuration, complete(&home, site, main)).expect("the configuration is written");
-    let mut nginx = Command::new("nginx");
-    nginx.args(["-e", "stderr", "-p"]).arg(&home).arg("-c").arg(&configuration);
-    let checked = nginx.arg("-t").output().expect("nginx runs");
+    let command = || {
+        let mut nginx = programs::within(within, "nginx");
+        nginx.args(["-e", "stderr", "-p"]).arg(&home).arg("-c").arg(&configuration);
+        nginx
+    };
+    let checked = command().arg("-t").output().expect("nginx runs");
     assert!(checked.status.success(), "nginx -t: {}", String::from_utf8_lossy(&checked.stderr));
-    let mut nginx = Command::new("nginx");
-    nginx.args(["-e", "stderr", "-p"]).arg(&home).arg("-c").arg(&configuration).args(["-g", "daemon off;"]);
-    let mut daemon = Daemon::start(name, folder, &mut nginx);
-    daemon.wait_ready(|| std::net::TcpStream::connect(address).is_ok());
+    let mut daemon = Daemon::start(name, folder, command().args(["-g", "daemon off;"]));
+    daemon.wait_ready(is_ready);
     daemon
 }
 

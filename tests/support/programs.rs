@@ -39,6 +39,14 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// A program that is started by another one, which these words begin: by nobody when there are none.
+pub fn within(words: &[String], program: &str) -> Command {
+    let mut all = words.iter().map(String::as_str).chain([program]);
+    let mut command = Command::new(all.next().unwrap_or(program));
+    command.args(all);
+    command
+}
+
 /// Runs it to its end without input.
 pub fn run(command: &mut Command) -> Ran {
     ran(command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}")))

@@ -108,6 +108,8 @@ pub struct Scene {
     authority: Authority,
     leaf: Leaf,
     pub master_key: String,
+    /// Of every role, beside what the test's own process has.
+    pub environment: Vec<(String, String)>,
     nginx: Option<Daemon>,
 }
 
@@ -136,7 +138,7 @@ impl Scene {
             nginx::front(folder.path(), public, &nginx::Shipped { file, master, leaf, root: &root, tuning })
         });
         let master_key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
-        Scene { folder, front, master, public, authority, leaf, master_key, nginx }
+        Scene { folder, front, master, public, authority, leaf, master_key, environment: Vec::new(), nginx }
     }
 
     /// The nginx in front of the master.
@@ -225,7 +227,10 @@ impl Scene {
     /// Starts a role from this configuration and waits for nothing.
     pub fn role(&self, name: &str, configuration: &Value) -> Daemon {
         let path = self.write(name, configuration);
-        Daemon::start(name, self.folder(), Command::new(REPORT).arg("--config").arg(path).env("RUST_BACKTRACE", "1"))
+        let mut command = Command::new(REPORT);
+        command.arg("--config").arg(path).env("RUST_BACKTRACE", "1");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Daemon::start(name, self.folder(), &mut command)
     }
 
     /// Starts the master and waits until it listens.

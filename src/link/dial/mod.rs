@@ -16,7 +16,7 @@ mod survey;
 mod tls_problem;
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -43,16 +43,17 @@ use self::{
     stage::Stage,
     tls_problem::tls_problem,
 };
-pub use super::{
-    address::{AddressError, MasterAddress},
-    proxy::{ProxyAddress, ProxyAddressError},
-    tls::TlsParameters,
-};
 use super::{
+    address::with_port,
     proxy::{self, Connects, ProxyError, ProxyKind, Target},
     tls::{self, Certificate, TlsError},
     upgrade::{self, UpgradeError},
     websocket::{ByteStream, End, MessageSocket},
+};
+pub use super::{
+    address::{AddressError, MasterAddress},
+    proxy::{ProxyAddress, ProxyAddressError},
+    tls::TlsParameters,
 };
 
 /// Which proxy a dial goes through.
@@ -109,6 +110,8 @@ pub struct Dialer {
     reach: Reach,
     /// For a `wss://` address.
     tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
+    /// For an `https://` proxy, from its first dial on.
+    proxy_tls: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Dialer {
@@ -125,7 +128,7 @@ impl Dialer {
         };
         let DialParameters { stagger, deadline, .. } = parameters;
         let reach = Reach { stagger, deadline, bind: parameters.bind.clone() };
-        Ok(Dialer { address, parameters, reach, tls })
+        Ok(Dialer { address, parameters, reach, tls, proxy_tls: OnceLock::new() })
     }
 
     /// Where it dials.
@@ -189,7 +192,7 @@ impl Dialer {
         let of_proxy = |source| DialError::Proxy { proxy: Box::new(proxy.clone()), source };
         let target = match proxy.kind {
             ProxyKind::Http | ProxyKind::Https => {
-                let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+                let target = with_port(host, port);
                 let to_proxy = ToProxy { dialer: self, proxy, stage, scheme: Scheme::default() };
                 let way = proxy::connect(&to_proxy, proxy, &target).await;
                 if let Some(scheme) = to_proxy.scheme.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -218,10 +221,18 @@ impl Dialer {
             stage.set(Peer::Proxy, Layer::Proxy);
             return Ok(Box::new(stream));
         }
-        let config = tls::client_config(&self.parameters.tls.for_proxy())?;
-        let stream = handshake(config, server_name(&proxy.host)?, stream, Peer::Proxy, stage).await?;
+        let stream = handshake(self.proxy_tls()?, server_name(&proxy.host)?, stream, Peer::Proxy, stage).await?;
         stage.set(Peer::Proxy, Layer::Proxy);
         Ok(Box::new(stream))
+    }
+
+    /// For proxies that speak TLS, which may only be known when one is dialled: its authorities are read once.
+    fn proxy_tls(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        if let Some(config) = self.proxy_tls.get() {
+            return Ok(config.clone());
+        }
+        let config = tls::client_config(&self.parameters.tls.for_proxy())?;
+        Ok(self.proxy_tls.get_or_init(|| config).clone())
     }
 
     async fn secure(&self, stream: impl ByteStream, headers: HeaderMap, stage: &Stage) -> Result<MessageSocket, DialError> {

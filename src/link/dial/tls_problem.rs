@@ -65,39 +65,36 @@ impl TlsProblem {
             | TlsProblem::SelfSigned(_)
             | TlsProblem::Authority(_)
             | TlsProblem::Certificate(..)
-            | TlsProblem::Pin(..) => self.distrust(),
+            | TlsProblem::Pin(..) => self.distrust(peer),
             TlsProblem::WrongName(_) | TlsProblem::Expired(_) | TlsProblem::NotYetValid(_) => self.unfit(peer),
             _ => self.no_handshake(peer),
         }
     }
 
     /// Who signed the certificate is not trusted.
-    fn distrust(&self) -> Reason {
+    fn distrust(&self, peer: Peer) -> Reason {
         let mend = "name the authority's PEM file with `tls.ca`, or mend the certificate's chain";
         match self {
             TlsProblem::Intercepted { by, certificate } => Reason::new(
-                format!("the certificate is signed by \"{}\", which is not trusted here", certificate.issuer),
+                format!("the certificate is signed by an authority that is not trusted here, \"{}\"", certificate.issuer),
                 format!("TLS is opened on the way by {by}"),
                 format!(
                     "name its root in `tls.ca` (the file that this network gives to its machines), or have {by} let this host through unopened"
                 ),
             ),
             TlsProblem::SelfSigned(certificate) => Reason::new(
-                format!("the certificate of \"{}\" is signed by itself", certificate.subject),
+                format!("the certificate of \"{}\" is signed by itself, and not trusted here", certificate.subject),
                 "it is a makeshift certificate, or that of something in between",
-                format!(
-                    "if it is the master's own, name its PEM file with `tls.ca` or write \"pin_sha256\": \"{}\" in `tls`",
-                    certificate.fingerprint()
-                ),
+                format!("if it is the right one, name its PEM file with `tls.ca`{}", or_pin(peer, Some(certificate))),
             ),
             TlsProblem::Authority(certificate) => Reason::new(
-                "the master shows the certificate of an authority as its own",
+                "it shows the certificate of an authority as its own",
                 "`openssl req -x509` makes such a certificate unless told otherwise",
-                format!("make one for it with basicConstraints=CA:FALSE{}", or_pin(certificate.as_deref())),
+                format!("make one for it with basicConstraints=CA:FALSE{}", or_pin(peer, certificate.as_deref())),
             ),
             TlsProblem::Certificate(problem, certificate) => {
                 let of = certificate.as_ref().map_or_else(String::new, |certificate| format!(" of \"{}\"", certificate.subject));
-                Reason::new(format!("the certificate{of} does not verify: {problem}"), "", "renew it at the master")
+                Reason::new(format!("the certificate{of} does not verify: {problem}"), "", "make a new one there")
             }
             TlsProblem::Pin(found, certificate) => {
                 let by = certificate.as_deref().and_then(Certificate::inspector);
@@ -110,7 +107,7 @@ impl TlsProblem {
             }
             TlsProblem::UnknownIssuer(Some(certificate)) => Reason::new(
                 format!(
-                    "the certificate of \"{}\" is signed by \"{}\", an authority that is not trusted here",
+                    "the certificate of \"{}\" is signed by an authority that is not trusted here, \"{}\"",
                     certificate.subject, certificate.issuer
                 ),
                 "it is an authority of one's own, the certificates between are missing in the chain, or TLS is opened on the way",
@@ -130,7 +127,10 @@ impl TlsProblem {
                 Reason::new(
                     format!("the certificate is not for this name, it is for {names} (signed by \"{issuer}\")"),
                     "the address leads to another site, or the certificate was made for another name",
-                    format!("write the name that it is for in `{}`, or in `tls.server_name`", peer.field()),
+                    match peer {
+                        Peer::Master => "write the name that it is for in `master`, or in `tls.server_name`",
+                        Peer::Proxy => "write the name that it is for in `proxy`",
+                    },
                 )
             }
             TlsProblem::Expired(certificate) => {
@@ -140,7 +140,7 @@ impl TlsProblem {
                 Reason::new(
                     format!("the certificate has expired{until}; {clock}"),
                     "",
-                    "renew it at the master; or set this machine's clock, if that is wrong",
+                    "renew it there; or set this machine's clock, if that is wrong",
                 )
             }
             _ => {
@@ -163,7 +163,7 @@ impl TlsProblem {
     fn no_handshake(&self, peer: Peer) -> Reason {
         let plain = match peer {
             Peer::Master => "write ws:// in `master`, or the port of the TLS endpoint",
-            Peer::Proxy => "write http:// in `proxy`",
+            Peer::Proxy => "write http:// in `proxy`, or the port at which it speaks TLS",
         };
         match self {
             TlsProblem::TooOld(said) => Reason::new(
@@ -207,8 +207,12 @@ impl TlsProblem {
     }
 }
 
-fn or_pin(certificate: Option<&Certificate>) -> String {
-    certificate.map_or_else(String::new, |found| format!(", or write \"pin_sha256\": \"{}\" in `tls`", found.fingerprint()))
+/// Proxies are not pinned.
+fn or_pin(peer: Peer, certificate: Option<&Certificate>) -> String {
+    match (peer, certificate) {
+        (Peer::Master, Some(found)) => format!(", or write \"pin_sha256\": \"{}\" in `tls`", found.fingerprint()),
+        _ => String::new(),
+    }
 }
 
 /// What became of a handshake that failed: the chain that was shown in it, and what the peer said first.

@@ -6,6 +6,8 @@ use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+use crate::link::address::with_port;
+
 /// What is spoken with a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProxyKind {
@@ -140,8 +142,7 @@ fn written_port(rest: &str) -> Option<u16> {
 
 impl fmt::Display for ProxyAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        write!(formatter, "{}://{host}:{}", self.kind.scheme(), self.port)
+        write!(formatter, "{}://{}", self.kind.scheme(), with_port(&self.host, self.port))
     }
 }
 

@@ -66,14 +66,22 @@ pub enum AuthenticationError {
         /// The schemes that it offers.
         offered: String,
     },
+    /// Nothing can be said to it from here.
+    #[error("it wants to know who asks, and \"{user}\" cannot be told from here by {problems}")]
+    Unable {
+        /// Who asked.
+        user: String,
+        /// Which schemes failed here, each with the reason and what can be done.
+        problems: String,
+    },
     /// It was told, and is not content.
     #[error("it refuses \"{user}\" (tried {tried}); check the user and the password in `proxy`{}", .problems.as_deref().unwrap_or_default())]
     Refused {
         /// Who asked.
         user: String,
-        /// By which schemes.
+        /// By which schemes it was told.
         tried: String,
-        /// Which schemes could not be used, and why.
+        /// Which schemes failed here, each with the reason and what can be done.
         problems: Option<String>,
     },
     /// It closes the connection between two rounds of one scheme.
@@ -83,9 +91,10 @@ pub enum AuthenticationError {
     Interrupted(Scheme),
 }
 
-/// What a proxy asks for in one answer.
+/// What a proxy asks for.
 #[derive(Debug, Default)]
 struct Offers {
+    /// Each once.
     schemes: Vec<String>,
     /// The challenge of Digest, as parsed.
     digest: Option<DigestClient>,
@@ -100,8 +109,13 @@ pub struct Authentication<'a> {
     proxy_host: &'a str,
     /// Where the way is to lead.
     target: &'a str,
+    /// In all its answers: after the first, some proxies name the scheme alone that was tried.
+    offers: Offers,
     tried: Vec<Scheme>,
-    problems: Vec<String>,
+    /// What failed here, by the scheme.
+    problems: Vec<(Scheme, String)>,
+    /// By what Negotiate had to do without Kerberos.
+    doubt: Option<String>,
     /// The scheme in the middle of its rounds.
     tokens: Option<(Scheme, Tokens)>,
 }
@@ -109,7 +123,8 @@ pub struct Authentication<'a> {
 impl<'a> Authentication<'a> {
     /// Nothing was asked yet.
     pub fn new(user: Option<&'a ProxyUser>, proxy_host: &'a str, target: &'a str) -> Self {
-        Authentication { user, proxy_host, target, tried: Vec::new(), problems: Vec::new(), tokens: None }
+        let offers = Offers::default();
+        Authentication { user, proxy_host, target, offers, tried: Vec::new(), problems: Vec::new(), doubt: None, tokens: None }
     }
 
     /// Whether the next request must go over the same connection.
@@ -134,22 +149,20 @@ impl<'a> Authentication<'a> {
     /// # Errors
     /// When there is nothing left to say.
     pub async fn answer(&mut self, headers: &HeaderMap) -> Result<HeaderValue, AuthenticationError> {
-        let mut offers = offers(headers);
-        let Some(user) = self.user else {
-            return Err(AuthenticationError::NoUser { offered: offers.schemes.join(", ") });
-        };
+        self.offers.read(headers);
+        let Some(user) = self.user else { return Err(self.given_up()) };
         if let Some((scheme, tokens)) = self.tokens.take() {
             // Without a token of its own it has heard everything, and is not content.
-            if let Some((_, token)) = offers.token.take().filter(|(offered, _)| *offered == scheme)
+            if let Some((_, token)) = self.offers.token.take().filter(|(offered, _)| *offered == scheme)
                 && let Some(value) = self.round(scheme, tokens, Some(token)).await
             {
                 return Ok(value);
             }
         }
         for scheme in Scheme::ALL {
-            let is_offered = offers.schemes.iter().any(|name| Scheme::named(name) == Some(scheme));
+            let is_offered = self.offers.schemes.iter().any(|name| Scheme::named(name) == Some(scheme));
             // What was answered in time may be stale on arrival, once.
-            let is_stale = scheme == Scheme::Digest && offers.digest.as_ref().is_some_and(DigestClient::stale);
+            let is_stale = scheme == Scheme::Digest && self.offers.digest.as_ref().is_some_and(DigestClient::stale);
             let attempts = self.tried.iter().filter(|tried| **tried == scheme).count();
             if !is_offered || attempts > usize::from(is_stale) {
                 continue;
@@ -157,45 +170,65 @@ impl<'a> Authentication<'a> {
             self.tried.push(scheme);
             let value = match scheme {
                 Scheme::Basic => sensitive(&format!("Basic {}", STANDARD.encode(format!("{}:{}", user.name, user.password())))),
-                Scheme::Digest => self.digest(user, offers.digest.take()),
+                Scheme::Digest => self.digest(user),
                 Scheme::Ntlm | Scheme::Negotiate => match Tokens::new(scheme, user, self.proxy_host) {
                     Ok(tokens) => self.round(scheme, tokens, None).await,
-                    Err(problem) => self.failed(scheme, &problem),
+                    Err(problem) => self.failed(scheme, problem),
                 },
             };
             if let Some(value) = value {
                 return Ok(value);
             }
         }
-        if self.tried.is_empty() {
-            return Err(AuthenticationError::Unknown { offered: offers.schemes.join(", ") });
-        }
-        let tried: Vec<_> = self.tried.iter().map(Scheme::to_string).collect();
-        let problems = (!self.problems.is_empty()).then(|| format!(" ({})", self.problems.join("; ")));
-        Err(AuthenticationError::Refused { user: user.name.clone(), tried: tried.join(", "), problems })
+        Err(self.given_up())
     }
 
-    fn failed(&mut self, scheme: Scheme, problem: &str) -> Option<HeaderValue> {
-        self.problems.push(format!("{scheme}: {problem}"));
+    /// Who is to blame, when nothing is left to be said: this side, or what the proxy makes of it.
+    pub fn given_up(&self) -> AuthenticationError {
+        let offered = self.offers.schemes.join(", ");
+        let Some(user) = self.user else { return AuthenticationError::NoUser { offered } };
+        if self.tried.is_empty() {
+            return AuthenticationError::Unknown { offered };
+        }
+        let failed: Vec<_> = self.problems.iter().map(|(scheme, problem)| format!("{scheme}: {problem}")).collect();
+        let is_told = |scheme: &&Scheme| self.problems.iter().all(|(failed, _)| failed != *scheme);
+        let told: Vec<_> = self.tried.iter().filter(is_told).map(Scheme::to_string).collect();
+        let user = user.name.clone();
+        if told.is_empty() {
+            return AuthenticationError::Unable { user, problems: failed.join("; ") };
+        }
+        let failed = (!failed.is_empty()).then(|| format!("here failed {}", failed.join("; ")));
+        let notes: Vec<_> = failed.into_iter().chain(self.doubt.clone()).collect();
+        let problems = (!notes.is_empty()).then(|| format!(" ({})", notes.join("; ")));
+        AuthenticationError::Refused { user, tried: told.join(", "), problems }
+    }
+
+    fn failed(&mut self, scheme: Scheme, problem: impl fmt::Display) -> Option<HeaderValue> {
+        self.problems.push((scheme, problem.to_string()));
         None
     }
 
     async fn round(&mut self, scheme: Scheme, tokens: Tokens, token: Option<Vec<u8>>) -> Option<HeaderValue> {
         match tokens.next(token).await {
             Ok((tokens, token)) => {
+                self.doubt = tokens
+                    .doubt()
+                    .map(|doubt| format!("{scheme} carried NTLM, for Kerberos failed here: {doubt}"))
+                    .or(self.doubt.take());
                 self.tokens = Some((scheme, tokens));
                 sensitive(&format!("{scheme} {}", STANDARD.encode(token)))
             }
-            Err(problem) => self.failed(scheme, &problem),
+            Err(problem) => self.failed(scheme, problem),
         }
     }
 
-    fn digest(&mut self, user: &ProxyUser, client: Option<DigestClient>) -> Option<HeaderValue> {
+    fn digest(&mut self, user: &ProxyUser) -> Option<HeaderValue> {
         let (username, password, uri) = (user.name.as_str(), user.password(), self.target);
         let parameters = PasswordParams { username, password, uri, method: METHOD, body: Some(b"") };
-        match client.ok_or_else(|| "its challenge cannot be read".to_owned()).and_then(|mut client| client.respond(&parameters)) {
+        let client = self.offers.digest.as_mut().ok_or_else(|| "its challenge cannot be read".to_owned());
+        match client.and_then(|client| client.respond(&parameters)) {
             Ok(value) => sensitive(&value),
-            Err(problem) => self.failed(Scheme::Digest, &problem),
+            Err(problem) => self.failed(Scheme::Digest, problem),
         }
     }
 }
@@ -206,31 +239,41 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn offers(headers: &HeaderMap) -> Offers {
-    let mut offers = Offers::default();
-    for value in headers.get_all(header::PROXY_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()) {
-        let (first, rest) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
-        // A token stands alone, and is no parameter.
-        if let Some(scheme) = Scheme::named(first).filter(|scheme| scheme.has_rounds())
-            && let Ok(token) = STANDARD.decode(rest.trim())
-            && !rest.trim().is_empty()
-        {
-            offers.schemes.push(first.to_owned());
-            offers.token = Some((scheme, token));
-            continue;
-        }
-        let Ok(challenges) = parse_challenges(value) else {
-            offers.schemes.push(first.trim_end_matches(',').to_owned());
-            continue;
-        };
-        for challenge in challenges {
-            offers.schemes.push(challenge.scheme.to_owned());
-            if Scheme::named(challenge.scheme) == Some(Scheme::Digest) && offers.digest.is_none() {
-                offers.digest = DigestClient::try_from(&challenge).ok();
+impl Offers {
+    /// Adds what an answer says. Its token and its challenge of Digest are the ones that count from now on.
+    fn read(&mut self, headers: &HeaderMap) {
+        self.token = None;
+        for value in headers.get_all(header::PROXY_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()) {
+            let (first, rest) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
+            // A token stands alone, and is no parameter.
+            if let Some(scheme) = Scheme::named(first).filter(|scheme| scheme.has_rounds())
+                && let Ok(token) = STANDARD.decode(rest.trim())
+                && !rest.trim().is_empty()
+            {
+                self.add(first);
+                self.token = Some((scheme, token));
+                continue;
             }
+            let Ok(challenges) = parse_challenges(value) else {
+                self.add(first.trim_end_matches(','));
+                continue;
+            };
+            let mut digest = None;
+            for challenge in challenges {
+                self.add(challenge.scheme);
+                if Scheme::named(challenge.scheme) == Some(Scheme::Digest) && digest.is_none() {
+                    digest = DigestClient::try_from(&challenge).ok();
+                }
+            }
+            self.digest = digest.or(self.digest.take());
         }
     }
-    offers
+
+    fn add(&mut self, scheme: &str) {
+        if !self.schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
+            self.schemes.push(scheme.to_owned());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -268,6 +311,32 @@ mod tests {
         authentication.answer(&fresh("false")).await.unwrap();
         authentication.answer(&fresh("true")).await.unwrap();
         assert!(authentication.answer(&fresh("false")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_offered_once_is_tried_although_it_is_not_offered_again() {
+        let user = user();
+        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let digest = "Digest realm=\"r\", nonce=\"n\", qop=\"auth\"";
+        let first = authentication.answer(&asked(&["NTLM", digest, "Basic realm=\"x\""])).await.unwrap();
+        assert!(first.to_str().unwrap().starts_with("NTLM "));
+        let second = authentication.answer(&asked(&["NTLM"])).await.unwrap();
+        assert!(second.to_str().unwrap().starts_with("Digest ") && second.to_str().unwrap().contains("nonce=\"n\""));
+        let third = authentication.answer(&asked(&[digest])).await.unwrap();
+        assert!(third.to_str().unwrap().starts_with("Basic "));
+    }
+
+    #[tokio::test]
+    async fn what_fails_here_is_not_laid_at_the_proxys_door() {
+        let user = "http://a%5Cb%5Cc:word@proxy".parse::<ProxyAddress>().unwrap().user.unwrap();
+        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let error = authentication.answer(&asked(&["NTLM"])).await.unwrap_err().to_string();
+        assert!(error.contains("cannot be told from here by NTLM: the user cannot be one there"), "{error}");
+        assert!(error.contains("write USER, DOMAIN\\USER or USER@REALM in `proxy`"), "{error}");
+        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        authentication.answer(&asked(&["NTLM", "Basic realm=\"x\""])).await.unwrap();
+        let error = authentication.answer(&asked(&["Basic realm=\"x\""])).await.unwrap_err().to_string();
+        assert!(error.contains("(tried Basic)") && error.contains("here failed NTLM: the user cannot be"), "{error}");
     }
 
     #[tokio::test]

@@ -58,6 +58,7 @@ pub async fn connect<To: Connects>(to: &To, proxy: &ProxyAddress, target: &str) 
                 Connection::over(to.connect().await?).await?
             }
         };
+        let is_told = said.is_some();
         let answer = connection.ask(target, said.take()).await?;
         match answer.status() {
             status if status.is_success() => return Ok(connection.way(answer).await?),
@@ -66,6 +67,8 @@ pub async fn connect<To: Connects>(to: &To, proxy: &ProxyAddress, target: &str) 
                 said = Some(authentication.answer(&head.headers).await.map_err(ProxyError::from)?);
                 kept = connection.go_on(body).await;
             }
+            // So says tinyproxy of a wrong password.
+            StatusCode::UNAUTHORIZED if is_told => return Err(ProxyError::from(authentication.given_up()).into()),
             _ => return Err(refusal(target, answer).await.into()),
         }
     }

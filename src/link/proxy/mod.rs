@@ -68,7 +68,8 @@ fn remedy(status: StatusCode, location: Option<&str>) -> String {
             format!("it sends to {location:?}, as a page does where one has to log in first: open it in a browser")
         }
         (403, _) => "its rules do not allow that: many allow port 443 alone".to_owned(),
-        (502..=504, _) => {
+        // squid answers 500 when it cannot resolve the name.
+        (500 | 502..=504, _) => {
             "it cannot reach the master: check `master`, and whether its own rules or resolver stand in the way".to_owned()
         }
         (400 | 404 | 405 | 501, _) => {

@@ -10,11 +10,12 @@ use std::{
 
 use sspi::{
     AuthIdentity, BufferType, ClientRequestFlags, CredentialUse, Credentials, CredentialsBuffers, DataRepresentation, Error,
-    ErrorKind, Negotiate, NegotiateConfig, SecurityBuffer, Sspi, SspiImpl, Username,
+    ErrorKind, Negotiate, NegotiateConfig, SecurityBuffer, Sspi, SspiImpl, Username, UsernameParts,
     generator::NetworkRequest,
     network_client::{NetworkClient, NetworkProtocol},
     ntlm::NtlmConfig,
 };
+use zeroize::Zeroizing;
 
 use super::{address::ProxyUser, authentication::Scheme};
 
@@ -27,9 +28,26 @@ const KDC_PATIENCE: Duration = Duration::from_secs(3);
 /// The longest answer of a KDC over UDP, in bytes.
 const KDC_DATAGRAM: usize = 64 * 1024;
 
+/// What `Negotiate` is to carry: one of the two, so that a failure of Kerberos is known here, and nobody on the way can choose the weaker one.
+const KERBEROS: &str = "kerberos,!ntlm,!pku2u";
+const NTLM: &str = "!kerberos,ntlm,!pku2u";
+
+/// Why there is nothing to say to a proxy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}; {remedy}")]
+pub struct TokenError {
+    reason: String,
+    remedy: String,
+}
+
 /// One side of such a conversation.
 pub struct Tokens {
     context: Context,
+    /// What to begin with instead, when the KDC knows no such user or service, or there is no KDC.
+    instead: Vec<(Username, &'static str)>,
+    password: Zeroizing<String>,
+    /// Why it is not Kerberos.
+    doubt: Option<TokenError>,
     /// Whom it is with: `HTTP/host`.
     target: String,
 }
@@ -44,27 +62,66 @@ impl Tokens {
     ///
     /// # Errors
     /// When the name of the user cannot be one there.
-    pub fn new(scheme: Scheme, user: &ProxyUser, proxy_host: &str) -> Result<Self, String> {
-        let username = Username::parse(&user.name).map_err(|error| error.to_string())?;
-        let identity = AuthIdentity { username, password: user.password().to_owned().into() };
+    pub fn new(scheme: Scheme, user: &ProxyUser, proxy_host: &str) -> Result<Self, TokenError> {
+        let target = format!("HTTP/{proxy_host}");
+        let username = Username::parse(&user.name).map_err(|error| TokenError {
+            reason: format!("the user cannot be one there ({error})"),
+            remedy: "write USER, DOMAIN\\USER or USER@REALM in `proxy`".to_owned(),
+        })?;
+        let password = Zeroizing::new(user.password().to_owned());
         let context = match scheme {
-            Scheme::Negotiate => negotiate(identity),
-            _ => ntlm(&identity),
+            Scheme::Negotiate => negotiate(username.clone(), &password, KERBEROS),
+            _ => ntlm(username.clone(), &password),
         };
-        Ok(Tokens { context: context.map_err(|error| readable(&error))?, target: format!("HTTP/{proxy_host}") })
+        let context = context.map_err(|error| said(&error, &target))?;
+        let instead = if scheme == Scheme::Negotiate { instead_of(username) } else { Vec::new() };
+        Ok(Tokens { context, instead, password, doubt: None, target })
+    }
+
+    /// Why Negotiate carries NTLM, when it does.
+    pub fn doubt(&self) -> Option<&TokenError> {
+        self.doubt.as_ref()
     }
 
     /// What to say, after the other side has said `heard`.
     ///
     /// # Errors
     /// Why there is nothing to say.
-    pub async fn next(mut self, heard: Option<Vec<u8>>) -> Result<(Self, Vec<u8>), String> {
-        let round = move || self.round(heard).map(|said| (self, said)).map_err(|error| readable(&error));
-        tokio::task::spawn_blocking(round).await.map_err(|error| format!("its computation failed: {error}"))?
+    pub async fn next(mut self, heard: Option<Vec<u8>>) -> Result<(Self, Vec<u8>), TokenError> {
+        let round = move || match heard {
+            Some(heard) => self.round(heard).map_err(|error| said(&error, &self.target)).map(|token| (self, token)),
+            None => self.begin().map(|token| (self, token)),
+        };
+        tokio::task::spawn_blocking(round).await.unwrap_or_else(|error| {
+            let (reason, remedy) = (format!("its computation failed: {error}"), "please report this".to_owned());
+            Err(TokenError { reason, remedy })
+        })
     }
 
-    fn round(&mut self, heard: Option<Vec<u8>>) -> sspi::Result<Vec<u8>> {
-        let mut input = vec![SecurityBuffer::new(heard.unwrap_or_default(), BufferType::Token)];
+    /// The first thing to say: of what can be begun with, the first that can.
+    fn begin(&mut self) -> Result<Vec<u8>, TokenError> {
+        loop {
+            let error = match self.round(Vec::new()) {
+                Ok(token) => return Ok(token),
+                Err(error) => error,
+            };
+            let is_unknown = error.error_type == ErrorKind::UnknownCredentials;
+            // A wrong password would be as wrong in NTLM, and is better heard of at once.
+            let is_without = is_unknown || matches!(error.error_type, ErrorKind::NoAuthenticatingAuthority | ErrorKind::TimeSkew);
+            // To whom the KDC says nothing of the user it says as little under another form of the name.
+            self.instead.retain(|(_, packages)| is_unknown || *packages == NTLM);
+            let problem = said(&error, &self.target);
+            if !is_without || self.instead.is_empty() {
+                return Err(problem);
+            }
+            let (username, packages) = self.instead.remove(0);
+            self.doubt = Some(problem);
+            self.context = negotiate(username, &self.password, packages).map_err(|error| said(&error, &self.target))?;
+        }
+    }
+
+    fn round(&mut self, heard: Vec<u8>) -> sspi::Result<Vec<u8>> {
+        let mut input = vec![SecurityBuffer::new(heard, BufferType::Token)];
         let mut output = vec![SecurityBuffer::new(Vec::new(), BufferType::Token)];
         match &mut self.context {
             Context::Ntlm(ntlm, credentials) => {
@@ -95,28 +152,60 @@ impl Tokens {
     }
 }
 
-fn ntlm(identity: &AuthIdentity) -> sspi::Result<Context> {
+/// For `user@suffix`: Active Directory looks it up as it is (an enterprise name), MIT's and Heimdal's KDC know `user` of the realm alone. In the end, NTLM.
+fn instead_of(username: Username) -> Vec<(Username, &'static str)> {
+    let principal = match username.parts() {
+        UsernameParts::UserPrincipalName(parts) => Username::new_down_level_logon_name(parts.account_name(), parts.suffix()).ok(),
+        UsernameParts::DownLevelLogonName(_) => None,
+    };
+    principal.map(|principal| (principal, KERBEROS)).into_iter().chain([(username, NTLM)]).collect()
+}
+
+fn identity(username: Username, password: &str) -> AuthIdentity {
+    AuthIdentity { username, password: password.to_owned().into() }
+}
+
+fn ntlm(username: Username, password: &str) -> sspi::Result<Context> {
     let mut ntlm = Box::new(sspi::Ntlm::with_config(NtlmConfig::new(WORKSTATION.to_owned())));
-    let acquired = ntlm.acquire_credentials_handle().with_credential_use(CredentialUse::Outbound).with_auth_data(identity);
+    let identity = identity(username, password);
+    let acquired = ntlm.acquire_credentials_handle().with_credential_use(CredentialUse::Outbound).with_auth_data(&identity);
     let credentials = acquired.execute(ntlm.as_mut())?.credentials_handle;
     Ok(Context::Ntlm(ntlm, credentials))
 }
 
-fn negotiate(identity: AuthIdentity) -> sspi::Result<Context> {
+fn negotiate(username: Username, password: &str, packages: &str) -> sspi::Result<Context> {
     let ntlm = Box::new(NtlmConfig::new(WORKSTATION.to_owned()));
-    let config = NegotiateConfig::new(ntlm, Some("kerberos,ntlm".to_owned()), WORKSTATION.to_owned());
+    let config = NegotiateConfig::new(ntlm, Some(packages.to_owned()), WORKSTATION.to_owned());
     let mut negotiate = Box::new(Negotiate::new_client(config)?);
-    let identity = Credentials::from(identity);
+    let identity = Credentials::from(identity(username, password));
     let acquired = negotiate.acquire_credentials_handle().with_credential_use(CredentialUse::Outbound).with_auth_data(&identity);
     let credentials = acquired.execute(negotiate.as_mut())?.credentials_handle;
     Ok(Context::Negotiate(negotiate, credentials))
 }
 
-fn readable(error: &Error) -> String {
-    if error.description.is_empty() { format!("{:?}", error.error_type) } else { error.description.clone() }
+/// What went wrong, and what can be done.
+fn said(error: &Error, target: &str) -> TokenError {
+    // What the KDC adds to it is repeated there as it stands in the program.
+    let (text, _) = error.description.split_once(". Additional error").unwrap_or((&error.description, ""));
+    let reason = if text.is_empty() { format!("{:?}", error.error_type) } else { text.to_owned() };
+    let remedy = match error.error_type {
+        ErrorKind::NoAuthenticatingAuthority => {
+            "for Kerberos write USER@REALM in `proxy`, and the realm's KDC in /etc/krb5.conf (or the file that KRB5_CONFIG names)"
+                .to_owned()
+        }
+        ErrorKind::UnknownCredentials if text.starts_with("server") => {
+            format!("the realm has no service {target}: write the proxy's name as the realm knows it in `proxy`")
+        }
+        ErrorKind::TimeSkew => "set this machine's clock".to_owned(),
+        ErrorKind::InvalidToken if text.contains("AS_REQ") => {
+            "let the realm require pre-authentication of this user, without which rePort asks for no ticket".to_owned()
+        }
+        _ => "check the user and the password in `proxy`".to_owned(),
+    };
+    TokenError { reason, remedy }
 }
 
-/// Asks a KDC: over TCP with a length before each message, over UDP without.
+/// Asks a KDC. Over TCP a length stands before each message; over UDP none, yet one is expected before the answer.
 struct Kdc;
 
 impl NetworkClient for Kdc {
@@ -164,8 +253,7 @@ fn over_udp(host: &str, port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(KDC_PATIENCE))?;
     socket.connect(address)?;
-    // The length before it belongs to TCP.
-    socket.send(request.get(4..).unwrap_or_default())?;
+    socket.send(request)?;
     let mut answer = vec![0; KDC_DATAGRAM];
     let length = socket.recv(&mut answer)?;
     answer.truncate(length);

@@ -119,7 +119,7 @@ struct Certificate {
 fn certificate() -> Certificate {
     let folder = tempfile::tempdir().expect("a folder");
     let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let files = TlsFiles { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
+    let files = TlsFiles { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem"), client_ca: None };
     std::fs::write(&files.cert, signed.cert.pem()).expect("written");
     std::fs::write(&files.key, signed.signing_key.serialize_pem()).expect("written");
     Certificate { folder, files }
@@ -154,4 +154,37 @@ async fn a_certificate_that_cannot_be_used_stops_the_master_from_starting() {
     let files = TlsFiles { key: certificate.files.cert.clone(), ..certificate.files.clone() };
     let error = Master::bind(MasterParameters { tls: Some(files), ..parameters() }).expect_err("no key in it");
     assert!(error.to_string().contains("private key"), "{error}");
+}
+
+#[tokio::test]
+async fn a_master_that_demands_certificates_takes_only_who_shows_one() {
+    let certificate = certificate();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority_key = rcgen::KeyPair::generate().expect("a key");
+    let folder = certificate.folder.path();
+    let client_ca = folder.join("client-ca.pem");
+    std::fs::write(&client_ca, authority.self_signed(&authority_key).expect("signed").pem()).expect("written");
+    let issuer = rcgen::Issuer::from_params(&authority, &authority_key);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let signed = rcgen::CertificateParams::new(vec!["visitor".to_owned()]).expect("parameters").signed_by(&key, &issuer);
+    let (cert_file, key_file) = (folder.join("client.pem"), folder.join("client-key.pem"));
+    std::fs::write(&cert_file, signed.expect("signed").pem()).expect("written");
+    std::fs::write(&key_file, key.serialize_pem()).expect("written");
+    let files = TlsFiles { client_ca: Some(client_ca), ..certificate.files.clone() };
+    let master = start_with(|parameters| parameters.tls = Some(files));
+    let upgraded = async |client: Option<(PathBuf, PathBuf)>| {
+        let trusting = TlsParameters { client, ..TlsParameters::trusting(Some(certificate.files.cert.clone())) };
+        let connector = TlsConnector::from(client_config(&trusting).expect("files"));
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut stream = soon(connector.connect(name, master.connect().await)).await?;
+        stream.write_all(request("/").as_bytes()).await?;
+        let mut answer = vec![0; 12];
+        soon(stream.read_exact(&mut answer)).await.map(|_| answer)
+    };
+    let refused = upgraded(None).await.expect_err("no certificate");
+    assert!(refused.to_string().contains("CertificateRequired"), "{refused}");
+    assert_eq!(upgraded(Some((cert_file, key_file))).await.expect("an answer"), b"HTTP/1.1 101");
+    let own = Some((certificate.files.cert.clone(), certificate.files.key.clone()));
+    assert!(upgraded(own).await.is_err(), "a certificate of nobody");
 }

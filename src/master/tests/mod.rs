@@ -3,6 +3,7 @@
 mod auth;
 mod door;
 mod drain;
+mod front;
 mod moves;
 mod relay;
 mod rest;
@@ -47,10 +48,17 @@ fn parameters() -> MasterParameters {
         link_key: link_key(),
         tls: None,
         healthz: false,
+        fallback: Fallback::default(),
+        trusted_proxies: TrustedProxies::default(),
+        proxy_protocol: false,
         limits: Limits::default(),
         timing: MasterTiming::default(),
         threads: NonZeroUsize::MIN,
     }
+}
+
+fn trusting(network: &str) -> TrustedProxies {
+    TrustedProxies::new(vec![network.parse().expect("a network")])
 }
 
 /// A master that runs until the test is over.

@@ -1,0 +1,155 @@
+//! The PROXY protocol (<https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>): the line or the block that a proxy which relays whole
+//! connections sends before all else, so that it is known for whom. Versions 1 and 2 are read, version 2 is written.
+
+use std::{io, net::SocketAddr};
+
+use ppp::{v1, v2};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Begins version 2.
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// The signature, version and command, family, and the length of what follows.
+const FIXED: usize = 16;
+
+/// The longest header of version 2 that is read: its addresses, and what proxies put behind them (TLS's names, identities of a cloud).
+const MAX_BLOCK: usize = 4096;
+
+/// The longest line of version 1, its end included.
+const MAX_LINE: usize = 107;
+
+/// Why there is no visitor's address.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyHeaderError {
+    /// The connection ended or failed.
+    #[error("the connection ended within the PROXY protocol's header ({0})")]
+    Io(#[from] io::Error),
+    /// What came is no such header.
+    #[error("no PROXY protocol's header ({0})")]
+    Malformed(String),
+    /// It is longer than any that is of use.
+    #[error("a PROXY protocol's header of {0} bytes, more than {MAX_BLOCK}")]
+    TooLong(usize),
+}
+
+/// Reads the header, and not a byte more. Nothing when the proxy speaks for itself, as in a health check, or for nobody that has an IP address.
+///
+/// # Errors
+/// When there is none.
+///
+/// # Cancel safety
+/// Not safe: what was read is lost.
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, ProxyHeaderError> {
+    // The shortest line of version 1 is longer than that as well.
+    let mut header = vec![0; SIGNATURE.len()];
+    stream.read_exact(&mut header).await?;
+    if header == SIGNATURE { block(stream, header).await } else { line(stream, header).await }
+}
+
+async fn block(stream: &mut (impl AsyncRead + Unpin), mut header: Vec<u8>) -> Result<Option<SocketAddr>, ProxyHeaderError> {
+    header.resize(FIXED, 0);
+    stream.read_exact(header.split_at_mut(SIGNATURE.len()).1).await?;
+    let length = header.last_chunk().map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
+    if FIXED + length > MAX_BLOCK {
+        return Err(ProxyHeaderError::TooLong(FIXED + length));
+    }
+    header.resize(FIXED + length, 0);
+    stream.read_exact(header.split_at_mut(FIXED).1).await?;
+    let header = v2::Header::try_from(header.as_slice()).map_err(|error| ProxyHeaderError::Malformed(error.to_string()))?;
+    Ok(match (header.command, header.addresses) {
+        (v2::Command::Proxy, v2::Addresses::IPv4(addresses)) => {
+            Some(SocketAddr::new(addresses.source_address.into(), addresses.source_port))
+        }
+        (v2::Command::Proxy, v2::Addresses::IPv6(addresses)) => {
+            Some(SocketAddr::new(addresses.source_address.into(), addresses.source_port))
+        }
+        _ => None,
+    })
+}
+
+async fn line(stream: &mut (impl AsyncRead + Unpin), mut line: Vec<u8>) -> Result<Option<SocketAddr>, ProxyHeaderError> {
+    if !line.starts_with(b"PROXY ") {
+        return Err(ProxyHeaderError::Malformed("it begins otherwise".to_owned()));
+    }
+    while !line.ends_with(b"\n") && line.len() < MAX_LINE {
+        line.push(stream.read_u8().await?);
+    }
+    let header = v1::Header::try_from(line.as_slice()).map_err(|error| ProxyHeaderError::Malformed(error.to_string()))?;
+    Ok(match header.addresses {
+        v1::Addresses::Tcp4(addresses) => Some(SocketAddr::new(addresses.source_address.into(), addresses.source_port)),
+        v1::Addresses::Tcp6(addresses) => Some(SocketAddr::new(addresses.source_address.into(), addresses.source_port)),
+        v1::Addresses::Unknown => None,
+    })
+}
+
+/// A header of version 2 for a connection from `source`, which came to `destination`.
+#[must_use]
+pub fn written(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let addresses = (canonical(source), canonical(destination));
+    let builder = v2::Builder::with_addresses(v2::Version::Two | v2::Command::Proxy, v2::Protocol::Stream, addresses);
+    // It fails for what is too long alone, and addresses are not.
+    builder.build().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is read of `bytes`, and how many bytes are left.
+    fn read_from(bytes: &[u8]) -> (Result<Option<SocketAddr>, ProxyHeaderError>, usize) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let mut rest = bytes;
+        (runtime.block_on(read(&mut rest)), rest.len())
+    }
+
+    fn visitor(bytes: &[u8]) -> Option<String> {
+        read_from(bytes).0.expect("a header").map(|address| address.to_string())
+    }
+
+    #[test]
+    fn both_versions_are_read_up_to_their_end() {
+        let version_1 = b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\nGET /";
+        assert!(
+            matches!(read_from(version_1), (Ok(Some(address)), 5) if address == "192.0.2.7:4711".parse().expect("an address"))
+        );
+        assert_eq!(visitor(b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n").as_deref(), Some("[2001:db8::7]:4711"));
+        assert_eq!(visitor(b"PROXY UNKNOWN\r\n"), None);
+        let pair = |source: &str| (source.parse().expect("an address"), "203.0.113.1:443".parse().expect("an address"));
+        let (source, destination) = pair("192.0.2.7:4711");
+        let version_2 = [written(source, destination), b"GET /".to_vec()].concat();
+        assert!(matches!(read_from(&version_2), (Ok(Some(address)), 5) if address == source));
+        let (source, destination) = ("[2001:db8::7]:1".parse().expect("one"), "[2001:db8::1]:2".parse().expect("one"));
+        assert_eq!(visitor(&written(source, destination)).as_deref(), Some("[2001:db8::7]:1"));
+    }
+
+    #[test]
+    fn a_proxy_that_speaks_for_itself_names_nobody() {
+        assert_eq!(visitor(b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"), None);
+    }
+
+    #[test]
+    fn anything_else_is_an_error() {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            b"PROXY TCP4 nobody 203.0.113.1 1 2\r\n",
+            b"PROXY ",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x02ab",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
+        ] {
+            assert!(read_from(bytes).0.is_err(), "{bytes:?}");
+        }
+        assert!(read_from(&[b"PROXY TCP4 ".as_slice(), &[b'1'; 500]].concat()).0.is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read_from(&bytes);
+            let _ = read_from(&[SIGNATURE.as_slice(), &bytes].concat());
+            let _ = read_from(&[b"PROXY TCP4 ".as_slice(), &bytes].concat());
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The master's own small web server: a page that says that nothing is there, or a folder's files; and the health check. Knows requests; nothing of
+//! links or upgrades.
+
+use std::{convert::Infallible, io, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tower_http::services::ServeDir;
+
+use crate::link::websocket::ByteStream;
+
+/// Where liveness is asked for, when it is configured.
+pub const HEALTH_PATH: &str = "/healthz";
+
+/// The smallest limit of a request's head that can be set: hyper's own buffer.
+pub const MIN_HEADER_BYTES: usize = 8 * 1024;
+
+/// The one hidden folder that web servers show (RFC 8615).
+const WELL_KNOWN: &str = ".well-known";
+
+/// What an answer carries.
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// A web server.
+#[derive(Debug, Clone)]
+pub(super) struct Site {
+    pub content: Content,
+    /// Whether [`HEALTH_PATH`] answers.
+    pub healthz: bool,
+    pub times: Times,
+}
+
+/// What it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Content {
+    /// The same page for every request.
+    Page(StatusCode),
+    /// The files of a folder, and a page for those that are not there.
+    Files(PathBuf),
+}
+
+/// What a visitor may take.
+#[derive(Debug, Clone)]
+pub(super) struct Times {
+    /// Of a request's head, in bytes.
+    pub header_bytes: usize,
+    /// The time for a head, and between two requests.
+    pub header: Duration,
+    /// The time of a connection, whatever it does.
+    pub connection: Duration,
+}
+
+impl Site {
+    /// Serves a connection until it ends.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts the connection.
+    pub async fn serve(&self, stream: impl ByteStream) {
+        let service = service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(self.answer(request).await));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.times.header)
+            .half_close(true)
+            .max_buf_size(self.times.header_bytes.max(MIN_HEADER_BYTES))
+            .max_header_size(self.times.header_bytes)
+            .serve_connection(TokioIo::new(stream), service);
+        let _ = tokio::time::timeout(self.times.connection, connection).await;
+    }
+
+    async fn answer<B: Send + 'static>(&self, request: Request<B>) -> Response<Body> {
+        let is_head = request.method() == Method::HEAD;
+        if self.healthz && request.uri().path() == HEALTH_PATH && (is_head || request.method() == Method::GET) {
+            return text(StatusCode::OK, "text/plain", "ok\n".to_owned(), is_head);
+        }
+        match &self.content {
+            Content::Page(status) => page(*status, is_head),
+            Content::Files(_) if is_hidden(request.uri().path()) => page(StatusCode::NOT_FOUND, is_head),
+            Content::Files(folder) => file(folder, request).await.unwrap_or_else(|status| page(status, is_head)),
+        }
+    }
+}
+
+/// A file, or the status of the page in its place.
+async fn file<B: Send + 'static>(folder: &PathBuf, request: Request<B>) -> Result<Response<Body>, StatusCode> {
+    let answered = ServeDir::new(folder).try_call(request).await;
+    let response = answered.map_err(|_| StatusCode::NOT_FOUND)?;
+    match response.status() {
+        status @ (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => Err(status),
+        _ => Ok(response.map(UnsyncBoxBody::new)),
+    }
+}
+
+/// What begins with a dot was not put there for visitors.
+fn is_hidden(path: &str) -> bool {
+    path.split('/').any(|part| {
+        let part = percent_encoding::percent_decode_str(part).collect::<Vec<u8>>();
+        part.starts_with(b".") && part != WELL_KNOWN.as_bytes()
+    })
+}
+
+/// As web servers send it.
+fn page(status: StatusCode, is_head: bool) -> Response<Body> {
+    let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    let body = format!(
+        "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
+    );
+    text(status, "text/html", body, is_head)
+}
+
+fn text(status: StatusCode, kind: &'static str, body: String, is_head: bool) -> Response<Body> {
+    let length = body.len();
+    let body = Full::new(if is_head { Bytes::new() } else { Bytes::from(body) });
+    let mut response = Response::new(UnsyncBoxBody::new(body.map_err(|never| match never {})));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(content: Content) -> Site {
+        let times = Times { header_bytes: 16 * 1024, header: Duration::from_secs(10), connection: Duration::from_secs(60) };
+        Site { content, healthz: true, times }
+    }
+
+    async fn asked(site: &Site, method: &str, path: &str) -> (StatusCode, String, String) {
+        let request = Request::builder().method(method).uri(path).body(Full::<Bytes>::default()).expect("a request");
+        let response = site.answer(request).await;
+        let kind = response.headers().get(header::CONTENT_TYPE).map(|kind| kind.to_str().expect("text").to_owned());
+        assert!(!format!("{response:?}").to_ascii_lowercase().contains("report"), "{response:?}");
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        (status, kind.unwrap_or_default(), String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn health_is_answered_only_where_it_is_configured() {
+        let site = site(Content::Page(StatusCode::NOT_FOUND));
+        assert_eq!(asked(&site, "GET", HEALTH_PATH).await, (StatusCode::OK, "text/plain".into(), "ok\n".into()));
+        assert_eq!(asked(&site, "POST", HEALTH_PATH).await.0, StatusCode::NOT_FOUND);
+        let without = Site { healthz: false, ..site };
+        assert_eq!(asked(&without, "GET", HEALTH_PATH).await, asked(&without, "GET", "/anything").await);
+    }
+
+    #[tokio::test]
+    async fn files_are_served_and_hidden_ones_and_others_are_not() {
+        let outside = tempfile::tempdir().expect("a folder");
+        let folder = outside.path().join("www");
+        std::fs::create_dir_all(folder.join(".git")).expect("folders");
+        for (name, text) in [("www/index.html", "home"), ("www/a.css", "a{}"), ("www/.git/config", "x"), ("secret", "x")] {
+            std::fs::write(outside.path().join(name), text).expect("a file");
+        }
+        let site = site(Content::Files(folder));
+        assert_eq!(asked(&site, "GET", "/").await, (StatusCode::OK, "text/html".into(), "home".into()));
+        assert_eq!(asked(&site, "GET", "/a.css?v=1").await, (StatusCode::OK, "text/css".into(), "a{}".into()));
+        for path in ["/none", "/.git/config", "/%2egit/config", "/../secret", "/%2e%2e/secret", "/..%2fsecret"] {
+            let (status, _, body) = asked(&site, "GET", path).await;
+            assert_eq!((status, body.contains("<h1>404 Not Found</h1>")), (StatusCode::NOT_FOUND, true), "{path}");
+        }
+        assert_eq!(asked(&site, "POST", "/").await.0, StatusCode::METHOD_NOT_ALLOWED);
+    }
+}

@@ -1,0 +1,115 @@
+//! One connection through the tunnel whose content comes back: what was sent is checked byte by byte, and by its digest, as it arrives again.
+
+use std::{
+    io::Write as _,
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::digest::{Context, Digest, SHA256};
+
+use crate::support::{bytes, content::Content, scale, services, wait};
+
+const BLOCK: usize = 64 * 1024;
+
+/// How long a transfer takes that is to be disturbed.
+const DISTURBED: Duration = Duration::from_secs(3);
+
+/// Bytes of a transfer each way: 256 MiB at full scale.
+pub fn length() -> u64 {
+    scale().file_bytes as u64 / 4
+}
+
+/// A transfer that runs.
+pub struct Transfer {
+    content: Content,
+    back: Arc<AtomicU64>,
+    started: Instant,
+    thread: JoinHandle<[String; 2]>,
+}
+
+impl Transfer {
+    /// Begins one over a connection to an echo, as fast as it goes.
+    pub fn start(echo: SocketAddr) -> Transfer {
+        Transfer::read_with(echo, |_| {})
+    }
+
+    /// Begins one that takes [`DISTURBED`]: it is read no faster, and more is not under way than the windows let.
+    pub fn slow(echo: SocketAddr) -> Transfer {
+        let started = Instant::now();
+        Transfer::read_with(echo, move |share| wait::pause(DISTURBED.mul_f64(share).saturating_sub(started.elapsed())))
+    }
+
+    /// `pace` is told which share of all has come back.
+    fn read_with(echo: SocketAddr, pace: impl Fn(f64) + Send + 'static) -> Transfer {
+        let content = Content { seed: fastrand::u64(..), length: length() };
+        let back = Arc::new(AtomicU64::new(0));
+        let counter = back.clone();
+        let stream = services::connect(echo);
+        let thread = thread::spawn(move || {
+            let sends = stream.try_clone().expect("a second handle of the connection");
+            let sent = thread::spawn(move || send(&sends, content));
+            let received = receive(&stream, content, &counter, pace);
+            [sent.join().expect("the sending side"), received].map(|digest| bytes::hexadecimal(digest.as_ref()))
+        });
+        Transfer { content, back, started: Instant::now(), thread }
+    }
+
+    /// Waits until this share of all has come back, and no more than nine tenths.
+    #[track_caller]
+    pub fn wait_for(&self, share: f64) {
+        let have = || self.back.load(Ordering::Relaxed) as f64 / self.content.length as f64;
+        wait::until_true("the transfer comes so far", || have() >= share || self.thread.is_finished());
+        assert!(have() < 0.9, "the transfer is over before it is disturbed");
+    }
+
+    /// Waits for the end and expects every byte back once, in order.
+    #[track_caller]
+    pub fn finish(self, what: &str) {
+        let [sent, received] = self.thread.join().unwrap_or_else(|_| panic!("{what}: the transfer is not whole"));
+        let seconds = self.started.elapsed().as_secs_f64();
+        let length = self.content.length;
+        assert_eq!(sent, received, "{what}: digests");
+        println!(
+            "{what}: {length} bytes there and back in {seconds:.2} s, {:.0} MB/s each way; SHA-256 sent {sent}, received {received}",
+            length as f64 / seconds / 1e6
+        );
+    }
+}
+
+fn send(mut stream: &TcpStream, content: Content) -> Digest {
+    let mut digest = Context::new(&SHA256);
+    let (mut block, mut offset) = (vec![0; BLOCK], 0);
+    while offset < content.length {
+        let piece = content.fill(offset, &mut block);
+        digest.update(piece);
+        stream.write_all(piece).unwrap_or_else(|error| panic!("sending at byte {offset}: {error}"));
+        offset += piece.len() as u64;
+    }
+    stream.shutdown(Shutdown::Write).expect("an end of file");
+    digest.finish()
+}
+
+fn receive(stream: &TcpStream, content: Content, back: &AtomicU64, pace: impl Fn(f64)) -> Digest {
+    let mut digest = Context::new(&SHA256);
+    let (mut block, mut offset) = (vec![0; BLOCK], 0);
+    loop {
+        let count = services::read(stream, &mut block).unwrap_or_else(|error| panic!("receiving at byte {offset}: {error}"));
+        if count == 0 {
+            assert_eq!(offset, content.length, "an end before the last byte");
+            return digest.finish();
+        }
+        let received = &block[..count];
+        assert!(offset + count as u64 <= content.length, "more comes back than was sent");
+        assert_eq!(content.first_difference(offset, received), None, "a byte is another one than was sent");
+        digest.update(received);
+        offset += count as u64;
+        back.store(offset, Ordering::Relaxed);
+        pace(offset as f64 / content.length as f64);
+    }
+}

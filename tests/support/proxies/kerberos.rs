@@ -1,0 +1,113 @@
+//! A Kerberos realm of the test's own: a KDC of MIT's on loopback, whom nobody finds by DNS, and the keys of one service.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{PASSWORD, USER, squid::HOME, write};
+use crate::support::{
+    daemon::Daemon,
+    ports,
+    programs::{self, Ran},
+};
+
+/// The realm.
+pub const REALM: &str = "REPORT.TEST";
+
+/// Whose tickets a proxy at `localhost` takes.
+const SERVICE: &str = "HTTP/localhost";
+
+/// A realm and its running KDC.
+#[derive(Debug)]
+pub struct Realm {
+    home: PathBuf,
+    address: SocketAddr,
+    pub kdc: Daemon,
+}
+
+impl Realm {
+    /// Makes the realm, with [`USER`] and the keys of a proxy at `localhost`, and starts its KDC.
+    pub fn start(folder: &Path) -> Realm {
+        let home = folder.join("kerberos");
+        fs::create_dir_all(&home).expect("a folder for the realm");
+        let address = ports::free();
+        write(&home.join("krb5.conf"), &client_configuration(address));
+        write(&home.join("kdc.conf"), &kdc_configuration(&home, address));
+        let mut create = Command::new("kdb5_util");
+        create.args(["create", "-s", "-r", REALM, "-P", "the master key of the test"]).envs(environment(&home));
+        programs::run(&mut create).succeeded();
+        let kdc = run(folder, &home, address);
+        let realm = Realm { home, address, kdc };
+        realm.add_user(USER, PASSWORD);
+        realm.administer(&format!("addprinc -randkey {SERVICE}"));
+        realm.administer(&format!("ktadd -k {} {SERVICE}", realm.home.join("http.keytab").display()));
+        realm
+    }
+
+    /// A user who has to prove that the password is known before there is a ticket, as Active Directory has it.
+    pub fn add_user(&self, name: &str, password: &str) {
+        self.administer(&format!("addprinc +requires_preauth -pw {password} {name}"));
+    }
+
+    /// One command of `kadmin.local`.
+    pub fn administer(&self, command: &str) -> Ran {
+        let mut kadmin = Command::new("kadmin.local");
+        programs::run(kadmin.args(["-r", REALM, "-q", command]).envs(environment(&self.home))).succeeded()
+    }
+
+    /// Where the KDC is asked, by TCP and by UDP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What lets a program find the realm: `KRB5_CONFIG`.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        environment(&self.home).map(|(name, value)| (name.to_owned(), value)).to_vec()
+    }
+
+    /// squid's lines for Negotiate, which need its file `http.keytab`.
+    pub fn negotiate() -> [String; 2] {
+        [
+            format!(
+                "auth_param negotiate program /usr/lib/squid/negotiate_kerberos_auth -k {HOME}/http.keytab -s {SERVICE}@{REALM}"
+            ),
+            "auth_param negotiate children 4 startup=1 idle=1".to_owned(),
+        ]
+    }
+
+    /// The keys of the proxy.
+    pub fn keytab(&self) -> Vec<u8> {
+        fs::read(self.home.join("http.keytab")).expect("the keys of the proxy")
+    }
+}
+
+fn environment(home: &Path) -> [(&'static str, String); 2] {
+    let file = |name: &str| home.join(name).display().to_string();
+    [("KRB5_CONFIG", file("krb5.conf")), ("KRB5_KDC_PROFILE", file("kdc.conf"))]
+}
+
+fn run(folder: &Path, home: &Path, address: SocketAddr) -> Daemon {
+    let mut kdc = Command::new("krb5kdc");
+    let mut kdc = Daemon::start("kdc", folder, kdc.args(["-n", "-r", REALM, "-P"]).arg(home.join("pid")).envs(environment(home)));
+    kdc.wait_ready(|| ports::is_listened_at(address));
+    kdc
+}
+
+fn client_configuration(kdc: SocketAddr) -> String {
+    format!(
+        "[libdefaults]\n    default_realm = {REALM}\n    dns_lookup_kdc = false\n    dns_lookup_realm = false\n    rdns = false\n    \
+         dns_canonicalize_hostname = false\n[realms]\n    {REALM} = {{\n        kdc = {kdc}\n    }}\n[domain_realm]\n    \
+         localhost = {REALM}\n[logging]\n    kdc = STDERR\n"
+    )
+}
+
+fn kdc_configuration(home: &Path, address: SocketAddr) -> String {
+    let home = home.display();
+    format!(
+        "[kdcdefaults]\n    kdc_listen = {address}\n    kdc_tcp_listen = {address}\n[realms]\n    {REALM} = {{\n        \
+         database_name = {home}/principal\n        key_stash_file = {home}/stash\n        acl_file = {home}/acl\n    }}\n"
+    )
+}

@@ -1,0 +1,50 @@
+//! The proxies that stand between networks, each as Debian ships it, with its configuration and all that it writes in a folder of the test.
+//!
+//! | file | what it starts |
+//! |---|---|
+//! | [`squid`] | squid, with whatever scheme of authentication, plain or behind TLS |
+//! | [`kerberos`] | a realm with its KDC |
+//! | [`samba`] | a domain of local accounts, whose `winbindd` judges NTLM |
+//! | [`tinyproxy`] | tinyproxy |
+//! | [`socks`] | microsocks |
+//! | [`mitmproxy`] | a box that looks into TLS |
+//! | [`networks`] | network namespaces, of which one can leave through another alone |
+
+pub mod kerberos;
+pub mod mitmproxy;
+pub mod networks;
+pub mod samba;
+pub mod socks;
+pub mod squid;
+pub mod tinyproxy;
+
+use std::{fs, path::Path, process::Command};
+
+use tempfile::TempDir;
+
+use super::{programs, sshd};
+
+/// Who asks the proxies of the tests: nobody's real account.
+pub const USER: &str = "ann";
+/// The password, with characters that a URL has to escape.
+pub const PASSWORD: &str = "se@me:open/1";
+/// The password as it is written in a URL.
+pub const PASSWORD_IN_URL: &str = "se%40me%3Aopen%2F1";
+
+/// A folder that this user can enter and write to, which may be another user than that of the test.
+fn folder_of(user: &str, prefix: &str) -> TempDir {
+    let folder = tempfile::Builder::new().prefix(prefix).tempdir().expect("a folder for a daemon");
+    give_to(user, folder.path());
+    folder
+}
+
+/// Gives the file or folder to the user that the daemon becomes when root starts it.
+fn give_to(user: &str, path: &Path) {
+    if sshd::is_root() {
+        programs::run(Command::new("chown").arg(format!("{user}:")).arg(path)).succeeded();
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}

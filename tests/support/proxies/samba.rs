@@ -1,0 +1,86 @@
+//! A domain of one machine: Samba's `winbindd` with local accounts in a folder of its own, and `ntlm_auth`, which asks it what squid is told by NTLM.
+//!
+//! `ntlm_auth` looks for `winbindd` at one place that is compiled in, so that squid runs with a view of the file system of its own, in which the test's
+//! folder is there. That needs root.
+
+use std::{fs, path::Path, process::Command};
+
+use tempfile::TempDir;
+
+use super::{PASSWORD, write};
+use crate::support::{daemon::Daemon, programs, sshd};
+
+/// The domain, which is what the machine calls itself.
+pub const DOMAIN: &str = "TESTBOX";
+
+/// The account. Samba wants one of the system's for each of its own, and this one is everywhere.
+pub const ACCOUNT: &str = "nobody";
+
+/// Whom squid and its helpers run as.
+const SQUID: &str = "proxy";
+
+/// Where Debian's `ntlm_auth` looks for `winbindd`.
+const PLACE: &str = "/run/samba/winbindd";
+
+/// Folders that Samba would have elsewhere.
+const FOLDERS: [&str; 7] = ["private", "lock", "state", "cache", "pid", "ncalrpc", "winbindd"];
+
+/// A running `winbindd`.
+#[derive(Debug)]
+pub struct Samba {
+    pub winbindd: Daemon,
+    home: TempDir,
+}
+
+impl Samba {
+    /// Makes the account and starts `winbindd`.
+    #[track_caller]
+    pub fn start(folder: &Path) -> Samba {
+        assert!(sshd::is_root(), "NTLM with Samba needs a mount namespace: run the tests as root");
+        // Not in the test's own folder, which is private: squid's helper enters this one.
+        let home = tempfile::Builder::new().prefix("report-samba-").tempdir().expect("a folder for Samba");
+        programs::run(Command::new("chmod").arg("755").arg(home.path())).succeeded();
+        FOLDERS.iter().for_each(|name| fs::create_dir(home.path().join(name)).expect("a folder for Samba"));
+        let configuration = home.path().join("smb.conf");
+        write(&configuration, &samba_configuration(home.path()));
+        let mut smbpasswd = Command::new("smbpasswd");
+        smbpasswd.arg("-c").arg(&configuration).args(["-s", "-a", ACCOUNT]);
+        programs::run_with(&mut smbpasswd, format!("{PASSWORD}\n{PASSWORD}\n").as_bytes()).succeeded();
+        let mut winbindd = Command::new("winbindd");
+        winbindd.args(["-F", "--no-process-group", "--debug-stdout", "-s"]).arg(&configuration);
+        let mut winbindd = Daemon::start("winbindd", folder, &mut winbindd);
+        let (pipe, privileged) = (home.path().join("winbindd/pipe"), home.path().join("state/winbindd_privileged"));
+        winbindd.wait_ready(|| pipe.exists() && privileged.join("pipe").exists());
+        // Who may ask it about challenges: Debian's own package leaves this to the administrator, too.
+        programs::run(Command::new("chgrp").arg(SQUID).arg(&privileged)).succeeded();
+        Samba { winbindd, home }
+    }
+
+    /// squid's lines for NTLM.
+    pub fn ntlm(&self) -> [String; 2] {
+        let configuration = self.home.path().join("smb.conf");
+        let program = format!("/usr/bin/ntlm_auth --configfile={} --helper-protocol=squid-2.5-ntlmssp", configuration.display());
+        [format!("auth_param ntlm program {program}"), "auth_param ntlm children 4 startup=1 idle=1".to_owned()]
+    }
+
+    /// What squid has to be started within, so that its helper finds this `winbindd`.
+    pub fn within(&self) -> Vec<String> {
+        let ours = self.home.path().join("winbindd");
+        let script = format!("mkdir -p {PLACE} && mount --bind {} {PLACE} && exec \"$@\"", ours.display());
+        ["unshare", "--mount", "--", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
+    }
+}
+
+/// Everything in the folder; and no daemons that `winbindd` would start for what is not asked of it here, and that would outlive it.
+fn samba_configuration(home: &Path) -> String {
+    let home = home.display();
+    format!(
+        "[global]\nworkgroup = TESTGROUP\nnetbios name = {DOMAIN}\nserver role = standalone server\nntlm auth = ntlmv2-only\n\
+         passdb backend = tdbsam:{home}/private/passdb.tdb\nprivate dir = {home}/private\nlock directory = {home}/lock\n\
+         state directory = {home}/state\ncache directory = {home}/cache\npid directory = {home}/pid\nncalrpc dir = {home}/ncalrpc\n\
+         winbindd socket directory = {home}/winbindd\nlog file = {home}/%m.log\nlog level = 1 auth_audit:3\ndisable netbios = yes\n\
+         rpc start on demand helpers = no\n\
+         interfaces = lo\nbind interfaces only = yes\nload printers = no\nidmap config * : backend = tdb\n\
+         idmap config * : range = 100000-199999\n"
+    )
+}
