@@ -19,6 +19,7 @@
 //! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random` |
 //! | [`bench`] | the built-in measure: what each end of a measuring stream does | `tunnel`, `compress` |
 //! | [`master`], [`server`], [`client`] | the roles | the layers above, not each other |
+//! | [`doctor`] | the walk along a role's way, layer by layer | the layers above |
 //! | [`config`] | the file, as written and as meant | the names of methods in `crypto` and `compress`, how a master is named and dialled in `link::dial` |
 //! | [`telemetry`] | logs | |
 //! | [`cli`] | the commands | everything |
@@ -35,6 +36,7 @@ pub mod client;
 pub mod compress;
 pub mod config;
 pub mod crypto;
+pub mod doctor;
 pub mod frame;
 pub mod id;
 pub mod link;

@@ -13,8 +13,11 @@ pub const AT_ONCE: usize = 16;
 /// What a phase may take beyond its time: a path that is cut meanwhile is back by then, most of the time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How many phases there are.
+/// How many phases there are in all.
 const PHASES: usize = 9;
+
+/// How many of them are about one connection.
+const PHASES_OF_ONE: usize = 5;
 
 /// What is to be measured.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +94,7 @@ impl Plan {
         use Direction::{Down, Up};
         let Plan { time, connections, data } = *self;
         let Measured { throughput, round_trip, new_connections } = measured;
-        let mut steps = Steps { number: 0, time, tell };
+        let mut steps = Steps { number: 0, of: PHASES, time, tell };
         let bulk = |direction, connections| phases::throughput(tunnel, direction, connections, data, time);
         round_trip.idle = steps.run("round trip, idle", phases::idle(tunnel, data, time)).await?;
         throughput.up = steps.run("throughput up, 1 connection", bulk(Up, 1)).await?;
@@ -104,11 +107,38 @@ impl Plan {
         new_connections.at_once = steps.run("new connections at once", phases::new_connections(tunnel, AT_ONCE, time)).await?;
         Ok(())
     }
+
+    /// The same for one connection alone: round trips, and throughput both ways.
+    ///
+    /// # Errors
+    /// When a phase failed; those after it are not tried.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends what runs; `measured` has what was done.
+    pub async fn run_for_one(
+        &self,
+        tunnel: &Tunnel,
+        measured: &mut Measured,
+        tell: impl FnMut(Progress),
+    ) -> Result<(), MeasureError> {
+        use Direction::{Down, Up};
+        let Plan { time, data, .. } = *self;
+        let Measured { throughput, round_trip, .. } = measured;
+        let mut steps = Steps { number: 0, of: PHASES_OF_ONE, time, tell };
+        let bulk = |direction| phases::throughput(tunnel, direction, 1, data, time);
+        round_trip.idle = steps.run("round trip, idle", phases::idle(tunnel, data, time)).await?;
+        throughput.up = steps.run("throughput up, 1 connection", bulk(Up)).await?;
+        throughput.down = steps.run("throughput down, 1 connection", bulk(Down)).await?;
+        round_trip.beside_up = steps.run("round trip beside a transfer up", phases::loaded(tunnel, Up, data, time)).await?;
+        round_trip.beside_down = steps.run("round trip beside a transfer down", phases::loaded(tunnel, Down, data, time)).await?;
+        Ok(())
+    }
 }
 
 /// Counts the phases, and bounds each.
 struct Steps<F> {
     number: usize,
+    of: usize,
     time: Duration,
     tell: F,
 }
@@ -120,7 +150,7 @@ impl<F: FnMut(Progress)> Steps<F> {
         measure: impl Future<Output = Result<T, MeasureError>>,
     ) -> Result<Option<T>, MeasureError> {
         self.number = self.number.saturating_add(1);
-        (self.tell)(Progress { number: self.number, of: PHASES, phase });
+        (self.tell)(Progress { number: self.number, of: self.of, phase });
         let limit = self.time + phases::warm_up(self.time) + PATIENCE;
         timeout(limit, measure).await.unwrap_or(Err(MeasureError::Stalled { phase })).map(Some)
     }

@@ -2,7 +2,7 @@
 //! into the server. Listens nowhere; the service behind the port hears nothing of it.
 
 use std::{
-    io::{self, IsTerminal, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
     time::Duration,
 };
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ConfigFile,
+    progress::ProgressLine,
     roles::{client_uplink, port_parameters},
     signals::{Signals, run_until_signal},
     table, threads,
@@ -215,32 +216,6 @@ impl Report {
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     let text = if json { serde_json::to_string(report)? + "\n" } else { table::table(report) };
     Ok(io::stdout().write_all(text.as_bytes())?)
-}
-
-/// A line on standard error that is written over, if a person looks at it.
-#[derive(Clone, Copy)]
-struct ProgressLine {
-    is_seen: bool,
-}
-
-impl ProgressLine {
-    /// Back to the line's start, and the rest of it is cleared.
-    const START: &str = "\r\x1b[K";
-
-    fn new() -> Self {
-        ProgressLine { is_seen: io::stderr().is_terminal() }
-    }
-
-    fn show(self, text: &str) {
-        if self.is_seen {
-            // When nobody reads it, nobody misses it.
-            let _ = write!(io::stderr(), "{}{text}", Self::START);
-        }
-    }
-
-    fn clear(self) {
-        self.show("");
-    }
 }
 
 #[cfg(test)]

@@ -5,17 +5,20 @@
 //! | `report [--config FILE]` | `run`, with `roles` (from a configuration to a running role) and `signals` |
 //! | `report bench` | `bench`, with `table` (what it prints for people) |
 //! | `report check` | `check` |
+//! | `report doctor` | `doctor` |
 //! | `report keygen` | `keygen` |
 //! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
 //!
-//! Exit codes: 0 done, 1 failed with a line that says why, 2 wrong arguments, 130 and 143 ended at once by a second signal (`report bench`: by
-//! the first one).
+//! Exit codes: 0 done, 1 failed with a line that says why, 2 wrong arguments, 130 and 143 ended at once by a second signal (`report bench` and
+//! `report doctor`: by the first one).
 
 mod bench;
 mod check;
 mod configurations;
+mod doctor;
 mod keygen;
 mod page;
+mod progress;
 mod quickstart;
 mod roles;
 mod run;
@@ -53,6 +56,8 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Says what a configuration means, or what is wrong with it, without running it
     Check(ConfigFile),
+    /// Walks the way of a configuration, step by step, and says what holds, what fails, and what to do; disturbs nobody
+    Doctor(doctor::DoctorArguments),
     /// Prints a new key that nobody can guess
     Keygen,
     /// Runs a master, a server and a client on this machine, in front of a small web page or of any TCP service
@@ -73,6 +78,7 @@ pub fn main() -> ExitCode {
         None => run::run(&arguments.file.config),
         Some(Command::Bench(arguments)) => bench::bench(&arguments),
         Some(Command::Check(file)) => check::check(&file.config),
+        Some(Command::Doctor(arguments)) => doctor::doctor(&arguments),
         Some(Command::Keygen) => keygen::keygen(),
         Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
     };

@@ -128,7 +128,7 @@ fn fallback(config: &FallbackConfig) -> Fallback {
     }
 }
 
-async fn resolve(address: &HostPort) -> anyhow::Result<Vec<SocketAddr>> {
+pub(super) async fn resolve(address: &HostPort) -> anyhow::Result<Vec<SocketAddr>> {
     let addresses: Vec<_> = tokio::net::lookup_host((address.host.as_str(), address.port))
         .await
         .with_context(|| format!("`listen_at`: the host of \"{address}\" does not resolve; write an IP address of this machine"))?

@@ -72,11 +72,18 @@ pub struct Claims {
     /// Whether the role moves here from its link before, which goes on until the role closes it (PROTOCOL 5.2).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub moves: bool,
+    /// For so many seconds the master is asked to say nothing by itself: the role finds out for how long the path lets a link be silent (PROTOCOL 6.7).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub quiet_seconds: u32,
     /// Drawn for this link.
     pub nonce: Nonce,
     /// Free text for the log, like `report/0.1.0`.
     #[serde(default)]
     pub agent: String,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What the master grants in WELCOME (PROTOCOL 4.4).
@@ -134,5 +141,30 @@ impl FromStr for Nonce {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Nonce::deserialize(serde::de::value::StrDeserializer::new(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_claim_to_be_left_in_silence_is_there_only_when_it_is_made() {
+        let claims = Claims {
+            version: 1,
+            role: Role::Client,
+            instance: Id([1; 16]),
+            epoch: 7,
+            moves: false,
+            quiet_seconds: 0,
+            nonce: Nonce([2; 32]),
+            agent: "vector/1".to_owned(),
+        };
+        let usual = claims.encode();
+        assert!(!String::from_utf8_lossy(&usual).contains("quiet"), "as every version before wrote it");
+        assert_eq!(Claims::decode(&usual), Ok(claims.clone()));
+        let quiet = Claims { quiet_seconds: 316, ..claims };
+        assert!(String::from_utf8_lossy(&quiet.encode()).contains("\"quiet_seconds\":316"));
+        assert_eq!(Claims::decode(&quiet.encode()), Ok(quiet));
     }
 }

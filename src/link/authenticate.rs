@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::websocket::{MessageSocket, SocketError};
+use super::{
+    Reason,
+    websocket::{MessageSocket, SocketError},
+};
 use crate::{
     crypto::{Challenge, ChallengeError, LinkKey},
     frame::{self, Claims, Code, Frame, FrameError, Nonce, Notice, PROOF, Role, Terms},
@@ -69,13 +72,13 @@ pub enum JoinError {
     )]
     Throttled(Notice),
     /// A newer link of this process is there already.
-    #[error("authentication: a newer link of this instance is up ({0})")]
+    #[error("authentication: a newer link of this instance is up ({0}); nothing is to be done, it carries the traffic")]
     Superseded(Notice),
     /// A limit of the master.
     #[error("authentication: a limit of the master is reached ({0}); raise it there")]
     Limit(Notice),
     /// The master refuses us for another reason.
-    #[error("authentication: the master refused the link ({0})")]
+    #[error("authentication: the master refused the link ({0}); its log says why")]
     Refused(Notice),
     /// The master said nothing for [`AUTHENTICATION_TIMEOUT`].
     #[error("authentication: no {awaited} from the master within {} s; is something else listening there?", .after.as_secs_f32())]
@@ -86,20 +89,41 @@ pub enum JoinError {
         after: Duration,
     },
     /// The master closed the WebSocket instead of answering.
-    #[error("authentication: the master closed the link before its {awaited}")]
+    #[error(
+        "authentication: the master closed the link before its {awaited}; its log says why, or something in between cuts WebSockets: try \
+         wss:// in `master`, or another port"
+    )]
     Closed {
         /// The message that did not come.
         awaited: &'static str,
     },
     /// The master sent something that is malformed or out of state.
-    #[error("authentication: the master broke the protocol: {0}")]
+    #[error(
+        "authentication: the master broke the protocol: {0}; something in between changes what passes, or one end is too old: try \
+         wss:// in `master`, and the same version at both ends"
+    )]
     Protocol(String),
     /// The connection failed.
-    #[error("authentication: {0}")]
+    #[error("authentication: {0}; {remedy}", remedy = remedy(.0))]
     Socket(#[from] SocketError),
 }
 
+/// What can be done about a socket that fails right behind its upgrade.
+fn remedy(error: &SocketError) -> &'static str {
+    if error.is_violation() {
+        "what answered 101 is no WebSocket, or something in between changes what passes: try wss:// in `master`, and look at what listens there"
+    } else {
+        "something in between cuts WebSockets right behind their upgrade: try wss:// in `master`, another port or another network"
+    }
+}
+
 impl JoinError {
+    /// What was seen and what can be done.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        Reason::of_sentence(&self.to_string(), "the master's log says more")
+    }
+
     /// Whether trying again can help without anybody changing something. A role tries again all the same, with its longest wait, since the
     /// other end may be the one that changes.
     #[must_use]
@@ -142,6 +166,23 @@ pub async fn join(
     introduction: &Introduction,
     first: &[Frame],
 ) -> Result<Terms, JoinError> {
+    join_quietly(socket, key, introduction, first, 0).await
+}
+
+/// The same, and asks the master to say nothing by itself for so many seconds (PROTOCOL 6.7). One that does not know that says PING as ever.
+///
+/// # Errors
+/// As [`join`].
+///
+/// # Cancel safety
+/// Not safe: the socket is in the middle of the authentication then.
+pub async fn join_quietly(
+    socket: &mut MessageSocket,
+    key: &LinkKey,
+    introduction: &Introduction,
+    first: &[Frame],
+    quiet_seconds: u32,
+) -> Result<Terms, JoinError> {
     let challenge = Challenge::parse(&answer(socket, "challenge").await?).map_err(|error| match error {
         ChallengeError::NotAMaster => JoinError::NotAMaster,
         ChallengeError::Version(theirs) => JoinError::Version { theirs },
@@ -153,6 +194,7 @@ pub async fn join(
         instance: introduction.instance,
         epoch: introduction.epoch,
         moves: introduction.moves,
+        quiet_seconds,
         nonce,
         agent: introduction.agent.clone(),
     }

@@ -40,7 +40,22 @@ impl Default for Timing {
     }
 }
 
+/// For no longer does a master stay silent because a role asks it to: twice the longest idle limit that is worth knowing (PROTOCOL 12, `QUIET_MAX`).
+const QUIET_MAX: Duration = Duration::from_secs(600);
+
 impl Timing {
+    /// What a master does when a role asks it to say nothing by itself for so many seconds: nothing, and it waits as much longer for the role.
+    #[must_use]
+    pub fn quiet(self, seconds: u32) -> Self {
+        let silence = Duration::from_secs(u64::from(seconds)).min(QUIET_MAX);
+        Timing {
+            interval: self.interval.max(silence),
+            timeout: self.timeout.saturating_add(silence),
+            answer_delay: self.answer_delay.max(silence),
+            ..self
+        }
+    }
+
     /// What a role does when the master asks for a heartbeat each `seconds`: never less often than it would by itself.
     #[must_use]
     pub fn asked(self, seconds: u32) -> Self {
@@ -265,6 +280,19 @@ mod tests {
         heartbeat.sent(start + 40 * SECOND, Said::Pong);
         assert_eq!(heartbeat.due(start + 44 * SECOND), Beat::Wait(start + 45 * SECOND));
         assert_eq!(heartbeat.due(start + 45 * SECOND), Beat::Silent);
+    }
+
+    #[test]
+    fn a_master_that_is_asked_for_silence_keeps_it_and_not_for_ever() {
+        assert_eq!(TIMING.quiet(0), TIMING);
+        let quiet = TIMING.quiet(300);
+        assert_eq!((quiet.interval, quiet.timeout), (300 * SECOND, 345 * SECOND));
+        assert_eq!(quiet.answer_timeout, TIMING.answer_timeout, "what is sent is answered as ever");
+        assert_eq!(TIMING.quiet(u32::MAX).interval, QUIET_MAX);
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::new(quiet, start);
+        heartbeat.received(start, true);
+        assert_eq!(heartbeat.due(start + 299 * SECOND), Beat::Wait(start + 300 * SECOND), "not even to say that it has heard");
     }
 
     #[test]

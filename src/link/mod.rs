@@ -21,6 +21,7 @@ pub mod memory;
 mod outbox;
 pub mod proxy;
 pub mod proxy_protocol;
+mod reason;
 pub mod session;
 pub mod tcp;
 pub mod tls;
@@ -30,5 +31,6 @@ pub mod websocket;
 
 pub use channel::{Lane, Outbox, Transmit};
 pub use heartbeat::Timing;
+pub use reason::Reason;
 pub use session::{Ended, Handler, Link, LinkEnd};
 pub use websocket::{MessageSocket, SocketError};

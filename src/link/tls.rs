@@ -1,6 +1,8 @@
 //! TLS below a link: whom a role trusts, and the master's certificate, which is picked up again when its file changes.
 
+mod certificate;
 mod client;
+mod inspection;
 
 use std::{
     fmt, fs, io,
@@ -19,7 +21,11 @@ use rustls::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
-pub use self::client::{PinMismatch, TlsParameters, client_config};
+pub use self::{
+    certificate::{Certificate, moment, now},
+    client::{PinMismatch, TlsParameters, client_config, witnessed},
+    inspection::inspector,
+};
 
 /// How often the files of a certificate are looked at, at most: an operator who replaces one notices no delay, and a busy master no cost.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,7 +1,10 @@
 //! The request that turns a connection into a WebSocket, as the role that dials makes it (RFC 6455, 4.1), with an eye for what else may be
 //! listening there.
 
-use std::io;
+mod middlebox;
+mod refusal;
+
+use std::{io, time::SystemTime};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
@@ -12,7 +15,8 @@ use tokio_tungstenite::tungstenite::handshake::{
     machine::TryParse,
 };
 
-use super::websocket::ByteStream;
+pub use self::refusal::Refusal;
+use super::{Reason, websocket::ByteStream};
 
 /// The largest answer that is read, head and beginning of the body, in bytes: more than any server's headers.
 const MAX_ANSWER: usize = 16 * 1024;
@@ -22,76 +26,95 @@ const EVIDENCE: usize = 120;
 
 /// Why the connection did not become a WebSocket.
 #[derive(Debug, thiserror::Error)]
+#[error("{}", self.reason())]
 pub enum UpgradeError {
     /// An HTTP server answered, but not with 101.
-    #[error("{}", .0.describe())]
     Refused(Box<Refusal>),
     /// What answered does not speak HTTP/1.1.
-    #[error("what listens there does not speak HTTP/1.1 (it said: {0:?}); check the host and port in `master`")]
     NotHttp(String),
     /// It answered 101, but did not agree to a WebSocket.
-    #[error("the answer 101 does not agree to a WebSocket: {0}; a proxy in between may not support them")]
-    NotAgreed(&'static str),
+    NotAgreed {
+        /// What is wrong with the answer.
+        problems: Vec<&'static str>,
+        /// What answered, as far as that is known.
+        middlebox: Option<&'static str>,
+    },
     /// The connection was closed before an answer had come.
-    #[error("the connection was closed without an answer; does what listens there speak HTTP, and without TLS?")]
     Closed,
     /// The connection failed.
-    #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
 }
 
-/// An HTTP answer other than 101.
-#[derive(Debug)]
-pub struct Refusal {
-    /// Of the answer.
-    pub status: StatusCode,
-    /// What the server calls itself.
-    pub server: Option<String>,
-    /// Where it wants the request to go instead.
-    pub location: Option<String>,
-    /// The first line of text in the body.
-    pub body: String,
-}
-
-impl Refusal {
-    fn describe(&self) -> String {
-        let mut text = format!("no WebSocket there: HTTP status {}", self.status);
-        if let Some(server) = &self.server {
-            text.push_str(&format!(" from {server:?}"));
-        }
-        if !self.body.is_empty() {
-            text.push_str(&format!(", it says {:?}", self.body));
-        }
-        text.push_str("; ");
-        text.push_str(&self.remedy());
-        text
-    }
-
-    fn remedy(&self) -> String {
-        match (&self.location, self.status.as_u16()) {
-            (Some(location), 300..=399) => {
-                let shown = location.replacen("http", "ws", 1);
-                format!("it redirects to {location:?}: if that is the master, write {shown:?} in `master`")
-            }
-            (_, 400 | 497) if self.body.to_ascii_lowercase().contains("https") => {
-                "the port expects TLS: write wss:// in `master`".to_owned()
-            }
-            (_, 502..=504) => "a proxy answers, but the master behind it does not: is it running?".to_owned(),
-            (_, 401 | 403 | 407) => "a proxy or firewall in front of the master refuses the request".to_owned(),
-            (_, 400 | 426) => "a proxy in front of the master may not pass Upgrade and Connection on".to_owned(),
-            _ => "the master may be at another path or port, or this is some other web server: check `master`".to_owned(),
+impl UpgradeError {
+    /// What is told of it.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            UpgradeError::Refused(refusal) => refusal.reason(),
+            UpgradeError::NotHttp(said) => Reason::new(
+                format!("what listens there does not speak HTTP/1.1 (it said: {said:?})"),
+                "another program listens there, or that port expects TLS",
+                "check the host and port in `master`, and whether it is to begin with wss://",
+            ),
+            UpgradeError::NotAgreed { problems, middlebox } => Reason::new(
+                format!("the answer 101 does not agree to a WebSocket: {}", problems.join(", ")),
+                match middlebox {
+                    Some(name) => format!("{name} has changed the answer: it may not support WebSockets"),
+                    None => "a proxy in between has changed the answer: it may not support WebSockets".to_owned(),
+                },
+                "let it pass Upgrade, Connection and Sec-WebSocket-Accept on; or go around it: wss:// in `master`, or `proxy`",
+            ),
+            UpgradeError::Closed => Reason::new(
+                "the connection was closed without an answer",
+                "that port expects TLS or is another program's, or something in between ends what it does not know",
+                "does what listens there speak HTTP, and without TLS? write wss:// in `master` where it does not",
+            ),
+            UpgradeError::Io(error) => Reason::new(
+                format!("the connection failed before an answer had come: {error}"),
+                "something in between cuts WebSockets, or what listens there refuses them",
+                "write wss:// in `master`, where nobody in between can read the request; or try another port or network",
+            ),
         }
     }
 }
 
-/// Asks for the upgrade at `path` of `host`, with more headers, and returns what came behind the answer already: it belongs to the WebSocket.
+/// What an answer says beside its status.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// The headers that tell who answered.
+    pub telling: Vec<(&'static str, String)>,
+    /// What answered, as far as that is known.
+    pub middlebox: Option<&'static str>,
+    /// The time there.
+    pub date: Option<SystemTime>,
+}
+
+impl Answered {
+    fn read(headers: &HeaderMap) -> Self {
+        let date = headers.get(header::DATE).and_then(|date| date.to_str().ok()?.parse::<httpdate::HttpDate>().ok());
+        Answered {
+            telling: middlebox::telling(headers, evidence),
+            middlebox: middlebox::middlebox(headers, &[]),
+            date: date.map(SystemTime::from),
+        }
+    }
+}
+
+/// Asks for the upgrade at `path` of `host`, with more headers, and returns what came behind the answer already: it belongs to the WebSocket. Tells what
+/// the answer says, whatever it is.
 ///
 /// # Errors
 /// When the peer does not agree.
 ///
 /// # Cancel safety
 /// Not safe: part of the answer may have been read then.
-pub async fn upgrade(stream: &mut impl ByteStream, path: &str, host: &str, headers: &HeaderMap) -> Result<Bytes, UpgradeError> {
+pub async fn upgrade(
+    stream: &mut impl ByteStream,
+    path: &str,
+    host: &str,
+    headers: &HeaderMap,
+    tell: impl FnOnce(Answered),
+) -> Result<Bytes, UpgradeError> {
     let key = generate_key();
     stream.write_all(&request(path, host, headers, &key)).await?;
     stream.flush().await?;
@@ -113,11 +136,16 @@ pub async fn upgrade(stream: &mut impl ByteStream, path: &str, host: &str, heade
             Err(error) => return Err(error.into()),
         }
     };
+    tell(Answered::read(response.headers()));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return agreed(response.headers(), &key).map(|()| answer.freeze()).map_err(UpgradeError::NotAgreed);
+        let problems = disagreements(response.headers(), &key);
+        if problems.is_empty() {
+            return Ok(answer.freeze());
+        }
+        return Err(UpgradeError::NotAgreed { problems, middlebox: middlebox::middlebox(response.headers(), &[]) });
     }
     let body = body(stream, answer).await;
-    Err(UpgradeError::Refused(Box::new(refusal(&response, &body))))
+    Err(UpgradeError::Refused(Box::new(Refusal::new(response.status(), response.headers(), &body, host))))
 }
 
 fn request(path: &str, host: &str, headers: &HeaderMap, key: &str) -> Vec<u8> {
@@ -136,7 +164,8 @@ fn request(path: &str, host: &str, headers: &HeaderMap, key: &str) -> Vec<u8> {
     request
 }
 
-fn agreed(headers: &HeaderMap, key: &str) -> Result<(), &'static str> {
+/// What of an answer 101 is not as RFC 6455 wants it: what was lost on the way, most of the time.
+fn disagreements(headers: &HeaderMap, key: &str) -> Vec<&'static str> {
     let has = |name: header::HeaderName, token: &str| {
         let values = headers.get_all(name);
         values
@@ -144,22 +173,19 @@ fn agreed(headers: &HeaderMap, key: &str) -> Result<(), &'static str> {
             .filter_map(|value| value.to_str().ok())
             .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
     };
-    if !has(header::UPGRADE, "websocket") {
-        return Err("it has no `Upgrade: websocket`");
-    }
-    if !has(header::CONNECTION, "upgrade") {
-        return Err("it has no `Connection: Upgrade`");
-    }
-    if headers
-        .get(header::SEC_WEBSOCKET_ACCEPT)
-        .is_none_or(|accept| accept.as_bytes() != derive_accept_key(key.as_bytes()).as_bytes())
-    {
-        return Err("its `Sec-WebSocket-Accept` does not fit the request");
-    }
-    if headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) || headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
-        return Err("it names an extension or a subprotocol that nobody asked for");
-    }
-    Ok(())
+    let accept = headers.get(header::SEC_WEBSOCKET_ACCEPT);
+    let fits = |accept: &http::HeaderValue| accept.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes();
+    let extras = headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) || headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+    [
+        (!has(header::UPGRADE, "websocket"), "it has no `Upgrade: websocket`"),
+        (!has(header::CONNECTION, "upgrade"), "it has no `Connection: Upgrade`"),
+        (accept.is_none(), "it has no `Sec-WebSocket-Accept`"),
+        (accept.is_some_and(|accept| !fits(accept)), "its `Sec-WebSocket-Accept` does not fit the request"),
+        (extras, "it names an extension or a subprotocol that nobody asked for"),
+    ]
+    .into_iter()
+    .filter_map(|(is_so, problem)| is_so.then_some(problem))
+    .collect()
 }
 
 /// The beginning of the body: what has come, and what comes until there is a line of text. The caller's deadline covers it.
@@ -172,13 +198,6 @@ async fn body(stream: &mut impl ByteStream, mut body: BytesMut) -> BytesMut {
         }
     }
     body
-}
-
-fn refusal(response: &Response, body: &[u8]) -> Refusal {
-    let text = |name: header::HeaderName| {
-        response.headers().get(name).map(|value| evidence(value.as_bytes())).filter(|text| !text.is_empty())
-    };
-    Refusal { status: response.status(), server: text(header::SERVER), location: text(header::LOCATION), body: evidence(body) }
 }
 
 /// The first line of text in what came, without HTML tags and control characters.

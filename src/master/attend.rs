@@ -53,9 +53,9 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
         return;
     }
     info!(instance = %hello.claims.instance, epoch = hello.claims.epoch, moves = hello.claims.moves, agent = %agent(&hello), "link up");
-    let role = hello.claims.role;
+    let (role, heartbeat) = (hello.claims.role, shared.heartbeat.quiet(hello.claims.quiet_seconds));
     drop(hello);
-    let link = Link::new(socket, Arc::clone(&line.outbox), shared.heartbeat);
+    let link = Link::new(socket, Arc::clone(&line.outbox), heartbeat);
     let mut attendant = Attendant { switch: Arc::clone(&shared.switch), line: Arc::clone(&line), role };
     let since = Instant::now();
     // In a box of its own, so that the future of a link at rest holds nothing of what came before it.

@@ -2,8 +2,10 @@
 
 mod bad_configuration;
 mod bad_peers;
+mod bad_ways;
 mod bench;
 mod blindness;
+mod doctor;
 mod ends;
 mod fronts;
 mod harness;

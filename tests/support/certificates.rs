@@ -26,9 +26,14 @@ pub struct Leaf {
 impl Authority {
     /// A new authority, its certificate at [`Authority::path`].
     pub fn new(folder: &Path) -> Authority {
+        Authority::named(folder, "rePort test authority")
+    }
+
+    /// The same under a name of its own.
+    pub fn named(folder: &Path, name: &str) -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters without names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "rePort test authority");
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let issuer =
             CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a self-signed certificate");
         let authority = Authority { folder: folder.to_owned(), issuer };
@@ -43,12 +48,29 @@ impl Authority {
 
     /// A certificate for loopback in `NAME.pem` and `NAME.key`; written over what is there.
     pub fn leaf(&self, name: &str) -> Leaf {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(NAMES.map(str::to_owned)).expect("parameters for loopback");
-        let certificate = params.signed_by(&key, &self.issuer).expect("a signed certificate");
-        let leaf = Leaf { cert: self.folder.join(format!("{name}.pem")), key: self.folder.join(format!("{name}.key")) };
-        fs::write(&leaf.cert, certificate.pem()).expect("the certificate is written");
-        fs::write(&leaf.key, key.serialize_pem()).expect("the key is written");
-        leaf
+        self.leaf_with(name, |_| ())
     }
+
+    /// The same, changed.
+    pub fn leaf_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(NAMES.map(str::to_owned)).expect("parameters for loopback");
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).expect("a signed certificate");
+        write(&self.folder, name, &certificate.pem(), &key)
+    }
+}
+
+/// A certificate for loopback that nobody signed but itself.
+pub fn self_signed(folder: &Path, name: &str) -> Leaf {
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(NAMES.map(str::to_owned)).expect("parameters for loopback");
+    write(folder, name, &params.self_signed(&key).expect("a self-signed certificate").pem(), &key)
+}
+
+fn write(folder: &Path, name: &str, certificate: &str, key: &KeyPair) -> Leaf {
+    let leaf = Leaf { cert: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
+    fs::write(&leaf.cert, certificate).expect("the certificate is written");
+    fs::write(&leaf.key, key.serialize_pem()).expect("the key is written");
+    leaf
 }

@@ -148,7 +148,8 @@ impl Peer {
     pub fn hello(&mut self, role: Role, key: &LinkKey, instance: Id, epoch: u64) -> Challenge {
         let challenge = Challenge::parse(&self.message().expect("a challenge")).expect("a challenge of our version");
         let nonce = Nonce(random());
-        let claims = Claims { version: 1, role, instance, epoch, moves: false, nonce, agent: "test".to_owned() };
+        let claims =
+            Claims { version: 1, role, instance, epoch, moves: false, quiet_seconds: 0, nonce, agent: "test".to_owned() };
         let claims = Bytes::from(serde_json::to_vec(&claims).expect("JSON of the claims"));
         self.send(&Frame::Hello { proof: key.prove_hello(&challenge, &claims), claims });
         challenge

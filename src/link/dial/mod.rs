@@ -7,33 +7,47 @@
 //! ```
 
 mod error;
+mod first_bytes;
+mod overheard;
 mod reach;
 mod request;
 mod stage;
+mod survey;
+mod tls_problem;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
 use http::HeaderMap;
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, ProtocolVersion,
+    pki_types::{CertificateDer, ServerName},
+};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
-use tracing::debug;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use self::{error::tls_problem, reach::Reach, stage::Stage};
 pub use self::{
-    error::{DialError, Peer, TlsProblem},
+    error::{DialError, Peer},
     reach::Bind,
     request::{HeaderError, RequestParameters, header_of},
-    stage::Layer,
+    stage::{Layer, Passage, Sight, TlsSession},
+    survey::{ChosenProxy, Survey},
+    tls_problem::TlsProblem,
+};
+use self::{
+    first_bytes::Remembering,
+    overheard::{Overheard, Scheme},
+    reach::Reach,
+    stage::Stage,
+    tls_problem::tls_problem,
 };
 use super::{
     address::with_port,
-    proxy::{self, Connects, ProxyError, ProxyKind, Target, environment},
-    tls::{self, TlsError},
-    upgrade,
+    proxy::{self, Connects, ProxyError, ProxyKind, Target},
+    tls::{self, Certificate, TlsError},
+    upgrade::{self, UpgradeError},
     websocket::{ByteStream, End, MessageSocket},
 };
 pub use super::{
@@ -131,32 +145,28 @@ impl Dialer {
     /// # Cancel safety
     /// Dropping the future drops what was connected so far.
     pub async fn dial(&self) -> Result<MessageSocket, DialError> {
-        let stage = Stage::new();
-        let proxy = self.proxy()?;
+        self.dial_at(&Stage::new(false)).await
+    }
+
+    /// The same, and what was passed on the way, up to the end or the failure.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops what was connected so far.
+    pub async fn dial_watched(&self) -> (Result<MessageSocket, DialError>, Vec<Passage>) {
+        let stage = Stage::new(true);
+        let dialled = self.dial_at(&stage).await;
+        (dialled, stage.finish())
+    }
+
+    async fn dial_at(&self, stage: &Stage) -> Result<MessageSocket, DialError> {
+        let proxy = self.chosen_proxy()?.map(|chosen| chosen.address);
         let deadline = Instant::now() + self.parameters.deadline;
-        timeout_at(deadline, self.walk(proxy.as_ref(), &stage)).await.unwrap_or_else(|_| {
+        timeout_at(deadline, self.walk(proxy.as_ref(), stage)).await.unwrap_or_else(|_| {
             let (peer, layer) = stage.get();
             let at_proxy = proxy.as_ref().filter(|_| peer == Peer::Proxy);
             let whom = at_proxy.map_or_else(|| self.address.to_string(), ToString::to_string);
             Err(DialError::Deadline { layer, peer, whom, after: self.parameters.deadline })
         })
-    }
-
-    /// The proxy that the next dial goes through.
-    fn proxy(&self) -> Result<Option<ProxyAddress>, DialError> {
-        match &self.parameters.proxy {
-            ProxyChoice::Direct => Ok(None),
-            ProxyChoice::Fixed(proxy) => Ok(Some(ProxyAddress::clone(proxy))),
-            ProxyChoice::Environment => {
-                let variable = |name: &str| std::env::var(name).ok();
-                let (host, port) = self.goal();
-                let found = environment::proxy_for(&variable, self.address.is_secure(), host, port)?;
-                Ok(found.map(|(proxy, name)| {
-                    debug!(%proxy, "the environment variable {name} names the proxy");
-                    proxy
-                }))
-            }
-        }
     }
 
     /// Where the connection is to lead.
@@ -183,7 +193,11 @@ impl Dialer {
         let target = match proxy.kind {
             ProxyKind::Http | ProxyKind::Https => {
                 let target = with_port(host, port);
-                let way = proxy::connect(&ToProxy { dialer: self, proxy, stage }, proxy, &target).await;
+                let to_proxy = ToProxy { dialer: self, proxy, stage, scheme: Scheme::default() };
+                let way = proxy::connect(&to_proxy, proxy, &target).await;
+                if let Some(scheme) = to_proxy.scheme.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    stage.note(|| Sight::Scheme(scheme));
+                }
                 return way.map_err(|failure| match failure {
                     Failure::Before(error) => error,
                     Failure::At(source) => of_proxy(source),
@@ -207,11 +221,9 @@ impl Dialer {
             stage.set(Peer::Proxy, Layer::Proxy);
             return Ok(Box::new(stream));
         }
-        stage.set(Peer::Proxy, Layer::Tls);
-        let handshake = TlsConnector::from(self.proxy_tls()?).connect(server_name(&proxy.host)?, stream).await;
+        let stream = handshake(self.proxy_tls()?, server_name(&proxy.host)?, stream, Peer::Proxy, stage).await?;
         stage.set(Peer::Proxy, Layer::Proxy);
-        let failed = |error| DialError::Tls { peer: Peer::Proxy, host: proxy.host.clone(), problem: tls_problem(&error) };
-        Ok(Box::new(handshake.map_err(failed)?))
+        Ok(Box::new(stream))
     }
 
     /// For proxies that speak TLS, which may only be known when one is dialled: its authorities are read once.
@@ -225,21 +237,60 @@ impl Dialer {
 
     async fn secure(&self, stream: impl ByteStream, headers: HeaderMap, stage: &Stage) -> Result<MessageSocket, DialError> {
         let Some((name, config)) = &self.tls else { return self.upgrade(stream, headers, stage).await };
-        stage.set(Peer::Master, Layer::Tls);
-        let handshake = TlsConnector::from(config.clone()).connect(name.clone(), stream).await;
-        let failed =
-            |error| DialError::Tls { peer: Peer::Master, host: name.to_str().into_owned(), problem: tls_problem(&error) };
-        self.upgrade(handshake.map_err(failed)?, headers, stage).await
+        let stream = handshake(config.clone(), name.clone(), stream, Peer::Master, stage).await?;
+        self.upgrade(stream, headers, stage).await
     }
 
     async fn upgrade(&self, mut stream: impl ByteStream, headers: HeaderMap, stage: &Stage) -> Result<MessageSocket, DialError> {
         stage.set(Peer::Master, Layer::Http);
         let host = self.parameters.request.host.clone().unwrap_or_else(|| self.address.authority());
-        match upgrade::upgrade(&mut stream, self.address.path(), &host, &headers).await {
+        let tell = |answered| stage.note(|| Sight::Answered(answered));
+        match upgrade::upgrade(&mut stream, self.address.path(), &host, &headers, tell).await {
             Ok(read) => Ok(MessageSocket::new(stream, read, End::Dialled)),
+            // With TLS 1.3 a peer that wants another certificate of us says so only now.
+            Err(UpgradeError::Io(error)) if is_of_tls(&error) => {
+                let host =
+                    self.tls.as_ref().map_or_else(|| self.address.host().to_owned(), |(name, _)| name.to_str().into_owned());
+                Err(DialError::Tls { peer: Peer::Master, host, problem: tls_problem(&error, &[], None) })
+            }
             Err(source) => Err(DialError::Upgrade { address: Box::new(self.address.clone()), source }),
         }
     }
+}
+
+fn is_of_tls(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// TLS over a stream.
+async fn handshake<S: ByteStream>(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    stream: S,
+    peer: Peer,
+    stage: &Stage,
+) -> Result<TlsStream<Remembering<S>>, DialError> {
+    stage.set(peer, Layer::Tls);
+    let host = name.to_str().into_owned();
+    let (stream, first) = Remembering::new(stream);
+    let (outcome, shown) = tls::witnessed(TlsConnector::from(config).connect(name, stream)).await;
+    let agreed = outcome.as_ref().ok().map(|stream| stream.get_ref().1);
+    stage.note(|| Sight::Tls(session(agreed, &shown)));
+    outcome.map_err(|error| DialError::Tls { peer, host, problem: tls_problem(&error, &shown, Some(&first)) })
+}
+
+fn session(agreed: Option<&ClientConnection>, shown: &[CertificateDer<'_>]) -> TlsSession {
+    let known = agreed.and_then(|agreed| agreed.peer_certificates()).unwrap_or(shown);
+    let version = |version| match version {
+        ProtocolVersion::TLSv1_2 => "TLS 1.2".to_owned(),
+        ProtocolVersion::TLSv1_3 => "TLS 1.3".to_owned(),
+        other => format!("{other:?}"),
+    };
+    let agreed = agreed.and_then(|agreed| {
+        let cipher = agreed.negotiated_cipher_suite()?.suite();
+        Some((version(agreed.protocol_version()?), cipher.as_str().unwrap_or("unknown").to_owned()))
+    });
+    TlsSession { agreed, chain: known.iter().filter_map(|shown| Certificate::read(shown)).collect() }
 }
 
 /// Makes connections to the proxy.
@@ -247,13 +298,16 @@ struct ToProxy<'a> {
     dialer: &'a Dialer,
     proxy: &'a ProxyAddress,
     stage: &'a Stage,
+    /// How the proxy was told who asks; known when that is watched.
+    scheme: Scheme,
 }
 
 impl Connects for ToProxy<'_> {
     type Error = Failure;
 
     async fn connect(&self) -> Result<Box<dyn ByteStream>, Failure> {
-        self.dialer.to_http_proxy(self.proxy, self.stage).await.map_err(Failure::Before)
+        let stream = self.dialer.to_http_proxy(self.proxy, self.stage).await.map_err(Failure::Before)?;
+        if self.stage.is_watched() { Ok(Box::new(Overheard::new(stream, &self.scheme))) } else { Ok(stream) }
     }
 }
 

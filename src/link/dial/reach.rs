@@ -10,6 +10,7 @@ use socket2::SockRef;
 use tokio::{
     net::{TcpSocket, TcpStream, lookup_host},
     task::JoinSet,
+    time::Instant,
 };
 
 use super::{
@@ -41,6 +42,17 @@ impl Reach {
         let addresses = self.resolve(peer, host, port, stage).await?;
         stage.set(peer, Layer::Tcp);
         self.race(peer, addresses).await
+    }
+
+    /// What becomes of a connection to each of the addresses, all at a time: how long it took, or why there is none.
+    pub async fn survey(&self, addresses: Vec<SocketAddr>) -> Vec<(SocketAddr, io::Result<Duration>)> {
+        let attempts = addresses.into_iter().map(|address| async move {
+            let begun = Instant::now();
+            let attempt = tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref())).await;
+            let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            (address, attempt.map(|_| begun.elapsed()))
+        });
+        futures_util::future::join_all(attempts).await
     }
 
     /// The host's addresses, in the order in which they are to be tried.

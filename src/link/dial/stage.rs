@@ -1,11 +1,15 @@
-//! How far a dial has come: what an attempt that takes too long was waiting for.
+//! How far a dial has come: what an attempt that takes too long was waiting for, and, for who wants to know, what was passed on the way.
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::error::Peer;
+use crate::link::{tls::Certificate, upgrade::Answered};
 
 /// A layer of the way to a master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,20 +50,101 @@ impl Layer {
     }
 }
 
-/// Written by who dials, read by who gives up.
+/// A layer that a dial has passed, or ended in.
+#[derive(Debug, Clone)]
+pub struct Passage {
+    /// To whom.
+    pub peer: Peer,
+    /// Which.
+    pub layer: Layer,
+    /// For how long the dial was there.
+    pub took: Duration,
+    /// What was seen.
+    pub sights: Vec<Sight>,
+}
+
+/// What a dial sees on its way. No secret is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sight {
+    /// How the proxy was told who asks, in the words of HTTP.
+    Scheme(String),
+    /// TLS, also when the certificate was refused.
+    Tls(TlsSession),
+    /// The answer to the request.
+    Answered(Answered),
+}
+
+/// TLS as it was agreed or shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsSession {
+    /// Its version and cipher, unless there was no agreement.
+    pub agreed: Option<(String, String)>,
+    /// The certificates that were shown, the peer's own first; empty when they could not be read.
+    pub chain: Vec<Certificate>,
+}
+
+/// Written by who dials, read by who gives up or watches.
 #[derive(Debug)]
-pub(super) struct Stage(Mutex<(Peer, Layer)>);
+pub(super) struct Stage {
+    is_watched: bool,
+    walk: Mutex<Walk>,
+}
+
+#[derive(Debug, Default)]
+struct Walk {
+    present: Option<(Peer, Layer, Instant)>,
+    sights: Vec<Sight>,
+    passed: Vec<Passage>,
+}
+
+impl Walk {
+    fn pass(&mut self) {
+        if let Some((peer, layer, since)) = self.present.take() {
+            let sights = std::mem::take(&mut self.sights);
+            self.passed.push(Passage { peer, layer, took: since.elapsed(), sights });
+        }
+    }
+}
 
 impl Stage {
-    pub fn new() -> Self {
-        Stage(Mutex::new((Peer::Master, Layer::Name)))
+    /// Nothing was passed yet. Only when it is watched, it is noted what is.
+    pub fn new(is_watched: bool) -> Self {
+        Stage { is_watched, walk: Mutex::default() }
     }
 
+    fn walk(&self) -> MutexGuard<'_, Walk> {
+        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The dial has come to this layer.
     pub fn set(&self, peer: Peer, layer: Layer) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (peer, layer);
+        let mut walk = self.walk();
+        if !walk.present.is_some_and(|(now_peer, now_layer, _)| (now_peer, now_layer) == (peer, layer)) {
+            walk.pass();
+            walk.present = Some((peer, layer, Instant::now()));
+        }
     }
 
     pub fn get(&self) -> (Peer, Layer) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.walk().present.map_or((Peer::Master, Layer::Name), |(peer, layer, _)| (peer, layer))
+    }
+
+    /// Something was seen at this layer.
+    pub fn note(&self, sight: impl FnOnce() -> Sight) {
+        if self.is_watched {
+            let sight = sight();
+            self.walk().sights.push(sight);
+        }
+    }
+
+    pub fn is_watched(&self) -> bool {
+        self.is_watched
+    }
+
+    /// Everything that was passed, the present layer last.
+    pub fn finish(&self) -> Vec<Passage> {
+        let mut walk = self.walk();
+        walk.pass();
+        std::mem::take(&mut walk.passed)
     }
 }

@@ -264,18 +264,27 @@ async fn certificates_that_do_not_verify_are_told_apart() {
     let authority = Authority::new();
     let good = authority.sign("localhost", |_| ()).acceptor();
     let unknown = tls_failure(good.clone(), &Authority::named("another authority")).await;
-    assert!(matches!(unknown, TlsProblem::UnknownIssuer), "{unknown}");
+    assert!(
+        matches!(&unknown, TlsProblem::UnknownIssuer(Some(_))) && unknown.to_string().contains("CN=an authority"),
+        "{unknown}"
+    );
     let namesake = tls_failure(good, &Authority::new()).await;
-    assert!(matches!(namesake, TlsProblem::UnknownIssuer), "the authority was made anew under its name: {namesake}");
+    assert!(matches!(namesake, TlsProblem::UnknownIssuer(Some(_))), "the authority was made anew under its name: {namesake}");
     let wrong = authority.sign("example.com", |_| ()).acceptor();
     let problem = tls_failure(wrong, &authority).await;
-    assert!(matches!(&problem, TlsProblem::WrongName(reason) if reason.contains("example.com")), "{problem}");
+    assert!(
+        matches!(problem, TlsProblem::WrongName(Some(_))) && problem.to_string().contains("it is for \"example.com\""),
+        "{problem}"
+    );
     let expired = authority.sign("localhost", |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1)).acceptor();
-    assert!(matches!(tls_failure(expired, &authority).await, TlsProblem::Expired(_)));
+    let problem = tls_failure(expired, &authority).await;
+    let told = problem.to_string();
+    assert!(matches!(problem, TlsProblem::Expired(Some(_))) && told.contains("valid until 2001-01-01"), "{told}");
+    assert!(told.contains("this machine's time is 2"), "{told}");
     let early = authority.sign("localhost", |params| params.not_before = rcgen::date_time_ymd(4000, 1, 1)).acceptor();
-    assert!(matches!(tls_failure(early, &authority).await, TlsProblem::NotYetValid(_)));
+    assert!(matches!(tls_failure(early, &authority).await, TlsProblem::NotYetValid(Some(_))));
     let own = authority.sign("localhost", |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)).acceptor();
-    assert!(matches!(tls_failure(own, &authority).await, TlsProblem::Authority));
+    assert!(matches!(tls_failure(own, &authority).await, TlsProblem::Authority(Some(_))));
 }
 
 #[tokio::test]
@@ -289,7 +298,7 @@ async fn a_port_without_tls_is_told_apart_from_a_bad_certificate() {
     })
     .await;
     match server.dialer("wss", "localhost", Some(authority.path("ca.pem"))).dial().await {
-        Err(DialError::Tls { problem: TlsProblem::NotTls, .. }) => {}
+        Err(DialError::Tls { problem: TlsProblem::PlainHttp(said), .. }) => assert_eq!(said, "HTTP/1.1 400 Bad Request"),
         other => panic!("{other:?}"),
     }
 }

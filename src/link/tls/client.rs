@@ -1,6 +1,7 @@
 //! Whom a role trusts, what it shows of itself, and how it judges a certificate.
 
 use std::{
+    cell::RefCell,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -72,6 +73,24 @@ pub fn client_config(parameters: &TlsParameters) -> Result<Arc<ClientConfig>, Tl
     Ok(Arc::new(config))
 }
 
+tokio::task_local! {
+    /// The chain that the peer of this task's handshake shows.
+    static SHOWN: RefCell<Vec<CertificateDer<'static>>>;
+}
+
+/// Runs a handshake with a configuration of [`client_config`], and gives the chain that was shown too, its own certificate first, also when it was
+/// refused. Nothing is shown when a session is resumed.
+///
+/// # Cancel safety
+/// That of the handshake.
+pub async fn witnessed<T>(handshake: impl Future<Output = T>) -> (T, Vec<CertificateDer<'static>>) {
+    let watched = async {
+        let outcome = handshake.await;
+        (outcome, SHOWN.with(RefCell::take))
+    };
+    SHOWN.scope(RefCell::default(), watched).await
+}
+
 /// The SHA-256 of a certificate that is none of those that were pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PinMismatch([u8; 32]);
@@ -124,6 +143,11 @@ impl ServerCertVerifier for Judge {
         stapled: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        // Not there when nobody wants to know.
+        let _ = SHOWN.try_with(|shown| {
+            let chain = std::iter::once(certificate).chain(between);
+            *shown.borrow_mut() = chain.map(|certificate| certificate.clone().into_owned()).collect();
+        });
         if !self.pins.is_empty() {
             let mut found = [0; 32];
             found.copy_from_slice(digest(&SHA256, certificate).as_ref());

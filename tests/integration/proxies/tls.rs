@@ -37,5 +37,5 @@ fn a_proxy_that_speaks_no_tls_is_told_from_one_that_does() {
     let scene = Scene::new(Front::Direct);
     let squid = Squid::start(scene.folder(), Setup::default().basic());
     let url = squid.url().replace("http://", "https://");
-    refused(&scene, json!({"proxy": url}), &["proxy's TLS with `localhost`", "does not speak TLS; write http:// in `proxy`"]);
+    refused(&scene, json!({"proxy": url}), &["proxy's TLS with `localhost`", "does not speak TLS", "write http:// in `proxy`"]);
 }

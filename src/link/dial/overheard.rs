@@ -1,0 +1,86 @@
+//! A connection to a proxy, of what is written to which one word is kept: by which scheme the proxy is told who asks. What stands behind that word is a
+//! secret and is not looked at.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::link::websocket::ByteStream;
+
+/// The header, as it is looked for.
+const HEADER: &[u8] = b"\r\nproxy-authorization: ";
+
+/// The longest name of a scheme that is believed.
+const SCHEME_LENGTH: usize = 16;
+
+/// The scheme that was last used.
+pub(super) type Scheme = Arc<Mutex<Option<String>>>;
+
+/// The connection.
+pub(super) struct Overheard {
+    stream: Box<dyn ByteStream>,
+    scheme: Scheme,
+}
+
+impl Overheard {
+    pub fn new(stream: Box<dyn ByteStream>, scheme: &Scheme) -> Self {
+        Overheard { stream, scheme: Arc::clone(scheme) }
+    }
+}
+
+/// The scheme in the head of a request.
+fn scheme_in(head: &[u8]) -> Option<String> {
+    let at = head.windows(HEADER.len()).position(|window| window.eq_ignore_ascii_case(HEADER))?;
+    let value = head.get(at + HEADER.len()..)?;
+    let word: Vec<u8> = value.iter().copied().take_while(u8::is_ascii_alphabetic).take(SCHEME_LENGTH + 1).collect();
+    if value.get(word.len()) != Some(&b' ') || word.len() > SCHEME_LENGTH {
+        return None;
+    }
+    String::from_utf8(word).ok()
+}
+
+impl AsyncRead for Overheard {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Overheard {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if bytes.starts_with(b"CONNECT ")
+            && let Some(scheme) = scheme_in(bytes)
+        {
+            *self.scheme.lock().unwrap_or_else(PoisonError::into_inner) = Some(scheme);
+        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_scheme_is_kept_and_nothing_behind_it() {
+        let head = b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nProxy-Authorization: Basic YW5uOnNlc2FtZQ==\r\n\r\n";
+        assert_eq!(scheme_in(head).as_deref(), Some("Basic"));
+        for nothing in
+            [&b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..], b"\r\nProxy-Authorization: Secret\r\n", b"\r\nProxy-Authorization: "]
+        {
+            assert_eq!(scheme_in(nothing), None);
+        }
+    }
+}
