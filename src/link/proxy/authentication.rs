@@ -118,29 +118,51 @@ pub struct Authentication<'a> {
     doubt: Option<String>,
     /// The scheme in the middle of its rounds.
     tokens: Option<(Scheme, Tokens)>,
+    /// Over which connection the next request goes.
+    next: Next,
+}
+
+/// What the next request asks of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Nothing.
+    Any,
+    /// That it is the same: it says something about what was heard over that one.
+    Same,
+    /// That it is another: squid, for one, takes no other scheme over a connection that has begun with one of those that belong to connections.
+    Another,
 }
 
 impl<'a> Authentication<'a> {
     /// Nothing was asked yet.
     pub fn new(user: Option<&'a ProxyUser>, proxy_host: &'a str, target: &'a str) -> Self {
         let offers = Offers::default();
-        Authentication { user, proxy_host, target, offers, tried: Vec::new(), problems: Vec::new(), doubt: None, tokens: None }
+        Authentication {
+            user,
+            proxy_host,
+            target,
+            offers,
+            tried: Vec::new(),
+            problems: Vec::new(),
+            doubt: None,
+            tokens: None,
+            next: Next::Any,
+        }
     }
 
-    /// Whether the next request must go over the same connection.
-    #[cfg(test)]
-    fn is_in_the_middle(&self) -> bool {
-        self.tokens.is_some()
+    /// Whether the next request must go over another connection.
+    pub fn leaves_the_connection(&self) -> bool {
+        self.next == Next::Another
     }
 
-    /// The connection is gone, and the next request goes over another.
+    /// The next request goes over another connection.
     ///
     /// # Errors
     /// When that cannot be.
     pub fn interrupted(&mut self) -> Result<(), AuthenticationError> {
-        match self.tokens.take() {
-            Some((scheme, _)) => Err(AuthenticationError::Interrupted(scheme)),
-            None => Ok(()),
+        match (self.next, &self.tokens) {
+            (Next::Same, Some((scheme, _))) => Err(AuthenticationError::Interrupted(*scheme)),
+            _ => Ok(()),
         }
     }
 
@@ -156,9 +178,11 @@ impl<'a> Authentication<'a> {
             if let Some((_, token)) = self.offers.token.take().filter(|(offered, _)| *offered == scheme)
                 && let Some(value) = self.round(scheme, tokens, Some(token)).await
             {
+                self.next = Next::Same;
                 return Ok(value);
             }
         }
+        self.next = if self.tried.last().is_some_and(|last| last.has_rounds()) { Next::Another } else { Next::Any };
         for scheme in Scheme::ALL {
             let is_offered = self.offers.schemes.iter().any(|name| Scheme::named(name) == Some(scheme));
             // What was answered in time may be stale on arrival, once.
@@ -346,10 +370,11 @@ mod tests {
         let offer = asked(&["NTLM, Basic realm=\"x\""]);
         let first = authentication.answer(&offer).await.unwrap();
         assert!(first.to_str().unwrap().starts_with("NTLM TlRMTVNTUA"), "{first:?}");
-        assert!(authentication.is_in_the_middle());
+        assert!(authentication.interrupted().is_ok() && !authentication.leaves_the_connection(), "nothing was heard yet");
         // It is not content with the first message, and says nothing to it.
         let second = authentication.answer(&offer).await.unwrap();
         assert!(second.to_str().unwrap().starts_with("Basic "));
+        assert!(authentication.leaves_the_connection(), "it belongs to NTLM");
     }
 
     #[tokio::test]

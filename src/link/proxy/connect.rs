@@ -65,7 +65,7 @@ pub async fn connect<To: Connects>(to: &To, proxy: &ProxyAddress, target: &str) 
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 let (head, body) = answer.into_parts();
                 said = Some(authentication.answer(&head.headers).await.map_err(ProxyError::from)?);
-                kept = connection.go_on(body).await;
+                kept = if authentication.leaves_the_connection() { None } else { connection.go_on(body).await };
             }
             // So says tinyproxy of a wrong password.
             StatusCode::UNAUTHORIZED if is_told => return Err(ProxyError::from(authentication.given_up()).into()),

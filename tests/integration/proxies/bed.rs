@@ -45,15 +45,33 @@ impl Bed {
         Transfer::start(self.echo()).finish(what);
     }
 
-    /// A transfer in whose middle something happens to the proxy, twice.
+    /// A transfer in whose middle something happens to the proxy, twice. While it happens the transfer goes on as far as it can, but not to its end.
     #[track_caller]
     pub fn survives(&self, what: &str, mut disturb: impl FnMut()) {
-        let transfer = Transfer::slow(self.echo());
-        for share in [0.25, 0.5] {
-            transfer.wait_for(share);
+        let before = self.links();
+        let transfer = Transfer::slow(self.echo(), 0.45);
+        for (from, limit) in [(0.25, 0.85), (0.6, 1.0)] {
+            transfer.wait_for(from);
             disturb();
+            transfer.let_on(limit);
         }
         transfer.finish(what);
+        println!("{what}: {before:?} links of client and server before, {:?} after", self.links());
+    }
+
+    /// The same when it is killed and started again, and both roles have new links each time.
+    #[track_caller]
+    pub fn survives_restarts(&self, what: &str, mut kill_and_start: impl FnMut()) {
+        self.survives(what, || {
+            let before = self.links();
+            kill_and_start();
+            self.wait_for_new_links(before);
+        });
+    }
+
+    #[track_caller]
+    fn wait_for_new_links(&self, before: [usize; 2]) {
+        wait::until_true("both roles have new links", || self.links().iter().zip(before).all(|(links, before)| *links > before));
     }
 
     /// How many links the client and the server have had.
@@ -78,9 +96,7 @@ impl Bed {
         let stream = services::connect(self.echo());
         services::ping(&stream, b"before the rest").unwrap();
         let before = self.links();
-        wait::until_true("both links are cut and new ones there", || {
-            self.links().iter().zip(before).all(|(links, before)| *links > before)
-        });
+        self.wait_for_new_links(before);
         services::ping(&stream, b"after the cut").unwrap();
     }
 }

@@ -50,7 +50,7 @@ fn a_user_of_a_realm_may_be_written_as_windows_writes_it() {
     let (scene, _realm, mut squid) = realm(Front::Direct, Setup::default());
     let url = squid.url_for(&format!("{REALM}%5C{USER}"), PASSWORD_IN_URL);
     let bed = Bed::new(scene, json!({"proxy": url, "log_level": "info"}));
-    bed.survives("squid with Kerberos killed and started twice", || squid.kill_and_start());
+    bed.survives_restarts("squid with Kerberos killed and started twice", || squid.kill_and_start());
     let_in(bed, squid);
 }
 

@@ -26,7 +26,7 @@ fn an_account_of_a_domain_opens_the_way_for_both_links() {
     let url = squid.url_for(&format!("{DOMAIN}%5C{ACCOUNT}"), PASSWORD_IN_URL);
     let bed = Bed::new(scene, json!({"proxy": url, "log_level": "info"}));
     bed.carries("squid, NTLM, wss");
-    bed.survives("squid with NTLM killed and started twice", || squid.kill_and_start());
+    bed.survives_restarts("squid with NTLM killed and started twice", || squid.kill_and_start());
     println!("{}", samba.winbindd.wait_for_line(&["Auth:", &format!("[{DOMAIN}]\\[{ACCOUNT}]"), "NTLMv2", "NT_STATUS_OK"]));
     drop(bed);
     squid.stop();

@@ -43,7 +43,7 @@ impl World {
         let there = json!({"listen_at": master.to_string()});
         let mut master_role = role(&networks, Place::Outside, &scene, "master", scene.master_configuration(there), &[]);
         master_role.wait_ready(|| listens(master));
-        let server = scene.server_configuration(&[port.clone()], json!({"master": master.to_string()}));
+        let server = scene.server_configuration(std::slice::from_ref(&port), json!({"master": master.to_string()}));
         let server_role = role(&networks, Place::Outside, &scene, "server", server, &[]);
         let setup = Setup { within: networks.within(Place::Gate), address: Some(at(GATE)), ..Setup::default() };
         let squid = Squid::start(folder, setup.basic());
@@ -58,7 +58,7 @@ impl World {
     /// A client in the room.
     fn client(&self, name: &str, fields: Value, environment: &[(&str, &str)]) -> Daemon {
         let fields = with(json!({"master": self.master.to_string(), "connect_timeout": "2s"}), fields);
-        let configuration = self.scene.client_configuration(&[self.port.clone()], fields);
+        let configuration = self.scene.client_configuration(std::slice::from_ref(&self.port), fields);
         let mut client = role(&self.networks, Place::Room, &self.scene, name, configuration, environment);
         client.wait_ready(|| self.networks.is_listened_at(Place::Room, self.port.local));
         client

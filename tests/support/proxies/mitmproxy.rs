@@ -10,6 +10,16 @@ use std::{
 use super::write;
 use crate::support::{daemon::Daemon, ports};
 
+/// For the idle timeout there is no option; and of every WebSocket one line says enough, where mitmdump would print every message.
+const ADDON: &str = "\
+from mitmproxy.proxy import server
+
+server.TimeoutWatchdog.CONNECTION_TIMEOUT = IDLE_SECONDS
+
+def websocket_start(flow):
+    print('looks into', flow.request.pretty_url, flow.response.status_code, flush=True)
+";
+
 /// A running mitmdump.
 #[derive(Debug)]
 pub struct Mitmproxy {
@@ -27,11 +37,7 @@ impl Mitmproxy {
         let address = ports::free();
         let home = folder.join("mitmproxy");
         fs::create_dir_all(&home).expect("a folder for mitmproxy");
-        // There is no option for it.
-        write(
-            &home.join("idle.py"),
-            &format!("from mitmproxy.proxy import server\n\nserver.TimeoutWatchdog.CONNECTION_TIMEOUT = {idle_seconds}\n"),
-        );
+        write(&home.join("addon.py"), &ADDON.replace("IDLE_SECONDS", &idle_seconds.to_string()));
         let daemon = run(folder, &home, trusted, address);
         Mitmproxy { address, home, folder: folder.to_owned(), trusted: trusted.to_owned(), daemon }
     }
@@ -58,7 +64,7 @@ fn run(folder: &Path, home: &Path, trusted: &Path, address: SocketAddr) -> Daemo
     mitmdump.args(["--listen-host", &address.ip().to_string(), "--listen-port", &address.port().to_string()]);
     mitmdump.arg("--set").arg(format!("confdir={}", home.display()));
     mitmdump.arg("--set").arg(format!("ssl_verify_upstream_trusted_ca={}", trusted.display()));
-    mitmdump.arg("--scripts").arg(home.join("idle.py")).env("PYTHONUNBUFFERED", "1");
+    mitmdump.arg("--quiet").arg("--scripts").arg(home.join("addon.py"));
     let mut daemon = Daemon::start("mitmproxy", folder, &mut mitmdump);
     daemon.wait_ready(|| ports::is_listened_at(address));
     daemon
