@@ -20,7 +20,8 @@ const BLOCK: usize = 64 * 1024;
 /// How long a transfer takes that is to be disturbed.
 const DISTURBED: Duration = Duration::from_secs(3);
 
-/// How long half of a transfer may take at full scale, through a proxy that is a program in Python on a busy machine.
+/// How long half of a transfer may take at full scale, on a busy machine: through a program in Python, or through one that leaves Nagle's algorithm on
+/// (tinyproxy, microsocks), whose every write over loopback's segments of 64 KiB waits for an acknowledgement.
 const SLOWEST: Duration = Duration::from_secs(300);
 
 /// Bytes of a transfer each way: 256 MiB at full scale.
