@@ -111,7 +111,7 @@ fn settings(kind: Kind, place: &Place<'_>, address: SocketAddr, admin: SocketAdd
             let both = [&leaf.cert, &leaf.key].map(|file| fs::read_to_string(file).expect("the certificate's files"));
             fs::write(&pem, both.concat()).expect("both in one file");
             vec![
-                ("bind :443", format!("bind {address}")),
+                ("bind :::443 v4v6", format!("bind {address}")),
                 ("/etc/ssl/report/haproxy.pem", pem.display().to_string()),
                 ("127.0.0.1:8080", site.to_string()),
                 ("hard-stop-after 10m", "hard-stop-after 1s".to_owned()),
@@ -119,7 +119,7 @@ fn settings(kind: Kind, place: &Place<'_>, address: SocketAddr, admin: SocketAdd
             ]
         }
         Kind::HaproxyTcp => vec![
-            ("bind :443", format!("bind {address}")),
+            ("bind :::443 v4v6", format!("bind {address}")),
             ("hard-stop-after 10m", "hard-stop-after 1s".to_owned()),
             ("maxconn 20000", "maxconn 200".to_owned()),
         ],
