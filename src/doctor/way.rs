@@ -38,6 +38,9 @@ const SMALL_MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the closing of a link may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
+/// What nobody has behind a WebSocket, and many ask for.
+const STRANGERS_PATH: &str = "/robots.txt";
+
 /// The steps behind a name, in their order.
 const STEPS: [&str; 7] = ["tcp", "proxy", "tls", "upgrade", "clock", "master_key", "small_messages"];
 
@@ -93,20 +96,16 @@ impl Walk<'_, '_, '_> {
                 self.passed(passage, proxy.as_ref());
             }
         }
-        match dialled {
+        let outcome = match dialled {
             Ok(socket) => Ok((socket, connection)),
-            Err(error) => {
-                let took = passages.last().map_or_else(|| begun.elapsed(), |passage| passage.took);
-                let failed = self.failed(&error, took);
-                // Who refuses has a clock, too.
-                for sight in passages.last().into_iter().flat_map(|passage| &passage.sights) {
-                    if let Sight::Answered(answered) = sight {
-                        self.journal.enter(clock(self.master, answered));
-                    }
-                }
-                failed
-            }
+            Err(error) => self.failed(&error, passages.last().map_or_else(|| begun.elapsed(), |passage| passage.took)),
+        };
+        // Who refuses has a clock, too.
+        if let Some(answered) = answered(&passages) {
+            let step = clock(self.dialer, answered).await;
+            self.journal.enter(step);
         }
+        outcome
     }
 
     /// The name and the addresses of whom is connected to first.
@@ -164,7 +163,6 @@ impl Walk<'_, '_, '_> {
                 for sight in sights {
                     if let Sight::Answered(answered) = sight {
                         self.journal.enter(Step::ok("upgrade", self.master, *took, upgraded(answered)));
-                        self.journal.enter(clock(self.master, answered));
                     }
                 }
             }
@@ -285,13 +283,27 @@ fn upgraded(answered: &Answered) -> String {
     }
 }
 
-fn clock(master: &str, answered: &Answered) -> Step {
-    let Some(there) = answered.date else {
-        return Step::skipped("clock", master, "the answer does not say what time it is there");
+/// The answer to the request, if there was one.
+fn answered(passages: &[Passage]) -> Option<&Answered> {
+    passages.iter().flat_map(|passage| &passage.sights).find_map(|sight| match sight {
+        Sight::Answered(answered) => Some(answered),
+        _ => None,
+    })
+}
+
+/// Compares the clocks; asks once more where the answer does not say what time it is there, as a stranger does.
+async fn clock(dialer: &Dialer, said: &Answered) -> Step {
+    let (begun, master) = (Instant::now(), dialer.address().to_string());
+    let there = match said.date {
+        Some(there) => Some(there),
+        None => answered(&dialer.at(STRANGERS_PATH).dial_watched().await.1).and_then(|said| said.date),
+    };
+    let Some(there) = there else {
+        return Step::skipped("clock", master, "no answer says what time it is there");
     };
     match judge::clocks(SystemTime::now(), there) {
-        Ok(evidence) => Step::ok("clock", master, Duration::ZERO, evidence),
-        Err(reason) => Step::warning("clock", master, Duration::ZERO, reason),
+        Ok(evidence) => Step::ok("clock", master, begun.elapsed(), evidence),
+        Err(reason) => Step::warning("clock", master, begun.elapsed(), reason),
     }
 }
 

@@ -70,6 +70,11 @@ impl MasterAddress {
         &self.path
     }
 
+    /// The same place at another path, which begins with a slash.
+    pub(super) fn at(&self, path: &str) -> Self {
+        MasterAddress { path: path.to_owned(), ..self.clone() }
+    }
+
     /// What the request says in its `Host`: the port is left out where the scheme implies it.
     #[must_use]
     pub fn authority(&self) -> String {

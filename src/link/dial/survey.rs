@@ -80,6 +80,12 @@ impl Dialer {
         Ok(Survey { peer, host, port, name_took, addresses })
     }
 
+    /// A dialer that asks at another path of the same place, which begins with a slash.
+    #[must_use]
+    pub fn at(&self, path: &str) -> Self {
+        Dialer { address: self.address.at(path), ..self.clone() }
+    }
+
     /// Whether the master's own name is resolved here, and not at a proxy.
     #[must_use]
     pub fn resolves_here(&self, proxy: Option<&ChosenProxy>) -> bool {
