@@ -152,7 +152,9 @@ async fn a_name_is_resolved() {
 async fn another_web_server_is_told_by_its_status_its_name_and_its_words() {
     let page = "HTTP/1.1 404 Not Found\r\nServer: nginx/1.24.0\r\nContent-Type: text/html\r\n\r\n<html>\r\n<head><title>404 Not Found</title></head>\r\n";
     let told = Listening::answering(page).await.refusal().await;
-    for part in ["HTTP status 404 Not Found", "\"nginx/1.24.0\"", "\"404 Not Found\"", "check `master`", "ws://127.0.0.1:"] {
+    for part in
+        ["HTTP status 404 Not Found", "\"nginx/1.24.0\"", "\"404 Not Found\"", "check the path in `master`", "ws://127.0.0.1:"]
+    {
         assert!(told.contains(part), "{part} in {told}");
     }
     assert!(!told.contains('\n') && !told.contains('<'), "one line of text: {told}");
