@@ -10,6 +10,7 @@
 mod address;
 mod error;
 mod front;
+mod known;
 mod meaning;
 mod quantity;
 pub mod raw;

@@ -110,8 +110,8 @@ fn every_example_loads() {
 #[test]
 fn the_examples_page_names_every_field() {
     let page = include_str!("../../config-examples/README.md");
-    let inside = raw::MASTER.inside.iter().chain(raw::SERVER.inside).flat_map(|(_, known)| known.names);
-    for name in [raw::MASTER.names, raw::SERVER.names, raw::CLIENT.names].into_iter().flatten().chain(inside) {
+    let inside = known::MASTER.inside.iter().chain(known::SERVER.inside).flat_map(|(_, known)| known.names);
+    for name in [known::MASTER.names, known::SERVER.names, known::CLIENT.names].into_iter().flatten().chain(inside) {
         assert!(page.contains(&format!("`{name}`")), "{name} is not in config-examples/README.md");
     }
 }

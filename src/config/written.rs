@@ -7,7 +7,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     error::{Fault, FieldPath, Position, Problem, Step, nearest},
-    raw::{CLIENT, Known, MASTER, PORT, SERVER},
+    known::{CLIENT, Known, MASTER, PORT, SERVER},
     secret::SECRET_FORMS,
 };
 
