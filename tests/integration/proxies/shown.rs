@@ -99,6 +99,6 @@ fn a_pinned_certificate_is_taken_through_a_proxy_and_another_one_is_not() {
     let bed = Bed::new(scene, right);
     bed.carries("squid, a pinned certificate");
     let found = pin.replace(':', "").to_lowercase();
-    let words = ["TLS with `localhost`", &found, "none of those in `tls.pin_sha256`: somebody stands in between"];
+    let words = ["TLS with `localhost`", &found, "none of those in `tls.pin_sha256`", "stands in between"];
     refused(&bed.tunnel.scene, wrong, &words);
 }
