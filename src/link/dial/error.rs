@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{MasterAddress, stage::Layer, tls_problem::TlsProblem};
+use super::{MasterAddress, reach::NoSuchPlace, stage::Layer, tls_problem::TlsProblem};
 use crate::link::{
     Reason,
     proxy::{ProxyAddress, ProxyError, environment::EnvironmentError},
@@ -180,6 +180,11 @@ fn connect_reason(peer: Peer, attempts: &[(SocketAddr, io::Error)]) -> Reason {
     let refused = |(address, error): &(SocketAddr, io::Error)| {
         error.kind() == io::ErrorKind::ConnectionRefused && !matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified())
     };
+    let from_nowhere = |(_, error): &(SocketAddr, io::Error)| error.get_ref().is_some_and(|inner| inner.is::<NoSuchPlace>());
+    if attempts.iter().any(from_nowhere) {
+        let cause = "this machine has no such address or interface, or rePort may not use it";
+        return Reason::new(said.join(", "), cause, "correct `bind_address`");
+    }
     let (cause, remedy) = match (attempts.iter().any(refused), peer) {
         (true, Peer::Master) => ("nobody listens there", "is the master running, and is the port right?"),
         (true, Peer::Proxy) => ("nobody listens there", "is that the proxy's port in `proxy`?"),

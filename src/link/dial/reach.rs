@@ -104,11 +104,20 @@ impl Reach {
 async fn connect(address: SocketAddr, bind: Option<&Bind>) -> io::Result<TcpStream> {
     let Some(bind) = bind else { return TcpStream::connect(address).await };
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-    match bind {
-        Bind::Address(from) => socket.bind(SocketAddr::new(*from, 0))?,
-        Bind::Interface(name) => bind_to(&socket, name)?,
-    }
+    let (bound, from) = match bind {
+        Bind::Address(from) => (socket.bind(SocketAddr::new(*from, 0)), from.to_string()),
+        Bind::Interface(name) => (bind_to(&socket, name), name.clone()),
+    };
+    bound.map_err(|error| io::Error::new(error.kind(), NoSuchPlace { from, error }))?;
     socket.connect(address).await
+}
+
+/// It cannot be dialled from there.
+#[derive(Debug, thiserror::Error)]
+#[error("not from {from}: {error}")]
+pub(super) struct NoSuchPlace {
+    from: String,
+    error: io::Error,
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -224,6 +224,18 @@ async fn the_next_address_is_tried_when_one_does_not_answer() {
     assert!(stream.nodelay().unwrap());
 }
 
+#[tokio::test]
+async fn a_place_to_dial_from_that_is_not_there_is_named_with_its_field() {
+    let master = Listening::with(echo).await;
+    // 192.0.2.1 is for documentation (RFC 5737).
+    for bind in [Bind::Address([192, 0, 2, 1].into()), Bind::Interface("nosuch0".to_owned())] {
+        let url = format!("ws://{}/", master.address).parse().unwrap();
+        let parameters = DialParameters { proxy: ProxyChoice::Direct, bind: Some(bind), ..DialParameters::default() };
+        let told = Dialer::new(url, parameters).unwrap().dial().await.unwrap_err().to_string();
+        assert!(told.contains("no such address or interface") && told.ends_with("correct `bind_address`"), "{told}");
+    }
+}
+
 #[test]
 fn the_families_of_addresses_take_turns() {
     let of = |text: &str| text.parse::<SocketAddr>().unwrap();
