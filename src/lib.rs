@@ -10,13 +10,13 @@
 //!
 //! | module | what it owns | may use |
 //! |---|---|---|
-//! | [`id`], [`random`] | sixteen-byte names; the system's random numbers | |
+//! | [`id`], [`random`], [`map`] | sixteen-byte names; the system's random numbers; tables | |
 //! | [`frame`] | link frames: encode, decode, limits | `id` |
 //! | [`crypto`] | key derivation, proofs, the tunnel handshake, sealing | `id` |
 //! | [`compress`] | chunks of a stream | |
-//! | [`mux`] | streams, windows, acknowledgement | |
-//! | [`link`] | dialling, TLS, WebSocket, authentication, heartbeat, the order of sending | `frame`, `crypto`, `id`, `random` |
-//! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random` |
+//! | [`mux`] | streams, windows, acknowledgement | `map` |
+//! | [`link`] | dialling, TLS, WebSocket, authentication, heartbeat, the order of sending | `frame`, `crypto`, `id`, `random`, `map` |
+//! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random`, `map` |
 //! | [`bench`] | the built-in measure: what each end of a measuring stream does | `tunnel`, `compress` |
 //! | [`master`], [`server`], [`client`] | the roles | the layers above, not each other |
 //! | [`doctor`] | the walk along a role's way, layer by layer | the layers above |
@@ -40,6 +40,7 @@ pub mod doctor;
 pub mod frame;
 pub mod id;
 pub mod link;
+pub mod map;
 pub mod master;
 pub mod mux;
 pub mod random;

@@ -14,7 +14,7 @@
 //! No lock is held while a lane's method runs or a lane is dropped.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
@@ -23,7 +23,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::channel::{Body, Lane, Transmit};
-use crate::frame::{Code, Frame, MAX_DATA, Notice};
+use crate::{
+    frame::{Code, Frame, MAX_DATA, Notice},
+    map::Map,
+};
 
 /// Bytes that a lane may send before the next has its turn: one full message.
 const QUANTUM: i64 = 64 * 1024;
@@ -56,7 +59,7 @@ pub struct Outbox {
 
 #[derive(Default)]
 struct State {
-    lanes: HashMap<u32, Entry>,
+    lanes: Map<u32, Entry>,
     /// Lanes that had nothing until now; served first.
     fresh: VecDeque<u32>,
     /// Lanes that take turns.

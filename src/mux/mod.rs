@@ -46,7 +46,7 @@ mod varint;
 mod window;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     time::Instant,
 };
 
@@ -67,6 +67,7 @@ use self::{
     updates::Updates,
     window::TunnelWindow,
 };
+use crate::map::Map;
 
 /// The largest `details` of OPEN, in bytes: well inside one message (PROTOCOL 9.2).
 const DETAILS_MAX: usize = 4096;
@@ -146,7 +147,7 @@ pub enum Read {
 #[derive(Debug)]
 pub struct Mux {
     parameters: Parameters,
-    streams: HashMap<StreamId, Stream>,
+    streams: Map<StreamId, Stream>,
     /// How many of them the peer opened.
     peer_streams: usize,
     /// The next number to open here, the next whose OPEN will leave for the first time, and the next that the peer will open.
@@ -185,7 +186,7 @@ impl Mux {
         };
         Mux {
             parameters,
-            streams: HashMap::new(),
+            streams: Map::default(),
             peer_streams: 0,
             next_local,
             next_announced: next_local,

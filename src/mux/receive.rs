@@ -9,6 +9,7 @@ use super::{
     opening::Opening,
     stream::{End, Stream},
 };
+use crate::map::Map;
 
 /// What a keystroke, a prompt or a small answer is at most, in bytes.
 const LITTLE_AT_A_TIME: u64 = 1024;
@@ -215,7 +216,7 @@ impl Mux {
 
 /// The stream, or nothing when it is over already; a frame for one that was never opened breaks the protocol.
 fn known(
-    streams: &mut std::collections::HashMap<StreamId, Stream>,
+    streams: &mut Map<StreamId, Stream>,
     id: StreamId,
     next_local: u64,
     next_peer: u64,

@@ -2,9 +2,10 @@
 //! dropping). A stream that begins to send is *new* and is served before the *old* ones until it has used up its quantum; so a keystroke
 //! passes a bulk copy, and no stream can stay new by sending much.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::frame::StreamId;
+use crate::map::Map;
 
 /// What a stream may send in a round, in bytes: enough that the headers are small beside it, few enough that a round is short.
 pub const QUANTUM: i64 = 16 * 1024;
@@ -21,6 +22,9 @@ pub fn quantum(under_way_bytes: u64) -> i64 {
     i64::try_from(share).unwrap_or(QUANTUM_MAX).clamp(QUANTUM, QUANTUM_MAX)
 }
 
+/// An empty schedule keeps the memory for as many streams: a message that is answered makes it empty each time.
+const KEPT: usize = 64;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Queue {
     New,
@@ -32,7 +36,7 @@ enum Queue {
 pub struct Schedule {
     new: VecDeque<StreamId>,
     old: VecDeque<StreamId>,
-    deficits: HashMap<StreamId, i64>,
+    deficits: Map<StreamId, i64>,
 }
 
 impl Schedule {
@@ -80,7 +84,7 @@ impl Schedule {
             self.old.push_back(stream);
         } else {
             self.deficits.remove(&stream);
-            if self.deficits.is_empty() {
+            if self.deficits.is_empty() && self.deficits.capacity() > KEPT {
                 *self = Schedule::default();
             }
         }
@@ -104,8 +108,8 @@ mod tests {
     use super::*;
 
     /// Runs `rounds` of sending in which every stream in `bulk` always has more, and returns what each sent.
-    fn run(schedule: &mut Schedule, rounds: usize) -> HashMap<StreamId, usize> {
-        let mut sent = HashMap::new();
+    fn run(schedule: &mut Schedule, rounds: usize) -> Map<StreamId, usize> {
+        let mut sent = Map::default();
         for _ in 0..rounds {
             let (stream, room) = schedule.next(QUANTUM).unwrap();
             *sent.entry(stream).or_default() += room;

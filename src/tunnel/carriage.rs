@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use smallvec::SmallVec;
 use tracing::{info, warn};
 
 use super::{
@@ -39,7 +40,7 @@ fn reserve(out: &mut BytesMut, data: u64) {
 /// What is to be done when the state is unlocked.
 #[derive(Default)]
 pub struct Effects {
-    pub wakers: Vec<Waker>,
+    pub wakers: SmallVec<[Waker; 2]>,
     /// The present channel has something to send.
     pub ring: Option<Bell>,
     /// The one that the tunnel moves from has its last message to send.

@@ -2,7 +2,7 @@
 //! waits for what. The lock is held for the mux's own work alone: never over an await, a cipher or a call to the link.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -27,6 +27,7 @@ use crate::{
     crypto::TunnelSecret,
     id::Id,
     link::channel::{Code, Notice, Outbox},
+    map::Map,
     mux::{Event, Mux, ResetCode, Side, StreamId},
 };
 
@@ -76,7 +77,7 @@ pub struct State {
     pub(super) move_due: bool,
     /// What the driver waits for.
     armed: Option<Instant>,
-    pub waiting: HashMap<StreamId, Waiting>,
+    pub waiting: Map<StreamId, Waiting>,
     opened: VecDeque<(StreamId, Bytes)>,
     acceptor: Option<Waker>,
     pub over: Option<Notice>,
@@ -136,7 +137,7 @@ impl Shared {
             rung: false,
             move_due: false,
             armed: None,
-            waiting: HashMap::new(),
+            waiting: Map::default(),
             opened: VecDeque::new(),
             acceptor: None,
             over: None,
