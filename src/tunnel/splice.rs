@@ -188,19 +188,24 @@ impl Ends {
             let mut buffer = BytesMut::with_capacity(room);
             loop {
                 buffer.clear();
-                match self.read(&mut buffer) {
-                    Ok(0) if self.was_reset() => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
-                    Ok(0) => {
+                let is_all = match self.read(&mut buffer) {
+                    Ok(Read { length: 0, .. }) if self.was_reset() => {
+                        return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
+                    }
+                    Ok(Read { length: 0, .. }) => {
                         self.stream.finish();
                         return Ok(());
                     }
-                    Ok(length) => *moved = moved.saturating_add(length as u64),
+                    Ok(Read { length, is_all }) => {
+                        *moved = moved.saturating_add(length as u64);
+                        is_all
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Err(error.into()),
-                }
+                };
                 let full = buffer.len() == buffer.capacity();
                 self.stream.write(self.wire(&mut compressor, &mut buffer))?;
-                if full || buffer.capacity() == 0 {
+                if is_all || full || buffer.capacity() == 0 {
                     break;
                 }
                 let room = self.room().await?;
@@ -213,15 +218,15 @@ impl Ends {
 
     /// Reads what there is. A little in a large buffer means that there was no more, which need not be asked of the system again: its next event will say
     /// when there is. After more than that, more has often come while it was worked on, and asking is cheaper than waiting for the event.
-    fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let mut length = None;
+    fn read(&self, buffer: &mut BytesMut) -> io::Result<Read> {
+        let mut read = None;
         let outcome = self.socket.try_io(Interest::READABLE, || {
-            let read = self.socket.try_read_buf(buffer)?;
-            length = Some(read);
-            let is_all = read > 0 && buffer.len() < COPIED_BELOW.min(buffer.capacity());
+            let length = self.socket.try_read_buf(buffer)?;
+            let is_all = length > 0 && buffer.len() < COPIED_BELOW.min(buffer.capacity());
+            read = Some(Read { length, is_all });
             if is_all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
-        length.map_or_else(|| outcome.map(|()| 0), Ok)
+        read.map_or_else(|| outcome.map(|()| Read { length: 0, is_all: false }), Ok)
     }
 
     /// What `raw` is in the tunnel; leaves the buffer to be used again where that is cheaper than giving it away.
@@ -271,10 +276,15 @@ impl Ends {
                 let delivered = batch.wire_bytes.min(pushed);
                 pushed = pushed.saturating_sub(delivered);
                 self.stream.consume(delivered);
+                if batch.is_all {
+                    break;
+                }
             }
             // The beginning of a chunk counts too: if it kept its credit, chunks of many streams could use the window up between them, and none
             // would ever be complete.
-            self.stream.consume(pushed);
+            if pushed > 0 {
+                self.stream.consume(pushed);
+            }
         }
         decompressor.finish()?;
         self.is_shut_down.store(true, Ordering::Release);
@@ -294,7 +304,7 @@ impl Ends {
     /// What has come and goes to the socket in one write: each of them costs a call and may wake the reader, as much as moving 16 KiB. Adds to
     /// `pushed` what it takes from the stream.
     fn gather(&self, decompressor: &mut Decompressor, pushed: &mut usize) -> Result<Batch, SpliceError> {
-        let mut batch = Batch { raw: VecDeque::new(), wire_bytes: 0 };
+        let mut batch = Batch { raw: VecDeque::new(), wire_bytes: 0, is_all: false };
         let mut raw_bytes = 0;
         while raw_bytes < BATCH_ENOUGH && batch.raw.len() < BATCH_PIECES {
             if let Some(chunk) = decompressor.next()? {
@@ -310,7 +320,10 @@ impl Ends {
                     decompressor.push(piece);
                 }
                 Some(Err(error)) => return Err(error.into()),
-                Some(Ok(None)) | None => break,
+                Some(Ok(None)) | None => {
+                    batch.is_all = true;
+                    break;
+                }
             }
         }
         Ok(batch)
@@ -339,14 +352,26 @@ impl Ends {
     fn try_write(&self, pieces: &VecDeque<Bytes>) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); BATCH_PIECES];
         let count = slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
-        self.socket.try_write_vectored(slices.get(..count).unwrap_or_default())
+        match slices.get(..count).unwrap_or_default() {
+            [piece] => self.socket.try_write(piece),
+            pieces => self.socket.try_write_vectored(pieces),
+        }
     }
+}
+
+/// What a read brought.
+struct Read {
+    length: usize,
+    /// There was no more.
+    is_all: bool,
 }
 
 /// Bytes for the socket, and the credit that goes back when they are written.
 struct Batch {
     raw: VecDeque<Bytes>,
     wire_bytes: usize,
+    /// Nothing more had come when it was gathered.
+    is_all: bool,
 }
 
 /// Drops the first `count` bytes.
