@@ -8,6 +8,9 @@ pub const LONGEST_HEADER: usize = 14;
 /// The longest payload of a frame that carries no message (RFC 6455, 5.5).
 pub const MAX_CONTROL_PAYLOAD: usize = 125;
 
+/// Bytes of a mask.
+const KEY: usize = 4;
+
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
@@ -126,20 +129,17 @@ impl Header {
 /// Masks or unmasks `payload`, whose first byte is byte `offset` of what is masked with `key`.
 pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     let mut turned = key;
-    turned.rotate_left(offset % 4);
-    // Words of this size become vector instructions.
-    const WORD: usize = 32;
-    let mut wide = [0; WORD];
-    wide.iter_mut().zip(turned.into_iter().cycle()).for_each(|(to, from)| *to = from);
-    let (words, rest) = payload.as_chunks_mut::<WORD>();
-    for word in words {
-        for (byte, key) in word.iter_mut().zip(wide) {
-            *byte ^= key;
-        }
-    }
-    for (byte, key) in rest.iter_mut().zip(wide) {
-        *byte ^= key;
-    }
+    turned.rotate_left(offset % KEY);
+    // Chunks of this size become vector instructions.
+    let (chunks, rest) = payload.as_chunks_mut::<{ 8 * KEY }>();
+    chunks.iter_mut().flat_map(|chunk| chunk.as_chunks_mut().0).for_each(|word| mask_word(word, turned));
+    let (words, rest) = rest.as_chunks_mut();
+    words.iter_mut().for_each(|word| mask_word(word, turned));
+    rest.iter_mut().zip(turned).for_each(|(byte, key)| *byte ^= key);
+}
+
+fn mask_word(word: &mut [u8; KEY], key: [u8; KEY]) {
+    *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
 }
 
 #[cfg(test)]

@@ -49,6 +49,8 @@ pub struct Inbound {
     parts: Option<BytesMut>,
     /// How much is read at a time.
     read_size: usize,
+    /// Bytes of the last frame with its header.
+    message_size: usize,
     /// The read before used little of its room.
     was_little: bool,
     /// Bytes came that no frame has been found in yet.
@@ -67,6 +69,7 @@ impl Inbound {
             frame: None,
             parts: None,
             read_size: LEAST_READ,
+            message_size: 0,
             was_little: false,
             is_fresh: !read.is_empty(),
             heard: Heard::default(),
@@ -108,11 +111,15 @@ impl Inbound {
     }
 
     fn poll_fill(&mut self, stream: &mut dyn ByteStream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let missing = self.frame.map_or(0, |frame| frame.length.saturating_sub(self.buffer.len() as u64));
-        let missing = usize::try_from(missing).unwrap_or(MAX_MESSAGE).saturating_add(LONGEST_HEADER);
+        let missing = match self.frame {
+            Some(frame) => usize::try_from(frame.length).unwrap_or(MAX_MESSAGE).saturating_sub(self.buffer.len()),
+            None => LONGEST_HEADER,
+        };
         let free = self.buffer.capacity() - self.buffer.len();
-        if free < missing.max(self.read_size / 4) {
-            self.buffer.reserve(missing.max(self.read_size));
+        // What is there would have to be moved: to read a little into what is left costs less.
+        let is_worth_moving = self.buffer.len() < self.read_size / 4;
+        if free < missing || is_worth_moving && free < self.read_size / 4 {
+            self.buffer.reserve(missing.max(self.whole_messages().saturating_sub(self.buffer.len())));
         }
         let room = self.buffer.capacity() - self.buffer.len();
         let polled = poll_read_buf(Pin::new(stream), context, &mut self.buffer);
@@ -125,10 +132,18 @@ impl Inbound {
         polled
     }
 
+    /// Room for what is read at a time, in whole messages such as the last one: in a row of full ones none begins in one buffer and ends in the next.
+    fn whole_messages(&self) -> usize {
+        match self.message_size {
+            size @ 1.. if size <= self.read_size => self.read_size - self.read_size % size,
+            _ => self.read_size,
+        }
+    }
+
     /// Reads more at a time while that is used up, and less after two that were not.
     fn filled(&mut self, count: usize, room: usize) {
         self.received += count as u64;
-        let is_little = count < self.read_size / 4;
+        let is_little = count < room.min(self.read_size / 4);
         if count == room {
             self.read_size = (self.read_size * 2).min(LARGEST_READ);
         } else if is_little && self.was_little {
@@ -185,6 +200,7 @@ impl Inbound {
             };
             self.check(&header)?;
             self.buffer.advance(length);
+            self.message_size = length.saturating_add(usize::try_from(header.length).unwrap_or(MAX_MESSAGE));
             self.frame = Some(header);
             if !header.opcode.is_control() {
                 self.hear(length as u64);

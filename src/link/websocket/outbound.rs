@@ -99,7 +99,11 @@ impl Outbound {
         let mut slices = [IoSlice::new(&[]); PIECES];
         let pieces = self.pieces.iter().map(|piece| &piece[..]).chain([&self.gathered[..]]).filter(|piece| !piece.is_empty());
         let count = slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
-        Pin::new(stream).poll_write_vectored(context, slices.get(..count).unwrap_or_default())
+        match slices.get(..count).unwrap_or_default() {
+            // A small message is one piece, and a call for one piece costs the system less.
+            [piece] => Pin::new(stream).poll_write(context, piece),
+            pieces => Pin::new(stream).poll_write_vectored(context, pieces),
+        }
     }
 
     fn advance(&mut self, mut written: usize) {

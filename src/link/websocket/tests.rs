@@ -1,8 +1,10 @@
 //! Messages of every size, in every cutting, through changes of the buffers; beside another implementation of the same RFC.
 
+use std::sync::{Arc, Mutex};
+
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -52,6 +54,42 @@ async fn a_busy_socket_reads_in_larger_pieces_and_one_at_rest_lets_its_buffers_g
     assert_eq!(master.inbound.kept_bytes(), 0);
     carry(&mut role, &mut master, 100).await;
     assert!(master.inbound.kept_bytes() <= LITTLE);
+}
+
+/// Repeats what it has for ever, and notes for how much there was room at each read.
+struct Endless {
+    bytes: Vec<u8>,
+    next: usize,
+    rooms: Arc<Mutex<Vec<usize>>>,
+}
+
+impl AsyncRead for Endless {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.rooms.lock().unwrap().push(buffer.remaining());
+        while buffer.remaining() > 0 {
+            let length = buffer.remaining().min(self.bytes.len() - self.next);
+            buffer.put_slice(&self.bytes[self.next..self.next + length]);
+            self.next = (self.next + length) % self.bytes.len();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn of_a_row_of_full_messages_none_has_to_be_moved() {
+    for length in [10_000, 65_000, 65_536] {
+        let (bytes, rooms) = (frame(0x2, length, false), Arc::default());
+        let whole = bytes.len();
+        let stream = tokio::io::join(Endless { bytes, next: 0, rooms: Arc::clone(&rooms) }, tokio::io::sink());
+        let mut socket = MessageSocket::new(stream, Bytes::new(), End::Dialled);
+        for _ in 0..100 {
+            assert_eq!(socket.receive().await.unwrap().unwrap().len(), length);
+        }
+        let rooms = rooms.lock().unwrap();
+        let (first, last) = rooms.split_at(rooms.len() / 2);
+        assert!(first.iter().any(|room| room % whole > 0), "{first:?}");
+        assert!(last.iter().all(|room| room % whole == 0), "{whole}: {last:?}");
+    }
 }
 
 #[tokio::test]
