@@ -21,6 +21,7 @@ pub mod memory;
 mod outbox;
 pub mod proxy;
 pub mod proxy_protocol;
+pub mod read_ahead;
 mod reason;
 pub mod session;
 pub mod tcp;

@@ -18,7 +18,7 @@ use super::{
     front::{Ends, Upgraded},
     limits::Permit,
 };
-use crate::link::{MessageSocket, accept::upgraded, proxy_protocol, tcp, websocket::ByteStream};
+use crate::link::{MessageSocket, accept::upgraded, proxy_protocol, read_ahead::ReadAhead, tcp, websocket::ByteStream};
 
 /// How long nothing is accepted after the system had no room for another connection: it makes some only when others end.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -125,8 +125,8 @@ async fn announced(shared: &Shared, stream: &mut TcpStream) -> Option<Option<Soc
     }
 }
 
-async fn secured(acceptor: &TlsAcceptor, stream: TcpStream, deadline: Duration) -> Option<TlsStream<TcpStream>> {
-    match tokio::time::timeout(deadline, acceptor.accept(stream)).await {
+async fn secured(acceptor: &TlsAcceptor, stream: TcpStream, deadline: Duration) -> Option<TlsStream<ReadAhead<TcpStream>>> {
+    match tokio::time::timeout(deadline, acceptor.accept(ReadAhead::new(stream))).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
             debug!(%error, "the TLS handshake failed");

@@ -46,6 +46,7 @@ use self::{
 use super::{
     address::with_port,
     proxy::{self, Connects, ProxyError, ProxyKind, Target},
+    read_ahead::ReadAhead,
     tls::{self, Certificate, TlsError},
     upgrade::{self, UpgradeError},
     websocket::{ByteStream, End, MessageSocket},
@@ -269,11 +270,11 @@ async fn handshake<S: ByteStream>(
     stream: S,
     peer: Peer,
     stage: &Stage,
-) -> Result<TlsStream<Remembering<S>>, DialError> {
+) -> Result<TlsStream<ReadAhead<Remembering<S>>>, DialError> {
     stage.set(peer, Layer::Tls);
     let host = name.to_str().into_owned();
     let (stream, first) = Remembering::new(stream);
-    let (outcome, shown) = tls::witnessed(TlsConnector::from(config).connect(name, stream)).await;
+    let (outcome, shown) = tls::witnessed(TlsConnector::from(config).connect(name, ReadAhead::new(stream))).await;
     let agreed = outcome.as_ref().ok().map(|stream| stream.get_ref().1);
     stage.note(|| Sight::Tls(session(agreed, &shown)));
     outcome.map_err(|error| DialError::Tls { peer, host, problem: tls_problem(&error, &shown, Some(&first)) })

@@ -1,0 +1,160 @@
+//! What TLS is read through: rustls asks for 4 KiB at a time, a call to the system for each. While that is used up, more is read ahead; a link at rest
+//! keeps no buffer for it.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+/// How much is read ahead, in bytes: four full records of TLS.
+const AHEAD: usize = 64 * 1024;
+
+/// The stream.
+pub struct ReadAhead<S> {
+    stream: S,
+    /// What was read and not asked for yet.
+    buffer: BytesMut,
+    /// The read before brought all that it had room for: there is probably more.
+    is_busy: bool,
+}
+
+impl<S> ReadAhead<S> {
+    /// Nothing is read yet.
+    pub fn new(stream: S) -> Self {
+        ReadAhead { stream, buffer: BytesMut::new(), is_busy: false }
+    }
+}
+
+impl<S: AsyncRead + Unpin> ReadAhead<S> {
+    fn poll_direct(&mut self, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_read(context, out))?;
+        self.is_busy = out.remaining() == 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Fills the buffer, which is empty.
+    fn poll_fill(&mut self, context: &mut Context<'_>, asked: usize) -> Poll<io::Result<()>> {
+        self.buffer.reserve(AHEAD);
+        let polled = poll_read_buf(Pin::new(&mut self.stream), context, &mut self.buffer);
+        if let Poll::Ready(Ok(count)) = polled {
+            self.is_busy = count > asked;
+        } else {
+            self.buffer = BytesMut::new();
+        }
+        polled.map_ok(drop)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let asked = out.remaining();
+        if self.buffer.is_empty() {
+            if !self.is_busy || asked >= AHEAD {
+                return self.poll_direct(context, out);
+            }
+            ready!(self.poll_fill(context, asked))?;
+        }
+        let ahead = self.buffer.len().min(asked);
+        out.put_slice(self.buffer.get(..ahead).unwrap_or_default());
+        self.buffer.advance(ahead);
+        if self.buffer.is_empty() && !self.is_busy {
+            self.buffer = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for ReadAhead<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_asked_for_in_small_pieces_is_read_in_large_ones_and_at_rest_nothing_is_kept() {
+        let (mut peer, stream) = tokio::io::duplex(1 << 20);
+        let mut reader = ReadAhead::new(stream);
+        let mut asked = [0; 4096];
+        peer.write_all(&[7; AHEAD + 2 * 4096]).await.unwrap();
+        reader.read_exact(&mut asked).await.unwrap();
+        assert!(reader.buffer.is_empty(), "nobody knew yet that there is more");
+        reader.read_exact(&mut asked).await.unwrap();
+        assert_eq!(reader.buffer.len(), AHEAD - 4096);
+        reader.read_exact(&mut vec![0; AHEAD]).await.unwrap();
+        assert!(reader.read(&mut asked).now_or_never().is_none());
+        assert_eq!(reader.buffer.capacity(), 0);
+        peer.write_all(&[7; 100]).await.unwrap();
+        assert_eq!(reader.read(&mut asked).await.unwrap(), 100);
+        assert_eq!(reader.buffer.capacity(), 0);
+        drop(peer);
+        assert_eq!(reader.read(&mut asked).await.unwrap(), 0, "the end is told once all of it was read");
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_arrives_once_and_in_order(
+            writes in proptest::collection::vec(1_usize..100_000, 1..8), asks in proptest::collection::vec(1_usize..80_000, 1..8),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let sent: Vec<u8> = (0..writes.iter().sum::<usize>()).map(|index| (index % 251) as u8).collect();
+            let received = runtime.block_on(async {
+                let (mut peer, stream) = tokio::io::duplex(1 << 16);
+                let mut reader = ReadAhead::new(stream);
+                let write = async {
+                    let mut left = &sent[..];
+                    for length in &writes {
+                        peer.write_all(left.split_off(..*length).unwrap()).await.unwrap();
+                        tokio::task::yield_now().await;
+                    }
+                    drop(peer);
+                };
+                let read = async {
+                    let mut received = Vec::new();
+                    for asked in asks.iter().cycle() {
+                        let mut piece = vec![0; *asked];
+                        match reader.read(&mut piece).await.unwrap() {
+                            0 => break,
+                            length => received.extend_from_slice(&piece[..length]),
+                        }
+                    }
+                    received
+                };
+                tokio::join!(write, read).1
+            });
+            prop_assert_eq!(received, sent);
+        }
+    }
+}
