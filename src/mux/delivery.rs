@@ -29,7 +29,11 @@ const SCHEDULED_MAX: f64 = 512.0 * 1024.0;
 
 /// The same while a stream that moves little waits beside those that move much: what is more stands before its answer. Such a path still carries most of
 /// its throughput.
-const SCHEDULED_MAX_BESIDE: f64 = 96.0 * 1024.0;
+const SCHEDULED_MAX_BESIDE: f64 = 32.0 * 1024.0;
+
+/// So much of a least round trip that is short may be no path but the wait of both ends and the relay for a processor. What would be granted for it would
+/// stand before the answer of a stream that moves little, too. Where the round trip is ten times as long, none of it is taken for that.
+const WAIT_FOR_PROCESSORS: Duration = Duration::from_micros(200);
 
 /// A stream that moves little has company for so long after it was last heard of: somebody who types pauses.
 const BESIDE_FOR: Duration = Duration::from_secs(1);
@@ -314,14 +318,20 @@ impl Delivery {
         self.phase = Phase::Cruise;
         let rate = self.rate.best();
         let gain = if self.both_ways { GAIN_BOTH_WAYS } else { GAIN };
-        let path = gain * rate * self.least_round_trip().as_secs_f64();
-        self.set_size(path.max(self.scheduled(now, rate)));
+        let least = self.least_round_trip();
+        let waited = if self.has_company(now) { WAIT_FOR_PROCESSORS.saturating_sub(least / 10) } else { Duration::ZERO };
+        let length = least.saturating_sub(waited);
+        self.set_size((gain * rate * length.as_secs_f64()).max(self.scheduled(now, rate)));
+    }
+
+    /// Whether a stream that moves little has been heard of.
+    fn has_company(&self, now: Instant) -> bool {
+        self.little.is_some_and(|(_, at)| now.saturating_duration_since(at) < BESIDE_FOR)
     }
 
     /// What the ends need at this rate, however short the path, in bytes.
     fn scheduled(&self, now: Instant, rate: f64) -> f64 {
-        let has_company = self.little.is_some_and(|(_, at)| now.saturating_duration_since(at) < BESIDE_FOR);
-        (rate * SCHEDULING.as_secs_f64()).min(if has_company { SCHEDULED_MAX_BESIDE } else { SCHEDULED_MAX })
+        (rate * SCHEDULING.as_secs_f64()).min(if self.has_company(now) { SCHEDULED_MAX_BESIDE } else { SCHEDULED_MAX })
     }
 
     fn set_size(&mut self, bytes: f64) {
