@@ -319,7 +319,7 @@ impl Delivery {
         let rate = self.rate.best();
         let gain = if self.both_ways { GAIN_BOTH_WAYS } else { GAIN };
         let least = self.least_round_trip();
-        let waited = if self.has_company(now) { WAIT_FOR_PROCESSORS.saturating_sub(least / 10) } else { Duration::ZERO };
+        let waited = if self.has_company(now) { WAIT_FOR_PROCESSORS.saturating_sub(least.mul_f64(0.1)) } else { Duration::ZERO };
         let length = least.saturating_sub(waited);
         self.set_size((gain * rate * length.as_secs_f64()).max(self.scheduled(now, rate)));
     }
