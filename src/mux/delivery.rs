@@ -23,9 +23,9 @@ const GAIN_BOTH_WAYS: f64 = 1.75;
 /// A window is that long at least in time, at the measured rate and up to [`SCHEDULED_MAX`]: what both ends need to be scheduled on a busy machine.
 const SCHEDULING: Duration = Duration::from_millis(10);
 
-/// Where [`SCHEDULING`] stops to count, in bytes. It is the window of a path without length: large enough for full throughput on loopback, and half a
-/// millisecond of it.
-const SCHEDULED_MAX: f64 = 512.0 * 1024.0;
+/// Where [`SCHEDULING`] stops to count, in bytes. It is the window of a path without length: eight streams that share one processor need it on loopback
+/// (measured), and it is two milliseconds there.
+const SCHEDULED_MAX: f64 = 2.0 * 1024.0 * 1024.0;
 
 /// The same while a stream that moves little waits beside those that move much: what is more stands before its answer. Such a path still carries most of
 /// its throughput.
