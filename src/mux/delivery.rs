@@ -33,7 +33,7 @@ const SCHEDULED_MAX_BESIDE: f64 = 32.0 * 1024.0;
 
 /// So much of a least round trip that is short may be no path but the wait of both ends and the relay for a processor. What would be granted for it would
 /// stand before the answer of a stream that moves little, too. Where the round trip is ten times as long, none of it is taken for that.
-const WAIT_FOR_PROCESSORS: Duration = Duration::from_micros(200);
+const WAIT_FOR_PROCESSORS: Duration = Duration::from_micros(400);
 
 /// A stream that moves little has company for so long after it was last heard of: somebody who types pauses.
 const BESIDE_FOR: Duration = Duration::from_secs(1);
@@ -412,7 +412,9 @@ impl Delivery {
     fn end_probe(&mut self, now: Instant, found: Option<Duration>) {
         let before = self.least_round_trip();
         let most = if self.both_ways { before.mul_f64(LONGER_BOTH_WAYS) } else { Duration::MAX };
-        let time = found.unwrap_or(before).min(most);
+        // Ends that wait for a processor answer a little later: that is no longer path.
+        let is_jitter = |found: &Duration| *found > before && *found <= before.saturating_add(JITTER);
+        let time = found.filter(|found| !is_jitter(found)).unwrap_or(before).min(most);
         // The queue that stood was ours, so that the rate meanwhile was that of the path.
         if let Phase::Probe(Probe { rate: Some(rate), .. }) = self.phase
             && time < before.mul_f64(QUEUED)
