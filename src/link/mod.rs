@@ -29,6 +29,7 @@ pub mod tls;
 pub mod upgrade;
 pub mod uplink;
 pub mod websocket;
+mod write_through;
 
 pub use channel::{Lane, Outbox, Transmit};
 pub use heartbeat::Timing;
