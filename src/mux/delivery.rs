@@ -32,8 +32,9 @@ const SCHEDULED_MAX: f64 = 2.0 * 1024.0 * 1024.0;
 const SCHEDULED_MAX_BESIDE: f64 = 32.0 * 1024.0;
 
 /// So much of a least round trip that is short may be no path but the wait of both ends and the relay for a processor. What would be granted for it would
-/// stand before the answer of a stream that moves little, too. Where the round trip is ten times as long, none of it is taken for that.
+/// stand before the answer of a stream that moves little, too. It counts less by a share of the round trip: where that is ten times as long, not at all.
 const WAIT_FOR_PROCESSORS: Duration = Duration::from_micros(400);
+const LESS_WAIT: f64 = 0.1;
 
 /// A stream that moves little has company for so long after it was last heard of: somebody who types pauses.
 const BESIDE_FOR: Duration = Duration::from_secs(1);
@@ -319,7 +320,8 @@ impl Delivery {
         let rate = self.rate.best();
         let gain = if self.both_ways { GAIN_BOTH_WAYS } else { GAIN };
         let least = self.least_round_trip();
-        let waited = if self.has_company(now) { WAIT_FOR_PROCESSORS.saturating_sub(least.mul_f64(0.1)) } else { Duration::ZERO };
+        let waited =
+            if self.has_company(now) { WAIT_FOR_PROCESSORS.saturating_sub(least.mul_f64(LESS_WAIT)) } else { Duration::ZERO };
         let length = least.saturating_sub(waited);
         self.set_size((gain * rate * length.as_secs_f64()).max(self.scheduled(now, rate)));
     }
@@ -412,7 +414,7 @@ impl Delivery {
     fn end_probe(&mut self, now: Instant, found: Option<Duration>) {
         let before = self.least_round_trip();
         let most = if self.both_ways { before.mul_f64(LONGER_BOTH_WAYS) } else { Duration::MAX };
-        // Ends that wait for a processor answer a little later: that is no longer path.
+        // Ends that wait for a processor answer a little later: the path is not longer for it.
         let is_jitter = |found: &Duration| *found > before && *found <= before.saturating_add(JITTER);
         let time = found.filter(|found| !is_jitter(found)).unwrap_or(before).min(most);
         // The queue that stood was ours, so that the rate meanwhile was that of the path.

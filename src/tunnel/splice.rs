@@ -188,21 +188,14 @@ impl Ends {
             let mut buffer = BytesMut::with_capacity(room);
             loop {
                 buffer.clear();
-                let is_all = match self.read(&mut buffer) {
-                    Ok(Read { length: 0, .. }) if self.was_reset() => {
-                        return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
-                    }
-                    Ok(Read { length: 0, .. }) => {
-                        self.stream.finish();
-                        return Ok(());
-                    }
-                    Ok(Read { length, is_all }) => {
-                        *moved = moved.saturating_add(length as u64);
-                        is_all
-                    }
+                let Read { length, is_all } = match self.read(&mut buffer) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(error.into()),
+                    read => read?,
                 };
+                if length == 0 {
+                    return self.end_of_file();
+                }
+                *moved = moved.saturating_add(length as u64);
                 let full = buffer.len() == buffer.capacity();
                 self.stream.write(self.wire(&mut compressor, &mut buffer))?;
                 if is_all || full || buffer.capacity() == 0 {
@@ -214,6 +207,14 @@ impl Ends {
                 }
             }
         }
+    }
+
+    fn end_of_file(&self) -> Result<(), SpliceError> {
+        if self.was_reset() {
+            return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
+        }
+        self.stream.finish();
+        Ok(())
     }
 
     /// Reads what there is. A little in a large buffer means that there was no more, which need not be asked of the system again: its next event will say

@@ -50,7 +50,7 @@ pub struct Inbound {
     /// How much is read at a time.
     read_size: usize,
     /// Bytes of the last frame with its header.
-    message_size: usize,
+    frame_size: usize,
     /// The read before used little of its room.
     was_little: bool,
     /// Bytes came that no frame has been found in yet.
@@ -69,7 +69,7 @@ impl Inbound {
             frame: None,
             parts: None,
             read_size: LEAST_READ,
-            message_size: 0,
+            frame_size: 0,
             was_little: false,
             is_fresh: !read.is_empty(),
             heard: Heard::default(),
@@ -119,7 +119,7 @@ impl Inbound {
         // What is there would have to be moved: to read a little into what is left costs less.
         let is_worth_moving = self.buffer.len() < self.read_size / 4;
         if free < missing || is_worth_moving && free < self.read_size / 4 {
-            self.buffer.reserve(missing.max(self.whole_messages().saturating_sub(self.buffer.len())));
+            self.buffer.reserve(missing.max(self.whole_frames().saturating_sub(self.buffer.len())));
         }
         let room = self.buffer.capacity() - self.buffer.len();
         let polled = poll_read_buf(Pin::new(stream), context, &mut self.buffer);
@@ -132,9 +132,9 @@ impl Inbound {
         polled
     }
 
-    /// Room for what is read at a time, in whole messages such as the last one: in a row of full ones none begins in one buffer and ends in the next.
-    fn whole_messages(&self) -> usize {
-        match self.message_size {
+    /// Room for what is read at a time, in whole frames such as the last one: in a row of full messages none begins in one buffer and ends in the next.
+    fn whole_frames(&self) -> usize {
+        match self.frame_size {
             size @ 1.. if size <= self.read_size => self.read_size - self.read_size % size,
             _ => self.read_size,
         }
@@ -200,7 +200,7 @@ impl Inbound {
             };
             self.check(&header)?;
             self.buffer.advance(length);
-            self.message_size = length.saturating_add(usize::try_from(header.length).unwrap_or(MAX_MESSAGE));
+            self.frame_size = length.saturating_add(usize::try_from(header.length).unwrap_or(MAX_MESSAGE));
             self.frame = Some(header);
             if !header.opcode.is_control() {
                 self.hear(length as u64);
