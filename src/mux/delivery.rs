@@ -2,9 +2,9 @@
 //! the measurements that lead there and every constant of it; knows neither frames nor streams. The receiver of data measures, since it grants.
 //!
 //! ```text
-//!   start-up ──the rate stops growing──► cruise ──no round trip as short as the least for long, or a lasting queue──► probe
-//!                                          ▲                                                                            │
-//!                                          └────────an answer on the drained path, or none for too long ────────────────┘
+//!   start-up ──the rate stops growing────► cruise ──no round trip as short as the least for long, or a lasting queue──► probe
+//!      ▲                                   │    ▲                                                                         │
+//!      └──it grows again, without a queue──┘    └───────an answer on the drained path, or none for too long───────────────┘
 //! ```
 //! A new attachment begins with start-up again, and keeps the window.
 //!
@@ -63,6 +63,11 @@ const USED_UP_WITHIN: f64 = 1.5;
 /// Start-up goes on while the rate grows by this factor in a round (as BBR), and ends after as many full rounds in which it did not.
 const STILL_GROWS: f64 = 1.25;
 const FLAT_ROUNDS: u8 = 3;
+
+/// Cruise goes back to start-up when so many full rounds in a row were each better than all before by this factor, without a queue: there is room, and what
+/// was taken for the end of growth was something else, as an end that got no processor. [`GAIN`] is the most that a round can gain.
+const GROWS_AGAIN: f64 = 1.1;
+const GROWN_ROUNDS: u8 = 2;
 
 /// A round trip shows a queue when it is longer than the least one by this factor, a little more than [`GAIN`] brings about, and by [`JITTER`].
 const QUEUED: f64 = 1.3;
@@ -149,7 +154,7 @@ pub struct Delivery {
 #[derive(Debug)]
 enum Phase {
     StartUp { best_rate: f64, flat_rounds: u8 },
-    Cruise,
+    Cruise { grown_rounds: u8 },
     Probe(Probe),
 }
 
@@ -285,38 +290,54 @@ impl Delivery {
     /// A round delivered at this rate, and perhaps all of what was granted at its beginning.
     fn end_round(&mut self, now: Instant, rate: f64, granted: Option<u64>) {
         self.latest_rate = rate;
+        let grows_again = rate >= self.rate.best() * GROWS_AGAIN && granted.is_some() && self.is_free(now, rate);
         let is_queued = self.queued_since.is_some() && !matches!(self.phase, Phase::Probe(_));
         let lifetime = self.least_round_trip().saturating_mul(RATE_LIFETIME_ROUND_TRIPS).max(RATE_LIFETIME_MIN);
         self.rate.add(now, rate, is_queued, lifetime);
-        let is_full = is_queued || self.used_up;
-        let scheduled = self.scheduled(now, rate);
-        let is_too_small = granted.is_some_and(|granted| {
-            rate * self.least_round_trip().as_secs_f64() * USED_UP_WITHIN >= granted as f64 || scheduled > self.size as f64
-        });
-        match &mut self.phase {
+        match self.phase {
             Phase::StartUp { best_rate, flat_rounds } => {
-                let grows = rate >= *best_rate * STILL_GROWS;
-                if grows {
-                    *best_rate = rate;
-                    *flat_rounds = 0;
-                } else if is_full {
-                    *flat_rounds = flat_rounds.saturating_add(1);
-                }
-                if *flat_rounds >= FLAT_ROUNDS {
-                    // The queue of start-up is no reason for a probe.
-                    self.probed = Some(now);
-                    self.cruise(now);
-                } else if is_too_small && (grows || !is_queued) {
-                    self.size = self.size.saturating_mul(2).min(self.max);
-                }
+                let is_too_small = granted.is_some_and(|granted| self.is_too_small(now, rate, granted));
+                self.start_up(now, rate, best_rate, flat_rounds, is_too_small);
             }
-            Phase::Cruise => self.cruise(now),
+            Phase::Cruise { grown_rounds } if !grows_again || grown_rounds.saturating_add(1) < GROWN_ROUNDS => {
+                self.cruise(now);
+                self.phase = Phase::Cruise { grown_rounds: if grows_again { grown_rounds.saturating_add(1) } else { 0 } };
+            }
+            Phase::Cruise { .. } => self.start_up(now, rate, 0.0, 0, true),
             Phase::Probe(_) => {}
         }
     }
 
+    /// A round of start-up, whose rounds before had this best rate, and whose last ones none that was better.
+    fn start_up(&mut self, now: Instant, rate: f64, best_rate: f64, flat_rounds: u8, is_too_small: bool) {
+        let is_queued = self.queued_since.is_some();
+        let grows = rate >= best_rate * STILL_GROWS;
+        let flat_rounds = if grows { 0 } else { flat_rounds.saturating_add(u8::from(is_queued || self.used_up)) };
+        self.phase = Phase::StartUp { best_rate: if grows { rate } else { best_rate }, flat_rounds };
+        if flat_rounds >= FLAT_ROUNDS {
+            // The queue of start-up is no reason for a probe.
+            self.probed = Some(now);
+            self.cruise(now);
+        } else if is_too_small && (grows || !is_queued) {
+            self.size = self.size.saturating_mul(2).min(self.max);
+        }
+    }
+
+    /// Whether a window of as much, which was used up at this rate, limits what the path delivers or what the ends could.
+    fn is_too_small(&self, now: Instant, rate: f64, granted: u64) -> bool {
+        rate * self.least_round_trip().as_secs_f64() * USED_UP_WITHIN >= granted as f64
+            || self.scheduled(now, rate) > self.size as f64
+    }
+
+    /// Whether the path shows no queue, and is so long that its length and not the ends' pace decides about the window.
+    fn is_free(&self, now: Instant, rate: f64) -> bool {
+        let length = self.least_round_trip();
+        let is_long = length > JITTER && rate * length.as_secs_f64() > self.scheduled(now, rate);
+        is_long && !self.both_ways && self.queued_since.is_none()
+    }
+
     fn cruise(&mut self, now: Instant) {
-        self.phase = Phase::Cruise;
+        self.phase = Phase::Cruise { grown_rounds: 0 };
         let rate = self.rate.best();
         let gain = if self.both_ways { GAIN_BOTH_WAYS } else { GAIN };
         let least = self.least_round_trip();
@@ -361,7 +382,7 @@ impl Delivery {
             self.queued_since = None;
         }
         match self.phase {
-            Phase::Cruise if self.is_probe_due(now, least) => self.begin_probe(now),
+            Phase::Cruise { .. } if self.is_probe_due(now, least) => self.begin_probe(now),
             // Nothing has filled the path yet: what it takes now is its length.
             Phase::StartUp { .. } if now.saturating_duration_since(least.seen) > PROBE_AFTER => self.least = None,
             _ => {}
