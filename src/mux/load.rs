@@ -3,9 +3,13 @@
 
 use super::stream::{SendHalf, Stream};
 
+/// What an application writes at once at most, in bytes: it fills a message of 64 KiB, but for what small frames may need beside it. With more, a rest
+/// would be left each time that takes a message of its own.
+pub const PIECE_MAX: usize = 63 * 1024;
+
 /// What a stream may have written and not sent, in bytes: two messages, so that the link never waits for the application while a
 /// short queue keeps what is sent next undecided.
-pub const STREAM_UNSENT_MAX: u64 = 128 * 1024;
+pub const STREAM_UNSENT_MAX: u64 = 2 * PIECE_MAX as u64;
 
 /// The same for the tunnel. Beyond it a stream may write only when it has nothing unsent, and only [`STREAM_RESERVE`].
 pub const TUNNEL_UNSENT_MAX: u64 = 2 * 1024 * 1024;

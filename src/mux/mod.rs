@@ -55,6 +55,7 @@ use bytes::Bytes;
 pub use self::{
     error::{MuxError, StreamError},
     frame::{MOVE, MOVED, ResetCode, StreamId},
+    load::PIECE_MAX,
     window::WindowSize,
 };
 use self::{

@@ -4,14 +4,14 @@
 
 use std::collections::VecDeque;
 
-use super::frame::StreamId;
+use super::{frame::StreamId, load::PIECE_MAX};
 use crate::map::Map;
 
 /// What a stream may send in a round, in bytes: enough that the headers are small beside it, few enough that a round is short.
 pub const QUANTUM: i64 = 16 * 1024;
 
 /// And at most, on a path that takes that in no time: a message, so that the receiver's application is given as much at a time.
-const QUANTUM_MAX: i64 = 64 * 1024;
+const QUANTUM_MAX: i64 = PIECE_MAX as i64;
 
 /// Where a round of as many streams takes no longer than what is under way, which is about a round trip, a quantum may be longer.
 const STREAMS_OF_A_ROUND_TRIP: u64 = 4;
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_turn_grows_with_what_is_under_way_up_to_a_message() {
-        assert_eq!([0, 64, 128, 256, 1 << 20].map(|kib| quantum(kib * 1024)), [16, 16, 32, 64, 64].map(|kib| kib * 1024));
+        assert_eq!([0, 64, 128, 256, 1 << 20].map(|kib| quantum(kib * 1024)), [16, 16, 32, 63, 63].map(|kib| kib * 1024));
         assert_eq!(quantum(u64::MAX), QUANTUM_MAX);
     }
 

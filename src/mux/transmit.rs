@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use super::{
     Event, Mux, StreamId, TunnelFrame,
     frame::{self, DATA_OVERHEAD, FRAME_MAX},
+    load::PIECE_MAX,
     round_trip::Progress,
     schedule,
     stream::{End, Stream, Update},
@@ -34,7 +35,7 @@ impl Mux {
         if self.closing.is_over() {
             self.transmit_close(out);
         } else if self.transmit_list(now, out, end) {
-            self.transmit_flow(now, out, end);
+            self.transmit_flow(now, out, start, end);
             if out.len() > start {
                 self.transmit_passengers(out, end);
             }
@@ -48,7 +49,7 @@ impl Mux {
     }
 
     /// Everything but what begins and ends an attachment.
-    fn transmit_flow(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
+    fn transmit_flow(&mut self, now: Instant, out: &mut BytesMut, start: usize, end: usize) {
         // Who grants credit needs the round trip as much as who sends.
         if has_room(out, end)
             && (self.has_data() || !self.updates.due.is_empty() || self.window.is_update_due())
@@ -65,7 +66,8 @@ impl Mux {
         if self.resumption.flows() {
             self.transmit_opens(out, end);
             self.transmit_ends(out, end);
-            while self.has_data() && self.transmit_data(out, end) {}
+            // With a whole piece it is full: the beginning of the next one would make a rest of that.
+            while self.has_data() && out.len().saturating_sub(start) < PIECE_MAX && self.transmit_data(out, end) {}
         }
     }
 
@@ -180,7 +182,7 @@ impl Mux {
             self.parked.insert(id);
             return true;
         }
-        let length = room.min(share).min(usize::try_from(sendable).unwrap_or(room));
+        let length = room.min(share).min(PIECE_MAX).min(usize::try_from(sendable).unwrap_or(room));
         if length > 0 {
             frame::data_header(out, id, stream.send.next(), length);
         }

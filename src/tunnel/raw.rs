@@ -4,14 +4,20 @@
 use bytes::{Bytes, BytesMut};
 
 use super::stream::{TunnelStream, TunnelStreamError};
-use crate::compress::{CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK, max_wire_length};
+use crate::{
+    compress::{CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK, max_wire_length},
+    mux::PIECE_MAX,
+};
+
+const _: () = assert!(PIECE_MAX <= MAX_CHUNK, "a piece is one chunk");
 
 /// What a compressed chunk may take beyond its raw bytes, in bytes.
 const CHUNK_OVERHEAD: usize = max_wire_length(1) - 1;
 
-/// How many raw bytes may be taken, so that what becomes of them fits into this room of the stream: at least one.
-pub(super) fn raw_room(room: usize) -> usize {
-    room.saturating_sub(CHUNK_OVERHEAD).clamp(1, MAX_CHUNK)
+/// How many raw bytes may be taken, so that what becomes of them fits into this room of the stream, and into a message: at least one.
+pub(super) fn raw_room(method: CompressMethod, room: usize) -> usize {
+    let overhead = if method == CompressMethod::Null { 0 } else { CHUNK_OVERHEAD };
+    room.min(PIECE_MAX).saturating_sub(overhead).max(1)
 }
 
 /// What a compressor makes of `raw`.
@@ -56,7 +62,7 @@ impl<'s> RawSender<'s> {
     /// Nothing was sent when the future is dropped.
     pub async fn send(&mut self, content: &Bytes) -> Result<usize, RawError> {
         let room = self.stream.write_room().await?;
-        let length = raw_room(room).min(content.len());
+        let length = raw_room(self.method, room).min(content.len());
         let raw = content.slice(..length);
         let wire = if self.method == CompressMethod::Null { raw } else { compressed(&mut self.compressor, &raw) };
         self.stream.write(wire)?;

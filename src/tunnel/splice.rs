@@ -245,7 +245,7 @@ impl Ends {
             room = self.stream.write_room() => room?,
             error = self.socket_error() => return Err(error.into()),
         };
-        Ok(raw_room(room))
+        Ok(raw_room(self.method, room))
     }
 
     /// Whether an end of file is none. The system tells of a reset once: when a write has heard of it first, a read finds an end of file. It has

@@ -24,6 +24,9 @@ const LEAST_READ: usize = 4 * 1024;
 /// And at most: some full messages, so that a busy link calls the system seldom (measured).
 const LARGEST_READ: usize = 128 * 1024;
 
+/// A share of what is read at a time that is little to move.
+const LITTLE_MORE: usize = 32;
+
 /// The payload of PING and PONG (PROTOCOL 6). What is longer is neither, which can be said before all of it is there.
 const HEARTBEAT_LENGTH: u64 = 9;
 
@@ -132,10 +135,11 @@ impl Inbound {
         polled
     }
 
-    /// Room for what is read at a time, in whole frames such as the last one: in a row of full messages none begins in one buffer and ends in the next.
+    /// Room for what is read at a time, in whole frames such as the last one, and a little: in a row of full messages only the beginning of one has to be
+    /// moved to the next buffer, also when they differ by small frames.
     fn whole_frames(&self) -> usize {
         match self.frame_size {
-            size @ 1.. if size <= self.read_size => self.read_size - self.read_size % size,
+            size @ 1.. if size <= self.read_size => self.read_size - self.read_size % size + self.read_size / LITTLE_MORE,
             _ => self.read_size,
         }
     }
