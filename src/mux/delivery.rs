@@ -258,8 +258,8 @@ impl Delivery {
         self.little = Some((stream, now));
     }
 
-    /// Something came for `stream`, which moves much: it is no company to others.
-    pub fn much_came(&mut self, stream: u64) {
+    /// Much came for `stream`, or its end: it is no company to others, and waits for nothing.
+    pub fn no_company(&mut self, stream: u64) {
         self.little.take_if(|(little, _)| *little == stream);
     }
 
@@ -347,8 +347,8 @@ impl Delivery {
         self.set_size((gain * rate * length.as_secs_f64()).max(self.scheduled(now, rate)));
     }
 
-    /// Whether a stream that moves little has been heard of.
-    fn has_company(&self, now: Instant) -> bool {
+    /// Whether a stream that moves little has been heard of lately.
+    pub fn has_company(&self, now: Instant) -> bool {
         self.little.is_some_and(|(_, at)| now.saturating_duration_since(at) < BESIDE_FOR)
     }
 

@@ -437,9 +437,9 @@ fn a_stream_that_moves_little_keeps_the_window_of_a_short_path_small_while_it_is
     delivery.little_came(now, 7);
     let beside = window_on_loopback(&mut delivery, &mut now, &mut received);
     assert!(alone > 500 * 1024 && beside < 150 * 1024, "{alone} {beside}");
-    delivery.much_came(8);
+    delivery.no_company(8);
     assert_eq!(window_on_loopback(&mut delivery, &mut now, &mut received), beside, "another one moves much");
-    delivery.much_came(7);
+    delivery.no_company(7);
     assert_eq!(window_on_loopback(&mut delivery, &mut now, &mut received), alone, "it was the beginning of much");
     delivery.little_came(now, 9);
     let _ = window_on_loopback(&mut delivery, &mut now, &mut received);

@@ -130,7 +130,7 @@ impl Mux {
             return Ok(());
         }
         if stream.receive.window().consumed_lately() > LITTLE {
-            self.window.delivery().much_came(id.0);
+            self.window.delivery().no_company(id.0);
         } else if length <= LITTLE_AT_A_TIME {
             self.window.delivery().little_came(now, id.0);
         }
@@ -165,6 +165,7 @@ impl Mux {
         }
         stream.receive.finish(end);
         stream.receive.skip(missing);
+        self.window.delivery().no_company(id.0);
         if !self.window.receive(now, missing) {
             return Err(MuxError::FlowControl("a final offset beyond the window of the tunnel"));
         }

@@ -116,6 +116,18 @@ fn a_half_close_leaves_the_other_direction_open() {
 }
 
 #[test]
+fn a_stream_that_has_ended_is_no_company_to_one_that_moves_much() {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    pair.client.write(stream, Bytes::from_static(b"k")).unwrap();
+    pair.settle();
+    assert!(pair.server.window.delivery().has_company(pair.now));
+    pair.client.finish(stream);
+    pair.settle();
+    assert!(!pair.server.window.delivery().has_company(pair.now));
+}
+
+#[test]
 fn a_reset_arrives_with_its_code_and_gives_the_window_back() {
     let mut pair = Pair::new();
     let stream = pair.stream();
