@@ -7,19 +7,20 @@ use std::collections::VecDeque;
 use super::{frame::StreamId, load::PIECE_MAX};
 use crate::map::Map;
 
-/// What a stream may send in a round, in bytes: enough that the headers are small beside it, few enough that a round is short.
-pub const QUANTUM: i64 = 16 * 1024;
-
-/// And at most, on a path that takes that in no time: a message, so that the receiver's application is given as much at a time.
+/// What a stream may send in a round at most, in bytes, on a path that takes that in no time: a message, so that the receiver's application is given as
+/// much at a time.
 const QUANTUM_MAX: i64 = PIECE_MAX as i64;
+
+/// What it may send in any case: enough that the headers are small beside it, few enough that a round is short. Four make a message.
+pub const QUANTUM: i64 = QUANTUM_MAX / 4;
 
 /// Where a round of as many streams takes no longer than what is under way, which is about a round trip, a quantum may be longer.
 const STREAMS_OF_A_ROUND_TRIP: u64 = 4;
 
-/// The quantum while so many bytes are under way.
+/// The quantum while so many bytes are under way: as many as fill a message without a rest.
 pub fn quantum(under_way_bytes: u64) -> i64 {
-    let share = under_way_bytes / STREAMS_OF_A_ROUND_TRIP;
-    i64::try_from(share).unwrap_or(QUANTUM_MAX).clamp(QUANTUM, QUANTUM_MAX)
+    let share = i64::try_from(under_way_bytes / STREAMS_OF_A_ROUND_TRIP).unwrap_or(i64::MAX);
+    [QUANTUM_MAX, QUANTUM_MAX / 2].into_iter().find(|quantum| share >= *quantum).unwrap_or(QUANTUM)
 }
 
 /// An empty schedule keeps the memory for as many streams: a message that is answered makes it empty each time.
@@ -128,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_turn_grows_with_what_is_under_way_up_to_a_message() {
-        assert_eq!([0, 64, 128, 256, 1 << 20].map(|kib| quantum(kib * 1024)), [16, 16, 32, 63, 63].map(|kib| kib * 1024));
+        assert_eq!([0, 64, 128, 256, 1 << 20].map(|kib| quantum(kib * 1024)), [16_128, 16_128, 32_256, 64_512, 64_512]);
         assert_eq!(quantum(u64::MAX), QUANTUM_MAX);
     }
 

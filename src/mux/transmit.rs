@@ -35,7 +35,7 @@ impl Mux {
         if self.closing.is_over() {
             self.transmit_close(out);
         } else if self.transmit_list(now, out, end) {
-            self.transmit_flow(now, out, start, end);
+            self.transmit_flow(now, out, end);
             if out.len() > start {
                 self.transmit_passengers(out, end);
             }
@@ -49,7 +49,7 @@ impl Mux {
     }
 
     /// Everything but what begins and ends an attachment.
-    fn transmit_flow(&mut self, now: Instant, out: &mut BytesMut, start: usize, end: usize) {
+    fn transmit_flow(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
         // Who grants credit needs the round trip as much as who sends.
         if has_room(out, end)
             && (self.has_data() || !self.updates.due.is_empty() || self.window.is_update_due())
@@ -66,8 +66,8 @@ impl Mux {
         if self.resumption.flows() {
             self.transmit_opens(out, end);
             self.transmit_ends(out, end);
-            // With a whole piece it is full: the beginning of the next one would make a rest of that.
-            while self.has_data() && out.len().saturating_sub(start) < PIECE_MAX && self.transmit_data(out, end) {}
+            let begin = out.len();
+            while self.has_data() && self.transmit_data(out, begin, end) {}
         }
     }
 
@@ -162,8 +162,9 @@ impl Mux {
         }
     }
 
-    /// One DATA frame of the stream whose turn it is, and its FIN when that was all. Says whether there was room.
-    fn transmit_data(&mut self, out: &mut BytesMut, end: usize) -> bool {
+    /// One DATA frame of the stream whose turn it is, and its FIN when that was all. Says whether there was room: only the first frame, at `begin`, is cut to
+    /// what there is. The rest of another one would share the next message, cut another one there, and so on.
+    fn transmit_data(&mut self, out: &mut BytesMut, begin: usize, end: usize) -> bool {
         let room = end.saturating_sub(out.len()).saturating_sub(DATA_OVERHEAD.saturating_add(FRAME_MAX));
         if room < DATA_MIN {
             return false;
@@ -182,7 +183,11 @@ impl Mux {
             self.parked.insert(id);
             return true;
         }
-        let length = room.min(share).min(PIECE_MAX).min(usize::try_from(sendable).unwrap_or(room));
+        let length = share.min(PIECE_MAX).min(usize::try_from(sendable).unwrap_or(PIECE_MAX));
+        if length > room && out.len() > begin {
+            return false;
+        }
+        let length = length.min(room);
         if length > 0 {
             frame::data_header(out, id, stream.send.next(), length);
         }
