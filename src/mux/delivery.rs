@@ -15,6 +15,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::{best_rate::BestRate, company::Company};
+
 /// What cruise grants of rate × least round trip. More fills a path that became faster sooner, and is the queue that stands meanwhile.
 const GAIN: f64 = 1.25;
 /// The same while the other direction is as busy: credit then waits in a queue on its way, and comes in bursts.
@@ -35,9 +37,6 @@ const SCHEDULED_MAX_BESIDE: f64 = 32.0 * 1024.0;
 /// stand before the answer of a stream that moves little, too. It counts less by a share of the round trip: where that is ten times as long, not at all.
 const WAIT_FOR_PROCESSORS: Duration = Duration::from_micros(400);
 const LESS_WAIT: f64 = 0.1;
-
-/// A stream that moves little has company for so long after it was last heard of: somebody who types pauses.
-const BESIDE_FOR: Duration = Duration::from_secs(1);
 
 /// Beside all that, in bytes. Of tunnels that share a path the one with the smaller share gains by it, so that shares become equal.
 const EVEN_SHARE: f64 = 16.0 * 1024.0;
@@ -76,10 +75,6 @@ const QUEUED_BOTH_WAYS: f64 = 3.5;
 /// And what a probe finds then may be that queue: the least round trip becomes longer by this factor at most.
 const LONGER_BOTH_WAYS: f64 = 1.1;
 const JITTER: Duration = Duration::from_millis(2);
-
-/// The best rate is forgotten after one to two times as many round trips, and at least this time, in which a queue stood.
-const RATE_LIFETIME_ROUND_TRIPS: u32 = 5;
-const RATE_LIFETIME_MIN: Duration = Duration::from_millis(200);
 
 /// When no round trip was as short as the least one for as long, the path is probed (as BBR); the share of time that a probe costs stays the same on
 /// paths that are very long.
@@ -147,8 +142,7 @@ pub struct Delivery {
     /// Quiet round trips in a row that were longer than the least one, and the shortest of them.
     longer: (u8, Duration),
     probed: Option<Instant>,
-    /// The last stream for which something came though it moves little, and when.
-    little: Option<(u64, Instant)>,
+    company: Company,
 }
 
 #[derive(Debug)]
@@ -182,14 +176,6 @@ struct Least {
     seen: Instant,
 }
 
-/// The best rate of this and the last lifetime, in bytes a second.
-#[derive(Debug)]
-struct BestRate {
-    now: f64,
-    before: f64,
-    since: Instant,
-}
-
 impl Delivery {
     /// A window whose first size the peer already knows.
     pub fn new(now: Instant, initial: u64, max: u64) -> Self {
@@ -198,7 +184,7 @@ impl Delivery {
             max: max.max(initial),
             phase: Phase::START,
             round: None,
-            rate: BestRate { now: 0.0, before: 0.0, since: now },
+            rate: BestRate::new(now, 0.0),
             latest_rate: 0.0,
             least: None,
             latest_round_trip: INITIAL_ROUND_TRIP,
@@ -207,7 +193,7 @@ impl Delivery {
             both_ways: false,
             longer: (0, Duration::MAX),
             probed: None,
-            little: None,
+            company: Company::default(),
         }
     }
 
@@ -253,14 +239,9 @@ impl Delivery {
         }
     }
 
-    /// Something came for `stream`, which moves little, or has only begun.
-    pub fn little_came(&mut self, now: Instant, stream: u64) {
-        self.little = Some((stream, now));
-    }
-
-    /// Much came for `stream`, or its end: it is no company to others, and waits for nothing.
-    pub fn no_company(&mut self, stream: u64) {
-        self.little.take_if(|(little, _)| *little == stream);
+    /// The stream that moves little beside those that move much.
+    pub fn company(&mut self) -> &mut Company {
+        &mut self.company
     }
 
     /// `received` bytes have come in all, and `limit` may.
@@ -292,8 +273,7 @@ impl Delivery {
         self.latest_rate = rate;
         let grows_again = rate >= self.rate.best() * GROWS_AGAIN && granted.is_some() && self.is_free(now, rate);
         let is_queued = self.queued_since.is_some() && !matches!(self.phase, Phase::Probe(_));
-        let lifetime = self.least_round_trip().saturating_mul(RATE_LIFETIME_ROUND_TRIPS).max(RATE_LIFETIME_MIN);
-        self.rate.add(now, rate, is_queued, lifetime);
+        self.rate.add(now, rate, is_queued, self.least_round_trip());
         match self.phase {
             Phase::StartUp { best_rate, flat_rounds } => {
                 let is_too_small = granted.is_some_and(|granted| self.is_too_small(now, rate, granted));
@@ -341,20 +321,18 @@ impl Delivery {
         let rate = self.rate.best();
         let gain = if self.both_ways { GAIN_BOTH_WAYS } else { GAIN };
         let least = self.least_round_trip();
-        let waited =
-            if self.has_company(now) { WAIT_FOR_PROCESSORS.saturating_sub(least.mul_f64(LESS_WAIT)) } else { Duration::ZERO };
+        let waited = if self.company.is_there(now) {
+            WAIT_FOR_PROCESSORS.saturating_sub(least.mul_f64(LESS_WAIT))
+        } else {
+            Duration::ZERO
+        };
         let length = least.saturating_sub(waited);
         self.set_size((gain * rate * length.as_secs_f64()).max(self.scheduled(now, rate)));
     }
 
-    /// Whether a stream that moves little has been heard of lately.
-    pub fn has_company(&self, now: Instant) -> bool {
-        self.little.is_some_and(|(_, at)| now.saturating_duration_since(at) < BESIDE_FOR)
-    }
-
     /// What the ends need at this rate, however short the path, in bytes.
     fn scheduled(&self, now: Instant, rate: f64) -> f64 {
-        (rate * SCHEDULING.as_secs_f64()).min(if self.has_company(now) { SCHEDULED_MAX_BESIDE } else { SCHEDULED_MAX })
+        (rate * SCHEDULING.as_secs_f64()).min(if self.company.is_there(now) { SCHEDULED_MAX_BESIDE } else { SCHEDULED_MAX })
     }
 
     fn set_size(&mut self, bytes: f64) {
@@ -442,7 +420,7 @@ impl Delivery {
         if let Phase::Probe(Probe { rate: Some(rate), .. }) = self.phase
             && time < before.mul_f64(QUEUED)
         {
-            self.rate = BestRate { now: rate, before: 0.0, since: now };
+            self.rate = BestRate::new(now, rate);
         }
         self.least = Some(Least { time, seen: now });
         self.probed = Some(now);
@@ -457,21 +435,4 @@ impl Delivery {
 
 impl Phase {
     const START: Phase = Phase::StartUp { best_rate: 0.0, flat_rounds: 0 };
-}
-
-impl BestRate {
-    fn best(&self) -> f64 {
-        self.now.max(self.before)
-    }
-
-    /// Takes the rate of a round; one that is no better counts only when a queue stood.
-    fn add(&mut self, now: Instant, rate: f64, is_queued: bool, lifetime: Duration) {
-        if is_queued && now.saturating_duration_since(self.since) > lifetime {
-            self.before = std::mem::take(&mut self.now);
-            self.since = now;
-        }
-        if is_queued || rate > self.best() {
-            self.now = self.now.max(rate);
-        }
-    }
 }

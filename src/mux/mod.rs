@@ -19,7 +19,9 @@
 )]
 
 mod application;
+mod best_rate;
 mod byte_queue;
+mod company;
 mod delivery;
 mod error;
 mod frame;

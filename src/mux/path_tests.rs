@@ -434,14 +434,14 @@ fn a_stream_that_moves_little_keeps_the_window_of_a_short_path_small_while_it_is
     let (mut now, mut received) = (Instant::now(), 0);
     let mut delivery = Delivery::new(now, 256 * 1024, 16 << 20);
     let alone = window_on_loopback(&mut delivery, &mut now, &mut received);
-    delivery.little_came(now, 7);
+    delivery.company().comes(now, 7);
     let beside = window_on_loopback(&mut delivery, &mut now, &mut received);
     assert!(alone > 500 * 1024 && beside < 150 * 1024, "{alone} {beside}");
-    delivery.no_company(8);
+    delivery.company().leaves(8);
     assert_eq!(window_on_loopback(&mut delivery, &mut now, &mut received), beside, "another one moves much");
-    delivery.no_company(7);
+    delivery.company().leaves(7);
     assert_eq!(window_on_loopback(&mut delivery, &mut now, &mut received), alone, "it was the beginning of much");
-    delivery.little_came(now, 9);
+    delivery.company().comes(now, 9);
     let _ = window_on_loopback(&mut delivery, &mut now, &mut received);
     now += Duration::from_secs(1);
     let later = window_on_loopback(&mut delivery, &mut now, &mut received);

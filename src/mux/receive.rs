@@ -130,9 +130,9 @@ impl Mux {
             return Ok(());
         }
         if stream.receive.window().consumed_lately() > LITTLE {
-            self.window.delivery().no_company(id.0);
+            self.window.delivery().company().leaves(id.0);
         } else if length <= LITTLE_AT_A_TIME {
-            self.window.delivery().little_came(now, id.0);
+            self.window.delivery().company().comes(now, id.0);
         }
         stream.receive.receive(bytes);
         if std::mem::take(&mut stream.wants_read) {
@@ -165,7 +165,7 @@ impl Mux {
         }
         stream.receive.finish(end);
         stream.receive.skip(missing);
-        self.window.delivery().no_company(id.0);
+        self.window.delivery().company().leaves(id.0);
         if !self.window.receive(now, missing) {
             return Err(MuxError::FlowControl("a final offset beyond the window of the tunnel"));
         }

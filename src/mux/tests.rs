@@ -121,10 +121,10 @@ fn a_stream_that_has_ended_is_no_company_to_one_that_moves_much() {
     let stream = pair.stream();
     pair.client.write(stream, Bytes::from_static(b"k")).unwrap();
     pair.settle();
-    assert!(pair.server.window.delivery().has_company(pair.now));
+    assert!(pair.server.window.delivery().company().is_there(pair.now));
     pair.client.finish(stream);
     pair.settle();
-    assert!(!pair.server.window.delivery().has_company(pair.now));
+    assert!(!pair.server.window.delivery().company().is_there(pair.now));
 }
 
 #[test]
