@@ -1,5 +1,6 @@
 //! How much credit a path needs: what it delivers in the least round trip, and a quarter more (the idea of BBR, draft-cardwell-iccrg-bbr). Owns
-//! the measurements that lead there and every constant of it; knows neither frames nor streams. The receiver of data measures, since it grants.
+//! the measurements that lead there and the constants of it; knows neither frames nor streams. The receiver of data measures, since it grants. What it
+//! remembers of rates is `best_rate`'s, and of streams that move little `company`'s.
 //!
 //! ```text
 //!   start-up ──the rate stops growing────► cruise ──no round trip as short as the least for long, or a lasting queue──► probe
