@@ -318,8 +318,8 @@ async fn a_port_without_tls_is_told_apart_from_a_bad_certificate() {
 }
 
 /// A dialer for a master that only the proxy here can reach.
-fn dialer_through(proxy: &Listening, user: &str) -> Dialer {
-    let address = format!("http://{user}127.0.0.1:{}", proxy.address.port()).parse().unwrap();
+fn dialer_through(proxy: &Listening, scheme: &str, user: &str) -> Dialer {
+    let address = format!("{scheme}://{user}127.0.0.1:{}", proxy.address.port()).parse().unwrap();
     let parameters = DialParameters { proxy: ProxyChoice::Fixed(Box::new(address)), ..parameters(None) };
     Dialer::new("ws://master.invalid/report?x=1".parse().unwrap(), parameters).unwrap()
 }
@@ -343,9 +343,9 @@ async fn proxy_that_asks(mut stream: TcpStream) {
 #[tokio::test]
 async fn a_proxy_is_told_who_asks_over_the_same_connection() {
     let proxy = Listening::with(proxy_that_asks).await;
-    talk(dialer_through(&proxy, "ann:sesame@").dial().await.unwrap()).await;
+    talk(dialer_through(&proxy, "http", "ann:sesame@").dial().await.unwrap()).await;
     for (user, says) in [("", "it offers Basic"), ("ann:wrong@", "refuses \"ann\" (tried Basic)")] {
-        let error = dialer_through(&proxy, user).dial().await.map(|_| ()).unwrap_err().to_string();
+        let error = dialer_through(&proxy, "http", user).dial().await.map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(says) && error.contains("proxy http://127.0.0.1:"), "{error}");
     }
 }
@@ -361,7 +361,25 @@ async fn what_a_proxy_answers_in_place_of_a_way_is_told_with_what_can_be_done() 
         ("", "closed the connection without an answer"),
     ] {
         let proxy = Listening::answering(answer).await;
-        let error = dialer_through(&proxy, "").dial().await.map(|_| ()).unwrap_err().to_string();
+        let error = dialer_through(&proxy, "http", "").dial().await.map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(says), "{answer:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_closes_says_the_same_whether_it_has_read_the_request_or_not() {
+    for scheme in ["http", "socks5h"] {
+        for reads in [true, false] {
+            let proxy = Listening::with(move |mut stream| async move {
+                // Not before something is there: closed with that unread, the connection is reset.
+                let _ = stream.peek(&mut [0]).await;
+                if reads {
+                    let _ = stream.read(&mut [0; 1024]).await;
+                }
+            })
+            .await;
+            let error = dialer_through(&proxy, scheme, "").dial().await.map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains("closed the connection without an answer"), "{scheme}, reads {reads}: {error}");
+        }
     }
 }

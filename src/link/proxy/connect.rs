@@ -150,7 +150,7 @@ fn of_hyper(error: &hyper::Error) -> ProxyError {
     }
     let source = std::error::Error::source(error);
     match source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
-        Some(error) if error.kind() == std::io::ErrorKind::ConnectionReset => ProxyError::Closed,
-        _ => ProxyError::NotHttp(error.to_string()),
+        Some(error) => std::io::Error::new(error.kind(), error.to_string()).into(),
+        None => ProxyError::NotHttp(error.to_string()),
     }
 }

@@ -47,7 +47,7 @@ pub enum ProxyError {
     /// What answered does not speak HTTP.
     #[error("what listens there does not speak HTTP ({0}); check the scheme, host and port in `proxy`")]
     NotHttp(String),
-    /// It closed the connection without an answer.
+    /// It closed the connection without an answer, with an end of file or, where it had left something unread, a reset.
     #[error("it closed the connection without an answer; does it speak another protocol, or refuse this machine?")]
     Closed,
     /// SOCKS failed.
@@ -55,7 +55,16 @@ pub enum ProxyError {
     Socks(String),
     /// The connection failed.
     #[error("the connection failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for ProxyError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => ProxyError::Closed,
+            _ => ProxyError::Io(error),
+        }
+    }
 }
 
 fn said(body: &str) -> String {

@@ -41,8 +41,7 @@ pub async fn through_socks(
     };
     match connected {
         Ok(stream) => Ok(Box::new(stream.into_inner())),
-        Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(ProxyError::Closed),
-        Err(Error::Io(error)) => Err(ProxyError::Io(error)),
+        Err(Error::Io(error)) => Err(error.into()),
         Err(error) => Err(ProxyError::Socks(format!("{}; {}", lower(&error.to_string()), remedy(&error, user)))),
     }
 }
