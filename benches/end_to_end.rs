@@ -12,7 +12,7 @@
 //! | `options` | the command line |
 //! | `network` | a network of our own |
 //! | `children`, `process` | processes: that they are ready and end; what they use |
-//! | `services` | the hidden commands in which this program runs itself: the service, a copier |
+//! | `services`, `copier` | the hidden commands in which this program runs itself: the service, a copier, which may work |
 //! | `variants` | which systems there are |
 //! | `systems`, `peers` | their processes and configurations |
 //! | `load` | what is measured; `bulk`, `echo` and `connections` are the ways |
@@ -31,6 +31,8 @@ mod bulk;
 mod children;
 #[path = "end_to_end/connections.rs"]
 mod connections;
+#[path = "end_to_end/copier.rs"]
+mod copier;
 #[expect(dead_code, reason = "the benchmark of the layers needs more of it")]
 #[path = "layers/data.rs"]
 mod data;
@@ -83,7 +85,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Ok(Command::Service) => services::serve(),
-        Ok(Command::Copier(target)) => services::copy(target),
+        Ok(Command::Copier(target, work)) => copier::copy(target, work),
         Ok(Command::Measure(options)) => {
             let entered = if options.shared_network { Ok(()) } else { network::enter() };
             entered.and_then(|()| measure_until_stopped(options))

@@ -1,7 +1,11 @@
 //! What a method costs by itself: in one thread, in memory, on the bytes that the system carries and in the pieces that it makes of them. Knows
 //! the library's layers and rustls; no process, no socket.
 
-use std::{hint::black_box, io, sync::Arc};
+use std::{
+    hint::black_box,
+    io,
+    sync::{Arc, LazyLock},
+};
 
 use anyhow::{Context, ensure};
 use bytes::BytesMut;
@@ -12,7 +16,6 @@ use report::{
         handshake::{Initiator, Responder},
         seal::OVERHEAD,
     },
-    random,
 };
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
@@ -32,7 +35,7 @@ const TLS_HOPS: f64 = 2.0;
 /// What the variant adds to `plain` without compression: `alone_mb_s`, its compressor's speed in 10^6 bytes a second of CPU time, and
 /// `alone_cpu_s_gib`, what its ciphers cost at all places together.
 pub fn measure(variant: &Variant, bytes: usize) -> anyhow::Result<Values> {
-    let Way::Report { methods, .. } = &variant.way else { return Ok(Values::new()) };
+    let (Way::Report { methods, .. } | Way::WorkingChain(methods)) = &variant.way else { return Ok(Values::new()) };
     let &Methods { encrypt, compress, tls } = methods;
     let mut values = Values::new();
     let block = services::block(variant.payload);
@@ -67,7 +70,7 @@ fn compressing(method: CompressMethod, block: &[u8], bytes: usize) -> anyhow::Re
 
 /// Sealing at one end and opening at the other.
 fn sealing(method: EncryptMethod, block: &[u8], bytes: usize) -> anyhow::Result<f64> {
-    let (mut sealer, mut opener) = session(method)?;
+    let ((mut sealer, _), (_, mut opener)) = session(method)?;
     let mut buffer = BytesMut::with_capacity(MAX_CHUNK + OVERHEAD);
     // In place, again and again: what a cipher costs does not depend on what it is given.
     buffer.extend_from_slice(&block[..MAX_CHUNK]);
@@ -81,14 +84,16 @@ fn sealing(method: EncryptMethod, block: &[u8], bytes: usize) -> anyhow::Result<
     Ok(seconds)
 }
 
-/// What seals at one end, and what opens at the other.
-fn session(method: EncryptMethod) -> anyhow::Result<(Sealer, Opener)> {
-    let keys = PortKeys::derive("benchmark");
-    let (initiator, first) = Initiator::start(&keys.psk, keys.id, b"", random::bytes())?;
-    let (responder, _) = Responder::read(&keys.psk, keys.id, &first, random::bytes())?;
+/// What seals and opens at the one end and at the other. The keys are the same each time: two processes can do this without a word.
+pub fn session(method: EncryptMethod) -> anyhow::Result<((Sealer, Opener), (Sealer, Opener))> {
+    // Derived once: that costs time and memory on purpose.
+    static KEYS: LazyLock<PortKeys> = LazyLock::new(|| PortKeys::derive("benchmark"));
+    let keys = &*KEYS;
+    let (initiator, first) = Initiator::start(&keys.psk, keys.id, b"", [1; 32])?;
+    let (responder, _) = Responder::read(&keys.psk, keys.id, &first, [2; 32])?;
     let (second, server) = responder.finish(b"")?;
     let (_, client) = initiator.finish(&second)?;
-    Ok((client.initiator(method).0, server.responder(method).1))
+    Ok((client.initiator(method), server.responder(method)))
 }
 
 /// Encrypting at one end of a link and decrypting at the other, with rustls as it comes.

@@ -4,11 +4,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 
-use crate::variants::Variant;
+use crate::{copier::Work, variants::Variant};
 
 /// Names one of the programs that this one runs itself as.
 pub const SERVICE: &str = "as-service";
-/// The same; the next argument is where to copy to.
+/// The same; the next arguments are where to copy to and, of one that works, what it does.
 pub const COPIER: &str = "as-copier";
 
 pub const HELP: &str = "\
@@ -28,7 +28,8 @@ cargo bench --bench end_to_end -- [OPTIONS]
 
 Systems: chain, and rePort with random data: plain, aes-128-gcm, aes-128-cfb, chacha20-poly1305, plain-tls and tls (TLS at the master,
 plain and aes-128-gcm inside); with compression: plain-s2-text, plain-s2-binary, plain-s2-random, the same with zstd, and s2-text and
-zstd-text (aes-128-gcm); the peers rathole and bore (cargo install --root target/peers rathole bore-cli).
+zstd-text (aes-128-gcm); chains whose copiers do the same work as plain, aes-128-gcm or a compressor, and nothing else: working-plain,
+working-aes-128-gcm, working-s2-text, working-s2-binary, working-zstd-text, working-zstd-binary; the peers rathole and bore (cargo install --root target/peers rathole bore-cli).
 The usual ones are chain, plain, aes-128-gcm, aes-128-cfb and plain-tls.
 The options may stand in REPORT_BENCH too.";
 
@@ -36,7 +37,7 @@ The options may stand in REPORT_BENCH too.";
 pub enum Command {
     Help,
     Service,
-    Copier(SocketAddr),
+    Copier(SocketAddr, Option<Work>),
     Measure(Options),
 }
 
@@ -168,7 +169,8 @@ impl Command {
             Some(SERVICE) => return Ok(Command::Service),
             Some(COPIER) => {
                 let target = arguments.get(1).context("where to?")?.parse().context("where to?")?;
-                return Ok(Command::Copier(target));
+                let work = arguments.get(2).map(|work| work.parse()).transpose()?;
+                return Ok(Command::Copier(target, work));
             }
             _ => {}
         }

@@ -1,5 +1,5 @@
-//! The programs that this one runs itself as: a service that echoes, takes and gives, and a copier of TCP connections. Both print where they
-//! listen, and end when their standard input does.
+//! The programs that this one runs itself as print where they listen, and end when their standard input does. One of them is here: a service that
+//! echoes, takes and gives; the other is in `copier`.
 
 use std::{
     io::Read,
@@ -11,19 +11,13 @@ use std::{
 
 use anyhow::Context;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
     time::timeout_at,
 };
 
-use crate::{
-    children::Children,
-    data,
-    options::{COPIER, SERVICE},
-    process::Process,
-    variants::Payload,
-};
+use crate::{children::Children, data, options::SERVICE, variants::Payload};
 
 /// What a connection wants: its first byte. All but [`ECHO`] are followed by a number (8 bytes, big-endian).
 pub const ECHO: u8 = b'e';
@@ -64,12 +58,6 @@ pub type Blocks = [Vec<u8>; Payload::ALL.len()];
 pub fn start(children: &Children) -> anyhow::Result<SocketAddr> {
     let process = children.start("service", Command::new(std::env::current_exe()?).arg(SERVICE))?;
     children.address(process)
-}
-
-/// Starts a copier in a process of its own.
-pub fn start_copier(children: &Children, name: &str, target: SocketAddr) -> anyhow::Result<(Process, SocketAddr)> {
-    let process = children.start(name, Command::new(std::env::current_exe()?).arg(COPIER).arg(target.to_string()))?;
-    Ok((process, children.address(process)?))
 }
 
 /// Is the service.
@@ -142,19 +130,8 @@ async fn echo(mut connection: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Is a copier: each connection that it accepts is joined to one to `target`.
-pub fn copy(target: SocketAddr) -> anyhow::Result<()> {
-    run(move |mut one| async move {
-        let Ok(mut other) = TcpStream::connect(target).await else { return };
-        if other.set_nodelay(true).is_ok() {
-            // A connection that breaks is noticed at its ends.
-            let _ = copy_bidirectional_with_sizes(&mut one, &mut other, PIECE, PIECE).await;
-        }
-    })
-}
-
 /// Accepts until standard input ends.
-fn run<F: Future<Output = ()> + Send + 'static>(handle: impl Fn(TcpStream) -> F + Send + 'static) -> anyhow::Result<()> {
+pub fn run<F: Future<Output = ()> + Send + 'static>(handle: impl Fn(TcpStream) -> F + Send + 'static) -> anyhow::Result<()> {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         process::exit(0);

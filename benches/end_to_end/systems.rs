@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     children::Children,
+    copier::{self, Work},
     peers,
     process::Process,
     results::Values,
@@ -37,6 +38,20 @@ pub enum Role {
     Agent,
 }
 
+impl Role {
+    /// All there are, as bytes pass them on their way up.
+    pub const ALL: [Role; 3] = [Role::Visitor, Role::Relay, Role::Agent];
+
+    /// In names of processes and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Visitor => "visitor",
+            Role::Relay => "relay",
+            Role::Agent => "agent",
+        }
+    }
+}
+
 /// Where to connect to, and the processes behind it.
 pub type Started = (SocketAddr, Vec<(Role, Process)>);
 
@@ -53,7 +68,8 @@ impl System {
     /// Starts its processes, and waits until a byte comes back through them.
     pub fn start(variant: &Variant, service: SocketAddr, children: &Children) -> anyhow::Result<Self> {
         let (entry, processes) = match &variant.way {
-            Way::Chain => chain(service, children)?,
+            Way::Chain => chain(service, children, &variant.name, None)?,
+            Way::WorkingChain(methods) => chain(service, children, &variant.name, Some(*methods))?,
             Way::Report { program, methods } => {
                 Roles { program, name: variant.name.replace(' ', "-"), methods: *methods }.start(service, children)?
             }
@@ -118,11 +134,16 @@ fn echo_once(entry: SocketAddr) -> io::Result<()> {
     connection.read_exact(&mut [0])
 }
 
-fn chain(service: SocketAddr, children: &Children) -> anyhow::Result<Started> {
-    let (agent, to_agent) = services::start_copier(children, "chain-agent", service)?;
-    let (relay, to_relay) = services::start_copier(children, "chain-relay", to_agent)?;
-    let (visitor, entry) = services::start_copier(children, "chain-visitor", to_relay)?;
-    Ok((entry, vec![(Role::Visitor, visitor), (Role::Relay, relay), (Role::Agent, agent)]))
+fn chain(service: SocketAddr, children: &Children, name: &str, methods: Option<Methods>) -> anyhow::Result<Started> {
+    let (mut entry, mut processes) = (service, Vec::new());
+    for role in [Role::Agent, Role::Relay, Role::Visitor] {
+        let work = methods.map(|methods| Work { role, methods });
+        let (process, address) = copier::start(children, &format!("{name}-{}", role.name()), entry, work)?;
+        entry = address;
+        processes.push((role, process));
+    }
+    processes.reverse();
+    Ok((entry, processes))
 }
 
 /// rePort's three processes.

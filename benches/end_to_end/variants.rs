@@ -34,6 +34,8 @@ pub struct Variant {
 pub enum Way {
     /// Three copiers of TCP connections.
     Chain,
+    /// The same, which do what the methods do to the bytes, and nothing else.
+    WorkingChain(Methods),
     Report {
         program: PathBuf,
         methods: Methods,
@@ -80,6 +82,17 @@ impl Variant {
         ] {
             all.push(Self::report(name, payload, Methods { encrypt, compress, tls: false }));
         }
+        for (name, encrypt, compress, payload) in [
+            ("working-plain", Encrypt::Plain, Compress::Null, Payload::Random),
+            ("working-aes-128-gcm", Encrypt::Aes128Gcm, Compress::Null, Payload::Random),
+            ("working-s2-text", Encrypt::Plain, Compress::S2, Payload::Text),
+            ("working-s2-binary", Encrypt::Plain, Compress::S2, Payload::Binary),
+            ("working-zstd-text", Encrypt::Plain, Compress::Zstd, Payload::Text),
+            ("working-zstd-binary", Encrypt::Plain, Compress::Zstd, Payload::Binary),
+        ] {
+            let way = Way::WorkingChain(Methods { encrypt, compress, tls: false });
+            all.push(Variant { name: name.to_owned(), payload, way });
+        }
         all
     }
 
@@ -116,16 +129,18 @@ impl Variant {
     pub fn label(&self) -> String {
         match self.way {
             Way::Rathole(_) | Way::Bore(_) => format!("{} (two processes, no encryption)", self.name),
-            Way::Chain | Way::Report { .. } => self.name.clone(),
+            Way::Chain | Way::WorkingChain(_) | Way::Report { .. } => self.name.clone(),
         }
     }
 
     /// What is measured of it: of a compressor that it keeps up with one connection; all else is that of the null method.
     pub fn is_measured(&self, measure: Measure) -> bool {
         match &self.way {
-            Way::Report { methods, .. } if methods.compress != CompressMethod::Null => {
+            Way::Report { methods, .. } | Way::WorkingChain(methods) if methods.compress != CompressMethod::Null => {
                 matches!(measure, Measure::Up(1) | Measure::Down(1))
             }
+            // It agrees on keys for each connection anew, which a tunnel does once.
+            Way::WorkingChain(_) => !matches!(measure, Measure::Connect | Measure::ConnectAtOnce),
             _ => true,
         }
     }
@@ -138,6 +153,7 @@ impl Variant {
                     && matches!(methods.encrypt, EncryptMethod::Plain | EncryptMethod::Aes128Gcm)
                     && !methods.tls
             }
+            Way::WorkingChain(_) => false,
             _ => true,
         }
     }
