@@ -171,10 +171,10 @@ impl Roles<'_> {
                 role["tls"] = json!({ "ca": cert });
             }
         }
-        let relay = self.role("relay", &master, children)?;
+        let relay = self.role(Role::Relay, &master, children)?;
         wait_until(children, &[relay], || TcpStream::connect(relay_address).map(drop)).context("the master does not listen")?;
-        let agent = self.role("agent", &agent, children)?;
-        let visitor = self.role("visitor", &visitor, children)?;
+        let agent = self.role(Role::Agent, &agent, children)?;
+        let visitor = self.role(Role::Visitor, &visitor, children)?;
         Ok((entry, vec![(Role::Visitor, visitor), (Role::Relay, relay), (Role::Agent, agent)]))
     }
 
@@ -185,8 +185,8 @@ impl Roles<'_> {
         })
     }
 
-    fn role(&self, role: &str, configuration: &Value, children: &Children) -> anyhow::Result<Process> {
-        let name = format!("{}-{role}", self.name);
+    fn role(&self, role: Role, configuration: &Value, children: &Children) -> anyhow::Result<Process> {
+        let name = format!("{}-{}", self.name, role.name());
         let file = children.path(&format!("{name}.json"));
         fs::write(&file, configuration.to_string())?;
         children.start(&name, Command::new(self.program).arg("--config").arg(file))
