@@ -26,8 +26,9 @@ use crate::{
     tunnel::{Commons, PortParameters, WindowSize},
 };
 
-/// What a stream may send before it is given more (PROTOCOL 12).
-const STREAM_WINDOW_INITIAL: ByteSize = ByteSize::kib(256);
+/// The floor of a stream's window (PROTOCOL 12): little enough that thousands of streams whose applications never read hold little, and about what
+/// TCP sends first.
+const STREAM_WINDOW_INITIAL: ByteSize = ByteSize::kib(16);
 
 /// The same for a tunnel.
 const TUNNEL_WINDOW_INITIAL: ByteSize = ByteSize::mib(1);

@@ -53,7 +53,10 @@ impl Mux {
         }
         if length > 0 {
             self.load.track(&mut stream.send, |send| send.write(bytes));
-            self.schedule.add(id);
+            // A parked stream returns with new credit. One that has little to send now is not parked again.
+            if !self.parked.contains(&id) {
+                self.schedule.add(id);
+            }
         }
         self.check();
         Ok(())
@@ -109,8 +112,9 @@ impl Mux {
         let bytes = (bytes as u64).min(stream.receive.held());
         self.window.release(bytes);
         let growth = self.window.growth(self.parameters.stream_window.max);
-        let urgent = stream.receive.window().consume(now, bytes, &growth);
-        if urgent && stream.receive.end().is_none() {
+        self.credit.track(&mut stream.receive, |receive| receive.window().consume(now, bytes, &growth));
+        let allowance = self.credit.allowance(&stream.receive, self.window.path_need());
+        if stream.receive.end().is_none() && stream.receive.window().is_update_due(allowance) {
             self.update_at_once(id);
         }
         self.check();

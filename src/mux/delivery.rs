@@ -208,11 +208,6 @@ impl Delivery {
         self.size
     }
 
-    /// What it may become.
-    pub fn max(&self) -> u64 {
-        self.max
-    }
-
     /// The shortest round trip of late.
     pub fn least_round_trip(&self) -> Duration {
         self.least.map_or(INITIAL_ROUND_TRIP, |least| least.time)

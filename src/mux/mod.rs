@@ -6,8 +6,8 @@
 //! [`Mux::handle_timeout`]. After any call all three may have something new. The mux never blocks, and knows neither sockets nor ciphers nor tasks.
 //!
 //! # Credit
-//! Bytes are counted by offset. `window` owns what we grant, `stream` what we were granted; what we hold for slow applications is
-//! `Σ (received − consumed)` over the streams, and equals what the tunnel's window counts (checked after each operation in debug builds).
+//! Bytes are counted by offset. `window` owns what we grant, `credit` how the streams share it, `stream` what we were granted; what we hold for slow
+//! applications is `Σ (received − consumed)` over the streams, and equals what the tunnel's window counts (checked after each operation in debug builds).
 //!
 //! # What is kept
 //! What was sent stays until the peer says it has it, so that it can be sent again on another channel. The owner says when one channel takes the place
@@ -22,6 +22,7 @@ mod application;
 mod best_rate;
 mod byte_queue;
 mod company;
+mod credit;
 mod delivery;
 mod error;
 mod frame;
@@ -39,6 +40,8 @@ mod round_trip;
 mod schedule;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod stalled_tests;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -54,13 +57,8 @@ use std::{
 
 use bytes::Bytes;
 
-pub use self::{
-    error::{MuxError, StreamError},
-    frame::{MOVE, MOVED, ResetCode, StreamId},
-    load::PIECE_MAX,
-    window::WindowSize,
-};
 use self::{
+    credit::CreditPool,
     frame::TunnelFrame,
     load::Load,
     resume::{Closing, Resumption},
@@ -69,6 +67,12 @@ use self::{
     stream::{Stream, Update},
     updates::Updates,
     window::TunnelWindow,
+};
+pub use self::{
+    error::{MuxError, StreamError},
+    frame::{MOVE, MOVED, ResetCode, StreamId},
+    load::PIECE_MAX,
+    window::WindowSize,
 };
 use crate::map::Map;
 
@@ -163,6 +167,7 @@ pub struct Mux {
     tunnel_limit: u64,
     load: Load,
     window: TunnelWindow,
+    credit: CreditPool,
     round_trip: RoundTrip,
     schedule: Schedule,
     /// Streams that the tunnel's credit keeps out of the schedule, so that they do not stand before bytes that are sent again without it.
@@ -199,6 +204,7 @@ impl Mux {
             tunnel_limit: grant.tunnel_window,
             load: Load::new(parameters.tunnel_window.max),
             window: TunnelWindow::new(now, parameters.tunnel_window),
+            credit: CreditPool::new(parameters.tunnel_window.max),
             round_trip: RoundTrip::default(),
             schedule: Schedule::default(),
             parked: BTreeSet::new(),
@@ -253,11 +259,14 @@ impl Mux {
     /// Drops what waits for the application, and gives the credit back.
     fn discard(&mut self, now: Instant, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.receive.discard();
-        let held = stream.receive.held();
-        self.window.release(held);
         let growth = self.window.growth(self.parameters.stream_window.max);
-        stream.receive.window().consume(now, held, &growth);
+        let held = self.credit.track(&mut stream.receive, |receive| {
+            receive.discard();
+            let held = receive.held();
+            receive.window().consume(now, held, &growth);
+            held
+        });
+        self.window.release(held);
         self.check();
     }
 
@@ -317,7 +326,15 @@ impl Mux {
             debug_assert_eq!(held, self.window.held(), "credit is conserved");
             debug_assert!(self.load.is_sum_of(self.streams.values()), "what is unsent and kept is counted");
             debug_assert!(self.tunnel_sent <= self.tunnel_limit, "nothing is sent beyond the tunnel's credit");
-            debug_assert!(held <= self.window.max(), "memory is bounded by the largest window");
+            debug_assert!(
+                self.credit.is_sum_of(self.streams.values().map(|stream| &stream.receive)),
+                "loans are counted, and bounded"
+            );
+            let floors = self.parameters.stream_window.initial.saturating_mul(self.streams.len() as u64);
+            debug_assert!(
+                held <= self.parameters.tunnel_window.max.saturating_add(floors),
+                "memory is bounded by the pool and the floors"
+            );
         }
     }
 }

@@ -26,11 +26,26 @@ impl Mux {
         if !message.is_empty() {
             self.resumption.something_moved();
         }
+        let length = message.len();
         while !message.is_empty() {
-            self.handle_frame(now, TunnelFrame::decode(&mut message)?)?;
+            let frame = match TunnelFrame::decode(&mut message)? {
+                TunnelFrame::Data { stream, offset, bytes } => {
+                    TunnelFrame::Data { stream, offset, bytes: self.unpinned(stream, bytes, length) }
+                }
+                frame => frame,
+            };
+            self.handle_frame(now, frame)?;
         }
         self.check();
         Ok(())
+    }
+
+    /// A piece that waits for its application keeps its whole message in memory: a copy of a small one does not. An application that waits takes the
+    /// piece at once.
+    fn unpinned(&self, id: StreamId, bytes: Bytes, message: usize) -> Bytes {
+        let is_small = bytes.len() < message / 2;
+        let is_taken = self.streams.get(&id).is_some_and(|stream| stream.wants_read);
+        if is_small && !is_taken { Bytes::copy_from_slice(&bytes) } else { bytes }
     }
 
     fn handle_frame(&mut self, now: Instant, frame: TunnelFrame) -> Result<(), MuxError> {
@@ -125,7 +140,7 @@ impl Mux {
         }
         let unwanted = stream.released || matches!(stream.send.end(), Some(End::Reset(_)));
         if unwanted {
-            stream.receive.skip(length);
+            self.credit.track(&mut stream.receive, |receive| receive.skip(length));
             self.discard(now, id);
             return Ok(());
         }
@@ -163,8 +178,10 @@ impl Mux {
         if final_offset > stream.receive.window().limit() {
             return Err(MuxError::FlowControl("a final offset beyond the window of the stream"));
         }
-        stream.receive.finish(end);
-        stream.receive.skip(missing);
+        self.credit.track(&mut stream.receive, |receive| {
+            receive.finish(end);
+            receive.skip(missing);
+        });
         self.window.delivery().company().leaves(id.0);
         if !self.window.receive(now, missing) {
             return Err(MuxError::FlowControl("a final offset beyond the window of the tunnel"));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::delivery::Sample;
+use super::{delivery::Sample, transmit::INTERACTIVE_RESERVE};
 
 /// While data flows, a PING is sent this often: often enough to follow a path, rare enough to cost nothing.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
@@ -14,8 +14,8 @@ const PING_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// While no more than as many bytes moved either way, an answer waited for nobody.
 const QUIET_BYTES: u64 = 16 * 1024;
 
-/// Credit under this many bytes is left alone by a sender, since it would make small messages.
-const LEFT_ALONE: u64 = 1024;
+/// A sender leaves up to this much credit unused, in bytes: it keeps [`INTERACTIVE_RESERVE`], and does not send what would make small messages.
+const LEFT_ALONE: u64 = INTERACTIVE_RESERVE + 1024;
 
 /// A PING without an answer for this long was lost with its channel. Until then there is one at a time: a later one would hide the answer to it.
 const LOST_AFTER: Duration = Duration::from_secs(10);

@@ -295,11 +295,20 @@ pub struct ReceiveHalf {
     /// What the peer was last told of [`ReceiveHalf::received`].
     told: u64,
     end: Option<End>,
+    /// What comes is dropped.
+    is_discarded: bool,
 }
 
 impl ReceiveHalf {
     fn new(window: WindowSize) -> Self {
-        ReceiveHalf { waiting: ByteQueue::default(), window: StreamWindow::new(window), received: 0, told: 0, end: None }
+        ReceiveHalf {
+            waiting: ByteQueue::default(),
+            window: StreamWindow::new(window),
+            received: 0,
+            told: 0,
+            end: None,
+            is_discarded: false,
+        }
     }
 
     /// The stream's window.
@@ -343,6 +352,19 @@ impl ReceiveHalf {
         self.received.saturating_sub(self.window.consumed())
     }
 
+    /// Whether the application has shown that it reads.
+    pub fn is_proven(&self) -> bool {
+        self.window.is_proven()
+    }
+
+    /// The credit beyond the floor that the stream holds, or may come to hold: the peer may send up to the limit until the direction ends, or until
+    /// what comes is dropped.
+    pub fn loan(&self) -> u64 {
+        let is_open = self.end.is_none() && !self.is_discarded;
+        let exposed = if is_open { self.window.limit().saturating_sub(self.window.consumed()) } else { self.held() };
+        self.window.loan(exposed)
+    }
+
     /// Takes bytes that follow what has come.
     pub fn receive(&mut self, bytes: Bytes) {
         self.received = self.received.saturating_add(bytes.len() as u64);
@@ -364,8 +386,9 @@ impl ReceiveHalf {
         self.waiting.pop()
     }
 
-    /// Drops what waits.
+    /// Drops what waits, and what will come.
     pub fn discard(&mut self) {
+        self.is_discarded = true;
         self.waiting.clear();
     }
 }

@@ -150,10 +150,12 @@ fn a_reader_that_stalls_holds_nobody_else_up() {
     let mut pair = Pair::new();
     let stalled: Vec<_> = (0..10).map(|_| pair.stream()).collect();
     for &stream in &stalled {
-        pair.client.write(stream, Bytes::from(vec![1; 64 * 1024])).unwrap();
-        pair.settle();
+        while let Ok(room @ 1..) = pair.client.write_room(stream) {
+            pair.client.write(stream, Bytes::from(vec![1; room])).unwrap();
+            pair.settle();
+        }
     }
-    assert_eq!(pair.server.held_bytes(), 640 * 1024);
+    assert!(pair.server.held_bytes() >= 640 * 1024, "the floors, and loans");
     let live = pair.stream();
     let mut moved = 0;
     for _ in 0..1000 {
@@ -168,7 +170,9 @@ fn a_reader_that_stalls_holds_nobody_else_up() {
 
 #[test]
 fn a_window_grows_when_the_path_is_long_and_the_application_fast() {
-    let mut pair = Pair::new();
+    // A pool of which a share is as large as the largest window of a stream.
+    let tunnel_window = WindowSize { initial: 256 * 1024, max: 32 * 1024 * 1024 };
+    let mut pair = Pair::with(Parameters { tunnel_window, ..PARAMETERS });
     let stream = pair.stream();
     let mut most = 0;
     for _ in 0..200 {
@@ -275,7 +279,7 @@ fn the_little_that_stalled_readers_leave_is_still_given_out() {
         pair.client.write(stalled, Bytes::from(vec![1; room])).unwrap();
         pair.settle();
     }
-    assert_eq!(pair.server.held_bytes(), 984 * 1024, "40 KiB less than there may be");
+    assert!(pair.server.held_bytes() >= 984 * 1024, "nearly as much as the tunnel may lend");
     let mut moved = 0;
     for _ in 0..100 {
         let room = pair.client.write_room(live).unwrap();

@@ -16,6 +16,10 @@ use super::{
 /// A message is not worth starting a DATA frame in when less than this is left, in bytes.
 const DATA_MIN: usize = 256;
 
+/// What a sender leaves of the tunnel's credit to streams that have no more than half of it unacknowledged, in bytes. The receiver grants it beside
+/// what the path needs.
+pub(super) const INTERACTIVE_RESERVE: u64 = 4 * 1024;
+
 impl Mux {
     /// Whether [`Mux::poll_transmit`] has something to send.
     #[must_use]
@@ -116,19 +120,23 @@ impl Mux {
     pub(super) fn tell(&mut self, id: StreamId, out: &mut BytesMut, end: usize) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.update = Update::None;
-        let limit = stream.receive.window().advance_limit();
+        let allowance = self.credit.allowance(&stream.receive, self.window.path_need());
+        let limit = self.credit.track(&mut stream.receive, |receive| receive.window().advance_limit(allowance));
         let received = stream.receive.told();
         put(out, end, &TunnelFrame::Window { stream: id, received, limit });
         self.forget_if_over(id);
     }
 
     fn transmit_opens(&mut self, out: &mut BytesMut, end: usize) {
-        let window = self.parameters.stream_window.initial;
         while let Some(&id) = self.opens.front() {
-            if let Some(details) = self.streams.get(&id).and_then(|stream| stream.opening.due()).cloned() {
+            if let Some(stream) = self.streams.get_mut(&id)
+                && let Some(details) = stream.opening.due().cloned()
+            {
                 if !has_room(out, end.saturating_sub(details.len())) {
                     return;
                 }
+                let allowance = self.credit.allowance(&stream.receive, 0);
+                let window = self.credit.track(&mut stream.receive, |receive| receive.window().advance_limit(allowance));
                 put(out, end, &TunnelFrame::Open { stream: id, window, details });
                 self.announced(id);
             }
@@ -172,11 +180,14 @@ impl Mux {
         let under_way = self.load.kept.saturating_sub(self.load.unsent);
         let Some((id, share)) = self.schedule.next(schedule::quantum(under_way)) else { return false };
         let credit = self.tunnel_limit.saturating_sub(self.tunnel_sent);
+        let reserve = self.grant.tunnel_window.min(INTERACTIVE_RESERVE.saturating_mul(8)) / 8;
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.opening.due().is_none()) else {
             self.schedule.sent(0, false);
             return true;
         };
         let unsent = stream.send.unsent();
+        // A stream that moves little takes the last of the credit: it never waits for that of a bulk copy.
+        let credit = if stream.send.kept() <= reserve / 2 { credit } else { credit.saturating_sub(reserve) };
         let sendable = unsent.min(credit.saturating_add(stream.send.again()));
         if sendable == 0 && unsent > 0 {
             self.schedule.sent(0, false);

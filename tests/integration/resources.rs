@@ -128,6 +128,13 @@ fn stall(address: SocketAddr, poured: &AtomicU64) -> Vec<TcpStream> {
 
 /// The largest resident memory of each role while the work goes on.
 fn peak_during<T: Send>(tunnel: &Tunnel, work: impl FnOnce() -> T + Send) -> ([u64; 3], T) {
+    /// Lets the watcher end when the work does, by a panic too: a scope waits for its threads.
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
@@ -140,8 +147,10 @@ fn peak_during<T: Send>(tunnel: &Tunnel, work: impl FnOnce() -> T + Send) -> ([u
             }
             peaks
         });
-        let result = work();
-        done.store(true, Ordering::Relaxed);
+        let result = {
+            let _done = Done(&done);
+            work()
+        };
         (watch.join().unwrap(), result)
     })
 }
