@@ -106,6 +106,13 @@ impl Mux {
         }
     }
 
+    /// The application has stalled: what waits for it keeps no more memory than its length.
+    pub fn compact(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.receive.compact();
+        }
+    }
+
     /// The application has `bytes` more of the stream: the peer gets credit for them.
     pub fn consume(&mut self, now: Instant, id: StreamId, bytes: usize) {
         let Some(stream) = self.streams.get_mut(&id) else { return };

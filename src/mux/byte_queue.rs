@@ -40,6 +40,13 @@ impl ByteQueue {
         piece
     }
 
+    /// Copies each piece: what it is a part of, a message or a buffer that was read into, is no longer kept.
+    pub fn compact(&mut self) {
+        for piece in &mut self.pieces {
+            *piece = Bytes::copy_from_slice(piece);
+        }
+    }
+
     /// Drops everything.
     pub fn clear(&mut self) {
         self.pieces = VecDeque::new();

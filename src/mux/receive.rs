@@ -40,12 +40,14 @@ impl Mux {
         Ok(())
     }
 
-    /// A piece that waits for its application keeps its whole message in memory: a copy of a small one does not. An application that waits takes the
-    /// piece at once.
+    /// A piece that waits for its application keeps its whole message in memory, and perhaps what was read with it: a copy does not. A large piece is not
+    /// copied for an application that has shown that it reads, nor a small one for such an application that waits for it.
     fn unpinned(&self, id: StreamId, bytes: Bytes, message: usize) -> Bytes {
-        let is_small = bytes.len() < message / 2;
-        let is_taken = self.streams.get(&id).is_some_and(|stream| stream.wants_read);
-        if is_small && !is_taken { Bytes::copy_from_slice(&bytes) } else { bytes }
+        let is_taken = self.streams.get(&id).is_some_and(|stream| {
+            let is_large = bytes.len() >= message / 2;
+            stream.receive.is_proven() && (is_large || stream.wants_read)
+        });
+        if is_taken { bytes } else { Bytes::copy_from_slice(&bytes) }
     }
 
     fn handle_frame(&mut self, now: Instant, frame: TunnelFrame) -> Result<(), MuxError> {

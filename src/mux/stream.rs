@@ -386,6 +386,11 @@ impl ReceiveHalf {
         self.waiting.pop()
     }
 
+    /// Keeps what waits in memory that holds nothing else.
+    pub fn compact(&mut self) {
+        self.waiting.compact();
+    }
+
     /// Drops what waits, and what will come.
     pub fn discard(&mut self) {
         self.is_discarded = true;

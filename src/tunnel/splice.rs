@@ -43,6 +43,16 @@ const BATCH_ENOUGH: usize = 128 * 1024;
 /// Pieces of a batch at most: more of them in one write do not make it cheaper.
 const BATCH_PIECES: usize = 64;
 
+/// When the socket has taken nothing for the first of these times, what waits for it is compacted, and once more for what was still on its way.
+const COMPACTIONS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+
+async fn sleep_if(time: Option<&Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(*time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What a splice moved, and how it ended.
 #[derive(Debug)]
 pub struct Spliced {
@@ -347,6 +357,7 @@ impl Ends {
     /// Writes everything, and notices meanwhile when the stream is reset. Returns how many bytes there were.
     async fn write_all(&self, mut pieces: VecDeque<Bytes>) -> Result<u64, SpliceError> {
         let mut written: u64 = 0;
+        let mut compactions = COMPACTIONS.iter();
         while !pieces.is_empty() {
             match self.try_write(&pieces) {
                 Ok(length) => {
@@ -357,11 +368,23 @@ impl Ends {
                     biased;
                     ready = self.socket.writable() => ready?,
                     error = self.stream.failed() => return Err(error.into()),
+                    () = sleep_if(compactions.as_slice().first()) => {
+                        compactions.next();
+                        self.compact(&mut pieces);
+                    }
                 },
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(written)
+    }
+
+    /// The application has stalled: what waits for it is copied out of the messages that it came in.
+    fn compact(&self, pieces: &mut VecDeque<Bytes>) {
+        for piece in pieces {
+            *piece = Bytes::copy_from_slice(piece);
+        }
+        self.stream.compact();
     }
 
     fn try_write(&self, pieces: &VecDeque<Bytes>) -> io::Result<usize> {

@@ -77,6 +77,11 @@ impl TunnelStream {
         self.shared.settle(state);
     }
 
+    /// The application has stalled: what waits for it keeps no more memory than its length.
+    pub fn compact(&self) {
+        self.shared.state().mux.compact(self.id);
+    }
+
     /// Waits until [`TunnelStream::write`] takes something, and says how many bytes: at least 1 KiB.
     ///
     /// # Errors
