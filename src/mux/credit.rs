@@ -21,7 +21,7 @@ const UNPROVEN_RESERVE: u64 = 16;
 const SHARE: u64 = 16;
 
 /// A long path needs more than that for one stream: up to 9/16 of the free credit, as long as an eighth of the pool is left to the streams after it.
-const LONG_PATH_SHARE: (u64, u64) = (9, 16);
+const LONG_PATH_SIXTEENTHS: u64 = 9;
 const LONG_PATH_RESERVE: u64 = 8;
 
 /// What a stream without proof borrows at most, in bytes: with its floor, 256 KiB.
@@ -65,8 +65,7 @@ impl CreditPool {
         if receive.is_proven() {
             let kept = unproven.max(self.size / UNPROVEN_RESERVE);
             let free = self.size.saturating_sub(kept).saturating_sub(proven);
-            let (share, of) = LONG_PATH_SHARE;
-            let long = (free / of).saturating_mul(share).min(free.saturating_sub(self.size / LONG_PATH_RESERVE));
+            let long = (free / 16).saturating_mul(LONG_PATH_SIXTEENTHS).min(free.saturating_sub(self.size / LONG_PATH_RESERVE));
             (free / SHARE).max(path_need.min(long))
         } else {
             let part = (self.size / UNPROVEN_PART).saturating_sub(unproven);

@@ -70,6 +70,12 @@ fn by_command(length: usize) -> (Service, Arc<AtomicU64>) {
                 Ok(()) => Ending::Clean,
                 Err(error) => error.into(),
             },
+            // Takes nothing, as long as the test may last.
+            Ok(b"d") => {
+                let gone = || stream.peer_addr().is_err().then_some(());
+                let _ = wait::within(Duration::from_secs(120), gone);
+                Ending::Reset
+            }
             Ok(_) => {
                 let mut byte = [0];
                 while stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {}
@@ -168,6 +174,44 @@ fn stalled_readers_hold_up_nobody_and_cost_no_more_than_a_tunnels_windows() {
         copy(address, length);
         services::ping(&ask(address, b'p'), b"!").unwrap();
         stalled
+    });
+    for ((name, _), (rest, peak)) in tunnel.pids().iter().zip(rest.iter().zip(peaks)) {
+        let cost = peak.saturating_sub(*rest);
+        println!("{name}: {cost} bytes more than at rest");
+        assert!(cost < STALLED_COST, "the {name} grew by {cost} bytes");
+    }
+}
+
+/// Uploads that the service never reads, each as far as it goes.
+fn stall_uploads(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let piece = vec![7; 64 << 10];
+    let mut stalled: Vec<TcpStream> = (0..count).map(|_| ask(address, b'd')).collect();
+    stalled.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
+    let mut quiet_looks = 0;
+    wait::until_true("the service holds all uploads up", || {
+        wait::pause(Duration::from_millis(100));
+        let moved: usize = stalled.iter_mut().map(|stream| stream.write(&piece).unwrap_or(0)).sum();
+        quiet_looks = if moved == 0 { quiet_looks + 1 } else { 0 };
+        quiet_looks == 3
+    });
+    stalled
+}
+
+#[test]
+fn hundreds_of_stalled_downloads_and_uploads_leave_a_tunnel_to_the_others() {
+    const LENGTH: usize = 8 << 20;
+    const STALLED_EACH_WAY: usize = 150;
+    let (service, _poured) = by_command(LENGTH);
+    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("all", service.address(), Methods::USUAL)]);
+    let address = tunnel.local("all");
+    copy(address, LENGTH);
+    let rest = tunnel.pids().map(|(_, pid)| at_rest(pid));
+    let (peaks, _) = peak_during(&tunnel, || {
+        let downloads: Vec<TcpStream> = (0..STALLED_EACH_WAY).map(|_| ask(address, b'e')).collect();
+        let uploads = stall_uploads(address, STALLED_EACH_WAY);
+        copy(address, LENGTH);
+        services::ping(&ask(address, b'p'), b"!").unwrap();
+        (downloads, uploads)
     });
     for ((name, _), (rest, peak)) in tunnel.pids().iter().zip(rest.iter().zip(peaks)) {
         let cost = peak.saturating_sub(*rest);

@@ -1,10 +1,12 @@
 //! A child process that lives as long as its guard: started in a process group of its own, its output in a file, ended exactly.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -47,6 +49,16 @@ impl Signal {
     }
 }
 
+/// The process groups of the daemons that run.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Kills all daemons: this process is about to end without their guards.
+pub fn kill_all() {
+    for pid in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        send(Signal::Kill, &format!("-{pid}"));
+    }
+}
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -69,6 +81,8 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} starts ({command:?}): {error}"));
+        super::watchdog::watch();
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(child.id());
         Daemon { name: name.to_owned(), child, log, ask: Signal::Terminate, ended: None }
     }
 
@@ -131,6 +145,7 @@ impl Daemon {
     pub fn wait_for_end(&mut self, limit: Duration) -> Option<ExitStatus> {
         if self.ended.is_none() {
             wait::within(limit, || is_dead(self.child.id()).then_some(()))?;
+            RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid());
             // Not waited for yet, so that its number still names this group and nobody else's.
             send(Signal::Kill, &format!("-{}", self.pid()));
             self.ended = self.child.wait().ok();

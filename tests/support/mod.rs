@@ -23,6 +23,7 @@ pub mod services;
 pub mod sshd;
 pub mod tunnel;
 pub mod wait;
+pub mod watchdog;
 
 /// The sizes of the transfers, by `REPORT_TEST_SCALE`.
 #[derive(Debug, Clone, Copy)]

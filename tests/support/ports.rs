@@ -23,6 +23,7 @@ static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
 /// An address on 127.0.0.1 that is free now, and that no other caller, in this process or another test process, is given while this
 /// process lives.
 pub fn free() -> SocketAddr {
+    super::watchdog::watch();
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     let taken = taken.get_or_insert_with(|| Taken { numbers: HashSet::new(), reservations: Vec::new() });
     for _ in 0..10_000 {
