@@ -53,9 +53,10 @@ impl Mux {
         }
         if length > 0 {
             self.load.track(&mut stream.send, |send| send.write(bytes));
-            // A parked stream returns with new credit. One that has little to send now is not parked again.
-            if !self.parked.contains(&id) {
-                self.schedule.add(id);
+            self.schedule.add(id);
+            let is_little = self.load.unsent > length && self.streams.get(&id).is_some_and(|stream| self.moves_little(stream));
+            if is_little {
+                self.little.insert(id);
             }
         }
         self.check();

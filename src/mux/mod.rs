@@ -172,6 +172,8 @@ pub struct Mux {
     schedule: Schedule,
     /// Streams that the tunnel's credit keeps out of the schedule, so that they do not stand before bytes that are sent again without it.
     parked: BTreeSet<StreamId>,
+    /// Streams that move little and have written beside others: they may use the last of the credit.
+    little: BTreeSet<StreamId>,
     /// Streams whose OPEN is to leave, in the order of their numbers, and then those whose FIN or RESET waits for nothing else: both go
     /// ahead of all data.
     opens: VecDeque<StreamId>,
@@ -208,6 +210,7 @@ impl Mux {
             round_trip: RoundTrip::default(),
             schedule: Schedule::default(),
             parked: BTreeSet::new(),
+            little: BTreeSet::new(),
             opens: VecDeque::new(),
             ends: VecDeque::new(),
             pong: None,

@@ -20,6 +20,18 @@ const DATA_MIN: usize = 256;
 /// what the path needs.
 pub(super) const INTERACTIVE_RESERVE: u64 = 4 * 1024;
 
+/// A stream that may send, and how much.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    id: StreamId,
+    /// Its share of the round.
+    share: usize,
+    /// What it may send for the first time.
+    credit: u64,
+    /// It is the head of the schedule.
+    is_scheduled: bool,
+}
+
 impl Mux {
     /// Whether [`Mux::poll_transmit`] has something to send.
     #[must_use]
@@ -99,8 +111,9 @@ impl Mux {
 
     /// What was sent before needs no credit.
     fn has_data(&self) -> bool {
-        let may_send = self.tunnel_sent < self.tunnel_limit || self.load.again > 0;
-        may_send && self.resumption.flows() && !self.schedule.is_empty()
+        let is_bulk_due = (self.credit_of_bulk() > 0 || self.load.again > 0) && !self.schedule.is_empty();
+        let is_little_due = self.tunnel_sent < self.tunnel_limit && !self.little.is_empty();
+        self.resumption.flows() && (is_bulk_due || is_little_due)
     }
 
     fn transmit_credit(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
@@ -177,21 +190,19 @@ impl Mux {
         if room < DATA_MIN {
             return false;
         }
-        let under_way = self.load.kept.saturating_sub(self.load.unsent);
-        let Some((id, share)) = self.schedule.next(schedule::quantum(under_way)) else { return false };
-        let credit = self.tunnel_limit.saturating_sub(self.tunnel_sent);
-        let reserve = self.grant.tunnel_window.min(INTERACTIVE_RESERVE.saturating_mul(8)) / 8;
+        let Some(turn) = self.next_turn() else { return false };
+        let Turn { id, share, credit, is_scheduled } = turn;
         let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.opening.due().is_none()) else {
-            self.schedule.sent(0, false);
+            self.turn_is_over(turn, 0, false);
             return true;
         };
         let unsent = stream.send.unsent();
-        // A stream that moves little takes the last of the credit: it never waits for that of a bulk copy.
-        let credit = if stream.send.kept() <= reserve / 2 { credit } else { credit.saturating_sub(reserve) };
         let sendable = unsent.min(credit.saturating_add(stream.send.again()));
         if sendable == 0 && unsent > 0 {
-            self.schedule.sent(0, false);
-            self.parked.insert(id);
+            self.turn_is_over(turn, 0, false);
+            if is_scheduled {
+                self.parked.insert(id);
+            }
             return true;
         }
         let length = share.min(PIECE_MAX).min(usize::try_from(sendable).unwrap_or(PIECE_MAX));
@@ -205,13 +216,53 @@ impl Mux {
         let (copied, fresh) = self.load.track(&mut stream.send, |send| send.transmit(out, length));
         debug_assert_eq!(copied, length, "what is unsent is kept");
         self.tunnel_sent = self.tunnel_sent.saturating_add(fresh);
-        self.schedule.sent(copied, stream.send.unsent() > 0);
+        let more = stream.send.unsent() > 0;
         if stream.wants_write && self.load.is_worth_waking(stream) {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }
+        self.turn_is_over(turn, copied, more);
         self.transmit_end(out, id);
         true
+    }
+
+    /// Whose turn it is, and what it may send. Once only [`INTERACTIVE_RESERVE`] is left of the credit, streams that move little share that, and the others
+    /// keep their places in the round.
+    fn next_turn(&mut self) -> Option<Turn> {
+        let credit = self.credit_of_bulk();
+        if credit > 0 || self.load.again > 0 {
+            let under_way = self.load.kept.saturating_sub(self.load.unsent);
+            let (id, share) = self.schedule.next(schedule::quantum(under_way))?;
+            return Some(Turn { id, share, credit, is_scheduled: true });
+        }
+        let id = *self.little.first()?;
+        let credit = self.tunnel_limit.saturating_sub(self.tunnel_sent);
+        let moves_little = self.streams.get(&id).is_some_and(|stream| self.moves_little(stream));
+        Some(Turn { id, share: usize::MAX, credit: if moves_little { credit } else { 0 }, is_scheduled: false })
+    }
+
+    fn turn_is_over(&mut self, turn: Turn, bytes: usize, more: bool) {
+        if turn.is_scheduled {
+            self.schedule.sent(bytes, more);
+        }
+        if !turn.is_scheduled || !more {
+            self.little.remove(&turn.id);
+        }
+    }
+
+    /// The tunnel's credit, less what is left to streams that move little.
+    fn credit_of_bulk(&self) -> u64 {
+        self.tunnel_limit.saturating_sub(self.tunnel_sent).saturating_sub(self.reserve())
+    }
+
+    /// A small tunnel keeps an eighth of its first window.
+    fn reserve(&self) -> u64 {
+        INTERACTIVE_RESERVE.min(self.grant.tunnel_window / 8)
+    }
+
+    /// Whether the stream may use [`INTERACTIVE_RESERVE`].
+    pub(super) fn moves_little(&self, stream: &Stream) -> bool {
+        stream.send.kept() <= self.reserve() / 2
     }
 
     /// The FIN or RESET of a stream, when everything before it was sent. Room for it was left.
