@@ -22,9 +22,9 @@ const MEGABIT: f64 = 1e6 / 8.0;
 
 /// What the roles grant.
 const WINDOWS: Parameters = Parameters {
-    stream_window: WindowSize { initial: 256 << 10, max: 16 << 20 },
+    stream_window: WindowSize { initial: 16 << 10, max: 16 << 20 },
     tunnel_window: WindowSize { initial: 1 << 20, max: 32 << 20 },
-    streams_max: 100,
+    streams_max: 5000,
 };
 
 /// How much an application writes or reads in a second, in bytes.
@@ -306,6 +306,32 @@ fn a_start_beside_others_that_take_the_processor_goes_on_when_they_are_done() {
             let share = world.share(&[flow], 1.0);
             assert!(share > 0.9, "{megabits} Mbit/s, {round_trip} ms, side {side} from {first}: {share}");
         }
+    }
+}
+
+/// How long a copy takes beside so many applications that read this much a second, in seconds.
+fn copy_beside(megabits: f64, round_trip_ms: u32, beside: usize, reads: f64) -> f64 {
+    const COPY: u64 = 64 << 20;
+    let mut world = World::new(megabits, round_trip_ms);
+    for _ in 0..beside {
+        world.flow(0, SERVER, FULL, reads);
+    }
+    world.run(if beside > 0 { 5.0 } else { 0.0 });
+    let copy = world.flow(0, SERVER, FULL, FULL);
+    let start = world.seconds();
+    while world.flows[copy].arrived < COPY {
+        world.step();
+        assert!(world.seconds() - start < 60.0, "{} bytes of the copy came beside {beside} readers", world.flows[copy].arrived);
+    }
+    world.seconds() - start
+}
+
+#[test]
+fn a_copy_on_a_long_path_takes_as_long_beside_stalled_and_slow_readers_as_alone() {
+    let alone = copy_beside(100.0, 100, 0, 0.0);
+    for (beside, reads) in [(1, 0.0), (8, 0.0), (20, 0.0), (200, 0.0), (20, 1000.0), (200, 1000.0)] {
+        let time = copy_beside(100.0, 100, beside, reads);
+        assert!(time < alone * 1.3, "{time} s beside {beside} readers of {reads} bytes a second, {alone} s alone");
     }
 }
 
