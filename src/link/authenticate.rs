@@ -27,6 +27,9 @@ use crate::{
 /// How long each end waits for the other: several round trips of a slow path (PROTOCOL 12).
 pub const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest first message of a peer, in bytes: HELLO takes a few hundred (PROTOCOL 12, `MAX_FIRST`).
+const MAX_FIRST: usize = 4 * 1024;
+
 /// How long a peer that is refused has to read why.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -301,6 +304,7 @@ impl HelloError {
 /// Not safe: the socket is in the middle of the authentication then.
 pub async fn hello(socket: &mut MessageSocket, deadline: Duration) -> Result<Hello, HelloError> {
     let challenge = Challenge::new(random::bytes());
+    socket.limit_messages(MAX_FIRST);
     let received = async {
         socket.feed(Bytes::copy_from_slice(challenge.as_bytes())).await?;
         socket.flush().await?;
@@ -312,6 +316,7 @@ pub async fn hello(socket: &mut MessageSocket, deadline: Duration) -> Result<Hel
         Ok(Err(error)) => return Err(error.into()),
         Ok(Ok(Some(message))) => message,
     };
+    socket.limit_messages(frame::MAX_MESSAGE);
     match Frame::decode(message.freeze())? {
         Frame::Hello { proof, claims: text } => {
             let claims = Claims::decode(&text)?;

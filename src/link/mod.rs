@@ -33,6 +33,7 @@ mod write_through;
 
 pub use channel::{Lane, Outbox, Transmit};
 pub use heartbeat::Timing;
+pub use outbox::Ledger;
 pub use reason::Reason;
 pub use session::{Ended, Handler, Link, LinkEnd};
 pub use websocket::{MessageSocket, SocketError};

@@ -16,7 +16,10 @@
 use std::{
     collections::VecDeque,
     fmt, mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
     task::{Poll, Waker},
 };
 
@@ -24,7 +27,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::channel::{Body, Lane, Transmit};
 use crate::{
-    frame::{Code, Frame, MAX_DATA, Notice},
+    frame::{self, Code, Frame, MAX_DATA, Notice},
     map::Map,
 };
 
@@ -39,6 +42,21 @@ const CONTROL_PER_LANE: usize = 1024;
 
 /// What a waiting control frame costs beside its bytes.
 const CONTROL_OVERHEAD: usize = 64;
+
+/// Bytes of answers that may wait before the accepting end reads no more from the peer (PROTOCOL 12, `ANSWERS_WAITING`).
+pub(super) const ANSWERS_WAITING: usize = 16 * 1024;
+
+/// Places that an empty queue of control frames keeps.
+const CONTROL_KEPT: usize = 16;
+
+/// An account that the memory of a link is charged to.
+pub trait Ledger: Send + Sync {
+    /// Charges `bytes`.
+    fn charge(&self, bytes: usize);
+
+    /// Returns `bytes` that were charged.
+    fn release(&self, bytes: usize);
+}
 
 /// Why a channel could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +73,24 @@ pub enum OpenError {
 #[derive(Default)]
 pub struct Outbox {
     state: Mutex<State>,
+    /// Whether the link's task handles what it read: frames that are queued in this time count as answers.
+    answering: AtomicBool,
+    /// Bytes of answers that wait, with their overhead. Changes under the lock.
+    answers_waiting: AtomicUsize,
+    /// The account of what waits.
+    ledger: Option<Arc<dyn Ledger>>,
+}
+
+/// A control frame that waits.
+struct Control {
+    message: Bytes,
+    is_answer: bool,
+}
+
+impl Control {
+    fn cost(&self) -> usize {
+        self.message.len().saturating_add(CONTROL_OVERHEAD)
+    }
 }
 
 #[derive(Default)]
@@ -64,7 +100,7 @@ struct State {
     fresh: VecDeque<u32>,
     /// Lanes that take turns.
     round: VecDeque<u32>,
-    control: VecDeque<Bytes>,
+    control: VecDeque<Control>,
     /// Bytes in `control`, with their overhead.
     control_waiting: usize,
     /// The most lanes that were open at the same time.
@@ -132,6 +168,14 @@ impl Outbox {
         Arc::default()
     }
 
+    /// An outbox without lanes whose waiting control frames are charged to `ledger`.
+    #[must_use]
+    pub fn charged_to(ledger: Arc<dyn Ledger>) -> Arc<Self> {
+        let mut outbox = Outbox::default();
+        outbox.ledger = Some(ledger);
+        Arc::new(outbox)
+    }
+
     /// Opens a channel: `lane` is its end from now on.
     ///
     /// # Errors
@@ -162,7 +206,18 @@ impl Outbox {
         debug_assert!(!matches!(frame, Frame::Data { .. }), "DATA comes from lanes");
         let message = frame.to_message();
         let mut state = self.state();
-        state.queue(message);
+        self.queue(&mut state, message);
+        Self::wake(state);
+    }
+
+    /// Queues a PONG in place of one that still waits: a peer needs the answer to its last PING only (PROTOCOL 6.1).
+    pub(super) fn pong(&self, token: u64) {
+        let message = Frame::Pong(token).to_message();
+        let mut state = self.state();
+        match state.control.iter_mut().rev().find(|waiting| frame::is_pong(&waiting.message)) {
+            Some(waiting) => waiting.message = message,
+            None => self.queue(&mut state, message),
+        }
         Self::wake(state);
     }
 
@@ -172,7 +227,7 @@ impl Outbox {
         let mut state = self.state();
         let entry = state.remove(channel);
         if entry.is_some() {
-            state.queue(close_message(channel, notice));
+            self.queue(&mut state, close_message(channel, notice));
         }
         Self::wake(state);
         drop(entry);
@@ -185,7 +240,7 @@ impl Outbox {
         let mut state = self.state();
         let Some(entry) = state.lanes.get_mut(&channel) else { return };
         entry.closing.get_or_insert_with(|| notice.clone());
-        let drained = state.take_drained(channel);
+        let drained = self.take_drained(&mut state, channel);
         Self::wake(state);
         drop(drained);
     }
@@ -262,7 +317,7 @@ impl Outbox {
     pub(super) fn next(&self, memory: &mut BytesMut) -> Option<Outgoing> {
         loop {
             let mut state = self.state();
-            if let Some(message) = state.next_control() {
+            if let Some(message) = self.pop_control(&mut state) {
                 return Some(Outgoing::Control(message));
             }
             let Some(turn) = state.next_turn() else {
@@ -279,7 +334,27 @@ impl Outbox {
 
     /// The next control frame alone, for a link that ends.
     pub(super) fn next_control(&self) -> Option<Bytes> {
-        self.state().next_control()
+        self.pop_control(&mut self.state())
+    }
+
+    /// The link's task begins (`true`) or ends to handle what it read.
+    pub(super) fn set_answering(&self, answering: bool) {
+        self.answering.store(answering, Relaxed);
+    }
+
+    /// Whether more answers wait than a peer that reads leaves waiting.
+    pub(super) fn is_clogged(&self) -> bool {
+        self.answers_waiting.load(Relaxed) > ANSWERS_WAITING
+    }
+
+    /// Charges what the link holds beside control frames: `now` bytes, where it was `before`.
+    pub(super) fn recharge(&self, before: usize, now: usize) {
+        let Some(ledger) = &self.ledger else { return };
+        if now > before {
+            ledger.charge(now.saturating_sub(before));
+        } else {
+            ledger.release(before.saturating_sub(now));
+        }
     }
 
     /// The lane that takes what arrived on `channel`: none when it is not open, or has only to be drained.
@@ -342,9 +417,49 @@ impl Outbox {
             turn.lane.closed(notice);
             return None;
         }
-        let drained = self.state().settle(turn.channel, sent, more);
+        let mut state = self.state();
+        state.settle(turn.channel, sent, more);
+        let drained = self.take_drained(&mut state, turn.channel);
+        drop(state);
         drop((drained, turn));
         payload
+    }
+
+    fn queue(&self, state: &mut State, message: Bytes) {
+        let control = Control { message, is_answer: self.answering.load(Relaxed) };
+        let (cost, is_answer) = (control.cost(), control.is_answer);
+        if !state.queue(control) {
+            return;
+        }
+        if is_answer {
+            self.answers_waiting.fetch_add(cost, Relaxed);
+        }
+        if let Some(ledger) = &self.ledger {
+            ledger.charge(cost);
+        }
+    }
+
+    fn pop_control(&self, state: &mut State) -> Option<Bytes> {
+        let control = state.control.pop_front()?;
+        let cost = control.cost();
+        state.control_waiting = state.control_waiting.saturating_sub(cost);
+        if control.is_answer {
+            self.answers_waiting.fetch_sub(cost, Relaxed);
+        }
+        if let Some(ledger) = &self.ledger {
+            ledger.release(cost);
+        }
+        if state.control.is_empty() {
+            state.control.shrink_to(CONTROL_KEPT);
+        }
+        Some(control.message)
+    }
+
+    /// Takes a lane out that was to be closed once it has nothing more, and queues its CLOSE.
+    fn take_drained(&self, state: &mut State, channel: u32) -> Option<Entry> {
+        let notice = state.drained(channel)?;
+        self.queue(state, close_message(channel, &notice));
+        state.remove(channel)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -392,24 +507,21 @@ impl State {
         self.fresh.push_back(channel);
     }
 
-    fn queue(&mut self, message: Bytes) {
+    /// Whether the frame was taken: not by a link that has ended, nor by one whose peer leaves too much waiting.
+    fn queue(&mut self, control: Control) -> bool {
         if self.ended.is_some() {
-            return;
+            return false;
         }
-        self.control_waiting += message.len() + CONTROL_OVERHEAD;
-        if self.control_waiting > MAX_CONTROL_WAITING + self.most_lanes * CONTROL_PER_LANE {
+        let waiting = self.control_waiting.saturating_add(control.cost());
+        if waiting > MAX_CONTROL_WAITING + self.most_lanes * CONTROL_PER_LANE {
             self.ending
                 .get_or_insert_with(|| Notice::new(Code::Limit, "too many control frames wait for a peer that does not read"));
             self.hungry = true;
-            return;
+            return false;
         }
-        self.control.push_back(message);
-    }
-
-    fn next_control(&mut self) -> Option<Bytes> {
-        let message = self.control.pop_front()?;
-        self.control_waiting -= message.len() + CONTROL_OVERHEAD;
-        Some(message)
+        self.control_waiting = waiting;
+        self.control.push_back(control);
+        true
     }
 
     fn next_turn(&mut self) -> Option<Turn> {
@@ -434,10 +546,10 @@ impl State {
         }
     }
 
-    /// Puts a lane back after its turn; gives it away when it is drained and was to be closed then.
-    fn settle(&mut self, channel: u32, sent: usize, more: bool) -> Option<Entry> {
-        let entry = self.lanes.get_mut(&channel)?;
-        let Place::Serving(circle) = entry.place else { return None };
+    /// Puts a lane back after its turn.
+    fn settle(&mut self, channel: u32, sent: usize, more: bool) {
+        let Some(entry) = self.lanes.get_mut(&channel) else { return };
+        let Place::Serving(circle) = entry.place else { return };
         entry.credit -= i64::try_from(sent).unwrap_or(i64::MAX);
         entry.marked |= more && sent > 0;
         if entry.marked && entry.credit > 0 {
@@ -455,22 +567,27 @@ impl State {
         } else {
             entry.place = Place::Away;
         }
-        self.take_drained(channel)
     }
 
-    /// Takes a lane out that was to be closed once it has nothing more, and queues its CLOSE.
-    fn take_drained(&mut self, channel: u32) -> Option<Entry> {
+    /// The notice of a lane that was to be closed once it has nothing more, and has nothing more.
+    fn drained(&self, channel: u32) -> Option<Notice> {
         let entry = self.lanes.get(&channel)?;
         let serving = matches!(entry.place, Place::Serving(_));
-        let notice = entry.closing.as_ref().filter(|_| !entry.marked && !serving)?;
-        let message = close_message(channel, notice);
-        self.queue(message);
-        self.remove(channel)
+        entry.closing.clone().filter(|_| !entry.marked && !serving)
     }
 }
 
 fn close_message(channel: u32, notice: &Notice) -> Bytes {
     Frame::Close { channel, notice: notice.clone() }.to_message()
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ledger) = &self.ledger {
+            ledger.release(state.control_waiting);
+        }
+    }
 }
 
 impl fmt::Debug for Outbox {

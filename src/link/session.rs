@@ -25,7 +25,7 @@ use super::{
     channel::{Body, Outbox},
     heartbeat::{Beat, Heartbeat, Said, Timing},
     outbox::Outgoing,
-    websocket::{MessageSocket, SocketError},
+    websocket::{End, MessageSocket, SocketError},
 };
 use crate::frame::{self, Code, Frame, Notice};
 
@@ -40,6 +40,12 @@ const BATCHES: usize = 2;
 
 /// How long a link that ends waits for its last frames to leave and for the peer to close as well.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a message may take from its first part to its last (PROTOCOL 12, `MESSAGE_TIMEOUT`).
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Bytes of an unfinished message that are neither charged nor have a deadline: every socket reads that much at a time.
+const UNCHARGED: usize = 4 * 1024;
 
 /// Takes the frames that the link does not handle itself: it does PING, PONG, PAUSE, RESUME, DATA, CLOSE, ERROR and extensions.
 pub trait Handler: Send {
@@ -140,6 +146,7 @@ impl Link {
             pings: 0,
             ping_waits: false,
             rested: now,
+            unfinished: Unfinished::default(),
         };
         let mut timer = pin!(tokio::time::sleep_until(now + timing.interval.min(timing.timeout)));
         let mut cancelled = pin!(cancelled);
@@ -151,6 +158,7 @@ impl Link {
         })
         .await;
         let idle = running.heartbeat.idle(Instant::now());
+        running.outbox.recharge(std::mem::take(&mut running.unfinished.charged), 0);
         running.outbox.finish(&why.notice());
         Box::pin(running.goodbye(&why)).await;
         drop(last);
@@ -185,6 +193,18 @@ struct Running {
     ping_waits: bool,
     /// When the socket last rested.
     rested: Instant,
+    unfinished: Unfinished,
+}
+
+/// A message of which a part has come.
+#[derive(Default)]
+struct Unfinished {
+    /// Its bytes, as charged.
+    charged: usize,
+    /// When it was first seen.
+    since: Option<Instant>,
+    /// How many messages had been finished then.
+    messages: u64,
 }
 
 /// How a batch ended.
@@ -249,10 +269,17 @@ impl Running {
             if let Some(notice) = self.outbox.attend(context.waker()) {
                 return Err(LinkEnd::Asked(notice));
             }
-            let read = self.read(context, handler)?;
+            self.outbox.set_answering(true);
+            let read = self.read(context, handler);
+            self.outbox.set_answering(false);
+            let read = read?;
+            self.check_unfinished(now)?;
             self.listen(now);
+            let was_clogged = self.is_clogged();
             let written = self.write(context, now)?;
-            if read == Batch::Done && written == Batch::Done {
+            // A read that was left out has not asked to be woken.
+            let is_readable_again = was_clogged && !self.is_clogged();
+            if read == Batch::Done && written == Batch::Done && !is_readable_again {
                 return Ok(Batch::Done);
             }
         }
@@ -271,6 +298,9 @@ impl Running {
     fn read<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H) -> Result<Batch, LinkEnd> {
         let mut budget = BATCH;
         while budget > 0 {
+            if self.is_clogged() {
+                return Ok(Batch::Done);
+            }
             match self.socket.poll_receive(context) {
                 Poll::Pending => return Ok(Batch::Done),
                 Poll::Ready(None) => return Err(LinkEnd::PeerClosed),
@@ -285,6 +315,32 @@ impl Running {
             }
         }
         Ok(Batch::Full)
+    }
+
+    /// Whether the peer leaves its answers unread, so that nothing more is read from it. The dialling end reads on: two ends that both stopped would wait
+    /// for each other.
+    fn is_clogged(&self) -> bool {
+        self.socket.end() == End::Accepted && self.outbox.is_clogged()
+    }
+
+    /// Charges a message of which a part has come, and ends the link when the rest stays away (PROTOCOL 6.2).
+    fn check_unfinished(&mut self, now: Instant) -> Result<(), LinkEnd> {
+        let Unfinished { charged, since, messages } = &mut self.unfinished;
+        let held = self.socket.unfinished_bytes();
+        let now_charged = if held > UNCHARGED { held } else { 0 };
+        if now_charged != *charged {
+            self.outbox.recharge(std::mem::replace(charged, now_charged), now_charged);
+        }
+        let finished = self.socket.messages();
+        if *charged == 0 || finished != *messages {
+            (*since, *messages) = (None, finished);
+        }
+        let is_late = *charged > 0 && now.saturating_duration_since(*since.get_or_insert(now)) >= MESSAGE_TIMEOUT;
+        // A role waits: its path may be slow, and its master is not a stranger.
+        if is_late && self.socket.end() == End::Accepted {
+            return Err(LinkEnd::Asked(Notice::new(Code::Timeout, "a message was not complete in time")));
+        }
+        Ok(())
     }
 
     fn dispatch<H: Handler>(&mut self, mut message: BytesMut, handler: &mut H) -> Result<(), LinkEnd> {
@@ -302,7 +358,7 @@ impl Running {
             Frame::Close { channel, notice } => self.outbox.closed_by_peer(channel, notice),
             Frame::Pause(channel) => self.outbox.paused_by_peer(channel, true),
             Frame::Resume(channel) => self.outbox.paused_by_peer(channel, false),
-            Frame::Ping(token) => self.outbox.control(&Frame::Pong(token)),
+            Frame::Ping(token) => self.outbox.pong(token),
             Frame::Pong(token) if token == self.pings => self.heartbeat.ponged(),
             Frame::Pong(_) | Frame::Extension(_) => {}
             Frame::Error(notice) => return Err(LinkEnd::PeerError(notice)),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     frame::{self, Code, Frame, Notice, Ports, Role, Terms},
     link::{
-        Handler, Link, MessageSocket, Outbox,
+        Handler, Link, MessageSocket,
         authenticate::{self, Hello},
     },
 };
@@ -37,7 +37,7 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
         Err(refused) => return Box::pin(turn_away(socket, &refused)).await,
     };
     Span::current().record("role", tracing::field::display(hello.claims.role));
-    let line = Line::new(number, Outbox::new());
+    let line = shared.switch.line(number);
     let entered = match Entered::enter(&shared.switch, &line, &hello) {
         Ok(entered) => entered,
         Err(superseded) => {

@@ -50,6 +50,11 @@ impl Memory {
         self.used_bytes.fetch_sub(bytes, Relaxed);
     }
 
+    /// Charges `bytes`, whether they fit or not: what is bounded elsewhere, and must not be lost.
+    pub(super) fn charge(&self, bytes: usize) {
+        self.used_bytes.fetch_add(bytes, Relaxed);
+    }
+
     /// A queue that was empty holds something now.
     pub(super) fn holder_came(&self) {
         self.holders.fetch_add(1, Relaxed);

@@ -30,7 +30,7 @@ use crate::{
     frame::{AttachHeader, Code, Frame, Notice},
     id::Id,
     link::{
-        Lane, Outbox, Transmit,
+        Lane, Ledger, Outbox, Transmit,
         channel::{Body, OpenError},
     },
 };
@@ -77,6 +77,11 @@ impl Switch {
     /// Nobody is linked.
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Switch { registry: Mutex::new(Registry::new(limits)), memory: Memory::new(limits.memory_bytes) })
+    }
+
+    /// A line over a new outbox, whose memory is charged to the budget.
+    pub(super) fn line(self: &Arc<Self>, number: LinkNumber) -> Arc<Line> {
+        Line::new(number, Outbox::charged_to(Arc::clone(self) as Arc<dyn Ledger>))
     }
 
     /// The tables. Held only for a look or a change, and never while a circuit is locked afterwards.
@@ -137,6 +142,16 @@ impl Switch {
             circuit.turn_away(&full());
         }
         registered.standing
+    }
+}
+
+impl Ledger for Switch {
+    fn charge(&self, bytes: usize) {
+        self.memory.charge(bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.memory.give_back(bytes);
     }
 }
 

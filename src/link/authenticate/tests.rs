@@ -210,3 +210,14 @@ async fn a_peer_that_leaves_before_its_hello_is_not_told_anything() {
 fn the_versions_of_the_challenge_and_of_the_claims_are_one() {
     assert_eq!(frame::VERSION, crate::crypto::challenge::VERSION);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_first_message_longer_than_a_hello_is_not_taken() {
+    let (mut role, mut master) = crate::link::memory::pair();
+    let send = async {
+        role.feed(vec![1; 5_000].into()).await.expect("fed");
+        role.flush().await.expect("sent");
+    };
+    let (answer, ()) = tokio::join!(hello(&mut master, AUTHENTICATION_TIMEOUT), send);
+    assert!(matches!(answer, Err(HelloError::Socket(SocketError::TooLong { size: 5_000, longest: 4_096 }))), "{answer:?}");
+}

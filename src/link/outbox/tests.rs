@@ -322,12 +322,12 @@ fn at_the_end_each_lane_hears_of_it_once_and_nothing_opens_any_more() {
 fn too_many_control_frames_for_a_peer_that_does_not_read_end_the_link() {
     let outbox = Outbox::new();
     let waker = Waker::noop();
-    for token in 0..10_000 {
-        outbox.control(&Frame::Pong(token));
+    for channel in 0..10_000 {
+        outbox.control(&Frame::Pause(channel));
     }
     assert_eq!(outbox.attend(waker), None);
-    for token in 0..10_000 {
-        outbox.control(&Frame::Pong(token));
+    for channel in 0..10_000 {
+        outbox.control(&Frame::Pause(channel));
     }
     assert_eq!(outbox.attend(waker).map(|notice| notice.code), Some(Code::Limit));
 }
@@ -361,4 +361,62 @@ fn a_payload_that_the_peer_would_not_take_closes_the_channel_alone() {
     assert!(matches!(next(&outbox), Some(Frame::Close { channel: 1, notice: Notice { code: Code::Limit, .. } })));
     assert_eq!(sent(&outbox, 1), [(2, 20)]);
     assert_eq!(lane.heard().len(), 1);
+}
+
+#[derive(Default)]
+struct Account(std::sync::atomic::AtomicUsize);
+
+impl Ledger for Account {
+    fn charge(&self, bytes: usize) {
+        self.0.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+impl Account {
+    fn charged(&self) -> usize {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn only_the_last_of_the_pings_that_wait_is_answered() {
+    let outbox = Outbox::new();
+    outbox.pong(1);
+    outbox.control(&Frame::Pause(7));
+    for token in 2..100_000 {
+        outbox.pong(token);
+    }
+    assert_eq!(next(&outbox), Some(Frame::Pong(99_999)));
+    assert_eq!(next(&outbox), Some(Frame::Pause(7)));
+    assert_eq!(next(&outbox), None);
+    assert_eq!(outbox.control_waiting_bytes(), 0);
+}
+
+#[test]
+fn waiting_control_frames_are_charged_until_they_leave_or_the_outbox_is_gone() {
+    let account = Arc::new(Account::default());
+    let outbox = Outbox::charged_to(account.clone());
+    (0..100).for_each(|channel| outbox.control(&Frame::Pause(channel)));
+    assert_eq!(account.charged(), 100 * (5 + CONTROL_OVERHEAD));
+    next(&outbox);
+    assert_eq!(account.charged(), 99 * (5 + CONTROL_OVERHEAD));
+    drop(outbox);
+    assert_eq!(account.charged(), 0);
+}
+
+#[test]
+fn only_answers_clog_an_outbox() {
+    let outbox = Outbox::new();
+    (0..1_000).for_each(|channel| outbox.control(&Frame::Pause(channel)));
+    assert!(!outbox.is_clogged(), "others caused them");
+    outbox.set_answering(true);
+    (0..1_000).for_each(|channel| outbox.control(&Frame::Pause(channel)));
+    outbox.set_answering(false);
+    assert!(outbox.is_clogged());
+    while next(&outbox).is_some() {}
+    assert!(!outbox.is_clogged());
 }

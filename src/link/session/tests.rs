@@ -528,3 +528,65 @@ async fn a_link_at_rest_is_small() {
     let run = Link::new(role, Outbox::new(), Timing::default()).run(&mut handler, cancel.cancelled());
     assert!(size_of_val(&run) <= 1024, "{} bytes of future for each link", size_of_val(&run));
 }
+
+/// A handler that answers each frame with another.
+struct Answering(Arc<Outbox>, Arc<AtomicUsize>);
+
+impl Handler for Answering {
+    fn frame(&mut self, _: Frame) -> Result<(), Notice> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.control(&Frame::Registered(Ports { ports: vec![] }));
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_read_from_a_peer_that_does_not_read_until_it_does() {
+    let (mut peer, master) = memory::pair_holding(8 * 1024);
+    let (outbox, handled) = (Outbox::new(), Arc::new(AtomicUsize::new(0)));
+    let mut task = JoinSet::new();
+    let link = Link::new(master, outbox.clone(), Timing::default());
+    let mut handler = Answering(outbox.clone(), handled.clone());
+    task.spawn(async move { link.run(&mut handler, std::future::pending()).await.why });
+    let message = Frame::Register(Ports { ports: vec![] }).to_message();
+    let flood = async {
+        loop {
+            peer.feed(message.clone()).await.unwrap();
+            peer.flush().await.unwrap();
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(3), flood).await.is_err());
+    assert!(outbox.control_waiting_bytes() <= 32 * 1024, "{} bytes wait", outbox.control_waiting_bytes());
+    let before = handled.load(Ordering::Relaxed);
+    // The peer reads: the link goes on.
+    let reading = async {
+        while handled.load(Ordering::Relaxed) == before || outbox.control_waiting_bytes() > 0 {
+            receive(&mut peer).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3), reading).await.expect("the link reads again");
+    // It does not read again, and sends: the deadline ends the link.
+    let flood = async { while peer.feed(message.clone()).await.is_ok() && peer.flush().await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(60), flood).await.expect("the link has ended");
+    assert!(matches!(task.join_next().await, Some(Ok(LinkEnd::Silent(_)))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_never_complete_ends_the_link_of_a_master() {
+    let (mut stream, accepted) = duplex(BULK);
+    let socket = MessageSocket::new(accepted, Bytes::new(), End::Accepted);
+    let mut bed = Bed::run(socket);
+    let start = Instant::now();
+    // A frame of 128 KiB, masked with zeros, of which a byte comes now and then.
+    stream.write_all(&[0x82, 0xff, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    stream.write_all(&[0x10; 8 * 1024]).await.unwrap();
+    let dripping = async {
+        while stream.write_all(&[0x10]).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+        }
+    };
+    let end = tokio::select! { end = bed.end() => end, () = dripping => panic!("the link ends first") };
+    assert!(matches!(end, LinkEnd::Asked(Notice { code: Code::Timeout, .. })), "{end}");
+    let seconds = start.elapsed().as_secs();
+    assert!((120..=145).contains(&seconds), "{seconds} s");
+}

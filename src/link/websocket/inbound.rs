@@ -61,6 +61,10 @@ pub struct Inbound {
     heard: Heard,
     /// Bytes read in all.
     received: u64,
+    /// Messages delivered in all.
+    messages: u64,
+    /// The longest message that is taken.
+    longest: usize,
 }
 
 impl Inbound {
@@ -77,7 +81,29 @@ impl Inbound {
             is_fresh: !read.is_empty(),
             heard: Heard::default(),
             received: read.len() as u64,
+            messages: 0,
+            longest: MAX_MESSAGE,
         }
+    }
+
+    /// From now on no message may be longer than this; never more than `MAX_MESSAGE`.
+    pub fn limit(&mut self, longest: usize) {
+        self.longest = longest.min(MAX_MESSAGE);
+    }
+
+    /// Which end this is.
+    pub fn end(&self) -> End {
+        self.end
+    }
+
+    /// Bytes of a message of which a part has come.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.buffer.len().saturating_add(self.parts.as_ref().map_or(0, BytesMut::len))
+    }
+
+    /// Messages delivered in all.
+    pub fn messages(&self) -> u64 {
+        self.messages
     }
 
     /// The next of what comes.
@@ -185,6 +211,7 @@ impl Inbound {
                 Opcode::Close => return Ok(Some(Incoming::Close(payload))),
                 Opcode::Continuation | Opcode::Text | Opcode::Binary => {
                     if let Some(message) = self.assemble(payload, frame.is_final) {
+                        self.messages = self.messages.wrapping_add(1);
                         return Ok(Some(Incoming::Message(message)));
                     }
                 }
@@ -228,7 +255,7 @@ impl Inbound {
         }
         let before = self.parts.as_ref().map_or(0, BytesMut::len);
         let size = usize::try_from(header.length).unwrap_or(usize::MAX).saturating_add(before);
-        if size > MAX_MESSAGE { Err(SocketError::TooLong { size }) } else { Ok(()) }
+        if size > self.longest { Err(SocketError::TooLong { size, longest: self.longest }) } else { Ok(()) }
     }
 
     /// The message of which `payload` is the next part, if it is complete.

@@ -24,7 +24,6 @@ use self::{
     inbound::{Inbound, Incoming},
     outbound::Outbound,
 };
-use crate::frame::MAX_MESSAGE;
 
 /// Anything that carries bytes both ways.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -53,11 +52,13 @@ pub enum SocketError {
     /// The peer sent a text message.
     #[error("a text message, where all are binary")]
     Text,
-    /// The peer sent a message larger than `MAX_MESSAGE`.
-    #[error("a message of {size} bytes, more than the {MAX_MESSAGE} allowed")]
+    /// The peer sent a message larger than `MAX_MESSAGE`, or than a first message may be.
+    #[error("a message of {size} bytes, more than the {longest} allowed")]
     TooLong {
         /// What it said that it would send, or what had come by then.
         size: usize,
+        /// What was allowed.
+        longest: usize,
     },
     /// The peer does not follow RFC 6455.
     #[error("not the WebSocket protocol: {0}")]
@@ -248,6 +249,26 @@ impl MessageSocket {
         if !std::mem::replace(&mut self.closing.is_sent, true) {
             self.outbound.control(Opcode::Close, status);
         }
+    }
+
+    /// Which end this is.
+    pub(super) fn end(&self) -> End {
+        self.inbound.end()
+    }
+
+    /// From now on no message may be longer than this; never more than `MAX_MESSAGE`.
+    pub(super) fn limit_messages(&mut self, longest: usize) {
+        self.inbound.limit(longest);
+    }
+
+    /// Bytes of a message of which a part has come.
+    pub(super) fn unfinished_bytes(&self) -> usize {
+        self.inbound.unfinished_bytes()
+    }
+
+    /// Messages received in all.
+    pub(super) fn messages(&self) -> u64 {
+        self.inbound.messages()
     }
 
     /// What has come from the far end since this was last asked.

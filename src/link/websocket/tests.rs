@@ -14,6 +14,7 @@ use tokio_tungstenite::{
 };
 
 use super::*;
+use crate::frame::MAX_MESSAGE;
 use crate::link::memory;
 
 /// What one [`Inbound::rest`] leaves to a socket that has nothing.
@@ -221,7 +222,7 @@ async fn a_message_in_too_many_parts_is_too_long() {
         part[0] = opcode;
         peer.write_all(&part).await.unwrap();
     }
-    assert!(matches!(socket.receive().await, Err(SocketError::TooLong { size: 196_608 })));
+    assert!(matches!(socket.receive().await, Err(SocketError::TooLong { size: 196_608, .. })));
 }
 
 #[tokio::test]
