@@ -1,10 +1,13 @@
 //! Logs: what is written, how and where to. Knows nothing of what is logged.
 
 mod clock;
+mod queue;
 
 use std::{
     env,
     io::{self, IsTerminal},
+    sync::OnceLock,
+    time::Duration,
 };
 
 use tracing::{Level, Subscriber, level_filters::LevelFilter};
@@ -17,6 +20,24 @@ use tracing_subscriber::{
 };
 
 pub use clock::{Utc, rfc3339};
+use queue::LogQueue;
+
+/// The queue in front of standard error, once logs have been started.
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
+
+/// How long the end of the process waits for the reader of its logs.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// Why logs cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The system gives no thread to write them.
+    #[error("cannot start the thread that writes logs: {0}")]
+    Thread(#[from] io::Error),
+    /// They have been started before.
+    #[error(transparent)]
+    Again(#[from] TryInitError),
+}
 
 /// The target that our own events begin with.
 const OWN: &str = "report";
@@ -27,13 +48,25 @@ const SILENT: [&str; 3] = ["tungstenite", "tokio_tungstenite", "sspi"];
 /// Sends the process's logs to standard error, from now on and for all threads: our own from `level` up, those of other crates from `warn`
 /// up. In colour on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
 ///
+/// Logging never waits for the reader of standard error and never fails: see `queue`.
+///
 /// # Errors
-/// When logs have been started before.
-pub fn start(level: Level) -> Result<(), TryInitError> {
+/// When logs have been started before, or the thread that writes them cannot be.
+pub fn start(level: Level) -> Result<(), StartError> {
     let named = |name| env::var_os(name).filter(|value| !value.is_empty());
     let dumb = named("TERM").is_some_and(|terminal| terminal == "dumb");
     let colour = io::stderr().is_terminal() && named("NO_COLOR").is_none() && !dumb;
-    subscriber(level, colour, io::stderr).try_init()
+    let queue = LogQueue::start(io::stderr())?;
+    subscriber(level, colour, queue.clone()).try_init()?;
+    let _ = QUEUE.set(queue);
+    Ok(())
+}
+
+/// Writes what is queued, before the process ends; a reader that stands still is not waited for.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH_MAX);
+    }
 }
 
 fn subscriber<W>(level: Level, colour: bool, writer: W) -> impl Subscriber + for<'a> LookupSpan<'a>

@@ -1,0 +1,209 @@
+//! The queue between those who log and standard error. A line is never waited for: when the reader of standard error stands still or has gone, or its
+//! disk is full, lines are dropped and counted, and logging resumes when writing works again.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What may wait to be written, in bytes: some thousand lines, enough for any burst that a terminal keeps up with.
+const QUEUED_MAX: usize = 512 * 1024;
+
+/// Lines that wait to be written, and how many were dropped.
+#[derive(Debug, Default)]
+struct Lines {
+    waiting: VecDeque<Vec<u8>>,
+    bytes: usize,
+    dropped: u64,
+    is_writing: bool,
+}
+
+/// A queue of log lines. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct LogQueue(Arc<(Mutex<Lines>, Condvar)>);
+
+impl LogQueue {
+    /// A queue that a thread of its own writes to `output`.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(output: impl Write + Send + 'static) -> io::Result<LogQueue> {
+        let queue = LogQueue::default();
+        let lines = queue.clone();
+        thread::Builder::new().name("log".into()).spawn(move || lines.write_all_to(output))?;
+        Ok(queue)
+    }
+
+    /// Waits until everything that was logged has been written or dropped, at most for `limit`.
+    pub fn flush(&self, limit: Duration) {
+        let (_, changed) = &*self.0;
+        let is_busy = |lines: &mut Lines| lines.is_writing || !lines.waiting.is_empty();
+        drop(changed.wait_timeout_while(self.lines(), limit, is_busy));
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut lines = self.lines();
+        if lines.bytes.saturating_add(line.len()) > QUEUED_MAX {
+            lines.dropped = lines.dropped.saturating_add(1);
+            return;
+        }
+        lines.bytes = lines.bytes.saturating_add(line.len());
+        lines.waiting.push_back(line.to_vec());
+        drop(lines);
+        self.0.1.notify_all();
+    }
+
+    /// The next line, and how many were dropped before it.
+    fn next(&self) -> (Vec<u8>, u64) {
+        let (_, changed) = &*self.0;
+        let mut lines = self.lines();
+        lines.is_writing = false;
+        changed.notify_all();
+        loop {
+            if let Some(line) = lines.waiting.pop_front() {
+                lines.bytes = lines.bytes.saturating_sub(line.len());
+                lines.is_writing = true;
+                return (line, std::mem::take(&mut lines.dropped));
+            }
+            lines = changed.wait(lines).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn write_all_to(&self, mut output: impl Write) {
+        loop {
+            let (line, dropped) = self.next();
+            let notice = if dropped > 0 {
+                format!("{} WARN log lines were dropped dropped={dropped}\n", super::rfc3339(std::time::SystemTime::now()))
+            } else {
+                String::new()
+            };
+            let is_noticed = output.write_all(notice.as_bytes()).is_ok();
+            let is_written = is_noticed && output.write_all(&line).and_then(|()| output.flush()).is_ok();
+            let lost = u64::from(!is_written).saturating_add(if is_noticed { 0 } else { dropped });
+            if lost > 0 {
+                let mut lines = self.lines();
+                lines.dropped = lines.dropped.saturating_add(lost);
+            }
+        }
+    }
+}
+
+/// Takes a line; never fails.
+impl Write for LogQueue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for LogQueue {
+    type Writer = LogQueue;
+
+    fn make_writer(&self) -> LogQueue {
+        self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    };
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    /// An output whose reader can stand still, and whose disk can be full.
+    struct Output {
+        written: SyncSender<String>,
+        is_full: Arc<AtomicBool>,
+    }
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.is_full.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            // Waits while nobody reads.
+            self.written.send(String::from_utf8_lossy(bytes).into_owned()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn queue() -> (LogQueue, Receiver<String>, Arc<AtomicBool>) {
+        let (written, reader) = sync_channel(0);
+        let is_full = Arc::new(AtomicBool::new(false));
+        let output = Output { written, is_full: Arc::clone(&is_full) };
+        (LogQueue::start(output).expect("a thread"), reader, is_full)
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_holds_nobody_up_and_learns_how_much_it_missed() {
+        let (mut queue, reader, _) = queue();
+        let line = "x".repeat(1023) + "\n";
+        let count = 2 * QUEUED_MAX / line.len();
+        (0..count).for_each(|_| queue.write_all(line.as_bytes()).expect("never fails"));
+        // It reads again.
+        let read = || std::iter::from_fn(|| reader.recv_timeout(Duration::from_millis(500)).ok());
+        let texts: Vec<String> = read().collect();
+        let written = texts.iter().filter(|text| **text == line).count();
+        let dropped =
+            texts.iter().filter_map(|text| text.trim_end().split_once("dropped=")?.1.parse::<usize>().ok()).sum::<usize>();
+        assert!(dropped > 0 && written + dropped == count, "{written} written and {dropped} dropped of {count}");
+        queue.write_all(b"after\n").expect("never fails");
+        assert_eq!(read().collect::<String>(), "after\n");
+    }
+
+    #[test]
+    fn lines_that_could_not_be_written_are_counted_and_logging_resumes() {
+        let (mut queue, reader, is_full) = queue();
+        is_full.store(true, Ordering::SeqCst);
+        for _ in 0..3 {
+            queue.write_all(b"lost\n").expect("never fails");
+        }
+        LogQueue::flush(&queue, SOON);
+        is_full.store(false, Ordering::SeqCst);
+        queue.write_all(b"there is room\n").expect("never fails");
+        let notice = reader.recv_timeout(SOON).expect("a notice");
+        assert!(notice.ends_with("log lines were dropped dropped=3\n"), "{notice}");
+        assert_eq!(reader.recv_timeout(SOON).expect("a line"), "there is room\n");
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_ends_nothing() {
+        let (mut queue, reader, _) = queue();
+        drop(reader);
+        for _ in 0..100 {
+            queue.write_all(b"to nobody\n").expect("never fails");
+        }
+        LogQueue::flush(&queue, SOON);
+        assert_eq!(queue.lines().dropped, 100);
+    }
+
+    #[test]
+    fn a_flush_waits_no_longer_than_its_limit() {
+        let (mut queue, _reader, _) = queue();
+        queue.write_all(b"nobody reads\n").expect("never fails");
+        LogQueue::flush(&queue, Duration::from_millis(10));
+        assert!(queue.lines().is_writing || !queue.lines().waiting.is_empty());
+    }
+}
