@@ -20,6 +20,7 @@ mod carriage;
 mod counts;
 mod driver;
 mod handle;
+mod local_socket;
 pub mod offer;
 pub mod origin;
 pub mod raw;

@@ -25,6 +25,7 @@ use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, task::JoinSet};
 
 use super::{
+    local_socket,
     raw::{compressed, raw_room},
     stream::{TunnelStream, TunnelStreamError},
 };
@@ -83,9 +84,7 @@ pub enum SpliceError {
 /// # Cancel safety
 /// Dropping the future resets both.
 pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Spliced {
-    // Without it small answers wait for the acknowledgement of the ones before.
-    let _ = socket.set_nodelay(true);
-    limit_unsent(&socket);
+    local_socket::prepare(&socket);
     let ends = Arc::new(Ends::new(socket, stream, method));
     let mut sending = JoinSet::new();
     let sender = Arc::clone(&ends);
@@ -138,19 +137,6 @@ impl Drop for Ends {
             let _ = SockRef::from(&self.socket).set_linger(None);
         }
     }
-}
-
-/// Bytes that the system takes for a local connection beyond what its peer has room for. What it takes counts as read: with megabytes of it, a reader
-/// that stalls would look like a fast one for too long, and a thousand of them would use the system's memory for TCP up.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const UNSENT_MAX: u32 = 16 * 1024;
-
-fn limit_unsent(socket: &TcpStream) {
-    // Without it the connection works all the same.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _ = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_MAX);
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = socket;
 }
 
 /// Makes the end of `socket` a reset (RST) in place of an end of file.
