@@ -27,7 +27,11 @@ mod table;
 mod threads;
 mod warnings;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -82,6 +86,7 @@ pub fn main() -> ExitCode {
         Some(Command::Keygen) => keygen::keygen(),
         Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
     };
+    crate::telemetry::flush();
     outcome.unwrap_or_else(|error| {
         complain(&told(&error));
         ExitCode::FAILURE
@@ -100,7 +105,8 @@ fn told(error: &anyhow::Error) -> String {
 /// Says it on standard error, each line under our name.
 fn complain(message: &str) {
     for line in message.lines() {
-        eprintln!("report: {line}");
+        // When nobody reads it, nobody is told.
+        let _ = writeln!(io::stderr(), "report: {line}");
     }
 }
 

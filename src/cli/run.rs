@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     roles::Ready,
-    signals::{Signals, run_until_drained},
+    signals::{Signals, run_until_drained, watch_for_panics},
     threads,
     warnings::warnings,
 };
@@ -24,6 +24,7 @@ use crate::{
 pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     let loaded = config::load(file)?;
     telemetry::start(loaded.config.log_level)?;
+    raise_open_files();
     for warning in warnings(&loaded) {
         tracing::warn!("{warning}");
     }
@@ -41,6 +42,20 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Raises the soft limit of open files to the hard one: each connection takes one or two, and soft limits of 1,024 are for programs that use `select`.
+fn raise_open_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => tracing::debug!(before = ?limit.current, now = ?limit.maximum, "the limit of open files is raised"),
+            Err(error) => tracing::warn!(limit = ?limit.current, "cannot raise the limit of open files: {error}"),
+        }
+    }
+}
+
 /// Runs `role` on this runtime; signals cancel its token, see [`run_until_drained`].
 ///
 /// # Errors
@@ -53,7 +68,8 @@ pub(super) fn run_with_signals(
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().context("cannot receive signals")?;
         let cancel = CancellationToken::new();
-        run_until_drained(role(cancel.clone()), &cancel, grace_period, async || signals.next().await).await
+        let panicked = watch_for_panics();
+        run_until_drained(role(cancel.clone()), &cancel, &panicked, grace_period, async || signals.next().await).await
     });
     // A role has joined its tasks. What is left is a lookup of a name, or what a second signal cut off.
     runtime.shutdown_background();

@@ -1,11 +1,11 @@
-//! What the system asks of the process: SIGINT and SIGTERM (Ctrl-C on Windows). The first one asks to drain, the second one to end at once.
+//! What the system asks of the process: SIGINT, SIGTERM and SIGHUP (Ctrl-C on Windows). The first one asks to drain, the second one to end at once.
 //!
 //! ```text
 //! running ──first signal──► draining ──role ends──► done (0)
-//!    │                         ├──second signal──► ended at once (130, 143)
+//!    │                         ├──second signal──► ended at once (129, 130, 143)
 //!    └──role ends──► done      └──deadline──► failed (1)
 //! ```
-//! What is no role, and is to come to an end by itself, is ended by the first one (130, 143).
+//! What is no role, and ends without a signal, is ended by the first one (129, 130, 143).
 
 use std::{future::Future, io, pin::pin, process::ExitCode, time::Duration};
 
@@ -16,6 +16,20 @@ use tokio_util::sync::CancellationToken;
 /// What a role may take beyond its grace period before it is left behind: goodbyes on slow links take some seconds.
 const MARGIN: Duration = Duration::from_secs(10);
 
+/// What a role may take after a task has panicked.
+const PANIC_GRACE: Duration = Duration::from_secs(5);
+
+/// Has panics logged, and the token that is returned cancelled by the first one.
+pub fn watch_for_panics() -> CancellationToken {
+    let panicked = CancellationToken::new();
+    let token = panicked.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!("a task panicked: {panic}");
+        token.cancel();
+    }));
+    panicked
+}
+
 /// A wish that the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -23,6 +37,8 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM.
     Terminate,
+    /// SIGHUP.
+    Hangup,
 }
 
 impl Signal {
@@ -31,6 +47,7 @@ impl Signal {
         ExitCode::from(match self {
             Signal::Interrupt => 130,
             Signal::Terminate => 143,
+            Signal::Hangup => 129,
         })
     }
 }
@@ -40,6 +57,8 @@ impl Signal {
 pub struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    /// Absent under `nohup`, where SIGHUP stays ignored.
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
@@ -50,7 +69,8 @@ impl Signals {
     /// When the system refuses.
     pub fn install() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
     }
 
     /// Waits for the next one.
@@ -61,8 +81,26 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::Interrupt,
             _ = self.terminate.recv() => Signal::Terminate,
+            () = received(self.hangup.as_mut()) => Signal::Hangup,
         }
     }
+}
+
+/// Waits for a signal; without one, forever.
+#[cfg(unix)]
+async fn received(signal: Option<&mut tokio::signal::unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the parent process (`nohup`) made this process ignore SIGHUP. Only Linux reports it.
+#[cfg(unix)]
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
 /// The signals of this process.
@@ -90,13 +128,15 @@ impl Signals {
 }
 
 /// Runs `role` until it ends by itself, or drains it: the first signal cancels `cancel`, and `role` then has its grace period to end. A
-/// second signal ends the waiting at once.
+/// second signal ends the waiting at once. When a task has panicked, the role drains for a few seconds and has failed: a process that lives on without one of
+/// its tasks serves nobody, and no supervisor starts it again.
 ///
 /// # Errors
-/// That of the role, or that it did not end in time.
+/// That of the role, that it did not end in time, or that a task panicked.
 pub async fn run_until_drained(
     role: impl Future<Output = anyhow::Result<()>>,
     cancel: &CancellationToken,
+    panicked: &CancellationToken,
     grace_period: Duration,
     mut next_signal: impl AsyncFnMut() -> Signal,
 ) -> anyhow::Result<ExitCode> {
@@ -104,6 +144,11 @@ pub async fn run_until_drained(
     let first = tokio::select! {
         outcome = &mut role => return outcome.map(|()| ExitCode::SUCCESS),
         signal = next_signal() => signal,
+        () = panicked.cancelled() => {
+            cancel.cancel();
+            let _ = tokio::time::timeout(grace_period.min(PANIC_GRACE), role).await;
+            bail!("a task panicked: this is a bug; the log says where");
+        }
     };
     tracing::info!(signal = ?first, ?grace_period, "draining; a second signal ends at once");
     cancel.cancel();
@@ -163,7 +208,7 @@ mod tests {
                 None => pending().await,
             };
             drop(sender);
-            run_until_drained(role, &cancel, Duration::from_secs(60), next).await
+            run_until_drained(role, &cancel, &CancellationToken::new(), Duration::from_secs(60), next).await
         })
     }
 
@@ -183,6 +228,23 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_drains_and_fails() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (cancel, panicked) = (CancellationToken::new(), CancellationToken::new());
+        panicked.cancel();
+        let drained = std::cell::Cell::new(false);
+        let role = async {
+            cancel.cancelled().await;
+            drained.set(true);
+            Ok(())
+        };
+        let ended =
+            runtime.block_on(run_until_drained(role, &cancel, &panicked, Duration::from_secs(60), async || pending().await));
+        assert!(ended.expect_err("failed").to_string().starts_with("a task panicked"));
+        assert!(drained.get());
+    }
+
+    #[test]
     fn work_that_a_signal_ends_may_say_what_it_has_done_and_is_not_done() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (cancel, said) = (CancellationToken::new(), std::cell::Cell::new(false));
@@ -197,6 +259,21 @@ mod tests {
         let by_itself = |outcome| runtime.block_on(run_until_signal(async { outcome }, &cancel, async || pending().await));
         assert_eq!(by_itself(Ok(())).expect("done"), ExitCode::SUCCESS);
         assert!(by_itself(Err(anyhow::anyhow!("no server"))).is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_hangup_is_received_and_does_not_kill() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let received = runtime.block_on(async {
+            let mut signals = Signals::install().expect("signals");
+            if signals.hangup.is_none() {
+                return Signal::Hangup;
+            }
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).expect("sent");
+            signals.next().await
+        });
+        assert_eq!(received, Signal::Hangup);
     }
 
     #[test]
