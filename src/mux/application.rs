@@ -82,6 +82,20 @@ impl Mux {
         Ok(delivered)
     }
 
+    /// Whether the peer has all bytes that were written. When not, an [`Event::Writable`](super::Event::Writable) will say when to ask again.
+    ///
+    /// # Errors
+    /// When the stream was reset, or is unknown.
+    pub fn is_acknowledged(&mut self, id: StreamId) -> Result<bool, StreamError> {
+        let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown)?;
+        if let Some(code) = stream.reset_code() {
+            return Err(StreamError::Reset(code));
+        }
+        let acknowledged = stream.send.kept() == 0;
+        stream.wants_write |= !acknowledged;
+        Ok(acknowledged)
+    }
+
     /// Gives the stream up in both directions: what was not sent is dropped, and what comes is discarded.
     pub fn reset(&mut self, now: Instant, id: StreamId, code: ResetCode) {
         self.discard(now, id);

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 /// A peer that has vanished is noticed after this long without a word, and four probes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
 
 /// Bytes that the system takes for a local connection beyond what its peer has room for. What it takes counts as read: with megabytes of it, a reader
 /// that stalls would look like a fast one for too long, and a thousand of them would use the system's memory for TCP up.
@@ -19,7 +20,7 @@ pub fn prepare(socket: &TcpStream) {
     // Without it small answers wait for the acknowledgement of the ones before.
     let _ = socket.set_nodelay(true);
     let socket = SockRef::from(socket);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
     let _ = socket.set_tcp_keepalive(&keepalive);
     // Urgent data is part of the stream: otherwise its last byte would be lost (telnet's Synch, FTP's ABOR).
     let _ = socket.set_out_of_band_inline(true);

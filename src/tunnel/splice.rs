@@ -16,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -43,6 +43,12 @@ const BATCH_ENOUGH: usize = 128 * 1024;
 
 /// Pieces of a batch at most: more of them in one write do not make it cheaper.
 const BATCH_PIECES: usize = 64;
+
+/// How long the last bytes of a local connection that failed may take to be read, and to arrive at the other end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How long the application at the other end has to read them before the reset follows.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// When the socket has taken nothing for the first of these times, what waits for it is compacted, and once more for what was still on its way.
 const COMPACTIONS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
@@ -96,7 +102,8 @@ pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMet
             sent = sending.join_next() => return ends.delivered(Spliced::of(sent.and_then(Result::ok), received)).await,
             error = ends.stream.failed() => Some(error.into()),
         },
-        // The socket or the stream is gone; a sender that waits for the other one would not notice.
+        Err(SpliceError::Socket(_)) => return ends.after_a_failed_write(sending, received).await,
+        // The stream is gone; a sender that waits for the socket would not notice.
         Err(_) => None,
     };
     sending.abort_all();
@@ -163,9 +170,30 @@ impl Ends {
         spliced
     }
 
+    /// The local peer reads no more, but may have answered before: an HTTP server that refuses an upload does. Its answer is delivered first.
+    async fn after_a_failed_write(&self, mut sending: JoinSet<Direction>, received: Direction) -> Spliced {
+        let sent = tokio::time::timeout(LAST_WORDS, sending.join_next()).await.ok().flatten().and_then(Result::ok);
+        if sent.as_ref().is_some_and(|sent| sent.result.is_ok()) {
+            // The other end closes when it has read the answer to its end. A reset now could overtake that.
+            let _ = tokio::time::timeout(LINGER, self.stream.failed()).await;
+        }
+        self.stream.reset(ResetCode::Reset);
+        sending.abort_all();
+        let Direction { bytes, result } = received;
+        Spliced { error: result.err(), ..Spliced::of(sent, Direction { bytes, result: Ok(()) }) }
+    }
+
     async fn send(&self) -> Direction {
         let mut bytes = 0;
-        let result = self.send_all(&mut bytes).await;
+        let mut read = None;
+        let result = self.send_all(&mut bytes, &mut read).await;
+        if let Err(SpliceError::Socket(_)) = result {
+            // What came before the error is on its way: a reset now would overtake it, and then leave its reader no time.
+            let _ = tokio::time::timeout(LAST_WORDS, self.stream.acknowledged()).await;
+            if read.is_some_and(|read: Instant| read.elapsed() < LINGER) {
+                tokio::time::sleep(LINGER).await;
+            }
+        }
         self.ended(&result);
         Direction { bytes, result }
     }
@@ -173,7 +201,10 @@ impl Ends {
     async fn receive(&self) -> Direction {
         let mut bytes = 0;
         let result = self.receive_all(&mut bytes).await;
-        self.ended(&result);
+        // After a failed write, `splice` resets the stream once the rest of the socket has been read.
+        if !matches!(result, Err(SpliceError::Socket(_))) {
+            self.ended(&result);
+        }
         Direction { bytes, result }
     }
 
@@ -189,7 +220,7 @@ impl Ends {
     }
 
     /// From the socket into the tunnel.
-    async fn send_all(&self, moved: &mut u64) -> Result<(), SpliceError> {
+    async fn send_all(&self, moved: &mut u64, last: &mut Option<Instant>) -> Result<(), SpliceError> {
         let mut compressor = Compressor::new(self.method, self.stream.pool());
         loop {
             let room = self.room().await?;
@@ -206,6 +237,7 @@ impl Ends {
                     return self.end_of_file();
                 }
                 *moved = moved.saturating_add(length as u64);
+                *last = Some(Instant::now());
                 let full = buffer.len() == buffer.capacity();
                 self.stream.write(self.wire(&mut compressor, &mut buffer))?;
                 if is_all || full || buffer.capacity() == 0 {

@@ -123,6 +123,26 @@ impl TunnelStream {
         std::future::poll_fn(|context| self.poll_delivered(context)).await
     }
 
+    /// Waits until the peer has all bytes that were written.
+    ///
+    /// # Errors
+    /// When the stream was reset or the tunnel is over before that.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped. One task at a time may wait, and none for [`TunnelStream::write_room`] then.
+    pub async fn acknowledged(&self) -> Result<(), TunnelStreamError> {
+        std::future::poll_fn(|context| {
+            let mut state = self.shared.state();
+            if state.mux.is_acknowledged(self.id)? {
+                return Poll::Ready(Ok(()));
+            }
+            fail_if_over(&state)?;
+            state.waiting.entry(self.id).or_default().writer = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Gives the stream up.
     pub fn reset(&self, code: ResetCode) {
         let mut state = self.shared.state();

@@ -65,6 +65,28 @@ fn a_service_that_ended_its_direction_still_hears_the_application() {
 }
 
 #[test]
+fn an_answer_arrives_although_the_service_closes_with_the_request_unread() {
+    const ANSWER: [u8; 555] = [7; 555];
+    let service = Service::start(|mut stream| {
+        let _ = stream.read(&mut [0; 100]).and_then(|_| stream.write_all(&ANSWER));
+        // The rest of the request is unread: the system resets the connection.
+        Ending::Clean
+    });
+    let tunnel = Tunnel::start(Front::Direct, usual(&service));
+    for round in 0..20 {
+        let mut stream = services::connect(tunnel.local("service"));
+        let mut writer = stream.try_clone().unwrap();
+        let upload = std::thread::spawn(move || writer.write_all(&vec![1; SOME_WINDOWS]));
+        let mut answer = [0; ANSWER.len()];
+        stream.read_exact(&mut answer).unwrap_or_else(|error| panic!("the answer in round {round}: {error}"));
+        assert_eq!(answer, ANSWER);
+        drop(stream);
+        // Whether the sockets took all of it is of no interest.
+        let _ = upload.join().unwrap();
+    }
+}
+
+#[test]
 fn a_reset_by_the_application_arrives_at_the_service_as_a_reset() {
     let service = services::echo();
     let tunnel = Tunnel::start(Front::Direct, usual(&service));
