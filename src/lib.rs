@@ -10,17 +10,17 @@
 //!
 //! | module | what it owns | may use |
 //! |---|---|---|
-//! | [`id`], [`random`], [`map`] | sixteen-byte names; the system's random numbers; tables | |
+//! | [`id`], [`random`], [`map`], [`text`] | sixteen-byte names; the system's random numbers; tables; the text of files | |
 //! | [`frame`] | link frames: encode, decode, limits | `id` |
 //! | [`crypto`] | key derivation, proofs, the tunnel handshake, sealing | `id` |
 //! | [`compress`] | chunks of a stream | |
 //! | [`mux`] | streams, windows, acknowledgement | `map` |
-//! | [`link`] | dialling, TLS, WebSocket, authentication, heartbeat, the order of sending | `frame`, `crypto`, `id`, `random`, `map` |
+//! | [`link`] | dialling, TLS, WebSocket, authentication, heartbeat, the order of sending | `frame`, `crypto`, `id`, `random`, `map`, `text` |
 //! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random`, `map` |
 //! | [`bench`] | the built-in measure: what each end of a measuring stream does | `tunnel`, `compress` |
 //! | [`master`], [`server`], [`client`] | the roles | the layers above, not each other |
 //! | [`doctor`] | the walk along a role's way, layer by layer | the layers above |
-//! | [`config`] | the file, as written and as meant | the names of methods in `crypto` and `compress`, how a master is named and dialled in `link::dial` |
+//! | [`config`] | the file, as written and as meant | the names of methods in `crypto` and `compress`, how a master is named and dialled in `link::dial`, `text` |
 //! | [`telemetry`] | logs | |
 //! | [`cli`] | the commands | everything |
 //!
@@ -46,6 +46,7 @@ pub mod mux;
 pub mod random;
 pub mod server;
 pub mod telemetry;
+pub mod text;
 pub mod tunnel;
 
 #[cfg(test)]

@@ -125,8 +125,8 @@ pub enum Fault {
     #[error("cannot be read: {0}")]
     Unreadable(String),
     /// The file is text of another encoding.
-    #[error("is not UTF-8 from byte {0} on: save it as UTF-8")]
-    NotUtf8(usize),
+    #[error("{0}")]
+    NotText(crate::text::NotText),
     /// The file is not JSON.
     #[error("is not JSON: {message}{hint}")]
     Syntax {

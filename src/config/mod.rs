@@ -313,8 +313,7 @@ pub struct Loaded {
 /// Everything that is wrong with it, see [`ConfigError`].
 pub fn load(file: &Path) -> Result<Loaded, ConfigError> {
     let bytes = std::fs::read(file).map_err(|error| ConfigError::of_file(file, unreadable(file, &error)))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| ConfigError::of_file(file, Fault::NotUtf8(error.utf8_error().valid_up_to().saturating_add(1))))?;
+    let text = crate::text::decode(&bytes).map_err(|error| ConfigError::of_file(file, Fault::NotText(error)))?;
     parse(&text, file, &|name| std::env::var_os(name))
 }
 

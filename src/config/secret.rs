@@ -90,6 +90,14 @@ pub enum SecretError {
         /// The system's words.
         reason: String,
     },
+    /// The file is no text.
+    #[error("names the file {}, which {error}", path.display())]
+    NotText {
+        /// The whole path.
+        path: PathBuf,
+        /// Where it stops being text.
+        error: crate::text::NotText,
+    },
     /// The file holds nothing.
     #[error("names the file {}, which is empty: put a key there with `report keygen > FILE`", .0.display())]
     EmptyFile(PathBuf),
@@ -131,9 +139,11 @@ impl RawSecret {
 
 fn from_file(path: &Path) -> Result<Secret, SecretError> {
     let unreadable = |error: io::Error| SecretError::Unreadable { path: path.to_owned(), reason: error.to_string() };
-    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unreadable)?);
-    let line = text.strip_suffix('\n').unwrap_or(&text);
-    let key = line.strip_suffix('\r').unwrap_or(line);
+    let bytes = Zeroizing::new(std::fs::read(path).map_err(unreadable)?);
+    let no_text = |error: crate::text::NotText| SecretError::NotText { path: path.to_owned(), error };
+    let text = Zeroizing::new(crate::text::decode(&bytes).map_err(no_text)?);
+    // Blanks and lines behind a key are an editor's: nobody sees them.
+    let key = text.trim_end();
     if key.is_empty() { Err(SecretError::EmptyFile(path.to_owned())) } else { Ok(Secret::new(key.to_owned())) }
 }
 
@@ -154,12 +164,27 @@ mod tests {
     #[test]
     fn a_key_comes_from_the_text_a_file_or_a_variable() {
         let folder = tempfile::tempdir().expect("a folder");
-        std::fs::write(folder.path().join("key"), "from a file \r\n").expect("written");
+        std::fs::write(folder.path().join("key"), "from a file\r\n").expect("written");
         for (json, key) in
-            [("\"as is\"", "as is"), (r#"{"file": "key"}"#, "from a file "), (r#"{"env": "KEY"}"#, "from the environment")]
+            [("\"as is\"", "as is"), (r#"{"file": "key"}"#, "from a file"), (r#"{"env": "KEY"}"#, "from the environment")]
         {
             assert_eq!(fetch(json, folder.path()), Ok(Secret::new(key.into())));
         }
+    }
+
+    #[test]
+    fn a_key_file_is_read_as_it_is_meant_whatever_the_editor() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        for written in ["a key", "a key\n", "a key\r\n", "a key \t\r\n\r\n"] {
+            for bytes in crate::text::tests::encodings(written).into_iter().chain([written.into()]) {
+                std::fs::write(&path, &bytes).expect("written");
+                assert_eq!(fetch(r#"{"file": "key"}"#, folder.path()), Ok(Secret::new("a key".into())), "{bytes:?}");
+            }
+        }
+        std::fs::write(&path, b"a\xffb").expect("written");
+        let error = fetch(r#"{"file": "key"}"#, folder.path()).expect_err("no text").to_string();
+        assert!(error.contains("from byte 2 on: save it as UTF-8"), "{error}");
     }
 
     #[test]

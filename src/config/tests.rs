@@ -159,8 +159,15 @@ fn a_byte_order_mark_is_no_error_and_another_encoding_is() {
     assert!(read(&format!("\u{feff}{README_CLIENT}")).is_ok());
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("config.json");
+    for bytes in crate::text::tests::encodings(README_CLIENT) {
+        std::fs::write(&file, bytes).expect("written");
+        load(&file).expect("UTF-8 or UTF-16 with a mark");
+    }
     std::fs::write(&file, b"{\"mark\": \"\xd4\xb6\xb3\xcc\"}").expect("written");
-    assert_says(&load(&file).expect_err("GBK").to_string(), &["config.json: is not UTF-8 from byte 13 on", "save it as UTF-8"]);
+    assert_says(
+        &load(&file).expect_err("GBK").to_string(),
+        &["config.json: is neither UTF-8 nor UTF-16 with a byte order mark from byte 13 on", "save it as UTF-8"],
+    );
 }
 
 #[test]

@@ -211,7 +211,9 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })
+    let bytes = fs::read(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })?;
+    // PEM is text; what is beside it need not be.
+    Ok(crate::text::decode(&bytes).map_or(bytes, String::into_bytes))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

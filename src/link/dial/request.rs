@@ -74,7 +74,8 @@ impl RequestParameters {
         let mut headers = self.headers.clone();
         if let Some(path) = &self.headers_file {
             let failed = |problem: String| DialError::HeadersFile { path: path.clone(), problem };
-            let text = tokio::fs::read_to_string(path).await.map_err(|error| failed(format!("cannot be read: {error}")))?;
+            let bytes = tokio::fs::read(path).await.map_err(|error| failed(format!("cannot be read: {error}")))?;
+            let text = crate::text::decode(&bytes).map_err(|error| failed(error.to_string()))?;
             let more = headers_of(&text).map_err(|(line, error)| failed(format!("line {line} {error}")))?;
             for (name, value) in &more {
                 headers.append(name, value.clone());

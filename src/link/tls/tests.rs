@@ -144,3 +144,17 @@ fn the_files_are_looked_at_again_after_a_second() {
     certificate.state.lock().unwrap().looked -= LOOK_INTERVAL;
     assert!(!Arc::ptr_eq(&first, &certificate.current()));
 }
+
+#[test]
+fn pem_files_are_read_as_they_are_meant_whatever_the_editor() {
+    let authority = Authority::new();
+    authority.sign_files("host", |_| {});
+    let names = ["cert.pem", "key.pem"].map(|name| (name, fs::read_to_string(authority.path(name)).unwrap()));
+    for encoding in 0..3 {
+        for (name, text) in &names {
+            let text = format!("{} \r\n\r\n", text.lines().collect::<Vec<_>>().join("\r\n"));
+            fs::write(authority.path(name), &crate::text::tests::encodings(&text)[encoding]).unwrap();
+        }
+        ReloadingCertificate::load(&authority.path("cert.pem"), &authority.path("key.pem")).unwrap();
+    }
+}

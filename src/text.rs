@@ -1,0 +1,69 @@
+//! Text of files that people write with whatever editor they have: UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+/// Where the bytes stop being text, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is neither UTF-8 nor UTF-16 with a byte order mark from byte {0} on: save it as UTF-8")]
+pub struct NotText(pub usize);
+
+/// The text without its byte order mark.
+///
+/// # Errors
+/// When it is none.
+pub fn decode(bytes: &[u8]) -> Result<String, NotText> {
+    match bytes {
+        [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest, 3),
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        _ => utf8(bytes, 0),
+    }
+}
+
+fn utf8(bytes: &[u8], before: usize) -> Result<String, NotText> {
+    let wrong = |error: std::str::Utf8Error| NotText(error.valid_up_to().saturating_add(before).saturating_add(1));
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(wrong)
+}
+
+fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, NotText> {
+    let (pairs, rest) = bytes.as_chunks::<2>();
+    let mut text = String::with_capacity(bytes.len());
+    let mut at = 3_usize; // behind the mark
+    for letter in char::decode_utf16(pairs.iter().map(|pair| unit(*pair))) {
+        let letter = letter.map_err(|_| NotText(at))?;
+        text.push(letter);
+        at = at.saturating_add(letter.len_utf16().saturating_mul(2));
+    }
+    if rest.is_empty() { Ok(text) } else { Err(NotText(at)) }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The text as editors save it: UTF-8 with a mark, UTF-16 of both orders.
+    pub(crate) fn encodings(text: &str) -> [Vec<u8>; 3] {
+        let units = || "\u{feff}".encode_utf16().chain(text.encode_utf16());
+        let utf8 = format!("\u{feff}{text}").into_bytes();
+        [utf8, units().flat_map(u16::to_le_bytes).collect(), units().flat_map(u16::to_be_bytes).collect()]
+    }
+
+    #[test]
+    fn every_encoding_reads_as_the_same_text() {
+        for bytes in encodings("远程 🌉 a\r\n") {
+            assert_eq!(decode(&bytes).as_deref(), Ok("远程 🌉 a\r\n"));
+        }
+        assert_eq!(decode(b"plain").as_deref(), Ok("plain"));
+        assert_eq!(decode(b"").as_deref(), Ok(""));
+    }
+
+    #[test]
+    fn what_is_no_text_says_where() {
+        for (bytes, at) in [
+            (&b"a\xff"[..], 2),
+            (b"\xef\xbb\xbfa\xff", 5),
+            (b"\xff\xfea\0b", 5),           // half a unit
+            (b"\xff\xfea\0\x00\xd8b\0", 5), // half a pair
+        ] {
+            assert_eq!(decode(bytes), Err(NotText(at)), "{bytes:?}");
+        }
+    }
+}
