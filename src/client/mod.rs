@@ -1,8 +1,9 @@
 //! The client role: listens locally, stays linked to the master, attaches a tunnel for each of its ports, and carries what connects into it.
 //!
-//! The listeners stand from the start to the end. A connection that comes while nothing carries the port's tunnel is held for a while, and
+//! Listeners stay from the start to the end; one whose address is taken follows when it is free. A connection that comes while nothing carries the port's tunnel is held for a while, and
 //! reset when nothing does by then.
 
+mod bind;
 pub mod direct;
 mod listener;
 mod port;
@@ -15,6 +16,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use self::{port::Port, visitor::Visitor};
 use crate::{
@@ -53,30 +55,48 @@ pub struct ListenError {
     source: std::io::Error,
 }
 
-/// A client whose listeners stand.
+/// A client that listens for at least one of its ports.
 pub struct Client {
     uplink: Uplink,
-    ports: Vec<(PortParameters, TcpListener)>,
+    ports: Vec<(PortParameters, Listening)>,
     hold_timeout: Duration,
 }
 
+/// Whether a port has its local address.
+enum Listening {
+    Here(TcpListener),
+    /// Its address is taken, or not there yet: it is tried again.
+    Later(bind::Address),
+}
+
 impl Client {
-    /// Opens all listeners, or none.
+    /// Opens the listeners. One whose address cannot be listened at now is tried again while the client runs.
     ///
     /// # Errors
-    /// When an address is in use or cannot be listened at; it is named with its port's mark.
+    /// When no port has a listener: the first one is named with its mark.
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened.
     pub async fn bind(parameters: ClientParameters) -> Result<Self, ListenError> {
-        let mut ports = Vec::new();
+        let all = bind::Addresses::resolve(parameters.ports.iter().map(|port| port.local_address.as_str())).await;
+        let (mut ports, mut failed) = (Vec::new(), Vec::new());
         for ClientPort { port, local_address } in parameters.ports {
-            let listener = TcpListener::bind(&local_address).await.map_err(|source| ListenError {
-                mark: port.mark.to_string(),
-                local_address,
-                source,
-            })?;
-            ports.push((port, listener));
+            let address = all.of(local_address);
+            match address.listen().await {
+                Ok(listener) => ports.push((port, Listening::Here(listener))),
+                Err(source) => {
+                    failed.push(ListenError { mark: port.mark.to_string(), local_address: address.to_string(), source });
+                    ports.push((port, Listening::Later(address)));
+                }
+            }
+        }
+        if failed.len() == ports.len()
+            && let Some(error) = failed.pop()
+        {
+            return Err(error);
+        }
+        for error in failed {
+            warn!("{error}; the client starts without this port and tries again");
         }
         Ok(Client { uplink: parameters.uplink, ports, hold_timeout: parameters.hold_timeout })
     }
@@ -84,7 +104,11 @@ impl Client {
     /// Where the ports listen, in the order of the configuration.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        self.ports.iter().filter_map(|(_, listener)| listener.local_addr().ok()).collect()
+        let address = |listening: &Listening| match listening {
+            Listening::Here(listener) => listener.local_addr().ok(),
+            Listening::Later(_) => None,
+        };
+        self.ports.iter().filter_map(|(_, listening)| address(listening)).collect()
     }
 
     /// Runs until `cancel` is cancelled; the connections then have the `grace` period to end.
@@ -95,11 +119,22 @@ impl Client {
         let Client { uplink, ports, hold_timeout } = self;
         let drain = Drain::default();
         let mut visited = Vec::new();
-        for (port, listener) in ports {
+        for (port, listening) in ports {
             let port = Port::new(port, &drain.tasks, &drain.stop);
             visited.push(Arc::clone(&port));
             let context = listener::Context { port, hold_timeout, streams: drain.streams.clone(), stop: drain.stop.clone() };
-            drain.tasks.spawn(listener::listen(listener, context, cancel.clone()));
+            let cancel = cancel.clone();
+            drain.tasks.spawn(async move {
+                let listener = match listening {
+                    Listening::Here(listener) => Some(listener),
+                    Listening::Later(address) => {
+                        cancel.run_until_cancelled(address.listen_in_the_end(&context.port.parameters.mark)).await
+                    }
+                };
+                if let Some(listener) = listener {
+                    listener::listen(listener, context, cancel).await;
+                }
+            });
         }
         let visitor = Visitor::new(visited.clone(), uplink.mover.clone(), &drain.tasks, &drain.stop);
         let farewell = async move {

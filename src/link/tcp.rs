@@ -1,9 +1,12 @@
-//! The options of a TCP connection that carries a link.
+//! TCP sockets: the options of a connection that carries a link, and the listeners of masters and clients.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections that the kernel holds until they are accepted: after a restart all links come back at once, and browsers come in bursts.
+const BACKLOG: i32 = 4096;
 
 /// After this long without traffic the kernel asks whether the peer is there: only of use where nothing above does, before a link is up.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -28,4 +31,23 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
         let _ = socket.set_tcp_notsent_lowat(NOT_SENT_LOWAT);
     }
     Ok(())
+}
+
+/// A listener at `address`. An IPv6 wildcard takes IPv4 too, unless an IPv4 address with its port is among `all`.
+///
+/// # Errors
+/// When the address is in use, or not of this machine.
+pub fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        let beside = all.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+        socket.set_only_v6(beside)?;
+    }
+    // A restarted master takes its address back from connections in TIME_WAIT. (On Windows the option would let two processes share it.)
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }

@@ -31,7 +31,6 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -50,6 +49,7 @@ use crate::{
     link::{
         Timing,
         authenticate::AUTHENTICATION_TIMEOUT,
+        tcp,
         tls::{ReloadingCertificate, TlsError},
     },
 };
@@ -59,9 +59,6 @@ pub use self::{
     limits::Limits,
     throttle::{FAILURES, REFILL},
 };
-
-/// Connections that the kernel holds until they are accepted: after a restart all links come back at once.
-const BACKLOG: i32 = 4096;
 
 /// How long links have to say goodbye once they are ended, beyond what the link layer gives itself.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -216,7 +213,7 @@ impl Master {
         }
         let tls = tls.as_ref().map(TlsFiles::acceptor).transpose()?;
         let listen = |address: &SocketAddr| {
-            listen(*address, &listen_at).map_err(|source| MasterError::Listen { address: *address, source })
+            tcp::listen(*address, &listen_at).map_err(|source| MasterError::Listen { address: *address, source })
         };
         let listeners = listen_at.iter().map(listen).collect::<Result<_, _>>()?;
         let front = Front {
@@ -318,20 +315,4 @@ impl fmt::Debug for Master {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Master").field("listen_at", &self.local_addresses()).finish_non_exhaustive()
     }
-}
-
-/// A listener at `address`. An IPv6 wildcard takes IPv4 too, unless an IPv4 address with its port is among `all`.
-fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        let beside = all.iter().any(|other| other.is_ipv4() && other.port() == address.port());
-        socket.set_only_v6(beside)?;
-    }
-    // A restarted master takes its address back from connections in TIME_WAIT. (On Windows the option would let two processes share it.)
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
 }

@@ -10,7 +10,7 @@ use crate::support::{
     ports,
     programs::Ran,
     services,
-    tunnel::{Front, Methods, Port, REPORT, Scene, report, with},
+    tunnel::{Front, Methods, Port, REPORT, Scene, Tunnel, report, with},
     wait,
 };
 
@@ -205,6 +205,19 @@ fn an_occupied_address_ends_the_role_and_is_named() {
     let status = client.wait_for_end(wait::PATIENCE).expect("the client ends");
     assert_ne!(status.code(), Some(0));
     client.wait_for_line(&["in use", "occupied"]);
+}
+
+#[test]
+fn a_client_starts_without_a_port_whose_address_is_taken_and_takes_it_when_it_is_free() {
+    let echo = services::echo();
+    let occupied = TcpListener::bind(ports::free()).unwrap();
+    let taken = Port { local: occupied.local_addr().unwrap(), ..Port::new("taken", echo.address(), Methods::USUAL) };
+    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("free", echo.address(), Methods::USUAL), taken]);
+    tunnel.client.wait_for_line(&["taken", "in use", "tries again"]);
+    services::ping(&services::connect(tunnel.local("free")), b"!").unwrap();
+    drop(occupied);
+    wait::until_true("the client listens at the address", || ports::is_listened_at(tunnel.local("taken")));
+    services::ping(&services::connect(tunnel.local("taken")), b"!").unwrap();
 }
 
 #[test]
