@@ -17,6 +17,9 @@ use bytes::Bytes;
 /// no tunnel's.
 const HELD_MAX: usize = 34 * 1024 * 1024;
 
+/// What each message that is held counts beside its length, in bytes: small ones take memory too.
+const HELD_MESSAGE: usize = 64;
+
 /// Which attachment carries the tunnel.
 #[derive(Debug)]
 pub struct Binding<B> {
@@ -172,7 +175,7 @@ impl<B: Clone> Binding<B> {
         let is_present = self.present.as_ref().is_some_and(|present| present.attempt == attempt);
         match &mut self.leaving {
             Some(leaving) if is_present && !leaving.received => {
-                leaving.held_bytes = leaving.held_bytes.saturating_add(message.len());
+                leaving.held_bytes = leaving.held_bytes.saturating_add(message.len()).saturating_add(HELD_MESSAGE);
                 leaving.held.push_back(message);
                 if leaving.held_bytes > HELD_MAX { Receiving::TooMuch } else { Receiving::Nothing }
             }
@@ -298,8 +301,16 @@ mod tests {
     fn what_a_move_holds_is_bounded() {
         let mut binding = carried();
         binding.take_over(bound(2), Manner::Move).unwrap();
-        let much = Bytes::from(vec![0; HELD_MAX / 4]);
+        let much = Bytes::from(vec![0; HELD_MAX / 4 - HELD_MESSAGE]);
         assert!((0..4).all(|_| binding.received(2, much.clone()) == Receiving::Nothing));
-        assert_eq!(binding.received(2, much), Receiving::TooMuch);
+        assert_eq!(binding.received(2, Bytes::new()), Receiving::TooMuch);
+    }
+
+    #[test]
+    fn small_messages_that_a_move_holds_count_more_than_their_length() {
+        let mut binding = carried();
+        binding.take_over(bound(2), Manner::Move).unwrap();
+        let held = (0..HELD_MAX).take_while(|_| binding.received(2, message("a")) == Receiving::Nothing).count();
+        assert_eq!(held, HELD_MAX / (HELD_MESSAGE + 1));
     }
 }
