@@ -124,6 +124,10 @@ impl Shared {
     /// # Errors
     /// With which notice the channel is to be closed.
     pub fn receive(&self, attempt: u64, message: Bytes) -> Result<(), Notice> {
+        if message.is_empty() {
+            self.end(ResetCode::Protocol, Notice::new(Code::Protocol, "a message without a frame"));
+            return Ok(());
+        }
         let mut state = self.state();
         let mut effects = Effects::default();
         let now = Instant::now();

@@ -367,6 +367,15 @@ async fn a_splice_is_over_when_the_peer_has_everything_so_that_a_drain_loses_not
 }
 
 #[tokio::test]
+async fn a_message_without_a_frame_ends_the_tunnel() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+    tunnels.1.shared.receive(attach::FIRST_ATTEMPT, Bytes::new()).unwrap();
+    assert_eq!(tunnels.1.notice().unwrap().code, Code::Protocol);
+    bed.end().await;
+}
+
+#[tokio::test]
 async fn a_tunnel_whose_lane_is_dropped_is_over() {
     let bed = Bed::new();
     let port = port(EncryptMethod::Plain, CompressMethod::Null);
