@@ -1,6 +1,7 @@
 //! Logs: what is written, how and where to. Knows nothing of what is logged.
 
 mod clock;
+mod escape;
 mod queue;
 
 use std::{

@@ -11,6 +11,8 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::escape::escaped;
+
 /// What may wait to be written, in bytes: some thousand lines, enough for any burst that a terminal keeps up with.
 const QUEUED_MAX: usize = 512 * 1024;
 
@@ -100,7 +102,8 @@ impl LogQueue {
 /// Takes a line; never fails.
 impl Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.push(line);
+        let text = String::from_utf8_lossy(line);
+        self.push(format!("{}\n", escaped(text.trim_end_matches('\n'))).as_bytes());
         Ok(line.len())
     }
 
@@ -197,6 +200,18 @@ mod tests {
         }
         LogQueue::flush(&queue, SOON);
         assert_eq!(queue.lines().dropped, 100);
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_is_in_it() {
+        let (queue, reader, _) = queue();
+        let subscriber = crate::telemetry::subscriber(tracing::Level::INFO, false, queue);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(agent = %"x\n2026 ERROR forged", "link\u{202e} up\u{1b}[2J");
+        });
+        let text = reader.recv_timeout(SOON).expect("a line");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.ends_with('\n') && !text.contains(['\u{202e}', '\u{1b}']) && text.contains("forged"), "{text}");
     }
 
     #[test]
