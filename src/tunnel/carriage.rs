@@ -4,7 +4,7 @@
 use std::{
     sync::{Arc, MutexGuard},
     task::Waker,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -24,6 +24,9 @@ use crate::{
 
 /// The largest tunnel message before sealing, in bytes (PROTOCOL 12).
 pub const MAX_PAYLOAD: usize = 65_536;
+
+/// How long a move may take (PROTOCOL 12): what comes on the new attachment is held until the peer has left the old one.
+pub const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What small frames may take beside the data of a message, and its tag, in bytes.
 const SMALL_FRAMES: usize = 512;
@@ -102,6 +105,7 @@ impl Shared {
         effects.ring = state.binding.present().map(|present| present.bell.clone());
         state.rung = true;
         state.carried_since = now;
+        state.move_until = if manner == Manner::Move { now.checked_add(MOVE_TIMEOUT) } else { None };
         if let Some(uncarried) = state.uncarried.take().filter(|_| !is_first) {
             state.waited = Some(now.saturating_duration_since(uncarried.since));
         }
@@ -194,6 +198,7 @@ impl Shared {
     fn take_left(&self, state: &mut State, effects: &mut Effects) {
         let Some(left) = state.binding.take_left() else { return };
         effects.has_moved = true;
+        state.move_until = None;
         if self.side == Side::Client {
             effects.closes.push((left.bell, Notice::new(Code::Cancelled, "")));
         }
@@ -206,6 +211,7 @@ impl Shared {
         let mut effects = Effects::default();
         effects.closes.extend(other.map(|bound| (bound.bell, Notice::new(Code::PeerLost, ""))));
         state.rung = false;
+        state.move_until = None;
         if state.over.is_some() {
             effects.is_over = true;
             return self.unlock(state, effects);
@@ -227,8 +233,14 @@ impl Shared {
     pub fn handle_timeout(&self, now: Instant) {
         let mut state = self.state();
         state.mux.handle_timeout(now);
+        let left_behind = state.move_until.filter(|until| *until <= now).and_then(|_| state.binding.leaving().cloned());
         let expired = state.uncarried.is_some_and(|uncarried| uncarried.until <= now);
         self.settle(state);
+        if let Some(Bound { attempt, bell }) = left_behind {
+            let notice = Notice::new(Code::Timeout, format!("the move took longer than {MOVE_TIMEOUT:?}"));
+            self.lost(attempt, notice.clone());
+            bell.outbox.close_after_drain(bell.channel, &Notice::new(notice.code, ""));
+        }
         if expired {
             self.port.commons.counts.expired.add(1);
             let waited = self.port.resume_timeout;

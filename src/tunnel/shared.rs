@@ -75,6 +75,8 @@ pub struct State {
     pub(super) rung: bool,
     /// The client is to be asked to attach the tunnel anew.
     pub(super) move_due: bool,
+    /// Until then the move that is under way is to be complete.
+    pub(super) move_until: Option<Instant>,
     /// What the driver waits for.
     armed: Option<Instant>,
     pub waiting: Map<StreamId, Waiting>,
@@ -136,6 +138,7 @@ impl Shared {
             waited: None,
             rung: false,
             move_due: false,
+            move_until: None,
             armed: None,
             waiting: Map::default(),
             opened: VecDeque::new(),
@@ -246,7 +249,7 @@ impl State {
 
     fn deadline(&self) -> Option<Instant> {
         let given_up = self.uncarried.map(|uncarried| uncarried.until);
-        self.mux.poll_timeout().into_iter().chain(given_up).min()
+        self.mux.poll_timeout().into_iter().chain(given_up).chain(self.move_until).min()
     }
 
     /// Whether the driver waits for too late a time.

@@ -1,6 +1,7 @@
 //! Attachments that come and go under a tunnel: cut, moved, played again, stolen; and the end of the tunnel itself.
 
 use super::*;
+use crate::tunnel::{binding::Manner, carriage::MOVE_TIMEOUT, shared::Bell};
 
 /// Carries bytes both ways over a stream until `during` is done, and checks what came out.
 async fn while_bytes_flow(bed: &Bed, tunnels: &(Tunnel, Tunnel), during: impl Future<Output = ()>) {
@@ -70,6 +71,21 @@ async fn a_tunnel_that_moves_sends_nothing_twice() {
     while_bytes_flow(&bed, &tunnels, moves).await;
     let counts = &tunnels.0.port().commons.counts;
     assert_eq!((counts.lost.get(), counts.again_bytes.get()), (0, 0));
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_move_that_the_other_end_does_not_complete_ends_in_time() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+    let server = &tunnels.1.shared;
+    let elsewhere = Bell { outbox: crate::link::Outbox::new(), channel: 1 };
+    server.take_over(7, elsewhere, Manner::Move).unwrap();
+    let start = std::time::Instant::now();
+    server.handle_timeout(start + MOVE_TIMEOUT / 2);
+    assert!(tunnels.1.is_moving() && tunnels.1.is_attached(), "the client may still say MOVED");
+    server.handle_timeout(start + MOVE_TIMEOUT * 2);
+    assert!(!tunnels.1.is_moving() && !tunnels.1.is_attached());
     bed.end().await;
 }
 
