@@ -115,7 +115,7 @@ fn text(raw: &impl Serialize) -> anyhow::Result<String> {
 }
 
 /// A new file that its owner alone reads.
-fn create_private(path: &Path) -> io::Result<File> {
+pub(super) fn create_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

@@ -1,15 +1,59 @@
-//! `report keygen`: a key, and nothing else, so that it can be sent to a file.
+//! `report keygen`: a key, on standard output or in a new file.
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
-/// Prints a key of 256 bits.
+use anyhow::Context;
+
+use super::configurations::create_private;
+
+/// What the command takes.
+#[derive(Debug, clap::Args)]
+pub struct KeygenArguments {
+    /// Write the key to a new file that only you can read
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+}
+
+/// Makes a key of 256 bits, and prints it or where it was written.
 ///
 /// # Errors
-/// When standard output takes nothing.
-pub fn keygen() -> anyhow::Result<ExitCode> {
-    writeln!(io::stdout(), "{}", crate::crypto::strength::generate(crate::random::bytes()))?;
+/// When the file exists or cannot be written, or standard output takes nothing.
+pub fn keygen(arguments: &KeygenArguments) -> anyhow::Result<ExitCode> {
+    let key = crate::crypto::strength::generate(crate::random::bytes());
+    match &arguments.write {
+        None => writeln!(io::stdout(), "{key}")?,
+        Some(file) => {
+            create_private(file)
+                .and_then(|mut file| writeln!(file, "{key}"))
+                .with_context(|| format!("cannot write a key to {}: choose a file that does not exist", file.display()))?;
+            writeln!(io::stdout(), "wrote a key to {}", file.display())?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_written_to_a_new_file_that_others_cannot_read_and_never_over_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("key");
+        let arguments = KeygenArguments { write: Some(file.clone()) };
+        keygen(&arguments).expect("written");
+        let key = fs::read_to_string(&file).expect("there");
+        assert!(key.trim_end().len() >= 43 && key.ends_with('\n'), "{key}");
+        #[cfg(unix)]
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).expect("there").permissions()) & 0o777, 0o600);
+        let error = keygen(&arguments).expect_err("it exists").to_string();
+        assert!(error.contains("key") && error.contains("choose a file that does not exist"), "{error}");
+        assert_eq!(fs::read_to_string(&file).expect("there"), key, "and is left as it was");
+    }
 }

@@ -63,7 +63,7 @@ enum Command {
     /// Walks the way of a configuration, step by step, and says what holds, what fails, and what to do; disturbs nobody
     Doctor(doctor::DoctorArguments),
     /// Prints a new key that nobody can guess
-    Keygen,
+    Keygen(keygen::KeygenArguments),
     /// Runs a master, a server and a client on this machine, in front of a small web page or of any TCP service
     Quickstart(quickstart::QuickstartArguments),
 }
@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
         Some(Command::Bench(arguments)) => bench::bench(&arguments),
         Some(Command::Check(file)) => check::check(&file.config),
         Some(Command::Doctor(arguments)) => doctor::doctor(&arguments),
-        Some(Command::Keygen) => keygen::keygen(),
+        Some(Command::Keygen(arguments)) => keygen::keygen(&arguments),
         Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
     };
     crate::telemetry::flush();

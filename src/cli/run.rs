@@ -50,7 +50,7 @@ fn raise_open_files() {
         let limit = getrlimit(Resource::Nofile);
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         match setrlimit(Resource::Nofile, raised) {
-            Ok(()) => tracing::debug!(before = ?limit.current, now = ?limit.maximum, "the limit of open files is raised"),
+            Ok(()) => tracing::debug!(soft = limit.current, hard = limit.maximum, "the soft limit of open files is raised"),
             Err(error) => tracing::warn!(limit = ?limit.current, "cannot raise the limit of open files: {error}"),
         }
     }

@@ -235,3 +235,50 @@ fn a_role_finds_its_configuration_in_the_working_directory() {
     let mut master = Daemon::start("unnamed", scene.folder(), Command::new(REPORT).current_dir(scene.folder()));
     master.wait_ready(|| TcpStream::connect(scene.master_address()).is_ok());
 }
+
+#[test]
+fn a_role_whose_log_nobody_reads_any_more_goes_on() {
+    let mut tunnel = Tunnel::start(Front::Direct, Vec::new());
+    let port = tunnel.probe().elsewhere();
+    let file = tunnel.scene.write("unread", &tunnel.scene.client_configuration(std::slice::from_ref(&port), json!({})));
+    // The reader leaves after the first line.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "\"$0\" --config \"$1\" 2>&1 | head -n 1", REPORT]).arg(&file);
+    let mut unread = Daemon::start("unread", tunnel.scene.folder(), &mut shell);
+    unread.wait_ready(|| services::echoes(port.local));
+    // The client wants to say a lot about this.
+    tunnel.restart_server();
+    wait::until_true("the client that nobody reads carries connections again", || services::echoes(port.local));
+    assert_eq!(unread.log().lines().count(), 1, "{}", unread.log());
+}
+
+#[test]
+fn a_role_may_open_as_many_files_as_the_hard_limit_says() {
+    let scene = Scene::new(Front::Direct);
+    let file = scene.write("limited", &scene.master_configuration(json!({})));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 64; ulimit -Hn 300; exec \"$0\" --config \"$1\"", REPORT]).arg(&file);
+    let master = Daemon::start("limited", scene.folder(), &mut shell);
+    master.wait_for_line(&["the soft limit of open files is raised", "soft=64", "hard=300"]);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", master.pid())).expect("it runs");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line of open files");
+    assert_eq!(line.matches("300").count(), 2, "{line}");
+}
+
+#[test]
+fn every_role_drains_when_its_terminal_goes_unless_it_is_to_outlive_it() {
+    let mut tunnel = Tunnel::start(Front::Direct, Vec::new());
+    for role in [&mut tunnel.client, &mut tunnel.server, &mut tunnel.master] {
+        role.signal(Signal::Hangup);
+        role.wait_for_line(&["draining", "Hangup"]);
+        assert_eq!(role.wait_for_end(AT_ONCE).and_then(|status| status.code()), Some(0));
+    }
+    let file = tunnel.scene.write("nohup", &tunnel.scene.master_configuration(json!({})));
+    let mut nohup = Command::new("nohup");
+    let master = Daemon::start("nohup", tunnel.scene.folder(), nohup.arg(REPORT).arg("--config").arg(file));
+    master.wait_for_line(&["started"]);
+    master.signal(Signal::Hangup);
+    let ended =
+        wait::within(Duration::from_millis(300), || (master.has_ended() || master.log().contains("draining")).then_some(()));
+    assert!(ended.is_none(), "{}", master.log());
+}
