@@ -98,6 +98,7 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         header_bytes: config.limits.header_bytes.bytes(),
         memory_bytes: config.limits.memory.bytes(),
     };
+    let limits = within_open_files(limits, matches!(config.fallback, FallbackConfig::Server { .. }));
     Ok(Master::bind(MasterParameters {
         listen_at,
         path: config.path.clone(),
@@ -111,6 +112,32 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         timing: MasterTiming { heartbeat: timing(config.heartbeat), ..MasterTiming::default() },
         threads: threads::for_links()?,
     })?)
+}
+
+/// No more links than the process may have files open.
+fn within_open_files(limits: Limits, relays: bool) -> Limits {
+    let Some(open_files) = open_files_limit() else { return limits };
+    let configured = limits.links;
+    let limits = limits.within(open_files, relays);
+    if limits.links < configured {
+        tracing::warn!(
+            "limits.links is {configured}, but this process may have {open_files} files open: {} links are taken; raise the limit of open files \
+             (LimitNOFILE= in systemd, ulimit -Hn in a shell), or set limits.links",
+            limits.links
+        );
+    }
+    limits
+}
+
+/// How many files this process may have open.
+fn open_files_limit() -> Option<usize> {
+    #[cfg(unix)]
+    {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
+        Some(usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+    #[cfg(not(unix))]
+    None
 }
 
 /// What the master reads for TLS.

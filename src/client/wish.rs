@@ -106,6 +106,11 @@ impl Port {
                     return self.adopt(tunnel, taker);
                 }
                 Ok(Ok(attach::Outcome::Resumed)) | Err(_) => return self.forget_new_wish(&link, channel),
+                Ok(Err(AttachError::Closed(notice))) if notice.code == Code::Timeout => {
+                    debug!("asked again: {notice}");
+                    backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+                    FIRST_WAIT.mul_f64(fastrand::f64())
+                }
                 Ok(Err(error)) => {
                     log_failure(&error);
                     self.refusals.send_replace(Some(error.clone()));
@@ -172,7 +177,7 @@ impl Port {
 
 fn log_failure(error: &AttachError) {
     match error {
-        AttachError::Closed(notice) if matches!(notice.code, Code::PeerLost | Code::Cancelled | Code::Superseded) => {
+        AttachError::Closed(Notice { code: Code::PeerLost | Code::Cancelled | Code::Superseded | Code::Timeout, .. }) => {
             debug!("not attached: {error}");
         }
         AttachError::Closed(_) | AttachError::Superseded => warn!("not attached: {error}"),

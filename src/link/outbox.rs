@@ -49,6 +49,9 @@ pub(super) const ANSWERS_WAITING: usize = 16 * 1024;
 /// Places that an empty queue of control frames keeps.
 const CONTROL_KEPT: usize = 16;
 
+/// A table is made smaller when it has room for more than so many times what it holds, and some more.
+const SHRINK_FACTOR: usize = 4;
+
 /// An account that the memory of a link is charged to.
 pub trait Ledger: Send + Sync {
     /// Charges `bytes`.
@@ -303,6 +306,12 @@ impl Outbox {
         self.state().ended.clone()
     }
 
+    /// Whether somebody wants the link to end.
+    #[cfg(test)]
+    pub(crate) fn is_to_end(&self) -> bool {
+        self.state().ending.is_some()
+    }
+
     /// The link's task is here and can be woken; whether somebody wants the link to end.
     pub(super) fn attend(&self, waker: &Waker) -> Option<Notice> {
         let mut state = self.state();
@@ -485,8 +494,24 @@ impl State {
 
     fn remove(&mut self, channel: u32) -> Option<Entry> {
         let entry = self.lanes.remove(&channel);
+        self.shrink();
         self.tell_watcher();
         entry
+    }
+
+    /// A link that once had many channels does not keep the tables of that time.
+    fn shrink(&mut self) {
+        let kept = self.lanes.len().saturating_mul(SHRINK_FACTOR).max(CONTROL_KEPT);
+        if self.lanes.capacity() <= kept.saturating_mul(SHRINK_FACTOR) {
+            return;
+        }
+        self.lanes.shrink_to(kept);
+        // Numbers of channels that are gone stay in the circles until their turn.
+        let lanes = &self.lanes;
+        self.fresh.retain(|channel| lanes.get(channel).is_some_and(|entry| entry.place == Place::Fresh));
+        self.round.retain(|channel| lanes.get(channel).is_some_and(|entry| entry.place == Place::Round));
+        self.fresh.shrink_to(kept);
+        self.round.shrink_to(kept);
     }
 
     fn tell_watcher(&mut self) {

@@ -14,9 +14,9 @@ use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
 
 use super::{
     Shared,
+    admission::Permit,
     attend::attend,
     front::{Ends, Upgraded},
-    limits::Permit,
 };
 use crate::link::{MessageSocket, accept::upgraded, proxy_protocol, read_ahead::ReadAhead, tcp, websocket::ByteStream};
 
@@ -70,10 +70,15 @@ fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permi
                 Err(error) => return debug!(%error, "the connection cannot be served on its thread"),
             };
             // Boxed one by one, so that a link at rest keeps nothing of the beginnings of TLS and HTTP.
+            let cut = permit.cut.clone();
             let negotiated = shared.draining.run_until_cancelled(Box::pin(negotiate(&shared, stream, peer, &mut permit)));
-            if let Some(Some((socket, visitor))) = negotiated.await {
+            if let Some(Some(Some((socket, visitor)))) = cut.run_until_cancelled(negotiated).await {
                 let ending = shared.ending.clone();
-                ending.run_until_cancelled(Box::pin(attend(shared, socket, number, visitor))).await;
+                let attended = ending.run_until_cancelled(Box::pin(attend(shared, socket, number, visitor, &permit)));
+                cut.run_until_cancelled(attended).await;
+            }
+            if cut.is_cancelled() {
+                debug!("cut: too many connections are no links yet");
             }
             drop((permit, seat));
         }

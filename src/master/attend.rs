@@ -11,8 +11,10 @@ use tracing::{Span, debug, info, warn};
 
 use super::{
     Shared,
+    admission::Permit,
     auth::Refused,
-    registry::{LinkNumber, Superseded},
+    limits::party,
+    registry::{LinkNumber, Newcomer, Superseded},
     relay::{Line, Switch},
 };
 use crate::{
@@ -30,14 +32,21 @@ const AGENT_LENGTH: usize = 64;
 ///
 /// # Cancel safety
 /// Dropping the future cuts the link and clears up.
-pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, number: LinkNumber, visitor: IpAddr) {
+pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, number: LinkNumber, visitor: IpAddr, permit: &Permit) {
     let admitted = Box::pin(shared.gate.admit(&mut socket, visitor)).await;
     let hello = match admitted {
         Ok(hello) => hello,
         Err(refused) => return Box::pin(turn_away(socket, &refused)).await,
     };
     Span::current().record("role", tracing::field::display(hello.claims.role));
-    let line = shared.switch.line(number);
+    let line = shared.switch.line(number, party(visitor), hello.claims.role == Role::Server);
+    match permit.stand(hello.claims.role, &line.outbox) {
+        Ok(seat) => line.is_seated(seat),
+        Err(full) => {
+            warn!("refused: {full}");
+            return Box::pin(authenticate::refuse(socket, &Notice::new(Code::Limit, full.to_string()))).await;
+        }
+    }
     let entered = match Entered::enter(&shared.switch, &line, &hello) {
         Ok(entered) => entered,
         Err(superseded) => {
@@ -120,7 +129,15 @@ impl Entered {
     fn enter(switch: &Arc<Switch>, line: &Arc<Line>, hello: &Hello) -> Result<Self, Superseded> {
         let claims = &hello.claims;
         let mut registry = switch.registry();
-        let ended = registry.enter(line.number, claims.role, claims.instance, claims.epoch, claims.moves, Arc::clone(line))?;
+        let ended = registry.enter(Newcomer {
+            link: line.number,
+            party: line.party(),
+            role: claims.role,
+            instance: claims.instance,
+            epoch: claims.epoch,
+            moves: claims.moves,
+            handle: Arc::clone(line),
+        })?;
         drop(registry);
         for old in ended {
             info!(old = old.number, "takes over from an older link of its instance");
@@ -132,8 +149,9 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let calls = self.switch.registry().leave(self.number);
-        drop(calls);
+        let (left, next) = self.switch.registry().leave(self.number, tokio::time::Instant::now().into_std());
+        drop(left);
+        self.switch.lead(next);
     }
 }
 

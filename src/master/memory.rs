@@ -24,13 +24,6 @@ impl Memory {
         Memory { budget_bytes, used_bytes: AtomicUsize::new(0), holders: AtomicUsize::new(0) }
     }
 
-    /// Takes `bytes` if they fit into the budget.
-    #[must_use]
-    pub(super) fn try_take(&self, bytes: usize) -> bool {
-        let fits = |used: usize| used.checked_add(bytes).filter(|total| *total <= self.budget_bytes);
-        self.used_bytes.fetch_update(Relaxed, Relaxed, fits).is_ok()
-    }
-
     /// Takes `bytes` for a queue that holds `held_bytes` already: within the budget always, a little beyond it when the queue holds no more
     /// than its fair share.
     #[must_use]

@@ -8,6 +8,8 @@
 //! Every connection is one task, on one of the master's threads. Shutdown flows down, completion flows up: [`Master::run`] returns when all of them have ended.
 
 mod accept;
+mod account;
+mod admission;
 mod attend;
 mod auth;
 mod front;
@@ -16,8 +18,10 @@ mod memory;
 mod queue;
 mod registry;
 mod relay;
+mod shares;
 mod threads;
 mod throttle;
+mod unanswered;
 
 #[cfg(test)]
 mod tests;
@@ -37,9 +41,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use self::{
+    admission::{Admission, Full, Permit},
     auth::Gate,
     front::Front,
-    limits::{Admission, Full, Permit},
     relay::Switch,
     threads::Threads,
 };
@@ -272,6 +276,9 @@ impl Master {
             }
             doors.spawn(accept::accept(Arc::clone(&shared), listener));
         }
+        let mut keeper = JoinSet::new();
+        let switch = Arc::clone(&shared.switch);
+        keeper.spawn(async move { switch.keep().await });
         cancel.cancelled().await;
         shared.draining.cancel();
         // Before anybody is asked to go: another master may take the addresses now, and who comes back at once finds that one.

@@ -1,30 +1,39 @@
-//! Who is linked, who serves which key id, and who waits for one. Knows names and numbers; a link and a waiting call are whatever the
+//! Who is linked, who serves which key id, and which attachments no server has answered. Knows names and numbers; a link and an attachment are whatever the
 //! caller makes them, so that the whole of it can be checked against a model. It does no I/O and never waits.
 //!
 //! ```text
 //!  enter ──► [linked] ──register──► serves key ids ──leave / a newer link of the instance──► gone
 //!                                        └─ a newer link that moves ──► [older]: serves nothing, its channels go on ──leave / a third link──► gone
-//!  attach ──► a server is there: connected ──release (once for each side)──► over
-//!         └─► none is: waits ──register of a fitting server──► connected
-//!                            └──cancel──► over
+//!  attach ──► a server is there, and has room: pending ──answered──► release (once for each side) ──► over
+//!         └─► none is, or none has room: waits ──register, or room at a fitting server──► pending
+//!                            └──cancel, expire──► over
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    ops::Bound,
+    time::Instant,
+};
 
-use super::limits::Limits;
+use super::{
+    limits::Limits,
+    unanswered::{Request, Ticket, Unanswered},
+};
 use crate::{frame::Role, id::Id};
 
 /// The master's number of a link: counted up, never used again while it runs.
 pub(super) type LinkNumber = u64;
 
-/// The tables. `L` is a handle of a link, `W` what waits for a server.
+/// The tables. `L` is a handle of a link, `A` an attachment.
 #[derive(Debug)]
-pub(super) struct Registry<L, W> {
+pub(super) struct Registry<L, A> {
     links: HashMap<LinkNumber, Member<L>>,
     /// The links of each instance that have not been taken over. A client cannot name itself as a server: the role is in the key.
     instances: HashMap<(RoleKey, Id), Standing>,
-    ports: HashMap<Id, Port<W>>,
-    next_wait: u64,
+    /// The servers of each key id.
+    ports: HashMap<Id, BTreeSet<LinkNumber>>,
+    unanswered: Unanswered<A>,
     ports_per_link: usize,
     channels_per_link: u32,
 }
@@ -41,9 +50,23 @@ struct Standing {
     older: Option<LinkNumber>,
 }
 
+/// A link that has been authenticated.
+#[derive(Debug, Clone)]
+pub(super) struct Newcomer<L> {
+    pub(super) link: LinkNumber,
+    pub(super) party: IpAddr,
+    pub(super) role: Role,
+    pub(super) instance: Id,
+    pub(super) epoch: u64,
+    /// Its instance's link before goes on until it is closed.
+    pub(super) moves: bool,
+    pub(super) handle: L,
+}
+
 #[derive(Debug)]
 struct Member<L> {
     handle: L,
+    party: IpAddr,
     role: Role,
     instance: Id,
     epoch: u64,
@@ -52,35 +75,21 @@ struct Member<L> {
     channels: u32,
     /// The last channel number that the master gave out on this link.
     last_channel: u32,
+    /// Attachments may wait for it to have room.
+    is_awaited: bool,
+    /// The key id that was served last of those for which attachments waited.
+    served: Id,
+    /// Attachments that it has left unanswered since it answered one.
+    overdue: u32,
 }
 
-/// What is known of one key id; kept only while somebody serves it or waits for it.
-#[derive(Debug)]
-struct Port<W> {
-    servers: BTreeSet<LinkNumber>,
-    waiting: BTreeMap<u64, Waiter<W>>,
-}
-
-#[derive(Debug)]
-struct Waiter<W> {
-    client: LinkNumber,
-    instance: Option<Id>,
-    call: W,
-}
-
-/// The place in the line of a key id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wait {
-    port: Id,
-    number: u64,
-}
-
-/// Where a call is put through: a channel with this number has been counted on this server's link.
+/// Where an attachment is led: a channel with this number has been counted on this server's link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Exchange<L> {
     pub(super) server: LinkNumber,
     pub(super) handle: L,
     pub(super) channel: u32,
+    pub(super) ticket: Ticket,
 }
 
 /// The answer to [`Registry::attach`].
@@ -88,21 +97,49 @@ pub(super) struct Exchange<L> {
 pub(super) enum Attached<L> {
     /// A server is there.
     Connected(Exchange<L>),
-    /// None is; the call is kept.
-    Waiting(Wait),
+    /// None is, or none has room; the attachment is kept.
+    Waiting(Ticket),
     /// The client, or every server of the key id, has as many channels as it may. Nothing was counted.
     Full,
 }
 
+/// Attachments that had waited, and whose turn has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Next<L, A> {
+    /// They are led to a server.
+    pub(super) connected: Vec<(A, Exchange<L>)>,
+    /// They find the server full.
+    pub(super) full: Vec<A>,
+}
+
+impl<L, A> Default for Next<L, A> {
+    fn default() -> Self {
+        Next { connected: Vec::new(), full: Vec::new() }
+    }
+}
+
+impl<L, A> Next<L, A> {
+    fn append(&mut self, mut other: Self) {
+        self.connected.append(&mut other.connected);
+        self.full.append(&mut other.full);
+    }
+}
+
 /// The answer to [`Registry::register`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Registered<L, W> {
+pub(super) struct Registered<L, A> {
     /// Those of the asked key ids that stand, in the order of the request.
     pub(super) standing: Vec<Id>,
-    /// Calls that had waited for this server, first come first.
-    pub(super) connected: Vec<(W, Exchange<L>)>,
-    /// Calls that had waited and find the server full.
-    pub(super) full: Vec<W>,
+    /// Who had waited for this server.
+    pub(super) next: Next<L, A>,
+}
+
+/// An attachment whose deadline has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Expired<A> {
+    pub(super) attach: A,
+    /// A server was asked, and has not answered.
+    pub(super) was_pending: bool,
 }
 
 /// The instance already has a link with this epoch or a higher one.
@@ -110,14 +147,14 @@ pub(super) struct Registered<L, W> {
 #[error("this instance already has a link with epoch {0}")]
 pub(super) struct Superseded(pub(super) u64);
 
-impl<L: Clone, W> Registry<L, W> {
+impl<L: Clone, A: Clone> Registry<L, A> {
     /// Nobody is here.
     pub(super) fn new(limits: &Limits) -> Self {
         Registry {
             links: HashMap::new(),
             instances: HashMap::new(),
             ports: HashMap::new(),
-            next_wait: 0,
+            unanswered: Unanswered::new(),
             ports_per_link: limits.ports_per_link as usize,
             channels_per_link: limits.channels_per_link,
         }
@@ -125,15 +162,8 @@ impl<L: Clone, W> Registry<L, W> {
 
     /// Takes in an authenticated link. The link of the same instance before it serves nothing from now on; when the new one `moves`, its channels
     /// go on. Answers the older links that are to be ended.
-    pub(super) fn enter(
-        &mut self,
-        link: LinkNumber,
-        role: Role,
-        instance: Id,
-        epoch: u64,
-        moves: bool,
-        handle: L,
-    ) -> Result<Vec<L>, Superseded> {
+    pub(super) fn enter(&mut self, newcomer: Newcomer<L>) -> Result<Vec<L>, Superseded> {
+        let Newcomer { link, party, role, instance, epoch, moves, handle } = newcomer;
         let key = (role == Role::Server, instance);
         let before = self.instances.get(&key).copied();
         if let Some(member) = before.and_then(|before| self.links.get(&before.newest))
@@ -143,7 +173,19 @@ impl<L: Clone, W> Registry<L, W> {
         }
         let older = before.map(|before| before.newest).filter(|_| moves);
         self.instances.insert(key, Standing { newest: link, older });
-        let member = Member { handle, role, instance, epoch, ports: BTreeSet::new(), channels: 0, last_channel: 0 };
+        let member = Member {
+            handle,
+            party,
+            role,
+            instance,
+            epoch,
+            ports: BTreeSet::new(),
+            channels: 0,
+            last_channel: 0,
+            is_awaited: false,
+            served: Id([0; 16]),
+            overdue: 0,
+        };
         self.links.insert(link, member);
         let Some(before) = before else { return Ok(Vec::new()) };
         self.withdraw_all(before.newest);
@@ -151,23 +193,25 @@ impl<L: Clone, W> Registry<L, W> {
         Ok(ended.filter_map(|number| self.links.get(&number)).map(|member| member.handle.clone()).collect())
     }
 
-    /// Adds key ids to those that the link serves, and puts through who waited for them.
-    pub(super) fn register(&mut self, link: LinkNumber, ports: &[Id]) -> Registered<L, W> {
-        let mut answer = Registered { standing: Vec::new(), connected: Vec::new(), full: Vec::new() };
-        let Some(instance) = self.current(link) else { return answer };
-        for &id in ports {
-            let Some(member) = self.links.get_mut(&link) else { return answer };
-            if !member.ports.contains(&id) {
-                if member.ports.len() >= self.ports_per_link {
-                    continue;
+    /// Adds key ids to those that the link serves, and leads those there that waited for them.
+    pub(super) fn register(&mut self, link: LinkNumber, ports: &[Id], now: Instant) -> Registered<L, A> {
+        let mut standing = Vec::new();
+        if self.is_current(link)
+            && let Some(member) = self.links.get_mut(&link)
+        {
+            for &id in ports {
+                if !member.ports.contains(&id) {
+                    if member.ports.len() >= self.ports_per_link {
+                        continue;
+                    }
+                    member.ports.insert(id);
+                    member.is_awaited = true;
+                    self.ports.entry(id).or_default().insert(link);
                 }
-                member.ports.insert(id);
-                self.ports.entry(id).or_insert_with(Port::empty).servers.insert(link);
-                self.answer_waiting(link, instance, id, &mut answer);
+                standing.push(id);
             }
-            answer.standing.push(id);
         }
-        answer
+        Registered { standing, next: self.next(link, now) }
     }
 
     /// Removes key ids from those that the link serves. Its channels go on.
@@ -179,38 +223,72 @@ impl<L: Clone, W> Registry<L, W> {
         }
     }
 
-    /// Opens a channel of a client: puts it through, or keeps the call until a fitting server comes.
-    pub(super) fn attach(&mut self, client: LinkNumber, port: Id, instance: Option<Id>, call: W) -> Attached<L> {
+    /// Opens a channel of a client: leads it to a server, or keeps the attachment until a fitting server comes, or has room.
+    pub(super) fn attach(
+        &mut self,
+        client: LinkNumber,
+        port: Id,
+        instance: Option<Id>,
+        bytes: usize,
+        now: Instant,
+        attach: A,
+    ) -> Attached<L> {
         let limit = self.channels_per_link;
-        match self.links.get(&client) {
-            Some(member) if member.channels < limit => {}
-            _ => return Attached::Full,
-        }
-        let attached = match self.least_busy(port, instance) {
-            Some(server) => match self.open(server) {
-                Some(exchange) => Attached::Connected(exchange),
-                None => return Attached::Full,
-            },
-            None => {
-                let number = self.next_wait;
-                self.next_wait += 1;
-                let waiter = Waiter { client, instance, call };
-                self.ports.entry(port).or_insert_with(Port::empty).waiting.insert(number, waiter);
-                Attached::Waiting(Wait { port, number })
-            }
+        let Some(party) = self.links.get(&client).filter(|member| member.channels < limit).map(|member| member.party) else {
+            return Attached::Full;
         };
+        let server = match self.find(port, instance) {
+            Found::Server(server) => Some(server),
+            Found::Nobody => None,
+            Found::Full => return Attached::Full,
+        };
+        let ticket = self.unanswered.wait(Request { client, party, port, instance, bytes }, now, attach);
         if let Some(member) = self.links.get_mut(&client) {
             member.channels += 1;
         }
-        attached
+        match server.and_then(|server| self.open(server, ticket)) {
+            Some(exchange) => {
+                self.unanswered.ask(ticket, exchange.server, now);
+                Attached::Connected(exchange)
+            }
+            None => Attached::Waiting(ticket),
+        }
     }
 
-    /// Gives up a wait. Answers the call unless it has been put through meanwhile; its channel at the client is still to be released.
-    pub(super) fn cancel(&mut self, wait: Wait) -> Option<W> {
-        let port = self.ports.get_mut(&wait.port)?;
-        let waiter = port.waiting.remove(&wait.number)?;
-        self.forget_if_unused(wait.port);
-        Some(waiter.call)
+    /// The server has answered. Answers whose turn it is there.
+    pub(super) fn answered(&mut self, ticket: Ticket, now: Instant) -> Next<L, A> {
+        let Some(server) = self.unanswered.remove(ticket).and_then(|removed| removed.server) else { return Next::default() };
+        if let Some(member) = self.links.get_mut(&server) {
+            member.overdue = 0;
+        }
+        self.next(server, now)
+    }
+
+    /// Gives up an attachment that has no answer, if it has none; its channels are still to be released. Answers it, and whose turn it is where it was pending.
+    pub(super) fn cancel(&mut self, ticket: Ticket, now: Instant) -> (Option<A>, Next<L, A>) {
+        let Some(removed) = self.unanswered.remove(ticket) else { return (None, Next::default()) };
+        let next = removed.server.map(|server| self.next(server, now)).unwrap_or_default();
+        (Some(removed.attach), next)
+    }
+
+    /// Gives up those whose deadline has passed, up to `most`, as [`Registry::cancel`] does.
+    pub(super) fn expire(&mut self, now: Instant, most: usize) -> (Vec<Expired<A>>, Next<L, A>) {
+        let (mut expired, mut next) = (Vec::new(), Next::default());
+        for ticket in self.unanswered.expired(now, most) {
+            let Some(removed) = self.unanswered.remove(ticket) else { continue };
+            expired.push(Expired { attach: removed.attach, was_pending: removed.server.is_some() });
+            let Some(server) = removed.server else { continue };
+            if let Some(member) = self.links.get_mut(&server) {
+                member.overdue = member.overdue.saturating_add(1);
+            }
+            next.append(self.next(server, now));
+        }
+        (expired, next)
+    }
+
+    /// The oldest attachment of a client that has no answer.
+    pub(super) fn oldest_of(&self, client: LinkNumber) -> Option<A> {
+        self.unanswered.oldest_of(client).and_then(|ticket| self.unanswered.get(ticket)).cloned()
     }
 
     /// One channel of the link is over.
@@ -220,18 +298,29 @@ impl<L: Clone, W> Registry<L, W> {
         }
     }
 
-    /// The link is gone, and all that it served and waited for. Answers the calls that had waited, which are to be dropped.
-    pub(super) fn leave(&mut self, link: LinkNumber) -> Vec<W> {
+    /// The link is gone, and all that it served and waited for. Its channels were closed one by one before, so that something waits only after a link that
+    /// was torn off in the middle. Answers the attachments that had no answer, which are to be dropped, and whose turn it is.
+    pub(super) fn leave(&mut self, link: LinkNumber, now: Instant) -> (Vec<A>, Next<L, A>) {
         self.withdraw_all(link);
-        let Some(member) = self.links.remove(&link) else { return Vec::new() };
-        let key = (member.role == Role::Server, member.instance);
-        self.stands_no_more(key, link);
-        if member.channels == 0 { Vec::new() } else { self.waits_of(link) }
+        let (mut left, mut next) = (Vec::new(), Next::default());
+        while let Some(removed) = self.unanswered.oldest_of(link).and_then(|ticket| self.unanswered.remove(ticket)) {
+            left.push(removed.attach);
+            next.append(removed.server.map(|server| self.next(server, now)).unwrap_or_default());
+        }
+        if let Some(member) = self.links.remove(&link) {
+            self.stands_no_more((member.role == Role::Server, member.instance), link);
+        }
+        (left, next)
     }
 
     /// The handles of all links, for a drain.
     pub(super) fn handles(&self) -> impl Iterator<Item = &L> {
         self.links.values().map(|member| &member.handle)
+    }
+
+    /// The handle of a link.
+    pub(super) fn handle(&self, link: LinkNumber) -> Option<L> {
+        self.links.get(&link).map(|member| member.handle.clone())
     }
 
     /// How many links are here.
@@ -251,41 +340,78 @@ impl<L: Clone, W> Registry<L, W> {
         }
     }
 
-    /// The instance of a link that no newer one has taken over.
-    fn current(&self, link: LinkNumber) -> Option<Id> {
-        let member = self.links.get(&link)?;
+    /// Whether no newer link of its instance has taken over from this one.
+    fn is_current(&self, link: LinkNumber) -> bool {
+        let Some(member) = self.links.get(&link) else { return false };
         let key = (member.role == Role::Server, member.instance);
-        self.instances.get(&key).is_some_and(|standing| standing.newest == link).then_some(member.instance)
+        self.instances.get(&key).is_some_and(|standing| standing.newest == link)
     }
 
-    /// Among the servers of the key id the one with the fewest channels, the longest linked among equals.
-    fn least_busy(&self, port: Id, instance: Option<Id>) -> Option<LinkNumber> {
-        let fits = |member: &Member<L>| instance.is_none_or(|instance| member.instance == instance);
-        let servers = self.ports.get(&port)?.servers.iter();
-        servers
-            .filter_map(|number| self.links.get(number).filter(|member| fits(member)).map(|member| (member.channels, *number)))
-            .min()
-            .map(|(_, number)| number)
+    /// Among the servers of the key id that have room the one with the fewest channels, the longest linked among equals. One that leaves attachments
+    /// unanswered comes after the others.
+    fn find(&mut self, port: Id, instance: Option<Id>) -> Found {
+        let Some(servers) = self.ports.get(&port) else { return Found::Nobody };
+        let (mut best, mut is_full, mut is_awaited) = (None, false, false);
+        for number in servers {
+            let Some(member) = self.links.get_mut(number) else { continue };
+            if instance.is_some_and(|instance| member.instance != instance) {
+                continue;
+            }
+            if member.channels >= self.channels_per_link {
+                is_full = true;
+            } else if self.unanswered.has_room(*number) {
+                let rank = (member.overdue > 0, member.channels, *number);
+                best = best.map_or(Some(rank), |best| Some(rank.min(best)));
+            } else {
+                member.is_awaited = true;
+                is_awaited = true;
+            }
+        }
+        match best {
+            Some((_, _, number)) => Found::Server(number),
+            None if is_full && !is_awaited => Found::Full,
+            None => Found::Nobody,
+        }
     }
 
     /// Counts a channel on the server's link and numbers it.
-    fn open(&mut self, server: LinkNumber) -> Option<Exchange<L>> {
+    fn open(&mut self, server: LinkNumber, ticket: Ticket) -> Option<Exchange<L>> {
         let limit = self.channels_per_link;
         let member = self.links.get_mut(&server).filter(|member| member.channels < limit)?;
         member.last_channel = member.last_channel.checked_add(1)?;
         member.channels += 1;
-        Some(Exchange { server, handle: member.handle.clone(), channel: member.last_channel })
+        Some(Exchange { server, handle: member.handle.clone(), channel: member.last_channel, ticket })
     }
 
-    /// Puts through, or turns away, who waited for this server under this key id.
-    fn answer_waiting(&mut self, server: LinkNumber, instance: Id, id: Id, answer: &mut Registered<L, W>) {
-        let Some(port) = self.ports.get_mut(&id) else { return };
-        for call in port.take(|waiter| waiter.instance.is_none_or(|named| named == instance)) {
-            match self.open(server) {
-                Some(exchange) => answer.connected.push((call, exchange)),
-                None => answer.full.push(call),
+    /// Leads those to a server that wait for one of its key ids, as far as it has room: one of each key id in turn.
+    fn next(&mut self, server: LinkNumber, now: Instant) -> Next<L, A> {
+        let mut next = Next::default();
+        while self.unanswered.has_room(server)
+            && let Some(ticket) = self.next_waiting(server)
+        {
+            match self.open(server, ticket) {
+                Some(exchange) => {
+                    self.unanswered.ask(ticket, server, now);
+                    next.connected.extend(self.unanswered.get(ticket).cloned().map(|attach| (attach, exchange)));
+                }
+                None => next.full.extend(self.unanswered.remove(ticket).map(|removed| removed.attach)),
             }
         }
+        next
+    }
+
+    fn next_waiting(&mut self, server: LinkNumber) -> Option<Ticket> {
+        let member = self.links.get_mut(&server).filter(|member| member.is_awaited)?;
+        let (later, earlier) =
+            (member.ports.range((Bound::Excluded(member.served), Bound::Unbounded)), member.ports.range(..=member.served));
+        for port in later.chain(earlier) {
+            if let Some(ticket) = self.unanswered.next(*port, member.instance) {
+                member.served = *port;
+                return Some(ticket);
+            }
+        }
+        member.is_awaited = false;
+        None
     }
 
     /// The link serves nothing any more; its channels go on.
@@ -297,42 +423,23 @@ impl<L: Clone, W> Registry<L, W> {
     }
 
     fn withdraw(&mut self, link: LinkNumber, id: Id) {
-        if let Some(port) = self.ports.get_mut(&id) {
-            port.servers.remove(&link);
-            self.forget_if_unused(id);
+        if let Some(servers) = self.ports.get_mut(&id) {
+            servers.remove(&link);
+            if servers.is_empty() {
+                self.ports.remove(&id);
+            }
         }
-    }
-
-    fn forget_if_unused(&mut self, id: Id) {
-        if self.ports.get(&id).is_some_and(|port| port.servers.is_empty() && port.waiting.is_empty()) {
-            self.ports.remove(&id);
-        }
-    }
-
-    /// Removes the waits of a client that is gone. Its channels were closed one by one before, so that this finds something only after a
-    /// link that was torn off in the middle: it may take its time.
-    fn waits_of(&mut self, client: LinkNumber) -> Vec<W> {
-        let mut calls = Vec::new();
-        self.ports.retain(|_, port| {
-            calls.extend(port.take(|waiter| waiter.client == client));
-            !port.servers.is_empty() || !port.waiting.is_empty()
-        });
-        calls
     }
 }
 
-impl<W> Port<W> {
-    fn empty() -> Self {
-        Port { servers: BTreeSet::new(), waiting: BTreeMap::new() }
-    }
-
-    /// Removes the waiters that fit, and answers their calls in order.
-    fn take(&mut self, fits: impl Fn(&Waiter<W>) -> bool) -> Vec<W> {
-        let (taken, kept) = std::mem::take(&mut self.waiting).into_iter().partition(|(_, waiter)| fits(waiter));
-        self.waiting = kept;
-        let taken: BTreeMap<u64, Waiter<W>> = taken;
-        taken.into_values().map(|waiter| waiter.call).collect()
-    }
+/// What [`Registry::find`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Server(LinkNumber),
+    /// No server is there, or those that are have no room for now.
+    Nobody,
+    /// All have as many channels as they may.
+    Full,
 }
 
 #[cfg(test)]

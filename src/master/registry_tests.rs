@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::unanswered::PENDING_TIMEOUT, *};
 
 type Handle = LinkNumber;
 type Call = u32;
@@ -15,6 +15,34 @@ fn id(number: u8) -> Id {
     Id([number; 16])
 }
 
+fn enter(
+    registry: &mut Registry<Handle, Call>,
+    link: u64,
+    role: Role,
+    instance: Id,
+    epoch: u64,
+    moves: bool,
+) -> Result<Vec<Handle>, Superseded> {
+    // Two links of a party, so that turns between both are taken.
+    let party = IpAddr::from([10, 0, 0, (link / 2) as u8]);
+    registry.enter(Newcomer { link, party, role, instance, epoch, moves, handle: link })
+}
+
+fn attach(registry: &mut Registry<Handle, Call>, client: u64, port: Id, instance: Option<Id>, call: Call) -> Attached<Handle> {
+    registry.attach(client, port, instance, 400, Instant::now(), call)
+}
+
+fn register(registry: &mut Registry<Handle, Call>, link: u64, ports: &[Id]) -> Registered<Handle, Call> {
+    registry.register(link, ports, Instant::now())
+}
+
+/// The calls that are led on, by number.
+fn connected(next: &Next<Handle, Call>) -> Vec<(Call, u64)> {
+    let mut connected: Vec<_> = next.connected.iter().map(|(call, exchange)| (*call, exchange.server)).collect();
+    connected.sort_unstable();
+    connected
+}
+
 fn registry(channels_per_link: u32, ports_per_link: u32) -> Registry<Handle, Call> {
     Registry::new(&Limits { channels_per_link, ports_per_link, ..Limits::default() })
 }
@@ -23,10 +51,10 @@ fn registry(channels_per_link: u32, ports_per_link: u32) -> Registry<Handle, Cal
 fn with_servers(servers: u8) -> Registry<Handle, Call> {
     let mut registry = registry(8, 8);
     for number in 1..=servers {
-        registry.enter(number.into(), Role::Server, id(number), 1, false, number.into()).expect("entered");
-        assert_eq!(registry.register(number.into(), &[PORT]).standing, [PORT]);
+        enter(&mut registry, number.into(), Role::Server, id(number), 1, false).expect("entered");
+        assert_eq!(register(&mut registry, number.into(), &[PORT]).standing, [PORT]);
     }
-    registry.enter(100, Role::Client, id(100), 1, false, 100).expect("entered");
+    enter(&mut registry, 100, Role::Client, id(100), 1, false).expect("entered");
     registry
 }
 
@@ -40,118 +68,162 @@ fn server_of(attached: &Attached<Handle>) -> Option<LinkNumber> {
 #[test]
 fn new_channels_are_spread_over_the_servers_of_a_key() {
     let mut registry = with_servers(3);
-    let mut servers: Vec<_> = (0..6).filter_map(|call| server_of(&registry.attach(100, PORT, None, call))).collect();
+    let mut servers: Vec<_> = (0..6).filter_map(|call| server_of(&attach(&mut registry, 100, PORT, None, call))).collect();
     servers.sort_unstable();
     assert_eq!(servers, [1, 1, 2, 2, 3, 3]);
     registry.release(2);
-    assert_eq!(server_of(&registry.attach(100, PORT, None, 9)), Some(2));
+    assert_eq!(server_of(&attach(&mut registry, 100, PORT, None, 9)), Some(2));
 }
 
 #[test]
 fn a_named_instance_is_reached_or_waited_for() {
     let mut registry = with_servers(2);
-    assert_eq!(server_of(&registry.attach(100, PORT, Some(id(2)), 0)), Some(2));
-    assert!(matches!(registry.attach(100, PORT, Some(id(3)), 1), Attached::Waiting(_)));
-    registry.enter(3, Role::Server, id(3), 1, false, 3).expect("entered");
-    let registered = registry.register(3, &[PORT]);
-    assert_eq!(registered.connected, [(1, Exchange { server: 3, handle: 3, channel: 1 })]);
+    assert_eq!(server_of(&attach(&mut registry, 100, PORT, Some(id(2)), 0)), Some(2));
+    assert!(matches!(attach(&mut registry, 100, PORT, Some(id(3)), 1), Attached::Waiting(_)));
+    enter(&mut registry, 3, Role::Server, id(3), 1, false).expect("entered");
+    let registered = register(&mut registry, 3, &[PORT]);
+    let (call, exchange) = &registered.next.connected[0];
+    assert_eq!((*call, exchange.server, exchange.handle, exchange.channel), (1, 3, 3, 1));
 }
 
 #[test]
 fn calls_that_wait_are_put_through_in_their_order() {
     let mut registry = with_servers(0);
-    let waits: Vec<_> = (0..4).map(|call| registry.attach(100, PORT, None, call)).collect();
+    let waits: Vec<_> = (0..4).map(|call| attach(&mut registry, 100, PORT, None, call)).collect();
     let Attached::Waiting(second) = waits[1] else { panic!("no server is there") };
-    assert_eq!(registry.cancel(second), Some(1));
-    assert_eq!(registry.cancel(second), None);
-    registry.enter(1, Role::Server, id(1), 1, false, 1).expect("entered");
+    assert_eq!(registry.cancel(second, Instant::now()).0, Some(1));
+    assert_eq!(registry.cancel(second, Instant::now()).0, None);
+    enter(&mut registry, 1, Role::Server, id(1), 1, false).expect("entered");
     let calls: Vec<_> =
-        registry.register(1, &[PORT]).connected.into_iter().map(|(call, exchange)| (call, exchange.channel)).collect();
+        register(&mut registry, 1, &[PORT]).next.connected.into_iter().map(|(call, exchange)| (call, exchange.channel)).collect();
     assert_eq!(calls, [(0, 1), (2, 2), (3, 3)]);
 }
 
 #[test]
 fn a_newer_link_of_an_instance_takes_over_and_an_older_one_is_refused() {
     let mut registry = with_servers(1);
-    assert_eq!(registry.enter(2, Role::Server, id(1), 1, false, 2), Err(Superseded(1)));
-    assert_eq!(registry.enter(2, Role::Server, id(1), 2, false, 2), Ok(vec![1]));
-    assert!(matches!(registry.attach(100, PORT, None, 0), Attached::Waiting(_)), "the old link serves nothing any more");
-    assert_eq!(registry.register(1, &[PORT]).standing, [], "nor can it register again");
-    assert_eq!(registry.register(2, &[PORT]).connected.len(), 1);
-    registry.leave(1);
-    assert_eq!(server_of(&registry.attach(100, PORT, None, 1)), Some(2), "its end takes nothing from the new one");
+    assert_eq!(enter(&mut registry, 2, Role::Server, id(1), 1, false), Err(Superseded(1)));
+    assert_eq!(enter(&mut registry, 2, Role::Server, id(1), 2, false), Ok(vec![1]));
+    assert!(matches!(attach(&mut registry, 100, PORT, None, 0), Attached::Waiting(_)), "the old link serves nothing any more");
+    assert_eq!(register(&mut registry, 1, &[PORT]).standing, [], "nor can it register again");
+    assert_eq!(register(&mut registry, 2, &[PORT]).next.connected.len(), 1);
+    registry.leave(1, Instant::now());
+    assert_eq!(server_of(&attach(&mut registry, 100, PORT, None, 1)), Some(2), "its end takes nothing from the new one");
 }
 
 #[test]
 fn an_instance_that_moves_keeps_its_link_before_and_is_reached_over_the_newest() {
     let mut registry = with_servers(1);
-    assert_eq!(registry.enter(2, Role::Server, id(1), 2, true, 2), Ok(vec![]));
-    assert!(matches!(registry.attach(100, PORT, Some(id(1)), 0), Attached::Waiting(_)), "the old link serves nothing any more");
-    assert_eq!(registry.register(1, &[PORT]).standing, []);
-    assert_eq!(registry.register(2, &[PORT]).connected.len(), 1);
-    assert_eq!(server_of(&registry.attach(100, PORT, Some(id(1)), 1)), Some(2));
-    assert_eq!(registry.enter(3, Role::Server, id(1), 3, true, 3), Ok(vec![1]), "a third link ends the first");
-    assert_eq!(registry.enter(4, Role::Server, id(1), 4, false, 4), Ok(vec![2, 3]), "one that does not move ends them all");
+    assert_eq!(enter(&mut registry, 2, Role::Server, id(1), 2, true), Ok(vec![]));
+    assert!(
+        matches!(attach(&mut registry, 100, PORT, Some(id(1)), 0), Attached::Waiting(_)),
+        "the old link serves nothing any more"
+    );
+    assert_eq!(register(&mut registry, 1, &[PORT]).standing, []);
+    assert_eq!(register(&mut registry, 2, &[PORT]).next.connected.len(), 1);
+    assert_eq!(server_of(&attach(&mut registry, 100, PORT, Some(id(1)), 1)), Some(2));
+    assert_eq!(enter(&mut registry, 3, Role::Server, id(1), 3, true), Ok(vec![1]), "a third link ends the first");
+    assert_eq!(enter(&mut registry, 4, Role::Server, id(1), 4, false), Ok(vec![2, 3]), "one that does not move ends them all");
 }
 
 #[test]
 fn when_the_link_that_an_instance_moved_to_is_lost_the_one_before_may_serve_again() {
     let mut registry = with_servers(1);
-    registry.enter(2, Role::Server, id(1), 2, true, 2).expect("entered");
-    registry.leave(2);
-    assert_eq!(registry.register(1, &[PORT]).standing, [PORT]);
-    assert_eq!(registry.enter(3, Role::Server, id(1), 3, true, 3), Ok(vec![]));
+    enter(&mut registry, 2, Role::Server, id(1), 2, true).expect("entered");
+    registry.leave(2, Instant::now());
+    assert_eq!(register(&mut registry, 1, &[PORT]).standing, [PORT]);
+    assert_eq!(enter(&mut registry, 3, Role::Server, id(1), 3, true), Ok(vec![]));
 }
 
 #[test]
 fn a_client_cannot_take_over_a_server() {
     let mut registry = with_servers(1);
-    assert_eq!(registry.enter(2, Role::Client, id(1), 9, false, 2), Ok(vec![]));
-    assert_eq!(server_of(&registry.attach(100, PORT, None, 0)), Some(1));
+    assert_eq!(enter(&mut registry, 2, Role::Client, id(1), 9, false), Ok(vec![]));
+    assert_eq!(server_of(&attach(&mut registry, 100, PORT, None, 0)), Some(1));
 }
 
 #[test]
 fn ports_beyond_the_limit_do_not_stand_and_registering_again_changes_nothing() {
     let mut registry = registry(8, 2);
-    registry.enter(1, Role::Server, id(1), 1, false, 1).expect("entered");
-    assert_eq!(registry.register(1, &[id(1), id(2), id(3), id(1)]).standing, [id(1), id(2), id(1)]);
+    enter(&mut registry, 1, Role::Server, id(1), 1, false).expect("entered");
+    assert_eq!(register(&mut registry, 1, &[id(1), id(2), id(3), id(1)]).standing, [id(1), id(2), id(1)]);
     registry.unregister(1, &[id(1), id(9)]);
-    assert_eq!(registry.register(1, &[id(2), id(3)]).standing, [id(2), id(3)]);
+    assert_eq!(register(&mut registry, 1, &[id(2), id(3)]).standing, [id(2), id(3)]);
 }
 
 #[test]
 fn a_full_client_and_a_full_server_are_told_so() {
     let mut registry = registry(1, 8);
     for (link, role) in [(1, Role::Server), (100, Role::Client), (101, Role::Client)] {
-        registry.enter(link, role, id(link as u8), 1, false, link).expect("entered");
+        enter(&mut registry, link, role, id(link as u8), 1, false).expect("entered");
     }
-    registry.register(1, &[PORT]);
-    assert_eq!(server_of(&registry.attach(100, PORT, None, 0)), Some(1));
-    assert_eq!(registry.attach(100, PORT, None, 1), Attached::Full, "the client is");
-    assert_eq!(registry.attach(101, PORT, None, 2), Attached::Full, "the server is");
+    register(&mut registry, 1, &[PORT]);
+    assert_eq!(server_of(&attach(&mut registry, 100, PORT, None, 0)), Some(1));
+    assert_eq!(attach(&mut registry, 100, PORT, None, 1), Attached::Full, "the client is");
+    assert_eq!(attach(&mut registry, 101, PORT, None, 2), Attached::Full, "the server is");
     registry.release(1);
-    assert_eq!(server_of(&registry.attach(101, PORT, None, 3)), Some(1));
+    assert_eq!(server_of(&attach(&mut registry, 101, PORT, None, 3)), Some(1));
 }
 
 #[test]
 fn who_waited_for_a_server_that_comes_up_full_is_turned_away() {
     let mut registry = registry(1, 8);
     for (link, role) in [(1, Role::Server), (100, Role::Client), (101, Role::Client)] {
-        registry.enter(link, role, id(link as u8), 1, false, link).expect("entered");
+        enter(&mut registry, link, role, id(link as u8), 1, false).expect("entered");
     }
-    assert!(matches!(registry.attach(100, PORT, None, 0), Attached::Waiting(_)));
-    assert!(matches!(registry.attach(101, PORT, None, 1), Attached::Waiting(_)));
-    let registered = registry.register(1, &[PORT]);
-    assert_eq!((registered.connected.len(), registered.full), (1, vec![1]));
+    assert!(matches!(attach(&mut registry, 100, PORT, None, 0), Attached::Waiting(_)));
+    assert!(matches!(attach(&mut registry, 101, PORT, None, 1), Attached::Waiting(_)));
+    let registered = register(&mut registry, 1, &[PORT]);
+    assert_eq!((registered.next.connected.len(), registered.next.full), (1, vec![1]));
 }
 
 #[test]
 fn what_a_lost_link_waited_for_and_served_goes_with_it() {
     let mut registry = with_servers(1);
-    assert!(matches!(registry.attach(100, id(50), None, 5), Attached::Waiting(_)));
-    assert_eq!(registry.leave(100), [5]);
-    registry.leave(1);
+    assert!(matches!(attach(&mut registry, 100, id(50), None, 5), Attached::Waiting(_)));
+    assert_eq!(registry.leave(100, Instant::now()).0, [5]);
+    registry.leave(1, Instant::now());
     assert_eq!((registry.ports.len(), registry.instances.len(), registry.links()), (0, 0, 0));
+    assert_eq!(registry.unanswered.sizes(), [0; 4]);
+}
+
+#[test]
+fn a_server_is_asked_for_a_bounded_number_at_a_time_and_the_rest_waits() {
+    let mut registry = registry(4_000, 8);
+    for (link, role) in [(1, Role::Server), (100, Role::Client), (200, Role::Client)] {
+        enter(&mut registry, link, role, id(link as u8), 1, false).expect("entered");
+    }
+    register(&mut registry, 1, &[PORT]);
+    let tickets: Vec<_> = (0..1_000).map(|call| attach(&mut registry, 100, PORT, None, call)).collect();
+    let asked = tickets.iter().filter(|attached| matches!(attached, Attached::Connected(_))).count();
+    assert!((300..500).contains(&asked), "{asked}");
+    assert!(matches!(attach(&mut registry, 200, PORT, None, 9_999), Attached::Waiting(_)));
+    let answer = |registry: &mut Registry<Handle, Call>, attached: &Attached<Handle>| {
+        let Attached::Connected(exchange) = attached else { panic!("it was asked for") };
+        connected(&registry.answered(exchange.ticket, Instant::now()))
+    };
+    let next: Vec<_> = tickets[..2].iter().flat_map(|attached| answer(&mut registry, attached)).collect();
+    assert_eq!(next.len(), 2);
+    assert!(next.contains(&(9_999, 1)), "the other party has its turn: {next:?}");
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_asked_after_the_others() {
+    let mut registry = with_servers(2);
+    let start = Instant::now();
+    assert_eq!(server_of(&registry.attach(100, PORT, None, 400, start, 0)), Some(1));
+    let (expired, _) = registry.expire(start + PENDING_TIMEOUT, 9);
+    assert_eq!(expired, [Expired { attach: 0, was_pending: true }]);
+    registry.release(1);
+    for call in 1..4 {
+        assert_eq!(server_of(&registry.attach(100, PORT, None, 400, start, call)), Some(2));
+    }
+    registry.unregister(2, &[PORT]);
+    let Attached::Connected(exchange) = registry.attach(100, PORT, None, 400, start, 4) else { panic!("one is left") };
+    registry.answered(exchange.ticket, start);
+    register(&mut registry, 2, &[PORT]);
+    registry.release(1);
+    assert_eq!(server_of(&registry.attach(100, PORT, None, 400, start, 5)), Some(1), "it answers again");
 }
 
 /// What may be asked of the registry, over few names so that they meet.
@@ -187,8 +259,8 @@ struct Model {
     links: HashMap<u64, (bool, u8, u64)>,
     superseded: HashSet<u64>,
     registered: Vec<(u64, u8)>,
-    /// client, port, instance, call, wait: in the order of their coming.
-    waiting: Vec<(u64, u8, Option<u8>, Call, Wait)>,
+    /// client, port, instance, call, ticket: in the order of their coming.
+    waiting: Vec<(u64, u8, Option<u8>, Call, Ticket)>,
     /// client, server
     open: Vec<(u64, u64)>,
 }
@@ -235,7 +307,7 @@ proptest! {
                     let role = if server { Role::Server } else { Role::Client };
                     let mut ended = model.standing(server, instance);
                     let newest = ended.last().map(|newest| model.links[newest].2);
-                    let answer = registry.enter(link, role, id(instance), epoch, moves, link);
+                    let answer = enter(&mut registry, link, role, id(instance), epoch, moves);
                     match newest {
                         Some(newest) if newest >= epoch => prop_assert_eq!(answer, Err(Superseded(newest))),
                         _ => {
@@ -254,8 +326,9 @@ proptest! {
                 Step::Attach { link, .. } if model.links.get(&link).is_some_and(|member| member.0) => {}
                 Step::Register { link, ports } => {
                     let asked: Vec<_> = ports.iter().map(|port| id(*port)).collect();
-                    let answer = registry.register(link, &asked);
-                    let (mut standing, mut connected, mut full) = (Vec::new(), Vec::new(), Vec::new());
+                    let answer = register(&mut registry, link, &asked);
+                    let mut standing = Vec::new();
+                    let mut fitting = HashSet::new();
                     if model.may_register(link) {
                         for port in ports {
                             if !model.registered.contains(&(link, port)) {
@@ -264,25 +337,29 @@ proptest! {
                                 }
                                 model.registered.push((link, port));
                                 let instance = model.links[&link].1;
-                                let (fits, keep): (Vec<_>, _) = model.waiting.drain(..)
-                                    .partition(|wait| wait.1 == port && wait.2.is_none_or(|named| named == instance));
-                                model.waiting = keep;
-                                for wait in fits {
-                                    if model.channels(link) < CHANNELS {
-                                        model.open.push((wait.0, link));
-                                        connected.push(wait.3);
-                                    } else {
-                                        full.push(wait.3);
-                                        registry.release(wait.0);
-                                    }
-                                }
+                                let fits = model.waiting.iter().filter(|wait| wait.1 == port && wait.2.is_none_or(|named| named == instance));
+                                fitting.extend(fits.map(|wait| wait.3));
                             }
                             standing.push(id(port));
                         }
                     }
                     prop_assert_eq!(answer.standing, standing);
-                    prop_assert_eq!(answer.connected.into_iter().map(|(call, _)| call).collect::<Vec<_>>(), connected);
-                    prop_assert_eq!(answer.full, full);
+                    let room = (CHANNELS.saturating_sub(model.channels(link)) as usize).min(fitting.len());
+                    prop_assert_eq!(answer.next.connected.len(), room);
+                    prop_assert_eq!(answer.next.full.len(), fitting.len() - room);
+                    for (_, exchange) in &answer.next.connected {
+                        prop_assert_eq!(registry.answered(exchange.ticket, Instant::now()), Next::default());
+                    }
+                    let led = answer.next.connected.iter().map(|(call, exchange)| (*call, Some(exchange.server)));
+                    for (call, server) in led.chain(answer.next.full.iter().map(|call| (*call, None))).collect::<Vec<_>>() {
+                        prop_assert!(fitting.remove(&call) && server.is_none_or(|server| server == link), "call {}", call);
+                        let place = model.waiting.iter().position(|wait| wait.3 == call).expect("it waited");
+                        let (client, ..) = model.waiting.remove(place);
+                        match server {
+                            Some(server) => model.open.push((client, server)),
+                            None => registry.release(client),
+                        }
+                    }
                 }
                 Step::Unregister { link, ports } => {
                     registry.unregister(link, &ports.iter().map(|port| id(*port)).collect::<Vec<_>>());
@@ -293,11 +370,12 @@ proptest! {
                     next_call += 1;
                     let full = !model.links.contains_key(&link) || model.channels(link) >= CHANNELS;
                     let server = model.server_for(port, instance);
-                    match registry.attach(link, id(port), instance.map(id), call) {
+                    match attach(&mut registry, link, id(port), instance.map(id), call) {
                         Attached::Full => prop_assert!(full || server.is_some_and(|server| model.channels(server) >= CHANNELS)),
                         Attached::Connected(exchange) => {
                             prop_assert!(!full);
                             prop_assert_eq!(Some(exchange.server), server);
+                            prop_assert_eq!(registry.answered(exchange.ticket, Instant::now()), Next::default());
                             model.open.push((link, exchange.server));
                         }
                         Attached::Waiting(wait) => {
@@ -308,7 +386,7 @@ proptest! {
                 }
                 Step::Cancel { wait } => if wait < model.waiting.len() {
                     let wait = model.waiting.remove(wait);
-                    prop_assert_eq!(registry.cancel(wait.4), Some(wait.3));
+                    prop_assert_eq!(registry.cancel(wait.4, Instant::now()).0, Some(wait.3));
                     registry.release(wait.0);
                 },
                 Step::Hangup { channel } => if channel < model.open.len() {
@@ -319,7 +397,7 @@ proptest! {
                 Step::Leave { link } => {
                     let (gone, keep): (Vec<_>, _) = model.waiting.drain(..).partition(|wait| wait.0 == link);
                     model.waiting = keep;
-                    let mut calls = registry.leave(link);
+                    let (mut calls, _) = registry.leave(link, Instant::now());
                     calls.sort_unstable();
                     prop_assert_eq!(calls, gone.into_iter().map(|wait| wait.3).collect::<Vec<_>>());
                     for (client, server) in std::mem::take(&mut model.open) {
@@ -341,8 +419,9 @@ proptest! {
             for (number, member) in &registry.links {
                 prop_assert_eq!(member.channels, model.channels(*number), "channels of link {}", number);
             }
-            let used: HashSet<u8> = model.registered.iter().map(|(_, port)| *port).chain(model.waiting.iter().map(|wait| wait.1)).collect();
+            let used: HashSet<u8> = model.registered.iter().map(|(_, port)| *port).collect();
             prop_assert_eq!(registry.ports.len(), used.len(), "nothing is remembered of a key id without need");
+            prop_assert_eq!(registry.unanswered.sizes()[0], model.waiting.len());
         }
     }
 }

@@ -100,15 +100,42 @@ async fn a_browser_that_never_stops_asking_is_let_go_as_well() {
 #[tokio::test]
 async fn connections_are_counted_from_the_first_moment_and_given_back() {
     let master = start_with(|parameters| (parameters.limits.links, parameters.limits.links_per_address) = (2, 2));
-    let (first, mut client) = (master.connect().await, master.client(1).await);
+    let (mut client, server) = talking(&master).await;
     let mut refused = master.connect().await;
     let mut rest = Vec::new();
     let _ = soon(refused.read_to_end(&mut rest)).await;
     assert!(rest.is_empty(), "no challenge: {rest:?}");
-    drop(first);
-    until("the silent one is forgotten", || master.shared.tasks.len() == 1).await;
-    drop(master.client(2).await);
     client.expect_alive().await;
+    drop(server);
+    until("the server is forgotten", || master.shared.tasks.len() == 1).await;
+    drop(master.server(3, &[PORT]).await);
+}
+
+#[tokio::test]
+async fn a_silent_connection_gives_way_and_a_tunnel_does_not() {
+    let master = start_with(|parameters| (parameters.limits.links, parameters.limits.links_per_address) = (4, 3));
+    let (mut client, mut server) = talking(&master).await;
+    let mut silent = master.connect().await;
+    until("it is counted", || master.shared.tasks.len() == 3).await;
+    let another = master.server(5, &[OTHER_PORT]).await;
+    let mut rest = Vec::new();
+    let _ = soon(silent.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty(), "no challenge: {rest:?}");
+    client.data(1, b"undisturbed").await;
+    server.expect_data(1, b"undisturbed").await;
+    drop(another);
+}
+
+#[tokio::test]
+async fn a_client_without_a_tunnel_gives_way_to_others_and_is_told() {
+    let master = start_with(|parameters| (parameters.limits.links, parameters.limits.links_per_address) = (8, 8));
+    let mut first = master.client(1).await;
+    let mut others = Vec::new();
+    for instance in 2..=6 {
+        others.push(master.client(instance).await);
+    }
+    assert!(matches!(first.next().await, Frame::Error(Notice { code: Code::Limit, .. })));
+    drop(master.server(9, &[PORT]).await);
 }
 
 struct Certificate {

@@ -160,9 +160,10 @@ async fn links_are_counted_for_whom_a_trusted_proxy_names() {
         let challenge = soon(socket.receive()).await;
         matches!(challenge, Ok(Some(_))).then_some(socket)
     };
-    let first = through("192.0.2.7").await;
-    assert!(first.is_some() && through("192.0.2.8").await.is_some());
-    assert!(through("192.0.2.7").await.is_none(), "the limit of that visitor is reached");
+    let (mut first, mut other) = (through("192.0.2.7").await.expect("let in"), through("192.0.2.8").await.expect("let in"));
+    let _again = through("192.0.2.7").await.expect("let in");
+    assert!(!matches!(soon(first.receive()).await, Ok(Some(_))), "the limit of that visitor is reached: its first gives way");
+    assert!(tokio::time::timeout(Duration::from_millis(100), other.receive()).await.is_err(), "the other visitor's does not");
 }
 
 #[tokio::test]
@@ -182,9 +183,15 @@ async fn a_trusted_proxy_that_relays_connections_says_for_whom() {
         answered.then_some((stream, read))
     };
     let version_2 = proxy_protocol::written(Some((visitor, master.address)));
-    let (_stream, answer) = through(&version_2).await.expect("an answer");
+    let (mut first, answer) = through(&version_2).await.expect("an answer");
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
-    assert!(through(b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\n").await.is_none(), "the same visitor again");
-    assert!(through(b"PROXY TCP4 192.0.2.8 203.0.113.1 4711 443\r\n").await.is_some(), "another one");
+    let (mut other, _) = through(b"PROXY TCP4 192.0.2.8 203.0.113.1 4711 443\r\n").await.expect("another visitor");
+    let _again = through(b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\n").await.expect("the same visitor again");
+    let mut rest = Vec::new();
+    let _ = soon(first.read_to_end(&mut rest)).await;
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), other.read_to_end(&mut rest)).await.is_err(),
+        "the other visitor's stands"
+    );
     assert!(through(b"").await.is_none(), "without the header");
 }

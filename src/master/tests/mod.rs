@@ -239,6 +239,12 @@ impl Peer {
         assert!(matches!(self.try_next().await, Ok(None)), "the WebSocket is closed in order");
     }
 
+    /// Sends a PING; answers what comes next.
+    async fn ask_alive(&mut self, token: u64) -> Frame {
+        self.send(Frame::Ping(token)).await;
+        self.next().await
+    }
+
     /// The link still works: a PING is answered.
     async fn expect_alive(&mut self) {
         self.send(Frame::Ping(4711)).await;

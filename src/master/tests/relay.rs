@@ -3,7 +3,12 @@
 use super::*;
 use crate::{
     frame::MAX_DATA,
-    master::{queue::CHANNEL_HIGH_WATER, relay::MAX_FIRST_MESSAGE},
+    master::{
+        queue::CHANNEL_HIGH_WATER,
+        registry::Newcomer,
+        relay::{KEEPING_INTERVAL, MAX_FIRST_MESSAGE},
+        unanswered::{PENDING_TIMEOUT, WAITING_TIMEOUT},
+    },
 };
 
 #[tokio::test]
@@ -59,6 +64,98 @@ async fn an_attach_waits_for_a_server_and_is_matched_when_it_registers() {
     server.send(Frame::Register(Ports { ports: vec![OTHER_PORT] })).await;
     let frames = [server.next().await, server.next().await];
     assert!(frames.contains(&attach(2, OTHER_PORT, None, b"first")), "{frames:?}");
+}
+
+#[tokio::test]
+async fn strangers_that_wait_keep_nobody_out_and_take_an_eighth_of_the_memory() {
+    let master = start_with(|parameters| parameters.limits.memory_bytes = 4 * 1024 * 1024);
+    let (mut client, mut server) = talking(&master).await;
+    let mut strangers = Vec::new();
+    for instance in 10..14 {
+        let mut stranger = master.client(instance).await;
+        for channel in 0..1_000 {
+            stranger.send(attach(channel, Id([instance; 16]), None, &[0; 4_000])).await;
+            if channel % 100 == 99 {
+                let mut answer = stranger.ask_alive(channel.into()).await;
+                while !matches!(answer, Frame::Pong(_)) {
+                    assert!(matches!(answer, Frame::Close { .. }), "{answer:?}");
+                    answer = stranger.next().await;
+                }
+            }
+        }
+        strangers.push(stranger);
+    }
+    let used = master.shared.switch.used_bytes();
+    assert!((256 * 1024..=512 * 1024).contains(&used), "{used}");
+    let mut late = master.client(20).await;
+    late.attach(1, PORT).await;
+    assert_eq!(server.answer().await, 2);
+    late.expect_data(1, b"answer").await;
+    late.attach(2, OTHER_PORT).await;
+    late.expect_alive().await;
+    server.send(Frame::Register(Ports { ports: vec![OTHER_PORT] })).await;
+    client.data(1, b"undisturbed").await;
+    let frames = [server.next().await, server.next().await, server.next().await];
+    assert!(frames.contains(&attach(3, OTHER_PORT, None, b"first")), "one that came late waits among them: {frames:?}");
+    drop((strangers, late, client, server));
+    until("the memory is given back", || master.shared.switch.used_bytes() == 0).await;
+}
+
+#[tokio::test]
+async fn a_link_whose_handshakes_fail_again_and_again_is_ended_and_others_go_on() {
+    let master = start();
+    let (mut client, mut server) = talking(&master).await;
+    let mut stranger = master.client(9).await;
+    for channel in 0..40 {
+        stranger.attach(channel, PORT).await;
+    }
+    for _ in 0..40 {
+        if let Frame::Attach { channel, .. } = server.next().await {
+            server.send(Frame::Close { channel, notice: Notice::new(Code::Handshake, "") }).await;
+        }
+    }
+    let mut refused = 0;
+    loop {
+        match stranger.next().await {
+            Frame::Close { notice, .. } => refused += usize::from(notice.code == Code::Handshake),
+            Frame::Error(notice) => break assert_eq!(notice.code, Code::Limit, "{notice}"),
+            other => panic!("CLOSE or ERROR was expected, not {other:?}"),
+        }
+    }
+    assert!((20..=40).contains(&refused), "{refused}");
+    client.data(1, b"undisturbed").await;
+    loop {
+        // CLOSEs of the stranger's channels may come before.
+        if server.next().await == (Frame::Data { channel: 1, payload: Bytes::from_static(b"undisturbed") }) {
+            break;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_no_answer_in_time_is_given_up() {
+    let switch = crate::master::relay::Switch::new(&Limits::default());
+    let party = IpAddr::from([10, 0, 0, 1]);
+    let (client, server) = (switch.line(1, party, false), switch.line(2, party, true));
+    for (line, role) in [(&client, Role::Client), (&server, Role::Server)] {
+        let (link, instance) = (line.number, Id([line.number as u8; 16]));
+        let newcomer = Newcomer { link, party, role, instance, epoch: 1, moves: false, handle: Arc::clone(line) };
+        switch.registry().enter(newcomer).expect("entered");
+    }
+    switch.register(&server, &[PORT]);
+    let mut keeper = JoinSet::new();
+    keeper.spawn({
+        let switch = Arc::clone(&switch);
+        async move { switch.keep().await }
+    });
+    for (channel, port) in [(1, PORT), (2, OTHER_PORT)] {
+        switch.attach(&client, channel, AttachHeader { port, instance: None }, Bytes::from_static(b"first")).expect("in order");
+    }
+    assert_eq!((client.outbox.len(), server.outbox.len()), (2, 1));
+    tokio::time::sleep(PENDING_TIMEOUT + 2 * KEEPING_INTERVAL).await;
+    assert_eq!((client.outbox.len(), server.outbox.len()), (1, 0), "the one that the server does not answer is over");
+    tokio::time::sleep(WAITING_TIMEOUT).await;
+    assert_eq!(client.outbox.len(), 0);
 }
 
 #[tokio::test]
