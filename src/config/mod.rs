@@ -10,6 +10,7 @@
 mod address;
 mod error;
 mod front;
+mod hint;
 mod known;
 mod meaning;
 mod quantity;

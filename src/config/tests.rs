@@ -232,6 +232,26 @@ fn a_field_that_is_there_twice_is_refused() {
 }
 
 #[test]
+fn no_message_holds_the_password_of_a_url() {
+    let url = |scheme: &str| format!("{scheme}ann:hush4711@host:1");
+    for (text, shows) in [
+        (server("").replace("\"host:1\"", &format!("{:?}", url("https://"))).replace(", }", "}"), "https://ann:***@host:1"),
+        (server(&format!("\"connect_to\": {:?}", url(""))), "ann:***@host:1"),
+        (server(&format!("\"bind_address\": {:?}", url("http://"))), "http://ann:***@host:1"),
+        (server(&format!("\"host\": \"{} b\"", url(""))), "ann:***@host:1 b"),
+        (server(&format!("\"proxy\": \"{}/path\"", url("http://"))), "proxy has a path"),
+        (server(&format!("\"bench\": {:?}", url("ws://"))), "ws://ann:***@host:1"),
+        (server(&format!("\"log_level\": {:?}", url("ws://"))), "ws://ann:***@host:1"),
+        (master(&format!("\"fallback\": {:?}", url("http://"))), "http://ann:***@host:1"),
+        (master(&format!("\"fallback\": {{\"server\": {:?}}}", url("http://"))), "http://ann:***@host:1"),
+    ] {
+        let said = complaints(&text).join("\n");
+        assert!(said.contains(shows), "nothing of {shows:?} in {said}");
+        assert!(!said.contains("hush"), "{said}");
+    }
+}
+
+#[test]
 fn no_message_holds_a_keys_value() {
     let hush = "hush4711";
     for text in [
