@@ -193,6 +193,7 @@ fn describe_link(link: &LinkConfig, several: &str, lines: &mut Vec<String>) {
     if let Some(age) = link.rotate_after {
         lines.push(format!("rotate_after: {age:?}"));
     }
+    lines.push(link.tcp_keepalive.map_or_else(|| "tcp_keepalive: off".to_owned(), |idle| format!("tcp_keepalive: {idle:?}")));
 }
 
 fn describe_ports(ports: &[PortConfig], does: &str, lines: &mut Vec<String>) {

@@ -180,6 +180,20 @@ fn a_missing_file_says_where_it_was_looked_for_and_how_to_name_one() {
 }
 
 #[test]
+fn keepalive_is_a_minute_unless_written_and_zero_turns_it_off() {
+    let keepalive = |fields: &str| server_of(read(&server(fields)).expect(fields)).link.tcp_keepalive;
+    assert_eq!(keepalive("\"bench\": true"), Some(Duration::from_secs(60)));
+    assert_eq!(keepalive("\"tcp_keepalive\": \"2h\""), Some(Duration::from_secs(7200)));
+    for zero in ["\"0s\"", "0", "\"0ms\""] {
+        assert_eq!(keepalive(&format!("\"tcp_keepalive\": {zero}")), None);
+    }
+    for wrong in ["\"500ms\"", "\"10h\"", "-1", "\"soon\""] {
+        let said = complaint(&server(&format!("\"tcp_keepalive\": {wrong}")));
+        assert_says(&said, &["tcp_keepalive is ", "0 to turn it off", "from 1s to 32400s"]);
+    }
+}
+
+#[test]
 fn broken_json_says_line_and_column() {
     assert_says(&complaint("{\n  \"mode\": \"master\"\n  \"path\": \"/\"\n}"), &["c.json:3:3: is not JSON: expected `,` or `}`"]);
     assert_says(&complaint("{\"mode\": \"master\",\n // why\n}"), &["c.json:2:2: ", "JSON has no comments"]);
