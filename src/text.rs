@@ -1,4 +1,7 @@
-//! Text of files that people write with whatever editor they have: UTF-8 with or without a byte order mark, or UTF-16 with one.
+//! Text that people write: of files, with whatever editor they have (UTF-8 with or without a byte order mark, or UTF-16 with one), and of addresses, which
+//! may hold a password.
+
+use std::borrow::Cow;
 
 /// Where the bytes stop being text, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +38,19 @@ fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, NotText>
     if rest.is_empty() { Ok(text) } else { Err(NotText(at)) }
 }
 
+/// An address as a message may show it: `***` in place of the password of `user:password@host`, with or without a scheme before it.
+#[must_use]
+pub fn without_password(address: &str) -> Cow<'_, str> {
+    let is_scheme = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let scheme = address.find("://").filter(|end| address.get(..*end).is_some_and(is_scheme));
+    let (scheme, rest) = address.split_at(scheme.map_or(0, |end| end.saturating_add("://".len())));
+    // A password may hold an @ that should have been escaped: the last one is before the host.
+    let Some((user, host)) = rest.rsplit_once('@').and_then(|(user, host)| Some((user.split_once(':')?.0, host))) else {
+        return address.into();
+    };
+    format!("{scheme}{user}:***@{host}").into()
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -53,6 +69,23 @@ pub(crate) mod tests {
         }
         assert_eq!(decode(b"plain").as_deref(), Ok("plain"));
         assert_eq!(decode(b"").as_deref(), Ok(""));
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_replaced() {
+        for (address, shown) in [
+            ("http://ann:secret@proxy:3128", "http://ann:***@proxy:3128"),
+            ("ann:secret@proxy:3128", "ann:***@proxy:3128"),
+            ("wss://ann:se:c@ret/x@host/path", "wss://ann:***@host/path"),
+            ("ann:p://secret@host", "ann:***@host"),
+            ("http://:secret@host", "http://:***@host"),
+            ("http://ann:secret@", "http://ann:***@"),
+            ("http://ann@proxy:3128", "http://ann@proxy:3128"),
+            ("[::1]:22", "[::1]:22"),
+            ("", ""),
+        ] {
+            assert_eq!(without_password(address), shown);
+        }
     }
 
     #[test]

@@ -205,6 +205,7 @@ fn port(encrypt: EncryptMethod) -> PortParameters {
         stream_window: STREAM_WINDOW,
         tunnel_window: TUNNEL_WINDOW,
         resume_timeout: Duration::from_secs(120),
+        tcp_keepalive: None,
         commons: Commons::default(),
     }
 }

@@ -56,6 +56,7 @@ impl Peers {
             stream_window: WindowSize { initial: 256 << 10, max: 16 << 20 },
             tunnel_window: WindowSize { initial: 1 << 20, max: 32 << 20 },
             resume_timeout: Duration::from_secs(120),
+            tcp_keepalive: None,
             commons: Commons::default(),
         };
         Peers { master, port, tasks: TaskTracker::new(), stop: CancellationToken::new() }

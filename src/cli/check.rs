@@ -7,9 +7,14 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::bail;
+
 use super::{roles::tls_files, warnings::warnings};
 use crate::{
-    config::{self, Config, FallbackConfig, LinkConfig, MasterAddress, MasterChoice, MasterConfig, PortConfig, RoleConfig},
+    config::{
+        self, Config, FallbackConfig, FieldPath, LinkConfig, MasterAddress, MasterChoice, MasterConfig, PortConfig, RoleConfig,
+        Warning,
+    },
     link::{
         dial::{Bind, DialParameters, ProxyChoice},
         tls::{self, TlsError},
@@ -19,12 +24,13 @@ use crate::{
 /// Prints what the file means, and warnings on standard error.
 ///
 /// # Errors
-/// Everything that is wrong with the file, or the certificate that cannot be used.
+/// Everything that is wrong with the file, or the certificate or the `bind_address` that cannot be used.
 pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
     let loaded = config::load(file)?;
     certificates(&loaded.config.role)?;
+    let bind_warning = bind_address(&loaded.config.role)?;
     writeln!(io::stdout(), "{} is valid.\n{}", file.display(), describe(&loaded.config).trim_end())?;
-    for warning in warnings(&loaded) {
+    for warning in warnings(&loaded).into_iter().chain(bind_warning) {
         super::complain(&format!("warning: {}: {warning}", file.display()));
     }
     Ok(ExitCode::SUCCESS)
@@ -45,6 +51,30 @@ fn authorities(link: &LinkConfig) -> Result<(), TlsError> {
         tls::client_config(&link.dial.tls)?;
     }
     Ok(())
+}
+
+/// Whether this machine can dial from `bind_address` now. What is not there yet may come, as the interface of a VPN does: only a warning.
+fn bind_address(role: &RoleConfig) -> anyhow::Result<Option<Warning>> {
+    let bind = match role {
+        RoleConfig::Master(_) => None,
+        RoleConfig::Server(server) => server.link.dial.bind.as_ref(),
+        RoleConfig::Client(client) => client.link.dial.bind.as_ref(),
+    };
+    let Some((bind, error)) = bind.and_then(|bind| Some((bind, bind.try_now().err()?))) else { return Ok(None) };
+    let cause = match (error.kind(), bind) {
+        (io::ErrorKind::Unsupported, _) => bail!("`bind_address` (\"{bind}\"): {error}"),
+        (io::ErrorKind::PermissionDenied, _) => {
+            "this user may not dial from there: run rePort with CAP_NET_RAW, or write an IP address"
+        }
+        (_, Bind::Address(_)) => {
+            "this machine has no such address now: until it has, no master is reached; correct it if it is wrong"
+        }
+        (_, Bind::Interface(_)) => {
+            "this machine has no such interface now: until it has, no master is reached; correct it if it is wrong"
+        }
+    };
+    let message = format!("(\"{bind}\") cannot be used: {cause} ({error})");
+    Ok(Some(Warning { field: FieldPath::default().field("bind_address"), message }))
 }
 
 /// What the file means, a line for each thing; never a key.
@@ -163,6 +193,7 @@ fn describe_link(link: &LinkConfig, several: &str, lines: &mut Vec<String>) {
     if let Some(age) = link.rotate_after {
         lines.push(format!("rotate_after: {age:?}"));
     }
+    lines.push(link.tcp_keepalive.map_or_else(|| "tcp_keepalive: off".to_owned(), |idle| format!("tcp_keepalive: {idle:?}")));
 }
 
 fn describe_ports(ports: &[PortConfig], does: &str, lines: &mut Vec<String>) {
@@ -236,6 +267,27 @@ mod tests {
         let client = format!(r#"{{"mode": "client", "master": "wss://host/", "tls": {{"ca": "none.pem"}}, "ports": [{port}]}}"#);
         let said = refused(&client);
         assert!(said.contains("none.pem"), "{said}");
+    }
+
+    #[test]
+    fn an_address_or_interface_that_is_not_here_is_warned_of() {
+        for (bind, says) in [
+            ("192.0.2.7", "(\"192.0.2.7\") cannot be used: this machine has no such address now"),
+            ("2001:db8::7", "(\"2001:db8::7\") cannot be used: "),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            ("no-such-if0", "(\"no-such-if0\") cannot be used: this machine has no such interface now"),
+            ("127.0.0.1", ""),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            ("lo", ""),
+        ] {
+            let port = r#"{"local_address": "127.0.0.1:1", "port_key": "k"}"#;
+            let text = format!(r#"{{"mode": "client", "master": "a:1", "bind_address": "{bind}", "ports": [{port}]}}"#);
+            let loaded = config::parse(&text, Path::new("c.json"), &|_| None).expect("loads");
+            let said =
+                bind_address(&loaded.config.role).expect("no error").map(|warning| warning.to_string()).unwrap_or_default();
+            assert_eq!(said.is_empty(), says.is_empty(), "{bind}: {said}");
+            assert!(said.contains(says), "{bind}: {said}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::Ipv4Addr,
+    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -39,24 +39,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The page, ready to be served.
 pub struct Page {
     listener: TcpListener,
-    port: u16,
+    address: SocketAddr,
 }
 
-/// Listens at a port of the loopback; 0 lets the system choose.
+/// Listens at an address; port 0 lets the system choose.
 ///
 /// # Errors
 /// When the port is taken.
-pub async fn listen(port: u16) -> anyhow::Result<Page> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-    let listener = listener.with_context(|| format!("cannot serve the page at 127.0.0.1:{port}"))?;
-    let port = listener.local_addr()?.port();
-    Ok(Page { listener, port })
+pub async fn listen(address: SocketAddr) -> anyhow::Result<Page> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("cannot serve the page at {address}"))?;
+    let address = listener.local_addr()?;
+    Ok(Page { listener, address })
 }
 
 impl Page {
     /// Where it listens.
-    pub fn port(&self) -> u16 {
-        self.port
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Serves until `cancel` is cancelled; then answers what was asked, lets go of idle connections and returns.
@@ -132,12 +132,14 @@ fn page(opened: &str, number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
-    async fn ask(port: u16, request: &str) -> String {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("connects");
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
         stream.write_all(request.as_bytes()).await.expect("asks");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("is answered");
@@ -148,17 +150,17 @@ mod tests {
     fn the_page_is_served_and_an_idle_connection_does_not_hold_up_the_end() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            let page = listen(0).await.expect("listens");
-            let (port, cancel) = (page.port(), CancellationToken::new());
+            let page = listen((Ipv4Addr::LOCALHOST, 0).into()).await.expect("listens");
+            let (address, cancel) = (page.address(), CancellationToken::new());
             let visit = async {
-                let answer = ask(port, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+                let answer = ask(address, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
                 assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("came through the tunnel"), "{answer}");
                 assert!(answer.contains("<dd>1</dd>") && !answer.contains("{opened}"), "{answer}");
                 for (request, status) in [("GET /other", "404"), ("POST /", "405"), ("HEAD /", "200")] {
-                    let answer = ask(port, &format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await;
+                    let answer = ask(address, &format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await;
                     assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
                 }
-                let mut idle = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("connects");
+                let mut idle = TcpStream::connect(address).await.expect("connects");
                 idle.write_all(b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("asks");
                 let mut first = [0; 12];
                 idle.read_exact(&mut first).await.expect("is answered");

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    net::{Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -63,17 +63,19 @@ pub fn quickstart(arguments: QuickstartArguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> anyhow::Result<()> {
-    let page = if arguments.to.is_none() { Some(page::listen(free_port(PAGE_PORT)?).await?) } else { None };
+    let loopback = loopback()?;
+    let page = if arguments.to.is_none() { Some(page::listen(free_port(loopback, PAGE_PORT)?).await?) } else { None };
     let service = match (&arguments.to, &page) {
         (Some(service), _) => service.clone(),
-        (None, page) => local(page.as_ref().map(page::Page::port).unwrap_or_default()),
+        (None, Some(page)) => host_port(page.address()),
+        (None, None) => bail!("there is no service"),
     };
     let client = match arguments.port {
-        Some(port) => chosen_port(port)?,
-        None => free_port(CLIENT_PORT)?,
+        Some(port) => chosen_port(loopback, port)?,
+        None => free_port(loopback, CLIENT_PORT)?,
     };
     let mark = if page.is_some() { "built-in page" } else { "service" }.to_owned();
-    let meeting = Meeting { master: local(free_port(MASTER_PORT)?), client: local(client), service, mark };
+    let meeting = Meeting { master: host_port(free_port(loopback, MASTER_PORT)?), client: host_port(client), service, mark };
     let configurations = Configurations::new(&meeting)?;
     if let Some(folder) = &arguments.write {
         configurations.write(folder)?;
@@ -163,21 +165,29 @@ impl Parts {
     }
 }
 
-fn local(port: u16) -> HostPort {
-    HostPort { host: Ipv4Addr::LOCALHOST.to_string(), port }
+fn host_port(address: SocketAddr) -> HostPort {
+    HostPort { host: address.ip().to_string(), port: address.port() }
 }
 
-/// This port if it is free on the loopback, else any that is.
-fn free_port(preferred: u16) -> anyhow::Result<u16> {
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|listener| listener.local_addr());
-    Ok(bind(preferred).or_else(|_| bind(0)).context("no port is free on 127.0.0.1")?.port())
+/// The address of the loopback: that of IPv4, or that of IPv6 where there is no IPv4.
+fn loopback() -> anyhow::Result<IpAddr> {
+    let both = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let usable = both.into_iter().find(|address| TcpListener::bind((*address, 0)).is_ok());
+    usable.context("cannot listen at 127.0.0.1 or [::1]: is the loopback interface up?")
 }
 
-/// This port, which the user asked for.
-fn chosen_port(port: u16) -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-    let listener = listener.with_context(|| format!("cannot listen at 127.0.0.1:{port}: choose another with --port"))?;
-    Ok(listener.local_addr()?.port())
+/// This port of the loopback if it is free, else any that is.
+fn free_port(loopback: IpAddr, preferred: u16) -> anyhow::Result<SocketAddr> {
+    let bind = |port| TcpListener::bind((loopback, port)).and_then(|listener| listener.local_addr());
+    bind(preferred).or_else(|_| bind(0)).with_context(|| format!("no port is free on {loopback}"))
+}
+
+/// This port of the loopback, which the user asked for.
+fn chosen_port(loopback: IpAddr, port: u16) -> anyhow::Result<SocketAddr> {
+    let address = SocketAddr::new(loopback, port);
+    let listener = TcpListener::bind(address);
+    let listener = listener.with_context(|| format!("cannot listen at {address}: choose another with --port"))?;
+    Ok(listener.local_addr()?)
 }
 
 #[cfg(test)]
@@ -223,10 +233,15 @@ mod tests {
 
     #[test]
     fn a_taken_port_is_replaced_unless_it_was_asked_for() {
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = taken.local_addr().expect("an address").port();
-        assert_ne!(free_port(port).expect("another"), port);
-        let error = format!("{:#}", chosen_port(port).expect_err("taken"));
-        assert!(error.contains(&port.to_string()) && error.contains("--port"), "{error}");
+        for loopback in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let Ok(listener) = TcpListener::bind((loopback, 0)) else {
+                assert!(loopback.is_ipv6(), "only IPv6 may be missing");
+                continue;
+            };
+            let taken = listener.local_addr().expect("an address");
+            assert_ne!(free_port(loopback, taken.port()).expect("another"), taken);
+            let error = format!("{:#}", chosen_port(loopback, taken.port()).expect_err("taken"));
+            assert!(error.contains(&taken.to_string()) && error.contains("--port"), "{error}");
+        }
     }
 }

@@ -240,6 +240,7 @@ pub(super) fn port_parameters(config: &PortConfig, link: &LinkConfig, commons: &
         stream_window: window(STREAM_WINDOW_INITIAL, config.windows.stream),
         tunnel_window: window(TUNNEL_WINDOW_INITIAL, config.windows.tunnel),
         resume_timeout: link.resume_timeout,
+        tcp_keepalive: link.tcp_keepalive,
         commons: commons.clone(),
     }
 }

@@ -2,12 +2,23 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::net::{TcpListener, TcpStream};
+use futures_util::FutureExt;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, error, info, info_span, warn};
 
-use super::port::Port;
-use crate::tunnel::splice::{reset_on_close, splice};
+use super::{
+    held::{Place, Queue, Turn, given_up},
+    orphans::Orphans,
+    port::Port,
+};
+use crate::tunnel::{
+    Tunnel,
+    splice::{reset_on_close, splice},
+};
 
 /// After an error of the listener (too many open files, most of the time) it rests this long: the error would come again at once.
 const ACCEPT_REST: Duration = Duration::from_millis(200);
@@ -17,6 +28,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(200);
 pub struct Context {
     pub port: Arc<Port>,
     pub hold_timeout: Duration,
+    /// The order of the connections that wait for the tunnel.
+    pub queue: Queue,
+    pub orphans: Arc<Orphans>,
     pub streams: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -35,7 +49,10 @@ pub async fn listen(listener: TcpListener, context: Context, cancel: Cancellatio
         };
         match accepted {
             Ok((socket, address)) => {
-                let visit = visit(context.clone(), socket, address);
+                let is_held = context.port.tunnel().now_or_never().is_none();
+                let (accepted, place) = (Instant::now(), context.queue.join());
+                let arrival = Arrival { socket, address, accepted, is_held, place };
+                let visit = visit(context.clone(), arrival);
                 context.streams.spawn(visit.instrument(debug_span!(parent: &span, "stream", %address)));
             }
             Err(error) => {
@@ -51,23 +68,78 @@ fn remedy(error: &io::Error) -> &'static str {
     if matches!(error.raw_os_error(), Some(23 | 24)) { "; raise the limit of open files (ulimit -n)" } else { "" }
 }
 
-async fn visit(context: Context, socket: TcpStream, address: SocketAddr) {
-    let parameters = &context.port.parameters;
+/// A connection that was accepted.
+struct Arrival {
+    socket: TcpStream,
+    address: SocketAddr,
+    accepted: Instant,
+    /// Nothing carried the tunnel then.
+    is_held: bool,
+    place: Place,
+}
+
+/// Why a connection does not enter the tunnel.
+enum Refusal {
+    /// There was none in time.
+    HeldTooLong,
+    /// Its application has closed it while it was held.
+    GivenUp,
+}
+
+/// Holds a connection until it is its turn and something carries the tunnel. The next one's turn begins when this one's is dropped.
+async fn hold(context: &Context, arrival: Arrival) -> Result<(TcpStream, Tunnel, Turn), Refusal> {
+    let Arrival { socket, accepted, mut is_held, place, .. } = arrival;
+    let entered = async {
+        // Those before it have earlier deadlines.
+        let turn = place.turn().await;
+        loop {
+            let tunnel = match context.port.tunnel().now_or_never() {
+                Some(tunnel) => tunnel,
+                None => {
+                    is_held = true;
+                    let awaited = tokio::time::timeout_at(accepted + context.hold_timeout, context.port.tunnel()).await;
+                    awaited.map_err(|_| Refusal::HeldTooLong)?
+                }
+            };
+            // An application that was not made to wait may send, close and go.
+            if !std::mem::take(&mut is_held) {
+                return Ok((tunnel, turn));
+            }
+            if context.orphans.has_peer_of(&socket, accepted).await {
+                return Err(Refusal::GivenUp);
+            }
+            // The tunnel may have lost its link meanwhile.
+        }
+    };
+    let (tunnel, turn) = tokio::select! {
+        biased;
+        entered = entered => entered?,
+        () = given_up(&socket, &context.orphans, accepted) => return Err(Refusal::GivenUp),
+    };
+    Ok((socket, tunnel, turn))
+}
+
+async fn visit(context: Context, arrival: Arrival) {
+    let (address, parameters) = (arrival.address, &context.port.parameters);
     // Until a splice has ended in order, whatever ends this is no end of file.
-    reset_on_close(&socket);
-    let tunnel = tokio::select! {
-        tunnel = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => tunnel,
+    reset_on_close(&arrival.socket);
+    let entered = tokio::select! {
+        entered = hold(&context, arrival) => entered,
         () = context.stop.cancelled() => return,
     };
-    let Ok(tunnel) = tunnel else {
-        warn!(
-            %address,
-            hold_timeout_s = context.hold_timeout.as_secs_f32(),
-            "no server for this port key appeared in time: the connection is reset"
-        );
-        return;
+    let (socket, tunnel, turn) = match entered {
+        Ok(entered) => entered,
+        Err(Refusal::GivenUp) => return info!(%address, "dropped: the application closed the connection while it was held"),
+        Err(Refusal::HeldTooLong) => {
+            return warn!(
+                %address,
+                hold_timeout_s = context.hold_timeout.as_secs_f32(),
+                "no server for this port key appeared in time: the connection is reset"
+            );
+        }
     };
     let stream = tunnel.open(context.port.details(&tunnel, address, &socket));
+    drop(turn);
     tokio::select! {
         spliced = splice(socket, stream, parameters.compress) => match spliced.error {
             None => debug!(sent = spliced.sent_bytes, received = spliced.received_bytes, "the connection ended"),

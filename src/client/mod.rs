@@ -5,7 +5,9 @@
 
 mod bind;
 pub mod direct;
+mod held;
 mod listener;
+mod orphans;
 mod port;
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use self::{port::Port, visitor::Visitor};
+use self::{held::Queue, orphans::Orphans, port::Port, visitor::Visitor};
 use crate::{
     link::{drain::Drain, uplink::Uplink},
     tunnel::PortParameters,
@@ -118,11 +120,18 @@ impl Client {
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
         let Client { uplink, ports, hold_timeout } = self;
         let drain = Drain::default();
-        let mut visited = Vec::new();
+        let (mut visited, orphans) = (Vec::new(), Arc::new(Orphans::default()));
         for (port, listening) in ports {
             let port = Port::new(port, &drain.tasks, &drain.stop);
             visited.push(Arc::clone(&port));
-            let context = listener::Context { port, hold_timeout, streams: drain.streams.clone(), stop: drain.stop.clone() };
+            let context = listener::Context {
+                port,
+                hold_timeout,
+                queue: Queue::default(),
+                orphans: Arc::clone(&orphans),
+                streams: drain.streams.clone(),
+                stop: drain.stop.clone(),
+            };
             let cancel = cancel.clone();
             drain.tasks.spawn(async move {
                 let listener = match listening {

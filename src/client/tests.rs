@@ -39,6 +39,7 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
         stream_window: window,
         tunnel_window: window,
         resume_timeout: Duration::from_secs(120),
+        tcp_keepalive: None,
         commons: Commons::default(),
     };
     let dialer = Dialer::new(format!("ws://{address}/").parse().unwrap(), DialParameters::default()).unwrap();

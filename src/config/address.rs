@@ -36,6 +36,9 @@ pub enum AddressError {
     /// Several colons without brackets.
     #[error("is an IPv6 address without brackets: write it as \"[ADDRESS]:PORT\"")]
     Brackets,
+    /// A user, and perhaps a password, before the host.
+    #[error("names a user: write only \"HOST:PORT\"")]
+    User,
     /// A URL where `host:port` belongs.
     #[error("is a URL: write only \"HOST:PORT\"")]
     Url,
@@ -87,6 +90,9 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         if text.contains("://") || text.contains('/') {
             return Err(AddressError::Url);
+        }
+        if text.contains('@') {
+            return Err(AddressError::User);
         }
         let (host, port) = split(text)?;
         let port = port.ok_or_else(|| without_port(text))?;
@@ -172,6 +178,7 @@ mod tests {
         assert_eq!(refused("a b:1"), AddressError::Host("a b".into()));
         assert_eq!(refused("1.2.3:1"), AddressError::Host("1.2.3".into()));
         assert_eq!(refused("http://host:1"), AddressError::Url);
+        assert_eq!(refused("user:secret@host"), AddressError::User);
         assert_eq!("host:0".parse::<HostPort>().expect("parses").to_dial(), Err(AddressError::PortZero));
     }
 

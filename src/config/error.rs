@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{address::AddressError, secret::SecretError};
+use crate::text::without_password;
 
 /// Everything found wrong with one file. Prints one line for each problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,7 +134,7 @@ pub enum Fault {
         /// The parser's words, without the position.
         message: String,
         /// What is often meant there.
-        hint: &'static str,
+        hint: String,
     },
     /// The file is JSON, and no object.
     #[error("holds {0}: a configuration is an object, {{\"mode\": …}}")]
@@ -174,7 +175,7 @@ pub enum Fault {
     #[error("is missing: {0}")]
     Missing(&'static str),
     /// A word that is none of the known.
-    #[error("is \"{found}\": {}", nearest_or_all(.nearest.as_deref(), .known))]
+    #[error("is \"{}\": {}", without_password(.found), nearest_or_all(.nearest.as_deref(), .known))]
     UnknownWord {
         /// What stands there.
         found: String,
@@ -184,7 +185,7 @@ pub enum Fault {
         known: Vec<String>,
     },
     /// The text is no address.
-    #[error("(\"{found}\") {reason}")]
+    #[error("(\"{}\") {reason}", without_password(.found))]
     Address {
         /// What stands there.
         found: String,

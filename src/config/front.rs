@@ -12,6 +12,7 @@ use super::{
     reader::Reader,
     written::Document,
 };
+use crate::text::without_password;
 
 /// A proxy on the same machine.
 const TRUSTED_PROXIES: [&str; 2] = ["127.0.0.0/8", "::1/128"];
@@ -54,7 +55,9 @@ impl Reader<'_> {
         match raw {
             None => Some(FallbackConfig::NotFound),
             Some(RawFallback::Text(text)) if text == "404" => Some(FallbackConfig::NotFound),
-            Some(RawFallback::Text(text)) => self.wrong(&path, format!("is \"{text}\": write {FALLBACK_FORMS}")),
+            Some(RawFallback::Text(text)) => {
+                self.wrong(&path, format!("is \"{}\": write {FALLBACK_FORMS}", without_password(text)))
+            }
             Some(RawFallback::Place(place)) => self.place(&path, place),
         }
     }
@@ -88,7 +91,8 @@ impl Reader<'_> {
     fn web_server(&mut self, path: &FieldPath, text: &str) -> Option<HostPort> {
         let wrong = |reader: &mut Self, why: &str| {
             let message = format!(
-                "is \"{text}\", {why}: write \"http://HOST:PORT\", the address of a web server that is asked without TLS"
+                "is \"{}\", {why}: write \"http://HOST:PORT\", the address of a web server that is asked without TLS",
+                without_password(text)
             );
             reader.wrong(path, message)
         };

@@ -26,6 +26,10 @@ const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
 const RESUME_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 /// From what two links take to relieve each other.
 const ROTATIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+/// Under the idle timeouts of firewalls and NATs, most of which are minutes.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// Linux takes no more than 32767 s.
+const TCP_KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(9 * 3600);
 const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
 const HOLD_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 /// Under the ten seconds after which containers are killed.
@@ -62,6 +66,7 @@ struct LinkFields<'a> {
     connect_timeout: Option<&'a Quantity>,
     resume_timeout: Option<&'a Quantity>,
     rotate_after: Option<&'a Quantity>,
+    tcp_keepalive: Option<&'a Quantity>,
 }
 
 /// Those of them that are about the way to the master.
@@ -95,6 +100,7 @@ macro_rules! link_fields {
             connect_timeout: $raw.connect_timeout.as_ref(),
             resume_timeout: $raw.resume_timeout.as_ref(),
             rotate_after: $raw.rotate_after.as_ref(),
+            tcp_keepalive: $raw.tcp_keepalive.as_ref(),
         }
     };
 }
@@ -244,7 +250,7 @@ impl Reader<'_> {
     }
 
     fn link(&mut self, fields: &LinkFields<'_>) -> Option<LinkConfig> {
-        let LinkFields { master, way, tls, heartbeat, connect_timeout, resume_timeout, rotate_after } = *fields;
+        let LinkFields { master, way, tls, heartbeat, connect_timeout, resume_timeout, rotate_after, tcp_keepalive } = *fields;
         let missing = "add the master's address, as \"HOST:PORT\" or \"wss://HOST/PATH\"";
         let masters: Option<Vec<MasterAddress>> =
             self.addresses(&root("master"), master, missing, |_, error| Fault::MasterAddress(error));
@@ -256,6 +262,7 @@ impl Reader<'_> {
         let resume_timeout = self.duration(&root("resume_timeout"), resume_timeout, RESUME_TIMEOUT, RESUME_TIMEOUTS);
         // The default is not used.
         let rotation = self.duration(&root("rotate_after"), rotate_after, *ROTATIONS.end(), ROTATIONS);
+        let tcp_keepalive = self.tcp_keepalive(tcp_keepalive);
         let dial = DialParameters { tls: tls?, deadline: connect_timeout?, ..way? };
         Some(LinkConfig {
             masters: masters?,
@@ -264,7 +271,18 @@ impl Reader<'_> {
             connect_timeout: connect_timeout?,
             resume_timeout: resume_timeout?,
             rotate_after: Some(rotation?).filter(|_| rotate_after.is_some()),
+            tcp_keepalive: tcp_keepalive?,
         })
+    }
+
+    /// Zero turns it off.
+    fn tcp_keepalive(&mut self, raw: Option<&Quantity>) -> Option<Option<Duration>> {
+        if raw.and_then(Quantity::duration).is_some_and(|duration| duration.is_zero()) {
+            return Some(None);
+        }
+        let form = "0 to turn it off, or seconds as a number, or text like \"60s\" or \"2m\",";
+        let print = (form, |duration| format!("{duration:?}"));
+        self.quantity(&root("tcp_keepalive"), raw, TCP_KEEPALIVE, &TCP_KEEPALIVES, Quantity::duration, print).map(Some)
     }
 
     fn heartbeat(&mut self, raw: Option<&Quantity>) -> Option<Duration> {

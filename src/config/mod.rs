@@ -10,6 +10,7 @@
 mod address;
 mod error;
 mod front;
+mod hint;
 mod known;
 mod meaning;
 mod quantity;
@@ -193,6 +194,8 @@ pub struct LinkConfig {
     pub resume_timeout: Duration,
     /// After how long each link is replaced, if ever.
     pub rotate_after: Option<Duration>,
+    /// After how long at rest local connections are probed, if ever; a second at least.
+    pub tcp_keepalive: Option<Duration>,
 }
 
 /// A server.

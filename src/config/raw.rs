@@ -102,6 +102,9 @@ pub struct RawServer {
     /// How old a link may become.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotate_after: Option<Quantity>,
+    /// After how long at rest local connections are probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_keepalive: Option<Quantity>,
     /// What each port's windows may grow to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<RawWindows>,
@@ -170,6 +173,9 @@ pub struct RawClient {
     /// How old a link may become.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotate_after: Option<Quantity>,
+    /// After how long at rest local connections are probed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_keepalive: Option<Quantity>,
     /// What each port's windows may grow to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<RawWindows>,

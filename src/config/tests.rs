@@ -180,6 +180,20 @@ fn a_missing_file_says_where_it_was_looked_for_and_how_to_name_one() {
 }
 
 #[test]
+fn keepalive_is_a_minute_unless_written_and_zero_turns_it_off() {
+    let keepalive = |fields: &str| server_of(read(&server(fields)).expect(fields)).link.tcp_keepalive;
+    assert_eq!(keepalive("\"bench\": true"), Some(Duration::from_secs(60)));
+    assert_eq!(keepalive("\"tcp_keepalive\": \"2h\""), Some(Duration::from_secs(7200)));
+    for zero in ["\"0s\"", "0", "\"0ms\""] {
+        assert_eq!(keepalive(&format!("\"tcp_keepalive\": {zero}")), None);
+    }
+    for wrong in ["\"500ms\"", "\"10h\"", "-1", "\"soon\""] {
+        let said = complaint(&server(&format!("\"tcp_keepalive\": {wrong}")));
+        assert_says(&said, &["tcp_keepalive is ", "0 to turn it off", "from 1s to 32400s"]);
+    }
+}
+
+#[test]
 fn broken_json_says_line_and_column() {
     assert_says(&complaint("{\n  \"mode\": \"master\"\n  \"path\": \"/\"\n}"), &["c.json:3:3: is not JSON: expected `,` or `}`"]);
     assert_says(&complaint("{\"mode\": \"master\",\n // why\n}"), &["c.json:2:2: ", "JSON has no comments"]);
@@ -229,6 +243,26 @@ fn a_wrong_type_names_the_field_the_value_and_what_belongs_there() {
 #[test]
 fn a_field_that_is_there_twice_is_refused() {
     assert_says(&complaint(&master("\"path\": \"/\",\n\"path\": \"/b\"")), &["c.json:2:", "duplicate field `path`", "keep one"]);
+}
+
+#[test]
+fn no_message_holds_the_password_of_a_url() {
+    let url = |scheme: &str| format!("{scheme}ann:hush4711@host:1");
+    for (text, shows) in [
+        (server("").replace("\"host:1\"", &format!("{:?}", url("https://"))).replace(", }", "}"), "https://ann:***@host:1"),
+        (server(&format!("\"connect_to\": {:?}", url(""))), "ann:***@host:1"),
+        (server(&format!("\"bind_address\": {:?}", url("http://"))), "http://ann:***@host:1"),
+        (server(&format!("\"host\": \"{} b\"", url(""))), "ann:***@host:1 b"),
+        (server(&format!("\"proxy\": \"{}/path\"", url("http://"))), "proxy has a path"),
+        (server(&format!("\"bench\": {:?}", url("ws://"))), "ws://ann:***@host:1"),
+        (server(&format!("\"log_level\": {:?}", url("ws://"))), "ws://ann:***@host:1"),
+        (master(&format!("\"fallback\": {:?}", url("http://"))), "http://ann:***@host:1"),
+        (master(&format!("\"fallback\": {{\"server\": {:?}}}", url("http://"))), "http://ann:***@host:1"),
+    ] {
+        let said = complaints(&text).join("\n");
+        assert!(said.contains(shows), "nothing of {shows:?} in {said}");
+        assert!(!said.contains("hush"), "{said}");
+    }
 }
 
 #[test]

@@ -11,7 +11,10 @@ use super::{
     raw::{OneOrMore, RawRoleTls},
     reader::Reader,
 };
-use crate::link::dial::{Bind, DialParameters, ProxyChoice, RequestParameters, TlsParameters, header_of};
+use crate::{
+    link::dial::{Bind, DialParameters, ProxyChoice, RequestParameters, TlsParameters, header_of},
+    text::without_password,
+};
 
 /// Hexadecimal digits of a SHA-256.
 const PIN_DIGITS: usize = 64;
@@ -66,8 +69,10 @@ impl Reader<'_> {
         if is_name {
             return Some(Bind::Interface(text.to_owned()));
         }
-        let message =
-            format!("is \"{text}\": write an IP address of this machine without a port, or an interface such as \"eth0\"");
+        let message = format!(
+            "is \"{}\": write an IP address of this machine without a port, or an interface such as \"eth0\"",
+            without_password(text)
+        );
         self.wrong(&root("bind_address"), message)
     }
 
@@ -94,7 +99,7 @@ impl Reader<'_> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Some(text.to_owned());
         }
-        self.wrong(path, format!("is \"{}\": write a host's name, without spaces", text.escape_debug()))
+        self.wrong(path, format!("is \"{}\": write a host's name, without spaces", without_password(text).escape_debug()))
     }
 
     /// How the master's certificate is judged.

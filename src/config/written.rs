@@ -7,9 +7,11 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     error::{Fault, FieldPath, Position, Problem, Step, nearest},
+    hint::hint,
     known::{CLIENT, Known, MASTER, PORT, SERVER},
     secret::SECRET_FORMS,
 };
+use crate::text::without_password;
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +53,10 @@ impl<'a> Document<'a> {
     pub(super) fn parse(text: &'a str) -> Result<Self, Vec<Problem>> {
         let problem = |position, fault| vec![Problem { position, field: FieldPath::default(), fault }];
         let value: Value = serde_json::from_str(text).map_err(|error| {
-            let hint = hint(text, error.line(), error.column());
-            problem(position_of(text, &error), Fault::Syntax { message: without_place(&error), hint })
+            let message = without_place(&error);
+            let hint = hint(text, byte_of(text, &error), &message);
+            let position = hint.place.map_or_else(|| position_of(text, &error), |place| position_at(text, place));
+            problem(position, Fault::Syntax { message, hint: hint.words })
         })?;
         if !value.is_object() {
             return Err(problem(None, Fault::NotAnObject(describe(&value, false))));
@@ -145,7 +149,7 @@ fn describe(value: &Value, holds_secrets: bool) -> String {
         Value::Number(_) if holds_secrets => "a number".to_owned(),
         Value::Number(number) => format!("the number {number}"),
         Value::String(_) if holds_secrets => "a text".to_owned(),
-        Value::String(text) => format!("the text {text:?}"),
+        Value::String(text) => format!("the text {:?}", without_password(text)),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
     }
@@ -187,26 +191,16 @@ fn unknown(name: &str, mode: Mode, known: &Known) -> Fault {
     Fault::UnknownField { nearest: nearest(name, known.names.iter().copied()), known: known.names.to_vec() }
 }
 
-/// What is often meant where a parser gives up.
-fn hint(text: &str, line: usize, column: usize) -> &'static str {
-    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or("");
-    let before = line.get(..column.saturating_sub(1)).unwrap_or("").trim_end();
-    let here = line.get(column.saturating_sub(1)..).unwrap_or("");
-    if text.trim().is_empty() {
-        "; the file is empty"
-    } else if here.starts_with("//") || here.starts_with("/*") || here.starts_with('#') || before.ends_with('/') {
-        "; JSON has no comments: remove it"
-    } else if here.starts_with('\'') {
-        "; JSON quotes with \", not with '"
-    } else {
-        ""
-    }
-}
-
 /// The parser's words without its own line and column, which count bytes.
 fn without_place(error: &serde_json::Error) -> String {
     let message = error.to_string();
     message.split_once(" at line ").map_or_else(|| message.clone(), |(message, _)| message.to_owned())
+}
+
+/// The byte at which the parser gave up.
+fn byte_of(text: &str, error: &serde_json::Error) -> usize {
+    let lines_before = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum::<usize>();
+    lines_before.saturating_add(error.column().saturating_sub(1)).min(text.len())
 }
 
 fn position_of(text: &str, error: &serde_json::Error) -> Option<Position> {
@@ -226,8 +220,12 @@ fn locate(text: &str, path: &[Step]) -> Option<Position> {
         };
     }
     // A raw value is a slice of the text that it was read from.
-    let start = (here.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
-    let before = text.get(..start)?;
+    position_at(text, (here.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?)
+}
+
+/// The place of the character that begins at this byte.
+fn position_at(text: &str, byte: usize) -> Option<Position> {
+    let before = text.get(..byte)?;
     let line_start = before.rfind('\n').map_or(0, |end| end.saturating_add(1));
     let column = before.get(line_start..)?.chars().count().saturating_add(1);
     Some(Position { line: before.matches('\n').count().saturating_add(1), column })

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt, net::Ipv6Addr, str::FromStr};
 
+use crate::text::without_password;
+
 /// A master's address, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MasterAddress {
@@ -13,7 +15,7 @@ pub struct MasterAddress {
     path: String,
 }
 
-/// The text is no address of a master.
+/// The text is no address of a master. Holds no password that was written into it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{value}` is not the address of a master: {problem}")]
 pub struct AddressError {
@@ -118,7 +120,11 @@ impl FromStr for MasterAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        MasterAddress::parse(text.trim()).map_err(|problem| AddressError { value: text.to_owned(), problem })
+        MasterAddress::parse(text.trim()).map_err(|problem| match without_password(text) {
+            // Another problem may quote a part of the password.
+            Cow::Owned(value) => AddressError { value, problem: Problem::User },
+            Cow::Borrowed(value) => AddressError { value: value.to_owned(), problem },
+        })
     }
 }
 
@@ -225,7 +231,7 @@ mod tests {
             ("[example.com]:1", "not a host name"),
             ("https://example.com/", "ws:// or wss:// instead of https://"),
             ("example.com:1/report", "write ws://example.com:1/report"),
-            ("ws://user:word@example.com/", "master_key"),
+            ("ws://user@example.com/", "master_key"),
             ("ws://exa mple.com/", "' '"),
             ("ws://example.com/#x", "'#'"),
             ("ws://ex!ample.com/", "not a host name"),
@@ -233,6 +239,20 @@ mod tests {
             let message = written(text);
             assert!(message.contains(says), "{text:?}: {message}");
             assert!(message.contains(&format!("`{text}`")), "the value is named: {message}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_repeated() {
+        for (text, shown) in [
+            ("ws://user:secret@example.com/", "`ws://user:***@example.com/`"),
+            ("https://user:secret@example.com/", "`https://user:***@example.com/`"),
+            ("user:secret@example.com:1/path", "`user:***@example.com:1/path`"),
+            ("wss://user:sec/ret@example.com", "`wss://user:***@example.com`"),
+        ] {
+            let message = written(text);
+            assert!(message.contains(shown) && message.contains("names a user"), "{message}");
+            assert!(!message.contains("sec"), "{message}");
         }
     }
 }

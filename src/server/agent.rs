@@ -296,6 +296,7 @@ mod tests {
             stream_window: window,
             tunnel_window: window,
             resume_timeout: Duration::from_secs(120),
+            tcp_keepalive: None,
             commons: Commons::default(),
         };
         let drain = Drain::default();

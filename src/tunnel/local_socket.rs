@@ -5,8 +5,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// A peer that has vanished is noticed after this long without a word, and four probes.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+/// A peer that has vanished is noticed after the time at rest and four probes, which are at most this far apart.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
@@ -16,12 +15,18 @@ const KEEPALIVE_PROBES: u32 = 4;
 const UNSENT_MAX: u32 = 16 * 1024;
 
 /// Sets the options of a local connection. None is worth its end: what the system refuses is left as it is.
-pub fn prepare(socket: &TcpStream) {
+/// `keepalive` is the time at rest after which the peer is probed, if it ever is.
+pub fn prepare(socket: &TcpStream, keepalive: Option<Duration>) {
     // Without it small answers wait for the acknowledgement of the ones before.
     let _ = socket.set_nodelay(true);
     let socket = SockRef::from(socket);
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
-    let _ = socket.set_tcp_keepalive(&keepalive);
+    if let Some(idle) = keepalive {
+        let interval = (idle / 4).clamp(Duration::from_secs(1), KEEPALIVE_INTERVAL);
+        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(KEEPALIVE_PROBES);
+        let _ = socket.set_tcp_keepalive(&keepalive);
+    }
+    // No TCP_USER_TIMEOUT: Linux counts it from the first probe of a closed window as well, whether or not the peer answers, and so ends the connection
+    // of an application that lives and has stopped reading. Data that waits for a peer that has vanished ends it by retransmissions (`tcp_retries2`).
     // Urgent data is part of the stream: otherwise its last byte would be lost (telnet's Synch, FTP's ABOR).
     let _ = socket.set_out_of_band_inline(true);
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -41,9 +46,16 @@ mod tests {
         let (accepted, _) = listener.accept().expect("the connection");
         accepted.set_nonblocking(true).expect("set");
         let socket = TcpStream::from_std(accepted).expect("a socket");
-        prepare(&socket);
+        prepare(&socket, None);
         assert!(socket.nodelay().expect("read"));
-        assert!(SockRef::from(&socket).keepalive().expect("read"));
+        assert!(!SockRef::from(&socket).keepalive().expect("read"), "off");
+        for (idle, interval) in [(1, 1), (10, 2), (60, 15), (9 * 3600, 15)] {
+            prepare(&socket, Some(Duration::from_secs(idle)));
+            let socket = SockRef::from(&socket);
+            assert!(socket.keepalive().expect("read"));
+            assert_eq!(socket.tcp_keepalive_time().expect("read"), Duration::from_secs(idle));
+            assert_eq!(socket.tcp_keepalive_interval().expect("read"), Duration::from_secs(interval));
+        }
         peer.write_all(b"a").expect("sent");
         SockRef::from(&peer).send_out_of_band(b"!").expect("sent");
         peer.write_all(b"b").expect("sent");

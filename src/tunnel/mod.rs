@@ -71,6 +71,8 @@ pub struct PortParameters {
     pub tunnel_window: WindowSize,
     /// How long a tunnel waits for its next attachment before it is given up.
     pub resume_timeout: Duration,
+    /// After how long at rest local connections are probed, if ever.
+    pub tcp_keepalive: Option<Duration>,
     /// What all the tunnels of a process share.
     pub commons: Commons,
 }

@@ -90,7 +90,7 @@ pub enum SpliceError {
 /// # Cancel safety
 /// Dropping the future resets both.
 pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Spliced {
-    local_socket::prepare(&socket);
+    local_socket::prepare(&socket, stream.tcp_keepalive());
     let ends = Arc::new(Ends::new(socket, stream, method));
     let mut sending = JoinSet::new();
     let sender = Arc::clone(&ends);

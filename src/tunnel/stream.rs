@@ -3,7 +3,7 @@
 use std::{
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -57,6 +57,11 @@ impl TunnelStream {
     #[must_use]
     pub(super) fn pool(&self) -> Arc<crate::compress::Pool> {
         Arc::clone(&self.shared.pool)
+    }
+
+    /// After how long at rest a local connection that is joined to it is probed, if ever.
+    pub(super) fn tcp_keepalive(&self) -> Option<Duration> {
+        self.shared.port.tcp_keepalive
     }
 
     /// The next bytes, which must be given back with [`TunnelStream::consume`]; `None` when the peer finished.

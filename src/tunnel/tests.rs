@@ -45,6 +45,7 @@ fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
         stream_window: WindowSize { initial: 256 * 1024, max: 1024 * 1024 },
         tunnel_window: WindowSize { initial: 1024 * 1024, max: 4 * 1024 * 1024 },
         resume_timeout: Duration::from_secs(120),
+        tcp_keepalive: None,
         commons: Commons::default(),
     }
 }

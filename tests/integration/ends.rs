@@ -182,6 +182,48 @@ fn a_connection_made_before_the_server_came_is_served_when_it_comes() {
 }
 
 #[test]
+fn a_held_connection_whose_application_has_gone_is_not_carried_out_and_one_that_waits_is() {
+    let scene = Scene::new(Front::Direct);
+    let (sender, heard) = mpsc::channel();
+    let service = Service::start(move |mut stream| {
+        let mut order = [0; 8];
+        let read = stream.read_exact(&mut order);
+        let _ = sender.send(order).map(|()| stream.write_all(&order));
+        read.map_or_else(Ending::from, |()| Ending::Clean)
+    });
+    let port = [Port::new("orders", service.address(), Methods::USUAL)];
+    let _master = scene.master(json!({}));
+    let client = scene.client("client", &port, json!({"hold_timeout": "60s"}));
+    let order = |content: &[u8; 8]| {
+        let mut stream = services::connect(port[0].local);
+        stream.write_all(content).unwrap();
+        stream
+    };
+    let (waits, half_closed) = (order(b"waiting."), order(b"half-way"));
+    half_closed.shutdown(Shutdown::Write).unwrap();
+    services::reset(order(b"reset..."));
+    client.wait_for_line(&["dropped", "closed the connection while it was held"]);
+    for _ in 0..3 {
+        drop(order(b"closed.."));
+    }
+    let _server = scene.server("server", &port, json!({}));
+    for (mut stream, content) in [(waits, b"waiting."), (half_closed, b"half-way")] {
+        let mut answer = [0; 8];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, content);
+    }
+    wait::until_true("the closed ones are dropped", || {
+        client.log().matches("closed the connection while it was held").count() == 4
+    });
+    // One that came when the server was there and did not wait for an answer is carried out.
+    drop(order(b"at once."));
+    let mut carried_out: Vec<_> = (0..3).map(|_| heard.recv_timeout(wait::PATIENCE).unwrap()).collect();
+    carried_out.sort_unstable();
+    assert_eq!(carried_out, [*b"at once.", *b"half-way", *b"waiting."]);
+    assert!(heard.recv_timeout(Duration::from_millis(500)).is_err(), "nothing else is carried out");
+}
+
+#[test]
 fn listeners_stay_while_the_master_is_away_and_serve_when_it_is_back() {
     let scene = Scene::new(Front::Direct);
     let echo = services::echo();

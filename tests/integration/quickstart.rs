@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     daemon::{Daemon, Signal},
-    ports, programs, services,
+    ports, programs, services, sshd,
     tunnel::REPORT,
     wait,
 };
@@ -78,6 +78,18 @@ fn it_leads_to_any_service_from_any_port() {
     let mut quickstart = Quickstart::start(&["--to", &echo.address().to_string(), "--port", &local.port().to_string()]);
     quickstart.daemon.wait_ready(|| services::echoes(local));
     quickstart.daemon.wait_for_line(&["Connect to", &local.to_string()]);
+}
+
+#[test]
+fn it_works_where_the_loopback_has_ipv6_alone() {
+    assert!(sshd::is_root(), "network namespaces need root: run the tests as root");
+    let script = format!(
+        "ip link set lo up && ip address delete 127.0.0.1/8 dev lo && {{ {REPORT} quickstart 2>&1 & }}
+         for try in $(seq 100); do curl --globoff --silent --max-time 2 'http://[::1]:51380/' && break; sleep 0.2; done; kill $!; wait"
+    );
+    let ran = programs::run(programs::command("unshare").args(["--net", "--", "sh", "-c", &script]));
+    let said = ran.text() + &ran.errors;
+    assert!(said.contains("Open http://[::1]:51380/") && said.contains("came through the tunnel"), "{said}");
 }
 
 #[test]

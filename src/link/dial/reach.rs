@@ -1,7 +1,7 @@
 //! From a host to a TCP connection: its addresses, afresh each time, raced as RFC 8305 has it, from where we are to dial.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -26,6 +26,37 @@ pub enum Bind {
     Address(IpAddr),
     /// Through this interface.
     Interface(String),
+}
+
+impl Bind {
+    /// Whether it can be dialled from there now; connects to nothing.
+    ///
+    /// # Errors
+    /// What the system says against it: [`io::ErrorKind::Unsupported`] where it never can.
+    pub fn try_now(&self) -> io::Result<()> {
+        let socket = match self {
+            Bind::Address(IpAddr::V6(_)) => TcpSocket::new_v6(),
+            Bind::Address(IpAddr::V4(_)) => TcpSocket::new_v4(),
+            Bind::Interface(_) => TcpSocket::new_v4().or_else(|_| TcpSocket::new_v6()),
+        };
+        self.apply(&socket?)
+    }
+
+    fn apply(&self, socket: &TcpSocket) -> io::Result<()> {
+        match self {
+            Bind::Address(from) => socket.bind(SocketAddr::new(*from, 0)),
+            Bind::Interface(name) => bind_to(socket, name),
+        }
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bind::Address(from) => from.fmt(formatter),
+            Bind::Interface(name) => name.fmt(formatter),
+        }
+    }
 }
 
 /// How hosts are reached.
@@ -104,11 +135,8 @@ impl Reach {
 async fn connect(address: SocketAddr, bind: Option<&Bind>) -> io::Result<TcpStream> {
     let Some(bind) = bind else { return TcpStream::connect(address).await };
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-    let (bound, from) = match bind {
-        Bind::Address(from) => (socket.bind(SocketAddr::new(*from, 0)), from.to_string()),
-        Bind::Interface(name) => (bind_to(&socket, name), name.clone()),
-    };
-    bound.map_err(|error| io::Error::new(error.kind(), NoSuchPlace { from, error }))?;
+    let bound = bind.apply(&socket);
+    bound.map_err(|error| io::Error::new(error.kind(), NoSuchPlace { from: bind.to_string(), error }))?;
     socket.connect(address).await
 }
 

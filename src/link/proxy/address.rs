@@ -110,7 +110,15 @@ impl FromStr for ProxyAddress {
         }
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
         let kind = ProxyKind::ALL.into_iter().find(|kind| kind.scheme().eq_ignore_ascii_case(scheme));
-        let kind = kind.ok_or_else(|| ProxyAddressError::Scheme(scheme.to_owned()))?;
+        let kind = kind.ok_or_else(|| {
+            // Behind a colon it may be a password that was not escaped.
+            let is_scheme = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+            if is_scheme {
+                ProxyAddressError::Scheme(scheme.to_owned())
+            } else {
+                ProxyAddressError::Syntax("its scheme is no word".to_owned())
+            }
+        })?;
         // Parsed as http, for which the URL standard knows what a host may be. Its default port is left out there, and another one is not.
         let with_port = |text: &str| Url::parse(text).map_err(|error| ProxyAddressError::Syntax(error.to_string()));
         let url = with_port(&format!("http://{rest}"))?;
@@ -180,6 +188,7 @@ mod tests {
         for (text, says) in [
             (" ", "empty"),
             ("ftp://secret@proxy", "begins with \"ftp://\""),
+            ("user:secret://proxy", "not the URL"),
             ("http://user:secret@", "not the URL"),
             ("http://user:secret@proxy:99999", "not the URL"),
             ("http://user:secret@proxy/path", "path"),
