@@ -8,6 +8,7 @@
 //! ```
 //! Whoever is no role speaks with the web server alone: byte for byte, malformed requests included.
 
+mod folder;
 mod head;
 mod relay;
 mod site;

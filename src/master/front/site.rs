@@ -10,6 +10,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tower_http::services::ServeDir;
 
+use super::folder::Folder;
 use crate::link::websocket::ByteStream;
 
 /// Where liveness is asked for, when it is configured.
@@ -85,7 +86,7 @@ impl Site {
 
 /// A file, or the status of the page in its place.
 async fn file<B: Send + 'static>(folder: &PathBuf, request: Request<B>) -> Result<Response<Body>, StatusCode> {
-    let answered = ServeDir::new(folder).try_call(request).await;
+    let answered = ServeDir::with_backend(folder, Folder::new(folder)).try_call(request).await;
     let response = answered.map_err(|_| StatusCode::NOT_FOUND)?;
     match response.status() {
         status @ (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => Err(status),
@@ -164,5 +165,29 @@ mod tests {
             assert_eq!((status, body.contains("<h1>404 Not Found</h1>")), (StatusCode::NOT_FOUND, true), "{path}");
         }
         assert_eq!(asked(&site, "POST", "/").await.0, StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn links_that_lead_out_of_the_folder_are_not_there() {
+        use std::os::unix::fs::symlink;
+
+        let outside = tempfile::tempdir().expect("a folder");
+        let folder = outside.path().join("www");
+        std::fs::create_dir_all(folder.join("sub")).expect("folders");
+        for (name, text) in [("www/sub/index.html", "sub"), ("secret.txt", "secret")] {
+            std::fs::write(outside.path().join(name), text).expect("a file");
+        }
+        for (target, link) in [("../secret.txt", "secret.txt"), ("..", "up"), ("/etc", "etc"), ("sub", "near")] {
+            symlink(target, folder.join(link)).expect("a link");
+        }
+        let site = site(Content::Files(folder));
+        assert_eq!(asked(&site, "GET", "/near/index.html").await, (StatusCode::OK, "text/html".into(), "sub".into()));
+        assert_eq!(asked(&site, "HEAD", "/near/").await.0, StatusCode::OK);
+        for path in ["/secret.txt", "/up/secret.txt", "/up", "/up/", "/etc", "/etc/", "/etc/passwd", "/up/www/sub/none"] {
+            for method in ["GET", "HEAD"] {
+                assert_eq!(asked(&site, method, path).await.0, StatusCode::NOT_FOUND, "{method} {path}");
+            }
+        }
     }
 }
