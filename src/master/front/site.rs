@@ -10,7 +10,10 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tower_http::services::ServeDir;
 
-use super::folder::Folder;
+use super::{
+    folder::Folder,
+    head::{MAX_FIELDS, READ_FIELDS},
+};
 use crate::link::websocket::ByteStream;
 
 /// Where liveness is asked for, when it is configured.
@@ -67,12 +70,17 @@ impl Site {
             .half_close(true)
             .max_buf_size(self.times.header_bytes.max(MIN_HEADER_BYTES))
             .max_header_size(self.times.header_bytes)
+            .max_headers(READ_FIELDS)
             .serve_connection(TokioIo::new(stream), service);
         let _ = tokio::time::timeout(self.times.connection, connection).await;
     }
 
     async fn answer<B: Send + 'static>(&self, request: Request<B>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
+        if request.headers().len() > MAX_FIELDS {
+            let title = format!("{}: more than {MAX_FIELDS} fields", title(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+            return titled(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &title, is_head);
+        }
         if self.healthz && request.uri().path() == HEALTH_PATH && (is_head || request.method() == Method::GET) {
             return text(StatusCode::OK, "text/plain", "ok\n".to_owned(), is_head);
         }
@@ -104,7 +112,15 @@ fn is_hidden(path: &str) -> bool {
 
 /// As web servers send it.
 fn page(status: StatusCode, is_head: bool) -> Response<Body> {
-    let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    titled(status, &title(status), is_head)
+}
+
+fn title(status: StatusCode) -> String {
+    format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default())
+}
+
+/// A page with a title of its own.
+fn titled(status: StatusCode, title: &str, is_head: bool) -> Response<Body> {
     let body = format!(
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
     );
