@@ -23,6 +23,7 @@ use crate::{
     bench::{Data, MeasureError, Measured, PLACES, Plan, Progress, UnknownData},
     client::direct::{self, Reached},
     config::{self, ClientConfig, PortConfig, RoleConfig},
+    telemetry::shown_in_json,
     tunnel::Commons,
 };
 
@@ -214,7 +215,7 @@ impl Report {
 }
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
-    let text = if json { serde_json::to_string(report)? + "\n" } else { table::table(report) };
+    let text = if json { shown_in_json(&serde_json::to_string(report)?).into_owned() + "\n" } else { table::table(report) };
     Ok(io::stdout().write_all(text.as_bytes())?)
 }
 

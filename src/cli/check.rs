@@ -19,6 +19,7 @@ use crate::{
         dial::{Bind, DialParameters, ProxyChoice},
         tls::{self, TlsError},
     },
+    telemetry::shown,
 };
 
 /// Prints what the file means, and warnings on standard error.
@@ -29,9 +30,11 @@ pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
     let loaded = config::load(file)?;
     certificates(&loaded.config.role)?;
     let bind_warning = bind_address(&loaded.config.role)?;
-    writeln!(io::stdout(), "{} is valid.\n{}", file.display(), describe(&loaded.config).trim_end())?;
+    let name = file.display().to_string();
+    writeln!(io::stdout(), "{} is valid.
+{}", shown(&name), describe(&loaded.config).trim_end())?;
     for warning in warnings(&loaded).into_iter().chain(bind_warning) {
-        super::complain(&format!("warning: {}: {warning}", file.display()));
+        super::complain(&format!("warning: {name}: {warning}"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -96,7 +99,7 @@ fn describe(config: &Config) -> String {
     }
     lines.push(format!("grace_period: {:?}", config.role.grace_period()));
     lines.into_iter().fold(String::new(), |mut text, line| {
-        let _ = writeln!(text, "  {line}");
+        let _ = writeln!(text, "  {}", shown(&line));
         text
     })
 }
@@ -310,6 +313,15 @@ mod tests {
         }
         assert!(!said.contains("hush"), "{said}");
         assert!(!said.contains("masters:"), "there is one: {said}");
+    }
+
+    #[test]
+    fn a_mark_cannot_steer_a_terminal() {
+        let text = r#"{"mode": "client", "master": "host:1", "ports": [
+            {"mark": "a\u202eb\u2028\u0007c", "local_address": "127.0.0.1:1", "port_key": "k"}]}"#;
+        let loaded = config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
+        let said = describe(&loaded.config);
+        assert!(said.contains(r"a\u{202e}b\u{2028}\u{7}c"), "{said}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::{
     doctor::{self, Journal, MasterWay, Outcome, Relay, RelayAddress, SILENCES, Step, Traveller, TravellerPort},
     frame::Role,
     link::{Reason, dial::Dialer},
+    telemetry::{shown, shown_in_json},
     tunnel::Commons,
 };
 
@@ -254,7 +255,8 @@ fn conclude(arguments: &DoctorArguments, mode: Option<&'static str>, journal: &J
     let text = if arguments.json {
         let ok = journal.worst() != Outcome::Failed;
         let file = arguments.file.config.display().to_string();
-        serde_json::to_string(&Document { version: env!("CARGO_PKG_VERSION"), file, mode, ok, steps })? + "\n"
+        let document = serde_json::to_string(&Document { version: env!("CARGO_PKG_VERSION"), file, mode, ok, steps })?;
+        shown_in_json(&document).into_owned() + "\n"
     } else {
         summary(steps)
     };
@@ -290,10 +292,10 @@ fn rendered(step: &Step, colour: bool) -> String {
         _ => format!("{:.0} ms", step.milliseconds),
     };
     let subject = if step.subject.is_empty() { String::new() } else { format!("{}: ", step.subject) };
-    let mut text = format!("{mark} {:<15} {took:>9}  {subject}{}\n", step.name, step.evidence);
+    let mut text = format!("{mark} {:<15} {took:>9}  {}{}\n", step.name, shown(&subject), shown(&step.evidence));
     for (word, line) in [("why", &step.cause), ("do", &step.remedy)] {
         if let Some(line) = line {
-            let _ = writeln!(text, "{:>35}{word}: {line}", "");
+            let _ = writeln!(text, "{:>35}{word}: {}", "", shown(line));
         }
     }
     text
@@ -323,6 +325,15 @@ mod tests {
             let coloured = rendered(&step, true);
             assert!(coloured.starts_with("\x1b[") && coloured.contains("\x1b[0m"), "{coloured}");
         }
+    }
+
+    #[test]
+    fn what_peers_say_cannot_steer_a_terminal() {
+        let steering = "\u{1b}[2J\u{202e}\u{2066}\u{2028}\n";
+        let step = Step::failed("tls", steering, Duration::ZERO, Reason::new(steering, steering, steering));
+        let text = rendered(&step, false);
+        assert_eq!(text.matches(r"\u{1b}[2J\u{202e}\u{2066}\u{2028}\u{a}").count(), 4, "{text}");
+        assert!(text.lines().count() == 3 && !text.contains(['\u{1b}', '\u{202e}', '\u{2066}', '\u{2028}']), "{text}");
     }
 
     #[test]

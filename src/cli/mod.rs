@@ -35,6 +35,8 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::telemetry::shown;
+
 /// A tunnel over WebSockets whose relay is blind and whose connections survive.
 ///
 /// Runs the role that the configuration's `mode` names. For a first look: `report quickstart`.
@@ -106,7 +108,7 @@ fn told(error: &anyhow::Error) -> String {
 fn complain(message: &str) {
     for line in message.lines() {
         // When nobody reads it, nobody is told.
-        let _ = writeln!(io::stderr(), "report: {line}");
+        let _ = writeln!(io::stderr(), "report: {}", shown(line));
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write as _};
 
+use crate::telemetry::shown;
+
 /// A line on standard error that is written over, if a person looks at it.
 #[derive(Clone, Copy)]
 pub(super) struct ProgressLine {
@@ -19,7 +21,7 @@ impl ProgressLine {
     pub(super) fn show(self, text: &str) {
         if self.is_seen {
             // When nobody reads it, nobody misses it.
-            let _ = write!(io::stderr(), "{}{text}", Self::START);
+            let _ = write!(io::stderr(), "{}{}", Self::START, shown(text));
         }
     }
 

@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 
 use super::bench::Report;
-use crate::bench::{NewConnections, RoundTrip, Throughput};
+use crate::{
+    bench::{NewConnections, RoundTrip, Throughput},
+    telemetry::shown,
+};
 
 /// Stands where nothing was measured.
 const NOT_MEASURED: &str = "not measured";
@@ -39,7 +42,7 @@ pub(super) fn table(report: &Report) -> String {
     let at_once = new.at_once.as_ref().map_or(crate::bench::AT_ONCE, |measured| measured.at_once);
     lines.push(row(&format!("new connections, {at_once} at once"), new.at_once.as_ref().map(new_text)));
     lines.into_iter().fold(String::new(), |mut text, line| {
-        let _ = writeln!(text, "{line}");
+        let _ = writeln!(text, "{}", shown(&line));
         text
     })
 }

@@ -4,22 +4,24 @@
 mod middlebox;
 mod refusal;
 
-use std::{io, time::SystemTime};
+use std::{fmt, io, time::SystemTime};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::handshake::{
-    client::{Response, generate_key},
-    derive_accept_key,
-    machine::TryParse,
-};
+use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 pub use self::refusal::Refusal;
 use super::{Reason, websocket::ByteStream};
 
-/// The largest answer that is read, head and beginning of the body, in bytes: more than any server's headers.
-const MAX_ANSWER: usize = 16 * 1024;
+/// The longest head of an answer that is read, in bytes. Web servers write some hundred, and with many cookies and policies some thousand.
+pub(super) const MAX_HEAD: usize = 64 * 1024;
+
+/// The header fields of an answer that are read.
+pub(super) const MAX_FIELDS: usize = 256;
+
+/// How much is read for the beginning of a body, in bytes.
+const MAX_BODY: usize = 16 * 1024;
 
 /// Characters of evidence that are shown: one line.
 const EVIDENCE: usize = 120;
@@ -32,6 +34,13 @@ pub enum UpgradeError {
     Refused(Box<Refusal>),
     /// What answered does not speak HTTP/1.1.
     NotHttp(String),
+    /// The head of the answer is larger than what is read.
+    LargeHead {
+        /// In what.
+        limit: HeadLimit,
+        /// Its first line.
+        begins: String,
+    },
     /// It answered 101, but did not agree to a WebSocket.
     NotAgreed {
         /// What is wrong with the answer.
@@ -45,6 +54,24 @@ pub enum UpgradeError {
     Io(#[from] io::Error),
 }
 
+/// What is too large about a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadLimit {
+    /// All of it.
+    Bytes,
+    /// The number of its fields.
+    Fields,
+}
+
+impl fmt::Display for HeadLimit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HeadLimit::Bytes => write!(formatter, "is longer than {} KiB", MAX_HEAD / 1024),
+            HeadLimit::Fields => write!(formatter, "has more than {MAX_FIELDS} fields"),
+        }
+    }
+}
+
 impl UpgradeError {
     /// What is told of it.
     #[must_use]
@@ -55,6 +82,11 @@ impl UpgradeError {
                 format!("what listens there does not speak HTTP/1.1 (it said: {said:?})"),
                 "another program listens there, or that port expects TLS",
                 "check the host and port in `master`, and whether it is to begin with wss://",
+            ),
+            UpgradeError::LargeHead { limit, begins } => Reason::new(
+                format!("the answer's head {limit} (it begins: {begins:?})"),
+                "a proxy or web server on the way writes many or long fields into it, such as cookies or policies",
+                "let it write fewer for this path; and check that the host, port and path in `master` are the master's",
             ),
             UpgradeError::NotAgreed { problems, middlebox } => Reason::new(
                 format!("the answer 101 does not agree to a WebSocket: {}", problems.join(", ")),
@@ -119,15 +151,11 @@ pub async fn upgrade(
     stream.write_all(&request(path, host, headers, &key)).await?;
     stream.flush().await?;
     let mut answer = BytesMut::with_capacity(1024);
-    let response = loop {
+    let Head { status, headers: told, .. } = loop {
         let read = stream.read_buf(&mut answer).await;
-        match Response::try_parse(&answer) {
-            Ok(Some((length, response))) => {
-                answer.advance(length);
-                break response;
-            }
-            Ok(None) if answer.len() <= MAX_ANSWER => {}
-            Ok(None) | Err(_) => return Err(UpgradeError::NotHttp(evidence(&answer))),
+        if let Some(head) = Head::read(&answer)? {
+            answer.advance(head.length);
+            break head;
         }
         match read {
             Ok(0) if answer.is_empty() => return Err(UpgradeError::Closed),
@@ -136,16 +164,51 @@ pub async fn upgrade(
             Err(error) => return Err(error.into()),
         }
     };
-    tell(Answered::read(response.headers()));
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let problems = disagreements(response.headers(), &key);
+    tell(Answered::read(&told));
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let problems = disagreements(&told, &key);
         if problems.is_empty() {
             return Ok(answer.freeze());
         }
-        return Err(UpgradeError::NotAgreed { problems, middlebox: middlebox::middlebox(response.headers(), &[]) });
+        return Err(UpgradeError::NotAgreed { problems, middlebox: middlebox::middlebox(&told, &[]) });
     }
     let body = body(stream, answer).await;
-    Err(UpgradeError::Refused(Box::new(Refusal::new(response.status(), response.headers(), &body, host))))
+    Err(UpgradeError::Refused(Box::new(Refusal::new(status, &told, &body, host))))
+}
+
+/// The head of an answer.
+struct Head {
+    length: usize,
+    status: StatusCode,
+    headers: HeaderMap,
+}
+
+impl Head {
+    /// Reads it; nothing until it is whole.
+    fn read(bytes: &[u8]) -> Result<Option<Self>, UpgradeError> {
+        let large = |limit| Err(UpgradeError::LargeHead { limit, begins: evidence(bytes) });
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut answer = httparse::Response::new(&mut fields);
+        match answer.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => {
+                let head = Head::of(&answer, length);
+                head.map(Some).ok_or_else(|| UpgradeError::NotHttp(evidence(bytes)))
+            }
+            Ok(httparse::Status::Partial) if bytes.len() <= MAX_HEAD => Ok(None),
+            Ok(_) => large(HeadLimit::Bytes),
+            Err(httparse::Error::TooManyHeaders) => large(HeadLimit::Fields),
+            Err(_) => Err(UpgradeError::NotHttp(evidence(bytes))),
+        }
+    }
+
+    fn of(answer: &httparse::Response<'_, '_>, length: usize) -> Option<Self> {
+        let status = answer.code.filter(|_| answer.version == Some(1))?;
+        let mut headers = HeaderMap::with_capacity(answer.headers.len());
+        for field in answer.headers.iter() {
+            headers.append(HeaderName::from_bytes(field.name.as_bytes()).ok()?, HeaderValue::from_bytes(field.value).ok()?);
+        }
+        Some(Head { length, status: StatusCode::from_u16(status).ok()?, headers })
+    }
 }
 
 fn request(path: &str, host: &str, headers: &HeaderMap, key: &str) -> Vec<u8> {
@@ -174,7 +237,7 @@ fn disagreements(headers: &HeaderMap, key: &str) -> Vec<&'static str> {
             .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
     };
     let accept = headers.get(header::SEC_WEBSOCKET_ACCEPT);
-    let fits = |accept: &http::HeaderValue| accept.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes();
+    let fits = |accept: &HeaderValue| accept.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes();
     let extras = headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) || headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
     [
         (!has(header::UPGRADE, "websocket"), "it has no `Upgrade: websocket`"),
@@ -191,7 +254,7 @@ fn disagreements(headers: &HeaderMap, key: &str) -> Vec<&'static str> {
 /// The beginning of the body: what has come, and what comes until there is a line of text. The caller's deadline covers it.
 async fn body(stream: &mut impl ByteStream, mut body: BytesMut) -> BytesMut {
     const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
-    while body.len() < MAX_ANSWER && evidence(&body).is_empty() {
+    while body.len() < MAX_BODY && evidence(&body).is_empty() {
         match tokio::time::timeout(PATIENCE, stream.read_buf(&mut body)).await {
             Ok(Ok(count)) if count > 0 => {}
             _ => break,

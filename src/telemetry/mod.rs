@@ -21,6 +21,7 @@ use tracing_subscriber::{
 };
 
 pub use clock::{Utc, rfc3339};
+pub use escape::{shown, shown_in_json};
 use queue::LogQueue;
 
 /// The queue in front of standard error, once logs have been started.

@@ -167,6 +167,37 @@ fn a_weak_key_is_a_warning_that_says_how_to_make_a_strong_one() {
     assert!(!(checked.text() + &checked.errors).contains("ports[1].port_key"));
 }
 
+#[test]
+fn text_that_would_steer_a_terminal_is_shown_as_escapes() {
+    let files = Files::new();
+    let steering = "a\u{1b}[2J\u{9b}\u{202e}\u{2066}\u{2028}\u{feff}b";
+    let is_hostile = |letter: char| steering.contains(letter) && !letter.is_ascii_graphic();
+    let master = json!({"master": format!("ws://{}/", ports::free())});
+    let mut client: Value = serde_json::from_str(CLIENT).unwrap();
+    client["ports"][1]["mark"] = json!(steering);
+    let text = with(client.clone(), master.clone()).to_string();
+    client["ports"][1]["compress_method"] = json!(steering);
+    let refused = with(client, master).to_string();
+    for (text, arguments) in [
+        (&text, &["check"][..]),
+        (&refused, &["check"]),
+        (&text, &["doctor"]),
+        (&text, &["doctor", "--json"]),
+        (&refused, &["doctor"]),
+    ] {
+        files.check(text);
+        let file = files.0.path().join("config.json");
+        let ran = report(&[arguments, &["--config", file.to_str().unwrap()]].concat());
+        let said = ran.text() + &ran.errors;
+        assert!(!said.contains(is_hostile), "{arguments:?}: {said:?}");
+        assert!(said.contains("202e"), "{arguments:?}: {said}");
+        if arguments.contains(&"--json") {
+            let told: Value = serde_json::from_str(&ran.text()).unwrap();
+            assert!(told["steps"].as_array().unwrap().iter().any(|step| step["subject"] == steering), "{told}");
+        }
+    }
+}
+
 fn master_with_tls(cert: &Path, key: &Path) -> String {
     with(
         serde_json::from_str(MASTER).unwrap(),

@@ -1,11 +1,14 @@
 //! The master seen as a web server, by itself and behind nginx with a web site beside the tunnel.
 
-use std::io::{Read as _, Write as _};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+};
 
 use serde_json::json;
 
 use crate::support::{
-    programs, services,
+    nginx, ports, programs, services,
     tunnel::{Fields, Front, Scene, Tunnel},
 };
 
@@ -62,5 +65,37 @@ fn both_paths_that_nginx_has_for_the_tunnel_lead_to_it() {
         let at = |path: &str| json!({"master": format!("{scheme}://localhost:{}{path}", scene.public_address().port())});
         let fields = Fields { server: at("/"), client: at("/tunnel"), ..Fields::default() };
         Tunnel::on(scene, Vec::new(), fields);
+    }
+}
+
+#[test]
+fn an_answer_of_the_web_server_arrives_before_the_upgrade_that_was_sent_behind_its_request() {
+    let scene = Scene::new(Front::Direct);
+    let root = scene.folder().join("www");
+    fs::create_dir_all(&root).unwrap();
+    let page = "x".repeat(300_000);
+    fs::write(root.join("page"), &page).unwrap();
+    let web = ports::free();
+    let _nginx = nginx::file_server(scene.folder(), web, &root);
+    for fallback in [json!({"server": format!("http://{web}")}), json!({"files": root})] {
+        let _master = scene.master(json!({"path": "/tunnel", "fallback": fallback}));
+        for _ in 0..50 {
+            let mut stream = services::connect(scene.master_address());
+            let requests = "GET /page HTTP/1.1\r\nHost: localhost\r\n\r\nGET /tunnel HTTP/1.1\r\nHost: localhost\r\n\
+                            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+            stream.write_all(requests.as_bytes()).unwrap();
+            let mut told = Vec::new();
+            let upgrade = b"HTTP/1.1 101 ";
+            while !told.windows(upgrade.len()).any(|window| window == upgrade) {
+                let mut block = [0; 65_536];
+                let length = stream.read(&mut block).unwrap();
+                assert_ne!(length, 0, "{fallback}: the connection ended after {} bytes", told.len());
+                told.extend_from_slice(&block[..length]);
+            }
+            let told = String::from_utf8_lossy(&told);
+            assert!(told.starts_with("HTTP/1.1 200 OK\r\n"), "{fallback}: {:?}", told.get(..40));
+            assert!(told.contains(&format!("\r\n\r\n{page}HTTP/1.1 101 ")), "{fallback}: the page is whole");
+        }
     }
 }

@@ -38,10 +38,14 @@ impl Listening {
     }
 
     /// Answers each request with the same bytes, and closes.
-    async fn answering(answer: &'static str) -> Self {
-        Listening::with(move |mut stream| async move {
-            read_request(&mut stream).await;
-            let _ = stream.write_all(answer.as_bytes()).await;
+    async fn answering(answer: impl Into<Bytes>) -> Self {
+        let answer = answer.into();
+        Listening::with(move |mut stream| {
+            let answer = answer.clone();
+            async move {
+                read_request(&mut stream).await;
+                let _ = stream.write_all(&answer).await;
+            }
         })
         .await
     }
@@ -88,12 +92,17 @@ fn key(request: &str) -> &str {
     request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default()
 }
 
-async fn echo(mut stream: impl ByteStream) {
+async fn echo(stream: impl ByteStream) {
+    echo_with("", stream).await;
+}
+
+/// The same, with more fields in the answer.
+async fn echo_with(fields: &str, mut stream: impl ByteStream) {
     let request = read_request(&mut stream).await;
     let accept = crate::link::accept::derive_accept_key(key(&request).as_bytes());
     // A list of tokens, and names in another case, as some proxies write them. The first message comes with the answer.
     let answer = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\nconnection: keep-alive, Upgrade\r\nsec-websocket-accept: {accept}\r\n\r\n"
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\nconnection: keep-alive, Upgrade\r\nsec-websocket-accept: {accept}\r\n{fields}\r\n"
     );
     let mut answer = answer.into_bytes();
     answer.extend_from_slice(b"\x82\x05first");
@@ -183,6 +192,34 @@ async fn what_can_be_done_depends_on_what_was_answered() {
     ] {
         let told = Listening::answering(answer).await.refusal().await;
         assert!(told.contains(says), "{says} in {told}");
+    }
+}
+
+/// Fields of a head: so many, each so long.
+fn fields(count: usize, length: usize) -> String {
+    format!("X-Field: {}\r\n", "x".repeat(length - "X-Field: \r\n".len())).repeat(count)
+}
+
+#[tokio::test]
+async fn a_large_head_is_read_and_one_that_is_too_large_is_said_to_be() {
+    for (count, length) in [(60, 1024), (250, 20)] {
+        let fields = fields(count, length);
+        let master = Listening::with(move |stream| {
+            let fields = fields.clone();
+            async move { echo_with(&fields, stream).await }
+        })
+        .await;
+        talk(master.dial().await.unwrap()).await;
+        let answer = format!("HTTP/1.1 403 Forbidden\r\n{}\r\nnot here", self::fields(count, length));
+        let told = Listening::answering(answer).await.refusal().await;
+        assert!(told.contains("HTTP status 403") && told.contains("\"not here\""), "{told}");
+    }
+    for (count, length, says) in [(70, 1024, "head is longer than 64 KiB"), (300, 20, "head has more than 256 fields")] {
+        for end in ["", "\r\n"] {
+            let answer = format!("HTTP/1.1 302 Found\r\n{}{end}", fields(count, length));
+            let told = Listening::answering(answer).await.refusal().await;
+            assert!(told.contains(says) && told.contains("\"HTTP/1.1 302 Found\""), "{told}");
+        }
     }
 }
 
@@ -359,10 +396,13 @@ async fn what_a_proxy_answers_in_place_of_a_way_is_told_with_what_can_be_done() 
         ("HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n", "a web server and no proxy"),
         ("SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
         ("", "closed the connection without an answer"),
+        (&format!("HTTP/1.1 403 No\r\n{}Content-Length: 2\r\n\r\nno", fields(250, 20)), "HTTP status 403"),
+        (&format!("HTTP/1.1 403 No\r\n{}\r\n", fields(300, 20)), "longer than 64 KiB or has more than 256 fields"),
+        (&format!("HTTP/1.1 403 No\r\n{}\r\n", fields(200, 1024)), "longer than 64 KiB or has more than 256 fields"),
     ] {
-        let proxy = Listening::answering(answer).await;
+        let proxy = Listening::answering(answer.to_owned()).await;
         let error = dialer_through(&proxy, "http", "").dial().await.map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains(says), "{answer:?}: {error}");
+        assert!(error.contains(says), "{:?}: {error}", answer.lines().next());
     }
 }
 

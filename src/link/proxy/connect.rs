@@ -12,7 +12,10 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
 use super::{ProxyError, address::ProxyAddress, authentication::Authentication};
-use crate::link::{upgrade::evidence, websocket::ByteStream};
+use crate::link::{
+    upgrade::{MAX_FIELDS, MAX_HEAD, evidence},
+    websocket::ByteStream,
+};
 
 /// How much of a refusal's body is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -78,7 +81,9 @@ pub async fn connect<To: Connects>(to: &To, proxy: &ProxyAddress, target: &str) 
 impl Connection {
     async fn over(stream: Stream) -> Result<Self, ProxyError> {
         // Some proxies know no header whose name begins with a small letter.
-        let builder = http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream)).await;
+        let mut builder = http1::Builder::new();
+        builder.title_case_headers(true).max_headers(MAX_FIELDS).max_buf_size(MAX_HEAD);
+        let builder = builder.handshake(TokioIo::new(stream)).await;
         let (requests, connection) = builder.map_err(|error| of_hyper(&error))?;
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -144,6 +149,9 @@ async fn refusal(target: &str, answer: Response<Incoming>) -> ProxyError {
 fn of_hyper(error: &hyper::Error) -> ProxyError {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return ProxyError::Closed;
+    }
+    if error.is_parse_too_large() {
+        return ProxyError::LargeHead;
     }
     if error.is_parse() {
         return ProxyError::NotHttp(error.to_string());

@@ -26,6 +26,8 @@ pub use self::{
     socks::{Target, through_socks},
 };
 
+use super::upgrade::{MAX_FIELDS, MAX_HEAD};
+
 /// Why a proxy gives no way.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -47,6 +49,12 @@ pub enum ProxyError {
     /// What answered does not speak HTTP.
     #[error("what listens there does not speak HTTP ({0}); check the scheme, host and port in `proxy`")]
     NotHttp(String),
+    /// The head of its answer is larger than what is read.
+    #[error(
+        "its answer's head is longer than {} KiB or has more than {MAX_FIELDS} fields; let the proxy write fewer, and check the host and port in `proxy`",
+        MAX_HEAD / 1024
+    )]
+    LargeHead,
     /// It closed the connection without an answer, with an end of file or, where it had left something unread, a reset.
     #[error("it closed the connection without an answer; does it speak another protocol, or refuse this machine?")]
     Closed,

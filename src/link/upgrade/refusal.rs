@@ -109,7 +109,11 @@ impl Refusal {
                 format!("{who} on the way wants to know who asks"),
                 "name it in `proxy`, as http://USER:PASSWORD@HOST:PORT",
             ),
-            (_, 413 | 414 | 431) => {
+            (_, 431) => pair(
+                "the request's header is too long, or has too many fields, for the master or what stands before it".to_owned(),
+                "write fewer `headers`, and let proxies before the master add fewer",
+            ),
+            (_, 413 | 414) => {
                 pair(format!("the request is too large for {who}"), "write fewer `headers`, or a shorter path in `master`")
             }
             (_, 429) => pair(format!("{who} limits how often one may ask"), "wait, or raise the limit there for the master's path"),
@@ -196,6 +200,7 @@ mod tests {
             (413, "too large", "fewer `headers`"),
             (426, "Upgrade and Connection", "proxy_set_header Upgrade"),
             (429, "limits how often", "wait"),
+            (431, "too many fields", "fewer `headers`"),
             (500, "error of its own", "log"),
             (502, "the master behind it does not", "is it running"),
             (504, "the master behind it does not", "is it running"),

@@ -5,8 +5,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 use crate::link::accept::derive_accept_key;
 
-/// Header fields of one head; one with more is left to the web server. Browsers and proxies together send some forty.
-const MAX_HEADERS: usize = 128;
+/// Header fields that a role's upgrade, and a request to the master's own web server, may have. Browsers and proxies together send some forty.
+pub(super) const MAX_FIELDS: usize = 128;
+
+/// Header fields of one head that are read at all, so that a request with more than [`MAX_FIELDS`] can be answered in words. A head with more than
+/// these is left to the web server.
+pub(super) const READ_FIELDS: usize = 1024;
 
 /// What the bytes that came so far begin with.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(super) struct Head {
     pub path: String,
     /// The `Sec-WebSocket-Accept` for it, if it is a proper opening handshake (RFC 6455, 4.2.1), whatever its path.
     pub accept: Option<String>,
+    /// Whether it asks for the fields alone: the answer has no body.
+    pub is_head: bool,
     /// What follows it.
     pub body: Body,
     /// Its header fields.
@@ -39,20 +45,31 @@ pub(super) struct Head {
 pub(super) enum Body {
     /// So many bytes, and then the next head.
     Length(u64),
-    /// Something whose end only the web server knows: chunks, another protocol, nothing more.
+    /// Chunks, and then the next head.
+    Chunked,
+    /// Another protocol if the web server agrees, otherwise the next head.
+    Upgrade,
+    /// Something whose end only the web server knows.
     Open,
 }
 
 impl Beginning {
     /// Looks at the first bytes of a request.
     pub fn of(bytes: &[u8]) -> Self {
-        let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut request = httparse::Request::new(&mut fields);
-        match request.parse(bytes) {
-            Ok(httparse::Status::Partial) => Beginning::Partial,
-            Ok(httparse::Status::Complete(length)) => Head::read(&request, length).map_or(Beginning::Foreign, Beginning::Head),
-            Err(_) => Beginning::Foreign,
+        match Beginning::read(bytes, &mut [httparse::EMPTY_HEADER; MAX_FIELDS]) {
+            Err(httparse::Error::TooManyHeaders) => {
+                Beginning::read(bytes, &mut vec![httparse::EMPTY_HEADER; READ_FIELDS]).unwrap_or(Beginning::Foreign)
+            }
+            read => read.unwrap_or(Beginning::Foreign),
         }
+    }
+
+    fn read<'b>(bytes: &'b [u8], fields: &mut [httparse::Header<'b>]) -> Result<Self, httparse::Error> {
+        let mut request = httparse::Request::new(fields);
+        Ok(match request.parse(bytes)? {
+            httparse::Status::Partial => Beginning::Partial,
+            httparse::Status::Complete(length) => Head::read(&request, length).map_or(Beginning::Foreign, Beginning::Head),
+        })
     }
 }
 
@@ -66,21 +83,57 @@ impl Head {
         let uri: Uri = request.path?.parse().ok()?;
         let is_current = request.version == Some(1);
         let accept = websocket_key(&headers).filter(|_| is_current && request.method == Some("GET")).map(derive_accept_key);
-        let is_plain = is_current && request.method != Some("CONNECT");
-        let body = if is_plain { body(&headers) } else { Body::Open };
-        Some(Head { length, path: uri.path().to_owned(), accept, body, headers })
+        // An older request has no next one unless it says so.
+        let is_followed = is_current || lists(&headers, &header::CONNECTION, "keep-alive");
+        let is_plain = is_followed && request.method != Some("CONNECT");
+        let body = if is_plain { body(&headers, is_current) } else { Body::Open };
+        Some(Head { length, path: uri.path().to_owned(), accept, is_head: request.method == Some("HEAD"), body, headers })
+    }
+
+    /// Whether it has more fields than a role's upgrade may have.
+    pub fn is_crowded(&self) -> bool {
+        self.headers.len() > MAX_FIELDS
     }
 }
 
-fn body(headers: &HeaderMap) -> Body {
-    if headers.contains_key(header::TRANSFER_ENCODING) || headers.contains_key(header::UPGRADE) {
-        return Body::Open;
+/// What follows, where every web server understands it in the same way.
+fn body(headers: &HeaderMap, is_current: bool) -> Body {
+    let coding = only(headers, &header::TRANSFER_ENCODING);
+    match (coding, content_length(headers), headers.contains_key(header::UPGRADE)) {
+        (Only::None, Some(0), true) => Body::Upgrade,
+        (Only::None, Some(length), false) => Body::Length(length),
+        (Only::One(b"chunked"), Some(0), false) if is_current && !headers.contains_key(header::CONTENT_LENGTH) => Body::Chunked,
+        _ => Body::Open,
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    match (lengths.next(), lengths.next()) {
-        (None, _) => Body::Length(0),
-        (Some(length), None) => length.to_str().ok().and_then(decimal).map_or(Body::Open, Body::Length),
-        (Some(_), Some(_)) => Body::Open,
+}
+
+/// The value of a field that may be there once.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Only<'h> {
+    /// It is not there.
+    None,
+    /// Its value.
+    One(&'h [u8]),
+    /// It is there several times.
+    Several,
+}
+
+/// The one value of a field.
+pub(super) fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Only<'h> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Only::None,
+        (Some(value), None) => Only::One(value.as_bytes()),
+        (Some(_), Some(_)) => Only::Several,
+    }
+}
+
+/// The length that the head names, 0 if it names none; nothing if it is not sure.
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    match only(headers, &header::CONTENT_LENGTH) {
+        Only::None => Some(0),
+        Only::One(length) => std::str::from_utf8(length).ok().and_then(decimal),
+        Only::Several => None,
     }
 }
 
@@ -100,7 +153,8 @@ fn websocket_key(headers: &HeaderMap) -> Option<&[u8]> {
     (keys.next().is_none() && is_sixteen_bytes_in_base64(key)).then_some(key)
 }
 
-fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+/// Whether one of the values of a field, which is a list, is this word.
+pub(super) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
@@ -159,18 +213,35 @@ mod tests {
         let with = |fields: &str| head(&format!("POST / HTTP/1.1\r\n{fields}\r\n")).body;
         assert_eq!(with(""), Body::Length(0));
         assert_eq!(with("Content-Length: 7\r\n"), Body::Length(7));
+        assert_eq!(with("Transfer-Encoding: chunked\r\n"), Body::Chunked);
+        assert_eq!(with("Upgrade: h2c\r\n"), Body::Upgrade);
         for fields in [
             "Content-Length: +7\r\n",
             "Content-Length: 7, 7\r\n",
             "Content-Length: 7\r\nContent-Length: 8\r\n",
-            "Transfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "Transfer-Encoding: chunked\r\nContent-Length: 7\r\n",
-            "Upgrade: h2c\r\n",
+            "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
+            "Upgrade: h2c\r\nContent-Length: 7\r\n",
+            "Upgrade: h2c\r\nTransfer-Encoding: chunked\r\n",
         ] {
             assert_eq!(with(fields), Body::Open, "{fields}");
         }
         assert_eq!(head("GET / HTTP/1.0\r\n\r\n").body, Body::Open);
+        assert_eq!(head("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").body, Body::Length(0));
+        assert_eq!(head("GET / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n").body, Body::Open);
         assert_eq!(head("CONNECT a:1 HTTP/1.1\r\n\r\n").body, Body::Open);
+    }
+
+    #[test]
+    fn a_head_with_too_many_fields_is_read_and_known_for_it() {
+        let with = |count: usize| UPGRADE.replacen("\r\n", &format!("\r\n{}", "X-Many: x\r\n".repeat(count)), 1);
+        for (count, is_crowded) in [(MAX_FIELDS - 5, false), (MAX_FIELDS - 4, true), (READ_FIELDS - 5, true)] {
+            let head = head(&with(count));
+            assert_eq!((head.is_crowded(), head.accept.is_some()), (is_crowded, true), "{count} fields besides");
+        }
+        assert!(matches!(Beginning::of(with(READ_FIELDS).as_bytes()), Beginning::Foreign));
     }
 
     #[test]

@@ -8,6 +8,9 @@
 //! ```
 //! Whoever is no role speaks with the web server alone: byte for byte, malformed requests included.
 
+mod answers;
+mod chunks;
+mod folder;
 mod head;
 mod relay;
 mod site;
@@ -112,11 +115,13 @@ impl Front {
             header_timeout: self.header_timeout,
         };
         // Who says nothing is the web server's as well: it knows how long it waits.
-        let first = timeout(self.header_timeout, heads.next(&mut stream)).await.unwrap_or(Wish::Foreign);
-        let (mut stream, head, accept) = match first {
-            Wish::Upgrade(head, accept) => (stream, head, accept),
-            Wish::Nothing => return None,
-            wish => Box::pin(self.web(&mut heads, wish, stream, ends)).await?,
+        let mut wish = timeout(self.header_timeout, heads.next(&mut stream)).await.unwrap_or(Wish::Foreign);
+        let (head, accept) = loop {
+            match wish {
+                Wish::Upgrade(head, accept) => break (head, accept),
+                Wish::Nothing => return None,
+                other => (stream, wish) = Box::pin(self.web(&mut heads, other, stream, ends)).await?,
+            }
         };
         let visitor = self.trusted.visitor(ends.peer.ip(), &head.headers);
         stream.write_all(switching(&accept).as_bytes()).await.ok()?;
@@ -124,41 +129,54 @@ impl Front {
         Some(Upgraded { stream, read: heads.waiting.freeze(), visitor })
     }
 
-    /// A connection at the web server, until it ends or asks for an upgrade.
-    async fn web<S: ByteStream>(
-        &self,
-        heads: &mut Heads<'_>,
-        wish: Wish,
-        stream: S,
-        ends: Ends,
-    ) -> Option<(S, head::Head, String)> {
-        let content = match (&self.fallback, &wish) {
-            (Fallback::NotFound, _) => Content::Page(StatusCode::NOT_FOUND),
-            (Fallback::Files(folder), _) => Content::Files(folder.clone()),
-            (Fallback::Server { .. }, Wish::Web(head)) if self.healthz && head.path == HEALTH_PATH => {
-                Content::Page(StatusCode::NOT_FOUND)
-            }
-            (Fallback::Server { address, proxy_protocol }, _) => {
-                let visitor = match &wish {
-                    Wish::Web(head) => self.trusted.visitor(ends.peer.ip(), &head.headers),
-                    _ => ends.peer.ip(),
-                };
-                match web_server(address, proxy_protocol.then_some((visitor, ends))).await {
-                    Ok(web) => return carry(heads, wish, stream, web).await,
+    /// Where a wish is fulfilled; nowhere if it is an upgrade.
+    fn place(&self, wish: &Wish, peer: IpAddr) -> Option<Place> {
+        let Fallback::Server { proxy_protocol, .. } = &self.fallback else {
+            return (!matches!(wish, Wish::Upgrade(..))).then_some(Place::Own);
+        };
+        let visitor = match wish {
+            Wish::Upgrade(..) => return None,
+            Wish::Crowded(_) => return Some(Place::Own),
+            Wish::Web(head) if self.healthz && head.path == HEALTH_PATH => return Some(Place::Own),
+            Wish::Web(head) => self.trusted.visitor(peer, &head.headers),
+            Wish::Foreign | Wish::Nothing => peer.to_canonical(),
+        };
+        Some(Place::Server(proxy_protocol.then_some(visitor)))
+    }
+
+    /// A connection at the web server, until it ends or the visitor wishes for something that is not to be had there.
+    async fn web<S: ByteStream>(&self, heads: &mut Heads<'_>, wish: Wish, stream: S, ends: Ends) -> Option<(S, Wish)> {
+        let place = self.place(&wish, ends.peer.ip());
+        let of_web = |wish: &Wish| self.place(wish, ends.peer.ip()) == place;
+        let content = match (&self.fallback, &place) {
+            (Fallback::Server { address, .. }, Some(Place::Server(visitor))) => {
+                match web_server(address, visitor.map(|visitor| (visitor, ends))).await {
+                    Ok(web) => return carry(heads, wish, stream, web, of_web).await,
                     Err(error) => warn_of(address, &error),
                 }
                 Content::Page(StatusCode::BAD_GATEWAY)
             }
+            (Fallback::Files(folder), _) => Content::Files(folder.clone()),
+            (Fallback::NotFound | Fallback::Server { .. }, _) => Content::Page(StatusCode::NOT_FOUND),
         };
         let times = Times { header_bytes: self.header_bytes, header: self.header_timeout, connection: self.connection_timeout };
         let site = Site { content, healthz: self.healthz, times };
         let (web, served) = tokio::io::duplex(SITE_BUFFER);
         tokio::select! {
-            carried = carry(heads, wish, stream, web) => carried,
+            carried = carry(heads, wish, stream, web, of_web) => carried,
             // Its end of the connection is closed with it, which ends the other branch.
             never = async { site.serve(served).await; std::future::pending().await } => never,
         }
     }
+}
+
+/// Where a visitor's requests are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Here.
+    Own,
+    /// At the web server of [`Fallback::Server`], over a connection for this visitor alone if it is to know who that is.
+    Server(Option<IpAddr>),
 }
 
 /// A connection to the web server, which is told who the visitor is if it is to know.

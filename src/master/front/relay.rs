@@ -1,5 +1,6 @@
 //! A visitor's connection while it belongs to a web server: the very bytes go both ways, so that nothing tells the master from that server. Each head
-//! is looked at on its way, for a proxy in front may send a role's upgrade on a connection that carried other requests before.
+//! is looked at on its way, for a proxy in front may send a role's upgrade, or another visitor's request, on a connection that carried other requests
+//! before. Such a request waits until all of those have been answered.
 
 use std::time::Duration;
 
@@ -8,8 +9,13 @@ use tokio::{
     io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf},
     time::timeout,
 };
+use tracing::warn;
 
-use super::head::{Beginning, Body, Head};
+use super::{
+    answers::{Answers, Progress},
+    chunks::Chunks,
+    head::{Beginning, Body, Head, MAX_FIELDS},
+};
 use crate::link::websocket::ByteStream;
 
 /// Read at a time.
@@ -35,6 +41,8 @@ pub(super) struct Heads<'a> {
 pub(super) enum Wish {
     /// A role's upgrade, with its `Sec-WebSocket-Accept`. The head is not waiting any more.
     Upgrade(Head, String),
+    /// A role's upgrade with more fields than it may have.
+    Crowded(Head),
     /// Something of the web server.
     Web(Head),
     /// Something that only the web server can judge: no HTTP, or a head that is too long or does not end.
@@ -74,6 +82,14 @@ impl Heads<'_> {
             return Wish::Foreign;
         }
         match head.accept.take().filter(|_| head.path == self.path) {
+            Some(_) if head.is_crowded() => {
+                warn!(
+                    fields = head.headers.len(),
+                    "refused with 431: the request of a server or client has more than {MAX_FIELDS} header fields: \
+                     write fewer `headers` there, or let the proxy in front of this master add fewer"
+                );
+                Wish::Crowded(head)
+            }
             Some(accept) => {
                 drop(self.waiting.split_to(head.length));
                 Wish::Upgrade(head, accept)
@@ -82,48 +98,97 @@ impl Heads<'_> {
         }
     }
 
-    /// Takes the visitor's bytes to the web server, beginning with those of `wish`, up to an upgrade. Nothing when the visitor sends no more.
-    async fn forward<V, W>(&mut self, mut wish: Wish, visitor: &mut V, web: &mut W) -> io::Result<Option<(Head, String)>>
+    /// Takes the visitor's bytes to the web server, beginning with those of `wish`, up to a wish that is not `of_web`, which is given back once everything
+    /// before it has been answered. Nothing when the visitor sends no more.
+    async fn forward<V, W>(
+        &mut self,
+        mut wish: Wish,
+        (visitor, web): (&mut V, &mut W),
+        answers: &Answers,
+        of_web: &impl Fn(&Wish) -> bool,
+    ) -> io::Result<Option<Wish>>
     where
         V: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         loop {
-            match wish {
-                Wish::Upgrade(head, accept) => return Ok(Some((head, accept))),
-                Wish::Web(Head { body: Body::Open, .. }) | Wish::Foreign => return self.rest(visitor, web).await,
-                Wish::Web(Head { length, body: Body::Length(body), .. }) => self.request(length, body, visitor, web).await?,
+            match &wish {
+                Wish::Web(head) | Wish::Crowded(head) if self.request(head, visitor, web, answers).await? => {}
                 Wish::Nothing => {
+                    web.shutdown().await?;
+                    return Ok(None);
+                }
+                _ => {
+                    web.write_all(&self.waiting.split()).await?;
+                    io::copy(visitor, web).await?;
                     web.shutdown().await?;
                     return Ok(None);
                 }
             }
             wish = self.next(visitor).await;
+            if !matches!(wish, Wish::Nothing) && !of_web(&wish) {
+                if self.settled(visitor, answers).await == Some(Progress::Settled) {
+                    return Ok(Some(wish));
+                }
+                web.shutdown().await?;
+                return Ok(None);
+            }
         }
     }
 
-    /// A head and its body: what is there of both in one piece, as it came.
-    async fn request<V, W>(&mut self, head: usize, body: u64, visitor: &mut V, web: &mut W) -> io::Result<()>
+    /// A head and its body. Whether a head may follow: what has not been sent by then is waiting.
+    async fn request<V, W>(&mut self, head: &Head, visitor: &mut V, web: &mut W, answers: &Answers) -> io::Result<bool>
     where
         V: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let here = self.waiting.len().saturating_sub(head).min(usize::try_from(body).unwrap_or(usize::MAX));
-        web.write_all(&self.waiting.split_to(head.saturating_add(here))).await?;
-        io::copy(&mut visitor.take(body.saturating_sub(here as u64)), web).await?;
-        Ok(())
+        match head.body {
+            Body::Open => return Ok(false),
+            Body::Length(_) | Body::Chunked | Body::Upgrade => answers.expect(head.is_head),
+        }
+        match head.body {
+            Body::Chunked => self.chunks(head.length, visitor, web).await,
+            Body::Length(body) => {
+                // What is there of both in one piece, as it came.
+                let here = self.waiting.len().saturating_sub(head.length).min(usize::try_from(body).unwrap_or(usize::MAX));
+                web.write_all(&self.waiting.split_to(head.length.saturating_add(here))).await?;
+                io::copy(&mut visitor.take(body.saturating_sub(here as u64)), web).await?;
+                Ok(true)
+            }
+            Body::Upgrade | Body::Open => {
+                web.write_all(&self.waiting.split_to(head.length)).await?;
+                Ok(self.settled(visitor, answers).await == Some(Progress::Settled))
+            }
+        }
     }
 
-    /// Everything that is still to come is the web server's.
-    async fn rest<T, V, W>(&mut self, visitor: &mut V, web: &mut W) -> io::Result<Option<T>>
+    /// A head, and a body in chunks: the same.
+    async fn chunks<V, W>(&mut self, head: usize, visitor: &mut V, web: &mut W) -> io::Result<bool>
     where
         V: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        web.write_all(&self.waiting.split()).await?;
-        io::copy(visitor, web).await?;
-        web.shutdown().await?;
-        Ok(None)
+        let (mut chunks, mut head) = (Chunks::default(), head);
+        loop {
+            let Ok((length, is_over)) = chunks.feed(self.waiting.get(head..).unwrap_or_default()) else { return Ok(false) };
+            web.write_all(&self.waiting.split_to(head.saturating_add(length))).await?;
+            head = 0;
+            if is_over || !more(visitor, &mut self.waiting).await {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Waits for the answers to what was sent. Nothing when the visitor sends no more by then.
+    async fn settled(&mut self, visitor: &mut (impl AsyncRead + Unpin), answers: &Answers) -> Option<Progress> {
+        loop {
+            let has_room = self.waiting.len() < self.header_bytes;
+            tokio::select! {
+                biased;
+                progress = answers.settled() => return Some(progress),
+                there_is_more = more(visitor, &mut self.waiting), if has_room => if !there_is_more { return None },
+            }
+        }
     }
 }
 
@@ -133,7 +198,8 @@ async fn more(visitor: &mut (impl AsyncRead + Unpin), waiting: &mut BytesMut) ->
     matches!(visitor.read_buf(waiting).await, Ok(length) if length > 0)
 }
 
-/// Carries a connection between a visitor, who began with `wish`, and a web server, until one of them ends it or the visitor asks for an upgrade.
+/// Carries a connection between a visitor, who began with `wish`, and a web server, until one of them ends it or the visitor has a wish that is not
+/// `of_web`, whose turn it then is.
 ///
 /// # Cancel safety
 /// Dropping the future cuts both connections.
@@ -142,17 +208,19 @@ pub(super) async fn carry<S: ByteStream>(
     wish: Wish,
     stream: S,
     web: impl ByteStream,
-) -> Option<(S, Head, String)> {
+    of_web: impl Fn(&Wish) -> bool,
+) -> Option<(S, Wish)> {
+    let answers = Answers::default();
     let (mut from_visitor, mut to_visitor) = io::split(stream);
     let (mut from_web, mut to_web) = io::split(web);
-    let upgrade = {
-        let mut upward = std::pin::pin!(heads.forward(wish, &mut from_visitor, &mut to_web));
-        let mut downward = std::pin::pin!(back(&mut from_web, &mut to_visitor));
+    let next = {
+        let mut upward = std::pin::pin!(heads.forward(wish, (&mut from_visitor, &mut to_web), &answers, &of_web));
+        let mut downward = std::pin::pin!(back(&mut from_web, &mut to_visitor, &answers));
         let mut is_sending = true;
         loop {
             tokio::select! {
                 sent = &mut upward, if is_sending => match sent {
-                    Ok(Some(upgrade)) => break Some(upgrade),
+                    Ok(Some(wish)) => break Some(wish),
                     // A web server that takes no more may still have an answer on its way.
                     Ok(None) | Err(_) => is_sending = false,
                 },
@@ -160,8 +228,8 @@ pub(super) async fn carry<S: ByteStream>(
             }
         }
     };
-    match upgrade {
-        Some((head, accept)) => Some((from_visitor.unsplit(to_visitor), head, accept)),
+    match next {
+        Some(wish) => Some((from_visitor.unsplit(to_visitor), wish)),
         None => {
             let _ = timeout(LINGER, io::copy(&mut from_visitor, &mut io::sink())).await;
             None
@@ -170,7 +238,15 @@ pub(super) async fn carry<S: ByteStream>(
 }
 
 /// What the web server says, to its end.
-async fn back<W: ByteStream, S: ByteStream>(web: &mut ReadHalf<W>, visitor: &mut WriteHalf<S>) {
-    let _ = io::copy(web, visitor).await;
+async fn back<W: ByteStream, S: ByteStream>(web: &mut ReadHalf<W>, visitor: &mut WriteHalf<S>, answers: &Answers) {
+    let mut said = BytesMut::new();
+    while more(web, &mut said).await {
+        answers.feed(&said);
+        if visitor.write_all(&said).await.is_err() || visitor.flush().await.is_err() {
+            break;
+        }
+        answers.passed();
+        said.clear();
+    }
     let _ = visitor.shutdown().await;
 }

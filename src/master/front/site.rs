@@ -10,6 +10,10 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tower_http::services::ServeDir;
 
+use super::{
+    folder::Folder,
+    head::{MAX_FIELDS, READ_FIELDS},
+};
 use crate::link::websocket::ByteStream;
 
 /// Where liveness is asked for, when it is configured.
@@ -66,12 +70,17 @@ impl Site {
             .half_close(true)
             .max_buf_size(self.times.header_bytes.max(MIN_HEADER_BYTES))
             .max_header_size(self.times.header_bytes)
+            .max_headers(READ_FIELDS)
             .serve_connection(TokioIo::new(stream), service);
         let _ = tokio::time::timeout(self.times.connection, connection).await;
     }
 
     async fn answer<B: Send + 'static>(&self, request: Request<B>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
+        if request.headers().len() > MAX_FIELDS {
+            let title = format!("{}: more than {MAX_FIELDS} fields", title(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+            return titled(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &title, is_head);
+        }
         if self.healthz && request.uri().path() == HEALTH_PATH && (is_head || request.method() == Method::GET) {
             return text(StatusCode::OK, "text/plain", "ok\n".to_owned(), is_head);
         }
@@ -85,7 +94,7 @@ impl Site {
 
 /// A file, or the status of the page in its place.
 async fn file<B: Send + 'static>(folder: &PathBuf, request: Request<B>) -> Result<Response<Body>, StatusCode> {
-    let answered = ServeDir::new(folder).try_call(request).await;
+    let answered = ServeDir::with_backend(folder, Folder::new(folder)).try_call(request).await;
     let response = answered.map_err(|_| StatusCode::NOT_FOUND)?;
     match response.status() {
         status @ (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => Err(status),
@@ -103,7 +112,15 @@ fn is_hidden(path: &str) -> bool {
 
 /// As web servers send it.
 fn page(status: StatusCode, is_head: bool) -> Response<Body> {
-    let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    titled(status, &title(status), is_head)
+}
+
+fn title(status: StatusCode) -> String {
+    format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default())
+}
+
+/// A page with a title of its own.
+fn titled(status: StatusCode, title: &str, is_head: bool) -> Response<Body> {
     let body = format!(
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
     );
@@ -164,5 +181,29 @@ mod tests {
             assert_eq!((status, body.contains("<h1>404 Not Found</h1>")), (StatusCode::NOT_FOUND, true), "{path}");
         }
         assert_eq!(asked(&site, "POST", "/").await.0, StatusCode::METHOD_NOT_ALLOWED);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn links_that_lead_out_of_the_folder_are_not_there() {
+        use std::os::unix::fs::symlink;
+
+        let outside = tempfile::tempdir().expect("a folder");
+        let folder = outside.path().join("www");
+        std::fs::create_dir_all(folder.join("sub")).expect("folders");
+        for (name, text) in [("www/sub/index.html", "sub"), ("secret.txt", "secret")] {
+            std::fs::write(outside.path().join(name), text).expect("a file");
+        }
+        for (target, link) in [("../secret.txt", "secret.txt"), ("..", "up"), ("/etc", "etc"), ("sub", "near")] {
+            symlink(target, folder.join(link)).expect("a link");
+        }
+        let site = site(Content::Files(folder));
+        assert_eq!(asked(&site, "GET", "/near/index.html").await, (StatusCode::OK, "text/html".into(), "sub".into()));
+        assert_eq!(asked(&site, "HEAD", "/near/").await.0, StatusCode::OK);
+        for path in ["/secret.txt", "/up/secret.txt", "/up", "/up/", "/etc", "/etc/", "/etc/passwd", "/up/www/sub/none"] {
+            for method in ["GET", "HEAD"] {
+                assert_eq!(asked(&site, method, path).await.0, StatusCode::NOT_FOUND, "{method} {path}");
+            }
+        }
     }
 }

@@ -95,6 +95,151 @@ async fn a_websocket_of_the_web_server_goes_through() {
 }
 
 #[tokio::test]
+async fn a_websocket_that_the_web_server_refuses_is_followed_by_other_requests() {
+    let (fallback, web) = mirror().await;
+    let master = start_with(|parameters| (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned()));
+    let mut stream = master.connect().await;
+    let chunked = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    stream.write_all(format!("{}{chunked}", request("/chat")).as_bytes()).await.expect("sent");
+    let mut served = accepted(&web).await;
+    for request in [&request("/chat"), chunked] {
+        expect(&mut served, request.as_bytes()).await;
+        served.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno").await.expect("sent");
+        expect(&mut stream, b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno").await;
+    }
+    drop(super::upgrade(stream, "/tunnel").await);
+}
+
+/// Everything up to the answer 101, and that.
+async fn to_upgrade(stream: &mut TcpStream) -> String {
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains("HTTP/1.1 101 ") {
+        assert_ne!(soon(stream.read_buf(&mut read)).await.expect("an answer"), 0, "{:?}", String::from_utf8_lossy(&read));
+    }
+    String::from_utf8_lossy(&read).into_owned()
+}
+
+#[tokio::test]
+async fn the_web_server_has_answered_everything_before_an_upgrade_behind_it_is_answered() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n".to_owned() + &"x".repeat(40_000),
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9c40\r\n".to_owned() + &"x".repeat(40_000) + "\r\n0\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n".to_owned(),
+    ] {
+        let (fallback, web) = mirror().await;
+        let master = start_with(|parameters| (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned()));
+        let mut visitor = master.connect().await;
+        let page = "GET /page HTTP/1.1\r\nHost: x\r\n\r\n";
+        visitor.write_all(format!("{page}{page}{}", request("/tunnel")).as_bytes()).await.expect("sent");
+        let mut served = accepted(&web).await;
+        expect(&mut served, page.repeat(2).as_bytes()).await;
+        for answer in answer.repeat(2).as_bytes().chunks(10_001) {
+            let silence = tokio::time::timeout(Duration::from_millis(20), visitor.read(&mut [0])).await;
+            assert!(silence.is_err(), "nothing is answered before the web server has: {silence:?}");
+            served.write_all(answer).await.expect("sent");
+            expect(&mut visitor, answer).await;
+        }
+        assert!(to_upgrade(&mut visitor).await.starts_with("HTTP/1.1 101 "));
+    }
+}
+
+#[tokio::test]
+async fn files_the_page_and_the_health_check_are_answered_before_an_upgrade_behind_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = "x".repeat(200_000);
+    std::fs::write(folder.path().join("file"), &file).expect("a file");
+    let (server, web) = mirror().await;
+    for (fallback, path, length) in [
+        (Fallback::Files(folder.path().to_owned()), "/file", file.len()),
+        (Fallback::NotFound, "/file", 100),
+        (server, "/healthz", 3),
+    ] {
+        let master = start_with(|parameters| {
+            (parameters.fallback, parameters.path, parameters.healthz) = (fallback, "/tunnel".to_owned(), true);
+        });
+        for _ in 0..5 {
+            let mut visitor = master.connect().await;
+            let page = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+            visitor.write_all(format!("{page}{}", request("/tunnel")).as_bytes()).await.expect("sent");
+            let told = to_upgrade(&mut visitor).await;
+            let (before, _) = told.split_once("HTTP/1.1 101 ").expect("an upgrade");
+            let (head, body) = before.split_once("\r\n\r\n").expect("an answer");
+            assert!(head.contains(&format!("content-length: {}", body.len())) && body.len() >= length, "{path}: {head}");
+        }
+    }
+    drop(web);
+}
+
+#[tokio::test]
+async fn a_visitor_who_leaves_before_an_answer_has_come_gets_no_upgrade() {
+    let (fallback, web) = mirror().await;
+    let master = start_with(|parameters| (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned()));
+    let mut visitor = master.connect().await;
+    let page = "GET /page HTTP/1.1\r\nHost: x\r\n\r\n";
+    visitor.write_all(format!("{page}{}", request("/tunnel")).as_bytes()).await.expect("sent");
+    let mut served = accepted(&web).await;
+    expect(&mut served, page.as_bytes()).await;
+    visitor.shutdown().await.expect("half closed");
+    assert_eq!(soon(served.read(&mut [0])).await.expect("the end"), 0);
+    served.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("sent");
+    drop(served);
+    let mut told = String::new();
+    soon(visitor.read_to_string(&mut told)).await.expect("an answer");
+    assert_eq!(told, "HTTP/1.1 204 No Content\r\n\r\n");
+}
+
+#[tokio::test]
+async fn the_health_check_and_the_web_server_share_a_connection() {
+    let (fallback, web) = mirror().await;
+    let master = start_with(|parameters| (parameters.fallback, parameters.healthz) = (fallback, true));
+    let mut visitor = master.connect().await;
+    let page = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        visitor.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        let (head, mut body) = head(&mut visitor).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        if body.is_empty() {
+            expect(&mut visitor, b"ok\n").await;
+            body = Bytes::from_static(b"ok\n");
+        }
+        assert_eq!(body, "ok\n");
+        visitor.write_all(page).await.expect("sent");
+        let mut served = accepted(&web).await;
+        expect(&mut served, page).await;
+        served.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("sent");
+        expect(&mut visitor, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        open.push(served);
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_too_many_fields_is_told_so() {
+    let (server, web) = mirror().await;
+    let many = |path: &str| request(path).replacen("\r\n", &format!("\r\n{}", "X-Many: x\r\n".repeat(124)), 1);
+    for (fallback, paths) in [(Fallback::NotFound, &["/tunnel", "/other"][..]), (server, &["/tunnel"])] {
+        let master = start_with(|parameters| (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned()));
+        for path in paths {
+            let mut stream = master.connect().await;
+            stream.write_all(many(path).as_bytes()).await.expect("sent");
+            let (head, mut body) = head(&mut stream).await;
+            assert!(head.starts_with("HTTP/1.1 431 "), "{path}: {head}");
+            if body.is_empty() {
+                let mut read = vec![0; 200];
+                let length = soon(stream.read(&mut read)).await.expect("a body");
+                body = Bytes::copy_from_slice(&read[..length]);
+            }
+            assert!(String::from_utf8_lossy(&body).contains("more than 128 fields"), "{body:?}");
+            let mut stream = master.connect().await;
+            stream.write_all(many(path).replacen("X-Many: x\r\n", "", 1).as_bytes()).await.expect("sent");
+            let status = if *path == "/tunnel" { "101" } else { "404" };
+            assert!(self::head(&mut stream).await.0.starts_with(&format!("HTTP/1.1 {status} ")), "128 fields are not too many");
+        }
+    }
+    drop(web);
+}
+
+#[tokio::test]
 async fn who_says_nothing_or_half_a_head_is_given_to_the_web_server_in_time() {
     let (fallback, web) = mirror().await;
     let master = start_with(|parameters| {
@@ -132,6 +277,45 @@ async fn the_web_server_learns_of_the_visitor_by_the_proxy_protocol() {
     direct.shutdown().await.expect("half closed");
     let seen = soon(proxy_protocol::read(&mut accepted(&web).await)).await.expect("a header");
     assert_eq!(seen, Some(direct.local_addr().expect("connected")));
+}
+
+#[tokio::test]
+async fn the_web_server_learns_of_each_visitor_of_a_proxys_connection() {
+    let (fallback, web) = mirror().await;
+    let Fallback::Server { address, .. } = fallback else { panic!("a server") };
+    let master = start_with(|parameters| {
+        parameters.fallback = Fallback::Server { address, proxy_protocol: true };
+        parameters.trusted_proxies = trusting("127.0.0.0/8");
+    });
+    let mut proxy = master.connect().await;
+    let of = |visitor: &str, body: &str| format!("POST / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {visitor}\r\n{body}");
+    let bodies = [
+        "\r\n".to_owned(),
+        "Content-Length: 3\r\n\r\nabc".to_owned(),
+        "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n".to_owned(),
+        format!("{}\r\n", "X-Many: x\r\n".repeat(200)),
+    ];
+    let (first, second) = ("192.0.2.7", "192.0.2.8");
+    let requests: Vec<_> =
+        bodies.iter().flat_map(|body| [first, first, second].map(|visitor| (visitor, of(visitor, body)))).collect();
+    // At once: the proxy does not wait for answers.
+    let all: String = requests.iter().map(|(_, request)| request.as_str()).collect();
+    proxy.write_all(all.as_bytes()).await.expect("sent");
+    let (mut served, mut known) = (None, None);
+    for (visitor, request) in &requests {
+        if known != Some(visitor) {
+            drop(served.take());
+            let mut stream = accepted(&web).await;
+            let seen = soon(proxy_protocol::read(&mut stream)).await.expect("a header");
+            assert_eq!(seen, Some(format!("{visitor}:0").parse().expect("an address")));
+            (served, known) = (Some(stream), Some(visitor));
+        }
+        let served = served.as_mut().expect("a connection");
+        expect(served, request.as_bytes()).await;
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{visitor}", visitor.len());
+        served.write_all(answer.as_bytes()).await.expect("sent");
+        expect(&mut proxy, answer.as_bytes()).await;
+    }
 }
 
 #[tokio::test]
