@@ -88,12 +88,19 @@ fn describe(config: &Config) -> String {
         RoleConfig::Master(master) => describe_master(master, &mut lines),
         RoleConfig::Server(server) => {
             describe_link(&server.link, "is linked to all of them at the same time", &mut lines);
+            let limits = &server.limits;
+            lines.push(format!(
+                "limits: {} connections in all, {} for each port, {} for each client of it",
+                limits.streams, limits.streams_per_port, limits.streams_per_tunnel
+            ));
+            lines.push(format!("limits: {} clients for each port; {} for slow services and clients", limits.tunnels_per_port, limits.memory));
             lines.push(format!("bench: {}", if server.bench { "answered" } else { "not answered" }));
             describe_ports(&server.ports, "dials", &mut lines);
         }
         RoleConfig::Client(client) => {
             describe_link(&client.link, choice(client.master_choice), &mut lines);
             lines.push(format!("hold_timeout: {:?}", client.hold_timeout));
+            lines.push(format!("limits: {} for slow applications and servers", client.limits.memory));
             describe_ports(&client.ports, "listens at", &mut lines);
         }
     }

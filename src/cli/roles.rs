@@ -22,8 +22,8 @@ use crate::{
     },
     master::{self, Fallback, Limits, Master, MasterParameters, MasterTiming, TrustedProxies},
     random,
-    server::{self, ServerParameters, ServerPort},
-    tunnel::{Commons, PortParameters, WindowSize},
+    server::{self, ServerLimits, ServerParameters, ServerPort},
+    tunnel::{Budget, Commons, PortParameters, WindowSize},
 };
 
 /// The floor of a stream's window (PROTOCOL 12): little enough that thousands of streams whose applications never read hold little, and about what
@@ -114,6 +114,9 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
     })?)
 }
 
+/// Files that a server has open beside its connections to services: links, look-ups of names, logs.
+const OTHER_FILES: usize = 64;
+
 /// No more links than the process may have files open.
 fn within_open_files(limits: Limits, relays: bool) -> Limits {
     let Some(open_files) = open_files_limit() else { return limits };
@@ -168,7 +171,7 @@ pub(super) async fn resolve(address: &HostPort) -> anyhow::Result<Vec<SocketAddr
 }
 
 fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
-    let commons = Commons::default();
+    let commons = commons(config.limits.memory);
     let ports = config.ports.iter().map(|port| {
         let parameters = port_parameters(port, &config.link, &commons);
         let HostPort { host, port: tcp_port } = port.local_address.clone();
@@ -181,14 +184,39 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     Ok(ServerParameters {
         ports: ports.collect::<HashMap<_, _>>(),
         connect_timeout: config.link.connect_timeout,
+        limits: server_limits(&config.limits),
         bench: config.bench,
         instance: uplink.instance,
         uplinks: uplink.each(),
     })
 }
 
+/// What the tunnels of a process share, of which `memory` is what they may hold.
+fn commons(memory: ByteSize) -> Commons {
+    Commons { budget: Arc::new(Budget::new(memory.bytes() as u64)), ..Commons::default() }
+}
+
+fn server_limits(config: &config::ServerLimits) -> ServerLimits {
+    let limits = ServerLimits {
+        streams: config.streams as usize,
+        streams_per_port: config.streams_per_port as usize,
+        streams_per_tunnel: config.streams_per_tunnel as usize,
+        tunnels_per_port: config.tunnels_per_port as usize,
+    };
+    let room = open_files_limit().map_or(usize::MAX, |open_files| open_files.saturating_sub(OTHER_FILES).max(1));
+    if room < limits.streams {
+        tracing::warn!(
+            "limits.streams is {}, but this process may have {} files open: {room} connections are taken; raise the limit of open files \
+             (LimitNOFILE= in systemd, ulimit -Hn in a shell), or set limits.streams",
+            limits.streams,
+            room.saturating_add(OTHER_FILES),
+        );
+    }
+    ServerLimits { streams: limits.streams.min(room), ..limits }
+}
+
 async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
-    let commons = Commons::default();
+    let commons = commons(config.limits.memory);
     let client_port = |port: &PortConfig| ClientPort {
         port: port_parameters(port, &config.link, &commons),
         local_address: port.local_address.to_string(),

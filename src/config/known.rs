@@ -32,6 +32,13 @@ pub(super) const PORT: Known = Known {
     inside: &[("port_key", &SECRET)],
 };
 
+const SERVER_LIMITS: Known = Known {
+    names: &["streams", "streams_per_port", "streams_per_tunnel", "tunnels_per_port", "memory"],
+    inside: &[],
+};
+
+const CLIENT_LIMITS: Known = Known { names: &["memory"], inside: &[] };
+
 pub(super) const MASTER: Known = Known {
     names: &[
         "mode",
@@ -71,11 +78,12 @@ pub(super) const SERVER: Known = Known {
         "rotate_after",
         "tcp_keepalive",
         "windows",
+        "limits",
         "grace_period",
         "bench",
         "ports",
     ],
-    inside: &[("master_key", &SECRET), ("proxy", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("ports", &PORT)],
+    inside: &[("master_key", &SECRET), ("proxy", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("limits", &SERVER_LIMITS), ("ports", &PORT)],
 };
 
 pub(super) const CLIENT: Known = Known {
@@ -99,10 +107,11 @@ pub(super) const CLIENT: Known = Known {
         "rotate_after",
         "tcp_keepalive",
         "windows",
+        "limits",
         "grace_period",
         "ports",
     ],
-    inside: &[("proxy", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("ports", &PORT)],
+    inside: &[("proxy", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("limits", &CLIENT_LIMITS), ("ports", &PORT)],
 };
 
 #[cfg(test)]
@@ -112,7 +121,8 @@ mod tests {
 
     use super::*;
     use crate::config::raw::{
-        RawClient, RawLimits, RawMaster, RawMasterTls, RawPlace, RawPort, RawRoleTls, RawServer, RawWindows,
+        RawClient, RawClientLimits, RawLimits, RawMaster, RawMasterTls, RawPlace, RawPort, RawRoleTls, RawServer, RawServerLimits,
+        RawWindows,
     };
 
     /// A file with every field of `known`, and every field of the objects inside.
@@ -147,6 +157,8 @@ mod tests {
         reads_all::<RawPort>(&PORT, fields_of::<RawPort>());
         reads_all::<RawPlace>(&FALLBACK, fields_of::<RawPlace>());
         reads_all::<RawLimits>(&LIMITS, fields_of::<RawLimits>());
+        reads_all::<RawServerLimits>(&SERVER_LIMITS, fields_of::<RawServerLimits>());
+        reads_all::<RawClientLimits>(&CLIENT_LIMITS, fields_of::<RawClientLimits>());
         reads_all::<RawWindows>(&WINDOWS, fields_of::<RawWindows>());
         reads_all::<RawMasterTls>(&MASTER_TLS, fields_of::<RawMasterTls>());
         reads_all::<RawRoleTls>(&ROLE_TLS, fields_of::<RawRoleTls>());

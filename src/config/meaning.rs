@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration
 
 use super::{
     AddressError, ByteSize, ClientConfig, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, DialParameters, HostPort,
-    LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterChoice, MasterConfig, PortConfig, ProxyProtocol, RoleConfig,
+    ClientLimits, LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterChoice, MasterConfig, PortConfig, ProxyProtocol, RoleConfig, ServerLimits,
     Secret, ServerConfig, Surroundings, Warning, Windows,
     error::{Fault, FieldPath, Problem},
     quantity::Quantity,
-    raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawPort, RawRoleTls, RawServer, RawWindows},
+    raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawPort, RawRoleTls, RawServer, RawServerLimits, RawWindows},
     reader::Reader,
     secret::RawSecret,
     written::{Document, Mode},
@@ -170,11 +170,13 @@ impl Reader<'_> {
         let windows = self.windows(raw.windows.as_ref());
         let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Server);
         let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
+        let limits = self.server_limits(raw.limits.as_ref());
         windows?;
         Some(ServerConfig {
             link: link?,
             master_key: master_key?,
             ports: ports?,
+            limits: limits?,
             bench: raw.bench != Some(false),
             grace_period: grace_period?,
         })
@@ -187,11 +189,14 @@ impl Reader<'_> {
         let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Client);
         let hold_timeout = self.duration(&root("hold_timeout"), raw.hold_timeout.as_ref(), HOLD_TIMEOUT, HOLD_TIMEOUTS);
         let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
+        let memory = raw.limits.as_ref().and_then(|limits| limits.memory.as_ref());
+        let memory = self.size(&root("limits").field("memory"), memory, ClientLimits::default().memory, MEMORY);
         windows?;
         Some(ClientConfig {
             link: link?,
             master_choice: master_choice?,
             ports: ports?,
+            limits: ClientLimits { memory: memory? },
             hold_timeout: hold_timeout?,
             grace_period: grace_period?,
         })
@@ -227,6 +232,24 @@ impl Reader<'_> {
             raw,
             "add the key that admits servers, the same at the master; `report keygen` makes one",
         )
+    }
+
+    fn server_limits(&mut self, raw: Option<&RawServerLimits>) -> Option<ServerLimits> {
+        let default = ServerLimits::default();
+        let Some(raw) = raw else { return Some(default) };
+        let at = |name: &str| root("limits").field(name);
+        let streams = self.count(&at("streams"), raw.streams.as_ref(), default.streams, COUNTS);
+        let of_port = self.count(&at("streams_per_port"), raw.streams_per_port.as_ref(), default.streams_per_port, COUNTS);
+        let of_tunnel = self.count(&at("streams_per_tunnel"), raw.streams_per_tunnel.as_ref(), default.streams_per_tunnel, COUNTS);
+        let tunnels = self.count(&at("tunnels_per_port"), raw.tunnels_per_port.as_ref(), default.tunnels_per_port, COUNTS);
+        let memory = self.size(&at("memory"), raw.memory.as_ref(), default.memory, MEMORY);
+        Some(ServerLimits {
+            streams: streams?,
+            streams_per_port: of_port?,
+            streams_per_tunnel: of_tunnel?,
+            tunnels_per_port: tunnels?,
+            memory: memory?,
+        })
     }
 
     fn limits(&mut self, raw: Option<&RawLimits>) -> Option<Limits> {

@@ -179,6 +179,47 @@ impl Default for Limits {
     }
 }
 
+/// What the clients of a server may have at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Connections to services in all.
+    pub streams: u32,
+    /// Connections to one service.
+    pub streams_per_port: u32,
+    /// Connections of one client to one service.
+    pub streams_per_tunnel: u32,
+    /// Clients of one service.
+    pub tunnels_per_port: u32,
+    /// All that waits for slow services and clients.
+    pub memory: ByteSize,
+}
+
+impl Default for ServerLimits {
+    /// What suits a machine at home that shares its services with some hundred people.
+    fn default() -> Self {
+        Self {
+            streams: 32_768,
+            streams_per_port: 16_384,
+            streams_per_tunnel: 8_192,
+            tunnels_per_port: 1_024,
+            memory: ByteSize::mib(512),
+        }
+    }
+}
+
+/// What a client may hold at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// All that waits for slow applications and servers.
+    pub memory: ByteSize,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self { memory: ByteSize::mib(512) }
+    }
+}
+
 /// How a server or client reaches its master.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkConfig {
@@ -207,6 +248,8 @@ pub struct ServerConfig {
     pub master_key: Secret,
     /// At least one; no two share a key.
     pub ports: Vec<PortConfig>,
+    /// What clients may have at most.
+    pub limits: ServerLimits,
     /// Whether clients may measure the way to this server with `report bench`.
     pub bench: bool,
     /// How long a drain may take.
@@ -222,6 +265,8 @@ pub struct ClientConfig {
     pub master_choice: MasterChoice,
     /// At least one; no two share a key or an address.
     pub ports: Vec<PortConfig>,
+    /// What it may hold at most.
+    pub limits: ClientLimits,
     /// How long a connection waits for a server before it is reset.
     pub hold_timeout: Duration,
     /// How long a drain may take.

@@ -111,6 +111,9 @@ pub struct RawServer {
     /// How long a drain may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<Quantity>,
+    /// What clients may have at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RawServerLimits>,
     /// Whether clients may measure the way here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bench: Option<bool>,
@@ -176,6 +179,9 @@ pub struct RawClient {
     /// After how long at rest local connections are probed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_keepalive: Option<Quantity>,
+    /// What it may hold at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RawClientLimits>,
     /// What each port's windows may grow to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<RawWindows>,
@@ -305,6 +311,36 @@ pub struct RawWindows {
     /// Of all streams of a tunnel together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Quantity>,
+}
+
+/// A server's `limits`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, expecting = "an object, {\"streams\": NUMBER, …}")]
+pub struct RawServerLimits {
+    /// Connections to services in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams: Option<Quantity>,
+    /// Connections to one service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams_per_port: Option<Quantity>,
+    /// Connections of one client to one service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams_per_tunnel: Option<Quantity>,
+    /// Clients of one service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnels_per_port: Option<Quantity>,
+    /// All that waits for slow services and clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
+}
+
+/// A client's `limits`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, expecting = "an object, {\"memory\": SIZE}")]
+pub struct RawClientLimits {
+    /// All that waits for slow applications and servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
 }
 
 /// A master's `limits`.

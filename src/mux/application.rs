@@ -59,7 +59,7 @@ impl Mux {
                 self.little.insert(id);
             }
         }
-        self.check();
+        self.settle();
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Mux {
         if stream.receive.end().is_none() && stream.receive.window().is_update_due(allowance) {
             self.update_at_once(id);
         }
-        self.check();
+        self.settle();
     }
 
     /// The application has no more use for the stream. A direction that has not ended is reset; the rest goes on by itself.
@@ -172,6 +172,6 @@ impl Mux {
         if let End::Reset(_) = end {
             self.wake(id);
         }
-        self.check();
+        self.settle();
     }
 }

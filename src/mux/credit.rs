@@ -39,12 +39,24 @@ struct Loans {
 pub struct CreditPool {
     size: u64,
     loans: Loans,
+    /// What all loans may come to for the sake of the process's other tunnels.
+    most: u64,
 }
 
 impl CreditPool {
     /// A pool of `size` bytes, all of them free.
     pub fn new(size: u64) -> Self {
-        CreditPool { size, loans: Loans::default() }
+        CreditPool { size, loans: Loans::default(), most: u64::MAX }
+    }
+
+    /// The sum of all loans.
+    pub fn lent(&self) -> u64 {
+        self.loans.unproven.saturating_add(self.loans.proven)
+    }
+
+    /// From now on `room` more bytes may be lent.
+    pub fn limit_to(&mut self, room: u64) {
+        self.most = self.lent().saturating_add(room);
     }
 
     /// Changes the receiving half of a stream, and counts what became of its loan.
@@ -62,7 +74,8 @@ impl CreditPool {
         let own = Loans::of(receive);
         let unproven = self.loans.unproven.saturating_sub(own.unproven);
         let proven = self.loans.proven.saturating_sub(own.proven);
-        if receive.is_proven() {
+        let most = self.most.saturating_sub(unproven).saturating_sub(proven);
+        let allowance = if receive.is_proven() {
             let kept = unproven.max(self.size / UNPROVEN_RESERVE);
             let free = self.size.saturating_sub(kept).saturating_sub(proven);
             let long = (free / 16).saturating_mul(LONG_PATH_SIXTEENTHS).min(free.saturating_sub(self.size / LONG_PATH_RESERVE));
@@ -71,7 +84,8 @@ impl CreditPool {
             let part = (self.size / UNPROVEN_PART).saturating_sub(unproven);
             let free = part.min(self.size.saturating_sub(unproven).saturating_sub(proven));
             (free / SHARE).min(UNPROVEN_LOAN_MAX)
-        }
+        };
+        allowance.min(most)
     }
 
     /// Whether these are the loans of `streams`, and within the pool.

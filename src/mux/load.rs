@@ -37,12 +37,19 @@ pub struct Load {
     /// What may be kept, whatever the peer grants: it need not acknowledge what it takes. Beyond it a stream may write only when nothing of
     /// it is kept, and only [`STREAM_RESERVE`].
     kept_max: u64,
+    /// The same for the sake of the process's other tunnels.
+    kept_most: u64,
 }
 
 impl Load {
     /// Nothing is written yet.
     pub fn new(kept_max: u64) -> Self {
-        Load { unsent: 0, again: 0, kept: 0, kept_max }
+        Load { unsent: 0, again: 0, kept: 0, kept_max, kept_most: u64::MAX }
+    }
+
+    /// From now on `room` more bytes may be kept.
+    pub fn limit_to(&mut self, room: u64) {
+        self.kept_most = self.kept.saturating_add(room);
     }
 
     /// Changes the sending half of a stream, and counts what became of its bytes.
@@ -59,7 +66,7 @@ impl Load {
     /// How many bytes the application may write to `stream` now.
     pub fn room(&self, stream: &Stream) -> u64 {
         let unsent = stream.send.unsent();
-        let buffer = if self.kept >= self.kept_max {
+        let buffer = if self.kept >= self.kept_max.min(self.kept_most) {
             STREAM_RESERVE.saturating_sub(stream.send.kept())
         } else if self.unsent < TUNNEL_UNSENT_MAX {
             STREAM_UNSENT_MAX.saturating_sub(unsent)

@@ -20,6 +20,7 @@
 
 mod application;
 mod best_rate;
+mod budget;
 mod byte_queue;
 mod company;
 mod credit;
@@ -52,12 +53,14 @@ mod window;
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    sync::Arc,
     time::Instant,
 };
 
 use bytes::Bytes;
 
 use self::{
+    budget::Account,
     credit::CreditPool,
     frame::TunnelFrame,
     load::Load,
@@ -69,6 +72,7 @@ use self::{
     window::TunnelWindow,
 };
 pub use self::{
+    budget::Budget,
     error::{MuxError, StreamError},
     frame::{MOVE, MOVED, ResetCode, StreamId},
     load::PIECE_MAX,
@@ -168,6 +172,7 @@ pub struct Mux {
     load: Load,
     window: TunnelWindow,
     credit: CreditPool,
+    account: Account,
     round_trip: RoundTrip,
     schedule: Schedule,
     /// Streams that the tunnel's credit keeps out of the schedule, so that they do not stand before bytes that are sent again without it.
@@ -207,6 +212,7 @@ impl Mux {
             load: Load::new(parameters.tunnel_window.max),
             window: TunnelWindow::new(now, parameters.tunnel_window),
             credit: CreditPool::new(parameters.tunnel_window.max),
+            account: Account::default(),
             round_trip: RoundTrip::default(),
             schedule: Schedule::default(),
             parked: BTreeSet::new(),
@@ -219,6 +225,13 @@ impl Mux {
             resumption: Resumption::default(),
             closing: Closing::default(),
         }
+    }
+
+    /// The same, whose memory is charged to what all tunnels of a process share.
+    #[must_use]
+    pub fn charged_to(mut self, budget: Arc<Budget>) -> Self {
+        self.account = Account::of(budget);
+        self
     }
 
     /// What the application should know next.
@@ -270,7 +283,7 @@ impl Mux {
             held
         });
         self.window.release(held);
-        self.check();
+        self.settle();
     }
 
     /// Tells the application to look at the stream again.
@@ -318,6 +331,15 @@ impl Mux {
                 self.streams.shrink_to_fit();
             }
         }
+    }
+
+    /// Ends each change: tells the process's budget what is held now.
+    fn settle(&mut self) {
+        let floors = self.parameters.stream_window.initial.saturating_mul(self.streams.len() as u64);
+        let room = self.account.settle(floors.saturating_add(self.credit.lent()).saturating_add(self.load.kept));
+        self.credit.limit_to(room);
+        self.load.limit_to(room);
+        self.check();
     }
 
     /// What is held for applications is what the streams hold, and no stream was sent or has received beyond its credit.

@@ -36,7 +36,7 @@ impl Mux {
             };
             self.handle_frame(now, frame)?;
         }
-        self.check();
+        self.settle();
         Ok(())
     }
 

@@ -114,7 +114,7 @@ impl Mux {
         self.closing.is_sent = false;
         self.resumption.take_over();
         self.queue_updates(now);
-        self.check();
+        self.settle();
     }
 
     /// Ends the tunnel: END leaves with the next message, ahead of everything else, and nothing after it. The first code counts.
@@ -221,7 +221,7 @@ impl Mux {
         if std::mem::take(&mut self.resumption.held) {
             self.go_on(scope);
         }
-        self.check();
+        self.settle();
         Ok(())
     }
 

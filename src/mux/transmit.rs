@@ -60,7 +60,7 @@ impl Mux {
         if any {
             self.resumption.something_moved();
         }
-        self.check();
+        self.settle();
         any
     }
 

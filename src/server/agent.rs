@@ -10,17 +10,20 @@ use bytes::Bytes;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
-use super::{ServerPort, service};
+use super::{ServerLimits, ServerPort, quota::Quotas, service};
 use crate::{
     bench::Peer,
     frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
     id::Id,
     link::{Handler, Outbox, drain::Drain, uplink::LinkedRole},
-    tunnel::{Tunnel, attach},
+    tunnel::{ResetCode, Standing, Tunnel, attach},
 };
 
 /// How often the clients on a link that retires are asked to move: the answer takes them some round trips.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+/// Tunnels of a port that have not proven themselves, at a time: they do within a round trip, and those that only play a recorded handshake again never do.
+const CANDIDATES: usize = 256;
 
 /// The server as its links see it.
 #[derive(Clone)]
@@ -34,6 +37,7 @@ pub struct Agent {
     /// Those that are not over: a client may come back to them.
     tunnels: Tunnels,
     draining: Draining,
+    quotas: Arc<Quotas>,
     tasks: TaskTracker,
     streams: TaskTracker,
     stop: CancellationToken,
@@ -98,6 +102,30 @@ impl Tunnels {
         self.table().remove(&id);
     }
 
+    /// Makes room for one more tunnel of a port: one that no channel carries ends for it, that which has been without longest. Says whether there is room.
+    /// Those that have not proven themselves are counted apart, so that recorded handshakes, played again, keep nobody out.
+    fn make_room(&self, port: Id, most: usize) -> bool {
+        let (mut standing, mut begun, mut lost) = (0, Vec::new(), Vec::new());
+        for tunnel in self.all().into_iter().filter(|tunnel| tunnel.port().keys.id == port) {
+            let state = tunnel.standing().borrow().clone();
+            match state {
+                Standing::Begun => begun.push(tunnel),
+                Standing::Attached => standing += 1,
+                Standing::Lost { since, .. } => lost.push((since, tunnel)),
+                Standing::Over => {}
+            }
+        }
+        let full = Notice::new(Code::Limit, "the port has as many tunnels as the server allows");
+        if begun.len() >= CANDIDATES {
+            begun.iter().for_each(|tunnel| tunnel.end(ResetCode::Limit, full.clone()));
+        }
+        if standing + lost.len() < most {
+            return true;
+        }
+        let longest = lost.into_iter().min_by_key(|(since, _)| *since);
+        longest.inspect(|(_, tunnel)| tunnel.end(ResetCode::Limit, full)).is_some()
+    }
+
     fn all(&self) -> Vec<Tunnel> {
         self.table().values().cloned().collect()
     }
@@ -119,6 +147,7 @@ impl Agent {
         instance: Id,
         ports: HashMap<Id, Arc<ServerPort>>,
         connect_timeout: Duration,
+        limits: ServerLimits,
         bench: bool,
         Drain { tasks, streams, stop }: &Drain,
     ) -> Self {
@@ -130,6 +159,7 @@ impl Agent {
             bench,
             started: Instant::now(),
             tunnels: Tunnels::default(),
+            quotas: Quotas::new(limits, ports.len()),
             draining: Draining { ports, state: Arc::default() },
             tasks: tasks.clone(),
             streams: streams.clone(),
@@ -155,7 +185,7 @@ impl Agent {
             instance: self.instance,
             started: self.started,
             find: &|id| self.tunnels.find(id),
-            is_open: !self.draining.has_begun(),
+            is_open: !self.draining.has_begun() && self.tunnels.make_room(id, self.quotas.limits().tunnels_per_port),
             bench: self.bench,
             addresses: port.proxy_protocol,
             tasks: &self.tasks,
@@ -192,6 +222,7 @@ impl Agent {
             connect_timeout: self.connect_timeout,
             bench: self.bench.then(|| Peer::new(port.port.compress)),
             draining: self.draining.clone(),
+            quotas: Arc::clone(&self.quotas),
             streams: self.streams.clone(),
             stop: self.stop.clone(),
         };
@@ -303,7 +334,7 @@ mod tests {
         let wish = attach::wish(&port, &Outbox::new(), 1, &drain.tasks).unwrap();
         let offered = ServerPort { port, host: "localhost".to_owned(), tcp_port: 1, proxy_protocol: false };
         let ports = HashMap::from([(keys.id, Arc::new(offered))]);
-        let agent = Agent::new(Id([7; 16]), ports, Duration::from_secs(1), true, &drain);
+        let agent = Agent::new(Id([7; 16]), ports, Duration::from_secs(1), ServerLimits::default(), true, &drain);
         let outbox = Outbox::new();
         let (_, mut session) = agent.begin(&outbox);
         let attach = || Frame::Attach {

@@ -3,6 +3,7 @@
 
 mod agent;
 mod proxy_protocol;
+mod quota;
 mod service;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -10,6 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use self::agent::Agent;
+pub use self::quota::ServerLimits;
 use crate::{
     id::Id,
     link::{drain::Drain, uplink::Uplink},
@@ -39,6 +41,8 @@ pub struct ServerParameters {
     pub ports: HashMap<Id, Arc<ServerPort>>,
     /// How long a local service may take to answer.
     pub connect_timeout: Duration,
+    /// What clients may have at most.
+    pub limits: ServerLimits,
     /// Whether clients may measure the way to this server (PROTOCOL 9.10).
     pub bench: bool,
 }
@@ -48,9 +52,9 @@ pub struct ServerParameters {
 /// # Cancel safety
 /// Dropping the future cuts the link; tasks that were spawned end soon after.
 pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace: Duration) {
-    let ServerParameters { instance, uplinks, ports, connect_timeout, bench } = parameters;
+    let ServerParameters { instance, uplinks, ports, connect_timeout, limits, bench } = parameters;
     let drain = Drain::default();
-    let agent = Agent::new(instance, ports, connect_timeout, bench, &drain);
+    let agent = Agent::new(instance, ports, connect_timeout, limits, bench, &drain);
     let (draining, tunnels) = (agent.draining(), agent.tunnels());
     drain.run(uplinks, Arc::new(agent), &cancel, grace, || draining.begin(), async move { tunnels.end().await }).await;
 }

@@ -7,7 +7,12 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, info, warn};
 
-use super::{ServerPort, agent::Draining, proxy_protocol};
+use super::{
+    ServerPort,
+    agent::Draining,
+    proxy_protocol,
+    quota::{Permit, Quotas},
+};
 use crate::{
     bench::{Peer, Request, RequestError},
     frame::{Code, Notice},
@@ -25,6 +30,7 @@ pub struct Context {
     /// The other end of measuring streams, unless they are turned off.
     pub bench: Option<Peer>,
     pub draining: Draining,
+    pub quotas: Arc<Quotas>,
     pub streams: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -103,6 +109,14 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
             stream.reset(ResetCode::Shutdown);
             continue;
         }
+        let permit = match context.quotas.stream(context.port.port.keys.id, tunnel.id()) {
+            Ok(permit) => permit,
+            Err(exhausted) => {
+                refusals.log(|times| warn!(times, "a connection was refused: {exhausted}"));
+                stream.reset(ResetCode::Limit);
+                continue;
+            }
+        };
         streams += 1;
         let span = debug_span!("stream", number = stream.id());
         match Purpose::read(&details, context.port.proxy_protocol) {
@@ -111,10 +125,10 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
                 if is_silent && !std::mem::replace(&mut is_silence_noted, true) {
                     warn!("the client does not say where its connections come from, so that the service is not told; upgrade it");
                 }
-                drop(context.streams.spawn(serve_stream(Arc::clone(&context), stream, origin).instrument(span)));
+                drop(context.streams.spawn(serve_stream(Arc::clone(&context), stream, origin, permit).instrument(span)));
             }
             Ok(Purpose::Measure(request)) => {
-                drop(context.streams.spawn(measure(Arc::clone(&context), stream, request).instrument(span)));
+                drop(context.streams.spawn(measure(Arc::clone(&context), stream, request, permit).instrument(span)));
             }
             Err(error) => {
                 // Never the service: who meant to measure would send it what it cannot make sense of.
@@ -129,7 +143,7 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
 }
 
 /// Serves a stream that comes from there, as far as that is known.
-async fn serve_stream(context: Arc<Context>, stream: TunnelStream, origin: Option<Origin>) {
+async fn serve_stream(context: Arc<Context>, stream: TunnelStream, origin: Option<Origin>, _place: Permit) {
     let ServerPort { port, host, tcp_port, .. } = &*context.port;
     let socket = tokio::select! {
         dialled = dial(&context, origin) => match dialled {
@@ -152,7 +166,7 @@ async fn serve_stream(context: Arc<Context>, stream: TunnelStream, origin: Optio
 }
 
 /// Serves a stream that measures the way here: the local service hears nothing of it.
-async fn measure(context: Arc<Context>, stream: TunnelStream, request: Request) {
+async fn measure(context: Arc<Context>, stream: TunnelStream, request: Request, _place: Permit) {
     let Some(peer) = &context.bench else { return stream.reset(ResetCode::Refused) };
     debug!(?request, "a measuring stream");
     tokio::select! {

@@ -37,7 +37,7 @@ pub use self::{
     handle::{Standing, Tunnel},
     stream::{TunnelStream, TunnelStreamError},
 };
-pub use crate::mux::{ResetCode, WindowSize};
+pub use crate::mux::{Budget, ResetCode, WindowSize};
 use crate::{
     compress::{CompressMethod, Pool},
     crypto::{EncryptMethod, PortKeys},
@@ -82,6 +82,8 @@ pub struct PortParameters {
 pub struct Commons {
     /// Where the work spaces of compression come from: only as many are in use as threads compress.
     pub pool: Arc<Pool>,
+    /// What they may hold for slow applications and slow peers.
+    pub budget: Arc<mux::Budget>,
     /// What became of the tunnels.
     pub counts: Arc<Counts>,
 }

@@ -131,7 +131,7 @@ impl Shared {
         };
         let now = Instant::now();
         let state = State {
-            mux: Mux::new(side, port.mux(side), theirs.for_mux(), now),
+            mux: Mux::new(side, port.mux(side), theirs.for_mux(), now).charged_to(Arc::clone(&port.commons.budget)),
             binding: Binding::new(),
             uncarried: Some(Uncarried::for_at_most(now, CANDIDATE_TIMEOUT)),
             carried_since: now,
