@@ -118,11 +118,12 @@ impl Client {
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
         let Client { uplink, ports, hold_timeout } = self;
         let drain = Drain::default();
-        let mut visited = Vec::new();
+        let (mut visited, trouble) = (Vec::new(), Arc::default());
         for (port, listening) in ports {
             let port = Port::new(port, &drain.tasks, &drain.stop);
             visited.push(Arc::clone(&port));
-            let context = listener::Context { port, hold_timeout, streams: drain.streams.clone(), stop: drain.stop.clone() };
+            let (streams, stop) = (drain.streams.clone(), drain.stop.clone());
+            let context = listener::Context { port, hold_timeout, trouble: Arc::clone(&trouble), streams, stop };
             let cancel = cancel.clone();
             drain.tasks.spawn(async move {
                 let listener = match listening {

@@ -16,6 +16,7 @@ pub mod backoff;
 pub mod channel;
 pub mod dial;
 pub mod drain;
+pub mod files;
 pub mod heartbeat;
 pub mod memory;
 mod outbox;
