@@ -15,7 +15,7 @@ use crate::{
     bench::Peer,
     frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
     id::Id,
-    link::{Handler, Outbox, drain::Drain, uplink::LinkedRole},
+    link::{Handler, Outbox, drain::Drain, files::Trouble, uplink::LinkedRole},
     tunnel::{Tunnel, attach},
 };
 
@@ -34,6 +34,7 @@ pub struct Agent {
     /// Those that are not over: a client may come back to them.
     tunnels: Tunnels,
     draining: Draining,
+    trouble: Arc<Trouble>,
     tasks: TaskTracker,
     streams: TaskTracker,
     stop: CancellationToken,
@@ -131,6 +132,7 @@ impl Agent {
             started: Instant::now(),
             tunnels: Tunnels::default(),
             draining: Draining { ports, state: Arc::default() },
+            trouble: Arc::default(),
             tasks: tasks.clone(),
             streams: streams.clone(),
             stop: stop.clone(),
@@ -192,6 +194,7 @@ impl Agent {
             connect_timeout: self.connect_timeout,
             bench: self.bench.then(|| Peer::new(port.port.compress)),
             draining: self.draining.clone(),
+            trouble: Arc::clone(&self.trouble),
             streams: self.streams.clone(),
             stop: self.stop.clone(),
         };
