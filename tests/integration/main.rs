@@ -5,6 +5,7 @@ mod bad_peers;
 mod bad_ways;
 mod bench;
 mod blindness;
+mod descriptors;
 mod doctor;
 mod ends;
 mod fronts;
