@@ -27,12 +27,12 @@ fn limited(tunnel: &Tunnel, name: &str, configuration: &Value) -> Daemon {
     Daemon::start(name, tunnel.scene.folder(), &mut shell)
 }
 
-/// Opens connections until one is not answered, which is the last.
-fn fill(address: SocketAddr) -> (Vec<TcpStream>, io::Result<()>) {
+/// Opens connections until one is not answered in time, which is the last.
+fn fill(address: SocketAddr, patience: Duration) -> (Vec<TcpStream>, io::Result<()>) {
     let mut held = Vec::new();
     loop {
         let stream = services::connect(address);
-        stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        stream.set_read_timeout(Some(patience)).unwrap();
         let answered = services::ping(&stream, b"first");
         stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
         held.push(stream);
@@ -64,7 +64,7 @@ fn a_client_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cu
     let configuration = tunnel.scene.client_configuration(std::slice::from_ref(&port), json!({}));
     let mut client = limited(&tunnel, "limited", &configuration);
     client.wait_ready(|| services::echoes(port.local));
-    let (mut held, last) = fill(port.local);
+    let (mut held, last) = fill(port.local, Duration::from_secs(3));
     let error = last.unwrap_err();
     assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut), "it waits for its turn: {error}");
     // More than there will ever be room for.
@@ -90,7 +90,7 @@ fn a_server_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cu
     let configuration = tunnel.scene.server_configuration(std::slice::from_ref(&port), json!({}));
     let server = limited(&tunnel, "limited", &configuration);
     wait::until_true("the other server carries connections", || services::echoes(echo));
-    let (mut held, last) = fill(echo);
+    let (mut held, last) = fill(echo, wait::PATIENCE);
     assert_eq!(last.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     held.pop();
     server.wait_for_line(&["cannot connect to local services", &format!("limit of {LIMIT}"), "ulimit -n", "LimitNOFILE"]);

@@ -12,6 +12,7 @@ mod fronts;
 mod harness;
 mod long_paths;
 mod masters;
+mod names;
 mod prober;
 mod proxies;
 mod proxy_protocol;
