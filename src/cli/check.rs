@@ -31,8 +31,13 @@ pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
     certificates(&loaded.config.role)?;
     let bind_warning = bind_address(&loaded.config.role)?;
     let name = file.display().to_string();
-    writeln!(io::stdout(), "{} is valid.
-{}", shown(&name), describe(&loaded.config).trim_end())?;
+    writeln!(
+        io::stdout(),
+        "{} is valid.
+{}",
+        shown(&name),
+        describe(&loaded.config).trim_end()
+    )?;
     for warning in warnings(&loaded).into_iter().chain(bind_warning) {
         super::complain(&format!("warning: {name}: {warning}"));
     }
@@ -93,7 +98,10 @@ fn describe(config: &Config) -> String {
                 "limits: {} connections in all, {} for each port, {} for each client of it",
                 limits.streams, limits.streams_per_port, limits.streams_per_tunnel
             ));
-            lines.push(format!("limits: {} clients for each port; {} for slow services and clients", limits.tunnels_per_port, limits.memory));
+            lines.push(format!(
+                "limits: {} clients for each port; {} for slow services and clients",
+                limits.tunnels_per_port, limits.memory
+            ));
             lines.push(format!("bench: {}", if server.bench { "answered" } else { "not answered" }));
             describe_ports(&server.ports, "dials", &mut lines);
         }

@@ -8,19 +8,25 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, debug_span, error, info, info_span, warn};
+use tracing::{Instrument, debug, debug_span, info, info_span, warn};
 
 use super::{
     held::{Place, Queue, Turn, given_up},
     orphans::Orphans,
     port::Port,
 };
-use crate::tunnel::{
-    Tunnel,
-    splice::{reset_on_close, splice},
+use crate::{
+    link::{
+        files::{self, Trouble},
+        tcp::is_of_one_connection,
+    },
+    tunnel::{
+        Tunnel,
+        splice::{reset_on_close, splice},
+    },
 };
 
-/// After an error of the listener (too many open files, most of the time) it rests this long: the error would come again at once.
+/// After an error of the listener (too many open files, most of the time) it pauses for this long: the error would come again at once.
 const ACCEPT_REST: Duration = Duration::from_millis(200);
 
 /// What the connections of a port need.
@@ -31,6 +37,8 @@ pub struct Context {
     /// The order of the connections that wait for the tunnel.
     pub queue: Queue,
     pub orphans: Arc<Orphans>,
+    /// What keeps the listeners from accepting, for all ports of the client.
+    pub trouble: Arc<Trouble>,
     pub streams: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -43,9 +51,10 @@ pub async fn listen(listener: TcpListener, context: Context, cancel: Cancellatio
     }
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             () = cancel.cancelled() => return,
             () = context.stop.cancelled() => return,
+            accepted = accept(&listener) => accepted,
         };
         match accepted {
             Ok((socket, address)) => {
@@ -55,17 +64,22 @@ pub async fn listen(listener: TcpListener, context: Context, cancel: Cancellatio
                 let visit = visit(context.clone(), arrival);
                 context.streams.spawn(visit.instrument(debug_span!(parent: &span, "stream", %address)));
             }
+            Err(error) if is_of_one_connection(&error) => debug!(parent: &span, %error, "a connection was not accepted"),
             Err(error) => {
-                error!(parent: &span, "cannot accept a connection: {error}{}", remedy(&error));
+                span.in_scope(|| context.trouble.cannot_accept(&error));
                 tokio::time::sleep(ACCEPT_REST).await;
             }
         }
     }
 }
 
-fn remedy(error: &io::Error) -> &'static str {
-    // EMFILE and ENFILE have no kind of their own.
-    if matches!(error.raw_os_error(), Some(23 | 24)) { "; raise the limit of open files (ulimit -n)" } else { "" }
+/// Accepts a connection when there is room for it. What waits in the system's queue until then is a connection that is not answered yet, to the application.
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    files::room()?;
+    let (socket, address) = listener.accept().await?;
+    // There may be other listeners, which have taken the room meanwhile.
+    files::stays(&socket).inspect_err(|_| reset_on_close(&socket))?;
+    Ok((socket, address))
 }
 
 /// A connection that was accepted.

@@ -120,13 +120,14 @@ impl Client {
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
         let Client { uplink, ports, hold_timeout } = self;
         let drain = Drain::default();
-        let (mut visited, orphans) = (Vec::new(), Arc::new(Orphans::default()));
+        let (mut visited, orphans, trouble) = (Vec::new(), Arc::new(Orphans::default()), Arc::default());
         for (port, listening) in ports {
             let port = Port::new(port, &drain.tasks, &drain.stop);
             visited.push(Arc::clone(&port));
             let context = listener::Context {
                 port,
                 hold_timeout,
+                trouble: Arc::clone(&trouble),
                 queue: Queue::default(),
                 orphans: Arc::clone(&orphans),
                 streams: drain.streams.clone(),

@@ -32,10 +32,8 @@ pub(super) const PORT: Known = Known {
     inside: &[("port_key", &SECRET)],
 };
 
-const SERVER_LIMITS: Known = Known {
-    names: &["streams", "streams_per_port", "streams_per_tunnel", "tunnels_per_port", "memory"],
-    inside: &[],
-};
+const SERVER_LIMITS: Known =
+    Known { names: &["streams", "streams_per_port", "streams_per_tunnel", "tunnels_per_port", "memory"], inside: &[] };
 
 const CLIENT_LIMITS: Known = Known { names: &["memory"], inside: &[] };
 
@@ -83,7 +81,14 @@ pub(super) const SERVER: Known = Known {
         "bench",
         "ports",
     ],
-    inside: &[("master_key", &SECRET), ("proxy", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("limits", &SERVER_LIMITS), ("ports", &PORT)],
+    inside: &[
+        ("master_key", &SECRET),
+        ("proxy", &SECRET),
+        ("tls", &ROLE_TLS),
+        ("windows", &WINDOWS),
+        ("limits", &SERVER_LIMITS),
+        ("ports", &PORT),
+    ],
 };
 
 pub(super) const CLIENT: Known = Known {
@@ -121,8 +126,8 @@ mod tests {
 
     use super::*;
     use crate::config::raw::{
-        RawClient, RawClientLimits, RawLimits, RawMaster, RawMasterTls, RawPlace, RawPort, RawRoleTls, RawServer, RawServerLimits,
-        RawWindows,
+        RawClient, RawClientLimits, RawLimits, RawMaster, RawMasterTls, RawPlace, RawPort, RawRoleTls, RawServer,
+        RawServerLimits, RawWindows,
     };
 
     /// A file with every field of `known`, and every field of the objects inside.

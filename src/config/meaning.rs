@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration};
 
 use super::{
-    AddressError, ByteSize, ClientConfig, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, DialParameters, HostPort,
-    ClientLimits, LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterChoice, MasterConfig, PortConfig, ProxyProtocol, RoleConfig, ServerLimits,
-    Secret, ServerConfig, Surroundings, Warning, Windows,
+    AddressError, ByteSize, ClientConfig, ClientLimits, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, DialParameters,
+    HostPort, LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterChoice, MasterConfig, PortConfig, ProxyProtocol,
+    RoleConfig, Secret, ServerConfig, ServerLimits, Surroundings, Warning, Windows,
     error::{Fault, FieldPath, Problem},
     quantity::Quantity,
     raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawPort, RawRoleTls, RawServer, RawServerLimits, RawWindows},
@@ -240,7 +240,8 @@ impl Reader<'_> {
         let at = |name: &str| root("limits").field(name);
         let streams = self.count(&at("streams"), raw.streams.as_ref(), default.streams, COUNTS);
         let of_port = self.count(&at("streams_per_port"), raw.streams_per_port.as_ref(), default.streams_per_port, COUNTS);
-        let of_tunnel = self.count(&at("streams_per_tunnel"), raw.streams_per_tunnel.as_ref(), default.streams_per_tunnel, COUNTS);
+        let of_tunnel =
+            self.count(&at("streams_per_tunnel"), raw.streams_per_tunnel.as_ref(), default.streams_per_tunnel, COUNTS);
         let tunnels = self.count(&at("tunnels_per_port"), raw.tunnels_per_port.as_ref(), default.tunnels_per_port, COUNTS);
         let memory = self.size(&at("memory"), raw.memory.as_ref(), default.memory, MEMORY);
         Some(ServerLimits {

@@ -1,12 +1,9 @@
 //! One port, from its key to the service behind it, through a client's link and a tunnel of the doctor's own; and what its way is worth.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::ErrorKind, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -17,7 +14,10 @@ use crate::{
     bench::{Data, Measured, Plan, Throughput},
     client::direct::{self, ReachError, Reached},
     frame::Role,
-    link::Reason,
+    link::{
+        Reason,
+        connect::{ConnectError, connect},
+    },
     tunnel::ResetCode,
 };
 
@@ -199,17 +199,20 @@ fn throughput(moved: &Throughput) -> String {
 pub(super) async fn dial_service(mark: &str, host: &str, tcp_port: u16, limit: Duration, journal: &mut Journal<'_>) {
     let begun = Instant::now();
     let address = if host.contains(':') { format!("[{host}]:{tcp_port}") } else { format!("{host}:{tcp_port}") };
-    let dialled = timeout(limit, TcpStream::connect((host, tcp_port))).await;
+    let dialled = connect(host, tcp_port, limit).await;
     let took = begun.elapsed();
     let remedy = "start the service, or correct the port's `local_address`";
     journal.enter(match dialled {
-        Ok(Ok(_)) => Step::ok("service", mark, took, format!("{address} takes connections")),
-        Ok(Err(error)) => {
-            Step::failed("service", mark, took, Reason::new(format!("{address}: {error}"), "nobody listens there", remedy))
-        }
-        Err(_) => {
-            let evidence = format!("{address} gave no answer within {}", milliseconds(limit));
-            Step::failed("service", mark, took, Reason::new(evidence, "its host is away, or a firewall drops it", remedy))
+        Ok(_) => Step::ok("service", mark, took, format!("{address} takes connections")),
+        Err(ConnectError::OutOfFiles(out)) => Step::failed("service", mark, took, Reason::new(out.to_string(), "", out.remedy())),
+        Err(error) => {
+            let cause = match (&error, error.kind()) {
+                (ConnectError::Name { .. }, _) => "the name is wrong, or the DNS server does not know it or is not reached",
+                (_, ErrorKind::ConnectionRefused) => "nobody listens there",
+                (_, ErrorKind::TimedOut) => "its host is away, or a firewall drops it",
+                _ => "there is no path to it",
+            };
+            Step::failed("service", mark, took, Reason::new(error.to_string(), cause, remedy))
         }
     });
 }

@@ -51,3 +51,10 @@ pub fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
+
+/// Whether an error of `accept` is of one connection, whose peer was gone before it was accepted, and not of the listener.
+#[must_use]
+pub fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

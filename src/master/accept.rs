@@ -2,15 +2,14 @@
 //! who is slow or silent holds nobody else.
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tracing::{Instrument, Span, debug, error, field::Empty, info_span, warn};
+use tracing::{Instrument, Span, debug, field::Empty, info_span, warn};
 
 use super::{
     Shared,
@@ -18,40 +17,40 @@ use super::{
     attend::attend,
     front::{Ends, Upgraded},
 };
-use crate::link::{MessageSocket, accept::upgraded, proxy_protocol, read_ahead::ReadAhead, tcp, websocket::ByteStream};
+use crate::link::{
+    MessageSocket,
+    accept::upgraded,
+    files::Trouble,
+    proxy_protocol,
+    read_ahead::ReadAhead,
+    tcp::{self, is_of_one_connection},
+    websocket::ByteStream,
+};
 
 /// How long nothing is accepted after the system had no room for another connection: it makes some only when others end.
 const BACK_OFF: Duration = Duration::from_millis(100);
-
-/// How often the same trouble at the door is logged, at most.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts until the master drains.
 ///
 /// # Cancel safety
 /// Safe: a connection is either handed to its task or still in the listener.
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
-    let mut trouble = Trouble::default();
+    let (full, trouble) = (Trouble::default(), Trouble::default());
     loop {
         let Some(accepted) = shared.draining.run_until_cancelled(listener.accept()).await else { return };
         match accepted {
             Ok((stream, peer)) => match shared.admit(peer.ip()) {
                 Ok(permit) => open(&shared, stream, peer, permit),
-                Err(full) => trouble.log(|times| warn!(%peer, times, "connection refused: {full}")),
+                Err(error) => full.log(|times| warn!(%peer, times, "connection refused: {error}")),
             },
             // The peer was gone before it was accepted.
             Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection was not accepted"),
             Err(error) => {
-                trouble.log(|times| error!(%error, times, "cannot accept; raise the limit of open files (ulimit -n)"));
+                trouble.cannot_accept(&error);
                 shared.draining.run_until_cancelled(tokio::time::sleep(BACK_OFF)).await;
             }
         }
     }
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permit) {
@@ -152,21 +151,4 @@ async fn upgrade<S: ByteStream>(shared: &Shared, stream: S, ends: Ends) -> Optio
 /// Counts a connection as this visitor's.
 fn count(permit: &mut Permit, visitor: IpAddr) -> Option<()> {
     permit.assign(visitor).inspect_err(|full| warn!(%visitor, "connection refused: {full}")).ok()
-}
-
-/// Logs trouble that may come a thousand times a second now and then, with its number of times.
-#[derive(Default)]
-struct Trouble {
-    last: Option<Instant>,
-    times: u64,
-}
-
-impl Trouble {
-    fn log(&mut self, line: impl FnOnce(u64)) {
-        self.times += 1;
-        if self.last.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
-            line(self.times);
-            *self = Trouble { last: Some(Instant::now()), times: 0 };
-        }
-    }
 }

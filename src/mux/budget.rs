@@ -59,7 +59,10 @@ impl Account {
     /// The tunnel holds `bytes` now. Answers how many more it may take.
     pub fn settle(&mut self, bytes: u64) -> u64 {
         if bytes.abs_diff(self.charged) >= QUANTUM || bytes == 0 {
-            let _ = self.budget.used.fetch_update(Relaxed, Relaxed, |used| Some(used.saturating_sub(self.charged).saturating_add(bytes)));
+            let _ = self
+                .budget
+                .used
+                .fetch_update(Relaxed, Relaxed, |used| Some(used.saturating_sub(self.charged).saturating_add(bytes)));
             self.charged = bytes;
         }
         self.budget.free().saturating_sub(bytes)

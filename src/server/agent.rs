@@ -15,7 +15,7 @@ use crate::{
     bench::Peer,
     frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
     id::Id,
-    link::{Handler, Outbox, drain::Drain, uplink::LinkedRole},
+    link::{Handler, Outbox, drain::Drain, files::Trouble, uplink::LinkedRole},
     tunnel::{ResetCode, Standing, Tunnel, attach},
 };
 
@@ -38,6 +38,11 @@ pub struct Agent {
     tunnels: Tunnels,
     draining: Draining,
     quotas: Arc<Quotas>,
+    /// Streams that are refused, handshakes that fail and clients that are configured otherwise: a line for each kind now and then.
+    refusals: Arc<Trouble>,
+    failures: Arc<Trouble>,
+    mismatches: Arc<Trouble>,
+    trouble: Arc<Trouble>,
     tasks: TaskTracker,
     streams: TaskTracker,
     stop: CancellationToken,
@@ -126,6 +131,15 @@ impl Tunnels {
         longest.inspect(|(_, tunnel)| tunnel.end(ResetCode::Limit, full)).is_some()
     }
 
+    /// A port has no room for a connection: of its tunnels that no channel carries the one with the most connections ends.
+    pub fn end_one_without_channel(&self, port: Id) {
+        let of_port = self.all().into_iter().filter(|tunnel| tunnel.port().keys.id == port && tunnel.streams() > 0);
+        let lost = of_port.filter(|tunnel| matches!(*tunnel.standing().borrow(), Standing::Lost { .. }));
+        if let Some(tunnel) = lost.max_by_key(Tunnel::streams) {
+            tunnel.end(ResetCode::Limit, Notice::new(Code::Limit, "nothing carries the tunnel, and others need its connections"));
+        }
+    }
+
     fn all(&self) -> Vec<Tunnel> {
         self.table().values().cloned().collect()
     }
@@ -161,6 +175,10 @@ impl Agent {
             tunnels: Tunnels::default(),
             quotas: Quotas::new(limits, ports.len()),
             draining: Draining { ports, state: Arc::default() },
+            trouble: Arc::default(),
+            refusals: Arc::default(),
+            failures: Arc::default(),
+            mismatches: Arc::default(),
             tasks: tasks.clone(),
             streams: streams.clone(),
             stop: stop.clone(),
@@ -201,13 +219,13 @@ impl Agent {
                     Ok(Some(tunnel)) => self.serve(port, tunnel, span),
                     Ok(None) => {}
                     Err(mismatch) => {
-                        error!(parent: &span, "a client was refused: {mismatch}");
+                        self.mismatches.log(|times| error!(parent: &span, times, "a client was refused: {mismatch}"));
                         outbox.close_after_drain(channel, &Notice::new(Code::Mismatch, ""));
                     }
                 }
             }
             Err(error) => {
-                warn!(parent: &span, "a client was refused: {error}");
+                self.failures.log(|times| warn!(parent: &span, times, "a client was refused: {error}"));
                 outbox.control(&close(channel, &attach::closing_notice(&error)));
             }
         }
@@ -223,6 +241,9 @@ impl Agent {
             bench: self.bench.then(|| Peer::new(port.port.compress)),
             draining: self.draining.clone(),
             quotas: Arc::clone(&self.quotas),
+            refusals: Arc::clone(&self.refusals),
+            tunnels: self.tunnels.clone(),
+            trouble: Arc::clone(&self.trouble),
             streams: self.streams.clone(),
             stop: self.stop.clone(),
         };

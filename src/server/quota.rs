@@ -55,10 +55,14 @@ struct PortStreams {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Exhausted {
     /// The tunnel has its share.
-    #[error("this tunnel has {0} connections, and no more for the sake of the port's other clients (limits.streams_per_tunnel, limits.streams_per_port)")]
+    #[error(
+        "this tunnel has {0} connections, and no more for the sake of the port's other clients (limits.streams_per_tunnel, limits.streams_per_port)"
+    )]
     Tunnel(usize),
     /// The port has its share.
-    #[error("this port has {0} connections, and no more for the sake of the other ports (limits.streams_per_port, limits.streams)")]
+    #[error(
+        "this port has {0} connections, and no more for the sake of the other ports (limits.streams_per_port, limits.streams)"
+    )]
     Port(usize),
 }
 
@@ -96,7 +100,12 @@ impl Quotas {
     /// What a port may take of the streams that are left.
     fn free_to(&self, open: &Open, port: Id, held: usize) -> usize {
         let free = self.limits.streams.saturating_sub(open.total);
-        let others = open.ports.iter().filter(|(other, _)| **other != port).map(|(_, streams)| streams.total.min(self.reserve)).sum::<usize>();
+        let others = open
+            .ports
+            .iter()
+            .filter(|(other, _)| **other != port)
+            .map(|(_, streams)| streams.total.min(self.reserve))
+            .sum::<usize>();
         // All ports together have half of the streams in reserve.
         let reserved = (self.limits.streams / 2).saturating_sub(self.reserve).saturating_sub(others);
         free.saturating_sub(reserved).max(self.reserve.saturating_sub(held).min(free))
@@ -137,7 +146,8 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    const LIMITS: ServerLimits = ServerLimits { streams: 1_000, streams_per_port: 1_000, streams_per_tunnel: 1_000, tunnels_per_port: 10 };
+    const LIMITS: ServerLimits =
+        ServerLimits { streams: 1_000, streams_per_port: 1_000, streams_per_tunnel: 1_000, tunnels_per_port: 10 };
 
     fn id(number: u8) -> Id {
         Id([number; 16])

@@ -3,19 +3,27 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, debug_span, info, warn};
+use tracing::{Instrument, debug, debug_span, error, info, warn};
 
 use super::{
     ServerPort,
-    agent::Draining,
+    agent::{Draining, Tunnels},
     proxy_protocol,
     quota::{Permit, Quotas},
 };
 use crate::{
     bench::{Peer, Request, RequestError},
     frame::{Code, Notice},
+    link::{
+        connect::{ConnectError, connect},
+        files::Trouble,
+    },
     tunnel::{
         ResetCode, Tunnel, TunnelStream,
         origin::{Origin, OriginError},
@@ -31,6 +39,12 @@ pub struct Context {
     pub bench: Option<Peer>,
     pub draining: Draining,
     pub quotas: Arc<Quotas>,
+    /// Connections that are refused for the sake of others.
+    pub refusals: Arc<Trouble>,
+    /// Ends what no channel carries when that makes room.
+    pub tunnels: Tunnels,
+    /// The lack of descriptors, for all tunnels of the server.
+    pub trouble: Arc<Trouble>,
     pub streams: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -38,7 +52,9 @@ pub struct Context {
 /// Why the local service could not be reached.
 #[derive(Debug, thiserror::Error)]
 enum DialError {
-    #[error("it did not answer within {0:?}")]
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("it did not take the header of the PROXY protocol within {0:?}")]
     Timeout(Duration),
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -47,10 +63,28 @@ enum DialError {
 impl DialError {
     /// What the client is told.
     fn wire_code(&self) -> ResetCode {
+        let kind = match self {
+            DialError::Timeout(_) => io::ErrorKind::TimedOut,
+            DialError::Connect(error) => error.kind(),
+            DialError::Io(error) => error.kind(),
+        };
+        match kind {
+            io::ErrorKind::TimedOut => ResetCode::Timeout,
+            io::ErrorKind::ConnectionRefused => ResetCode::Refused,
+            _ => ResetCode::Unreachable,
+        }
+    }
+
+    /// Logs it. A lack of descriptors is one for all streams, and is not logged for each.
+    fn log(&self, context: &Context) {
         match self {
-            DialError::Timeout(_) => ResetCode::Timeout,
-            DialError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => ResetCode::Refused,
-            DialError::Io(_) => ResetCode::Unreachable,
+            DialError::Connect(ConnectError::OutOfFiles(out)) => {
+                context.trouble.log(|times| error!(times, "cannot connect to local services: {out}; {}", out.remedy()));
+            }
+            error => {
+                let ServerPort { host, tcp_port, .. } = &*context.port;
+                warn!(local_address = %format_args!("{host}:{tcp_port}"), "the local service cannot be reached: {error}");
+            }
         }
     }
 }
@@ -112,7 +146,8 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
         let permit = match context.quotas.stream(context.port.port.keys.id, tunnel.id()) {
             Ok(permit) => permit,
             Err(exhausted) => {
-                refusals.log(|times| warn!(times, "a connection was refused: {exhausted}"));
+                context.refusals.log(|times| warn!(times, "a connection was refused: {exhausted}"));
+                context.tunnels.end_one_without_channel(context.port.port.keys.id);
                 stream.reset(ResetCode::Limit);
                 continue;
             }
@@ -144,12 +179,12 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
 
 /// Serves a stream that comes from there, as far as that is known.
 async fn serve_stream(context: Arc<Context>, stream: TunnelStream, origin: Option<Origin>, _place: Permit) {
-    let ServerPort { port, host, tcp_port, .. } = &*context.port;
+    let port = &context.port.port;
     let socket = tokio::select! {
         dialled = dial(&context, origin) => match dialled {
             Ok(socket) => socket,
             Err(error) => {
-                warn!(local_address = %format_args!("{host}:{tcp_port}"), "the local service cannot be reached: {error}");
+                error.log(&context);
                 return stream.reset(error.wire_code());
             }
         },
@@ -182,15 +217,14 @@ async fn measure(context: Arc<Context>, stream: TunnelStream, request: Request, 
 /// whole life of the stream.
 async fn dial(context: &Context, origin: Option<Origin>) -> Result<TcpStream, DialError> {
     let ServerPort { host, tcp_port, proxy_protocol, .. } = &*context.port;
-    let dialling = async {
-        let mut socket = TcpStream::connect((host.as_str(), *tcp_port)).await?;
-        if *proxy_protocol {
-            socket.write_all(&proxy_protocol::header(origin.as_ref())).await?;
-        }
-        Ok::<_, io::Error>(socket)
-    };
-    let dialled = tokio::time::timeout(context.connect_timeout, dialling).await;
-    Ok(dialled.map_err(|_| DialError::Timeout(context.connect_timeout))??)
+    let deadline = Instant::now() + context.connect_timeout;
+    let mut socket = connect(host, *tcp_port, context.connect_timeout).await?;
+    if *proxy_protocol {
+        let header = proxy_protocol::header(origin.as_ref());
+        let written = timeout_at(deadline, socket.write_all(&header)).await;
+        written.map_err(|_| DialError::Timeout(context.connect_timeout))??;
+    }
+    Ok(socket)
 }
 
 #[cfg(test)]

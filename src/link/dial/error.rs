@@ -10,6 +10,8 @@ use std::{
 use super::{MasterAddress, reach::NoSuchPlace, stage::Layer, tls_problem::TlsProblem};
 use crate::link::{
     Reason,
+    connect::list,
+    files::OutOfFiles,
     proxy::{ProxyAddress, ProxyError, environment::EnvironmentError},
     tls::TlsError,
     upgrade::UpgradeError,
@@ -54,6 +56,8 @@ pub enum DialError {
         host: String,
         /// What the resolver says.
         reason: String,
+        /// There was no descriptor for the look-up.
+        out_of_files: Option<OutOfFiles>,
     },
     /// No address of the host takes a connection.
     Connect {
@@ -128,7 +132,10 @@ impl DialError {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            DialError::Name { peer, host, reason } => Reason::new(
+            DialError::Name { host, reason, out_of_files: Some(out), .. } => {
+                Reason::new(format!("`{host}` cannot be looked up ({reason})"), out.to_string(), out.remedy())
+            }
+            DialError::Name { peer, host, reason, out_of_files: None } => Reason::new(
                 format!("`{host}` does not resolve ({reason})"),
                 "the name is wrong, or this network's DNS server does not know it or is not reached",
                 format!("check the host in `{}` and the DNS server", peer.field()),
@@ -176,14 +183,17 @@ impl DialError {
 }
 
 fn connect_reason(peer: Peer, attempts: &[(SocketAddr, io::Error)]) -> Reason {
-    let said: Vec<String> = attempts.iter().map(|(address, error)| format!("{address} ({})", refusal_of(error))).collect();
+    let said = list(attempts);
+    if let Some(out) = attempts.iter().find_map(|(_, error)| OutOfFiles::of(error)) {
+        return Reason::new(said, out.to_string(), out.remedy());
+    }
     let refused = |(address, error): &(SocketAddr, io::Error)| {
         error.kind() == io::ErrorKind::ConnectionRefused && !matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified())
     };
     let from_nowhere = |(_, error): &(SocketAddr, io::Error)| error.get_ref().is_some_and(|inner| inner.is::<NoSuchPlace>());
     if attempts.iter().any(from_nowhere) {
         let cause = "this machine has no such address or interface, or rePort may not use it";
-        return Reason::new(said.join(", "), cause, "correct `bind_address`");
+        return Reason::new(said, cause, "correct `bind_address`");
     }
     let (cause, remedy) = match (attempts.iter().any(refused), peer) {
         (true, Peer::Master) => ("nobody listens there", "is the master running, and is the port right?"),
@@ -193,14 +203,34 @@ fn connect_reason(peer: Peer, attempts: &[(SocketAddr, io::Error)]) -> Reason {
             "is the machine reachable, and does a firewall let the port through?",
         ),
     };
-    Reason::new(said.join(", "), cause, remedy)
+    Reason::new(said, cause, remedy)
 }
 
-/// What became of a connection, in a word or two.
-pub(super) fn refusal_of(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
-        io::ErrorKind::TimedOut => "no answer".to_owned(),
-        _ => error.to_string(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lack_of_descriptors_is_no_fault_of_the_path_or_the_name() {
+        let error = || io::Error::from(rustix::io::Errno::MFILE);
+        let address = SocketAddr::from(([192, 0, 2, 1], 443));
+        let failures = [
+            DialError::Connect { peer: Peer::Master, attempts: vec![(address, error())] },
+            DialError::Name {
+                peer: Peer::Master,
+                host: "a".to_owned(),
+                reason: error().to_string(),
+                out_of_files: OutOfFiles::of(&error()),
+            },
+        ];
+        for failure in failures {
+            let said = failure.to_string();
+            assert!(
+                said.contains("this process has as many open files as its limit of ") && said.contains("`ulimit -n`"),
+                "{said}"
+            );
+            assert!(!said.contains("firewall") && !said.contains("DNS"), "{said}");
+        }
     }
 }

@@ -45,6 +45,7 @@ use self::{
 };
 use super::{
     address::with_port,
+    connect::STAGGER,
     proxy::{self, Connects, ProxyError, ProxyKind, Target},
     read_ahead::ReadAhead,
     tls::{self, Certificate, TlsError},
@@ -98,7 +99,7 @@ impl Default for DialParameters {
             tls: TlsParameters::default(),
             request: RequestParameters::default(),
             deadline: Duration::from_secs(15),
-            stagger: Duration::from_millis(250),
+            stagger: STAGGER,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From a host to a TCP connection: its addresses, afresh each time, raced as RFC 8305 has it, from where we are to dial.
+//! From the host of a master or a proxy to a TCP connection, from where we are to dial.
 
 use std::{
     fmt, io,
@@ -8,8 +8,7 @@ use std::{
 
 use socket2::SockRef;
 use tokio::{
-    net::{TcpSocket, TcpStream, lookup_host},
-    task::JoinSet,
+    net::{TcpSocket, TcpStream},
     time::Instant,
 };
 
@@ -17,7 +16,12 @@ use super::{
     error::{DialError, Peer},
     stage::{Layer, Stage},
 };
-use crate::link::tcp;
+use crate::link::{
+    connect::{alternate, race},
+    files::OutOfFiles,
+    resolve::look_up,
+    tcp,
+};
 
 /// From where to dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,13 +93,16 @@ impl Reach {
     /// The host's addresses, in the order in which they are to be tried.
     pub async fn resolve(&self, peer: Peer, host: &str, port: u16, stage: &Stage) -> Result<Vec<SocketAddr>, DialError> {
         stage.set(peer, Layer::Name);
-        let failed = |reason: String| DialError::Name { peer, host: host.to_owned(), reason };
-        let found = lookup_host((host, port)).await.map_err(|error| failed(error.to_string()))?;
+        let failed = |reason: String| DialError::Name { peer, host: host.to_owned(), reason, out_of_files: None };
+        let found = look_up(host, port).await.map_err(|error| {
+            let out_of_files = OutOfFiles::of(&error).or_else(OutOfFiles::now);
+            DialError::Name { peer, host: host.to_owned(), reason: error.to_string(), out_of_files }
+        })?;
         let fits = |address: &SocketAddr| match &self.bind {
             Some(Bind::Address(from)) => from.is_ipv6() == address.is_ipv6(),
             _ => true,
         };
-        let (addresses, others): (Vec<_>, Vec<_>) = found.partition(fits);
+        let (addresses, others): (Vec<_>, Vec<_>) = found.into_iter().partition(fits);
         match (addresses.is_empty(), others.is_empty()) {
             (true, true) => Err(failed("it has no address".to_owned())),
             (true, false) => Err(failed("it has no address of the family of `bind_address`".to_owned())),
@@ -103,32 +110,16 @@ impl Reach {
         }
     }
 
-    /// The first connection that stands. Addresses are tried one after the other, and the next one already when one has not answered for
-    /// a moment.
+    /// The first connection that is established.
     pub async fn race(&self, peer: Peer, addresses: Vec<SocketAddr>) -> Result<TcpStream, DialError> {
-        let mut waiting = addresses.into_iter();
-        let mut running = JoinSet::new();
-        let mut attempts = Vec::new();
-        loop {
-            match waiting.next() {
-                Some(address) => {
-                    let bind = self.bind.clone();
-                    running.spawn(async move { (address, connect(address, bind.as_ref()).await) });
-                }
-                None if running.is_empty() => return Err(DialError::Connect { peer, attempts }),
-                None => {}
-            }
-            let patience = if waiting.len() > 0 { self.stagger } else { self.deadline };
-            match tokio::time::timeout(patience, running.join_next()).await {
-                Ok(Some(Ok((_, Ok(stream))))) => {
-                    // Without its options a connection still works.
-                    let _ = tcp::prepare(&stream);
-                    return Ok(stream);
-                }
-                Ok(Some(Ok((address, Err(error))))) => attempts.push((address, error)),
-                Ok(Some(Err(_)) | None) | Err(_) => {}
-            }
-        }
+        let connecting = |address| {
+            let bind = self.bind.clone();
+            async move { connect(address, bind.as_ref()).await }
+        };
+        let stream = race(addresses, self.stagger, connecting).await.map_err(|attempts| DialError::Connect { peer, attempts })?;
+        // Without its options a connection still works.
+        let _ = tcp::prepare(&stream);
+        Ok(stream)
     }
 }
 
@@ -156,18 +147,4 @@ fn bind_to(socket: &TcpSocket, interface: &str) -> io::Result<()> {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn bind_to(_: &TcpSocket, _: &str) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this system dials from addresses only: write one in `bind_address`"))
-}
-
-/// The families take turns, beginning with that of the resolver's first answer: a dead one costs one wait, not all.
-pub(super) fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut first, mut second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
-    first.reverse();
-    second.reverse();
-    let mut alternated = Vec::new();
-    while !(first.is_empty() && second.is_empty()) {
-        alternated.extend(first.pop());
-        alternated.extend(second.pop());
-    }
-    alternated
 }

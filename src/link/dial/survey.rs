@@ -5,8 +5,11 @@ use std::{io, net::SocketAddr, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-use super::{DialError, Dialer, Layer, Peer, ProxyAddress, ProxyChoice, error::refusal_of, stage::Stage};
-use crate::link::proxy::{ProxyKind, environment};
+use super::{DialError, Dialer, Layer, Peer, ProxyAddress, ProxyChoice, stage::Stage};
+use crate::link::{
+    connect::refusal_of,
+    proxy::{ProxyKind, environment},
+};
 
 /// A proxy, and what names it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{reach::alternate, *};
+use super::*;
 use crate::link::tls::tests::Authority;
 
 /// Something that listens, until it is dropped.
@@ -244,7 +244,10 @@ async fn a_server_that_says_nothing_ends_the_attempt_in_time() {
 
 #[tokio::test]
 async fn a_port_where_nobody_listens_is_named_with_its_address() {
-    let gone = Listening::with(echo).await.address;
+    // Bound, so that no other test listens there, and not listening.
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let gone = bound.local_addr().unwrap();
     let dialer = Dialer::new(format!("ws://{gone}/").parse().unwrap(), parameters(None)).unwrap();
     let error = dialer.dial().await.map(|_| ()).unwrap_err();
     assert!(matches!(&error, DialError::Connect { attempts, .. } if attempts.len() == 1), "{error}");
@@ -271,14 +274,6 @@ async fn a_place_to_dial_from_that_is_not_there_is_named_with_its_field() {
         let told = Dialer::new(url, parameters).unwrap().dial().await.unwrap_err().to_string();
         assert!(told.contains("no such address or interface") && told.ends_with("correct `bind_address`"), "{told}");
     }
-}
-
-#[test]
-fn the_families_of_addresses_take_turns() {
-    let of = |text: &str| text.parse::<SocketAddr>().unwrap();
-    let [a, b, c, d] = ["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1"].map(of);
-    assert_eq!(alternate(vec![a, b, c, d]), [a, d, b, c]);
-    assert_eq!(alternate(vec![]), []);
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ use self::{
     relay::{Heads, Wish, carry},
     site::{Content, Site, Times},
 };
-use crate::link::{proxy_protocol, tcp, websocket::ByteStream};
+use crate::link::{connect::connect, proxy_protocol, tcp, websocket::ByteStream};
 
 pub use self::{
     site::{HEALTH_PATH, MIN_HEADER_BYTES},
@@ -182,8 +182,7 @@ enum Place {
 /// A connection to the web server, which is told who the visitor is if it is to know.
 async fn web_server(address: &(String, u16), visitor: Option<(IpAddr, Ends)>) -> io::Result<TcpStream> {
     let began = Instant::now();
-    let connecting = TcpStream::connect((address.0.as_str(), address.1));
-    let mut web = timeout(WEB_DEADLINE, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    let mut web = connect(&address.0, address.1, WEB_DEADLINE).await.map_err(|error| io::Error::new(error.kind(), error))?;
     tcp::prepare(&web)?;
     if let Some((visitor, ends)) = visitor {
         // The port of a visitor behind a proxy is not known.

@@ -38,6 +38,7 @@ impl Stage {
             connect_timeout: Duration::from_secs(5),
             bench: Some(Peer::new(CompressMethod::Null)),
             draining: agent.draining(),
+            trouble: Arc::default(),
             streams: drain.streams.clone(),
             stop: drain.stop.clone(),
         };
