@@ -51,3 +51,5 @@ pub mod tunnel;
 
 #[cfg(test)]
 mod layers_test;
+#[cfg(test)]
+mod states_test;

@@ -197,6 +197,7 @@ fn start_server(master: SocketAddr, service: SocketAddr, method: EncryptMethod) 
             bench: false,
             ports: HashMap::from([(id, Arc::new(offered))]),
             connect_timeout: START_TIMEOUT,
+            limits: server::ServerLimits::default(),
             instance: uplink.instance,
             uplinks: uplink.each(),
         };

@@ -19,6 +19,8 @@ mod results;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use self::peer::LIFETIME;
 pub use self::{
     content::{Data, UnknownData},
     peer::{PLACES, Peer, PeerError},

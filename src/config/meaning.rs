@@ -19,10 +19,10 @@ use crate::{compress::CompressMethod, crypto::EncryptMethod};
 const HEARTBEAT: Duration = Duration::from_secs(20);
 /// LINK_TIMEOUT (PROTOCOL 12) must hold two of them.
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=HEARTBEAT;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
 /// A proxy, a router or a master that restarts.
-const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
 const RESUME_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 /// From what two links take to relieve each other.
 const ROTATIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
@@ -30,7 +30,7 @@ const ROTATIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::f
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Linux takes no more than 32767 s.
 const TCP_KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(9 * 3600);
-const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
 const HOLD_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 /// Under the ten seconds after which containers are killed.
 const GRACE_PERIOD: Duration = Duration::from_secs(5);

@@ -28,7 +28,7 @@ use crate::{
 pub const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest first message of a peer, in bytes: HELLO takes a few hundred (PROTOCOL 12, `MAX_FIRST`).
-const MAX_FIRST: usize = 4 * 1024;
+pub(crate) const MAX_FIRST: usize = 4 * 1024;
 
 /// How long a peer that is refused has to read why.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);

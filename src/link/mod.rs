@@ -36,6 +36,8 @@ mod write_through;
 
 pub use channel::{Lane, Outbox, Transmit};
 pub use heartbeat::Timing;
+#[cfg(test)]
+pub(crate) use outbox::ANSWERS_WAITING;
 pub use outbox::Ledger;
 pub use reason::Reason;
 pub use session::{Ended, Handler, Link, LinkEnd};

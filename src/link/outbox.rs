@@ -44,7 +44,7 @@ const CONTROL_PER_LANE: usize = 1024;
 const CONTROL_OVERHEAD: usize = 64;
 
 /// Bytes of answers that may wait before the accepting end reads no more from the peer (PROTOCOL 12, `ANSWERS_WAITING`).
-pub(super) const ANSWERS_WAITING: usize = 16 * 1024;
+pub(crate) const ANSWERS_WAITING: usize = 16 * 1024;
 
 /// Places that an empty queue of control frames keeps.
 const CONTROL_KEPT: usize = 16;

@@ -42,7 +42,7 @@ const BATCHES: usize = 2;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a message may take from its first part to its last (PROTOCOL 12, `MESSAGE_TIMEOUT`).
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Bytes of an unfinished message that are neither charged nor have a deadline: every socket reads that much at a time.
 const UNCHARGED: usize = 4 * 1024;

@@ -58,6 +58,8 @@ use crate::{
     },
 };
 
+#[cfg(test)]
+pub(crate) use self::unanswered::{PENDING_BYTES, PENDING_TIMEOUT, WAITING_TIMEOUT};
 pub use self::{
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
     limits::Limits,

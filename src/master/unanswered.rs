@@ -18,14 +18,14 @@ use super::registry::LinkNumber;
 use crate::id::Id;
 
 /// How long an attachment waits for a server (PROTOCOL 12). A client whose server is away asks again.
-pub(super) const WAITING_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const WAITING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a server may take to answer (PROTOCOL 12): several round trips of a slow path.
-pub(super) const PENDING_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const PENDING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of first messages that one server is asked for at a time, each with [`ASK_COST`]: some 400 of the usual length. What comes beyond it waits, so that a
 /// flood of one party delays the others by one turn.
-const PENDING_BYTES: usize = 256 * 1024;
+pub(crate) const PENDING_BYTES: usize = 256 * 1024;
 
 /// What an attachment counts at a server beside its first message: the rest of its ATTACH frame and what is kept with it.
 const ASK_COST: usize = 256;

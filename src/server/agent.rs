@@ -23,7 +23,7 @@ use crate::{
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 
 /// Tunnels of a port that have not proven themselves, at a time: they do within a round trip, and those that only play a recorded handshake again never do.
-const CANDIDATES: usize = 256;
+pub(crate) const CANDIDATES: usize = 256;
 
 /// The server as its links see it.
 #[derive(Clone)]

@@ -11,6 +11,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use self::agent::Agent;
+#[cfg(test)]
+pub(crate) use self::agent::CANDIDATES;
 pub use self::quota::ServerLimits;
 use crate::{
     id::Id,

@@ -32,6 +32,8 @@ pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 
+#[cfg(test)]
+pub(crate) use self::{attachment::CANDIDATE_TIMEOUT, carriage::MOVE_TIMEOUT};
 pub use self::{
     counts::{Count, Counts},
     handle::{Standing, Tunnel},

@@ -11,7 +11,7 @@ use crate::{
     crypto::EncryptMethod,
     id::Id,
     link::drain::Drain,
-    server::agent::Agent,
+    server::{ServerLimits, agent::Agent},
     tunnel::{TunnelStreamError, tests::Bed},
 };
 
@@ -25,12 +25,16 @@ struct Stage {
 
 impl Stage {
     async fn new(proxy_protocol: bool) -> Stage {
+        Stage::limited(proxy_protocol, ServerLimits::default()).await
+    }
+
+    async fn limited(proxy_protocol: bool, limits: ServerLimits) -> Stage {
         let bed = Bed::new();
         let (client, server) = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let drain = Drain::default();
-        let agent = Agent::new(Id([7; 16]), HashMap::new(), Duration::from_secs(5), true, &drain);
+        let agent = Agent::new(Id([7; 16]), HashMap::new(), Duration::from_secs(5), limits, true, &drain);
         let port = server.port().clone();
         let port = ServerPort { port, host: address.ip().to_string(), tcp_port: address.port(), proxy_protocol };
         let context = Context {
@@ -39,6 +43,9 @@ impl Stage {
             bench: Some(Peer::new(CompressMethod::Null)),
             draining: agent.draining(),
             trouble: Arc::default(),
+            quotas: Quotas::new(limits, 1),
+            refusals: Arc::default(),
+            tunnels: agent.tunnels(),
             streams: drain.streams.clone(),
             stop: drain.stop.clone(),
         };
@@ -68,6 +75,24 @@ impl Stage {
         self.drain.tasks.wait().await;
         self.bed.end().await;
     }
+}
+
+#[tokio::test]
+async fn streams_beyond_the_limit_are_reset_and_find_room_when_others_have_ended() {
+    let stage = Stage::limited(false, ServerLimits { streams_per_tunnel: 2, ..ServerLimits::default() }).await;
+    let streams: Vec<_> = (0..3).map(|_| stage.client.open(Bytes::new())).collect();
+    let accepted = [stage.listener.accept().await.unwrap(), stage.listener.accept().await.unwrap()];
+    let error = streams[2].failed().await;
+    assert_eq!(error.reset_code(), Some(ResetCode::Limit), "{error}");
+    drop((streams, accepted));
+    loop {
+        let stream = stage.client.open(Bytes::new());
+        tokio::select! {
+            accepted = stage.listener.accept() => break drop(accepted),
+            error = stream.failed() => assert_eq!(error.reset_code(), Some(ResetCode::Limit), "{error}"),
+        }
+    }
+    stage.end().await;
 }
 
 fn origin(source: &str, destination: &str) -> Origin {
