@@ -20,6 +20,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
+use tracing::info;
 
 use super::{
     channel::{Body, Outbox},
@@ -27,7 +28,10 @@ use super::{
     outbox::Outgoing,
     websocket::{End, MessageSocket, SocketError},
 };
-use crate::frame::{self, Code, Frame, Notice};
+use crate::{
+    frame::{self, Code, Frame, Notice},
+    suspend,
+};
 
 /// What is read, and what is sent, before the other direction has its turn, in bytes: some messages of 64 KiB.
 const BATCH: usize = 256 * 1024;
@@ -117,13 +121,15 @@ pub struct Link {
     socket: MessageSocket,
     outbox: Arc<Outbox>,
     timing: Timing,
+    /// Says how long the machine has been suspended in total.
+    suspended: fn() -> Duration,
 }
 
 impl Link {
     /// A link over an authenticated socket.
     #[must_use]
     pub fn new(socket: MessageSocket, outbox: Arc<Outbox>, timing: Timing) -> Self {
-        Link { socket, outbox, timing }
+        Link { socket, outbox, timing, suspended: suspend::suspended }
     }
 
     /// Runs the link until it ends. Then every lane that is left has been closed, and the socket is gone. When `cancelled` is over, the
@@ -132,14 +138,15 @@ impl Link {
     /// # Cancel safety
     /// Dropping the future cuts the link; its lanes are closed with `peer_lost`.
     pub async fn run<H: Handler>(self, handler: &mut H, cancelled: impl Future<Output = ()>) -> Ended {
-        let Link { socket, outbox, timing } = self;
+        let Link { socket, outbox, timing, suspended } = self;
         let now = Instant::now();
         let last = FinishOnDrop(outbox.clone());
         let mut running = Running {
             socket,
             outbox,
             interval: timing.interval,
-            heartbeat: Heartbeat::new(timing, now),
+            heartbeat: Heartbeat::new(timing, now, suspended()),
+            suspended,
             memory: BytesMut::new(),
             flushed: true,
             answerable: false,
@@ -181,6 +188,7 @@ struct Running {
     /// How often the socket is to rest at most.
     interval: Duration,
     heartbeat: Heartbeat,
+    suspended: fn() -> Duration,
     /// Where payloads are made; let go of now and then.
     memory: BytesMut,
     /// Whether everything that was given to the socket has left it.
@@ -218,8 +226,8 @@ enum Batch {
 
 impl Running {
     fn poll<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H, mut timer: Pin<&mut Sleep>) -> Poll<LinkEnd> {
-        // One look at the clock: the heartbeat is about seconds.
-        let mut now = Instant::now();
+        // One look at the clocks: the heartbeat is about seconds.
+        let mut now = self.look();
         match self.advance(context, handler, now) {
             Err(end) => return Poll::Ready(end),
             Ok(Batch::Full) => context.waker().wake_by_ref(),
@@ -230,6 +238,9 @@ impl Running {
                 Beat::Silent => return Poll::Ready(LinkEnd::Silent(self.heartbeat.silence(now))),
                 Beat::Ping => self.ping(context),
                 Beat::Wait(until) => {
+                    // A role may be on a machine that sleeps, and looks whether it did; a master has many links and need not.
+                    let is_role = self.socket.end() == End::Dialled;
+                    let until = if is_role { until.min(now + suspend::LOOK) } else { until };
                     // The timer is only ever set nearer here, and one that fires early finds out when to fire next: it is not set again for
                     // each message.
                     if timer.deadline() > until {
@@ -238,7 +249,7 @@ impl Running {
                     if timer.as_mut().poll(context).is_pending() {
                         return Poll::Pending;
                     }
-                    now = Instant::now();
+                    now = self.look();
                     if until > now {
                         timer.as_mut().reset(until);
                     }
@@ -246,6 +257,16 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Reads the clocks.
+    fn look(&mut self) -> Instant {
+        let now = Instant::now();
+        let slept = self.heartbeat.look(now, (self.suspended)());
+        if let Some(slept) = slept.filter(|_| self.socket.end() == End::Dialled) {
+            info!(slept_s = slept.as_secs(), "the machine was suspended: the master has to answer soon");
+        }
+        now
     }
 
     fn ping(&mut self, context: &mut Context<'_>) {

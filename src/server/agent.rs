@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use crate::{
     frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
     id::Id,
     link::{Handler, Outbox, drain::Drain, uplink::LinkedRole},
+    suspend::Moment,
     tunnel::{Tunnel, attach},
 };
 
@@ -30,7 +31,7 @@ pub struct Agent {
     connect_timeout: Duration,
     /// Whether measuring streams are taken.
     bench: bool,
-    started: Instant,
+    started: Moment,
     /// Those that are not over: a client may come back to them.
     tunnels: Tunnels,
     draining: Draining,
@@ -128,7 +129,7 @@ impl Agent {
             ports: Arc::clone(&ports),
             connect_timeout,
             bench,
-            started: Instant::now(),
+            started: Moment::now(),
             tunnels: Tunnels::default(),
             draining: Draining { ports, state: Arc::default() },
             tasks: tasks.clone(),

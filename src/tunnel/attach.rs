@@ -1,10 +1,7 @@
 //! The handshake that binds a tunnel to a channel, a new one or one that goes on: what the client offers, and what the server answers. What
 //! comes of it is an [`Attachment`].
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -27,6 +24,7 @@ use crate::{
     link::channel::{Code, Notice, Outbox},
     mux::Side,
     random,
+    suspend::Moment,
 };
 
 /// The number of the attempt that made the tunnel; those that resume it count on from there.
@@ -164,7 +162,7 @@ pub struct Host<'a> {
     /// This process.
     pub instance: Id,
     /// When it started.
-    pub started: Instant,
+    pub started: Moment,
     /// Finds a tunnel by its name.
     pub find: &'a dyn Fn(Id) -> Option<Tunnel>,
     /// Whether new tunnels are taken.

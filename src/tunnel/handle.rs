@@ -1,9 +1,6 @@
 //! A tunnel, as the roles hold it.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -13,6 +10,7 @@ use crate::{
     id::Id,
     link::channel::{Code, Notice, Outbox},
     mux::ResetCode,
+    suspend::Moment,
 };
 
 /// A tunnel. Clones are the same tunnel.
@@ -31,7 +29,7 @@ pub enum Standing {
     /// It waits for its next attachment.
     Lost {
         /// When the one before ended.
-        since: Instant,
+        since: Moment,
         /// And why.
         why: Notice,
     },

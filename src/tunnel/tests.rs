@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -51,7 +51,15 @@ fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
 
 /// A server that finds tunnels so.
 fn host<'a>(tasks: &'a TaskTracker, find: &'a dyn Fn(Id) -> Option<Tunnel>) -> attach::Host<'a> {
-    attach::Host { instance: Id([7; 16]), started: Instant::now(), find, is_open: true, bench: true, addresses: false, tasks }
+    attach::Host {
+        instance: Id([7; 16]),
+        started: crate::suspend::Moment::now(),
+        find,
+        is_open: true,
+        bench: true,
+        addresses: false,
+        tasks,
+    }
 }
 
 /// Two links that are joined in memory.

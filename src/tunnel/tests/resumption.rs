@@ -1,7 +1,10 @@
 //! Attachments that come and go under a tunnel: cut, moved, played again, stolen; and the end of the tunnel itself.
 
 use super::*;
-use crate::tunnel::{binding::Manner, carriage::MOVE_TIMEOUT, shared::Bell};
+use crate::{
+    suspend::Moment,
+    tunnel::{binding::Manner, carriage::MOVE_TIMEOUT, shared::Bell},
+};
 
 /// Carries bytes both ways over a stream until `during` is done, and checks what came out.
 async fn while_bytes_flow(bed: &Bed, tunnels: &(Tunnel, Tunnel), during: impl Future<Output = ()>) {
@@ -81,11 +84,27 @@ async fn a_move_that_the_other_end_does_not_complete_ends_in_time() {
     let server = &tunnels.1.shared;
     let elsewhere = Bell { outbox: crate::link::Outbox::new(), channel: 1 };
     server.take_over(7, elsewhere, Manner::Move).unwrap();
-    let start = std::time::Instant::now();
-    server.handle_timeout(start + MOVE_TIMEOUT / 2);
+    let start = Moment::now();
+    let after = |time| Moment { awake: start.awake + time, ..start };
+    server.handle_timeout(after(MOVE_TIMEOUT / 2));
     assert!(tunnels.1.is_moving() && tunnels.1.is_attached(), "the client may still say MOVED");
-    server.handle_timeout(start + MOVE_TIMEOUT * 2);
+    server.handle_timeout(after(MOVE_TIMEOUT * 2));
     assert!(!tunnels.1.is_moving() && !tunnels.1.is_attached());
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn the_time_without_an_attachment_includes_suspend() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+    let server = &tunnels.1.shared;
+    server.lost(0, Notice::new(Code::PeerLost, ""));
+    let start = Moment::now();
+    let after_a_sleep = |seconds| Moment { suspended: start.suspended + Duration::from_secs(seconds), ..start };
+    server.handle_timeout(after_a_sleep(110));
+    assert!(tunnels.1.notice().is_none(), "the client may still come back");
+    server.handle_timeout(after_a_sleep(120));
+    assert_eq!(tunnels.1.notice().map(|notice| notice.code), Some(Code::Timeout));
     bed.end().await;
 }
 
