@@ -2,12 +2,13 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, error, info, info_span, warn};
 
 use super::port::Port;
-use crate::tunnel::splice::{reset_on_close, splice};
+use crate::tunnel::splice::{Spliced, TakenBack, reset_on_close, splice_or_take_back};
 
 /// After an error of the listener (too many open files, most of the time) it rests this long: the error would come again at once.
 const ACCEPT_REST: Duration = Duration::from_millis(200);
@@ -55,28 +56,40 @@ async fn visit(context: Context, socket: TcpStream, address: SocketAddr) {
     let parameters = &context.port.parameters;
     // Until a splice has ended in order, whatever ends this is no end of file.
     reset_on_close(&socket);
-    let tunnel = tokio::select! {
-        tunnel = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => tunnel,
-        () = context.stop.cancelled() => return,
-    };
-    let Ok(tunnel) = tunnel else {
-        warn!(
-            %address,
-            hold_timeout_s = context.hold_timeout.as_secs_f32(),
-            "no server for this port key appeared in time: the connection is reset"
+    let mut connection = TakenBack { socket, unsent: Bytes::new() };
+    loop {
+        let tunnel = tokio::select! {
+            tunnel = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => tunnel,
+            () = context.stop.cancelled() => return,
+        };
+        let Ok(tunnel) = tunnel else {
+            warn!(
+                %address,
+                hold_timeout_s = context.hold_timeout.as_secs_f32(),
+                "no server for this port key appeared in time: the connection is reset"
+            );
+            return;
+        };
+        let stream = tunnel.open(context.port.details(&tunnel, address, &connection.socket));
+        let spliced = tokio::select! {
+            spliced = splice_or_take_back(connection, stream, parameters.compress) => spliced,
+            () = context.stop.cancelled() => return debug!("the connection was cut: the client ends"),
+        };
+        connection = match spliced {
+            Ok(spliced) => return log_end(&spliced),
+            Err(taken_back) => taken_back,
+        };
+        info!(
+            unsent = connection.unsent.len(),
+            "the tunnel ended before its server saw the connection: the next tunnel takes it"
         );
-        return;
-    };
-    let stream = tunnel.open(context.port.details(&tunnel, address, &socket));
-    tokio::select! {
-        spliced = splice(socket, stream, parameters.compress) => match spliced.error {
-            None => debug!(sent = spliced.sent_bytes, received = spliced.received_bytes, "the connection ended"),
-            Some(error) => info!(
-                sent = spliced.sent_bytes,
-                received = spliced.received_bytes,
-                "the connection was reset: {error}"
-            ),
-        },
-        () = context.stop.cancelled() => debug!("the connection was cut: the client ends"),
+    }
+}
+
+fn log_end(spliced: &Spliced) {
+    let Spliced { sent_bytes: sent, received_bytes: received, error } = spliced;
+    match error {
+        None => debug!(sent, received, "the connection ended"),
+        Some(error) => info!(sent, received, "the connection was reset: {error}"),
     }
 }

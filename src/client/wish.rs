@@ -16,7 +16,7 @@ use crate::{
     frame::{AttachHeader, Code, Frame, Notice},
     link::{Outbox, backoff::Backoff},
     tunnel::{
-        ResetCode, Tunnel,
+        Tunnel,
         attach::{self, AttachError, Wish},
     },
 };
@@ -151,8 +151,8 @@ impl Port {
                 return self.attach_again(tunnel, Need::AnotherLink);
             }
             Ok(Ok(attach::Outcome::New(new, taker))) => {
-                warn!(tunnel = %tunnel.id(), "the server does not know the tunnel any more: its connections are reset");
-                tunnel.end(ResetCode::Cancelled, Notice::new(Code::PeerLost, "the server does not know the tunnel any more"));
+                warn!(tunnel = %tunnel.id(), "the server does not know the tunnel any more: the connections that it has seen are reset");
+                tunnel.given_up(taker.seen, Notice::new(Code::PeerLost, "the server does not know the tunnel any more"));
                 return self.adopt(new, taker);
             }
             Ok(Err(error)) if link.is_over() => return debug!("not attached again: {error}"),

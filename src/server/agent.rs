@@ -1,7 +1,7 @@
 //! The server's side of its links: registration, and an answer to each ATTACH.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,6 +22,9 @@ use crate::{
 
 /// How often the clients on a link that retires are asked to move: the answer takes them some round trips.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+/// Tunnels that are over and of which something is remembered: 40 bytes each.
+const REMEMBERED: usize = 4096;
 
 /// The server as its links see it.
 #[derive(Clone)]
@@ -80,27 +83,55 @@ impl Draining {
 
 /// The tunnels of a server, by their names.
 #[derive(Clone, Default)]
-pub struct Tunnels(Arc<Mutex<HashMap<Id, Tunnel>>>);
+pub struct Tunnels(Arc<Mutex<Table>>);
+
+#[derive(Default)]
+struct Table {
+    /// Those that are not over.
+    held: HashMap<Id, Tunnel>,
+    /// The last ones that are.
+    over: VecDeque<Over>,
+}
+
+/// What is remembered of a tunnel that is over.
+struct Over {
+    tunnel: Id,
+    port: Id,
+    /// The lowest number of the client's streams that was never seen.
+    seen: u64,
+}
 
 impl Tunnels {
-    fn table(&self) -> MutexGuard<'_, HashMap<Id, Tunnel>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find(&self, id: Id) -> Option<Tunnel> {
-        self.table().get(&id).filter(|tunnel| tunnel.notice().is_none()).cloned()
+        self.table().held.get(&id).filter(|tunnel| tunnel.notice().is_none()).cloned()
     }
 
     fn add(&self, tunnel: &Tunnel) {
-        self.table().insert(tunnel.id(), tunnel.clone());
+        self.table().held.insert(tunnel.id(), tunnel.clone());
     }
 
-    fn remove(&self, id: Id) {
-        self.table().remove(&id);
+    /// Forgets a tunnel that is over and of which no stream is accepted any more, but for what was seen of it.
+    fn remove(&self, tunnel: &Tunnel) {
+        let mut table = self.table();
+        table.held.remove(&tunnel.id());
+        if table.over.len() >= REMEMBERED {
+            table.over.pop_front();
+        }
+        table.over.push_back(Over { tunnel: tunnel.id(), port: tunnel.port().keys.id, seen: tunnel.seen() });
+    }
+
+    /// What was seen of a tunnel that is over.
+    fn seen(&self, port: Id, tunnel: Id) -> Option<u64> {
+        let table = self.table();
+        table.over.iter().find(|over| (over.port, over.tunnel) == (port, tunnel)).map(|over| over.seen)
     }
 
     fn all(&self) -> Vec<Tunnel> {
-        self.table().values().cloned().collect()
+        self.table().held.values().cloned().collect()
     }
 
     /// Ends all of them, and waits until their clients have been told.
@@ -156,6 +187,7 @@ impl Agent {
             instance: self.instance,
             started: self.started,
             find: &|id| self.tunnels.find(id),
+            seen: &|port, tunnel| self.tunnels.seen(port, tunnel),
             is_open: !self.draining.has_begun(),
             bench: self.bench,
             addresses: port.proxy_protocol,
@@ -198,9 +230,8 @@ impl Agent {
         };
         let tunnels = self.tunnels.clone();
         let served = async move {
-            let id = tunnel.id();
-            service::serve(context, tunnel).await;
-            tunnels.remove(id);
+            service::serve(context, tunnel.clone()).await;
+            tunnels.remove(&tunnel);
         };
         self.tasks.spawn(served.instrument(span));
     }

@@ -123,6 +123,18 @@ impl Tunnel {
         self.shared.end(code, notice);
     }
 
+    /// Ends the tunnel, which the server has given up. `seen` is the lowest number of the client's streams that the server has never seen, if it says so.
+    pub fn given_up(&self, seen: Option<u64>, notice: Notice) {
+        self.shared.state().seen_by_peer = seen;
+        self.end(ResetCode::Cancelled, notice);
+    }
+
+    /// The lowest number of the peer's streams that this end has not seen.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.shared.state().mux.seen()
+    }
+
     /// Ends all of these because the process does, and waits until the other ends have been told.
     ///
     /// # Cancel safety

@@ -84,6 +84,8 @@ pub struct State {
     opened: VecDeque<(StreamId, Bytes)>,
     acceptor: Option<Waker>,
     pub over: Option<Notice>,
+    /// When it is over: the lowest number of our streams that the other end says it has never seen.
+    pub(super) seen_by_peer: Option<u64>,
 }
 
 /// A tunnel without an attachment.
@@ -151,6 +153,7 @@ impl Shared {
             opened: VecDeque::new(),
             acceptor: None,
             over: None,
+            seen_by_peer: None,
         };
         let shared = Arc::new(Shared {
             id,

@@ -13,7 +13,7 @@ use std::{
     io::{self, IoSlice},
     net::Shutdown,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::{Duration, Instant},
@@ -85,15 +85,52 @@ pub enum SpliceError {
     Corrupt(#[from] CompressError),
 }
 
+/// A local connection of which the peer has seen nothing.
+#[derive(Debug)]
+pub struct TakenBack {
+    /// The connection. Its end is a reset.
+    pub socket: TcpStream,
+    /// What was read from it.
+    pub unsent: Bytes,
+}
+
 /// Joins `stream` and `socket` until both directions have ended and the peer has everything: who ends the tunnel then loses nothing.
 ///
 /// # Cancel safety
 /// Dropping the future resets both.
 pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Spliced {
-    local_socket::prepare(&socket);
-    let ends = Arc::new(Ends::new(socket, stream, method));
+    join(&Arc::new(Ends::new(Arc::new(socket), Bytes::new(), stream, method))).await
+}
+
+/// The same for a connection of which `unsent` has been read already.
+///
+/// # Errors
+/// Gives the connection back when the tunnel is over and it is certain that the peer has not seen the stream: the connection can use another.
+///
+/// # Cancel safety
+/// Dropping the future resets both.
+pub async fn splice_or_take_back(
+    connection: TakenBack,
+    stream: TunnelStream,
+    method: CompressMethod,
+) -> Result<Spliced, TakenBack> {
+    let TakenBack { socket, unsent } = connection;
+    let socket = Arc::new(socket);
+    let ends = Arc::new(Ends::new(Arc::clone(&socket), unsent, stream, method));
+    let spliced = join(&ends).await;
+    let taken_back =
+        if let Some(SpliceError::Stream(TunnelStreamError::TunnelOver(_))) = &spliced.error { ends.unsent() } else { None };
+    drop(ends);
+    match (taken_back, Arc::into_inner(socket)) {
+        (Some(unsent), Some(socket)) => Err(TakenBack { socket, unsent }),
+        _ => Ok(spliced),
+    }
+}
+
+async fn join(ends: &Arc<Ends>) -> Spliced {
+    local_socket::prepare(&ends.socket);
     let mut sending = JoinSet::new();
-    let sender = Arc::clone(&ends);
+    let sender = Arc::clone(ends);
     sending.spawn(async move { sender.send().await });
     let received = ends.receive().await;
     let failure = match &received.result {
@@ -127,7 +164,9 @@ struct Direction {
 
 /// The two sides of a splice.
 struct Ends {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
+    /// What goes to the stream before anything that is read.
+    first: Mutex<Bytes>,
     stream: TunnelStream,
     method: CompressMethod,
     /// How many directions ended in order.
@@ -141,7 +180,7 @@ impl Drop for Ends {
     /// like an end of file.
     fn drop(&mut self) {
         if self.are_ended_in_order() {
-            let _ = SockRef::from(&self.socket).set_linger(None);
+            let _ = SockRef::from(&*self.socket).set_linger(None);
         }
     }
 }
@@ -153,10 +192,11 @@ pub fn reset_on_close(socket: &TcpStream) {
 }
 
 impl Ends {
-    fn new(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Self {
+    fn new(socket: Arc<TcpStream>, first: Bytes, stream: TunnelStream, method: CompressMethod) -> Self {
         // From the start, and until both directions have ended in order: a process that is killed closes its sockets too.
         reset_on_close(&socket);
-        Ends { socket, stream, method, ended_in_order: AtomicU8::new(0), is_shut_down: AtomicBool::new(false) }
+        let first = Mutex::new(first);
+        Ends { socket, first, stream, method, ended_in_order: AtomicU8::new(0), is_shut_down: AtomicBool::new(false) }
     }
 
     fn are_ended_in_order(&self) -> bool {
@@ -222,6 +262,7 @@ impl Ends {
     /// From the socket into the tunnel.
     async fn send_all(&self, moved: &mut u64, last: &mut Option<Instant>) -> Result<(), SpliceError> {
         let mut compressor = Compressor::new(self.method, self.stream.pool());
+        self.send_first(&mut compressor).await?;
         loop {
             let room = self.room().await?;
             self.socket.readable().await?;
@@ -249,6 +290,35 @@ impl Ends {
                 }
             }
         }
+    }
+
+    async fn send_first(&self, compressor: &mut Compressor) -> Result<(), SpliceError> {
+        while !self.first().is_empty() {
+            let room = self.room().await?;
+            let mut raw = {
+                let mut first = self.first();
+                let length = room.min(first.len());
+                BytesMut::from(first.split_to(length))
+            };
+            self.stream.write(self.wire(compressor, &mut raw))?;
+        }
+        Ok(())
+    }
+
+    fn first(&self) -> MutexGuard<'_, Bytes> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that was read from the socket, when the tunnel is over and it is certain that the peer has not seen the stream.
+    fn unsent(&self) -> Option<Bytes> {
+        let mut unsent = BytesMut::new();
+        let mut decompressor = Decompressor::new(self.method, self.stream.pool());
+        self.stream.unseen()?.into_iter().for_each(|piece| decompressor.push(piece));
+        while let Some(chunk) = decompressor.next().ok()? {
+            unsent.extend_from_slice(&chunk.raw);
+        }
+        unsent.extend_from_slice(&self.first());
+        Some(unsent.freeze())
     }
 
     fn end_of_file(&self) -> Result<(), SpliceError> {
@@ -331,7 +401,7 @@ impl Ends {
         }
         decompressor.finish()?;
         self.is_shut_down.store(true, Ordering::Release);
-        SockRef::from(&self.socket).shutdown(Shutdown::Write).or_else(ignore_not_connected)?;
+        SockRef::from(&*self.socket).shutdown(Shutdown::Write).or_else(ignore_not_connected)?;
         Ok(())
     }
 
@@ -459,7 +529,8 @@ mod tests {
         let (visitor, _agent) = bed.tunnels(crate::crypto::EncryptMethod::Plain, CompressMethod::Null).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (application, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        let ends = Ends::new(accepted.unwrap().0, visitor.open(Bytes::new()), CompressMethod::Null);
+        let socket = Arc::new(accepted.unwrap().0);
+        let ends = Ends::new(socket, Bytes::new(), visitor.open(Bytes::new()), CompressMethod::Null);
         let application = application.unwrap();
         reset_on_close(&application);
         drop(application);

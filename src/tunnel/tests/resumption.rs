@@ -122,6 +122,75 @@ async fn a_server_that_does_not_know_the_tunnel_offers_a_new_one() {
     bed.end().await;
 }
 
+/// A client's connection in a tunnel whose server has given it up after it saw the streams below `seen`: the application, and what became of the
+/// connection. The link is cut before the stream is opened when `is_cut`; else its OPEN has left.
+async fn taken_back(
+    bed: &Bed,
+    tunnel: &Tunnel,
+    is_cut: bool,
+    seen: Option<u64>,
+) -> (TcpStream, Result<splice::Spliced, splice::TakenBack>) {
+    let (mut application, visitor) = sockets().await;
+    if is_cut {
+        bed.joint.cut.cancel();
+        tunnel.standing().wait_for(|standing| matches!(standing, Standing::Lost { .. })).await.unwrap();
+    }
+    let connection = splice::TakenBack { socket: visitor, unsent: Bytes::from_static(b"read before, ") };
+    let stream = tunnel.open(Bytes::new());
+    let splicing = splice::splice_or_take_back(connection, stream, tunnel.port().compress);
+    let ended = async {
+        application.write_all(&text(40_000)).await.unwrap();
+        application.shutdown().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        tunnel.given_up(seen, Notice::new(Code::PeerLost, ""));
+    };
+    let (spliced, ()) = tokio::join!(splicing, ended);
+    (application, spliced)
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_never_saw_goes_to_the_next_tunnel_with_every_compression() {
+    for compress in CompressMethod::ALL {
+        let bed = Bed::new();
+        let tunnels = bed.tunnels(EncryptMethod::Plain, compress).await;
+        let (mut application, spliced) = taken_back(&bed, &tunnels.0, true, None).await;
+        let connection = spliced.expect_err("its OPEN has never left");
+        let joint = bed.another_joint();
+        let wish = attach::wish(tunnels.0.port(), &joint.client, 1, &bed.tasks).unwrap();
+        let (next, served) = bed.answer(&joint, 1, wish, tunnels.0.port()).await;
+        let Ok(attach::Outcome::New(next, _)) = next else { panic!("a new tunnel") };
+        let (agent, mut service) = sockets().await;
+        let opened = next.open(Bytes::new());
+        bed.tasks.spawn(async move { splice::splice_or_take_back(connection, opened, compress).await.unwrap() });
+        let (accepted, _) = served.unwrap().accept().await.unwrap();
+        bed.tasks.spawn(splice(agent, accepted, compress));
+        let mut received = Vec::new();
+        service.read_to_end(&mut received).await.unwrap();
+        assert!(received == [b"read before, ", &text(40_000)[..]].concat(), "{compress}: {} bytes", received.len());
+        service.write_all(b"all of it").await.unwrap();
+        drop(service);
+        let mut answer = Vec::new();
+        application.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"all of it");
+        next.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, ""));
+        bed.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_may_have_seen_is_reset() {
+    // Sent, and nothing is known; below what was seen; acknowledged, whatever the server says.
+    for seen in [None, Some(2), Some(0)] {
+        let bed = Bed::new();
+        let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+        let (mut application, spliced) = taken_back(&bed, &tunnels.0, false, seen).await;
+        let error = spliced.expect("it is not given back").error;
+        assert!(error.is_some());
+        assert_eq!(application.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{seen:?}");
+        bed.end().await;
+    }
+}
+
 #[tokio::test]
 async fn an_attempt_that_is_played_again_does_not_touch_the_tunnel() {
     let bed = Bed::new();
