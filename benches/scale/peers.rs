@@ -148,7 +148,7 @@ impl Visitor {
         outbox.open(channel, wish.lane).ok()?;
         // Nobody waits any more when this is not the first link; `check` says so then.
         self.wishes.try_send(wish.outcome).ok()?;
-        let header = AttachHeader { port: self.port.keys.id, instance: None };
+        let header = AttachHeader { port: self.port.keys.id, instance: None, avoid: Vec::new() };
         Some(Frame::Attach { channel, header, message: wish.message })
     }
 }

@@ -7,8 +7,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, error, info, info_span, warn};
 
-use super::port::Port;
-use crate::tunnel::splice::{Spliced, TakenBack, reset_on_close, splice_or_take_back};
+use super::{port::Port, refused::is_refusal};
+use crate::tunnel::{
+    splice::{Spliced, reset_on_close},
+    take_back::{TakenBack, splice_or_take_back},
+};
 
 /// After an error of the listener (too many open files, most of the time) it rests this long: the error would come again at once.
 const ACCEPT_REST: Duration = Duration::from_millis(200);
@@ -76,7 +79,12 @@ async fn visit(context: Context, socket: TcpStream, address: SocketAddr) {
             () = context.stop.cancelled() => return debug!("the connection was cut: the client ends"),
         };
         connection = match spliced {
-            Ok(spliced) => return log_end(&spliced),
+            Ok(spliced) => {
+                if spliced.received_bytes == 0 && spliced.error.as_ref().is_some_and(is_refusal) {
+                    context.port.refused(&tunnel);
+                }
+                return log_end(&spliced);
+            }
             Err(taken_back) => taken_back,
         };
         info!(

@@ -7,6 +7,7 @@ mod bind;
 pub mod direct;
 mod listener;
 mod port;
+mod refused;
 #[cfg(test)]
 mod tests;
 mod visitor;

@@ -180,13 +180,26 @@ impl<L: Clone, W> Registry<L, W> {
     }
 
     /// Opens a channel of a client: puts it through, or keeps the call until a fitting server comes.
+    #[cfg(test)]
     pub(super) fn attach(&mut self, client: LinkNumber, port: Id, instance: Option<Id>, call: W) -> Attached<L> {
+        self.attach_avoiding(client, port, instance, &[], call)
+    }
+
+    /// Opens a channel of a client: puts it through, or keeps the call until a fitting server comes. The instances to `avoid` are the last choice.
+    pub(super) fn attach_avoiding(
+        &mut self,
+        client: LinkNumber,
+        port: Id,
+        instance: Option<Id>,
+        avoid: &[Id],
+        call: W,
+    ) -> Attached<L> {
         let limit = self.channels_per_link;
         match self.links.get(&client) {
             Some(member) if member.channels < limit => {}
             _ => return Attached::Full,
         }
-        let attached = match self.least_busy(port, instance) {
+        let attached = match self.least_busy(port, instance, avoid) {
             Some(server) => match self.open(server) {
                 Some(exchange) => Attached::Connected(exchange),
                 None => return Attached::Full,
@@ -258,13 +271,14 @@ impl<L: Clone, W> Registry<L, W> {
         self.instances.get(&key).is_some_and(|standing| standing.newest == link).then_some(member.instance)
     }
 
-    /// Among the servers of the key id the one with the fewest channels, the longest linked among equals.
-    fn least_busy(&self, port: Id, instance: Option<Id>) -> Option<LinkNumber> {
+    /// Among the servers of the key id, and first among those that are not to be avoided, the one with the fewest channels, the longest linked
+    /// among equals.
+    fn least_busy(&self, port: Id, instance: Option<Id>, avoid: &[Id]) -> Option<LinkNumber> {
         let fits = |member: &Member<L>| instance.is_none_or(|instance| member.instance == instance);
         let servers = self.ports.get(&port)?.servers.iter();
         servers
-            .filter_map(|number| self.links.get(number).filter(|member| fits(member)).map(|member| (member.channels, *number)))
-            .min()
+            .filter_map(|number| self.links.get(number).filter(|member| fits(member)).map(|member| (member, *number)))
+            .min_by_key(|(member, number)| (avoid.contains(&member.instance), member.channels, *number))
             .map(|(_, number)| number)
     }
 

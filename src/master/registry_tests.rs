@@ -48,6 +48,16 @@ fn new_channels_are_spread_over_the_servers_of_a_key() {
 }
 
 #[test]
+fn a_server_to_be_avoided_is_the_last_choice() {
+    let mut registry = with_servers(3);
+    let mut avoiding = |avoid: &[Id]| server_of(&registry.attach_avoiding(100, PORT, None, avoid, 0));
+    assert_eq!([avoiding(&[id(1)]), avoiding(&[id(1)])], [Some(2), Some(3)], "however busy the others are");
+    assert_eq!(avoiding(&[id(1), id(3)]), Some(2));
+    assert_eq!(avoiding(&[id(1), id(2), id(3), id(9)]), Some(1), "better than none");
+    assert_eq!(avoiding(&[]), Some(1));
+}
+
+#[test]
 fn a_named_instance_is_reached_or_waited_for() {
     let mut registry = with_servers(2);
     assert_eq!(server_of(&registry.attach(100, PORT, Some(id(2)), 0)), Some(2));

@@ -221,9 +221,9 @@ impl Circuit {
     fn dial(self: &Arc<Self>) {
         let mut state = self.state();
         let Phase::New(call) = std::mem::take(&mut state.phase) else { return };
-        let AttachHeader { port, instance } = call.header;
+        let AttachHeader { port, instance, avoid } = &call.header;
         // Under the circuit's lock, so that whoever puts it through meanwhile finds the place in the line written down.
-        let attached = self.switch.registry().attach(self.client.line.number, port, instance, Arc::clone(self));
+        let attached = self.switch.registry().attach_avoiding(self.client.line.number, *port, *instance, avoid, Arc::clone(self));
         match attached {
             Attached::Waiting(wait) => {
                 state.counted = true;
@@ -258,7 +258,9 @@ impl Circuit {
         match std::mem::take(&mut state.phase) {
             Phase::New(call) | Phase::Calling(call, _) => {
                 state.phase = Phase::Ringing;
-                let Call { header, message } = *call;
+                let Call { mut header, message } = *call;
+                // It concerns the choice of the server alone.
+                header.avoid.clear();
                 // Under the lock, so that a CLOSE of the client comes behind it.
                 line.outbox.control(&Frame::Attach { channel, header, message });
             }

@@ -339,7 +339,7 @@ mod tests {
         let (_, mut session) = agent.begin(&outbox);
         let attach = || Frame::Attach {
             channel: 3,
-            header: AttachHeader { port: keys.id, instance: None },
+            header: AttachHeader { port: keys.id, instance: None, avoid: Vec::new() },
             message: wish.message.clone(),
         };
         assert_eq!(session.frame(attach()), Ok(()));

@@ -13,7 +13,7 @@ use std::{
     io::{self, IoSlice},
     net::Shutdown,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::{Duration, Instant},
@@ -85,15 +85,6 @@ pub enum SpliceError {
     Corrupt(#[from] CompressError),
 }
 
-/// A local connection of which the peer has seen nothing.
-#[derive(Debug)]
-pub struct TakenBack {
-    /// The connection. Its end is a reset.
-    pub socket: TcpStream,
-    /// What was read from it.
-    pub unsent: Bytes,
-}
-
 /// Joins `stream` and `socket` until both directions have ended and the peer has everything: who ends the tunnel then loses nothing.
 ///
 /// # Cancel safety
@@ -102,32 +93,7 @@ pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMet
     join(&Arc::new(Ends::new(Arc::new(socket), Bytes::new(), stream, method))).await
 }
 
-/// The same for a connection of which `unsent` has been read already.
-///
-/// # Errors
-/// Gives the connection back when the tunnel is over and it is certain that the peer has not seen the stream: the connection can use another.
-///
-/// # Cancel safety
-/// Dropping the future resets both.
-pub async fn splice_or_take_back(
-    connection: TakenBack,
-    stream: TunnelStream,
-    method: CompressMethod,
-) -> Result<Spliced, TakenBack> {
-    let TakenBack { socket, unsent } = connection;
-    let socket = Arc::new(socket);
-    let ends = Arc::new(Ends::new(Arc::clone(&socket), unsent, stream, method));
-    let spliced = join(&ends).await;
-    let taken_back =
-        if let Some(SpliceError::Stream(TunnelStreamError::TunnelOver(_))) = &spliced.error { ends.unsent() } else { None };
-    drop(ends);
-    match (taken_back, Arc::into_inner(socket)) {
-        (Some(unsent), Some(socket)) => Err(TakenBack { socket, unsent }),
-        _ => Ok(spliced),
-    }
-}
-
-async fn join(ends: &Arc<Ends>) -> Spliced {
+pub(super) async fn join(ends: &Arc<Ends>) -> Spliced {
     local_socket::prepare(&ends.socket);
     let mut sending = JoinSet::new();
     let sender = Arc::clone(ends);
@@ -163,12 +129,12 @@ struct Direction {
 }
 
 /// The two sides of a splice.
-struct Ends {
+pub(super) struct Ends {
     socket: Arc<TcpStream>,
     /// What goes to the stream before anything that is read.
-    first: Mutex<Bytes>,
-    stream: TunnelStream,
-    method: CompressMethod,
+    pub(super) first: Mutex<Bytes>,
+    pub(super) stream: TunnelStream,
+    pub(super) method: CompressMethod,
     /// How many directions ended in order.
     ended_in_order: AtomicU8,
     /// The sending direction of the socket is being shut down.
@@ -192,7 +158,7 @@ pub fn reset_on_close(socket: &TcpStream) {
 }
 
 impl Ends {
-    fn new(socket: Arc<TcpStream>, first: Bytes, stream: TunnelStream, method: CompressMethod) -> Self {
+    pub(super) fn new(socket: Arc<TcpStream>, first: Bytes, stream: TunnelStream, method: CompressMethod) -> Self {
         // From the start, and until both directions have ended in order: a process that is killed closes its sockets too.
         reset_on_close(&socket);
         let first = Mutex::new(first);
@@ -292,35 +258,6 @@ impl Ends {
         }
     }
 
-    async fn send_first(&self, compressor: &mut Compressor) -> Result<(), SpliceError> {
-        while !self.first().is_empty() {
-            let room = self.room().await?;
-            let mut raw = {
-                let mut first = self.first();
-                let length = room.min(first.len());
-                BytesMut::from(first.split_to(length))
-            };
-            self.stream.write(self.wire(compressor, &mut raw))?;
-        }
-        Ok(())
-    }
-
-    fn first(&self) -> MutexGuard<'_, Bytes> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// All that was read from the socket, when the tunnel is over and it is certain that the peer has not seen the stream.
-    fn unsent(&self) -> Option<Bytes> {
-        let mut unsent = BytesMut::new();
-        let mut decompressor = Decompressor::new(self.method, self.stream.pool());
-        self.stream.unseen()?.into_iter().for_each(|piece| decompressor.push(piece));
-        while let Some(chunk) = decompressor.next().ok()? {
-            unsent.extend_from_slice(&chunk.raw);
-        }
-        unsent.extend_from_slice(&self.first());
-        Some(unsent.freeze())
-    }
-
     fn end_of_file(&self) -> Result<(), SpliceError> {
         if self.was_reset() {
             return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
@@ -343,7 +280,7 @@ impl Ends {
     }
 
     /// What `raw` is in the tunnel; leaves the buffer to be used again where that is cheaper than giving it away.
-    fn wire(&self, compressor: &mut Compressor, raw: &mut BytesMut) -> Bytes {
+    pub(super) fn wire(&self, compressor: &mut Compressor, raw: &mut BytesMut) -> Bytes {
         if self.method != CompressMethod::Null {
             return compressed(compressor, raw);
         }
@@ -351,7 +288,7 @@ impl Ends {
     }
 
     /// How many raw bytes may be read from the socket now. Notices meanwhile when the local connection is reset.
-    async fn room(&self) -> Result<usize, SpliceError> {
+    pub(super) async fn room(&self) -> Result<usize, SpliceError> {
         let room = tokio::select! {
             biased;
             room = self.stream.write_room() => room?,

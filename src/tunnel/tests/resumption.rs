@@ -129,15 +129,15 @@ async fn taken_back(
     tunnel: &Tunnel,
     is_cut: bool,
     seen: Option<u64>,
-) -> (TcpStream, Result<splice::Spliced, splice::TakenBack>) {
+) -> (TcpStream, Result<splice::Spliced, take_back::TakenBack>) {
     let (mut application, visitor) = sockets().await;
     if is_cut {
         bed.joint.cut.cancel();
         tunnel.standing().wait_for(|standing| matches!(standing, Standing::Lost { .. })).await.unwrap();
     }
-    let connection = splice::TakenBack { socket: visitor, unsent: Bytes::from_static(b"read before, ") };
+    let connection = take_back::TakenBack { socket: visitor, unsent: Bytes::from_static(b"read before, ") };
     let stream = tunnel.open(Bytes::new());
-    let splicing = splice::splice_or_take_back(connection, stream, tunnel.port().compress);
+    let splicing = take_back::splice_or_take_back(connection, stream, tunnel.port().compress);
     let ended = async {
         application.write_all(&text(40_000)).await.unwrap();
         application.shutdown().await.unwrap();
@@ -161,7 +161,7 @@ async fn a_connection_that_the_server_never_saw_goes_to_the_next_tunnel_with_eve
         let Ok(attach::Outcome::New(next, _)) = next else { panic!("a new tunnel") };
         let (agent, mut service) = sockets().await;
         let opened = next.open(Bytes::new());
-        bed.tasks.spawn(async move { splice::splice_or_take_back(connection, opened, compress).await.unwrap() });
+        bed.tasks.spawn(async move { take_back::splice_or_take_back(connection, opened, compress).await.unwrap() });
         let (accepted, _) = served.unwrap().accept().await.unwrap();
         bed.tasks.spawn(splice(agent, accepted, compress));
         let mut received = Vec::new();
