@@ -4,7 +4,7 @@
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -20,6 +20,7 @@ use report::{
         uplink::{Choice, LinkedRole, Mover, Uplink},
     },
     random,
+    suspend::Moment,
     tunnel::{
         Commons, PortParameters, Tunnel, TunnelStream, WindowSize,
         attach::{self, AttachError, Outcome},
@@ -66,7 +67,7 @@ impl Peers {
         let (registered, mut answer) = mpsc::channel(1);
         let instance = Id(random::bytes());
         let Peers { port, tasks, stop, .. } = self.clone();
-        self.link(Role::Server, instance, Agent { port, instance, started: Instant::now(), tasks, stop, registered })?;
+        self.link(Role::Server, instance, Agent { port, instance, started: Moment::now(), tasks, stop, registered })?;
         let answer = tokio::time::timeout(READY_TIMEOUT, answer.recv()).await.context("the server does not get its link")?;
         answer.context("the server's link has ended")
     }
@@ -179,7 +180,7 @@ impl LinkedRole for Visitor {
 struct Agent {
     port: PortParameters,
     instance: Id,
-    started: Instant,
+    started: Moment,
     tasks: TaskTracker,
     stop: CancellationToken,
     registered: mpsc::Sender<()>,
@@ -225,6 +226,7 @@ impl Session {
             instance: *instance,
             started: *started,
             find: &|_| None,
+            seen: &|_, _| None,
             is_open: true,
             bench: false,
             addresses: false,
