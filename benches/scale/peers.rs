@@ -1,11 +1,7 @@
 //! The other ends of many links within this process: real links over TCP that authenticate, and real tunnels, by the library that the processes
 //! consist of. No socket but that of the link belongs to any of them.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;

@@ -179,6 +179,11 @@ impl Heartbeat {
         now.saturating_duration_since(self.sent.max(self.received))
     }
 
+    /// For how long an answer has been waited for.
+    pub(super) fn waiting(&self, now: Instant) -> Duration {
+        self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked))
+    }
+
     /// For how long nothing has been received.
     pub(super) fn silence(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.received)

@@ -45,6 +45,9 @@ const BATCHES: usize = 2;
 /// How long a link that ends waits for its last frames to leave and for the peer to close as well.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// After this long without an answer the kernel has sent again several times what the path does not deliver.
+const STUCK_AFTER: Duration = Duration::from_secs(4);
+
 /// How long a message may take from its first part to its last (PROTOCOL 12, `MESSAGE_TIMEOUT`).
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -114,6 +117,8 @@ pub struct Ended {
     pub why: LinkEnd,
     /// For how long nothing had been sent or received then.
     pub idle: Duration,
+    /// Whether it was silent until then because its TCP connection sent the same bytes again and again. The other end may have noticed first.
+    pub is_stuck: bool,
 }
 
 /// A link after its authentication.
@@ -154,6 +159,7 @@ impl Link {
             ping_waits: false,
             rested: now,
             unfinished: Unfinished::default(),
+            is_stuck: false,
         };
         let mut timer = pin!(tokio::time::sleep_until(now + timing.interval.min(timing.timeout)));
         let mut cancelled = pin!(cancelled);
@@ -165,11 +171,12 @@ impl Link {
         })
         .await;
         let idle = running.heartbeat.idle(Instant::now());
+        let is_stuck = running.is_stuck && matches!(why, LinkEnd::Silent(_) | LinkEnd::Lost(_) | LinkEnd::PeerClosed);
         running.outbox.recharge(std::mem::take(&mut running.unfinished.charged), 0);
         running.outbox.finish(&why.notice());
         Box::pin(running.goodbye(&why)).await;
         drop(last);
-        Ended { why, idle }
+        Ended { why, idle, is_stuck }
     }
 }
 
@@ -202,6 +209,8 @@ struct Running {
     /// When the socket last rested.
     rested: Instant,
     unfinished: Unfinished,
+    /// Whether the TCP connection has not delivered for a while; see [`Ended::is_stuck`].
+    is_stuck: bool,
 }
 
 /// A message of which a part has come.
@@ -254,8 +263,17 @@ impl Running {
                         timer.as_mut().reset(until);
                     }
                     self.rest(now);
+                    self.look_below(now);
                 }
             }
+        }
+    }
+
+    /// Asks the kernel about a connection that has not brought an answer for long. Only a role does: a master has many links, and can do nothing about
+    /// their paths.
+    fn look_below(&mut self, now: Instant) {
+        if self.socket.end() == End::Dialled && self.heartbeat.waiting(now) >= STUCK_AFTER {
+            self.is_stuck = self.socket.connection().is_some_and(|connection| connection.is_stuck());
         }
     }
 
@@ -313,6 +331,7 @@ impl Running {
         let answerable = std::mem::take(&mut self.answerable);
         if heard.any || answerable {
             self.heartbeat.received(now, heard.long || answerable);
+            self.is_stuck = false;
         }
     }
 

@@ -3,6 +3,10 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,6 +38,8 @@ pub(super) struct Reach {
     pub stagger: Duration,
     pub deadline: Duration,
     pub bind: Option<Bind>,
+    /// Whether the path loses large packets, so that segments are small.
+    pub is_narrow: Arc<AtomicBool>,
 }
 
 impl Reach {
@@ -41,14 +47,16 @@ impl Reach {
     pub async fn connect(&self, peer: Peer, host: &str, port: u16, stage: &Stage) -> Result<TcpStream, DialError> {
         let addresses = self.resolve(peer, host, port, stage).await?;
         stage.set(peer, Layer::Tcp);
-        self.race(peer, addresses).await
+        let stream = self.race(peer, addresses).await?;
+        stage.connected(tcp::Connection::of(&stream));
+        Ok(stream)
     }
 
     /// What becomes of a connection to each of the addresses, all at a time: how long it took, or why there is none.
     pub async fn survey(&self, addresses: Vec<SocketAddr>) -> Vec<(SocketAddr, io::Result<Duration>)> {
         let attempts = addresses.into_iter().map(|address| async move {
             let begun = Instant::now();
-            let attempt = tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref())).await;
+            let attempt = tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref(), false)).await;
             let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             (address, attempt.map(|_| begun.elapsed()))
         });
@@ -78,11 +86,12 @@ impl Reach {
         let mut waiting = addresses.into_iter();
         let mut running = JoinSet::new();
         let mut attempts = Vec::new();
+        let is_narrow = self.is_narrow.load(Ordering::Relaxed);
         loop {
             match waiting.next() {
                 Some(address) => {
                     let bind = self.bind.clone();
-                    running.spawn(async move { (address, connect(address, bind.as_ref()).await) });
+                    running.spawn(async move { (address, connect(address, bind.as_ref(), is_narrow).await) });
                 }
                 None if running.is_empty() => return Err(DialError::Connect { peer, attempts }),
                 None => {}
@@ -101,9 +110,12 @@ impl Reach {
     }
 }
 
-async fn connect(address: SocketAddr, bind: Option<&Bind>) -> io::Result<TcpStream> {
-    let Some(bind) = bind else { return TcpStream::connect(address).await };
+async fn connect(address: SocketAddr, bind: Option<&Bind>, is_narrow: bool) -> io::Result<TcpStream> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    if is_narrow {
+        tcp::limit_segments(&socket);
+    }
+    let Some(bind) = bind else { return socket.connect(address).await };
     let (bound, from) = match bind {
         Bind::Address(from) => (socket.bind(SocketAddr::new(*from, 0)), from.to_string()),
         Bind::Interface(name) => (bind_to(&socket, name), name.clone()),
