@@ -34,7 +34,7 @@ fn data_frames(criterion: &mut Criterion) {
 
 fn control_frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frame/control");
-    let header = AttachHeader { port: report::id::Id([7; 16]), instance: Some(report::id::Id([8; 16])) };
+    let header = AttachHeader { port: report::id::Id([7; 16]), instance: Some(report::id::Id([8; 16])), avoid: Vec::new() };
     let attach = Frame::Attach { channel: 7, header, message: Bytes::from(data::random(300)) };
     for (name, frame) in [("ping", Frame::Ping(1)), ("attach", attach)] {
         let message = frame.to_message();

@@ -14,6 +14,7 @@ use report::{
     id::Id,
     link::{Handler, Link, Outbox, Timing, memory},
     mux::{Event, Mux, Parameters, PeerGrant, Read, Side, StreamId, WindowSize},
+    suspend::Moment,
     tunnel::{Commons, PortParameters, Tunnel, TunnelStream, attach},
 };
 use tokio::{
@@ -216,8 +217,9 @@ async fn attached(client: &Arc<Outbox>, server: &Arc<Outbox>, port: &PortParamet
     client.open(1, wish.lane).expect("the first channel");
     let host = attach::Host {
         instance: Id([7; 16]),
-        started: Instant::now(),
+        started: Moment::now(),
         find: &|_| None,
+        seen: &|_, _| None,
         is_open: true,
         bench: true,
         addresses: false,

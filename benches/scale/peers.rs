@@ -1,11 +1,7 @@
 //! The other ends of many links within this process: real links over TCP that authenticate, and real tunnels, by the library that the processes
 //! consist of. No socket but that of the link belongs to any of them.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
@@ -20,6 +16,7 @@ use report::{
         uplink::{Choice, LinkedRole, Mover, Uplink},
     },
     random,
+    suspend::Moment,
     tunnel::{
         Commons, PortParameters, Tunnel, TunnelStream, WindowSize,
         attach::{self, AttachError, Outcome},
@@ -67,7 +64,7 @@ impl Peers {
         let (registered, mut answer) = mpsc::channel(1);
         let instance = Id(random::bytes());
         let Peers { port, tasks, stop, .. } = self.clone();
-        self.link(Role::Server, instance, Agent { port, instance, started: Instant::now(), tasks, stop, registered })?;
+        self.link(Role::Server, instance, Agent { port, instance, started: Moment::now(), tasks, stop, registered })?;
         let answer = tokio::time::timeout(READY_TIMEOUT, answer.recv()).await.context("the server does not get its link")?;
         answer.context("the server's link has ended")
     }
@@ -149,7 +146,7 @@ impl Visitor {
         outbox.open(channel, wish.lane).ok()?;
         // Nobody waits any more when this is not the first link; `check` says so then.
         self.wishes.try_send(wish.outcome).ok()?;
-        let header = AttachHeader { port: self.port.keys.id, instance: None };
+        let header = AttachHeader { port: self.port.keys.id, instance: None, avoid: Vec::new() };
         Some(Frame::Attach { channel, header, message: wish.message })
     }
 }
@@ -180,7 +177,7 @@ impl LinkedRole for Visitor {
 struct Agent {
     port: PortParameters,
     instance: Id,
-    started: Instant,
+    started: Moment,
     tasks: TaskTracker,
     stop: CancellationToken,
     registered: mpsc::Sender<()>,
@@ -226,6 +223,7 @@ impl Session {
             instance: *instance,
             started: *started,
             find: &|_| None,
+            seen: &|_, _| None,
             is_open: true,
             bench: false,
             addresses: false,

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -14,6 +15,7 @@ use super::{
     held::{Place, Queue, Turn, given_up},
     orphans::Orphans,
     port::Port,
+    refused::is_refusal,
 };
 use crate::{
     link::{
@@ -22,7 +24,8 @@ use crate::{
     },
     tunnel::{
         Tunnel,
-        splice::{reset_on_close, splice},
+        splice::{Spliced, reset_on_close},
+        take_back::{TakenBack, splice_or_take_back},
     },
 };
 
@@ -141,28 +144,57 @@ async fn visit(context: Context, arrival: Arrival) {
         entered = hold(&context, arrival) => entered,
         () = context.stop.cancelled() => return,
     };
-    let (socket, tunnel, turn) = match entered {
+    let (socket, mut tunnel, turn) = match entered {
         Ok(entered) => entered,
         Err(Refusal::GivenUp) => return info!(%address, "dropped: the application closed the connection while it was held"),
-        Err(Refusal::HeldTooLong) => {
-            return warn!(
-                %address,
-                hold_timeout_s = context.hold_timeout.as_secs_f32(),
-                "no server for this port key appeared in time: the connection is reset"
-            );
-        }
+        Err(Refusal::HeldTooLong) => return log_held_too_long(&context, address),
     };
-    let stream = tunnel.open(context.port.details(&tunnel, address, &socket));
-    drop(turn);
-    tokio::select! {
-        spliced = splice(socket, stream, parameters.compress) => match spliced.error {
-            None => debug!(sent = spliced.sent_bytes, received = spliced.received_bytes, "the connection ended"),
-            Some(error) => info!(
-                sent = spliced.sent_bytes,
-                received = spliced.received_bytes,
-                "the connection was reset: {error}"
-            ),
-        },
-        () = context.stop.cancelled() => debug!("the connection was cut: the client ends"),
+    let mut turn = Some(turn);
+    let mut connection = TakenBack { socket, unsent: Bytes::new() };
+    loop {
+        let stream = tunnel.open(context.port.details(&tunnel, address, &connection.socket));
+        // The next one's turn.
+        turn.take();
+        let spliced = tokio::select! {
+            spliced = splice_or_take_back(connection, stream, parameters.compress) => spliced,
+            () = context.stop.cancelled() => return debug!("the connection was cut: the client ends"),
+        };
+        connection = match spliced {
+            Ok(spliced) => {
+                if spliced.received_bytes == 0 && spliced.error.as_ref().is_some_and(is_refusal) {
+                    context.port.refused(&tunnel);
+                }
+                return log_end(&spliced);
+            }
+            Err(taken_back) => taken_back,
+        };
+        info!(
+            unsent = connection.unsent.len(),
+            "the tunnel ended before its server saw the connection: the next tunnel takes it"
+        );
+        let next = tokio::select! {
+            next = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => next,
+            () = context.stop.cancelled() => return,
+        };
+        tunnel = match next {
+            Ok(tunnel) => tunnel,
+            Err(_) => return log_held_too_long(&context, address),
+        };
+    }
+}
+
+fn log_held_too_long(context: &Context, address: SocketAddr) {
+    warn!(
+        %address,
+        hold_timeout_s = context.hold_timeout.as_secs_f32(),
+        "no server for this port key appeared in time: the connection is reset"
+    );
+}
+
+fn log_end(spliced: &Spliced) {
+    let Spliced { sent_bytes: sent, received_bytes: received, error } = spliced;
+    match error {
+        None => debug!(sent, received, "the connection ended"),
+        Some(error) => info!(sent, received, "the connection was reset: {error}"),
     }
 }

@@ -9,6 +9,7 @@ mod held;
 mod listener;
 mod orphans;
 mod port;
+mod refused;
 #[cfg(test)]
 mod tests;
 mod visitor;

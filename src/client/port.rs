@@ -18,7 +18,7 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info, info_span, warn};
 
-use super::wish::PortLink;
+use super::{refused::Refused, wish::PortLink};
 use crate::{
     frame::{Code, Frame, Notice},
     link::Outbox,
@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) tunnels: Vec<Held>,
     /// The channel on which a new tunnel is wished for.
     pub(super) new_wish: Option<(PortLink, u32)>,
+    /// Servers that a new tunnel is to avoid.
+    pub(super) refused: Refused,
     /// The client ends: nothing is wished for any more.
     pub(super) is_ending: bool,
 }
@@ -200,14 +202,23 @@ impl Port {
     /// Takes a new tunnel in.
     pub(super) fn adopt(self: &Arc<Self>, tunnel: Tunnel, taker: Taker) {
         let mut state = self.state();
-        let needless = state.is_ending || state.tunnels.last().is_some_and(|held| held.tunnel.is_attached());
+        let now = Instant::now();
+        let present = state.tunnels.last().map(|held| &held.tunnel).filter(|present| present.is_attached());
+        let is_refused = present.is_some_and(|present| state.refused.contains(present.instance(), now));
+        let is_better = is_refused && !state.refused.contains(tunnel.instance(), now);
+        let needless = state.is_ending || (present.is_some() && !is_better);
+        if needless && is_refused {
+            state.refused.is_alone(now);
+        }
         let older = state.all();
         if !needless {
             state.tunnels.push(Held { tunnel: tunnel.clone(), taker, wished_on: Vec::new(), is_due_again: false });
         }
         drop(state);
         if needless {
-            return tunnel.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, "the tunnel before is back"));
+            tunnel.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, "another tunnel is there"));
+            // Connections may have been held for it.
+            return self.tell_ready();
         }
         info!(tunnel = %tunnel.id(), tells_addresses = taker.addresses, "attached to a server");
         older.iter().for_each(|older| give_up_if_replaced(older, &tunnel, taker.age));
@@ -324,8 +335,8 @@ impl Port {
     /// The port's tunnel is back: another is not needed.
     fn forget_wish_of_new(&self, tunnel: &Tunnel) {
         let mut state = self.state();
-        let is_current = state.is_current(tunnel);
-        let Some((link, channel)) = state.new_wish.take_if(|_| is_current) else { return };
+        let is_enough = state.is_current(tunnel) && !state.refused.contains(tunnel.instance(), Instant::now());
+        let Some((link, channel)) = state.new_wish.take_if(|_| is_enough) else { return };
         drop(state);
         link.outbox.close(channel, &Notice::new(Code::Cancelled, ""));
     }
@@ -341,8 +352,12 @@ impl Port {
         }
     }
 
-    fn tell_ready(&self) {
-        let ready = self.state().tunnels.last().map(|held| held.tunnel.clone()).filter(Tunnel::is_attached);
+    /// Says which tunnel takes new streams.
+    pub(super) fn tell_ready(&self) {
+        let state = self.state();
+        let holds = state.new_wish.is_some() && state.refused.holds(Instant::now());
+        let ready = state.tunnels.last().filter(|_| !holds).map(|held| held.tunnel.clone()).filter(Tunnel::is_attached);
+        drop(state);
         self.ready.send_if_modified(|present| {
             let is_other = present.as_ref().map(Tunnel::id) != ready.as_ref().map(Tunnel::id);
             *present = ready;
@@ -366,12 +381,12 @@ impl State {
     }
 
     /// Whether the tunnel is the one that takes new streams.
-    fn is_current(&self, tunnel: &Tunnel) -> bool {
+    pub(super) fn is_current(&self, tunnel: &Tunnel) -> bool {
         self.tunnels.last().is_some_and(|held| held.tunnel.id() == tunnel.id())
     }
 
     /// The newest link that stands.
-    fn newest_up(&self) -> Option<PortLink> {
+    pub(super) fn newest_up(&self) -> Option<PortLink> {
         self.links.iter().rev().find(|(link, is_up)| *is_up && !link.is_over()).map(|(link, _)| link.clone())
     }
 }

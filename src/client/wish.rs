@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -16,7 +16,7 @@ use crate::{
     frame::{AttachHeader, Code, Frame, Notice},
     link::{Outbox, backoff::Backoff},
     tunnel::{
-        ResetCode, Tunnel,
+        Tunnel,
         attach::{self, AttachError, Wish},
     },
 };
@@ -69,7 +69,7 @@ impl Port {
     pub(super) fn wish_for_new(self: &Arc<Self>, state: &mut State, link: &PortLink) -> Option<Frame> {
         let channel = link.next_channel();
         let wish = attach::wish(&self.parameters, &link.outbox, channel, &self.tasks);
-        let Wished { frame, outcome } = self.put(wish, link, channel, None)?;
+        let Wished { frame, outcome } = self.put(wish, link, channel, self.header_of_new(state))?;
         state.new_wish = Some((link.clone(), channel));
         let (port, link) = (Arc::clone(self), link.clone());
         self.spawn(async move { port.follow_new(outcome, link, channel).await });
@@ -81,18 +81,23 @@ impl Port {
         let held = state.tunnels.iter_mut().find(|held| held.tunnel.id() == tunnel.id())?;
         let channel = link.next_channel();
         let wish = attach::wish_again(tunnel, tunnel.is_attached(), &link.outbox, channel, &self.tasks);
-        let Wished { frame, outcome } = self.put(wish, link, channel, Some(tunnel))?;
+        let header = AttachHeader { port: self.parameters.keys.id, instance: Some(tunnel.instance()), avoid: Vec::new() };
+        let Wished { frame, outcome } = self.put(wish, link, channel, header)?;
         held.wished_on.push(link.number);
         let (port, tunnel, link) = (Arc::clone(self), tunnel.clone(), link.clone());
         self.spawn(async move { port.follow_again(&tunnel, outcome, &link).await });
         Some(frame)
     }
 
+    fn header_of_new(&self, state: &State) -> AttachHeader {
+        let avoid = state.refused.at(Instant::now()).collect();
+        AttachHeader { port: self.parameters.keys.id, instance: None, avoid }
+    }
+
     /// Opens the channel of a wish. Fails when the link has ended; then the next one begins anew.
-    fn put(&self, wish: Result<Wish, AttachError>, link: &PortLink, channel: u32, tunnel: Option<&Tunnel>) -> Option<Wished> {
+    fn put(&self, wish: Result<Wish, AttachError>, link: &PortLink, channel: u32, header: AttachHeader) -> Option<Wished> {
         let wish = wish.inspect_err(|error| error!("cannot begin an attachment: {error}")).ok()?;
         link.outbox.open(channel, wish.lane).ok()?;
-        let header = AttachHeader { port: self.parameters.keys.id, instance: tunnel.map(Tunnel::instance) };
         let frame = Frame::Attach { channel, header, message: wish.message };
         Some(Wished { frame, outcome: wish.outcome })
     }
@@ -128,7 +133,7 @@ impl Port {
             }
             channel = link.next_channel();
             let wish = attach::wish(&self.parameters, &link.outbox, channel, &self.tasks);
-            let Some(wished) = self.put(wish, &link, channel, None) else {
+            let Some(wished) = self.put(wish, &link, channel, self.header_of_new(&state)) else {
                 state.new_wish = None;
                 return;
             };
@@ -156,8 +161,8 @@ impl Port {
                 return self.attach_again(tunnel, Need::AnotherLink);
             }
             Ok(Ok(attach::Outcome::New(new, taker))) => {
-                warn!(tunnel = %tunnel.id(), "the server does not know the tunnel any more: its connections are reset");
-                tunnel.end(ResetCode::Cancelled, Notice::new(Code::PeerLost, "the server does not know the tunnel any more"));
+                warn!(tunnel = %tunnel.id(), "the server does not know the tunnel any more: the connections that it has seen are reset");
+                tunnel.given_up(taker.seen, Notice::new(Code::PeerLost, "the server does not know the tunnel any more"));
                 return self.adopt(new, taker);
             }
             Ok(Err(error)) if link.is_over() => return debug!("not attached again: {error}"),

@@ -8,7 +8,7 @@ use std::{
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Journal, MasterWay, Step, Traveller,
+    Journal, MasterWay, Outcome, Step, Traveller,
     judge::{self, milliseconds},
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
         authenticate::{self, Introduction, JoinError},
         dial::{ChosenProxy, DialError, Dialer, Layer, Passage, Peer, Sight, Survey, TlsSession},
         proxy::ProxyKind,
+        tcp,
         tls::{Certificate, moment},
         upgrade::Answered,
     },
@@ -34,6 +35,15 @@ const SMALL_MESSAGES: u64 = 10;
 
 /// How long each of them may take.
 const SMALL_MESSAGE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The token of the PING behind a large message.
+const LARGE_TOKEN: u64 = SMALL_MESSAGES;
+
+/// A message of several packets, in bytes.
+const LARGE_MESSAGE: usize = 8 * 1024;
+
+/// How long it may take until the PING behind it is answered: a path of 16 kbit/s does so.
+const LARGE_MESSAGE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the closing of a link may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
@@ -329,7 +339,12 @@ async fn admitted(
         }
     };
     journal.enter(Step::ok("master_key", master, begun.elapsed(), step));
-    journal.enter(small_messages(master, &mut socket, connection).await);
+    let step = small_messages(master, &mut socket, connection).await;
+    let are_answered = step.outcome != Outcome::Failed;
+    journal.enter(step);
+    if are_answered && let Some(lost) = large_message(master, &mut socket).await {
+        journal.enter(lost);
+    }
     socket.close(CLOSE_DEADLINE).await;
     true
 }
@@ -358,6 +373,22 @@ async fn small_messages(master: &str, socket: &mut MessageSocket, connection: Op
         Ok(evidence) => Step::ok("small_messages", master, begun.elapsed(), evidence),
         Err(reason) => Step::warning("small_messages", master, begun.elapsed(), reason),
     }
+}
+
+/// Sends a message of several packets, which every master ignores, and asks for an answer behind it. A step when that does not come.
+async fn large_message(master: &str, socket: &mut MessageSocket) -> Option<Step> {
+    let begun = Instant::now();
+    // A frame of a type that no version knows.
+    let sent = socket.feed(vec![0xff; LARGE_MESSAGE].into()).await;
+    if sent.is_ok() && timeout(LARGE_MESSAGE_PATIENCE, ping(socket, LARGE_TOKEN)).await.is_ok() {
+        return None;
+    }
+    let evidence = format!(
+        "the master answered small messages, and none within {} after one of {LARGE_MESSAGE} bytes",
+        milliseconds(LARGE_MESSAGE_PATIENCE)
+    );
+    let reason = Reason::new(evidence, tcp::BLACK_HOLE_CAUSE, tcp::BLACK_HOLE_REMEDY);
+    Some(Step::failed("large_messages", master, begun.elapsed(), reason))
 }
 
 fn small_message_lost(master: &str, took: Duration, why: String) -> Step {

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{AttachHeader, DATA_HEADER, Frame, MAX_CONTROL, MAX_MESSAGE, Notice, PROOF};
+use super::{AttachHeader, DATA_HEADER, Frame, MAX_AVOIDED, MAX_CONTROL, MAX_MESSAGE, Notice, PROOF};
 
 /// The type byte of each frame (PROTOCOL 3.1).
 mod kind {
@@ -209,7 +209,9 @@ impl Fields {
             return Err(self.wrong_length());
         }
         let message = self.rest.split_off(usize::from(length));
-        let header: AttachHeader = self.json()?;
+        let mut header: AttachHeader = self.json()?;
+        header.avoid.truncate(MAX_AVOIDED);
+        header.avoid.shrink_to_fit();
         Ok(Frame::Attach { channel, header, message })
     }
 
@@ -288,7 +290,7 @@ fn attach(channel: u32, header: &AttachHeader, message: &[u8], out: &mut BytesMu
     numbered(kind::ATTACH, channel, out);
     let mut text = BytesMut::new();
     write(header, &mut text);
-    // Two ids and two names: some hundred bytes.
+    // A few ids and their names: some hundred bytes.
     out.put_u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
     out.put_slice(&text);
     out.put_slice(message);

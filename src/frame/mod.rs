@@ -48,14 +48,20 @@ pub struct Ports {
     pub ports: Vec<Id>,
 }
 
+/// Servers that one ATTACH names to be avoided; more are ignored.
+pub const MAX_AVOIDED: usize = 8;
+
 /// Which server an ATTACH asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachHeader {
     /// The key id that the server has registered.
     pub port: Id,
     /// The one server that is meant, when a tunnel resumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Id>,
+    /// Servers that are the last choice: their service refused a connection of late. At most [`MAX_AVOIDED`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub avoid: Vec<Id>,
 }
 
 /// One message of a link, after the challenge.

@@ -8,6 +8,13 @@
 //! What was said last, and answered by nothing but PING and PONG that may have crossed it, is asked after with a PING behind it: when its PONG
 //! has come, everything has.
 //!
+//! After a sleep of the machine the peer may have given the link up, and only its answer to a PING shows that it has not:
+//!
+//! ```text
+//!  sleep of `SLEEP_MIN` or more ──► PING at once ──PONG──► as before
+//!                                     └──nothing received for `WAKE_TIMEOUT`──► Silent
+//! ```
+//!
 //! Time is an argument; nothing here waits.
 
 use std::time::Duration;
@@ -64,6 +71,12 @@ impl Timing {
     }
 }
 
+/// A sleep that is shorter is bridged by the other timeouts; clocks that are adjusted differ by less.
+const SLEEP_MIN: Duration = Duration::from_secs(5);
+
+/// After this long without having received anything after a sleep, the link ends: a network that is up again answers within it.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Beat {
@@ -100,11 +113,28 @@ pub(super) struct Heartbeat {
     unproven: Option<Instant>,
     /// Whether the last PING has not been answered.
     pinged: bool,
+    /// For how long the machine had been suspended in total when it was last looked at.
+    suspended: Duration,
+    /// Since when a sleep puts the link in doubt, and whether the PING that asks has been sent.
+    doubt: Option<(Instant, bool)>,
 }
 
 impl Heartbeat {
-    pub(super) fn new(timing: Timing, now: Instant) -> Self {
-        Heartbeat { timing, sent: now, received: now, owes: None, asked: None, unproven: None, pinged: false }
+    pub(super) fn new(timing: Timing, now: Instant, suspended: Duration) -> Self {
+        let (sent, received) = (now, now);
+        Heartbeat { timing, sent, received, owes: None, asked: None, unproven: None, pinged: false, suspended, doubt: None }
+    }
+
+    /// The machine has been suspended for so long in total. Returns the length of the sleep when it puts the link in doubt. To be called before
+    /// what has been received since is told: that may have come before the sleep.
+    pub(super) fn look(&mut self, now: Instant, suspended: Duration) -> Option<Duration> {
+        let slept = suspended.saturating_sub(self.suspended);
+        self.suspended = suspended;
+        if slept < SLEEP_MIN {
+            return None;
+        }
+        self.doubt = Some((now, false));
+        Some(slept)
     }
 
     /// Something was handed to the socket.
@@ -128,6 +158,9 @@ impl Heartbeat {
     pub(super) fn received(&mut self, now: Instant, other: bool) {
         self.received = now;
         self.asked = self.pinged.then_some(now);
+        if let Some((since, _)) = &mut self.doubt {
+            *since = now;
+        }
         if other {
             self.owes.get_or_insert(now);
             self.unproven = None;
@@ -137,11 +170,18 @@ impl Heartbeat {
     /// The last PING has been answered.
     pub(super) fn ponged(&mut self) {
         self.pinged = false;
+        // A PONG from before the sleep may be read after it.
+        self.doubt.take_if(|(_, is_pinged)| *is_pinged);
     }
 
     /// For how long nothing has been sent or received.
     pub(super) fn idle(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.sent.max(self.received))
+    }
+
+    /// For how long an answer has been waited for.
+    pub(super) fn waiting(&self, now: Instant) -> Duration {
+        self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked))
     }
 
     /// For how long nothing has been received.
@@ -154,12 +194,15 @@ impl Heartbeat {
         let Timing { interval, timeout, answer_delay, answer_timeout } = self.timing;
         let nearer = |then: Instant, other: Option<Instant>| other.map_or(then, |other| then.min(other));
         let silent = nearer(self.received + timeout, self.asked.map(|asked| asked + answer_timeout));
-        let doubt = self.unproven.filter(|_| !self.pinged);
-        let quiet = [self.owes, doubt].into_iter().flatten().map(|since| since + answer_delay).min();
+        let silent = nearer(silent, self.doubt.map(|(since, _)| since + WAKE_TIMEOUT.min(answer_timeout)));
+        let unproven = self.unproven.filter(|_| !self.pinged);
+        let quiet = [self.owes, unproven].into_iter().flatten().map(|since| since + answer_delay).min();
         let quiet = nearer(self.sent + interval, quiet);
+        let has_woken = self.doubt.is_some_and(|(_, is_pinged)| !is_pinged);
         if now >= silent {
             Beat::Silent
-        } else if now >= quiet {
+        } else if now >= quiet || has_woken {
+            self.doubt = self.doubt.map(|(since, _)| (since, true));
             self.sent(now, Said::Ping);
             self.unproven = None;
             self.pinged = true;
@@ -183,9 +226,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// Time in suspend before the link began.
+    const AWAKE: Duration = Duration::from_secs(1000);
+
     fn fresh() -> (Heartbeat, Instant) {
         let start = Instant::now();
-        (Heartbeat::new(TIMING, start), start)
+        (Heartbeat::new(TIMING, start, AWAKE), start)
     }
 
     #[test]
@@ -276,7 +322,7 @@ mod tests {
     fn silence_ends_a_link_that_asked_for_nothing_as_well() {
         let timing = Timing { interval: Duration::from_secs(60), ..TIMING };
         let start = Instant::now();
-        let mut heartbeat = Heartbeat::new(timing, start);
+        let mut heartbeat = Heartbeat::new(timing, start, AWAKE);
         heartbeat.sent(start + 40 * SECOND, Said::Pong);
         assert_eq!(heartbeat.due(start + 44 * SECOND), Beat::Wait(start + 45 * SECOND));
         assert_eq!(heartbeat.due(start + 45 * SECOND), Beat::Silent);
@@ -290,9 +336,47 @@ mod tests {
         assert_eq!(quiet.answer_timeout, TIMING.answer_timeout, "what is sent is answered as ever");
         assert_eq!(TIMING.quiet(u32::MAX).interval, QUIET_MAX);
         let start = Instant::now();
-        let mut heartbeat = Heartbeat::new(quiet, start);
+        let mut heartbeat = Heartbeat::new(quiet, start, AWAKE);
         heartbeat.received(start, true);
         assert_eq!(heartbeat.due(start + 299 * SECOND), Beat::Wait(start + 300 * SECOND), "not even to say that it has heard");
+    }
+
+    #[test]
+    fn a_sleep_is_followed_by_a_ping_and_a_short_deadline() {
+        let (mut heartbeat, start) = fresh();
+        assert_eq!(heartbeat.look(start + SECOND, AWAKE + 4 * SECOND), None, "too short");
+        assert!(matches!(heartbeat.due(start + SECOND), Beat::Wait(_)));
+        assert_eq!(heartbeat.look(start + 2 * SECOND, AWAKE + 204 * SECOND), Some(200 * SECOND));
+        assert_eq!(heartbeat.due(start + 2 * SECOND), Beat::Ping);
+        assert_eq!(heartbeat.due(start + 2 * SECOND), Beat::Wait(start + 5 * SECOND));
+        assert_eq!(heartbeat.look(start + 4 * SECOND, AWAKE + 204 * SECOND), None, "it is noticed once");
+        assert_eq!(heartbeat.due(start + 5 * SECOND), Beat::Silent);
+    }
+
+    #[test]
+    fn a_link_that_answers_after_a_sleep_is_as_before() {
+        let (mut heartbeat, start) = fresh();
+        heartbeat.look(start + SECOND, AWAKE + 200 * SECOND);
+        // What waited in the socket during the sleep, and the PONG that was among it, show nothing.
+        heartbeat.ponged();
+        heartbeat.received(start + SECOND, false);
+        assert_eq!(heartbeat.due(start + SECOND), Beat::Ping);
+        assert_eq!(heartbeat.due(start + SECOND), Beat::Wait(start + 4 * SECOND));
+        // A slow path delivers before the PONG.
+        heartbeat.received(start + 3 * SECOND, false);
+        assert_eq!(heartbeat.due(start + 3 * SECOND), Beat::Wait(start + 6 * SECOND));
+        heartbeat.ponged();
+        heartbeat.received(start + 4 * SECOND, false);
+        assert_eq!(heartbeat.due(start + 4 * SECOND), Beat::Wait(start + 21 * SECOND));
+    }
+
+    #[test]
+    fn a_clock_that_is_adjusted_bit_by_bit_is_no_sleep() {
+        let (mut heartbeat, start) = fresh();
+        for seconds in 1..100 {
+            assert_eq!(heartbeat.look(start, AWAKE + 4 * seconds * SECOND), None);
+        }
+        assert_eq!(heartbeat.look(start, Duration::ZERO), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
+use tracing::info;
 
 use super::{
     channel::{Body, Outbox},
@@ -27,7 +28,10 @@ use super::{
     outbox::Outgoing,
     websocket::{End, MessageSocket, SocketError},
 };
-use crate::frame::{self, Code, Frame, Notice};
+use crate::{
+    frame::{self, Code, Frame, Notice},
+    suspend,
+};
 
 /// What is read, and what is sent, before the other direction has its turn, in bytes: some messages of 64 KiB.
 const BATCH: usize = 256 * 1024;
@@ -40,6 +44,9 @@ const BATCHES: usize = 2;
 
 /// How long a link that ends waits for its last frames to leave and for the peer to close as well.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// After this long without an answer the kernel has sent again several times what the path does not deliver.
+const STUCK_AFTER: Duration = Duration::from_secs(4);
 
 /// How long a message may take from its first part to its last (PROTOCOL 12, `MESSAGE_TIMEOUT`).
 pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -110,6 +117,8 @@ pub struct Ended {
     pub why: LinkEnd,
     /// For how long nothing had been sent or received then.
     pub idle: Duration,
+    /// Whether it was silent until then because its TCP connection sent the same bytes again and again. The other end may have noticed first.
+    pub is_stuck: bool,
 }
 
 /// A link after its authentication.
@@ -117,13 +126,15 @@ pub struct Link {
     socket: MessageSocket,
     outbox: Arc<Outbox>,
     timing: Timing,
+    /// Says how long the machine has been suspended in total.
+    suspended: fn() -> Duration,
 }
 
 impl Link {
     /// A link over an authenticated socket.
     #[must_use]
     pub fn new(socket: MessageSocket, outbox: Arc<Outbox>, timing: Timing) -> Self {
-        Link { socket, outbox, timing }
+        Link { socket, outbox, timing, suspended: suspend::suspended }
     }
 
     /// Runs the link until it ends. Then every lane that is left has been closed, and the socket is gone. When `cancelled` is over, the
@@ -132,14 +143,15 @@ impl Link {
     /// # Cancel safety
     /// Dropping the future cuts the link; its lanes are closed with `peer_lost`.
     pub async fn run<H: Handler>(self, handler: &mut H, cancelled: impl Future<Output = ()>) -> Ended {
-        let Link { socket, outbox, timing } = self;
+        let Link { socket, outbox, timing, suspended } = self;
         let now = Instant::now();
         let last = FinishOnDrop(outbox.clone());
         let mut running = Running {
             socket,
             outbox,
             interval: timing.interval,
-            heartbeat: Heartbeat::new(timing, now),
+            heartbeat: Heartbeat::new(timing, now, suspended()),
+            suspended,
             memory: BytesMut::new(),
             flushed: true,
             answerable: false,
@@ -147,6 +159,7 @@ impl Link {
             ping_waits: false,
             rested: now,
             unfinished: Unfinished::default(),
+            is_stuck: false,
         };
         let mut timer = pin!(tokio::time::sleep_until(now + timing.interval.min(timing.timeout)));
         let mut cancelled = pin!(cancelled);
@@ -158,11 +171,12 @@ impl Link {
         })
         .await;
         let idle = running.heartbeat.idle(Instant::now());
+        let is_stuck = running.is_stuck && matches!(why, LinkEnd::Silent(_) | LinkEnd::Lost(_) | LinkEnd::PeerClosed);
         running.outbox.recharge(std::mem::take(&mut running.unfinished.charged), 0);
         running.outbox.finish(&why.notice());
         Box::pin(running.goodbye(&why)).await;
         drop(last);
-        Ended { why, idle }
+        Ended { why, idle, is_stuck }
     }
 }
 
@@ -181,6 +195,7 @@ struct Running {
     /// How often the socket is to rest at most.
     interval: Duration,
     heartbeat: Heartbeat,
+    suspended: fn() -> Duration,
     /// Where payloads are made; let go of now and then.
     memory: BytesMut,
     /// Whether everything that was given to the socket has left it.
@@ -194,6 +209,8 @@ struct Running {
     /// When the socket last rested.
     rested: Instant,
     unfinished: Unfinished,
+    /// Whether the TCP connection has not delivered for a while; see [`Ended::is_stuck`].
+    is_stuck: bool,
 }
 
 /// A message of which a part has come.
@@ -218,8 +235,8 @@ enum Batch {
 
 impl Running {
     fn poll<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H, mut timer: Pin<&mut Sleep>) -> Poll<LinkEnd> {
-        // One look at the clock: the heartbeat is about seconds.
-        let mut now = Instant::now();
+        // One look at the clocks: the heartbeat is about seconds.
+        let mut now = self.look();
         match self.advance(context, handler, now) {
             Err(end) => return Poll::Ready(end),
             Ok(Batch::Full) => context.waker().wake_by_ref(),
@@ -230,6 +247,9 @@ impl Running {
                 Beat::Silent => return Poll::Ready(LinkEnd::Silent(self.heartbeat.silence(now))),
                 Beat::Ping => self.ping(context),
                 Beat::Wait(until) => {
+                    // A role may be on a machine that sleeps, and looks whether it did; a master has many links and need not.
+                    let is_role = self.socket.end() == End::Dialled;
+                    let until = if is_role { until.min(now + suspend::LOOK) } else { until };
                     // The timer is only ever set nearer here, and one that fires early finds out when to fire next: it is not set again for
                     // each message.
                     if timer.deadline() > until {
@@ -238,14 +258,33 @@ impl Running {
                     if timer.as_mut().poll(context).is_pending() {
                         return Poll::Pending;
                     }
-                    now = Instant::now();
+                    now = self.look();
                     if until > now {
                         timer.as_mut().reset(until);
                     }
                     self.rest(now);
+                    self.look_below(now);
                 }
             }
         }
+    }
+
+    /// Asks the kernel about a connection that has not brought an answer for long. Only a role does: a master has many links, and can do nothing about
+    /// their paths.
+    fn look_below(&mut self, now: Instant) {
+        if self.socket.end() == End::Dialled && self.heartbeat.waiting(now) >= STUCK_AFTER {
+            self.is_stuck = self.socket.connection().is_some_and(|connection| connection.is_stuck());
+        }
+    }
+
+    /// Reads the clocks.
+    fn look(&mut self) -> Instant {
+        let now = Instant::now();
+        let slept = self.heartbeat.look(now, (self.suspended)());
+        if let Some(slept) = slept.filter(|_| self.socket.end() == End::Dialled) {
+            info!(slept_s = slept.as_secs(), "the machine was suspended: the master has to answer soon");
+        }
+        now
     }
 
     fn ping(&mut self, context: &mut Context<'_>) {
@@ -292,6 +331,7 @@ impl Running {
         let answerable = std::mem::take(&mut self.answerable);
         if heard.any || answerable {
             self.heartbeat.received(now, heard.long || answerable);
+            self.is_stuck = false;
         }
     }
 

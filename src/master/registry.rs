@@ -223,12 +223,14 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         }
     }
 
-    /// Opens a channel of a client: leads it to a server, or keeps the attachment until a fitting server comes, or has room.
+    /// Opens a channel of a client: leads it to a server, or keeps the attachment until a fitting server comes, or has room. The instances to `avoid` are the
+    /// last choice.
     pub(super) fn attach(
         &mut self,
         client: LinkNumber,
         port: Id,
         instance: Option<Id>,
+        avoid: &[Id],
         bytes: usize,
         now: Instant,
         attach: A,
@@ -237,7 +239,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         let Some(party) = self.links.get(&client).filter(|member| member.channels < limit).map(|member| member.party) else {
             return Attached::Full;
         };
-        let server = match self.find(port, instance) {
+        let server = match self.find(port, instance, avoid) {
             Found::Server(server) => Some(server),
             Found::Nobody => None,
             Found::Full => return Attached::Full,
@@ -347,9 +349,9 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         self.instances.get(&key).is_some_and(|standing| standing.newest == link)
     }
 
-    /// Among the servers of the key id that have room the one with the fewest channels, the longest linked among equals. One that leaves attachments
-    /// unanswered comes after the others.
-    fn find(&mut self, port: Id, instance: Option<Id>) -> Found {
+    /// Among the servers of the key id that have room the one with the fewest channels, the longest linked among equals. Those to avoid, and those that leave
+    /// attachments unanswered, come after the others.
+    fn find(&mut self, port: Id, instance: Option<Id>, avoid: &[Id]) -> Found {
         let Some(servers) = self.ports.get(&port) else { return Found::Nobody };
         let (mut best, mut is_full, mut is_awaited) = (None, false, false);
         for number in servers {
@@ -360,7 +362,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             if member.channels >= self.channels_per_link {
                 is_full = true;
             } else if self.unanswered.has_room(*number) {
-                let rank = (member.overdue > 0, member.channels, *number);
+                let rank = (avoid.contains(&member.instance) || member.overdue > 0, member.channels, *number);
                 best = best.map_or(Some(rank), |best| Some(rank.min(best)));
             } else {
                 member.is_awaited = true;

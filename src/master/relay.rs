@@ -356,9 +356,10 @@ impl Circuit {
     fn dial(self: &Arc<Self>) {
         let mut state = self.state();
         let Phase::New(call) = std::mem::take(&mut state.phase) else { return };
-        let (AttachHeader { port, instance }, bytes) = (call.header, call.message.len());
+        let (AttachHeader { port, instance, avoid }, bytes) = (&call.header, call.message.len());
+        let (client, circuit) = (self.client.line.number, Arc::clone(self));
         // Under the circuit's lock, so that whoever leads it on in the meantime finds the ticket written down.
-        let attached = self.switch.registry().attach(self.client.line.number, port, instance, bytes, now(), Arc::clone(self));
+        let attached = self.switch.registry().attach(client, *port, *instance, avoid, bytes, now(), circuit);
         match attached {
             Attached::Waiting(ticket) => {
                 state.counted = true;
@@ -399,7 +400,9 @@ impl Circuit {
         match std::mem::take(&mut state.phase) {
             Phase::Calling(call, ticket) => {
                 state.phase = Phase::Ringing(ticket);
-                let Call { header, message } = *call;
+                let Call { mut header, message } = *call;
+                // It concerns the choice of the server alone.
+                header.avoid.clear();
                 // Under the lock, so that a CLOSE of the client comes behind it.
                 line.outbox.control(&Frame::Attach { channel, header, message });
                 None

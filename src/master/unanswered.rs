@@ -175,7 +175,7 @@ impl<A> Unanswered<A> {
     }
 
     fn queue(&mut self, request: &Request) -> &mut Queue {
-        self.queues.entry((request.port, request.instance)).or_insert_with(Turns::new)
+        self.queues.entry((request.port, request.instance)).or_default()
     }
 
     fn dequeue(&mut self, request: &Request, ticket: Ticket) {

@@ -159,6 +159,21 @@ impl Mux {
         self.streams.get(&id).and_then(Stream::reset_code)
     }
 
+    /// All that was written to a stream of this end, when it is certain that the peer has not seen its OPEN: that has never left, or the stream is
+    /// none of those below `seen`, which are all that the peer has seen in the life of the tunnel. For a tunnel that is over.
+    #[must_use]
+    pub fn unseen(&self, id: StreamId, seen: Option<u64>) -> Option<Vec<Bytes>> {
+        let stream = self.streams.get(&id).filter(|stream| self.is_local(id) && stream.reset_code().is_none())?;
+        let may_be_seen = stream.opening.is_announced() && (stream.opening.is_known() || seen.is_none_or(|seen| id.0 < seen));
+        (!may_be_seen).then(|| stream.send.kept_pieces().cloned().collect())
+    }
+
+    /// The lowest number of the peer's streams whose OPEN has not come.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.next_peer
+    }
+
     /// Decides the end of the sending direction.
     pub(super) fn end(&mut self, id: StreamId, end: End) {
         let Some(stream) = self.streams.get_mut(&id) else { return };

@@ -87,7 +87,7 @@ mod tests {
         let mut accounts: Vec<_> = (0..10).map(|_| Account::of(Arc::clone(&budget))).collect();
         for account in &mut accounts {
             let mut held = 0;
-            while held < 32 * MIB && account.settle(held) >= MIB {
+            while held < 32 * MIB && account.settle(held) > MIB {
                 held += MIB;
             }
             assert!(held > 0 || budget.free() < 3 * MIB, "{budget:?}");

@@ -161,6 +161,11 @@ impl SendHalf {
         self.written.saturating_sub(self.acknowledged)
     }
 
+    /// The pieces written and not acknowledged.
+    pub fn kept_pieces(&self) -> impl Iterator<Item = &Bytes> {
+        (0..).map_while(|index| self.kept.piece(index))
+    }
+
     /// Bytes that the peer's credit still allows to be written.
     pub fn credit(&self) -> u64 {
         self.limit.saturating_sub(self.written)

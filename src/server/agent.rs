@@ -1,9 +1,9 @@
 //! The server's side of its links: registration, and an answer to each ATTACH.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use crate::{
     frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
     id::Id,
     link::{Handler, Outbox, drain::Drain, files::Trouble, uplink::LinkedRole},
+    suspend::Moment,
     tunnel::{ResetCode, Standing, Tunnel, attach},
 };
 
@@ -25,6 +26,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(3);
 /// Tunnels of a port that have not proven themselves, at a time: they do within a round trip, and those that only play a recorded handshake again never do.
 pub(crate) const CANDIDATES: usize = 256;
 
+/// Tunnels that are over and of which something is remembered: 40 bytes each.
+const REMEMBERED: usize = 4096;
+
 /// The server as its links see it.
 #[derive(Clone)]
 pub struct Agent {
@@ -33,7 +37,7 @@ pub struct Agent {
     connect_timeout: Duration,
     /// Whether measuring streams are taken.
     bench: bool,
-    started: Instant,
+    started: Moment,
     /// Those that are not over: a client may come back to them.
     tunnels: Tunnels,
     draining: Draining,
@@ -88,23 +92,51 @@ impl Draining {
 
 /// The tunnels of a server, by their names.
 #[derive(Clone, Default)]
-pub struct Tunnels(Arc<Mutex<HashMap<Id, Tunnel>>>);
+pub struct Tunnels(Arc<Mutex<Table>>);
+
+#[derive(Default)]
+struct Table {
+    /// Those that are not over.
+    held: HashMap<Id, Tunnel>,
+    /// The last ones that are.
+    over: VecDeque<Over>,
+}
+
+/// What is remembered of a tunnel that is over.
+struct Over {
+    tunnel: Id,
+    port: Id,
+    /// The lowest number of the client's streams that was never seen.
+    seen: u64,
+}
 
 impl Tunnels {
-    fn table(&self) -> MutexGuard<'_, HashMap<Id, Tunnel>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find(&self, id: Id) -> Option<Tunnel> {
-        self.table().get(&id).filter(|tunnel| tunnel.notice().is_none()).cloned()
+        self.table().held.get(&id).filter(|tunnel| tunnel.notice().is_none()).cloned()
     }
 
     fn add(&self, tunnel: &Tunnel) {
-        self.table().insert(tunnel.id(), tunnel.clone());
+        self.table().held.insert(tunnel.id(), tunnel.clone());
     }
 
-    fn remove(&self, id: Id) {
-        self.table().remove(&id);
+    /// Forgets a tunnel that is over and of which no stream is accepted any more, but for what was seen of it.
+    fn remove(&self, tunnel: &Tunnel) {
+        let mut table = self.table();
+        table.held.remove(&tunnel.id());
+        if table.over.len() >= REMEMBERED {
+            table.over.pop_front();
+        }
+        table.over.push_back(Over { tunnel: tunnel.id(), port: tunnel.port().keys.id, seen: tunnel.seen() });
+    }
+
+    /// What was seen of a tunnel that is over.
+    fn seen(&self, port: Id, tunnel: Id) -> Option<u64> {
+        let table = self.table();
+        table.over.iter().find(|over| (over.port, over.tunnel) == (port, tunnel)).map(|over| over.seen)
     }
 
     /// Makes room for one more tunnel of a port: one that no channel carries ends for it, that which has been without longest. Says whether there is room.
@@ -127,7 +159,7 @@ impl Tunnels {
         if standing + lost.len() < most {
             return true;
         }
-        let longest = lost.into_iter().min_by_key(|(since, _)| *since);
+        let longest = lost.into_iter().max_by_key(|(since, _)| since.elapsed());
         longest.inspect(|(_, tunnel)| tunnel.end(ResetCode::Limit, full)).is_some()
     }
 
@@ -141,7 +173,7 @@ impl Tunnels {
     }
 
     fn all(&self) -> Vec<Tunnel> {
-        self.table().values().cloned().collect()
+        self.table().held.values().cloned().collect()
     }
 
     /// Ends all of them, and waits until their clients have been told.
@@ -171,7 +203,7 @@ impl Agent {
             ports: Arc::clone(&ports),
             connect_timeout,
             bench,
-            started: Instant::now(),
+            started: Moment::now(),
             tunnels: Tunnels::default(),
             quotas: Quotas::new(limits, ports.len()),
             draining: Draining { ports, state: Arc::default() },
@@ -203,7 +235,8 @@ impl Agent {
             instance: self.instance,
             started: self.started,
             find: &|id| self.tunnels.find(id),
-            is_open: !self.draining.has_begun() && self.tunnels.make_room(id, self.quotas.limits().tunnels_per_port),
+            seen: &|port, tunnel| self.tunnels.seen(port, tunnel),
+            is_open: &|| !self.draining.has_begun() && self.tunnels.make_room(id, self.quotas.limits().tunnels_per_port),
             bench: self.bench,
             addresses: port.proxy_protocol,
             tasks: &self.tasks,
@@ -249,9 +282,8 @@ impl Agent {
         };
         let tunnels = self.tunnels.clone();
         let served = async move {
-            let id = tunnel.id();
-            service::serve(context, tunnel).await;
-            tunnels.remove(id);
+            service::serve(context, tunnel.clone()).await;
+            tunnels.remove(&tunnel);
         };
         self.tasks.spawn(served.instrument(span));
     }
@@ -360,7 +392,7 @@ mod tests {
         let (_, mut session) = agent.begin(&outbox);
         let attach = || Frame::Attach {
             channel: 3,
-            header: AttachHeader { port: keys.id, instance: None },
+            header: AttachHeader { port: keys.id, instance: None, avoid: Vec::new() },
             message: wish.message.clone(),
         };
         assert_eq!(session.frame(attach()), Ok(()));

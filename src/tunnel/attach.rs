@@ -1,10 +1,7 @@
 //! The handshake that binds a tunnel to a channel, a new one or one that goes on: what the client offers, and what the server answers. What
 //! comes of it is an [`Attachment`].
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -27,6 +24,7 @@ use crate::{
     link::channel::{Code, Notice, Outbox},
     mux::Side,
     random,
+    suspend::Moment,
 };
 
 /// The number of the attempt that made the tunnel; those that resume it count on from there.
@@ -85,6 +83,8 @@ pub struct Taker {
     pub bench: Option<bool>,
     /// Whether it wants to be told where connections come from (PROTOCOL 9.11).
     pub addresses: bool,
+    /// Of the tunnel that was to resume and is over there: the lowest number of the client's streams that it has never seen, if it knows.
+    pub seen: Option<u64>,
 }
 
 /// What became of a client's wish.
@@ -164,11 +164,13 @@ pub struct Host<'a> {
     /// This process.
     pub instance: Id,
     /// When it started.
-    pub started: Instant,
+    pub started: Moment,
     /// Finds a tunnel by its name.
     pub find: &'a dyn Fn(Id) -> Option<Tunnel>,
+    /// What has been seen of a tunnel of this key id that is over, if that is known: the lowest number of the client's streams that never came.
+    pub seen: &'a dyn Fn(Id, Id) -> Option<u64>,
     /// Whether new tunnels are taken.
-    pub is_open: bool,
+    pub is_open: &'a dyn Fn() -> bool,
     /// Whether measuring streams are taken.
     pub bench: bool,
     /// Whether the port's clients are to say where their connections come from.
@@ -210,7 +212,7 @@ pub fn reply(
     let known = offer.resume.and_then(|resumption| Some(((host.find)(resumption.tunnel)?, resumption)));
     match known.filter(|(tunnel, _)| tunnel.port().keys.id == port.keys.id) {
         Some((tunnel, resumption)) => resume(tunnel, resumption, responder, bell, host),
-        None if !host.is_open => Err(AttachError::Refused(Code::Refused)),
+        None if !(host.is_open)() => Err(AttachError::Refused(Code::Refused)),
         None => begin(port, &offer, responder, bell, host),
     }
 }
@@ -250,6 +252,7 @@ fn begin(port: &PortParameters, offer: &Offer, responder: Responder, bell: Bell,
         age_ms,
         bench: Some(host.bench),
         addresses: host.addresses,
+        seen: offer.resume.and_then(|resumption| (host.seen)(port.keys.id, resumption.tunnel)),
         grant: Grant::of(port),
     };
     let (answer, keys) = responder.finish(&serde_json::to_vec(&accept).unwrap_or_default())?;
@@ -279,11 +282,11 @@ impl Offered {
     pub(super) fn finish(self, answer: &[u8]) -> Result<Attached, (AttachError, OutcomeSender)> {
         let Offered { initiator, port, resuming, bell, tasks, outcome } = self;
         let (claim, keys, found) = match read_answer(initiator, &port, answer) {
-            Ok((Answer::Accept { tunnel, instance, age_ms, bench, addresses, grant }, keys)) => {
+            Ok((Answer::Accept { tunnel, instance, age_ms, bench, addresses, seen, grant }, keys)) => {
                 let identity = Identity { side: Side::Client, id: tunnel, instance, secret: keys.tunnel_secret() };
                 let keys = keys.initiator(port.encrypt);
                 let tunnel = Tunnel { shared: Shared::start(identity, port, grant, &tasks) };
-                let taker = Taker { age: Duration::from_millis(age_ms), bench, addresses };
+                let taker = Taker { age: Duration::from_millis(age_ms), bench, addresses, seen };
                 let found = Outcome::New(tunnel.clone(), taker);
                 (Claim { tunnel, attempt: FIRST_ATTEMPT, manner: Manner::Resume, bell }, keys, found)
             }

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     link::channel::{Code, Notice, Outbox},
     mux::{self, MuxError, ResetCode, Side},
+    suspend::Moment,
 };
 
 /// The largest tunnel message before sealing, in bytes (PROTOCOL 12).
@@ -107,7 +108,7 @@ impl Shared {
         state.carried_since = now;
         state.move_until = if manner == Manner::Move { now.checked_add(MOVE_TIMEOUT) } else { None };
         if let Some(uncarried) = state.uncarried.take().filter(|_| !is_first) {
-            state.waited = Some(now.saturating_duration_since(uncarried.since));
+            state.waited = Some(Moment::now().since(uncarried.since));
         }
         self.standing.send_replace(Standing::Attached);
         self.settle_with(state, effects);
@@ -216,10 +217,10 @@ impl Shared {
             effects.is_over = true;
             return self.unlock(state, effects);
         }
-        let (now, streams) = (Instant::now(), state.mux.streams());
-        let carried_s = now.saturating_duration_since(state.carried_since).as_secs_f32();
-        state.uncarried = Some(Uncarried::for_at_most(now, self.port.resume_timeout));
-        self.standing.send_replace(Standing::Lost { since: now, why: why.clone() });
+        let (since, streams) = (Moment::now(), state.mux.streams());
+        let carried_s = since.awake.saturating_duration_since(state.carried_since).as_secs_f32();
+        state.uncarried = Some(Uncarried { since, time: self.port.resume_timeout });
+        self.standing.send_replace(Standing::Lost { since, why: why.clone() });
         self.unlock(state, effects);
         self.port.commons.counts.lost.add(1);
         if streams == 0 {
@@ -230,11 +231,11 @@ impl Shared {
     }
 
     /// The time of the driver's deadline has come.
-    pub fn handle_timeout(&self, now: Instant) {
+    pub fn handle_timeout(&self, now: Moment) {
         let mut state = self.state();
-        state.mux.handle_timeout(now);
-        let left_behind = state.move_until.filter(|until| *until <= now).and_then(|_| state.binding.leaving().cloned());
-        let expired = state.uncarried.is_some_and(|uncarried| uncarried.until <= now);
+        state.mux.handle_timeout(now.awake);
+        let left_behind = state.move_until.filter(|until| *until <= now.awake).and_then(|_| state.binding.leaving().cloned());
+        let expired = state.uncarried.is_some_and(|uncarried| uncarried.is_expired(now));
         self.settle(state);
         if let Some(Bound { attempt, bell }) = left_behind {
             let notice = Notice::new(Code::Timeout, format!("the move took longer than {MOVE_TIMEOUT:?}"));

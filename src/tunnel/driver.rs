@@ -4,11 +4,17 @@
 use std::{sync::Arc, time::Instant};
 
 use super::shared::Shared;
+use crate::suspend::{LOOK, Moment};
 
 /// Runs until the tunnel is over.
 pub(super) async fn drive(shared: Arc<Shared>) {
     loop {
-        let deadline = shared.state().rearm();
+        let (deadline, is_carried) = {
+            let mut state = shared.state();
+            (state.rearm(), state.uncarried.is_none())
+        };
+        // The time without an attachment includes suspend, which no timer does.
+        let deadline = deadline.map(|deadline| if is_carried { deadline } else { deadline.min(Instant::now() + LOOK) });
         let expired = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -18,7 +24,7 @@ pub(super) async fn drive(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.over.cancelled() => return,
             () = shared.deadline_moved.notified() => {}
-            () = expired => shared.handle_timeout(Instant::now()),
+            () = expired => shared.handle_timeout(Moment::now()),
         }
     }
 }

@@ -1,9 +1,6 @@
 //! A tunnel, as the roles hold it.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -13,6 +10,7 @@ use crate::{
     id::Id,
     link::channel::{Code, Notice, Outbox},
     mux::ResetCode,
+    suspend::Moment,
 };
 
 /// A tunnel. Clones are the same tunnel.
@@ -31,7 +29,7 @@ pub enum Standing {
     /// It waits for its next attachment.
     Lost {
         /// When the one before ended.
-        since: Instant,
+        since: Moment,
         /// And why.
         why: Notice,
     },
@@ -123,6 +121,18 @@ impl Tunnel {
     /// Ends the tunnel and all its streams. The other end is told if it can be; `notice` is what those hear who wait here.
     pub fn end(&self, code: ResetCode, notice: Notice) {
         self.shared.end(code, notice);
+    }
+
+    /// Ends the tunnel, which the server has given up. `seen` is the lowest number of the client's streams that the server has never seen, if it says so.
+    pub fn given_up(&self, seen: Option<u64>, notice: Notice) {
+        self.shared.state().seen_by_peer = seen;
+        self.end(ResetCode::Cancelled, notice);
+    }
+
+    /// The lowest number of the peer's streams that this end has not seen.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.shared.state().mux.seen()
     }
 
     /// Ends all of these because the process does, and waits until the other ends have been told.

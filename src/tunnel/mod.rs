@@ -27,6 +27,7 @@ pub mod raw;
 mod shared;
 pub mod splice;
 mod stream;
+pub mod take_back;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -75,6 +75,10 @@ pub enum Answer {
         /// Whether it wants to be told where connections come from; absent when not.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         addresses: bool,
+        /// Of the tunnel that was to resume and is over: the lowest number of the client's streams that the server has never seen. Absent when
+        /// the server does not know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seen: Option<u64>,
         /// What the client may send before it is granted more.
         #[serde(flatten)]
         grant: Grant,
@@ -194,12 +198,31 @@ mod tests {
             age_ms: 3,
             bench,
             addresses: false,
+            seen: None,
             grant: Grant { stream_window: 4, tunnel_window: 5, zstd_contexts: 6 },
         };
         for (bench, said) in [(None, false), (Some(true), true), (Some(false), true)] {
             let text = serde_json::to_string(&answer(bench)).unwrap();
             assert_eq!(text.contains("bench"), said, "{text}");
             assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer(bench));
+        }
+    }
+
+    #[test]
+    fn only_a_server_that_has_given_the_tunnel_up_says_what_it_has_seen_of_it() {
+        let answer = |seen| Answer::Accept {
+            tunnel: Id([1; 16]),
+            instance: Id([2; 16]),
+            age_ms: 3,
+            bench: None,
+            addresses: false,
+            seen,
+            grant: Grant { stream_window: 4, tunnel_window: 5, zstd_contexts: 6 },
+        };
+        for seen in [None, Some(0), Some(8)] {
+            let text = serde_json::to_string(&answer(seen)).unwrap();
+            assert_eq!(text.contains("seen"), seen.is_some(), "{text}");
+            assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer(seen));
         }
     }
 
@@ -211,6 +234,7 @@ mod tests {
             age_ms: 3,
             bench: None,
             addresses,
+            seen: None,
             grant: Grant { stream_window: 4, tunnel_window: 5, zstd_contexts: 6 },
         };
         for addresses in [false, true] {

@@ -29,6 +29,7 @@ use crate::{
     link::channel::{Code, Notice, Outbox},
     map::Map,
     mux::{Event, Mux, ResetCode, Side, StreamId},
+    suspend::Moment,
 };
 
 /// What a tunnel is from its first handshake on.
@@ -83,19 +84,26 @@ pub struct State {
     opened: VecDeque<(StreamId, Bytes)>,
     acceptor: Option<Waker>,
     pub over: Option<Notice>,
+    /// When it is over: the lowest number of our streams that the other end says it has never seen.
+    pub(super) seen_by_peer: Option<u64>,
 }
 
 /// A tunnel without an attachment.
 #[derive(Debug, Clone, Copy)]
 pub struct Uncarried {
-    pub(super) since: Instant,
-    /// Then it is given up.
-    pub(super) until: Instant,
+    pub(super) since: Moment,
+    /// After this time, suspend included, it is given up: the other end counts that too.
+    pub(super) time: Duration,
 }
 
 impl Uncarried {
-    pub(super) fn for_at_most(since: Instant, time: Duration) -> Self {
-        Uncarried { since, until: since.checked_add(time).unwrap_or(since) }
+    /// When it is given up if the machine stays awake.
+    fn until(&self) -> Option<Instant> {
+        self.since.awake.checked_add(self.time)
+    }
+
+    pub(super) fn is_expired(&self, now: Moment) -> bool {
+        now.since(self.since) >= self.time
     }
 }
 
@@ -129,11 +137,12 @@ impl Shared {
             running_encoders: theirs.zstd_contexts.min(super::ZSTD_CONTEXTS),
             running_decoders: super::ZSTD_CONTEXTS_TOLERATED,
         };
-        let now = Instant::now();
+        let since = Moment::now();
+        let now = since.awake;
         let state = State {
             mux: Mux::new(side, port.mux(side), theirs.for_mux(), now).charged_to(Arc::clone(&port.commons.budget)),
             binding: Binding::new(),
-            uncarried: Some(Uncarried::for_at_most(now, CANDIDATE_TIMEOUT)),
+            uncarried: Some(Uncarried { since, time: CANDIDATE_TIMEOUT }),
             carried_since: now,
             waited: None,
             rung: false,
@@ -144,6 +153,7 @@ impl Shared {
             opened: VecDeque::new(),
             acceptor: None,
             over: None,
+            seen_by_peer: None,
         };
         let shared = Arc::new(Shared {
             id,
@@ -248,7 +258,7 @@ impl State {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let given_up = self.uncarried.map(|uncarried| uncarried.until);
+        let given_up = self.uncarried.and_then(|uncarried| uncarried.until());
         self.mux.poll_timeout().into_iter().chain(given_up).chain(self.move_until).min()
     }
 

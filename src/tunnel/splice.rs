@@ -13,7 +13,7 @@ use std::{
     io::{self, IoSlice},
     net::Shutdown,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::{Duration, Instant},
@@ -90,10 +90,13 @@ pub enum SpliceError {
 /// # Cancel safety
 /// Dropping the future resets both.
 pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Spliced {
-    local_socket::prepare(&socket, stream.tcp_keepalive());
-    let ends = Arc::new(Ends::new(socket, stream, method));
+    join(&Arc::new(Ends::new(Arc::new(socket), Bytes::new(), stream, method))).await
+}
+
+pub(super) async fn join(ends: &Arc<Ends>) -> Spliced {
+    local_socket::prepare(&ends.socket, ends.stream.tcp_keepalive());
     let mut sending = JoinSet::new();
-    let sender = Arc::clone(&ends);
+    let sender = Arc::clone(ends);
     sending.spawn(async move { sender.send().await });
     let received = ends.receive().await;
     let failure = match &received.result {
@@ -126,10 +129,12 @@ struct Direction {
 }
 
 /// The two sides of a splice.
-struct Ends {
-    socket: TcpStream,
-    stream: TunnelStream,
-    method: CompressMethod,
+pub(super) struct Ends {
+    socket: Arc<TcpStream>,
+    /// What goes to the stream before anything that is read.
+    pub(super) first: Mutex<Bytes>,
+    pub(super) stream: TunnelStream,
+    pub(super) method: CompressMethod,
     /// How many directions ended in order.
     ended_in_order: AtomicU8,
     /// The sending direction of the socket is being shut down.
@@ -141,7 +146,7 @@ impl Drop for Ends {
     /// like an end of file.
     fn drop(&mut self) {
         if self.are_ended_in_order() {
-            let _ = SockRef::from(&self.socket).set_linger(None);
+            let _ = SockRef::from(&*self.socket).set_linger(None);
         }
     }
 }
@@ -153,10 +158,11 @@ pub fn reset_on_close(socket: &TcpStream) {
 }
 
 impl Ends {
-    fn new(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Self {
+    pub(super) fn new(socket: Arc<TcpStream>, first: Bytes, stream: TunnelStream, method: CompressMethod) -> Self {
         // From the start, and until both directions have ended in order: a process that is killed closes its sockets too.
         reset_on_close(&socket);
-        Ends { socket, stream, method, ended_in_order: AtomicU8::new(0), is_shut_down: AtomicBool::new(false) }
+        let first = Mutex::new(first);
+        Ends { socket, first, stream, method, ended_in_order: AtomicU8::new(0), is_shut_down: AtomicBool::new(false) }
     }
 
     fn are_ended_in_order(&self) -> bool {
@@ -222,6 +228,7 @@ impl Ends {
     /// From the socket into the tunnel.
     async fn send_all(&self, moved: &mut u64, last: &mut Option<Instant>) -> Result<(), SpliceError> {
         let mut compressor = Compressor::new(self.method, self.stream.pool());
+        self.send_first(&mut compressor).await?;
         loop {
             let room = self.room().await?;
             self.socket.readable().await?;
@@ -273,7 +280,7 @@ impl Ends {
     }
 
     /// What `raw` is in the tunnel; leaves the buffer to be used again where that is cheaper than giving it away.
-    fn wire(&self, compressor: &mut Compressor, raw: &mut BytesMut) -> Bytes {
+    pub(super) fn wire(&self, compressor: &mut Compressor, raw: &mut BytesMut) -> Bytes {
         if self.method != CompressMethod::Null {
             return compressed(compressor, raw);
         }
@@ -281,7 +288,7 @@ impl Ends {
     }
 
     /// How many raw bytes may be read from the socket now. Notices meanwhile when the local connection is reset.
-    async fn room(&self) -> Result<usize, SpliceError> {
+    pub(super) async fn room(&self) -> Result<usize, SpliceError> {
         let room = tokio::select! {
             biased;
             room = self.stream.write_room() => room?,
@@ -331,7 +338,7 @@ impl Ends {
         }
         decompressor.finish()?;
         self.is_shut_down.store(true, Ordering::Release);
-        SockRef::from(&self.socket).shutdown(Shutdown::Write).or_else(ignore_not_connected)?;
+        SockRef::from(&*self.socket).shutdown(Shutdown::Write).or_else(ignore_not_connected)?;
         Ok(())
     }
 
@@ -459,7 +466,8 @@ mod tests {
         let (visitor, _agent) = bed.tunnels(crate::crypto::EncryptMethod::Plain, CompressMethod::Null).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (application, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        let ends = Ends::new(accepted.unwrap().0, visitor.open(Bytes::new()), CompressMethod::Null);
+        let socket = Arc::new(accepted.unwrap().0);
+        let ends = Ends::new(socket, Bytes::new(), visitor.open(Bytes::new()), CompressMethod::Null);
         let application = application.unwrap();
         reset_on_close(&application);
         drop(application);

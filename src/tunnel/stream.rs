@@ -104,10 +104,18 @@ impl TunnelStream {
     /// When the stream was reset or finished, has no room for so much, or the tunnel is over.
     pub fn write(&self, bytes: Bytes) -> Result<(), TunnelStreamError> {
         let mut state = self.shared.state();
-        fail_if_over(&state)?;
+        // Kept when the tunnel is over too: `unseen` may take it back.
         let result = state.mux.write(self.id, bytes);
+        let over = fail_if_over(&state);
         self.shared.settle(state);
+        over?;
         Ok(result?)
+    }
+
+    /// All that was written to the stream, when the tunnel is over and it is certain that the peer has not seen the stream.
+    pub(super) fn unseen(&self) -> Option<Vec<Bytes>> {
+        let state = self.shared.state();
+        state.over.as_ref().and_then(|_| state.mux.unseen(self.id, state.seen_by_peer))
     }
 
     /// Ends the sending direction after what was written.

@@ -188,7 +188,7 @@ fn message(kind: u8, rest: &[u8]) -> Bytes {
 fn a_stranger_who_speaks_nonsense_is_put_out_and_nobody_is_disturbed() {
     let tunnel = Tunnel::start(Front::Direct, Vec::new());
     let standing = services::connect(tunnel.probe().local);
-    let header = AttachHeader { port: PortKeys::derive(&tunnel.probe().key).id, instance: None };
+    let header = AttachHeader { port: PortKeys::derive(&tunnel.probe().key).id, instance: None, avoid: Vec::new() };
     let attach = Frame::Attach { channel: 1, header, message: Bytes::from_static(&[1; 48]) };
     type Say = Box<dyn FnOnce(&mut Peer)>;
     let nonsense: Vec<(&str, Say)> = vec![
@@ -218,8 +218,10 @@ fn a_role_that_speaks_out_of_state_is_put_out_and_nobody_is_disturbed() {
     let tunnel = Tunnel::start(Front::Direct, Vec::new());
     let standing = services::connect(tunnel.probe().local);
     // Nobody has it, so that the channel waits and stays in use.
-    let header = AttachHeader { port: Id([3; 16]), instance: None };
-    let attach = move |channel| Frame::Attach { channel, header, message: Bytes::from_static(&[1; 48]) };
+    let attach = |channel| {
+        let header = AttachHeader { port: Id([3; 16]), instance: None, avoid: Vec::new() };
+        Frame::Attach { channel, header, message: Bytes::from_static(&[1; 48]) }
+    };
     let again = (attach(5), attach(5));
     type Say = Box<dyn FnOnce(&mut Peer)>;
     let out_of_state: Vec<(&str, Role, Say)> = vec![
@@ -311,7 +313,7 @@ fn a_client_that_attaches_garbage_is_refused_by_the_server_and_disturbs_nobody()
     let standing = services::connect(tunnel.probe().local);
     let mut peer = Peer::connect(tunnel.scene.master_address());
     peer.hello(Role::Client, &LinkKey::derive(None), Id(peer::random()), 1);
-    let header = AttachHeader { port: PortKeys::derive(&tunnel.probe().key).id, instance: None };
+    let header = AttachHeader { port: PortKeys::derive(&tunnel.probe().key).id, instance: None, avoid: Vec::new() };
     peer.send(&Frame::Attach { channel: 9, header, message: content::random(2, 100).into() });
     let closed = wait::until("the channel is closed", || match peer.look() {
         Heard::Message(message) => match Frame::decode(message).unwrap() {

@@ -169,7 +169,7 @@ impl FalseMaster {
         let Some(Frame::Register(ports)) = server.frame() else { panic!("the server registers") };
         server.send(&Frame::Registered(ports));
         let Some(Frame::Attach { channel, header, message }) = client.frame() else { panic!("the client attaches") };
-        server.send(&Frame::Attach { channel: FIRST, header, message: message.clone() });
+        server.send(&Frame::Attach { channel: FIRST, header: header.clone(), message: message.clone() });
         FalseMaster { server, client, attach: (header, message), sent: Vec::new(), client_channel: channel }
     }
 
@@ -244,7 +244,7 @@ fn replays_reach_nothing(encrypt: &'static str) {
 
     // The whole flight of the client again, on a channel of the master's own.
     let (header, message) = master.attach.clone();
-    master.server.send(&Frame::Attach { channel: 2, header, message: message.clone() });
+    master.server.send(&Frame::Attach { channel: 2, header: header.clone(), message: message.clone() });
     for payload in &sent {
         master.server.send(&Frame::Data { channel: 2, payload: payload.clone() });
     }

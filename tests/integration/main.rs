@@ -4,6 +4,7 @@ mod bad_configuration;
 mod bad_peers;
 mod bad_ways;
 mod bench;
+mod black_hole;
 mod blindness;
 mod descriptors;
 mod doctor;

@@ -15,7 +15,7 @@ use crate::support::{
     bytes,
     certificates::Leaf,
     daemon::{Daemon, Signal},
-    programs,
+    ports, programs,
     proxy::{Cut, Proxy},
     services::{self, Ending, Service},
     tunnel::{Fields, Front, Methods, Port, REPORT, Scene, Tunnel},
@@ -189,6 +189,76 @@ fn several_servers_under_one_port_key_share_its_tunnels() {
     wait::until_true("both clients reach the server that is left", || {
         [port.local, elsewhere.local].into_iter().all(|local| name_of(local) == "one")
     });
+}
+
+/// Starts the master and, one after the other, servers that lead the port to these addresses.
+fn servers_of(scene: &Scene, port: &Port, services: &[SocketAddr]) -> Vec<Daemon> {
+    let mut daemons = vec![scene.master(json!({}))];
+    for (number, service) in services.iter().enumerate() {
+        let name = format!("server{number}");
+        daemons.push(scene.server(&name, &[Port { service: service.to_string(), ..port.clone() }], json!({})));
+        wait::until_true("the server is registered", || registered(scene.folder(), &name));
+    }
+    daemons
+}
+
+/// How often a client attached to a server.
+fn attached(server: &Daemon) -> usize {
+    server.log().matches("a client attached").count()
+}
+
+#[test]
+fn when_the_service_of_one_server_is_down_the_next_connections_go_to_another_server() {
+    let scene = Scene::new(Front::Direct);
+    let up = named("two");
+    let port = Port::new("shared", up.address(), Methods::USUAL);
+    let dead = ports::free();
+    let daemons = servers_of(&scene, &port, &[dead, dead, up.address()]);
+    let client = scene.client("client", std::slice::from_ref(&port), json!({}));
+    client.wait_for_line(&["attached to a server"]);
+    assert_eq!(attached(&daemons[1]), 1, "the master leads the client to the server that came first");
+    let mut refused = 0;
+    while name_of(port.local) != "two" {
+        refused += 1;
+        assert!(refused <= 2, "one connection at each server whose service is down");
+    }
+    for connection in 0..20 {
+        assert_eq!(name_of(port.local), "two", "connection {connection}");
+    }
+    // A client that comes now learns it too.
+    let elsewhere = port.elsewhere();
+    let _other = scene.client("other", std::slice::from_ref(&elsewhere), json!({}));
+    wait::until_true("the other client reaches the service", || name_of(elsewhere.local) == "two");
+    assert!((0..20).all(|_| name_of(elsewhere.local) == "two"));
+}
+
+#[test]
+fn when_the_services_of_all_servers_are_down_a_client_does_not_run_from_one_to_the_other() {
+    for servers in [1, 2] {
+        let scene = Scene::new(Front::Direct);
+        let port = Port::new("shared", ports::free(), Methods::USUAL);
+        let dead = ports::free();
+        let daemons = servers_of(&scene, &port, &vec![dead; servers]);
+        let client = scene.client("client", std::slice::from_ref(&port), json!({}));
+        client.wait_for_line(&["attached to a server"]);
+        for _ in 0..50 {
+            let start = Instant::now();
+            assert_eq!(name_of(port.local), "");
+            assert!(start.elapsed() < AT_ONCE, "nothing is held for long");
+        }
+        let tunnels: usize = daemons[1..].iter().map(attached).sum();
+        assert!(
+            tunnels <= servers + 1,
+            "{tunnels} tunnels at {servers} servers: one each, and one that shows that there is no other"
+        );
+        // The service comes back: the tunnel that was kept leads there.
+        let service = Service::at(dead, |mut stream| {
+            let _ = std::io::Write::write_all(&mut stream, b"two");
+            Ending::Clean
+        });
+        wait::until_true("the service is reached", || name_of(port.local) == "two");
+        drop(service);
+    }
 }
 
 /// Whether the server's log says that its ports stand.

@@ -80,6 +80,15 @@ fn what_a_later_version_adds_is_ignored() {
 }
 
 #[test]
+fn no_more_servers_are_avoided_than_the_protocol_allows() {
+    let named: Vec<Id> = (0..100).map(|number| Id([number; 16])).collect();
+    let header = AttachHeader { port: Id([7; 16]), instance: None, avoid: named.clone() };
+    let sent = Frame::Attach { channel: 1, header, message: Bytes::new() };
+    let Ok(Frame::Attach { header, .. }) = Frame::decode(sent.to_message()) else { panic!("it is read") };
+    assert_eq!(header.avoid, named[..MAX_AVOIDED]);
+}
+
+#[test]
 fn what_is_malformed_is_told_apart() {
     for vector in &vectors().malformed {
         let error = Frame::decode(hex(vector, "bytes")).expect_err(text(vector, "why"));
@@ -167,7 +176,9 @@ fn notices() -> impl Strategy<Value = Notice> {
 
 fn frames() -> impl Strategy<Value = Frame> {
     let instance = prop::option::of(any::<[u8; 16]>().prop_map(Id));
-    let header = (any::<[u8; 16]>(), instance).prop_map(|(port, instance)| AttachHeader { port: Id(port), instance });
+    let avoid = proptest::collection::vec(any::<[u8; 16]>().prop_map(Id), 0..=MAX_AVOIDED);
+    let header = (any::<[u8; 16]>(), instance, avoid);
+    let header = header.prop_map(|(port, instance, avoid)| AttachHeader { port: Id(port), instance, avoid });
     prop_oneof![
         (any::<[u8; 32]>(), bytes(0..300)).prop_map(|(proof, claims)| Frame::Hello { proof, claims }),
         (any::<[u8; 32]>(), bytes(0..300)).prop_map(|(proof, terms)| Frame::Welcome { proof, terms }),

@@ -16,7 +16,7 @@ mod survey;
 mod tls_problem;
 
 use std::{
-    sync::{Arc, OnceLock, PoisonError},
+    sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -129,7 +129,7 @@ impl Dialer {
             None
         };
         let DialParameters { stagger, deadline, .. } = parameters;
-        let reach = Reach { stagger, deadline, bind: parameters.bind.clone() };
+        let reach = Reach { stagger, deadline, bind: parameters.bind.clone(), is_narrow: Arc::default() };
         Ok(Dialer { address, parameters, reach, tls, proxy_tls: OnceLock::new() })
     }
 
@@ -137,6 +137,11 @@ impl Dialer {
     #[must_use]
     pub fn address(&self) -> &MasterAddress {
         &self.address
+    }
+
+    /// The path loses large packets: connections from now on send and ask for small segments.
+    pub fn use_small_segments(&self) {
+        self.reach.is_narrow.store(true, Ordering::Relaxed);
     }
 
     /// Connects: resolves the name afresh, tries its addresses, asks the proxy if there is one, and upgrades to a WebSocket.
@@ -248,7 +253,7 @@ impl Dialer {
         let host = self.parameters.request.host.clone().unwrap_or_else(|| self.address.authority());
         let tell = |answered| stage.note(|| Sight::Answered(answered));
         match upgrade::upgrade(&mut stream, self.address.path(), &host, &headers, tell).await {
-            Ok(read) => Ok(MessageSocket::new(stream, read, End::Dialled)),
+            Ok(read) => Ok(MessageSocket::new(stream, read, End::Dialled).over(stage.connection())),
             // With TLS 1.3 a peer that wants another certificate of us says so only now.
             Err(UpgradeError::Io(error)) if is_of_tls(&error) => {
                 let host =

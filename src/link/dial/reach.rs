@@ -3,6 +3,10 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -69,6 +73,8 @@ pub(super) struct Reach {
     pub stagger: Duration,
     pub deadline: Duration,
     pub bind: Option<Bind>,
+    /// Whether the path loses large packets, so that segments are small.
+    pub is_narrow: Arc<AtomicBool>,
 }
 
 impl Reach {
@@ -76,14 +82,16 @@ impl Reach {
     pub async fn connect(&self, peer: Peer, host: &str, port: u16, stage: &Stage) -> Result<TcpStream, DialError> {
         let addresses = self.resolve(peer, host, port, stage).await?;
         stage.set(peer, Layer::Tcp);
-        self.race(peer, addresses).await
+        let stream = self.race(peer, addresses).await?;
+        stage.connected(tcp::Connection::of(&stream));
+        Ok(stream)
     }
 
     /// What becomes of a connection to each of the addresses, all at a time: how long it took, or why there is none.
     pub async fn survey(&self, addresses: Vec<SocketAddr>) -> Vec<(SocketAddr, io::Result<Duration>)> {
         let attempts = addresses.into_iter().map(|address| async move {
             let begun = Instant::now();
-            let attempt = tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref())).await;
+            let attempt = tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref(), false)).await;
             let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             (address, attempt.map(|_| begun.elapsed()))
         });
@@ -112,9 +120,10 @@ impl Reach {
 
     /// The first connection that is established.
     pub async fn race(&self, peer: Peer, addresses: Vec<SocketAddr>) -> Result<TcpStream, DialError> {
+        let is_narrow = self.is_narrow.load(Ordering::Relaxed);
         let connecting = |address| {
             let bind = self.bind.clone();
-            async move { connect(address, bind.as_ref()).await }
+            async move { connect(address, bind.as_ref(), is_narrow).await }
         };
         let stream = race(addresses, self.stagger, connecting).await.map_err(|attempts| DialError::Connect { peer, attempts })?;
         // Without its options a connection still works.
@@ -123,9 +132,12 @@ impl Reach {
     }
 }
 
-async fn connect(address: SocketAddr, bind: Option<&Bind>) -> io::Result<TcpStream> {
-    let Some(bind) = bind else { return TcpStream::connect(address).await };
+async fn connect(address: SocketAddr, bind: Option<&Bind>, is_narrow: bool) -> io::Result<TcpStream> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    if is_narrow {
+        tcp::limit_segments(&socket);
+    }
+    let Some(bind) = bind else { return socket.connect(address).await };
     let bound = bind.apply(&socket);
     bound.map_err(|error| io::Error::new(error.kind(), NoSuchPlace { from: bind.to_string(), error }))?;
     socket.connect(address).await

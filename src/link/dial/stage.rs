@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::error::Peer;
-use crate::link::{tls::Certificate, upgrade::Answered};
+use crate::link::{tcp::Connection, tls::Certificate, upgrade::Answered};
 
 /// A layer of the way to a master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +95,7 @@ struct Walk {
     present: Option<(Peer, Layer, Instant)>,
     sights: Vec<Sight>,
     passed: Vec<Passage>,
+    connection: Option<Connection>,
 }
 
 impl Walk {
@@ -127,6 +128,16 @@ impl Stage {
 
     pub fn get(&self) -> (Peer, Layer) {
         self.walk().present.map_or((Peer::Master, Layer::Name), |(peer, layer, _)| (peer, layer))
+    }
+
+    /// A TCP connection was made.
+    pub fn connected(&self, connection: Option<Connection>) {
+        self.walk().connection = connection;
+    }
+
+    /// The last TCP connection.
+    pub fn connection(&self) -> Option<Connection> {
+        self.walk().connection
     }
 
     /// Something was seen at this layer.

@@ -118,10 +118,16 @@ struct Bed {
 
 impl Bed {
     fn run(socket: MessageSocket) -> Self {
+        Bed::run_with(socket, || Duration::ZERO)
+    }
+
+    /// The same on a machine that has been suspended for so long.
+    fn run_with(socket: MessageSocket, suspended: fn() -> Duration) -> Self {
         let (outbox, cancel) = (Outbox::new(), CancellationToken::new());
         let (forward, frames) = mpsc::channel(64);
         let mut task = JoinSet::new();
-        let (link, token) = (Link::new(socket, outbox.clone(), Timing::default()), cancel.clone());
+        let link = Link { suspended, ..Link::new(socket, outbox.clone(), Timing::default()) };
+        let token = cancel.clone();
         task.spawn(async move { link.run(&mut Forward(forward), token.cancelled()).await.why });
         Bed { outbox, cancel, frames, task }
     }

@@ -42,7 +42,7 @@ pub(super) enum Outcome {
     /// It did not take the role in.
     Join(JoinError),
     /// It was up for `lived`, and nothing had been sent or received for `idle` at its end.
-    Link { why: LinkEnd, lived: Duration, idle: Duration },
+    Link { why: LinkEnd, lived: Duration, idle: Duration, is_stuck: bool },
     /// It was closed here, or another attempt joined before it.
     Cancelled,
 }
@@ -108,7 +108,7 @@ impl<R: LinkedRole, W: Way> Attempt<R, W> {
             .await;
         match ended.why {
             LinkEnd::Cancelled => Outcome::Cancelled,
-            why => Outcome::Link { why, lived: up.elapsed(), idle: ended.idle },
+            why => Outcome::Link { why, lived: up.elapsed(), idle: ended.idle, is_stuck: ended.is_stuck },
         }
     }
 

@@ -9,6 +9,7 @@
 //! ```
 
 mod attempt;
+mod black_hole;
 mod lifetimes;
 mod pace;
 mod race;
@@ -91,6 +92,9 @@ pub trait Way: Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future closes what was opened.
     fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send;
+
+    /// The path loses large packets: from now on links are made with small segments.
+    fn use_small_segments(&self) {}
 }
 
 impl Way for Dialer {
@@ -100,6 +104,10 @@ impl Way for Dialer {
 
     fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
         Dialer::dial(self)
+    }
+
+    fn use_small_segments(&self) {
+        Dialer::use_small_segments(self);
     }
 }
 

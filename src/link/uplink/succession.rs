@@ -24,6 +24,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::{
     Choice, LinkNews, LinkedRole, Uplink, Way,
     attempt::{Attempt, News, Outcome, Report},
+    black_hole::{BlackHole, EVIDENCE},
     lifetimes::{Lesson, Lifetimes},
     next_epoch,
     pace::{Next, Pace},
@@ -33,7 +34,10 @@ use super::{
 };
 use crate::{
     frame::{Code, Notice, Role},
-    link::{LinkEnd, Outbox, Timing},
+    link::{
+        LinkEnd, Outbox, Timing,
+        tcp::{self, BLACK_HOLE_CAUSE as CAUSE, BLACK_HOLE_REMEDY as REMEDY},
+    },
 };
 
 /// Reports that wait: two of each link, of which the next one, the present one and the old one run. Of attempts that race, one reports.
@@ -68,6 +72,7 @@ pub(super) struct Succession<R, W> {
     old: Option<Standing>,
     pace: Pace,
     lifetimes: Vec<Lifetimes>,
+    black_holes: Vec<BlackHole>,
     /// Since when every attempt has failed, if the last one did.
     failing: Option<Instant>,
     /// Whether another link of this process has been found at the same master: two of its addresses are in the list, and links of them have to
@@ -92,6 +97,7 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
             old: None,
             pace: Pace::new(masters),
             lifetimes: (0..masters).map(|_| Lifetimes::default()).collect(),
+            black_holes: vec![BlackHole::default(); masters],
             failing: None,
             shares: false,
         }
@@ -336,8 +342,9 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
 
     /// The link in use has ended.
     fn lost(&mut self, current: Standing, outcome: Outcome) {
-        let Outcome::Link { why, lived, idle } = outcome else { return };
-        let by_the_path = !current.going && matches!(why, LinkEnd::Lost(_) | LinkEnd::PeerClosed);
+        let Outcome::Link { why, lived, idle, is_stuck } = outcome else { return };
+        self.look_for_a_black_hole(current.master, lived, is_stuck);
+        let by_the_path = !current.going && !is_stuck && matches!(why, LinkEnd::Lost(_) | LinkEnd::PeerClosed);
         self.learn(current.master, |lifetimes| if by_the_path { lifetimes.cut(lived, idle) } else { lifetimes.lived(lived) });
         let superseded = matches!(&why, LinkEnd::PeerError(notice) if notice.code == Code::Superseded);
         if superseded && !std::mem::replace(&mut self.shares, true) {
@@ -351,6 +358,18 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
         } else {
             self.next.iter_mut().for_each(|next| next.why = Why::Linkless);
             self.plan_rival(Duration::ZERO);
+        }
+    }
+
+    fn look_for_a_black_hole(&mut self, master: usize, lived: Duration, is_stuck: bool) {
+        let is_found = self.black_holes.get_mut(master).is_some_and(|path| path.ended(lived, is_stuck));
+        if let Some(way) = self.uplink.dialers.get(master).filter(|_| is_found) {
+            way.use_small_segments();
+            warn!(
+                master = %way.name(),
+                "{EVIDENCE}: {CAUSE}; links use segments of {} bytes from now on; {REMEDY}",
+                tcp::SMALL_SEGMENT
+            );
         }
     }
 

@@ -24,6 +24,7 @@ use self::{
     inbound::{Inbound, Incoming},
     outbound::Outbound,
 };
+use super::tcp::Connection;
 
 /// Anything that carries bytes both ways.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -140,6 +141,8 @@ pub struct MessageSocket {
     closing: Closing,
     /// Bytes received at the last [`MessageSocket::rest`].
     rested: u64,
+    /// The TCP connection below it, where that is known.
+    connection: Option<Box<Connection>>,
 }
 
 /// How far the closing handshake has come.
@@ -174,7 +177,20 @@ impl MessageSocket {
             pong: None,
             closing: Closing::default(),
             rested: 0,
+            connection: None,
         }
+    }
+
+    /// The same socket, over this TCP connection.
+    #[must_use]
+    pub fn over(self, connection: Option<Connection>) -> Self {
+        MessageSocket { connection: connection.map(Box::new), ..self }
+    }
+
+    /// The TCP connection below it, where that is known.
+    #[must_use]
+    pub fn connection(&self) -> Option<Connection> {
+        self.connection.as_deref().copied()
     }
 
     /// The next binary message; `None` when the peer has closed the WebSocket in order.

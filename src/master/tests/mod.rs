@@ -253,7 +253,11 @@ impl Peer {
 }
 
 fn attach(channel: u32, port: Id, instance: Option<Id>, message: &[u8]) -> Frame {
-    Frame::Attach { channel, header: AttachHeader { port, instance }, message: Bytes::copy_from_slice(message) }
+    Frame::Attach {
+        channel,
+        header: AttachHeader { port, instance, avoid: Vec::new() },
+        message: Bytes::copy_from_slice(message),
+    }
 }
 
 /// A client and a server with a channel between them, number 1 at both: the master counts from 1 at each server.

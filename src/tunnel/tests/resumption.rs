@@ -1,7 +1,10 @@
 //! Attachments that come and go under a tunnel: cut, moved, played again, stolen; and the end of the tunnel itself.
 
 use super::*;
-use crate::tunnel::{binding::Manner, carriage::MOVE_TIMEOUT, shared::Bell};
+use crate::{
+    suspend::Moment,
+    tunnel::{binding::Manner, carriage::MOVE_TIMEOUT, shared::Bell},
+};
 
 /// Carries bytes both ways over a stream until `during` is done, and checks what came out.
 async fn while_bytes_flow(bed: &Bed, tunnels: &(Tunnel, Tunnel), during: impl Future<Output = ()>) {
@@ -81,11 +84,27 @@ async fn a_move_that_the_other_end_does_not_complete_ends_in_time() {
     let server = &tunnels.1.shared;
     let elsewhere = Bell { outbox: crate::link::Outbox::new(), channel: 1 };
     server.take_over(7, elsewhere, Manner::Move).unwrap();
-    let start = std::time::Instant::now();
-    server.handle_timeout(start + MOVE_TIMEOUT / 2);
+    let start = Moment::now();
+    let after = |time| Moment { awake: start.awake + time, ..start };
+    server.handle_timeout(after(MOVE_TIMEOUT / 2));
     assert!(tunnels.1.is_moving() && tunnels.1.is_attached(), "the client may still say MOVED");
-    server.handle_timeout(start + MOVE_TIMEOUT * 2);
+    server.handle_timeout(after(MOVE_TIMEOUT * 2));
     assert!(!tunnels.1.is_moving() && !tunnels.1.is_attached());
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn the_time_without_an_attachment_includes_suspend() {
+    let bed = Bed::new();
+    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+    let server = &tunnels.1.shared;
+    server.lost(0, Notice::new(Code::PeerLost, ""));
+    let start = Moment::now();
+    let after_a_sleep = |seconds| Moment { suspended: start.suspended + Duration::from_secs(seconds), ..start };
+    server.handle_timeout(after_a_sleep(110));
+    assert!(tunnels.1.notice().is_none(), "the client may still come back");
+    server.handle_timeout(after_a_sleep(120));
+    assert_eq!(tunnels.1.notice().map(|notice| notice.code), Some(Code::Timeout));
     bed.end().await;
 }
 
@@ -101,6 +120,75 @@ async fn a_server_that_does_not_know_the_tunnel_offers_a_new_one() {
         tunnel.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, ""));
     }
     bed.end().await;
+}
+
+/// A client's connection in a tunnel whose server has given it up after it saw the streams below `seen`: the application, and what became of the
+/// connection. The link is cut before the stream is opened when `is_cut`; else its OPEN has left.
+async fn taken_back(
+    bed: &Bed,
+    tunnel: &Tunnel,
+    is_cut: bool,
+    seen: Option<u64>,
+) -> (TcpStream, Result<splice::Spliced, take_back::TakenBack>) {
+    let (mut application, visitor) = sockets().await;
+    if is_cut {
+        bed.joint.cut.cancel();
+        tunnel.standing().wait_for(|standing| matches!(standing, Standing::Lost { .. })).await.unwrap();
+    }
+    let connection = take_back::TakenBack { socket: visitor, unsent: Bytes::from_static(b"read before, ") };
+    let stream = tunnel.open(Bytes::new());
+    let splicing = take_back::splice_or_take_back(connection, stream, tunnel.port().compress);
+    let ended = async {
+        application.write_all(&text(40_000)).await.unwrap();
+        application.shutdown().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        tunnel.given_up(seen, Notice::new(Code::PeerLost, ""));
+    };
+    let (spliced, ()) = tokio::join!(splicing, ended);
+    (application, spliced)
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_never_saw_goes_to_the_next_tunnel_with_every_compression() {
+    for compress in CompressMethod::ALL {
+        let bed = Bed::new();
+        let tunnels = bed.tunnels(EncryptMethod::Plain, compress).await;
+        let (mut application, spliced) = taken_back(&bed, &tunnels.0, true, None).await;
+        let connection = spliced.expect_err("its OPEN has never left");
+        let joint = bed.another_joint();
+        let wish = attach::wish(tunnels.0.port(), &joint.client, 1, &bed.tasks).unwrap();
+        let (next, served) = bed.answer(&joint, 1, wish, tunnels.0.port()).await;
+        let Ok(attach::Outcome::New(next, _)) = next else { panic!("a new tunnel") };
+        let (agent, mut service) = sockets().await;
+        let opened = next.open(Bytes::new());
+        bed.tasks.spawn(async move { take_back::splice_or_take_back(connection, opened, compress).await.unwrap() });
+        let (accepted, _) = served.unwrap().accept().await.unwrap();
+        bed.tasks.spawn(splice(agent, accepted, compress));
+        let mut received = Vec::new();
+        service.read_to_end(&mut received).await.unwrap();
+        assert!(received == [b"read before, ", &text(40_000)[..]].concat(), "{compress}: {} bytes", received.len());
+        service.write_all(b"all of it").await.unwrap();
+        drop(service);
+        let mut answer = Vec::new();
+        application.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"all of it");
+        next.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, ""));
+        bed.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_may_have_seen_is_reset() {
+    // Sent, and nothing is known; below what was seen; acknowledged, whatever the server says.
+    for seen in [None, Some(2), Some(0)] {
+        let bed = Bed::new();
+        let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+        let (mut application, spliced) = taken_back(&bed, &tunnels.0, false, seen).await;
+        let error = spliced.expect("it is not given back").error;
+        assert!(error.is_some());
+        assert_eq!(application.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{seen:?}");
+        bed.end().await;
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::lab::{Lab, METHODS};
 use crate::support::{
     bytes,
-    proxy::{Cut, Proxy},
+    proxy::{Cut, Proxy, Swallow},
     services::{self, Ending, Service},
     wait,
 };
@@ -45,6 +45,23 @@ fn a_tunnel_that_was_cut_off_for_longer_than_its_resume_timeout_is_reset_at_both
         lab.paths()[side].thaw();
         services::ping(&services::connect(lab.echo()), b"a new tunnel").unwrap();
     }
+}
+
+#[test]
+fn a_connection_on_a_dead_link_reaches_the_next_tunnel_when_the_server_never_saw_it() {
+    let mut lab = Lab::with_fields(json!({"server_role": {"resume_timeout": "1s"}}));
+    let seen = services::connect(lab.echo());
+    services::ping(&seen, b"before").unwrap();
+    // As after a sleep of the client's machine: it believes in a link that has ended, and in a tunnel that the server has given up.
+    lab.client_path.swallow(Swallow::Present);
+    lab.tunnel.restart_master();
+    lab.tunnel.server.wait_for_line(&["echo", "the tunnel is over"]);
+    let unseen = services::connect(lab.echo());
+    let content = bytes::mixed(7, 100_000);
+    services::ping(&unseen, &content).expect("the next tunnel carries it, and what was sent on the dead link");
+    lab.tunnel.client.wait_for_line(&["before its server saw the connection"]);
+    assert_eq!(services::read_to_ending(&seen), (Vec::new(), Ending::Reset));
+    assert_eq!(lab.echo.accepted(), 2, "the service sees each connection once");
 }
 
 #[test]

@@ -67,6 +67,44 @@ async fn a_dead_path_is_noticed_ten_seconds_after_something_was_sent_on_it() {
     }
 }
 
+thread_local! {
+    /// Time in suspend.
+    static SLEPT: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
+}
+
+fn sleep_of_the_machine(time: Duration) {
+    SLEPT.set(SLEPT.get() + time);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_died_in_a_sleep_ends_soon_after_it_without_traffic_too() {
+    let (role, _peer) = memory::pair();
+    let mut bed = Bed::run_with(role, || SLEPT.get());
+    tokio::time::sleep(SECOND).await;
+    sleep_of_the_machine(200 * SECOND);
+    let start = Instant::now();
+    assert!(matches!(bed.end().await, LinkEnd::Silent(_)));
+    let took = start.elapsed();
+    assert!(took >= 3 * SECOND && took <= 5 * SECOND, "a look and the deadline, not {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_outlives_a_sleep_is_asked_once() {
+    let (role, mut peer) = memory::pair();
+    let mut bed = Bed::run_with(role, || SLEPT.get());
+    tokio::time::sleep(SECOND).await;
+    sleep_of_the_machine(200 * SECOND);
+    let start = Instant::now();
+    let Frame::Ping(token) = receive(&mut peer).await else { panic!("a PING is due") };
+    assert!(start.elapsed() <= 2 * SECOND);
+    send(&mut peer, Frame::Pong(token)).await;
+    let Frame::Ping(_) = receive(&mut peer).await else { panic!("a PING is due") };
+    assert!(start.elapsed() >= 20 * SECOND, "the next heartbeat");
+    bed.cancel.cancel();
+    assert_eq!(peer.receive().await.unwrap(), None);
+    assert!(matches!(bed.end().await, LinkEnd::Cancelled));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_stops_reading_and_says_nothing_is_noticed_as_well() {
     let (role, mut peer) = memory::pair_holding(BULK);

@@ -13,7 +13,7 @@ fn raced(uplink: &mut Uplink<Road>) {
 }
 
 fn attach() -> Frame {
-    let header = AttachHeader { port: Id([1; 16]), instance: None };
+    let header = AttachHeader { port: Id([1; 16]), instance: None, avoid: Vec::new() };
     Frame::Attach { channel: 1, header, message: b"first".as_slice().into() }
 }
 
