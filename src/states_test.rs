@@ -61,7 +61,8 @@ fn the_document_names_the_deadline_and_the_bound_of_each_state() {
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let [name, _, ends_after, bounds] = cells[..] else { panic!("a row of four cells: {row}") };
-        let State { ends_after: deadlines, bounds: numbers } = states.remove(name).unwrap_or_else(|| panic!("a state that the code does not know: {name}"));
+        let State { ends_after: deadlines, bounds: numbers } =
+            states.remove(name).unwrap_or_else(|| panic!("a state that the code does not know: {name}"));
         for deadline in deadlines {
             assert!(ends_after.contains(&format!("{} s", deadline.as_secs())), "{name}: {deadline:?} in {ends_after:?}");
         }

@@ -29,10 +29,10 @@ use std::{
 
 use ipnet::IpNet;
 
-#[cfg(test)]
-pub(crate) use meaning::{CONNECT_TIMEOUT, HOLD_TIMEOUT, RESUME_TIMEOUT};
 pub use address::{AddressError, HostPort};
 pub use error::{ConfigError, Fault, FieldPath, Position, Problem, Step, Warning};
+#[cfg(test)]
+pub(crate) use meaning::{CONNECT_TIMEOUT, HOLD_TIMEOUT, RESUME_TIMEOUT};
 pub use quantity::{ByteSize, Quantity};
 pub use secret::{RawSecret, Secret, SecretError, Surroundings};
 

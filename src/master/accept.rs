@@ -13,7 +13,7 @@ use tracing::{Instrument, Span, debug, field::Empty, info_span, warn};
 
 use super::{
     Shared,
-    admission::Permit,
+    admission::{Full, Permit},
     attend::attend,
     front::{Ends, Upgraded},
 };
@@ -98,7 +98,7 @@ async fn negotiate(shared: &Shared, mut stream: TcpStream, peer: SocketAddr, per
         && let Some(visitor) = announced(shared, &mut stream).await?
     {
         ends.peer = visitor;
-        count(permit, visitor.ip())?;
+        count(shared, permit, visitor.ip())?;
     }
     let (socket, visitor) = match &shared.tls {
         None => upgrade(shared, stream, ends).await?,
@@ -107,7 +107,7 @@ async fn negotiate(shared: &Shared, mut stream: TcpStream, peer: SocketAddr, per
             Box::pin(upgrade(shared, stream, ends)).await?
         }
     };
-    count(permit, visitor)?;
+    count(shared, permit, visitor)?;
     if visitor != peer.ip().to_canonical() {
         Span::current().record("visitor", tracing::field::display(visitor));
     }
@@ -149,6 +149,11 @@ async fn upgrade<S: ByteStream>(shared: &Shared, stream: S, ends: Ends) -> Optio
 }
 
 /// Counts a connection as this visitor's.
-fn count(permit: &mut Permit, visitor: IpAddr) -> Option<()> {
-    permit.assign(visitor).inspect_err(|full| warn!(%visitor, "connection refused: {full}")).ok()
+fn count(shared: &Shared, permit: &mut Permit, visitor: IpAddr) -> Option<()> {
+    let refused = |full: &Full| {
+        if let Some(left_out) = shared.log_limit.admits() {
+            warn!(%visitor, left_out = (left_out > 0).then_some(left_out), "connection refused: {full}");
+        }
+    };
+    permit.assign(visitor).inspect_err(refused).ok()
 }

@@ -105,6 +105,11 @@ impl Account {
         self.party
     }
 
+    /// Whether it is charged to the part of those that have a proof.
+    pub(super) fn is_proven(&self) -> bool {
+        self.is_proven.load(Relaxed)
+    }
+
     /// From now on the link is charged to the part of those that have a proof. Also for one that is being ended: what it holds is on its way out, and takes
     /// nothing from other strangers. Answers what it held as a stranger.
     pub(super) fn leave_strangers(&self) -> usize {

@@ -36,21 +36,26 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
     let admitted = Box::pin(shared.gate.admit(&mut socket, visitor)).await;
     let hello = match admitted {
         Ok(hello) => hello,
-        Err(refused) => return Box::pin(turn_away(socket, &refused)).await,
+        Err(refused) => return Box::pin(turn_away(&shared, socket, &refused)).await,
     };
     Span::current().record("role", tracing::field::display(hello.claims.role));
     let line = shared.switch.line(number, party(visitor), hello.claims.role == Role::Server);
     match permit.stand(hello.claims.role, &line.outbox) {
         Ok(seat) => line.is_seated(seat),
         Err(full) => {
-            warn!("refused: {full}");
+            if let Some(left_out) = shared.log_limit.admits() {
+                warn!(left_out = (left_out > 0).then_some(left_out), "refused: {full}");
+            }
             return Box::pin(authenticate::refuse(socket, &Notice::new(Code::Limit, full.to_string()))).await;
         }
     }
     let entered = match Entered::enter(&shared.switch, &line, &hello) {
         Ok(entered) => entered,
         Err(superseded) => {
-            info!(instance = %hello.claims.instance, epoch = hello.claims.epoch, "refused: {superseded}");
+            if let Some(left_out) = shared.log_limit.admits() {
+                let left_out = (left_out > 0).then_some(left_out);
+                info!(instance = %hello.claims.instance, epoch = hello.claims.epoch, left_out, "refused: {superseded}");
+            }
             let notice = Notice::new(Code::Superseded, superseded.to_string());
             return Box::pin(authenticate::refuse(socket, &notice)).await;
         }
@@ -61,7 +66,15 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
     if !Box::pin(welcome(&shared, &mut socket, &hello)).await {
         return;
     }
-    info!(instance = %hello.claims.instance, epoch = hello.claims.epoch, moves = hello.claims.moves, agent = %agent(&hello), "link up");
+    // Servers have shown a key: their lines are never left out.
+    let is_logged = match hello.claims.role {
+        Role::Server => Some(0),
+        Role::Client => shared.log_limit.admits(),
+    };
+    if let Some(left_out) = is_logged {
+        let (claims, agent, left_out) = (&hello.claims, agent(&hello), (left_out > 0).then_some(left_out));
+        info!(instance = %claims.instance, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
+    }
     let (role, heartbeat) = (hello.claims.role, shared.heartbeat.quiet(hello.claims.quiet_seconds));
     drop(hello);
     let link = Link::new(socket, Arc::clone(&line.outbox), heartbeat);
@@ -71,13 +84,15 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
     // Links end through their outboxes, which tell the peer why.
     let ended = Box::pin(link.run(&mut attendant, std::future::pending())).await;
     drop(entered);
-    info!(
-        why = %ended.why,
-        seconds = since.elapsed().as_secs(),
-        received_bytes = line.received_bytes.load(Relaxed),
-        sent_bytes = line.sent_bytes.load(Relaxed),
-        "link ended"
-    );
+    if is_logged.is_some() || line.is_proven() {
+        info!(
+            why = %ended.why,
+            seconds = since.elapsed().as_secs(),
+            received_bytes = line.received_bytes.load(Relaxed),
+            sent_bytes = line.sent_bytes.load(Relaxed),
+            "link ended"
+        );
+    }
 }
 
 async fn welcome(shared: &Shared, socket: &mut MessageSocket, hello: &Hello) -> bool {
@@ -101,10 +116,14 @@ async fn welcome(shared: &Shared, socket: &mut MessageSocket, hello: &Hello) -> 
     }
 }
 
-async fn turn_away(socket: MessageSocket, refused: &Refused) {
+async fn turn_away(shared: &Shared, socket: MessageSocket, refused: &Refused) {
     match refused {
-        Refused::Unauthorized { throttled: false } => warn!("refused: {refused}; compare `master_key`"),
-        Refused::Unauthorized { throttled: true } => warn!("refused: {refused}; this address is throttled from now on"),
+        Refused::Unauthorized { throttled } => {
+            let advice = if *throttled { "this address is throttled from now on" } else { "compare `master_key`" };
+            if let Some(left_out) = shared.log_limit.admits() {
+                warn!(left_out = (left_out > 0).then_some(left_out), "refused: {refused}; {advice}");
+            }
+        }
         // Strangers come by the thousand: what they do is no news.
         Refused::NoHello(_) | Refused::Throttled | Refused::Garbled => debug!("refused: {refused}"),
     }
@@ -140,7 +159,11 @@ impl Entered {
         })?;
         drop(registry);
         for old in ended {
-            info!(old = old.number, "takes over from an older link of its instance");
+            match claims.role {
+                Role::Server => info!(old = old.number, "takes over from an older link of its instance"),
+                // Clients need no key to make that happen as often as they like.
+                Role::Client => debug!(old = old.number, "takes over from an older link of its instance"),
+            }
             old.outbox.end(Notice::new(Code::Superseded, "a newer link of this instance took over"));
         }
         Ok(Entered { switch: Arc::clone(switch), number: line.number })

@@ -14,6 +14,7 @@ mod attend;
 mod auth;
 mod front;
 mod limits;
+mod log_limit;
 mod memory;
 mod queue;
 mod registry;
@@ -44,6 +45,7 @@ use self::{
     admission::{Admission, Full, Permit},
     auth::Gate,
     front::Front,
+    log_limit::LogLimit,
     relay::Switch,
     threads::Threads,
 };
@@ -189,6 +191,8 @@ struct Shared {
     heartbeat: Timing,
     gate: Gate,
     limits: Limits,
+    /// Lines about strangers.
+    log_limit: LogLimit,
     admission: Arc<Admission>,
     switch: Arc<Switch>,
     next_link: AtomicU64,
@@ -238,6 +242,7 @@ impl Master {
             tls_timeout: timing.tls,
             heartbeat: timing.heartbeat,
             gate: Gate::new(link_key, timing.authentication),
+            log_limit: LogLimit::new(),
             admission: Admission::new(&limits),
             switch: Switch::new(&limits),
             limits,

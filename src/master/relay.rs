@@ -101,6 +101,11 @@ impl Line {
         self.account.party()
     }
 
+    /// Whether it has shown a key, its own or a tunnel's.
+    pub(super) fn is_proven(&self) -> bool {
+        self.account.is_proven()
+    }
+
     /// It has this place.
     pub(super) fn is_seated(&self, seat: Seat) {
         let _ = self.seat.set(seat);

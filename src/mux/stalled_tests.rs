@@ -1,6 +1,6 @@
 //! Applications that do not read, beside one that does: what they take is bounded, and the others move.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
@@ -167,4 +167,32 @@ fn small_pieces_that_wait_do_not_keep_their_messages_in_memory() {
         let Ok(Read::Data(read)) = pair.server.read(stream) else { panic!("nothing to read") };
         assert!(!range.contains(&read.as_ptr()), "a piece is a copy");
     }
+}
+
+#[test]
+fn tunnels_of_a_process_hold_no_more_than_its_budget_and_the_next_one_still_moves() {
+    const BUDGET: u64 = 48 << 20;
+    let budget = Arc::new(Budget::new(BUDGET));
+    let tunnel = || {
+        let mut pair = Pair::with(WINDOWS);
+        pair.client = pair.client.charged_to(Arc::clone(&budget));
+        pair
+    };
+    let mut pairs: Vec<_> = (0..12).map(|_| tunnel()).collect();
+    let mut floors = 0;
+    for pair in &mut pairs {
+        for _ in 0..8 {
+            let stream = pair.stream();
+            pour(pair, stream, true, Reader::Until(4 << 20), 40);
+            floors += WINDOWS.stream_window.initial;
+        }
+    }
+    let held: u64 = pairs.iter().map(|pair| pair.client.held_bytes()).sum();
+    assert!(held > BUDGET / 4 && held <= BUDGET + floors, "{held}");
+    assert!(budget.used() <= BUDGET + floors, "{}", budget.used());
+    let mut next = tunnel();
+    let stream = next.stream();
+    assert!(pour(&mut next, stream, true, Reader::Always, 40) >= 40 * (12 << 10), "a stream has its floor in any case");
+    drop((pairs, next));
+    assert_eq!(budget.used(), 0, "what ends holds nothing");
 }

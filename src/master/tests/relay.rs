@@ -149,7 +149,9 @@ async fn what_has_no_answer_in_time_is_given_up() {
         async move { switch.keep().await }
     });
     for (channel, port) in [(1, PORT), (2, OTHER_PORT)] {
-        switch.attach(&client, channel, AttachHeader { port, instance: None, avoid: Vec::new() }, Bytes::from_static(b"first")).expect("in order");
+        switch
+            .attach(&client, channel, AttachHeader { port, instance: None, avoid: Vec::new() }, Bytes::from_static(b"first"))
+            .expect("in order");
     }
     assert_eq!((client.outbox.len(), server.outbox.len()), (2, 1));
     tokio::time::sleep(PENDING_TIMEOUT + 2 * KEEPING_INTERVAL).await;
