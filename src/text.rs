@@ -1,7 +1,34 @@
 //! Text that people write: of files, with whatever editor they have (UTF-8 with or without a byte order mark, or UTF-16 with one), and of addresses, which
 //! may hold a password.
 
-use std::borrow::Cow;
+use std::{
+    borrow::Cow,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+/// The longest file of a key or of headers that is read, in bytes.
+pub const SHORT_FILE_MAX: u64 = 1024 * 1024;
+
+/// The longest configuration or file of certificates that is read, in bytes.
+pub const LONG_FILE_MAX: u64 = 16 * 1024 * 1024;
+
+/// Reads a whole file of at most `limit` bytes.
+///
+/// # Errors
+/// When it cannot be read, or is longer: a wrong path may lead to a file that never ends.
+pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let expected = file.metadata()?.len().min(limit).saturating_add(1);
+    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= limit) {
+        Ok(bytes)
+    } else {
+        Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {limit} bytes")))
+    }
+}
 
 /// Where the bytes stop being text, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -97,6 +124,18 @@ pub(crate) mod tests {
             (b"\xff\xfea\0\x00\xd8b\0", 5), // half a pair
         ] {
             assert_eq!(decode(bytes), Err(NotText(at)), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit_and_not_beyond() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, "four").expect("written");
+        assert_eq!(read_file(&path, 4).expect("is as long as it may be"), b"four");
+        for (path, limit) in [(path.as_path(), 3), (Path::new("/dev/zero"), SHORT_FILE_MAX)] {
+            let error = read_file(path, limit).expect_err("is longer");
+            assert_eq!(error.to_string(), format!("it is longer than {limit} bytes"));
         }
     }
 }

@@ -89,7 +89,7 @@ impl LinkedRole for Visitor {
     type Session = Session;
 
     fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Session) {
-        let link = PortLink::new(outbox);
+        let link = PortLink::new(outbox, &self.mover);
         (self.ports.iter().flat_map(|port| port.link_begins(&link)).collect(), Session)
     }
 

@@ -3,18 +3,18 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::port::{Need, Port, RESUME_PATIENCE, State};
 use crate::{
-    frame::{AttachHeader, Code, Frame, Notice},
-    link::{Outbox, backoff::Backoff},
+    frame::{AttachHeader, CHANNELS_RENEWED, Code, Frame, Notice},
+    link::{Outbox, backoff::Backoff, uplink::Mover},
     tunnel::{
         Tunnel,
         attach::{self, AttachError, Wish},
@@ -34,16 +34,18 @@ pub struct PortLink {
     pub outbox: Arc<Outbox>,
     /// Counts links: the newest has the largest.
     pub number: u64,
-    /// The next channel number.
-    channels: Arc<AtomicU32>,
+    /// How many channels have been numbered; the count cannot wrap, as the numbers could.
+    channels: Arc<AtomicU64>,
+    /// By which another link is asked for before the numbers are used up.
+    mover: Mover,
 }
 
 impl PortLink {
     /// A link that is being established.
-    pub fn new(outbox: &Arc<Outbox>) -> Self {
+    pub fn new(outbox: &Arc<Outbox>, mover: &Mover) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        PortLink { outbox: Arc::clone(outbox), number, channels: Arc::default() }
+        PortLink { outbox: Arc::clone(outbox), number, channels: Arc::default(), mover: mover.clone() }
     }
 
     /// Whether the link has ended.
@@ -51,8 +53,17 @@ impl PortLink {
         self.outbox.ended().is_some()
     }
 
-    fn next_channel(&self) -> u32 {
-        self.channels.fetch_add(1, Ordering::Relaxed)
+    /// A channel number that was not used before, as long as there is one.
+    fn next_channel(&self) -> Option<u32> {
+        let channel = u32::try_from(self.channels.fetch_add(1, Ordering::Relaxed)).ok();
+        if channel == Some(CHANNELS_RENEWED) {
+            info!("half of the channel numbers of the link are used up: another link replaces it");
+            self.mover.renew();
+        }
+        if channel.is_none() {
+            error!("the link has no channel numbers left: the attachment waits for another link");
+        }
+        channel
     }
 }
 
@@ -67,7 +78,7 @@ struct Wished {
 impl Port {
     /// Wishes for a new tunnel; its outcome is followed.
     pub(super) fn wish_for_new(self: &Arc<Self>, state: &mut State, link: &PortLink) -> Option<Frame> {
-        let channel = link.next_channel();
+        let channel = link.next_channel()?;
         let wish = attach::wish(&self.parameters, &link.outbox, channel, &self.tasks);
         let Wished { frame, outcome } = self.put(wish, link, channel, self.header_of_new(state))?;
         state.new_wish = Some((link.clone(), channel));
@@ -79,7 +90,7 @@ impl Port {
     /// Wishes for a tunnel to go on; the outcome is followed.
     pub(super) fn wish_again(self: &Arc<Self>, state: &mut State, tunnel: &Tunnel, link: &PortLink) -> Option<Frame> {
         let held = state.tunnels.iter_mut().find(|held| held.tunnel.id() == tunnel.id())?;
-        let channel = link.next_channel();
+        let channel = link.next_channel()?;
         let wish = attach::wish_again(tunnel, tunnel.is_attached(), &link.outbox, channel, &self.tasks);
         let header = AttachHeader { port: self.parameters.keys.id, instance: Some(tunnel.instance()), avoid: Vec::new() };
         let Wished { frame, outcome } = self.put(wish, link, channel, header)?;
@@ -131,12 +142,15 @@ impl Port {
             if state.is_ending || !state.new_wish.as_ref().is_some_and(is_this) {
                 return;
             }
-            channel = link.next_channel();
-            let wish = attach::wish(&self.parameters, &link.outbox, channel, &self.tasks);
-            let Some(wished) = self.put(wish, &link, channel, self.header_of_new(&state)) else {
+            let next = link.next_channel().and_then(|channel| {
+                let wish = attach::wish(&self.parameters, &link.outbox, channel, &self.tasks);
+                Some((channel, self.put(wish, &link, channel, self.header_of_new(&state))?))
+            });
+            let Some((numbered, wished)) = next else {
                 state.new_wish = None;
                 return;
             };
+            channel = numbered;
             state.new_wish = Some((link.clone(), channel));
             drop(state);
             link.outbox.control(&wished.frame);
@@ -187,5 +201,32 @@ fn log_failure(error: &AttachError) {
         }
         AttachError::Closed(_) | AttachError::Superseded => warn!("not attached: {error}"),
         _ => error!("not attached: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn channel_numbers_are_not_used_again_and_the_link_is_replaced_in_time() {
+        let mover = Mover::default();
+        let link = PortLink::new(&Outbox::new(), &mover);
+        assert_eq!(link.next_channel(), Some(0));
+        link.channels.store(u64::from(CHANNELS_RENEWED) - 1, Ordering::Relaxed);
+        let is_asked = || mover.asked_to_renew().now_or_never().is_some();
+        assert_eq!(link.next_channel(), Some(CHANNELS_RENEWED - 1));
+        assert!(!is_asked());
+        assert_eq!(link.next_channel(), Some(CHANNELS_RENEWED));
+        assert!(is_asked());
+        assert_eq!(link.next_channel(), Some(CHANNELS_RENEWED + 1));
+        assert!(!is_asked(), "once");
+        link.channels.store(u64::from(u32::MAX), Ordering::Relaxed);
+        assert_eq!(link.next_channel(), Some(u32::MAX));
+        for _ in 0..3 {
+            assert_eq!(link.next_channel(), None);
+        }
     }
 }

@@ -362,7 +362,8 @@ pub struct Loaded {
 /// # Errors
 /// Everything that is wrong with it, see [`ConfigError`].
 pub fn load(file: &Path) -> Result<Loaded, ConfigError> {
-    let bytes = std::fs::read(file).map_err(|error| ConfigError::of_file(file, unreadable(file, &error)))?;
+    let read = crate::text::read_file(file, crate::text::LONG_FILE_MAX);
+    let bytes = read.map_err(|error| ConfigError::of_file(file, unreadable(file, &error)))?;
     let text = crate::text::decode(&bytes).map_err(|error| ConfigError::of_file(file, Fault::NotText(error)))?;
     parse(&text, file, &|name| std::env::var_os(name))
 }

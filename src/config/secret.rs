@@ -139,7 +139,7 @@ impl RawSecret {
 
 fn from_file(path: &Path) -> Result<Secret, SecretError> {
     let unreadable = |error: io::Error| SecretError::Unreadable { path: path.to_owned(), reason: error.to_string() };
-    let bytes = Zeroizing::new(std::fs::read(path).map_err(unreadable)?);
+    let bytes = Zeroizing::new(crate::text::read_file(path, crate::text::SHORT_FILE_MAX).map_err(unreadable)?);
     let no_text = |error: crate::text::NotText| SecretError::NotText { path: path.to_owned(), error };
     let text = Zeroizing::new(crate::text::decode(&bytes).map_err(no_text)?);
     // Blanks and lines behind a key are an editor's: nobody sees them.

@@ -38,6 +38,9 @@ pub const MAX_DATA: usize = MAX_MESSAGE - DATA_HEADER;
 /// Key ids that surely fit into one REGISTER, UNREGISTER or REGISTERED frame: 35 bytes each in JSON. Who has more sends several.
 pub const MAX_PORTS_PER_FRAME: usize = 1_800;
 
+/// A link on which this many channels have been numbered is replaced: numbers have 32 bits and are not used again (PROTOCOL 5.6).
+pub const CHANNELS_RENEWED: u32 = 1 << 31;
+
 /// The length of the proofs in HELLO and WELCOME, in bytes.
 pub const PROOF: usize = 32;
 

@@ -211,7 +211,8 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let bytes = fs::read(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })?;
+    let read = crate::text::read_file(path, crate::text::LONG_FILE_MAX);
+    let bytes = read.map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })?;
     // PEM is text; what is beside it need not be.
     Ok(crate::text::decode(&bytes).map_or(bytes, String::into_bytes))
 }

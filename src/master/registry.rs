@@ -20,7 +20,10 @@ use super::{
     limits::Limits,
     unanswered::{Request, Ticket, Unanswered},
 };
-use crate::{frame::Role, id::Id};
+use crate::{
+    frame::{CHANNELS_RENEWED, Role},
+    id::Id,
+};
 
 /// The master's number of a link: counted up, never used again while it runs.
 pub(super) type LinkNumber = u64;
@@ -83,6 +86,13 @@ struct Member<L> {
     overdue: u32,
 }
 
+impl<L> Member<L> {
+    /// Whether the master can open one more channel here.
+    fn takes_another(&self, limit: u32) -> bool {
+        self.channels < limit && self.last_channel < u32::MAX
+    }
+}
+
 /// Where an attachment is led: a channel with this number has been counted on this server's link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Exchange<L> {
@@ -90,6 +100,8 @@ pub(super) struct Exchange<L> {
     pub(super) handle: L,
     pub(super) channel: u32,
     pub(super) ticket: Ticket,
+    /// Half of the channel numbers of the server's link are used up with this one: the server is to make another link.
+    pub(super) is_half_used: bool,
 }
 
 /// The answer to [`Registry::attach`].
@@ -359,7 +371,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             if instance.is_some_and(|instance| member.instance != instance) {
                 continue;
             }
-            if member.channels >= self.channels_per_link {
+            if !member.takes_another(self.channels_per_link) {
                 is_full = true;
             } else if self.unanswered.has_room(*number) {
                 let rank = (avoid.contains(&member.instance) || member.overdue > 0, member.channels, *number);
@@ -379,10 +391,12 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     /// Counts a channel on the server's link and numbers it.
     fn open(&mut self, server: LinkNumber, ticket: Ticket) -> Option<Exchange<L>> {
         let limit = self.channels_per_link;
-        let member = self.links.get_mut(&server).filter(|member| member.channels < limit)?;
-        member.last_channel = member.last_channel.checked_add(1)?;
+        let member = self.links.get_mut(&server).filter(|member| member.takes_another(limit))?;
+        let channel = member.last_channel.checked_add(1)?;
+        member.last_channel = channel;
         member.channels += 1;
-        Some(Exchange { server, handle: member.handle.clone(), channel: member.last_channel, ticket })
+        let is_half_used = channel == CHANNELS_RENEWED;
+        Some(Exchange { server, handle: member.handle.clone(), channel, ticket, is_half_used })
     }
 
     /// Leads those to a server that wait for one of its key ids, as far as it has room: one of each key id in turn.

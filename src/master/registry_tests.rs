@@ -6,6 +6,13 @@ use proptest::prelude::*;
 
 use super::{super::unanswered::PENDING_TIMEOUT, *};
 
+impl<L, A> Registry<L, A> {
+    /// As if the master had numbered as many channels of each server.
+    pub(in crate::master) fn channels_numbered(&mut self, count: u32) {
+        self.links.values_mut().for_each(|member| member.last_channel = count);
+    }
+}
+
 type Handle = LinkNumber;
 type Call = u32;
 
@@ -83,6 +90,29 @@ fn a_server_to_be_avoided_is_the_last_choice() {
     assert_eq!(avoiding(&[id(1), id(3)]), Some(2));
     assert_eq!(avoiding(&[id(1), id(2), id(3), id(9)]), Some(1), "better than none");
     assert_eq!(avoiding(&[]), Some(1));
+}
+
+#[test]
+fn a_link_is_replaced_when_half_of_its_channel_numbers_are_used_up_and_full_without_any() {
+    let mut registry = with_servers(1);
+    let channel_of = |attached: Attached<Handle>| match attached {
+        Attached::Connected(exchange) => Some((exchange.channel, exchange.is_half_used)),
+        Attached::Waiting(_) | Attached::Full => None,
+    };
+    let half = CHANNELS_RENEWED;
+    registry.channels_numbered(half - 2);
+    for (call, expected) in [(1, (half - 1, false)), (2, (half, true)), (3, (half + 1, false))] {
+        assert_eq!(channel_of(attach(&mut registry, 100, PORT, None, call)), Some(expected));
+    }
+    registry.channels_numbered(u32::MAX - 1);
+    assert_eq!(channel_of(attach(&mut registry, 100, PORT, None, 4)), Some((u32::MAX, false)));
+    for call in 5..7 {
+        assert_eq!(attach(&mut registry, 100, PORT, None, call), Attached::Full, "no number is used again");
+    }
+    // The new link of the instance counts from the beginning.
+    enter(&mut registry, 2, Role::Server, id(1), 2, true).expect("entered");
+    register(&mut registry, 2, &[PORT]);
+    assert_eq!(channel_of(attach(&mut registry, 100, PORT, None, 7)), Some((1, false)));
 }
 
 #[test]

@@ -387,7 +387,10 @@ impl Circuit {
 
     /// Joins it to the channel that the registry has counted at a server. Answers who has room there now when that comes to nothing.
     fn put_through(self: &Arc<Self>, exchange: Exchange<Arc<Line>>) -> Option<Turns> {
-        let Exchange { server, handle: line, channel, ticket } = exchange;
+        let Exchange { server, handle: line, channel, ticket, is_half_used } = exchange;
+        if is_half_used {
+            line.outbox.control(&Frame::GoAway(Notice::new(Code::Limit, "half of the channel numbers of this link are used up")));
+        }
         if line.outbox.control_waiting_bytes() > SERVER_BACKLOG {
             let mut registry = self.switch.registry();
             registry.release(server);

@@ -74,7 +74,10 @@ impl RequestParameters {
         let mut headers = self.headers.clone();
         if let Some(path) = &self.headers_file {
             let failed = |problem: String| DialError::HeadersFile { path: path.clone(), problem };
-            let bytes = tokio::fs::read(path).await.map_err(|error| failed(format!("cannot be read: {error}")))?;
+            let file = path.clone();
+            let reading = tokio::task::spawn_blocking(move || crate::text::read_file(&file, crate::text::SHORT_FILE_MAX));
+            let read = reading.await.unwrap_or_else(|error| Err(error.into()));
+            let bytes = read.map_err(|error| failed(format!("cannot be read: {error}")))?;
             let text = crate::text::decode(&bytes).map_err(|error| failed(error.to_string()))?;
             let more = headers_of(&text).map_err(|(line, error)| failed(format!("line {line} {error}")))?;
             for (name, value) in &more {

@@ -5,7 +5,7 @@
 use std::{
     io::{self, Read, Write},
     net::{TcpStream, ToSocketAddrs, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sspi::{
@@ -24,6 +24,9 @@ const WORKSTATION: &str = "WORKSTATION";
 
 /// For each step of an exchange with a KDC.
 const KDC_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The longest answer of a KDC over TCP, in bytes: a ticket of a user in a thousand groups takes less than a tenth of it.
+const KDC_ANSWER: usize = 1024 * 1024;
 
 /// The longest answer of a KDC over UDP, in bytes.
 const KDC_DATAGRAM: usize = 64 * 1024;
@@ -236,15 +239,38 @@ fn over_tcp(host: &str, port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 fn exchange(mut stream: TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(KDC_PATIENCE))?;
     stream.set_write_timeout(Some(KDC_PATIENCE))?;
     stream.write_all(request)?;
+    let deadline = Instant::now() + KDC_PATIENCE;
     let mut length = [0; 4];
-    stream.read_exact(&mut length)?;
-    let announced = u32::from_be_bytes(length);
+    read_all(&mut stream, &mut length, deadline)?;
+    let announced = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    if announced > KDC_ANSWER {
+        let problem = format!("it announces an answer of {announced} bytes, more than {KDC_ANSWER}: is it a KDC?");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+    }
     let mut answer = length.to_vec();
-    stream.take(u64::from(announced)).read_to_end(&mut answer)?;
+    answer.resize(length.len() + announced, 0);
+    read_all(&mut stream, answer.split_at_mut(length.len()).1, deadline)?;
     Ok(answer)
+}
+
+/// Fills `bytes` before the deadline, however small the pieces that come.
+fn read_all(stream: &mut TcpStream, mut bytes: &mut [u8], deadline: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(bytes) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(length) => bytes = bytes.split_at_mut(length).1,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn over_udp(host: &str, port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
@@ -260,4 +286,58 @@ fn over_udp(host: &str, port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
     let mut framed = u32::try_from(length).unwrap_or_default().to_be_bytes().to_vec();
     framed.append(&mut answer);
     Ok(framed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread};
+
+    use super::*;
+
+    /// What is made of a KDC's answer to "asked".
+    fn exchange_with(answer: impl FnOnce(TcpStream) + Send + 'static) -> io::Result<Vec<u8>> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let kdc = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 5]).unwrap();
+            answer(stream);
+        });
+        let outcome = exchange(stream, b"asked");
+        kdc.join().unwrap();
+        outcome
+    }
+
+    #[test]
+    fn an_answer_of_a_kdc_is_read_whole() {
+        let outcome = exchange_with(|mut stream| {
+            for piece in [&[0, 0][..], &[0, 3, b'a'], b"bc"] {
+                stream.write_all(piece).unwrap();
+            }
+        });
+        assert_eq!(outcome.unwrap(), b"\0\0\0\x03abc");
+    }
+
+    #[test]
+    fn a_kdc_that_announces_too_much_is_not_read() {
+        let outcome = exchange_with(|mut stream| {
+            stream.write_all(&(600_u32 << 20).to_be_bytes()).unwrap();
+            // Ends when the other end closes.
+            while stream.write_all(&[0; 65_536]).is_ok() {}
+        });
+        let error = outcome.unwrap_err().to_string();
+        assert_eq!(error, "it announces an answer of 629145600 bytes, more than 1048576: is it a KDC?");
+    }
+
+    #[test]
+    fn a_kdc_that_sends_little_by_little_has_no_more_time() {
+        let began = Instant::now();
+        let outcome = exchange_with(|mut stream| {
+            stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            stream.write_all(&1000_u32.to_be_bytes()).unwrap();
+            while stream.write_all(&[0]).is_ok() && !matches!(stream.read(&mut [0]), Ok(0)) {}
+        });
+        assert!(outcome.is_err());
+        assert!(began.elapsed() < KDC_PATIENCE * 2, "{:?}", began.elapsed());
+    }
 }

@@ -148,17 +148,34 @@ pub struct Uplink<W = Dialer> {
 
 /// Asks an uplink to move.
 #[derive(Debug, Clone, Default)]
-pub struct Mover(Arc<Notify>);
+pub struct Mover(Arc<Requests>);
+
+#[derive(Debug, Default)]
+struct Requests {
+    /// For a link to another master.
+    other: Notify,
+    /// For another link to the same one.
+    renewal: Notify,
+}
 
 impl Mover {
     /// Asks to move to the next master of the list, when a link stands and there is another master. The present link goes on until the new one
     /// has joined.
     pub fn move_on(&self) {
-        self.0.notify_one();
+        self.0.other.notify_one();
+    }
+
+    /// Asks to replace the present link by another one to the same master, as at its age (`rotate_after`).
+    pub fn renew(&self) {
+        self.0.renewal.notify_one();
     }
 
     async fn asked(&self) {
-        self.0.notified().await;
+        self.0.other.notified().await;
+    }
+
+    pub(crate) async fn asked_to_renew(&self) {
+        self.0.renewal.notified().await;
     }
 }
 

@@ -141,6 +141,7 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
             () = reached(due) => Event::Due,
             () = vacated(self.old.as_ref(), server) => Event::Vacated,
             () = reached(replace_at) => Event::Rotate,
+            () = self.uplink.mover.asked_to_renew() => Event::Rotate,
             () = self.uplink.mover.asked() => Event::MoveOn,
         }
     }

@@ -381,6 +381,19 @@ async fn links_are_replaced_at_the_age_that_is_configured() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_link_that_is_to_be_renewed_is_replaced_at_the_same_master() {
+    let mut bed = Bed::start(2, |_| {});
+    let mut old = bed.accept().await;
+    bed.joined().await;
+    bed.mover.renew();
+    let mut new = bed.accept().await;
+    assert!(new.claims.moves && new.at <= old.at + AT_ONCE, "{:?}", new.at - old.at);
+    old.expect_closed().await;
+    new.expect_alive().await;
+    bed.hosts[0].nobody_for(20 * SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn there_are_never_more_than_two_links() {
     let mut bed = Bed::start(1, |_| {});
     let mut first = bed.accept().await;

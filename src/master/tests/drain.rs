@@ -1,6 +1,7 @@
-//! The end of a master.
+//! The end of a master, and links that it asks to go for another reason.
 
 use super::*;
+use crate::frame::CHANNELS_RENEWED;
 
 /// Waits for the end of the master and says how long it took.
 async fn ended(master: &mut Running) -> Duration {
@@ -91,4 +92,30 @@ async fn a_link_that_comes_up_while_the_master_drains_is_asked_to_go_at_once() {
     assert!(matches!(Frame::decode(message.freeze()), Ok(Frame::GoAway(notice)) if notice.code == Code::Shutdown));
     socket.close(SOON).await;
     ended(&mut master).await;
+}
+
+#[tokio::test]
+async fn a_server_is_asked_for_another_link_before_the_channel_numbers_of_this_one_are_used_up() {
+    let master = start();
+    let (mut client, mut server) = talking(&master).await;
+    master.shared.switch.registry().channels_numbered(CHANNELS_RENEWED - 1);
+    client.attach(2, PORT).await;
+    match server.next().await {
+        Frame::GoAway(notice) => assert_eq!(notice.code, Code::Limit, "{notice}"),
+        other => panic!("GOAWAY was expected, not {other:?}"),
+    }
+    assert_eq!(server.answer().await, CHANNELS_RENEWED, "and the link goes on");
+    client.expect_data(2, b"answer").await;
+    client.data(1, b"as before").await;
+    server.expect_data(1, b"as before").await;
+    // Its next link counts from the beginning.
+    let mut moved = master.join_moving(Role::Server, 1, 2, &[Frame::Register(Ports { ports: vec![PORT] })]).await;
+    assert!(matches!(moved.next().await, Frame::Registered(_)));
+    client.attach(3, PORT).await;
+    assert_eq!(moved.answer().await, 1);
+    client.expect_data(3, b"answer").await;
+    // Without a number left nothing is opened.
+    master.shared.switch.registry().channels_numbered(u32::MAX);
+    client.attach(4, PORT).await;
+    client.expect_close(4, Code::Limit).await;
 }
