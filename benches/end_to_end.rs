@@ -15,7 +15,7 @@
 //! | `services`, `copier` | the hidden commands in which this program runs itself: the service, a copier, which may work |
 //! | `variants` | which systems there are |
 //! | `systems`, `peers` | their processes and configurations |
-//! | `load` | what is measured; `bulk`, `echo` and `connections` are the ways |
+//! | `load` | what is measured; `bulk`, `echo`, `stalled` and `connections` are the ways |
 //! | `alone` | what ciphers, compressors and TLS cost by themselves |
 //! | `results` | medians and ratios, JSON |
 //! | `goals` | what they are held to |
@@ -58,6 +58,8 @@ mod process;
 mod results;
 #[path = "end_to_end/services.rs"]
 mod services;
+#[path = "end_to_end/stalled.rs"]
+mod stalled;
 #[path = "end_to_end/systems.rs"]
 mod systems;
 #[path = "end_to_end/tables.rs"]

@@ -29,8 +29,8 @@ impl Load {
         Ok(vec![("echo_p50_us", quantile(&times, 0.5) * 1e6), ("echo_p99_us", quantile(&times, 0.99) * 1e6)])
     }
 
-    /// Seconds of each round trip, sorted.
-    fn echoes(&self, system: &System, count: usize) -> anyhow::Result<Vec<f64>> {
+    /// Seconds of each round trip on a new connection, sorted.
+    pub fn echoes(&self, system: &System, count: usize) -> anyhow::Result<Vec<f64>> {
         let mut connection = connect(system, &[ECHO])?;
         let mut times = Vec::with_capacity(count);
         let mut received = [0; ECHO_BYTES];

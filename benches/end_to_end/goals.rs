@@ -1,6 +1,6 @@
 //! What rePort is to reach, computed from what was measured: the ratios are of values of the same round, and the median of them counts.
 
-use crate::results::Results;
+use crate::{results::Results, stalled::STALLED};
 
 /// Which side of the number is good.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +56,7 @@ fn all(results: &Results) -> Vec<Goal> {
     ciphers(results, &mut goals);
     compressors(results, &mut goals);
     latencies(results, &mut goals);
+    stalled(results, &mut goals);
     connections(results, &mut goals);
     goals
 }
@@ -132,6 +133,25 @@ fn latencies(results: &Results, goals: &mut Vec<Goal>) {
         let value = results.of_the_chain("plain", name);
         goals.push(Goal { what: format!("plain, {what}"), value, bound: AtMost(bound) });
     }
+}
+
+fn stalled(results: &Results, goals: &mut Vec<Goal>) {
+    for (copy, alone, beside) in
+        [("down", "stalled_down_alone_mb_s", "stalled_down_mb_s"), ("up", "stalled_up_alone_mb_s", "stalled_up_mb_s")]
+    {
+        goals.push(Goal {
+            what: format!("plain, a copy {copy} beside {STALLED} stalled readers: time of the copy alone"),
+            value: results.computed([("plain", alone), ("plain", beside)], |[alone, beside]| alone / beside),
+            bound: AtMost(1.3),
+        });
+    }
+    goals.push(Goal {
+        what: format!("plain, echo beside {STALLED} stalled readers: p99 of twice the idle p99 and 2 ms"),
+        value: results.computed([("plain", "stalled_echo_p99_us"), ("plain", "echo_p99_us")], |[beside, idle]| {
+            beside / (2.0 * idle + 2000.0)
+        }),
+        bound: AtMost(1.0),
+    });
 }
 
 fn connections(results: &Results, goals: &mut Vec<Goal>) {

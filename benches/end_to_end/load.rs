@@ -30,13 +30,14 @@ pub enum Measure {
     Fairness,
     Echo,
     EchoBesideBulk,
+    BesideStalled,
     Connect,
     ConnectAtOnce,
 }
 
 impl Measure {
     /// In the order of a round.
-    pub const ALL: [Measure; 9] = [
+    pub const ALL: [Measure; 10] = [
         Measure::Up(1),
         Measure::Down(1),
         Measure::Up(MANY),
@@ -44,12 +45,13 @@ impl Measure {
         Measure::Fairness,
         Measure::Echo,
         Measure::EchoBesideBulk,
+        Measure::BesideStalled,
         Measure::Connect,
         Measure::ConnectAtOnce,
     ];
 }
 
-/// Sends and receives. How, is in `bulk`, `echo` and `connections`.
+/// Sends and receives. How, is in `bulk`, `echo`, `stalled` and `connections`.
 pub struct Load {
     pub options: Options,
     /// What is sent.
@@ -81,6 +83,7 @@ impl Load {
             }
             Measure::Echo => self.echo(system),
             Measure::EchoBesideBulk => self.echo_beside_bulk(system),
+            Measure::BesideStalled => self.beside_stalled(system),
             Measure::Connect => self.connect_one_by_one(system),
             Measure::ConnectAtOnce => self.connect_at_once(system),
         }

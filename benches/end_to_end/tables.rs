@@ -53,6 +53,14 @@ const LATENCY: &[Column] = &[
     ("beside bulk p99 ms", "beside_p99_ms", 2, true),
     ("that bulk MB/s", "beside_bulk_mb_s", 0, true),
 ];
+const STALLED: &[Column] = &[
+    ("down alone", "stalled_down_alone_mb_s", 0, false),
+    ("down beside", "stalled_down_mb_s", 0, false),
+    ("up alone", "stalled_up_alone_mb_s", 0, false),
+    ("up beside", "stalled_up_mb_s", 0, false),
+    ("echo beside p50 µs", "stalled_echo_p50_us", 0, false),
+    ("p99 µs", "stalled_echo_p99_us", 0, false),
+];
 const CONNECTIONS: &[Column] = &[
     ("one at a time, first byte p50 µs", "connect_1_p50_us", 0, true),
     ("one at a time /s", "connect_1_s", 0, true),
@@ -111,6 +119,11 @@ fn tables(results: &Results) -> Vec<Table> {
         table("cpu", "CPU seconds of the system's processes for each GiB", rows(results, CPU)),
         table("switches", "Context switches of the system's processes for each MiB", rows(results, SWITCHES)),
         table("latency", "An echo of 64 bytes", rows(results, LATENCY)),
+        table(
+            "stalled",
+            "Copies alone and beside connections that nobody reads, 10⁶ bytes a second, and an echo beside these",
+            rows(results, STALLED),
+        ),
         table("connections", "New connections, to the first echoed byte", rows(results, CONNECTIONS)),
         table("sustained", "New connections for a while, 16 at once: before, in the middle, at the end", sustained_rows(results)),
         table("compressors", "Compression beside the compressor alone on one core, 10⁶ bytes a second", compressor_rows(results)),
