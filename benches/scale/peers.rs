@@ -224,7 +224,7 @@ impl Session {
             started: *started,
             find: &|_| None,
             seen: &|_, _| None,
-            is_open: true,
+            is_open: &|| true,
             bench: false,
             addresses: false,
             tasks,
