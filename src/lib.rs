@@ -10,13 +10,13 @@
 //!
 //! | module | what it owns | may use |
 //! |---|---|---|
-//! | [`id`], [`random`], [`map`], [`text`], [`suspend`] | sixteen-byte names; the system's random numbers; tables; the text of files; time in suspend | |
+//! | [`id`], [`random`], [`map`], [`text`], [`suspend`], [`tcp_table`] | sixteen-byte names; the system's random numbers; tables; the text of files; time in suspend; what the kernel knows of connections | |
 //! | [`frame`] | link frames: encode, decode, limits | `id` |
 //! | [`crypto`] | key derivation, proofs, the tunnel handshake, sealing | `id` |
 //! | [`compress`] | chunks of a stream | |
 //! | [`mux`] | streams, windows, acknowledgement | `map` |
-//! | [`link`] | dialling, TLS, WebSocket, authentication, heartbeat, the order of sending | `frame`, `crypto`, `id`, `random`, `map`, `text`, `suspend` |
-//! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random`, `map`, `suspend` |
+//! | [`link`] | dialling, TLS, WebSocket, authentication, heartbeat, the order of sending | `frame`, `crypto`, `id`, `random`, `map`, `text`, `suspend`, `tcp_table` |
+//! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random`, `map`, `suspend`, `tcp_table` |
 //! | [`bench`] | the built-in measure: what each end of a measuring stream does | `tunnel`, `compress` |
 //! | [`master`], [`server`], [`client`] | the roles | the layers above, not each other |
 //! | [`doctor`] | the walk along a role's way, layer by layer | the layers above |
@@ -46,6 +46,7 @@ pub mod mux;
 pub mod random;
 pub mod server;
 pub mod suspend;
+pub mod tcp_table;
 pub mod telemetry;
 pub mod text;
 pub mod tunnel;

@@ -205,12 +205,14 @@ fn server_limits(config: &config::ServerLimits) -> ServerLimits {
     };
     let room = open_files_limit().map_or(usize::MAX, |open_files| open_files.saturating_sub(OTHER_FILES).max(1));
     if room < limits.streams {
-        tracing::warn!(
+        let text = format!(
             "limits.streams is {}, but this process may have {} files open: {room} connections are taken; raise the limit of open files \
              (LimitNOFILE= in systemd, ulimit -Hn in a shell), or set limits.streams",
             limits.streams,
             room.saturating_add(OTHER_FILES),
         );
+        // Few need as many as a configuration that says nothing of it allows.
+        if *config == config::ServerLimits::default() { tracing::info!("{text}") } else { tracing::warn!("{text}") }
     }
     ServerLimits { streams: limits.streams.min(room), ..limits }
 }

@@ -56,58 +56,6 @@ pub fn limit_segments(socket: &impl AsFd) {
 #[cfg(not(unix))]
 pub fn limit_segments<S>(_socket: &S) {}
 
-/// The two addresses of a connection, by which the kernel knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Connection {
-    /// Here.
-    pub local: SocketAddr,
-    /// There.
-    pub peer: SocketAddr,
-}
-
-/// A connection is stuck when its oldest bytes have been sent again at least this many times without effect.
-const STUCK_RETRANSMISSIONS: u32 = 2;
-
-impl Connection {
-    /// That of a stream, while it is connected.
-    #[must_use]
-    pub fn of(stream: &TcpStream) -> Option<Self> {
-        Some(Connection { local: stream.local_addr().ok()?, peer: stream.peer_addr().ok()? })
-    }
-
-    /// Whether the kernel sends the oldest bytes again and again, and the peer does not acknowledge them. Known on Linux alone; reads a file of
-    /// /proc, so it is for rare moments.
-    #[must_use]
-    pub fn is_stuck(&self) -> bool {
-        let file = if self.local.is_ipv4() { "/proc/self/net/tcp" } else { "/proc/self/net/tcp6" };
-        std::fs::read_to_string(file).is_ok_and(|table| self.is_stuck_in(&table))
-    }
-
-    /// The same, by the lines of that file.
-    fn is_stuck_in(&self, table: &str) -> bool {
-        let (local, peer) = (in_proc(self.local), in_proc(self.peer));
-        let number = |text: Option<&str>| text.and_then(|text| u32::from_str_radix(text, 16).ok()).unwrap_or_default();
-        table.lines().any(|line| {
-            // Number, local and remote address, state, queues, timer, retransmissions.
-            let fields: Vec<&str> = line.split_whitespace().take(7).collect();
-            let &[_, here, there, _, queues, _, retransmissions] = fields.as_slice() else { return false };
-            let unacknowledged = number(queues.split(':').next());
-            here == local && there == peer && unacknowledged > 0 && number(Some(retransmissions)) >= STUCK_RETRANSMISSIONS
-        })
-    }
-}
-
-/// An address as the kernel writes it in /proc: words of 32 bits in the byte order of the machine.
-fn in_proc(address: SocketAddr) -> String {
-    let words = |octets: &[u8]| -> String {
-        octets.as_chunks().0.iter().map(|word| format!("{:08X}", u32::from_ne_bytes(*word))).collect()
-    };
-    match address {
-        SocketAddr::V4(address) => format!("{}:{:04X}", words(&address.ip().octets()), address.port()),
-        SocketAddr::V6(address) => format!("{}:{:04X}", words(&address.ip().octets()), address.port()),
-    }
-}
-
 /// A listener at `address`. An IPv6 wildcard takes IPv4 too, unless an IPv4 address with its port is among `all`.
 ///
 /// # Errors
@@ -132,36 +80,4 @@ pub fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener
 pub fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[cfg(target_endian = "little")]
-    #[test]
-    fn a_connection_that_sends_the_same_bytes_again_is_stuck() {
-        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:A8E3 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 543980 1
-   1: 026433C6:A8E4 017100CB:01BB 01 00001F40:00000000 01:00000200 00000005     0        0 543981 1
-   2: 026433C6:A8E5 017100CB:01BB 01 00001F40:00000000 01:00000200 00000001     0        0 543982 1
-   3: 026433C6:A8E6 017100CB:01BB 01 00000000:00000000 01:00000200 00000005     0        0 543983 1
-";
-        let stuck = |port| {
-            let local = SocketAddr::from(([198, 51, 100, 2], port));
-            Connection { local, peer: SocketAddr::from(([203, 0, 113, 1], 443)) }.is_stuck_in(table)
-        };
-        assert!(stuck(0xa8e4));
-        assert!(!stuck(0xa8e5), "once is a loss");
-        assert!(!stuck(0xa8e6), "nothing waits");
-        assert!(!stuck(0xa8e7), "it is not there");
-        assert_eq!(in_proc("[2001:db8::1]:443".parse().unwrap()), "B80D0120000000000000000001000000:01BB");
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_works_is_not_stuck() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        assert!(!Connection::of(&stream).unwrap().is_stuck());
-    }
 }

@@ -21,16 +21,20 @@ pub fn prepare(socket: &TcpStream, keepalive: Option<Duration>) {
     let _ = socket.set_nodelay(true);
     let socket = SockRef::from(socket);
     if let Some(idle) = keepalive {
-        let interval = (idle / 4).clamp(Duration::from_secs(1), KEEPALIVE_INTERVAL);
-        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(KEEPALIVE_PROBES);
+        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(probe_interval(idle)).with_retries(KEEPALIVE_PROBES);
         let _ = socket.set_tcp_keepalive(&keepalive);
     }
     // No TCP_USER_TIMEOUT: Linux counts it from the first probe of a closed window as well, whether or not the peer answers, and so ends the connection
-    // of an application that lives and has stopped reading. Data that waits for a peer that has vanished ends it by retransmissions (`tcp_retries2`).
+    // of an application that lives and has stopped reading. The splice looks for a peer that has vanished while data waits.
     // Urgent data is part of the stream: otherwise its last byte would be lost (telnet's Synch, FTP's ABOR).
     let _ = socket.set_out_of_band_inline(true);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
+}
+
+/// How often a peer is probed, after that time at rest.
+pub fn probe_interval(idle: Duration) -> Duration {
+    (idle / 4).clamp(Duration::from_secs(1), KEEPALIVE_INTERVAL)
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     compress::{CompressError, CompressMethod, Compressor, Decompressor},
     mux::ResetCode,
+    tcp_table::Connection,
 };
 
 /// Reads smaller than this are copied out of the buffer, so that the buffer can be used for the next read, in bytes.
@@ -52,6 +53,13 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// When the socket has taken nothing for the first of these times, what waits for it is compacted, and once more for what was still on its way.
 const COMPACTIONS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+
+/// A peer for which data waits and that has vanished is noticed after the keepalive's time at rest, and then looked for as often as keepalive probes.
+fn looks_for_the_peer(keepalive: Option<Duration>) -> impl Iterator<Item = Duration> {
+    let first = keepalive.map(|idle| idle.saturating_sub(COMPACTIONS.iter().sum()));
+    let later = keepalive.map(local_socket::probe_interval);
+    first.into_iter().chain(std::iter::repeat_with(move || later).map_while(|later| later))
+}
 
 async fn sleep_if(time: Option<&Duration>) {
     match time {
@@ -383,9 +391,11 @@ impl Ends {
     async fn write_all(&self, mut pieces: VecDeque<Bytes>) -> Result<u64, SpliceError> {
         let mut written: u64 = 0;
         let mut compactions = COMPACTIONS.iter();
+        let mut looks = looks_for_the_peer(self.stream.tcp_keepalive()).peekable();
         while !pieces.is_empty() {
             match self.try_write(&pieces) {
                 Ok(length) => {
+                    looks = looks_for_the_peer(self.stream.tcp_keepalive()).peekable();
                     written = written.saturating_add(length as u64);
                     drop_front(&mut pieces, length);
                 }
@@ -397,11 +407,24 @@ impl Ends {
                         compactions.next();
                         self.compact(&mut pieces);
                     }
+                    () = sleep_if(looks.peek()), if compactions.as_slice().is_empty() => {
+                        looks.next();
+                        self.look_for_the_peer().await?;
+                    }
                 },
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(written)
+    }
+
+    /// Keepalive does not probe while data waits, and the kernel goes on sending for a quarter of an hour.
+    async fn look_for_the_peer(&self) -> Result<(), SpliceError> {
+        let has_vanished = match Connection::of(&self.socket) {
+            Some(connection) => connection.has_vanished().await,
+            None => false,
+        };
+        if has_vanished { Err(io::Error::from(io::ErrorKind::TimedOut).into()) } else { Ok(()) }
     }
 
     /// The application has stalled: what waits for it is copied out of the messages that it came in.

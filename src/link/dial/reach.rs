@@ -20,11 +20,14 @@ use super::{
     error::{DialError, Peer},
     stage::{Layer, Stage},
 };
-use crate::link::{
-    connect::{alternate, race},
-    files::OutOfFiles,
-    resolve::look_up,
-    tcp,
+use crate::{
+    link::{
+        connect::{alternate, race},
+        files::OutOfFiles,
+        resolve::look_up,
+        tcp,
+    },
+    tcp_table::Connection,
 };
 
 /// From where to dial.
@@ -83,7 +86,7 @@ impl Reach {
         let addresses = self.resolve(peer, host, port, stage).await?;
         stage.set(peer, Layer::Tcp);
         let stream = self.race(peer, addresses).await?;
-        stage.connected(tcp::Connection::of(&stream));
+        stage.connected(Connection::of(&stream));
         Ok(stream)
     }
 

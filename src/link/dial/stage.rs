@@ -9,7 +9,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::error::Peer;
-use crate::link::{tcp::Connection, tls::Certificate, upgrade::Answered};
+use crate::{
+    link::{tls::Certificate, upgrade::Answered},
+    tcp_table::Connection,
+};
 
 /// A layer of the way to a master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use self::{
     inbound::{Inbound, Incoming},
     outbound::Outbound,
 };
-use super::tcp::Connection;
+use crate::tcp_table::Connection;
 
 /// Anything that carries bytes both ways.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}

@@ -123,15 +123,15 @@ async fn a_server_that_does_not_know_the_tunnel_offers_a_new_one() {
 }
 
 /// A client's connection in a tunnel whose server has given it up after it saw the streams below `seen`: the application, and what became of the
-/// connection. The link is cut before the stream is opened when `is_cut`; else its OPEN has left.
+/// connection. The link is cut before the stream is opened when nobody is the `server`; else that has accepted the stream and read all of it.
 async fn taken_back(
     bed: &Bed,
     tunnel: &Tunnel,
-    is_cut: bool,
+    server: Option<&Tunnel>,
     seen: Option<u64>,
 ) -> (TcpStream, Result<splice::Spliced, take_back::TakenBack>) {
     let (mut application, visitor) = sockets().await;
-    if is_cut {
+    if server.is_none() {
         bed.joint.cut.cancel();
         tunnel.standing().wait_for(|standing| matches!(standing, Standing::Lost { .. })).await.unwrap();
     }
@@ -141,6 +141,10 @@ async fn taken_back(
     let ended = async {
         application.write_all(&text(40_000)).await.unwrap();
         application.shutdown().await.unwrap();
+        if let Some(server) = server {
+            let (accepted, _) = server.accept().await.unwrap();
+            while accepted.read().await.unwrap().is_some() {}
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
         tunnel.given_up(seen, Notice::new(Code::PeerLost, ""));
     };
@@ -153,7 +157,7 @@ async fn a_connection_that_the_server_never_saw_goes_to_the_next_tunnel_with_eve
     for compress in CompressMethod::ALL {
         let bed = Bed::new();
         let tunnels = bed.tunnels(EncryptMethod::Plain, compress).await;
-        let (mut application, spliced) = taken_back(&bed, &tunnels.0, true, None).await;
+        let (mut application, spliced) = taken_back(&bed, &tunnels.0, None, None).await;
         let connection = spliced.expect_err("its OPEN has never left");
         let joint = bed.another_joint();
         let wish = attach::wish(tunnels.0.port(), &joint.client, 1, &bed.tasks).unwrap();
@@ -183,7 +187,7 @@ async fn a_connection_that_the_server_may_have_seen_is_reset() {
     for seen in [None, Some(2), Some(0)] {
         let bed = Bed::new();
         let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
-        let (mut application, spliced) = taken_back(&bed, &tunnels.0, false, seen).await;
+        let (mut application, spliced) = taken_back(&bed, &tunnels.0, Some(&tunnels.1), seen).await;
         let error = spliced.expect("it is not given back").error;
         assert!(error.is_some());
         assert_eq!(application.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{seen:?}");
