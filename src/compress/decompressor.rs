@@ -80,15 +80,35 @@ impl Decompressor {
     #[expect(clippy::should_implement_trait, reason = "an iterator's end is final, and this is none")]
     pub fn next(&mut self) -> Result<Option<Chunk>, CompressError> {
         let chunk = if self.method == CompressMethod::Null { Ok(self.whole_piece()) } else { self.read() };
-        if chunk.is_err() {
-            self.reading = Reading::Failed;
-            self.running = None;
-            self.pieces = VecDeque::new();
-        }
+        let chunk = chunk.inspect_err(|_| self.fail());
         if self.pieces.is_empty() && self.pieces.capacity() > KEPT_PLACES {
             self.pieces = VecDeque::new();
         }
         chunk
+    }
+
+    /// How many bytes [`Decompressor::next`] decodes in its next chunk, as its header says: 0 when that is stored, or its header is not complete.
+    ///
+    /// # Errors
+    /// As [`Decompressor::next`].
+    pub fn decodes_next(&mut self) -> Result<usize, CompressError> {
+        if self.method == CompressMethod::Null {
+            return Ok(0);
+        }
+        if matches!(self.reading, Reading::Header { .. }) {
+            self.read_header().inspect_err(|_| self.fail())?;
+        }
+        match &self.reading {
+            Reading::Body { header, .. } => Ok(header.raw_length),
+            Reading::Header { .. } | Reading::Stored { .. } => Ok(0),
+            Reading::Failed => Err(CompressError::Failed),
+        }
+    }
+
+    fn fail(&mut self) {
+        self.reading = Reading::Failed;
+        self.running = None;
+        self.pieces = VecDeque::new();
     }
 
     /// That the direction may end here. Call it when the peer ended it and [`Decompressor::next`] gives nothing.

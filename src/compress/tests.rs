@@ -31,8 +31,11 @@ fn compressed(compressor: &mut Compressor, raw: &[u8]) -> Bytes {
 fn decompressed(decompressor: &mut Decompressor, wire: Bytes) -> Result<Vec<u8>, CompressError> {
     let (mut raw, mut credit, pushed) = (Vec::new(), 0, wire.len());
     decompressor.push(wire);
-    while let Some(chunk) = decompressor.next()? {
+    loop {
+        let expected = decompressor.decodes_next()?;
+        let Some(chunk) = decompressor.next()? else { break };
         assert!(!chunk.raw.is_empty() && chunk.raw.len() <= MAX_CHUNK.max(pushed));
+        assert!(expected == 0 || expected == chunk.raw.len(), "{expected} bytes were announced, {} came", chunk.raw.len());
         raw.extend_from_slice(&chunk.raw);
         credit += chunk.wire_bytes;
     }

@@ -30,7 +30,7 @@ use super::{
     stream::{TunnelStream, TunnelStreamError},
 };
 use crate::{
-    compress::{CompressError, CompressMethod, Compressor, Decompressor},
+    compress::{CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK},
     mux::ResetCode,
     tcp_table::Connection,
 };
@@ -38,9 +38,16 @@ use crate::{
 /// Reads smaller than this are copied out of the buffer, so that the buffer can be used for the next read, in bytes.
 const COPIED_BELOW: usize = 8 * 1024;
 
-/// A batch for the socket is large enough with this many bytes. A chunk more may go with it: a reader that stalls makes a splice hold less
-/// than twice as much, in bytes, however small it was in the tunnel.
+/// A batch for the socket is large enough with this many bytes. A piece more may go with it.
 const BATCH_ENOUGH: usize = 128 * 1024;
+
+/// Decompressed bytes of a batch at most, which is one chunk: what a splice holds for a reader that stalls, however little it was in the tunnel.
+/// All else that it holds is as long as it was there, and within the credit of the stream.
+const DECODED_MAX: usize = MAX_CHUNK;
+
+/// A splice that writes without a pause lets others of its thread run after this many bytes: a few kilobytes in the tunnel may become hundreds of
+/// megabytes, for a reader that takes them as fast as they come.
+const TURN: usize = 1024 * 1024;
 
 /// Pieces of a batch at most: more of them in one write do not make it cheaper.
 const BATCH_PIECES: usize = 64;
@@ -322,6 +329,7 @@ impl Ends {
     /// From the tunnel to the socket.
     async fn receive_all(&self, moved: &mut u64) -> Result<(), SpliceError> {
         let mut decompressor = Decompressor::new(self.method, self.stream.pool());
+        let mut turn = Turn::default();
         while let Some(piece) = self.piece().await? {
             let mut pushed = piece.len();
             decompressor.push(piece);
@@ -330,10 +338,12 @@ impl Ends {
                 if batch.raw.is_empty() {
                     break;
                 }
-                *moved = moved.saturating_add(self.write_all(batch.raw).await?);
+                let written = self.write_all(batch.raw).await?;
+                *moved = moved.saturating_add(written as u64);
                 let delivered = batch.wire_bytes.min(pushed);
                 pushed = pushed.saturating_sub(delivered);
                 self.stream.consume(delivered);
+                turn.took(written).await;
                 if batch.is_all {
                     break;
                 }
@@ -363,9 +373,14 @@ impl Ends {
     /// `pushed` what it takes from the stream.
     fn gather(&self, decompressor: &mut Decompressor, pushed: &mut usize) -> Result<Batch, SpliceError> {
         let mut batch = Batch { raw: VecDeque::new(), wire_bytes: 0, is_all: false };
-        let mut raw_bytes = 0;
+        let (mut raw_bytes, mut decoded_bytes) = (0, 0);
         while raw_bytes < BATCH_ENOUGH && batch.raw.len() < BATCH_PIECES {
+            let decodes = decompressor.decodes_next()?;
+            if decodes.saturating_add(decoded_bytes) > DECODED_MAX {
+                break;
+            }
             if let Some(chunk) = decompressor.next()? {
+                decoded_bytes = decodes.saturating_add(decoded_bytes);
                 raw_bytes = chunk.raw.len().saturating_add(raw_bytes);
                 batch.wire_bytes = chunk.wire_bytes.saturating_add(batch.wire_bytes);
                 batch.raw.push_back(chunk.raw);
@@ -388,15 +403,15 @@ impl Ends {
     }
 
     /// Writes everything, and notices meanwhile when the stream is reset. Returns how many bytes there were.
-    async fn write_all(&self, mut pieces: VecDeque<Bytes>) -> Result<u64, SpliceError> {
-        let mut written: u64 = 0;
+    async fn write_all(&self, mut pieces: VecDeque<Bytes>) -> Result<usize, SpliceError> {
+        let mut written: usize = 0;
         let mut compactions = COMPACTIONS.iter();
         let mut looks = looks_for_the_peer(self.stream.tcp_keepalive()).peekable();
         while !pieces.is_empty() {
             match self.try_write(&pieces) {
                 Ok(length) => {
                     looks = looks_for_the_peer(self.stream.tcp_keepalive()).peekable();
-                    written = written.saturating_add(length as u64);
+                    written = written.saturating_add(length);
                     drop_front(&mut pieces, length);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::select! {
@@ -445,6 +460,21 @@ impl Ends {
     }
 }
 
+/// How much was written since others could run.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    /// So many bytes more were written: lets others run when it is their turn.
+    async fn took(&mut self, bytes: usize) {
+        self.0 = self.0.saturating_add(bytes);
+        if self.0 >= TURN {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// What a read brought.
 struct Read {
     length: usize,
@@ -477,28 +507,5 @@ fn ignore_not_connected(error: io::Error) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-    use crate::tunnel::tests::Bed;
-
-    #[tokio::test]
-    async fn a_reset_that_a_write_noticed_first_is_no_end_of_file_to_the_reader() {
-        let bed = Bed::new();
-        let (visitor, _agent) = bed.tunnels(crate::crypto::EncryptMethod::Plain, CompressMethod::Null).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (application, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        let socket = Arc::new(accepted.unwrap().0);
-        let ends = Ends::new(socket, Bytes::new(), visitor.open(Bytes::new()), CompressMethod::Null);
-        let application = application.unwrap();
-        reset_on_close(&application);
-        drop(application);
-        // As a write would: the system tells of a reset once.
-        ends.socket_error().await;
-        let sent = ends.send().await;
-        assert!(matches!(sent.result, Err(SpliceError::Socket(_))), "{:?}", sent.result);
-        drop(ends);
-        bed.end().await;
-    }
-}
+#[path = "splice_tests.rs"]
+mod tests;
