@@ -311,19 +311,23 @@ fn a_start_beside_others_that_take_the_processor_goes_on_when_they_are_done() {
 
 /// How long a copy takes beside so many applications that read this much a second, in seconds.
 fn copy_beside(megabits: f64, round_trip_ms: u32, beside: usize, reads: f64) -> f64 {
-    const COPY: u64 = 64 << 20;
     let mut world = World::new(megabits, round_trip_ms);
     for _ in 0..beside {
         world.flow(0, SERVER, FULL, reads);
     }
     world.run(if beside > 0 { 5.0 } else { 0.0 });
-    let copy = world.flow(0, SERVER, FULL, FULL);
+    copy(&mut world, 64 << 20).1
+}
+
+/// Downloads so many bytes. Says on which stream, and how long that took, in seconds.
+fn copy(world: &mut World, bytes: u64) -> (usize, f64) {
+    let flow = world.flow(0, SERVER, FULL, FULL);
     let start = world.seconds();
-    while world.flows[copy].arrived < COPY {
+    while world.flows[flow].arrived < bytes {
         world.step();
-        assert!(world.seconds() - start < 60.0, "{} bytes of the copy came beside {beside} readers", world.flows[copy].arrived);
+        assert!(world.seconds() - start < 60.0, "{} bytes came", world.flows[flow].arrived);
     }
-    world.seconds() - start
+    (flow, world.seconds() - start)
 }
 
 #[test]
@@ -333,6 +337,19 @@ fn a_copy_on_a_long_path_takes_as_long_beside_stalled_and_slow_readers_as_alone(
         let time = copy_beside(100.0, 100, beside, reads);
         assert!(time < alone * 1.3, "{time} s beside {beside} readers of {reads} bytes a second, {alone} s alone");
     }
+}
+
+#[test]
+fn a_copy_on_a_long_path_takes_as_long_beside_ten_readers_that_stopped_one_after_the_other_as_alone() {
+    let alone = copy_beside(100.0, 100, 0, 0.0);
+    let mut world = World::new(100.0, 100);
+    for _ in 0..10 {
+        let (stopped, _) = copy(&mut world, 4 << 20);
+        world.flows[stopped].reads = 0.0;
+        world.run(1.0);
+    }
+    let (_, time) = copy(&mut world, 64 << 20);
+    assert!(time < alone * 1.3, "{time} s beside them, {alone} s alone");
 }
 
 #[test]

@@ -188,9 +188,11 @@ impl TunnelWindow {
         Growth { within, at_least: self.delivery.size().saturating_mul(2), max }
     }
 
-    /// What one stream needs to fill the path, in bytes: 0 for a path so short that a share of the pool fills it.
+    /// What one stream needs to fill the path, in bytes: 0 for a path so short that a share of the pool fills it. Three quarters of that are granted at
+    /// any time, which is still more than the tunnel grants. What a reader that stops holds of it is lost to the others.
     pub fn path_need(&self) -> u64 {
-        if self.delivery.least_round_trip() < SHORT_PATH { 0 } else { self.delivery.size().saturating_mul(2) }
+        let size = self.delivery.size();
+        if self.delivery.least_round_trip() < SHORT_PATH { 0 } else { size.saturating_add(size / 2) }
     }
 
     /// How many bytes have come over the tunnel's life.
