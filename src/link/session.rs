@@ -471,6 +471,8 @@ impl Running {
 
     /// Sends what the peer should still hear, and closes in order where somebody is there to answer.
     async fn goodbye(mut self, end: &LinkEnd) {
+        // It is charged to nobody any more.
+        self.socket.discard();
         let error = match end {
             LinkEnd::Silent(_) | LinkEnd::Lost(_) => return,
             LinkEnd::Asked(notice) | LinkEnd::Violated(notice) => Some(Frame::Error(notice.clone()).to_message()),

@@ -282,6 +282,11 @@ impl MessageSocket {
         self.inbound.unfinished_bytes()
     }
 
+    /// Keeps nothing of messages from now on, also of the one that has come in part.
+    pub(super) fn discard(&mut self) {
+        self.inbound.discard();
+    }
+
     /// Messages received in all.
     pub(super) fn messages(&self) -> u64 {
         self.inbound.messages()
@@ -340,6 +345,7 @@ impl MessageSocket {
     /// # Cancel safety
     /// Dropping the future cuts the connection with the socket.
     pub async fn close(mut self, deadline: Duration) {
+        self.discard();
         let closing = async {
             std::future::poll_fn(|context| self.poll_close(context)).await?;
             while self.receive().await?.is_some() {}
