@@ -409,10 +409,11 @@ impl Running {
 
     fn deliver(&mut self, channel: u32, payload: BytesMut) {
         self.answerable = true;
-        if let Some(lane) = self.outbox.receiver(channel)
-            && let Err(notice) = lane.receive(payload)
-        {
-            self.outbox.close(channel, &notice);
+        let Some(lane) = self.outbox.receiver(channel) else { return };
+        match lane.receive(payload) {
+            // Payloads come where somebody has answered.
+            Ok(()) => self.socket.read_largely(),
+            Err(notice) => self.outbox.close(channel, &notice),
         }
     }
 

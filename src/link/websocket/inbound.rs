@@ -52,6 +52,8 @@ pub struct Inbound {
     parts: Option<BytesMut>,
     /// How much is read at a time.
     read_size: usize,
+    /// And at most.
+    largest_read: usize,
     /// Bytes of the last frame with its header.
     frame_size: usize,
     /// The read before used little of its room.
@@ -78,6 +80,8 @@ impl Inbound {
             frame: None,
             parts: None,
             read_size: LEAST_READ,
+            // Whoever connects is a stranger at first.
+            largest_read: if end == End::Accepted { LEAST_READ } else { LARGEST_READ },
             frame_size: 0,
             was_little: false,
             is_fresh: !read.is_empty(),
@@ -104,6 +108,11 @@ impl Inbound {
     /// From now on no message may be longer than this; never more than `MAX_MESSAGE`.
     pub fn limit(&mut self, longest: usize) {
         self.longest = longest.min(MAX_MESSAGE);
+    }
+
+    /// From now on the peer may make the buffers large. Those of a stranger stay small, and are let go of whenever nothing is in them.
+    pub fn read_largely(&mut self) {
+        self.largest_read = LARGEST_READ;
     }
 
     /// Which end this is.
@@ -192,7 +201,7 @@ impl Inbound {
         self.received += count as u64;
         let is_little = count < room.min(self.read_size / 4);
         if count == room && !self.is_discarding {
-            self.read_size = (self.read_size * 2).min(LARGEST_READ);
+            self.read_size = (self.read_size * 2).min(self.largest_read);
         } else if is_little && self.was_little {
             self.read_size = (self.read_size / 2).max(LEAST_READ);
         }

@@ -282,6 +282,11 @@ impl MessageSocket {
         self.inbound.unfinished_bytes()
     }
 
+    /// From now on the peer may make the buffers large: it is not a stranger.
+    pub(super) fn read_largely(&mut self) {
+        self.inbound.read_largely();
+    }
+
     /// Keeps nothing of messages from now on, also of the one that has come in part.
     pub(super) fn discard(&mut self) {
         self.inbound.discard();

@@ -253,6 +253,25 @@ async fn both_ends_close_in_order_whoever_begins() {
 }
 
 #[tokio::test]
+async fn a_stranger_does_not_make_the_buffers_large() {
+    let (mut peer, mut socket) = raw(End::Accepted);
+    let flood = || (0..1000).flat_map(|_| frame(BINARY, 9, true)).chain(frame(BINARY, 100_000, true)).collect::<Vec<u8>>();
+    for _ in 0..20 {
+        peer.write_all(&flood()).await.unwrap();
+        while socket.receive().now_or_never().is_some() {
+            assert!(socket.inbound.kept_bytes() <= 2 * 100_000);
+        }
+        assert_eq!(socket.inbound.kept_bytes(), 0);
+    }
+    socket.read_largely();
+    for _ in 0..20 {
+        peer.write_all(&flood()).await.unwrap();
+        while socket.receive().now_or_never().is_some() {}
+    }
+    assert!(socket.inbound.kept_bytes() > 30_000);
+}
+
+#[tokio::test]
 async fn a_socket_that_closes_keeps_nothing_of_what_comes() {
     const CLOSE: u8 = 8;
     let (mut peer, mut socket) = raw(End::Accepted);
