@@ -7,7 +7,7 @@ use super::websocket::{End, MessageSocket};
 /// Bytes that each direction holds before the sender waits, as a socket's buffers would.
 const HELD: usize = 256 * 1024;
 
-/// A role's socket and the master's, joined.
+/// A role's socket and that of a master that knows it, joined.
 #[must_use]
 pub fn pair() -> (MessageSocket, MessageSocket) {
     pair_holding(HELD)
@@ -17,5 +17,7 @@ pub fn pair() -> (MessageSocket, MessageSocket) {
 #[must_use]
 pub fn pair_holding(held_bytes: usize) -> (MessageSocket, MessageSocket) {
     let (role, master) = tokio::io::duplex(held_bytes);
-    (MessageSocket::new(role, Bytes::new(), End::Dialled), MessageSocket::new(master, Bytes::new(), End::Accepted))
+    let mut master = MessageSocket::new(master, Bytes::new(), End::Accepted);
+    master.read_largely();
+    (MessageSocket::new(role, Bytes::new(), End::Dialled), master)
 }

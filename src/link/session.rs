@@ -409,10 +409,11 @@ impl Running {
 
     fn deliver(&mut self, channel: u32, payload: BytesMut) {
         self.answerable = true;
-        if let Some(lane) = self.outbox.receiver(channel)
-            && let Err(notice) = lane.receive(payload)
-        {
-            self.outbox.close(channel, &notice);
+        let Some(lane) = self.outbox.receiver(channel) else { return };
+        match lane.receive(payload) {
+            // Payloads come where somebody has answered.
+            Ok(()) => self.socket.read_largely(),
+            Err(notice) => self.outbox.close(channel, &notice),
         }
     }
 
@@ -471,6 +472,8 @@ impl Running {
 
     /// Sends what the peer should still hear, and closes in order where somebody is there to answer.
     async fn goodbye(mut self, end: &LinkEnd) {
+        // It is charged to nobody any more.
+        self.socket.discard();
         let error = match end {
             LinkEnd::Silent(_) | LinkEnd::Lost(_) => return,
             LinkEnd::Asked(notice) | LinkEnd::Violated(notice) => Some(Frame::Error(notice.clone()).to_message()),

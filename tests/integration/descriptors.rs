@@ -3,29 +3,20 @@
 use std::{
     io,
     net::{SocketAddr, TcpStream},
-    process::Command,
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
     daemon::Daemon,
     services,
-    tunnel::{Front, REPORT, Tunnel},
+    tunnel::{Front, Tunnel},
     wait,
 };
 
 /// The limit of open files: enough for a role that has little to do.
 const LIMIT: usize = 64;
-
-/// Starts a role that may have [`LIMIT`] open files.
-fn limited(tunnel: &Tunnel, name: &str, configuration: &Value) -> Daemon {
-    let file = tunnel.scene.write(name, configuration);
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("ulimit -n {LIMIT}; exec \"$0\" --config \"$1\""), REPORT]).arg(file);
-    Daemon::start(name, tunnel.scene.folder(), &mut shell)
-}
 
 /// Opens connections until one is not answered in time, which is the last.
 fn fill(address: SocketAddr, patience: Duration) -> (Vec<TcpStream>, io::Result<()>) {
@@ -62,7 +53,7 @@ fn a_client_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cu
     let mut tunnel = Tunnel::start(Front::Direct, Vec::new());
     let port = tunnel.probe().elsewhere();
     let configuration = tunnel.scene.client_configuration(std::slice::from_ref(&port), json!({}));
-    let mut client = limited(&tunnel, "limited", &configuration);
+    let mut client = tunnel.scene.limited_role("limited", &configuration, LIMIT);
     client.wait_ready(|| services::echoes(port.local));
     let (mut held, last) = fill(port.local, Duration::from_secs(3));
     let error = last.unwrap_err();
@@ -88,7 +79,7 @@ fn a_server_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cu
     let (port, echo) = (tunnel.probe().clone(), tunnel.probe().local);
     tunnel.server.stop();
     let configuration = tunnel.scene.server_configuration(std::slice::from_ref(&port), json!({}));
-    let server = limited(&tunnel, "limited", &configuration);
+    let server = tunnel.scene.limited_role("limited", &configuration, LIMIT);
     wait::until_true("the other server carries connections", || services::echoes(echo));
     let (mut held, last) = fill(echo, wait::PATIENCE);
     assert_eq!(last.unwrap_err().kind(), io::ErrorKind::ConnectionReset);

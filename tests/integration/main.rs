@@ -11,6 +11,7 @@ mod doctor;
 mod ends;
 mod fronts;
 mod harness;
+mod hostile;
 mod long_paths;
 mod masters;
 mod names;

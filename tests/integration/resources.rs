@@ -7,7 +7,6 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -23,9 +22,9 @@ use report::{
 use serde_json::json;
 
 use crate::support::{
-    bytes, memory,
+    bytes, files, memory,
     peer::{self, Peer},
-    programs, scale,
+    scale,
     services::{self, Ending, Service},
     tunnel::{Fields, Front, Methods, Port, Scene, Tunnel},
     wait,
@@ -254,17 +253,9 @@ fn a_copy_and_a_ping_beside_stalled_readers_are_as_fast_as_without_them() {
     assert!(disturbed < idle * 2);
 }
 
-/// Lets this process, and those that it starts, open as many files as the system allows.
-fn raise_file_limit() {
-    let limit = programs::run(Command::new("prlimit").args(["--nofile", "--output", "HARD", "--noheadings"])).text();
-    let pid = std::process::id().to_string();
-    let hard = limit.trim();
-    programs::run(Command::new("prlimit").args(["--pid", &pid]).arg(format!("--nofile={hard}:{hard}"))).succeeded();
-}
-
 /// What each of many idle connections costs master, server and client, in bytes.
 fn idle_cost(count: usize) -> [f64; 3] {
-    raise_file_limit();
+    files::raise_limit();
     let echo = services::echo();
     let tunnel = Tunnel::start(Front::Direct, vec![Port::new("echo", echo.address(), Methods::USUAL)]);
     let address = tunnel.local("echo");
@@ -307,7 +298,7 @@ fn thousands_of_idle_connections_cost_the_master_less_than_a_hundred_bytes_each(
 #[ignore = "needs 10,000 open files: see the head of this file"]
 fn ten_thousand_links_at_rest_cost_the_master_little() {
     const LINKS: usize = 9_500;
-    raise_file_limit();
+    files::raise_limit();
     let limits = json!({"limits": {"links": 20_000, "links_per_address": 20_000}});
     let tunnel = Tunnel::on(Scene::new(Front::Direct), Vec::new(), Fields { master: limits, ..Fields::default() });
     let key = LinkKey::derive(None);

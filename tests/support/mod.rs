@@ -3,11 +3,13 @@
 //! Every daemon listens on loopback at a port of its own, lives in a folder of its test, and ends with the test. Nothing waits by sleeping:
 //! see [`wait`].
 
+pub mod attack;
 pub mod bytes;
 pub mod certificates;
 pub mod content;
 pub mod conversation;
 pub mod daemon;
+pub mod files;
 pub mod fronts;
 pub mod memory;
 pub mod nginx;

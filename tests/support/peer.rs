@@ -57,13 +57,18 @@ impl Peer {
     /// Connects to a master as a role would, up to the WebSocket.
     #[track_caller]
     pub fn connect(master: SocketAddr) -> Peer {
+        Peer::try_connect(master).expect("the master upgrades")
+    }
+
+    /// The same with a master that may be too busy; it then ends the connection.
+    #[track_caller]
+    pub fn try_connect(master: SocketAddr) -> Option<Peer> {
         let stream = TcpStream::connect(master).expect("a connection to the master");
         // The first answer may take as long as a busy machine wants; a single look is short.
         stream.set_read_timeout(Some(wait::PATIENCE)).expect("a limit for reading");
         let config = WebSocketConfig::default().read_buffer_size(4096).max_message_size(None).max_frame_size(None);
         let upgraded = tungstenite::client::client_with_config(format!("ws://{master}/"), Steady(stream), Some(config));
-        let (socket, _) = upgraded.expect("the master upgrades");
-        Peer::over(socket)
+        upgraded.ok().map(|(socket, _)| Peer::over(socket))
     }
 
     /// Takes a role in as a master would, up to the WebSocket.
@@ -79,9 +84,24 @@ impl Peer {
         Peer { socket }
     }
 
+    /// The connection under the WebSocket, for who goes on without one.
+    pub fn into_stream(self) -> TcpStream {
+        self.socket.into_inner().0
+    }
+
     /// Sends a message as it is. What the peer makes of it shows in what it answers.
     pub fn say(&mut self, message: impl Into<Message>) {
         let _ = self.socket.send(message.into());
+    }
+
+    /// Sends frames, many at a time.
+    pub fn send_all(&mut self, frames: impl IntoIterator<Item = Frame>) {
+        for frame in frames {
+            if self.socket.write(frame.to_message().into()).is_err() {
+                return;
+            }
+        }
+        let _ = self.socket.flush();
     }
 
     /// Sends a frame.
@@ -146,13 +166,19 @@ impl Peer {
     /// As a role: reads the challenge and says HELLO with the key; the challenge.
     #[track_caller]
     pub fn hello(&mut self, role: Role, key: &LinkKey, instance: Id, epoch: u64) -> Challenge {
-        let challenge = Challenge::parse(&self.message().expect("a challenge")).expect("a challenge of our version");
+        self.try_hello(role, key, instance, epoch).expect("a challenge")
+    }
+
+    /// The same; nothing when the connection ended instead.
+    #[track_caller]
+    pub fn try_hello(&mut self, role: Role, key: &LinkKey, instance: Id, epoch: u64) -> Option<Challenge> {
+        let challenge = Challenge::parse(&self.message()?).expect("a challenge of our version");
         let nonce = Nonce(random());
         let claims =
             Claims { version: 1, role, instance, epoch, moves: false, quiet_seconds: 0, nonce, agent: "test".to_owned() };
         let claims = Bytes::from(serde_json::to_vec(&claims).expect("JSON of the claims"));
         self.send(&Frame::Hello { proof: key.prove_hello(&challenge, &claims), claims });
-        challenge
+        Some(challenge)
     }
 
     /// As a master: sends a challenge, expects HELLO, and says WELCOME with the key that fits the role. The role's claims.

@@ -235,6 +235,15 @@ impl Scene {
         Daemon::start(name, self.folder(), &mut command)
     }
 
+    /// Starts a role that may have so many open files, and no more.
+    pub fn limited_role(&self, name: &str, configuration: &Value, files: usize) -> Daemon {
+        let path = self.write(name, configuration);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" --config \"$1\""), REPORT]).arg(path);
+        shell.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Daemon::start(name, self.folder(), &mut shell)
+    }
+
     /// Starts the master and waits until it listens.
     pub fn master(&self, fields: Value) -> Daemon {
         let mut master = self.role("master", &self.master_configuration(fields));

@@ -52,6 +52,8 @@ pub struct Inbound {
     parts: Option<BytesMut>,
     /// How much is read at a time.
     read_size: usize,
+    /// And at most.
+    largest_read: usize,
     /// Bytes of the last frame with its header.
     frame_size: usize,
     /// The read before used little of its room.
@@ -65,6 +67,8 @@ pub struct Inbound {
     messages: u64,
     /// The longest message that is taken.
     longest: usize,
+    /// Nothing is kept of messages any more.
+    is_discarding: bool,
 }
 
 impl Inbound {
@@ -76,6 +80,8 @@ impl Inbound {
             frame: None,
             parts: None,
             read_size: LEAST_READ,
+            // Whoever connects is a stranger at first.
+            largest_read: if end == End::Accepted { LEAST_READ } else { LARGEST_READ },
             frame_size: 0,
             was_little: false,
             is_fresh: !read.is_empty(),
@@ -83,12 +89,30 @@ impl Inbound {
             received: read.len() as u64,
             messages: 0,
             longest: MAX_MESSAGE,
+            is_discarding: false,
         }
+    }
+
+    /// Keeps nothing of messages from now on, also of the one that has come in part: the end is near, and only the peer's Close is waited for.
+    pub fn discard(&mut self) {
+        self.is_discarding = true;
+        self.parts = None;
+        while let Ok(Some(frame)) = self.header() {
+            if frame.opcode.is_control() || !self.skip(frame) {
+                break;
+            }
+        }
+        self.rest();
     }
 
     /// From now on no message may be longer than this; never more than `MAX_MESSAGE`.
     pub fn limit(&mut self, longest: usize) {
         self.longest = longest.min(MAX_MESSAGE);
+    }
+
+    /// From now on the peer may make the buffers large. Those of a stranger stay small, and are let go of whenever nothing is in them.
+    pub fn read_largely(&mut self) {
+        self.largest_read = LARGEST_READ;
     }
 
     /// Which end this is.
@@ -141,8 +165,10 @@ impl Inbound {
 
     fn poll_fill(&mut self, stream: &mut dyn ByteStream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let missing = match self.frame {
-            Some(frame) => usize::try_from(frame.length).unwrap_or(MAX_MESSAGE).saturating_sub(self.buffer.len()),
-            None => LONGEST_HEADER,
+            Some(frame) if !self.is_skipped(&frame) => {
+                usize::try_from(frame.length).unwrap_or(MAX_MESSAGE).saturating_sub(self.buffer.len())
+            }
+            _ => LONGEST_HEADER,
         };
         let free = self.buffer.capacity() - self.buffer.len();
         // What is there would have to be moved: to read a little into what is left costs less.
@@ -174,8 +200,8 @@ impl Inbound {
     fn filled(&mut self, count: usize, room: usize) {
         self.received += count as u64;
         let is_little = count < room.min(self.read_size / 4);
-        if count == room {
-            self.read_size = (self.read_size * 2).min(LARGEST_READ);
+        if count == room && !self.is_discarding {
+            self.read_size = (self.read_size * 2).min(self.largest_read);
         } else if is_little && self.was_little {
             self.read_size = (self.read_size / 2).max(LEAST_READ);
         }
@@ -196,6 +222,12 @@ impl Inbound {
     fn next(&mut self) -> Result<Option<Incoming>, SocketError> {
         loop {
             let Some(frame) = self.header()? else { return Ok(None) };
+            if self.is_skipped(&frame) {
+                if self.skip(frame) {
+                    continue;
+                }
+                return Ok(None);
+            }
             let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
             if self.buffer.len() < length {
                 return Ok(None);
@@ -217,6 +249,19 @@ impl Inbound {
                 }
             }
         }
+    }
+
+    fn is_skipped(&self, frame: &Header) -> bool {
+        self.is_discarding && !frame.opcode.is_control()
+    }
+
+    /// Throws away what is here of the frame under way; answers whether that was all of it.
+    fn skip(&mut self, frame: Header) -> bool {
+        let here = usize::try_from(frame.length).unwrap_or(usize::MAX).min(self.buffer.len());
+        self.buffer.advance(here);
+        let left = frame.length.saturating_sub(here as u64);
+        self.frame = (left > 0).then_some(Header { length: left, ..frame });
+        left == 0
     }
 
     /// The header of the frame under way; taken from the buffer once it is there in full.
@@ -243,7 +288,7 @@ impl Inbound {
     fn check(&self, header: &Header) -> Result<(), SocketError> {
         let violation = match (header.opcode, &self.parts) {
             (Opcode::Text, _) => return Err(SocketError::Text),
-            (Opcode::Continuation, None) => Some("a continuation of no message"),
+            (Opcode::Continuation, None) if !self.is_discarding => Some("a continuation of no message"),
             (Opcode::Binary, Some(_)) => Some("a message within another"),
             _ if header.mask.is_some() == (self.end == End::Dialled) => {
                 Some("a mask where there must be none, or none where there must be one")

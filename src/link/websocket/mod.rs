@@ -282,6 +282,16 @@ impl MessageSocket {
         self.inbound.unfinished_bytes()
     }
 
+    /// From now on the peer may make the buffers large: it is not a stranger.
+    pub(super) fn read_largely(&mut self) {
+        self.inbound.read_largely();
+    }
+
+    /// Keeps nothing of messages from now on, also of the one that has come in part.
+    pub(super) fn discard(&mut self) {
+        self.inbound.discard();
+    }
+
     /// Messages received in all.
     pub(super) fn messages(&self) -> u64 {
         self.inbound.messages()
@@ -340,6 +350,7 @@ impl MessageSocket {
     /// # Cancel safety
     /// Dropping the future cuts the connection with the socket.
     pub async fn close(mut self, deadline: Duration) {
+        self.discard();
         let closing = async {
             std::future::poll_fn(|context| self.poll_close(context)).await?;
             while self.receive().await?.is_some() {}

@@ -252,6 +252,49 @@ async fn both_ends_close_in_order_whoever_begins() {
     }
 }
 
+#[tokio::test]
+async fn a_stranger_does_not_make_the_buffers_large() {
+    let (mut peer, mut socket) = raw(End::Accepted);
+    let flood = || (0..1000).flat_map(|_| frame(BINARY, 9, true)).chain(frame(BINARY, 100_000, true)).collect::<Vec<u8>>();
+    for _ in 0..20 {
+        peer.write_all(&flood()).await.unwrap();
+        while socket.receive().now_or_never().is_some() {
+            assert!(socket.inbound.kept_bytes() <= 2 * 100_000);
+        }
+        assert_eq!(socket.inbound.kept_bytes(), 0);
+    }
+    socket.read_largely();
+    for _ in 0..20 {
+        peer.write_all(&flood()).await.unwrap();
+        while socket.receive().now_or_never().is_some() {}
+    }
+    assert!(socket.inbound.kept_bytes() > 30_000);
+}
+
+#[tokio::test]
+async fn a_socket_that_closes_keeps_nothing_of_what_comes() {
+    const CLOSE: u8 = 8;
+    let (mut peer, mut socket) = raw(End::Accepted);
+    let long = frame(BINARY, 100_000, true);
+    let (begun, rest) = long.split_at(60_000);
+    peer.write_all(begun).await.unwrap();
+    assert!(socket.receive().now_or_never().is_none());
+    assert!(socket.unfinished_bytes() > 50_000);
+    socket.discard();
+    assert_eq!((socket.unfinished_bytes(), socket.inbound.kept_bytes()), (0, 0));
+    let mut parted = frame(BINARY, 20_000, true);
+    parted[0] &= 0x7f;
+    for bytes in [rest, &parted, &frame(0, 20_000, true), &begun[..30_000]] {
+        peer.write_all(bytes).await.unwrap();
+        assert!(socket.receive().now_or_never().is_none(), "nothing is delivered");
+        assert_eq!(socket.unfinished_bytes(), 0);
+        assert!(socket.inbound.kept_bytes() <= 2 * LITTLE, "{}", socket.inbound.kept_bytes());
+    }
+    peer.write_all(&long[30_000..]).await.unwrap();
+    peer.write_all(&frame(CLOSE, 0, true)).await.unwrap();
+    assert!(socket.receive().await.unwrap().is_none());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
