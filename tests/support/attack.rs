@@ -189,7 +189,11 @@ fn shake_hands(
     let grant = Grant { stream_window: 0, tunnel_window: 0, zstd_contexts: 0 };
     let offer = serde_json::to_vec(&Offer { version: VERSION, methods, grant, resume }).expect("JSON of an offer");
     let (initiator, message) = Initiator::start(&keys.psk, keys.id, &offer, peer::random()).expect("a first message");
-    link.send([Frame::Attach { channel, header: AttachHeader { port: keys.id, instance }, message: message.into() }]);
+    link.send([Frame::Attach {
+        channel,
+        header: AttachHeader { port: keys.id, instance, avoid: Vec::new() },
+        message: message.into(),
+    }]);
     let (payload, session) = initiator.finish(&link.data_of(channel)).expect("an answer of a server with the port key");
     (serde_json::from_slice(&payload).expect("an answer"), session)
 }

@@ -33,7 +33,7 @@ const FIRST_MESSAGE: usize = 4096;
 fn attach(channels: std::ops::Range<u32>, port: impl Fn() -> Id, message: &Bytes) -> impl Iterator<Item = Frame> {
     channels.map(move |channel| Frame::Attach {
         channel,
-        header: AttachHeader { port: port(), instance: None },
+        header: AttachHeader { port: port(), instance: None, avoid: Vec::new() },
         message: message.clone(),
     })
 }
