@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 
 use crate::{
-    load::{Load, connect, give, quantile},
+    load::{Load, connect, give, quantile, wait_till},
     results::Values,
     services::PIECE,
     systems::System,
@@ -44,13 +44,14 @@ impl Load {
             || -> anyhow::Result<[f64; 2]> { Ok([timed(|| self.down(system, bytes))?, timed(|| self.up(system, bytes))?]) };
         let (mut alone, mut beside, mut echoes) = ([0.0; 2], [0.0; 2], Vec::new());
         for _ in 0..TURNS {
+            // What was before has ended when something that comes after it has come, and both copies begin after a quiet time.
+            self.echoes(system, 1)?;
+            wait_till(Instant::now() + QUIET);
             alone = sums(alone, copies()?);
             let stalled = self.stalled(system)?;
             beside = sums(beside, copies()?);
             echoes.extend(self.echoes(system, self.options.echoes / TURNS)?);
             drop(stalled);
-            // The others have been reset when something that comes after that has come.
-            self.echoes(system, 1)?;
         }
         echoes.sort_by(f64::total_cmp);
         let rate = |seconds: f64| (bytes * TURNS as u64) as f64 / seconds / 1e6;
