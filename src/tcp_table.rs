@@ -54,7 +54,7 @@ impl Connection {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn has_vanished(&self) -> bool {
-        static TABLE: Mutex<Option<(Instant, HashSet<(String, String)>)>> = Mutex::const_new(None);
+        static TABLE: Mutex<Option<Vanished>> = Mutex::const_new(None);
         let mut table = TABLE.lock().await;
         if table.as_ref().is_none_or(|(read_at, _)| read_at.elapsed() > FRESH) {
             let vanished =
@@ -68,6 +68,9 @@ impl Connection {
         (in_proc(self.local), in_proc(self.peer))
     }
 }
+
+/// The connections whose peers have vanished, as the kernel writes their addresses, and when it was asked.
+type Vanished = (Instant, HashSet<(String, String)>);
 
 const IPV4: &str = "/proc/self/net/tcp";
 const IPV6: &str = "/proc/self/net/tcp6";

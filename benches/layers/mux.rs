@@ -220,7 +220,7 @@ async fn attached(client: &Arc<Outbox>, server: &Arc<Outbox>, port: &PortParamet
         started: Moment::now(),
         find: &|_| None,
         seen: &|_, _| None,
-        is_open: true,
+        is_open: &|| true,
         bench: true,
         addresses: false,
         tasks,

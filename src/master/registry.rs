@@ -21,7 +21,7 @@ use super::{
     unanswered::{Request, Ticket, Unanswered},
 };
 use crate::{
-    frame::{CHANNELS_RENEWED, Role},
+    frame::{AttachHeader, CHANNELS_RENEWED, Role},
     id::Id,
 };
 
@@ -235,18 +235,17 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         }
     }
 
-    /// Opens a channel of a client: leads it to a server, or keeps the attachment until a fitting server comes, or has room. The instances to `avoid` are the
-    /// last choice.
+    /// Opens a channel of a client: leads it to a server, or keeps the attachment until a fitting server comes, or has room. The instances to
+    /// avoid are the last choice.
     pub(super) fn attach(
         &mut self,
         client: LinkNumber,
-        port: Id,
-        instance: Option<Id>,
-        avoid: &[Id],
+        header: &AttachHeader,
         bytes: usize,
         now: Instant,
         attach: A,
     ) -> Attached<L> {
+        let AttachHeader { port, instance, ref avoid } = *header;
         let limit = self.channels_per_link;
         let Some(party) = self.links.get(&client).filter(|member| member.channels < limit).map(|member| member.party) else {
             return Attached::Full;

@@ -35,8 +35,12 @@ fn enter(
     registry.enter(Newcomer { link, party, role, instance, epoch, moves, handle: link })
 }
 
+fn header(avoid: &[Id]) -> AttachHeader {
+    AttachHeader { port: PORT, instance: None, avoid: avoid.to_vec() }
+}
+
 fn attach(registry: &mut Registry<Handle, Call>, client: u64, port: Id, instance: Option<Id>, call: Call) -> Attached<Handle> {
-    registry.attach(client, port, instance, &[], 400, Instant::now(), call)
+    registry.attach(client, &AttachHeader { port, instance, avoid: Vec::new() }, 400, Instant::now(), call)
 }
 
 fn register(registry: &mut Registry<Handle, Call>, link: u64, ports: &[Id]) -> Registered<Handle, Call> {
@@ -85,7 +89,7 @@ fn new_channels_are_spread_over_the_servers_of_a_key() {
 #[test]
 fn a_server_to_be_avoided_is_the_last_choice() {
     let mut registry = with_servers(3);
-    let mut avoiding = |avoid: &[Id]| server_of(&registry.attach(100, PORT, None, avoid, 400, Instant::now(), 0));
+    let mut avoiding = |avoid: &[Id]| server_of(&registry.attach(100, &header(avoid), 400, Instant::now(), 0));
     assert_eq!([avoiding(&[id(1)]), avoiding(&[id(1)])], [Some(2), Some(3)], "however busy the others are");
     assert_eq!(avoiding(&[id(1), id(3)]), Some(2));
     assert_eq!(avoiding(&[id(1), id(2), id(3), id(9)]), Some(1), "better than none");
@@ -251,19 +255,19 @@ fn a_server_is_asked_for_a_bounded_number_at_a_time_and_the_rest_waits() {
 fn a_server_that_does_not_answer_is_asked_after_the_others() {
     let mut registry = with_servers(2);
     let start = Instant::now();
-    assert_eq!(server_of(&registry.attach(100, PORT, None, &[], 400, start, 0)), Some(1));
+    assert_eq!(server_of(&registry.attach(100, &header(&[]), 400, start, 0)), Some(1));
     let (expired, _) = registry.expire(start + PENDING_TIMEOUT, 9);
     assert_eq!(expired, [Expired { attach: 0, was_pending: true }]);
     registry.release(1);
     for call in 1..4 {
-        assert_eq!(server_of(&registry.attach(100, PORT, None, &[], 400, start, call)), Some(2));
+        assert_eq!(server_of(&registry.attach(100, &header(&[]), 400, start, call)), Some(2));
     }
     registry.unregister(2, &[PORT]);
-    let Attached::Connected(exchange) = registry.attach(100, PORT, None, &[], 400, start, 4) else { panic!("one is left") };
+    let Attached::Connected(exchange) = registry.attach(100, &header(&[]), 400, start, 4) else { panic!("one is left") };
     registry.answered(exchange.ticket, start);
     register(&mut registry, 2, &[PORT]);
     registry.release(1);
-    assert_eq!(server_of(&registry.attach(100, PORT, None, &[], 400, start, 5)), Some(1), "it answers again");
+    assert_eq!(server_of(&registry.attach(100, &header(&[]), 400, start, 5)), Some(1), "it answers again");
 }
 
 /// What may be asked of the registry, over few names so that they meet.

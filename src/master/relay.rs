@@ -361,10 +361,9 @@ impl Circuit {
     fn dial(self: &Arc<Self>) {
         let mut state = self.state();
         let Phase::New(call) = std::mem::take(&mut state.phase) else { return };
-        let (AttachHeader { port, instance, avoid }, bytes) = (&call.header, call.message.len());
-        let (client, circuit) = (self.client.line.number, Arc::clone(self));
+        let (client, bytes, circuit) = (self.client.line.number, call.message.len(), Arc::clone(self));
         // Under the circuit's lock, so that whoever leads it on in the meantime finds the ticket written down.
-        let attached = self.switch.registry().attach(client, *port, *instance, avoid, bytes, now(), circuit);
+        let attached = self.switch.registry().attach(client, &call.header, bytes, now(), circuit);
         match attached {
             Attached::Waiting(ticket) => {
                 state.counted = true;
