@@ -25,4 +25,5 @@ mod roles;
 mod support;
 mod survival;
 mod traffic;
+mod vanished;
 mod web_server;
