@@ -114,7 +114,7 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
     })?)
 }
 
-/// Files that a server has open beside its connections to services: links, look-ups of names, logs.
+/// Files that a server has open beside its connections to services: links, look-ups of names, logs. Of a small limit, no more than a quarter.
 const OTHER_FILES: usize = 64;
 
 /// No more links than the process may have files open.
@@ -203,13 +203,13 @@ fn server_limits(config: &config::ServerLimits) -> ServerLimits {
         streams_per_tunnel: config.streams_per_tunnel as usize,
         tunnels_per_port: config.tunnels_per_port as usize,
     };
-    let room = open_files_limit().map_or(usize::MAX, |open_files| open_files.saturating_sub(OTHER_FILES).max(1));
+    let open_files = open_files_limit().unwrap_or(usize::MAX);
+    let room = open_files.saturating_sub(OTHER_FILES.min(open_files / 4)).max(1);
     if room < limits.streams {
         let text = format!(
-            "limits.streams is {}, but this process may have {} files open: {room} connections are taken; raise the limit of open files \
+            "limits.streams is {}, but this process may have {open_files} files open: {room} connections are taken; raise the limit of open files \
              (LimitNOFILE= in systemd, ulimit -Hn in a shell), or set limits.streams",
             limits.streams,
-            room.saturating_add(OTHER_FILES),
         );
         // Few need as many as a configuration that says nothing of it allows.
         if *config == config::ServerLimits::default() { tracing::info!("{text}") } else { tracing::warn!("{text}") }

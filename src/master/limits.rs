@@ -35,14 +35,15 @@ impl Default for Limits {
     }
 }
 
-/// File descriptors that a master needs beside those of its connections: its listeners, its threads, logs, certificates that are read again.
+/// File descriptors that a master needs beside those of its connections: its listeners, its threads, logs, certificates that are read again. Of a small limit, no
+/// more than a quarter.
 const OTHER_DESCRIPTORS: usize = 64;
 
 impl Limits {
     /// These limits for a process that may have `descriptors` open. A connection that is relayed to another server takes two of them.
     #[must_use]
     pub fn within(self, descriptors: usize, relays: bool) -> Self {
-        let room = descriptors.saturating_sub(OTHER_DESCRIPTORS);
+        let room = descriptors.saturating_sub(OTHER_DESCRIPTORS.min(descriptors / 4));
         let room = if relays { room / 5 * 4 } else { room };
         Limits { links: self.links.min(room.max(1)), ..self }
     }
@@ -70,7 +71,7 @@ mod tests {
         assert_eq!(limits().within(1_048_576, true), limits());
         assert_eq!(limits().within(1_024, false).links, 960);
         assert_eq!(limits().within(1_024, true).links, 768);
-        assert_eq!(limits().within(10, false).links, 1);
+        assert_eq!(limits().within(10, false).links, 8);
     }
 
     #[test]

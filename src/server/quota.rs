@@ -1,7 +1,7 @@
 //! How many streams the clients of a server may have open: of one tunnel, of one port, in all. Knows names and numbers; nothing of sockets.
 //!
-//! - A tunnel may have no more streams than its port has left (the dynamic threshold of Choudhury and Hahne, with a factor of one): the first takes half, and leaves
-//!   as much to the others.
+//! - A tunnel may have eight times as many streams as its port has left (the dynamic threshold of Choudhury and Hahne): the first takes eight ninths, and leaves the
+//!   rest to the others.
 //! - Half of all streams are divided among the ports, each of which finds its part free, whatever the clients of the others do.
 
 use std::{
@@ -10,6 +10,9 @@ use std::{
 };
 
 use crate::id::Id;
+
+/// How many times what its port has left a tunnel may have.
+const SHARE: usize = 8;
 
 /// What the clients of a server may have at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +90,7 @@ impl Quotas {
         if free == 0 {
             return Err(Exhausted::Port(held_by_port));
         }
-        if held >= free || held >= self.limits.streams_per_tunnel {
+        if held >= free.saturating_mul(SHARE) || held >= self.limits.streams_per_tunnel {
             return Err(Exhausted::Tunnel(held));
         }
         open.total += 1;
@@ -168,13 +171,17 @@ mod tests {
     fn a_tunnel_takes_half_of_its_port_and_a_port_leaves_the_others_their_part() {
         let quotas = Quotas::new(LIMITS, 4);
         let (first, exhausted) = fill(&quotas, 1, 1);
-        assert_eq!((first.len(), exhausted), (313, Exhausted::Tunnel(313)), "half of what the reserves of three ports leave");
+        assert_eq!(
+            (first.len(), exhausted),
+            (556, Exhausted::Tunnel(556)),
+            "eight ninths of what the reserves of three ports leave"
+        );
         let (second, _) = fill(&quotas, 1, 2);
-        assert_eq!(second.len(), 156);
+        assert_eq!(second.len(), 62);
         let greedy: Vec<_> = (3..100).map(|tunnel| fill(&quotas, 1, tunnel).0).collect();
         for port in 2..=4 {
             let (other, _) = fill(&quotas, port, 1);
-            assert!(other.len() >= 62, "port {port} has its part: {}", other.len());
+            assert!(other.len() >= 111, "port {port} has its part: {}", other.len());
         }
         drop((first, second, greedy));
         let open = quotas.open();

@@ -44,7 +44,8 @@ fn a_service_that_vanishes_while_data_waits_for_it_ends_its_connection() {
     client.wait_for_line(&["attached to a server"]);
 
     let script = format!("cat /dev/zero | nc {} {}", port.local.ip(), port.local.port());
-    let mut application = Daemon::start("application", scene.folder(), &mut within(&networks, Place::Room, "bash", &["-c", &script]));
+    let mut application =
+        Daemon::start("application", scene.folder(), &mut within(&networks, Place::Room, "bash", &["-c", &script]));
     wait::pause(Duration::from_secs(1));
     assert!(!application.has_ended(), "{}", application.log());
     let port = service.port().to_string();
