@@ -3,7 +3,7 @@
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinSet,
     time::{Instant, timeout_at},
 };
@@ -91,9 +91,11 @@ pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<TcpStream
 
 /// A connection to one of the addresses, at the latest at the deadline.
 async fn connect_to(addresses: Vec<SocketAddr>, deadline: Instant) -> Result<TcpStream, ConnectError> {
-    let attempt = move |address| async move {
+    let attempt = move |address: SocketAddr| async move {
         files::room()?;
-        timeout_at(deadline, TcpStream::connect(address)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+        files::note(&socket);
+        timeout_at(deadline, socket.connect(address)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     };
     race(addresses, STAGGER, attempt).await.map_err(|attempts| {
         let out = attempts.iter().find_map(|(_, error)| OutOfFiles::of(error));

@@ -5,11 +5,14 @@
 
 use std::{
     io,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tracing::error;
 
 /// Descriptors that are kept for links, the look-ups of their names, and files that are read again.
@@ -17,6 +20,12 @@ const KEPT: u64 = 32;
 
 /// Of a small limit, only this part is kept, as a divisor.
 const PART: u64 = 4;
+
+/// With so many descriptors left, the system is not asked how many there are: connections that are made in the meantime tell by their numbers.
+const FAR: u64 = 512;
+
+/// The number of the last connection that was made.
+static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// How often the same trouble is logged, at most.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -82,6 +91,9 @@ impl OutOfFiles {
 /// # Errors
 /// When there is none.
 pub fn room() -> Result<(), OutOfFiles> {
+    if is_far_below(LAST_NUMBER.load(Relaxed)) {
+        return Ok(());
+    }
     let Some(limit) = system::limit() else { return Ok(()) };
     match system::lowest_free() {
         Ok(Some(free)) => fits(free, limit, kept(limit)),
@@ -97,10 +109,32 @@ pub fn room() -> Result<(), OutOfFiles> {
 /// # Errors
 /// When it may not.
 pub fn stays(socket: &TcpStream) -> Result<(), OutOfFiles> {
+    remember(system::number(socket));
+    if is_far_below(LAST_NUMBER.load(Relaxed)) {
+        return Ok(());
+    }
     match (system::limit(), system::number(socket)) {
         (Some(limit), Some(number)) => fits(number, limit, kept(limit) / 2),
         _ => Ok(()),
     }
+}
+
+/// Remembers the number of a socket that has just been made: while it is far below the limit, the system need not be asked.
+pub fn note(socket: &TcpSocket) {
+    remember(system::number_of_socket(socket));
+}
+
+fn remember(number: Option<u64>) {
+    if let Some(number) = number {
+        LAST_NUMBER.store(number, Relaxed);
+    }
+}
+
+/// Whether there is room for many more after this number. The limit is that of the first time: it is raised once, at the start.
+fn is_far_below(number: u64) -> bool {
+    static LIMIT: OnceLock<Option<u64>> = OnceLock::new();
+    let limit = LIMIT.get_or_init(system::limit);
+    limit.is_none_or(|limit| number.saturating_add(FAR) < limit.saturating_sub(kept(limit)))
 }
 
 fn kept(limit: u64) -> u64 {
@@ -159,7 +193,7 @@ mod system {
         io::Errno,
         process::{Resource, getrlimit},
     };
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpSocket, TcpStream};
 
     pub const OF_PROCESS: i32 = Errno::MFILE.raw_os_error();
     pub const OF_SYSTEM: i32 = Errno::NFILE.raw_os_error();
@@ -177,6 +211,10 @@ mod system {
     pub fn number(socket: &TcpStream) -> Option<u64> {
         u64::try_from(socket.as_raw_fd()).ok()
     }
+
+    pub fn number_of_socket(socket: &TcpSocket) -> Option<u64> {
+        u64::try_from(socket.as_raw_fd()).ok()
+    }
 }
 
 /// Windows has no limit of this kind.
@@ -184,7 +222,7 @@ mod system {
 mod system {
     use std::io;
 
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpSocket, TcpStream};
 
     /// WSAEMFILE.
     pub const OF_PROCESS: i32 = 10024;
@@ -200,6 +238,10 @@ mod system {
     }
 
     pub fn number(_: &TcpStream) -> Option<u64> {
+        None
+    }
+
+    pub fn number_of_socket(_: &TcpSocket) -> Option<u64> {
         None
     }
 }
