@@ -331,7 +331,6 @@ impl Running {
         let answerable = std::mem::take(&mut self.answerable);
         if heard.any || answerable {
             self.heartbeat.received(now, heard.long || answerable);
-            self.is_stuck = false;
         }
     }
 
@@ -399,7 +398,11 @@ impl Running {
             Frame::Pause(channel) => self.outbox.paused_by_peer(channel, true),
             Frame::Resume(channel) => self.outbox.paused_by_peer(channel, false),
             Frame::Ping(token) => self.outbox.pong(token),
-            Frame::Pong(token) if token == self.pings => self.heartbeat.ponged(),
+            Frame::Pong(token) if token == self.pings => {
+                self.heartbeat.ponged();
+                // Everything before the PING has arrived. What else comes of the peer says nothing of that.
+                self.is_stuck = false;
+            }
             Frame::Pong(_) | Frame::Extension(_) => {}
             Frame::Error(notice) => return Err(LinkEnd::PeerError(notice)),
             other => handler.frame(other).map_err(LinkEnd::Asked)?,
