@@ -45,7 +45,7 @@ impl Connection {
     fn is_stuck_in(&self, table: &str) -> bool {
         let (local, peer) = self.in_proc();
         let is_this = |entry: &Entry<'_>| entry.local == local && entry.peer == peer;
-        table.lines().filter_map(Entry::read).any(|entry| is_this(&entry) && entry.retransmissions >= STUCK)
+        table.lines().filter_map(Entry::read).any(|entry| is_this(&entry) && entry.waits() && entry.retransmissions >= STUCK)
     }
 
     /// Whether data waits for the peer, and it answers neither retransmissions nor probes. An application that has stopped reading does: its
@@ -72,34 +72,42 @@ impl Connection {
 /// The connections whose peers have vanished, as the kernel writes their addresses, and when it was asked.
 type Vanished = (Instant, HashSet<(String, String)>);
 
-const IPV4: &str = "/proc/self/net/tcp";
-const IPV6: &str = "/proc/self/net/tcp6";
+pub(crate) const IPV4: &str = "/proc/self/net/tcp";
+pub(crate) const IPV6: &str = "/proc/self/net/tcp6";
 
-/// A connection whose data waits to be acknowledged.
-struct Entry<'a> {
-    local: &'a str,
-    peer: &'a str,
+/// A connection, as a line of a table has it.
+pub(crate) struct Entry<'a> {
+    pub(crate) local: &'a str,
+    pub(crate) peer: &'a str,
+    pub(crate) state: &'a str,
+    /// Bytes that wait to be acknowledged.
+    unacknowledged: u32,
     retransmissions: u32,
     probes: u32,
+    /// `0` when no process has it.
+    pub(crate) inode: &'a str,
 }
 
 impl<'a> Entry<'a> {
-    fn read(line: &'a str) -> Option<Self> {
+    pub(crate) fn read(line: &'a str) -> Option<Self> {
         let number = |text: &str, radix| u32::from_str_radix(text, radix).unwrap_or_default();
-        // Number, local and remote address, state, queues, timer, retransmissions, user, probes.
-        let mut fields = line.split_whitespace().skip(1);
-        let (local, peer, queues) = (fields.next()?, fields.next()?, fields.nth(1)?);
-        let (retransmissions, probes) = (fields.nth(1)?, fields.nth(1)?);
-        let unacknowledged = number(queues.split(':').next()?, 16);
-        let entry = Entry { local, peer, retransmissions: number(retransmissions, 16), probes: number(probes, 10) };
-        (unacknowledged > 0).then_some(entry)
+        // Number, local and remote address, state, queues, timer, retransmissions, user, probes, inode.
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (local, peer, state, queues) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let (retransmissions, probes, inode) = (fields.nth(1)?, fields.nth(1)?, fields.next()?);
+        let (retransmissions, probes) = (number(retransmissions, 16), number(probes, 10));
+        Some(Entry { local, peer, state, unacknowledged: number(queues.split(':').next()?, 16), retransmissions, probes, inode })
+    }
+
+    fn waits(&self) -> bool {
+        self.unacknowledged > 0
     }
 }
 
 /// The connections in a table whose peers have vanished. What cannot be read says nothing.
 fn vanished(table: &io::Result<String>) -> Vec<(String, String)> {
     let entries = table.iter().flat_map(|table| table.lines()).filter_map(Entry::read);
-    let vanished = entries.filter(|entry| entry.retransmissions.max(entry.probes) >= VANISHED);
+    let vanished = entries.filter(|entry| entry.waits() && entry.retransmissions.max(entry.probes) >= VANISHED);
     vanished.map(|entry| (entry.local.to_owned(), entry.peer.to_owned())).collect()
 }
 

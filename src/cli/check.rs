@@ -31,13 +31,7 @@ pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
     certificates(&loaded.config.role)?;
     let bind_warning = bind_address(&loaded.config.role)?;
     let name = file.display().to_string();
-    writeln!(
-        io::stdout(),
-        "{} is valid.
-{}",
-        shown(&name),
-        describe(&loaded.config).trim_end()
-    )?;
+    writeln!(io::stdout(), "{} is valid.\n{}", shown(&name), describe(&loaded.config).trim_end())?;
     for warning in warnings(&loaded).into_iter().chain(bind_warning) {
         super::complain(&format!("warning: {name}: {warning}"));
     }

@@ -18,6 +18,7 @@ use crate::{
     link::{
         Timing,
         dial::Dialer,
+        files,
         uplink::{Choice, Mover, Uplink},
     },
     master::{self, Fallback, Limits, Master, MasterParameters, MasterTiming, TrustedProxies},
@@ -124,8 +125,8 @@ fn within_open_files(limits: Limits, relays: bool) -> Limits {
     let limits = limits.within(open_files, relays);
     if limits.links < configured {
         tracing::warn!(
-            "limits.links is {configured}, but this process may have {open_files} files open: {} links are taken; raise the limit of open files \
-             (LimitNOFILE= in systemd, ulimit -Hn in a shell), or set limits.links",
+            "limits.links is {configured}, but this process may have {open_files} files open: {} links are taken; {RAISE}, or set \
+             limits.links",
             limits.links
         );
     }
@@ -134,14 +135,11 @@ fn within_open_files(limits: Limits, relays: bool) -> Limits {
 
 /// How many files this process may have open.
 fn open_files_limit() -> Option<usize> {
-    #[cfg(unix)]
-    {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
-        Some(usize::try_from(limit).unwrap_or(usize::MAX))
-    }
-    #[cfg(not(unix))]
-    None
+    files::limit().map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
+
+/// What can be done where that is too few.
+const RAISE: &str = "raise the limit of open files (LimitNOFILE= in systemd, ulimit -Hn in a shell)";
 
 /// What the master reads for TLS.
 pub fn tls_files(config: &config::TlsFiles) -> master::TlsFiles {
@@ -207,8 +205,8 @@ fn server_limits(config: &config::ServerLimits) -> ServerLimits {
     let room = open_files.saturating_sub(OTHER_FILES.min(open_files / 4)).max(1);
     if room < limits.streams {
         let text = format!(
-            "limits.streams is {}, but this process may have {open_files} files open: {room} connections are taken; raise the limit of open files \
-             (LimitNOFILE= in systemd, ulimit -Hn in a shell), or set limits.streams",
+            "limits.streams is {}, but this process may have {open_files} files open: {room} connections are taken; {RAISE}, or \
+             set limits.streams",
             limits.streams,
         );
         // Few need as many as a configuration that says nothing of it allows.

@@ -61,6 +61,7 @@ mod linux {
     };
 
     use super::{Instant, IpAddr, SocketAddr};
+    use crate::tcp_table::{Entry, IPV4, IPV6};
 
     /// A table serves all the connections of a batch: for this long, and the longer the longer it is.
     const FRESH: Duration = Duration::from_millis(200);
@@ -84,16 +85,14 @@ mod linux {
 
     /// All of them. What cannot be read says nothing.
     pub fn orphans() -> HashSet<(SocketAddr, SocketAddr)> {
-        let files = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().filter_map(|file| File::open(file).ok());
+        let files = [IPV4, IPV6].into_iter().filter_map(|file| File::open(file).ok());
         let lines = files.flat_map(|file| BufReader::with_capacity(64 * 1024, file).lines().map_while(Result::ok));
         lines.filter_map(|line| orphan(&line)).collect()
     }
 
     /// The socket of a line, when it has ended its direction and has no inode.
     pub fn orphan(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let (own, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
-        let inode = fields.nth(5)?;
+        let Entry { local: own, peer, state, inode, .. } = Entry::read(line)?;
         (HAS_ENDED.contains(&state) && inode == "0").then_some((address(own)?, address(peer)?))
     }
 

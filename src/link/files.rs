@@ -86,6 +86,12 @@ impl OutOfFiles {
     }
 }
 
+/// How many files this process may have open, where that is limited.
+#[must_use]
+pub fn limit() -> Option<u64> {
+    system::limit()
+}
+
 /// Whether there is room for another local connection: the descriptors that are left when there is not are for links.
 ///
 /// # Errors

@@ -203,12 +203,18 @@ impl Head {
 
     fn of(answer: &httparse::Response<'_, '_>, length: usize) -> Option<Self> {
         let status = answer.code.filter(|_| answer.version == Some(1))?;
-        let mut headers = HeaderMap::with_capacity(answer.headers.len());
-        for field in answer.headers.iter() {
-            headers.append(HeaderName::from_bytes(field.name.as_bytes()).ok()?, HeaderValue::from_bytes(field.value).ok()?);
-        }
-        Some(Head { length, status: StatusCode::from_u16(status).ok()?, headers })
+        Some(Head { length, status: StatusCode::from_u16(status).ok()?, headers: header_map(answer.headers)? })
     }
+}
+
+/// The fields of a head; nothing when one of them is none.
+#[must_use]
+pub fn header_map(fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        headers.append(HeaderName::from_bytes(field.name.as_bytes()).ok()?, HeaderValue::from_bytes(field.value).ok()?);
+    }
+    Some(headers)
 }
 
 fn request(path: &str, host: &str, headers: &HeaderMap, key: &str) -> Vec<u8> {

@@ -150,10 +150,8 @@ async fn upgrade<S: ByteStream>(shared: &Shared, stream: S, ends: Ends) -> Optio
 
 /// Counts a connection as this visitor's.
 fn count(shared: &Shared, permit: &mut Permit, visitor: IpAddr) -> Option<()> {
-    let refused = |full: &Full| {
-        if let Some(left_out) = shared.log_limit.admits() {
-            warn!(%visitor, left_out = (left_out > 0).then_some(left_out), "connection refused: {full}");
-        }
+    let log = |full: &Full| {
+        shared.log_limit.log(|left_out| warn!(%visitor, left_out, "connection refused: {full}"));
     };
-    permit.assign(visitor).inspect_err(refused).ok()
+    permit.assign(visitor).inspect_err(log).ok()
 }

@@ -15,10 +15,10 @@ use super::{
     auth::Refused,
     limits::party,
     registry::{LinkNumber, Newcomer, Superseded},
-    relay::{Line, Switch},
+    relay::{Line, Switch, now},
 };
 use crate::{
-    frame::{self, Code, Frame, Notice, Ports, Role, Terms},
+    frame::{self, Claims, Code, Frame, Notice, Ports, Role, Terms},
     link::{
         Handler, Link, MessageSocket,
         authenticate::{self, Hello},
@@ -43,19 +43,15 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
     match permit.stand(hello.claims.role, &line.outbox) {
         Ok(seat) => line.is_seated(seat),
         Err(full) => {
-            if let Some(left_out) = shared.log_limit.admits() {
-                warn!(left_out = (left_out > 0).then_some(left_out), "refused: {full}");
-            }
+            shared.log_limit.log(|left_out| warn!(left_out, "refused: {full}"));
             return Box::pin(authenticate::refuse(socket, &Notice::new(Code::Limit, full.to_string()))).await;
         }
     }
     let entered = match Entered::enter(&shared.switch, &line, &hello) {
         Ok(entered) => entered,
         Err(superseded) => {
-            if let Some(left_out) = shared.log_limit.admits() {
-                let left_out = (left_out > 0).then_some(left_out);
-                info!(instance = %hello.claims.instance, epoch = hello.claims.epoch, left_out, "refused: {superseded}");
-            }
+            let Claims { instance, epoch, .. } = &hello.claims;
+            shared.log_limit.log(|left_out| info!(%instance, epoch, left_out, "refused: {superseded}"));
             let notice = Notice::new(Code::Superseded, superseded.to_string());
             return Box::pin(authenticate::refuse(socket, &notice)).await;
         }
@@ -66,15 +62,18 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
     if !Box::pin(welcome(&shared, &mut socket, &hello)).await {
         return;
     }
+    let log_up = |left_out: Option<u64>| {
+        let (claims, agent) = (&hello.claims, agent(&hello));
+        info!(instance = %claims.instance, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
+    };
     // Servers have shown a key: their lines are never left out.
     let is_logged = match hello.claims.role {
-        Role::Server => Some(0),
-        Role::Client => shared.log_limit.admits(),
+        Role::Server => {
+            log_up(None);
+            true
+        }
+        Role::Client => shared.log_limit.log(log_up),
     };
-    if let Some(left_out) = is_logged {
-        let (claims, agent, left_out) = (&hello.claims, agent(&hello), (left_out > 0).then_some(left_out));
-        info!(instance = %claims.instance, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
-    }
     let (role, heartbeat) = (hello.claims.role, shared.heartbeat.quiet(hello.claims.quiet_seconds));
     drop(hello);
     let link = Link::new(socket, Arc::clone(&line.outbox), heartbeat);
@@ -84,7 +83,7 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
     // Links end through their outboxes, which tell the peer why.
     let ended = Box::pin(link.run(&mut attendant, std::future::pending())).await;
     drop(entered);
-    if is_logged.is_some() || line.is_proven() {
+    if is_logged || line.is_proven() {
         info!(
             why = %ended.why,
             seconds = since.elapsed().as_secs(),
@@ -120,9 +119,7 @@ async fn turn_away(shared: &Shared, socket: MessageSocket, refused: &Refused) {
     match refused {
         Refused::Unauthorized { throttled } => {
             let advice = if *throttled { "this address is throttled from now on" } else { "compare `master_key`" };
-            if let Some(left_out) = shared.log_limit.admits() {
-                warn!(left_out = (left_out > 0).then_some(left_out), "refused: {refused}; {advice}");
-            }
+            shared.log_limit.log(|left_out| warn!(left_out, "refused: {refused}; {advice}"));
         }
         // Strangers come by the thousand: what they do is no news.
         Refused::NoHello(_) | Refused::Throttled | Refused::Garbled => debug!("refused: {refused}"),
@@ -172,7 +169,7 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let (left, next) = self.switch.registry().leave(self.number, tokio::time::Instant::now().into_std());
+        let (left, next) = self.switch.registry().leave(self.number, now());
         drop(left);
         self.switch.lead(next);
     }

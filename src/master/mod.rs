@@ -12,6 +12,7 @@ mod account;
 mod admission;
 mod attend;
 mod auth;
+mod bucket;
 mod front;
 mod limits;
 mod log_limit;

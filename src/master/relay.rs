@@ -24,6 +24,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     account::{Account, Budget, Short},
     admission::Seat,
+    bucket::Bucket,
     limits::Limits,
     memory::Memory,
     queue::{Overflow, Queue},
@@ -91,8 +92,8 @@ pub(super) struct Line {
     account: Arc<Account>,
     /// Its place among the master's connections.
     seat: OnceLock<Seat>,
-    /// When all handshakes that failed are forgotten.
-    failures_until: Mutex<Option<Instant>>,
+    /// Handshakes that may fail.
+    failures: Mutex<Bucket>,
 }
 
 impl Line {
@@ -119,18 +120,17 @@ impl Line {
 
     /// A handshake of it failed at a server: it holds another port key, or none. Who makes that happen again and again loses the link.
     fn handshake_failed(&self) {
-        let now = now();
-        let mut until = self.failures_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let after = until.filter(|until| *until > now).unwrap_or(now) + FAILED_HANDSHAKE_REFILL;
-        *until = Some(after);
-        drop(until);
-        if after.saturating_duration_since(now) > FAILED_HANDSHAKE_REFILL * FAILED_HANDSHAKES {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let debt = failures.take(now(), FAILED_HANDSHAKE_REFILL, FAILED_HANDSHAKE_REFILL * (FAILED_HANDSHAKES + 1));
+        drop(failures);
+        if debt > FAILED_HANDSHAKE_REFILL * FAILED_HANDSHAKES {
             self.outbox.end(Notice::new(Code::Limit, "too many handshakes of this link failed at servers; compare `port_key`"));
         }
     }
 }
 
-fn now() -> Instant {
+/// The time, by the clock that tests can stop.
+pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
@@ -150,7 +150,7 @@ impl Switch {
             sent_bytes: AtomicU64::new(0),
             account,
             seat: OnceLock::new(),
-            failures_until: Mutex::new(None),
+            failures: Mutex::new(Bucket::full(now())),
         })
     }
 
@@ -439,7 +439,7 @@ impl Circuit {
         let mut state = self.state();
         state.server = None;
         match std::mem::take(&mut state.phase) {
-            Phase::New(call) | Phase::Calling(call, _) => {
+            Phase::Calling(call, _) => {
                 state.phase = Phase::New(call);
                 // It is counted once more when it is dialled again.
                 let counted = std::mem::take(&mut state.counted);

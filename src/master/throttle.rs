@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::limits::party;
+use super::{bucket::Bucket, limits::party};
 use crate::id::Id;
 
 /// Wrong proofs at once before a party is throttled: somebody who types a key, or several misconfigured servers in one network.
@@ -35,12 +35,6 @@ pub(super) struct Throttle {
     known_order: VecDeque<Id>,
 }
 
-/// Kept as the time at which the bucket will be full again: `FAILURES × REFILL` from now is an empty one.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    full_at: Instant,
-}
-
 impl Throttle {
     /// Whether a HELLO of this instance from this address is to be refused unread.
     pub(super) fn refuses(&self, now: Instant, address: IpAddr, instance: Id) -> bool {
@@ -55,10 +49,9 @@ impl Throttle {
             self.forget_for_one_more(now);
             self.order.push_back(party);
         }
-        let bucket = self.buckets.entry(party).or_insert(Bucket { full_at: now });
+        let bucket = self.buckets.entry(party).or_insert(Bucket::full(now));
         let before = bucket.debt(now);
-        let after = (before + REFILL).min(REFILL * FAILURES);
-        bucket.full_at = now + after;
+        let after = bucket.take(now, REFILL, REFILL * FAILURES);
         before <= REFILL * (FAILURES - 1) && after > REFILL * (FAILURES - 1)
     }
 
@@ -85,12 +78,6 @@ impl Throttle {
             self.order.pop_front();
             self.buckets.remove(&oldest);
         }
-    }
-}
-
-impl Bucket {
-    fn debt(&self, now: Instant) -> Duration {
-        self.full_at.saturating_duration_since(now)
     }
 }
 

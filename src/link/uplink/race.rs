@@ -1,13 +1,10 @@
 //! Attempts at several masters that run side by side: the first that joins wins. Knows neither masters nor links.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The time from one attempt of a race to the next, when neither fails nor joins before: that of happy eyeballs (RFC 8305, 5), which a path of
+/// The time from one attempt of a race to the next, when neither fails nor joins before: that of the addresses of a name, which a path of
 /// ordinary length answers within.
-pub(super) const STAGGER: Duration = Duration::from_millis(250);
+pub(super) use crate::link::connect::STAGGER;
 
 /// What the attempts of a race share. One that runs alone has a race of its own, and wins it.
 #[derive(Debug, Default)]

@@ -6,13 +6,14 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, header};
 use tokio::sync::Notify;
 
 use super::{
     chunks::Chunks,
     head::{Only, content_length, lists, only},
 };
+use crate::link::upgrade::header_map;
 
 /// Fields of an answer's head that are read.
 const MAX_FIELDS: usize = 256;
@@ -176,7 +177,7 @@ impl State {
             self.part = Part::Head(bytes);
             return is_short.then_some(taken);
         };
-        let (status, headers) = (answer.code?, headers(answer.headers)?);
+        let (status, headers) = (answer.code?, header_map(answer.headers)?);
         match status {
             101 => return None,
             100..=199 => {}
@@ -207,14 +208,6 @@ fn body(status: u16, headers: &HeaderMap, is_current: bool, is_bodiless: bool) -
         },
         _ => None,
     }
-}
-
-fn headers(fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(fields.len());
-    for field in fields {
-        headers.append(HeaderName::from_bytes(field.name.as_bytes()).ok()?, HeaderValue::from_bytes(field.value).ok()?);
-    }
-    Some(headers)
 }
 
 #[cfg(test)]

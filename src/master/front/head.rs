@@ -1,9 +1,9 @@
 //! The head of a request, as far as the front must understand it: is it a role's upgrade, and where does the next head begin? Everything else about
 //! it is the web server's to judge, which gets the very bytes.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, Uri, header};
 
-use crate::link::accept::derive_accept_key;
+use crate::link::{accept::derive_accept_key, upgrade::header_map};
 
 /// Header fields that a role's upgrade, and a request to the master's own web server, may have. Browsers and proxies together send some forty.
 pub(super) const MAX_FIELDS: usize = 128;
@@ -75,11 +75,7 @@ impl Beginning {
 
 impl Head {
     fn read(request: &httparse::Request<'_, '_>, length: usize) -> Option<Self> {
-        let mut headers = HeaderMap::with_capacity(request.headers.len());
-        for field in request.headers.iter() {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-            headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
-        }
+        let headers = header_map(request.headers)?;
         let uri: Uri = request.path?.parse().ok()?;
         let is_current = request.version == Some(1);
         let accept = websocket_key(&headers).filter(|_| is_current && request.method == Some("GET")).map(derive_accept_key);
