@@ -58,7 +58,9 @@ fn main() -> ExitCode {
             println!("{}", options::HELP);
             Ok(())
         }
-        Ok(Command::Measure(options)) => stopping::until_stopped(options.time_limit, measure(&options)),
+        Ok(Command::Measure(options)) => {
+            stopping::until_stopped(options.time_limit, measure(&options))
+        }
         Err(error) => Err(error),
     };
     match done {
@@ -71,32 +73,75 @@ fn main() -> ExitCode {
 }
 
 async fn measure(options: &Options) -> anyhow::Result<()> {
-    println!("{}; {} MiB in each direction", table::heading(), options.bytes >> 20);
+    println!(
+        "{}; {} MiB in each direction",
+        table::heading(),
+        options.bytes >> 20
+    );
     let counted = counted::measure(options).await?;
     print_counted(&counted);
     let observed = observed::measure(options).await?;
     observed::print(&observed);
     write_json(options.json.as_deref(), &counted, &observed)?;
-    if options.is_judged { judge(&counted) } else { Ok(()) }
+    if options.is_judged {
+        judge(&counted)
+    } else {
+        Ok(())
+    }
 }
 
 fn print_counted(counted: &[Counted]) {
     println!("\nAllocations for each MiB of payload, and KiB allocated\n");
-    let mut rows = vec![std::iter::once("").chain(ROLES).chain(["all"]).map(str::to_owned).collect::<Vec<_>>()];
-    for Counted { method, transfer, roles } in counted {
-        let all = roles.iter().copied().fold([0.0; 2], |[count, bytes], role| [count + role.count, bytes + role.bytes]);
-        let cells = roles.iter().map(|role| [role.count, role.bytes]).chain([all]);
-        let cells = cells.map(|[count, bytes]| format!("{} ({})", table::short(count), table::short(bytes / 1024.0)));
-        rows.push(std::iter::once(format!("{method}, {transfer}")).chain(cells).collect());
+    let mut rows = vec![
+        std::iter::once("")
+            .chain(ROLES)
+            .chain(["all"])
+            .map(str::to_owned)
+            .collect::<Vec<_>>(),
+    ];
+    for Counted {
+        method,
+        transfer,
+        roles,
+    } in counted
+    {
+        let all = roles
+            .iter()
+            .copied()
+            .fold([0.0; 2], |[count, bytes], role| {
+                [count + role.count, bytes + role.bytes]
+            });
+        let cells = roles
+            .iter()
+            .map(|role| [role.count, role.bytes])
+            .chain([all]);
+        let cells = cells.map(|[count, bytes]| {
+            format!("{} ({})", table::short(count), table::short(bytes / 1024.0))
+        });
+        rows.push(
+            std::iter::once(format!("{method}, {transfer}"))
+                .chain(cells)
+                .collect(),
+        );
     }
-    rows.push(std::iter::once("allowed".to_owned()).chain(ALLOWED.map(table::short)).chain([String::new()]).collect());
+    rows.push(
+        std::iter::once("allowed".to_owned())
+            .chain(ALLOWED.map(table::short))
+            .chain([String::new()])
+            .collect(),
+    );
     table::print_table(&rows);
 }
 
 /// An error when a role allocated more than it may.
 fn judge(counted: &[Counted]) -> anyhow::Result<()> {
     let mut excess = Vec::new();
-    for Counted { method, transfer, roles } in counted {
+    for Counted {
+        method,
+        transfer,
+        roles,
+    } in counted
+    {
         for ((role, allowed), used) in ROLES.iter().zip(ALLOWED).zip(roles) {
             if used.count > allowed {
                 excess.push(format!(
@@ -106,14 +151,23 @@ fn judge(counted: &[Counted]) -> anyhow::Result<()> {
             }
         }
     }
-    if excess.is_empty() { Ok(()) } else { bail!("{}", excess.join("; ")) }
+    if excess.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", excess.join("; "))
+    }
 }
 
-fn write_json(path: Option<&Path>, counted: &[Counted], observed: &[Observed]) -> anyhow::Result<()> {
+fn write_json(
+    path: Option<&Path>,
+    counted: &[Counted],
+    observed: &[Observed],
+) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     let counted: Vec<Value> = counted.iter().map(Counted::to_json).collect();
     let observed: Vec<Value> = observed.iter().map(Observed::to_json).collect();
     let allowed = json!({ "client": ALLOWED[0], "master": ALLOWED[1], "server": ALLOWED[2] });
     let all = json!({ "what": table::heading(), "allocations_for_each_mib": counted, "allowed": allowed, "kernel_for_each_mib": observed });
-    fs::write(path, serde_json::to_string_pretty(&all)?).with_context(|| format!("cannot write {}", path.display()))
+    fs::write(path, serde_json::to_string_pretty(&all)?)
+        .with_context(|| format!("cannot write {}", path.display()))
 }

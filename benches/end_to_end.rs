@@ -89,7 +89,11 @@ fn main() -> ExitCode {
         Ok(Command::Service) => services::serve(),
         Ok(Command::Copier(target, work)) => copier::copy(target, work),
         Ok(Command::Measure(options)) => {
-            let entered = if options.shared_network { Ok(()) } else { network::enter() };
+            let entered = if options.shared_network {
+                Ok(())
+            } else {
+                network::enter()
+            };
             entered.and_then(|()| measure_until_stopped(options))
         }
         Err(error) => Err(error),
@@ -107,9 +111,14 @@ fn main() -> ExitCode {
 fn measure_until_stopped(options: Options) -> anyhow::Result<()> {
     let children = Arc::new(Children::new()?);
     let time_limit = options.time_limit;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let measured = runtime.block_on(async {
-        let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupted, mut terminated) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        );
         let for_measuring = Arc::clone(&children);
         let measuring = tokio::task::spawn_blocking(move || measure(&options, &for_measuring));
         tokio::select! {
@@ -127,11 +136,15 @@ fn measure_until_stopped(options: Options) -> anyhow::Result<()> {
 
 fn measure(options: &Options, children: &Arc<Children>) -> anyhow::Result<()> {
     let service = services::start(children)?;
-    let systems =
-        options.variants.iter().map(|variant| System::start(variant, service, children)).collect::<Result<Vec<_>, _>>()?;
+    let systems = options
+        .variants
+        .iter()
+        .map(|variant| System::start(variant, service, children))
+        .collect::<Result<Vec<_>, _>>()?;
     let load = Load::new(options);
     for system in &systems {
-        load.verify(system).with_context(|| format!("{}: bytes do not arrive as they were sent", system.name()))?;
+        load.verify(system)
+            .with_context(|| format!("{}: bytes do not arrive as they were sent", system.name()))?;
     }
     let mut results = Results::new(options, &systems);
     for round in 1..=options.rounds {
@@ -139,7 +152,10 @@ fn measure(options: &Options, children: &Arc<Children>) -> anyhow::Result<()> {
         eprintln!("round {round} of {}", options.rounds);
     }
     if !options.sustained.is_zero() {
-        for system in systems.iter().filter(|system| system.variant().is_sustained()) {
+        for system in systems
+            .iter()
+            .filter(|system| system.variant().is_sustained())
+        {
             results.add_sustained(system, load.connect_sustained(system)?);
         }
     }
@@ -155,13 +171,21 @@ fn measure(options: &Options, children: &Arc<Children>) -> anyhow::Result<()> {
 /// Everything once, the systems in turns.
 fn measure_round(load: &Load, systems: &[System], results: &mut Results) -> anyhow::Result<()> {
     for measure in load::Measure::ALL {
-        for system in systems.iter().filter(|system| system.variant().is_measured(measure)) {
-            let values = load.run(measure, system).with_context(|| format!("{}: {measure:?}", system.name()))?;
+        for system in systems
+            .iter()
+            .filter(|system| system.variant().is_measured(measure))
+        {
+            let values = load
+                .run(measure, system)
+                .with_context(|| format!("{}: {measure:?}", system.name()))?;
             results.add(system, &values);
         }
     }
     for system in systems {
-        results.add(system, &alone::measure(system.variant(), load.options.alone_bytes)?);
+        results.add(
+            system,
+            &alone::measure(system.variant(), load.options.alone_bytes)?,
+        );
     }
     Ok(())
 }

@@ -33,7 +33,11 @@ fn main() {
 /// Whether the command line asks for what is called `name`: it has no filter (options and their numbers are none), or one that fits.
 fn is_wanted(name: &str) -> bool {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let other_mode = arguments.iter().any(|argument| argument == "--test" || argument == "--list");
-    let mut filters = arguments.iter().filter(|argument| !argument.starts_with('-') && argument.parse::<f64>().is_err());
+    let other_mode = arguments
+        .iter()
+        .any(|argument| argument == "--test" || argument == "--list");
+    let mut filters = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-') && argument.parse::<f64>().is_err());
     !other_mode && filters.all(|filter| name.contains(filter.as_str()))
 }

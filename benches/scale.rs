@@ -30,7 +30,10 @@ mod links;
 mod options;
 #[path = "scale/peers.rs"]
 mod peers;
-#[expect(dead_code, reason = "the benchmark of the allocations needs more of it")]
+#[expect(
+    dead_code,
+    reason = "the benchmark of the allocations needs more of it"
+)]
 #[path = "scale/processes.rs"]
 mod processes;
 #[path = "scale/results.rs"]
@@ -60,7 +63,9 @@ fn main() -> ExitCode {
             Ok(())
         }
         Ok(Command::Copier { listen_at, target }) => copier::run(listen_at, target),
-        Ok(Command::Measure(options)) => stopping::until_stopped(options.time_limit, measure(&options)),
+        Ok(Command::Measure(options)) => {
+            stopping::until_stopped(options.time_limit, measure(&options))
+        }
         Err(error) => Err(error),
     };
     match done {

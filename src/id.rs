@@ -15,7 +15,9 @@ pub struct ParseIdError;
 
 impl fmt::Display for Id {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        self.0
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -32,7 +34,9 @@ impl FromStr for Id {
         if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(ParseIdError);
         }
-        u128::from_str_radix(text, 16).map(|number| Id(number.to_be_bytes())).map_err(|_| ParseIdError)
+        u128::from_str_radix(text, 16)
+            .map(|number| Id(number.to_be_bytes()))
+            .map_err(|_| ParseIdError)
     }
 }
 
@@ -57,12 +61,22 @@ mod tests {
     fn an_id_reads_back_what_it_prints() {
         let id = Id(*b"0123456789abcdef");
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!(serde_json::to_string(&id).ok().and_then(|text| serde_json::from_str(&text).ok()), Some(id));
+        assert_eq!(
+            serde_json::to_string(&id)
+                .ok()
+                .and_then(|text| serde_json::from_str(&text).ok()),
+            Some(id)
+        );
     }
 
     #[test]
     fn a_text_of_another_shape_is_no_id() {
-        for text in ["", "00", "+0000000000000000000000000000000", "g0000000000000000000000000000000"] {
+        for text in [
+            "",
+            "00",
+            "+0000000000000000000000000000000",
+            "g0000000000000000000000000000000",
+        ] {
             assert_eq!(text.parse::<Id>(), Err(ParseIdError), "{text}");
         }
     }

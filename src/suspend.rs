@@ -23,7 +23,9 @@ pub fn suspended() -> Duration {
     use std::{sync::OnceLock, time::SystemTime};
     static START: OnceLock<(SystemTime, Instant)> = OnceLock::new();
     let (wall, awake) = *START.get_or_init(|| (SystemTime::now(), Instant::now()));
-    wall.elapsed().unwrap_or_default().saturating_sub(awake.elapsed())
+    wall.elapsed()
+        .unwrap_or_default()
+        .saturating_sub(awake.elapsed())
 }
 
 /// A moment whose distance to a later one includes the time that the machine was suspended.
@@ -39,14 +41,19 @@ impl Moment {
     /// The present.
     #[must_use]
     pub fn now() -> Self {
-        Moment { awake: Instant::now(), suspended: suspended() }
+        Moment {
+            awake: Instant::now(),
+            suspended: suspended(),
+        }
     }
 
     /// The time from `earlier` to this moment, suspend included.
     #[must_use]
     pub fn since(self, earlier: Moment) -> Duration {
         let suspended = self.suspended.saturating_sub(earlier.suspended);
-        self.awake.saturating_duration_since(earlier.awake).saturating_add(suspended)
+        self.awake
+            .saturating_duration_since(earlier.awake)
+            .saturating_add(suspended)
     }
 
     /// The time from this moment to the present, suspend included.
@@ -62,11 +69,32 @@ mod tests {
 
     #[test]
     fn the_time_between_two_moments_includes_suspend() {
-        let start = Moment { awake: Instant::now(), suspended: Duration::from_secs(7) };
+        let start = Moment {
+            awake: Instant::now(),
+            suspended: Duration::from_secs(7),
+        };
         let awake = start.awake + Duration::from_secs(1);
-        assert_eq!(Moment { awake, ..start }.since(start), Duration::from_secs(1));
-        assert_eq!(Moment { awake, suspended: Duration::from_secs(207) }.since(start), Duration::from_secs(201));
-        assert_eq!(Moment { awake, suspended: Duration::ZERO }.since(start), Duration::from_secs(1), "a clock that was set back");
+        assert_eq!(
+            Moment { awake, ..start }.since(start),
+            Duration::from_secs(1)
+        );
+        assert_eq!(
+            Moment {
+                awake,
+                suspended: Duration::from_secs(207)
+            }
+            .since(start),
+            Duration::from_secs(201)
+        );
+        assert_eq!(
+            Moment {
+                awake,
+                suspended: Duration::ZERO
+            }
+            .since(start),
+            Duration::from_secs(1),
+            "a clock that was set back"
+        );
     }
 
     #[test]

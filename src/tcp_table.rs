@@ -31,7 +31,10 @@ impl Connection {
     /// That of a stream, while it is connected.
     #[must_use]
     pub fn of(stream: &TcpStream) -> Option<Self> {
-        Some(Connection { local: stream.local_addr().ok()?, peer: stream.peer_addr().ok()? })
+        Some(Connection {
+            local: stream.local_addr().ok()?,
+            peer: stream.peer_addr().ok()?,
+        })
     }
 
     /// Whether the kernel sends the oldest bytes again and again, and the peer does not acknowledge them. Reads a file of /proc, so it is for rare moments.
@@ -45,7 +48,10 @@ impl Connection {
     fn is_stuck_in(&self, table: &str) -> bool {
         let (local, peer) = self.in_proc();
         let is_this = |entry: &Entry<'_>| entry.local == local && entry.peer == peer;
-        table.lines().filter_map(Entry::read).any(|entry| is_this(&entry) && entry.waits() && entry.retransmissions >= STUCK)
+        table
+            .lines()
+            .filter_map(Entry::read)
+            .any(|entry| is_this(&entry) && entry.waits() && entry.retransmissions >= STUCK)
     }
 
     /// Whether data waits for the peer, and it answers neither retransmissions nor probes. An application that has stopped reading does: its
@@ -56,12 +62,22 @@ impl Connection {
     pub async fn has_vanished(&self) -> bool {
         static TABLE: Mutex<Option<Vanished>> = Mutex::const_new(None);
         let mut table = TABLE.lock().await;
-        if table.as_ref().is_none_or(|(read_at, _)| read_at.elapsed() > FRESH) {
-            let vanished =
-                tokio::task::spawn_blocking(|| [IPV4, IPV6].map(std::fs::read_to_string).iter().flat_map(vanished).collect());
+        if table
+            .as_ref()
+            .is_none_or(|(read_at, _)| read_at.elapsed() > FRESH)
+        {
+            let vanished = tokio::task::spawn_blocking(|| {
+                [IPV4, IPV6]
+                    .map(std::fs::read_to_string)
+                    .iter()
+                    .flat_map(vanished)
+                    .collect()
+            });
             *table = Some((Instant::now(), vanished.await.unwrap_or_default()));
         }
-        table.as_ref().is_some_and(|(_, vanished)| vanished.contains(&self.in_proc()))
+        table
+            .as_ref()
+            .is_some_and(|(_, vanished)| vanished.contains(&self.in_proc()))
     }
 
     fn in_proc(&self) -> (String, String) {
@@ -93,10 +109,23 @@ impl<'a> Entry<'a> {
         let number = |text: &str, radix| u32::from_str_radix(text, radix).unwrap_or_default();
         // Number, local and remote address, state, queues, timer, retransmissions, user, probes, inode.
         let mut fields = line.split_ascii_whitespace().skip(1);
-        let (local, peer, state, queues) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let (local, peer, state, queues) = (
+            fields.next()?,
+            fields.next()?,
+            fields.next()?,
+            fields.next()?,
+        );
         let (retransmissions, probes, inode) = (fields.nth(1)?, fields.nth(1)?, fields.next()?);
         let (retransmissions, probes) = (number(retransmissions, 16), number(probes, 10));
-        Some(Entry { local, peer, state, unacknowledged: number(queues.split(':').next()?, 16), retransmissions, probes, inode })
+        Some(Entry {
+            local,
+            peer,
+            state,
+            unacknowledged: number(queues.split(':').next()?, 16),
+            retransmissions,
+            probes,
+            inode,
+        })
     }
 
     fn waits(&self) -> bool {
@@ -106,19 +135,34 @@ impl<'a> Entry<'a> {
 
 /// The connections in a table whose peers have vanished. What cannot be read says nothing.
 fn vanished(table: &io::Result<String>) -> Vec<(String, String)> {
-    let entries = table.iter().flat_map(|table| table.lines()).filter_map(Entry::read);
-    let vanished = entries.filter(|entry| entry.waits() && entry.retransmissions.max(entry.probes) >= VANISHED);
-    vanished.map(|entry| (entry.local.to_owned(), entry.peer.to_owned())).collect()
+    let entries = table
+        .iter()
+        .flat_map(|table| table.lines())
+        .filter_map(Entry::read);
+    let vanished = entries
+        .filter(|entry| entry.waits() && entry.retransmissions.max(entry.probes) >= VANISHED);
+    vanished
+        .map(|entry| (entry.local.to_owned(), entry.peer.to_owned()))
+        .collect()
 }
 
 /// An address as the kernel writes it in /proc: words of 32 bits in the byte order of the machine.
 fn in_proc(address: SocketAddr) -> String {
     let words = |octets: &[u8]| -> String {
-        octets.as_chunks().0.iter().map(|word| format!("{:08X}", u32::from_ne_bytes(*word))).collect()
+        octets
+            .as_chunks()
+            .0
+            .iter()
+            .map(|word| format!("{:08X}", u32::from_ne_bytes(*word)))
+            .collect()
     };
     match address {
-        SocketAddr::V4(address) => format!("{}:{:04X}", words(&address.ip().octets()), address.port()),
-        SocketAddr::V6(address) => format!("{}:{:04X}", words(&address.ip().octets()), address.port()),
+        SocketAddr::V4(address) => {
+            format!("{}:{:04X}", words(&address.ip().octets()), address.port())
+        }
+        SocketAddr::V6(address) => {
+            format!("{}:{:04X}", words(&address.ip().octets()), address.port())
+        }
     }
 }
 
@@ -130,7 +174,8 @@ mod tests {
 
     #[cfg(target_endian = "little")]
     #[test]
-    fn a_connection_that_sends_the_same_bytes_again_is_stuck_and_one_without_any_answer_has_lost_its_peer() {
+    fn a_connection_that_sends_the_same_bytes_again_is_stuck_and_one_without_any_answer_has_lost_its_peer()
+     {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:A8E3 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 543980 1
    1: 026433C6:A8E4 017100CB:01BB 01 00001F40:00000000 01:00000200 00000005     0        0 543981 1
@@ -141,7 +186,10 @@ mod tests {
 ";
         let connection = |port| {
             let local = SocketAddr::from(([198, 51, 100, 2], port));
-            Connection { local, peer: SocketAddr::from(([203, 0, 113, 1], 443)) }
+            Connection {
+                local,
+                peer: SocketAddr::from(([203, 0, 113, 1], 443)),
+            }
         };
         let stuck = |port| connection(port).is_stuck_in(table);
         assert!(stuck(0xa8e4));
@@ -154,13 +202,18 @@ mod tests {
             [connection(0xa8e4).in_proc(), connection(0xa8e8).in_proc()],
             "a closed window that is answered for is none"
         );
-        assert_eq!(in_proc("[2001:db8::1]:443".parse().unwrap()), "B80D0120000000000000000001000000:01BB");
+        assert_eq!(
+            in_proc("[2001:db8::1]:443".parse().unwrap()),
+            "B80D0120000000000000000001000000:01BB"
+        );
     }
 
     #[tokio::test]
     async fn a_connection_that_works_is_not_stuck() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
         let connection = Connection::of(&stream).unwrap();
         assert!(!connection.is_stuck() && !connection.has_vanished().await);
     }

@@ -26,7 +26,10 @@ pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= limit) {
         Ok(bytes)
     } else {
-        Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {limit} bytes")))
+        Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is longer than {limit} bytes"),
+        ))
     }
 }
 
@@ -49,7 +52,9 @@ pub fn decode(bytes: &[u8]) -> Result<String, NotText> {
 }
 
 fn utf8(bytes: &[u8], before: usize) -> Result<String, NotText> {
-    let wrong = |error: std::str::Utf8Error| NotText(error.valid_up_to().saturating_add(before).saturating_add(1));
+    let wrong = |error: std::str::Utf8Error| {
+        NotText(error.valid_up_to().saturating_add(before).saturating_add(1))
+    };
     std::str::from_utf8(bytes).map(str::to_owned).map_err(wrong)
 }
 
@@ -62,17 +67,29 @@ fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, NotText>
         text.push(letter);
         at = at.saturating_add(letter.len_utf16().saturating_mul(2));
     }
-    if rest.is_empty() { Ok(text) } else { Err(NotText(at)) }
+    if rest.is_empty() {
+        Ok(text)
+    } else {
+        Err(NotText(at))
+    }
 }
 
 /// An address as a message may show it: `***` in place of the password of `user:password@host`, with or without a scheme before it.
 #[must_use]
 pub fn without_password(address: &str) -> Cow<'_, str> {
-    let is_scheme = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    let scheme = address.find("://").filter(|end| address.get(..*end).is_some_and(is_scheme));
+    let is_scheme = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    };
+    let scheme = address
+        .find("://")
+        .filter(|end| address.get(..*end).is_some_and(is_scheme));
     let (scheme, rest) = address.split_at(scheme.map_or(0, |end| end.saturating_add("://".len())));
     // A password may hold an @ that should have been escaped: the last one is before the host.
-    let Some((user, host)) = rest.rsplit_once('@').and_then(|(user, host)| Some((user.split_once(':')?.0, host))) else {
+    let Some((user, host)) = rest
+        .rsplit_once('@')
+        .and_then(|(user, host)| Some((user.split_once(':')?.0, host)))
+    else {
         return address.into();
     };
     format!("{scheme}{user}:***@{host}").into()
@@ -86,7 +103,11 @@ pub(crate) mod tests {
     pub(crate) fn encodings(text: &str) -> [Vec<u8>; 3] {
         let units = || "\u{feff}".encode_utf16().chain(text.encode_utf16());
         let utf8 = format!("\u{feff}{text}").into_bytes();
-        [utf8, units().flat_map(u16::to_le_bytes).collect(), units().flat_map(u16::to_be_bytes).collect()]
+        [
+            utf8,
+            units().flat_map(u16::to_le_bytes).collect(),
+            units().flat_map(u16::to_be_bytes).collect(),
+        ]
     }
 
     #[test]
@@ -132,10 +153,19 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         std::fs::write(&path, "four").expect("written");
-        assert_eq!(read_file(&path, 4).expect("is as long as it may be"), b"four");
-        for (path, limit) in [(path.as_path(), 3), (Path::new("/dev/zero"), SHORT_FILE_MAX)] {
+        assert_eq!(
+            read_file(&path, 4).expect("is as long as it may be"),
+            b"four"
+        );
+        for (path, limit) in [
+            (path.as_path(), 3),
+            (Path::new("/dev/zero"), SHORT_FILE_MAX),
+        ] {
             let error = read_file(path, limit).expect_err("is longer");
-            assert_eq!(error.to_string(), format!("it is longer than {limit} bytes"));
+            assert_eq!(
+                error.to_string(),
+                format!("it is longer than {limit} bytes")
+            );
         }
     }
 }

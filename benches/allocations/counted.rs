@@ -1,7 +1,9 @@
 //! The three roles in this process, each on a thread and a runtime of its own: what the thread allocates, the role does. Between them are
 //! sockets, as between processes.
 
-use std::{collections::HashMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, thread, time::Duration};
+use std::{
+    collections::HashMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, thread, time::Duration,
+};
 
 use allocation_counter::AllocationInfo;
 use anyhow::Context;
@@ -62,7 +64,12 @@ impl Counted {
         let roles = ROLES
             .iter()
             .zip(self.roles)
-            .map(|(role, Allocated { count, bytes })| ((*role).to_owned(), json!({ "allocations": count, "bytes": bytes })));
+            .map(|(role, Allocated { count, bytes })| {
+                (
+                    (*role).to_owned(),
+                    json!({ "allocations": count, "bytes": bytes }),
+                )
+            });
         json!({ "method": self.method, "transfer": self.transfer.to_string(), "roles": roles.collect::<serde_json::Map<_, _>>() })
     }
 }
@@ -74,13 +81,21 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Counted>> {
     for method in METHODS {
         let roles = Roles::start(service, method).await?;
         for transfer in Transfer::ALL {
-            transfer.run_apart(roles.entry, options.warm_up_bytes).await?;
+            transfer
+                .run_apart(roles.entry, options.warm_up_bytes)
+                .await?;
             roles.count().await?;
             transfer.run_apart(roles.entry, options.bytes).await?;
             let mib = options.bytes as f64 / f64::from(1 << 20);
-            let each =
-                |info: AllocationInfo| Allocated { count: info.count_total as f64 / mib, bytes: info.bytes_total as f64 / mib };
-            all.push(Counted { method: method.name(), transfer, roles: roles.count().await?.map(each) });
+            let each = |info: AllocationInfo| Allocated {
+                count: info.count_total as f64 / mib,
+                bytes: info.bytes_total as f64 / mib,
+            };
+            all.push(Counted {
+                method: method.name(),
+                transfer,
+                roles: roles.count().await?.map(each),
+            });
         }
         roles.end()?;
     }
@@ -100,16 +115,27 @@ impl Roles {
         let (master, address) = start_master().await?;
         let server = start_server(address, service, method)?;
         let (client, entry) = start_client(address, method).await?;
-        Ok(Roles { entry, client, master, server })
+        Ok(Roles {
+            entry,
+            client,
+            master,
+            server,
+        })
     }
 
     /// What each has allocated since it was last asked.
     async fn count(&self) -> anyhow::Result<[AllocationInfo; 3]> {
-        Ok([self.client.count().await?, self.master.count().await?, self.server.count().await?])
+        Ok([
+            self.client.count().await?,
+            self.master.count().await?,
+            self.server.count().await?,
+        ])
     }
 
     fn end(self) -> anyhow::Result<()> {
-        [self.client, self.server, self.master].into_iter().try_for_each(Counting::end)
+        [self.client, self.server, self.master]
+            .into_iter()
+            .try_for_each(Counting::end)
     }
 }
 
@@ -131,22 +157,31 @@ impl Counting {
         let cancel = CancellationToken::new();
         let for_role = cancel.clone();
         let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             let mut running = JoinSet::new();
             running.spawn_on(role(for_role), runtime.handle());
             loop {
                 let mut question = None;
                 // The role runs in here, up to the next question.
-                let allocated = allocation_counter::measure(|| question = runtime.block_on(questions.recv()));
+                let allocated =
+                    allocation_counter::measure(|| question = runtime.block_on(questions.recv()));
                 match question {
                     // Nobody reads it when the run has ended.
                     Some(answer) => drop(answer.send(allocated)),
                     None => break,
                 }
             }
-            runtime.block_on(running.join_next()).context("the role was not started")??
+            runtime
+                .block_on(running.join_next())
+                .context("the role was not started")??
         });
-        Counting { asked, cancel, thread }
+        Counting {
+            asked,
+            cancel,
+            thread,
+        }
     }
 
     async fn count(&self) -> anyhow::Result<AllocationInfo> {
@@ -156,10 +191,16 @@ impl Counting {
     }
 
     fn end(self) -> anyhow::Result<()> {
-        let Counting { asked, cancel, thread } = self;
+        let Counting {
+            asked,
+            cancel,
+            thread,
+        } = self;
         cancel.cancel();
         drop(asked);
-        thread.join().map_err(|_| anyhow::anyhow!("a role has panicked"))?
+        thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("a role has panicked"))?
     }
 }
 
@@ -184,15 +225,26 @@ async fn start_master() -> anyhow::Result<(Counting, SocketAddr)> {
         master.run(cancel, Duration::ZERO).await;
         Ok(())
     });
-    let address = tokio::time::timeout(START_TIMEOUT, address).await.context("the master does not start")?;
+    let address = tokio::time::timeout(START_TIMEOUT, address)
+        .await
+        .context("the master does not start")?;
     Ok((master, address.context("the master does not listen")?))
 }
 
-fn start_server(master: SocketAddr, service: SocketAddr, method: EncryptMethod) -> anyhow::Result<Counting> {
+fn start_server(
+    master: SocketAddr,
+    service: SocketAddr,
+    method: EncryptMethod,
+) -> anyhow::Result<Counting> {
     let (uplink, port) = (uplink(master, Role::Server)?, port(method));
     Ok(Counting::start(move |cancel| async move {
         let id = port.keys.id;
-        let offered = ServerPort { port, host: service.ip().to_string(), tcp_port: service.port(), proxy_protocol: false };
+        let offered = ServerPort {
+            port,
+            host: service.ip().to_string(),
+            tcp_port: service.port(),
+            proxy_protocol: false,
+        };
         let parameters = ServerParameters {
             bench: false,
             ports: HashMap::from([(id, Arc::new(offered))]),
@@ -206,25 +258,44 @@ fn start_server(master: SocketAddr, service: SocketAddr, method: EncryptMethod) 
     }))
 }
 
-async fn start_client(master: SocketAddr, method: EncryptMethod) -> anyhow::Result<(Counting, SocketAddr)> {
+async fn start_client(
+    master: SocketAddr,
+    method: EncryptMethod,
+) -> anyhow::Result<(Counting, SocketAddr)> {
     let (uplink, port) = (uplink(master, Role::Client)?, port(method));
     let (listening, address) = oneshot::channel();
     let client = Counting::start(move |cancel| async move {
-        let ports = vec![ClientPort { port, local_address: "127.0.0.1:0".to_owned() }];
-        let client = Client::bind(ClientParameters { uplink, ports, hold_timeout: START_TIMEOUT }).await?;
+        let ports = vec![ClientPort {
+            port,
+            local_address: "127.0.0.1:0".to_owned(),
+        }];
+        let client = Client::bind(ClientParameters {
+            uplink,
+            ports,
+            hold_timeout: START_TIMEOUT,
+        })
+        .await?;
         // Somebody waits for it, or the run has ended.
         let _ = listening.send(client.local_addresses());
         client.run(cancel, Duration::ZERO).await;
         Ok(())
     });
-    let addresses = tokio::time::timeout(START_TIMEOUT, address).await.context("the client does not start")??;
-    Ok((client, *addresses.first().context("the client does not listen")?))
+    let addresses = tokio::time::timeout(START_TIMEOUT, address)
+        .await
+        .context("the client does not start")??;
+    Ok((
+        client,
+        *addresses.first().context("the client does not listen")?,
+    ))
 }
 
 fn uplink(master: SocketAddr, role: Role) -> anyhow::Result<Uplink> {
     let master_key = (role == Role::Server).then_some(MASTER_KEY);
     Ok(Uplink {
-        dialers: vec![Dialer::new(master.to_string().parse()?, DialParameters::default())?],
+        dialers: vec![Dialer::new(
+            master.to_string().parse()?,
+            DialParameters::default(),
+        )?],
         choice: Choice::Ordered,
         key: LinkKey::derive(master_key),
         role,
@@ -241,8 +312,14 @@ fn port(encrypt: EncryptMethod) -> PortParameters {
         keys: PortKeys::derive("a port key of the allocations"),
         encrypt,
         compress: CompressMethod::Null,
-        stream_window: WindowSize { initial: 256 << 10, max: 16 << 20 },
-        tunnel_window: WindowSize { initial: 1 << 20, max: 32 << 20 },
+        stream_window: WindowSize {
+            initial: 256 << 10,
+            max: 16 << 20,
+        },
+        tunnel_window: WindowSize {
+            initial: 1 << 20,
+            max: 32 << 20,
+        },
         resume_timeout: Duration::from_secs(120),
         tcp_keepalive: None,
         commons: Commons::default(),

@@ -46,7 +46,10 @@ impl Observed {
     /// For JSON.
     pub fn to_json(&self) -> Value {
         let values = self.values.iter().map(|(name, roles)| {
-            let roles = ROLES.iter().zip(roles).map(|(role, value)| ((*role).to_owned(), json!(value)));
+            let roles = ROLES
+                .iter()
+                .zip(roles)
+                .map(|(role, value)| ((*role).to_owned(), json!(value)));
             ((*name).to_owned(), Value::Object(roles.collect()))
         });
         json!({ "method": "aes-128-gcm", "transfer": self.transfer.to_string(), "roles": values.collect::<serde_json::Map<_, _>>() })
@@ -59,7 +62,9 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Observed>> {
     let has_perf = can_count_calls();
     let mut all = Vec::new();
     for transfer in Transfer::ALL {
-        transfer.run_apart(system.entry, options.warm_up_bytes).await?;
+        transfer
+            .run_apart(system.entry, options.warm_up_bytes)
+            .await?;
         let before = counters(&system)?;
         transfer.run_apart(system.entry, options.bytes).await?;
         let after = counters(&system)?;
@@ -67,13 +72,23 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Observed>> {
         let mut values: Vec<_> = before
             .iter()
             .zip(after)
-            .map(|((name, before), (_, after))| (*name, std::array::from_fn(|role| (after[role] - before[role]) / mib)))
+            .map(|((name, before), (_, after))| {
+                (
+                    *name,
+                    std::array::from_fn(|role| (after[role] - before[role]) / mib),
+                )
+            })
             .collect();
         if has_perf {
             // Again, since perf takes time of its own.
             let calls = Calls::count(&system).await?;
             transfer.run_apart(system.entry, options.bytes).await?;
-            values.extend(calls.finish()?.into_iter().map(|(name, counts)| (name, counts.map(|count| count / mib))));
+            values.extend(
+                calls
+                    .finish()?
+                    .into_iter()
+                    .map(|(name, counts)| (name, counts.map(|count| count / mib))),
+            );
         }
         all.push(Observed { transfer, values });
     }
@@ -83,10 +98,17 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Observed>> {
 /// What the kernel counts for each process anyway, up to now.
 fn counters(system: &System) -> anyhow::Result<[(&'static str, [f64; 3]); 3]> {
     let of_each = |value: fn(&Process) -> anyhow::Result<f64>| -> anyhow::Result<[f64; 3]> {
-        Ok([value(&system.client)?, value(&system.master.process)?, value(&system.server)?])
+        Ok([
+            value(&system.client)?,
+            value(&system.master.process)?,
+            value(&system.server)?,
+        ])
     };
     Ok([
-        ("CPU ms", of_each(|process| Ok(process.cpu_seconds()? * 1e3))?),
+        (
+            "CPU ms",
+            of_each(|process| Ok(process.cpu_seconds()? * 1e3))?,
+        ),
         ("page faults", of_each(Process::minor_faults)?),
         ("context switches", of_each(Process::context_switches)?),
     ])
@@ -94,7 +116,11 @@ fn counters(system: &System) -> anyhow::Result<[(&'static str, [f64; 3]); 3]> {
 
 /// Whether perf is there, and may count system calls here.
 fn can_count_calls() -> bool {
-    let tried = Command::new("perf").args(["stat", "-e", &events(), "true"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let tried = Command::new("perf")
+        .args(["stat", "-e", &events(), "true"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     tried.is_ok_and(|status| status.success())
 }
 
@@ -111,11 +137,29 @@ impl Calls {
         let one = |name: &str, process: &Process| -> anyhow::Result<_> {
             let file = folder.join(format!("{name}.calls"));
             let mut command = Command::new("perf");
-            command.args(["stat", "-x", ";", "-e", &events(), "-p", &process.id().to_string(), "-o"]).arg(&file);
-            Ok((Process::start(&format!("perf-{name}"), &mut command, folder)?, file))
+            command
+                .args([
+                    "stat",
+                    "-x",
+                    ";",
+                    "-e",
+                    &events(),
+                    "-p",
+                    &process.id().to_string(),
+                    "-o",
+                ])
+                .arg(&file);
+            Ok((
+                Process::start(&format!("perf-{name}"), &mut command, folder)?,
+                file,
+            ))
         };
         let [client, master, server] = ROLES;
-        let calls = [one(client, &system.client)?, one(master, &system.master.process)?, one(server, &system.server)?];
+        let calls = [
+            one(client, &system.client)?,
+            one(master, &system.master.process)?,
+            one(server, &system.server)?,
+        ];
         tokio::time::sleep(PERF_READY).await;
         Ok(Calls(calls))
     }
@@ -126,24 +170,44 @@ impl Calls {
             perf.interrupt()?;
             let text = fs::read_to_string(file).context("perf wrote nothing")?;
             for (event, name) in CALLS {
-                let line = text.lines().find(|line| line.split(';').nth(2) == Some(event));
+                let line = text
+                    .lines()
+                    .find(|line| line.split(';').nth(2) == Some(event));
                 let count = line.and_then(|line| line.split(';').next()?.parse::<f64>().ok());
-                counts.entry(name).or_insert([0.0; 3])[role] = count.with_context(|| format!("perf did not count {event}"))?;
+                counts.entry(name).or_insert([0.0; 3])[role] =
+                    count.with_context(|| format!("perf did not count {event}"))?;
             }
         }
-        Ok(CALLS.iter().filter_map(|(_, name)| Some((*name, *counts.get(name)?))).collect())
+        Ok(CALLS
+            .iter()
+            .filter_map(|(_, name)| Some((*name, *counts.get(name)?)))
+            .collect())
     }
 }
 
 /// Prints a table for each transfer.
 pub fn print(observed: &[Observed]) {
-    println!("\nThe three processes, for each MiB of payload (aes-128-gcm): {}\n", ROLES.join(" / "));
-    let mut rows =
-        vec![std::iter::once(String::new()).chain(observed.iter().map(|one| one.transfer.to_string())).collect::<Vec<_>>()];
-    let names = observed.first().map(|first| first.values.iter().map(|(name, _)| *name)).into_iter().flatten();
+    println!(
+        "\nThe three processes, for each MiB of payload (aes-128-gcm): {}\n",
+        ROLES.join(" / ")
+    );
+    let mut rows = vec![
+        std::iter::once(String::new())
+            .chain(observed.iter().map(|one| one.transfer.to_string()))
+            .collect::<Vec<_>>(),
+    ];
+    let names = observed
+        .first()
+        .map(|first| first.values.iter().map(|(name, _)| *name))
+        .into_iter()
+        .flatten();
     for (index, name) in names.enumerate() {
         let cells = observed.iter().map(|one| {
-            let values = one.values.get(index).map(|(_, values)| *values).unwrap_or_default();
+            let values = one
+                .values
+                .get(index)
+                .map(|(_, values)| *values)
+                .unwrap_or_default();
             values.map(table::short).join(" / ")
         });
         rows.push(std::iter::once(name.to_owned()).chain(cells).collect());

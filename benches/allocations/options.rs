@@ -47,7 +47,12 @@ impl Options {
     /// For `cargo test`, which runs benchmarks without `--bench`: whether everything works. So little is moved that what is allocated once
     /// would count.
     fn smoke() -> Self {
-        Options { bytes: 4 << 20, warm_up_bytes: 1 << 20, is_judged: false, ..Options::full() }
+        Options {
+            bytes: 4 << 20,
+            warm_up_bytes: 1 << 20,
+            is_judged: false,
+            ..Options::full()
+        }
     }
 }
 
@@ -58,10 +63,17 @@ impl Command {
         let from_environment = std::env::var("REPORT_BENCH").unwrap_or_default();
         arguments.extend(from_environment.split_whitespace().map(str::to_owned));
         let is_bench = arguments.iter().any(|argument| argument == "--bench");
-        let mut options = if is_bench { Options::full() } else { Options::smoke() };
+        let mut options = if is_bench {
+            Options::full()
+        } else {
+            Options::smoke()
+        };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
-            let mut value = || rest.next().with_context(|| format!("{argument} needs a value"));
+            let mut value = || {
+                rest.next()
+                    .with_context(|| format!("{argument} needs a value"))
+            };
             match argument.as_str() {
                 "--bench" => {}
                 "--help" | "-h" => return Ok(Command::Help),

@@ -39,10 +39,22 @@ enum Direction {
 impl Transfer {
     /// One stream, and several.
     pub const ALL: [Transfer; 4] = [
-        Transfer { direction: Direction::Up, streams: 1 },
-        Transfer { direction: Direction::Down, streams: 1 },
-        Transfer { direction: Direction::Up, streams: 8 },
-        Transfer { direction: Direction::Down, streams: 8 },
+        Transfer {
+            direction: Direction::Up,
+            streams: 1,
+        },
+        Transfer {
+            direction: Direction::Down,
+            streams: 1,
+        },
+        Transfer {
+            direction: Direction::Up,
+            streams: 8,
+        },
+        Transfer {
+            direction: Direction::Down,
+            streams: 8,
+        },
     ];
 
     /// Moves `bytes` from or to the service that is behind `entry`, and returns when the last of them has arrived.
@@ -54,7 +66,11 @@ impl Transfer {
         };
         thread::scope(|scope| {
             let running: Vec<_> = (0..self.streams).map(|_| scope.spawn(one)).collect();
-            running.into_iter().try_for_each(|running| running.join().map_err(|_| io::Error::other("a thread panicked"))?)
+            running.into_iter().try_for_each(|running| {
+                running
+                    .join()
+                    .map_err(|_| io::Error::other("a thread panicked"))?
+            })
         })
         .with_context(|| format!("{self}"))
     }

@@ -35,8 +35,14 @@ const TLS_HOPS: f64 = 2.0;
 /// What the variant adds to `plain` without compression: `alone_mb_s`, its compressor's speed in 10^6 bytes a second of CPU time, and
 /// `alone_cpu_s_gib`, what its ciphers cost at all places together.
 pub fn measure(variant: &Variant, bytes: usize) -> anyhow::Result<Values> {
-    let (Way::Report { methods, .. } | Way::WorkingChain(methods)) = &variant.way else { return Ok(Values::new()) };
-    let &Methods { encrypt, compress, tls } = methods;
+    let (Way::Report { methods, .. } | Way::WorkingChain(methods)) = &variant.way else {
+        return Ok(Values::new());
+    };
+    let &Methods {
+        encrypt,
+        compress,
+        tls,
+    } = methods;
     let mut values = Values::new();
     let block = services::block(variant.payload);
     if compress != CompressMethod::Null {
@@ -44,16 +50,30 @@ pub fn measure(variant: &Variant, bytes: usize) -> anyhow::Result<Values> {
         values.push(("alone_mb_s", bytes as f64 / seconds / 1e6));
     }
     if encrypt != EncryptMethod::Plain || tls {
-        let sealing = if encrypt == EncryptMethod::Plain { 0.0 } else { sealing(encrypt, &block, bytes)? };
-        let links = if tls { TLS_HOPS * tls_of_one_hop(&block, bytes)? } else { 0.0 };
-        values.push(("alone_cpu_s_gib", (sealing + links) / (bytes as f64 / f64::from(1 << 30))));
+        let sealing = if encrypt == EncryptMethod::Plain {
+            0.0
+        } else {
+            sealing(encrypt, &block, bytes)?
+        };
+        let links = if tls {
+            TLS_HOPS * tls_of_one_hop(&block, bytes)?
+        } else {
+            0.0
+        };
+        values.push((
+            "alone_cpu_s_gib",
+            (sealing + links) / (bytes as f64 / f64::from(1 << 30)),
+        ));
     }
     Ok(values)
 }
 
 /// Pieces of what is sent, `bytes` in all.
 fn pieces(block: &[u8], bytes: usize) -> impl Iterator<Item = &[u8]> {
-    block.chunks_exact(MAX_CHUNK).cycle().take(bytes / MAX_CHUNK)
+    block
+        .chunks_exact(MAX_CHUNK)
+        .cycle()
+        .take(bytes / MAX_CHUNK)
 }
 
 fn compressing(method: CompressMethod, block: &[u8], bytes: usize) -> anyhow::Result<f64> {
@@ -80,7 +100,10 @@ fn sealing(method: EncryptMethod, block: &[u8], bytes: usize) -> anyhow::Result<
         opener.open(&mut buffer)?;
     }
     let seconds = thread_cpu_seconds()? - begun;
-    ensure!(buffer == block[..MAX_CHUNK], "what was opened is not what was sealed");
+    ensure!(
+        buffer == block[..MAX_CHUNK],
+        "what was opened is not what was sealed"
+    );
     Ok(seconds)
 }
 
@@ -114,12 +137,17 @@ fn tls_of_one_hop(block: &[u8], bytes: usize) -> anyhow::Result<f64> {
             while !sent.is_empty() {
                 server.read_tls(&mut sent)?;
                 server.process_new_packets()?;
-                while io::Read::read(&mut server.reader(), &mut received).is_ok_and(|length| length > 0) {}
+                while io::Read::read(&mut server.reader(), &mut received)
+                    .is_ok_and(|length| length > 0)
+                {}
             }
         }
     }
     let seconds = thread_cpu_seconds()? - begun;
-    ensure!(received.iter().any(|&byte| byte != 0), "nothing came out of TLS");
+    ensure!(
+        received.iter().any(|&byte| byte != 0),
+        "nothing came out of TLS"
+    );
     Ok(seconds)
 }
 
@@ -127,21 +155,28 @@ fn tls_of_one_hop(block: &[u8], bytes: usize) -> anyhow::Result<f64> {
 fn tls_connections() -> anyhow::Result<(ClientConnection, ServerConnection)> {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let certificate = certified.cert.der().clone();
-    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
+    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der())
+        .map_err(anyhow::Error::msg)?;
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let client = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
     let client = client.with_root_certificates(roots).with_no_client_auth();
-    let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let server = server.with_no_client_auth().with_single_cert(vec![certificate], key)?;
+    let server =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let server = server
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
     let mut client = ClientConnection::new(Arc::new(client), ServerName::try_from("localhost")?)?;
     let mut server = ServerConnection::new(Arc::new(server))?;
     let (mut up, mut down) = (Vec::new(), Vec::new());
     while client.is_handshaking() || server.is_handshaking() {
         let moved = client.write_tls(&mut up)? + server.write_tls(&mut down)?;
         ensure!(moved > 0, "the handshake stands still");
-        read_all(&mut up, |wire| server.read_tls(wire)).and_then(|()| Ok(server.process_new_packets()?)).context("the server")?;
+        read_all(&mut up, |wire| server.read_tls(wire))
+            .and_then(|()| Ok(server.process_new_packets()?))
+            .context("the server")?;
         read_all(&mut down, |wire| client.read_tls(wire))
             .and_then(|()| Ok(client.process_new_packets()?))
             .context("the client")?;
@@ -149,7 +184,10 @@ fn tls_connections() -> anyhow::Result<(ClientConnection, ServerConnection)> {
     Ok((client, server))
 }
 
-fn read_all(wire: &mut Vec<u8>, mut read: impl FnMut(&mut &[u8]) -> io::Result<usize>) -> anyhow::Result<()> {
+fn read_all(
+    wire: &mut Vec<u8>,
+    mut read: impl FnMut(&mut &[u8]) -> io::Result<usize>,
+) -> anyhow::Result<()> {
     let mut left = wire.as_slice();
     while !left.is_empty() {
         read(&mut left)?;

@@ -31,8 +31,15 @@ impl Load {
             let mut received = vec![0; BLOCK];
             reader.read_exact(&mut received)?;
             joined(writing)??;
-            let differs = sent.iter().zip(&received).position(|(sent, received)| sent != received);
-            ensure!(differs.is_none(), "byte {} is another", differs.unwrap_or_default());
+            let differs = sent
+                .iter()
+                .zip(&received)
+                .position(|(sent, received)| sent != received);
+            ensure!(
+                differs.is_none(),
+                "byte {} is another",
+                differs.unwrap_or_default()
+            );
             Ok(())
         })
     }
@@ -49,17 +56,25 @@ impl Load {
         let (cpu, switches) = (system.cpu_seconds()?, system.context_switches()?);
         let begun = Instant::now();
         thread::scope(|scope| {
-            let running: Vec<_> = (0..connections).map(|_| scope.spawn(|| one(self, system, share))).collect();
+            let running: Vec<_> = (0..connections)
+                .map(|_| scope.spawn(|| one(self, system, share)))
+                .collect();
             running.into_iter().try_for_each(|running| joined(running)?)
         })?;
         let elapsed = begun.elapsed().as_secs_f64();
         let bytes = (share * connections as u64) as f64;
-        let (cpu, switches) = (system.cpu_seconds()? - cpu, system.context_switches()? - switches);
+        let (cpu, switches) = (
+            system.cpu_seconds()? - cpu,
+            system.context_switches()? - switches,
+        );
         Ok(vec![
             (rate, bytes / elapsed / 1e6),
             (cpu_cost, cpu / (bytes / f64::from(1 << 30))),
             // A thread that ends takes its count along.
-            (switch_cost, switches.max(0.0) / (bytes / f64::from(1 << 20))),
+            (
+                switch_cost,
+                switches.max(0.0) / (bytes / f64::from(1 << 20)),
+            ),
         ])
     }
 
@@ -72,10 +87,14 @@ impl Load {
                 break;
             }
             let length = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            connection.write_all(&piece[..length]).with_context(|| format!("{left} of {bytes} bytes are not sent"))?;
+            connection
+                .write_all(&piece[..length])
+                .with_context(|| format!("{left} of {bytes} bytes are not sent"))?;
             left -= length as u64;
         }
-        connection.read_exact(&mut [0]).context("the service does not say that it has everything")
+        connection
+            .read_exact(&mut [0])
+            .context("the service does not say that it has everything")
     }
 
     /// Receives `bytes`, and the end after them.
@@ -84,10 +103,17 @@ impl Load {
         let mut buffer = vec![0; PIECE];
         let mut left = bytes;
         loop {
-            match connection.read(&mut buffer).with_context(|| format!("{left} of {bytes} bytes did not come"))? {
+            match connection
+                .read(&mut buffer)
+                .with_context(|| format!("{left} of {bytes} bytes did not come"))?
+            {
                 0 if left == 0 => return Ok(()),
                 0 => bail!("an end of file, where {left} of {bytes} bytes are missing"),
-                length => left = left.checked_sub(length as u64).context("more than was asked for")?,
+                length => {
+                    left = left
+                        .checked_sub(length as u64)
+                        .context("more than was asked for")?
+                }
             }
         }
     }
@@ -108,7 +134,9 @@ impl Load {
                 connection.write_all(piece)?;
             }
             let mut answer = [0; 8];
-            connection.read_exact(&mut answer).context("the service does not say how much came")?;
+            connection
+                .read_exact(&mut answer)
+                .context("the service does not say how much came")?;
             Ok(u64::from_be_bytes(answer))
         };
         least_of_most(connections, send)
@@ -148,10 +176,20 @@ fn least_of_most(
 ) -> anyhow::Result<f64> {
     let moved = thread::scope(|scope| {
         let move_bytes = &move_bytes;
-        let running: Vec<_> = connections.into_iter().map(|connection| scope.spawn(move || move_bytes(connection))).collect();
-        running.into_iter().map(|running| joined(running)?).collect::<anyhow::Result<Vec<u64>>>()
+        let running: Vec<_> = connections
+            .into_iter()
+            .map(|connection| scope.spawn(move || move_bytes(connection)))
+            .collect();
+        running
+            .into_iter()
+            .map(|running| joined(running)?)
+            .collect::<anyhow::Result<Vec<u64>>>()
     })?;
-    let (least, most) = moved.iter().min().zip(moved.iter().max()).context("no connection")?;
+    let (least, most) = moved
+        .iter()
+        .min()
+        .zip(moved.iter().max())
+        .context("no connection")?;
     // A busy machine may move nothing in a short time, which is not fair.
     Ok(*least as f64 / (*most).max(1) as f64)
 }

@@ -39,8 +39,12 @@ struct Running {
 impl Children {
     /// None yet.
     pub fn new() -> anyhow::Result<Self> {
-        let folder = TempDir::with_prefix("report-bench-").context("a folder for the configurations")?;
-        Ok(Children { folder, state: Mutex::default() })
+        let folder =
+            TempDir::with_prefix("report-bench-").context("a folder for the configurations")?;
+        Ok(Children {
+            folder,
+            state: Mutex::default(),
+        })
     }
 
     /// A path in the folder that is gone at the end.
@@ -58,14 +62,24 @@ impl Children {
         let output = fs::File::create(&log)?;
         // A process of ours ends when its standard input does: even when this one is killed.
         command.stdin(Stdio::piped()).stderr(output.try_clone()?);
-        if command.get_args().next().is_none_or(|first| !first.to_string_lossy().starts_with("as-")) {
+        if command
+            .get_args()
+            .next()
+            .is_none_or(|first| !first.to_string_lossy().starts_with("as-"))
+        {
             command.stdout(output);
         } else {
             command.stdout(Stdio::piped());
         }
-        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
         let process = Process(child.id());
-        state.running.push(Running { child, name: name.to_owned(), log });
+        state.running.push(Running {
+            child,
+            name: name.to_owned(),
+            log,
+        });
         Ok(process)
     }
 
@@ -73,18 +87,29 @@ impl Children {
     pub fn address(&self, process: Process) -> anyhow::Result<SocketAddr> {
         let output = {
             let mut state = self.state();
-            let running = state.running.iter_mut().find(|running| running.child.id() == process.0);
-            running.and_then(|running| running.child.stdout.take()).context("the process prints no address")?
+            let running = state
+                .running
+                .iter_mut()
+                .find(|running| running.child.id() == process.0);
+            running
+                .and_then(|running| running.child.stdout.take())
+                .context("the process prints no address")?
         };
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
-        line.trim().parse().with_context(|| format!("an address, not {line:?}"))
+        line.trim()
+            .parse()
+            .with_context(|| format!("an address, not {line:?}"))
     }
 
     /// Whether the processes still run; one that has ended will not get ready.
     pub fn check(&self, processes: &[Process]) -> anyhow::Result<()> {
         let mut state = self.state();
-        for running in state.running.iter_mut().filter(|running| processes.contains(&Process(running.child.id()))) {
+        for running in state
+            .running
+            .iter_mut()
+            .filter(|running| processes.contains(&Process(running.child.id())))
+        {
             if let Some(status) = running.child.try_wait()? {
                 bail!("{} has ended: {status}", running.name);
             }

@@ -51,7 +51,10 @@ impl Load {
             .collect::<anyhow::Result<Vec<_>>>()?;
         let rate = times.len() as f64 / begun.elapsed().as_secs_f64();
         times.sort_by(f64::total_cmp);
-        Ok(vec![("connect_1_s", rate), ("connect_1_p50_us", quantile(&times, 0.5) * 1e6)])
+        Ok(vec![
+            ("connect_1_s", rate),
+            ("connect_1_p50_us", quantile(&times, 0.5) * 1e6),
+        ])
     }
 
     /// Connections a second.
@@ -60,10 +63,15 @@ impl Load {
         let begun = Instant::now();
         thread::scope(|scope| {
             let one_after_another = || (0..each).try_for_each(|_| answered(system).map(drop));
-            let running: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(one_after_another)).collect();
+            let running: Vec<_> = (0..AT_ONCE)
+                .map(|_| scope.spawn(one_after_another))
+                .collect();
             running.into_iter().try_for_each(|running| joined(running)?)
         })?;
-        Ok(vec![("connect_16_s", (each * AT_ONCE) as f64 / begun.elapsed().as_secs_f64())])
+        Ok(vec![(
+            "connect_16_s",
+            (each * AT_ONCE) as f64 / begun.elapsed().as_secs_f64(),
+        )])
     }
 
     /// The same for a given time; a connection that fails is counted.
@@ -74,11 +82,17 @@ impl Load {
         let (middle, seconds) = thread::scope(|scope| {
             let one_after_another = || {
                 while !stop.load(Relaxed) {
-                    let count = if answered(system).is_ok() { &made } else { &failed };
+                    let count = if answered(system).is_ok() {
+                        &made
+                    } else {
+                        &failed
+                    };
                     count.fetch_add(1, Relaxed);
                 }
             };
-            let running: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(one_after_another)).collect();
+            let running: Vec<_> = (0..AT_ONCE)
+                .map(|_| scope.spawn(one_after_another))
+                .collect();
             wait_till(begun + self.options.sustained / 2);
             let middle = held(system);
             wait_till(begun + self.options.sustained);
@@ -87,35 +101,60 @@ impl Load {
             anyhow::Ok((middle?, begun.elapsed().as_secs_f64()))
         })?;
         let after = held_when_settled(system, &before)?;
-        let held = system.processes.iter().zip(before.iter().zip(middle.iter().zip(&after)));
-        let held = held.map(|(&(role, _), (before, (middle, after)))| (role, [*before, *middle, *after])).collect();
-        Ok(Sustained { seconds, made: made.into_inner(), failed: failed.into_inner(), held })
+        let held = system
+            .processes
+            .iter()
+            .zip(before.iter().zip(middle.iter().zip(&after)));
+        let held = held
+            .map(|(&(role, _), (before, (middle, after)))| (role, [*before, *middle, *after]))
+            .collect();
+        Ok(Sustained {
+            seconds,
+            made: made.into_inner(),
+            failed: failed.into_inner(),
+            held,
+        })
     }
 }
 
 impl Sustained {
     /// Descriptors more than before, of all processes.
     pub fn more_descriptors(&self) -> f64 {
-        self.held.iter().map(|(_, [before, _, after])| after.descriptors as f64 - before.descriptors as f64).sum()
+        self.held
+            .iter()
+            .map(|(_, [before, _, after])| after.descriptors as f64 - before.descriptors as f64)
+            .sum()
     }
 
     /// Memory that was gained in the second half, in MiB, of all processes: what is kept for later has been taken in the first.
     pub fn later_memory_mib(&self) -> f64 {
-        self.held.iter().map(|(_, [_, middle, after])| (after.memory_mib - middle.memory_mib).max(0.0)).sum()
+        self.held
+            .iter()
+            .map(|(_, [_, middle, after])| (after.memory_mib - middle.memory_mib).max(0.0))
+            .sum()
     }
 }
 
 fn answered(system: &System) -> anyhow::Result<impl Sized> {
     let mut connection = connect(system, &[ECHO, 1])?;
-    connection.read_exact(&mut [0]).context("a new connection that does not answer")?;
+    connection
+        .read_exact(&mut [0])
+        .context("a new connection that does not answer")?;
     Ok(connection)
 }
 
 fn held(system: &System) -> anyhow::Result<Vec<Held>> {
     let of = |process: crate::process::Process| {
-        Ok(Held { descriptors: process.descriptors()?, memory_mib: process.present_memory_mib()? })
+        Ok(Held {
+            descriptors: process.descriptors()?,
+            memory_mib: process.present_memory_mib()?,
+        })
     };
-    system.processes.iter().map(|&(_, process)| of(process)).collect()
+    system
+        .processes
+        .iter()
+        .map(|&(_, process)| of(process))
+        .collect()
 }
 
 /// What is held once no process has more descriptors than before, or the time for that is over.
@@ -123,7 +162,10 @@ fn held_when_settled(system: &System, before: &[Held]) -> anyhow::Result<Vec<Hel
     let begun = Instant::now();
     loop {
         let now = held(system)?;
-        let is_settled = now.iter().zip(before).all(|(now, before)| now.descriptors <= before.descriptors);
+        let is_settled = now
+            .iter()
+            .zip(before)
+            .all(|(now, before)| now.descriptors <= before.descriptors);
         if is_settled || begun.elapsed() > SETTLED_WITHIN {
             return Ok(now);
         }

@@ -48,7 +48,12 @@ pub struct Work {
 impl Work {
     /// As an argument of the program: the role, the cipher and the compressor.
     pub fn argument(self) -> String {
-        format!("{}/{}/{}", self.role.name(), self.methods.encrypt, self.methods.compress)
+        format!(
+            "{}/{}/{}",
+            self.role.name(),
+            self.methods.encrypt,
+            self.methods.compress
+        )
     }
 }
 
@@ -59,16 +64,31 @@ impl FromStr for Work {
         let mut parts = text.split('/');
         let mut next = || parts.next().context("a role, a cipher and a compressor");
         let name = next()?;
-        let role = Role::ALL.into_iter().find(|role| role.name() == name).context("a role")?;
-        let methods = Methods { encrypt: next()?.parse()?, compress: next()?.parse()?, tls: false };
+        let role = Role::ALL
+            .into_iter()
+            .find(|role| role.name() == name)
+            .context("a role")?;
+        let methods = Methods {
+            encrypt: next()?.parse()?,
+            compress: next()?.parse()?,
+            tls: false,
+        };
         Ok(Work { role, methods })
     }
 }
 
 /// Starts a copier in a process of its own.
-pub fn start(children: &Children, name: &str, target: SocketAddr, work: Option<Work>) -> anyhow::Result<(Process, SocketAddr)> {
+pub fn start(
+    children: &Children,
+    name: &str,
+    target: SocketAddr,
+    work: Option<Work>,
+) -> anyhow::Result<(Process, SocketAddr)> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg(COPIER).arg(target.to_string()).args(work.map(Work::argument));
+    command
+        .arg(COPIER)
+        .arg(target.to_string())
+        .args(work.map(Work::argument));
     let process = children.start(name, &mut command)?;
     Ok((process, children.address(process)?))
 }
@@ -76,33 +96,44 @@ pub fn start(children: &Children, name: &str, target: SocketAddr, work: Option<W
 /// Is a copier: each connection that it accepts is joined to one to `target`.
 pub fn copy(target: SocketAddr, work: Option<Work>) -> anyhow::Result<()> {
     run(move |mut one| async move {
-        let Ok(mut other) = TcpStream::connect(target).await else { return };
+        let Ok(mut other) = TcpStream::connect(target).await else {
+            return;
+        };
         if other.set_nodelay(true).is_err() {
             return;
         }
         // A connection that breaks is noticed at its ends.
         let _ = match work {
-            None => {
-                copy_bidirectional_with_sizes(&mut one, &mut other, PIECE, PIECE).await.map(drop).map_err(anyhow::Error::from)
-            }
+            None => copy_bidirectional_with_sizes(&mut one, &mut other, PIECE, PIECE)
+                .await
+                .map(drop)
+                .map_err(anyhow::Error::from),
             Some(work) => copy_and_work(&mut one, &mut other, work).await,
         };
     })
 }
 
-async fn copy_and_work(one: &mut TcpStream, other: &mut TcpStream, work: Work) -> anyhow::Result<()> {
+async fn copy_and_work(
+    one: &mut TcpStream,
+    other: &mut TcpStream,
+    work: Work,
+) -> anyhow::Result<()> {
     let (from_one, to_one) = one.split();
     let (from_other, to_other) = other.split();
-    let Methods { encrypt, compress, .. } = work.methods;
+    let Methods {
+        encrypt, compress, ..
+    } = work.methods;
     let (client, server) = alone::session(encrypt)?;
     match work.role {
-        Role::Visitor => {
-            tokio::try_join!(send(from_one, to_other, client.0, compress), receive(from_other, to_one, client.1, compress))?
-        }
+        Role::Visitor => tokio::try_join!(
+            send(from_one, to_other, client.0, compress),
+            receive(from_other, to_one, client.1, compress)
+        )?,
         Role::Relay => tokio::try_join!(unmask(from_one, to_other), unmask(from_other, to_one))?,
-        Role::Agent => {
-            tokio::try_join!(receive(from_one, to_other, server.1, compress), send(from_other, to_one, server.0, compress))?
-        }
+        Role::Agent => tokio::try_join!(
+            receive(from_one, to_other, server.1, compress),
+            send(from_other, to_one, server.0, compress)
+        )?,
     };
     Ok(())
 }
@@ -113,9 +144,17 @@ fn mask(bytes: &mut [u8]) {
     }
 }
 
-async fn send(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut sealer: Sealer, method: CompressMethod) -> anyhow::Result<()> {
+async fn send(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut sealer: Sealer,
+    method: CompressMethod,
+) -> anyhow::Result<()> {
     let mut compressor = Compressor::new(method, Arc::new(Pool::default()));
-    let (mut raw, mut message) = (BytesMut::with_capacity(RAW), BytesMut::with_capacity(2 * PIECE));
+    let (mut raw, mut message) = (
+        BytesMut::with_capacity(RAW),
+        BytesMut::with_capacity(2 * PIECE),
+    );
     loop {
         message.clear();
         message.put_u32(0);

@@ -26,7 +26,10 @@ impl Load {
     /// Echoes while nothing else moves.
     pub fn echo(&self, system: &System) -> anyhow::Result<Values> {
         let times = self.echoes(system, self.options.echoes)?;
-        Ok(vec![("echo_p50_us", quantile(&times, 0.5) * 1e6), ("echo_p99_us", quantile(&times, 0.99) * 1e6)])
+        Ok(vec![
+            ("echo_p50_us", quantile(&times, 0.5) * 1e6),
+            ("echo_p99_us", quantile(&times, 0.99) * 1e6),
+        ])
     }
 
     /// Seconds of each round trip on a new connection, sorted.

@@ -39,15 +39,24 @@ pub fn rows(results: &Results) -> Vec<Vec<String>> {
             AtMost(bound) => (format!("≤ {bound}"), value <= bound),
         };
         let held = if is_held { "held" } else { "NOT held" };
-        Some(vec![goal.what, format!("{value:.2}"), wanted, held.to_owned()])
+        Some(vec![
+            goal.what,
+            format!("{value:.2}"),
+            wanted,
+            held.to_owned(),
+        ])
     };
-    std::iter::once(titles).chain(all(results).into_iter().filter_map(row)).collect()
+    std::iter::once(titles)
+        .chain(all(results).into_iter().filter_map(row))
+        .collect()
 }
 
 /// CPU time of a system, of what `plain` and what it adds to `plain` take alone.
 pub fn of_plain_and_alone(results: &Results, system: &str, cost: &str) -> Option<f64> {
-    results
-        .computed([(system, cost), ("plain", cost), (system, "alone_cpu_s_gib")], |[whole, plain, alone]| whole / (plain + alone))
+    results.computed(
+        [(system, cost), ("plain", cost), (system, "alone_cpu_s_gib")],
+        |[whole, plain, alone]| whole / (plain + alone),
+    )
 }
 
 fn all(results: &Results) -> Vec<Goal> {
@@ -88,11 +97,17 @@ fn ciphers(results: &Results, goals: &mut Vec<Goal>) {
     for (transfer, _, cost) in TRANSFERS {
         goals.push(Goal {
             what: format!("aes-128-gcm, {transfer}: CPU s/GiB more than plain"),
-            value: results.computed([("aes-128-gcm", cost), ("plain", cost)], |[whole, plain]| whole - plain),
+            value: results.computed(
+                [("aes-128-gcm", cost), ("plain", cost)],
+                |[whole, plain]| whole - plain,
+            ),
             bound: AtMost(0.5),
         });
     }
-    for (system, alone, bound) in [("aes-128-cfb", "CFB and HMAC", 1.15), ("plain-tls", "rustls", 1.1)] {
+    for (system, alone, bound) in [
+        ("aes-128-cfb", "CFB and HMAC", 1.15),
+        ("plain-tls", "rustls", 1.1),
+    ] {
         for (transfer, _, cost) in TRANSFERS {
             goals.push(Goal {
                 what: format!("{system}, {transfer}: CPU of plain + {alone} alone"),
@@ -110,14 +125,19 @@ fn compressors(results: &Results, goals: &mut Vec<Goal>) {
                 let system = format!("plain-{method}-{payload}");
                 goals.push(Goal {
                     what: format!("{system}, {transfer}: throughput of the compressor alone"),
-                    value: results.computed([(&system, rate), (&system, "alone_mb_s")], |[whole, alone]| whole / alone),
+                    value: results.computed(
+                        [(&system, rate), (&system, "alone_mb_s")],
+                        |[whole, alone]| whole / alone,
+                    ),
                     bound: AtLeast(0.85),
                 });
             }
             let system = format!("plain-{method}-random");
             goals.push(Goal {
                 what: format!("{system}, {transfer}: throughput of plain"),
-                value: results.computed([(&system, rate), ("plain", rate)], |[whole, plain]| whole / plain),
+                value: results.computed([(&system, rate), ("plain", rate)], |[whole, plain]| {
+                    whole / plain
+                }),
                 bound: AtLeast(0.9),
             });
         }
@@ -131,32 +151,45 @@ fn latencies(results: &Results, goals: &mut Vec<Goal>) {
         ("echo beside bulk: p99 of the chain's", "beside_p99_ms", 0.5),
     ] {
         let value = results.of_the_chain("plain", name);
-        goals.push(Goal { what: format!("plain, {what}"), value, bound: AtMost(bound) });
+        goals.push(Goal {
+            what: format!("plain, {what}"),
+            value,
+            bound: AtMost(bound),
+        });
     }
 }
 
 fn stalled(results: &Results, goals: &mut Vec<Goal>) {
-    for (copy, alone, beside) in
-        [("down", "stalled_down_alone_mb_s", "stalled_down_mb_s"), ("up", "stalled_up_alone_mb_s", "stalled_up_mb_s")]
-    {
+    for (copy, alone, beside) in [
+        ("down", "stalled_down_alone_mb_s", "stalled_down_mb_s"),
+        ("up", "stalled_up_alone_mb_s", "stalled_up_mb_s"),
+    ] {
         goals.push(Goal {
-            what: format!("plain, a copy {copy} beside {STALLED} stalled readers: time of the copy alone"),
-            value: results.computed([("plain", alone), ("plain", beside)], |[alone, beside]| alone / beside),
+            what: format!(
+                "plain, a copy {copy} beside {STALLED} stalled readers: time of the copy alone"
+            ),
+            value: results.computed([("plain", alone), ("plain", beside)], |[alone, beside]| {
+                alone / beside
+            }),
             bound: AtMost(1.3),
         });
     }
     goals.push(Goal {
-        what: format!("plain, echo beside {STALLED} stalled readers: p99 of twice the idle p99 and 2 ms"),
-        value: results.computed([("plain", "stalled_echo_p99_us"), ("plain", "echo_p99_us")], |[beside, idle]| {
-            beside / (2.0 * idle + 2000.0)
-        }),
+        what: format!(
+            "plain, echo beside {STALLED} stalled readers: p99 of twice the idle p99 and 2 ms"
+        ),
+        value: results.computed(
+            [("plain", "stalled_echo_p99_us"), ("plain", "echo_p99_us")],
+            |[beside, idle]| beside / (2.0 * idle + 2000.0),
+        ),
         bound: AtMost(1.0),
     });
 }
 
 fn connections(results: &Results, goals: &mut Vec<Goal>) {
     goals.push(Goal {
-        what: "plain, new connections one at a time: p50 to the first byte of the chain's".to_owned(),
+        what: "plain, new connections one at a time: p50 to the first byte of the chain's"
+            .to_owned(),
         value: results.of_the_chain("plain", "connect_1_p50_us"),
         bound: AtMost(0.8),
     });
@@ -165,13 +198,40 @@ fn connections(results: &Results, goals: &mut Vec<Goal>) {
         value: results.of_the_chain("plain", "connect_16_s"),
         bound: AtLeast(1.5),
     });
-    let sustained = |system: &str| results.find(system).and_then(|measured| measured.sustained.as_ref());
-    let rate = |system: &str| sustained(system).map(|sustained| sustained.made as f64 / sustained.seconds);
-    let Some(of_plain) = sustained("plain") else { return };
+    let sustained = |system: &str| {
+        results
+            .find(system)
+            .and_then(|measured| measured.sustained.as_ref())
+    };
+    let rate =
+        |system: &str| sustained(system).map(|sustained| sustained.made as f64 / sustained.seconds);
+    let Some(of_plain) = sustained("plain") else {
+        return;
+    };
     let what = format!("plain, 16 at once for {:.0} s", of_plain.seconds);
-    let mut push = |of_it: &str, value, bound| goals.push(Goal { what: format!("{what}: {of_it}"), value, bound });
-    push("a second, of the chain's", rate("plain").zip(rate("chain")).map(|(ours, theirs)| ours / theirs), AtLeast(1.5));
+    let mut push = |of_it: &str, value, bound| {
+        goals.push(Goal {
+            what: format!("{what}: {of_it}"),
+            value,
+            bound,
+        })
+    };
+    push(
+        "a second, of the chain's",
+        rate("plain")
+            .zip(rate("chain"))
+            .map(|(ours, theirs)| ours / theirs),
+        AtLeast(1.5),
+    );
     push("failed", Some(of_plain.failed as f64), AtMost(0.0));
-    push("descriptors more than before", Some(of_plain.more_descriptors()), AtMost(0.0));
-    push("MiB gained in the second half", Some(of_plain.later_memory_mib()), AtMost(LATER_MEMORY));
+    push(
+        "descriptors more than before",
+        Some(of_plain.more_descriptors()),
+        AtMost(0.0),
+    );
+    push(
+        "MiB gained in the second half",
+        Some(of_plain.later_memory_mib()),
+        AtMost(LATER_MEMORY),
+    );
 }

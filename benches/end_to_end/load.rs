@@ -61,7 +61,10 @@ pub struct Load {
 impl Load {
     /// Makes what is to be sent.
     pub fn new(options: &Options) -> Self {
-        Load { options: options.clone(), blocks: services::blocks() }
+        Load {
+            options: options.clone(),
+            blocks: services::blocks(),
+        }
     }
 
     /// The bytes that are sent through a system again and again.
@@ -72,15 +75,34 @@ impl Load {
     /// One turn of a measure.
     pub fn run(&self, measure: Measure, system: &System) -> anyhow::Result<Values> {
         match measure {
-            Measure::Up(1) => self.transfer(system, 1, Self::up, ["up_1_mb_s", "up_1_cpu_s_gib", "up_1_switches_mib"]),
-            Measure::Up(many) => self.transfer(system, many, Self::up, ["up_8_mb_s", "up_8_cpu_s_gib", "up_8_switches_mib"]),
-            Measure::Down(1) => self.transfer(system, 1, Self::down, ["down_1_mb_s", "down_1_cpu_s_gib", "down_1_switches_mib"]),
-            Measure::Down(many) => {
-                self.transfer(system, many, Self::down, ["down_8_mb_s", "down_8_cpu_s_gib", "down_8_switches_mib"])
-            }
-            Measure::Fairness => {
-                Ok(vec![("up_8_fairness", self.fairness_up(system)?), ("down_8_fairness", self.fairness_down(system)?)])
-            }
+            Measure::Up(1) => self.transfer(
+                system,
+                1,
+                Self::up,
+                ["up_1_mb_s", "up_1_cpu_s_gib", "up_1_switches_mib"],
+            ),
+            Measure::Up(many) => self.transfer(
+                system,
+                many,
+                Self::up,
+                ["up_8_mb_s", "up_8_cpu_s_gib", "up_8_switches_mib"],
+            ),
+            Measure::Down(1) => self.transfer(
+                system,
+                1,
+                Self::down,
+                ["down_1_mb_s", "down_1_cpu_s_gib", "down_1_switches_mib"],
+            ),
+            Measure::Down(many) => self.transfer(
+                system,
+                many,
+                Self::down,
+                ["down_8_mb_s", "down_8_cpu_s_gib", "down_8_switches_mib"],
+            ),
+            Measure::Fairness => Ok(vec![
+                ("up_8_fairness", self.fairness_up(system)?),
+                ("down_8_fairness", self.fairness_down(system)?),
+            ]),
             Measure::Echo => self.echo(system),
             Measure::EchoBesideBulk => self.echo_beside_bulk(system),
             Measure::BesideStalled => self.beside_stalled(system),
@@ -114,18 +136,26 @@ pub fn request(kind: u8, number: u64) -> [u8; 9] {
 
 /// What a thread of the load returns.
 pub fn joined<T>(running: thread::ScopedJoinHandle<'_, T>) -> anyhow::Result<T> {
-    running.join().map_err(|_| anyhow::anyhow!("a thread of the load panicked"))
+    running
+        .join()
+        .map_err(|_| anyhow::anyhow!("a thread of the load panicked"))
 }
 
 /// Of sorted times.
 pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
-    sorted.get(((last as f64) * share).round() as usize).copied().unwrap_or(f64::NAN)
+    sorted
+        .get(((last as f64) * share).round() as usize)
+        .copied()
+        .unwrap_or(f64::NAN)
 }
 
 /// Returns at that moment, where time itself is what is waited for.
 pub fn wait_till(moment: Instant) {
-    while let Some(left) = moment.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+    while let Some(left) = moment
+        .checked_duration_since(Instant::now())
+        .filter(|left| !left.is_zero())
+    {
         thread::park_timeout(left);
     }
 }

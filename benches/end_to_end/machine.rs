@@ -16,15 +16,31 @@ pub fn network() -> String {
 
 /// Names and facts, as far as they can be told.
 pub fn facts() -> Vec<(&'static str, String)> {
-    let processor = first("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let processor =
+        first("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     let count = std::thread::available_parallelism().map_or(0, usize::from);
-    let memory = first("/proc/meminfo", "MemTotal").and_then(|size| size.strip_suffix(" kB")?.parse::<u64>().ok());
+    let memory = first("/proc/meminfo", "MemTotal")
+        .and_then(|size| size.strip_suffix(" kB")?.parse::<u64>().ok());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut facts = vec![
         ("processors", format!("{count} × {processor}")),
         ("kernel", format!("Linux {}", kernel.trim())),
-        ("compiler", output("rustc", &["--version"]).unwrap_or_else(|| "unknown".to_owned())),
-        ("rePort", format!("{}, {} build", env!("CARGO_PKG_VERSION"), if cfg!(debug_assertions) { "test" } else { "release" })),
+        (
+            "compiler",
+            output("rustc", &["--version"]).unwrap_or_else(|| "unknown".to_owned()),
+        ),
+        (
+            "rePort",
+            format!(
+                "{}, {} build",
+                env!("CARGO_PKG_VERSION"),
+                if cfg!(debug_assertions) {
+                    "test"
+                } else {
+                    "release"
+                }
+            ),
+        ),
         ("date", date(SystemTime::now())),
     ];
     if let Some(kib) = memory {
@@ -35,23 +51,41 @@ pub fn facts() -> Vec<(&'static str, String)> {
 
 fn first(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'))?.1;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.split_once(':'))?
+        .1;
     Some(value.trim().to_owned())
 }
 
 fn output(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// The day, in UTC: days since 1970 as a date of the Gregorian calendar, whose years are counted from March on.
 fn date(now: SystemTime) -> String {
-    let days = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400) + 719_468;
+    let days = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() / 86_400)
+        + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    format!("{:04}-{month:02}-{day:02}", era * 400 + year_of_era + u64::from(month <= 2))
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    format!(
+        "{:04}-{month:02}-{day:02}",
+        era * 400 + year_of_era + u64::from(month <= 2)
+    )
 }

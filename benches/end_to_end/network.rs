@@ -25,7 +25,9 @@ pub fn enter() -> anyhow::Result<()> {
         return prepare();
     }
     let Some(way) = WAYS.iter().find(|way| is_permitted(way)) else {
-        eprintln!("no network of our own (unshare and ip are needed, and the right to use them): ports in TIME_WAIT may run out");
+        eprintln!(
+            "no network of our own (unshare and ip are needed, and the right to use them): ports in TIME_WAIT may run out"
+        );
         return Ok(());
     };
     let error = unshare(way)
@@ -39,7 +41,11 @@ pub fn enter() -> anyhow::Result<()> {
 
 /// Where the measurements run, for the table.
 pub fn description() -> &'static str {
-    if std::env::var_os(INSIDE).is_some() { "loopback in a network namespace of its own" } else { "loopback" }
+    if std::env::var_os(INSIDE).is_some() {
+        "loopback in a network namespace of its own"
+    } else {
+        "loopback"
+    }
 }
 
 fn unshare(way: &[&str]) -> Command {
@@ -49,7 +55,11 @@ fn unshare(way: &[&str]) -> Command {
 }
 
 fn is_permitted(way: &[&str]) -> bool {
-    let status = unshare(way).arg("ip link set lo up").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let status = unshare(way)
+        .arg("ip link set lo up")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     status.is_ok_and(|status| status.success())
 }
 

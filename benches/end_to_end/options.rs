@@ -137,26 +137,48 @@ struct Choice {
 
 impl Choice {
     fn variants(&self) -> anyhow::Result<Vec<Variant>> {
-        let folder = self.peers.clone().unwrap_or_else(Variant::usual_peers_folder);
+        let folder = self
+            .peers
+            .clone()
+            .unwrap_or_else(Variant::usual_peers_folder);
         let peers = Variant::peers(&folder);
         if self.peers.is_some() && peers.is_empty() {
-            bail!("--peers {}: neither rathole nor bore is there", folder.display());
+            bail!(
+                "--peers {}: neither rathole nor bore is there",
+                folder.display()
+            );
         }
         let all: Vec<_> = Variant::all().into_iter().chain(peers.clone()).collect();
-        if let Some(nothing) = self.only.iter().find(|only| !all.iter().any(|variant| variant.name.contains(only.as_str()))) {
+        if let Some(nothing) = self.only.iter().find(|only| {
+            !all.iter()
+                .any(|variant| variant.name.contains(only.as_str()))
+        }) {
             bail!("--only {nothing}: no system's name has that in it\n\n{HELP}");
         }
         let is_exact = |only: &String| all.iter().any(|variant| variant.name == *only);
-        let fits = |name: &str, only: &String| if is_exact(only) { name == only } else { name.contains(only.as_str()) };
+        let fits = |name: &str, only: &String| {
+            if is_exact(only) {
+                name == only
+            } else {
+                name.contains(only.as_str())
+            }
+        };
         let is_wanted = |variant: &&Variant| match () {
             // The chain stays: what the others are compared with.
             () if variant.is_chain() => true,
             () if !self.only.is_empty() => self.only.iter().any(|only| fits(&variant.name, only)),
             () if self.smoke => variant.name == "plain",
-            () => self.full || variant.is_usual() || self.peers.is_some() && peers.contains(variant),
+            () => {
+                self.full || variant.is_usual() || self.peers.is_some() && peers.contains(variant)
+            }
         };
         let wanted = all.iter().filter(is_wanted);
-        let with_other = |variant: &Variant| [Some(variant.clone()), self.beside.as_ref().and_then(|other| variant.of(other))];
+        let with_other = |variant: &Variant| {
+            [
+                Some(variant.clone()),
+                self.beside.as_ref().and_then(|other| variant.of(other)),
+            ]
+        };
         Ok(wanted.flat_map(with_other).flatten().collect())
     }
 }
@@ -168,7 +190,11 @@ impl Command {
         match arguments.first().map(String::as_str) {
             Some(SERVICE) => return Ok(Command::Service),
             Some(COPIER) => {
-                let target = arguments.get(1).context("where to?")?.parse().context("where to?")?;
+                let target = arguments
+                    .get(1)
+                    .context("where to?")?
+                    .parse()
+                    .context("where to?")?;
                 let work = arguments.get(2).map(|work| work.parse()).transpose()?;
                 return Ok(Command::Copier(target, work));
             }
@@ -181,7 +207,10 @@ impl Command {
 
     fn measure(arguments: &[String]) -> anyhow::Result<Self> {
         let has = |name: &str| arguments.iter().any(|argument| argument == name);
-        let mut choice = Choice { full: has("--full"), ..Choice::default() };
+        let mut choice = Choice {
+            full: has("--full"),
+            ..Choice::default()
+        };
         choice.smoke = !choice.full && !has("--bench") && !has("--quick");
         let mut options = match () {
             () if choice.full => Options::full(),
@@ -190,13 +219,19 @@ impl Command {
         };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
-            let mut value = || rest.next().with_context(|| format!("{argument} needs a value"));
+            let mut value = || {
+                rest.next()
+                    .with_context(|| format!("{argument} needs a value"))
+            };
             match argument.as_str() {
                 "--full" | "--quick" | "--bench" => {}
                 "--help" | "-h" => return Ok(Command::Help),
-                "--rounds" => options.rounds = value()?.parse().context("--rounds needs a number")?,
+                "--rounds" => {
+                    options.rounds = value()?.parse().context("--rounds needs a number")?
+                }
                 "--sustained" => {
-                    options.sustained = Duration::from_secs(value()?.parse().context("--sustained needs seconds")?);
+                    options.sustained =
+                        Duration::from_secs(value()?.parse().context("--sustained needs seconds")?);
                 }
                 "--shared-network" => options.shared_network = true,
                 "--json" => options.json = Some(PathBuf::from(value()?)),

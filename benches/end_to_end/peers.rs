@@ -21,19 +21,29 @@ use crate::{
 const BORE_CONTROL: u16 = 7835;
 
 /// rathole over plain TCP, with TCP_NODELAY, as it comes.
-pub fn rathole(program: &Path, service: SocketAddr, children: &Children) -> anyhow::Result<Started> {
+pub fn rathole(
+    program: &Path,
+    service: SocketAddr,
+    children: &Children,
+) -> anyhow::Result<Started> {
     let (relay_address, entry) = (free_address()?, free_address()?);
     let token = "default_token = \"benchmark\"";
-    let server = format!("[server]\nbind_addr = \"{relay_address}\"\n{token}\n[server.services.it]\nbind_addr = \"{entry}\"\n");
-    let client =
-        format!("[client]\nremote_addr = \"{relay_address}\"\n{token}\n[client.services.it]\nlocal_addr = \"{service}\"\n");
+    let server = format!(
+        "[server]\nbind_addr = \"{relay_address}\"\n{token}\n[server.services.it]\nbind_addr = \"{entry}\"\n"
+    );
+    let client = format!(
+        "[client]\nremote_addr = \"{relay_address}\"\n{token}\n[client.services.it]\nlocal_addr = \"{service}\"\n"
+    );
     let start = |name: &str, mode: &str, configuration: &str| {
         let file = children.path(&format!("{name}.toml"));
         fs::write(&file, configuration)?;
         children.start(name, Command::new(program).arg(mode).arg(file))
     };
     let relay = start("rathole-relay", "--server", &server)?;
-    wait_until(children, &[relay], || TcpStream::connect(relay_address).map(drop)).context("rathole's relay does not listen")?;
+    wait_until(children, &[relay], || {
+        TcpStream::connect(relay_address).map(drop)
+    })
+    .context("rathole's relay does not listen")?;
     let agent = start("rathole-agent", "--client", &client)?;
     Ok((entry, vec![(Role::Relay, relay), (Role::Agent, agent)]))
 }
@@ -43,12 +53,30 @@ pub fn bore(program: &Path, service: SocketAddr, children: &Children) -> anyhow:
     let entry = free_address()?;
     let host = Ipv4Addr::LOCALHOST.to_string();
     let port = entry.port().to_string();
-    let server = ["server", "--bind-addr", &host, "--min-port", &port, "--max-port", &port];
+    let server = [
+        "server",
+        "--bind-addr",
+        &host,
+        "--min-port",
+        &port,
+        "--max-port",
+        &port,
+    ];
     let relay = children.start("bore-relay", Command::new(program).args(server))?;
     let control = (Ipv4Addr::LOCALHOST, BORE_CONTROL);
-    wait_until(children, &[relay], || TcpStream::connect(control).map(drop)).context("bore's relay does not listen")?;
+    wait_until(children, &[relay], || TcpStream::connect(control).map(drop))
+        .context("bore's relay does not listen")?;
     let service_port = service.port().to_string();
-    let local = ["local", &service_port, "--local-host", &host, "--to", &host, "--port", &port];
+    let local = [
+        "local",
+        &service_port,
+        "--local-host",
+        &host,
+        "--to",
+        &host,
+        "--port",
+        &port,
+    ];
     let agent = children.start("bore-agent", Command::new(program).args(local))?;
     Ok((entry, vec![(Role::Relay, relay), (Role::Agent, agent)]))
 }

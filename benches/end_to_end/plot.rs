@@ -10,7 +10,16 @@ use anyhow::Context;
 use crate::results::Results;
 
 /// The systems that are drawn, if they were measured.
-const SYSTEMS: [&str; 8] = ["chain", "plain", "aes-128-gcm", "aes-128-cfb", "plain-tls", "tls", "rathole", "bore"];
+const SYSTEMS: [&str; 8] = [
+    "chain",
+    "plain",
+    "aes-128-gcm",
+    "aes-128-cfb",
+    "plain-tls",
+    "tls",
+    "rathole",
+    "bore",
+];
 
 /// A panel: what it is called, what its bars are, and whether they are ratios to the chain's. Others are times, which differ by orders of magnitude.
 struct Panel {
@@ -45,13 +54,19 @@ const PANELS: [Panel; 4] = [
     },
     Panel {
         title: "Echo of 64 bytes on an idle tunnel, µs, logarithmic (less is better)",
-        bars: &[("median", "echo_p50_us"), ("99th percentile", "echo_p99_us")],
+        bars: &[
+            ("median", "echo_p50_us"),
+            ("99th percentile", "echo_p99_us"),
+        ],
         decimals: 0,
         of_the_chain: false,
     },
     Panel {
         title: "The same beside a bulk copy, ms, logarithmic (less is better)",
-        bars: &[("median", "beside_p50_ms"), ("99th percentile", "beside_p99_ms")],
+        bars: &[
+            ("median", "beside_p50_ms"),
+            ("99th percentile", "beside_p99_ms"),
+        ],
         decimals: 2,
         of_the_chain: false,
     },
@@ -80,7 +95,10 @@ pub fn write(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
 }
 
 fn drawn(results: &Results) -> anyhow::Result<String> {
-    let systems: Vec<_> = SYSTEMS.into_iter().filter(|system| results.find(system).is_some()).collect();
+    let systems: Vec<_> = SYSTEMS
+        .into_iter()
+        .filter(|system| results.find(system).is_some())
+        .collect();
     let height = HEADING + PANELS.len() as f64 * PANEL + MARGIN;
     let mut svg = String::new();
     write!(
@@ -93,18 +111,27 @@ fn drawn(results: &Results) -> anyhow::Result<String> {
         escaped(&description(results, &systems)),
     )?;
     label(&mut svg, "quiet", (MARGIN, 28.0), "start", &results.heading)?;
-    let of_peers =
-        "The chain copies raw TCP through three processes; rathole and bore are two processes; none of these encrypts.";
+    let of_peers = "The chain copies raw TCP through three processes; rathole and bore are two processes; none of these encrypts.";
     label(&mut svg, "quiet", (MARGIN, 46.0), "start", of_peers)?;
     for (index, panel) in PANELS.iter().enumerate() {
-        draw_panel(&mut svg, results, &systems, panel, HEADING + index as f64 * PANEL)?;
+        draw_panel(
+            &mut svg,
+            results,
+            &systems,
+            panel,
+            HEADING + index as f64 * PANEL,
+        )?;
     }
     svg += "</svg>\n";
     Ok(svg)
 }
 
 fn value(results: &Results, panel: &Panel, system: &str, name: &str) -> Option<f64> {
-    if panel.of_the_chain { results.of_the_chain(system, name) } else { results.median(system, name) }
+    if panel.of_the_chain {
+        results.of_the_chain(system, name)
+    } else {
+        results.median(system, name)
+    }
 }
 
 /// The numbers, for those who do not see the bars.
@@ -112,27 +139,63 @@ fn description(results: &Results, systems: &[&str]) -> String {
     let panel = |panel: &Panel| {
         let system = |system: &&str| {
             let number = |(name, key): &(&str, &str)| {
-                value(results, panel, system, key).map_or_else(String::new, |value| format!(" {name} {value:.*}", panel.decimals))
+                value(results, panel, system, key).map_or_else(String::new, |value| {
+                    format!(" {name} {value:.*}", panel.decimals)
+                })
             };
-            format!("{system}:{}", panel.bars.iter().map(number).collect::<Vec<_>>().join(","))
+            format!(
+                "{system}:{}",
+                panel.bars.iter().map(number).collect::<Vec<_>>().join(",")
+            )
         };
-        format!("{}: {}.", panel.title, systems.iter().map(system).collect::<Vec<_>>().join("; "))
+        format!(
+            "{}: {}.",
+            panel.title,
+            systems.iter().map(system).collect::<Vec<_>>().join("; ")
+        )
     };
     PANELS.iter().map(panel).collect::<Vec<_>>().join(" ")
 }
 
 /// How high the bar of a value is: the largest fills the panel. A logarithmic one begins at the power of ten below the smallest.
 fn heights(results: &Results, systems: &[&str], panel: &Panel) -> impl Fn(f64) -> f64 {
-    let of = |system| panel.bars.iter().filter_map(move |(_, name)| value(results, panel, system, name));
+    let of = |system| {
+        panel
+            .bars
+            .iter()
+            .filter_map(move |(_, name)| value(results, panel, system, name))
+    };
     let values: Vec<f64> = systems.iter().flat_map(|&system| of(system)).collect();
     let most = values.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-    let least = values.iter().copied().fold(most, f64::min).max(f64::MIN_POSITIVE);
+    let least = values
+        .iter()
+        .copied()
+        .fold(most, f64::min)
+        .max(f64::MIN_POSITIVE);
     let (is_linear, lowest) = (panel.of_the_chain, (least.log10() - 0.01).floor());
-    move |value| BARS * if is_linear { value / most } else { ((value.log10() - lowest) / (most.log10() - lowest)).max(0.0) }
+    move |value| {
+        BARS * if is_linear {
+            value / most
+        } else {
+            ((value.log10() - lowest) / (most.log10() - lowest)).max(0.0)
+        }
+    }
 }
 
-fn draw_panel(svg: &mut String, results: &Results, systems: &[&str], panel: &Panel, top: f64) -> anyhow::Result<()> {
-    label(svg, "text title", (MARGIN, top + 14.0), "start", panel.title)?;
+fn draw_panel(
+    svg: &mut String,
+    results: &Results,
+    systems: &[&str],
+    panel: &Panel,
+    top: f64,
+) -> anyhow::Result<()> {
+    label(
+        svg,
+        "text title",
+        (MARGIN, top + 14.0),
+        "start",
+        panel.title,
+    )?;
     draw_legend(svg, panel, top + 36.0)?;
     let height_of = heights(results, systems, panel);
     let floor = top + ABOVE_BARS + BARS;
@@ -145,16 +208,30 @@ fn draw_panel(svg: &mut String, results: &Results, systems: &[&str], panel: &Pan
     for (system_index, system) in systems.iter().enumerate() {
         let left = MARGIN + group * (system_index as f64 + (1.0 - FILLED) / 2.0);
         for (bar_index, (_, name)) in panel.bars.iter().enumerate() {
-            let Some(value) = value(results, panel, system, name) else { continue };
+            let Some(value) = value(results, panel, system, name) else {
+                continue;
+            };
             let (x, height) = (left + bar * bar_index as f64, height_of(value));
             let (y, width) = (floor - height, bar - 2.0);
             writeln!(
                 svg,
                 "<rect class=\"b{bar_index}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"1\"/>"
             )?;
-            label(svg, "text value", (x + width / 2.0, y - 4.0), "middle", &format!("{value:.*}", panel.decimals))?;
+            label(
+                svg,
+                "text value",
+                (x + width / 2.0, y - 4.0),
+                "middle",
+                &format!("{value:.*}", panel.decimals),
+            )?;
         }
-        label(svg, "text", (MARGIN + group * (system_index as f64 + 0.5), floor + 18.0), "middle", system)?;
+        label(
+            svg,
+            "text",
+            (MARGIN + group * (system_index as f64 + 0.5), floor + 18.0),
+            "middle",
+            system,
+        )?;
     }
     Ok(())
 }
@@ -162,7 +239,11 @@ fn draw_panel(svg: &mut String, results: &Results, systems: &[&str], panel: &Pan
 fn draw_legend(svg: &mut String, panel: &Panel, baseline: f64) -> anyhow::Result<()> {
     for (index, (name, _)) in panel.bars.iter().enumerate() {
         let x = MARGIN + 150.0 * index as f64;
-        writeln!(svg, "<rect class=\"b{index}\" x=\"{x}\" y=\"{}\" width=\"11\" height=\"11\" rx=\"2\"/>", baseline - 10.0)?;
+        writeln!(
+            svg,
+            "<rect class=\"b{index}\" x=\"{x}\" y=\"{}\" width=\"11\" height=\"11\" rx=\"2\"/>",
+            baseline - 10.0
+        )?;
         label(svg, "quiet", (x + 17.0, baseline), "start", name)?;
     }
     Ok(())
@@ -170,15 +251,30 @@ fn draw_legend(svg: &mut String, panel: &Panel, baseline: f64) -> anyhow::Result
 
 fn line(svg: &mut String, y: f64, dashes: &str) -> anyhow::Result<()> {
     let right = WIDTH - MARGIN;
-    writeln!(svg, "<line class=\"line\" x1=\"{MARGIN}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"{dashes}/>")?;
+    writeln!(
+        svg,
+        "<line class=\"line\" x1=\"{MARGIN}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"{dashes}/>"
+    )?;
     Ok(())
 }
 
-fn label(svg: &mut String, class: &str, (x, y): (f64, f64), anchor: &str, text: &str) -> anyhow::Result<()> {
-    writeln!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escaped(text))?;
+fn label(
+    svg: &mut String,
+    class: &str,
+    (x, y): (f64, f64),
+    anchor: &str,
+    text: &str,
+) -> anyhow::Result<()> {
+    writeln!(
+        svg,
+        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>",
+        escaped(text)
+    )?;
     Ok(())
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }

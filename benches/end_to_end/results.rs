@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::Context;
 use serde_json::json;
 
-use crate::{connections::Sustained, machine, options::Options, systems::System, variants::Variant};
+use crate::{
+    connections::Sustained, machine, options::Options, systems::System, variants::Variant,
+};
 
 /// Names and numbers; the name ends in the unit.
 pub type Values = Vec<(&'static str, f64)>;
@@ -32,11 +34,22 @@ impl Results {
         let heading = format!(
             "{} MiB for each transfer, {}, on {}",
             options.transfer_bytes >> 20,
-            if options.rounds == 1 { "one round".to_owned() } else { format!("medians of {} rounds in turns", options.rounds) },
+            if options.rounds == 1 {
+                "one round".to_owned()
+            } else {
+                format!("medians of {} rounds in turns", options.rounds)
+            },
             machine::network(),
         );
-        let nothing = |system: &System| Measured { variant: system.variant().clone(), values: BTreeMap::new(), sustained: None };
-        Results { heading, systems: systems.iter().map(nothing).collect() }
+        let nothing = |system: &System| Measured {
+            variant: system.variant().clone(),
+            values: BTreeMap::new(),
+            sustained: None,
+        };
+        Results {
+            heading,
+            systems: systems.iter().map(nothing).collect(),
+        }
     }
 
     /// Takes what a turn measured.
@@ -57,7 +70,9 @@ impl Results {
 
     /// The system of this name, if it was measured.
     pub fn find(&self, system: &str) -> Option<&Measured> {
-        self.systems.iter().find(|measured| measured.variant.name == system)
+        self.systems
+            .iter()
+            .find(|measured| measured.variant.name == system)
     }
 
     /// The median over the rounds.
@@ -76,13 +91,17 @@ impl Results {
             *series = self.find(system)?.values.get(name)?;
         }
         let rounds = series.iter().map(|series| series.len()).min()?;
-        let values: Vec<f64> = (0..rounds).map(|round| compute(series.map(|series| series[round]))).collect();
+        let values: Vec<f64> = (0..rounds)
+            .map(|round| compute(series.map(|series| series[round])))
+            .collect();
         median(&values)
     }
 
     /// What it is of the chain's.
     pub fn of_the_chain(&self, system: &str, name: &str) -> Option<f64> {
-        self.computed([(system, name), ("chain", name)], |[ours, theirs]| ours / theirs)
+        self.computed([(system, name), ("chain", name)], |[ours, theirs]| {
+            ours / theirs
+        })
     }
 
     /// Every value of every round.
@@ -93,14 +112,20 @@ impl Results {
             (measured.variant.name.clone(), values)
         };
         let systems: serde_json::Map<_, _> = self.systems.iter().map(system).collect();
-        let machine: serde_json::Map<_, _> =
-            machine::facts().into_iter().map(|(name, fact)| (name.to_owned(), json!(fact))).collect();
-        let text = serde_json::to_string_pretty(&json!({ "what": self.heading, "machine": machine, "systems": systems }))?;
+        let machine: serde_json::Map<_, _> = machine::facts()
+            .into_iter()
+            .map(|(name, fact)| (name.to_owned(), json!(fact)))
+            .collect();
+        let text = serde_json::to_string_pretty(
+            &json!({ "what": self.heading, "machine": machine, "systems": systems }),
+        )?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn find_mut(&mut self, system: &str) -> Option<&mut Measured> {
-        self.systems.iter_mut().find(|measured| measured.variant.name == system)
+        self.systems
+            .iter_mut()
+            .find(|measured| measured.variant.name == system)
     }
 }
 
@@ -116,5 +141,9 @@ fn median(values: &[f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
-    if values.len() % 2 == 1 { Some(upper) } else { Some((upper + values.get(middle - 1)?) / 2.0) }
+    if values.len() % 2 == 1 {
+        Some(upper)
+    } else {
+        Some((upper + values.get(middle - 1)?) / 2.0)
+    }
 }

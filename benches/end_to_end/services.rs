@@ -42,7 +42,11 @@ pub fn block(payload: Payload) -> Vec<u8> {
     match payload {
         Payload::Random => data::random(BLOCK),
         Payload::Text => data::text(BLOCK),
-        Payload::Binary => data::binary(BLOCK).into_iter().cycle().take(BLOCK).collect(),
+        Payload::Binary => data::binary(BLOCK)
+            .into_iter()
+            .cycle()
+            .take(BLOCK)
+            .collect(),
     }
 }
 
@@ -56,7 +60,10 @@ pub type Blocks = [Vec<u8>; Payload::ALL.len()];
 
 /// Starts the service in a process of its own.
 pub fn start(children: &Children) -> anyhow::Result<SocketAddr> {
-    let process = children.start("service", Command::new(std::env::current_exe()?).arg(SERVICE))?;
+    let process = children.start(
+        "service",
+        Command::new(std::env::current_exe()?).arg(SERVICE),
+    )?;
     children.address(process)
 }
 
@@ -89,7 +96,9 @@ async fn answer(mut connection: TcpStream, blocks: &Blocks) -> std::io::Result<(
         COUNT => count(connection).await,
         kind => {
             let mut left = connection.read_u64().await?;
-            let Some(block) = blocks.get(usize::from(kind.wrapping_sub(GIVE))) else { return Ok(()) };
+            let Some(block) = blocks.get(usize::from(kind.wrapping_sub(GIVE))) else {
+                return Ok(());
+            };
             for piece in block.chunks(PIECE).cycle() {
                 if left == 0 {
                     break;
@@ -131,7 +140,9 @@ async fn echo(mut connection: TcpStream) -> std::io::Result<()> {
 }
 
 /// Accepts until standard input ends.
-pub fn run<F: Future<Output = ()> + Send + 'static>(handle: impl Fn(TcpStream) -> F + Send + 'static) -> anyhow::Result<()> {
+pub fn run<F: Future<Output = ()> + Send + 'static>(
+    handle: impl Fn(TcpStream) -> F + Send + 'static,
+) -> anyhow::Result<()> {
     std::thread::spawn(|| {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         process::exit(0);

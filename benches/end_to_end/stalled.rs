@@ -40,8 +40,12 @@ impl Load {
     /// The rates of copies alone and beside stalled connections, in turns, and echoes beside these.
     pub fn beside_stalled(&self, system: &System) -> anyhow::Result<Values> {
         let bytes = self.options.transfer_bytes.min(COPY);
-        let copies =
-            || -> anyhow::Result<[f64; 2]> { Ok([timed(|| self.down(system, bytes))?, timed(|| self.up(system, bytes))?]) };
+        let copies = || -> anyhow::Result<[f64; 2]> {
+            Ok([
+                timed(|| self.down(system, bytes))?,
+                timed(|| self.up(system, bytes))?,
+            ])
+        };
         let (mut alone, mut beside, mut echoes) = ([0.0; 2], [0.0; 2], Vec::new());
         for _ in 0..TURNS {
             // What was before has ended when something that comes after it has come, and both copies begin after a quiet time.
@@ -91,7 +95,10 @@ impl Load {
                 }
             }
         }
-        Ok(connections.into_iter().map(|(connection, _)| connection).collect())
+        Ok(connections
+            .into_iter()
+            .map(|(connection, _)| connection)
+            .collect())
     }
 }
 

@@ -66,18 +66,33 @@ pub struct System {
 
 impl System {
     /// Starts its processes, and waits until a byte comes back through them.
-    pub fn start(variant: &Variant, service: SocketAddr, children: &Children) -> anyhow::Result<Self> {
+    pub fn start(
+        variant: &Variant,
+        service: SocketAddr,
+        children: &Children,
+    ) -> anyhow::Result<Self> {
         let (entry, processes) = match &variant.way {
             Way::Chain => chain(service, children, &variant.name, None)?,
             Way::WorkingChain(methods) => chain(service, children, &variant.name, Some(*methods))?,
-            Way::Report { program, methods } => {
-                Roles { program, name: variant.name.replace(' ', "-"), methods: *methods }.start(service, children)?
+            Way::Report { program, methods } => Roles {
+                program,
+                name: variant.name.replace(' ', "-"),
+                methods: *methods,
             }
+            .start(service, children)?,
             Way::Rathole(program) => peers::rathole(program, service, children)?,
             Way::Bore(program) => peers::bore(program, service, children)?,
         };
-        let system = System { variant: variant.clone(), entry, processes };
-        let processes: Vec<_> = system.processes.iter().map(|&(_, process)| process).collect();
+        let system = System {
+            variant: variant.clone(),
+            entry,
+            processes,
+        };
+        let processes: Vec<_> = system
+            .processes
+            .iter()
+            .map(|&(_, process)| process)
+            .collect();
         wait_until(children, &processes, || echo_once(system.entry))
             .with_context(|| format!("{} does not get ready", variant.name))?;
         Ok(system)
@@ -95,12 +110,18 @@ impl System {
 
     /// CPU time that its processes have used, in seconds.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        self.processes.iter().map(|(_, process)| process.cpu_seconds()).sum()
+        self.processes
+            .iter()
+            .map(|(_, process)| process.cpu_seconds())
+            .sum()
     }
 
     /// Context switches of its processes.
     pub fn context_switches(&self) -> anyhow::Result<f64> {
-        self.processes.iter().map(|(_, process)| process.context_switches()).sum()
+        self.processes
+            .iter()
+            .map(|(_, process)| process.context_switches())
+            .sum()
     }
 
     /// The most memory that each of them ever held.
@@ -110,12 +131,19 @@ impl System {
             Role::Relay => "relay_peak_mib",
             Role::Agent => "agent_peak_mib",
         };
-        self.processes.iter().map(|&(role, process)| Ok((name(role), process.peak_memory_mib()?))).collect()
+        self.processes
+            .iter()
+            .map(|&(role, process)| Ok((name(role), process.peak_memory_mib()?)))
+            .collect()
     }
 }
 
 /// Tries until it succeeds, the time is over or one of the processes has ended.
-pub fn wait_until(children: &Children, processes: &[Process], attempt: impl Fn() -> io::Result<()>) -> anyhow::Result<()> {
+pub fn wait_until(
+    children: &Children,
+    processes: &[Process],
+    attempt: impl Fn() -> io::Result<()>,
+) -> anyhow::Result<()> {
     let begun = Instant::now();
     while let Err(error) = attempt() {
         children.check(processes)?;
@@ -134,11 +162,17 @@ fn echo_once(entry: SocketAddr) -> io::Result<()> {
     connection.read_exact(&mut [0])
 }
 
-fn chain(service: SocketAddr, children: &Children, name: &str, methods: Option<Methods>) -> anyhow::Result<Started> {
+fn chain(
+    service: SocketAddr,
+    children: &Children,
+    name: &str,
+    methods: Option<Methods>,
+) -> anyhow::Result<Started> {
     let (mut entry, mut processes) = (service, Vec::new());
     for role in [Role::Agent, Role::Relay, Role::Visitor] {
         let work = methods.map(|methods| Work { role, methods });
-        let (process, address) = copier::start(children, &format!("{name}-{}", role.name()), entry, work)?;
+        let (process, address) =
+            copier::start(children, &format!("{name}-{}", role.name()), entry, work)?;
         entry = address;
         processes.push((role, process));
     }
@@ -172,10 +206,20 @@ impl Roles<'_> {
             }
         }
         let relay = self.role(Role::Relay, &master, children)?;
-        wait_until(children, &[relay], || TcpStream::connect(relay_address).map(drop)).context("the master does not listen")?;
+        wait_until(children, &[relay], || {
+            TcpStream::connect(relay_address).map(drop)
+        })
+        .context("the master does not listen")?;
         let agent = self.role(Role::Agent, &agent, children)?;
         let visitor = self.role(Role::Visitor, &visitor, children)?;
-        Ok((entry, vec![(Role::Visitor, visitor), (Role::Relay, relay), (Role::Agent, agent)]))
+        Ok((
+            entry,
+            vec![
+                (Role::Visitor, visitor),
+                (Role::Relay, relay),
+                (Role::Agent, agent),
+            ],
+        ))
     }
 
     fn port(&self, address: SocketAddr) -> Value {
@@ -185,7 +229,12 @@ impl Roles<'_> {
         })
     }
 
-    fn role(&self, role: Role, configuration: &Value, children: &Children) -> anyhow::Result<Process> {
+    fn role(
+        &self,
+        role: Role,
+        configuration: &Value,
+        children: &Children,
+    ) -> anyhow::Result<Process> {
         let name = format!("{}-{}", self.name, role.name());
         let file = children.path(&format!("{name}.json"));
         fs::write(&file, configuration.to_string())?;

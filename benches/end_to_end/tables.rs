@@ -62,7 +62,12 @@ const STALLED: &[Column] = &[
     ("p99 µs", "stalled_echo_p99_us", 0, false),
 ];
 const CONNECTIONS: &[Column] = &[
-    ("one at a time, first byte p50 µs", "connect_1_p50_us", 0, true),
+    (
+        "one at a time, first byte p50 µs",
+        "connect_1_p50_us",
+        0,
+        true,
+    ),
     ("one at a time /s", "connect_1_s", 0, true),
     ("16 at once /s", "connect_16_s", 0, true),
 ];
@@ -74,7 +79,10 @@ const MEMORY: &[Column] = &[
 
 /// Prints everything, the goals last.
 pub fn print(results: &Results) {
-    println!("\n{}; in parentheses what it is of the chain's", results.heading);
+    println!(
+        "\n{}; in parentheses what it is of the chain's",
+        results.heading
+    );
     for table in tables(results).iter().filter(|table| table.rows.len() > 1) {
         print!("\n{}\n\n{}", table.title, text(&table.rows));
     }
@@ -84,11 +92,18 @@ pub fn print(results: &Results) {
 pub fn write_into(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     let tables = tables(results);
-    let whole =
-        || tables.iter().map(|table| format!("## {}\n\n{}", table.title, text(&table.rows))).collect::<Vec<_>>().join("\n");
+    let whole = || {
+        tables
+            .iter()
+            .map(|table| format!("## {}\n\n{}", table.title, text(&table.rows)))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
     let document = if path.exists() {
-        let document = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        replaced(&document, &tables).with_context(|| format!("no table is written into {}", path.display()))?
+        let document =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        replaced(&document, &tables)
+            .with_context(|| format!("no table is written into {}", path.display()))?
     } else {
         whole()
     };
@@ -99,10 +114,21 @@ fn replaced(document: &str, tables: &[Table]) -> anyhow::Result<String> {
     let mut new = String::with_capacity(document.len());
     let mut rest = document;
     while let Some((before, from)) = rest.split_once(BEGIN) {
-        let (name, from) = from.split_once(BEGIN_END).context("a place for a table whose name has no end")?;
-        let (_, after) = from.split_once(END).with_context(|| format!("the place for {name} has no end"))?;
-        let table = tables.iter().find(|table| table.name == name).with_context(|| format!("{name} is no table"))?;
-        write!(new, "{before}{BEGIN}{name}{BEGIN_END}\n{}{END}", text(&table.rows))?;
+        let (name, from) = from
+            .split_once(BEGIN_END)
+            .context("a place for a table whose name has no end")?;
+        let (_, after) = from
+            .split_once(END)
+            .with_context(|| format!("the place for {name} has no end"))?;
+        let table = tables
+            .iter()
+            .find(|table| table.name == name)
+            .with_context(|| format!("{name} is no table"))?;
+        write!(
+            new,
+            "{before}{BEGIN}{name}{BEGIN_END}\n{}{END}",
+            text(&table.rows)
+        )?;
         rest = after;
     }
     if new.is_empty() {
@@ -115,20 +141,52 @@ fn tables(results: &Results) -> Vec<Table> {
     let table = |name, title, rows| Table { name, title, rows };
     vec![
         table("machine", "The machine", machine_rows(results)),
-        table("throughput", "Throughput in 10⁶ bytes a second, over 1 and 8 connections", rows(results, THROUGHPUT)),
-        table("cpu", "CPU seconds of the system's processes for each GiB", rows(results, CPU)),
-        table("switches", "Context switches of the system's processes for each MiB", rows(results, SWITCHES)),
+        table(
+            "throughput",
+            "Throughput in 10⁶ bytes a second, over 1 and 8 connections",
+            rows(results, THROUGHPUT),
+        ),
+        table(
+            "cpu",
+            "CPU seconds of the system's processes for each GiB",
+            rows(results, CPU),
+        ),
+        table(
+            "switches",
+            "Context switches of the system's processes for each MiB",
+            rows(results, SWITCHES),
+        ),
         table("latency", "An echo of 64 bytes", rows(results, LATENCY)),
         table(
             "stalled",
             "Copies alone and beside connections that nobody reads, 10⁶ bytes a second, and an echo beside these",
             rows(results, STALLED),
         ),
-        table("connections", "New connections, to the first echoed byte", rows(results, CONNECTIONS)),
-        table("sustained", "New connections for a while, 16 at once: before, in the middle, at the end", sustained_rows(results)),
-        table("compressors", "Compression beside the compressor alone on one core, 10⁶ bytes a second", compressor_rows(results)),
-        table("ciphers", "CPU seconds for each GiB beside plain and what was added to it, alone", cipher_rows(results)),
-        table("memory", "The most memory that each process held", rows(results, MEMORY)),
+        table(
+            "connections",
+            "New connections, to the first echoed byte",
+            rows(results, CONNECTIONS),
+        ),
+        table(
+            "sustained",
+            "New connections for a while, 16 at once: before, in the middle, at the end",
+            sustained_rows(results),
+        ),
+        table(
+            "compressors",
+            "Compression beside the compressor alone on one core, 10⁶ bytes a second",
+            compressor_rows(results),
+        ),
+        table(
+            "ciphers",
+            "CPU seconds for each GiB beside plain and what was added to it, alone",
+            cipher_rows(results),
+        ),
+        table(
+            "memory",
+            "The most memory that each process held",
+            rows(results, MEMORY),
+        ),
         table("goals", "Goals", goals::rows(results)),
     ]
 }
@@ -142,34 +200,66 @@ fn number(value: Option<f64>, decimals: usize) -> String {
 }
 
 fn machine_rows(results: &Results) -> Vec<Vec<String>> {
-    let facts = machine::facts().into_iter().map(|(name, fact)| vec![name.to_owned(), fact]);
+    let facts = machine::facts()
+        .into_iter()
+        .map(|(name, fact)| vec![name.to_owned(), fact]);
     let how = vec!["measured".to_owned(), results.heading.clone()];
-    std::iter::once(strings(["", ""])).chain(facts).chain([how]).collect()
+    std::iter::once(strings(["", ""]))
+        .chain(facts)
+        .chain([how])
+        .collect()
 }
 
 /// A row for each system that has any of the values.
 fn rows(results: &Results, columns: &[Column]) -> Vec<Vec<String>> {
     let cell = |system: &str, &(_, name, decimals, beside): &Column| {
         let ratio = results.of_the_chain(system, name).filter(|_| beside);
-        let ratio = ratio.map(|ratio| format!(" ({ratio:.2})")).unwrap_or_default();
+        let ratio = ratio
+            .map(|ratio| format!(" ({ratio:.2})"))
+            .unwrap_or_default();
         number(results.median(system, name), decimals) + &ratio
     };
     let row = |measured: &Measured| {
-        let cells = columns.iter().map(|column| cell(&measured.variant.name, column));
-        std::iter::once(measured.variant.label()).chain(cells).collect()
+        let cells = columns
+            .iter()
+            .map(|column| cell(&measured.variant.name, column));
+        std::iter::once(measured.variant.label())
+            .chain(cells)
+            .collect()
     };
-    let titles = std::iter::once("system").chain(columns.iter().map(|(title, ..)| *title)).map(str::to_owned).collect();
+    let titles = std::iter::once("system")
+        .chain(columns.iter().map(|(title, ..)| *title))
+        .map(str::to_owned)
+        .collect();
     let has_any = |measured: &&Measured| columns.iter().any(|(_, name, ..)| measured.has(name));
-    std::iter::once(titles).chain(results.systems.iter().filter(has_any).map(row)).collect()
+    std::iter::once(titles)
+        .chain(results.systems.iter().filter(has_any).map(row))
+        .collect()
 }
 
 fn sustained_rows(results: &Results) -> Vec<Vec<String>> {
-    let titles = strings(["system", "seconds", "a second", "made", "failed", "descriptors", "memory MiB"]);
-    let of_each = |held: &[Held; 3], what: fn(&Held) -> String| held.iter().map(what).collect::<Vec<_>>().join(" → ");
+    let titles = strings([
+        "system",
+        "seconds",
+        "a second",
+        "made",
+        "failed",
+        "descriptors",
+        "memory MiB",
+    ]);
+    let of_each = |held: &[Held; 3], what: fn(&Held) -> String| {
+        held.iter().map(what).collect::<Vec<_>>().join(" → ")
+    };
     let rows = results.systems.iter().filter_map(|measured| {
         let sustained = measured.sustained.as_ref()?;
-        let all =
-            |what: fn(&Held) -> String| sustained.held.iter().map(|(_, held)| of_each(held, what)).collect::<Vec<_>>().join(", ");
+        let all = |what: fn(&Held) -> String| {
+            sustained
+                .held
+                .iter()
+                .map(|(_, held)| of_each(held, what))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         Some(vec![
             measured.variant.label(),
             format!("{:.0}", sustained.seconds),
@@ -184,41 +274,92 @@ fn sustained_rows(results: &Results) -> Vec<Vec<String>> {
 }
 
 fn compressor_rows(results: &Results) -> Vec<Vec<String>> {
-    let titles = strings(["system", "compressor alone", "up 1", "of alone", "of plain", "down 1", "of alone", "of plain"]);
-    let rows = results.systems.iter().filter(|measured| measured.has("alone_mb_s")).map(|measured| {
-        let name = measured.variant.name.as_str();
-        let mut row = vec![measured.variant.label(), number(results.median(name, "alone_mb_s"), 0)];
-        for value in ["up_1_mb_s", "down_1_mb_s"] {
-            row.push(number(results.median(name, value), 0));
-            for beside in [(name, "alone_mb_s"), ("plain", value)] {
-                row.push(number(results.computed([(name, value), beside], |[whole, beside]| whole / beside), 2));
+    let titles = strings([
+        "system",
+        "compressor alone",
+        "up 1",
+        "of alone",
+        "of plain",
+        "down 1",
+        "of alone",
+        "of plain",
+    ]);
+    let rows = results
+        .systems
+        .iter()
+        .filter(|measured| measured.has("alone_mb_s"))
+        .map(|measured| {
+            let name = measured.variant.name.as_str();
+            let mut row = vec![
+                measured.variant.label(),
+                number(results.median(name, "alone_mb_s"), 0),
+            ];
+            for value in ["up_1_mb_s", "down_1_mb_s"] {
+                row.push(number(results.median(name, value), 0));
+                for beside in [(name, "alone_mb_s"), ("plain", value)] {
+                    row.push(number(
+                        results.computed([(name, value), beside], |[whole, beside]| whole / beside),
+                        2,
+                    ));
+                }
             }
-        }
-        row
-    });
+            row
+        });
     std::iter::once(titles).chain(rows).collect()
 }
 
 fn cipher_rows(results: &Results) -> Vec<Vec<String>> {
-    let titles = strings(["system", "alone", "up 1 of plain + alone", "down 1", "up 8", "down 8"]);
-    let is_comparable = |measured: &&Measured| measured.has("alone_cpu_s_gib") && !measured.has("alone_mb_s");
-    let rows = results.systems.iter().filter(is_comparable).map(|measured| {
-        let name = measured.variant.name.as_str();
-        let cells = CPU.iter().map(|&(_, value, ..)| number(goals::of_plain_and_alone(results, name, value), 2));
-        [measured.variant.label(), number(results.median(name, "alone_cpu_s_gib"), 2)].into_iter().chain(cells).collect()
-    });
+    let titles = strings([
+        "system",
+        "alone",
+        "up 1 of plain + alone",
+        "down 1",
+        "up 8",
+        "down 8",
+    ]);
+    let is_comparable =
+        |measured: &&Measured| measured.has("alone_cpu_s_gib") && !measured.has("alone_mb_s");
+    let rows = results
+        .systems
+        .iter()
+        .filter(is_comparable)
+        .map(|measured| {
+            let name = measured.variant.name.as_str();
+            let cells = CPU
+                .iter()
+                .map(|&(_, value, ..)| number(goals::of_plain_and_alone(results, name, value), 2));
+            [
+                measured.variant.label(),
+                number(results.median(name, "alone_cpu_s_gib"), 2),
+            ]
+            .into_iter()
+            .chain(cells)
+            .collect()
+        });
     std::iter::once(titles).chain(rows).collect()
 }
 
 /// In columns of equal width, which Markdown ignores.
 fn text(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
-        let cells: Vec<_> = row.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column))).collect();
+        let cells: Vec<_> = row
+            .iter()
+            .enumerate()
+            .map(|(column, cell)| format!("{cell:<0$}", width(column)))
+            .collect();
         text += &format!("| {} |\n", cells.join(" | "));
         if index == 0 {
-            let lines: Vec<_> = (0..row.len()).map(|column| "-".repeat(width(column))).collect();
+            let lines: Vec<_> = (0..row.len())
+                .map(|column| "-".repeat(width(column)))
+                .collect();
             text += &format!("|-{}-|\n", lines.join("-|-"));
         }
     }

@@ -58,7 +58,11 @@ pub struct Methods {
 impl Way {
     /// Whether it is rePort with the least work.
     fn is_plain(&self) -> bool {
-        let plain = Methods { encrypt: EncryptMethod::Plain, compress: CompressMethod::Null, tls: false };
+        let plain = Methods {
+            encrypt: EncryptMethod::Plain,
+            compress: CompressMethod::Null,
+            tls: false,
+        };
         matches!(self, Way::Report { methods, .. } if *methods == plain)
     }
 }
@@ -67,7 +71,11 @@ impl Variant {
     /// Everything of ours, in the order of the tables: the floor first, then rePort with the least work.
     pub fn all() -> Vec<Self> {
         use {CompressMethod as Compress, EncryptMethod as Encrypt};
-        let mut all = vec![Variant { name: "chain".to_owned(), payload: Payload::Random, way: Way::Chain }];
+        let mut all = vec![Variant {
+            name: "chain".to_owned(),
+            payload: Payload::Random,
+            way: Way::Chain,
+        }];
         for (name, encrypt, tls) in [
             ("plain", Encrypt::Plain, false),
             ("aes-128-gcm", Encrypt::Aes128Gcm, false),
@@ -76,30 +84,114 @@ impl Variant {
             ("plain-tls", Encrypt::Plain, true),
             ("tls", Encrypt::Aes128Gcm, true),
         ] {
-            all.push(Self::report(name, Payload::Random, Methods { encrypt, compress: Compress::Null, tls }));
+            all.push(Self::report(
+                name,
+                Payload::Random,
+                Methods {
+                    encrypt,
+                    compress: Compress::Null,
+                    tls,
+                },
+            ));
         }
         for (name, encrypt, compress, payload) in [
             ("plain-s2-text", Encrypt::Plain, Compress::S2, Payload::Text),
-            ("plain-s2-binary", Encrypt::Plain, Compress::S2, Payload::Binary),
-            ("plain-s2-random", Encrypt::Plain, Compress::S2, Payload::Random),
-            ("plain-zstd-text", Encrypt::Plain, Compress::Zstd, Payload::Text),
-            ("plain-zstd-binary", Encrypt::Plain, Compress::Zstd, Payload::Binary),
-            ("plain-zstd-random", Encrypt::Plain, Compress::Zstd, Payload::Random),
+            (
+                "plain-s2-binary",
+                Encrypt::Plain,
+                Compress::S2,
+                Payload::Binary,
+            ),
+            (
+                "plain-s2-random",
+                Encrypt::Plain,
+                Compress::S2,
+                Payload::Random,
+            ),
+            (
+                "plain-zstd-text",
+                Encrypt::Plain,
+                Compress::Zstd,
+                Payload::Text,
+            ),
+            (
+                "plain-zstd-binary",
+                Encrypt::Plain,
+                Compress::Zstd,
+                Payload::Binary,
+            ),
+            (
+                "plain-zstd-random",
+                Encrypt::Plain,
+                Compress::Zstd,
+                Payload::Random,
+            ),
             ("s2-text", Encrypt::Aes128Gcm, Compress::S2, Payload::Text),
-            ("zstd-text", Encrypt::Aes128Gcm, Compress::Zstd, Payload::Text),
+            (
+                "zstd-text",
+                Encrypt::Aes128Gcm,
+                Compress::Zstd,
+                Payload::Text,
+            ),
         ] {
-            all.push(Self::report(name, payload, Methods { encrypt, compress, tls: false }));
+            all.push(Self::report(
+                name,
+                payload,
+                Methods {
+                    encrypt,
+                    compress,
+                    tls: false,
+                },
+            ));
         }
         for (name, encrypt, compress, payload) in [
-            ("working-plain", Encrypt::Plain, Compress::Null, Payload::Random),
-            ("working-aes-128-gcm", Encrypt::Aes128Gcm, Compress::Null, Payload::Random),
-            ("working-s2-text", Encrypt::Plain, Compress::S2, Payload::Text),
-            ("working-s2-binary", Encrypt::Plain, Compress::S2, Payload::Binary),
-            ("working-zstd-text", Encrypt::Plain, Compress::Zstd, Payload::Text),
-            ("working-zstd-binary", Encrypt::Plain, Compress::Zstd, Payload::Binary),
+            (
+                "working-plain",
+                Encrypt::Plain,
+                Compress::Null,
+                Payload::Random,
+            ),
+            (
+                "working-aes-128-gcm",
+                Encrypt::Aes128Gcm,
+                Compress::Null,
+                Payload::Random,
+            ),
+            (
+                "working-s2-text",
+                Encrypt::Plain,
+                Compress::S2,
+                Payload::Text,
+            ),
+            (
+                "working-s2-binary",
+                Encrypt::Plain,
+                Compress::S2,
+                Payload::Binary,
+            ),
+            (
+                "working-zstd-text",
+                Encrypt::Plain,
+                Compress::Zstd,
+                Payload::Text,
+            ),
+            (
+                "working-zstd-binary",
+                Encrypt::Plain,
+                Compress::Zstd,
+                Payload::Binary,
+            ),
         ] {
-            let way = Way::WorkingChain(Methods { encrypt, compress, tls: false });
-            all.push(Variant { name: name.to_owned(), payload, way });
+            let way = Way::WorkingChain(Methods {
+                encrypt,
+                compress,
+                tls: false,
+            });
+            all.push(Variant {
+                name: name.to_owned(),
+                payload,
+                way,
+            });
         }
         all
     }
@@ -111,15 +203,28 @@ impl Variant {
 
     fn report(name: &str, payload: Payload, methods: Methods) -> Self {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_report"));
-        Variant { name: name.to_owned(), payload, way: Way::Report { program, methods } }
+        Variant {
+            name: name.to_owned(),
+            payload,
+            way: Way::Report { program, methods },
+        }
     }
 
     /// The peers whose programs are in `folder`.
     pub fn peers(folder: &Path) -> Vec<Self> {
-        let peers = [("rathole", Way::Rathole(folder.join("rathole"))), ("bore", Way::Bore(folder.join("bore")))];
+        let peers = [
+            ("rathole", Way::Rathole(folder.join("rathole"))),
+            ("bore", Way::Bore(folder.join("bore"))),
+        ];
         let is_there = |way: &Way| matches!(way, Way::Rathole(program) | Way::Bore(program) if program.is_file());
         let there = peers.into_iter().filter(|(_, way)| is_there(way));
-        there.map(|(name, way)| Variant { name: name.to_owned(), payload: Payload::Random, way }).collect()
+        there
+            .map(|(name, way)| Variant {
+                name: name.to_owned(),
+                payload: Payload::Random,
+                way,
+            })
+            .collect()
     }
 
     /// Where peers are looked for unless a folder is given: `cargo install --root target/peers` puts them there.
@@ -136,7 +241,9 @@ impl Variant {
     /// What it is called in tables.
     pub fn label(&self) -> String {
         match self.way {
-            Way::Rathole(_) | Way::Bore(_) => format!("{} (two processes, no encryption)", self.name),
+            Way::Rathole(_) | Way::Bore(_) => {
+                format!("{} (two processes, no encryption)", self.name)
+            }
             Way::Chain | Way::WorkingChain(_) | Way::Report { .. } => self.name.clone(),
         }
     }
@@ -144,7 +251,9 @@ impl Variant {
     /// What is measured of it: of a compressor that it keeps up with one connection; all else is that of the null method.
     pub fn is_measured(&self, measure: Measure) -> bool {
         match &self.way {
-            Way::Report { methods, .. } | Way::WorkingChain(methods) if methods.compress != CompressMethod::Null => {
+            Way::Report { methods, .. } | Way::WorkingChain(methods)
+                if methods.compress != CompressMethod::Null =>
+            {
                 matches!(measure, Measure::Up(1) | Measure::Down(1))
             }
             // Connections share something in a tunnel alone, and what is done to their bytes makes no difference there.
@@ -160,7 +269,10 @@ impl Variant {
         match &self.way {
             Way::Report { methods, .. } => {
                 methods.compress == CompressMethod::Null
-                    && matches!(methods.encrypt, EncryptMethod::Plain | EncryptMethod::Aes128Gcm)
+                    && matches!(
+                        methods.encrypt,
+                        EncryptMethod::Plain | EncryptMethod::Aes128Gcm
+                    )
                     && !methods.tls
             }
             Way::WorkingChain(_) => false,
@@ -170,8 +282,17 @@ impl Variant {
 
     /// The same of another build of rePort.
     pub fn of(&self, other: &Path) -> Option<Self> {
-        let Way::Report { methods, .. } = self.way else { return None };
-        let way = Way::Report { program: other.to_owned(), methods };
-        Some(Variant { name: format!("other {}", self.name), payload: self.payload, way })
+        let Way::Report { methods, .. } = self.way else {
+            return None;
+        };
+        let way = Way::Report {
+            program: other.to_owned(),
+            methods,
+        };
+        Some(Variant {
+            name: format!("other {}", self.name),
+            payload: self.payload,
+            way,
+        })
     }
 }

@@ -22,11 +22,18 @@ const WAYS: [(&str, CompressMethod, usize); 4] = [
 ];
 
 fn pool(running: usize) -> Arc<Pool> {
-    Arc::new(Pool::new(PoolLimits { running_encoders: running, running_decoders: running }))
+    Arc::new(Pool::new(PoolLimits {
+        running_encoders: running,
+        running_decoders: running,
+    }))
 }
 
 fn kinds_of_data() -> [(&'static str, Vec<u8>); 3] {
-    [("text", data::text(LENGTH)), ("binary", data::binary(LENGTH)), ("random", data::random(LENGTH))]
+    [
+        ("text", data::text(LENGTH)),
+        ("binary", data::binary(LENGTH)),
+        ("random", data::random(LENGTH)),
+    ]
 }
 
 /// Every method on every kind of data.
@@ -53,7 +60,8 @@ pub fn bench(criterion: &mut Criterion) {
                     bencher.iter(|| {
                         decompressor.push(pieces.next().expect("an endless circle").clone());
                         let mut raw = 0;
-                        while let Some(chunk) = decompressor.next().expect("what we made ourselves") {
+                        while let Some(chunk) = decompressor.next().expect("what we made ourselves")
+                        {
                             raw += chunk.raw.len();
                         }
                         raw
@@ -80,7 +88,10 @@ pub fn print_ratios() {
     for (kind, data) in kinds_of_data() {
         for (way, method, running) in WAYS {
             let [short, long] = WRITES.map(|size| {
-                let wire: usize = compressed(&data, size, method, running).iter().map(Bytes::len).sum();
+                let wire: usize = compressed(&data, size, method, running)
+                    .iter()
+                    .map(Bytes::len)
+                    .sum();
                 data.len() as f64 / wire as f64
             });
             println!("  {kind:<7} {way:<20} {short:>5.2} {long:>5.2}");

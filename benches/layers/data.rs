@@ -25,19 +25,23 @@ impl Random {
 /// Bytes that nothing compresses.
 pub fn random(length: usize) -> Vec<u8> {
     let mut random = Random(1);
-    (0..length).map(|_| random.next().to_be_bytes()[0]).collect()
+    (0..length)
+        .map(|_| random.next().to_be_bytes()[0])
+        .collect()
 }
 
 /// Sentences of made-up words: their letters, lengths and repetition are about those of English.
 pub fn text(length: usize) -> Vec<u8> {
     let mut random = Random(2);
     let syllables = [
-        "a", "in", "the", "er", "on", "re", "st", "ou", "ing", "com", "ly", "tion", "be", "ment", "ar", "ent", "ver", "i", "so",
-        "pro",
+        "a", "in", "the", "er", "on", "re", "st", "ou", "ing", "com", "ly", "tion", "be", "ment",
+        "ar", "ent", "ver", "i", "so", "pro",
     ];
     let words: Vec<String> = (0..4000)
         .map(|index| {
-            (0..=(index as u64 / 60).min(1) + random.next() % 3).map(|_| syllables[random.skewed(syllables.len())]).collect()
+            (0..=(index as u64 / 60).min(1) + random.next() % 3)
+                .map(|_| syllables[random.skewed(syllables.len())])
+                .collect()
         })
         .collect();
     let mut text = String::with_capacity(length + 100);
@@ -45,10 +49,18 @@ pub fn text(length: usize) -> Vec<u8> {
         let start = text.len();
         for _ in 0..5 + random.next() % 15 {
             text.push_str(&words[random.skewed(words.len())]);
-            text.push_str(if random.next().is_multiple_of(9) { ", " } else { " " });
+            text.push_str(if random.next().is_multiple_of(9) {
+                ", "
+            } else {
+                " "
+            });
         }
         text.truncate(text.trim_end_matches([' ', ',']).len());
-        text.push_str(if random.next().is_multiple_of(6) { ".\n" } else { ". " });
+        text.push_str(if random.next().is_multiple_of(6) {
+            ".\n"
+        } else {
+            ". "
+        });
         let capital = text[start..=start].to_ascii_uppercase();
         text.replace_range(start..=start, &capital);
     }
@@ -58,7 +70,9 @@ pub fn text(length: usize) -> Vec<u8> {
 
 /// Machine code and tables: the middle of the running program.
 pub fn binary(length: usize) -> Vec<u8> {
-    let program = std::env::current_exe().and_then(std::fs::read).expect("the running program can be read");
+    let program = std::env::current_exe()
+        .and_then(std::fs::read)
+        .expect("the running program can be read");
     let from = (program.len() / 4).min(program.len().saturating_sub(length));
     program.into_iter().skip(from).take(length).collect()
 }

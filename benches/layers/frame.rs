@@ -27,20 +27,38 @@ fn data_frames(criterion: &mut Criterion) {
                 scratch.len()
             });
         });
-        let message = Frame::Data { channel: 7, payload }.to_message();
-        group.bench_function(BenchmarkId::new("decode", size), |bencher| bencher.iter(|| decoded(&message)));
+        let message = Frame::Data {
+            channel: 7,
+            payload,
+        }
+        .to_message();
+        group.bench_function(BenchmarkId::new("decode", size), |bencher| {
+            bencher.iter(|| decoded(&message))
+        });
     }
 }
 
 fn control_frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frame/control");
-    let header = AttachHeader { port: report::id::Id([7; 16]), instance: Some(report::id::Id([8; 16])), avoid: Vec::new() };
-    let attach = Frame::Attach { channel: 7, header, message: Bytes::from(data::random(300)) };
+    let header = AttachHeader {
+        port: report::id::Id([7; 16]),
+        instance: Some(report::id::Id([8; 16])),
+        avoid: Vec::new(),
+    };
+    let attach = Frame::Attach {
+        channel: 7,
+        header,
+        message: Bytes::from(data::random(300)),
+    };
     for (name, frame) in [("ping", Frame::Ping(1)), ("attach", attach)] {
         let message = frame.to_message();
         group.throughput(Throughput::Elements(1));
-        group.bench_function(BenchmarkId::new("encode", name), |bencher| bencher.iter(|| frame.to_message()));
-        group.bench_function(BenchmarkId::new("decode", name), |bencher| bencher.iter(|| decoded(&message)));
+        group.bench_function(BenchmarkId::new("encode", name), |bencher| {
+            bencher.iter(|| frame.to_message())
+        });
+        group.bench_function(BenchmarkId::new("decode", name), |bencher| {
+            bencher.iter(|| decoded(&message))
+        });
     }
 }
 

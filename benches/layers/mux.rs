@@ -6,7 +6,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, measurement::WallTime,
+};
 use report::{
     compress::CompressMethod,
     crypto::{EncryptMethod, PortKeys},
@@ -37,15 +39,23 @@ const WRITE: usize = 64 * 1024;
 /// One bulk copy, and several that share.
 const STREAMS: [usize; 2] = [1, 8];
 
-const STREAM_WINDOW: WindowSize = WindowSize { initial: 256 * 1024, max: 16 * 1024 * 1024 };
-const TUNNEL_WINDOW: WindowSize = WindowSize { initial: 1024 * 1024, max: 32 * 1024 * 1024 };
+const STREAM_WINDOW: WindowSize = WindowSize {
+    initial: 256 * 1024,
+    max: 16 * 1024 * 1024,
+};
+const TUNNEL_WINDOW: WindowSize = WindowSize {
+    initial: 1024 * 1024,
+    max: 32 * 1024 * 1024,
+};
 
 /// The mux alone, then with link and seal around it.
 pub fn bench(criterion: &mut Criterion) {
     let mut group = bulk_group(criterion, "mux/pair");
     for streams in STREAMS {
         let mut pair = Pair::new(streams);
-        group.bench_function(BenchmarkId::from_parameter(streams), |bencher| bencher.iter(|| pair.carry(BULK)));
+        group.bench_function(BenchmarkId::from_parameter(streams), |bencher| {
+            bencher.iter(|| pair.carry(BULK))
+        });
     }
     group.finish();
     for encrypt in [EncryptMethod::Plain, EncryptMethod::Aes128Gcm] {
@@ -65,7 +75,9 @@ pub fn bench(criterion: &mut Criterion) {
 fn bulk_group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
-    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    group
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
     group.throughput(Throughput::Bytes(BULK as u64));
     group
 }
@@ -81,12 +93,25 @@ struct Pair {
 
 impl Pair {
     fn new(streams: usize) -> Self {
-        let parameters = Parameters { stream_window: STREAM_WINDOW, tunnel_window: TUNNEL_WINDOW, streams_max: 100 };
-        let grant = PeerGrant { stream_window: STREAM_WINDOW.initial, tunnel_window: TUNNEL_WINDOW.initial };
+        let parameters = Parameters {
+            stream_window: STREAM_WINDOW,
+            tunnel_window: TUNNEL_WINDOW,
+            streams_max: 100,
+        };
+        let grant = PeerGrant {
+            stream_window: STREAM_WINDOW.initial,
+            tunnel_window: TUNNEL_WINDOW.initial,
+        };
         let mut sender = Mux::new(Side::Client, parameters, grant, Instant::now());
         let receiver = Mux::new(Side::Server, parameters, grant, Instant::now());
         let streams = (0..streams).map(|_| sender.open(Bytes::new())).collect();
-        Pair { sender, receiver, streams, message: BytesMut::new(), write: data::random(WRITE).into() }
+        Pair {
+            sender,
+            receiver,
+            streams,
+            message: BytesMut::new(),
+            write: data::random(WRITE).into(),
+        }
     }
 
     /// Moves `bytes` in all through the streams, by turns.
@@ -95,8 +120,15 @@ impl Pair {
         let mut sent = 0;
         while received < bytes {
             for &stream in &self.streams {
-                let room = self.sender.write_room(stream).expect("the stream is open").min(WRITE).min(bytes - sent);
-                self.sender.write(stream, self.write.slice(..room)).expect("there was room");
+                let room = self
+                    .sender
+                    .write_room(stream)
+                    .expect("the stream is open")
+                    .min(WRITE)
+                    .min(bytes - sent);
+                self.sender
+                    .write(stream, self.write.slice(..room))
+                    .expect("there was room");
                 sent += room;
             }
             let now = Instant::now();
@@ -120,8 +152,11 @@ impl Pair {
             if !from.poll_transmit(now, &mut message, MAX_PAYLOAD) {
                 break;
             }
-            to.handle_message(now, message.split().freeze()).expect("our own message");
-            while let Some(Event::Opened { .. } | Event::Readable(_) | Event::Writable(_)) = to.poll_event() {}
+            to.handle_message(now, message.split().freeze())
+                .expect("our own message");
+            while let Some(Event::Opened { .. } | Event::Readable(_) | Event::Writable(_)) =
+                to.poll_event()
+            {}
             self.message = message;
         }
     }
@@ -170,7 +205,12 @@ impl Bed {
         };
         for _ in 0..streams {
             let opened = bed.tunnels.0.open(Bytes::new());
-            let (accepted, _) = bed.tunnels.1.accept().await.expect("the stream that was opened");
+            let (accepted, _) = bed
+                .tunnels
+                .1
+                .accept()
+                .await
+                .expect("the stream that was opened");
             bed.streams.push((Arc::new(opened), Arc::new(accepted)));
         }
         bed
@@ -212,7 +252,12 @@ fn port(encrypt: EncryptMethod) -> PortParameters {
 }
 
 /// Attaches in place of a master.
-async fn attached(client: &Arc<Outbox>, server: &Arc<Outbox>, port: &PortParameters, tasks: &TaskTracker) -> (Tunnel, Tunnel) {
+async fn attached(
+    client: &Arc<Outbox>,
+    server: &Arc<Outbox>,
+    port: &PortParameters,
+    tasks: &TaskTracker,
+) -> (Tunnel, Tunnel) {
     let wish = attach::wish(port, client, 1, tasks).expect("a first message");
     client.open(1, wish.lane).expect("the first channel");
     let host = attach::Host {
@@ -229,13 +274,23 @@ async fn attached(client: &Arc<Outbox>, server: &Arc<Outbox>, port: &PortParamet
     server.open(1, reply.lane).expect("the first channel");
     server.ready(1);
     let outcome = wish.outcome.await.expect("an outcome").expect("a tunnel");
-    let attach::Outcome::New(visitor, _) = outcome else { panic!("nothing was to be resumed") };
-    (visitor, reply.outcome.expect("the same methods").expect("a tunnel"))
+    let attach::Outcome::New(visitor, _) = outcome else {
+        panic!("nothing was to be resumed")
+    };
+    (
+        visitor,
+        reply.outcome.expect("the same methods").expect("a tunnel"),
+    )
 }
 
 async fn send(stream: Arc<TunnelStream>, write: Bytes, mut bytes: usize) {
     while bytes > 0 {
-        let room = stream.write_room().await.expect("the stream is open").min(write.len()).min(bytes);
+        let room = stream
+            .write_room()
+            .await
+            .expect("the stream is open")
+            .min(write.len())
+            .min(bytes);
         stream.write(write.slice(..room)).expect("there was room");
         bytes -= room;
     }
@@ -243,7 +298,11 @@ async fn send(stream: Arc<TunnelStream>, write: Bytes, mut bytes: usize) {
 
 async fn receive(stream: Arc<TunnelStream>, mut bytes: usize) {
     while bytes > 0 {
-        let piece = stream.read().await.expect("the stream is open").expect("more is to come");
+        let piece = stream
+            .read()
+            .await
+            .expect("the stream is open")
+            .expect("more is to come");
         bytes -= piece.len();
         stream.consume(piece.len());
     }

@@ -36,8 +36,10 @@ pub fn bench(criterion: &mut Criterion) {
 
 fn session(method: EncryptMethod) -> (Sealer, Opener) {
     let keys = PortKeys::derive("benchmark");
-    let (initiator, first) = Initiator::start(&keys.psk, keys.id, b"", random::bytes()).expect("a first message");
-    let (responder, _) = Responder::read(&keys.psk, keys.id, &first, random::bytes()).expect("our own message");
+    let (initiator, first) =
+        Initiator::start(&keys.psk, keys.id, b"", random::bytes()).expect("a first message");
+    let (responder, _) =
+        Responder::read(&keys.psk, keys.id, &first, random::bytes()).expect("our own message");
     let (second, server) = responder.finish(b"").expect("a second message");
     let (_, client) = initiator.finish(&second).expect("our own message");
     (client.initiator(method).0, server.responder(method).1)
@@ -83,13 +85,17 @@ fn cfb(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(size as u64));
         let mut data = data::random(size);
         let mut encryptor = CfbEncryptor::new(&KEY, &IV);
-        group.bench_function(BenchmarkId::new("encrypt", size), |bencher| bencher.iter(|| encryptor.encrypt(&mut data)));
+        group.bench_function(BenchmarkId::new("encrypt", size), |bencher| {
+            bencher.iter(|| encryptor.encrypt(&mut data))
+        });
         group.bench_function(BenchmarkId::new("encrypt_blocks", size), |bencher| {
             let mut blocks = cfb_mode::Encryptor::<Aes128>::new(&KEY.into(), &IV.into());
             bencher.iter(|| blocks.encrypt_blocks(Array::slice_as_chunks_mut(&mut data).0));
         });
         let mut decryptor = CfbDecryptor::new(&KEY, &IV);
-        group.bench_function(BenchmarkId::new("decrypt", size), |bencher| bencher.iter(|| decryptor.decrypt(&mut data)));
+        group.bench_function(BenchmarkId::new("decrypt", size), |bencher| {
+            bencher.iter(|| decryptor.decrypt(&mut data))
+        });
         group.bench_function(BenchmarkId::new("decrypt_blocks", size), |bencher| {
             let mut blocks = cfb_mode::Decryptor::<Aes128>::new(&KEY.into(), &IV.into());
             bencher.iter(|| blocks.decrypt_blocks(Array::slice_as_chunks_mut(&mut data).0));
@@ -103,14 +109,23 @@ fn primitives(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(size as u64));
         let mut data = data::random(size);
         let mac = hmac::Key::new(HMAC_SHA256, &[3; 32]);
-        group.bench_function(BenchmarkId::new("hmac-sha-256", size), |bencher| bencher.iter(|| hmac::sign(&mac, &data)));
-        let aeads: [(&str, &'static Algorithm); 2] = [("aes-128-gcm", &AES_128_GCM), ("chacha20-poly1305", &CHACHA20_POLY1305)];
+        group.bench_function(BenchmarkId::new("hmac-sha-256", size), |bencher| {
+            bencher.iter(|| hmac::sign(&mac, &data))
+        });
+        let aeads: [(&str, &'static Algorithm); 2] = [
+            ("aes-128-gcm", &AES_128_GCM),
+            ("chacha20-poly1305", &CHACHA20_POLY1305),
+        ];
         for (name, algorithm) in aeads {
-            let key = LessSafeKey::new(UnboundKey::new(algorithm, &vec![4; algorithm.key_len()]).expect("the key's length"));
+            let key = LessSafeKey::new(
+                UnboundKey::new(algorithm, &vec![4; algorithm.key_len()])
+                    .expect("the key's length"),
+            );
             group.bench_function(BenchmarkId::new(name, size), |bencher| {
                 bencher.iter(|| {
                     let nonce = Nonce::assume_unique_for_key([0; 12]);
-                    key.seal_in_place_separate_tag(nonce, Aad::empty(), &mut data).map(|tag| black_box(tag).as_ref().len())
+                    key.seal_in_place_separate_tag(nonce, Aad::empty(), &mut data)
+                        .map(|tag| black_box(tag).as_ref().len())
                 });
             });
         }
@@ -122,7 +137,8 @@ pub fn print_cfb_ratios() {
     println!("\ncfb: ours beside cfb-mode's block calls, medians of 301 turns");
     for size in SIZES {
         let mut data = data::random(size);
-        let (mut encryptor, mut decryptor) = (CfbEncryptor::new(&KEY, &IV), CfbDecryptor::new(&KEY, &IV));
+        let (mut encryptor, mut decryptor) =
+            (CfbEncryptor::new(&KEY, &IV), CfbDecryptor::new(&KEY, &IV));
         let mut encrypt_blocks = cfb_mode::Encryptor::<Aes128>::new(&KEY.into(), &IV.into());
         let mut decrypt_blocks = cfb_mode::Decryptor::<Aes128>::new(&KEY.into(), &IV.into());
         type Call<'a> = &'a mut dyn FnMut(&mut [u8]);

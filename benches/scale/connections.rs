@@ -49,24 +49,56 @@ pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result
     let mut connections = open(system.entry, count).await?;
     tokio::time::sleep(options.connections_rest).await;
     let after = memory(&system)?;
-    echo(&mut connections[0]).await.context("the connections do not live any more")?;
+    echo(&mut connections[0])
+        .await
+        .context("the connections do not live any more")?;
     let names = [
-        ("connection_client_kib", "connection_client_heap_kib", "client", ALLOWED_AT_ENDS),
-        ("connection_master_kib", "connection_master_heap_kib", "master", ALLOWED_AT_MASTER),
-        ("connection_server_kib", "connection_server_heap_kib", "server", ALLOWED_AT_ENDS),
+        (
+            "connection_client_kib",
+            "connection_client_heap_kib",
+            "client",
+            ALLOWED_AT_ENDS,
+        ),
+        (
+            "connection_master_kib",
+            "connection_master_heap_kib",
+            "master",
+            ALLOWED_AT_MASTER,
+        ),
+        (
+            "connection_server_kib",
+            "connection_server_heap_kib",
+            "server",
+            ALLOWED_AT_ENDS,
+        ),
     ];
     for ((before, after), (name, heap, role, goal)) in before.iter().zip(after).zip(names) {
         let each = |before: f64, after: f64| (after - before).max(0.0) / 1024.0 / count as f64;
         let what = format!("{role}: each of {count} idle connections");
-        results.judge(name, what, each(before.resident, after.resident), "KiB", goal);
-        results.note(heap, "… of it heap and stacks", each(before.anonymous, after.anonymous), "KiB");
+        results.judge(
+            name,
+            what,
+            each(before.resident, after.resident),
+            "KiB",
+            goal,
+        );
+        results.note(
+            heap,
+            "… of it heap and stacks",
+            each(before.anonymous, after.anonymous),
+            "KiB",
+        );
     }
     Ok(())
 }
 
 /// Of client, master and server.
 fn memory(system: &System) -> anyhow::Result<[Memory; 3]> {
-    Ok([system.client.memory()?, system.master.process.memory()?, system.server.memory()?])
+    Ok([
+        system.client.memory()?,
+        system.master.process.memory()?,
+        system.server.memory()?,
+    ])
 }
 
 /// Opens connections, each of which echoes once.
@@ -76,7 +108,11 @@ async fn open(entry: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpStream>>
         echo(&mut connection).await?;
         anyhow::Ok(connection)
     };
-    stream::iter(0..count).map(one).buffer_unordered(AT_ONCE).try_collect().await
+    stream::iter(0..count)
+        .map(one)
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await
 }
 
 async fn echo(connection: &mut TcpStream) -> anyhow::Result<()> {
@@ -85,7 +121,9 @@ async fn echo(connection: &mut TcpStream) -> anyhow::Result<()> {
         connection.write_all(&sent).await?;
         connection.read_exact(&mut received).await
     };
-    tokio::time::timeout(Duration::from_secs(30), echoed).await.context("no echo within 30 s")??;
+    tokio::time::timeout(Duration::from_secs(30), echoed)
+        .await
+        .context("no echo within 30 s")??;
     ensure!(sent == received, "an echo of something else");
     Ok(())
 }
@@ -105,7 +143,10 @@ impl Service {
         let address = listener.local_addr()?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener));
-        Ok(Service { address, _tasks: tasks })
+        Ok(Service {
+            address,
+            _tasks: tasks,
+        })
     }
 }
 

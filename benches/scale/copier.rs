@@ -32,8 +32,15 @@ impl Copier {
         let mut command = Command::new(std::env::current_exe()?);
         command.args([COPIER, &address.to_string(), &target.to_string()]);
         let mut process = Process::start("copier", &mut command, folder.path())?;
-        ready(&mut [&mut process], async || TcpStream::connect(address).await.map(drop)).await?;
-        Ok(Copier { address, process, _folder: folder })
+        ready(&mut [&mut process], async || {
+            TcpStream::connect(address).await.map(drop)
+        })
+        .await?;
+        Ok(Copier {
+            address,
+            process,
+            _folder: folder,
+        })
     }
 }
 

@@ -52,19 +52,55 @@ pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result
     peers::check(&tunnels)?;
     let each = |after: f64, before: f64| (after - before) / 1024.0 / count as f64;
     let seconds = options.links_rest.as_secs_f32();
-    results.note("link_established_s", format!("{count} links with a tunnel each: established in"), took.as_secs_f64(), "s");
-    results.note("link_established_cpu_us", "… CPU of the master for each", cpu / count as f64 * 1e6, "µs");
-    results.note("link_fresh_kib", "… the master holds for each, a second later", each(fresh.resident, before.resident), "KiB");
+    results.note(
+        "link_established_s",
+        format!("{count} links with a tunnel each: established in"),
+        took.as_secs_f64(),
+        "s",
+    );
+    results.note(
+        "link_established_cpu_us",
+        "… CPU of the master for each",
+        cpu / count as f64 * 1e6,
+        "µs",
+    );
+    results.note(
+        "link_fresh_kib",
+        "… the master holds for each, a second later",
+        each(fresh.resident, before.resident),
+        "KiB",
+    );
     let what = format!("… after {seconds} s at rest");
-    results.judge("link_rested_kib", what, each(rested.resident, before.resident), "KiB", ALLOWED);
-    results.note("link_rested_heap_kib", "… of it heap and stacks", each(rested.anonymous, before.anonymous), "KiB");
+    results.judge(
+        "link_rested_kib",
+        what,
+        each(rested.resident, before.resident),
+        "KiB",
+        ALLOWED,
+    );
+    results.note(
+        "link_rested_heap_kib",
+        "… of it heap and stacks",
+        each(rested.anonymous, before.anonymous),
+        "KiB",
+    );
     let what = format!("… CPU of the master over {seconds} s at rest");
-    results.judge("link_heartbeats_percent", what, share * 100.0, "% of a core", ALLOWED_CPU);
+    results.judge(
+        "link_heartbeats_percent",
+        what,
+        share * 100.0,
+        "% of a core",
+        ALLOWED_CPU,
+    );
     peers.end(&tunnels).await;
     Ok(())
 }
 
 /// So many links, with a tunnel each.
 async fn visit(peers: &Peers, count: usize) -> anyhow::Result<Vec<report::tunnel::Tunnel>> {
-    stream::iter(0..count).map(|_| peers.visit(1)).buffer_unordered(AT_ONCE).try_concat().await
+    stream::iter(0..count)
+        .map(|_| peers.visit(1))
+        .buffer_unordered(AT_ONCE)
+        .try_concat()
+        .await
 }

@@ -23,7 +23,10 @@ The options may stand in REPORT_BENCH too.";
 /// What is to be done.
 pub enum Command {
     Help,
-    Copier { listen_at: SocketAddr, target: SocketAddr },
+    Copier {
+        listen_at: SocketAddr,
+        target: SocketAddr,
+    },
     Measure(Options),
 }
 
@@ -119,7 +122,10 @@ impl Command {
         if let [name, listen_at, target] = &arguments[..]
             && name == COPIER
         {
-            return Ok(Command::Copier { listen_at: listen_at.parse()?, target: target.parse()? });
+            return Ok(Command::Copier {
+                listen_at: listen_at.parse()?,
+                target: target.parse()?,
+            });
         }
         let from_environment = std::env::var("REPORT_BENCH").unwrap_or_default();
         arguments.extend(from_environment.split_whitespace().map(str::to_owned));
@@ -132,7 +138,10 @@ impl Command {
         let mut wanted = Vec::new();
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
-            let mut value = || rest.next().with_context(|| format!("{argument} needs a value"));
+            let mut value = || {
+                rest.next()
+                    .with_context(|| format!("{argument} needs a value"))
+            };
             let number = |text: &String| match text.parse::<usize>() {
                 Ok(number) if number > 0 => Ok(number),
                 _ => bail!("{argument} needs a number from 1 up, not {text:?}"),
@@ -158,5 +167,8 @@ impl Command {
 }
 
 fn part(name: &str) -> anyhow::Result<Part> {
-    Part::ALL.into_iter().find(|part| part.name() == name).with_context(|| format!("--only {name}: no such part\n\n{HELP}"))
+    Part::ALL
+        .into_iter()
+        .find(|part| part.name() == name)
+        .with_context(|| format!("--only {name}: no such part\n\n{HELP}"))
 }

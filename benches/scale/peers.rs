@@ -50,22 +50,48 @@ impl Peers {
             keys: PortKeys::derive(port_key),
             encrypt: EncryptMethod::Aes128Gcm,
             compress: CompressMethod::Null,
-            stream_window: WindowSize { initial: 256 << 10, max: 16 << 20 },
-            tunnel_window: WindowSize { initial: 1 << 20, max: 32 << 20 },
+            stream_window: WindowSize {
+                initial: 256 << 10,
+                max: 16 << 20,
+            },
+            tunnel_window: WindowSize {
+                initial: 1 << 20,
+                max: 32 << 20,
+            },
             resume_timeout: Duration::from_secs(120),
             tcp_keepalive: None,
             commons: Commons::default(),
         };
-        Peers { master, port, tasks: TaskTracker::new(), stop: CancellationToken::new() }
+        Peers {
+            master,
+            port,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
     }
 
     /// The link of a server, whose tunnels echo whatever their streams bring.
     pub async fn serve(&self) -> anyhow::Result<()> {
         let (registered, mut answer) = mpsc::channel(1);
         let instance = Id(random::bytes());
-        let Peers { port, tasks, stop, .. } = self.clone();
-        self.link(Role::Server, instance, Agent { port, instance, started: Moment::now(), tasks, stop, registered })?;
-        let answer = tokio::time::timeout(READY_TIMEOUT, answer.recv()).await.context("the server does not get its link")?;
+        let Peers {
+            port, tasks, stop, ..
+        } = self.clone();
+        self.link(
+            Role::Server,
+            instance,
+            Agent {
+                port,
+                instance,
+                started: Moment::now(),
+                tasks,
+                stop,
+                registered,
+            },
+        )?;
+        let answer = tokio::time::timeout(READY_TIMEOUT, answer.recv())
+            .await
+            .context("the server does not get its link")?;
         answer.context("the server's link has ended")
     }
 
@@ -74,11 +100,23 @@ impl Peers {
         // Every tunnel has its outcome.
         let (wishes, mut outcomes) = mpsc::channel(count as usize);
         let Peers { port, tasks, .. } = self.clone();
-        self.link(Role::Client, Id(random::bytes()), Visitor { port, count, tasks, wishes })?;
+        self.link(
+            Role::Client,
+            Id(random::bytes()),
+            Visitor {
+                port,
+                count,
+                tasks,
+                wishes,
+            },
+        )?;
         let tunnels = async {
             let mut tunnels = Vec::new();
             for _ in 0..count {
-                let outcome = outcomes.recv().await.context("the client's link has ended")?;
+                let outcome = outcomes
+                    .recv()
+                    .await
+                    .context("the client's link has ended")?;
                 match outcome.await.context("the client's link has ended")? {
                     Ok(Outcome::New(tunnel, _)) => tunnels.push(tunnel),
                     Ok(Outcome::Resumed) => bail!("a tunnel that goes on in place of a new one"),
@@ -86,11 +124,15 @@ impl Peers {
                 }
             }
             for tunnel in &tunnels {
-                Talk::open(tunnel).say(Bytes::from_static(&[b'e'; 64])).await?;
+                Talk::open(tunnel)
+                    .say(Bytes::from_static(&[b'e'; 64]))
+                    .await?;
             }
             anyhow::Ok(tunnels)
         };
-        tokio::time::timeout(READY_TIMEOUT, tunnels).await.context("the client does not get its tunnels")?
+        tokio::time::timeout(READY_TIMEOUT, tunnels)
+            .await
+            .context("the client does not get its tunnels")?
     }
 
     /// Ends the tunnels and all of the links, and waits for it.
@@ -119,15 +161,23 @@ impl Peers {
             mover: Mover::default(),
         };
         let stop = self.stop.clone();
-        self.tasks.spawn(async move { uplink.run(Arc::new(linked), &stop).await });
+        self.tasks
+            .spawn(async move { uplink.run(Arc::new(linked), &stop).await });
         Ok(())
     }
 }
 
 /// An error when any of the tunnels has lost its link: what was measured was something else then.
 pub fn check(tunnels: &[Tunnel]) -> anyhow::Result<()> {
-    let lost = tunnels.iter().filter(|tunnel| !tunnel.is_attached()).count();
-    ensure!(lost == 0, "{lost} of {} tunnels have lost their links", tunnels.len());
+    let lost = tunnels
+        .iter()
+        .filter(|tunnel| !tunnel.is_attached())
+        .count();
+    ensure!(
+        lost == 0,
+        "{lost} of {} tunnels have lost their links",
+        tunnels.len()
+    );
     Ok(())
 }
 
@@ -146,8 +196,16 @@ impl Visitor {
         outbox.open(channel, wish.lane).ok()?;
         // Nobody waits any more when this is not the first link; `check` says so then.
         self.wishes.try_send(wish.outcome).ok()?;
-        let header = AttachHeader { port: self.port.keys.id, instance: None, avoid: Vec::new() };
-        Some(Frame::Attach { channel, header, message: wish.message })
+        let header = AttachHeader {
+            port: self.port.keys.id,
+            instance: None,
+            avoid: Vec::new(),
+        };
+        Some(Frame::Attach {
+            channel,
+            header,
+            message: wish.message,
+        })
     }
 }
 
@@ -156,7 +214,10 @@ struct Nothing;
 
 impl Handler for Nothing {
     fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
-        Err(Notice::new(Code::Protocol, format!("{} is not for a client", frame.name())))
+        Err(Notice::new(
+            Code::Protocol,
+            format!("{} is not for a client", frame.name()),
+        ))
     }
 }
 
@@ -164,7 +225,12 @@ impl LinkedRole for Visitor {
     type Session = Nothing;
 
     fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Nothing) {
-        ((0..self.count).filter_map(|channel| self.wish(outbox, channel)).collect(), Nothing)
+        (
+            (0..self.count)
+                .filter_map(|channel| self.wish(outbox, channel))
+                .collect(),
+            Nothing,
+        )
     }
 
     fn joined(&self, _outbox: &Arc<Outbox>, _terms: &Terms) {}
@@ -193,8 +259,16 @@ impl LinkedRole for Agent {
     type Session = Session;
 
     fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Session) {
-        let register = Frame::Register(Ports { ports: vec![self.port.keys.id] });
-        (vec![register], Session { agent: self.clone(), outbox: Arc::clone(outbox) })
+        let register = Frame::Register(Ports {
+            ports: vec![self.port.keys.id],
+        });
+        (
+            vec![register],
+            Session {
+                agent: self.clone(),
+                outbox: Arc::clone(outbox),
+            },
+        )
     }
 
     fn joined(&self, _outbox: &Arc<Outbox>, _terms: &Terms) {}
@@ -205,20 +279,32 @@ impl LinkedRole for Agent {
 impl Handler for Session {
     fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
         match frame {
-            Frame::Attach { channel, message, .. } => self.attach(channel, &message),
+            Frame::Attach {
+                channel, message, ..
+            } => self.attach(channel, &message),
             Frame::Registered(_) => {
                 // Full when it is not the first time.
                 let _ = self.agent.registered.try_send(());
                 Ok(())
             }
-            other => Err(Notice::new(Code::Protocol, format!("{} is not for a server", other.name()))),
+            other => Err(Notice::new(
+                Code::Protocol,
+                format!("{} is not for a server", other.name()),
+            )),
         }
     }
 }
 
 impl Session {
     fn attach(&self, channel: u32, message: &[u8]) -> Result<(), Notice> {
-        let Agent { port, instance, started, tasks, stop, .. } = &self.agent;
+        let Agent {
+            port,
+            instance,
+            started,
+            tasks,
+            stop,
+            ..
+        } = &self.agent;
         let host = attach::Host {
             instance: *instance,
             started: *started,
@@ -230,8 +316,11 @@ impl Session {
             tasks,
         };
         let refused = |error: String| Notice::new(Code::Handshake, error);
-        let reply = attach::reply(port, &host, message, &self.outbox, channel).map_err(|error| refused(error.to_string()))?;
-        self.outbox.open(channel, reply.lane).map_err(|error| refused(error.to_string()))?;
+        let reply = attach::reply(port, &host, message, &self.outbox, channel)
+            .map_err(|error| refused(error.to_string()))?;
+        self.outbox
+            .open(channel, reply.lane)
+            .map_err(|error| refused(error.to_string()))?;
         self.outbox.ready(channel);
         if let Ok(Some(tunnel)) = reply.outcome {
             tasks.spawn(serve(tunnel, tasks.clone(), stop.clone()));
@@ -248,7 +337,10 @@ async fn serve(tunnel: Tunnel, tasks: TaskTracker, stop: CancellationToken) {
             let _ = stop.run_until_cancelled(echo(&stream)).await;
         });
     }
-    tunnel.end(report::tunnel::ResetCode::Shutdown, Notice::new(Code::Shutdown, ""));
+    tunnel.end(
+        report::tunnel::ResetCode::Shutdown,
+        Notice::new(Code::Shutdown, ""),
+    );
 }
 
 async fn echo(stream: &TunnelStream) -> anyhow::Result<()> {
@@ -290,7 +382,9 @@ impl Talk {
         while left > 0 {
             let length = self.0.read().await?.context("the stream has ended")?.len();
             self.0.consume(length);
-            left = left.checked_sub(length).context("more comes back than was sent")?;
+            left = left
+                .checked_sub(length)
+                .context("more comes back than was sent")?;
         }
         Ok(())
     }

@@ -27,7 +27,9 @@ pub fn raise_file_limit() -> anyhow::Result<()> {
 pub fn check_file_limit(files: usize) -> anyhow::Result<()> {
     match getrlimit(Resource::Nofile).current {
         Some(limit) if limit < files as u64 => {
-            bail!("{files} open files are needed, and the hard limit here is {limit}: raise it (`ulimit -Hn`), or ask for less")
+            bail!(
+                "{files} open files are needed, and the hard limit here is {limit}: raise it (`ulimit -Hn`), or ask for less"
+            )
         }
         _ => Ok(()),
     }
@@ -54,14 +56,25 @@ impl Process {
     pub fn start(name: &str, command: &mut Command, folder: &Path) -> anyhow::Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let output = fs::File::create(&log)?;
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-        Ok(Process { name: name.to_owned(), child, log })
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        Ok(Process {
+            name: name.to_owned(),
+            child,
+            log,
+        })
     }
 
     /// An error when it has ended by itself, with its last words.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        let Some(status) = self.child.try_wait()? else { return Ok(()) };
+        let Some(status) = self.child.try_wait()? else {
+            return Ok(());
+        };
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         let last = lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n  ");
@@ -78,8 +91,16 @@ impl Process {
     pub fn memory(&self) -> anyhow::Result<Memory> {
         let text = self.read("smaps_rollup")?;
         let sizes = fields(&text);
-        let bytes = |name| sizes.get(name).map(|kib| kib * 1024.0).with_context(|| format!("no {name} in smaps_rollup"));
-        Ok(Memory { resident: bytes("Rss")?, anonymous: bytes("Anonymous")? })
+        let bytes = |name| {
+            sizes
+                .get(name)
+                .map(|kib| kib * 1024.0)
+                .with_context(|| format!("no {name} in smaps_rollup"))
+        };
+        Ok(Memory {
+            resident: bytes("Rss")?,
+            anonymous: bytes("Anonymous")?,
+        })
     }
 
     /// Pages that it was given without anything being read from a disk, since its start.
@@ -89,14 +110,17 @@ impl Process {
 
     /// How often one of its threads went to sleep, or had to make room for another, as far as they still run.
     pub fn context_switches(&self) -> anyhow::Result<f64> {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).with_context(|| format!("{} is gone", self.name))?;
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id()))
+            .with_context(|| format!("{} is gone", self.name))?;
         let mut switches = 0.0;
         for thread in threads {
             // One that has just ended counts nothing.
             let text = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
             let counts = fields(&text);
-            switches +=
-                ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"].iter().filter_map(|name| counts.get(name)).sum::<f64>();
+            switches += ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"]
+                .iter()
+                .filter_map(|name| counts.get(name))
+                .sum::<f64>();
         }
         Ok(switches)
     }
@@ -119,12 +143,15 @@ impl Process {
         let stat = self.read("stat")?;
         // The second field is a name in parentheses that may hold anything.
         let behind_name = stat.rsplit(") ").next().unwrap_or_default();
-        let field = number.checked_sub(3).and_then(|index| behind_name.split(' ').nth(index)?.parse().ok());
+        let field = number
+            .checked_sub(3)
+            .and_then(|index| behind_name.split(' ').nth(index)?.parse().ok());
         field.context("a stat file that makes no sense")
     }
 
     fn read(&self, file: &str) -> anyhow::Result<String> {
-        fs::read_to_string(format!("/proc/{}/{file}", self.id())).with_context(|| format!("{} is gone", self.name))
+        fs::read_to_string(format!("/proc/{}/{file}", self.id()))
+            .with_context(|| format!("{} is gone", self.name))
     }
 }
 

@@ -24,13 +24,38 @@ struct Measured {
 
 impl Results {
     /// A value that tells something, without a goal.
-    pub fn note(&mut self, name: &'static str, what: impl Into<String>, value: f64, unit: &'static str) {
-        self.0.push(Measured { name, what: what.into(), value, unit, goal: None });
+    pub fn note(
+        &mut self,
+        name: &'static str,
+        what: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+    ) {
+        self.0.push(Measured {
+            name,
+            what: what.into(),
+            value,
+            unit,
+            goal: None,
+        });
     }
 
     /// A value that is to be `goal` at most.
-    pub fn judge(&mut self, name: &'static str, what: impl Into<String>, value: f64, unit: &'static str, goal: f64) {
-        self.0.push(Measured { name, what: what.into(), value, unit, goal: Some(goal) });
+    pub fn judge(
+        &mut self,
+        name: &'static str,
+        what: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        goal: f64,
+    ) {
+        self.0.push(Measured {
+            name,
+            what: what.into(),
+            value,
+            unit,
+            goal: Some(goal),
+        });
     }
 
     /// Prints the table.
@@ -39,9 +64,16 @@ impl Results {
         let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
         let mut rows = vec![row(["", "measured", "goal", ""])];
         rows.extend(self.0.iter().map(|measured| {
-            let goal = measured.goal.map_or_else(String::new, |goal| format!("≤ {} {}", short(goal), measured.unit));
+            let goal = measured.goal.map_or_else(String::new, |goal| {
+                format!("≤ {} {}", short(goal), measured.unit)
+            });
             let value = format!("{} {}", short(measured.value), measured.unit);
-            row([&measured.what, value.trim_end(), goal.trim_end(), measured.verdict()])
+            row([
+                &measured.what,
+                value.trim_end(),
+                goal.trim_end(),
+                measured.verdict(),
+            ])
         }));
         print_table(&rows);
     }
@@ -58,7 +90,9 @@ impl Results {
 impl Measured {
     fn is_held(&self) -> Option<bool> {
         // A ratio to what was too short to be measured says nothing.
-        self.goal.filter(|_| self.value.is_finite()).map(|goal| self.value <= goal)
+        self.goal
+            .filter(|_| self.value.is_finite())
+            .map(|goal| self.value <= goal)
     }
 
     fn verdict(&self) -> &'static str {
@@ -70,7 +104,13 @@ impl Measured {
     }
 
     fn to_json(&self) -> Value {
-        let Measured { name, what, value, unit, goal } = self;
+        let Measured {
+            name,
+            what,
+            value,
+            unit,
+            goal,
+        } = self;
         json!({ "name": name, "what": what, "value": value, "unit": unit, "goal": goal, "held": self.is_held() })
     }
 }
@@ -80,5 +120,9 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
-    if values.len() % 2 == 1 { Some(upper) } else { Some((upper + values.get(middle - 1)?) / 2.0) }
+    if values.len() % 2 == 1 {
+        Some(upper)
+    } else {
+        Some((upper + values.get(middle - 1)?) / 2.0)
+    }
 }

@@ -43,14 +43,23 @@ pub struct Master {
 impl Master {
     /// Starts it, without limits that matter here.
     pub async fn start() -> anyhow::Result<Self> {
-        let folder = TempDir::with_prefix("report-bench-").context("a folder for the configurations")?;
+        let folder =
+            TempDir::with_prefix("report-bench-").context("a folder for the configurations")?;
         let address = free_address()?;
-        let limits = json!({ "links": PLENTY, "links_per_address": PLENTY, "channels_per_link": PLENTY });
+        let limits =
+            json!({ "links": PLENTY, "links_per_address": PLENTY, "channels_per_link": PLENTY });
         let configuration = json!({ "mode": "master", "log_level": "warn", "listen_at": address.to_string(),
             "master_key": MASTER_KEY, "limits": limits });
         let mut process = role("master", &configuration, &folder)?;
-        ready(&mut [&mut process], async || TcpStream::connect(address).await.map(drop)).await?;
-        Ok(Master { address, process, folder })
+        ready(&mut [&mut process], async || {
+            TcpStream::connect(address).await.map(drop)
+        })
+        .await?;
+        Ok(Master {
+            address,
+            process,
+            folder,
+        })
     }
 }
 
@@ -83,23 +92,41 @@ impl System {
             connection.read_exact(&mut [0]).await.map(drop)
         })
         .await?;
-        Ok(System { entry, client, server, master })
+        Ok(System {
+            entry,
+            client,
+            server,
+            master,
+        })
     }
 }
 
 fn role(name: &str, configuration: &Value, folder: &TempDir) -> anyhow::Result<Process> {
     let file = folder.path().join(format!("{name}.json"));
     fs::write(&file, configuration.to_string())?;
-    Process::start(name, Command::new(env!("CARGO_BIN_EXE_report")).arg("--config").arg(file), folder.path())
+    Process::start(
+        name,
+        Command::new(env!("CARGO_BIN_EXE_report"))
+            .arg("--config")
+            .arg(file),
+        folder.path(),
+    )
 }
 
 /// Tries until it succeeds, the time is over or one of the processes has ended.
-pub async fn ready(processes: &mut [&mut Process], attempt: impl AsyncFn() -> io::Result<()>) -> anyhow::Result<()> {
+pub async fn ready(
+    processes: &mut [&mut Process],
+    attempt: impl AsyncFn() -> io::Result<()>,
+) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
-        let tried = tokio::time::timeout(READY_TIMEOUT, attempt()).await.unwrap_or_else(|late| Err(late.into()));
+        let tried = tokio::time::timeout(READY_TIMEOUT, attempt())
+            .await
+            .unwrap_or_else(|late| Err(late.into()));
         let Err(error) = tried else { return Ok(()) };
-        processes.iter_mut().try_for_each(|process| process.check())?;
+        processes
+            .iter_mut()
+            .try_for_each(|process| process.check())?;
         if begun.elapsed() > READY_TIMEOUT {
             return Err(error).context("the roles do not get ready");
         }

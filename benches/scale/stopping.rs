@@ -9,10 +9,18 @@ use tokio::signal::unix::{SignalKind, signal};
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Measures, unless a signal comes or the time is over. `measuring` owns the processes that it starts: they end when it is dropped.
-pub fn until_stopped(time_limit: Duration, measuring: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+pub fn until_stopped(
+    time_limit: Duration,
+    measuring: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let measured = runtime.block_on(async {
-        let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (mut interrupted, mut terminated) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        );
         let mut hung_up = signal(SignalKind::hangup())?;
         tokio::select! {
             measured = measuring => measured,

@@ -2,7 +2,11 @@
 
 /// What was measured, and where.
 pub fn heading() -> String {
-    format!("report {}, {} processors", env!("CARGO_PKG_VERSION"), std::thread::available_parallelism().map_or(0, usize::from))
+    format!(
+        "report {}, {} processors",
+        env!("CARGO_PKG_VERSION"),
+        std::thread::available_parallelism().map_or(0, usize::from)
+    )
 }
 
 /// About three digits.
@@ -16,12 +20,24 @@ pub fn short(value: f64) -> String {
 
 /// In columns of equal width, which Markdown ignores.
 pub fn print_table(rows: &[Vec<String>]) {
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     for (number, row) in rows.iter().enumerate() {
-        let cells: Vec<_> = row.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column))).collect();
+        let cells: Vec<_> = row
+            .iter()
+            .enumerate()
+            .map(|(column, cell)| format!("{cell:<0$}", width(column)))
+            .collect();
         println!("| {} |", cells.join(" | "));
         if number == 0 {
-            let lines: Vec<_> = (0..row.len()).map(|column| "-".repeat(width(column))).collect();
+            let lines: Vec<_> = (0..row.len())
+                .map(|column| "-".repeat(width(column)))
+                .collect();
             println!("|-{}-|", lines.join("-|-"));
         }
     }

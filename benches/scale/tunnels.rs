@@ -79,10 +79,31 @@ pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result
     let mut ways = [
         Way::many_links(&master, count).await?,
         Way::one_link(&master, count).await?,
-        Way::one_tunnel("talks_one_tunnel_ns_b", "all in one tunnel", Manner::Leisurely, &master, count).await?,
-        Way::one_tunnel("talk_alone_ns_b", "one talk, alone in a tunnel, without a pause", Manner::AtOnce, &master, 1).await?,
+        Way::one_tunnel(
+            "talks_one_tunnel_ns_b",
+            "all in one tunnel",
+            Manner::Leisurely,
+            &master,
+            count,
+        )
+        .await?,
+        Way::one_tunnel(
+            "talk_alone_ns_b",
+            "one talk, alone in a tunnel, without a pause",
+            Manner::AtOnce,
+            &master,
+            1,
+        )
+        .await?,
         Way::copied(&copier, count).await?,
-        Way::one_tunnel("bulk_ns_b", "a bulk transfer in one tunnel", Manner::Bulk, &master, 1).await?,
+        Way::one_tunnel(
+            "bulk_ns_b",
+            "a bulk transfer in one tunnel",
+            Manner::Bulk,
+            &master,
+            1,
+        )
+        .await?,
     ];
     for way in &mut ways {
         way.run(&master, &copier, options.tunnels_round / 2).await?;
@@ -95,7 +116,9 @@ pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result
     }
     report(options, &ways, results);
     for Way { links, talks, .. } in ways {
-        let Some((peers, tunnels)) = links else { continue };
+        let Some((peers, tunnels)) = links else {
+            continue;
+        };
         peers::check(&tunnels)?;
         drop(talks);
         peers.end(&tunnels).await;
@@ -110,17 +133,48 @@ fn report(options: &Options, ways: &[Way; 6], results: &mut Results) {
     let what = format!("{count} talks, {SIZES:?} bytes each {PERIOD:?}, there and back");
     results.note("talks_mb_s", what, rate, "MB/s");
     for way in ways {
-        results.note(way.name, format!("… CPU for each byte: {}", way.what), way.cost(), "ns/B");
+        results.note(
+            way.name,
+            format!("… CPU for each byte: {}", way.what),
+            way.cost(),
+            "ns/B",
+        );
     }
     let ratio = |way: &Way, other: &Way| way.cost() / other.cost();
     let what = format!("{count} tunnels on one link : one tunnel");
-    results.judge("talks_one_link_ratio", what, ratio(one_link, one_tunnel), "×", ALLOWED);
-    let what = format!("{count} tunnels on as many links : one tunnel, whose talks share reads and writes");
-    results.judge("talks_many_links_ratio", what, ratio(many_links, one_tunnel), "×", ALLOWED);
+    results.judge(
+        "talks_one_link_ratio",
+        what,
+        ratio(one_link, one_tunnel),
+        "×",
+        ALLOWED,
+    );
+    let what = format!(
+        "{count} tunnels on as many links : one tunnel, whose talks share reads and writes"
+    );
+    results.judge(
+        "talks_many_links_ratio",
+        what,
+        ratio(many_links, one_tunnel),
+        "×",
+        ALLOWED,
+    );
     let what = format!("{count} tunnels on as many links : one talk in one tunnel");
-    results.judge("talks_many_links_alone_ratio", what, ratio(many_links, alone), "×", ALLOWED);
-    let what = format!("{count} tunnels on as many links : as many connections through a TCP copier");
-    results.note("talks_many_links_copier_ratio", what, ratio(many_links, copied), "×");
+    results.judge(
+        "talks_many_links_alone_ratio",
+        what,
+        ratio(many_links, alone),
+        "×",
+        ALLOWED,
+    );
+    let what =
+        format!("{count} tunnels on as many links : as many connections through a TCP copier");
+    results.note(
+        "talks_many_links_copier_ratio",
+        what,
+        ratio(many_links, copied),
+        "×",
+    );
 }
 
 impl Way {
@@ -128,10 +182,20 @@ impl Way {
     async fn many_links(master: &Master, count: u32) -> anyhow::Result<Self> {
         let peers = Peers::new(master.address, "a port key of many links");
         peers.serve().await?;
-        let links = stream::iter(0..count).map(|_| peers.visit(1)).buffer_unordered(AT_ONCE);
+        let links = stream::iter(0..count)
+            .map(|_| peers.visit(1))
+            .buffer_unordered(AT_ONCE);
         let tunnels: Vec<Tunnel> = links.try_concat().await?;
-        let talks = tunnels.iter().map(|tunnel| Partner::Stream(Talk::open(tunnel))).collect();
-        Ok(Way::new("talks_many_links_ns_b", "each in a tunnel on a link of its own", talks, Some((peers, tunnels))))
+        let talks = tunnels
+            .iter()
+            .map(|tunnel| Partner::Stream(Talk::open(tunnel)))
+            .collect();
+        Ok(Way::new(
+            "talks_many_links_ns_b",
+            "each in a tunnel on a link of its own",
+            talks,
+            Some((peers, tunnels)),
+        ))
     }
 
     /// Each talk has a tunnel of its own, all of one client.
@@ -139,8 +203,16 @@ impl Way {
         let peers = Peers::new(master.address, "a port key of many tunnels");
         peers.serve().await?;
         let tunnels = peers.visit(count).await?;
-        let talks = tunnels.iter().map(|tunnel| Partner::Stream(Talk::open(tunnel))).collect();
-        Ok(Way::new("talks_one_link_ns_b", "each in a tunnel of its own, on one link", talks, Some((peers, tunnels))))
+        let talks = tunnels
+            .iter()
+            .map(|tunnel| Partner::Stream(Talk::open(tunnel)))
+            .collect();
+        Ok(Way::new(
+            "talks_one_link_ns_b",
+            "each in a tunnel of its own, on one link",
+            talks,
+            Some((peers, tunnels)),
+        ))
     }
 
     /// So many talks in one tunnel.
@@ -154,8 +226,14 @@ impl Way {
         let peers = Peers::new(master.address, name);
         peers.serve().await?;
         let tunnels = peers.visit(1).await?;
-        let talks = (0..count).filter_map(|_| tunnels.first()).map(|tunnel| Partner::Stream(Talk::open(tunnel))).collect();
-        Ok(Way { manner, ..Way::new(name, what, talks, Some((peers, tunnels))) })
+        let talks = (0..count)
+            .filter_map(|_| tunnels.first())
+            .map(|tunnel| Partner::Stream(Talk::open(tunnel)))
+            .collect();
+        Ok(Way {
+            manner,
+            ..Way::new(name, what, talks, Some((peers, tunnels)))
+        })
     }
 
     /// Each talk has a connection through the copier.
@@ -165,21 +243,54 @@ impl Way {
             connection.set_nodelay(true)?;
             anyhow::Ok(Partner::Socket(connection))
         };
-        let talks = stream::iter(0..count).map(connect).buffer_unordered(AT_ONCE).try_collect().await?;
-        Ok(Way::new("talks_copier_ns_b", "each in a connection through a TCP copier in the master's place", talks, None))
+        let talks = stream::iter(0..count)
+            .map(connect)
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(Way::new(
+            "talks_copier_ns_b",
+            "each in a connection through a TCP copier in the master's place",
+            talks,
+            None,
+        ))
     }
 
-    fn new(name: &'static str, what: &'static str, talks: Vec<Partner>, links: Option<(Peers, Vec<Tunnel>)>) -> Self {
-        Way { name, what, manner: Manner::Leisurely, talks, links, rounds: Vec::new() }
+    fn new(
+        name: &'static str,
+        what: &'static str,
+        talks: Vec<Partner>,
+        links: Option<(Peers, Vec<Tunnel>)>,
+    ) -> Self {
+        Way {
+            name,
+            what,
+            manner: Manner::Leisurely,
+            talks,
+            links,
+            rounds: Vec::new(),
+        }
     }
 
     /// One round: talks for so long, and counts.
-    async fn run(&mut self, master: &Master, copier: &Copier, length: Duration) -> anyhow::Result<()> {
-        let process: &Process = if self.links.is_some() { &master.process } else { &copier.process };
+    async fn run(
+        &mut self,
+        master: &Master,
+        copier: &Copier,
+        length: Duration,
+    ) -> anyhow::Result<()> {
+        let process: &Process = if self.links.is_some() {
+            &master.process
+        } else {
+            &copier.process
+        };
         let bytes = AtomicU64::new(0);
         let (cpu, begun) = (process.cpu_seconds()?, Instant::now());
         let manner = self.manner;
-        let talking = self.talks.iter_mut().map(|partner| partner.talk(manner, begun + length, &bytes));
+        let talking = self
+            .talks
+            .iter_mut()
+            .map(|partner| partner.talk(manner, begun + length, &bytes));
         future::try_join_all(talking).await?;
         let (cpu, seconds) = (process.cpu_seconds()? - cpu, begun.elapsed().as_secs_f64());
         let bytes = bytes.load(Relaxed) as f64;
@@ -199,8 +310,17 @@ impl Way {
 
 impl Partner {
     /// Talks until then, and adds to `bytes` what went both ways.
-    async fn talk(&mut self, manner: Manner, until: Instant, bytes: &AtomicU64) -> anyhow::Result<()> {
-        let longest = if matches!(manner, Manner::Bulk) { PIECE } else { *SIZES.end() };
+    async fn talk(
+        &mut self,
+        manner: Manner,
+        until: Instant,
+        bytes: &AtomicU64,
+    ) -> anyhow::Result<()> {
+        let longest = if matches!(manner, Manner::Bulk) {
+            PIECE
+        } else {
+            *SIZES.end()
+        };
         let content = Bytes::from(vec![b'm'; longest]);
         let mut next = Instant::now();
         if matches!(manner, Manner::Leisurely) {
@@ -217,7 +337,11 @@ impl Partner {
             };
             self.say(content.slice(..length)).await?;
             bytes.fetch_add(2 * length as u64, Relaxed);
-            let pause = if matches!(manner, Manner::Leisurely) { PERIOD } else { Duration::ZERO };
+            let pause = if matches!(manner, Manner::Leisurely) {
+                PERIOD
+            } else {
+                Duration::ZERO
+            };
             // Who is late says less, in place of everything at once.
             next = (next + pause).max(Instant::now());
         }

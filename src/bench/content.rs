@@ -29,7 +29,10 @@ impl FromStr for Data {
     type Err = UnknownData;
 
     fn from_str(text: &str) -> Result<Self, UnknownData> {
-        [Data::Random, Data::Text].into_iter().find(|data| data.name() == text).ok_or_else(|| UnknownData(text.to_owned()))
+        [Data::Random, Data::Text]
+            .into_iter()
+            .find(|data| data.name() == text)
+            .ok_or_else(|| UnknownData(text.to_owned()))
     }
 }
 
@@ -48,7 +51,8 @@ impl Data {
     }
 
     fn block(self) -> &'static Bytes {
-        static RANDOM: LazyLock<Bytes> = LazyLock::new(|| iter::repeat_with(|| fastrand::u8(..)).take(BLOCK).collect());
+        static RANDOM: LazyLock<Bytes> =
+            LazyLock::new(|| iter::repeat_with(|| fastrand::u8(..)).take(BLOCK).collect());
         static TEXT: LazyLock<Bytes> = LazyLock::new(text);
         match self {
             Data::Random => &RANDOM,
@@ -86,7 +90,10 @@ pub struct Feed {
 
 impl Feed {
     pub fn new(data: Data) -> Self {
-        Feed { block: data.block(), at: fastrand::usize(..BLOCK) }
+        Feed {
+            block: data.block(),
+            at: fastrand::usize(..BLOCK),
+        }
     }
 
     /// What comes next, at least one byte and at most `most`, which is not 0.
@@ -133,7 +140,10 @@ mod tests {
                     compressor.compress(&piece, &mut wire);
                 }
                 let ratio = wire.len() as f64 / raw_bytes as f64;
-                assert!((at_least..=at_most).contains(&ratio), "{data} with {method}: {ratio}");
+                assert!(
+                    (at_least..=at_most).contains(&ratio),
+                    "{data} with {method}: {ratio}"
+                );
             }
         }
     }

@@ -52,7 +52,10 @@ pub struct Load {
 impl Load {
     /// Starts `connections` transfers of `data`. They end when the load is dropped.
     pub fn start(tunnel: &Tunnel, direction: Direction, connections: usize, data: Data) -> Self {
-        let mut load = Load { tasks: JoinSet::new(), moved: Vec::new() };
+        let mut load = Load {
+            tasks: JoinSet::new(),
+            moved: Vec::new(),
+        };
         for _ in 0..connections {
             let (tunnel, moved) = (tunnel.clone(), Arc::<AtomicU64>::default());
             load.moved.push(Arc::clone(&moved));
@@ -78,7 +81,10 @@ impl Load {
     ///
     /// # Errors
     /// When a transfer failed.
-    pub async fn unless_failed<T>(&mut self, work: impl Future<Output = T>) -> Result<T, MeasureError> {
+    pub async fn unless_failed<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, MeasureError> {
         tokio::select! {
             done = work => Ok(done),
             Some(ended) = self.tasks.join_next() => match ended {
@@ -98,7 +104,11 @@ impl Load {
         self.run_for(time).await?;
         loop {
             let (took, after) = (begun.elapsed(), self.counts());
-            let moved: Vec<u64> = after.iter().zip(&before).map(|(after, before)| after.saturating_sub(*before)).collect();
+            let moved: Vec<u64> = after
+                .iter()
+                .zip(&before)
+                .map(|(after, before)| after.saturating_sub(*before))
+                .collect();
             if moved.iter().any(|&bytes| bytes > 0) {
                 return Ok(Throughput::new(&moved, took));
             }
@@ -136,7 +146,11 @@ async fn up(tunnel: &Tunnel, data: Data, moved: &AtomicU64) -> Result<Infallible
 }
 
 /// Takes the reports of a sink.
-async fn hear(stream: &TunnelStream, moved: &AtomicU64, tunnel: &Tunnel) -> Result<Infallible, MeasureError> {
+async fn hear(
+    stream: &TunnelStream,
+    moved: &AtomicU64,
+    tunnel: &Tunnel,
+) -> Result<Infallible, MeasureError> {
     let mut receiver = RawReceiver::new(stream, tunnel.port().compress);
     let mut reports = BytesMut::new();
     while let Some(raw) = receiver.receive().await? {
@@ -150,7 +164,14 @@ async fn hear(stream: &TunnelStream, moved: &AtomicU64, tunnel: &Tunnel) -> Resu
 
 async fn down(tunnel: &Tunnel, data: Data, moved: &AtomicU64) -> Result<Infallible, MeasureError> {
     let duration_ms = u64::try_from(LIFETIME.as_millis()).unwrap_or(u64::MAX);
-    let stream = tunnel.open(Request::Source { data, duration_ms, bytes: u64::MAX }.details());
+    let stream = tunnel.open(
+        Request::Source {
+            data,
+            duration_ms,
+            bytes: u64::MAX,
+        }
+        .details(),
+    );
     stream.finish();
     let mut receiver = RawReceiver::new(&stream, tunnel.port().compress);
     while let Some(raw) = receiver.receive().await? {

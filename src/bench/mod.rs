@@ -26,5 +26,8 @@ pub use self::{
     peer::{PLACES, Peer, PeerError},
     plan::{AT_ONCE, MeasureError, Plan, Progress},
     request::{Request, RequestError},
-    results::{Measured, NewConnections, NewConnectionsAll, RoundTrip, RoundTripAll, Throughput, ThroughputAll},
+    results::{
+        Measured, NewConnections, NewConnectionsAll, RoundTrip, RoundTripAll, Throughput,
+        ThroughputAll,
+    },
 };

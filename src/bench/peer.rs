@@ -61,7 +61,10 @@ impl Peer {
     /// The peer of a tunnel whose port is compressed so.
     #[must_use]
     pub fn new(method: CompressMethod) -> Self {
-        Peer { places: Semaphore::new(PLACES), method }
+        Peer {
+            places: Semaphore::new(PLACES),
+            method,
+        }
     }
 
     /// Does what is asked for on a stream, to its end.
@@ -80,8 +83,19 @@ impl Peer {
             match request {
                 Request::Echo => echo(stream, self.method).await,
                 Request::Sink => sink(stream, self.method).await,
-                Request::Source { data, duration_ms, bytes } => {
-                    source(stream, self.method, data, Duration::from_millis(duration_ms), bytes).await
+                Request::Source {
+                    data,
+                    duration_ms,
+                    bytes,
+                } => {
+                    source(
+                        stream,
+                        self.method,
+                        data,
+                        Duration::from_millis(duration_ms),
+                        bytes,
+                    )
+                    .await
                 }
             }
         };
@@ -102,7 +116,10 @@ impl Peer {
 }
 
 async fn echo(stream: &TunnelStream, method: CompressMethod) -> Result<(), RawError> {
-    let (mut sender, mut receiver) = (RawSender::new(stream, method), RawReceiver::new(stream, method));
+    let (mut sender, mut receiver) = (
+        RawSender::new(stream, method),
+        RawReceiver::new(stream, method),
+    );
     while let Some(raw) = receiver.receive().await? {
         sender.send_all(raw).await?;
         // A stream is always ready when its peer is fast: others have to have their turn.
@@ -114,7 +131,10 @@ async fn echo(stream: &TunnelStream, method: CompressMethod) -> Result<(), RawEr
 
 /// Each report is the number of bytes so far, eight bytes, big-endian.
 async fn sink(stream: &TunnelStream, method: CompressMethod) -> Result<(), RawError> {
-    let (mut sender, mut receiver) = (RawSender::new(stream, method), RawReceiver::new(stream, method));
+    let (mut sender, mut receiver) = (
+        RawSender::new(stream, method),
+        RawReceiver::new(stream, method),
+    );
     let received = AtomicU64::new(0);
     let counting = async {
         while let Some(raw) = receiver.receive().await? {
@@ -162,7 +182,9 @@ async fn source(
     let mut left = bytes.min(SOURCE_BYTES_MAX);
     while left > 0 && Instant::now() < deadline {
         let content = feed.next(usize::try_from(left).unwrap_or(usize::MAX).min(MAX_CHUNK));
-        let Ok(sent) = timeout_at(deadline, sender.send(&content)).await else { break };
+        let Ok(sent) = timeout_at(deadline, sender.send(&content)).await else {
+            break;
+        };
         let sent = sent?;
         feed.advance(sent);
         left = left.saturating_sub(sent as u64);

@@ -46,12 +46,21 @@ pub(super) async fn throughput(
 }
 
 /// How long an echo takes while nothing else goes through the tunnel.
-pub(super) async fn idle(tunnel: &Tunnel, data: Data, time: Duration) -> Result<RoundTrip, MeasureError> {
+pub(super) async fn idle(
+    tunnel: &Tunnel,
+    data: Data,
+    time: Duration,
+) -> Result<RoundTrip, MeasureError> {
     echoes(tunnel, data, time).await.map(RoundTrip::new)
 }
 
 /// The same beside a bulk transfer.
-pub(super) async fn loaded(tunnel: &Tunnel, beside: Direction, data: Data, time: Duration) -> Result<RoundTrip, MeasureError> {
+pub(super) async fn loaded(
+    tunnel: &Tunnel,
+    beside: Direction,
+    data: Data,
+    time: Duration,
+) -> Result<RoundTrip, MeasureError> {
     let mut load = Load::start(tunnel, beside, 1, data);
     load.run_for(warm_up(time)).await?;
     let echoed = load.unless_failed(echoes(tunnel, data, time)).await;
@@ -59,7 +68,11 @@ pub(super) async fn loaded(tunnel: &Tunnel, beside: Direction, data: Data, time:
     echoed?.map(RoundTrip::new)
 }
 
-async fn echoes(tunnel: &Tunnel, data: Data, time: Duration) -> Result<Vec<Duration>, MeasureError> {
+async fn echoes(
+    tunnel: &Tunnel,
+    data: Data,
+    time: Duration,
+) -> Result<Vec<Duration>, MeasureError> {
     let stream = tunnel.open(Request::Echo.details());
     let mut echo = Echo::new(&stream, tunnel);
     let mut feed = Feed::new(data);
@@ -77,14 +90,20 @@ async fn echoes(tunnel: &Tunnel, data: Data, time: Duration) -> Result<Vec<Durat
 }
 
 /// How many streams can be opened, `at_once` at a time, each waiting for its first echoed byte.
-pub(super) async fn new_connections(tunnel: &Tunnel, at_once: usize, time: Duration) -> Result<NewConnections, MeasureError> {
+pub(super) async fn new_connections(
+    tunnel: &Tunnel,
+    at_once: usize,
+    time: Duration,
+) -> Result<NewConnections, MeasureError> {
     let begun = Instant::now();
     let mut workers = JoinSet::new();
     for _ in 0..at_once {
         let tunnel = tunnel.clone();
         workers.spawn(async move {
             let mut times = Vec::new();
-            while times.is_empty() || begun.elapsed() < time && times.len() < SAMPLES_MAX / at_once.max(1) {
+            while times.is_empty()
+                || begun.elapsed() < time && times.len() < SAMPLES_MAX / at_once.max(1)
+            {
                 times.push(first_byte(&tunnel).await?);
             }
             Ok::<_, MeasureError>(times)
@@ -100,7 +119,9 @@ pub(super) async fn new_connections(tunnel: &Tunnel, at_once: usize, time: Durat
 async fn first_byte(tunnel: &Tunnel) -> Result<Duration, MeasureError> {
     let begun = Instant::now();
     let stream = tunnel.open(Request::Echo.details());
-    Echo::new(&stream, tunnel).send(Bytes::from_static(b"?")).await?;
+    Echo::new(&stream, tunnel)
+        .send(Bytes::from_static(b"?"))
+        .await?;
     let time = begun.elapsed();
     stream.finish();
     Ok(time)
@@ -115,7 +136,10 @@ struct Echo<'s> {
 impl<'s> Echo<'s> {
     fn new(stream: &'s TunnelStream, tunnel: &Tunnel) -> Self {
         let method = tunnel.port().compress;
-        Echo { sender: RawSender::new(stream, method), receiver: RawReceiver::new(stream, method) }
+        Echo {
+            sender: RawSender::new(stream, method),
+            receiver: RawReceiver::new(stream, method),
+        }
     }
 
     /// Sends, and waits until as much has come back.
@@ -123,7 +147,9 @@ impl<'s> Echo<'s> {
         let mut awaited = content.len();
         self.sender.send_all(content).await?;
         while awaited > 0 {
-            let Some(raw) = self.receiver.receive().await? else { return Err(MeasureError::EndedEarly) };
+            let Some(raw) = self.receiver.receive().await? else {
+                return Err(MeasureError::EndedEarly);
+            };
             awaited = awaited.saturating_sub(raw.len());
         }
         Ok(())

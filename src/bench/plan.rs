@@ -54,7 +54,9 @@ pub enum MeasureError {
         phase: &'static str,
     },
     /// The server has as many measuring streams as it takes.
-    #[error("stream: the server takes no more than {PLACES} measuring streams of a tunnel at a time; take fewer --connections")]
+    #[error(
+        "stream: the server takes no more than {PLACES} measuring streams of a tunnel at a time; take fewer --connections"
+    )]
     Full,
     /// The server does not know the measure.
     #[error("stream: the server does not know this measure; upgrade the older one of the two ends")]
@@ -90,21 +92,73 @@ impl Plan {
     ///
     /// # Cancel safety
     /// Dropping the future ends what runs; `measured` has what was done.
-    pub async fn run(&self, tunnel: &Tunnel, measured: &mut Measured, tell: impl FnMut(Progress)) -> Result<(), MeasureError> {
+    pub async fn run(
+        &self,
+        tunnel: &Tunnel,
+        measured: &mut Measured,
+        tell: impl FnMut(Progress),
+    ) -> Result<(), MeasureError> {
         use Direction::{Down, Up};
-        let Plan { time, connections, data } = *self;
-        let Measured { throughput, round_trip, new_connections } = measured;
-        let mut steps = Steps { number: 0, of: PHASES, time, tell };
-        let bulk = |direction, connections| phases::throughput(tunnel, direction, connections, data, time);
-        round_trip.idle = steps.run("round trip, idle", phases::idle(tunnel, data, time)).await?;
-        throughput.up = steps.run("throughput up, 1 connection", bulk(Up, 1)).await?;
-        throughput.down = steps.run("throughput down, 1 connection", bulk(Down, 1)).await?;
-        throughput.up_parallel = steps.run("throughput up, several connections", bulk(Up, connections)).await?;
-        throughput.down_parallel = steps.run("throughput down, several connections", bulk(Down, connections)).await?;
-        round_trip.beside_up = steps.run("round trip beside a transfer up", phases::loaded(tunnel, Up, data, time)).await?;
-        round_trip.beside_down = steps.run("round trip beside a transfer down", phases::loaded(tunnel, Down, data, time)).await?;
-        new_connections.in_turn = steps.run("new connections in turn", phases::new_connections(tunnel, 1, time)).await?;
-        new_connections.at_once = steps.run("new connections at once", phases::new_connections(tunnel, AT_ONCE, time)).await?;
+        let Plan {
+            time,
+            connections,
+            data,
+        } = *self;
+        let Measured {
+            throughput,
+            round_trip,
+            new_connections,
+        } = measured;
+        let mut steps = Steps {
+            number: 0,
+            of: PHASES,
+            time,
+            tell,
+        };
+        let bulk =
+            |direction, connections| phases::throughput(tunnel, direction, connections, data, time);
+        round_trip.idle = steps
+            .run("round trip, idle", phases::idle(tunnel, data, time))
+            .await?;
+        throughput.up = steps
+            .run("throughput up, 1 connection", bulk(Up, 1))
+            .await?;
+        throughput.down = steps
+            .run("throughput down, 1 connection", bulk(Down, 1))
+            .await?;
+        throughput.up_parallel = steps
+            .run("throughput up, several connections", bulk(Up, connections))
+            .await?;
+        throughput.down_parallel = steps
+            .run(
+                "throughput down, several connections",
+                bulk(Down, connections),
+            )
+            .await?;
+        round_trip.beside_up = steps
+            .run(
+                "round trip beside a transfer up",
+                phases::loaded(tunnel, Up, data, time),
+            )
+            .await?;
+        round_trip.beside_down = steps
+            .run(
+                "round trip beside a transfer down",
+                phases::loaded(tunnel, Down, data, time),
+            )
+            .await?;
+        new_connections.in_turn = steps
+            .run(
+                "new connections in turn",
+                phases::new_connections(tunnel, 1, time),
+            )
+            .await?;
+        new_connections.at_once = steps
+            .run(
+                "new connections at once",
+                phases::new_connections(tunnel, AT_ONCE, time),
+            )
+            .await?;
         Ok(())
     }
 
@@ -123,14 +177,37 @@ impl Plan {
     ) -> Result<(), MeasureError> {
         use Direction::{Down, Up};
         let Plan { time, data, .. } = *self;
-        let Measured { throughput, round_trip, .. } = measured;
-        let mut steps = Steps { number: 0, of: PHASES_OF_ONE, time, tell };
+        let Measured {
+            throughput,
+            round_trip,
+            ..
+        } = measured;
+        let mut steps = Steps {
+            number: 0,
+            of: PHASES_OF_ONE,
+            time,
+            tell,
+        };
         let bulk = |direction| phases::throughput(tunnel, direction, 1, data, time);
-        round_trip.idle = steps.run("round trip, idle", phases::idle(tunnel, data, time)).await?;
+        round_trip.idle = steps
+            .run("round trip, idle", phases::idle(tunnel, data, time))
+            .await?;
         throughput.up = steps.run("throughput up, 1 connection", bulk(Up)).await?;
-        throughput.down = steps.run("throughput down, 1 connection", bulk(Down)).await?;
-        round_trip.beside_up = steps.run("round trip beside a transfer up", phases::loaded(tunnel, Up, data, time)).await?;
-        round_trip.beside_down = steps.run("round trip beside a transfer down", phases::loaded(tunnel, Down, data, time)).await?;
+        throughput.down = steps
+            .run("throughput down, 1 connection", bulk(Down))
+            .await?;
+        round_trip.beside_up = steps
+            .run(
+                "round trip beside a transfer up",
+                phases::loaded(tunnel, Up, data, time),
+            )
+            .await?;
+        round_trip.beside_down = steps
+            .run(
+                "round trip beside a transfer down",
+                phases::loaded(tunnel, Down, data, time),
+            )
+            .await?;
         Ok(())
     }
 }
@@ -150,8 +227,15 @@ impl<F: FnMut(Progress)> Steps<F> {
         measure: impl Future<Output = Result<T, MeasureError>>,
     ) -> Result<Option<T>, MeasureError> {
         self.number = self.number.saturating_add(1);
-        (self.tell)(Progress { number: self.number, of: self.of, phase });
+        (self.tell)(Progress {
+            number: self.number,
+            of: self.of,
+            phase,
+        });
         let limit = self.time + phases::warm_up(self.time) + PATIENCE;
-        timeout(limit, measure).await.unwrap_or(Err(MeasureError::Stalled { phase })).map(Some)
+        timeout(limit, measure)
+            .await
+            .unwrap_or(Err(MeasureError::Stalled { phase }))
+            .map(Some)
     }
 }

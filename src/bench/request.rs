@@ -61,11 +61,14 @@ impl Request {
         if details.is_empty() {
             return Ok(None);
         }
-        let fields: Map<String, Value> = serde_json::from_slice(details).map_err(RequestError::NoObject)?;
+        let fields: Map<String, Value> =
+            serde_json::from_slice(details).map_err(RequestError::NoObject)?;
         if !fields.contains_key(FIELD) {
             return Ok(None);
         }
-        serde_json::from_value(Value::Object(fields)).map(Some).map_err(RequestError::Unknown)
+        serde_json::from_value(Value::Object(fields))
+            .map(Some)
+            .map_err(RequestError::Unknown)
     }
 
     /// The details that ask for this.
@@ -81,20 +84,46 @@ mod tests {
 
     #[test]
     fn a_request_is_read_as_it_was_written() {
-        for request in [Request::Echo, Request::Sink, Request::Source { data: Data::Text, duration_ms: 200, bytes: u64::MAX }] {
+        for request in [
+            Request::Echo,
+            Request::Sink,
+            Request::Source {
+                data: Data::Text,
+                duration_ms: 200,
+                bytes: u64::MAX,
+            },
+        ] {
             let details = request.details();
-            assert!(details.len() < 4096 && Request::read(&details).unwrap() == Some(request), "{request:?}");
+            assert!(
+                details.len() < 4096 && Request::read(&details).unwrap() == Some(request),
+                "{request:?}"
+            );
         }
         let written = br#"{"bench": "source", "duration_ms": 3000, "bytes": 5, "later": [1]}"#;
         let read = Request::read(written).unwrap();
-        assert_eq!(read, Some(Request::Source { data: Data::Random, duration_ms: 3000, bytes: 5 }), "unknown fields are ignored");
-        assert_eq!(Request::read(br#"{"later": 1, "bench": "echo"}"#).unwrap(), Some(Request::Echo));
+        assert_eq!(
+            read,
+            Some(Request::Source {
+                data: Data::Random,
+                duration_ms: 3000,
+                bytes: 5
+            }),
+            "unknown fields are ignored"
+        );
+        assert_eq!(
+            Request::read(br#"{"later": 1, "bench": "echo"}"#).unwrap(),
+            Some(Request::Echo)
+        );
     }
 
     #[test]
     fn a_stream_without_the_field_is_an_ordinary_one() {
         for details in ["", "{}", r#"{"later": {"bench": "echo"}}"#] {
-            assert_eq!(Request::read(details.as_bytes()).unwrap(), None, "{details}");
+            assert_eq!(
+                Request::read(details.as_bytes()).unwrap(),
+                None,
+                "{details}"
+            );
         }
     }
 
@@ -112,7 +141,13 @@ mod tests {
             assert_eq!(error.wire_code(), ResetCode::Refused, "{details}");
         }
         for details in ["echo", "[]", "{", "\"bench\"", "\u{0}"] {
-            assert_eq!(Request::read(details.as_bytes()).expect_err(details).wire_code(), ResetCode::Protocol, "{details:?}");
+            assert_eq!(
+                Request::read(details.as_bytes())
+                    .expect_err(details)
+                    .wire_code(),
+                ResetCode::Protocol,
+                "{details:?}"
+            );
         }
     }
 }

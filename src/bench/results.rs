@@ -95,8 +95,13 @@ impl Throughput {
     /// From what each connection moved in `time`.
     #[must_use]
     pub fn new(moved: &[u64], time: Duration) -> Self {
-        let bytes = moved.iter().fold(0, |sum: u64, &moved| sum.saturating_add(moved));
-        let (least, most) = (moved.iter().min().copied().unwrap_or(0), moved.iter().max().copied().unwrap_or(0));
+        let bytes = moved
+            .iter()
+            .fold(0, |sum: u64, &moved| sum.saturating_add(moved));
+        let (least, most) = (
+            moved.iter().min().copied().unwrap_or(0),
+            moved.iter().max().copied().unwrap_or(0),
+        );
         let seconds = time.as_secs_f64();
         Throughput {
             connections: moved.len(),
@@ -113,7 +118,11 @@ impl RoundTrip {
     #[must_use]
     pub fn new(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
-        RoundTrip { samples: times.len(), p50_us: percentile_us(&times, 50), p99_us: percentile_us(&times, 99) }
+        RoundTrip {
+            samples: times.len(),
+            p50_us: percentile_us(&times, 50),
+            p99_us: percentile_us(&times, 99),
+        }
     }
 }
 
@@ -137,7 +146,10 @@ impl NewConnections {
 /// What of 100 `percent` do not exceed, by the nearest rank; 0 when there is nothing.
 fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
     let rank = sorted.len().saturating_mul(percent).div_ceil(100).max(1);
-    let time = sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default();
+    let time = sorted
+        .get(rank.saturating_sub(1))
+        .copied()
+        .unwrap_or_default();
     (time.as_secs_f64() * 1e9).round() / 1e3
 }
 
@@ -157,7 +169,10 @@ mod tests {
     #[test]
     fn percentiles_are_those_of_the_nearest_rank_whatever_the_order() {
         let hundred = RoundTrip::new(micros((1..=100).rev()));
-        assert_eq!((hundred.samples, hundred.p50_us, hundred.p99_us), (100, 50.0, 99.0));
+        assert_eq!(
+            (hundred.samples, hundred.p50_us, hundred.p99_us),
+            (100, 50.0, 99.0)
+        );
         let thousand = RoundTrip::new(micros((1..=1000).map(|number| number * 2 % 1001)));
         assert_eq!((thousand.p50_us, thousand.p99_us), (500.0, 990.0));
         let three = RoundTrip::new(micros([3, 1, 2]));
@@ -181,7 +196,14 @@ mod tests {
     #[test]
     fn a_throughput_is_the_sum_and_says_how_even_it_was() {
         let measured = Throughput::new(&[300, 100, 200], Duration::from_millis(500));
-        assert_eq!((measured.connections, measured.bytes, measured.bytes_per_second), (3, 600, 1200.0));
+        assert_eq!(
+            (
+                measured.connections,
+                measured.bytes,
+                measured.bytes_per_second
+            ),
+            (3, 600, 1200.0)
+        );
         assert!((measured.least_to_most - 1.0 / 3.0).abs() < 1e-12);
     }
 }

@@ -59,8 +59,17 @@ pub struct BenchArguments {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().filter(|seconds| SECONDS.contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("write seconds, from {} to {}", SECONDS.start(), SECONDS.end()))
+    let seconds = text
+        .parse()
+        .ok()
+        .filter(|seconds| SECONDS.contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| {
+        format!(
+            "write seconds, from {} to {}",
+            SECONDS.start(),
+            SECONDS.end()
+        )
+    })
 }
 
 fn data(text: &str) -> Result<Data, UnknownData> {
@@ -103,14 +112,24 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     let file = &arguments.file.config;
     let loaded = config::load(file)?;
     let RoleConfig::Client(config) = &loaded.config.role else {
-        bail!("{} is a {}'s: `report bench` takes the configuration of a client", file.display(), loaded.config.role.name());
+        bail!(
+            "{} is a {}'s: `report bench` takes the configuration of a client",
+            file.display(),
+            loaded.config.role.name()
+        );
     };
-    let port = chosen(config, arguments.mark.as_deref()).with_context(|| file.display().to_string())?;
+    let port =
+        chosen(config, arguments.mark.as_deref()).with_context(|| file.display().to_string())?;
     let runtime = threads::of_a_role()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().context("cannot receive signals")?;
         let cancel = CancellationToken::new();
-        run_until_signal(measure(arguments, config, port, cancel.clone()), &cancel, async || signals.next().await).await
+        run_until_signal(
+            measure(arguments, config, port, cancel.clone()),
+            &cancel,
+            async || signals.next().await,
+        )
+        .await
     });
     runtime.shutdown_background();
     outcome
@@ -124,8 +143,16 @@ fn chosen<'c>(config: &'c ClientConfig, mark: Option<&str>) -> anyhow::Result<&'
         None => ports.next(),
     };
     found.with_context(|| {
-        let known: Vec<String> = config.ports.iter().map(|port| format!("\"{}\"", port.mark)).collect();
-        format!("no port has the mark \"{}\": --mark takes one of {}", mark.unwrap_or_default(), known.join(", "))
+        let known: Vec<String> = config
+            .ports
+            .iter()
+            .map(|port| format!("\"{}\"", port.mark))
+            .collect();
+        format!(
+            "no port has the mark \"{}\": --mark takes one of {}",
+            mark.unwrap_or_default(),
+            known.join(", ")
+        )
     })
 }
 
@@ -137,12 +164,23 @@ async fn measure(
 ) -> anyhow::Result<()> {
     let uplink = client_uplink(config)?;
     let parameters = port_parameters(port, &config.link, &Commons::default());
-    let plan = Plan { time: arguments.seconds, connections: usize::from(arguments.connections), data: arguments.data };
+    let plan = Plan {
+        time: arguments.seconds,
+        connections: usize::from(arguments.connections),
+        data: arguments.data,
+    };
     let line = ProgressLine::new();
     line.show("linking to the master …");
     let stop = cancel.clone();
     let work = move |reached: Reached| async move { run(plan, reached, &line, &stop).await };
-    let reached = direct::with_tunnel(uplink, parameters, config.hold_timeout.max(PATIENCE), cancel, work).await;
+    let reached = direct::with_tunnel(
+        uplink,
+        parameters,
+        config.hold_timeout.max(PATIENCE),
+        cancel,
+        work,
+    )
+    .await;
     let (reached, measured, outcome) = reached.inspect_err(|_| ProgressLine::new().clear())?;
     if let Err(Stopped::NotServed) = outcome {
         bail!("{}", not_served(&reached));
@@ -177,7 +215,8 @@ async fn run(
         line.clear();
         return (reached, measured, Err(Stopped::NotServed));
     }
-    let tell = |Progress { number, of, phase }: Progress| line.show(&format!("{number}/{of} {phase} …"));
+    let tell =
+        |Progress { number, of, phase }: Progress| line.show(&format!("{number}/{of} {phase} …"));
     let outcome = tokio::select! {
         outcome = plan.run(&reached.tunnel, &mut measured, tell) => outcome.map_err(Stopped::Failed),
         () = stop.cancelled() => Err(Stopped::Interrupted),
@@ -188,13 +227,23 @@ async fn run(
 
 fn not_served(reached: &Reached) -> &'static str {
     match reached.taker.bench {
-        Some(_) => "the server takes no measuring streams: its configuration says \"bench\": false; take that out to measure",
-        None => "the server takes no measuring streams: its version does not know them; upgrade the server",
+        Some(_) => {
+            "the server takes no measuring streams: its configuration says \"bench\": false; take that out to measure"
+        }
+        None => {
+            "the server takes no measuring streams: its version does not know them; upgrade the server"
+        }
     }
 }
 
 impl Report {
-    fn new(port: &PortConfig, arguments: &BenchArguments, reached: &Reached, measured: Measured, complete: bool) -> Self {
+    fn new(
+        port: &PortConfig,
+        arguments: &BenchArguments,
+        reached: &Reached,
+        measured: Measured,
+        complete: bool,
+    ) -> Self {
         let milliseconds = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         Report {
             version: env!("CARGO_PKG_VERSION"),
@@ -215,7 +264,11 @@ impl Report {
 }
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
-    let text = if json { shown_in_json(&serde_json::to_string(report)?).into_owned() + "\n" } else { table::table(report) };
+    let text = if json {
+        shown_in_json(&serde_json::to_string(report)?).into_owned() + "\n"
+    } else {
+        table::table(report)
+    };
     Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
@@ -229,7 +282,11 @@ mod tests {
         let text = r#"{"mode": "client", "master": "host:1", "ports": [
             {"mark": "SSH", "local_address": "127.0.0.1:1", "port_key": "a"},
             {"mark": "远程桌面", "local_address": "127.0.0.1:2", "port_key": "b"}]}"#;
-        match config::parse(text, Path::new("c.json"), &|_| None).expect("loads").config.role {
+        match config::parse(text, Path::new("c.json"), &|_| None)
+            .expect("loads")
+            .config
+            .role
+        {
             RoleConfig::Client(client) => client,
             other => panic!("{}", other.name()),
         }
@@ -238,9 +295,17 @@ mod tests {
     #[test]
     fn the_first_port_is_measured_unless_another_is_named() {
         assert_eq!(chosen(&client(), None).expect("the first").mark, "SSH");
-        assert_eq!(chosen(&client(), Some("远程桌面")).expect("named").mark, "远程桌面");
-        let error = chosen(&client(), Some("RDP")).expect_err("unknown").to_string();
-        assert!(error.contains("\"RDP\"") && error.contains("\"SSH\", \"远程桌面\""), "{error}");
+        assert_eq!(
+            chosen(&client(), Some("远程桌面")).expect("named").mark,
+            "远程桌面"
+        );
+        let error = chosen(&client(), Some("RDP"))
+            .expect_err("unknown")
+            .to_string();
+        assert!(
+            error.contains("\"RDP\"") && error.contains("\"SSH\", \"远程桌面\""),
+            "{error}"
+        );
     }
 
     #[test]

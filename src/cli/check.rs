@@ -12,8 +12,8 @@ use anyhow::bail;
 use super::{roles::tls_files, warnings::warnings};
 use crate::{
     config::{
-        self, Config, FallbackConfig, FieldPath, LinkConfig, MasterAddress, MasterChoice, MasterConfig, PortConfig, RoleConfig,
-        Warning,
+        self, Config, FallbackConfig, FieldPath, LinkConfig, MasterAddress, MasterChoice,
+        MasterConfig, PortConfig, RoleConfig, Warning,
     },
     link::{
         dial::{Bind, DialParameters, ProxyChoice},
@@ -31,7 +31,12 @@ pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
     certificates(&loaded.config.role)?;
     let bind_warning = bind_address(&loaded.config.role)?;
     let name = file.display().to_string();
-    writeln!(io::stdout(), "{} is valid.\n{}", shown(&name), describe(&loaded.config).trim_end())?;
+    writeln!(
+        io::stdout(),
+        "{} is valid.\n{}",
+        shown(&name),
+        describe(&loaded.config).trim_end()
+    )?;
     for warning in warnings(&loaded).into_iter().chain(bind_warning) {
         super::complain(&format!("warning: {name}: {warning}"));
     }
@@ -41,7 +46,12 @@ pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
 /// Reads what TLS needs, as the role would.
 fn certificates(role: &RoleConfig) -> Result<(), TlsError> {
     match role {
-        RoleConfig::Master(master) => master.tls.as_ref().map(|files| tls_files(files).acceptor()).transpose().map(drop),
+        RoleConfig::Master(master) => master
+            .tls
+            .as_ref()
+            .map(|files| tls_files(files).acceptor())
+            .transpose()
+            .map(drop),
         RoleConfig::Server(server) => authorities(&server.link),
         RoleConfig::Client(client) => authorities(&client.link),
     }
@@ -62,7 +72,9 @@ fn bind_address(role: &RoleConfig) -> anyhow::Result<Option<Warning>> {
         RoleConfig::Server(server) => server.link.dial.bind.as_ref(),
         RoleConfig::Client(client) => client.link.dial.bind.as_ref(),
     };
-    let Some((bind, error)) = bind.and_then(|bind| Some((bind, bind.try_now().err()?))) else { return Ok(None) };
+    let Some((bind, error)) = bind.and_then(|bind| Some((bind, bind.try_now().err()?))) else {
+        return Ok(None);
+    };
     let cause = match (error.kind(), bind) {
         (io::ErrorKind::Unsupported, _) => bail!("`bind_address` (\"{bind}\"): {error}"),
         (io::ErrorKind::PermissionDenied, _) => {
@@ -76,17 +88,26 @@ fn bind_address(role: &RoleConfig) -> anyhow::Result<Option<Warning>> {
         }
     };
     let message = format!("(\"{bind}\") cannot be used: {cause} ({error})");
-    Ok(Some(Warning { field: FieldPath::default().field("bind_address"), message }))
+    Ok(Some(Warning {
+        field: FieldPath::default().field("bind_address"),
+        message,
+    }))
 }
 
 /// What the file means, a line for each thing; never a key.
 fn describe(config: &Config) -> String {
-    let mut lines =
-        vec![format!("mode: {}", config.role.name()), format!("log_level: {}", config.log_level.as_str().to_lowercase())];
+    let mut lines = vec![
+        format!("mode: {}", config.role.name()),
+        format!("log_level: {}", config.log_level.as_str().to_lowercase()),
+    ];
     match &config.role {
         RoleConfig::Master(master) => describe_master(master, &mut lines),
         RoleConfig::Server(server) => {
-            describe_link(&server.link, "is linked to all of them at the same time", &mut lines);
+            describe_link(
+                &server.link,
+                "is linked to all of them at the same time",
+                &mut lines,
+            );
             let limits = &server.limits;
             lines.push(format!(
                 "limits: {} connections in all, {} for each port, {} for each client of it",
@@ -96,13 +117,23 @@ fn describe(config: &Config) -> String {
                 "limits: {} clients for each port; {} for slow services and clients",
                 limits.tunnels_per_port, limits.memory
             ));
-            lines.push(format!("bench: {}", if server.bench { "answered" } else { "not answered" }));
+            lines.push(format!(
+                "bench: {}",
+                if server.bench {
+                    "answered"
+                } else {
+                    "not answered"
+                }
+            ));
             describe_ports(&server.ports, "dials", &mut lines);
         }
         RoleConfig::Client(client) => {
             describe_link(&client.link, choice(client.master_choice), &mut lines);
             lines.push(format!("hold_timeout: {:?}", client.hold_timeout));
-            lines.push(format!("limits: {} for slow applications and servers", client.limits.memory));
+            lines.push(format!(
+                "limits: {} for slow applications and servers",
+                client.limits.memory
+            ));
             describe_ports(&client.ports, "listens at", &mut lines);
         }
     }
@@ -118,18 +149,45 @@ fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
     lines.push(format!("listen_at: {}", addresses.join(", ")));
     lines.push(format!("path: {}", master.path));
     lines.push(match &master.tls {
-        Some(files) => format!("tls: certificate {}, key {}", files.cert.display(), files.key.display()),
+        Some(files) => format!(
+            "tls: certificate {}, key {}",
+            files.cert.display(),
+            files.key.display()
+        ),
         None => "tls: none here".to_owned(),
     });
-    if let Some(file) = master.tls.as_ref().and_then(|files| files.client_ca.as_ref()) {
-        lines.push(format!("tls: every peer must show a certificate of {}", file.display()));
+    if let Some(file) = master
+        .tls
+        .as_ref()
+        .and_then(|files| files.client_ca.as_ref())
+    {
+        lines.push(format!(
+            "tls: every peer must show a certificate of {}",
+            file.display()
+        ));
     }
-    lines.push(format!("healthz: {}", if master.healthz { "answered" } else { "not answered" }));
+    lines.push(format!(
+        "healthz: {}",
+        if master.healthz {
+            "answered"
+        } else {
+            "not answered"
+        }
+    ));
     describe_front(master, lines);
     let limits = &master.limits;
-    lines.push(format!("limits: {} links, {} for each address", limits.links, limits.links_per_address));
-    lines.push(format!("limits: {} ports and {} channels for each link", limits.ports_per_link, limits.channels_per_link));
-    lines.push(format!("limits: headers of {}, queues of {} in all", limits.header_bytes, limits.memory));
+    lines.push(format!(
+        "limits: {} links, {} for each address",
+        limits.links, limits.links_per_address
+    ));
+    lines.push(format!(
+        "limits: {} ports and {} channels for each link",
+        limits.ports_per_link, limits.channels_per_link
+    ));
+    lines.push(format!(
+        "limits: headers of {}, queues of {} in all",
+        limits.header_bytes, limits.memory
+    ));
 }
 
 /// What strangers see, and who is believed about whom.
@@ -137,14 +195,32 @@ fn describe_front(master: &MasterConfig, lines: &mut Vec<String>) {
     lines.push(match &master.fallback {
         FallbackConfig::NotFound => "fallback: 404, nothing is there".to_owned(),
         FallbackConfig::Files(folder) => format!("fallback: the files of {}", folder.display()),
-        FallbackConfig::Server { address, proxy_protocol: false } => format!("fallback: the web server at {address}"),
-        FallbackConfig::Server { address, proxy_protocol: true } => {
+        FallbackConfig::Server {
+            address,
+            proxy_protocol: false,
+        } => format!("fallback: the web server at {address}"),
+        FallbackConfig::Server {
+            address,
+            proxy_protocol: true,
+        } => {
             format!("fallback: the web server at {address}, told of visitors by the PROXY protocol")
         }
     });
-    let networks: Vec<String> = master.trusted_proxies.iter().map(ToString::to_string).collect();
-    let networks = if networks.is_empty() { "none".to_owned() } else { networks.join(", ") };
-    let by = if master.proxy_protocol { "the PROXY protocol, X-Forwarded-For" } else { "X-Forwarded-For" };
+    let networks: Vec<String> = master
+        .trusted_proxies
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let networks = if networks.is_empty() {
+        "none".to_owned()
+    } else {
+        networks.join(", ")
+    };
+    let by = if master.proxy_protocol {
+        "the PROXY protocol, X-Forwarded-For"
+    } else {
+        "X-Forwarded-For"
+    };
     lines.push(format!("trusted_proxies: {networks} ({by})"));
 }
 
@@ -154,7 +230,10 @@ fn describe_way(dial: &DialParameters, lines: &mut Vec<String>) {
         ProxyChoice::Environment => {}
         ProxyChoice::Direct => lines.push("proxy: none, whatever the environment says".to_owned()),
         ProxyChoice::Fixed(proxy) => {
-            let user = proxy.user.as_ref().map_or_else(String::new, |user| format!(" as {}", user.name));
+            let user = proxy
+                .user
+                .as_ref()
+                .map_or_else(String::new, |user| format!(" as {}", user.name));
             lines.push(format!("proxy: {proxy}{user}"));
         }
     }
@@ -167,8 +246,16 @@ fn describe_way(dial: &DialParameters, lines: &mut Vec<String>) {
             Bind::Interface(name) => format!("bind_address: interface {name}"),
         });
     }
-    let names = dial.request.headers.keys().map(|name| name.as_str().to_owned());
-    let file = dial.request.headers_file.as_ref().map(|file| format!("those of {}", file.display()));
+    let names = dial
+        .request
+        .headers
+        .keys()
+        .map(|name| name.as_str().to_owned());
+    let file = dial
+        .request
+        .headers_file
+        .as_ref()
+        .map(|file| format!("those of {}", file.display()));
     let headers: Vec<String> = names.chain(file).collect();
     if !headers.is_empty() {
         lines.push(format!("headers: {}", headers.join(", ")));
@@ -184,8 +271,12 @@ fn describe_way(dial: &DialParameters, lines: &mut Vec<String>) {
 /// What a client does with several masters.
 fn choice(choice: MasterChoice) -> &'static str {
     match choice {
-        MasterChoice::Ordered => "uses one at a time: ordered, the next one is dialled when one fails",
-        MasterChoice::Raced => "uses one at a time: raced, they are dialled side by side and the first that takes it in is used",
+        MasterChoice::Ordered => {
+            "uses one at a time: ordered, the next one is dialled when one fails"
+        }
+        MasterChoice::Raced => {
+            "uses one at a time: raced, they are dialled side by side and the first that takes it in is used"
+        }
     }
 }
 
@@ -198,20 +289,37 @@ fn describe_link(link: &LinkConfig, several: &str, lines: &mut Vec<String>) {
     }
     describe_way(&link.dial, lines);
     if let Some(ca) = &link.dial.tls.ca {
-        let beside = if link.dial.tls.system_ca { "the system's authorities and " } else { "" };
+        let beside = if link.dial.tls.system_ca {
+            "the system's authorities and "
+        } else {
+            ""
+        };
         lines.push(format!("tls: trusts {beside}{}", ca.display()));
     }
     lines.push(format!("resume_timeout: {:?}", link.resume_timeout));
     if let Some(age) = link.rotate_after {
         lines.push(format!("rotate_after: {age:?}"));
     }
-    lines.push(link.tcp_keepalive.map_or_else(|| "tcp_keepalive: off".to_owned(), |idle| format!("tcp_keepalive: {idle:?}")));
+    lines.push(link.tcp_keepalive.map_or_else(
+        || "tcp_keepalive: off".to_owned(),
+        |idle| format!("tcp_keepalive: {idle:?}"),
+    ));
 }
 
 fn describe_ports(ports: &[PortConfig], does: &str, lines: &mut Vec<String>) {
     for port in ports {
-        let PortConfig { mark, local_address, encrypt_method, compress_method, proxy_protocol, windows, .. } = port;
-        let told = proxy_protocol.map_or_else(String::new, |version| format!(", with PROXY protocol {version} before it"));
+        let PortConfig {
+            mark,
+            local_address,
+            encrypt_method,
+            compress_method,
+            proxy_protocol,
+            windows,
+            ..
+        } = port;
+        let told = proxy_protocol.map_or_else(String::new, |version| {
+            format!(", with PROXY protocol {version} before it")
+        });
         lines.push(format!(
             "port \"{mark}\": {does} {local_address}{told}; {encrypt_method}, {compress_method}; windows up to {} a stream, {} in all",
             windows.stream, windows.tunnel
@@ -228,11 +336,20 @@ mod tests {
     /// A folder with a certificate and its key, and the key of another certificate.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
-        let made = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let made =
+            || rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         let (one, other) = (made(), made());
         fs::write(folder.path().join("cert.pem"), one.cert.pem()).expect("written");
-        fs::write(folder.path().join("key.pem"), one.signing_key.serialize_pem()).expect("written");
-        fs::write(folder.path().join("other.pem"), other.signing_key.serialize_pem()).expect("written");
+        fs::write(
+            folder.path().join("key.pem"),
+            one.signing_key.serialize_pem(),
+        )
+        .expect("written");
+        fs::write(
+            folder.path().join("other.pem"),
+            other.signing_key.serialize_pem(),
+        )
+        .expect("written");
         folder
     }
 
@@ -243,7 +360,9 @@ mod tests {
     }
 
     fn master(cert: &str, key: &str) -> String {
-        format!(r#"{{"mode": "master", "listen_at": "a:1", "master_key": "k", "tls": {{"cert": "{cert}", "key": "{key}"}}}}"#)
+        format!(
+            r#"{{"mode": "master", "listen_at": "a:1", "master_key": "k", "tls": {{"cert": "{cert}", "key": "{key}"}}}}"#
+        )
     }
 
     fn refused(text: &str) -> String {
@@ -254,29 +373,48 @@ mod tests {
     #[test]
     fn a_certificate_and_its_key_are_fine() {
         let folder = folder();
-        assert_eq!(check(&written(&folder, &master("cert.pem", "key.pem"))).expect("valid"), ExitCode::SUCCESS);
+        assert_eq!(
+            check(&written(&folder, &master("cert.pem", "key.pem"))).expect("valid"),
+            ExitCode::SUCCESS
+        );
     }
 
     #[test]
     fn a_certificate_that_cannot_be_read_is_named() {
-        for (text, file) in [(master("none.pem", "key.pem"), "none.pem"), (master("cert.pem", "none.pem"), "none.pem")] {
+        for (text, file) in [
+            (master("none.pem", "key.pem"), "none.pem"),
+            (master("cert.pem", "none.pem"), "none.pem"),
+        ] {
             let said = refused(&text);
-            assert!(said.contains("cannot read") && said.contains(file), "{said}");
+            assert!(
+                said.contains("cannot read") && said.contains(file),
+                "{said}"
+            );
         }
         let said = refused(&master("key.pem", "key.pem"));
-        assert!(said.contains("no certificate in") && said.contains("key.pem"), "{said}");
+        assert!(
+            said.contains("no certificate in") && said.contains("key.pem"),
+            "{said}"
+        );
     }
 
     #[test]
     fn a_key_of_another_certificate_names_both_files() {
         let said = refused(&master("cert.pem", "other.pem"));
-        assert!(said.contains("cert.pem") && said.contains("other.pem") && said.contains("does not belong"), "{said}");
+        assert!(
+            said.contains("cert.pem")
+                && said.contains("other.pem")
+                && said.contains("does not belong"),
+            "{said}"
+        );
     }
 
     #[test]
     fn authorities_that_cannot_be_read_are_named() {
         let port = r#"{"local_address": "127.0.0.1:0", "port_key": "k"}"#;
-        let client = format!(r#"{{"mode": "client", "master": "wss://host/", "tls": {{"ca": "none.pem"}}, "ports": [{port}]}}"#);
+        let client = format!(
+            r#"{{"mode": "client", "master": "wss://host/", "tls": {{"ca": "none.pem"}}, "ports": [{port}]}}"#
+        );
         let said = refused(&client);
         assert!(said.contains("none.pem"), "{said}");
     }
@@ -284,19 +422,29 @@ mod tests {
     #[test]
     fn an_address_or_interface_that_is_not_here_is_warned_of() {
         for (bind, says) in [
-            ("192.0.2.7", "(\"192.0.2.7\") cannot be used: this machine has no such address now"),
+            (
+                "192.0.2.7",
+                "(\"192.0.2.7\") cannot be used: this machine has no such address now",
+            ),
             ("2001:db8::7", "(\"2001:db8::7\") cannot be used: "),
             #[cfg(any(target_os = "linux", target_os = "android"))]
-            ("no-such-if0", "(\"no-such-if0\") cannot be used: this machine has no such interface now"),
+            (
+                "no-such-if0",
+                "(\"no-such-if0\") cannot be used: this machine has no such interface now",
+            ),
             ("127.0.0.1", ""),
             #[cfg(any(target_os = "linux", target_os = "android"))]
             ("lo", ""),
         ] {
             let port = r#"{"local_address": "127.0.0.1:1", "port_key": "k"}"#;
-            let text = format!(r#"{{"mode": "client", "master": "a:1", "bind_address": "{bind}", "ports": [{port}]}}"#);
+            let text = format!(
+                r#"{{"mode": "client", "master": "a:1", "bind_address": "{bind}", "ports": [{port}]}}"#
+            );
             let loaded = config::parse(&text, Path::new("c.json"), &|_| None).expect("loads");
-            let said =
-                bind_address(&loaded.config.role).expect("no error").map(|warning| warning.to_string()).unwrap_or_default();
+            let said = bind_address(&loaded.config.role)
+                .expect("no error")
+                .map(|warning| warning.to_string())
+                .unwrap_or_default();
             assert_eq!(said.is_empty(), says.is_empty(), "{bind}: {said}");
             assert!(said.contains(says), "{bind}: {said}");
         }
@@ -335,19 +483,36 @@ mod tests {
 
     #[test]
     fn what_is_done_with_several_masters_is_said() {
-        let key = |mode| if mode == "server" { r#""master_key": "k","# } else { "" };
+        let key = |mode| {
+            if mode == "server" {
+                r#""master_key": "k","#
+            } else {
+                ""
+            }
+        };
         let choices = [
             ("server", "", "all of them at the same time"),
             ("client", "", "one at a time: ordered"),
-            ("client", r#""master_choice": "raced","#, "one at a time: raced"),
+            (
+                "client",
+                r#""master_choice": "raced","#,
+                "one at a time: raced",
+            ),
         ];
         for (mode, choice, part) in choices {
             let port = r#"{"local_address": "127.0.0.1:1", "port_key": "k"}"#;
             let key = key(mode);
-            let text = format!(r#"{{"mode": "{mode}", "master": ["a:1", "b:2"], {key} {choice} "ports": [{port}]}}"#);
+            let text = format!(
+                r#"{{"mode": "{mode}", "master": ["a:1", "b:2"], {key} {choice} "ports": [{port}]}}"#
+            );
             let loaded = config::parse(&text, Path::new("c.json"), &|_| None).expect("loads");
             let said = describe(&loaded.config);
-            assert!(said.contains("master: ws://a:1/") && said.contains("master: ws://b:2/") && said.contains(part), "{said}");
+            assert!(
+                said.contains("master: ws://a:1/")
+                    && said.contains("master: ws://b:2/")
+                    && said.contains(part),
+                "{said}"
+            );
         }
     }
 }

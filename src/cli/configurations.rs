@@ -40,7 +40,8 @@ impl Configurations {
     /// # Errors
     /// None that can be caused from outside.
     pub fn new(meeting: &Meeting) -> anyhow::Result<Self> {
-        let [master_key, port_key] = [(); 2].map(|()| RawSecret::Text(strength::generate(random::bytes())));
+        let [master_key, port_key] =
+            [(); 2].map(|()| RawSecret::Text(strength::generate(random::bytes())));
         let port = |address: &HostPort| RawPort {
             mark: Some(meeting.mark.clone()),
             local_address: Some(address.to_string()),
@@ -74,7 +75,11 @@ impl Configurations {
             ports: Some(vec![port(&meeting.client)]),
             ..RawClient::default()
         };
-        Ok(Self([("master.json", text(&master)?), ("server.json", text(&server)?), ("client.json", text(&client)?)]))
+        Ok(Self([
+            ("master.json", text(&master)?),
+            ("server.json", text(&server)?),
+            ("client.json", text(&client)?),
+        ]))
     }
 
     /// Names and texts: master, server, client.
@@ -88,7 +93,9 @@ impl Configurations {
     /// None that can be caused from outside.
     pub fn load(&self) -> anyhow::Result<[Config; 3]> {
         let [master, server, client] = &self.0;
-        let load = |(name, text): &(&str, String)| config::parse(text, Path::new(name), &|_| None).map(|loaded| loaded.config);
+        let load = |(name, text): &(&str, String)| {
+            config::parse(text, Path::new(name), &|_| None).map(|loaded| loaded.config)
+        };
         Ok([load(master)?, load(server)?, load(client)?])
     }
 
@@ -97,13 +104,18 @@ impl Configurations {
     /// # Errors
     /// When one of them is there already (then none is written), or the system refuses.
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let paths = self.0.iter().map(|(name, text)| (folder.join(name), text));
         if let Some((path, _)) = paths.clone().find(|(path, _)| path.exists()) {
-            bail!("{} is there already and stays as it is: name another folder with --write, or move it away", path.display());
+            bail!(
+                "{} is there already and stays as it is: name another folder with --write, or move it away",
+                path.display()
+            );
         }
         for (path, text) in paths {
-            let written = create_private(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+            let written =
+                create_private(&path).and_then(|mut file| file.write_all(text.as_bytes()));
             written.with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())
@@ -129,25 +141,44 @@ mod tests {
     use crate::config::RoleConfig;
 
     fn meeting() -> Meeting {
-        let [master, client, service] = ["127.0.0.1:51324", "127.0.0.1:8080", "[::1]:80"].map(|text| text.parse().expect(text));
-        Meeting { master, client, service, mark: "web".to_owned() }
+        let [master, client, service] =
+            ["127.0.0.1:51324", "127.0.0.1:8080", "[::1]:80"].map(|text| text.parse().expect(text));
+        Meeting {
+            master,
+            client,
+            service,
+            mark: "web".to_owned(),
+        }
     }
 
     #[test]
     fn the_three_files_fit_together() {
         let configurations = Configurations::new(&meeting()).expect("made");
-        let [master, server, client] = configurations.load().expect("valid").map(|config| config.role);
-        let (RoleConfig::Master(master), RoleConfig::Server(server), RoleConfig::Client(client)) = (master, server, client)
+        let [master, server, client] = configurations
+            .load()
+            .expect("valid")
+            .map(|config| config.role);
+        let (RoleConfig::Master(master), RoleConfig::Server(server), RoleConfig::Client(client)) =
+            (master, server, client)
         else {
             panic!("other roles")
         };
         assert_eq!(master.master_key, server.master_key);
-        assert_eq!((&server.link, server.link.masters[0].to_string().as_str()), (&client.link, "ws://127.0.0.1:51324/"));
+        assert_eq!(
+            (&server.link, server.link.masters[0].to_string().as_str()),
+            (&client.link, "ws://127.0.0.1:51324/")
+        );
         let (here, there) = (&client.ports[0], &server.ports[0]);
-        assert_eq!((&here.port_key, here.encrypt_method), (&there.port_key, there.encrypt_method));
+        assert_eq!(
+            (&here.port_key, here.encrypt_method),
+            (&there.port_key, there.encrypt_method)
+        );
         assert_eq!(there.local_address, meeting().service);
         assert_ne!(here.port_key, server.master_key);
-        assert!(!configurations.files()[2].1.contains("master_key"), "a client has no master key");
+        assert!(
+            !configurations.files()[2].1.contains("master_key"),
+            "a client has no master key"
+        );
     }
 
     #[test]
@@ -161,13 +192,26 @@ mod tests {
             #[cfg(unix)]
             {
                 use std::os::unix::fs::PermissionsExt;
-                let mode = fs::metadata(inside.join(name)).expect("there").permissions().mode();
+                let mode = fs::metadata(inside.join(name))
+                    .expect("there")
+                    .permissions()
+                    .mode();
                 assert_eq!(mode & 0o777, 0o600, "{name}");
             }
         }
         fs::remove_file(inside.join("master.json")).expect("removed");
-        let error = Configurations::new(&meeting()).expect("made").write(&inside).expect_err("refused").to_string();
-        assert!(error.contains("server.json") && error.contains("--write"), "{error}");
-        assert!(!inside.join("master.json").exists(), "none is written when one is there");
+        let error = Configurations::new(&meeting())
+            .expect("made")
+            .write(&inside)
+            .expect_err("refused")
+            .to_string();
+        assert!(
+            error.contains("server.json") && error.contains("--write"),
+            "{error}"
+        );
+        assert!(
+            !inside.join("master.json").exists(),
+            "none is written when one is there"
+        );
     }
 }

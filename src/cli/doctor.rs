@@ -23,7 +23,10 @@ use super::{
 use crate::{
     config::{self, Config, HostPort, LinkConfig, Loaded, MasterConfig, PortConfig, RoleConfig},
     crypto::LinkKey,
-    doctor::{self, Journal, MasterWay, Outcome, Relay, RelayAddress, SILENCES, Step, Traveller, TravellerPort},
+    doctor::{
+        self, Journal, MasterWay, Outcome, Relay, RelayAddress, SILENCES, Step, Traveller,
+        TravellerPort,
+    },
     frame::Role,
     link::{Reason, dial::Dialer},
     telemetry::{shown, shown_in_json},
@@ -56,7 +59,10 @@ pub struct DoctorArguments {
 }
 
 fn positive(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number| (0.001..=60.0).contains(number));
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| (0.001..=60.0).contains(number));
     number.ok_or_else(|| "write a number from 0.001 to 60".to_owned())
 }
 
@@ -96,7 +102,11 @@ pub fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
     line.clear();
     conclude(arguments, mode, &journal)?;
     let worst = journal.worst();
-    Ok(interrupted.unwrap_or(if worst == Outcome::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }))
+    Ok(interrupted.unwrap_or(if worst == Outcome::Failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }))
 }
 
 /// Reads the file, as `report check` does.
@@ -106,17 +116,31 @@ fn configuration(arguments: &DoctorArguments, journal: &mut Journal<'_>) -> Opti
     match config::load(file) {
         Ok(loaded) => {
             let took = begun.elapsed();
-            journal.enter(Step::ok("configuration", &subject, took, described(&loaded.config.role)));
+            journal.enter(Step::ok(
+                "configuration",
+                &subject,
+                took,
+                described(&loaded.config.role),
+            ));
             for warning in warnings(&loaded) {
-                let reason = Reason::of_sentence(&warning.to_string(), "change it, unless it is meant so");
+                let reason =
+                    Reason::of_sentence(&warning.to_string(), "change it, unless it is meant so");
                 journal.enter(Step::warning("configuration", &subject, took, reason));
             }
             Some(loaded)
         }
         Err(error) => {
             for problem in &error.problems {
-                let reason = Reason::of_sentence(problem.to_string().trim_start_matches(':').trim(), "correct the file");
-                journal.enter(Step::failed("configuration", &subject, begun.elapsed(), reason));
+                let reason = Reason::of_sentence(
+                    problem.to_string().trim_start_matches(':').trim(),
+                    "correct the file",
+                );
+                journal.enter(Step::failed(
+                    "configuration",
+                    &subject,
+                    begun.elapsed(),
+                    reason,
+                ));
             }
             None
         }
@@ -127,17 +151,29 @@ fn described(role: &RoleConfig) -> String {
     let of = |link: &LinkConfig, ports: &[PortConfig]| {
         let (masters, ports) = (link.masters.len(), ports.len());
         let plural = |count| if count == 1 { "" } else { "s" };
-        format!("a {} of {masters} master{}, {ports} port{}", role.name(), plural(masters), plural(ports))
+        format!(
+            "a {} of {masters} master{}, {ports} port{}",
+            role.name(),
+            plural(masters),
+            plural(ports)
+        )
     };
     match role {
-        RoleConfig::Master(master) => format!("a master that listens at {} address(es)", master.listen_at.len()),
+        RoleConfig::Master(master) => format!(
+            "a master that listens at {} address(es)",
+            master.listen_at.len()
+        ),
         RoleConfig::Server(server) => of(&server.link, &server.ports),
         RoleConfig::Client(client) => of(&client.link, &client.ports),
     }
 }
 
 /// Walks; gives the exit code of a signal that ended it.
-fn examined(arguments: &DoctorArguments, config: &Config, journal: &mut Journal<'_>) -> anyhow::Result<Option<ExitCode>> {
+fn examined(
+    arguments: &DoctorArguments,
+    config: &Config,
+    journal: &mut Journal<'_>,
+) -> anyhow::Result<Option<ExitCode>> {
     let runtime = threads::of_a_role()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().context("cannot receive signals")?;
@@ -174,7 +210,14 @@ async fn walk(
                 let HostPort { host, port } = port.local_address.clone();
                 Some((host, port))
             };
-            match traveller(arguments, Role::Server, key, (&server.link, &server.ports), PATIENCE, serves) {
+            match traveller(
+                arguments,
+                Role::Server,
+                key,
+                (&server.link, &server.ports),
+                PATIENCE,
+                serves,
+            ) {
                 Ok(traveller) => doctor::examine(traveller, journal, cancel).await,
                 Err(error) => journal.enter(unready(&error)),
             }
@@ -182,7 +225,14 @@ async fn walk(
         RoleConfig::Client(client) => {
             let patience = PATIENCE.max(client.hold_timeout.min(PATIENCE * 2));
             let key = LinkKey::derive(None);
-            match traveller(arguments, Role::Client, key, (&client.link, &client.ports), patience, |_| None) {
+            match traveller(
+                arguments,
+                Role::Client,
+                key,
+                (&client.link, &client.ports),
+                patience,
+                |_| None,
+            ) {
                 Ok(traveller) => doctor::examine(traveller, journal, cancel).await,
                 Err(error) => journal.enter(unready(&error)),
             }
@@ -193,7 +243,10 @@ async fn walk(
 
 /// The files that TLS needs cannot be used.
 fn unready(error: &anyhow::Error) -> Step {
-    let reason = Reason::of_sentence(&format!("{error:#}"), "correct the file, or the field that names it");
+    let reason = Reason::of_sentence(
+        &format!("{error:#}"),
+        "correct the file, or the field that names it",
+    );
     Step::failed("configuration", "tls", Duration::ZERO, reason)
 }
 
@@ -208,10 +261,24 @@ fn traveller(
     let commons = Commons::default();
     // Each master by itself, as a client that has no other.
     let clients = uplink(link, Role::Client, None)?.each();
-    let dialers = link.masters.iter().map(|address| Dialer::new(address.clone(), link.dial.clone()));
-    let masters = dialers.zip(clients).map(|(dialer, client)| Ok(MasterWay { dialer: dialer?, client }));
-    let port = |port: &PortConfig| TravellerPort { port: port_parameters(port, link, &commons), service: service(port) };
-    let silences = SILENCES.iter().filter(|_| arguments.patient).map(|silence| silence.mul_f64(arguments.silence_scale));
+    let dialers = link
+        .masters
+        .iter()
+        .map(|address| Dialer::new(address.clone(), link.dial.clone()));
+    let masters = dialers.zip(clients).map(|(dialer, client)| {
+        Ok(MasterWay {
+            dialer: dialer?,
+            client,
+        })
+    });
+    let port = |port: &PortConfig| TravellerPort {
+        port: port_parameters(port, link, &commons),
+        service: service(port),
+    };
+    let silences = SILENCES
+        .iter()
+        .filter(|_| arguments.patient)
+        .map(|silence| silence.mul_f64(arguments.silence_scale));
     Ok(Traveller {
         role,
         key,
@@ -228,14 +295,22 @@ fn traveller(
 async fn relay(master: &MasterConfig) -> anyhow::Result<Relay> {
     let mut addresses = Vec::new();
     for written in &master.listen_at {
-        let resolved = roles::resolve(written).await.map_err(|error| format!("{error:#}"));
-        addresses.push(RelayAddress { written: written.to_string(), resolved });
+        let resolved = roles::resolve(written)
+            .await
+            .map_err(|error| format!("{error:#}"));
+        addresses.push(RelayAddress {
+            written: written.to_string(),
+            resolved,
+        });
     }
     Ok(Relay {
         addresses,
         path: master.path.clone(),
         key: LinkKey::derive(Some(master.master_key.expose())),
-        tls: master.tls.as_ref().map(|files| (files.cert.clone(), files.key.clone())),
+        tls: master
+            .tls
+            .as_ref()
+            .map(|files| (files.cert.clone(), files.key.clone())),
         healthz: master.healthz,
         guard: guard(master),
     })
@@ -243,37 +318,67 @@ async fn relay(master: &MasterConfig) -> anyhow::Result<Relay> {
 
 /// What a master wants of everybody who speaks with it.
 fn guard(master: &MasterConfig) -> Option<&'static str> {
-    if master.tls.as_ref().is_some_and(|files| files.client_ca.is_some()) {
+    if master
+        .tls
+        .as_ref()
+        .is_some_and(|files| files.client_ca.is_some())
+    {
         return Some("a certificate (`tls.client_ca`)");
     }
-    master.proxy_protocol.then_some("the PROXY protocol (`proxy_protocol`)")
+    master
+        .proxy_protocol
+        .then_some("the PROXY protocol (`proxy_protocol`)")
 }
 
 /// Prints what is left to print.
-fn conclude(arguments: &DoctorArguments, mode: Option<&'static str>, journal: &Journal<'_>) -> anyhow::Result<()> {
+fn conclude(
+    arguments: &DoctorArguments,
+    mode: Option<&'static str>,
+    journal: &Journal<'_>,
+) -> anyhow::Result<()> {
     let steps = journal.steps();
     let text = if arguments.json {
         let ok = journal.worst() != Outcome::Failed;
         let file = arguments.file.config.display().to_string();
-        let document = serde_json::to_string(&Document { version: env!("CARGO_PKG_VERSION"), file, mode, ok, steps })?;
+        let document = serde_json::to_string(&Document {
+            version: env!("CARGO_PKG_VERSION"),
+            file,
+            mode,
+            ok,
+            steps,
+        })?;
         shown_in_json(&document).into_owned() + "\n"
     } else {
         summary(steps)
     };
-    io::stdout().write_all(text.as_bytes()).context("cannot print what was found")
+    io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot print what was found")
 }
 
 fn summary(steps: &[Step]) -> String {
     let count = |outcome| steps.iter().filter(|step| step.outcome == outcome).count();
-    let [ok, warnings, failed, skipped] = [Outcome::Ok, Outcome::Warning, Outcome::Failed, Outcome::Skipped].map(count);
-    let verdict = if failed == 0 { "all holds" } else { "something fails" };
+    let [ok, warnings, failed, skipped] = [
+        Outcome::Ok,
+        Outcome::Warning,
+        Outcome::Failed,
+        Outcome::Skipped,
+    ]
+    .map(count);
+    let verdict = if failed == 0 {
+        "all holds"
+    } else {
+        "something fails"
+    };
     format!("\n{verdict}: {ok} ok, {warnings} with a warning, {failed} failed, {skipped} skipped\n")
 }
 
 /// Whether marks are coloured.
 fn colour() -> bool {
     let named = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    io::stdout().is_terminal() && named("NO_COLOR").is_none() && named("TERM").is_none_or(|terminal| terminal != "dumb")
+    io::stdout().is_terminal()
+        && named("NO_COLOR").is_none()
+        && named("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
 /// A step as lines of text.
@@ -285,14 +390,27 @@ fn rendered(step: &Step, colour: bool) -> String {
         Outcome::Skipped => ("skipped", "2"),
     };
     let mark = format!("{mark:<8}");
-    let mark = if colour { format!("\x1b[{code}m{mark}\x1b[0m") } else { mark };
+    let mark = if colour {
+        format!("\x1b[{code}m{mark}\x1b[0m")
+    } else {
+        mark
+    };
     let took = match step.outcome {
         Outcome::Skipped => String::new(),
         _ if step.milliseconds < 100.0 => format!("{:.1} ms", step.milliseconds),
         _ => format!("{:.0} ms", step.milliseconds),
     };
-    let subject = if step.subject.is_empty() { String::new() } else { format!("{}: ", step.subject) };
-    let mut text = format!("{mark} {:<15} {took:>9}  {}{}\n", step.name, shown(&subject), shown(&step.evidence));
+    let subject = if step.subject.is_empty() {
+        String::new()
+    } else {
+        format!("{}: ", step.subject)
+    };
+    let mut text = format!(
+        "{mark} {:<15} {took:>9}  {}{}\n",
+        step.name,
+        shown(&subject),
+        shown(&step.evidence)
+    );
     for (word, line) in [("why", &step.cause), ("do", &step.remedy)] {
         if let Some(line) = line {
             let _ = writeln!(text, "{:>35}{word}: {}", "", shown(line));
@@ -310,30 +428,59 @@ mod tests {
         let reason = || Reason::new("seen", "behind it", "do that");
         let second = Duration::from_secs(1);
         for (step, lines) in [
-            (Step::ok("tcp", "a:1", second, "connected"), "ok       tcp               1000 ms  a:1: connected\n".to_owned()),
-            (Step::skipped("tls", "", "tcp failed"), "skipped  tls                        tcp failed\n".to_owned()),
+            (
+                Step::ok("tcp", "a:1", second, "connected"),
+                "ok       tcp               1000 ms  a:1: connected\n".to_owned(),
+            ),
+            (
+                Step::skipped("tls", "", "tcp failed"),
+                "skipped  tls                        tcp failed\n".to_owned(),
+            ),
             (
                 Step::warning("clock", "a", Duration::from_micros(1_250), reason()),
-                format!("warning  clock              1.2 ms  a: seen\n{0:>35}why: behind it\n{0:>35}do: do that\n", ""),
+                format!(
+                    "warning  clock              1.2 ms  a: seen\n{0:>35}why: behind it\n{0:>35}do: do that\n",
+                    ""
+                ),
             ),
             (
                 Step::failed("tls", "a", second, Reason::new("seen", "", "do that")),
-                format!("FAILED   tls               1000 ms  a: seen\n{:>35}do: do that\n", ""),
+                format!(
+                    "FAILED   tls               1000 ms  a: seen\n{:>35}do: do that\n",
+                    ""
+                ),
             ),
         ] {
             assert_eq!(rendered(&step, false), lines);
             let coloured = rendered(&step, true);
-            assert!(coloured.starts_with("\x1b[") && coloured.contains("\x1b[0m"), "{coloured}");
+            assert!(
+                coloured.starts_with("\x1b[") && coloured.contains("\x1b[0m"),
+                "{coloured}"
+            );
         }
     }
 
     #[test]
     fn what_peers_say_cannot_steer_a_terminal() {
         let steering = "\u{1b}[2J\u{202e}\u{2066}\u{2028}\n";
-        let step = Step::failed("tls", steering, Duration::ZERO, Reason::new(steering, steering, steering));
+        let step = Step::failed(
+            "tls",
+            steering,
+            Duration::ZERO,
+            Reason::new(steering, steering, steering),
+        );
         let text = rendered(&step, false);
-        assert_eq!(text.matches(r"\u{1b}[2J\u{202e}\u{2066}\u{2028}\u{a}").count(), 4, "{text}");
-        assert!(text.lines().count() == 3 && !text.contains(['\u{1b}', '\u{202e}', '\u{2066}', '\u{2028}']), "{text}");
+        assert_eq!(
+            text.matches(r"\u{1b}[2J\u{202e}\u{2066}\u{2028}\u{a}")
+                .count(),
+            4,
+            "{text}"
+        );
+        assert!(
+            text.lines().count() == 3
+                && !text.contains(['\u{1b}', '\u{202e}', '\u{2066}', '\u{2028}']),
+            "{text}"
+        );
     }
 
     #[test]
@@ -343,8 +490,16 @@ mod tests {
             Step::warning("clock", "a", Duration::ZERO, Reason::new("", "", "")),
             Step::skipped("tls", "a", ""),
         ];
-        assert_eq!(summary(&steps), "\nall holds: 1 ok, 1 with a warning, 0 failed, 1 skipped\n");
-        let failed = [Step::failed("tcp", "a", Duration::ZERO, Reason::new("", "", ""))];
+        assert_eq!(
+            summary(&steps),
+            "\nall holds: 1 ok, 1 with a warning, 0 failed, 1 skipped\n"
+        );
+        let failed = [Step::failed(
+            "tcp",
+            "a",
+            Duration::ZERO,
+            Reason::new("", "", ""),
+        )];
         assert!(summary(&failed).contains("something fails: 0 ok"));
     }
 

@@ -29,7 +29,12 @@ pub fn keygen(arguments: &KeygenArguments) -> anyhow::Result<ExitCode> {
         Some(file) => {
             create_private(file)
                 .and_then(|mut file| writeln!(file, "{key}"))
-                .with_context(|| format!("cannot write a key to {}: choose a file that does not exist", file.display()))?;
+                .with_context(|| {
+                    format!(
+                        "cannot write a key to {}: choose a file that does not exist",
+                        file.display()
+                    )
+                })?;
             writeln!(io::stdout(), "wrote a key to {}", file.display())?;
         }
     }
@@ -46,14 +51,28 @@ mod tests {
     fn a_key_is_written_to_a_new_file_that_others_cannot_read_and_never_over_one() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("key");
-        let arguments = KeygenArguments { write: Some(file.clone()) };
+        let arguments = KeygenArguments {
+            write: Some(file.clone()),
+        };
         keygen(&arguments).expect("written");
         let key = fs::read_to_string(&file).expect("there");
         assert!(key.trim_end().len() >= 43 && key.ends_with('\n'), "{key}");
         #[cfg(unix)]
-        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).expect("there").permissions()) & 0o777, 0o600);
+        assert_eq!(
+            std::os::unix::fs::PermissionsExt::mode(
+                &fs::metadata(&file).expect("there").permissions()
+            ) & 0o777,
+            0o600
+        );
         let error = keygen(&arguments).expect_err("it exists").to_string();
-        assert!(error.contains("key") && error.contains("choose a file that does not exist"), "{error}");
-        assert_eq!(fs::read_to_string(&file).expect("there"), key, "and is left as it was");
+        assert!(
+            error.contains("key") && error.contains("choose a file that does not exist"),
+            "{error}"
+        );
+        assert_eq!(
+            fs::read_to_string(&file).expect("there"),
+            key,
+            "and is left as it was"
+        );
     }
 }

@@ -97,11 +97,14 @@ pub fn main() -> ExitCode {
 
 /// An error with its causes, but for those that are in its words already.
 fn told(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
-        "" => cause,
-        words if words.contains(&cause) => said,
-        words => format!("{words}: {cause}"),
-    })
+    error
+        .chain()
+        .map(ToString::to_string)
+        .fold(String::new(), |said, cause| match said.as_str() {
+            "" => cause,
+            words if words.contains(&cause) => said,
+            words => format!("{words}: {cause}"),
+        })
 }
 
 /// Says it on standard error, each line under our name.
@@ -128,8 +131,11 @@ mod tests {
         let arguments = Arguments::try_parse_from(["report"]).expect("parses");
         assert!(arguments.command.is_none());
         assert_eq!(arguments.file.config, PathBuf::from("config.json"));
-        let arguments = Arguments::try_parse_from(["report", "check", "--config", "other.json"]).expect("parses");
-        let Some(Command::Check(file)) = arguments.command else { panic!("not check") };
+        let arguments = Arguments::try_parse_from(["report", "check", "--config", "other.json"])
+            .expect("parses");
+        let Some(Command::Check(file)) = arguments.command else {
+            panic!("not check")
+        };
         assert_eq!(file.config, PathBuf::from("other.json"));
     }
 
@@ -137,9 +143,17 @@ mod tests {
     fn a_cause_is_told_once() {
         let refused = || anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::AddrInUse));
         let words = refused().to_string();
-        let error = refused().context(format!("cannot listen: {words}; choose another")).context("master");
-        assert_eq!(told(&error), format!("master: cannot listen: {words}; choose another"));
-        assert_eq!(told(&refused().context("master")), format!("master: {words}"));
+        let error = refused()
+            .context(format!("cannot listen: {words}; choose another"))
+            .context("master");
+        assert_eq!(
+            told(&error),
+            format!("master: cannot listen: {words}; choose another")
+        );
+        assert_eq!(
+            told(&refused().context("master")),
+            format!("master: {words}")
+        );
     }
 
     #[test]
@@ -157,7 +171,13 @@ mod tests {
             vec!["report", "quickstart", "--to", "nowhere"],
             vec!["report", "quickstart", "--port", "70000"],
         ] {
-            assert_eq!(Arguments::try_parse_from(&arguments).expect_err("refused").exit_code(), 2, "{arguments:?}");
+            assert_eq!(
+                Arguments::try_parse_from(&arguments)
+                    .expect_err("refused")
+                    .exit_code(),
+                2,
+                "{arguments:?}"
+            );
         }
     }
 }

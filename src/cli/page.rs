@@ -75,7 +75,9 @@ impl Page {
                 accepted = self.listener.accept() => accepted,
             };
             match stream {
-                Ok((stream, _)) => drop(connections.spawn(converse(stream, accepted.clone(), cancel.clone()))),
+                Ok((stream, _)) => {
+                    drop(connections.spawn(converse(stream, accepted.clone(), cancel.clone())))
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the page takes no connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -96,8 +98,10 @@ async fn converse(stream: TcpStream, accepted: Arc<AtomicU64>, cancel: Cancellat
         let answer = answer(&request, &opened, accepted.load(Ordering::Relaxed));
         async { Ok::<_, Infallible>(answer) }
     });
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(IDLE).serve_connection(TokioIo::new(stream), service);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {
         // A visitor who left is no news.
@@ -113,10 +117,22 @@ async fn converse(stream: TcpStream, accepted: Arc<AtomicU64>, cancel: Cancellat
 fn answer(request: &Request<Incoming>, opened: &str, number: u64) -> Response<Full<Bytes>> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let (status, kind, body) = match request.uri().path() {
-        _ if !reads => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n".to_owned()),
-        "/" => (StatusCode::OK, "text/html; charset=utf-8", page(opened, number)),
+        _ if !reads => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "text/plain",
+            "only GET and HEAD\n".to_owned(),
+        ),
+        "/" => (
+            StatusCode::OK,
+            "text/html; charset=utf-8",
+            page(opened, number),
+        ),
         "/ping" => (StatusCode::OK, "text/plain", "pong\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "text/plain", "there is only /\n".to_owned()),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "there is only /\n".to_owned(),
+        ),
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
@@ -127,7 +143,8 @@ fn answer(request: &Request<Incoming>, opened: &str, number: u64) -> Response<Fu
 }
 
 fn page(opened: &str, number: u64) -> String {
-    PAGE.replace("{opened}", opened).replace("{number}", &number.to_string())
+    PAGE.replace("{opened}", opened)
+        .replace("{number}", &number.to_string())
 }
 
 #[cfg(test)]
@@ -142,32 +159,64 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.expect("connects");
         stream.write_all(request.as_bytes()).await.expect("asks");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("is answered");
+        stream
+            .read_to_string(&mut answer)
+            .await
+            .expect("is answered");
         answer
     }
 
     #[test]
     fn the_page_is_served_and_an_idle_connection_does_not_hold_up_the_end() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async {
-            let page = listen((Ipv4Addr::LOCALHOST, 0).into()).await.expect("listens");
+            let page = listen((Ipv4Addr::LOCALHOST, 0).into())
+                .await
+                .expect("listens");
             let (address, cancel) = (page.address(), CancellationToken::new());
             let visit = async {
-                let answer = ask(address, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
-                assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("came through the tunnel"), "{answer}");
-                assert!(answer.contains("<dd>1</dd>") && !answer.contains("{opened}"), "{answer}");
-                for (request, status) in [("GET /other", "404"), ("POST /", "405"), ("HEAD /", "200")] {
-                    let answer = ask(address, &format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await;
-                    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+                let answer = ask(
+                    address,
+                    "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+                )
+                .await;
+                assert!(
+                    answer.starts_with("HTTP/1.1 200 ")
+                        && answer.contains("came through the tunnel"),
+                    "{answer}"
+                );
+                assert!(
+                    answer.contains("<dd>1</dd>") && !answer.contains("{opened}"),
+                    "{answer}"
+                );
+                for (request, status) in
+                    [("GET /other", "404"), ("POST /", "405"), ("HEAD /", "200")]
+                {
+                    let answer = ask(
+                        address,
+                        &format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"),
+                    )
+                    .await;
+                    assert!(
+                        answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                        "{answer}"
+                    );
                 }
                 let mut idle = TcpStream::connect(address).await.expect("connects");
-                idle.write_all(b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("asks");
+                idle.write_all(b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n")
+                    .await
+                    .expect("asks");
                 let mut first = [0; 12];
                 idle.read_exact(&mut first).await.expect("is answered");
                 assert_eq!(&first, b"HTTP/1.1 200");
                 cancel.cancel();
                 let mut rest = Vec::new();
-                idle.read_to_end(&mut rest).await.expect("the page closes it");
+                idle.read_to_end(&mut rest)
+                    .await
+                    .expect("the page closes it");
             };
             let (served, ()) = tokio::join!(page.serve(cancel.clone()), visit);
             served.expect("ends");

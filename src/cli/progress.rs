@@ -15,7 +15,9 @@ impl ProgressLine {
     const START: &str = "\r\x1b[K";
 
     pub(super) fn new() -> Self {
-        ProgressLine { is_seen: io::stderr().is_terminal() }
+        ProgressLine {
+            is_seen: io::stderr().is_terminal(),
+        }
     }
 
     pub(super) fn show(self, text: &str) {

@@ -59,12 +59,20 @@ fn service_address(text: &str) -> Result<HostPort, AddressError> {
 pub fn quickstart(arguments: QuickstartArguments) -> anyhow::Result<ExitCode> {
     telemetry::start(Level::WARN)?;
     // The page and three roles end one after the other.
-    run_with_signals(threads::of_several_roles()?, GRACE_PERIOD.saturating_mul(4), async |cancel| serve(arguments, cancel).await)
+    run_with_signals(
+        threads::of_several_roles()?,
+        GRACE_PERIOD.saturating_mul(4),
+        async |cancel| serve(arguments, cancel).await,
+    )
 }
 
 async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> anyhow::Result<()> {
     let loopback = loopback()?;
-    let page = if arguments.to.is_none() { Some(page::listen(free_port(loopback, PAGE_PORT)?).await?) } else { None };
+    let page = if arguments.to.is_none() {
+        Some(page::listen(free_port(loopback, PAGE_PORT)?).await?)
+    } else {
+        None
+    };
     let service = match (&arguments.to, &page) {
         (Some(service), _) => service.clone(),
         (None, Some(page)) => host_port(page.address()),
@@ -74,8 +82,18 @@ async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> any
         Some(port) => chosen_port(loopback, port)?,
         None => free_port(loopback, CLIENT_PORT)?,
     };
-    let mark = if page.is_some() { "built-in page" } else { "service" }.to_owned();
-    let meeting = Meeting { master: host_port(free_port(loopback, MASTER_PORT)?), client: host_port(client), service, mark };
+    let mark = if page.is_some() {
+        "built-in page"
+    } else {
+        "service"
+    }
+    .to_owned();
+    let meeting = Meeting {
+        master: host_port(free_port(loopback, MASTER_PORT)?),
+        client: host_port(client),
+        service,
+        mark,
+    };
     let configurations = Configurations::new(&meeting)?;
     if let Some(folder) = &arguments.write {
         configurations.write(folder)?;
@@ -101,10 +119,17 @@ async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> any
 }
 
 /// Says where to go, and what the three files are.
-fn announce(arguments: &QuickstartArguments, meeting: &Meeting, configurations: &Configurations) -> io::Result<()> {
+fn announce(
+    arguments: &QuickstartArguments,
+    meeting: &Meeting,
+    configurations: &Configurations,
+) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for (name, text) in configurations.files() {
-        let place = arguments.write.as_ref().map_or_else(|| (*name).to_owned(), |folder| folder.join(name).display().to_string());
+        let place = arguments.write.as_ref().map_or_else(
+            || (*name).to_owned(),
+            |folder| folder.join(name).display().to_string(),
+        );
         writeln!(out, "── {place} ──\n{text}")?;
     }
     writeln!(
@@ -114,7 +139,11 @@ fn announce(arguments: &QuickstartArguments, meeting: &Meeting, configurations: 
     )?;
     match arguments.to {
         None => writeln!(out, "\nOpen http://{}/", meeting.client)?,
-        Some(_) => writeln!(out, "\nConnect to {} to reach {}", meeting.client, meeting.service)?,
+        Some(_) => writeln!(
+            out,
+            "\nConnect to {} to reach {}",
+            meeting.client, meeting.service
+        )?,
     }
     writeln!(out, "Ctrl-C ends it.")?;
     out.flush()
@@ -146,7 +175,9 @@ impl Parts {
         };
         while let Some((_, _, next)) = self.running.first() {
             next.cancel();
-            let Some(ended) = self.tasks.join_next_with_id().await else { break };
+            let Some(ended) = self.tasks.join_next_with_id().await else {
+                break;
+            };
             let ended = self.ended(ended).map(drop);
             outcome = outcome.and(ended);
         }
@@ -154,9 +185,15 @@ impl Parts {
     }
 
     /// Strikes a part off, and says which it was or how it failed.
-    fn ended(&mut self, ended: Result<(Id, anyhow::Result<()>), JoinError>) -> anyhow::Result<&'static str> {
+    fn ended(
+        &mut self,
+        ended: Result<(Id, anyhow::Result<()>), JoinError>,
+    ) -> anyhow::Result<&'static str> {
         let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let place = self.running.iter().position(|(running, _, _)| *running == id);
+        let place = self
+            .running
+            .iter()
+            .position(|(running, _, _)| *running == id);
         let name = place.map_or("task", |place| self.running.remove(place).1);
         match ended {
             Ok((_, outcome)) => outcome.map(|()| name).with_context(|| name),
@@ -166,27 +203,39 @@ impl Parts {
 }
 
 fn host_port(address: SocketAddr) -> HostPort {
-    HostPort { host: address.ip().to_string(), port: address.port() }
+    HostPort {
+        host: address.ip().to_string(),
+        port: address.port(),
+    }
 }
 
 /// The address of the loopback: that of IPv4, or that of IPv6 where there is no IPv4.
 fn loopback() -> anyhow::Result<IpAddr> {
-    let both = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    let usable = both.into_iter().find(|address| TcpListener::bind((*address, 0)).is_ok());
+    let both = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
+    let usable = both
+        .into_iter()
+        .find(|address| TcpListener::bind((*address, 0)).is_ok());
     usable.context("cannot listen at 127.0.0.1 or [::1]: is the loopback interface up?")
 }
 
 /// This port of the loopback if it is free, else any that is.
 fn free_port(loopback: IpAddr, preferred: u16) -> anyhow::Result<SocketAddr> {
-    let bind = |port| TcpListener::bind((loopback, port)).and_then(|listener| listener.local_addr());
-    bind(preferred).or_else(|_| bind(0)).with_context(|| format!("no port is free on {loopback}"))
+    let bind =
+        |port| TcpListener::bind((loopback, port)).and_then(|listener| listener.local_addr());
+    bind(preferred)
+        .or_else(|_| bind(0))
+        .with_context(|| format!("no port is free on {loopback}"))
 }
 
 /// This port of the loopback, which the user asked for.
 fn chosen_port(loopback: IpAddr, port: u16) -> anyhow::Result<SocketAddr> {
     let address = SocketAddr::new(loopback, port);
     let listener = TcpListener::bind(address);
-    let listener = listener.with_context(|| format!("cannot listen at {address}: choose another with --port"))?;
+    let listener = listener
+        .with_context(|| format!("cannot listen at {address}: choose another with --port"))?;
     Ok(listener.local_addr()?)
 }
 
@@ -195,7 +244,11 @@ mod tests {
     use super::*;
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime")
+            .block_on(future)
     }
 
     #[test]
@@ -214,7 +267,10 @@ mod tests {
             }
             parts.run(&cancel).await.expect("ends");
         });
-        assert_eq!(ended.try_iter().collect::<Vec<_>>(), ["page", "client", "server"]);
+        assert_eq!(
+            ended.try_iter().collect::<Vec<_>>(),
+            ["page", "client", "server"]
+        );
     }
 
     #[test]
@@ -228,20 +284,32 @@ mod tests {
             parts.start("master", |_| async { bail!("the port is taken") });
             parts.run(&CancellationToken::new()).await
         });
-        assert_eq!(format!("{:#}", outcome.expect_err("failed")), "master: the port is taken");
+        assert_eq!(
+            format!("{:#}", outcome.expect_err("failed")),
+            "master: the port is taken"
+        );
     }
 
     #[test]
     fn a_taken_port_is_replaced_unless_it_was_asked_for() {
-        for loopback in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        for loopback in [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ] {
             let Ok(listener) = TcpListener::bind((loopback, 0)) else {
                 assert!(loopback.is_ipv6(), "only IPv6 may be missing");
                 continue;
             };
             let taken = listener.local_addr().expect("an address");
             assert_ne!(free_port(loopback, taken.port()).expect("another"), taken);
-            let error = format!("{:#}", chosen_port(loopback, taken.port()).expect_err("taken"));
-            assert!(error.contains(&taken.to_string()) && error.contains("--port"), "{error}");
+            let error = format!(
+                "{:#}",
+                chosen_port(loopback, taken.port()).expect_err("taken")
+            );
+            assert!(
+                error.contains(&taken.to_string()) && error.contains("--port"),
+                "{error}"
+            );
         }
     }
 }

@@ -9,8 +9,8 @@ use super::threads;
 use crate::{
     client::{Client, ClientParameters, ClientPort},
     config::{
-        self, ByteSize, ClientConfig, Config, FallbackConfig, HostPort, LinkConfig, MasterChoice, MasterConfig, PortConfig,
-        RoleConfig, ServerConfig,
+        self, ByteSize, ClientConfig, Config, FallbackConfig, HostPort, LinkConfig, MasterChoice,
+        MasterConfig, PortConfig, RoleConfig, ServerConfig,
     },
     crypto::{LinkKey, PortKeys},
     frame::Role,
@@ -99,7 +99,10 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         header_bytes: config.limits.header_bytes.bytes(),
         memory_bytes: config.limits.memory.bytes(),
     };
-    let limits = within_open_files(limits, matches!(config.fallback, FallbackConfig::Server { .. }));
+    let limits = within_open_files(
+        limits,
+        matches!(config.fallback, FallbackConfig::Server { .. }),
+    );
     Ok(Master::bind(MasterParameters {
         listen_at,
         path: config.path.clone(),
@@ -110,7 +113,10 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         trusted_proxies: TrustedProxies::new(config.trusted_proxies.clone()),
         proxy_protocol: config.proxy_protocol,
         limits,
-        timing: MasterTiming { heartbeat: timing(config.heartbeat), ..MasterTiming::default() },
+        timing: MasterTiming {
+            heartbeat: timing(config.heartbeat),
+            ..MasterTiming::default()
+        },
         threads: threads::for_links()?,
     })?)
 }
@@ -120,7 +126,9 @@ const OTHER_FILES: usize = 64;
 
 /// No more links than the process may have files open.
 fn within_open_files(limits: Limits, relays: bool) -> Limits {
-    let Some(open_files) = open_files_limit() else { return limits };
+    let Some(open_files) = open_files_limit() else {
+        return limits;
+    };
     let configured = limits.links;
     let limits = limits.within(open_files, relays);
     if limits.links < configured {
@@ -139,21 +147,34 @@ fn open_files_limit() -> Option<usize> {
 }
 
 /// What can be done where that is too few.
-const RAISE: &str = "raise the limit of open files (LimitNOFILE= in systemd, ulimit -Hn in a shell)";
+const RAISE: &str =
+    "raise the limit of open files (LimitNOFILE= in systemd, ulimit -Hn in a shell)";
 
 /// What the master reads for TLS.
 pub fn tls_files(config: &config::TlsFiles) -> master::TlsFiles {
-    let config::TlsFiles { cert, key, client_ca } = config.clone();
-    master::TlsFiles { cert, key, client_ca }
+    let config::TlsFiles {
+        cert,
+        key,
+        client_ca,
+    } = config.clone();
+    master::TlsFiles {
+        cert,
+        key,
+        client_ca,
+    }
 }
 
 fn fallback(config: &FallbackConfig) -> Fallback {
     match config.clone() {
         FallbackConfig::NotFound => Fallback::NotFound,
         FallbackConfig::Files(folder) => Fallback::Files(folder),
-        FallbackConfig::Server { address, proxy_protocol } => {
-            Fallback::Server { address: (address.host, address.port), proxy_protocol }
-        }
+        FallbackConfig::Server {
+            address,
+            proxy_protocol,
+        } => Fallback::Server {
+            address: (address.host, address.port),
+            proxy_protocol,
+        },
     }
 }
 
@@ -163,7 +184,9 @@ pub(super) async fn resolve(address: &HostPort) -> anyhow::Result<Vec<SocketAddr
         .with_context(|| format!("`listen_at`: the host of \"{address}\" does not resolve; write an IP address of this machine"))?
         .collect();
     if addresses.is_empty() {
-        bail!("`listen_at`: the host of \"{address}\" has no address; write an IP address of this machine");
+        bail!(
+            "`listen_at`: the host of \"{address}\" has no address; write an IP address of this machine"
+        );
     }
     Ok(addresses)
 }
@@ -172,10 +195,18 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     let commons = commons(config.limits.memory);
     let ports = config.ports.iter().map(|port| {
         let parameters = port_parameters(port, &config.link, &commons);
-        let HostPort { host, port: tcp_port } = port.local_address.clone();
+        let HostPort {
+            host,
+            port: tcp_port,
+        } = port.local_address.clone();
         (
             parameters.keys.id,
-            Arc::new(ServerPort { port: parameters, host, tcp_port, proxy_protocol: port.proxy_protocol.is_some() }),
+            Arc::new(ServerPort {
+                port: parameters,
+                host,
+                tcp_port,
+                proxy_protocol: port.proxy_protocol.is_some(),
+            }),
         )
     });
     let uplink = uplink(&config.link, Role::Server, Some(config.master_key.expose()))?;
@@ -191,7 +222,10 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
 
 /// What the tunnels of a process share, of which `memory` is what they may hold.
 fn commons(memory: ByteSize) -> Commons {
-    Commons { budget: Arc::new(Budget::new(memory.bytes() as u64)), ..Commons::default() }
+    Commons {
+        budget: Arc::new(Budget::new(memory.bytes() as u64)),
+        ..Commons::default()
+    }
 }
 
 fn server_limits(config: &config::ServerLimits) -> ServerLimits {
@@ -202,7 +236,9 @@ fn server_limits(config: &config::ServerLimits) -> ServerLimits {
         tunnels_per_port: config.tunnels_per_port as usize,
     };
     let open_files = open_files_limit().unwrap_or(usize::MAX);
-    let room = open_files.saturating_sub(OTHER_FILES.min(open_files / 4)).max(1);
+    let room = open_files
+        .saturating_sub(OTHER_FILES.min(open_files / 4))
+        .max(1);
     if room < limits.streams {
         let text = format!(
             "limits.streams is {}, but this process may have {open_files} files open: {room} connections are taken; {RAISE}, or \
@@ -210,9 +246,16 @@ fn server_limits(config: &config::ServerLimits) -> ServerLimits {
             limits.streams,
         );
         // Few need as many as a configuration that says nothing of it allows.
-        if *config == config::ServerLimits::default() { tracing::info!("{text}") } else { tracing::warn!("{text}") }
+        if *config == config::ServerLimits::default() {
+            tracing::info!("{text}")
+        } else {
+            tracing::warn!("{text}")
+        }
     }
-    ServerLimits { streams: limits.streams.min(room), ..limits }
+    ServerLimits {
+        streams: limits.streams.min(room),
+        ..limits
+    }
 }
 
 async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
@@ -235,13 +278,26 @@ pub(super) fn client_uplink(config: &ClientConfig) -> anyhow::Result<Uplink> {
         MasterChoice::Ordered => Choice::Ordered,
         MasterChoice::Raced => Choice::Raced,
     };
-    Ok(Uplink { choice, ..uplink(&config.link, Role::Client, None)? })
+    Ok(Uplink {
+        choice,
+        ..uplink(&config.link, Role::Client, None)?
+    })
 }
 
-pub(super) fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) -> anyhow::Result<Uplink> {
-    let dialer = |address: &crate::link::dial::MasterAddress| Dialer::new(address.clone(), config.dial.clone());
+pub(super) fn uplink(
+    config: &LinkConfig,
+    role: Role,
+    master_key: Option<&str>,
+) -> anyhow::Result<Uplink> {
+    let dialer = |address: &crate::link::dial::MasterAddress| {
+        Dialer::new(address.clone(), config.dial.clone())
+    };
     Ok(Uplink {
-        dialers: config.masters.iter().map(dialer).collect::<Result<_, _>>()?,
+        dialers: config
+            .masters
+            .iter()
+            .map(dialer)
+            .collect::<Result<_, _>>()?,
         choice: Choice::Ordered,
         key: LinkKey::derive(master_key),
         role,
@@ -253,13 +309,25 @@ pub(super) fn uplink(config: &LinkConfig, role: Role, master_key: Option<&str>) 
 }
 
 fn timing(interval: Duration) -> Timing {
-    let silence = interval.saturating_mul(2).saturating_add(SILENCE_BEYOND_HEARTBEATS);
-    Timing { interval, timeout: silence.max(Timing::default().timeout), ..Timing::default() }
+    let silence = interval
+        .saturating_mul(2)
+        .saturating_add(SILENCE_BEYOND_HEARTBEATS);
+    Timing {
+        interval,
+        timeout: silence.max(Timing::default().timeout),
+        ..Timing::default()
+    }
 }
 
-pub(super) fn port_parameters(config: &PortConfig, link: &LinkConfig, commons: &Commons) -> PortParameters {
-    let window =
-        |initial: ByteSize, max: ByteSize| WindowSize { initial: initial.min(max).bytes() as u64, max: max.bytes() as u64 };
+pub(super) fn port_parameters(
+    config: &PortConfig,
+    link: &LinkConfig,
+    commons: &Commons,
+) -> PortParameters {
+    let window = |initial: ByteSize, max: ByteSize| WindowSize {
+        initial: initial.min(max).bytes() as u64,
+        max: max.bytes() as u64,
+    };
     PortParameters {
         mark: config.mark.as_str().into(),
         keys: PortKeys::derive(config.port_key.expose()),

@@ -36,7 +36,12 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     run_with_signals(runtime, grace_period, async |cancel| {
         let ready = Ready::prepare(&loaded.config).await?;
         let listens_at = ready.local_addresses();
-        tracing::info!(role = loaded.config.role.name(), ?listens_at, version = env!("CARGO_PKG_VERSION"), "started");
+        tracing::info!(
+            role = loaded.config.role.name(),
+            ?listens_at,
+            version = env!("CARGO_PKG_VERSION"),
+            "started"
+        );
         ready.run(cancel, grace_period).await;
         Ok(())
     })
@@ -48,10 +53,19 @@ fn raise_open_files() {
     {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let limit = getrlimit(Resource::Nofile);
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
         match setrlimit(Resource::Nofile, raised) {
-            Ok(()) => tracing::debug!(soft = limit.current, hard = limit.maximum, "the soft limit of open files is raised"),
-            Err(error) => tracing::warn!(limit = ?limit.current, "cannot raise the limit of open files: {error}"),
+            Ok(()) => tracing::debug!(
+                soft = limit.current,
+                hard = limit.maximum,
+                "the soft limit of open files is raised"
+            ),
+            Err(error) => {
+                tracing::warn!(limit = ?limit.current, "cannot raise the limit of open files: {error}")
+            }
         }
     }
 }
@@ -69,7 +83,14 @@ pub(super) fn run_with_signals(
         let mut signals = Signals::install().context("cannot receive signals")?;
         let cancel = CancellationToken::new();
         let panicked = watch_for_panics();
-        run_until_drained(role(cancel.clone()), &cancel, &panicked, grace_period, async || signals.next().await).await
+        run_until_drained(
+            role(cancel.clone()),
+            &cancel,
+            &panicked,
+            grace_period,
+            async || signals.next().await,
+        )
+        .await
     });
     // A role has joined its tasks. What is left is a lookup of a name, or what a second signal cut off.
     runtime.shutdown_background();

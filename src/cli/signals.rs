@@ -69,8 +69,16 @@ impl Signals {
     /// When the system refuses.
     pub fn install() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
+        let hangup = if hangup_is_ignored() {
+            None
+        } else {
+            Some(signal(SignalKind::hangup())?)
+        };
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup,
+        })
     }
 
     /// Waits for the next one.
@@ -100,7 +108,8 @@ async fn received(signal: Option<&mut tokio::signal::unix::Signal>) {
 fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 != 0)
 }
 
 /// The signals of this process.
@@ -194,8 +203,13 @@ mod tests {
     use super::*;
 
     /// Runs `role` with these signals, and no more of them.
-    fn run(signals: &[Signal], role: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    fn run(
+        signals: &[Signal],
+        role: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
+    ) -> anyhow::Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(async {
             let (sender, mut receiver) = mpsc::channel(4);
             for signal in signals {
@@ -208,14 +222,26 @@ mod tests {
                 None => pending().await,
             };
             drop(sender);
-            run_until_drained(role, &cancel, &CancellationToken::new(), Duration::from_secs(60), next).await
+            run_until_drained(
+                role,
+                &cancel,
+                &CancellationToken::new(),
+                Duration::from_secs(60),
+                next,
+            )
+            .await
         })
     }
 
     #[test]
     fn a_role_that_ends_by_itself_is_done() {
         assert_eq!(run(&[], async |_| Ok(())).expect("done"), ExitCode::SUCCESS);
-        assert_eq!(run(&[], async |_| bail!("no such port")).expect_err("failed").to_string(), "no such port");
+        assert_eq!(
+            run(&[], async |_| bail!("no such port"))
+                .expect_err("failed")
+                .to_string(),
+            "no such port"
+        );
     }
 
     #[test]
@@ -224,12 +250,18 @@ mod tests {
             cancel.cancelled().await;
             Ok(())
         };
-        assert_eq!(run(&[Signal::Terminate], role).expect("done"), ExitCode::SUCCESS);
+        assert_eq!(
+            run(&[Signal::Terminate], role).expect("done"),
+            ExitCode::SUCCESS
+        );
     }
 
     #[test]
     fn a_panic_drains_and_fails() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let (cancel, panicked) = (CancellationToken::new(), CancellationToken::new());
         panicked.cancel();
         let drained = std::cell::Cell::new(false);
@@ -238,15 +270,28 @@ mod tests {
             drained.set(true);
             Ok(())
         };
-        let ended =
-            runtime.block_on(run_until_drained(role, &cancel, &panicked, Duration::from_secs(60), async || pending().await));
-        assert!(ended.expect_err("failed").to_string().starts_with("a task panicked"));
+        let ended = runtime.block_on(run_until_drained(
+            role,
+            &cancel,
+            &panicked,
+            Duration::from_secs(60),
+            async || pending().await,
+        ));
+        assert!(
+            ended
+                .expect_err("failed")
+                .to_string()
+                .starts_with("a task panicked")
+        );
         assert!(drained.get());
     }
 
     #[test]
     fn work_that_a_signal_ends_may_say_what_it_has_done_and_is_not_done() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let (cancel, said) = (CancellationToken::new(), std::cell::Cell::new(false));
         let work = async {
             cancel.cancelled().await;
@@ -256,7 +301,11 @@ mod tests {
         let ended = runtime.block_on(run_until_signal(work, &cancel, async || Signal::Interrupt));
         assert_eq!(ended.expect("ended"), ExitCode::from(130));
         assert!(said.get());
-        let by_itself = |outcome| runtime.block_on(run_until_signal(async { outcome }, &cancel, async || pending().await));
+        let by_itself = |outcome| {
+            runtime.block_on(run_until_signal(async { outcome }, &cancel, async || {
+                pending().await
+            }))
+        };
         assert_eq!(by_itself(Ok(())).expect("done"), ExitCode::SUCCESS);
         assert!(by_itself(Err(anyhow::anyhow!("no server"))).is_err());
     }
@@ -264,13 +313,17 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_hangup_is_received_and_does_not_kill() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let received = runtime.block_on(async {
             let mut signals = Signals::install().expect("signals");
             if signals.hangup.is_none() {
                 return Signal::Hangup;
             }
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).expect("sent");
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP)
+                .expect("sent");
             signals.next().await
         });
         assert_eq!(received, Signal::Hangup);
@@ -279,7 +332,13 @@ mod tests {
     #[test]
     fn the_second_signal_ends_at_once() {
         let stubborn = async |_: CancellationToken| pending().await;
-        assert_eq!(run(&[Signal::Terminate, Signal::Interrupt], stubborn).expect("ended"), ExitCode::from(130));
-        assert_eq!(run(&[Signal::Interrupt, Signal::Terminate], stubborn).expect("ended"), ExitCode::from(143));
+        assert_eq!(
+            run(&[Signal::Terminate, Signal::Interrupt], stubborn).expect("ended"),
+            ExitCode::from(130)
+        );
+        assert_eq!(
+            run(&[Signal::Interrupt, Signal::Terminate], stubborn).expect("ended"),
+            ExitCode::from(143)
+        );
     }
 }

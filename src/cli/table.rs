@@ -13,11 +13,24 @@ const NOT_MEASURED: &str = "not measured";
 
 /// The whole report as text.
 pub(super) fn table(report: &Report) -> String {
-    let Report { port, master, tls, encrypt_method, compress_method, data, phase_seconds, link_ms, attach_ms, .. } = report;
+    let Report {
+        port,
+        master,
+        tls,
+        encrypt_method,
+        compress_method,
+        data,
+        phase_seconds,
+        link_ms,
+        attach_ms,
+        ..
+    } = report;
     let link = if *tls { "TLS" } else { "no TLS" };
     let mut lines = vec![
         format!("port \"{port}\" by {master} ({link}); {encrypt_method}, {compress_method}"),
-        format!("linked in {link_ms:.1} ms, attached {attach_ms:.1} ms later; {data} data, {phase_seconds} s for each line"),
+        format!(
+            "linked in {link_ms:.1} ms, attached {attach_ms:.1} ms later; {data} data, {phase_seconds} s for each line"
+        ),
         String::new(),
     ];
     let throughput = &report.measured.throughput;
@@ -32,15 +45,29 @@ pub(super) fn table(report: &Report) -> String {
         lines.push(row(&name, measured.as_ref().map(throughput_text)));
     }
     let trips = &report.measured.round_trip;
-    for (beside, measured) in
-        [("idle", &trips.idle), ("beside a transfer up", &trips.beside_up), ("beside a transfer down", &trips.beside_down)]
-    {
-        lines.push(row(&format!("round trip, {beside}"), measured.as_ref().map(round_trip_text)));
+    for (beside, measured) in [
+        ("idle", &trips.idle),
+        ("beside a transfer up", &trips.beside_up),
+        ("beside a transfer down", &trips.beside_down),
+    ] {
+        lines.push(row(
+            &format!("round trip, {beside}"),
+            measured.as_ref().map(round_trip_text),
+        ));
     }
     let new = &report.measured.new_connections;
-    lines.push(row("new connections, in turn", new.in_turn.as_ref().map(new_text)));
-    let at_once = new.at_once.as_ref().map_or(crate::bench::AT_ONCE, |measured| measured.at_once);
-    lines.push(row(&format!("new connections, {at_once} at once"), new.at_once.as_ref().map(new_text)));
+    lines.push(row(
+        "new connections, in turn",
+        new.in_turn.as_ref().map(new_text),
+    ));
+    let at_once = new
+        .at_once
+        .as_ref()
+        .map_or(crate::bench::AT_ONCE, |measured| measured.at_once);
+    lines.push(row(
+        &format!("new connections, {at_once} at once"),
+        new.at_once.as_ref().map(new_text),
+    ));
     lines.into_iter().fold(String::new(), |mut text, line| {
         let _ = writeln!(text, "{}", shown(&line));
         text
@@ -57,15 +84,26 @@ fn throughput_text(measured: &Throughput) -> String {
         1 => String::new(),
         _ => format!("   least/most {:.2}", measured.least_to_most),
     };
-    format!("{megabytes:>9.1} MB/s  {:>9.1} Mbit/s{fairness}", megabytes * 8.0)
+    format!(
+        "{megabytes:>9.1} MB/s  {:>9.1} Mbit/s{fairness}",
+        megabytes * 8.0
+    )
 }
 
 fn round_trip_text(measured: &RoundTrip) -> String {
-    format!("p50 {:>9}   p99 {:>9}", time(measured.p50_us), time(measured.p99_us))
+    format!(
+        "p50 {:>9}   p99 {:>9}",
+        time(measured.p50_us),
+        time(measured.p99_us)
+    )
 }
 
 fn new_text(measured: &NewConnections) -> String {
-    let first_byte = format!("first byte p50 {}, p99 {}", time(measured.p50_us), time(measured.p99_us));
+    let first_byte = format!(
+        "first byte p50 {}, p99 {}",
+        time(measured.p50_us),
+        time(measured.p99_us)
+    );
     format!("{:>9.0} a second   {first_byte}", measured.per_second)
 }
 
@@ -102,10 +140,24 @@ mod tests {
         };
         assert_eq!(table(&report).matches(NOT_MEASURED).count(), 9);
         let moved = [1_000_000, 2_000_000];
-        report.measured.throughput.up_parallel = Some(Throughput::new(&moved, std::time::Duration::from_secs(1)));
-        report.measured.round_trip.idle = Some(RoundTrip { samples: 1, p50_us: 1_500.0, p99_us: 2.5e6 });
+        report.measured.throughput.up_parallel =
+            Some(Throughput::new(&moved, std::time::Duration::from_secs(1)));
+        report.measured.round_trip.idle = Some(RoundTrip {
+            samples: 1,
+            p50_us: 1_500.0,
+            p99_us: 2.5e6,
+        });
         let text = table(&report);
-        for part in ["远程桌面", "2 connections", "3.0 MB/s", "24.0 Mbit/s", "0.50", "1.50 ms", "2.50 s", "TLS"] {
+        for part in [
+            "远程桌面",
+            "2 connections",
+            "3.0 MB/s",
+            "24.0 Mbit/s",
+            "0.50",
+            "1.50 ms",
+            "2.50 s",
+            "TLS",
+        ] {
             assert!(text.contains(part), "nothing of {part} in\n{text}");
         }
         assert_eq!(text.matches(NOT_MEASURED).count(), 7);

@@ -16,7 +16,9 @@ const OVERRIDE: &str = "TOKIO_WORKER_THREADS";
 /// When [`OVERRIDE`] is no number of threads, or the system refuses.
 pub(super) fn of_a_role() -> anyhow::Result<Runtime> {
     match chosen()? {
-        Some(count) if count > NonZeroUsize::MIN => start(Builder::new_multi_thread().worker_threads(count.get())),
+        Some(count) if count > NonZeroUsize::MIN => {
+            start(Builder::new_multi_thread().worker_threads(count.get()))
+        }
         _ => of_a_master(),
     }
 }
@@ -47,7 +49,9 @@ pub(super) fn for_links() -> anyhow::Result<NonZeroUsize> {
 }
 
 fn chosen() -> anyhow::Result<Option<NonZeroUsize>> {
-    std::env::var_os(OVERRIDE).map(|value| number(&value.to_string_lossy())).transpose()
+    std::env::var_os(OVERRIDE)
+        .map(|value| number(&value.to_string_lossy()))
+        .transpose()
 }
 
 fn number(value: &str) -> anyhow::Result<NonZeroUsize> {
@@ -57,7 +61,11 @@ fn number(value: &str) -> anyhow::Result<NonZeroUsize> {
 }
 
 fn start(builder: &mut Builder) -> anyhow::Result<Runtime> {
-    builder.enable_all().thread_name("report").build().context("cannot start the runtime")
+    builder
+        .enable_all()
+        .thread_name("report")
+        .build()
+        .context("cannot start the runtime")
 }
 
 #[cfg(test)]
@@ -69,7 +77,10 @@ mod tests {
         assert_eq!(number("3").expect("a number").get(), 3);
         for wrong in ["", "0", "-1", "many"] {
             let error = number(wrong).expect_err("no number of threads").to_string();
-            assert!(error.contains(OVERRIDE) && error.contains(&format!("\"{wrong}\"")), "{error}");
+            assert!(
+                error.contains(OVERRIDE) && error.contains(&format!("\"{wrong}\"")),
+                "{error}"
+            );
         }
     }
 }

@@ -20,14 +20,23 @@ pub fn warnings(loaded: &Loaded) -> Vec<Warning> {
         RoleConfig::Client(client) => &client.ports,
     };
     let ports = ports.iter().enumerate();
-    let field = |index| FieldPath::default().field("ports").index(index).field("port_key");
+    let field = |index| {
+        FieldPath::default()
+            .field("ports")
+            .index(index)
+            .field("port_key")
+    };
     warnings.extend(ports.filter_map(|(index, port)| weak(field(index), &port.port_key)));
     warnings
 }
 
 fn weak(field: FieldPath, key: &Secret) -> Option<Warning> {
-    let Strength::Weak { bits } = strength(key.expose()) else { return None };
-    let message = format!("can be guessed (at most 2^{bits} tries): `report keygen` makes a strong one; set it at both ends");
+    let Strength::Weak { bits } = strength(key.expose()) else {
+        return None;
+    };
+    let message = format!(
+        "can be guessed (at most 2^{bits} tries): `report keygen` makes a strong one; set it at both ends"
+    );
     Some(Warning { field, message })
 }
 
@@ -44,8 +53,14 @@ mod tests {
         let loaded = crate::config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
         let said: Vec<String> = warnings(&loaded).iter().map(ToString::to_string).collect();
         assert_eq!(said.len(), 2, "{said:?}");
-        for (line, field) in said.iter().zip(["master_key can be guessed", "ports[1].port_key can be guessed"]) {
-            assert!(line.contains(field) && line.contains("report keygen") && !line.contains("hush"), "{line}");
+        for (line, field) in said.iter().zip([
+            "master_key can be guessed",
+            "ports[1].port_key can be guessed",
+        ]) {
+            assert!(
+                line.contains(field) && line.contains("report keygen") && !line.contains("hush"),
+                "{line}"
+            );
         }
     }
 }

@@ -26,7 +26,10 @@ impl Addresses {
 
     /// One of them.
     pub fn of(&self, address: String) -> Address {
-        Address { address, all: Arc::clone(&self.0) }
+        Address {
+            address,
+            all: Arc::clone(&self.0),
+        }
     }
 }
 
@@ -68,7 +71,9 @@ impl Address {
             tokio::time::sleep(pause).await;
             match self.listen().await {
                 Ok(listener) => return listener,
-                Err(error) => debug!(port = mark, address = %self.address, "still cannot listen: {error}"),
+                Err(error) => {
+                    debug!(port = mark, address = %self.address, "still cannot listen: {error}")
+                }
             }
             pause = pause.saturating_mul(2).min(RETRY_MAX);
         }
@@ -81,13 +86,21 @@ mod tests {
 
     #[tokio::test]
     async fn the_wildcards_of_both_families_share_a_port() {
-        let free = TcpListener::bind("127.0.0.1:0").await.expect("a listener").local_addr().expect("its address").port();
+        let free = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a listener")
+            .local_addr()
+            .expect("its address")
+            .port();
         let both = [format!("0.0.0.0:{free}"), format!("[::]:{free}")];
         let all = Addresses::resolve(both.iter().map(String::as_str)).await;
         let [v4, v6] = both.map(|address| all.of(address));
         let first = v4.listen().await.expect("IPv4");
         let Ok(second) = v6.listen().await else {
-            assert!(std::net::TcpListener::bind("[::1]:0").is_err(), "this machine has IPv6");
+            assert!(
+                std::net::TcpListener::bind("[::1]:0").is_err(),
+                "this machine has IPv6"
+            );
             return;
         };
         drop((first, second));
@@ -97,10 +110,17 @@ mod tests {
     async fn an_address_that_is_taken_is_listened_at_when_it_is_free() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = taken.local_addr().expect("its address").to_string();
-        let address = Addresses::resolve([address.as_str()].into_iter()).await.of(address);
-        assert_eq!(address.listen().await.expect_err("taken").kind(), io::ErrorKind::AddrInUse);
+        let address = Addresses::resolve([address.as_str()].into_iter())
+            .await
+            .of(address);
+        assert_eq!(
+            address.listen().await.expect_err("taken").kind(),
+            io::ErrorKind::AddrInUse
+        );
         let mut later = std::pin::pin!(address.listen_in_the_end("port"));
-        tokio::time::timeout(RETRY_FIRST * 3, &mut later).await.expect_err("still taken");
+        tokio::time::timeout(RETRY_FIRST * 3, &mut later)
+            .await
+            .expect_err("still taken");
         drop(taken);
         assert!(later.await.local_addr().is_ok());
     }

@@ -91,10 +91,28 @@ where
 {
     let drain = Drain::default();
     let port = Port::new(port, &drain.tasks, &drain.stop);
-    let visitor = Visitor::new(vec![Arc::clone(&port)], uplink.mover.clone(), &drain.tasks, &drain.stop);
-    let masters = uplink.dialers.iter().map(Way::name).collect::<BTreeSet<_>>().len();
-    let observed = Observed { visitor, links: watch::Sender::default() };
-    let reaching = Reaching { port: Arc::clone(&port), links: observed.links.subscribe(), masters, patience };
+    let visitor = Visitor::new(
+        vec![Arc::clone(&port)],
+        uplink.mover.clone(),
+        &drain.tasks,
+        &drain.stop,
+    );
+    let masters = uplink
+        .dialers
+        .iter()
+        .map(Way::name)
+        .collect::<BTreeSet<_>>()
+        .len();
+    let observed = Observed {
+        visitor,
+        links: watch::Sender::default(),
+    };
+    let reaching = Reaching {
+        port: Arc::clone(&port),
+        links: observed.links.subscribe(),
+        masters,
+        patience,
+    };
     let done = CancellationToken::new();
     let over = done.clone().drop_guard();
     // A task of its own: what the caller's future is polled by may be the main thread, which every wake-up would have to wake.
@@ -106,7 +124,16 @@ where
         };
         Ok(work(reached).await)
     });
-    drain.run(vec![uplink], Arc::new(observed), &done, Duration::ZERO, || {}, async move { port.end().await }).await;
+    drain
+        .run(
+            vec![uplink],
+            Arc::new(observed),
+            &done,
+            Duration::ZERO,
+            || {},
+            async move { port.end().await },
+        )
+        .await;
     match working.await {
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {
@@ -173,7 +200,13 @@ impl Reaching {
             Err(_) => return Err(self.nobody(master)),
         };
         let link_time = linked.saturating_duration_since(begun);
-        Ok(Reached { tunnel, master, link_time, attach_time: linked.elapsed(), taker })
+        Ok(Reached {
+            tunnel,
+            master,
+            link_time,
+            attach_time: linked.elapsed(),
+            taker,
+        })
     }
 
     /// Waits until a link stands, or every master has failed once: each attempt has a deadline of its own.
@@ -196,7 +229,11 @@ impl Reaching {
     async fn attached(&self) -> Result<(Tunnel, Taker), AttachError> {
         let mut refusals = self.port.refusals();
         loop {
-            if let Some(refusal) = refusals.borrow_and_update().clone().filter(|refusal| !refusal.is_retryable()) {
+            if let Some(refusal) = refusals
+                .borrow_and_update()
+                .clone()
+                .filter(|refusal| !refusal.is_retryable())
+            {
                 return Err(refusal);
             }
             let tunnel = tokio::select! {
@@ -214,7 +251,11 @@ impl Reaching {
     fn nobody(&self, master: String) -> ReachError {
         match self.port.refusals().borrow().clone() {
             Some(refusal) => ReachError::Refused(refusal),
-            None => ReachError::NoServer { mark: self.port.parameters.mark.to_string(), master, waited: self.patience },
+            None => ReachError::NoServer {
+                mark: self.port.parameters.mark.to_string(),
+                master,
+                waited: self.patience,
+            },
         }
     }
 }

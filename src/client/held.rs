@@ -91,7 +91,12 @@ mod tests {
         let mut tasks = tokio::task::JoinSet::new();
         let places: Vec<Place> = (0..100).map(|_| queue.join()).collect();
         // One that gives up leaves its place to the next.
-        for (number, place) in places.into_iter().enumerate().rev().filter(|(number, _)| number % 7 != 3) {
+        for (number, place) in places
+            .into_iter()
+            .enumerate()
+            .rev()
+            .filter(|(number, _)| number % 7 != 3)
+        {
             let order = Arc::clone(&order);
             tasks.spawn(async move {
                 let turn = place.turn().await;
@@ -100,7 +105,10 @@ mod tests {
             });
             tokio::task::yield_now().await;
         }
-        assert!(order.lock().expect("not poisoned").is_empty(), "the first has its turn");
+        assert!(
+            order.lock().expect("not poisoned").is_empty(),
+            "the first has its turn"
+        );
         drop(first);
         tasks.join_all().await;
         let expected: Vec<usize> = (0..100).filter(|number| number % 7 != 3).collect();
@@ -110,20 +118,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_reset_is_seen_behind_unread_data_and_an_end_of_file_is_none() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a listener");
         for shut_down in [false, true] {
-            let mut application = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("connects");
+            let mut application =
+                std::net::TcpStream::connect(listener.local_addr().expect("an address"))
+                    .expect("connects");
             let (socket, _) = listener.accept().await.expect("the connection");
             std::io::Write::write_all(&mut application, b"unread").expect("sent");
             if shut_down {
-                application.shutdown(std::net::Shutdown::Write).expect("shut down");
+                application
+                    .shutdown(std::net::Shutdown::Write)
+                    .expect("shut down");
             }
             let (orphans, accepted) = (Orphans::default(), Instant::now());
-            let held = tokio::time::timeout(Duration::from_millis(200), given_up(&socket, &orphans, accepted)).await;
+            let held = tokio::time::timeout(
+                Duration::from_millis(200),
+                given_up(&socket, &orphans, accepted),
+            )
+            .await;
             assert!(held.is_err(), "it is there");
-            socket2::SockRef::from(&application).set_linger(Some(Duration::ZERO)).expect("set");
+            socket2::SockRef::from(&application)
+                .set_linger(Some(Duration::ZERO))
+                .expect("set");
             drop(application);
-            tokio::time::timeout(LOOK / 2, given_up(&socket, &orphans, accepted)).await.expect("the reset is seen");
+            tokio::time::timeout(LOOK / 2, given_up(&socket, &orphans, accepted))
+                .await
+                .expect("the reset is seen");
         }
     }
 }

@@ -63,11 +63,21 @@ pub async fn listen(listener: TcpListener, context: Context, cancel: Cancellatio
             Ok((socket, address)) => {
                 let is_held = context.port.tunnel().now_or_never().is_none();
                 let (accepted, place) = (Instant::now(), context.queue.join());
-                let arrival = Arrival { socket, address, accepted, is_held, place };
+                let arrival = Arrival {
+                    socket,
+                    address,
+                    accepted,
+                    is_held,
+                    place,
+                };
                 let visit = visit(context.clone(), arrival);
-                context.streams.spawn(visit.instrument(debug_span!(parent: &span, "stream", %address)));
+                context
+                    .streams
+                    .spawn(visit.instrument(debug_span!(parent: &span, "stream", %address)));
             }
-            Err(error) if is_of_one_connection(&error) => debug!(parent: &span, %error, "a connection was not accepted"),
+            Err(error) if is_of_one_connection(&error) => {
+                debug!(parent: &span, %error, "a connection was not accepted")
+            }
             Err(error) => {
                 span.in_scope(|| context.trouble.cannot_accept(&error));
                 tokio::time::sleep(ACCEPT_REST).await;
@@ -105,7 +115,13 @@ enum Refusal {
 
 /// Holds a connection until it is its turn and something carries the tunnel. The next one's turn begins when this one's is dropped.
 async fn hold(context: &Context, arrival: Arrival) -> Result<(TcpStream, Tunnel, Turn), Refusal> {
-    let Arrival { socket, accepted, mut is_held, place, .. } = arrival;
+    let Arrival {
+        socket,
+        accepted,
+        mut is_held,
+        place,
+        ..
+    } = arrival;
     let entered = async {
         // Those before it have earlier deadlines.
         let turn = place.turn().await;
@@ -114,7 +130,11 @@ async fn hold(context: &Context, arrival: Arrival) -> Result<(TcpStream, Tunnel,
                 Some(tunnel) => tunnel,
                 None => {
                     is_held = true;
-                    let awaited = tokio::time::timeout_at(accepted + context.hold_timeout, context.port.tunnel()).await;
+                    let awaited = tokio::time::timeout_at(
+                        accepted + context.hold_timeout,
+                        context.port.tunnel(),
+                    )
+                    .await;
                     awaited.map_err(|_| Refusal::HeldTooLong)?
                 }
             };
@@ -146,11 +166,16 @@ async fn visit(context: Context, arrival: Arrival) {
     };
     let (socket, mut tunnel, turn) = match entered {
         Ok(entered) => entered,
-        Err(Refusal::GivenUp) => return info!(%address, "dropped: the application closed the connection while it was held"),
+        Err(Refusal::GivenUp) => {
+            return info!(%address, "dropped: the application closed the connection while it was held");
+        }
         Err(Refusal::HeldTooLong) => return log_held_too_long(&context, address),
     };
     let mut turn = Some(turn);
-    let mut connection = TakenBack { socket, unsent: Bytes::new() };
+    let mut connection = TakenBack {
+        socket,
+        unsent: Bytes::new(),
+    };
     loop {
         let stream = tunnel.open(context.port.details(&tunnel, address, &connection.socket));
         // The next one's turn.
@@ -192,7 +217,11 @@ fn log_held_too_long(context: &Context, address: SocketAddr) {
 }
 
 fn log_end(spliced: &Spliced) {
-    let Spliced { sent_bytes: sent, received_bytes: received, error } = spliced;
+    let Spliced {
+        sent_bytes: sent,
+        received_bytes: received,
+        error,
+    } = spliced;
     match error {
         None => debug!(sent, received, "the connection ended"),
         Some(error) => info!(sent, received, "the connection was reset: {error}"),

@@ -81,14 +81,28 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future closes what was opened.
     pub async fn bind(parameters: ClientParameters) -> Result<Self, ListenError> {
-        let all = bind::Addresses::resolve(parameters.ports.iter().map(|port| port.local_address.as_str())).await;
+        let all = bind::Addresses::resolve(
+            parameters
+                .ports
+                .iter()
+                .map(|port| port.local_address.as_str()),
+        )
+        .await;
         let (mut ports, mut failed) = (Vec::new(), Vec::new());
-        for ClientPort { port, local_address } in parameters.ports {
+        for ClientPort {
+            port,
+            local_address,
+        } in parameters.ports
+        {
             let address = all.of(local_address);
             match address.listen().await {
                 Ok(listener) => ports.push((port, Listening::Here(listener))),
                 Err(source) => {
-                    failed.push(ListenError { mark: port.mark.to_string(), local_address: address.to_string(), source });
+                    failed.push(ListenError {
+                        mark: port.mark.to_string(),
+                        local_address: address.to_string(),
+                        source,
+                    });
                     ports.push((port, Listening::Later(address)));
                 }
             }
@@ -101,7 +115,11 @@ impl Client {
         for error in failed {
             warn!("{error}; the client starts without this port and tries again");
         }
-        Ok(Client { uplink: parameters.uplink, ports, hold_timeout: parameters.hold_timeout })
+        Ok(Client {
+            uplink: parameters.uplink,
+            ports,
+            hold_timeout: parameters.hold_timeout,
+        })
     }
 
     /// Where the ports listen, in the order of the configuration.
@@ -111,7 +129,10 @@ impl Client {
             Listening::Here(listener) => listener.local_addr().ok(),
             Listening::Later(_) => None,
         };
-        self.ports.iter().filter_map(|(_, listening)| address(listening)).collect()
+        self.ports
+            .iter()
+            .filter_map(|(_, listening)| address(listening))
+            .collect()
     }
 
     /// Runs until `cancel` is cancelled; the connections then have the `grace` period to end.
@@ -119,9 +140,14 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future cuts the link; tasks that were spawned end soon after.
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
-        let Client { uplink, ports, hold_timeout } = self;
+        let Client {
+            uplink,
+            ports,
+            hold_timeout,
+        } = self;
         let drain = Drain::default();
-        let (mut visited, orphans, trouble) = (Vec::new(), Arc::new(Orphans::default()), Arc::default());
+        let (mut visited, orphans, trouble) =
+            (Vec::new(), Arc::new(Orphans::default()), Arc::default());
         for (port, listening) in ports {
             let port = Port::new(port, &drain.tasks, &drain.stop);
             visited.push(Arc::clone(&port));
@@ -139,7 +165,11 @@ impl Client {
                 let listener = match listening {
                     Listening::Here(listener) => Some(listener),
                     Listening::Later(address) => {
-                        cancel.run_until_cancelled(address.listen_in_the_end(&context.port.parameters.mark)).await
+                        cancel
+                            .run_until_cancelled(
+                                address.listen_in_the_end(&context.port.parameters.mark),
+                            )
+                            .await
                     }
                 };
                 if let Some(listener) = listener {
@@ -147,11 +177,25 @@ impl Client {
                 }
             });
         }
-        let visitor = Visitor::new(visited.clone(), uplink.mover.clone(), &drain.tasks, &drain.stop);
+        let visitor = Visitor::new(
+            visited.clone(),
+            uplink.mover.clone(),
+            &drain.tasks,
+            &drain.stop,
+        );
         let farewell = async move {
             futures_util::future::join_all(visited.iter().map(|port| port.end())).await;
         };
         // The listeners have seen `cancel` too.
-        drain.run(vec![uplink], Arc::new(visitor), &cancel, grace, || {}, farewell).await;
+        drain
+            .run(
+                vec![uplink],
+                Arc::new(visitor),
+                &cancel,
+                grace,
+                || {},
+                farewell,
+            )
+            .await;
     }
 }

@@ -20,7 +20,9 @@ impl Orphans {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn has_peer_of(&self, socket: &TcpStream, accepted: Instant) -> bool {
-        let Some((peer, own)) = local_pair(socket) else { return false };
+        let Some((peer, own)) = local_pair(socket) else {
+            return false;
+        };
         self.has(peer, own, accepted).await
     }
 
@@ -30,10 +32,18 @@ impl Orphans {
         if table.as_ref().is_none_or(|table| !table.is_fresh(accepted)) {
             let read_at = Instant::now();
             // A machine with many connections has a long table.
-            let sockets = tokio::task::spawn_blocking(linux::orphans).await.unwrap_or_default();
-            *table = Some(linux::Table { read_at, took: read_at.elapsed(), sockets });
+            let sockets = tokio::task::spawn_blocking(linux::orphans)
+                .await
+                .unwrap_or_default();
+            *table = Some(linux::Table {
+                read_at,
+                took: read_at.elapsed(),
+                sockets,
+            });
         }
-        table.as_ref().is_some_and(|table| table.sockets.contains(&(peer, own)))
+        table
+            .as_ref()
+            .is_some_and(|table| table.sockets.contains(&(peer, own)))
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -45,8 +55,12 @@ impl Orphans {
 /// The addresses of both ends, the peer's first, when it is on this machine.
 fn local_pair(socket: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
     // An IPv6 listener sees IPv4 peers under mapped addresses.
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    let (peer, own) = (canonical(socket.peer_addr().ok()?), canonical(socket.local_addr().ok()?));
+    let canonical =
+        |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let (peer, own) = (
+        canonical(socket.peer_addr().ok()?),
+        canonical(socket.local_addr().ok()?),
+    );
     (peer.ip().is_loopback() || peer.ip() == own.ip()).then_some((peer, own))
 }
 
@@ -85,14 +99,26 @@ mod linux {
 
     /// All of them. What cannot be read says nothing.
     pub fn orphans() -> HashSet<(SocketAddr, SocketAddr)> {
-        let files = [IPV4, IPV6].into_iter().filter_map(|file| File::open(file).ok());
-        let lines = files.flat_map(|file| BufReader::with_capacity(64 * 1024, file).lines().map_while(Result::ok));
+        let files = [IPV4, IPV6]
+            .into_iter()
+            .filter_map(|file| File::open(file).ok());
+        let lines = files.flat_map(|file| {
+            BufReader::with_capacity(64 * 1024, file)
+                .lines()
+                .map_while(Result::ok)
+        });
         lines.filter_map(|line| orphan(&line)).collect()
     }
 
     /// The socket of a line, when it has ended its direction and has no inode.
     pub fn orphan(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-        let Entry { local: own, peer, state, inode, .. } = Entry::read(line)?;
+        let Entry {
+            local: own,
+            peer,
+            state,
+            inode,
+            ..
+        } = Entry::read(line)?;
         (HAS_ENDED.contains(&state) && inode == "0").then_some((address(own)?, address(peer)?))
     }
 
@@ -112,7 +138,10 @@ mod linux {
             }
             _ => return None,
         };
-        Some(SocketAddr::new(ip.to_canonical(), u16::from_str_radix(port, 16).ok()?))
+        Some(SocketAddr::new(
+            ip.to_canonical(),
+            u16::from_str_radix(port, 16).ok()?,
+        ))
     }
 }
 
@@ -136,9 +165,16 @@ mod tests {
                 "  12: 0100007F:C350 0200007F:1770 {state} 00000000:00000000 00:00000000 00000000  1000        0 {inode} 1 0000000000000000"
             )
         };
-        let pair = |own: &str, peer: &str| Some((own.parse().expect(own), peer.parse().expect(peer)));
-        assert_eq!(linux::orphan(&line("05", "0")), pair("127.0.0.1:50000", "127.0.0.2:6000"));
-        assert_eq!(linux::orphan(&line("04", "0")), pair("127.0.0.1:50000", "127.0.0.2:6000"));
+        let pair =
+            |own: &str, peer: &str| Some((own.parse().expect(own), peer.parse().expect(peer)));
+        assert_eq!(
+            linux::orphan(&line("05", "0")),
+            pair("127.0.0.1:50000", "127.0.0.2:6000")
+        );
+        assert_eq!(
+            linux::orphan(&line("04", "0")),
+            pair("127.0.0.1:50000", "127.0.0.2:6000")
+        );
         for (state, inode) in [("05", "17957"), ("01", "17957"), ("06", "0"), ("09", "0")] {
             assert_eq!(linux::orphan(&line(state, inode)), None, "{state} {inode}");
         }
@@ -146,7 +182,12 @@ mod tests {
             .replace("0100007F:", "00000000000000000000000001000000:")
             .replace("0200007F:", "0000000000000000FFFF00000200007F:");
         assert_eq!(linux::orphan(&long), pair("[::1]:50000", "127.0.0.2:6000"));
-        for bad in ["", "  sl  local_address rem_address   st", "a b c d", &line("05", "0").replace("7F:", "7:")] {
+        for bad in [
+            "",
+            "  sl  local_address rem_address   st",
+            "a b c d",
+            &line("05", "0").replace("7F:", "7:"),
+        ] {
             assert_eq!(linux::orphan(bad), None, "{bad}");
         }
     }
@@ -158,7 +199,9 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), seen).await.expect("the application has closed it");
+        tokio::time::timeout(Duration::from_secs(20), seen)
+            .await
+            .expect("the application has closed it");
     }
 
     #[tokio::test]
@@ -176,7 +219,11 @@ mod tests {
             for _ in 0..4 {
                 let mut application = Application::connect(address).expect("connects");
                 application.write_all(b"unread").expect("sent");
-                accepted.push((application, listener.accept().await.expect("the connection").0, Instant::now()));
+                accepted.push((
+                    application,
+                    listener.accept().await.expect("the connection").0,
+                    Instant::now(),
+                ));
             }
             let mut there = accepted.split_off(1);
             let (closing, closed, since) = accepted.remove(0);

@@ -89,7 +89,11 @@ pub(super) enum Need {
 
 impl Port {
     /// A port without a tunnel. Its tasks run on `tasks` and end when `stop` is cancelled.
-    pub fn new(parameters: PortParameters, tasks: &TaskTracker, stop: &CancellationToken) -> Arc<Self> {
+    pub fn new(
+        parameters: PortParameters,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Port {
             parameters,
             state: Mutex::default(),
@@ -107,7 +111,10 @@ impl Port {
     pub async fn tunnel(&self) -> Tunnel {
         let mut ready = self.ready.subscribe();
         loop {
-            let live = ready.borrow_and_update().clone().filter(|tunnel| tunnel.notice().is_none());
+            let live = ready
+                .borrow_and_update()
+                .clone()
+                .filter(|tunnel| tunnel.notice().is_none());
             if let Some(tunnel) = live {
                 return tunnel;
             }
@@ -119,7 +126,11 @@ impl Port {
 
     /// What the server that holds the tunnel has said of itself; nothing when the tunnel is over.
     pub fn taker(&self, tunnel: &Tunnel) -> Option<Taker> {
-        self.state().tunnels.iter().find(|held| held.tunnel.id() == tunnel.id()).map(|held| held.taker)
+        self.state()
+            .tunnels
+            .iter()
+            .find(|held| held.tunnel.id() == tunnel.id())
+            .map(|held| held.taker)
     }
 
     /// What a stream's opening says of a connection from `source` to this socket: where it comes from and where it was to go, if the server that holds
@@ -138,7 +149,10 @@ impl Port {
 
     /// Whether something carries the port's tunnel through this link.
     pub fn is_attached_through(&self, outbox: &Arc<Outbox>) -> bool {
-        self.state().tunnels.iter().any(|held| held.tunnel.is_attached_through(outbox))
+        self.state()
+            .tunnels
+            .iter()
+            .any(|held| held.tunnel.is_attached_through(outbox))
     }
 
     /// A link is being established: what is to be sent in its first flight.
@@ -155,7 +169,9 @@ impl Port {
         }
         // One that is moving is wished for when it has moved, and the link stands.
         let still = tunnels.iter().filter(|tunnel| !tunnel.is_moving());
-        let frames = still.filter_map(|tunnel| self.wish_again(&mut state, tunnel, link)).collect();
+        let frames = still
+            .filter_map(|tunnel| self.wish_again(&mut state, tunnel, link))
+            .collect();
         drop(state);
         self.lose_patience();
         frames
@@ -164,12 +180,18 @@ impl Port {
     /// The link stands.
     pub fn link_stands(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         let mut state = self.state();
-        for (_, is_up) in state.links.iter_mut().filter(|(link, _)| Arc::ptr_eq(&link.outbox, outbox)) {
+        for (_, is_up) in state
+            .links
+            .iter_mut()
+            .filter(|(link, _)| Arc::ptr_eq(&link.outbox, outbox))
+        {
             *is_up = true;
         }
         let tunnels = state.all();
         drop(state);
-        tunnels.iter().for_each(|tunnel| self.attach_again(tunnel, Need::AnotherLink));
+        tunnels
+            .iter()
+            .for_each(|tunnel| self.attach_again(tunnel, Need::AnotherLink));
         self.have_one();
     }
 
@@ -203,8 +225,13 @@ impl Port {
     pub(super) fn adopt(self: &Arc<Self>, tunnel: Tunnel, taker: Taker) {
         let mut state = self.state();
         let now = Instant::now();
-        let present = state.tunnels.last().map(|held| &held.tunnel).filter(|present| present.is_attached());
-        let is_refused = present.is_some_and(|present| state.refused.contains(present.instance(), now));
+        let present = state
+            .tunnels
+            .last()
+            .map(|held| &held.tunnel)
+            .filter(|present| present.is_attached());
+        let is_refused =
+            present.is_some_and(|present| state.refused.contains(present.instance(), now));
         let is_better = is_refused && !state.refused.contains(tunnel.instance(), now);
         let needless = state.is_ending || (present.is_some() && !is_better);
         if needless && is_refused {
@@ -212,16 +239,26 @@ impl Port {
         }
         let older = state.all();
         if !needless {
-            state.tunnels.push(Held { tunnel: tunnel.clone(), taker, wished_on: Vec::new(), is_due_again: false });
+            state.tunnels.push(Held {
+                tunnel: tunnel.clone(),
+                taker,
+                wished_on: Vec::new(),
+                is_due_again: false,
+            });
         }
         drop(state);
         if needless {
-            tunnel.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, "another tunnel is there"));
+            tunnel.end(
+                ResetCode::Cancelled,
+                Notice::new(Code::Cancelled, "another tunnel is there"),
+            );
             // Connections may have been held for it.
             return self.tell_ready();
         }
         info!(tunnel = %tunnel.id(), tells_addresses = taker.addresses, "attached to a server");
-        older.iter().for_each(|older| give_up_if_replaced(older, &tunnel, taker.age));
+        older
+            .iter()
+            .for_each(|older| give_up_if_replaced(older, &tunnel, taker.age));
         let port = Arc::clone(self);
         self.spawn(async move { port.mind(tunnel).await });
     }
@@ -240,7 +277,10 @@ impl Port {
                 Standing::Attached => self.forget_wish_of_new(&tunnel),
                 Standing::Lost { why, .. } => {
                     // An altered or nonsensical message could come again at once, and again.
-                    if matches!(why.code, Code::Seal | Code::Protocol | Code::FlowControl | Code::Handshake) {
+                    if matches!(
+                        why.code,
+                        Code::Seal | Code::Protocol | Code::FlowControl | Code::Handshake
+                    ) {
                         tokio::time::sleep(RESUME_PATIENCE).await;
                     }
                     self.attach_again(&tunnel, Need::AnotherLink);
@@ -254,7 +294,10 @@ impl Port {
                 _ = checks.tick() => self.end_if_empty(&tunnel),
             }
         }
-        let why = tunnel.notice().map(|notice| notice.to_string()).unwrap_or_default();
+        let why = tunnel
+            .notice()
+            .map(|notice| notice.to_string())
+            .unwrap_or_default();
         warn!(tunnel = %tunnel.id(), lived_s = begun.elapsed().as_secs(), "the tunnel is over: {why}");
         self.removed(&tunnel);
     }
@@ -276,7 +319,9 @@ impl Port {
     fn wish_for_new_if(self: &Arc<Self>, is_needed: impl FnOnce(&State) -> bool) {
         let mut state = self.state();
         let is_needed = is_needed(&state) && state.new_wish.is_none() && !state.is_ending;
-        let Some(link) = state.newest_up().filter(|_| is_needed) else { return };
+        let Some(link) = state.newest_up().filter(|_| is_needed) else {
+            return;
+        };
         let frame = self.wish_for_new(&mut state, &link);
         drop(state);
         if let Some(frame) = frame {
@@ -287,8 +332,19 @@ impl Port {
     /// Sees to it that the newest link carries the tunnel.
     pub(super) fn attach_again(self: &Arc<Self>, tunnel: &Tunnel, need: Need) {
         let mut state = self.state();
-        let Some(link) = state.newest_up().filter(|_| !state.is_ending && tunnel.notice().is_none()) else { return };
-        let Some(held) = state.tunnels.iter_mut().find(|held| held.tunnel.id() == tunnel.id()) else { return };
+        let Some(link) = state
+            .newest_up()
+            .filter(|_| !state.is_ending && tunnel.notice().is_none())
+        else {
+            return;
+        };
+        let Some(held) = state
+            .tunnels
+            .iter_mut()
+            .find(|held| held.tunnel.id() == tunnel.id())
+        else {
+            return;
+        };
         let is_wished = match need {
             Need::AnotherLink => held.wished_on.contains(&link.number),
             // Whatever is under way may come to the server's new link, or not.
@@ -328,17 +384,26 @@ impl Port {
         let port = Arc::clone(self);
         self.spawn(async move {
             tokio::time::sleep(RESUME_PATIENCE).await;
-            port.wish_for_new_if(|state| state.tunnels.last().is_some_and(|held| !held.tunnel.is_attached()));
+            port.wish_for_new_if(|state| {
+                state
+                    .tunnels
+                    .last()
+                    .is_some_and(|held| !held.tunnel.is_attached())
+            });
         });
     }
 
     /// The port's tunnel is back: another is not needed.
     fn forget_wish_of_new(&self, tunnel: &Tunnel) {
         let mut state = self.state();
-        let is_enough = state.is_current(tunnel) && !state.refused.contains(tunnel.instance(), Instant::now());
-        let Some((link, channel)) = state.new_wish.take_if(|_| is_enough) else { return };
+        let is_enough =
+            state.is_current(tunnel) && !state.refused.contains(tunnel.instance(), Instant::now());
+        let Some((link, channel)) = state.new_wish.take_if(|_| is_enough) else {
+            return;
+        };
         drop(state);
-        link.outbox.close(channel, &Notice::new(Code::Cancelled, ""));
+        link.outbox
+            .close(channel, &Notice::new(Code::Cancelled, ""));
     }
 
     /// A tunnel beside the port's own is kept for the streams that it still has.
@@ -347,7 +412,10 @@ impl Port {
         if !is_current && tunnel.streams() == 0 {
             tunnel.end(
                 ResetCode::Cancelled,
-                Notice::new(Code::Cancelled, "its last stream has ended, and another tunnel is there"),
+                Notice::new(
+                    Code::Cancelled,
+                    "its last stream has ended, and another tunnel is there",
+                ),
             );
         }
     }
@@ -356,7 +424,12 @@ impl Port {
     pub(super) fn tell_ready(&self) {
         let state = self.state();
         let holds = state.new_wish.is_some() && state.refused.holds(Instant::now());
-        let ready = state.tunnels.last().filter(|_| !holds).map(|held| held.tunnel.clone()).filter(Tunnel::is_attached);
+        let ready = state
+            .tunnels
+            .last()
+            .filter(|_| !holds)
+            .map(|held| held.tunnel.clone())
+            .filter(Tunnel::is_attached);
         drop(state);
         self.ready.send_if_modified(|present| {
             let is_other = present.as_ref().map(Tunnel::id) != ready.as_ref().map(Tunnel::id);
@@ -371,31 +444,48 @@ struct EndOnDrop(Tunnel);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, "the client ends"));
+        self.0.end(
+            ResetCode::Shutdown,
+            Notice::new(Code::Shutdown, "the client ends"),
+        );
     }
 }
 
 impl State {
     fn all(&self) -> Vec<Tunnel> {
-        self.tunnels.iter().map(|held| held.tunnel.clone()).collect()
+        self.tunnels
+            .iter()
+            .map(|held| held.tunnel.clone())
+            .collect()
     }
 
     /// Whether the tunnel is the one that takes new streams.
     pub(super) fn is_current(&self, tunnel: &Tunnel) -> bool {
-        self.tunnels.last().is_some_and(|held| held.tunnel.id() == tunnel.id())
+        self.tunnels
+            .last()
+            .is_some_and(|held| held.tunnel.id() == tunnel.id())
     }
 
     /// The newest link that stands.
     pub(super) fn newest_up(&self) -> Option<PortLink> {
-        self.links.iter().rev().find(|(link, is_up)| *is_up && !link.is_over()).map(|(link, _)| link.clone())
+        self.links
+            .iter()
+            .rev()
+            .find(|(link, is_up)| *is_up && !link.is_over())
+            .map(|(link, _)| link.clone())
     }
 }
 
 /// Whoever answered for `new` began after `older` had lost its way: the process that held `older` has been replaced.
 fn give_up_if_replaced(older: &Tunnel, new: &Tunnel, age: Duration) {
-    let Standing::Lost { since, .. } = *older.standing().borrow() else { return };
+    let Standing::Lost { since, .. } = *older.standing().borrow() else {
+        return;
+    };
     if older.instance() != new.instance() && since.elapsed() > age {
         warn!(tunnel = %older.id(), "the server was restarted: the connections of before are reset");
-        older.end(ResetCode::Cancelled, Notice::new(Code::PeerLost, "the server was restarted"));
+        older.end(
+            ResetCode::Cancelled,
+            Notice::new(Code::PeerLost, "the server was restarted"),
+        );
     }
 }

@@ -56,7 +56,10 @@ impl Refused {
     /// The servers that are to be avoided.
     pub(super) fn at(&self, now: Instant) -> impl Iterator<Item = Id> {
         let lately = move |since: &Instant| now.saturating_duration_since(*since) < REMEMBERED;
-        self.servers.iter().filter(move |(_, since)| lately(since)).map(|(server, _)| *server)
+        self.servers
+            .iter()
+            .filter(move |(_, since)| lately(since))
+            .map(|(server, _)| *server)
     }
 
     /// There is no better server.
@@ -72,8 +75,13 @@ impl Refused {
 
 /// Whether a connection ended because the service could not be reached from the server.
 pub(super) fn is_refusal(error: &SpliceError) -> bool {
-    let SpliceError::Stream(error @ TunnelStreamError::Stream(_)) = error else { return false };
-    matches!(error.reset_code(), Some(ResetCode::Refused | ResetCode::Unreachable | ResetCode::Timeout))
+    let SpliceError::Stream(error @ TunnelStreamError::Stream(_)) = error else {
+        return false;
+    };
+    matches!(
+        error.reset_code(),
+        Some(ResetCode::Refused | ResetCode::Unreachable | ResetCode::Timeout)
+    )
 }
 
 impl Port {
@@ -85,8 +93,12 @@ impl Port {
         if !is_due || state.new_wish.is_some() || state.is_ending {
             return;
         }
-        let Some(link) = state.newest_up() else { return };
-        let Some(frame) = self.wish_for_new(&mut state, &link) else { return };
+        let Some(link) = state.newest_up() else {
+            return;
+        };
+        let Some(frame) = self.wish_for_new(&mut state, &link) else {
+            return;
+        };
         state.refused.held_until = now.checked_add(HELD);
         drop(state);
         info!(server = %tunnel.instance(), "the service refused a connection: is there another server?");
@@ -116,9 +128,18 @@ mod tests {
         assert!(refused.note(server(1), start));
         assert!(refused.note(server(2), start + 10 * SECOND));
         assert!(refused.note(server(1), start + 20 * SECOND));
-        assert_eq!(refused.at(start + 39 * SECOND).collect::<Vec<_>>(), [server(2), server(1)]);
-        assert_eq!(refused.at(start + 40 * SECOND).collect::<Vec<_>>(), [server(1)]);
-        assert!(!refused.contains(server(1), start + 50 * SECOND) && !refused.contains(server(3), start));
+        assert_eq!(
+            refused.at(start + 39 * SECOND).collect::<Vec<_>>(),
+            [server(2), server(1)]
+        );
+        assert_eq!(
+            refused.at(start + 40 * SECOND).collect::<Vec<_>>(),
+            [server(1)]
+        );
+        assert!(
+            !refused.contains(server(1), start + 50 * SECOND)
+                && !refused.contains(server(3), start)
+        );
     }
 
     #[test]
@@ -134,6 +155,9 @@ mod tests {
     fn no_more_servers_are_remembered_than_one_attach_names() {
         let (mut refused, start) = (Refused::default(), Instant::now());
         assert!((0..20).all(|number| refused.note(server(number), start)));
-        assert_eq!(refused.at(start).collect::<Vec<_>>(), (12..20).map(server).collect::<Vec<_>>());
+        assert_eq!(
+            refused.at(start).collect::<Vec<_>>(),
+            (12..20).map(server).collect::<Vec<_>>()
+        );
     }
 }

@@ -30,7 +30,10 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A client of the master at `address`, and its port's name, which is shared by whatever the client still has.
 async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str>) {
     let mark: Arc<str> = "test".into();
-    let window = WindowSize { initial: 65_536, max: 65_536 };
+    let window = WindowSize {
+        initial: 65_536,
+        max: 65_536,
+    };
     let port = PortParameters {
         mark: Arc::clone(&mark),
         keys: PortKeys::derive("a port key of the tests"),
@@ -42,7 +45,11 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
         tcp_keepalive: None,
         commons: Commons::default(),
     };
-    let dialer = Dialer::new(format!("ws://{address}/").parse().unwrap(), DialParameters::default()).unwrap();
+    let dialer = Dialer::new(
+        format!("ws://{address}/").parse().unwrap(),
+        DialParameters::default(),
+    )
+    .unwrap();
     let uplink = Uplink {
         dialers: vec![dialer],
         choice: Choice::Ordered,
@@ -53,8 +60,20 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
         rotate_after: None,
         mover: Mover::default(),
     };
-    let ports = vec![ClientPort { port, local_address: "127.0.0.1:0".to_owned() }];
-    (Client::bind(ClientParameters { uplink, ports, hold_timeout }).await.unwrap(), mark)
+    let ports = vec![ClientPort {
+        port,
+        local_address: "127.0.0.1:0".to_owned(),
+    }];
+    (
+        Client::bind(ClientParameters {
+            uplink,
+            ports,
+            hold_timeout,
+        })
+        .await
+        .unwrap(),
+        mark,
+    )
 }
 
 /// A master that takes a HELLO and then says nothing; waits until one has come.
@@ -65,7 +84,14 @@ async fn silent_master(listener: &TcpListener) -> impl Sized {
         request.push(stream.read_u8().await.unwrap());
     }
     let request = String::from_utf8(request).unwrap();
-    let key = request.lines().find_map(|line| line.to_lowercase().starts_with("sec-websocket-key").then(|| &line[19..])).unwrap();
+    let key = request
+        .lines()
+        .find_map(|line| {
+            line.to_lowercase()
+                .starts_with("sec-websocket-key")
+                .then(|| &line[19..])
+        })
+        .unwrap();
     let accept = derive_accept_key(key.trim().as_bytes());
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
@@ -127,5 +153,7 @@ async fn a_client_that_is_dropped_leaves_nothing_behind() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), ended)
+        .await
+        .unwrap();
 }

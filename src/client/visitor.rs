@@ -21,7 +21,8 @@ use crate::{
 };
 
 /// When no server of any port has been met at a master for this long, the next master of the list is asked. Longer each time, up to the last.
-const MEETING_WAITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(60);
+const MEETING_WAITS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(5)..=Duration::from_secs(60);
 
 /// How often it is looked whether one is met.
 const LOOK: Duration = Duration::from_secs(1);
@@ -40,9 +41,21 @@ pub struct Visitor {
 
 impl Visitor {
     /// A visitor without a link. Its tasks run on `tasks` and end when `stop` is cancelled.
-    pub fn new(ports: Vec<Arc<Port>>, mover: Mover, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
+    pub fn new(
+        ports: Vec<Arc<Port>>,
+        mover: Mover,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
         let patience = Arc::new(Mutex::new(*MEETING_WAITS.start()));
-        Visitor { ports, mover, patience, links: Arc::default(), tasks: tasks.clone(), stop: stop.clone() }
+        Visitor {
+            ports,
+            mover,
+            patience,
+            links: Arc::default(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        }
     }
 
     /// Asks for another master whenever nobody is met at this one for a while, as long as its link is the newest.
@@ -64,7 +77,10 @@ impl Visitor {
                 }
                 alone += LOOK;
                 if alone >= *patience {
-                    (alone, *patience) = (Duration::ZERO, patience.saturating_mul(2).min(*MEETING_WAITS.end()));
+                    (alone, *patience) = (
+                        Duration::ZERO,
+                        patience.saturating_mul(2).min(*MEETING_WAITS.end()),
+                    );
                     mover.move_on();
                 }
             }
@@ -81,7 +97,10 @@ pub struct Session;
 
 impl Handler for Session {
     fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
-        Err(Notice::new(Code::Protocol, format!("{} is not for a client", frame.name())))
+        Err(Notice::new(
+            Code::Protocol,
+            format!("{} is not for a client", frame.name()),
+        ))
     }
 }
 
@@ -90,7 +109,13 @@ impl LinkedRole for Visitor {
 
     fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Session) {
         let link = PortLink::new(outbox, &self.mover);
-        (self.ports.iter().flat_map(|port| port.link_begins(&link)).collect(), Session)
+        (
+            self.ports
+                .iter()
+                .flat_map(|port| port.link_begins(&link))
+                .collect(),
+            Session,
+        )
     }
 
     fn joined(&self, outbox: &Arc<Outbox>, terms: &Terms) {

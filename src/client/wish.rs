@@ -45,7 +45,12 @@ impl PortLink {
     pub fn new(outbox: &Arc<Outbox>, mover: &Mover) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        PortLink { outbox: Arc::clone(outbox), number, channels: Arc::default(), mover: mover.clone() }
+        PortLink {
+            outbox: Arc::clone(outbox),
+            number,
+            channels: Arc::default(),
+            mover: mover.clone(),
+        }
     }
 
     /// Whether the link has ended.
@@ -77,7 +82,11 @@ struct Wished {
 
 impl Port {
     /// Wishes for a new tunnel; its outcome is followed.
-    pub(super) fn wish_for_new(self: &Arc<Self>, state: &mut State, link: &PortLink) -> Option<Frame> {
+    pub(super) fn wish_for_new(
+        self: &Arc<Self>,
+        state: &mut State,
+        link: &PortLink,
+    ) -> Option<Frame> {
         let channel = link.next_channel()?;
         let wish = attach::wish(&self.parameters, &link.outbox, channel, &self.tasks);
         let Wished { frame, outcome } = self.put(wish, link, channel, self.header_of_new(state))?;
@@ -88,11 +97,29 @@ impl Port {
     }
 
     /// Wishes for a tunnel to go on; the outcome is followed.
-    pub(super) fn wish_again(self: &Arc<Self>, state: &mut State, tunnel: &Tunnel, link: &PortLink) -> Option<Frame> {
-        let held = state.tunnels.iter_mut().find(|held| held.tunnel.id() == tunnel.id())?;
+    pub(super) fn wish_again(
+        self: &Arc<Self>,
+        state: &mut State,
+        tunnel: &Tunnel,
+        link: &PortLink,
+    ) -> Option<Frame> {
+        let held = state
+            .tunnels
+            .iter_mut()
+            .find(|held| held.tunnel.id() == tunnel.id())?;
         let channel = link.next_channel()?;
-        let wish = attach::wish_again(tunnel, tunnel.is_attached(), &link.outbox, channel, &self.tasks);
-        let header = AttachHeader { port: self.parameters.keys.id, instance: Some(tunnel.instance()), avoid: Vec::new() };
+        let wish = attach::wish_again(
+            tunnel,
+            tunnel.is_attached(),
+            &link.outbox,
+            channel,
+            &self.tasks,
+        );
+        let header = AttachHeader {
+            port: self.parameters.keys.id,
+            instance: Some(tunnel.instance()),
+            avoid: Vec::new(),
+        };
         let Wished { frame, outcome } = self.put(wish, link, channel, header)?;
         held.wished_on.push(link.number);
         let (port, tunnel, link) = (Arc::clone(self), tunnel.clone(), link.clone());
@@ -102,15 +129,34 @@ impl Port {
 
     fn header_of_new(&self, state: &State) -> AttachHeader {
         let avoid = state.refused.at(Instant::now()).collect();
-        AttachHeader { port: self.parameters.keys.id, instance: None, avoid }
+        AttachHeader {
+            port: self.parameters.keys.id,
+            instance: None,
+            avoid,
+        }
     }
 
     /// Opens the channel of a wish. Fails when the link has ended; then the next one begins anew.
-    fn put(&self, wish: Result<Wish, AttachError>, link: &PortLink, channel: u32, header: AttachHeader) -> Option<Wished> {
-        let wish = wish.inspect_err(|error| error!("cannot begin an attachment: {error}")).ok()?;
+    fn put(
+        &self,
+        wish: Result<Wish, AttachError>,
+        link: &PortLink,
+        channel: u32,
+        header: AttachHeader,
+    ) -> Option<Wished> {
+        let wish = wish
+            .inspect_err(|error| error!("cannot begin an attachment: {error}"))
+            .ok()?;
         link.outbox.open(channel, wish.lane).ok()?;
-        let frame = Frame::Attach { channel, header, message: wish.message };
-        Some(Wished { frame, outcome: wish.outcome })
+        let frame = Frame::Attach {
+            channel,
+            header,
+            message: wish.message,
+        };
+        Some(Wished {
+            frame,
+            outcome: wish.outcome,
+        })
     }
 
     async fn follow_new(self: Arc<Self>, mut outcome: Outcome, link: PortLink, mut channel: u32) {
@@ -121,7 +167,9 @@ impl Port {
                     self.forget_new_wish(&link, channel);
                     return self.adopt(tunnel, taker);
                 }
-                Ok(Ok(attach::Outcome::Resumed)) | Err(_) => return self.forget_new_wish(&link, channel),
+                Ok(Ok(attach::Outcome::Resumed)) | Err(_) => {
+                    return self.forget_new_wish(&link, channel);
+                }
                 Ok(Err(AttachError::Closed(notice))) if notice.code == Code::Timeout => {
                     debug!("asked again: {notice}");
                     backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
@@ -130,7 +178,11 @@ impl Port {
                 Ok(Err(error)) => {
                     log_failure(&error);
                     self.refusals.send_replace(Some(error.clone()));
-                    if error.is_retryable() { backoff.next_wait() } else { LONGEST_WAIT }
+                    if error.is_retryable() {
+                        backoff.next_wait()
+                    } else {
+                        LONGEST_WAIT
+                    }
                 }
             };
             if link.is_over() {
@@ -138,13 +190,17 @@ impl Port {
             }
             tokio::time::sleep(wait).await;
             let mut state = self.state();
-            let is_this = |(on, wished): &(PortLink, u32)| on.number == link.number && *wished == channel;
+            let is_this =
+                |(on, wished): &(PortLink, u32)| on.number == link.number && *wished == channel;
             if state.is_ending || !state.new_wish.as_ref().is_some_and(is_this) {
                 return;
             }
             let next = link.next_channel().and_then(|channel| {
                 let wish = attach::wish(&self.parameters, &link.outbox, channel, &self.tasks);
-                Some((channel, self.put(wish, &link, channel, self.header_of_new(&state))?))
+                Some((
+                    channel,
+                    self.put(wish, &link, channel, self.header_of_new(&state))?,
+                ))
             });
             let Some((numbered, wished)) = next else {
                 state.new_wish = None;
@@ -161,12 +217,19 @@ impl Port {
     async fn follow_again(self: Arc<Self>, tunnel: &Tunnel, outcome: Outcome, link: &PortLink) {
         let outcome = outcome.await;
         let mut is_due_again = false;
-        if let Some(held) = self.state().tunnels.iter_mut().find(|held| held.tunnel.id() == tunnel.id()) {
+        if let Some(held) = self
+            .state()
+            .tunnels
+            .iter_mut()
+            .find(|held| held.tunnel.id() == tunnel.id())
+        {
             held.wished_on.retain(|&number| number != link.number);
             is_due_again = std::mem::take(&mut held.is_due_again);
         }
         match outcome {
-            Ok(Ok(attach::Outcome::Resumed)) if is_due_again => return self.attach_again(tunnel, Need::AnotherChannel),
+            Ok(Ok(attach::Outcome::Resumed)) if is_due_again => {
+                return self.attach_again(tunnel, Need::AnotherChannel);
+            }
             Ok(Ok(attach::Outcome::Resumed)) => return,
             Ok(Ok(attach::Outcome::New(new, taker))) if new.instance() != tunnel.instance() => {
                 // Not the process that was asked for: what it does not know says nothing of the tunnel.
@@ -176,7 +239,13 @@ impl Port {
             }
             Ok(Ok(attach::Outcome::New(new, taker))) => {
                 warn!(tunnel = %tunnel.id(), "the server does not know the tunnel any more: the connections that it has seen are reset");
-                tunnel.given_up(taker.seen, Notice::new(Code::PeerLost, "the server does not know the tunnel any more"));
+                tunnel.given_up(
+                    taker.seen,
+                    Notice::new(
+                        Code::PeerLost,
+                        "the server does not know the tunnel any more",
+                    ),
+                );
                 return self.adopt(new, taker);
             }
             Ok(Err(error)) if link.is_over() => return debug!("not attached again: {error}"),
@@ -190,13 +259,18 @@ impl Port {
     }
 
     fn forget_new_wish(&self, link: &PortLink, channel: u32) {
-        self.state().new_wish.take_if(|(on, wished)| on.number == link.number && *wished == channel);
+        self.state()
+            .new_wish
+            .take_if(|(on, wished)| on.number == link.number && *wished == channel);
     }
 }
 
 fn log_failure(error: &AttachError) {
     match error {
-        AttachError::Closed(Notice { code: Code::PeerLost | Code::Cancelled | Code::Superseded | Code::Timeout, .. }) => {
+        AttachError::Closed(Notice {
+            code: Code::PeerLost | Code::Cancelled | Code::Superseded | Code::Timeout,
+            ..
+        }) => {
             debug!("not attached: {error}");
         }
         AttachError::Closed(_) | AttachError::Superseded => warn!("not attached: {error}"),
@@ -215,7 +289,8 @@ mod tests {
         let mover = Mover::default();
         let link = PortLink::new(&Outbox::new(), &mover);
         assert_eq!(link.next_channel(), Some(0));
-        link.channels.store(u64::from(CHANNELS_RENEWED) - 1, Ordering::Relaxed);
+        link.channels
+            .store(u64::from(CHANNELS_RENEWED) - 1, Ordering::Relaxed);
         let is_asked = || mover.asked_to_renew().now_or_never().is_some();
         assert_eq!(link.next_channel(), Some(CHANNELS_RENEWED - 1));
         assert!(!is_asked());

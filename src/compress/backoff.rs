@@ -31,7 +31,11 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) const fn new() -> Self {
-        Backoff { failures: 0, skipping: 0, next: FIRST_SKIP }
+        Backoff {
+            failures: 0,
+            skipping: 0,
+            next: FIRST_SKIP,
+        }
     }
 
     /// Whether to try to compress the next `length` bytes; if not, they are counted as passed.
@@ -39,7 +43,9 @@ impl Backoff {
         if self.skipping == 0 {
             return true;
         }
-        self.skipping = self.skipping.saturating_sub(u32::try_from(length).unwrap_or(u32::MAX));
+        self.skipping = self
+            .skipping
+            .saturating_sub(u32::try_from(length).unwrap_or(u32::MAX));
         false
     }
 

@@ -100,7 +100,11 @@ impl Header {
         if body_length > raw_length {
             return Err(CompressError::BodyLength);
         }
-        Ok(Header { kind, raw_length, body_length })
+        Ok(Header {
+            kind,
+            raw_length,
+            body_length,
+        })
     }
 
     /// The header as it is sent, and how many of the bytes are it.
@@ -108,7 +112,10 @@ impl Header {
     pub fn write(&self) -> ([u8; BODY_HEADER], usize) {
         let [raw_high, raw_low] = field(self.raw_length);
         let [body_high, body_low] = field(self.body_length);
-        ([self.kind.byte(), raw_high, raw_low, body_high, body_low], self.kind.header_length())
+        (
+            [self.kind.byte(), raw_high, raw_low, body_high, body_low],
+            self.kind.header_length(),
+        )
     }
 }
 
@@ -117,7 +124,9 @@ fn length(field: [u8; 2]) -> usize {
 }
 
 fn field(length: usize) -> [u8; 2] {
-    u16::try_from(length.saturating_sub(1)).unwrap_or(u16::MAX).to_be_bytes()
+    u16::try_from(length.saturating_sub(1))
+        .unwrap_or(u16::MAX)
+        .to_be_bytes()
 }
 
 #[cfg(test)]
@@ -130,35 +139,58 @@ mod tests {
         let kinds = bodies.into_iter().chain([Kind::Stored, Kind::StoredEnd]);
         for kind in kinds {
             for (raw_length, body_length) in [(1, 1), (256, 255), (65_536, 65_536)] {
-                let body_length = if kind.header_length() == STORED_HEADER { raw_length } else { body_length };
-                let header = Header { kind, raw_length, body_length };
+                let body_length = if kind.header_length() == STORED_HEADER {
+                    raw_length
+                } else {
+                    body_length
+                };
+                let header = Header {
+                    kind,
+                    raw_length,
+                    body_length,
+                };
                 let (bytes, length) = header.write();
-                assert_eq!(Header::read(&bytes[..length], CompressMethod::Zstd), Ok(header));
+                assert_eq!(
+                    Header::read(&bytes[..length], CompressMethod::Zstd),
+                    Ok(header)
+                );
             }
         }
     }
 
     #[test]
     fn each_method_has_its_kinds_and_no_other() {
-        for (method, kinds) in
-            [(CompressMethod::Null, &[][..]), (CompressMethod::S2, &[0, 1][..]), (CompressMethod::Zstd, &[0, 2, 3, 4, 5][..])]
-        {
+        for (method, kinds) in [
+            (CompressMethod::Null, &[][..]),
+            (CompressMethod::S2, &[0, 1][..]),
+            (CompressMethod::Zstd, &[0, 2, 3, 4, 5][..]),
+        ] {
             for byte in 0..=u8::MAX {
-                assert_eq!(Kind::read(byte, method).is_ok(), kinds.contains(&byte), "{method} {byte}");
+                assert_eq!(
+                    Kind::read(byte, method).is_ok(),
+                    kinds.contains(&byte),
+                    "{method} {byte}"
+                );
             }
         }
     }
 
     #[test]
     fn a_body_longer_than_its_contents_is_refused() {
-        assert_eq!(Header::read(&[1, 0, 9, 0, 10], CompressMethod::S2), Err(CompressError::BodyLength));
+        assert_eq!(
+            Header::read(&[1, 0, 9, 0, 10], CompressMethod::S2),
+            Err(CompressError::BodyLength)
+        );
         assert!(Header::read(&[1, 0, 9, 0, 9], CompressMethod::S2).is_ok());
     }
 
     #[test]
     fn a_header_of_another_length_is_refused() {
         for bytes in [&[][..], &[0], &[0, 0], &[0, 0, 0, 0], &[1, 0, 0, 0]] {
-            assert!(Header::read(bytes, CompressMethod::S2).is_err(), "{bytes:?}");
+            assert!(
+                Header::read(bytes, CompressMethod::S2).is_err(),
+                "{bytes:?}"
+            );
         }
     }
 }

@@ -44,7 +44,13 @@ impl Compressor {
     /// For a direction that has not begun. Costs no memory to speak of until it moves data.
     #[must_use]
     pub fn new(method: CompressMethod, pool: Arc<Pool>) -> Self {
-        Compressor { pool, running: None, moved: 0, backoff: Backoff::new(), method }
+        Compressor {
+            pool,
+            running: None,
+            moved: 0,
+            backoff: Backoff::new(),
+            method,
+        }
     }
 
     /// Appends to `out` what carries all of `raw`: at most [`max_wire_length`] bytes, which can be decoded at once. With `null`, that
@@ -55,7 +61,9 @@ impl Compressor {
             return;
         }
         for chunk in raw.chunks(MAX_CHUNK) {
-            self.moved = self.moved.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+            self.moved = self
+                .moved
+                .saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
             let attempt = chunk.len() >= SHORTEST_ATTEMPT && self.backoff.attempt(chunk.len());
             if !(attempt && self.compress_chunk(chunk, out)) {
                 self.store(chunk, out);
@@ -76,7 +84,15 @@ impl Compressor {
             let sent = worth || matches!(how, Body::RunningFirst | Body::RunningNext);
             match bench.scratch.body(body_length).filter(|_| sent) {
                 Some(body) => {
-                    append(out, &Header { kind: Kind::Body(how), raw_length: chunk.len(), body_length }, body);
+                    append(
+                        out,
+                        &Header {
+                            kind: Kind::Body(how),
+                            raw_length: chunk.len(),
+                            body_length,
+                        },
+                        body,
+                    );
                     true
                 }
                 None => false,
@@ -87,21 +103,39 @@ impl Compressor {
     fn make_body(&mut self, chunk: &[u8], bench: &mut Bench) -> Option<(Body, usize)> {
         let room = bench.scratch.room();
         if self.method == CompressMethod::S2 {
-            return bench.s2.compress(chunk, room).map(|length| (Body::S2, length));
+            return bench
+                .s2
+                .compress(chunk, room)
+                .map(|length| (Body::S2, length));
         }
         if self.running.is_none() && self.moved >= RUNNING_AFTER && self.backoff.is_hopeful() {
             self.running = self.pool.running_encoder().and_then(RunningEncoder::new);
         }
         match &mut self.running {
             Some(running) => running.compress(chunk, room),
-            None => bench.zstd_encoder.compress(chunk, room).map(|length| (Body::Zstd, length)),
+            None => bench
+                .zstd_encoder
+                .compress(chunk, room)
+                .map(|length| (Body::Zstd, length)),
         }
     }
 
     fn store(&mut self, chunk: &[u8], out: &mut BytesMut) {
         let ends_running = self.backoff.is_hopeless() && self.running.take().is_some();
-        let kind = if ends_running { Kind::StoredEnd } else { Kind::Stored };
-        append(out, &Header { kind, raw_length: chunk.len(), body_length: chunk.len() }, chunk);
+        let kind = if ends_running {
+            Kind::StoredEnd
+        } else {
+            Kind::Stored
+        };
+        append(
+            out,
+            &Header {
+                kind,
+                raw_length: chunk.len(),
+                body_length: chunk.len(),
+            },
+            chunk,
+        );
     }
 }
 

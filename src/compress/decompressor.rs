@@ -44,24 +44,40 @@ pub struct Decompressor {
 /// What the next byte belongs to.
 enum Reading {
     /// A header of which `filled` bytes are there.
-    Header { bytes: [u8; BODY_HEADER], filled: usize },
+    Header {
+        bytes: [u8; BODY_HEADER],
+        filled: usize,
+    },
     /// A stored chunk that has `remaining` bytes to go; `header` bytes of header have not been accounted for.
     Stored { remaining: usize, header: usize },
     /// A body, of which `partial` has been put together.
-    Body { how: Body, header: Header, partial: BytesMut },
+    Body {
+        how: Body,
+        header: Header,
+        partial: BytesMut,
+    },
     /// Nothing: an earlier chunk was corrupt.
     Failed,
 }
 
 impl Reading {
-    const START: Reading = Reading::Header { bytes: [0; BODY_HEADER], filled: 0 };
+    const START: Reading = Reading::Header {
+        bytes: [0; BODY_HEADER],
+        filled: 0,
+    };
 }
 
 impl Decompressor {
     /// For a direction that has not begun. Costs no memory to speak of until data arrives.
     #[must_use]
     pub fn new(method: CompressMethod, pool: Arc<Pool>) -> Self {
-        Decompressor { pool, pieces: VecDeque::new(), reading: Reading::START, running: None, method }
+        Decompressor {
+            pool,
+            pieces: VecDeque::new(),
+            reading: Reading::START,
+            running: None,
+            method,
+        }
     }
 
     /// Takes the next bytes of the direction, cut anywhere. Until they are asked for they are held as they came, each with the buffer
@@ -77,9 +93,16 @@ impl Decompressor {
     ///
     /// # Errors
     /// When the peer sent no valid chunk; the direction is then lost, and every later call fails.
-    #[expect(clippy::should_implement_trait, reason = "an iterator's end is final, and this is none")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator's end is final, and this is none"
+    )]
     pub fn next(&mut self) -> Result<Option<Chunk>, CompressError> {
-        let chunk = if self.method == CompressMethod::Null { Ok(self.whole_piece()) } else { self.read() };
+        let chunk = if self.method == CompressMethod::Null {
+            Ok(self.whole_piece())
+        } else {
+            self.read()
+        };
         let chunk = chunk.inspect_err(|_| self.fail());
         if self.pieces.is_empty() && self.pieces.capacity() > KEPT_PLACES {
             self.pieces = VecDeque::new();
@@ -124,7 +147,10 @@ impl Decompressor {
     }
 
     fn whole_piece(&mut self) -> Option<Chunk> {
-        self.pieces.pop_front().map(|raw| Chunk { wire_bytes: raw.len(), raw })
+        self.pieces.pop_front().map(|raw| Chunk {
+            wire_bytes: raw.len(),
+            raw,
+        })
     }
 
     fn read(&mut self) -> Result<Option<Chunk>, CompressError> {
@@ -141,7 +167,13 @@ impl Decompressor {
 
     /// Completes the header, if what is there suffices, and goes on to what it announces.
     fn read_header(&mut self) -> Result<bool, CompressError> {
-        let Reading::Header { mut bytes, mut filled } = self.reading else { return Ok(true) };
+        let Reading::Header {
+            mut bytes,
+            mut filled,
+        } = self.reading
+        else {
+            return Ok(true);
+        };
         loop {
             let needed = match (filled, bytes) {
                 (0, _) => 1,
@@ -162,8 +194,15 @@ impl Decompressor {
             self.running = None;
         }
         self.reading = match header.kind {
-            Kind::Stored | Kind::StoredEnd => Reading::Stored { remaining: header.raw_length, header: filled },
-            Kind::Body(how) => Reading::Body { how, header, partial: BytesMut::new() },
+            Kind::Stored | Kind::StoredEnd => Reading::Stored {
+                remaining: header.raw_length,
+                header: filled,
+            },
+            Kind::Body(how) => Reading::Body {
+                how,
+                header,
+                partial: BytesMut::new(),
+            },
         };
         Ok(true)
     }
@@ -171,12 +210,27 @@ impl Decompressor {
     fn read_stored(&mut self, remaining: usize, header: usize) -> Option<Chunk> {
         let raw = self.take_piece(remaining)?;
         let remaining = remaining.saturating_sub(raw.len());
-        self.reading = if remaining == 0 { Reading::START } else { Reading::Stored { remaining, header: 0 } };
-        Some(Chunk { wire_bytes: raw.len().saturating_add(header), raw })
+        self.reading = if remaining == 0 {
+            Reading::START
+        } else {
+            Reading::Stored {
+                remaining,
+                header: 0,
+            }
+        };
+        Some(Chunk {
+            wire_bytes: raw.len().saturating_add(header),
+            raw,
+        })
     }
 
     fn read_body(&mut self) -> Result<Option<Chunk>, CompressError> {
-        let Reading::Body { how, header, mut partial } = std::mem::replace(&mut self.reading, Reading::START) else {
+        let Reading::Body {
+            how,
+            header,
+            mut partial,
+        } = std::mem::replace(&mut self.reading, Reading::START)
+        else {
             return Ok(None);
         };
         let body = loop {
@@ -190,7 +244,11 @@ impl Decompressor {
                 }
                 None if missing == 0 => break partial.freeze(),
                 None => {
-                    self.reading = Reading::Body { how, header, partial };
+                    self.reading = Reading::Body {
+                        how,
+                        header,
+                        partial,
+                    };
                     return Ok(None);
                 }
             }
@@ -200,15 +258,25 @@ impl Decompressor {
         Ok(Some(Chunk { raw, wire_bytes }))
     }
 
-    fn decode(&mut self, how: Body, body: &[u8], raw_length: usize) -> Result<Bytes, CompressError> {
+    fn decode(
+        &mut self,
+        how: Body,
+        body: &[u8],
+        raw_length: usize,
+    ) -> Result<Bytes, CompressError> {
         match how {
             Body::S2 => s2::decompress(body, raw_length),
             Body::Zstd => {
                 self.running = None;
-                self.pool.with_bench(|bench| bench.zstd_decoder.decompress(body, raw_length))
+                self.pool
+                    .with_bench(|bench| bench.zstd_decoder.decompress(body, raw_length))
             }
             Body::RunningFirst => self.begin_running()?.decompress(body, raw_length),
-            Body::RunningNext => self.running.as_mut().ok_or(CompressError::NotRunning)?.decompress(body, raw_length),
+            Body::RunningNext => self
+                .running
+                .as_mut()
+                .ok_or(CompressError::NotRunning)?
+                .decompress(body, raw_length),
         }
     }
 
@@ -219,7 +287,11 @@ impl Decompressor {
                 running.restart()?;
                 running
             }
-            None => self.pool.running_decoder().and_then(RunningDecoder::new).ok_or(CompressError::TooManyRunning)?,
+            None => self
+                .pool
+                .running_decoder()
+                .and_then(RunningDecoder::new)
+                .ok_or(CompressError::TooManyRunning)?,
         };
         Ok(self.running.insert(running))
     }

@@ -20,7 +20,11 @@ pub struct UnknownCompressMethod(pub String);
 
 impl CompressMethod {
     /// Every method, in the order of the documentation.
-    pub const ALL: [CompressMethod; 3] = [CompressMethod::Null, CompressMethod::S2, CompressMethod::Zstd];
+    pub const ALL: [CompressMethod; 3] = [
+        CompressMethod::Null,
+        CompressMethod::S2,
+        CompressMethod::Zstd,
+    ];
 
     /// The name in the configuration and in the handshake.
     #[must_use]
@@ -43,7 +47,10 @@ impl FromStr for CompressMethod {
     type Err = UnknownCompressMethod;
 
     fn from_str(text: &str) -> Result<Self, UnknownCompressMethod> {
-        Self::ALL.into_iter().find(|method| method.name() == text).ok_or_else(|| UnknownCompressMethod(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|method| method.name() == text)
+            .ok_or_else(|| UnknownCompressMethod(text.to_owned()))
     }
 }
 

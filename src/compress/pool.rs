@@ -25,7 +25,10 @@ pub struct PoolLimits {
 impl Default for PoolLimits {
     /// Eight each, some 13 MiB in all: more streams than that seldom move much at a time, and the others lose only about a tenth.
     fn default() -> Self {
-        PoolLimits { running_encoders: 8, running_decoders: 8 }
+        PoolLimits {
+            running_encoders: 8,
+            running_decoders: 8,
+        }
     }
 }
 
@@ -57,12 +60,20 @@ impl Pool {
     /// A pool for another tunnel: budgets of its own, the same work spaces.
     #[must_use]
     pub fn for_another_tunnel(&self, limits: PoolLimits) -> Self {
-        Pool { benches: Arc::clone(&self.benches), ..Pool::new(limits) }
+        Pool {
+            benches: Arc::clone(&self.benches),
+            ..Pool::new(limits)
+        }
     }
 
     /// Lends a work space for one chunk.
     pub(super) fn with_bench<T>(&self, work: impl FnOnce(&mut Bench) -> T) -> T {
-        let mut bench = self.benches.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut bench = self
+            .benches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_default();
         let result = work(&mut bench);
         let mut benches = self.benches.lock().unwrap_or_else(PoisonError::into_inner);
         if benches.len() < KEPT_BENCHES {
@@ -130,7 +141,11 @@ impl Budget {
 
     fn take(&self) -> Option<Permit> {
         // Relaxed: the count guards nothing but itself.
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            });
         taken.is_ok().then(|| Permit(Arc::clone(&self.0)))
     }
 }
@@ -150,7 +165,10 @@ mod tests {
 
     #[test]
     fn a_budget_gives_what_it_has_and_takes_it_back() {
-        let pool = Pool::new(PoolLimits { running_encoders: 2, running_decoders: 0 });
+        let pool = Pool::new(PoolLimits {
+            running_encoders: 2,
+            running_decoders: 0,
+        });
         let first = pool.running_encoder();
         let second = pool.running_encoder();
         assert!(first.is_some() && second.is_some() && pool.running_encoder().is_none());
@@ -162,7 +180,10 @@ mod tests {
     #[test]
     fn a_work_space_comes_back_and_is_shared_between_tunnels() {
         let pool = Pool::new(PoolLimits::default());
-        let other = pool.for_another_tunnel(PoolLimits { running_encoders: 0, running_decoders: 0 });
+        let other = pool.for_another_tunnel(PoolLimits {
+            running_encoders: 0,
+            running_decoders: 0,
+        });
         pool.with_bench(|bench| bench.scratch.room()[0] = 7);
         other.with_bench(|bench| assert_eq!(bench.scratch.body(1), Some(&[7][..])));
         assert!(other.running_encoder().is_none() && pool.running_encoder().is_some());

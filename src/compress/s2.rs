@@ -11,7 +11,10 @@ pub(super) struct Encoder(Option<Box<snap::raw::Encoder>>);
 impl Encoder {
     /// Writes `raw` as a block to the beginning of `to`, which has [`longest_body`] bytes, and returns its length.
     pub(super) fn compress(&mut self, raw: &[u8], to: &mut [u8]) -> Option<usize> {
-        self.0.get_or_insert_with(|| Box::new(snap::raw::Encoder::new())).compress(raw, to).ok()
+        self.0
+            .get_or_insert_with(|| Box::new(snap::raw::Encoder::new()))
+            .compress(raw, to)
+            .ok()
     }
 }
 
@@ -43,16 +46,26 @@ mod tests {
 
     /// A literal, then random tags and operands, most of them valid: copies, repeated offsets (which only S2 has), garbage.
     fn blocks() -> impl Strategy<Value = Vec<u8>> {
-        let first = proptest::collection::vec(any::<u8>(), 20..30).prop_map(|bytes| literal(&bytes));
+        let first =
+            proptest::collection::vec(any::<u8>(), 20..30).prop_map(|bytes| literal(&bytes));
         let next = proptest::collection::vec(any::<u8>(), 1..20).prop_map(|bytes| literal(&bytes));
         let near = (0_u8..8, 1_u8..22).prop_map(|(length, offset)| vec![length << 2 | 1, offset]);
-        let far = (0_u8..20, 0_u8..22).prop_map(|(length, offset)| vec![length << 2 | 2, offset, 0]);
-        let further = (0_u8..20, 0_u8..22).prop_map(|(length, offset)| vec![length << 2 | 3, offset, 0, 0, 0]);
-        let repeat = (0_u8..6, 0_u8..20)
-            .prop_map(|(length, more)| [&[length << 2 | 1, 0][..], &[more][..usize::from(length / 5)]].concat());
+        let far =
+            (0_u8..20, 0_u8..22).prop_map(|(length, offset)| vec![length << 2 | 2, offset, 0]);
+        let further = (0_u8..20, 0_u8..22)
+            .prop_map(|(length, offset)| vec![length << 2 | 3, offset, 0, 0, 0]);
+        let repeat = (0_u8..6, 0_u8..20).prop_map(|(length, more)| {
+            [
+                &[length << 2 | 1, 0][..],
+                &[more][..usize::from(length / 5)],
+            ]
+            .concat()
+        });
         let garbage = proptest::collection::vec(any::<u8>(), 1..4);
-        let element = prop_oneof![6 => next, 6 => near, 6 => far, 3 => further, 6 => repeat, 1 => garbage];
-        (first, proptest::collection::vec(element, 1..5)).prop_map(|(first, more)| [vec![0], first, more.concat()].concat())
+        let element =
+            prop_oneof![6 => next, 6 => near, 6 => far, 3 => further, 6 => repeat, 1 => garbage];
+        (first, proptest::collection::vec(element, 1..5))
+            .prop_map(|(first, more)| [vec![0], first, more.concat()].concat())
     }
 
     fn literal(bytes: &[u8]) -> Vec<u8> {

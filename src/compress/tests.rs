@@ -17,7 +17,10 @@ fn pool() -> Arc<Pool> {
 }
 
 fn pair(method: CompressMethod, pool: &Arc<Pool>) -> (Compressor, Decompressor) {
-    (Compressor::new(method, Arc::clone(pool)), Decompressor::new(method, Arc::clone(pool)))
+    (
+        Compressor::new(method, Arc::clone(pool)),
+        Decompressor::new(method, Arc::clone(pool)),
+    )
 }
 
 fn compressed(compressor: &mut Compressor, raw: &[u8]) -> Bytes {
@@ -33,9 +36,15 @@ fn decompressed(decompressor: &mut Decompressor, wire: Bytes) -> Result<Vec<u8>,
     decompressor.push(wire);
     loop {
         let expected = decompressor.decodes_next()?;
-        let Some(chunk) = decompressor.next()? else { break };
+        let Some(chunk) = decompressor.next()? else {
+            break;
+        };
         assert!(!chunk.raw.is_empty() && chunk.raw.len() <= MAX_CHUNK.max(pushed));
-        assert!(expected == 0 || expected == chunk.raw.len(), "{expected} bytes were announced, {} came", chunk.raw.len());
+        assert!(
+            expected == 0 || expected == chunk.raw.len(),
+            "{expected} bytes were announced, {} came",
+            chunk.raw.len()
+        );
         raw.extend_from_slice(&chunk.raw);
         credit += chunk.wire_bytes;
     }
@@ -47,7 +56,10 @@ fn decompressed(decompressor: &mut Decompressor, wire: Bytes) -> Result<Vec<u8>,
 
 /// Text in words that repeat as words do, another one for each seed.
 fn text(seed: u64, length: usize) -> Vec<u8> {
-    let words = ["tunnel", "master", "server", "client", "stream", "a", "the", "of", "link", "channel", "\n", "window", "byte"];
+    let words = [
+        "tunnel", "master", "server", "client", "stream", "a", "the", "of", "link", "channel",
+        "\n", "window", "byte",
+    ];
     let mut random = Random(seed);
     let mut text = Vec::with_capacity(length + 16);
     while text.len() < length {
@@ -61,7 +73,9 @@ fn text(seed: u64, length: usize) -> Vec<u8> {
 
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut random = Random(seed);
-    (0..length).map(|_| random.next().to_be_bytes()[0]).collect()
+    (0..length)
+        .map(|_| random.next().to_be_bytes()[0])
+        .collect()
 }
 
 /// splitmix64.
@@ -85,7 +99,11 @@ fn kinds(mut wire: &[u8]) -> Vec<u8> {
     let mut kinds = Vec::new();
     while let Some(kind) = wire.first() {
         let field = |at: usize| usize::from(u16::from_be_bytes([wire[at], wire[at + 1]])) + 1;
-        let length = if matches!(kind, 0 | 5) { STORED_HEADER + field(1) } else { BODY_HEADER + field(3) };
+        let length = if matches!(kind, 0 | 5) {
+            STORED_HEADER + field(1)
+        } else {
+            BODY_HEADER + field(3)
+        };
         kinds.push(*kind);
         wire = &wire[length..];
     }
@@ -98,7 +116,12 @@ fn text_shrinks_and_comes_back() {
         let (mut compressor, mut decompressor) = pair(method, &pool());
         let raw = text(1, 200_000);
         let wire = compressed(&mut compressor, &raw);
-        assert!(wire.len() * 100 < raw.len() * percent, "{method}: {} of {}", wire.len(), raw.len());
+        assert!(
+            wire.len() * 100 < raw.len() * percent,
+            "{method}: {} of {}",
+            wire.len(),
+            raw.len()
+        );
         assert_eq!(decompressed(&mut decompressor, wire), Ok(raw));
     }
 }
@@ -112,7 +135,11 @@ fn null_is_the_bytes_themselves() {
     let place = wire.as_ptr();
     decompressor.push(wire);
     let chunk = decompressor.next().unwrap().unwrap();
-    assert_eq!((chunk.raw.as_ptr(), chunk.wire_bytes), (place, raw.len()), "not copied");
+    assert_eq!(
+        (chunk.raw.as_ptr(), chunk.wire_bytes),
+        (place, raw.len()),
+        "not copied"
+    );
     assert_eq!(decompressor.finish(), Ok(()));
 }
 
@@ -125,7 +152,13 @@ fn a_stored_chunk_is_neither_copied_nor_waited_for() {
             let piece = wire.slice(range);
             decompressor.push(piece.clone());
             let chunk = decompressor.next().unwrap().unwrap();
-            assert_eq!(chunk, Chunk { raw: piece.slice(header..), wire_bytes: piece.len() });
+            assert_eq!(
+                chunk,
+                Chunk {
+                    raw: piece.slice(header..),
+                    wire_bytes: piece.len()
+                }
+            );
             assert_eq!(chunk.raw.as_ptr(), piece[header..].as_ptr());
             assert_eq!(decompressor.next(), Ok(None));
         }
@@ -139,7 +172,11 @@ fn data_that_does_not_shrink_is_stored_and_soon_not_even_tried() {
         let (mut compressor, mut decompressor) = pair(method, &pool());
         let raw = noise(1, 3_000_000);
         let wire = compressed(&mut compressor, &raw);
-        assert_eq!(wire.len(), max_wire_length(raw.len()), "{method}: all of it is stored");
+        assert_eq!(
+            wire.len(),
+            max_wire_length(raw.len()),
+            "{method}: all of it is stored"
+        );
         assert_eq!(decompressed(&mut decompressor, wire), Ok(raw));
     }
 }
@@ -150,7 +187,11 @@ fn a_stream_that_turns_compressible_is_compressed_again() {
         let (mut compressor, mut decompressor) = pair(method, &pool());
         for raw in [noise(1, 30_000_000), text(1, 10_000_000)] {
             let wire = compressed(&mut compressor, &raw);
-            assert_eq!(decompressed(&mut decompressor, wire.clone()), Ok(raw), "{method}");
+            assert_eq!(
+                decompressed(&mut decompressor, wire.clone()),
+                Ok(raw),
+                "{method}"
+            );
             if kinds(&wire).iter().any(|kind| *kind != 0) {
                 assert!(wire.len() < 9_000_000, "{method}: {}", wire.len());
             }
@@ -162,20 +203,30 @@ fn a_stream_that_turns_compressible_is_compressed_again() {
 fn a_key_stroke_is_stored() {
     for method in [CompressMethod::S2, CompressMethod::Zstd] {
         let (mut compressor, _) = pair(method, &pool());
-        assert_eq!(&compressed(&mut compressor, b"aaaaaaaa")[..], b"\0\0\x07aaaaaaaa");
+        assert_eq!(
+            &compressed(&mut compressor, b"aaaaaaaa")[..],
+            b"\0\0\x07aaaaaaaa"
+        );
     }
 }
 
 #[test]
 fn a_stream_that_moves_much_gets_a_running_frame_and_gives_it_back() {
-    let limits = PoolLimits { running_encoders: 1, running_decoders: 1 };
+    let limits = PoolLimits {
+        running_encoders: 1,
+        running_decoders: 1,
+    };
     let pool = Arc::new(Pool::new(limits));
     let (mut compressor, mut decompressor) = pair(CompressMethod::Zstd, &pool);
     let raw = text(1, 2_000_000);
     let wire = compressed(&mut compressor, &raw);
     let sent = kinds(&wire);
     assert_eq!(sent[0], 2, "self-contained at first");
-    assert_eq!(sent.iter().filter(|kind| **kind == 3).count(), 1, "one beginning: {sent:?}");
+    assert_eq!(
+        sent.iter().filter(|kind| **kind == 3).count(),
+        1,
+        "one beginning: {sent:?}"
+    );
     assert_eq!(sent.last(), Some(&4), "{sent:?}");
     assert_eq!(decompressed(&mut decompressor, wire), Ok(raw));
     assert!(pool.running_encoder().is_none() && pool.running_decoder().is_none());
@@ -183,7 +234,10 @@ fn a_stream_that_moves_much_gets_a_running_frame_and_gives_it_back() {
     let (mut other, mut other_end) = pair(CompressMethod::Zstd, &pool);
     let raw = text(2, 2_000_000);
     let wire = compressed(&mut other, &raw);
-    assert!(kinds(&wire).iter().all(|kind| *kind == 2), "no place in the budget: self-contained");
+    assert!(
+        kinds(&wire).iter().all(|kind| *kind == 2),
+        "no place in the budget: self-contained"
+    );
     assert_eq!(decompressed(&mut other_end, wire), Ok(raw));
 
     drop(compressor);
@@ -199,19 +253,37 @@ fn a_running_frame_survives_chunks_that_do_not_shrink() {
     let pool = pool();
     let (mut compressor, mut decompressor) = pair(CompressMethod::Zstd, &pool);
     let mut sent = Vec::new();
-    for (index, raw) in
-        [text(1, 1_500_000), noise(1, 60_000), b"x".to_vec(), text(2, 60_000), text(3, 10)].into_iter().enumerate()
+    for (index, raw) in [
+        text(1, 1_500_000),
+        noise(1, 60_000),
+        b"x".to_vec(),
+        text(2, 60_000),
+        text(3, 10),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let wire = compressed(&mut compressor, &raw);
         sent.extend(kinds(&wire));
-        assert_eq!(decompressed(&mut decompressor, wire), Ok(raw), "part {index}");
+        assert_eq!(
+            decompressed(&mut decompressor, wire),
+            Ok(raw),
+            "part {index}"
+        );
     }
-    assert_eq!(sent[sent.len() - 4..], [0, 0, 3, 0], "it begins anew behind what it could not take: {sent:?}");
+    assert_eq!(
+        sent[sent.len() - 4..],
+        [0, 0, 3, 0],
+        "it begins anew behind what it could not take: {sent:?}"
+    );
 }
 
 #[test]
 fn a_stream_that_turns_incompressible_gives_its_context_back_at_both_ends() {
-    let pool = Arc::new(Pool::new(PoolLimits { running_encoders: 1, running_decoders: 1 }));
+    let pool = Arc::new(Pool::new(PoolLimits {
+        running_encoders: 1,
+        running_decoders: 1,
+    }));
     let (mut compressor, mut decompressor) = pair(CompressMethod::Zstd, &pool);
     for raw in [text(1, 2_000_000), noise(1, 5_000_000)] {
         let wire = compressed(&mut compressor, &raw);
@@ -220,44 +292,74 @@ fn a_stream_that_turns_incompressible_gives_its_context_back_at_both_ends() {
     assert!(pool.running_encoder().is_some() && pool.running_decoder().is_some());
     for raw in [noise(2, 5_000_000), text(1, 4_000_000)] {
         let wire = compressed(&mut compressor, &raw);
-        assert_eq!(decompressed(&mut decompressor, wire), Ok(raw), "and may have another one later");
+        assert_eq!(
+            decompressed(&mut decompressor, wire),
+            Ok(raw),
+            "and may have another one later"
+        );
     }
 }
 
 #[test]
 fn a_peer_that_begins_more_running_frames_than_it_was_given_is_cut_off() {
-    let sender = Arc::new(Pool::new(PoolLimits { running_encoders: 2, running_decoders: 0 }));
-    let receiver = Arc::new(Pool::new(PoolLimits { running_encoders: 0, running_decoders: 1 }));
+    let sender = Arc::new(Pool::new(PoolLimits {
+        running_encoders: 2,
+        running_decoders: 0,
+    }));
+    let receiver = Arc::new(Pool::new(PoolLimits {
+        running_encoders: 0,
+        running_decoders: 1,
+    }));
     let raw = text(1, 2_000_000);
     let direction = || {
         let mut compressor = Compressor::new(CompressMethod::Zstd, Arc::clone(&sender));
         let wire = compressed(&mut compressor, &raw);
-        (compressor, wire, Decompressor::new(CompressMethod::Zstd, Arc::clone(&receiver)))
+        (
+            compressor,
+            wire,
+            Decompressor::new(CompressMethod::Zstd, Arc::clone(&receiver)),
+        )
     };
     let (_one, first_wire, mut first) = direction();
     let (_other, second_wire, mut second) = direction();
     assert_eq!(decompressed(&mut first, first_wire).as_ref(), Ok(&raw));
-    assert_eq!(decompressed(&mut second, second_wire), Err(CompressError::TooManyRunning));
+    assert_eq!(
+        decompressed(&mut second, second_wire),
+        Err(CompressError::TooManyRunning)
+    );
 }
 
 #[test]
 fn a_direction_that_failed_stays_failed_and_holds_nothing() {
-    let pool = Arc::new(Pool::new(PoolLimits { running_encoders: 1, running_decoders: 1 }));
+    let pool = Arc::new(Pool::new(PoolLimits {
+        running_encoders: 1,
+        running_decoders: 1,
+    }));
     let (mut compressor, mut decompressor) = pair(CompressMethod::Zstd, &pool);
     let raw = text(1, 1_500_000);
     let wire = compressed(&mut compressor, &raw);
     decompressed(&mut decompressor, wire.clone()).unwrap();
     assert!(pool.running_decoder().is_none());
-    assert_eq!(decompressed(&mut decompressor, Bytes::from_static(&[1, 0, 0])), Err(CompressError::Kind(1)));
+    assert_eq!(
+        decompressed(&mut decompressor, Bytes::from_static(&[1, 0, 0])),
+        Err(CompressError::Kind(1))
+    );
     assert!(pool.running_decoder().is_some(), "its context is back");
-    assert_eq!(decompressed(&mut decompressor, wire), Err(CompressError::Failed));
+    assert_eq!(
+        decompressed(&mut decompressor, wire),
+        Err(CompressError::Failed)
+    );
     assert_eq!(decompressor.finish(), Err(CompressError::Failed));
 }
 
 #[test]
 fn a_stream_that_has_not_moved_anything_costs_next_to_nothing() {
     assert!(size_of::<Compressor>() < 200, "{}", size_of::<Compressor>());
-    assert!(size_of::<Decompressor>() < 200, "{}", size_of::<Decompressor>());
+    assert!(
+        size_of::<Decompressor>() < 200,
+        "{}",
+        size_of::<Decompressor>()
+    );
 }
 
 #[test]
@@ -289,25 +391,55 @@ fn the_chunks_of_the_vectors_are_read_as_they_say() {
         raw: String,
     }
     fn bytes(hex: &str) -> Vec<u8> {
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits")).collect()
+        (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits"))
+            .collect()
     }
     fn read(vector: &Vector) -> (Result<Vec<u8>, CompressError>, Decompressor) {
         let mut decompressor = Decompressor::new(vector.method.parse().unwrap(), pool());
-        (decompressed(&mut decompressor, Bytes::from(bytes(&vector.wire))), decompressor)
+        (
+            decompressed(&mut decompressor, Bytes::from(bytes(&vector.wire))),
+            decompressor,
+        )
     }
-    let vectors: Vectors = serde_json::from_str(include_str!("../../tests/vectors/chunks.json")).unwrap();
+    let vectors: Vectors =
+        serde_json::from_str(include_str!("../../tests/vectors/chunks.json")).unwrap();
     for vector in &vectors.good {
         let (raw, decompressor) = read(vector);
-        assert_eq!(raw, Ok(bytes(&vector.raw)), "{}: {}", vector.method, vector.what);
-        assert_eq!(decompressor.finish(), Ok(()), "{}: {}", vector.method, vector.what);
+        assert_eq!(
+            raw,
+            Ok(bytes(&vector.raw)),
+            "{}: {}",
+            vector.method,
+            vector.what
+        );
+        assert_eq!(
+            decompressor.finish(),
+            Ok(()),
+            "{}: {}",
+            vector.method,
+            vector.what
+        );
     }
     for vector in &vectors.corrupt {
-        assert!(read(vector).0.is_err(), "{}: {}", vector.method, vector.what);
+        assert!(
+            read(vector).0.is_err(),
+            "{}: {}",
+            vector.method,
+            vector.what
+        );
     }
     for vector in &vectors.truncated {
         let (raw, decompressor) = read(vector);
         assert!(raw.is_ok(), "{}: {}", vector.method, vector.what);
-        assert_eq!(decompressor.finish(), Err(CompressError::Truncated), "{}: {}", vector.method, vector.what);
+        assert_eq!(
+            decompressor.finish(),
+            Err(CompressError::Truncated),
+            "{}: {}",
+            vector.method,
+            vector.what
+        );
     }
     assert!(vectors.good.len() > 5 && vectors.corrupt.len() > 10 && vectors.truncated.len() > 2);
 }

@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 use zstd_safe::{
-    CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective, zstd_sys::ZSTD_EndDirective::ZSTD_e_flush,
+    CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective,
+    zstd_sys::ZSTD_EndDirective::ZSTD_e_flush,
 };
 
 use super::{
@@ -44,7 +45,11 @@ pub(super) struct Decoder(Option<DCtx<'static>>);
 
 impl Decoder {
     /// Reads `body`, which must be one frame that holds `raw_length` bytes.
-    pub(super) fn decompress(&mut self, body: &[u8], raw_length: usize) -> Result<Bytes, CompressError> {
+    pub(super) fn decompress(
+        &mut self,
+        body: &[u8],
+        raw_length: usize,
+    ) -> Result<Bytes, CompressError> {
         if zstd_safe::find_frame_compressed_size(body) != Ok(body.len()) {
             return Err(CompressError::Body);
         }
@@ -71,7 +76,11 @@ impl RunningEncoder {
     /// Nothing when there is no memory for it.
     pub(super) fn new(permit: Permit) -> Option<Self> {
         let context = encoder(&[CParameter::WindowLog(WINDOW_LOG)])?;
-        Some(RunningEncoder { context, begun: false, _permit: permit })
+        Some(RunningEncoder {
+            context,
+            begun: false,
+            _permit: permit,
+        })
     }
 
     /// Writes the next part of the frame, flushed, to the beginning of `to`. Nothing when it would be longer than `raw`: then the
@@ -82,7 +91,11 @@ impl RunningEncoder {
             self.begun = false;
             return None;
         };
-        let how = if self.begun { Body::RunningNext } else { Body::RunningFirst };
+        let how = if self.begun {
+            Body::RunningNext
+        } else {
+            Body::RunningFirst
+        };
         self.begun = true;
         Some((how, length))
     }
@@ -95,7 +108,10 @@ impl RunningEncoder {
         let mut input = InBuffer::around(raw);
         loop {
             let before = (input.pos(), output.pos());
-            let left = self.context.compress_stream2(&mut output, &mut input, ZSTD_e_flush).ok()?;
+            let left = self
+                .context
+                .compress_stream2(&mut output, &mut input, ZSTD_e_flush)
+                .ok()?;
             if left == 0 && input.pos() == raw.len() {
                 return Some(output.pos());
             }
@@ -116,24 +132,39 @@ impl RunningDecoder {
     /// Nothing when there is no memory for it.
     pub(super) fn new(permit: Permit) -> Option<Self> {
         let mut context = DCtx::try_create()?;
-        context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG)).ok()?;
-        Some(RunningDecoder { context, _permit: permit })
+        context
+            .set_parameter(DParameter::WindowLogMax(WINDOW_LOG))
+            .ok()?;
+        Some(RunningDecoder {
+            context,
+            _permit: permit,
+        })
     }
 
     /// Begins with a new frame.
     pub(super) fn restart(&mut self) -> Result<(), CompressError> {
-        self.context.reset(ResetDirective::SessionOnly).map(|_| ()).map_err(|_| CompressError::Body)
+        self.context
+            .reset(ResetDirective::SessionOnly)
+            .map(|_| ())
+            .map_err(|_| CompressError::Body)
     }
 
     /// Reads the next part of the frame, which must hold `raw_length` bytes and not end it.
-    pub(super) fn decompress(&mut self, body: &[u8], raw_length: usize) -> Result<Bytes, CompressError> {
+    pub(super) fn decompress(
+        &mut self,
+        body: &[u8],
+        raw_length: usize,
+    ) -> Result<Bytes, CompressError> {
         // One byte of room more than is declared: when it stays free, nothing is left behind in the context.
         let mut raw = Vec::with_capacity(raw_length.saturating_add(1));
         let mut output = OutBuffer::around(&mut raw);
         let mut input = InBuffer::around(body);
         loop {
             let before = (input.pos(), output.pos());
-            let hint = self.context.decompress_stream(&mut output, &mut input).map_err(|_| CompressError::Body)?;
+            let hint = self
+                .context
+                .decompress_stream(&mut output, &mut input)
+                .map_err(|_| CompressError::Body)?;
             let stuck = before == (input.pos(), output.pos());
             if hint == 0 || output.pos() > raw_length || (stuck && input.pos() < body.len()) {
                 return Err(CompressError::Body);
@@ -142,14 +173,21 @@ impl RunningDecoder {
                 break;
             }
         }
-        if raw.len() == raw_length { Ok(Bytes::from(raw)) } else { Err(CompressError::Body) }
+        if raw.len() == raw_length {
+            Ok(Bytes::from(raw))
+        } else {
+            Err(CompressError::Body)
+        }
     }
 }
 
 /// A context with our level, without checksums: a sealed message is authenticated.
 fn encoder(parameters: &[CParameter]) -> Option<CCtx<'static>> {
     let mut context = CCtx::try_create()?;
-    let common = [CParameter::CompressionLevel(LEVEL), CParameter::ChecksumFlag(false)];
+    let common = [
+        CParameter::CompressionLevel(LEVEL),
+        CParameter::ChecksumFlag(false),
+    ];
     for parameter in common.iter().chain(parameters) {
         context.set_parameter(*parameter).ok()?;
     }
@@ -167,9 +205,17 @@ mod tests {
     #[test]
     fn a_running_frame_costs_what_its_budget_says() {
         let pool = Arc::new(Pool::new(PoolLimits::default()));
-        let mut encoder = pool.running_encoder().and_then(RunningEncoder::new).unwrap();
-        let mut decoder = pool.running_decoder().and_then(RunningDecoder::new).unwrap();
-        let raw: Vec<u8> = (0..MAX_CHUNK).map(|index| (index % 251) as u8 ^ (index >> 9) as u8).collect();
+        let mut encoder = pool
+            .running_encoder()
+            .and_then(RunningEncoder::new)
+            .unwrap();
+        let mut decoder = pool
+            .running_decoder()
+            .and_then(RunningDecoder::new)
+            .unwrap();
+        let raw: Vec<u8> = (0..MAX_CHUNK)
+            .map(|index| (index % 251) as u8 ^ (index >> 9) as u8)
+            .collect();
         let mut room = vec![0; longest_body()];
         for _ in 0..8 {
             let (_, length) = encoder.compress(&raw, &mut room).unwrap();

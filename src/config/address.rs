@@ -22,7 +22,9 @@ pub enum AddressError {
     #[error("has no port: write it as \"{0}:PORT\"")]
     NoPort(String),
     /// There is nothing before the port.
-    #[error("has no host: write \"127.0.0.1:{0}\" for this machine alone, or \"0.0.0.0:{0}\" to listen on all its addresses")]
+    #[error(
+        "has no host: write \"127.0.0.1:{0}\" for this machine alone, or \"0.0.0.0:{0}\" to listen on all its addresses"
+    )]
     NoHost(String),
     /// The port is no number, or too large.
     #[error("has the port \"{0}\": a port is a number from 0 to 65535")]
@@ -70,7 +72,11 @@ impl HostPort {
     /// # Errors
     /// [`AddressError::PortZero`].
     pub fn to_dial(self) -> Result<Self, AddressError> {
-        if self.port == 0 { Err(AddressError::PortZero) } else { Ok(self) }
+        if self.port == 0 {
+            Err(AddressError::PortZero)
+        } else {
+            Ok(self)
+        }
     }
 }
 
@@ -96,7 +102,10 @@ impl FromStr for HostPort {
         }
         let (host, port) = split(text)?;
         let port = port.ok_or_else(|| without_port(text))?;
-        Ok(Self { host: host_of(host)?, port: port_of(port)? })
+        Ok(Self {
+            host: host_of(host)?,
+            port: port_of(port)?,
+        })
     }
 }
 
@@ -125,13 +134,19 @@ fn without_port(text: &str) -> AddressError {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         AddressError::NoHost(text.to_owned())
     } else {
-        AddressError::NoPort(if text.is_empty() { "HOST".to_owned() } else { text.to_owned() })
+        AddressError::NoPort(if text.is_empty() {
+            "HOST".to_owned()
+        } else {
+            text.to_owned()
+        })
     }
 }
 
 fn host_of(host: &str) -> Result<String, AddressError> {
     let plausible = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let looks_numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let looks_numeric = host
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
     let is_name = !host.is_empty() && host.bytes().all(plausible) && !looks_numeric;
     match host.parse::<IpAddr>() {
         Ok(address) => Ok(address.to_string()),
@@ -142,7 +157,12 @@ fn host_of(host: &str) -> Result<String, AddressError> {
 
 fn port_of(port: &str) -> Result<u16, AddressError> {
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    if digits { port.parse().map_err(|_| AddressError::Port(port.to_owned())) } else { Err(AddressError::Port(port.to_owned())) }
+    if digits {
+        port.parse()
+            .map_err(|_| AddressError::Port(port.to_owned()))
+    } else {
+        Err(AddressError::Port(port.to_owned()))
+    }
 }
 
 #[cfg(test)]
@@ -155,15 +175,27 @@ mod tests {
 
     #[test]
     fn addresses_print_as_they_were_written() {
-        for text in ["127.0.0.1:3389", "[::1]:22", "intranet.example:80", "0.0.0.0:0", "my_host:1"] {
+        for text in [
+            "127.0.0.1:3389",
+            "[::1]:22",
+            "intranet.example:80",
+            "0.0.0.0:0",
+            "my_host:1",
+        ] {
             assert_eq!(text.parse::<HostPort>().expect(text).to_string(), text);
         }
-        assert_eq!("Intranet:80".parse::<HostPort>().expect("a name").host, "intranet");
+        assert_eq!(
+            "Intranet:80".parse::<HostPort>().expect("a name").host,
+            "intranet"
+        );
     }
 
     #[test]
     fn an_address_without_its_parts_says_what_to_write() {
-        assert_eq!(refused("127.0.0.1"), AddressError::NoPort("127.0.0.1".into()));
+        assert_eq!(
+            refused("127.0.0.1"),
+            AddressError::NoPort("127.0.0.1".into())
+        );
         assert_eq!(refused(""), AddressError::NoPort("HOST".into()));
         assert_eq!(refused("[::1]"), AddressError::NoPort("[::1]".into()));
         assert_eq!(refused("3389"), AddressError::NoHost("3389".into()));
@@ -179,13 +211,17 @@ mod tests {
         assert_eq!(refused("1.2.3:1"), AddressError::Host("1.2.3".into()));
         assert_eq!(refused("http://host:1"), AddressError::Url);
         assert_eq!(refused("user:secret@host"), AddressError::User);
-        assert_eq!("host:0".parse::<HostPort>().expect("parses").to_dial(), Err(AddressError::PortZero));
+        assert_eq!(
+            "host:0".parse::<HostPort>().expect("parses").to_dial(),
+            Err(AddressError::PortZero)
+        );
     }
 
     #[test]
     fn listeners_overlap_when_one_would_take_the_others_port() {
         let overlap = |one: &str, two: &str| {
-            let (one, two): (HostPort, HostPort) = (one.parse().expect(one), two.parse().expect(two));
+            let (one, two): (HostPort, HostPort) =
+                (one.parse().expect(one), two.parse().expect(two));
             assert_eq!(one.overlaps(&two), two.overlaps(&one));
             one.overlaps(&two)
         };

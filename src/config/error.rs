@@ -19,7 +19,14 @@ pub struct ConfigError {
 
 impl ConfigError {
     pub(super) fn of_file(file: &Path, fault: Fault) -> Self {
-        Self { file: file.to_owned(), problems: vec![Problem { position: None, field: FieldPath::default(), fault }] }
+        Self {
+            file: file.to_owned(),
+            problems: vec![Problem {
+                position: None,
+                field: FieldPath::default(),
+                fault,
+            }],
+        }
     }
 }
 
@@ -99,7 +106,16 @@ impl FieldPath {
     #[must_use]
     pub fn name(&self) -> &str {
         let names = self.0.iter().rev();
-        names.filter_map(|step| if let Step::Field(name) = step { Some(name.as_str()) } else { None }).next().unwrap_or("")
+        names
+            .filter_map(|step| {
+                if let Step::Field(name) = step {
+                    Some(name.as_str())
+                } else {
+                    None
+                }
+            })
+            .next()
+            .unwrap_or("")
     }
 }
 
@@ -211,7 +227,9 @@ pub enum Fault {
         highest: String,
     },
     /// Two ports share a key.
-    #[error("is the same key as that of \"{other}\": each port needs its own; `report keygen` makes one")]
+    #[error(
+        "is the same key as that of \"{other}\": each port needs its own; `report keygen` makes one"
+    )]
     DuplicateKey {
         /// The other port's mark.
         other: String,
@@ -240,15 +258,27 @@ fn nearest_or_all<T: fmt::Display>(nearest: Option<&str>, known: &[T]) -> String
 }
 
 fn list<T: fmt::Display>(words: &[T]) -> String {
-    words.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+    words
+        .iter()
+        .map(T::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Of `known`, the word that `written` was probably meant to be.
-pub(super) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(super) fn nearest<'a>(
+    written: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
     let written = written.to_lowercase();
-    let scored = known.into_iter().map(|word| (strsim::jaro_winkler(&written, word), word));
+    let scored = known
+        .into_iter()
+        .map(|word| (strsim::jaro_winkler(&written, word), word));
     // 0.8 takes a swapped, missing or wrong letter, and leaves words that only share a few.
-    scored.filter(|(score, _)| *score >= 0.8).max_by(|one, two| one.0.total_cmp(&two.0)).map(|(_, word)| word.to_owned())
+    scored
+        .filter(|(score, _)| *score >= 0.8)
+        .max_by(|one, two| one.0.total_cmp(&two.0))
+        .map(|(_, word)| word.to_owned())
 }
 
 /// Something that works and was probably not meant.
@@ -273,9 +303,12 @@ mod tests {
     #[test]
     fn a_misspelt_word_finds_the_one_that_was_meant() {
         let known = ["listen_at", "log_level", "master_key", "mode"];
-        for (written, meant) in
-            [("listenAt", "listen_at"), ("loglevel", "log_level"), ("masterkey", "master_key"), ("MODE", "mode")]
-        {
+        for (written, meant) in [
+            ("listenAt", "listen_at"),
+            ("loglevel", "log_level"),
+            ("masterkey", "master_key"),
+            ("MODE", "mode"),
+        ] {
             assert_eq!(nearest(written, known).as_deref(), Some(meant));
         }
         assert_eq!(nearest("colour", known), None);
@@ -283,13 +316,26 @@ mod tests {
 
     #[test]
     fn a_problem_prints_behind_the_files_name() {
-        let field = FieldPath::default().field("ports").index(1).field("port_key");
+        let field = FieldPath::default()
+            .field("ports")
+            .index(1)
+            .field("port_key");
         assert_eq!(field.name(), "port_key");
-        let problem =
-            Problem { position: Some(Position { line: 3, column: 7 }), field, fault: Fault::Secret(SecretError::Empty) };
-        let error = ConfigError { file: "c.json".into(), problems: vec![problem.clone(), problem] };
+        let problem = Problem {
+            position: Some(Position { line: 3, column: 7 }),
+            field,
+            fault: Fault::Secret(SecretError::Empty),
+        };
+        let error = ConfigError {
+            file: "c.json".into(),
+            problems: vec![problem.clone(), problem],
+        };
         let lines: Vec<String> = error.to_string().lines().map(str::to_owned).collect();
         assert_eq!(lines.len(), 2);
-        assert!(lines[0].starts_with("c.json:3:7: ports[1].port_key is empty: "), "{}", lines[0]);
+        assert!(
+            lines[0].starts_with("c.json:3:7: ports[1].port_key is empty: "),
+            "{}",
+            lines[0]
+        );
     }
 }

@@ -6,16 +6,43 @@ pub(super) struct Known {
     pub inside: &'static [(&'static str, &'static Known)],
 }
 
-const SECRET: Known = Known { names: &["file", "env"], inside: &[] };
-const WINDOWS: Known = Known { names: &["stream", "tunnel"], inside: &[] };
-const ROLE_TLS: Known = Known {
-    names: &["ca", "system_ca", "pin_sha256", "client_cert", "client_key", "server_name", "insecure_skip_verify"],
+const SECRET: Known = Known {
+    names: &["file", "env"],
     inside: &[],
 };
-const MASTER_TLS: Known = Known { names: &["cert", "key", "client_ca"], inside: &[] };
-const FALLBACK: Known = Known { names: &["files", "server", "proxy_protocol"], inside: &[] };
+const WINDOWS: Known = Known {
+    names: &["stream", "tunnel"],
+    inside: &[],
+};
+const ROLE_TLS: Known = Known {
+    names: &[
+        "ca",
+        "system_ca",
+        "pin_sha256",
+        "client_cert",
+        "client_key",
+        "server_name",
+        "insecure_skip_verify",
+    ],
+    inside: &[],
+};
+const MASTER_TLS: Known = Known {
+    names: &["cert", "key", "client_ca"],
+    inside: &[],
+};
+const FALLBACK: Known = Known {
+    names: &["files", "server", "proxy_protocol"],
+    inside: &[],
+};
 const LIMITS: Known = Known {
-    names: &["links", "links_per_address", "ports_per_link", "channels_per_link", "header_bytes", "memory"],
+    names: &[
+        "links",
+        "links_per_address",
+        "ports_per_link",
+        "channels_per_link",
+        "header_bytes",
+        "memory",
+    ],
     inside: &[],
 };
 pub(super) const PORT: Known = Known {
@@ -32,10 +59,21 @@ pub(super) const PORT: Known = Known {
     inside: &[("port_key", &SECRET)],
 };
 
-const SERVER_LIMITS: Known =
-    Known { names: &["streams", "streams_per_port", "streams_per_tunnel", "tunnels_per_port", "memory"], inside: &[] };
+const SERVER_LIMITS: Known = Known {
+    names: &[
+        "streams",
+        "streams_per_port",
+        "streams_per_tunnel",
+        "tunnels_per_port",
+        "memory",
+    ],
+    inside: &[],
+};
 
-const CLIENT_LIMITS: Known = Known { names: &["memory"], inside: &[] };
+const CLIENT_LIMITS: Known = Known {
+    names: &["memory"],
+    inside: &[],
+};
 
 pub(super) const MASTER: Known = Known {
     names: &[
@@ -53,7 +91,12 @@ pub(super) const MASTER: Known = Known {
         "heartbeat",
         "grace_period",
     ],
-    inside: &[("master_key", &SECRET), ("tls", &MASTER_TLS), ("fallback", &FALLBACK), ("limits", &LIMITS)],
+    inside: &[
+        ("master_key", &SECRET),
+        ("tls", &MASTER_TLS),
+        ("fallback", &FALLBACK),
+        ("limits", &LIMITS),
+    ],
 };
 
 pub(super) const SERVER: Known = Known {
@@ -116,7 +159,13 @@ pub(super) const CLIENT: Known = Known {
         "grace_period",
         "ports",
     ],
-    inside: &[("proxy", &SECRET), ("tls", &ROLE_TLS), ("windows", &WINDOWS), ("limits", &CLIENT_LIMITS), ("ports", &PORT)],
+    inside: &[
+        ("proxy", &SECRET),
+        ("tls", &ROLE_TLS),
+        ("windows", &WINDOWS),
+        ("limits", &CLIENT_LIMITS),
+        ("ports", &PORT),
+    ],
 };
 
 #[cfg(test)]
@@ -126,8 +175,8 @@ mod tests {
 
     use super::*;
     use crate::config::raw::{
-        RawClient, RawClientLimits, RawLimits, RawMaster, RawMasterTls, RawPlace, RawPort, RawRoleTls, RawServer,
-        RawServerLimits, RawWindows,
+        RawClient, RawClientLimits, RawLimits, RawMaster, RawMasterTls, RawPlace, RawPort,
+        RawRoleTls, RawServer, RawServerLimits, RawWindows,
     };
 
     /// A file with every field of `known`, and every field of the objects inside.
@@ -135,21 +184,38 @@ mod tests {
         let value = |name: &&str| match known.inside.iter().find(|(field, _)| field == name) {
             Some((_, inside)) if *name == "ports" => Value::Array(vec![every_field(inside)]),
             Some((_, inside)) if !inside.names.contains(&"env") => every_field(inside),
-            _ if ["healthz", "bench", "system_ca", "insecure_skip_verify"].contains(name) => Value::Bool(true),
-            _ if *name == "proxy_protocol" && known.names.contains(&"trusted_proxies") => Value::Bool(true),
+            _ if ["healthz", "bench", "system_ca", "insecure_skip_verify"].contains(name) => {
+                Value::Bool(true)
+            }
+            _ if *name == "proxy_protocol" && known.names.contains(&"trusted_proxies") => {
+                Value::Bool(true)
+            }
             _ if *name == "trusted_proxies" => serde_json::json!(["10.0.0.0/8"]),
             _ if *name == "headers" => serde_json::json!({ "X-Name": "value" }),
             _ => Value::String("text".into()),
         };
-        Value::Object(known.names.iter().map(|name| ((*name).to_owned(), value(name))).collect())
+        Value::Object(
+            known
+                .names
+                .iter()
+                .map(|name| ((*name).to_owned(), value(name)))
+                .collect(),
+        )
     }
 
     #[test]
     fn the_known_fields_are_those_that_are_read() {
-        fn reads_all<T: Serialize + for<'de> Deserialize<'de> + Default>(known: &Known, fields: usize) {
+        fn reads_all<T: Serialize + for<'de> Deserialize<'de> + Default>(
+            known: &Known,
+            fields: usize,
+        ) {
             let file = every_field(known);
             let raw: T = serde_json::from_value(file.clone()).expect("every field has its type");
-            assert_eq!(serde_json::to_value(raw).expect("serializes"), file, "a known field is not read");
+            assert_eq!(
+                serde_json::to_value(raw).expect("serializes"),
+                file,
+                "a known field is not read"
+            );
             // The debug text of a default counts the fields of the struct itself.
             assert_eq!(known.names.len(), fields);
         }

@@ -4,12 +4,16 @@
 use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration};
 
 use super::{
-    AddressError, ByteSize, ClientConfig, ClientLimits, Config, DEFAULT_COMPRESS_METHOD, DEFAULT_ENCRYPT_METHOD, DialParameters,
-    HostPort, LOG_LEVELS, Limits, LinkConfig, Loaded, MasterAddress, MasterChoice, MasterConfig, PortConfig, ProxyProtocol,
-    RoleConfig, Secret, ServerConfig, ServerLimits, Surroundings, Warning, Windows,
+    AddressError, ByteSize, ClientConfig, ClientLimits, Config, DEFAULT_COMPRESS_METHOD,
+    DEFAULT_ENCRYPT_METHOD, DialParameters, HostPort, LOG_LEVELS, Limits, LinkConfig, Loaded,
+    MasterAddress, MasterChoice, MasterConfig, PortConfig, ProxyProtocol, RoleConfig, Secret,
+    ServerConfig, ServerLimits, Surroundings, Warning, Windows,
     error::{Fault, FieldPath, Problem},
     quantity::Quantity,
-    raw::{OneOrMore, RawClient, RawLimits, RawMaster, RawPort, RawRoleTls, RawServer, RawServerLimits, RawWindows},
+    raw::{
+        OneOrMore, RawClient, RawLimits, RawMaster, RawPort, RawRoleTls, RawServer,
+        RawServerLimits, RawWindows,
+    },
     reader::Reader,
     secret::RawSecret,
     written::{Document, Mode},
@@ -20,16 +24,19 @@ const HEARTBEAT: Duration = Duration::from_secs(20);
 /// LINK_TIMEOUT (PROTOCOL 12) must hold two of them.
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=HEARTBEAT;
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
+const CONNECT_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(300);
 /// A proxy, a router or a master that restarts.
 pub(crate) const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
 const RESUME_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 /// From what two links take to relieve each other.
-const ROTATIONS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+const ROTATIONS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 /// Under the idle timeouts of firewalls and NATs, most of which are minutes.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// Linux takes no more than 32767 s.
-const TCP_KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(9 * 3600);
+const TCP_KEEPALIVES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(9 * 3600);
 pub(crate) const HOLD_TIMEOUT: Duration = Duration::from_secs(10);
 const HOLD_TIMEOUTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 /// Under the ten seconds after which containers are killed.
@@ -48,11 +55,18 @@ const PORTS: RangeInclusive<u32> = 1..=1_800;
 /// Reads a file's text.
 pub(super) fn read(text: &str, surroundings: Surroundings<'_>) -> Result<Loaded, Vec<Problem>> {
     let document = Document::parse(text)?;
-    let mut reader = Reader { document, surroundings, warnings: Vec::new() };
+    let mut reader = Reader {
+        document,
+        surroundings,
+        warnings: Vec::new(),
+    };
     let config = reader.config();
     let problems = reader.document.into_problems();
     match config {
-        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings: reader.warnings }),
+        Some(config) if problems.is_empty() => Ok(Loaded {
+            config,
+            warnings: reader.warnings,
+        }),
         _ => Err(problems),
     }
 }
@@ -106,7 +120,10 @@ macro_rules! link_fields {
 }
 
 fn no_address(found: &str, reason: AddressError) -> Fault {
-    Fault::Address { found: found.to_owned(), reason }
+    Fault::Address {
+        found: found.to_owned(),
+        reason,
+    }
 }
 
 pub(super) fn root(name: &str) -> FieldPath {
@@ -119,18 +136,30 @@ impl Reader<'_> {
         let (level, role) = match mode {
             Mode::Master => {
                 let raw: RawMaster = self.document.read(mode)?;
-                (self.log_level(raw.log_level.as_deref()), self.master(&raw).map(RoleConfig::Master))
+                (
+                    self.log_level(raw.log_level.as_deref()),
+                    self.master(&raw).map(RoleConfig::Master),
+                )
             }
             Mode::Server => {
                 let raw: RawServer = self.document.read(mode)?;
-                (self.log_level(raw.log_level.as_deref()), self.server(&raw).map(RoleConfig::Server))
+                (
+                    self.log_level(raw.log_level.as_deref()),
+                    self.server(&raw).map(RoleConfig::Server),
+                )
             }
             Mode::Client => {
                 let raw: RawClient = self.document.read(mode)?;
-                (self.log_level(raw.log_level.as_deref()), self.client(&raw).map(RoleConfig::Client))
+                (
+                    self.log_level(raw.log_level.as_deref()),
+                    self.client(&raw).map(RoleConfig::Client),
+                )
             }
         };
-        Some(Config { log_level: level?, role: role? })
+        Some(Config {
+            log_level: level?,
+            role: role?,
+        })
     }
 
     fn log_level(&mut self, written: Option<&str>) -> Option<tracing::Level> {
@@ -147,7 +176,12 @@ impl Reader<'_> {
         let trusted_proxies = self.trusted_proxies(raw);
         let limits = self.limits(raw.limits.as_ref());
         let heartbeat = self.heartbeat(raw.heartbeat.as_ref());
-        let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
+        let grace_period = self.duration(
+            &root("grace_period"),
+            raw.grace_period.as_ref(),
+            GRACE_PERIOD,
+            GRACE_PERIODS,
+        );
         Some(MasterConfig {
             listen_at: listen_at?,
             master_key: master_key?,
@@ -168,8 +202,17 @@ impl Reader<'_> {
         let link = self.link(&link_fields!(raw));
         let master_key = self.master_key(raw.master_key.as_ref());
         let windows = self.windows(raw.windows.as_ref());
-        let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Server);
-        let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
+        let ports = self.ports(
+            raw.ports.as_deref(),
+            windows.unwrap_or_default(),
+            Mode::Server,
+        );
+        let grace_period = self.duration(
+            &root("grace_period"),
+            raw.grace_period.as_ref(),
+            GRACE_PERIOD,
+            GRACE_PERIODS,
+        );
         let limits = self.server_limits(raw.limits.as_ref());
         windows?;
         Some(ServerConfig {
@@ -186,11 +229,33 @@ impl Reader<'_> {
         let link = self.link(&link_fields!(raw));
         let master_choice = self.master_choice(raw, link.as_ref());
         let windows = self.windows(raw.windows.as_ref());
-        let ports = self.ports(raw.ports.as_deref(), windows.unwrap_or_default(), Mode::Client);
-        let hold_timeout = self.duration(&root("hold_timeout"), raw.hold_timeout.as_ref(), HOLD_TIMEOUT, HOLD_TIMEOUTS);
-        let grace_period = self.duration(&root("grace_period"), raw.grace_period.as_ref(), GRACE_PERIOD, GRACE_PERIODS);
-        let memory = raw.limits.as_ref().and_then(|limits| limits.memory.as_ref());
-        let memory = self.size(&root("limits").field("memory"), memory, ClientLimits::default().memory, MEMORY);
+        let ports = self.ports(
+            raw.ports.as_deref(),
+            windows.unwrap_or_default(),
+            Mode::Client,
+        );
+        let hold_timeout = self.duration(
+            &root("hold_timeout"),
+            raw.hold_timeout.as_ref(),
+            HOLD_TIMEOUT,
+            HOLD_TIMEOUTS,
+        );
+        let grace_period = self.duration(
+            &root("grace_period"),
+            raw.grace_period.as_ref(),
+            GRACE_PERIOD,
+            GRACE_PERIODS,
+        );
+        let memory = raw
+            .limits
+            .as_ref()
+            .and_then(|limits| limits.memory.as_ref());
+        let memory = self.size(
+            &root("limits").field("memory"),
+            memory,
+            ClientLimits::default().memory,
+            MEMORY,
+        );
         windows?;
         Some(ClientConfig {
             link: link?,
@@ -202,9 +267,18 @@ impl Reader<'_> {
         })
     }
 
-    fn master_choice(&mut self, raw: &RawClient, link: Option<&LinkConfig>) -> Option<MasterChoice> {
+    fn master_choice(
+        &mut self,
+        raw: &RawClient,
+        link: Option<&LinkConfig>,
+    ) -> Option<MasterChoice> {
         let field = root("master_choice");
-        let choice = self.word(&field, raw.master_choice.as_deref(), MasterChoice::Ordered, &MasterChoice::ALL)?;
+        let choice = self.word(
+            &field,
+            raw.master_choice.as_deref(),
+            MasterChoice::Ordered,
+            &MasterChoice::ALL,
+        )?;
         if choice == MasterChoice::Raced && link.is_some_and(|link| link.masters.len() == 1) {
             let message = "is \"raced\", and there is one master: name more of them in `master`, or remove it".to_owned();
             self.warnings.push(Warning { field, message });
@@ -214,12 +288,21 @@ impl Reader<'_> {
 
     fn listen_at(&mut self, raw: Option<&OneOrMore>) -> Option<Vec<HostPort>> {
         let path = root("listen_at");
-        let addresses: Vec<HostPort> =
-            self.addresses(&path, raw, "add \"listen_at\": \"0.0.0.0:51324\" (all addresses, port 51324)", no_address)?;
+        let addresses: Vec<HostPort> = self.addresses(
+            &path,
+            raw,
+            "add \"listen_at\": \"0.0.0.0:51324\" (all addresses, port 51324)",
+            no_address,
+        )?;
         for (index, address) in addresses.iter().enumerate() {
-            if let Some(other) = addresses.iter().take(index).find(|other| other.overlaps(address)) {
+            if let Some(other) = addresses
+                .iter()
+                .take(index)
+                .find(|other| other.overlaps(address))
+            {
                 let message = format!("({address}) is taken by {other}: remove one of them");
-                self.document.problem(&path.index(index), Fault::Other(message));
+                self.document
+                    .problem(&path.index(index), Fault::Other(message));
                 return None;
             }
         }
@@ -238,11 +321,30 @@ impl Reader<'_> {
         let default = ServerLimits::default();
         let Some(raw) = raw else { return Some(default) };
         let at = |name: &str| root("limits").field(name);
-        let streams = self.count(&at("streams"), raw.streams.as_ref(), default.streams, COUNTS);
-        let of_port = self.count(&at("streams_per_port"), raw.streams_per_port.as_ref(), default.streams_per_port, COUNTS);
-        let of_tunnel =
-            self.count(&at("streams_per_tunnel"), raw.streams_per_tunnel.as_ref(), default.streams_per_tunnel, COUNTS);
-        let tunnels = self.count(&at("tunnels_per_port"), raw.tunnels_per_port.as_ref(), default.tunnels_per_port, COUNTS);
+        let streams = self.count(
+            &at("streams"),
+            raw.streams.as_ref(),
+            default.streams,
+            COUNTS,
+        );
+        let of_port = self.count(
+            &at("streams_per_port"),
+            raw.streams_per_port.as_ref(),
+            default.streams_per_port,
+            COUNTS,
+        );
+        let of_tunnel = self.count(
+            &at("streams_per_tunnel"),
+            raw.streams_per_tunnel.as_ref(),
+            default.streams_per_tunnel,
+            COUNTS,
+        );
+        let tunnels = self.count(
+            &at("tunnels_per_port"),
+            raw.tunnels_per_port.as_ref(),
+            default.tunnels_per_port,
+            COUNTS,
+        );
         let memory = self.size(&at("memory"), raw.memory.as_ref(), default.memory, MEMORY);
         Some(ServerLimits {
             streams: streams?,
@@ -258,10 +360,30 @@ impl Reader<'_> {
         let Some(raw) = raw else { return Some(default) };
         let at = |name: &str| root("limits").field(name);
         let links = self.count(&at("links"), raw.links.as_ref(), default.links, COUNTS);
-        let per_address = self.count(&at("links_per_address"), raw.links_per_address.as_ref(), default.links_per_address, COUNTS);
-        let ports = self.count(&at("ports_per_link"), raw.ports_per_link.as_ref(), default.ports_per_link, PORTS);
-        let channels = self.count(&at("channels_per_link"), raw.channels_per_link.as_ref(), default.channels_per_link, COUNTS);
-        let header_bytes = self.size(&at("header_bytes"), raw.header_bytes.as_ref(), default.header_bytes, HEADER_BYTES);
+        let per_address = self.count(
+            &at("links_per_address"),
+            raw.links_per_address.as_ref(),
+            default.links_per_address,
+            COUNTS,
+        );
+        let ports = self.count(
+            &at("ports_per_link"),
+            raw.ports_per_link.as_ref(),
+            default.ports_per_link,
+            PORTS,
+        );
+        let channels = self.count(
+            &at("channels_per_link"),
+            raw.channels_per_link.as_ref(),
+            default.channels_per_link,
+            COUNTS,
+        );
+        let header_bytes = self.size(
+            &at("header_bytes"),
+            raw.header_bytes.as_ref(),
+            default.header_bytes,
+            HEADER_BYTES,
+        );
         let memory = self.size(&at("memory"), raw.memory.as_ref(), default.memory, MEMORY);
         Some(Limits {
             links: links?,
@@ -274,20 +396,52 @@ impl Reader<'_> {
     }
 
     fn link(&mut self, fields: &LinkFields<'_>) -> Option<LinkConfig> {
-        let LinkFields { master, way, tls, heartbeat, connect_timeout, resume_timeout, rotate_after, tcp_keepalive } = *fields;
+        let LinkFields {
+            master,
+            way,
+            tls,
+            heartbeat,
+            connect_timeout,
+            resume_timeout,
+            rotate_after,
+            tcp_keepalive,
+        } = *fields;
         let missing = "add the master's address, as \"HOST:PORT\" or \"wss://HOST/PATH\"";
         let masters: Option<Vec<MasterAddress>> =
-            self.addresses(&root("master"), master, missing, |_, error| Fault::MasterAddress(error));
-        let is_secure = masters.as_ref().is_none_or(|masters| masters.iter().any(MasterAddress::is_secure));
+            self.addresses(&root("master"), master, missing, |_, error| {
+                Fault::MasterAddress(error)
+            });
+        let is_secure = masters
+            .as_ref()
+            .is_none_or(|masters| masters.iter().any(MasterAddress::is_secure));
         let tls = self.role_tls(tls, is_secure);
         let way = self.way(&way);
         let heartbeat = self.heartbeat(heartbeat);
-        let connect_timeout = self.duration(&root("connect_timeout"), connect_timeout, CONNECT_TIMEOUT, CONNECT_TIMEOUTS);
-        let resume_timeout = self.duration(&root("resume_timeout"), resume_timeout, RESUME_TIMEOUT, RESUME_TIMEOUTS);
+        let connect_timeout = self.duration(
+            &root("connect_timeout"),
+            connect_timeout,
+            CONNECT_TIMEOUT,
+            CONNECT_TIMEOUTS,
+        );
+        let resume_timeout = self.duration(
+            &root("resume_timeout"),
+            resume_timeout,
+            RESUME_TIMEOUT,
+            RESUME_TIMEOUTS,
+        );
         // The default is not used.
-        let rotation = self.duration(&root("rotate_after"), rotate_after, *ROTATIONS.end(), ROTATIONS);
+        let rotation = self.duration(
+            &root("rotate_after"),
+            rotate_after,
+            *ROTATIONS.end(),
+            ROTATIONS,
+        );
         let tcp_keepalive = self.tcp_keepalive(tcp_keepalive);
-        let dial = DialParameters { tls: tls?, deadline: connect_timeout?, ..way? };
+        let dial = DialParameters {
+            tls: tls?,
+            deadline: connect_timeout?,
+            ..way?
+        };
         Some(LinkConfig {
             masters: masters?,
             dial,
@@ -301,12 +455,23 @@ impl Reader<'_> {
 
     /// Zero turns it off.
     fn tcp_keepalive(&mut self, raw: Option<&Quantity>) -> Option<Option<Duration>> {
-        if raw.and_then(Quantity::duration).is_some_and(|duration| duration.is_zero()) {
+        if raw
+            .and_then(Quantity::duration)
+            .is_some_and(|duration| duration.is_zero())
+        {
             return Some(None);
         }
         let form = "0 to turn it off, or seconds as a number, or text like \"60s\" or \"2m\",";
         let print = (form, |duration| format!("{duration:?}"));
-        self.quantity(&root("tcp_keepalive"), raw, TCP_KEEPALIVE, &TCP_KEEPALIVES, Quantity::duration, print).map(Some)
+        self.quantity(
+            &root("tcp_keepalive"),
+            raw,
+            TCP_KEEPALIVE,
+            &TCP_KEEPALIVES,
+            Quantity::duration,
+            print,
+        )
+        .map(Some)
     }
 
     fn heartbeat(&mut self, raw: Option<&Quantity>) -> Option<Duration> {
@@ -314,9 +479,15 @@ impl Reader<'_> {
     }
 
     fn windows(&mut self, raw: Option<&RawWindows>) -> Option<Windows> {
-        let (stream, tunnel) = raw.map_or((None, None), |raw| (raw.stream.as_ref(), raw.tunnel.as_ref()));
+        let (stream, tunnel) = raw.map_or((None, None), |raw| {
+            (raw.stream.as_ref(), raw.tunnel.as_ref())
+        });
         let path = root("windows");
-        self.window_pair((&path.field("stream"), stream), (&path.field("tunnel"), tunnel), Windows::default())
+        self.window_pair(
+            (&path.field("stream"), stream),
+            (&path.field("tunnel"), tunnel),
+            Windows::default(),
+        )
     }
 
     /// Where only one of the two is written, the other one's default gives way.
@@ -330,44 +501,94 @@ impl Reader<'_> {
         let tunnel_size = self.size(tunnel.0, tunnel.1, default.tunnel, WINDOWS);
         let (stream_size, tunnel_size) = (stream_size?, tunnel_size?);
         match (stream.1.is_some(), tunnel.1.is_some()) {
-            _ if stream_size <= tunnel_size => Some(Windows { stream: stream_size, tunnel: tunnel_size }),
-            (false, _) => Some(Windows { stream: tunnel_size, tunnel: tunnel_size }),
-            (true, false) => Some(Windows { stream: stream_size, tunnel: stream_size }),
+            _ if stream_size <= tunnel_size => Some(Windows {
+                stream: stream_size,
+                tunnel: tunnel_size,
+            }),
+            (false, _) => Some(Windows {
+                stream: tunnel_size,
+                tunnel: tunnel_size,
+            }),
+            (true, false) => Some(Windows {
+                stream: stream_size,
+                tunnel: stream_size,
+            }),
             (true, true) => {
-                let message =
-                    format!("is {stream_size}, more than the {tunnel_size} of the whole tunnel ({}): lower it", tunnel.0);
+                let message = format!(
+                    "is {stream_size}, more than the {tunnel_size} of the whole tunnel ({}): lower it",
+                    tunnel.0
+                );
                 self.document.problem(stream.0, Fault::Other(message));
                 None
             }
         }
     }
 
-    fn ports(&mut self, raw: Option<&[RawPort]>, windows: Windows, mode: Mode) -> Option<Vec<PortConfig>> {
+    fn ports(
+        &mut self,
+        raw: Option<&[RawPort]>,
+        windows: Windows,
+        mode: Mode,
+    ) -> Option<Vec<PortConfig>> {
         let path = root("ports");
         let Some(raw) = raw.filter(|raw| !raw.is_empty()) else {
-            self.document.problem(&path, Fault::Missing("list at least one service, with mark, local_address and port_key"));
+            self.document.problem(
+                &path,
+                Fault::Missing("list at least one service, with mark, local_address and port_key"),
+            );
             return None;
         };
-        let ports: Vec<Option<PortConfig>> =
-            raw.iter().enumerate().map(|(index, raw)| self.port(&path.index(index), raw, windows, mode)).collect();
+        let ports: Vec<Option<PortConfig>> = raw
+            .iter()
+            .enumerate()
+            .map(|(index, raw)| self.port(&path.index(index), raw, windows, mode))
+            .collect();
         self.compare_ports(&path, &ports, mode);
         ports.into_iter().collect()
     }
 
-    fn port(&mut self, path: &FieldPath, raw: &RawPort, windows: Windows, mode: Mode) -> Option<PortConfig> {
-        let local_address = self.local_address(&path.field("local_address"), raw.local_address.as_deref(), mode);
+    fn port(
+        &mut self,
+        path: &FieldPath,
+        raw: &RawPort,
+        windows: Windows,
+        mode: Mode,
+    ) -> Option<PortConfig> {
+        let local_address = self.local_address(
+            &path.field("local_address"),
+            raw.local_address.as_deref(),
+            mode,
+        );
         let missing = "add the secret that client and server share; `report keygen` makes one";
         let port_key = self.secret(&path.field("port_key"), raw.port_key.as_ref(), missing);
         let encrypt = raw.encrypt_method.as_deref();
-        let encrypt = self.word(&path.field("encrypt_method"), encrypt, DEFAULT_ENCRYPT_METHOD, &EncryptMethod::ALL);
+        let encrypt = self.word(
+            &path.field("encrypt_method"),
+            encrypt,
+            DEFAULT_ENCRYPT_METHOD,
+            &EncryptMethod::ALL,
+        );
         let compress = raw.compress_method.as_deref();
-        let compress = self.word(&path.field("compress_method"), compress, DEFAULT_COMPRESS_METHOD, &CompressMethod::ALL);
-        let proxy_protocol = self.proxy_protocol(&path.field("proxy_protocol"), raw.proxy_protocol.as_deref(), mode);
+        let compress = self.word(
+            &path.field("compress_method"),
+            compress,
+            DEFAULT_COMPRESS_METHOD,
+            &CompressMethod::ALL,
+        );
+        let proxy_protocol = self.proxy_protocol(
+            &path.field("proxy_protocol"),
+            raw.proxy_protocol.as_deref(),
+            mode,
+        );
         let stream = (&path.field("stream_window"), raw.stream_window.as_ref());
         let tunnel = (&path.field("tunnel_window"), raw.tunnel_window.as_ref());
         let windows = self.window_pair(stream, tunnel, windows);
         let local_address = local_address?;
-        let mark = raw.mark.clone().filter(|mark| !mark.is_empty()).unwrap_or_else(|| local_address.to_string());
+        let mark = raw
+            .mark
+            .clone()
+            .filter(|mark| !mark.is_empty())
+            .unwrap_or_else(|| local_address.to_string());
         Some(PortConfig {
             mark,
             local_address,
@@ -379,27 +600,50 @@ impl Reader<'_> {
         })
     }
 
-    fn proxy_protocol(&mut self, path: &FieldPath, written: Option<&str>, mode: Mode) -> Option<Option<ProxyProtocol>> {
-        let Some(written) = written else { return Some(None) };
+    fn proxy_protocol(
+        &mut self,
+        path: &FieldPath,
+        written: Option<&str>,
+        mode: Mode,
+    ) -> Option<Option<ProxyProtocol>> {
+        let Some(written) = written else {
+            return Some(None);
+        };
         if mode == Mode::Client {
             let message = "is not for a client: the server is told where connections come from when its own port asks for it; remove it here, \
                            and write it at the server";
-            self.document.problem(path, Fault::Other(message.to_owned()));
+            self.document
+                .problem(path, Fault::Other(message.to_owned()));
             return None;
         }
-        self.word(path, Some(written), ProxyProtocol::V2, &[ProxyProtocol::V2]).map(Some)
+        self.word(path, Some(written), ProxyProtocol::V2, &[ProxyProtocol::V2])
+            .map(Some)
     }
 
-    fn local_address(&mut self, path: &FieldPath, text: Option<&str>, mode: Mode) -> Option<HostPort> {
+    fn local_address(
+        &mut self,
+        path: &FieldPath,
+        text: Option<&str>,
+        mode: Mode,
+    ) -> Option<HostPort> {
         let Some(text) = text else {
             let server = "name the service, as \"HOST:PORT\"";
             let client = "name the address to listen at, as \"127.0.0.1:PORT\"";
-            self.document.problem(path, Fault::Missing(if mode == Mode::Server { server } else { client }));
+            self.document.problem(
+                path,
+                Fault::Missing(if mode == Mode::Server { server } else { client }),
+            );
             return None;
         };
         let address = text.parse::<HostPort>();
-        let address = if mode == Mode::Server { address.and_then(HostPort::to_dial) } else { address };
-        address.map_err(|reason| self.document.problem(path, no_address(text, reason))).ok()
+        let address = if mode == Mode::Server {
+            address.and_then(HostPort::to_dial)
+        } else {
+            address
+        };
+        address
+            .map_err(|reason| self.document.problem(path, no_address(text, reason)))
+            .ok()
     }
 
     /// Finds ports that are in each other's way.
@@ -409,17 +653,36 @@ impl Reader<'_> {
             let path = path.index(index);
             let earlier = || ports.iter().take(index).flatten();
             if let Some(other) = earlier().find(|other| other.port_key == port.port_key) {
-                self.document.problem(&path.field("port_key"), Fault::DuplicateKey { other: other.mark.clone() });
+                self.document.problem(
+                    &path.field("port_key"),
+                    Fault::DuplicateKey {
+                        other: other.mark.clone(),
+                    },
+                );
             }
             if mode == Mode::Client
-                && let Some(other) = earlier().find(|other| other.local_address.overlaps(&port.local_address))
+                && let Some(other) =
+                    earlier().find(|other| other.local_address.overlaps(&port.local_address))
             {
-                let (found, mark, other) = (port.local_address.to_string(), port.mark.clone(), other.mark.clone());
-                self.document.problem(&path.field("local_address"), Fault::DuplicateAddress { found, mark, other });
+                let (found, mark, other) = (
+                    port.local_address.to_string(),
+                    port.mark.clone(),
+                    other.mark.clone(),
+                );
+                self.document.problem(
+                    &path.field("local_address"),
+                    Fault::DuplicateAddress { found, mark, other },
+                );
             }
             if earlier().any(|other| other.mark == port.mark) {
-                let message = format!("(\"{}\") is also another port's: logs cannot tell them apart", port.mark);
-                self.warnings.push(Warning { field: path.field("mark"), message });
+                let message = format!(
+                    "(\"{}\") is also another port's: logs cannot tell them apart",
+                    port.mark
+                );
+                self.warnings.push(Warning {
+                    field: path.field("mark"),
+                    message,
+                });
             }
         }
     }

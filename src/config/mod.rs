@@ -218,7 +218,9 @@ pub struct ClientLimits {
 
 impl Default for ClientLimits {
     fn default() -> Self {
-        Self { memory: ByteSize::mib(512) }
+        Self {
+            memory: ByteSize::mib(512),
+        }
     }
 }
 
@@ -344,7 +346,10 @@ pub struct Windows {
 impl Default for Windows {
     /// PROTOCOL 12.
     fn default() -> Self {
-        Self { stream: ByteSize::mib(16), tunnel: ByteSize::mib(32) }
+        Self {
+            stream: ByteSize::mib(16),
+            tunnel: ByteSize::mib(32),
+        }
     }
 }
 
@@ -364,7 +369,8 @@ pub struct Loaded {
 pub fn load(file: &Path) -> Result<Loaded, ConfigError> {
     let read = crate::text::read_file(file, crate::text::LONG_FILE_MAX);
     let bytes = read.map_err(|error| ConfigError::of_file(file, unreadable(file, &error)))?;
-    let text = crate::text::decode(&bytes).map_err(|error| ConfigError::of_file(file, Fault::NotText(error)))?;
+    let text = crate::text::decode(&bytes)
+        .map_err(|error| ConfigError::of_file(file, Fault::NotText(error)))?;
     parse(&text, file, &|name| std::env::var_os(name))
 }
 
@@ -381,11 +387,18 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Fault {
 ///
 /// # Errors
 /// Everything that is wrong with it, see [`ConfigError`].
-pub fn parse(text: &str, file: &Path, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Loaded, ConfigError> {
+pub fn parse(
+    text: &str,
+    file: &Path,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Loaded, ConfigError> {
     // Editors on Windows put a byte order mark before UTF-8.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let folder = file.parent().unwrap_or(Path::new(""));
-    meaning::read(text, Surroundings { folder, variable }).map_err(|problems| ConfigError { file: file.to_owned(), problems })
+    meaning::read(text, Surroundings { folder, variable }).map_err(|problems| ConfigError {
+        file: file.to_owned(),
+        problems,
+    })
 }
 
 #[cfg(test)]

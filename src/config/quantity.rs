@@ -124,7 +124,10 @@ impl ByteSize {
 impl fmt::Display for ByteSize {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        match units.into_iter().find(|(bytes, _)| self.0 > 0 && self.0.is_multiple_of(*bytes)) {
+        match units
+            .into_iter()
+            .find(|(bytes, _)| self.0 > 0 && self.0.is_multiple_of(*bytes))
+        {
             Some((bytes, unit)) => write!(formatter, "{} {unit}", self.0 / bytes),
             None => write!(formatter, "{} B", self.0),
         }
@@ -141,22 +144,44 @@ mod tests {
 
     #[test]
     fn a_size_is_a_number_of_bytes_or_has_a_unit() {
-        for (json, bytes) in
-            [("1000", 1000), ("\"64 MiB\"", 64 << 20), ("\"64mib\"", 64 << 20), ("\"2 KB\"", 2000), ("\"7B\"", 7)]
-        {
+        for (json, bytes) in [
+            ("1000", 1000),
+            ("\"64 MiB\"", 64 << 20),
+            ("\"64mib\"", 64 << 20),
+            ("\"2 KB\"", 2000),
+            ("\"7B\"", 7),
+        ] {
             assert_eq!(written(json).size(), Some(ByteSize(bytes)), "{json}");
         }
-        for json in ["-1", "1.5", "\"64\"", "\"MiB\"", "\"1.5 MiB\"", "\"64 Mib/s\"", "\"99999999999 GiB\"", "\"\""] {
+        for json in [
+            "-1",
+            "1.5",
+            "\"64\"",
+            "\"MiB\"",
+            "\"1.5 MiB\"",
+            "\"64 Mib/s\"",
+            "\"99999999999 GiB\"",
+            "\"\"",
+        ] {
             assert_eq!(written(json).size(), None, "{json}");
         }
     }
 
     #[test]
     fn a_duration_is_a_number_of_seconds_or_has_a_unit() {
-        for (json, milliseconds) in
-            [("10", 10_000), ("0.5", 500), ("\"500ms\"", 500), ("\"10 s\"", 10_000), ("\"2m\"", 120_000), ("\"1h\"", 3_600_000)]
-        {
-            assert_eq!(written(json).duration(), Some(Duration::from_millis(milliseconds)), "{json}");
+        for (json, milliseconds) in [
+            ("10", 10_000),
+            ("0.5", 500),
+            ("\"500ms\"", 500),
+            ("\"10 s\"", 10_000),
+            ("\"2m\"", 120_000),
+            ("\"1h\"", 3_600_000),
+        ] {
+            assert_eq!(
+                written(json).duration(),
+                Some(Duration::from_millis(milliseconds)),
+                "{json}"
+            );
         }
         for json in ["-1", "\"10\"", "\"s\"", "\"1 day\"", "\"1.2.3s\"", "1e300"] {
             assert_eq!(written(json).duration(), None, "{json}");
@@ -165,9 +190,12 @@ mod tests {
 
     #[test]
     fn a_size_prints_with_the_unit_that_divides_it() {
-        for (size, text) in
-            [(ByteSize::mib(64), "64 MiB"), (ByteSize(1025), "1025 B"), (ByteSize(0), "0 B"), (ByteSize::kib(3), "3 KiB")]
-        {
+        for (size, text) in [
+            (ByteSize::mib(64), "64 MiB"),
+            (ByteSize(1025), "1025 B"),
+            (ByteSize(0), "0 B"),
+            (ByteSize::kib(3), "3 KiB"),
+        ] {
             assert_eq!(size.to_string(), text);
         }
     }

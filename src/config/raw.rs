@@ -195,7 +195,10 @@ pub struct RawClient {
 
 /// One element of `ports`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, expecting = "an object, {\"mark\": …, \"local_address\": …, \"port_key\": …}")]
+#[serde(
+    default,
+    expecting = "an object, {\"mark\": …, \"local_address\": …, \"port_key\": …}"
+)]
 pub struct RawPort {
     /// What it is called in logs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -225,7 +228,10 @@ pub struct RawPort {
 
 /// A master's `tls`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, expecting = "an object, {\"cert\": \"PATH\", \"key\": \"PATH\"}")]
+#[serde(
+    default,
+    expecting = "an object, {\"cert\": \"PATH\", \"key\": \"PATH\"}"
+)]
 pub struct RawMasterTls {
     /// The certificate chain, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -295,7 +301,9 @@ impl<'de> Deserialize<'de> for RawFallback {
         let wrong = || D::Error::custom(format_args!("expected {FALLBACK_FORMS}"));
         match Value::deserialize(deserializer)? {
             Value::String(text) => Ok(Self::Text(text)),
-            place @ Value::Object(_) => serde_json::from_value(place).map(Self::Place).map_err(|_| wrong()),
+            place @ Value::Object(_) => serde_json::from_value(place)
+                .map(Self::Place)
+                .map_err(|_| wrong()),
             _ => Err(wrong()),
         }
     }
@@ -368,7 +376,8 @@ pub struct RawLimits {
 }
 
 /// How a `fallback` is written.
-pub(super) const FALLBACK_FORMS: &str = "\"404\", {\"files\": \"FOLDER\"} or {\"server\": \"http://HOST:PORT\"}";
+pub(super) const FALLBACK_FORMS: &str =
+    "\"404\", {\"files\": \"FOLDER\"} or {\"server\": \"http://HOST:PORT\"}";
 
 /// A text, or a list of texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -409,7 +418,9 @@ impl<'de> Deserialize<'de> for OneOrMore {
         match Value::deserialize(deserializer)? {
             Value::String(text) => Ok(Self::One(text)),
             Value::Array(list) => {
-                let texts = list.into_iter().map(|value| value.as_str().map(str::to_owned).ok_or_else(wrong));
+                let texts = list
+                    .into_iter()
+                    .map(|value| value.as_str().map(str::to_owned).ok_or_else(wrong));
                 texts.collect::<Result<_, _>>().map(Self::More)
             }
             _ => Err(wrong()),

@@ -32,14 +32,25 @@ impl Reader<'_> {
             return None;
         };
         let parsed = raw.texts().iter().enumerate().map(|(index, text)| {
-            let path = if raw.is_list() { path.index(index) } else { path.clone() };
-            text.parse().map_err(|error| self.document.problem(&path, fault(text, error))).ok()
+            let path = if raw.is_list() {
+                path.index(index)
+            } else {
+                path.clone()
+            };
+            text.parse()
+                .map_err(|error| self.document.problem(&path, fault(text, error)))
+                .ok()
         });
         let parsed: Vec<Option<T>> = parsed.collect();
         parsed.into_iter().collect()
     }
 
-    pub fn secret(&mut self, path: &FieldPath, raw: Option<&RawSecret>, missing: &'static str) -> Option<Secret> {
+    pub fn secret(
+        &mut self,
+        path: &FieldPath,
+        raw: Option<&RawSecret>,
+        missing: &'static str,
+    ) -> Option<Secret> {
         let Some(raw) = raw else {
             self.document.problem(path, Fault::Missing(missing));
             return None;
@@ -49,13 +60,32 @@ impl Reader<'_> {
     }
 
     /// One of the words that `all` print as.
-    pub fn word<T: Copy + fmt::Display>(&mut self, path: &FieldPath, written: Option<&str>, default: T, all: &[T]) -> Option<T> {
-        let Some(written) = written else { return Some(default) };
+    pub fn word<T: Copy + fmt::Display>(
+        &mut self,
+        path: &FieldPath,
+        written: Option<&str>,
+        default: T,
+        all: &[T],
+    ) -> Option<T> {
+        let Some(written) = written else {
+            return Some(default);
+        };
         let known: Vec<String> = all.iter().map(T::to_string).collect();
-        let found = all.iter().zip(&known).find(|(_, word)| *word == written).map(|(value, _)| *value);
+        let found = all
+            .iter()
+            .zip(&known)
+            .find(|(_, word)| *word == written)
+            .map(|(value, _)| *value);
         if found.is_none() {
             let nearest = nearest(written, known.iter().map(String::as_str));
-            self.document.problem(path, Fault::UnknownWord { found: written.to_owned(), nearest, known });
+            self.document.problem(
+                path,
+                Fault::UnknownWord {
+                    found: written.to_owned(),
+                    nearest,
+                    known,
+                },
+            );
         }
         found
     }
@@ -68,7 +98,14 @@ impl Reader<'_> {
         range: RangeInclusive<Duration>,
     ) -> Option<Duration> {
         let form = "seconds as a number, or text like \"500ms\", \"10s\" or \"2m\",";
-        self.quantity(path, raw, default, &range, Quantity::duration, (form, |duration| format!("{duration:?}")))
+        self.quantity(
+            path,
+            raw,
+            default,
+            &range,
+            Quantity::duration,
+            (form, |duration| format!("{duration:?}")),
+        )
     }
 
     pub fn size(
@@ -79,12 +116,32 @@ impl Reader<'_> {
         range: RangeInclusive<ByteSize>,
     ) -> Option<ByteSize> {
         let form = "bytes as a number, or text like \"64 KiB\" or \"8 MiB\",";
-        self.quantity(path, raw, default, &range, Quantity::size, (form, |size| size.to_string()))
+        self.quantity(
+            path,
+            raw,
+            default,
+            &range,
+            Quantity::size,
+            (form, |size| size.to_string()),
+        )
     }
 
-    pub fn count(&mut self, path: &FieldPath, raw: Option<&Quantity>, default: u32, range: RangeInclusive<u32>) -> Option<u32> {
+    pub fn count(
+        &mut self,
+        path: &FieldPath,
+        raw: Option<&Quantity>,
+        default: u32,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
         let read = |raw: &Quantity| raw.count().and_then(|count| u32::try_from(count).ok());
-        self.quantity(path, raw, default, &range, read, ("a whole number", |count| count.to_string()))
+        self.quantity(
+            path,
+            raw,
+            default,
+            &range,
+            read,
+            ("a whole number", |count| count.to_string()),
+        )
     }
 
     pub fn quantity<T: PartialOrd + Copy>(
@@ -100,7 +157,15 @@ impl Reader<'_> {
         let value = read(raw).filter(|value| range.contains(value));
         if value.is_none() {
             let (lowest, highest) = (print(*range.start()), print(*range.end()));
-            self.document.problem(path, Fault::Quantity { found: raw.to_string(), form, lowest, highest });
+            self.document.problem(
+                path,
+                Fault::Quantity {
+                    found: raw.to_string(),
+                    form,
+                    lowest,
+                    highest,
+                },
+            );
         }
         value
     }

@@ -102,10 +102,14 @@ pub enum SecretError {
     #[error("names the file {}, which is empty: put a key there with `report keygen > FILE`", .0.display())]
     EmptyFile(PathBuf),
     /// The variable is not set, or not text.
-    #[error("names the environment variable {0}, which is not set to any text: set it before `report` starts")]
+    #[error(
+        "names the environment variable {0}, which is not set to any text: set it before `report` starts"
+    )]
     NoVariable(String),
     /// The variable is empty.
-    #[error("names the environment variable {0}, which is empty: set it to a key; `report keygen` makes a strong one")]
+    #[error(
+        "names the environment variable {0}, which is empty: set it to a key; `report keygen` makes a strong one"
+    )]
     EmptyVariable(String),
 }
 
@@ -128,23 +132,37 @@ impl RawSecret {
             Self::Text(text) if text.is_empty() => Err(SecretError::Empty),
             Self::Text(text) => Ok(Secret::new(text.clone())),
             Self::File(path) => from_file(&surroundings.folder.join(path)),
-            Self::Env(name) => match (surroundings.variable)(name).and_then(|value| value.into_string().ok()) {
-                None => Err(SecretError::NoVariable(name.clone())),
-                Some(text) if text.is_empty() => Err(SecretError::EmptyVariable(name.clone())),
-                Some(text) => Ok(Secret::new(text)),
-            },
+            Self::Env(name) => {
+                match (surroundings.variable)(name).and_then(|value| value.into_string().ok()) {
+                    None => Err(SecretError::NoVariable(name.clone())),
+                    Some(text) if text.is_empty() => Err(SecretError::EmptyVariable(name.clone())),
+                    Some(text) => Ok(Secret::new(text)),
+                }
+            }
         }
     }
 }
 
 fn from_file(path: &Path) -> Result<Secret, SecretError> {
-    let unreadable = |error: io::Error| SecretError::Unreadable { path: path.to_owned(), reason: error.to_string() };
-    let bytes = Zeroizing::new(crate::text::read_file(path, crate::text::SHORT_FILE_MAX).map_err(unreadable)?);
-    let no_text = |error: crate::text::NotText| SecretError::NotText { path: path.to_owned(), error };
+    let unreadable = |error: io::Error| SecretError::Unreadable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let bytes = Zeroizing::new(
+        crate::text::read_file(path, crate::text::SHORT_FILE_MAX).map_err(unreadable)?,
+    );
+    let no_text = |error: crate::text::NotText| SecretError::NotText {
+        path: path.to_owned(),
+        error,
+    };
     let text = Zeroizing::new(crate::text::decode(&bytes).map_err(no_text)?);
     // Blanks and lines behind a key are an editor's: nobody sees them.
     let key = text.trim_end();
-    if key.is_empty() { Err(SecretError::EmptyFile(path.to_owned())) } else { Ok(Secret::new(key.to_owned())) }
+    if key.is_empty() {
+        Err(SecretError::EmptyFile(path.to_owned()))
+    } else {
+        Ok(Secret::new(key.to_owned()))
+    }
 }
 
 #[cfg(test)]
@@ -158,16 +176,21 @@ mod tests {
             _ => None,
         };
         let raw: RawSecret = serde_json::from_str(json).expect(json);
-        raw.fetch(Surroundings { folder, variable: &variable })
+        raw.fetch(Surroundings {
+            folder,
+            variable: &variable,
+        })
     }
 
     #[test]
     fn a_key_comes_from_the_text_a_file_or_a_variable() {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("key"), "from a file\r\n").expect("written");
-        for (json, key) in
-            [("\"as is\"", "as is"), (r#"{"file": "key"}"#, "from a file"), (r#"{"env": "KEY"}"#, "from the environment")]
-        {
+        for (json, key) in [
+            ("\"as is\"", "as is"),
+            (r#"{"file": "key"}"#, "from a file"),
+            (r#"{"env": "KEY"}"#, "from the environment"),
+        ] {
             assert_eq!(fetch(json, folder.path()), Ok(Secret::new(key.into())));
         }
     }
@@ -177,14 +200,26 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("key");
         for written in ["a key", "a key\n", "a key\r\n", "a key \t\r\n\r\n"] {
-            for bytes in crate::text::tests::encodings(written).into_iter().chain([written.into()]) {
+            for bytes in crate::text::tests::encodings(written)
+                .into_iter()
+                .chain([written.into()])
+            {
                 std::fs::write(&path, &bytes).expect("written");
-                assert_eq!(fetch(r#"{"file": "key"}"#, folder.path()), Ok(Secret::new("a key".into())), "{bytes:?}");
+                assert_eq!(
+                    fetch(r#"{"file": "key"}"#, folder.path()),
+                    Ok(Secret::new("a key".into())),
+                    "{bytes:?}"
+                );
             }
         }
         std::fs::write(&path, b"a\xffb").expect("written");
-        let error = fetch(r#"{"file": "key"}"#, folder.path()).expect_err("no text").to_string();
-        assert!(error.contains("from byte 2 on: save it as UTF-8"), "{error}");
+        let error = fetch(r#"{"file": "key"}"#, folder.path())
+            .expect_err("no text")
+            .to_string();
+        assert!(
+            error.contains("from byte 2 on: save it as UTF-8"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -193,24 +228,48 @@ mod tests {
         let path = folder.path().join("key");
         std::fs::write(&path, "\n").expect("written");
         assert_eq!(fetch("\"\"", folder.path()), Err(SecretError::Empty));
-        assert_eq!(fetch(r#"{"file": "key"}"#, folder.path()), Err(SecretError::EmptyFile(path)));
-        assert_eq!(fetch(r#"{"env": "EMPTY"}"#, folder.path()), Err(SecretError::EmptyVariable("EMPTY".into())));
-        assert_eq!(fetch(r#"{"env": "NONE"}"#, folder.path()), Err(SecretError::NoVariable("NONE".into())));
-        let error = fetch(r#"{"file": "missing"}"#, folder.path()).expect_err("no file").to_string();
-        assert!(error.contains("missing") && error.contains("report keygen"), "{error}");
+        assert_eq!(
+            fetch(r#"{"file": "key"}"#, folder.path()),
+            Err(SecretError::EmptyFile(path))
+        );
+        assert_eq!(
+            fetch(r#"{"env": "EMPTY"}"#, folder.path()),
+            Err(SecretError::EmptyVariable("EMPTY".into()))
+        );
+        assert_eq!(
+            fetch(r#"{"env": "NONE"}"#, folder.path()),
+            Err(SecretError::NoVariable("NONE".into()))
+        );
+        let error = fetch(r#"{"file": "missing"}"#, folder.path())
+            .expect_err("no file")
+            .to_string();
+        assert!(
+            error.contains("missing") && error.contains("report keygen"),
+            "{error}"
+        );
     }
 
     #[test]
     fn neither_form_of_a_key_prints_it() {
         let raw = RawSecret::Text("hush".into());
-        assert_eq!(format!("{raw:?} {:?}", Secret::new("hush".into())), "RawSecret(…) Secret(…)");
+        assert_eq!(
+            format!("{raw:?} {:?}", Secret::new("hush".into())),
+            "RawSecret(…) Secret(…)"
+        );
     }
 
     #[test]
     fn what_is_written_reads_back() {
-        for raw in [RawSecret::Text("key".into()), RawSecret::File("path".into()), RawSecret::Env("NAME".into())] {
+        for raw in [
+            RawSecret::Text("key".into()),
+            RawSecret::File("path".into()),
+            RawSecret::Env("NAME".into()),
+        ] {
             let text = serde_json::to_string(&raw).expect("serializes");
-            assert!(serde_json::from_str::<RawSecret>(&text).is_ok_and(|read| read == raw), "{text}");
+            assert!(
+                serde_json::from_str::<RawSecret>(&text).is_ok_and(|read| read == raw),
+                "{text}"
+            );
         }
     }
 }

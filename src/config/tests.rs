@@ -18,7 +18,12 @@ fn read(text: &str) -> Result<Loaded, ConfigError> {
 
 /// The lines that are said about a bad file.
 fn complaints(text: &str) -> Vec<String> {
-    read(text).expect_err(text).to_string().lines().map(str::to_owned).collect()
+    read(text)
+        .expect_err(text)
+        .to_string()
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The one line that is said about a bad file.
@@ -41,45 +46,91 @@ fn master(fields: &str) -> String {
 
 fn server(fields: &str) -> String {
     let port = r#"{"mark": "SSH", "local_address": "127.0.0.1:22", "port_key": "p"}"#;
-    format!(r#"{{"mode": "server", "master": "host:1", "master_key": "k", "ports": [{port}], {fields}}}"#)
+    format!(
+        r#"{{"mode": "server", "master": "host:1", "master_key": "k", "ports": [{port}], {fields}}}"#
+    )
 }
 
 fn ports(mode: &str, ports: &str) -> String {
-    let key = if mode == "server" { r#""master_key": "k","# } else { "" };
+    let key = if mode == "server" {
+        r#""master_key": "k","#
+    } else {
+        ""
+    };
     format!(r#"{{"mode": "{mode}", "master": "host:1", {key} "ports": [{ports}]}}"#)
 }
 
 fn server_of(loaded: Loaded) -> ServerConfig {
-    let RoleConfig::Server(server) = loaded.config.role else { panic!("no server") };
+    let RoleConfig::Server(server) = loaded.config.role else {
+        panic!("no server")
+    };
     server
 }
 
 #[test]
 fn the_readmes_master_loads_as_it_is() {
     let Loaded { config, warnings } = read(README_MASTER).expect("loads");
-    assert_eq!((config.log_level, warnings.len()), (tracing::Level::DEBUG, 0));
-    let RoleConfig::Master(master) = config.role else { panic!("no master") };
-    assert_eq!(master.listen_at, ["0.0.0.0:51324".parse().expect("an address")]);
-    assert_eq!((master.master_key.expose(), master.path.as_str(), master.healthz), ("rePortserver", "/", false));
+    assert_eq!(
+        (config.log_level, warnings.len()),
+        (tracing::Level::DEBUG, 0)
+    );
+    let RoleConfig::Master(master) = config.role else {
+        panic!("no master")
+    };
+    assert_eq!(
+        master.listen_at,
+        ["0.0.0.0:51324".parse().expect("an address")]
+    );
+    assert_eq!(
+        (
+            master.master_key.expose(),
+            master.path.as_str(),
+            master.healthz
+        ),
+        ("rePortserver", "/", false)
+    );
     assert_eq!((master.tls, master.limits), (None, Limits::default()));
 }
 
 #[test]
 fn the_readmes_server_loads_as_it_is() {
     let server = server_of(read(README_SERVER).expect("loads"));
-    assert_eq!(server.link.masters[0].to_string(), "ws://rePort.myserver.com:51324/");
-    let [desktop, ssh] = server.ports.as_slice() else { panic!("two ports") };
-    assert_eq!((desktop.mark.as_str(), desktop.local_address.to_string().as_str()), ("远程桌面", "127.0.0.1:3389"));
-    assert_eq!((ssh.encrypt_method, ssh.compress_method), (EncryptMethod::Aes128Cfb, CompressMethod::Zstd));
+    assert_eq!(
+        server.link.masters[0].to_string(),
+        "ws://rePort.myserver.com:51324/"
+    );
+    let [desktop, ssh] = server.ports.as_slice() else {
+        panic!("two ports")
+    };
+    assert_eq!(
+        (
+            desktop.mark.as_str(),
+            desktop.local_address.to_string().as_str()
+        ),
+        ("远程桌面", "127.0.0.1:3389")
+    );
+    assert_eq!(
+        (ssh.encrypt_method, ssh.compress_method),
+        (EncryptMethod::Aes128Cfb, CompressMethod::Zstd)
+    );
     assert_eq!(ssh.port_key.expose(), "lm6dQFjcaLyuVoy1Q4DqnunmnVz9b7CE");
 }
 
 #[test]
 fn the_readmes_client_loads_as_it_is() {
-    let RoleConfig::Client(client) = read(README_CLIENT).expect("loads").config.role else { panic!("no client") };
-    let addresses: Vec<String> = client.ports.iter().map(|port| port.local_address.to_string()).collect();
+    let RoleConfig::Client(client) = read(README_CLIENT).expect("loads").config.role else {
+        panic!("no client")
+    };
+    let addresses: Vec<String> = client
+        .ports
+        .iter()
+        .map(|port| port.local_address.to_string())
+        .collect();
     assert_eq!(addresses, ["127.0.0.1:13389", "127.0.0.1:122"]);
-    assert_eq!((client.hold_timeout, client.link.heartbeat), (Duration::from_secs(10), Duration::from_secs(20)));
+    assert_eq!(
+        (client.hold_timeout, client.link.heartbeat),
+        (Duration::from_secs(10), Duration::from_secs(20))
+    );
 }
 
 #[test]
@@ -88,31 +139,63 @@ fn every_example_loads() {
     let home = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(home.path().join("keys")).expect("a folder");
     for name in ["master", "ssh", "wiki"] {
-        std::fs::write(home.path().join(format!("keys/{name}.key")), format!("key of {name}\n")).expect("written");
+        std::fs::write(
+            home.path().join(format!("keys/{name}.key")),
+            format!("key of {name}\n"),
+        )
+        .expect("written");
     }
-    let variable = |name: &str| (name == "REPORT_DATABASE_KEY").then(|| OsString::from("key of the database"));
+    let variable =
+        |name: &str| (name == "REPORT_DATABASE_KEY").then(|| OsString::from("key of the database"));
     let mut seen = 0;
     for entry in std::fs::read_dir(&folder).expect("the examples") {
         let path = entry.expect("an entry").path();
-        if path.extension().is_some_and(|extension| extension == "json") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
             let text = std::fs::read_to_string(&path).expect("text");
-            let loaded = parse(&text, &home.path().join("config.json"), &variable).unwrap_or_else(|error| panic!("{error}"));
+            let loaded = parse(&text, &home.path().join("config.json"), &variable)
+                .unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(loaded.warnings, [], "{}", path.display());
             seen += 1;
         }
     }
     assert_eq!(seen, 6);
-    for (name, text) in [("master", README_MASTER), ("server", README_SERVER), ("client", README_CLIENT)] {
-        assert_eq!(std::fs::read_to_string(folder.join(format!("readme-{name}.json"))).expect("the example"), text);
+    for (name, text) in [
+        ("master", README_MASTER),
+        ("server", README_SERVER),
+        ("client", README_CLIENT),
+    ] {
+        assert_eq!(
+            std::fs::read_to_string(folder.join(format!("readme-{name}.json")))
+                .expect("the example"),
+            text
+        );
     }
 }
 
 #[test]
 fn the_examples_page_names_every_field() {
     let page = include_str!("../../config-examples/README.md");
-    let inside = known::MASTER.inside.iter().chain(known::SERVER.inside).flat_map(|(_, known)| known.names);
-    for name in [known::MASTER.names, known::SERVER.names, known::CLIENT.names].into_iter().flatten().chain(inside) {
-        assert!(page.contains(&format!("`{name}`")), "{name} is not in config-examples/README.md");
+    let inside = known::MASTER
+        .inside
+        .iter()
+        .chain(known::SERVER.inside)
+        .flat_map(|(_, known)| known.names);
+    for name in [
+        known::MASTER.names,
+        known::SERVER.names,
+        known::CLIENT.names,
+    ]
+    .into_iter()
+    .flatten()
+    .chain(inside)
+    {
+        assert!(
+            page.contains(&format!("`{name}`")),
+            "{name} is not in config-examples/README.md"
+        );
     }
 }
 
@@ -123,16 +206,32 @@ fn a_full_file_means_what_it_says() {
     );
     let loaded = read(&text).expect("loads");
     assert_eq!(loaded.config.log_level, tracing::Level::WARN);
-    assert_eq!(loaded.config.role.grace_period(), Duration::from_millis(500));
+    assert_eq!(
+        loaded.config.role.grace_period(),
+        Duration::from_millis(500)
+    );
     let server = server_of(loaded);
     assert!(
-        !server.bench && server_of(read(&self::server(r#""log_level": "warn""#)).expect("loads")).bench,
+        !server.bench
+            && server_of(read(&self::server(r#""log_level": "warn""#)).expect("loads")).bench,
         "measuring is on unless it is turned off"
     );
-    assert_eq!((server.link.connect_timeout, server.link.heartbeat), (Duration::from_millis(2_500), Duration::from_secs(5)));
-    assert_eq!(server.ports[0].windows, Windows { stream: ByteSize::mib(1), tunnel: ByteSize::mib(32) });
     assert_eq!(
-        (server.ports[0].encrypt_method, server.ports[0].compress_method),
+        (server.link.connect_timeout, server.link.heartbeat),
+        (Duration::from_millis(2_500), Duration::from_secs(5))
+    );
+    assert_eq!(
+        server.ports[0].windows,
+        Windows {
+            stream: ByteSize::mib(1),
+            tunnel: ByteSize::mib(32)
+        }
+    );
+    assert_eq!(
+        (
+            server.ports[0].encrypt_method,
+            server.ports[0].compress_method
+        ),
         (DEFAULT_ENCRYPT_METHOD, DEFAULT_COMPRESS_METHOD)
     );
 }
@@ -141,16 +240,35 @@ fn a_full_file_means_what_it_says() {
 fn a_ports_own_window_goes_before_that_of_the_file_and_the_other_one_gives_way() {
     let port = r#"{"local_address": "host:22", "port_key": "p", "tunnel_window": "2 MiB"}"#;
     let server = server_of(read(&ports("server", port)).expect("loads"));
-    assert_eq!(server.ports[0].windows, Windows { stream: ByteSize::mib(2), tunnel: ByteSize::mib(2) });
-    assert_eq!(server.ports[0].mark, "host:22", "a port without a mark is called by its address");
+    assert_eq!(
+        server.ports[0].windows,
+        Windows {
+            stream: ByteSize::mib(2),
+            tunnel: ByteSize::mib(2)
+        }
+    );
+    assert_eq!(
+        server.ports[0].mark, "host:22",
+        "a port without a mark is called by its address"
+    );
     let both = r#""windows": {"stream": "4 MiB", "tunnel": "2 MiB"}"#;
-    assert_says(&complaint(&self::server(both)), &["windows.stream is 4 MiB", "2 MiB", "windows.tunnel"]);
+    assert_says(
+        &complaint(&self::server(both)),
+        &["windows.stream is 4 MiB", "2 MiB", "windows.tunnel"],
+    );
 }
 
 #[test]
 fn several_masters_keep_their_order() {
-    let text = server("").replace(r#""host:1""#, r#"["wss://one/t", "two:2"]"#).replace(", }", "}");
-    let masters: Vec<String> = server_of(read(&text).expect("loads")).link.masters.iter().map(ToString::to_string).collect();
+    let text = server("")
+        .replace(r#""host:1""#, r#"["wss://one/t", "two:2"]"#)
+        .replace(", }", "}");
+    let masters: Vec<String> = server_of(read(&text).expect("loads"))
+        .link
+        .masters
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(masters, ["wss://one/t", "ws://two:2/"]);
 }
 
@@ -166,98 +284,218 @@ fn a_byte_order_mark_is_no_error_and_another_encoding_is() {
     std::fs::write(&file, b"{\"mark\": \"\xd4\xb6\xb3\xcc\"}").expect("written");
     assert_says(
         &load(&file).expect_err("GBK").to_string(),
-        &["config.json: is neither UTF-8 nor UTF-16 with a byte order mark from byte 13 on", "save it as UTF-8"],
+        &[
+            "config.json: is neither UTF-8 nor UTF-16 with a byte order mark from byte 13 on",
+            "save it as UTF-8",
+        ],
     );
 }
 
 #[test]
 fn a_missing_file_says_where_it_was_looked_for_and_how_to_name_one() {
     let folder = tempfile::tempdir().expect("a folder");
-    let error = load(&folder.path().join("config.json")).expect_err("no file").to_string();
-    assert_says(&error, &["no such file", &folder.path().display().to_string(), "--config FILE", "report quickstart"]);
-    let error = load(folder.path()).expect_err("a folder is no file").to_string();
+    let error = load(&folder.path().join("config.json"))
+        .expect_err("no file")
+        .to_string();
+    assert_says(
+        &error,
+        &[
+            "no such file",
+            &folder.path().display().to_string(),
+            "--config FILE",
+            "report quickstart",
+        ],
+    );
+    let error = load(folder.path())
+        .expect_err("a folder is no file")
+        .to_string();
     assert_says(&error, &["cannot be read"]);
 }
 
 #[test]
 fn keepalive_is_a_minute_unless_written_and_zero_turns_it_off() {
-    let keepalive = |fields: &str| server_of(read(&server(fields)).expect(fields)).link.tcp_keepalive;
+    let keepalive = |fields: &str| {
+        server_of(read(&server(fields)).expect(fields))
+            .link
+            .tcp_keepalive
+    };
     assert_eq!(keepalive("\"bench\": true"), Some(Duration::from_secs(60)));
-    assert_eq!(keepalive("\"tcp_keepalive\": \"2h\""), Some(Duration::from_secs(7200)));
+    assert_eq!(
+        keepalive("\"tcp_keepalive\": \"2h\""),
+        Some(Duration::from_secs(7200))
+    );
     for zero in ["\"0s\"", "0", "\"0ms\""] {
         assert_eq!(keepalive(&format!("\"tcp_keepalive\": {zero}")), None);
     }
     for wrong in ["\"500ms\"", "\"10h\"", "-1", "\"soon\""] {
         let said = complaint(&server(&format!("\"tcp_keepalive\": {wrong}")));
-        assert_says(&said, &["tcp_keepalive is ", "0 to turn it off", "from 1s to 32400s"]);
+        assert_says(
+            &said,
+            &["tcp_keepalive is ", "0 to turn it off", "from 1s to 32400s"],
+        );
     }
 }
 
 #[test]
 fn broken_json_says_line_and_column() {
-    assert_says(&complaint("{\n  \"mode\": \"master\"\n  \"path\": \"/\"\n}"), &["c.json:3:3: is not JSON: expected `,` or `}`"]);
-    assert_says(&complaint("{\"mode\": \"master\",\n // why\n}"), &["c.json:2:2: ", "JSON has no comments"]);
-    assert_says(&complaint("{'mode': 1}"), &["c.json:1:2: ", "quotes with \""]);
+    assert_says(
+        &complaint("{\n  \"mode\": \"master\"\n  \"path\": \"/\"\n}"),
+        &["c.json:3:3: is not JSON: expected `,` or `}`"],
+    );
+    assert_says(
+        &complaint("{\"mode\": \"master\",\n // why\n}"),
+        &["c.json:2:2: ", "JSON has no comments"],
+    );
+    assert_says(
+        &complaint("{'mode': 1}"),
+        &["c.json:1:2: ", "quotes with \""],
+    );
     assert_says(&complaint(""), &["the file is empty"]);
     assert_says(&complaint("[]"), &["c.json: holds a list", "\"mode\""]);
 }
 
 #[test]
 fn an_unknown_field_is_named_with_the_nearest_known_one_or_all_of_them() {
-    assert_says(&complaint(&master("\"helthz\": true")), &["c.json:1:", "helthz is unknown", "did you mean \"healthz\"?"]);
+    assert_says(
+        &complaint(&master("\"helthz\": true")),
+        &[
+            "c.json:1:",
+            "helthz is unknown",
+            "did you mean \"healthz\"?",
+        ],
+    );
     let nested = complaint(&master(r#""tls": {"cert": "c", "key": "k", "colour": 1}"#));
     assert_says(&nested, &["tls.colour is unknown", "use one of cert, key"]);
     let port = r#"{"mark": "m", "local_adress": "127.0.0.1:1", "port_key": "p"}"#;
     let lines = complaints(&ports("client", port));
-    assert_says(&lines[0], &["ports[0].local_adress is unknown", "did you mean \"local_address\"?"]);
-    assert_says(&complaint(&master(r#""limits": {"link": 1}"#)), &["limits.link is unknown", "\"links\""]);
-    assert_says(&complaints(&server(r#""tls": {"cert": "c"}"#))[0], &["tls.cert is unknown", "ca"]);
+    assert_says(
+        &lines[0],
+        &[
+            "ports[0].local_adress is unknown",
+            "did you mean \"local_address\"?",
+        ],
+    );
+    assert_says(
+        &complaint(&master(r#""limits": {"link": 1}"#)),
+        &["limits.link is unknown", "\"links\""],
+    );
+    assert_says(
+        &complaints(&server(r#""tls": {"cert": "c"}"#))[0],
+        &["tls.cert is unknown", "ca"],
+    );
 }
 
 #[test]
 fn a_field_of_another_mode_is_told_to_go() {
     assert_says(
         &complaint(&master("\"hold_timeout\": 1")),
-        &["hold_timeout", "mode \"client\"", "this file's mode is \"master\""],
+        &[
+            "hold_timeout",
+            "mode \"client\"",
+            "this file's mode is \"master\"",
+        ],
     );
     let client = README_SERVER.replace("\"server\"", "\"client\"");
-    assert_says(&complaint(&client), &["master_key is not for a client", "remove it"]);
+    assert_says(
+        &complaint(&client),
+        &["master_key is not for a client", "remove it"],
+    );
 }
 
 #[test]
 fn a_wrong_type_names_the_field_the_value_and_what_belongs_there() {
     assert_says(
         &complaint(&master("\"healthz\": \"yes\"")),
-        &["c.json:1:", "healthz is the text \"yes\"", "write true or false"],
+        &[
+            "c.json:1:",
+            "healthz is the text \"yes\"",
+            "write true or false",
+        ],
     );
-    assert_says(&complaint(&master("\"path\": 5")), &["path is the number 5", "write text, in quotes"]);
-    assert_says(&complaint(&master("\"limits\": 5")), &["limits is a number", "{\"links\": NUMBER"]);
-    assert_says(&complaint(&master("\"grace_period\": true")), &["grace_period is true", "a number, or text with a unit"]);
+    assert_says(
+        &complaint(&master("\"path\": 5")),
+        &["path is the number 5", "write text, in quotes"],
+    );
+    assert_says(
+        &complaint(&master("\"limits\": 5")),
+        &["limits is a number", "{\"links\": NUMBER"],
+    );
+    assert_says(
+        &complaint(&master("\"grace_period\": true")),
+        &["grace_period is true", "a number, or text with a unit"],
+    );
     let port = r#"{"mark": "m", "local_address": 22, "port_key": "p"}"#;
-    assert_says(&complaint(&ports("client", port)), &["ports[0].local_address is the number 22", "in quotes"]);
-    assert_says(&complaint(&ports("client", "\"hush\"")), &["ports[0] is a text", "\"local_address\""]);
+    assert_says(
+        &complaint(&ports("client", port)),
+        &["ports[0].local_address is the number 22", "in quotes"],
+    );
+    assert_says(
+        &complaint(&ports("client", "\"hush\"")),
+        &["ports[0] is a text", "\"local_address\""],
+    );
     let list = README_MASTER.replace("\"0.0.0.0:51324\"", "51324");
-    assert_says(&complaint(&list), &["listen_at is the number 51324", "an address in quotes, or a list"]);
+    assert_says(
+        &complaint(&list),
+        &[
+            "listen_at is the number 51324",
+            "an address in quotes, or a list",
+        ],
+    );
 }
 
 #[test]
 fn a_field_that_is_there_twice_is_refused() {
-    assert_says(&complaint(&master("\"path\": \"/\",\n\"path\": \"/b\"")), &["c.json:2:", "duplicate field `path`", "keep one"]);
+    assert_says(
+        &complaint(&master("\"path\": \"/\",\n\"path\": \"/b\"")),
+        &["c.json:2:", "duplicate field `path`", "keep one"],
+    );
 }
 
 #[test]
 fn no_message_holds_the_password_of_a_url() {
     let url = |scheme: &str| format!("{scheme}ann:hush4711@host:1");
     for (text, shows) in [
-        (server("").replace("\"host:1\"", &format!("{:?}", url("https://"))).replace(", }", "}"), "https://ann:***@host:1"),
-        (server(&format!("\"connect_to\": {:?}", url(""))), "ann:***@host:1"),
-        (server(&format!("\"bind_address\": {:?}", url("http://"))), "http://ann:***@host:1"),
-        (server(&format!("\"host\": \"{} b\"", url(""))), "ann:***@host:1 b"),
-        (server(&format!("\"proxy\": \"{}/path\"", url("http://"))), "proxy has a path"),
-        (server(&format!("\"bench\": {:?}", url("ws://"))), "ws://ann:***@host:1"),
-        (server(&format!("\"log_level\": {:?}", url("ws://"))), "ws://ann:***@host:1"),
-        (master(&format!("\"fallback\": {:?}", url("http://"))), "http://ann:***@host:1"),
-        (master(&format!("\"fallback\": {{\"server\": {:?}}}", url("http://"))), "http://ann:***@host:1"),
+        (
+            server("")
+                .replace("\"host:1\"", &format!("{:?}", url("https://")))
+                .replace(", }", "}"),
+            "https://ann:***@host:1",
+        ),
+        (
+            server(&format!("\"connect_to\": {:?}", url(""))),
+            "ann:***@host:1",
+        ),
+        (
+            server(&format!("\"bind_address\": {:?}", url("http://"))),
+            "http://ann:***@host:1",
+        ),
+        (
+            server(&format!("\"host\": \"{} b\"", url(""))),
+            "ann:***@host:1 b",
+        ),
+        (
+            server(&format!("\"proxy\": \"{}/path\"", url("http://"))),
+            "proxy has a path",
+        ),
+        (
+            server(&format!("\"bench\": {:?}", url("ws://"))),
+            "ws://ann:***@host:1",
+        ),
+        (
+            server(&format!("\"log_level\": {:?}", url("ws://"))),
+            "ws://ann:***@host:1",
+        ),
+        (
+            master(&format!("\"fallback\": {:?}", url("http://"))),
+            "http://ann:***@host:1",
+        ),
+        (
+            master(&format!(
+                "\"fallback\": {{\"server\": {:?}}}",
+                url("http://")
+            )),
+            "http://ann:***@host:1",
+        ),
     ] {
         let said = complaints(&text).join("\n");
         assert!(said.contains(shows), "nothing of {shows:?} in {said}");
@@ -272,9 +510,15 @@ fn no_message_holds_a_keys_value() {
         README_MASTER.replace("\"rePortserver\"", "4711"),
         README_MASTER.replace("\"rePortserver\"", "[\"hush4711\"]"),
         README_MASTER.replace("\"rePortserver\"", "{\"key\": \"hush4711\"}"),
-        README_MASTER.replace("\"rePortserver\"", "{\"file\": \"a\", \"env\": \"hush4711\"}"),
+        README_MASTER.replace(
+            "\"rePortserver\"",
+            "{\"file\": \"a\", \"env\": \"hush4711\"}",
+        ),
         ports("client", "\"hush4711\""),
-        ports("client", r#"{"local_address": "h:1", "port_key": "hush4711"}, {"local_address": "h:2", "port_key": "hush4711"}"#),
+        ports(
+            "client",
+            r#"{"local_address": "h:1", "port_key": "hush4711"}, {"local_address": "h:2", "port_key": "hush4711"}"#,
+        ),
         ports("server", r#"{"local_address": "", "port_key": "hush4711"}"#),
     ] {
         let said = complaints(&text).join("\n");
@@ -285,40 +529,98 @@ fn no_message_holds_a_keys_value() {
 
 #[test]
 fn an_unknown_mode_level_or_method_lists_what_there_is() {
-    assert_says(&complaint(r#"{"mode": "relay"}"#), &["mode is \"relay\"", "use one of master, server, client"]);
-    assert_says(&complaint(r#"{"mode": "slient"}"#), &["did you mean \"client\"?"]);
-    assert_says(&complaint(r#"{"mode": 5}"#), &["mode is the number 5", "\"master\", \"server\" or \"client\""]);
+    assert_says(
+        &complaint(r#"{"mode": "relay"}"#),
+        &["mode is \"relay\"", "use one of master, server, client"],
+    );
+    assert_says(
+        &complaint(r#"{"mode": "slient"}"#),
+        &["did you mean \"client\"?"],
+    );
+    assert_says(
+        &complaint(r#"{"mode": 5}"#),
+        &[
+            "mode is the number 5",
+            "\"master\", \"server\" or \"client\"",
+        ],
+    );
     assert_says(&complaint("{}"), &["mode is missing"]);
-    assert_says(&complaint(&master("\"log_level\": \"loud\"")), &["log_level is \"loud\"", "error, warn, info, debug, trace"]);
+    assert_says(
+        &complaint(&master("\"log_level\": \"loud\"")),
+        &["log_level is \"loud\"", "error, warn, info, debug, trace"],
+    );
     let port = r#"{"local_address": "h:1", "port_key": "p", "encrypt_method": "aes-128-cbf", "compress_method": "gzip"}"#;
     let lines = complaints(&ports("server", port));
     let methods = "plain, aes-128-cfb, aes-128-gcm, chacha20-poly1305";
-    assert_says(&lines[0], &["ports[0].encrypt_method is \"aes-128-cbf\"", "did you mean \"aes-128-cfb\"?", methods]);
-    assert_says(&lines[1], &["ports[0].compress_method is \"gzip\"", "null, s2, zstd"]);
+    assert_says(
+        &lines[0],
+        &[
+            "ports[0].encrypt_method is \"aes-128-cbf\"",
+            "did you mean \"aes-128-cfb\"?",
+            methods,
+        ],
+    );
+    assert_says(
+        &lines[1],
+        &["ports[0].compress_method is \"gzip\"", "null, s2, zstd"],
+    );
 }
 
 #[test]
 fn keys_that_are_empty_missing_or_double_are_refused() {
-    let lines = complaints(&ports("server", r#"{"local_address": "h:1", "port_key": ""}, {"local_address": "h:2"}"#));
+    let lines = complaints(&ports(
+        "server",
+        r#"{"local_address": "h:1", "port_key": ""}, {"local_address": "h:2"}"#,
+    ));
     assert_says(&lines[0], &["ports[0].port_key is empty", "report keygen"]);
-    assert_says(&lines[1], &["ports[1].port_key is missing", "report keygen"]);
-    let twice =
-        r#"{"mark": "A", "local_address": "h:1", "port_key": "p"}, {"mark": "B", "local_address": "h:2", "port_key": "p"}"#;
-    assert_says(&complaint(&ports("server", twice)), &["ports[1].port_key is the same key as that of \"A\"", "its own"]);
-    assert_says(&complaint(&README_MASTER.replace("rePortserver", "")), &["master_key is empty"]);
-    let missing = complaint(&README_MASTER.replace("\"rePortserver\"", "{\"file\": \"no/such.key\"}"));
-    assert_says(&missing, &["master_key names the file no/such.key", "cannot be read"]);
+    assert_says(
+        &lines[1],
+        &["ports[1].port_key is missing", "report keygen"],
+    );
+    let twice = r#"{"mark": "A", "local_address": "h:1", "port_key": "p"}, {"mark": "B", "local_address": "h:2", "port_key": "p"}"#;
+    assert_says(
+        &complaint(&ports("server", twice)),
+        &[
+            "ports[1].port_key is the same key as that of \"A\"",
+            "its own",
+        ],
+    );
+    assert_says(
+        &complaint(&README_MASTER.replace("rePortserver", "")),
+        &["master_key is empty"],
+    );
+    let missing =
+        complaint(&README_MASTER.replace("\"rePortserver\"", "{\"file\": \"no/such.key\"}"));
+    assert_says(
+        &missing,
+        &["master_key names the file no/such.key", "cannot be read"],
+    );
     let unset = complaint(&README_MASTER.replace("\"rePortserver\"", "{\"env\": \"REPORT_NONE\"}"));
-    assert_says(&unset, &["master_key names the environment variable REPORT_NONE", "not set"]);
+    assert_says(
+        &unset,
+        &[
+            "master_key names the environment variable REPORT_NONE",
+            "not set",
+        ],
+    );
 }
 
 #[test]
 fn two_listeners_on_one_address_are_both_named() {
     let twice = r#"{"mark": "A", "local_address": "127.0.0.1:80", "port_key": "p"}, {"mark": "B", "local_address": "0.0.0.0:80", "port_key": "q"}"#;
-    assert_says(&complaint(&ports("client", twice)), &["ports[1].local_address", "0.0.0.0:80", "\"A\"", "\"B\""]);
-    assert!(read(&ports("server", twice)).is_ok(), "two keys may lead to one service");
+    assert_says(
+        &complaint(&ports("client", twice)),
+        &["ports[1].local_address", "0.0.0.0:80", "\"A\"", "\"B\""],
+    );
+    assert!(
+        read(&ports("server", twice)).is_ok(),
+        "two keys may lead to one service"
+    );
     let master = README_MASTER.replace("\"0.0.0.0:51324\"", "[\"0.0.0.0:1\", \"127.0.0.1:1\"]");
-    assert_says(&complaint(&master), &["listen_at[1]", "127.0.0.1:1", "taken by 0.0.0.0:1"]);
+    assert_says(
+        &complaint(&master),
+        &["listen_at[1]", "127.0.0.1:1", "taken by 0.0.0.0:1"],
+    );
 }
 
 #[test]
@@ -326,11 +628,17 @@ fn an_address_without_its_parts_says_what_to_write() {
     let port = r#"{"local_address": "127.0.0.1", "port_key": "p"}"#;
     assert_says(
         &complaint(&ports("client", port)),
-        &["ports[0].local_address (\"127.0.0.1\") has no port", "\"127.0.0.1:PORT\""],
+        &[
+            "ports[0].local_address (\"127.0.0.1\") has no port",
+            "\"127.0.0.1:PORT\"",
+        ],
     );
     let port = r#"{"local_address": "127.0.0.1:0", "port_key": "p"}"#;
     assert_says(&complaint(&ports("server", port)), &["port 0"]);
-    assert!(read(&ports("client", port)).is_ok(), "a listener's port may be the system's choice");
+    assert!(
+        read(&ports("client", port)).is_ok(),
+        "a listener's port may be the system's choice"
+    );
     let url = README_CLIENT.replace("rePort.myserver.com:51324", "https://rePort.myserver.com/");
     assert_says(&complaint(&url), &["master `https://", "ws:// or wss://"]);
     let list = README_CLIENT.replace("\"rePort.myserver.com:51324\"", "[\"a:1\", \"b\"]");
@@ -341,26 +649,51 @@ fn an_address_without_its_parts_says_what_to_write() {
 fn what_is_missing_is_said_at_once() {
     let said = complaints(r#"{"mode": "server", "ports": []}"#);
     assert_eq!(said.len(), 3, "{said:#?}");
-    for (line, field) in said.iter().zip(["master is missing", "master_key is missing", "ports is missing"]) {
+    for (line, field) in said.iter().zip([
+        "master is missing",
+        "master_key is missing",
+        "ports is missing",
+    ]) {
         assert_says(line, &["c.json:1:", field]);
     }
 }
 
 #[test]
 fn a_quantity_out_of_its_range_names_the_range() {
-    assert_says(&complaint(&server("\"heartbeat\": 60")), &["heartbeat is 60", "from 1s to 20s"]);
-    assert_says(&complaint(&server("\"connect_timeout\": \"soon\"")), &["connect_timeout is \"soon\"", "\"500ms\""]);
-    assert_says(&complaint(&master(r#""limits": {"memory": "1 KiB"}"#)), &["limits.memory is \"1 KiB\"", "from 34 MiB"]);
-    assert_says(&complaint(&master(r#""limits": {"links": "5"}"#)), &["limits.links is \"5\"", "a whole number"]);
-    assert_says(&complaint(&server(r#""windows": {"tunnel": "64 MiB"}"#)), &["windows.tunnel", "to 32 MiB"]);
+    assert_says(
+        &complaint(&server("\"heartbeat\": 60")),
+        &["heartbeat is 60", "from 1s to 20s"],
+    );
+    assert_says(
+        &complaint(&server("\"connect_timeout\": \"soon\"")),
+        &["connect_timeout is \"soon\"", "\"500ms\""],
+    );
+    assert_says(
+        &complaint(&master(r#""limits": {"memory": "1 KiB"}"#)),
+        &["limits.memory is \"1 KiB\"", "from 34 MiB"],
+    );
+    assert_says(
+        &complaint(&master(r#""limits": {"links": "5"}"#)),
+        &["limits.links is \"5\"", "a whole number"],
+    );
+    assert_says(
+        &complaint(&server(r#""windows": {"tunnel": "64 MiB"}"#)),
+        &["windows.tunnel", "to 32 MiB"],
+    );
 }
 
 #[test]
 fn a_health_check_leaves_the_path_of_the_upgrade_alone() {
-    assert_says(&complaint(&master(r#""path": "/healthz", "healthz": true"#)), &["path is \"/healthz\"", "choose another"]);
+    assert_says(
+        &complaint(&master(r#""path": "/healthz", "healthz": true"#)),
+        &["path is \"/healthz\"", "choose another"],
+    );
     assert!(read(&master(r#""path": "/healthz", "healthz": false"#)).is_ok());
     for path in ["tunnel", "/a b", "/a?b", "/隧道", ""] {
-        assert_says(&complaint(&master(&format!("\"path\": \"{path}\""))), &["path is", "begins with \"/\""]);
+        assert_says(
+            &complaint(&master(&format!("\"path\": \"{path}\""))),
+            &["path is", "begins with \"/\""],
+        );
     }
 }
 
@@ -368,19 +701,36 @@ fn a_health_check_leaves_the_path_of_the_upgrade_alone() {
 fn what_was_probably_not_meant_is_a_warning() {
     let loaded = read(&server(r#""tls": {"ca": "ca.pem"}"#)).expect("loads");
     assert_eq!(loaded.warnings.len(), 1);
-    assert_says(&loaded.warnings[0].to_string(), &["tls.ca has no use", "wss://"]);
-    let same =
-        r#"{"mark": "A", "local_address": "h:1", "port_key": "p"}, {"mark": "A", "local_address": "h:2", "port_key": "q"}"#;
-    assert_says(&read(&ports("server", same)).expect("loads").warnings[0].to_string(), &["ports[1].mark (\"A\")"]);
+    assert_says(
+        &loaded.warnings[0].to_string(),
+        &["tls.ca has no use", "wss://"],
+    );
+    let same = r#"{"mark": "A", "local_address": "h:1", "port_key": "p"}, {"mark": "A", "local_address": "h:2", "port_key": "q"}"#;
+    assert_says(
+        &read(&ports("server", same)).expect("loads").warnings[0].to_string(),
+        &["ports[1].mark (\"A\")"],
+    );
 }
 
 #[test]
 fn files_are_found_beside_the_configuration() {
     let text = master(r#""tls": {"cert": "c.pem", "key": "/k.pem"}"#);
     let loaded = parse(&text, Path::new("/etc/report/config.json"), &no_variable).expect("loads");
-    let RoleConfig::Master(master) = loaded.config.role else { panic!("no master") };
-    assert_eq!(master.tls, Some(TlsFiles { cert: "/etc/report/c.pem".into(), key: "/k.pem".into(), client_ca: None }));
-    assert_says(&complaint(&self::master(r#""tls": {"cert": "c.pem"}"#)), &["tls.key is missing", "PEM"]);
+    let RoleConfig::Master(master) = loaded.config.role else {
+        panic!("no master")
+    };
+    assert_eq!(
+        master.tls,
+        Some(TlsFiles {
+            cert: "/etc/report/c.pem".into(),
+            key: "/k.pem".into(),
+            client_ca: None
+        })
+    );
+    assert_says(
+        &complaint(&self::master(r#""tls": {"cert": "c.pem"}"#)),
+        &["tls.key is missing", "PEM"],
+    );
 }
 
 fn client(fields: &str) -> String {
@@ -389,7 +739,9 @@ fn client(fields: &str) -> String {
 }
 
 fn client_of(loaded: Loaded) -> ClientConfig {
-    let RoleConfig::Client(client) = loaded.config.role else { panic!("no client") };
+    let RoleConfig::Client(client) = loaded.config.role else {
+        panic!("no client")
+    };
     client
 }
 
@@ -397,7 +749,12 @@ fn client_of(loaded: Loaded) -> ClientConfig {
 fn several_masters_are_ordered_unless_they_are_raced() {
     let two = r#""master": ["a:1", "b:2"]"#;
     let loaded = read(&client(&format!(r#"{two}, "master_choice": "raced""#))).expect("loads");
-    assert!(!loaded.warnings.iter().any(|warning| warning.field.name() == "master_choice"));
+    assert!(
+        !loaded
+            .warnings
+            .iter()
+            .any(|warning| warning.field.name() == "master_choice")
+    );
     assert_eq!(client_of(loaded).master_choice, MasterChoice::Raced);
     for choice in ["", r#", "master_choice": "ordered""#] {
         let loaded = read(&client(&format!("{two}{choice}"))).expect("loads");
@@ -405,25 +762,54 @@ fn several_masters_are_ordered_unless_they_are_raced() {
     }
     let line = complaint(&client(&format!(r#"{two}, "master_choice": "racing""#)));
     assert_says(&line, &["master_choice", "\"racing\"", "ordered", "raced"]);
-    assert_says(&complaint(&server(r#""master_choice": "raced""#)), &["master_choice", "field of mode \"client\""]);
+    assert_says(
+        &complaint(&server(r#""master_choice": "raced""#)),
+        &["master_choice", "field of mode \"client\""],
+    );
     let one = read(&client(r#""master": "a:1", "master_choice": "raced""#)).expect("loads");
-    let warning = one.warnings.iter().find(|warning| warning.field.name() == "master_choice").expect("a warning").to_string();
+    let warning = one
+        .warnings
+        .iter()
+        .find(|warning| warning.field.name() == "master_choice")
+        .expect("a warning")
+        .to_string();
     assert_says(&warning, &["there is one master", "`master`"]);
 }
 
 #[test]
 fn the_proxy_protocol_belongs_to_a_servers_port() {
     let port = |mode: &str, protocol: &str| {
-        let port = format!(r#"{{"local_address": "127.0.0.1:80", "port_key": "p", "proxy_protocol": {protocol}}}"#);
+        let port = format!(
+            r#"{{"local_address": "127.0.0.1:80", "port_key": "p", "proxy_protocol": {protocol}}}"#
+        );
         ports(mode, &port)
     };
     let told = |text: &str| server_of(read(text).expect("loads")).ports[0].proxy_protocol;
     assert_eq!(told(&port("server", r#""v2""#)), Some(ProxyProtocol::V2));
     assert_eq!(told(&server(r#""log_level": "warn""#)), None);
-    assert_says(&complaint(&port("server", r#""v1""#)), &["ports[0].proxy_protocol", "\"v1\"", "v2"]);
-    assert_says(&complaint(&port("server", "true")), &["ports[0].proxy_protocol", "true"]);
+    assert_says(
+        &complaint(&port("server", r#""v1""#)),
+        &["ports[0].proxy_protocol", "\"v1\"", "v2"],
+    );
+    assert_says(
+        &complaint(&port("server", "true")),
+        &["ports[0].proxy_protocol", "true"],
+    );
     let line = complaint(&port("client", r#""v2""#));
-    assert_says(&line, &["ports[0].proxy_protocol is not for a client", "remove it here", "at the server"]);
-    assert_says(&complaint(&server(r#""proxy_protocol": "v2""#)), &["proxy_protocol", "in an element of `ports`"]);
-    assert_says(&complaint(&master(r#""ports": [{"proxy_protocol": "v2"}]"#)), &["ports", "remove it here"]);
+    assert_says(
+        &line,
+        &[
+            "ports[0].proxy_protocol is not for a client",
+            "remove it here",
+            "at the server",
+        ],
+    );
+    assert_says(
+        &complaint(&server(r#""proxy_protocol": "v2""#)),
+        &["proxy_protocol", "in an element of `ports`"],
+    );
+    assert_says(
+        &complaint(&master(r#""ports": [{"proxy_protocol": "v2"}]"#)),
+        &["ports", "remove it here"],
+    );
 }

@@ -37,7 +37,9 @@ impl Reader<'_> {
 
     fn proxy(&mut self, fields: &WayFields<'_>) -> Option<ProxyChoice> {
         let path = root("proxy");
-        let Some(raw) = fields.proxy else { return Some(ProxyChoice::Environment) };
+        let Some(raw) = fields.proxy else {
+            return Some(ProxyChoice::Environment);
+        };
         let text = self.secret(&path, Some(raw), "")?;
         if text.expose().trim() == "none" {
             return Some(ProxyChoice::Direct);
@@ -53,7 +55,13 @@ impl Reader<'_> {
         match text.parse::<HostPort>().and_then(HostPort::to_dial) {
             Ok(HostPort { host, port }) => Some(Some((host, port))),
             Err(reason) => {
-                self.document.problem(&root("connect_to"), Fault::Address { found: text.to_owned(), reason });
+                self.document.problem(
+                    &root("connect_to"),
+                    Fault::Address {
+                        found: text.to_owned(),
+                        reason,
+                    },
+                );
                 None
             }
         }
@@ -64,8 +72,10 @@ impl Reader<'_> {
             return Some(Bind::Address(address));
         }
         // IFNAMSIZ, and what Linux allows in a name.
-        let is_name =
-            (1..16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
+        let is_name = (1..16).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
         if is_name {
             return Some(Bind::Interface(text.to_owned()));
         }
@@ -79,8 +89,15 @@ impl Reader<'_> {
     fn request(&mut self, fields: &WayFields<'_>) -> Option<RequestParameters> {
         let host = fields.host.map(|host| self.visible(&root("host"), host));
         let user_agent = fields.user_agent.map(|text| {
-            let message = || format!("is \"{}\": write visible ASCII and spaces", text.escape_debug());
-            HeaderValue::from_str(text).ok().or_else(|| self.wrong(&root("user_agent"), message()))
+            let message = || {
+                format!(
+                    "is \"{}\": write visible ASCII and spaces",
+                    text.escape_debug()
+                )
+            };
+            HeaderValue::from_str(text)
+                .ok()
+                .or_else(|| self.wrong(&root("user_agent"), message()))
         });
         let mut headers = Some(HeaderMap::new());
         for (name, value) in fields.headers.into_iter().flatten() {
@@ -90,8 +107,15 @@ impl Reader<'_> {
                 (Err(error), headers) => *headers = self.wrong(&root("headers"), error.to_string()),
             }
         }
-        let headers_file = fields.headers_file.map(|file| self.surroundings.folder.join(file));
-        Some(RequestParameters { host: all(host)?, user_agent: all(user_agent)?, headers: headers?, headers_file })
+        let headers_file = fields
+            .headers_file
+            .map(|file| self.surroundings.folder.join(file));
+        Some(RequestParameters {
+            host: all(host)?,
+            user_agent: all(user_agent)?,
+            headers: headers?,
+            headers_file,
+        })
     }
 
     /// Text for a header or a name in TLS.
@@ -99,31 +123,55 @@ impl Reader<'_> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Some(text.to_owned());
         }
-        self.wrong(path, format!("is \"{}\": write a host's name, without spaces", without_password(text).escape_debug()))
+        self.wrong(
+            path,
+            format!(
+                "is \"{}\": write a host's name, without spaces",
+                without_password(text).escape_debug()
+            ),
+        )
     }
 
     /// How the master's certificate is judged.
     pub fn role_tls(&mut self, raw: Option<&RawRoleTls>, is_secure: bool) -> Option<TlsParameters> {
-        let Some(raw) = raw else { return Some(TlsParameters::default()) };
+        let Some(raw) = raw else {
+            return Some(TlsParameters::default());
+        };
         let at = |name: &str| root("tls").field(name);
         let in_folder = |file: &PathBuf| self.surroundings.folder.join(file);
-        let (ca, cert, key) =
-            (raw.ca.as_ref().map(in_folder), raw.client_cert.as_ref().map(in_folder), raw.client_key.as_ref().map(in_folder));
+        let (ca, cert, key) = (
+            raw.ca.as_ref().map(in_folder),
+            raw.client_cert.as_ref().map(in_folder),
+            raw.client_key.as_ref().map(in_folder),
+        );
         if !is_secure {
-            let written = [("ca", ca.is_some()), ("client_cert", cert.is_some()), ("pin_sha256", raw.pin_sha256.is_some())];
+            let written = [
+                ("ca", ca.is_some()),
+                ("client_cert", cert.is_some()),
+                ("pin_sha256", raw.pin_sha256.is_some()),
+            ];
             for (name, _) in written.into_iter().filter(|(_, is_written)| *is_written) {
                 let message = "has no use: no master's address begins with wss://".to_owned();
-                self.warnings.push(Warning { field: at(name), message });
+                self.warnings.push(Warning {
+                    field: at(name),
+                    message,
+                });
             }
         }
         let pins = self.pins(&at("pin_sha256"), raw.pin_sha256.as_ref());
         let client = self.client_certificate(cert, key);
-        let server_name = all(raw.server_name.as_deref().map(|name| self.visible(&at("server_name"), name)));
+        let server_name = all(raw
+            .server_name
+            .as_deref()
+            .map(|name| self.visible(&at("server_name"), name)));
         let insecure_skip_verify = raw.insecure_skip_verify == Some(true);
         if insecure_skip_verify {
             let message = "is set: ANYBODY who stands in between can pretend to be the master; name its authority with `ca` or \
                            its certificate with `pin_sha256` instead";
-            self.warnings.push(Warning { field: at("insecure_skip_verify"), message: message.to_owned() });
+            self.warnings.push(Warning {
+                field: at("insecure_skip_verify"),
+                message: message.to_owned(),
+            });
         }
         Some(TlsParameters {
             ca,
@@ -136,12 +184,15 @@ impl Reader<'_> {
     }
 
     fn pins(&mut self, path: &FieldPath, raw: Option<&OneOrMore>) -> Option<Vec<[u8; 32]>> {
-        let Some(raw) = raw else { return Some(Vec::new()) };
+        let Some(raw) = raw else {
+            return Some(Vec::new());
+        };
         let mut pins = Vec::new();
         for text in raw.texts() {
             let Some(pin) = pin(text) else {
-                let message =
-                    format!("is \"{text}\": write the 64 digits that `openssl x509 -noout -fingerprint -sha256` prints");
+                let message = format!(
+                    "is \"{text}\": write the 64 digits that `openssl x509 -noout -fingerprint -sha256` prints"
+                );
                 return self.wrong(path, message);
             };
             pins.push(pin);
@@ -149,7 +200,11 @@ impl Reader<'_> {
         Some(pins)
     }
 
-    fn client_certificate(&mut self, cert: Option<PathBuf>, key: Option<PathBuf>) -> Option<Option<(PathBuf, PathBuf)>> {
+    fn client_certificate(
+        &mut self,
+        cert: Option<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Option<Option<(PathBuf, PathBuf)>> {
         let missing = |document: &mut super::written::Document<'_>, name, what| {
             document.problem(&root("tls").field(name), Fault::Missing(what));
             None
@@ -157,12 +212,16 @@ impl Reader<'_> {
         match (cert, key) {
             (Some(cert), Some(key)) => Some(Some((cert, key))),
             (None, None) => Some(None),
-            (Some(_), None) => {
-                missing(&mut self.document, "client_key", "name the private key's PEM file, or remove `client_cert`")
-            }
-            (None, Some(_)) => {
-                missing(&mut self.document, "client_cert", "name the certificate's PEM file, or remove `client_key`")
-            }
+            (Some(_), None) => missing(
+                &mut self.document,
+                "client_key",
+                "name the private key's PEM file, or remove `client_cert`",
+            ),
+            (None, Some(_)) => missing(
+                &mut self.document,
+                "client_cert",
+                "name the certificate's PEM file, or remove `client_key`",
+            ),
         }
     }
 

@@ -51,17 +51,36 @@ pub(super) struct Document<'a> {
 impl<'a> Document<'a> {
     /// Reads the text as a JSON object.
     pub(super) fn parse(text: &'a str) -> Result<Self, Vec<Problem>> {
-        let problem = |position, fault| vec![Problem { position, field: FieldPath::default(), fault }];
+        let problem = |position, fault| {
+            vec![Problem {
+                position,
+                field: FieldPath::default(),
+                fault,
+            }]
+        };
         let value: Value = serde_json::from_str(text).map_err(|error| {
             let message = without_place(&error);
             let hint = hint(text, byte_of(text, &error), &message);
-            let position = hint.place.map_or_else(|| position_of(text, &error), |place| position_at(text, place));
-            problem(position, Fault::Syntax { message, hint: hint.words })
+            let position = hint.place.map_or_else(
+                || position_of(text, &error),
+                |place| position_at(text, place),
+            );
+            problem(
+                position,
+                Fault::Syntax {
+                    message,
+                    hint: hint.words,
+                },
+            )
         })?;
         if !value.is_object() {
             return Err(problem(None, Fault::NotAnObject(describe(&value, false))));
         }
-        Ok(Self { text, value, problems: Vec::new() })
+        Ok(Self {
+            text,
+            value,
+            problems: Vec::new(),
+        })
     }
 
     /// The mode that the file names, if it is one.
@@ -70,14 +89,16 @@ impl<'a> Document<'a> {
         let names = Mode::ALL.map(Mode::name);
         let fault = match self.value.get("mode") {
             None => Fault::Missing("add \"mode\": \"master\", \"server\" or \"client\""),
-            Some(Value::String(found)) => match Mode::ALL.into_iter().find(|mode| mode.name() == found) {
-                Some(mode) => return Some(mode),
-                None => Fault::UnknownWord {
-                    found: found.clone(),
-                    nearest: nearest(found, names),
-                    known: names.map(str::to_owned).to_vec(),
-                },
-            },
+            Some(Value::String(found)) => {
+                match Mode::ALL.into_iter().find(|mode| mode.name() == found) {
+                    Some(mode) => return Some(mode),
+                    None => Fault::UnknownWord {
+                        found: found.clone(),
+                        nearest: nearest(found, names),
+                        known: names.map(str::to_owned).to_vec(),
+                    },
+                }
+            }
             Some(other) => Fault::WrongType {
                 found: describe(other, false),
                 expected: "write \"master\", \"server\" or \"client\"".to_owned(),
@@ -90,7 +111,13 @@ impl<'a> Document<'a> {
     /// Reads the file as that of `mode`; `None` when a field has a wrong type. What is unknown is a problem, but does not hold it up.
     pub(super) fn read<T: for<'de> Deserialize<'de>>(&mut self, mode: Mode) -> Option<T> {
         let mut unknown = Vec::new();
-        find_unknown(&self.value, mode, mode.known(), &FieldPath::default(), &mut unknown);
+        find_unknown(
+            &self.value,
+            mode,
+            mode.known(),
+            &FieldPath::default(),
+            &mut unknown,
+        );
         for (path, fault) in unknown {
             self.problem(&path, fault);
         }
@@ -108,12 +135,23 @@ impl<'a> Document<'a> {
         let message = without_place(error.inner());
         if message.starts_with("duplicate field") {
             let position = position_of(self.text, error.inner());
-            self.problems.push(Problem { position, field: path, fault: Fault::Twice(message) });
+            self.problems.push(Problem {
+                position,
+                field: path,
+                fault: Fault::Twice(message),
+            });
             return;
         }
-        let expected = message.rsplit_once("expected ").map_or(message.as_str(), |(_, expected)| expected);
-        let holds_secrets = expected == SECRET_FORMS || expected.starts_with("an object") || expected.starts_with("a sequence");
-        let found = at(&self.value, &path).map_or_else(|| "of another type".to_owned(), |value| describe(value, holds_secrets));
+        let expected = message
+            .rsplit_once("expected ")
+            .map_or(message.as_str(), |(_, expected)| expected);
+        let holds_secrets = expected == SECRET_FORMS
+            || expected.starts_with("an object")
+            || expected.starts_with("a sequence");
+        let found = at(&self.value, &path).map_or_else(
+            || "of another type".to_owned(),
+            |value| describe(value, holds_secrets),
+        );
         let expected = remedy(expected);
         self.problem(&path, Fault::WrongType { found, expected });
     }
@@ -121,8 +159,14 @@ impl<'a> Document<'a> {
     /// Notes a problem with the field at `path`.
     pub(super) fn problem(&mut self, path: &FieldPath, fault: Fault) {
         // What is missing has no place: then that of the object around it.
-        let position = (0..=path.0.len()).rev().find_map(|length| locate(self.text, &path.0[..length]));
-        self.problems.push(Problem { position, field: path.clone(), fault });
+        let position = (0..=path.0.len())
+            .rev()
+            .find_map(|length| locate(self.text, &path.0[..length]));
+        self.problems.push(Problem {
+            position,
+            field: path.clone(),
+            fault,
+        });
     }
 
     /// Everything found wrong.
@@ -155,14 +199,22 @@ fn describe(value: &Value, holds_secrets: bool) -> String {
     }
 }
 
-fn find_unknown(value: &Value, mode: Mode, known: &Known, path: &FieldPath, found: &mut Vec<(FieldPath, Fault)>) {
+fn find_unknown(
+    value: &Value,
+    mode: Mode,
+    known: &Known,
+    path: &FieldPath,
+    found: &mut Vec<(FieldPath, Fault)>,
+) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
                 let path = path.field(name);
                 if !known.names.contains(&name.as_str()) {
                     found.push((path.clone(), unknown(name, mode, known)));
-                } else if let Some((_, inside)) = known.inside.iter().find(|(field, _)| field == name) {
+                } else if let Some((_, inside)) =
+                    known.inside.iter().find(|(field, _)| field == name)
+                {
                     find_unknown(value, mode, inside, &path, found);
                 }
             }
@@ -182,32 +234,58 @@ fn unknown(name: &str, mode: Mode, known: &Known) -> Fault {
             return Fault::ClientMasterKey;
         }
         if mode != Mode::Master && PORT.names.contains(&name) {
-            return Fault::Other("belongs to a service: write it in an element of `ports`".to_owned());
+            return Fault::Other(
+                "belongs to a service: write it in an element of `ports`".to_owned(),
+            );
         }
-        if let Some(owner) = Mode::ALL.into_iter().find(|other| other.known().names.contains(&name)) {
-            return Fault::OtherMode { owner: owner.name(), mode: mode.name() };
+        if let Some(owner) = Mode::ALL
+            .into_iter()
+            .find(|other| other.known().names.contains(&name))
+        {
+            return Fault::OtherMode {
+                owner: owner.name(),
+                mode: mode.name(),
+            };
         }
     }
-    Fault::UnknownField { nearest: nearest(name, known.names.iter().copied()), known: known.names.to_vec() }
+    Fault::UnknownField {
+        nearest: nearest(name, known.names.iter().copied()),
+        known: known.names.to_vec(),
+    }
 }
 
 /// The parser's words without its own line and column, which count bytes.
 fn without_place(error: &serde_json::Error) -> String {
     let message = error.to_string();
-    message.split_once(" at line ").map_or_else(|| message.clone(), |(message, _)| message.to_owned())
+    message
+        .split_once(" at line ")
+        .map_or_else(|| message.clone(), |(message, _)| message.to_owned())
 }
 
 /// The byte at which the parser gave up.
 fn byte_of(text: &str, error: &serde_json::Error) -> usize {
-    let lines_before = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum::<usize>();
-    lines_before.saturating_add(error.column().saturating_sub(1)).min(text.len())
+    let lines_before = text
+        .split_inclusive('\n')
+        .take(error.line().saturating_sub(1))
+        .map(str::len)
+        .sum::<usize>();
+    lines_before
+        .saturating_add(error.column().saturating_sub(1))
+        .min(text.len())
 }
 
 fn position_of(text: &str, error: &serde_json::Error) -> Option<Position> {
     let line = text.split('\n').nth(error.line().checked_sub(1)?)?;
     let bytes = line.len().min(error.column().saturating_sub(1));
-    let column = line.char_indices().take_while(|(start, _)| *start < bytes).count().saturating_add(1);
-    Some(Position { line: error.line(), column })
+    let column = line
+        .char_indices()
+        .take_while(|(start, _)| *start < bytes)
+        .count()
+        .saturating_add(1);
+    Some(Position {
+        line: error.line(),
+        column,
+    })
 }
 
 /// Where the value at `path` begins.
@@ -215,12 +293,21 @@ fn locate(text: &str, path: &[Step]) -> Option<Position> {
     let mut here = text;
     for step in path {
         here = match step {
-            Step::Field(name) => serde_json::from_str::<HashMap<String, &RawValue>>(here).ok()?.get(name.as_str())?.get(),
-            Step::Index(index) => serde_json::from_str::<Vec<&RawValue>>(here).ok()?.get(*index)?.get(),
+            Step::Field(name) => serde_json::from_str::<HashMap<String, &RawValue>>(here)
+                .ok()?
+                .get(name.as_str())?
+                .get(),
+            Step::Index(index) => serde_json::from_str::<Vec<&RawValue>>(here)
+                .ok()?
+                .get(*index)?
+                .get(),
         };
     }
     // A raw value is a slice of the text that it was read from.
-    position_at(text, (here.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?)
+    position_at(
+        text,
+        (here.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?,
+    )
 }
 
 /// The place of the character that begins at this byte.
@@ -228,7 +315,10 @@ fn position_at(text: &str, byte: usize) -> Option<Position> {
     let before = text.get(..byte)?;
     let line_start = before.rfind('\n').map_or(0, |end| end.saturating_add(1));
     let column = before.get(line_start..)?.chars().count().saturating_add(1);
-    Some(Position { line: before.matches('\n').count().saturating_add(1), column })
+    Some(Position {
+        line: before.matches('\n').count().saturating_add(1),
+        column,
+    })
 }
 
 fn at<'a>(value: &'a Value, path: &FieldPath) -> Option<&'a Value> {
@@ -256,8 +346,17 @@ mod tests {
     fn a_value_is_found_where_it_stands() {
         let text = "{\n  \"mark\": \"远程\", \"ports\": [ {\"a\": 1},\n {\"a\": 2} ]\n}";
         let ports = FieldPath::default().field("ports");
-        assert_eq!(locate(text, &ports.0), Some(Position { line: 2, column: 26 }));
-        assert_eq!(locate(text, &ports.index(1).field("a").0), Some(Position { line: 3, column: 8 }));
+        assert_eq!(
+            locate(text, &ports.0),
+            Some(Position {
+                line: 2,
+                column: 26
+            })
+        );
+        assert_eq!(
+            locate(text, &ports.index(1).field("a").0),
+            Some(Position { line: 3, column: 8 })
+        );
         assert_eq!(locate(text, &ports.index(2).0), None);
         assert_eq!(locate(text, &[]), Some(Position { line: 1, column: 1 }));
     }
@@ -266,6 +365,9 @@ mod tests {
     fn columns_count_characters() {
         let text = "{\n \"远程桌面\" 1}";
         let error = serde_json::from_str::<Value>(text).expect_err("no colon");
-        assert_eq!(position_of(text, &error), Some(Position { line: 2, column: 9 }));
+        assert_eq!(
+            position_of(text, &error),
+            Some(Position { line: 2, column: 9 })
+        );
     }
 }

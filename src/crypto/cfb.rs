@@ -5,7 +5,10 @@
 
 use aes::{
     Aes128,
-    cipher::{Array, BlockCipherEncrypt, BlockModeDecrypt, BlockModeEncrypt, InnerIvInit, KeyInit, consts::U16},
+    cipher::{
+        Array, BlockCipherEncrypt, BlockModeDecrypt, BlockModeEncrypt, InnerIvInit, KeyInit,
+        consts::U16,
+    },
 };
 use cfb_mode::{Decryptor, Encryptor};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -72,7 +75,12 @@ struct State {
 
 impl State {
     fn new(key: &[u8; BLOCK], iv: &[u8; BLOCK]) -> Self {
-        State { cipher: Aes128::new(&(*key).into()), feedback: (*iv).into(), keystream: Block::default(), position: 0 }
+        State {
+            cipher: Aes128::new(&(*key).into()),
+            feedback: (*iv).into(),
+            keystream: Block::default(),
+            position: 0,
+        }
     }
 
     /// The end of the block under way, the whole blocks after it, and the beginning of the next.
@@ -92,7 +100,11 @@ impl State {
             self.keystream = self.feedback;
             self.cipher.encrypt_block(&mut self.keystream);
         }
-        let pairs = self.feedback.iter_mut().zip(&self.keystream).skip(self.position);
+        let pairs = self
+            .feedback
+            .iter_mut()
+            .zip(&self.keystream)
+            .skip(self.position);
         for (byte, (feedback, key)) in data.iter_mut().zip(pairs) {
             (*byte, *feedback) = step(*byte, *key);
         }
@@ -135,24 +147,35 @@ mod tests {
     ];
 
     fn bytes(blocks: [u128; 4]) -> Vec<u8> {
-        blocks.iter().flat_map(|block| block.to_be_bytes()).collect()
+        blocks
+            .iter()
+            .flat_map(|block| block.to_be_bytes())
+            .collect()
     }
 
     #[test]
     fn the_vectors_of_nist_hold_in_pieces_of_every_length() {
         for length in 1..=64 {
-            let (mut encryptor, mut decryptor) = (CfbEncryptor::new(&KEY, &IV), CfbDecryptor::new(&KEY, &IV));
+            let (mut encryptor, mut decryptor) =
+                (CfbEncryptor::new(&KEY, &IV), CfbDecryptor::new(&KEY, &IV));
             let mut data = bytes(CLEAR);
-            data.chunks_mut(length).for_each(|piece| encryptor.encrypt(piece));
+            data.chunks_mut(length)
+                .for_each(|piece| encryptor.encrypt(piece));
             assert_eq!(data, bytes(HIDDEN), "pieces of {length}");
-            data.chunks_mut(length).for_each(|piece| decryptor.decrypt(piece));
+            data.chunks_mut(length)
+                .for_each(|piece| decryptor.decrypt(piece));
             assert_eq!(data, bytes(CLEAR), "pieces of {length}");
         }
     }
 
     /// Messages whose lengths favour the edges of blocks.
     fn messages() -> impl Strategy<Value = Vec<Vec<u8>>> {
-        let length = prop_oneof![0_usize..40, (0_usize..6).prop_map(|blocks| blocks * 16), 1400_usize..1500, 2000_usize..5000];
+        let length = prop_oneof![
+            0_usize..40,
+            (0_usize..6).prop_map(|blocks| blocks * 16),
+            1400_usize..1500,
+            2000_usize..5000
+        ];
         let message = length.prop_flat_map(|length| proptest::collection::vec(any::<u8>(), length));
         proptest::collection::vec(message, 0..12)
     }

@@ -19,7 +19,9 @@ pub enum ChallengeError {
     #[error("the peer is not a rePort master")]
     NotAMaster,
     /// The peer is a master of another version.
-    #[error("the master speaks version {0} of the protocol, we speak {VERSION}: upgrade the older one")]
+    #[error(
+        "the master speaks version {0} of the protocol, we speak {VERSION}: upgrade the older one"
+    )]
     Version(u8),
 }
 
@@ -36,12 +38,16 @@ impl Challenge {
     /// When it is not a challenge of our version; a master of another version is told from somebody who is none.
     pub fn parse(message: &[u8]) -> Result<Self, ChallengeError> {
         let bytes: [u8; 32] = message.try_into().map_err(|_| ChallengeError::NotAMaster)?;
-        let (nonce, _) = bytes.split_first_chunk::<NONCE_LENGTH>().ok_or(ChallengeError::NotAMaster)?;
+        let (nonce, _) = bytes
+            .split_first_chunk::<NONCE_LENGTH>()
+            .ok_or(ChallengeError::NotAMaster)?;
         let says = |version: &u8| Self::of_version(*version, *nonce).0 == bytes;
         if says(&VERSION) {
             return Ok(Challenge(bytes));
         }
-        Err((0..=u8::MAX).find(says).map_or(ChallengeError::NotAMaster, ChallengeError::Version))
+        Err((0..=u8::MAX)
+            .find(says)
+            .map_or(ChallengeError::NotAMaster, ChallengeError::Version))
     }
 
     /// The message.
@@ -78,13 +84,22 @@ mod tests {
     fn a_master_of_another_version_is_named() {
         for version in [0, 2, 255] {
             let challenge = Challenge::of_version(version, [9; 24]);
-            assert_eq!(Challenge::parse(challenge.as_bytes()), Err(ChallengeError::Version(version)));
+            assert_eq!(
+                Challenge::parse(challenge.as_bytes()),
+                Err(ChallengeError::Version(version))
+            );
         }
     }
 
     #[test]
     fn whoever_sends_something_else_is_no_master() {
-        for message in [&b""[..], b"HTTP/1.1 400 Bad Request", &[0; 31], &[0; 32], &[0; 33]] {
+        for message in [
+            &b""[..],
+            b"HTTP/1.1 400 Bad Request",
+            &[0; 31],
+            &[0; 32],
+            &[0; 33],
+        ] {
             assert_eq!(Challenge::parse(message), Err(ChallengeError::NotAMaster));
         }
     }

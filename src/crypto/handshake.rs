@@ -68,7 +68,12 @@ impl Initiator {
     ///
     /// # Errors
     /// When the payload is longer than [`MAX_MESSAGE`] less [`OVERHEAD`].
-    pub fn start(psk: &Psk, id: Id, payload: &[u8], ephemeral: [u8; 32]) -> Result<(Self, Vec<u8>), HandshakeError> {
+    pub fn start(
+        psk: &Psk,
+        id: Id,
+        payload: &[u8],
+        ephemeral: [u8; 32],
+    ) -> Result<(Self, Vec<u8>), HandshakeError> {
         let mut noise = build(psk, id, ephemeral, |builder| builder.build_initiator())?;
         let message = write(&mut noise, payload)?;
         Ok((Initiator(noise), message))
@@ -90,7 +95,12 @@ impl Responder {
     ///
     /// # Errors
     /// When the message is not of somebody who has the port key.
-    pub fn read(psk: &Psk, id: Id, message: &[u8], ephemeral: [u8; 32]) -> Result<(Self, Vec<u8>), HandshakeError> {
+    pub fn read(
+        psk: &Psk,
+        id: Id,
+        message: &[u8],
+        ephemeral: [u8; 32],
+    ) -> Result<(Self, Vec<u8>), HandshakeError> {
         let mut noise = build(psk, id, ephemeral, |builder| builder.build_responder())?;
         let payload = read(&mut noise, message)?;
         Ok((Responder(noise), payload))
@@ -155,7 +165,11 @@ impl SessionKeys {
     #[must_use]
     pub fn tunnel_secret(&self) -> TunnelSecret {
         let input = Zeroizing::new([self.from_initiator, self.from_responder].concat());
-        TunnelSecret(hkdf::derive(&self.hash, &input, &[b"rePort tunnel secret 1"]))
+        TunnelSecret(hkdf::derive(
+            &self.hash,
+            &input,
+            &[b"rePort tunnel secret 1"],
+        ))
     }
 
     /// The keys of an attachment that resumes the tunnel with this secret (PROTOCOL 8.2).
@@ -168,19 +182,29 @@ impl SessionKeys {
     /// The client's ends.
     #[must_use]
     pub fn initiator(self, method: EncryptMethod) -> (Sealer, Opener) {
-        (Sealer::new(self.direction(&self.from_initiator, method)), Opener::new(self.direction(&self.from_responder, method)))
+        (
+            Sealer::new(self.direction(&self.from_initiator, method)),
+            Opener::new(self.direction(&self.from_responder, method)),
+        )
     }
 
     /// The server's ends.
     #[must_use]
     pub fn responder(self, method: EncryptMethod) -> (Sealer, Opener) {
-        (Sealer::new(self.direction(&self.from_responder, method)), Opener::new(self.direction(&self.from_initiator, method)))
+        (
+            Sealer::new(self.direction(&self.from_responder, method)),
+            Opener::new(self.direction(&self.from_initiator, method)),
+        )
     }
 
     fn direction(&self, key: &[u8; 32], method: EncryptMethod) -> Direction {
         match &self.secret {
             None => Direction::derive(method, &self.hash, key),
-            Some(secret) => Direction::derive(method, &self.hash, &Zeroizing::new([*key, secret.0].concat())),
+            Some(secret) => Direction::derive(
+                method,
+                &self.hash,
+                &Zeroizing::new([*key, secret.0].concat()),
+            ),
         }
     }
 
@@ -195,7 +219,12 @@ impl SessionKeys {
             *to = *from;
         }
         let (from_initiator, from_responder) = noise.dangerously_get_raw_split();
-        SessionKeys { hash, from_initiator, from_responder, secret: None }
+        SessionKeys {
+            hash,
+            from_initiator,
+            from_responder,
+            secret: None,
+        }
     }
 }
 
@@ -226,19 +255,26 @@ fn write(noise: &mut HandshakeState, payload: &[u8]) -> Result<Vec<u8>, Handshak
         return Err(HandshakeError::Payload(payload.len()));
     }
     let mut message = vec![0; length];
-    let written = noise.write_message(payload, &mut message).map_err(HandshakeError::Noise)?;
+    let written = noise
+        .write_message(payload, &mut message)
+        .map_err(HandshakeError::Noise)?;
     message.truncate(written);
     Ok(message)
 }
 
 fn read(noise: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, HandshakeError> {
-    let length = message.len().checked_sub(OVERHEAD).filter(|_| message.len() <= MAX_MESSAGE);
+    let length = message
+        .len()
+        .checked_sub(OVERHEAD)
+        .filter(|_| message.len() <= MAX_MESSAGE);
     let mut payload = vec![0; length.ok_or(HandshakeError::Length(message.len()))?];
-    let read = noise.read_message(message, &mut payload).map_err(|error| match error {
-        snow::Error::Decrypt | snow::Error::Dh => HandshakeError::OtherKey,
-        snow::Error::Input => HandshakeError::Length(message.len()),
-        other => HandshakeError::Noise(other),
-    })?;
+    let read = noise
+        .read_message(message, &mut payload)
+        .map_err(|error| match error {
+            snow::Error::Decrypt | snow::Error::Dh => HandshakeError::OtherKey,
+            snow::Error::Input => HandshakeError::Length(message.len()),
+            other => HandshakeError::Noise(other),
+        })?;
     payload.truncate(read);
     Ok(payload)
 }
@@ -269,7 +305,11 @@ struct Ephemeral(Option<Zeroizing<[u8; 32]>>);
 
 impl Random for Ephemeral {
     fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), snow::Error> {
-        let key = self.0.take().filter(|key| key.len() == to.len()).ok_or(snow::Error::Rng)?;
+        let key = self
+            .0
+            .take()
+            .filter(|key| key.len() == to.len())
+            .ok_or(snow::Error::Rng)?;
         to.copy_from_slice(&*key);
         Ok(())
     }
@@ -301,7 +341,10 @@ mod tests {
             let (answer, client) = initiator.finish(&second).unwrap();
             assert_eq!(answer, b"answer");
             let (mut client, mut server) = (client.initiator(method), server.responder(method));
-            for (sealer, opener) in [(&mut client.0, &mut server.1), (&mut server.0, &mut client.1)] {
+            for (sealer, opener) in [
+                (&mut client.0, &mut server.1),
+                (&mut server.0, &mut client.1),
+            ] {
                 let mut buffer = BytesMut::from(&b"hello"[..]);
                 sealer.seal(&mut buffer, 0).unwrap();
                 opener.open(&mut buffer).unwrap();
@@ -313,7 +356,11 @@ mod tests {
     /// Both ends of one handshake.
     fn session() -> (SessionKeys, SessionKeys) {
         let (initiator, first) = first();
-        let (second, server) = Responder::read(&psk(), ID, &first, [2; 32]).unwrap().0.finish(b"").unwrap();
+        let (second, server) = Responder::read(&psk(), ID, &first, [2; 32])
+            .unwrap()
+            .0
+            .finish(b"")
+            .unwrap();
         (initiator.finish(&second).unwrap().1, server)
     }
 
@@ -326,12 +373,21 @@ mod tests {
         for method in EncryptMethod::ALL {
             let sealed = || {
                 let mut buffer = BytesMut::from(&b"hello"[..]);
-                session().0.resuming(&secret).initiator(method).0.seal(&mut buffer, 0).unwrap();
+                session()
+                    .0
+                    .resuming(&secret)
+                    .initiator(method)
+                    .0
+                    .seal(&mut buffer, 0)
+                    .unwrap();
                 buffer
             };
             let opens = |keys: SessionKeys| keys.responder(method).1.open(&mut sealed()).is_ok();
             assert!(opens(session().1.resuming(&secret)), "{method}");
-            assert!(!opens(session().1.resuming(&other)), "{method}: another secret");
+            assert!(
+                !opens(session().1.resuming(&other)),
+                "{method}: another secret"
+            );
             assert!(!opens(session().1), "{method}: no secret");
         }
     }
@@ -341,12 +397,20 @@ mod tests {
         let seal = |role: fn(SessionKeys, EncryptMethod) -> (Sealer, Opener), method| {
             let (responder, _) = Responder::read(&psk(), ID, &first().1, [2; 32]).unwrap();
             let mut buffer = BytesMut::from(&[0; 64][..]);
-            role(responder.finish(b"").unwrap().1, method).0.seal(&mut buffer, 0).unwrap();
+            role(responder.finish(b"").unwrap().1, method)
+                .0
+                .seal(&mut buffer, 0)
+                .unwrap();
             buffer[64..].to_vec()
         };
         let mut tags: Vec<Vec<u8>> = EncryptMethod::ALL
             .into_iter()
-            .flat_map(|method| [seal(SessionKeys::initiator, method), seal(SessionKeys::responder, method)])
+            .flat_map(|method| {
+                [
+                    seal(SessionKeys::initiator, method),
+                    seal(SessionKeys::responder, method),
+                ]
+            })
             .collect();
         tags.sort();
         tags.dedup();
@@ -368,7 +432,10 @@ mod tests {
         for index in 0..first.len() {
             let mut altered = first.clone();
             altered[index] ^= 1;
-            assert!(Responder::read(&psk(), ID, &altered, [2; 32]).is_err(), "byte {index}");
+            assert!(
+                Responder::read(&psk(), ID, &altered, [2; 32]).is_err(),
+                "byte {index}"
+            );
         }
         let (responder, _) = Responder::read(&psk(), ID, &first, [2; 32]).unwrap();
         let (second, _) = responder.finish(b"answer").unwrap();
@@ -392,7 +459,10 @@ mod tests {
             assert!(Responder::read(&psk(), ID, &first[..length], [2; 32]).is_err());
         }
         let endless = vec![0; MAX_MESSAGE + 1];
-        assert!(matches!(Responder::read(&psk(), ID, &endless, [2; 32]), Err(HandshakeError::Length(_))));
+        assert!(matches!(
+            Responder::read(&psk(), ID, &endless, [2; 32]),
+            Err(HandshakeError::Length(_))
+        ));
     }
 
     #[test]
@@ -400,9 +470,15 @@ mod tests {
         let fits = vec![5; MAX_MESSAGE - OVERHEAD];
         let (_, message) = Initiator::start(&psk(), ID, &fits, [1; 32]).unwrap();
         assert_eq!(message.len(), MAX_MESSAGE);
-        assert_eq!(Responder::read(&psk(), ID, &message, [2; 32]).unwrap().1, fits);
+        assert_eq!(
+            Responder::read(&psk(), ID, &message, [2; 32]).unwrap().1,
+            fits
+        );
         let long = vec![5; MAX_MESSAGE - OVERHEAD + 1];
-        assert!(matches!(Initiator::start(&psk(), ID, &long, [1; 32]), Err(HandshakeError::Payload(_))));
+        assert!(matches!(
+            Initiator::start(&psk(), ID, &long, [1; 32]),
+            Err(HandshakeError::Payload(_))
+        ));
     }
 
     #[test]
@@ -428,6 +504,9 @@ mod tests {
     fn no_secret_is_printed() {
         let (initiator, _) = first();
         let printed = format!("{:?} {initiator:?} {:?}", psk(), TunnelSecret([42; 32]));
-        assert!(!printed.contains("42") && !printed.contains("2a"), "{printed}");
+        assert!(
+            !printed.contains("42") && !printed.contains("2a"),
+            "{printed}"
+        );
     }
 }

@@ -57,7 +57,9 @@ impl LinkKey {
     /// When there is no memory for 19 MiB of work space, or the text is longer than 4 GiB.
     #[must_use]
     pub fn derive(master_key: Option<&str>) -> Self {
-        let root = master_key.map_or(Zeroizing::new([0; 32]), |key| root(key, b"rePort master key 1"));
+        let root = master_key.map_or(Zeroizing::new([0; 32]), |key| {
+            root(key, b"rePort master key 1")
+        });
         LinkKey(hkdf::derive(b"", &*root, &[b"rePort link key 1"]))
     }
 }
@@ -111,6 +113,12 @@ mod tests {
     fn no_secret_is_printed() {
         let keys = PortKeys::derive("one");
         let printed = format!("{keys:?} {:?}", LinkKey::derive(None));
-        assert_eq!(printed, format!("PortKeys {{ id: {}, psk: Psk(secret) }} LinkKey(secret)", keys.id));
+        assert_eq!(
+            printed,
+            format!(
+                "PortKeys {{ id: {}, psk: Psk(secret) }} LinkKey(secret)",
+                keys.id
+            )
+        );
     }
 }

@@ -17,13 +17,19 @@ pub enum EncryptMethod {
 
 /// No `encrypt_method` has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no encrypt_method; there are plain, aes-128-cfb, aes-128-gcm and chacha20-poly1305")]
+#[error(
+    "`{0}` is no encrypt_method; there are plain, aes-128-cfb, aes-128-gcm and chacha20-poly1305"
+)]
 pub struct UnknownEncryptMethod(pub String);
 
 impl EncryptMethod {
     /// Every method, in the order of the documentation.
-    pub const ALL: [EncryptMethod; 4] =
-        [EncryptMethod::Plain, EncryptMethod::Aes128Cfb, EncryptMethod::Aes128Gcm, EncryptMethod::Chacha20Poly1305];
+    pub const ALL: [EncryptMethod; 4] = [
+        EncryptMethod::Plain,
+        EncryptMethod::Aes128Cfb,
+        EncryptMethod::Aes128Gcm,
+        EncryptMethod::Chacha20Poly1305,
+    ];
 
     /// The name in the configuration, in the handshake and in key derivation.
     #[must_use]
@@ -47,7 +53,10 @@ impl FromStr for EncryptMethod {
     type Err = UnknownEncryptMethod;
 
     fn from_str(text: &str) -> Result<Self, UnknownEncryptMethod> {
-        Self::ALL.into_iter().find(|method| method.name() == text).ok_or_else(|| UnknownEncryptMethod(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|method| method.name() == text)
+            .ok_or_else(|| UnknownEncryptMethod(text.to_owned()))
     }
 }
 
@@ -64,7 +73,10 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_refused_and_the_known_ones_are_named() {
-        let message = "aes-256-cfb".parse::<EncryptMethod>().unwrap_err().to_string();
+        let message = "aes-256-cfb"
+            .parse::<EncryptMethod>()
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("`aes-256-cfb`"), "{message}");
         for method in EncryptMethod::ALL {
             assert!(message.contains(method.name()), "{message}");

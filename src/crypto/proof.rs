@@ -28,7 +28,13 @@ impl LinkKey {
 
     /// Whether the master proved its terms, in constant time.
     #[must_use]
-    pub fn verify_welcome(&self, challenge: &Challenge, nonce: &[u8; 32], terms: &[u8], proof: &[u8; 32]) -> bool {
+    pub fn verify_welcome(
+        &self,
+        challenge: &Challenge,
+        nonce: &[u8; 32],
+        terms: &[u8],
+        proof: &[u8; 32],
+    ) -> bool {
         verify_slices_are_equal(&self.prove_welcome(challenge, nonce, terms), proof).is_ok()
     }
 
@@ -55,23 +61,48 @@ mod tests {
         let (challenge, later) = (Challenge::new([3; 24]), Challenge::new([4; 24]));
         let hello = key.prove_hello(&challenge, b"claims");
         assert!(key.verify_hello(&challenge, b"claims", &hello));
-        assert!(!other.verify_hello(&challenge, b"claims", &hello), "another key");
-        assert!(!key.verify_hello(&later, b"claims", &hello), "another challenge: a replay");
-        assert!(!key.verify_hello(&challenge, b"claim5", &hello), "other claims");
+        assert!(
+            !other.verify_hello(&challenge, b"claims", &hello),
+            "another key"
+        );
+        assert!(
+            !key.verify_hello(&later, b"claims", &hello),
+            "another challenge: a replay"
+        );
+        assert!(
+            !key.verify_hello(&challenge, b"claim5", &hello),
+            "other claims"
+        );
 
         let welcome = key.prove_welcome(&challenge, &[5; 32], b"terms");
         assert!(key.verify_welcome(&challenge, &[5; 32], b"terms", &welcome));
-        assert!(!other.verify_welcome(&challenge, &[5; 32], b"terms", &welcome), "a false master");
-        assert!(!key.verify_welcome(&later, &[5; 32], b"terms", &welcome), "another challenge");
-        assert!(!key.verify_welcome(&challenge, &[6; 32], b"terms", &welcome), "another nonce: a replay");
-        assert!(!key.verify_welcome(&challenge, &[5; 32], b"term5", &welcome), "other terms");
+        assert!(
+            !other.verify_welcome(&challenge, &[5; 32], b"terms", &welcome),
+            "a false master"
+        );
+        assert!(
+            !key.verify_welcome(&later, &[5; 32], b"terms", &welcome),
+            "another challenge"
+        );
+        assert!(
+            !key.verify_welcome(&challenge, &[6; 32], b"terms", &welcome),
+            "another nonce: a replay"
+        );
+        assert!(
+            !key.verify_welcome(&challenge, &[5; 32], b"term5", &welcome),
+            "other terms"
+        );
     }
 
     #[test]
     fn a_role_without_a_key_has_the_one_that_everybody_knows() {
         let (one, another) = (LinkKey::derive(None), LinkKey::derive(None));
         let challenge = Challenge::new([3; 24]);
-        assert!(another.verify_hello(&challenge, b"claims", &one.prove_hello(&challenge, b"claims")));
+        assert!(another.verify_hello(
+            &challenge,
+            b"claims",
+            &one.prove_hello(&challenge, b"claims")
+        ));
         assert!(!LinkKey::derive(Some("rePortserver")).verify_hello(
             &challenge,
             b"claims",

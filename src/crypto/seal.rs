@@ -58,19 +58,28 @@ pub struct Opener {
 
 impl fmt::Debug for Sealer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Sealer").field("next", &self.next).finish_non_exhaustive()
+        formatter
+            .debug_struct("Sealer")
+            .field("next", &self.next)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Opener {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Opener").field("next", &self.next).finish_non_exhaustive()
+        formatter
+            .debug_struct("Opener")
+            .field("next", &self.next)
+            .finish_non_exhaustive()
     }
 }
 
 impl Sealer {
     pub(super) fn new(direction: Direction) -> Self {
-        Sealer { next: 0, cipher: Some(direction.sealing()) }
+        Sealer {
+            next: 0,
+            cipher: Some(direction.sealing()),
+        }
     }
 
     /// Seals `buffer[from..]` in place as the next message, and appends its [`OVERHEAD`] bytes of tag; reserve them when the buffer is
@@ -93,7 +102,10 @@ impl Sealer {
 
 impl Opener {
     pub(super) fn new(direction: Direction) -> Self {
-        Opener { next: 0, cipher: Some(direction.opening()) }
+        Opener {
+            next: 0,
+            cipher: Some(direction.opening()),
+        }
     }
 
     /// Opens the next message in place and cuts off its tag. The tag is verified, in constant time, before anything is decrypted or
@@ -104,8 +116,13 @@ impl Opener {
     pub fn open(&mut self, buffer: &mut BytesMut) -> Result<(), SealError> {
         let cipher = self.cipher.as_mut().ok_or(SealError::Failed)?;
         let opened = take(&mut self.next).and_then(|number| {
-            let length = buffer.len().checked_sub(OVERHEAD).ok_or(SealError::Corrupt)?;
-            let (message, tag) = buffer.split_at_mut_checked(length).ok_or(SealError::Corrupt)?;
+            let length = buffer
+                .len()
+                .checked_sub(OVERHEAD)
+                .ok_or(SealError::Corrupt)?;
+            let (message, tag) = buffer
+                .split_at_mut_checked(length)
+                .ok_or(SealError::Corrupt)?;
             cipher.open(number, message, tag)?;
             Ok(length)
         });
@@ -130,15 +147,19 @@ impl Direction {
     /// From the handshake hash and the direction's key of the Noise split.
     pub(super) fn derive(method: EncryptMethod, hash: &[u8; 32], key: &[u8]) -> Self {
         let material = hkdf::derive(hash, key, &[b"rePort seal ", method.name().as_bytes()]);
-        Direction { method, material: Zeroizing::new(material) }
+        Direction {
+            method,
+            material: Zeroizing::new(material),
+        }
     }
 
     fn sealing(self) -> SealWith {
         match self.method {
             EncryptMethod::Plain => SealWith::Plain(self.aead_key(&AES_128_GCM)),
-            EncryptMethod::Aes128Cfb => {
-                SealWith::Cfb(Box::new((CfbEncryptor::new(&self.cut::<0, 16>(), &self.cut::<16, 16>()), self.mac_key())))
-            }
+            EncryptMethod::Aes128Cfb => SealWith::Cfb(Box::new((
+                CfbEncryptor::new(&self.cut::<0, 16>(), &self.cut::<16, 16>()),
+                self.mac_key(),
+            ))),
             EncryptMethod::Aes128Gcm => SealWith::Aead(self.aead_key(&AES_128_GCM)),
             EncryptMethod::Chacha20Poly1305 => SealWith::Aead(self.aead_key(&CHACHA20_POLY1305)),
         }
@@ -147,9 +168,10 @@ impl Direction {
     fn opening(self) -> OpenWith {
         match self.method {
             EncryptMethod::Plain => OpenWith::Plain(self.aead_key(&AES_128_GCM)),
-            EncryptMethod::Aes128Cfb => {
-                OpenWith::Cfb(Box::new((CfbDecryptor::new(&self.cut::<0, 16>(), &self.cut::<16, 16>()), self.mac_key())))
-            }
+            EncryptMethod::Aes128Cfb => OpenWith::Cfb(Box::new((
+                CfbDecryptor::new(&self.cut::<0, 16>(), &self.cut::<16, 16>()),
+                self.mac_key(),
+            ))),
             EncryptMethod::Aes128Gcm => OpenWith::Aead(self.aead_key(&AES_128_GCM)),
             EncryptMethod::Chacha20Poly1305 => OpenWith::Aead(self.aead_key(&CHACHA20_POLY1305)),
         }
@@ -157,7 +179,12 @@ impl Direction {
 
     /// `N` bytes of the material from `FROM` on.
     fn cut<const FROM: usize, const N: usize>(&self) -> Zeroizing<[u8; N]> {
-        const { assert!(FROM <= 64 && N <= 64 - FROM, "the key material has 64 bytes") };
+        const {
+            assert!(
+                FROM <= 64 && N <= 64 - FROM,
+                "the key material has 64 bytes"
+            )
+        };
         let mut bytes = Zeroizing::new([0; N]);
         for (to, from) in bytes.iter_mut().zip(self.material.iter().skip(FROM)) {
             *to = *from;
@@ -170,12 +197,17 @@ impl Direction {
     }
 
     fn aead_key(&self, algorithm: &'static Algorithm) -> LessSafeKey {
-        let material = self.material.split_at_checked(algorithm.key_len()).map_or(&[][..], |(key, _)| key);
+        let material = self
+            .material
+            .split_at_checked(algorithm.key_len())
+            .map_or(&[][..], |(key, _)| key);
         #[expect(
             clippy::expect_used,
             reason = "fails only for a key of another length than the algorithm's, which was asked for"
         )]
-        LessSafeKey::new(UnboundKey::new(algorithm, material).expect("a key of the algorithm's length"))
+        LessSafeKey::new(
+            UnboundKey::new(algorithm, material).expect("a key of the algorithm's length"),
+        )
     }
 }
 
@@ -190,7 +222,9 @@ impl SealWith {
     fn seal(&mut self, number: u64, message: &mut [u8]) -> Option<[u8; OVERHEAD]> {
         match self {
             SealWith::Plain(key) => {
-                let tag = key.seal_in_place_separate_tag(nonce(number), Aad::from(&*message), &mut []).ok()?;
+                let tag = key
+                    .seal_in_place_separate_tag(nonce(number), Aad::from(&*message), &mut [])
+                    .ok()?;
                 tag.as_ref().try_into().ok()
             }
             SealWith::Cfb(pair) => {
@@ -199,7 +233,9 @@ impl SealWith {
                 authenticate(mac, number, message)
             }
             SealWith::Aead(key) => {
-                let tag = key.seal_in_place_separate_tag(nonce(number), Aad::empty(), message).ok()?;
+                let tag = key
+                    .seal_in_place_separate_tag(nonce(number), Aad::empty(), message)
+                    .ok()?;
                 tag.as_ref().try_into().ok()
             }
         }
@@ -231,9 +267,16 @@ impl OpenWith {
     }
 }
 
-fn verify_plain(key: &LessSafeKey, number: u64, message: &[u8], tag: &[u8]) -> Result<(), SealError> {
+fn verify_plain(
+    key: &LessSafeKey,
+    number: u64,
+    message: &[u8],
+    tag: &[u8],
+) -> Result<(), SealError> {
     let mut tag: [u8; OVERHEAD] = tag.try_into().map_err(|_| SealError::Corrupt)?;
-    key.open_in_place(nonce(number), Aad::from(message), &mut tag).map(|_| ()).map_err(|_| SealError::Corrupt)
+    key.open_in_place(nonce(number), Aad::from(message), &mut tag)
+        .map(|_| ())
+        .map_err(|_| SealError::Corrupt)
 }
 
 /// The tag of `aes-128-cfb`.
@@ -281,7 +324,11 @@ mod tests {
                 let (mut sealer, mut opener) = pair(method);
                 let mut altered = sealed(&mut sealer, &[5; 40]);
                 altered[index] ^= 0x10;
-                assert_eq!(opener.open(&mut altered), Err(SealError::Corrupt), "{method}, byte {index}");
+                assert_eq!(
+                    opener.open(&mut altered),
+                    Err(SealError::Corrupt),
+                    "{method}, byte {index}"
+                );
                 let mut good = sealed(&mut sealer, b"good");
                 assert_eq!(opener.open(&mut good), Err(SealError::Failed), "{method}");
             }
@@ -293,8 +340,16 @@ mod tests {
         for method in EncryptMethod::ALL {
             for length in 0..OVERHEAD {
                 let (_, mut opener) = pair(method);
-                assert_eq!(opener.open(&mut BytesMut::zeroed(length)), Err(SealError::Corrupt), "{method} {length}");
-                assert_eq!(opener.open(&mut BytesMut::zeroed(50)), Err(SealError::Failed), "{method} {length}");
+                assert_eq!(
+                    opener.open(&mut BytesMut::zeroed(length)),
+                    Err(SealError::Corrupt),
+                    "{method} {length}"
+                );
+                assert_eq!(
+                    opener.open(&mut BytesMut::zeroed(50)),
+                    Err(SealError::Failed),
+                    "{method} {length}"
+                );
             }
         }
     }
@@ -304,13 +359,24 @@ mod tests {
         for method in EncryptMethod::ALL {
             let messages = || {
                 let (mut sealer, opener) = pair(method);
-                ([sealed(&mut sealer, b"same"), sealed(&mut sealer, b"same")], opener)
+                (
+                    [sealed(&mut sealer, b"same"), sealed(&mut sealer, b"same")],
+                    opener,
+                )
             };
             let ([first, _], mut opener) = messages();
             assert_eq!(opener.open(&mut first.clone()), Ok(()));
-            assert_eq!(opener.open(&mut first.clone()), Err(SealError::Corrupt), "{method}: replayed");
+            assert_eq!(
+                opener.open(&mut first.clone()),
+                Err(SealError::Corrupt),
+                "{method}: replayed"
+            );
             let ([_, mut second], mut opener) = messages();
-            assert_eq!(opener.open(&mut second), Err(SealError::Corrupt), "{method}: the first left out");
+            assert_eq!(
+                opener.open(&mut second),
+                Err(SealError::Corrupt),
+                "{method}: the first left out"
+            );
         }
     }
 
@@ -320,11 +386,19 @@ mod tests {
             let (mut sealer, mut opener) = pair(method);
             let mut longer = sealed(&mut sealer, b"message");
             longer.extend_from_slice(&[0]);
-            assert_eq!(opener.open(&mut longer), Err(SealError::Corrupt), "{method}");
+            assert_eq!(
+                opener.open(&mut longer),
+                Err(SealError::Corrupt),
+                "{method}"
+            );
             let (mut sealer, mut opener) = pair(method);
             let mut shorter = sealed(&mut sealer, b"message");
             shorter.truncate(shorter.len() - 1);
-            assert_eq!(opener.open(&mut shorter), Err(SealError::Corrupt), "{method}");
+            assert_eq!(
+                opener.open(&mut shorter),
+                Err(SealError::Corrupt),
+                "{method}"
+            );
         }
     }
 
@@ -333,7 +407,9 @@ mod tests {
         let secret = b"a known plaintext of some length";
         for method in EncryptMethod::ALL {
             let buffer = sealed(&mut pair(method).0, secret);
-            let readable = buffer.windows(8).any(|window| secret.windows(8).any(|part| part == window));
+            let readable = buffer
+                .windows(8)
+                .any(|window| secret.windows(8).any(|part| part == window));
             assert_eq!(readable, method == EncryptMethod::Plain, "{method}");
         }
     }
@@ -348,7 +424,10 @@ mod tests {
             let mut more = BytesMut::from(&b"more"[..]);
             assert_eq!(sealer.seal(&mut more, 0), Err(SealError::Exhausted));
             assert_eq!(&more[..], b"more", "what cannot be sealed is not touched");
-            assert_eq!(opener.open(&mut BytesMut::zeroed(20)), Err(SealError::Exhausted));
+            assert_eq!(
+                opener.open(&mut BytesMut::zeroed(20)),
+                Err(SealError::Exhausted)
+            );
         }
     }
 
@@ -356,7 +435,10 @@ mod tests {
     fn a_message_that_begins_behind_the_buffer_is_refused_and_costs_no_number() {
         for method in EncryptMethod::ALL {
             let (mut sealer, mut opener) = pair(method);
-            assert_eq!(sealer.seal(&mut BytesMut::zeroed(3), 4), Err(SealError::Range));
+            assert_eq!(
+                sealer.seal(&mut BytesMut::zeroed(3), 4),
+                Err(SealError::Range)
+            );
             assert_eq!(opener.open(&mut sealed(&mut sealer, b"next")), Ok(()));
         }
     }

@@ -32,8 +32,14 @@ pub enum Strength {
 pub fn strength(key: &str) -> Strength {
     let characters: Vec<char> = key.chars().collect();
     let telling = telling_characters(&characters);
-    let bits = (telling as f64 * alphabet(&characters).log2()).floor().max(0.0);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturating is right, and it is not negative")]
+    let bits = (telling as f64 * alphabet(&characters).log2())
+        .floor()
+        .max(0.0);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturating is right, and it is not negative"
+    )]
     match bits as u32 {
         bits if bits >= GOOD_BITS => Strength::Good,
         bits => Strength::Weak { bits },
@@ -45,7 +51,9 @@ pub fn strength(key: &str) -> Strength {
 #[must_use]
 pub fn generate(entropy: [u8; 32]) -> String {
     let mut number = entropy;
-    let mut digits: Vec<char> = std::iter::repeat_with(|| char::from(take_digit(&mut number))).take(GENERATED_LENGTH).collect();
+    let mut digits: Vec<char> = std::iter::repeat_with(|| char::from(take_digit(&mut number)))
+        .take(GENERATED_LENGTH)
+        .collect();
     digits.reverse();
     digits.into_iter().collect()
 }
@@ -68,10 +76,17 @@ fn alphabet(characters: &[char]) -> f64 {
         (char::is_ascii_lowercase, 26.0),
         (char::is_ascii_uppercase, 26.0),
         (char::is_ascii_digit, 10.0),
-        (|character| character.is_ascii() && !character.is_ascii_alphanumeric(), 33.0),
+        (
+            |character| character.is_ascii() && !character.is_ascii_alphanumeric(),
+            33.0,
+        ),
         (|character| !character.is_ascii(), 1000.0),
     ];
-    let size: f64 = classes.iter().filter(|(holds, _)| characters.iter().any(holds)).map(|(_, size)| size).sum();
+    let size: f64 = classes
+        .iter()
+        .filter(|(holds, _)| characters.iter().any(holds))
+        .map(|(_, size)| size)
+        .sum();
     size.max(1.0)
 }
 
@@ -80,7 +95,9 @@ fn telling_characters(characters: &[char]) -> usize {
     let steps: Vec<i64> = characters.windows(2).map(step).collect();
     let mut telling = characters.len().min(1);
     for (index, step) in steps.iter().enumerate() {
-        let run = *step == 0 || (step.abs() == 1 && index.checked_sub(1).and_then(|before| steps.get(before)) == Some(step));
+        let run = *step == 0
+            || (step.abs() == 1
+                && index.checked_sub(1).and_then(|before| steps.get(before)) == Some(step));
         if !run && !stands_before(characters, index.saturating_add(1)) {
             telling = telling.saturating_add(1);
         }
@@ -98,9 +115,15 @@ fn step(pair: &[char]) -> i64 {
 
 /// Whether the three characters that end at `index` stood in the key before: it repeats itself there.
 fn stands_before(characters: &[char], index: usize) -> bool {
-    let Some(start) = index.checked_sub(2) else { return false };
-    let Some(last) = characters.get(start..=index) else { return false };
-    characters.get(..index).is_some_and(|before| before.windows(3).any(|window| window == last))
+    let Some(start) = index.checked_sub(2) else {
+        return false;
+    };
+    let Some(last) = characters.get(start..=index) else {
+        return false;
+    };
+    characters
+        .get(..index)
+        .is_some_and(|before| before.windows(3).any(|window| window == last))
 }
 
 #[cfg(test)]
@@ -109,7 +132,11 @@ mod tests {
 
     #[test]
     fn the_keys_of_the_readme_are_good_and_short_or_simple_ones_are_weak() {
-        for good in ["T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4", "lm6dQFjcaLyuVoy1Q4DqnunmnVz9b7CE", &generate([7; 32])] {
+        for good in [
+            "T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4",
+            "lm6dQFjcaLyuVoy1Q4DqnunmnVz9b7CE",
+            &generate([7; 32]),
+        ] {
             assert_eq!(strength(good), Strength::Good, "{good}");
         }
         for weak in [
@@ -121,7 +148,11 @@ mod tests {
             "abcdefghijklmnopqrstuvwxyz",
             "12345678901234567890",
         ] {
-            assert!(matches!(strength(weak), Strength::Weak { .. }), "{weak}: {:?}", strength(weak));
+            assert!(
+                matches!(strength(weak), Strength::Weak { .. }),
+                "{weak}: {:?}",
+                strength(weak)
+            );
         }
         assert_eq!(strength(""), Strength::Weak { bits: 0 });
         assert_eq!(strength("x7"), Strength::Weak { bits: 10 });
@@ -129,8 +160,12 @@ mod tests {
 
     #[test]
     fn repeating_a_part_adds_next_to_nothing() {
-        let Strength::Weak { bits: once } = strength("k3vq") else { panic!("four characters are weak") };
-        let Strength::Weak { bits: often } = strength(&"k3vq".repeat(10)) else { panic!("repetition is weak") };
+        let Strength::Weak { bits: once } = strength("k3vq") else {
+            panic!("four characters are weak")
+        };
+        let Strength::Weak { bits: often } = strength(&"k3vq".repeat(10)) else {
+            panic!("repetition is weak")
+        };
         assert!(often <= once * 2, "{once} bits became {often}");
     }
 
@@ -144,7 +179,10 @@ mod tests {
         assert_eq!(generate(one), format!("{}57", "0".repeat(41)));
         let all = generate([0xff; 32]);
         assert_eq!(all.len(), GENERATED_LENGTH);
-        assert!(!all.starts_with('0'), "43 digits hold 256 bits with less than one to spare: {all}");
+        assert!(
+            !all.starts_with('0'),
+            "43 digits hold 256 bits with less than one to spare: {all}"
+        );
     }
 
     #[test]
@@ -157,6 +195,7 @@ mod tests {
             })
             .collect();
         assert!(keys.len() > 250, "{}", keys.len());
-        assert!(keys.iter().all(|key| key.len() == GENERATED_LENGTH && key.bytes().all(|byte| byte.is_ascii_alphanumeric())));
+        assert!(keys.iter().all(|key| key.len() == GENERATED_LENGTH
+            && key.bytes().all(|byte| byte.is_ascii_alphanumeric())));
     }
 }

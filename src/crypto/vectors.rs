@@ -16,15 +16,23 @@ struct Hex(Vec<u8>);
 
 impl Hex {
     fn array<const N: usize>(&self) -> [u8; N] {
-        self.0.as_slice().try_into().unwrap_or_else(|_| panic!("{N} bytes, not {}", self.0.len()))
+        self.0
+            .as_slice()
+            .try_into()
+            .unwrap_or_else(|_| panic!("{N} bytes, not {}", self.0.len()))
     }
 }
 
 impl<'de> Deserialize<'de> for Hex {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let digits = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
-        Ok(Hex(digits.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal digits")).collect()))
+        let digits = text
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| std::str::from_utf8(pair).unwrap());
+        Ok(Hex(digits
+            .map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal digits"))
+            .collect()))
     }
 }
 
@@ -53,12 +61,24 @@ fn keys_are_those_of_the_vectors() {
     let keys: Keys = read(include_str!("../../tests/vectors/keys.json"));
     for port in &keys.port_keys {
         let derived = PortKeys::derive(&port.port_key);
-        assert_eq!((derived.id, derived.psk.0), (port.id, port.psk.array()), "{}", port.port_key);
+        assert_eq!(
+            (derived.id, derived.psk.0),
+            (port.id, port.psk.array()),
+            "{}",
+            port.port_key
+        );
     }
     for link in &keys.link_keys {
-        assert_eq!(LinkKey::derive(link.master_key.as_deref()).0, link.link_key.array(), "{:?}", link.master_key);
+        assert_eq!(
+            LinkKey::derive(link.master_key.as_deref()).0,
+            link.link_key.array(),
+            "{:?}",
+            link.master_key
+        );
     }
-    assert!(keys.port_keys.len() >= 3 && keys.link_keys.iter().any(|link| link.master_key.is_none()));
+    assert!(
+        keys.port_keys.len() >= 3 && keys.link_keys.iter().any(|link| link.master_key.is_none())
+    );
 }
 
 #[test]
@@ -96,9 +116,16 @@ fn challenges_and_proofs_are_those_of_the_vectors() {
     for proof in &link.proofs {
         let key = LinkKey(proof.link_key.array());
         let challenge = Challenge::parse(&proof.challenge.0).unwrap();
-        let (claims, terms, nonce) = (proof.claims.as_bytes(), proof.terms.as_bytes(), proof.nonce.array());
+        let (claims, terms, nonce) = (
+            proof.claims.as_bytes(),
+            proof.terms.as_bytes(),
+            proof.nonce.array(),
+        );
         assert_eq!(key.prove_hello(&challenge, claims), proof.hello.array());
-        assert_eq!(key.prove_welcome(&challenge, &nonce, terms), proof.welcome.array());
+        assert_eq!(
+            key.prove_welcome(&challenge, &nonce, terms),
+            proof.welcome.array()
+        );
         assert!(key.verify_hello(&challenge, claims, &proof.hello.array()));
         assert!(key.verify_welcome(&challenge, &nonce, terms, &proof.welcome.array()));
     }
@@ -131,21 +158,37 @@ fn handshakes_are_those_of_the_vectors() {
     let vectors: Handshakes = read(include_str!("../../tests/vectors/handshake.json"));
     for vector in &vectors.handshakes {
         let psk = Psk(vector.psk.array());
-        let (initiator, first) = Initiator::start(&psk, vector.id, &vector.offer.0, vector.initiator_ephemeral.array()).unwrap();
+        let (initiator, first) = Initiator::start(
+            &psk,
+            vector.id,
+            &vector.offer.0,
+            vector.initiator_ephemeral.array(),
+        )
+        .unwrap();
         assert_eq!(first, vector.first.0);
-        let (responder, offer) = Responder::read(&psk, vector.id, &first, vector.responder_ephemeral.array()).unwrap();
+        let (responder, offer) =
+            Responder::read(&psk, vector.id, &first, vector.responder_ephemeral.array()).unwrap();
         assert_eq!(offer, vector.offer.0);
         let (second, server) = responder.finish(&vector.answer.0).unwrap();
         assert_eq!(second, vector.second.0);
         let (answer, client) = initiator.finish(&second).unwrap();
         assert_eq!(answer, vector.answer.0);
-        let expected = (vector.hash.array(), vector.from_initiator.array(), vector.from_responder.array());
+        let expected = (
+            vector.hash.array(),
+            vector.from_initiator.array(),
+            vector.from_responder.array(),
+        );
         assert_eq!(client.parts(), expected);
         assert_eq!(server.parts(), expected);
         let secret = client.tunnel_secret();
         assert_eq!(secret.bytes(), vector.tunnel_secret.array::<32>());
         let mut message = BytesMut::from(&b"resumed"[..]);
-        client.resuming(&secret).initiator(super::EncryptMethod::Aes128Gcm).0.seal(&mut message, 0).unwrap();
+        client
+            .resuming(&secret)
+            .initiator(super::EncryptMethod::Aes128Gcm)
+            .0
+            .seal(&mut message, 0)
+            .unwrap();
         assert_eq!(message, vector.resumed.0);
     }
     assert!(vectors.handshakes.len() >= 2);
@@ -172,7 +215,8 @@ fn sealed_messages_are_those_of_the_vectors() {
     let sealed: Sealed = read(include_str!("../../tests/vectors/sealed.json"));
     assert_eq!(sealed.directions.len(), super::EncryptMethod::ALL.len());
     for one in &sealed.directions {
-        let direction = || Direction::derive(one.method.parse().unwrap(), &one.hash.array(), &one.key.0);
+        let direction =
+            || Direction::derive(one.method.parse().unwrap(), &one.hash.array(), &one.key.0);
         let (mut sealer, mut opener) = (Sealer::new(direction()), Opener::new(direction()));
         for message in &one.messages {
             let mut buffer = BytesMut::from(&b"header"[..]);

@@ -103,7 +103,14 @@ pub async fn examine(traveller: Traveller, journal: &mut Journal<'_>, cancel: &C
     }
     for TravellerPort { port, service } in &traveller.ports {
         if let Some((host, tcp_port)) = service {
-            port::dial_service(&port.mark, host, *tcp_port, traveller.connect_timeout, journal).await;
+            port::dial_service(
+                &port.mark,
+                host,
+                *tcp_port,
+                traveller.connect_timeout,
+                journal,
+            )
+            .await;
         }
     }
 }

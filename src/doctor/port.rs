@@ -28,7 +28,12 @@ const SERVICE_PATIENCE: Duration = Duration::from_secs(2);
 const STEPS: [&str; 2] = ["port_key", "service"];
 
 /// Steps that measure it.
-const MEASURES: [&str; 4] = ["round_trip", "throughput_up", "throughput_down", "buffering"];
+const MEASURES: [&str; 4] = [
+    "round_trip",
+    "throughput_up",
+    "throughput_down",
+    "buffering",
+];
 
 /// The master was not reached.
 pub(super) fn skip(way: &MasterWay, port: &TravellerPort, journal: &mut Journal<'_>) {
@@ -46,7 +51,10 @@ pub(super) async fn walk(
     cancel: &CancellationToken,
 ) {
     let mark = port.mark.to_string();
-    journal.doing(&format!("port \"{mark}\" by {}: its tunnel, its service, and what the way is worth", way.dialer.address()));
+    journal.doing(&format!(
+        "port \"{mark}\" by {}: its tunnel, its service, and what the way is worth",
+        way.dialer.address()
+    ));
     let begun = Instant::now();
     let (measure, is_client) = (*measures, traveller.role == Role::Client);
     let (name, patience) = (mark.clone(), traveller.patience);
@@ -61,7 +69,15 @@ pub(super) async fn walk(
         }
         steps
     };
-    match direct::with_tunnel(way.client.clone(), port.clone(), patience, cancel.clone(), work).await {
+    match direct::with_tunnel(
+        way.client.clone(),
+        port.clone(),
+        patience,
+        cancel.clone(),
+        work,
+    )
+    .await
+    {
         Ok(steps) => {
             *measures = None;
             steps.into_iter().for_each(|step| journal.enter(step));
@@ -69,12 +85,21 @@ pub(super) async fn walk(
         Err(error) => {
             journal.enter(unreached(&mark, &error, begun.elapsed(), is_client));
             let skipped = STEPS.into_iter().skip(1).filter(|_| is_client);
-            skipped.for_each(|step| journal.enter(Step::skipped(step, &mark, "there is no tunnel")));
+            skipped
+                .for_each(|step| journal.enter(Step::skipped(step, &mark, "there is no tunnel")));
         }
     }
 }
 
-fn attached(mark: &str, Reached { tunnel, attach_time, taker, .. }: &Reached) -> Step {
+fn attached(
+    mark: &str,
+    Reached {
+        tunnel,
+        attach_time,
+        taker,
+        ..
+    }: &Reached,
+) -> Step {
     let port = tunnel.port();
     let evidence = format!(
         "a server is there (its process runs for {} s), and agrees to {} and {}",
@@ -88,13 +113,20 @@ fn attached(mark: &str, Reached { tunnel, attach_time, taker, .. }: &Reached) ->
 fn unreached(mark: &str, error: &ReachError, took: Duration, is_client: bool) -> Step {
     let reason = match error {
         ReachError::NoServer { waited, .. } if is_client => Reason::new(
-            format!("no server for this port key is linked to the master (waited for {})", milliseconds(*waited)),
+            format!(
+                "no server for this port key is linked to the master (waited for {})",
+                milliseconds(*waited)
+            ),
             "the server is not running, is not linked to this master, or has another port key",
             "start the server, run `report doctor` there, and compare `port_key` at both ends, to the letter",
         ),
         ReachError::NoServer { .. } => {
             let evidence = "no server has registered this port key at the master";
-            let reason = Reason::new(evidence, "this server is not running", "start it: nothing on the way is against it");
+            let reason = Reason::new(
+                evidence,
+                "this server is not running",
+                "start it: nothing on the way is against it",
+            );
             return Step::warning("port_key", mark, took, reason);
         }
         ReachError::NoMaster(_) | ReachError::Cancelled => {
@@ -110,53 +142,98 @@ fn unreached(mark: &str, error: &ReachError, took: Duration, is_client: bool) ->
 }
 
 /// A stream to the service, which says nothing to it.
-async fn service(mark: &str, Reached { tunnel, attach_time, .. }: &Reached) -> Step {
+async fn service(
+    mark: &str,
+    Reached {
+        tunnel,
+        attach_time,
+        ..
+    }: &Reached,
+) -> Step {
     let begun = Instant::now();
     let stream = tunnel.open(Bytes::new());
     let outcome = timeout(*attach_time + SERVICE_PATIENCE, stream.read()).await;
     let took = begun.elapsed();
     let step = match outcome {
-        Err(_) => Step::ok("service", mark, took, format!("a stream was not reset within {}", milliseconds(took))),
-        Ok(Ok(Some(_))) => Step::ok("service", mark, took, "a stream opens, and the service speaks"),
+        Err(_) => Step::ok(
+            "service",
+            mark,
+            took,
+            format!("a stream was not reset within {}", milliseconds(took)),
+        ),
+        Ok(Ok(Some(_))) => Step::ok(
+            "service",
+            mark,
+            took,
+            "a stream opens, and the service speaks",
+        ),
         Ok(Ok(None)) => {
             let cause = "the service takes nobody at present, or not this server's machine";
-            let reason = Reason::new("the service closed the stream at once", cause, "look into the service's log");
+            let reason = Reason::new(
+                "the service closed the stream at once",
+                cause,
+                "look into the service's log",
+            );
             Step::warning("service", mark, took, reason)
         }
-        Ok(Err(error)) => Step::failed("service", mark, took, reset(error.reset_code(), &error.to_string())),
+        Ok(Err(error)) => Step::failed(
+            "service",
+            mark,
+            took,
+            reset(error.reset_code(), &error.to_string()),
+        ),
     };
     stream.reset(ResetCode::Cancelled);
     step
 }
 
 fn reset(code: Option<ResetCode>, error: &str) -> Reason {
-    let remedy =
-        "start the service, and check the port's `local_address` in the server's configuration; the server's log says more";
+    let remedy = "start the service, and check the port's `local_address` in the server's configuration; the server's log says more";
     match code {
-        Some(ResetCode::Refused) => Reason::new("the service behind the server refuses connections", "it is not running", remedy),
+        Some(ResetCode::Refused) => Reason::new(
+            "the service behind the server refuses connections",
+            "it is not running",
+            remedy,
+        ),
         Some(ResetCode::Unreachable) => Reason::new(
             "the service behind the server cannot be reached",
             "its host is away, or its name does not resolve",
             remedy,
         ),
-        Some(ResetCode::Timeout) => {
-            Reason::new("the service behind the server does not answer", "its host is away, or a firewall drops it", remedy)
-        }
-        _ => Reason::new(format!("the stream to the service was lost: {error}"), "", remedy),
+        Some(ResetCode::Timeout) => Reason::new(
+            "the service behind the server does not answer",
+            "its host is away, or a firewall drops it",
+            remedy,
+        ),
+        _ => Reason::new(
+            format!("the stream to the service was lost: {error}"),
+            "",
+            remedy,
+        ),
     }
 }
 
 /// What the way is worth.
-async fn measured(mark: &str, Reached { tunnel, taker, .. }: &Reached, time: Duration) -> Vec<Step> {
+async fn measured(
+    mark: &str,
+    Reached { tunnel, taker, .. }: &Reached,
+    time: Duration,
+) -> Vec<Step> {
     if taker.bench != Some(true) {
         let why = match taker.bench {
-            Some(_) => "not measured: the server's configuration says \"bench\": false; take that out to measure",
+            Some(_) => {
+                "not measured: the server's configuration says \"bench\": false; take that out to measure"
+            }
             None => "not measured: the server's version does not know how; upgrade it",
         };
         return MEASURES.map(|step| Step::skipped(step, mark, why)).into();
     }
     let mut measured = Measured::default();
-    let plan = Plan { time, connections: 1, data: Data::Random };
+    let plan = Plan {
+        time,
+        connections: 1,
+        data: Data::Random,
+    };
     let begun = Instant::now();
     let outcome = plan.run_for_one(tunnel, &mut measured, |_| {}).await;
     let mut steps = results(mark, &measured, time);
@@ -175,12 +252,27 @@ fn results(mark: &str, measured: &Measured, time: Duration) -> Vec<Step> {
     if let Some(idle) = &trips.idle {
         let p99 = Duration::from_secs_f64(idle.p99_us / 1e6);
         let (middle, worst) = (milliseconds(median(idle)), milliseconds(p99));
-        steps.push(Step::ok("round_trip", mark, time, format!("to the server and back: p50 {middle}, p99 {worst}")));
+        steps.push(Step::ok(
+            "round_trip",
+            mark,
+            time,
+            format!("to the server and back: p50 {middle}, p99 {worst}"),
+        ));
     }
-    for (name, moved) in [("throughput_up", &measured.throughput.up), ("throughput_down", &measured.throughput.down)] {
-        steps.extend(moved.as_ref().map(|moved| Step::ok(name, mark, time, throughput(moved))));
+    for (name, moved) in [
+        ("throughput_up", &measured.throughput.up),
+        ("throughput_down", &measured.throughput.down),
+    ] {
+        steps.extend(
+            moved
+                .as_ref()
+                .map(|moved| Step::ok(name, mark, time, throughput(moved))),
+        );
     }
-    let (up, down) = (trips.beside_up.as_ref().map(median), trips.beside_down.as_ref().map(median));
+    let (up, down) = (
+        trips.beside_up.as_ref().map(median),
+        trips.beside_down.as_ref().map(median),
+    );
     if let (Some(idle), Some(_), Some(_)) = (trips.idle.as_ref().map(median), up, down) {
         steps.push(match judge::buffering(idle, up, down) {
             Ok(evidence) => Step::ok("buffering", mark, time * 2, evidence),
@@ -192,27 +284,57 @@ fn results(mark: &str, measured: &Measured, time: Duration) -> Vec<Step> {
 
 fn throughput(moved: &Throughput) -> String {
     let megabytes = moved.bytes_per_second / 1e6;
-    format!("{megabytes:.1} MB/s ({:.1} Mbit/s) over one connection", megabytes * 8.0)
+    format!(
+        "{megabytes:.1} MB/s ({:.1} Mbit/s) over one connection",
+        megabytes * 8.0
+    )
 }
 
 /// Dials a server's local service, as the server does for each stream.
-pub(super) async fn dial_service(mark: &str, host: &str, tcp_port: u16, limit: Duration, journal: &mut Journal<'_>) {
+pub(super) async fn dial_service(
+    mark: &str,
+    host: &str,
+    tcp_port: u16,
+    limit: Duration,
+    journal: &mut Journal<'_>,
+) {
     let begun = Instant::now();
-    let address = if host.contains(':') { format!("[{host}]:{tcp_port}") } else { format!("{host}:{tcp_port}") };
+    let address = if host.contains(':') {
+        format!("[{host}]:{tcp_port}")
+    } else {
+        format!("{host}:{tcp_port}")
+    };
     let dialled = connect(host, tcp_port, limit).await;
     let took = begun.elapsed();
     let remedy = "start the service, or correct the port's `local_address`";
     journal.enter(match dialled {
-        Ok(_) => Step::ok("service", mark, took, format!("{address} takes connections")),
-        Err(ConnectError::OutOfFiles(out)) => Step::failed("service", mark, took, Reason::new(out.to_string(), "", out.remedy())),
+        Ok(_) => Step::ok(
+            "service",
+            mark,
+            took,
+            format!("{address} takes connections"),
+        ),
+        Err(ConnectError::OutOfFiles(out)) => Step::failed(
+            "service",
+            mark,
+            took,
+            Reason::new(out.to_string(), "", out.remedy()),
+        ),
         Err(error) => {
             let cause = match (&error, error.kind()) {
-                (ConnectError::Name { .. }, _) => "the name is wrong, or the DNS server does not know it or is not reached",
+                (ConnectError::Name { .. }, _) => {
+                    "the name is wrong, or the DNS server does not know it or is not reached"
+                }
                 (_, ErrorKind::ConnectionRefused) => "nobody listens there",
                 (_, ErrorKind::TimedOut) => "its host is away, or a firewall drops it",
                 _ => "there is no path to it",
             };
-            Step::failed("service", mark, took, Reason::new(error.to_string(), cause, remedy))
+            Step::failed(
+                "service",
+                mark,
+                took,
+                Reason::new(error.to_string(), cause, remedy),
+            )
         }
     });
 }

@@ -35,7 +35,11 @@ enum Tried {
 pub(super) async fn try_all(traveller: &Traveller, way: &MasterWay, journal: &mut Journal<'_>) {
     let master = way.dialer.address().to_string();
     let longest = traveller.silences.iter().max().copied().unwrap_or_default();
-    journal.doing(&format!("{} links to {master} are silent, for up to {}", traveller.silences.len(), seconds(longest)));
+    journal.doing(&format!(
+        "{} links to {master} are silent, for up to {}",
+        traveller.silences.len(),
+        seconds(longest)
+    ));
     let begun = Instant::now();
     let mut links = JoinSet::new();
     for &time in &traveller.silences {
@@ -53,11 +57,20 @@ pub(super) async fn try_all(traveller: &Traveller, way: &MasterWay, journal: &mu
         .collect();
     let note = note(&tried);
     journal.enter(match judge::silences(&silences, traveller.heartbeat) {
-        _ if silences.is_empty() => Step::skipped("silence", master, format!("no link was silent for long enough{note}")),
+        _ if silences.is_empty() => Step::skipped(
+            "silence",
+            master,
+            format!("no link was silent for long enough{note}"),
+        ),
         Ok(evidence) => Step::ok("silence", master, begun.elapsed(), evidence + &note),
         Err(reason) => {
             let evidence = reason.evidence + &note;
-            Step::warning("silence", master, begun.elapsed(), Reason { evidence, ..reason })
+            Step::warning(
+                "silence",
+                master,
+                begun.elapsed(),
+                Reason { evidence, ..reason },
+            )
         }
     });
 }

@@ -41,30 +41,70 @@ pub struct Step {
 
 impl Step {
     /// It holds.
-    pub fn ok(name: &'static str, subject: impl Into<String>, took: Duration, evidence: impl Into<String>) -> Self {
+    pub fn ok(
+        name: &'static str,
+        subject: impl Into<String>,
+        took: Duration,
+        evidence: impl Into<String>,
+    ) -> Self {
         let milliseconds = (took.as_secs_f64() * 1e6).round() / 1e3;
         let (subject, evidence) = (subject.into(), evidence.into());
-        Step { name, subject, outcome: Outcome::Ok, milliseconds, evidence, cause: None, remedy: None }
+        Step {
+            name,
+            subject,
+            outcome: Outcome::Ok,
+            milliseconds,
+            evidence,
+            cause: None,
+            remedy: None,
+        }
     }
 
     /// It does not hold, for this reason.
-    pub fn failed(name: &'static str, subject: impl Into<String>, took: Duration, reason: Reason) -> Self {
+    pub fn failed(
+        name: &'static str,
+        subject: impl Into<String>,
+        took: Duration,
+        reason: Reason,
+    ) -> Self {
         Step::ok(name, subject, took, "").with(Outcome::Failed, reason)
     }
 
     /// It holds but for this.
-    pub fn warning(name: &'static str, subject: impl Into<String>, took: Duration, reason: Reason) -> Self {
+    pub fn warning(
+        name: &'static str,
+        subject: impl Into<String>,
+        took: Duration,
+        reason: Reason,
+    ) -> Self {
         Step::ok(name, subject, took, "").with(Outcome::Warning, reason)
     }
 
     /// It was not tried.
     pub fn skipped(name: &'static str, subject: impl Into<String>, why: impl Into<String>) -> Self {
-        Step { outcome: Outcome::Skipped, ..Step::ok(name, subject, Duration::ZERO, why) }
+        Step {
+            outcome: Outcome::Skipped,
+            ..Step::ok(name, subject, Duration::ZERO, why)
+        }
     }
 
-    fn with(self, outcome: Outcome, Reason { evidence, cause, remedy }: Reason) -> Self {
+    fn with(
+        self,
+        outcome: Outcome,
+        Reason {
+            evidence,
+            cause,
+            remedy,
+        }: Reason,
+    ) -> Self {
         let said = |text: String| Some(text).filter(|text| !text.is_empty());
-        Step { outcome, evidence, cause: said(cause), remedy: said(remedy), ..self }
+        Step {
+            outcome,
+            evidence,
+            cause: said(cause),
+            remedy: said(remedy),
+            ..self
+        }
     }
 }
 
@@ -78,7 +118,11 @@ pub struct Journal<'t> {
 impl<'t> Journal<'t> {
     /// An empty one. `tell` hears of each step, `doing` of what takes a while.
     pub fn new(tell: impl FnMut(&Step) + Send + 't, doing: impl FnMut(&str) + Send + 't) -> Self {
-        Journal { steps: Vec::new(), tell: Box::new(tell), doing: Box::new(doing) }
+        Journal {
+            steps: Vec::new(),
+            tell: Box::new(tell),
+            doing: Box::new(doing),
+        }
     }
 
     /// A step is done.
@@ -101,7 +145,11 @@ impl<'t> Journal<'t> {
     /// The worst that came of any step.
     #[must_use]
     pub fn worst(&self) -> Outcome {
-        self.steps.iter().map(|step| step.outcome).max().unwrap_or(Outcome::Ok)
+        self.steps
+            .iter()
+            .map(|step| step.outcome)
+            .max()
+            .unwrap_or(Outcome::Ok)
     }
 }
 
@@ -114,13 +162,31 @@ mod tests {
         let mut told = Vec::new();
         let mut journal = Journal::new(|step: &Step| told.push(step.name), |_| {});
         assert_eq!(journal.worst(), Outcome::Ok);
-        journal.enter(Step::ok("name", "host", Duration::from_micros(1_234), "found"));
+        journal.enter(Step::ok(
+            "name",
+            "host",
+            Duration::from_micros(1_234),
+            "found",
+        ));
         journal.enter(Step::skipped("tls", "host", "the step before failed"));
         assert_eq!(journal.worst(), Outcome::Skipped);
-        journal.enter(Step::warning("clock", "host", Duration::ZERO, Reason::new("slow", "", "set it")));
+        journal.enter(Step::warning(
+            "clock",
+            "host",
+            Duration::ZERO,
+            Reason::new("slow", "", "set it"),
+        ));
         assert_eq!(journal.worst(), Outcome::Warning);
-        journal.enter(Step::failed("tcp", "host", Duration::ZERO, Reason::new("refused", "nobody", "start it")));
-        assert_eq!((journal.worst(), journal.steps().len()), (Outcome::Failed, 4));
+        journal.enter(Step::failed(
+            "tcp",
+            "host",
+            Duration::ZERO,
+            Reason::new("refused", "nobody", "start it"),
+        ));
+        assert_eq!(
+            (journal.worst(), journal.steps().len()),
+            (Outcome::Failed, 4)
+        );
         drop(journal);
         assert_eq!(told, ["name", "tls", "clock", "tcp"]);
     }
@@ -134,8 +200,16 @@ mod tests {
             "cause": null, "remedy": null,
         });
         assert_eq!(value, expected);
-        let failed = Step::failed("tcp", "host", Duration::ZERO, Reason::new("refused", "", "start it"));
+        let failed = Step::failed(
+            "tcp",
+            "host",
+            Duration::ZERO,
+            Reason::new("refused", "", "start it"),
+        );
         let value = serde_json::to_value(&failed).unwrap();
-        assert_eq!((&value["outcome"], &value["cause"], &value["remedy"]), (&"failed".into(), &().into(), &"start it".into()));
+        assert_eq!(
+            (&value["outcome"], &value["cause"], &value["remedy"]),
+            (&"failed".into(), &().into(), &"start it".into())
+        );
     }
 }

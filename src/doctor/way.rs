@@ -52,24 +52,52 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const STRANGERS_PATH: &str = "/robots.txt";
 
 /// The steps behind a name, in their order.
-const STEPS: [&str; 7] = ["tcp", "proxy", "tls", "upgrade", "clock", "master_key", "small_messages"];
+const STEPS: [&str; 7] = [
+    "tcp",
+    "proxy",
+    "tls",
+    "upgrade",
+    "clock",
+    "master_key",
+    "small_messages",
+];
 
 /// Walks the way, and says whether the master took the role in.
-pub(super) async fn walk(traveller: &Traveller, way: &MasterWay, journal: &mut Journal<'_>) -> bool {
+pub(super) async fn walk(
+    traveller: &Traveller,
+    way: &MasterWay,
+    journal: &mut Journal<'_>,
+) -> bool {
     let dialer = &way.dialer;
     let master = dialer.address().to_string();
     journal.doing(&format!("walking to {master}"));
-    let walked = Walk { dialer, master: &master, journal: &mut *journal };
+    let walked = Walk {
+        dialer,
+        master: &master,
+        journal: &mut *journal,
+    };
     let failed = match walked.dialled().await {
-        Ok((socket, connection)) => return admitted(traveller, &master, socket, connection, journal).await,
+        Ok((socket, connection)) => {
+            return admitted(traveller, &master, socket, connection, journal).await;
+        }
         Err(failed) => failed,
     };
-    let after = STEPS.iter().position(|step| *step == failed).map_or(0, |position| position + 1);
+    let after = STEPS
+        .iter()
+        .position(|step| *step == failed)
+        .map_or(0, |position| position + 1);
     for step in STEPS.into_iter().skip(after) {
         let is_on_the_way = step != "tls" || dialer.address().is_secure();
-        let is_done = journal.steps().iter().any(|done| done.name == step && done.subject == master);
+        let is_done = journal
+            .steps()
+            .iter()
+            .any(|done| done.name == step && done.subject == master);
         if is_on_the_way && !is_done {
-            journal.enter(Step::skipped(step, &master, format!("the step {failed} failed")));
+            journal.enter(Step::skipped(
+                step,
+                &master,
+                format!("the step {failed} failed"),
+            ));
         }
     }
     false
@@ -96,19 +124,32 @@ impl Walk<'_, '_, '_> {
         let (dialled, passages) = self.dialer.dial_watched().await;
         let failed = dialled.as_ref().err();
         if proxy.is_none() && failed.is_none_or(|error| rank(error.layer().1) > rank(Layer::Tcp)) {
-            self.journal.enter(Step::ok("proxy", self.master, Duration::ZERO, "none: the master is dialled directly"));
+            self.journal.enter(Step::ok(
+                "proxy",
+                self.master,
+                Duration::ZERO,
+                "none: the master is dialled directly",
+            ));
         }
         for (index, passage) in passages.iter().enumerate() {
             let place = (passage.peer, passage.layer);
             // Where it failed; or where it came again, as to a proxy that does not keep connections.
-            let is_again = passages.iter().skip(index + 1).any(|later| (later.peer, later.layer) == place);
+            let is_again = passages
+                .iter()
+                .skip(index + 1)
+                .any(|later| (later.peer, later.layer) == place);
             if !is_again && failed.is_none_or(|error| error.layer() != place) {
                 self.passed(passage, proxy.as_ref());
             }
         }
         let outcome = match dialled {
             Ok(socket) => Ok((socket, connection)),
-            Err(error) => self.failed(&error, passages.last().map_or_else(|| begun.elapsed(), |passage| passage.took)),
+            Err(error) => self.failed(
+                &error,
+                passages
+                    .last()
+                    .map_or_else(|| begun.elapsed(), |passage| passage.took),
+            ),
         };
         // Who refuses has a clock, too.
         if let Some(answered) = answered(&passages) {
@@ -119,28 +160,61 @@ impl Walk<'_, '_, '_> {
     }
 
     /// The name and the addresses of whom is connected to first.
-    async fn survey(&mut self, proxy: Option<&ChosenProxy>) -> Result<Option<Duration>, FailedStep> {
+    async fn survey(
+        &mut self,
+        proxy: Option<&ChosenProxy>,
+    ) -> Result<Option<Duration>, FailedStep> {
         let begun = Instant::now();
-        let Survey { peer, host, port, name_took, addresses } = match self.dialer.survey().await {
+        let Survey {
+            peer,
+            host,
+            port,
+            name_took,
+            addresses,
+        } = match self.dialer.survey().await {
             Ok(survey) => survey,
             Err(error) => return self.failed(&error, begun.elapsed()),
         };
-        let list: Vec<String> = addresses.iter().map(|(address, _)| address.ip().to_string()).collect();
-        let whose = if peer == Peer::Proxy { "the proxy's " } else { "" };
+        let list: Vec<String> = addresses
+            .iter()
+            .map(|(address, _)| address.ip().to_string())
+            .collect();
+        let whose = if peer == Peer::Proxy {
+            "the proxy's "
+        } else {
+            ""
+        };
         let found = format!("{whose}{host} is {}", list.join(", "));
         self.journal.enter(Step::ok(
             "name",
             &host,
             name_took,
-            if is_address(&host) { "it is an address".to_owned() } else { found },
+            if is_address(&host) {
+                "it is an address".to_owned()
+            } else {
+                found
+            },
         ));
         if !self.dialer.resolves_here(proxy) {
             let name = self.dialer.address().host();
-            self.journal.enter(Step::skipped("name", name, "the proxy resolves the master's name"));
+            self.journal.enter(Step::skipped(
+                "name",
+                name,
+                "the proxy resolves the master's name",
+            ));
         }
-        let reached = addresses.iter().filter_map(|(_, outcome)| outcome.as_ref().ok().copied()).min();
+        let reached = addresses
+            .iter()
+            .filter_map(|(_, outcome)| outcome.as_ref().ok().copied())
+            .min();
         for (address, outcome) in &addresses {
-            self.journal.enter(connection(*address, outcome, reached.is_some(), &host, port));
+            self.journal.enter(connection(
+                *address,
+                outcome,
+                reached.is_some(),
+                &host,
+                port,
+            ));
         }
         match reached {
             Some(took) => Ok(Some(took).filter(|_| peer == Peer::Master)),
@@ -149,13 +223,27 @@ impl Walk<'_, '_, '_> {
     }
 
     /// A layer holds.
-    fn passed(&mut self, Passage { peer, layer, took, sights }: &Passage, proxy: Option<&ChosenProxy>) {
+    fn passed(
+        &mut self,
+        Passage {
+            peer,
+            layer,
+            took,
+            sights,
+        }: &Passage,
+        proxy: Option<&ChosenProxy>,
+    ) {
         match (layer, peer) {
             // The survey has said so.
             (Layer::Name | Layer::Tcp, _) => {}
             (Layer::Proxy, _) => {
                 if let Some(proxy) = proxy {
-                    self.journal.enter(Step::ok("proxy", proxy.address.to_string(), *took, through(proxy, sights)));
+                    self.journal.enter(Step::ok(
+                        "proxy",
+                        proxy.address.to_string(),
+                        *took,
+                        through(proxy, sights),
+                    ));
                 }
             }
             (Layer::Tls, peer) => {
@@ -172,7 +260,12 @@ impl Walk<'_, '_, '_> {
             (Layer::Http, _) => {
                 for sight in sights {
                     if let Sight::Answered(answered) = sight {
-                        self.journal.enter(Step::ok("upgrade", self.master, *took, upgraded(answered)));
+                        self.journal.enter(Step::ok(
+                            "upgrade",
+                            self.master,
+                            *took,
+                            upgraded(answered),
+                        ));
                     }
                 }
             }
@@ -196,7 +289,8 @@ impl Walk<'_, '_, '_> {
             DialError::Tls { host, .. } if peer == Peer::Proxy => host.clone(),
             _ => self.master.to_owned(),
         };
-        self.journal.enter(Step::failed(name, subject, took, error.reason()));
+        self.journal
+            .enter(Step::failed(name, subject, took, error.reason()));
         Err(name)
     }
 }
@@ -216,7 +310,13 @@ fn is_address(host: &str) -> bool {
 }
 
 /// One address of the host; when another one was reached, a dial gets around this one.
-fn connection(address: SocketAddr, outcome: &Result<Duration, String>, is_reached: bool, host: &str, port: u16) -> Step {
+fn connection(
+    address: SocketAddr,
+    outcome: &Result<Duration, String>,
+    is_reached: bool,
+    host: &str,
+    port: u16,
+) -> Step {
     match outcome {
         Ok(took) => Step::ok("tcp", address.to_string(), *took, "connected"),
         Err(why) => {
@@ -224,10 +324,15 @@ fn connection(address: SocketAddr, outcome: &Result<Duration, String>, is_reache
                 "refused" => "nobody listens there",
                 _ => "the machine is down, or a firewall drops what is sent to it",
             };
-            let remedy =
-                format!("is it running, does a firewall let port {port} through, and is this still an address of {host}?");
+            let remedy = format!(
+                "is it running, does a firewall let port {port} through, and is this still an address of {host}?"
+            );
             let reason = Reason::new(why.clone(), cause, remedy);
-            let told = if is_reached { Step::warning } else { Step::failed };
+            let told = if is_reached {
+                Step::warning
+            } else {
+                Step::failed
+            };
             told("tcp", address.to_string(), Duration::ZERO, reason)
         }
     }
@@ -240,11 +345,18 @@ fn through(proxy: &ChosenProxy, sights: &[Sight]) -> String {
         _ => None,
     });
     match (&proxy.address.user, scheme) {
-        (Some(user), Some(scheme)) => text.push_str(&format!("; told that \"{}\" asks, by {scheme}", user.name)),
-        (Some(user), None) if matches!(proxy.address.kind, ProxyKind::Socks5 | ProxyKind::Socks5h) => {
+        (Some(user), Some(scheme)) => {
+            text.push_str(&format!("; told that \"{}\" asks, by {scheme}", user.name))
+        }
+        (Some(user), None)
+            if matches!(proxy.address.kind, ProxyKind::Socks5 | ProxyKind::Socks5h) =>
+        {
             text.push_str(&format!("; told that \"{}\" asks", user.name))
         }
-        (Some(user), None) => text.push_str(&format!("; it did not want to know that \"{}\" asks", user.name)),
+        (Some(user), None) => text.push_str(&format!(
+            "; it did not want to know that \"{}\" asks",
+            user.name
+        )),
         (None, _) => text.push_str("; it does not want to know who asks"),
     }
     text
@@ -259,7 +371,12 @@ fn tls(subject: &str, took: Duration, session: &TlsSession) -> Step {
         text.push_str(&format!("; {}", described(own)));
     }
     if session.chain.len() > 1 {
-        let issuers: Vec<String> = session.chain.iter().skip(1).map(|above| format!("\"{}\"", above.subject)).collect();
+        let issuers: Vec<String> = session
+            .chain
+            .iter()
+            .skip(1)
+            .map(|above| format!("\"{}\"", above.subject))
+            .collect();
         text.push_str(&format!("; chain: {}", issuers.join(", ")));
     }
     match judge::certificate(&session.chain) {
@@ -285,7 +402,11 @@ pub(super) fn described(own: &Certificate) -> String {
 }
 
 fn upgraded(answered: &Answered) -> String {
-    let telling: Vec<String> = answered.telling.iter().map(|(name, value)| format!("{name} {value:?}")).collect();
+    let telling: Vec<String> = answered
+        .telling
+        .iter()
+        .map(|(name, value)| format!("{name} {value:?}"))
+        .collect();
     match (answered.middlebox, telling.is_empty()) {
         (Some(name), _) => format!("101, through {name} ({})", telling.join(", ")),
         (None, false) => format!("101 ({})", telling.join(", ")),
@@ -295,10 +416,13 @@ fn upgraded(answered: &Answered) -> String {
 
 /// The answer to the request, if there was one.
 fn answered(passages: &[Passage]) -> Option<&Answered> {
-    passages.iter().flat_map(|passage| &passage.sights).find_map(|sight| match sight {
-        Sight::Answered(answered) => Some(answered),
-        _ => None,
-    })
+    passages
+        .iter()
+        .flat_map(|passage| &passage.sights)
+        .find_map(|sight| match sight {
+            Sight::Answered(answered) => Some(answered),
+            _ => None,
+        })
 }
 
 /// Compares the clocks; asks once more where the answer does not say what time it is there, as a stranger does.
@@ -306,7 +430,9 @@ async fn clock(dialer: &Dialer, said: &Answered) -> Step {
     let (begun, master) = (Instant::now(), dialer.address().to_string());
     let there = match said.date {
         Some(there) => Some(there),
-        None => answered(&dialer.at(STRANGERS_PATH).dial_watched().await.1).and_then(|said| said.date),
+        None => {
+            answered(&dialer.at(STRANGERS_PATH).dial_watched().await.1).and_then(|said| said.date)
+        }
     };
     let Some(there) = there else {
         return Step::skipped("clock", master, "no answer says what time it is there");
@@ -333,8 +459,17 @@ async fn admitted(
         }
         Ok(_) => "a client needs none: the master took it in",
         Err(error) => {
-            journal.enter(Step::failed("master_key", master, begun.elapsed(), error.reason()));
-            journal.enter(Step::skipped("small_messages", master, "the step master_key failed"));
+            journal.enter(Step::failed(
+                "master_key",
+                master,
+                begun.elapsed(),
+                error.reason(),
+            ));
+            journal.enter(Step::skipped(
+                "small_messages",
+                master,
+                "the step master_key failed",
+            ));
             return false;
         }
     };
@@ -351,12 +486,27 @@ async fn admitted(
 
 /// Joins as an instance of the doctor's own, with nothing to register and nothing to attach to, at a master that is asked to say nothing by itself for so
 /// many seconds.
-pub(super) async fn join(socket: &mut MessageSocket, role: Role, key: &LinkKey, quiet_seconds: u32) -> Result<Terms, JoinError> {
-    let introduction = Introduction { role, instance: Id(random::bytes()), epoch: 1, moves: false, agent: AGENT.to_owned() };
+pub(super) async fn join(
+    socket: &mut MessageSocket,
+    role: Role,
+    key: &LinkKey,
+    quiet_seconds: u32,
+) -> Result<Terms, JoinError> {
+    let introduction = Introduction {
+        role,
+        instance: Id(random::bytes()),
+        epoch: 1,
+        moves: false,
+        agent: AGENT.to_owned(),
+    };
     authenticate::join_quietly(socket, key, &introduction, &[], quiet_seconds).await
 }
 
-async fn small_messages(master: &str, socket: &mut MessageSocket, connection: Option<Duration>) -> Step {
+async fn small_messages(
+    master: &str,
+    socket: &mut MessageSocket,
+    connection: Option<Duration>,
+) -> Step {
     let begun = Instant::now();
     let mut round_trips = Vec::new();
     for token in 0..SMALL_MESSAGES {
@@ -364,7 +514,10 @@ async fn small_messages(master: &str, socket: &mut MessageSocket, connection: Op
             Ok(Ok(took)) => round_trips.push(took),
             Ok(Err(why)) => return small_message_lost(master, begun.elapsed(), why),
             Err(_) => {
-                let why = format!("a small message was not answered within {}", milliseconds(SMALL_MESSAGE_PATIENCE));
+                let why = format!(
+                    "a small message was not answered within {}",
+                    milliseconds(SMALL_MESSAGE_PATIENCE)
+                );
                 return small_message_lost(master, begun.elapsed(), why);
             }
         }
@@ -380,7 +533,11 @@ async fn large_message(master: &str, socket: &mut MessageSocket) -> Option<Step>
     let begun = Instant::now();
     // A frame of a type that no version knows.
     let sent = socket.feed(vec![0xff; LARGE_MESSAGE].into()).await;
-    if sent.is_ok() && timeout(LARGE_MESSAGE_PATIENCE, ping(socket, LARGE_TOKEN)).await.is_ok() {
+    if sent.is_ok()
+        && timeout(LARGE_MESSAGE_PATIENCE, ping(socket, LARGE_TOKEN))
+            .await
+            .is_ok()
+    {
         return None;
     }
     let evidence = format!(
@@ -388,27 +545,45 @@ async fn large_message(master: &str, socket: &mut MessageSocket) -> Option<Step>
         milliseconds(LARGE_MESSAGE_PATIENCE)
     );
     let reason = Reason::new(evidence, tcp::BLACK_HOLE_CAUSE, tcp::BLACK_HOLE_REMEDY);
-    Some(Step::failed("large_messages", master, begun.elapsed(), reason))
+    Some(Step::failed(
+        "large_messages",
+        master,
+        begun.elapsed(),
+        reason,
+    ))
 }
 
 fn small_message_lost(master: &str, took: Duration, why: String) -> Step {
     let cause = "something on the way keeps messages until there are more of them, or cuts WebSockets right away";
     let remedy = "take wss:// in `master`, another port or another network; in nginx turn `proxy_buffering` off";
-    Step::failed("small_messages", master, took, Reason::new(why, cause, remedy))
+    Step::failed(
+        "small_messages",
+        master,
+        took,
+        Reason::new(why, cause, remedy),
+    )
 }
 
 /// Asks the master for an answer, and waits for it. Answers what it asks meanwhile.
 pub(super) async fn ping(socket: &mut MessageSocket, token: u64) -> Result<Duration, String> {
     let sent = Instant::now();
     let failed = |error: crate::link::SocketError| format!("the link was lost: {error}");
-    socket.feed(Frame::Ping(token).to_message()).await.map_err(failed)?;
+    socket
+        .feed(Frame::Ping(token).to_message())
+        .await
+        .map_err(failed)?;
     socket.flush().await.map_err(failed)?;
     loop {
-        let Some(message) = socket.receive().await.map_err(failed)? else { return Err("the master closed the link".to_owned()) };
+        let Some(message) = socket.receive().await.map_err(failed)? else {
+            return Err("the master closed the link".to_owned());
+        };
         match Frame::decode(message.freeze()) {
             Ok(Frame::Pong(answered)) if answered == token => return Ok(sent.elapsed()),
             Ok(Frame::Ping(asked)) => {
-                socket.feed(Frame::Pong(asked).to_message()).await.map_err(failed)?;
+                socket
+                    .feed(Frame::Pong(asked).to_message())
+                    .await
+                    .map_err(failed)?;
                 socket.flush().await.map_err(failed)?;
             }
             Ok(Frame::Error(notice)) => return Err(format!("the master ended the link: {notice}")),

@@ -3,7 +3,9 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{AttachHeader, DATA_HEADER, Frame, MAX_AVOIDED, MAX_CONTROL, MAX_MESSAGE, Notice, PROOF};
+use super::{
+    AttachHeader, DATA_HEADER, Frame, MAX_AVOIDED, MAX_CONTROL, MAX_MESSAGE, Notice, PROOF,
+};
 
 /// The type byte of each frame (PROTOCOL 3.1).
 mod kind {
@@ -88,7 +90,9 @@ pub fn data_header(channel: u32) -> [u8; DATA_HEADER] {
 #[must_use]
 pub fn data_channel(message: &[u8]) -> Option<u32> {
     match message {
-        &[kind::DATA, a, b, c, d, _, ..] if message.len() <= MAX_MESSAGE => Some(u32::from_be_bytes([a, b, c, d])),
+        &[kind::DATA, a, b, c, d, _, ..] if message.len() <= MAX_MESSAGE => {
+            Some(u32::from_be_bytes([a, b, c, d]))
+        }
         _ => None,
     }
 }
@@ -102,11 +106,24 @@ impl Frame {
         let length = message.len();
         let kind = message.try_get_u8().map_err(|_| FrameError::Empty)?;
         let name = name(kind);
-        let limit = if kind == kind::DATA || kind >= kind::EXTENSION { MAX_MESSAGE } else { MAX_CONTROL };
+        let limit = if kind == kind::DATA || kind >= kind::EXTENSION {
+            MAX_MESSAGE
+        } else {
+            MAX_CONTROL
+        };
         if length > limit {
-            return Err(FrameError::TooLong { name, length, limit });
+            return Err(FrameError::TooLong {
+                name,
+                length,
+                limit,
+            });
         }
-        Fields { name, length, rest: message }.frame(kind)
+        Fields {
+            name,
+            length,
+            rest: message,
+        }
+        .frame(kind)
     }
 
     /// Appends the frame to `out`. A reason that is too long for a control frame is cut.
@@ -117,7 +134,11 @@ impl Frame {
             Frame::Register(ports) => json(kind::REGISTER, ports, out),
             Frame::Unregister(ports) => json(kind::UNREGISTER, ports, out),
             Frame::Registered(ports) => json(kind::REGISTERED, ports, out),
-            Frame::Attach { channel, header, message } => attach(*channel, header, message, out),
+            Frame::Attach {
+                channel,
+                header,
+                message,
+            } => attach(*channel, header, message, out),
             Frame::Close { channel, notice } => {
                 numbered(kind::CLOSE, *channel, out);
                 write(&notice.shortened(), out);
@@ -178,19 +199,32 @@ struct Fields {
 impl Fields {
     fn frame(mut self, kind: u8) -> Result<Frame, FrameError> {
         match kind {
-            kind::HELLO => Ok(Frame::Hello { proof: self.proof()?, claims: self.rest }),
-            kind::WELCOME => Ok(Frame::Welcome { proof: self.proof()?, terms: self.rest }),
+            kind::HELLO => Ok(Frame::Hello {
+                proof: self.proof()?,
+                claims: self.rest,
+            }),
+            kind::WELCOME => Ok(Frame::Welcome {
+                proof: self.proof()?,
+                terms: self.rest,
+            }),
             kind::REGISTER => self.json().map(Frame::Register),
             kind::UNREGISTER => self.json().map(Frame::Unregister),
             kind::REGISTERED => self.json().map(Frame::Registered),
             kind::ATTACH => self.attach(),
-            kind::CLOSE => Ok(Frame::Close { channel: self.channel()?, notice: self.json::<Notice>()?.shortened() }),
+            kind::CLOSE => Ok(Frame::Close {
+                channel: self.channel()?,
+                notice: self.json::<Notice>()?.shortened(),
+            }),
             kind::PAUSE => self.last_channel().map(Frame::Pause),
             kind::RESUME => self.last_channel().map(Frame::Resume),
             kind::PING => self.token().map(Frame::Ping),
             kind::PONG => self.token().map(Frame::Pong),
-            kind::GOAWAY => self.json::<Notice>().map(|notice| Frame::GoAway(notice.shortened())),
-            kind::ERROR => self.json::<Notice>().map(|notice| Frame::Error(notice.shortened())),
+            kind::GOAWAY => self
+                .json::<Notice>()
+                .map(|notice| Frame::GoAway(notice.shortened())),
+            kind::ERROR => self
+                .json::<Notice>()
+                .map(|notice| Frame::Error(notice.shortened())),
             kind::DATA => self.data(),
             kind::EXTENSION.. => Ok(Frame::Extension(kind)),
             other => Err(FrameError::UnknownType(other)),
@@ -199,7 +233,14 @@ impl Fields {
 
     fn data(mut self) -> Result<Frame, FrameError> {
         let channel = self.channel()?;
-        if self.rest.is_empty() { Err(self.wrong_length()) } else { Ok(Frame::Data { channel, payload: self.rest }) }
+        if self.rest.is_empty() {
+            Err(self.wrong_length())
+        } else {
+            Ok(Frame::Data {
+                channel,
+                payload: self.rest,
+            })
+        }
     }
 
     fn attach(mut self) -> Result<Frame, FrameError> {
@@ -212,12 +253,18 @@ impl Fields {
         let mut header: AttachHeader = self.json()?;
         header.avoid.truncate(MAX_AVOIDED);
         header.avoid.shrink_to_fit();
-        Ok(Frame::Attach { channel, header, message })
+        Ok(Frame::Attach {
+            channel,
+            header,
+            message,
+        })
     }
 
     fn proof(&mut self) -> Result<[u8; PROOF], FrameError> {
         let mut proof = [0; PROOF];
-        self.rest.try_copy_to_slice(&mut proof).map_err(|_| self.wrong_length())?;
+        self.rest
+            .try_copy_to_slice(&mut proof)
+            .map_err(|_| self.wrong_length())?;
         Ok(proof)
     }
 
@@ -227,20 +274,34 @@ impl Fields {
 
     fn last_channel(mut self) -> Result<u32, FrameError> {
         let channel = self.channel()?;
-        if self.rest.is_empty() { Ok(channel) } else { Err(self.wrong_length()) }
+        if self.rest.is_empty() {
+            Ok(channel)
+        } else {
+            Err(self.wrong_length())
+        }
     }
 
     fn token(mut self) -> Result<u64, FrameError> {
         let token = self.rest.try_get_u64().map_err(|_| self.wrong_length())?;
-        if self.rest.is_empty() { Ok(token) } else { Err(self.wrong_length()) }
+        if self.rest.is_empty() {
+            Ok(token)
+        } else {
+            Err(self.wrong_length())
+        }
     }
 
     fn json<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
-        serde_json::from_slice(&self.rest).map_err(|error| FrameError::Json { name: self.name, reason: error.to_string() })
+        serde_json::from_slice(&self.rest).map_err(|error| FrameError::Json {
+            name: self.name,
+            reason: error.to_string(),
+        })
     }
 
     fn wrong_length(&self) -> FrameError {
-        FrameError::Length { name: self.name, length: self.length }
+        FrameError::Length {
+            name: self.name,
+            length: self.length,
+        }
     }
 }
 

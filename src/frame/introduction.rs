@@ -30,7 +30,9 @@ pub struct Nonce(pub [u8; 32]);
 
 impl fmt::Display for Nonce {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        self.0
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -50,10 +52,17 @@ impl<'de> Deserialize<'de> for Nonce {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Two ids one after the other have the very shape of a nonce.
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let halves = text.split_at_checked(32).and_then(|(left, right)| Some((left.parse().ok()?, right.parse().ok()?)));
-        let Some((Id(left), Id(right))) = halves else { return Err(D::Error::custom("a nonce is 64 hexadecimal digits")) };
+        let halves = text
+            .split_at_checked(32)
+            .and_then(|(left, right)| Some((left.parse().ok()?, right.parse().ok()?)));
+        let Some((Id(left), Id(right))) = halves else {
+            return Err(D::Error::custom("a nonce is 64 hexadecimal digits"));
+        };
         let mut bytes = [0; 32];
-        bytes.iter_mut().zip(left.into_iter().chain(right)).for_each(|(to, from)| *to = from);
+        bytes
+            .iter_mut()
+            .zip(left.into_iter().chain(right))
+            .for_each(|(to, from)| *to = from);
         Ok(Nonce(bytes))
     }
 }
@@ -111,7 +120,10 @@ impl Claims {
     /// # Errors
     /// [`FrameError::Json`] when the text is not what claims look like.
     pub fn decode(text: &[u8]) -> Result<Self, FrameError> {
-        serde_json::from_slice(text).map_err(|error| FrameError::Json { name: "HELLO", reason: error.to_string() })
+        serde_json::from_slice(text).map_err(|error| FrameError::Json {
+            name: "HELLO",
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -127,13 +139,21 @@ impl Terms {
     /// # Errors
     /// [`FrameError::Json`] when the text is not what terms look like.
     pub fn decode(text: &[u8]) -> Result<Self, FrameError> {
-        serde_json::from_slice(text).map_err(|error| FrameError::Json { name: "WELCOME", reason: error.to_string() })
+        serde_json::from_slice(text).map_err(|error| FrameError::Json {
+            name: "WELCOME",
+            reason: error.to_string(),
+        })
     }
 }
 
-#[expect(clippy::expect_used, reason = "strings and numbers with string keys always have a JSON form")]
+#[expect(
+    clippy::expect_used,
+    reason = "strings and numbers with string keys always have a JSON form"
+)]
 fn json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value).expect("claims and terms have a JSON form").into()
+    serde_json::to_vec(value)
+        .expect("claims and terms have a JSON form")
+        .into()
 }
 
 impl FromStr for Nonce {
@@ -161,9 +181,15 @@ mod tests {
             agent: "vector/1".to_owned(),
         };
         let usual = claims.encode();
-        assert!(!String::from_utf8_lossy(&usual).contains("quiet"), "as every version before wrote it");
+        assert!(
+            !String::from_utf8_lossy(&usual).contains("quiet"),
+            "as every version before wrote it"
+        );
         assert_eq!(Claims::decode(&usual), Ok(claims.clone()));
-        let quiet = Claims { quiet_seconds: 316, ..claims };
+        let quiet = Claims {
+            quiet_seconds: 316,
+            ..claims
+        };
         assert!(String::from_utf8_lossy(&quiet.encode()).contains("\"quiet_seconds\":316"));
         assert_eq!(Claims::decode(&quiet.encode()), Ok(quiet));
     }

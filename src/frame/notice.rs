@@ -68,20 +68,32 @@ impl Notice {
     /// A notice with this code and reason.
     #[must_use]
     pub fn new(code: Code, reason: impl Into<String>) -> Self {
-        Notice { code, reason: reason.into() }
+        Notice {
+            code,
+            reason: reason.into(),
+        }
     }
 
     /// This notice with at most [`MAX_REASON`] bytes of reason on one line, so that no peer fills a log or a control frame with it.
     #[must_use]
     pub fn shortened(&self) -> Self {
         let mut reason = String::new();
-        for character in self.reason.chars().map(|character| if character.is_control() { ' ' } else { character }) {
+        for character in self.reason.chars().map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        }) {
             if reason.len().saturating_add(character.len_utf8()) > MAX_REASON {
                 break;
             }
             reason.push(character);
         }
-        Notice { code: self.code, reason }
+        Notice {
+            code: self.code,
+            reason,
+        }
     }
 }
 

@@ -74,7 +74,10 @@ impl MasterAddress {
 
     /// The same place at another path, which begins with a slash.
     pub(super) fn at(&self, path: &str) -> Self {
-        MasterAddress { path: path.to_owned(), ..self.clone() }
+        MasterAddress {
+            path: path.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// What the request says in its `Host`: the port is left out where the scheme implies it.
@@ -95,7 +98,10 @@ impl MasterAddress {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss") => (Some(true), rest),
             Some((scheme, _)) => return Err(Problem::Scheme(scheme.to_owned())),
         };
-        if let Some(character) = rest.chars().find(|&character| !character.is_ascii_graphic() || character == '#') {
+        if let Some(character) = rest
+            .chars()
+            .find(|&character| !character.is_ascii_graphic() || character == '#')
+        {
             return Err(Problem::Character(character));
         }
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -111,8 +117,17 @@ impl MasterAddress {
             (None, Some(secure)) => default_port(secure),
             (None, None) => return Err(Problem::NoPort(authority.to_owned())),
         };
-        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(MasterAddress { secure: secure.unwrap_or(false), host: parse_host(host)?, port, path })
+        let path = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/{path}")
+        };
+        Ok(MasterAddress {
+            secure: secure.unwrap_or(false),
+            host: parse_host(host)?,
+            port,
+            path,
+        })
     }
 }
 
@@ -122,8 +137,14 @@ impl FromStr for MasterAddress {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         MasterAddress::parse(text.trim()).map_err(|problem| match without_password(text) {
             // Another problem may quote a part of the password.
-            Cow::Owned(value) => AddressError { value, problem: Problem::User },
-            Cow::Borrowed(value) => AddressError { value: value.to_owned(), problem },
+            Cow::Owned(value) => AddressError {
+                value,
+                problem: Problem::User,
+            },
+            Cow::Borrowed(value) => AddressError {
+                value: value.to_owned(),
+                problem,
+            },
         })
     }
 }
@@ -137,7 +158,11 @@ impl fmt::Display for MasterAddress {
 
 /// A host as it stands before a port: an IPv6 address in brackets.
 fn in_brackets(host: &str) -> Cow<'_, str> {
-    if host.contains(':') { format!("[{host}]").into() } else { host.into() }
+    if host.contains(':') {
+        format!("[{host}]").into()
+    } else {
+        host.into()
+    }
 }
 
 /// A host, without brackets, and its port as one text.
@@ -175,7 +200,10 @@ fn parse_port(text: &str) -> Result<u16, Problem> {
 }
 
 fn parse_host(host: &str) -> Result<String, Problem> {
-    if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    if let Some(inner) = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
         return match inner.parse::<Ipv6Addr>() {
             Ok(address) => Ok(address.to_string()),
             Err(_) => Err(Problem::Host(host.to_owned())),
@@ -184,8 +212,13 @@ fn parse_host(host: &str) -> Result<String, Problem> {
     if host.is_empty() {
         return Err(Problem::NoHost);
     }
-    let possible = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_');
-    if host.chars().all(possible) { Ok(host.to_owned()) } else { Err(Problem::Host(host.to_owned())) }
+    let possible =
+        |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_');
+    if host.chars().all(possible) {
+        Ok(host.to_owned())
+    } else {
+        Err(Problem::Host(host.to_owned()))
+    }
 }
 
 #[cfg(test)]
@@ -193,12 +226,16 @@ mod tests {
     use super::*;
 
     fn written(text: &str) -> String {
-        text.parse::<MasterAddress>().map_or_else(|error| error.to_string(), |address| address.to_string())
+        text.parse::<MasterAddress>()
+            .map_or_else(|error| error.to_string(), |address| address.to_string())
     }
 
     #[test]
     fn host_and_port_mean_a_plain_websocket_at_the_root() {
-        assert_eq!(written("rePort.myserver.com:51324"), "ws://rePort.myserver.com:51324/");
+        assert_eq!(
+            written("rePort.myserver.com:51324"),
+            "ws://rePort.myserver.com:51324/"
+        );
         assert_eq!(written("127.0.0.1:80"), "ws://127.0.0.1/");
         assert_eq!(written("[::1]:51324"), "ws://[::1]:51324/");
         assert_eq!(written("host:51324/"), "ws://host:51324/");
@@ -208,11 +245,20 @@ mod tests {
     fn a_url_has_the_port_of_its_scheme_unless_it_says_another() {
         let address: MasterAddress = "wss://example.com/report?x=1".parse().unwrap();
         assert!(address.is_secure());
-        assert_eq!((address.host(), address.port(), address.path()), ("example.com", 443, "/report?x=1"));
+        assert_eq!(
+            (address.host(), address.port(), address.path()),
+            ("example.com", 443, "/report?x=1")
+        );
         assert_eq!(address.authority(), "example.com");
         assert_eq!(written("ws://example.com"), "ws://example.com/");
-        assert_eq!(written("WSS://[2001:DB8::1]:8443"), "wss://[2001:db8::1]:8443/");
-        assert_eq!(written("ws://example.com?token=1"), "ws://example.com/?token=1");
+        assert_eq!(
+            written("WSS://[2001:DB8::1]:8443"),
+            "wss://[2001:db8::1]:8443/"
+        );
+        assert_eq!(
+            written("ws://example.com?token=1"),
+            "ws://example.com/?token=1"
+        );
     }
 
     #[test]
@@ -229,7 +275,10 @@ mod tests {
             ("[::1", "brackets"),
             ("[::1]x:1", "not a host name"),
             ("[example.com]:1", "not a host name"),
-            ("https://example.com/", "ws:// or wss:// instead of https://"),
+            (
+                "https://example.com/",
+                "ws:// or wss:// instead of https://",
+            ),
             ("example.com:1/report", "write ws://example.com:1/report"),
             ("ws://user@example.com/", "master_key"),
             ("ws://exa mple.com/", "' '"),
@@ -238,20 +287,38 @@ mod tests {
         ] {
             let message = written(text);
             assert!(message.contains(says), "{text:?}: {message}");
-            assert!(message.contains(&format!("`{text}`")), "the value is named: {message}");
+            assert!(
+                message.contains(&format!("`{text}`")),
+                "the value is named: {message}"
+            );
         }
     }
 
     #[test]
     fn a_password_is_not_repeated() {
         for (text, shown) in [
-            ("ws://user:secret@example.com/", "`ws://user:***@example.com/`"),
-            ("https://user:secret@example.com/", "`https://user:***@example.com/`"),
-            ("user:secret@example.com:1/path", "`user:***@example.com:1/path`"),
-            ("wss://user:sec/ret@example.com", "`wss://user:***@example.com`"),
+            (
+                "ws://user:secret@example.com/",
+                "`ws://user:***@example.com/`",
+            ),
+            (
+                "https://user:secret@example.com/",
+                "`https://user:***@example.com/`",
+            ),
+            (
+                "user:secret@example.com:1/path",
+                "`user:***@example.com:1/path`",
+            ),
+            (
+                "wss://user:sec/ret@example.com",
+                "`wss://user:***@example.com`",
+            ),
         ] {
             let message = written(text);
-            assert!(message.contains(shown) && message.contains("names a user"), "{message}");
+            assert!(
+                message.contains(shown) && message.contains("names a user"),
+                "{message}"
+            );
             assert!(!message.contains("sec"), "{message}");
         }
     }

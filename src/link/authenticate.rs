@@ -52,7 +52,9 @@ pub struct Introduction {
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// What answered is a WebSocket, but no master.
-    #[error("authentication: what answers there is not a rePort master; check the address and the path in `master`")]
+    #[error(
+        "authentication: what answers there is not a rePort master; check the address and the path in `master`"
+    )]
     NotAMaster,
     /// The master speaks another version.
     #[error(
@@ -64,10 +66,14 @@ pub enum JoinError {
         theirs: u8,
     },
     /// The master does not know the master key.
-    #[error("authentication: the master could not prove the master key (false master); compare `master_key` at both ends")]
+    #[error(
+        "authentication: the master could not prove the master key (false master); compare `master_key` at both ends"
+    )]
     FalseMaster,
     /// The master refuses our proof.
-    #[error("authentication: the master refused the master key ({0}); compare `master_key` at both ends")]
+    #[error(
+        "authentication: the master refused the master key ({0}); compare `master_key` at both ends"
+    )]
     Unauthorized(Notice),
     /// Too many wrong proofs came from our address.
     #[error(
@@ -75,7 +81,9 @@ pub enum JoinError {
     )]
     Throttled(Notice),
     /// A newer link of this process is there already.
-    #[error("authentication: a newer link of this instance is up ({0}); nothing is to be done, it carries the traffic")]
+    #[error(
+        "authentication: a newer link of this instance is up ({0}); nothing is to be done, it carries the traffic"
+    )]
     Superseded(Notice),
     /// A limit of the master.
     #[error("authentication: a limit of the master is reached ({0}); raise it there")]
@@ -132,7 +140,10 @@ impl JoinError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            JoinError::NotAMaster | JoinError::Version { .. } | JoinError::FalseMaster | JoinError::Unauthorized(_) => false,
+            JoinError::NotAMaster
+            | JoinError::Version { .. }
+            | JoinError::FalseMaster
+            | JoinError::Unauthorized(_) => false,
             JoinError::Throttled(_)
             | JoinError::Superseded(_)
             | JoinError::Limit(_)
@@ -186,10 +197,11 @@ pub async fn join_quietly(
     first: &[Frame],
     quiet_seconds: u32,
 ) -> Result<Terms, JoinError> {
-    let challenge = Challenge::parse(&answer(socket, "challenge").await?).map_err(|error| match error {
-        ChallengeError::NotAMaster => JoinError::NotAMaster,
-        ChallengeError::Version(theirs) => JoinError::Version { theirs },
-    })?;
+    let challenge =
+        Challenge::parse(&answer(socket, "challenge").await?).map_err(|error| match error {
+            ChallengeError::NotAMaster => JoinError::NotAMaster,
+            ChallengeError::Version(theirs) => JoinError::Version { theirs },
+        })?;
     let nonce = Nonce(random::bytes());
     let claims = Claims {
         version: frame::VERSION,
@@ -202,7 +214,10 @@ pub async fn join_quietly(
         agent: introduction.agent.clone(),
     }
     .encode();
-    let hello = Frame::Hello { proof: key.prove_hello(&challenge, &claims), claims };
+    let hello = Frame::Hello {
+        proof: key.prove_hello(&challenge, &claims),
+        claims,
+    };
     // The master may be silent in the other direction as well: it reads only so much before it answers.
     let flight = async {
         socket.feed(hello.to_message()).await?;
@@ -212,16 +227,27 @@ pub async fn join_quietly(
         socket.flush().await
     };
     // A master that refuses may have closed while the flight left: its reason can still be read, whatever became of the flight.
-    if tokio::time::timeout(AUTHENTICATION_TIMEOUT, flight).await.is_err() {
-        return Err(JoinError::Silent { awaited: "WELCOME", after: AUTHENTICATION_TIMEOUT });
+    if tokio::time::timeout(AUTHENTICATION_TIMEOUT, flight)
+        .await
+        .is_err()
+    {
+        return Err(JoinError::Silent {
+            awaited: "WELCOME",
+            after: AUTHENTICATION_TIMEOUT,
+        });
     }
     match Frame::decode(answer(socket, "WELCOME").await?) {
-        Ok(Frame::Welcome { proof, terms }) if key.verify_welcome(&challenge, &nonce.0, &terms, &proof) => {
+        Ok(Frame::Welcome { proof, terms })
+            if key.verify_welcome(&challenge, &nonce.0, &terms, &proof) =>
+        {
             Terms::decode(&terms).map_err(|error| JoinError::Protocol(error.to_string()))
         }
         Ok(Frame::Welcome { .. }) => Err(JoinError::FalseMaster),
         Ok(Frame::Error(notice)) => Err(JoinError::refused(notice, introduction.role)),
-        Ok(other) => Err(JoinError::Protocol(format!("{} before WELCOME", other.name()))),
+        Ok(other) => Err(JoinError::Protocol(format!(
+            "{} before WELCOME",
+            other.name()
+        ))),
         Err(error) => Err(JoinError::Protocol(error.to_string())),
     }
 }
@@ -231,7 +257,10 @@ async fn answer(socket: &mut MessageSocket, awaited: &'static str) -> Result<Byt
         Ok(Ok(Some(message))) => Ok(message.freeze()),
         Ok(Ok(None)) => Err(JoinError::Closed { awaited }),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(JoinError::Silent { awaited, after: AUTHENTICATION_TIMEOUT }),
+        Err(_) => Err(JoinError::Silent {
+            awaited,
+            after: AUTHENTICATION_TIMEOUT,
+        }),
     }
 }
 
@@ -264,7 +293,10 @@ pub enum HelloError {
     #[error("it left before its HELLO")]
     Closed,
     /// It claims another version.
-    #[error("it speaks version {theirs} of the protocol, this is version {}; upgrade the older one", frame::VERSION)]
+    #[error(
+        "it speaks version {theirs} of the protocol, this is version {}; upgrade the older one",
+        frame::VERSION
+    )]
     Version {
         /// The role's.
         theirs: u8,
@@ -289,7 +321,9 @@ impl HelloError {
             HelloError::Socket(error) if !error.is_violation() => return None,
             HelloError::Silent(_) => Code::Timeout,
             HelloError::Version { .. } => Code::Version,
-            HelloError::OutOfState(_) | HelloError::Frame(_) | HelloError::Socket(_) => Code::Protocol,
+            HelloError::OutOfState(_) | HelloError::Frame(_) | HelloError::Socket(_) => {
+                Code::Protocol
+            }
         };
         Some(Notice::new(code, self.to_string()))
     }
@@ -306,24 +340,38 @@ pub async fn hello(socket: &mut MessageSocket, deadline: Duration) -> Result<Hel
     let challenge = Challenge::new(random::bytes());
     socket.limit_messages(MAX_FIRST);
     let received = async {
-        socket.feed(Bytes::copy_from_slice(challenge.as_bytes())).await?;
+        socket
+            .feed(Bytes::copy_from_slice(challenge.as_bytes()))
+            .await?;
         socket.flush().await?;
         socket.receive().await
     };
     let message = match tokio::time::timeout(deadline, received).await {
         Err(_) => return Err(HelloError::Silent(deadline)),
-        Ok(Ok(None) | Err(SocketError::Cut | SocketError::Closed)) => return Err(HelloError::Closed),
+        Ok(Ok(None) | Err(SocketError::Cut | SocketError::Closed)) => {
+            return Err(HelloError::Closed);
+        }
         Ok(Err(error)) => return Err(error.into()),
         Ok(Ok(Some(message))) => message,
     };
     socket.limit_messages(frame::MAX_MESSAGE);
     match Frame::decode(message.freeze())? {
-        Frame::Hello { proof, claims: text } => {
+        Frame::Hello {
+            proof,
+            claims: text,
+        } => {
             let claims = Claims::decode(&text)?;
             if claims.version != frame::VERSION {
-                return Err(HelloError::Version { theirs: claims.version });
+                return Err(HelloError::Version {
+                    theirs: claims.version,
+                });
             }
-            Ok(Hello { claims, challenge, text, proof })
+            Ok(Hello {
+                claims,
+                challenge,
+                text,
+                proof,
+            })
         }
         other => Err(HelloError::OutOfState(other.name())),
     }
@@ -336,10 +384,17 @@ pub async fn hello(socket: &mut MessageSocket, deadline: Duration) -> Result<Hel
 ///
 /// # Cancel safety
 /// Not safe: the socket is in the middle of the authentication then.
-pub async fn welcome(socket: &mut MessageSocket, key: &LinkKey, hello: &Hello, terms: &Terms) -> Result<(), SocketError> {
+pub async fn welcome(
+    socket: &mut MessageSocket,
+    key: &LinkKey,
+    hello: &Hello,
+    terms: &Terms,
+) -> Result<(), SocketError> {
     let terms = terms.encode();
     let proof = key.prove_welcome(&hello.challenge, &hello.claims.nonce.0, &terms);
-    socket.feed(Frame::Welcome { proof, terms }.to_message()).await?;
+    socket
+        .feed(Frame::Welcome { proof, terms }.to_message())
+        .await?;
     socket.flush().await
 }
 
@@ -349,7 +404,9 @@ pub async fn welcome(socket: &mut MessageSocket, key: &LinkKey, hello: &Hello, t
 /// Dropping the future cuts the connection.
 pub async fn refuse(mut socket: MessageSocket, notice: &Notice) {
     let told = async {
-        socket.feed(Frame::Error(notice.clone()).to_message()).await?;
+        socket
+            .feed(Frame::Error(notice.clone()).to_message())
+            .await?;
         socket.flush().await
     };
     if let Ok(Ok(())) = tokio::time::timeout(REFUSAL_DEADLINE, told).await {

@@ -15,7 +15,11 @@ impl Backoff {
     #[must_use]
     pub fn new(first: Duration, most: Duration) -> Self {
         let first = first.min(most);
-        Backoff { first, most, ceiling: first }
+        Backoff {
+            first,
+            most,
+            ceiling: first,
+        }
     }
 
     /// How long to wait before the next attempt, after one that failed.
@@ -46,7 +50,10 @@ mod tests {
             longest = longest.max(wait);
             ceiling = (ceiling * 2).min(Duration::from_secs(30));
         }
-        assert!(longest > Duration::from_secs(15), "waits do grow: {longest:?}");
+        assert!(
+            longest > Duration::from_secs(15),
+            "waits do grow: {longest:?}"
+        );
     }
 
     #[test]

@@ -45,7 +45,10 @@ impl ConnectError {
             ConnectError::Name { source, .. } => source.kind(),
             ConnectError::Addresses(attempts) => {
                 let any = |kind| attempts.iter().any(|(_, error)| error.kind() == kind);
-                [ConnectionRefused, TimedOut].into_iter().find(|kind| any(*kind)).unwrap_or(HostUnreachable)
+                [ConnectionRefused, TimedOut]
+                    .into_iter()
+                    .find(|kind| any(*kind))
+                    .unwrap_or(HostUnreachable)
             }
         }
     }
@@ -55,10 +58,17 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConnectError::Name { host, source } if source.kind() == io::ErrorKind::TimedOut => {
-                write!(formatter, "`{host}` was not resolved in time; check the DNS server")
+                write!(
+                    formatter,
+                    "`{host}` was not resolved in time; check the DNS server"
+                )
             }
-            ConnectError::Name { host, source } => write!(formatter, "`{host}` does not resolve ({source})"),
-            ConnectError::Addresses(attempts) => write!(formatter, "no connection to {}", list(attempts)),
+            ConnectError::Name { host, source } => {
+                write!(formatter, "`{host}` does not resolve ({source})")
+            }
+            ConnectError::Addresses(attempts) => {
+                write!(formatter, "no connection to {}", list(attempts))
+            }
             ConnectError::OutOfFiles(out) => write!(formatter, "{out}; {}", out.remedy()),
         }
     }
@@ -79,23 +89,40 @@ pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<TcpStream
     files::room().map_err(ConnectError::OutOfFiles)?;
     let failed = |source| match OutOfFiles::of(&source).or_else(OutOfFiles::now) {
         Some(out) => ConnectError::OutOfFiles(out),
-        None => ConnectError::Name { host: host.to_owned(), source },
+        None => ConnectError::Name {
+            host: host.to_owned(),
+            source,
+        },
     };
-    let found = timeout_at(deadline, look_up(host, port)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let found = timeout_at(deadline, look_up(host, port))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let addresses = alternate(found.map_err(failed)?);
     if addresses.is_empty() {
-        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "it has no address")));
+        return Err(failed(io::Error::new(
+            io::ErrorKind::NotFound,
+            "it has no address",
+        )));
     }
     connect_to(addresses, deadline).await
 }
 
 /// A connection to one of the addresses, at the latest at the deadline.
-async fn connect_to(addresses: Vec<SocketAddr>, deadline: Instant) -> Result<TcpStream, ConnectError> {
+async fn connect_to(
+    addresses: Vec<SocketAddr>,
+    deadline: Instant,
+) -> Result<TcpStream, ConnectError> {
     let attempt = move |address: SocketAddr| async move {
         files::room()?;
-        let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+        let socket = if address.is_ipv6() {
+            TcpSocket::new_v6()?
+        } else {
+            TcpSocket::new_v4()?
+        };
         files::note(&socket);
-        timeout_at(deadline, socket.connect(address)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        timeout_at(deadline, socket.connect(address))
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     };
     race(addresses, STAGGER, attempt).await.map_err(|attempts| {
         let out = attempts.iter().find_map(|(_, error)| OutOfFiles::of(error));
@@ -119,7 +146,9 @@ where
     F: Future<Output = io::Result<TcpStream>> + Send + 'static,
 {
     if let &[address] = addresses.as_slice() {
-        return connect(address).await.map_err(|error| vec![(address, error)]);
+        return connect(address)
+            .await
+            .map_err(|error| vec![(address, error)]);
     }
     let mut waiting = addresses.into_iter();
     let mut running = JoinSet::new();
@@ -134,7 +163,9 @@ where
             None => {}
         }
         let ended = if waiting.len() > 0 {
-            tokio::time::timeout(stagger, running.join_next()).await.unwrap_or(None)
+            tokio::time::timeout(stagger, running.join_next())
+                .await
+                .unwrap_or(None)
         } else {
             running.join_next().await
         };
@@ -149,7 +180,9 @@ where
 /// The families take turns, beginning with that of the resolver's first answer: a dead one costs one wait, not all.
 pub(super) fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut first, mut second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut first, mut second): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
     first.reverse();
     second.reverse();
     let mut alternated = Vec::new();
@@ -162,7 +195,10 @@ pub(super) fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// The addresses that were tried, and what each said.
 pub(super) fn list(attempts: &[(SocketAddr, io::Error)]) -> String {
-    let said: Vec<String> = attempts.iter().map(|(address, error)| format!("{address} ({})", refusal_of(error))).collect();
+    let said: Vec<String> = attempts
+        .iter()
+        .map(|(address, error)| format!("{address} ({})", refusal_of(error)))
+        .collect();
     said.join(", ")
 }
 
@@ -188,11 +224,15 @@ mod tests {
     #[cfg(target_os = "linux")]
     async fn silent() -> (SocketAddr, Socket, Vec<TcpStream>) {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+            .unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
         let mut queued = Vec::new();
-        while let Ok(stream) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        while let Ok(stream) =
+            tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
+        {
             queued.push(stream.unwrap());
         }
         (address, listener, queued)
@@ -202,7 +242,9 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn refusing() -> (SocketAddr, Socket) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+            .unwrap();
         (socket.local_addr().unwrap().as_socket().unwrap(), socket)
     }
 
@@ -220,7 +262,9 @@ mod tests {
         let address = service.local_addr().unwrap();
         let (gone, _bound) = refusing();
         let begun = Instant::now();
-        let stream = connect_to(vec![silent, gone, address], within(LONG)).await.unwrap();
+        let stream = connect_to(vec![silent, gone, address], within(LONG))
+            .await
+            .unwrap();
         assert_eq!(stream.peer_addr().unwrap(), address);
         assert!(begun.elapsed() < LONG / 4, "{:?}", begun.elapsed());
     }
@@ -233,21 +277,34 @@ mod tests {
         let error = connect_to(vec![silent], within(limit)).await.unwrap_err();
         assert_eq!(
             (error.kind(), error.to_string()),
-            (io::ErrorKind::TimedOut, format!("no connection to {silent} (no answer)"))
+            (
+                io::ErrorKind::TimedOut,
+                format!("no connection to {silent} (no answer)")
+            )
         );
         let (gone, _bound) = refusing();
-        let error = connect_to(vec![silent, gone], within(limit)).await.unwrap_err();
+        let error = connect_to(vec![silent, gone], within(limit))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        assert_eq!(error.to_string(), format!("no connection to {gone} (refused), {silent} (no answer)"));
+        assert_eq!(
+            error.to_string(),
+            format!("no connection to {gone} (refused), {silent} (no answer)")
+        );
     }
 
     #[test]
     fn what_keeps_this_machine_from_asking_says_least() {
         let address = SocketAddr::from(([192, 0, 2, 1], 80));
-        let of = |kinds: &[io::ErrorKind]| ConnectError::Addresses(kinds.iter().map(|kind| (address, (*kind).into())).collect());
+        let of = |kinds: &[io::ErrorKind]| {
+            ConnectError::Addresses(kinds.iter().map(|kind| (address, (*kind).into())).collect())
+        };
         use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
         assert_eq!(of(&[NetworkUnreachable, TimedOut]).kind(), TimedOut);
-        assert_eq!(of(&[NetworkUnreachable, TimedOut, ConnectionRefused]).kind(), ConnectionRefused);
+        assert_eq!(
+            of(&[NetworkUnreachable, TimedOut, ConnectionRefused]).kind(),
+            ConnectionRefused
+        );
         assert_eq!(of(&[NetworkUnreachable]).kind(), HostUnreachable);
     }
 
@@ -256,8 +313,13 @@ mod tests {
         let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = service.local_addr().unwrap().port();
         assert!(connect("localhost", port, LONG).await.is_ok());
-        let error = connect("no-such-host.invalid", port, LONG).await.unwrap_err();
-        assert!(error.to_string().starts_with("`no-such-host.invalid` "), "{error}");
+        let error = connect("no-such-host.invalid", port, LONG)
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().starts_with("`no-such-host.invalid` "),
+            "{error}"
+        );
     }
 
     #[test]

@@ -38,7 +38,11 @@ impl Drain {
         begin: impl FnOnce(),
         farewell: impl Future<Output = ()>,
     ) {
-        let Drain { streams, tasks, stop } = self;
+        let Drain {
+            streams,
+            tasks,
+            stop,
+        } = self;
         let _stopped_when_dropped = stop.clone().drop_guard();
         // Tasks of their own, since the caller's future may be the one that the main thread blocks on: what wakes a link would wake that thread,
         // where a task is taken by a worker that is awake already.
@@ -52,7 +56,11 @@ impl Drain {
         drop(role);
         cancel.cancelled().await;
         begin();
-        info!(streams = streams.len(), grace_s = grace.as_secs(), "ending: no new streams");
+        info!(
+            streams = streams.len(),
+            grace_s = grace.as_secs(),
+            "ending: no new streams"
+        );
         streams.close();
         let _ = tokio::time::timeout(grace, streams.wait()).await;
         let _ = tokio::time::timeout(FAREWELL, farewell).await;

@@ -40,7 +40,9 @@ pub enum OutOfFiles {
         limit: Option<u64>,
     },
     /// What is left is kept for links.
-    #[error("this process has as many open files as its limit of {limit} allows, except for {kept} that are kept for links")]
+    #[error(
+        "this process has as many open files as its limit of {limit} allows, except for {kept} that are kept for links"
+    )]
     Kept {
         /// The limit.
         limit: u64,
@@ -60,7 +62,9 @@ impl OutOfFiles {
             return Some(*known);
         }
         match error.raw_os_error()? {
-            system::OF_PROCESS => Some(OutOfFiles::Process { limit: system::limit() }),
+            system::OF_PROCESS => Some(OutOfFiles::Process {
+                limit: system::limit(),
+            }),
             system::OF_SYSTEM => Some(OutOfFiles::System),
             _ => None,
         }
@@ -69,7 +73,9 @@ impl OutOfFiles {
     /// Whether that is so at this moment: for errors that do not tell, as those of the resolver.
     #[must_use]
     pub fn now() -> Option<Self> {
-        system::lowest_free().err().and_then(|error| OutOfFiles::of(&error))
+        system::lowest_free()
+            .err()
+            .and_then(|error| OutOfFiles::of(&error))
     }
 
     /// What can be done.
@@ -100,7 +106,9 @@ pub fn room() -> Result<(), OutOfFiles> {
     if is_far_below(LAST_NUMBER.load(Relaxed)) {
         return Ok(());
     }
-    let Some(limit) = system::limit() else { return Ok(()) };
+    let Some(limit) = system::limit() else {
+        return Ok(());
+    };
     match system::lowest_free() {
         Ok(Some(free)) => fits(free, limit, kept(limit)),
         Ok(None) => Ok(()),
@@ -149,7 +157,14 @@ fn kept(limit: u64) -> u64 {
 
 /// A new descriptor has the lowest number that is free: so many are open at least.
 fn fits(number: u64, limit: u64, kept: u64) -> Result<(), OutOfFiles> {
-    if number < limit.saturating_sub(kept) { Ok(()) } else { Err(OutOfFiles::Kept { limit, kept: self::kept(limit) }) }
+    if number < limit.saturating_sub(kept) {
+        Ok(())
+    } else {
+        Err(OutOfFiles::Kept {
+            limit,
+            kept: self::kept(limit),
+        })
+    }
 }
 
 /// Logs trouble that may come a thousand times a second, with how many times it came since the last line.
@@ -169,7 +184,10 @@ impl Trouble {
         times.count += 1;
         if times.last.is_none_or(|last| last.elapsed() >= LOG_INTERVAL) {
             line(times.count);
-            *times = Times { last: Some(Instant::now()), count: 0 };
+            *times = Times {
+                last: Some(Instant::now()),
+                count: 0,
+            };
         }
     }
 
@@ -258,10 +276,24 @@ mod tests {
 
     #[test]
     fn the_last_descriptors_are_kept_and_a_small_limit_keeps_fewer() {
-        for (limit, last) in [(1024, 1024 - 32 - 1), (64, 64 - 16 - 1), (u64::MAX, u64::MAX - 33)] {
+        for (limit, last) in [
+            (1024, 1024 - 32 - 1),
+            (64, 64 - 16 - 1),
+            (u64::MAX, u64::MAX - 33),
+        ] {
             assert_eq!(fits(last, limit, kept(limit)), Ok(()));
-            assert_eq!(fits(last + 1, limit, kept(limit)), Err(OutOfFiles::Kept { limit, kept: kept(limit) }));
-            assert_eq!(fits(last + 1, limit, kept(limit) / 2), Ok(()), "was accepted while another one was");
+            assert_eq!(
+                fits(last + 1, limit, kept(limit)),
+                Err(OutOfFiles::Kept {
+                    limit,
+                    kept: kept(limit)
+                })
+            );
+            assert_eq!(
+                fits(last + 1, limit, kept(limit) / 2),
+                Ok(()),
+                "was accepted while another one was"
+            );
         }
         assert!(fits(0, 0, kept(0)).is_err());
     }
@@ -271,14 +303,33 @@ mod tests {
     fn an_error_of_the_limit_is_told_from_others_and_names_the_number() {
         for code in [system::OF_PROCESS, system::OF_SYSTEM] {
             let out = OutOfFiles::of(&io::Error::from_raw_os_error(code)).expect("it is one");
-            assert!(out.to_string().contains("as many open files as") && out.remedy().contains("limit of open files"), "{out}");
+            assert!(
+                out.to_string().contains("as many open files as")
+                    && out.remedy().contains("limit of open files"),
+                "{out}"
+            );
         }
         let limit = system::limit().expect("there is one here");
         let error = io::Error::from_raw_os_error(system::OF_PROCESS);
-        assert!(OutOfFiles::of(&error).expect("it is one").to_string().contains(&format!("limit of {limit} allows")));
-        let kept = OutOfFiles::Kept { limit: 64, kept: 16 };
-        assert_eq!(OutOfFiles::of(&kept.into()), Some(kept), "also when it is carried by an error");
-        assert_eq!(OutOfFiles::of(&io::ErrorKind::ConnectionRefused.into()), None);
+        assert!(
+            OutOfFiles::of(&error)
+                .expect("it is one")
+                .to_string()
+                .contains(&format!("limit of {limit} allows"))
+        );
+        let kept = OutOfFiles::Kept {
+            limit: 64,
+            kept: 16,
+        };
+        assert_eq!(
+            OutOfFiles::of(&kept.into()),
+            Some(kept),
+            "also when it is carried by an error"
+        );
+        assert_eq!(
+            OutOfFiles::of(&io::ErrorKind::ConnectionRefused.into()),
+            None
+        );
     }
 
     #[test]

@@ -67,7 +67,10 @@ impl Timing {
     #[must_use]
     pub fn asked(self, seconds: u32) -> Self {
         let asked = Duration::from_secs(u64::from(seconds.max(1)));
-        Timing { interval: self.interval.min(asked), ..self }
+        Timing {
+            interval: self.interval.min(asked),
+            ..self
+        }
     }
 }
 
@@ -122,7 +125,17 @@ pub(super) struct Heartbeat {
 impl Heartbeat {
     pub(super) fn new(timing: Timing, now: Instant, suspended: Duration) -> Self {
         let (sent, received) = (now, now);
-        Heartbeat { timing, sent, received, owes: None, asked: None, unproven: None, pinged: false, suspended, doubt: None }
+        Heartbeat {
+            timing,
+            sent,
+            received,
+            owes: None,
+            asked: None,
+            unproven: None,
+            pinged: false,
+            suspended,
+            doubt: None,
+        }
     }
 
     /// The machine has been suspended for so long in total. Returns the length of the sleep when it puts the link in doubt. To be called before
@@ -181,7 +194,8 @@ impl Heartbeat {
 
     /// For how long an answer has been waited for.
     pub(super) fn waiting(&self, now: Instant) -> Duration {
-        self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked))
+        self.asked
+            .map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked))
     }
 
     /// For how long nothing has been received.
@@ -191,12 +205,29 @@ impl Heartbeat {
 
     /// What is due now. A [`Beat::Ping`] counts as sent.
     pub(super) fn due(&mut self, now: Instant) -> Beat {
-        let Timing { interval, timeout, answer_delay, answer_timeout } = self.timing;
-        let nearer = |then: Instant, other: Option<Instant>| other.map_or(then, |other| then.min(other));
-        let silent = nearer(self.received + timeout, self.asked.map(|asked| asked + answer_timeout));
-        let silent = nearer(silent, self.doubt.map(|(since, _)| since + WAKE_TIMEOUT.min(answer_timeout)));
+        let Timing {
+            interval,
+            timeout,
+            answer_delay,
+            answer_timeout,
+        } = self.timing;
+        let nearer =
+            |then: Instant, other: Option<Instant>| other.map_or(then, |other| then.min(other));
+        let silent = nearer(
+            self.received + timeout,
+            self.asked.map(|asked| asked + answer_timeout),
+        );
+        let silent = nearer(
+            silent,
+            self.doubt
+                .map(|(since, _)| since + WAKE_TIMEOUT.min(answer_timeout)),
+        );
         let unproven = self.unproven.filter(|_| !self.pinged);
-        let quiet = [self.owes, unproven].into_iter().flatten().map(|since| since + answer_delay).min();
+        let quiet = [self.owes, unproven]
+            .into_iter()
+            .flatten()
+            .map(|since| since + answer_delay)
+            .min();
         let quiet = nearer(self.sent + interval, quiet);
         let has_woken = self.doubt.is_some_and(|(_, is_pinged)| !is_pinged);
         if now >= silent {
@@ -243,7 +274,11 @@ mod tests {
         heartbeat.sent(later, Said::Ping);
         heartbeat.ponged();
         heartbeat.received(later, false);
-        assert_eq!(heartbeat.due(later), Beat::Wait(later + TIMING.interval), "the PONG asks for nothing");
+        assert_eq!(
+            heartbeat.due(later),
+            Beat::Wait(later + TIMING.interval),
+            "the PONG asks for nothing"
+        );
     }
 
     #[test]
@@ -252,7 +287,10 @@ mod tests {
         for second in 1..100 {
             heartbeat.received(start + second * SECOND, true);
             heartbeat.sent(start + second * SECOND, Said::Other);
-            assert!(matches!(heartbeat.due(start + second * SECOND + SECOND / 2), Beat::Wait(_)));
+            assert!(matches!(
+                heartbeat.due(start + second * SECOND + SECOND / 2),
+                Beat::Wait(_)
+            ));
         }
     }
 
@@ -262,7 +300,11 @@ mod tests {
         heartbeat.sent(start + SECOND, Said::Other);
         heartbeat.sent(start + 8 * SECOND, Said::Other);
         assert_eq!(heartbeat.due(start + 8 * SECOND), Beat::Ping);
-        assert_eq!(heartbeat.due(start + 10 * SECOND), Beat::Wait(start + 11 * SECOND), "since the first");
+        assert_eq!(
+            heartbeat.due(start + 10 * SECOND),
+            Beat::Wait(start + 11 * SECOND),
+            "since the first"
+        );
         assert_eq!(heartbeat.due(start + 11 * SECOND), Beat::Silent);
     }
 
@@ -278,7 +320,10 @@ mod tests {
         let (mut heartbeat, start) = fresh();
         heartbeat.received(start + SECOND, false);
         heartbeat.sent(start + SECOND, Said::Pong);
-        assert_eq!(heartbeat.due(start + 15 * SECOND), Beat::Wait(start + 21 * SECOND));
+        assert_eq!(
+            heartbeat.due(start + 15 * SECOND),
+            Beat::Wait(start + 21 * SECOND)
+        );
     }
 
     #[test]
@@ -286,11 +331,19 @@ mod tests {
         let (mut heartbeat, start) = fresh();
         heartbeat.received(start + SECOND, true);
         heartbeat.received(start + 2 * SECOND, true);
-        assert_eq!(heartbeat.due(start + 2 * SECOND), Beat::Wait(start + 3 * SECOND), "since the first");
+        assert_eq!(
+            heartbeat.due(start + 2 * SECOND),
+            Beat::Wait(start + 3 * SECOND),
+            "since the first"
+        );
         assert_eq!(heartbeat.due(start + 3 * SECOND), Beat::Ping);
         heartbeat.ponged();
         heartbeat.received(start + 3 * SECOND, false);
-        assert_eq!(heartbeat.due(start + 3 * SECOND), Beat::Wait(start + 23 * SECOND), "once");
+        assert_eq!(
+            heartbeat.due(start + 3 * SECOND),
+            Beat::Wait(start + 23 * SECOND),
+            "once"
+        );
     }
 
     #[test]
@@ -298,7 +351,10 @@ mod tests {
         let (mut heartbeat, start) = fresh();
         heartbeat.received(start + SECOND, true);
         heartbeat.sent(start + 2 * SECOND, Said::Pong);
-        assert_eq!(heartbeat.due(start + 15 * SECOND), Beat::Wait(start + 22 * SECOND));
+        assert_eq!(
+            heartbeat.due(start + 15 * SECOND),
+            Beat::Wait(start + 22 * SECOND)
+        );
     }
 
     #[test]
@@ -306,25 +362,41 @@ mod tests {
         let (mut heartbeat, start) = fresh();
         heartbeat.sent(start, Said::Other);
         heartbeat.received(start + SECOND, false);
-        assert_eq!(heartbeat.due(start + SECOND), Beat::Wait(start + 2 * SECOND));
+        assert_eq!(
+            heartbeat.due(start + SECOND),
+            Beat::Wait(start + 2 * SECOND)
+        );
         assert_eq!(heartbeat.due(start + 2 * SECOND), Beat::Ping);
         heartbeat.sent(start + 2 * SECOND, Said::Ping);
         // The peer hears parts of what was sent, and pings; the PONG waits behind the rest.
         for second in (3..60).step_by(2) {
             heartbeat.received(start + second * SECOND, false);
             heartbeat.sent(start + second * SECOND, Said::Pong);
-            assert!(matches!(heartbeat.due(start + (second + 1) * SECOND), Beat::Wait(_)), "after {second} s");
+            assert!(
+                matches!(heartbeat.due(start + (second + 1) * SECOND), Beat::Wait(_)),
+                "after {second} s"
+            );
         }
-        assert_eq!(heartbeat.due(start + 69 * SECOND), Beat::Silent, "ten seconds after the last that was heard");
+        assert_eq!(
+            heartbeat.due(start + 69 * SECOND),
+            Beat::Silent,
+            "ten seconds after the last that was heard"
+        );
     }
 
     #[test]
     fn silence_ends_a_link_that_asked_for_nothing_as_well() {
-        let timing = Timing { interval: Duration::from_secs(60), ..TIMING };
+        let timing = Timing {
+            interval: Duration::from_secs(60),
+            ..TIMING
+        };
         let start = Instant::now();
         let mut heartbeat = Heartbeat::new(timing, start, AWAKE);
         heartbeat.sent(start + 40 * SECOND, Said::Pong);
-        assert_eq!(heartbeat.due(start + 44 * SECOND), Beat::Wait(start + 45 * SECOND));
+        assert_eq!(
+            heartbeat.due(start + 44 * SECOND),
+            Beat::Wait(start + 45 * SECOND)
+        );
         assert_eq!(heartbeat.due(start + 45 * SECOND), Beat::Silent);
     }
 
@@ -332,24 +404,48 @@ mod tests {
     fn a_master_that_is_asked_for_silence_keeps_it_and_not_for_ever() {
         assert_eq!(TIMING.quiet(0), TIMING);
         let quiet = TIMING.quiet(300);
-        assert_eq!((quiet.interval, quiet.timeout), (300 * SECOND, 345 * SECOND));
-        assert_eq!(quiet.answer_timeout, TIMING.answer_timeout, "what is sent is answered as ever");
+        assert_eq!(
+            (quiet.interval, quiet.timeout),
+            (300 * SECOND, 345 * SECOND)
+        );
+        assert_eq!(
+            quiet.answer_timeout, TIMING.answer_timeout,
+            "what is sent is answered as ever"
+        );
         assert_eq!(TIMING.quiet(u32::MAX).interval, QUIET_MAX);
         let start = Instant::now();
         let mut heartbeat = Heartbeat::new(quiet, start, AWAKE);
         heartbeat.received(start, true);
-        assert_eq!(heartbeat.due(start + 299 * SECOND), Beat::Wait(start + 300 * SECOND), "not even to say that it has heard");
+        assert_eq!(
+            heartbeat.due(start + 299 * SECOND),
+            Beat::Wait(start + 300 * SECOND),
+            "not even to say that it has heard"
+        );
     }
 
     #[test]
     fn a_sleep_is_followed_by_a_ping_and_a_short_deadline() {
         let (mut heartbeat, start) = fresh();
-        assert_eq!(heartbeat.look(start + SECOND, AWAKE + 4 * SECOND), None, "too short");
+        assert_eq!(
+            heartbeat.look(start + SECOND, AWAKE + 4 * SECOND),
+            None,
+            "too short"
+        );
         assert!(matches!(heartbeat.due(start + SECOND), Beat::Wait(_)));
-        assert_eq!(heartbeat.look(start + 2 * SECOND, AWAKE + 204 * SECOND), Some(200 * SECOND));
+        assert_eq!(
+            heartbeat.look(start + 2 * SECOND, AWAKE + 204 * SECOND),
+            Some(200 * SECOND)
+        );
         assert_eq!(heartbeat.due(start + 2 * SECOND), Beat::Ping);
-        assert_eq!(heartbeat.due(start + 2 * SECOND), Beat::Wait(start + 5 * SECOND));
-        assert_eq!(heartbeat.look(start + 4 * SECOND, AWAKE + 204 * SECOND), None, "it is noticed once");
+        assert_eq!(
+            heartbeat.due(start + 2 * SECOND),
+            Beat::Wait(start + 5 * SECOND)
+        );
+        assert_eq!(
+            heartbeat.look(start + 4 * SECOND, AWAKE + 204 * SECOND),
+            None,
+            "it is noticed once"
+        );
         assert_eq!(heartbeat.due(start + 5 * SECOND), Beat::Silent);
     }
 
@@ -361,13 +457,22 @@ mod tests {
         heartbeat.ponged();
         heartbeat.received(start + SECOND, false);
         assert_eq!(heartbeat.due(start + SECOND), Beat::Ping);
-        assert_eq!(heartbeat.due(start + SECOND), Beat::Wait(start + 4 * SECOND));
+        assert_eq!(
+            heartbeat.due(start + SECOND),
+            Beat::Wait(start + 4 * SECOND)
+        );
         // A slow path delivers before the PONG.
         heartbeat.received(start + 3 * SECOND, false);
-        assert_eq!(heartbeat.due(start + 3 * SECOND), Beat::Wait(start + 6 * SECOND));
+        assert_eq!(
+            heartbeat.due(start + 3 * SECOND),
+            Beat::Wait(start + 6 * SECOND)
+        );
         heartbeat.ponged();
         heartbeat.received(start + 4 * SECOND, false);
-        assert_eq!(heartbeat.due(start + 4 * SECOND), Beat::Wait(start + 21 * SECOND));
+        assert_eq!(
+            heartbeat.due(start + 4 * SECOND),
+            Beat::Wait(start + 21 * SECOND)
+        );
     }
 
     #[test]

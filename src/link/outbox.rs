@@ -191,7 +191,14 @@ impl Outbox {
         if state.lanes.contains_key(&channel) {
             return Err(OpenError::InUse(channel));
         }
-        let entry = Entry { lane, place: Place::Away, marked: false, paused: false, credit: 0, closing: None };
+        let entry = Entry {
+            lane,
+            place: Place::Away,
+            marked: false,
+            paused: false,
+            credit: 0,
+            closing: None,
+        };
         state.lanes.insert(channel, entry);
         state.most_lanes = state.most_lanes.max(state.lanes.len());
         Ok(())
@@ -206,7 +213,10 @@ impl Outbox {
 
     /// Queues a control frame, ahead of all DATA. When the peer does not read and too many wait, the link ends with `limit`.
     pub fn control(&self, frame: &Frame) {
-        debug_assert!(!matches!(frame, Frame::Data { .. }), "DATA comes from lanes");
+        debug_assert!(
+            !matches!(frame, Frame::Data { .. }),
+            "DATA comes from lanes"
+        );
         let message = frame.to_message();
         let mut state = self.state();
         self.queue(&mut state, message);
@@ -217,7 +227,12 @@ impl Outbox {
     pub(super) fn pong(&self, token: u64) {
         let message = Frame::Pong(token).to_message();
         let mut state = self.state();
-        match state.control.iter_mut().rev().find(|waiting| frame::is_pong(&waiting.message)) {
+        match state
+            .control
+            .iter_mut()
+            .rev()
+            .find(|waiting| frame::is_pong(&waiting.message))
+        {
             Some(waiting) => waiting.message = message,
             None => self.queue(&mut state, message),
         }
@@ -241,7 +256,9 @@ impl Outbox {
     /// is dropped. Does nothing when the channel is not open.
     pub fn close_after_drain(&self, channel: u32, notice: &Notice) {
         let mut state = self.state();
-        let Some(entry) = state.lanes.get_mut(&channel) else { return };
+        let Some(entry) = state.lanes.get_mut(&channel) else {
+            return;
+        };
         entry.closing.get_or_insert_with(|| notice.clone());
         let drained = self.take_drained(&mut state, channel);
         Self::wake(state);
@@ -251,7 +268,10 @@ impl Outbox {
     /// The lane of an open channel.
     #[must_use]
     pub fn lane(&self, channel: u32) -> Option<Arc<dyn Lane>> {
-        self.state().lanes.get(&channel).map(|entry| entry.lane.clone())
+        self.state()
+            .lanes
+            .get(&channel)
+            .map(|entry| entry.lane.clone())
     }
 
     /// How many channels are open.
@@ -368,13 +388,22 @@ impl Outbox {
 
     /// The lane that takes what arrived on `channel`: none when it is not open, or has only to be drained.
     pub(super) fn receiver(&self, channel: u32) -> Option<Arc<dyn Lane>> {
-        self.state().lanes.get(&channel).filter(|entry| entry.closing.is_none()).map(|entry| entry.lane.clone())
+        self.state()
+            .lanes
+            .get(&channel)
+            .filter(|entry| entry.closing.is_none())
+            .map(|entry| entry.lane.clone())
     }
 
     /// The peer closed the channel.
     pub(super) fn closed_by_peer(&self, channel: u32, notice: Notice) {
         let entry = self.state().remove(channel);
-        if let Some(Entry { lane, closing: None, .. }) = entry {
+        if let Some(Entry {
+            lane,
+            closing: None,
+            ..
+        }) = entry
+        {
             lane.closed(notice);
         }
     }
@@ -382,7 +411,9 @@ impl Outbox {
     /// The peer paused or resumed the channel.
     pub(super) fn paused_by_peer(&self, channel: u32, paused: bool) {
         let mut state = self.state();
-        let Some(entry) = state.lanes.get_mut(&channel) else { return };
+        let Some(entry) = state.lanes.get_mut(&channel) else {
+            return;
+        };
         if mem::replace(&mut entry.paused, paused) == paused {
             return;
         }
@@ -435,7 +466,10 @@ impl Outbox {
     }
 
     fn queue(&self, state: &mut State, message: Bytes) {
-        let control = Control { message, is_answer: self.answering.load(Relaxed) };
+        let control = Control {
+            message,
+            is_answer: self.answering.load(Relaxed),
+        };
         let (cost, is_answer) = (control.cost(), control.is_answer);
         if !state.queue(control) {
             return;
@@ -489,7 +523,8 @@ impl Outbox {
 
 impl State {
     fn has_something(&self) -> bool {
-        self.ending.is_some() || !(self.control.is_empty() && self.fresh.is_empty() && self.round.is_empty())
+        self.ending.is_some()
+            || !(self.control.is_empty() && self.fresh.is_empty() && self.round.is_empty())
     }
 
     fn remove(&mut self, channel: u32) -> Option<Entry> {
@@ -501,15 +536,27 @@ impl State {
 
     /// A link that once had many channels does not keep the tables of that time.
     fn shrink(&mut self) {
-        let kept = self.lanes.len().saturating_mul(SHRINK_FACTOR).max(CONTROL_KEPT);
+        let kept = self
+            .lanes
+            .len()
+            .saturating_mul(SHRINK_FACTOR)
+            .max(CONTROL_KEPT);
         if self.lanes.capacity() <= kept.saturating_mul(SHRINK_FACTOR) {
             return;
         }
         self.lanes.shrink_to(kept);
         // Numbers of channels that are gone stay in the circles until their turn.
         let lanes = &self.lanes;
-        self.fresh.retain(|channel| lanes.get(channel).is_some_and(|entry| entry.place == Place::Fresh));
-        self.round.retain(|channel| lanes.get(channel).is_some_and(|entry| entry.place == Place::Round));
+        self.fresh.retain(|channel| {
+            lanes
+                .get(channel)
+                .is_some_and(|entry| entry.place == Place::Fresh)
+        });
+        self.round.retain(|channel| {
+            lanes
+                .get(channel)
+                .is_some_and(|entry| entry.place == Place::Round)
+        });
         self.fresh.shrink_to(kept);
         self.round.shrink_to(kept);
     }
@@ -523,7 +570,9 @@ impl State {
     }
 
     fn mark(&mut self, channel: u32) {
-        let Some(entry) = self.lanes.get_mut(&channel) else { return };
+        let Some(entry) = self.lanes.get_mut(&channel) else {
+            return;
+        };
         if mem::replace(&mut entry.marked, true) || entry.paused || entry.place != Place::Away {
             return;
         }
@@ -539,8 +588,12 @@ impl State {
         }
         let waiting = self.control_waiting.saturating_add(control.cost());
         if waiting > MAX_CONTROL_WAITING + self.most_lanes * CONTROL_PER_LANE {
-            self.ending
-                .get_or_insert_with(|| Notice::new(Code::Limit, "too many control frames wait for a peer that does not read"));
+            self.ending.get_or_insert_with(|| {
+                Notice::new(
+                    Code::Limit,
+                    "too many control frames wait for a peer that does not read",
+                )
+            });
             self.hungry = true;
             return false;
         }
@@ -555,8 +608,18 @@ impl State {
                 Some(channel) => (channel, Circle::Fresh),
                 None => (self.round.pop_front()?, Circle::Round),
             };
-            let place = if circle == Circle::Fresh { Place::Fresh } else { Place::Round };
-            let Some(entry) = self.lanes.get_mut(&channel).filter(|entry| entry.place == place) else { continue };
+            let place = if circle == Circle::Fresh {
+                Place::Fresh
+            } else {
+                Place::Round
+            };
+            let Some(entry) = self
+                .lanes
+                .get_mut(&channel)
+                .filter(|entry| entry.place == place)
+            else {
+                continue;
+            };
             if entry.paused || !entry.marked {
                 entry.place = Place::Away;
             } else if entry.credit <= 0 {
@@ -566,15 +629,22 @@ impl State {
             } else {
                 entry.place = Place::Serving(circle);
                 entry.marked = false;
-                return Some(Turn { channel, lane: entry.lane.clone() });
+                return Some(Turn {
+                    channel,
+                    lane: entry.lane.clone(),
+                });
             }
         }
     }
 
     /// Puts a lane back after its turn.
     fn settle(&mut self, channel: u32, sent: usize, more: bool) {
-        let Some(entry) = self.lanes.get_mut(&channel) else { return };
-        let Place::Serving(circle) = entry.place else { return };
+        let Some(entry) = self.lanes.get_mut(&channel) else {
+            return;
+        };
+        let Place::Serving(circle) = entry.place else {
+            return;
+        };
         entry.credit -= i64::try_from(sent).unwrap_or(i64::MAX);
         entry.marked |= more && sent > 0;
         if entry.marked && entry.credit > 0 {
@@ -586,7 +656,11 @@ impl State {
             queue.push_front(channel);
         } else if entry.marked || circle == Circle::Fresh {
             // A fresh lane that has nothing left waits out one round: it cannot come first again and again.
-            entry.credit = if entry.marked { entry.credit + QUANTUM } else { QUANTUM };
+            entry.credit = if entry.marked {
+                entry.credit + QUANTUM
+            } else {
+                QUANTUM
+            };
             entry.place = Place::Round;
             self.round.push_back(channel);
         } else {
@@ -603,7 +677,11 @@ impl State {
 }
 
 fn close_message(channel: u32, notice: &Notice) -> Bytes {
-    Frame::Close { channel, notice: notice.clone() }.to_message()
+    Frame::Close {
+        channel,
+        notice: notice.clone(),
+    }
+    .to_message()
 }
 
 impl Drop for Outbox {
@@ -618,7 +696,11 @@ impl Drop for Outbox {
 impl fmt::Debug for Outbox {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state();
-        formatter.debug_struct("Outbox").field("lanes", &state.lanes.len()).field("ended", &state.ended).finish_non_exhaustive()
+        formatter
+            .debug_struct("Outbox")
+            .field("lanes", &state.lanes.len())
+            .field("ended", &state.ended)
+            .finish_non_exhaustive()
     }
 }
 

@@ -39,45 +39,73 @@ pub enum ProxyHeaderError {
 ///
 /// # Cancel safety
 /// Not safe: what was read is lost.
-pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, ProxyHeaderError> {
+pub async fn read(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     // The shortest line of version 1 is longer than that as well.
     let mut header = vec![0; SIGNATURE.len()];
     stream.read_exact(&mut header).await?;
-    if header == SIGNATURE { block(stream, header).await } else { line(stream, header).await }
+    if header == SIGNATURE {
+        block(stream, header).await
+    } else {
+        line(stream, header).await
+    }
 }
 
-async fn block(stream: &mut (impl AsyncRead + Unpin), mut header: Vec<u8>) -> Result<Option<SocketAddr>, ProxyHeaderError> {
+async fn block(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut header: Vec<u8>,
+) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     header.resize(FIXED, 0);
-    stream.read_exact(header.split_at_mut(SIGNATURE.len()).1).await?;
-    let length = header.last_chunk().map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
+    stream
+        .read_exact(header.split_at_mut(SIGNATURE.len()).1)
+        .await?;
+    let length = header
+        .last_chunk()
+        .map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
     if FIXED + length > MAX_BLOCK {
         return Err(ProxyHeaderError::TooLong(FIXED + length));
     }
     header.resize(FIXED + length, 0);
     stream.read_exact(header.split_at_mut(FIXED).1).await?;
-    let header = v2::Header::try_from(header.as_slice()).map_err(|error| ProxyHeaderError::Malformed(error.to_string()))?;
+    let header = v2::Header::try_from(header.as_slice())
+        .map_err(|error| ProxyHeaderError::Malformed(error.to_string()))?;
     Ok(match (header.command, header.addresses) {
-        (v2::Command::Proxy, v2::Addresses::IPv4(addresses)) => {
-            Some(SocketAddr::new(addresses.source_address.into(), addresses.source_port))
-        }
-        (v2::Command::Proxy, v2::Addresses::IPv6(addresses)) => {
-            Some(SocketAddr::new(addresses.source_address.into(), addresses.source_port))
-        }
+        (v2::Command::Proxy, v2::Addresses::IPv4(addresses)) => Some(SocketAddr::new(
+            addresses.source_address.into(),
+            addresses.source_port,
+        )),
+        (v2::Command::Proxy, v2::Addresses::IPv6(addresses)) => Some(SocketAddr::new(
+            addresses.source_address.into(),
+            addresses.source_port,
+        )),
         _ => None,
     })
 }
 
-async fn line(stream: &mut (impl AsyncRead + Unpin), mut line: Vec<u8>) -> Result<Option<SocketAddr>, ProxyHeaderError> {
+async fn line(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut line: Vec<u8>,
+) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     if !line.starts_with(b"PROXY ") {
-        return Err(ProxyHeaderError::Malformed("it begins otherwise".to_owned()));
+        return Err(ProxyHeaderError::Malformed(
+            "it begins otherwise".to_owned(),
+        ));
     }
     while !line.ends_with(b"\n") && line.len() < MAX_LINE {
         line.push(stream.read_u8().await?);
     }
-    let header = v1::Header::try_from(line.as_slice()).map_err(|error| ProxyHeaderError::Malformed(error.to_string()))?;
+    let header = v1::Header::try_from(line.as_slice())
+        .map_err(|error| ProxyHeaderError::Malformed(error.to_string()))?;
     Ok(match header.addresses {
-        v1::Addresses::Tcp4(addresses) => Some(SocketAddr::new(addresses.source_address.into(), addresses.source_port)),
-        v1::Addresses::Tcp6(addresses) => Some(SocketAddr::new(addresses.source_address.into(), addresses.source_port)),
+        v1::Addresses::Tcp4(addresses) => Some(SocketAddr::new(
+            addresses.source_address.into(),
+            addresses.source_port,
+        )),
+        v1::Addresses::Tcp6(addresses) => Some(SocketAddr::new(
+            addresses.source_address.into(),
+            addresses.source_port,
+        )),
         v1::Addresses::Unknown => None,
     })
 }
@@ -85,11 +113,16 @@ async fn line(stream: &mut (impl AsyncRead + Unpin), mut line: Vec<u8>) -> Resul
 /// A header of version 2 for a connection from the first address to the second; without them it says that who writes it speaks for itself.
 #[must_use]
 pub fn written(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let canonical =
+        |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let builder = match ends {
         Some((source, destination)) => {
             let ends = (canonical(source), canonical(destination));
-            v2::Builder::with_addresses(v2::Version::Two | v2::Command::Proxy, v2::Protocol::Stream, ends)
+            v2::Builder::with_addresses(
+                v2::Version::Two | v2::Command::Proxy,
+                v2::Protocol::Stream,
+                ends,
+            )
         }
         None => {
             let unspecified = v2::AddressFamily::Unspecified | v2::Protocol::Unspecified;
@@ -108,13 +141,18 @@ mod tests {
 
     /// What is read of `bytes`, and how many bytes are left.
     fn read_from(bytes: &[u8]) -> (Result<Option<SocketAddr>, ProxyHeaderError>, usize) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
         let mut rest = bytes;
         (runtime.block_on(read(&mut rest)), rest.len())
     }
 
     fn visitor(bytes: &[u8]) -> Option<String> {
-        read_from(bytes).0.expect("a header").map(|address| address.to_string())
+        read_from(bytes)
+            .0
+            .expect("a header")
+            .map(|address| address.to_string())
     }
 
     #[test]
@@ -123,14 +161,28 @@ mod tests {
         assert!(
             matches!(read_from(version_1), (Ok(Some(address)), 5) if address == "192.0.2.7:4711".parse().expect("an address"))
         );
-        assert_eq!(visitor(b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n").as_deref(), Some("[2001:db8::7]:4711"));
+        assert_eq!(
+            visitor(b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n").as_deref(),
+            Some("[2001:db8::7]:4711")
+        );
         assert_eq!(visitor(b"PROXY UNKNOWN\r\n"), None);
-        let pair = |source: &str| (source.parse().expect("an address"), "203.0.113.1:443".parse().expect("an address"));
+        let pair = |source: &str| {
+            (
+                source.parse().expect("an address"),
+                "203.0.113.1:443".parse().expect("an address"),
+            )
+        };
         let (source, destination) = pair("192.0.2.7:4711");
         let version_2 = [written(Some((source, destination))), b"GET /".to_vec()].concat();
         assert!(matches!(read_from(&version_2), (Ok(Some(address)), 5) if address == source));
-        let (source, destination) = ("[2001:db8::7]:1".parse().expect("one"), "[2001:db8::1]:2".parse().expect("one"));
-        assert_eq!(visitor(&written(Some((source, destination)))).as_deref(), Some("[2001:db8::7]:1"));
+        let (source, destination) = (
+            "[2001:db8::7]:1".parse().expect("one"),
+            "[2001:db8::1]:2".parse().expect("one"),
+        );
+        assert_eq!(
+            visitor(&written(Some((source, destination)))).as_deref(),
+            Some("[2001:db8::7]:1")
+        );
     }
 
     #[test]
@@ -150,7 +202,11 @@ mod tests {
         ] {
             assert!(read_from(bytes).0.is_err(), "{bytes:?}");
         }
-        assert!(read_from(&[b"PROXY TCP4 ".as_slice(), &[b'1'; 500]].concat()).0.is_err());
+        assert!(
+            read_from(&[b"PROXY TCP4 ".as_slice(), &[b'1'; 500]].concat())
+                .0
+                .is_err()
+        );
     }
 
     proptest! {

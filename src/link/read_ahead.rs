@@ -28,12 +28,20 @@ pub struct ReadAhead<S> {
 impl<S> ReadAhead<S> {
     /// Nothing is read yet.
     pub fn new(stream: S) -> Self {
-        ReadAhead { stream, buffer: BytesMut::new(), is_busy: false }
+        ReadAhead {
+            stream,
+            buffer: BytesMut::new(),
+            is_busy: false,
+        }
     }
 }
 
 impl<S: AsyncRead + Unpin> ReadAhead<S> {
-    fn poll_direct(&mut self, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_direct(
+        &mut self,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_read(context, out))?;
         self.is_busy = out.remaining() == 0;
         Poll::Ready(Ok(()))
@@ -53,7 +61,11 @@ impl<S: AsyncRead + Unpin> ReadAhead<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let asked = out.remaining();
         if self.buffer.is_empty() {
             if !self.is_busy || asked >= AHEAD {
@@ -88,7 +100,10 @@ mod tests {
         let mut asked = [0; 4096];
         peer.write_all(&[7; AHEAD + 2 * 4096]).await.unwrap();
         reader.read_exact(&mut asked).await.unwrap();
-        assert!(reader.buffer.is_empty(), "nobody knew yet that there is more");
+        assert!(
+            reader.buffer.is_empty(),
+            "nobody knew yet that there is more"
+        );
         reader.read_exact(&mut asked).await.unwrap();
         assert_eq!(reader.buffer.len(), AHEAD - 4096);
         reader.read_exact(&mut vec![0; AHEAD]).await.unwrap();
@@ -98,7 +113,11 @@ mod tests {
         assert_eq!(reader.read(&mut asked).await.unwrap(), 100);
         assert_eq!(reader.buffer.capacity(), 0);
         drop(peer);
-        assert_eq!(reader.read(&mut asked).await.unwrap(), 0, "the end is told once all of it was read");
+        assert_eq!(
+            reader.read(&mut asked).await.unwrap(),
+            0,
+            "the end is told once all of it was read"
+        );
     }
 
     proptest! {

@@ -17,14 +17,23 @@ pub struct Reason {
 impl Reason {
     /// From its parts.
     #[must_use]
-    pub fn new(evidence: impl Into<String>, cause: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Reason { evidence: evidence.into(), cause: cause.into(), remedy: remedy.into() }
+    pub fn new(
+        evidence: impl Into<String>,
+        cause: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Reason {
+            evidence: evidence.into(),
+            cause: cause.into(),
+            remedy: remedy.into(),
+        }
     }
 
     /// From a sentence that says first what was seen, and behind its last semicolon what can be done; `otherwise` is the remedy when it has none.
     #[must_use]
     pub fn of_sentence(sentence: &str, otherwise: &str) -> Self {
-        let parted = last_semicolon(sentence).and_then(|at| Some((sentence.get(..at)?, sentence.get(at + 1..)?.trim_start())));
+        let parted = last_semicolon(sentence)
+            .and_then(|at| Some((sentence.get(..at)?, sentence.get(at + 1..)?.trim_start())));
         let (evidence, remedy) = parted.unwrap_or((sentence, otherwise));
         Reason::new(evidence, "", remedy)
     }
@@ -51,7 +60,11 @@ fn last_semicolon(sentence: &str) -> Option<usize> {
 impl fmt::Display for Reason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [&self.evidence, &self.cause, &self.remedy];
-        let said: Vec<&str> = parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        let said: Vec<&str> = parts
+            .into_iter()
+            .map(String::as_str)
+            .filter(|part| !part.is_empty())
+            .collect();
         formatter.write_str(&said.join("; "))
     }
 }
@@ -62,15 +75,27 @@ mod tests {
 
     #[test]
     fn a_reason_is_one_line_of_what_there_is_to_say() {
-        assert_eq!(Reason::new("seen", "behind it", "do").to_string(), "seen; behind it; do");
+        assert_eq!(
+            Reason::new("seen", "behind it", "do").to_string(),
+            "seen; behind it; do"
+        );
         assert_eq!(Reason::new("seen", "", "do").to_string(), "seen; do");
     }
 
     #[test]
     fn a_sentence_is_taken_apart_at_its_last_semicolon() {
-        assert_eq!(Reason::of_sentence("it says \"a; b\"; ask", "wait"), Reason::new("it says \"a; b\"", "", "ask"));
+        assert_eq!(
+            Reason::of_sentence("it says \"a; b\"; ask", "wait"),
+            Reason::new("it says \"a; b\"", "", "ask")
+        );
         let said = "it says \"a\\\"; b\"; check it (one: no; two: no)";
-        assert_eq!(Reason::of_sentence(said, "wait"), Reason::new("it says \"a\\\"; b\"", "", "check it (one: no; two: no)"));
-        assert_eq!(Reason::of_sentence("it is gone", "wait"), Reason::new("it is gone", "", "wait"));
+        assert_eq!(
+            Reason::of_sentence(said, "wait"),
+            Reason::new("it says \"a\\\"; b\"", "", "check it (one: no; two: no)")
+        );
+        assert_eq!(
+            Reason::of_sentence("it is gone", "wait"),
+            Reason::new("it is gone", "", "wait")
+        );
     }
 }

@@ -74,9 +74,17 @@ struct LookUps {
 }
 
 impl LookUps {
-    fn new(most: usize, resolver: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Arc<Self> {
+    fn new(
+        most: usize,
+        resolver: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
         let room = Arc::new(Semaphore::new(most));
-        Arc::new(LookUps { resolver: Box::new(resolver), room, running: Mutex::default(), begun: Notify::new() })
+        Arc::new(LookUps {
+            resolver: Box::new(resolver),
+            room,
+            running: Mutex::default(),
+            begun: Notify::new(),
+        })
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
@@ -84,8 +92,14 @@ impl LookUps {
     }
 
     /// What the look-up of this name will give, if one is under way.
-    fn joined(running: &HashMap<String, Running>, host: &str) -> Option<watch::Receiver<Option<Answer>>> {
-        running.get(host).filter(|running| running.since.elapsed() < STALE).map(|running| running.answer.clone())
+    fn joined(
+        running: &HashMap<String, Running>,
+        host: &str,
+    ) -> Option<watch::Receiver<Option<Answer>>> {
+        running
+            .get(host)
+            .filter(|running| running.since.elapsed() < STALE)
+            .map(|running| running.answer.clone())
     }
 
     async fn look_up(self: &Arc<Self>, host: &str) -> Answer {
@@ -108,15 +122,30 @@ impl LookUps {
     }
 
     /// Begins a look-up, unless one of the name has begun meanwhile.
-    fn begin(self: &Arc<Self>, host: &str, permit: OwnedSemaphorePermit) -> watch::Receiver<Option<Answer>> {
+    fn begin(
+        self: &Arc<Self>,
+        host: &str,
+        permit: OwnedSemaphorePermit,
+    ) -> watch::Receiver<Option<Answer>> {
         let mut running = self.running();
         if let Some(running) = Self::joined(&running, host) {
             return running;
         }
         let (sender, receiver) = watch::channel(None);
-        running.insert(host.to_owned(), Running { answer: receiver.clone(), since: Instant::now() });
+        running.insert(
+            host.to_owned(),
+            Running {
+                answer: receiver.clone(),
+                since: Instant::now(),
+            },
+        );
         drop(running);
-        let look_up = LookUp { all: Arc::clone(self), host: host.to_owned(), sender, _permit: permit };
+        let look_up = LookUp {
+            all: Arc::clone(self),
+            host: host.to_owned(),
+            sender,
+            _permit: permit,
+        };
         tokio::task::spawn_blocking(move || look_up.run());
         self.begun.notify_waiters();
         receiver
@@ -124,7 +153,11 @@ impl LookUps {
 }
 
 async fn answer(mut running: watch::Receiver<Option<Answer>>) -> Answer {
-    match running.wait_for(Option::is_some).await.map(|answer| answer.clone()) {
+    match running
+        .wait_for(Option::is_some)
+        .await
+        .map(|answer| answer.clone())
+    {
         Ok(Some(answer)) => answer,
         Ok(None) | Err(_) => Err(Arc::new(io::Error::other("the look-up was cut off"))),
     }
@@ -143,13 +176,17 @@ impl LookUp {
         let found = (self.all.resolver)(&self.host);
         // A caller that comes after this starts another look-up.
         self.leave();
-        self.sender.send_replace(Some(found.map(Arc::from).map_err(Arc::new)));
+        self.sender
+            .send_replace(Some(found.map(Arc::from).map_err(Arc::new)));
     }
 
     /// Leaves the table, unless a newer look-up of the name has its place there.
     fn leave(&self) {
         let mut running = self.all.running();
-        if running.get(&self.host).is_some_and(|running| running.answer.same_channel(&self.sender.subscribe())) {
+        if running
+            .get(&self.host)
+            .is_some_and(|running| running.answer.same_channel(&self.sender.subscribe()))
+        {
             running.remove(&self.host);
         }
     }
@@ -192,10 +229,18 @@ mod tests {
             let now = self.now.fetch_add(1, SeqCst) + 1;
             self.most.fetch_max(now, SeqCst);
             if host != "answered" {
-                drop(self.opened.wait_while(self.open.lock().unwrap(), |open| !*open).unwrap());
+                drop(
+                    self.opened
+                        .wait_while(self.open.lock().unwrap(), |open| !*open)
+                        .unwrap(),
+                );
             }
             self.now.fetch_sub(1, SeqCst);
-            if host == "unknown" { Err(io::ErrorKind::NotFound.into()) } else { Ok(vec![([127, 0, 0, 1], 0).into()]) }
+            if host == "unknown" {
+                Err(io::ErrorKind::NotFound.into())
+            } else {
+                Ok(vec![([127, 0, 0, 1], 0).into()])
+            }
         }
 
         fn open(&self) {
@@ -216,7 +261,10 @@ mod tests {
     fn look_ups(most: usize) -> (Arc<LookUps>, Opened) {
         let server = Arc::new(Silent::default());
         let resolver = Arc::clone(&server);
-        (LookUps::new(most, move |host| resolver.resolve(host)), Opened(server))
+        (
+            LookUps::new(most, move |host| resolver.resolve(host)),
+            Opened(server),
+        )
     }
 
     /// Waits until it is so: threads take their time.
@@ -239,9 +287,20 @@ mod tests {
         let mut asking = std::pin::pin!(asking);
         assert!(timeout(A_MOMENT, &mut asking).await.is_err());
         // Another name waits for none of them.
-        assert!(timeout(SOON, all.look_up("answered")).await.unwrap().is_ok());
+        assert!(
+            timeout(SOON, all.look_up("answered"))
+                .await
+                .unwrap()
+                .is_ok()
+        );
         server.0.open();
-        assert!(timeout(SOON, asking).await.unwrap().iter().all(Result::is_ok));
+        assert!(
+            timeout(SOON, asking)
+                .await
+                .unwrap()
+                .iter()
+                .all(Result::is_ok)
+        );
         assert_eq!(server.0.asked.load(SeqCst), 2);
         assert!(all.look_up("silent").await.is_ok());
         assert_eq!(server.0.asked.load(SeqCst), 3, "the answer is not kept");
@@ -251,7 +310,11 @@ mod tests {
     async fn a_look_up_that_nobody_waits_for_counts_until_it_ends() {
         let (all, server) = look_ups(2);
         for _ in 0..10 {
-            assert!(timeout(Duration::from_millis(5), all.look_up("silent")).await.is_err());
+            assert!(
+                timeout(Duration::from_millis(5), all.look_up("silent"))
+                    .await
+                    .is_err()
+            );
         }
         server.0.open();
         assert!(all.look_up("silent").await.is_ok());
@@ -263,7 +326,9 @@ mod tests {
         let (all, server) = look_ups(2);
         assert!(timeout(A_MOMENT, all.look_up("silent")).await.is_err());
         let old = Instant::now().checked_sub(STALE).unwrap();
-        all.running().values_mut().for_each(|running| running.since = old);
+        all.running()
+            .values_mut()
+            .for_each(|running| running.since = old);
         assert!(timeout(A_MOMENT, all.look_up("silent")).await.is_err());
         until(|| server.0.asked.load(SeqCst) == 2).await;
         server.0.open();
@@ -272,12 +337,20 @@ mod tests {
     #[tokio::test]
     async fn no_more_look_ups_run_than_there_is_room_for_and_the_others_follow() {
         let (all, server) = look_ups(8);
-        let names: Vec<String> = (0..100).map(|number| format!("name{}", number % 50)).collect();
+        let names: Vec<String> = (0..100)
+            .map(|number| format!("name{}", number % 50))
+            .collect();
         let mut asking = std::pin::pin!(join_all(names.iter().map(|name| all.look_up(name))));
         assert!(timeout(A_MOMENT, &mut asking).await.is_err());
         until(|| server.0.asked.load(SeqCst) == 8).await;
         server.0.open();
-        assert!(timeout(SOON, asking).await.unwrap().iter().all(Result::is_ok));
+        assert!(
+            timeout(SOON, asking)
+                .await
+                .unwrap()
+                .iter()
+                .all(Result::is_ok)
+        );
         assert_eq!(server.0.most.load(SeqCst), 8);
         until(|| all.running().is_empty() && all.room.available_permits() == 8).await;
     }
@@ -286,7 +359,10 @@ mod tests {
     async fn an_error_is_shared_and_not_kept() {
         let (all, server) = look_ups(1);
         server.0.open();
-        assert_eq!(all.look_up("unknown").await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            all.look_up("unknown").await.unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
         assert!(all.look_up("known").await.is_ok());
     }
 
@@ -295,6 +371,11 @@ mod tests {
         let found = timeout(SOON, look_up("::1", 7)).await.unwrap().unwrap();
         assert_eq!(found, ["[::1]:7".parse().unwrap()]);
         let local = look_up("localhost", 7).await.unwrap();
-        assert!(!local.is_empty() && local.iter().all(|address| address.ip().is_loopback() && address.port() == 7));
+        assert!(
+            !local.is_empty()
+                && local
+                    .iter()
+                    .all(|address| address.ip().is_loopback() && address.port() == 7)
+        );
     }
 }

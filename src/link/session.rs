@@ -88,7 +88,9 @@ impl LinkEnd {
     pub fn notice(&self) -> Notice {
         match self {
             LinkEnd::Cancelled => Notice::new(Code::Shutdown, "the link was closed here"),
-            LinkEnd::Asked(notice) | LinkEnd::Violated(notice) | LinkEnd::PeerError(notice) => notice.clone(),
+            LinkEnd::Asked(notice) | LinkEnd::Violated(notice) | LinkEnd::PeerError(notice) => {
+                notice.clone()
+            }
             LinkEnd::PeerClosed => Notice::new(Code::PeerLost, "the peer closed the link"),
             LinkEnd::Silent(_) => Notice::new(Code::Timeout, self.to_string()),
             LinkEnd::Lost(error) => Notice::new(Code::PeerLost, error.to_string()),
@@ -101,10 +103,16 @@ impl fmt::Display for LinkEnd {
         match self {
             LinkEnd::Cancelled => formatter.write_str("closed here"),
             LinkEnd::Asked(notice) => write!(formatter, "ended here ({notice})"),
-            LinkEnd::Violated(notice) => write!(formatter, "the peer broke the protocol ({notice})"),
+            LinkEnd::Violated(notice) => {
+                write!(formatter, "the peer broke the protocol ({notice})")
+            }
             LinkEnd::PeerError(notice) => write!(formatter, "the peer ended it ({notice})"),
             LinkEnd::PeerClosed => formatter.write_str("the peer closed it"),
-            LinkEnd::Silent(silence) => write!(formatter, "nothing was received for {:.1} s", silence.as_secs_f32()),
+            LinkEnd::Silent(silence) => write!(
+                formatter,
+                "nothing was received for {:.1} s",
+                silence.as_secs_f32()
+            ),
             LinkEnd::Lost(error) => error.fmt(formatter),
         }
     }
@@ -134,7 +142,12 @@ impl Link {
     /// A link over an authenticated socket.
     #[must_use]
     pub fn new(socket: MessageSocket, outbox: Arc<Outbox>, timing: Timing) -> Self {
-        Link { socket, outbox, timing, suspended: suspend::suspended }
+        Link {
+            socket,
+            outbox,
+            timing,
+            suspended: suspend::suspended,
+        }
     }
 
     /// Runs the link until it ends. Then every lane that is left has been closed, and the socket is gone. When `cancelled` is over, the
@@ -142,8 +155,17 @@ impl Link {
     ///
     /// # Cancel safety
     /// Dropping the future cuts the link; its lanes are closed with `peer_lost`.
-    pub async fn run<H: Handler>(self, handler: &mut H, cancelled: impl Future<Output = ()>) -> Ended {
-        let Link { socket, outbox, timing, suspended } = self;
+    pub async fn run<H: Handler>(
+        self,
+        handler: &mut H,
+        cancelled: impl Future<Output = ()>,
+    ) -> Ended {
+        let Link {
+            socket,
+            outbox,
+            timing,
+            suspended,
+        } = self;
         let now = Instant::now();
         let last = FinishOnDrop(outbox.clone());
         let mut running = Running {
@@ -161,7 +183,9 @@ impl Link {
             unfinished: Unfinished::default(),
             is_stuck: false,
         };
-        let mut timer = pin!(tokio::time::sleep_until(now + timing.interval.min(timing.timeout)));
+        let mut timer = pin!(tokio::time::sleep_until(
+            now + timing.interval.min(timing.timeout)
+        ));
         let mut cancelled = pin!(cancelled);
         let why = std::future::poll_fn(|context| {
             if cancelled.as_mut().poll(context).is_ready() {
@@ -171,12 +195,22 @@ impl Link {
         })
         .await;
         let idle = running.heartbeat.idle(Instant::now());
-        let is_stuck = running.is_stuck && matches!(why, LinkEnd::Silent(_) | LinkEnd::Lost(_) | LinkEnd::PeerClosed);
-        running.outbox.recharge(std::mem::take(&mut running.unfinished.charged), 0);
+        let is_stuck = running.is_stuck
+            && matches!(
+                why,
+                LinkEnd::Silent(_) | LinkEnd::Lost(_) | LinkEnd::PeerClosed
+            );
+        running
+            .outbox
+            .recharge(std::mem::take(&mut running.unfinished.charged), 0);
         running.outbox.finish(&why.notice());
         Box::pin(running.goodbye(&why)).await;
         drop(last);
-        Ended { why, idle, is_stuck }
+        Ended {
+            why,
+            idle,
+            is_stuck,
+        }
     }
 }
 
@@ -185,7 +219,8 @@ pub(super) struct FinishOnDrop(pub Arc<Outbox>);
 
 impl Drop for FinishOnDrop {
     fn drop(&mut self) {
-        self.0.finish(&Notice::new(Code::PeerLost, "the link was cut here"));
+        self.0
+            .finish(&Notice::new(Code::PeerLost, "the link was cut here"));
     }
 }
 
@@ -234,7 +269,12 @@ enum Batch {
 }
 
 impl Running {
-    fn poll<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H, mut timer: Pin<&mut Sleep>) -> Poll<LinkEnd> {
+    fn poll<H: Handler>(
+        &mut self,
+        context: &mut Context<'_>,
+        handler: &mut H,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Poll<LinkEnd> {
         // One look at the clocks: the heartbeat is about seconds.
         let mut now = self.look();
         match self.advance(context, handler, now) {
@@ -249,7 +289,11 @@ impl Running {
                 Beat::Wait(until) => {
                     // A role may be on a machine that sleeps, and looks whether it did; a master has many links and need not.
                     let is_role = self.socket.end() == End::Dialled;
-                    let until = if is_role { until.min(now + suspend::LOOK) } else { until };
+                    let until = if is_role {
+                        until.min(now + suspend::LOOK)
+                    } else {
+                        until
+                    };
                     // The timer is only ever set nearer here, and one that fires early finds out when to fire next: it is not set again for
                     // each message.
                     if timer.deadline() > until {
@@ -273,7 +317,10 @@ impl Running {
     /// their paths.
     fn look_below(&mut self, now: Instant) {
         if self.socket.end() == End::Dialled && self.heartbeat.waiting(now) >= STUCK_AFTER {
-            self.is_stuck = self.socket.connection().is_some_and(|connection| connection.is_stuck());
+            self.is_stuck = self
+                .socket
+                .connection()
+                .is_some_and(|connection| connection.is_stuck());
         }
     }
 
@@ -282,7 +329,10 @@ impl Running {
         let now = Instant::now();
         let slept = self.heartbeat.look(now, (self.suspended)());
         if let Some(slept) = slept.filter(|_| self.socket.end() == End::Dialled) {
-            info!(slept_s = slept.as_secs(), "the machine was suspended: the master has to answer soon");
+            info!(
+                slept_s = slept.as_secs(),
+                "the machine was suspended: the master has to answer soon"
+            );
         }
         now
     }
@@ -303,7 +353,12 @@ impl Running {
         }
     }
 
-    fn advance<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H, now: Instant) -> Result<Batch, LinkEnd> {
+    fn advance<H: Handler>(
+        &mut self,
+        context: &mut Context<'_>,
+        handler: &mut H,
+        now: Instant,
+    ) -> Result<Batch, LinkEnd> {
         for _ in 0..BATCHES {
             if let Some(notice) = self.outbox.attend(context.waker()) {
                 return Err(LinkEnd::Asked(notice));
@@ -334,7 +389,11 @@ impl Running {
         }
     }
 
-    fn read<H: Handler>(&mut self, context: &mut Context<'_>, handler: &mut H) -> Result<Batch, LinkEnd> {
+    fn read<H: Handler>(
+        &mut self,
+        context: &mut Context<'_>,
+        handler: &mut H,
+    ) -> Result<Batch, LinkEnd> {
         let mut budget = BATCH;
         while budget > 0 {
             if self.is_clogged() {
@@ -348,7 +407,10 @@ impl Running {
                     self.dispatch(message, handler)?;
                 }
                 Poll::Ready(Some(Err(error))) if error.is_violation() => {
-                    return Err(LinkEnd::Violated(Notice::new(Code::Protocol, error.to_string())));
+                    return Err(LinkEnd::Violated(Notice::new(
+                        Code::Protocol,
+                        error.to_string(),
+                    )));
                 }
                 Poll::Ready(Some(Err(error))) => return Err(LinkEnd::Lost(error)),
             }
@@ -364,32 +426,45 @@ impl Running {
 
     /// Charges a message of which a part has come, and ends the link when the rest stays away (PROTOCOL 6.2).
     fn check_unfinished(&mut self, now: Instant) -> Result<(), LinkEnd> {
-        let Unfinished { charged, since, messages } = &mut self.unfinished;
+        let Unfinished {
+            charged,
+            since,
+            messages,
+        } = &mut self.unfinished;
         let held = self.socket.unfinished_bytes();
         let now_charged = if held > UNCHARGED { held } else { 0 };
         if now_charged != *charged {
-            self.outbox.recharge(std::mem::replace(charged, now_charged), now_charged);
+            self.outbox
+                .recharge(std::mem::replace(charged, now_charged), now_charged);
         }
         let finished = self.socket.messages();
         if *charged == 0 || finished != *messages {
             (*since, *messages) = (None, finished);
         }
-        let is_late = *charged > 0 && now.saturating_duration_since(*since.get_or_insert(now)) >= MESSAGE_TIMEOUT;
+        let is_late = *charged > 0
+            && now.saturating_duration_since(*since.get_or_insert(now)) >= MESSAGE_TIMEOUT;
         // A role waits: its path may be slow, and its master is not a stranger.
         if is_late && self.socket.end() == End::Accepted {
-            return Err(LinkEnd::Asked(Notice::new(Code::Timeout, "a message was not complete in time")));
+            return Err(LinkEnd::Asked(Notice::new(
+                Code::Timeout,
+                "a message was not complete in time",
+            )));
         }
         Ok(())
     }
 
-    fn dispatch<H: Handler>(&mut self, mut message: BytesMut, handler: &mut H) -> Result<(), LinkEnd> {
+    fn dispatch<H: Handler>(
+        &mut self,
+        mut message: BytesMut,
+        handler: &mut H,
+    ) -> Result<(), LinkEnd> {
         if let Some(channel) = frame::data_channel(&message) {
             message.advance(frame::DATA_HEADER);
             self.deliver(channel, message);
             return Ok(());
         }
-        let frame =
-            Frame::decode(message.freeze()).map_err(|error| LinkEnd::Violated(Notice::new(Code::Protocol, error.to_string())))?;
+        let frame = Frame::decode(message.freeze())
+            .map_err(|error| LinkEnd::Violated(Notice::new(Code::Protocol, error.to_string())))?;
         self.answerable |= !matches!(frame, Frame::Ping(_) | Frame::Pong(_));
         match frame {
             // Delivered above, without a look at what else it might have been.
@@ -412,7 +487,9 @@ impl Running {
 
     fn deliver(&mut self, channel: u32, payload: BytesMut) {
         self.answerable = true;
-        let Some(lane) = self.outbox.receiver(channel) else { return };
+        let Some(lane) = self.outbox.receiver(channel) else {
+            return;
+        };
         match lane.receive(payload) {
             // Payloads come where somebody has answered.
             Ok(()) => self.socket.read_largely(),
@@ -422,7 +499,13 @@ impl Running {
 
     fn write(&mut self, context: &mut Context<'_>, now: Instant) -> Result<Batch, LinkEnd> {
         // What could not be flushed goes first: until it has left, nothing is taken from the outbox, so that the order stays open.
-        if !self.flushed && self.socket.poll_flush(context).map_err(LinkEnd::Lost)?.is_pending() {
+        if !self.flushed
+            && self
+                .socket
+                .poll_flush(context)
+                .map_err(LinkEnd::Lost)?
+                .is_pending()
+        {
             self.heartbeat.wanted(now);
             return Ok(Batch::Done);
         }
@@ -431,13 +514,22 @@ impl Running {
         let mut batch = Batch::Full;
         let mut said = Said::Pong;
         while budget > 0 {
-            if self.socket.poll_ready(context).map_err(LinkEnd::Lost)?.is_pending() {
+            if self
+                .socket
+                .poll_ready(context)
+                .map_err(LinkEnd::Lost)?
+                .is_pending()
+            {
                 batch = Batch::Done;
                 break;
             }
             let Some(outgoing) = self.outbox.next(&mut self.memory) else {
                 batch = Batch::Done;
-                self.flushed = self.socket.poll_flush(context).map_err(LinkEnd::Lost)?.is_ready();
+                self.flushed = self
+                    .socket
+                    .poll_flush(context)
+                    .map_err(LinkEnd::Lost)?
+                    .is_ready();
                 break;
             };
             self.flushed = false;
@@ -450,7 +542,8 @@ impl Running {
                 Outgoing::Data(channel, payload) => {
                     said = Said::Other;
                     budget = budget.saturating_sub(payload.len() + MESSAGE_COST);
-                    self.socket.start_send(&frame::data_header(channel), payload)
+                    self.socket
+                        .start_send(&frame::data_header(channel), payload)
                 }
             };
             sent.map_err(LinkEnd::Lost)?;
@@ -479,7 +572,9 @@ impl Running {
         self.socket.discard();
         let error = match end {
             LinkEnd::Silent(_) | LinkEnd::Lost(_) => return,
-            LinkEnd::Asked(notice) | LinkEnd::Violated(notice) => Some(Frame::Error(notice.clone()).to_message()),
+            LinkEnd::Asked(notice) | LinkEnd::Violated(notice) => {
+                Some(Frame::Error(notice.clone()).to_message())
+            }
             LinkEnd::Cancelled | LinkEnd::PeerError(_) | LinkEnd::PeerClosed => None,
         };
         let deadline = Instant::now() + CLOSE_DEADLINE;
@@ -489,7 +584,9 @@ impl Running {
                 Ok(Err(_)) | Err(_) => return,
             }
         }
-        self.socket.close(deadline.saturating_duration_since(Instant::now())).await;
+        self.socket
+            .close(deadline.saturating_duration_since(Instant::now()))
+            .await;
     }
 
     async fn last_frames(&mut self, error: Option<Bytes>) -> Result<(), SocketError> {

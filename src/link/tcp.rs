@@ -27,7 +27,11 @@ const NOT_SENT_LOWAT: u32 = 128 * 1024;
 pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3));
+    let _ = socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE / 3),
+    );
     #[cfg(any(target_os = "android", target_os = "linux"))]
     {
         let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
@@ -40,7 +44,8 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
 pub const SMALL_SEGMENT: u32 = 1200;
 
 /// What an MTU black hole is, for logs and the doctor.
-pub const BLACK_HOLE_CAUSE: &str = "the path drops large packets and does not say so (an MTU black hole)";
+pub const BLACK_HOLE_CAUSE: &str =
+    "the path drops large packets and does not say so (an MTU black hole)";
 
 /// What can be done about one.
 pub const BLACK_HOLE_REMEDY: &str = "lower the MTU of this machine's network interface (1280 fits everywhere), or clamp the MSS at the router \
@@ -61,9 +66,15 @@ pub fn limit_segments<S>(_socket: &S) {}
 /// # Errors
 /// When the address is in use, or not of this machine.
 pub fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     if address.is_ipv6() {
-        let beside = all.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+        let beside = all
+            .iter()
+            .any(|other| other.is_ipv4() && other.port() == address.port());
         socket.set_only_v6(beside)?;
     }
     // A restarted master takes its address back from connections in TIME_WAIT. (On Windows the option would let two processes share it.)
@@ -79,5 +90,8 @@ pub fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener
 #[must_use]
 pub fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
 }

@@ -15,7 +15,10 @@ use rustls::{
     ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig, WantsVerifier,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert, WantsServerCert, WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{
+        ClientHello, ResolvesServerCert, WantsServerCert, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
     sign::CertifiedKey,
 };
 use tokio_rustls::TlsAcceptor;
@@ -84,7 +87,9 @@ pub enum TlsError {
     #[error("TLS: `{0}` is not a name that a certificate can be for")]
     Name(String),
     /// The system has no certificate authorities, or they cannot be read.
-    #[error("TLS: the system's certificate authorities cannot be read ({0}); name a file with `tls.ca`")]
+    #[error(
+        "TLS: the system's certificate authorities cannot be read ({0}); name a file with `tls.ca`"
+    )]
     NoAuthorities(String),
 }
 
@@ -114,8 +119,16 @@ impl ReloadingCertificate {
         // The stamps first: a file that changes in between is read again.
         let stamps = [stamp(chain), stamp(key)];
         let certified = Arc::new(certified_key(chain, key)?);
-        let state = Mutex::new(Loaded { certified, stamps, looked: Instant::now() });
-        Ok(Arc::new(ReloadingCertificate { chain: chain.to_owned(), key: key.to_owned(), state }))
+        let state = Mutex::new(Loaded {
+            certified,
+            stamps,
+            looked: Instant::now(),
+        });
+        Ok(Arc::new(ReloadingCertificate {
+            chain: chain.to_owned(),
+            key: key.to_owned(),
+            state,
+        }))
     }
 
     /// An acceptor that shows the newest certificate to each connection.
@@ -128,11 +141,18 @@ impl ReloadingCertificate {
     ///
     /// # Errors
     /// When the file cannot be used.
-    pub fn acceptor_for_clients_of(self: &Arc<Self>, authorities: &Path) -> Result<TlsAcceptor, TlsError> {
-        Ok(self.accepting(server_builder().with_client_cert_verifier(client_verifier(authorities)?)))
+    pub fn acceptor_for_clients_of(
+        self: &Arc<Self>,
+        authorities: &Path,
+    ) -> Result<TlsAcceptor, TlsError> {
+        Ok(self
+            .accepting(server_builder().with_client_cert_verifier(client_verifier(authorities)?)))
     }
 
-    fn accepting(self: &Arc<Self>, builder: ConfigBuilder<ServerConfig, WantsServerCert>) -> TlsAcceptor {
+    fn accepting(
+        self: &Arc<Self>,
+        builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+    ) -> TlsAcceptor {
         let mut config = builder.with_cert_resolver(self.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
         TlsAcceptor::from(Arc::new(config))
@@ -179,22 +199,33 @@ impl ResolvesServerCert for ReloadingCertificate {
 
 impl fmt::Debug for ReloadingCertificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("ReloadingCertificate").field("chain", &self.chain).finish_non_exhaustive()
+        formatter
+            .debug_struct("ReloadingCertificate")
+            .field("chain", &self.chain)
+            .finish_non_exhaustive()
     }
 }
 
 fn server_builder() -> ConfigBuilder<ServerConfig, WantsVerifier> {
-    #[expect(clippy::expect_used, reason = "the provider supports both versions that rustls has")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the provider supports both versions that rustls has"
+    )]
     ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider supports the default versions")
 }
 
 fn client_verifier(file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let unusable = |reason: String| TlsError::Unusable { path: file.to_owned(), reason };
+    let unusable = |reason: String| TlsError::Unusable {
+        path: file.to_owned(),
+        reason,
+    };
     let mut authorities = RootCertStore::empty();
     for certificate in certificates(file)? {
-        authorities.add(certificate).map_err(|error| unusable(error.to_string()))?;
+        authorities
+            .add(certificate)
+            .map_err(|error| unusable(error.to_string()))?;
     }
     WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider())
         .build()
@@ -212,36 +243,59 @@ fn stamp(path: &Path) -> Stamp {
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let read = crate::text::read_file(path, crate::text::LONG_FILE_MAX);
-    let bytes = read.map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })?;
+    let bytes = read.map_err(|source| TlsError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
     // PEM is text; what is beside it need not be.
     Ok(crate::text::decode(&bytes).map_or(bytes, String::into_bytes))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    let certificates: Result<Vec<_>, pem::Error> =
+        CertificateDer::pem_slice_iter(&read(path)?).collect();
     match certificates {
-        Ok(certificates) if certificates.is_empty() => Err(TlsError::NoCertificate { path: path.to_owned() }),
+        Ok(certificates) if certificates.is_empty() => Err(TlsError::NoCertificate {
+            path: path.to_owned(),
+        }),
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(TlsError::NotPem { path: path.to_owned(), reason: error.to_string() }),
+        Err(error) => Err(TlsError::NotPem {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        }),
     }
 }
 
 fn certified_key(chain: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let certificates = certificates(chain)?;
     let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::NoKey { path: key.to_owned() },
-        other => TlsError::NotPem { path: key.to_owned(), reason: other.to_string() },
+        pem::Error::NoItemsFound => TlsError::NoKey {
+            path: key.to_owned(),
+        },
+        other => TlsError::NotPem {
+            path: key.to_owned(),
+            reason: other.to_string(),
+        },
     })?;
     let signing = provider()
         .key_provider
         .load_private_key(private)
-        .map_err(|error| TlsError::Unusable { path: key.to_owned(), reason: error.to_string() })?;
+        .map_err(|error| TlsError::Unusable {
+            path: key.to_owned(),
+            reason: error.to_string(),
+        })?;
     let certified = CertifiedKey::new(certificates, signing);
     match certified.keys_match() {
         // A key that cannot tell its public half is taken at its word.
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
-        Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::Mismatch { certificate: chain.to_owned(), key: key.to_owned() }),
-        Err(error) => Err(TlsError::Unusable { path: chain.to_owned(), reason: error.to_string() }),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::Mismatch {
+            certificate: chain.to_owned(),
+            key: key.to_owned(),
+        }),
+        Err(error) => Err(TlsError::Unusable {
+            path: chain.to_owned(),
+            reason: error.to_string(),
+        }),
     }
 }
 

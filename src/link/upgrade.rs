@@ -88,11 +88,22 @@ impl UpgradeError {
                 "a proxy or web server on the way writes many or long fields into it, such as cookies or policies",
                 "let it write fewer for this path; and check that the host, port and path in `master` are the master's",
             ),
-            UpgradeError::NotAgreed { problems, middlebox } => Reason::new(
-                format!("the answer 101 does not agree to a WebSocket: {}", problems.join(", ")),
+            UpgradeError::NotAgreed {
+                problems,
+                middlebox,
+            } => Reason::new(
+                format!(
+                    "the answer 101 does not agree to a WebSocket: {}",
+                    problems.join(", ")
+                ),
                 match middlebox {
-                    Some(name) => format!("{name} has changed the answer: it may not support WebSockets"),
-                    None => "a proxy in between has changed the answer: it may not support WebSockets".to_owned(),
+                    Some(name) => {
+                        format!("{name} has changed the answer: it may not support WebSockets")
+                    }
+                    None => {
+                        "a proxy in between has changed the answer: it may not support WebSockets"
+                            .to_owned()
+                    }
                 },
                 "let it pass Upgrade, Connection and Sec-WebSocket-Accept on; or go around it: wss:// in `master`, or `proxy`",
             ),
@@ -123,7 +134,9 @@ pub struct Answered {
 
 impl Answered {
     fn read(headers: &HeaderMap) -> Self {
-        let date = headers.get(header::DATE).and_then(|date| date.to_str().ok()?.parse::<httpdate::HttpDate>().ok());
+        let date = headers
+            .get(header::DATE)
+            .and_then(|date| date.to_str().ok()?.parse::<httpdate::HttpDate>().ok());
         Answered {
             telling: middlebox::telling(headers, evidence),
             middlebox: middlebox::middlebox(headers, &[]),
@@ -148,10 +161,16 @@ pub async fn upgrade(
     tell: impl FnOnce(Answered),
 ) -> Result<Bytes, UpgradeError> {
     let key = generate_key();
-    stream.write_all(&request(path, host, headers, &key)).await?;
+    stream
+        .write_all(&request(path, host, headers, &key))
+        .await?;
     stream.flush().await?;
     let mut answer = BytesMut::with_capacity(1024);
-    let Head { status, headers: told, .. } = loop {
+    let Head {
+        status,
+        headers: told,
+        ..
+    } = loop {
         let read = stream.read_buf(&mut answer).await;
         if let Some(head) = Head::read(&answer)? {
             answer.advance(head.length);
@@ -170,10 +189,15 @@ pub async fn upgrade(
         if problems.is_empty() {
             return Ok(answer.freeze());
         }
-        return Err(UpgradeError::NotAgreed { problems, middlebox: middlebox::middlebox(&told, &[]) });
+        return Err(UpgradeError::NotAgreed {
+            problems,
+            middlebox: middlebox::middlebox(&told, &[]),
+        });
     }
     let body = body(stream, answer).await;
-    Err(UpgradeError::Refused(Box::new(Refusal::new(status, &told, &body, host))))
+    Err(UpgradeError::Refused(Box::new(Refusal::new(
+        status, &told, &body, host,
+    ))))
 }
 
 /// The head of an answer.
@@ -186,13 +210,19 @@ struct Head {
 impl Head {
     /// Reads it; nothing until it is whole.
     fn read(bytes: &[u8]) -> Result<Option<Self>, UpgradeError> {
-        let large = |limit| Err(UpgradeError::LargeHead { limit, begins: evidence(bytes) });
+        let large = |limit| {
+            Err(UpgradeError::LargeHead {
+                limit,
+                begins: evidence(bytes),
+            })
+        };
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut answer = httparse::Response::new(&mut fields);
         match answer.parse(bytes) {
             Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => {
                 let head = Head::of(&answer, length);
-                head.map(Some).ok_or_else(|| UpgradeError::NotHttp(evidence(bytes)))
+                head.map(Some)
+                    .ok_or_else(|| UpgradeError::NotHttp(evidence(bytes)))
             }
             Ok(httparse::Status::Partial) if bytes.len() <= MAX_HEAD => Ok(None),
             Ok(_) => large(HeadLimit::Bytes),
@@ -203,7 +233,11 @@ impl Head {
 
     fn of(answer: &httparse::Response<'_, '_>, length: usize) -> Option<Self> {
         let status = answer.code.filter(|_| answer.version == Some(1))?;
-        Some(Head { length, status: StatusCode::from_u16(status).ok()?, headers: header_map(answer.headers)? })
+        Some(Head {
+            length,
+            status: StatusCode::from_u16(status).ok()?,
+            headers: header_map(answer.headers)?,
+        })
     }
 }
 
@@ -212,7 +246,10 @@ impl Head {
 pub fn header_map(fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(fields.len());
     for field in fields {
-        headers.append(HeaderName::from_bytes(field.name.as_bytes()).ok()?, HeaderValue::from_bytes(field.value).ok()?);
+        headers.append(
+            HeaderName::from_bytes(field.name.as_bytes()).ok()?,
+            HeaderValue::from_bytes(field.value).ok()?,
+        );
     }
     Some(headers)
 }
@@ -240,17 +277,35 @@ fn disagreements(headers: &HeaderMap, key: &str) -> Vec<&'static str> {
         values
             .iter()
             .filter_map(|value| value.to_str().ok())
-            .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
+            .any(|value| {
+                value
+                    .split(',')
+                    .any(|part| part.trim().eq_ignore_ascii_case(token))
+            })
     };
     let accept = headers.get(header::SEC_WEBSOCKET_ACCEPT);
-    let fits = |accept: &HeaderValue| accept.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes();
-    let extras = headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) || headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+    let fits =
+        |accept: &HeaderValue| accept.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes();
+    let extras = headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS)
+        || headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
     [
-        (!has(header::UPGRADE, "websocket"), "it has no `Upgrade: websocket`"),
-        (!has(header::CONNECTION, "upgrade"), "it has no `Connection: Upgrade`"),
+        (
+            !has(header::UPGRADE, "websocket"),
+            "it has no `Upgrade: websocket`",
+        ),
+        (
+            !has(header::CONNECTION, "upgrade"),
+            "it has no `Connection: Upgrade`",
+        ),
         (accept.is_none(), "it has no `Sec-WebSocket-Accept`"),
-        (accept.is_some_and(|accept| !fits(accept)), "its `Sec-WebSocket-Accept` does not fit the request"),
-        (extras, "it names an extension or a subprotocol that nobody asked for"),
+        (
+            accept.is_some_and(|accept| !fits(accept)),
+            "its `Sec-WebSocket-Accept` does not fit the request",
+        ),
+        (
+            extras,
+            "it names an extension or a subprotocol that nobody asked for",
+        ),
     ]
     .into_iter()
     .filter_map(|(is_so, problem)| is_so.then_some(problem))
@@ -279,9 +334,16 @@ pub(super) fn evidence(bytes: &[u8]) -> String {
             '>' if in_tag => in_tag = false,
             _ if in_tag => {}
             '\n' | '\r' if !text.trim().is_empty() => break,
-            character if character.is_control() || character == char::REPLACEMENT_CHARACTER => text.push(' '),
+            character if character.is_control() || character == char::REPLACEMENT_CHARACTER => {
+                text.push(' ')
+            }
             character => text.push(character),
         }
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(EVIDENCE).collect()
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .take(EVIDENCE)
+        .collect()
 }

@@ -37,17 +37,24 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     let (full, trouble) = (Trouble::default(), Trouble::default());
     loop {
-        let Some(accepted) = shared.draining.run_until_cancelled(listener.accept()).await else { return };
+        let Some(accepted) = shared.draining.run_until_cancelled(listener.accept()).await else {
+            return;
+        };
         match accepted {
             Ok((stream, peer)) => match shared.admit(peer.ip()) {
                 Ok(permit) => open(&shared, stream, peer, permit),
                 Err(error) => full.log(|times| warn!(%peer, times, "connection refused: {error}")),
             },
             // The peer was gone before it was accepted.
-            Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection was not accepted"),
+            Err(error) if is_of_one_connection(&error) => {
+                debug!(%error, "a connection was not accepted")
+            }
             Err(error) => {
                 trouble.cannot_accept(&error);
-                shared.draining.run_until_cancelled(tokio::time::sleep(BACK_OFF)).await;
+                shared
+                    .draining
+                    .run_until_cancelled(tokio::time::sleep(BACK_OFF))
+                    .await;
             }
         }
     }
@@ -66,14 +73,23 @@ fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permi
         async move {
             let stream = match sent.arrive() {
                 Ok(stream) => stream,
-                Err(error) => return debug!(%error, "the connection cannot be served on its thread"),
+                Err(error) => {
+                    return debug!(%error, "the connection cannot be served on its thread");
+                }
             };
             // Boxed one by one, so that a link at rest keeps nothing of the beginnings of TLS and HTTP.
             let cut = permit.cut.clone();
-            let negotiated = shared.draining.run_until_cancelled(Box::pin(negotiate(&shared, stream, peer, &mut permit)));
+            let negotiated = shared.draining.run_until_cancelled(Box::pin(negotiate(
+                &shared,
+                stream,
+                peer,
+                &mut permit,
+            )));
             if let Some(Some(Some((socket, visitor)))) = cut.run_until_cancelled(negotiated).await {
                 let ending = shared.ending.clone();
-                let attended = ending.run_until_cancelled(Box::pin(attend(shared, socket, number, visitor, &permit)));
+                let attended = ending.run_until_cancelled(Box::pin(attend(
+                    shared, socket, number, visitor, &permit,
+                )));
                 cut.run_until_cancelled(attended).await;
             }
             if cut.is_cancelled() {
@@ -89,9 +105,16 @@ fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permi
 type Negotiated = (MessageSocket, IpAddr);
 
 /// The PROXY protocol and TLS, if they are configured, then HTTP up to the upgrade. The connection is counted as that of who is behind it.
-async fn negotiate(shared: &Shared, mut stream: TcpStream, peer: SocketAddr, permit: &mut Permit) -> Option<Negotiated> {
+async fn negotiate(
+    shared: &Shared,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    permit: &mut Permit,
+) -> Option<Negotiated> {
     let prepared = tcp::prepare(&stream).and_then(|()| stream.local_addr());
-    let local = prepared.inspect_err(|error| debug!(%error, "the connection is gone already")).ok()?;
+    let local = prepared
+        .inspect_err(|error| debug!(%error, "the connection is gone already"))
+        .ok()?;
     let mut ends = Ends { peer, local };
     if shared.proxy_protocol
         && shared.front.trusted.trusts(peer.ip())
@@ -129,7 +152,11 @@ async fn announced(shared: &Shared, stream: &mut TcpStream) -> Option<Option<Soc
     }
 }
 
-async fn secured(acceptor: &TlsAcceptor, stream: TcpStream, deadline: Duration) -> Option<TlsStream<ReadAhead<TcpStream>>> {
+async fn secured(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    deadline: Duration,
+) -> Option<TlsStream<ReadAhead<TcpStream>>> {
     match tokio::time::timeout(deadline, acceptor.accept(ReadAhead::new(stream))).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
@@ -144,14 +171,20 @@ async fn secured(acceptor: &TlsAcceptor, stream: TcpStream, deadline: Duration) 
 }
 
 async fn upgrade<S: ByteStream>(shared: &Shared, stream: S, ends: Ends) -> Option<Negotiated> {
-    let Upgraded { stream, read, visitor } = shared.front.serve(stream, ends).await?;
+    let Upgraded {
+        stream,
+        read,
+        visitor,
+    } = shared.front.serve(stream, ends).await?;
     Some((upgraded(stream, read), visitor))
 }
 
 /// Counts a connection as this visitor's.
 fn count(shared: &Shared, permit: &mut Permit, visitor: IpAddr) -> Option<()> {
     let log = |full: &Full| {
-        shared.log_limit.log(|left_out| warn!(%visitor, left_out, "connection refused: {full}"));
+        shared
+            .log_limit
+            .log(|left_out| warn!(%visitor, left_out, "connection refused: {full}"));
     };
     permit.assign(visitor).inspect_err(log).ok()
 }

@@ -57,7 +57,9 @@ impl Budget {
             shares.add(party, link, bytes);
             return Ok(());
         }
-        Err(shares.gives_way_to(party, link, bytes).map_or(Short::Refused, Short::Evict))
+        Err(shares
+            .gives_way_to(party, link, bytes)
+            .map_or(Short::Refused, Short::Evict))
     }
 
     /// Gives back what was taken for an attachment.
@@ -68,7 +70,9 @@ impl Budget {
     /// The link that has to give way because strangers hold more than they may.
     pub(super) fn to_evict(&self) -> Option<LinkNumber> {
         let shares = self.strangers();
-        shares.heaviest().filter(|_| shares.total() > self.strangers_bytes)
+        shares
+            .heaviest()
+            .filter(|_| shares.total() > self.strangers_bytes)
     }
 
     /// Bytes that are held now.
@@ -78,7 +82,9 @@ impl Budget {
     }
 
     fn strangers(&self) -> MutexGuard<'_, Shares> {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,8 +102,19 @@ pub(super) struct Account {
 
 impl Account {
     /// The account of a link that holds nothing.
-    pub(super) fn new(budget: &Arc<Budget>, party: IpAddr, link: LinkNumber, is_proven: bool) -> Arc<Self> {
-        Arc::new(Account { budget: Arc::clone(budget), party, link, is_proven: AtomicBool::new(is_proven), held: Mutex::new(0) })
+    pub(super) fn new(
+        budget: &Arc<Budget>,
+        party: IpAddr,
+        link: LinkNumber,
+        is_proven: bool,
+    ) -> Arc<Self> {
+        Arc::new(Account {
+            budget: Arc::clone(budget),
+            party,
+            link,
+            is_proven: AtomicBool::new(is_proven),
+            held: Mutex::new(0),
+        })
     }
 
     /// The party that the link belongs to.
@@ -182,8 +199,16 @@ mod tests {
     fn strangers_share_an_eighth_and_the_greediest_gives_way() {
         let budget = Budget::new(8 * 64 * KIB);
         (0..64).for_each(|_| assert_eq!(budget.take(party(1), 1, KIB), Ok(())));
-        assert_eq!(budget.take(party(1), 1, KIB), Err(Short::Refused), "it has everything");
-        assert_eq!(budget.take(party(1), 2, KIB), Err(Short::Evict(1)), "another link of the same address gets in");
+        assert_eq!(
+            budget.take(party(1), 1, KIB),
+            Err(Short::Refused),
+            "it has everything"
+        );
+        assert_eq!(
+            budget.take(party(1), 2, KIB),
+            Err(Short::Evict(1)),
+            "another link of the same address gets in"
+        );
         assert_eq!(budget.take(party(2), 3, KIB), Err(Short::Evict(1)));
         budget.give_back(party(1), 1, KIB);
         assert_eq!(budget.take(party(2), 3, KIB), Ok(()));
@@ -193,14 +218,20 @@ mod tests {
     #[test]
     fn what_a_stranger_holds_is_told_and_leaves_with_it() {
         let budget = Arc::new(Budget::new(8 * 64 * KIB));
-        let (account, other) = (Account::new(&budget, party(1), 1, false), Account::new(&budget, party(2), 2, false));
+        let (account, other) = (
+            Account::new(&budget, party(1), 1, false),
+            Account::new(&budget, party(2), 2, false),
+        );
         account.charge(64 * KIB);
         assert_eq!(budget.to_evict(), None);
         other.charge(KIB);
         assert_eq!(budget.to_evict(), Some(1));
         assert_eq!(account.leave_strangers(), 64 * KIB);
         assert_eq!(account.leave_strangers(), 0, "once");
-        assert_eq!((budget.to_evict(), budget.proven.used_bytes()), (None, 64 * KIB));
+        assert_eq!(
+            (budget.to_evict(), budget.proven.used_bytes()),
+            (None, 64 * KIB)
+        );
         account.release(64 * KIB);
         other.release(KIB);
         assert_eq!(budget.used_bytes(), 0);
@@ -211,6 +242,9 @@ mod tests {
         let budget = Arc::new(Budget::new(8 * KIB));
         let server = Account::new(&budget, party(1), 1, true);
         server.charge(6 * KIB);
-        assert_eq!((budget.take(party(2), 2, KIB), budget.proven.used_bytes()), (Ok(()), 6 * KIB));
+        assert_eq!(
+            (budget.take(party(2), 2, KIB), budget.proven.used_bytes()),
+            (Ok(()), 6 * KIB)
+        );
     }
 }

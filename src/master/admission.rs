@@ -99,7 +99,11 @@ impl Admission {
             links: limits.links,
             links_per_address: limits.links_per_address,
             arriving,
-            clients: limits.links.saturating_sub(arriving).saturating_sub(servers).max(1),
+            clients: limits
+                .links
+                .saturating_sub(arriving)
+                .saturating_sub(servers)
+                .max(1),
             places: Mutex::default(),
         })
     }
@@ -115,10 +119,19 @@ impl Admission {
         }
         let (number, cut) = (places.next, CancellationToken::new());
         places.next += 1;
-        let place = Place { party, class: Class::Arriving, cut: cut.clone(), outbox: None };
+        let place = Place {
+            party,
+            class: Class::Arriving,
+            cut: cut.clone(),
+            outbox: None,
+        };
         places.count(number, &place);
         places.taken.insert(number, place);
-        Ok(Permit { admission: Arc::clone(self), number, cut })
+        Ok(Permit {
+            admission: Arc::clone(self),
+            number,
+            cut,
+        })
     }
 
     fn make_room_in_party(&self, places: &mut Places, party: Option<IpAddr>) -> Result<(), Full> {
@@ -128,7 +141,11 @@ impl Admission {
             return Ok(());
         }
         let random = fastrand::u64(..);
-        if let Some(number) = places.arriving.any_of(party, random).or_else(|| places.strangers.any_of(party, random)) {
+        if let Some(number) = places
+            .arriving
+            .any_of(party, random)
+            .or_else(|| places.strangers.any_of(party, random))
+        {
             places.tell_to_go(number);
             return Ok(());
         }
@@ -152,20 +169,31 @@ impl Places {
         };
         let own = known(party);
         let most = self.arriving.of_party(heaviest);
-        let from = if self.arriving.of_party(own) >= most { own } else { heaviest };
-        let Some(number) = self.arriving.any_of(from, fastrand::u64(..)) else { return false };
+        let from = if self.arriving.of_party(own) >= most {
+            own
+        } else {
+            heaviest
+        };
+        let Some(number) = self.arriving.any_of(from, fastrand::u64(..)) else {
+            return false;
+        };
         self.tell_to_go(number);
         true
     }
 
     /// Makes a place free, or lets a link know that it has to go.
     fn tell_to_go(&mut self, number: u64) {
-        let Some(mut place) = self.taken.remove(&number) else { return };
+        let Some(mut place) = self.taken.remove(&number) else {
+            return;
+        };
         self.discount(number, &place);
         match &place.outbox {
             None => place.cut.cancel(),
             Some(outbox) => {
-                outbox.end(Notice::new(Code::Limit, "the master is full, and this link has no tunnel"));
+                outbox.end(Notice::new(
+                    Code::Limit,
+                    "the master is full, and this link has no tunnel",
+                ));
                 place.class = Class::Leaving;
                 self.taken.insert(number, place);
             }
@@ -206,7 +234,9 @@ impl Places {
 
     /// Changes a place, unless it was told to go.
     fn change(&mut self, number: u64, change: impl FnOnce(&mut Place)) {
-        let Some(mut place) = self.taken.remove(&number) else { return };
+        let Some(mut place) = self.taken.remove(&number) else {
+            return;
+        };
         self.discount(number, &place);
         if place.class != Class::Leaving {
             change(&mut place);
@@ -238,10 +268,15 @@ impl Permit {
     pub(super) fn assign(&mut self, address: IpAddr) -> Result<(), Full> {
         let party = party(address);
         let mut places = self.admission.places();
-        if places.taken.get(&self.number).is_none_or(|place| place.party == Some(party)) {
+        if places
+            .taken
+            .get(&self.number)
+            .is_none_or(|place| place.party == Some(party))
+        {
             return Ok(());
         }
-        self.admission.make_room_in_party(&mut places, Some(party))?;
+        self.admission
+            .make_room_in_party(&mut places, Some(party))?;
         places.change(self.number, |place| place.party = Some(party));
         Ok(())
     }
@@ -253,15 +288,28 @@ impl Permit {
     /// When clients with a tunnel have all places.
     pub(super) fn stand(&self, role: Role, outbox: &Arc<Outbox>) -> Result<Seat, Full> {
         let mut places = self.admission.places();
-        let class = if role == Role::Server { Class::Server } else { Class::Stranger };
-        if class == Class::Stranger && places.strangers.total() + places.attached >= self.admission.clients {
+        let class = if role == Role::Server {
+            Class::Server
+        } else {
+            Class::Stranger
+        };
+        if class == Class::Stranger
+            && places.strangers.total() + places.attached >= self.admission.clients
+        {
             let party = places.taken.get(&self.number).and_then(|place| place.party);
             let victim = places.strangers.gives_way_to(known(party), self.number, 1);
-            let Some(victim) = victim else { return Err(Full::Clients(self.admission.clients)) };
+            let Some(victim) = victim else {
+                return Err(Full::Clients(self.admission.clients));
+            };
             places.tell_to_go(victim);
         }
-        places.change(self.number, |place| (place.class, place.outbox) = (class, Some(Arc::clone(outbox))));
-        Ok(Seat { admission: Arc::clone(&self.admission), number: self.number })
+        places.change(self.number, |place| {
+            (place.class, place.outbox) = (class, Some(Arc::clone(outbox)))
+        });
+        Ok(Seat {
+            admission: Arc::clone(&self.admission),
+            number: self.number,
+        })
     }
 }
 
@@ -297,7 +345,11 @@ mod tests {
     use super::*;
 
     fn admission(links: usize, links_per_address: usize) -> Arc<Admission> {
-        Admission::new(&Limits { links, links_per_address, ..Limits::default() })
+        Admission::new(&Limits {
+            links,
+            links_per_address,
+            ..Limits::default()
+        })
     }
 
     fn address(number: u8) -> Option<IpAddr> {
@@ -314,7 +366,10 @@ mod tests {
     }
 
     fn cut(permits: &[Permit]) -> usize {
-        permits.iter().filter(|permit| permit.cut.is_cancelled()).count()
+        permits
+            .iter()
+            .filter(|permit| permit.cut.is_cancelled())
+            .count()
     }
 
     #[test]
@@ -326,7 +381,10 @@ mod tests {
         for _ in 0..1_000 {
             drop(admit(&admission, 1));
         }
-        assert!(!other.cut.is_cancelled(), "the party that has most of them loses one");
+        assert!(
+            !other.cut.is_cancelled(),
+            "the party that has most of them loses one"
+        );
         // One for the other, and one for all that came and went.
         assert_eq!(cut(&flood), 200 - 14);
     }
@@ -352,7 +410,10 @@ mod tests {
         let server = admit(&admission, 1);
         stand(&server, Role::Server);
         let (_other, _, outbox) = admit_and_stand(&admission, 2);
-        let told = permits.iter().filter(|(.., outbox)| is_told_to_go(outbox)).count();
+        let told = permits
+            .iter()
+            .filter(|(.., outbox)| is_told_to_go(outbox))
+            .count();
         assert_eq!((told, is_told_to_go(&outbox)), (1, false));
     }
 
@@ -372,7 +433,10 @@ mod tests {
         let attached: Vec<_> = (0..40).map(|_| admit_and_stand(&admission, 1)).collect();
         attached.iter().for_each(|(_, seat, _)| seat.attached());
         let late = admit(&admission, 2);
-        assert_eq!(late.stand(Role::Client, &Outbox::new()).err(), Some(Full::Clients(40)));
+        assert_eq!(
+            late.stand(Role::Client, &Outbox::new()).err(),
+            Some(Full::Clients(40))
+        );
         assert!(late.stand(Role::Server, &Outbox::new()).is_ok());
         assert!(attached.iter().all(|(.., outbox)| !is_told_to_go(outbox)));
     }
@@ -387,7 +451,10 @@ mod tests {
         let other = admit(&admission, 2);
         drop((greedy, other));
         let places = admission.places();
-        assert_eq!((places.taken.len(), places.parties.len(), places.attached), (0, 0, 0));
+        assert_eq!(
+            (places.taken.len(), places.parties.len(), places.attached),
+            (0, 0, 0)
+        );
         assert_eq!((places.arriving.total(), places.strangers.total()), (0, 0));
     }
 
@@ -401,7 +468,11 @@ mod tests {
         seat.attached();
         let mut second = admit(&admission, 1);
         assert_eq!(second.assign(visitor), Err(Full::Address(1)));
-        assert_eq!(admission.places().parties.get(&IpAddr::from([10, 0, 0, 1])), Some(&1), "still counted as before");
+        assert_eq!(
+            admission.places().parties.get(&IpAddr::from([10, 0, 0, 1])),
+            Some(&1),
+            "still counted as before"
+        );
         drop(first);
         second.assign(visitor).expect("room again");
         second.assign(visitor).expect("no second place");

@@ -32,26 +32,44 @@ const AGENT_LENGTH: usize = 64;
 ///
 /// # Cancel safety
 /// Dropping the future cuts the link and clears up.
-pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, number: LinkNumber, visitor: IpAddr, permit: &Permit) {
+pub(super) async fn attend(
+    shared: Arc<Shared>,
+    mut socket: MessageSocket,
+    number: LinkNumber,
+    visitor: IpAddr,
+    permit: &Permit,
+) {
     let admitted = Box::pin(shared.gate.admit(&mut socket, visitor)).await;
     let hello = match admitted {
         Ok(hello) => hello,
         Err(refused) => return Box::pin(turn_away(&shared, socket, &refused)).await,
     };
     Span::current().record("role", tracing::field::display(hello.claims.role));
-    let line = shared.switch.line(number, party(visitor), hello.claims.role == Role::Server);
+    let line = shared
+        .switch
+        .line(number, party(visitor), hello.claims.role == Role::Server);
     match permit.stand(hello.claims.role, &line.outbox) {
         Ok(seat) => line.is_seated(seat),
         Err(full) => {
-            shared.log_limit.log(|left_out| warn!(left_out, "refused: {full}"));
-            return Box::pin(authenticate::refuse(socket, &Notice::new(Code::Limit, full.to_string()))).await;
+            shared
+                .log_limit
+                .log(|left_out| warn!(left_out, "refused: {full}"));
+            return Box::pin(authenticate::refuse(
+                socket,
+                &Notice::new(Code::Limit, full.to_string()),
+            ))
+            .await;
         }
     }
     let entered = match Entered::enter(&shared.switch, &line, &hello) {
         Ok(entered) => entered,
         Err(superseded) => {
-            let Claims { instance, epoch, .. } = &hello.claims;
-            shared.log_limit.log(|left_out| info!(%instance, epoch, left_out, "refused: {superseded}"));
+            let Claims {
+                instance, epoch, ..
+            } = &hello.claims;
+            shared
+                .log_limit
+                .log(|left_out| info!(%instance, epoch, left_out, "refused: {superseded}"));
             let notice = Notice::new(Code::Superseded, superseded.to_string());
             return Box::pin(authenticate::refuse(socket, &notice)).await;
         }
@@ -74,10 +92,17 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
         }
         Role::Client => shared.log_limit.log(log_up),
     };
-    let (role, heartbeat) = (hello.claims.role, shared.heartbeat.quiet(hello.claims.quiet_seconds));
+    let (role, heartbeat) = (
+        hello.claims.role,
+        shared.heartbeat.quiet(hello.claims.quiet_seconds),
+    );
     drop(hello);
     let link = Link::new(socket, Arc::clone(&line.outbox), heartbeat);
-    let mut attendant = Attendant { switch: Arc::clone(&shared.switch), line: Arc::clone(&line), role };
+    let mut attendant = Attendant {
+        switch: Arc::clone(&shared.switch),
+        line: Arc::clone(&line),
+        role,
+    };
     let since = Instant::now();
     // In a box of its own, so that the future of a link at rest holds nothing of what came before it.
     // Links end through their outboxes, which tell the peer why.
@@ -97,7 +122,8 @@ pub(super) async fn attend(shared: Arc<Shared>, mut socket: MessageSocket, numbe
 async fn welcome(shared: &Shared, socket: &mut MessageSocket, hello: &Hello) -> bool {
     let terms = Terms {
         version: frame::VERSION,
-        heartbeat_seconds: u32::try_from(shared.heartbeat.interval.as_secs().max(1)).unwrap_or(u32::MAX),
+        heartbeat_seconds: u32::try_from(shared.heartbeat.interval.as_secs().max(1))
+            .unwrap_or(u32::MAX),
         max_channels: shared.limits.channels_per_link,
         max_ports: shared.limits.ports_per_link,
     };
@@ -118,8 +144,14 @@ async fn welcome(shared: &Shared, socket: &mut MessageSocket, hello: &Hello) -> 
 async fn turn_away(shared: &Shared, socket: MessageSocket, refused: &Refused) {
     match refused {
         Refused::Unauthorized { throttled } => {
-            let advice = if *throttled { "this address is throttled from now on" } else { "compare `master_key`" };
-            shared.log_limit.log(|left_out| warn!(left_out, "refused: {refused}; {advice}"));
+            let advice = if *throttled {
+                "this address is throttled from now on"
+            } else {
+                "compare `master_key`"
+            };
+            shared
+                .log_limit
+                .log(|left_out| warn!(left_out, "refused: {refused}; {advice}"));
         }
         // Strangers come by the thousand: what they do is no news.
         Refused::NoHello(_) | Refused::Throttled | Refused::Garbled => debug!("refused: {refused}"),
@@ -132,7 +164,19 @@ async fn turn_away(shared: &Shared, socket: MessageSocket, refused: &Refused) {
 
 /// What the peer calls itself, fit for a log line.
 fn agent(hello: &Hello) -> String {
-    hello.claims.agent.chars().map(|character| if character.is_control() { ' ' } else { character }).take(AGENT_LENGTH).collect()
+    hello
+        .claims
+        .agent
+        .chars()
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
+        .take(AGENT_LENGTH)
+        .collect()
 }
 
 /// A link's place in the tables; dropping it clears up.
@@ -157,13 +201,25 @@ impl Entered {
         drop(registry);
         for old in ended {
             match claims.role {
-                Role::Server => info!(old = old.number, "takes over from an older link of its instance"),
+                Role::Server => info!(
+                    old = old.number,
+                    "takes over from an older link of its instance"
+                ),
                 // Clients need no key to make that happen as often as they like.
-                Role::Client => debug!(old = old.number, "takes over from an older link of its instance"),
+                Role::Client => debug!(
+                    old = old.number,
+                    "takes over from an older link of its instance"
+                ),
             }
-            old.outbox.end(Notice::new(Code::Superseded, "a newer link of this instance took over"));
+            old.outbox.end(Notice::new(
+                Code::Superseded,
+                "a newer link of this instance took over",
+            ));
         }
-        Ok(Entered { switch: Arc::clone(switch), number: line.number })
+        Ok(Entered {
+            switch: Arc::clone(switch),
+            number: line.number,
+        })
     }
 }
 
@@ -188,7 +244,9 @@ impl Handler for Attendant {
             (Role::Server, Frame::Register(Ports { ports })) => {
                 let standing = self.switch.register(&self.line, &ports);
                 info!(asked = ports.len(), standing = standing.len(), "registered");
-                self.line.outbox.control(&Frame::Registered(Ports { ports: standing }));
+                self.line
+                    .outbox
+                    .control(&Frame::Registered(Ports { ports: standing }));
                 Ok(())
             }
             (Role::Server, Frame::Unregister(Ports { ports })) => {
@@ -196,14 +254,22 @@ impl Handler for Attendant {
                 info!(ports = ports.len(), "unregistered");
                 Ok(())
             }
-            (Role::Client, Frame::Attach { channel, header, message }) => {
-                self.switch.attach(&self.line, channel, header, message)
-            }
+            (
+                Role::Client,
+                Frame::Attach {
+                    channel,
+                    header,
+                    message,
+                },
+            ) => self.switch.attach(&self.line, channel, header, message),
             (_, Frame::GoAway(notice)) => {
                 debug!(%notice, "the role is about to go");
                 Ok(())
             }
-            (role, other) => Err(Notice::new(Code::Protocol, format!("{} from a {role}", other.name()))),
+            (role, other) => Err(Notice::new(
+                Code::Protocol,
+                format!("{} from a {role}", other.name()),
+            )),
         }
     }
 }

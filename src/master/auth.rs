@@ -61,7 +61,12 @@ impl Refused {
 impl Gate {
     /// A gate that knows the master key and waits so long for a HELLO.
     pub(super) fn new(server_key: LinkKey, timeout: Duration) -> Self {
-        Gate { server_key, client_key: LinkKey::derive(None), timeout, throttle: Mutex::default() }
+        Gate {
+            server_key,
+            client_key: LinkKey::derive(None),
+            timeout,
+            throttle: Mutex::default(),
+        }
     }
 
     /// The key of a role.
@@ -79,7 +84,11 @@ impl Gate {
     ///
     /// # Cancel safety
     /// Not safe: the socket is in the middle of the authentication then.
-    pub(super) async fn admit(&self, socket: &mut MessageSocket, address: IpAddr) -> Result<Hello, Refused> {
+    pub(super) async fn admit(
+        &self,
+        socket: &mut MessageSocket,
+        address: IpAddr,
+    ) -> Result<Hello, Refused> {
         let hello = authenticate::hello(socket, self.timeout).await?;
         self.judge(&hello, address, Instant::now())?;
         Ok(hello)
@@ -89,7 +98,11 @@ impl Gate {
     fn judge(&self, hello: &Hello, address: IpAddr, now: Instant) -> Result<(), Refused> {
         let claims = &hello.claims;
         if claims.role == Role::Client {
-            return if hello.proven(&self.client_key) { Ok(()) } else { Err(Refused::Garbled) };
+            return if hello.proven(&self.client_key) {
+                Ok(())
+            } else {
+                Err(Refused::Garbled)
+            };
         }
         if self.throttle().refuses(now, address, claims.instance) {
             return Err(Refused::Throttled);
@@ -98,7 +111,9 @@ impl Gate {
             self.throttle().authenticated(claims.instance);
             Ok(())
         } else {
-            Err(Refused::Unauthorized { throttled: self.throttle().failed(now, address) })
+            Err(Refused::Unauthorized {
+                throttled: self.throttle().failed(now, address),
+            })
         }
     }
 

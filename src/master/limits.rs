@@ -45,7 +45,10 @@ impl Limits {
     pub fn within(self, descriptors: usize, relays: bool) -> Self {
         let room = descriptors.saturating_sub(OTHER_DESCRIPTORS.min(descriptors / 4));
         let room = if relays { room / 5 * 4 } else { room };
-        Limits { links: self.links.min(room.max(1)), ..self }
+        Limits {
+            links: self.links.min(room.max(1)),
+            ..self
+        }
     }
 }
 

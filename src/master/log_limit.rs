@@ -26,13 +26,18 @@ struct Lines {
 impl LogLimit {
     /// Nothing has been logged.
     pub(super) fn new() -> Self {
-        LogLimit(Mutex::new(Lines { bucket: Bucket::full(Instant::now()), left_out: 0 }))
+        LogLimit(Mutex::new(Lines {
+            bucket: Bucket::full(Instant::now()),
+            left_out: 0,
+        }))
     }
 
     /// Logs a line, with how many were left out before it, if any were. Says whether it was logged.
     pub(super) fn log(&self, line: impl FnOnce(Option<u64>)) -> bool {
         let admitted = self.admits_at(Instant::now());
-        admitted.map(|left_out| line((left_out > 0).then_some(left_out))).is_some()
+        admitted
+            .map(|left_out| line((left_out > 0).then_some(left_out)))
+            .is_some()
     }
 
     fn admits_at(&self, now: Instant) -> Option<u64> {
@@ -54,11 +59,26 @@ mod tests {
     #[test]
     fn a_flood_is_counted_and_not_logged() {
         let start = Instant::now();
-        let limit = LogLimit(Mutex::new(Lines { bucket: Bucket::full(start), left_out: 0 }));
-        let logged = |second: u64| (0..10_000).filter(|_| limit.admits_at(start + Duration::from_secs(second)).is_some()).count();
+        let limit = LogLimit(Mutex::new(Lines {
+            bucket: Bucket::full(start),
+            left_out: 0,
+        }));
+        let logged = |second: u64| {
+            (0..10_000)
+                .filter(|_| {
+                    limit
+                        .admits_at(start + Duration::from_secs(second))
+                        .is_some()
+                })
+                .count()
+        };
         assert_eq!(logged(0), 200);
         assert_eq!(logged(1), 10);
-        assert_eq!(limit.admits_at(start + Duration::from_secs(2)), Some(9_990), "those since the last line");
+        assert_eq!(
+            limit.admits_at(start + Duration::from_secs(2)),
+            Some(9_990),
+            "those since the last line"
+        );
         assert_eq!(logged(1_000), 200, "no more is saved up than at first");
     }
 }

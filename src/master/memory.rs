@@ -21,16 +21,27 @@ pub(super) struct Memory {
 impl Memory {
     /// Nothing used of `budget_bytes`.
     pub(super) fn new(budget_bytes: usize) -> Self {
-        Memory { budget_bytes, used_bytes: AtomicUsize::new(0), holders: AtomicUsize::new(0) }
+        Memory {
+            budget_bytes,
+            used_bytes: AtomicUsize::new(0),
+            holders: AtomicUsize::new(0),
+        }
     }
 
     /// Takes `bytes` for a queue that holds `held_bytes` already: within the budget always, a little beyond it when the queue holds no more
     /// than its fair share.
     #[must_use]
     pub(super) fn try_take_for_queue(&self, bytes: usize, held_bytes: usize) -> bool {
-        let total = self.used_bytes.fetch_add(bytes, Relaxed).saturating_add(bytes);
+        let total = self
+            .used_bytes
+            .fetch_add(bytes, Relaxed)
+            .saturating_add(bytes);
         let fair = held_bytes.saturating_add(bytes) <= self.share(self.budget_bytes);
-        let limit = if fair { self.budget_bytes.saturating_add(self.budget_bytes / GRACE) } else { self.budget_bytes };
+        let limit = if fair {
+            self.budget_bytes.saturating_add(self.budget_bytes / GRACE)
+        } else {
+            self.budget_bytes
+        };
         if total <= limit {
             return true;
         }

@@ -176,8 +176,12 @@ pub enum MasterError {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "; is another master or web server running there? change `listen_at`",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege, choose another in `listen_at`",
+        io::ErrorKind::AddrInUse => {
+            "; is another master or web server running there? change `listen_at`"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need a privilege, choose another in `listen_at`"
+        }
         io::ErrorKind::AddrNotAvailable => "; this machine has no such address, change `listen_at`",
         _ => "",
     }
@@ -217,14 +221,32 @@ impl Master {
     /// # Errors
     /// When an address cannot be listened at, the certificate cannot be used, or the system gives it no more threads.
     pub fn bind(parameters: MasterParameters) -> Result<Self, MasterError> {
-        let MasterParameters { listen_at, path, link_key, tls, healthz, limits, timing, threads, .. } = parameters;
-        let MasterParameters { fallback, trusted_proxies: trusted, proxy_protocol, .. } = parameters;
+        let MasterParameters {
+            listen_at,
+            path,
+            link_key,
+            tls,
+            healthz,
+            limits,
+            timing,
+            threads,
+            ..
+        } = parameters;
+        let MasterParameters {
+            fallback,
+            trusted_proxies: trusted,
+            proxy_protocol,
+            ..
+        } = parameters;
         if listen_at.is_empty() {
             return Err(MasterError::NoAddress);
         }
         let tls = tls.as_ref().map(TlsFiles::acceptor).transpose()?;
         let listen = |address: &SocketAddr| {
-            tcp::listen(*address, &listen_at).map_err(|source| MasterError::Listen { address: *address, source })
+            tcp::listen(*address, &listen_at).map_err(|source| MasterError::Listen {
+                address: *address,
+                source,
+            })
         };
         let listeners = listen_at.iter().map(listen).collect::<Result<_, _>>()?;
         let front = Front {
@@ -253,19 +275,28 @@ impl Master {
             draining: CancellationToken::new(),
             ending: CancellationToken::new(),
         };
-        Ok(Master { shared: Arc::new(shared), listeners })
+        Ok(Master {
+            shared: Arc::new(shared),
+            listeners,
+        })
     }
 
     /// Where it listens, in the order of `listen_at`, with the ports that the system chose.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect()
     }
 
     /// The first address at which it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addresses().first().copied().unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
+        self.local_addresses()
+            .first()
+            .copied()
+            .unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
     }
 
     /// Relays until `cancel` is cancelled. Then it drains: it closes its listeners, asks every link to go (GOAWAY), waits for them for
@@ -298,7 +329,8 @@ impl Master {
 impl Shared {
     /// Counts a connection from `peer`. Who is behind a trusted proxy shows later.
     fn admit(&self, peer: IpAddr) -> Result<Permit, Full> {
-        self.admission.admit(Some(peer).filter(|peer| !self.front.trusted.trusts(*peer)))
+        self.admission
+            .admit(Some(peer).filter(|peer| !self.front.trusted.trusts(*peer)))
     }
 }
 
@@ -307,14 +339,29 @@ async fn drain(shared: &Shared, grace: Duration) {
     let links = shared.switch.registry().links();
     info!(links, grace_seconds = grace.as_secs_f32(), "draining");
     let notice = Frame::GoAway(going_down());
-    shared.switch.registry().handles().for_each(|line| line.outbox.control(&notice));
-    if tokio::time::timeout(grace, shared.tasks.wait()).await.is_ok() {
+    shared
+        .switch
+        .registry()
+        .handles()
+        .for_each(|line| line.outbox.control(&notice));
+    if tokio::time::timeout(grace, shared.tasks.wait())
+        .await
+        .is_ok()
+    {
         return;
     }
-    let left: Vec<_> = shared.switch.registry().handles().map(|line| Arc::clone(&line.outbox)).collect();
+    let left: Vec<_> = shared
+        .switch
+        .registry()
+        .handles()
+        .map(|line| Arc::clone(&line.outbox))
+        .collect();
     info!(links = left.len(), "the grace period is over");
     left.iter().for_each(|outbox| outbox.end(going_down()));
-    if tokio::time::timeout(GOODBYE, shared.tasks.wait()).await.is_err() {
+    if tokio::time::timeout(GOODBYE, shared.tasks.wait())
+        .await
+        .is_err()
+    {
         warn!(tasks = shared.tasks.len(), "cut what did not end in time");
         shared.ending.cancel();
         shared.tasks.wait().await;
@@ -328,6 +375,9 @@ fn going_down() -> Notice {
 
 impl fmt::Debug for Master {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Master").field("listen_at", &self.local_addresses()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Master")
+            .field("listen_at", &self.local_addresses())
+            .finish_non_exhaustive()
     }
 }

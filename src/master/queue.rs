@@ -93,7 +93,11 @@ impl Queue {
             return Err(Overflow::Memory);
         }
         self.held_bytes += cost;
-        self.messages.push_back(if message.len() < COPY_BELOW { Bytes::copy_from_slice(&message) } else { message });
+        self.messages.push_back(if message.len() < COPY_BELOW {
+            Bytes::copy_from_slice(&message)
+        } else {
+            message
+        });
         let pause = !self.paused && self.held_bytes > Self::high_water(memory);
         self.paused |= pause;
         Ok(Pushed { first, pause })
@@ -110,9 +114,14 @@ impl Queue {
             memory.holder_went();
             self.messages.shrink_to(PLACES_KEPT);
         }
-        let resume = self.paused && (last || self.held_bytes < CHANNEL_LOW_WATER.min(Self::high_water(memory) / 4));
+        let resume = self.paused
+            && (last || self.held_bytes < CHANNEL_LOW_WATER.min(Self::high_water(memory) / 4));
         self.paused &= !resume;
-        Some(Popped { message, last, resume })
+        Some(Popped {
+            message,
+            last,
+            resume,
+        })
     }
 
     /// Drops what waits.
@@ -144,7 +153,11 @@ mod tests {
 
     /// Pushes 64 KiB messages until the queue pauses its sender.
     fn fill(queue: &mut Queue, memory: &Memory) {
-        while !queue.push(message(64 * KIB), memory).expect("room before the pause").pause {}
+        while !queue
+            .push(message(64 * KIB), memory)
+            .expect("room before the pause")
+            .pause
+        {}
     }
 
     #[test]
@@ -152,10 +165,21 @@ mod tests {
         let memory = Memory::new(256 * MIB);
         let mut queue = Queue::default();
         fill(&mut queue, &memory);
-        assert!((CHANNEL_HIGH_WATER..CHANNEL_HIGH_WATER + 66 * KIB).contains(&queue.held_bytes), "{}", queue.held_bytes);
-        assert!(!queue.push(message(1), &memory).expect("in flight").pause, "once");
+        assert!(
+            (CHANNEL_HIGH_WATER..CHANNEL_HIGH_WATER + 66 * KIB).contains(&queue.held_bytes),
+            "{}",
+            queue.held_bytes
+        );
+        assert!(
+            !queue.push(message(1), &memory).expect("in flight").pause,
+            "once"
+        );
         while !queue.pop(&memory).expect("paused means held").resume {}
-        assert!((CHANNEL_LOW_WATER - 66 * KIB..CHANNEL_LOW_WATER).contains(&queue.held_bytes), "{}", queue.held_bytes);
+        assert!(
+            (CHANNEL_LOW_WATER - 66 * KIB..CHANNEL_LOW_WATER).contains(&queue.held_bytes),
+            "{}",
+            queue.held_bytes
+        );
         assert!(!queue.pop(&memory).expect("some is left").resume, "once");
     }
 
@@ -163,9 +187,14 @@ mod tests {
     fn what_is_in_flight_is_taken_up_to_the_limit_and_not_beyond() {
         let memory = Memory::new(256 * MIB);
         let mut queue = Queue::default();
-        let taken = (0..).take_while(|_| queue.push(message(64 * KIB), &memory).is_ok()).count();
+        let taken = (0..)
+            .take_while(|_| queue.push(message(64 * KIB), &memory).is_ok())
+            .count();
         assert_eq!(taken, CHANNEL_LIMIT / (64 * KIB + MESSAGE_COST));
-        assert_eq!(queue.push(message(64 * KIB), &memory), Err(Overflow::Channel));
+        assert_eq!(
+            queue.push(message(64 * KIB), &memory),
+            Err(Overflow::Channel)
+        );
         queue.discard(&memory);
         assert_eq!((memory.used_bytes(), queue.messages.is_empty()), (0, true));
     }
@@ -177,7 +206,9 @@ mod tests {
         for _ in 0..64 {
             for queue in &mut queues {
                 if !queue.paused {
-                    queue.push(message(4 * KIB), &memory).expect("paused before it is full");
+                    queue
+                        .push(message(4 * KIB), &memory)
+                        .expect("paused before it is full");
                 }
             }
         }
@@ -192,7 +223,10 @@ mod tests {
         let overflow = (0..).find_map(|_| greedy.push(message(64 * KIB), &memory).err());
         assert_eq!(overflow, Some(Overflow::Memory));
         assert!(modest.push(message(64 * KIB), &memory).is_ok());
-        assert_eq!(greedy.push(message(64 * KIB), &memory), Err(Overflow::Memory));
+        assert_eq!(
+            greedy.push(message(64 * KIB), &memory),
+            Err(Overflow::Memory)
+        );
     }
 
     #[test]
@@ -202,7 +236,11 @@ mod tests {
         for queue in &mut queues {
             while queue.push(message(8 * KIB), &memory).is_ok() {}
         }
-        assert!(memory.used_bytes() <= MIB + MIB / 4, "{}", memory.used_bytes());
+        assert!(
+            memory.used_bytes() <= MIB + MIB / 4,
+            "{}",
+            memory.used_bytes()
+        );
         queues.iter_mut().for_each(|queue| queue.discard(&memory));
         assert_eq!(memory.used_bytes(), 0);
     }
@@ -217,7 +255,11 @@ mod tests {
         }
         assert!(block.is_unique());
         while queue.pop(&memory).is_some() {}
-        assert!(queue.messages.capacity() <= PLACES_KEPT, "{}", queue.messages.capacity());
+        assert!(
+            queue.messages.capacity() <= PLACES_KEPT,
+            "{}",
+            queue.messages.capacity()
+        );
     }
 
     proptest! {

@@ -126,7 +126,10 @@ pub(super) struct Next<L, A> {
 
 impl<L, A> Default for Next<L, A> {
     fn default() -> Self {
-        Next { connected: Vec::new(), full: Vec::new() }
+        Next {
+            connected: Vec::new(),
+            full: Vec::new(),
+        }
     }
 }
 
@@ -175,7 +178,15 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     /// Takes in an authenticated link. The link of the same instance before it serves nothing from now on; when the new one `moves`, its channels
     /// go on. Answers the older links that are to be ended.
     pub(super) fn enter(&mut self, newcomer: Newcomer<L>) -> Result<Vec<L>, Superseded> {
-        let Newcomer { link, party, role, instance, epoch, moves, handle } = newcomer;
+        let Newcomer {
+            link,
+            party,
+            role,
+            instance,
+            epoch,
+            moves,
+            handle,
+        } = newcomer;
         let key = (role == Role::Server, instance);
         let before = self.instances.get(&key).copied();
         if let Some(member) = before.and_then(|before| self.links.get(&before.newest))
@@ -184,7 +195,13 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             return Err(Superseded(member.epoch));
         }
         let older = before.map(|before| before.newest).filter(|_| moves);
-        self.instances.insert(key, Standing { newest: link, older });
+        self.instances.insert(
+            key,
+            Standing {
+                newest: link,
+                older,
+            },
+        );
         let member = Member {
             handle,
             party,
@@ -199,14 +216,27 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             overdue: 0,
         };
         self.links.insert(link, member);
-        let Some(before) = before else { return Ok(Vec::new()) };
+        let Some(before) = before else {
+            return Ok(Vec::new());
+        };
         self.withdraw_all(before.newest);
-        let ended = before.older.into_iter().chain(Some(before.newest).filter(|_| !moves));
-        Ok(ended.filter_map(|number| self.links.get(&number)).map(|member| member.handle.clone()).collect())
+        let ended = before
+            .older
+            .into_iter()
+            .chain(Some(before.newest).filter(|_| !moves));
+        Ok(ended
+            .filter_map(|number| self.links.get(&number))
+            .map(|member| member.handle.clone())
+            .collect())
     }
 
     /// Adds key ids to those that the link serves, and leads those there that waited for them.
-    pub(super) fn register(&mut self, link: LinkNumber, ports: &[Id], now: Instant) -> Registered<L, A> {
+    pub(super) fn register(
+        &mut self,
+        link: LinkNumber,
+        ports: &[Id],
+        now: Instant,
+    ) -> Registered<L, A> {
         let mut standing = Vec::new();
         if self.is_current(link)
             && let Some(member) = self.links.get_mut(&link)
@@ -223,13 +253,20 @@ impl<L: Clone, A: Clone> Registry<L, A> {
                 standing.push(id);
             }
         }
-        Registered { standing, next: self.next(link, now) }
+        Registered {
+            standing,
+            next: self.next(link, now),
+        }
     }
 
     /// Removes key ids from those that the link serves. Its channels go on.
     pub(super) fn unregister(&mut self, link: LinkNumber, ports: &[Id]) {
         for id in ports {
-            if self.links.get_mut(&link).is_some_and(|member| member.ports.remove(id)) {
+            if self
+                .links
+                .get_mut(&link)
+                .is_some_and(|member| member.ports.remove(id))
+            {
                 self.withdraw(link, *id);
             }
         }
@@ -245,9 +282,18 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         now: Instant,
         attach: A,
     ) -> Attached<L> {
-        let AttachHeader { port, instance, ref avoid } = *header;
+        let AttachHeader {
+            port,
+            instance,
+            ref avoid,
+        } = *header;
         let limit = self.channels_per_link;
-        let Some(party) = self.links.get(&client).filter(|member| member.channels < limit).map(|member| member.party) else {
+        let Some(party) = self
+            .links
+            .get(&client)
+            .filter(|member| member.channels < limit)
+            .map(|member| member.party)
+        else {
             return Attached::Full;
         };
         let server = match self.find(port, instance, avoid) {
@@ -255,7 +301,17 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             Found::Nobody => None,
             Found::Full => return Attached::Full,
         };
-        let ticket = self.unanswered.wait(Request { client, party, port, instance, bytes }, now, attach);
+        let ticket = self.unanswered.wait(
+            Request {
+                client,
+                party,
+                port,
+                instance,
+                bytes,
+            },
+            now,
+            attach,
+        );
         if let Some(member) = self.links.get_mut(&client) {
             member.channels += 1;
         }
@@ -270,7 +326,13 @@ impl<L: Clone, A: Clone> Registry<L, A> {
 
     /// The server has answered. Answers whose turn it is there.
     pub(super) fn answered(&mut self, ticket: Ticket, now: Instant) -> Next<L, A> {
-        let Some(server) = self.unanswered.remove(ticket).and_then(|removed| removed.server) else { return Next::default() };
+        let Some(server) = self
+            .unanswered
+            .remove(ticket)
+            .and_then(|removed| removed.server)
+        else {
+            return Next::default();
+        };
         if let Some(member) = self.links.get_mut(&server) {
             member.overdue = 0;
         }
@@ -279,8 +341,13 @@ impl<L: Clone, A: Clone> Registry<L, A> {
 
     /// Gives up an attachment that has no answer, if it has none; its channels are still to be released. Answers it, and whose turn it is where it was pending.
     pub(super) fn cancel(&mut self, ticket: Ticket, now: Instant) -> (Option<A>, Next<L, A>) {
-        let Some(removed) = self.unanswered.remove(ticket) else { return (None, Next::default()) };
-        let next = removed.server.map(|server| self.next(server, now)).unwrap_or_default();
+        let Some(removed) = self.unanswered.remove(ticket) else {
+            return (None, Next::default());
+        };
+        let next = removed
+            .server
+            .map(|server| self.next(server, now))
+            .unwrap_or_default();
         (Some(removed.attach), next)
     }
 
@@ -288,9 +355,16 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     pub(super) fn expire(&mut self, now: Instant, most: usize) -> (Vec<Expired<A>>, Next<L, A>) {
         let (mut expired, mut next) = (Vec::new(), Next::default());
         for ticket in self.unanswered.expired(now, most) {
-            let Some(removed) = self.unanswered.remove(ticket) else { continue };
-            expired.push(Expired { attach: removed.attach, was_pending: removed.server.is_some() });
-            let Some(server) = removed.server else { continue };
+            let Some(removed) = self.unanswered.remove(ticket) else {
+                continue;
+            };
+            expired.push(Expired {
+                attach: removed.attach,
+                was_pending: removed.server.is_some(),
+            });
+            let Some(server) = removed.server else {
+                continue;
+            };
             if let Some(member) = self.links.get_mut(&server) {
                 member.overdue = member.overdue.saturating_add(1);
             }
@@ -301,7 +375,10 @@ impl<L: Clone, A: Clone> Registry<L, A> {
 
     /// The oldest attachment of a client that has no answer.
     pub(super) fn oldest_of(&self, client: LinkNumber) -> Option<A> {
-        self.unanswered.oldest_of(client).and_then(|ticket| self.unanswered.get(ticket)).cloned()
+        self.unanswered
+            .oldest_of(client)
+            .and_then(|ticket| self.unanswered.get(ticket))
+            .cloned()
     }
 
     /// One channel of the link is over.
@@ -316,9 +393,18 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     pub(super) fn leave(&mut self, link: LinkNumber, now: Instant) -> (Vec<A>, Next<L, A>) {
         self.withdraw_all(link);
         let (mut left, mut next) = (Vec::new(), Next::default());
-        while let Some(removed) = self.unanswered.oldest_of(link).and_then(|ticket| self.unanswered.remove(ticket)) {
+        while let Some(removed) = self
+            .unanswered
+            .oldest_of(link)
+            .and_then(|ticket| self.unanswered.remove(ticket))
+        {
             left.push(removed.attach);
-            next.append(removed.server.map(|server| self.next(server, now)).unwrap_or_default());
+            next.append(
+                removed
+                    .server
+                    .map(|server| self.next(server, now))
+                    .unwrap_or_default(),
+            );
         }
         if let Some(member) = self.links.remove(&link) {
             self.stands_no_more((member.role == Role::Server, member.instance), link);
@@ -342,7 +428,9 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     }
 
     fn stands_no_more(&mut self, key: (RoleKey, Id), link: LinkNumber) {
-        let Some(standing) = self.instances.get_mut(&key) else { return };
+        let Some(standing) = self.instances.get_mut(&key) else {
+            return;
+        };
         if standing.newest != link {
             standing.older.take_if(|older| *older == link);
         } else if let Some(older) = standing.older.take() {
@@ -355,25 +443,37 @@ impl<L: Clone, A: Clone> Registry<L, A> {
 
     /// Whether no newer link of its instance has taken over from this one.
     fn is_current(&self, link: LinkNumber) -> bool {
-        let Some(member) = self.links.get(&link) else { return false };
+        let Some(member) = self.links.get(&link) else {
+            return false;
+        };
         let key = (member.role == Role::Server, member.instance);
-        self.instances.get(&key).is_some_and(|standing| standing.newest == link)
+        self.instances
+            .get(&key)
+            .is_some_and(|standing| standing.newest == link)
     }
 
     /// Among the servers of the key id that have room the one with the fewest channels, the longest linked among equals. Those to avoid, and those that leave
     /// attachments unanswered, come after the others.
     fn find(&mut self, port: Id, instance: Option<Id>, avoid: &[Id]) -> Found {
-        let Some(servers) = self.ports.get(&port) else { return Found::Nobody };
+        let Some(servers) = self.ports.get(&port) else {
+            return Found::Nobody;
+        };
         let (mut best, mut is_full, mut is_awaited) = (None, false, false);
         for number in servers {
-            let Some(member) = self.links.get_mut(number) else { continue };
+            let Some(member) = self.links.get_mut(number) else {
+                continue;
+            };
             if instance.is_some_and(|instance| member.instance != instance) {
                 continue;
             }
             if !member.takes_another(self.channels_per_link) {
                 is_full = true;
             } else if self.unanswered.has_room(*number) {
-                let rank = (avoid.contains(&member.instance) || member.overdue > 0, member.channels, *number);
+                let rank = (
+                    avoid.contains(&member.instance) || member.overdue > 0,
+                    member.channels,
+                    *number,
+                );
                 best = best.map_or(Some(rank), |best| Some(rank.min(best)));
             } else {
                 member.is_awaited = true;
@@ -390,12 +490,21 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     /// Counts a channel on the server's link and numbers it.
     fn open(&mut self, server: LinkNumber, ticket: Ticket) -> Option<Exchange<L>> {
         let limit = self.channels_per_link;
-        let member = self.links.get_mut(&server).filter(|member| member.takes_another(limit))?;
+        let member = self
+            .links
+            .get_mut(&server)
+            .filter(|member| member.takes_another(limit))?;
         let channel = member.last_channel.checked_add(1)?;
         member.last_channel = channel;
         member.channels += 1;
         let is_half_used = channel == CHANNELS_RENEWED;
-        Some(Exchange { server, handle: member.handle.clone(), channel, ticket, is_half_used })
+        Some(Exchange {
+            server,
+            handle: member.handle.clone(),
+            channel,
+            ticket,
+            is_half_used,
+        })
     }
 
     /// Leads those to a server that wait for one of its key ids, as far as it has room: one of each key id in turn.
@@ -407,18 +516,32 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             match self.open(server, ticket) {
                 Some(exchange) => {
                     self.unanswered.ask(ticket, server, now);
-                    next.connected.extend(self.unanswered.get(ticket).cloned().map(|attach| (attach, exchange)));
+                    next.connected.extend(
+                        self.unanswered
+                            .get(ticket)
+                            .cloned()
+                            .map(|attach| (attach, exchange)),
+                    );
                 }
-                None => next.full.extend(self.unanswered.remove(ticket).map(|removed| removed.attach)),
+                None => next
+                    .full
+                    .extend(self.unanswered.remove(ticket).map(|removed| removed.attach)),
             }
         }
         next
     }
 
     fn next_waiting(&mut self, server: LinkNumber) -> Option<Ticket> {
-        let member = self.links.get_mut(&server).filter(|member| member.is_awaited)?;
-        let (later, earlier) =
-            (member.ports.range((Bound::Excluded(member.served), Bound::Unbounded)), member.ports.range(..=member.served));
+        let member = self
+            .links
+            .get_mut(&server)
+            .filter(|member| member.is_awaited)?;
+        let (later, earlier) = (
+            member
+                .ports
+                .range((Bound::Excluded(member.served), Bound::Unbounded)),
+            member.ports.range(..=member.served),
+        );
         for port in later.chain(earlier) {
             if let Some(ticket) = self.unanswered.next(*port, member.instance) {
                 member.served = *port;
@@ -431,7 +554,11 @@ impl<L: Clone, A: Clone> Registry<L, A> {
 
     /// The link serves nothing any more; its channels go on.
     pub(super) fn withdraw_all(&mut self, link: LinkNumber) {
-        let ports = self.links.get_mut(&link).map(|member| std::mem::take(&mut member.ports)).unwrap_or_default();
+        let ports = self
+            .links
+            .get_mut(&link)
+            .map(|member| std::mem::take(&mut member.ports))
+            .unwrap_or_default();
         for id in ports {
             self.withdraw(link, id);
         }

@@ -121,10 +121,17 @@ impl Line {
     /// A handshake of it failed at a server: it holds another port key, or none. Who makes that happen again and again loses the link.
     fn handshake_failed(&self) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let debt = failures.take(now(), FAILED_HANDSHAKE_REFILL, FAILED_HANDSHAKE_REFILL * (FAILED_HANDSHAKES + 1));
+        let debt = failures.take(
+            now(),
+            FAILED_HANDSHAKE_REFILL,
+            FAILED_HANDSHAKE_REFILL * (FAILED_HANDSHAKES + 1),
+        );
         drop(failures);
         if debt > FAILED_HANDSHAKE_REFILL * FAILED_HANDSHAKES {
-            self.outbox.end(Notice::new(Code::Limit, "too many handshakes of this link failed at servers; compare `port_key`"));
+            self.outbox.end(Notice::new(
+                Code::Limit,
+                "too many handshakes of this link failed at servers; compare `port_key`",
+            ));
         }
     }
 }
@@ -137,11 +144,19 @@ pub(super) fn now() -> Instant {
 impl Switch {
     /// Nobody is linked.
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
-        Arc::new(Switch { registry: Mutex::new(Registry::new(limits)), budget: Arc::new(Budget::new(limits.memory_bytes)) })
+        Arc::new(Switch {
+            registry: Mutex::new(Registry::new(limits)),
+            budget: Arc::new(Budget::new(limits.memory_bytes)),
+        })
     }
 
     /// A line over a new outbox, whose memory is charged to the budget.
-    pub(super) fn line(&self, number: LinkNumber, party: std::net::IpAddr, is_proven: bool) -> Arc<Line> {
+    pub(super) fn line(
+        &self,
+        number: LinkNumber,
+        party: std::net::IpAddr,
+        is_proven: bool,
+    ) -> Arc<Line> {
         let account = Account::new(&self.budget, party, number, is_proven);
         Arc::new(Line {
             number,
@@ -197,12 +212,20 @@ impl Switch {
     fn evict(&self, link: LinkNumber) -> bool {
         let attach = self.registry().oldest_of(link);
         if let Some(circuit) = attach {
-            circuit.give_up(&Notice::new(Code::Overflow, "others wait that hold less of the master's memory"));
+            circuit.give_up(&Notice::new(
+                Code::Overflow,
+                "others wait that hold less of the master's memory",
+            ));
             return true;
         }
         let line = self.registry().handle(link);
-        let Some(line) = line.filter(|line| line.account.leave_strangers() > 0) else { return false };
-        line.outbox.end(Notice::new(Code::Limit, "this link holds more of the master's memory than others that have no tunnel"));
+        let Some(line) = line.filter(|line| line.account.leave_strangers() > 0) else {
+            return false;
+        };
+        line.outbox.end(Notice::new(
+            Code::Limit,
+            "this link holds more of the master's memory than others that have no tunnel",
+        ));
         true
     }
 
@@ -218,7 +241,10 @@ impl Switch {
         message: Bytes,
     ) -> Result<(), Notice> {
         if message.len() > MAX_FIRST_MESSAGE {
-            return Err(Notice::new(Code::Protocol, format!("a first handshake message of {} bytes", message.len())));
+            return Err(Notice::new(
+                Code::Protocol,
+                format!("a first handshake message of {} bytes", message.len()),
+            ));
         }
         let cost = CIRCUIT_COST + message.len();
         if !self.make_room(client, cost) {
@@ -227,17 +253,27 @@ impl Switch {
             return Ok(());
         }
         let message = Bytes::copy_from_slice(&message);
-        let state = State { phase: Phase::New(Box::new(Call { header, message })), charge: Charge::Stranger, ..State::default() };
+        let state = State {
+            phase: Phase::New(Box::new(Call { header, message })),
+            charge: Charge::Stranger,
+            ..State::default()
+        };
         let circuit = Arc::new(Circuit {
             switch: Arc::clone(self),
-            client: End { line: Arc::clone(client), channel },
+            client: End {
+                line: Arc::clone(client),
+                channel,
+            },
             cost,
             state: Mutex::new(state),
         });
         match client.outbox.open(channel, circuit.lane(Side::Client)) {
             Ok(()) => circuit.dial(),
             Err(OpenError::InUse(_)) => {
-                return Err(Notice::new(Code::Protocol, format!("ATTACH to channel {channel}, which is in use")));
+                return Err(Notice::new(
+                    Code::Protocol,
+                    format!("ATTACH to channel {channel}, which is in use"),
+                ));
             }
             Err(OpenError::Ended(_)) => {}
         }
@@ -261,8 +297,13 @@ impl Switch {
     pub(super) fn lead(&self, next: Turns) {
         let mut waiting = vec![next];
         while let Some(Next { connected, full }) = waiting.pop() {
-            full.iter().for_each(|circuit| circuit.turn_away(&too_many_channels()));
-            waiting.extend(connected.into_iter().filter_map(|(circuit, exchange)| circuit.put_through(exchange)));
+            full.iter()
+                .for_each(|circuit| circuit.turn_away(&too_many_channels()));
+            waiting.extend(
+                connected
+                    .into_iter()
+                    .filter_map(|(circuit, exchange)| circuit.put_through(exchange)),
+            );
         }
     }
 
@@ -350,7 +391,10 @@ struct Call {
 
 impl Circuit {
     fn lane(self: &Arc<Self>, side: Side) -> Arc<dyn Lane> {
-        Arc::new(CircuitLane { circuit: Arc::clone(self), side })
+        Arc::new(CircuitLane {
+            circuit: Arc::clone(self),
+            side,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -360,10 +404,19 @@ impl Circuit {
     /// Looks for a server, or waits for one. The client's lane is open.
     fn dial(self: &Arc<Self>) {
         let mut state = self.state();
-        let Phase::New(call) = std::mem::take(&mut state.phase) else { return };
-        let (client, bytes, circuit) = (self.client.line.number, call.message.len(), Arc::clone(self));
+        let Phase::New(call) = std::mem::take(&mut state.phase) else {
+            return;
+        };
+        let (client, bytes, circuit) = (
+            self.client.line.number,
+            call.message.len(),
+            Arc::clone(self),
+        );
         // Under the circuit's lock, so that whoever leads it on in the meantime finds the ticket written down.
-        let attached = self.switch.registry().attach(client, &call.header, bytes, now(), circuit);
+        let attached = self
+            .switch
+            .registry()
+            .attach(client, &call.header, bytes, now(), circuit);
         match attached {
             Attached::Waiting(ticket) => {
                 state.counted = true;
@@ -386,20 +439,34 @@ impl Circuit {
 
     /// Joins it to the channel that the registry has counted at a server. Answers who has room there now when that comes to nothing.
     fn put_through(self: &Arc<Self>, exchange: Exchange<Arc<Line>>) -> Option<Turns> {
-        let Exchange { server, handle: line, channel, ticket, is_half_used } = exchange;
+        let Exchange {
+            server,
+            handle: line,
+            channel,
+            ticket,
+            is_half_used,
+        } = exchange;
         if is_half_used {
-            line.outbox.control(&Frame::GoAway(Notice::new(Code::Limit, "half of the channel numbers of this link are used up")));
+            line.outbox.control(&Frame::GoAway(Notice::new(
+                Code::Limit,
+                "half of the channel numbers of this link are used up",
+            )));
         }
         if line.outbox.control_waiting_bytes() > SERVER_BACKLOG {
             let mut registry = self.switch.registry();
             registry.release(server);
             let (_, next) = registry.cancel(ticket, now());
             drop(registry);
-            self.turn_away(&Notice::new(Code::Refused, "the server does not keep up with new channels"));
+            self.turn_away(&Notice::new(
+                Code::Refused,
+                "the server does not keep up with new channels",
+            ));
             return Some(next);
         }
         // The lane is there before the server hears of it; its drop gives the channel back to the registry.
-        let opened = line.outbox.open(channel, self.lane_of_server(&line, channel));
+        let opened = line
+            .outbox
+            .open(channel, self.lane_of_server(&line, channel));
         if opened.is_err() {
             return self.dial_again(&line, ticket);
         }
@@ -407,18 +474,26 @@ impl Circuit {
         match std::mem::take(&mut state.phase) {
             Phase::Calling(call, ticket) => {
                 state.phase = Phase::Ringing(ticket);
-                let Call { mut header, message } = *call;
+                let Call {
+                    mut header,
+                    message,
+                } = *call;
                 // It concerns the choice of the server alone.
                 header.avoid.clear();
                 // Under the lock, so that a CLOSE of the client comes behind it.
-                line.outbox.control(&Frame::Attach { channel, header, message });
+                line.outbox.control(&Frame::Attach {
+                    channel,
+                    header,
+                    message,
+                });
                 None
             }
             over => {
                 state.phase = over;
                 drop(state);
                 // The client hung up in the meantime. The server never heard of the channel, and ignores this.
-                line.outbox.close(channel, &Notice::new(Code::Cancelled, "the client hung up"));
+                line.outbox
+                    .close(channel, &Notice::new(Code::Cancelled, "the client hung up"));
                 let (_, next) = self.switch.registry().cancel(ticket, now());
                 Some(next)
             }
@@ -426,7 +501,10 @@ impl Circuit {
     }
 
     fn lane_of_server(self: &Arc<Self>, line: &Arc<Line>, channel: u32) -> Arc<dyn Lane> {
-        self.state().server = Some(End { line: Arc::clone(line), channel });
+        self.state().server = Some(End {
+            line: Arc::clone(line),
+            channel,
+        });
         self.lane(Side::Server)
     }
 
@@ -475,7 +553,10 @@ impl Circuit {
         drop(state);
         self.client.line.outbox.close(self.client.channel, notice);
         if let Some(End { line, channel }) = server {
-            line.outbox.close(channel, &Notice::new(Code::Cancelled, "the answer took too long"));
+            line.outbox.close(
+                channel,
+                &Notice::new(Code::Cancelled, "the answer took too long"),
+            );
         }
         self.switch.cancel(ticket);
     }
@@ -523,10 +604,15 @@ impl Circuit {
             (Phase::Over, _) => return Ok(()),
             (Phase::New(_) | Phase::Calling(..) | Phase::Ringing(_), _) => {
                 drop(state);
-                return Err(self.break_off(side, Notice::new(Code::Protocol, "DATA before the channel was answered")));
+                return Err(self.break_off(
+                    side,
+                    Notice::new(Code::Protocol, "DATA before the channel was answered"),
+                ));
             }
         }
-        let Some(server) = state.server.clone() else { return Ok(()) };
+        let Some(server) = state.server.clone() else {
+            return Ok(());
+        };
         let (from, to, queue) = match side {
             Side::Client => (&self.client, &server, &mut state.toward_server),
             Side::Server => (&server, &self.client, &mut state.toward_client),
@@ -558,21 +644,29 @@ impl Circuit {
             Side::Client => &mut state.toward_client,
             Side::Server => &mut state.toward_server,
         };
-        let Some(popped) = queue.pop(self.switch.memory()) else { return Transmit::Nothing };
+        let Some(popped) = queue.pop(self.switch.memory()) else {
+            return Transmit::Nothing;
+        };
         let server = state.server.as_ref();
         let ends = match side {
             Side::Client => server.map(|server| (server, &self.client)),
             Side::Server => server.map(|server| (&self.client, server)),
         };
         if let Some((from, to)) = ends {
-            to.line.sent_bytes.fetch_add(popped.message.len() as u64, Relaxed);
+            to.line
+                .sent_bytes
+                .fetch_add(popped.message.len() as u64, Relaxed);
             if popped.resume && !matches!(state.phase, Phase::Over) {
                 from.line.outbox.control(&Frame::Resume(from.channel));
             }
         }
         drop(state);
         let payload = Body::Shared(popped.message);
-        if popped.last { Transmit::Last(payload) } else { Transmit::More(payload) }
+        if popped.last {
+            Transmit::Last(payload)
+        } else {
+            Transmit::More(payload)
+        }
     }
 
     /// `side` is closed, or its link has ended: the other hears of it behind what was queued for it.
@@ -630,19 +724,26 @@ impl Circuit {
 
 impl Drop for Circuit {
     fn drop(&mut self) {
-        let mut state = std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut state =
+            std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
         self.recharge(&mut state, Charge::Nobody);
     }
 }
 
 impl fmt::Debug for Circuit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Circuit").field("client", &self.client.line.number).finish_non_exhaustive()
+        formatter
+            .debug_struct("Circuit")
+            .field("client", &self.client.line.number)
+            .finish_non_exhaustive()
     }
 }
 
 fn too_many_channels() -> Notice {
-    Notice::new(Code::Limit, "this client, or every server of the port, has as many channels as the master allows")
+    Notice::new(
+        Code::Limit,
+        "this client, or every server of the port, has as many channels as the master allows",
+    )
 }
 
 /// One end of a circuit, at its link.
@@ -661,12 +762,21 @@ impl Lane for CircuitLane {
     }
 
     fn closed(&self, notice: Notice) {
-        if self.side == Side::Server && notice.code == Code::Handshake && matches!(self.circuit.state().phase, Phase::Ringing(_))
+        if self.side == Side::Server
+            && notice.code == Code::Handshake
+            && matches!(self.circuit.state().phase, Phase::Ringing(_))
         {
             self.circuit.client.line.handshake_failed();
         }
-        let ended = self.circuit.end(self.side).is_some_and(|end| end.line.outbox.ended().is_some());
-        let notice = if ended { Notice::new(Code::PeerLost, "the link at the other side ended") } else { notice };
+        let ended = self
+            .circuit
+            .end(self.side)
+            .is_some_and(|end| end.line.outbox.ended().is_some());
+        let notice = if ended {
+            Notice::new(Code::PeerLost, "the link at the other side ended")
+        } else {
+            notice
+        };
         self.circuit.hang_up(self.side, &notice);
     }
 }

@@ -53,7 +53,12 @@ impl Shares {
 
     /// The link that gives way to `newcomer` of `party`, which wants to hold `weight` more: the heaviest of the heaviest party. None when the newcomer
     /// itself would be that.
-    pub(super) fn gives_way_to(&self, party: IpAddr, newcomer: LinkNumber, weight: usize) -> Option<LinkNumber> {
+    pub(super) fn gives_way_to(
+        &self,
+        party: IpAddr,
+        newcomer: LinkNumber,
+        weight: usize,
+    ) -> Option<LinkNumber> {
         let own = self.parties.get(&party);
         let own_weight = own.map_or(0, |own| own.weight).saturating_add(weight);
         let (heaviest, name) = self.order.last()?;
@@ -61,8 +66,15 @@ impl Shares {
             return self.parties.get(name)?.heaviest().map(|(_, link)| link);
         }
         let own = own?;
-        let after = own.links.get(&newcomer).copied().unwrap_or(0).saturating_add(weight);
-        own.heaviest().filter(|(held, link)| *link != newcomer && *held >= after).map(|(_, link)| link)
+        let after = own
+            .links
+            .get(&newcomer)
+            .copied()
+            .unwrap_or(0)
+            .saturating_add(weight);
+        own.heaviest()
+            .filter(|(held, link)| *link != newcomer && *held >= after)
+            .map(|(_, link)| link)
     }
 
     /// The heaviest link of the heaviest party.
@@ -103,7 +115,9 @@ impl Shares {
 
 impl Party {
     fn heaviest(&self) -> Option<(usize, LinkNumber)> {
-        self.order.last().map(|(weight, Reverse(link))| (*weight, *link))
+        self.order
+            .last()
+            .map(|(weight, Reverse(link))| (*weight, *link))
     }
 
     fn set(&mut self, link: LinkNumber, before: usize, after: usize) {
@@ -133,11 +147,27 @@ mod tests {
         (1..=10).for_each(|link| shares.add(party(1), link, 5));
         shares.add(party(1), 7, 1);
         shares.add(party(2), 20, 30);
-        assert_eq!(shares.gives_way_to(party(3), 30, 10), Some(7), "ten links of one address are one party");
+        assert_eq!(
+            shares.gives_way_to(party(3), 30, 10),
+            Some(7),
+            "ten links of one address are one party"
+        );
         assert_eq!(shares.gives_way_to(party(2), 21, 10), Some(7));
-        assert_eq!(shares.gives_way_to(party(1), 11, 5), Some(7), "within its own party too");
-        assert_eq!(shares.gives_way_to(party(1), 7, 1), None, "nobody holds more");
-        assert_eq!(shares.gives_way_to(party(3), 30, 100), None, "not to one that would hold more than anybody");
+        assert_eq!(
+            shares.gives_way_to(party(1), 11, 5),
+            Some(7),
+            "within its own party too"
+        );
+        assert_eq!(
+            shares.gives_way_to(party(1), 7, 1),
+            None,
+            "nobody holds more"
+        );
+        assert_eq!(
+            shares.gives_way_to(party(3), 30, 100),
+            None,
+            "not to one that would hold more than anybody"
+        );
     }
 
     #[test]

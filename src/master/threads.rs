@@ -39,7 +39,10 @@ struct Seats {
 
 impl Seats {
     fn of(runtime: Handle) -> Self {
-        Seats { runtime, taken: Arc::default() }
+        Seats {
+            runtime,
+            taken: Arc::default(),
+        }
     }
 
     fn groups(&self) -> usize {
@@ -54,12 +57,19 @@ impl Threads {
     /// When the system refuses one.
     pub(super) fn start(count: NonZeroUsize) -> io::Result<Self> {
         let first = Seats::of(Handle::current());
-        let mut threads = Threads { first, others: Vec::new(), over: CancellationToken::new() };
+        let mut threads = Threads {
+            first,
+            others: Vec::new(),
+            over: CancellationToken::new(),
+        };
         for number in 2..=count.get() {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let (seats, over) = (Seats::of(runtime.handle().clone()), threads.over.clone());
             let thread = std::thread::Builder::new().name(format!("report-{number}"));
-            threads.others.push((seats, thread.spawn(move || runtime.block_on(over.cancelled()))?));
+            threads.others.push((
+                seats,
+                thread.spawn(move || runtime.block_on(over.cancelled()))?,
+            ));
         }
         Ok(threads)
     }
@@ -67,16 +77,29 @@ impl Threads {
     /// How many connections each serves.
     fn taken(&self) -> Vec<usize> {
         let others = self.others.iter().map(|(seats, _)| seats);
-        std::iter::once(&self.first).chain(others).map(|seats| seats.taken.load(Relaxed)).collect()
+        std::iter::once(&self.first)
+            .chain(others)
+            .map(|seats| seats.taken.load(Relaxed))
+            .collect()
     }
 
     /// A place for one more connection: the first thread of those that have had the fewest groups.
     pub(super) fn seat(&self) -> Seat {
         let others = self.others.iter().map(|(seats, _)| seats);
-        let seats = others.fold(&self.first, |best, next| if next.groups() < best.groups() { next } else { best });
+        let seats = others.fold(&self.first, |best, next| {
+            if next.groups() < best.groups() {
+                next
+            } else {
+                best
+            }
+        });
         seats.taken.fetch_add(1, Relaxed);
         let is_elsewhere = !std::ptr::eq(seats, &self.first);
-        Seat { runtime: seats.runtime.clone(), is_elsewhere, taken: Arc::clone(&seats.taken) }
+        Seat {
+            runtime: seats.runtime.clone(),
+            is_elsewhere,
+            taken: Arc::clone(&seats.taken),
+        }
     }
 }
 
@@ -85,7 +108,11 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.over.cancel();
         let current = std::thread::current().id();
-        for (_, thread) in self.others.drain(..).filter(|(_, thread)| thread.thread().id() != current) {
+        for (_, thread) in self
+            .others
+            .drain(..)
+            .filter(|(_, thread)| thread.thread().id() != current)
+        {
             if thread.join().is_err() {
                 error!("a thread of the master panicked");
             }
@@ -112,7 +139,11 @@ impl Seat {
     /// # Errors
     /// When the system refuses.
     pub(super) fn send(&self, stream: TcpStream) -> io::Result<Sent> {
-        if self.is_elsewhere { stream.into_std().map(Sent::Elsewhere) } else { Ok(Sent::Here(stream)) }
+        if self.is_elsewhere {
+            stream.into_std().map(Sent::Elsewhere)
+        } else {
+            Ok(Sent::Here(stream))
+        }
     }
 }
 
@@ -144,7 +175,10 @@ impl Sent {
 
 impl fmt::Debug for Threads {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Threads").field("taken", &self.taken()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Threads")
+            .field("taken", &self.taken())
+            .finish_non_exhaustive()
     }
 }
 

@@ -39,7 +39,10 @@ impl Throttle {
     /// Whether a HELLO of this instance from this address is to be refused unread.
     pub(super) fn refuses(&self, now: Instant, address: IpAddr, instance: Id) -> bool {
         !self.known.contains(&instance)
-            && self.buckets.get(&party(address)).is_some_and(|bucket| bucket.debt(now) > REFILL * (FAILURES - 1))
+            && self
+                .buckets
+                .get(&party(address))
+                .is_some_and(|bucket| bucket.debt(now) > REFILL * (FAILURES - 1))
     }
 
     /// A proof from this address was wrong. Says whether the address is throttled from now on, having not been before.
@@ -71,7 +74,10 @@ impl Throttle {
     /// Drops what is full again, from the oldest on, and one more when all places are taken.
     fn forget_for_one_more(&mut self, now: Instant) {
         while let Some(oldest) = self.order.front().copied() {
-            let full = self.buckets.get(&oldest).is_none_or(|bucket| bucket.debt(now).is_zero());
+            let full = self
+                .buckets
+                .get(&oldest)
+                .is_none_or(|bucket| bucket.debt(now).is_zero());
             if !full && self.buckets.len() < PARTIES {
                 return;
             }
@@ -94,7 +100,11 @@ mod tests {
         let mut throttle = Throttle::default();
         for attempt in 1..=FAILURES {
             assert!(!throttle.refuses(now, HERE, STRANGER), "attempt {attempt}");
-            assert_eq!(throttle.failed(now, HERE), attempt == FAILURES, "attempt {attempt}");
+            assert_eq!(
+                throttle.failed(now, HERE),
+                attempt == FAILURES,
+                "attempt {attempt}"
+            );
         }
         throttle
     }
@@ -135,9 +145,16 @@ mod tests {
             throttle.failed(now, IpAddr::V4(number.into()));
             throttle.authenticated(Id(u128::from(number).to_be_bytes()));
         }
-        assert_eq!((throttle.buckets.len(), throttle.order.len()), (PARTIES, PARTIES));
+        assert_eq!(
+            (throttle.buckets.len(), throttle.order.len()),
+            (PARTIES, PARTIES)
+        );
         assert!(throttle.known.len() <= INSTANCES && throttle.known_order.len() <= INSTANCES);
         throttle.failed(now + REFILL, THERE);
-        assert_eq!((throttle.buckets.len(), throttle.order.len()), (1, 1), "what is full again is forgotten");
+        assert_eq!(
+            (throttle.buckets.len(), throttle.order.len()),
+            (1, 1),
+            "what is full again is forgotten"
+        );
     }
 }

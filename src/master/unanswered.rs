@@ -99,9 +99,23 @@ impl<A> Unanswered<A> {
     pub(super) fn wait(&mut self, request: Request, now: Instant, attach: A) -> Ticket {
         let ticket = Ticket(self.next);
         self.next += 1;
-        self.entries.insert(ticket, Entry { request, since: now, asked: None, attach });
-        self.clients.entry(request.client).or_default().insert(ticket);
-        self.queue(&request).member(request.party).member(request.client).insert(ticket);
+        self.entries.insert(
+            ticket,
+            Entry {
+                request,
+                since: now,
+                asked: None,
+                attach,
+            },
+        );
+        self.clients
+            .entry(request.client)
+            .or_default()
+            .insert(ticket);
+        self.queue(&request)
+            .member(request.party)
+            .member(request.client)
+            .insert(ticket);
         ticket
     }
 
@@ -112,14 +126,22 @@ impl<A> Unanswered<A> {
 
     /// Whose turn it is among those that a server of this instance could take at this port.
     pub(super) fn next(&mut self, port: Id, instance: Id) -> Option<Ticket> {
-        [Some(instance), None]
-            .into_iter()
-            .find_map(|named| self.queues.get_mut(&(port, named))?.turn(|links| links.turn(|tickets| tickets.first().copied())))
+        [Some(instance), None].into_iter().find_map(|named| {
+            self.queues
+                .get_mut(&(port, named))?
+                .turn(|links| links.turn(|tickets| tickets.first().copied()))
+        })
     }
 
     /// The server is asked for an attachment that waited.
     pub(super) fn ask(&mut self, ticket: Ticket, server: LinkNumber, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&ticket).filter(|entry| entry.asked.is_none()) else { return };
+        let Some(entry) = self
+            .entries
+            .get_mut(&ticket)
+            .filter(|entry| entry.asked.is_none())
+        else {
+            return;
+        };
         entry.asked = Some((server, now));
         let request = entry.request;
         *self.asked.entry(server).or_default() += request.bytes + ASK_COST;
@@ -134,7 +156,12 @@ impl<A> Unanswered<A> {
 
     /// An attachment is over: answered, given up, or closed.
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Removed<A>> {
-        let Entry { request, asked, attach, .. } = self.entries.remove(&ticket)?;
+        let Entry {
+            request,
+            asked,
+            attach,
+            ..
+        } = self.entries.remove(&ticket)?;
         if let Some(tickets) = self.clients.get_mut(&request.client) {
             tickets.remove(&ticket);
             if tickets.is_empty() {
@@ -146,20 +173,32 @@ impl<A> Unanswered<A> {
             None => self.dequeue(&request, ticket),
             Some(server) => self.discount(server, request.bytes + ASK_COST),
         }
-        Some(Removed { request, server, attach })
+        Some(Removed {
+            request,
+            server,
+            attach,
+        })
     }
 
     /// The oldest attachment of a client.
     pub(super) fn oldest_of(&self, client: LinkNumber) -> Option<Ticket> {
-        self.clients.get(&client).and_then(|tickets| tickets.first().copied())
+        self.clients
+            .get(&client)
+            .and_then(|tickets| tickets.first().copied())
     }
 
     /// Those whose deadline has passed, up to `most`.
     pub(super) fn expired(&mut self, now: Instant, most: usize) -> Vec<Ticket> {
         let mut expired = Vec::new();
         while let Some(&(asked_at, ticket)) = self.deadlines.front() {
-            let is_pending = self.entries.get(&ticket).is_some_and(|entry| entry.asked.is_some_and(|(_, at)| at == asked_at));
-            if is_pending && (now.saturating_duration_since(asked_at) < PENDING_TIMEOUT || expired.len() >= most) {
+            let is_pending = self
+                .entries
+                .get(&ticket)
+                .is_some_and(|entry| entry.asked.is_some_and(|(_, at)| at == asked_at));
+            if is_pending
+                && (now.saturating_duration_since(asked_at) < PENDING_TIMEOUT
+                    || expired.len() >= most)
+            {
                 break;
             }
             self.deadlines.pop_front();
@@ -168,19 +207,31 @@ impl<A> Unanswered<A> {
         if self.deadlines.is_empty() {
             self.deadlines.shrink_to_fit();
         }
-        let is_late = |entry: &Entry<A>| now.saturating_duration_since(entry.since) >= WAITING_TIMEOUT;
-        let late = self.entries.iter().take_while(|(_, entry)| is_late(entry)).filter(|(_, entry)| entry.asked.is_none());
-        expired.extend(late.map(|(ticket, _)| *ticket).take(most.saturating_sub(expired.len())));
+        let is_late =
+            |entry: &Entry<A>| now.saturating_duration_since(entry.since) >= WAITING_TIMEOUT;
+        let late = self
+            .entries
+            .iter()
+            .take_while(|(_, entry)| is_late(entry))
+            .filter(|(_, entry)| entry.asked.is_none());
+        expired.extend(
+            late.map(|(ticket, _)| *ticket)
+                .take(most.saturating_sub(expired.len())),
+        );
         expired
     }
 
     fn queue(&mut self, request: &Request) -> &mut Queue {
-        self.queues.entry((request.port, request.instance)).or_default()
+        self.queues
+            .entry((request.port, request.instance))
+            .or_default()
     }
 
     fn dequeue(&mut self, request: &Request, ticket: Ticket) {
         let key = (request.port, request.instance);
-        let Some(queue) = self.queues.get_mut(&key) else { return };
+        let Some(queue) = self.queues.get_mut(&key) else {
+            return;
+        };
         queue.change(request.party, |links| {
             links.change(request.client, |tickets| {
                 tickets.remove(&ticket);
@@ -204,7 +255,12 @@ impl<A> Unanswered<A> {
     /// How much is kept: attachments, queues, clients and servers.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> [usize; 4] {
-        [self.entries.len(), self.queues.len(), self.clients.len(), self.asked.len()]
+        [
+            self.entries.len(),
+            self.queues.len(),
+            self.clients.len(),
+            self.asked.len(),
+        ]
     }
 }
 
@@ -218,7 +274,10 @@ struct Turns<K, V> {
 
 impl<K: Copy + Eq + Hash, V: Default> Turns<K, V> {
     fn new() -> Self {
-        Turns { members: HashMap::new(), order: VecDeque::new() }
+        Turns {
+            members: HashMap::new(),
+            order: VecDeque::new(),
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -266,7 +325,13 @@ mod tests {
     const INSTANCE: Id = Id([1; 16]);
 
     fn request(party: u8, client: LinkNumber) -> Request {
-        Request { client, party: IpAddr::from([10, 0, 0, party]), port: PORT, instance: None, bytes: 400 }
+        Request {
+            client,
+            party: IpAddr::from([10, 0, 0, party]),
+            port: PORT,
+            instance: None,
+            bytes: 400,
+        }
     }
 
     /// Asks the server for whoever is next, as far as there is room; answers the clients.
@@ -293,8 +358,15 @@ mod tests {
         assert!((300..500).contains(&asked.len()), "{}", asked.len());
         unanswered.wait(request(2, 20), now, 20);
         unanswered.wait(request(1, 13), now, 13);
-        let answered = unanswered.oldest_of(10).and_then(|ticket| unanswered.remove(ticket)).expect("asked");
-        assert_eq!((answered.server, ask_all(&mut unanswered, now).len()), (Some(SERVER), 1), "an answer makes room for one");
+        let answered = unanswered
+            .oldest_of(10)
+            .and_then(|ticket| unanswered.remove(ticket))
+            .expect("asked");
+        assert_eq!(
+            (answered.server, ask_all(&mut unanswered, now).len()),
+            (Some(SERVER), 1),
+            "an answer makes room for one"
+        );
         let next: Vec<_> = (0..8)
             .flat_map(|_| {
                 let ticket = unanswered.oldest_of(11).expect("one waits");
@@ -303,7 +375,10 @@ mod tests {
             })
             .collect();
         assert!(next[..2].contains(&20), "{next:?}");
-        assert!(next.contains(&13), "a quiet link of the same party waits for one turn of each of its links: {next:?}");
+        assert!(
+            next.contains(&13),
+            "a quiet link of the same party waits for one turn of each of its links: {next:?}"
+        );
     }
 
     #[test]
@@ -315,19 +390,38 @@ mod tests {
         unanswered.ask(pending, SERVER, start);
         unanswered.ask(answered, SERVER, start);
         unanswered.remove(answered);
-        assert_eq!(unanswered.expired(start + PENDING_TIMEOUT - Duration::from_millis(1), 9), []);
+        assert_eq!(
+            unanswered.expired(start + PENDING_TIMEOUT - Duration::from_millis(1), 9),
+            []
+        );
         assert_eq!(unanswered.expired(start + PENDING_TIMEOUT, 9), [pending]);
         unanswered.remove(pending);
-        assert_eq!(unanswered.expired(start + WAITING_TIMEOUT - Duration::from_millis(1), 9), []);
+        assert_eq!(
+            unanswered.expired(start + WAITING_TIMEOUT - Duration::from_millis(1), 9),
+            []
+        );
         assert_eq!(unanswered.expired(start + WAITING_TIMEOUT, 9), [waiting]);
-        assert_eq!(unanswered.remove(waiting).map(|removed| removed.server), Some(None));
-        assert_eq!((unanswered.sizes(), unanswered.deadlines.len()), ([0; 4], 0));
+        assert_eq!(
+            unanswered.remove(waiting).map(|removed| removed.server),
+            Some(None)
+        );
+        assert_eq!(
+            (unanswered.sizes(), unanswered.deadlines.len()),
+            ([0; 4], 0)
+        );
     }
 
     #[test]
     fn a_named_instance_is_waited_for_apart() {
         let (mut unanswered, now) = (Unanswered::new(), Instant::now());
-        let named = unanswered.wait(Request { instance: Some(INSTANCE), ..request(1, 10) }, now, 10);
+        let named = unanswered.wait(
+            Request {
+                instance: Some(INSTANCE),
+                ..request(1, 10)
+            },
+            now,
+            10,
+        );
         assert_eq!(unanswered.next(PORT, Id([2; 16])), None);
         assert_eq!(unanswered.next(PORT, INSTANCE), Some(named));
     }

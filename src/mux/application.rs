@@ -18,7 +18,10 @@ impl Mux {
         self.next_local = self.next_local.saturating_add(2);
         details.truncate(DETAILS_MAX);
         let window = self.parameters.stream_window;
-        self.streams.insert(stream, Stream::new(window, self.grant.stream_window, Opening::Fresh(details)));
+        self.streams.insert(
+            stream,
+            Stream::new(window, self.grant.stream_window, Opening::Fresh(details)),
+        );
         self.opens.push_back(stream);
         stream
     }
@@ -54,7 +57,11 @@ impl Mux {
         if length > 0 {
             self.load.track(&mut stream.send, |send| send.write(bytes));
             self.schedule.add(id);
-            let is_little = self.load.unsent > length && self.streams.get(&id).is_some_and(|stream| self.moves_little(stream));
+            let is_little = self.load.unsent > length
+                && self
+                    .streams
+                    .get(&id)
+                    .is_some_and(|stream| self.moves_little(stream));
             if is_little {
                 self.little.insert(id);
             }
@@ -130,12 +137,18 @@ impl Mux {
 
     /// The application has `bytes` more of the stream: the peer gets credit for them.
     pub fn consume(&mut self, now: Instant, id: StreamId, bytes: usize) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         let bytes = (bytes as u64).min(stream.receive.held());
         self.window.release(bytes);
         let growth = self.window.growth(self.parameters.stream_window.max);
-        self.credit.track(&mut stream.receive, |receive| receive.window().consume(now, bytes, &growth));
-        let allowance = self.credit.allowance(&stream.receive, self.window.path_need());
+        self.credit.track(&mut stream.receive, |receive| {
+            receive.window().consume(now, bytes, &growth)
+        });
+        let allowance = self
+            .credit
+            .allowance(&stream.receive, self.window.path_need());
         if stream.receive.end().is_none() && stream.receive.window().is_update_due(allowance) {
             self.update_at_once(id);
         }
@@ -144,7 +157,9 @@ impl Mux {
 
     /// The application has no more use for the stream. A direction that has not ended is reset; the rest goes on by itself.
     pub fn release(&mut self, now: Instant, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         stream.released = true;
         if stream.send.end().is_none() || stream.receive.end().is_none() {
             self.end(id, End::Reset(ResetCode::Cancelled));
@@ -163,8 +178,12 @@ impl Mux {
     /// none of those below `seen`, which are all that the peer has seen in the life of the tunnel. For a tunnel that is over.
     #[must_use]
     pub fn unseen(&self, id: StreamId, seen: Option<u64>) -> Option<Vec<Bytes>> {
-        let stream = self.streams.get(&id).filter(|stream| self.is_local(id) && stream.reset_code().is_none())?;
-        let may_be_seen = stream.opening.is_announced() && (stream.opening.is_known() || seen.is_none_or(|seen| id.0 < seen));
+        let stream = self
+            .streams
+            .get(&id)
+            .filter(|stream| self.is_local(id) && stream.reset_code().is_none())?;
+        let may_be_seen = stream.opening.is_announced()
+            && (stream.opening.is_known() || seen.is_none_or(|seen| id.0 < seen));
         (!may_be_seen).then(|| stream.send.kept_pieces().cloned().collect())
     }
 
@@ -176,8 +195,12 @@ impl Mux {
 
     /// Decides the end of the sending direction.
     pub(super) fn end(&mut self, id: StreamId, end: End) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
-        if stream.send.end().is_some() && end == End::Fin || matches!(stream.send.end(), Some(End::Reset(_))) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.send.end().is_some() && end == End::Fin
+            || matches!(stream.send.end(), Some(End::Reset(_)))
+        {
             return;
         }
         self.load.track(&mut stream.send, |send| send.finish(end));

@@ -17,7 +17,11 @@ pub struct BestRate {
 impl BestRate {
     /// This one was measured, and none before.
     pub fn new(now: Instant, rate: f64) -> Self {
-        BestRate { now: rate, before: 0.0, since: now }
+        BestRate {
+            now: rate,
+            before: 0.0,
+            since: now,
+        }
     }
 
     /// The best rate, in bytes a second.
@@ -27,7 +31,9 @@ impl BestRate {
 
     /// Takes the rate of a round; one that is no better counts only when a queue stood.
     pub fn add(&mut self, now: Instant, rate: f64, is_queued: bool, round_trip: Duration) {
-        let lifetime = round_trip.saturating_mul(LIFETIME_ROUND_TRIPS).max(LIFETIME_MIN);
+        let lifetime = round_trip
+            .saturating_mul(LIFETIME_ROUND_TRIPS)
+            .max(LIFETIME_MIN);
         if is_queued && now.saturating_duration_since(self.since) > lifetime {
             self.before = std::mem::take(&mut self.now);
             self.since = now;

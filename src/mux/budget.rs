@@ -29,7 +29,10 @@ impl Budget {
     /// A budget of `size` bytes, of which nothing is used.
     #[must_use]
     pub fn new(size: u64) -> Self {
-        Budget { size, used: AtomicU64::new(0) }
+        Budget {
+            size,
+            used: AtomicU64::new(0),
+        }
     }
 
     /// Bytes that are used now, to within a few KiB for each tunnel.
@@ -59,10 +62,9 @@ impl Account {
     /// The tunnel holds `bytes` now. Answers how many more it may take.
     pub fn settle(&mut self, bytes: u64) -> u64 {
         if bytes.abs_diff(self.charged) >= QUANTUM || bytes == 0 {
-            let _ = self
-                .budget
-                .used
-                .fetch_update(Relaxed, Relaxed, |used| Some(used.saturating_sub(self.charged).saturating_add(bytes)));
+            let _ = self.budget.used.fetch_update(Relaxed, Relaxed, |used| {
+                Some(used.saturating_sub(self.charged).saturating_add(bytes))
+            });
             self.charged = bytes;
         }
         self.budget.free().saturating_sub(bytes)

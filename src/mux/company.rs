@@ -22,6 +22,7 @@ impl Company {
 
     /// Whether one has been heard of lately, and has not left.
     pub fn is_there(&self, now: Instant) -> bool {
-        self.0.is_some_and(|(_, at)| now.saturating_duration_since(at) < STAYS)
+        self.0
+            .is_some_and(|(_, at)| now.saturating_duration_since(at) < STAYS)
     }
 }

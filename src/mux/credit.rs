@@ -46,7 +46,11 @@ pub struct CreditPool {
 impl CreditPool {
     /// A pool of `size` bytes, all of them free.
     pub fn new(size: u64) -> Self {
-        CreditPool { size, loans: Loans::default(), most: u64::MAX }
+        CreditPool {
+            size,
+            loans: Loans::default(),
+            most: u64::MAX,
+        }
     }
 
     /// The sum of all loans.
@@ -60,12 +64,24 @@ impl CreditPool {
     }
 
     /// Changes the receiving half of a stream, and counts what became of its loan.
-    pub fn track<Outcome>(&mut self, receive: &mut ReceiveHalf, change: impl FnOnce(&mut ReceiveHalf) -> Outcome) -> Outcome {
+    pub fn track<Outcome>(
+        &mut self,
+        receive: &mut ReceiveHalf,
+        change: impl FnOnce(&mut ReceiveHalf) -> Outcome,
+    ) -> Outcome {
         let before = Loans::of(receive);
         let outcome = change(receive);
         let after = Loans::of(receive);
-        self.loans.unproven = self.loans.unproven.saturating_add(after.unproven).saturating_sub(before.unproven);
-        self.loans.proven = self.loans.proven.saturating_add(after.proven).saturating_sub(before.proven);
+        self.loans.unproven = self
+            .loans
+            .unproven
+            .saturating_add(after.unproven)
+            .saturating_sub(before.unproven);
+        self.loans.proven = self
+            .loans
+            .proven
+            .saturating_add(after.proven)
+            .saturating_sub(before.proven);
         outcome
     }
 
@@ -78,7 +94,9 @@ impl CreditPool {
         let allowance = if receive.is_proven() {
             let kept = unproven.max(self.size / UNPROVEN_RESERVE);
             let free = self.size.saturating_sub(kept).saturating_sub(proven);
-            let long = (free / 16).saturating_mul(LONG_PATH_SIXTEENTHS).min(free.saturating_sub(self.size / LONG_PATH_RESERVE));
+            let long = (free / 16)
+                .saturating_mul(LONG_PATH_SIXTEENTHS)
+                .min(free.saturating_sub(self.size / LONG_PATH_RESERVE));
             (free / SHARE).max(path_need.min(long))
         } else {
             let part = (self.size / UNPROVEN_PART).saturating_sub(unproven);
@@ -90,10 +108,12 @@ impl CreditPool {
 
     /// Whether these are the loans of `streams`, and within the pool.
     pub fn is_sum_of<'a>(&self, streams: impl Iterator<Item = &'a ReceiveHalf>) -> bool {
-        let sum = streams.map(Loans::of).fold(Loans::default(), |sum, loan| Loans {
-            unproven: sum.unproven.saturating_add(loan.unproven),
-            proven: sum.proven.saturating_add(loan.proven),
-        });
+        let sum = streams
+            .map(Loans::of)
+            .fold(Loans::default(), |sum, loan| Loans {
+                unproven: sum.unproven.saturating_add(loan.unproven),
+                proven: sum.proven.saturating_add(loan.proven),
+            });
         self.loans == sum && sum.unproven.saturating_add(sum.proven) <= self.size
     }
 }
@@ -101,9 +121,15 @@ impl CreditPool {
 impl Loans {
     fn of(receive: &ReceiveHalf) -> Self {
         if receive.is_proven() {
-            Loans { unproven: 0, proven: receive.loan() }
+            Loans {
+                unproven: 0,
+                proven: receive.loan(),
+            }
         } else {
-            Loans { unproven: receive.loan(), proven: 0 }
+            Loans {
+                unproven: receive.loan(),
+                proven: 0,
+            }
         }
     }
 }

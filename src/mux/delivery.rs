@@ -216,8 +216,15 @@ impl Delivery {
     /// What the limit is to advance by before it is told again, in bytes.
     pub fn step(&self) -> u64 {
         let rate = self.rate.best();
-        let in_time = if rate > 0.0 { (rate * STEP.as_secs_f64()) as u64 } else { STEP_FIRST };
-        in_time.max(STEP_LEAST).min(self.size / STEP_MOST_SHARE).max(self.size / STEP_LEAST_SHARE)
+        let in_time = if rate > 0.0 {
+            (rate * STEP.as_secs_f64()) as u64
+        } else {
+            STEP_FIRST
+        };
+        in_time
+            .max(STEP_LEAST)
+            .min(self.size / STEP_MOST_SHARE)
+            .max(self.size / STEP_LEAST_SHARE)
     }
 
     /// Since when a PING that leaves would tell what a probe waits for.
@@ -231,7 +238,11 @@ impl Delivery {
     /// The peer is told that it may send up to `limit`.
     pub fn told(&mut self, now: Instant, received: u64, limit: u64) {
         if self.round.is_none() {
-            self.round = Some(Round { since: now, received, limit });
+            self.round = Some(Round {
+                since: now,
+                received,
+                limit,
+            });
         }
     }
 
@@ -247,7 +258,10 @@ impl Delivery {
             if probe.drained.is_none() && out <= self.size.saturating_add(self.size / 8) {
                 probe.drained = Some(now);
             }
-            let patience = self.latest_round_trip.saturating_mul(PROBE_PATIENCE_ROUND_TRIPS).saturating_add(PROBE_PATIENCE);
+            let patience = self
+                .latest_round_trip
+                .saturating_mul(PROBE_PATIENCE_ROUND_TRIPS)
+                .saturating_add(PROBE_PATIENCE);
             if now.saturating_duration_since(probe.since) > patience {
                 self.end_probe(now, None);
             }
@@ -255,29 +269,48 @@ impl Delivery {
         let Some(round) = &self.round else { return };
         let elapsed = now.saturating_duration_since(round.since);
         let is_used_up = received >= round.limit;
-        let patience = self.latest_round_trip.saturating_mul(if is_used_up { 0 } else { ROUND_PATIENCE });
+        let patience =
+            self.latest_round_trip
+                .saturating_mul(if is_used_up { 0 } else { ROUND_PATIENCE });
         if elapsed >= patience.max(ROUND_MIN) {
             let bytes = received.saturating_sub(round.received);
             let granted = round.limit.saturating_sub(round.received);
             self.round = None;
-            self.end_round(now, bytes as f64 / elapsed.as_secs_f64(), is_used_up.then_some(granted));
+            self.end_round(
+                now,
+                bytes as f64 / elapsed.as_secs_f64(),
+                is_used_up.then_some(granted),
+            );
         }
     }
 
     /// A round delivered at this rate, and perhaps all of what was granted at its beginning.
     fn end_round(&mut self, now: Instant, rate: f64, granted: Option<u64>) {
         self.latest_rate = rate;
-        let grows_again = rate >= self.rate.best() * GROWS_AGAIN && granted.is_some() && self.is_free(now, rate);
+        let grows_again =
+            rate >= self.rate.best() * GROWS_AGAIN && granted.is_some() && self.is_free(now, rate);
         let is_queued = self.queued_since.is_some() && !matches!(self.phase, Phase::Probe(_));
         self.rate.add(now, rate, is_queued, self.least_round_trip());
         match self.phase {
-            Phase::StartUp { best_rate, flat_rounds } => {
-                let is_too_small = granted.is_some_and(|granted| self.is_too_small(now, rate, granted));
+            Phase::StartUp {
+                best_rate,
+                flat_rounds,
+            } => {
+                let is_too_small =
+                    granted.is_some_and(|granted| self.is_too_small(now, rate, granted));
                 self.start_up(now, rate, best_rate, flat_rounds, is_too_small);
             }
-            Phase::Cruise { grown_rounds } if !grows_again || grown_rounds.saturating_add(1) < GROWN_ROUNDS => {
+            Phase::Cruise { grown_rounds }
+                if !grows_again || grown_rounds.saturating_add(1) < GROWN_ROUNDS =>
+            {
                 self.cruise(now);
-                self.phase = Phase::Cruise { grown_rounds: if grows_again { grown_rounds.saturating_add(1) } else { 0 } };
+                self.phase = Phase::Cruise {
+                    grown_rounds: if grows_again {
+                        grown_rounds.saturating_add(1)
+                    } else {
+                        0
+                    },
+                };
             }
             Phase::Cruise { .. } => self.start_up(now, rate, 0.0, 0, true),
             Phase::Probe(_) => {}
@@ -285,11 +318,25 @@ impl Delivery {
     }
 
     /// A round of start-up, whose rounds before had this best rate, and whose last ones none that was better.
-    fn start_up(&mut self, now: Instant, rate: f64, best_rate: f64, flat_rounds: u8, is_too_small: bool) {
+    fn start_up(
+        &mut self,
+        now: Instant,
+        rate: f64,
+        best_rate: f64,
+        flat_rounds: u8,
+        is_too_small: bool,
+    ) {
         let is_queued = self.queued_since.is_some();
         let grows = rate >= best_rate * STILL_GROWS;
-        let flat_rounds = if grows { 0 } else { flat_rounds.saturating_add(u8::from(is_queued || self.used_up)) };
-        self.phase = Phase::StartUp { best_rate: if grows { rate } else { best_rate }, flat_rounds };
+        let flat_rounds = if grows {
+            0
+        } else {
+            flat_rounds.saturating_add(u8::from(is_queued || self.used_up))
+        };
+        self.phase = Phase::StartUp {
+            best_rate: if grows { rate } else { best_rate },
+            flat_rounds,
+        };
         if flat_rounds >= FLAT_ROUNDS {
             // The queue of start-up is no reason for a probe.
             self.probed = Some(now);
@@ -328,7 +375,11 @@ impl Delivery {
 
     /// What the ends need at this rate, however short the path, in bytes.
     fn scheduled(&self, now: Instant, rate: f64) -> f64 {
-        (rate * SCHEDULING.as_secs_f64()).min(if self.company.is_there(now) { SCHEDULED_MAX_BESIDE } else { SCHEDULED_MAX })
+        (rate * SCHEDULING.as_secs_f64()).min(if self.company.is_there(now) {
+            SCHEDULED_MAX_BESIDE
+        } else {
+            SCHEDULED_MAX
+        })
     }
 
     fn set_size(&mut self, bytes: f64) {
@@ -349,7 +400,11 @@ impl Delivery {
         }
         self.note_quiet(now, sample);
         let least = self.note_least(now, sample.round_trip);
-        let queued = if sample.both_ways { QUEUED_BOTH_WAYS } else { QUEUED };
+        let queued = if sample.both_ways {
+            QUEUED_BOTH_WAYS
+        } else {
+            QUEUED
+        };
         if sample.round_trip > least.time.mul_f64(queued).saturating_add(JITTER) {
             self.queued_since.get_or_insert(now);
         } else {
@@ -358,18 +413,33 @@ impl Delivery {
         match self.phase {
             Phase::Cruise { .. } if self.is_probe_due(now, least) => self.begin_probe(now),
             // Nothing has filled the path yet: what it takes now is its length.
-            Phase::StartUp { .. } if now.saturating_duration_since(least.seen) > PROBE_AFTER => self.least = None,
+            Phase::StartUp { .. } if now.saturating_duration_since(least.seen) > PROBE_AFTER => {
+                self.least = None
+            }
             _ => {}
         }
     }
 
     /// Little traffic shows the path's length as it is.
-    fn note_quiet(&mut self, now: Instant, Sample { round_trip, quiet, .. }: Sample) {
-        let is_longer = round_trip > self.least_round_trip().mul_f64(QUEUED).saturating_add(JITTER);
+    fn note_quiet(
+        &mut self,
+        now: Instant,
+        Sample {
+            round_trip, quiet, ..
+        }: Sample,
+    ) {
+        let is_longer = round_trip
+            > self
+                .least_round_trip()
+                .mul_f64(QUEUED)
+                .saturating_add(JITTER);
         let (count, shortest) = self.longer;
         self.longer = match (quiet, is_longer) {
             (true, true) if count.saturating_add(1) >= QUIET_LONGER => {
-                self.least = Some(Least { time: shortest.min(round_trip), seen: now });
+                self.least = Some(Least {
+                    time: shortest.min(round_trip),
+                    seen: now,
+                });
                 (0, Duration::MAX)
             }
             (true, true) => (count.saturating_add(1), shortest.min(round_trip)),
@@ -380,8 +450,15 @@ impl Delivery {
     fn note_least(&mut self, now: Instant, time: Duration) -> Least {
         let least = match self.least {
             Some(least) if time > least.time => {
-                let as_short = least.time.mul_f64(AS_SHORT).max(least.time.saturating_add(AS_SHORT_WITHIN));
-                if time > as_short { least } else { Least { seen: now, ..least } }
+                let as_short = least
+                    .time
+                    .mul_f64(AS_SHORT)
+                    .max(least.time.saturating_add(AS_SHORT_WITHIN));
+                if time > as_short {
+                    least
+                } else {
+                    Least { seen: now, ..least }
+                }
             }
             _ => Least { time, seen: now },
         };
@@ -391,29 +468,58 @@ impl Delivery {
 
     fn is_probe_due(&self, now: Instant, least: Least) -> bool {
         let since = |at: Instant| now.saturating_duration_since(at);
-        let usual = least.time.saturating_mul(PROBE_AFTER_ROUND_TRIPS).max(PROBE_AFTER);
-        let early = least.time.saturating_mul(EARLY_PROBE_ROUND_TRIPS).max(EARLY_PROBE_AFTER);
-        let is_early_due = self.queued_since.is_some_and(|queued| since(queued) > early);
+        let usual = least
+            .time
+            .saturating_mul(PROBE_AFTER_ROUND_TRIPS)
+            .max(PROBE_AFTER);
+        let early = least
+            .time
+            .saturating_mul(EARLY_PROBE_ROUND_TRIPS)
+            .max(EARLY_PROBE_AFTER);
+        let is_early_due = self
+            .queued_since
+            .is_some_and(|queued| since(queued) > early);
         let is_usual_due = since(least.seen) > usual;
-        let apart = least.time.saturating_mul(EARLY_PROBES_APART_ROUND_TRIPS).max(EARLY_PROBES_APART);
+        let apart = least
+            .time
+            .saturating_mul(EARLY_PROBES_APART_ROUND_TRIPS)
+            .max(EARLY_PROBES_APART);
         (is_early_due || is_usual_due) && self.probed.is_none_or(|probed| since(probed) > apart)
     }
 
     fn begin_probe(&mut self, now: Instant) {
         let rate = self.queued_since.map(|_| self.latest_rate);
-        self.phase = Phase::Probe(Probe { since: now, rate, drained: None });
+        self.phase = Phase::Probe(Probe {
+            since: now,
+            rate,
+            drained: None,
+        });
         // The rate of now: a path that became slower would not drain at the best one.
-        self.set_size(PROBE_GAIN * self.latest_rate.min(self.rate.best()) * self.least_round_trip().as_secs_f64());
+        self.set_size(
+            PROBE_GAIN
+                * self.latest_rate.min(self.rate.best())
+                * self.least_round_trip().as_secs_f64(),
+        );
     }
 
     fn end_probe(&mut self, now: Instant, found: Option<Duration>) {
         let before = self.least_round_trip();
-        let most = if self.both_ways { before.mul_f64(LONGER_BOTH_WAYS) } else { Duration::MAX };
+        let most = if self.both_ways {
+            before.mul_f64(LONGER_BOTH_WAYS)
+        } else {
+            Duration::MAX
+        };
         // Ends that wait for a processor answer a little later: the path is not longer for it.
-        let is_jitter = |found: &Duration| *found > before && *found <= before.saturating_add(JITTER);
-        let time = found.filter(|found| !is_jitter(found)).unwrap_or(before).min(most);
+        let is_jitter =
+            |found: &Duration| *found > before && *found <= before.saturating_add(JITTER);
+        let time = found
+            .filter(|found| !is_jitter(found))
+            .unwrap_or(before)
+            .min(most);
         // The queue that stood was ours, so that the rate meanwhile was that of the path.
-        if let Phase::Probe(Probe { rate: Some(rate), .. }) = self.phase
+        if let Phase::Probe(Probe {
+            rate: Some(rate), ..
+        }) = self.phase
             && time < before.mul_f64(QUEUED)
         {
             self.rate = BestRate::new(now, rate);
@@ -430,5 +536,8 @@ impl Delivery {
 }
 
 impl Phase {
-    const START: Phase = Phase::StartUp { best_rate: 0.0, flat_rounds: 0 };
+    const START: Phase = Phase::StartUp {
+        best_rate: 0.0,
+        flat_rounds: 0,
+    };
 }

@@ -51,11 +51,17 @@ impl ResetCode {
     ];
 
     fn wire_code(self) -> u64 {
-        Self::ALL.iter().position(|&code| code == self).map_or(0, |position| position as u64)
+        Self::ALL
+            .iter()
+            .position(|&code| code == self)
+            .map_or(0, |position| position as u64)
     }
 
     fn from_wire(code: u64) -> Self {
-        usize::try_from(code).ok().and_then(|position| Self::ALL.get(position).copied()).unwrap_or(ResetCode::Cancelled)
+        usize::try_from(code)
+            .ok()
+            .and_then(|position| Self::ALL.get(position).copied())
+            .unwrap_or(ResetCode::Cancelled)
     }
 }
 
@@ -80,15 +86,31 @@ impl std::fmt::Display for ResetCode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TunnelFrame {
     /// A new stream; the peer may send `window` bytes on it at first.
-    Open { stream: StreamId, window: u64, details: Bytes },
+    Open {
+        stream: StreamId,
+        window: u64,
+        details: Bytes,
+    },
     /// Bytes of a stream from `offset`.
-    Data { stream: StreamId, offset: u64, bytes: Bytes },
+    Data {
+        stream: StreamId,
+        offset: u64,
+        bytes: Bytes,
+    },
     /// The direction ends at `final_offset`.
     Fin { stream: StreamId, final_offset: u64 },
     /// The stream is given up.
-    Reset { stream: StreamId, final_offset: u64, code: ResetCode },
+    Reset {
+        stream: StreamId,
+        final_offset: u64,
+        code: ResetCode,
+    },
     /// What was received, and up to where more may be sent.
-    Window { stream: StreamId, received: u64, limit: u64 },
+    Window {
+        stream: StreamId,
+        received: u64,
+        limit: u64,
+    },
     /// Up to where the sum of all streams may be sent.
     TunnelWindow { limit: u64 },
     /// Asks for a [`TunnelFrame::Pong`] with the same token.
@@ -132,19 +154,38 @@ impl TunnelFrame {
     /// Appends the frame to `out`.
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
-            TunnelFrame::Open { stream, window, details } => {
+            TunnelFrame::Open {
+                stream,
+                window,
+                details,
+            } => {
                 numbers(out, OPEN, &[stream.0, *window, details.len() as u64]);
                 out.put_slice(details);
             }
-            TunnelFrame::Data { stream, offset, bytes } => {
+            TunnelFrame::Data {
+                stream,
+                offset,
+                bytes,
+            } => {
                 data_header(out, *stream, *offset, bytes.len());
                 out.put_slice(bytes);
             }
-            TunnelFrame::Fin { stream, final_offset } => numbers(out, FIN, &[stream.0, *final_offset]),
-            TunnelFrame::Reset { stream, final_offset, code } => {
+            TunnelFrame::Fin {
+                stream,
+                final_offset,
+            } => numbers(out, FIN, &[stream.0, *final_offset]),
+            TunnelFrame::Reset {
+                stream,
+                final_offset,
+                code,
+            } => {
                 numbers(out, RESET, &[stream.0, *final_offset, code.wire_code()]);
             }
-            TunnelFrame::Window { stream, received, limit } => numbers(out, WINDOW, &[stream.0, *received, *limit]),
+            TunnelFrame::Window {
+                stream,
+                received,
+                limit,
+            } => numbers(out, WINDOW, &[stream.0, *received, *limit]),
             TunnelFrame::TunnelWindow { limit } => numbers(out, TUNNEL_WINDOW, &[*limit]),
             TunnelFrame::Ping { token } => numbers(out, PING, &[*token]),
             TunnelFrame::Pong { token } => numbers(out, PONG, &[*token]),
@@ -166,14 +207,23 @@ impl TunnelFrame {
         let frame_type = message.get_u8();
         let frame = match frame_type {
             OPEN => number(message, 3).and_then(|[stream, window, length]| {
-                take_bytes(message, length).map(|details| TunnelFrame::Open { stream: StreamId(stream), window, details })
+                take_bytes(message, length).map(|details| TunnelFrame::Open {
+                    stream: StreamId(stream),
+                    window,
+                    details,
+                })
             }),
             DATA => number(message, 3).and_then(|[stream, offset, length]| {
-                take_bytes(message, length).map(|bytes| TunnelFrame::Data { stream: StreamId(stream), offset, bytes })
+                take_bytes(message, length).map(|bytes| TunnelFrame::Data {
+                    stream: StreamId(stream),
+                    offset,
+                    bytes,
+                })
             }),
-            FIN => {
-                number(message, 2).map(|[stream, final_offset, _]| TunnelFrame::Fin { stream: StreamId(stream), final_offset })
-            }
+            FIN => number(message, 2).map(|[stream, final_offset, _]| TunnelFrame::Fin {
+                stream: StreamId(stream),
+                final_offset,
+            }),
             RESET => number(message, 3).map(|[stream, final_offset, code]| TunnelFrame::Reset {
                 stream: StreamId(stream),
                 final_offset,
@@ -184,13 +234,23 @@ impl TunnelFrame {
                 received,
                 limit,
             }),
-            TUNNEL_WINDOW => number(message, 1).map(|[limit, ..]| TunnelFrame::TunnelWindow { limit }),
+            TUNNEL_WINDOW => {
+                number(message, 1).map(|[limit, ..]| TunnelFrame::TunnelWindow { limit })
+            }
             PING => number(message, 1).map(|[token, ..]| TunnelFrame::Ping { token }),
             PONG => number(message, 1).map(|[token, ..]| TunnelFrame::Pong { token }),
-            RESUME => number(message, 2).map(|[seen, opened, _]| TunnelFrame::Resume { seen, opened }),
+            RESUME => {
+                number(message, 2).map(|[seen, opened, _]| TunnelFrame::Resume { seen, opened })
+            }
             RESUMED => Some(TunnelFrame::Resumed),
-            END => number(message, 1).map(|[code, ..]| TunnelFrame::End { code: ResetCode::from_wire(code) }),
-            MOVED | MOVE => return Err(MuxError::Protocol("a frame that must be the only one of its message")),
+            END => number(message, 1).map(|[code, ..]| TunnelFrame::End {
+                code: ResetCode::from_wire(code),
+            }),
+            MOVED | MOVE => {
+                return Err(MuxError::Protocol(
+                    "a frame that must be the only one of its message",
+                ));
+            }
             _ => return Err(MuxError::Protocol("a tunnel frame of unknown type")),
         };
         frame.ok_or(truncated)
@@ -222,7 +282,9 @@ fn number(message: &mut Bytes, count: usize) -> Option<[u64; 3]> {
 }
 
 fn take_bytes(message: &mut Bytes, length: u64) -> Option<Bytes> {
-    let length = usize::try_from(length).ok().filter(|&length| length <= message.len())?;
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|&length| length <= message.len())?;
     Some(message.split_to(length))
 }
 
@@ -237,29 +299,48 @@ mod tests {
         let value = 0..varint::MAX;
         let bytes = proptest::collection::vec(any::<u8>(), 0..100).prop_map(Bytes::from);
         prop_oneof![
-            (id.clone(), value.clone(), bytes.clone()).prop_map(|(stream, window, details)| TunnelFrame::Open {
-                stream,
-                window,
-                details
+            (id.clone(), value.clone(), bytes.clone()).prop_map(|(stream, window, details)| {
+                TunnelFrame::Open {
+                    stream,
+                    window,
+                    details,
+                }
             }),
-            (id.clone(), value.clone(), bytes).prop_map(|(stream, offset, bytes)| TunnelFrame::Data { stream, offset, bytes }),
-            (id.clone(), value.clone()).prop_map(|(stream, final_offset)| TunnelFrame::Fin { stream, final_offset }),
-            (id.clone(), value.clone(), 0..10_u64).prop_map(|(stream, final_offset, code)| TunnelFrame::Reset {
-                stream,
-                final_offset,
-                code: ResetCode::from_wire(code)
+            (id.clone(), value.clone(), bytes).prop_map(|(stream, offset, bytes)| {
+                TunnelFrame::Data {
+                    stream,
+                    offset,
+                    bytes,
+                }
             }),
-            (id, value.clone(), value.clone()).prop_map(|(stream, received, limit)| TunnelFrame::Window {
+            (id.clone(), value.clone()).prop_map(|(stream, final_offset)| TunnelFrame::Fin {
                 stream,
-                received,
-                limit
+                final_offset
             }),
-            value.clone().prop_map(|limit| TunnelFrame::TunnelWindow { limit }),
+            (id.clone(), value.clone(), 0..10_u64).prop_map(|(stream, final_offset, code)| {
+                TunnelFrame::Reset {
+                    stream,
+                    final_offset,
+                    code: ResetCode::from_wire(code),
+                }
+            }),
+            (id, value.clone(), value.clone()).prop_map(|(stream, received, limit)| {
+                TunnelFrame::Window {
+                    stream,
+                    received,
+                    limit,
+                }
+            }),
+            value
+                .clone()
+                .prop_map(|limit| TunnelFrame::TunnelWindow { limit }),
             value.clone().prop_map(|token| TunnelFrame::Ping { token }),
             value.clone().prop_map(|token| TunnelFrame::Pong { token }),
             (value.clone(), value).prop_map(|(seen, opened)| TunnelFrame::Resume { seen, opened }),
             Just(TunnelFrame::Resumed),
-            (0..10_u64).prop_map(|code| TunnelFrame::End { code: ResetCode::from_wire(code) }),
+            (0..10_u64).prop_map(|code| TunnelFrame::End {
+                code: ResetCode::from_wire(code)
+            }),
         ]
     }
 
@@ -292,32 +373,68 @@ mod tests {
 
     #[test]
     fn the_frames_of_the_vectors_are_written_as_the_protocol_says() {
-        let vectors: Vec<Vector> = serde_json::from_str(include_str!("../../tests/vectors/tunnel_frames.json")).unwrap();
+        let vectors: Vec<Vector> =
+            serde_json::from_str(include_str!("../../tests/vectors/tunnel_frames.json")).unwrap();
         let stream = StreamId(4);
         let frames = [
-            TunnelFrame::Open { stream, window: 262_144, details: Bytes::from_static(b"{}") },
+            TunnelFrame::Open {
+                stream,
+                window: 262_144,
+                details: Bytes::from_static(b"{}"),
+            },
             TunnelFrame::Open {
                 stream: StreamId(6),
                 window: 262_144,
-                details: Bytes::from_static(br#"{"source":"203.0.113.9:40312","destination":"192.0.2.7:13389"}"#),
+                details: Bytes::from_static(
+                    br#"{"source":"203.0.113.9:40312","destination":"192.0.2.7:13389"}"#,
+                ),
             },
-            TunnelFrame::Data { stream, offset: 70_000, bytes: Bytes::from_static(b"hello") },
-            TunnelFrame::Fin { stream, final_offset: 70_005 },
-            TunnelFrame::Reset { stream: StreamId(5), final_offset: 0, code: ResetCode::Refused },
-            TunnelFrame::Window { stream, received: 16_384, limit: 1_073_741_824 },
+            TunnelFrame::Data {
+                stream,
+                offset: 70_000,
+                bytes: Bytes::from_static(b"hello"),
+            },
+            TunnelFrame::Fin {
+                stream,
+                final_offset: 70_005,
+            },
+            TunnelFrame::Reset {
+                stream: StreamId(5),
+                final_offset: 0,
+                code: ResetCode::Refused,
+            },
+            TunnelFrame::Window {
+                stream,
+                received: 16_384,
+                limit: 1_073_741_824,
+            },
             TunnelFrame::TunnelWindow { limit: 1_048_576 },
             TunnelFrame::Ping { token: 63 },
             TunnelFrame::Pong { token: 64 },
-            TunnelFrame::Resume { seen: 6, opened: 16_385 },
+            TunnelFrame::Resume {
+                seen: 6,
+                opened: 16_385,
+            },
             TunnelFrame::Resumed,
-            TunnelFrame::End { code: ResetCode::Shutdown },
-            TunnelFrame::End { code: ResetCode::Protocol },
-            TunnelFrame::End { code: ResetCode::Expired },
+            TunnelFrame::End {
+                code: ResetCode::Shutdown,
+            },
+            TunnelFrame::End {
+                code: ResetCode::Protocol,
+            },
+            TunnelFrame::End {
+                code: ResetCode::Expired,
+            },
         ];
         let alone = [MOVED, MOVE];
         assert_eq!(vectors.len(), frames.len() + alone.len());
         let (of_the_mux, of_the_tunnel) = vectors.split_at(frames.len());
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>()
+        };
         for (vector, frame) in of_the_mux.iter().zip(&frames) {
             let mut out = BytesMut::new();
             frame.encode(&mut out);
@@ -325,7 +442,11 @@ mod tests {
         }
         for (vector, frame_type) in of_the_tunnel.iter().zip(alone) {
             assert_eq!(hex(&[frame_type]), vector.hex, "{}", vector.name);
-            assert!(TunnelFrame::decode(&mut Bytes::copy_from_slice(&[frame_type])).is_err(), "{}", vector.name);
+            assert!(
+                TunnelFrame::decode(&mut Bytes::copy_from_slice(&[frame_type])).is_err(),
+                "{}",
+                vector.name
+            );
         }
     }
 }

@@ -44,7 +44,13 @@ pub struct Load {
 impl Load {
     /// Nothing is written yet.
     pub fn new(kept_max: u64) -> Self {
-        Load { unsent: 0, again: 0, kept: 0, kept_max, kept_most: u64::MAX }
+        Load {
+            unsent: 0,
+            again: 0,
+            kept: 0,
+            kept_max,
+            kept_most: u64::MAX,
+        }
     }
 
     /// From now on `room` more bytes may be kept.
@@ -53,10 +59,15 @@ impl Load {
     }
 
     /// Changes the sending half of a stream, and counts what became of its bytes.
-    pub fn track<Outcome>(&mut self, send: &mut SendHalf, change: impl FnOnce(&mut SendHalf) -> Outcome) -> Outcome {
+    pub fn track<Outcome>(
+        &mut self,
+        send: &mut SendHalf,
+        change: impl FnOnce(&mut SendHalf) -> Outcome,
+    ) -> Outcome {
         let (unsent, again, kept) = (send.unsent(), send.again(), send.kept());
         let outcome = change(send);
-        let moved = |sum: u64, before: u64, after: u64| sum.saturating_add(after).saturating_sub(before);
+        let moved =
+            |sum: u64, before: u64, after: u64| sum.saturating_add(after).saturating_sub(before);
         self.unsent = moved(self.unsent, unsent, send.unsent());
         self.again = moved(self.again, again, send.again());
         self.kept = moved(self.kept, kept, send.kept());
@@ -77,7 +88,11 @@ impl Load {
         };
         let room = buffer.min(stream.send.credit());
         // What is left of a queue that is long already waits until it is worth a read.
-        let least = if unsent > WAKE_BELOW { STREAM_RESERVE } else { WRITE_ROOM_MIN };
+        let least = if unsent > WAKE_BELOW {
+            STREAM_RESERVE
+        } else {
+            WRITE_ROOM_MIN
+        };
         if room < least { 0 } else { room }
     }
 
@@ -89,7 +104,12 @@ impl Load {
 
     /// Whether these are the sums over `streams`.
     pub fn is_sum_of<'a>(&self, streams: impl Iterator<Item = &'a Stream>) -> bool {
-        let none = Load { unsent: 0, again: 0, kept: 0, ..*self };
+        let none = Load {
+            unsent: 0,
+            again: 0,
+            kept: 0,
+            ..*self
+        };
         *self
             == streams.fold(none, |sum, Stream { send, .. }| Load {
                 unsent: sum.unsent.saturating_add(send.unsent()),

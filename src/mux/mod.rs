@@ -15,7 +15,13 @@
 
 #![cfg_attr(
     not(test),
-    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
 )]
 
 mod application;
@@ -248,7 +254,11 @@ impl Mux {
     /// The time of [`Mux::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         for id in self.updates.expire(now) {
-            if self.streams.get(&id).is_some_and(|stream| stream.update == Update::Pending) {
+            if self
+                .streams
+                .get(&id)
+                .is_some_and(|stream| stream.update == Update::Pending)
+            {
                 self.update_at_once(id);
             }
         }
@@ -274,7 +284,9 @@ impl Mux {
 
     /// Drops what waits for the application, and gives the credit back.
     fn discard(&mut self, now: Instant, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         let growth = self.window.growth(self.parameters.stream_window.max);
         let held = self.credit.track(&mut stream.receive, |receive| {
             receive.discard();
@@ -288,7 +300,9 @@ impl Mux {
 
     /// Tells the application to look at the stream again.
     fn wake(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         if std::mem::take(&mut stream.wants_read) {
             self.events.push_back(Event::Readable(id));
         }
@@ -309,7 +323,9 @@ impl Mux {
 
     /// The peer should hear what was received, in a while. Says whether it will only then.
     fn update_in_a_while(&mut self, id: StreamId) -> bool {
-        let Some(stream) = self.streams.get_mut(&id) else { return false };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return false;
+        };
         if stream.update == Update::None {
             stream.update = Update::Pending;
             self.updates.defer(id);
@@ -335,8 +351,16 @@ impl Mux {
 
     /// Ends each change: tells the process's budget what is held now.
     fn settle(&mut self) {
-        let floors = self.parameters.stream_window.initial.saturating_mul(self.streams.len() as u64);
-        let room = self.account.settle(floors.saturating_add(self.credit.lent()).saturating_add(self.load.kept));
+        let floors = self
+            .parameters
+            .stream_window
+            .initial
+            .saturating_mul(self.streams.len() as u64);
+        let room = self.account.settle(
+            floors
+                .saturating_add(self.credit.lent())
+                .saturating_add(self.load.kept),
+        );
         self.credit.limit_to(room);
         self.load.limit_to(room);
         self.check();
@@ -347,15 +371,30 @@ impl Mux {
         // With many streams the sum would take longer than the traffic.
         const STREAMS_CHECKED: usize = 64;
         if cfg!(debug_assertions) && self.streams.len() <= STREAMS_CHECKED {
-            let held: u64 = self.streams.values().map(|stream| stream.receive.held()).sum();
+            let held: u64 = self
+                .streams
+                .values()
+                .map(|stream| stream.receive.held())
+                .sum();
             debug_assert_eq!(held, self.window.held(), "credit is conserved");
-            debug_assert!(self.load.is_sum_of(self.streams.values()), "what is unsent and kept is counted");
-            debug_assert!(self.tunnel_sent <= self.tunnel_limit, "nothing is sent beyond the tunnel's credit");
             debug_assert!(
-                self.credit.is_sum_of(self.streams.values().map(|stream| &stream.receive)),
+                self.load.is_sum_of(self.streams.values()),
+                "what is unsent and kept is counted"
+            );
+            debug_assert!(
+                self.tunnel_sent <= self.tunnel_limit,
+                "nothing is sent beyond the tunnel's credit"
+            );
+            debug_assert!(
+                self.credit
+                    .is_sum_of(self.streams.values().map(|stream| &stream.receive)),
                 "loans are counted, and bounded"
             );
-            let floors = self.parameters.stream_window.initial.saturating_mul(self.streams.len() as u64);
+            let floors = self
+                .parameters
+                .stream_window
+                .initial
+                .saturating_mul(self.streams.len() as u64);
             debug_assert!(
                 held <= self.parameters.tunnel_window.max.saturating_add(floors),
                 "memory is bounded by the pool and the floors"

@@ -22,8 +22,14 @@ const MEGABIT: f64 = 1e6 / 8.0;
 
 /// What the roles grant.
 const WINDOWS: Parameters = Parameters {
-    stream_window: WindowSize { initial: 16 << 10, max: 16 << 20 },
-    tunnel_window: WindowSize { initial: 1 << 20, max: 32 << 20 },
+    stream_window: WindowSize {
+        initial: 16 << 10,
+        max: 16 << 20,
+    },
+    tunnel_window: WindowSize {
+        initial: 1 << 20,
+        max: 32 << 20,
+    },
     streams_max: 5000,
 };
 
@@ -106,10 +112,22 @@ impl World {
 
     fn tunnel(&mut self) -> usize {
         let now = self.now();
-        let grant = PeerGrant { stream_window: WINDOWS.stream_window.initial, tunnel_window: WINDOWS.tunnel_window.initial };
-        let mut muxes = [Side::Client, Side::Server].map(|side| Mux::new(side, WINDOWS, grant, now));
-        let echo = Echo { stream: muxes[CLIENT].open(Bytes::new()), sent: None, round_trips: Vec::new() };
-        self.tunnels.push(Tunnel { muxes, lanes: Default::default(), echo });
+        let grant = PeerGrant {
+            stream_window: WINDOWS.stream_window.initial,
+            tunnel_window: WINDOWS.tunnel_window.initial,
+        };
+        let mut muxes =
+            [Side::Client, Side::Server].map(|side| Mux::new(side, WINDOWS, grant, now));
+        let echo = Echo {
+            stream: muxes[CLIENT].open(Bytes::new()),
+            sent: None,
+            round_trips: Vec::new(),
+        };
+        self.tunnels.push(Tunnel {
+            muxes,
+            lanes: Default::default(),
+            echo,
+        });
         let tunnel = self.tunnels.len() - 1;
         for side in [CLIENT, SERVER] {
             let mut first = BytesMut::new();
@@ -122,14 +140,25 @@ impl World {
 
     fn flow(&mut self, tunnel: usize, from: usize, writes: f64, reads: f64) -> usize {
         let stream = self.tunnels[tunnel].muxes[CLIENT].open(Bytes::new());
-        self.flows.push(Flow { tunnel, stream, from, writes, reads, to_write: 0.0, to_read: 0.0, unread: None, arrived: 0 });
+        self.flows.push(Flow {
+            tunnel,
+            stream,
+            from,
+            writes,
+            reads,
+            to_write: 0.0,
+            to_read: 0.0,
+            unread: None,
+            arrived: 0,
+        });
         self.flows.len() - 1
     }
 
     /// The link takes everything at once, and the path keeps it.
     fn send(&mut self, tunnel: usize, from: usize, message: Bytes) {
         let (to, now) = (1 - from, self.now());
-        self.free[to] = self.free[to].max(now) + Duration::from_secs_f64(message.len() as f64 / self.rate);
+        self.free[to] =
+            self.free[to].max(now) + Duration::from_secs_f64(message.len() as f64 / self.rate);
         let lane = &mut self.tunnels[tunnel].lanes[to];
         let after = lane.back().map_or(now, |(at, _)| *at);
         lane.push_back((after.max(self.free[to] + self.delay), message));
@@ -148,7 +177,12 @@ impl World {
         self.tick += 1;
         let (now, stopped) = (self.now(), self.stopped);
         for Tunnel { muxes, lanes, echo } in &mut self.tunnels {
-            for ((mux, lane), _) in muxes.iter_mut().zip(lanes).zip(stopped).filter(|(_, stopped)| !stopped) {
+            for ((mux, lane), _) in muxes
+                .iter_mut()
+                .zip(lanes)
+                .zip(stopped)
+                .filter(|(_, stopped)| !stopped)
+            {
                 while let Some((_, message)) = lane.pop_front_if(|(at, _)| *at <= now) {
                     mux.handle_message(now, message).unwrap();
                 }
@@ -165,7 +199,11 @@ impl World {
             for side in [CLIENT, SERVER].into_iter().filter(|side| !stopped[*side]) {
                 for flow in &mut self.flows {
                     let mux = &mut self.tunnels[flow.tunnel].muxes[side];
-                    if side == flow.from { flow.write(mux) } else { flow.read(mux, now) }
+                    if side == flow.from {
+                        flow.write(mux)
+                    } else {
+                        flow.read(mux, now)
+                    }
                 }
                 for tunnel in 0..self.tunnels.len() {
                     moved |= self.transmit(tunnel, side);
@@ -189,7 +227,12 @@ impl World {
 
     /// The share of the path that these flows have got while it runs on for so long.
     fn share(&mut self, flows: &[usize], seconds: f64) -> f64 {
-        let arrived = |world: &World| flows.iter().map(|&flow| world.flows[flow].arrived).sum::<u64>();
+        let arrived = |world: &World| {
+            flows
+                .iter()
+                .map(|&flow| world.flows[flow].arrived)
+                .sum::<u64>()
+        };
         let before = arrived(self);
         self.run(seconds);
         (arrived(self) - before) as f64 / (seconds * self.rate)
@@ -205,19 +248,26 @@ impl World {
     /// The median round trip of the small messages since that second, in round trips of the path.
     fn echo(&self, tunnel: usize, since: f64) -> f64 {
         let all = self.tunnels[tunnel].echo.round_trips.iter();
-        let mut times: Vec<f64> = all.filter(|(at, _)| *at >= since).map(|(_, time)| *time).collect();
+        let mut times: Vec<f64> = all
+            .filter(|(at, _)| *at >= since)
+            .map(|(_, time)| *time)
+            .collect();
         times.sort_by(f64::total_cmp);
         times[times.len() / 2] / (self.delay * 2).as_secs_f64()
     }
 
     fn window(&mut self, tunnel: usize, side: usize) -> f64 {
-        self.tunnels[tunnel].muxes[side].window.delivery().size() as f64 / (self.rate * (self.delay * 2).as_secs_f64())
+        self.tunnels[tunnel].muxes[side].window.delivery().size() as f64
+            / (self.rate * (self.delay * 2).as_secs_f64())
     }
 }
 
 impl Flow {
     fn earn(&mut self) {
-        for (may, rate) in [(&mut self.to_write, self.writes), (&mut self.to_read, self.reads)] {
+        for (may, rate) in [
+            (&mut self.to_write, self.writes),
+            (&mut self.to_read, self.reads),
+        ] {
             // What was not used is lost, but for a little.
             *may = (*may + rate * TICK.as_secs_f64()).min((rate * 0.01).max(1e4));
         }
@@ -225,9 +275,14 @@ impl Flow {
 
     fn write(&mut self, mux: &mut Mux) {
         static ZEROS: [u8; 1 << 17] = [0; 1 << 17];
-        let length = mux.write_room(self.stream).unwrap_or(0).min(ZEROS.len()).min(self.to_write as usize);
+        let length = mux
+            .write_room(self.stream)
+            .unwrap_or(0)
+            .min(ZEROS.len())
+            .min(self.to_write as usize);
         if length > 0 {
-            mux.write(self.stream, Bytes::from_static(&ZEROS[..length])).unwrap();
+            mux.write(self.stream, Bytes::from_static(&ZEROS[..length]))
+                .unwrap();
             self.to_write -= length as f64;
         }
     }
@@ -258,10 +313,13 @@ impl Echo {
         while let Ok(Read::Data(bytes)) = client.read(self.stream) {
             client.consume(now, self.stream, bytes.len());
             let took = self.sent.take().map(|sent| now - sent);
-            self.round_trips.extend(took.map(|took| (seconds, took.as_secs_f64())));
+            self.round_trips
+                .extend(took.map(|took| (seconds, took.as_secs_f64())));
         }
         if self.sent.is_none() {
-            client.write(self.stream, Bytes::from_static(&[7; 64])).unwrap();
+            client
+                .write(self.stream, Bytes::from_static(&[7; 64]))
+                .unwrap();
             self.sent = Some(now);
         }
     }
@@ -277,14 +335,20 @@ fn running(megabits: f64, round_trip_ms: u32, from: usize) -> (World, usize) {
 
 #[test]
 fn a_cold_start_fills_a_long_path_each_way() {
-    for (megabits, round_trip, seconds, least) in
-        [(200.0, 100, 8.0, 0.93), (500.0, 200, 15.0, 0.85), (100.0, 10, 8.0, 0.93), (1000.0, 2, 4.0, 0.93)]
-    {
+    for (megabits, round_trip, seconds, least) in [
+        (200.0, 100, 8.0, 0.93),
+        (500.0, 200, 15.0, 0.85),
+        (100.0, 10, 8.0, 0.93),
+        (1000.0, 2, 4.0, 0.93),
+    ] {
         for from in [CLIENT, SERVER] {
             let mut world = World::new(megabits, round_trip);
             let flow = world.flow(0, from, FULL, FULL);
             let share = world.share(&[flow], seconds);
-            assert!(share > least, "{megabits} Mbit/s, {round_trip} ms, from {from}: {share}");
+            assert!(
+                share > least,
+                "{megabits} Mbit/s, {round_trip} ms, from {from}: {share}"
+            );
         }
     }
 }
@@ -293,7 +357,14 @@ fn a_cold_start_fills_a_long_path_each_way() {
 fn a_start_beside_others_that_take_the_processor_goes_on_when_they_are_done() {
     const STOPS_AND_RUNS: [(f64, f64); 4] = [(0.3, 0.2), (0.1, 0.1), (0.2, 0.2), (0.3, 0.1)];
     for (megabits, round_trip) in [(500.0, 200), (200.0, 100), (500.0, 20)] {
-        for (side, first) in [(CLIENT, 0), (CLIENT, 2), (SERVER, 0), (SERVER, 1), (SERVER, 2), (SERVER, 3)] {
+        for (side, first) in [
+            (CLIENT, 0),
+            (CLIENT, 2),
+            (SERVER, 0),
+            (SERVER, 1),
+            (SERVER, 2),
+            (SERVER, 3),
+        ] {
             let mut world = World::new(megabits, round_trip);
             let flow = world.flow(0, SERVER, FULL, FULL);
             for (stops, runs) in STOPS_AND_RUNS.into_iter().cycle().skip(first).take(12) {
@@ -304,7 +375,10 @@ fn a_start_beside_others_that_take_the_processor_goes_on_when_they_are_done() {
             }
             world.run(f64::from(round_trip) / 1000.0 * 8.0);
             let share = world.share(&[flow], 1.0);
-            assert!(share > 0.9, "{megabits} Mbit/s, {round_trip} ms, side {side} from {first}: {share}");
+            assert!(
+                share > 0.9,
+                "{megabits} Mbit/s, {round_trip} ms, side {side} from {first}: {share}"
+            );
         }
     }
 }
@@ -325,7 +399,11 @@ fn copy(world: &mut World, bytes: u64) -> (usize, f64) {
     let start = world.seconds();
     while world.flows[flow].arrived < bytes {
         world.step();
-        assert!(world.seconds() - start < 60.0, "{} bytes came", world.flows[flow].arrived);
+        assert!(
+            world.seconds() - start < 60.0,
+            "{} bytes came",
+            world.flows[flow].arrived
+        );
     }
     (flow, world.seconds() - start)
 }
@@ -333,14 +411,25 @@ fn copy(world: &mut World, bytes: u64) -> (usize, f64) {
 #[test]
 fn a_copy_on_a_long_path_takes_as_long_beside_stalled_and_slow_readers_as_alone() {
     let alone = copy_beside(100.0, 100, 0, 0.0);
-    for (beside, reads) in [(1, 0.0), (8, 0.0), (20, 0.0), (200, 0.0), (20, 1000.0), (200, 1000.0)] {
+    for (beside, reads) in [
+        (1, 0.0),
+        (8, 0.0),
+        (20, 0.0),
+        (200, 0.0),
+        (20, 1000.0),
+        (200, 1000.0),
+    ] {
         let time = copy_beside(100.0, 100, beside, reads);
-        assert!(time < alone * 1.3, "{time} s beside {beside} readers of {reads} bytes a second, {alone} s alone");
+        assert!(
+            time < alone * 1.3,
+            "{time} s beside {beside} readers of {reads} bytes a second, {alone} s alone"
+        );
     }
 }
 
 #[test]
-fn a_copy_on_a_long_path_takes_as_long_beside_ten_readers_that_stopped_one_after_the_other_as_alone() {
+fn a_copy_on_a_long_path_takes_as_long_beside_ten_readers_that_stopped_one_after_the_other_as_alone()
+ {
     let alone = copy_beside(100.0, 100, 0, 0.0);
     let mut world = World::new(100.0, 100);
     for _ in 0..10 {
@@ -360,7 +449,10 @@ fn the_queue_of_a_full_path_is_a_third_of_a_round_trip_and_an_echo_beside_it_fee
             let since = world.seconds();
             let share = world.share(&[flow], 10.0);
             let (queue, echo) = (world.queue(1 - from, since, 0.75), world.echo(0, since));
-            assert!(share > 0.97 && queue < 0.37 && echo < 1.35, "{megabits} Mbit/s: {share} {queue} {echo}");
+            assert!(
+                share > 0.97 && queue < 0.37 && echo < 1.35,
+                "{megabits} Mbit/s: {share} {queue} {echo}"
+            );
         }
     }
 }
@@ -382,7 +474,10 @@ fn a_path_that_becomes_faster_or_slower_by_four_is_followed_within_some_seconds(
         let share = world.share(&[flow], 4.0);
         let queue = world.queue(CLIENT, since, 0.5);
         // A quarter of the round trip, and what is granted beside it, which is a tenth of the slowest of these.
-        assert!(share > 0.95 && queue < 0.37, "after {factor}: {share} {queue}");
+        assert!(
+            share > 0.95 && queue < 0.37,
+            "after {factor}: {share} {queue}"
+        );
     }
 }
 
@@ -397,7 +492,11 @@ fn a_path_that_becomes_longer_is_filled_within_some_seconds_and_a_shorter_one_is
     world.run(14.0);
     let since = world.seconds();
     world.run(4.0);
-    assert!(world.queue(CLIENT, since, 0.5) < 0.35, "{}", world.queue(CLIENT, since, 0.5));
+    assert!(
+        world.queue(CLIENT, since, 0.5) < 0.35,
+        "{}",
+        world.queue(CLIENT, since, 0.5)
+    );
 }
 
 #[test]
@@ -428,8 +527,15 @@ fn two_tunnels_share_a_path_evenly_and_keep_its_queue_short() {
     let before = world.flows[one].arrived;
     let second = world.share(&[two], 10.0);
     let first = (world.flows[one].arrived - before) as f64 / (10.0 * world.rate);
-    assert!(first + second > 0.95 && first.min(second) > 0.35, "{first} {second}");
-    assert!(world.queue(CLIENT, since, 0.5) < 0.5, "{}", world.queue(CLIENT, since, 0.5));
+    assert!(
+        first + second > 0.95 && first.min(second) > 0.35,
+        "{first} {second}"
+    );
+    assert!(
+        world.queue(CLIENT, since, 0.5) < 0.5,
+        "{}",
+        world.queue(CLIENT, since, 0.5)
+    );
 }
 
 #[test]
@@ -462,7 +568,13 @@ fn a_path_that_becomes_many_times_longer_while_little_flows_or_much_is_filled_fr
 fn window_on_loopback(delivery: &mut Delivery, now: &mut Instant, received: &mut u64) -> u64 {
     const STEP: Duration = Duration::from_micros(100);
     for _ in 0..2000 {
-        let sample = Sample { sent: *now, round_trip: STEP, used_up: true, both_ways: false, quiet: false };
+        let sample = Sample {
+            sent: *now,
+            round_trip: STEP,
+            used_up: true,
+            both_ways: false,
+            quiet: false,
+        };
         delivery.answered(*now, sample);
         delivery.told(*now, *received, *received + delivery.size());
         *now += STEP;
@@ -479,11 +591,22 @@ fn a_stream_that_moves_little_keeps_the_window_of_a_short_path_small_while_it_is
     let alone = window_on_loopback(&mut delivery, &mut now, &mut received);
     delivery.company().comes(now, 7);
     let beside = window_on_loopback(&mut delivery, &mut now, &mut received);
-    assert!(alone > 500 * 1024 && beside < 150 * 1024, "{alone} {beside}");
+    assert!(
+        alone > 500 * 1024 && beside < 150 * 1024,
+        "{alone} {beside}"
+    );
     delivery.company().leaves(8);
-    assert_eq!(window_on_loopback(&mut delivery, &mut now, &mut received), beside, "another one moves much");
+    assert_eq!(
+        window_on_loopback(&mut delivery, &mut now, &mut received),
+        beside,
+        "another one moves much"
+    );
     delivery.company().leaves(7);
-    assert_eq!(window_on_loopback(&mut delivery, &mut now, &mut received), alone, "it was the beginning of much");
+    assert_eq!(
+        window_on_loopback(&mut delivery, &mut now, &mut received),
+        alone,
+        "it was the beginning of much"
+    );
     delivery.company().comes(now, 9);
     let _ = window_on_loopback(&mut delivery, &mut now, &mut received);
     now += Duration::from_secs(1);

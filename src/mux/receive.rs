@@ -29,9 +29,15 @@ impl Mux {
         let length = message.len();
         while !message.is_empty() {
             let frame = match TunnelFrame::decode(&mut message)? {
-                TunnelFrame::Data { stream, offset, bytes } => {
-                    TunnelFrame::Data { stream, offset, bytes: self.unpinned(stream, bytes, length) }
-                }
+                TunnelFrame::Data {
+                    stream,
+                    offset,
+                    bytes,
+                } => TunnelFrame::Data {
+                    stream,
+                    offset,
+                    bytes: self.unpinned(stream, bytes, length),
+                },
                 frame => frame,
             };
             self.handle_frame(now, frame)?;
@@ -47,7 +53,11 @@ impl Mux {
             let is_large = bytes.len() >= message / 2;
             stream.receive.is_proven() && (is_large || stream.wants_read)
         });
-        if is_taken { bytes } else { Bytes::copy_from_slice(&bytes) }
+        if is_taken {
+            bytes
+        } else {
+            Bytes::copy_from_slice(&bytes)
+        }
     }
 
     fn handle_frame(&mut self, now: Instant, frame: TunnelFrame) -> Result<(), MuxError> {
@@ -56,12 +66,35 @@ impl Mux {
         }
         let is_listing = self.resumption.admit(&frame)?;
         match frame {
-            TunnelFrame::Window { stream, received, limit } if is_listing => self.handle_listed(stream, received, limit),
-            TunnelFrame::Open { stream, window, details } => self.handle_open(now, stream, window, details),
-            TunnelFrame::Data { stream, offset, bytes } => self.handle_data(now, stream, offset, bytes),
-            TunnelFrame::Fin { stream, final_offset } => self.handle_end(now, stream, final_offset, End::Fin),
-            TunnelFrame::Reset { stream, final_offset, code } => self.handle_end(now, stream, final_offset, End::Reset(code)),
-            TunnelFrame::Window { stream, received, limit } => self.handle_window(stream, received, limit),
+            TunnelFrame::Window {
+                stream,
+                received,
+                limit,
+            } if is_listing => self.handle_listed(stream, received, limit),
+            TunnelFrame::Open {
+                stream,
+                window,
+                details,
+            } => self.handle_open(now, stream, window, details),
+            TunnelFrame::Data {
+                stream,
+                offset,
+                bytes,
+            } => self.handle_data(now, stream, offset, bytes),
+            TunnelFrame::Fin {
+                stream,
+                final_offset,
+            } => self.handle_end(now, stream, final_offset, End::Fin),
+            TunnelFrame::Reset {
+                stream,
+                final_offset,
+                code,
+            } => self.handle_end(now, stream, final_offset, End::Reset(code)),
+            TunnelFrame::Window {
+                stream,
+                received,
+                limit,
+            } => self.handle_window(stream, received, limit),
             TunnelFrame::TunnelWindow { limit } => {
                 self.handle_tunnel_window(limit);
                 Ok(())
@@ -87,12 +120,20 @@ impl Mux {
         }
     }
 
-    fn handle_open(&mut self, now: Instant, id: StreamId, window: u64, details: Bytes) -> Result<(), MuxError> {
+    fn handle_open(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        window: u64,
+        details: Bytes,
+    ) -> Result<(), MuxError> {
         if self.resumption.has_happened() && !self.is_local(id) && id.0 < self.next_peer {
             return Ok(());
         }
         if id.0 != self.next_peer {
-            return Err(MuxError::Protocol("OPEN of a stream that is not the next one"));
+            return Err(MuxError::Protocol(
+                "OPEN of a stream that is not the next one",
+            ));
         }
         if details.len() > DETAILS_MAX {
             return Err(MuxError::Protocol("OPEN with details that are too long"));
@@ -100,24 +141,40 @@ impl Mux {
         // A peer that goes on opening without ever finishing what was refused is not one to serve.
         let permitted = self.parameters.streams_max;
         if self.peer_streams >= permitted.saturating_add(permitted.max(REFUSED_MIN)) {
-            return Err(MuxError::Protocol("too many streams that were refused and never ended"));
+            return Err(MuxError::Protocol(
+                "too many streams that were refused and never ended",
+            ));
         }
         self.next_peer = self.next_peer.saturating_add(2);
         let full = self.peer_streams >= permitted;
         self.peer_streams = self.peer_streams.saturating_add(1);
-        self.streams.insert(id, Stream::new(self.parameters.stream_window, window, Opening::Known));
+        self.streams.insert(
+            id,
+            Stream::new(self.parameters.stream_window, window, Opening::Known),
+        );
         if full {
             self.reset(now, id, ResetCode::Limit);
             self.release(now, id);
         } else {
             // A copy: a slice would hold the whole message for as long as nobody accepts the stream.
-            self.events.push_back(Event::Opened { stream: id, details: Bytes::copy_from_slice(&details) });
+            self.events.push_back(Event::Opened {
+                stream: id,
+                details: Bytes::copy_from_slice(&details),
+            });
         }
         Ok(())
     }
 
-    fn handle_data(&mut self, now: Instant, id: StreamId, offset: u64, mut bytes: Bytes) -> Result<(), MuxError> {
-        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else { return Ok(()) };
+    fn handle_data(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        offset: u64,
+        mut bytes: Bytes,
+    ) -> Result<(), MuxError> {
+        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else {
+            return Ok(());
+        };
         if bytes.is_empty() {
             return Err(MuxError::Protocol("DATA without bytes"));
         }
@@ -142,7 +199,8 @@ impl Mux {
         }
         let unwanted = stream.released || matches!(stream.send.end(), Some(End::Reset(_)));
         if unwanted {
-            self.credit.track(&mut stream.receive, |receive| receive.skip(length));
+            self.credit
+                .track(&mut stream.receive, |receive| receive.skip(length));
             self.discard(now, id);
             return Ok(());
         }
@@ -163,22 +221,36 @@ impl Mux {
         Ok(())
     }
 
-    fn handle_end(&mut self, now: Instant, id: StreamId, final_offset: u64, end: End) -> Result<(), MuxError> {
-        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else { return Ok(()) };
+    fn handle_end(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        final_offset: u64,
+        end: End,
+    ) -> Result<(), MuxError> {
+        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else {
+            return Ok(());
+        };
         let received = stream.receive.received();
         let missing = final_offset.saturating_sub(received);
         let is_reset = matches!(end, End::Reset(_));
         if final_offset < received || (missing > 0 && !is_reset) {
-            return Err(MuxError::Protocol("an end at another offset than that of the bytes"));
+            return Err(MuxError::Protocol(
+                "an end at another offset than that of the bytes",
+            ));
         }
         match stream.receive.end() {
-            Some(_) if missing > 0 => return Err(MuxError::Protocol("a second end at another offset")),
+            Some(_) if missing > 0 => {
+                return Err(MuxError::Protocol("a second end at another offset"));
+            }
             Some(End::Reset(_)) => return Ok(()),
             Some(End::Fin) if !is_reset => return Ok(()),
             _ => {}
         }
         if final_offset > stream.receive.window().limit() {
-            return Err(MuxError::FlowControl("a final offset beyond the window of the stream"));
+            return Err(MuxError::FlowControl(
+                "a final offset beyond the window of the stream",
+            ));
         }
         self.credit.track(&mut stream.receive, |receive| {
             receive.finish(end);
@@ -186,7 +258,9 @@ impl Mux {
         });
         self.window.delivery().company().leaves(id.0);
         if !self.window.receive(now, missing) {
-            return Err(MuxError::FlowControl("a final offset beyond the window of the tunnel"));
+            return Err(MuxError::FlowControl(
+                "a final offset beyond the window of the tunnel",
+            ));
         }
         if is_reset {
             self.events.push_back(Event::Reset(id));
@@ -204,17 +278,31 @@ impl Mux {
     }
 
     /// What was taken is kept no more, and there is new credit.
-    pub(super) fn handle_window(&mut self, id: StreamId, received: u64, limit: u64) -> Result<(), MuxError> {
-        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else { return Ok(()) };
+    pub(super) fn handle_window(
+        &mut self,
+        id: StreamId,
+        received: u64,
+        limit: u64,
+    ) -> Result<(), MuxError> {
+        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else {
+            return Ok(());
+        };
         let was_end_due = stream.send.is_end_due();
-        if !self.load.track(&mut stream.send, |send| send.acknowledge(received, limit)) {
-            return Err(MuxError::Protocol("WINDOW that acknowledges what was not sent"));
+        if !self
+            .load
+            .track(&mut stream.send, |send| send.acknowledge(received, limit))
+        {
+            return Err(MuxError::Protocol(
+                "WINDOW that acknowledges what was not sent",
+            ));
         }
         // What stood before the end need not be sent again.
         if !was_end_due && stream.send.is_end_due() {
             self.ends.push_back(id);
         }
-        if stream.wants_write && (self.load.is_worth_waking(stream) || stream.send.is_end_acknowledged()) {
+        if stream.wants_write
+            && (self.load.is_worth_waking(stream) || stream.send.is_end_acknowledged())
+        {
             stream.wants_write = false;
             self.events.push_back(Event::Writable(id));
         }
@@ -226,7 +314,11 @@ impl Mux {
         if limit > self.tunnel_limit {
             self.tunnel_limit = limit;
             while let Some(id) = self.parked.pop_first() {
-                if self.streams.get(&id).is_some_and(|stream| stream.send.unsent() > 0) {
+                if self
+                    .streams
+                    .get(&id)
+                    .is_some_and(|stream| stream.send.unsent() > 0)
+                {
                     self.schedule.add(id);
                 }
             }
@@ -241,12 +333,20 @@ fn known(
     next_local: u64,
     next_peer: u64,
 ) -> Result<Option<&mut Stream>, MuxError> {
-    let next = if id.0 % 2 == next_local % 2 { next_local } else { next_peer };
+    let next = if id.0 % 2 == next_local % 2 {
+        next_local
+    } else {
+        next_peer
+    };
     if id.0 >= next {
-        return Err(MuxError::Protocol("a frame of a stream that was never opened"));
+        return Err(MuxError::Protocol(
+            "a frame of a stream that was never opened",
+        ));
     }
     match streams.get_mut(&id) {
-        Some(stream) if !stream.opening.is_announced() => Err(MuxError::Protocol("a frame of a stream whose OPEN has not left")),
+        Some(stream) if !stream.opening.is_announced() => Err(MuxError::Protocol(
+            "a frame of a stream whose OPEN has not left",
+        )),
         Some(stream) => {
             stream.opening.heard();
             Ok(Some(stream))

@@ -102,7 +102,10 @@ impl Mux {
     /// Appends the PING that another candidate sends first, one of a new tunnel or of a move.
     pub fn write_ping(&mut self, now: Instant, out: &mut BytesMut) {
         let progress = self.progress();
-        TunnelFrame::Ping { token: self.round_trip.ping(now, progress) }.encode(out);
+        TunnelFrame::Ping {
+            token: self.round_trip.ping(now, progress),
+        }
+        .encode(out);
     }
 
     /// A candidate takes over. What was sent by the attachment before and not acknowledged may be lost; it is sent again when the peer has said
@@ -130,13 +133,26 @@ impl Mux {
 
     /// The list as the peer knows our limits already: those to come are told when the attachment has taken over. Says whether all of it had room.
     fn put_list(&self, out: &mut BytesMut, end: usize) -> bool {
-        let first = [self.beginning(), TunnelFrame::TunnelWindow { limit: self.window.limit() }];
+        let first = [
+            self.beginning(),
+            TunnelFrame::TunnelWindow {
+                limit: self.window.limit(),
+            },
+        ];
         let streams = self.listed_streams();
         let windows = streams.iter().filter_map(|&id| {
             let receive = &self.streams.get(&id)?.receive;
-            Some(TunnelFrame::Window { stream: id, received: receive.acknowledgement(), limit: receive.limit() })
+            Some(TunnelFrame::Window {
+                stream: id,
+                received: receive.acknowledgement(),
+                limit: receive.limit(),
+            })
         });
-        for frame in first.into_iter().chain(windows).chain([TunnelFrame::Resumed]) {
+        for frame in first
+            .into_iter()
+            .chain(windows)
+            .chain([TunnelFrame::Resumed])
+        {
             if !has_room(out, end) {
                 return false;
             }
@@ -146,12 +162,18 @@ impl Mux {
     }
 
     fn beginning(&self) -> TunnelFrame {
-        TunnelFrame::Resume { seen: self.next_peer, opened: self.next_announced }
+        TunnelFrame::Resume {
+            seen: self.next_peer,
+            opened: self.next_announced,
+        }
     }
 
     /// The streams that a list names, in order: those that the peer has opened or may have seen.
     fn listed_streams(&self) -> VecDeque<StreamId> {
-        let known = self.streams.iter().filter(|(_, stream)| stream.opening.is_announced());
+        let known = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.opening.is_announced());
         let mut ids: Vec<StreamId> = known.map(|(&id, _)| id).collect();
         ids.sort_unstable();
         ids.into()
@@ -159,9 +181,17 @@ impl Mux {
 
     /// Our list, or as much of it as the message takes. Says whether it is out.
     pub(super) fn transmit_list(&mut self, now: Instant, out: &mut BytesMut, end: usize) -> bool {
-        if matches!(self.resumption.ours, OurList::Due) && has_room(out, end.saturating_sub(FRAME_MAX)) {
+        if matches!(self.resumption.ours, OurList::Due)
+            && has_room(out, end.saturating_sub(FRAME_MAX))
+        {
             put(out, end, &self.beginning());
-            put(out, end, &TunnelFrame::TunnelWindow { limit: self.window.advance_limit(now) });
+            put(
+                out,
+                end,
+                &TunnelFrame::TunnelWindow {
+                    limit: self.window.advance_limit(now),
+                },
+            );
             self.resumption.ours = OurList::Sending(self.listed_streams());
         }
         while let OurList::Sending(streams) = &mut self.resumption.ours {
@@ -189,17 +219,28 @@ impl Mux {
 
     pub(super) fn handle_resume(&mut self, seen: u64, opened: u64) -> Result<(), MuxError> {
         if !self.is_local(StreamId(seen)) || self.is_local(StreamId(opened)) {
-            return Err(MuxError::Protocol("RESUME with the numbers of the wrong side"));
+            return Err(MuxError::Protocol(
+                "RESUME with the numbers of the wrong side",
+            ));
         }
         if seen > self.next_announced {
-            return Err(MuxError::Protocol("RESUME that has seen what was never opened"));
+            return Err(MuxError::Protocol(
+                "RESUME that has seen what was never opened",
+            ));
         }
         self.resumption.read(Scope { seen, opened })
     }
 
     /// WINDOW inside the list.
-    pub(super) fn handle_listed(&mut self, id: StreamId, received: u64, limit: u64) -> Result<(), MuxError> {
-        let TheirList::Reading(Scope { opened, .. }) = self.resumption.theirs else { return Ok(()) };
+    pub(super) fn handle_listed(
+        &mut self,
+        id: StreamId,
+        received: u64,
+        limit: u64,
+    ) -> Result<(), MuxError> {
+        let TheirList::Reading(Scope { opened, .. }) = self.resumption.theirs else {
+            return Ok(());
+        };
         if !self.is_local(id) && (self.next_peer..opened).contains(&id.0) {
             // Its OPEN was lost, and is sent again.
             return Ok(());
@@ -212,7 +253,9 @@ impl Mux {
 
     /// The list is complete: what it does not name is judged, and after the first one of an attachment the flow goes on.
     pub(super) fn handle_resumed(&mut self) -> Result<(), MuxError> {
-        let TheirList::Reading(scope) = std::mem::replace(&mut self.resumption.theirs, TheirList::Whole) else {
+        let TheirList::Reading(scope) =
+            std::mem::replace(&mut self.resumption.theirs, TheirList::Whole)
+        else {
             return Err(MuxError::Protocol("RESUMED without RESUME"));
         };
         for id in self.sorted_streams() {
@@ -228,7 +271,9 @@ impl Mux {
     /// What it means for a stream that the list does not name it.
     fn judge(&mut self, id: StreamId, scope: Scope) -> Result<(), MuxError> {
         let is_local = self.is_local(id);
-        let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
         if stream.listed == self.resumption.begun_ever || !stream.opening.is_announced() {
             return Ok(());
         }
@@ -236,14 +281,18 @@ impl Mux {
             // A first list may be older than what has shown since that the peer knows the stream; no other can.
             let is_known = is_local && stream.opening.is_known();
             return if is_known && self.resumption.begun == LISTS_MAX {
-                Err(MuxError::Protocol("RESUME that has not seen what was acknowledged"))
+                Err(MuxError::Protocol(
+                    "RESUME that has not seen what was acknowledged",
+                ))
             } else {
                 Ok(())
             };
         }
         let ended = stream.receive.end().is_some();
         if !(ended && self.load.track(&mut stream.send, SendHalf::gone)) {
-            return Err(MuxError::Protocol("a stream that is forgotten before its end"));
+            return Err(MuxError::Protocol(
+                "a stream that is forgotten before its end",
+            ));
         }
         self.wake(id);
         self.forget_if_over(id);
@@ -256,7 +305,9 @@ impl Mux {
         self.opens.clear();
         self.ends.clear();
         for id in self.sorted_streams() {
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
             stream.opening.resume(id.0 < scope.seen);
             self.load.track(&mut stream.send, SendHalf::rewind);
             if stream.opening.due().is_some() {
@@ -265,14 +316,21 @@ impl Mux {
                 self.is_to_send(id);
             }
         }
-        self.events.push_back(Event::Resumed { streams: self.streams.len(), again_bytes: self.load.again });
+        self.events.push_back(Event::Resumed {
+            streams: self.streams.len(),
+            again_bytes: self.load.again,
+        });
     }
 
     /// Queues the updates anew: a list may have left some of them behind.
     fn queue_updates(&mut self, now: Instant) {
         self.updates.clear();
         for id in self.sorted_streams() {
-            match self.streams.get(&id).map_or(Update::None, |stream| stream.update) {
+            match self
+                .streams
+                .get(&id)
+                .map_or(Update::None, |stream| stream.update)
+            {
                 Update::Due => self.updates.due.push_back(id),
                 Update::Pending => self.updates.defer(id),
                 Update::None => {}
@@ -319,7 +377,11 @@ impl Resumption {
     }
 
     fn take_over(&mut self) {
-        self.ours = if self.candidates.one_takes_over() { OurList::None } else { OurList::Due };
+        self.ours = if self.candidates.one_takes_over() {
+            OurList::None
+        } else {
+            OurList::Due
+        };
         self.theirs = TheirList::Expected;
         self.begun = 0;
         self.held = true;
@@ -330,14 +392,20 @@ impl Resumption {
     pub fn admit(&mut self, frame: &TunnelFrame) -> Result<bool, MuxError> {
         use TunnelFrame::{End, Ping, Resume, Resumed, TunnelWindow, Window};
         match (&self.theirs, frame) {
-            (TheirList::Reading(_), Resume { .. } | Resumed | Window { .. } | TunnelWindow { .. } | End { .. }) => Ok(true),
-            (TheirList::Expected | TheirList::Whole, Resume { .. }) | (TheirList::Expected, End { .. }) => Ok(false),
+            (
+                TheirList::Reading(_),
+                Resume { .. } | Resumed | Window { .. } | TunnelWindow { .. } | End { .. },
+            ) => Ok(true),
+            (TheirList::Expected | TheirList::Whole, Resume { .. })
+            | (TheirList::Expected, End { .. }) => Ok(false),
             // The tunnel may move to another attachment, which begins with PING, while the list is still on its way.
             (TheirList::Reading(_) | TheirList::Whole, Ping { .. }) => Ok(false),
-            (TheirList::Expected | TheirList::Reading(_), _) => {
-                Err(MuxError::Protocol("a frame before the list of what was received is complete"))
+            (TheirList::Expected | TheirList::Reading(_), _) => Err(MuxError::Protocol(
+                "a frame before the list of what was received is complete",
+            )),
+            (TheirList::No, Resume { .. }) => {
+                Err(MuxError::Protocol("RESUME in the midst of an attachment"))
             }
-            (TheirList::No, Resume { .. }) => Err(MuxError::Protocol("RESUME in the midst of an attachment")),
             (TheirList::No | TheirList::Whole, _) => {
                 self.theirs = TheirList::No;
                 Ok(false)

@@ -58,17 +58,40 @@ pub struct Progress {
 impl RoundTrip {
     /// Data or credit is about to be sent: the token of a PING to send along, when one is due. Who waits for the answer to one that leaves after a certain
     /// time gets one in any case.
-    pub fn ping_due(&mut self, now: Instant, progress: Progress, awaited_since: Option<Instant>) -> Option<u64> {
-        let sent_after = |since| self.outstanding.as_ref().is_some_and(|outstanding| outstanding.sent >= since);
+    pub fn ping_due(
+        &mut self,
+        now: Instant,
+        progress: Progress,
+        awaited_since: Option<Instant>,
+    ) -> Option<u64> {
+        let sent_after = |since| {
+            self.outstanding
+                .as_ref()
+                .is_some_and(|outstanding| outstanding.sent >= since)
+        };
         if let Some(since) = awaited_since {
-            return if sent_after(since) { None } else { Some(self.start(now, progress)) };
+            return if sent_after(since) {
+                None
+            } else {
+                Some(self.start(now, progress))
+            };
         }
         let since = |at| now.saturating_duration_since(at);
         let too_early = self.last.as_ref().is_some_and(|last| {
             let much = progress.received.saturating_sub(last.progress.received) >= PING_BYTES;
-            since(last.at) < if much { PING_INTERVAL_MIN } else { PING_INTERVAL }
+            since(last.at)
+                < if much {
+                    PING_INTERVAL_MIN
+                } else {
+                    PING_INTERVAL
+                }
         });
-        if too_early || self.outstanding.as_ref().is_some_and(|outstanding| since(outstanding.sent) < LOST_AFTER) {
+        if too_early
+            || self
+                .outstanding
+                .as_ref()
+                .is_some_and(|outstanding| since(outstanding.sent) < LOST_AFTER)
+        {
             return None;
         }
         Some(self.start(now, progress))
@@ -92,19 +115,35 @@ impl RoundTrip {
         let token = self.next_token;
         self.next_token = token.wrapping_add(1) & super::varint::MAX;
         self.last = Some(Last { at: now, progress });
-        self.outstanding = Some(Outstanding { token, sent: now, progress });
+        self.outstanding = Some(Outstanding {
+            token,
+            sent: now,
+            progress,
+        });
         token
     }
 
     /// A PONG arrived; one that nobody asked for is ignored.
     pub fn pong(&mut self, now: Instant, token: u64, progress: Progress) -> Option<Sample> {
-        let Outstanding { sent, progress: before, .. } = self.outstanding.take_if(|outstanding| outstanding.token == token)?;
+        let Outstanding {
+            sent,
+            progress: before,
+            ..
+        } = self
+            .outstanding
+            .take_if(|outstanding| outstanding.token == token)?;
         // What is too little for a message is left alone.
         let used_up = progress.received.saturating_add(LEFT_ALONE) >= before.limit;
         let left = progress.sent.saturating_sub(before.sent);
         let came = progress.received.saturating_sub(before.received);
         let (both_ways, quiet) = (left > came / 4, left.max(came) < QUIET_BYTES);
-        Some(Sample { sent, round_trip: now.saturating_duration_since(sent), used_up, both_ways, quiet })
+        Some(Sample {
+            sent,
+            round_trip: now.saturating_duration_since(sent),
+            used_up,
+            both_ways,
+            quiet,
+        })
     }
 }
 
@@ -114,7 +153,11 @@ mod tests {
 
     use super::*;
 
-    const NOTHING: Progress = Progress { received: 0, limit: 0, sent: 0 };
+    const NOTHING: Progress = Progress {
+        received: 0,
+        limit: 0,
+        sent: 0,
+    };
 
     #[test]
     fn a_round_trip_longer_than_the_interval_of_pings_is_measured() {
@@ -125,11 +168,22 @@ mod tests {
         for step in 0..100 {
             let now = start + Duration::from_millis(100) * step;
             while let Some((_, token)) = pongs.pop_front_if(|(at, _)| *at <= now) {
-                samples.extend(round_trip.pong(now, token, NOTHING).map(|sample| sample.round_trip));
+                samples.extend(
+                    round_trip
+                        .pong(now, token, NOTHING)
+                        .map(|sample| sample.round_trip),
+                );
             }
-            pongs.extend(round_trip.ping_due(now, NOTHING, None).map(|token| (now + path, token)));
+            pongs.extend(
+                round_trip
+                    .ping_due(now, NOTHING, None)
+                    .map(|token| (now + path, token)),
+            );
         }
-        assert!(samples.len() > 5 && samples.iter().all(|sample| *sample == path), "{samples:?}");
+        assert!(
+            samples.len() > 5 && samples.iter().all(|sample| *sample == path),
+            "{samples:?}"
+        );
     }
 
     #[test]
@@ -137,7 +191,16 @@ mod tests {
         let start = Instant::now();
         let mut round_trip = RoundTrip::default();
         assert!(round_trip.ping_due(start, NOTHING, None).is_some());
-        assert!(round_trip.ping_due(start + PING_INTERVAL, NOTHING, None).is_none(), "one is on its way");
-        assert!(round_trip.ping_due(start + LOST_AFTER, NOTHING, None).is_some());
+        assert!(
+            round_trip
+                .ping_due(start + PING_INTERVAL, NOTHING, None)
+                .is_none(),
+            "one is on its way"
+        );
+        assert!(
+            round_trip
+                .ping_due(start + LOST_AFTER, NOTHING, None)
+                .is_some()
+        );
     }
 }

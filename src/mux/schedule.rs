@@ -20,7 +20,10 @@ const STREAMS_OF_A_ROUND_TRIP: u64 = 4;
 /// The quantum while so many bytes are under way: as many as fill a message without a rest.
 pub fn quantum(under_way_bytes: u64) -> i64 {
     let share = i64::try_from(under_way_bytes / STREAMS_OF_A_ROUND_TRIP).unwrap_or(i64::MAX);
-    [QUANTUM_MAX, QUANTUM_MAX / 2].into_iter().find(|quantum| share >= *quantum).unwrap_or(QUANTUM)
+    [QUANTUM_MAX, QUANTUM_MAX / 2]
+        .into_iter()
+        .find(|quantum| share >= *quantum)
+        .unwrap_or(QUANTUM)
 }
 
 /// An empty schedule keeps the memory for as many streams: a message that is answered makes it empty each time.
@@ -62,7 +65,14 @@ impl Schedule {
             let (queue, stream) = self.head()?;
             let deficit = self.deficits.get_mut(&stream)?;
             if *deficit > 0 {
-                return Some((stream, if alone { usize::MAX } else { usize::try_from(*deficit).unwrap_or(0) }));
+                return Some((
+                    stream,
+                    if alone {
+                        usize::MAX
+                    } else {
+                        usize::try_from(*deficit).unwrap_or(0)
+                    },
+                ));
             }
             *deficit = deficit.saturating_add(quantum);
             self.pop(queue);
@@ -72,7 +82,9 @@ impl Schedule {
 
     /// The stream that [`Schedule::next`] named sent `bytes`, and has `more` or not.
     pub fn sent(&mut self, bytes: usize, more: bool) {
-        let Some((queue, stream)) = self.head() else { return };
+        let Some((queue, stream)) = self.head() else {
+            return;
+        };
         if let Some(deficit) = self.deficits.get_mut(&stream) {
             *deficit = deficit.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
@@ -124,12 +136,18 @@ mod tests {
         let mut schedule = Schedule::default();
         (0..5).for_each(|id| schedule.add(StreamId(id)));
         let sent = run(&mut schedule, 500);
-        assert!(sent.values().all(|&bytes| bytes == 100 * QUANTUM as usize), "{sent:?}");
+        assert!(
+            sent.values().all(|&bytes| bytes == 100 * QUANTUM as usize),
+            "{sent:?}"
+        );
     }
 
     #[test]
     fn a_turn_grows_with_what_is_under_way_up_to_a_message() {
-        assert_eq!([0, 64, 128, 256, 1 << 20].map(|kib| quantum(kib * 1024)), [16_128, 16_128, 32_256, 64_512, 64_512]);
+        assert_eq!(
+            [0, 64, 128, 256, 1 << 20].map(|kib| quantum(kib * 1024)),
+            [16_128, 16_128, 32_256, 64_512, 64_512]
+        );
         assert_eq!(quantum(u64::MAX), QUANTUM_MAX);
     }
 
@@ -139,9 +157,15 @@ mod tests {
         (0..5).for_each(|id| schedule.add(StreamId(id)));
         run(&mut schedule, 20);
         schedule.add(StreamId(9));
-        assert_eq!(schedule.next(QUANTUM).map(|(stream, _)| stream), Some(StreamId(9)));
+        assert_eq!(
+            schedule.next(QUANTUM).map(|(stream, _)| stream),
+            Some(StreamId(9))
+        );
         schedule.sent(10, false);
-        assert_ne!(schedule.next(QUANTUM).map(|(stream, _)| stream), Some(StreamId(9)));
+        assert_ne!(
+            schedule.next(QUANTUM).map(|(stream, _)| stream),
+            Some(StreamId(9))
+        );
     }
 
     #[test]

@@ -11,8 +11,14 @@ use super::{
 
 /// What the roles grant.
 const WINDOWS: Parameters = Parameters {
-    stream_window: WindowSize { initial: 16 << 10, max: 16 << 20 },
-    tunnel_window: WindowSize { initial: 1 << 20, max: 32 << 20 },
+    stream_window: WindowSize {
+        initial: 16 << 10,
+        max: 16 << 20,
+    },
+    tunnel_window: WindowSize {
+        initial: 1 << 20,
+        max: 32 << 20,
+    },
     streams_max: 5000,
 };
 
@@ -32,7 +38,13 @@ enum Reader {
 
 /// Writes on `stream` from the server or the client as long as there is room, and lets the application at the other end read. Says how many bytes
 /// that consumed in `rounds` round trips.
-fn pour(pair: &mut Pair, stream: StreamId, is_download: bool, reader: Reader, rounds: usize) -> usize {
+fn pour(
+    pair: &mut Pair,
+    stream: StreamId,
+    is_download: bool,
+    reader: Reader,
+    rounds: usize,
+) -> usize {
     let most = match reader {
         Reader::Never => SOCKETS,
         Reader::Until(most) => most,
@@ -40,8 +52,16 @@ fn pour(pair: &mut Pair, stream: StreamId, is_download: bool, reader: Reader, ro
     };
     let mut consumed = 0;
     for _ in 0..rounds {
-        let Pair { client, server, now } = pair;
-        let (writer, reading) = if is_download { (server, client) } else { (client, server) };
+        let Pair {
+            client,
+            server,
+            now,
+        } = pair;
+        let (writer, reading) = if is_download {
+            (server, client)
+        } else {
+            (client, server)
+        };
         while let Ok(room @ 1..) = writer.write_room(stream) {
             writer.write(stream, Bytes::from(vec![7; room])).unwrap();
             carry(writer, reading, *now);
@@ -93,10 +113,14 @@ fn readers_that_never_read_leave_a_copy_its_window_and_hold_a_bounded_amount() {
         for count in [1, 8, 20, 200, 2000] {
             let mut pair = stalled(count, is_download, Reader::Never);
             let held = pair.client.held_bytes() + pair.server.held_bytes();
-            let most = (count as u64) * WINDOWS.stream_window.initial + WINDOWS.tunnel_window.max / 4;
+            let most =
+                (count as u64) * WINDOWS.stream_window.initial + WINDOWS.tunnel_window.max / 4;
             assert!(held <= most, "{held} bytes are held for {count}");
             let beside = active_window(&mut pair, is_download);
-            assert!(beside * 3 > alone * 2, "download {is_download}, {count} stalled readers: {beside} of {alone} bytes");
+            assert!(
+                beside * 3 > alone * 2,
+                "download {is_download}, {count} stalled readers: {beside} of {alone} bytes"
+            );
         }
     }
 }
@@ -107,8 +131,14 @@ fn readers_that_stop_one_after_the_other_leave_more_than_an_equal_share_of_what_
     for count in [1, 3, 8, 20] {
         let mut pair = stalled(count, true, Reader::Until(4 << 20));
         let beside = active_window(&mut pair, true);
-        assert!(beside > alone / (count + 2), "{count} readers stopped: {beside} of {alone} bytes");
-        assert!(beside > alone / 4, "{count} readers stopped: {beside} of {alone} bytes");
+        assert!(
+            beside > alone / (count + 2),
+            "{count} readers stopped: {beside} of {alone} bytes"
+        );
+        assert!(
+            beside > alone / 4,
+            "{count} readers stopped: {beside} of {alone} bytes"
+        );
     }
 }
 
@@ -116,8 +146,12 @@ fn readers_that_stop_one_after_the_other_leave_more_than_an_equal_share_of_what_
 fn a_stream_opens_and_moves_however_many_readers_have_stopped() {
     let mut pair = stalled(1000, true, Reader::Until(4 << 20));
     let stream = pair.stream();
-    pair.server.write(stream, Bytes::from(vec![1; 8192])).unwrap();
-    pair.client.write(stream, Bytes::from(vec![1; 8192])).unwrap();
+    pair.server
+        .write(stream, Bytes::from(vec![1; 8192]))
+        .unwrap();
+    pair.client
+        .write(stream, Bytes::from(vec![1; 8192]))
+        .unwrap();
     pair.settle();
     assert_eq!(read_all(&mut pair.client, pair.now, stream).len(), 8192);
     assert_eq!(read_all(&mut pair.server, pair.now, stream).len(), 8192);
@@ -127,12 +161,16 @@ fn a_stream_opens_and_moves_however_many_readers_have_stopped() {
 fn a_keystroke_leaves_although_bulk_has_used_the_tunnels_credit_up() {
     let mut pair = Pair::with(WINDOWS);
     let (bulk, keys) = (pair.stream(), pair.stream());
-    let copies: Vec<_> = std::iter::once(bulk).chain((0..200).map(|_| pair.stream())).collect();
+    let copies: Vec<_> = std::iter::once(bulk)
+        .chain((0..200).map(|_| pair.stream()))
+        .collect();
     let mut now = pair.now;
     let mut on_the_way = Vec::new();
     for stream in copies {
         while let Ok(room @ 1..) = pair.client.write_room(stream) {
-            pair.client.write(stream, Bytes::from(vec![1; room])).unwrap();
+            pair.client
+                .write(stream, Bytes::from(vec![1; room]))
+                .unwrap();
             now += Duration::from_micros(1);
             on_the_way.extend(super::tests::next_message(&mut pair.client, now));
         }
@@ -142,7 +180,8 @@ fn a_keystroke_leaves_although_bulk_has_used_the_tunnels_credit_up() {
     }
     assert!(pair.client.unsent_bytes() > 0, "the credit is used up");
     pair.client.write(keys, Bytes::from_static(b"k")).unwrap();
-    on_the_way.push(super::tests::next_message(&mut pair.client, now).expect("the keystroke leaves"));
+    on_the_way
+        .push(super::tests::next_message(&mut pair.client, now).expect("the keystroke leaves"));
     for message in on_the_way {
         pair.server.handle_message(now, message).unwrap();
     }
@@ -157,14 +196,23 @@ fn small_pieces_that_wait_do_not_keep_their_messages_in_memory() {
     for offset in 0..4 {
         // The rest of the message is a PING that a later one replaces, over and over.
         let mut message = BytesMut::new();
-        frame::TunnelFrame::Data { stream, offset: offset * 2049, bytes: piece.clone() }.encode(&mut message);
+        frame::TunnelFrame::Data {
+            stream,
+            offset: offset * 2049,
+            bytes: piece.clone(),
+        }
+        .encode(&mut message);
         while message.len() < 60_000 {
             frame::TunnelFrame::Ping { token: 1 }.encode(&mut message);
         }
         let message = message.freeze();
         let range = message.as_ptr_range();
-        pair.server.handle_message(pair.now, message.clone()).unwrap();
-        let Ok(Read::Data(read)) = pair.server.read(stream) else { panic!("nothing to read") };
+        pair.server
+            .handle_message(pair.now, message.clone())
+            .unwrap();
+        let Ok(Read::Data(read)) = pair.server.read(stream) else {
+            panic!("nothing to read")
+        };
         assert!(!range.contains(&read.as_ptr()), "a piece is a copy");
     }
 }
@@ -192,7 +240,10 @@ fn tunnels_of_a_process_hold_no_more_than_its_budget_and_the_next_one_still_move
     assert!(budget.used() <= BUDGET + floors, "{}", budget.used());
     let mut next = tunnel();
     let stream = next.stream();
-    assert!(pour(&mut next, stream, true, Reader::Always, 40) >= 40 * (12 << 10), "a stream has its floor in any case");
+    assert!(
+        pour(&mut next, stream, true, Reader::Always, 40) >= 40 * (12 << 10),
+        "a stream has its floor in any case"
+    );
     drop((pairs, next));
     assert_eq!(budget.used(), 0, "what ends holds nothing");
 }

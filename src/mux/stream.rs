@@ -72,15 +72,21 @@ impl Stream {
 
     /// Why the stream was given up, if it was: the peer's reason before ours, which may only answer it.
     pub fn reset_code(&self) -> Option<ResetCode> {
-        [self.receive.end(), self.send.end()].into_iter().flatten().find_map(|end| match end {
-            End::Reset(code) => Some(code),
-            End::Fin => None,
-        })
+        [self.receive.end(), self.send.end()]
+            .into_iter()
+            .flatten()
+            .find_map(|end| match end {
+                End::Reset(code) => Some(code),
+                End::Fin => None,
+            })
     }
 
     /// Whether nobody needs to know of the stream any more.
     pub fn is_over(&self) -> bool {
-        self.released && self.send.is_end_acknowledged() && self.receive.end().is_some() && self.update == Update::None
+        self.released
+            && self.send.is_end_acknowledged()
+            && self.receive.end().is_some()
+            && self.update == Update::None
     }
 }
 
@@ -221,13 +227,22 @@ impl SendHalf {
         while let Some(piece) = self.kept.piece(self.cursor.piece) {
             let rest = piece.get(self.cursor.skip..).unwrap_or_default();
             if rest.is_empty() {
-                if self.kept.piece(self.cursor.piece.saturating_add(1)).is_none() {
+                if self
+                    .kept
+                    .piece(self.cursor.piece.saturating_add(1))
+                    .is_none()
+                {
                     break;
                 }
-                self.cursor = Cursor { piece: self.cursor.piece.saturating_add(1), skip: 0 };
+                self.cursor = Cursor {
+                    piece: self.cursor.piece.saturating_add(1),
+                    skip: 0,
+                };
                 continue;
             }
-            let part = rest.get(..room.saturating_sub(copied).min(rest.len())).unwrap_or_default();
+            let part = rest
+                .get(..room.saturating_sub(copied).min(rest.len()))
+                .unwrap_or_default();
             if part.is_empty() {
                 break;
             }
@@ -349,7 +364,8 @@ impl ReceiveHalf {
 
     /// Whether so much came since the peer was last told that it should hear of it at once.
     pub fn is_acknowledgement_due(&self) -> bool {
-        self.window.is_acknowledgement_due(self.received.saturating_sub(self.told))
+        self.window
+            .is_acknowledgement_due(self.received.saturating_sub(self.told))
     }
 
     /// Bytes that came and that nobody has consumed.
@@ -366,7 +382,11 @@ impl ReceiveHalf {
     /// what comes is dropped.
     pub fn loan(&self) -> u64 {
         let is_open = self.end.is_none() && !self.is_discarded;
-        let exposed = if is_open { self.window.limit().saturating_sub(self.window.consumed()) } else { self.held() };
+        let exposed = if is_open {
+            self.window.limit().saturating_sub(self.window.consumed())
+        } else {
+            self.held()
+        };
         self.window.loan(exposed)
     }
 

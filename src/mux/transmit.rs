@@ -39,8 +39,10 @@ impl Mux {
         if self.closing.is_over() {
             return self.closing.due().is_some();
         }
-        let opens_or_ends = self.resumption.flows() && !(self.opens.is_empty() && self.ends.is_empty());
-        let small = self.pong.is_some() || !self.updates.due.is_empty() || self.window.is_update_due();
+        let opens_or_ends =
+            self.resumption.flows() && !(self.opens.is_empty() && self.ends.is_empty());
+        let small =
+            self.pong.is_some() || !self.updates.due.is_empty() || self.window.is_update_due();
         self.resumption.is_list_due() || opens_or_ends || small || self.has_data()
     }
 
@@ -93,7 +95,11 @@ impl Mux {
         while has_room(out, end)
             && let Some(id) = self.updates.next_passenger(taken)
         {
-            if self.streams.get(&id).is_some_and(|stream| stream.update == Update::Pending) {
+            if self
+                .streams
+                .get(&id)
+                .is_some_and(|stream| stream.update == Update::Pending)
+            {
                 self.tell(id, out, end);
                 taken = taken.saturating_add(1);
             }
@@ -101,29 +107,45 @@ impl Mux {
     }
 
     fn ping_due(&mut self, now: Instant) -> Option<u64> {
-        let (progress, awaited_since) = (self.progress(), self.window.delivery().wants_ping_since());
+        let (progress, awaited_since) =
+            (self.progress(), self.window.delivery().wants_ping_since());
         self.round_trip.ping_due(now, progress, awaited_since)
     }
 
     pub(super) fn progress(&self) -> Progress {
-        Progress { received: self.window.received(), limit: self.window.limit(), sent: self.tunnel_sent }
+        Progress {
+            received: self.window.received(),
+            limit: self.window.limit(),
+            sent: self.tunnel_sent,
+        }
     }
 
     /// What was sent before needs no credit.
     fn has_data(&self) -> bool {
-        let is_bulk_due = (self.credit_of_bulk() > 0 || self.load.again > 0) && !self.schedule.is_empty();
+        let is_bulk_due =
+            (self.credit_of_bulk() > 0 || self.load.again > 0) && !self.schedule.is_empty();
         let is_little_due = self.tunnel_sent < self.tunnel_limit && !self.little.is_empty();
         self.resumption.flows() && (is_bulk_due || is_little_due)
     }
 
     fn transmit_credit(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
         if has_room(out, end) && self.window.is_update_due() {
-            put(out, end, &TunnelFrame::TunnelWindow { limit: self.window.advance_limit(now) });
+            put(
+                out,
+                end,
+                &TunnelFrame::TunnelWindow {
+                    limit: self.window.advance_limit(now),
+                },
+            );
         }
         while has_room(out, end)
             && let Some(id) = self.updates.due.pop_front()
         {
-            if self.streams.get(&id).is_some_and(|stream| stream.update == Update::Due) {
+            if self
+                .streams
+                .get(&id)
+                .is_some_and(|stream| stream.update == Update::Due)
+            {
                 self.tell(id, out, end);
             }
         }
@@ -131,12 +153,26 @@ impl Mux {
 
     /// Tells the peer what was received of a stream, and up to where it may send.
     pub(super) fn tell(&mut self, id: StreamId, out: &mut BytesMut, end: usize) {
-        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         stream.update = Update::None;
-        let allowance = self.credit.allowance(&stream.receive, self.window.path_need());
-        let limit = self.credit.track(&mut stream.receive, |receive| receive.window().advance_limit(allowance));
+        let allowance = self
+            .credit
+            .allowance(&stream.receive, self.window.path_need());
+        let limit = self.credit.track(&mut stream.receive, |receive| {
+            receive.window().advance_limit(allowance)
+        });
         let received = stream.receive.told();
-        put(out, end, &TunnelFrame::Window { stream: id, received, limit });
+        put(
+            out,
+            end,
+            &TunnelFrame::Window {
+                stream: id,
+                received,
+                limit,
+            },
+        );
         self.forget_if_over(id);
     }
 
@@ -149,8 +185,18 @@ impl Mux {
                     return;
                 }
                 let allowance = self.credit.allowance(&stream.receive, 0);
-                let window = self.credit.track(&mut stream.receive, |receive| receive.window().advance_limit(allowance));
-                put(out, end, &TunnelFrame::Open { stream: id, window, details });
+                let window = self.credit.track(&mut stream.receive, |receive| {
+                    receive.window().advance_limit(allowance)
+                });
+                put(
+                    out,
+                    end,
+                    &TunnelFrame::Open {
+                        stream: id,
+                        window,
+                        details,
+                    },
+                );
                 self.announced(id);
             }
             self.opens.pop_front();
@@ -167,7 +213,9 @@ impl Mux {
 
     /// Notes that the stream may have something to send.
     pub(super) fn is_to_send(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get(&id) else { return };
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
         if stream.send.unsent() > 0 {
             self.schedule.add(id);
         } else if stream.send.is_end_due() {
@@ -186,13 +234,26 @@ impl Mux {
     /// One DATA frame of the stream whose turn it is, and its FIN when that was all. Says whether there was room: only the first frame, at `begin`, is cut to
     /// what there is. The rest of another one would share the next message, cut another one there, and so on.
     fn transmit_data(&mut self, out: &mut BytesMut, begin: usize, end: usize) -> bool {
-        let room = end.saturating_sub(out.len()).saturating_sub(DATA_OVERHEAD.saturating_add(FRAME_MAX));
+        let room = end
+            .saturating_sub(out.len())
+            .saturating_sub(DATA_OVERHEAD.saturating_add(FRAME_MAX));
         if room < DATA_MIN {
             return false;
         }
-        let Some(turn) = self.next_turn() else { return false };
-        let Turn { id, share, credit, is_scheduled } = turn;
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.opening.due().is_none()) else {
+        let Some(turn) = self.next_turn() else {
+            return false;
+        };
+        let Turn {
+            id,
+            share,
+            credit,
+            is_scheduled,
+        } = turn;
+        let Some(stream) = self
+            .streams
+            .get_mut(&id)
+            .filter(|stream| stream.opening.due().is_none())
+        else {
             self.turn_is_over(turn, 0, false);
             return true;
         };
@@ -205,7 +266,9 @@ impl Mux {
             }
             return true;
         }
-        let length = share.min(PIECE_MAX).min(usize::try_from(sendable).unwrap_or(PIECE_MAX));
+        let length = share
+            .min(PIECE_MAX)
+            .min(usize::try_from(sendable).unwrap_or(PIECE_MAX));
         if length > room && out.len() > begin {
             return false;
         }
@@ -213,7 +276,9 @@ impl Mux {
         if length > 0 {
             frame::data_header(out, id, stream.send.next(), length);
         }
-        let (copied, fresh) = self.load.track(&mut stream.send, |send| send.transmit(out, length));
+        let (copied, fresh) = self
+            .load
+            .track(&mut stream.send, |send| send.transmit(out, length));
         debug_assert_eq!(copied, length, "what is unsent is kept");
         self.tunnel_sent = self.tunnel_sent.saturating_add(fresh);
         let more = stream.send.unsent() > 0;
@@ -233,12 +298,25 @@ impl Mux {
         if credit > 0 || self.load.again > 0 {
             let under_way = self.load.kept.saturating_sub(self.load.unsent);
             let (id, share) = self.schedule.next(schedule::quantum(under_way))?;
-            return Some(Turn { id, share, credit, is_scheduled: true });
+            return Some(Turn {
+                id,
+                share,
+                credit,
+                is_scheduled: true,
+            });
         }
         let id = *self.little.first()?;
         let credit = self.tunnel_limit.saturating_sub(self.tunnel_sent);
-        let moves_little = self.streams.get(&id).is_some_and(|stream| self.moves_little(stream));
-        Some(Turn { id, share: usize::MAX, credit: if moves_little { credit } else { 0 }, is_scheduled: false })
+        let moves_little = self
+            .streams
+            .get(&id)
+            .is_some_and(|stream| self.moves_little(stream));
+        Some(Turn {
+            id,
+            share: usize::MAX,
+            credit: if moves_little { credit } else { 0 },
+            is_scheduled: false,
+        })
     }
 
     fn turn_is_over(&mut self, turn: Turn, bytes: usize, more: bool) {
@@ -252,7 +330,9 @@ impl Mux {
 
     /// The tunnel's credit, less what is left to streams that move little.
     fn credit_of_bulk(&self) -> u64 {
-        self.tunnel_limit.saturating_sub(self.tunnel_sent).saturating_sub(self.reserve())
+        self.tunnel_limit
+            .saturating_sub(self.tunnel_sent)
+            .saturating_sub(self.reserve())
     }
 
     /// A small tunnel keeps an eighth of its first window.
@@ -267,12 +347,24 @@ impl Mux {
 
     /// The FIN or RESET of a stream, when everything before it was sent. Room for it was left.
     fn transmit_end(&mut self, out: &mut BytesMut, id: StreamId) {
-        let is_due = |stream: &&mut Stream| stream.opening.due().is_none() && stream.send.is_end_due();
-        let Some(stream) = self.streams.get_mut(&id).filter(is_due) else { return };
+        let is_due =
+            |stream: &&mut Stream| stream.opening.due().is_none() && stream.send.is_end_due();
+        let Some(stream) = self.streams.get_mut(&id).filter(is_due) else {
+            return;
+        };
         let final_offset = stream.send.sent();
         match stream.send.end() {
-            Some(End::Fin) => TunnelFrame::Fin { stream: id, final_offset }.encode(out),
-            Some(End::Reset(code)) => TunnelFrame::Reset { stream: id, final_offset, code }.encode(out),
+            Some(End::Fin) => TunnelFrame::Fin {
+                stream: id,
+                final_offset,
+            }
+            .encode(out),
+            Some(End::Reset(code)) => TunnelFrame::Reset {
+                stream: id,
+                final_offset,
+                code,
+            }
+            .encode(out),
             None => return,
         }
         stream.send.end_was_sent();

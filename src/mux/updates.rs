@@ -57,7 +57,14 @@ impl Updates {
     /// `bytes` came that nobody was told of.
     pub fn came(&mut self, now: Instant, bytes: u64) {
         self.unacknowledged = self.unacknowledged.saturating_add(bytes);
-        self.expire_in(now, if self.unacknowledged > LITTLE { ACK_DELAY } else { ACK_DELAY_LITTLE });
+        self.expire_in(
+            now,
+            if self.unacknowledged > LITTLE {
+                ACK_DELAY
+            } else {
+                ACK_DELAY_LITTLE
+            },
+        );
     }
 
     /// What waits is not to wait as for little: a direction ended, and the peer keeps the stream until it is told, or another attachment began.
@@ -73,7 +80,11 @@ impl Updates {
 
     /// Those that go with a message which leaves anyhow, one for each call, when `taken` have gone with it already.
     pub fn next_passenger(&mut self, taken: usize) -> Option<StreamId> {
-        let next = if taken < WITH_A_MESSAGE { self.pending.pop_front() } else { None };
+        let next = if taken < WITH_A_MESSAGE {
+            self.pending.pop_front()
+        } else {
+            None
+        };
         if self.pending.is_empty() {
             (self.deadline, self.unacknowledged) = (None, 0);
         }
@@ -99,13 +110,21 @@ mod tests {
         assert_eq!(updates.deadline(), Some(start + ACK_DELAY_LITTLE));
         let later = start + ACK_DELAY;
         updates.came(later, LITTLE);
-        assert_eq!(updates.deadline(), Some(later + ACK_DELAY), "then it is much");
+        assert_eq!(
+            updates.deadline(),
+            Some(later + ACK_DELAY),
+            "then it is much"
+        );
         updates.expire_soon(start);
         assert_eq!(updates.deadline(), Some(start + ACK_DELAY));
         assert!(updates.expire(start).is_empty());
         assert_eq!(updates.expire(later), [StreamId(2)]);
         updates.came(later, 100);
-        assert_eq!(updates.deadline(), Some(later + ACK_DELAY_LITTLE), "what was told of counts no more");
+        assert_eq!(
+            updates.deadline(),
+            Some(later + ACK_DELAY_LITTLE),
+            "what was told of counts no more"
+        );
     }
 
     #[test]
@@ -117,9 +136,17 @@ mod tests {
             updates.defer(StreamId(id));
             updates.came(start, 100);
         }
-        let taken: Vec<_> = (0..).map_while(|taken| updates.next_passenger(taken)).collect();
-        assert_eq!((taken.len(), updates.deadline()), (WITH_A_MESSAGE, Some(start + ACK_DELAY_LITTLE)));
+        let taken: Vec<_> = (0..)
+            .map_while(|taken| updates.next_passenger(taken))
+            .collect();
+        assert_eq!(
+            (taken.len(), updates.deadline()),
+            (WITH_A_MESSAGE, Some(start + ACK_DELAY_LITTLE))
+        );
         assert_eq!(updates.next_passenger(0), Some(StreamId(streams - 1)));
-        assert_eq!((updates.next_passenger(1), updates.deadline()), (None, None));
+        assert_eq!(
+            (updates.next_passenger(1), updates.deadline()),
+            (None, None)
+        );
     }
 }

@@ -25,7 +25,12 @@ pub fn take(input: &mut &[u8]) -> Option<u64> {
     let (bytes, rest) = input.split_at_checked(length)?;
     *input = rest;
     let mask = u64::MAX >> 2 >> (64_usize.saturating_sub(length.saturating_mul(8)));
-    Some(bytes.iter().fold(0, |value: u64, &byte| value << 8 | u64::from(byte)) & mask)
+    Some(
+        bytes
+            .iter()
+            .fold(0, |value: u64, &byte| value << 8 | u64::from(byte))
+            & mask,
+    )
 }
 
 #[cfg(test)]
@@ -40,7 +45,10 @@ mod tests {
             (&[0x25], 37),
             (&[0x7b, 0xbd], 15293),
             (&[0x9d, 0x7f, 0x3e, 0x7d], 494_878_333),
-            (&[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c], 151_288_809_941_952_652),
+            (
+                &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c],
+                151_288_809_941_952_652,
+            ),
         ];
         for (bytes, value) in examples {
             let mut input = bytes;

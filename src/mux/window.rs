@@ -59,7 +59,11 @@ pub struct StreamWindow {
 impl StreamWindow {
     /// A window whose first size the peer already knows.
     pub fn new(size: WindowSize) -> Self {
-        let unproven = size.initial.saturating_add(UNPROVEN_LOAN_MAX).min(size.max).max(size.initial);
+        let unproven = size
+            .initial
+            .saturating_add(UNPROVEN_LOAN_MAX)
+            .min(size.max)
+            .max(size.initial);
         StreamWindow {
             floor: size.initial,
             size: unproven,
@@ -100,7 +104,11 @@ impl StreamWindow {
     /// `bytes` went to the application.
     pub fn consume(&mut self, now: Instant, bytes: u64, growth: &Growth) {
         self.consumed = self.consumed.saturating_add(bytes);
-        self.is_proven |= self.consumed >= self.granted.saturating_add(self.granted / 2).saturating_add(PROOF);
+        self.is_proven |= self.consumed
+            >= self
+                .granted
+                .saturating_add(self.granted / 2)
+                .saturating_add(PROOF);
         self.grow(now, growth);
     }
 
@@ -116,7 +124,12 @@ impl StreamWindow {
         // A sender leaves the last of its credit alone when it is too little for a message: three quarters count as all.
         let is_used_up = self.consumed_lately() >= self.size.saturating_sub(self.size / 4);
         if is_used_up && in_time && self.is_proven() {
-            self.size = self.size.saturating_mul(2).max(growth.at_least).min(growth.max).max(self.size);
+            self.size = self
+                .size
+                .saturating_mul(2)
+                .max(growth.at_least)
+                .min(growth.max)
+                .max(self.size);
         }
         if elapsed >= UNUSED_AFTER && self.consumed_lately() < self.size / 4 {
             self.size = (self.size / 2).max(self.floor);
@@ -162,13 +175,22 @@ pub struct TunnelWindow {
 impl TunnelWindow {
     /// A window whose first size the peer already knows.
     pub fn new(now: Instant, size: WindowSize) -> Self {
-        TunnelWindow { delivery: Delivery::new(now, size.initial, size.max), received: 0, consumed: 0, limit: size.initial }
+        TunnelWindow {
+            delivery: Delivery::new(now, size.initial, size.max),
+            received: 0,
+            consumed: 0,
+            limit: size.initial,
+        }
     }
 
     /// Takes `bytes` more from the peer. Says whether they were within the credit.
     pub fn receive(&mut self, now: Instant, bytes: u64) -> bool {
         self.received = self.received.saturating_add(bytes);
-        self.delivery.arrived(now, self.received, self.limit.saturating_sub(INTERACTIVE_RESERVE));
+        self.delivery.arrived(
+            now,
+            self.received,
+            self.limit.saturating_sub(INTERACTIVE_RESERVE),
+        );
         self.received <= self.limit
     }
 
@@ -184,15 +206,27 @@ impl TunnelWindow {
 
     /// How the windows of streams grow, which `max` bounds. That of the tunnel must limit before they do, also after it has doubled.
     pub fn growth(&self, max: u64) -> Growth {
-        let within = self.delivery.least_round_trip().mul_f64(STREAM_ROUND_TRIPS).saturating_add(STREAM_SCHEDULING);
-        Growth { within, at_least: self.delivery.size().saturating_mul(2), max }
+        let within = self
+            .delivery
+            .least_round_trip()
+            .mul_f64(STREAM_ROUND_TRIPS)
+            .saturating_add(STREAM_SCHEDULING);
+        Growth {
+            within,
+            at_least: self.delivery.size().saturating_mul(2),
+            max,
+        }
     }
 
     /// What one stream needs to fill the path, in bytes: 0 for a path so short that a share of the pool fills it. Three quarters of that are granted at
     /// any time, which is still more than the tunnel grants. What a reader that stops holds of it is lost to the others.
     pub fn path_need(&self) -> u64 {
         let size = self.delivery.size();
-        if self.delivery.least_round_trip() < SHORT_PATH { 0 } else { size.saturating_add(size / 2) }
+        if self.delivery.least_round_trip() < SHORT_PATH {
+            0
+        } else {
+            size.saturating_add(size / 2)
+        }
     }
 
     /// How many bytes have come over the tunnel's life.
@@ -219,12 +253,18 @@ impl TunnelWindow {
     /// The limit to tell the peer now.
     pub fn advance_limit(&mut self, now: Instant) -> u64 {
         self.limit = self.limit.max(self.next_limit());
-        self.delivery.told(now, self.received, self.limit.saturating_sub(INTERACTIVE_RESERVE));
+        self.delivery.told(
+            now,
+            self.received,
+            self.limit.saturating_sub(INTERACTIVE_RESERVE),
+        );
         self.limit
     }
 
     fn next_limit(&self) -> u64 {
-        self.received.saturating_add(self.delivery.size()).saturating_add(INTERACTIVE_RESERVE)
+        self.received
+            .saturating_add(self.delivery.size())
+            .saturating_add(INTERACTIVE_RESERVE)
     }
 }
 
@@ -232,9 +272,16 @@ impl TunnelWindow {
 mod tests {
     use super::*;
 
-    const SIZE: WindowSize = WindowSize { initial: 16 << 10, max: 1 << 20 };
+    const SIZE: WindowSize = WindowSize {
+        initial: 16 << 10,
+        max: 1 << 20,
+    };
     const ROUND_TRIP: Duration = Duration::from_millis(100);
-    const GROWTH: Growth = Growth { within: ROUND_TRIP, at_least: 0, max: SIZE.max };
+    const GROWTH: Growth = Growth {
+        within: ROUND_TRIP,
+        at_least: 0,
+        max: SIZE.max,
+    };
 
     #[test]
     fn a_window_grows_only_when_a_proven_reader_uses_it_up_within_a_round_trip() {
@@ -246,7 +293,10 @@ mod tests {
             slow.consume(start + ROUND_TRIP * step, 32 * 1024, &GROWTH);
             fast.consume(start + ROUND_TRIP * step / 32, 32 * 1024, &GROWTH);
             fast.advance_limit(u64::MAX);
-            assert!(fast.is_proven() || fast.size == unproven, "no growth without proof");
+            assert!(
+                fast.is_proven() || fast.size == unproven,
+                "no growth without proof"
+            );
         }
         assert_eq!(slow.advance_limit(u64::MAX), (2 << 20) + unproven);
         assert_eq!(fast.advance_limit(u64::MAX), (2 << 20) + SIZE.max);
@@ -261,7 +311,11 @@ mod tests {
             window.consume(start + Duration::from_secs(2) * second, 1000, &GROWTH);
         }
         assert_eq!(window.size, SIZE.initial);
-        assert_eq!(window.advance_limit(u64::MAX), before, "what was granted stays granted");
+        assert_eq!(
+            window.advance_limit(u64::MAX),
+            before,
+            "what was granted stays granted"
+        );
     }
 
     #[test]
@@ -269,7 +323,11 @@ mod tests {
         let mut window = StreamWindow::new(SIZE);
         assert_eq!(window.advance_limit(0), SIZE.initial);
         assert_eq!(window.advance_limit(1000), SIZE.initial + 1000);
-        assert_eq!(window.advance_limit(0), SIZE.initial + 1000, "credit is never taken back");
+        assert_eq!(
+            window.advance_limit(0),
+            SIZE.initial + 1000,
+            "credit is never taken back"
+        );
     }
 
     #[test]
@@ -278,7 +336,10 @@ mod tests {
         let mut window = TunnelWindow::new(now, SIZE);
         for round in 1..=100 {
             assert!(window.receive(now, SIZE.initial));
-            assert_eq!(window.advance_limit(now), (round + 1) * SIZE.initial + INTERACTIVE_RESERVE);
+            assert_eq!(
+                window.advance_limit(now),
+                (round + 1) * SIZE.initial + INTERACTIVE_RESERVE
+            );
         }
         assert!(!window.receive(now, SIZE.initial + INTERACTIVE_RESERVE + 1));
     }

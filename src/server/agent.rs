@@ -79,7 +79,10 @@ impl Draining {
 
     /// Whether [`Draining::begin`] was called.
     pub fn has_begun(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).begun
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .begun
     }
 
     fn linked(&self, outbox: &Arc<Outbox>) -> bool {
@@ -116,7 +119,11 @@ impl Tunnels {
     }
 
     fn find(&self, id: Id) -> Option<Tunnel> {
-        self.table().held.get(&id).filter(|tunnel| tunnel.notice().is_none()).cloned()
+        self.table()
+            .held
+            .get(&id)
+            .filter(|tunnel| tunnel.notice().is_none())
+            .cloned()
     }
 
     fn add(&self, tunnel: &Tunnel) {
@@ -130,20 +137,32 @@ impl Tunnels {
         if table.over.len() >= REMEMBERED {
             table.over.pop_front();
         }
-        table.over.push_back(Over { tunnel: tunnel.id(), port: tunnel.port().keys.id, seen: tunnel.seen() });
+        table.over.push_back(Over {
+            tunnel: tunnel.id(),
+            port: tunnel.port().keys.id,
+            seen: tunnel.seen(),
+        });
     }
 
     /// What was seen of a tunnel that is over.
     fn seen(&self, port: Id, tunnel: Id) -> Option<u64> {
         let table = self.table();
-        table.over.iter().find(|over| (over.port, over.tunnel) == (port, tunnel)).map(|over| over.seen)
+        table
+            .over
+            .iter()
+            .find(|over| (over.port, over.tunnel) == (port, tunnel))
+            .map(|over| over.seen)
     }
 
     /// Makes room for one more tunnel of a port: one that no channel carries ends for it, that which has been without longest. Says whether there is room.
     /// Those that have not proven themselves are counted apart, so that recorded handshakes, played again, keep nobody out.
     fn make_room(&self, port: Id, most: usize) -> bool {
         let (mut standing, mut begun, mut lost) = (0, Vec::new(), Vec::new());
-        for tunnel in self.all().into_iter().filter(|tunnel| tunnel.port().keys.id == port) {
+        for tunnel in self
+            .all()
+            .into_iter()
+            .filter(|tunnel| tunnel.port().keys.id == port)
+        {
             let state = tunnel.standing().borrow().clone();
             match state {
                 Standing::Begun => begun.push(tunnel),
@@ -152,23 +171,40 @@ impl Tunnels {
                 Standing::Over => {}
             }
         }
-        let full = Notice::new(Code::Limit, "the port has as many tunnels as the server allows");
+        let full = Notice::new(
+            Code::Limit,
+            "the port has as many tunnels as the server allows",
+        );
         if begun.len() >= CANDIDATES {
-            begun.iter().for_each(|tunnel| tunnel.end(ResetCode::Limit, full.clone()));
+            begun
+                .iter()
+                .for_each(|tunnel| tunnel.end(ResetCode::Limit, full.clone()));
         }
         if standing + lost.len() < most {
             return true;
         }
         let longest = lost.into_iter().max_by_key(|(since, _)| since.elapsed());
-        longest.inspect(|(_, tunnel)| tunnel.end(ResetCode::Limit, full)).is_some()
+        longest
+            .inspect(|(_, tunnel)| tunnel.end(ResetCode::Limit, full))
+            .is_some()
     }
 
     /// A port has no room for a connection: of its tunnels that no channel carries the one with the most connections ends.
     pub fn end_one_without_channel(&self, port: Id) {
-        let of_port = self.all().into_iter().filter(|tunnel| tunnel.port().keys.id == port && tunnel.streams() > 0);
-        let lost = of_port.filter(|tunnel| matches!(*tunnel.standing().borrow(), Standing::Lost { .. }));
+        let of_port = self
+            .all()
+            .into_iter()
+            .filter(|tunnel| tunnel.port().keys.id == port && tunnel.streams() > 0);
+        let lost =
+            of_port.filter(|tunnel| matches!(*tunnel.standing().borrow(), Standing::Lost { .. }));
         if let Some(tunnel) = lost.max_by_key(Tunnel::streams) {
-            tunnel.end(ResetCode::Limit, Notice::new(Code::Limit, "nothing carries the tunnel, and others need its connections"));
+            tunnel.end(
+                ResetCode::Limit,
+                Notice::new(
+                    Code::Limit,
+                    "nothing carries the tunnel, and others need its connections",
+                ),
+            );
         }
     }
 
@@ -195,7 +231,11 @@ impl Agent {
         connect_timeout: Duration,
         limits: ServerLimits,
         bench: bool,
-        Drain { tasks, streams, stop }: &Drain,
+        Drain {
+            tasks,
+            streams,
+            stop,
+        }: &Drain,
     ) -> Self {
         let ports = Arc::new(ports);
         Agent {
@@ -206,7 +246,10 @@ impl Agent {
             started: Moment::now(),
             tunnels: Tunnels::default(),
             quotas: Quotas::new(limits, ports.len()),
-            draining: Draining { ports, state: Arc::default() },
+            draining: Draining {
+                ports,
+                state: Arc::default(),
+            },
             trouble: Arc::default(),
             refusals: Arc::default(),
             failures: Arc::default(),
@@ -222,9 +265,18 @@ impl Agent {
         self.draining.clone()
     }
 
-    fn attach(&self, outbox: &Arc<Outbox>, channel: u32, id: Id, message: &Bytes) -> Result<(), Notice> {
+    fn attach(
+        &self,
+        outbox: &Arc<Outbox>,
+        channel: u32,
+        id: Id,
+        message: &Bytes,
+    ) -> Result<(), Notice> {
         if outbox.lane(channel).is_some() {
-            return Err(Notice::new(Code::Protocol, "ATTACH with a channel number that is in use"));
+            return Err(Notice::new(
+                Code::Protocol,
+                "ATTACH with a channel number that is in use",
+            ));
         }
         let Some(port) = self.ports.get(&id) else {
             outbox.control(&close(channel, &Notice::new(Code::Refused, "")));
@@ -236,7 +288,12 @@ impl Agent {
             started: self.started,
             find: &|id| self.tunnels.find(id),
             seen: &|port, tunnel| self.tunnels.seen(port, tunnel),
-            is_open: &|| !self.draining.has_begun() && self.tunnels.make_room(id, self.quotas.limits().tunnels_per_port),
+            is_open: &|| {
+                !self.draining.has_begun()
+                    && self
+                        .tunnels
+                        .make_room(id, self.quotas.limits().tunnels_per_port)
+            },
             bench: self.bench,
             addresses: port.proxy_protocol,
             tasks: &self.tasks,
@@ -258,7 +315,8 @@ impl Agent {
                 }
             }
             Err(error) => {
-                self.failures.log(|times| warn!(parent: &span, times, "a client was refused: {error}"));
+                self.failures
+                    .log(|times| warn!(parent: &span, times, "a client was refused: {error}"));
                 outbox.control(&close(channel, &attach::closing_notice(&error)));
             }
         }
@@ -298,12 +356,21 @@ pub struct Session {
 impl Handler for Session {
     fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
         match frame {
-            Frame::Attach { channel, header, message } => self.agent.attach(&self.outbox, channel, header.port, &message),
+            Frame::Attach {
+                channel,
+                header,
+                message,
+            } => self
+                .agent
+                .attach(&self.outbox, channel, header.port, &message),
             Frame::Registered(registered) => {
                 self.agent.registered(&registered);
                 Ok(())
             }
-            other => Err(Notice::new(Code::Protocol, format!("{} is not for a server", other.name()))),
+            other => Err(Notice::new(
+                Code::Protocol,
+                format!("{} is not for a server", other.name()),
+            )),
         }
     }
 }
@@ -324,8 +391,18 @@ impl LinkedRole for Agent {
     type Session = Session;
 
     fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Session) {
-        let first = if self.draining.linked(outbox) { Vec::new() } else { ports_frames(&self.ports, Frame::Register) };
-        (first, Session { agent: self.clone(), outbox: Arc::clone(outbox) })
+        let first = if self.draining.linked(outbox) {
+            Vec::new()
+        } else {
+            ports_frames(&self.ports, Frame::Register)
+        };
+        (
+            first,
+            Session {
+                agent: self.clone(),
+                outbox: Arc::clone(outbox),
+            },
+        )
     }
 
     fn retiring(&self, outbox: &Arc<Outbox>) {
@@ -333,7 +410,10 @@ impl LinkedRole for Agent {
         // More than once: an ATTACH may have been on its way here.
         let asked = async move {
             while outbox.ended().is_none() {
-                tunnels.all().iter().for_each(|tunnel| tunnel.leave(&outbox));
+                tunnels
+                    .all()
+                    .iter()
+                    .for_each(|tunnel| tunnel.leave(&outbox));
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         };
@@ -344,18 +424,34 @@ impl LinkedRole for Agent {
 
     fn joined(&self, _outbox: &Arc<Outbox>, terms: &Terms) {
         if self.ports.len() > terms.max_ports as usize {
-            error!(configured = self.ports.len(), max_ports = terms.max_ports, "more ports than the master takes on a link");
+            error!(
+                configured = self.ports.len(),
+                max_ports = terms.max_ports,
+                "more ports than the master takes on a link"
+            );
         }
     }
 }
 
-fn ports_frames(ports: &HashMap<Id, Arc<ServerPort>>, frame: impl Fn(Ports) -> Frame) -> Vec<Frame> {
+fn ports_frames(
+    ports: &HashMap<Id, Arc<ServerPort>>,
+    frame: impl Fn(Ports) -> Frame,
+) -> Vec<Frame> {
     let ids: Vec<Id> = ports.keys().copied().collect();
-    ids.chunks(MAX_PORTS_PER_FRAME).map(|ids| frame(Ports { ports: ids.to_vec() })).collect()
+    ids.chunks(MAX_PORTS_PER_FRAME)
+        .map(|ids| {
+            frame(Ports {
+                ports: ids.to_vec(),
+            })
+        })
+        .collect()
 }
 
 fn close(channel: u32, notice: &Notice) -> Frame {
-    Frame::Close { channel, notice: notice.clone() }
+    Frame::Close {
+        channel,
+        notice: notice.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -369,8 +465,12 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn a_master_that_gives_a_channel_number_twice_breaks_the_protocol_and_leaves_no_tunnel_behind() {
-        let window = WindowSize { initial: 65_536, max: 65_536 };
+    async fn a_master_that_gives_a_channel_number_twice_breaks_the_protocol_and_leaves_no_tunnel_behind()
+     {
+        let window = WindowSize {
+            initial: 65_536,
+            max: 65_536,
+        };
         let keys = PortKeys::derive("a port key of the tests");
         let port = PortParameters {
             mark: "test".into(),
@@ -385,20 +485,41 @@ mod tests {
         };
         let drain = Drain::default();
         let wish = attach::wish(&port, &Outbox::new(), 1, &drain.tasks).unwrap();
-        let offered = ServerPort { port, host: "localhost".to_owned(), tcp_port: 1, proxy_protocol: false };
+        let offered = ServerPort {
+            port,
+            host: "localhost".to_owned(),
+            tcp_port: 1,
+            proxy_protocol: false,
+        };
         let ports = HashMap::from([(keys.id, Arc::new(offered))]);
-        let agent = Agent::new(Id([7; 16]), ports, Duration::from_secs(1), ServerLimits::default(), true, &drain);
+        let agent = Agent::new(
+            Id([7; 16]),
+            ports,
+            Duration::from_secs(1),
+            ServerLimits::default(),
+            true,
+            &drain,
+        );
         let outbox = Outbox::new();
         let (_, mut session) = agent.begin(&outbox);
         let attach = || Frame::Attach {
             channel: 3,
-            header: AttachHeader { port: keys.id, instance: None, avoid: Vec::new() },
+            header: AttachHeader {
+                port: keys.id,
+                instance: None,
+                avoid: Vec::new(),
+            },
             message: wish.message.clone(),
         };
         assert_eq!(session.frame(attach()), Ok(()));
-        assert_eq!(session.frame(attach()).map_err(|notice| notice.code), Err(Code::Protocol));
+        assert_eq!(
+            session.frame(attach()).map_err(|notice| notice.code),
+            Err(Code::Protocol)
+        );
         outbox.close(3, &Notice::new(Code::Shutdown, ""));
         drain.tasks.close();
-        tokio::time::timeout(Duration::from_secs(10), drain.tasks.wait()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), drain.tasks.wait())
+            .await
+            .unwrap();
     }
 }

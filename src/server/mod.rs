@@ -54,9 +54,25 @@ pub struct ServerParameters {
 /// # Cancel safety
 /// Dropping the future cuts the link; tasks that were spawned end soon after.
 pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace: Duration) {
-    let ServerParameters { instance, uplinks, ports, connect_timeout, limits, bench } = parameters;
+    let ServerParameters {
+        instance,
+        uplinks,
+        ports,
+        connect_timeout,
+        limits,
+        bench,
+    } = parameters;
     let drain = Drain::default();
     let agent = Agent::new(instance, ports, connect_timeout, limits, bench, &drain);
     let (draining, tunnels) = (agent.draining(), agent.tunnels());
-    drain.run(uplinks, Arc::new(agent), &cancel, grace, || draining.begin(), async move { tunnels.end().await }).await;
+    drain
+        .run(
+            uplinks,
+            Arc::new(agent),
+            &cancel,
+            grace,
+            || draining.begin(),
+            async move { tunnels.end().await },
+        )
+        .await;
 }

@@ -26,10 +26,18 @@ mod tests {
 
     #[test]
     fn headers_are_those_of_the_vectors() {
-        let vectors: Vectors = serde_json::from_str(include_str!("../../tests/vectors/details.json")).unwrap();
-        for Vector { details, header: expected } in vectors.origins {
+        let vectors: Vectors =
+            serde_json::from_str(include_str!("../../tests/vectors/details.json")).unwrap();
+        for Vector {
+            details,
+            header: expected,
+        } in vectors.origins
+        {
             let origin = Origin::read(details.as_bytes()).unwrap();
-            let written: String = header(origin.as_ref()).iter().map(|byte| format!("{byte:02x}")).collect();
+            let written: String = header(origin.as_ref())
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             assert_eq!(written, expected, "{details}");
         }
     }

@@ -29,7 +29,12 @@ pub struct ServerLimits {
 
 impl Default for ServerLimits {
     fn default() -> Self {
-        ServerLimits { streams: 32_768, streams_per_port: 16_384, streams_per_tunnel: 8_192, tunnels_per_port: 1_024 }
+        ServerLimits {
+            streams: 32_768,
+            streams_per_port: 16_384,
+            streams_per_tunnel: 8_192,
+            tunnels_per_port: 1_024,
+        }
     }
 }
 
@@ -72,7 +77,11 @@ pub enum Exhausted {
 impl Quotas {
     /// Nothing is open; there are so many ports.
     pub fn new(limits: ServerLimits, ports: usize) -> Arc<Self> {
-        Arc::new(Quotas { limits, reserve: limits.streams / 2 / ports.max(1), open: Mutex::default() })
+        Arc::new(Quotas {
+            limits,
+            reserve: limits.streams / 2 / ports.max(1),
+            open: Mutex::default(),
+        })
     }
 
     /// What they are.
@@ -85,8 +94,13 @@ impl Quotas {
         let mut open = self.open();
         let of_port = open.ports.get(&port);
         let held_by_port = of_port.map_or(0, |streams| streams.total);
-        let held = of_port.and_then(|streams| streams.tunnels.get(&tunnel)).copied().unwrap_or(0);
-        let free = self.free_to(&open, port, held_by_port).min(self.limits.streams_per_port.saturating_sub(held_by_port));
+        let held = of_port
+            .and_then(|streams| streams.tunnels.get(&tunnel))
+            .copied()
+            .unwrap_or(0);
+        let free = self
+            .free_to(&open, port, held_by_port)
+            .min(self.limits.streams_per_port.saturating_sub(held_by_port));
         if free == 0 {
             return Err(Exhausted::Port(held_by_port));
         }
@@ -97,7 +111,11 @@ impl Quotas {
         let streams = open.ports.entry(port).or_default();
         streams.total += 1;
         *streams.tunnels.entry(tunnel).or_default() += 1;
-        Ok(Permit { quotas: Arc::clone(self), port, tunnel })
+        Ok(Permit {
+            quotas: Arc::clone(self),
+            port,
+            tunnel,
+        })
     }
 
     /// What a port may take of the streams that are left.
@@ -110,8 +128,11 @@ impl Quotas {
             .map(|(_, streams)| streams.total.min(self.reserve))
             .sum::<usize>();
         // All ports together have half of the streams in reserve.
-        let reserved = (self.limits.streams / 2).saturating_sub(self.reserve).saturating_sub(others);
-        free.saturating_sub(reserved).max(self.reserve.saturating_sub(held).min(free))
+        let reserved = (self.limits.streams / 2)
+            .saturating_sub(self.reserve)
+            .saturating_sub(others);
+        free.saturating_sub(reserved)
+            .max(self.reserve.saturating_sub(held).min(free))
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -131,7 +152,9 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut open = self.quotas.open();
         open.total = open.total.saturating_sub(1);
-        let Some(streams) = open.ports.get_mut(&self.port) else { return };
+        let Some(streams) = open.ports.get_mut(&self.port) else {
+            return;
+        };
         streams.total = streams.total.saturating_sub(1);
         if let Some(held) = streams.tunnels.get_mut(&self.tunnel) {
             *held = held.saturating_sub(1);
@@ -149,8 +172,12 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    const LIMITS: ServerLimits =
-        ServerLimits { streams: 1_000, streams_per_port: 1_000, streams_per_tunnel: 1_000, tunnels_per_port: 10 };
+    const LIMITS: ServerLimits = ServerLimits {
+        streams: 1_000,
+        streams_per_port: 1_000,
+        streams_per_tunnel: 1_000,
+        tunnels_per_port: 10,
+    };
 
     fn id(number: u8) -> Id {
         Id([number; 16])
@@ -181,7 +208,11 @@ mod tests {
         let greedy: Vec<_> = (3..100).map(|tunnel| fill(&quotas, 1, tunnel).0).collect();
         for port in 2..=4 {
             let (other, _) = fill(&quotas, port, 1);
-            assert!(other.len() >= 111, "port {port} has its part: {}", other.len());
+            assert!(
+                other.len() >= 111,
+                "port {port} has its part: {}",
+                other.len()
+            );
         }
         drop((first, second, greedy));
         let open = quotas.open();
@@ -190,11 +221,22 @@ mod tests {
 
     #[test]
     fn no_limit_is_exceeded() {
-        let quotas = Quotas::new(ServerLimits { streams_per_port: 100, streams_per_tunnel: 30, ..LIMITS }, 1);
+        let quotas = Quotas::new(
+            ServerLimits {
+                streams_per_port: 100,
+                streams_per_tunnel: 30,
+                ..LIMITS
+            },
+            1,
+        );
         let (first, exhausted) = fill(&quotas, 1, 1);
         assert_eq!((first.len(), exhausted), (30, Exhausted::Tunnel(30)));
         let tunnels: Vec<_> = (2..50).map(|tunnel| fill(&quotas, 1, tunnel)).collect();
-        let open = first.len() + tunnels.iter().map(|(permits, _)| permits.len()).sum::<usize>();
+        let open = first.len()
+            + tunnels
+                .iter()
+                .map(|(permits, _)| permits.len())
+                .sum::<usize>();
         assert!((95..=100).contains(&open), "{open}");
     }
 }

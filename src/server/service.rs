@@ -79,7 +79,13 @@ impl DialError {
     fn log(&self, context: &Context) {
         match self {
             DialError::Connect(ConnectError::OutOfFiles(out)) => {
-                context.trouble.log(|times| error!(times, "cannot connect to local services: {out}; {}", out.remedy()));
+                context.trouble.log(|times| {
+                    error!(
+                        times,
+                        "cannot connect to local services: {out}; {}",
+                        out.remedy()
+                    )
+                });
             }
             error => {
                 let ServerPort { host, tcp_port, .. } = &*context.port;
@@ -138,16 +144,25 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
             accepted = tunnel.accept() => accepted,
             () = context.stop.cancelled() => None,
         };
-        let Some((stream, details)) = accepted else { break };
+        let Some((stream, details)) = accepted else {
+            break;
+        };
         if context.draining.has_begun() {
             stream.reset(ResetCode::Shutdown);
             continue;
         }
-        let permit = match context.quotas.stream(context.port.port.keys.id, tunnel.id()) {
+        let permit = match context
+            .quotas
+            .stream(context.port.port.keys.id, tunnel.id())
+        {
             Ok(permit) => permit,
             Err(exhausted) => {
-                context.refusals.log(|times| warn!(times, "a connection was refused: {exhausted}"));
-                context.tunnels.end_one_without_channel(context.port.port.keys.id);
+                context
+                    .refusals
+                    .log(|times| warn!(times, "a connection was refused: {exhausted}"));
+                context
+                    .tunnels
+                    .end_one_without_channel(context.port.port.keys.id);
                 stream.reset(ResetCode::Limit);
                 continue;
             }
@@ -158,12 +173,18 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
             Ok(Purpose::Service(origin)) => {
                 let is_silent = context.port.proxy_protocol && origin.is_none();
                 if is_silent && !std::mem::replace(&mut is_silence_noted, true) {
-                    warn!("the client does not say where its connections come from, so that the service is not told; upgrade it");
+                    warn!(
+                        "the client does not say where its connections come from, so that the service is not told; upgrade it"
+                    );
                 }
-                drop(context.streams.spawn(serve_stream(Arc::clone(&context), stream, origin, permit).instrument(span)));
+                drop(context.streams.spawn(
+                    serve_stream(Arc::clone(&context), stream, origin, permit).instrument(span),
+                ));
             }
             Ok(Purpose::Measure(request)) => {
-                drop(context.streams.spawn(measure(Arc::clone(&context), stream, request, permit).instrument(span)));
+                drop(context.streams.spawn(
+                    measure(Arc::clone(&context), stream, request, permit).instrument(span),
+                ));
             }
             Err(error) => {
                 // Never the service: who meant to measure would send it what it cannot make sense of.
@@ -172,13 +193,23 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
             }
         }
     }
-    tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, "the server ends"));
-    let why = tunnel.notice().map_or_else(|| "the server ends".to_owned(), |notice| notice.to_string());
+    tunnel.end(
+        ResetCode::Shutdown,
+        Notice::new(Code::Shutdown, "the server ends"),
+    );
+    let why = tunnel
+        .notice()
+        .map_or_else(|| "the server ends".to_owned(), |notice| notice.to_string());
     info!(tunnel = %tunnel.id(), lived_s = begun.elapsed().as_secs(), streams, "the tunnel is over: {why}");
 }
 
 /// Serves a stream that comes from there, as far as that is known.
-async fn serve_stream(context: Arc<Context>, stream: TunnelStream, origin: Option<Origin>, _place: Permit) {
+async fn serve_stream(
+    context: Arc<Context>,
+    stream: TunnelStream,
+    origin: Option<Origin>,
+    _place: Permit,
+) {
     let port = &context.port.port;
     let socket = tokio::select! {
         dialled = dial(&context, origin) => match dialled {
@@ -202,7 +233,9 @@ async fn serve_stream(context: Arc<Context>, stream: TunnelStream, origin: Optio
 
 /// Serves a stream that measures the way here: the local service hears nothing of it.
 async fn measure(context: Arc<Context>, stream: TunnelStream, request: Request, _place: Permit) {
-    let Some(peer) = &context.bench else { return stream.reset(ResetCode::Refused) };
+    let Some(peer) = &context.bench else {
+        return stream.reset(ResetCode::Refused);
+    };
     debug!(?request, "a measuring stream");
     tokio::select! {
         served = peer.serve(&stream, request) => match served {
@@ -216,7 +249,12 @@ async fn measure(context: Arc<Context>, stream: TunnelStream, request: Request, 
 /// Dials afresh for each stream: a name may have moved. A service that wants to hear where the connection comes from has been told then, once for the
 /// whole life of the stream.
 async fn dial(context: &Context, origin: Option<Origin>) -> Result<TcpStream, DialError> {
-    let ServerPort { host, tcp_port, proxy_protocol, .. } = &*context.port;
+    let ServerPort {
+        host,
+        tcp_port,
+        proxy_protocol,
+        ..
+    } = &*context.port;
     let deadline = Instant::now() + context.connect_timeout;
     let mut socket = connect(host, *tcp_port, context.connect_timeout).await?;
     if *proxy_protocol {

@@ -36,7 +36,11 @@ pub fn escaped(line: &str) -> Cow<'_, str> {
 }
 
 /// The text with such characters written by `write`, but for what `kept` says is so long.
-fn escape<'t>(line: &'t str, kept: impl Fn(&str) -> Option<usize>, write: impl Fn(char, &mut String)) -> Cow<'t, str> {
+fn escape<'t>(
+    line: &'t str,
+    kept: impl Fn(&str) -> Option<usize>,
+    write: impl Fn(char, &mut String),
+) -> Cow<'t, str> {
     if !line.contains(is_hostile) {
         return Cow::Borrowed(line);
     }
@@ -59,7 +63,10 @@ fn escape<'t>(line: &'t str, kept: impl Fn(&str) -> Option<usize>, write: impl F
 fn colour(rest: &str) -> Option<usize> {
     let parameters = rest.strip_prefix("\x1b[")?;
     let end = parameters.find(|letter: char| !letter.is_ascii_digit() && letter != ';')?;
-    parameters.get(end..)?.starts_with('m').then_some(end.saturating_add(3))
+    parameters
+        .get(end..)?
+        .starts_with('m')
+        .then_some(end.saturating_add(3))
 }
 
 /// C0 and C1, the ends of lines and paragraphs, the marks of direction, and the byte order mark.
@@ -79,7 +86,10 @@ mod tests {
             ("a\nERROR b\r", "a\\u{a}ERROR b\\u{d}"),
             ("\u{1b}]0;title\u{7}", "\\u{1b}]0;title\\u{7}"),
             ("\u{1b}[2J\u{9b}2J", "\\u{1b}[2J\\u{9b}2J"),
-            ("\u{202e}\u{2066}\u{200f}\u{2028}\u{feff}\u{7f}", "\\u{202e}\\u{2066}\\u{200f}\\u{2028}\\u{feff}\\u{7f}"),
+            (
+                "\u{202e}\u{2066}\u{200f}\u{2028}\u{feff}\u{7f}",
+                "\\u{202e}\\u{2066}\\u{200f}\\u{2028}\\u{feff}\\u{7f}",
+            ),
             ("\u{1b}[33m WARN\u{1b}[0m", "\u{1b}[33m WARN\u{1b}[0m"),
         ] {
             assert_eq!(escaped(line), shown);
@@ -92,7 +102,10 @@ mod tests {
         assert_eq!(shown(text), "a\\u{1b}[31mb\\u{202e}c\\u{2028}é\\u{a}");
         let json = serde_json::to_string(text).expect("text");
         let shown = shown_in_json(&json);
-        assert!(!shown.contains(is_hostile) && shown.contains("\\u202e"), "{shown}");
+        assert!(
+            !shown.contains(is_hostile) && shown.contains("\\u202e"),
+            "{shown}"
+        );
         assert_eq!(serde_json::from_str::<String>(&shown).expect("JSON"), text);
     }
 }

@@ -76,15 +76,25 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     // The builder has a filter of its own, which would stop at `info`.
-    let builder = SubscriberBuilder::default().compact().with_timer(Utc).with_ansi(colour).with_writer(writer);
-    builder.with_max_level(LevelFilter::TRACE).finish().with(filter(level))
+    let builder = SubscriberBuilder::default()
+        .compact()
+        .with_timer(Utc)
+        .with_ansi(colour)
+        .with_writer(writer);
+    builder
+        .with_max_level(LevelFilter::TRACE)
+        .finish()
+        .with(filter(level))
 }
 
 fn filter(level: Level) -> Targets {
     let own = LevelFilter::from_level(level);
     let others = own.min(LevelFilter::WARN);
     let silent = SILENT.map(|target| (target, LevelFilter::OFF));
-    Targets::new().with_default(others).with_target(OWN, own).with_targets(silent)
+    Targets::new()
+        .with_default(others)
+        .with_target(OWN, own)
+        .with_targets(silent)
 }
 
 #[cfg(test)]
@@ -118,7 +128,10 @@ mod tests {
             tracing::debug!(port = "远程桌面", "attached");
         });
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.contains("DEBUG") && text.contains("attached port=\"远程桌面\""), "{text}");
+        assert!(
+            text.contains("DEBUG") && text.contains("attached port=\"远程桌面\""),
+            "{text}"
+        );
         let (time, _) = text.split_once(' ').expect("a time stamp first");
         assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
     }
@@ -132,7 +145,14 @@ mod tests {
             tracing::error!(target: "tokio_tungstenite", "payload three");
         };
         let text = logged(Level::TRACE, events);
-        assert!(text.contains("warned") && !text.contains("payload"), "{text}");
-        assert_eq!(logged(Level::ERROR, events), "", "a level below warn holds for all");
+        assert!(
+            text.contains("warned") && !text.contains("payload"),
+            "{text}"
+        );
+        assert_eq!(
+            logged(Level::ERROR, events),
+            "",
+            "a level below warn holds for all"
+        );
     }
 }

@@ -37,7 +37,9 @@ impl LogQueue {
     pub fn start(output: impl Write + Send + 'static) -> io::Result<LogQueue> {
         let queue = LogQueue::default();
         let lines = queue.clone();
-        thread::Builder::new().name("log".into()).spawn(move || lines.write_all_to(output))?;
+        thread::Builder::new()
+            .name("log".into())
+            .spawn(move || lines.write_all_to(output))?;
         Ok(queue)
     }
 
@@ -84,12 +86,19 @@ impl LogQueue {
         loop {
             let (line, dropped) = self.next();
             let notice = if dropped > 0 {
-                format!("{} WARN log lines were dropped dropped={dropped}\n", super::rfc3339(std::time::SystemTime::now()))
+                format!(
+                    "{} WARN log lines were dropped dropped={dropped}\n",
+                    super::rfc3339(std::time::SystemTime::now())
+                )
             } else {
                 String::new()
             };
             let is_noticed = output.write_all(notice.as_bytes()).is_ok();
-            let is_written = is_noticed && output.write_all(&line).and_then(|()| output.flush()).is_ok();
+            let is_written = is_noticed
+                && output
+                    .write_all(&line)
+                    .and_then(|()| output.flush())
+                    .is_ok();
             let lost = u64::from(!is_written).saturating_add(if is_noticed { 0 } else { dropped });
             if lost > 0 {
                 let mut lines = self.lines();
@@ -143,7 +152,9 @@ mod tests {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             // Waits while nobody reads.
-            self.written.send(String::from_utf8_lossy(bytes).into_owned()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            self.written
+                .send(String::from_utf8_lossy(bytes).into_owned())
+                .map_err(|_| io::ErrorKind::BrokenPipe)?;
             Ok(bytes.len())
         }
 
@@ -155,7 +166,10 @@ mod tests {
     fn queue() -> (LogQueue, Receiver<String>, Arc<AtomicBool>) {
         let (written, reader) = sync_channel(0);
         let is_full = Arc::new(AtomicBool::new(false));
-        let output = Output { written, is_full: Arc::clone(&is_full) };
+        let output = Output {
+            written,
+            is_full: Arc::clone(&is_full),
+        };
         (LogQueue::start(output).expect("a thread"), reader, is_full)
     }
 
@@ -169,9 +183,20 @@ mod tests {
         let read = || std::iter::from_fn(|| reader.recv_timeout(Duration::from_millis(500)).ok());
         let texts: Vec<String> = read().collect();
         let written = texts.iter().filter(|text| **text == line).count();
-        let dropped =
-            texts.iter().filter_map(|text| text.trim_end().split_once("dropped=")?.1.parse::<usize>().ok()).sum::<usize>();
-        assert!(dropped > 0 && written + dropped == count, "{written} written and {dropped} dropped of {count}");
+        let dropped = texts
+            .iter()
+            .filter_map(|text| {
+                text.trim_end()
+                    .split_once("dropped=")?
+                    .1
+                    .parse::<usize>()
+                    .ok()
+            })
+            .sum::<usize>();
+        assert!(
+            dropped > 0 && written + dropped == count,
+            "{written} written and {dropped} dropped of {count}"
+        );
         queue.write_all(b"after\n").expect("never fails");
         assert_eq!(read().collect::<String>(), "after\n");
     }
@@ -187,8 +212,14 @@ mod tests {
         is_full.store(false, Ordering::SeqCst);
         queue.write_all(b"there is room\n").expect("never fails");
         let notice = reader.recv_timeout(SOON).expect("a notice");
-        assert!(notice.ends_with("log lines were dropped dropped=3\n"), "{notice}");
-        assert_eq!(reader.recv_timeout(SOON).expect("a line"), "there is room\n");
+        assert!(
+            notice.ends_with("log lines were dropped dropped=3\n"),
+            "{notice}"
+        );
+        assert_eq!(
+            reader.recv_timeout(SOON).expect("a line"),
+            "there is room\n"
+        );
     }
 
     #[test]
@@ -211,7 +242,12 @@ mod tests {
         });
         let text = reader.recv_timeout(SOON).expect("a line");
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.ends_with('\n') && !text.contains(['\u{202e}', '\u{1b}']) && text.contains("forged"), "{text}");
+        assert!(
+            text.ends_with('\n')
+                && !text.contains(['\u{202e}', '\u{1b}'])
+                && text.contains("forged"),
+            "{text}"
+        );
     }
 
     #[test]

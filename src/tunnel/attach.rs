@@ -54,7 +54,10 @@ impl AttachError {
     /// Whether trying again without a change at either end can help.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, AttachError::Closed(_) | AttachError::Refused(_) | AttachError::Superseded)
+        matches!(
+            self,
+            AttachError::Closed(_) | AttachError::Refused(_) | AttachError::Superseded
+        )
     }
 
     fn wire_code(&self) -> Code {
@@ -119,8 +122,21 @@ pub struct Wish {
 ///
 /// # Errors
 /// When the handshake cannot be begun.
-pub fn wish(port: &PortParameters, outbox: &Arc<Outbox>, channel: u32, tasks: &TaskTracker) -> Result<Wish, AttachError> {
-    offer(port, None, Bell { outbox: Arc::clone(outbox), channel }, tasks)
+pub fn wish(
+    port: &PortParameters,
+    outbox: &Arc<Outbox>,
+    channel: u32,
+    tasks: &TaskTracker,
+) -> Result<Wish, AttachError> {
+    offer(
+        port,
+        None,
+        Bell {
+            outbox: Arc::clone(outbox),
+            channel,
+        },
+        tasks,
+    )
 }
 
 /// The same, to go on with `tunnel`. To be tried with `moves` as long as the attachment before works.
@@ -134,8 +150,20 @@ pub fn wish_again(
     channel: u32,
     tasks: &TaskTracker,
 ) -> Result<Wish, AttachError> {
-    let resumption = Resumption { tunnel: tunnel.id(), attempt: tunnel.next_attempt(), moves };
-    offer(tunnel.port(), Some((tunnel, resumption)), Bell { outbox: Arc::clone(outbox), channel }, tasks)
+    let resumption = Resumption {
+        tunnel: tunnel.id(),
+        attempt: tunnel.next_attempt(),
+        moves,
+    };
+    offer(
+        tunnel.port(),
+        Some((tunnel, resumption)),
+        Bell {
+            outbox: Arc::clone(outbox),
+            channel,
+        },
+        tasks,
+    )
 }
 
 fn offer(
@@ -144,9 +172,13 @@ fn offer(
     bell: Bell,
     tasks: &TaskTracker,
 ) -> Result<Wish, AttachError> {
-    let offer = Offer { resume: resume.map(|(_, resumption)| resumption), ..Offer::of(port) };
+    let offer = Offer {
+        resume: resume.map(|(_, resumption)| resumption),
+        ..Offer::of(port)
+    };
     let offer = serde_json::to_vec(&offer).unwrap_or_default();
-    let (initiator, message) = Initiator::start(&port.keys.psk, port.keys.id, &offer, random::bytes())?;
+    let (initiator, message) =
+        Initiator::start(&port.keys.psk, port.keys.id, &offer, random::bytes())?;
     let (sender, outcome) = oneshot::channel();
     let offered = Offered {
         initiator,
@@ -156,7 +188,11 @@ fn offer(
         tasks: tasks.clone(),
         outcome: sender,
     };
-    Ok(Wish { lane: Attachment::offering(offered), message: message.into(), outcome })
+    Ok(Wish {
+        lane: Attachment::offering(offered),
+        message: message.into(),
+        outcome,
+    })
 }
 
 /// A server, as it presents itself to its clients.
@@ -200,16 +236,29 @@ pub fn reply(
     outbox: &Arc<Outbox>,
     channel: u32,
 ) -> Result<Reply, AttachError> {
-    let (responder, offer) = Responder::read(&port.keys.psk, port.keys.id, message, random::bytes())?;
-    let offer: Offer =
-        serde_json::from_slice(&offer).map_err(|error| AttachError::Handshake(format!("the offer cannot be read: {error}")))?;
+    let (responder, offer) =
+        Responder::read(&port.keys.psk, port.keys.id, message, random::bytes())?;
+    let offer: Offer = serde_json::from_slice(&offer)
+        .map_err(|error| AttachError::Handshake(format!("the offer cannot be read: {error}")))?;
     if let Err(mismatch) = offer.check(port) {
-        let refusal = Answer::Refuse { code: Code::Mismatch, version: VERSION, methods: Methods::of(port) };
+        let refusal = Answer::Refuse {
+            code: Code::Mismatch,
+            version: VERSION,
+            methods: Methods::of(port),
+        };
         let (answer, _) = responder.finish(&serde_json::to_vec(&refusal).unwrap_or_default())?;
-        return Ok(Reply { lane: Attachment::refusing(answer), outcome: Err(mismatch) });
+        return Ok(Reply {
+            lane: Attachment::refusing(answer),
+            outcome: Err(mismatch),
+        });
     }
-    let bell = Bell { outbox: Arc::clone(outbox), channel };
-    let known = offer.resume.and_then(|resumption| Some(((host.find)(resumption.tunnel)?, resumption)));
+    let bell = Bell {
+        outbox: Arc::clone(outbox),
+        channel,
+    };
+    let known = offer
+        .resume
+        .and_then(|resumption| Some(((host.find)(resumption.tunnel)?, resumption)));
     match known.filter(|(tunnel, _)| tunnel.port().keys.id == port.keys.id) {
         Some((tunnel, resumption)) => resume(tunnel, resumption, responder, bell, host),
         None if !(host.is_open)() => Err(AttachError::Refused(Code::Refused)),
@@ -236,14 +285,31 @@ fn resume(
         }
         moves && state.binding.present().is_some()
     };
-    let (answer, keys) = responder.finish(&serde_json::to_vec(&Answer::Resume { moves }).unwrap_or_default())?;
-    let keys = keys.resuming(&tunnel.shared.secret).responder(tunnel.port().encrypt);
-    let claim = Claim { tunnel, attempt, manner: Manner::of(moves), bell };
-    Ok(Reply { lane: Attachment::answering(claim, keys, answer, host.tasks), outcome: Ok(None) })
+    let (answer, keys) =
+        responder.finish(&serde_json::to_vec(&Answer::Resume { moves }).unwrap_or_default())?;
+    let keys = keys
+        .resuming(&tunnel.shared.secret)
+        .responder(tunnel.port().encrypt);
+    let claim = Claim {
+        tunnel,
+        attempt,
+        manner: Manner::of(moves),
+        bell,
+    };
+    Ok(Reply {
+        lane: Attachment::answering(claim, keys, answer, host.tasks),
+        outcome: Ok(None),
+    })
 }
 
 /// A new tunnel.
-fn begin(port: &PortParameters, offer: &Offer, responder: Responder, bell: Bell, host: &Host<'_>) -> Result<Reply, AttachError> {
+fn begin(
+    port: &PortParameters,
+    offer: &Offer,
+    responder: Responder,
+    bell: Bell,
+    host: &Host<'_>,
+) -> Result<Reply, AttachError> {
     let id = Id(random::bytes());
     let age_ms = u64::try_from(host.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let accept = Answer::Accept {
@@ -252,15 +318,32 @@ fn begin(port: &PortParameters, offer: &Offer, responder: Responder, bell: Bell,
         age_ms,
         bench: Some(host.bench),
         addresses: host.addresses,
-        seen: offer.resume.and_then(|resumption| (host.seen)(port.keys.id, resumption.tunnel)),
+        seen: offer
+            .resume
+            .and_then(|resumption| (host.seen)(port.keys.id, resumption.tunnel)),
         grant: Grant::of(port),
     };
     let (answer, keys) = responder.finish(&serde_json::to_vec(&accept).unwrap_or_default())?;
-    let identity = Identity { side: Side::Server, id, instance: host.instance, secret: keys.tunnel_secret() };
-    let tunnel = Tunnel { shared: Shared::start(identity, port.clone(), offer.grant, host.tasks) };
-    let claim = Claim { tunnel: tunnel.clone(), attempt: FIRST_ATTEMPT, manner: Manner::Resume, bell };
+    let identity = Identity {
+        side: Side::Server,
+        id,
+        instance: host.instance,
+        secret: keys.tunnel_secret(),
+    };
+    let tunnel = Tunnel {
+        shared: Shared::start(identity, port.clone(), offer.grant, host.tasks),
+    };
+    let claim = Claim {
+        tunnel: tunnel.clone(),
+        attempt: FIRST_ATTEMPT,
+        manner: Manner::Resume,
+        bell,
+    };
     let lane = Attachment::answering(claim, keys.responder(port.encrypt), answer, host.tasks);
-    Ok(Reply { lane, outcome: Ok(Some(tunnel)) })
+    Ok(Reply {
+        lane,
+        outcome: Ok(Some(tunnel)),
+    })
 }
 
 /// What the channel of a failed attachment is to be closed with. Says no more than the code: the master reads it.
@@ -280,37 +363,111 @@ impl Offered {
 
     /// The server's answer.
     pub(super) fn finish(self, answer: &[u8]) -> Result<Attached, (AttachError, OutcomeSender)> {
-        let Offered { initiator, port, resuming, bell, tasks, outcome } = self;
+        let Offered {
+            initiator,
+            port,
+            resuming,
+            bell,
+            tasks,
+            outcome,
+        } = self;
         let (claim, keys, found) = match read_answer(initiator, &port, answer) {
-            Ok((Answer::Accept { tunnel, instance, age_ms, bench, addresses, seen, grant }, keys)) => {
-                let identity = Identity { side: Side::Client, id: tunnel, instance, secret: keys.tunnel_secret() };
+            Ok((
+                Answer::Accept {
+                    tunnel,
+                    instance,
+                    age_ms,
+                    bench,
+                    addresses,
+                    seen,
+                    grant,
+                },
+                keys,
+            )) => {
+                let identity = Identity {
+                    side: Side::Client,
+                    id: tunnel,
+                    instance,
+                    secret: keys.tunnel_secret(),
+                };
                 let keys = keys.initiator(port.encrypt);
-                let tunnel = Tunnel { shared: Shared::start(identity, port, grant, &tasks) };
-                let taker = Taker { age: Duration::from_millis(age_ms), bench, addresses, seen };
+                let tunnel = Tunnel {
+                    shared: Shared::start(identity, port, grant, &tasks),
+                };
+                let taker = Taker {
+                    age: Duration::from_millis(age_ms),
+                    bench,
+                    addresses,
+                    seen,
+                };
                 let found = Outcome::New(tunnel.clone(), taker);
-                (Claim { tunnel, attempt: FIRST_ATTEMPT, manner: Manner::Resume, bell }, keys, found)
+                (
+                    Claim {
+                        tunnel,
+                        attempt: FIRST_ATTEMPT,
+                        manner: Manner::Resume,
+                        bell,
+                    },
+                    keys,
+                    found,
+                )
             }
             Ok((Answer::Resume { moves }, keys)) => {
                 let Some((tunnel, attempt)) = resuming else {
-                    return Err((AttachError::Handshake("the server goes on with what nobody asked for".to_owned()), outcome));
+                    return Err((
+                        AttachError::Handshake(
+                            "the server goes on with what nobody asked for".to_owned(),
+                        ),
+                        outcome,
+                    ));
                 };
                 let keys = keys.resuming(&tunnel.shared.secret).initiator(port.encrypt);
-                (Claim { tunnel, attempt, manner: Manner::of(moves), bell }, keys, Outcome::Resumed)
+                (
+                    Claim {
+                        tunnel,
+                        attempt,
+                        manner: Manner::of(moves),
+                        bell,
+                    },
+                    keys,
+                    Outcome::Resumed,
+                )
             }
-            Ok((Answer::Refuse { code, .. }, _)) => return Err((AttachError::Refused(code), outcome)),
+            Ok((Answer::Refuse { code, .. }, _)) => {
+                return Err((AttachError::Refused(code), outcome));
+            }
             Err(error) => return Err((error, outcome)),
         };
-        Ok(Attached::candidate(claim, keys, None, Some((outcome, found)), &tasks))
+        Ok(Attached::candidate(
+            claim,
+            keys,
+            None,
+            Some((outcome, found)),
+            &tasks,
+        ))
     }
 }
 
-fn read_answer(initiator: Initiator, port: &PortParameters, answer: &[u8]) -> Result<(Answer, SessionKeys), AttachError> {
+fn read_answer(
+    initiator: Initiator,
+    port: &PortParameters,
+    answer: &[u8],
+) -> Result<(Answer, SessionKeys), AttachError> {
     let (payload, keys) = initiator.finish(answer)?;
     let answer: Answer = serde_json::from_slice(&payload)
         .map_err(|error| AttachError::Handshake(format!("the answer cannot be read: {error}")))?;
-    if let Answer::Refuse { code: Code::Mismatch, version, methods } = &answer {
+    if let Answer::Refuse {
+        code: Code::Mismatch,
+        version,
+        methods,
+    } = &answer
+    {
         if *version != VERSION {
-            return Err(Mismatch::Version { here: VERSION, there: *version }.into());
+            return Err(Mismatch::Version {
+                here: VERSION,
+                there: *version,
+            }
+            .into());
         }
         Methods::of(port).check(methods)?;
     }

@@ -92,18 +92,29 @@ fn await_proof(bell: Bell, tasks: &TaskTracker) -> DropGuard {
 impl Attachment {
     /// A client's, which waits for the server's answer.
     pub(super) fn offering(offered: Offered) -> Arc<Self> {
-        Arc::new(Attachment { phase: Mutex::new(Phase::Offered(Box::new(offered))) })
+        Arc::new(Attachment {
+            phase: Mutex::new(Phase::Offered(Box::new(offered))),
+        })
     }
 
     /// A server's, which begins with its handshake message.
-    pub(super) fn answering(claim: Claim, keys: (Sealer, Opener), answer: Vec<u8>, tasks: &TaskTracker) -> Arc<Self> {
+    pub(super) fn answering(
+        claim: Claim,
+        keys: (Sealer, Opener),
+        answer: Vec<u8>,
+        tasks: &TaskTracker,
+    ) -> Arc<Self> {
         let attached = Attached::candidate(claim, keys, Some(answer.into()), None, tasks);
-        Arc::new(Attachment { phase: Mutex::new(Phase::Attached(Box::new(attached))) })
+        Arc::new(Attachment {
+            phase: Mutex::new(Phase::Attached(Box::new(attached))),
+        })
     }
 
     /// A server's that says no.
     pub(super) fn refusing(answer: Vec<u8>) -> Arc<Self> {
-        Arc::new(Attachment { phase: Mutex::new(Phase::Refusing(answer.into())) })
+        Arc::new(Attachment {
+            phase: Mutex::new(Phase::Refusing(answer.into())),
+        })
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -178,7 +189,9 @@ impl Claim {
     /// A message has opened; with the first one the attachment takes the tunnel over.
     fn receive(&self, message: Bytes, proven: Option<Candidate>) -> Result<(), Notice> {
         if let Some(Candidate { outcome, .. }) = proven {
-            self.tunnel.shared.take_over(self.attempt, self.bell.clone(), self.manner)?;
+            self.tunnel
+                .shared
+                .take_over(self.attempt, self.bell.clone(), self.manner)?;
             if let Some((sender, outcome)) = outcome {
                 // Nobody waits for it when the client is ending.
                 let _ = sender.send(Ok(outcome));
@@ -197,13 +210,25 @@ impl Attached {
         outcome: Option<(OutcomeSender, Outcome)>,
         tasks: &TaskTracker,
     ) -> Self {
-        let candidate = Candidate { outcome, _unproven: await_proof(claim.bell.clone(), tasks) };
-        Attached { claim: Arc::new(claim), sealer, opener, answer, has_greeted: false, candidate: Some(candidate) }
+        let candidate = Candidate {
+            outcome,
+            _unproven: await_proof(claim.bell.clone(), tasks),
+        };
+        Attached {
+            claim: Arc::new(claim),
+            sealer,
+            opener,
+            answer,
+            has_greeted: false,
+            candidate: Some(candidate),
+        }
     }
 
     /// Opens a message, and says whether it is the first.
     fn open(&mut self, mut payload: BytesMut) -> Result<(Bytes, Option<Candidate>), Notice> {
-        self.opener.open(&mut payload).map_err(|error| Notice::new(Code::Seal, error.to_string()))?;
+        self.opener
+            .open(&mut payload)
+            .map_err(|error| Notice::new(Code::Seal, error.to_string()))?;
         Ok((payload.freeze(), self.candidate.take()))
     }
 
@@ -224,11 +249,18 @@ impl Attached {
         if self.sealer.seal(memory, 0).is_err() {
             // Only after 2^64 messages: the tunnel cannot go on with these keys.
             memory.clear();
-            self.claim.tunnel.shared.lost(self.claim.attempt, Notice::new(Code::Seal, "the keys of the attachment are used up"));
+            self.claim.tunnel.shared.lost(
+                self.claim.attempt,
+                Notice::new(Code::Seal, "the keys of the attachment are used up"),
+            );
             return Transmit::Nothing;
         }
         let payload = Body::Own(memory.split());
-        if sending == Sent::More { Transmit::More(payload) } else { Transmit::Last(payload) }
+        if sending == Sent::More {
+            Transmit::More(payload)
+        } else {
+            Transmit::Last(payload)
+        }
     }
 
     fn closed(&mut self, notice: Notice) {

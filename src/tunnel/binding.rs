@@ -113,7 +113,12 @@ pub enum Closed<B> {
 impl<B: Clone> Binding<B> {
     /// No attachment yet.
     pub fn new() -> Self {
-        Binding { present: None, is_left_by_peer: false, leaving: None, latest: None }
+        Binding {
+            present: None,
+            is_left_by_peer: false,
+            leaving: None,
+            latest: None,
+        }
     }
 
     /// The attachment that sends.
@@ -127,7 +132,11 @@ impl<B: Clone> Binding<B> {
     }
 
     /// A candidate has proven itself. Answers the attachments that it replaces, which are to be closed; none in a move.
-    pub fn take_over(&mut self, bound: Bound<B>, manner: Manner) -> Result<Vec<Bound<B>>, TakeOverError> {
+    pub fn take_over(
+        &mut self,
+        bound: Bound<B>,
+        manner: Manner,
+    ) -> Result<Vec<Bound<B>>, TakeOverError> {
         if !self.admits(bound.attempt) {
             return Err(TakeOverError::Superseded);
         }
@@ -136,16 +145,30 @@ impl<B: Clone> Binding<B> {
             Manner::Resume => {
                 self.latest = Some(bound.attempt);
                 let leaving = self.leaving.take().map(|leaving| leaving.bound);
-                Ok(self.present.replace(bound).into_iter().chain(leaving).collect())
+                Ok(self
+                    .present
+                    .replace(bound)
+                    .into_iter()
+                    .chain(leaving)
+                    .collect())
             }
             // A move in the middle of another one waits for no two.
             Manner::Move if self.leaving.is_some() => Err(TakeOverError::NothingToMoveFrom),
             Manner::Move => {
-                let old = self.present.take().ok_or(TakeOverError::NothingToMoveFrom)?;
+                let old = self
+                    .present
+                    .take()
+                    .ok_or(TakeOverError::NothingToMoveFrom)?;
                 self.latest = Some(bound.attempt);
                 self.present = Some(bound);
                 let held = VecDeque::new();
-                self.leaving = Some(Leaving { bound: old, sent: false, received, held, held_bytes: 0 });
+                self.leaving = Some(Leaving {
+                    bound: old,
+                    sent: false,
+                    received,
+                    held,
+                    held_bytes: 0,
+                });
                 Ok(Vec::new())
             }
         }
@@ -158,7 +181,11 @@ impl<B: Clone> Binding<B> {
 
     /// What this attachment may send. [`Sending::Moved`] is answered once.
     pub fn sending(&mut self, attempt: u64) -> Sending {
-        if self.present.as_ref().is_some_and(|present| present.attempt == attempt) {
+        if self
+            .present
+            .as_ref()
+            .is_some_and(|present| present.attempt == attempt)
+        {
             return Sending::Mux;
         }
         match &mut self.leaving {
@@ -172,14 +199,26 @@ impl<B: Clone> Binding<B> {
 
     /// A message came on this attachment.
     pub fn received(&mut self, attempt: u64, message: Bytes) -> Receiving {
-        let is_present = self.present.as_ref().is_some_and(|present| present.attempt == attempt);
+        let is_present = self
+            .present
+            .as_ref()
+            .is_some_and(|present| present.attempt == attempt);
         match &mut self.leaving {
             Some(leaving) if is_present && !leaving.received => {
-                leaving.held_bytes = leaving.held_bytes.saturating_add(message.len()).saturating_add(HELD_MESSAGE);
+                leaving.held_bytes = leaving
+                    .held_bytes
+                    .saturating_add(message.len())
+                    .saturating_add(HELD_MESSAGE);
                 leaving.held.push_back(message);
-                if leaving.held_bytes > HELD_MAX { Receiving::TooMuch } else { Receiving::Nothing }
+                if leaving.held_bytes > HELD_MAX {
+                    Receiving::TooMuch
+                } else {
+                    Receiving::Nothing
+                }
             }
-            Some(leaving) if leaving.bound.attempt == attempt && !leaving.received => Receiving::Handle(message),
+            Some(leaving) if leaving.bound.attempt == attempt && !leaving.received => {
+                Receiving::Handle(message)
+            }
             _ if is_present => Receiving::Handle(message),
             _ => Receiving::Nothing,
         }
@@ -187,7 +226,10 @@ impl<B: Clone> Binding<B> {
 
     /// MOVED came on this attachment. Answers what was held and is to be handled now.
     pub fn moved(&mut self, attempt: u64) -> VecDeque<Bytes> {
-        self.is_left_by_peer |= self.present.as_ref().is_some_and(|present| present.attempt == attempt);
+        self.is_left_by_peer |= self
+            .present
+            .as_ref()
+            .is_some_and(|present| present.attempt == attempt);
         match &mut self.leaving {
             Some(leaving) if leaving.bound.attempt == attempt && !leaving.received => {
                 leaving.received = true;
@@ -200,18 +242,29 @@ impl<B: Clone> Binding<B> {
 
     /// The old attachment of a move through which MOVED has passed both ways: it carries nothing any more, and is forgotten.
     pub fn take_left(&mut self) -> Option<Bound<B>> {
-        self.leaving.take_if(|leaving| leaving.sent && leaving.received).map(|leaving| leaving.bound)
+        self.leaving
+            .take_if(|leaving| leaving.sent && leaving.received)
+            .map(|leaving| leaving.bound)
     }
 
     /// An attachment ended.
     pub fn closed(&mut self, attempt: u64) -> Closed<B> {
-        let is_present = self.present.as_ref().is_some_and(|present| present.attempt == attempt);
-        let is_leaving = self.leaving.as_ref().is_some_and(|leaving| leaving.bound.attempt == attempt);
+        let is_present = self
+            .present
+            .as_ref()
+            .is_some_and(|present| present.attempt == attempt);
+        let is_leaving = self
+            .leaving
+            .as_ref()
+            .is_some_and(|leaving| leaving.bound.attempt == attempt);
         if !is_present && !is_leaving {
             return Closed::Nothing;
         }
         self.is_left_by_peer = false;
-        let (present, leaving) = (self.present.take(), self.leaving.take().map(|leaving| leaving.bound));
+        let (present, leaving) = (
+            self.present.take(),
+            self.leaving.take().map(|leaving| leaving.bound),
+        );
         Closed::Lost(if is_present { leaving } else { present })
     }
 
@@ -227,12 +280,18 @@ mod tests {
     use super::*;
 
     fn bound(attempt: u64) -> Bound<&'static str> {
-        Bound { attempt, bell: "channel" }
+        Bound {
+            attempt,
+            bell: "channel",
+        }
     }
 
     fn carried() -> Binding<&'static str> {
         let mut binding = Binding::new();
-        assert_eq!(binding.take_over(bound(1), Manner::Resume).unwrap().len(), 0);
+        assert_eq!(
+            binding.take_over(bound(1), Manner::Resume).unwrap().len(),
+            0
+        );
         binding
     }
 
@@ -244,25 +303,60 @@ mod tests {
     fn a_newer_attachment_replaces_the_one_before_and_an_older_or_equal_one_does_not() {
         let mut binding = carried();
         let replaced = binding.take_over(bound(3), Manner::Resume).unwrap();
-        assert_eq!(replaced.iter().map(|bound| bound.attempt).collect::<Vec<_>>(), [1]);
-        assert_eq!(binding.take_over(bound(2), Manner::Resume).unwrap_err(), TakeOverError::Superseded);
-        assert_eq!(binding.take_over(bound(3), Manner::Resume).unwrap_err(), TakeOverError::Superseded);
-        assert_eq!((binding.sending(1), binding.sending(3)), (Sending::Nothing, Sending::Mux));
+        assert_eq!(
+            replaced
+                .iter()
+                .map(|bound| bound.attempt)
+                .collect::<Vec<_>>(),
+            [1]
+        );
+        assert_eq!(
+            binding.take_over(bound(2), Manner::Resume).unwrap_err(),
+            TakeOverError::Superseded
+        );
+        assert_eq!(
+            binding.take_over(bound(3), Manner::Resume).unwrap_err(),
+            TakeOverError::Superseded
+        );
+        assert_eq!(
+            (binding.sending(1), binding.sending(3)),
+            (Sending::Nothing, Sending::Mux)
+        );
         assert_eq!(binding.received(1, message("late")), Receiving::Nothing);
     }
 
     #[test]
     fn a_move_keeps_the_order_and_lets_the_old_attachment_go_when_both_have_moved() {
         let mut binding = carried();
-        assert!(binding.take_over(bound(2), Manner::Move).unwrap().is_empty());
+        assert!(
+            binding
+                .take_over(bound(2), Manner::Move)
+                .unwrap()
+                .is_empty()
+        );
         assert_eq!(binding.received(2, message("second")), Receiving::Nothing);
-        assert_eq!(binding.received(1, message("first")), Receiving::Handle(message("first")));
-        assert_eq!((binding.sending(1), binding.sending(1)), (Sending::Moved, Sending::Nothing));
-        assert!(binding.take_left().is_none(), "the peer may still send there");
+        assert_eq!(
+            binding.received(1, message("first")),
+            Receiving::Handle(message("first"))
+        );
+        assert_eq!(
+            (binding.sending(1), binding.sending(1)),
+            (Sending::Moved, Sending::Nothing)
+        );
+        assert!(
+            binding.take_left().is_none(),
+            "the peer may still send there"
+        );
         assert_eq!(binding.moved(1), VecDeque::from([message("second")]));
         assert_eq!(binding.take_left().unwrap().attempt, 1);
-        assert_eq!(binding.received(2, message("third")), Receiving::Handle(message("third")));
-        assert!(matches!(binding.closed(1), Closed::Nothing), "it is not missed");
+        assert_eq!(
+            binding.received(2, message("third")),
+            Receiving::Handle(message("third"))
+        );
+        assert!(
+            matches!(binding.closed(1), Closed::Nothing),
+            "it is not missed"
+        );
     }
 
     #[test]
@@ -270,7 +364,11 @@ mod tests {
         let mut binding = carried();
         assert!(binding.moved(1).is_empty());
         binding.take_over(bound(2), Manner::Move).unwrap();
-        assert_eq!(binding.received(2, message("first")), Receiving::Handle(message("first")), "nothing is waited for");
+        assert_eq!(
+            binding.received(2, message("first")),
+            Receiving::Handle(message("first")),
+            "nothing is waited for"
+        );
         assert_eq!(binding.sending(1), Sending::Moved);
         assert_eq!(binding.take_left().unwrap().attempt, 1);
     }
@@ -280,7 +378,9 @@ mod tests {
         for (cut, other) in [(1, 2), (2, 1)] {
             let mut binding = carried();
             binding.take_over(bound(2), Manner::Move).unwrap();
-            let Closed::Lost(left) = binding.closed(cut) else { panic!("{cut} was part of it") };
+            let Closed::Lost(left) = binding.closed(cut) else {
+                panic!("{cut} was part of it")
+            };
             assert_eq!(left.unwrap().attempt, other);
             assert!(binding.present().is_none() && binding.admits(3) && !binding.admits(2));
             assert_eq!(binding.received(other, message("late")), Receiving::Nothing);
@@ -290,11 +390,21 @@ mod tests {
     #[test]
     fn there_is_no_move_from_nothing_and_none_within_another() {
         let mut unbound = Binding::new();
-        assert_eq!(unbound.take_over(bound(2), Manner::Move).unwrap_err(), TakeOverError::NothingToMoveFrom);
+        assert_eq!(
+            unbound.take_over(bound(2), Manner::Move).unwrap_err(),
+            TakeOverError::NothingToMoveFrom
+        );
         let mut binding = carried();
         binding.take_over(bound(2), Manner::Move).unwrap();
-        assert_eq!(binding.take_over(bound(3), Manner::Move).unwrap_err(), TakeOverError::NothingToMoveFrom);
-        assert_eq!(binding.take_over(bound(3), Manner::Resume).unwrap().len(), 2, "but a resumption replaces both");
+        assert_eq!(
+            binding.take_over(bound(3), Manner::Move).unwrap_err(),
+            TakeOverError::NothingToMoveFrom
+        );
+        assert_eq!(
+            binding.take_over(bound(3), Manner::Resume).unwrap().len(),
+            2,
+            "but a resumption replaces both"
+        );
     }
 
     #[test]
@@ -310,7 +420,9 @@ mod tests {
     fn small_messages_that_a_move_holds_count_more_than_their_length() {
         let mut binding = carried();
         binding.take_over(bound(2), Manner::Move).unwrap();
-        let held = (0..HELD_MAX).take_while(|_| binding.received(2, message("a")) == Receiving::Nothing).count();
+        let held = (0..HELD_MAX)
+            .take_while(|_| binding.received(2, message("a")) == Receiving::Nothing)
+            .count();
         assert_eq!(held, HELD_MAX / (HELD_MESSAGE + 1));
     }
 }

@@ -35,9 +35,16 @@ const SMALL_FRAMES: usize = 512;
 /// Makes room for a message with so many bytes of data, or for the two that are written together. Those before have mostly been written by then, and
 /// their memory, which is near, is used again.
 fn reserve(out: &mut BytesMut, data: u64) {
-    let needed = usize::try_from(data).unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD) + SMALL_FRAMES;
+    let needed = usize::try_from(data)
+        .unwrap_or(MAX_PAYLOAD)
+        .min(MAX_PAYLOAD)
+        + SMALL_FRAMES;
     if out.capacity() < needed {
-        out.reserve(if needed < MAX_PAYLOAD { needed } else { 2 * needed });
+        out.reserve(if needed < MAX_PAYLOAD {
+            needed
+        } else {
+            2 * needed
+        });
     }
 }
 
@@ -92,21 +99,32 @@ impl Shared {
         if state.over.is_some() {
             return Err(Notice::new(Code::Cancelled, ""));
         }
-        let replaced = state.binding.take_over(Bound { attempt, bell }, manner).map_err(|error| match error {
-            TakeOverError::Superseded => Notice::new(Code::Superseded, ""),
-            TakeOverError::NothingToMoveFrom => Notice::new(Code::PeerLost, ""),
-        })?;
+        let replaced = state
+            .binding
+            .take_over(Bound { attempt, bell }, manner)
+            .map_err(|error| match error {
+                TakeOverError::Superseded => Notice::new(Code::Superseded, ""),
+                TakeOverError::NothingToMoveFrom => Notice::new(Code::PeerLost, ""),
+            })?;
         let is_first = attempt == FIRST_ATTEMPT;
         if manner == Manner::Resume && !is_first {
             state.mux.resume(now);
         }
         let mut effects = Effects::default();
-        effects.closes.extend(replaced.into_iter().map(|bound| (bound.bell, Notice::new(Code::Superseded, ""))));
+        effects.closes.extend(
+            replaced
+                .into_iter()
+                .map(|bound| (bound.bell, Notice::new(Code::Superseded, ""))),
+        );
         effects.ring_leaving = state.binding.leaving().map(|leaving| leaving.bell.clone());
         effects.ring = state.binding.present().map(|present| present.bell.clone());
         state.rung = true;
         state.carried_since = now;
-        state.move_until = if manner == Manner::Move { now.checked_add(MOVE_TIMEOUT) } else { None };
+        state.move_until = if manner == Manner::Move {
+            now.checked_add(MOVE_TIMEOUT)
+        } else {
+            None
+        };
         if let Some(uncarried) = state.uncarried.take().filter(|_| !is_first) {
             state.waited = Some(Moment::now().since(uncarried.since));
         }
@@ -130,7 +148,10 @@ impl Shared {
     /// With which notice the channel is to be closed.
     pub fn receive(&self, attempt: u64, message: Bytes) -> Result<(), Notice> {
         if message.is_empty() {
-            self.end(ResetCode::Protocol, Notice::new(Code::Protocol, "a message without a frame"));
+            self.end(
+                ResetCode::Protocol,
+                Notice::new(Code::Protocol, "a message without a frame"),
+            );
             return Ok(());
         }
         let mut state = self.state();
@@ -140,21 +161,32 @@ impl Shared {
             [mux::MOVED] => {
                 let held = state.binding.moved(attempt);
                 self.take_left(&mut state, &mut effects);
-                held.into_iter().try_for_each(|message| state.mux.handle_message(now, message))
+                held.into_iter()
+                    .try_for_each(|message| state.mux.handle_message(now, message))
             }
             [mux::MOVE] => {
-                self.asked_to_move.send_modify(|count| *count = count.wrapping_add(1));
+                self.asked_to_move
+                    .send_modify(|count| *count = count.wrapping_add(1));
                 return Ok(());
             }
             _ => match state.binding.received(attempt, message) {
                 Receiving::Handle(message) => state.mux.handle_message(now, message),
                 Receiving::Nothing => return Ok(()),
-                Receiving::TooMuch => return Err(Notice::new(Code::FlowControl, "too much was sent during a move")),
+                Receiving::TooMuch => {
+                    return Err(Notice::new(
+                        Code::FlowControl,
+                        "too much was sent during a move",
+                    ));
+                }
             },
         };
         self.settle_with(state, effects);
         if let Err(error) = result {
-            let code = if let MuxError::FlowControl(_) = error { Code::FlowControl } else { Code::Protocol };
+            let code = if let MuxError::FlowControl(_) = error {
+                Code::FlowControl
+            } else {
+                Code::Protocol
+            };
             self.end(ResetCode::Protocol, Notice::new(code, error.to_string()));
         }
         Ok(())
@@ -186,7 +218,10 @@ impl Shared {
         let more = any && state.mux.has_transmit();
         // The link asks again by itself as long as there is more, and otherwise only when the next `settle` rings.
         state.rung = more;
-        let effects = Effects { is_over: state.mux.is_end_of_tunnel_sent(), ..Effects::default() };
+        let effects = Effects {
+            is_over: state.mux.is_end_of_tunnel_sent(),
+            ..Effects::default()
+        };
         self.unlock(state, effects);
         match (any, more) {
             (false, _) => Sent::Nothing,
@@ -197,20 +232,28 @@ impl Shared {
 
     /// Lets the old attachment of a move go once MOVED has passed it both ways. The client closes its channel.
     fn take_left(&self, state: &mut State, effects: &mut Effects) {
-        let Some(left) = state.binding.take_left() else { return };
+        let Some(left) = state.binding.take_left() else {
+            return;
+        };
         effects.has_moved = true;
         state.move_until = None;
         if self.side == Side::Client {
-            effects.closes.push((left.bell, Notice::new(Code::Cancelled, "")));
+            effects
+                .closes
+                .push((left.bell, Notice::new(Code::Cancelled, "")));
         }
     }
 
     /// An attachment ended, whether it carried the tunnel or not.
     pub fn lost(&self, attempt: u64, why: Notice) {
         let mut state = self.state();
-        let Closed::Lost(other) = state.binding.closed(attempt) else { return };
+        let Closed::Lost(other) = state.binding.closed(attempt) else {
+            return;
+        };
         let mut effects = Effects::default();
-        effects.closes.extend(other.map(|bound| (bound.bell, Notice::new(Code::PeerLost, ""))));
+        effects
+            .closes
+            .extend(other.map(|bound| (bound.bell, Notice::new(Code::PeerLost, ""))));
         state.rung = false;
         state.move_until = None;
         if state.over.is_some() {
@@ -218,9 +261,18 @@ impl Shared {
             return self.unlock(state, effects);
         }
         let (since, streams) = (Moment::now(), state.mux.streams());
-        let carried_s = since.awake.saturating_duration_since(state.carried_since).as_secs_f32();
-        state.uncarried = Some(Uncarried { since, time: self.port.resume_timeout });
-        self.standing.send_replace(Standing::Lost { since, why: why.clone() });
+        let carried_s = since
+            .awake
+            .saturating_duration_since(state.carried_since)
+            .as_secs_f32();
+        state.uncarried = Some(Uncarried {
+            since,
+            time: self.port.resume_timeout,
+        });
+        self.standing.send_replace(Standing::Lost {
+            since,
+            why: why.clone(),
+        });
         self.unlock(state, effects);
         self.port.commons.counts.lost.add(1);
         if streams == 0 {
@@ -234,18 +286,33 @@ impl Shared {
     pub fn handle_timeout(&self, now: Moment) {
         let mut state = self.state();
         state.mux.handle_timeout(now.awake);
-        let left_behind = state.move_until.filter(|until| *until <= now.awake).and_then(|_| state.binding.leaving().cloned());
-        let expired = state.uncarried.is_some_and(|uncarried| uncarried.is_expired(now));
+        let left_behind = state
+            .move_until
+            .filter(|until| *until <= now.awake)
+            .and_then(|_| state.binding.leaving().cloned());
+        let expired = state
+            .uncarried
+            .is_some_and(|uncarried| uncarried.is_expired(now));
         self.settle(state);
         if let Some(Bound { attempt, bell }) = left_behind {
-            let notice = Notice::new(Code::Timeout, format!("the move took longer than {MOVE_TIMEOUT:?}"));
+            let notice = Notice::new(
+                Code::Timeout,
+                format!("the move took longer than {MOVE_TIMEOUT:?}"),
+            );
             self.lost(attempt, notice.clone());
-            bell.outbox.close_after_drain(bell.channel, &Notice::new(notice.code, ""));
+            bell.outbox
+                .close_after_drain(bell.channel, &Notice::new(notice.code, ""));
         }
         if expired {
             self.port.commons.counts.expired.add(1);
             let waited = self.port.resume_timeout;
-            self.end(ResetCode::Expired, Notice::new(Code::Timeout, format!("nothing carried the tunnel for {waited:?}")));
+            self.end(
+                ResetCode::Expired,
+                Notice::new(
+                    Code::Timeout,
+                    format!("nothing carried the tunnel for {waited:?}"),
+                ),
+            );
         }
     }
 
@@ -264,7 +331,12 @@ impl Shared {
             }
             None => effects.is_over = true,
         }
-        effects.closes.extend(state.binding.leaving().map(|leaving| (leaving.bell.clone(), Notice::new(notice.code, ""))));
+        effects.closes.extend(
+            state
+                .binding
+                .leaving()
+                .map(|leaving| (leaving.bell.clone(), Notice::new(notice.code, ""))),
+        );
         state.finish(notice, &mut effects);
         self.unlock(state, effects);
     }
@@ -272,14 +344,26 @@ impl Shared {
     /// Asks the client to attach the tunnel anew, if it is attached there.
     pub fn ask_to_move(&self, outbox: &Arc<Outbox>) {
         let mut state = self.state();
-        let is_there = state.binding.present().is_some_and(|present| Arc::ptr_eq(&present.bell.outbox, outbox));
+        let is_there = state
+            .binding
+            .present()
+            .is_some_and(|present| Arc::ptr_eq(&present.bell.outbox, outbox));
         state.move_due |= is_there && state.over.is_none();
         self.settle(state);
     }
 
     /// Does what was decided under the lock.
     pub(super) fn carry_out(&self, effects: Effects) {
-        let Effects { wakers, ring, ring_leaving, closes, resumed, has_moved, is_over, .. } = effects;
+        let Effects {
+            wakers,
+            ring,
+            ring_leaving,
+            closes,
+            resumed,
+            has_moved,
+            is_over,
+            ..
+        } = effects;
         wakers.into_iter().for_each(Waker::wake);
         for bell in ring_leaving.into_iter().chain(ring) {
             bell.outbox.ready(bell.channel);

@@ -14,7 +14,13 @@ pub(super) async fn drive(shared: Arc<Shared>) {
             (state.rearm(), state.uncarried.is_none())
         };
         // The time without an attachment includes suspend, which no timer does.
-        let deadline = deadline.map(|deadline| if is_carried { deadline } else { deadline.min(Instant::now() + LOOK) });
+        let deadline = deadline.map(|deadline| {
+            if is_carried {
+                deadline
+            } else {
+                deadline.min(Instant::now() + LOOK)
+            }
+        });
         let expired = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline.into()).await,

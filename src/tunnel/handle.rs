@@ -77,7 +77,11 @@ impl Tunnel {
     /// Whether the attachment that carries the tunnel goes through this link.
     #[must_use]
     pub fn is_attached_through(&self, outbox: &Arc<Outbox>) -> bool {
-        self.shared.state().binding.present().is_some_and(|present| Arc::ptr_eq(&present.bell.outbox, outbox))
+        self.shared
+            .state()
+            .binding
+            .present()
+            .is_some_and(|present| Arc::ptr_eq(&present.bell.outbox, outbox))
     }
 
     /// Whether the tunnel is on its way from one attachment to another: it can be attached again without a pause only after that.
@@ -154,7 +158,10 @@ impl Tunnel {
     /// Nothing is lost when the future is dropped.
     pub async fn ended(&self) {
         // The sender is in the tunnel itself.
-        let _ = self.standing().wait_for(|standing| *standing == Standing::Over).await;
+        let _ = self
+            .standing()
+            .wait_for(|standing| *standing == Standing::Over)
+            .await;
     }
 
     /// Asks the client to attach the tunnel anew, if it is now attached through `outbox`: that link is about to close.
@@ -177,13 +184,21 @@ impl Tunnel {
             instance: self.instance(),
             secret: crate::crypto::TunnelSecret::guessed(),
         };
-        let shared = Shared::start(identity, self.port().clone(), super::offer::Grant::of(self.port()), tasks);
+        let shared = Shared::start(
+            identity,
+            self.port().clone(),
+            super::offer::Grant::of(self.port()),
+            tasks,
+        );
         shared.attempts.store(1_000, Ordering::Relaxed);
         Tunnel { shared }
     }
 
     /// The number of the next attempt to attach the tunnel.
     pub(super) fn next_attempt(&self) -> u64 {
-        self.shared.attempts.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+        self.shared
+            .attempts
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1)
     }
 }

@@ -21,7 +21,10 @@ pub fn prepare(socket: &TcpStream, keepalive: Option<Duration>) {
     let _ = socket.set_nodelay(true);
     let socket = SockRef::from(socket);
     if let Some(idle) = keepalive {
-        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(probe_interval(idle)).with_retries(KEEPALIVE_PROBES);
+        let keepalive = TcpKeepalive::new()
+            .with_time(idle)
+            .with_interval(probe_interval(idle))
+            .with_retries(KEEPALIVE_PROBES);
         let _ = socket.set_tcp_keepalive(&keepalive);
     }
     // No TCP_USER_TIMEOUT: Linux counts it from the first probe of a closed window as well, whether or not the peer answers, and so ends the connection
@@ -46,7 +49,8 @@ mod tests {
     #[tokio::test]
     async fn a_local_connection_has_its_options_and_keeps_urgent_data() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-        let mut peer = std::net::TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().expect("its address"))
+            .expect("a connection");
         let (accepted, _) = listener.accept().expect("the connection");
         accepted.set_nonblocking(true).expect("set");
         let socket = TcpStream::from_std(accepted).expect("a socket");
@@ -57,8 +61,14 @@ mod tests {
             prepare(&socket, Some(Duration::from_secs(idle)));
             let socket = SockRef::from(&socket);
             assert!(socket.keepalive().expect("read"));
-            assert_eq!(socket.tcp_keepalive_time().expect("read"), Duration::from_secs(idle));
-            assert_eq!(socket.tcp_keepalive_interval().expect("read"), Duration::from_secs(interval));
+            assert_eq!(
+                socket.tcp_keepalive_time().expect("read"),
+                Duration::from_secs(idle)
+            );
+            assert_eq!(
+                socket.tcp_keepalive_interval().expect("read"),
+                Duration::from_secs(interval)
+            );
         }
         peer.write_all(b"a").expect("sent");
         SockRef::from(&peer).send_out_of_band(b"!").expect("sent");

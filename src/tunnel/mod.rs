@@ -98,6 +98,10 @@ impl PortParameters {
             Side::Client => 0,
             Side::Server => STREAMS_MAX,
         };
-        mux::Parameters { stream_window: self.stream_window, tunnel_window: self.tunnel_window, streams_max }
+        mux::Parameters {
+            stream_window: self.stream_window,
+            tunnel_window: self.tunnel_window,
+            streams_max,
+        }
     }
 }

@@ -105,7 +105,9 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
     /// They speak other versions of the tunnel protocol.
-    #[error("the tunnel protocol is version {here} here and {there} at the other end: upgrade the older one")]
+    #[error(
+        "the tunnel protocol is version {here} here and {there} at the other end: upgrade the older one"
+    )]
     Version {
         /// Ours.
         here: u32,
@@ -128,7 +130,10 @@ impl Methods {
     /// The methods that `port` is configured with.
     #[must_use]
     pub fn of(port: &PortParameters) -> Self {
-        Methods { encrypt: port.encrypt.to_string(), compress: port.compress.to_string() }
+        Methods {
+            encrypt: port.encrypt.to_string(),
+            compress: port.compress.to_string(),
+        }
     }
 
     /// That the peer has the same.
@@ -136,9 +141,16 @@ impl Methods {
     /// # Errors
     /// Which field differs, with both values.
     pub fn check(&self, there: &Methods) -> Result<(), Mismatch> {
-        let fields = [("encrypt_method", &self.encrypt, &there.encrypt), ("compress_method", &self.compress, &there.compress)];
+        let fields = [
+            ("encrypt_method", &self.encrypt, &there.encrypt),
+            ("compress_method", &self.compress, &there.compress),
+        ];
         match fields.into_iter().find(|(_, here, there)| here != there) {
-            Some((field, here, there)) => Err(Mismatch::Method { field, here: here.clone(), there: shortened(there) }),
+            Some((field, here, there)) => Err(Mismatch::Method {
+                field,
+                here: here.clone(),
+                there: shortened(there),
+            }),
             None => Ok(()),
         }
     }
@@ -146,7 +158,10 @@ impl Methods {
 
 /// A peer's text for an error message: it holds the port key, but may still be broken.
 fn shortened(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).take(40).collect()
+    text.chars()
+        .filter(|character| !character.is_control())
+        .take(40)
+        .collect()
 }
 
 impl Grant {
@@ -163,7 +178,10 @@ impl Grant {
     /// The part that the mux needs.
     #[must_use]
     pub fn for_mux(&self) -> PeerGrant {
-        PeerGrant { stream_window: self.stream_window, tunnel_window: self.tunnel_window }
+        PeerGrant {
+            stream_window: self.stream_window,
+            tunnel_window: self.tunnel_window,
+        }
     }
 }
 
@@ -171,7 +189,12 @@ impl Offer {
     /// The offer of a client with this port.
     #[must_use]
     pub fn of(port: &PortParameters) -> Self {
-        Offer { version: VERSION, methods: Methods::of(port), grant: Grant::of(port), resume: None }
+        Offer {
+            version: VERSION,
+            methods: Methods::of(port),
+            grant: Grant::of(port),
+            resume: None,
+        }
     }
 
     /// That the offer fits the server's own configuration.
@@ -180,7 +203,10 @@ impl Offer {
     /// What differs, with both values.
     pub fn check(&self, port: &PortParameters) -> Result<(), Mismatch> {
         if self.version != VERSION {
-            return Err(Mismatch::Version { here: VERSION, there: self.version });
+            return Err(Mismatch::Version {
+                here: VERSION,
+                there: self.version,
+            });
         }
         Methods::of(port).check(&self.methods)
     }
@@ -199,12 +225,19 @@ mod tests {
             bench,
             addresses: false,
             seen: None,
-            grant: Grant { stream_window: 4, tunnel_window: 5, zstd_contexts: 6 },
+            grant: Grant {
+                stream_window: 4,
+                tunnel_window: 5,
+                zstd_contexts: 6,
+            },
         };
         for (bench, said) in [(None, false), (Some(true), true), (Some(false), true)] {
             let text = serde_json::to_string(&answer(bench)).unwrap();
             assert_eq!(text.contains("bench"), said, "{text}");
-            assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer(bench));
+            assert_eq!(
+                serde_json::from_str::<Answer>(&text).unwrap(),
+                answer(bench)
+            );
         }
     }
 
@@ -217,7 +250,11 @@ mod tests {
             bench: None,
             addresses: false,
             seen,
-            grant: Grant { stream_window: 4, tunnel_window: 5, zstd_contexts: 6 },
+            grant: Grant {
+                stream_window: 4,
+                tunnel_window: 5,
+                zstd_contexts: 6,
+            },
         };
         for seen in [None, Some(0), Some(8)] {
             let text = serde_json::to_string(&answer(seen)).unwrap();
@@ -235,13 +272,20 @@ mod tests {
             bench: None,
             addresses,
             seen: None,
-            grant: Grant { stream_window: 4, tunnel_window: 5, zstd_contexts: 6 },
+            grant: Grant {
+                stream_window: 4,
+                tunnel_window: 5,
+                zstd_contexts: 6,
+            },
         };
         for addresses in [false, true] {
             let text = serde_json::to_string(&answer(addresses)).unwrap();
             assert_eq!(text.contains(r#""addresses":true"#), addresses, "{text}");
             assert_eq!(text.contains("addresses"), addresses, "{text}");
-            assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer(addresses));
+            assert_eq!(
+                serde_json::from_str::<Answer>(&text).unwrap(),
+                answer(addresses)
+            );
         }
     }
 }

@@ -43,7 +43,10 @@ impl Origin {
     #[must_use]
     pub fn new(source: SocketAddr, destination: SocketAddr) -> Option<Self> {
         let (source, destination) = (plain(source), plain(destination));
-        (source.is_ipv4() == destination.is_ipv4()).then_some(Origin { source, destination })
+        (source.is_ipv4() == destination.is_ipv4()).then_some(Origin {
+            source,
+            destination,
+        })
     }
 
     /// Where the connection comes from.
@@ -61,7 +64,10 @@ impl Origin {
     /// The details that say so.
     #[must_use]
     pub fn details(&self) -> Bytes {
-        let fields = Fields { source: Some(self.source), destination: Some(self.destination) };
+        let fields = Fields {
+            source: Some(self.source),
+            destination: Some(self.destination),
+        };
         serde_json::to_vec(&fields).unwrap_or_default().into()
     }
 
@@ -78,10 +84,16 @@ impl Origin {
             return Err(OriginError::NoObject);
         }
         match serde_json::from_slice(details)? {
-            Fields { source: None, destination: None } => Ok(None),
-            Fields { source: Some(source), destination: Some(destination) } => {
-                Origin::new(source, destination).map(Some).ok_or(OriginError::Families(source, destination))
-            }
+            Fields {
+                source: None,
+                destination: None,
+            } => Ok(None),
+            Fields {
+                source: Some(source),
+                destination: Some(destination),
+            } => Origin::new(source, destination)
+                .map(Some)
+                .ok_or(OriginError::Families(source, destination)),
             Fields { .. } => Err(OriginError::Half),
         }
     }
@@ -122,10 +134,21 @@ mod tests {
 
     #[test]
     fn origins_are_read_and_written_as_the_vectors_say() {
-        for Vector { details, source, destination, is_written_so } in vectors().origins {
-            let origin = Origin::read(details.as_bytes()).unwrap_or_else(|error| panic!("{details}: {error}"));
+        for Vector {
+            details,
+            source,
+            destination,
+            is_written_so,
+        } in vectors().origins
+        {
+            let origin = Origin::read(details.as_bytes())
+                .unwrap_or_else(|error| panic!("{details}: {error}"));
             assert_eq!(origin.map(|origin| origin.source()), source, "{details}");
-            assert_eq!(origin.map(|origin| origin.destination()), destination, "{details}");
+            assert_eq!(
+                origin.map(|origin| origin.destination()),
+                destination,
+                "{details}"
+            );
             if let Some(origin) = origin.filter(|_| is_written_so) {
                 assert_eq!(origin.details(), details);
             }
@@ -135,17 +158,43 @@ mod tests {
     #[test]
     fn an_origin_that_makes_no_sense_is_an_error() {
         for Malformed { what, details } in vectors().malformed {
-            assert!(Origin::read(details.as_bytes()).is_err(), "{what}: {details}");
+            assert!(
+                Origin::read(details.as_bytes()).is_err(),
+                "{what}: {details}"
+            );
         }
     }
 
     #[test]
     fn what_a_socket_for_both_families_says_of_ipv4_is_ipv4() {
-        let origin = Origin::new("[::ffff:192.0.2.1]:5".parse().unwrap(), "[::ffff:192.0.2.2]:6".parse().unwrap()).unwrap();
-        assert_eq!((origin.source().to_string(), origin.destination().to_string()), ("192.0.2.1:5".into(), "192.0.2.2:6".into()));
-        let scoped = Origin::new("[fe80::1%3]:5".parse().unwrap(), "[fe80::2%3]:6".parse().unwrap()).unwrap();
-        assert_eq!(scoped.details(), r#"{"source":"[fe80::1]:5","destination":"[fe80::2]:6"}"#);
-        assert_eq!(Origin::new("192.0.2.1:5".parse().unwrap(), "[2001:db8::1]:6".parse().unwrap()), None);
+        let origin = Origin::new(
+            "[::ffff:192.0.2.1]:5".parse().unwrap(),
+            "[::ffff:192.0.2.2]:6".parse().unwrap(),
+        )
+        .unwrap();
+        assert_eq!(
+            (
+                origin.source().to_string(),
+                origin.destination().to_string()
+            ),
+            ("192.0.2.1:5".into(), "192.0.2.2:6".into())
+        );
+        let scoped = Origin::new(
+            "[fe80::1%3]:5".parse().unwrap(),
+            "[fe80::2%3]:6".parse().unwrap(),
+        )
+        .unwrap();
+        assert_eq!(
+            scoped.details(),
+            r#"{"source":"[fe80::1]:5","destination":"[fe80::2]:6"}"#
+        );
+        assert_eq!(
+            Origin::new(
+                "192.0.2.1:5".parse().unwrap(),
+                "[2001:db8::1]:6".parse().unwrap()
+            ),
+            None
+        );
     }
 
     proptest::proptest! {

@@ -5,7 +5,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::stream::{TunnelStream, TunnelStreamError};
 use crate::{
-    compress::{CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK, max_wire_length},
+    compress::{
+        CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK, max_wire_length,
+    },
     mux::PIECE_MAX,
 };
 
@@ -16,7 +18,11 @@ const CHUNK_OVERHEAD: usize = max_wire_length(1) - 1;
 
 /// How many raw bytes may be taken, so that what becomes of them fits into this room of the stream, and into a message: at least one.
 pub(super) fn raw_room(method: CompressMethod, room: usize) -> usize {
-    let overhead = if method == CompressMethod::Null { 0 } else { CHUNK_OVERHEAD };
+    let overhead = if method == CompressMethod::Null {
+        0
+    } else {
+        CHUNK_OVERHEAD
+    };
     room.min(PIECE_MAX).saturating_sub(overhead).max(1)
 }
 
@@ -49,7 +55,11 @@ impl<'s> RawSender<'s> {
     /// That of a stream on which nothing was sent.
     #[must_use]
     pub fn new(stream: &'s TunnelStream, method: CompressMethod) -> Self {
-        RawSender { stream, compressor: Compressor::new(method, stream.pool()), method }
+        RawSender {
+            stream,
+            compressor: Compressor::new(method, stream.pool()),
+            method,
+        }
     }
 
     /// Waits until something can be sent, sends as much from the front of `content` as one chunk and the window take, and says how many bytes
@@ -64,7 +74,11 @@ impl<'s> RawSender<'s> {
         let room = self.stream.write_room().await?;
         let length = raw_room(self.method, room).min(content.len());
         let raw = content.slice(..length);
-        let wire = if self.method == CompressMethod::Null { raw } else { compressed(&mut self.compressor, &raw) };
+        let wire = if self.method == CompressMethod::Null {
+            raw
+        } else {
+            compressed(&mut self.compressor, &raw)
+        };
         self.stream.write(wire)?;
         Ok(length)
     }
@@ -97,7 +111,11 @@ impl<'s> RawReceiver<'s> {
     /// That of a stream from which nothing was read.
     #[must_use]
     pub fn new(stream: &'s TunnelStream, method: CompressMethod) -> Self {
-        RawReceiver { stream, decompressor: Decompressor::new(method, stream.pool()), pushed: 0 }
+        RawReceiver {
+            stream,
+            decompressor: Decompressor::new(method, stream.pool()),
+            pushed: 0,
+        }
     }
 
     /// The next bytes; they count as delivered. `None` when the peer finished.
@@ -140,10 +158,15 @@ mod tests {
         for method in CompressMethod::ALL {
             let bed = Bed::new();
             let (visitor, agent) = bed.tunnels(EncryptMethod::Plain, method).await;
-            let content: Bytes = (0..300_000_u32).flat_map(|number| (number / 7).to_be_bytes()).collect();
+            let content: Bytes = (0..300_000_u32)
+                .flat_map(|number| (number / 7).to_be_bytes())
+                .collect();
             let stream = visitor.open(Bytes::from_static(b"details"));
             let sending = async {
-                RawSender::new(&stream, method).send_all(content.clone()).await.unwrap();
+                RawSender::new(&stream, method)
+                    .send_all(content.clone())
+                    .await
+                    .unwrap();
                 stream.finish();
                 RawReceiver::new(&stream, method).receive().await
             };
@@ -155,7 +178,10 @@ mod tests {
                 while let Some(raw) = receiver.receive().await.unwrap() {
                     received.extend_from_slice(&raw);
                 }
-                RawSender::new(&stream, method).send_all(Bytes::from_static(b"thanks")).await.unwrap();
+                RawSender::new(&stream, method)
+                    .send_all(Bytes::from_static(b"thanks"))
+                    .await
+                    .unwrap();
                 stream.finish();
                 stream.delivered().await.unwrap();
                 received.freeze()

@@ -118,7 +118,9 @@ pub struct Waiting {
 
 impl Waiting {
     fn all(self) -> impl Iterator<Item = Waker> {
-        [self.reader, self.writer, self.watcher].into_iter().flatten()
+        [self.reader, self.writer, self.watcher]
+            .into_iter()
+            .flatten()
     }
 }
 
@@ -131,8 +133,18 @@ pub struct Bell {
 
 impl Shared {
     /// A tunnel whose handshake is done, and whose first attachment is still to prove itself. Its driver runs on `tasks` until the tunnel is over.
-    pub fn start(identity: Identity, port: PortParameters, theirs: Grant, tasks: &TaskTracker) -> Arc<Self> {
-        let Identity { side, id, instance, secret } = identity;
+    pub fn start(
+        identity: Identity,
+        port: PortParameters,
+        theirs: Grant,
+        tasks: &TaskTracker,
+    ) -> Arc<Self> {
+        let Identity {
+            side,
+            id,
+            instance,
+            secret,
+        } = identity;
         let limits = PoolLimits {
             running_encoders: theirs.zstd_contexts.min(super::ZSTD_CONTEXTS),
             running_decoders: super::ZSTD_CONTEXTS_TOLERATED,
@@ -140,9 +152,13 @@ impl Shared {
         let since = Moment::now();
         let now = since.awake;
         let state = State {
-            mux: Mux::new(side, port.mux(side), theirs.for_mux(), now).charged_to(Arc::clone(&port.commons.budget)),
+            mux: Mux::new(side, port.mux(side), theirs.for_mux(), now)
+                .charged_to(Arc::clone(&port.commons.budget)),
             binding: Binding::new(),
-            uncarried: Some(Uncarried { since, time: CANDIDATE_TIMEOUT }),
+            uncarried: Some(Uncarried {
+                since,
+                time: CANDIDATE_TIMEOUT,
+            }),
             carried_since: now,
             waited: None,
             rung: false,
@@ -235,15 +251,31 @@ impl State {
                     effects.wakers.extend(self.acceptor.take());
                 }
                 Event::Reset(stream) => {
-                    effects.wakers.extend(self.waiting.remove(&stream).into_iter().flat_map(Waiting::all));
+                    effects.wakers.extend(
+                        self.waiting
+                            .remove(&stream)
+                            .into_iter()
+                            .flat_map(Waiting::all),
+                    );
                 }
                 Event::Readable(stream) => {
-                    effects.wakers.extend(self.waiting.get_mut(&stream).and_then(|waiting| waiting.reader.take()));
+                    effects.wakers.extend(
+                        self.waiting
+                            .get_mut(&stream)
+                            .and_then(|waiting| waiting.reader.take()),
+                    );
                 }
                 Event::Writable(stream) => {
-                    effects.wakers.extend(self.waiting.get_mut(&stream).and_then(|waiting| waiting.writer.take()));
+                    effects.wakers.extend(
+                        self.waiting
+                            .get_mut(&stream)
+                            .and_then(|waiting| waiting.writer.take()),
+                    );
                 }
-                Event::Resumed { streams, again_bytes } => effects.resumed = Some((streams, again_bytes)),
+                Event::Resumed {
+                    streams,
+                    again_bytes,
+                } => effects.resumed = Some((streams, again_bytes)),
                 Event::Closed(code) => effects.ended_by_peer = Some(code),
             }
         }
@@ -254,18 +286,26 @@ impl State {
         self.over.get_or_insert(notice);
         self.uncarried = None;
         effects.wakers.extend(self.acceptor.take());
-        effects.wakers.extend(self.waiting.drain().flat_map(|(_, waiting)| waiting.all()));
+        effects
+            .wakers
+            .extend(self.waiting.drain().flat_map(|(_, waiting)| waiting.all()));
     }
 
     fn deadline(&self) -> Option<Instant> {
         let given_up = self.uncarried.and_then(|uncarried| uncarried.until());
-        self.mux.poll_timeout().into_iter().chain(given_up).chain(self.move_until).min()
+        self.mux
+            .poll_timeout()
+            .into_iter()
+            .chain(given_up)
+            .chain(self.move_until)
+            .min()
     }
 
     /// Whether the driver waits for too late a time.
     fn arm(&mut self) -> bool {
         let deadline = self.deadline();
-        let earlier = deadline.is_some_and(|deadline| self.armed.is_none_or(|armed| deadline < armed));
+        let earlier =
+            deadline.is_some_and(|deadline| self.armed.is_none_or(|armed| deadline < armed));
         if earlier {
             self.armed = deadline;
         }
@@ -279,9 +319,17 @@ impl State {
     }
 
     fn ended_by_peer(&mut self, code: ResetCode, effects: &mut Effects) {
-        self.finish(Notice::new(carriage::notice_code(code), format!("the other end ended the tunnel: {code}")), effects);
+        self.finish(
+            Notice::new(
+                carriage::notice_code(code),
+                format!("the other end ended the tunnel: {code}"),
+            ),
+            effects,
+        );
         let closed = |bound: Bound<Bell>| (bound.bell, Notice::new(Code::Cancelled, ""));
-        effects.closes.extend(self.binding.end().into_iter().map(closed));
+        effects
+            .closes
+            .extend(self.binding.end().into_iter().map(closed));
         effects.is_over = true;
     }
 }

@@ -65,7 +65,9 @@ const COMPACTIONS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(
 fn looks_for_the_peer(keepalive: Option<Duration>) -> impl Iterator<Item = Duration> {
     let first = keepalive.map(|idle| idle.saturating_sub(COMPACTIONS.iter().sum()));
     let later = keepalive.map(local_socket::probe_interval);
-    first.into_iter().chain(std::iter::repeat_with(move || later).map_while(|later| later))
+    first
+        .into_iter()
+        .chain(std::iter::repeat_with(move || later).map_while(|later| later))
 }
 
 async fn sleep_if(time: Option<&Duration>) {
@@ -105,7 +107,13 @@ pub enum SpliceError {
 /// # Cancel safety
 /// Dropping the future resets both.
 pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Spliced {
-    join(&Arc::new(Ends::new(Arc::new(socket), Bytes::new(), stream, method))).await
+    join(&Arc::new(Ends::new(
+        Arc::new(socket),
+        Bytes::new(),
+        stream,
+        method,
+    )))
+    .await
 }
 
 pub(super) async fn join(ends: &Arc<Ends>) -> Spliced {
@@ -127,13 +135,20 @@ pub(super) async fn join(ends: &Arc<Ends>) -> Spliced {
     sending.abort_all();
     let sent = sending.join_next().await.and_then(Result::ok);
     let spliced = Spliced::of(sent, received);
-    Spliced { error: spliced.error.or(failure), ..spliced }
+    Spliced {
+        error: spliced.error.or(failure),
+        ..spliced
+    }
 }
 
 impl Spliced {
     fn of(sent: Option<Direction>, received: Direction) -> Self {
         let (sent_bytes, sent) = sent.map_or((0, Ok(())), |sent| (sent.bytes, sent.result));
-        Spliced { sent_bytes, received_bytes: received.bytes, error: sent.err().or(received.result.err()) }
+        Spliced {
+            sent_bytes,
+            received_bytes: received.bytes,
+            error: sent.err().or(received.result.err()),
+        }
     }
 }
 
@@ -173,11 +188,23 @@ pub fn reset_on_close(socket: &TcpStream) {
 }
 
 impl Ends {
-    pub(super) fn new(socket: Arc<TcpStream>, first: Bytes, stream: TunnelStream, method: CompressMethod) -> Self {
+    pub(super) fn new(
+        socket: Arc<TcpStream>,
+        first: Bytes,
+        stream: TunnelStream,
+        method: CompressMethod,
+    ) -> Self {
         // From the start, and until both directions have ended in order: a process that is killed closes its sockets too.
         reset_on_close(&socket);
         let first = Mutex::new(first);
-        Ends { socket, first, stream, method, ended_in_order: AtomicU8::new(0), is_shut_down: AtomicBool::new(false) }
+        Ends {
+            socket,
+            first,
+            stream,
+            method,
+            ended_in_order: AtomicU8::new(0),
+            is_shut_down: AtomicBool::new(false),
+        }
     }
 
     fn are_ended_in_order(&self) -> bool {
@@ -192,8 +219,16 @@ impl Ends {
     }
 
     /// The local peer reads no more, but may have answered before: an HTTP server that refuses an upload does. Its answer is delivered first.
-    async fn after_a_failed_write(&self, mut sending: JoinSet<Direction>, received: Direction) -> Spliced {
-        let sent = tokio::time::timeout(LAST_WORDS, sending.join_next()).await.ok().flatten().and_then(Result::ok);
+    async fn after_a_failed_write(
+        &self,
+        mut sending: JoinSet<Direction>,
+        received: Direction,
+    ) -> Spliced {
+        let sent = tokio::time::timeout(LAST_WORDS, sending.join_next())
+            .await
+            .ok()
+            .flatten()
+            .and_then(Result::ok);
         if sent.as_ref().is_some_and(|sent| sent.result.is_ok()) {
             // The other end closes when it has read the answer to its end. A reset now could overtake that.
             let _ = tokio::time::timeout(LINGER, self.stream.failed()).await;
@@ -201,7 +236,16 @@ impl Ends {
         self.stream.reset(ResetCode::Reset);
         sending.abort_all();
         let Direction { bytes, result } = received;
-        Spliced { error: result.err(), ..Spliced::of(sent, Direction { bytes, result: Ok(()) }) }
+        Spliced {
+            error: result.err(),
+            ..Spliced::of(
+                sent,
+                Direction {
+                    bytes,
+                    result: Ok(()),
+                },
+            )
+        }
     }
 
     async fn send(&self) -> Direction {
@@ -241,7 +285,11 @@ impl Ends {
     }
 
     /// From the socket into the tunnel.
-    async fn send_all(&self, moved: &mut u64, last: &mut Option<Instant>) -> Result<(), SpliceError> {
+    async fn send_all(
+        &self,
+        moved: &mut u64,
+        last: &mut Option<Instant>,
+    ) -> Result<(), SpliceError> {
         let mut compressor = Compressor::new(self.method, self.stream.pool());
         self.send_first(&mut compressor).await?;
         loop {
@@ -289,9 +337,21 @@ impl Ends {
             let length = self.socket.try_read_buf(buffer)?;
             let is_all = length > 0 && buffer.len() < COPIED_BELOW.min(buffer.capacity());
             read = Some(Read { length, is_all });
-            if is_all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            if is_all {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(())
+            }
         });
-        read.map_or_else(|| outcome.map(|()| Read { length: 0, is_all: false }), Ok)
+        read.map_or_else(
+            || {
+                outcome.map(|()| Read {
+                    length: 0,
+                    is_all: false,
+                })
+            },
+            Ok,
+        )
     }
 
     /// What `raw` is in the tunnel; leaves the buffer to be used again where that is cheaper than giving it away.
@@ -299,7 +359,11 @@ impl Ends {
         if self.method != CompressMethod::Null {
             return compressed(compressor, raw);
         }
-        if raw.len() < COPIED_BELOW { Bytes::copy_from_slice(raw) } else { raw.split().freeze() }
+        if raw.len() < COPIED_BELOW {
+            Bytes::copy_from_slice(raw)
+        } else {
+            raw.split().freeze()
+        }
     }
 
     /// How many raw bytes may be read from the socket now. Notices meanwhile when the local connection is reset.
@@ -319,7 +383,12 @@ impl Ends {
     }
 
     async fn socket_error(&self) -> io::Error {
-        match self.socket.ready(Interest::ERROR).await.and_then(|_| self.socket.take_error()) {
+        match self
+            .socket
+            .ready(Interest::ERROR)
+            .await
+            .and_then(|_| self.socket.take_error())
+        {
             Err(error) | Ok(Some(error)) => error,
             // Somebody else has read it already.
             Ok(None) => io::ErrorKind::ConnectionReset.into(),
@@ -356,7 +425,9 @@ impl Ends {
         }
         decompressor.finish()?;
         self.is_shut_down.store(true, Ordering::Release);
-        SockRef::from(&*self.socket).shutdown(Shutdown::Write).or_else(ignore_not_connected)?;
+        SockRef::from(&*self.socket)
+            .shutdown(Shutdown::Write)
+            .or_else(ignore_not_connected)?;
         Ok(())
     }
 
@@ -371,8 +442,16 @@ impl Ends {
 
     /// What has come and goes to the socket in one write: each of them costs a call and may wake the reader, as much as moving 16 KiB. Adds to
     /// `pushed` what it takes from the stream.
-    fn gather(&self, decompressor: &mut Decompressor, pushed: &mut usize) -> Result<Batch, SpliceError> {
-        let mut batch = Batch { raw: VecDeque::new(), wire_bytes: 0, is_all: false };
+    fn gather(
+        &self,
+        decompressor: &mut Decompressor,
+        pushed: &mut usize,
+    ) -> Result<Batch, SpliceError> {
+        let mut batch = Batch {
+            raw: VecDeque::new(),
+            wire_bytes: 0,
+            is_all: false,
+        };
         let (mut raw_bytes, mut decoded_bytes) = (0, 0);
         while raw_bytes < BATCH_ENOUGH && batch.raw.len() < BATCH_PIECES {
             let decodes = decompressor.decodes_next()?;
@@ -439,7 +518,11 @@ impl Ends {
             Some(connection) => connection.has_vanished().await,
             None => false,
         };
-        if has_vanished { Err(io::Error::from(io::ErrorKind::TimedOut).into()) } else { Ok(()) }
+        if has_vanished {
+            Err(io::Error::from(io::ErrorKind::TimedOut).into())
+        } else {
+            Ok(())
+        }
     }
 
     /// The application has stalled: what waits for it is copied out of the messages that it came in.
@@ -452,7 +535,11 @@ impl Ends {
 
     fn try_write(&self, pieces: &VecDeque<Bytes>) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); BATCH_PIECES];
-        let count = slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
+        let count = slices
+            .iter_mut()
+            .zip(pieces)
+            .map(|(slice, piece)| *slice = IoSlice::new(piece))
+            .count();
         match slices.get(..count).unwrap_or_default() {
             [piece] => self.socket.try_write(piece),
             pieces => self.socket.try_write_vectored(pieces),
@@ -503,7 +590,11 @@ fn drop_front(pieces: &mut VecDeque<Bytes>, mut count: usize) {
 
 /// The peer has closed both directions already, and has everything: nothing is lost.
 fn ignore_not_connected(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
+    if error.kind() == io::ErrorKind::NotConnected {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 #[cfg(test)]

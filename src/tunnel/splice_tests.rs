@@ -19,7 +19,9 @@ async fn who_writes_without_a_pause_lets_others_run() {
 async fn what_a_reader_that_stalls_makes_a_splice_hold_is_one_chunk() {
     for method in [CompressMethod::S2, CompressMethod::Zstd] {
         let bed = Bed::new();
-        let (visitor, agent) = bed.tunnels(crate::crypto::EncryptMethod::Plain, method).await;
+        let (visitor, agent) = bed
+            .tunnels(crate::crypto::EncryptMethod::Plain, method)
+            .await;
         let stream = visitor.open(Bytes::new());
         let mut compressor = Compressor::new(method, stream.pool());
         let mut sent = 0;
@@ -32,13 +34,18 @@ async fn what_a_reader_that_stalls_makes_a_splice_hold_is_one_chunk() {
         assert!(sent < 256 * 1024, "{method}: {sent}");
         let (accepted, _) = agent.accept().await.expect("a stream");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (service, connected) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (service, connected) = tokio::join!(
+            TcpStream::connect(listener.local_addr().unwrap()),
+            listener.accept()
+        );
         let ends = Ends::new(Arc::new(service.unwrap()), Bytes::new(), accepted, method);
         let _connected = connected.unwrap();
         let mut decompressor = Decompressor::new(method, ends.stream.pool());
         let (mut pushed, mut raw, mut batches) = (0, 0, 0);
         while raw < 64 * (MAX_CHUNK + 100) {
-            let Some(piece) = ends.piece().await.unwrap() else { break };
+            let Some(piece) = ends.piece().await.unwrap() else {
+                break;
+            };
             pushed += piece.len();
             decompressor.push(piece);
             loop {
@@ -51,7 +58,10 @@ async fn what_a_reader_that_stalls_makes_a_splice_hold_is_one_chunk() {
                 }
             }
         }
-        assert!(batches < 64 + 16, "{method}: small ones go together: {batches}");
+        assert!(
+            batches < 64 + 16,
+            "{method}: small ones go together: {batches}"
+        );
         drop((ends, stream));
         bed.end().await;
     }
@@ -60,17 +70,31 @@ async fn what_a_reader_that_stalls_makes_a_splice_hold_is_one_chunk() {
 #[tokio::test]
 async fn a_reset_that_a_write_noticed_first_is_no_end_of_file_to_the_reader() {
     let bed = Bed::new();
-    let (visitor, _agent) = bed.tunnels(crate::crypto::EncryptMethod::Plain, CompressMethod::Null).await;
+    let (visitor, _agent) = bed
+        .tunnels(crate::crypto::EncryptMethod::Plain, CompressMethod::Null)
+        .await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (application, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-    let ends = Ends::new(Arc::new(accepted.unwrap().0), Bytes::new(), visitor.open(Bytes::new()), CompressMethod::Null);
+    let (application, accepted) = tokio::join!(
+        TcpStream::connect(listener.local_addr().unwrap()),
+        listener.accept()
+    );
+    let ends = Ends::new(
+        Arc::new(accepted.unwrap().0),
+        Bytes::new(),
+        visitor.open(Bytes::new()),
+        CompressMethod::Null,
+    );
     let application = application.unwrap();
     reset_on_close(&application);
     drop(application);
     // As a write would: the system tells of a reset once.
     ends.socket_error().await;
     let sent = ends.send().await;
-    assert!(matches!(sent.result, Err(SpliceError::Socket(_))), "{:?}", sent.result);
+    assert!(
+        matches!(sent.result, Err(SpliceError::Socket(_))),
+        "{:?}",
+        sent.result
+    );
     drop(ends);
     bed.end().await;
 }

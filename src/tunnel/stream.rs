@@ -115,7 +115,10 @@ impl TunnelStream {
     /// All that was written to the stream, when the tunnel is over and it is certain that the peer has not seen the stream.
     pub(super) fn unseen(&self) -> Option<Vec<Bytes>> {
         let state = self.shared.state();
-        state.over.as_ref().and_then(|_| state.mux.unseen(self.id, state.seen_by_peer))
+        state
+            .over
+            .as_ref()
+            .and_then(|_| state.mux.unseen(self.id, state.seen_by_peer))
     }
 
     /// Ends the sending direction after what was written.
@@ -160,7 +163,10 @@ impl TunnelStream {
     pub fn reset(&self, code: ResetCode) {
         let mut state = self.shared.state();
         state.mux.reset(Instant::now(), self.id, code);
-        let watcher = state.waiting.get_mut(&self.id).and_then(|waiting| waiting.watcher.take());
+        let watcher = state
+            .waiting
+            .get_mut(&self.id)
+            .and_then(|waiting| waiting.watcher.take());
         self.shared.settle(state);
         watcher.into_iter().for_each(Waker::wake);
     }
@@ -184,7 +190,10 @@ impl TunnelStream {
         .await
     }
 
-    fn poll_read(&self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, TunnelStreamError>> {
+    fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, TunnelStreamError>> {
         let mut state = self.shared.state();
         match state.mux.read(self.id)? {
             // What has come is good, even when the tunnel is over by now.

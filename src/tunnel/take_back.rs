@@ -37,7 +37,11 @@ pub async fn splice_or_take_back(
     let ends = Arc::new(Ends::new(Arc::clone(&socket), unsent, stream, method));
     let spliced = join(&ends).await;
     let taken_back =
-        if let Some(SpliceError::Stream(TunnelStreamError::TunnelOver(_))) = &spliced.error { ends.unsent() } else { None };
+        if let Some(SpliceError::Stream(TunnelStreamError::TunnelOver(_))) = &spliced.error {
+            ends.unsent()
+        } else {
+            None
+        };
     drop(ends);
     match (taken_back, Arc::into_inner(socket)) {
         (Some(unsent), Some(socket)) => Err(TakenBack { socket, unsent }),
@@ -68,7 +72,10 @@ impl Ends {
     fn unsent(&self) -> Option<Bytes> {
         let mut unsent = BytesMut::new();
         let mut decompressor = Decompressor::new(self.method, self.stream.pool());
-        self.stream.unseen()?.into_iter().for_each(|piece| decompressor.push(piece));
+        self.stream
+            .unseen()?
+            .into_iter()
+            .for_each(|piece| decompressor.push(piece));
         while let Some(chunk) = decompressor.next().ok()? {
             unsent.extend_from_slice(&chunk.raw);
         }

@@ -42,8 +42,14 @@ fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
         keys: PortKeys::derive("a port key of the tests"),
         encrypt,
         compress,
-        stream_window: WindowSize { initial: 256 * 1024, max: 1024 * 1024 },
-        tunnel_window: WindowSize { initial: 1024 * 1024, max: 4 * 1024 * 1024 },
+        stream_window: WindowSize {
+            initial: 256 * 1024,
+            max: 1024 * 1024,
+        },
+        tunnel_window: WindowSize {
+            initial: 1024 * 1024,
+            max: 4 * 1024 * 1024,
+        },
         resume_timeout: Duration::from_secs(120),
         tcp_keepalive: None,
         commons: Commons::default(),
@@ -90,7 +96,11 @@ impl Joint {
             tasks.spawn(async move { link.run(&mut NoFrames, cut.cancelled()).await.why });
             outbox
         };
-        Joint { client: start(one), server: start(other), cut }
+        Joint {
+            client: start(one),
+            server: start(other),
+            cut,
+        }
     }
 }
 
@@ -100,7 +110,12 @@ type Attached = (Result<attach::Outcome, AttachError>, Option<Tunnel>);
 impl Bed {
     pub(crate) fn new() -> Self {
         let (tasks, over) = (TaskTracker::new(), CancellationToken::new());
-        Bed { joint: Joint::new(&tasks, &over), tasks, over, tunnels: Mutex::default() }
+        Bed {
+            joint: Joint::new(&tasks, &over),
+            tasks,
+            over,
+            tunnels: Mutex::default(),
+        }
     }
 
     fn another_joint(&self) -> Joint {
@@ -108,10 +123,27 @@ impl Bed {
     }
 
     /// Answers a wish as a server that has `agent` and these tunnels, in place of the master.
-    async fn answer(&self, joint: &Joint, channel: u32, wish: Wish, agent: &PortParameters) -> Attached {
+    async fn answer(
+        &self,
+        joint: &Joint,
+        channel: u32,
+        wish: Wish,
+        agent: &PortParameters,
+    ) -> Attached {
         joint.client.open(channel, wish.lane).unwrap();
-        let find = |id| self.known().into_iter().rev().find(|tunnel| tunnel.id() == id);
-        let served = match attach::reply(agent, &host(&self.tasks, &find), &wish.message, &joint.server, channel) {
+        let find = |id| {
+            self.known()
+                .into_iter()
+                .rev()
+                .find(|tunnel| tunnel.id() == id)
+        };
+        let served = match attach::reply(
+            agent,
+            &host(&self.tasks, &find),
+            &wish.message,
+            &joint.server,
+            channel,
+        ) {
             Ok(reply) => {
                 joint.server.open(channel, reply.lane).unwrap();
                 joint.server.ready(channel);
@@ -137,18 +169,30 @@ impl Bed {
     }
 
     /// Attaches the client's tunnel again, over another link or the same.
-    async fn attach_again(&self, joint: &Joint, channel: u32, visitor: &Tunnel, moves: bool) -> Attached {
+    async fn attach_again(
+        &self,
+        joint: &Joint,
+        channel: u32,
+        visitor: &Tunnel,
+        moves: bool,
+    ) -> Attached {
         let wish = attach::wish_again(visitor, moves, &joint.client, channel, &self.tasks).unwrap();
         self.answer(joint, channel, wish, visitor.port()).await
     }
 
-    pub(crate) async fn tunnels(&self, encrypt: EncryptMethod, compress: CompressMethod) -> (Tunnel, Tunnel) {
+    pub(crate) async fn tunnels(
+        &self,
+        encrypt: EncryptMethod,
+        compress: CompressMethod,
+    ) -> (Tunnel, Tunnel) {
         self.tunnels_of(port(encrypt, compress)).await
     }
 
     async fn tunnels_of(&self, port: PortParameters) -> (Tunnel, Tunnel) {
         let (visited, agent) = self.attach(&port, &port).await;
-        let attach::Outcome::New(visitor, _) = visited.unwrap() else { panic!("nothing was there to resume") };
+        let attach::Outcome::New(visitor, _) = visited.unwrap() else {
+            panic!("nothing was there to resume")
+        };
         // Behind the server's end, which is found first: both have the same name.
         self.tunnels.lock().unwrap().insert(0, visitor.clone());
         (visitor, agent.unwrap())
@@ -167,7 +211,10 @@ impl Bed {
 /// A connected pair of TCP sockets.
 async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (one, other) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let (one, other) = tokio::join!(
+        TcpStream::connect(listener.local_addr().unwrap()),
+        listener.accept()
+    );
     (one.unwrap(), other.unwrap().0)
 }
 
@@ -184,7 +231,10 @@ async fn joined(bed: &Bed, tunnels: &(Tunnel, Tunnel)) -> (TcpStream, TcpStream)
 }
 
 fn text(length: usize) -> Vec<u8> {
-    (0_u64..).flat_map(|line| format!("line {line}, which is {}\n", line * line % 9973).into_bytes()).take(length).collect()
+    (0_u64..)
+        .flat_map(|line| format!("line {line}, which is {}\n", line * line % 9973).into_bytes())
+        .take(length)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,14 +249,24 @@ async fn bytes_arrive_whole_in_both_directions_with_every_method() {
             bed.tasks.spawn(async move {
                 let mut received = Vec::new();
                 service.read_to_end(&mut received).await.unwrap();
-                assert!(received == copy, "{} bytes of {}", received.len(), copy.len());
+                assert!(
+                    received == copy,
+                    "{} bytes of {}",
+                    received.len(),
+                    copy.len()
+                );
                 service.write_all(&received).await.unwrap();
             });
             application.write_all(&sent).await.unwrap();
             application.shutdown().await.unwrap();
             let mut answer = Vec::new();
             application.read_to_end(&mut answer).await.unwrap();
-            assert!(answer == sent, "{encrypt} {compress}: {} bytes of {}", answer.len(), sent.len());
+            assert!(
+                answer == sent,
+                "{encrypt} {compress}: {} bytes of {}",
+                answer.len(),
+                sent.len()
+            );
             drop(tunnels);
             bed.end().await;
         }
@@ -216,7 +276,9 @@ async fn bytes_arrive_whole_in_both_directions_with_every_method() {
 #[tokio::test]
 async fn a_reset_arrives_as_a_reset_in_both_directions() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
+        .await;
     let (mut application, service) = joined(&bed, &tunnels).await;
     splice::reset_on_close(&service);
     drop(service);
@@ -233,7 +295,9 @@ async fn a_reset_arrives_as_a_reset_in_both_directions() {
 #[tokio::test]
 async fn a_reset_after_a_half_close_is_noticed() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Zstd).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Zstd)
+        .await;
     let (mut application, mut service) = joined(&bed, &tunnels).await;
     service.shutdown().await.unwrap();
     assert_eq!(application.read(&mut [0]).await.unwrap(), 0);
@@ -247,24 +311,47 @@ async fn a_reset_after_a_half_close_is_noticed() {
             tokio::task::yield_now().await;
         }
     };
-    let error = tokio::time::timeout(Duration::from_secs(10), error).await.unwrap();
-    assert!(matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{error}");
+    let error = tokio::time::timeout(Duration::from_secs(10), error)
+        .await
+        .unwrap();
+    assert!(
+        matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        ),
+        "{error}"
+    );
     bed.end().await;
 }
 
 #[tokio::test]
 async fn when_nothing_carries_a_tunnel_for_too_long_no_stream_ends_cleanly() {
     let bed = Bed::new();
-    let port =
-        PortParameters { resume_timeout: Duration::from_millis(50), ..port(EncryptMethod::Chacha20Poly1305, CompressMethod::S2) };
+    let port = PortParameters {
+        resume_timeout: Duration::from_millis(50),
+        ..port(EncryptMethod::Chacha20Poly1305, CompressMethod::S2)
+    };
     let tunnels = bed.tunnels_of(port).await;
     let (mut application, mut service) = joined(&bed, &tunnels).await;
-    service.write_all(b"the beginning of a download").await.unwrap();
+    service
+        .write_all(b"the beginning of a download")
+        .await
+        .unwrap();
     application.read_exact(&mut [0; 27]).await.unwrap();
     bed.joint.cut.cancel();
-    assert_eq!(application.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(service.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-    assert_eq!(tunnels.0.port().commons.counts.expired.get(), 2, "at both ends, which share their counts here");
+    assert_eq!(
+        application.read(&mut [0]).await.unwrap_err().kind(),
+        io::ErrorKind::ConnectionReset
+    );
+    assert_eq!(
+        service.read(&mut [0]).await.unwrap_err().kind(),
+        io::ErrorKind::ConnectionReset
+    );
+    assert_eq!(
+        tunnels.0.port().commons.counts.expired.get(),
+        2,
+        "at both ends, which share their counts here"
+    );
     bed.end().await;
 }
 
@@ -276,7 +363,10 @@ async fn methods_that_differ_are_named_at_both_ends() {
     let (visited, served) = bed.attach(&visitor, &agent).await;
     assert!(served.is_none());
     let error = visited.err().unwrap().to_string();
-    assert_eq!(error, "`encrypt_method` is \"aes-128-cfb\" here and \"aes-128-gcm\" at the other end: make them equal");
+    assert_eq!(
+        error,
+        "`encrypt_method` is \"aes-128-cfb\" here and \"aes-128-gcm\" at the other end: make them equal"
+    );
     bed.end().await;
 }
 
@@ -284,7 +374,10 @@ async fn methods_that_differ_are_named_at_both_ends() {
 async fn another_port_key_is_no_way_in() {
     let bed = Bed::new();
     let agent = port(EncryptMethod::Plain, CompressMethod::Null);
-    let visitor = PortParameters { keys: PortKeys::derive("a guess"), ..agent.clone() };
+    let visitor = PortParameters {
+        keys: PortKeys::derive("a guess"),
+        ..agent.clone()
+    };
     let (visited, served) = bed.attach(&visitor, &agent).await;
     assert!(served.is_none() && matches!(visited, Err(AttachError::Handshake(_))));
     bed.end().await;
@@ -296,26 +389,44 @@ async fn a_recorded_handshake_opens_no_stream() {
     let port = port(EncryptMethod::Plain, CompressMethod::Null);
     let wish = attach::wish(&port, &bed.joint.client, 5, &bed.tasks).unwrap();
     // The master, or anyone on the path, plays the first message again and then what the client had sealed: a stream that opens.
-    let reply = attach::reply(&port, &host(&bed.tasks, &|_| None), &wish.message, &bed.joint.server, 9).unwrap();
+    let reply = attach::reply(
+        &port,
+        &host(&bed.tasks, &|_| None),
+        &wish.message,
+        &bed.joint.server,
+        9,
+    )
+    .unwrap();
     let tunnel = reply.outcome.unwrap().unwrap();
     let mut replayed = vec![0x01, 0x00, 0x40, 0x40, 0x00];
     replayed.extend_from_slice(&[0; 16]);
     use crate::link::Lane;
     assert!(reply.lane.receive(BytesMut::from(&replayed[..])).is_err());
     drop(reply.lane);
-    assert!(tunnel.accept().await.is_none(), "the tunnel is over and nothing was opened");
+    assert!(
+        tunnel.accept().await.is_none(),
+        "the tunnel is over and nothing was opened"
+    );
     bed.end().await;
 }
 
 #[tokio::test]
 async fn chunks_of_many_streams_do_not_use_a_small_window_up_between_them() {
     let bed = Bed::new();
-    let small = WindowSize { initial: 64 * 1024, max: 64 * 1024 };
-    let port =
-        PortParameters { stream_window: small, tunnel_window: small, ..port(EncryptMethod::Aes128Gcm, CompressMethod::S2) };
+    let small = WindowSize {
+        initial: 64 * 1024,
+        max: 64 * 1024,
+    };
+    let port = PortParameters {
+        stream_window: small,
+        tunnel_window: small,
+        ..port(EncryptMethod::Aes128Gcm, CompressMethod::S2)
+    };
     let tunnels = bed.tunnels_of(port).await;
     // Shrinks to somewhat more than a half, so that a chunk takes several turns.
-    let sent: Vec<u8> = (0..300_000).map(|at| if at % 1000 < 600 { fastrand::u8(..) } else { 0 }).collect();
+    let sent: Vec<u8> = (0..300_000)
+        .map(|at| if at % 1000 < 600 { fastrand::u8(..) } else { 0 })
+        .collect();
     let mut pairs = Vec::new();
     for _ in 0..8 {
         pairs.push(joined(&bed, &tunnels).await);
@@ -326,43 +437,63 @@ async fn chunks_of_many_streams_do_not_use_a_small_window_up_between_them() {
             let sent = sent.clone();
             copies.spawn(async move {
                 let mut received = vec![0; sent.len()];
-                let (written, read) = tokio::join!(application.write_all(&sent), service.read_exact(&mut received));
+                let (written, read) = tokio::join!(
+                    application.write_all(&sent),
+                    service.read_exact(&mut received)
+                );
                 assert!(written.is_ok() && read.is_ok() && received == sent);
             });
         }
         copies.join_all().await;
     };
-    tokio::time::timeout(Duration::from_secs(20), moved).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), moved)
+        .await
+        .unwrap();
     bed.end().await;
 }
 
 #[tokio::test]
 async fn a_reset_after_a_half_close_is_noticed_though_nobody_writes() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
+        .await;
     let (mut application, mut service) = joined(&bed, &tunnels).await;
     service.shutdown().await.unwrap();
     assert_eq!(application.read(&mut [0]).await.unwrap(), 0);
     splice::reset_on_close(&service);
     drop(service);
     let reset = application.ready(tokio::io::Interest::ERROR);
-    tokio::time::timeout(Duration::from_secs(10), reset).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), reset)
+        .await
+        .unwrap()
+        .unwrap();
     bed.end().await;
 }
 
 #[tokio::test]
 async fn a_splice_is_over_when_the_peer_has_everything_so_that_a_drain_loses_nothing() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::S2).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::S2)
+        .await;
     let (mut application, visitor) = sockets().await;
     let (agent, mut service) = sockets().await;
-    bed.tasks.spawn(splice(visitor, tunnels.0.open(Bytes::new()), CompressMethod::S2));
+    bed.tasks.spawn(splice(
+        visitor,
+        tunnels.0.open(Bytes::new()),
+        CompressMethod::S2,
+    ));
     let (accepted, _) = tunnels.1.accept().await.unwrap();
     let mut served = bed.tasks.spawn(splice(agent, accepted, CompressMethod::S2));
     bed.joint.client.control(&Frame::Pause(1));
     application.shutdown().await.unwrap();
     let sent = text(100_000);
-    assert_eq!(service.read(&mut [0]).await.unwrap(), 0, "and the channel was paused before");
+    assert_eq!(
+        service.read(&mut [0]).await.unwrap(),
+        0,
+        "and the channel was paused before"
+    );
     service.write_all(&sent).await.unwrap();
     drop(service);
     let early = tokio::time::timeout(Duration::from_millis(300), &mut served).await;
@@ -372,15 +503,26 @@ async fn a_splice_is_over_when_the_peer_has_everything_so_that_a_drain_loses_not
     bed.joint.cut.cancel();
     let mut received = Vec::new();
     application.read_to_end(&mut received).await.unwrap();
-    assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
+    assert!(
+        received == sent,
+        "{} bytes of {}",
+        received.len(),
+        sent.len()
+    );
     bed.end().await;
 }
 
 #[tokio::test]
 async fn a_message_without_a_frame_ends_the_tunnel() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
-    tunnels.1.shared.receive(attach::FIRST_ATTEMPT, Bytes::new()).unwrap();
+    let tunnels = bed
+        .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+        .await;
+    tunnels
+        .1
+        .shared
+        .receive(attach::FIRST_ATTEMPT, Bytes::new())
+        .unwrap();
     assert_eq!(tunnels.1.notice().unwrap().code, Code::Protocol);
     bed.end().await;
 }
@@ -390,23 +532,39 @@ async fn a_tunnel_whose_lane_is_dropped_is_over() {
     let bed = Bed::new();
     let port = port(EncryptMethod::Plain, CompressMethod::Null);
     let wish = attach::wish(&port, &bed.joint.client, 5, &bed.tasks).unwrap();
-    let reply = attach::reply(&port, &host(&bed.tasks, &|_| None), &wish.message, &bed.joint.server, 9).unwrap();
+    let reply = attach::reply(
+        &port,
+        &host(&bed.tasks, &|_| None),
+        &wish.message,
+        &bed.joint.server,
+        9,
+    )
+    .unwrap();
     let tunnel = reply.outcome.unwrap().unwrap();
     drop(reply.lane);
-    tokio::time::timeout(Duration::from_secs(10), tunnel.closed()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), tunnel.closed())
+        .await
+        .unwrap();
     bed.end().await;
 }
 
 #[tokio::test]
 async fn who_waits_for_a_stream_to_fail_hears_of_a_reset_here_too() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+        .await;
     let stream = Arc::new(tunnels.0.open(Bytes::new()));
     let waiting = Arc::clone(&stream);
-    let failed = bed.tasks.spawn(async move { waiting.failed().await.reset_code() });
+    let failed = bed
+        .tasks
+        .spawn(async move { waiting.failed().await.reset_code() });
     tokio::task::yield_now().await;
     stream.reset(ResetCode::Corrupt);
-    let code = tokio::time::timeout(Duration::from_secs(10), failed).await.unwrap().unwrap();
+    let code = tokio::time::timeout(Duration::from_secs(10), failed)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(code, Some(ResetCode::Corrupt));
     drop(stream);
     bed.end().await;

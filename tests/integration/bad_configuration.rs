@@ -42,7 +42,10 @@ impl Files {
             assert!(ran.code.is_some_and(|code| code != 0), "{how} takes {text}");
             let said = ran.text() + &ran.errors;
             for word in words {
-                assert!(said.contains(word), "{how} of {text} says nothing of {word}:\n{said}");
+                assert!(
+                    said.contains(word),
+                    "{how} of {text} says nothing of {word}:\n{said}"
+                );
             }
             assert!(!said.contains("panicked"), "{said}");
         }
@@ -73,31 +76,54 @@ fn the_examples_of_the_readme_load_as_they_are() {
 fn every_method_loads() {
     let files = Files::new();
     for Methods { encrypt, compress } in Methods::all() {
-        files.check(&port_with(json!({"encrypt_method": encrypt, "compress_method": compress}))).succeeded();
+        files
+            .check(&port_with(
+                json!({"encrypt_method": encrypt, "compress_method": compress}),
+            ))
+            .succeeded();
     }
 }
 
 #[test]
 fn every_way_to_name_a_master_loads() {
     let files = Files::new();
-    for master in ["localhost:1", "127.0.0.1:1", "[::1]:1", "ws://localhost", "ws://localhost:1/path", "wss://localhost/path"] {
-        files.check(&server_with(json!({"master": master}))).succeeded();
+    for master in [
+        "localhost:1",
+        "127.0.0.1:1",
+        "[::1]:1",
+        "ws://localhost",
+        "ws://localhost:1/path",
+        "wss://localhost/path",
+    ] {
+        files
+            .check(&server_with(json!({"master": master})))
+            .succeeded();
     }
 }
 
 #[test]
 fn a_missing_file_is_named() {
-    for arguments in [&["check", "--config", "/nowhere/at-all.json"][..], &["--config", "/nowhere/at-all.json"]] {
+    for arguments in [
+        &["check", "--config", "/nowhere/at-all.json"][..],
+        &["--config", "/nowhere/at-all.json"],
+    ] {
         let ran = report(arguments);
         assert_ne!(ran.code, Some(0));
-        assert!(ran.errors.contains("/nowhere/at-all.json"), "{}", ran.errors);
+        assert!(
+            ran.errors.contains("/nowhere/at-all.json"),
+            "{}",
+            ran.errors
+        );
     }
 }
 
 #[test]
 fn broken_json_is_placed_by_line_and_column() {
     let files = Files::new();
-    files.refuses("{\n  \"mode\": \"master\",\n  \"listen_at\" \"0.0.0.0:1\"\n}", &["config.json:3:15"]);
+    files.refuses(
+        "{\n  \"mode\": \"master\",\n  \"listen_at\" \"0.0.0.0:1\"\n}",
+        &["config.json:3:15"],
+    );
     files.refuses("{\"mode\": \"master\"", &["config.json:1:"]);
     files.refuses("", &["config.json"]);
     files.refuses("[]", &["config.json", "object"]);
@@ -106,8 +132,14 @@ fn broken_json_is_placed_by_line_and_column() {
 #[test]
 fn an_unknown_field_is_named_with_the_nearest_known_one() {
     let files = Files::new();
-    files.refuses(&server_with(json!({"masterkey": "x"})), &["masterkey", "master_key"]);
-    files.refuses(&port_with(json!({"encryption_method": "plain"})), &["ports[1].encryption_method", "encrypt_method"]);
+    files.refuses(
+        &server_with(json!({"masterkey": "x"})),
+        &["masterkey", "master_key"],
+    );
+    files.refuses(
+        &port_with(json!({"encryption_method": "plain"})),
+        &["ports[1].encryption_method", "encrypt_method"],
+    );
 }
 
 #[test]
@@ -115,55 +147,98 @@ fn a_value_of_the_wrong_type_is_named_with_its_field() {
     let files = Files::new();
     files.refuses(&server_with(json!({"log_level": 3})), &["log_level", "3"]);
     files.refuses(&server_with(json!({"ports": {}})), &["ports"]);
-    files.refuses(&port_with(json!({"port_key": true})), &["ports[1].port_key", "true"]);
+    files.refuses(
+        &port_with(json!({"port_key": true})),
+        &["ports[1].port_key", "true"],
+    );
 }
 
 #[test]
 fn an_unknown_mode_or_method_is_named_with_the_known_ones() {
     let files = Files::new();
-    files.refuses(&server_with(json!({"mode": "sever"})), &["mode", "sever", "server"]);
+    files.refuses(
+        &server_with(json!({"mode": "sever"})),
+        &["mode", "sever", "server"],
+    );
     files.refuses(&server_with(json!({"mode": null})), &["mode"]);
-    files.refuses(&port_with(json!({"encrypt_method": "rot13"})), &["ports[1].encrypt_method", "rot13", "aes-128-cfb"]);
-    files.refuses(&port_with(json!({"compress_method": "zip"})), &["ports[1].compress_method", "zip", "zstd"]);
-    files.refuses(&server_with(json!({"log_level": "verbose"})), &["log_level", "verbose", "debug"]);
+    files.refuses(
+        &port_with(json!({"encrypt_method": "rot13"})),
+        &["ports[1].encrypt_method", "rot13", "aes-128-cfb"],
+    );
+    files.refuses(
+        &port_with(json!({"compress_method": "zip"})),
+        &["ports[1].compress_method", "zip", "zstd"],
+    );
+    files.refuses(
+        &server_with(json!({"log_level": "verbose"})),
+        &["log_level", "verbose", "debug"],
+    );
 }
 
 #[test]
 fn an_empty_or_duplicate_port_key_is_refused() {
     let files = Files::new();
-    files.refuses(&port_with(json!({"port_key": ""})), &["ports[1].port_key", "empty"]);
-    files.refuses(&port_with(json!({"port_key": null})), &["ports[1].port_key"]);
+    files.refuses(
+        &port_with(json!({"port_key": ""})),
+        &["ports[1].port_key", "empty"],
+    );
+    files.refuses(
+        &port_with(json!({"port_key": null})),
+        &["ports[1].port_key"],
+    );
     let key = "T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4";
     let twice = port_with(json!({ "port_key": key }));
     files.refuses(&twice, &["ports[1].port_key", "远程桌面"]);
     let said = files.check(&twice);
-    assert!(!(said.text() + &said.errors).contains(key), "a key is not repeated in what is said about it");
+    assert!(
+        !(said.text() + &said.errors).contains(key),
+        "a key is not repeated in what is said about it"
+    );
 }
 
 #[test]
 fn a_duplicate_local_address_of_a_client_is_refused() {
-    Files::new().refuses(&port_with(json!({"local_address": "127.0.0.1:13389"})), &["ports[1].local_address", "127.0.0.1:13389"]);
+    Files::new().refuses(
+        &port_with(json!({"local_address": "127.0.0.1:13389"})),
+        &["ports[1].local_address", "127.0.0.1:13389"],
+    );
 }
 
 #[test]
 fn an_address_without_a_port_is_refused() {
     let files = Files::new();
-    files.refuses(&port_with(json!({"local_address": "127.0.0.1"})), &["ports[1].local_address", "127.0.0.1", "port"]);
-    files.refuses(&server_with(json!({"master": "rePort.myserver.com"})), &["master", "port"]);
-    files.refuses(&server_with(json!({"master": "http://rePort.myserver.com/"})), &["master", "http", "ws"]);
+    files.refuses(
+        &port_with(json!({"local_address": "127.0.0.1"})),
+        &["ports[1].local_address", "127.0.0.1", "port"],
+    );
+    files.refuses(
+        &server_with(json!({"master": "rePort.myserver.com"})),
+        &["master", "port"],
+    );
+    files.refuses(
+        &server_with(json!({"master": "http://rePort.myserver.com/"})),
+        &["master", "http", "ws"],
+    );
 }
 
 #[test]
 fn a_weak_key_is_a_warning_that_says_how_to_make_a_strong_one() {
     let files = Files::new();
-    let weak = files.check(&port_with(json!({"port_key": "secret"}))).succeeded();
+    let weak = files
+        .check(&port_with(json!({"port_key": "secret"})))
+        .succeeded();
     let said = weak.text() + &weak.errors;
-    assert!(said.contains("ports[1].port_key") && said.contains("report keygen"), "{said}");
+    assert!(
+        said.contains("ports[1].port_key") && said.contains("report keygen"),
+        "{said}"
+    );
     assert!(!said.contains("\"secret\""), "the key itself is not said");
     let strong = report(&["keygen"]).succeeded().text();
     assert!(strong.trim().len() >= 32, "{strong}");
     assert_ne!(strong, report(&["keygen"]).succeeded().text());
-    let checked = files.check(&port_with(json!({"port_key": strong.trim()}))).succeeded();
+    let checked = files
+        .check(&port_with(json!({"port_key": strong.trim()})))
+        .succeeded();
     assert!(!(checked.text() + &checked.errors).contains("ports[1].port_key"));
 }
 
@@ -193,7 +268,14 @@ fn text_that_would_steer_a_terminal_is_shown_as_escapes() {
         assert!(said.contains("202e"), "{arguments:?}: {said}");
         if arguments.contains(&"--json") {
             let told: Value = serde_json::from_str(&ran.text()).unwrap();
-            assert!(told["steps"].as_array().unwrap().iter().any(|step| step["subject"] == steering), "{told}");
+            assert!(
+                told["steps"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|step| step["subject"] == steering),
+                "{told}"
+            );
         }
     }
 }
@@ -211,7 +293,9 @@ fn an_unreadable_or_mismatched_certificate_is_refused() {
     let files = Files::new();
     let authority = Authority::new(files.0.path());
     let (one, other) = (authority.leaf("one"), authority.leaf("other"));
-    files.check(&master_with_tls(&one.cert, &one.key)).succeeded();
+    files
+        .check(&master_with_tls(&one.cert, &one.key))
+        .succeeded();
     let nowhere = files.0.path().join("nowhere.pem");
     files.refuses(&master_with_tls(&nowhere, &one.key), &["nowhere.pem"]);
     files.refuses(&master_with_tls(&one.cert, &nowhere), &["nowhere.pem"]);
@@ -219,7 +303,10 @@ fn an_unreadable_or_mismatched_certificate_is_refused() {
     let garbage = files.0.path().join("garbage.pem");
     fs::write(&garbage, "no certificate").unwrap();
     files.refuses(&master_with_tls(&garbage, &one.key), &["garbage.pem"]);
-    files.refuses(&server_with(json!({"master": "wss://localhost/", "tls": {"ca": garbage}})), &["garbage.pem"]);
+    files.refuses(
+        &server_with(json!({"master": "wss://localhost/", "tls": {"ca": garbage}})),
+        &["garbage.pem"],
+    );
 }
 
 #[test]
@@ -227,13 +314,20 @@ fn an_occupied_address_ends_the_role_and_is_named() {
     let scene = Scene::new(Front::Direct);
     let occupied = TcpListener::bind(scene.master_address()).unwrap();
     let mut master = scene.role("master", &scene.master_configuration(json!({})));
-    let status = master.wait_for_end(wait::PATIENCE).expect("the master ends");
+    let status = master
+        .wait_for_end(wait::PATIENCE)
+        .expect("the master ends");
     assert_ne!(status.code(), Some(0));
     master.wait_for_line(&["in use", &scene.master_address().to_string()]);
 
-    let port = Port { local: occupied.local_addr().unwrap(), ..Port::new("occupied", "127.0.0.1:9", Methods::USUAL) };
+    let port = Port {
+        local: occupied.local_addr().unwrap(),
+        ..Port::new("occupied", "127.0.0.1:9", Methods::USUAL)
+    };
     let mut client = scene.role("client", &scene.client_configuration(&[port], json!({})));
-    let status = client.wait_for_end(wait::PATIENCE).expect("the client ends");
+    let status = client
+        .wait_for_end(wait::PATIENCE)
+        .expect("the client ends");
     assert_ne!(status.code(), Some(0));
     client.wait_for_line(&["in use", "occupied"]);
 }
@@ -242,12 +336,22 @@ fn an_occupied_address_ends_the_role_and_is_named() {
 fn a_client_starts_without_a_port_whose_address_is_taken_and_takes_it_when_it_is_free() {
     let echo = services::echo();
     let occupied = TcpListener::bind(ports::free()).unwrap();
-    let taken = Port { local: occupied.local_addr().unwrap(), ..Port::new("taken", echo.address(), Methods::USUAL) };
-    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("free", echo.address(), Methods::USUAL), taken]);
-    tunnel.client.wait_for_line(&["taken", "in use", "tries again"]);
+    let taken = Port {
+        local: occupied.local_addr().unwrap(),
+        ..Port::new("taken", echo.address(), Methods::USUAL)
+    };
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        vec![Port::new("free", echo.address(), Methods::USUAL), taken],
+    );
+    tunnel
+        .client
+        .wait_for_line(&["taken", "in use", "tries again"]);
     services::ping(&services::connect(tunnel.local("free")), b"!").unwrap();
     drop(occupied);
-    wait::until_true("the client listens at the address", || ports::is_listened_at(tunnel.local("taken")));
+    wait::until_true("the client listens at the address", || {
+        ports::is_listened_at(tunnel.local("taken"))
+    });
     services::ping(&services::connect(tunnel.local("taken")), b"!").unwrap();
 }
 
@@ -257,8 +361,18 @@ fn unknown_arguments_are_refused() {
         let ran = report(arguments);
         assert_eq!(ran.code, Some(2), "{arguments:?}");
     }
-    assert!(report(&["--help"]).succeeded().text().contains("quickstart"));
-    assert!(report(&["--version"]).succeeded().text().contains(env!("CARGO_PKG_VERSION")));
+    assert!(
+        report(&["--help"])
+            .succeeded()
+            .text()
+            .contains("quickstart")
+    );
+    assert!(
+        report(&["--version"])
+            .succeeded()
+            .text()
+            .contains(env!("CARGO_PKG_VERSION"))
+    );
 }
 
 #[test]
@@ -269,10 +383,19 @@ fn a_key_may_stand_in_a_file_or_in_the_environment() {
     let _master = scene.master(json!({"master_key": {"file": file}}));
     let echo = services::echo();
     let ports = [Port::new("echo", echo.address(), Methods::USUAL)];
-    let path = scene.write("server", &scene.server_configuration(&ports, json!({"master_key": {"env": "THE_MASTER_KEY"}})));
+    let path = scene.write(
+        "server",
+        &scene.server_configuration(&ports, json!({"master_key": {"env": "THE_MASTER_KEY"}})),
+    );
     let mut server = std::process::Command::new(REPORT);
-    let _server =
-        Daemon::start("server", scene.folder(), server.arg("--config").arg(path).env("THE_MASTER_KEY", &scene.master_key));
+    let _server = Daemon::start(
+        "server",
+        scene.folder(),
+        server
+            .arg("--config")
+            .arg(path)
+            .env("THE_MASTER_KEY", &scene.master_key),
+    );
     let _client = scene.client("client", &ports, json!({}));
     wait::until_true("the tunnel stands", || services::echoes(ports[0].local));
 }

@@ -29,16 +29,39 @@ fn client_says(scene: &Scene, fields: Value, step: &str, words: &[&str]) {
     std::fs::remove_file(scene.folder().join("lost.log")).expect("the log is there");
     let line = reached.replace("\\\"", "\"");
     let file = scene.folder().join("lost.json");
-    let ran = report(&["doctor", "--json", "--config", file.to_str().expect("a path in UTF-8")]);
-    let told: Value = serde_json::from_slice(&ran.out).unwrap_or_else(|error| panic!("{error}: {} {}", ran.text(), ran.errors));
+    let ran = report(&[
+        "doctor",
+        "--json",
+        "--config",
+        file.to_str().expect("a path in UTF-8"),
+    ]);
+    let told: Value = serde_json::from_slice(&ran.out)
+        .unwrap_or_else(|error| panic!("{error}: {} {}", ran.text(), ran.errors));
     assert_eq!((ran.code, &told["ok"]), (Some(1), &json!(false)), "{told}");
-    let failed = told["steps"].as_array().expect("steps").iter().find(|step| step["outcome"] == "failed").expect("a failed step");
+    let failed = told["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .find(|step| step["outcome"] == "failed")
+        .expect("a failed step");
     assert_eq!(failed["name"], step, "{failed}");
-    assert!(failed["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{failed}");
-    let parts = ["evidence", "cause", "remedy"].map(|part| failed[part].as_str().unwrap_or_default().to_owned());
+    assert!(
+        failed["remedy"]
+            .as_str()
+            .is_some_and(|remedy| !remedy.is_empty()),
+        "{failed}"
+    );
+    let parts = ["evidence", "cause", "remedy"]
+        .map(|part| failed[part].as_str().unwrap_or_default().to_owned());
     for word in words {
-        assert!(line.contains(word), "the client says nothing of {word}:\n{line}");
-        assert!(parts.iter().any(|part| part.contains(word)), "the doctor says nothing of {word}:\n{failed}");
+        assert!(
+            line.contains(word),
+            "the client says nothing of {word}:\n{line}"
+        );
+        assert!(
+            parts.iter().any(|part| part.contains(word)),
+            "the doctor says nothing of {word}:\n{failed}"
+        );
     }
 }
 
@@ -64,12 +87,17 @@ fn answering(answer: &'static str) -> Service {
 fn upgrading(behind: &'static [u8]) -> Service {
     Service::start(move |mut stream| {
         let head = read_head(stream);
-        let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default();
+        let key = head
+            .lines()
+            .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
+            .unwrap_or_default();
         let answer = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
             derive_accept_key(key.as_bytes())
         );
-        let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.write_all(behind));
+        let _ = stream
+            .write_all(answer.as_bytes())
+            .and_then(|()| stream.write_all(behind));
         // Until the client has had enough.
         let _ = services::read(stream, &mut [0; 1024]);
         Ending::Clean
@@ -87,11 +115,29 @@ fn by_proxy(address: SocketAddr) -> Value {
 #[test]
 fn a_proxy_that_is_away_refuses_or_closes_is_named_with_a_remedy() {
     let scene = Scene::new(Front::Direct);
-    client_says(&scene, by_proxy(ports::free()), "tcp", &["refused", "nobody listens there"]);
+    client_says(
+        &scene,
+        by_proxy(ports::free()),
+        "tcp",
+        &["refused", "nobody listens there"],
+    );
     let refusing = answering("HTTP/1.1 403 Forbidden\r\nContent-Length: 10\r\n\r\nnot here\r\n");
-    client_says(&scene, by_proxy(refusing.address()), "proxy", &["403 Forbidden", "not here", "its rules do not allow that"]);
+    client_says(
+        &scene,
+        by_proxy(refusing.address()),
+        "proxy",
+        &["403 Forbidden", "not here", "its rules do not allow that"],
+    );
     let closing = answering("");
-    client_says(&scene, by_proxy(closing.address()), "proxy", &["closed the connection without an answer", "another protocol"]);
+    client_says(
+        &scene,
+        by_proxy(closing.address()),
+        "proxy",
+        &[
+            "closed the connection without an answer",
+            "another protocol",
+        ],
+    );
 }
 
 #[test]
@@ -100,11 +146,22 @@ fn what_answers_in_place_of_the_master_is_named_with_a_remedy() {
     for (answer, words) in [
         (
             "HTTP/1.1 302 Found\r\nLocation: http://login.hotel.example/?to=x\r\nContent-Length: 0\r\n\r\n",
-            &["302 Found", "http://login.hotel.example/?to=x", "page to log in", "open it in a browser"][..],
+            &[
+                "302 Found",
+                "http://login.hotel.example/?to=x",
+                "page to log in",
+                "open it in a browser",
+            ][..],
         ),
         (
             "HTTP/1.1 200 OK\r\nServer: Apache\r\nContent-Type: text/html\r\nContent-Length: 45\r\n\r\n<html><body><h1>Welcome</h1></body></html>   ",
-            &["200 OK", "\"Apache\"", "\"Welcome\"", "page for people", "passes Upgrade and Connection on"],
+            &[
+                "200 OK",
+                "\"Apache\"",
+                "\"Welcome\"",
+                "page for people",
+                "passes Upgrade and Connection on",
+            ],
         ),
         (
             "HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive\r\nVia: 1.1 gate (squid/5.7)\r\n\r\n",
@@ -118,13 +175,25 @@ fn what_answers_in_place_of_the_master_is_named_with_a_remedy() {
         ),
         (
             "HTTP/1.1 502 Bad Gateway\r\nServer: nginx/1.22.1\r\nContent-Length: 0\r\n\r\n",
-            &["502 Bad Gateway", "nginx", "the master behind it does not", "is it running"],
+            &[
+                "502 Bad Gateway",
+                "nginx",
+                "the master behind it does not",
+                "is it running",
+            ],
         ),
         (
             "HTTP/1.1 403 Forbidden\r\nServer: cloudflare\r\nCF-RAY: 8a1-FRA\r\nContent-Length: 0\r\n\r\n",
             &["8a1-FRA", "Cloudflare refuses", "user_agent"],
         ),
-        ("SSH-2.0-OpenSSH_9.2\r\n", &["does not speak HTTP/1.1", "SSH-2.0-OpenSSH_9.2", "check the host and port"]),
+        (
+            "SSH-2.0-OpenSSH_9.2\r\n",
+            &[
+                "does not speak HTTP/1.1",
+                "SSH-2.0-OpenSSH_9.2",
+                "check the host and port",
+            ],
+        ),
     ] {
         client_says(&scene, at(&answering(answer)), "upgrade", words);
     }
@@ -134,9 +203,19 @@ fn what_answers_in_place_of_the_master_is_named_with_a_remedy() {
 fn what_comes_behind_an_upgrade_and_is_not_of_the_protocol_is_named_with_a_remedy() {
     let scene = Scene::new(Front::Direct);
     let garbage = upgrading(b"\xff\xff\xff\xffgarbage, and more of it");
-    client_says(&scene, at(&garbage), "master_key", &["not the WebSocket protocol", "wss://"]);
+    client_says(
+        &scene,
+        at(&garbage),
+        "master_key",
+        &["not the WebSocket protocol", "wss://"],
+    );
     let another = upgrading(b"\x82\x05hello");
-    client_says(&scene, at(&another), "master_key", &["not a rePort master", "check the address and the path"]);
+    client_says(
+        &scene,
+        at(&another),
+        "master_key",
+        &["not a rePort master", "check the address and the path"],
+    );
 }
 
 /// A master that shows this certificate, and the fields of a client that trusts the scene's authority.
@@ -154,19 +233,51 @@ fn certificates_that_do_not_verify_are_told_apart_with_whose_they_are() {
     };
     let own = scene.authority();
     let other_name = own.leaf_with("other", |params| {
-        params.subject_alt_names = vec![rcgen::SanType::DnsName("www.example.com".try_into().expect("a name"))];
+        params.subject_alt_names = vec![rcgen::SanType::DnsName(
+            "www.example.com".try_into().expect("a name"),
+        )];
     });
-    let expired = own.leaf_with("expired", |params| params.not_after = rcgen::date_time_ymd(2001, 2, 3));
-    let early = own.leaf_with("early", |params| params.not_before = rcgen::date_time_ymd(4000, 1, 1));
+    let expired = own.leaf_with("expired", |params| {
+        params.not_after = rcgen::date_time_ymd(2001, 2, 3)
+    });
+    let early = own.leaf_with("early", |params| {
+        params.not_before = rcgen::date_time_ymd(4000, 1, 1)
+    });
     let unknown = Authority::named(&folder("unknown"), "Somebody Else CA").leaf("leaf");
     let inspected = Authority::named(&folder("inspected"), "Zscaler Root CA").leaf("leaf");
     let makeshift = certificates::self_signed(&folder("makeshift"), "leaf");
     for (leaf, words) in [
-        (other_name, &["it is for \"www.example.com\"", "`tls.server_name`"][..]),
-        (expired, &["valid until 2001-02-03", "this machine's time is 2", "renew it"]),
-        (early, &["valid from 4000-01-01", "this machine's time is 2", "set this machine's clock"]),
-        (unknown, &["CN=Somebody Else CA", "not trusted here", "`tls.ca`"]),
-        (inspected, &["TLS is opened on the way by Zscaler", "name its root in `tls.ca`"]),
+        (
+            other_name,
+            &["it is for \"www.example.com\"", "`tls.server_name`"][..],
+        ),
+        (
+            expired,
+            &[
+                "valid until 2001-02-03",
+                "this machine's time is 2",
+                "renew it",
+            ],
+        ),
+        (
+            early,
+            &[
+                "valid from 4000-01-01",
+                "this machine's time is 2",
+                "set this machine's clock",
+            ],
+        ),
+        (
+            unknown,
+            &["CN=Somebody Else CA", "not trusted here", "`tls.ca`"],
+        ),
+        (
+            inspected,
+            &[
+                "TLS is opened on the way by Zscaler",
+                "name its root in `tls.ca`",
+            ],
+        ),
         (makeshift, &["signed by itself", "pin_sha256"]),
     ] {
         let _master = showing(&scene, &leaf);
@@ -177,16 +288,31 @@ fn certificates_that_do_not_verify_are_told_apart_with_whose_they_are() {
 #[test]
 fn what_speaks_no_tls_or_breaks_it_off_is_named_with_a_remedy() {
     let scene = Scene::new(Front::Tls);
-    let at = |address: SocketAddr| json!({"master": format!("wss://localhost:{}/", address.port())});
+    let at =
+        |address: SocketAddr| json!({"master": format!("wss://localhost:{}/", address.port())});
     let plain = Service::start(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
         let _ = services::read(stream, &mut [0; 1024]);
         Ending::Clean
     });
-    client_says(&scene, at(plain.address()), "tls", &["speaks plain HTTP", "write ws:// in `master`"]);
+    client_says(
+        &scene,
+        at(plain.address()),
+        "tls",
+        &["speaks plain HTTP", "write ws:// in `master`"],
+    );
     let filter = services::resetter();
-    client_says(&scene, at(filter.address()), "tls", &["reset right behind the ClientHello", "SNI", "`tls.server_name`"]);
+    client_says(
+        &scene,
+        at(filter.address()),
+        "tls",
+        &[
+            "reset right behind the ClientHello",
+            "SNI",
+            "`tls.server_name`",
+        ],
+    );
 }
 
 #[test]
@@ -196,10 +322,31 @@ fn a_peer_that_speaks_tls_1_0_alone_is_told_with_what_to_turn_on() {
     let leaf = scene.leaf();
     let mut openssl = Command::new("openssl");
     let accept = format!("127.0.0.1:{}", address.port());
-    openssl.args(["s_server", "-tls1", "-cipher", "ALL:@SECLEVEL=0", "-quiet", "-accept", &accept]);
-    openssl.arg("-cert").arg(&leaf.cert).arg("-key").arg(&leaf.key);
+    openssl.args([
+        "s_server",
+        "-tls1",
+        "-cipher",
+        "ALL:@SECLEVEL=0",
+        "-quiet",
+        "-accept",
+        &accept,
+    ]);
+    openssl
+        .arg("-cert")
+        .arg(&leaf.cert)
+        .arg("-key")
+        .arg(&leaf.key);
     let mut old = Daemon::start("openssl", scene.folder(), &mut openssl);
     old.wait_ready(|| ports::is_listened_at(address));
     let fields = json!({"master": format!("wss://127.0.0.1:{}/", address.port())});
-    client_says(&scene, fields, "tls", &["no version of TLS in common", "TLS 1.1 or older", "ssl_protocols TLSv1.2"]);
+    client_says(
+        &scene,
+        fields,
+        "tls",
+        &[
+            "no version of TLS in common",
+            "TLS 1.1 or older",
+            "ssl_protocols TLSv1.2",
+        ],
+    );
 }

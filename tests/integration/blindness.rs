@@ -40,10 +40,27 @@ impl Marked {
             "a text that only the service of {encrypt} knows, {}",
             content::hexadecimal(&content::random(fastrand::u64(..), 16))
         );
-        let repeated = marker.as_bytes().iter().copied().cycle().take(CONTENT).collect();
+        let repeated = marker
+            .as_bytes()
+            .iter()
+            .copied()
+            .cycle()
+            .take(CONTENT)
+            .collect();
         let service = services::source_that_stays(repeated);
-        let port = Port::new(encrypt, service.address(), Methods { encrypt, compress: "null" });
-        Marked { marker, port, _service: service }
+        let port = Port::new(
+            encrypt,
+            service.address(),
+            Methods {
+                encrypt,
+                compress: "null",
+            },
+        );
+        Marked {
+            marker,
+            port,
+            _service: service,
+        }
     }
 }
 
@@ -53,7 +70,11 @@ fn neither_the_path_nor_the_master_sees_plaintext_or_port_keys() {
     let [server_path, client_path] = [(); 2].map(|()| Proxy::recording(scene.master_address()));
     let sealed = ENCRYPTED.map(Marked::new);
     let plain = Marked::new("plain");
-    let ports = sealed.iter().chain([&plain]).map(|marked| marked.port.clone()).collect::<Vec<_>>();
+    let ports = sealed
+        .iter()
+        .chain([&plain])
+        .map(|marked| marked.port.clone())
+        .collect::<Vec<_>>();
     let fields = Fields {
         server: json!({"master": server_path.address().to_string()}),
         client: json!({"master": client_path.address().to_string()}),
@@ -63,15 +84,26 @@ fn neither_the_path_nor_the_master_sees_plaintext_or_port_keys() {
 
     // One transfer of each port has gone through, another is under way, slowly.
     for port in &ports {
-        services::connect(port.local).read_exact(&mut vec![0; CONTENT]).unwrap();
+        services::connect(port.local)
+            .read_exact(&mut vec![0; CONTENT])
+            .unwrap();
     }
-    client_path.set_path(Path { bytes_per_second: Some(128 << 10), ..Path::default() });
-    let under_way: Vec<_> = ports.iter().map(|port| services::connect(port.local)).collect();
+    client_path.set_path(Path {
+        bytes_per_second: Some(128 << 10),
+        ..Path::default()
+    });
+    let under_way: Vec<_> = ports
+        .iter()
+        .map(|port| services::connect(port.local))
+        .collect();
     for mut stream in &under_way {
         stream.read_exact(&mut [0]).unwrap();
     }
 
-    let mut secrets: Vec<&[u8]> = sealed.iter().map(|marked| marked.marker.as_bytes()).collect();
+    let mut secrets: Vec<&[u8]> = sealed
+        .iter()
+        .map(|marked| marked.marker.as_bytes())
+        .collect();
     secrets.extend(ports.iter().map(|port| port.key.as_bytes()));
     for (name, path) in [("server", &server_path), ("client", &client_path)] {
         let [up, down] = path.recorded();
@@ -79,28 +111,51 @@ fn neither_the_path_nor_the_master_sees_plaintext_or_port_keys() {
         let up = [unmasked(&up), up].concat();
         for secret in &secrets {
             let seen = content::contains(&up, secret) || content::contains(&down, secret);
-            assert!(!seen, "on the {name}'s path: {}", String::from_utf8_lossy(secret));
+            assert!(
+                !seen,
+                "on the {name}'s path: {}",
+                String::from_utf8_lossy(secret)
+            );
         }
         let from_service = if name == "server" { &up } else { &down };
-        assert!(from_service.len() > ports.len() * CONTENT, "the {name}'s path was recorded");
+        assert!(
+            from_service.len() > ports.len() * CONTENT,
+            "the {name}'s path was recorded"
+        );
         // What is looked for would be found: plain hides nothing.
-        assert!(content::contains(from_service, plain.marker.as_bytes()), "plain is readable on the {name}'s path");
+        assert!(
+            content::contains(from_service, plain.marker.as_bytes()),
+            "plain is readable on the {name}'s path"
+        );
     }
     let found = memory::found_in_memory(tunnel.master.pid(), &secrets);
     assert!(
         found.is_empty(),
         "the master holds {:?}",
-        found.iter().map(|secret| String::from_utf8_lossy(secret)).collect::<Vec<_>>()
+        found
+            .iter()
+            .map(|secret| String::from_utf8_lossy(secret))
+            .collect::<Vec<_>>()
     );
-    let ids: Vec<[u8; 16]> = ports.iter().map(|port| PortKeys::derive(&port.key).id.0).collect();
+    let ids: Vec<[u8; 16]> = ports
+        .iter()
+        .map(|port| PortKeys::derive(&port.key).id.0)
+        .collect();
     let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_slice()).collect();
     let held = memory::found_in_memory(tunnel.master.pid(), &ids);
-    assert!(ids.iter().all(|id| held.contains(id)), "the search finds what the master does hold: the key ids");
+    assert!(
+        ids.iter().all(|id| held.contains(id)),
+        "the search finds what the master does hold: the key ids"
+    );
 }
 
 /// The payloads of a role's WebSocket, the HTTP request before them left out.
 fn unmasked(recorded: &[u8]) -> Vec<u8> {
-    let end = recorded.windows(4).position(|window| window == b"\r\n\r\n").expect("the end of the request") + 4;
+    let end = recorded
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .expect("the end of the request")
+        + 4;
     let mut rest = &recorded[end..];
     let mut payloads = Vec::new();
     // The last frame may have been under way.
@@ -116,27 +171,54 @@ fn first_frame(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let (&[_, length], rest) = bytes.split_first_chunk()?;
     assert!(length & 0x80 != 0, "a role masks");
     let (length, rest) = match length & 0x7f {
-        126 => rest.split_first_chunk().map(|(length, rest)| (u64::from(u16::from_be_bytes(*length)), rest))?,
-        127 => rest.split_first_chunk().map(|(length, rest)| (u64::from_be_bytes(*length), rest))?,
+        126 => rest
+            .split_first_chunk()
+            .map(|(length, rest)| (u64::from(u16::from_be_bytes(*length)), rest))?,
+        127 => rest
+            .split_first_chunk()
+            .map(|(length, rest)| (u64::from_be_bytes(*length), rest))?,
         length => (u64::from(length), rest),
     };
     let (mask, rest) = rest.split_first_chunk::<4>()?;
     let (payload, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-    Some((payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect(), rest))
+    Some((
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask)
+            .collect(),
+        rest,
+    ))
 }
 
 #[test]
 fn the_logs_hold_no_key() {
     let echo = services::echo();
     let fields = || json!({"log_level": "trace"});
-    let fields = Fields { master: fields(), server: fields(), client: fields() };
-    let tunnel = Tunnel::on(Scene::new(Front::Direct), vec![Port::new("echo", echo.address(), Methods::USUAL)], fields);
+    let fields = Fields {
+        master: fields(),
+        server: fields(),
+        client: fields(),
+    };
+    let tunnel = Tunnel::on(
+        Scene::new(Front::Direct),
+        vec![Port::new("echo", echo.address(), Methods::USUAL)],
+        fields,
+    );
     let spoken = "a line that passes through the tunnel";
     services::ping(&services::connect(tunnel.local("echo")), spoken.as_bytes()).unwrap();
-    for (name, role) in [("master", &tunnel.master), ("server", &tunnel.server), ("client", &tunnel.client)] {
+    for (name, role) in [
+        ("master", &tunnel.master),
+        ("server", &tunnel.server),
+        ("client", &tunnel.client),
+    ] {
         let log = role.log();
         assert!(!log.is_empty(), "the {name} logs at trace");
-        for secret in [tunnel.probe().key.as_str(), tunnel.scene.master_key.as_str(), spoken] {
+        for secret in [
+            tunnel.probe().key.as_str(),
+            tunnel.scene.master_key.as_str(),
+            spoken,
+        ] {
             assert!(!log.contains(secret), "the {name}'s log holds {secret}");
         }
     }
@@ -165,12 +247,35 @@ impl FalseMaster {
             let role = peer.welcome(&key).role;
             (role, peer)
         });
-        let ((_, mut server), (_, mut client)) = if one.0 == Role::Server { (one, other) } else { (other, one) };
-        let Some(Frame::Register(ports)) = server.frame() else { panic!("the server registers") };
+        let ((_, mut server), (_, mut client)) = if one.0 == Role::Server {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        let Some(Frame::Register(ports)) = server.frame() else {
+            panic!("the server registers")
+        };
         server.send(&Frame::Registered(ports));
-        let Some(Frame::Attach { channel, header, message }) = client.frame() else { panic!("the client attaches") };
-        server.send(&Frame::Attach { channel: FIRST, header: header.clone(), message: message.clone() });
-        FalseMaster { server, client, attach: (header, message), sent: Vec::new(), client_channel: channel }
+        let Some(Frame::Attach {
+            channel,
+            header,
+            message,
+        }) = client.frame()
+        else {
+            panic!("the client attaches")
+        };
+        server.send(&Frame::Attach {
+            channel: FIRST,
+            header: header.clone(),
+            message: message.clone(),
+        });
+        FalseMaster {
+            server,
+            client,
+            attach: (header, message),
+            sent: Vec::new(),
+            client_channel: channel,
+        }
     }
 
     /// Carries DATA both ways, and notes what the client sends, while the work goes on.
@@ -187,10 +292,16 @@ impl FalseMaster {
     fn relay(&mut self) {
         if let Some(Frame::Data { payload, .. }) = frame_of(&mut self.client) {
             self.sent.push(payload.clone());
-            self.server.send(&Frame::Data { channel: FIRST, payload });
+            self.server.send(&Frame::Data {
+                channel: FIRST,
+                payload,
+            });
         }
         if let Some(Frame::Data { payload, .. }) = frame_of(&mut self.server) {
-            self.client.send(&Frame::Data { channel: self.client_channel, payload });
+            self.client.send(&Frame::Data {
+                channel: self.client_channel,
+                payload,
+            });
         }
     }
 
@@ -198,7 +309,10 @@ impl FalseMaster {
     fn closed_by_server(&mut self, channel: u32) -> Code {
         loop {
             match self.server.frame() {
-                Some(Frame::Close { channel: closed, notice }) if closed == channel => return notice.code,
+                Some(Frame::Close {
+                    channel: closed,
+                    notice,
+                }) if closed == channel => return notice.code,
                 Some(_) => {}
                 None => panic!("the server ended its link"),
             }
@@ -207,7 +321,9 @@ impl FalseMaster {
 }
 
 fn frame_of(peer: &mut Peer) -> Option<Frame> {
-    let Heard::Message(message) = peer.look() else { return None };
+    let Heard::Message(message) = peer.look() else {
+        return None;
+    };
     Some(Frame::decode(message).unwrap())
 }
 
@@ -227,7 +343,14 @@ fn replays_reach_nothing(encrypt: &'static str) {
     let scene = Scene::new(Front::Direct);
     let listener = TcpListener::bind(scene.master_address()).unwrap();
     let echo = services::echo();
-    let ports = [Port::new("echo", echo.address(), Methods { encrypt, compress: "null" })];
+    let ports = [Port::new(
+        "echo",
+        echo.address(),
+        Methods {
+            encrypt,
+            compress: "null",
+        },
+    )];
     let _server = scene.server("server", &ports, json!({}));
     let _client = scene.role("client", &scene.client_configuration(&ports, json!({})));
     let mut master = FalseMaster::join(&listener, &scene.master_key);
@@ -244,26 +367,50 @@ fn replays_reach_nothing(encrypt: &'static str) {
 
     // The whole flight of the client again, on a channel of the master's own.
     let (header, message) = master.attach.clone();
-    master.server.send(&Frame::Attach { channel: 2, header: header.clone(), message: message.clone() });
+    master.server.send(&Frame::Attach {
+        channel: 2,
+        header: header.clone(),
+        message: message.clone(),
+    });
     for payload in &sent {
-        master.server.send(&Frame::Data { channel: 2, payload: payload.clone() });
+        master.server.send(&Frame::Data {
+            channel: 2,
+            payload: payload.clone(),
+        });
     }
     assert_eq!(master.closed_by_server(2), Code::Seal, "{encrypt}");
 
     // A handshake of the master's own making, without the port key.
     let mut invented = message.to_vec();
     invented.iter_mut().for_each(|byte| *byte ^= 0x55);
-    master.server.send(&Frame::Attach { channel: 3, header, message: invented.into() });
+    master.server.send(&Frame::Attach {
+        channel: 3,
+        header,
+        message: invented.into(),
+    });
     assert_eq!(master.closed_by_server(3), Code::Handshake, "{encrypt}");
-    assert_eq!(echo.accepted(), accepted, "{encrypt}: the service saw nobody new");
+    assert_eq!(
+        echo.accepted(),
+        accepted,
+        "{encrypt}: the service saw nobody new"
+    );
 
     // A message twice on the channel that stands.
     let again = sent.last().unwrap().clone();
-    master.server.send(&Frame::Data { channel: FIRST, payload: again });
+    master.server.send(&Frame::Data {
+        channel: FIRST,
+        payload: again,
+    });
     assert_eq!(master.closed_by_server(FIRST), Code::Seal, "{encrypt}");
-    assert_eq!(echo.accepted(), accepted, "{encrypt}: the service saw nobody new");
+    assert_eq!(
+        echo.accepted(),
+        accepted,
+        "{encrypt}: the service saw nobody new"
+    );
     // And the application was not given an answer to what it never said.
-    application.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    application
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
     assert!(!matches!(application.read(&mut [0]), Ok(1..)), "{encrypt}");
     let _ = application.write(b"!");
 }
@@ -273,13 +420,25 @@ fn a_false_master_that_does_not_know_the_master_key_is_refused_by_the_server() {
     let scene = Scene::new(Front::Direct);
     let listener = TcpListener::bind(scene.master_address()).unwrap();
     let echo = services::echo();
-    let server = scene.server("server", &[Port::new("echo", echo.address(), Methods::USUAL)], json!({}));
+    let server = scene.server(
+        "server",
+        &[Port::new("echo", echo.address(), Methods::USUAL)],
+        json!({}),
+    );
     let mut peer = Peer::accept(&listener);
     // It lets everybody in, and proves what it does not know with a key of its own.
-    peer.say(Bytes::copy_from_slice(report::crypto::Challenge::new(crate::support::peer::random()).as_bytes()));
-    let Some(Frame::Hello { .. }) = peer.frame() else { panic!("the server says HELLO") };
-    let terms = json!({"version": 1, "heartbeat_seconds": 20, "max_channels": 10, "max_ports": 10}).to_string();
-    peer.send(&Frame::Welcome { proof: [7; 32], terms: terms.into() });
+    peer.say(Bytes::copy_from_slice(
+        report::crypto::Challenge::new(crate::support::peer::random()).as_bytes(),
+    ));
+    let Some(Frame::Hello { .. }) = peer.frame() else {
+        panic!("the server says HELLO")
+    };
+    let terms = json!({"version": 1, "heartbeat_seconds": 20, "max_channels": 10, "max_ports": 10})
+        .to_string();
+    peer.send(&Frame::Welcome {
+        proof: [7; 32],
+        terms: terms.into(),
+    });
     peer.ended();
     server.wait_for_line(&["master", "key"]);
     assert_eq!(echo.accepted(), 0);

@@ -38,29 +38,51 @@ fn fill(address: SocketAddr, patience: Duration) -> (Vec<TcpStream>, io::Result<
 fn cut(tunnel: &mut Tunnel, role: &Daemon) {
     tunnel.master.kill();
     role.wait_for_line(&["cannot reach the master"]);
-    wait::throughout("the role has descriptors to dial", Duration::from_secs(1), || {
-        !["Too many open files", "firewall"].iter().any(|words| role.log().contains(words))
-    });
+    wait::throughout(
+        "the role has descriptors to dial",
+        Duration::from_secs(1),
+        || {
+            !["Too many open files", "firewall"]
+                .iter()
+                .any(|words| role.log().contains(words))
+        },
+    );
     tunnel.restart_master();
 }
 
 fn lines(role: &Daemon, words: &str) -> usize {
-    role.log().lines().filter(|line| line.contains(words)).count()
+    role.log()
+        .lines()
+        .filter(|line| line.contains(words))
+        .count()
 }
 
 #[test]
 fn a_client_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cut() {
     let mut tunnel = Tunnel::start(Front::Direct, Vec::new());
     let port = tunnel.probe().elsewhere();
-    let configuration = tunnel.scene.client_configuration(std::slice::from_ref(&port), json!({}));
+    let configuration = tunnel
+        .scene
+        .client_configuration(std::slice::from_ref(&port), json!({}));
     let mut client = tunnel.scene.limited_role("limited", &configuration, LIMIT);
     client.wait_ready(|| services::echoes(port.local));
     let (mut held, last) = fill(port.local, Duration::from_secs(3));
     let error = last.unwrap_err();
-    assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut), "it waits for its turn: {error}");
+    assert!(
+        matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        ),
+        "it waits for its turn: {error}"
+    );
     // More than there will ever be room for.
     let waiting: Vec<TcpStream> = (0..LIMIT).map(|_| services::connect(port.local)).collect();
-    client.wait_for_line(&["cannot accept connections", &format!("limit of {LIMIT}"), "ulimit -n", "LimitNOFILE"]);
+    client.wait_for_line(&[
+        "cannot accept connections",
+        &format!("limit of {LIMIT}"),
+        "ulimit -n",
+        "LimitNOFILE",
+    ]);
     let late = held.pop().unwrap();
     cut(&mut tunnel, &client);
     services::ping(&held[0], b"still there").expect("it has survived");
@@ -70,7 +92,9 @@ fn a_client_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cu
     assert_eq!(&first, b"first");
     assert!(lines(&client, "cannot accept") < 10, "{}", client.log());
     drop((held, waiting));
-    wait::until_true("new connections are accepted", || services::echoes(port.local));
+    wait::until_true("new connections are accepted", || {
+        services::echoes(port.local)
+    });
 }
 
 #[test]
@@ -78,17 +102,31 @@ fn a_server_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cu
     let mut tunnel = Tunnel::start(Front::Direct, Vec::new());
     let (port, echo) = (tunnel.probe().clone(), tunnel.probe().local);
     tunnel.server.stop();
-    let configuration = tunnel.scene.server_configuration(std::slice::from_ref(&port), json!({}));
+    let configuration = tunnel
+        .scene
+        .server_configuration(std::slice::from_ref(&port), json!({}));
     let server = tunnel.scene.limited_role("limited", &configuration, LIMIT);
-    wait::until_true("the other server carries connections", || services::echoes(echo));
+    wait::until_true("the other server carries connections", || {
+        services::echoes(echo)
+    });
     let (mut held, last) = fill(echo, wait::PATIENCE);
     assert_eq!(last.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     held.pop();
-    server.wait_for_line(&["cannot connect to local services", &format!("limit of {LIMIT}"), "ulimit -n", "LimitNOFILE"]);
+    server.wait_for_line(&[
+        "cannot connect to local services",
+        &format!("limit of {LIMIT}"),
+        "ulimit -n",
+        "LimitNOFILE",
+    ]);
     (0..50).for_each(|_| assert!(!services::echoes(echo), "there is no room"));
     cut(&mut tunnel, &server);
-    held.iter().for_each(|stream| services::ping(stream, b"still there").expect("it has survived"));
-    assert!(lines(&server, "cannot connect to local services") < 10, "{}", server.log());
+    held.iter()
+        .for_each(|stream| services::ping(stream, b"still there").expect("it has survived"));
+    assert!(
+        lines(&server, "cannot connect to local services") < 10,
+        "{}",
+        server.log()
+    );
     drop(held);
     wait::until_true("new connections are served", || services::echoes(echo));
 }

@@ -31,11 +31,20 @@ fn usual(service: &Service) -> Vec<Port> {
 #[test]
 fn a_service_that_answers_only_after_the_end_of_file_is_heard_with_every_pair_of_methods() {
     let digest = services::digest_after_end();
-    let tunnel = Tunnel::start(Front::Direct, Port::for_each(&Methods::all(), digest.address()));
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        Port::for_each(&Methods::all(), digest.address()),
+    );
     for methods in Methods::all() {
         for content in [Vec::new(), b"abc".to_vec(), bytes::mixed(1, SOME_WINDOWS)] {
-            let answer = programs::nc(tunnel.local(methods), &content).succeeded().text();
-            assert_eq!(answer, format!("{} {}", content.len(), bytes::sha256(&content)), "{methods}");
+            let answer = programs::nc(tunnel.local(methods), &content)
+                .succeeded()
+                .text();
+            assert_eq!(
+                answer,
+                format!("{} {}", content.len(), bytes::sha256(&content)),
+                "{methods}"
+            );
         }
     }
 }
@@ -47,11 +56,16 @@ fn a_service_that_ended_its_direction_still_hears_the_application() {
         stream.write_all(b"that was all").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut content = Vec::new();
-        let ending = stream.read_to_end(&mut content).map_or_else(Ending::from, |_| Ending::Clean);
+        let ending = stream
+            .read_to_end(&mut content)
+            .map_or_else(Ending::from, |_| Ending::Clean);
         let _ = sender.send((bytes::sha256(&content), ending));
         ending
     });
-    let tunnel = Tunnel::start(Front::Direct, Port::for_each(&Methods::all(), service.address()));
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        Port::for_each(&Methods::all(), service.address()),
+    );
     for methods in Methods::all() {
         let mut stream = services::connect(tunnel.local(methods));
         let mut said = Vec::new();
@@ -60,7 +74,11 @@ fn a_service_that_ended_its_direction_still_hears_the_application() {
         let content = bytes::mixed(2, SOME_WINDOWS);
         stream.write_all(&content).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(heard.recv_timeout(wait::PATIENCE), Ok((bytes::sha256(&content), Ending::Clean)), "{methods}");
+        assert_eq!(
+            heard.recv_timeout(wait::PATIENCE),
+            Ok((bytes::sha256(&content), Ending::Clean)),
+            "{methods}"
+        );
     }
 }
 
@@ -68,7 +86,9 @@ fn a_service_that_ended_its_direction_still_hears_the_application() {
 fn an_answer_arrives_although_the_service_closes_with_the_request_unread() {
     const ANSWER: [u8; 555] = [7; 555];
     let service = Service::start(|mut stream| {
-        let _ = stream.read(&mut [0; 100]).and_then(|_| stream.write_all(&ANSWER));
+        let _ = stream
+            .read(&mut [0; 100])
+            .and_then(|_| stream.write_all(&ANSWER));
         // The rest of the request is unread: the system resets the connection.
         Ending::Clean
     });
@@ -78,7 +98,9 @@ fn an_answer_arrives_although_the_service_closes_with_the_request_unread() {
         let mut writer = stream.try_clone().unwrap();
         let upload = std::thread::spawn(move || writer.write_all(&vec![1; SOME_WINDOWS]));
         let mut answer = [0; ANSWER.len()];
-        stream.read_exact(&mut answer).unwrap_or_else(|error| panic!("the answer in round {round}: {error}"));
+        stream
+            .read_exact(&mut answer)
+            .unwrap_or_else(|error| panic!("the answer in round {round}: {error}"));
         assert_eq!(answer, ANSWER);
         drop(stream);
         // Whether the sockets took all of it is of no interest.
@@ -102,49 +124,82 @@ fn a_reset_by_the_service_arrives_at_the_application_as_a_reset() {
     let tunnel = Tunnel::start(Front::Direct, usual(&service));
     let mut stream = services::connect(tunnel.local("service"));
     stream.write_all(b"!").unwrap();
-    assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset));
+    assert_eq!(
+        services::read_to_ending(&stream),
+        (Vec::new(), Ending::Reset)
+    );
 }
 
 #[test]
 fn what_a_service_sent_before_its_reset_is_no_complete_download() {
     let content = bytes::mixed(3, 100_000);
     let service = services::resets_after(content.clone());
-    let tunnel = Tunnel::start(Front::Direct, Port::for_each(&Methods::all(), service.address()));
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        Port::for_each(&Methods::all(), service.address()),
+    );
     for methods in Methods::all() {
         let mut stream = services::connect(tunnel.local(methods));
         let mut received = vec![0; content.len()];
         stream.read_exact(&mut received).unwrap();
         assert_eq!(received, content, "{methods}");
         stream.write_all(b"!").unwrap();
-        assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset), "{methods}");
+        assert_eq!(
+            services::read_to_ending(&stream),
+            (Vec::new(), Ending::Reset),
+            "{methods}"
+        );
     }
 }
 
 #[test]
 fn a_refused_service_resets_the_connection_at_once_and_the_log_says_why() {
     let nobody = ports::free();
-    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("nobody", nobody, Methods::USUAL)]);
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        vec![Port::new("nobody", nobody, Methods::USUAL)],
+    );
     let start = Instant::now();
     let stream = services::connect(tunnel.local("nobody"));
-    assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset));
+    assert_eq!(
+        services::read_to_ending(&stream),
+        (Vec::new(), Ending::Reset)
+    );
     assert!(start.elapsed() < AT_ONCE, "after {:?}", start.elapsed());
-    tunnel.server.wait_for_line(&["nobody", &nobody.to_string(), "refused"]);
+    tunnel
+        .server
+        .wait_for_line(&["nobody", &nobody.to_string(), "refused"]);
     assert!(tunnel.is_joined(), "other ports are not disturbed");
 }
 
 #[test]
 fn a_service_whose_name_does_not_resolve_resets_the_connection_and_the_log_names_it() {
-    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("nowhere", "no-such-host.invalid:80", Methods::USUAL)]);
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        vec![Port::new(
+            "nowhere",
+            "no-such-host.invalid:80",
+            Methods::USUAL,
+        )],
+    );
     let stream = services::connect(tunnel.local("nowhere"));
-    assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset));
-    tunnel.server.wait_for_line(&["nowhere", "no-such-host.invalid"]);
+    assert_eq!(
+        services::read_to_ending(&stream),
+        (Vec::new(), Ending::Reset)
+    );
+    tunnel
+        .server
+        .wait_for_line(&["nowhere", "no-such-host.invalid"]);
 }
 
 #[test]
 fn a_service_may_be_named_by_its_host_name() {
     let echo = services::echo();
     let name = format!("localhost:{}", echo.address().port());
-    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("named", name, Methods::USUAL)]);
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        vec![Port::new("named", name, Methods::USUAL)],
+    );
     assert!(services::echoes(tunnel.local("named")));
 }
 
@@ -153,13 +208,23 @@ fn a_connection_without_a_server_is_held_for_the_hold_timeout_and_then_reset() {
     let scene = Scene::new(Front::Direct);
     let port = Port::new("alone", "127.0.0.1:9", Methods::USUAL);
     let _master = scene.master(json!({}));
-    let _client = scene.client("client", std::slice::from_ref(&port), json!({"hold_timeout": "2s"}));
+    let _client = scene.client(
+        "client",
+        std::slice::from_ref(&port),
+        json!({"hold_timeout": "2s"}),
+    );
     let start = Instant::now();
     let mut stream = services::connect(port.local);
     stream.write_all(b"is anybody there?").unwrap();
-    assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset));
+    assert_eq!(
+        services::read_to_ending(&stream),
+        (Vec::new(), Ending::Reset)
+    );
     let held = start.elapsed();
-    assert!((Duration::from_secs(2)..Duration::from_secs(2) + AT_ONCE).contains(&held), "held for {held:?}");
+    assert!(
+        (Duration::from_secs(2)..Duration::from_secs(2) + AT_ONCE).contains(&held),
+        "held for {held:?}"
+    );
     assert!(TcpStream::connect(port.local).is_ok(), "the listener stays");
 }
 
@@ -172,7 +237,9 @@ fn a_connection_made_before_the_server_came_is_served_when_it_comes() {
     let _client = scene.client("client", &port, json!({"hold_timeout": "30s"}));
     let mut early = services::connect(port[0].local);
     early.write_all(b"sent before").unwrap();
-    early.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    early
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
     assert!(early.read(&mut [0]).is_err(), "nobody is there to answer");
     let _server = scene.server("server", &port, json!({}));
     early.set_read_timeout(Some(wait::PATIENCE)).unwrap();
@@ -213,14 +280,23 @@ fn a_held_connection_whose_application_has_gone_is_not_carried_out_and_one_that_
         assert_eq!(&answer, content);
     }
     wait::until_true("the closed ones are dropped", || {
-        client.log().matches("closed the connection while it was held").count() == 4
+        client
+            .log()
+            .matches("closed the connection while it was held")
+            .count()
+            == 4
     });
     // One that came when the server was there and did not wait for an answer is carried out.
     drop(order(b"at once."));
-    let mut carried_out: Vec<_> = (0..3).map(|_| heard.recv_timeout(wait::PATIENCE).unwrap()).collect();
+    let mut carried_out: Vec<_> = (0..3)
+        .map(|_| heard.recv_timeout(wait::PATIENCE).unwrap())
+        .collect();
     carried_out.sort_unstable();
     assert_eq!(carried_out, [*b"at once.", *b"half-way", *b"waiting."]);
-    assert!(heard.recv_timeout(Duration::from_millis(500)).is_err(), "nothing else is carried out");
+    assert!(
+        heard.recv_timeout(Duration::from_millis(500)).is_err(),
+        "nothing else is carried out"
+    );
 }
 
 #[test]
@@ -245,7 +321,11 @@ fn listeners_stay_while_the_master_is_away_and_serve_when_it_is_back() {
 /// Roles that do not wait long for each other.
 fn soon_given_up() -> Fields {
     let patience = || json!({"resume_timeout": "1s"});
-    Fields { server: patience(), client: patience(), ..Fields::default() }
+    Fields {
+        server: patience(),
+        client: patience(),
+        ..Fields::default()
+    }
 }
 
 /// Starts a download without end, ends one of the roles in the middle of it, and tells what the application saw.
@@ -305,11 +385,15 @@ fn a_download_is_reset_when_the_server_ends_at_once() {
 #[test]
 fn a_download_is_reset_when_its_grace_period_is_over() {
     let service = services::endless();
-    let fields = Fields { client: json!({"grace_period": "1s"}), ..Fields::default() };
+    let fields = Fields {
+        client: json!({"grace_period": "1s"}),
+        ..Fields::default()
+    };
     let mut tunnel = Tunnel::on(Scene::new(Front::Direct), usual(&service), fields);
     let stream = services::connect(tunnel.local("service"));
     let reader = std::thread::spawn(move || {
-        std::io::copy(&mut &stream, &mut std::io::sink()).map_or_else(Ending::from, |_| Ending::Clean)
+        std::io::copy(&mut &stream, &mut std::io::sink())
+            .map_or_else(Ending::from, |_| Ending::Clean)
     });
     wait::until_true("the download runs", || service.live() == 1);
     tunnel.client.signal(Signal::Terminate);
@@ -322,15 +406,26 @@ fn curl_says_that_a_download_was_cut_off() {
     // An answer without a length: only the end of the connection says that it is whole.
     let service = Service::start(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
-        let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").and_then(|()| stream.write_all(&bytes::mixed(4, 500_000)));
+        let _ = stream
+            .write_all(b"HTTP/1.0 200 OK\r\n\r\n")
+            .and_then(|()| stream.write_all(&bytes::mixed(4, 500_000)));
         let mut block = [0; 1];
-        stream.read(&mut block).map_or_else(Ending::from, |_| Ending::Clean)
+        stream
+            .read(&mut block)
+            .map_or_else(Ending::from, |_| Ending::Clean)
     });
     let mut tunnel = Tunnel::on(Scene::new(Front::Direct), usual(&service), soon_given_up());
     let url = format!("http://{}/", tunnel.local("service"));
-    let download = std::thread::spawn(move || programs::run(programs::command("curl").args(["--silent", "--show-error", &url])));
+    let download = std::thread::spawn(move || {
+        programs::run(programs::command("curl").args(["--silent", "--show-error", &url]))
+    });
     wait::until_true("the download runs", || service.live() == 1);
     tunnel.server.kill();
     let ran = download.join().unwrap();
-    assert_ne!(ran.code, Some(0), "curl took a part of {} bytes for the whole", ran.out.len());
+    assert_ne!(
+        ran.code,
+        Some(0),
+        "curl took a part of {} bytes for the whole",
+        ran.out.len()
+    );
 }

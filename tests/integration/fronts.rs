@@ -35,7 +35,13 @@ impl Behind {
         fs::write(root.join("index.html"), PAGE).unwrap();
         let site = ports::free();
         let _site = nginx::file_server(scene.folder(), site, &root);
-        let place = Place { folder: scene.folder(), master: scene.master_address(), site, root: &root, leaf: scene.leaf() };
+        let place = Place {
+            folder: scene.folder(),
+            master: scene.master_address(),
+            site,
+            root: &root,
+            leaf: scene.leaf(),
+        };
         let front = Front::start(kind, &place, instead);
         let role = json!({
             "master": format!("wss://localhost:{}/tunnel", front.address.port()),
@@ -46,16 +52,36 @@ impl Behind {
             "bind_address": "127.0.0.9",
             "headers": {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9"},
         });
-        let fields = Fields { master: master(kind, &scene, site), server: role.clone(), client: with(role, client) };
-        Behind { bed: Bed::with_roles(scene, fields), front, _site }
+        let fields = Fields {
+            master: master(kind, &scene, site),
+            server: role.clone(),
+            client: with(role, client),
+        };
+        Behind {
+            bed: Bed::with_roles(scene, fields),
+            front,
+            _site,
+        }
     }
 
     /// What a browser gets: the page, and the status on a line of its own.
     fn page(&self, path: &str) -> String {
         let mut curl = programs::command("curl");
-        curl.args(["--silent", "--noproxy", "*", "--write-out", "%{http_code}\n", "--cacert"]);
+        curl.args([
+            "--silent",
+            "--noproxy",
+            "*",
+            "--write-out",
+            "%{http_code}\n",
+            "--cacert",
+        ]);
         curl.arg(self.bed.tunnel.scene.authority().path());
-        programs::run(curl.arg(format!("https://localhost:{}{path}", self.front.address.port()))).succeeded().text()
+        programs::run(curl.arg(format!(
+            "https://localhost:{}{path}",
+            self.front.address.port()
+        )))
+        .succeeded()
+        .text()
     }
 }
 
@@ -85,29 +111,52 @@ fn serves(kind: Kind, idle: &[(&'static str, &'static str)]) {
     assert!(missing.ends_with("404\n"), "{missing}");
     // Without an upgrade the path is one like any other, but with nginx's file, which sends all of it to the master.
     let plain = behind.page("/tunnel");
-    assert!(if kind == Kind::Nginx { plain.ends_with("404\n") } else { plain == missing }, "{plain}");
-    let line = behind.bed.tunnel.master.wait_for_line(&["link up", "visitor=127.0.0.9", "role=client"]);
+    assert!(
+        if kind == Kind::Nginx {
+            plain.ends_with("404\n")
+        } else {
+            plain == missing
+        },
+        "{plain}"
+    );
+    let line =
+        behind
+            .bed
+            .tunnel
+            .master
+            .wait_for_line(&["link up", "visitor=127.0.0.9", "role=client"]);
     println!("{line}");
-    assert!(!behind.bed.tunnel.master.log().contains("203.0.113.9"), "an invented address is not believed");
+    assert!(
+        !behind.bed.tunnel.master.log().contains("203.0.113.9"),
+        "an invented address is not believed"
+    );
 }
 
 /// A rest above the front's idle limit with a heartbeat above it as well.
 fn cuts_the_idle(kind: Kind, idle: &[(&'static str, &'static str)]) {
-    Behind::new(kind, idle, "20s").bed.is_cut_while_idle_and_survives();
+    Behind::new(kind, idle, "20s")
+        .bed
+        .is_cut_while_idle_and_survives();
 }
 
 /// Two reloads in the middle of a transfer.
 fn is_reloaded(kind: Kind) {
     let behind = Behind::new(kind, &[], "1s");
-    behind.bed.survives(&format!("{kind:?}, reloaded twice"), || behind.front.reload());
+    behind
+        .bed
+        .survives(&format!("{kind:?}, reloaded twice"), || {
+            behind.front.reload()
+        });
     crate::support::wait::until_true("the old configuration's links are gone", || {
         behind.bed.links().iter().all(|links| *links >= 2)
     });
 }
 
 const HAPROXY_IDLE: &[(&str, &str)] = &[("timeout tunnel 1h", "timeout tunnel 3s")];
-const HAPROXY_TCP_IDLE: &[(&str, &str)] =
-    &[("timeout client 1h", "timeout client 3s"), ("timeout server 1h", "timeout server 3s")];
+const HAPROXY_TCP_IDLE: &[(&str, &str)] = &[
+    ("timeout client 1h", "timeout client 3s"),
+    ("timeout server 1h", "timeout server 3s"),
+];
 const NGINX_IDLE: &[(&str, &str)] = &[("proxy_read_timeout 1h", "proxy_read_timeout 3s")];
 const NGINX_STREAM_IDLE: &[(&str, &str)] = &[("proxy_timeout 1h", "proxy_timeout 3s")];
 

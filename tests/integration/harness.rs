@@ -28,20 +28,33 @@ fn nginx_serves_a_file_and_ends_with_its_guard() {
     fs::write(folder.path().join("file"), &content).unwrap();
     let address = ports::free();
     let web = nginx::file_server(folder.path(), address, folder.path());
-    assert_eq!(bytes::sha256(&programs::curl(address, "/file")), bytes::sha256(&content));
+    assert_eq!(
+        bytes::sha256(&programs::curl(address, "/file")),
+        bytes::sha256(&content)
+    );
     let burst = programs::wrk(address, "/file", 1);
     assert!(burst.requests > 0 && burst.errors.is_empty(), "{burst:?}");
     assert!(ports::is_listened_at(address) && !ports::is_listened_at(ports::free()));
     drop(web);
-    assert!(TcpStream::connect(address).is_err(), "nothing listens there any more");
+    assert!(
+        TcpStream::connect(address).is_err(),
+        "nothing listens there any more"
+    );
 }
 
 #[test]
 fn sshd_runs_a_command_and_copies_both_ways() {
     let folder = folder();
     let sshd = Sshd::start(folder.path(), ports::free());
-    assert_eq!(sshd.ssh(sshd.address(), "echo here").succeeded().text(), "here\n");
-    let (local, there, back) = (folder.path().join("local"), folder.path().join("there"), folder.path().join("back"));
+    assert_eq!(
+        sshd.ssh(sshd.address(), "echo here").succeeded().text(),
+        "here\n"
+    );
+    let (local, there, back) = (
+        folder.path().join("local"),
+        folder.path().join("there"),
+        folder.path().join("back"),
+    );
     fs::write(&local, bytes::mixed(2, 1 << 20)).unwrap();
     sshd.copy_to(sshd.address(), &local, &there).succeeded();
     sshd.copy_from(sshd.address(), &there, &back).succeeded();
@@ -55,7 +68,12 @@ fn postgres_answers_a_query_and_takes_a_copy() {
     let address = database.address();
     postgres::psql(address, "create table numbers (number int)").succeeded();
     postgres::psql_with(address, "copy numbers from stdin", b"1\n2\n39\n").succeeded();
-    assert_eq!(postgres::psql(address, "select sum(number) from numbers").succeeded().text(), "42\n");
+    assert_eq!(
+        postgres::psql(address, "select sum(number) from numbers")
+            .succeeded()
+            .text(),
+        "42\n"
+    );
     assert_ne!(postgres::psql(address, "select nonsense").code, Some(0));
 }
 
@@ -76,22 +94,37 @@ fn a_shell_and_a_database_are_spoken_to_line_by_line() {
     session.expect("select number from numbers;", "6");
     session.say("select nonsense;");
     assert!(session.hear().starts_with("error: ERROR"));
-    assert_eq!(session.finish().0, Some(3), "the program stops at the first error");
+    assert_eq!(
+        session.finish().0,
+        Some(3),
+        "the program stops at the first error"
+    );
 }
 
 #[test]
 fn services_end_as_their_habit_is() {
     let echo = services::echo();
-    assert_eq!(programs::nc(echo.address(), b"there and back").succeeded().text(), "there and back");
+    assert_eq!(
+        programs::nc(echo.address(), b"there and back")
+            .succeeded()
+            .text(),
+        "there and back"
+    );
 
     let digest = services::digest_after_end();
     let answer = programs::nc(digest.address(), b"abc").succeeded().text();
-    assert_eq!(answer, "3 ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(
+        answer,
+        "3 ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    );
 
     let resetter = services::resetter();
     let mut stream = services::connect(resetter.address());
     stream.write_all(b"!").unwrap();
-    assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset));
+    assert_eq!(
+        services::read_to_ending(&stream),
+        (Vec::new(), Ending::Reset)
+    );
 
     let sink = services::sink();
     services::reset(services::connect(sink.address()));
@@ -106,7 +139,10 @@ fn the_proxy_carries_a_half_close_and_records_both_directions() {
     let proxy = Proxy::recording(digest.address());
     let content = bytes::mixed(3, 3 << 20);
     let answer = programs::nc(proxy.address(), &content).succeeded().text();
-    assert_eq!(answer, format!("{} {}", content.len(), bytes::sha256(&content)));
+    assert_eq!(
+        answer,
+        format!("{} {}", content.len(), bytes::sha256(&content))
+    );
     let [up, down] = proxy.recorded();
     assert_eq!((up, down), (content, answer.into_bytes()));
 }
@@ -122,7 +158,10 @@ fn the_proxy_cuts_by_reset_and_by_end_of_file() {
         assert_eq!(services::read_to_ending(&stream).1, ending, "{cut:?}");
     }
     assert_eq!(echo.wait_for_endings(2), [Ending::Reset, Ending::Clean]);
-    assert!(services::echoes(proxy.address()), "a new connection is served");
+    assert!(
+        services::echoes(proxy.address()),
+        "a new connection is served"
+    );
 }
 
 #[test]
@@ -142,23 +181,37 @@ fn the_proxy_delays_limits_and_freezes() {
     let echo = services::echo();
     let proxy = Proxy::start(echo.address());
     let delay = Duration::from_millis(100);
-    proxy.set_path(Path { delay, ..Path::default() });
+    proxy.set_path(Path {
+        delay,
+        ..Path::default()
+    });
     let stream = services::connect(proxy.address());
     let start = Instant::now();
     services::ping(&stream, b"there and back").unwrap();
     assert!(start.elapsed() >= 2 * delay, "each way is delayed");
 
-    proxy.set_path(Path { bytes_per_second: Some(1 << 20), ..Path::default() });
+    proxy.set_path(Path {
+        bytes_per_second: Some(1 << 20),
+        ..Path::default()
+    });
     let start = Instant::now();
     services::ping(&stream, &bytes::random(4, 256 << 10)).unwrap();
     // The last block of each way goes out when those before it have taken their time.
-    assert!(start.elapsed() >= Duration::from_millis(200), "a quarter of a second's bytes");
+    assert!(
+        start.elapsed() >= Duration::from_millis(200),
+        "a quarter of a second's bytes"
+    );
 
     proxy.set_path(Path::default());
     proxy.freeze();
-    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
     (&stream).write_all(b"!").unwrap();
-    assert!((&stream).read(&mut [0]).is_err(), "nothing comes out of a frozen path");
+    assert!(
+        (&stream).read(&mut [0]).is_err(),
+        "nothing comes out of a frozen path"
+    );
     proxy.thaw();
     stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
     assert_eq!((&stream).read(&mut [0]).unwrap(), 1);
@@ -172,20 +225,39 @@ fn the_proxy_swallows_without_a_word_until_it_is_cut() {
     let echo = services::echo();
     for which in [Swallow::Present, Swallow::All] {
         let proxy = Proxy::start(echo.address());
-        let (swallowed, closed) = (services::connect(proxy.address()), services::connect(proxy.address()));
+        let (swallowed, closed) = (
+            services::connect(proxy.address()),
+            services::connect(proxy.address()),
+        );
         for stream in [&swallowed, &closed] {
             services::ping(stream, b"before").unwrap();
         }
         proxy.swallow(which);
         let ended = echo.endings().len();
-        (&swallowed).write_all(&bytes::random(5, 8 << 20)).expect("all of it is read by somebody");
+        (&swallowed)
+            .write_all(&bytes::random(5, 8 << 20))
+            .expect("all of it is read by somebody");
         drop(closed);
-        swallowed.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        assert_eq!(services::read_to_ending(&swallowed), (Vec::new(), Ending::Silent));
-        assert_eq!(echo.endings().len(), ended, "the target does not hear that the other one was closed");
+        swallowed
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        assert_eq!(
+            services::read_to_ending(&swallowed),
+            (Vec::new(), Ending::Silent)
+        );
+        assert_eq!(
+            echo.endings().len(),
+            ended,
+            "the target does not hear that the other one was closed"
+        );
         let new = services::connect(proxy.address());
-        new.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        assert_eq!(services::ping(&new, b"a new one").is_ok(), which == Swallow::Present, "{which:?}");
+        new.set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        assert_eq!(
+            services::ping(&new, b"a new one").is_ok(),
+            which == Swallow::Present,
+            "{which:?}"
+        );
         proxy.thaw();
         assert!(services::echoes(proxy.address()));
         proxy.cut(Cut::Reset);
@@ -199,12 +271,19 @@ fn the_proxy_forwards_byte_by_byte_for_a_while() {
     let echo = services::echo();
     let proxy = Proxy::start(echo.address());
     let stream = services::connect(proxy.address());
-    proxy.set_path(Path { dribble: Some(Duration::from_millis(2)), ..Path::default() });
+    proxy.set_path(Path {
+        dribble: Some(Duration::from_millis(2)),
+        ..Path::default()
+    });
     let content = bytes::random(6, 256 << 10);
     let (start, mut first) = (Instant::now(), [0; 100]);
     (&stream).write_all(&content).unwrap();
     (&stream).read_exact(&mut first).unwrap();
-    assert!(start.elapsed() >= Duration::from_millis(150), "after {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(150),
+        "after {:?}",
+        start.elapsed()
+    );
     assert!(proxy.forwarded()[1] < 50_000, "{:?}", proxy.forwarded());
     proxy.set_path(Path::default());
     let mut rest = vec![0; content.len() - first.len()];
@@ -216,17 +295,29 @@ fn the_proxy_forwards_byte_by_byte_for_a_while() {
 fn a_saboteur_cuts_in_every_way_and_ends_with_its_guard() {
     let echo = services::echo();
     let paths = [(); 2].map(|()| Arc::new(Proxy::start(echo.address())));
-    let standing = |proxy: &Proxy| (0..2).map(|_| services::connect(proxy.address())).collect::<Vec<_>>();
+    let standing = |proxy: &Proxy| {
+        (0..2)
+            .map(|_| services::connect(proxy.address()))
+            .collect::<Vec<_>>()
+    };
     let saboteur = Saboteur::cutting(&paths, Duration::from_millis(100), 1);
     let seen = paths.each_ref().map(|path| {
         // Each connection of a path is cut together with the others of it.
         [(); 2].map(|()| services::read_to_ending(&standing(path)[0]).1)
     });
-    assert!(seen.iter().all(|endings| endings.contains(&Ending::Reset) && endings.contains(&Ending::Clean)), "{seen:?}");
+    assert!(
+        seen.iter()
+            .all(|endings| endings.contains(&Ending::Reset) && endings.contains(&Ending::Clean)),
+        "{seen:?}"
+    );
     assert!(saboteur.cuts() >= 4);
     drop(saboteur);
     let spared = services::connect(paths[0].address());
-    wait::throughout("nothing is cut any more", Duration::from_millis(300), || services::ping(&spared, b"?").is_ok());
+    wait::throughout(
+        "nothing is cut any more",
+        Duration::from_millis(300),
+        || services::ping(&spared, b"?").is_ok(),
+    );
 }
 
 #[test]
@@ -241,7 +332,10 @@ fn the_proxy_is_faster_than_any_tunnel() {
         }
         Ending::Clean
     });
-    for (name, delay) in [("without delay", Duration::ZERO), ("with 50 ms each way", Duration::from_millis(50))] {
+    for (name, delay) in [
+        ("without delay", Duration::ZERO),
+        ("with 50 ms each way", Duration::from_millis(50)),
+    ] {
         let proxy = Proxy::start(source.address());
         proxy.set_path(Path::delayed(delay));
         let start = Instant::now();
@@ -250,7 +344,10 @@ fn the_proxy_is_faster_than_any_tunnel() {
         while received < LENGTH {
             received += stream.read(&mut block).unwrap();
         }
-        println!("the proxy {name}: {:.0} MB/s", LENGTH as f64 / 1e6 / start.elapsed().as_secs_f64());
+        println!(
+            "the proxy {name}: {:.0} MB/s",
+            LENGTH as f64 / 1e6 / start.elapsed().as_secs_f64()
+        );
     }
 }
 
@@ -259,12 +356,20 @@ fn memory_shows_what_a_process_holds() {
     let folder = folder();
     let secret = "a-secret-in-the-environment-of-a-child";
     let mut child = std::process::Command::new("sleep");
-    let sleeper = daemon::Daemon::start("sleeper", folder.path(), child.arg("60").env("SECRET", secret));
+    let sleeper = daemon::Daemon::start(
+        "sleeper",
+        folder.path(),
+        child.arg("60").env("SECRET", secret),
+    );
     // Before the child has become another program its memory is the test's own.
     wait::until_true("the child runs its program", || {
-        fs::read_to_string(format!("/proc/{}/comm", sleeper.pid())).is_ok_and(|name| name.trim() == "sleep")
+        fs::read_to_string(format!("/proc/{}/comm", sleeper.pid()))
+            .is_ok_and(|name| name.trim() == "sleep")
     });
-    let found = memory::found_in_memory(sleeper.pid(), &[secret.as_bytes(), b"not there at all, not in any place"]);
+    let found = memory::found_in_memory(
+        sleeper.pid(),
+        &[secret.as_bytes(), b"not there at all, not in any place"],
+    );
     assert_eq!(found, [secret.as_bytes()]);
     assert!(memory::resident_bytes(sleeper.pid()) > 100_000);
 }
@@ -289,9 +394,19 @@ fn an_authority_signs_for_loopback() {
     let authority = certificates::Authority::new(folder.path());
     let leaf = authority.leaf("leaf");
     let mut openssl = programs::command("openssl");
-    programs::run(openssl.args(["verify", "-CAfile"]).arg(authority.path()).arg(&leaf.cert)).succeeded();
+    programs::run(
+        openssl
+            .args(["verify", "-CAfile"])
+            .arg(authority.path())
+            .arg(&leaf.cert),
+    )
+    .succeeded();
     let name = |name: &str| {
-        programs::run(programs::command("openssl").args(["x509", "-noout", "-checkhost", name, "-in"]).arg(&leaf.cert))
+        programs::run(
+            programs::command("openssl")
+                .args(["x509", "-noout", "-checkhost", name, "-in"])
+                .arg(&leaf.cert),
+        )
     };
     assert!(name("localhost").succeeded().text().contains("does match"));
     assert!(name("example.com").text().contains("NOT match"));
@@ -303,6 +418,9 @@ fn a_half_closed_connection_can_still_read() {
     let stream = services::connect(source.address());
     stream.shutdown(Shutdown::Write).unwrap();
     let (content, ending) = services::read_to_ending(&stream);
-    assert_eq!((bytes::sha256(&content), ending), (bytes::sha256(&bytes::mixed(5, 1 << 20)), Ending::Clean));
+    assert_eq!(
+        (bytes::sha256(&content), ending),
+        (bytes::sha256(&bytes::mixed(5, 1 << 20)), Ending::Clean)
+    );
     assert_eq!(source.wait_for_endings(1), [Ending::Clean]);
 }

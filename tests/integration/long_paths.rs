@@ -40,7 +40,11 @@ struct Long {
 
 impl Long {
     fn path(self) -> Path {
-        Path { delay: self.round_trip / 2, unbounded: true, ..Path::limited(self.bytes_per_second()) }
+        Path {
+            delay: self.round_trip / 2,
+            unbounded: true,
+            ..Path::limited(self.bytes_per_second())
+        }
     }
 
     fn bytes_per_second(self) -> u32 {
@@ -82,17 +86,39 @@ fn echo(mut stream: &TcpStream) {
 }
 
 /// A transfer over one connection for as long as `beside` takes, from a cold start. Returns the bytes that arrived in the first while.
-fn transfer(to: SocketAddr, direction: Direction, at_service: &AtomicU64, lasts: Duration, beside: impl FnOnce()) -> u64 {
+fn transfer(
+    to: SocketAddr,
+    direction: Direction,
+    at_service: &AtomicU64,
+    lasts: Duration,
+    beside: impl FnOnce(),
+) -> u64 {
     let mut stream = services::connect(to);
     stream.set_write_timeout(None).unwrap();
     let handle = stream.try_clone().unwrap();
     let here = AtomicU64::new(0);
     thread::scope(|scope| {
         let started = Instant::now();
-        let arrived = if direction == Direction::Up { at_service } else { &here };
+        let arrived = if direction == Direction::Up {
+            at_service
+        } else {
+            &here
+        };
         let before = arrived.load(Ordering::Relaxed);
-        stream.write_all(if direction == Direction::Up { b"u" } else { b"d" }).unwrap();
-        scope.spawn(|| if direction == Direction::Up { services::pour(&stream) } else { services::count(&stream, &here) });
+        stream
+            .write_all(if direction == Direction::Up {
+                b"u"
+            } else {
+                b"d"
+            })
+            .unwrap();
+        scope.spawn(|| {
+            if direction == Direction::Up {
+                services::pour(&stream)
+            } else {
+                services::count(&stream, &here)
+            }
+        });
         let measured = scope.spawn(move || {
             wait::pause(lasts.saturating_sub(started.elapsed()));
             arrived.load(Ordering::Relaxed) - before
@@ -151,7 +177,9 @@ fn measure(what: &str, long: Long, to: SocketAddr, at_service: &AtomicU64) -> Fo
     let rest: Vec<_> = (0..TIMES).map(|_| ping(&mut stream)).collect();
     let opened: Vec<_> = (0..TIMES).map(|_| connection(to)).collect();
     let (idle_ping, idle_connection) = (at(&rest, 0.5), at(&opened, 0.5));
-    println!("{what}: at rest ping p50 {idle_ping:.1?}, a new connection p50 {idle_connection:.1?}");
+    println!(
+        "{what}: at rest ping p50 {idle_ping:.1?}, a new connection p50 {idle_connection:.1?}"
+    );
     let measured = [Direction::Up, Direction::Down].map(|direction| {
         let (mut pings, mut connections) = (Vec::new(), Vec::new());
         let start = Instant::now();
@@ -175,7 +203,12 @@ fn measure(what: &str, long: Long, to: SocketAddr, at_service: &AtomicU64) -> Fo
         wait::pause(SETTLES);
         (share, p50)
     });
-    Found { idle_ping, idle_connection, shares: measured.map(|(share, _)| share), pings: measured.map(|(_, ping)| ping) }
+    Found {
+        idle_ping,
+        idle_connection,
+        shares: measured.map(|(share, _)| share),
+        pings: measured.map(|(_, ping)| ping),
+    }
 }
 
 /// The path alone, which is the most that can be had, and the tunnel over it.
@@ -184,14 +217,36 @@ fn on_a_long_path(long: Long) -> Found {
     let name = format!("{:?}, {} Mbit/s", long.round_trip, long.megabits);
     let alone = Proxy::start(service.address());
     // TCP would fill a path without a limit for ever.
-    alone.set_path(Path { unbounded: false, ..long.path() });
-    measure(&format!("{name}, the path alone"), long, alone.address(), &at_service);
+    alone.set_path(Path {
+        unbounded: false,
+        ..long.path()
+    });
+    measure(
+        &format!("{name}, the path alone"),
+        long,
+        alone.address(),
+        &at_service,
+    );
     drop(alone);
     let scene = Scene::new(Front::Direct);
     let path = Proxy::start(scene.public_address());
-    let port = Port::new("service", service.address(), Methods { encrypt: "plain", compress: "null" });
+    let port = Port::new(
+        "service",
+        service.address(),
+        Methods {
+            encrypt: "plain",
+            compress: "null",
+        },
+    );
     let client = json!({"master": path.address().to_string(), "log_level": "info"});
-    let tunnel = Tunnel::on(scene, vec![port], Fields { client, ..Fields::default() });
+    let tunnel = Tunnel::on(
+        scene,
+        vec![port],
+        Fields {
+            client,
+            ..Fields::default()
+        },
+    );
     services::connect(tunnel.local("service"));
     path.set_path(long.path());
     measure(&name, long, tunnel.local("service"), &at_service)
@@ -200,17 +255,44 @@ fn on_a_long_path(long: Long) -> Found {
 #[test]
 #[ignore = "measures time: see the head of this file"]
 fn a_path_of_100_ms_and_200_megabits_is_filled_and_stays_short() {
-    let long = Long { round_trip: Duration::from_millis(100), megabits: 200, lasts: Duration::from_secs(8) };
+    let long = Long {
+        round_trip: Duration::from_millis(100),
+        megabits: 200,
+        lasts: Duration::from_secs(8),
+    };
     let found = on_a_long_path(long);
-    assert!(found.shares.iter().all(|share| *share > 0.9), "{:?}", found.shares);
-    assert!(found.pings.iter().all(|ping| *ping < found.idle_ping.mul_f64(1.5)), "{:?}", found.pings);
-    assert!(found.idle_connection < long.round_trip.mul_f64(1.1), "{:?}", found.idle_connection);
+    assert!(
+        found.shares.iter().all(|share| *share > 0.9),
+        "{:?}",
+        found.shares
+    );
+    assert!(
+        found
+            .pings
+            .iter()
+            .all(|ping| *ping < found.idle_ping.mul_f64(1.5)),
+        "{:?}",
+        found.pings
+    );
+    assert!(
+        found.idle_connection < long.round_trip.mul_f64(1.1),
+        "{:?}",
+        found.idle_connection
+    );
 }
 
 #[test]
 #[ignore = "measures time: see the head of this file"]
 fn a_path_of_200_ms_and_500_megabits_is_filled() {
-    let long = Long { round_trip: Duration::from_millis(200), megabits: 500, lasts: Duration::from_secs(15) };
+    let long = Long {
+        round_trip: Duration::from_millis(200),
+        megabits: 500,
+        lasts: Duration::from_secs(15),
+    };
     let found = on_a_long_path(long);
-    assert!(found.shares.iter().all(|share| *share > 0.8), "{:?}", found.shares);
+    assert!(
+        found.shares.iter().all(|share| *share > 0.8),
+        "{:?}",
+        found.shares
+    );
 }

@@ -57,7 +57,9 @@ impl Site {
     fn master(&self, name: &str, path: &str, fallback: &Value) -> (Daemon, SocketAddr) {
         let address = ports::free();
         let fields = json!({"listen_at": address.to_string(), "path": path, "fallback": fallback});
-        let mut master = self.scene.role(name, &self.scene.master_configuration(fields));
+        let mut master = self
+            .scene
+            .role(name, &self.scene.master_configuration(fields));
         master.wait_ready(|| ports::is_listened_at(address));
         (master, address)
     }
@@ -70,16 +72,30 @@ const ATTEMPTS: usize = 3;
 fn differences(probes: &[Probe], one: SocketAddr, other: SocketAddr) -> Vec<String> {
     let attempt = |probe: &Probe| {
         let (one, other) = (answer(one, probe), answer(other, probe));
-        assert!(!one.to_ascii_lowercase().contains("report"), "{}: {one}", probe.name);
-        (one != other).then(|| format!("{}\n--- the one\n{one}\n--- the other\n{other}", probe.name))
+        assert!(
+            !one.to_ascii_lowercase().contains("report"),
+            "{}: {one}",
+            probe.name
+        );
+        (one != other)
+            .then(|| format!("{}\n--- the one\n{one}\n--- the other\n{other}", probe.name))
     };
-    let compare = |probe: &Probe| (0..ATTEMPTS).map(|_| attempt(probe)).collect::<Option<Vec<_>>>()?.pop();
+    let compare = |probe: &Probe| {
+        (0..ATTEMPTS)
+            .map(|_| attempt(probe))
+            .collect::<Option<Vec<_>>>()?
+            .pop()
+    };
     let compare = &compare;
     thread::scope(|scope| {
         let shares = probes.chunks(probes.len().div_ceil(AT_ONCE));
-        let workers: Vec<_> =
-            shares.map(|share| scope.spawn(move || share.iter().filter_map(compare).collect::<Vec<_>>())).collect();
-        workers.into_iter().flat_map(|worker| worker.join().expect("compared")).collect()
+        let workers: Vec<_> = shares
+            .map(|share| scope.spawn(move || share.iter().filter_map(compare).collect::<Vec<_>>()))
+            .collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("compared"))
+            .collect()
     })
 }
 
@@ -99,8 +115,17 @@ fn a_prober_finds_the_web_server_that_it_looks_like_and_no_difference() {
             }
         };
         let differences = differences(&probes, master, bare);
-        println!("fallback {name}: {} probes, {} differences", probes.len(), differences.len());
-        assert!(differences.is_empty(), "fallback {name}: {} differences\n{}", differences.len(), differences.join("\n\n"));
+        println!(
+            "fallback {name}: {} probes, {} differences",
+            probes.len(),
+            differences.len()
+        );
+        assert!(
+            differences.is_empty(),
+            "fallback {name}: {} differences\n{}",
+            differences.len(),
+            differences.join("\n\n")
+        );
     }
 }
 
@@ -126,7 +151,11 @@ fn after_the_upgrade_a_stranger_sees_random_bytes_and_a_close() {
         stream.write_all(bytes).unwrap();
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
-        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+        let end = answer
+            .windows(4)
+            .position(|window| window == b"\r\n\r\n")
+            .expect("a head")
+            + 4;
         let head = String::from_utf8(answer[..end].to_vec()).expect("text");
         assert_eq!(
             head,
@@ -137,7 +166,10 @@ fn after_the_upgrade_a_stranger_sees_random_bytes_and_a_close() {
         assert_eq!(frames[..2], [0x82, 32], "one binary message of 32 bytes");
         challenges.push(frames[2..34].to_vec());
         let rest = &frames[34..];
-        assert!(rest.is_empty() || (rest[0] == 0x88 && rest.len() <= 4), "a close without words, not {rest:?}");
+        assert!(
+            rest.is_empty() || (rest[0] == 0x88 && rest.len() <= 4),
+            "a close without words, not {rest:?}"
+        );
     }
     challenges.sort();
     challenges.dedup();
@@ -147,14 +179,32 @@ fn after_the_upgrade_a_stranger_sees_random_bytes_and_a_close() {
 /// What openssl's client makes of a port: whether there is a connection, with what, and how its request is answered.
 fn shaken(address: SocketAddr, options: &[&str]) -> String {
     let mut client = programs::command("openssl");
-    client.args(["s_client", "-ign_eof", "-connect", &address.to_string()]).args(options);
+    client
+        .args(["s_client", "-ign_eof", "-connect", &address.to_string()])
+        .args(options);
     let request = format!("GET {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let ran = programs::run_with(&mut client, request.as_bytes());
     let text = ran.text() + &ran.errors;
     // Which alert it is differs between the libraries.
-    let refused = if text.contains(":SSL alert number ") { "refused by an alert" } else { "taken" };
-    let shown = ["ALPN protocol:", "No ALPN negotiated", "HTTP/1.1 ", "<html>", "<head>", "<h1>", "Server:", "subject="];
-    let lines: Vec<&str> = text.lines().filter(|line| shown.iter().any(|shown| line.contains(shown))).collect();
+    let refused = if text.contains(":SSL alert number ") {
+        "refused by an alert"
+    } else {
+        "taken"
+    };
+    let shown = [
+        "ALPN protocol:",
+        "No ALPN negotiated",
+        "HTTP/1.1 ",
+        "<html>",
+        "<head>",
+        "<h1>",
+        "Server:",
+        "subject=",
+    ];
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| shown.iter().any(|shown| line.contains(shown)))
+        .collect();
     format!("{refused} {lines:?}")
 }
 
@@ -170,15 +220,31 @@ fn oddities_of_tls_are_answered_as_the_web_server_answers_them() {
         leaf.key.display()
     );
     let _nginx = nginx::site("secure", site.scene.folder(), secure, &configuration);
-    let (_master, master) = site.master("master", PATH, &json!({"server": format!("http://{}", site.web)}));
+    let (_master, master) = site.master(
+        "master",
+        PATH,
+        &json!({"server": format!("http://{}", site.web)}),
+    );
     let odd: [&[&str]; 10] = [
         &["-servername", "localhost"],
         &["-noservername"],
         &["-servername", "another.example.com"],
         &["-tls1_2", "-servername", "localhost"],
         &["-tls1_3", "-servername", "localhost"],
-        &["-tls1_1", "-cipher", "DEFAULT:@SECLEVEL=0", "-servername", "localhost"],
-        &["-tls1", "-cipher", "DEFAULT:@SECLEVEL=0", "-servername", "localhost"],
+        &[
+            "-tls1_1",
+            "-cipher",
+            "DEFAULT:@SECLEVEL=0",
+            "-servername",
+            "localhost",
+        ],
+        &[
+            "-tls1",
+            "-cipher",
+            "DEFAULT:@SECLEVEL=0",
+            "-servername",
+            "localhost",
+        ],
         &["-alpn", "http/1.1", "-servername", "localhost"],
         &["-alpn", "h2,http/1.1", "-servername", "localhost"],
         &["-alpn", "nonsense", "-servername", "localhost"],

@@ -39,7 +39,10 @@ fn mirror(scene: &Scene) -> (Daemon, SocketAddr) {
          location / {{ add_header X-Seen \"$proxy_protocol_addr|$proxy_protocol_port\"; add_header X-Remote \"$remote_addr\";\n\
          add_header X-To \"$proxy_protocol_server_addr|$proxy_protocol_server_port\"; return 200 \"seen\\n\"; }} }}"
     );
-    (nginx::site("mirror", scene.folder(), address, &site), address)
+    (
+        nginx::site("mirror", scene.folder(), address, &site),
+        address,
+    )
 }
 
 /// A tunnel to a mirror, by a port at `127.0.0.1` and one at `[::1]`, over paths that can be cut and are recorded.
@@ -56,13 +59,34 @@ impl Stage {
     fn new(methods: Methods) -> Stage {
         let scene = Scene::new(Front::Direct);
         let (nginx, web) = mirror(&scene);
-        let port = |mark: &str| Port { at_server: wants_to_hear(), ..Port::new(mark, web, methods) };
-        let ports = vec![port("v4"), Port { local: free_v6(), ..port("v6") }];
+        let port = |mark: &str| Port {
+            at_server: wants_to_hear(),
+            ..Port::new(mark, web, methods)
+        };
+        let ports = vec![
+            port("v4"),
+            Port {
+                local: free_v6(),
+                ..port("v6")
+            },
+        ];
         let (v4, v6) = (ports[0].local, ports[1].local);
         let paths = [(); 2].map(|()| Arc::new(Proxy::recording(scene.public_address())));
-        let [client, server] = paths.each_ref().map(|path| json!({"master": path.address().to_string()}));
-        let fields = Fields { client, server, ..Fields::default() };
-        Stage { tunnel: Tunnel::on(scene, ports, fields), v4, v6, paths, _nginx: nginx }
+        let [client, server] = paths
+            .each_ref()
+            .map(|path| json!({"master": path.address().to_string()}));
+        let fields = Fields {
+            client,
+            server,
+            ..Fields::default()
+        };
+        Stage {
+            tunnel: Tunnel::on(scene, ports, fields),
+            v4,
+            v6,
+            paths,
+            _nginx: nginx,
+        }
     }
 }
 
@@ -78,44 +102,77 @@ impl Saw {
     fn of(answer: &str) -> Saw {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         let header = |name: &str| {
-            let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-            line.unwrap_or_else(|| panic!("no {name} in {answer}")).trim().to_owned()
+            let line = answer
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            line.unwrap_or_else(|| panic!("no {name} in {answer}"))
+                .trim()
+                .to_owned()
         };
-        Saw { source: header("X-Seen"), remote: header("X-Remote"), destination: header("X-To") }
+        Saw {
+            source: header("X-Seen"),
+            remote: header("X-Remote"),
+            destination: header("X-To"),
+        }
     }
 
     /// What it has to see of a connection with these ends.
     fn expected(source: SocketAddr, destination: SocketAddr) -> Saw {
         let text = |address: SocketAddr| format!("{}|{}", address.ip(), address.port());
-        Saw { source: text(source), remote: source.ip().to_string(), destination: text(destination) }
+        Saw {
+            source: text(source),
+            remote: source.ip().to_string(),
+            destination: text(destination),
+        }
     }
 }
 
 /// Fetches a page with curl from this address and port.
 fn curl_from(source: SocketAddr, to: SocketAddr) -> Saw {
     let mut curl = programs::command("curl");
-    curl.args(["--silent", "--show-error", "--include", "--globoff", "--noproxy", "*", "--interface", &source.ip().to_string()]);
-    curl.args(["--local-port", &source.port().to_string()]).arg(format!("http://{to}/"));
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--include",
+        "--globoff",
+        "--noproxy",
+        "*",
+        "--interface",
+        &source.ip().to_string(),
+    ]);
+    curl.args(["--local-port", &source.port().to_string()])
+        .arg(format!("http://{to}/"));
     Saw::of(&programs::run(&mut curl).succeeded().text())
 }
 
 /// A connection from this address.
 fn connect_from(source: SocketAddr, to: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(source), Type::STREAM, None).expect("a socket");
-    socket.bind(&source.into()).expect("an address of this machine");
+    socket
+        .bind(&source.into())
+        .expect("an address of this machine");
     socket.connect(&to.into()).expect("the client listens");
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(wait::PATIENCE)).expect("a limit");
+    stream
+        .set_read_timeout(Some(wait::PATIENCE))
+        .expect("a limit");
     stream
 }
 
 /// Asks over a connection that stays open.
 fn ask(mut stream: &TcpStream) -> Saw {
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: mirror\r\n\r\n").expect("the connection stands");
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: mirror\r\n\r\n")
+        .expect("the connection stands");
     let (mut answer, mut block) = (Vec::new(), [0; 4096]);
     while !answer.ends_with(b"seen\n") {
         let length = stream.read(&mut block).expect("nginx answers");
-        assert_ne!(length, 0, "the connection ended: {}", String::from_utf8_lossy(&answer));
+        assert_ne!(
+            length,
+            0,
+            "the connection ended: {}",
+            String::from_utf8_lossy(&answer)
+        );
         answer.extend_from_slice(&block[..length]);
     }
     Saw::of(&String::from_utf8(answer).expect("text"))
@@ -127,11 +184,22 @@ fn nginx_sees_the_address_and_port_of_the_application_over_both_families() {
         let stage = Stage::new(methods);
         for source in ["127.0.0.9", "127.8.7.6"] {
             let source = SocketAddr::new(source.parse().expect("an address"), ports::free().port());
-            assert_eq!(curl_from(source, stage.v4), Saw::expected(source, stage.v4), "{methods}");
+            assert_eq!(
+                curl_from(source, stage.v4),
+                Saw::expected(source, stage.v4),
+                "{methods}"
+            );
         }
         let source = free_v6();
-        assert_eq!(curl_from(source, stage.v6), Saw::expected(source, stage.v6), "{methods}");
-        stage.tunnel.client.wait_for_line(&["attached to a server", "tells_addresses=true"]);
+        assert_eq!(
+            curl_from(source, stage.v6),
+            Saw::expected(source, stage.v6),
+            "{methods}"
+        );
+        stage
+            .tunnel
+            .client
+            .wait_for_line(&["attached to a server", "tells_addresses=true"]);
     }
 }
 
@@ -142,14 +210,24 @@ fn a_connection_that_goes_on_after_a_cut_is_the_same_to_nginx_and_the_header_is_
         let stream = connect_from(source.parse().expect("an address"), to);
         (stream.local_addr().expect("bound"), to, stream)
     });
-    let resumed = |log: String| log.lines().filter(|line| line.contains("the tunnel goes on")).count();
+    let resumed = |log: String| {
+        log.lines()
+            .filter(|line| line.contains("the tunnel goes on"))
+            .count()
+    };
     for round in 0..4 {
         for (source, to, stream) in &ends {
-            assert_eq!(ask(stream), Saw::expected(*source, *to), "after {round} cuts");
+            assert_eq!(
+                ask(stream),
+                Saw::expected(*source, *to),
+                "after {round} cuts"
+            );
         }
         let before = resumed(stage.tunnel.client.log());
         stage.paths[round % 2].cut([Cut::Reset, Cut::EndOfFile][round / 2]);
-        wait::until_true("both tunnels go on", || resumed(stage.tunnel.client.log()) >= before + 2);
+        wait::until_true("both tunnels go on", || {
+            resumed(stage.tunnel.client.log()) >= before + 2
+        });
     }
     // A connection that is opened while the link is away has its say in the OPEN that waits.
     stage.paths[0].refuse();
@@ -163,14 +241,26 @@ fn a_connection_that_goes_on_after_a_cut_is_the_same_to_nginx_and_the_header_is_
 #[test]
 fn neither_the_path_nor_the_master_sees_the_address_unless_the_port_is_plain() {
     for (encrypt, is_seen) in [("aes-128-gcm", false), ("plain", true)] {
-        let stage = Stage::new(Methods { encrypt, compress: "null" });
-        let source = SocketAddr::new("127.99.98.97".parse().expect("an address"), ports::free().port());
+        let stage = Stage::new(Methods {
+            encrypt,
+            compress: "null",
+        });
+        let source = SocketAddr::new(
+            "127.99.98.97".parse().expect("an address"),
+            ports::free().port(),
+        );
         assert_eq!(curl_from(source, stage.v4), Saw::expected(source, stage.v4));
         // As OPEN writes it: nginx repeats it in its answer.
         let written = format!("\"source\":\"{source}\"").into_bytes();
         // Toward the client's master it is hidden by the mask of its WebSocket alone, so that the server's path is looked at.
         let [_, toward_server] = stage.paths[1].recorded();
-        assert_eq!(toward_server.windows(written.len()).any(|window| window == written), is_seen, "{encrypt}");
+        assert_eq!(
+            toward_server
+                .windows(written.len())
+                .any(|window| window == written),
+            is_seen,
+            "{encrypt}"
+        );
     }
 }
 
@@ -179,26 +269,67 @@ fn a_server_that_does_not_ask_is_told_nothing() {
     let scene = Scene::new(Front::Direct);
     let service = services::echo();
     let path = Proxy::recording(scene.public_address());
-    let port = Port::new("plain", service.address(), Methods { encrypt: "plain", compress: "null" });
-    let fields = Fields { server: json!({"master": path.address().to_string()}), ..Fields::default() };
+    let port = Port::new(
+        "plain",
+        service.address(),
+        Methods {
+            encrypt: "plain",
+            compress: "null",
+        },
+    );
+    let fields = Fields {
+        server: json!({"master": path.address().to_string()}),
+        ..Fields::default()
+    };
     let tunnel = Tunnel::on(scene, vec![port.clone()], fields);
-    services::ping(&services::connect(port.local), b"a message that is readable on the way").expect("an echo");
+    services::ping(
+        &services::connect(port.local),
+        b"a message that is readable on the way",
+    )
+    .expect("an echo");
     let [_, toward_server] = path.recorded();
-    let holds = |text: &[u8]| toward_server.windows(text.len()).any(|window| window == text);
-    assert!(holds(b"a message that is readable on the way") && !holds(b"source") && !holds(b"127.0.0.1"));
-    tunnel.client.wait_for_line(&["attached to a server", "tells_addresses=false"]);
+    let holds = |text: &[u8]| {
+        toward_server
+            .windows(text.len())
+            .any(|window| window == text)
+    };
+    assert!(
+        holds(b"a message that is readable on the way")
+            && !holds(b"source")
+            && !holds(b"127.0.0.1")
+    );
+    tunnel
+        .client
+        .wait_for_line(&["attached to a server", "tells_addresses=false"]);
 }
 
 #[test]
 fn a_measure_does_not_reach_a_service_that_wants_to_hear_of_its_visitors() {
     let scene = Scene::new(Front::Direct);
     let service = services::echo();
-    let port = Port { at_server: wants_to_hear(), ..Port::new("measured", service.address(), Methods::USUAL) };
+    let port = Port {
+        at_server: wants_to_hear(),
+        ..Port::new("measured", service.address(), Methods::USUAL)
+    };
     let configuration = scene.client_configuration(std::slice::from_ref(&port), json!({}));
     let tunnel = Tunnel::on(scene, vec![port], Fields::default());
     let file = tunnel.scene.write("bench", &configuration);
     let file = file.to_str().expect("a path in UTF-8");
-    let ran = report(&["bench", "--config", file, "--mark", "measured", "--seconds", "0.05", "--json"]).succeeded();
-    assert!(ran.text().contains("\"complete\":true") || ran.text().contains("\"complete\": true"), "{}", ran.text());
+    let ran = report(&[
+        "bench",
+        "--config",
+        file,
+        "--mark",
+        "measured",
+        "--seconds",
+        "0.05",
+        "--json",
+    ])
+    .succeeded();
+    assert!(
+        ran.text().contains("\"complete\":true") || ran.text().contains("\"complete\": true"),
+        "{}",
+        ran.text()
+    );
     assert_eq!(service.accepted(), 0);
 }

@@ -37,9 +37,19 @@ impl Quickstart {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(REPORT);
-        let daemon =
-            Daemon::start("quickstart", folder.path(), command.arg("quickstart").args(arguments).current_dir(folder.path()));
-        Quickstart { daemon, folder, _turn: turn }
+        let daemon = Daemon::start(
+            "quickstart",
+            folder.path(),
+            command
+                .arg("quickstart")
+                .args(arguments)
+                .current_dir(folder.path()),
+        );
+        Quickstart {
+            daemon,
+            folder,
+            _turn: turn,
+        }
     }
 
     /// Waits for the address that it tells to open.
@@ -48,8 +58,10 @@ impl Quickstart {
         let log = self.folder.path().join("quickstart.log");
         self.daemon.wait_ready(|| {
             let log = fs::read_to_string(&log).unwrap_or_default();
-            let told =
-                log.split("http://").nth(1).and_then(|rest| rest.split(|sign: char| !"0123456789.:".contains(sign)).next());
+            let told = log.split("http://").nth(1).and_then(|rest| {
+                rest.split(|sign: char| !"0123456789.:".contains(sign))
+                    .next()
+            });
             address = told.and_then(|told| told.parse().ok());
             address.is_some()
         });
@@ -64,52 +76,102 @@ fn it_serves_its_page_and_ends_cleanly() {
     let page = String::from_utf8(programs::curl(address, "/")).unwrap();
     assert!(page.contains("rePort"), "{page}");
     for mode in ["master", "server", "client"] {
-        assert!(quickstart.daemon.log().contains(&format!("\"mode\": \"{mode}\"")), "the {mode}'s configuration is printed");
+        assert!(
+            quickstart
+                .daemon
+                .log()
+                .contains(&format!("\"mode\": \"{mode}\"")),
+            "the {mode}'s configuration is printed"
+        );
     }
     quickstart.daemon.signal(Signal::Interrupt);
-    assert_eq!(quickstart.daemon.wait_for_end(AT_ONCE).and_then(|status| status.code()), Some(0));
-    assert!(TcpStream::connect(address).is_err(), "nothing listens there any more");
+    assert_eq!(
+        quickstart
+            .daemon
+            .wait_for_end(AT_ONCE)
+            .and_then(|status| status.code()),
+        Some(0)
+    );
+    assert!(
+        TcpStream::connect(address).is_err(),
+        "nothing listens there any more"
+    );
 }
 
 #[test]
 fn it_leads_to_any_service_from_any_port() {
     let echo = services::echo();
     let local = ports::free();
-    let mut quickstart = Quickstart::start(&["--to", &echo.address().to_string(), "--port", &local.port().to_string()]);
+    let mut quickstart = Quickstart::start(&[
+        "--to",
+        &echo.address().to_string(),
+        "--port",
+        &local.port().to_string(),
+    ]);
     quickstart.daemon.wait_ready(|| services::echoes(local));
-    quickstart.daemon.wait_for_line(&["Connect to", &local.to_string()]);
+    quickstart
+        .daemon
+        .wait_for_line(&["Connect to", &local.to_string()]);
 }
 
 #[test]
 fn it_works_where_the_loopback_has_ipv6_alone() {
-    assert!(sshd::is_root(), "network namespaces need root: run the tests as root");
+    assert!(
+        sshd::is_root(),
+        "network namespaces need root: run the tests as root"
+    );
     let script = format!(
         "ip link set lo up && ip address delete 127.0.0.1/8 dev lo && {{ {REPORT} quickstart 2>&1 & }}
          for try in $(seq 100); do curl --globoff --silent --max-time 2 'http://[::1]:51380/' && break; sleep 0.2; done; kill $!; wait"
     );
-    let ran = programs::run(programs::command("unshare").args(["--net", "--", "sh", "-c", &script]));
+    let ran =
+        programs::run(programs::command("unshare").args(["--net", "--", "sh", "-c", &script]));
     let said = ran.text() + &ran.errors;
-    assert!(said.contains("Open http://[::1]:51380/") && said.contains("came through the tunnel"), "{said}");
+    assert!(
+        said.contains("Open http://[::1]:51380/") && said.contains("came through the tunnel"),
+        "{said}"
+    );
 }
 
 #[test]
 fn the_files_that_it_writes_run_the_three_roles() {
     let echo = services::echo();
-    let mut quickstart = Quickstart::start(&["--to", &echo.address().to_string(), "--write", "made"]);
-    let files = ["master", "server", "client"].map(|role| quickstart.folder.path().join("made").join(format!("{role}.json")));
-    quickstart.daemon.wait_ready(|| files.iter().all(|file| read(file).is_some()));
+    let mut quickstart =
+        Quickstart::start(&["--to", &echo.address().to_string(), "--write", "made"]);
+    let files = ["master", "server", "client"].map(|role| {
+        quickstart
+            .folder
+            .path()
+            .join("made")
+            .join(format!("{role}.json"))
+    });
+    quickstart
+        .daemon
+        .wait_ready(|| files.iter().all(|file| read(file).is_some()));
     quickstart.daemon.stop();
-    let local =
-        read(&files[2]).and_then(|client| client["ports"][0]["local_address"].as_str()?.parse().ok()).expect("an address");
+    let local = read(&files[2])
+        .and_then(|client| client["ports"][0]["local_address"].as_str()?.parse().ok())
+        .expect("an address");
     let _roles = files.each_ref().map(|file| {
         let name = file.file_stem().unwrap().to_str().unwrap();
-        Daemon::start(name, quickstart.folder.path(), Command::new(REPORT).arg("--config").arg(file))
+        Daemon::start(
+            name,
+            quickstart.folder.path(),
+            Command::new(REPORT).arg("--config").arg(file),
+        )
     });
     wait::until_true("the service is reached", || services::echoes(local));
 
-    let again =
-        Command::new(REPORT).args(["quickstart", "--write", "made"]).current_dir(quickstart.folder.path()).output().unwrap();
-    assert_eq!(again.status.code(), Some(1), "files that are there stay as they are");
+    let again = Command::new(REPORT)
+        .args(["quickstart", "--write", "made"])
+        .current_dir(quickstart.folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(
+        again.status.code(),
+        Some(1),
+        "files that are there stay as they are"
+    );
     assert!(String::from_utf8_lossy(&again.stderr).contains("master.json"));
 }
 

@@ -77,7 +77,11 @@ fn by_command(length: usize) -> (Service, Arc<AtomicU64>) {
             }
             Ok(_) => {
                 let mut byte = [0];
-                while stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).is_ok() {}
+                while stream
+                    .read_exact(&mut byte)
+                    .and_then(|()| stream.write_all(&byte))
+                    .is_ok()
+                {}
                 Ending::Clean
             }
             Err(error) => error.into(),
@@ -164,7 +168,10 @@ fn peak_during<T: Send>(tunnel: &Tunnel, work: impl FnOnce() -> T + Send) -> ([u
 fn stalled_readers_hold_up_nobody_and_cost_no_more_than_a_tunnels_windows() {
     let length = scale().file_bytes;
     let (service, poured) = by_command(length);
-    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("all", service.address(), Methods::USUAL)]);
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        vec![Port::new("all", service.address(), Methods::USUAL)],
+    );
     let address = tunnel.local("all");
     copy(address, length);
     let rest = tunnel.pids().map(|(_, pid)| at_rest(pid));
@@ -185,11 +192,16 @@ fn stalled_readers_hold_up_nobody_and_cost_no_more_than_a_tunnels_windows() {
 fn stall_uploads(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let piece = vec![7; 64 << 10];
     let mut stalled: Vec<TcpStream> = (0..count).map(|_| ask(address, b'd')).collect();
-    stalled.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
+    stalled
+        .iter()
+        .for_each(|stream| stream.set_nonblocking(true).unwrap());
     let mut quiet_looks = 0;
     wait::until_true("the service holds all uploads up", || {
         wait::pause(Duration::from_millis(100));
-        let moved: usize = stalled.iter_mut().map(|stream| stream.write(&piece).unwrap_or(0)).sum();
+        let moved: usize = stalled
+            .iter_mut()
+            .map(|stream| stream.write(&piece).unwrap_or(0))
+            .sum();
         quiet_looks = if moved == 0 { quiet_looks + 1 } else { 0 };
         quiet_looks == 3
     });
@@ -201,7 +213,10 @@ fn hundreds_of_stalled_downloads_and_uploads_leave_a_tunnel_to_the_others() {
     const LENGTH: usize = 8 << 20;
     const STALLED_EACH_WAY: usize = 150;
     let (service, _poured) = by_command(LENGTH);
-    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("all", service.address(), Methods::USUAL)]);
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        vec![Port::new("all", service.address(), Methods::USUAL)],
+    );
     let address = tunnel.local("all");
     copy(address, LENGTH);
     let rest = tunnel.pids().map(|(_, pid)| at_rest(pid));
@@ -225,7 +240,10 @@ fn a_copy_and_a_ping_beside_stalled_readers_are_as_fast_as_without_them() {
     const LENGTH: usize = 256 << 20;
     const ROUNDS: usize = 7;
     let (service, poured) = by_command(LENGTH);
-    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("all", service.address(), Methods::USUAL)]);
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        vec![Port::new("all", service.address(), Methods::USUAL)],
+    );
     let address = tunnel.local("all");
     let ping = ask(address, b'p');
     copy(address, LENGTH);
@@ -247,7 +265,9 @@ fn a_copy_and_a_ping_beside_stalled_readers_are_as_fast_as_without_them() {
     }
     let [idle, disturbed] = pings.map(median);
     let (alone, beside) = (median(alone), median(beside));
-    println!("copy of {LENGTH} bytes: {alone:?} alone, {beside:?} beside {STALLED} stalled readers");
+    println!(
+        "copy of {LENGTH} bytes: {alone:?} alone, {beside:?} beside {STALLED} stalled readers"
+    );
     println!("ping p99: {idle:?} idle, {disturbed:?} beside them");
     assert!(beside < alone.mul_f64(1.2));
     assert!(disturbed < idle * 2);
@@ -257,11 +277,16 @@ fn a_copy_and_a_ping_beside_stalled_readers_are_as_fast_as_without_them() {
 fn idle_cost(count: usize) -> [f64; 3] {
     files::raise_limit();
     let echo = services::echo();
-    let tunnel = Tunnel::start(Front::Direct, vec![Port::new("echo", echo.address(), Methods::USUAL)]);
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        vec![Port::new("echo", echo.address(), Methods::USUAL)],
+    );
     let address = tunnel.local("echo");
     let open = |count: usize| -> Vec<TcpStream> {
         let streams: Vec<TcpStream> = (0..count).map(|_| services::connect(address)).collect();
-        streams.iter().for_each(|stream| services::ping(stream, b"once").unwrap());
+        streams
+            .iter()
+            .for_each(|stream| services::ping(stream, b"once").unwrap());
         streams
     };
     // What is allocated once and kept shall not be counted.
@@ -271,7 +296,8 @@ fn idle_cost(count: usize) -> [f64; 3] {
     let streams = open(count);
     let loaded = tunnel.pids().map(|(_, pid)| at_rest(pid));
     services::ping(&streams[0], b"still there").unwrap();
-    let costs = std::array::from_fn(|role| loaded[role].saturating_sub(rest[role]) as f64 / count as f64);
+    let costs =
+        std::array::from_fn(|role| loaded[role].saturating_sub(rest[role]) as f64 / count as f64);
     println!("each of {count} idle connections costs master, server, client {costs:.0?} bytes");
     costs
 }
@@ -300,7 +326,14 @@ fn ten_thousand_links_at_rest_cost_the_master_little() {
     const LINKS: usize = 9_500;
     files::raise_limit();
     let limits = json!({"limits": {"links": 20_000, "links_per_address": 20_000}});
-    let tunnel = Tunnel::on(Scene::new(Front::Direct), Vec::new(), Fields { master: limits, ..Fields::default() });
+    let tunnel = Tunnel::on(
+        Scene::new(Front::Direct),
+        Vec::new(),
+        Fields {
+            master: limits,
+            ..Fields::default()
+        },
+    );
     let key = LinkKey::derive(None);
     let link = |_| {
         let mut peer = Peer::connect(tunnel.scene.master_address());
@@ -315,7 +348,11 @@ fn ten_thousand_links_at_rest_cost_the_master_little() {
     println!("each of {LINKS} links at rest costs the master {cost:.0} bytes");
     assert!(cost < 24.0 * 1024.0);
     links[LINKS - 1].send(&Frame::Ping(1));
-    assert_eq!(links[LINKS - 1].frame(), Some(Frame::Pong(1)), "they are there all the same");
+    assert_eq!(
+        links[LINKS - 1].frame(),
+        Some(Frame::Pong(1)),
+        "they are there all the same"
+    );
     drop(first);
     assert!(tunnel.is_joined());
 }

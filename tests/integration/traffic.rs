@@ -30,18 +30,30 @@ impl Web {
         fs::write(folder.path().join("small"), bytes::mixed(2, 20_000)).unwrap();
         let address = ports::free();
         let nginx = nginx::file_server(folder.path(), address, folder.path());
-        Web { address, digest: bytes::sha256(&content), _nginx: nginx, _folder: folder }
+        Web {
+            address,
+            digest: bytes::sha256(&content),
+            _nginx: nginx,
+            _folder: folder,
+        }
     }
 
     #[track_caller]
     fn check_fetch(&self, through: SocketAddr, name: &str) {
-        assert_eq!(bytes::sha256(&programs::curl(through, "/large")), self.digest, "{name}");
+        assert_eq!(
+            bytes::sha256(&programs::curl(through, "/large")),
+            self.digest,
+            "{name}"
+        );
     }
 
     #[track_caller]
     fn check_burst(&self, through: SocketAddr, name: &str) {
         let burst = programs::wrk(through, "/small", scale().burst_seconds);
-        assert!(burst.requests > 64 && burst.errors.is_empty(), "{name}: {burst:?}");
+        assert!(
+            burst.requests > 64 && burst.errors.is_empty(),
+            "{name}: {burst:?}"
+        );
     }
 }
 
@@ -54,39 +66,80 @@ struct Shell {
 impl Shell {
     fn start() -> Shell {
         let folder = tempfile::tempdir().unwrap();
-        Shell { sshd: Sshd::start(folder.path(), ports::free()), folder }
+        Shell {
+            sshd: Sshd::start(folder.path(), ports::free()),
+            folder,
+        }
     }
 
     #[track_caller]
     fn check(&self, through: SocketAddr, name: &str) {
-        let session = self.sshd.ssh(through, "echo to standard output; echo to standard error >&2; exit 7");
-        assert_eq!((session.code, session.text().as_str()), (Some(7), "to standard output\n"), "{name}: {}", session.errors);
-        let [local, there, back] = ["local", "there", "back"].map(|file| self.folder.path().join(file));
+        let session = self.sshd.ssh(
+            through,
+            "echo to standard output; echo to standard error >&2; exit 7",
+        );
+        assert_eq!(
+            (session.code, session.text().as_str()),
+            (Some(7), "to standard output\n"),
+            "{name}: {}",
+            session.errors
+        );
+        let [local, there, back] =
+            ["local", "there", "back"].map(|file| self.folder.path().join(file));
         let content = bytes::mixed(3, scale().file_bytes / 4);
         fs::write(&local, &content).unwrap();
         self.sshd.copy_to(through, &local, &there).succeeded();
-        assert_eq!(bytes::sha256(&fs::read(&there).unwrap()), bytes::sha256(&content), "{name}: to the service");
+        assert_eq!(
+            bytes::sha256(&fs::read(&there).unwrap()),
+            bytes::sha256(&content),
+            "{name}: to the service"
+        );
         self.sshd.copy_from(through, &there, &back).succeeded();
-        assert_eq!(bytes::sha256(&fs::read(&back).unwrap()), bytes::sha256(&content), "{name}: from the service");
+        assert_eq!(
+            bytes::sha256(&fs::read(&back).unwrap()),
+            bytes::sha256(&content),
+            "{name}: from the service"
+        );
     }
 }
 
 /// Rows that PostgreSQL makes up itself.
 fn rows() -> String {
-    format!("copy (select number, md5(number::text) from generate_series(1, {}) number) to stdout", scale().rows)
+    format!(
+        "copy (select number, md5(number::text) from generate_series(1, {}) number) to stdout",
+        scale().rows
+    )
 }
 
 #[track_caller]
 fn check_database(database: &Postgres, through: SocketAddr, name: &str) {
-    assert_eq!(postgres::psql(through, "select 6 * 7").succeeded().text(), "42\n", "{name}");
+    assert_eq!(
+        postgres::psql(through, "select 6 * 7").succeeded().text(),
+        "42\n",
+        "{name}"
+    );
     let expected = postgres::psql(database.address(), &rows()).succeeded().out;
     let fetched = postgres::psql(through, &rows()).succeeded().out;
-    assert_eq!(bytes::sha256(&fetched), bytes::sha256(&expected), "{name}: COPY TO");
-    postgres::psql(through, "drop table if exists copied; create table copied (number int, text text)").succeeded();
+    assert_eq!(
+        bytes::sha256(&fetched),
+        bytes::sha256(&expected),
+        "{name}: COPY TO"
+    );
+    postgres::psql(
+        through,
+        "drop table if exists copied; create table copied (number int, text text)",
+    )
+    .succeeded();
     postgres::psql_with(through, "copy copied from stdin", &fetched).succeeded();
-    let count =
-        format!("select count(*), count(*) filter (where text = md5(number::text)) from copied where number <= {}", scale().rows);
-    assert_eq!(postgres::psql(through, &count).succeeded().text(), format!("{0}|{0}\n", scale().rows), "{name}: COPY FROM");
+    let count = format!(
+        "select count(*), count(*) filter (where text = md5(number::text)) from copied where number <= {}",
+        scale().rows
+    );
+    assert_eq!(
+        postgres::psql(through, &count).succeeded().text(),
+        format!("{0}|{0}\n", scale().rows),
+        "{name}: COPY FROM"
+    );
 }
 
 #[test]
@@ -101,7 +154,10 @@ fn curl_fetches_a_file_whole_with_every_pair_of_methods() {
 #[test]
 fn ssh_and_scp_work_with_every_pair_of_methods() {
     let shell = Shell::start();
-    let tunnel = Tunnel::start(Front::Direct, Port::for_each(&Methods::all(), shell.sshd.address()));
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        Port::for_each(&Methods::all(), shell.sshd.address()),
+    );
     for methods in Methods::all() {
         shell.check(tunnel.local(methods), &methods.to_string());
     }
@@ -111,7 +167,10 @@ fn ssh_and_scp_work_with_every_pair_of_methods() {
 fn psql_queries_and_copies_with_every_pair_of_methods() {
     let folder = tempfile::tempdir().unwrap();
     let database = Postgres::start(folder.path(), ports::free());
-    let tunnel = Tunnel::start(Front::Direct, Port::for_each(&Methods::all(), database.address()));
+    let tunnel = Tunnel::start(
+        Front::Direct,
+        Port::for_each(&Methods::all(), database.address()),
+    );
     for methods in Methods::all() {
         check_database(&database, tunnel.local(methods), &methods.to_string());
     }
@@ -147,15 +206,27 @@ fn check_all_programs(front: Front) {
     let mut all = Vec::new();
     for methods in Methods::TWO {
         all.push(Port::new(format!("web {methods}"), web.address, methods));
-        all.push(Port::new(format!("shell {methods}"), shell.sshd.address(), methods));
-        all.push(Port::new(format!("database {methods}"), database.address(), methods));
+        all.push(Port::new(
+            format!("shell {methods}"),
+            shell.sshd.address(),
+            methods,
+        ));
+        all.push(Port::new(
+            format!("database {methods}"),
+            database.address(),
+            methods,
+        ));
     }
     let tunnel = Tunnel::start(front, all);
     for methods in Methods::TWO {
         let name = format!("{front:?} {methods}");
         web.check_fetch(tunnel.local(format!("web {methods}")), &name);
         shell.check(tunnel.local(format!("shell {methods}")), &name);
-        check_database(&database, tunnel.local(format!("database {methods}")), &name);
+        check_database(
+            &database,
+            tunnel.local(format!("database {methods}")),
+            &name,
+        );
         web.check_burst(tunnel.local(format!("web {methods}")), &name);
     }
 }

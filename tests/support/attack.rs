@@ -72,15 +72,21 @@ impl HostileLink {
             match self.peer.look() {
                 Heard::Nothing => return,
                 Heard::End => return self.has_ended = true,
-                Heard::Message(message) => match Frame::decode(message).expect("what the master sends is a frame") {
-                    Frame::Ping(token) => self.peer.send(&Frame::Pong(token)),
-                    Frame::Pause(channel) => drop(self.paused.insert(channel)),
-                    Frame::Resume(channel) => drop(self.paused.remove(&channel)),
-                    Frame::Close { channel, notice } => drop(self.closed.insert(channel, notice.code)),
-                    Frame::Data { channel, payload } => self.data.entry(channel).or_default().push_back(payload),
-                    Frame::Error(notice) => self.error = Some(notice),
-                    _ => {}
-                },
+                Heard::Message(message) => {
+                    match Frame::decode(message).expect("what the master sends is a frame") {
+                        Frame::Ping(token) => self.peer.send(&Frame::Pong(token)),
+                        Frame::Pause(channel) => drop(self.paused.insert(channel)),
+                        Frame::Resume(channel) => drop(self.paused.remove(&channel)),
+                        Frame::Close { channel, notice } => {
+                            drop(self.closed.insert(channel, notice.code))
+                        }
+                        Frame::Data { channel, payload } => {
+                            self.data.entry(channel).or_default().push_back(payload)
+                        }
+                        Frame::Error(notice) => self.error = Some(notice),
+                        _ => {}
+                    }
+                }
             }
         }
     }
@@ -92,7 +98,11 @@ impl HostileLink {
 
     /// Waits until it is told something.
     #[track_caller]
-    pub fn wait_until<T>(&mut self, what: &str, mut told: impl FnMut(&mut HostileLink) -> Option<T>) -> T {
+    pub fn wait_until<T>(
+        &mut self,
+        what: &str,
+        mut told: impl FnMut(&mut HostileLink) -> Option<T>,
+    ) -> T {
         wait::until(what, || {
             self.hear();
             told(self)
@@ -113,7 +123,11 @@ impl HostileLink {
     fn data_of(&mut self, channel: u32) -> Bytes {
         self.wait_until("the other end sends", |link| {
             let next = link.data.get_mut(&channel).and_then(VecDeque::pop_front);
-            assert!(next.is_some() || !link.closed.contains_key(&channel), "the channel is closed: {:?}", link.closed);
+            assert!(
+                next.is_some() || !link.closed.contains_key(&channel),
+                "the channel is closed: {:?}",
+                link.closed
+            );
             next
         })
     }
@@ -136,20 +150,52 @@ impl RawTunnel {
     #[track_caller]
     pub fn attach(link: &mut HostileLink, channel: u32, keys: &PortKeys) -> RawTunnel {
         let (answer, session) = shake_hands(link, channel, keys, None, None);
-        let Answer::Accept { tunnel: id, instance, grant, .. } = answer else { panic!("not accepted: {answer:?}") };
+        let Answer::Accept {
+            tunnel: id,
+            instance,
+            grant,
+            ..
+        } = answer
+        else {
+            panic!("not accepted: {answer:?}")
+        };
         let secret = session.tunnel_secret();
         let (sealer, opener) = session.initiator(EncryptMethod::Aes128Gcm);
-        RawTunnel { channel, sealer, opener, id, instance, secret, grant }
+        RawTunnel {
+            channel,
+            sealer,
+            opener,
+            id,
+            instance,
+            secret,
+            grant,
+        }
     }
 
     /// The same tunnel on another channel, to which it moves.
     #[track_caller]
     pub fn moved(&self, link: &mut HostileLink, channel: u32, keys: &PortKeys) -> RawTunnel {
-        let resumption = Resumption { tunnel: self.id, attempt: 1, moves: true };
-        let (answer, session) = shake_hands(link, channel, keys, Some(self.instance), Some(resumption));
-        assert!(matches!(answer, Answer::Resume { moves: true }), "{answer:?}");
-        let (sealer, opener) = session.resuming(&self.secret).initiator(EncryptMethod::Aes128Gcm);
-        RawTunnel { channel, sealer, opener, secret: self.secret.clone(), ..*self }
+        let resumption = Resumption {
+            tunnel: self.id,
+            attempt: 1,
+            moves: true,
+        };
+        let (answer, session) =
+            shake_hands(link, channel, keys, Some(self.instance), Some(resumption));
+        assert!(
+            matches!(answer, Answer::Resume { moves: true }),
+            "{answer:?}"
+        );
+        let (sealer, opener) = session
+            .resuming(&self.secret)
+            .initiator(EncryptMethod::Aes128Gcm);
+        RawTunnel {
+            channel,
+            sealer,
+            opener,
+            secret: self.secret.clone(),
+            ..*self
+        }
     }
 
     /// Waits until the server has handled everything that was sent.
@@ -160,7 +206,9 @@ impl RawTunnel {
         link.send([ping]);
         loop {
             let mut message = BytesMut::from(&link.data_of(self.channel)[..]);
-            self.opener.open(&mut message).expect("what the server sends opens");
+            self.opener
+                .open(&mut message)
+                .expect("what the server sends opens");
             if bytes::contains(&message, &tunnel_frames::pong(TOKEN)) {
                 return;
             }
@@ -171,8 +219,13 @@ impl RawTunnel {
     pub fn sealed(&mut self, message: &[u8]) -> Frame {
         let mut payload = BytesMut::with_capacity(message.len() + OVERHEAD);
         payload.extend_from_slice(message);
-        self.sealer.seal(&mut payload, 0).expect("there are message numbers left");
-        Frame::Data { channel: self.channel, payload: payload.freeze() }
+        self.sealer
+            .seal(&mut payload, 0)
+            .expect("there are message numbers left");
+        Frame::Data {
+            channel: self.channel,
+            payload: payload.freeze(),
+        }
     }
 }
 
@@ -185,29 +238,60 @@ fn shake_hands(
     resume: Option<Resumption>,
 ) -> (Answer, report::crypto::SessionKeys) {
     let tunnel::Methods { encrypt, compress } = tunnel::Methods::USUAL;
-    let methods = Methods { encrypt: encrypt.to_owned(), compress: compress.to_owned() };
-    let grant = Grant { stream_window: 0, tunnel_window: 0, zstd_contexts: 0 };
-    let offer = serde_json::to_vec(&Offer { version: VERSION, methods, grant, resume }).expect("JSON of an offer");
-    let (initiator, message) = Initiator::start(&keys.psk, keys.id, &offer, peer::random()).expect("a first message");
+    let methods = Methods {
+        encrypt: encrypt.to_owned(),
+        compress: compress.to_owned(),
+    };
+    let grant = Grant {
+        stream_window: 0,
+        tunnel_window: 0,
+        zstd_contexts: 0,
+    };
+    let offer = serde_json::to_vec(&Offer {
+        version: VERSION,
+        methods,
+        grant,
+        resume,
+    })
+    .expect("JSON of an offer");
+    let (initiator, message) =
+        Initiator::start(&keys.psk, keys.id, &offer, peer::random()).expect("a first message");
     link.send([Frame::Attach {
         channel,
-        header: AttachHeader { port: keys.id, instance, avoid: Vec::new() },
+        header: AttachHeader {
+            port: keys.id,
+            instance,
+            avoid: Vec::new(),
+        },
         message: message.into(),
     }]);
-    let (payload, session) = initiator.finish(&link.data_of(channel)).expect("an answer of a server with the port key");
-    (serde_json::from_slice(&payload).expect("an answer"), session)
+    let (payload, session) = initiator
+        .finish(&link.data_of(channel))
+        .expect("an answer of a server with the port key");
+    (
+        serde_json::from_slice(&payload).expect("an answer"),
+        session,
+    )
 }
 
 /// The frames of a tunnel (PROTOCOL 9.1), encoded.
 pub mod tunnel_frames {
     /// OPEN with an empty window.
     pub fn open(stream: u64, details: &[u8]) -> Vec<u8> {
-        [numbers(1, &[stream, 0, details.len() as u64]), details.to_vec()].concat()
+        [
+            numbers(1, &[stream, 0, details.len() as u64]),
+            details.to_vec(),
+        ]
+        .concat()
     }
 
     /// DATA.
     pub fn data(stream: u64, offset: u64, bytes: &[u8]) -> Vec<u8> {
-        [numbers(2, &[stream, offset, bytes.len() as u64]), bytes.to_vec()].concat()
+        [
+            numbers(2, &[stream, offset, bytes.len() as u64]),
+            bytes.to_vec(),
+        ]
+        .concat()
     }
 
     /// PING.
@@ -224,7 +308,9 @@ pub mod tunnel_frames {
         let all = values.iter().flat_map(|&value| match value {
             0..0x40 => vec![value as u8],
             0x40..0x4000 => (value as u16 | 0x4000).to_be_bytes().to_vec(),
-            _ => (u32::try_from(value).expect("a small number") | 0x8000_0000).to_be_bytes().to_vec(),
+            _ => (u32::try_from(value).expect("a small number") | 0x8000_0000)
+                .to_be_bytes()
+                .to_vec(),
         });
         [kind].into_iter().chain(all).collect()
     }
@@ -305,14 +391,28 @@ impl Watch {
                 wait::pause(Duration::from_millis(100));
             }
         });
-        Watch { before, log_before: role.log().len(), peak, thread: Some(thread) }
+        Watch {
+            before,
+            log_before: role.log().len(),
+            peak,
+            thread: Some(thread),
+        }
     }
 
     /// What it has cost until now.
     pub fn cost(&self, role: &Daemon) -> Cost {
         let cost = Cost {
-            memory: self.peak.memory.load(Relaxed).max(memory::resident_bytes(role.pid())).saturating_sub(self.before),
-            files: self.peak.files.load(Relaxed).max(files::open_files(role.pid())),
+            memory: self
+                .peak
+                .memory
+                .load(Relaxed)
+                .max(memory::resident_bytes(role.pid()))
+                .saturating_sub(self.before),
+            files: self
+                .peak
+                .files
+                .load(Relaxed)
+                .max(files::open_files(role.pid())),
             log: role.log().len() - self.log_before,
         };
         println!("{cost:?}");

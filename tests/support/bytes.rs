@@ -8,7 +8,9 @@ use aws_lc_rs::digest;
 /// give the same bytes.
 pub fn mixed(seed: u64, length: usize) -> Vec<u8> {
     const BLOCK: usize = 48 * 1024;
-    const WORDS: [&str; 8] = ["tunnel ", "master ", "stream ", "window ", "channel ", "link\n", "port ", "relay "];
+    const WORDS: [&str; 8] = [
+        "tunnel ", "master ", "stream ", "window ", "channel ", "link\n", "port ", "relay ",
+    ];
     let mut random = fastrand::Rng::with_seed(seed);
     let mut content = Vec::with_capacity(length + BLOCK);
     while content.len() < length {
@@ -46,7 +48,9 @@ pub fn hexadecimal(content: &[u8]) -> String {
 
 /// Whether the needle is anywhere in the bytes.
 pub fn contains(content: &[u8], needle: &[u8]) -> bool {
-    let Some((first, rest)) = needle.split_first() else { return true };
+    let Some((first, rest)) = needle.split_first() else {
+        return true;
+    };
     let mut from = 0;
     while let Some(at) = content[from..].iter().position(|byte| byte == first) {
         from += at + 1;

@@ -33,11 +33,17 @@ impl Authority {
     pub fn named(folder: &Path, name: &str) -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters without names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        let issuer =
-            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a self-signed certificate");
-        let authority = Authority { folder: folder.to_owned(), issuer };
-        fs::write(authority.path(), authority.issuer.pem()).expect("the authority's file is written");
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
+            .expect("a self-signed certificate");
+        let authority = Authority {
+            folder: folder.to_owned(),
+            issuer,
+        };
+        fs::write(authority.path(), authority.issuer.pem())
+            .expect("the authority's file is written");
         authority
     }
 
@@ -54,9 +60,12 @@ impl Authority {
     /// The same, changed.
     pub fn leaf_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
         let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(NAMES.map(str::to_owned)).expect("parameters for loopback");
+        let mut params =
+            CertificateParams::new(NAMES.map(str::to_owned)).expect("parameters for loopback");
         change(&mut params);
-        let certificate = params.signed_by(&key, &self.issuer).expect("a signed certificate");
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .expect("a signed certificate");
         write(&self.folder, name, &certificate.pem(), &key)
     }
 }
@@ -65,11 +74,22 @@ impl Authority {
 pub fn self_signed(folder: &Path, name: &str) -> Leaf {
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(NAMES.map(str::to_owned)).expect("parameters for loopback");
-    write(folder, name, &params.self_signed(&key).expect("a self-signed certificate").pem(), &key)
+    write(
+        folder,
+        name,
+        &params
+            .self_signed(&key)
+            .expect("a self-signed certificate")
+            .pem(),
+        &key,
+    )
 }
 
 fn write(folder: &Path, name: &str, certificate: &str, key: &KeyPair) -> Leaf {
-    let leaf = Leaf { cert: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
+    let leaf = Leaf {
+        cert: folder.join(format!("{name}.pem")),
+        key: folder.join(format!("{name}.key")),
+    };
     fs::write(&leaf.cert, certificate).expect("the certificate is written");
     fs::write(&leaf.key, key.serialize_pem()).expect("the key is written");
     leaf

@@ -21,7 +21,9 @@ pub struct Content {
 impl Content {
     /// Fills the block with what stands from the offset on, and gives the part of it that was filled.
     pub fn fill<'a>(&self, offset: u64, block: &'a mut [u8]) -> &'a [u8] {
-        let length = block.len().min(usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX));
+        let length = block
+            .len()
+            .min(usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX));
         let mut filled = 0;
         while filled < length {
             let at = offset + filled as u64;
@@ -50,7 +52,11 @@ impl Content {
         if expected == received {
             return None;
         }
-        let equal = expected.iter().zip(received).take_while(|(expected, received)| expected == received).count();
+        let equal = expected
+            .iter()
+            .zip(received)
+            .take_while(|(expected, received)| expected == received)
+            .count();
         Some(offset + equal as u64)
     }
 }

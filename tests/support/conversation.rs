@@ -21,27 +21,47 @@ pub struct Conversation {
 impl Conversation {
     /// Starts the program.
     pub fn start(command: &mut Command) -> Conversation {
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = piped.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let piped = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = piped
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (sender, answers) = mpsc::channel();
         let output = BufReader::new(child.stdout.take().expect("a piped standard output"));
         let errors = BufReader::new(child.stderr.take().expect("a piped standard error"));
         let said = sender.clone();
         let listeners = vec![
-            thread::spawn(move || output.lines().map_while(Result::ok).for_each(|line| drop(said.send(line)))),
             thread::spawn(move || {
-                errors.lines().map_while(Result::ok).for_each(|line| drop(sender.send(format!("error: {line}"))))
+                output
+                    .lines()
+                    .map_while(Result::ok)
+                    .for_each(|line| drop(said.send(line)))
+            }),
+            thread::spawn(move || {
+                errors
+                    .lines()
+                    .map_while(Result::ok)
+                    .for_each(|line| drop(sender.send(format!("error: {line}"))))
             }),
         ];
         let input = child.stdin.take();
-        Conversation { child, input, answers, listeners }
+        Conversation {
+            child,
+            input,
+            answers,
+            listeners,
+        }
     }
 
     /// Says a line.
     #[track_caller]
     pub fn say(&mut self, line: &str) {
         let input = self.input.as_mut().expect("a conversation that goes on");
-        input.write_all(format!("{line}\n").as_bytes()).expect("the program listens");
+        input
+            .write_all(format!("{line}\n").as_bytes())
+            .expect("the program listens");
         input.flush().expect("the program listens");
     }
 
@@ -50,7 +70,10 @@ impl Conversation {
     pub fn hear(&mut self) -> String {
         match self.answers.recv_timeout(wait::PATIENCE) {
             Ok(line) => line,
-            Err(error) => panic!("the program says nothing ({error}) and has ended with {:?}", self.child.try_wait()),
+            Err(error) => panic!(
+                "the program says nothing ({error}) and has ended with {:?}",
+                self.child.try_wait()
+            ),
         }
     }
 
@@ -65,7 +88,10 @@ impl Conversation {
     pub fn finish(mut self) -> (Option<i32>, Vec<String>) {
         self.input = None;
         let status = wait::within(wait::PATIENCE, || self.child.try_wait().ok().flatten());
-        (status.and_then(|status| status.code()), self.answers.try_iter().collect())
+        (
+            status.and_then(|status| status.code()),
+            self.answers.try_iter().collect(),
+        )
     }
 }
 

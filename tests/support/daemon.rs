@@ -54,7 +54,11 @@ static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 /// Kills all daemons: this process is about to end without their guards.
 pub fn kill_all() {
-    for pid in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+    for pid in RUNNING
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+    {
         send(Signal::Kill, &format!("-{pid}"));
     }
 }
@@ -73,7 +77,11 @@ impl Daemon {
     /// Starts the command with both its outputs in `NAME.log` of the folder (appended to when it is there).
     pub fn start(name: &str, folder: &Path, command: &mut Command) -> Daemon {
         let log = folder.join(format!("{name}.log"));
-        let output = File::options().create(true).append(true).open(&log).expect("the log file opens");
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("the log file opens");
         let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a second handle of the log file"))
@@ -82,8 +90,17 @@ impl Daemon {
             .spawn()
             .unwrap_or_else(|error| panic!("{name} starts ({command:?}): {error}"));
         super::watchdog::watch();
-        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(child.id());
-        Daemon { name: name.to_owned(), child, log, ask: Signal::Terminate, ended: None }
+        RUNNING
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(child.id());
+        Daemon {
+            name: name.to_owned(),
+            child,
+            log,
+            ask: Signal::Terminate,
+            ended: None,
+        }
     }
 
     /// Asks it to end with another signal than SIGTERM.
@@ -97,7 +114,11 @@ impl Daemon {
     pub fn wait_ready(&mut self, mut probe: impl FnMut() -> bool) {
         let name = self.name.clone();
         wait::until(&format!("{name} is ready"), || {
-            assert!(!self.has_ended(), "{name} ended before it was ready:\n{}", self.log_tail());
+            assert!(
+                !self.has_ended(),
+                "{name} ended before it was ready:\n{}",
+                self.log_tail()
+            );
             probe().then_some(())
         });
     }
@@ -115,10 +136,19 @@ impl Daemon {
     /// Waits for a line that has all these words in it, and gives it back.
     #[track_caller]
     pub fn wait_for_line(&self, words: &[&str]) -> String {
-        let find = || self.log().lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned);
+        let find = || {
+            self.log()
+                .lines()
+                .find(|line| words.iter().all(|word| line.contains(word)))
+                .map(str::to_owned)
+        };
         match wait::within(wait::PATIENCE, find) {
             Some(line) => line,
-            None => panic!("{} wrote no line with {words:?}:\n{}", self.name, self.log_tail()),
+            None => panic!(
+                "{} wrote no line with {words:?}:\n{}",
+                self.name,
+                self.log_tail()
+            ),
         }
     }
 
@@ -145,7 +175,10 @@ impl Daemon {
     pub fn wait_for_end(&mut self, limit: Duration) -> Option<ExitStatus> {
         if self.ended.is_none() {
             wait::within(limit, || is_dead(self.child.id()).then_some(()))?;
-            RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid());
+            RUNNING
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&self.pid());
             // Not waited for yet, so that its number still names this group and nobody else's.
             send(Signal::Kill, &format!("-{}", self.pid()));
             self.ended = self.child.wait().ok();
@@ -172,7 +205,8 @@ impl Daemon {
             return status;
         }
         send(Signal::Kill, &format!("-{}", self.pid()));
-        self.wait_for_end(GRACE).unwrap_or_else(|| ExitStatus::from_raw(9))
+        self.wait_for_end(GRACE)
+            .unwrap_or_else(|| ExitStatus::from_raw(9))
     }
 
     fn log_tail(&self) -> String {
@@ -186,19 +220,29 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.stop();
         if std::thread::panicking() {
-            eprintln!("-- the last lines of {}:\n{}\n--", self.name, self.log_tail());
+            eprintln!(
+                "-- the last lines of {}:\n{}\n--",
+                self.name,
+                self.log_tail()
+            );
         }
     }
 }
 
 fn send(signal: Signal, target: &str) {
     // A target that is gone already is what was wanted.
-    let _ = Command::new("kill").args(["-s", signal.name(), "--", target]).stderr(Stdio::null()).status();
+    let _ = Command::new("kill")
+        .args(["-s", signal.name(), "--", target])
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// Whether the process has ended, waited for or not.
 fn is_dead(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
     // The name in parentheses may hold anything; the state follows the last of them.
-    stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ")
+        .is_none_or(|(_, fields)| fields.starts_with(['Z', 'X']))
 }

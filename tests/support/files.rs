@@ -6,13 +6,26 @@ use super::programs;
 
 /// Descriptors that a running process has open.
 pub fn open_files(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("the descriptors of a running process").count()
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("the descriptors of a running process")
+        .count()
 }
 
 /// Lets this process, and those that it starts, open as many files as the system allows.
 pub fn raise_limit() {
-    let limit = programs::run(Command::new("prlimit").args(["--nofile", "--output", "HARD", "--noheadings"])).text();
+    let limit = programs::run(Command::new("prlimit").args([
+        "--nofile",
+        "--output",
+        "HARD",
+        "--noheadings",
+    ]))
+    .text();
     let pid = std::process::id().to_string();
     let hard = limit.trim();
-    programs::run(Command::new("prlimit").args(["--pid", &pid]).arg(format!("--nofile={hard}:{hard}"))).succeeded();
+    programs::run(
+        Command::new("prlimit")
+            .args(["--pid", &pid])
+            .arg(format!("--nofile={hard}:{hard}")),
+    )
+    .succeeded();
 }

@@ -65,27 +65,59 @@ impl Front {
     pub fn start(kind: Kind, place: &Place<'_>, instead: &[(&'static str, &'static str)]) -> Front {
         let (address, admin) = (ports::free(), ports::free());
         if kind == Kind::Nginx {
-            let tuning = nginx::Tuning { main: "worker_shutdown_timeout 1s;", instead: instead.to_vec() };
+            let tuning = nginx::Tuning {
+                main: "worker_shutdown_timeout 1s;",
+                instead: instead.to_vec(),
+            };
             let leaf = Some(place.leaf);
-            let shipped = nginx::Shipped { file: kind.file(), master: place.master, leaf, root: place.root, tuning: &tuning };
+            let shipped = nginx::Shipped {
+                file: kind.file(),
+                master: place.master,
+                leaf,
+                root: place.root,
+                tuning: &tuning,
+            };
             let daemon = nginx::front(place.folder, address, &shipped);
-            return Front { kind, address, daemon, file: String::new(), admin };
+            return Front {
+                kind,
+                address,
+                daemon,
+                file: String::new(),
+                admin,
+            };
         }
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx").join(kind.file());
-        let mut text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("nginx")
+            .join(kind.file());
+        let mut text =
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut put = |shipped: &str, meant: &str| {
             assert!(text.contains(shipped), "{} names {shipped}", kind.file());
             text = text.replace(shipped, meant);
         };
         put("127.0.0.1:51324", &place.master.to_string());
-        settings(kind, place, address, admin).iter().for_each(|(shipped, meant)| put(shipped, meant));
-        instead.iter().for_each(|(shipped, meant)| put(shipped, meant));
+        settings(kind, place, address, admin)
+            .iter()
+            .for_each(|(shipped, meant)| put(shipped, meant));
+        instead
+            .iter()
+            .for_each(|(shipped, meant)| put(shipped, meant));
         let file = place.folder.join(kind.file());
         fs::write(&file, text).expect("the configuration is written");
         let file = file.display().to_string();
-        let mut daemon = Daemon::start("front", place.folder, &mut command(kind, place.folder, &file));
+        let mut daemon = Daemon::start(
+            "front",
+            place.folder,
+            &mut command(kind, place.folder, &file),
+        );
         daemon.wait_ready(|| ports::is_listened_at(address));
-        Front { kind, address, daemon, file, admin }
+        Front {
+            kind,
+            address,
+            daemon,
+            file,
+            admin,
+        }
     }
 
     /// Has it read its configuration again, and end what the old one still serves within a second or so.
@@ -95,7 +127,14 @@ impl Front {
             Kind::Nginx | Kind::NginxStream => self.daemon.signal(Signal::Hangup),
             Kind::Caddy => {
                 let mut caddy = programs::command("caddy");
-                caddy.args(["reload", "--force", "--adapter", "caddyfile", "--config", &self.file]);
+                caddy.args([
+                    "reload",
+                    "--force",
+                    "--adapter",
+                    "caddyfile",
+                    "--config",
+                    &self.file,
+                ]);
                 programs::run(caddy.args(["--address", &self.admin.to_string()])).succeeded();
             }
         }
@@ -103,12 +142,24 @@ impl Front {
 }
 
 /// What is otherwise on a test's machine than on an operator's, in a shipped file's words.
-fn settings(kind: Kind, place: &Place<'_>, address: SocketAddr, admin: SocketAddr) -> Vec<(&'static str, String)> {
-    let Place { site, root, leaf, folder, .. } = place;
+fn settings(
+    kind: Kind,
+    place: &Place<'_>,
+    address: SocketAddr,
+    admin: SocketAddr,
+) -> Vec<(&'static str, String)> {
+    let Place {
+        site,
+        root,
+        leaf,
+        folder,
+        ..
+    } = place;
     match kind {
         Kind::Haproxy => {
             let pem = folder.join("haproxy.pem");
-            let both = [&leaf.cert, &leaf.key].map(|file| fs::read_to_string(file).expect("the certificate's files"));
+            let both = [&leaf.cert, &leaf.key]
+                .map(|file| fs::read_to_string(file).expect("the certificate's files"));
             fs::write(&pem, both.concat()).expect("both in one file");
             vec![
                 ("bind :::443 v4v6", format!("bind {address}")),
@@ -124,10 +175,26 @@ fn settings(kind: Kind, place: &Place<'_>, address: SocketAddr, admin: SocketAdd
             ("maxconn 20000", "maxconn 200".to_owned()),
         ],
         Kind::Caddy => vec![
-            ("\tgrace_period 10s", format!("\tgrace_period 1s\n\tauto_https disable_redirects\n\tadmin {admin}")),
-            ("tunnel.example.com {", format!("https://localhost:{} {{\n\tbind {}", address.port(), address.ip())),
-            ("/etc/ssl/report/fullchain.pem", leaf.cert.display().to_string()),
-            ("/etc/ssl/report/privkey.pem", leaf.key.display().to_string()),
+            (
+                "\tgrace_period 10s",
+                format!("\tgrace_period 1s\n\tauto_https disable_redirects\n\tadmin {admin}"),
+            ),
+            (
+                "tunnel.example.com {",
+                format!(
+                    "https://localhost:{} {{\n\tbind {}",
+                    address.port(),
+                    address.ip()
+                ),
+            ),
+            (
+                "/etc/ssl/report/fullchain.pem",
+                leaf.cert.display().to_string(),
+            ),
+            (
+                "/etc/ssl/report/privkey.pem",
+                leaf.key.display().to_string(),
+            ),
             ("/var/www/html", root.display().to_string()),
         ],
         Kind::NginxStream => vec![
@@ -165,7 +232,10 @@ fn command(kind: Kind, folder: &Path, file: &str) -> Command {
         }
         Kind::Nginx | Kind::NginxStream => {
             let mut nginx = Command::new("nginx");
-            nginx.args(["-e", "stderr", "-p"]).arg(folder).args(["-c", file, "-g", "daemon off;"]);
+            nginx
+                .args(["-e", "stderr", "-p"])
+                .arg(folder)
+                .args(["-c", file, "-g", "daemon off;"]);
             nginx
         }
     }

@@ -41,7 +41,15 @@ pub struct Scale {
 /// `full` is what the release is proven with, everything else what is run at each change.
 pub fn scale() -> Scale {
     match std::env::var("REPORT_TEST_SCALE").as_deref() {
-        Ok("full") => Scale { file_bytes: 1 << 30, rows: 1_000_000, burst_seconds: 10 },
-        _ => Scale { file_bytes: 16 << 20, rows: 50_000, burst_seconds: 1 },
+        Ok("full") => Scale {
+            file_bytes: 1 << 30,
+            rows: 1_000_000,
+            burst_seconds: 10,
+        },
+        _ => Scale {
+            file_bytes: 16 << 20,
+            rows: 50_000,
+            burst_seconds: 1,
+        },
     }
 }

@@ -23,12 +23,25 @@ pub fn file_server_within(
     address: SocketAddr,
     root: &Path,
 ) -> Daemon {
-    run("web", folder, &format!("server {{ listen {address}; root {}; }}", root.display()), "", within, is_ready)
+    run(
+        "web",
+        folder,
+        &format!("server {{ listen {address}; root {}; }}", root.display()),
+        "",
+        within,
+        is_ready,
+    )
 }
 
 /// Stands in front of a master with one of the files under nginx/ as it is shipped, but for addresses and paths.
 pub fn front(folder: &Path, address: SocketAddr, shipped: &Shipped<'_>) -> Daemon {
-    start("front", folder, address, &shipped.site(address), shipped.tuning.main)
+    start(
+        "front",
+        folder,
+        address,
+        &shipped.site(address),
+        shipped.tuning.main,
+    )
 }
 
 /// A file under nginx/ and what stands in it for the test.
@@ -53,8 +66,11 @@ pub struct Tuning {
 
 impl Shipped<'_> {
     fn site(&self, address: SocketAddr) -> String {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx").join(self.file);
-        let mut site = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("nginx")
+            .join(self.file);
+        let mut site =
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut put = |written: &str, meant: &str| {
             assert!(site.contains(written), "{} names {written}", self.file);
             site = site.replace(written, meant);
@@ -62,38 +78,69 @@ impl Shipped<'_> {
         put("127.0.0.1:51324", &self.master.to_string());
         put("tunnel.example.com", "localhost");
         put("/var/www/html", &self.root.display().to_string());
-        self.tuning.instead.iter().for_each(|(shipped, tuned)| put(shipped, tuned));
+        self.tuning
+            .instead
+            .iter()
+            .for_each(|(shipped, tuned)| put(shipped, tuned));
         if let Some(leaf) = self.leaf {
-            put("/etc/ssl/report/fullchain.pem", &leaf.cert.display().to_string());
-            put("/etc/ssl/report/privkey.pem", &leaf.key.display().to_string());
+            put(
+                "/etc/ssl/report/fullchain.pem",
+                &leaf.cert.display().to_string(),
+            );
+            put(
+                "/etc/ssl/report/privkey.pem",
+                &leaf.key.display().to_string(),
+            );
         }
-        site.lines().filter_map(|line| listen_at(line, address)).collect::<Vec<_>>().join("\n")
+        site.lines()
+            .filter_map(|line| listen_at(line, address))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
 /// The line with the test's address in place of the port that it listens at; lines for IPv6 are left out.
 fn listen_at(line: &str, address: SocketAddr) -> Option<String> {
-    let Some(rest) = line.trim_start().strip_prefix("listen ") else { return Some(line.to_owned()) };
+    let Some(rest) = line.trim_start().strip_prefix("listen ") else {
+        return Some(line.to_owned());
+    };
     let (port, rest) = rest.split_at(rest.find([' ', ';']).unwrap_or(rest.len()));
     (!port.starts_with('[')).then(|| format!("listen {address}{rest}"))
 }
 
 fn start(name: &str, folder: &Path, address: SocketAddr, site: &str, main: &str) -> Daemon {
-    run(name, folder, site, main, &[], || std::net::TcpStream::connect(address).is_ok())
+    run(name, folder, site, main, &[], || {
+        std::net::TcpStream::connect(address).is_ok()
+    })
 }
 
-fn run(name: &str, folder: &Path, site: &str, main: &str, within: &[String], is_ready: impl FnMut() -> bool) -> Daemon {
+fn run(
+    name: &str,
+    folder: &Path,
+    site: &str,
+    main: &str,
+    within: &[String],
+    is_ready: impl FnMut() -> bool,
+) -> Daemon {
     let home = folder.join(name);
     fs::create_dir_all(&home).expect("a folder for nginx");
     let configuration = home.join("nginx.conf");
     fs::write(&configuration, complete(&home, site, main)).expect("the configuration is written");
     let command = || {
         let mut nginx = programs::within(within, "nginx");
-        nginx.args(["-e", "stderr", "-p"]).arg(&home).arg("-c").arg(&configuration);
+        nginx
+            .args(["-e", "stderr", "-p"])
+            .arg(&home)
+            .arg("-c")
+            .arg(&configuration);
         nginx
     };
     let checked = command().arg("-t").output().expect("nginx runs");
-    assert!(checked.status.success(), "nginx -t: {}", String::from_utf8_lossy(&checked.stderr));
+    assert!(
+        checked.status.success(),
+        "nginx -t: {}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
     let mut daemon = Daemon::start(name, folder, command().args(["-g", "daemon off;"]));
     daemon.wait_ready(is_ready);
     daemon

@@ -65,21 +65,36 @@ impl Peer {
     pub fn try_connect(master: SocketAddr) -> Option<Peer> {
         let stream = TcpStream::connect(master).expect("a connection to the master");
         // The first answer may take as long as a busy machine wants; a single look is short.
-        stream.set_read_timeout(Some(wait::PATIENCE)).expect("a limit for reading");
-        let config = WebSocketConfig::default().read_buffer_size(4096).max_message_size(None).max_frame_size(None);
-        let upgraded = tungstenite::client::client_with_config(format!("ws://{master}/"), Steady(stream), Some(config));
+        stream
+            .set_read_timeout(Some(wait::PATIENCE))
+            .expect("a limit for reading");
+        let config = WebSocketConfig::default()
+            .read_buffer_size(4096)
+            .max_message_size(None)
+            .max_frame_size(None);
+        let upgraded = tungstenite::client::client_with_config(
+            format!("ws://{master}/"),
+            Steady(stream),
+            Some(config),
+        );
         upgraded.ok().map(|(socket, _)| Peer::over(socket))
     }
 
     /// Takes a role in as a master would, up to the WebSocket.
     pub fn accept(listener: &TcpListener) -> Peer {
         let (stream, _) = listener.accept().expect("a role connects");
-        stream.set_read_timeout(Some(wait::PATIENCE)).expect("a limit for reading");
+        stream
+            .set_read_timeout(Some(wait::PATIENCE))
+            .expect("a limit for reading");
         Peer::over(tungstenite::accept(Steady(stream)).expect("the role asks for a WebSocket"))
     }
 
     fn over(socket: WebSocket<Steady>) -> Peer {
-        socket.get_ref().0.set_read_timeout(Some(LOOK)).expect("a limit for one look");
+        socket
+            .get_ref()
+            .0
+            .set_read_timeout(Some(LOOK))
+            .expect("a limit for one look");
         socket.get_ref().0.set_nodelay(true).expect("no delay");
         Peer { socket }
     }
@@ -117,7 +132,12 @@ impl Peer {
             Ok(Message::Binary(message)) => Heard::Message(message),
             Ok(Message::Close(_)) => Heard::End,
             Ok(_) => Heard::Nothing,
-            Err(Error::Io(error)) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Err(Error::Io(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) =>
+            {
                 Heard::Nothing
             }
             Err(_) => Heard::End,
@@ -166,18 +186,36 @@ impl Peer {
     /// As a role: reads the challenge and says HELLO with the key; the challenge.
     #[track_caller]
     pub fn hello(&mut self, role: Role, key: &LinkKey, instance: Id, epoch: u64) -> Challenge {
-        self.try_hello(role, key, instance, epoch).expect("a challenge")
+        self.try_hello(role, key, instance, epoch)
+            .expect("a challenge")
     }
 
     /// The same; nothing when the connection ended instead.
     #[track_caller]
-    pub fn try_hello(&mut self, role: Role, key: &LinkKey, instance: Id, epoch: u64) -> Option<Challenge> {
+    pub fn try_hello(
+        &mut self,
+        role: Role,
+        key: &LinkKey,
+        instance: Id,
+        epoch: u64,
+    ) -> Option<Challenge> {
         let challenge = Challenge::parse(&self.message()?).expect("a challenge of our version");
         let nonce = Nonce(random());
-        let claims =
-            Claims { version: 1, role, instance, epoch, moves: false, quiet_seconds: 0, nonce, agent: "test".to_owned() };
+        let claims = Claims {
+            version: 1,
+            role,
+            instance,
+            epoch,
+            moves: false,
+            quiet_seconds: 0,
+            nonce,
+            agent: "test".to_owned(),
+        };
         let claims = Bytes::from(serde_json::to_vec(&claims).expect("JSON of the claims"));
-        self.send(&Frame::Hello { proof: key.prove_hello(&challenge, &claims), claims });
+        self.send(&Frame::Hello {
+            proof: key.prove_hello(&challenge, &claims),
+            claims,
+        });
         Some(challenge)
     }
 
@@ -186,13 +224,30 @@ impl Peer {
     pub fn welcome(&mut self, master_key: &LinkKey) -> Claims {
         let challenge = Challenge::new(random());
         self.say(Bytes::copy_from_slice(challenge.as_bytes()));
-        let Some(Frame::Hello { proof, claims }) = self.frame() else { panic!("the role says HELLO first") };
+        let Some(Frame::Hello { proof, claims }) = self.frame() else {
+            panic!("the role says HELLO first")
+        };
         let spoken: Claims = serde_json::from_slice(&claims).expect("claims");
-        let key = if spoken.role == Role::Server { master_key } else { &LinkKey::derive(None) };
-        assert!(key.verify_hello(&challenge, &claims, &proof), "the role proves its key");
-        let terms = Terms { version: 1, heartbeat_seconds: 20, max_channels: 1000, max_ports: 1000 };
+        let key = if spoken.role == Role::Server {
+            master_key
+        } else {
+            &LinkKey::derive(None)
+        };
+        assert!(
+            key.verify_hello(&challenge, &claims, &proof),
+            "the role proves its key"
+        );
+        let terms = Terms {
+            version: 1,
+            heartbeat_seconds: 20,
+            max_channels: 1000,
+            max_ports: 1000,
+        };
         let terms = Bytes::from(serde_json::to_vec(&terms).expect("JSON of the terms"));
-        self.send(&Frame::Welcome { proof: key.prove_welcome(&challenge, &spoken.nonce.0, &terms), terms });
+        self.send(&Frame::Welcome {
+            proof: key.prove_welcome(&challenge, &spoken.nonce.0, &terms),
+            terms,
+        });
         spoken
     }
 }

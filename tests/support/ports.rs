@@ -25,14 +25,19 @@ static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
 pub fn free() -> SocketAddr {
     super::watchdog::watch();
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let taken = taken.get_or_insert_with(|| Taken { numbers: HashSet::new(), reservations: Vec::new() });
+    let taken = taken.get_or_insert_with(|| Taken {
+        numbers: HashSet::new(),
+        reservations: Vec::new(),
+    });
     for _ in 0..10_000 {
         let port = fastrand::u16(RANGE);
         if taken.numbers.contains(&port) {
             continue;
         }
-        let (Ok(reservation), Ok(_)) = (UdpSocket::bind((RESERVATION, port)), TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
-        else {
+        let (Ok(reservation), Ok(_)) = (
+            UdpSocket::bind((RESERVATION, port)),
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)),
+        ) else {
             continue;
         };
         taken.numbers.insert(port);
@@ -49,8 +54,16 @@ pub fn is_listened_at(address: SocketAddr) -> bool {
         IpAddr::V4(ip) => ("/proc/net/tcp", ip.octets().to_vec()),
         IpAddr::V6(ip) => ("/proc/net/tcp6", ip.octets().to_vec()),
     };
-    let numbers = octets.chunks(4).map(|chunk| chunk.try_into().map_or(0, u32::from_ne_bytes));
-    let local = format!("{}:{:04X}", numbers.map(|number| format!("{number:08X}")).collect::<String>(), address.port());
+    let numbers = octets
+        .chunks(4)
+        .map(|chunk| chunk.try_into().map_or(0, u32::from_ne_bytes));
+    let local = format!(
+        "{}:{:04X}",
+        numbers
+            .map(|number| format!("{number:08X}"))
+            .collect::<String>(),
+        address.port()
+    );
     let sockets = std::fs::read_to_string(table).unwrap_or_default();
     sockets.lines().any(|line| {
         let mut fields = line.split_whitespace().skip(1);

@@ -26,23 +26,52 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster and starts it at this address.
     pub fn start(folder: &Path, address: SocketAddr) -> Postgres {
-        let home = tempfile::Builder::new().prefix("report-postgres-").tempdir().expect("a folder for PostgreSQL");
+        let home = tempfile::Builder::new()
+            .prefix("report-postgres-")
+            .tempdir()
+            .expect("a folder for PostgreSQL");
         if sshd::is_root() {
-            programs::run(Command::new("chown").arg("postgres:postgres").arg(home.path())).succeeded();
+            programs::run(
+                Command::new("chown")
+                    .arg("postgres:postgres")
+                    .arg(home.path()),
+            )
+            .succeeded();
         }
         let data = home.path().join("data");
         let mut initdb = server_program("initdb", home.path());
         initdb
-            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync", "--pgdata"])
+            .args([
+                "--auth=trust",
+                "--username=postgres",
+                "--encoding=UTF8",
+                "--no-locale",
+                "--no-sync",
+                "--pgdata",
+            ])
             .arg(&data);
         programs::run(&mut initdb).succeeded();
         let mut postgres = server_program("postgres", home.path());
-        postgres.arg("-D").arg(&data).arg("-k").arg(home.path()).args(["-c", "fsync=off", "-c", "shared_buffers=32MB"]);
-        postgres.arg("-h").arg(address.ip().to_string()).arg("-p").arg(address.port().to_string());
+        postgres
+            .arg("-D")
+            .arg(&data)
+            .arg("-k")
+            .arg(home.path())
+            .args(["-c", "fsync=off", "-c", "shared_buffers=32MB"]);
+        postgres
+            .arg("-h")
+            .arg(address.ip().to_string())
+            .arg("-p")
+            .arg(address.port().to_string());
         // SIGTERM would wait for the clients to leave.
-        let mut daemon = Daemon::start("postgres", folder, &mut postgres).asked_by(Signal::Interrupt);
+        let mut daemon =
+            Daemon::start("postgres", folder, &mut postgres).asked_by(Signal::Interrupt);
         daemon.wait_ready(|| psql(address, "select 1").code == Some(0));
-        Postgres { address, _daemon: daemon, _home: home }
+        Postgres {
+            address,
+            _daemon: daemon,
+            _home: home,
+        }
     }
 
     /// Where it listens.
@@ -74,21 +103,45 @@ fn psql_command(through: SocketAddr, sql: &str) -> Command {
 
 fn session_command(through: SocketAddr) -> Command {
     let mut psql = programs::command("psql");
-    psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--username=postgres", "--dbname=postgres", "--host"]);
-    psql.arg(through.ip().to_string()).arg("--port").arg(through.port().to_string());
-    psql.args(["--set", "ON_ERROR_STOP=1"]).env("PGCONNECT_TIMEOUT", "30");
+    psql.args([
+        "--no-psqlrc",
+        "--quiet",
+        "--tuples-only",
+        "--no-align",
+        "--username=postgres",
+        "--dbname=postgres",
+        "--host",
+    ]);
+    psql.arg(through.ip().to_string())
+        .arg("--port")
+        .arg(through.port().to_string());
+    psql.args(["--set", "ON_ERROR_STOP=1"])
+        .env("PGCONNECT_TIMEOUT", "30");
     psql
 }
 
 /// A program of the newest installed server, run as the user that it wants.
 fn server_program(name: &str, home: &Path) -> Command {
-    let versions = fs::read_dir("/usr/lib/postgresql").expect("an installed PostgreSQL").flatten().map(|entry| entry.path());
-    let number = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
-    let newest = versions.filter(|path| path.join("bin/initdb").exists()).max_by_key(number);
-    let program = newest.expect("a version of PostgreSQL with initdb").join("bin").join(name);
+    let versions = fs::read_dir("/usr/lib/postgresql")
+        .expect("an installed PostgreSQL")
+        .flatten()
+        .map(|entry| entry.path());
+    let number = |path: &PathBuf| {
+        path.file_name()
+            .and_then(|name| name.to_str()?.parse::<u32>().ok())
+    };
+    let newest = versions
+        .filter(|path| path.join("bin/initdb").exists())
+        .max_by_key(number);
+    let program = newest
+        .expect("a version of PostgreSQL with initdb")
+        .join("bin")
+        .join(name);
     let mut command = if sshd::is_root() {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
+        command
+            .args(["--reuid=postgres", "--regid=postgres", "--init-groups"])
+            .arg(program);
         command
     } else {
         Command::new(program)

@@ -18,33 +18,72 @@ pub struct Probe {
 }
 
 fn probe(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Probe {
-    Probe { name: name.into(), bytes: bytes.into() }
+    Probe {
+        name: name.into(),
+        bytes: bytes.into(),
+    }
 }
 
 /// A request of HTTP/1.1 with these fields.
 fn request(method: &str, path: &str, fields: &str) -> Probe {
     let shown: String = fields.chars().take(120).collect();
-    probe(format!("{method} {path} {shown:?}"), format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"))
+    probe(
+        format!("{method} {path} {shown:?}"),
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"),
+    )
 }
 
 /// The requests for a master whose one path is `path`. None of them is a role's.
 pub fn probes(path: &str) -> Vec<Probe> {
-    [by_method_and_path(path), upgrades(path), by_fields(path), malformed(path), connections(path)].concat()
+    [
+        by_method_and_path(path),
+        upgrades(path),
+        by_fields(path),
+        malformed(path),
+        connections(path),
+    ]
+    .concat()
 }
 
 fn by_method_and_path(path: &str) -> Vec<Probe> {
-    let methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "PROPFIND", "get", "FOO"];
-    let neighbours = [format!("{path}/"), format!("{path}x"), path.to_uppercase(), format!("{path}/../index.html")];
-    let usual =
-        ["/", "/index.html", "/none", "/healthz", "/.git/config", "/a%20b", "/%2e%2e/etc/passwd", "//", "*"].map(str::to_owned);
-    let paths: Vec<String> = [path.to_owned(), format!("{path}?a=b"), format!("http://localhost{path}")]
-        .into_iter()
-        .chain(neighbours)
-        .chain(usual)
+    let methods = [
+        "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "PROPFIND", "get",
+        "FOO",
+    ];
+    let neighbours = [
+        format!("{path}/"),
+        format!("{path}x"),
+        path.to_uppercase(),
+        format!("{path}/../index.html"),
+    ];
+    let usual = [
+        "/",
+        "/index.html",
+        "/none",
+        "/healthz",
+        "/.git/config",
+        "/a%20b",
+        "/%2e%2e/etc/passwd",
+        "//",
+        "*",
+    ]
+    .map(str::to_owned);
+    let paths: Vec<String> = [
+        path.to_owned(),
+        format!("{path}?a=b"),
+        format!("http://localhost{path}"),
+    ]
+    .into_iter()
+    .chain(neighbours)
+    .chain(usual)
+    .collect();
+    let mut probes: Vec<Probe> = methods
+        .iter()
+        .flat_map(|method| [path, "/", "/none"].map(|path| request(method, path, "")))
         .collect();
-    let mut probes: Vec<Probe> =
-        methods.iter().flat_map(|method| [path, "/", "/none"].map(|path| request(method, path, ""))).collect();
-    probes.extend(paths.iter().flat_map(|path| ["GET", "HEAD", "POST"].map(|method| request(method, path, "Accept: */*\r\n"))));
+    probes.extend(paths.iter().flat_map(|path| {
+        ["GET", "HEAD", "POST"].map(|method| request(method, path, "Accept: */*\r\n"))
+    }));
     probes
 }
 
@@ -69,15 +108,39 @@ fn upgrades(path: &str) -> Vec<Probe> {
         ("dGhlIHNhbXBsZSBub25jZQ==", "dGhl"),
         ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ"),
         ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j*Q=="),
-        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="),
+        (
+            "dGhlIHNhbXBsZSBub25jZQ==",
+            "dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ),
     ];
-    let mut probes: Vec<Probe> = changes.iter().map(|(from, to)| request("GET", path, &whole.replacen(from, to, 1))).collect();
-    probes.extend(["HEAD", "POST", "PUT", "OPTIONS", "CONNECT", "get"].map(|method| request(method, path, whole)));
-    let elsewhere = [format!("{path}/"), format!("{path}x"), "/".to_owned(), "/none".to_owned(), path.to_uppercase()];
+    let mut probes: Vec<Probe> = changes
+        .iter()
+        .map(|(from, to)| request("GET", path, &whole.replacen(from, to, 1)))
+        .collect();
+    probes.extend(
+        ["HEAD", "POST", "PUT", "OPTIONS", "CONNECT", "get"]
+            .map(|method| request(method, path, whole)),
+    );
+    let elsewhere = [
+        format!("{path}/"),
+        format!("{path}x"),
+        "/".to_owned(),
+        "/none".to_owned(),
+        path.to_uppercase(),
+    ];
     probes.extend(elsewhere.iter().map(|path| request("GET", path, whole)));
-    probes.push(probe("an upgrade of HTTP/1.0", format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{whole}\r\n")));
-    probes.push(probe("an upgrade without Host", format!("GET {path} HTTP/1.1\r\n{whole}\r\n")));
-    probes.push(probe("an upgrade of HTTP/1.2", format!("GET {path} HTTP/1.2\r\nHost: localhost\r\n{whole}\r\n")));
+    probes.push(probe(
+        "an upgrade of HTTP/1.0",
+        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{whole}\r\n"),
+    ));
+    probes.push(probe(
+        "an upgrade without Host",
+        format!("GET {path} HTTP/1.1\r\n{whole}\r\n"),
+    ));
+    probes.push(probe(
+        "an upgrade of HTTP/1.2",
+        format!("GET {path} HTTP/1.2\r\nHost: localhost\r\n{whole}\r\n"),
+    ));
     probes
 }
 
@@ -106,9 +169,16 @@ fn by_fields(path: &str) -> Vec<Probe> {
         "X-Latin: \u{e4}\r\n",
         "User-Agent: curl/8.0\r\n",
     ];
-    let mut probes: Vec<Probe> = [path, "/"].iter().flat_map(|path| fields.map(|fields| request("GET", path, fields))).collect();
+    let mut probes: Vec<Probe> = [path, "/"]
+        .iter()
+        .flat_map(|path| fields.map(|fields| request("GET", path, fields)))
+        .collect();
     for bytes in [1_000, 6_000, 9_000, 15_000, 40_000] {
-        probes.push(request("GET", path, &format!("X-Long: {}\r\n", "x".repeat(bytes))));
+        probes.push(request(
+            "GET",
+            path,
+            &format!("X-Long: {}\r\n", "x".repeat(bytes)),
+        ));
         probes.push(request("GET", &format!("{path}?{}", "x".repeat(bytes)), ""));
     }
     for count in [50, 90, 140, 300] {
@@ -147,16 +217,32 @@ fn malformed(path: &str) -> Vec<Probe> {
         format!("GET {path}#fragment HTTP/1.1\r\nHost: localhost\r\n\r\n"),
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_owned(),
         "SSH-2.0-OpenSSH_9.2\r\n".to_owned(),
-        "PROXY TCP4 192.0.2.7 203.0.113.1 1 2\r\nGET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
+        "PROXY TCP4 192.0.2.7 203.0.113.1 1 2\r\nGET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            .to_owned(),
         "\r\n".to_owned(),
         "GET".to_owned(),
         " ".to_owned(),
         String::new(),
     ];
-    let mut probes: Vec<Probe> = lines.into_iter().map(|line| probe(format!("{line:?}"), line)).collect();
+    let mut probes: Vec<Probe> = lines
+        .into_iter()
+        .map(|line| probe(format!("{line:?}"), line))
+        .collect();
     let client_hello = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03";
-    let octets: [&[u8]; 6] = [client_hello, b"\x80\x2e\x01", b"\0\0\0\0", b"\xff\xfe", &[0x05, 0x01, 0x00], &[b'A'; 20_000]];
-    probes.extend(octets.map(|octets| probe(format!("{} bytes {:02x?}…", octets.len(), &octets[..2]), octets)));
+    let octets: [&[u8]; 6] = [
+        client_hello,
+        b"\x80\x2e\x01",
+        b"\0\0\0\0",
+        b"\xff\xfe",
+        &[0x05, 0x01, 0x00],
+        &[b'A'; 20_000],
+    ];
+    probes.extend(octets.map(|octets| {
+        probe(
+            format!("{} bytes {:02x?}…", octets.len(), &octets[..2]),
+            octets,
+        )
+    }));
     probes
 }
 
@@ -174,7 +260,10 @@ fn connections(path: &str) -> Vec<Probe> {
         ("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n"),
         ("Transfer-Encoding: chunked\r\n", "zz\r\n"),
         ("Transfer-Encoding: gzip\r\n", "abc"),
-        ("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", "0\r\n\r\n"),
+        (
+            "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+            "0\r\n\r\n",
+        ),
         ("Transfer-Encoding: identity\r\n", "abc"),
     ];
     let of_body = |(fields, body): (&str, &str)| {
@@ -185,15 +274,37 @@ fn connections(path: &str) -> Vec<Probe> {
     let one = |path: &str, more: &str| request("GET", path, more).bytes;
     let mut probes: Vec<Probe> = bodies.into_iter().map(of_body).collect();
     probes.extend([
-        probe("two requests at once", [one(path, ""), one("/", "")].concat()),
-        probe("the same path twice", [one(path, ""), one(path, "")].concat()),
+        probe(
+            "two requests at once",
+            [one(path, ""), one("/", "")].concat(),
+        ),
+        probe(
+            "the same path twice",
+            [one(path, ""), one(path, "")].concat(),
+        ),
         probe(
             "a body and a request",
-            [request("POST", path, "Content-Length: 2\r\n").bytes, b"ab".to_vec(), one("/", "")].concat(),
+            [
+                request("POST", path, "Content-Length: 2\r\n").bytes,
+                b"ab".to_vec(),
+                one("/", ""),
+            ]
+            .concat(),
         ),
-        probe("a request behind the last one", [one(path, "Connection: close\r\n"), one("/", "")].concat()),
-        probe("garbage behind a request", [one(path, ""), b"\x01\x02\r\n\r\n".to_vec()].concat()),
-        probe("five requests at once", [path, "/", path, "/none", path].map(|path| one(path, "")).concat()),
+        probe(
+            "a request behind the last one",
+            [one(path, "Connection: close\r\n"), one("/", "")].concat(),
+        ),
+        probe(
+            "garbage behind a request",
+            [one(path, ""), b"\x01\x02\r\n\r\n".to_vec()].concat(),
+        ),
+        probe(
+            "five requests at once",
+            [path, "/", path, "/none", path]
+                .map(|path| one(path, ""))
+                .concat(),
+        ),
     ]);
     probes
 }
@@ -202,10 +313,14 @@ fn connections(path: &str) -> Vec<Probe> {
 pub fn answer(address: SocketAddr, probe: &Probe) -> String {
     let stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
-    answer_on(stream.try_clone().expect("the same connection"), &probe.bytes, || {
-        // Whoever sends no more is answered and let go, where otherwise the next request would be waited for.
-        let _ = stream.shutdown(Shutdown::Write);
-    })
+    answer_on(
+        stream.try_clone().expect("the same connection"),
+        &probe.bytes,
+        || {
+            // Whoever sends no more is answered and let go, where otherwise the next request would be waited for.
+            let _ = stream.shutdown(Shutdown::Write);
+        },
+    )
 }
 
 /// The same on any stream; `end` says that no more is sent.
@@ -217,5 +332,8 @@ pub fn answer_on(mut stream: impl Read + Write, bytes: &[u8], end: impl FnOnce()
     // A reset behind the answer is no part of it.
     let _ = stream.read_to_end(&mut answer);
     let text = String::from_utf8_lossy(&answer).into_owned();
-    text.split("\r\n").filter(|line| !line.to_ascii_lowercase().starts_with("date: ")).collect::<Vec<_>>().join("\n")
+    text.split("\r\n")
+        .filter(|line| !line.to_ascii_lowercase().starts_with("date: "))
+        .collect::<Vec<_>>()
+        .join("\n")
 }

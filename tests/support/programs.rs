@@ -27,7 +27,13 @@ impl Ran {
     /// Fails the test when the program did.
     #[track_caller]
     pub fn succeeded(self) -> Ran {
-        assert_eq!(self.code, Some(0), "standard output: {}\nerrors: {}", self.text(), self.errors);
+        assert_eq!(
+            self.code,
+            Some(0),
+            "standard output: {}\nerrors: {}",
+            self.text(),
+            self.errors
+        );
         self
     }
 }
@@ -49,13 +55,21 @@ pub fn within(words: &[String], program: &str) -> Command {
 
 /// Runs it to its end without input.
 pub fn run(command: &mut Command) -> Ran {
-    ran(command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    ran(command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}")))
 }
 
 /// Runs it to its end with this input, then end of file.
 pub fn run_with(command: &mut Command, input: &[u8]) -> Ran {
-    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = piped.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let piped = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = piped
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("a piped standard input");
     let output = std::thread::scope(|scope| {
         // Beside the reading, or both sides fill their pipes and wait. A program that ends early closes the pipe, and its exit says so.
@@ -66,15 +80,21 @@ pub fn run_with(command: &mut Command, input: &[u8]) -> Ran {
 }
 
 fn ran(output: Output) -> Ran {
-    Ran { code: output.status.code(), out: output.stdout, errors: String::from_utf8_lossy(&output.stderr).into_owned() }
+    Ran {
+        code: output.status.code(),
+        out: output.stdout,
+        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
 }
 
 /// Fetches a path over HTTP; the body.
 #[track_caller]
 pub fn curl(address: SocketAddr, path: &str) -> Vec<u8> {
-    run(command("curl").args(["--silent", "--show-error", "--fail", "--noproxy", "*"]).arg(format!("http://{address}{path}")))
-        .succeeded()
-        .out
+    run(command("curl")
+        .args(["--silent", "--show-error", "--fail", "--noproxy", "*"])
+        .arg(format!("http://{address}{path}")))
+    .succeeded()
+    .out
 }
 
 /// What wrk reports of a burst.
@@ -88,17 +108,38 @@ pub struct Burst {
 #[track_caller]
 pub fn wrk(address: SocketAddr, path: &str, seconds: u32) -> Burst {
     let mut wrk = command("wrk");
-    wrk.args(["--threads", "2", "--connections", "64", "--timeout", "20s", "--duration"]).arg(format!("{seconds}s"));
-    let report = run(wrk.arg(format!("http://{address}{path}"))).succeeded().text();
-    let requests = report.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok());
+    wrk.args([
+        "--threads",
+        "2",
+        "--connections",
+        "64",
+        "--timeout",
+        "20s",
+        "--duration",
+    ])
+    .arg(format!("{seconds}s"));
+    let report = run(wrk.arg(format!("http://{address}{path}")))
+        .succeeded()
+        .text();
+    let requests = report
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok());
     let trouble = |line: &&str| line.contains("Socket errors") || line.contains("Non-2xx");
     let errors = report.lines().filter(trouble).map(str::to_owned).collect();
-    Burst { requests: requests.unwrap_or_else(|| panic!("a count of requests in {report}")), errors }
+    Burst {
+        requests: requests.unwrap_or_else(|| panic!("a count of requests in {report}")),
+        errors,
+    }
 }
 
 /// Sends the input with `nc -N` (end of file follows it at once) and gives what comes back until the other side ends.
 #[track_caller]
 pub fn nc(address: SocketAddr, input: &[u8]) -> Ran {
     let mut nc = command("nc");
-    run_with(nc.arg("-N").arg(address.ip().to_string()).arg(address.port().to_string()), input)
+    run_with(
+        nc.arg("-N")
+            .arg(address.ip().to_string())
+            .arg(address.port().to_string()),
+        input,
+    )
 }

@@ -31,7 +31,11 @@ impl Saboteur {
     }
 
     /// Does this after about every `period`; it is told how often it was done before.
-    pub fn every(period: Duration, seed: u64, mut harm: impl FnMut(u64) + Send + 'static) -> Saboteur {
+    pub fn every(
+        period: Duration,
+        seed: u64,
+        mut harm: impl FnMut(u64) + Send + 'static,
+    ) -> Saboteur {
         let stopping = Arc::new((Mutex::new(false), Condvar::new()));
         let cuts = Arc::new(AtomicU64::new(0));
         let (stop, count) = (stopping.clone(), cuts.clone());
@@ -42,7 +46,11 @@ impl Saboteur {
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Saboteur { stopping, cuts, thread: Some(thread) }
+        Saboteur {
+            stopping,
+            cuts,
+            thread: Some(thread),
+        }
     }
 
     /// How often it has struck.
@@ -53,7 +61,11 @@ impl Saboteur {
 
 impl Drop for Saboteur {
     fn drop(&mut self) {
-        *self.stopping.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self
+            .stopping
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
         self.stopping.1.notify_all();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -70,7 +82,10 @@ fn wait((stopping, changed): &(Mutex<bool>, Condvar), time: Duration) -> bool {
         if rest.is_zero() {
             return true;
         }
-        stop = changed.wait_timeout(stop, rest).unwrap_or_else(PoisonError::into_inner).0;
+        stop = changed
+            .wait_timeout(stop, rest)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
     }
     false
 }

@@ -89,14 +89,22 @@ impl Service {
     }
 
     /// The same at an address that was chosen before.
-    pub fn at(address: SocketAddr, answer: impl Fn(&TcpStream) -> Ending + Send + Sync + 'static) -> Service {
+    pub fn at(
+        address: SocketAddr,
+        answer: impl Fn(&TcpStream) -> Ending + Send + Sync + 'static,
+    ) -> Service {
         let listener = TcpListener::bind(address).expect("the service's address is free");
         let address = listener.local_addr().expect("the address of a listener");
         let stopping = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (stop, notes, answer) = (stopping.clone(), seen.clone(), Arc::new(answer));
         let acceptor = thread::spawn(move || accept(&listener, &stop, &notes, &answer));
-        Service { address, stopping, seen, acceptor: Some(acceptor) }
+        Service {
+            address,
+            stopping,
+            seen,
+            acceptor: Some(acceptor),
+        }
     }
 
     /// Where it listens.
@@ -106,23 +114,38 @@ impl Service {
 
     /// Connections that it has accepted.
     pub fn accepted(&self) -> usize {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).accepted
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .accepted
     }
 
     /// Connections that it has now.
     pub fn live(&self) -> usize {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).live.iter().filter(|stream| stream.strong_count() > 0).count()
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .live
+            .iter()
+            .filter(|stream| stream.strong_count() > 0)
+            .count()
     }
 
     /// How its connections ended so far.
     pub fn endings(&self) -> Vec<Ending> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).endings.clone()
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .endings
+            .clone()
     }
 
     /// Waits until as many connections have ended, and says how.
     #[track_caller]
     pub fn wait_for_endings(&self, count: usize) -> Vec<Ending> {
-        wait::until("the service's connections ended", || Some(self.endings()).filter(|endings| endings.len() >= count))
+        wait::until("the service's connections ended", || {
+            Some(self.endings()).filter(|endings| endings.len() >= count)
+        })
     }
 }
 
@@ -159,7 +182,10 @@ fn accept<A: Fn(&TcpStream) -> Ending + Send + Sync + 'static>(
         threads.push(thread::spawn(move || {
             let ending = answer(&stream);
             drop(stream);
-            seen.lock().unwrap_or_else(PoisonError::into_inner).endings.push(ending);
+            seen.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .endings
+                .push(ending);
         }));
     }
     let live = std::mem::take(&mut seen.lock().unwrap_or_else(PoisonError::into_inner).live);
@@ -198,7 +224,8 @@ pub fn digest_after_end() -> Service {
         if let Err(error) = stream.read_to_end(&mut content) {
             return error.into();
         }
-        match stream.write_all(format!("{} {}", content.len(), bytes::sha256(&content)).as_bytes()) {
+        match stream.write_all(format!("{} {}", content.len(), bytes::sha256(&content)).as_bytes())
+        {
             Ok(()) => Ending::Clean,
             Err(error) => error.into(),
         }
@@ -208,7 +235,10 @@ pub fn digest_after_end() -> Service {
 /// Sends this content at once and ends its direction; then reads until the peer ends too.
 pub fn source(content: Vec<u8>) -> Service {
     Service::start(move |mut stream| {
-        if let Err(error) = stream.write_all(&content).and_then(|()| stream.shutdown(Shutdown::Write)) {
+        if let Err(error) = stream
+            .write_all(&content)
+            .and_then(|()| stream.shutdown(Shutdown::Write))
+        {
             return error.into();
         }
         drain(stream)
@@ -269,10 +299,15 @@ fn drain(mut stream: &TcpStream) -> Ending {
 /// Connects; what waits on the connection gives up after [`wait::PATIENCE`].
 #[track_caller]
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("a connection to {address}: {error}"));
+    let stream = TcpStream::connect(address)
+        .unwrap_or_else(|error| panic!("a connection to {address}: {error}"));
     stream.set_nodelay(true).expect("no delay");
-    stream.set_read_timeout(Some(wait::PATIENCE)).expect("a limit for reading");
-    stream.set_write_timeout(Some(wait::PATIENCE)).expect("a limit for writing");
+    stream
+        .set_read_timeout(Some(wait::PATIENCE))
+        .expect("a limit for reading");
+    stream
+        .set_write_timeout(Some(wait::PATIENCE))
+        .expect("a limit for writing");
     stream
 }
 
@@ -288,7 +323,9 @@ pub fn read_to_ending(mut stream: &TcpStream) -> (Vec<u8>, Ending) {
 
 /// Ends the connection by a reset.
 pub fn reset(stream: TcpStream) {
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("no lingering");
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .expect("no lingering");
     drop(stream);
 }
 
@@ -300,7 +337,11 @@ pub fn ping(mut stream: &TcpStream, message: &[u8]) -> io::Result<()> {
     stream.write_all(message)?;
     let mut answer = vec![0; message.len()];
     stream.read_exact(&mut answer)?;
-    if answer == message { Ok(()) } else { Err(io::Error::other("the echo is not what was sent")) }
+    if answer == message {
+        Ok(())
+    } else {
+        Err(io::Error::other("the echo is not what was sent"))
+    }
 }
 
 /// Whether a new connection to an echo is answered.

@@ -32,15 +32,34 @@ impl Sshd {
         }
         for key in ["host_key", "user_key"] {
             let mut keygen = Command::new("ssh-keygen");
-            programs::run(keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(home.join(key))).succeeded();
+            programs::run(
+                keygen
+                    .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                    .arg(home.join(key)),
+            )
+            .succeeded();
         }
-        fs::copy(home.join("user_key.pub"), home.join("authorized_keys")).expect("the user's key is authorized");
-        fs::write(home.join("sshd_config"), server_configuration(&home, address)).expect("the configuration is written");
-        fs::write(home.join("ssh_config"), client_configuration(&home)).expect("the configuration is written");
+        fs::copy(home.join("user_key.pub"), home.join("authorized_keys"))
+            .expect("the user's key is authorized");
+        fs::write(
+            home.join("sshd_config"),
+            server_configuration(&home, address),
+        )
+        .expect("the configuration is written");
+        fs::write(home.join("ssh_config"), client_configuration(&home))
+            .expect("the configuration is written");
         let mut sshd = Command::new("/usr/sbin/sshd");
-        let mut daemon = Daemon::start("sshd", folder, sshd.args(["-D", "-e", "-f"]).arg(home.join("sshd_config")));
+        let mut daemon = Daemon::start(
+            "sshd",
+            folder,
+            sshd.args(["-D", "-e", "-f"]).arg(home.join("sshd_config")),
+        );
         daemon.wait_ready(|| TcpStream::connect(address).is_ok());
-        Sshd { address, home, _daemon: daemon }
+        Sshd {
+            address,
+            home,
+            _daemon: daemon,
+        }
     }
 
     /// Where it listens.
@@ -50,17 +69,31 @@ impl Sshd {
 
     /// Runs a command there, reached through another address.
     pub fn ssh(&self, through: SocketAddr, remote: &str) -> Ran {
-        programs::run(self.command("ssh").arg("-p").arg(through.port().to_string()).arg(through.ip().to_string()).arg(remote))
+        programs::run(
+            self.command("ssh")
+                .arg("-p")
+                .arg(through.port().to_string())
+                .arg(through.ip().to_string())
+                .arg(remote),
+        )
     }
 
     /// Copies a file to a path there.
     pub fn copy_to(&self, through: SocketAddr, local: &Path, remote: &Path) -> Ran {
-        programs::run(self.scp(through).arg(local).arg(format!("{}:{}", through.ip(), remote.display())))
+        programs::run(self.scp(through).arg(local).arg(format!(
+            "{}:{}",
+            through.ip(),
+            remote.display()
+        )))
     }
 
     /// Copies a file from a path there.
     pub fn copy_from(&self, through: SocketAddr, remote: &Path, local: &Path) -> Ran {
-        programs::run(self.scp(through).arg(format!("{}:{}", through.ip(), remote.display())).arg(local))
+        programs::run(
+            self.scp(through)
+                .arg(format!("{}:{}", through.ip(), remote.display()))
+                .arg(local),
+        )
     }
 
     fn scp(&self, through: SocketAddr) -> Command {
@@ -71,7 +104,12 @@ impl Sshd {
 
     /// Starts a shell there that is fed line by line.
     pub fn shell(&self, through: SocketAddr) -> Conversation {
-        Conversation::start(self.command("ssh").arg("-p").arg(through.port().to_string()).arg(through.ip().to_string()))
+        Conversation::start(
+            self.command("ssh")
+                .arg("-p")
+                .arg(through.port().to_string())
+                .arg(through.ip().to_string()),
+        )
     }
 
     fn command(&self, program: &str) -> Command {
@@ -84,7 +122,10 @@ impl Sshd {
 /// Whether the tests run as root.
 pub fn is_root() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status.lines().find_map(|line| line.strip_prefix("Uid:")).is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0"))
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0"))
 }
 
 fn server_configuration(home: &Path, address: SocketAddr) -> String {

@@ -43,10 +43,21 @@ pub struct Methods {
 
 impl Methods {
     /// What a test uses that is not about methods.
-    pub const USUAL: Methods = Methods { encrypt: "aes-128-gcm", compress: "null" };
+    pub const USUAL: Methods = Methods {
+        encrypt: "aes-128-gcm",
+        compress: "null",
+    };
     /// Two pairs that have nothing in common.
-    pub const TWO: [Methods; 2] =
-        [Methods { encrypt: "aes-128-cfb", compress: "zstd" }, Methods { encrypt: "chacha20-poly1305", compress: "s2" }];
+    pub const TWO: [Methods; 2] = [
+        Methods {
+            encrypt: "aes-128-cfb",
+            compress: "zstd",
+        },
+        Methods {
+            encrypt: "chacha20-poly1305",
+            compress: "s2",
+        },
+    ];
 
     /// Every combination.
     pub fn all() -> Vec<Methods> {
@@ -78,17 +89,30 @@ impl Port {
     /// A port with a key and a local address of its own.
     pub fn new(mark: impl Display, service: impl Display, methods: Methods) -> Port {
         let key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
-        Port { mark: mark.to_string(), service: service.to_string(), local: ports::free(), key, methods, at_server: Value::Null }
+        Port {
+            mark: mark.to_string(),
+            service: service.to_string(),
+            local: ports::free(),
+            key,
+            methods,
+            at_server: Value::Null,
+        }
     }
 
     /// One for each pair of methods, all leading to the same service.
     pub fn for_each(methods: &[Methods], service: impl Display) -> Vec<Port> {
-        methods.iter().map(|&methods| Port::new(methods, &service, methods)).collect()
+        methods
+            .iter()
+            .map(|&methods| Port::new(methods, &service, methods))
+            .collect()
     }
 
     /// The same port at a client of its own.
     pub fn elsewhere(&self) -> Port {
-        Port { local: ports::free(), ..self.clone() }
+        Port {
+            local: ports::free(),
+            ..self.clone()
+        }
     }
 
     fn json(&self, local_address: &str) -> Value {
@@ -127,7 +151,11 @@ impl Scene {
         let authority = Authority::new(folder.path());
         let leaf = authority.leaf("leaf");
         let master = ports::free();
-        let public = if matches!(front, Front::Direct | Front::Tls) { master } else { ports::free() };
+        let public = if matches!(front, Front::Direct | Front::Tls) {
+            master
+        } else {
+            ports::free()
+        };
         let shipped = match front {
             Front::Direct | Front::Tls => None,
             Front::NginxPlain => Some(("report-plain.conf", None)),
@@ -137,10 +165,30 @@ impl Scene {
             let root = folder.path().join("site");
             fs::create_dir_all(&root).expect("a folder for the web site");
             fs::write(root.join("index.html"), "the web site beside the tunnel\n").expect("a page");
-            nginx::front(folder.path(), public, &nginx::Shipped { file, master, leaf, root: &root, tuning })
+            nginx::front(
+                folder.path(),
+                public,
+                &nginx::Shipped {
+                    file,
+                    master,
+                    leaf,
+                    root: &root,
+                    tuning,
+                },
+            )
         });
         let master_key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
-        Scene { folder, front, master, public, authority, leaf, master_key, environment: Vec::new(), nginx }
+        Scene {
+            folder,
+            front,
+            master,
+            public,
+            authority,
+            leaf,
+            master_key,
+            environment: Vec::new(),
+            nginx,
+        }
     }
 
     /// The nginx in front of the master.
@@ -186,17 +234,22 @@ impl Scene {
 
     /// The master's configuration, with these fields put in or over.
     pub fn master_configuration(&self, fields: Value) -> Value {
-        let mut configuration =
-            json!({"mode": "master", "log_level": "debug", "listen_at": self.master.to_string(), "master_key": self.master_key});
+        let mut configuration = json!({"mode": "master", "log_level": "debug", "listen_at": self.master.to_string(), "master_key": self.master_key});
         if self.front == Front::Tls {
-            configuration = with(configuration, json!({"tls": {"cert": self.leaf.cert, "key": self.leaf.key}}));
+            configuration = with(
+                configuration,
+                json!({"tls": {"cert": self.leaf.cert, "key": self.leaf.key}}),
+            );
         }
         with(configuration, fields)
     }
 
     /// A server's configuration, with these fields put in or over.
     pub fn server_configuration(&self, ports: &[Port], fields: Value) -> Value {
-        let ports: Vec<Value> = ports.iter().map(|port| with(port.json(&port.service), port.at_server.clone())).collect();
+        let ports: Vec<Value> = ports
+            .iter()
+            .map(|port| with(port.json(&port.service), port.at_server.clone()))
+            .collect();
         let role = json!({
             "mode": "server", "log_level": "debug", "master": self.master_url(), "master_key": self.master_key, "ports": ports,
         });
@@ -205,7 +258,10 @@ impl Scene {
 
     /// A client's configuration, with these fields put in or over.
     pub fn client_configuration(&self, ports: &[Port], fields: Value) -> Value {
-        let ports: Vec<Value> = ports.iter().map(|port| port.json(&port.local.to_string())).collect();
+        let ports: Vec<Value> = ports
+            .iter()
+            .map(|port| port.json(&port.local.to_string()))
+            .collect();
         let role = json!({"mode": "client", "log_level": "debug", "master": self.master_url(), "ports": ports});
         with(self.with_trust(role), fields)
     }
@@ -239,7 +295,13 @@ impl Scene {
     pub fn limited_role(&self, name: &str, configuration: &Value, files: usize) -> Daemon {
         let path = self.write(name, configuration);
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {files}; exec \"$0\" --config \"$1\""), REPORT]).arg(path);
+        shell
+            .args([
+                "-c",
+                &format!("ulimit -n {files}; exec \"$0\" --config \"$1\""),
+                REPORT,
+            ])
+            .arg(path);
         shell.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Daemon::start(name, self.folder(), &mut shell)
     }
@@ -253,7 +315,10 @@ impl Scene {
 
     /// Starts a further master elsewhere and waits until it listens.
     pub fn another_master(&self, name: &str, address: SocketAddr) -> Daemon {
-        let mut master = self.role(name, &self.master_configuration(json!({"listen_at": address.to_string()})));
+        let mut master = self.role(
+            name,
+            &self.master_configuration(json!({"listen_at": address.to_string()})),
+        );
         master.wait_ready(|| ports::is_listened_at(address));
         master
     }
@@ -327,7 +392,16 @@ impl Tunnel {
         let master = scene.master(fields.master.clone());
         let server = scene.server("server", &ports, fields.server.clone());
         let client = scene.client("client", &ports, fields.client.clone());
-        let tunnel = Tunnel { client, server, master, ports, fields, scene, probe, _echo: echo };
+        let tunnel = Tunnel {
+            client,
+            server,
+            master,
+            ports,
+            fields,
+            scene,
+            probe,
+            _echo: echo,
+        };
         tunnel.wait_until_joined();
         tunnel
     }
@@ -336,7 +410,11 @@ impl Tunnel {
     #[track_caller]
     pub fn wait_until_joined(&self) {
         wait::until_true("a connection goes through the tunnel", || {
-            for (name, role) in [("master", &self.master), ("server", &self.server), ("client", &self.client)] {
+            for (name, role) in [
+                ("master", &self.master),
+                ("server", &self.server),
+                ("client", &self.client),
+            ] {
                 assert!(!role.has_ended(), "the {name} has ended");
             }
             self.is_joined()
@@ -352,7 +430,11 @@ impl Tunnel {
     #[track_caller]
     pub fn local(&self, mark: impl Display) -> SocketAddr {
         let mark = mark.to_string();
-        self.ports.iter().find(|port| port.mark == mark).map(|port| port.local).expect("a port of this mark")
+        self.ports
+            .iter()
+            .find(|port| port.mark == mark)
+            .map(|port| port.local)
+            .expect("a port of this mark")
     }
 
     /// The port that leads to an echo in every tunnel.
@@ -362,19 +444,27 @@ impl Tunnel {
 
     /// The process ids of master, server and client.
     pub fn pids(&self) -> [(&'static str, u32); 3] {
-        [("master", self.master.pid()), ("server", self.server.pid()), ("client", self.client.pid())]
+        [
+            ("master", self.master.pid()),
+            ("server", self.server.pid()),
+            ("client", self.client.pid()),
+        ]
     }
 
     /// Starts the server again, whatever became of the one before.
     pub fn restart_server(&mut self) {
         self.server.stop();
-        self.server = self.scene.server("server", &self.ports, self.fields.server.clone());
+        self.server = self
+            .scene
+            .server("server", &self.ports, self.fields.server.clone());
     }
 
     /// Asks the master to drain, and starts another one at its address as soon as that is free. Gives the one that drains.
     pub fn replace_master(&mut self) -> Daemon {
         self.master.signal(Signal::Terminate);
-        wait::until_true("the master takes in nobody any more", || !ports::is_listened_at(self.scene.master_address()));
+        wait::until_true("the master takes in nobody any more", || {
+            !ports::is_listened_at(self.scene.master_address())
+        });
         let new = self.scene.master(self.fields.master.clone());
         std::mem::replace(&mut self.master, new)
     }

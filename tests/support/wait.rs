@@ -41,11 +41,17 @@ pub fn until_true(what: &str, mut probe: impl FnMut() -> bool) {
 #[track_caller]
 pub fn throughout(what: &str, time: Duration, mut still: impl FnMut() -> bool) {
     let failed = within(time, || (!still()).then_some(()));
-    assert!(failed.is_none(), "within {time:?} it was no longer so that {what}");
+    assert!(
+        failed.is_none(),
+        "within {time:?} it was no longer so that {what}"
+    );
 }
 
 /// Lets time pass: between two looks, and as the pace of a simulated path.
-#[expect(clippy::disallowed_methods, reason = "the one place that sleeps; what is waited for is looked at by the callers")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that sleeps; what is waited for is looked at by the callers"
+)]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }

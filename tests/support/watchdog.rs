@@ -33,7 +33,11 @@ impl Drop for Guard {
 }
 
 fn forget(name: &str) {
-    if let Some(watched) = WATCHED.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+    if let Some(watched) = WATCHED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .as_mut()
+    {
         watched.remove(name);
     }
 }
@@ -41,11 +45,15 @@ fn forget(name: &str) {
 /// Watches the test whose thread this is. No effect in other threads, and the second time.
 pub fn watch() {
     let thread = thread::current();
-    let Some(name) = thread.name().filter(|name| name.contains("::")) else { return };
+    let Some(name) = thread.name().filter(|name| name.contains("::")) else {
+        return;
+    };
     GUARD.with_borrow_mut(|guard| {
         if guard.is_none() {
             let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
-            watched.get_or_insert_default().insert(name.to_owned(), Instant::now());
+            watched
+                .get_or_insert_default()
+                .insert(name.to_owned(), Instant::now());
             *guard = Some(Guard(name.to_owned()));
         }
     });
@@ -55,12 +63,20 @@ pub fn watch() {
 /// The first test that has taken longer than `limit`.
 fn overdue(limit: Duration) -> Option<String> {
     let watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
-    watched.iter().flatten().find(|(_, since)| since.elapsed() > limit).map(|(name, _)| name.clone())
+    watched
+        .iter()
+        .flatten()
+        .find(|(_, since)| since.elapsed() > limit)
+        .map(|(name, _)| name.clone())
 }
 
 fn run() {
     let Scale { file_bytes, .. } = scale();
-    let limit = if file_bytes >= 1 << 30 { LIMIT_OF_THE_FULL_PROOF } else { LIMIT };
+    let limit = if file_bytes >= 1 << 30 {
+        LIMIT_OF_THE_FULL_PROOF
+    } else {
+        LIMIT
+    };
     loop {
         wait::pause(Duration::from_secs(1));
         if let Some(name) = overdue(limit) {
@@ -76,10 +92,20 @@ fn run() {
 fn a_test_that_does_not_end_is_named() {
     watch();
     let name = thread::current().name().unwrap().to_owned();
-    wait::until_true("it is overdue", || overdue(Duration::from_millis(1)).is_some());
+    wait::until_true("it is overdue", || {
+        overdue(Duration::from_millis(1)).is_some()
+    });
     assert!(overdue(Duration::from_secs(3600)).is_none());
-    thread::Builder::new().name("other::test".into()).spawn(watch).unwrap().join().unwrap();
+    thread::Builder::new()
+        .name("other::test".into())
+        .spawn(watch)
+        .unwrap()
+        .join()
+        .unwrap();
     let watched = WATCHED.lock().unwrap();
     let watched = watched.as_ref().unwrap();
-    assert!(watched.contains_key(&name) && !watched.contains_key("other::test"), "a thread that has ended is not watched");
+    assert!(
+        watched.contains_key(&name) && !watched.contains_key("other::test"),
+        "a thread that has ended is not watched"
+    );
 }

@@ -22,12 +22,17 @@ fn vectors() -> Vectors {
 }
 
 fn text<'a>(vector: &'a Value, field: &str) -> &'a str {
-    vector[field].as_str().unwrap_or_else(|| panic!("{field} in {vector}"))
+    vector[field]
+        .as_str()
+        .unwrap_or_else(|| panic!("{field} in {vector}"))
 }
 
 fn hex(vector: &Value, field: &str) -> Bytes {
     let digits = text(vector, field);
-    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 /// The frame that a vector describes.
@@ -35,26 +40,47 @@ fn described(vector: &Value) -> Frame {
     let channel = || u32::try_from(vector["channel"].as_u64().unwrap()).unwrap();
     let token = || vector["token"].as_u64().unwrap();
     let proof = || hex(vector, "proof").as_ref().try_into().unwrap();
-    let notice = || Notice::new(serde_json::from_value(vector["code"].clone()).unwrap(), text(vector, "reason"));
+    let notice = || {
+        Notice::new(
+            serde_json::from_value(vector["code"].clone()).unwrap(),
+            text(vector, "reason"),
+        )
+    };
     let ports = || serde_json::from_value(vector.clone()).unwrap();
     match text(vector, "frame") {
-        "HELLO" => Frame::Hello { proof: proof(), claims: text(vector, "claims").to_owned().into() },
-        "WELCOME" => Frame::Welcome { proof: proof(), terms: text(vector, "terms").to_owned().into() },
+        "HELLO" => Frame::Hello {
+            proof: proof(),
+            claims: text(vector, "claims").to_owned().into(),
+        },
+        "WELCOME" => Frame::Welcome {
+            proof: proof(),
+            terms: text(vector, "terms").to_owned().into(),
+        },
         "REGISTER" => Frame::Register(ports()),
         "UNREGISTER" => Frame::Unregister(ports()),
         "REGISTERED" => Frame::Registered(ports()),
         "ATTACH" => {
             let header = serde_json::from_value(vector.clone()).unwrap();
-            Frame::Attach { channel: channel(), header, message: hex(vector, "message") }
+            Frame::Attach {
+                channel: channel(),
+                header,
+                message: hex(vector, "message"),
+            }
         }
-        "CLOSE" => Frame::Close { channel: channel(), notice: notice() },
+        "CLOSE" => Frame::Close {
+            channel: channel(),
+            notice: notice(),
+        },
         "PAUSE" => Frame::Pause(channel()),
         "RESUME" => Frame::Resume(channel()),
         "PING" => Frame::Ping(token()),
         "PONG" => Frame::Pong(token()),
         "GOAWAY" => Frame::GoAway(notice()),
         "ERROR" => Frame::Error(notice()),
-        "DATA" => Frame::Data { channel: channel(), payload: hex(vector, "payload") },
+        "DATA" => Frame::Data {
+            channel: channel(),
+            payload: hex(vector, "payload"),
+        },
         "extension" => Frame::Extension(u8::try_from(vector["type"].as_u64().unwrap()).unwrap()),
         other => panic!("the vectors name {other}"),
     }
@@ -67,7 +93,11 @@ fn every_frame_of_the_vectors_is_encoded_and_decoded_so() {
     for vector in &vectors.frames {
         let frame = described(vector);
         assert_eq!(frame.to_message(), hex(vector, "bytes"), "{vector}");
-        assert_eq!(Frame::decode(hex(vector, "bytes")), Ok(frame.clone()), "{vector}");
+        assert_eq!(
+            Frame::decode(hex(vector, "bytes")),
+            Ok(frame.clone()),
+            "{vector}"
+        );
         assert_eq!(frame.name(), text(vector, "frame"));
     }
 }
@@ -75,16 +105,30 @@ fn every_frame_of_the_vectors_is_encoded_and_decoded_so() {
 #[test]
 fn what_a_later_version_adds_is_ignored() {
     for vector in &vectors().lenient {
-        assert_eq!(Frame::decode(hex(vector, "bytes")), Ok(described(vector)), "{vector}");
+        assert_eq!(
+            Frame::decode(hex(vector, "bytes")),
+            Ok(described(vector)),
+            "{vector}"
+        );
     }
 }
 
 #[test]
 fn no_more_servers_are_avoided_than_the_protocol_allows() {
     let named: Vec<Id> = (0..100).map(|number| Id([number; 16])).collect();
-    let header = AttachHeader { port: Id([7; 16]), instance: None, avoid: named.clone() };
-    let sent = Frame::Attach { channel: 1, header, message: Bytes::new() };
-    let Ok(Frame::Attach { header, .. }) = Frame::decode(sent.to_message()) else { panic!("it is read") };
+    let header = AttachHeader {
+        port: Id([7; 16]),
+        instance: None,
+        avoid: named.clone(),
+    };
+    let sent = Frame::Attach {
+        channel: 1,
+        header,
+        message: Bytes::new(),
+    };
+    let Ok(Frame::Attach { header, .. }) = Frame::decode(sent.to_message()) else {
+        panic!("it is read")
+    };
     assert_eq!(header.avoid, named[..MAX_AVOIDED]);
 }
 
@@ -109,13 +153,23 @@ fn the_claims_and_terms_of_the_vectors_are_read_and_written_so() {
         match described(vector) {
             Frame::Hello { claims, .. } => {
                 let read = Claims::decode(&claims).unwrap();
-                assert_eq!((read.role, read.epoch, read.version), (Role::Server, 7, crate::frame::VERSION));
-                assert_eq!(read.moves, text(vector, "claims").contains("\"moves\":true"), "absent is false");
+                assert_eq!(
+                    (read.role, read.epoch, read.version),
+                    (Role::Server, 7, crate::frame::VERSION)
+                );
+                assert_eq!(
+                    read.moves,
+                    text(vector, "claims").contains("\"moves\":true"),
+                    "absent is false"
+                );
                 assert_eq!(read.encode(), claims);
             }
             Frame::Welcome { terms, .. } => {
                 let read = Terms::decode(&terms).unwrap();
-                assert_eq!((read.heartbeat_seconds, read.max_channels, read.max_ports), (20, 1024, 256));
+                assert_eq!(
+                    (read.heartbeat_seconds, read.max_channels, read.max_ports),
+                    (20, 1024, 256)
+                );
                 assert_eq!(read.encode(), terms);
             }
             _ => {}
@@ -125,7 +179,14 @@ fn the_claims_and_terms_of_the_vectors_are_read_and_written_so() {
 
 #[test]
 fn a_nonce_has_sixty_four_digits() {
-    for text in ["", "00", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64), &"中".repeat(32)] {
+    for text in [
+        "",
+        "00",
+        &"0".repeat(63),
+        &"0".repeat(65),
+        &"g".repeat(64),
+        &"中".repeat(32),
+    ] {
         assert!(text.parse::<crate::frame::Nonce>().is_err(), "{text}");
     }
     assert!("0".repeat(64).parse::<crate::frame::Nonce>().is_ok());
@@ -138,15 +199,35 @@ fn a_frame_longer_than_its_kind_may_be_is_refused() {
         message[0] = kind;
         Frame::decode(message.freeze())
     };
-    assert!(matches!(long(kind::DATA, MAX_MESSAGE), Ok(Frame::Data { .. })));
-    assert!(matches!(long(kind::DATA, MAX_MESSAGE + 1), Err(FrameError::TooLong { limit: MAX_MESSAGE, .. })));
-    assert!(matches!(long(kind::HELLO, MAX_CONTROL), Ok(Frame::Hello { .. })));
-    assert!(matches!(long(kind::HELLO, MAX_CONTROL + 1), Err(FrameError::TooLong { limit: MAX_CONTROL, .. })));
+    assert!(matches!(
+        long(kind::DATA, MAX_MESSAGE),
+        Ok(Frame::Data { .. })
+    ));
+    assert!(matches!(
+        long(kind::DATA, MAX_MESSAGE + 1),
+        Err(FrameError::TooLong {
+            limit: MAX_MESSAGE,
+            ..
+        })
+    ));
+    assert!(matches!(
+        long(kind::HELLO, MAX_CONTROL),
+        Ok(Frame::Hello { .. })
+    ));
+    assert!(matches!(
+        long(kind::HELLO, MAX_CONTROL + 1),
+        Err(FrameError::TooLong {
+            limit: MAX_CONTROL,
+            ..
+        })
+    ));
 }
 
 #[test]
 fn as_many_ports_as_promised_fit_into_a_frame() {
-    let frame = Frame::Register(Ports { ports: vec![Id([255; 16]); MAX_PORTS_PER_FRAME] });
+    let frame = Frame::Register(Ports {
+        ports: vec![Id([255; 16]); MAX_PORTS_PER_FRAME],
+    });
     assert_eq!(Frame::decode(frame.to_message()), Ok(frame));
 }
 
@@ -155,7 +236,9 @@ fn a_long_reason_is_cut_and_stays_on_one_line() {
     let frame = Frame::Error(Notice::new(Code::Limit, "line\r\n中".repeat(30_000)));
     let message = frame.to_message();
     assert!(message.len() <= MAX_CONTROL);
-    let Ok(Frame::Error(notice)) = Frame::decode(message) else { panic!("it is decoded") };
+    let Ok(Frame::Error(notice)) = Frame::decode(message) else {
+        panic!("it is decoded")
+    };
     assert!(notice.reason.len() <= MAX_REASON && notice.reason.starts_with("line  中line"));
 }
 
@@ -170,7 +253,12 @@ fn bytes(length: std::ops::Range<usize>) -> impl Strategy<Value = Bytes> {
 }
 
 fn notices() -> impl Strategy<Value = Notice> {
-    let codes = prop::sample::select(vec![Code::Protocol, Code::PeerLost, Code::FlowControl, Code::Cancelled]);
+    let codes = prop::sample::select(vec![
+        Code::Protocol,
+        Code::PeerLost,
+        Code::FlowControl,
+        Code::Cancelled,
+    ]);
     (codes, "[^\\pC]{0,100}").prop_map(|(code, reason)| Notice::new(code, reason))
 }
 
@@ -178,14 +266,26 @@ fn frames() -> impl Strategy<Value = Frame> {
     let instance = prop::option::of(any::<[u8; 16]>().prop_map(Id));
     let avoid = proptest::collection::vec(any::<[u8; 16]>().prop_map(Id), 0..=MAX_AVOIDED);
     let header = (any::<[u8; 16]>(), instance, avoid);
-    let header = header.prop_map(|(port, instance, avoid)| AttachHeader { port: Id(port), instance, avoid });
+    let header = header.prop_map(|(port, instance, avoid)| AttachHeader {
+        port: Id(port),
+        instance,
+        avoid,
+    });
     prop_oneof![
-        (any::<[u8; 32]>(), bytes(0..300)).prop_map(|(proof, claims)| Frame::Hello { proof, claims }),
-        (any::<[u8; 32]>(), bytes(0..300)).prop_map(|(proof, terms)| Frame::Welcome { proof, terms }),
+        (any::<[u8; 32]>(), bytes(0..300))
+            .prop_map(|(proof, claims)| Frame::Hello { proof, claims }),
+        (any::<[u8; 32]>(), bytes(0..300))
+            .prop_map(|(proof, terms)| Frame::Welcome { proof, terms }),
         ids().prop_map(Frame::Register),
         ids().prop_map(Frame::Unregister),
         ids().prop_map(Frame::Registered),
-        (any::<u32>(), header, bytes(0..300)).prop_map(|(channel, header, message)| Frame::Attach { channel, header, message }),
+        (any::<u32>(), header, bytes(0..300)).prop_map(|(channel, header, message)| {
+            Frame::Attach {
+                channel,
+                header,
+                message,
+            }
+        }),
         (any::<u32>(), notices()).prop_map(|(channel, notice)| Frame::Close { channel, notice }),
         any::<u32>().prop_map(Frame::Pause),
         any::<u32>().prop_map(Frame::Resume),
@@ -193,7 +293,8 @@ fn frames() -> impl Strategy<Value = Frame> {
         any::<u64>().prop_map(Frame::Pong),
         notices().prop_map(Frame::GoAway),
         notices().prop_map(Frame::Error),
-        (any::<u32>(), bytes(1..3000)).prop_map(|(channel, payload)| Frame::Data { channel, payload }),
+        (any::<u32>(), bytes(1..3000))
+            .prop_map(|(channel, payload)| Frame::Data { channel, payload }),
         (0x80..=0xffu8).prop_map(Frame::Extension),
     ]
 }

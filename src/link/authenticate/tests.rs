@@ -3,18 +3,35 @@
 use super::*;
 use crate::{frame::Ports, link::memory};
 
-const TERMS: Terms = Terms { version: 1, heartbeat_seconds: 20, max_channels: 9, max_ports: 8 };
+const TERMS: Terms = Terms {
+    version: 1,
+    heartbeat_seconds: 20,
+    max_channels: 9,
+    max_ports: 8,
+};
 
 fn introduction(role: Role) -> Introduction {
-    Introduction { role, instance: Id([7; 16]), epoch: 3, moves: false, agent: "test".to_owned() }
+    Introduction {
+        role,
+        instance: Id([7; 16]),
+        epoch: 3,
+        moves: false,
+        agent: "test".to_owned(),
+    }
 }
 
 fn keys() -> (LinkKey, LinkKey) {
-    (LinkKey::derive(Some("rePortserver")), LinkKey::derive(Some("another key")))
+    (
+        LinkKey::derive(Some("rePortserver")),
+        LinkKey::derive(Some("another key")),
+    )
 }
 
 /// A master that takes in whoever proves `key`.
-async fn master(mut socket: MessageSocket, key: &LinkKey) -> Result<(Hello, MessageSocket), HelloError> {
+async fn master(
+    mut socket: MessageSocket,
+    key: &LinkKey,
+) -> Result<(Hello, MessageSocket), HelloError> {
     let hello = match hello(&mut socket, AUTHENTICATION_TIMEOUT).await {
         Ok(hello) => hello,
         Err(error) => {
@@ -25,7 +42,11 @@ async fn master(mut socket: MessageSocket, key: &LinkKey) -> Result<(Hello, Mess
         }
     };
     if !hello.proven(key) {
-        refuse(socket, &Notice::new(Code::Unauthorized, "the proof is wrong")).await;
+        refuse(
+            socket,
+            &Notice::new(Code::Unauthorized, "the proof is wrong"),
+        )
+        .await;
         return Err(HelloError::Closed);
     }
     welcome(&mut socket, key, &hello, &TERMS).await?;
@@ -41,7 +62,11 @@ async fn join_scripted(messages: &[&[u8]], role: Role) -> JoinError {
     master.flush().await.unwrap();
     let key = LinkKey::derive(None);
     let role = introduction(role);
-    let joined = async { join(&mut socket, &key, &role, &[]).await.expect_err("the master is none") };
+    let joined = async {
+        join(&mut socket, &key, &role, &[])
+            .await
+            .expect_err("the master is none")
+    };
     let silent = async { while let Ok(Some(_)) = master.receive().await {} };
     tokio::select! { error = joined => error, () = silent => unreachable!("the role waits") }
 }
@@ -50,14 +75,26 @@ async fn join_scripted(messages: &[&[u8]], role: Role) -> JoinError {
 async fn a_server_and_a_master_with_the_same_key_join_in_one_flight() {
     let (mut socket, peer) = memory::pair();
     let (key, _) = keys();
-    let register = Frame::Register(Ports { ports: vec![Id([1; 16])] });
+    let register = Frame::Register(Ports {
+        ports: vec![Id([1; 16])],
+    });
     let role = introduction(Role::Server);
-    let (terms, taken) = tokio::join!(join(&mut socket, &key, &role, std::slice::from_ref(&register)), master(peer, &key));
+    let (terms, taken) = tokio::join!(
+        join(&mut socket, &key, &role, std::slice::from_ref(&register)),
+        master(peer, &key)
+    );
     let (hello, mut peer) = taken.unwrap();
     assert_eq!(terms.unwrap(), TERMS);
-    assert_eq!((hello.claims.role, hello.claims.instance, hello.claims.epoch), (Role::Server, Id([7; 16]), 3));
+    assert_eq!(
+        (hello.claims.role, hello.claims.instance, hello.claims.epoch),
+        (Role::Server, Id([7; 16]), 3)
+    );
     assert_eq!(hello.claims.agent, "test");
-    assert_eq!(Frame::decode(peer.receive().await.unwrap().unwrap().freeze()), Ok(register), "it came in the same flight");
+    assert_eq!(
+        Frame::decode(peer.receive().await.unwrap().unwrap().freeze()),
+        Ok(register),
+        "it came in the same flight"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,7 +113,10 @@ async fn frames_behind_the_welcome_stay_readable() {
     let (terms, _peer) = tokio::join!(join(&mut socket, &key, &role, &[]), behind);
     terms.unwrap();
     for token in 0..3 {
-        assert_eq!(Frame::decode(socket.receive().await.unwrap().unwrap().freeze()), Ok(Frame::Ping(token)));
+        assert_eq!(
+            Frame::decode(socket.receive().await.unwrap().unwrap().freeze()),
+            Ok(Frame::Ping(token))
+        );
     }
 }
 
@@ -110,7 +150,9 @@ async fn a_recorded_hello_is_worthless_on_another_link() {
     let (key, _) = keys();
     let role = introduction(Role::Server);
     let recorded = async {
-        peer.feed(Bytes::copy_from_slice(Challenge::new([1; 24]).as_bytes())).await.unwrap();
+        peer.feed(Bytes::copy_from_slice(Challenge::new([1; 24]).as_bytes()))
+            .await
+            .unwrap();
         peer.flush().await.unwrap();
         peer.receive().await.unwrap().unwrap()
     };
@@ -130,29 +172,80 @@ async fn a_recorded_hello_is_worthless_on_another_link() {
 
 #[tokio::test(start_paused = true)]
 async fn what_answers_instead_of_a_master_is_told_apart() {
-    assert!(matches!(join_scripted(&[b"hello, this is a chat"], Role::Client).await, JoinError::NotAMaster));
-    assert!(matches!(join_scripted(&[&[0; 32]], Role::Client).await, JoinError::NotAMaster));
+    assert!(matches!(
+        join_scripted(&[b"hello, this is a chat"], Role::Client).await,
+        JoinError::NotAMaster
+    ));
+    assert!(matches!(
+        join_scripted(&[&[0; 32]], Role::Client).await,
+        JoinError::NotAMaster
+    ));
     let challenge = Challenge::new([5; 24]);
-    let after = async |frame: Frame, role| join_scripted(&[challenge.as_bytes(), &frame.to_message()], role).await;
+    let after = async |frame: Frame, role| {
+        join_scripted(&[challenge.as_bytes(), &frame.to_message()], role).await
+    };
     let error = |code| Frame::Error(Notice::new(code, "said the master"));
-    assert!(matches!(after(error(Code::Unauthorized), Role::Server).await, JoinError::Unauthorized(_)));
-    assert!(matches!(after(error(Code::Throttled), Role::Server).await, JoinError::Throttled(_)));
-    assert!(matches!(after(error(Code::Superseded), Role::Server).await, JoinError::Superseded(_)));
-    assert!(matches!(after(error(Code::Limit), Role::Client).await, JoinError::Limit(_)));
-    assert!(matches!(after(error(Code::Version), Role::Client).await, JoinError::Refused(_)));
-    assert!(matches!(after(Frame::Ping(1), Role::Client).await, JoinError::Protocol(_)));
-    assert!(matches!(after(Frame::Welcome { proof: [0; 32], terms: "{}".into() }, Role::Client).await, JoinError::FalseMaster));
-    assert!(matches!(join_scripted(&[challenge.as_bytes(), b"\x00"], Role::Client).await, JoinError::Protocol(_)));
+    assert!(matches!(
+        after(error(Code::Unauthorized), Role::Server).await,
+        JoinError::Unauthorized(_)
+    ));
+    assert!(matches!(
+        after(error(Code::Throttled), Role::Server).await,
+        JoinError::Throttled(_)
+    ));
+    assert!(matches!(
+        after(error(Code::Superseded), Role::Server).await,
+        JoinError::Superseded(_)
+    ));
+    assert!(matches!(
+        after(error(Code::Limit), Role::Client).await,
+        JoinError::Limit(_)
+    ));
+    assert!(matches!(
+        after(error(Code::Version), Role::Client).await,
+        JoinError::Refused(_)
+    ));
+    assert!(matches!(
+        after(Frame::Ping(1), Role::Client).await,
+        JoinError::Protocol(_)
+    ));
+    assert!(matches!(
+        after(
+            Frame::Welcome {
+                proof: [0; 32],
+                terms: "{}".into()
+            },
+            Role::Client
+        )
+        .await,
+        JoinError::FalseMaster
+    ));
+    assert!(matches!(
+        join_scripted(&[challenge.as_bytes(), b"\x00"], Role::Client).await,
+        JoinError::Protocol(_)
+    ));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_master_that_says_nothing_is_waited_for_ten_seconds() {
     let start = tokio::time::Instant::now();
-    assert!(matches!(join_scripted(&[], Role::Client).await, JoinError::Silent { awaited: "challenge", .. }));
+    assert!(matches!(
+        join_scripted(&[], Role::Client).await,
+        JoinError::Silent {
+            awaited: "challenge",
+            ..
+        }
+    ));
     assert_eq!(start.elapsed(), AUTHENTICATION_TIMEOUT);
     let start = tokio::time::Instant::now();
     let challenge = Challenge::new([5; 24]);
-    assert!(matches!(join_scripted(&[challenge.as_bytes()], Role::Client).await, JoinError::Silent { awaited: "WELCOME", .. }));
+    assert!(matches!(
+        join_scripted(&[challenge.as_bytes()], Role::Client).await,
+        JoinError::Silent {
+            awaited: "WELCOME",
+            ..
+        }
+    ));
     assert_eq!(start.elapsed(), AUTHENTICATION_TIMEOUT);
 }
 
@@ -160,8 +253,16 @@ async fn a_master_that_says_nothing_is_waited_for_ten_seconds() {
 async fn a_master_that_hangs_up_is_told_apart_from_a_silent_one() {
     let (mut socket, peer) = memory::pair();
     let (key, role) = (LinkKey::derive(None), introduction(Role::Client));
-    let (joined, ()) = tokio::join!(join(&mut socket, &key, &role, &[]), peer.close(Duration::from_secs(1)));
-    assert!(matches!(joined.unwrap_err(), JoinError::Closed { awaited: "challenge" }));
+    let (joined, ()) = tokio::join!(
+        join(&mut socket, &key, &role, &[]),
+        peer.close(Duration::from_secs(1))
+    );
+    assert!(matches!(
+        joined.unwrap_err(),
+        JoinError::Closed {
+            awaited: "challenge"
+        }
+    ));
 }
 
 /// What a master makes of a peer that sends `message` in place of HELLO, and what the peer is told.
@@ -174,7 +275,11 @@ async fn hello_scripted(message: Option<&[u8]>) -> (HelloError, Option<Frame>) {
             socket.feed(Bytes::copy_from_slice(message)).await.unwrap();
             socket.flush().await.unwrap();
         }
-        socket.receive().await.unwrap().map(|message| Frame::decode(message.freeze()).unwrap())
+        socket
+            .receive()
+            .await
+            .unwrap()
+            .map(|message| Frame::decode(message.freeze()).unwrap())
     };
     let (taken, told) = tokio::join!(master(peer, &key), role);
     (taken.expect_err("it is no role"), told)
@@ -183,8 +288,16 @@ async fn hello_scripted(message: Option<&[u8]>) -> (HelloError, Option<Frame>) {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_sends_something_else_than_hello_is_told_so() {
     let claims = r#"{"version":2,"role":"client","instance":"00000000000000000000000000000000","epoch":1,"nonce":"0000000000000000000000000000000000000000000000000000000000000000"}"#;
-    let version = Frame::Hello { proof: [0; 32], claims: claims.into() }.to_message();
-    let shapeless = Frame::Hello { proof: [0; 32], claims: "{}".into() }.to_message();
+    let version = Frame::Hello {
+        proof: [0; 32],
+        claims: claims.into(),
+    }
+    .to_message();
+    let shapeless = Frame::Hello {
+        proof: [0; 32],
+        claims: "{}".into(),
+    }
+    .to_message();
     for (message, code) in [
         (Some(&b"\x0a12345678"[..]), Code::Protocol),
         (Some(b"\x10\x00\x00\x00\x01x"), Code::Protocol),
@@ -194,7 +307,10 @@ async fn a_peer_that_sends_something_else_than_hello_is_told_so() {
         (None, Code::Timeout),
     ] {
         let (error, told) = hello_scripted(message).await;
-        assert!(matches!(told, Some(Frame::Error(notice)) if notice.code == code), "{error} for {message:?}");
+        assert!(
+            matches!(told, Some(Frame::Error(notice)) if notice.code == code),
+            "{error} for {message:?}"
+        );
     }
 }
 
@@ -219,5 +335,14 @@ async fn a_first_message_longer_than_a_hello_is_not_taken() {
         role.flush().await.expect("sent");
     };
     let (answer, ()) = tokio::join!(hello(&mut master, AUTHENTICATION_TIMEOUT), send);
-    assert!(matches!(answer, Err(HelloError::Socket(SocketError::TooLong { size: 5_000, longest: 4_096 }))), "{answer:?}");
+    assert!(
+        matches!(
+            answer,
+            Err(HelloError::Socket(SocketError::TooLong {
+                size: 5_000,
+                longest: 4_096
+            }))
+        ),
+        "{answer:?}"
+    );
 }

@@ -122,7 +122,9 @@ impl DialError {
             DialError::Connect { peer, .. } => (*peer, Layer::Tcp),
             DialError::Environment(_) | DialError::Proxy { .. } => (Peer::Proxy, Layer::Proxy),
             DialError::Authorities(_) => (Peer::Proxy, Layer::Tls),
-            DialError::HeadersFile { .. } | DialError::Upgrade { .. } => (Peer::Master, Layer::Http),
+            DialError::HeadersFile { .. } | DialError::Upgrade { .. } => {
+                (Peer::Master, Layer::Http)
+            }
             DialError::Tls { peer, .. } => (*peer, Layer::Tls),
             DialError::Deadline { peer, layer, .. } => (*peer, *layer),
         }
@@ -132,30 +134,53 @@ impl DialError {
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
-            DialError::Name { host, reason, out_of_files: Some(out), .. } => {
-                Reason::new(format!("`{host}` cannot be looked up ({reason})"), out.to_string(), out.remedy())
-            }
-            DialError::Name { peer, host, reason, out_of_files: None } => Reason::new(
+            DialError::Name {
+                host,
+                reason,
+                out_of_files: Some(out),
+                ..
+            } => Reason::new(
+                format!("`{host}` cannot be looked up ({reason})"),
+                out.to_string(),
+                out.remedy(),
+            ),
+            DialError::Name {
+                peer,
+                host,
+                reason,
+                out_of_files: None,
+            } => Reason::new(
                 format!("`{host}` does not resolve ({reason})"),
                 "the name is wrong, or this network's DNS server does not know it or is not reached",
                 format!("check the host in `{}` and the DNS server", peer.field()),
             ),
             DialError::Connect { peer, attempts } => connect_reason(*peer, attempts),
-            DialError::Environment(error) => {
-                Reason::new(error.to_string(), "", "correct it, or set `proxy` in the configuration")
-            }
-            DialError::Proxy { source, .. } => {
-                Reason::of_sentence(&source.to_string(), "look into the proxy's log, and check `proxy`")
-            }
-            DialError::Authorities(error) => {
-                Reason::of_sentence(&error.to_string(), "name a PEM file with authorities with `tls.ca`")
-            }
-            DialError::HeadersFile { path, problem } => {
-                Reason::new(format!("the file of `headers_file`, {}, {problem}", path.display()), "", "correct the file")
-            }
+            DialError::Environment(error) => Reason::new(
+                error.to_string(),
+                "",
+                "correct it, or set `proxy` in the configuration",
+            ),
+            DialError::Proxy { source, .. } => Reason::of_sentence(
+                &source.to_string(),
+                "look into the proxy's log, and check `proxy`",
+            ),
+            DialError::Authorities(error) => Reason::of_sentence(
+                &error.to_string(),
+                "name a PEM file with authorities with `tls.ca`",
+            ),
+            DialError::HeadersFile { path, problem } => Reason::new(
+                format!("the file of `headers_file`, {}, {problem}", path.display()),
+                "",
+                "correct the file",
+            ),
             DialError::Tls { peer, problem, .. } => problem.reason(*peer),
             DialError::Upgrade { source, .. } => source.reason(),
-            DialError::Deadline { layer, peer, whom, after } => Reason::new(
+            DialError::Deadline {
+                layer,
+                peer,
+                whom,
+                after,
+            } => Reason::new(
                 format!("{whom} gave no answer within {} s", after.as_secs_f32()),
                 "what should answer is down or far away, or a firewall drops what is sent to it",
                 layer.remedy(*peer),
@@ -174,7 +199,10 @@ impl DialError {
             DialError::Authorities(_) => "proxy's ".to_owned(),
             DialError::Tls { host, .. } => format!("{}TLS with `{host}`: ", peer.prefix()),
             DialError::Upgrade { address, .. } => format!("HTTP with {address}: "),
-            DialError::Deadline { layer: Layer::Proxy, .. } => "proxy: ".to_owned(),
+            DialError::Deadline {
+                layer: Layer::Proxy,
+                ..
+            } => "proxy: ".to_owned(),
             DialError::Name { .. } | DialError::HeadersFile { .. } | DialError::Deadline { .. } => {
                 format!("{}{layer}: ", peer.prefix())
             }
@@ -188,16 +216,27 @@ fn connect_reason(peer: Peer, attempts: &[(SocketAddr, io::Error)]) -> Reason {
         return Reason::new(said, out.to_string(), out.remedy());
     }
     let refused = |(address, error): &(SocketAddr, io::Error)| {
-        error.kind() == io::ErrorKind::ConnectionRefused && !matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified())
+        error.kind() == io::ErrorKind::ConnectionRefused
+            && !matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified())
     };
-    let from_nowhere = |(_, error): &(SocketAddr, io::Error)| error.get_ref().is_some_and(|inner| inner.is::<NoSuchPlace>());
+    let from_nowhere = |(_, error): &(SocketAddr, io::Error)| {
+        error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<NoSuchPlace>())
+    };
     if attempts.iter().any(from_nowhere) {
         let cause = "this machine has no such address or interface, or rePort may not use it";
         return Reason::new(said, cause, "correct `bind_address`");
     }
     let (cause, remedy) = match (attempts.iter().any(refused), peer) {
-        (true, Peer::Master) => ("nobody listens there", "is the master running, and is the port right?"),
-        (true, Peer::Proxy) => ("nobody listens there", "is that the proxy's port in `proxy`?"),
+        (true, Peer::Master) => (
+            "nobody listens there",
+            "is the master running, and is the port right?",
+        ),
+        (true, Peer::Proxy) => (
+            "nobody listens there",
+            "is that the proxy's port in `proxy`?",
+        ),
         (false, _) => (
             "the machine is down, or a firewall drops what is sent to it",
             "is the machine reachable, and does a firewall let the port through?",
@@ -216,7 +255,10 @@ mod tests {
         let error = || io::Error::from(rustix::io::Errno::MFILE);
         let address = SocketAddr::from(([192, 0, 2, 1], 443));
         let failures = [
-            DialError::Connect { peer: Peer::Master, attempts: vec![(address, error())] },
+            DialError::Connect {
+                peer: Peer::Master,
+                attempts: vec![(address, error())],
+            },
             DialError::Name {
                 peer: Peer::Master,
                 host: "a".to_owned(),
@@ -227,10 +269,14 @@ mod tests {
         for failure in failures {
             let said = failure.to_string();
             assert!(
-                said.contains("this process has as many open files as its limit of ") && said.contains("`ulimit -n`"),
+                said.contains("this process has as many open files as its limit of ")
+                    && said.contains("`ulimit -n`"),
                 "{said}"
             );
-            assert!(!said.contains("firewall") && !said.contains("DNS"), "{said}");
+            assert!(
+                !said.contains("firewall") && !said.contains("DNS"),
+                "{said}"
+            );
         }
     }
 }

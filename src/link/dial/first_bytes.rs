@@ -27,12 +27,22 @@ pub(super) struct Remembering<S> {
 impl<S> Remembering<S> {
     pub fn new(stream: S) -> (Self, FirstBytes) {
         let first = FirstBytes::default();
-        (Remembering { stream, first: Some(Arc::clone(&first)) }, first)
+        (
+            Remembering {
+                stream,
+                first: Some(Arc::clone(&first)),
+            },
+            first,
+        )
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Remembering<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         if let Some(first) = self.first.take() {

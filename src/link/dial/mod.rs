@@ -123,14 +123,31 @@ impl Dialer {
     /// When there are no authorities to trust, or no certificate to show, for `wss://`.
     pub fn new(address: MasterAddress, parameters: DialParameters) -> Result<Self, TlsError> {
         let tls = if address.is_secure() {
-            let name = parameters.tls.server_name.as_deref().unwrap_or(address.host());
+            let name = parameters
+                .tls
+                .server_name
+                .as_deref()
+                .unwrap_or(address.host());
             Some((server_name(name)?, tls::client_config(&parameters.tls)?))
         } else {
             None
         };
-        let DialParameters { stagger, deadline, .. } = parameters;
-        let reach = Reach { stagger, deadline, bind: parameters.bind.clone(), is_narrow: Arc::default() };
-        Ok(Dialer { address, parameters, reach, tls, proxy_tls: OnceLock::new() })
+        let DialParameters {
+            stagger, deadline, ..
+        } = parameters;
+        let reach = Reach {
+            stagger,
+            deadline,
+            bind: parameters.bind.clone(),
+            is_narrow: Arc::default(),
+        };
+        Ok(Dialer {
+            address,
+            parameters,
+            reach,
+            tls,
+            proxy_tls: OnceLock::new(),
+        })
     }
 
     /// Where it dials.
@@ -168,12 +185,19 @@ impl Dialer {
     async fn dial_at(&self, stage: &Stage) -> Result<MessageSocket, DialError> {
         let proxy = self.chosen_proxy()?.map(|chosen| chosen.address);
         let deadline = Instant::now() + self.parameters.deadline;
-        timeout_at(deadline, self.walk(proxy.as_ref(), stage)).await.unwrap_or_else(|_| {
-            let (peer, layer) = stage.get();
-            let at_proxy = proxy.as_ref().filter(|_| peer == Peer::Proxy);
-            let whom = at_proxy.map_or_else(|| self.address.to_string(), ToString::to_string);
-            Err(DialError::Deadline { layer, peer, whom, after: self.parameters.deadline })
-        })
+        timeout_at(deadline, self.walk(proxy.as_ref(), stage))
+            .await
+            .unwrap_or_else(|_| {
+                let (peer, layer) = stage.get();
+                let at_proxy = proxy.as_ref().filter(|_| peer == Peer::Proxy);
+                let whom = at_proxy.map_or_else(|| self.address.to_string(), ToString::to_string);
+                Err(DialError::Deadline {
+                    layer,
+                    peer,
+                    whom,
+                    after: self.parameters.deadline,
+                })
+            })
     }
 
     /// Where the connection is to lead.
@@ -184,25 +208,56 @@ impl Dialer {
         }
     }
 
-    async fn walk(&self, proxy: Option<&ProxyAddress>, stage: &Stage) -> Result<MessageSocket, DialError> {
+    async fn walk(
+        &self,
+        proxy: Option<&ProxyAddress>,
+        stage: &Stage,
+    ) -> Result<MessageSocket, DialError> {
         let headers = self.parameters.request.all_headers().await?;
         let (host, port) = self.goal();
         match proxy {
-            None => self.secure(self.reach.connect(Peer::Master, host, port, stage).await?, headers, stage).await,
-            Some(proxy) => self.secure(self.through(proxy, stage).await?, headers, stage).await,
+            None => {
+                self.secure(
+                    self.reach.connect(Peer::Master, host, port, stage).await?,
+                    headers,
+                    stage,
+                )
+                .await
+            }
+            Some(proxy) => {
+                self.secure(self.through(proxy, stage).await?, headers, stage)
+                    .await
+            }
         }
     }
 
     /// What leads to the master through the proxy.
-    async fn through(&self, proxy: &ProxyAddress, stage: &Stage) -> Result<Box<dyn ByteStream>, DialError> {
+    async fn through(
+        &self,
+        proxy: &ProxyAddress,
+        stage: &Stage,
+    ) -> Result<Box<dyn ByteStream>, DialError> {
         let (host, port) = self.goal();
-        let of_proxy = |source| DialError::Proxy { proxy: Box::new(proxy.clone()), source };
+        let of_proxy = |source| DialError::Proxy {
+            proxy: Box::new(proxy.clone()),
+            source,
+        };
         let target = match proxy.kind {
             ProxyKind::Http | ProxyKind::Https => {
                 let target = with_port(host, port);
-                let to_proxy = ToProxy { dialer: self, proxy, stage, scheme: Scheme::default() };
+                let to_proxy = ToProxy {
+                    dialer: self,
+                    proxy,
+                    stage,
+                    scheme: Scheme::default(),
+                };
                 let way = proxy::connect(&to_proxy, proxy, &target).await;
-                if let Some(scheme) = to_proxy.scheme.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                if let Some(scheme) = to_proxy
+                    .scheme
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take()
+                {
                     stage.note(|| Sight::Scheme(scheme));
                 }
                 return way.map_err(|failure| match failure {
@@ -217,18 +272,37 @@ impl Dialer {
                 Target::Address(first.ok_or_else(|| of_proxy(ProxyError::Closed))?)
             }
         };
-        let stream = self.reach.connect(Peer::Proxy, &proxy.host, proxy.port, stage).await?;
+        let stream = self
+            .reach
+            .connect(Peer::Proxy, &proxy.host, proxy.port, stage)
+            .await?;
         stage.set(Peer::Proxy, Layer::Proxy);
-        proxy::through_socks(stream, proxy.user.as_ref(), target).await.map_err(of_proxy)
+        proxy::through_socks(stream, proxy.user.as_ref(), target)
+            .await
+            .map_err(of_proxy)
     }
 
-    async fn to_http_proxy(&self, proxy: &ProxyAddress, stage: &Stage) -> Result<Box<dyn ByteStream>, DialError> {
-        let stream = self.reach.connect(Peer::Proxy, &proxy.host, proxy.port, stage).await?;
+    async fn to_http_proxy(
+        &self,
+        proxy: &ProxyAddress,
+        stage: &Stage,
+    ) -> Result<Box<dyn ByteStream>, DialError> {
+        let stream = self
+            .reach
+            .connect(Peer::Proxy, &proxy.host, proxy.port, stage)
+            .await?;
         if proxy.kind == ProxyKind::Http {
             stage.set(Peer::Proxy, Layer::Proxy);
             return Ok(Box::new(stream));
         }
-        let stream = handshake(self.proxy_tls()?, server_name(&proxy.host)?, stream, Peer::Proxy, stage).await?;
+        let stream = handshake(
+            self.proxy_tls()?,
+            server_name(&proxy.host)?,
+            stream,
+            Peer::Proxy,
+            stage,
+        )
+        .await?;
         stage.set(Peer::Proxy, Layer::Proxy);
         Ok(Box::new(stream))
     }
@@ -242,31 +316,59 @@ impl Dialer {
         Ok(self.proxy_tls.get_or_init(|| config).clone())
     }
 
-    async fn secure(&self, stream: impl ByteStream, headers: HeaderMap, stage: &Stage) -> Result<MessageSocket, DialError> {
-        let Some((name, config)) = &self.tls else { return self.upgrade(stream, headers, stage).await };
+    async fn secure(
+        &self,
+        stream: impl ByteStream,
+        headers: HeaderMap,
+        stage: &Stage,
+    ) -> Result<MessageSocket, DialError> {
+        let Some((name, config)) = &self.tls else {
+            return self.upgrade(stream, headers, stage).await;
+        };
         let stream = handshake(config.clone(), name.clone(), stream, Peer::Master, stage).await?;
         self.upgrade(stream, headers, stage).await
     }
 
-    async fn upgrade(&self, mut stream: impl ByteStream, headers: HeaderMap, stage: &Stage) -> Result<MessageSocket, DialError> {
+    async fn upgrade(
+        &self,
+        mut stream: impl ByteStream,
+        headers: HeaderMap,
+        stage: &Stage,
+    ) -> Result<MessageSocket, DialError> {
         stage.set(Peer::Master, Layer::Http);
-        let host = self.parameters.request.host.clone().unwrap_or_else(|| self.address.authority());
+        let host = self
+            .parameters
+            .request
+            .host
+            .clone()
+            .unwrap_or_else(|| self.address.authority());
         let tell = |answered| stage.note(|| Sight::Answered(answered));
         match upgrade::upgrade(&mut stream, self.address.path(), &host, &headers, tell).await {
             Ok(read) => Ok(MessageSocket::new(stream, read, End::Dialled).over(stage.connection())),
             // With TLS 1.3 a peer that wants another certificate of us says so only now.
             Err(UpgradeError::Io(error)) if is_of_tls(&error) => {
-                let host =
-                    self.tls.as_ref().map_or_else(|| self.address.host().to_owned(), |(name, _)| name.to_str().into_owned());
-                Err(DialError::Tls { peer: Peer::Master, host, problem: tls_problem(&error, &[], None) })
+                let host = self.tls.as_ref().map_or_else(
+                    || self.address.host().to_owned(),
+                    |(name, _)| name.to_str().into_owned(),
+                );
+                Err(DialError::Tls {
+                    peer: Peer::Master,
+                    host,
+                    problem: tls_problem(&error, &[], None),
+                })
             }
-            Err(source) => Err(DialError::Upgrade { address: Box::new(self.address.clone()), source }),
+            Err(source) => Err(DialError::Upgrade {
+                address: Box::new(self.address.clone()),
+                source,
+            }),
         }
     }
 }
 
 fn is_of_tls(error: &std::io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// TLS over a stream.
@@ -280,14 +382,21 @@ async fn handshake<S: ByteStream>(
     stage.set(peer, Layer::Tls);
     let host = name.to_str().into_owned();
     let (stream, first) = Remembering::new(stream);
-    let (outcome, shown) = tls::witnessed(TlsConnector::from(config).connect(name, ReadAhead::new(stream))).await;
+    let (outcome, shown) =
+        tls::witnessed(TlsConnector::from(config).connect(name, ReadAhead::new(stream))).await;
     let agreed = outcome.as_ref().ok().map(|stream| stream.get_ref().1);
     stage.note(|| Sight::Tls(session(agreed, &shown)));
-    outcome.map_err(|error| DialError::Tls { peer, host, problem: tls_problem(&error, &shown, Some(&first)) })
+    outcome.map_err(|error| DialError::Tls {
+        peer,
+        host,
+        problem: tls_problem(&error, &shown, Some(&first)),
+    })
 }
 
 fn session(agreed: Option<&ClientConnection>, shown: &[CertificateDer<'_>]) -> TlsSession {
-    let known = agreed.and_then(|agreed| agreed.peer_certificates()).unwrap_or(shown);
+    let known = agreed
+        .and_then(|agreed| agreed.peer_certificates())
+        .unwrap_or(shown);
     let version = |version| match version {
         ProtocolVersion::TLSv1_2 => "TLS 1.2".to_owned(),
         ProtocolVersion::TLSv1_3 => "TLS 1.3".to_owned(),
@@ -295,9 +404,18 @@ fn session(agreed: Option<&ClientConnection>, shown: &[CertificateDer<'_>]) -> T
     };
     let agreed = agreed.and_then(|agreed| {
         let cipher = agreed.negotiated_cipher_suite()?.suite();
-        Some((version(agreed.protocol_version()?), cipher.as_str().unwrap_or("unknown").to_owned()))
+        Some((
+            version(agreed.protocol_version()?),
+            cipher.as_str().unwrap_or("unknown").to_owned(),
+        ))
     });
-    TlsSession { agreed, chain: known.iter().filter_map(|shown| Certificate::read(shown)).collect() }
+    TlsSession {
+        agreed,
+        chain: known
+            .iter()
+            .filter_map(|shown| Certificate::read(shown))
+            .collect(),
+    }
 }
 
 /// Makes connections to the proxy.
@@ -313,8 +431,16 @@ impl Connects for ToProxy<'_> {
     type Error = Failure;
 
     async fn connect(&self) -> Result<Box<dyn ByteStream>, Failure> {
-        let stream = self.dialer.to_http_proxy(self.proxy, self.stage).await.map_err(Failure::Before)?;
-        if self.stage.is_watched() { Ok(Box::new(Overheard::new(stream, &self.scheme))) } else { Ok(stream) }
+        let stream = self
+            .dialer
+            .to_http_proxy(self.proxy, self.stage)
+            .await
+            .map_err(Failure::Before)?;
+        if self.stage.is_watched() {
+            Ok(Box::new(Overheard::new(stream, &self.scheme)))
+        } else {
+            Ok(stream)
+        }
     }
 }
 

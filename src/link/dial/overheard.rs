@@ -29,15 +29,25 @@ pub(super) struct Overheard {
 
 impl Overheard {
     pub fn new(stream: Box<dyn ByteStream>, scheme: &Scheme) -> Self {
-        Overheard { stream, scheme: Arc::clone(scheme) }
+        Overheard {
+            stream,
+            scheme: Arc::clone(scheme),
+        }
     }
 }
 
 /// The scheme in the head of a request.
 fn scheme_in(head: &[u8]) -> Option<String> {
-    let at = head.windows(HEADER.len()).position(|window| window.eq_ignore_ascii_case(HEADER))?;
+    let at = head
+        .windows(HEADER.len())
+        .position(|window| window.eq_ignore_ascii_case(HEADER))?;
     let value = head.get(at + HEADER.len()..)?;
-    let word: Vec<u8> = value.iter().copied().take_while(u8::is_ascii_alphabetic).take(SCHEME_LENGTH + 1).collect();
+    let word: Vec<u8> = value
+        .iter()
+        .copied()
+        .take_while(u8::is_ascii_alphabetic)
+        .take(SCHEME_LENGTH + 1)
+        .collect();
     if value.get(word.len()) != Some(&b' ') || word.len() > SCHEME_LENGTH {
         return None;
     }
@@ -45,13 +55,21 @@ fn scheme_in(head: &[u8]) -> Option<String> {
 }
 
 impl AsyncRead for Overheard {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Overheard {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if bytes.starts_with(b"CONNECT ")
             && let Some(scheme) = scheme_in(bytes)
         {
@@ -77,9 +95,11 @@ mod tests {
     fn the_scheme_is_kept_and_nothing_behind_it() {
         let head = b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nProxy-Authorization: Basic YW5uOnNlc2FtZQ==\r\n\r\n";
         assert_eq!(scheme_in(head).as_deref(), Some("Basic"));
-        for nothing in
-            [&b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..], b"\r\nProxy-Authorization: Secret\r\n", b"\r\nProxy-Authorization: "]
-        {
+        for nothing in [
+            &b"CONNECT a:1 HTTP/1.1\r\n\r\n"[..],
+            b"\r\nProxy-Authorization: Secret\r\n",
+            b"\r\nProxy-Authorization: ",
+        ] {
             assert_eq!(scheme_in(nothing), None);
         }
     }

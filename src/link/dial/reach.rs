@@ -82,7 +82,13 @@ pub(super) struct Reach {
 
 impl Reach {
     /// A connection to the host.
-    pub async fn connect(&self, peer: Peer, host: &str, port: u16, stage: &Stage) -> Result<TcpStream, DialError> {
+    pub async fn connect(
+        &self,
+        peer: Peer,
+        host: &str,
+        port: u16,
+        stage: &Stage,
+    ) -> Result<TcpStream, DialError> {
         let addresses = self.resolve(peer, host, port, stage).await?;
         stage.set(peer, Layer::Tcp);
         let stream = self.race(peer, addresses).await?;
@@ -91,10 +97,15 @@ impl Reach {
     }
 
     /// What becomes of a connection to each of the addresses, all at a time: how long it took, or why there is none.
-    pub async fn survey(&self, addresses: Vec<SocketAddr>) -> Vec<(SocketAddr, io::Result<Duration>)> {
+    pub async fn survey(
+        &self,
+        addresses: Vec<SocketAddr>,
+    ) -> Vec<(SocketAddr, io::Result<Duration>)> {
         let attempts = addresses.into_iter().map(|address| async move {
             let begun = Instant::now();
-            let attempt = tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref(), false)).await;
+            let attempt =
+                tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref(), false))
+                    .await;
             let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             (address, attempt.map(|_| begun.elapsed()))
         });
@@ -102,12 +113,28 @@ impl Reach {
     }
 
     /// The host's addresses, in the order in which they are to be tried.
-    pub async fn resolve(&self, peer: Peer, host: &str, port: u16, stage: &Stage) -> Result<Vec<SocketAddr>, DialError> {
+    pub async fn resolve(
+        &self,
+        peer: Peer,
+        host: &str,
+        port: u16,
+        stage: &Stage,
+    ) -> Result<Vec<SocketAddr>, DialError> {
         stage.set(peer, Layer::Name);
-        let failed = |reason: String| DialError::Name { peer, host: host.to_owned(), reason, out_of_files: None };
+        let failed = |reason: String| DialError::Name {
+            peer,
+            host: host.to_owned(),
+            reason,
+            out_of_files: None,
+        };
         let found = look_up(host, port).await.map_err(|error| {
             let out_of_files = OutOfFiles::of(&error).or_else(OutOfFiles::now);
-            DialError::Name { peer, host: host.to_owned(), reason: error.to_string(), out_of_files }
+            DialError::Name {
+                peer,
+                host: host.to_owned(),
+                reason: error.to_string(),
+                out_of_files,
+            }
         })?;
         let fits = |address: &SocketAddr| match &self.bind {
             Some(Bind::Address(from)) => from.is_ipv6() == address.is_ipv6(),
@@ -116,33 +143,59 @@ impl Reach {
         let (addresses, others): (Vec<_>, Vec<_>) = found.into_iter().partition(fits);
         match (addresses.is_empty(), others.is_empty()) {
             (true, true) => Err(failed("it has no address".to_owned())),
-            (true, false) => Err(failed("it has no address of the family of `bind_address`".to_owned())),
+            (true, false) => Err(failed(
+                "it has no address of the family of `bind_address`".to_owned(),
+            )),
             (false, _) => Ok(alternate(addresses)),
         }
     }
 
     /// The first connection that is established.
-    pub async fn race(&self, peer: Peer, addresses: Vec<SocketAddr>) -> Result<TcpStream, DialError> {
+    pub async fn race(
+        &self,
+        peer: Peer,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<TcpStream, DialError> {
         let is_narrow = self.is_narrow.load(Ordering::Relaxed);
         let connecting = |address| {
             let bind = self.bind.clone();
             async move { connect(address, bind.as_ref(), is_narrow).await }
         };
-        let stream = race(addresses, self.stagger, connecting).await.map_err(|attempts| DialError::Connect { peer, attempts })?;
+        let stream = race(addresses, self.stagger, connecting)
+            .await
+            .map_err(|attempts| DialError::Connect { peer, attempts })?;
         // Without its options a connection still works.
         let _ = tcp::prepare(&stream);
         Ok(stream)
     }
 }
 
-async fn connect(address: SocketAddr, bind: Option<&Bind>, is_narrow: bool) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+async fn connect(
+    address: SocketAddr,
+    bind: Option<&Bind>,
+    is_narrow: bool,
+) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv6() {
+        TcpSocket::new_v6()?
+    } else {
+        TcpSocket::new_v4()?
+    };
     if is_narrow {
         tcp::limit_segments(&socket);
     }
-    let Some(bind) = bind else { return socket.connect(address).await };
+    let Some(bind) = bind else {
+        return socket.connect(address).await;
+    };
     let bound = bind.apply(&socket);
-    bound.map_err(|error| io::Error::new(error.kind(), NoSuchPlace { from: bind.to_string(), error }))?;
+    bound.map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            NoSuchPlace {
+                from: bind.to_string(),
+                error,
+            },
+        )
+    })?;
     socket.connect(address).await
 }
 
@@ -161,5 +214,8 @@ fn bind_to(socket: &TcpSocket, interface: &str) -> io::Result<()> {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn bind_to(_: &TcpSocket, _: &str) -> io::Result<()> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "this system dials from addresses only: write one in `bind_address`"))
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system dials from addresses only: write one in `bind_address`",
+    ))
 }

@@ -32,7 +32,9 @@ pub enum HeaderError {
     #[error("has a value for \"{0}\" with control characters in it")]
     Value(HeaderName),
     /// The upgrade needs it as it is.
-    #[error("sets \"{0}\", which belongs to the upgrade itself: remove it (for `Host` there is the field `host`)")]
+    #[error(
+        "sets \"{0}\", which belongs to the upgrade itself: remove it (for `Host` there is the field `host`)"
+    )]
     Ours(HeaderName),
 }
 
@@ -41,8 +43,15 @@ pub enum HeaderError {
 /// # Errors
 /// When it cannot be sent.
 pub fn header_of(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), HeaderError> {
-    let known = HeaderName::from_bytes(name.as_bytes()).map_err(|_| HeaderError::Name(name.to_owned()))?;
-    let ours = [header::HOST, header::CONNECTION, header::UPGRADE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let known =
+        HeaderName::from_bytes(name.as_bytes()).map_err(|_| HeaderError::Name(name.to_owned()))?;
+    let ours = [
+        header::HOST,
+        header::CONNECTION,
+        header::UPGRADE,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+    ];
     if ours.contains(&known) || known.as_str().starts_with("sec-websocket-") {
         return Err(HeaderError::Ours(known));
     }
@@ -61,7 +70,9 @@ fn headers_of(text: &str) -> Result<HeaderMap, (usize, HeaderError)> {
             continue;
         }
         let wrong = |error| (index + 1, error);
-        let (name, value) = line.split_once(':').ok_or_else(|| wrong(HeaderError::NoColon))?;
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| wrong(HeaderError::NoColon))?;
         let (name, value) = header_of(name.trim(), value.trim()).map_err(wrong)?;
         headers.append(name, value);
     }
@@ -73,19 +84,30 @@ impl RequestParameters {
     pub(super) async fn all_headers(&self) -> Result<HeaderMap, DialError> {
         let mut headers = self.headers.clone();
         if let Some(path) = &self.headers_file {
-            let failed = |problem: String| DialError::HeadersFile { path: path.clone(), problem };
+            let failed = |problem: String| DialError::HeadersFile {
+                path: path.clone(),
+                problem,
+            };
             let file = path.clone();
-            let reading = tokio::task::spawn_blocking(move || crate::text::read_file(&file, crate::text::SHORT_FILE_MAX));
+            let reading = tokio::task::spawn_blocking(move || {
+                crate::text::read_file(&file, crate::text::SHORT_FILE_MAX)
+            });
             let read = reading.await.unwrap_or_else(|error| Err(error.into()));
             let bytes = read.map_err(|error| failed(format!("cannot be read: {error}")))?;
             let text = crate::text::decode(&bytes).map_err(|error| failed(error.to_string()))?;
-            let more = headers_of(&text).map_err(|(line, error)| failed(format!("line {line} {error}")))?;
+            let more = headers_of(&text)
+                .map_err(|(line, error)| failed(format!("line {line} {error}")))?;
             for (name, value) in &more {
                 headers.append(name, value.clone());
             }
         }
-        let user_agent =
-            self.user_agent.clone().unwrap_or(HeaderValue::from_static(concat!("report/", env!("CARGO_PKG_VERSION"))));
+        let user_agent = self
+            .user_agent
+            .clone()
+            .unwrap_or(HeaderValue::from_static(concat!(
+                "report/",
+                env!("CARGO_PKG_VERSION")
+            )));
         headers.entry(header::USER_AGENT).or_insert(user_agent);
         Ok(headers)
     }
@@ -97,7 +119,8 @@ mod tests {
 
     #[test]
     fn a_file_of_headers_is_read_line_by_line() {
-        let headers = headers_of("# rotates\n\nAuthorization: Bearer a:b\r\nX-Tag:  1\nX-Tag: 2\n").unwrap();
+        let headers =
+            headers_of("# rotates\n\nAuthorization: Bearer a:b\r\nX-Tag:  1\nX-Tag: 2\n").unwrap();
         assert_eq!(headers["authorization"], "Bearer a:b");
         assert_eq!(headers.get_all("x-tag").iter().count(), 2);
         for (text, line, says) in [
@@ -108,7 +131,10 @@ mod tests {
             ("A: \u{1}", 1, "control characters"),
         ] {
             let (found, error) = headers_of(text).unwrap_err();
-            assert!(found == line && error.to_string().contains(says), "{text:?}: line {found} {error}");
+            assert!(
+                found == line && error.to_string().contains(says),
+                "{text:?}: line {found} {error}"
+            );
         }
     }
 }

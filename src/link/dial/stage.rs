@@ -45,10 +45,16 @@ impl Layer {
     pub(super) fn remedy(self, peer: Peer) -> &'static str {
         match (self, peer) {
             (Layer::Name, _) => "check the DNS server",
-            (Layer::Tcp, _) => "is the machine reachable, and does a firewall let the port through?",
+            (Layer::Tcp, _) => {
+                "is the machine reachable, and does a firewall let the port through?"
+            }
             (Layer::Tls, _) => "does that port speak TLS?",
-            (Layer::Proxy, _) => "does it speak what the scheme in `proxy` says, and can it reach the master?",
-            (Layer::Http, _) => "does that port speak HTTP, and without TLS where `master` says ws://?",
+            (Layer::Proxy, _) => {
+                "does it speak what the scheme in `proxy` says, and can it reach the master?"
+            }
+            (Layer::Http, _) => {
+                "does that port speak HTTP, and without TLS where `master` says ws://?"
+            }
         }
     }
 }
@@ -105,7 +111,12 @@ impl Walk {
     fn pass(&mut self) {
         if let Some((peer, layer, since)) = self.present.take() {
             let sights = std::mem::take(&mut self.sights);
-            self.passed.push(Passage { peer, layer, took: since.elapsed(), sights });
+            self.passed.push(Passage {
+                peer,
+                layer,
+                took: since.elapsed(),
+                sights,
+            });
         }
     }
 }
@@ -113,7 +124,10 @@ impl Walk {
 impl Stage {
     /// Nothing was passed yet. Only when it is watched, it is noted what is.
     pub fn new(is_watched: bool) -> Self {
-        Stage { is_watched, walk: Mutex::default() }
+        Stage {
+            is_watched,
+            walk: Mutex::default(),
+        }
     }
 
     fn walk(&self) -> MutexGuard<'_, Walk> {
@@ -123,14 +137,21 @@ impl Stage {
     /// The dial has come to this layer.
     pub fn set(&self, peer: Peer, layer: Layer) {
         let mut walk = self.walk();
-        if !walk.present.is_some_and(|(now_peer, now_layer, _)| (now_peer, now_layer) == (peer, layer)) {
+        if !walk
+            .present
+            .is_some_and(|(now_peer, now_layer, _)| (now_peer, now_layer) == (peer, layer))
+        {
             walk.pass();
             walk.present = Some((peer, layer, Instant::now()));
         }
     }
 
     pub fn get(&self) -> (Peer, Layer) {
-        self.walk().present.map_or((Peer::Master, Layer::Name), |(peer, layer, _)| (peer, layer))
+        self.walk()
+            .present
+            .map_or((Peer::Master, Layer::Name), |(peer, layer, _)| {
+                (peer, layer)
+            })
     }
 
     /// A TCP connection was made.

@@ -43,16 +43,21 @@ impl Dialer {
     pub fn chosen_proxy(&self) -> Result<Option<ChosenProxy>, DialError> {
         match &self.parameters.proxy {
             ProxyChoice::Direct => Ok(None),
-            ProxyChoice::Fixed(proxy) => {
-                Ok(Some(ChosenProxy { address: ProxyAddress::clone(proxy), named_by: "the field `proxy`".to_owned() }))
-            }
+            ProxyChoice::Fixed(proxy) => Ok(Some(ChosenProxy {
+                address: ProxyAddress::clone(proxy),
+                named_by: "the field `proxy`".to_owned(),
+            })),
             ProxyChoice::Environment => {
                 let variable = |name: &str| std::env::var(name).ok();
                 let (host, port) = self.goal();
-                let found = environment::proxy_for(&variable, self.address.is_secure(), host, port)?;
+                let found =
+                    environment::proxy_for(&variable, self.address.is_secure(), host, port)?;
                 Ok(found.map(|(address, name)| {
                     debug!(proxy = %address, "the environment variable {name} names the proxy");
-                    ChosenProxy { address, named_by: format!("the environment variable {name}") }
+                    ChosenProxy {
+                        address,
+                        named_by: format!("the environment variable {name}"),
+                    }
                 }))
             }
         }
@@ -74,19 +79,38 @@ impl Dialer {
         let begun = Instant::now();
         let (stage, after) = (Stage::new(false), self.parameters.deadline);
         let resolving = self.reach.resolve(peer, &host, port, &stage);
-        let late = DialError::Deadline { layer: Layer::Name, peer, whom: host.clone(), after };
-        let addresses = timeout_at(begun + after, resolving).await.unwrap_or(Err(late))?;
+        let late = DialError::Deadline {
+            layer: Layer::Name,
+            peer,
+            whom: host.clone(),
+            after,
+        };
+        let addresses = timeout_at(begun + after, resolving)
+            .await
+            .unwrap_or(Err(late))?;
         let name_took = begun.elapsed();
         let told = |outcome: io::Result<Duration>| outcome.map_err(|error| refusal_of(&error));
         let surveyed = self.reach.survey(addresses).await;
-        let addresses = surveyed.into_iter().map(|(address, outcome)| (address, told(outcome))).collect();
-        Ok(Survey { peer, host, port, name_took, addresses })
+        let addresses = surveyed
+            .into_iter()
+            .map(|(address, outcome)| (address, told(outcome)))
+            .collect();
+        Ok(Survey {
+            peer,
+            host,
+            port,
+            name_took,
+            addresses,
+        })
     }
 
     /// A dialer that asks at another path of the same place, which begins with a slash.
     #[must_use]
     pub fn at(&self, path: &str) -> Self {
-        Dialer { address: self.address.at(path), ..self.clone() }
+        Dialer {
+            address: self.address.at(path),
+            ..self.clone()
+        }
     }
 
     /// Whether the master's own name is resolved here, and not at a proxy.

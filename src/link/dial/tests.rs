@@ -25,7 +25,9 @@ struct Listening {
 
 impl Listening {
     /// Serves each connection with `serve`, one at a time.
-    async fn with<F: Future<Output = ()> + Send>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self {
+    async fn with<F: Future<Output = ()> + Send>(
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut task = JoinSet::new();
@@ -34,7 +36,10 @@ impl Listening {
                 serve(stream).await;
             }
         });
-        Listening { address, _task: task }
+        Listening {
+            address,
+            _task: task,
+        }
     }
 
     /// Answers each request with the same bytes, and closes.
@@ -64,7 +69,9 @@ impl Listening {
     }
 
     fn dialer(&self, scheme: &str, host: &str, ca: Option<PathBuf>) -> Dialer {
-        let address = format!("{scheme}://{host}:{}/report?x=1", self.address.port()).parse().unwrap();
+        let address = format!("{scheme}://{host}:{}/report?x=1", self.address.port())
+            .parse()
+            .unwrap();
         Dialer::new(address, parameters(ca)).unwrap()
     }
 
@@ -74,22 +81,38 @@ impl Listening {
 
     /// What dialling fails with, as a user reads it.
     async fn refusal(&self) -> String {
-        self.dial().await.map(|_| ()).expect_err("it is no master").to_string()
+        self.dial()
+            .await
+            .map(|_| ())
+            .expect_err("it is no master")
+            .to_string()
     }
 }
 
 fn parameters(ca: Option<PathBuf>) -> DialParameters {
-    DialParameters { tls: TlsParameters::trusting(ca), deadline: Duration::from_secs(5), ..DialParameters::default() }
+    DialParameters {
+        tls: TlsParameters::trusting(ca),
+        deadline: Duration::from_secs(5),
+        ..DialParameters::default()
+    }
 }
 
 async fn read_request(stream: &mut (impl ByteStream + ?Sized)) -> String {
     let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.is_ok_and(|count| count > 0) {}
+    while !request.ends_with(b"\r\n\r\n")
+        && stream
+            .read_buf(&mut request)
+            .await
+            .is_ok_and(|count| count > 0)
+    {}
     String::from_utf8(request).unwrap()
 }
 
 fn key(request: &str) -> &str {
-    request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or_default()
+    request
+        .lines()
+        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
+        .unwrap_or_default()
 }
 
 async fn echo(stream: impl ByteStream) {
@@ -139,14 +162,20 @@ async fn the_request_is_what_a_websocket_server_expects() {
     .await;
     assert!(server.dial().await.is_err());
     let request = receiver.recv().await.unwrap();
-    assert!(request.starts_with("GET /report?x=1 HTTP/1.1\r\n"), "{request}");
+    assert!(
+        request.starts_with("GET /report?x=1 HTTP/1.1\r\n"),
+        "{request}"
+    );
     for header in [
         &format!("Host: 127.0.0.1:{}", server.address.port()),
         "Connection: Upgrade",
         "Upgrade: websocket",
         "Sec-WebSocket-Version: 13",
     ] {
-        assert!(request.contains(&format!("\r\n{header}\r\n")), "{header} in {request}");
+        assert!(
+            request.contains(&format!("\r\n{header}\r\n")),
+            "{header} in {request}"
+        );
     }
     assert_eq!(key(&request).len(), 24);
 }
@@ -161,26 +190,51 @@ async fn a_name_is_resolved() {
 async fn another_web_server_is_told_by_its_status_its_name_and_its_words() {
     let page = "HTTP/1.1 404 Not Found\r\nServer: nginx/1.24.0\r\nContent-Type: text/html\r\n\r\n<html>\r\n<head><title>404 Not Found</title></head>\r\n";
     let told = Listening::answering(page).await.refusal().await;
-    for part in
-        ["HTTP status 404 Not Found", "\"nginx/1.24.0\"", "\"404 Not Found\"", "check the path in `master`", "ws://127.0.0.1:"]
-    {
+    for part in [
+        "HTTP status 404 Not Found",
+        "\"nginx/1.24.0\"",
+        "\"404 Not Found\"",
+        "check the path in `master`",
+        "ws://127.0.0.1:",
+    ] {
         assert!(told.contains(part), "{part} in {told}");
     }
-    assert!(!told.contains('\n') && !told.contains('<'), "one line of text: {told}");
+    assert!(
+        !told.contains('\n') && !told.contains('<'),
+        "one line of text: {told}"
+    );
 }
 
 #[tokio::test]
 async fn what_can_be_done_depends_on_what_was_answered() {
     for (answer, says) in [
-        ("HTTP/1.1 301 Moved\r\nLocation: https://example.com/report\r\n\r\n", "write \"wss://example.com/report\""),
-        ("HTTP/1.1 400 Bad Request\r\n\r\nThe plain HTTP request was sent to HTTPS port", "write wss://"),
-        ("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "the master behind it does not"),
+        (
+            "HTTP/1.1 301 Moved\r\nLocation: https://example.com/report\r\n\r\n",
+            "write \"wss://example.com/report\"",
+        ),
+        (
+            "HTTP/1.1 400 Bad Request\r\n\r\nThe plain HTTP request was sent to HTTPS port",
+            "write wss://",
+        ),
+        (
+            "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+            "the master behind it does not",
+        ),
         ("HTTP/1.1 403 Forbidden\r\n\r\n", "refuses"),
         ("HTTP/1.1 200 OK\r\n\r\nwelcome", "some other web server"),
-        ("HTTP/1.1 426 Upgrade Required\r\n\r\n", "Upgrade and Connection"),
+        (
+            "HTTP/1.1 426 Upgrade Required\r\n\r\n",
+            "Upgrade and Connection",
+        ),
         ("HTTP/1.0 200 OK\r\n\r\nold", "HTTP/1.0 200 OK"),
-        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", "no `Upgrade: websocket`"),
-        ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", "no `Connection: Upgrade`"),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+            "no `Upgrade: websocket`",
+        ),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+            "no `Connection: Upgrade`",
+        ),
         (
             "HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n",
             "does not fit the request",
@@ -197,7 +251,11 @@ async fn what_can_be_done_depends_on_what_was_answered() {
 
 /// Fields of a head: so many, each so long.
 fn fields(count: usize, length: usize) -> String {
-    format!("X-Field: {}\r\n", "x".repeat(length - "X-Field: \r\n".len())).repeat(count)
+    format!(
+        "X-Field: {}\r\n",
+        "x".repeat(length - "X-Field: \r\n".len())
+    )
+    .repeat(count)
 }
 
 #[tokio::test]
@@ -210,22 +268,37 @@ async fn a_large_head_is_read_and_one_that_is_too_large_is_said_to_be() {
         })
         .await;
         talk(master.dial().await.unwrap()).await;
-        let answer = format!("HTTP/1.1 403 Forbidden\r\n{}\r\nnot here", self::fields(count, length));
+        let answer = format!(
+            "HTTP/1.1 403 Forbidden\r\n{}\r\nnot here",
+            self::fields(count, length)
+        );
         let told = Listening::answering(answer).await.refusal().await;
-        assert!(told.contains("HTTP status 403") && told.contains("\"not here\""), "{told}");
+        assert!(
+            told.contains("HTTP status 403") && told.contains("\"not here\""),
+            "{told}"
+        );
     }
-    for (count, length, says) in [(70, 1024, "head is longer than 64 KiB"), (300, 20, "head has more than 256 fields")] {
+    for (count, length, says) in [
+        (70, 1024, "head is longer than 64 KiB"),
+        (300, 20, "head has more than 256 fields"),
+    ] {
         for end in ["", "\r\n"] {
             let answer = format!("HTTP/1.1 302 Found\r\n{}{end}", fields(count, length));
             let told = Listening::answering(answer).await.refusal().await;
-            assert!(told.contains(says) && told.contains("\"HTTP/1.1 302 Found\""), "{told}");
+            assert!(
+                told.contains(says) && told.contains("\"HTTP/1.1 302 Found\""),
+                "{told}"
+            );
         }
     }
 }
 
 #[tokio::test]
 async fn an_endless_answer_is_not_read_to_its_end() {
-    let server = Listening::with(|mut stream| async move { while stream.write_all(&[b'x'; 1024]).await.is_ok() {} }).await;
+    let server = Listening::with(|mut stream| async move {
+        while stream.write_all(&[b'x'; 1024]).await.is_ok() {}
+    })
+    .await;
     assert!(server.refusal().await.contains("does not speak HTTP"));
 }
 
@@ -237,9 +310,26 @@ async fn a_server_that_says_nothing_ends_the_attempt_in_time() {
     })
     .await;
     let address = format!("ws://{}/", server.address).parse().unwrap();
-    let parameters = DialParameters { deadline: Duration::from_millis(200), ..DialParameters::default() };
-    let error = Dialer::new(address, parameters).unwrap().dial().await.map(|_| ()).unwrap_err();
-    assert!(matches!(error, DialError::Deadline { layer: Layer::Http, .. }), "{error}");
+    let parameters = DialParameters {
+        deadline: Duration::from_millis(200),
+        ..DialParameters::default()
+    };
+    let error = Dialer::new(address, parameters)
+        .unwrap()
+        .dial()
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            DialError::Deadline {
+                layer: Layer::Http,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -250,8 +340,14 @@ async fn a_port_where_nobody_listens_is_named_with_its_address() {
     let gone = bound.local_addr().unwrap();
     let dialer = Dialer::new(format!("ws://{gone}/").parse().unwrap(), parameters(None)).unwrap();
     let error = dialer.dial().await.map(|_| ()).unwrap_err();
-    assert!(matches!(&error, DialError::Connect { attempts, .. } if attempts.len() == 1), "{error}");
-    assert!(error.to_string().contains(&format!("{gone} (refused)")), "{error}");
+    assert!(
+        matches!(&error, DialError::Connect { attempts, .. } if attempts.len() == 1),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains(&format!("{gone} (refused)")),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -259,7 +355,11 @@ async fn the_next_address_is_tried_when_one_does_not_answer() {
     let master = Listening::with(echo).await;
     let dead = Listening::with(echo).await.address;
     let dialer = master.dialer("ws", "127.0.0.1", None);
-    let stream = dialer.reach.race(Peer::Master, vec![dead, master.address]).await.unwrap();
+    let stream = dialer
+        .reach
+        .race(Peer::Master, vec![dead, master.address])
+        .await
+        .unwrap();
     assert_eq!(stream.peer_addr().unwrap(), master.address);
     assert!(stream.nodelay().unwrap());
 }
@@ -268,25 +368,53 @@ async fn the_next_address_is_tried_when_one_does_not_answer() {
 async fn a_place_to_dial_from_that_is_not_there_is_named_with_its_field() {
     let master = Listening::with(echo).await;
     // 192.0.2.1 is for documentation (RFC 5737).
-    for bind in [Bind::Address([192, 0, 2, 1].into()), Bind::Interface("nosuch0".to_owned())] {
+    for bind in [
+        Bind::Address([192, 0, 2, 1].into()),
+        Bind::Interface("nosuch0".to_owned()),
+    ] {
         let url = format!("ws://{}/", master.address).parse().unwrap();
-        let parameters = DialParameters { proxy: ProxyChoice::Direct, bind: Some(bind), ..DialParameters::default() };
-        let told = Dialer::new(url, parameters).unwrap().dial().await.unwrap_err().to_string();
-        assert!(told.contains("no such address or interface") && told.ends_with("correct `bind_address`"), "{told}");
+        let parameters = DialParameters {
+            proxy: ProxyChoice::Direct,
+            bind: Some(bind),
+            ..DialParameters::default()
+        };
+        let told = Dialer::new(url, parameters)
+            .unwrap()
+            .dial()
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            told.contains("no such address or interface")
+                && told.ends_with("correct `bind_address`"),
+            "{told}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_name_that_does_not_resolve_is_named() {
     let address = "ws://no-such-host.invalid/".parse().unwrap();
-    let error = Dialer::new(address, parameters(None)).unwrap().dial().await.map(|_| ()).unwrap_err();
-    assert!(matches!(&error, DialError::Name { host, .. } if host == "no-such-host.invalid"), "{error}");
+    let error = Dialer::new(address, parameters(None))
+        .unwrap()
+        .dial()
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        matches!(&error, DialError::Name { host, .. } if host == "no-such-host.invalid"),
+        "{error}"
+    );
 }
 
 /// What goes wrong with TLS to a master that is dialled as localhost, by somebody who trusts this authority.
 async fn tls_failure(acceptor: TlsAcceptor, ca: &Authority) -> TlsProblem {
     let master = Listening::secure(acceptor).await;
-    match master.dialer("wss", "localhost", Some(ca.path("ca.pem"))).dial().await {
+    match master
+        .dialer("wss", "localhost", Some(ca.path("ca.pem")))
+        .dial()
+        .await
+    {
         Err(DialError::Tls { host, problem, .. }) => {
             assert_eq!(host, "localhost");
             problem
@@ -299,10 +427,24 @@ async fn tls_failure(acceptor: TlsAcceptor, ca: &Authority) -> TlsProblem {
 async fn a_master_behind_tls_is_reached_by_who_trusts_its_authority() {
     let authority = Authority::new();
     let master = Listening::secure(authority.sign("localhost", |_| ()).acceptor()).await;
-    talk(master.dialer("wss", "localhost", Some(authority.path("ca.pem"))).dial().await.unwrap()).await;
+    talk(
+        master
+            .dialer("wss", "localhost", Some(authority.path("ca.pem")))
+            .dial()
+            .await
+            .unwrap(),
+    )
+    .await;
     let by_address = Authority::new();
     let master = Listening::secure(by_address.sign("127.0.0.1", |_| ()).acceptor()).await;
-    talk(master.dialer("wss", "127.0.0.1", Some(by_address.path("ca.pem"))).dial().await.unwrap()).await;
+    talk(
+        master
+            .dialer("wss", "127.0.0.1", Some(by_address.path("ca.pem")))
+            .dial()
+            .await
+            .unwrap(),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -311,26 +453,52 @@ async fn certificates_that_do_not_verify_are_told_apart() {
     let good = authority.sign("localhost", |_| ()).acceptor();
     let unknown = tls_failure(good.clone(), &Authority::named("another authority")).await;
     assert!(
-        matches!(&unknown, TlsProblem::UnknownIssuer(Some(_))) && unknown.to_string().contains("CN=an authority"),
+        matches!(&unknown, TlsProblem::UnknownIssuer(Some(_)))
+            && unknown.to_string().contains("CN=an authority"),
         "{unknown}"
     );
     let namesake = tls_failure(good, &Authority::new()).await;
-    assert!(matches!(namesake, TlsProblem::UnknownIssuer(Some(_))), "the authority was made anew under its name: {namesake}");
+    assert!(
+        matches!(namesake, TlsProblem::UnknownIssuer(Some(_))),
+        "the authority was made anew under its name: {namesake}"
+    );
     let wrong = authority.sign("example.com", |_| ()).acceptor();
     let problem = tls_failure(wrong, &authority).await;
     assert!(
-        matches!(problem, TlsProblem::WrongName(Some(_))) && problem.to_string().contains("it is for \"example.com\""),
+        matches!(problem, TlsProblem::WrongName(Some(_)))
+            && problem.to_string().contains("it is for \"example.com\""),
         "{problem}"
     );
-    let expired = authority.sign("localhost", |params| params.not_after = rcgen::date_time_ymd(2001, 1, 1)).acceptor();
+    let expired = authority
+        .sign("localhost", |params| {
+            params.not_after = rcgen::date_time_ymd(2001, 1, 1)
+        })
+        .acceptor();
     let problem = tls_failure(expired, &authority).await;
     let told = problem.to_string();
-    assert!(matches!(problem, TlsProblem::Expired(Some(_))) && told.contains("valid until 2001-01-01"), "{told}");
+    assert!(
+        matches!(problem, TlsProblem::Expired(Some(_))) && told.contains("valid until 2001-01-01"),
+        "{told}"
+    );
     assert!(told.contains("this machine's time is 2"), "{told}");
-    let early = authority.sign("localhost", |params| params.not_before = rcgen::date_time_ymd(4000, 1, 1)).acceptor();
-    assert!(matches!(tls_failure(early, &authority).await, TlsProblem::NotYetValid(Some(_))));
-    let own = authority.sign("localhost", |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)).acceptor();
-    assert!(matches!(tls_failure(own, &authority).await, TlsProblem::Authority(Some(_))));
+    let early = authority
+        .sign("localhost", |params| {
+            params.not_before = rcgen::date_time_ymd(4000, 1, 1)
+        })
+        .acceptor();
+    assert!(matches!(
+        tls_failure(early, &authority).await,
+        TlsProblem::NotYetValid(Some(_))
+    ));
+    let own = authority
+        .sign("localhost", |params| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)
+        })
+        .acceptor();
+    assert!(matches!(
+        tls_failure(own, &authority).await,
+        TlsProblem::Authority(Some(_))
+    ));
 }
 
 #[tokio::test]
@@ -343,17 +511,33 @@ async fn a_port_without_tls_is_told_apart_from_a_bad_certificate() {
         let _ = stream.read(&mut [0; 1024]).await;
     })
     .await;
-    match server.dialer("wss", "localhost", Some(authority.path("ca.pem"))).dial().await {
-        Err(DialError::Tls { problem: TlsProblem::PlainHttp(said), .. }) => assert_eq!(said, "HTTP/1.1 400 Bad Request"),
+    match server
+        .dialer("wss", "localhost", Some(authority.path("ca.pem")))
+        .dial()
+        .await
+    {
+        Err(DialError::Tls {
+            problem: TlsProblem::PlainHttp(said),
+            ..
+        }) => assert_eq!(said, "HTTP/1.1 400 Bad Request"),
         other => panic!("{other:?}"),
     }
 }
 
 /// A dialer for a master that only the proxy here can reach.
 fn dialer_through(proxy: &Listening, scheme: &str, user: &str) -> Dialer {
-    let address = format!("{scheme}://{user}127.0.0.1:{}", proxy.address.port()).parse().unwrap();
-    let parameters = DialParameters { proxy: ProxyChoice::Fixed(Box::new(address)), ..parameters(None) };
-    Dialer::new("ws://master.invalid/report?x=1".parse().unwrap(), parameters).unwrap()
+    let address = format!("{scheme}://{user}127.0.0.1:{}", proxy.address.port())
+        .parse()
+        .unwrap();
+    let parameters = DialParameters {
+        proxy: ProxyChoice::Fixed(Box::new(address)),
+        ..parameters(None)
+    };
+    Dialer::new(
+        "ws://master.invalid/report?x=1".parse().unwrap(),
+        parameters,
+    )
+    .unwrap()
 }
 
 /// Keeps its connections, wants to know who asks, and is the master itself behind that.
@@ -364,7 +548,10 @@ async fn proxy_that_asks(mut stream: TcpStream) {
             return;
         }
         if request.contains("\r\nProxy-Authorization: Basic YW5uOnNlc2FtZQ==\r\n") {
-            stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                .await
+                .unwrap();
             return echo(stream).await;
         }
         let answer = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 5\r\n\r\nwho?\n";
@@ -375,28 +562,74 @@ async fn proxy_that_asks(mut stream: TcpStream) {
 #[tokio::test]
 async fn a_proxy_is_told_who_asks_over_the_same_connection() {
     let proxy = Listening::with(proxy_that_asks).await;
-    talk(dialer_through(&proxy, "http", "ann:sesame@").dial().await.unwrap()).await;
-    for (user, says) in [("", "it offers Basic"), ("ann:wrong@", "refuses \"ann\" (tried Basic)")] {
-        let error = dialer_through(&proxy, "http", user).dial().await.map(|_| ()).unwrap_err().to_string();
-        assert!(error.contains(says) && error.contains("proxy http://127.0.0.1:"), "{error}");
+    talk(
+        dialer_through(&proxy, "http", "ann:sesame@")
+            .dial()
+            .await
+            .unwrap(),
+    )
+    .await;
+    for (user, says) in [
+        ("", "it offers Basic"),
+        ("ann:wrong@", "refuses \"ann\" (tried Basic)"),
+    ] {
+        let error = dialer_through(&proxy, "http", user)
+            .dial()
+            .await
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(says) && error.contains("proxy http://127.0.0.1:"),
+            "{error}"
+        );
     }
 }
 
 #[tokio::test]
 async fn what_a_proxy_answers_in_place_of_a_way_is_told_with_what_can_be_done() {
     for (answer, says) in [
-        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 15\r\n\r\n<b>not here</b>", "\"not here\"; its rules do not allow that"),
-        ("HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\nContent-Length: 0\r\n\r\n", "open it in a browser"),
-        ("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "it cannot reach the master"),
-        ("HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n", "a web server and no proxy"),
+        (
+            "HTTP/1.1 403 Forbidden\r\nContent-Length: 15\r\n\r\n<b>not here</b>",
+            "\"not here\"; its rules do not allow that",
+        ),
+        (
+            "HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\nContent-Length: 0\r\n\r\n",
+            "open it in a browser",
+        ),
+        (
+            "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
+            "it cannot reach the master",
+        ),
+        (
+            "HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n",
+            "a web server and no proxy",
+        ),
         ("SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
         ("", "closed the connection without an answer"),
-        (&format!("HTTP/1.1 403 No\r\n{}Content-Length: 2\r\n\r\nno", fields(250, 20)), "HTTP status 403"),
-        (&format!("HTTP/1.1 403 No\r\n{}\r\n", fields(300, 20)), "longer than 64 KiB or has more than 256 fields"),
-        (&format!("HTTP/1.1 403 No\r\n{}\r\n", fields(200, 1024)), "longer than 64 KiB or has more than 256 fields"),
+        (
+            &format!(
+                "HTTP/1.1 403 No\r\n{}Content-Length: 2\r\n\r\nno",
+                fields(250, 20)
+            ),
+            "HTTP status 403",
+        ),
+        (
+            &format!("HTTP/1.1 403 No\r\n{}\r\n", fields(300, 20)),
+            "longer than 64 KiB or has more than 256 fields",
+        ),
+        (
+            &format!("HTTP/1.1 403 No\r\n{}\r\n", fields(200, 1024)),
+            "longer than 64 KiB or has more than 256 fields",
+        ),
     ] {
         let proxy = Listening::answering(answer.to_owned()).await;
-        let error = dialer_through(&proxy, "http", "").dial().await.map(|_| ()).unwrap_err().to_string();
+        let error = dialer_through(&proxy, "http", "")
+            .dial()
+            .await
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(says), "{:?}: {error}", answer.lines().next());
     }
 }
@@ -413,8 +646,16 @@ async fn a_proxy_that_closes_says_the_same_whether_it_has_read_the_request_or_no
                 }
             })
             .await;
-            let error = dialer_through(&proxy, scheme, "").dial().await.map(|_| ()).unwrap_err().to_string();
-            assert!(error.contains("closed the connection without an answer"), "{scheme}, reads {reads}: {error}");
+            let error = dialer_through(&proxy, scheme, "")
+                .dial()
+                .await
+                .map(|_| ())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("closed the connection without an answer"),
+                "{scheme}, reads {reads}: {error}"
+            );
         }
     }
 }

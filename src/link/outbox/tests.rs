@@ -23,8 +23,14 @@ struct Scripted {
 
 impl Scripted {
     fn sending(messages: impl IntoIterator<Item = usize>) -> Arc<Self> {
-        let queue = messages.into_iter().map(|length| Bytes::from(vec![1; length])).collect();
-        Arc::new(Scripted { queue: Mutex::new(queue), ..Scripted::default() })
+        let queue = messages
+            .into_iter()
+            .map(|length| Bytes::from(vec![1; length]))
+            .collect();
+        Arc::new(Scripted {
+            queue: Mutex::new(queue),
+            ..Scripted::default()
+        })
     }
 
     fn push(&self, length: usize) {
@@ -51,7 +57,11 @@ impl Lane for Scripted {
             None => Transmit::Nothing,
             Some(message) => {
                 let payload = Body::Shared(message);
-                if queue.is_empty() { Transmit::Last(payload) } else { Transmit::More(payload) }
+                if queue.is_empty() {
+                    Transmit::Last(payload)
+                } else {
+                    Transmit::More(payload)
+                }
             }
         }
     }
@@ -71,10 +81,15 @@ fn open(outbox: &Outbox, channel: u32, lane: &Arc<Scripted>) {
 }
 
 fn next(outbox: &Outbox) -> Option<Frame> {
-    outbox.next(&mut BytesMut::new()).map(|outgoing| match outgoing {
-        Outgoing::Control(message) => Frame::decode(message).unwrap(),
-        Outgoing::Data(channel, payload) => Frame::Data { channel, payload: payload.freeze() },
-    })
+    outbox
+        .next(&mut BytesMut::new())
+        .map(|outgoing| match outgoing {
+            Outgoing::Control(message) => Frame::decode(message).unwrap(),
+            Outgoing::Data(channel, payload) => Frame::Data {
+                channel,
+                payload: payload.freeze(),
+            },
+        })
 }
 
 /// The channel and length of the next `count` messages.
@@ -122,7 +137,10 @@ fn lanes_share_by_bytes_whatever_the_size_of_their_messages() {
         bytes = bytes_by_channel(&[sent(&outbox, 1), bytes.into_iter().collect()].concat());
     }
     let (least, most) = (bytes.values().min().unwrap(), bytes.values().max().unwrap());
-    assert!(bytes.len() == 3 && most - least <= 2 * MAX_DATA, "{bytes:?}");
+    assert!(
+        bytes.len() == 3 && most - least <= 2 * MAX_DATA,
+        "{bytes:?}"
+    );
 }
 
 #[test]
@@ -200,7 +218,13 @@ fn a_lane_may_use_its_outbox_from_inside() {
     // What it appended before it closed itself is still sent, ahead of the CLOSE.
     assert_eq!(sent(&outbox, 1), [(1, 10)]);
     assert_eq!(next(&outbox), Some(Frame::Pause(1)));
-    assert_eq!(next(&outbox), Some(Frame::Close { channel: 1, notice: gone() }));
+    assert_eq!(
+        next(&outbox),
+        Some(Frame::Close {
+            channel: 1,
+            notice: gone()
+        })
+    );
     assert_eq!(next(&outbox), None);
     assert!(lane.heard().is_empty() && outbox.is_empty());
 }
@@ -242,7 +266,13 @@ fn close_overtakes_what_the_lane_had_and_says_nothing_to_it() {
     open(&outbox, 1, &lane);
     outbox.close(1, &gone());
     outbox.close(1, &gone());
-    assert_eq!(next(&outbox), Some(Frame::Close { channel: 1, notice: gone() }));
+    assert_eq!(
+        next(&outbox),
+        Some(Frame::Close {
+            channel: 1,
+            notice: gone()
+        })
+    );
     assert_eq!(next(&outbox), None);
     assert!(lane.heard().is_empty());
     assert_eq!(Arc::strong_count(&lane), 1, "the lane is let go");
@@ -256,7 +286,13 @@ fn close_after_drain_follows_the_last_data() {
     outbox.close_after_drain(1, &gone());
     assert!(outbox.receiver(1).is_none(), "it receives nothing any more");
     assert_eq!(sent(&outbox, 4), [(1, 10), (1, BULK), (1, BULK), (1, 13)]);
-    assert_eq!(next(&outbox), Some(Frame::Close { channel: 1, notice: gone() }));
+    assert_eq!(
+        next(&outbox),
+        Some(Frame::Close {
+            channel: 1,
+            notice: gone()
+        })
+    );
     assert_eq!(next(&outbox), None);
     assert!(lane.heard().is_empty() && outbox.is_empty());
 }
@@ -270,7 +306,13 @@ fn close_after_drain_waits_for_a_resume() {
     assert_eq!(next(&outbox), None);
     outbox.paused_by_peer(1, false);
     assert_eq!(sent(&outbox, 1), [(1, 10)]);
-    assert_eq!(next(&outbox), Some(Frame::Close { channel: 1, notice: gone() }));
+    assert_eq!(
+        next(&outbox),
+        Some(Frame::Close {
+            channel: 1,
+            notice: gone()
+        })
+    );
 }
 
 #[test]
@@ -278,7 +320,13 @@ fn close_after_drain_of_an_idle_lane_closes_at_once() {
     let outbox = Outbox::new();
     outbox.open(1, Scripted::sending([])).unwrap();
     outbox.close_after_drain(1, &gone());
-    assert_eq!(next(&outbox), Some(Frame::Close { channel: 1, notice: gone() }));
+    assert_eq!(
+        next(&outbox),
+        Some(Frame::Close {
+            channel: 1,
+            notice: gone()
+        })
+    );
     assert!(outbox.is_empty());
 }
 
@@ -298,7 +346,10 @@ fn a_close_from_the_peer_is_heard_once() {
 fn a_number_in_use_cannot_be_opened_again() {
     let outbox = Outbox::new();
     outbox.open(1, Scripted::sending([])).unwrap();
-    assert_eq!(outbox.open(1, Scripted::sending([])), Err(OpenError::InUse(1)));
+    assert_eq!(
+        outbox.open(1, Scripted::sending([])),
+        Err(OpenError::InUse(1))
+    );
     assert_eq!(outbox.len(), 1);
 }
 
@@ -312,7 +363,10 @@ fn at_the_end_each_lane_hears_of_it_once_and_nothing_opens_any_more() {
     outbox.finish(&gone());
     outbox.finish(&gone());
     assert_eq!(lane.heard(), ["closed peer_lost"]);
-    assert!(draining.heard().is_empty(), "this side had closed it already");
+    assert!(
+        draining.heard().is_empty(),
+        "this side had closed it already"
+    );
     assert_eq!(outbox.open(3, lane), Err(OpenError::Ended(gone())));
     outbox.control(&Frame::Pause(1));
     assert_eq!(next(&outbox), None);
@@ -329,7 +383,10 @@ fn too_many_control_frames_for_a_peer_that_does_not_read_end_the_link() {
     for channel in 0..10_000 {
         outbox.control(&Frame::Pause(channel));
     }
-    assert_eq!(outbox.attend(waker).map(|notice| notice.code), Some(Code::Limit));
+    assert_eq!(
+        outbox.attend(waker).map(|notice| notice.code),
+        Some(Code::Limit)
+    );
 }
 
 #[test]
@@ -339,7 +396,13 @@ fn all_of_many_channels_can_be_closed_at_once() {
         outbox.open(channel, Scripted::sending([])).unwrap();
     }
     for channel in 0..20_000 {
-        outbox.close(channel, &Notice::new(Code::PeerLost, "the link at the other side of the channel ended"));
+        outbox.close(
+            channel,
+            &Notice::new(
+                Code::PeerLost,
+                "the link at the other side of the channel ended",
+            ),
+        );
     }
     assert_eq!(outbox.attend(Waker::noop()), None);
 }
@@ -349,7 +412,10 @@ fn the_first_who_asks_for_the_end_is_heard() {
     let outbox = Outbox::new();
     outbox.end(Notice::new(Code::Superseded, ""));
     outbox.end(Notice::new(Code::Shutdown, ""));
-    assert_eq!(outbox.attend(Waker::noop()).map(|notice| notice.code), Some(Code::Superseded));
+    assert_eq!(
+        outbox.attend(Waker::noop()).map(|notice| notice.code),
+        Some(Code::Superseded)
+    );
 }
 
 #[test]
@@ -358,7 +424,16 @@ fn a_payload_that_the_peer_would_not_take_closes_the_channel_alone() {
     let lane = Scripted::sending([MAX_DATA + 1]);
     open(&outbox, 1, &lane);
     open(&outbox, 2, &Scripted::sending([20]));
-    assert!(matches!(next(&outbox), Some(Frame::Close { channel: 1, notice: Notice { code: Code::Limit, .. } })));
+    assert!(matches!(
+        next(&outbox),
+        Some(Frame::Close {
+            channel: 1,
+            notice: Notice {
+                code: Code::Limit,
+                ..
+            }
+        })
+    ));
     assert_eq!(sent(&outbox, 1), [(2, 20)]);
     assert_eq!(lane.heard().len(), 1);
 }
@@ -368,11 +443,13 @@ struct Account(std::sync::atomic::AtomicUsize);
 
 impl Ledger for Account {
     fn charge(&self, bytes: usize) {
-        self.0.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+        self.0
+            .fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
     }
 
     fn release(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, std::sync::atomic::Ordering::Relaxed);
+        self.0
+            .fetch_sub(bytes, std::sync::atomic::Ordering::Relaxed);
     }
 }
 

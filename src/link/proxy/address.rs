@@ -22,7 +22,12 @@ pub enum ProxyKind {
 }
 
 impl ProxyKind {
-    const ALL: [ProxyKind; 4] = [ProxyKind::Http, ProxyKind::Https, ProxyKind::Socks5, ProxyKind::Socks5h];
+    const ALL: [ProxyKind; 4] = [
+        ProxyKind::Http,
+        ProxyKind::Https,
+        ProxyKind::Socks5,
+        ProxyKind::Socks5h,
+    ];
 
     fn scheme(self) -> &'static str {
         match self {
@@ -89,13 +94,17 @@ pub enum ProxyAddressError {
     )]
     Scheme(String),
     /// It cannot be parsed.
-    #[error("is not the URL of a proxy ({0}): write http://USER:PASSWORD@HOST:PORT, with %40 for an @ in the password")]
+    #[error(
+        "is not the URL of a proxy ({0}): write http://USER:PASSWORD@HOST:PORT, with %40 for an @ in the password"
+    )]
     Syntax(String),
     /// It goes on behind the port.
     #[error("has a path or a query behind the port, which a proxy has no use for: remove it")]
     Path,
     /// A part is not UTF-8 when it is decoded.
-    #[error("has a user or password that is not UTF-8 when its %-escapes are decoded: write % itself as %25")]
+    #[error(
+        "has a user or password that is not UTF-8 when its %-escapes are decoded: write % itself as %25"
+    )]
     NotUtf8,
 }
 
@@ -109,10 +118,14 @@ impl FromStr for ProxyAddress {
             return Err(ProxyAddressError::Empty);
         }
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-        let kind = ProxyKind::ALL.into_iter().find(|kind| kind.scheme().eq_ignore_ascii_case(scheme));
+        let kind = ProxyKind::ALL
+            .into_iter()
+            .find(|kind| kind.scheme().eq_ignore_ascii_case(scheme));
         let kind = kind.ok_or_else(|| {
             // Behind a colon it may be a password that was not escaped.
-            let is_scheme = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+            let is_scheme = scheme
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
             if is_scheme {
                 ProxyAddressError::Scheme(scheme.to_owned())
             } else {
@@ -120,7 +133,9 @@ impl FromStr for ProxyAddress {
             }
         })?;
         // Parsed as http, for which the URL standard knows what a host may be. Its default port is left out there, and another one is not.
-        let with_port = |text: &str| Url::parse(text).map_err(|error| ProxyAddressError::Syntax(error.to_string()));
+        let with_port = |text: &str| {
+            Url::parse(text).map_err(|error| ProxyAddressError::Syntax(error.to_string()))
+        };
         let url = with_port(&format!("http://{rest}"))?;
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return Err(ProxyAddressError::Path);
@@ -130,27 +145,50 @@ impl FromStr for ProxyAddress {
             Some(host) => host.to_string(),
             None => return Err(ProxyAddressError::Syntax("it has no host".to_owned())),
         };
-        let port = url.port().or_else(|| written_port(rest)).unwrap_or_else(|| kind.default_port());
-        let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(|text| text.into_owned());
+        let port = url
+            .port()
+            .or_else(|| written_port(rest))
+            .unwrap_or_else(|| kind.default_port());
+        let decoded = |text: &str| {
+            percent_decode_str(text)
+                .decode_utf8()
+                .map(|text| text.into_owned())
+        };
         let user = if url.username().is_empty() && url.password().is_none() {
             None
         } else {
             let name = decoded(url.username()).map_err(|_| ProxyAddressError::NotUtf8)?;
-            let password = decoded(url.password().unwrap_or_default()).map_err(|_| ProxyAddressError::NotUtf8)?;
-            Some(ProxyUser { name, password: Zeroizing::new(password) })
+            let password = decoded(url.password().unwrap_or_default())
+                .map_err(|_| ProxyAddressError::NotUtf8)?;
+            Some(ProxyUser {
+                name,
+                password: Zeroizing::new(password),
+            })
         };
-        Ok(ProxyAddress { kind, host, port, user })
+        Ok(ProxyAddress {
+            kind,
+            host,
+            port,
+            user,
+        })
     }
 }
 
 /// Port 80, which the URL standard forgets after `http`, when it was written.
 fn written_port(rest: &str) -> Option<u16> {
-    rest.trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse().ok())
+    rest.trim_end_matches('/')
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse().ok())
 }
 
 impl fmt::Display for ProxyAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}://{}", self.kind.scheme(), with_port(&self.host, self.port))
+        write!(
+            formatter,
+            "{}://{}",
+            self.kind.scheme(),
+            with_port(&self.host, self.port)
+        )
     }
 }
 
@@ -160,9 +198,14 @@ mod tests {
 
     #[test]
     fn a_proxy_is_read_with_its_user_and_printed_without() {
-        let proxy: ProxyAddress = "http://CORP%5Cann:p%40ss%3Aword@proxy.corp.example:3128/".parse().unwrap();
+        let proxy: ProxyAddress = "http://CORP%5Cann:p%40ss%3Aword@proxy.corp.example:3128/"
+            .parse()
+            .unwrap();
         let user = proxy.user.clone().unwrap();
-        assert_eq!((user.name.as_str(), user.password()), ("CORP\\ann", "p@ss:word"));
+        assert_eq!(
+            (user.name.as_str(), user.password()),
+            ("CORP\\ann", "p@ss:word")
+        );
         assert_eq!(proxy.to_string(), "http://proxy.corp.example:3128");
         assert!(!format!("{proxy:?}").contains("p@ss"), "{proxy:?}");
     }
@@ -176,10 +219,17 @@ mod tests {
             ("https://proxy", "https://proxy:443"),
             ("https://proxy:80", "https://proxy:80"),
             ("socks5://10.0.0.1", "socks5://10.0.0.1:1080"),
-            ("socks5h://[2001:db8::1]:9050", "socks5h://[2001:db8::1]:9050"),
+            (
+                "socks5h://[2001:db8::1]:9050",
+                "socks5h://[2001:db8::1]:9050",
+            ),
             ("socks5h://[::1]", "socks5h://[::1]:1080"),
         ] {
-            assert_eq!(text.parse::<ProxyAddress>().map(|proxy| proxy.to_string()), Ok(shown.to_owned()), "{text}");
+            assert_eq!(
+                text.parse::<ProxyAddress>().map(|proxy| proxy.to_string()),
+                Ok(shown.to_owned()),
+                "{text}"
+            );
         }
     }
 
@@ -195,7 +245,10 @@ mod tests {
             ("http://user:%ffsecret@proxy", "not UTF-8"),
         ] {
             let error = text.parse::<ProxyAddress>().unwrap_err().to_string();
-            assert!(error.contains(says) && !error.contains("secret"), "{text}: {error}");
+            assert!(
+                error.contains(says) && !error.contains("secret"),
+                "{text}: {error}"
+            );
         }
     }
 }

@@ -29,10 +29,17 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    const ALL: [Scheme; 4] = [Scheme::Negotiate, Scheme::Ntlm, Scheme::Digest, Scheme::Basic];
+    const ALL: [Scheme; 4] = [
+        Scheme::Negotiate,
+        Scheme::Ntlm,
+        Scheme::Digest,
+        Scheme::Basic,
+    ];
 
     fn named(name: &str) -> Option<Scheme> {
-        Scheme::ALL.into_iter().find(|scheme| scheme.to_string().eq_ignore_ascii_case(name))
+        Scheme::ALL
+            .into_iter()
+            .find(|scheme| scheme.to_string().eq_ignore_ascii_case(name))
     }
 
     fn has_rounds(self) -> bool {
@@ -55,13 +62,17 @@ impl fmt::Display for Scheme {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthenticationError {
     /// It wants to know, and nobody is named.
-    #[error("it wants to know who asks (it offers {offered}); write http://USER:PASSWORD@… in `proxy`")]
+    #[error(
+        "it wants to know who asks (it offers {offered}); write http://USER:PASSWORD@… in `proxy`"
+    )]
     NoUser {
         /// The schemes that it offers.
         offered: String,
     },
     /// It offers nothing that we know.
-    #[error("it wants to know who asks, by {offered} only; rePort knows Negotiate, NTLM, Digest and Basic")]
+    #[error(
+        "it wants to know who asks, by {offered} only; rePort knows Negotiate, NTLM, Digest and Basic"
+    )]
     Unknown {
         /// The schemes that it offers.
         offered: String,
@@ -170,35 +181,58 @@ impl<'a> Authentication<'a> {
     ///
     /// # Errors
     /// When there is nothing left to say.
-    pub async fn answer(&mut self, headers: &HeaderMap) -> Result<HeaderValue, AuthenticationError> {
+    pub async fn answer(
+        &mut self,
+        headers: &HeaderMap,
+    ) -> Result<HeaderValue, AuthenticationError> {
         self.offers.read(headers);
-        let Some(user) = self.user else { return Err(self.given_up()) };
+        let Some(user) = self.user else {
+            return Err(self.given_up());
+        };
         if let Some((scheme, tokens)) = self.tokens.take() {
             // Without a token of its own it has heard everything, and is not content.
-            if let Some((_, token)) = self.offers.token.take().filter(|(offered, _)| *offered == scheme)
+            if let Some((_, token)) = self
+                .offers
+                .token
+                .take()
+                .filter(|(offered, _)| *offered == scheme)
                 && let Some(value) = self.round(scheme, tokens, Some(token)).await
             {
                 self.next = Next::Same;
                 return Ok(value);
             }
         }
-        self.next = if self.tried.last().is_some_and(|last| last.has_rounds()) { Next::Another } else { Next::Any };
+        self.next = if self.tried.last().is_some_and(|last| last.has_rounds()) {
+            Next::Another
+        } else {
+            Next::Any
+        };
         for scheme in Scheme::ALL {
-            let is_offered = self.offers.schemes.iter().any(|name| Scheme::named(name) == Some(scheme));
+            let is_offered = self
+                .offers
+                .schemes
+                .iter()
+                .any(|name| Scheme::named(name) == Some(scheme));
             // What was answered in time may be stale on arrival, once.
-            let is_stale = scheme == Scheme::Digest && self.offers.digest.as_ref().is_some_and(DigestClient::stale);
+            let is_stale = scheme == Scheme::Digest
+                && self.offers.digest.as_ref().is_some_and(DigestClient::stale);
             let attempts = self.tried.iter().filter(|tried| **tried == scheme).count();
             if !is_offered || attempts > usize::from(is_stale) {
                 continue;
             }
             self.tried.push(scheme);
             let value = match scheme {
-                Scheme::Basic => sensitive(&format!("Basic {}", STANDARD.encode(format!("{}:{}", user.name, user.password())))),
+                Scheme::Basic => sensitive(&format!(
+                    "Basic {}",
+                    STANDARD.encode(format!("{}:{}", user.name, user.password()))
+                )),
                 Scheme::Digest => self.digest(user),
-                Scheme::Ntlm | Scheme::Negotiate => match Tokens::new(scheme, user, self.proxy_host) {
-                    Ok(tokens) => self.round(scheme, tokens, None).await,
-                    Err(problem) => self.failed(scheme, problem),
-                },
+                Scheme::Ntlm | Scheme::Negotiate => {
+                    match Tokens::new(scheme, user, self.proxy_host) {
+                        Ok(tokens) => self.round(scheme, tokens, None).await,
+                        Err(problem) => self.failed(scheme, problem),
+                    }
+                }
             };
             if let Some(value) = value {
                 return Ok(value);
@@ -210,21 +244,39 @@ impl<'a> Authentication<'a> {
     /// Who is to blame, when nothing is left to be said: this side, or what the proxy makes of it.
     pub fn given_up(&self) -> AuthenticationError {
         let offered = self.offers.schemes.join(", ");
-        let Some(user) = self.user else { return AuthenticationError::NoUser { offered } };
+        let Some(user) = self.user else {
+            return AuthenticationError::NoUser { offered };
+        };
         if self.tried.is_empty() {
             return AuthenticationError::Unknown { offered };
         }
-        let failed: Vec<_> = self.problems.iter().map(|(scheme, problem)| format!("{scheme}: {problem}")).collect();
+        let failed: Vec<_> = self
+            .problems
+            .iter()
+            .map(|(scheme, problem)| format!("{scheme}: {problem}"))
+            .collect();
         let is_told = |scheme: &&Scheme| self.problems.iter().all(|(failed, _)| failed != *scheme);
-        let told: Vec<_> = self.tried.iter().filter(is_told).map(Scheme::to_string).collect();
+        let told: Vec<_> = self
+            .tried
+            .iter()
+            .filter(is_told)
+            .map(Scheme::to_string)
+            .collect();
         let user = user.name.clone();
         if told.is_empty() {
-            return AuthenticationError::Unable { user, problems: failed.join("; ") };
+            return AuthenticationError::Unable {
+                user,
+                problems: failed.join("; "),
+            };
         }
         let failed = (!failed.is_empty()).then(|| format!("here failed {}", failed.join("; ")));
         let notes: Vec<_> = failed.into_iter().chain(self.doubt.clone()).collect();
         let problems = (!notes.is_empty()).then(|| format!(" ({})", notes.join("; ")));
-        AuthenticationError::Refused { user, tried: told.join(", "), problems }
+        AuthenticationError::Refused {
+            user,
+            tried: told.join(", "),
+            problems,
+        }
     }
 
     fn failed(&mut self, scheme: Scheme, problem: impl fmt::Display) -> Option<HeaderValue> {
@@ -232,12 +284,19 @@ impl<'a> Authentication<'a> {
         None
     }
 
-    async fn round(&mut self, scheme: Scheme, tokens: Tokens, token: Option<Vec<u8>>) -> Option<HeaderValue> {
+    async fn round(
+        &mut self,
+        scheme: Scheme,
+        tokens: Tokens,
+        token: Option<Vec<u8>>,
+    ) -> Option<HeaderValue> {
         match tokens.next(token).await {
             Ok((tokens, token)) => {
                 self.doubt = tokens
                     .doubt()
-                    .map(|doubt| format!("{scheme} carried NTLM, for Kerberos failed here: {doubt}"))
+                    .map(|doubt| {
+                        format!("{scheme} carried NTLM, for Kerberos failed here: {doubt}")
+                    })
                     .or(self.doubt.take());
                 self.tokens = Some((scheme, tokens));
                 sensitive(&format!("{scheme} {}", STANDARD.encode(token)))
@@ -248,8 +307,18 @@ impl<'a> Authentication<'a> {
 
     fn digest(&mut self, user: &ProxyUser) -> Option<HeaderValue> {
         let (username, password, uri) = (user.name.as_str(), user.password(), self.target);
-        let parameters = PasswordParams { username, password, uri, method: METHOD, body: Some(b"") };
-        let client = self.offers.digest.as_mut().ok_or_else(|| "its challenge cannot be read".to_owned());
+        let parameters = PasswordParams {
+            username,
+            password,
+            uri,
+            method: METHOD,
+            body: Some(b""),
+        };
+        let client = self
+            .offers
+            .digest
+            .as_mut()
+            .ok_or_else(|| "its challenge cannot be read".to_owned());
         match client.and_then(|client| client.respond(&parameters)) {
             Ok(value) => sensitive(&value),
             Err(problem) => self.failed(Scheme::Digest, problem),
@@ -267,7 +336,11 @@ impl Offers {
     /// Adds what an answer says. Its token and its challenge of Digest are the ones that count from now on.
     fn read(&mut self, headers: &HeaderMap) {
         self.token = None;
-        for value in headers.get_all(header::PROXY_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok()) {
+        for value in headers
+            .get_all(header::PROXY_AUTHENTICATE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+        {
             let (first, rest) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
             // A token stands alone, and is no parameter.
             if let Some(scheme) = Scheme::named(first).filter(|scheme| scheme.has_rounds())
@@ -294,7 +367,11 @@ impl Offers {
     }
 
     fn add(&mut self, scheme: &str) {
-        if !self.schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
+        if !self
+            .schemes
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(scheme))
+        {
             self.schemes.push(scheme.to_owned());
         }
     }
@@ -306,32 +383,58 @@ mod tests {
     use crate::link::proxy::address::ProxyAddress;
 
     fn user() -> ProxyUser {
-        "http://ann:open sesame@proxy".parse::<ProxyAddress>().unwrap().user.unwrap()
+        "http://ann:open sesame@proxy"
+            .parse::<ProxyAddress>()
+            .unwrap()
+            .user
+            .unwrap()
     }
 
     fn asked(values: &[&str]) -> HeaderMap {
-        values.iter().map(|value| (header::PROXY_AUTHENTICATE, HeaderValue::from_str(value).unwrap())).collect()
+        values
+            .iter()
+            .map(|value| {
+                (
+                    header::PROXY_AUTHENTICATE,
+                    HeaderValue::from_str(value).unwrap(),
+                )
+            })
+            .collect()
     }
 
     #[tokio::test]
     async fn the_strongest_that_is_offered_is_tried_first_and_each_once() {
         let user = user();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
-        let offer = asked(&["Basic realm=\"a, b\"", "Digest realm=\"r\", nonce=\"n\", qop=\"auth\", algorithm=MD5"]);
+        let offer = asked(&[
+            "Basic realm=\"a, b\"",
+            "Digest realm=\"r\", nonce=\"n\", qop=\"auth\", algorithm=MD5",
+        ]);
         let digest = authentication.answer(&offer).await.unwrap();
         let digest = digest.to_str().unwrap();
-        assert!(digest.starts_with("Digest username=\"ann\"") && digest.contains("uri=\"example.com:443\""), "{digest}");
+        assert!(
+            digest.starts_with("Digest username=\"ann\"")
+                && digest.contains("uri=\"example.com:443\""),
+            "{digest}"
+        );
         let basic = authentication.answer(&offer).await.unwrap();
         assert_eq!(basic.to_str().unwrap(), "Basic YW5uOm9wZW4gc2VzYW1l");
         let error = authentication.answer(&offer).await.unwrap_err().to_string();
-        assert!(error.contains("refuses \"ann\" (tried Digest, Basic)"), "{error}");
+        assert!(
+            error.contains("refuses \"ann\" (tried Digest, Basic)"),
+            "{error}"
+        );
     }
 
     #[tokio::test]
     async fn a_stale_nonce_is_answered_once_more() {
         let user = user();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
-        let fresh = |stale| asked(&[&format!("Digest realm=\"r\", nonce=\"n\", qop=\"auth\", stale={stale}")]);
+        let fresh = |stale| {
+            asked(&[&format!(
+                "Digest realm=\"r\", nonce=\"n\", qop=\"auth\", stale={stale}"
+            )])
+        };
         authentication.answer(&fresh("false")).await.unwrap();
         authentication.answer(&fresh("true")).await.unwrap();
         assert!(authentication.answer(&fresh("false")).await.is_err());
@@ -342,25 +445,56 @@ mod tests {
         let user = user();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
         let digest = "Digest realm=\"r\", nonce=\"n\", qop=\"auth\"";
-        let first = authentication.answer(&asked(&["NTLM", digest, "Basic realm=\"x\""])).await.unwrap();
+        let first = authentication
+            .answer(&asked(&["NTLM", digest, "Basic realm=\"x\""]))
+            .await
+            .unwrap();
         assert!(first.to_str().unwrap().starts_with("NTLM "));
         let second = authentication.answer(&asked(&["NTLM"])).await.unwrap();
-        assert!(second.to_str().unwrap().starts_with("Digest ") && second.to_str().unwrap().contains("nonce=\"n\""));
+        assert!(
+            second.to_str().unwrap().starts_with("Digest ")
+                && second.to_str().unwrap().contains("nonce=\"n\"")
+        );
         let third = authentication.answer(&asked(&[digest])).await.unwrap();
         assert!(third.to_str().unwrap().starts_with("Basic "));
     }
 
     #[tokio::test]
     async fn what_fails_here_is_not_laid_at_the_proxys_door() {
-        let user = "http://a%5Cb%5Cc:word@proxy".parse::<ProxyAddress>().unwrap().user.unwrap();
+        let user = "http://a%5Cb%5Cc:word@proxy"
+            .parse::<ProxyAddress>()
+            .unwrap()
+            .user
+            .unwrap();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
-        let error = authentication.answer(&asked(&["NTLM"])).await.unwrap_err().to_string();
-        assert!(error.contains("cannot be told from here by NTLM: the user cannot be one there"), "{error}");
-        assert!(error.contains("write USER, DOMAIN\\USER or USER@REALM in `proxy`"), "{error}");
+        let error = authentication
+            .answer(&asked(&["NTLM"]))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("cannot be told from here by NTLM: the user cannot be one there"),
+            "{error}"
+        );
+        assert!(
+            error.contains("write USER, DOMAIN\\USER or USER@REALM in `proxy`"),
+            "{error}"
+        );
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
-        authentication.answer(&asked(&["NTLM", "Basic realm=\"x\""])).await.unwrap();
-        let error = authentication.answer(&asked(&["Basic realm=\"x\""])).await.unwrap_err().to_string();
-        assert!(error.contains("(tried Basic)") && error.contains("here failed NTLM: the user cannot be"), "{error}");
+        authentication
+            .answer(&asked(&["NTLM", "Basic realm=\"x\""]))
+            .await
+            .unwrap();
+        let error = authentication
+            .answer(&asked(&["Basic realm=\"x\""]))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("(tried Basic)")
+                && error.contains("here failed NTLM: the user cannot be"),
+            "{error}"
+        );
     }
 
     #[tokio::test]
@@ -369,8 +503,14 @@ mod tests {
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
         let offer = asked(&["NTLM, Basic realm=\"x\""]);
         let first = authentication.answer(&offer).await.unwrap();
-        assert!(first.to_str().unwrap().starts_with("NTLM TlRMTVNTUA"), "{first:?}");
-        assert!(authentication.interrupted().is_ok() && !authentication.leaves_the_connection(), "nothing was heard yet");
+        assert!(
+            first.to_str().unwrap().starts_with("NTLM TlRMTVNTUA"),
+            "{first:?}"
+        );
+        assert!(
+            authentication.interrupted().is_ok() && !authentication.leaves_the_connection(),
+            "nothing was heard yet"
+        );
         // It is not content with the first message, and says nothing to it.
         let second = authentication.answer(&offer).await.unwrap();
         assert!(second.to_str().unwrap().starts_with("Basic "));
@@ -380,11 +520,22 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_answered_says_what_is_missing() {
         let mut nobody = Authentication::new(None, "proxy", "example.com:443");
-        let error = nobody.answer(&asked(&["Negotiate", "NTLM"])).await.unwrap_err().to_string();
-        assert!(error.contains("Negotiate, NTLM") && error.contains("USER:PASSWORD"), "{error}");
+        let error = nobody
+            .answer(&asked(&["Negotiate", "NTLM"]))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("Negotiate, NTLM") && error.contains("USER:PASSWORD"),
+            "{error}"
+        );
         let user = user();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
-        let error = authentication.answer(&asked(&["Bearer realm=\"x\""])).await.unwrap_err().to_string();
+        let error = authentication
+            .answer(&asked(&["Bearer realm=\"x\""]))
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("by Bearer only"), "{error}");
     }
 }

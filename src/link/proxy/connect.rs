@@ -49,7 +49,11 @@ struct Connection {
 ///
 /// # Cancel safety
 /// Dropping the future drops the connection.
-pub async fn connect<To: Connects>(to: &To, proxy: &ProxyAddress, target: &str) -> Result<Stream, To::Error> {
+pub async fn connect<To: Connects>(
+    to: &To,
+    proxy: &ProxyAddress,
+    target: &str,
+) -> Result<Stream, To::Error> {
     let mut authentication = Authentication::new(proxy.user.as_ref(), &proxy.host, target);
     let mut kept: Option<Connection> = None;
     let mut said: Option<HeaderValue> = None;
@@ -67,11 +71,22 @@ pub async fn connect<To: Connects>(to: &To, proxy: &ProxyAddress, target: &str) 
             status if status.is_success() => return Ok(connection.way(answer).await?),
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 let (head, body) = answer.into_parts();
-                said = Some(authentication.answer(&head.headers).await.map_err(ProxyError::from)?);
-                kept = if authentication.leaves_the_connection() { None } else { connection.go_on(body).await };
+                said = Some(
+                    authentication
+                        .answer(&head.headers)
+                        .await
+                        .map_err(ProxyError::from)?,
+                );
+                kept = if authentication.leaves_the_connection() {
+                    None
+                } else {
+                    connection.go_on(body).await
+                };
             }
             // So says tinyproxy of a wrong password.
-            StatusCode::UNAUTHORIZED if is_told => return Err(ProxyError::from(authentication.given_up()).into()),
+            StatusCode::UNAUTHORIZED if is_told => {
+                return Err(ProxyError::from(authentication.given_up()).into());
+            }
             _ => return Err(refusal(target, answer).await.into()),
         }
     }
@@ -82,7 +97,10 @@ impl Connection {
     async fn over(stream: Stream) -> Result<Self, ProxyError> {
         // Some proxies know no header whose name begins with a small letter.
         let mut builder = http1::Builder::new();
-        builder.title_case_headers(true).max_headers(MAX_FIELDS).max_buf_size(MAX_HEAD);
+        builder
+            .title_case_headers(true)
+            .max_headers(MAX_FIELDS)
+            .max_buf_size(MAX_HEAD);
         let builder = builder.handshake(TokioIo::new(stream)).await;
         let (requests, connection) = builder.map_err(|error| of_hyper(&error))?;
         let mut task = JoinSet::new();
@@ -93,19 +111,33 @@ impl Connection {
         Ok(Connection { requests, task })
     }
 
-    async fn ask(&mut self, target: &str, said: Option<HeaderValue>) -> Result<Response<Incoming>, ProxyError> {
-        let uri: Uri = target.parse().map_err(|_| ProxyError::NotHttp(format!("{target} cannot be asked for")))?;
+    async fn ask(
+        &mut self,
+        target: &str,
+        said: Option<HeaderValue>,
+    ) -> Result<Response<Incoming>, ProxyError> {
+        let uri: Uri = target
+            .parse()
+            .map_err(|_| ProxyError::NotHttp(format!("{target} cannot be asked for")))?;
         let mut request = Request::new(Empty::new());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = uri;
-        let host = HeaderValue::from_str(target).map_err(|_| ProxyError::NotHttp(format!("{target} cannot be asked for")))?;
+        let host = HeaderValue::from_str(target)
+            .map_err(|_| ProxyError::NotHttp(format!("{target} cannot be asked for")))?;
         request.headers_mut().insert(header::HOST, host);
         // Of old proxies: without it they close after each answer.
-        request.headers_mut().insert("proxy-connection", HeaderValue::from_static("keep-alive"));
+        request
+            .headers_mut()
+            .insert("proxy-connection", HeaderValue::from_static("keep-alive"));
         if let Some(said) = said {
-            request.headers_mut().insert(header::PROXY_AUTHORIZATION, said);
+            request
+                .headers_mut()
+                .insert(header::PROXY_AUTHORIZATION, said);
         }
-        self.requests.send_request(request).await.map_err(|error| of_hyper(&error))
+        self.requests
+            .send_request(request)
+            .await
+            .map_err(|error| of_hyper(&error))
     }
 
     /// The connection, when the proxy keeps it after the answer whose body this is.
@@ -122,12 +154,17 @@ impl Connection {
     }
 
     async fn way(self, answer: Response<Incoming>) -> Result<Stream, ProxyError> {
-        let upgraded = upgrade::on(answer).await.map_err(|error| of_hyper(&error))?;
+        let upgraded = upgrade::on(answer)
+            .await
+            .map_err(|error| of_hyper(&error))?;
         drop((self.requests, self.task));
         match upgraded.downcast::<TokioIo<Stream>>() {
             Ok(parts) if parts.read_buf.is_empty() => Ok(parts.io.into_inner()),
             // Who is dialled never speaks first.
-            Ok(parts) => Err(ProxyError::NotHttp(format!("it says {:?} behind its answer", evidence(&parts.read_buf)))),
+            Ok(parts) => Err(ProxyError::NotHttp(format!(
+                "it says {:?} behind its answer",
+                evidence(&parts.read_buf)
+            ))),
             Err(_) => Err(ProxyError::Closed),
         }
     }
@@ -142,8 +179,16 @@ async fn refusal(target: &str, answer: Response<Incoming>) -> ProxyError {
             break;
         }
     }
-    let location = head.headers.get(header::LOCATION).map(|value| evidence(value.as_bytes()));
-    ProxyError::Refused { target: target.to_owned(), status: head.status, location, body: evidence(&text) }
+    let location = head
+        .headers
+        .get(header::LOCATION)
+        .map(|value| evidence(value.as_bytes()));
+    ProxyError::Refused {
+        target: target.to_owned(),
+        status: head.status,
+        location,
+        body: evidence(&text),
+    }
 }
 
 fn of_hyper(error: &hyper::Error) -> ProxyError {

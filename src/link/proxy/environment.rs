@@ -27,19 +27,35 @@ pub fn proxy_for(
     host: &str,
     port: u16,
 ) -> Result<Option<(ProxyAddress, &'static str)>, EnvironmentError> {
-    let set = |name: &&'static str| variable(name).map(|value| (value, *name)).filter(|(value, _)| !value.trim().is_empty());
+    let set = |name: &&'static str| {
+        variable(name)
+            .map(|value| (value, *name))
+            .filter(|(value, _)| !value.trim().is_empty())
+    };
     let exempt = ["no_proxy", "NO_PROXY"].iter().find_map(set);
     if is_here(host) || exempt.is_some_and(|(list, _)| is_exempt(&list, host, port)) {
         return Ok(None);
     }
-    let own = if is_secure { ["https_proxy", "HTTPS_PROXY"] } else { ["http_proxy", "HTTP_PROXY"] };
-    let Some((value, name)) = own.iter().chain(&["all_proxy", "ALL_PROXY"]).find_map(set) else { return Ok(None) };
-    value.parse().map(|proxy| Some((proxy, name))).map_err(|problem| EnvironmentError { name, problem })
+    let own = if is_secure {
+        ["https_proxy", "HTTPS_PROXY"]
+    } else {
+        ["http_proxy", "HTTP_PROXY"]
+    };
+    let Some((value, name)) = own.iter().chain(&["all_proxy", "ALL_PROXY"]).find_map(set) else {
+        return Ok(None);
+    };
+    value
+        .parse()
+        .map(|proxy| Some((proxy, name)))
+        .map_err(|problem| EnvironmentError { name, problem })
 }
 
 /// This machine itself is reached by no proxy, which would look for it at its own.
 fn is_here(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether the list names the host: `*`, a name, a domain with or without a dot before it, an address, a network (`10.0.0.0/8`), each with or without a
@@ -47,28 +63,46 @@ fn is_here(host: &str) -> bool {
 fn is_exempt(list: &str, host: &str, port: u16) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     let address: Option<IpAddr> = host.parse().ok();
-    list.split([',', ' ', '\t']).map(str::trim).filter(|entry| !entry.is_empty()).any(|entry| {
-        if entry == "*" {
-            return true;
-        }
-        let (entry, only_port) = split_port(entry);
-        if only_port.is_some_and(|only| only != port) {
-            return false;
-        }
-        let entry = entry.trim_end_matches('.').to_ascii_lowercase();
-        if let Some(address) = address {
-            let is_it = entry.parse::<IpAddr>().is_ok_and(|entry| entry == address);
-            return is_it || entry.parse::<IpNet>().is_ok_and(|network| network.contains(&address));
-        }
-        let domain = entry.strip_prefix("*.").or_else(|| entry.strip_prefix('.')).unwrap_or(&entry);
-        host == domain || host.strip_suffix(domain).is_some_and(|rest| !domain.is_empty() && rest.ends_with('.'))
-    })
+    list.split([',', ' ', '\t'])
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+        .any(|entry| {
+            if entry == "*" {
+                return true;
+            }
+            let (entry, only_port) = split_port(entry);
+            if only_port.is_some_and(|only| only != port) {
+                return false;
+            }
+            let entry = entry.trim_end_matches('.').to_ascii_lowercase();
+            if let Some(address) = address {
+                let is_it = entry.parse::<IpAddr>().is_ok_and(|entry| entry == address);
+                return is_it
+                    || entry
+                        .parse::<IpNet>()
+                        .is_ok_and(|network| network.contains(&address));
+            }
+            let domain = entry
+                .strip_prefix("*.")
+                .or_else(|| entry.strip_prefix('.'))
+                .unwrap_or(&entry);
+            host == domain
+                || host
+                    .strip_suffix(domain)
+                    .is_some_and(|rest| !domain.is_empty() && rest.ends_with('.'))
+        })
 }
 
 /// The entry without its brackets, and its port.
 fn split_port(entry: &str) -> (&str, Option<u16>) {
-    if let Some((address, rest)) = entry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return (address, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
+    if let Some((address, rest)) = entry
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        return (
+            address,
+            rest.strip_prefix(':').and_then(|port| port.parse().ok()),
+        );
     }
     match entry.split_once(':') {
         Some((name, port)) if !port.contains(':') => match port.parse() {
@@ -84,8 +118,15 @@ mod tests {
     use super::*;
 
     fn found(variables: &[(&str, &str)], is_secure: bool, host: &str) -> Option<String> {
-        let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        proxy_for(&variable, is_secure, host, 443).unwrap().map(|(proxy, name)| format!("{name}: {proxy}"))
+        let variable = |name: &str| {
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        proxy_for(&variable, is_secure, host, 443)
+            .unwrap()
+            .map(|(proxy, name)| format!("{name}: {proxy}"))
     }
 
     #[test]
@@ -96,9 +137,18 @@ mod tests {
             ("HTTP_PROXY", "http://c:1"),
             ("ALL_PROXY", "socks5://d"),
         ];
-        assert_eq!(found(&all, true, "example.com").as_deref(), Some("https_proxy: http://a:1"));
-        assert_eq!(found(&all, false, "example.com").as_deref(), Some("HTTP_PROXY: http://c:1"));
-        assert_eq!(found(&all[3..], false, "example.com").as_deref(), Some("ALL_PROXY: socks5://d:1080"));
+        assert_eq!(
+            found(&all, true, "example.com").as_deref(),
+            Some("https_proxy: http://a:1")
+        );
+        assert_eq!(
+            found(&all, false, "example.com").as_deref(),
+            Some("HTTP_PROXY: http://c:1")
+        );
+        assert_eq!(
+            found(&all[3..], false, "example.com").as_deref(),
+            Some("ALL_PROXY: socks5://d:1080")
+        );
         assert_eq!(
             found(&[("https_proxy", ""), ("HTTPS_PROXY", "e:3128")], true, "x").as_deref(),
             Some("HTTPS_PROXY: http://e:3128")
@@ -128,14 +178,23 @@ mod tests {
             ("", "example.com", false),
         ] {
             let variables = [("ALL_PROXY", "http://proxy:1"), ("NO_PROXY", list)];
-            assert_eq!(found(&variables, true, host).is_none(), exempt, "{list} for {host}");
+            assert_eq!(
+                found(&variables, true, host).is_none(),
+                exempt,
+                "{list} for {host}"
+            );
         }
     }
 
     #[test]
     fn a_variable_that_is_no_proxy_is_named() {
         let variable = |name: &str| (name == "HTTPS_PROXY").then(|| "gopher://x".to_owned());
-        let error = proxy_for(&variable, true, "example.com", 443).unwrap_err().to_string();
-        assert!(error.contains("HTTPS_PROXY") && error.contains("gopher"), "{error}");
+        let error = proxy_for(&variable, true, "example.com", 443)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("HTTPS_PROXY") && error.contains("gopher"),
+            "{error}"
+        );
     }
 }

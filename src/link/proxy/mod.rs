@@ -47,7 +47,9 @@ pub enum ProxyError {
         body: String,
     },
     /// What answered does not speak HTTP.
-    #[error("what listens there does not speak HTTP ({0}); check the scheme, host and port in `proxy`")]
+    #[error(
+        "what listens there does not speak HTTP ({0}); check the scheme, host and port in `proxy`"
+    )]
     NotHttp(String),
     /// The head of its answer is larger than what is read.
     #[error(
@@ -56,7 +58,9 @@ pub enum ProxyError {
     )]
     LargeHead,
     /// It closed the connection without an answer, with an end of file or, where it had left something unread, a reset.
-    #[error("it closed the connection without an answer; does it speak another protocol, or refuse this machine?")]
+    #[error(
+        "it closed the connection without an answer; does it speak another protocol, or refuse this machine?"
+    )]
     Closed,
     /// SOCKS failed.
     #[error("{0}")]
@@ -69,14 +73,20 @@ pub enum ProxyError {
 impl From<io::Error> for ProxyError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => ProxyError::Closed,
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe => ProxyError::Closed,
             _ => ProxyError::Io(error),
         }
     }
 }
 
 fn said(body: &str) -> String {
-    if body.is_empty() { String::new() } else { format!(", it says {body:?}") }
+    if body.is_empty() {
+        String::new()
+    } else {
+        format!(", it says {body:?}")
+    }
 }
 
 fn remedy(status: StatusCode, location: Option<&str>) -> String {

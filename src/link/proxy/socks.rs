@@ -30,25 +30,47 @@ pub async fn through_socks(
     target: Target<'_>,
 ) -> Result<Box<dyn ByteStream>, ProxyError> {
     let connected = match (target, user) {
-        (Target::Name(name, port), None) => Socks5Stream::connect_with_socket(stream, (name, port)).await,
-        (Target::Address(address), None) => Socks5Stream::connect_with_socket(stream, address).await,
+        (Target::Name(name, port), None) => {
+            Socks5Stream::connect_with_socket(stream, (name, port)).await
+        }
+        (Target::Address(address), None) => {
+            Socks5Stream::connect_with_socket(stream, address).await
+        }
         (Target::Name(name, port), Some(user)) => {
-            Socks5Stream::connect_with_password_and_socket(stream, (name, port), &user.name, user.password()).await
+            Socks5Stream::connect_with_password_and_socket(
+                stream,
+                (name, port),
+                &user.name,
+                user.password(),
+            )
+            .await
         }
         (Target::Address(address), Some(user)) => {
-            Socks5Stream::connect_with_password_and_socket(stream, address, &user.name, user.password()).await
+            Socks5Stream::connect_with_password_and_socket(
+                stream,
+                address,
+                &user.name,
+                user.password(),
+            )
+            .await
         }
     };
     match connected {
         Ok(stream) => Ok(Box::new(stream.into_inner())),
         Err(Error::Io(error)) => Err(error.into()),
-        Err(error) => Err(ProxyError::Socks(format!("{}; {}", lower(&error.to_string()), remedy(&error, user)))),
+        Err(error) => Err(ProxyError::Socks(format!(
+            "{}; {}",
+            lower(&error.to_string()),
+            remedy(&error, user)
+        ))),
     }
 }
 
 fn lower(text: &str) -> String {
     let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
+    characters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(characters).collect()
+    })
 }
 
 fn remedy(error: &Error, user: Option<&ProxyUser>) -> &'static str {
@@ -57,9 +79,19 @@ fn remedy(error: &Error, user: Option<&ProxyUser>) -> &'static str {
             "it wants to know who asks: write socks5://USER:PASSWORD@… in `proxy`"
         }
         (Error::PasswordAuthFailure(_), _) => "check the user and the password in `proxy`",
-        (Error::NoAcceptableAuthMethods | Error::UnknownAuthMethod, Some(_)) => "it takes neither no user nor a password",
-        (Error::ConnectionNotAllowedByRuleset, _) => "its rules do not allow that: some allow port 443 alone",
-        (Error::HostUnreachable | Error::NetworkUnreachable | Error::ConnectionRefused | Error::TtlExpired, _) => {
+        (Error::NoAcceptableAuthMethods | Error::UnknownAuthMethod, Some(_)) => {
+            "it takes neither no user nor a password"
+        }
+        (Error::ConnectionNotAllowedByRuleset, _) => {
+            "its rules do not allow that: some allow port 443 alone"
+        }
+        (
+            Error::HostUnreachable
+            | Error::NetworkUnreachable
+            | Error::ConnectionRefused
+            | Error::TtlExpired,
+            _,
+        ) => {
             "it cannot reach the master: check `master`; with socks5:// the name is resolved here, with socks5h:// at the proxy"
         }
         (Error::InvalidResponseVersion, _) => {

@@ -9,8 +9,9 @@ use std::{
 };
 
 use sspi::{
-    AuthIdentity, BufferType, ClientRequestFlags, CredentialUse, Credentials, CredentialsBuffers, DataRepresentation, Error,
-    ErrorKind, Negotiate, NegotiateConfig, SecurityBuffer, Sspi, SspiImpl, Username, UsernameParts,
+    AuthIdentity, BufferType, ClientRequestFlags, CredentialUse, Credentials, CredentialsBuffers,
+    DataRepresentation, Error, ErrorKind, Negotiate, NegotiateConfig, SecurityBuffer, Sspi,
+    SspiImpl, Username, UsernameParts,
     generator::NetworkRequest,
     network_client::{NetworkClient, NetworkProtocol},
     ntlm::NtlmConfig,
@@ -77,8 +78,18 @@ impl Tokens {
             _ => ntlm(username.clone(), &password),
         };
         let context = context.map_err(|error| said(&error, &target))?;
-        let instead = if scheme == Scheme::Negotiate { instead_of(username) } else { Vec::new() };
-        Ok(Tokens { context, instead, password, doubt: None, target })
+        let instead = if scheme == Scheme::Negotiate {
+            instead_of(username)
+        } else {
+            Vec::new()
+        };
+        Ok(Tokens {
+            context,
+            instead,
+            password,
+            doubt: None,
+            target,
+        })
     }
 
     /// Why Negotiate carries NTLM, when it does.
@@ -92,13 +103,21 @@ impl Tokens {
     /// Why there is nothing to say.
     pub async fn next(mut self, heard: Option<Vec<u8>>) -> Result<(Self, Vec<u8>), TokenError> {
         let round = move || match heard {
-            Some(heard) => self.round(heard).map_err(|error| said(&error, &self.target)).map(|token| (self, token)),
+            Some(heard) => self
+                .round(heard)
+                .map_err(|error| said(&error, &self.target))
+                .map(|token| (self, token)),
             None => self.begin().map(|token| (self, token)),
         };
-        tokio::task::spawn_blocking(round).await.unwrap_or_else(|error| {
-            let (reason, remedy) = (format!("its computation failed: {error}"), "please report this".to_owned());
-            Err(TokenError { reason, remedy })
-        })
+        tokio::task::spawn_blocking(round)
+            .await
+            .unwrap_or_else(|error| {
+                let (reason, remedy) = (
+                    format!("its computation failed: {error}"),
+                    "please report this".to_owned(),
+                );
+                Err(TokenError { reason, remedy })
+            })
     }
 
     /// The first thing to say: of what can be begun with, the first that can.
@@ -110,16 +129,22 @@ impl Tokens {
             };
             let is_unknown = error.error_type == ErrorKind::UnknownCredentials;
             // A wrong password would be as wrong in NTLM, and is better heard of at once.
-            let is_without = is_unknown || matches!(error.error_type, ErrorKind::NoAuthenticatingAuthority | ErrorKind::TimeSkew);
+            let is_without = is_unknown
+                || matches!(
+                    error.error_type,
+                    ErrorKind::NoAuthenticatingAuthority | ErrorKind::TimeSkew
+                );
             // To whom the KDC says nothing of the user it says as little under another form of the name.
-            self.instead.retain(|(_, packages)| is_unknown || *packages == NTLM);
+            self.instead
+                .retain(|(_, packages)| is_unknown || *packages == NTLM);
             let problem = said(&error, &self.target);
             if !is_without || self.instead.is_empty() {
                 return Err(problem);
             }
             let (username, packages) = self.instead.remove(0);
             self.doubt = Some(problem);
-            self.context = negotiate(username, &self.password, packages).map_err(|error| said(&error, &self.target))?;
+            self.context = negotiate(username, &self.password, packages)
+                .map_err(|error| said(&error, &self.target))?;
         }
     }
 
@@ -136,42 +161,71 @@ impl Tokens {
                     .with_target_name(&self.target)
                     .with_input(&mut input)
                     .with_output(&mut output);
-                SspiImpl::initialize_security_context_impl(ntlm.as_mut(), &mut builder)?.resolve_to_result()?;
+                SspiImpl::initialize_security_context_impl(ntlm.as_mut(), &mut builder)?
+                    .resolve_to_result()?;
             }
             Context::Negotiate(negotiate, credentials) => {
                 let mut builder = negotiate
                     .initialize_security_context()
                     .with_credentials_handle(credentials)
-                    .with_context_requirements(ClientRequestFlags::MUTUAL_AUTH | ClientRequestFlags::ALLOCATE_MEMORY)
+                    .with_context_requirements(
+                        ClientRequestFlags::MUTUAL_AUTH | ClientRequestFlags::ALLOCATE_MEMORY,
+                    )
                     .with_target_data_representation(DataRepresentation::Native)
                     .with_target_name(&self.target)
                     .with_input(&mut input)
                     .with_output(&mut output);
-                SspiImpl::initialize_security_context_impl(negotiate.as_mut(), &mut builder)?.resolve_with_client(&Kdc)?;
+                SspiImpl::initialize_security_context_impl(negotiate.as_mut(), &mut builder)?
+                    .resolve_with_client(&Kdc)?;
             }
         }
-        let said = output.into_iter().next().map(|buffer| buffer.buffer).unwrap_or_default();
-        if said.is_empty() { Err(Error::new(ErrorKind::InvalidToken, "there is nothing left to say")) } else { Ok(said) }
+        let said = output
+            .into_iter()
+            .next()
+            .map(|buffer| buffer.buffer)
+            .unwrap_or_default();
+        if said.is_empty() {
+            Err(Error::new(
+                ErrorKind::InvalidToken,
+                "there is nothing left to say",
+            ))
+        } else {
+            Ok(said)
+        }
     }
 }
 
 /// For `user@suffix`: Active Directory looks it up as it is (an enterprise name), MIT's and Heimdal's KDC know `user` of the realm alone. In the end, NTLM.
 fn instead_of(username: Username) -> Vec<(Username, &'static str)> {
     let principal = match username.parts() {
-        UsernameParts::UserPrincipalName(parts) => Username::new_down_level_logon_name(parts.account_name(), parts.suffix()).ok(),
+        UsernameParts::UserPrincipalName(parts) => {
+            Username::new_down_level_logon_name(parts.account_name(), parts.suffix()).ok()
+        }
         UsernameParts::DownLevelLogonName(_) => None,
     };
-    principal.map(|principal| (principal, KERBEROS)).into_iter().chain([(username, NTLM)]).collect()
+    principal
+        .map(|principal| (principal, KERBEROS))
+        .into_iter()
+        .chain([(username, NTLM)])
+        .collect()
 }
 
 fn identity(username: Username, password: &str) -> AuthIdentity {
-    AuthIdentity { username, password: password.to_owned().into() }
+    AuthIdentity {
+        username,
+        password: password.to_owned().into(),
+    }
 }
 
 fn ntlm(username: Username, password: &str) -> sspi::Result<Context> {
-    let mut ntlm = Box::new(sspi::Ntlm::with_config(NtlmConfig::new(WORKSTATION.to_owned())));
+    let mut ntlm = Box::new(sspi::Ntlm::with_config(NtlmConfig::new(
+        WORKSTATION.to_owned(),
+    )));
     let identity = identity(username, password);
-    let acquired = ntlm.acquire_credentials_handle().with_credential_use(CredentialUse::Outbound).with_auth_data(&identity);
+    let acquired = ntlm
+        .acquire_credentials_handle()
+        .with_credential_use(CredentialUse::Outbound)
+        .with_auth_data(&identity);
     let credentials = acquired.execute(ntlm.as_mut())?.credentials_handle;
     Ok(Context::Ntlm(ntlm, credentials))
 }
@@ -181,7 +235,10 @@ fn negotiate(username: Username, password: &str, packages: &str) -> sspi::Result
     let config = NegotiateConfig::new(ntlm, Some(packages.to_owned()), WORKSTATION.to_owned());
     let mut negotiate = Box::new(Negotiate::new_client(config)?);
     let identity = Credentials::from(identity(username, password));
-    let acquired = negotiate.acquire_credentials_handle().with_credential_use(CredentialUse::Outbound).with_auth_data(&identity);
+    let acquired = negotiate
+        .acquire_credentials_handle()
+        .with_credential_use(CredentialUse::Outbound)
+        .with_auth_data(&identity);
     let credentials = acquired.execute(negotiate.as_mut())?.credentials_handle;
     Ok(Context::Negotiate(negotiate, credentials))
 }
@@ -189,8 +246,15 @@ fn negotiate(username: Username, password: &str, packages: &str) -> sspi::Result
 /// What went wrong, and what can be done.
 fn said(error: &Error, target: &str) -> TokenError {
     // What the KDC adds to it is repeated there as it stands in the program.
-    let (text, _) = error.description.split_once(". Additional error").unwrap_or((&error.description, ""));
-    let reason = if text.is_empty() { format!("{:?}", error.error_type) } else { text.to_owned() };
+    let (text, _) = error
+        .description
+        .split_once(". Additional error")
+        .unwrap_or((&error.description, ""));
+    let reason = if text.is_empty() {
+        format!("{:?}", error.error_type)
+    } else {
+        text.to_owned()
+    };
     let remedy = match error.error_type {
         ErrorKind::NoAuthenticatingAuthority => {
             "for Kerberos write USER@REALM in `proxy`, and the realm's KDC in /etc/krb5.conf (or the file that KRB5_CONFIG names)"
@@ -213,16 +277,24 @@ struct Kdc;
 
 impl NetworkClient for Kdc {
     fn send(&self, request: &NetworkRequest) -> sspi::Result<Vec<u8>> {
-        let (host, port) = (request.url.host_str().unwrap_or_default(), request.url.port().unwrap_or(88));
+        let (host, port) = (
+            request.url.host_str().unwrap_or_default(),
+            request.url.port().unwrap_or(88),
+        );
         let answer = match request.protocol {
             NetworkProtocol::Tcp => over_tcp(host, port, &request.data),
             NetworkProtocol::Udp => over_udp(host, port, &request.data),
-            NetworkProtocol::Http | NetworkProtocol::Https => {
-                Err(io::Error::new(io::ErrorKind::Unsupported, "proxies of KDCs are not supported"))
-            }
+            NetworkProtocol::Http | NetworkProtocol::Https => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "proxies of KDCs are not supported",
+            )),
         };
-        let failed =
-            |error| Error::new(ErrorKind::NoAuthenticatingAuthority, format!("no answer from the KDC {host}:{port}: {error}"));
+        let failed = |error| {
+            Error::new(
+                ErrorKind::NoAuthenticatingAuthority,
+                format!("no answer from the KDC {host}:{port}: {error}"),
+            )
+        };
         answer.map_err(failed)
     }
 }
@@ -246,7 +318,9 @@ fn exchange(mut stream: TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
     read_all(&mut stream, &mut length, deadline)?;
     let announced = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
     if announced > KDC_ANSWER {
-        let problem = format!("it announces an answer of {announced} bytes, more than {KDC_ANSWER}: is it a KDC?");
+        let problem = format!(
+            "it announces an answer of {announced} bytes, more than {KDC_ANSWER}: is it a KDC?"
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
     }
     let mut answer = length.to_vec();
@@ -274,8 +348,15 @@ fn read_all(stream: &mut TcpStream, mut bytes: &mut [u8], deadline: Instant) -> 
 }
 
 fn over_udp(host: &str, port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
-    let address = (host, port).to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
-    let any = if address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+    let address = (host, port)
+        .to_socket_addrs()?
+        .next()
+        .ok_or(io::ErrorKind::NotFound)?;
+    let any = if address.is_ipv6() {
+        "[::]:0"
+    } else {
+        "0.0.0.0:0"
+    };
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(KDC_PATIENCE))?;
     socket.connect(address)?;
@@ -283,7 +364,10 @@ fn over_udp(host: &str, port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
     let mut answer = vec![0; KDC_DATAGRAM];
     let length = socket.recv(&mut answer)?;
     answer.truncate(length);
-    let mut framed = u32::try_from(length).unwrap_or_default().to_be_bytes().to_vec();
+    let mut framed = u32::try_from(length)
+        .unwrap_or_default()
+        .to_be_bytes()
+        .to_vec();
     framed.append(&mut answer);
     Ok(framed)
 }
@@ -326,14 +410,19 @@ mod tests {
             while stream.write_all(&[0; 65_536]).is_ok() {}
         });
         let error = outcome.unwrap_err().to_string();
-        assert_eq!(error, "it announces an answer of 629145600 bytes, more than 1048576: is it a KDC?");
+        assert_eq!(
+            error,
+            "it announces an answer of 629145600 bytes, more than 1048576: is it a KDC?"
+        );
     }
 
     #[test]
     fn a_kdc_that_sends_little_by_little_has_no_more_time() {
         let began = Instant::now();
         let outcome = exchange_with(|mut stream| {
-            stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
             stream.write_all(&1000_u32.to_be_bytes()).unwrap();
             while stream.write_all(&[0]).is_ok() && !matches!(stream.read(&mut [0]), Ok(0)) {}
         });

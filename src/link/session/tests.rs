@@ -53,12 +53,20 @@ enum Heard {
 impl Told {
     fn new(bulk: usize) -> (Arc<Self>, mpsc::Receiver<Heard>) {
         let (heard, told) = mpsc::channel(1024);
-        let lane = Told { heard, queue: Mutex::default(), bulk: AtomicUsize::new(bulk), received: AtomicUsize::new(0) };
+        let lane = Told {
+            heard,
+            queue: Mutex::default(),
+            bulk: AtomicUsize::new(bulk),
+            received: AtomicUsize::new(0),
+        };
         (Arc::new(lane), told)
     }
 
     fn push(&self, payload: &'static [u8]) {
-        self.queue.lock().unwrap().push_back(Bytes::from_static(payload));
+        self.queue
+            .lock()
+            .unwrap()
+            .push_back(Bytes::from_static(payload));
     }
 }
 
@@ -126,10 +134,18 @@ impl Bed {
         let (outbox, cancel) = (Outbox::new(), CancellationToken::new());
         let (forward, frames) = mpsc::channel(64);
         let mut task = JoinSet::new();
-        let link = Link { suspended, ..Link::new(socket, outbox.clone(), Timing::default()) };
+        let link = Link {
+            suspended,
+            ..Link::new(socket, outbox.clone(), Timing::default())
+        };
         let token = cancel.clone();
         task.spawn(async move { link.run(&mut Forward(forward), token.cancelled()).await.why });
-        Bed { outbox, cancel, frames, task }
+        Bed {
+            outbox,
+            cancel,
+            frames,
+            task,
+        }
     }
 
     /// A link and its peer's socket.
@@ -156,11 +172,21 @@ async fn send(peer: &mut MessageSocket, frame: Frame) {
 }
 
 async fn receive(peer: &mut MessageSocket) -> Frame {
-    Frame::decode(peer.receive().await.unwrap().expect("the link is up").freeze()).unwrap()
+    Frame::decode(
+        peer.receive()
+            .await
+            .unwrap()
+            .expect("the link is up")
+            .freeze(),
+    )
+    .unwrap()
 }
 
 fn data(channel: u32, payload: &'static [u8]) -> Frame {
-    Frame::Data { channel, payload: Bytes::from_static(payload) }
+    Frame::Data {
+        channel,
+        payload: Bytes::from_static(payload),
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,8 +197,14 @@ async fn payloads_reach_their_lane_and_leave_from_it() {
     send(&mut peer, data(2, b"for two")).await;
     send(&mut peer, data(1, b"for one")).await;
     send(&mut peer, data(3, b"for nobody")).await;
-    assert_eq!(heard_two.recv().await, Some(Heard::Payload("for two".into())));
-    assert_eq!(heard_one.recv().await, Some(Heard::Payload("for one".into())));
+    assert_eq!(
+        heard_two.recv().await,
+        Some(Heard::Payload("for two".into()))
+    );
+    assert_eq!(
+        heard_one.recv().await,
+        Some(Heard::Payload("for one".into()))
+    );
     one.push(b"from one");
     bed.outbox.ready(1);
     assert_eq!(receive(&mut peer).await, data(1, b"from one"));
@@ -225,7 +257,9 @@ async fn a_quiet_link_pings_and_a_peer_that_answers_keeps_it() {
     let (mut bed, mut peer) = Bed::with_peer();
     let start = Instant::now();
     for beat in 1..=10 {
-        let Frame::Ping(token) = receive(&mut peer).await else { panic!("a PING is due") };
+        let Frame::Ping(token) = receive(&mut peer).await else {
+            panic!("a PING is due")
+        };
         assert_eq!(start.elapsed().as_secs(), 20 * beat);
         send(&mut peer, Frame::Pong(token)).await;
     }
@@ -254,9 +288,22 @@ async fn a_silent_peer_ends_the_link_and_its_lanes() {
     let (_lane, mut heard) = bed.open(1, 0);
     let start = Instant::now();
     assert!(matches!(bed.end().await, LinkEnd::Silent(_)));
-    assert_eq!(start.elapsed().as_secs(), 30, "a PING, and the time to answer it");
-    assert!(matches!(heard.recv().await, Some(Heard::Closed(Notice { code: Code::Timeout, .. }))));
-    assert_eq!(bed.outbox.ended().map(|notice| notice.code), Some(Code::Timeout));
+    assert_eq!(
+        start.elapsed().as_secs(),
+        30,
+        "a PING, and the time to answer it"
+    );
+    assert!(matches!(
+        heard.recv().await,
+        Some(Heard::Closed(Notice {
+            code: Code::Timeout,
+            ..
+        }))
+    ));
+    assert_eq!(
+        bed.outbox.ended().map(|notice| notice.code),
+        Some(Code::Timeout)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,14 +322,24 @@ async fn a_peer_that_takes_nothing_but_is_heard_of_is_not_silent() {
 async fn both_directions_and_all_lanes_move_while_all_are_full() {
     let (role, master) = memory::pair();
     let (left, right) = (Bed::run(role), Bed::run(master));
-    let lanes: Vec<_> = (1..=4).map(|channel| (left.open(channel, 5000).0, right.open(channel, 5000).0)).collect();
-    let received =
-        || lanes.iter().flat_map(|(a, b)| [a, b]).map(|lane| lane.received.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    let lanes: Vec<_> = (1..=4)
+        .map(|channel| (left.open(channel, 5000).0, right.open(channel, 5000).0))
+        .collect();
+    let received = || {
+        lanes
+            .iter()
+            .flat_map(|(a, b)| [a, b])
+            .map(|lane| lane.received.load(Ordering::Relaxed))
+            .collect::<Vec<_>>()
+    };
     while received().iter().sum::<usize>() < 200 << 20 {
         tokio::task::yield_now().await;
     }
     let received = received();
-    let (least, most) = (received.iter().min().unwrap(), received.iter().max().unwrap());
+    let (least, most) = (
+        received.iter().min().unwrap(),
+        received.iter().max().unwrap(),
+    );
     assert!(*most < 2 * least, "{received:?}");
 }
 
@@ -292,7 +349,13 @@ async fn a_lane_that_cannot_take_a_payload_is_closed_alone() {
     let (one, mut heard_one) = bed.open(1, 0);
     let (_two, mut heard_two) = bed.open(2, 0);
     send(&mut peer, data(1, b"bad")).await;
-    assert_eq!(receive(&mut peer).await, Frame::Close { channel: 1, notice: Notice::new(Code::Seal, "it does not open") });
+    assert_eq!(
+        receive(&mut peer).await,
+        Frame::Close {
+            channel: 1,
+            notice: Notice::new(Code::Seal, "it does not open")
+        }
+    );
     send(&mut peer, data(2, b"good")).await;
     assert_eq!(heard_two.recv().await, Some(Heard::Payload("good".into())));
     assert!(heard_one.try_recv().is_err(), "whoever refuses is not told");
@@ -304,7 +367,14 @@ async fn a_close_from_the_peer_ends_the_channel_without_an_answer() {
     let (bed, mut peer) = Bed::with_peer();
     let (_lane, mut heard) = bed.open(1, 0);
     let notice = Notice::new(Code::PeerLost, "gone");
-    send(&mut peer, Frame::Close { channel: 1, notice: notice.clone() }).await;
+    send(
+        &mut peer,
+        Frame::Close {
+            channel: 1,
+            notice: notice.clone(),
+        },
+    )
+    .await;
     assert_eq!(heard.recv().await, Some(Heard::Closed(notice)));
     assert!(bed.outbox.is_empty());
     send(&mut peer, Frame::Ping(1)).await;
@@ -319,29 +389,60 @@ async fn what_was_left_arrives_before_the_close_that_waited_for_it() {
     let notice = Notice::new(Code::PeerLost, "");
     bed.outbox.close_after_drain(1, &notice);
     for _ in 0..100 {
-        assert!(matches!(receive(&mut peer).await, Frame::Data { channel: 1, payload } if payload.len() == BULK));
+        assert!(
+            matches!(receive(&mut peer).await, Frame::Data { channel: 1, payload } if payload.len() == BULK)
+        );
     }
-    assert_eq!(receive(&mut peer).await, Frame::Close { channel: 1, notice });
+    assert_eq!(
+        receive(&mut peer).await,
+        Frame::Close { channel: 1, notice }
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn messages_that_are_no_frames_end_the_link_with_protocol() {
-    for message in [&b""[..], b"\x00", b"\x7f", b"\x08\x00", b"\x10\x00\x00\x00\x01", b"\x05{", b"\x01"] {
+    for message in [
+        &b""[..],
+        b"\x00",
+        b"\x7f",
+        b"\x08\x00",
+        b"\x10\x00\x00\x00\x01",
+        b"\x05{",
+        b"\x01",
+    ] {
         let (mut bed, mut peer) = Bed::with_peer();
         let (_lane, mut heard) = bed.open(1, 0);
         peer.feed(Bytes::from_static(message)).await.unwrap();
         peer.flush().await.unwrap();
-        assert!(matches!(receive(&mut peer).await, Frame::Error(Notice { code: Code::Protocol, .. })), "{message:?}");
+        assert!(
+            matches!(
+                receive(&mut peer).await,
+                Frame::Error(Notice {
+                    code: Code::Protocol,
+                    ..
+                })
+            ),
+            "{message:?}"
+        );
         assert_eq!(peer.receive().await.unwrap(), None);
         assert!(matches!(bed.end().await, LinkEnd::Violated(_)));
-        assert!(matches!(heard.recv().await, Some(Heard::Closed(Notice { code: Code::Protocol, .. }))));
+        assert!(matches!(
+            heard.recv().await,
+            Some(Heard::Closed(Notice {
+                code: Code::Protocol,
+                ..
+            }))
+        ));
     }
 }
 
 /// A link whose peer can break the rules of the WebSocket.
 fn raw_peer() -> (Bed, DuplexStream) {
     let (role, master) = duplex(BULK);
-    (Bed::run(MessageSocket::new(master, Bytes::new(), End::Accepted)), role)
+    (
+        Bed::run(MessageSocket::new(master, Bytes::new(), End::Accepted)),
+        role,
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -352,19 +453,33 @@ async fn text_and_oversized_messages_end_the_link_with_protocol() {
         let mut peer = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
         // The rest of an oversized message has nobody to read it.
         let _ = tokio::time::timeout(Duration::from_secs(1), peer.send(message)).await;
-        let LinkEnd::Violated(notice) = bed.end().await else { panic!("the peer broke the protocol") };
+        let LinkEnd::Violated(notice) = bed.end().await else {
+            panic!("the peer broke the protocol")
+        };
         assert_eq!(notice.code, Code::Protocol);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn bytes_that_are_no_websocket_end_the_link_with_protocol() {
-    for garbage in
-        [&b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n"[..], &[0x82, 0x01, 0x08], &[0xff; 64], &[0xc2, 0x80, 0, 0, 0, 0]]
-    {
+    for garbage in [
+        &b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n"[..],
+        &[0x82, 0x01, 0x08],
+        &[0xff; 64],
+        &[0xc2, 0x80, 0, 0, 0, 0],
+    ] {
         let (mut bed, mut peer) = raw_peer();
         peer.write_all(garbage).await.unwrap();
-        assert!(matches!(bed.end().await, LinkEnd::Violated(Notice { code: Code::Protocol, .. })), "{garbage:?}");
+        assert!(
+            matches!(
+                bed.end().await,
+                LinkEnd::Violated(Notice {
+                    code: Code::Protocol,
+                    ..
+                })
+            ),
+            "{garbage:?}"
+        );
     }
 }
 
@@ -372,8 +487,17 @@ async fn bytes_that_are_no_websocket_end_the_link_with_protocol() {
 async fn the_largest_message_passes() {
     let (bed, mut peer) = Bed::with_peer();
     let (_lane, mut heard) = bed.open(1, 0);
-    send(&mut peer, Frame::Data { channel: 1, payload: vec![3; MAX_DATA].into() }).await;
-    assert!(matches!(heard.recv().await, Some(Heard::Payload(payload)) if payload.len() == MAX_DATA));
+    send(
+        &mut peer,
+        Frame::Data {
+            channel: 1,
+            payload: vec![3; MAX_DATA].into(),
+        },
+    )
+    .await;
+    assert!(
+        matches!(heard.recv().await, Some(Heard::Payload(payload)) if payload.len() == MAX_DATA)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -382,7 +506,9 @@ async fn answers_to_websocket_pings_do_not_pile_up_for_a_peer_that_reads_nothing
     let config = tungstenite::protocol::WebSocketConfig::default().write_buffer_size(0);
     let mut peer = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
     for _ in 0..10_000 {
-        peer.send(tungstenite::Message::Ping(vec![1; 125].into())).await.unwrap();
+        peer.send(tungstenite::Message::Ping(vec![1; 125].into()))
+            .await
+            .unwrap();
     }
     let pongs = async {
         let mut pongs = 0;
@@ -405,7 +531,13 @@ async fn a_connection_that_is_cut_ends_the_link_and_its_lanes() {
     let (_lane, mut heard) = bed.open(1, 0);
     drop(peer);
     assert!(matches!(bed.end().await, LinkEnd::Lost(SocketError::Cut)));
-    assert!(matches!(heard.recv().await, Some(Heard::Closed(Notice { code: Code::PeerLost, .. }))));
+    assert!(matches!(
+        heard.recv().await,
+        Some(Heard::Closed(Notice {
+            code: Code::PeerLost,
+            ..
+        }))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -413,7 +545,9 @@ async fn a_message_that_is_cut_short_never_reaches_a_lane() {
     let (mut bed, mut peer) = raw_peer();
     let (_lane, mut heard) = bed.open(1, 0);
     // A header that announces 100 bytes, and 8 of them.
-    peer.write_all(&[0x82, 0x80 | 100, 0, 0, 0, 0, 0x10, 0, 0, 0, 1, 1, 1, 1]).await.unwrap();
+    peer.write_all(&[0x82, 0x80 | 100, 0, 0, 0, 0, 0x10, 0, 0, 0, 1, 1, 1, 1])
+        .await
+        .unwrap();
     drop(peer);
     assert!(matches!(bed.end().await, LinkEnd::Lost(SocketError::Cut)));
     assert!(matches!(heard.recv().await, Some(Heard::Closed(_))));
@@ -454,7 +588,10 @@ async fn an_error_from_the_peer_ends_the_link_with_it() {
 async fn a_handler_that_refuses_a_frame_ends_the_link() {
     let (mut bed, mut peer) = Bed::with_peer();
     send(&mut peer, Frame::Unregister(Ports { ports: vec![] })).await;
-    assert_eq!(receive(&mut peer).await, Frame::Error(Notice::new(Code::Protocol, "not from you")));
+    assert_eq!(
+        receive(&mut peer).await,
+        Frame::Error(Notice::new(Code::Protocol, "not from you"))
+    );
     drop(peer);
     assert!(matches!(bed.end().await, LinkEnd::Asked(_)));
 }
@@ -464,14 +601,26 @@ async fn a_cancelled_link_sends_its_control_frames_and_closes_in_order() {
     let (mut bed, mut peer) = Bed::with_peer();
     let (_lane, mut heard) = bed.open(1, 0);
     bed.outbox.control(&Frame::Pause(1));
-    bed.outbox.control(&Frame::Close { channel: 3, notice: Notice::new(Code::Shutdown, "") });
+    bed.outbox.control(&Frame::Close {
+        channel: 3,
+        notice: Notice::new(Code::Shutdown, ""),
+    });
     bed.cancel.cancel();
     assert_eq!(receive(&mut peer).await, Frame::Pause(1));
-    assert!(matches!(receive(&mut peer).await, Frame::Close { channel: 3, .. }));
+    assert!(matches!(
+        receive(&mut peer).await,
+        Frame::Close { channel: 3, .. }
+    ));
     assert_eq!(peer.receive().await.unwrap(), None);
     drop(peer);
     assert!(matches!(bed.end().await, LinkEnd::Cancelled));
-    assert!(matches!(heard.recv().await, Some(Heard::Closed(Notice { code: Code::Shutdown, .. }))));
+    assert!(matches!(
+        heard.recv().await,
+        Some(Heard::Closed(Notice {
+            code: Code::Shutdown,
+            ..
+        }))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -483,9 +632,17 @@ async fn a_peer_that_reads_nothing_does_not_hold_up_the_end() {
     let start = Instant::now();
     bed.cancel.cancel();
     assert!(matches!(heard.recv().await, Some(Heard::Closed(_))));
-    assert_eq!(start.elapsed(), Duration::ZERO, "the lanes are told at once");
+    assert_eq!(
+        start.elapsed(),
+        Duration::ZERO,
+        "the lanes are told at once"
+    );
     assert!(matches!(bed.end().await, LinkEnd::Cancelled));
-    assert!(start.elapsed() <= CLOSE_DEADLINE + Duration::from_millis(10), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() <= CLOSE_DEADLINE + Duration::from_millis(10),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -494,7 +651,13 @@ async fn a_link_that_is_dropped_closes_its_lanes() {
     let (_lane, mut heard) = bed.open(1, 0);
     tokio::task::yield_now().await;
     bed.task.abort_all();
-    assert!(matches!(heard.recv().await, Some(Heard::Closed(Notice { code: Code::PeerLost, .. }))));
+    assert!(matches!(
+        heard.recv().await,
+        Some(Heard::Closed(Notice {
+            code: Code::PeerLost,
+            ..
+        }))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -519,11 +682,16 @@ async fn no_mark_from_another_thread_is_lost() {
     }
     producers.join_all().await;
     let arrived = async {
-        while lanes.iter().any(|lane| lane.received.load(Ordering::Relaxed) < 50_000) {
+        while lanes
+            .iter()
+            .any(|lane| lane.received.load(Ordering::Relaxed) < 50_000)
+        {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), arrived).await.expect("all of it arrives without another mark");
+    tokio::time::timeout(Duration::from_secs(20), arrived)
+        .await
+        .expect("all of it arrives without another mark");
 }
 
 #[tokio::test]
@@ -531,8 +699,13 @@ async fn a_link_at_rest_is_small() {
     let (role, _master) = memory::pair();
     let (forward, _frames) = mpsc::channel(1);
     let (mut handler, cancel) = (Forward(forward), CancellationToken::new());
-    let run = Link::new(role, Outbox::new(), Timing::default()).run(&mut handler, cancel.cancelled());
-    assert!(size_of_val(&run) <= 1024, "{} bytes of future for each link", size_of_val(&run));
+    let run =
+        Link::new(role, Outbox::new(), Timing::default()).run(&mut handler, cancel.cancelled());
+    assert!(
+        size_of_val(&run) <= 1024,
+        "{} bytes of future for each link",
+        size_of_val(&run)
+    );
 }
 
 /// A handler that answers each frame with another.
@@ -561,8 +734,16 @@ async fn nothing_is_read_from_a_peer_that_does_not_read_until_it_does() {
             peer.flush().await.unwrap();
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(3), flood).await.is_err());
-    assert!(outbox.control_waiting_bytes() <= 32 * 1024, "{} bytes wait", outbox.control_waiting_bytes());
+    assert!(
+        tokio::time::timeout(Duration::from_secs(3), flood)
+            .await
+            .is_err()
+    );
+    assert!(
+        outbox.control_waiting_bytes() <= 32 * 1024,
+        "{} bytes wait",
+        outbox.control_waiting_bytes()
+    );
     let before = handled.load(Ordering::Relaxed);
     // The peer reads: the link goes on.
     let reading = async {
@@ -570,11 +751,19 @@ async fn nothing_is_read_from_a_peer_that_does_not_read_until_it_does() {
             receive(&mut peer).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(3), reading).await.expect("the link reads again");
+    tokio::time::timeout(Duration::from_secs(3), reading)
+        .await
+        .expect("the link reads again");
     // It does not read again, and sends: the deadline ends the link.
-    let flood = async { while peer.feed(message.clone()).await.is_ok() && peer.flush().await.is_ok() {} };
-    tokio::time::timeout(Duration::from_secs(60), flood).await.expect("the link has ended");
-    assert!(matches!(task.join_next().await, Some(Ok(LinkEnd::Silent(_)))));
+    let flood =
+        async { while peer.feed(message.clone()).await.is_ok() && peer.flush().await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(60), flood)
+        .await
+        .expect("the link has ended");
+    assert!(matches!(
+        task.join_next().await,
+        Some(Ok(LinkEnd::Silent(_)))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -584,15 +773,28 @@ async fn a_message_that_is_never_complete_ends_the_link_of_a_master() {
     let mut bed = Bed::run(socket);
     let start = Instant::now();
     // A frame of 128 KiB, masked with zeros, of which a byte comes now and then.
-    stream.write_all(&[0x82, 0xff, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    stream
+        .write_all(&[0x82, 0xff, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0])
+        .await
+        .unwrap();
     stream.write_all(&[0x10; 8 * 1024]).await.unwrap();
     let dripping = async {
         while stream.write_all(&[0x10]).await.is_ok() {
             tokio::time::sleep(Duration::from_secs(9)).await;
         }
     };
-    let end = tokio::select! { end = bed.end() => end, () = dripping => panic!("the link ends first") };
-    assert!(matches!(end, LinkEnd::Asked(Notice { code: Code::Timeout, .. })), "{end}");
+    let end =
+        tokio::select! { end = bed.end() => end, () = dripping => panic!("the link ends first") };
+    assert!(
+        matches!(
+            end,
+            LinkEnd::Asked(Notice {
+                code: Code::Timeout,
+                ..
+            })
+        ),
+        "{end}"
+    );
     let seconds = start.elapsed().as_secs();
     assert!((120..=145).contains(&seconds), "{seconds} s");
 }

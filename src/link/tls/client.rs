@@ -9,7 +9,8 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
+    SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -42,13 +43,20 @@ impl TlsParameters {
     /// These authorities alone, or the system's.
     #[must_use]
     pub fn trusting(ca: Option<PathBuf>) -> Self {
-        TlsParameters { ca, ..TlsParameters::default() }
+        TlsParameters {
+            ca,
+            ..TlsParameters::default()
+        }
     }
 
     /// What of it is for a proxy: the authorities alone.
     #[must_use]
     pub fn for_proxy(&self) -> Self {
-        TlsParameters { ca: self.ca.clone(), system_ca: true, ..TlsParameters::default() }
+        TlsParameters {
+            ca: self.ca.clone(),
+            system_ca: true,
+            ..TlsParameters::default()
+        }
     }
 }
 
@@ -57,11 +65,16 @@ impl TlsParameters {
 /// # Errors
 /// When there are no authorities to trust, or our certificate cannot be read.
 pub fn client_config(parameters: &TlsParameters) -> Result<Arc<ClientConfig>, TlsError> {
-    #[expect(clippy::expect_used, reason = "the provider supports both versions that rustls has")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the provider supports both versions that rustls has"
+    )]
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider supports the default versions");
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Judge::new(parameters)?));
+    let builder = builder
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Judge::new(parameters)?));
     let mut config = match &parameters.client {
         Some((chain, key)) => {
             let shown = SingleCertAndKey::from(certified_key(chain, key)?);
@@ -97,7 +110,9 @@ pub struct PinMismatch([u8; 32]);
 
 impl fmt::Display for PinMismatch {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        self.0
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -113,7 +128,8 @@ struct Judge {
 
 impl Judge {
     fn new(parameters: &TlsParameters) -> Result<Self, TlsError> {
-        let is_pin_enough = !parameters.pins.is_empty() && parameters.ca.is_none() && !parameters.system_ca;
+        let is_pin_enough =
+            !parameters.pins.is_empty() && parameters.ca.is_none() && !parameters.system_ca;
         let authorities = if parameters.insecure_skip_verify || is_pin_enough {
             None
         } else {
@@ -126,11 +142,16 @@ impl Judge {
                 Some(path) => authorities_in(path)?,
                 None => system_authorities()?,
             };
-            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
             Some(verifier.map_err(|error| TlsError::NoAuthorities(error.to_string()))?)
         };
         let algorithms = provider().signature_verification_algorithms;
-        Ok(Judge { pins: parameters.pins.clone(), authorities, algorithms })
+        Ok(Judge {
+            pins: parameters.pins.clone(),
+            authorities,
+            algorithms,
+        })
     }
 }
 
@@ -146,18 +167,24 @@ impl ServerCertVerifier for Judge {
         // Not there when nobody wants to know.
         let _ = SHOWN.try_with(|shown| {
             let chain = std::iter::once(certificate).chain(between);
-            *shown.borrow_mut() = chain.map(|certificate| certificate.clone().into_owned()).collect();
+            *shown.borrow_mut() = chain
+                .map(|certificate| certificate.clone().into_owned())
+                .collect();
         });
         if !self.pins.is_empty() {
             let mut found = [0; 32];
             found.copy_from_slice(digest(&SHA256, certificate).as_ref());
             if !self.pins.contains(&found) {
                 let other = OtherError(Arc::new(PinMismatch(found)));
-                return Err(rustls::Error::InvalidCertificate(CertificateError::Other(other)));
+                return Err(rustls::Error::InvalidCertificate(CertificateError::Other(
+                    other,
+                )));
             }
         }
         match &self.authorities {
-            Some(authorities) => authorities.verify_server_cert(certificate, between, name, stapled, now),
+            Some(authorities) => {
+                authorities.verify_server_cert(certificate, between, name, stapled, now)
+            }
             None => Ok(ServerCertVerified::assertion()),
         }
     }
@@ -188,7 +215,10 @@ impl ServerCertVerifier for Judge {
 fn authorities_in(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| TlsError::Unusable { path: path.to_owned(), reason: error.to_string() })?;
+        roots.add(certificate).map_err(|error| TlsError::Unusable {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
     }
     Ok(roots)
 }
@@ -199,7 +229,10 @@ fn system_authorities() -> Result<RootCertStore, TlsError> {
     // A system's store may hold oddities; the rest of it is still good.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let reason = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+        let reason = found
+            .errors
+            .first()
+            .map_or_else(|| "there are none".to_owned(), ToString::to_string);
         return Err(TlsError::NoAuthorities(reason));
     }
     Ok(roots)

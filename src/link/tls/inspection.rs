@@ -53,7 +53,10 @@ const INSPECTORS: [(&str, &str); 45] = [
 #[must_use]
 pub fn inspector(issuer: &str) -> Option<&'static str> {
     let issuer = issuer.to_lowercase();
-    INSPECTORS.iter().find(|(part, _)| has_words(&issuer, part)).map(|(_, name)| *name)
+    INSPECTORS
+        .iter()
+        .find(|(part, _)| has_words(&issuer, part))
+        .map(|(_, name)| *name)
 }
 
 /// Whether the part stands there as words of its own: "eset" is not in "reset", and "do_not_trust_fiddlerroot" is as Fiddler writes it.
@@ -71,13 +74,28 @@ mod tests {
     #[test]
     fn inspectors_are_told_by_the_names_that_they_sign_with() {
         for (issuer, name) in [
-            ("C=US, ST=California, O=Zscaler Inc., CN=Zscaler Intermediate Root CA (zscaler.net)", "Zscaler"),
-            ("C=US, O=Fortinet, OU=Certificate Authority, CN=FGVM00TM20000000", "Fortinet FortiGate"),
+            (
+                "C=US, ST=California, O=Zscaler Inc., CN=Zscaler Intermediate Root CA (zscaler.net)",
+                "Zscaler",
+            ),
+            (
+                "C=US, O=Fortinet, OU=Certificate Authority, CN=FGVM00TM20000000",
+                "Fortinet FortiGate",
+            ),
             ("CN=DO_NOT_TRUST_FiddlerRoot, O=DO_NOT_TRUST", "Fiddler"),
             ("CN=mitmproxy, O=mitmproxy", "mitmproxy"),
-            ("C=PortSwigger, O=PortSwigger, CN=PortSwigger CA", "Burp Suite"),
-            ("CN=Charles Proxy CA (1 Jan 2026, host), OU=https://charlesproxy.com/ssl", "Charles"),
-            ("CN=Kaspersky Anti-Virus Personal Root Certificate, O=AO Kaspersky Lab", "Kaspersky"),
+            (
+                "C=PortSwigger, O=PortSwigger, CN=PortSwigger CA",
+                "Burp Suite",
+            ),
+            (
+                "CN=Charles Proxy CA (1 Jan 2026, host), OU=https://charlesproxy.com/ssl",
+                "Charles",
+            ),
+            (
+                "CN=Kaspersky Anti-Virus Personal Root Certificate, O=AO Kaspersky Lab",
+                "Kaspersky",
+            ),
             ("CN=ESET SSL Filter CA, O=ESET, spol. s r. o.", "ESET"),
             ("O=Cisco, CN=Cisco Umbrella Root CA", "Cisco Umbrella"),
         ] {

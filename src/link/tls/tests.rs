@@ -26,7 +26,10 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).unwrap();
         fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
-        Authority { folder, issuer: Issuer::new(params, key) }
+        Authority {
+            folder,
+            issuer: Issuer::new(params, key),
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -39,7 +42,11 @@ impl Authority {
     }
 
     /// Writes `cert.pem` and `key.pem` for `host`, as `change` wants them, and loads them.
-    pub(crate) fn sign(&self, host: &str, change: impl FnOnce(&mut CertificateParams)) -> Arc<ReloadingCertificate> {
+    pub(crate) fn sign(
+        &self,
+        host: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Arc<ReloadingCertificate> {
         self.sign_files(host, change);
         ReloadingCertificate::load(&self.path("cert.pem"), &self.path("key.pem")).unwrap()
     }
@@ -48,12 +55,16 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([host.to_owned()]).unwrap();
         change(&mut params);
-        self.write("cert.pem", &params.signed_by(&key, &self.issuer).unwrap().pem());
+        self.write(
+            "cert.pem",
+            &params.signed_by(&key, &self.issuer).unwrap().pem(),
+        );
         self.write("key.pem", &key.serialize_pem());
     }
 
     fn load(&self, chain: &str, key: &str) -> TlsError {
-        ReloadingCertificate::load(&self.path(chain), &self.path(key)).expect_err("they cannot be used")
+        ReloadingCertificate::load(&self.path(chain), &self.path(key))
+            .expect_err("they cannot be used")
     }
 }
 
@@ -64,7 +75,10 @@ async fn a_client_that_trusts_the_authority_and_a_master_talk() {
     let config = client_config(&TlsParameters::trusting(Some(authority.path("ca.pem")))).unwrap();
     let (near, far) = tokio::io::duplex(64 * 1024);
     let name = "master.test".try_into().unwrap();
-    let (client, server) = tokio::join!(TlsConnector::from(config).connect(name, near), acceptor.accept(far));
+    let (client, server) = tokio::join!(
+        TlsConnector::from(config).connect(name, near),
+        acceptor.accept(far)
+    );
     let (mut client, mut server) = (client.unwrap(), server.unwrap());
     assert_eq!(server.get_ref().1.alpn_protocol(), Some(ALPN));
     client.write_all(b"hello").await.unwrap();
@@ -80,7 +94,10 @@ fn a_certificate_that_cannot_be_used_is_named_with_its_file() {
     authority.sign("master.test", |_| ());
     authority.write("empty.pem", "");
     authority.write("text.pem", "this is my certificate");
-    authority.write("broken.pem", "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n");
+    authority.write(
+        "broken.pem",
+        "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n",
+    );
     authority.write("other.pem", &KeyPair::generate().unwrap().serialize_pem());
     assert!(
         matches!(authority.load("nowhere.pem", "key.pem"), TlsError::Unreadable { path, .. } if path.ends_with("nowhere.pem"))
@@ -89,13 +106,24 @@ fn a_certificate_that_cannot_be_used_is_named_with_its_file() {
         matches!(authority.load("cert.pem", "nowhere.pem"), TlsError::Unreadable { path, .. } if path.ends_with("nowhere.pem"))
     );
     for chain in ["empty.pem", "text.pem", "key.pem"] {
-        assert!(matches!(authority.load(chain, "key.pem"), TlsError::NoCertificate { path } if path.ends_with(chain)), "{chain}");
+        assert!(
+            matches!(authority.load(chain, "key.pem"), TlsError::NoCertificate { path } if path.ends_with(chain)),
+            "{chain}"
+        );
     }
-    assert!(matches!(authority.load("broken.pem", "key.pem"), TlsError::NotPem { .. }));
-    assert!(matches!(authority.load("cert.pem", "cert.pem"), TlsError::NoKey { .. }));
+    assert!(matches!(
+        authority.load("broken.pem", "key.pem"),
+        TlsError::NotPem { .. }
+    ));
+    assert!(matches!(
+        authority.load("cert.pem", "cert.pem"),
+        TlsError::NoKey { .. }
+    ));
     let mismatch = authority.load("cert.pem", "other.pem");
     assert!(matches!(mismatch, TlsError::Mismatch { .. }), "{mismatch}");
-    assert!(mismatch.to_string().contains("other.pem") && mismatch.to_string().contains("cert.pem"));
+    assert!(
+        mismatch.to_string().contains("other.pem") && mismatch.to_string().contains("cert.pem")
+    );
 }
 
 #[test]
@@ -107,7 +135,9 @@ fn a_file_of_authorities_without_one_is_named() {
         Err(TlsError::NoCertificate { .. })
     ));
     assert!(matches!(
-        client_config(&TlsParameters::trusting(Some(authority.path("nowhere.pem")))),
+        client_config(&TlsParameters::trusting(Some(
+            authority.path("nowhere.pem")
+        ))),
         Err(TlsError::Unreadable { .. })
     ));
 }
@@ -118,20 +148,32 @@ fn a_new_certificate_is_picked_up_and_a_broken_one_is_not() {
     let certificate = authority.sign("master.test", |_| ());
     let first = certificate.current();
     certificate.refresh();
-    assert!(Arc::ptr_eq(&first, &certificate.current()), "nothing changed");
+    assert!(
+        Arc::ptr_eq(&first, &certificate.current()),
+        "nothing changed"
+    );
 
     authority.write("cert.pem", "half a certifi");
     certificate.refresh();
-    assert!(Arc::ptr_eq(&first, &certificate.current()), "a broken file changes nothing");
+    assert!(
+        Arc::ptr_eq(&first, &certificate.current()),
+        "a broken file changes nothing"
+    );
 
     authority.sign_files("renewed.master.test", |_| ());
     certificate.refresh();
     let second = certificate.current();
-    assert_ne!(first.end_entity_cert().unwrap(), second.end_entity_cert().unwrap());
+    assert_ne!(
+        first.end_entity_cert().unwrap(),
+        second.end_entity_cert().unwrap()
+    );
 
     fs::remove_file(authority.path("key.pem")).unwrap();
     certificate.refresh();
-    assert!(Arc::ptr_eq(&second, &certificate.current()), "a missing file changes nothing");
+    assert!(
+        Arc::ptr_eq(&second, &certificate.current()),
+        "a missing file changes nothing"
+    );
 }
 
 #[test]
@@ -140,7 +182,10 @@ fn the_files_are_looked_at_again_after_a_second() {
     let certificate = authority.sign("master.test", |_| ());
     let first = certificate.current();
     authority.sign_files("renewed.master.test", |_| ());
-    assert!(Arc::ptr_eq(&first, &certificate.current()), "they were looked at just now");
+    assert!(
+        Arc::ptr_eq(&first, &certificate.current()),
+        "they were looked at just now"
+    );
     certificate.state.lock().unwrap().looked -= LOOK_INTERVAL;
     assert!(!Arc::ptr_eq(&first, &certificate.current()));
 }
@@ -149,12 +194,18 @@ fn the_files_are_looked_at_again_after_a_second() {
 fn pem_files_are_read_as_they_are_meant_whatever_the_editor() {
     let authority = Authority::new();
     authority.sign_files("host", |_| {});
-    let names = ["cert.pem", "key.pem"].map(|name| (name, fs::read_to_string(authority.path(name)).unwrap()));
+    let names = ["cert.pem", "key.pem"]
+        .map(|name| (name, fs::read_to_string(authority.path(name)).unwrap()));
     for encoding in 0..3 {
         for (name, text) in &names {
             let text = format!("{} \r\n\r\n", text.lines().collect::<Vec<_>>().join("\r\n"));
-            fs::write(authority.path(name), &crate::text::tests::encodings(&text)[encoding]).unwrap();
+            fs::write(
+                authority.path(name),
+                &crate::text::tests::encodings(&text)[encoding],
+            )
+            .unwrap();
         }
-        ReloadingCertificate::load(&authority.path("cert.pem"), &authority.path("key.pem")).unwrap();
+        ReloadingCertificate::load(&authority.path("cert.pem"), &authority.path("key.pem"))
+            .unwrap();
     }
 }

@@ -44,7 +44,10 @@ const MARKS: [(Mark, &str); 41] = [
     (Body("cisco umbrella"), "Cisco Umbrella"),
     (Body("sophos"), "Sophos"),
     (Body("sonicwall"), "SonicWall"),
-    (Body("mcafee web gateway"), "McAfee (Trellix, Skyhigh) Web Gateway"),
+    (
+        Body("mcafee web gateway"),
+        "McAfee (Trellix, Skyhigh) Web Gateway",
+    ),
     (Says("server", "zscaler"), "Zscaler"),
     (Says("server", "bluecoat"), "Blue Coat (Symantec) ProxySG"),
     (Says("via", "bluecoat"), "Blue Coat (Symantec) ProxySG"),
@@ -63,7 +66,10 @@ const MARKS: [(Mark, &str); 41] = [
     (Has("x-varnish"), "Varnish"),
     (Says("via", "varnish"), "Varnish"),
     (Says("server", "awselb"), "AWS Elastic Load Balancing"),
-    (Says("server", "microsoft-azure-application-gateway"), "Azure Application Gateway"),
+    (
+        Says("server", "microsoft-azure-application-gateway"),
+        "Azure Application Gateway",
+    ),
     (Says("via", "1.1 google"), "Google Cloud Load Balancing"),
     (Says("server", "envoy"), "Envoy"),
     (Says("server", "istio"), "Envoy"),
@@ -75,7 +81,10 @@ const MARKS: [(Mark, &str); 41] = [
     (Says("server", "microsoft"), "IIS"),
     (Says("server", "lighttpd"), "lighttpd"),
     (Says("server", "haproxy"), "HAProxy"),
-    (Body("no server is available to handle this request"), "HAProxy"),
+    (
+        Body("no server is available to handle this request"),
+        "HAProxy",
+    ),
     (Body("404 page not found"), "Traefik, or a program in Go"),
 ];
 
@@ -84,19 +93,33 @@ pub(super) fn middlebox(headers: &HeaderMap, body: &[u8]) -> Option<&'static str
     let body = String::from_utf8_lossy(body).to_lowercase();
     let says = |name: &str, part: &str| {
         let mut values = headers.get_all(name).iter();
-        values.any(|value| String::from_utf8_lossy(value.as_bytes()).to_lowercase().contains(part))
+        values.any(|value| {
+            String::from_utf8_lossy(value.as_bytes())
+                .to_lowercase()
+                .contains(part)
+        })
     };
     let is_there = |mark: &Mark| match *mark {
         Has(name) => headers.contains_key(name),
         Says(name, part) => says(name, part),
         Body(part) => body.contains(part),
     };
-    MARKS.iter().find(|(mark, _)| is_there(mark)).map(|(_, name)| *name)
+    MARKS
+        .iter()
+        .find(|(mark, _)| is_there(mark))
+        .map(|(_, name)| *name)
 }
 
 /// The headers that tell who answered, each once, `shown` as text.
-pub(super) fn telling(headers: &HeaderMap, shown: impl Fn(&[u8]) -> String) -> Vec<(&'static str, String)> {
-    let values = TELLING.iter().filter_map(|&name| headers.get(name).map(|value| (name, shown(value.as_bytes()))));
+pub(super) fn telling(
+    headers: &HeaderMap,
+    shown: impl Fn(&[u8]) -> String,
+) -> Vec<(&'static str, String)> {
+    let values = TELLING.iter().filter_map(|&name| {
+        headers
+            .get(name)
+            .map(|value| (name, shown(value.as_bytes())))
+    });
     values.filter(|(_, value)| !value.is_empty()).collect()
 }
 
@@ -113,8 +136,18 @@ mod tests {
             ("cf-ray", "8a1-FRA", "", Some("Cloudflare")),
             ("x-amz-cf-id", "abc", "", Some("Amazon CloudFront")),
             ("via", "1.1 proxy.corp (squid/5.7)", "", Some("Squid")),
-            ("server", "awselb/2.0", "", Some("AWS Elastic Load Balancing")),
-            ("server", "Apache", "<title>FortiGuard Intrusion Prevention - Access Blocked</title>", Some("Fortinet FortiGate")),
+            (
+                "server",
+                "awselb/2.0",
+                "",
+                Some("AWS Elastic Load Balancing"),
+            ),
+            (
+                "server",
+                "Apache",
+                "<title>FortiGuard Intrusion Prevention - Access Blocked</title>",
+                Some("Fortinet FortiGate"),
+            ),
             (
                 "x-nothing",
                 "1",
@@ -125,7 +158,11 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_static(value));
-            assert_eq!(middlebox(&headers, body.as_bytes()), found, "{name}: {value} {body}");
+            assert_eq!(
+                middlebox(&headers, body.as_bytes()),
+                found,
+                "{name}: {value} {body}"
+            );
         }
     }
 }

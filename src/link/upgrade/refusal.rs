@@ -32,10 +32,18 @@ pub struct Refusal {
 impl Refusal {
     /// Reads an answer of `asked`, a host with or without a port, with the beginning of its body.
     pub(super) fn new(status: StatusCode, headers: &HeaderMap, body: &[u8], asked: &str) -> Self {
-        let text =
-            |name: header::HeaderName| headers.get(name).map(|value| evidence(value.as_bytes())).filter(|text| !text.is_empty());
-        let kind = text(header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
-        let beginning = String::from_utf8_lossy(body).trim_start().to_ascii_lowercase();
+        let text = |name: header::HeaderName| {
+            headers
+                .get(name)
+                .map(|value| evidence(value.as_bytes()))
+                .filter(|text| !text.is_empty())
+        };
+        let kind = text(header::CONTENT_TYPE)
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        let beginning = String::from_utf8_lossy(body)
+            .trim_start()
+            .to_ascii_lowercase();
         let middlebox = middlebox(headers, body);
         Refusal {
             status,
@@ -43,9 +51,13 @@ impl Refusal {
             middlebox,
             location: text(header::LOCATION),
             body: evidence(body),
-            is_page: kind.contains("html") || beginning.starts_with("<!doctype html") || beginning.starts_with("<html"),
+            is_page: kind.contains("html")
+                || beginning.starts_with("<!doctype html")
+                || beginning.starts_with("<html"),
             // Its own pages have its name in their last line.
-            is_from_behind_nginx: middlebox == Some("nginx") && !beginning.is_empty() && !beginning.contains("nginx"),
+            is_from_behind_nginx: middlebox == Some("nginx")
+                && !beginning.is_empty()
+                && !beginning.contains("nginx"),
             asked: asked.to_owned(),
         }
     }
@@ -59,7 +71,11 @@ impl Refusal {
     fn seen(&self) -> String {
         let mut text = format!("no WebSocket there: HTTP status {}", self.status);
         if !self.telling.is_empty() {
-            let telling: Vec<String> = self.telling.iter().map(|(name, value)| format!("{name} {value:?}")).collect();
+            let telling: Vec<String> = self
+                .telling
+                .iter()
+                .map(|(name, value)| format!("{name} {value:?}"))
+                .collect();
             text.push_str(&format!(" ({})", telling.join(", ")));
         }
         if !self.body.is_empty() {
@@ -141,23 +157,34 @@ impl Refusal {
          for this path; then check the path in `master`";
 
     fn named(&self) -> String {
-        self.middlebox.map_or_else(String::new, |name| format!(" ({name})"))
+        self.middlebox
+            .map_or_else(String::new, |name| format!(" ({name})"))
     }
 
     fn redirected(&self, location: &str) -> (String, String) {
         let shown = location.replacen("http", "ws", 1);
-        let is_elsewhere = host_of(location).is_some_and(|host| !host.eq_ignore_ascii_case(host_without_port(&self.asked)));
+        let is_elsewhere = host_of(location)
+            .is_some_and(|host| !host.eq_ignore_ascii_case(host_without_port(&self.asked)));
         if is_elsewhere {
             let cause = format!(
                 "it redirects to {location:?}: a page to log in to this network, or a filter, answers in place of the master"
             );
             return (
                 cause,
-                format!("open it in a browser and log in; if that is the master itself, write {shown:?} in `master`"),
+                format!(
+                    "open it in a browser and log in; if that is the master itself, write {shown:?} in `master`"
+                ),
             );
         }
-        let shown = if location.starts_with('/') { format!("the path {location:?}") } else { format!("{shown:?}") };
-        (format!("it redirects to {location:?}"), format!("if that is the master, write {shown} in `master`"))
+        let shown = if location.starts_with('/') {
+            format!("the path {location:?}")
+        } else {
+            format!("{shown:?}")
+        };
+        (
+            format!("it redirects to {location:?}"),
+            format!("if that is the master, write {shown} in `master`"),
+        )
     }
 }
 
@@ -168,7 +195,9 @@ fn host_of(url: &str) -> Option<&str> {
 }
 
 fn host_without_port(authority: &str) -> &str {
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let authority = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
@@ -186,7 +215,12 @@ mod tests {
         for (name, value) in headers {
             map.insert(*name, HeaderValue::from_static(value));
         }
-        Refusal::new(StatusCode::from_u16(status).unwrap(), &map, body.as_bytes(), "tunnel.example.com:443")
+        Refusal::new(
+            StatusCode::from_u16(status).unwrap(),
+            &map,
+            body.as_bytes(),
+            "tunnel.example.com:443",
+        )
     }
 
     #[test]
@@ -194,7 +228,11 @@ mod tests {
         for (status, cause, remedy) in [
             (401, "wants to know who asks", "headers_file"),
             (403, "rule against WebSockets", "user_agent"),
-            (404, "another path", "its path must be the `path` of the master"),
+            (
+                404,
+                "another path",
+                "its path must be the `path` of the master",
+            ),
             (405, "filters WebSockets", "path in `master`"),
             (407, "wants to know who asks", "`proxy`"),
             (413, "too large", "fewer `headers`"),
@@ -206,7 +244,10 @@ mod tests {
             (504, "the master behind it does not", "is it running"),
         ] {
             let reason = refusal(status, &[], "").reason();
-            assert!(reason.cause.contains(cause) && reason.remedy.contains(remedy), "{status}: {reason}");
+            assert!(
+                reason.cause.contains(cause) && reason.remedy.contains(remedy),
+                "{status}: {reason}"
+            );
             assert!(reason.evidence.contains(&status.to_string()), "{reason}");
         }
     }
@@ -214,9 +255,21 @@ mod tests {
     #[test]
     fn a_captive_portal_is_told_from_a_master_that_moved() {
         let portal = refusal(302, &[("location", "http://login.hotel.example/?to=x")], "").reason();
-        assert!(portal.cause.contains("login.hotel.example") && portal.remedy.contains("in a browser"), "{portal}");
-        let moved = refusal(301, &[("location", "https://tunnel.example.com/tunnel")], "").reason();
-        assert!(!moved.remedy.contains("browser") && moved.remedy.contains("wss://tunnel.example.com/tunnel"), "{moved}");
+        assert!(
+            portal.cause.contains("login.hotel.example") && portal.remedy.contains("in a browser"),
+            "{portal}"
+        );
+        let moved = refusal(
+            301,
+            &[("location", "https://tunnel.example.com/tunnel")],
+            "",
+        )
+        .reason();
+        assert!(
+            !moved.remedy.contains("browser")
+                && moved.remedy.contains("wss://tunnel.example.com/tunnel"),
+            "{moved}"
+        );
         let path = refusal(301, &[("location", "/tunnel/")], "").reason();
         assert!(path.remedy.contains("the path \"/tunnel/\""), "{path}");
     }
@@ -226,14 +279,32 @@ mod tests {
         let own = "<html><head><title>404 Not Found</title></head><body><hr><center>nginx/1.22.1</center></body></html>";
         let master = "<html>\r\n<head><title>404 Not Found</title></head>\r\n</html>";
         let server = [("server", "nginx/1.22.1")];
-        assert!(refusal(404, &server, master).reason().cause.contains("does not pass Upgrade on, or the path"));
-        assert!(!refusal(404, &server, own).reason().cause.contains("passed the request on"));
+        assert!(
+            refusal(404, &server, master)
+                .reason()
+                .cause
+                .contains("does not pass Upgrade on, or the path")
+        );
+        assert!(
+            !refusal(404, &server, own)
+                .reason()
+                .cause
+                .contains("passed the request on")
+        );
     }
 
     #[test]
     fn a_page_in_place_of_the_master_is_told_with_who_made_it() {
-        let page = refusal(200, &[("content-type", "text/html"), ("via", "1.1 gw (squid/5.7)")], "<h1>Blocked</h1>").reason();
-        assert!(page.evidence.contains("squid/5.7") && page.evidence.contains("\"Blocked\""), "{page}");
+        let page = refusal(
+            200,
+            &[("content-type", "text/html"), ("via", "1.1 gw (squid/5.7)")],
+            "<h1>Blocked</h1>",
+        )
+        .reason();
+        assert!(
+            page.evidence.contains("squid/5.7") && page.evidence.contains("\"Blocked\""),
+            "{page}"
+        );
         assert!(page.cause.contains("page for people"), "{page}");
     }
 }

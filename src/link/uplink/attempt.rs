@@ -42,7 +42,12 @@ pub(super) enum Outcome {
     /// It did not take the role in.
     Join(JoinError),
     /// It was up for `lived`, and nothing had been sent or received for `idle` at its end.
-    Link { why: LinkEnd, lived: Duration, idle: Duration, is_stuck: bool },
+    Link {
+        why: LinkEnd,
+        lived: Duration,
+        idle: Duration,
+        is_stuck: bool,
+    },
     /// It was closed here, or another attempt joined before it.
     Cancelled,
 }
@@ -66,7 +71,9 @@ pub(super) struct Attempt<R, W> {
 impl<R: LinkedRole, W: Way> Attempt<R, W> {
     /// Dials, joins, and runs the link until it ends or `cancel` is cancelled.
     pub(super) async fn run(self, cancel: CancellationToken) -> Outcome {
-        let Some(way) = self.uplink.dialers.get(self.master) else { return Outcome::Cancelled };
+        let Some(way) = self.uplink.dialers.get(self.master) else {
+            return Outcome::Cancelled;
+        };
         // Whatever ends this early: what the role has opened at the outbox holds on to it, and without an end they would keep each other for ever.
         let _finished_when_dropped = FinishOnDrop(Arc::clone(&self.outbox));
         let mut socket = match cancel.run_until_cancelled(way.dial()).await {
@@ -84,31 +91,50 @@ impl<R: LinkedRole, W: Way> Attempt<R, W> {
         let terms = match cancel.run_until_cancelled(joining).await {
             Some(Ok(terms)) => terms,
             Some(Err(error)) => {
-                self.outbox.finish(&Notice::new(Code::PeerLost, "the link could not be established"));
+                self.outbox.finish(&Notice::new(
+                    Code::PeerLost,
+                    "the link could not be established",
+                ));
                 return Outcome::Join(error);
             }
             None => {
-                self.outbox.finish(&Notice::new(Code::Shutdown, "the link is not needed"));
+                self.outbox
+                    .finish(&Notice::new(Code::Shutdown, "the link is not needed"));
                 return Outcome::Cancelled;
             }
         };
         if !self.race.win() {
-            self.outbox.finish(&Notice::new(Code::PeerLost, "another master was faster"));
+            self.outbox
+                .finish(&Notice::new(Code::PeerLost, "another master was faster"));
             socket.close(BEATEN_CLOSE).await;
             return Outcome::Cancelled;
         }
         let session = begun.unwrap_or_else(|| self.begin_late());
         drop(lead);
         self.role.joined(&self.outbox, &terms);
-        let mut watched = Watched { session, epoch: self.epoch, reports: self.reports, told: false };
+        let mut watched = Watched {
+            session,
+            epoch: self.epoch,
+            reports: self.reports,
+            told: false,
+        };
         watched.report(News::Joined);
         let up = Instant::now();
-        let ended = Link::new(socket, self.outbox, self.timing.asked(terms.heartbeat_seconds))
-            .run(&mut watched, cancel.cancelled())
-            .await;
+        let ended = Link::new(
+            socket,
+            self.outbox,
+            self.timing.asked(terms.heartbeat_seconds),
+        )
+        .run(&mut watched, cancel.cancelled())
+        .await;
         match ended.why {
             LinkEnd::Cancelled => Outcome::Cancelled,
-            why => Outcome::Link { why, lived: up.elapsed(), idle: ended.idle, is_stuck: ended.is_stuck },
+            why => Outcome::Link {
+                why,
+                lived: up.elapsed(),
+                idle: ended.idle,
+                is_stuck: ended.is_stuck,
+            },
         }
     }
 
@@ -142,7 +168,10 @@ struct Watched<S> {
 impl<S> Watched<S> {
     fn report(&self, news: News) {
         let sent = self.reports.try_send((self.epoch, news));
-        debug_assert!(!matches!(sent, Err(mpsc::error::TrySendError::Full(_))), "two for each link at most");
+        debug_assert!(
+            !matches!(sent, Err(mpsc::error::TrySendError::Full(_))),
+            "two for each link at most"
+        );
     }
 }
 

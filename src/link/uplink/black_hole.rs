@@ -42,7 +42,10 @@ mod tests {
     #[test]
     fn two_links_in_a_row_that_are_stuck_show_a_black_hole_once() {
         let mut path = BlackHole::default();
-        assert!(!path.ended(3600 * SECOND, true), "the path may have gone away");
+        assert!(
+            !path.ended(3600 * SECOND, true),
+            "the path may have gone away"
+        );
         assert!(path.ended(11 * SECOND, true));
         assert!(!path.ended(11 * SECOND, true), "it is said once");
     }
@@ -50,7 +53,14 @@ mod tests {
     #[test]
     fn links_that_carried_something_in_between_show_none() {
         let mut path = BlackHole::default();
-        for (lived, is_stuck) in [(10, true), (5, false), (10, true), (61, true), (3600, true), (10, false)] {
+        for (lived, is_stuck) in [
+            (10, true),
+            (5, false),
+            (10, true),
+            (61, true),
+            (3600, true),
+            (10, false),
+        ] {
             assert!(!path.ended(lived * SECOND, is_stuck), "{lived} s");
         }
     }

@@ -63,12 +63,22 @@ impl fmt::Display for Lesson {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Lesson::Age(age) => {
-                write!(formatter, "the path cuts links after {} s: they are replaced before that", age.as_secs_f32())
+                write!(
+                    formatter,
+                    "the path cuts links after {} s: they are replaced before that",
+                    age.as_secs_f32()
+                )
             }
             Lesson::Idle(idle) => {
-                write!(formatter, "the path cuts links that are idle for {} s: the heartbeat is faster now", idle.as_secs_f32())
+                write!(
+                    formatter,
+                    "the path cuts links that are idle for {} s: the heartbeat is faster now",
+                    idle.as_secs_f32()
+                )
             }
-            Lesson::NoLimit => formatter.write_str("the path does not cut links at a certain age any more"),
+            Lesson::NoLimit => {
+                formatter.write_str("the path does not cut links at a certain age any more")
+            }
         }
     }
 }
@@ -78,8 +88,16 @@ impl Lifetimes {
     pub(super) fn replace_after(&mut self, drawn: f64) -> Option<Duration> {
         let limit = self.limit.as_mut()?;
         limit.links = limit.links.wrapping_add(1);
-        let doubled = if limit.links.is_multiple_of(PROBE_EACH) { 2.0 } else { 1.0 };
-        Some(limit.age.mul_f64(doubled * REPLACED_AT * (1.0 - JITTER * drawn)))
+        let doubled = if limit.links.is_multiple_of(PROBE_EACH) {
+            2.0
+        } else {
+            1.0
+        };
+        Some(
+            limit
+                .age
+                .mul_f64(doubled * REPLACED_AT * (1.0 - JITTER * drawn)),
+        )
     }
 
     /// The heartbeat interval that the path demands.
@@ -103,14 +121,19 @@ impl Lifetimes {
         // It was the age, then, whatever the traffic.
         self.heartbeat = None;
         let age = age.min(last.age);
-        let known = self.limit.as_ref().is_some_and(|limit| about_the_same(limit.age, age));
+        let known = self
+            .limit
+            .as_ref()
+            .is_some_and(|limit| about_the_same(limit.age, age));
         self.limit = Some(Limit { age, links: 0 });
         (!known).then_some(Lesson::Age(age))
     }
 
     /// A link of this age has ended otherwise, or was replaced.
     pub(super) fn lived(&mut self, age: Duration) -> Option<Lesson> {
-        self.limit.take_if(|limit| age > limit.age && !about_the_same(age, limit.age)).map(|_| Lesson::NoLimit)
+        self.limit
+            .take_if(|limit| age > limit.age && !about_the_same(age, limit.age))
+            .map(|_| Lesson::NoLimit)
     }
 }
 
@@ -131,7 +154,10 @@ mod tests {
         let mut path = Lifetimes::default();
         assert_eq!(path.cut(seconds(100.0), seconds(0.5)), None);
         assert_eq!(path.replace_after(0.0), None, "once is chance");
-        assert_eq!(path.cut(seconds(98.0), seconds(1.0)), Some(Lesson::Age(seconds(98.0))));
+        assert_eq!(
+            path.cut(seconds(98.0), seconds(1.0)),
+            Some(Lesson::Age(seconds(98.0)))
+        );
         assert_eq!(path.replace_after(0.0), Some(seconds(98.0 * 0.85)));
         let early = path.replace_after(1.0).unwrap();
         assert!(early > seconds(70.0) && early < seconds(80.0), "{early:?}");
@@ -150,8 +176,14 @@ mod tests {
     fn links_that_are_cut_after_the_same_pause_twice_get_a_heartbeat_of_half_of_it() {
         let mut path = Lifetimes::default();
         assert_eq!(path.cut(seconds(300.0), seconds(10.0)), None);
-        assert_eq!(path.cut(seconds(80.0), seconds(10.4)), Some(Lesson::Idle(seconds(10.0))));
-        assert_eq!((path.heartbeat(), path.replace_after(0.5)), (Some(seconds(5.0)), None));
+        assert_eq!(
+            path.cut(seconds(80.0), seconds(10.4)),
+            Some(Lesson::Idle(seconds(10.0)))
+        );
+        assert_eq!(
+            (path.heartbeat(), path.replace_after(0.5)),
+            (Some(seconds(5.0)), None)
+        );
     }
 
     #[test]
@@ -169,8 +201,15 @@ mod tests {
     fn a_path_that_cuts_quiet_links_at_an_age_is_seen_through_at_the_third_cut() {
         let mut path = Lifetimes::default();
         path.cut(seconds(112.0), seconds(12.0));
-        assert_eq!(path.cut(seconds(112.0), seconds(12.0)), Some(Lesson::Idle(seconds(12.0))), "it looks like that");
-        assert_eq!(path.cut(seconds(112.0), seconds(4.0)), Some(Lesson::Age(seconds(112.0))));
+        assert_eq!(
+            path.cut(seconds(112.0), seconds(12.0)),
+            Some(Lesson::Idle(seconds(12.0))),
+            "it looks like that"
+        );
+        assert_eq!(
+            path.cut(seconds(112.0), seconds(4.0)),
+            Some(Lesson::Age(seconds(112.0)))
+        );
         assert_eq!(path.heartbeat(), None);
     }
 
@@ -180,9 +219,16 @@ mod tests {
         path.cut(seconds(100.0), seconds(0.0));
         path.cut(seconds(100.0), seconds(0.0));
         let ages: Vec<_> = (0..8).map(|_| path.replace_after(0.0).unwrap()).collect();
-        assert!(ages[..7].iter().all(|age| *age == seconds(85.0)), "{ages:?}");
+        assert!(
+            ages[..7].iter().all(|age| *age == seconds(85.0)),
+            "{ages:?}"
+        );
         assert_eq!(ages[7], seconds(170.0));
-        assert_eq!(path.cut(seconds(101.0), seconds(0.0)), None, "still so, and no news");
+        assert_eq!(
+            path.cut(seconds(101.0), seconds(0.0)),
+            None,
+            "still so, and no news"
+        );
         assert_eq!(path.lived(seconds(85.0)), None);
         assert_eq!(path.replace_after(0.0), Some(seconds(85.0)));
         assert_eq!(path.lived(seconds(170.0)), Some(Lesson::NoLimit));
@@ -195,7 +241,10 @@ mod tests {
         path.cut(seconds(100.0), seconds(0.0));
         path.cut(seconds(100.0), seconds(0.0));
         path.cut(seconds(60.0), seconds(0.0));
-        assert_eq!(path.cut(seconds(60.0), seconds(0.0)), Some(Lesson::Age(seconds(60.0))));
+        assert_eq!(
+            path.cut(seconds(60.0), seconds(0.0)),
+            Some(Lesson::Age(seconds(60.0)))
+        );
         assert_eq!(path.replace_after(0.0), Some(seconds(51.0)));
     }
 }

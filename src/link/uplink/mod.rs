@@ -183,7 +183,16 @@ impl<W: Way> Uplink<W> {
     /// One uplink for each of the masters: for a role that is to be linked to all of them at the same time.
     #[must_use]
     pub fn each(self) -> Vec<Self> {
-        let Uplink { dialers, choice, key, role, instance, timing, rotate_after, mover: _ } = self;
+        let Uplink {
+            dialers,
+            choice,
+            key,
+            role,
+            instance,
+            timing,
+            rotate_after,
+            mover: _,
+        } = self;
         let one = |dialer| Uplink {
             dialers: vec![dialer],
             choice,

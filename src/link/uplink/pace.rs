@@ -80,17 +80,24 @@ struct Master {
 
 impl Master {
     fn new() -> Self {
-        Master { rests_until: None, failing: None, short_lived: Backoff::new(FIRST_REST, LONGEST_REST_WHILE_KEPT) }
+        Master {
+            rests_until: None,
+            failing: None,
+            short_lived: Backoff::new(FIRST_REST, LONGEST_REST_WHILE_KEPT),
+        }
     }
 
     /// For how much longer it rests; zero when it does not.
     fn rest(&self, now: Instant) -> Duration {
-        self.rests_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+        self.rests_until
+            .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
     /// Another attempt has failed. Returns for how long all of them have.
     fn failed(&mut self, now: Instant) -> Duration {
-        let recent = self.failing.filter(|(_, last)| now.saturating_duration_since(*last) < FORGOTTEN);
+        let recent = self
+            .failing
+            .filter(|(_, last)| now.saturating_duration_since(*last) < FORGOTTEN);
         let first = recent.map_or(now, |(first, _)| first);
         self.failing = Some((first, now));
         now.saturating_duration_since(first)
@@ -100,7 +107,10 @@ impl Master {
 impl Pace {
     /// The pace of an uplink to `masters`, at least one.
     pub(super) fn new(masters: usize) -> Self {
-        Pace { masters: (0..masters).map(|_| Master::new()).collect(), at_once: KEPT_ATTEMPTS }
+        Pace {
+            masters: (0..masters).map(|_| Master::new()).collect(),
+            at_once: KEPT_ATTEMPTS,
+        }
     }
 
     /// The master has taken the role in: what it fails of from now on is something else.
@@ -114,9 +124,14 @@ impl Pace {
     /// meanwhile and another one is ready.
     pub(super) fn ended(&mut self, now: Instant, master: usize, lived: Duration) -> Next {
         self.at_once = (self.at_once + lived.as_secs_f64() * EARNED_EACH_SECOND).min(KEPT_ATTEMPTS);
-        let same = Next { master, wait: at_once() };
+        let same = Next {
+            master,
+            wait: at_once(),
+        };
         let is_earned = self.at_once >= 1.0;
-        let Some(ended) = self.masters.get_mut(master) else { return same };
+        let Some(ended) = self.masters.get_mut(master) else {
+            return same;
+        };
         if !is_earned {
             ended.rests_until = Some(now + ended.short_lived.next_wait());
         } else {
@@ -131,23 +146,54 @@ impl Pace {
 
     /// An attempt at `master` has failed; `retryable` when it may succeed without anybody's change. None at any master has succeeded for as
     /// long as `linkless`. Returns how long this one rests.
-    pub(super) fn failed(&mut self, now: Instant, master: usize, retryable: bool, linkless: Duration) -> Duration {
-        let Some(master) = self.masters.get_mut(master) else { return FIRST_REST };
-        let most = if linkless < KEPT { LONGEST_REST_WHILE_KEPT } else { LONGEST_REST };
-        let drawn = (master.failed(now) / PART_OF_FAILING).clamp(FIRST_REST, most).mul_f64(fastrand::f64());
-        let rest = if retryable { drawn } else { LONGEST_REST.min(drawn + MENDING_REST) };
+    pub(super) fn failed(
+        &mut self,
+        now: Instant,
+        master: usize,
+        retryable: bool,
+        linkless: Duration,
+    ) -> Duration {
+        let Some(master) = self.masters.get_mut(master) else {
+            return FIRST_REST;
+        };
+        let most = if linkless < KEPT {
+            LONGEST_REST_WHILE_KEPT
+        } else {
+            LONGEST_REST
+        };
+        let drawn = (master.failed(now) / PART_OF_FAILING)
+            .clamp(FIRST_REST, most)
+            .mul_f64(fastrand::f64());
+        let rest = if retryable {
+            drawn
+        } else {
+            LONGEST_REST.min(drawn + MENDING_REST)
+        };
         master.rests_until = Some(now + rest);
         rest
     }
 
     /// The next attempt after one at `master`, at none of those that are `taken`: the next one of the list that does not rest; when all do, the one
     /// whose rest ends first. Nothing when all are taken.
-    pub(super) fn next(&self, now: Instant, master: usize, taken: &dyn Fn(usize) -> bool) -> Option<Next> {
-        self.ready_after(now, master, taken).map(|master| Next { master, wait: at_once() }).or_else(|| {
-            let resting = self.others(master).filter(|other| !taken(*other));
-            let first = resting.min_by_key(|other| self.rest(now, *other))?;
-            Some(Next { master: first, wait: self.rest(now, first) })
-        })
+    pub(super) fn next(
+        &self,
+        now: Instant,
+        master: usize,
+        taken: &dyn Fn(usize) -> bool,
+    ) -> Option<Next> {
+        self.ready_after(now, master, taken)
+            .map(|master| Next {
+                master,
+                wait: at_once(),
+            })
+            .or_else(|| {
+                let resting = self.others(master).filter(|other| !taken(*other));
+                let first = resting.min_by_key(|other| self.rest(now, *other))?;
+                Some(Next {
+                    master: first,
+                    wait: self.rest(now, first),
+                })
+            })
     }
 
     /// Whether the rest of this master is not over.
@@ -156,8 +202,14 @@ impl Pace {
     }
 
     /// The first master after this one that does not rest and is not taken.
-    fn ready_after(&self, now: Instant, master: usize, taken: &dyn Fn(usize) -> bool) -> Option<usize> {
-        self.others(master).find(|other| !taken(*other) && self.rest(now, *other).is_zero())
+    fn ready_after(
+        &self,
+        now: Instant,
+        master: usize,
+        taken: &dyn Fn(usize) -> bool,
+    ) -> Option<usize> {
+        self.others(master)
+            .find(|other| !taken(*other) && self.rest(now, *other).is_zero())
     }
 
     /// All masters, from the one after this on; this one comes last.
@@ -167,7 +219,9 @@ impl Pace {
     }
 
     fn rest(&self, now: Instant, master: usize) -> Duration {
-        self.masters.get(master).map_or(Duration::ZERO, |master| master.rest(now))
+        self.masters
+            .get(master)
+            .map_or(Duration::ZERO, |master| master.rest(now))
     }
 }
 
@@ -191,7 +245,10 @@ mod tests {
 
     impl Bed {
         fn new(masters: usize) -> Self {
-            Bed { pace: Pace::new(masters), now: Instant::now() }
+            Bed {
+                pace: Pace::new(masters),
+                now: Instant::now(),
+            }
         }
 
         fn ended(&mut self, master: usize, lived: Duration) -> Next {
@@ -220,13 +277,18 @@ mod tests {
     #[test]
     fn a_master_that_ends_links_as_soon_as_they_have_joined_is_dialled_ever_more_rarely() {
         let mut bed = Bed::new(1);
-        let waits: Vec<Duration> = (0..100).map(|_| bed.ended(0, Duration::from_millis(1)).wait).collect();
+        let waits: Vec<Duration> = (0..100)
+            .map(|_| bed.ended(0, Duration::from_millis(1)).wait)
+            .collect();
         assert!(waits[..10].iter().all(|wait| *wait <= AT_ONCE), "{waits:?}");
         let all: Duration = waits.iter().sum();
         assert!(all > 100 * SECOND, "a hundred links in {all:?}");
         assert!(waits.iter().all(|wait| *wait <= LONGEST_REST_WHILE_KEPT));
         bed.ended(0, 5 * SECOND);
-        assert!(bed.ended(0, Duration::ZERO).wait <= AT_ONCE, "a link that lives earns it again");
+        assert!(
+            bed.ended(0, Duration::ZERO).wait <= AT_ONCE,
+            "a link that lives earns it again"
+        );
     }
 
     #[test]
@@ -235,7 +297,10 @@ mod tests {
         for master in [1, 2] {
             bed.failed(master, SECOND);
             let next = bed.next(master);
-            assert!(next.master == (master + 1) % 3 && next.wait <= AT_ONCE, "{next:?}");
+            assert!(
+                next.master == (master + 1) % 3 && next.wait <= AT_ONCE,
+                "{next:?}"
+            );
         }
     }
 
@@ -269,14 +334,27 @@ mod tests {
         while bed.now < begun + 1000 * SECOND {
             let failing = bed.now - begun;
             let rest = bed.failed(0, failing);
-            let most = if failing < KEPT { LONGEST_REST_WHILE_KEPT } else { LONGEST_REST };
-            assert!(rest <= most.min((failing / 4).max(FIRST_REST)), "{rest:?} after {failing:?}");
+            let most = if failing < KEPT {
+                LONGEST_REST_WHILE_KEPT
+            } else {
+                LONGEST_REST
+            };
+            assert!(
+                rest <= most.min((failing / 4).max(FIRST_REST)),
+                "{rest:?} after {failing:?}"
+            );
             longest = longest.max(rest);
             bed.now += rest;
             tries += 1;
         }
-        assert!(longest > 20 * SECOND && tries < 300, "{tries} attempts, the longest rest was {longest:?}");
-        assert!(bed.failed(1, 1000 * SECOND) <= FIRST_REST, "another master has a rest of its own");
+        assert!(
+            longest > 20 * SECOND && tries < 300,
+            "{tries} attempts, the longest rest was {longest:?}"
+        );
+        assert!(
+            bed.failed(1, 1000 * SECOND) <= FIRST_REST,
+            "another master has a rest of its own"
+        );
     }
 
     #[test]
@@ -321,14 +399,20 @@ mod tests {
         assert_eq!(bed.ended(0, 60 * SECOND).master, 1);
         bed.pace.failed(bed.now, 1, false, SECOND);
         let next = bed.ended(0, 60 * SECOND);
-        assert!(next.master == 0 && next.wait <= AT_ONCE, "none is ready: {next:?}");
+        assert!(
+            next.master == 0 && next.wait <= AT_ONCE,
+            "none is ready: {next:?}"
+        );
     }
 
     #[test]
     fn two_masters_that_end_links_as_soon_as_they_have_joined_are_not_stormed_in_turns() {
         let mut bed = Bed::new(2);
         let begun = bed.now;
-        let mut next = Next { master: 0, wait: Duration::ZERO };
+        let mut next = Next {
+            master: 0,
+            wait: Duration::ZERO,
+        };
         for _ in 0..100 {
             next = bed.ended(next.master, Duration::ZERO);
             bed.now += next.wait;
@@ -352,13 +436,22 @@ mod tests {
         assert!(bed.pace.failed(bed.now, 0, false, SECOND) >= MENDING_REST);
         bed.failed(1, SECOND);
         let next = bed.next(1);
-        assert!(next.master == 1 && next.wait < MENDING_REST, "the other may come back by itself: {next:?}");
+        assert!(
+            next.master == 1 && next.wait < MENDING_REST,
+            "the other may come back by itself: {next:?}"
+        );
     }
 
     #[test]
     fn a_master_that_is_taken_is_never_the_next() {
         let mut bed = Bed::new(3);
-        assert_eq!(bed.pace.next(bed.now, 0, &|master| master == 1).unwrap().master, 2);
+        assert_eq!(
+            bed.pace
+                .next(bed.now, 0, &|master| master == 1)
+                .unwrap()
+                .master,
+            2
+        );
         bed.failed(2, SECOND);
         let next = bed.pace.next(bed.now, 0, &|master| master != 2).unwrap();
         assert!(next.master == 2 && !next.wait.is_zero(), "{next:?}");

@@ -45,7 +45,10 @@ mod tests {
         let lead = race.lead();
         assert!(lead.is_some() && race.lead().is_none() && race.lead().is_none());
         drop(lead);
-        assert!(race.lead().is_some(), "the next one may lead when the first has failed");
+        assert!(
+            race.lead().is_some(),
+            "the next one may lead when the first has failed"
+        );
         assert!(race.win() && !race.win());
     }
 }

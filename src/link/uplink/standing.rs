@@ -40,7 +40,12 @@ pub(super) struct Standing {
 /// The old link is of no use any more, and has not been told to close.
 pub(super) async fn vacated(old: Option<&Standing>, server: bool) {
     match old {
-        Some(Standing { retired: Some(retired), outbox, cancel, .. }) if !cancel.is_cancelled() => {
+        Some(Standing {
+            retired: Some(retired),
+            outbox,
+            cancel,
+            ..
+        }) if !cancel.is_cancelled() => {
             if server {
                 sleep_until(*retired + LINGER).await;
             }

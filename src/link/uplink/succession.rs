@@ -90,7 +90,11 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
             tasks: JoinSet::new(),
             reporter,
             reports,
-            plan: Some(Plan { at: Instant::now(), master: 0, why: Why::Linkless }),
+            plan: Some(Plan {
+                at: Instant::now(),
+                master: 0,
+                why: Why::Linkless,
+            }),
             next: Vec::new(),
             race: Arc::default(),
             current: None,
@@ -129,7 +133,11 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     }
 
     async fn event(&mut self, cancel: &CancellationToken) -> Event {
-        let due = self.plan.as_ref().filter(|_| !self.is_crowded()).map(|plan| plan.at);
+        let due = self
+            .plan
+            .as_ref()
+            .filter(|_| !self.is_crowded())
+            .map(|plan| plan.at);
         let replace_at = self.current.as_ref().and_then(|current| current.replace_at);
         let server = self.uplink.role == Role::Server;
         tokio::select! {
@@ -152,13 +160,20 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     }
 
     fn begin(&mut self, cancel: &CancellationToken) {
-        let Some(Plan { master, why, .. }) = self.plan.take() else { return };
-        let Some(way) = self.uplink.dialers.get(master) else { return };
+        let Some(Plan { master, why, .. }) = self.plan.take() else {
+            return;
+        };
+        let Some(way) = self.uplink.dialers.get(master) else {
+            return;
+        };
         if self.next.is_empty() {
             self.race = Arc::default();
         }
         let epoch = next_epoch();
-        let beside = [&self.current, &self.old].into_iter().flatten().any(|standing| standing.master == master);
+        let beside = [&self.current, &self.old]
+            .into_iter()
+            .flatten()
+            .any(|standing| standing.master == master);
         let standing = Standing {
             epoch,
             master,
@@ -183,7 +198,8 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
         };
         let running = attempt.run(standing.cancel.clone());
         let span = info_span!("link", number = epoch, master = %way.name());
-        self.tasks.spawn(async move { (epoch, running.await) }.instrument(span));
+        self.tasks
+            .spawn(async move { (epoch, running.await) }.instrument(span));
         self.next.push(standing);
         self.plan_rival(STAGGER);
     }
@@ -192,29 +208,52 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     /// its age alone stays with its master.
     fn plan_rival(&mut self, after: Duration) {
         let is_raced = self.uplink.choice == Choice::Raced;
-        let Some(last) = self.next.last().filter(|last| is_raced && !matches!(last.why, Why::Rotation)) else { return };
+        let Some(last) = self
+            .next
+            .last()
+            .filter(|last| is_raced && !matches!(last.why, Why::Rotation))
+        else {
+            return;
+        };
         let (now, why) = (Instant::now(), last.why.clone());
-        let rival = self.pace.next(now, last.master, &|master| self.is_taken(master, &why));
-        self.plan = rival.map(|Next { master, wait }| Plan { at: now + wait.max(after), master, why });
+        let rival = self
+            .pace
+            .next(now, last.master, &|master| self.is_taken(master, &why));
+        self.plan = rival.map(|Next { master, wait }| Plan {
+            at: now + wait.max(after),
+            master,
+            why,
+        });
     }
 
     /// Whether an attempt for that reason has no use at this master.
     fn is_taken(&self, master: usize, why: &Why) -> bool {
-        let is_left = matches!(why, Why::MoveOn) && self.current.as_ref().is_some_and(|current| current.master == master);
+        let is_left = matches!(why, Why::MoveOn)
+            && self
+                .current
+                .as_ref()
+                .is_some_and(|current| current.master == master);
         is_left || self.next.iter().any(|next| next.master == master)
     }
 
     fn timing(&self, master: usize) -> Timing {
         let timing = self.uplink.timing;
         let learned = self.lifetimes.get(master).and_then(Lifetimes::heartbeat);
-        Timing { interval: learned.map_or(timing.interval, |learned| learned.min(timing.interval)), ..timing }
+        Timing {
+            interval: learned.map_or(timing.interval, |learned| learned.min(timing.interval)),
+            ..timing
+        }
     }
 
     /// The next link stands.
     fn joined(&mut self, epoch: u64) {
-        let Some(mut link) = self.take_next(epoch) else { return };
+        let Some(mut link) = self.take_next(epoch) else {
+            return;
+        };
         self.plan = None;
-        self.next.drain(..).for_each(|beaten| beaten.cancel.cancel());
+        self.next
+            .drain(..)
+            .for_each(|beaten| beaten.cancel.cancel());
         self.failing = None;
         self.pace.joined(link.master);
         let took_ms = link.since.elapsed().as_millis() as u64;
@@ -247,35 +286,64 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     }
 
     fn replace_after(&mut self, master: usize) -> Option<Duration> {
-        let learned = self.lifetimes.get_mut(master).and_then(|lifetimes| lifetimes.replace_after(fastrand::f64()));
+        let learned = self
+            .lifetimes
+            .get_mut(master)
+            .and_then(|lifetimes| lifetimes.replace_after(fastrand::f64()));
         learned.into_iter().chain(self.uplink.rotate_after).min()
     }
 
     fn asked_to_go(&mut self, epoch: u64, notice: Notice) {
-        let Some(current) = self.current.as_mut().filter(|current| current.epoch == epoch) else { return };
-        info!(number = epoch, "the master asks to move to another link: {notice}");
+        let Some(current) = self
+            .current
+            .as_mut()
+            .filter(|current| current.epoch == epoch)
+        else {
+            return;
+        };
+        info!(
+            number = epoch,
+            "the master asks to move to another link: {notice}"
+        );
         current.going = true;
         if self.next.is_empty() {
-            let next = self.pace.ended(Instant::now(), current.master, current.since.elapsed());
+            let next = self
+                .pace
+                .ended(Instant::now(), current.master, current.since.elapsed());
             return self.plan_move(next, Why::GoAway(notice));
         }
-        self.next.iter_mut().for_each(|next| next.why = Why::GoAway(notice.clone()));
+        self.next
+            .iter_mut()
+            .for_each(|next| next.why = Why::GoAway(notice.clone()));
         self.plan_rival(STAGGER);
     }
 
     fn rotate(&mut self) {
-        let Some(current) = &mut self.current else { return };
+        let Some(current) = &mut self.current else {
+            return;
+        };
         let is_free = self.next.is_empty() && self.plan.is_none();
         current.replace_at = (!is_free).then(|| Instant::now() + ROTATE_AGAIN);
         if is_free {
-            let next = Next { master: current.master, wait: Duration::ZERO };
+            let next = Next {
+                master: current.master,
+                wait: Duration::ZERO,
+            };
             self.plan_move(next, Why::Rotation);
         }
     }
 
     fn move_on(&mut self) {
-        let Some(current) = self.current.as_ref().filter(|_| self.next.is_empty() && self.plan.is_none()) else { return };
-        let other = self.pace.next(Instant::now(), current.master, &|master| self.is_taken(master, &Why::MoveOn));
+        let Some(current) = self
+            .current
+            .as_ref()
+            .filter(|_| self.next.is_empty() && self.plan.is_none())
+        else {
+            return;
+        };
+        let other = self.pace.next(Instant::now(), current.master, &|master| {
+            self.is_taken(master, &Why::MoveOn)
+        });
         if let Some(next) = other {
             self.plan_move(next, Why::MoveOn);
         }
@@ -283,7 +351,11 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
 
     fn plan_move(&mut self, next: Next, why: Why) {
         let must_go = matches!(why, Why::GoAway(_));
-        self.plan = Some(Plan { at: Instant::now() + next.wait, master: next.master, why });
+        self.plan = Some(Plan {
+            at: Instant::now() + next.wait,
+            master: next.master,
+            why,
+        });
         if must_go && self.is_crowded() {
             // What has not moved off the old one by now is resumed. A move of our own choice waits for that.
             self.close_old();
@@ -292,7 +364,11 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
 
     fn close_old(&mut self) {
         let Some(old) = &self.old else { return };
-        debug!(number = old.epoch, channels = old.outbox.len(), "the old link is closed");
+        debug!(
+            number = old.epoch,
+            channels = old.outbox.len(),
+            "the old link is closed"
+        );
         old.cancel.cancel();
     }
 
@@ -323,47 +399,85 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
         let rests = self.pace.failed(now, next.master, retryable, linkless);
         log_failure(&failed, &outcome, rests);
         if let Some(why) = told(&outcome) {
-            self.role.told(LinkNews::Failed { master: &failed, why });
+            self.role.told(LinkNews::Failed {
+                master: &failed,
+                why,
+            });
         }
-        if self.next.is_empty() { self.plan_after(next.master, next.why) } else { self.plan_rival(Duration::ZERO) }
+        if self.next.is_empty() {
+            self.plan_after(next.master, next.why)
+        } else {
+            self.plan_rival(Duration::ZERO)
+        }
     }
 
     /// Plans the attempt that follows a failed one, when no other is under way.
     fn plan_after(&mut self, master: usize, why: Why) {
         let now = Instant::now();
-        let next = self.pace.next(now, master, &|master| self.is_taken(master, &why));
+        let next = self
+            .pace
+            .next(now, master, &|master| self.is_taken(master, &why));
         // A role that misses others at a master that works asks again; meanwhile it is not kept from anything else.
         let is_ready = next.is_some_and(|next| !self.pace.rests(now, next.master));
-        self.plan = next.filter(|_| is_ready || !matches!(why, Why::MoveOn)).map(|Next { master, wait }| Plan {
-            at: now + wait,
-            master,
-            why,
-        });
+        self.plan = next
+            .filter(|_| is_ready || !matches!(why, Why::MoveOn))
+            .map(|Next { master, wait }| Plan {
+                at: now + wait,
+                master,
+                why,
+            });
     }
 
     /// The link in use has ended.
     fn lost(&mut self, current: Standing, outcome: Outcome) {
-        let Outcome::Link { why, lived, idle, is_stuck } = outcome else { return };
+        let Outcome::Link {
+            why,
+            lived,
+            idle,
+            is_stuck,
+        } = outcome
+        else {
+            return;
+        };
         self.look_for_a_black_hole(current.master, lived, is_stuck);
-        let by_the_path = !current.going && !is_stuck && matches!(why, LinkEnd::Lost(_) | LinkEnd::PeerClosed);
-        self.learn(current.master, |lifetimes| if by_the_path { lifetimes.cut(lived, idle) } else { lifetimes.lived(lived) });
-        let superseded = matches!(&why, LinkEnd::PeerError(notice) if notice.code == Code::Superseded);
+        let by_the_path =
+            !current.going && !is_stuck && matches!(why, LinkEnd::Lost(_) | LinkEnd::PeerClosed);
+        self.learn(current.master, |lifetimes| {
+            if by_the_path {
+                lifetimes.cut(lived, idle)
+            } else {
+                lifetimes.lived(lived)
+            }
+        });
+        let superseded =
+            matches!(&why, LinkEnd::PeerError(notice) if notice.code == Code::Superseded);
         if superseded && !std::mem::replace(&mut self.shares, true) {
-            warn!("another link of this process is at the same master; are two of its addresses in `master`?");
+            warn!(
+                "another link of this process is at the same master; are two of its addresses in `master`?"
+            );
         }
         let Next { master, wait } = self.pace.ended(Instant::now(), current.master, lived);
         let (retry_ms, lived_s) = (wait.as_millis() as u64, lived.as_secs());
         warn!(master = %self.name(current.master), number = current.epoch, retry_ms, lived_s, "the link was lost: {why}");
         if self.next.is_empty() {
-            self.plan = Some(Plan { at: Instant::now() + wait, master, why: Why::Linkless });
+            self.plan = Some(Plan {
+                at: Instant::now() + wait,
+                master,
+                why: Why::Linkless,
+            });
         } else {
-            self.next.iter_mut().for_each(|next| next.why = Why::Linkless);
+            self.next
+                .iter_mut()
+                .for_each(|next| next.why = Why::Linkless);
             self.plan_rival(Duration::ZERO);
         }
     }
 
     fn look_for_a_black_hole(&mut self, master: usize, lived: Duration, is_stuck: bool) {
-        let is_found = self.black_holes.get_mut(master).is_some_and(|path| path.ended(lived, is_stuck));
+        let is_found = self
+            .black_holes
+            .get_mut(master)
+            .is_some_and(|path| path.ended(lived, is_stuck));
         if let Some(way) = self.uplink.dialers.get(master).filter(|_| is_found) {
             way.use_small_segments();
             warn!(
@@ -381,7 +495,11 @@ impl<R: LinkedRole, W: Way> Succession<R, W> {
     }
 
     fn name(&self, master: usize) -> String {
-        self.uplink.dialers.get(master).map(Way::name).unwrap_or_default()
+        self.uplink
+            .dialers
+            .get(master)
+            .map(Way::name)
+            .unwrap_or_default()
     }
 }
 

@@ -27,7 +27,12 @@ const QUIET: Timing = Timing {
     answer_timeout: Duration::from_secs(1_000_000),
 };
 
-const TERMS: Terms = Terms { version: 1, heartbeat_seconds: 100_000, max_channels: 9, max_ports: 9 };
+const TERMS: Terms = Terms {
+    version: 1,
+    heartbeat_seconds: 100_000,
+    max_channels: 9,
+    max_ports: 9,
+};
 
 /// "At once" is some milliseconds (PROTOCOL 6.4).
 const AT_ONCE: Duration = Duration::from_millis(15);
@@ -56,7 +61,10 @@ impl Way for Road {
         let length = *self.state.length.lock().unwrap();
         tokio::time::sleep(length).await;
         if !self.state.up.load(Ordering::Relaxed) {
-            return Err(DialError::Connect { peer: crate::link::dial::Peer::Master, attempts: Vec::new() });
+            return Err(DialError::Connect {
+                peer: crate::link::dial::Peer::Master,
+                attempts: Vec::new(),
+            });
         }
         let (role, master) = memory::pair();
         self.door.send(master).await.expect("the test is there");
@@ -87,20 +95,34 @@ impl Host {
 
     /// Takes the next link in.
     async fn accept(&mut self) -> Peer {
-        let socket = tokio::time::timeout(300 * SECOND, self.door.recv()).await.expect("a link in time").expect("a link");
+        let socket = tokio::time::timeout(300 * SECOND, self.door.recv())
+            .await
+            .expect("a link in time")
+            .expect("a link");
         self.welcome(socket).await
     }
 
     async fn welcome(&self, mut socket: MessageSocket) -> Peer {
-        let hello = authenticate::hello(&mut socket, AUTHENTICATION_TIMEOUT).await.expect("HELLO");
+        let hello = authenticate::hello(&mut socket, AUTHENTICATION_TIMEOUT)
+            .await
+            .expect("HELLO");
         let key = LinkKey::derive(None);
-        authenticate::welcome(&mut socket, &key, &hello, &TERMS).await.expect("the link is up");
-        Peer { socket, claims: hello.claims, at: Instant::now() }
+        authenticate::welcome(&mut socket, &key, &hello, &TERMS)
+            .await
+            .expect("the link is up");
+        Peer {
+            socket,
+            claims: hello.claims,
+            at: Instant::now(),
+        }
     }
 
     /// Nobody comes for this long.
     async fn nobody_for(&mut self, time: Duration) {
-        assert!(tokio::time::timeout(time, self.door.recv()).await.is_err(), "another link within {time:?}");
+        assert!(
+            tokio::time::timeout(time, self.door.recv()).await.is_err(),
+            "another link within {time:?}"
+        );
     }
 }
 
@@ -113,12 +135,19 @@ struct Peer {
 
 impl Peer {
     async fn send(&mut self, frame: Frame) {
-        self.socket.feed(frame.to_message()).await.expect("the link is up");
+        self.socket
+            .feed(frame.to_message())
+            .await
+            .expect("the link is up");
         self.socket.flush().await.expect("the link is up");
     }
 
     async fn go_away(&mut self) {
-        self.send(Frame::GoAway(Notice::new(Code::Shutdown, "the master goes down"))).await;
+        self.send(Frame::GoAway(Notice::new(
+            Code::Shutdown,
+            "the master goes down",
+        )))
+        .await;
     }
 
     /// The role still answers.
@@ -128,7 +157,11 @@ impl Peer {
     }
 
     async fn receive(&mut self) -> Option<Frame> {
-        let message = self.socket.receive().await.expect("closed in order, if at all");
+        let message = self
+            .socket
+            .receive()
+            .await
+            .expect("closed in order, if at all");
         message.map(|message| Frame::decode(message.freeze()).expect("a frame"))
     }
 
@@ -184,11 +217,19 @@ impl LinkedRole for Recorder {
     }
 
     fn joined(&self, outbox: &Arc<Outbox>, _terms: &Terms) {
-        self.told.lock().unwrap().try_send(Told::Joined(Arc::clone(outbox))).expect("room");
+        self.told
+            .lock()
+            .unwrap()
+            .try_send(Told::Joined(Arc::clone(outbox)))
+            .expect("room");
     }
 
     fn retiring(&self, outbox: &Arc<Outbox>) {
-        self.told.lock().unwrap().try_send(Told::Retiring(Arc::clone(outbox))).expect("room");
+        self.told
+            .lock()
+            .unwrap()
+            .try_send(Told::Retiring(Arc::clone(outbox)))
+            .expect("room");
     }
 }
 
@@ -211,9 +252,19 @@ impl Bed {
         let (roads, hosts): (Vec<_>, Vec<_>) = (0..masters)
             .map(|_| {
                 let (sender, door) = mpsc::channel(8);
-                let state = RoadState { up: AtomicBool::new(true), length: Mutex::default(), dials: Mutex::default() };
+                let state = RoadState {
+                    up: AtomicBool::new(true),
+                    length: Mutex::default(),
+                    dials: Mutex::default(),
+                };
                 let state = Arc::new(state);
-                (Road { door: sender, state: Arc::clone(&state) }, Host { door, road: state })
+                (
+                    Road {
+                        door: sender,
+                        state: Arc::clone(&state),
+                    },
+                    Host { door, road: state },
+                )
             })
             .unzip();
         let (sender, told) = mpsc::channel(1000);
@@ -229,10 +280,22 @@ impl Bed {
         };
         change(&mut uplink);
         let (mover, cancel) = (uplink.mover.clone(), CancellationToken::new());
-        let (role, token) = (Arc::new(Recorder { told: Mutex::new(sender), first }), cancel.clone());
+        let (role, token) = (
+            Arc::new(Recorder {
+                told: Mutex::new(sender),
+                first,
+            }),
+            cancel.clone(),
+        );
         let mut task = JoinSet::new();
         task.spawn(async move { uplink.run(role, &token).await });
-        Bed { hosts, told, mover, cancel, task }
+        Bed {
+            hosts,
+            told,
+            mover,
+            cancel,
+            task,
+        }
     }
 
     async fn accept(&mut self) -> Peer {
@@ -266,7 +329,11 @@ async fn a_link_that_is_cut_is_replaced_at_once_however_often() {
     for _ in 0..180 {
         let peer = bed.accept().await;
         assert!(cut.elapsed() <= AT_ONCE, "{:?}", cut.elapsed());
-        assert!(peer.claims.epoch > epoch && !peer.claims.moves, "{:?}", peer.claims);
+        assert!(
+            peer.claims.epoch > epoch && !peer.claims.moves,
+            "{:?}",
+            peer.claims
+        );
         epoch = peer.claims.epoch;
         tokio::time::sleep(SECOND).await;
         cut = Instant::now();
@@ -300,7 +367,10 @@ async fn when_the_master_asks_to_go_a_new_link_stands_before_the_old_one_is_clos
     tokio::time::sleep(20 * SECOND).await;
     old.expect_alive().await;
     close_channel(&first);
-    assert!(matches!(old.receive().await, Some(Frame::Close { channel: 1, .. })), "what waits is sent");
+    assert!(
+        matches!(old.receive().await, Some(Frame::Close { channel: 1, .. })),
+        "what waits is sent"
+    );
     let vacated = Instant::now();
     old.expect_closed().await;
     assert!(vacated.elapsed() <= AT_ONCE, "{:?}", vacated.elapsed());
@@ -343,7 +413,10 @@ async fn the_old_link_stays_in_use_while_no_new_one_can_be_had() {
         tokio::time::sleep(SECOND).await;
         old.expect_alive().await;
     }
-    assert!(bed.told.try_recv().is_err(), "nothing has joined or retires");
+    assert!(
+        bed.told.try_recv().is_err(),
+        "nothing has joined or retires"
+    );
     bed.hosts[0].set_up(true);
     let new = bed.accept().await;
     assert!(new.claims.moves);
@@ -363,7 +436,11 @@ async fn a_link_that_ends_before_its_successor_stands_is_replaced_at_once() {
     drop(old);
     let cut = Instant::now();
     let new = bed.accept().await;
-    assert!(cut.elapsed() <= AT_ONCE && !new.claims.moves, "{:?}", cut.elapsed());
+    assert!(
+        cut.elapsed() <= AT_ONCE && !new.claims.moves,
+        "{:?}",
+        cut.elapsed()
+    );
     bed.joined().await;
     assert!(bed.told.try_recv().is_err(), "there is nothing to retire");
 }
@@ -387,7 +464,11 @@ async fn a_link_that_is_to_be_renewed_is_replaced_at_the_same_master() {
     bed.joined().await;
     bed.mover.renew();
     let mut new = bed.accept().await;
-    assert!(new.claims.moves && new.at <= old.at + AT_ONCE, "{:?}", new.at - old.at);
+    assert!(
+        new.claims.moves && new.at <= old.at + AT_ONCE,
+        "{:?}",
+        new.at - old.at
+    );
     old.expect_closed().await;
     new.expect_alive().await;
     bed.hosts[0].nobody_for(20 * SECOND).await;
@@ -402,7 +483,11 @@ async fn there_are_never_more_than_two_links() {
     second.go_away().await;
     let asked = Instant::now();
     first.expect_closed().await;
-    assert!(asked.elapsed() <= AT_ONCE, "the first makes room: {:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() <= AT_ONCE,
+        "the first makes room: {:?}",
+        asked.elapsed()
+    );
     drop(first);
     let mut third = bed.accept().await;
     assert!(third.claims.moves);
@@ -447,7 +532,10 @@ async fn a_role_that_wants_another_master_moves_to_the_next_one() {
     let first = bed.joined().await;
     bed.mover.move_on();
     let mut new = bed.hosts[1].accept().await;
-    assert!(!new.claims.moves, "that master knows nothing of the link before");
+    assert!(
+        !new.claims.moves,
+        "that master knows nothing of the link before"
+    );
     bed.joined().await;
     assert!(Arc::ptr_eq(&first, &bed.retiring().await));
     old.expect_alive().await;
@@ -484,11 +572,18 @@ async fn when_the_role_ends_both_links_are_closed_in_order() {
     }
     bed.cancel.cancel();
     for peer in [&mut old, &mut new] {
-        assert!(matches!(peer.receive().await, Some(Frame::Close { channel: 1, .. })), "what waits is sent");
+        assert!(
+            matches!(peer.receive().await, Some(Frame::Close { channel: 1, .. })),
+            "what waits is sent"
+        );
         peer.expect_closed().await;
     }
     drop((old, new));
-    bed.task.join_next().await.expect("it ran").expect("in order");
+    bed.task
+        .join_next()
+        .await
+        .expect("it ran")
+        .expect("in order");
     assert!(first.ended().is_some() && second.ended().is_some());
 }
 
@@ -516,7 +611,10 @@ async fn a_path_that_cuts_links_at_an_age_is_learned_and_forestalled() {
     for _ in 0..5 {
         let new = bed.accept().await;
         let lived = new.at - old.at;
-        assert!(new.claims.moves && lived > 40 * SECOND && lived < 55 * SECOND, "{lived:?}");
+        assert!(
+            new.claims.moves && lived > 40 * SECOND && lived < 55 * SECOND,
+            "{lived:?}"
+        );
         old.expect_closed().await;
         old = new;
     }
@@ -539,7 +637,11 @@ async fn two_addresses_of_one_master_do_not_take_over_from_each_other_for_ever()
     let mut bed = Bed::start(1, |_| {});
     let mut peer = bed.accept().await;
     assert!(!peer.claims.moves);
-    peer.send(Frame::Error(Notice::new(Code::Superseded, "a newer link of this instance took over"))).await;
+    peer.send(Frame::Error(Notice::new(
+        Code::Superseded,
+        "a newer link of this instance took over",
+    )))
+    .await;
     peer.expect_closed().await;
     drop(peer);
     assert!(bed.accept().await.claims.moves, "both stand");

@@ -45,7 +45,9 @@ pub(super) fn log_failure(master: &str, outcome: &Outcome, rests: Duration) {
     let rests_ms = rests.as_millis() as u64;
     match outcome {
         Outcome::Dial(error) => warn!(%master, rests_ms, "cannot reach the master: {error}"),
-        Outcome::Join(error) if error.is_retryable() => warn!(%master, rests_ms, "cannot join the master: {error}"),
+        Outcome::Join(error) if error.is_retryable() => {
+            warn!(%master, rests_ms, "cannot join the master: {error}")
+        }
         Outcome::Join(error) => error!(%master, rests_ms, "cannot join the master: {error}"),
         Outcome::Link { why, .. } => warn!(%master, rests_ms, "the link was lost: {why}"),
         Outcome::Cancelled => debug!(%master, "the link was closed"),

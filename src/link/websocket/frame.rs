@@ -73,7 +73,12 @@ pub struct Header {
 impl Header {
     /// The header of a whole message of bytes.
     pub const fn message(length: usize, mask: Option<[u8; 4]>) -> Self {
-        Header { is_final: true, opcode: Opcode::Binary, mask, length: length as u64 }
+        Header {
+            is_final: true,
+            opcode: Opcode::Binary,
+            mask,
+            length: length as u64,
+        }
     }
 
     /// The header at the front of `bytes`, and how long it is itself; nothing when it is not there in full.
@@ -81,7 +86,9 @@ impl Header {
     /// # Errors
     /// What RFC 6455 does not allow.
     pub fn decode(bytes: &[u8]) -> Result<Option<(Header, usize)>, &'static str> {
-        let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
+        let &[first, second, ref rest @ ..] = bytes else {
+            return Ok(None);
+        };
         if first & 0x70 != 0 {
             return Err("a frame of an extension that was not agreed");
         }
@@ -92,7 +99,9 @@ impl Header {
         }
         let (length, rest) = match (short, rest) {
             (126, &[a, b, ref rest @ ..]) => (u64::from(u16::from_be_bytes([a, b])), rest),
-            (127, &[a, b, c, d, e, f, g, h, ref rest @ ..]) => (u64::from_be_bytes([a, b, c, d, e, f, g, h]), rest),
+            (127, &[a, b, c, d, e, f, g, h, ref rest @ ..]) => {
+                (u64::from_be_bytes([a, b, c, d, e, f, g, h]), rest)
+            }
             (126 | 127, _) => return Ok(None),
             (short, rest) => (u64::from(short), rest),
         };
@@ -101,7 +110,15 @@ impl Header {
             &[a, b, c, d, ref rest @ ..] => (Some([a, b, c, d]), rest),
             _ => return Ok(None),
         };
-        Ok(Some((Header { is_final, opcode, mask, length }, bytes.len().saturating_sub(rest.len()))))
+        Ok(Some((
+            Header {
+                is_final,
+                opcode,
+                mask,
+                length,
+            },
+            bytes.len().saturating_sub(rest.len()),
+        )))
     }
 
     /// Appends the header, in the shortest way.
@@ -132,10 +149,15 @@ pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     turned.rotate_left(offset % KEY);
     // Chunks of this size become vector instructions.
     let (chunks, rest) = payload.as_chunks_mut::<{ 8 * KEY }>();
-    chunks.iter_mut().flat_map(|chunk| chunk.as_chunks_mut().0).for_each(|word| mask_word(word, turned));
+    chunks
+        .iter_mut()
+        .flat_map(|chunk| chunk.as_chunks_mut().0)
+        .for_each(|word| mask_word(word, turned));
     let (words, rest) = rest.as_chunks_mut();
     words.iter_mut().for_each(|word| mask_word(word, turned));
-    rest.iter_mut().zip(turned).for_each(|(byte, key)| *byte ^= key);
+    rest.iter_mut()
+        .zip(turned)
+        .for_each(|(byte, key)| *byte ^= key);
 }
 
 fn mask_word(word: &mut [u8; KEY], key: [u8; KEY]) {
@@ -158,10 +180,17 @@ mod tests {
             Just(Opcode::Pong),
         ];
         let length = prop_oneof![0..=125_u64, 126..=65_535_u64, any::<u64>()];
-        (any::<bool>(), opcode, any::<Option<[u8; 4]>>(), length).prop_map(|(is_final, opcode, mask, length)| {
-            let is_control = opcode.is_control();
-            Header { is_final: is_final || is_control, opcode, mask, length: if is_control { length % 126 } else { length } }
-        })
+        (any::<bool>(), opcode, any::<Option<[u8; 4]>>(), length).prop_map(
+            |(is_final, opcode, mask, length)| {
+                let is_control = opcode.is_control();
+                Header {
+                    is_final: is_final || is_control,
+                    opcode,
+                    mask,
+                    length: if is_control { length % 126 } else { length },
+                }
+            },
+        )
     }
 
     proptest! {
@@ -195,7 +224,13 @@ mod tests {
 
     #[test]
     fn what_the_rfc_forbids_is_an_error() {
-        for bytes in [&[0xc2, 0][..], &[0x83, 0], &[0x8b, 0], &[0x09, 0], &[0x89, 126, 0, 200]] {
+        for bytes in [
+            &[0xc2, 0][..],
+            &[0x83, 0],
+            &[0x8b, 0],
+            &[0x09, 0],
+            &[0x89, 126, 0, 200],
+        ] {
             assert!(Header::decode(bytes).is_err(), "{bytes:x?}");
         }
     }

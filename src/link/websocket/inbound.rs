@@ -81,7 +81,11 @@ impl Inbound {
             parts: None,
             read_size: LEAST_READ,
             // Whoever connects is a stranger at first.
-            largest_read: if end == End::Accepted { LEAST_READ } else { LARGEST_READ },
+            largest_read: if end == End::Accepted {
+                LEAST_READ
+            } else {
+                LARGEST_READ
+            },
             frame_size: 0,
             was_little: false,
             is_fresh: !read.is_empty(),
@@ -122,7 +126,9 @@ impl Inbound {
 
     /// Bytes of a message of which a part has come.
     pub fn unfinished_bytes(&self) -> usize {
-        self.buffer.len().saturating_add(self.parts.as_ref().map_or(0, BytesMut::len))
+        self.buffer
+            .len()
+            .saturating_add(self.parts.as_ref().map_or(0, BytesMut::len))
     }
 
     /// Messages delivered in all.
@@ -131,7 +137,11 @@ impl Inbound {
     }
 
     /// The next of what comes.
-    pub fn poll_next(&mut self, stream: &mut dyn ByteStream, context: &mut Context<'_>) -> Poll<Result<Incoming, SocketError>> {
+    pub fn poll_next(
+        &mut self,
+        stream: &mut dyn ByteStream,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Incoming, SocketError>> {
         loop {
             if let Some(incoming) = self.next()? {
                 return Poll::Ready(Ok(incoming));
@@ -163,25 +173,32 @@ impl Inbound {
         self.buffer.capacity()
     }
 
-    fn poll_fill(&mut self, stream: &mut dyn ByteStream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_fill(
+        &mut self,
+        stream: &mut dyn ByteStream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         let missing = match self.frame {
-            Some(frame) if !self.is_skipped(&frame) => {
-                usize::try_from(frame.length).unwrap_or(MAX_MESSAGE).saturating_sub(self.buffer.len())
-            }
+            Some(frame) if !self.is_skipped(&frame) => usize::try_from(frame.length)
+                .unwrap_or(MAX_MESSAGE)
+                .saturating_sub(self.buffer.len()),
             _ => LONGEST_HEADER,
         };
         let free = self.buffer.capacity() - self.buffer.len();
         // What is there would have to be moved: to read a little into what is left costs less.
         let is_worth_moving = self.buffer.len() < self.read_size / 4;
         if free < missing || is_worth_moving && free < self.read_size / 4 {
-            self.buffer.reserve(missing.max(self.whole_frames().saturating_sub(self.buffer.len())));
+            self.buffer
+                .reserve(missing.max(self.whole_frames().saturating_sub(self.buffer.len())));
         }
         let room = self.buffer.capacity() - self.buffer.len();
         let polled = poll_read_buf(Pin::new(stream), context, &mut self.buffer);
         match &polled {
             Poll::Ready(Ok(count)) => self.filled(*count, room),
             // At rest there is nothing to keep a buffer for.
-            Poll::Pending if self.buffer.is_empty() && self.read_size == LEAST_READ => self.buffer = BytesMut::new(),
+            Poll::Pending if self.buffer.is_empty() && self.read_size == LEAST_READ => {
+                self.buffer = BytesMut::new()
+            }
             _ => {}
         }
         polled
@@ -191,7 +208,9 @@ impl Inbound {
     /// moved to the next buffer, also when they differ by small frames.
     fn whole_frames(&self) -> usize {
         match self.frame_size {
-            size @ 1.. if size <= self.read_size => self.read_size - self.read_size % size + self.read_size / LITTLE_MORE,
+            size @ 1.. if size <= self.read_size => {
+                self.read_size - self.read_size % size + self.read_size / LITTLE_MORE
+            }
             _ => self.read_size,
         }
     }
@@ -214,14 +233,19 @@ impl Inbound {
 
     /// Something of a message came.
     fn hear(&mut self, bytes: u64) {
-        let is_long = self.parts.is_some() || self.frame.is_some_and(|frame| frame.length > HEARTBEAT_LENGTH);
+        let is_long = self.parts.is_some()
+            || self
+                .frame
+                .is_some_and(|frame| frame.length > HEARTBEAT_LENGTH);
         self.heard.any |= bytes > 0;
         self.heard.long |= bytes > 0 && is_long;
     }
 
     fn next(&mut self) -> Result<Option<Incoming>, SocketError> {
         loop {
-            let Some(frame) = self.header()? else { return Ok(None) };
+            let Some(frame) = self.header()? else {
+                return Ok(None);
+            };
             if self.is_skipped(&frame) {
                 if self.skip(frame) {
                     continue;
@@ -257,26 +281,33 @@ impl Inbound {
 
     /// Throws away what is here of the frame under way; answers whether that was all of it.
     fn skip(&mut self, frame: Header) -> bool {
-        let here = usize::try_from(frame.length).unwrap_or(usize::MAX).min(self.buffer.len());
+        let here = usize::try_from(frame.length)
+            .unwrap_or(usize::MAX)
+            .min(self.buffer.len());
         self.buffer.advance(here);
         let left = frame.length.saturating_sub(here as u64);
-        self.frame = (left > 0).then_some(Header { length: left, ..frame });
+        self.frame = (left > 0).then_some(Header {
+            length: left,
+            ..frame
+        });
         left == 0
     }
 
     /// The header of the frame under way; taken from the buffer once it is there in full.
     fn header(&mut self) -> Result<Option<Header>, SocketError> {
         if self.frame.is_none() {
-            let decoded = Header::decode(&self.buffer).map_err(|error| SocketError::NotWebSocket(error.to_owned()))?;
+            let decoded = Header::decode(&self.buffer)
+                .map_err(|error| SocketError::NotWebSocket(error.to_owned()))?;
             let Some((header, length)) = decoded else {
                 // The first byte tells the kind already.
-                self.heard.any |=
-                    std::mem::take(&mut self.is_fresh) && self.buffer.first().is_some_and(|first| first & 0x08 == 0);
+                self.heard.any |= std::mem::take(&mut self.is_fresh)
+                    && self.buffer.first().is_some_and(|first| first & 0x08 == 0);
                 return Ok(None);
             };
             self.check(&header)?;
             self.buffer.advance(length);
-            self.frame_size = length.saturating_add(usize::try_from(header.length).unwrap_or(MAX_MESSAGE));
+            self.frame_size =
+                length.saturating_add(usize::try_from(header.length).unwrap_or(MAX_MESSAGE));
             self.frame = Some(header);
             if !header.opcode.is_control() {
                 self.hear(length as u64);
@@ -288,7 +319,9 @@ impl Inbound {
     fn check(&self, header: &Header) -> Result<(), SocketError> {
         let violation = match (header.opcode, &self.parts) {
             (Opcode::Text, _) => return Err(SocketError::Text),
-            (Opcode::Continuation, None) if !self.is_discarding => Some("a continuation of no message"),
+            (Opcode::Continuation, None) if !self.is_discarding => {
+                Some("a continuation of no message")
+            }
             (Opcode::Binary, Some(_)) => Some("a message within another"),
             _ if header.mask.is_some() == (self.end == End::Dialled) => {
                 Some("a mask where there must be none, or none where there must be one")
@@ -299,8 +332,17 @@ impl Inbound {
             return Err(SocketError::NotWebSocket(violation.to_owned()));
         }
         let before = self.parts.as_ref().map_or(0, BytesMut::len);
-        let size = usize::try_from(header.length).unwrap_or(usize::MAX).saturating_add(before);
-        if size > self.longest { Err(SocketError::TooLong { size, longest: self.longest }) } else { Ok(()) }
+        let size = usize::try_from(header.length)
+            .unwrap_or(usize::MAX)
+            .saturating_add(before);
+        if size > self.longest {
+            Err(SocketError::TooLong {
+                size,
+                longest: self.longest,
+            })
+        } else {
+            Ok(())
+        }
     }
 
     /// The message of which `payload` is the next part, if it is complete.

@@ -79,7 +79,10 @@ impl SocketError {
     /// Whether the peer broke the protocol, and is to be told so before the link ends.
     #[must_use]
     pub fn is_violation(&self) -> bool {
-        matches!(self, SocketError::Text | SocketError::TooLong { .. } | SocketError::NotWebSocket(_))
+        matches!(
+            self,
+            SocketError::Text | SocketError::TooLong { .. } | SocketError::NotWebSocket(_)
+        )
     }
 }
 
@@ -155,7 +158,12 @@ struct Closing {
 
 impl fmt::Debug for MessageSocket {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MessageSocket { inbound, outbound, closing, .. } = self;
+        let MessageSocket {
+            inbound,
+            outbound,
+            closing,
+            ..
+        } = self;
         let (received, waiting) = (inbound.received(), outbound.waiting_bytes());
         formatter
             .debug_struct("MessageSocket")
@@ -184,7 +192,10 @@ impl MessageSocket {
     /// The same socket, over this TCP connection.
     #[must_use]
     pub fn over(self, connection: Option<Connection>) -> Self {
-        MessageSocket { connection: connection.map(Box::new), ..self }
+        MessageSocket {
+            connection: connection.map(Box::new),
+            ..self
+        }
     }
 
     /// The TCP connection below it, where that is known.
@@ -194,7 +205,10 @@ impl MessageSocket {
     }
 
     /// The next binary message; `None` when the peer has closed the WebSocket in order.
-    pub fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<BytesMut, SocketError>>> {
+    pub fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<BytesMut, SocketError>>> {
         while !self.closing.is_received {
             match ready!(self.inbound.poll_next(&mut *self.stream, context)) {
                 Ok(Incoming::Message(message)) => return Poll::Ready(Some(Ok(message))),
@@ -225,7 +239,9 @@ impl MessageSocket {
     /// # Errors
     /// When the stream failed.
     pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.outbound.poll_write(&mut *self.stream, context, WRITE_BATCH - 1).map_err(SocketError::from)
+        self.outbound
+            .poll_write(&mut *self.stream, context, WRITE_BATCH - 1)
+            .map_err(SocketError::from)
     }
 
     /// Takes a message of `prefix` and `body` to be sent, at the latest with the next flush. Only after [`MessageSocket::poll_ready`] said so.
@@ -246,10 +262,17 @@ impl MessageSocket {
     /// When the stream failed.
     pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         if let Some(payload) = self.pong.take_if(|_| !self.closing.is_sent) {
-            self.outbound.control(Opcode::Pong, payload.get(..payload.len().min(MAX_CONTROL_PAYLOAD)).unwrap_or_default());
+            self.outbound.control(
+                Opcode::Pong,
+                payload
+                    .get(..payload.len().min(MAX_CONTROL_PAYLOAD))
+                    .unwrap_or_default(),
+            );
         }
         ready!(self.outbound.poll_write(&mut *self.stream, context, 0))?;
-        Pin::new(&mut *self.stream).poll_flush(context).map_err(SocketError::from)
+        Pin::new(&mut *self.stream)
+            .poll_flush(context)
+            .map_err(SocketError::from)
     }
 
     /// Sends the closing frame and flushes.
@@ -313,7 +336,10 @@ impl MessageSocket {
         let received = std::future::poll_fn(|context| {
             let received = self.poll_receive(context);
             // A ping is answered also when nothing is sent otherwise.
-            match (&received, self.pong.is_some().then(|| self.poll_flush(context))) {
+            match (
+                &received,
+                self.pong.is_some().then(|| self.poll_flush(context)),
+            ) {
                 (Poll::Pending, Some(Poll::Ready(Err(error)))) => Poll::Ready(Some(Err(error))),
                 _ => received,
             }

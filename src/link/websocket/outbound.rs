@@ -43,7 +43,12 @@ impl Outbound {
     /// Nothing waits.
     pub fn new(end: End) -> Self {
         let masks = (end == End::Dialled).then(Masks::default);
-        Outbound { pieces: VecDeque::new(), gathered: BytesMut::new(), waiting_bytes: 0, masks }
+        Outbound {
+            pieces: VecDeque::new(),
+            gathered: BytesMut::new(),
+            waiting_bytes: 0,
+            masks,
+        }
     }
 
     /// Bytes that wait.
@@ -57,7 +62,9 @@ impl Outbound {
         let length = prefix.len().saturating_add(body.len());
         self.gather(&Header::message(length, mask), prefix);
         let body = match (mask, body) {
-            (_, body) if body.len() < COPIED_BELOW => return self.gather_payload(mask, prefix.len(), &body),
+            (_, body) if body.len() < COPIED_BELOW => {
+                return self.gather_payload(mask, prefix.len(), &body);
+            }
             (None, body) => body.freeze(),
             (Some(key), body) => {
                 let mut body = body.into_own();
@@ -73,11 +80,24 @@ impl Outbound {
     /// Appends a frame about the WebSocket itself.
     pub fn control(&mut self, opcode: Opcode, payload: &[u8]) {
         let mask = self.masks.as_mut().map(Masks::next);
-        self.gather(&Header { is_final: true, opcode, mask, length: payload.len() as u64 }, payload);
+        self.gather(
+            &Header {
+                is_final: true,
+                opcode,
+                mask,
+                length: payload.len() as u64,
+            },
+            payload,
+        );
     }
 
     /// Writes until no more than `enough` bytes wait.
-    pub fn poll_write(&mut self, stream: &mut dyn ByteStream, context: &mut Context<'_>, enough: usize) -> Poll<io::Result<()>> {
+    pub fn poll_write(
+        &mut self,
+        stream: &mut dyn ByteStream,
+        context: &mut Context<'_>,
+        enough: usize,
+    ) -> Poll<io::Result<()>> {
         while self.waiting_bytes > enough {
             let written = ready!(self.poll_write_once(stream, context))?;
             if written == 0 {
@@ -95,10 +115,23 @@ impl Outbound {
         }
     }
 
-    fn poll_write_once(&mut self, stream: &mut dyn ByteStream, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_write_once(
+        &mut self,
+        stream: &mut dyn ByteStream,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         let mut slices = [IoSlice::new(&[]); PIECES];
-        let pieces = self.pieces.iter().map(|piece| &piece[..]).chain([&self.gathered[..]]).filter(|piece| !piece.is_empty());
-        let count = slices.iter_mut().zip(pieces).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
+        let pieces = self
+            .pieces
+            .iter()
+            .map(|piece| &piece[..])
+            .chain([&self.gathered[..]])
+            .filter(|piece| !piece.is_empty());
+        let count = slices
+            .iter_mut()
+            .zip(pieces)
+            .map(|(slice, piece)| *slice = IoSlice::new(piece))
+            .count();
         match slices.get(..count).unwrap_or_default() {
             // A small message is one piece, and a call for one piece costs the system less.
             [piece] => Pin::new(stream).poll_write(context, piece),
@@ -123,7 +156,9 @@ impl Outbound {
         let before = self.gathered.len();
         self.gathered.reserve(LONGEST_HEADER + prefix.len());
         header.encode(&mut self.gathered);
-        self.waiting_bytes = self.waiting_bytes.saturating_add(self.gathered.len() - before);
+        self.waiting_bytes = self
+            .waiting_bytes
+            .saturating_add(self.gathered.len() - before);
         self.gather_payload(header.mask, 0, prefix);
     }
 
@@ -150,7 +185,10 @@ impl Masks {
         if self.left == 0 {
             let bytes: [u8; 4 * KEYS] = random::bytes();
             let (keys, _) = bytes.as_chunks();
-            self.drawn.iter_mut().zip(keys).for_each(|(to, from)| *to = *from);
+            self.drawn
+                .iter_mut()
+                .zip(keys)
+                .for_each(|(to, from)| *to = *from);
             self.left = KEYS;
         }
         self.left -= 1;

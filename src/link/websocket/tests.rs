@@ -41,14 +41,25 @@ async fn a_busy_socket_reads_in_larger_pieces_and_one_at_rest_lets_its_buffers_g
     let (mut role, mut master) = memory::pair();
     carry(&mut role, &mut master, 100).await;
     assert!(master.receive().now_or_never().is_none());
-    assert_eq!(master.inbound.kept_bytes(), 0, "nothing is kept for what may come");
+    assert_eq!(
+        master.inbound.kept_bytes(),
+        0,
+        "nothing is kept for what may come"
+    );
     for _ in 0..20 {
         carry(&mut role, &mut master, 60_000).await;
     }
     assert!(master.receive().now_or_never().is_none());
-    assert!(master.inbound.kept_bytes() > 30_000, "{}", master.inbound.kept_bytes());
+    assert!(
+        master.inbound.kept_bytes() > 30_000,
+        "{}",
+        master.inbound.kept_bytes()
+    );
     master.rest();
-    assert!(master.inbound.kept_bytes() > 30_000, "it was busy since it last rested");
+    assert!(
+        master.inbound.kept_bytes() > 30_000,
+        "it was busy since it last rested"
+    );
     carry(&mut role, &mut master, 100).await;
     master.rest();
     assert!(master.receive().now_or_never().is_none());
@@ -65,7 +76,11 @@ struct Endless {
 }
 
 impl AsyncRead for Endless {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.rooms.lock().unwrap().push(buffer.remaining());
         while buffer.remaining() > 0 {
             let length = buffer.remaining().min(self.bytes.len() - self.next);
@@ -81,7 +96,14 @@ async fn of_a_row_of_full_messages_only_a_little_has_to_be_moved() {
     for length in [10_000, 65_000, 65_536] {
         let (bytes, rooms) = (frame(0x2, length, false), Arc::default());
         let whole = bytes.len();
-        let stream = tokio::io::join(Endless { bytes, next: 0, rooms: Arc::clone(&rooms) }, tokio::io::sink());
+        let stream = tokio::io::join(
+            Endless {
+                bytes,
+                next: 0,
+                rooms: Arc::clone(&rooms),
+            },
+            tokio::io::sink(),
+        );
         let mut socket = MessageSocket::new(stream, Bytes::new(), End::Dialled);
         for _ in 0..100 {
             assert_eq!(socket.receive().await.unwrap().unwrap().len(), length);
@@ -89,9 +111,15 @@ async fn of_a_row_of_full_messages_only_a_little_has_to_be_moved() {
         // What was read of the message that begins at the end of each read is moved.
         let mut read = 0;
         let rooms = rooms.lock().unwrap();
-        let moved: Vec<usize> = rooms.iter().map(|room| (read += room, read % whole).1).collect();
+        let moved: Vec<usize> = rooms
+            .iter()
+            .map(|room| (read += room, read % whole).1)
+            .collect();
         let (first, last) = moved.split_at(moved.len() / 2);
-        assert!(first.iter().any(|moved| *moved > 1000), "{whole}: {first:?}");
+        assert!(
+            first.iter().any(|moved| *moved > 1000),
+            "{whole}: {first:?}"
+        );
         assert!(last.iter().all(|moved| *moved < 4200), "{whole}: {last:?}");
     }
 }
@@ -100,8 +128,25 @@ async fn of_a_row_of_full_messages_only_a_little_has_to_be_moved() {
 async fn messages_of_every_length_arrive_whole_while_the_buffers_change() {
     let (mut role, mut master) = memory::pair();
     for round in 0..400 {
-        for length in [0, 1, 125, 126, 127, 2_047, 2_048, 4_090, 4_096, 65_535, 65_536, MAX_MESSAGE] {
-            let length = if round % 3 == 0 { length } else { fastrand::usize(..=length) };
+        for length in [
+            0,
+            1,
+            125,
+            126,
+            127,
+            2_047,
+            2_048,
+            4_090,
+            4_096,
+            65_535,
+            65_536,
+            MAX_MESSAGE,
+        ] {
+            let length = if round % 3 == 0 {
+                length
+            } else {
+                fastrand::usize(..=length)
+            };
             carry(&mut role, &mut master, length).await;
             carry(&mut master, &mut role, length).await;
             if fastrand::bool() {
@@ -134,7 +179,11 @@ async fn what_is_in_a_buffer_is_not_lost_at_rest() {
 #[tokio::test]
 async fn what_came_with_the_upgrade_is_read_first() {
     let (mut peer, stream) = tokio::io::duplex(1024);
-    let mut socket = MessageSocket::new(stream, Bytes::from_static(b"\x82\x05first\x82\x06sec"), End::Dialled);
+    let mut socket = MessageSocket::new(
+        stream,
+        Bytes::from_static(b"\x82\x05first\x82\x06sec"),
+        End::Dialled,
+    );
     peer.write_all(b"ond").await.unwrap();
     assert_eq!(socket.receive().await.unwrap().unwrap(), "first"[..]);
     assert_eq!(socket.receive().await.unwrap().unwrap(), "second"[..]);
@@ -178,22 +227,43 @@ async fn no_part_of_a_ping_is_heard_and_each_part_of_a_message_is() {
         tokio::task::yield_now().await;
         peer.write_all(&[byte]).await.unwrap();
         let _ = socket.receive().now_or_never();
-        assert_eq!(socket.take_heard(), Heard { any: true, long: count >= 8 }, "once its length is known");
+        assert_eq!(
+            socket.take_heard(),
+            Heard {
+                any: true,
+                long: count >= 8
+            },
+            "once its length is known"
+        );
         let _ = socket.receive().now_or_never();
-        assert_eq!(socket.take_heard(), Heard::default(), "each byte is heard once");
+        assert_eq!(
+            socket.take_heard(),
+            Heard::default(),
+            "each byte is heard once"
+        );
     }
     for byte in frame(BINARY, 9, true) {
         tokio::task::yield_now().await;
         peer.write_all(&[byte]).await.unwrap();
         let _ = socket.receive().now_or_never();
-        assert_eq!(socket.take_heard(), Heard { any: true, long: false });
+        assert_eq!(
+            socket.take_heard(),
+            Heard {
+                any: true,
+                long: false
+            }
+        );
     }
 }
 
 #[tokio::test]
 async fn what_breaks_the_rfc_ends_the_socket_with_the_reason() {
     let masked_too_long = frame(BINARY, MAX_MESSAGE + 1, true);
-    let in_parts = [&[0x02, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &vec![0; 65_536][..]].concat();
+    let in_parts = [
+        &[0x02, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..],
+        &vec![0; 65_536][..],
+    ]
+    .concat();
     let endless = [&in_parts[..], &in_parts[..1], &in_parts[1..]].concat();
     for (bytes, expected) in [
         (frame(TEXT, 5, true), "a text message"),
@@ -206,7 +276,10 @@ async fn what_breaks_the_rfc_ends_the_socket_with_the_reason() {
         let (mut peer, mut socket) = raw(End::Accepted);
         peer.write_all(&bytes).await.unwrap();
         let error = socket.receive().await.unwrap_err();
-        assert!(error.to_string().contains(expected) && error.is_violation(), "{error} for {expected}");
+        assert!(
+            error.to_string().contains(expected) && error.is_violation(),
+            "{error} for {expected}"
+        );
     }
     let (peer, mut socket) = raw(End::Dialled);
     drop(peer);
@@ -222,7 +295,10 @@ async fn a_message_in_too_many_parts_is_too_long() {
         part[0] = opcode;
         peer.write_all(&part).await.unwrap();
     }
-    assert!(matches!(socket.receive().await, Err(SocketError::TooLong { size: 196_608, .. })));
+    assert!(matches!(
+        socket.receive().await,
+        Err(SocketError::TooLong { size: 196_608, .. })
+    ));
 }
 
 #[tokio::test]
@@ -234,7 +310,10 @@ async fn a_flood_of_pings_is_answered_with_the_last_and_takes_no_memory() {
     assert!(socket.receive().now_or_never().is_none());
     let mut pong = [0; 7];
     peer.read_exact(&mut pong).await.unwrap();
-    assert_eq!((pong[..2].to_vec(), pong[6] ^ pong[2]), (vec![0x8a, 0x81], 99));
+    assert_eq!(
+        (pong[..2].to_vec(), pong[6] ^ pong[2]),
+        (vec![0x8a, 0x81], 99)
+    );
     assert!(peer.read(&mut pong).now_or_never().is_none(), "one pong");
 }
 
@@ -242,10 +321,17 @@ async fn a_flood_of_pings_is_answered_with_the_last_and_takes_no_memory() {
 async fn both_ends_close_in_order_whoever_begins() {
     for begins in [End::Dialled, End::Accepted] {
         let (role, master) = memory::pair();
-        let (closes, mut other) = if begins == End::Dialled { (role, master) } else { (master, role) };
+        let (closes, mut other) = if begins == End::Dialled {
+            (role, master)
+        } else {
+            (master, role)
+        };
         let answers = async {
             assert!(other.receive().await.unwrap().is_none());
-            assert!(matches!(other.feed(Bytes::new()).await, Err(SocketError::Closed)));
+            assert!(matches!(
+                other.feed(Bytes::new()).await,
+                Err(SocketError::Closed)
+            ));
             other.flush().await.unwrap();
         };
         tokio::join!(closes.close(Duration::from_secs(60)), answers);
@@ -255,7 +341,12 @@ async fn both_ends_close_in_order_whoever_begins() {
 #[tokio::test]
 async fn a_stranger_does_not_make_the_buffers_large() {
     let (mut peer, mut socket) = raw(End::Accepted);
-    let flood = || (0..1000).flat_map(|_| frame(BINARY, 9, true)).chain(frame(BINARY, 100_000, true)).collect::<Vec<u8>>();
+    let flood = || {
+        (0..1000)
+            .flat_map(|_| frame(BINARY, 9, true))
+            .chain(frame(BINARY, 100_000, true))
+            .collect::<Vec<u8>>()
+    };
     for _ in 0..20 {
         peer.write_all(&flood()).await.unwrap();
         while socket.receive().now_or_never().is_some() {
@@ -281,14 +372,24 @@ async fn a_socket_that_closes_keeps_nothing_of_what_comes() {
     assert!(socket.receive().now_or_never().is_none());
     assert!(socket.unfinished_bytes() > 50_000);
     socket.discard();
-    assert_eq!((socket.unfinished_bytes(), socket.inbound.kept_bytes()), (0, 0));
+    assert_eq!(
+        (socket.unfinished_bytes(), socket.inbound.kept_bytes()),
+        (0, 0)
+    );
     let mut parted = frame(BINARY, 20_000, true);
     parted[0] &= 0x7f;
     for bytes in [rest, &parted, &frame(0, 20_000, true), &begun[..30_000]] {
         peer.write_all(bytes).await.unwrap();
-        assert!(socket.receive().now_or_never().is_none(), "nothing is delivered");
+        assert!(
+            socket.receive().now_or_never().is_none(),
+            "nothing is delivered"
+        );
         assert_eq!(socket.unfinished_bytes(), 0);
-        assert!(socket.inbound.kept_bytes() <= 2 * LITTLE, "{}", socket.inbound.kept_bytes());
+        assert!(
+            socket.inbound.kept_bytes() <= 2 * LITTLE,
+            "{}",
+            socket.inbound.kept_bytes()
+        );
     }
     peer.write_all(&long[30_000..]).await.unwrap();
     peer.write_all(&frame(CLOSE, 0, true)).await.unwrap();

@@ -117,7 +117,9 @@ impl State {
     fn progress(&self) -> Progress {
         match &self.part {
             Part::Open => Progress::Open,
-            Part::Head(head) if head.is_empty() && self.waiting.is_empty() && !self.is_writing => Progress::Settled,
+            Part::Head(head) if head.is_empty() && self.waiting.is_empty() && !self.is_writing => {
+                Progress::Settled
+            }
             _ => Progress::Waiting,
         }
     }
@@ -148,7 +150,9 @@ impl State {
                 self.head(head, before)
             }
             Part::Length(left) => {
-                let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let taken = bytes
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= taken as u64;
                 if *left == 0 {
                     self.part = Part::default();
@@ -192,8 +196,8 @@ impl State {
 
 /// What follows a head; nothing if it is the last one, or its end is not known.
 fn body(status: u16, headers: &HeaderMap, is_current: bool, is_bodiless: bool) -> Option<Part> {
-    let is_last =
-        lists(headers, &header::CONNECTION, "close") || !(is_current || lists(headers, &header::CONNECTION, "keep-alive"));
+    let is_last = lists(headers, &header::CONNECTION, "close")
+        || !(is_current || lists(headers, &header::CONNECTION, "keep-alive"));
     if is_last {
         return None;
     }
@@ -201,11 +205,15 @@ fn body(status: u16, headers: &HeaderMap, is_current: bool, is_bodiless: bool) -
         return Some(Part::default());
     }
     match only(headers, &header::TRANSFER_ENCODING) {
-        Only::One(coding) if is_current && coding.eq_ignore_ascii_case(b"chunked") => Some(Part::Chunked(Chunks::default())),
-        Only::None if headers.contains_key(header::CONTENT_LENGTH) => match content_length(headers)? {
-            0 => Some(Part::default()),
-            length => Some(Part::Length(length)),
-        },
+        Only::One(coding) if is_current && coding.eq_ignore_ascii_case(b"chunked") => {
+            Some(Part::Chunked(Chunks::default()))
+        }
+        Only::None if headers.contains_key(header::CONTENT_LENGTH) => {
+            match content_length(headers)? {
+                0 => Some(Part::default()),
+                length => Some(Part::Length(length)),
+            }
+        }
         _ => None,
     }
 }
@@ -225,7 +233,10 @@ mod tests {
             answers.feed(piece);
             answers.passed();
         }
-        answers.settled().now_or_never().unwrap_or(Progress::Waiting)
+        answers
+            .settled()
+            .now_or_never()
+            .unwrap_or(Progress::Waiting)
     }
 
     #[test]
@@ -267,9 +278,17 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 408 Request Timeout\r\n\r\n",
             b"any answer",
         ] {
-            assert_eq!(after(&[false], bytes, 5), Progress::Open, "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                after(&[false], bytes, 5),
+                Progress::Open,
+                "{}",
+                String::from_utf8_lossy(bytes)
+            );
         }
-        assert_eq!(after(&[], b"HTTP/1.1 408 Request Timeout\r\n\r\n", 100), Progress::Open);
+        assert_eq!(
+            after(&[], b"HTTP/1.1 408 Request Timeout\r\n\r\n", 100),
+            Progress::Open
+        );
         assert_eq!(after(&[false; MAX_WAITING + 1], b"", 1), Progress::Open);
         let long = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(HEAD_BYTES));
         assert_eq!(after(&[false], long.as_bytes(), 1024), Progress::Open);

@@ -30,8 +30,14 @@ impl Chunks {
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(usize, bool), NoChunks> {
         let mut rest = bytes;
         loop {
-            rest = if self.missing > 0 { self.skip(rest)? } else { rest };
-            let Some((&byte, behind)) = rest.split_first() else { return Ok((bytes.len(), false)) };
+            rest = if self.missing > 0 {
+                self.skip(rest)?
+            } else {
+                rest
+            };
+            let Some((&byte, behind)) = rest.split_first() else {
+                return Ok((bytes.len(), false));
+            };
             rest = behind;
             self.line.push(byte);
             if byte != b'\n' {
@@ -64,7 +70,10 @@ impl Chunks {
     /// Whether the line that has come ends the body.
     fn end_of_line(&mut self) -> Result<bool, NoChunks> {
         let line = std::mem::take(&mut self.line);
-        let line = line.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r')).ok_or(NoChunks)?;
+        let line = line
+            .strip_suffix(b"\r\n")
+            .filter(|line| !line.contains(&b'\r'))
+            .ok_or(NoChunks)?;
         if self.is_last {
             return Ok(line.is_empty());
         }
@@ -87,7 +96,8 @@ mod tests {
 
     use super::*;
 
-    const BODY: &[u8] = b"3\r\nabc\r\n10;name=\"value\"\r\n0123\r\n0\r\n\r\n789ab\r\n0\r\nX-Sum: 1\r\n\r\n";
+    const BODY: &[u8] =
+        b"3\r\nabc\r\n10;name=\"value\"\r\n0123\r\n0\r\n\r\n789ab\r\n0\r\nX-Sum: 1\r\n\r\n";
 
     /// Feeds in pieces that end at these places.
     fn fed(bytes: &[u8], piece: usize) -> Result<(usize, bool), NoChunks> {
@@ -106,7 +116,11 @@ mod tests {
     fn a_body_ends_where_it_ends_however_it_is_cut_up() {
         let next = [BODY, b"GET / HTTP/1.1\r\n"].concat();
         for piece in 1..=next.len() {
-            assert_eq!(fed(&next, piece), Ok((BODY.len(), true)), "in pieces of {piece}");
+            assert_eq!(
+                fed(&next, piece),
+                Ok((BODY.len(), true)),
+                "in pieces of {piece}"
+            );
         }
         assert_eq!(fed(&BODY[..BODY.len() - 1], 7), Ok((BODY.len() - 1, false)));
     }
@@ -129,7 +143,12 @@ mod tests {
             b"0\r\nA: b\n\r\n",
             b"zz\r\n",
         ] {
-            assert_eq!(fed(body, body.len()), Err(NoChunks), "{:?}", String::from_utf8_lossy(body));
+            assert_eq!(
+                fed(body, body.len()),
+                Err(NoChunks),
+                "{:?}",
+                String::from_utf8_lossy(body)
+            );
         }
         assert_eq!(fed(&[b'0'; 2 * LINE_BYTES], 100), Err(NoChunks));
     }

@@ -42,8 +42,14 @@ impl Backend for Folder {
 }
 
 /// Runs what may wait for a disk where that holds nobody up.
-fn aside<T: Send + 'static>(operation: impl FnOnce() -> io::Result<T> + Send + 'static) -> Operation<'static, T> {
-    Box::pin(async { tokio::task::spawn_blocking(operation).await.unwrap_or_else(|error| Err(io::Error::other(error))) })
+fn aside<T: Send + 'static>(
+    operation: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Operation<'static, T> {
+    Box::pin(async {
+        tokio::task::spawn_blocking(operation)
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+    })
 }
 
 /// A file or folder that lies in a folder.
@@ -60,7 +66,10 @@ impl Inside {
     fn resolve(folder: &Path, path: &Path) -> io::Result<Self> {
         let (folder, path) = (fs::canonicalize(folder)?, fs::canonicalize(path)?);
         match path.strip_prefix(&folder) {
-            Ok(way) => Ok(Inside { way: way.to_owned(), folder }),
+            Ok(way) => Ok(Inside {
+                way: way.to_owned(),
+                folder,
+            }),
             Err(_) => Err(io::ErrorKind::NotFound.into()),
         }
     }
@@ -89,12 +98,23 @@ fn beneath(inside: &Inside) -> Option<io::Result<fs::File>> {
     };
 
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let way = if inside.way.as_os_str().is_empty() { Path::new(".") } else { &inside.way };
-    let opened = rustix::fs::open(&inside.folder, flags | OFlags::DIRECTORY, Mode::empty()).and_then(|folder| {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        // What is no file, a pipe say, is not waited for.
-        rustix::fs::openat2(folder, way, flags | OFlags::NONBLOCK, Mode::empty(), resolve)
-    });
+    let way = if inside.way.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        &inside.way
+    };
+    let opened = rustix::fs::open(&inside.folder, flags | OFlags::DIRECTORY, Mode::empty())
+        .and_then(|folder| {
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            // What is no file, a pipe say, is not waited for.
+            rustix::fs::openat2(
+                folder,
+                way,
+                flags | OFlags::NONBLOCK,
+                Mode::empty(),
+                resolve,
+            )
+        });
     match opened {
         Ok(file) => Some(Ok(file.into())),
         // Too old, or kept from it by a filter of system calls.
@@ -107,7 +127,11 @@ fn beneath(inside: &Inside) -> Option<io::Result<fs::File>> {
 /// The same where the system cannot look: before and afterwards it must be the same place.
 fn open_checked(folder: &Path, path: &Path, inside: &Inside) -> io::Result<fs::File> {
     let file = fs::File::open(inside.path())?;
-    if Inside::resolve(folder, path)? == *inside { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
+    if Inside::resolve(folder, path)? == *inside {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
 }
 
 /// An open file.
@@ -123,7 +147,11 @@ impl File for Opened {
 }
 
 impl AsyncRead for Opened {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(context, buffer)
     }
 }
@@ -150,7 +178,12 @@ mod tests {
         let at = |path: &str| outside.path().join(path);
         fs::create_dir_all(at("www/sub")).expect("folders");
         fs::create_dir_all(at("elsewhere")).expect("folders");
-        for (file, text) in [("www/index.html", "home"), ("www/sub/a", "a"), ("secret", "secret"), ("elsewhere/a", "secret")] {
+        for (file, text) in [
+            ("www/index.html", "home"),
+            ("www/sub/a", "a"),
+            ("secret", "secret"),
+            ("elsewhere/a", "secret"),
+        ] {
             fs::write(at(file), text).expect("a file");
         }
         for (target, link) in [
@@ -195,9 +228,15 @@ mod tests {
             ] {
                 let whole = folder.join(path);
                 assert_eq!(read(open(&folder, &whole)).as_deref(), text, "{path}");
-                let checked = Inside::resolve(&folder, &whole).and_then(|inside| open_checked(&folder, &whole, &inside));
-                assert_eq!(read(checked).as_deref(), text, "{path}, without the system's help");
-                let known = Inside::resolve(&folder, &whole).and_then(|inside| fs::symlink_metadata(inside.path()));
+                let checked = Inside::resolve(&folder, &whole)
+                    .and_then(|inside| open_checked(&folder, &whole, &inside));
+                assert_eq!(
+                    read(checked).as_deref(),
+                    text,
+                    "{path}, without the system's help"
+                );
+                let known = Inside::resolve(&folder, &whole)
+                    .and_then(|inside| fs::symlink_metadata(inside.path()));
                 assert_eq!(known.is_ok(), text.is_some(), "{path}");
             }
         }
@@ -216,7 +255,11 @@ mod tests {
             if let Some(opened) = beneath(&inside) {
                 assert_eq!(read(opened), None, "{path}");
             }
-            assert_eq!(read(open_checked(&folder, &whole, &inside)), None, "{path}, without the system's help");
+            assert_eq!(
+                read(open_checked(&folder, &whole, &inside)),
+                None,
+                "{path}, without the system's help"
+            );
             fs::remove_file(folder.join(path)).expect("removed");
             fs::rename(folder.join("away"), folder.join(path)).expect("renamed");
         }

@@ -58,17 +58,23 @@ impl Beginning {
     pub fn of(bytes: &[u8]) -> Self {
         match Beginning::read(bytes, &mut [httparse::EMPTY_HEADER; MAX_FIELDS]) {
             Err(httparse::Error::TooManyHeaders) => {
-                Beginning::read(bytes, &mut vec![httparse::EMPTY_HEADER; READ_FIELDS]).unwrap_or(Beginning::Foreign)
+                Beginning::read(bytes, &mut vec![httparse::EMPTY_HEADER; READ_FIELDS])
+                    .unwrap_or(Beginning::Foreign)
             }
             read => read.unwrap_or(Beginning::Foreign),
         }
     }
 
-    fn read<'b>(bytes: &'b [u8], fields: &mut [httparse::Header<'b>]) -> Result<Self, httparse::Error> {
+    fn read<'b>(
+        bytes: &'b [u8],
+        fields: &mut [httparse::Header<'b>],
+    ) -> Result<Self, httparse::Error> {
         let mut request = httparse::Request::new(fields);
         Ok(match request.parse(bytes)? {
             httparse::Status::Partial => Beginning::Partial,
-            httparse::Status::Complete(length) => Head::read(&request, length).map_or(Beginning::Foreign, Beginning::Head),
+            httparse::Status::Complete(length) => {
+                Head::read(&request, length).map_or(Beginning::Foreign, Beginning::Head)
+            }
         })
     }
 }
@@ -78,12 +84,25 @@ impl Head {
         let headers = header_map(request.headers)?;
         let uri: Uri = request.path?.parse().ok()?;
         let is_current = request.version == Some(1);
-        let accept = websocket_key(&headers).filter(|_| is_current && request.method == Some("GET")).map(derive_accept_key);
+        let accept = websocket_key(&headers)
+            .filter(|_| is_current && request.method == Some("GET"))
+            .map(derive_accept_key);
         // An older request has no next one unless it says so.
         let is_followed = is_current || lists(&headers, &header::CONNECTION, "keep-alive");
         let is_plain = is_followed && request.method != Some("CONNECT");
-        let body = if is_plain { body(&headers, is_current) } else { Body::Open };
-        Some(Head { length, path: uri.path().to_owned(), accept, is_head: request.method == Some("HEAD"), body, headers })
+        let body = if is_plain {
+            body(&headers, is_current)
+        } else {
+            Body::Open
+        };
+        Some(Head {
+            length,
+            path: uri.path().to_owned(),
+            accept,
+            is_head: request.method == Some("HEAD"),
+            body,
+            headers,
+        })
     }
 
     /// Whether it has more fields than a role's upgrade may have.
@@ -95,10 +114,18 @@ impl Head {
 /// What follows, where every web server understands it in the same way.
 fn body(headers: &HeaderMap, is_current: bool) -> Body {
     let coding = only(headers, &header::TRANSFER_ENCODING);
-    match (coding, content_length(headers), headers.contains_key(header::UPGRADE)) {
+    match (
+        coding,
+        content_length(headers),
+        headers.contains_key(header::UPGRADE),
+    ) {
         (Only::None, Some(0), true) => Body::Upgrade,
         (Only::None, Some(length), false) => Body::Length(length),
-        (Only::One(b"chunked"), Some(0), false) if is_current && !headers.contains_key(header::CONTENT_LENGTH) => Body::Chunked,
+        (Only::One(b"chunked"), Some(0), false)
+            if is_current && !headers.contains_key(header::CONTENT_LENGTH) =>
+        {
+            Body::Chunked
+        }
         _ => Body::Open,
     }
 }
@@ -135,14 +162,19 @@ pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
 
 /// Digits and nothing else: Rust's own parser takes a sign.
 fn decimal(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten()
 }
 
 /// The key of a proper opening handshake.
 fn websocket_key(headers: &HeaderMap) -> Option<&[u8]> {
     let proper = lists(headers, &header::CONNECTION, "upgrade")
         && lists(headers, &header::UPGRADE, "websocket")
-        && headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13")
+        && headers
+            .get(header::SEC_WEBSOCKET_VERSION)
+            .is_some_and(|version| version == "13")
         && headers.contains_key(header::HOST);
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let key = keys.next().filter(|_| proper)?.as_bytes();
@@ -151,8 +183,13 @@ fn websocket_key(headers: &HeaderMap) -> Option<&[u8]> {
 
 /// Whether one of the values of a field, which is a list, is this word.
 pub(super) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+    let values = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
 fn is_sixteen_bytes_in_base64(key: &[u8]) -> bool {
@@ -181,7 +218,10 @@ mod tests {
     fn a_proper_opening_handshake_is_recognised() {
         let head = head(UPGRADE);
         assert_eq!(head.accept.as_deref(), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-        assert_eq!((head.path.as_str(), head.length), ("/tunnel", UPGRADE.len()));
+        assert_eq!(
+            (head.path.as_str(), head.length),
+            ("/tunnel", UPGRADE.len())
+        );
     }
 
     #[test]
@@ -197,10 +237,17 @@ mod tests {
             ("ZQ==", "ZQ"),
             ("ZQ==", "ZQ=?"),
             ("Sec-WebSocket-Key", "X-Key"),
-            ("Upgrade: WebSocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="),
+            (
+                "Upgrade: WebSocket",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            ),
         ];
         for (from, to) in changes {
-            assert_eq!(head(&UPGRADE.replacen(from, to, 1)).accept, None, "{to} for {from}");
+            assert_eq!(
+                head(&UPGRADE.replacen(from, to, 1)).accept,
+                None,
+                "{to} for {from}"
+            );
         }
     }
 
@@ -225,28 +272,57 @@ mod tests {
             assert_eq!(with(fields), Body::Open, "{fields}");
         }
         assert_eq!(head("GET / HTTP/1.0\r\n\r\n").body, Body::Open);
-        assert_eq!(head("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").body, Body::Length(0));
-        assert_eq!(head("GET / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n").body, Body::Open);
+        assert_eq!(
+            head("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").body,
+            Body::Length(0)
+        );
+        assert_eq!(
+            head("GET / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n")
+                .body,
+            Body::Open
+        );
         assert_eq!(head("CONNECT a:1 HTTP/1.1\r\n\r\n").body, Body::Open);
     }
 
     #[test]
     fn a_head_with_too_many_fields_is_read_and_known_for_it() {
-        let with = |count: usize| UPGRADE.replacen("\r\n", &format!("\r\n{}", "X-Many: x\r\n".repeat(count)), 1);
-        for (count, is_crowded) in [(MAX_FIELDS - 5, false), (MAX_FIELDS - 4, true), (READ_FIELDS - 5, true)] {
+        let with = |count: usize| {
+            UPGRADE.replacen("\r\n", &format!("\r\n{}", "X-Many: x\r\n".repeat(count)), 1)
+        };
+        for (count, is_crowded) in [
+            (MAX_FIELDS - 5, false),
+            (MAX_FIELDS - 4, true),
+            (READ_FIELDS - 5, true),
+        ] {
             let head = head(&with(count));
-            assert_eq!((head.is_crowded(), head.accept.is_some()), (is_crowded, true), "{count} fields besides");
+            assert_eq!(
+                (head.is_crowded(), head.accept.is_some()),
+                (is_crowded, true),
+                "{count} fields besides"
+            );
         }
-        assert!(matches!(Beginning::of(with(READ_FIELDS).as_bytes()), Beginning::Foreign));
+        assert!(matches!(
+            Beginning::of(with(READ_FIELDS).as_bytes()),
+            Beginning::Foreign
+        ));
     }
 
     #[test]
     fn half_a_head_may_become_one_and_another_protocol_never() {
         assert!(matches!(Beginning::of(b""), Beginning::Partial));
         assert!(matches!(Beginning::of(b"GET /tun"), Beginning::Partial));
-        assert!(matches!(Beginning::of(b"\x16\x03\x01\x00"), Beginning::Foreign));
-        assert!(matches!(Beginning::of(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Beginning::Foreign));
-        assert!(matches!(Beginning::of(b"GET / HTTP/1.1\r\nno colon\r\n"), Beginning::Foreign));
+        assert!(matches!(
+            Beginning::of(b"\x16\x03\x01\x00"),
+            Beginning::Foreign
+        ));
+        assert!(matches!(
+            Beginning::of(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+            Beginning::Foreign
+        ));
+        assert!(matches!(
+            Beginning::of(b"GET / HTTP/1.1\r\nno colon\r\n"),
+            Beginning::Foreign
+        ));
     }
 
     proptest! {

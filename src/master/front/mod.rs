@@ -107,7 +107,11 @@ impl Front {
     ///
     /// # Cancel safety
     /// Dropping the future cuts the connection.
-    pub(super) async fn serve<S: ByteStream>(&self, mut stream: S, ends: Ends) -> Option<Upgraded<S>> {
+    pub(super) async fn serve<S: ByteStream>(
+        &self,
+        mut stream: S,
+        ends: Ends,
+    ) -> Option<Upgraded<S>> {
         let mut heads = Heads {
             waiting: BytesMut::new(),
             path: &self.path,
@@ -115,18 +119,26 @@ impl Front {
             header_timeout: self.header_timeout,
         };
         // Who says nothing is the web server's as well: it knows how long it waits.
-        let mut wish = timeout(self.header_timeout, heads.next(&mut stream)).await.unwrap_or(Wish::Foreign);
+        let mut wish = timeout(self.header_timeout, heads.next(&mut stream))
+            .await
+            .unwrap_or(Wish::Foreign);
         let (head, accept) = loop {
             match wish {
                 Wish::Upgrade(head, accept) => break (head, accept),
                 Wish::Nothing => return None,
-                other => (stream, wish) = Box::pin(self.web(&mut heads, other, stream, ends)).await?,
+                other => {
+                    (stream, wish) = Box::pin(self.web(&mut heads, other, stream, ends)).await?
+                }
             }
         };
         let visitor = self.trusted.visitor(ends.peer.ip(), &head.headers);
         stream.write_all(switching(&accept).as_bytes()).await.ok()?;
         stream.flush().await.ok()?;
-        Some(Upgraded { stream, read: heads.waiting.freeze(), visitor })
+        Some(Upgraded {
+            stream,
+            read: heads.waiting.freeze(),
+            visitor,
+        })
     }
 
     /// Where a wish is fulfilled; nowhere if it is an upgrade.
@@ -145,7 +157,13 @@ impl Front {
     }
 
     /// A connection at the web server, until it ends or the visitor wishes for something that is not to be had there.
-    async fn web<S: ByteStream>(&self, heads: &mut Heads<'_>, wish: Wish, stream: S, ends: Ends) -> Option<(S, Wish)> {
+    async fn web<S: ByteStream>(
+        &self,
+        heads: &mut Heads<'_>,
+        wish: Wish,
+        stream: S,
+        ends: Ends,
+    ) -> Option<(S, Wish)> {
         let place = self.place(&wish, ends.peer.ip());
         let of_web = |wish: &Wish| self.place(wish, ends.peer.ip()) == place;
         let content = match (&self.fallback, &place) {
@@ -157,10 +175,20 @@ impl Front {
                 Content::Page(StatusCode::BAD_GATEWAY)
             }
             (Fallback::Files(folder), _) => Content::Files(folder.clone()),
-            (Fallback::NotFound | Fallback::Server { .. }, _) => Content::Page(StatusCode::NOT_FOUND),
+            (Fallback::NotFound | Fallback::Server { .. }, _) => {
+                Content::Page(StatusCode::NOT_FOUND)
+            }
         };
-        let times = Times { header_bytes: self.header_bytes, header: self.header_timeout, connection: self.connection_timeout };
-        let site = Site { content, healthz: self.healthz, times };
+        let times = Times {
+            header_bytes: self.header_bytes,
+            header: self.header_timeout,
+            connection: self.connection_timeout,
+        };
+        let site = Site {
+            content,
+            healthz: self.healthz,
+            times,
+        };
         let (web, served) = tokio::io::duplex(SITE_BUFFER);
         tokio::select! {
             carried = carry(heads, wish, stream, web, of_web) => carried,
@@ -180,16 +208,32 @@ enum Place {
 }
 
 /// A connection to the web server, which is told who the visitor is if it is to know.
-async fn web_server(address: &(String, u16), visitor: Option<(IpAddr, Ends)>) -> io::Result<TcpStream> {
+async fn web_server(
+    address: &(String, u16),
+    visitor: Option<(IpAddr, Ends)>,
+) -> io::Result<TcpStream> {
     let began = Instant::now();
-    let mut web = connect(&address.0, address.1, WEB_DEADLINE).await.map_err(|error| io::Error::new(error.kind(), error))?;
+    let mut web = connect(&address.0, address.1, WEB_DEADLINE)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), error))?;
     tcp::prepare(&web)?;
     if let Some((visitor, ends)) = visitor {
         // The port of a visitor behind a proxy is not known.
-        let port = if visitor == ends.peer.ip().to_canonical() { ends.peer.port() } else { 0 };
-        web.write_all(&proxy_protocol::written(Some((SocketAddr::new(visitor, port), ends.local)))).await?;
+        let port = if visitor == ends.peer.ip().to_canonical() {
+            ends.peer.port()
+        } else {
+            0
+        };
+        web.write_all(&proxy_protocol::written(Some((
+            SocketAddr::new(visitor, port),
+            ends.local,
+        ))))
+        .await?;
     }
-    debug!(milliseconds = began.elapsed().as_millis(), "a visitor of the web server");
+    debug!(
+        milliseconds = began.elapsed().as_millis(),
+        "a visitor of the web server"
+    );
     Ok(web)
 }
 

@@ -60,7 +60,9 @@ impl Heads<'_> {
         if self.waiting.is_empty() && !more(visitor, &mut self.waiting).await {
             return Wish::Nothing;
         }
-        timeout(self.header_timeout, self.head(visitor)).await.unwrap_or(Wish::Foreign)
+        timeout(self.header_timeout, self.head(visitor))
+            .await
+            .unwrap_or(Wish::Foreign)
     }
 
     async fn head(&mut self, visitor: &mut (impl AsyncRead + Unpin)) -> Wish {
@@ -68,7 +70,9 @@ impl Heads<'_> {
             match Beginning::of(&self.waiting) {
                 Beginning::Head(head) => return self.judge(head),
                 Beginning::Foreign => return Wish::Foreign,
-                Beginning::Partial if self.waiting.len() >= self.header_bytes => return Wish::Foreign,
+                Beginning::Partial if self.waiting.len() >= self.header_bytes => {
+                    return Wish::Foreign;
+                }
                 Beginning::Partial => {}
             }
             if !more(visitor, &mut self.waiting).await {
@@ -113,7 +117,8 @@ impl Heads<'_> {
     {
         loop {
             match &wish {
-                Wish::Web(head) | Wish::Crowded(head) if self.request(head, visitor, web, answers).await? => {}
+                Wish::Web(head) | Wish::Crowded(head)
+                    if self.request(head, visitor, web, answers).await? => {}
                 Wish::Nothing => {
                     web.shutdown().await?;
                     return Ok(None);
@@ -137,7 +142,13 @@ impl Heads<'_> {
     }
 
     /// A head and its body. Whether a head may follow: what has not been sent by then is waiting.
-    async fn request<V, W>(&mut self, head: &Head, visitor: &mut V, web: &mut W, answers: &Answers) -> io::Result<bool>
+    async fn request<V, W>(
+        &mut self,
+        head: &Head,
+        visitor: &mut V,
+        web: &mut W,
+        answers: &Answers,
+    ) -> io::Result<bool>
     where
         V: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -150,8 +161,13 @@ impl Heads<'_> {
             Body::Chunked => self.chunks(head.length, visitor, web).await,
             Body::Length(body) => {
                 // What is there of both in one piece, as it came.
-                let here = self.waiting.len().saturating_sub(head.length).min(usize::try_from(body).unwrap_or(usize::MAX));
-                web.write_all(&self.waiting.split_to(head.length.saturating_add(here))).await?;
+                let here = self
+                    .waiting
+                    .len()
+                    .saturating_sub(head.length)
+                    .min(usize::try_from(body).unwrap_or(usize::MAX));
+                web.write_all(&self.waiting.split_to(head.length.saturating_add(here)))
+                    .await?;
                 io::copy(&mut visitor.take(body.saturating_sub(here as u64)), web).await?;
                 Ok(true)
             }
@@ -170,8 +186,12 @@ impl Heads<'_> {
     {
         let (mut chunks, mut head) = (Chunks::default(), head);
         loop {
-            let Ok((length, is_over)) = chunks.feed(self.waiting.get(head..).unwrap_or_default()) else { return Ok(false) };
-            web.write_all(&self.waiting.split_to(head.saturating_add(length))).await?;
+            let Ok((length, is_over)) = chunks.feed(self.waiting.get(head..).unwrap_or_default())
+            else {
+                return Ok(false);
+            };
+            web.write_all(&self.waiting.split_to(head.saturating_add(length)))
+                .await?;
             head = 0;
             if is_over || !more(visitor, &mut self.waiting).await {
                 return Ok(true);
@@ -180,7 +200,11 @@ impl Heads<'_> {
     }
 
     /// Waits for the answers to what was sent. Nothing when the visitor sends no more by then.
-    async fn settled(&mut self, visitor: &mut (impl AsyncRead + Unpin), answers: &Answers) -> Option<Progress> {
+    async fn settled(
+        &mut self,
+        visitor: &mut (impl AsyncRead + Unpin),
+        answers: &Answers,
+    ) -> Option<Progress> {
         loop {
             let has_room = self.waiting.len() < self.header_bytes;
             tokio::select! {
@@ -214,7 +238,12 @@ pub(super) async fn carry<S: ByteStream>(
     let (mut from_visitor, mut to_visitor) = io::split(stream);
     let (mut from_web, mut to_web) = io::split(web);
     let next = {
-        let mut upward = std::pin::pin!(heads.forward(wish, (&mut from_visitor, &mut to_web), &answers, &of_web));
+        let mut upward = std::pin::pin!(heads.forward(
+            wish,
+            (&mut from_visitor, &mut to_web),
+            &answers,
+            &of_web
+        ));
         let mut downward = std::pin::pin!(back(&mut from_web, &mut to_visitor, &answers));
         let mut is_sending = true;
         loop {
@@ -238,7 +267,11 @@ pub(super) async fn carry<S: ByteStream>(
 }
 
 /// What the web server says, to its end.
-async fn back<W: ByteStream, S: ByteStream>(web: &mut ReadHalf<W>, visitor: &mut WriteHalf<S>, answers: &Answers) {
+async fn back<W: ByteStream, S: ByteStream>(
+    web: &mut ReadHalf<W>,
+    visitor: &mut WriteHalf<S>,
+    answers: &Answers,
+) {
     let mut said = BytesMut::new();
     while more(web, &mut said).await {
         answers.feed(&said);

@@ -63,7 +63,9 @@ impl Site {
     /// # Cancel safety
     /// Dropping the future cuts the connection.
     pub async fn serve(&self, stream: impl ByteStream) {
-        let service = service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(self.answer(request).await));
+        let service = service_fn(async |request: Request<Incoming>| {
+            Ok::<_, Infallible>(self.answer(request).await)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.times.header)
@@ -78,23 +80,38 @@ impl Site {
     async fn answer<B: Send + 'static>(&self, request: Request<B>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
         if request.headers().len() > MAX_FIELDS {
-            let title = format!("{}: more than {MAX_FIELDS} fields", title(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+            let title = format!(
+                "{}: more than {MAX_FIELDS} fields",
+                title(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+            );
             return titled(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &title, is_head);
         }
-        if self.healthz && request.uri().path() == HEALTH_PATH && (is_head || request.method() == Method::GET) {
+        if self.healthz
+            && request.uri().path() == HEALTH_PATH
+            && (is_head || request.method() == Method::GET)
+        {
             return text(StatusCode::OK, "text/plain", "ok\n".to_owned(), is_head);
         }
         match &self.content {
             Content::Page(status) => page(*status, is_head),
-            Content::Files(_) if is_hidden(request.uri().path()) => page(StatusCode::NOT_FOUND, is_head),
-            Content::Files(folder) => file(folder, request).await.unwrap_or_else(|status| page(status, is_head)),
+            Content::Files(_) if is_hidden(request.uri().path()) => {
+                page(StatusCode::NOT_FOUND, is_head)
+            }
+            Content::Files(folder) => file(folder, request)
+                .await
+                .unwrap_or_else(|status| page(status, is_head)),
         }
     }
 }
 
 /// A file, or the status of the page in its place.
-async fn file<B: Send + 'static>(folder: &PathBuf, request: Request<B>) -> Result<Response<Body>, StatusCode> {
-    let answered = ServeDir::with_backend(folder, Folder::new(folder)).try_call(request).await;
+async fn file<B: Send + 'static>(
+    folder: &PathBuf,
+    request: Request<B>,
+) -> Result<Response<Body>, StatusCode> {
+    let answered = ServeDir::with_backend(folder, Folder::new(folder))
+        .try_call(request)
+        .await;
     let response = answered.map_err(|_| StatusCode::NOT_FOUND)?;
     match response.status() {
         status @ (StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => Err(status),
@@ -116,7 +133,11 @@ fn page(status: StatusCode, is_head: bool) -> Response<Body> {
 }
 
 fn title(status: StatusCode) -> String {
-    format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default())
+    format!(
+        "{} {}",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default()
+    )
 }
 
 /// A page with a title of its own.
@@ -129,11 +150,19 @@ fn titled(status: StatusCode, title: &str, is_head: bool) -> Response<Body> {
 
 fn text(status: StatusCode, kind: &'static str, body: String, is_head: bool) -> Response<Body> {
     let length = body.len();
-    let body = Full::new(if is_head { Bytes::new() } else { Bytes::from(body) });
+    let body = Full::new(if is_head {
+        Bytes::new()
+    } else {
+        Bytes::from(body)
+    });
     let mut response = Response::new(UnsyncBoxBody::new(body.map_err(|never| match never {})));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     response
 }
 
@@ -142,27 +171,68 @@ mod tests {
     use super::*;
 
     fn site(content: Content) -> Site {
-        let times = Times { header_bytes: 16 * 1024, header: Duration::from_secs(10), connection: Duration::from_secs(60) };
-        Site { content, healthz: true, times }
+        let times = Times {
+            header_bytes: 16 * 1024,
+            header: Duration::from_secs(10),
+            connection: Duration::from_secs(60),
+        };
+        Site {
+            content,
+            healthz: true,
+            times,
+        }
     }
 
     async fn asked(site: &Site, method: &str, path: &str) -> (StatusCode, String, String) {
-        let request = Request::builder().method(method).uri(path).body(Full::<Bytes>::default()).expect("a request");
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Full::<Bytes>::default())
+            .expect("a request");
         let response = site.answer(request).await;
-        let kind = response.headers().get(header::CONTENT_TYPE).map(|kind| kind.to_str().expect("text").to_owned());
-        assert!(!format!("{response:?}").to_ascii_lowercase().contains("report"), "{response:?}");
+        let kind = response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .map(|kind| kind.to_str().expect("text").to_owned());
+        assert!(
+            !format!("{response:?}")
+                .to_ascii_lowercase()
+                .contains("report"),
+            "{response:?}"
+        );
         let status = response.status();
-        let body = response.into_body().collect().await.expect("a body").to_bytes();
-        (status, kind.unwrap_or_default(), String::from_utf8(body.to_vec()).expect("text"))
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .expect("a body")
+            .to_bytes();
+        (
+            status,
+            kind.unwrap_or_default(),
+            String::from_utf8(body.to_vec()).expect("text"),
+        )
     }
 
     #[tokio::test]
     async fn health_is_answered_only_where_it_is_configured() {
         let site = site(Content::Page(StatusCode::NOT_FOUND));
-        assert_eq!(asked(&site, "GET", HEALTH_PATH).await, (StatusCode::OK, "text/plain".into(), "ok\n".into()));
-        assert_eq!(asked(&site, "POST", HEALTH_PATH).await.0, StatusCode::NOT_FOUND);
-        let without = Site { healthz: false, ..site };
-        assert_eq!(asked(&without, "GET", HEALTH_PATH).await, asked(&without, "GET", "/anything").await);
+        assert_eq!(
+            asked(&site, "GET", HEALTH_PATH).await,
+            (StatusCode::OK, "text/plain".into(), "ok\n".into())
+        );
+        assert_eq!(
+            asked(&site, "POST", HEALTH_PATH).await.0,
+            StatusCode::NOT_FOUND
+        );
+        let without = Site {
+            healthz: false,
+            ..site
+        };
+        assert_eq!(
+            asked(&without, "GET", HEALTH_PATH).await,
+            asked(&without, "GET", "/anything").await
+        );
     }
 
     #[tokio::test]
@@ -170,17 +240,42 @@ mod tests {
         let outside = tempfile::tempdir().expect("a folder");
         let folder = outside.path().join("www");
         std::fs::create_dir_all(folder.join(".git")).expect("folders");
-        for (name, text) in [("www/index.html", "home"), ("www/a.css", "a{}"), ("www/.git/config", "x"), ("secret", "x")] {
+        for (name, text) in [
+            ("www/index.html", "home"),
+            ("www/a.css", "a{}"),
+            ("www/.git/config", "x"),
+            ("secret", "x"),
+        ] {
             std::fs::write(outside.path().join(name), text).expect("a file");
         }
         let site = site(Content::Files(folder));
-        assert_eq!(asked(&site, "GET", "/").await, (StatusCode::OK, "text/html".into(), "home".into()));
-        assert_eq!(asked(&site, "GET", "/a.css?v=1").await, (StatusCode::OK, "text/css".into(), "a{}".into()));
-        for path in ["/none", "/.git/config", "/%2egit/config", "/../secret", "/%2e%2e/secret", "/..%2fsecret"] {
+        assert_eq!(
+            asked(&site, "GET", "/").await,
+            (StatusCode::OK, "text/html".into(), "home".into())
+        );
+        assert_eq!(
+            asked(&site, "GET", "/a.css?v=1").await,
+            (StatusCode::OK, "text/css".into(), "a{}".into())
+        );
+        for path in [
+            "/none",
+            "/.git/config",
+            "/%2egit/config",
+            "/../secret",
+            "/%2e%2e/secret",
+            "/..%2fsecret",
+        ] {
             let (status, _, body) = asked(&site, "GET", path).await;
-            assert_eq!((status, body.contains("<h1>404 Not Found</h1>")), (StatusCode::NOT_FOUND, true), "{path}");
+            assert_eq!(
+                (status, body.contains("<h1>404 Not Found</h1>")),
+                (StatusCode::NOT_FOUND, true),
+                "{path}"
+            );
         }
-        assert_eq!(asked(&site, "POST", "/").await.0, StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(
+            asked(&site, "POST", "/").await.0,
+            StatusCode::METHOD_NOT_ALLOWED
+        );
     }
 
     #[cfg(unix)]
@@ -194,15 +289,36 @@ mod tests {
         for (name, text) in [("www/sub/index.html", "sub"), ("secret.txt", "secret")] {
             std::fs::write(outside.path().join(name), text).expect("a file");
         }
-        for (target, link) in [("../secret.txt", "secret.txt"), ("..", "up"), ("/etc", "etc"), ("sub", "near")] {
+        for (target, link) in [
+            ("../secret.txt", "secret.txt"),
+            ("..", "up"),
+            ("/etc", "etc"),
+            ("sub", "near"),
+        ] {
             symlink(target, folder.join(link)).expect("a link");
         }
         let site = site(Content::Files(folder));
-        assert_eq!(asked(&site, "GET", "/near/index.html").await, (StatusCode::OK, "text/html".into(), "sub".into()));
+        assert_eq!(
+            asked(&site, "GET", "/near/index.html").await,
+            (StatusCode::OK, "text/html".into(), "sub".into())
+        );
         assert_eq!(asked(&site, "HEAD", "/near/").await.0, StatusCode::OK);
-        for path in ["/secret.txt", "/up/secret.txt", "/up", "/up/", "/etc", "/etc/", "/etc/passwd", "/up/www/sub/none"] {
+        for path in [
+            "/secret.txt",
+            "/up/secret.txt",
+            "/up",
+            "/up/",
+            "/etc",
+            "/etc/",
+            "/etc/passwd",
+            "/up/www/sub/none",
+        ] {
             for method in ["GET", "HEAD"] {
-                assert_eq!(asked(&site, method, path).await.0, StatusCode::NOT_FOUND, "{method} {path}");
+                assert_eq!(
+                    asked(&site, method, path).await.0,
+                    StatusCode::NOT_FOUND,
+                    "{method} {path}"
+                );
             }
         }
     }

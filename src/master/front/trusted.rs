@@ -29,7 +29,11 @@ impl TrustedProxies {
     /// trusted: what stands before that may be anybody's invention.
     #[must_use]
     pub fn visitor(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let chain = if headers.contains_key(X_FORWARDED_FOR) { x_forwarded_for(headers) } else { forwarded(headers) };
+        let chain = if headers.contains_key(X_FORWARDED_FOR) {
+            x_forwarded_for(headers)
+        } else {
+            forwarded(headers)
+        };
         let mut visitor = peer.to_canonical();
         for written in chain.into_iter().rev() {
             if !self.trusts(visitor) {
@@ -45,18 +49,28 @@ impl TrustedProxies {
 /// The addresses from the first proxy's to the last one's; nothing for what is none.
 fn x_forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     let lines = headers.get_all(X_FORWARDED_FOR).iter();
-    lines.flat_map(|line| line.to_str().unwrap_or_default().split(',').map(address)).collect()
+    lines
+        .flat_map(|line| line.to_str().unwrap_or_default().split(',').map(address))
+        .collect()
 }
 
 fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     let lines = headers.get_all(header::FORWARDED).iter();
-    lines.flat_map(|line| unquoted(line.to_str().unwrap_or_default(), ',').into_iter().map(for_whom)).collect()
+    lines
+        .flat_map(|line| {
+            unquoted(line.to_str().unwrap_or_default(), ',')
+                .into_iter()
+                .map(for_whom)
+        })
+        .collect()
 }
 
 /// The address of `for=` in an element of `Forwarded`.
 fn for_whom(element: &str) -> Option<IpAddr> {
     let pairs = unquoted(element, ';');
-    let mut values = pairs.into_iter().filter_map(|pair| pair.trim().split_once('='));
+    let mut values = pairs
+        .into_iter()
+        .filter_map(|pair| pair.trim().split_once('='));
     let (_, value) = values.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;
     address(value.trim().trim_matches('"'))
 }
@@ -64,8 +78,13 @@ fn for_whom(element: &str) -> Option<IpAddr> {
 /// An address, which some proxies write with a port or in brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 /// The parts of a text between separators that stand in no quotes.
@@ -85,15 +104,26 @@ mod tests {
     use super::*;
 
     fn trusting(networks: &[&str]) -> TrustedProxies {
-        TrustedProxies::new(networks.iter().map(|network| network.parse().expect("a network")).collect())
+        TrustedProxies::new(
+            networks
+                .iter()
+                .map(|network| network.parse().expect("a network"))
+                .collect(),
+        )
     }
 
-    fn visitor(trusted: &TrustedProxies, peer: &str, fields: &[(&'static str, &'static str)]) -> String {
+    fn visitor(
+        trusted: &TrustedProxies,
+        peer: &str,
+        fields: &[(&'static str, &'static str)],
+    ) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        trusted.visitor(peer.parse().expect("an address"), &headers).to_string()
+        trusted
+            .visitor(peer.parse().expect("an address"), &headers)
+            .to_string()
     }
 
     #[test]
@@ -116,7 +146,10 @@ mod tests {
         assert_eq!(chain("10.0.0.3, 10.0.0.2"), "10.0.0.3");
         assert_eq!(chain("192.0.2.7, unknown"), "10.0.0.1");
         assert_eq!(chain(""), "10.0.0.1");
-        let lines = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "192.0.2.7")];
+        let lines = [
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "192.0.2.7"),
+        ];
         assert_eq!(visitor(&trusted, "10.0.0.1", &lines), "192.0.2.7");
     }
 
@@ -134,12 +167,24 @@ mod tests {
     fn forwarded_is_read_where_the_older_field_is_missing() {
         let trusted = trusting(&["10.0.0.0/8"]);
         let chain = |line| visitor(&trusted, "10.0.0.1", &[("forwarded", line)]);
-        assert_eq!(chain("for=192.0.2.60;proto=http;by=203.0.113.43"), "192.0.2.60");
-        assert_eq!(chain("proto=https; For=\"[2001:db8:cafe::17]:4711\""), "2001:db8:cafe::17");
-        assert_eq!(chain("for=203.0.113.9, for=192.0.2.43;host=\"a,b;for=1.2.3.4\""), "192.0.2.43");
+        assert_eq!(
+            chain("for=192.0.2.60;proto=http;by=203.0.113.43"),
+            "192.0.2.60"
+        );
+        assert_eq!(
+            chain("proto=https; For=\"[2001:db8:cafe::17]:4711\""),
+            "2001:db8:cafe::17"
+        );
+        assert_eq!(
+            chain("for=203.0.113.9, for=192.0.2.43;host=\"a,b;for=1.2.3.4\""),
+            "192.0.2.43"
+        );
         assert_eq!(chain("for=192.0.2.43, for=_hidden"), "10.0.0.1");
         assert_eq!(chain("for"), "10.0.0.1");
-        let both = [("forwarded", "for=203.0.113.9"), ("x-forwarded-for", "192.0.2.7")];
+        let both = [
+            ("forwarded", "for=203.0.113.9"),
+            ("x-forwarded-for", "192.0.2.7"),
+        ];
         assert_eq!(visitor(&trusted, "10.0.0.1", &both), "192.0.2.7");
     }
 }

@@ -13,27 +13,57 @@ async fn a_wrong_key_is_refused_and_the_others_are_undisturbed() {
     let master = start();
     let (mut client, mut server) = talking(&master).await;
     let wrong = LinkKey::derive(Some("another"));
-    let refused = master.join_with_key(&wrong, Role::Server, 9, 1, &[Frame::Register(Ports { ports: vec![PORT] })]).await;
-    assert!(matches!(refused, Err(JoinError::Unauthorized(_))), "{:?}", refused.err());
-    let stranger = master.join_with_key(&LinkKey::derive(None), Role::Server, 9, 1, &[]).await;
-    assert!(matches!(stranger, Err(JoinError::Unauthorized(_))), "a client's key is no master key");
+    let refused = master
+        .join_with_key(
+            &wrong,
+            Role::Server,
+            9,
+            1,
+            &[Frame::Register(Ports { ports: vec![PORT] })],
+        )
+        .await;
+    assert!(
+        matches!(refused, Err(JoinError::Unauthorized(_))),
+        "{:?}",
+        refused.err()
+    );
+    let stranger = master
+        .join_with_key(&LinkKey::derive(None), Role::Server, 9, 1, &[])
+        .await;
+    assert!(
+        matches!(stranger, Err(JoinError::Unauthorized(_))),
+        "a client's key is no master key"
+    );
     client.data(1, b"undisturbed").await;
     server.expect_data(1, b"undisturbed").await;
 }
 
 #[tokio::test]
-async fn wrong_keys_throttle_their_address_but_neither_clients_nor_servers_that_were_there_before() {
+async fn wrong_keys_throttle_their_address_but_neither_clients_nor_servers_that_were_there_before()
+{
     let master = start();
     drop(master.server(1, &[PORT]).await);
     let wrong = LinkKey::derive(Some("another"));
     for _ in 0..FAILURES {
         let refused = master.join_with_key(&wrong, Role::Server, 9, 1, &[]).await;
-        assert!(matches!(refused, Err(JoinError::Unauthorized(_))), "{:?}", refused.err());
+        assert!(
+            matches!(refused, Err(JoinError::Unauthorized(_))),
+            "{:?}",
+            refused.err()
+        );
     }
     let throttled = master.join_with_key(&wrong, Role::Server, 9, 1, &[]).await;
-    assert!(matches!(throttled, Err(JoinError::Throttled(_))), "{:?}", throttled.err());
+    assert!(
+        matches!(throttled, Err(JoinError::Throttled(_))),
+        "{:?}",
+        throttled.err()
+    );
     let unknown = master.join(Role::Server, 8, 1, &[]).await;
-    assert!(matches!(unknown, Err(JoinError::Throttled(_))), "its proof is not looked at: {:?}", unknown.err());
+    assert!(
+        matches!(unknown, Err(JoinError::Throttled(_))),
+        "its proof is not looked at: {:?}",
+        unknown.err()
+    );
     assert!(master.join(Role::Server, 1, 2, &[]).await.is_ok());
     assert!(master.join(Role::Client, 7, 1, &[]).await.is_ok());
 }
@@ -43,19 +73,33 @@ async fn behind_a_trusted_proxy_only_the_visitor_is_throttled() {
     let master = start_with(|parameters| parameters.trusted_proxies = trusting("127.0.0.0/8"));
     let join_from = async |visitor: &str, key: &LinkKey| {
         let mut stream = master.connect().await;
-        let request = request("/").replace("\r\n\r\n", &format!("\r\nX-Forwarded-For: 10.0.0.1, {visitor}\r\n\r\n"));
+        let request = request("/").replace(
+            "\r\n\r\n",
+            &format!("\r\nX-Forwarded-For: 10.0.0.1, {visitor}\r\n\r\n"),
+        );
         stream.write_all(request.as_bytes()).await.expect("sent");
         let (_, rest) = head(&mut stream).await;
         let mut socket = MessageSocket::new(stream, rest, End::Dialled);
-        let introduction =
-            Introduction { role: Role::Server, instance: Id([9; 16]), epoch: 1, moves: false, agent: "test".to_owned() };
+        let introduction = Introduction {
+            role: Role::Server,
+            instance: Id([9; 16]),
+            epoch: 1,
+            moves: false,
+            agent: "test".to_owned(),
+        };
         authenticate::join(&mut socket, key, &introduction, &[]).await
     };
     let wrong = LinkKey::derive(Some("another"));
     for _ in 0..FAILURES {
-        assert!(matches!(join_from("192.0.2.1", &wrong).await, Err(JoinError::Unauthorized(_))));
+        assert!(matches!(
+            join_from("192.0.2.1", &wrong).await,
+            Err(JoinError::Unauthorized(_))
+        ));
     }
-    assert!(matches!(join_from("192.0.2.1", &link_key()).await, Err(JoinError::Throttled(_))));
+    assert!(matches!(
+        join_from("192.0.2.1", &link_key()).await,
+        Err(JoinError::Throttled(_))
+    ));
     assert!(join_from("192.0.2.2", &link_key()).await.is_ok());
 }
 
@@ -67,8 +111,19 @@ async fn a_newer_link_of_an_instance_takes_over_its_ports_and_the_old_one_is_tol
     client.attach(1, PORT).await;
     old.answer().await;
     client.expect_data(1, b"answer").await;
-    let mut new = master.join(Role::Server, 1, 2, &[Frame::Register(Ports { ports: vec![PORT] })]).await.expect("joined");
-    assert_eq!(new.next().await, Frame::Registered(Ports { ports: vec![PORT] }));
+    let mut new = master
+        .join(
+            Role::Server,
+            1,
+            2,
+            &[Frame::Register(Ports { ports: vec![PORT] })],
+        )
+        .await
+        .expect("joined");
+    assert_eq!(
+        new.next().await,
+        Frame::Registered(Ports { ports: vec![PORT] })
+    );
     old.expect_error(Code::Superseded).await;
     client.expect_close(1, Code::PeerLost).await;
     client.attach(2, PORT).await;
@@ -76,7 +131,11 @@ async fn a_newer_link_of_an_instance_takes_over_its_ports_and_the_old_one_is_tol
     client.expect_data(2, b"answer").await;
     for epoch in [1, 2] {
         let late = master.join(Role::Server, 1, epoch, &[]).await;
-        assert!(matches!(late, Err(JoinError::Superseded(_))), "{:?}", late.err());
+        assert!(
+            matches!(late, Err(JoinError::Superseded(_))),
+            "{:?}",
+            late.err()
+        );
     }
     new.expect_alive().await;
 }
@@ -85,7 +144,10 @@ async fn a_newer_link_of_an_instance_takes_over_its_ports_and_the_old_one_is_tol
 async fn a_role_of_another_version_is_told_which_one_the_master_speaks() {
     let master = start();
     let mut socket = master.upgraded().await;
-    soon(socket.receive()).await.expect("up").expect("a challenge");
+    soon(socket.receive())
+        .await
+        .expect("up")
+        .expect("a challenge");
     let claims = format!(
         r#"{{"version":{},"role":"client","instance":"{}","epoch":1,"nonce":"{}"}}"#,
         VERSION + 1,
@@ -93,25 +155,46 @@ async fn a_role_of_another_version_is_told_which_one_the_master_speaks() {
         "00".repeat(32)
     );
     let mut peer = peer(socket);
-    peer.send(Frame::Hello { proof: [0; 32], claims: claims.into() }).await;
+    peer.send(Frame::Hello {
+        proof: [0; 32],
+        claims: claims.into(),
+    })
+    .await;
     match peer.next().await {
         Frame::Error(notice) => {
             assert_eq!(notice.code, Code::Version);
-            assert!(notice.reason.contains(&format!("version {}", VERSION + 1)), "{notice}");
-            assert!(notice.reason.contains(&format!("version {VERSION}")), "{notice}");
+            assert!(
+                notice.reason.contains(&format!("version {}", VERSION + 1)),
+                "{notice}"
+            );
+            assert!(
+                notice.reason.contains(&format!("version {VERSION}")),
+                "{notice}"
+            );
         }
         other => panic!("ERROR was expected, not {other:?}"),
     }
 }
 
 fn peer(socket: MessageSocket) -> Peer {
-    Peer { socket, terms: Terms { version: VERSION, heartbeat_seconds: 0, max_channels: 0, max_ports: 0 } }
+    Peer {
+        socket,
+        terms: Terms {
+            version: VERSION,
+            heartbeat_seconds: 0,
+            max_channels: 0,
+            max_ports: 0,
+        },
+    }
 }
 
 /// A WebSocket on which anything can be sent.
 async fn raw(master: &Running) -> WebSocketStream<TcpStream> {
     let mut stream = master.connect().await;
-    stream.write_all(request("/").as_bytes()).await.expect("sent");
+    stream
+        .write_all(request("/").as_bytes())
+        .await
+        .expect("sent");
     let (_, rest) = head(&mut stream).await;
     WebSocketStream::from_partially_read(stream, rest.to_vec(), WebSocketRole::Client, None).await
 }
@@ -145,11 +228,20 @@ async fn a_stranger_hears_nothing_but_the_challenge() {
         let mut socket = raw(&master).await;
         // The master may have gone before all of it was sent.
         let _ = soon(socket.send(message.clone())).await;
-        assert_eq!(to_the_end(socket).await, Vec::<Bytes>::new(), "after {:?} of {} bytes", message.is_text(), message.len());
+        assert_eq!(
+            to_the_end(socket).await,
+            Vec::<Bytes>::new(),
+            "after {:?} of {} bytes",
+            message.is_text(),
+            message.len()
+        );
     }
     // A frame that is cut short by the end of the connection.
     let mut stream = master.connect().await;
-    stream.write_all(request("/").as_bytes()).await.expect("sent");
+    stream
+        .write_all(request("/").as_bytes())
+        .await
+        .expect("sent");
     stream.write_all(&[0x82, 0xfe, 0x10]).await.expect("sent");
     drop(stream);
     client.data(1, b"undisturbed").await;
@@ -161,18 +253,32 @@ async fn a_stranger_hears_nothing_but_the_challenge() {
 async fn a_frame_of_the_protocol_before_hello_is_answered_as_any_other_bytes_are() {
     let master = start();
     let mut socket = master.upgraded().await;
-    soon(socket.receive()).await.expect("up").expect("a challenge");
+    soon(socket.receive())
+        .await
+        .expect("up")
+        .expect("a challenge");
     let mut peer = peer(socket);
-    peer.send(Frame::Register(Ports { ports: vec![PORT] })).await;
-    assert!(matches!(peer.try_next().await, Ok(None)), "a close, and not a word");
+    peer.send(Frame::Register(Ports { ports: vec![PORT] }))
+        .await;
+    assert!(
+        matches!(peer.try_next().await, Ok(None)),
+        "a close, and not a word"
+    );
 }
 
 #[tokio::test]
 async fn what_is_no_frame_ends_an_authenticated_link_with_an_error() {
     let master = start();
     let (mut client, mut server) = talking(&master).await;
-    let bad: [&[u8]; 7] =
-        [b"", b"\x7f", b"\x08\0\0", b"\x10\0\0\0\x01", b"\x06\0\0\0\x01\0\x09{}", b"\x03{", &[0x10; MAX_MESSAGE + 1]];
+    let bad: [&[u8]; 7] = [
+        b"",
+        b"\x7f",
+        b"\x08\0\0",
+        b"\x10\0\0\0\x01",
+        b"\x06\0\0\0\x01\0\x09{}",
+        b"\x03{",
+        &[0x10; MAX_MESSAGE + 1],
+    ];
     for (instance, message) in (10..).zip(bad) {
         let mut peer = master.server(instance, &[OTHER_PORT]).await;
         peer.send_raw(Bytes::copy_from_slice(message)).await;
@@ -186,8 +292,11 @@ async fn what_is_no_frame_ends_an_authenticated_link_with_an_error() {
 async fn who_says_nothing_is_let_go_at_each_step() {
     let master = start_with(|parameters| {
         parameters.timing.authentication = Duration::from_millis(200);
-        parameters.timing.heartbeat =
-            Timing { interval: Duration::from_millis(100), timeout: Duration::from_millis(400), ..Timing::default() };
+        parameters.timing.heartbeat = Timing {
+            interval: Duration::from_millis(100),
+            timeout: Duration::from_millis(400),
+            ..Timing::default()
+        };
     });
     let before_hello = raw(&master).await;
     assert_eq!(to_the_end(before_hello).await, Vec::<Bytes>::new());
@@ -200,6 +309,8 @@ async fn who_says_nothing_is_let_go_at_each_step() {
             Ok(Some(other)) => panic!("PING or the end was expected, not {other:?}"),
         }
     }
-    until("nothing is left of them", || master.shared.switch.registry().links() == 0 && master.shared.switch.used_bytes() == 0)
-        .await;
+    until("nothing is left of them", || {
+        master.shared.switch.registry().links() == 0 && master.shared.switch.used_bytes() == 0
+    })
+    .await;
 }

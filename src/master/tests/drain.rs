@@ -6,7 +6,10 @@ use crate::frame::CHANNELS_RENEWED;
 /// Waits for the end of the master and says how long it took.
 async fn ended(master: &mut Running) -> Duration {
     let since = tokio::time::Instant::now();
-    soon(master.task.join_next()).await.expect("it ran").expect("it ended in order");
+    soon(master.task.join_next())
+        .await
+        .expect("it ran")
+        .expect("it ended in order");
     since.elapsed()
 }
 
@@ -17,11 +20,16 @@ async fn a_drain_asks_links_to_go_and_ends_with_the_last_of_them() {
     let idle = master.connect().await;
     master.cancel.cancel();
     for peer in [&mut client, &mut server] {
-        assert!(matches!(peer.next().await, Frame::GoAway(notice) if notice.code == Code::Shutdown));
+        assert!(
+            matches!(peer.next().await, Frame::GoAway(notice) if notice.code == Code::Shutdown)
+        );
     }
     client.data(1, b"the last").await;
     server.expect_data(1, b"the last").await;
-    assert!(TcpStream::connect(master.address).await.is_err(), "nobody is let in any more");
+    assert!(
+        TcpStream::connect(master.address).await.is_err(),
+        "nobody is let in any more"
+    );
     client.socket.close(SOON).await;
     server.expect_close(1, Code::PeerLost).await;
     server.socket.close(SOON).await;
@@ -68,7 +76,14 @@ async fn another_master_takes_the_address_while_the_first_one_drains() {
     assert!(matches!(client.next().await, Frame::GoAway(_)));
     let address = master.address;
     let next = start_with(|parameters| parameters.listen_at = vec![address]);
-    let mut moved = next.join_moving(Role::Server, 1, 2, &[Frame::Register(Ports { ports: vec![PORT] })]).await;
+    let mut moved = next
+        .join_moving(
+            Role::Server,
+            1,
+            2,
+            &[Frame::Register(Ports { ports: vec![PORT] })],
+        )
+        .await;
     assert!(matches!(moved.next().await, Frame::Registered(_)));
     client.data(1, b"still over the first").await;
     assert!(matches!(server.next().await, Frame::GoAway(_)));
@@ -84,12 +99,25 @@ async fn another_master_takes_the_address_while_the_first_one_drains() {
 async fn a_link_that_comes_up_while_the_master_drains_is_asked_to_go_at_once() {
     let mut master = start_with_grace(Duration::from_secs(30), |_| {});
     let mut socket = master.upgraded().await;
-    let introduction = Introduction { role: Role::Client, instance: Id([1; 16]), epoch: 1, moves: false, agent: String::new() };
+    let introduction = Introduction {
+        role: Role::Client,
+        instance: Id([1; 16]),
+        epoch: 1,
+        moves: false,
+        agent: String::new(),
+    };
     master.cancel.cancel();
     let key = LinkKey::derive(None);
-    authenticate::join(&mut socket, &key, &introduction, &[]).await.expect("it was let in before");
-    let message = soon(socket.receive()).await.expect("the link is up").expect("the link is up");
-    assert!(matches!(Frame::decode(message.freeze()), Ok(Frame::GoAway(notice)) if notice.code == Code::Shutdown));
+    authenticate::join(&mut socket, &key, &introduction, &[])
+        .await
+        .expect("it was let in before");
+    let message = soon(socket.receive())
+        .await
+        .expect("the link is up")
+        .expect("the link is up");
+    assert!(
+        matches!(Frame::decode(message.freeze()), Ok(Frame::GoAway(notice)) if notice.code == Code::Shutdown)
+    );
     socket.close(SOON).await;
     ended(&mut master).await;
 }
@@ -98,18 +126,33 @@ async fn a_link_that_comes_up_while_the_master_drains_is_asked_to_go_at_once() {
 async fn a_server_is_asked_for_another_link_before_the_channel_numbers_of_this_one_are_used_up() {
     let master = start();
     let (mut client, mut server) = talking(&master).await;
-    master.shared.switch.registry().channels_numbered(CHANNELS_RENEWED - 1);
+    master
+        .shared
+        .switch
+        .registry()
+        .channels_numbered(CHANNELS_RENEWED - 1);
     client.attach(2, PORT).await;
     match server.next().await {
         Frame::GoAway(notice) => assert_eq!(notice.code, Code::Limit, "{notice}"),
         other => panic!("GOAWAY was expected, not {other:?}"),
     }
-    assert_eq!(server.answer().await, CHANNELS_RENEWED, "and the link goes on");
+    assert_eq!(
+        server.answer().await,
+        CHANNELS_RENEWED,
+        "and the link goes on"
+    );
     client.expect_data(2, b"answer").await;
     client.data(1, b"as before").await;
     server.expect_data(1, b"as before").await;
     // Its next link counts from the beginning.
-    let mut moved = master.join_moving(Role::Server, 1, 2, &[Frame::Register(Ports { ports: vec![PORT] })]).await;
+    let mut moved = master
+        .join_moving(
+            Role::Server,
+            1,
+            2,
+            &[Frame::Register(Ports { ports: vec![PORT] })],
+        )
+        .await;
     assert!(matches!(moved.next().await, Frame::Registered(_)));
     client.attach(3, PORT).await;
     assert_eq!(moved.answer().await, 1);

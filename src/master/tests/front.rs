@@ -9,9 +9,17 @@ use crate::link::proxy_protocol;
 
 /// A web server that answers each connection's first bytes with them, and so shows what it was sent.
 async fn mirror() -> (Fallback, TcpListener) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .expect("a free port");
     let port = listener.local_addr().expect("bound").port();
-    (Fallback::Server { address: ("127.0.0.1".to_owned(), port), proxy_protocol: false }, listener)
+    (
+        Fallback::Server {
+            address: ("127.0.0.1".to_owned(), port),
+            proxy_protocol: false,
+        },
+        listener,
+    )
 }
 
 async fn accepted(listener: &TcpListener) -> TcpStream {
@@ -21,8 +29,13 @@ async fn accepted(listener: &TcpListener) -> TcpStream {
 /// Reads exactly these bytes.
 async fn expect(stream: &mut TcpStream, bytes: &[u8]) {
     let mut read = vec![0; bytes.len()];
-    soon(stream.read_exact(&mut read)).await.expect("as many bytes");
-    assert_eq!(String::from_utf8_lossy(&read), String::from_utf8_lossy(bytes));
+    soon(stream.read_exact(&mut read))
+        .await
+        .expect("as many bytes");
+    assert_eq!(
+        String::from_utf8_lossy(&read),
+        String::from_utf8_lossy(bytes)
+    );
 }
 
 #[tokio::test]
@@ -57,7 +70,9 @@ async fn a_stranger_speaks_with_the_web_server_byte_for_byte() {
 #[tokio::test]
 async fn an_upgrade_is_found_behind_other_requests_of_the_same_connection() {
     let (fallback, web) = mirror().await;
-    let master = start_with(|parameters| (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned()));
+    let master = start_with(|parameters| {
+        (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
+    });
     let mut stream = master.connect().await;
     let others = [
         "GET /tunnel HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
@@ -71,41 +86,77 @@ async fn an_upgrade_is_found_behind_other_requests_of_the_same_connection() {
             None => served.insert(accepted(&web).await),
         };
         expect(served, request.as_bytes()).await;
-        served.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("sent");
+        served
+            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .await
+            .expect("sent");
         expect(&mut stream, b"HTTP/1.1 204 No Content\r\n\r\n").await;
     }
     let socket = super::upgrade(stream, "/tunnel").await;
     drop(socket);
-    assert_eq!(soon(served.expect("served").read(&mut [0])).await.expect("the end"), 0);
+    assert_eq!(
+        soon(served.expect("served").read(&mut [0]))
+            .await
+            .expect("the end"),
+        0
+    );
 }
 
 #[tokio::test]
 async fn a_websocket_of_the_web_server_goes_through() {
     let (fallback, web) = mirror().await;
-    let master = start_with(|parameters| (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned()));
+    let master = start_with(|parameters| {
+        (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
+    });
     let mut stream = master.connect().await;
-    stream.write_all(request("/chat").as_bytes()).await.expect("sent");
+    stream
+        .write_all(request("/chat").as_bytes())
+        .await
+        .expect("sent");
     let mut served = accepted(&web).await;
     expect(&mut served, request("/chat").as_bytes()).await;
-    served.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\nhello").await.expect("sent");
-    expect(&mut stream, b"HTTP/1.1 101 Switching Protocols\r\n\r\nhello").await;
+    served
+        .write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\nhello")
+        .await
+        .expect("sent");
+    expect(
+        &mut stream,
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\nhello",
+    )
+    .await;
     // To the web server this is no request any more.
-    stream.write_all(request("/tunnel").as_bytes()).await.expect("sent");
+    stream
+        .write_all(request("/tunnel").as_bytes())
+        .await
+        .expect("sent");
     expect(&mut served, request("/tunnel").as_bytes()).await;
 }
 
 #[tokio::test]
 async fn a_websocket_that_the_web_server_refuses_is_followed_by_other_requests() {
     let (fallback, web) = mirror().await;
-    let master = start_with(|parameters| (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned()));
+    let master = start_with(|parameters| {
+        (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
+    });
     let mut stream = master.connect().await;
-    let chunked = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
-    stream.write_all(format!("{}{chunked}", request("/chat")).as_bytes()).await.expect("sent");
+    let chunked =
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    stream
+        .write_all(format!("{}{chunked}", request("/chat")).as_bytes())
+        .await
+        .expect("sent");
     let mut served = accepted(&web).await;
     for request in [&request("/chat"), chunked] {
         expect(&mut served, request.as_bytes()).await;
-        served.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno").await.expect("sent");
-        expect(&mut stream, b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno").await;
+        served
+            .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno")
+            .await
+            .expect("sent");
+        expect(
+            &mut stream,
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
+        )
+        .await;
     }
     drop(super::upgrade(stream, "/tunnel").await);
 }
@@ -114,7 +165,12 @@ async fn a_websocket_that_the_web_server_refuses_is_followed_by_other_requests()
 async fn to_upgrade(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     while !String::from_utf8_lossy(&read).contains("HTTP/1.1 101 ") {
-        assert_ne!(soon(stream.read_buf(&mut read)).await.expect("an answer"), 0, "{:?}", String::from_utf8_lossy(&read));
+        assert_ne!(
+            soon(stream.read_buf(&mut read)).await.expect("an answer"),
+            0,
+            "{:?}",
+            String::from_utf8_lossy(&read)
+        );
     }
     String::from_utf8_lossy(&read).into_owned()
 }
@@ -123,19 +179,30 @@ async fn to_upgrade(stream: &mut TcpStream) -> String {
 async fn the_web_server_has_answered_everything_before_an_upgrade_behind_it_is_answered() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n".to_owned() + &"x".repeat(40_000),
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9c40\r\n".to_owned() + &"x".repeat(40_000) + "\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9c40\r\n".to_owned()
+            + &"x".repeat(40_000)
+            + "\r\n0\r\n\r\n",
         "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n".to_owned(),
     ] {
         let (fallback, web) = mirror().await;
-        let master = start_with(|parameters| (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned()));
+        let master = start_with(|parameters| {
+            (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
+        });
         let mut visitor = master.connect().await;
         let page = "GET /page HTTP/1.1\r\nHost: x\r\n\r\n";
-        visitor.write_all(format!("{page}{page}{}", request("/tunnel")).as_bytes()).await.expect("sent");
+        visitor
+            .write_all(format!("{page}{page}{}", request("/tunnel")).as_bytes())
+            .await
+            .expect("sent");
         let mut served = accepted(&web).await;
         expect(&mut served, page.repeat(2).as_bytes()).await;
         for answer in answer.repeat(2).as_bytes().chunks(10_001) {
-            let silence = tokio::time::timeout(Duration::from_millis(20), visitor.read(&mut [0])).await;
-            assert!(silence.is_err(), "nothing is answered before the web server has: {silence:?}");
+            let silence =
+                tokio::time::timeout(Duration::from_millis(20), visitor.read(&mut [0])).await;
+            assert!(
+                silence.is_err(),
+                "nothing is answered before the web server has: {silence:?}"
+            );
             served.write_all(answer).await.expect("sent");
             expect(&mut visitor, answer).await;
         }
@@ -150,21 +217,32 @@ async fn files_the_page_and_the_health_check_are_answered_before_an_upgrade_behi
     std::fs::write(folder.path().join("file"), &file).expect("a file");
     let (server, web) = mirror().await;
     for (fallback, path, length) in [
-        (Fallback::Files(folder.path().to_owned()), "/file", file.len()),
+        (
+            Fallback::Files(folder.path().to_owned()),
+            "/file",
+            file.len(),
+        ),
         (Fallback::NotFound, "/file", 100),
         (server, "/healthz", 3),
     ] {
         let master = start_with(|parameters| {
-            (parameters.fallback, parameters.path, parameters.healthz) = (fallback, "/tunnel".to_owned(), true);
+            (parameters.fallback, parameters.path, parameters.healthz) =
+                (fallback, "/tunnel".to_owned(), true);
         });
         for _ in 0..5 {
             let mut visitor = master.connect().await;
             let page = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-            visitor.write_all(format!("{page}{}", request("/tunnel")).as_bytes()).await.expect("sent");
+            visitor
+                .write_all(format!("{page}{}", request("/tunnel")).as_bytes())
+                .await
+                .expect("sent");
             let told = to_upgrade(&mut visitor).await;
             let (before, _) = told.split_once("HTTP/1.1 101 ").expect("an upgrade");
             let (head, body) = before.split_once("\r\n\r\n").expect("an answer");
-            assert!(head.contains(&format!("content-length: {}", body.len())) && body.len() >= length, "{path}: {head}");
+            assert!(
+                head.contains(&format!("content-length: {}", body.len())) && body.len() >= length,
+                "{path}: {head}"
+            );
         }
     }
     drop(web);
@@ -173,30 +251,44 @@ async fn files_the_page_and_the_health_check_are_answered_before_an_upgrade_behi
 #[tokio::test]
 async fn a_visitor_who_leaves_before_an_answer_has_come_gets_no_upgrade() {
     let (fallback, web) = mirror().await;
-    let master = start_with(|parameters| (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned()));
+    let master = start_with(|parameters| {
+        (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
+    });
     let mut visitor = master.connect().await;
     let page = "GET /page HTTP/1.1\r\nHost: x\r\n\r\n";
-    visitor.write_all(format!("{page}{}", request("/tunnel")).as_bytes()).await.expect("sent");
+    visitor
+        .write_all(format!("{page}{}", request("/tunnel")).as_bytes())
+        .await
+        .expect("sent");
     let mut served = accepted(&web).await;
     expect(&mut served, page.as_bytes()).await;
     visitor.shutdown().await.expect("half closed");
     assert_eq!(soon(served.read(&mut [0])).await.expect("the end"), 0);
-    served.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("sent");
+    served
+        .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+        .await
+        .expect("sent");
     drop(served);
     let mut told = String::new();
-    soon(visitor.read_to_string(&mut told)).await.expect("an answer");
+    soon(visitor.read_to_string(&mut told))
+        .await
+        .expect("an answer");
     assert_eq!(told, "HTTP/1.1 204 No Content\r\n\r\n");
 }
 
 #[tokio::test]
 async fn the_health_check_and_the_web_server_share_a_connection() {
     let (fallback, web) = mirror().await;
-    let master = start_with(|parameters| (parameters.fallback, parameters.healthz) = (fallback, true));
+    let master =
+        start_with(|parameters| (parameters.fallback, parameters.healthz) = (fallback, true));
     let mut visitor = master.connect().await;
     let page = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n";
     let mut open = Vec::new();
     for _ in 0..2 {
-        visitor.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        visitor
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .expect("sent");
         let (head, mut body) = head(&mut visitor).await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         if body.is_empty() {
@@ -207,7 +299,10 @@ async fn the_health_check_and_the_web_server_share_a_connection() {
         visitor.write_all(page).await.expect("sent");
         let mut served = accepted(&web).await;
         expect(&mut served, page).await;
-        served.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("sent");
+        served
+            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .await
+            .expect("sent");
         expect(&mut visitor, b"HTTP/1.1 204 No Content\r\n\r\n").await;
         open.push(served);
     }
@@ -216,9 +311,16 @@ async fn the_health_check_and_the_web_server_share_a_connection() {
 #[tokio::test]
 async fn a_request_with_too_many_fields_is_told_so() {
     let (server, web) = mirror().await;
-    let many = |path: &str| request(path).replacen("\r\n", &format!("\r\n{}", "X-Many: x\r\n".repeat(124)), 1);
-    for (fallback, paths) in [(Fallback::NotFound, &["/tunnel", "/other"][..]), (server, &["/tunnel"])] {
-        let master = start_with(|parameters| (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned()));
+    let many = |path: &str| {
+        request(path).replacen("\r\n", &format!("\r\n{}", "X-Many: x\r\n".repeat(124)), 1)
+    };
+    for (fallback, paths) in [
+        (Fallback::NotFound, &["/tunnel", "/other"][..]),
+        (server, &["/tunnel"]),
+    ] {
+        let master = start_with(|parameters| {
+            (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
+        });
         for path in paths {
             let mut stream = master.connect().await;
             stream.write_all(many(path).as_bytes()).await.expect("sent");
@@ -229,11 +331,23 @@ async fn a_request_with_too_many_fields_is_told_so() {
                 let length = soon(stream.read(&mut read)).await.expect("a body");
                 body = Bytes::copy_from_slice(&read[..length]);
             }
-            assert!(String::from_utf8_lossy(&body).contains("more than 128 fields"), "{body:?}");
+            assert!(
+                String::from_utf8_lossy(&body).contains("more than 128 fields"),
+                "{body:?}"
+            );
             let mut stream = master.connect().await;
-            stream.write_all(many(path).replacen("X-Many: x\r\n", "", 1).as_bytes()).await.expect("sent");
+            stream
+                .write_all(many(path).replacen("X-Many: x\r\n", "", 1).as_bytes())
+                .await
+                .expect("sent");
             let status = if *path == "/tunnel" { "101" } else { "404" };
-            assert!(self::head(&mut stream).await.0.starts_with(&format!("HTTP/1.1 {status} ")), "128 fields are not too many");
+            assert!(
+                self::head(&mut stream)
+                    .await
+                    .0
+                    .starts_with(&format!("HTTP/1.1 {status} ")),
+                "128 fields are not too many"
+            );
         }
     }
     drop(web);
@@ -259,8 +373,13 @@ async fn who_says_nothing_or_half_a_head_is_given_to_the_web_server_in_time() {
 #[tokio::test]
 async fn the_web_server_learns_of_the_visitor_by_the_proxy_protocol() {
     let (fallback, web) = mirror().await;
-    let Fallback::Server { address, .. } = fallback else { panic!("a server") };
-    let fallback = Fallback::Server { address, proxy_protocol: true };
+    let Fallback::Server { address, .. } = fallback else {
+        panic!("a server")
+    };
+    let fallback = Fallback::Server {
+        address,
+        proxy_protocol: true,
+    };
     let master = start_with(|parameters| {
         parameters.fallback = fallback;
         parameters.trusted_proxies = trusting("127.0.0.0/8");
@@ -269,26 +388,37 @@ async fn the_web_server_learns_of_the_visitor_by_the_proxy_protocol() {
     let request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n";
     visitor.write_all(request).await.expect("sent");
     let mut served = accepted(&web).await;
-    let seen = soon(proxy_protocol::read(&mut served)).await.expect("a header");
+    let seen = soon(proxy_protocol::read(&mut served))
+        .await
+        .expect("a header");
     assert_eq!(seen, Some("192.0.2.7:0".parse().expect("an address")));
     expect(&mut served, request).await;
     let mut direct = master.connect().await;
     direct.write_all(b"nothing forwarded").await.expect("sent");
     direct.shutdown().await.expect("half closed");
-    let seen = soon(proxy_protocol::read(&mut accepted(&web).await)).await.expect("a header");
+    let seen = soon(proxy_protocol::read(&mut accepted(&web).await))
+        .await
+        .expect("a header");
     assert_eq!(seen, Some(direct.local_addr().expect("connected")));
 }
 
 #[tokio::test]
 async fn the_web_server_learns_of_each_visitor_of_a_proxys_connection() {
     let (fallback, web) = mirror().await;
-    let Fallback::Server { address, .. } = fallback else { panic!("a server") };
+    let Fallback::Server { address, .. } = fallback else {
+        panic!("a server")
+    };
     let master = start_with(|parameters| {
-        parameters.fallback = Fallback::Server { address, proxy_protocol: true };
+        parameters.fallback = Fallback::Server {
+            address,
+            proxy_protocol: true,
+        };
         parameters.trusted_proxies = trusting("127.0.0.0/8");
     });
     let mut proxy = master.connect().await;
-    let of = |visitor: &str, body: &str| format!("POST / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {visitor}\r\n{body}");
+    let of = |visitor: &str, body: &str| {
+        format!("POST / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {visitor}\r\n{body}")
+    };
     let bodies = [
         "\r\n".to_owned(),
         "Content-Length: 3\r\n\r\nabc".to_owned(),
@@ -296,23 +426,36 @@ async fn the_web_server_learns_of_each_visitor_of_a_proxys_connection() {
         format!("{}\r\n", "X-Many: x\r\n".repeat(200)),
     ];
     let (first, second) = ("192.0.2.7", "192.0.2.8");
-    let requests: Vec<_> =
-        bodies.iter().flat_map(|body| [first, first, second].map(|visitor| (visitor, of(visitor, body)))).collect();
+    let requests: Vec<_> = bodies
+        .iter()
+        .flat_map(|body| [first, first, second].map(|visitor| (visitor, of(visitor, body))))
+        .collect();
     // At once: the proxy does not wait for answers.
-    let all: String = requests.iter().map(|(_, request)| request.as_str()).collect();
+    let all: String = requests
+        .iter()
+        .map(|(_, request)| request.as_str())
+        .collect();
     proxy.write_all(all.as_bytes()).await.expect("sent");
     let (mut served, mut known) = (None, None);
     for (visitor, request) in &requests {
         if known != Some(visitor) {
             drop(served.take());
             let mut stream = accepted(&web).await;
-            let seen = soon(proxy_protocol::read(&mut stream)).await.expect("a header");
-            assert_eq!(seen, Some(format!("{visitor}:0").parse().expect("an address")));
+            let seen = soon(proxy_protocol::read(&mut stream))
+                .await
+                .expect("a header");
+            assert_eq!(
+                seen,
+                Some(format!("{visitor}:0").parse().expect("an address"))
+            );
             (served, known) = (Some(stream), Some(visitor));
         }
         let served = served.as_mut().expect("a connection");
         expect(served, request.as_bytes()).await;
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{visitor}", visitor.len());
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{visitor}",
+            visitor.len()
+        );
         served.write_all(answer.as_bytes()).await.expect("sent");
         expect(&mut proxy, answer.as_bytes()).await;
     }
@@ -324,7 +467,10 @@ async fn a_web_server_that_is_away_is_a_bad_gateway() {
     drop(web);
     let master = start_with(|parameters| parameters.fallback = fallback);
     let mut visitor = master.connect().await;
-    visitor.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+    visitor
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .expect("sent");
     let (head, _) = head(&mut visitor).await;
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
 }
@@ -337,17 +483,31 @@ async fn links_are_counted_for_whom_a_trusted_proxy_names() {
     });
     let through = async |visitor: &str| {
         let mut stream = master.connect().await;
-        let request = request("/").replace("\r\n\r\n", &format!("\r\nX-Forwarded-For: {visitor}\r\n\r\n"));
+        let request = request("/").replace(
+            "\r\n\r\n",
+            &format!("\r\nX-Forwarded-For: {visitor}\r\n\r\n"),
+        );
         stream.write_all(request.as_bytes()).await.expect("sent");
         let (_, rest) = head(&mut stream).await;
         let mut socket = MessageSocket::new(stream, rest, End::Dialled);
         let challenge = soon(socket.receive()).await;
         matches!(challenge, Ok(Some(_))).then_some(socket)
     };
-    let (mut first, mut other) = (through("192.0.2.7").await.expect("let in"), through("192.0.2.8").await.expect("let in"));
+    let (mut first, mut other) = (
+        through("192.0.2.7").await.expect("let in"),
+        through("192.0.2.8").await.expect("let in"),
+    );
     let _again = through("192.0.2.7").await.expect("let in");
-    assert!(!matches!(soon(first.receive()).await, Ok(Some(_))), "the limit of that visitor is reached: its first gives way");
-    assert!(tokio::time::timeout(Duration::from_millis(100), other.receive()).await.is_err(), "the other visitor's does not");
+    assert!(
+        !matches!(soon(first.receive()).await, Ok(Some(_))),
+        "the limit of that visitor is reached: its first gives way"
+    );
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), other.receive())
+            .await
+            .is_err(),
+        "the other visitor's does not"
+    );
 }
 
 #[tokio::test]
@@ -361,20 +521,31 @@ async fn a_trusted_proxy_that_relays_connections_says_for_whom() {
     let through = async |header: &[u8]| {
         let mut stream = master.connect().await;
         stream.write_all(header).await.expect("sent");
-        stream.write_all(request("/").as_bytes()).await.expect("sent");
+        stream
+            .write_all(request("/").as_bytes())
+            .await
+            .expect("sent");
         let mut read = Vec::new();
-        let answered = soon(stream.read_buf(&mut read)).await.is_ok_and(|length| length > 0);
+        let answered = soon(stream.read_buf(&mut read))
+            .await
+            .is_ok_and(|length| length > 0);
         answered.then_some((stream, read))
     };
     let version_2 = proxy_protocol::written(Some((visitor, master.address)));
     let (mut first, answer) = through(&version_2).await.expect("an answer");
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
-    let (mut other, _) = through(b"PROXY TCP4 192.0.2.8 203.0.113.1 4711 443\r\n").await.expect("another visitor");
-    let _again = through(b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\n").await.expect("the same visitor again");
+    let (mut other, _) = through(b"PROXY TCP4 192.0.2.8 203.0.113.1 4711 443\r\n")
+        .await
+        .expect("another visitor");
+    let _again = through(b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\n")
+        .await
+        .expect("the same visitor again");
     let mut rest = Vec::new();
     let _ = soon(first.read_to_end(&mut rest)).await;
     assert!(
-        tokio::time::timeout(Duration::from_millis(100), other.read_to_end(&mut rest)).await.is_err(),
+        tokio::time::timeout(Duration::from_millis(100), other.read_to_end(&mut rest))
+            .await
+            .is_err(),
         "the other visitor's stands"
     );
     assert!(through(b"").await.is_none(), "without the header");

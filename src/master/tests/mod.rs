@@ -38,7 +38,8 @@ const SOON: Duration = Duration::from_secs(10);
 /// A key costs an Argon2id: derived once for all tests.
 fn link_key() -> LinkKey {
     static KEY: std::sync::OnceLock<LinkKey> = std::sync::OnceLock::new();
-    KEY.get_or_init(|| LinkKey::derive(Some(MASTER_KEY))).clone()
+    KEY.get_or_init(|| LinkKey::derive(Some(MASTER_KEY)))
+        .clone()
 }
 
 fn parameters() -> MasterParameters {
@@ -81,34 +82,81 @@ fn start_with_grace(grace: Duration, change: impl FnOnce(&mut MasterParameters))
     let mut parameters = parameters();
     change(&mut parameters);
     let master = Master::bind(parameters).expect("a free port of loopback");
-    let (address, shared, cancel) = (master.local_addr(), Arc::clone(&master.shared), CancellationToken::new());
+    let (address, shared, cancel) = (
+        master.local_addr(),
+        Arc::clone(&master.shared),
+        CancellationToken::new(),
+    );
     let mut task = JoinSet::new();
     task.spawn(master.run(cancel.clone(), grace));
-    Running { address, shared, cancel, task }
+    Running {
+        address,
+        shared,
+        cancel,
+        task,
+    }
 }
 
 impl Running {
     async fn server(&self, instance: u8, ports: &[Id]) -> Peer {
-        let mut peer =
-            self.join(Role::Server, instance, 1, &[Frame::Register(Ports { ports: ports.to_vec() })]).await.expect("joined");
-        assert_eq!(peer.next().await, Frame::Registered(Ports { ports: ports.to_vec() }));
+        let mut peer = self
+            .join(
+                Role::Server,
+                instance,
+                1,
+                &[Frame::Register(Ports {
+                    ports: ports.to_vec(),
+                })],
+            )
+            .await
+            .expect("joined");
+        assert_eq!(
+            peer.next().await,
+            Frame::Registered(Ports {
+                ports: ports.to_vec()
+            })
+        );
         peer
     }
 
     async fn client(&self, instance: u8) -> Peer {
-        self.join(Role::Client, instance, 1, &[]).await.expect("joined")
+        self.join(Role::Client, instance, 1, &[])
+            .await
+            .expect("joined")
     }
 
-    async fn join(&self, role: Role, instance: u8, epoch: u64, first: &[Frame]) -> Result<Peer, JoinError> {
-        let key = if role == Role::Server { link_key() } else { LinkKey::derive(None) };
+    async fn join(
+        &self,
+        role: Role,
+        instance: u8,
+        epoch: u64,
+        first: &[Frame],
+    ) -> Result<Peer, JoinError> {
+        let key = if role == Role::Server {
+            link_key()
+        } else {
+            LinkKey::derive(None)
+        };
         self.join_with_key(&key, role, instance, epoch, first).await
     }
 
     /// A link of an instance that moves here from its link before.
     async fn join_moving(&self, role: Role, instance: u8, epoch: u64, first: &[Frame]) -> Peer {
-        let key = if role == Role::Server { link_key() } else { LinkKey::derive(None) };
-        let introduction = Introduction { role, instance: Id([instance; 16]), epoch, moves: true, agent: "test".to_owned() };
-        self.introduce(&key, &introduction, first).await.expect("joined")
+        let key = if role == Role::Server {
+            link_key()
+        } else {
+            LinkKey::derive(None)
+        };
+        let introduction = Introduction {
+            role,
+            instance: Id([instance; 16]),
+            epoch,
+            moves: true,
+            agent: "test".to_owned(),
+        };
+        self.introduce(&key, &introduction, first)
+            .await
+            .expect("joined")
     }
 
     async fn join_with_key(
@@ -119,11 +167,22 @@ impl Running {
         epoch: u64,
         first: &[Frame],
     ) -> Result<Peer, JoinError> {
-        let introduction = Introduction { role, instance: Id([instance; 16]), epoch, moves: false, agent: "test".to_owned() };
+        let introduction = Introduction {
+            role,
+            instance: Id([instance; 16]),
+            epoch,
+            moves: false,
+            agent: "test".to_owned(),
+        };
         self.introduce(key, &introduction, first).await
     }
 
-    async fn introduce(&self, key: &LinkKey, introduction: &Introduction, first: &[Frame]) -> Result<Peer, JoinError> {
+    async fn introduce(
+        &self,
+        key: &LinkKey,
+        introduction: &Introduction,
+        first: &[Frame],
+    ) -> Result<Peer, JoinError> {
         let mut socket = self.upgraded().await;
         let terms = authenticate::join(&mut socket, key, introduction, first).await?;
         Ok(Peer { socket, terms })
@@ -147,7 +206,10 @@ fn request(path: &str) -> String {
 }
 
 async fn upgrade(mut stream: impl crate::link::websocket::ByteStream, path: &str) -> MessageSocket {
-    stream.write_all(request(path).as_bytes()).await.expect("sent");
+    stream
+        .write_all(request(path).as_bytes())
+        .await
+        .expect("sent");
     let (head, rest) = head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     MessageSocket::new(stream, rest, End::Dialled)
@@ -158,15 +220,25 @@ async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (String, Byte
     let mut read = Vec::new();
     loop {
         if let Some(end) = read.windows(4).position(|window| window == b"\r\n\r\n") {
-            return (String::from_utf8(read[..end + 4].to_vec()).expect("text"), Bytes::copy_from_slice(&read[end + 4..]));
+            return (
+                String::from_utf8(read[..end + 4].to_vec()).expect("text"),
+                Bytes::copy_from_slice(&read[end + 4..]),
+            );
         }
         let count = soon(stream.read_buf(&mut read)).await.expect("an answer");
-        assert_ne!(count, 0, "the connection ended after {:?}", String::from_utf8_lossy(&read));
+        assert_ne!(
+            count,
+            0,
+            "the connection ended after {:?}",
+            String::from_utf8_lossy(&read)
+        );
     }
 }
 
 async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(SOON, future).await.expect("within the time of the test")
+    tokio::time::timeout(SOON, future)
+        .await
+        .expect("within the time of the test")
 }
 
 /// One end of a link that does as the test says.
@@ -186,7 +258,11 @@ impl Peer {
     }
 
     async fn data(&mut self, channel: u32, payload: &[u8]) {
-        self.send(Frame::Data { channel, payload: Bytes::copy_from_slice(payload) }).await;
+        self.send(Frame::Data {
+            channel,
+            payload: Bytes::copy_from_slice(payload),
+        })
+        .await;
     }
 
     async fn attach(&mut self, channel: u32, port: Id) {
@@ -194,18 +270,29 @@ impl Peer {
     }
 
     async fn close(&mut self, channel: u32) {
-        self.send(Frame::Close { channel, notice: Notice::new(Code::Cancelled, "done") }).await;
+        self.send(Frame::Close {
+            channel,
+            notice: Notice::new(Code::Cancelled, "done"),
+        })
+        .await;
     }
 
     async fn try_next(&mut self) -> Result<Option<Frame>, SocketError> {
         let message = soon(self.socket.receive()).await?;
-        Ok(message.map(|message| Frame::decode(message.freeze()).expect("the master sends frames")))
+        Ok(
+            message
+                .map(|message| Frame::decode(message.freeze()).expect("the master sends frames")),
+        )
     }
 
     /// The next frame. A PING, which the master sends when a slow machine has let two seconds pass, is not one that a test waits for.
     async fn next(&mut self) -> Frame {
         loop {
-            let frame = self.try_next().await.expect("the link is up").expect("the link is up");
+            let frame = self
+                .try_next()
+                .await
+                .expect("the link is up")
+                .expect("the link is up");
             if !matches!(frame, Frame::Ping(_)) {
                 return frame;
             }
@@ -214,18 +301,29 @@ impl Peer {
 
     /// Takes an ATTACH and answers it.
     async fn answer(&mut self) -> u32 {
-        let Frame::Attach { channel, .. } = self.next().await else { panic!("an ATTACH was expected") };
+        let Frame::Attach { channel, .. } = self.next().await else {
+            panic!("an ATTACH was expected")
+        };
         self.data(channel, b"answer").await;
         channel
     }
 
     async fn expect_data(&mut self, channel: u32, payload: &[u8]) {
-        assert_eq!(self.next().await, Frame::Data { channel, payload: Bytes::copy_from_slice(payload) });
+        assert_eq!(
+            self.next().await,
+            Frame::Data {
+                channel,
+                payload: Bytes::copy_from_slice(payload)
+            }
+        );
     }
 
     async fn expect_close(&mut self, channel: u32, code: Code) {
         match self.next().await {
-            Frame::Close { channel: closed, notice } => assert_eq!((closed, notice.code), (channel, code), "{notice}"),
+            Frame::Close {
+                channel: closed,
+                notice,
+            } => assert_eq!((closed, notice.code), (channel, code), "{notice}"),
             other => panic!("CLOSE was expected, not {other:?}"),
         }
     }
@@ -236,7 +334,10 @@ impl Peer {
             Frame::Error(notice) => assert_eq!(notice.code, code, "{notice}"),
             other => panic!("ERROR was expected, not {other:?}"),
         }
-        assert!(matches!(self.try_next().await, Ok(None)), "the WebSocket is closed in order");
+        assert!(
+            matches!(self.try_next().await, Ok(None)),
+            "the WebSocket is closed in order"
+        );
     }
 
     /// Sends a PING; answers what comes next.
@@ -255,7 +356,11 @@ impl Peer {
 fn attach(channel: u32, port: Id, instance: Option<Id>, message: &[u8]) -> Frame {
     Frame::Attach {
         channel,
-        header: AttachHeader { port, instance, avoid: Vec::new() },
+        header: AttachHeader {
+            port,
+            instance,
+            avoid: Vec::new(),
+        },
         message: Bytes::copy_from_slice(message),
     }
 }

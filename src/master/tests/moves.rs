@@ -32,7 +32,9 @@ async fn a_server_that_moves_keeps_its_channels_and_gets_new_ones_on_its_newest_
 async fn a_client_that_moves_keeps_its_channels() {
     let master = start();
     let (mut old, mut server) = talking(&master).await;
-    let mut new = master.join_moving(Role::Client, 2, 2, &[attach(1, PORT, INSTANCE, b"moves")]).await;
+    let mut new = master
+        .join_moving(Role::Client, 2, 2, &[attach(1, PORT, INSTANCE, b"moves")])
+        .await;
     assert_eq!(server.answer().await, 2);
     new.expect_data(1, b"answer").await;
     old.data(1, b"the last").await;
@@ -54,7 +56,10 @@ async fn a_third_link_of_an_instance_ends_the_first() {
 async fn an_instance_that_was_cut_off_takes_over_and_its_old_channels_end() {
     let master = start();
     let (mut client, mut old) = talking(&master).await;
-    let mut new = master.join(Role::Server, 1, 2, &register()).await.expect("joined");
+    let mut new = master
+        .join(Role::Server, 1, 2, &register())
+        .await
+        .expect("joined");
     old.expect_error(Code::Superseded).await;
     client.expect_close(1, Code::PeerLost).await;
     assert!(matches!(new.next().await, Frame::Registered(_)));
@@ -66,10 +71,20 @@ async fn a_call_for_an_instance_that_is_away_waits_for_it_while_others_serve_the
     let (mut other, mut client) = (master.server(5, &[PORT]).await, master.client(2).await);
     client.send(attach(1, PORT, INSTANCE, b"resumes")).await;
     client.attach(2, PORT).await;
-    assert_eq!(other.next().await, attach(1, PORT, None, b"first"), "nothing but the call that names nobody");
-    let mut back = master.join(Role::Server, 1, 7, &register()).await.expect("joined");
+    assert_eq!(
+        other.next().await,
+        attach(1, PORT, None, b"first"),
+        "nothing but the call that names nobody"
+    );
+    let mut back = master
+        .join(Role::Server, 1, 7, &register())
+        .await
+        .expect("joined");
     let frames = [back.next().await, back.next().await];
-    assert!(frames.contains(&attach(1, PORT, INSTANCE, b"resumes")), "{frames:?}");
+    assert!(
+        frames.contains(&attach(1, PORT, INSTANCE, b"resumes")),
+        "{frames:?}"
+    );
     other.expect_alive().await;
 }
 
@@ -87,7 +102,10 @@ async fn fill(from: &mut Peer, payload: &[u8]) -> usize {
 async fn take_all(to: &mut Peer, mut bytes: usize) {
     while bytes > 0 {
         match to.next().await {
-            Frame::Data { channel: 1, payload } => bytes -= payload.len(),
+            Frame::Data {
+                channel: 1,
+                payload,
+            } => bytes -= payload.len(),
             other => panic!("DATA was expected, {bytes} bytes are missing: {other:?}"),
         }
     }
@@ -98,7 +116,11 @@ async fn a_close_comes_behind_what_the_master_holds_in_either_direction() {
     for from_client in [true, false] {
         let master = start();
         let (mut client, mut server) = talking(&master).await;
-        let (from, to) = if from_client { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        let (from, to) = if from_client {
+            (&mut client, &mut server)
+        } else {
+            (&mut server, &mut client)
+        };
         to.send(Frame::Pause(1)).await;
         to.expect_alive().await;
         let sent = fill(from, &[7; 16 * 1024]).await;
@@ -115,7 +137,11 @@ async fn what_a_link_had_sent_before_its_end_comes_before_the_close_in_either_di
     for from_client in [true, false] {
         let master = start();
         let (client, server) = talking(&master).await;
-        let (mut from, mut to) = if from_client { (client, server) } else { (server, client) };
+        let (mut from, mut to) = if from_client {
+            (client, server)
+        } else {
+            (server, client)
+        };
         to.send(Frame::Pause(1)).await;
         to.expect_alive().await;
         let sent = fill(&mut from, &[7; 16 * 1024]).await;

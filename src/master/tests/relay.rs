@@ -17,7 +17,11 @@ async fn a_channel_carries_both_ways_with_the_number_exchanged() {
     let (mut server, mut client) = (master.server(1, &[PORT]).await, master.client(2).await);
     let instance = Some(Id([1; 16]));
     client.send(attach(70_000, PORT, instance, b"first")).await;
-    assert_eq!(server.next().await, attach(1, PORT, instance, b"first"), "the header and the message as they came");
+    assert_eq!(
+        server.next().await,
+        attach(1, PORT, instance, b"first"),
+        "the header and the message as they came"
+    );
     server.data(1, b"second").await;
     client.expect_data(70_000, b"second").await;
     client.data(70_000, b"third").await;
@@ -44,7 +48,10 @@ async fn links_of_different_threads_are_joined() {
         client.expect_data(*own, b"back").await;
     }
     drop(clients);
-    until("the memory is given back", || master.shared.switch.used_bytes() == 0).await;
+    until("the memory is given back", || {
+        master.shared.switch.used_bytes() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -55,15 +62,30 @@ async fn an_attach_waits_for_a_server_and_is_matched_when_it_registers() {
     client.attach(6, OTHER_PORT).await;
     client.expect_alive().await;
     let mut server = master.join(Role::Server, 1, 1, &[]).await.expect("joined");
-    server.send(Frame::Register(Ports { ports: vec![PORT] })).await;
+    server
+        .send(Frame::Register(Ports { ports: vec![PORT] }))
+        .await;
     let frames = [server.next().await, server.next().await];
-    assert!(frames.contains(&attach(1, PORT, None, b"first")), "{frames:?}");
-    assert!(frames.contains(&Frame::Registered(Ports { ports: vec![PORT] })), "{frames:?}");
+    assert!(
+        frames.contains(&attach(1, PORT, None, b"first")),
+        "{frames:?}"
+    );
+    assert!(
+        frames.contains(&Frame::Registered(Ports { ports: vec![PORT] })),
+        "{frames:?}"
+    );
     server.data(1, b"here").await;
     client.expect_data(5, b"here").await;
-    server.send(Frame::Register(Ports { ports: vec![OTHER_PORT] })).await;
+    server
+        .send(Frame::Register(Ports {
+            ports: vec![OTHER_PORT],
+        }))
+        .await;
     let frames = [server.next().await, server.next().await];
-    assert!(frames.contains(&attach(2, OTHER_PORT, None, b"first")), "{frames:?}");
+    assert!(
+        frames.contains(&attach(2, OTHER_PORT, None, b"first")),
+        "{frames:?}"
+    );
 }
 
 #[tokio::test]
@@ -74,7 +96,9 @@ async fn strangers_that_wait_keep_nobody_out_and_take_an_eighth_of_the_memory() 
     for instance in 10..14 {
         let mut stranger = master.client(instance).await;
         for channel in 0..1_000 {
-            stranger.send(attach(channel, Id([instance; 16]), None, &[0; 4_000])).await;
+            stranger
+                .send(attach(channel, Id([instance; 16]), None, &[0; 4_000]))
+                .await;
             if channel % 100 == 99 {
                 let mut answer = stranger.ask_alive(channel.into()).await;
                 while !matches!(answer, Frame::Pong(_)) {
@@ -93,12 +117,26 @@ async fn strangers_that_wait_keep_nobody_out_and_take_an_eighth_of_the_memory() 
     late.expect_data(1, b"answer").await;
     late.attach(2, OTHER_PORT).await;
     late.expect_alive().await;
-    server.send(Frame::Register(Ports { ports: vec![OTHER_PORT] })).await;
+    server
+        .send(Frame::Register(Ports {
+            ports: vec![OTHER_PORT],
+        }))
+        .await;
     client.data(1, b"undisturbed").await;
-    let frames = [server.next().await, server.next().await, server.next().await];
-    assert!(frames.contains(&attach(3, OTHER_PORT, None, b"first")), "one that came late waits among them: {frames:?}");
+    let frames = [
+        server.next().await,
+        server.next().await,
+        server.next().await,
+    ];
+    assert!(
+        frames.contains(&attach(3, OTHER_PORT, None, b"first")),
+        "one that came late waits among them: {frames:?}"
+    );
     drop((strangers, late, client, server));
-    until("the memory is given back", || master.shared.switch.used_bytes() == 0).await;
+    until("the memory is given back", || {
+        master.shared.switch.used_bytes() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -111,7 +149,12 @@ async fn a_link_whose_handshakes_fail_again_and_again_is_ended_and_others_go_on(
     }
     for _ in 0..40 {
         if let Frame::Attach { channel, .. } = server.next().await {
-            server.send(Frame::Close { channel, notice: Notice::new(Code::Handshake, "") }).await;
+            server
+                .send(Frame::Close {
+                    channel,
+                    notice: Notice::new(Code::Handshake, ""),
+                })
+                .await;
         }
     }
     let mut refused = 0;
@@ -126,7 +169,12 @@ async fn a_link_whose_handshakes_fail_again_and_again_is_ended_and_others_go_on(
     client.data(1, b"undisturbed").await;
     loop {
         // CLOSEs of the stranger's channels may come before.
-        if server.next().await == (Frame::Data { channel: 1, payload: Bytes::from_static(b"undisturbed") }) {
+        if server.next().await
+            == (Frame::Data {
+                channel: 1,
+                payload: Bytes::from_static(b"undisturbed"),
+            })
+        {
             break;
         }
     }
@@ -139,7 +187,15 @@ async fn what_has_no_answer_in_time_is_given_up() {
     let (client, server) = (switch.line(1, party, false), switch.line(2, party, true));
     for (line, role) in [(&client, Role::Client), (&server, Role::Server)] {
         let (link, instance) = (line.number, Id([line.number as u8; 16]));
-        let newcomer = Newcomer { link, party, role, instance, epoch: 1, moves: false, handle: Arc::clone(line) };
+        let newcomer = Newcomer {
+            link,
+            party,
+            role,
+            instance,
+            epoch: 1,
+            moves: false,
+            handle: Arc::clone(line),
+        };
         switch.registry().enter(newcomer).expect("entered");
     }
     switch.register(&server, &[PORT]);
@@ -150,12 +206,25 @@ async fn what_has_no_answer_in_time_is_given_up() {
     });
     for (channel, port) in [(1, PORT), (2, OTHER_PORT)] {
         switch
-            .attach(&client, channel, AttachHeader { port, instance: None, avoid: Vec::new() }, Bytes::from_static(b"first"))
+            .attach(
+                &client,
+                channel,
+                AttachHeader {
+                    port,
+                    instance: None,
+                    avoid: Vec::new(),
+                },
+                Bytes::from_static(b"first"),
+            )
             .expect("in order");
     }
     assert_eq!((client.outbox.len(), server.outbox.len()), (2, 1));
     tokio::time::sleep(PENDING_TIMEOUT + 2 * KEEPING_INTERVAL).await;
-    assert_eq!((client.outbox.len(), server.outbox.len()), (1, 0), "the one that the server does not answer is over");
+    assert_eq!(
+        (client.outbox.len(), server.outbox.len()),
+        (1, 0),
+        "the one that the server does not answer is over"
+    );
     tokio::time::sleep(WAITING_TIMEOUT).await;
     assert_eq!(client.outbox.len(), 0);
 }
@@ -174,7 +243,10 @@ async fn a_wait_that_was_given_up_is_not_matched() {
 #[tokio::test]
 async fn several_servers_under_one_key_share_the_channels() {
     let master = start();
-    let (mut first, mut second) = (master.server(1, &[PORT]).await, master.server(2, &[PORT]).await);
+    let (mut first, mut second) = (
+        master.server(1, &[PORT]).await,
+        master.server(2, &[PORT]).await,
+    );
     let mut client = master.client(3).await;
     for channel in 1..=4 {
         client.attach(channel, PORT).await;
@@ -183,8 +255,13 @@ async fn several_servers_under_one_key_share_the_channels() {
         assert_eq!((server.answer().await, server.answer().await), (1, 2));
         server.expect_alive().await;
     }
-    client.send(attach(5, PORT, Some(Id([2; 16])), b"resumes")).await;
-    assert_eq!(second.next().await, attach(3, PORT, Some(Id([2; 16])), b"resumes"));
+    client
+        .send(attach(5, PORT, Some(Id([2; 16])), b"resumes"))
+        .await;
+    assert_eq!(
+        second.next().await,
+        attach(3, PORT, Some(Id([2; 16])), b"resumes")
+    );
 }
 
 #[tokio::test]
@@ -204,14 +281,19 @@ async fn what_was_sent_before_close_arrives_and_close_after_it() {
     client.expect_close(1, Code::Cancelled).await;
     client.data(1, b"crossed the close").await;
     client.expect_alive().await;
-    until("the memory is given back", || master.shared.switch.used_bytes() == 0).await;
+    until("the memory is given back", || {
+        master.shared.switch.used_bytes() == 0
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn unregistering_leaves_the_channels_alone() {
     let master = start();
     let (mut client, mut server) = talking(&master).await;
-    server.send(Frame::Unregister(Ports { ports: vec![PORT] })).await;
+    server
+        .send(Frame::Unregister(Ports { ports: vec![PORT] }))
+        .await;
     client.data(1, b"still").await;
     server.expect_data(1, b"still").await;
     client.attach(2, PORT).await;
@@ -231,7 +313,10 @@ async fn a_link_that_ends_closes_its_channels_with_peer_lost() {
     let channel = server.answer().await;
     drop(client);
     server.expect_close(channel, Code::PeerLost).await;
-    until("both are forgotten", || master.shared.switch.used_bytes() == 0 && master.shared.switch.registry().links() == 1).await;
+    until("both are forgotten", || {
+        master.shared.switch.used_bytes() == 0 && master.shared.switch.registry().links() == 1
+    })
+    .await;
 }
 
 /// Sends on `channel` until the master says PAUSE, and answers how much was sent.
@@ -259,7 +344,9 @@ async fn send_until_paused(server: &mut Peer, channel: u32) -> usize {
 async fn receive(client: &mut Peer, bytes: usize) {
     let mut received = 0;
     while received < bytes {
-        let Frame::Data { payload, .. } = client.next().await else { panic!("DATA was expected") };
+        let Frame::Data { payload, .. } = client.next().await else {
+            panic!("DATA was expected")
+        };
         received += payload.len();
     }
 }
@@ -275,7 +362,10 @@ async fn a_reader_that_never_reads_is_paused_and_holds_nobody_else() {
 
     let sent = send_until_paused(&mut server, 1).await;
     let held = master.shared.switch.used_bytes();
-    assert!(held < CHANNEL_HIGH_WATER + 128 * 1024, "{held} bytes are held");
+    assert!(
+        held < CHANNEL_HIGH_WATER + 128 * 1024,
+        "{held} bytes are held"
+    );
     // The same server's link, the same direction, another channel: far more than any buffer on the way.
     let payload = vec![6; 64 * 1024];
     for _ in 0..256 {
@@ -295,7 +385,10 @@ async fn a_pause_of_the_receiver_reaches_the_sender_when_the_queue_is_full() {
     client.send(Frame::Pause(1)).await;
     client.expect_alive().await;
     let sent = send_until_paused(&mut server, 1).await;
-    assert!(sent <= CHANNEL_HIGH_WATER + 64 * 1024, "nothing left the queue, and {sent} bytes were taken");
+    assert!(
+        sent <= CHANNEL_HIGH_WATER + 64 * 1024,
+        "nothing left the queue, and {sent} bytes were taken"
+    );
     client.expect_alive().await;
     client.send(Frame::Resume(1)).await;
     receive(&mut client, sent).await;
@@ -345,7 +438,10 @@ async fn the_memory_of_all_channels_together_is_bounded() {
     for channel in 1..=20 {
         send_until_paused(&mut server, channel).await;
         let used = master.shared.switch.used_bytes();
-        assert!(used < BUDGET + BUDGET / 4, "{used} bytes after channel {channel}");
+        assert!(
+            used < BUDGET + BUDGET / 4,
+            "{used} bytes after channel {channel}"
+        );
     }
 }
 
@@ -369,7 +465,13 @@ async fn a_server_that_does_not_keep_up_with_new_channels_keeps_its_link() {
     let (mut server, mut client) = (master.server(1, &[PORT]).await, master.client(2).await);
     let first = vec![1; MAX_FIRST_MESSAGE];
     for channel in 1..=4000 {
-        soon(client.socket.feed(attach(channel, PORT, None, &first).to_message())).await.expect("sent");
+        soon(
+            client
+                .socket
+                .feed(attach(channel, PORT, None, &first).to_message()),
+        )
+        .await
+        .expect("sent");
         client.close(channel).await;
     }
     client.send(Frame::Ping(1)).await;
@@ -409,8 +511,14 @@ async fn frames_out_of_state_end_their_link_and_no_other() {
         Frame::Register(ports()),
         Frame::Unregister(ports()),
         Frame::Registered(ports()),
-        Frame::Hello { proof: [0; 32], claims: Bytes::from_static(b"{}") },
-        Frame::Welcome { proof: [0; 32], terms: Bytes::from_static(b"{}") },
+        Frame::Hello {
+            proof: [0; 32],
+            claims: Bytes::from_static(b"{}"),
+        },
+        Frame::Welcome {
+            proof: [0; 32],
+            terms: Bytes::from_static(b"{}"),
+        },
         attach(9, PORT, None, &[0; MAX_FIRST_MESSAGE + 1]),
     ];
     for (instance, frame) in (10..).zip(of_client) {

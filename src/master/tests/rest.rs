@@ -45,11 +45,19 @@ fn the_master_that_is_measured() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         let mut parameters = parameters();
         parameters.limits.links_per_address = parameters.limits.links;
-        parameters.timing.heartbeat = Timing { interval: HEARTBEAT, timeout: Duration::from_secs(120), ..Timing::default() };
+        parameters.timing.heartbeat = Timing {
+            interval: HEARTBEAT,
+            timeout: Duration::from_secs(120),
+            ..Timing::default()
+        };
         let master = Master::bind(parameters).expect("a free port");
         println!("\nlistening {}", master.local_addr());
         master.run(CancellationToken::new(), Duration::ZERO).await;
@@ -58,14 +66,26 @@ fn the_master_that_is_measured() {
 
 fn measure(links: u32) {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args(["--exact", "master::tests::rest::the_master_that_is_measured", "--nocapture"]).env(CHILD, "1");
+    command
+        .args([
+            "--exact",
+            "master::tests::rest::the_master_that_is_measured",
+            "--nocapture",
+        ])
+        .env(CHILD, "1");
     // Without it glibc keeps what was freed, for the next who needs it: what is to be measured is what links hold.
     command.env("MALLOC_TRIM_THRESHOLD_", "131072");
     let mut process = Process(command.stdout(Stdio::piped()).spawn().expect("started"));
     let lines = BufReader::new(process.0.stdout.take().expect("piped")).lines();
-    let listening = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("listening ")?.parse().ok());
+    let listening = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("listening ")?.parse().ok());
     let address: SocketAddr = listening.expect("it listens");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let per_link = runtime.block_on(async {
         // What is allocated once is there after the first links.
         let mut peers = join(address, 0..100).await;
@@ -83,9 +103,17 @@ fn measure(links: u32) {
         [fresh, busy, rested].map(|kib| f64::from(kib) / f64::from(links))
     });
     let [fresh, busy, rested] = per_link;
-    println!("{links} links at rest: {fresh:.1} KiB each; {busy:.1} after a long message, {rested:.1} once they rest again");
-    assert!(fresh < ALLOWED_KIB, "{fresh:.1} KiB for each of {links} links");
-    assert!(rested < ALLOWED_KIB, "{rested:.1} KiB for each of {links} links that were busy");
+    println!(
+        "{links} links at rest: {fresh:.1} KiB each; {busy:.1} after a long message, {rested:.1} once they rest again"
+    );
+    assert!(
+        fresh < ALLOWED_KIB,
+        "{fresh:.1} KiB for each of {links} links"
+    );
+    assert!(
+        rested < ALLOWED_KIB,
+        "{rested:.1} KiB for each of {links} links that were busy"
+    );
 }
 
 /// Lets the master's buffers grow: a frame as long as they come, which the master ignores.
@@ -104,16 +132,31 @@ async fn join(address: SocketAddr, numbers: std::ops::Range<u32>) -> Vec<Peer> {
         let id = Id(u128::from(number).to_be_bytes());
         let (role, key, first) = match number % 2 {
             0 => (Role::Client, LinkKey::derive(None), vec![]),
-            _ => (Role::Server, link_key(), vec![Frame::Register(Ports { ports: vec![id] })]),
+            _ => (
+                Role::Server,
+                link_key(),
+                vec![Frame::Register(Ports { ports: vec![id] })],
+            ),
         };
         let stream = TcpStream::connect(address).await.expect("connected");
         crate::link::tcp::prepare(&stream).expect("as a role does");
         let mut socket = upgrade(stream, "/").await;
-        let introduction = Introduction { role, instance: id, epoch: 1, moves: false, agent: "test".to_owned() };
-        let terms = authenticate::join(&mut socket, &key, &introduction, &first).await.expect("joined");
+        let introduction = Introduction {
+            role,
+            instance: id,
+            epoch: 1,
+            moves: false,
+            agent: "test".to_owned(),
+        };
+        let terms = authenticate::join(&mut socket, &key, &introduction, &first)
+            .await
+            .expect("joined");
         let mut peer = Peer { socket, terms };
         if role == Role::Server {
-            assert_eq!(peer.next().await, Frame::Registered(Ports { ports: vec![id] }));
+            assert_eq!(
+                peer.next().await,
+                Frame::Registered(Ports { ports: vec![id] })
+            );
         }
         peers.push(peer);
     }
@@ -126,7 +169,15 @@ async fn settle() {
 }
 
 fn resident_kib(process: &Child) -> u32 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
-    line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", process.id())).expect("it runs");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .expect("a size");
+    line.trim()
+        .trim_end_matches(" kB")
+        .trim()
+        .parse()
+        .expect("a number")
 }

@@ -27,11 +27,15 @@ pub struct Application {
 
 /// The byte at `offset` of the direction that `side` writes on `stream`.
 fn pattern(stream: StreamId, side: usize, offset: u64) -> u8 {
-    (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 ^ (stream.0 as u8).wrapping_mul(31) ^ (side as u8) << 7
+    (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+        ^ (stream.0 as u8).wrapping_mul(31)
+        ^ (side as u8) << 7
 }
 
 fn written(stream: StreamId, side: usize, from: u64, length: usize) -> Bytes {
-    (from..from + length as u64).map(|offset| pattern(stream, side, offset)).collect()
+    (from..from + length as u64)
+        .map(|offset| pattern(stream, side, offset))
+        .collect()
 }
 
 /// What the opening of a stream says: a little, or more than a small message holds.
@@ -47,13 +51,18 @@ impl Simulation {
         (0..4).find_map(|_| {
             let (&first, _) = applications.first_key_value()?;
             let (&last, _) = applications.last_key_value()?;
-            let (&id, application) = applications.range(StreamId(self.rng.u64(first.0..=last.0))..).next()?;
+            let (&id, application) = applications
+                .range(StreamId(self.rng.u64(first.0..=last.0))..)
+                .next()?;
             (!application.gone).then_some(id)
         })
     }
 
     fn application(&mut self, side: usize, id: StreamId) -> &mut Application {
-        self.peers[side].applications.get_mut(&id).expect("a stream that was opened")
+        self.peers[side]
+            .applications
+            .get_mut(&id)
+            .expect("a stream that was opened")
     }
 
     pub fn open(&mut self, side: usize) {
@@ -81,7 +90,9 @@ impl Simulation {
                 let peer = &mut self.peers[side];
                 let application = peer.applications.get_mut(&id).unwrap();
                 assert!(!application.finished);
-                peer.mux.write(id, written(id, side, application.written, length)).unwrap();
+                peer.mux
+                    .write(id, written(id, side, application.written, length))
+                    .unwrap();
                 application.written += length as u64;
             }
             Err(StreamError::Finished) => assert!(self.peers[side].applications[&id].finished),
@@ -91,12 +102,17 @@ impl Simulation {
 
     fn failed(&mut self, side: usize, id: StreamId, error: StreamError) {
         assert!(matches!(error, StreamError::Reset(_)), "{id:?}: {error}");
-        assert!(self.resets.contains(&id), "{id:?} was reset though nobody did");
+        assert!(
+            self.resets.contains(&id),
+            "{id:?} was reset though nobody did"
+        );
         self.release(side, id);
     }
 
     pub fn finish(&mut self, side: usize) {
-        let Some(id) = self.any_stream(side) else { return };
+        let Some(id) = self.any_stream(side) else {
+            return;
+        };
         self.finish_it(side, id);
     }
 
@@ -106,7 +122,9 @@ impl Simulation {
     }
 
     pub fn reset(&mut self, side: usize) {
-        let Some(id) = self.any_stream(side) else { return };
+        let Some(id) = self.any_stream(side) else {
+            return;
+        };
         self.resets.insert(id);
         self.peers[side].mux.reset(self.now, id, ResetCode::Reset);
         self.release(side, id);
@@ -114,7 +132,9 @@ impl Simulation {
 
     /// Lets go of a stream in the midst of it: a reset by another name.
     pub fn abandon(&mut self, side: usize) {
-        let Some(id) = self.any_stream(side) else { return };
+        let Some(id) = self.any_stream(side) else {
+            return;
+        };
         self.resets.insert(id);
         self.release(side, id);
     }
@@ -125,7 +145,9 @@ impl Simulation {
     }
 
     pub fn read(&mut self, side: usize) {
-        let Some(id) = self.any_stream(side) else { return };
+        let Some(id) = self.any_stream(side) else {
+            return;
+        };
         if !self.peers[side].applications[&id].stalled {
             self.read_from(side, id);
         }
@@ -150,7 +172,10 @@ impl Simulation {
             Ok(Read::End) => {
                 application.ended = true;
                 let (read, other) = (application.read, &self.peers[1 - side].applications[&id]);
-                assert!(other.finished && read == other.written, "{id:?} ended at {read}: {other:?}");
+                assert!(
+                    other.finished && read == other.written,
+                    "{id:?} ended at {read}: {other:?}"
+                );
             }
             Err(error) => return self.failed(side, id, error),
         }
@@ -165,7 +190,11 @@ impl Simulation {
         {
             peer.mux.consume(self.now, id, length);
         }
-        if application.ended && application.finished && application.unconsumed.is_empty() && !application.awaits_room {
+        if application.ended
+            && application.finished
+            && application.unconsumed.is_empty()
+            && !application.awaits_room
+        {
             self.leave(side, id);
         }
     }
@@ -173,7 +202,11 @@ impl Simulation {
     /// Everything is read and written. Every other application lets go only when the peer has it.
     fn leave(&mut self, side: usize, id: StreamId) {
         let waits = id.0 % 4 < 2;
-        match if waits { self.peers[side].mux.is_delivered(id) } else { Ok(true) } {
+        match if waits {
+            self.peers[side].mux.is_delivered(id)
+        } else {
+            Ok(true)
+        } {
             Ok(true) => self.release(side, id),
             Ok(false) => self.application(side, id).awaits_room = true,
             Err(error) => self.failed(side, id, error),
@@ -181,7 +214,9 @@ impl Simulation {
     }
 
     pub fn toggle_stall(&mut self, side: usize) {
-        let Some(id) = self.any_stream(side) else { return };
+        let Some(id) = self.any_stream(side) else {
+            return;
+        };
         let application = self.application(side, id);
         application.stalled = !application.stalled;
     }
@@ -190,14 +225,24 @@ impl Simulation {
         while let Some(event) = self.peers[side].mux.poll_event() {
             let peer = &mut self.peers[side];
             match event {
-                Event::Opened { stream, details: told } => {
-                    assert_eq!(stream.0, peer.opened, "each stream is opened once, and in order");
+                Event::Opened {
+                    stream,
+                    details: told,
+                } => {
+                    assert_eq!(
+                        stream.0, peer.opened,
+                        "each stream is opened once, and in order"
+                    );
                     assert_eq!(told, details(stream.0));
                     peer.opened += 2;
                     peer.applications.insert(stream, Application::default());
                 }
-                Event::Readable(stream) => peer.told(stream, |application| application.awaits_data = false),
-                Event::Writable(stream) => peer.told(stream, |application| application.awaits_room = false),
+                Event::Readable(stream) => {
+                    peer.told(stream, |application| application.awaits_data = false)
+                }
+                Event::Writable(stream) => {
+                    peer.told(stream, |application| application.awaits_room = false)
+                }
                 Event::Reset(stream) => peer.told(stream, |application| {
                     application.awaits_data = false;
                     application.awaits_room = false;
@@ -212,7 +257,12 @@ impl Simulation {
     pub fn sweep(&mut self) {
         let [one, other] = &mut self.peers;
         let is_gone = |id: &StreamId| other.applications.get(id).is_some_and(|other| other.gone);
-        let gone: Vec<_> = one.applications.iter().filter(|(id, one)| one.gone && is_gone(id)).map(|(&id, _)| id).collect();
+        let gone: Vec<_> = one
+            .applications
+            .iter()
+            .filter(|(id, one)| one.gone && is_gone(id))
+            .map(|(&id, _)| id)
+            .collect();
         for id in gone {
             one.applications.remove(&id);
             other.applications.remove(&id);
@@ -250,6 +300,10 @@ impl Peer {
 
     /// The streams that the application has not let go of.
     pub fn live(&self) -> Vec<StreamId> {
-        self.applications.iter().filter(|(_, application)| !application.gone).map(|(&id, _)| id).collect()
+        self.applications
+            .iter()
+            .filter(|(_, application)| !application.gone)
+            .map(|(&id, _)| id)
+            .collect()
     }
 }

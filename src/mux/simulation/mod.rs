@@ -53,13 +53,21 @@ impl Simulation {
         let mut rng = Rng::with_seed(seed);
         let now = Instant::now();
         let streams_max = if let Run::Crowded = run { 400 } else { 24 };
-        let mut window = |least: u64| WindowSize { initial: least << rng.u32(0..4), max: least << rng.u32(3..7) };
+        let mut window = |least: u64| WindowSize {
+            initial: least << rng.u32(0..4),
+            max: least << rng.u32(3..7),
+        };
         // Nobody is refused: what the peer has not heard the end of counts as well.
         let permitted = 16 * streams_max;
-        let parameters =
-            [0, 1].map(|_| Parameters { stream_window: window(4096), tunnel_window: window(16384), streams_max: permitted });
-        let grant =
-            |of: &Parameters| PeerGrant { stream_window: of.stream_window.initial, tunnel_window: of.tunnel_window.initial };
+        let parameters = [0, 1].map(|_| Parameters {
+            stream_window: window(4096),
+            tunnel_window: window(16384),
+            streams_max: permitted,
+        });
+        let grant = |of: &Parameters| PeerGrant {
+            stream_window: of.stream_window.initial,
+            tunnel_window: of.tunnel_window.initial,
+        };
         let [client, server] = parameters;
         let peer = |side, opened, own: Parameters, other: Parameters| Peer {
             mux: Mux::new(side, own, grant(&other), now),
@@ -67,17 +75,39 @@ impl Simulation {
             opened,
             resumed: 0,
         };
-        let peers = [peer(Side::Client, 1, client, server), peer(Side::Server, 0, server, client)];
+        let peers = [
+            peer(Side::Client, 1, client, server),
+            peer(Side::Server, 0, server, client),
+        ];
         let (delay_max, complete_at, message_sizes) = match run {
             // More than the largest first window.
             Run::Quiet => (20_000, 48 * 1024, 600..40_000),
-            Run::Cut => (2000 >> rng.u32(0..4), rng.u64(0..48 * 1024) >> rng.u32(0..4), 100..(1000 << rng.u32(0..6))),
+            Run::Cut => (
+                2000 >> rng.u32(0..4),
+                rng.u64(0..48 * 1024) >> rng.u32(0..4),
+                100..(1000 << rng.u32(0..6)),
+            ),
             Run::Crowded => (1000, rng.u64(0..1024), 100..1500),
         };
         let network = Network::new(now, delay_max);
-        let write_max = 20_000 >> if let Run::Quiet = run { 0 } else { rng.u32(0..5) };
+        let write_max = 20_000
+            >> if let Run::Quiet = run {
+                0
+            } else {
+                rng.u32(0..5)
+            };
         let resets = HashSet::new();
-        Simulation { rng, now, peers, network, resets, streams_max, write_max, complete_at, message_sizes }
+        Simulation {
+            rng,
+            now,
+            peers,
+            network,
+            resets,
+            streams_max,
+            write_max,
+            complete_at,
+            message_sizes,
+        }
     }
 
     fn step(&mut self) {
@@ -120,12 +150,17 @@ impl Simulation {
         for side in 0..2 {
             let (mux, other) = (&self.peers[side].mux, &self.peers[1 - side].mux);
             mux.check();
-            assert!(other.window.received() <= mux.tunnel_sent && mux.tunnel_sent <= other.window.limit(), "credit is conserved");
+            assert!(
+                other.window.received() <= mux.tunnel_sent
+                    && mux.tunnel_sent <= other.window.limit(),
+                "credit is conserved"
+            );
             let reserves = STREAM_RESERVE * mux.streams.len() as u64;
             let most = mux.parameters.tunnel_window.max + STREAM_UNSENT_MAX + reserves;
             assert!(mux.load.kept <= most, "{} bytes are kept", mux.load.kept);
             assert!(
-                mux.updates.due.len() + mux.updates.pending.len() + mux.ends.len() <= 8 * (mux.streams.len() + 64),
+                mux.updates.due.len() + mux.updates.pending.len() + mux.ends.len()
+                    <= 8 * (mux.streams.len() + 64),
                 "queues do not grow"
             );
         }
@@ -135,7 +170,12 @@ impl Simulation {
         self.now += Duration::from_micros(self.rng.u64(0..10_000));
         for peer in &mut self.peers {
             peer.mux.handle_timeout(self.now);
-            assert!(peer.mux.poll_timeout().is_none_or(|deadline| deadline > self.now), "a deadline passes once");
+            assert!(
+                peer.mux
+                    .poll_timeout()
+                    .is_none_or(|deadline| deadline > self.now),
+                "a deadline passes once"
+            );
         }
     }
 
@@ -167,11 +207,32 @@ impl Simulation {
         self.check();
         for side in 0..2 {
             let (peer, other) = (&self.peers[side], &self.peers[1 - side]);
-            assert_eq!(peer.mux.streams(), 0, "every stream is forgotten: {:?}", peer.mux.streams);
+            assert_eq!(
+                peer.mux.streams(),
+                0,
+                "every stream is forgotten: {:?}",
+                peer.mux.streams
+            );
             assert_eq!(peer.mux.held_bytes(), 0, "nothing is held");
-            assert_eq!(peer.mux.tunnel_sent, other.mux.window.received(), "what was sent has come");
-            assert_eq!((peer.mux.load.unsent, peer.mux.load.again, peer.mux.load.kept), (0, 0, 0));
-            assert!(peer.applications.is_empty(), "{:?}, {:?}", peer.applications, other.applications);
+            assert_eq!(
+                peer.mux.tunnel_sent,
+                other.mux.window.received(),
+                "what was sent has come"
+            );
+            assert_eq!(
+                (
+                    peer.mux.load.unsent,
+                    peer.mux.load.again,
+                    peer.mux.load.kept
+                ),
+                (0, 0, 0)
+            );
+            assert!(
+                peer.applications.is_empty(),
+                "{:?}, {:?}",
+                peer.applications,
+                other.applications
+            );
         }
     }
 }
@@ -179,10 +240,16 @@ impl Simulation {
 /// Runs `run` for each seed; one that fails is named. Fresh seeds in each run would find more, but a test that fails must fail again: the seeds are
 /// fixed, and another range can be asked for.
 fn for_each_seed(seeds: u64, run: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    let first: u64 = std::env::var("REPORT_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let first: u64 = std::env::var("REPORT_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
     for seed in first..first + seeds {
         let outcome = std::panic::catch_unwind(|| run(seed));
-        assert!(outcome.is_ok(), "seed {seed} failed: REPORT_SEED={seed} reproduces it");
+        assert!(
+            outcome.is_ok(),
+            "seed {seed} failed: REPORT_SEED={seed} reproduces it"
+        );
     }
 }
 
@@ -209,7 +276,11 @@ fn a_hundred_thousand_cuts_lose_no_byte_and_reset_no_stream() {
     const CUTS: u64 = 100_000 / SEEDS / PHASES;
     let all = std::sync::Mutex::new(Counts::default());
     for_each_seed(SEEDS, |seed| {
-        let run = if seed % 16 == 0 { Run::Crowded } else { Run::Cut };
+        let run = if seed % 16 == 0 {
+            Run::Crowded
+        } else {
+            Run::Cut
+        };
         let mut simulation = Simulation::new(seed, run);
         for phase in 1..=PHASES {
             let calm = 8 << simulation.rng.u32(0..6);
@@ -225,5 +296,11 @@ fn a_hundred_thousand_cuts_lose_no_byte_and_reset_no_stream() {
     let counts = *all.lock().unwrap();
     println!("{counts:?}");
     assert!(counts.cuts >= 100_000, "{counts:?}");
-    assert!(counts.resumptions > 50_000 && counts.moves > 5000 && counts.refused > 1000 && counts.parts > 2000, "{counts:?}");
+    assert!(
+        counts.resumptions > 50_000
+            && counts.moves > 5000
+            && counts.refused > 1000
+            && counts.parts > 2000,
+        "{counts:?}"
+    );
 }

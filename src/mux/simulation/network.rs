@@ -103,14 +103,25 @@ impl std::ops::AddAssign for Counts {
 impl Network {
     /// A network with the first attachment, which both ends use already. A message takes up to `delay_max` microseconds.
     pub fn new(now: Instant, delay_max: u64) -> Self {
-        let ends = [0, 1].map(|_| End { present: Some(0), ..End::default() });
+        let ends = [0, 1].map(|_| End {
+            present: Some(0),
+            ..End::default()
+        });
         let attachments = BTreeMap::from([(0, Attachment::new(now))]);
-        Network { attachments, ends, next_attempt: 1, delay_max, counts: Counts::default() }
+        Network {
+            attachments,
+            ends,
+            next_attempt: 1,
+            delay_max,
+            counts: Counts::default(),
+        }
     }
 
     /// Whether nothing is on its way.
     pub fn is_quiet(&self) -> bool {
-        self.attachments.values().all(|attachment| attachment.lanes.iter().all(|lane| lane.items.is_empty()))
+        self.attachments
+            .values()
+            .all(|attachment| attachment.lanes.iter().all(|lane| lane.items.is_empty()))
     }
 
     /// Whether the client can only wait, or try anew.
@@ -121,8 +132,14 @@ impl Network {
 
 impl Attachment {
     fn new(now: Instant) -> Self {
-        let lanes = [0, 1].map(|_| Lane { items: VecDeque::new(), latest: now });
-        Attachment { lanes, ended: false }
+        let lanes = [0, 1].map(|_| Lane {
+            items: VecDeque::new(),
+            latest: now,
+        });
+        Attachment {
+            lanes,
+            ended: false,
+        }
     }
 }
 
@@ -133,7 +150,9 @@ impl Simulation {
 
     fn send(&mut self, from: usize, attempt: u64, item: Item) {
         let at = self.now + self.delay();
-        let Some(attachment) = self.network.attachments.get_mut(&attempt) else { return };
+        let Some(attachment) = self.network.attachments.get_mut(&attempt) else {
+            return;
+        };
         if !attachment.ended {
             attachment.lanes[1 - from].push(at, item);
         }
@@ -142,23 +161,37 @@ impl Simulation {
     /// The client tries anew.
     pub fn attach(&mut self) {
         let end = &mut self.network.ends[CLIENT];
-        let can_move =
-            end.present.is_some() && end.moving.is_none() && !end.candidates.values().any(|moves| *moves != Some(false));
+        let can_move = end.present.is_some()
+            && end.moving.is_none()
+            && !end.candidates.values().any(|moves| *moves != Some(false));
         let moves = can_move && self.rng.bool();
         let attempt = self.network.next_attempt;
         self.network.next_attempt += 1;
-        self.network.attachments.insert(attempt, Attachment::new(self.now));
+        self.network
+            .attachments
+            .insert(attempt, Attachment::new(self.now));
         self.network.ends[CLIENT].candidates.insert(attempt, None);
         self.send(CLIENT, attempt, Item::Offer { moves });
     }
 
     /// Cuts an attachment, whatever it is about to do. Some of what is on its way still arrives, and each end hears of the end in its own time.
     pub fn cut(&mut self) -> bool {
-        let living = self.network.attachments.iter().filter(|(_, attachment)| !attachment.ended).map(|(&attempt, _)| attempt);
-        let Some(attempt) = self.rng.choice(living.collect::<Vec<_>>()) else { return false };
+        let living = self
+            .network
+            .attachments
+            .iter()
+            .filter(|(_, attachment)| !attachment.ended)
+            .map(|(&attempt, _)| attempt);
+        let Some(attempt) = self.rng.choice(living.collect::<Vec<_>>()) else {
+            return false;
+        };
         self.network.counts.cuts += 1;
         for side in [CLIENT, SERVER] {
-            let late = if self.rng.u32(0..4) == 0 { Duration::from_millis(self.rng.u64(0..50)) } else { Duration::ZERO };
+            let late = if self.rng.u32(0..4) == 0 {
+                Duration::from_millis(self.rng.u64(0..50))
+            } else {
+                Duration::ZERO
+            };
             let at = self.now + self.delay() + late;
             self.end_lane(attempt, side, at);
         }
@@ -168,13 +201,20 @@ impl Simulation {
     /// One end closes an attachment: what is on its way may still arrive at either end.
     fn close(&mut self, side: usize, attempt: u64) {
         let at = self.now + self.delay();
-        if self.network.attachments.get(&attempt).is_some_and(|attachment| !attachment.ended) {
+        if self
+            .network
+            .attachments
+            .get(&attempt)
+            .is_some_and(|attachment| !attachment.ended)
+        {
             self.end_lane(attempt, 1 - side, at);
         }
     }
 
     fn end_lane(&mut self, attempt: u64, toward: usize, at: Instant) {
-        let Some(attachment) = self.network.attachments.get_mut(&attempt) else { return };
+        let Some(attachment) = self.network.attachments.get_mut(&attempt) else {
+            return;
+        };
         attachment.ended = true;
         let lane = &mut attachment.lanes[toward];
         if self.rng.bool() {
@@ -186,12 +226,26 @@ impl Simulation {
     /// Delivers one item to a side, of any attachment that has one due.
     pub fn deliver(&mut self, side: usize) {
         let now = self.now;
-        let due = |attachment: &Attachment| attachment.lanes[side].items.front().is_some_and(|(at, _)| *at <= now);
-        let ready: Vec<u64> =
-            self.network.attachments.iter().filter(|(_, attachment)| due(attachment)).map(|(&attempt, _)| attempt).collect();
-        let Some(attempt) = self.rng.choice(ready) else { return };
+        let due = |attachment: &Attachment| {
+            attachment.lanes[side]
+                .items
+                .front()
+                .is_some_and(|(at, _)| *at <= now)
+        };
+        let ready: Vec<u64> = self
+            .network
+            .attachments
+            .iter()
+            .filter(|(_, attachment)| due(attachment))
+            .map(|(&attempt, _)| attempt)
+            .collect();
+        let Some(attempt) = self.rng.choice(ready) else {
+            return;
+        };
         let lane = &mut self.network.attachments.get_mut(&attempt).unwrap().lanes[side];
-        let Some((_, item)) = lane.items.pop_front() else { return };
+        let Some((_, item)) = lane.items.pop_front() else {
+            return;
+        };
         match item {
             Item::Offer { moves } => self.offered(attempt, moves),
             Item::Answer { moves } => self.answered(attempt, moves),
@@ -202,9 +256,9 @@ impl Simulation {
         if self.network.ends[side].candidates.is_empty() && self.rng.bool() {
             self.peers[side].mux.drop_candidates();
         }
-        self.network
-            .attachments
-            .retain(|_, attachment| !attachment.ended || attachment.lanes.iter().any(|lane| !lane.items.is_empty()));
+        self.network.attachments.retain(|_, attachment| {
+            !attachment.ended || attachment.lanes.iter().any(|lane| !lane.items.is_empty())
+        });
     }
 
     fn offered(&mut self, attempt: u64, moves: bool) {
@@ -214,7 +268,9 @@ impl Simulation {
             return self.close(SERVER, attempt);
         }
         let moves = moves && end.present.is_some() && end.moving.is_none();
-        self.network.ends[SERVER].candidates.insert(attempt, Some(moves));
+        self.network.ends[SERVER]
+            .candidates
+            .insert(attempt, Some(moves));
         self.send(SERVER, attempt, Item::Answer { moves });
         self.begin(SERVER, attempt, moves);
     }
@@ -286,13 +342,19 @@ impl Simulation {
             Some(from) if moves => {
                 self.network.counts.moves += 1;
                 self.send(side, from, Item::Moved);
-                self.network.ends[side].moving = Some(Moving { from, held: VecDeque::from([message]) });
+                self.network.ends[side].moving = Some(Moving {
+                    from,
+                    held: VecDeque::from([message]),
+                });
                 if moved_away {
                     self.moved(side, from);
                 }
             }
             _ => {
-                before.into_iter().chain(moving.map(|moving| moving.from)).for_each(|old| self.close(side, old));
+                before
+                    .into_iter()
+                    .chain(moving.map(|moving| moving.from))
+                    .for_each(|old| self.close(side, old));
                 self.network.counts.resumptions += 1;
                 self.peers[side].mux.resume(self.now);
                 self.handle(side, message);
@@ -305,7 +367,8 @@ impl Simulation {
         let end = &mut self.network.ends[side];
         match end.moving.take_if(|moving| moving.from == attempt) {
             Some(Moving { held, .. }) => {
-                held.into_iter().for_each(|message| self.handle(side, message));
+                held.into_iter()
+                    .for_each(|message| self.handle(side, message));
                 if side == CLIENT {
                     self.close(CLIENT, attempt);
                 }
@@ -317,7 +380,10 @@ impl Simulation {
     fn closed(&mut self, side: usize, attempt: u64) {
         let end = &mut self.network.ends[side];
         end.candidates.remove(&attempt);
-        let of_moving = end.moving.as_ref().is_some_and(|moving| moving.from == attempt);
+        let of_moving = end
+            .moving
+            .as_ref()
+            .is_some_and(|moving| moving.from == attempt);
         if of_moving || end.present == Some(attempt) {
             self.detach(side);
         }
@@ -328,7 +394,8 @@ impl Simulation {
         end.moved_away = false;
         let moving = end.moving.take().map(|moving| moving.from);
         let left: Vec<u64> = end.present.take().into_iter().chain(moving).collect();
-        left.into_iter().for_each(|attempt| self.close(side, attempt));
+        left.into_iter()
+            .for_each(|attempt| self.close(side, attempt));
     }
 
     /// A candidate took too long, or an end found its attachment dead before the network did.
@@ -344,7 +411,9 @@ impl Simulation {
     }
 
     pub fn transmit(&mut self, side: usize) {
-        let Some(present) = self.network.ends[side].present else { return };
+        let Some(present) = self.network.ends[side].present else {
+            return;
+        };
         let room = self.rng.usize(self.message_sizes.clone());
         let mut out = BytesMut::new();
         let mux = &mut self.peers[side].mux;

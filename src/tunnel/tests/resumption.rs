@@ -39,7 +39,10 @@ async fn a_tunnel_goes_on_over_the_next_link_when_one_is_cut_with_every_method()
                 cut.cancel();
                 let joint = bed.another_joint();
                 let (visited, served) = bed.attach_again(&joint, 1, &tunnels.0, false).await;
-                assert!(served.is_none() && matches!(visited, Ok(attach::Outcome::Resumed)), "{encrypt}");
+                assert!(
+                    served.is_none() && matches!(visited, Ok(attach::Outcome::Resumed)),
+                    "{encrypt}"
+                );
                 cut = joint.cut.clone();
             }
         };
@@ -53,7 +56,9 @@ async fn a_tunnel_goes_on_over_the_next_link_when_one_is_cut_with_every_method()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tunnel_that_moves_sends_nothing_twice() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Aes128Cfb, CompressMethod::Null).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Aes128Cfb, CompressMethod::Null)
+        .await;
     let moves = async {
         let mut old = bed.joint.client.clone();
         for moves in 1..=10 {
@@ -67,7 +72,10 @@ async fn a_tunnel_that_moves_sends_nothing_twice() {
                 }
             };
             let left = tokio::time::timeout(Duration::from_secs(10), left).await;
-            assert!(left.is_ok(), "the channel before is closed when both have moved");
+            assert!(
+                left.is_ok(),
+                "the channel before is closed when both have moved"
+            );
             old = joint.client.clone();
         }
     };
@@ -80,14 +88,25 @@ async fn a_tunnel_that_moves_sends_nothing_twice() {
 #[tokio::test]
 async fn a_move_that_the_other_end_does_not_complete_ends_in_time() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+        .await;
     let server = &tunnels.1.shared;
-    let elsewhere = Bell { outbox: crate::link::Outbox::new(), channel: 1 };
+    let elsewhere = Bell {
+        outbox: crate::link::Outbox::new(),
+        channel: 1,
+    };
     server.take_over(7, elsewhere, Manner::Move).unwrap();
     let start = Moment::now();
-    let after = |time| Moment { awake: start.awake + time, ..start };
+    let after = |time| Moment {
+        awake: start.awake + time,
+        ..start
+    };
     server.handle_timeout(after(MOVE_TIMEOUT / 2));
-    assert!(tunnels.1.is_moving() && tunnels.1.is_attached(), "the client may still say MOVED");
+    assert!(
+        tunnels.1.is_moving() && tunnels.1.is_attached(),
+        "the client may still say MOVED"
+    );
     server.handle_timeout(after(MOVE_TIMEOUT * 2));
     assert!(!tunnels.1.is_moving() && !tunnels.1.is_attached());
     bed.end().await;
@@ -96,25 +115,40 @@ async fn a_move_that_the_other_end_does_not_complete_ends_in_time() {
 #[tokio::test]
 async fn the_time_without_an_attachment_includes_suspend() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+        .await;
     let server = &tunnels.1.shared;
     server.lost(0, Notice::new(Code::PeerLost, ""));
     let start = Moment::now();
-    let after_a_sleep = |seconds| Moment { suspended: start.suspended + Duration::from_secs(seconds), ..start };
+    let after_a_sleep = |seconds| Moment {
+        suspended: start.suspended + Duration::from_secs(seconds),
+        ..start
+    };
     server.handle_timeout(after_a_sleep(110));
-    assert!(tunnels.1.notice().is_none(), "the client may still come back");
+    assert!(
+        tunnels.1.notice().is_none(),
+        "the client may still come back"
+    );
     server.handle_timeout(after_a_sleep(120));
-    assert_eq!(tunnels.1.notice().map(|notice| notice.code), Some(Code::Timeout));
+    assert_eq!(
+        tunnels.1.notice().map(|notice| notice.code),
+        Some(Code::Timeout)
+    );
     bed.end().await;
 }
 
 #[tokio::test]
 async fn a_server_that_does_not_know_the_tunnel_offers_a_new_one() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+        .await;
     bed.tunnels.lock().unwrap().clear();
     let (visited, served) = bed.attach_again(&bed.joint, 3, &tunnels.0, false).await;
-    let Ok(attach::Outcome::New(new, _)) = visited else { panic!("a new tunnel") };
+    let Ok(attach::Outcome::New(new, _)) = visited else {
+        panic!("a new tunnel")
+    };
     assert!(new.id() != tunnels.0.id() && served.unwrap().id() == new.id());
     for tunnel in [&tunnels.0, &tunnels.1, &new] {
         tunnel.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, ""));
@@ -133,9 +167,16 @@ async fn taken_back(
     let (mut application, visitor) = sockets().await;
     if server.is_none() {
         bed.joint.cut.cancel();
-        tunnel.standing().wait_for(|standing| matches!(standing, Standing::Lost { .. })).await.unwrap();
+        tunnel
+            .standing()
+            .wait_for(|standing| matches!(standing, Standing::Lost { .. }))
+            .await
+            .unwrap();
     }
-    let connection = take_back::TakenBack { socket: visitor, unsent: Bytes::from_static(b"read before, ") };
+    let connection = take_back::TakenBack {
+        socket: visitor,
+        unsent: Bytes::from_static(b"read before, "),
+    };
     let stream = tunnel.open(Bytes::new());
     let splicing = take_back::splice_or_take_back(connection, stream, tunnel.port().compress);
     let ended = async {
@@ -162,15 +203,25 @@ async fn a_connection_that_the_server_never_saw_goes_to_the_next_tunnel_with_eve
         let joint = bed.another_joint();
         let wish = attach::wish(tunnels.0.port(), &joint.client, 1, &bed.tasks).unwrap();
         let (next, served) = bed.answer(&joint, 1, wish, tunnels.0.port()).await;
-        let Ok(attach::Outcome::New(next, _)) = next else { panic!("a new tunnel") };
+        let Ok(attach::Outcome::New(next, _)) = next else {
+            panic!("a new tunnel")
+        };
         let (agent, mut service) = sockets().await;
         let opened = next.open(Bytes::new());
-        bed.tasks.spawn(async move { take_back::splice_or_take_back(connection, opened, compress).await.unwrap() });
+        bed.tasks.spawn(async move {
+            take_back::splice_or_take_back(connection, opened, compress)
+                .await
+                .unwrap()
+        });
         let (accepted, _) = served.unwrap().accept().await.unwrap();
         bed.tasks.spawn(splice(agent, accepted, compress));
         let mut received = Vec::new();
         service.read_to_end(&mut received).await.unwrap();
-        assert!(received == [b"read before, ", &text(40_000)[..]].concat(), "{compress}: {} bytes", received.len());
+        assert!(
+            received == [b"read before, ", &text(40_000)[..]].concat(),
+            "{compress}: {} bytes",
+            received.len()
+        );
         service.write_all(b"all of it").await.unwrap();
         drop(service);
         let mut answer = Vec::new();
@@ -186,11 +237,17 @@ async fn a_connection_that_the_server_may_have_seen_is_reset() {
     // Sent, and nothing is known; below what was seen; acknowledged, whatever the server says.
     for seen in [None, Some(2), Some(0)] {
         let bed = Bed::new();
-        let tunnels = bed.tunnels(EncryptMethod::Plain, CompressMethod::Null).await;
+        let tunnels = bed
+            .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+            .await;
         let (mut application, spliced) = taken_back(&bed, &tunnels.0, Some(&tunnels.1), seen).await;
         let error = spliced.expect("it is not given back").error;
         assert!(error.is_some());
-        assert_eq!(application.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{seen:?}");
+        assert_eq!(
+            application.read(&mut [0]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset,
+            "{seen:?}"
+        );
         bed.end().await;
     }
 }
@@ -198,7 +255,9 @@ async fn a_connection_that_the_server_may_have_seen_is_reset() {
 #[tokio::test]
 async fn an_attempt_that_is_played_again_does_not_touch_the_tunnel() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
+        .await;
     let again = attach::wish_again(&tunnels.0, false, &bed.joint.client, 3, &bed.tasks).unwrap();
     let recorded = again.message.clone();
     let find = |_| Some(tunnels.1.clone());
@@ -209,14 +268,28 @@ async fn an_attempt_that_is_played_again_does_not_touch_the_tunnel() {
     let mut out = bytes::BytesMut::new();
     early.lane.transmit(&mut out);
     early.lane.transmit(&mut out);
-    assert!(early.lane.receive(bytes::BytesMut::from(&[7; 40][..])).is_err());
+    assert!(
+        early
+            .lane
+            .receive(bytes::BytesMut::from(&[7; 40][..]))
+            .is_err()
+    );
     drop(early);
-    assert!(tunnels.1.is_attached() && tunnels.1.notice().is_none(), "nothing happened to it");
+    assert!(
+        tunnels.1.is_attached() && tunnels.1.notice().is_none(),
+        "nothing happened to it"
+    );
     let (visited, _) = bed.answer(&bed.joint, 3, again, tunnels.1.port()).await;
-    assert!(matches!(visited, Ok(attach::Outcome::Resumed)), "the client's own goes on");
+    assert!(
+        matches!(visited, Ok(attach::Outcome::Resumed)),
+        "the client's own goes on"
+    );
     // And after it.
     let mut standing = tunnels.1.standing();
-    standing.wait_for(|standing| *standing == Standing::Attached).await.unwrap();
+    standing
+        .wait_for(|standing| *standing == Standing::Attached)
+        .await
+        .unwrap();
     tokio::time::timeout(Duration::from_secs(10), async {
         while attach::reply(tunnels.1.port(), &host, &recorded, &bed.joint.server, 9).is_ok() {
             tokio::task::yield_now().await;
@@ -231,14 +304,20 @@ async fn an_attempt_that_is_played_again_does_not_touch_the_tunnel() {
 #[tokio::test]
 async fn who_holds_the_port_key_and_not_the_secret_of_the_tunnel_cannot_resume_it() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Chacha20Poly1305, CompressMethod::Null).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Chacha20Poly1305, CompressMethod::Null)
+        .await;
     let others = bed.attach_again(&bed.joint, 11, &tunnels.0, false).await;
     drop(others);
     // Another client of the same port that has learned the tunnel's name, and everything but its secret.
     let thief = tunnels.0.with_another_secret(&bed.tasks);
     let wish = attach::wish_again(&thief, false, &bed.joint.client, 13, &bed.tasks).unwrap();
     let (stolen, _) = bed.answer(&bed.joint, 13, wish, tunnels.1.port()).await;
-    assert!(matches!(stolen, Err(AttachError::Closed(_))), "{:?}", stolen.err());
+    assert!(
+        matches!(stolen, Err(AttachError::Closed(_))),
+        "{:?}",
+        stolen.err()
+    );
     assert!(tunnels.0.is_attached() && tunnels.1.is_attached());
     let (mut application, mut service) = joined(&bed, &tunnels).await;
     service.write_all(b"undisturbed").await.unwrap();
@@ -250,12 +329,24 @@ async fn who_holds_the_port_key_and_not_the_secret_of_the_tunnel_cannot_resume_i
 #[tokio::test]
 async fn the_end_of_a_tunnel_is_told_to_the_other_end() {
     let bed = Bed::new();
-    let tunnels = bed.tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null).await;
+    let tunnels = bed
+        .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
+        .await;
     let (mut application, _service) = joined(&bed, &tunnels).await;
-    tunnels.1.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, "the server ends"));
-    tokio::time::timeout(Duration::from_secs(10), tunnels.1.ended()).await.expect("END has left");
-    tokio::time::timeout(Duration::from_secs(10), tunnels.0.closed()).await.expect("and has come");
+    tunnels.1.end(
+        ResetCode::Shutdown,
+        Notice::new(Code::Shutdown, "the server ends"),
+    );
+    tokio::time::timeout(Duration::from_secs(10), tunnels.1.ended())
+        .await
+        .expect("END has left");
+    tokio::time::timeout(Duration::from_secs(10), tunnels.0.closed())
+        .await
+        .expect("and has come");
     assert_eq!(tunnels.0.notice().unwrap().code, Code::Shutdown);
-    assert_eq!(application.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(
+        application.read(&mut [0]).await.unwrap_err().kind(),
+        io::ErrorKind::ConnectionReset
+    );
     bed.end().await;
 }

@@ -44,7 +44,10 @@ fn empty_messages_end_a_tunnel_that_moves() {
     assert_eq!(code, Code::Protocol);
     bystander.is_served(&tunnel);
     let cost = watch.cost(&tunnel.server);
-    assert!(cost.memory < 8 * MIB && cost.files < 100 && cost.log < LOG, "{cost:?}");
+    assert!(
+        cost.memory < 8 * MIB && cost.files < 100 && cost.log < LOG,
+        "{cost:?}"
+    );
 }
 
 #[test]
@@ -64,10 +67,17 @@ fn messages_of_one_byte_that_a_move_holds_are_bounded() {
     }
     println!("{sent} messages");
     // A busy machine may need longer for as many messages than the move may take.
-    assert!(matches!(link.closed.get(&2), Some(Code::FlowControl | Code::Timeout)), "{:?}", link.closed);
+    assert!(
+        matches!(link.closed.get(&2), Some(Code::FlowControl | Code::Timeout)),
+        "{:?}",
+        link.closed
+    );
     bystander.is_served(&tunnel);
     let cost = watch.cost(&tunnel.server);
-    assert!(cost.memory < 2 * HELD + 16 * MIB && cost.files < 100 && cost.log < LOG, "{cost:?}");
+    assert!(
+        cost.memory < 2 * HELD + 16 * MIB && cost.files < 100 && cost.log < LOG,
+        "{cost:?}"
+    );
 }
 
 #[test]
@@ -81,19 +91,27 @@ fn small_pieces_do_not_keep_the_large_messages_that_they_came_in() {
     let bystander = Bystander::of(&tunnel);
     let keys = PortKeys::derive(&tunnel.probe().key);
     let mut link = HostileLink::stranger(tunnel.scene.master_address());
-    let mut tunnels: Vec<_> = (1..=TUNNELS).map(|channel| RawTunnel::attach(&mut link, channel, &keys)).collect();
+    let mut tunnels: Vec<_> = (1..=TUNNELS)
+        .map(|channel| RawTunnel::attach(&mut link, channel, &keys))
+        .collect();
     let watch = Watch::over(&tunnel.server);
     let (mut counted, mut sent) = (0, 0);
     for (attacker, channel) in tunnels.iter_mut().zip(1..) {
-        let (window, of_stream) = (attacker.grant.tunnel_window, attacker.grant.stream_window / PIECE);
+        let (window, of_stream) = (
+            attacker.grant.tunnel_window,
+            attacker.grant.stream_window / PIECE,
+        );
         let streams = window / PIECE / of_stream + 1;
         // What comes back has no credit, so that the server takes nothing more.
-        let opens: Vec<u8> = (0..streams).flat_map(|stream| tunnel_frames::open(2 * stream, br#"{"bench":"echo"}"#)).collect();
+        let opens: Vec<u8> = (0..streams)
+            .flat_map(|stream| tunnel_frames::open(2 * stream, br#"{"bench":"echo"}"#))
+            .collect();
         let opens = attacker.sealed(&opens);
         link.send([opens]);
         for piece in 0..window / PIECE {
             let stream = 2 * (piece % streams);
-            let mut message = tunnel_frames::data(stream, piece / streams * PIECE, &[1; PIECE as usize]);
+            let mut message =
+                tunnel_frames::data(stream, piece / streams * PIECE, &[1; PIECE as usize]);
             let ignored = tunnel_frames::data(stream, 0, &[2; REPEATED]);
             while message.len() + ignored.len() <= MESSAGE {
                 message.extend_from_slice(&ignored);
@@ -106,18 +124,28 @@ fn small_pieces_do_not_keep_the_large_messages_that_they_came_in() {
             }
         }
     }
-    tunnels.iter_mut().for_each(|attacker| attacker.wait_handled(&mut link));
+    tunnels
+        .iter_mut()
+        .for_each(|attacker| attacker.wait_handled(&mut link));
     let cost = watch.cost(&tunnel.server);
     println!("{sent} bytes were sent, of which the windows count {counted}");
-    assert!(sent > 4 * (2 * counted + 16 * MIB), "there is something to keep");
-    assert!(cost.memory < 2 * counted + 16 * MIB && cost.files < 100 && cost.log < LOG, "{cost:?}");
+    assert!(
+        sent > 4 * (2 * counted + 16 * MIB),
+        "there is something to keep"
+    );
+    assert!(
+        cost.memory < 2 * counted + 16 * MIB && cost.files < 100 && cost.log < LOG,
+        "{cost:?}"
+    );
     bystander.is_served(&tunnel);
 }
 
 /// A service whose connections are made by the kernel, and read by nobody.
 fn deaf() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    socket
+        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+        .unwrap();
     socket.listen(4096).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, address)
@@ -138,19 +166,31 @@ fn the_connections_of_one_client_leave_descriptors_to_the_other_ports_and_to_the
     let (bystander, watch) = (Bystander::of(&tunnel), Watch::over(&tunnel.server));
     let mut link = HostileLink::stranger(tunnel.scene.master_address());
     let mut attacker = RawTunnel::attach(&mut link, 1, &PortKeys::derive(&shared.key));
-    let opens: Vec<u8> = (0..STREAMS).flat_map(|stream| tunnel_frames::open(2 * stream, b"")).collect();
+    let opens: Vec<u8> = (0..STREAMS)
+        .flat_map(|stream| tunnel_frames::open(2 * stream, b""))
+        .collect();
     let opens = attacker.sealed(&opens);
     link.send([opens]);
     attacker.wait_handled(&mut link);
     let of_server = || files::open_files(tunnel.server.pid());
-    wait::until_true("the client has all connections that it may have", || of_server() > LIMIT / 4);
+    wait::until_true("the client has all connections that it may have", || {
+        of_server() > LIMIT / 4
+    });
     bystander.is_served(&tunnel);
-    assert!(of_server() > LIMIT / 4, "the connections of the attack are there");
+    assert!(
+        of_server() > LIMIT / 4,
+        "the connections of the attack are there"
+    );
     tunnel.master.kill();
     tunnel.restart_master();
-    let again = wait::within(Duration::from_secs(15), || services::echoes(tunnel.probe().local).then_some(()));
+    let again = wait::within(Duration::from_secs(15), || {
+        services::echoes(tunnel.probe().local).then_some(())
+    });
     assert!(again.is_some(), "the server has a link again");
     bystander.is_served(&tunnel);
     let cost = watch.cost(&tunnel.server);
-    assert!(cost.memory < 32 * MIB && cost.files < LIMIT && cost.log < LOG, "{cost:?}");
+    assert!(
+        cost.memory < 32 * MIB && cost.files < LIMIT && cost.log < LOG,
+        "{cost:?}"
+    );
 }

@@ -42,16 +42,25 @@ fn quiet(fields: Value) -> Value {
 
 /// A tunnel before the attack, whose master has these fields.
 fn tunnel(ports: Vec<Port>, master: Value) -> Tunnel {
-    let fields = Fields { master: quiet(master), server: quiet(json!({})), client: quiet(json!({})) };
+    let fields = Fields {
+        master: quiet(master),
+        server: quiet(json!({})),
+        client: quiet(json!({})),
+    };
     let mut scene = Scene::new(Front::Direct);
     // Memory that was used for the keys, and is free, would hide as much of what an attack takes.
-    scene.environment =
-        ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"].map(|name| (name.to_owned(), "131072".to_owned())).to_vec();
+    scene.environment = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"]
+        .map(|name| (name.to_owned(), "131072".to_owned()))
+        .to_vec();
     Tunnel::on(scene, ports, fields)
 }
 
 /// Runs attackers in threads of their own while something else is done, and says what became of each.
-fn under_attack<R: Send>(count: usize, attack: impl Fn(&AtomicBool) -> R + Sync, work: impl FnOnce()) -> Vec<R> {
+fn under_attack<R: Send>(
+    count: usize,
+    attack: impl Fn(&AtomicBool) -> R + Sync,
+    work: impl FnOnce(),
+) -> Vec<R> {
     /// Ends the attack when the work ends, by a panic too: a scope waits for its threads.
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {
@@ -66,7 +75,10 @@ fn under_attack<R: Send>(count: usize, attack: impl Fn(&AtomicBool) -> R + Sync,
             let _done = Done(&done);
             work();
         }
-        attackers.into_iter().map(|attacker| attacker.join().unwrap()).collect()
+        attackers
+            .into_iter()
+            .map(|attacker| attacker.join().unwrap())
+            .collect()
     })
 }
 
@@ -82,7 +94,11 @@ impl Bystander {
     fn of(tunnel: &Tunnel) -> Bystander {
         let old = services::connect(tunnel.probe().local);
         services::ping(&old, b"before").unwrap();
-        Bystander { old, master_key: LinkKey::derive(Some(&tunnel.scene.master_key)), clients: AtomicUsize::new(0) }
+        Bystander {
+            old,
+            master_key: LinkKey::derive(Some(&tunnel.scene.master_key)),
+            clients: AtomicUsize::new(0),
+        }
     }
 
     /// That everybody is served: the old connection, a new client, and a server that proves the master key.
@@ -113,8 +129,12 @@ impl Bystander {
     fn new_server(&self, tunnel: &Tunnel) -> Duration {
         let start = Instant::now();
         wait::until_true("a server is let in", || {
-            let Some(mut server) = Peer::try_connect(tunnel.scene.master_address()) else { return false };
-            server.try_hello(Role::Server, &self.master_key, Id(peer::random()), 1).is_some()
+            let Some(mut server) = Peer::try_connect(tunnel.scene.master_address()) else {
+                return false;
+            };
+            server
+                .try_hello(Role::Server, &self.master_key, Id(peer::random()), 1)
+                .is_some()
                 && matches!(server.frame(), Some(Frame::Welcome { .. }))
         });
         start.elapsed()
@@ -125,7 +145,9 @@ impl Bystander {
     fn new_client(&self, tunnel: &Tunnel) -> Duration {
         let port = tunnel.probe().elsewhere();
         let name = format!("client-{}", self.clients.fetch_add(1, Relaxed));
-        let mut client = tunnel.scene.client(&name, std::slice::from_ref(&port), quiet(json!({})));
+        let mut client = tunnel
+            .scene
+            .client(&name, std::slice::from_ref(&port), quiet(json!({})));
         let start = Instant::now();
         wait::until_true("a new client attaches", || services::echoes(port.local));
         let took = start.elapsed();

@@ -24,14 +24,24 @@ pub struct Bed {
 impl Bed {
     /// Both roles with these fields, which name the proxy.
     pub fn new(scene: Scene, fields: Value) -> Bed {
-        Bed::with_roles(scene, Fields { server: fields.clone(), client: fields, ..Fields::default() })
+        Bed::with_roles(
+            scene,
+            Fields {
+                server: fields.clone(),
+                client: fields,
+                ..Fields::default()
+            },
+        )
     }
 
     /// Each role with fields of its own.
     pub fn with_roles(scene: Scene, fields: Fields) -> Bed {
         let echo = services::echo();
         let port = Port::new("echo", echo.address(), Methods::USUAL);
-        Bed { tunnel: Tunnel::on(scene, vec![port], fields), _echo: echo }
+        Bed {
+            tunnel: Tunnel::on(scene, vec![port], fields),
+            _echo: echo,
+        }
     }
 
     /// Where the client listens for the echo.
@@ -56,7 +66,10 @@ impl Bed {
             transfer.let_on(limit);
         }
         transfer.finish(what);
-        println!("{what}: {before:?} links of client and server before, {:?} after", self.links());
+        println!(
+            "{what}: {before:?} links of client and server before, {:?} after",
+            self.links()
+        );
     }
 
     /// The same when it is killed and started again, and both roles have new links each time.
@@ -71,7 +84,12 @@ impl Bed {
 
     #[track_caller]
     fn wait_for_new_links(&self, before: [usize; 2]) {
-        wait::until_true("both roles have new links", || self.links().iter().zip(before).all(|(links, before)| *links > before));
+        wait::until_true("both roles have new links", || {
+            self.links()
+                .iter()
+                .zip(before)
+                .all(|(links, before)| *links > before)
+        });
     }
 
     /// How many links the client and the server have had.

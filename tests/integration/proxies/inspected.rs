@@ -30,7 +30,12 @@ fn a_box_that_looks_into_tls_carries_both_links_and_keeps_them_while_they_beat()
     let (bed, inspector) = through("1s");
     bed.carries("mitmproxy, wss");
     bed.stays_linked_while_idle(REST);
-    println!("{}", inspector.daemon.wait_for_line(&["looks into https://localhost:", " 101"]));
+    println!(
+        "{}",
+        inspector
+            .daemon
+            .wait_for_line(&["looks into https://localhost:", " 101"])
+    );
 }
 
 #[test]
@@ -42,7 +47,9 @@ fn a_heartbeat_above_what_the_box_lets_be_idle_costs_links_and_no_connection() {
 #[test]
 fn a_transfer_survives_that_the_box_is_killed_and_started_again() {
     let (bed, mut inspector) = through("20s");
-    bed.survives_restarts("mitmproxy killed and started twice", || inspector.kill_and_start());
+    bed.survives_restarts("mitmproxy killed and started twice", || {
+        inspector.kill_and_start()
+    });
 }
 
 #[test]
@@ -51,5 +58,13 @@ fn a_box_whose_authority_is_not_trusted_is_found_out() {
     let inspector = Mitmproxy::start(scene.folder(), &scene.authority().path(), IDLE_SECONDS);
     let _master = scene.master(json!({}));
     let fields = fields(&inspector, &scene.authority().path(), "20s");
-    refused(&scene, fields, &[": TLS with `localhost`", "signed by an authority that is not trusted here", "`tls.ca`"]);
+    refused(
+        &scene,
+        fields,
+        &[
+            ": TLS with `localhost`",
+            "signed by an authority that is not trusted here",
+            "`tls.ca`",
+        ],
+    );
 }

@@ -41,13 +41,34 @@ impl World {
         let within = networks.within(Place::Outside);
         let web_server = nginx::file_server_within(&within, || listens(web), folder, web, folder);
         let there = json!({"listen_at": master.to_string()});
-        let mut master_role = role(&networks, Place::Outside, &scene, "master", scene.master_configuration(there), &[]);
+        let mut master_role = role(
+            &networks,
+            Place::Outside,
+            &scene,
+            "master",
+            scene.master_configuration(there),
+            &[],
+        );
         master_role.wait_ready(|| listens(master));
-        let server = scene.server_configuration(std::slice::from_ref(&port), json!({"master": master.to_string()}));
+        let server = scene.server_configuration(
+            std::slice::from_ref(&port),
+            json!({"master": master.to_string()}),
+        );
         let server_role = role(&networks, Place::Outside, &scene, "server", server, &[]);
-        let setup = Setup { within: networks.within(Place::Gate), address: Some(at(GATE)), ..Setup::default() };
+        let setup = Setup {
+            within: networks.within(Place::Gate),
+            address: Some(at(GATE)),
+            ..Setup::default()
+        };
         let squid = Squid::start(folder, setup.basic());
-        World { squid, master, port, _outside: [server_role, master_role, web_server], scene, networks }
+        World {
+            squid,
+            master,
+            port,
+            _outside: [server_role, master_role, web_server],
+            scene,
+            networks,
+        }
     }
 
     /// The proxy as the room knows it.
@@ -57,9 +78,21 @@ impl World {
 
     /// A client in the room.
     fn client(&self, name: &str, fields: Value, environment: &[(&str, &str)]) -> Daemon {
-        let fields = with(json!({"master": self.master.to_string(), "connect_timeout": "2s"}), fields);
-        let configuration = self.scene.client_configuration(std::slice::from_ref(&self.port), fields);
-        let mut client = role(&self.networks, Place::Room, &self.scene, name, configuration, environment);
+        let fields = with(
+            json!({"master": self.master.to_string(), "connect_timeout": "2s"}),
+            fields,
+        );
+        let configuration = self
+            .scene
+            .client_configuration(std::slice::from_ref(&self.port), fields);
+        let mut client = role(
+            &self.networks,
+            Place::Room,
+            &self.scene,
+            name,
+            configuration,
+            environment,
+        );
         client.wait_ready(|| self.networks.is_listened_at(Place::Room, self.port.local));
         client
     }
@@ -67,8 +100,20 @@ impl World {
     /// The file as somebody in the room fetches it from this address.
     fn fetch(&self, address: impl std::fmt::Display) -> programs::Ran {
         let url = format!("http://{address}/file");
-        self.networks
-            .run(Place::Room, &["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "60", &url])
+        self.networks.run(
+            Place::Room,
+            &[
+                "curl",
+                "--silent",
+                "--show-error",
+                "--fail",
+                "--noproxy",
+                "*",
+                "--max-time",
+                "60",
+                &url,
+            ],
+        )
     }
 }
 
@@ -82,26 +127,50 @@ fn role(
 ) -> Daemon {
     let path = scene.write(name, &configuration);
     let mut command: Command = programs::within(&networks.within(place), REPORT);
-    command.arg("--config").arg(path).envs(environment.iter().copied());
+    command
+        .arg("--config")
+        .arg(path)
+        .envs(environment.iter().copied());
     Daemon::start(name, scene.folder(), &mut command)
 }
 
 #[test]
 fn where_nothing_but_a_proxy_leads_out_a_client_gets_out_through_it_alone() {
-    let content = bytes::mixed(fastrand::u64(..), usize::try_from(transfer::length()).unwrap());
+    let content = bytes::mixed(
+        fastrand::u64(..),
+        usize::try_from(transfer::length()).unwrap(),
+    );
     let world = World::new(&content);
     let (proxy, direct) = (world.proxy(), json!({"proxy": "none"}));
 
     let mut alone = world.client("alone", direct, &[]);
-    println!("{}", alone.wait_for_line(&["cannot reach the master: TCP:", "does a firewall let the port through?"]));
-    let curl = world
-        .networks
-        .run(Place::Room, &["curl", "--silent", "--noproxy", "*", "--max-time", "2", &format!("http://{}/", world.port.service)]);
+    println!(
+        "{}",
+        alone.wait_for_line(&[
+            "cannot reach the master: TCP:",
+            "does a firewall let the port through?"
+        ])
+    );
+    let curl = world.networks.run(
+        Place::Room,
+        &[
+            "curl",
+            "--silent",
+            "--noproxy",
+            "*",
+            "--max-time",
+            "2",
+            &format!("http://{}/", world.port.service),
+        ],
+    );
     assert_ne!(curl.code, Some(0), "nothing else gets out either: {curl:?}");
     alone.stop();
     assert_eq!(links_of(&alone), 0);
 
-    let exempt = [("ALL_PROXY", proxy.as_str()), ("NO_PROXY", "10.0.0.0/8, 203.0.113.0/24")];
+    let exempt = [
+        ("ALL_PROXY", proxy.as_str()),
+        ("NO_PROXY", "10.0.0.0/8, 203.0.113.0/24"),
+    ];
     let mut exempted = world.client("exempted", json!({}), &exempt);
     exempted.wait_for_line(&["cannot reach the master: TCP:"]);
     exempted.stop();
@@ -109,17 +178,33 @@ fn where_nothing_but_a_proxy_leads_out_a_client_gets_out_through_it_alone() {
 
     for (name, fields, environment) in [
         ("configured", json!({"proxy": proxy}), vec![]),
-        ("environment", json!({}), vec![("HTTP_PROXY", proxy.as_str()), ("NO_PROXY", "10.0.0.0/8")]),
+        (
+            "environment",
+            json!({}),
+            vec![("HTTP_PROXY", proxy.as_str()), ("NO_PROXY", "10.0.0.0/8")],
+        ),
     ] {
         let mut client = world.client(name, fields, &environment);
         client.wait_for_line(&["attached to a server"]);
         let fetched = world.fetch(world.port.local).succeeded().out;
         let digests = [&content, &fetched].map(|bytes| bytes::sha256(bytes));
-        println!("{name}: {} bytes fetched; SHA-256 there {}, here {}", fetched.len(), digests[0], digests[1]);
+        println!(
+            "{name}: {} bytes fetched; SHA-256 there {}, here {}",
+            fetched.len(),
+            digests[0],
+            digests[1]
+        );
         assert_eq!(digests[0], digests[1]);
         client.stop();
     }
-    let let_in = || world.squid.access_log().lines().filter(|line| line.contains(" 200 ann Basic")).count();
+    let let_in = || {
+        world
+            .squid
+            .access_log()
+            .lines()
+            .filter(|line| line.contains(" 200 ann Basic"))
+            .count()
+    };
     wait::until_true("squid has written down both tunnels", || let_in() == 2);
     println!("{}", world.squid.access_log());
 }

@@ -22,7 +22,10 @@ const REST: Duration = Duration::from_secs(8);
 fn through(setup: Setup, front: Front, heartbeat: &str) -> (Bed, Squid) {
     let scene = Scene::new(front);
     let squid = Squid::start(scene.folder(), setup);
-    let bed = Bed::new(scene, json!({"proxy": squid.url(), "heartbeat": heartbeat, "log_level": "info"}));
+    let bed = Bed::new(
+        scene,
+        json!({"proxy": squid.url(), "heartbeat": heartbeat, "log_level": "info"}),
+    );
     (bed, squid)
 }
 
@@ -32,10 +35,17 @@ fn let_in_by(bed: Bed, mut squid: Squid, scheme: &str) {
     drop(bed);
     squid.stop();
     let log = squid.access_log();
-    let let_in: Vec<_> = log.lines().filter(|line| line.contains(&format!(" 200 {USER} {scheme}"))).collect();
+    let let_in: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(&format!(" 200 {USER} {scheme}")))
+        .collect();
     println!("{}", let_in.join("\n"));
     assert_eq!(let_in.len(), 2, "one tunnel of each role:\n{log}");
-    assert!(log.lines().all(|line| line.contains(" 407 - - ") || let_in.contains(&line)), "nothing but questions:\n{log}");
+    assert!(
+        log.lines()
+            .all(|line| line.contains(" 407 - - ") || let_in.contains(&line)),
+        "nothing but questions:\n{log}"
+    );
 }
 
 #[test]
@@ -71,7 +81,9 @@ fn a_transfer_survives_that_squid_is_reconfigured() {
     bed.survives("squid -k reconfigure twice", || {
         let before = reconfigured();
         squid.reconfigure();
-        wait::until_true("squid has read its configuration again", || reconfigured() > before);
+        wait::until_true("squid has read its configuration again", || {
+            reconfigured() > before
+        });
     });
 }
 

@@ -18,7 +18,10 @@ const REST: Duration = Duration::from_secs(8);
 fn through(front: Front, heartbeat: &str) -> (Bed, Tinyproxy) {
     let scene = Scene::new(front);
     let tinyproxy = Tinyproxy::start(scene.folder(), IDLE_SECONDS, "");
-    let bed = Bed::new(scene, json!({"proxy": tinyproxy.url(), "heartbeat": heartbeat, "log_level": "info"}));
+    let bed = Bed::new(
+        scene,
+        json!({"proxy": tinyproxy.url(), "heartbeat": heartbeat, "log_level": "info"}),
+    );
     (bed, tinyproxy)
 }
 
@@ -46,11 +49,21 @@ fn a_heartbeat_above_the_idle_timeout_of_tinyproxy_costs_links_and_no_connection
 #[test]
 fn a_transfer_survives_that_tinyproxy_is_reloaded_killed_and_started_again() {
     let (bed, mut tinyproxy) = through(Front::Direct, "1s");
-    let reloaded = |tinyproxy: &Tinyproxy| tinyproxy.daemon.log().matches("Reloading config file finished").count();
+    let reloaded = |tinyproxy: &Tinyproxy| {
+        tinyproxy
+            .daemon
+            .log()
+            .matches("Reloading config file finished")
+            .count()
+    };
     bed.survives("tinyproxy reloaded twice", || {
         let before = reloaded(&tinyproxy);
         tinyproxy.daemon.signal(Signal::User);
-        wait::until_true("tinyproxy has read its configuration again", || reloaded(&tinyproxy) > before);
+        wait::until_true("tinyproxy has read its configuration again", || {
+            reloaded(&tinyproxy) > before
+        });
     });
-    bed.survives_restarts("tinyproxy killed and started twice", || tinyproxy.kill_and_start());
+    bed.survives_restarts("tinyproxy killed and started twice", || {
+        tinyproxy.kill_and_start()
+    });
 }

@@ -55,7 +55,10 @@ impl Transfer {
                 wait::pause(Duration::from_millis(10));
             }
         };
-        Transfer { limit, ..Transfer::read_with(echo, pace) }
+        Transfer {
+            limit,
+            ..Transfer::read_with(echo, pace)
+        }
     }
 
     /// Lets a slow one go on up to this share.
@@ -65,17 +68,29 @@ impl Transfer {
 
     /// `pace` is told which share of all has come back.
     fn read_with(echo: SocketAddr, pace: impl Fn(f64) + Send + 'static) -> Transfer {
-        let content = Content { seed: fastrand::u64(..), length: length() };
+        let content = Content {
+            seed: fastrand::u64(..),
+            length: length(),
+        };
         let back = Arc::new(AtomicU64::new(0));
         let counter = back.clone();
         let stream = services::connect(echo);
         let thread = thread::spawn(move || {
-            let sends = stream.try_clone().expect("a second handle of the connection");
+            let sends = stream
+                .try_clone()
+                .expect("a second handle of the connection");
             let sent = thread::spawn(move || send(&sends, content));
             let received = receive(&stream, content, &counter, pace);
-            [sent.join().expect("the sending side"), received].map(|digest| bytes::hexadecimal(digest.as_ref()))
+            [sent.join().expect("the sending side"), received]
+                .map(|digest| bytes::hexadecimal(digest.as_ref()))
         });
-        Transfer { content, back, started: Instant::now(), limit: Arc::default(), thread }
+        Transfer {
+            content,
+            back,
+            started: Instant::now(),
+            limit: Arc::default(),
+            thread,
+        }
     }
 
     /// Waits until this share of all has come back.
@@ -83,14 +98,21 @@ impl Transfer {
     pub fn wait_for(&self, share: f64) {
         let have = || self.back.load(Ordering::Relaxed) as f64 / self.content.length as f64;
         let is_so_far = || (have() >= share || self.thread.is_finished()).then_some(());
-        wait::within(SLOWEST, is_so_far).unwrap_or_else(|| panic!("{:.2} of the transfer within {SLOWEST:?}", have()));
-        assert!(!self.thread.is_finished(), "the transfer is over before it is disturbed");
+        wait::within(SLOWEST, is_so_far)
+            .unwrap_or_else(|| panic!("{:.2} of the transfer within {SLOWEST:?}", have()));
+        assert!(
+            !self.thread.is_finished(),
+            "the transfer is over before it is disturbed"
+        );
     }
 
     /// Waits for the end and expects every byte back once, in order.
     #[track_caller]
     pub fn finish(self, what: &str) {
-        let [sent, received] = self.thread.join().unwrap_or_else(|_| panic!("{what}: the transfer is not whole"));
+        let [sent, received] = self
+            .thread
+            .join()
+            .unwrap_or_else(|_| panic!("{what}: the transfer is not whole"));
         let seconds = self.started.elapsed().as_secs_f64();
         let length = self.content.length;
         assert_eq!(sent, received, "{what}: digests");
@@ -107,7 +129,9 @@ fn send(mut stream: &TcpStream, content: Content) -> Digest {
     while offset < content.length {
         let piece = content.fill(offset, &mut block);
         digest.update(piece);
-        stream.write_all(piece).unwrap_or_else(|error| panic!("sending at byte {offset}: {error}"));
+        stream
+            .write_all(piece)
+            .unwrap_or_else(|error| panic!("sending at byte {offset}: {error}"));
         offset += piece.len() as u64;
     }
     stream.shutdown(Shutdown::Write).expect("an end of file");
@@ -118,14 +142,22 @@ fn receive(stream: &TcpStream, content: Content, back: &AtomicU64, pace: impl Fn
     let mut digest = Context::new(&SHA256);
     let (mut block, mut offset) = (vec![0; BLOCK], 0);
     loop {
-        let count = services::read(stream, &mut block).unwrap_or_else(|error| panic!("receiving at byte {offset}: {error}"));
+        let count = services::read(stream, &mut block)
+            .unwrap_or_else(|error| panic!("receiving at byte {offset}: {error}"));
         if count == 0 {
             assert_eq!(offset, content.length, "an end before the last byte");
             return digest.finish();
         }
         let received = &block[..count];
-        assert!(offset + count as u64 <= content.length, "more comes back than was sent");
-        assert_eq!(content.first_difference(offset, received), None, "a byte is another one than was sent");
+        assert!(
+            offset + count as u64 <= content.length,
+            "more comes back than was sent"
+        );
+        assert_eq!(
+            content.first_difference(offset, received),
+            None,
+            "a byte is another one than was sent"
+        );
         digest.update(received);
         offset += count as u64;
         back.store(offset, Ordering::Relaxed);

@@ -34,10 +34,16 @@ fn survives_cuts(methods: Methods) {
     let cuts = saboteur.cuts();
     drop(saboteur);
     load.finish(&format!("{methods}, {cuts} cuts by the seed {seed}"));
-    assert!(cuts >= pace().least, "{cuts} cuts are too few to show anything");
+    assert!(
+        cuts >= pace().least,
+        "{cuts} cuts are too few to show anything"
+    );
     for (path, before) in lab.paths().iter().zip(before) {
         let again = path.connections() - before;
-        assert!(again as u64 >= pace().least / 2, "{again} new links of a path: the cuts did not fall into the transfer");
+        assert!(
+            again as u64 >= pace().least / 2,
+            "{again} new links of a path: the cuts did not fall into the transfer"
+        );
     }
 }
 
@@ -72,7 +78,8 @@ fn hundreds_of_idle_streams_are_all_there_after_cuts() {
     let ping_all = |round: usize| {
         for (number, stream) in streams.iter().enumerate() {
             let message = format!("round {round}, stream {number}");
-            services::ping(stream, message.as_bytes()).unwrap_or_else(|error| panic!("{message}: {error}"));
+            services::ping(stream, message.as_bytes())
+                .unwrap_or_else(|error| panic!("{message}: {error}"));
         }
     };
     ping_all(100);
@@ -83,23 +90,37 @@ fn hundreds_of_idle_streams_are_all_there_after_cuts() {
 #[test]
 fn a_stream_stalled_by_its_reader_across_cuts_is_whole_and_holds_up_nobody() {
     // More than the windows of the stream and all buffers on the way hold.
-    let content = Content { seed: fastrand::u64(..), length: 48 << 20 };
+    let content = Content {
+        seed: fastrand::u64(..),
+        length: 48 << 20,
+    };
     let source = source_of(content);
     let lab = Lab::with_service(source.address(), json!({}));
     let mut stalled = services::connect(lab.tunnel.local("service"));
     let mut block = vec![0; 64 << 10];
     stalled.read_exact(&mut block).unwrap();
     let beside = services::connect(lab.echo());
-    cut_everything(&lab, |number| services::ping(&beside, format!("after cut {number}").as_bytes()).unwrap());
+    cut_everything(&lab, |number| {
+        services::ping(&beside, format!("after cut {number}").as_bytes()).unwrap()
+    });
     let mut offset = 0;
     while offset < content.length {
-        assert_eq!(content.first_difference(offset, &block), None, "from byte {offset}");
+        assert_eq!(
+            content.first_difference(offset, &block),
+            None,
+            "from byte {offset}"
+        );
         offset += block.len() as u64;
         if offset < content.length {
-            stalled.read_exact(&mut block).unwrap_or_else(|error| panic!("at byte {offset}: {error}"));
+            stalled
+                .read_exact(&mut block)
+                .unwrap_or_else(|error| panic!("at byte {offset}: {error}"));
         }
     }
-    assert_eq!(services::read_to_ending(&stalled), (Vec::new(), Ending::Clean));
+    assert_eq!(
+        services::read_to_ending(&stalled),
+        (Vec::new(), Ending::Clean)
+    );
     drop(stalled);
     assert_eq!(source.wait_for_endings(1), [Ending::Clean]);
 }
@@ -139,7 +160,11 @@ fn a_half_close_survives_cuts_in_both_directions() {
             path.cut(cut);
             let (answer, ending) = services::read_to_ending(&stream);
             let expected = format!("{} {}", content.len(), bytes::sha256(&content));
-            assert_eq!((String::from_utf8_lossy(&answer).as_ref(), ending), (expected.as_str(), Ending::Clean), "{cut:?}");
+            assert_eq!(
+                (String::from_utf8_lossy(&answer).as_ref(), ending),
+                (expected.as_str(), Ending::Clean),
+                "{cut:?}"
+            );
         }
     }
     assert_eq!(digest.wait_for_endings(4), [Ending::Clean; 4]);
@@ -154,11 +179,18 @@ fn many_short_connections_during_cuts_are_all_served() {
     while saboteur.cuts() < 12 {
         let mut stream = services::connect(lab.tunnel.local("service"));
         let content = bytes::mixed(served, 20_000);
-        stream.write_all(&content).and_then(|()| stream.shutdown(Shutdown::Write)).unwrap();
+        stream
+            .write_all(&content)
+            .and_then(|()| stream.shutdown(Shutdown::Write))
+            .unwrap();
         let (answer, ending) = services::read_to_ending(&stream);
         let expected = format!("{} {}", content.len(), bytes::sha256(&content));
         let answer = String::from_utf8_lossy(&answer);
-        assert_eq!((answer.as_ref(), ending), (expected.as_str(), Ending::Clean), "connection {served}");
+        assert_eq!(
+            (answer.as_ref(), ending),
+            (expected.as_str(), Ending::Clean),
+            "connection {served}"
+        );
         served += 1;
     }
     println!("{served} connections");

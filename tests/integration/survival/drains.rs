@@ -50,18 +50,30 @@ fn survives_drains(mut lab: Lab) {
         lab.wait_for_traffic(512 << 10, &load);
         let mut old = lab.tunnel.replace_master();
         let status = old.wait_for_end(GRACE - Duration::from_secs(1));
-        let status = status.unwrap_or_else(|| panic!("the roles did not leave the master:\n{}", lab.tunnel.client.log()));
+        let status = status.unwrap_or_else(|| {
+            panic!(
+                "the roles did not leave the master:\n{}",
+                lab.tunnel.client.log()
+            )
+        });
         assert_eq!(status.code(), Some(0));
         drained.push(old);
     }
-    assert!(!load.is_done(), "the transfer was over before the last drain");
+    assert!(
+        !load.is_done(),
+        "the transfer was over before the last drain"
+    );
     load.finish("a master that drains");
     let longest = ticks.longest_pause(start, Instant::now());
     ticks.finish();
     println!("the longest pause beside the transfer: {longest:?}");
     assert!(longest < SHORT, "a pause of {longest:?}");
     for role in [&lab.tunnel.client, &lab.tunnel.server] {
-        assert!(!role.log().contains(LOST), "a link was cut, not left:\n{}", role.log());
+        assert!(
+            !role.log().contains(LOST),
+            "a link was cut, not left:\n{}",
+            role.log()
+        );
     }
 }
 
@@ -78,15 +90,24 @@ fn eight_streams_survive_a_master_that_drains_behind_nginx() {
 /// Eight streams while links are rotated twice where `fields` say so: both, the client's, or the server's.
 fn survives_rotation(fields: Value, rotated: impl Fn(&Lab) -> Vec<Arc<Proxy>>) {
     let lab = Lab::with_fields(fields);
-    let before: Vec<usize> = rotated(&lab).iter().map(|path| path.connections()).collect();
+    let before: Vec<usize> = rotated(&lab)
+        .iter()
+        .map(|path| path.connections())
+        .collect();
     let ticks = Ticks::start(lab.echo(), TICK);
     lab.limit();
     let start = Instant::now();
     let load = Load::start(lab.tunnel.local(METHODS[0]), pace().length * 2);
     wait::until_true("the links have been rotated twice", || {
-        rotated(&lab).iter().zip(&before).all(|(path, before)| path.connections() >= before + 2)
+        rotated(&lab)
+            .iter()
+            .zip(&before)
+            .all(|(path, before)| path.connections() >= before + 2)
     });
-    assert!(!load.is_done(), "the transfer was over before the second rotation");
+    assert!(
+        !load.is_done(),
+        "the transfer was over before the second rotation"
+    );
     load.finish("rotation");
     let longest = ticks.longest_pause(start, Instant::now());
     ticks.finish();
@@ -94,7 +115,10 @@ fn survives_rotation(fields: Value, rotated: impl Fn(&Lab) -> Vec<Arc<Proxy>>) {
     assert!(longest < SHORT, "a pause of {longest:?}");
     for role in [&lab.tunnel.client, &lab.tunnel.server] {
         let log = role.log();
-        assert!(!log.contains(LOST) && !log.contains(WAITING), "a link was cut, not left:\n{log}");
+        assert!(
+            !log.contains(LOST) && !log.contains(WAITING),
+            "a link was cut, not left:\n{log}"
+        );
         assert!(log.contains(MOVED), "the tunnels have moved:\n{log}");
     }
 }
@@ -106,10 +130,14 @@ fn eight_streams_survive_links_that_are_rotated_by_plan() {
 
 #[test]
 fn eight_streams_move_with_the_client_when_it_alone_rotates_its_link() {
-    survives_rotation(json!({"client_role": {"rotate_after": "2s"}}), |lab| vec![lab.client_path.clone()]);
+    survives_rotation(json!({"client_role": {"rotate_after": "2s"}}), |lab| {
+        vec![lab.client_path.clone()]
+    });
 }
 
 #[test]
 fn eight_streams_move_with_the_server_when_it_alone_rotates_its_link() {
-    survives_rotation(json!({"server_role": {"rotate_after": "2s"}}), |lab| vec![lab.server_path.clone()]);
+    survives_rotation(json!({"server_role": {"rotate_after": "2s"}}), |lab| {
+        vec![lab.server_path.clone()]
+    });
 }

@@ -36,12 +36,26 @@ fn a_tunnel_that_was_cut_off_for_longer_than_its_resume_timeout_is_reset_at_both
         services::ping(&stream, b"before").unwrap();
         let start = Instant::now();
         take_away(&lab.paths()[side]);
-        assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset), "the application, path {side}");
+        assert_eq!(
+            services::read_to_ending(&stream),
+            (Vec::new(), Ending::Reset),
+            "the application, path {side}"
+        );
         let waited = start.elapsed();
-        assert!((RESUME_TIMEOUT..RESUME_TIMEOUT + SOON).contains(&waited), "the application was reset after {waited:?}");
-        assert_eq!(lab.echo.wait_for_endings(1), [Ending::Reset], "the service, path {side}");
+        assert!(
+            (RESUME_TIMEOUT..RESUME_TIMEOUT + SOON).contains(&waited),
+            "the application was reset after {waited:?}"
+        );
+        assert_eq!(
+            lab.echo.wait_for_endings(1),
+            [Ending::Reset],
+            "the service, path {side}"
+        );
         let waited = start.elapsed();
-        assert!((RESUME_TIMEOUT..RESUME_TIMEOUT + SOON).contains(&waited), "the service was reset after {waited:?}");
+        assert!(
+            (RESUME_TIMEOUT..RESUME_TIMEOUT + SOON).contains(&waited),
+            "the service was reset after {waited:?}"
+        );
         lab.paths()[side].thaw();
         services::ping(&services::connect(lab.echo()), b"a new tunnel").unwrap();
     }
@@ -55,13 +69,22 @@ fn a_connection_on_a_dead_link_reaches_the_next_tunnel_when_the_server_never_saw
     // As after a sleep of the client's machine: it believes in a link that has ended, and in a tunnel that the server has given up.
     lab.client_path.swallow(Swallow::Present);
     lab.tunnel.restart_master();
-    lab.tunnel.server.wait_for_line(&["echo", "the tunnel is over"]);
+    lab.tunnel
+        .server
+        .wait_for_line(&["echo", "the tunnel is over"]);
     let unseen = services::connect(lab.echo());
     let content = bytes::mixed(7, 100_000);
-    services::ping(&unseen, &content).expect("the next tunnel carries it, and what was sent on the dead link");
-    lab.tunnel.client.wait_for_line(&["before its server saw the connection"]);
+    services::ping(&unseen, &content)
+        .expect("the next tunnel carries it, and what was sent on the dead link");
+    lab.tunnel
+        .client
+        .wait_for_line(&["before its server saw the connection"]);
     assert_eq!(services::read_to_ending(&seen), (Vec::new(), Ending::Reset));
-    assert_eq!(lab.echo.accepted(), 2, "the service sees each connection once");
+    assert_eq!(
+        lab.echo.accepted(),
+        2,
+        "the service sees each connection once"
+    );
 }
 
 #[test]
@@ -71,7 +94,9 @@ fn a_transfer_that_was_cut_off_for_too_long_never_ends_cleanly() {
     lab.limit();
     // A request of the load for a download of a gibibyte, by the seed 1.
     let mut stream = services::connect(service);
-    stream.write_all(&[&b"d"[..], &1u64.to_be_bytes(), &(1u64 << 30).to_be_bytes()].concat()).unwrap();
+    stream
+        .write_all(&[&b"d"[..], &1u64.to_be_bytes(), &(1u64 << 30).to_be_bytes()].concat())
+        .unwrap();
     stream.read_exact(&mut vec![0; 100_000]).unwrap();
     take_away(&lab.client_path);
     assert_eq!(services::read_to_ending(&stream).1, Ending::Reset);
@@ -84,14 +109,17 @@ fn a_server_that_was_started_again_has_its_old_connections_reset_and_serves_new_
     let idle = services::connect(lab.echo());
     services::ping(&idle, b"before").unwrap();
     let mut download = services::connect(lab.tunnel.local(METHODS[0]));
-    download.write_all(&[&b"d"[..], &1u64.to_be_bytes(), &(1u64 << 40).to_be_bytes()].concat()).unwrap();
+    download
+        .write_all(&[&b"d"[..], &1u64.to_be_bytes(), &(1u64 << 40).to_be_bytes()].concat())
+        .unwrap();
     download.read_exact(&mut vec![0; 1 << 20]).unwrap();
     lab.tunnel.server.kill();
     lab.tunnel.restart_server();
     let start = Instant::now();
     for (name, stream) in [("idle", idle), ("download", download)] {
         // What is under way may still come; the end of it is no end of file.
-        let ended = std::io::copy(&mut &stream, &mut std::io::sink()).map_or_else(Ending::from, |_| Ending::Clean);
+        let ended = std::io::copy(&mut &stream, &mut std::io::sink())
+            .map_or_else(Ending::from, |_| Ending::Clean);
         assert_eq!(ended, Ending::Reset, "{name}");
     }
     println!("reset after {:?}", start.elapsed());
@@ -99,7 +127,10 @@ fn a_server_that_was_started_again_has_its_old_connections_reset_and_serves_new_
     println!("served after {:?}", start.elapsed());
     assert!(start.elapsed() < SOON * 2, "after {:?}", start.elapsed());
     let log = lab.tunnel.client.log();
-    assert!(log.contains("the server was restarted"), "the client's log says why:\n{log}");
+    assert!(
+        log.contains("the server was restarted"),
+        "the client's log says why:\n{log}"
+    );
 }
 
 #[test]
@@ -110,7 +141,11 @@ fn a_reset_by_the_application_while_the_path_is_away_arrives_as_a_reset() {
         services::ping(&stream, b"before").unwrap();
         take_away(path);
         services::reset(stream);
-        wait::throughout("the service hears nothing", Duration::from_millis(500), || lab.echo.endings().len() == number);
+        wait::throughout(
+            "the service hears nothing",
+            Duration::from_millis(500),
+            || lab.echo.endings().len() == number,
+        );
         path.thaw();
         assert_eq!(lab.echo.wait_for_endings(number + 1)[number], Ending::Reset);
     }
@@ -135,7 +170,11 @@ fn a_reset_by_the_service_while_the_path_is_away_arrives_as_a_reset() {
         trigger.send(()).unwrap();
         service.wait_for_endings(number + 1);
         path.thaw();
-        assert_eq!(services::read_to_ending(&stream), (Vec::new(), Ending::Reset), "path {number}");
+        assert_eq!(
+            services::read_to_ending(&stream),
+            (Vec::new(), Ending::Reset),
+            "path {number}"
+        );
     }
 }
 
@@ -147,12 +186,18 @@ fn an_end_of_file_while_the_path_is_away_arrives_behind_all_that_was_sent() {
         let mut stream = services::connect(lab.tunnel.local("service"));
         stream.write_all(b"first, ").unwrap();
         take_away(&path);
-        stream.write_all(b"last").and_then(|()| stream.shutdown(Shutdown::Write)).unwrap();
+        stream
+            .write_all(b"last")
+            .and_then(|()| stream.shutdown(Shutdown::Write))
+            .unwrap();
         wait::pause(Duration::from_millis(300));
         path.thaw();
         let (answer, ending) = services::read_to_ending(&stream);
         let expected = format!("11 {}", bytes::sha256(b"first, last"));
-        assert_eq!((String::from_utf8_lossy(&answer).as_ref(), ending), (expected.as_str(), Ending::Clean));
+        assert_eq!(
+            (String::from_utf8_lossy(&answer).as_ref(), ending),
+            (expected.as_str(), Ending::Clean)
+        );
     }
     assert_eq!(digest.wait_for_endings(2), [Ending::Clean; 2]);
 }

@@ -15,9 +15,18 @@ use crate::support::{
 
 /// What the streams of a load are sealed and compressed with, one run for each.
 pub const METHODS: [Methods; 3] = [
-    Methods { encrypt: "aes-128-cfb", compress: "null" },
-    Methods { encrypt: "aes-128-cfb", compress: "s2" },
-    Methods { encrypt: "aes-128-cfb", compress: "zstd" },
+    Methods {
+        encrypt: "aes-128-cfb",
+        compress: "null",
+    },
+    Methods {
+        encrypt: "aes-128-cfb",
+        compress: "s2",
+    },
+    Methods {
+        encrypt: "aes-128-cfb",
+        compress: "zstd",
+    },
 ];
 
 /// How long a disturbed transfer takes, by `REPORT_TEST_SCALE`: its paths are limited, so that disturbances fall into it.
@@ -36,8 +45,18 @@ pub struct Pace {
 /// The pace of the tests of this subject.
 pub fn pace() -> Pace {
     match std::env::var("REPORT_TEST_SCALE").as_deref() {
-        Ok("full") => Pace { length: 64 << 20, bytes_per_second: 16_000_000, period: Duration::from_secs(1), least: 6 },
-        _ => Pace { length: 1 << 20, bytes_per_second: 1_000_000, period: Duration::from_millis(400), least: 4 },
+        Ok("full") => Pace {
+            length: 64 << 20,
+            bytes_per_second: 16_000_000,
+            period: Duration::from_secs(1),
+            least: 6,
+        },
+        _ => Pace {
+            length: 1 << 20,
+            bytes_per_second: 1_000_000,
+            period: Duration::from_millis(400),
+            least: 4,
+        },
     }
 }
 
@@ -72,7 +91,11 @@ impl Lab {
 
     /// The same with a service of the test under the mark `service`.
     pub fn with_service(service: SocketAddr, fields: Value) -> Lab {
-        Lab::on(Scene::new(Front::Direct), vec![Port::new("service", service, Methods::USUAL)], fields)
+        Lab::on(
+            Scene::new(Front::Direct),
+            vec![Port::new("service", service, Methods::USUAL)],
+            fields,
+        )
     }
 
     /// Both roles behind nginx.
@@ -83,19 +106,34 @@ impl Lab {
     /// On a prepared scene, with further ports, and with fields of client and server; a field `master_role` is
     /// the master's, and `server_role` and `client_role` are for one of the two alone.
     pub fn on(scene: Scene, mut ports: Vec<Port>, fields: Value) -> Lab {
-        let [client_path, server_path] = [(); 2].map(|()| Arc::new(Proxy::start(scene.public_address())));
+        let [client_path, server_path] =
+            [(); 2].map(|()| Arc::new(Proxy::start(scene.public_address())));
         let (echo, load) = (services::echo(), load::service());
         ports.extend(Port::for_each(&METHODS, load.address()));
         ports.push(Port::new("echo", echo.address(), Methods::USUAL));
         let of = |role: &str| fields.get(role).cloned().unwrap_or_else(|| json!({}));
-        let both = with(fields.clone(), json!({"master_role": null, "server_role": null, "client_role": null}));
-        let through = |path: &Proxy, own: Value| with(with(both.clone(), own), json!({"master": path.address().to_string()}));
+        let both = with(
+            fields.clone(),
+            json!({"master_role": null, "server_role": null, "client_role": null}),
+        );
+        let through = |path: &Proxy, own: Value| {
+            with(
+                with(both.clone(), own),
+                json!({"master": path.address().to_string()}),
+            )
+        };
         let fields = Fields {
             master: of("master_role"),
             server: through(&server_path, of("server_role")),
             client: through(&client_path, of("client_role")),
         };
-        Lab { tunnel: Tunnel::on(scene, ports, fields), client_path, server_path, echo, load }
+        Lab {
+            tunnel: Tunnel::on(scene, ports, fields),
+            client_path,
+            server_path,
+            echo,
+            load,
+        }
     }
 
     /// The client's path and the server's.
@@ -124,7 +162,10 @@ impl Lab {
         let carried = || self.client_path.forwarded().iter().sum::<u64>();
         let before = carried();
         wait::until_true("the streams run", || {
-            assert!(!load.is_done(), "the streams ended before they were disturbed");
+            assert!(
+                !load.is_done(),
+                "the streams ended before they were disturbed"
+            );
             carried() >= before + bytes
         });
     }

@@ -39,14 +39,20 @@ pub fn service() -> Service {
         if let Err(error) = stream.read_exact(&mut request) {
             return error.into();
         }
-        let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|index| request[at + index]));
-        let content = Content { seed: number(1), length: number(9) };
+        let number =
+            |at: usize| u64::from_be_bytes(std::array::from_fn(|index| request[at + index]));
+        let content = Content {
+            seed: number(1),
+            length: number(9),
+        };
         let nobody = AtomicU64::new(0);
         let answered = if request[0] == UP {
-            let verdict = receive(stream, content, &nobody).map_or_else(|error| error.to_string(), |()| WHOLE.to_owned());
+            let verdict = receive(stream, content, &nobody)
+                .map_or_else(|error| error.to_string(), |()| WHOLE.to_owned());
             stream.write_all(verdict.as_bytes())
         } else {
-            send(stream, content, &nobody).and_then(|()| io::copy(&mut stream, &mut io::sink()).map(drop))
+            send(stream, content, &nobody)
+                .and_then(|()| io::copy(&mut stream, &mut io::sink()).map(drop))
         };
         answered.map_or_else(Ending::from, |()| Ending::Clean)
     })
@@ -73,27 +79,47 @@ impl Load {
         let start = |(number, direction): (usize, u8)| {
             let moved = Arc::new(AtomicU64::new(0));
             let counter = moved.clone();
-            let content = Content { seed: fastrand::u64(..), length };
-            let name = format!("stream {number}, {}", if direction == UP { "up" } else { "down" });
+            let content = Content {
+                seed: fastrand::u64(..),
+                length,
+            };
+            let name = format!(
+                "stream {number}, {}",
+                if direction == UP { "up" } else { "down" }
+            );
             let thread = thread::spawn(move || run(address, direction, content, &counter));
-            Running { name, moved, thread }
+            Running {
+                name,
+                moved,
+                thread,
+            }
         };
-        Load { streams: directions.into_iter().enumerate().map(start).collect() }
+        Load {
+            streams: directions.into_iter().enumerate().map(start).collect(),
+        }
     }
 
     /// Bytes that the applications have handed over or been handed.
     pub fn moved(&self) -> u64 {
-        self.streams.iter().map(|stream| stream.moved.load(Ordering::Relaxed)).sum()
+        self.streams
+            .iter()
+            .map(|stream| stream.moved.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Whether every stream has ended, in whatever way.
     pub fn is_done(&self) -> bool {
-        self.streams.iter().all(|stream| stream.thread.is_finished())
+        self.streams
+            .iter()
+            .all(|stream| stream.thread.is_finished())
     }
 
     /// Whether some stream has ended before its time.
     pub fn is_broken(&self) -> bool {
-        self.streams.iter().any(|stream| stream.thread.is_finished()) && !self.is_done()
+        self.streams
+            .iter()
+            .any(|stream| stream.thread.is_finished())
+            && !self.is_done()
     }
 
     /// Waits for all streams and expects every one of them whole, up to its end.
@@ -101,24 +127,44 @@ impl Load {
     pub fn finish(self, under: &str) {
         let ended = self.streams.into_iter().filter_map(|stream| {
             let error = stream.thread.join().expect("a stream's thread").err()?;
-            Some(format!("{} ({} bytes moved): {error}", stream.name, stream.moved.load(Ordering::Relaxed)))
+            Some(format!(
+                "{} ({} bytes moved): {error}",
+                stream.name,
+                stream.moved.load(Ordering::Relaxed)
+            ))
         });
         let broken: Vec<String> = ended.collect();
-        assert!(broken.is_empty(), "{under}: {} streams did not survive:\n{}", broken.len(), broken.join("\n"));
+        assert!(
+            broken.is_empty(),
+            "{under}: {} streams did not survive:\n{}",
+            broken.len(),
+            broken.join("\n")
+        );
     }
 }
 
 fn run(address: SocketAddr, direction: u8, content: Content, moved: &AtomicU64) -> io::Result<()> {
     let mut stream = &services::connect(address);
-    let request = [&[direction][..], &content.seed.to_be_bytes(), &content.length.to_be_bytes()].concat();
+    let request = [
+        &[direction][..],
+        &content.seed.to_be_bytes(),
+        &content.length.to_be_bytes(),
+    ]
+    .concat();
     stream.write_all(&request)?;
     if direction == DOWN {
         return receive(stream, content, moved);
     }
     send(stream, content, moved)?;
     let mut verdict = String::new();
-    stream.read_to_string(&mut verdict).map_err(|error| said("waiting for the service's verdict", &error))?;
-    if verdict == WHOLE { Ok(()) } else { Err(io::Error::other(format!("the service says {verdict:?}"))) }
+    stream
+        .read_to_string(&mut verdict)
+        .map_err(|error| said("waiting for the service's verdict", &error))?;
+    if verdict == WHOLE {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("the service says {verdict:?}")))
+    }
 }
 
 fn send(mut stream: &TcpStream, content: Content, moved: &AtomicU64) -> io::Result<()> {
@@ -127,11 +173,15 @@ fn send(mut stream: &TcpStream, content: Content, moved: &AtomicU64) -> io::Resu
     while offset < content.length {
         let piece = content.fill(offset, &mut block);
         digest.update(piece);
-        stream.write_all(piece).map_err(|error| said(&format!("sending, at byte {offset} or before"), &error))?;
+        stream
+            .write_all(piece)
+            .map_err(|error| said(&format!("sending, at byte {offset} or before"), &error))?;
         offset += piece.len() as u64;
         moved.store(offset, Ordering::Relaxed);
     }
-    stream.write_all(digest.finish().as_ref()).and_then(|()| stream.shutdown(Shutdown::Write))
+    stream
+        .write_all(digest.finish().as_ref())
+        .and_then(|()| stream.shutdown(Shutdown::Write))
 }
 
 /// Reads to the end of file, and says where it is not what was sent.
@@ -139,14 +189,19 @@ fn receive(stream: &TcpStream, content: Content, moved: &AtomicU64) -> io::Resul
     let mut digest = Context::new(&SHA256);
     let (mut block, mut offset, mut trailer) = (vec![0; BLOCK], 0, Vec::new());
     loop {
-        let count = services::read(stream, &mut block).map_err(|error| said(&format!("receiving, at byte {offset}"), &error))?;
+        let count = services::read(stream, &mut block)
+            .map_err(|error| said(&format!("receiving, at byte {offset}"), &error))?;
         if count == 0 {
             break;
         }
-        let of_content = usize::try_from(content.length - offset).unwrap_or(usize::MAX).min(count);
+        let of_content = usize::try_from(content.length - offset)
+            .unwrap_or(usize::MAX)
+            .min(count);
         let (received, behind) = block[..count].split_at(of_content);
         if let Some(at) = content.first_difference(offset, received) {
-            return Err(io::Error::other(format!("byte {at} is another one than was sent")));
+            return Err(io::Error::other(format!(
+                "byte {at} is another one than was sent"
+            )));
         }
         digest.update(received);
         trailer.extend_from_slice(behind);
@@ -158,9 +213,15 @@ fn receive(stream: &TcpStream, content: Content, moved: &AtomicU64) -> io::Resul
     }
     let ended_at = offset + trailer.len() as u64;
     if trailer.len() < SHA256_OUTPUT_LEN {
-        return Err(io::Error::other(format!("a clean end at byte {ended_at}, before the last one")));
+        return Err(io::Error::other(format!(
+            "a clean end at byte {ended_at}, before the last one"
+        )));
     }
-    if digest.finish().as_ref() == trailer { Ok(()) } else { Err(io::Error::other("the digests differ")) }
+    if digest.finish().as_ref() == trailer {
+        Ok(())
+    } else {
+        Err(io::Error::other("the digests differ"))
+    }
 }
 
 fn said(doing: &str, error: &io::Error) -> io::Error {
@@ -181,10 +242,15 @@ fn cut_for_good(cut: Cut) -> String {
     let proxy = Proxy::start(service.address());
     proxy.set_path(Path::limited(1_000_000));
     let load = Load::start(proxy.address(), 1 << 20);
-    wait::until_true("the streams run", || proxy.forwarded().iter().all(|forwarded| *forwarded > 100_000));
+    wait::until_true("the streams run", || {
+        proxy
+            .forwarded()
+            .iter()
+            .all(|forwarded| *forwarded > 100_000)
+    });
     proxy.cut(cut);
-    let broken =
-        std::panic::catch_unwind(AssertUnwindSafe(|| load.finish("a path that is cut"))).expect_err("nothing can be whole");
+    let broken = std::panic::catch_unwind(AssertUnwindSafe(|| load.finish("a path that is cut")))
+        .expect_err("nothing can be whole");
     broken.downcast_ref::<String>().cloned().unwrap_or_default()
 }
 
@@ -192,17 +258,29 @@ fn cut_for_good(cut: Cut) -> String {
 fn a_stream_that_is_cut_off_is_told_from_a_whole_one() {
     for (cut, words) in [(Cut::Reset, "reset"), (Cut::EndOfFile, "a clean end")] {
         let said = cut_for_good(cut);
-        assert!(said.contains("8 streams did not survive") && said.contains(words), "{said}");
-        assert!(said.contains("down (") && said.contains("at byte"), "{said}");
+        assert!(
+            said.contains("8 streams did not survive") && said.contains(words),
+            "{said}"
+        );
+        assert!(
+            said.contains("down (") && said.contains("at byte"),
+            "{said}"
+        );
     }
 }
 
 #[test]
 fn a_byte_that_is_another_one_is_found() {
-    let content = Content { seed: 1, length: 10_000 };
+    let content = Content {
+        seed: 1,
+        length: 10_000,
+    };
     let mut block = vec![0; 6000];
     let mut received = content.fill(3000, &mut block).to_vec();
-    assert_eq!((received.len(), content.first_difference(3000, &received)), (6000, None));
+    assert_eq!(
+        (received.len(), content.first_difference(3000, &received)),
+        (6000, None)
+    );
     received[1234] ^= 1;
     assert_eq!(content.first_difference(3000, &received), Some(4234));
     assert_eq!(content.fill(9000, &mut [0; 6000]).len(), 1000);

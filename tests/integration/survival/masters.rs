@@ -36,7 +36,10 @@ fn survives_killed_masters(methods: Methods) {
         lab.tunnel.restart_master();
     }
     load.finish(&format!("{methods}, {kills} killed masters"));
-    assert!(kills >= pace().least, "{kills} are too few to show anything");
+    assert!(
+        kills >= pace().least,
+        "{kills} are too few to show anything"
+    );
 }
 
 #[test]
@@ -56,7 +59,10 @@ fn eight_streams_survive_killed_masters_with_zstd() {
 
 /// Eight streams while nginx is reloaded every second and ends its old workers, with their links, a second later.
 fn survives_reloads_of_nginx(methods: Methods) {
-    let tuning = Tuning { main: "worker_shutdown_timeout 1s;", ..Tuning::default() };
+    let tuning = Tuning {
+        main: "worker_shutdown_timeout 1s;",
+        ..Tuning::default()
+    };
     let lab = Lab::behind_nginx(&tuning, json!({}));
     let before = lab.client_path.connections();
     // Slower than elsewhere: a reload cannot come more often than its workers end.
@@ -69,9 +75,15 @@ fn survives_reloads_of_nginx(methods: Methods) {
         pause_while_running(&load, Duration::from_secs(1));
     }
     load.finish(&format!("{methods}, {reloads} reloads of nginx"));
-    assert!(reloads > pace().least / 2, "{reloads} are too few to show anything");
+    assert!(
+        reloads > pace().least / 2,
+        "{reloads} are too few to show anything"
+    );
     let again = lab.client_path.connections() - before;
-    assert!(again as u64 >= pace().least / 2, "{again} new links of the client: the workers did not end");
+    assert!(
+        again as u64 >= pace().least / 2,
+        "{again} new links of the client: the workers did not end"
+    );
 }
 
 #[test]
@@ -94,18 +106,31 @@ const MOVED: u64 = 128 << 10;
 
 /// Waits until one of these paths carries the transfer; none when the transfer is over before.
 fn in_use(paths: &[Arc<Proxy>; 2], candidates: &[usize], load: &Load) -> Option<usize> {
-    let forwarded = || paths.each_ref().map(|path| path.forwarded().iter().sum::<u64>());
+    let forwarded = || {
+        paths
+            .each_ref()
+            .map(|path| path.forwarded().iter().sum::<u64>())
+    };
     let before = forwarded();
     wait::until("the transfer goes through one of the masters", || {
         let now = forwarded();
-        let busy = candidates.iter().copied().find(|&at| now[at] - before[at] > MOVED);
-        if load.is_done() { Some(None) } else { busy.map(Some) }
+        let busy = candidates
+            .iter()
+            .copied()
+            .find(|&at| now[at] - before[at] > MOVED);
+        if load.is_done() {
+            Some(None)
+        } else {
+            busy.map(Some)
+        }
     })
 }
 
 #[test]
 fn eight_streams_survive_the_death_of_whichever_of_two_masters_is_in_use() {
-    methods_in_turn().iter().for_each(|&methods| survives_the_death_of_one_of_two(methods));
+    methods_in_turn()
+        .iter()
+        .for_each(|&methods| survives_the_death_of_one_of_two(methods));
 }
 
 fn survives_the_death_of_one_of_two(methods: Methods) {
@@ -116,9 +141,15 @@ fn survives_the_death_of_one_of_two(methods: Methods) {
     let list = || json!({"master": paths.each_ref().map(|path| path.address().to_string())});
     let service = load::service();
     let ports = vec![Port::new("load", service.address(), methods)];
-    let fields = Fields { server: list(), client: list(), ..Fields::default() };
+    let fields = Fields {
+        server: list(),
+        client: list(),
+        ..Fields::default()
+    };
     let mut tunnel = Tunnel::on(scene, ports, fields);
-    paths.iter().for_each(|path| path.set_path(Path::limited(pace().bytes_per_second)));
+    paths
+        .iter()
+        .for_each(|path| path.set_path(Path::limited(pace().bytes_per_second)));
     let load = Load::start(tunnel.local("load"), pace().length);
     let mut killed = Vec::new();
     while let Some(used) = in_use(&paths, &[0, 1], &load) {
@@ -136,6 +167,12 @@ fn survives_the_death_of_one_of_two(methods: Methods) {
         }
     }
     load.finish(&format!("{methods}, killed in turn: {killed:?}"));
-    assert!(killed.len() as u64 >= pace().least / 2, "{killed:?} are too few to show anything");
-    assert!(killed.contains(&0) && killed.contains(&1), "both have died: {killed:?}");
+    assert!(
+        killed.len() as u64 >= pace().least / 2,
+        "{killed:?} are too few to show anything"
+    );
+    assert!(
+        killed.contains(&0) && killed.contains(&1),
+        "both have died: {killed:?}"
+    );
 }

@@ -27,7 +27,9 @@ const NOTICED: Duration = Duration::from_secs(10 + 5);
 
 /// The bulk goes on after one path swallowed it: through a new link.
 fn survives_swallowing(swallow: impl Fn(&Proxy), limit: Duration) {
-    methods_in_turn().iter().for_each(|&methods| survives_swallowing_with(methods, &swallow, limit));
+    methods_in_turn()
+        .iter()
+        .for_each(|&methods| survives_swallowing_with(methods, &swallow, limit));
 }
 
 fn survives_swallowing_with(methods: Methods, swallow: impl Fn(&Proxy), limit: Duration) {
@@ -39,11 +41,16 @@ fn survives_swallowing_with(methods: Methods, swallow: impl Fn(&Proxy), limit: D
     let links = lab.client_path.connections();
     let start = Instant::now();
     swallow(&lab.client_path);
-    wait::until_true("the client has a new link", || lab.client_path.connections() > links);
+    wait::until_true("the client has a new link", || {
+        lab.client_path.connections() > links
+    });
     let noticed = start.elapsed();
     println!("{methods}: a new link after {noticed:?}");
     assert!(noticed < limit, "noticed after {noticed:?}");
-    assert!(!load.is_done(), "the transfer was over before it was disturbed");
+    assert!(
+        !load.is_done(),
+        "the transfer was over before it was disturbed"
+    );
     load.finish("a path that swallowed");
 }
 
@@ -82,13 +89,17 @@ fn what_is_sent_and_opened_while_a_path_is_away_arrives_when_it_is_back() {
         for mut stream in [&before, &opened] {
             stream.write_all(b"while it is away").unwrap();
         }
-        wait::throughout("nobody hears an end or an answer", Duration::from_secs(2), || {
-            [&before, &opened].iter().all(|stream| is_silent(stream))
-        });
+        wait::throughout(
+            "nobody hears an end or an answer",
+            Duration::from_secs(2),
+            || [&before, &opened].iter().all(|stream| is_silent(stream)),
+        );
         path.thaw();
         for mut stream in [&before, &opened] {
             let mut answer = [0; 16];
-            stream.read_exact(&mut answer).unwrap_or_else(|error| panic!("path {number}: {error}"));
+            stream
+                .read_exact(&mut answer)
+                .unwrap_or_else(|error| panic!("path {number}: {error}"));
             assert_eq!(&answer, b"while it is away");
         }
         opened.write_all(b"!").unwrap();
@@ -98,8 +109,11 @@ fn what_is_sent_and_opened_while_a_path_is_away_arrives_when_it_is_back() {
 
 /// Whether nothing can be read: no byte, no end, no reset.
 fn is_silent(stream: &TcpStream) -> bool {
-    stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let silent = services::read(stream, &mut [0]).is_err_and(|error| Ending::from(error) == Ending::Silent);
+    stream
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
+    let silent =
+        services::read(stream, &mut [0]).is_err_and(|error| Ending::from(error) == Ending::Silent);
     stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
     silent
 }
@@ -153,7 +167,10 @@ fn writers_are_held_while_a_path_is_away_and_memory_stays_bounded() {
         stream
     };
     let (upload, download) = (connect(b"u"), connect(b"d"));
-    let rest = lab.tunnel.pids().map(|(_, pid)| memory::resident_bytes(pid));
+    let rest = lab
+        .tunnel
+        .pids()
+        .map(|(_, pid)| memory::resident_bytes(pid));
     let kept = [upload.try_clone().unwrap(), download.try_clone().unwrap()];
     let writer = thread::spawn(move || pour(upload, &up[0]));
     let reader = thread::spawn(move || std::io::copy(&mut &download, &mut std::io::sink()));
@@ -161,7 +178,11 @@ fn writers_are_held_while_a_path_is_away_and_memory_stays_bounded() {
         drained.load(Ordering::Relaxed) > 8 << 20 && poured[1].load(Ordering::Relaxed) > 8 << 20
     });
     take_away(&lab.client_path);
-    let count = || poured.each_ref().map(|poured| poured.load(Ordering::Relaxed));
+    let count = || {
+        poured
+            .each_ref()
+            .map(|poured| poured.load(Ordering::Relaxed))
+    };
     let mut last = [0; 2];
     wait::until_true("both writers are held", || {
         wait::pause(Duration::from_millis(500));
@@ -175,8 +196,13 @@ fn writers_are_held_while_a_path_is_away_and_memory_stays_bounded() {
     }
     lab.client_path.thaw();
     wait::until_true("both go on", || {
-        count().iter().zip(last).all(|(now, then)| *now > then + (8 << 20)) && drained.load(Ordering::Relaxed) > last[0]
+        count()
+            .iter()
+            .zip(last)
+            .all(|(now, then)| *now > then + (8 << 20))
+            && drained.load(Ordering::Relaxed) > last[0]
     });
-    kept.iter().for_each(|stream| drop(stream.shutdown(std::net::Shutdown::Both)));
+    kept.iter()
+        .for_each(|stream| drop(stream.shutdown(std::net::Shutdown::Both)));
     let _ = (writer.join(), reader.join());
 }

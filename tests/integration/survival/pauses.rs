@@ -43,7 +43,10 @@ impl Times {
     }
 
     fn at(&self, share: f64) -> Duration {
-        self.0.get(((self.0.len() as f64 * share) as usize).min(self.0.len().saturating_sub(1))).copied().unwrap_or_default()
+        self.0
+            .get(((self.0.len() as f64 * share) as usize).min(self.0.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or_default()
     }
 
     fn median(&self) -> Duration {
@@ -51,8 +54,12 @@ impl Times {
     }
 
     fn print(&self, what: &str) {
-        let [median, most, longest] = [0.5, 0.9, 1.0].map(|share| self.at(share).as_secs_f64() * 1e3);
-        println!("{what}: median {median:.1} ms, p90 {most:.1} ms, longest {longest:.1} ms ({} times)", self.0.len());
+        let [median, most, longest] =
+            [0.5, 0.9, 1.0].map(|share| self.at(share).as_secs_f64() * 1e3);
+        println!(
+            "{what}: median {median:.1} ms, p90 {most:.1} ms, longest {longest:.1} ms ({} times)",
+            self.0.len()
+        );
     }
 }
 
@@ -77,9 +84,18 @@ fn pauses(lab: &Lab, path: &Proxy, cuts: usize, apart: Duration) -> Times {
 fn logged(log: &str, line: &str, field: &str) -> Times {
     let value = |line: &str| {
         let (_, value) = line.split_once(&format!("{field}="))?;
-        value.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok().map(Duration::from_millis)
+        value
+            .split(|character: char| !character.is_ascii_digit())
+            .next()?
+            .parse()
+            .ok()
+            .map(Duration::from_millis)
     };
-    Times::of(log.lines().filter(|text| text.contains(line)).filter_map(value))
+    Times::of(
+        log.lines()
+            .filter(|text| text.contains(line))
+            .filter_map(value),
+    )
 }
 
 #[test]
@@ -92,11 +108,21 @@ fn the_pause_after_a_cut_on_a_path_without_delay_is_below_50_ms() {
         times.print(&format!("the pause after a cut of the {name} link"));
         medians.push(times.median());
     }
-    for (name, role) in [("client", &lab.tunnel.client), ("server", &lab.tunnel.server)] {
-        logged(&role.log(), "the link was lost", "retry_ms").print(&format!("the {name} waits before it dials"));
-        logged(&role.log(), "linked to the master", "took_ms").print(&format!("the {name} links anew in"));
+    for (name, role) in [
+        ("client", &lab.tunnel.client),
+        ("server", &lab.tunnel.server),
+    ] {
+        logged(&role.log(), "the link was lost", "retry_ms")
+            .print(&format!("the {name} waits before it dials"));
+        logged(&role.log(), "linked to the master", "took_ms")
+            .print(&format!("the {name} links anew in"));
     }
-    assert!(medians.iter().all(|median| *median < Duration::from_millis(50)), "{medians:?}");
+    assert!(
+        medians
+            .iter()
+            .all(|median| *median < Duration::from_millis(50)),
+        "{medians:?}"
+    );
 }
 
 #[test]
@@ -143,17 +169,34 @@ fn rate(arrived: &AtomicU64, time: Duration) -> f64 {
 }
 
 /// What is left of the throughput of these streams with one cut a second, rounds with and without cuts in turn.
-fn share_under_cuts(lab: &Lab, methods: Methods, arrived: &Arc<AtomicU64>, command: u8, count: usize) -> f64 {
+fn share_under_cuts(
+    lab: &Lab,
+    methods: Methods,
+    arrived: &Arc<AtomicU64>,
+    command: u8,
+    count: usize,
+) -> f64 {
     const ROUND: Duration = Duration::from_secs(5);
     const ROUNDS: usize = 4;
-    let streams: Vec<TcpStream> = (0..count).map(|_| services::connect(lab.tunnel.local(methods.encrypt))).collect();
-    let handles: Vec<TcpStream> = streams.iter().map(|stream| stream.try_clone().unwrap()).collect();
+    let streams: Vec<TcpStream> = (0..count)
+        .map(|_| services::connect(lab.tunnel.local(methods.encrypt)))
+        .collect();
+    let handles: Vec<TcpStream> = streams
+        .iter()
+        .map(|stream| stream.try_clone().unwrap())
+        .collect();
     let mut rates = [Vec::new(), Vec::new()];
     thread::scope(|scope| {
         for mut stream in &streams {
             stream.set_write_timeout(None).unwrap();
             stream.write_all(&[command]).unwrap();
-            scope.spawn(move || if command == b'd' { services::count(stream, arrived) } else { services::pour(stream) });
+            scope.spawn(move || {
+                if command == b'd' {
+                    services::count(stream, arrived)
+                } else {
+                    services::pour(stream)
+                }
+            });
         }
         rate(arrived, Duration::from_secs(1));
         for round in 0..ROUNDS {
@@ -164,7 +207,9 @@ fn share_under_cuts(lab: &Lab, methods: Methods, arrived: &Arc<AtomicU64>, comma
             // The last cut shall not fall into the round without.
             rate(arrived, Duration::from_millis(500));
         }
-        handles.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+        handles
+            .iter()
+            .for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
     });
     let [whole, cut] = rates.map(|rates| rates.iter().sum::<f64>() / ROUNDS as f64);
     let direction = if command == b'd' { "down" } else { "up" };
@@ -180,8 +225,14 @@ fn share_under_cuts(lab: &Lab, methods: Methods, arrived: &Arc<AtomicU64>, comma
 #[ignore = "measures time: see the head of this file"]
 fn one_cut_a_second_leaves_seventy_percent_of_the_throughput() {
     let (service, arrived) = bulk();
-    let methods = ["aes-128-gcm", "plain"].map(|encrypt| Methods { encrypt, compress: "null" });
-    let ports = methods.iter().map(|&methods| Port::new(methods.encrypt, service.address(), methods)).collect();
+    let methods = ["aes-128-gcm", "plain"].map(|encrypt| Methods {
+        encrypt,
+        compress: "null",
+    });
+    let ports = methods
+        .iter()
+        .map(|&methods| Port::new(methods.encrypt, service.address(), methods))
+        .collect();
     let lab = Lab::on(Scene::new(Front::Direct), ports, json!({}));
     let mut shares = Vec::new();
     for methods in methods {
@@ -193,7 +244,12 @@ fn one_cut_a_second_leaves_seventy_percent_of_the_throughput() {
 }
 
 /// How long an echo pauses beside a transfer, first undisturbed, then while the disturbance is at work; and what it may be.
-fn pause_beside_a_transfer(name: &str, path: Path, fields: Value, mut disturb: impl FnMut(&mut Lab, usize)) {
+fn pause_beside_a_transfer(
+    name: &str,
+    path: Path,
+    fields: Value,
+    mut disturb: impl FnMut(&mut Lab, usize),
+) {
     const TIMES: usize = 5;
     let mut lab = Lab::on(Scene::new(Front::Direct), Vec::new(), fields);
     lab.set_paths(path);
@@ -211,19 +267,28 @@ fn pause_beside_a_transfer(name: &str, path: Path, fields: Value, mut disturb: i
         ticks.settle();
         ticks.longest_pause(start, Instant::now())
     }));
-    usual.print(&format!("{name}: the longest pauses of a steady echo beside a transfer"));
+    usual.print(&format!(
+        "{name}: the longest pauses of a steady echo beside a transfer"
+    ));
     disturbed.print(&format!("{name}: the same while links move"));
     let round_trip = path.delay * 4;
     let goal = round_trip + Duration::from_millis(20);
     println!("{name}: the goal, one round trip and 20 ms: {goal:?}");
     assert!(!load.is_broken());
     ticks.finish();
-    assert!(disturbed.median() <= goal.max(usual.median() * 2), "{:?}", disturbed.median());
+    assert!(
+        disturbed.median() <= goal.max(usual.median() * 2),
+        "{:?}",
+        disturbed.median()
+    );
 }
 
 /// 100 ms for the round trip from client to server and back, both links together.
 fn long_path() -> Path {
-    Path { delay: Duration::from_millis(25), ..Path::limited(10_000_000) }
+    Path {
+        delay: Duration::from_millis(25),
+        ..Path::limited(10_000_000)
+    }
 }
 
 fn drain_once(lab: &mut Lab, _number: usize) {
@@ -235,8 +300,18 @@ fn drain_once(lab: &mut Lab, _number: usize) {
 #[ignore = "measures time: see the head of this file"]
 fn a_drain_is_hardly_felt_beside_a_transfer() {
     let fields = || json!({"master_role": {"grace_period": "10s"}});
-    pause_beside_a_transfer("drain on loopback, both cores busy", Path::default(), fields(), drain_once);
-    pause_beside_a_transfer("drain on a path of 100 ms", long_path(), fields(), drain_once);
+    pause_beside_a_transfer(
+        "drain on loopback, both cores busy",
+        Path::default(),
+        fields(),
+        drain_once,
+    );
+    pause_beside_a_transfer(
+        "drain on a path of 100 ms",
+        long_path(),
+        fields(),
+        drain_once,
+    );
 }
 
 #[test]
@@ -245,10 +320,23 @@ fn a_rotation_is_hardly_felt_beside_a_transfer() {
     let rotated = |lab: &mut Lab, _number: usize| {
         let before = lab.paths().map(|path| path.connections());
         wait::until_true("both links have been rotated", || {
-            lab.paths().iter().zip(before).all(|(path, before)| path.connections() > before)
+            lab.paths()
+                .iter()
+                .zip(before)
+                .all(|(path, before)| path.connections() > before)
         });
     };
     let fields = || json!({"rotate_after": "2s"});
-    pause_beside_a_transfer("rotation on loopback, both cores busy", Path::default(), fields(), rotated);
-    pause_beside_a_transfer("rotation on a path of 100 ms", long_path(), fields(), rotated);
+    pause_beside_a_transfer(
+        "rotation on loopback, both cores busy",
+        Path::default(),
+        fields(),
+        rotated,
+    );
+    pause_beside_a_transfer(
+        "rotation on a path of 100 ms",
+        long_path(),
+        fields(),
+        rotated,
+    );
 }

@@ -54,27 +54,54 @@ fn an_open_transaction_survives_cuts_and_is_committed_whole() {
     let mut session = postgres::session(lab.tunnel.local("service"));
     session.say("begin;");
     for number in 0..CUTS {
-        session.expect(&format!("insert into kept values ({number}) returning number;"), &number.to_string());
-        session.say(&format!("insert into kept values ({number} + 100) returning number;"));
+        session.expect(
+            &format!("insert into kept values ({number}) returning number;"),
+            &number.to_string(),
+        );
+        session.say(&format!(
+            "insert into kept values ({number} + 100) returning number;"
+        ));
         cut(&lab, number);
         assert_eq!(session.hear(), (number + 100).to_string());
     }
-    assert_eq!(postgres::psql(database.address(), "select count(*) from kept").succeeded().text(), "0\n", "not yet");
+    assert_eq!(
+        postgres::psql(database.address(), "select count(*) from kept")
+            .succeeded()
+            .text(),
+        "0\n",
+        "not yet"
+    );
     session.say("commit;");
     session.expect("select count(*), sum(number) from kept;", "20|1090");
     assert_eq!(session.finish(), (Some(0), Vec::new()));
-    assert_eq!(postgres::psql(database.address(), "select count(*) from kept").succeeded().text(), "20\n");
+    assert_eq!(
+        postgres::psql(database.address(), "select count(*) from kept")
+            .succeeded()
+            .text(),
+        "20\n"
+    );
 }
 
 /// A shell behind an nginx that gives up what is silent for a while, at which nobody types for longer.
 fn idle_shell(silence: &'static str, heartbeat: Option<&str>, idle: Duration) {
     let folder = tempfile::tempdir().unwrap();
     let sshd = Sshd::start(folder.path(), ports::free());
-    let instead = vec![("proxy_read_timeout 1h;", silence), ("proxy_send_timeout 1h;", "")];
-    let scene = Scene::tuned(Front::NginxPlain, &Tuning { instead, ..Tuning::default() });
+    let instead = vec![
+        ("proxy_read_timeout 1h;", silence),
+        ("proxy_send_timeout 1h;", ""),
+    ];
+    let scene = Scene::tuned(
+        Front::NginxPlain,
+        &Tuning {
+            instead,
+            ..Tuning::default()
+        },
+    );
     let port = vec![Port::new("service", sshd.address(), Methods::USUAL)];
-    let fields =
-        heartbeat.map_or(json!({}), |heartbeat| json!({"heartbeat": heartbeat, "master_role": {"heartbeat": heartbeat}}));
+    let fields = heartbeat.map_or(
+        json!({}),
+        |heartbeat| json!({"heartbeat": heartbeat, "master_role": {"heartbeat": heartbeat}}),
+    );
     let lab = Lab::on(scene, port, fields);
     let mut shell = sshd.shell(lab.tunnel.local("service"));
     shell.expect("where=here; echo ready", "ready");
@@ -88,7 +115,11 @@ fn idle_shell(silence: &'static str, heartbeat: Option<&str>, idle: Duration) {
 
 #[test]
 fn a_shell_at_rest_outlives_the_patience_of_a_proxy() {
-    idle_shell("proxy_read_timeout 3s; proxy_send_timeout 3s;", Some("1s"), Duration::from_secs(8));
+    idle_shell(
+        "proxy_read_timeout 3s; proxy_send_timeout 3s;",
+        Some("1s"),
+        Duration::from_secs(8),
+    );
 }
 
 #[test]

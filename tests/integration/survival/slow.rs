@@ -22,7 +22,9 @@ fn keeps_its_link(slow: Path) {
     wait::until_true("the transfer runs", || load.moved() > 0);
     let links = || lab.paths().map(|path| path.connections());
     let (before, forwarded) = (links(), lab.client_path.forwarded());
-    wait::throughout("the links stay", WATCHED, || links() == before && !load.is_broken());
+    wait::throughout("the links stay", WATCHED, || {
+        links() == before && !load.is_broken()
+    });
     // Upwards: what is to come down was asked for behind what goes up.
     let moved = lab.client_path.forwarded()[0] - forwarded[0];
     println!("{moved} bytes in {WATCHED:?}");
@@ -35,10 +37,16 @@ fn keeps_its_link(slow: Path) {
 
 #[test]
 fn a_bulk_transfer_over_a_path_of_64_kilobytes_a_second_keeps_its_link() {
-    keeps_its_link(Path { delay: Duration::from_millis(50), ..Path::limited(SLOW) });
+    keeps_its_link(Path {
+        delay: Duration::from_millis(50),
+        ..Path::limited(SLOW)
+    });
 }
 
 #[test]
 fn a_bulk_transfer_over_a_path_that_forwards_byte_by_byte_keeps_its_link() {
-    keeps_its_link(Path { dribble: Some(Duration::from_millis(1)), ..Path::default() });
+    keeps_its_link(Path {
+        dribble: Some(Duration::from_millis(1)),
+        ..Path::default()
+    });
 }

@@ -27,26 +27,51 @@ impl Ticks {
     /// Sends a message to the echo at each interval.
     pub fn start(echo: SocketAddr, interval: Duration) -> Ticks {
         let stream = services::connect(echo);
-        let (stopping, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let (stop, to) = (stopping.clone(), stream.try_clone().expect("a second handle"));
+        let (stopping, arrivals) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(Mutex::new(Vec::new())),
+        );
+        let (stop, to) = (
+            stopping.clone(),
+            stream.try_clone().expect("a second handle"),
+        );
         let sender = thread::spawn(move || send(&to, interval, &stop));
-        let (seen, from) = (arrivals.clone(), stream.try_clone().expect("a third handle"));
+        let (seen, from) = (
+            arrivals.clone(),
+            stream.try_clone().expect("a third handle"),
+        );
         let receiver = thread::spawn(move || receive(&from, &seen));
-        let ticks = Ticks { stream, arrivals, stopping, sender, receiver };
+        let ticks = Ticks {
+            stream,
+            arrivals,
+            stopping,
+            sender,
+            receiver,
+        };
         wait::until_true("the first messages are back", || ticks.count() >= 3);
         ticks
     }
 
     /// Messages that came back.
     pub fn count(&self) -> usize {
-        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.arrivals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// The longest time without a message that touches the time from the one moment to the other.
     pub fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
         let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        let pauses = arrivals.windows(2).rev().take_while(|pair| pair[1] >= from).filter(|pair| pair[0] <= to);
-        pauses.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        let pauses = arrivals
+            .windows(2)
+            .rev()
+            .take_while(|pair| pair[1] >= from)
+            .filter(|pair| pair[0] <= to);
+        pauses
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap_or_default()
     }
 
     /// Waits for a message that was sent from now on to be back, and lets some more come.
@@ -60,8 +85,12 @@ impl Ticks {
     pub fn finish(self) {
         self.stopping.store(true, Ordering::Relaxed);
         let sent = self.sender.join().expect("the sender");
-        sent.and_then(|()| self.stream.shutdown(Shutdown::Write)).expect("every message is sent");
-        self.receiver.join().expect("the receiver").expect("every message comes back, in order, and the end behind them");
+        sent.and_then(|()| self.stream.shutdown(Shutdown::Write))
+            .expect("every message is sent");
+        self.receiver
+            .join()
+            .expect("the receiver")
+            .expect("every message comes back, in order, and the end behind them");
     }
 }
 
@@ -83,7 +112,11 @@ fn receive(mut from: &TcpStream, arrivals: &Mutex<Vec<Instant>>) -> io::Result<(
         let count = from.read(&mut block)?;
         let now = Instant::now();
         if count == 0 {
-            return if rest.is_empty() { Ok(()) } else { Err(io::Error::other("an end within a message")) };
+            return if rest.is_empty() {
+                Ok(())
+            } else {
+                Err(io::Error::other("an end within a message"))
+            };
         }
         rest.extend_from_slice(&block[..count]);
         let whole = rest.len() / 8 * 8;
@@ -93,7 +126,10 @@ fn receive(mut from: &TcpStream, arrivals: &Mutex<Vec<Instant>>) -> io::Result<(
             }
             number += 1;
         }
-        arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(now);
+        arrivals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(now);
     }
 }
 
@@ -110,6 +146,9 @@ fn a_pause_of_the_path_is_seen_and_nothing_is_lost() {
     lab.client_path.thaw();
     ticks.settle();
     let seen = ticks.longest_pause(start, thawed);
-    assert!((FROZEN - Duration::from_millis(20)..FROZEN * 4).contains(&seen), "{seen:?}");
+    assert!(
+        (FROZEN - Duration::from_millis(20)..FROZEN * 4).contains(&seen),
+        "{seen:?}"
+    );
     ticks.finish();
 }

@@ -37,13 +37,25 @@ impl Realm {
         write(&home.join("krb5.conf"), &client_configuration(address));
         write(&home.join("kdc.conf"), &kdc_configuration(&home, address));
         let mut create = Command::new("kdb5_util");
-        create.args(["create", "-s", "-r", REALM, "-P", "the master key of the test"]).envs(environment(&home));
+        create
+            .args([
+                "create",
+                "-s",
+                "-r",
+                REALM,
+                "-P",
+                "the master key of the test",
+            ])
+            .envs(environment(&home));
         programs::run(&mut create).succeeded();
         let kdc = run(folder, &home, address);
         let realm = Realm { home, address, kdc };
         realm.add_user(USER, PASSWORD);
         realm.administer(&format!("addprinc -randkey {SERVICE}"));
-        realm.administer(&format!("ktadd -k {} {SERVICE}", realm.home.join("http.keytab").display()));
+        realm.administer(&format!(
+            "ktadd -k {} {SERVICE}",
+            realm.home.join("http.keytab").display()
+        ));
         realm
     }
 
@@ -55,7 +67,12 @@ impl Realm {
     /// One command of `kadmin.local`.
     pub fn administer(&self, command: &str) -> Ran {
         let mut kadmin = Command::new("kadmin.local");
-        programs::run(kadmin.args(["-r", REALM, "-q", command]).envs(environment(&self.home))).succeeded()
+        programs::run(
+            kadmin
+                .args(["-r", REALM, "-q", command])
+                .envs(environment(&self.home)),
+        )
+        .succeeded()
     }
 
     /// Where the KDC is asked, by TCP and by UDP.
@@ -65,7 +82,9 @@ impl Realm {
 
     /// What lets a program find the realm: `KRB5_CONFIG`.
     pub fn environment(&self) -> Vec<(String, String)> {
-        environment(&self.home).map(|(name, value)| (name.to_owned(), value)).to_vec()
+        environment(&self.home)
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec()
     }
 
     /// squid's lines for Negotiate, which need its file `http.keytab`.
@@ -86,12 +105,21 @@ impl Realm {
 
 fn environment(home: &Path) -> [(&'static str, String); 2] {
     let file = |name: &str| home.join(name).display().to_string();
-    [("KRB5_CONFIG", file("krb5.conf")), ("KRB5_KDC_PROFILE", file("kdc.conf"))]
+    [
+        ("KRB5_CONFIG", file("krb5.conf")),
+        ("KRB5_KDC_PROFILE", file("kdc.conf")),
+    ]
 }
 
 fn run(folder: &Path, home: &Path, address: SocketAddr) -> Daemon {
     let mut kdc = Command::new("krb5kdc");
-    let mut kdc = Daemon::start("kdc", folder, kdc.args(["-n", "-r", REALM, "-P"]).arg(home.join("pid")).envs(environment(home)));
+    let mut kdc = Daemon::start(
+        "kdc",
+        folder,
+        kdc.args(["-n", "-r", REALM, "-P"])
+            .arg(home.join("pid"))
+            .envs(environment(home)),
+    );
     kdc.wait_ready(|| ports::is_listened_at(address));
     kdc
 }

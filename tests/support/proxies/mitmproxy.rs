@@ -37,9 +37,18 @@ impl Mitmproxy {
         let address = ports::free();
         let home = folder.join("mitmproxy");
         fs::create_dir_all(&home).expect("a folder for mitmproxy");
-        write(&home.join("addon.py"), &ADDON.replace("IDLE_SECONDS", &idle_seconds.to_string()));
+        write(
+            &home.join("addon.py"),
+            &ADDON.replace("IDLE_SECONDS", &idle_seconds.to_string()),
+        );
         let daemon = run(folder, &home, trusted, address);
-        Mitmproxy { address, home, folder: folder.to_owned(), trusted: trusted.to_owned(), daemon }
+        Mitmproxy {
+            address,
+            home,
+            folder: folder.to_owned(),
+            trusted: trusted.to_owned(),
+            daemon,
+        }
     }
 
     /// What `proxy` says.
@@ -61,10 +70,23 @@ impl Mitmproxy {
 
 fn run(folder: &Path, home: &Path, trusted: &Path, address: SocketAddr) -> Daemon {
     let mut mitmdump = Command::new("mitmdump");
-    mitmdump.args(["--listen-host", &address.ip().to_string(), "--listen-port", &address.port().to_string()]);
-    mitmdump.arg("--set").arg(format!("confdir={}", home.display()));
-    mitmdump.arg("--set").arg(format!("ssl_verify_upstream_trusted_ca={}", trusted.display()));
-    mitmdump.arg("--quiet").arg("--scripts").arg(home.join("addon.py"));
+    mitmdump.args([
+        "--listen-host",
+        &address.ip().to_string(),
+        "--listen-port",
+        &address.port().to_string(),
+    ]);
+    mitmdump
+        .arg("--set")
+        .arg(format!("confdir={}", home.display()));
+    mitmdump.arg("--set").arg(format!(
+        "ssl_verify_upstream_trusted_ca={}",
+        trusted.display()
+    ));
+    mitmdump
+        .arg("--quiet")
+        .arg("--scripts")
+        .arg(home.join("addon.py"));
     let mut daemon = Daemon::start("mitmproxy", folder, &mut mitmdump);
     daemon.wait_ready(|| ports::is_listened_at(address));
     daemon

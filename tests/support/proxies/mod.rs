@@ -33,7 +33,10 @@ pub const PASSWORD_IN_URL: &str = "se%40me%3Aopen%2F1";
 
 /// A folder that this user can enter and write to, which may be another user than that of the test.
 fn folder_of(user: &str, prefix: &str) -> TempDir {
-    let folder = tempfile::Builder::new().prefix(prefix).tempdir().expect("a folder for a daemon");
+    let folder = tempfile::Builder::new()
+        .prefix(prefix)
+        .tempdir()
+        .expect("a folder for a daemon");
     give_to(user, folder.path());
     folder
 }

@@ -23,7 +23,9 @@ const SQUID: &str = "proxy";
 const PLACE: &str = "/run/samba/winbindd";
 
 /// Folders that Samba would have elsewhere.
-const FOLDERS: [&str; 7] = ["private", "lock", "state", "cache", "pid", "ncalrpc", "winbindd"];
+const FOLDERS: [&str; 7] = [
+    "private", "lock", "state", "cache", "pid", "ncalrpc", "winbindd",
+];
 
 /// A running `winbindd`.
 #[derive(Debug)]
@@ -36,20 +38,40 @@ impl Samba {
     /// Makes the account and starts `winbindd`.
     #[track_caller]
     pub fn start(folder: &Path) -> Samba {
-        assert!(sshd::is_root(), "NTLM with Samba needs a mount namespace: run the tests as root");
+        assert!(
+            sshd::is_root(),
+            "NTLM with Samba needs a mount namespace: run the tests as root"
+        );
         // Not in the test's own folder, which is private: squid's helper enters this one.
-        let home = tempfile::Builder::new().prefix("report-samba-").tempdir().expect("a folder for Samba");
+        let home = tempfile::Builder::new()
+            .prefix("report-samba-")
+            .tempdir()
+            .expect("a folder for Samba");
         programs::run(Command::new("chmod").arg("755").arg(home.path())).succeeded();
-        FOLDERS.iter().for_each(|name| fs::create_dir(home.path().join(name)).expect("a folder for Samba"));
+        FOLDERS
+            .iter()
+            .for_each(|name| fs::create_dir(home.path().join(name)).expect("a folder for Samba"));
         let configuration = home.path().join("smb.conf");
         write(&configuration, &samba_configuration(home.path()));
         let mut smbpasswd = Command::new("smbpasswd");
-        smbpasswd.arg("-c").arg(&configuration).args(["-s", "-a", ACCOUNT]);
-        programs::run_with(&mut smbpasswd, format!("{PASSWORD}\n{PASSWORD}\n").as_bytes()).succeeded();
+        smbpasswd
+            .arg("-c")
+            .arg(&configuration)
+            .args(["-s", "-a", ACCOUNT]);
+        programs::run_with(
+            &mut smbpasswd,
+            format!("{PASSWORD}\n{PASSWORD}\n").as_bytes(),
+        )
+        .succeeded();
         let mut winbindd = Command::new("winbindd");
-        winbindd.args(["-F", "--no-process-group", "--debug-stdout", "-s"]).arg(&configuration);
+        winbindd
+            .args(["-F", "--no-process-group", "--debug-stdout", "-s"])
+            .arg(&configuration);
         let mut winbindd = Daemon::start("winbindd", folder, &mut winbindd);
-        let (pipe, privileged) = (home.path().join("winbindd/pipe"), home.path().join("state/winbindd_privileged"));
+        let (pipe, privileged) = (
+            home.path().join("winbindd/pipe"),
+            home.path().join("state/winbindd_privileged"),
+        );
         winbindd.wait_ready(|| pipe.exists() && privileged.join("pipe").exists());
         // Who may ask it about challenges: Debian's own package leaves this to the administrator, too.
         programs::run(Command::new("chgrp").arg(SQUID).arg(&privileged)).succeeded();
@@ -59,15 +81,26 @@ impl Samba {
     /// squid's lines for NTLM.
     pub fn ntlm(&self) -> [String; 2] {
         let configuration = self.home.path().join("smb.conf");
-        let program = format!("/usr/bin/ntlm_auth --configfile={} --helper-protocol=squid-2.5-ntlmssp", configuration.display());
-        [format!("auth_param ntlm program {program}"), "auth_param ntlm children 4 startup=1 idle=1".to_owned()]
+        let program = format!(
+            "/usr/bin/ntlm_auth --configfile={} --helper-protocol=squid-2.5-ntlmssp",
+            configuration.display()
+        );
+        [
+            format!("auth_param ntlm program {program}"),
+            "auth_param ntlm children 4 startup=1 idle=1".to_owned(),
+        ]
     }
 
     /// What squid has to be started within, so that its helper finds this `winbindd`.
     pub fn within(&self) -> Vec<String> {
         let ours = self.home.path().join("winbindd");
-        let script = format!("mkdir -p {PLACE} && mount --bind {} {PLACE} && exec \"$@\"", ours.display());
-        ["unshare", "--mount", "--", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
+        let script = format!(
+            "mkdir -p {PLACE} && mount --bind {} {PLACE} && exec \"$@\"",
+            ours.display()
+        );
+        ["unshare", "--mount", "--", "sh", "-c", &script, "sh"]
+            .map(str::to_owned)
+            .to_vec()
     }
 }
 

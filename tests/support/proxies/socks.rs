@@ -21,7 +21,11 @@ impl Microsocks {
     /// Starts it.
     pub fn start(folder: &Path) -> Microsocks {
         let address = ports::free();
-        Microsocks { address, folder: folder.to_owned(), daemon: run(folder, address) }
+        Microsocks {
+            address,
+            folder: folder.to_owned(),
+            daemon: run(folder, address),
+        }
     }
 
     /// What `proxy` says, with this scheme.
@@ -48,7 +52,16 @@ impl Microsocks {
 
 fn run(folder: &Path, address: SocketAddr) -> Daemon {
     let mut microsocks = Command::new("microsocks");
-    microsocks.args(["-i", &address.ip().to_string(), "-p", &address.port().to_string(), "-u", USER, "-P", PASSWORD]);
+    microsocks.args([
+        "-i",
+        &address.ip().to_string(),
+        "-p",
+        &address.port().to_string(),
+        "-u",
+        USER,
+        "-P",
+        PASSWORD,
+    ]);
     let mut daemon = Daemon::start("microsocks", folder, &mut microsocks);
     daemon.wait_ready(|| ports::is_listened_at(address));
     daemon

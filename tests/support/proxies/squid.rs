@@ -24,7 +24,8 @@ const ACCOUNT: &str = "proxy";
 const REALM: &str = "the test";
 
 /// What each line of the access log says: who asks from where, for what, with which outcome, and by which scheme. A scheme's name is at most nine letters.
-const LOG_FORMAT: &str = "logformat seen %>a %rm %ru %>Hs %un %.9{Proxy-Authorization}>h agent=%{User-Agent}>h";
+const LOG_FORMAT: &str =
+    "logformat seen %>a %rm %ru %>Hs %un %.9{Proxy-Authorization}>h agent=%{User-Agent}>h";
 
 /// In the lines of a setup: squid's own folder.
 pub const HOME: &str = "{home}";
@@ -70,29 +71,46 @@ impl Setup {
     /// Basic, for [`USER`].
     pub fn basic(self) -> Setup {
         // As htpasswd makes it, which is not everywhere.
-        let hashed = programs::run(Command::new("openssl").args(["passwd", "-apr1", PASSWORD])).succeeded().text();
-        let program = format!("auth_param basic program /usr/lib/squid/basic_ncsa_auth {HOME}/basic");
+        let hashed = programs::run(Command::new("openssl").args(["passwd", "-apr1", PASSWORD]))
+            .succeeded()
+            .text();
+        let program =
+            format!("auth_param basic program /usr/lib/squid/basic_ncsa_auth {HOME}/basic");
         let children = "auth_param basic children 4 startup=1 idle=1".to_owned();
         let lines = [program, children, format!("auth_param basic realm {REALM}")];
-        self.file("basic", format!("{USER}:{}\n", hashed.trim())).authentication(lines)
+        self.file("basic", format!("{USER}:{}\n", hashed.trim()))
+            .authentication(lines)
     }
 
     /// Digest, for [`USER`].
     pub fn digest(self) -> Setup {
         let mut md5 = Command::new("openssl");
         let secret = format!("{USER}:{REALM}:{PASSWORD}");
-        let hashed = programs::run_with(md5.args(["dgst", "-md5", "-r"]), secret.as_bytes()).succeeded().text();
+        let hashed = programs::run_with(md5.args(["dgst", "-md5", "-r"]), secret.as_bytes())
+            .succeeded()
+            .text();
         let hash = hashed.split_whitespace().next().expect("a digest");
-        let program = format!("auth_param digest program /usr/lib/squid/digest_file_auth -c {HOME}/digest");
+        let program =
+            format!("auth_param digest program /usr/lib/squid/digest_file_auth -c {HOME}/digest");
         let children = "auth_param digest children 4 startup=1 idle=1".to_owned();
-        let lines = [program, children, format!("auth_param digest realm {REALM}")];
-        self.file("digest", format!("{USER}:{REALM}:{hash}\n")).authentication(lines)
+        let lines = [
+            program,
+            children,
+            format!("auth_param digest realm {REALM}"),
+        ];
+        self.file("digest", format!("{USER}:{REALM}:{hash}\n"))
+            .authentication(lines)
     }
 
     /// Inside TLS, with this certificate.
     pub fn tls(self, leaf: &Leaf) -> Setup {
         let read = |path: &Path| fs::read(path).expect("a file of a certificate");
-        Setup { secure: true, ..self.file("leaf.pem", read(&leaf.cert)).file("leaf.key", read(&leaf.key)) }
+        Setup {
+            secure: true,
+            ..self
+                .file("leaf.pem", read(&leaf.cert))
+                .file("leaf.key", read(&leaf.key))
+        }
     }
 }
 
@@ -116,11 +134,29 @@ impl Squid {
             fs::write(&path, content).expect("a file for squid");
             give_to(ACCOUNT, &path);
         }
-        write(&home.path().join("squid.conf"), &configuration(home.path(), address, &setup));
-        let checked = programs::run(Command::new("squid").args(["-k", "parse", "-f"]).arg(home.path().join("squid.conf")));
-        assert_eq!(checked.code, Some(0), "squid's configuration: {}", checked.errors);
+        write(
+            &home.path().join("squid.conf"),
+            &configuration(home.path(), address, &setup),
+        );
+        let checked = programs::run(
+            Command::new("squid")
+                .args(["-k", "parse", "-f"])
+                .arg(home.path().join("squid.conf")),
+        );
+        assert_eq!(
+            checked.code,
+            Some(0),
+            "squid's configuration: {}",
+            checked.errors
+        );
         let daemon = run(folder, home.path(), &setup);
-        let mut squid = Squid { address, setup, log_folder: folder.to_owned(), daemon, home };
+        let mut squid = Squid {
+            address,
+            setup,
+            log_folder: folder.to_owned(),
+            daemon,
+            home,
+        };
         squid.wait_until_it_listens();
         squid
     }
@@ -133,7 +169,10 @@ impl Squid {
     /// What `proxy` says for this user and password, as they are written in a URL.
     pub fn url_for(&self, user: &str, password: &str) -> String {
         let scheme = if self.setup.secure { "https" } else { "http" };
-        format!("{scheme}://{user}:{password}@localhost:{}", self.address.port())
+        format!(
+            "{scheme}://{user}:{password}@localhost:{}",
+            self.address.port()
+        )
     }
 
     /// The same for [`USER`].
@@ -153,8 +192,12 @@ impl Squid {
 
     /// `squid -k reconfigure`.
     pub fn reconfigure(&self) -> Ran {
-        programs::run(Command::new("squid").args(["-k", "reconfigure", "-f"]).arg(self.home.path().join("squid.conf")))
-            .succeeded()
+        programs::run(
+            Command::new("squid")
+                .args(["-k", "reconfigure", "-f"])
+                .arg(self.home.path().join("squid.conf")),
+        )
+        .succeeded()
     }
 
     /// Asks it to end, so that its log is complete.
@@ -174,7 +217,13 @@ impl Squid {
         let (address, cache_log) = (self.address, self.home.path().join("cache.log"));
         // In a namespace of its own its socket is nowhere to be seen from here.
         let says_so = || fs::read_to_string(&cache_log).is_ok_and(|log| log.contains("Accepting"));
-        self.daemon.wait_ready(|| if address.ip().is_loopback() { ports::is_listened_at(address) } else { says_so() });
+        self.daemon.wait_ready(|| {
+            if address.ip().is_loopback() {
+                ports::is_listened_at(address)
+            } else {
+                says_so()
+            }
+        });
     }
 }
 

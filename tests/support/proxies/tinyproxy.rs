@@ -29,10 +29,17 @@ impl Tinyproxy {
         let (ip, port) = (address.ip(), address.port());
         write(
             &configuration,
-            &format!("Port {port}\nListen {ip}\nTimeout {idle_seconds}\nBasicAuth {USER} {PASSWORD}\nLogLevel Info\n{lines}\n"),
+            &format!(
+                "Port {port}\nListen {ip}\nTimeout {idle_seconds}\nBasicAuth {USER} {PASSWORD}\nLogLevel Info\n{lines}\n"
+            ),
         );
         let daemon = run(folder, &configuration, address);
-        Tinyproxy { address, configuration, folder: folder.to_owned(), daemon }
+        Tinyproxy {
+            address,
+            configuration,
+            folder: folder.to_owned(),
+            daemon,
+        }
     }
 
     /// What `proxy` says.
@@ -48,7 +55,13 @@ impl Tinyproxy {
 }
 
 fn run(folder: &Path, configuration: &Path, address: SocketAddr) -> Daemon {
-    let mut daemon = Daemon::start("tinyproxy", folder, Command::new("tinyproxy").args(["-d", "-c"]).arg(configuration));
+    let mut daemon = Daemon::start(
+        "tinyproxy",
+        folder,
+        Command::new("tinyproxy")
+            .args(["-d", "-c"])
+            .arg(configuration),
+    );
     daemon.wait_ready(|| ports::is_listened_at(address));
     daemon
 }

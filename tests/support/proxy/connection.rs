@@ -62,7 +62,8 @@ struct Lane {
 impl Lane {
     /// Whether a reset has come through: it does not wait behind what nobody reads.
     fn is_reset(&self) -> bool {
-        self.last.is_some_and(|(due, last)| last == Last::Reset && due <= Instant::now())
+        self.last
+            .is_some_and(|(due, last)| last == Last::Reset && due <= Instant::now())
     }
 }
 
@@ -91,17 +92,31 @@ enum Next {
 
 impl Connection {
     /// Carries the connection until it ends.
-    pub fn start(near: TcpStream, far: TcpStream, number: u64, shared: &Arc<Shared>) -> [JoinHandle<()>; 4] {
+    pub fn start(
+        near: TcpStream,
+        far: TcpStream,
+        number: u64,
+        shared: &Arc<Shared>,
+    ) -> [JoinHandle<()>; 4] {
         for socket in [&near, &far] {
             let _ = socket.set_nodelay(true);
             let _ = socket.set_write_timeout(Some(NOTICE));
         }
-        let state = Mutex::new(State { fate: Fate::Forwarded, lanes: Default::default() });
-        let connection =
-            Arc::new(Connection { sockets: [near, far], state, changed: Default::default(), shared: shared.clone() });
+        let state = Mutex::new(State {
+            fate: Fate::Forwarded,
+            lanes: Default::default(),
+        });
+        let connection = Arc::new(Connection {
+            sockets: [near, far],
+            state,
+            changed: Default::default(),
+            shared: shared.clone(),
+        });
         let stopping = {
             let mut connections = lock(&shared.connections);
-            connections.live.retain(|connection| connection.strong_count() > 0);
+            connections
+                .live
+                .retain(|connection| connection.strong_count() > 0);
             connections.live.push(Arc::downgrade(&connection));
             connections.stopping
         };
@@ -135,7 +150,9 @@ impl Connection {
         match cut {
             Cut::EndOfFile => {
                 if self.decide(Fate::Ended) {
-                    self.sockets.iter().for_each(|socket| drop(socket.shutdown(Shutdown::Write)));
+                    self.sockets
+                        .iter()
+                        .for_each(|socket| drop(socket.shutdown(Shutdown::Write)));
                 }
             }
             Cut::Reset => self.reset(),
@@ -151,7 +168,9 @@ impl Connection {
     /// Ends it because the proxy does.
     pub fn stop(&self) {
         self.decide(Fate::Over);
-        self.sockets.iter().for_each(|socket| drop(socket.shutdown(Shutdown::Both)));
+        self.sockets
+            .iter()
+            .for_each(|socket| drop(socket.shutdown(Shutdown::Both)));
     }
 
     fn reset(&self) {
@@ -166,7 +185,9 @@ impl Connection {
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
         // Wakes who reads, and sends nothing; the sockets are closed when all threads have noticed.
-        self.sockets.iter().for_each(|socket| drop(socket.shutdown(Shutdown::Read)));
+        self.sockets
+            .iter()
+            .for_each(|socket| drop(socket.shutdown(Shutdown::Read)));
     }
 
     /// Whether the fate was news.
@@ -259,7 +280,8 @@ impl Connection {
         while !rest.is_empty() && self.wait_until(lane, *free) {
             let path = self.shared.settings().path;
             let (piece, after) = rest.split_at(piece_length(&path).min(rest.len()));
-            *free = (*free).max(Instant::now().checked_sub(PIECE).unwrap_or(*free)) + duration_of(piece.len(), &path);
+            *free = (*free).max(Instant::now().checked_sub(PIECE).unwrap_or(*free))
+                + duration_of(piece.len(), &path);
             self.write_piece(lane, piece)?;
             rest = after;
         }
@@ -281,7 +303,9 @@ impl Connection {
             };
             if open && due.is_some_and(|due| due <= Instant::now()) {
                 let Some((_, block)) = queue.blocks.pop_front() else {
-                    return queue.last.map_or(Next::Over, |(_, last)| Next::Finish(last));
+                    return queue
+                        .last
+                        .map_or(Next::Over, |(_, last)| Next::Finish(last));
                 };
                 queue.bytes -= block.len();
                 self.changed[lane].notify_all();
@@ -307,13 +331,21 @@ impl Connection {
         }
     }
 
-    fn wait<'a>(&self, lane: usize, state: MutexGuard<'a, State>, until: Option<Instant>) -> MutexGuard<'a, State> {
+    fn wait<'a>(
+        &self,
+        lane: usize,
+        state: MutexGuard<'a, State>,
+        until: Option<Instant>,
+    ) -> MutexGuard<'a, State> {
         let changed = &self.changed[lane];
         match until {
             None => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(until) => {
                 let rest = until.saturating_duration_since(Instant::now());
-                changed.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0
+                changed
+                    .wait_timeout(state, rest)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
             }
         }
     }
@@ -348,7 +380,10 @@ fn room(path: &Path) -> usize {
     }
     let held = |rate: u32, time: Duration| (f64::from(rate) * time.as_secs_f64()) as usize;
     let delay = path.delay + path.jitter;
-    path.bytes_per_second.map_or(UNDER_WAY + held(UNLIMITED, delay), |rate| held(rate, delay + ROUTER))
+    path.bytes_per_second
+        .map_or(UNDER_WAY + held(UNLIMITED, delay), |rate| {
+            held(rate, delay + ROUTER)
+        })
 }
 
 /// Bytes that are written at a time.
@@ -362,10 +397,15 @@ fn piece_length(path: &Path) -> usize {
 
 /// How long the path takes for as many bytes.
 fn duration_of(length: usize, path: &Path) -> Duration {
-    let limited = path.bytes_per_second.map(|rate| Duration::from_secs_f64(length as f64 / f64::from(rate)));
+    let limited = path
+        .bytes_per_second
+        .map(|rate| Duration::from_secs_f64(length as f64 / f64::from(rate)));
     path.dribble.or(limited).unwrap_or_default()
 }
 
 fn would_block(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
 }

@@ -38,12 +38,18 @@ pub struct Path {
 impl Path {
     /// A path that takes so long each way and is otherwise perfect.
     pub fn delayed(delay: Duration) -> Path {
-        Path { delay, ..Path::default() }
+        Path {
+            delay,
+            ..Path::default()
+        }
     }
 
     /// A path that carries so much each way.
     pub fn limited(bytes_per_second: u32) -> Path {
-        Path { bytes_per_second: Some(bytes_per_second), ..Path::default() }
+        Path {
+            bytes_per_second: Some(bytes_per_second),
+            ..Path::default()
+        }
     }
 }
 
@@ -110,7 +116,11 @@ impl Shared {
     }
 
     fn live(&self) -> Vec<Arc<Connection>> {
-        lock(&self.connections).live.iter().filter_map(Weak::upgrade).collect()
+        lock(&self.connections)
+            .live
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
     }
 
     fn change(&self, change: impl FnOnce(&mut Settings)) {
@@ -149,11 +159,23 @@ impl Proxy {
     fn with(target: SocketAddr, recorded: Option<Mutex<[Vec<u8>; 2]>>) -> Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port for the proxy");
         let address = listener.local_addr().expect("the address of a listener");
-        let settings = Mutex::new(Settings { path: Path::default(), flow: Flow::Open });
-        let shared = Arc::new(Shared { settings, connections: Mutex::default(), recorded, forwarded: Default::default() });
+        let settings = Mutex::new(Settings {
+            path: Path::default(),
+            flow: Flow::Open,
+        });
+        let shared = Arc::new(Shared {
+            settings,
+            connections: Mutex::default(),
+            recorded,
+            forwarded: Default::default(),
+        });
         let forwarding = shared.clone();
         let acceptor = thread::spawn(move || accept(&listener, target, &forwarding));
-        Proxy { address, shared, acceptor: Some(acceptor) }
+        Proxy {
+            address,
+            shared,
+            acceptor: Some(acceptor),
+        }
     }
 
     /// Where it listens.
@@ -163,7 +185,13 @@ impl Proxy {
 
     /// All bytes toward the target, then all bytes from it, of all connections of a recording proxy.
     pub fn recorded(&self) -> [Vec<u8>; 2] {
-        lock(self.shared.recorded.as_ref().expect("a proxy that was asked to record")).clone()
+        lock(
+            self.shared
+                .recorded
+                .as_ref()
+                .expect("a proxy that was asked to record"),
+        )
+        .clone()
     }
 
     /// How many bytes it has forwarded toward the target, and from it.
@@ -200,14 +228,16 @@ impl Proxy {
 
     /// Goes silent, and resets new connections.
     pub fn refuse(&self) {
-        self.shared.change(|settings| settings.flow = Flow::Refusing);
+        self.shared
+            .change(|settings| settings.flow = Flow::Refusing);
     }
 
     /// Reads everything and throws it away, an end of file or a reset too: nobody learns anything. These connections never come back, only a
     /// cut ends them.
     pub fn swallow(&self, which: Swallow) {
         if which == Swallow::All {
-            self.shared.change(|settings| settings.flow = Flow::Swallowing);
+            self.shared
+                .change(|settings| settings.flow = Flow::Swallowing);
         }
         for connection in self.shared.live() {
             connection.swallow();

@@ -21,17 +21,36 @@ impl SlowPath {
     /// A path that holds `held` bytes in each direction.
     fn new(bytes_per_second: usize, held: usize) -> Self {
         let ((role, near), (far, master)) = (duplex(held), duplex(1024));
-        let ((near_read, near_write), (far_read, far_write)) = (tokio::io::split(near), tokio::io::split(far));
+        let ((near_read, near_write), (far_read, far_write)) =
+            (tokio::io::split(near), tokio::io::split(far));
         let (mut path, dead) = (JoinSet::new(), Arc::<AtomicBool>::default());
-        path.spawn(throttle(near_read, far_write, bytes_per_second, dead.clone()));
-        path.spawn(throttle(far_read, near_write, bytes_per_second, dead.clone()));
+        path.spawn(throttle(
+            near_read,
+            far_write,
+            bytes_per_second,
+            dead.clone(),
+        ));
+        path.spawn(throttle(
+            far_read,
+            near_write,
+            bytes_per_second,
+            dead.clone(),
+        ));
         let role = Some(MessageSocket::new(role, Bytes::new(), End::Dialled));
         let master = Some(MessageSocket::new(master, Bytes::new(), End::Accepted));
-        SlowPath { role, master, dead, _path: path }
+        SlowPath {
+            role,
+            master,
+            dead,
+            _path: path,
+        }
     }
 
     fn ends(&mut self) -> (Bed, Bed) {
-        (Bed::run(self.role.take().unwrap()), Bed::run(self.master.take().unwrap()))
+        (
+            Bed::run(self.role.take().unwrap()),
+            Bed::run(self.master.take().unwrap()),
+        )
     }
 }
 
@@ -62,7 +81,9 @@ async fn a_dead_path_is_noticed_ten_seconds_after_something_was_sent_on_it() {
         let start = Instant::now();
         lane.push(b"is anybody there?");
         bed.outbox.ready(1);
-        assert!(matches!(bed.end().await, LinkEnd::Silent(silence) if silence >= pause * SECOND + 10 * SECOND));
+        assert!(
+            matches!(bed.end().await, LinkEnd::Silent(silence) if silence >= pause * SECOND + 10 * SECOND)
+        );
         assert_eq!(start.elapsed().as_secs(), 10, "after a pause of {pause} s");
     }
 }
@@ -85,7 +106,10 @@ async fn a_link_that_died_in_a_sleep_ends_soon_after_it_without_traffic_too() {
     let start = Instant::now();
     assert!(matches!(bed.end().await, LinkEnd::Silent(_)));
     let took = start.elapsed();
-    assert!(took >= 3 * SECOND && took <= 5 * SECOND, "a look and the deadline, not {took:?}");
+    assert!(
+        took >= 3 * SECOND && took <= 5 * SECOND,
+        "a look and the deadline, not {took:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,10 +119,14 @@ async fn a_link_that_outlives_a_sleep_is_asked_once() {
     tokio::time::sleep(SECOND).await;
     sleep_of_the_machine(200 * SECOND);
     let start = Instant::now();
-    let Frame::Ping(token) = receive(&mut peer).await else { panic!("a PING is due") };
+    let Frame::Ping(token) = receive(&mut peer).await else {
+        panic!("a PING is due")
+    };
     assert!(start.elapsed() <= 2 * SECOND);
     send(&mut peer, Frame::Pong(token)).await;
-    let Frame::Ping(_) = receive(&mut peer).await else { panic!("a PING is due") };
+    let Frame::Ping(_) = receive(&mut peer).await else {
+        panic!("a PING is due")
+    };
     assert!(start.elapsed() >= 20 * SECOND, "the next heartbeat");
     bed.cancel.cancel();
     assert_eq!(peer.receive().await.unwrap(), None);
@@ -124,10 +152,14 @@ async fn who_hears_something_and_has_nothing_to_say_speaks_after_two_seconds_and
     let (_lane, _heard) = bed.open(1, 0);
     let start = Instant::now();
     send(&mut peer, data(1, b"hello")).await;
-    let Frame::Ping(token) = receive(&mut peer).await else { panic!("a PING is due") };
+    let Frame::Ping(token) = receive(&mut peer).await else {
+        panic!("a PING is due")
+    };
     assert_eq!(start.elapsed().as_secs(), 2);
     send(&mut peer, Frame::Pong(token)).await;
-    let Frame::Ping(_) = receive(&mut peer).await else { panic!("a PING is due") };
+    let Frame::Ping(_) = receive(&mut peer).await else {
+        panic!("a PING is due")
+    };
     assert_eq!(start.elapsed().as_secs(), 22);
 }
 
@@ -142,7 +174,8 @@ async fn parts_of_a_message_are_answered_and_keep_the_link() {
     for byte in message {
         peer.write_all(&[byte]).await.unwrap();
         tokio::time::sleep(3 * SECOND).await;
-        while let Ok(read) = tokio::time::timeout(Duration::ZERO, peer.read_buf(&mut answers)).await {
+        while let Ok(read) = tokio::time::timeout(Duration::ZERO, peer.read_buf(&mut answers)).await
+        {
             assert_ne!(read.unwrap(), 0, "the link is up");
         }
     }
@@ -186,10 +219,22 @@ async fn a_slow_path_with_megabytes_in_front_is_not_taken_for_a_dead_one() {
         let start = Instant::now();
         while to.received.load(Ordering::Relaxed) < 64 * BULK {
             tokio::time::sleep(SECOND).await;
-            assert!(left.task.try_join_next().is_none(), "after {:?}", start.elapsed());
-            assert!(right.task.try_join_next().is_none(), "after {:?}", start.elapsed());
+            assert!(
+                left.task.try_join_next().is_none(),
+                "after {:?}",
+                start.elapsed()
+            );
+            assert!(
+                right.task.try_join_next().is_none(),
+                "after {:?}",
+                start.elapsed()
+            );
         }
-        assert!(start.elapsed() > 200 * SECOND, "it is slow: {:?}", start.elapsed());
+        assert!(
+            start.elapsed() > 200 * SECOND,
+            "it is slow: {:?}",
+            start.elapsed()
+        );
     }
 }
 
@@ -234,7 +279,10 @@ async fn two_ends_at_rest_say_nothing_but_their_heartbeats() {
         to.flush().await.unwrap();
     }
     assert_eq!(heard.recv().await, Some(Heard::Payload("one word".into())));
-    let pings = frames.iter().filter(|frame| matches!(frame, Frame::Ping(_))).count();
+    let pings = frames
+        .iter()
+        .filter(|frame| matches!(frame, Frame::Ping(_)))
+        .count();
     // Each end once in 20 s, and one of each end for the word.
     assert!((30..=62).contains(&pings), "{pings}: {frames:?}");
     assert!(frames.len() <= 2 * pings + 1, "{frames:?}");
@@ -250,5 +298,9 @@ async fn pings_do_not_pile_up_for_a_peer_that_speaks_and_reads_nothing() {
         send(&mut peer, data(9, b"still here")).await;
     }
     assert!(bed.task.try_join_next().is_none());
-    assert!(bed.outbox.control_waiting_bytes() < 200, "{} bytes", bed.outbox.control_waiting_bytes());
+    assert!(
+        bed.outbox.control_waiting_bytes() < 200,
+        "{} bytes",
+        bed.outbox.control_waiting_bytes()
+    );
 }

@@ -13,8 +13,16 @@ fn raced(uplink: &mut Uplink<Road>) {
 }
 
 fn attach() -> Frame {
-    let header = AttachHeader { port: Id([1; 16]), instance: None, avoid: Vec::new() };
-    Frame::Attach { channel: 1, header, message: b"first".as_slice().into() }
+    let header = AttachHeader {
+        port: Id([1; 16]),
+        instance: None,
+        avoid: Vec::new(),
+    };
+    Frame::Attach {
+        channel: 1,
+        header,
+        message: b"first".as_slice().into(),
+    }
 }
 
 impl Bed {
@@ -27,15 +35,24 @@ impl Bed {
 impl Host {
     /// The next link, on which the master has said nothing yet.
     async fn knock(&mut self) -> MessageSocket {
-        tokio::time::timeout(300 * SECOND, self.door.recv()).await.expect("a link in time").expect("a link")
+        tokio::time::timeout(300 * SECOND, self.door.recv())
+            .await
+            .expect("a link in time")
+            .expect("a link")
     }
 
     /// What connects to it next is no master's: it stays refused until somebody changes something.
     async fn is_no_master(&mut self) {
         let mut socket = self.knock().await;
-        socket.feed(vec![7; 32].into()).await.expect("the role is there");
+        socket
+            .feed(vec![7; 32].into())
+            .await
+            .expect("the role is there");
         socket.flush().await.expect("the role is there");
-        assert!(matches!(socket.receive().await, Err(_) | Ok(None)), "a role has nothing to say to it");
+        assert!(
+            matches!(socket.receive().await, Err(_) | Ok(None)),
+            "a role has nothing to say to it"
+        );
     }
 }
 
@@ -48,9 +65,15 @@ async fn raced_masters_are_dialled_a_moment_apart_and_the_first_that_joins_is_us
     let start = Instant::now();
     let mut peer = bed.hosts[2].accept().await;
     for (position, host) in bed.hosts[..3].iter().enumerate() {
-        let [dialled] = host.dials()[..] else { panic!("dialled once: {:?}", host.dials()) };
+        let [dialled] = host.dials()[..] else {
+            panic!("dialled once: {:?}", host.dials())
+        };
         let after = dialled - start;
-        assert!((position as u32 * STAGGER..position as u32 * (STAGGER + AT_ONCE) + AT_ONCE).contains(&after), "{after:?}");
+        assert!(
+            (position as u32 * STAGGER..position as u32 * (STAGGER + AT_ONCE) + AT_ONCE)
+                .contains(&after),
+            "{after:?}"
+        );
     }
     let used = bed.joined().await;
     assert!(start.elapsed() < 3 * STAGGER, "{:?}", start.elapsed());
@@ -76,9 +99,16 @@ async fn in_a_race_a_master_that_is_silent_after_the_upgrade_is_dropped_when_ano
     let mut bed = Bed::wishing(2, vec![attach()], raced);
     let mut silent = bed.hosts[0].knock().await;
     let mut peer = bed.hosts[1].accept().await;
-    assert_eq!(peer.receive().await, Some(attach()), "what the role wants follows HELLO");
+    assert_eq!(
+        peer.receive().await,
+        Some(attach()),
+        "what the role wants follows HELLO"
+    );
     bed.joined().await;
-    assert!(matches!(silent.receive().await, Err(_) | Ok(None)), "dropped, without a word");
+    assert!(
+        matches!(silent.receive().await, Err(_) | Ok(None)),
+        "dropped, without a word"
+    );
     peer.expect_alive().await;
     bed.nothing_is_told();
 }
@@ -89,18 +119,23 @@ async fn in_a_race_the_role_asks_for_its_tunnels_at_one_master_at_a_time() {
     let mut hellos = Vec::new();
     for host in &mut bed.hosts {
         let mut socket = host.knock().await;
-        let hello = authenticate::hello(&mut socket, AUTHENTICATION_TIMEOUT).await.expect("HELLO");
+        let hello = authenticate::hello(&mut socket, AUTHENTICATION_TIMEOUT)
+            .await
+            .expect("HELLO");
         hellos.push((socket, hello));
     }
     for (position, (socket, _)) in hellos.iter_mut().enumerate() {
         let first = tokio::time::timeout(MILLISECOND, socket.receive()).await;
-        let asked = first.is_ok_and(|message| Frame::decode(message.unwrap().unwrap().freeze()).unwrap() == attach());
+        let asked = first.is_ok_and(|message| {
+            Frame::decode(message.unwrap().unwrap().freeze()).unwrap() == attach()
+        });
         assert_eq!(asked, position == 0, "master {position}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_masters_that_take_the_role_in_at_the_same_time_one_is_used_and_the_others_are_left_in_order() {
+async fn of_masters_that_take_the_role_in_at_the_same_time_one_is_used_and_the_others_are_left_in_order()
+ {
     let mut bed = Bed::start(2, raced);
     let (first, second) = (bed.hosts[0].knock().await, bed.hosts[1].knock().await);
     let (mut peers, mut used) = (Vec::new(), 0);
@@ -127,7 +162,11 @@ async fn when_the_master_in_use_asks_to_go_the_others_are_raced_while_its_link_g
     old.go_away().await;
     let asked = Instant::now();
     let mut new = bed.hosts[2].accept().await;
-    assert!(asked.elapsed() <= STAGGER + 3 * AT_ONCE, "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() <= STAGGER + 3 * AT_ONCE,
+        "{:?}",
+        asked.elapsed()
+    );
     bed.joined().await;
     assert!(Arc::ptr_eq(&first, &bed.retiring().await));
     old.expect_alive().await;
@@ -157,7 +196,11 @@ async fn a_link_that_is_replaced_for_its_age_stays_with_its_master() {
     let new = bed.hosts[0].accept().await;
     assert!(new.claims.moves);
     old.expect_closed().await;
-    assert!(bed.hosts[1].dials().is_empty(), "{:?}", bed.hosts[1].dials());
+    assert!(
+        bed.hosts[1].dials().is_empty(),
+        "{:?}",
+        bed.hosts[1].dials()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,7 +226,11 @@ async fn in_order_a_silent_master_is_given_up_before_the_next_one_is_dialled() {
     bed.hosts[1].set_length(10 * SECOND);
     let start = Instant::now();
     bed.hosts[2].accept().await;
-    assert!((10 * SECOND..10 * SECOND + 3 * AT_ONCE).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!(
+        (10 * SECOND..10 * SECOND + 3 * AT_ONCE).contains(&start.elapsed()),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 /// One master of two is none, the other one goes up and down: the first is dialled when the second is away and its own rest is over.
@@ -196,9 +243,15 @@ async fn leaves_alone_who_rests(choice: Choice) {
     drop(peer);
     bed.hosts[0].is_no_master().await;
     let rested = failed.elapsed();
-    assert!(rested >= 5 * SECOND - STAGGER && rested < 40 * SECOND, "{rested:?}");
+    assert!(
+        rested >= 5 * SECOND - STAGGER && rested < 40 * SECOND,
+        "{rested:?}"
+    );
     let meanwhile = bed.hosts[1].dials().len();
-    assert!(meanwhile > 5, "the other one has been tried {meanwhile} times");
+    assert!(
+        meanwhile > 5,
+        "the other one has been tried {meanwhile} times"
+    );
     bed.hosts[1].set_up(true);
     let _peer = bed.hosts[1].accept().await;
     bed.hosts[0].nobody_for(100 * SECOND).await;
@@ -222,7 +275,11 @@ async fn a_wish_for_another_master_is_given_up_when_none_is_ready_and_keeps_noth
     tokio::time::sleep(59 * SECOND).await;
     bed.mover.move_on();
     let new = bed.hosts[0].accept().await;
-    assert!(new.claims.moves && (old.at + 60 * SECOND..old.at + 62 * SECOND).contains(&new.at), "{:?}", new.at - old.at);
+    assert!(
+        new.claims.moves && (old.at + 60 * SECOND..old.at + 62 * SECOND).contains(&new.at),
+        "{:?}",
+        new.at - old.at
+    );
     old.expect_closed().await;
     assert_eq!(bed.hosts[1].dials().len(), 1);
 }
@@ -235,7 +292,11 @@ async fn a_role_that_ends_during_a_race_ends_all_its_attempts() {
     tokio::time::sleep(STAGGER + 2 * AT_ONCE).await;
     assert_eq!(bed.hosts[1].dials().len(), 1);
     bed.cancel.cancel();
-    bed.task.join_next().await.expect("it ran").expect("in order");
+    bed.task
+        .join_next()
+        .await
+        .expect("it ran")
+        .expect("in order");
     assert!(matches!(silent.receive().await, Err(_) | Ok(None)));
     bed.nothing_is_told();
 }
