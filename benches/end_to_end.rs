@@ -1,27 +1,31 @@
-//! rePort's three processes on loopback beside a chain of three raw TCP copiers, the floor for anything with three hops, measured in turns
-//! in the same run: `cargo bench --bench end_to_end`, or with `-- --full`, `-- --only plain`, `-- --help`.
+//! Compares rePort's three processes on loopback with a chain of three raw TCP copiers.
+//!
+//! The chain is the baseline for any system with three hops. All systems run at the same time and
+//! are measured alternately. Run `cargo bench --bench end_to_end`, or add `-- --full`, `-- --only
+//! plain`, `-- --help`.
 //!
 //! ```text
-//!  load ──TCP──► visitor ──► relay ──► agent ──TCP──► service         all of them processes of their own, on 127.0.0.1
-//!                client      master    server                         rePort, with WebSockets between them
-//!                copier      copier    copier                         the chain
+//!  load ──TCP──► client ──► master ──► server ──TCP──► service   rePort, with WebSockets in between
+//!  load ──TCP──► copier ──► copier ──► copier ──TCP──► service   the chain
+//!                                                    each is a separate process on 127.0.0.1
 //! ```
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
 //! | `options` | the command line |
-//! | `network` | a network of our own |
-//! | `children`, `process` | processes: that they are ready and end; what they use |
-//! | `services`, `copier` | the hidden commands in which this program runs itself: the service, a copier, which may work |
-//! | `variants` | which systems there are |
-//! | `systems`, `peers` | their processes and configurations |
-//! | `load` | what is measured; `bulk`, `echo`, `stalled` and `connections` are the ways |
-//! | `alone` | what ciphers, compressors and TLS cost by themselves |
+//! | `network` | the separate network namespace |
+//! | `children`, `process` | child processes: readiness, termination, resource usage |
+//! | `services`, `copier` | the hidden commands of this program: the service and the copiers |
+//! | `variants` | the list of systems |
+//! | `systems`, `peers` | the processes and configurations of the systems |
+//! | `load_generator` | the measurements; details in `bulk`, `echo`, `stalled` and `connections` |
+//! | `alone` | the cost of ciphers, compressors and TLS alone |
 //! | `results` | medians and ratios, JSON |
-//! | `goals` | what they are held to |
-//! | `tables`, `plot`, `machine` | how they are shown, and on which machine they were measured |
+//! | `goals` | the goals |
+//! | `tables`, `plot`, `machine` | output; facts about the machine |
 //!
-//! A transfer that fails is the end of the run, with an error and the processes' last words; every process is ended in any case.
+//! A failed transfer ends the run with an error and the last log lines of the processes. Every
+//! process is ended in any case.
 
 #[path = "end_to_end/alone.rs"]
 mod alone;
@@ -33,15 +37,15 @@ mod children;
 mod connections;
 #[path = "end_to_end/copier.rs"]
 mod copier;
-#[expect(dead_code, reason = "the benchmark of the layers needs more of it")]
+#[expect(dead_code, reason = "the layers benchmark uses the rest")]
 #[path = "layers/data.rs"]
 mod data;
 #[path = "end_to_end/echo.rs"]
 mod echo;
 #[path = "end_to_end/goals.rs"]
 mod goals;
-#[path = "end_to_end/load.rs"]
-mod load;
+#[path = "end_to_end/load_generator.rs"]
+mod load_generator;
 #[path = "end_to_end/machine.rs"]
 mod machine;
 #[path = "end_to_end/network.rs"]
@@ -74,7 +78,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     children::Children,
-    load::Load,
+    load_generator::LoadGenerator,
     options::{Command, Options},
     results::Results,
     systems::System,
@@ -92,7 +96,7 @@ fn main() -> ExitCode {
             let entered = if options.shared_network {
                 Ok(())
             } else {
-                network::enter()
+                network::enter_namespace()
             };
             entered.and_then(|()| measure_until_stopped(options))
         }
@@ -107,7 +111,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures, unless a signal comes or the time is over: nothing that was started is left behind.
+/// Measures until done, a signal arrives or the time limit passes. Ends all child processes.
 fn measure_until_stopped(options: Options) -> anyhow::Result<()> {
     let children = Arc::new(Children::new()?);
     let time_limit = options.time_limit;
@@ -125,13 +129,14 @@ fn measure_until_stopped(options: Options) -> anyhow::Result<()> {
             measured = measuring => measured?,
             _ = interrupted.recv() => bail!("interrupted"),
             _ = terminated.recv() => bail!("terminated"),
-            () = tokio::time::sleep(time_limit) => bail!("not done after {time_limit:?}"),
+            () = tokio::time::sleep(time_limit) => bail!("not finished after {time_limit:?}"),
         }
     });
     children.end_all();
-    // The thread that measures ends by itself once its processes are gone, or with this one.
+    // Do not wait for the measuring thread. It fails once its processes are gone, or ends with this
+    // one.
     runtime.shutdown_timeout(Duration::ZERO);
-    measured.inspect_err(|_| children.print_last_words())
+    measured.inspect_err(|_| children.print_log_tails())
 }
 
 fn measure(options: &Options, children: &Arc<Children>) -> anyhow::Result<()> {
@@ -141,10 +146,10 @@ fn measure(options: &Options, children: &Arc<Children>) -> anyhow::Result<()> {
         .iter()
         .map(|variant| System::start(variant, service, children))
         .collect::<Result<Vec<_>, _>>()?;
-    let load = Load::new(options);
+    let load = LoadGenerator::new(options);
     for system in &systems {
         load.verify(system)
-            .with_context(|| format!("{}: bytes do not arrive as they were sent", system.name()))?;
+            .with_context(|| format!("{}: verification failed", system.name()))?;
     }
     let mut results = Results::new(options, &systems);
     for round in 1..=options.rounds {
@@ -168,9 +173,13 @@ fn measure(options: &Options, children: &Arc<Children>) -> anyhow::Result<()> {
     plot::write(&results, options.plot.as_deref())
 }
 
-/// Everything once, the systems in turns.
-fn measure_round(load: &Load, systems: &[System], results: &mut Results) -> anyhow::Result<()> {
-    for measure in load::Measure::ALL {
+/// Runs every measurement once, alternating between the systems.
+fn measure_round(
+    load: &LoadGenerator,
+    systems: &[System],
+    results: &mut Results,
+) -> anyhow::Result<()> {
+    for measure in load_generator::Measure::ALL {
         for system in systems
             .iter()
             .filter(|system| system.variant().is_measured(measure))

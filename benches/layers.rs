@@ -1,6 +1,9 @@
-//! What each layer costs on its own: `cargo bench --bench layers`, or `-- seal`, `-- cfb/`, `-- compress/zstd` for a part of it.
+//! Measures each layer alone.
 //!
-//! One file under `layers/` for each layer, with one function that takes the Criterion; add a layer by a `mod` and a line in [`main`].
+//! Run `cargo bench --bench layers`, or add a filter: `-- seal`, `-- cfb/`, `-- compress/zstd`.
+//!
+//! Each layer has one file under `layers/` with one function that takes the Criterion instance. To
+//! add a layer, add a `mod` and a line in [`main`].
 
 use criterion::Criterion;
 
@@ -30,7 +33,9 @@ fn main() {
     }
 }
 
-/// Whether the command line asks for what is called `name`: it has no filter (options and their numbers are none), or one that fits.
+/// Returns whether the command line selects `name`: it has no filter, or only filters that match.
+///
+/// Options and numbers are not filters.
 fn is_wanted(name: &str) -> bool {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let other_mode = arguments

@@ -1,24 +1,30 @@
-//! What many cost: idle connections, links at rest, tunnels that each move a little. `cargo bench --bench scale`, or with `-- --quick`,
-//! `-- --only links`, `-- --help`.
+//! Measures the cost of many idle connections, many idle links, and many tunnels with little
+//! traffic.
+//!
+//! Run `cargo bench --bench scale`, or add `-- --quick`, `-- --only links`, `-- --help`.
 //!
 //! ```text
-//!  connections   2,000 × TCP ──► client ──► master ──► server ──► 2,000 × TCP     three processes; one tunnel
-//!  links        10,000 × link ══════════► master ◄══ link with 10,000 tunnels     the master is a process, the links' other ends are here
-//!  tunnels       1,000 × link ══════════► master ◄══ link with  1,000 tunnels     and the same traffic in one tunnel
+//!  connections   2,000 × TCP ──► client ──► master ──► server ──► 2,000 × TCP
+//!                (three processes, one tunnel)
+//!  links        10,000 × link ══════════► master ◄══ link with 10,000 tunnels
+//!                (the master is a process, the other ends of the links are in this process)
+//!  tunnels       1,000 × link ══════════► master ◄══ link with  1,000 tunnels
+//!                (and the same traffic in one tunnel)
 //! ```
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
 //! | `options` | the command line |
-//! | `processes` | processes: that they end, what memory they hold, what CPU they used |
+//! | `processes` | child processes: termination, memory, CPU time |
 //! | `roles` | rePort's processes and their configurations |
-//! | `copier` | the floor under the master: a copier of TCP connections |
+//! | `copier` | the baseline for the master: a copier of TCP connections |
 //! | `peers` | the other ends of many links, within this process |
 //! | `connections`, `links`, `tunnels` | the three measurements |
-//! | `results`, `table` | values, goals, JSON; how they are printed |
+//! | `results`, `table` | values, goals, JSON; printing |
 //! | `stopping` | signals and the time limit |
 //!
-//! Whatever ends the run, an error or a signal, ends all processes that it started. `benches/scale/README.md` says how to read the values.
+//! An error or a signal ends the run and all processes that it started. `benches/scale/README.md`
+//! explains the values.
 
 #[path = "scale/connections.rs"]
 mod connections;
@@ -30,10 +36,7 @@ mod links;
 mod options;
 #[path = "scale/peers.rs"]
 mod peers;
-#[expect(
-    dead_code,
-    reason = "the benchmark of the allocations needs more of it"
-)]
+#[expect(dead_code, reason = "the allocations benchmark uses the rest")]
 #[path = "scale/processes.rs"]
 mod processes;
 #[path = "scale/results.rs"]
@@ -64,7 +67,7 @@ fn main() -> ExitCode {
         }
         Ok(Command::Copier { listen_at, target }) => copier::run(listen_at, target),
         Ok(Command::Measure(options)) => {
-            stopping::until_stopped(options.time_limit, measure(&options))
+            stopping::run_until_stopped(options.time_limit, measure(&options))
         }
         Err(error) => Err(error),
     };

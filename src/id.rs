@@ -1,10 +1,11 @@
-//! Sixteen-byte names: key ids, instance ids, tunnel ids. In text they are 32 lower-case hexadecimal digits.
+//! Ids of 16 bytes: key ids, instance ids, tunnel ids. Their text form is 32 lower-case hexadecimal
+//! digits.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// A name of 16 bytes (PROTOCOL 3.2).
+/// An id of 16 bytes (PROTOCOL 3.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(pub [u8; 16]);
 
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_reads_back_what_it_prints() {
+    fn id_round_trips_as_text() {
         let id = Id(*b"0123456789abcdef");
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_another_shape_is_no_id() {
+    fn malformed_id_is_rejected() {
         for text in [
             "",
             "00",

@@ -1,5 +1,5 @@
-//! Holds the source to the table of layers in the crate's documentation: no module uses what is not in its row, and the pure ones know no
-//! runtime, no sockets, no clock and no random source.
+//! Checks the source against the table of layers in the crate documentation. No module uses a
+//! module outside its row. The pure modules use no runtime, sockets, clock or random source.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Modules without I/O, and what must not be named in them.
+/// Modules without I/O, followed by the names and paths that they must not use.
 const PURE: [&str; 4] = ["frame", "crypto", "compress", "mux"];
 const IMPURE_NAMES: [&str; 8] = [
     "tokio",
@@ -55,7 +55,7 @@ fn every_module_uses_only_what_its_row_allows() {
 }
 
 #[test]
-fn the_pure_layers_know_no_runtime_no_sockets_no_clock_and_no_random_source() {
+fn pure_layers_use_no_runtime_sockets_clock_or_random_source() {
     let mut broken = Vec::new();
     for (module, file, source) in sources() {
         if !PURE.contains(&module.as_str()) {
@@ -88,7 +88,7 @@ fn the_pure_layers_know_no_runtime_no_sockets_no_clock_and_no_random_source() {
 }
 
 #[test]
-fn imports_are_found_however_they_are_written() {
+fn paths_finds_all_import_forms() {
     let source = without_tests_and_comments(
         "use crate::{frame::{Frame, Code}, id::Id as Name, random};\n// crate::master\n/* crate::client */ let a = crate :: mux::Stream::new();\n\
          let text = \"crate::server\"; let b = r#\"crate::tunnel \"\"#; let c = '\"'; crate::config::load();\n#[cfg(test)]\nmod tests { use crate::cli; }",
@@ -115,7 +115,7 @@ fn imports_are_found_however_they_are_written() {
 }
 
 #[test]
-fn the_table_reads_as_it_is_meant() {
+fn the_table_parses() {
     let table = table();
     assert_eq!(table["frame"], ["id"]);
     assert!(
@@ -133,7 +133,7 @@ fn the_table_reads_as_it_is_meant() {
     assert!(table["cli"].contains(&"master".to_owned()) && table["id"].is_empty());
 }
 
-/// Each module with the paths that it may use.
+/// Returns the allowed paths of each module.
 fn table() -> BTreeMap<String, Vec<String>> {
     let mut table = BTreeMap::new();
     let mut above: Vec<String> = Vec::new();
@@ -164,7 +164,7 @@ fn table() -> BTreeMap<String, Vec<String>> {
     table
 }
 
-/// Every file of every module: the module, the file, and its text without tests, comments and literals.
+/// Returns every source file with its module and its code, without tests, comments and literals.
 fn sources() -> Vec<(String, PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -199,7 +199,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Whether the file, or a folder that it is in, is declared for tests alone: `#[cfg(test)] mod NAME;`.
+/// Whether the file or one of its folders is declared for tests only: `#[cfg(test)] mod NAME;`.
 fn is_test(root: &Path, inside: &Path) -> bool {
     let declared_for_tests = |item: &Path| {
         let folder = root.join(item.parent().unwrap_or(Path::new("")));
@@ -223,7 +223,7 @@ fn is_test(root: &Path, inside: &Path) -> bool {
         .any(declared_for_tests)
 }
 
-/// Drops comments and what is in literals, and then everything from the test module on: it comes last in each file.
+/// Removes comments, literals and the test module. The test module is the last item of each file.
 fn without_tests_and_comments(source: &str) -> String {
     let mut code = String::new();
     let mut rest = source;
@@ -250,7 +250,7 @@ fn without_tests_and_comments(source: &str) -> String {
     }
 }
 
-/// The length of the comment, text or character that begins here; 0 when none does.
+/// Returns the length of the comment, string or character literal at the start, or 0.
 fn literal_or_comment(rest: &str) -> usize {
     let until = |from: usize, end: &str| {
         rest[from..]
@@ -279,7 +279,8 @@ fn literal_or_comment(rest: &str) -> usize {
         });
         return end.map_or(rest.len(), |(end, _)| end + 2);
     }
-    // A character, and no lifetime: a quote right after one letter or an escape.
+    // A quote right after one character or an escape ends a character literal. Otherwise this is a
+    // lifetime.
     let mut letters = rest.char_indices();
     if letters.next().is_some_and(|(_, letter)| letter == '\'') {
         match letters.next() {
@@ -304,18 +305,19 @@ fn squeezed(source: &str) -> String {
         .collect()
 }
 
-/// Every path that begins with `root::`, without it; groups in braces are spread out.
+/// Returns every path that starts with `root::`, without that prefix. Groups in braces are
+/// expanded.
 fn paths(source: &str, root: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = source;
     while let Some(start) = rest.find(root) {
-        let stands_alone =
+        let is_whole_word =
             !rest[..start].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_');
         rest = &rest[start + root.len()..];
         if let Some(path) = rest
             .trim_start()
             .strip_prefix("::")
-            .filter(|_| stands_alone)
+            .filter(|_| is_whole_word)
         {
             spread(path.trim_start(), "", &mut found);
         }
@@ -323,7 +325,7 @@ fn paths(source: &str, root: &str) -> Vec<String> {
     found
 }
 
-/// Reads one path, or a group of them, that continues `prefix`; returns what stands behind it.
+/// Parses one path or group that continues `prefix`. Returns the text after it.
 fn spread<'a>(source: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str {
     if let Some(mut group) = source.strip_prefix('{') {
         loop {
@@ -336,7 +338,7 @@ fn spread<'a>(source: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str
                 return rest;
             }
             let rest = spread(group, prefix, found);
-            // What follows the path, as in `Id as Name`, is not ours.
+            // Skip what follows the path, as in `Id as Name`.
             let next = rest.find([',', '}']).unwrap_or(rest.len());
             group = &rest[next..];
         }

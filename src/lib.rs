@@ -1,32 +1,33 @@
-//! rePort: a tunnel over WebSockets whose relay is blind and whose connections survive.
+//! rePort: a tunnel over WebSockets with a blind relay and connections that survive link failures.
 //!
 //! ```text
 //!  app ──TCP──► client ══WebSocket══► master ◄══WebSocket══ server ──TCP──► service
-//!               (visitor)             (public relay)        (agent in the private network)
+//!                                 (public relay)       (in the private network)
 //! ```
 //!
 //! # Layers
-//! Each module may use those in its row and no other; a test holds the source to this table.
+//! Each module may use only the modules in its row. A test checks the source against this table.
 //!
-//! | module | what it owns | may use |
+//! | module | responsibility | may use |
 //! |---|---|---|
-//! | [`id`], [`random`], [`map`], [`text`], [`suspend`], [`tcp_table`] | sixteen-byte names; the system's random numbers; tables; the text of files; time in suspend; what the kernel knows of connections | |
+//! | [`id`], [`random`], [`map`], [`text`], [`suspend`], [`tcp_table`] | sixteen-byte identifiers; the system's random numbers; hash tables; text files; time in suspend; the kernel's table of TCP connections | |
 //! | [`frame`] | link frames: encode, decode, limits | `id` |
 //! | [`crypto`] | key derivation, proofs, the tunnel handshake, sealing | `id` |
-//! | [`compress`] | chunks of a stream | |
-//! | [`mux`] | streams, windows, acknowledgement | `map` |
-//! | [`link`] | dialling, TLS, WebSocket, authentication, heartbeat, the order of sending | `frame`, `crypto`, `id`, `random`, `map`, `text`, `suspend`, `tcp_table` |
-//! | [`tunnel`] | a mux over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random`, `map`, `suspend`, `tcp_table` |
-//! | [`bench`] | the built-in measure: what each end of a measuring stream does | `tunnel`, `compress` |
+//! | [`compress`] | compressed chunks of a stream | |
+//! | [`mux`] | streams, windows, acknowledgements | `map` |
+//! | [`link`] | dialling, TLS, WebSocket, authentication, keep-alive, the send schedule | `frame`, `crypto`, `id`, `random`, `map`, `text`, `suspend`, `tcp_table` |
+//! | [`tunnel`] | a multiplexer over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random`, `map`, `suspend`, `tcp_table` |
+//! | [`bench`] | the built-in measurement: both ends of a benchmark stream | `tunnel`, `compress` |
 //! | [`master`], [`server`], [`client`] | the roles | the layers above, not each other |
-//! | [`doctor`] | the walk along a role's way, layer by layer | the layers above |
-//! | [`config`] | the file, as written and as meant | the names of methods in `crypto` and `compress`, how a master is named and dialled in `link::dial`, `text` |
+//! | [`doctor`] | the diagnosis of a role's path, layer by layer | the layers above |
+//! | [`config`] | the configuration file: parsing, validation, defaults | the names of methods in `crypto` and `compress`, the addresses and dial parameters in `link::dial`, `text` |
 //! | [`telemetry`] | logs | |
 //! | [`cli`] | the commands | everything |
 //!
-//! `frame`, `crypto`, `compress` and `mux` are pure: no runtime, no sockets, no clock and no random source of their own.
+//! `frame`, `crypto`, `compress` and `mux` are pure: they use no runtime, no sockets, no clock and
+//! no random source.
 //!
-//! The protocol is specified in `docs/PROTOCOL.md`.
+//! `docs/PROTOCOL.md` specifies the protocol.
 //!
 //! [`bench`]: mod@bench
 

@@ -1,4 +1,4 @@
-//! The `report` binary: arguments to role.
+//! The `report` binary. [`report::cli`] does all the work.
 
 fn main() -> std::process::ExitCode {
     report::cli::main()

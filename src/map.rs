@@ -1,7 +1,8 @@
-//! Tables that are looked up several times for every message.
+//! Hash tables for several look-ups per message.
 
 use std::collections::HashMap;
 
-/// A hash table for short keys. The standard library's hash would take a sixth of what a client does for a small message (counted in instructions).
-/// This one is seeded at random too, so that a peer who chooses the keys cannot choose collisions.
+/// A hash table for short keys. The standard library's hash function would take a sixth of a
+/// client's work for a small message (counted in instructions). This one is also seeded at random,
+/// so that a peer cannot choose keys that collide.
 pub type Map<Key, Value> = HashMap<Key, Value, foldhash::fast::RandomState>;

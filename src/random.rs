@@ -1,9 +1,10 @@
-//! Random bytes of the operating system, for keys, nonces and ids. The pure layers take them as arguments.
+//! Random bytes from the operating system, for keys, nonces and ids. The pure layers take them as
+//! arguments.
 
-/// `N` bytes that nobody can guess.
+/// Returns `N` unpredictable bytes.
 ///
 /// # Panics
-/// When the operating system has no randomness to give: nothing here can be safe then.
+/// If the operating system provides no randomness: nothing can be secure then.
 #[must_use]
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];

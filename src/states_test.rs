@@ -1,28 +1,29 @@
-//! Goes through the table of PROTOCOL 12.1: each state that a peer can leave another in has a deadline and a bound, and the document names those of the code.
-//! That they hold is for the tests beside each of them.
+//! Checks the table of PROTOCOL 12.1. It lists the states in which one peer can leave another. Each
+//! has a deadline and a bound, and the document must name the values of the code. The tests of each
+//! module verify that the values take effect.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     bench, config, frame, link,
-    master::{self, Limits, MasterTiming},
+    master::{self, MasterLimits, MasterTiming},
     server, tunnel,
 };
 
-/// Of a state: when it ends, and how many there may be, as the table says it.
-struct State {
+/// The deadlines and bounds of one state, as the table must name them.
+struct StateBounds {
     ends_after: Vec<Duration>,
     bounds: Vec<String>,
 }
 
-fn state(ends_after: &[Duration], bounds: &[usize]) -> State {
-    State {
+fn state(ends_after: &[Duration], bounds: &[usize]) -> StateBounds {
+    StateBounds {
         ends_after: ends_after.to_vec(),
         bounds: bounds.iter().copied().map(grouped).collect(),
     }
 }
 
-/// A number as the document writes it.
+/// Formats a number as the document writes it.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits
@@ -34,15 +35,15 @@ fn grouped(number: usize) -> String {
     groups.join(",")
 }
 
-/// Every state, with the constants that bound it.
-fn states() -> BTreeMap<&'static str, State> {
+/// Returns every state with the constants that bound it.
+fn states() -> BTreeMap<&'static str, StateBounds> {
     let timing = MasterTiming::default();
-    let heartbeat = link::Timing::default();
-    let limits = Limits::default();
-    let memory = config::Limits::default().memory.bytes();
+    let keep_alive = link::KeepAliveTiming::default();
+    let limits = MasterLimits::default();
+    let memory = config::MasterLimitsConfig::default().memory.bytes();
     assert_eq!(
         (limits.memory_bytes, limits.links),
-        (memory, config::Limits::default().links as usize)
+        (memory, config::MasterLimitsConfig::default().links as usize)
     );
     BTreeMap::from([
         (
@@ -63,7 +64,7 @@ fn states() -> BTreeMap<&'static str, State> {
         ),
         (
             "link that says nothing",
-            state(&[heartbeat.timeout, heartbeat.answer_timeout], &[]),
+            state(&[keep_alive.timeout, keep_alive.answer_timeout], &[]),
         ),
         (
             "part of a message",
@@ -71,7 +72,7 @@ fn states() -> BTreeMap<&'static str, State> {
         ),
         (
             "answers that are not read",
-            state(&[heartbeat.answer_timeout], &[link::ANSWERS_WAITING]),
+            state(&[keep_alive.answer_timeout], &[link::ANSWERS_WAITING]),
         ),
         (
             "ATTACH without a server",
@@ -87,7 +88,7 @@ fn states() -> BTreeMap<&'static str, State> {
         ),
         (
             "candidate",
-            state(&[tunnel::CANDIDATE_TIMEOUT], &[server::CANDIDATES]),
+            state(&[tunnel::CANDIDATE_TIMEOUT], &[server::MAX_CANDIDATES]),
         ),
         (
             "tunnel without a channel",
@@ -105,13 +106,13 @@ fn states() -> BTreeMap<&'static str, State> {
         ),
         (
             "stream that measures",
-            state(&[bench::LIFETIME], &[bench::PLACES]),
+            state(&[bench::BENCH_STREAM_LIFETIME], &[bench::BENCH_STREAMS_MAX]),
         ),
     ])
 }
 
 #[test]
-fn the_document_names_the_deadline_and_the_bound_of_each_state() {
+fn document_names_the_deadline_and_bound_of_each_state() {
     let document = include_str!("../docs/PROTOCOL.md");
     let (_, table) = document
         .split_once("| state | at | ends after | how many at a time |")
@@ -126,7 +127,7 @@ fn the_document_names_the_deadline_and_the_bound_of_each_state() {
         let [name, _, ends_after, bounds] = cells[..] else {
             panic!("a row of four cells: {row}")
         };
-        let State {
+        let StateBounds {
             ends_after: deadlines,
             bounds: numbers,
         } = states

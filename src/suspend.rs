@@ -1,11 +1,14 @@
-//! Time in suspend. `Instant` does not count it on most systems, but peers, proxies and NAT tables do.
+//! Time in suspend. On most systems `Instant` does not count it, but peers, proxies and NAT tables
+//! do.
 
 use std::time::{Duration, Instant};
 
-/// How often a task that only waits compares the clocks: timers do not fire early because the machine slept.
-pub const LOOK: Duration = Duration::from_secs(2);
+/// The interval at which an idle task compares the clocks. A timer does not fire early because the
+/// machine was suspended.
+pub const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long the machine has been suspended in total, counted from an arbitrary moment. Only differences have a meaning.
+/// Returns the total time in suspend, counted from an arbitrary moment. Only differences are
+/// meaningful.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[must_use]
 pub fn suspended() -> Duration {
@@ -15,8 +18,8 @@ pub fn suspended() -> Duration {
     read(ClockId::Boottime).saturating_sub(awake)
 }
 
-/// How long the machine has been suspended in total, counted from an arbitrary moment. Only differences have a meaning; the wall clock can be
-/// set, so that one may be too large.
+/// Returns the total time in suspend, counted from an arbitrary moment. Only differences are
+/// meaningful. A change of the wall clock can make one too large.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[must_use]
 pub fn suspended() -> Duration {
@@ -28,17 +31,17 @@ pub fn suspended() -> Duration {
         .saturating_sub(awake.elapsed())
 }
 
-/// A moment whose distance to a later one includes the time that the machine was suspended.
+/// A moment in time. The distance between two moments includes the time in suspend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// The monotonic clock.
     pub awake: Instant,
-    /// [`suspended`] at that time.
+    /// The value of [`suspended`] at this moment.
     pub suspended: Duration,
 }
 
 impl Moment {
-    /// The present.
+    /// Returns the current moment.
     #[must_use]
     pub fn now() -> Self {
         Moment {
@@ -47,7 +50,7 @@ impl Moment {
         }
     }
 
-    /// The time from `earlier` to this moment, suspend included.
+    /// Returns the time from `earlier` to this moment, including suspend.
     #[must_use]
     pub fn since(self, earlier: Moment) -> Duration {
         let suspended = self.suspended.saturating_sub(earlier.suspended);
@@ -56,7 +59,7 @@ impl Moment {
             .saturating_add(suspended)
     }
 
-    /// The time from this moment to the present, suspend included.
+    /// Returns the time since this moment, including suspend.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         Moment::now().since(self)
@@ -68,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_between_two_moments_includes_suspend() {
+    fn distance_of_moments_includes_suspend() {
         let start = Moment {
             awake: Instant::now(),
             suspended: Duration::from_secs(7),
@@ -98,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_stays_awake_is_not_suspended() {
+    fn awake_machine_is_not_suspended() {
         let before = suspended();
         std::thread::park_timeout(Duration::from_millis(20));
         assert!(suspended().abs_diff(before) < Duration::from_secs(1));

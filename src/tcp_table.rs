@@ -1,4 +1,5 @@
-//! What the kernel knows of TCP connections: whether their peers acknowledge what is sent. Known on Linux alone, from the tables in /proc.
+//! The kernel's view of TCP connections: whether their peers acknowledge data. Available only on
+//! Linux, from the tables in /proc.
 
 use std::{
     collections::HashSet,
@@ -9,62 +10,66 @@ use std::{
 
 use tokio::{net::TcpStream, sync::Mutex};
 
-/// The two addresses of a connection, by which the kernel knows it.
+/// A TCP connection, identified by its two addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Connection {
-    /// Here.
+pub struct TcpConnection {
+    /// The local address.
     pub local: SocketAddr,
-    /// There.
+    /// The peer's address.
     pub peer: SocketAddr,
 }
 
-/// A connection is stuck when its oldest bytes have been sent again at least this many times without effect.
-const STUCK: u32 = 2;
+/// The number of retransmissions after which a connection counts as stuck.
+const STUCK_RETRANSMISSIONS: u32 = 2;
 
-/// A peer has vanished that has answered none of so many retransmissions, or of so many probes of its closed window: six seconds of silence at least.
-const VANISHED: u32 = 5;
+/// The number of unanswered retransmissions, or window probes, after which a peer counts as
+/// vanished: at least six seconds of silence.
+const VANISHED_RETRANSMISSIONS: u32 = 5;
 
-/// How old the tables may be that are looked at for a peer that has vanished: with thousands of stalled connections, reading them takes time.
-const FRESH: Duration = Duration::from_secs(5);
+/// The maximum age of cached tables in the search for vanished peers. Reading the tables takes time
+/// when thousands of connections are stalled.
+const TABLE_MAX_AGE: Duration = Duration::from_secs(5);
 
-impl Connection {
-    /// That of a stream, while it is connected.
+impl TcpConnection {
+    /// Returns the connection of a connected stream.
     #[must_use]
     pub fn of(stream: &TcpStream) -> Option<Self> {
-        Some(Connection {
+        Some(TcpConnection {
             local: stream.local_addr().ok()?,
             peer: stream.peer_addr().ok()?,
         })
     }
 
-    /// Whether the kernel sends the oldest bytes again and again, and the peer does not acknowledge them. Reads a file of /proc, so it is for rare moments.
+    /// Returns whether the kernel retransmits the oldest data repeatedly without an
+    /// acknowledgement. Reads a file in /proc, so call it rarely.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
         let file = if self.local.is_ipv4() { IPV4 } else { IPV6 };
         std::fs::read_to_string(file).is_ok_and(|table| self.is_stuck_in(&table))
     }
 
-    /// The same, by the lines of that file.
+    /// Evaluates the lines of that file.
     fn is_stuck_in(&self, table: &str) -> bool {
-        let (local, peer) = self.in_proc();
-        let is_this = |entry: &Entry<'_>| entry.local == local && entry.peer == peer;
-        table
-            .lines()
-            .filter_map(Entry::read)
-            .any(|entry| is_this(&entry) && entry.waits() && entry.retransmissions >= STUCK)
+        let (local, peer) = self.proc_addresses();
+        let is_this = |entry: &TcpTableEntry<'_>| entry.local == local && entry.peer == peer;
+        table.lines().filter_map(TcpTableEntry::read).any(|entry| {
+            is_this(&entry)
+                && entry.has_unacknowledged_data()
+                && entry.retransmissions >= STUCK_RETRANSMISSIONS
+        })
     }
 
-    /// Whether data waits for the peer, and it answers neither retransmissions nor probes. An application that has stopped reading does: its
-    /// system answers probes.
+    /// Returns whether data is waiting and the peer answers neither retransmissions nor window
+    /// probes. If only the application stopped reading, its system still answers probes.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
+    /// Cancel safe.
     pub async fn has_vanished(&self) -> bool {
         static TABLE: Mutex<Option<Vanished>> = Mutex::const_new(None);
         let mut table = TABLE.lock().await;
         if table
             .as_ref()
-            .is_none_or(|(read_at, _)| read_at.elapsed() > FRESH)
+            .is_none_or(|(read_at, _)| read_at.elapsed() > TABLE_MAX_AGE)
         {
             let vanished = tokio::task::spawn_blocking(|| {
                 [IPV4, IPV6]
@@ -77,37 +82,38 @@ impl Connection {
         }
         table
             .as_ref()
-            .is_some_and(|(_, vanished)| vanished.contains(&self.in_proc()))
+            .is_some_and(|(_, vanished)| vanished.contains(&self.proc_addresses()))
     }
 
-    fn in_proc(&self) -> (String, String) {
-        (in_proc(self.local), in_proc(self.peer))
+    fn proc_addresses(&self) -> (String, String) {
+        (proc_address(self.local), proc_address(self.peer))
     }
 }
 
-/// The connections whose peers have vanished, as the kernel writes their addresses, and when it was asked.
+/// The connections whose peers have vanished, with addresses as in /proc, and the time of the read.
 type Vanished = (Instant, HashSet<(String, String)>);
 
 pub(crate) const IPV4: &str = "/proc/self/net/tcp";
 pub(crate) const IPV6: &str = "/proc/self/net/tcp6";
 
-/// A connection, as a line of a table has it.
-pub(crate) struct Entry<'a> {
+/// A connection in a table.
+pub(crate) struct TcpTableEntry<'a> {
     pub(crate) local: &'a str,
     pub(crate) peer: &'a str,
     pub(crate) state: &'a str,
-    /// Bytes that wait to be acknowledged.
+    /// The number of bytes awaiting acknowledgement.
     unacknowledged: u32,
     retransmissions: u32,
     probes: u32,
-    /// `0` when no process has it.
+    /// `0` if no process owns the connection.
     pub(crate) inode: &'a str,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> TcpTableEntry<'a> {
     pub(crate) fn read(line: &'a str) -> Option<Self> {
         let number = |text: &str, radix| u32::from_str_radix(text, radix).unwrap_or_default();
-        // Number, local and remote address, state, queues, timer, retransmissions, user, probes, inode.
+        // Number, local and remote address, state, queues, timer, retransmissions, user, probes,
+        // inode.
         let mut fields = line.split_ascii_whitespace().skip(1);
         let (local, peer, state, queues) = (
             fields.next()?,
@@ -117,7 +123,7 @@ impl<'a> Entry<'a> {
         );
         let (retransmissions, probes, inode) = (fields.nth(1)?, fields.nth(1)?, fields.next()?);
         let (retransmissions, probes) = (number(retransmissions, 16), number(probes, 10));
-        Some(Entry {
+        Some(TcpTableEntry {
             local,
             peer,
             state,
@@ -128,26 +134,29 @@ impl<'a> Entry<'a> {
         })
     }
 
-    fn waits(&self) -> bool {
+    fn has_unacknowledged_data(&self) -> bool {
         self.unacknowledged > 0
     }
 }
 
-/// The connections in a table whose peers have vanished. What cannot be read says nothing.
+/// Returns the connections in a table whose peers have vanished. Ignores lines that cannot be
+/// parsed.
 fn vanished(table: &io::Result<String>) -> Vec<(String, String)> {
     let entries = table
         .iter()
         .flat_map(|table| table.lines())
-        .filter_map(Entry::read);
-    let vanished = entries
-        .filter(|entry| entry.waits() && entry.retransmissions.max(entry.probes) >= VANISHED);
+        .filter_map(TcpTableEntry::read);
+    let vanished = entries.filter(|entry| {
+        entry.has_unacknowledged_data()
+            && entry.retransmissions.max(entry.probes) >= VANISHED_RETRANSMISSIONS
+    });
     vanished
         .map(|entry| (entry.local.to_owned(), entry.peer.to_owned()))
         .collect()
 }
 
-/// An address as the kernel writes it in /proc: words of 32 bits in the byte order of the machine.
-fn in_proc(address: SocketAddr) -> String {
+/// Formats an address as in /proc: 32-bit words in the machine's byte order.
+fn proc_address(address: SocketAddr) -> String {
     let words = |octets: &[u8]| -> String {
         octets
             .as_chunks()
@@ -174,8 +183,7 @@ mod tests {
 
     #[cfg(target_endian = "little")]
     #[test]
-    fn a_connection_that_sends_the_same_bytes_again_is_stuck_and_one_without_any_answer_has_lost_its_peer()
-     {
+    fn retransmissions_mark_a_connection_stuck_and_silence_marks_the_peer_vanished() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:A8E3 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 543980 1
    1: 026433C6:A8E4 017100CB:01BB 01 00001F40:00000000 01:00000200 00000005     0        0 543981 1
@@ -186,35 +194,38 @@ mod tests {
 ";
         let connection = |port| {
             let local = SocketAddr::from(([198, 51, 100, 2], port));
-            Connection {
+            TcpConnection {
                 local,
                 peer: SocketAddr::from(([203, 0, 113, 1], 443)),
             }
         };
         let stuck = |port| connection(port).is_stuck_in(table);
         assert!(stuck(0xa8e4));
-        assert!(!stuck(0xa8e5), "once is a loss");
-        assert!(!stuck(0xa8e6), "nothing waits");
-        assert!(!stuck(0xa8e7), "it is not there");
+        assert!(!stuck(0xa8e5), "one retransmission is ordinary loss");
+        assert!(!stuck(0xa8e6), "no unacknowledged data");
+        assert!(!stuck(0xa8e7), "not in the table");
         let found = vanished(&Ok(table.to_owned()));
         assert_eq!(
             found,
-            [connection(0xa8e4).in_proc(), connection(0xa8e8).in_proc()],
-            "a closed window that is answered for is none"
+            [
+                connection(0xa8e4).proc_addresses(),
+                connection(0xa8e8).proc_addresses()
+            ],
+            "a closed window with answered probes does not count"
         );
         assert_eq!(
-            in_proc("[2001:db8::1]:443".parse().unwrap()),
+            proc_address("[2001:db8::1]:443".parse().unwrap()),
             "B80D0120000000000000000001000000:01BB"
         );
     }
 
     #[tokio::test]
-    async fn a_connection_that_works_is_not_stuck() {
+    async fn working_connection_is_not_stuck() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        let connection = Connection::of(&stream).unwrap();
+        let connection = TcpConnection::of(&stream).unwrap();
         assert!(!connection.is_stuck() && !connection.has_vanished().await);
     }
 }

@@ -1,5 +1,5 @@
-//! Text that people write: of files, with whatever editor they have (UTF-8 with or without a byte order mark, or UTF-16 with one), and of addresses, which
-//! may hold a password.
+//! Text written by users: files in any common encoding (UTF-8 with or without a byte order mark,
+//! UTF-16 with one), and addresses that may contain a password.
 
 use std::{
     borrow::Cow,
@@ -8,16 +8,16 @@ use std::{
     path::Path,
 };
 
-/// The longest file of a key or of headers that is read, in bytes.
+/// The maximum length of a key file or headers file, in bytes.
 pub const SHORT_FILE_MAX: u64 = 1024 * 1024;
 
-/// The longest configuration or file of certificates that is read, in bytes.
+/// The maximum length of a configuration or certificate file, in bytes.
 pub const LONG_FILE_MAX: u64 = 16 * 1024 * 1024;
 
 /// Reads a whole file of at most `limit` bytes.
 ///
 /// # Errors
-/// When it cannot be read, or is longer: a wrong path may lead to a file that never ends.
+/// If the file cannot be read, or is longer than `limit`. A wrong path may name a file without end.
 pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let expected = file.metadata()?.len().min(limit).saturating_add(1);
@@ -33,15 +33,15 @@ pub fn read_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Where the bytes stop being text, counted from 1.
+/// The position of the first byte that is not text, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is neither UTF-8 nor UTF-16 with a byte order mark from byte {0} on: save it as UTF-8")]
 pub struct NotText(pub usize);
 
-/// The text without its byte order mark.
+/// Decodes the text and removes its byte order mark.
 ///
 /// # Errors
-/// When it is none.
+/// If the bytes are not text.
 pub fn decode(bytes: &[u8]) -> Result<String, NotText> {
     match bytes {
         [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest, 3),
@@ -61,7 +61,8 @@ fn utf8(bytes: &[u8], before: usize) -> Result<String, NotText> {
 fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, NotText> {
     let (pairs, rest) = bytes.as_chunks::<2>();
     let mut text = String::with_capacity(bytes.len());
-    let mut at = 3_usize; // behind the mark
+    // Start after the byte order mark.
+    let mut at = 3_usize;
     for letter in char::decode_utf16(pairs.iter().map(|pair| unit(*pair))) {
         let letter = letter.map_err(|_| NotText(at))?;
         text.push(letter);
@@ -74,7 +75,7 @@ fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, NotText>
     }
 }
 
-/// An address as a message may show it: `***` in place of the password of `user:password@host`, with or without a scheme before it.
+/// Replaces the password in `user:password@host` with `***`, with or without a scheme in front.
 #[must_use]
 pub fn without_password(address: &str) -> Cow<'_, str> {
     let is_scheme = |text: &str| {
@@ -85,7 +86,7 @@ pub fn without_password(address: &str) -> Cow<'_, str> {
         .find("://")
         .filter(|end| address.get(..*end).is_some_and(is_scheme));
     let (scheme, rest) = address.split_at(scheme.map_or(0, |end| end.saturating_add("://".len())));
-    // A password may hold an @ that should have been escaped: the last one is before the host.
+    // A password may contain an @ that was not escaped: the last @ precedes the host.
     let Some((user, host)) = rest
         .rsplit_once('@')
         .and_then(|(user, host)| Some((user.split_once(':')?.0, host)))
@@ -99,7 +100,7 @@ pub fn without_password(address: &str) -> Cow<'_, str> {
 pub(crate) mod tests {
     use super::*;
 
-    /// The text as editors save it: UTF-8 with a mark, UTF-16 of both orders.
+    /// Encodes the text as editors save it: UTF-8 with a mark, and UTF-16 in both byte orders.
     pub(crate) fn encodings(text: &str) -> [Vec<u8>; 3] {
         let units = || "\u{feff}".encode_utf16().chain(text.encode_utf16());
         let utf8 = format!("\u{feff}{text}").into_bytes();
@@ -111,7 +112,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_encoding_reads_as_the_same_text() {
+    fn every_encoding_decodes_to_the_same_text() {
         for bytes in encodings("远程 🌉 a\r\n") {
             assert_eq!(decode(&bytes).as_deref(), Ok("远程 🌉 a\r\n"));
         }
@@ -120,8 +121,8 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_password_in_an_address_is_replaced() {
-        for (address, shown) in [
+    fn password_in_an_address_is_replaced() {
+        for (address, masked) in [
             ("http://ann:secret@proxy:3128", "http://ann:***@proxy:3128"),
             ("ann:secret@proxy:3128", "ann:***@proxy:3128"),
             ("wss://ann:se:c@ret/x@host/path", "wss://ann:***@host/path"),
@@ -132,12 +133,12 @@ pub(crate) mod tests {
             ("[::1]:22", "[::1]:22"),
             ("", ""),
         ] {
-            assert_eq!(without_password(address), shown);
+            assert_eq!(without_password(address), masked);
         }
     }
 
     #[test]
-    fn what_is_no_text_says_where() {
+    fn invalid_text_reports_its_position() {
         for (bytes, at) in [
             (&b"a\xff"[..], 2),
             (b"\xef\xbb\xbfa\xff", 5),
@@ -149,7 +150,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_file_is_read_up_to_its_limit_and_not_beyond() {
+    fn file_is_read_up_to_its_limit() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         std::fs::write(&path, "four").expect("written");

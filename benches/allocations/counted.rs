@@ -1,5 +1,7 @@
-//! The three roles in this process, each on a thread and a runtime of its own: what the thread allocates, the role does. Between them are
-//! sockets, as between processes.
+//! Counts the allocations of the three roles within this process.
+//!
+//! Each role runs on a separate thread and runtime, so the allocations of a thread are those of its
+//! role. Sockets connect the roles, as between processes.
 
 use std::{
     collections::HashMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, thread, time::Duration,
@@ -14,14 +16,14 @@ use report::{
     frame::Role,
     id::Id,
     link::{
-        Timing,
+        KeepAliveTiming,
         dial::{DialParameters, Dialer},
-        uplink::{Choice, Mover, Uplink},
+        uplink::{DialStrategy, MoveRequests, Uplink},
     },
-    master::{Fallback, Limits, Master, MasterParameters, MasterTiming, TrustedProxies},
+    master::{Fallback, Master, MasterLimits, MasterParameters, MasterTiming, TrustedProxies},
     random,
     server::{self, ServerParameters, ServerPort},
-    tunnel::{Commons, PortParameters, WindowSize},
+    tunnel::{PortParameters, ProcessShared, WindowSize},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -37,34 +39,34 @@ use crate::{
     traffic::{self, Transfer},
 };
 
-/// What is measured with each of them: compression works within its own memory.
+/// The measured methods. Compression methods are left out: they reuse their contexts.
 const METHODS: [EncryptMethod; 2] = [EncryptMethod::Plain, EncryptMethod::Aes128Gcm];
 
-/// A role that listens says where.
+/// The deadline for a role to report its listen address.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the roles allocated for each MiB of one transfer.
-pub struct Counted {
+/// The allocations of the roles per MiB of one transfer.
+pub struct AllocationCounts {
     pub method: &'static str,
     pub transfer: Transfer,
     /// In the order of [`ROLES`].
-    pub roles: [Allocated; 3],
+    pub roles: [AllocationRate; 3],
 }
 
-/// For each MiB of payload.
+/// Allocations and allocated bytes per MiB of payload.
 #[derive(Debug, Clone, Copy)]
-pub struct Allocated {
+pub struct AllocationRate {
     pub count: f64,
     pub bytes: f64,
 }
 
-impl Counted {
-    /// For JSON.
+impl AllocationCounts {
+    /// Converts the counts to JSON.
     pub fn to_json(&self) -> Value {
         let roles = ROLES
             .iter()
             .zip(self.roles)
-            .map(|(role, Allocated { count, bytes })| {
+            .map(|(role, AllocationRate { count, bytes })| {
                 (
                     (*role).to_owned(),
                     json!({ "allocations": count, "bytes": bytes }),
@@ -74,24 +76,24 @@ impl Counted {
     }
 }
 
-/// Moves everything with each method, and counts.
-pub async fn measure(options: &Options) -> anyhow::Result<Vec<Counted>> {
+/// Runs every transfer with each method and counts the allocations.
+pub async fn measure(options: &Options) -> anyhow::Result<Vec<AllocationCounts>> {
     let service = traffic::serve()?;
     let mut all = Vec::new();
     for method in METHODS {
         let roles = Roles::start(service, method).await?;
         for transfer in Transfer::ALL {
             transfer
-                .run_apart(roles.entry, options.warm_up_bytes)
+                .run_blocking(roles.entry, options.warm_up_bytes)
                 .await?;
             roles.count().await?;
-            transfer.run_apart(roles.entry, options.bytes).await?;
+            transfer.run_blocking(roles.entry, options.bytes).await?;
             let mib = options.bytes as f64 / f64::from(1 << 20);
-            let each = |info: AllocationInfo| Allocated {
+            let each = |info: AllocationInfo| AllocationRate {
                 count: info.count_total as f64 / mib,
                 bytes: info.bytes_total as f64 / mib,
             };
-            all.push(Counted {
+            all.push(AllocationCounts {
                 method: method.name(),
                 transfer,
                 roles: roles.count().await?.map(each),
@@ -105,9 +107,9 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Counted>> {
 /// The roles of one system.
 struct Roles {
     entry: SocketAddr,
-    client: Counting,
-    master: Counting,
-    server: Counting,
+    client: RoleThread,
+    master: RoleThread,
+    server: RoleThread,
 }
 
 impl Roles {
@@ -123,7 +125,7 @@ impl Roles {
         })
     }
 
-    /// What each has allocated since it was last asked.
+    /// Returns the allocations of each role since the previous call.
     async fn count(&self) -> anyhow::Result<[AllocationInfo; 3]> {
         Ok([
             self.client.count().await?,
@@ -135,25 +137,25 @@ impl Roles {
     fn end(self) -> anyhow::Result<()> {
         [self.client, self.server, self.master]
             .into_iter()
-            .try_for_each(Counting::end)
+            .try_for_each(RoleThread::end)
     }
 }
 
-/// A role on a thread of its own.
-struct Counting {
-    /// Asks for what was allocated.
-    asked: mpsc::Sender<oneshot::Sender<AllocationInfo>>,
+/// A role on a separate thread.
+struct RoleThread {
+    /// Requests the allocations since the previous request.
+    queries_sender: mpsc::Sender<oneshot::Sender<AllocationInfo>>,
     cancel: CancellationToken,
     thread: thread::JoinHandle<anyhow::Result<()>>,
 }
 
-impl Counting {
+impl RoleThread {
     /// Starts `role` on a runtime of one thread.
     fn start<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
         role: impl FnOnce(CancellationToken) -> F + Send + 'static,
     ) -> Self {
-        // One question at a time.
-        let (asked, mut questions) = mpsc::channel::<oneshot::Sender<AllocationInfo>>(1);
+        // The caller sends one query at a time.
+        let (queries_sender, mut queries) = mpsc::channel::<oneshot::Sender<AllocationInfo>>(1);
         let cancel = CancellationToken::new();
         let for_role = cancel.clone();
         let thread = thread::spawn(move || {
@@ -163,12 +165,12 @@ impl Counting {
             let mut running = JoinSet::new();
             running.spawn_on(role(for_role), runtime.handle());
             loop {
-                let mut question = None;
-                // The role runs in here, up to the next question.
+                let mut query = None;
+                // The role runs inside this call until the next query arrives.
                 let allocated =
-                    allocation_counter::measure(|| question = runtime.block_on(questions.recv()));
-                match question {
-                    // Nobody reads it when the run has ended.
+                    allocation_counter::measure(|| query = runtime.block_on(queries.recv()));
+                match query {
+                    // The send fails only if the run has ended.
                     Some(answer) => drop(answer.send(allocated)),
                     None => break,
                 }
@@ -177,8 +179,8 @@ impl Counting {
                 .block_on(running.join_next())
                 .context("the role was not started")??
         });
-        Counting {
-            asked,
+        RoleThread {
+            queries_sender,
             cancel,
             thread,
         }
@@ -186,27 +188,30 @@ impl Counting {
 
     async fn count(&self) -> anyhow::Result<AllocationInfo> {
         let (answer, allocated) = oneshot::channel();
-        self.asked.send(answer).await.context("a role has ended")?;
+        self.queries_sender
+            .send(answer)
+            .await
+            .context("a role has ended")?;
         allocated.await.context("a role has ended")
     }
 
     fn end(self) -> anyhow::Result<()> {
-        let Counting {
-            asked,
+        let RoleThread {
+            queries_sender,
             cancel,
             thread,
         } = self;
         cancel.cancel();
-        drop(asked);
+        drop(queries_sender);
         thread
             .join()
             .map_err(|_| anyhow::anyhow!("a role has panicked"))?
     }
 }
 
-async fn start_master() -> anyhow::Result<(Counting, SocketAddr)> {
+async fn start_master() -> anyhow::Result<(RoleThread, SocketAddr)> {
     let (listening, address) = oneshot::channel();
-    let master = Counting::start(move |cancel| async move {
+    let master = RoleThread::start(move |cancel| async move {
         let master = Master::bind(MasterParameters {
             listen_at: vec!["127.0.0.1:0".parse()?],
             path: "/".to_owned(),
@@ -216,7 +221,7 @@ async fn start_master() -> anyhow::Result<(Counting, SocketAddr)> {
             fallback: Fallback::default(),
             trusted_proxies: TrustedProxies::default(),
             proxy_protocol: false,
-            limits: Limits::default(),
+            limits: MasterLimits::default(),
             timing: MasterTiming::default(),
             threads: NonZeroUsize::MIN,
         })?;
@@ -235,9 +240,9 @@ fn start_server(
     master: SocketAddr,
     service: SocketAddr,
     method: EncryptMethod,
-) -> anyhow::Result<Counting> {
+) -> anyhow::Result<RoleThread> {
     let (uplink, port) = (uplink(master, Role::Server)?, port(method));
-    Ok(Counting::start(move |cancel| async move {
+    Ok(RoleThread::start(move |cancel| async move {
         let id = port.keys.id;
         let offered = ServerPort {
             port,
@@ -249,7 +254,7 @@ fn start_server(
             bench: false,
             ports: HashMap::from([(id, Arc::new(offered))]),
             connect_timeout: START_TIMEOUT,
-            limits: server::ServerLimits::default(),
+            limits: server::QuotaLimits::default(),
             instance: uplink.instance,
             uplinks: uplink.each(),
         };
@@ -261,10 +266,10 @@ fn start_server(
 async fn start_client(
     master: SocketAddr,
     method: EncryptMethod,
-) -> anyhow::Result<(Counting, SocketAddr)> {
+) -> anyhow::Result<(RoleThread, SocketAddr)> {
     let (uplink, port) = (uplink(master, Role::Client)?, port(method));
     let (listening, address) = oneshot::channel();
-    let client = Counting::start(move |cancel| async move {
+    let client = RoleThread::start(move |cancel| async move {
         let ports = vec![ClientPort {
             port,
             local_address: "127.0.0.1:0".to_owned(),
@@ -296,13 +301,13 @@ fn uplink(master: SocketAddr, role: Role) -> anyhow::Result<Uplink> {
             master.to_string().parse()?,
             DialParameters::default(),
         )?],
-        choice: Choice::Ordered,
+        strategy: DialStrategy::Ordered,
         key: LinkKey::derive(master_key),
         role,
         instance: Id(random::bytes()),
-        timing: Timing::default(),
+        timing: KeepAliveTiming::default(),
         rotate_after: None,
-        mover: Mover::default(),
+        move_requests: MoveRequests::default(),
     })
 }
 
@@ -322,6 +327,6 @@ fn port(encrypt: EncryptMethod) -> PortParameters {
         },
         resume_timeout: Duration::from_secs(120),
         tcp_keepalive: None,
-        commons: Commons::default(),
+        process_shared: ProcessShared::default(),
     }
 }

@@ -1,4 +1,5 @@
-//! The three processes of a user, as the kernel sees them: page faults, context switches and system calls for each MiB of payload.
+//! Measures the page faults, context switches and system calls of three real processes, per MiB of
+//! payload.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ use crate::{
     traffic::{self, Transfer},
 };
 
-/// The system calls that perf counts, after all of them together: as it calls them, and as the table does.
+/// The events that perf counts and their names in the table. The first is the total.
 const CALLS: [(&str, &str); 9] = [
     ("raw_syscalls:sys_enter", "system calls"),
     ("syscalls:sys_enter_recvfrom", "recvfrom"),
@@ -32,18 +33,18 @@ const CALLS: [(&str, &str); 9] = [
     ("syscalls:sys_enter_madvise", "madvise"),
 ];
 
-/// perf counts by then.
+/// The time that perf needs to start counting.
 const PERF_READY: Duration = Duration::from_millis(500);
 
-/// What one transfer cost the processes for each MiB.
-pub struct Observed {
+/// The kernel's counters for one transfer, per MiB.
+pub struct KernelCounters {
     transfer: Transfer,
-    /// By name, of each of [`ROLES`].
+    /// A name and the value of each of [`ROLES`].
     values: Vec<(&'static str, [f64; 3])>,
 }
 
-impl Observed {
-    /// For JSON.
+impl KernelCounters {
+    /// Converts the counters to JSON.
     pub fn to_json(&self) -> Value {
         let values = self.values.iter().map(|(name, roles)| {
             let roles = ROLES
@@ -56,17 +57,17 @@ impl Observed {
     }
 }
 
-/// Moves everything, and looks.
-pub async fn measure(options: &Options) -> anyhow::Result<Vec<Observed>> {
+/// Runs every transfer and reads the counters.
+pub async fn measure(options: &Options) -> anyhow::Result<Vec<KernelCounters>> {
     let system = System::start(traffic::serve()?).await?;
     let has_perf = can_count_calls();
     let mut all = Vec::new();
     for transfer in Transfer::ALL {
         transfer
-            .run_apart(system.entry, options.warm_up_bytes)
+            .run_blocking(system.entry, options.warm_up_bytes)
             .await?;
         let before = counters(&system)?;
-        transfer.run_apart(system.entry, options.bytes).await?;
+        transfer.run_blocking(system.entry, options.bytes).await?;
         let after = counters(&system)?;
         let mib = options.bytes as f64 / f64::from(1 << 20);
         let mut values: Vec<_> = before
@@ -80,9 +81,9 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Observed>> {
             })
             .collect();
         if has_perf {
-            // Again, since perf takes time of its own.
-            let calls = Calls::count(&system).await?;
-            transfer.run_apart(system.entry, options.bytes).await?;
+            // Run the transfer again: perf itself takes time, which would distort the other values.
+            let calls = SyscallCounter::count(&system).await?;
+            transfer.run_blocking(system.entry, options.bytes).await?;
             values.extend(
                 calls
                     .finish()?
@@ -90,12 +91,12 @@ pub async fn measure(options: &Options) -> anyhow::Result<Vec<Observed>> {
                     .map(|(name, counts)| (name, counts.map(|count| count / mib))),
             );
         }
-        all.push(Observed { transfer, values });
+        all.push(KernelCounters { transfer, values });
     }
     Ok(all)
 }
 
-/// What the kernel counts for each process anyway, up to now.
+/// Reads the counters that the kernel keeps for each process.
 fn counters(system: &System) -> anyhow::Result<[(&'static str, [f64; 3]); 3]> {
     let of_each = |value: fn(&Process) -> anyhow::Result<f64>| -> anyhow::Result<[f64; 3]> {
         Ok([
@@ -114,7 +115,7 @@ fn counters(system: &System) -> anyhow::Result<[(&'static str, [f64; 3]); 3]> {
     ])
 }
 
-/// Whether perf is there, and may count system calls here.
+/// Returns whether perf is installed and permitted to count system calls.
 fn can_count_calls() -> bool {
     let tried = Command::new("perf")
         .args(["stat", "-e", &events(), "true"])
@@ -128,10 +129,10 @@ fn events() -> String {
     CALLS.map(|(event, _)| event).join(",")
 }
 
-/// perf, counting the system calls of each process.
-struct Calls([(Process, std::path::PathBuf); 3]);
+/// The perf processes that count the system calls of each role.
+struct SyscallCounter([(Process, std::path::PathBuf); 3]);
 
-impl Calls {
+impl SyscallCounter {
     async fn count(system: &System) -> anyhow::Result<Self> {
         let folder = system.master.folder.path();
         let one = |name: &str, process: &Process| -> anyhow::Result<_> {
@@ -161,7 +162,7 @@ impl Calls {
             one(server, &system.server)?,
         ];
         tokio::time::sleep(PERF_READY).await;
-        Ok(Calls(calls))
+        Ok(SyscallCounter(calls))
     }
 
     fn finish(self) -> anyhow::Result<Vec<(&'static str, [f64; 3])>> {
@@ -185,10 +186,10 @@ impl Calls {
     }
 }
 
-/// Prints a table for each transfer.
-pub fn print(observed: &[Observed]) {
+/// Prints a table with a column for each transfer.
+pub fn print(observed: &[KernelCounters]) {
     println!(
-        "\nThe three processes, for each MiB of payload (aes-128-gcm): {}\n",
+        "\nThree processes, per MiB of payload (aes-128-gcm): {}\n",
         ROLES.join(" / ")
     );
     let mut rows = vec![

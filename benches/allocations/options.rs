@@ -1,4 +1,6 @@
-//! The command line. Options come after `--`, or in the environment variable `REPORT_BENCH`, separated by spaces.
+//! The command line.
+//!
+//! Options follow `--`, or come from the environment variable `REPORT_BENCH`, separated by spaces.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,29 +9,30 @@ use anyhow::{Context, bail};
 pub const HELP: &str = "\
 cargo bench --bench allocations -- [OPTIONS]
 
-  --mib N        so much for each transfer (256)
-  --json FILE    writes every value
+  --mib N        MiB per transfer (default 256)
+  --json FILE    Write all values to FILE
 
-System calls are counted by perf, where it is installed and may be used (as root, or with a kernel.perf_event_paranoid that allows it).
-The options may stand in REPORT_BENCH too.";
+perf counts the system calls, if it is installed and permitted
+(root, or a suitable kernel.perf_event_paranoid).
+The environment variable REPORT_BENCH may hold options too.";
 
-/// What is to be done.
+/// The requested command.
 pub enum Command {
     Help,
     Measure(Options),
 }
 
-/// How much to measure.
+/// The extent of the measurement.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Bytes of each transfer.
     pub bytes: u64,
-    /// Bytes that are moved before anything is counted: windows and buffers have grown by then.
+    /// Bytes to move before counting starts, so that windows and buffers have grown.
     pub warm_up_bytes: u64,
-    /// Whether too many allocations are an error.
-    pub is_judged: bool,
+    /// Whether to fail if a role exceeds its limit.
+    pub checks_bounds: bool,
     pub json: Option<PathBuf>,
-    /// The run ends with an error after this long.
+    /// The time after which the run fails.
     pub time_limit: Duration,
 }
 
@@ -38,26 +41,28 @@ impl Options {
         Options {
             bytes: 256 << 20,
             warm_up_bytes: 64 << 20,
-            is_judged: true,
+            checks_bounds: true,
             json: None,
             time_limit: Duration::from_secs(10 * 60),
         }
     }
 
-    /// For `cargo test`, which runs benchmarks without `--bench`: whether everything works. So little is moved that what is allocated once
-    /// would count.
+    /// Returns the options for `cargo test`, which runs benchmarks without `--bench`.
+    ///
+    /// Such a run only checks that everything works. It moves so little that one-time allocations
+    /// would dominate, so the limits do not apply.
     fn smoke() -> Self {
         Options {
             bytes: 4 << 20,
             warm_up_bytes: 1 << 20,
-            is_judged: false,
+            checks_bounds: false,
             ..Options::full()
         }
     }
 }
 
 impl Command {
-    /// What the process's arguments say.
+    /// Parses the arguments of the process.
     pub fn from_arguments() -> anyhow::Result<Self> {
         let mut arguments: Vec<String> = std::env::args().skip(1).collect();
         let from_environment = std::env::var("REPORT_BENCH").unwrap_or_default();
@@ -79,10 +84,10 @@ impl Command {
                 "--help" | "-h" => return Ok(Command::Help),
                 "--mib" => match value()?.parse::<u32>() {
                     Ok(mib @ 1..) => options.bytes = u64::from(mib) << 20,
-                    _ => bail!("--mib needs a number from 1 up"),
+                    _ => bail!("--mib needs a positive number"),
                 },
                 "--json" => options.json = Some(PathBuf::from(value()?)),
-                other => bail!("{other}: no such option\n\n{HELP}"),
+                other => bail!("unknown option {other}\n\n{HELP}"),
             }
         }
         Ok(Command::Measure(options))

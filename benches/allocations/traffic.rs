@@ -1,4 +1,7 @@
-//! What is moved: by plain threads with blocking sockets and buffers that are made once, so that nothing of it is counted.
+//! The transfers and the service.
+//!
+//! Both use plain threads, blocking sockets and preallocated buffers, so that they do not affect
+//! the counts.
 
 use std::{
     fmt,
@@ -10,18 +13,18 @@ use std::{
 
 use anyhow::Context;
 
-/// What a connection wants: its first byte, which a count of bytes follows (8, big-endian).
-const TAKE: u8 = b't';
-/// The other direction.
-const GIVE: u8 = b'g';
-/// It wants back what it sends.
+/// The first byte of a connection that uploads. The number of bytes follows (8 bytes, big-endian).
+const UPLOAD: u8 = b't';
+/// The first byte of a connection that downloads. The number of bytes follows.
+const DOWNLOAD: u8 = b'g';
+/// The first byte of a connection that expects this byte back.
 const ECHO: u8 = b'?';
 
 /// Bytes of one read or write.
 const PIECE: usize = 64 << 10;
 
-/// A socket that nothing comes from, or goes into, for this long is an error.
-const STALLED: Duration = Duration::from_secs(30);
+/// The timeout of every read and write.
+const IO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One measured transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +40,7 @@ enum Direction {
 }
 
 impl Transfer {
-    /// One stream, and several.
+    /// All transfers: both directions, over one stream and over eight.
     pub const ALL: [Transfer; 4] = [
         Transfer {
             direction: Direction::Up,
@@ -57,7 +60,7 @@ impl Transfer {
         },
     ];
 
-    /// Moves `bytes` from or to the service that is behind `entry`, and returns when the last of them has arrived.
+    /// Moves `bytes` to or from the service behind `entry`. Returns once the last byte has arrived.
     pub fn run(self, entry: SocketAddr, bytes: u64) -> anyhow::Result<()> {
         let share = bytes / u64::from(self.streams);
         let one = || match self.direction {
@@ -75,8 +78,8 @@ impl Transfer {
         .with_context(|| format!("{self}"))
     }
 
-    /// The same without holding up a runtime.
-    pub async fn run_apart(self, entry: SocketAddr, bytes: u64) -> anyhow::Result<()> {
+    /// Runs the transfer on a blocking thread.
+    pub async fn run_blocking(self, entry: SocketAddr, bytes: u64) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || self.run(entry, bytes)).await?
     }
 }
@@ -91,20 +94,20 @@ impl fmt::Display for Transfer {
     }
 }
 
-/// Starts the service; it goes on until the process ends.
+/// Starts the service. It runs until the process ends.
 pub fn serve() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         for connection in listener.incoming().map_while(Result::ok) {
-            // A connection that breaks is noticed at its other end, where it counts.
-            thread::spawn(move || answer(connection));
+            // Ignore errors here: the other end of the connection reports them.
+            thread::spawn(move || serve_connection(connection));
         }
     });
     Ok(address)
 }
 
-fn answer(mut connection: TcpStream) -> io::Result<()> {
+fn serve_connection(mut connection: TcpStream) -> io::Result<()> {
     let (mut command, mut count) = ([0], [0; 8]);
     connection.read_exact(&mut command)?;
     if command == [ECHO] {
@@ -112,35 +115,35 @@ fn answer(mut connection: TcpStream) -> io::Result<()> {
     }
     connection.read_exact(&mut count)?;
     match command {
-        [TAKE] => {
-            take(&mut connection, u64::from_be_bytes(count))?;
-            connection.write_all(&[TAKE])
+        [UPLOAD] => {
+            receive_all(&mut connection, u64::from_be_bytes(count))?;
+            connection.write_all(&[UPLOAD])
         }
-        _ => give(&mut connection, u64::from_be_bytes(count)),
+        _ => send_all(&mut connection, u64::from_be_bytes(count)),
     }
 }
 
 fn up(entry: SocketAddr, bytes: u64) -> io::Result<()> {
-    let mut connection = ask(entry, TAKE, bytes)?;
-    give(&mut connection, bytes)?;
+    let mut connection = request(entry, UPLOAD, bytes)?;
+    send_all(&mut connection, bytes)?;
     connection.read_exact(&mut [0])
 }
 
 fn down(entry: SocketAddr, bytes: u64) -> io::Result<()> {
-    take(&mut ask(entry, GIVE, bytes)?, bytes)
+    receive_all(&mut request(entry, DOWNLOAD, bytes)?, bytes)
 }
 
-fn ask(entry: SocketAddr, command: u8, bytes: u64) -> io::Result<TcpStream> {
+fn request(entry: SocketAddr, command: u8, bytes: u64) -> io::Result<TcpStream> {
     let mut connection = TcpStream::connect(entry)?;
-    connection.set_read_timeout(Some(STALLED))?;
-    connection.set_write_timeout(Some(STALLED))?;
-    let mut request = vec![command];
-    request.extend(bytes.to_be_bytes());
-    connection.write_all(&request)?;
+    connection.set_read_timeout(Some(IO_TIMEOUT))?;
+    connection.set_write_timeout(Some(IO_TIMEOUT))?;
+    let mut header = vec![command];
+    header.extend(bytes.to_be_bytes());
+    connection.write_all(&header)?;
     Ok(connection)
 }
 
-fn give(connection: &mut TcpStream, bytes: u64) -> io::Result<()> {
+fn send_all(connection: &mut TcpStream, bytes: u64) -> io::Result<()> {
     let piece = vec![b'p'; PIECE];
     let mut left = bytes;
     while left > 0 {
@@ -151,7 +154,7 @@ fn give(connection: &mut TcpStream, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn take(connection: &mut TcpStream, bytes: u64) -> io::Result<()> {
+fn receive_all(connection: &mut TcpStream, bytes: u64) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     let mut left = bytes;
     while left > 0 {

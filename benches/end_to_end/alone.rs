@@ -1,5 +1,7 @@
-//! What a method costs by itself: in one thread, in memory, on the bytes that the system carries and in the pieces that it makes of them. Knows
-//! the library's layers and rustls; no process, no socket.
+//! Measures the cost of a method alone: in one thread and in memory.
+//!
+//! The data and the piece size are those of the system. This module uses the library's layers and
+//! rustls. It does not use processes or sockets.
 
 use std::{
     hint::black_box,
@@ -26,16 +28,19 @@ use crate::{
     process::thread_cpu_seconds,
     results::Values,
     services::{self, PIECE},
-    variants::{Methods, Variant, Way},
+    variants::{Methods, SystemKind, Variant},
 };
 
-/// Links that TLS at the master is on: the client's and the server's.
+/// The number of links with TLS at the master: the client's and the server's.
 const TLS_HOPS: f64 = 2.0;
 
-/// What the variant adds to `plain` without compression: `alone_mb_s`, its compressor's speed in 10^6 bytes a second of CPU time, and
-/// `alone_cpu_s_gib`, what its ciphers cost at all places together.
+/// Measures what the variant adds to `plain` without compression.
+///
+/// `alone_mb_s` is the compressor's speed in 10^6 bytes per second of CPU time. `alone_cpu_s_gib`
+/// is the total cost of the ciphers in all processes.
 pub fn measure(variant: &Variant, bytes: usize) -> anyhow::Result<Values> {
-    let (Way::Report { methods, .. } | Way::WorkingChain(methods)) = &variant.way else {
+    let (SystemKind::Report { methods, .. } | SystemKind::WorkingChain(methods)) = &variant.kind
+    else {
         return Ok(Values::new());
     };
     let &Methods {
@@ -68,7 +73,7 @@ pub fn measure(variant: &Variant, bytes: usize) -> anyhow::Result<Values> {
     Ok(values)
 }
 
-/// Pieces of what is sent, `bytes` in all.
+/// Returns pieces of the block, `bytes` in total.
 fn pieces(block: &[u8], bytes: usize) -> impl Iterator<Item = &[u8]> {
     block
         .chunks_exact(MAX_CHUNK)
@@ -88,11 +93,11 @@ fn compressing(method: CompressMethod, block: &[u8], bytes: usize) -> anyhow::Re
     Ok(thread_cpu_seconds()? - begun)
 }
 
-/// Sealing at one end and opening at the other.
+/// Measures sealing at one end and opening at the other.
 fn sealing(method: EncryptMethod, block: &[u8], bytes: usize) -> anyhow::Result<f64> {
     let ((mut sealer, _), (_, mut opener)) = session(method)?;
     let mut buffer = BytesMut::with_capacity(MAX_CHUNK + OVERHEAD);
-    // In place, again and again: what a cipher costs does not depend on what it is given.
+    // Reuse the buffer: the cost of a cipher does not depend on the data.
     buffer.extend_from_slice(&block[..MAX_CHUNK]);
     let begun = thread_cpu_seconds()?;
     for _ in 0..bytes / MAX_CHUNK {
@@ -102,14 +107,16 @@ fn sealing(method: EncryptMethod, block: &[u8], bytes: usize) -> anyhow::Result<
     let seconds = thread_cpu_seconds()? - begun;
     ensure!(
         buffer == block[..MAX_CHUNK],
-        "what was opened is not what was sealed"
+        "the opened bytes differ from the sealed ones"
     );
     Ok(seconds)
 }
 
-/// What seals and opens at the one end and at the other. The keys are the same each time: two processes can do this without a word.
+/// Returns the sealer and opener of both ends.
+///
+/// The keys are constant, so that two processes derive them without communication.
 pub fn session(method: EncryptMethod) -> anyhow::Result<((Sealer, Opener), (Sealer, Opener))> {
-    // Derived once: that costs time and memory on purpose.
+    // Derive the keys once: the derivation is slow on purpose.
     static KEYS: LazyLock<PortKeys> = LazyLock::new(|| PortKeys::derive("benchmark"));
     let keys = &*KEYS;
     let (initiator, first) = Initiator::start(&keys.psk, keys.id, b"", [1; 32])?;
@@ -119,7 +126,7 @@ pub fn session(method: EncryptMethod) -> anyhow::Result<((Sealer, Opener), (Seal
     Ok((client.initiator(method), server.responder(method)))
 }
 
-/// Encrypting at one end of a link and decrypting at the other, with rustls as it comes.
+/// Measures encryption at one end of a link and decryption at the other, with rustls' defaults.
 fn tls_of_one_hop(block: &[u8], bytes: usize) -> anyhow::Result<f64> {
     let (mut client, mut server) = tls_connections()?;
     let (mut wire, mut received) = (Vec::with_capacity(2 * PIECE), vec![0; PIECE]);
@@ -146,12 +153,12 @@ fn tls_of_one_hop(block: &[u8], bytes: usize) -> anyhow::Result<f64> {
     let seconds = thread_cpu_seconds()? - begun;
     ensure!(
         received.iter().any(|&byte| byte != 0),
-        "nothing came out of TLS"
+        "TLS delivered no data"
     );
     Ok(seconds)
 }
 
-/// After their handshake.
+/// Returns two TLS connections after their handshake.
 fn tls_connections() -> anyhow::Result<(ClientConnection, ServerConnection)> {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let certificate = certified.cert.der().clone();
@@ -173,7 +180,7 @@ fn tls_connections() -> anyhow::Result<(ClientConnection, ServerConnection)> {
     let (mut up, mut down) = (Vec::new(), Vec::new());
     while client.is_handshaking() || server.is_handshaking() {
         let moved = client.write_tls(&mut up)? + server.write_tls(&mut down)?;
-        ensure!(moved > 0, "the handshake stands still");
+        ensure!(moved > 0, "the TLS handshake makes no progress");
         read_all(&mut up, |wire| server.read_tls(wire))
             .and_then(|()| Ok(server.process_new_packets()?))
             .context("the server")?;

@@ -1,4 +1,4 @@
-//! Bulk: how fast, at what cost, how fairly, and whether what arrives is what was sent.
+//! Bulk transfers: throughput, cost, fairness and integrity.
 
 use std::{
     io::{Read, Write},
@@ -11,17 +11,19 @@ use std::{
 use anyhow::{Context, bail, ensure};
 
 use crate::{
-    load::{Load, MANY, connect, give, joined, request},
+    load_generator::{LoadGenerator, MANY, connect, download_request, join, request},
     results::Values,
-    services::{BLOCK, COUNT, ECHO, PIECE, TAKE},
+    services::{BLOCK, COUNT, ECHO, PIECE, UPLOAD},
     systems::System,
 };
 
-/// How much longer than it is counted everybody sends where fairness is measured: all still run when the last one is counted.
+/// The time that all connections keep sending after the fairness measurement ends.
+///
+/// It ensures that every connection is still active while the last one is counted.
 const FAIRNESS_MARGIN: Duration = Duration::from_millis(300);
 
-impl Load {
-    /// Whether bytes come back through the system as they were sent.
+impl LoadGenerator {
+    /// Verifies that bytes return through the system unchanged.
     pub fn verify(&self, system: &System) -> anyhow::Result<()> {
         let sent = self.block(system);
         let mut reader = connect(system, &[ECHO])?;
@@ -30,21 +32,22 @@ impl Load {
             let writing = scope.spawn(move || writer.write_all(sent));
             let mut received = vec![0; BLOCK];
             reader.read_exact(&mut received)?;
-            joined(writing)??;
+            join(writing)??;
             let differs = sent
                 .iter()
                 .zip(&received)
                 .position(|(sent, received)| sent != received);
             ensure!(
                 differs.is_none(),
-                "byte {} is another",
+                "byte {} differs",
                 differs.unwrap_or_default()
             );
             Ok(())
         })
     }
 
-    /// Megabytes (10^6) a second over `connections`, and the CPU time and context switches of the system's processes.
+    /// Measures the rate in MB/s (10^6) over `connections`, and the processes' CPU time and context
+    /// switches.
     pub fn transfer(
         &self,
         system: &System,
@@ -59,7 +62,7 @@ impl Load {
             let running: Vec<_> = (0..connections)
                 .map(|_| scope.spawn(|| one(self, system, share)))
                 .collect();
-            running.into_iter().try_for_each(|running| joined(running)?)
+            running.into_iter().try_for_each(|running| join(running)?)
         })?;
         let elapsed = begun.elapsed().as_secs_f64();
         let bytes = (share * connections as u64) as f64;
@@ -70,7 +73,7 @@ impl Load {
         Ok(vec![
             (rate, bytes / elapsed / 1e6),
             (cpu_cost, cpu / (bytes / f64::from(1 << 30))),
-            // A thread that ends takes its count along.
+            // The counters of a thread that ends are lost, so the difference may be negative.
             (
                 switch_cost,
                 switches.max(0.0) / (bytes / f64::from(1 << 20)),
@@ -78,9 +81,9 @@ impl Load {
         ])
     }
 
-    /// Sends `bytes` until the service says that it has them.
+    /// Sends `bytes` and waits until the service acknowledges them.
     pub fn up(&self, system: &System, bytes: u64) -> anyhow::Result<()> {
-        let mut connection = connect(system, &request(TAKE, bytes))?;
+        let mut connection = connect(system, &request(UPLOAD, bytes))?;
         let mut left = bytes;
         for piece in self.block(system).chunks(PIECE).cycle() {
             if left == 0 {
@@ -89,39 +92,41 @@ impl Load {
             let length = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             connection
                 .write_all(&piece[..length])
-                .with_context(|| format!("{left} of {bytes} bytes are not sent"))?;
+                .with_context(|| format!("sending failed with {left} of {bytes} bytes left"))?;
             left -= length as u64;
         }
         connection
             .read_exact(&mut [0])
-            .context("the service does not say that it has everything")
+            .context("no acknowledgement from the service")
     }
 
-    /// Receives `bytes`, and the end after them.
+    /// Receives `bytes` and the end of the stream.
     pub fn down(&self, system: &System, bytes: u64) -> anyhow::Result<()> {
-        let mut connection = connect(system, &give(system, bytes))?;
+        let mut connection = connect(system, &download_request(system, bytes))?;
         let mut buffer = vec![0; PIECE];
         let mut left = bytes;
         loop {
             match connection
                 .read(&mut buffer)
-                .with_context(|| format!("{left} of {bytes} bytes did not come"))?
+                .with_context(|| format!("receiving failed with {left} of {bytes} bytes left"))?
             {
                 0 if left == 0 => return Ok(()),
-                0 => bail!("an end of file, where {left} of {bytes} bytes are missing"),
+                0 => bail!("end of stream with {left} of {bytes} bytes missing"),
                 length => {
                     left = left
                         .checked_sub(length as u64)
-                        .context("more than was asked for")?
+                        .context("more bytes than requested")?
                 }
             }
         }
     }
 
-    /// Of connections that all send for a while: what arrived of the least served for each byte of the most served.
+    /// Measures the fairness between connections that all send: the ratio of the smallest to the
+    /// largest amount received.
     pub fn fairness_up(&self, system: &System) -> anyhow::Result<f64> {
         let counted = self.options.fairness_time;
-        let milliseconds = u64::try_from(counted.as_millis()).context("a shorter time")?;
+        let milliseconds =
+            u64::try_from(counted.as_millis()).context("the fairness time is too long")?;
         let together = Barrier::new(MANY);
         let connections = connections(system, &request(COUNT, milliseconds))?;
         let send = |mut connection: TcpStream| -> anyhow::Result<u64> {
@@ -136,41 +141,41 @@ impl Load {
             let mut answer = [0; 8];
             connection
                 .read_exact(&mut answer)
-                .context("the service does not say how much came")?;
+                .context("no count from the service")?;
             Ok(u64::from_be_bytes(answer))
         };
-        least_of_most(connections, send)
+        min_to_max_ratio(connections, send)
     }
 
-    /// The same of connections that all receive.
+    /// Measures the same ratio for connections that all receive.
     pub fn fairness_down(&self, system: &System) -> anyhow::Result<f64> {
         let counted = self.options.fairness_time;
         let together = Barrier::new(MANY);
-        let connections = connections(system, &give(system, u64::MAX))?;
+        let connections = connections(system, &download_request(system, u64::MAX))?;
         let receive = |mut connection: TcpStream| -> anyhow::Result<u64> {
             let mut buffer = vec![0; PIECE];
             together.wait();
             let (mut received, begun) = (0, Instant::now());
             while begun.elapsed() < counted + FAIRNESS_MARGIN {
                 let length = connection.read(&mut buffer)?;
-                ensure!(length > 0, "an end of file in the middle");
+                ensure!(length > 0, "unexpected end of stream");
                 if begun.elapsed() <= counted {
                     received += length as u64;
                 }
             }
             Ok(received)
         };
-        least_of_most(connections, receive)
+        min_to_max_ratio(connections, receive)
     }
 }
 
-/// As many as are measured together, before any of them moves much.
+/// Opens the connections for a fairness measurement before any of them moves much data.
 fn connections(system: &System, first: &[u8]) -> anyhow::Result<Vec<TcpStream>> {
     (0..MANY).map(|_| Ok(connect(system, first)?)).collect()
 }
 
-/// Each in a thread of its own, all at the same time.
-fn least_of_most(
+/// Runs all connections concurrently, each in its own thread, and returns the ratio.
+fn min_to_max_ratio(
     connections: Vec<TcpStream>,
     move_bytes: impl Fn(TcpStream) -> anyhow::Result<u64> + Sync,
 ) -> anyhow::Result<f64> {
@@ -182,7 +187,7 @@ fn least_of_most(
             .collect();
         running
             .into_iter()
-            .map(|running| joined(running)?)
+            .map(|running| join(running)?)
             .collect::<anyhow::Result<Vec<u64>>>()
     })?;
     let (least, most) = moved
@@ -190,6 +195,6 @@ fn least_of_most(
         .min()
         .zip(moved.iter().max())
         .context("no connection")?;
-    // A busy machine may move nothing in a short time, which is not fair.
+    // Avoid a division by zero: a busy machine may move nothing in a short time.
     Ok(*least as f64 / (*most).max(1) as f64)
 }

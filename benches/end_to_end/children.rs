@@ -1,4 +1,4 @@
-//! Processes are started here: what they say is kept in files, and they all end with this one.
+//! Child processes. Their output goes to files, and all of them end with this process.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use tempfile::TempDir;
 
 use crate::process::Process;
 
-/// Lines of a process's log that are shown when the run fails.
-const LAST_WORDS: usize = 5;
+/// The number of log lines per process to show if the run fails.
+const LOG_TAIL_LINES: usize = 5;
 
-/// All processes that were started, and the folder for their files.
+/// All child processes and the folder for their files.
 pub struct Children {
     folder: TempDir,
     state: Mutex<State>,
@@ -26,7 +26,7 @@ pub struct Children {
 #[derive(Default)]
 struct State {
     running: Vec<Running>,
-    /// No more are started.
+    /// Whether starting further processes is refused.
     ended: bool,
 }
 
@@ -37,22 +37,21 @@ struct Running {
 }
 
 impl Children {
-    /// None yet.
+    /// Creates the folder, without processes.
     pub fn new() -> anyhow::Result<Self> {
-        let folder =
-            TempDir::with_prefix("report-bench-").context("a folder for the configurations")?;
+        let folder = TempDir::with_prefix("report-bench-").context("cannot create a folder")?;
         Ok(Children {
             folder,
             state: Mutex::default(),
         })
     }
 
-    /// A path in the folder that is gone at the end.
+    /// Returns a path in the temporary folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Starts a process that needs nothing said to it.
+    /// Starts a process. Its standard input stays open until this process ends.
     pub fn start(&self, name: &str, command: &mut Command) -> anyhow::Result<Process> {
         let mut state = self.state();
         if state.ended {
@@ -60,7 +59,8 @@ impl Children {
         }
         let log = self.path(&format!("{name}.log"));
         let output = fs::File::create(&log)?;
-        // A process of ours ends when its standard input does: even when this one is killed.
+        // The helper processes end when their standard input closes, even if this process is
+        // killed.
         command.stdin(Stdio::piped()).stderr(output.try_clone()?);
         if command
             .get_args()
@@ -83,7 +83,7 @@ impl Children {
         Ok(process)
     }
 
-    /// The address that the process prints as its first line.
+    /// Reads the address that the process prints as its first line.
     pub fn address(&self, process: Process) -> anyhow::Result<SocketAddr> {
         let output = {
             let mut state = self.state();
@@ -99,10 +99,10 @@ impl Children {
         BufReader::new(output).read_line(&mut line)?;
         line.trim()
             .parse()
-            .with_context(|| format!("an address, not {line:?}"))
+            .with_context(|| format!("expected an address, got {line:?}"))
     }
 
-    /// Whether the processes still run; one that has ended will not get ready.
+    /// Returns an error if one of the processes has ended.
     pub fn check(&self, processes: &[Process]) -> anyhow::Result<()> {
         let mut state = self.state();
         for running in state
@@ -122,18 +122,18 @@ impl Children {
         let mut state = self.state();
         state.ended = true;
         for running in &mut state.running {
-            // An error means that it is gone already.
+            // An error means that the process has ended already.
             let _ = running.child.kill();
             let _ = running.child.wait();
         }
     }
 
-    /// What each of the processes wrote last.
-    pub fn print_last_words(&self) {
+    /// Prints the last log lines of each process.
+    pub fn print_log_tails(&self) {
         for Running { name, log, .. } in &self.state().running {
             let text = fs::read_to_string(log).unwrap_or_default();
             let lines: Vec<_> = text.lines().collect();
-            for line in &lines[lines.len().saturating_sub(LAST_WORDS)..] {
+            for line in &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..] {
                 eprintln!("  {name}: {line}");
             }
         }

@@ -1,4 +1,4 @@
-//! New connections, each with a byte that comes back: one after the other, several at once, and for so long that a leak shows.
+//! New connections with one echoed byte: sequential, concurrent, and sustained to detect leaks.
 
 use std::{
     io::Read,
@@ -11,41 +11,41 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
-    load::{AT_ONCE, Load, connect, joined, quantile, wait_till},
+    load_generator::{AT_ONCE, LoadGenerator, connect, join, quantile, sleep_until},
     results::Values,
     services::ECHO,
     systems::{PROBE_INTERVAL, Role, System},
 };
 
-/// How long after the last connection a process may still have some of its descriptors.
+/// The time in which a process must close its descriptors after the last connection.
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What came of making connections for a while.
+/// The result of opening connections for a given time.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sustained {
     pub seconds: f64,
     pub made: u64,
     pub failed: u64,
-    /// Before, in the middle, and when the last connection is gone.
-    pub held: Vec<(Role, [Held; 3])>,
+    /// The usage before, in the middle, and after the last connection.
+    pub held: Vec<(Role, [ResourceUsage; 3])>,
 }
 
-/// What a process holds.
+/// The resources of a process.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Held {
+pub struct ResourceUsage {
     pub descriptors: usize,
     pub memory_mib: f64,
 }
 
-impl Load {
-    /// Times to the first echoed byte, from the call that connects.
+impl LoadGenerator {
+    /// Measures the time from `connect` to the first echoed byte, for sequential connections.
     pub fn connect_one_by_one(&self, system: &System) -> anyhow::Result<Values> {
         let begun = Instant::now();
         let mut times = (0..self.options.connections)
             .map(|_| {
                 let begun = Instant::now();
-                // Closed before the next one, and not within the time.
-                let _connection = answered(system)?;
+                // The drop, after the measured time, closes the connection.
+                let _connection = connect_and_echo(system)?;
                 Ok(begun.elapsed().as_secs_f64())
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
@@ -57,16 +57,17 @@ impl Load {
         ])
     }
 
-    /// Connections a second.
+    /// Measures the rate of concurrent connections per second.
     pub fn connect_at_once(&self, system: &System) -> anyhow::Result<Values> {
         let each = self.options.connections_at_once.div_ceil(AT_ONCE);
         let begun = Instant::now();
         thread::scope(|scope| {
-            let one_after_another = || (0..each).try_for_each(|_| answered(system).map(drop));
+            let one_after_another =
+                || (0..each).try_for_each(|_| connect_and_echo(system).map(drop));
             let running: Vec<_> = (0..AT_ONCE)
                 .map(|_| scope.spawn(one_after_another))
                 .collect();
-            running.into_iter().try_for_each(|running| joined(running)?)
+            running.into_iter().try_for_each(|running| join(running)?)
         })?;
         Ok(vec![(
             "connect_16_s",
@@ -74,15 +75,15 @@ impl Load {
         )])
     }
 
-    /// The same for a given time; a connection that fails is counted.
+    /// Opens concurrent connections for the configured time and counts failures.
     pub fn connect_sustained(&self, system: &System) -> anyhow::Result<Sustained> {
         let (made, failed, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-        let before = held(system)?;
+        let before = current_usage(system)?;
         let begun = Instant::now();
         let (middle, seconds) = thread::scope(|scope| {
             let one_after_another = || {
                 while !stop.load(Relaxed) {
-                    let count = if answered(system).is_ok() {
+                    let count = if connect_and_echo(system).is_ok() {
                         &made
                     } else {
                         &failed
@@ -93,14 +94,14 @@ impl Load {
             let running: Vec<_> = (0..AT_ONCE)
                 .map(|_| scope.spawn(one_after_another))
                 .collect();
-            wait_till(begun + self.options.sustained / 2);
-            let middle = held(system);
-            wait_till(begun + self.options.sustained);
+            sleep_until(begun + self.options.sustained / 2);
+            let middle = current_usage(system);
+            sleep_until(begun + self.options.sustained);
             stop.store(true, Relaxed);
-            running.into_iter().try_for_each(joined)?;
+            running.into_iter().try_for_each(join)?;
             anyhow::Ok((middle?, begun.elapsed().as_secs_f64()))
         })?;
-        let after = held_when_settled(system, &before)?;
+        let after = settled_usage(system, &before)?;
         let held = system
             .processes
             .iter()
@@ -118,7 +119,7 @@ impl Load {
 }
 
 impl Sustained {
-    /// Descriptors more than before, of all processes.
+    /// Returns the growth of descriptors of all processes.
     pub fn more_descriptors(&self) -> f64 {
         self.held
             .iter()
@@ -126,7 +127,9 @@ impl Sustained {
             .sum()
     }
 
-    /// Memory that was gained in the second half, in MiB, of all processes: what is kept for later has been taken in the first.
+    /// Returns the memory growth of all processes in the second half, in MiB.
+    ///
+    /// Caches reach their size in the first half.
     pub fn later_memory_mib(&self) -> f64 {
         self.held
             .iter()
@@ -135,17 +138,17 @@ impl Sustained {
     }
 }
 
-fn answered(system: &System) -> anyhow::Result<impl Sized> {
+fn connect_and_echo(system: &System) -> anyhow::Result<impl Sized> {
     let mut connection = connect(system, &[ECHO, 1])?;
     connection
         .read_exact(&mut [0])
-        .context("a new connection that does not answer")?;
+        .context("no answer on a new connection")?;
     Ok(connection)
 }
 
-fn held(system: &System) -> anyhow::Result<Vec<Held>> {
+fn current_usage(system: &System) -> anyhow::Result<Vec<ResourceUsage>> {
     let of = |process: crate::process::Process| {
-        Ok(Held {
+        Ok(ResourceUsage {
             descriptors: process.descriptors()?,
             memory_mib: process.present_memory_mib()?,
         })
@@ -157,11 +160,11 @@ fn held(system: &System) -> anyhow::Result<Vec<Held>> {
         .collect()
 }
 
-/// What is held once no process has more descriptors than before, or the time for that is over.
-fn held_when_settled(system: &System, before: &[Held]) -> anyhow::Result<Vec<Held>> {
+/// Returns the usage once no process has more descriptors than before, or after a timeout.
+fn settled_usage(system: &System, before: &[ResourceUsage]) -> anyhow::Result<Vec<ResourceUsage>> {
     let begun = Instant::now();
     loop {
-        let now = held(system)?;
+        let now = current_usage(system)?;
         let is_settled = now
             .iter()
             .zip(before)

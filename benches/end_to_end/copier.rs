@@ -1,7 +1,11 @@
-//! Copiers of TCP connections, of which three in a row are the chain. A chain that works does in its three processes what a tunnel with the
-//! same methods has to do to each byte there, and nothing else: it compresses and seals at one end, masks as a WebSocket does, unmasks in the
-//! middle, opens and decompresses at the other end. There is no tunnel in it: no streams that share anything, no windows, nothing that is
-//! kept to be sent again. What rePort takes more than that is rePort's; what that takes more than the chain is the work.
+//! Copiers of TCP connections. Three of them in a row form the chain.
+//!
+//! A working chain also processes each byte as a tunnel with the same methods must. It compresses,
+//! seals and masks at one end, unmasks in the middle, and opens and decompresses at the other end.
+//! It has no streams on a shared link, no windows and no buffers for retransmission.
+//!
+//! The difference between the plain chain and a working chain is the cost of this work. The
+//! difference between a working chain and rePort is rePort's overhead.
 
 use std::{io, net::SocketAddr, process::Command, str::FromStr, sync::Arc};
 
@@ -29,16 +33,16 @@ use crate::{
     variants::Methods,
 };
 
-/// What is read at once where it is sealed: with what is added to it, a piece.
+/// The maximum bytes of one read before sealing, so that the sealed message fits into a piece.
 const RAW: usize = PIECE - 1024;
 
-/// Bytes before each sealed message, its length.
+/// The bytes before each sealed message, which hold its length.
 const HEADER: usize = 4;
 
-/// What bytes are masked with. A byte, so that no process needs to know where a message began.
+/// The mask. It has one byte, so that no process needs to know the start of a message.
 const MASK: u8 = 0x5a;
 
-/// What a copier does besides: as whom, with which methods.
+/// The processing that a copier adds: its role and its methods.
 #[derive(Debug, Clone, Copy)]
 pub struct Work {
     pub role: Role,
@@ -46,7 +50,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// As an argument of the program: the role, the cipher and the compressor.
+    /// Formats the work as a program argument: the role, the cipher and the compressor.
     pub fn argument(self) -> String {
         format!(
             "{}/{}/{}",
@@ -62,12 +66,16 @@ impl FromStr for Work {
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let mut parts = text.split('/');
-        let mut next = || parts.next().context("a role, a cipher and a compressor");
+        let mut next = || {
+            parts
+                .next()
+                .context("expected a role, a cipher and a compressor")
+        };
         let name = next()?;
         let role = Role::ALL
             .into_iter()
             .find(|role| role.name() == name)
-            .context("a role")?;
+            .context("unknown role")?;
         let methods = Methods {
             encrypt: next()?.parse()?,
             compress: next()?.parse()?,
@@ -77,7 +85,7 @@ impl FromStr for Work {
     }
 }
 
-/// Starts a copier in a process of its own.
+/// Starts a copier process.
 pub fn start(
     children: &Children,
     name: &str,
@@ -93,7 +101,7 @@ pub fn start(
     Ok((process, children.address(process)?))
 }
 
-/// Is a copier: each connection that it accepts is joined to one to `target`.
+/// Runs a copier. It opens one connection to `target` for each connection that it accepts.
 pub fn copy(target: SocketAddr, work: Option<Work>) -> anyhow::Result<()> {
     run(move |mut one| async move {
         let Ok(mut other) = TcpStream::connect(target).await else {
@@ -102,7 +110,7 @@ pub fn copy(target: SocketAddr, work: Option<Work>) -> anyhow::Result<()> {
         if other.set_nodelay(true).is_err() {
             return;
         }
-        // A connection that breaks is noticed at its ends.
+        // Ignore errors here: the ends of the connection report them.
         let _ = match work {
             None => copy_bidirectional_with_sizes(&mut one, &mut other, PIECE, PIECE)
                 .await
@@ -125,12 +133,12 @@ async fn copy_and_work(
     } = work.methods;
     let (client, server) = alone::session(encrypt)?;
     match work.role {
-        Role::Visitor => tokio::try_join!(
+        Role::Client => tokio::try_join!(
             send(from_one, to_other, client.0, compress),
             receive(from_other, to_one, client.1, compress)
         )?,
-        Role::Relay => tokio::try_join!(unmask(from_one, to_other), unmask(from_other, to_one))?,
-        Role::Agent => tokio::try_join!(
+        Role::Master => tokio::try_join!(unmask(from_one, to_other), unmask(from_other, to_one))?,
+        Role::Server => tokio::try_join!(
             receive(from_one, to_other, server.1, compress),
             send(from_other, to_one, server.0, compress)
         )?,

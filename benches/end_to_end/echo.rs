@@ -1,4 +1,4 @@
-//! Round trips on a connection that has been open for a while: alone, and beside a bulk copy.
+//! Round trips on an established connection: alone, and during a bulk copy.
 
 use std::{
     io::{Read, Write},
@@ -10,20 +10,20 @@ use std::{
 use anyhow::{Context, bail, ensure};
 
 use crate::{
-    load::{Load, connect, give, joined, quantile},
+    load_generator::{LoadGenerator, connect, download_request, join, quantile},
     results::Values,
     services::{ECHO, PIECE},
     systems::{PROBE_INTERVAL, System},
 };
 
-/// Bytes of an echo: a keystroke and its frame.
+/// The bytes of an echo: a keystroke and its frame.
 const ECHO_BYTES: usize = 64;
 
-/// What a bulk copy moves before echoes beside it are measured, in bytes: its windows have grown then.
+/// The bytes that a bulk copy moves before the echoes start, so that its windows have grown.
 const BULK_UNDER_WAY: u64 = 32 << 20;
 
-impl Load {
-    /// Echoes while nothing else moves.
+impl LoadGenerator {
+    /// Measures echoes without other traffic.
     pub fn echo(&self, system: &System) -> anyhow::Result<Values> {
         let times = self.echoes(system, self.options.echoes)?;
         Ok(vec![
@@ -32,7 +32,7 @@ impl Load {
         ])
     }
 
-    /// Seconds of each round trip on a new connection, sorted.
+    /// Returns the sorted round-trip times on a new connection, in seconds.
     pub fn echoes(&self, system: &System, count: usize) -> anyhow::Result<Vec<f64>> {
         let mut connection = connect(system, &[ECHO])?;
         let mut times = Vec::with_capacity(count);
@@ -42,13 +42,13 @@ impl Load {
             connection.write_all(sent)?;
             connection.read_exact(&mut received)?;
             times.push(begun.elapsed().as_secs_f64());
-            ensure!(sent == received, "an echo of other bytes");
+            ensure!(sent == received, "the echo differs from the sent bytes");
         }
         times.sort_by(f64::total_cmp);
         Ok(times)
     }
 
-    /// Echoes while the same system carries a bulk copy from the service.
+    /// Measures echoes while the same system carries a bulk copy from the service.
     pub fn echo_beside_bulk(&self, system: &System) -> anyhow::Result<Values> {
         let (stop, moved) = (AtomicBool::new(false), AtomicU64::new(0));
         thread::scope(|scope| {
@@ -64,7 +64,7 @@ impl Load {
             let times = self.echoes(system, self.options.echoes_beside);
             let rate = (moved.load(Relaxed) - before) as f64 / begun.elapsed().as_secs_f64() / 1e6;
             stop.store(true, Relaxed);
-            joined(bulk)?.context("the bulk copy")?;
+            join(bulk)?.context("the bulk copy")?;
             let times = times?;
             Ok(vec![
                 ("beside_p50_ms", quantile(&times, 0.5) * 1e3),
@@ -76,11 +76,11 @@ impl Load {
 }
 
 fn bulk_until(system: &System, stop: &AtomicBool, moved: &AtomicU64) -> anyhow::Result<()> {
-    let mut connection = connect(system, &give(system, u64::MAX))?;
+    let mut connection = connect(system, &download_request(system, u64::MAX))?;
     let mut buffer = vec![0; PIECE];
     while !stop.load(Relaxed) {
         match connection.read(&mut buffer)? {
-            0 => bail!("an end of file in the middle"),
+            0 => bail!("unexpected end of stream"),
             length => moved.fetch_add(length as u64, Relaxed),
         };
     }

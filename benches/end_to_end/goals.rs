@@ -1,8 +1,10 @@
-//! What rePort is to reach, computed from what was measured: the ratios are of values of the same round, and the median of them counts.
+//! The goals of rePort and their evaluation.
+//!
+//! Each ratio is the median of the ratios of all rounds.
 
 use crate::{results::Results, stalled::STALLED};
 
-/// Which side of the number is good.
+/// The bound of a goal.
 #[derive(Debug, Clone, Copy)]
 enum Bound {
     AtLeast(f64),
@@ -13,12 +15,12 @@ use Bound::{AtLeast, AtMost};
 
 struct Goal {
     what: String,
-    /// Nothing where a system is missing that it takes.
+    /// `None` if a required system was not measured.
     value: Option<f64>,
     bound: Bound,
 }
 
-/// The four transfers: how they are called, their rate and their cost.
+/// The four transfers: the label, and the names of the rate and the cost.
 const TRANSFERS: [(&str, &str, &str); 4] = [
     ("up 1", "up_1_mb_s", "up_1_cpu_s_gib"),
     ("down 1", "down_1_mb_s", "down_1_cpu_s_gib"),
@@ -26,24 +28,26 @@ const TRANSFERS: [(&str, &str, &str); 4] = [
     ("down 8", "down_8_mb_s", "down_8_cpu_s_gib"),
 ];
 
-/// Memory that may be gained in the second half of a run of new connections, of all processes, in MiB: less than 20 bytes for each connection.
+/// The maximum memory growth in the second half of the sustained run, in MiB for all processes.
+///
+/// It is less than 20 bytes per connection.
 const LATER_MEMORY: f64 = 4.0;
 
-/// A row for each goal whose systems were measured.
+/// Returns a row for each goal whose systems were measured.
 pub fn rows(results: &Results) -> Vec<Vec<String>> {
-    let titles = ["goal", "value", "wanted", ""].map(str::to_owned).to_vec();
+    let titles = ["goal", "value", "target", ""].map(str::to_owned).to_vec();
     let row = |goal: Goal| {
         let value = goal.value?;
-        let (wanted, is_held) = match goal.bound {
+        let (target, is_met) = match goal.bound {
             AtLeast(bound) => (format!("≥ {bound}"), value >= bound),
             AtMost(bound) => (format!("≤ {bound}"), value <= bound),
         };
-        let held = if is_held { "held" } else { "NOT held" };
+        let verdict = if is_met { "met" } else { "MISSED" };
         Some(vec![
             goal.what,
             format!("{value:.2}"),
-            wanted,
-            held.to_owned(),
+            target,
+            verdict.to_owned(),
         ])
     };
     std::iter::once(titles)
@@ -51,8 +55,8 @@ pub fn rows(results: &Results) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// CPU time of a system, of what `plain` and what it adds to `plain` take alone.
-pub fn of_plain_and_alone(results: &Results, system: &str, cost: &str) -> Option<f64> {
+/// Returns the ratio of a system's CPU time to the sum of `plain` and its added methods alone.
+pub fn ratio_to_plain_and_standalone(results: &Results, system: &str, cost: &str) -> Option<f64> {
     results.computed(
         [(system, cost), ("plain", cost), (system, "alone_cpu_s_gib")],
         |[whole, plain, alone]| whole / (plain + alone),
@@ -74,19 +78,19 @@ fn transfers(results: &Results, goals: &mut Vec<Goal>) {
     for (transfer, rate, cost) in TRANSFERS {
         let least = if transfer.ends_with('1') { 0.75 } else { 0.8 };
         goals.push(Goal {
-            what: format!("plain, {transfer}: throughput of the chain's"),
-            value: results.of_the_chain("plain", rate),
+            what: format!("plain, {transfer}: throughput / chain"),
+            value: results.ratio_to_chain("plain", rate),
             bound: AtLeast(least),
         });
         goals.push(Goal {
-            what: format!("plain, {transfer}: CPU of the chain's"),
-            value: results.of_the_chain("plain", cost),
+            what: format!("plain, {transfer}: CPU / chain"),
+            value: results.ratio_to_chain("plain", cost),
             bound: AtMost(1.3),
         });
     }
     for (transfer, name) in [("up 8", "up_8_fairness"), ("down 8", "down_8_fairness")] {
         goals.push(Goal {
-            what: format!("plain, {transfer}: least of most served"),
+            what: format!("plain, {transfer}: fairness (min / max)"),
             value: results.median("plain", name),
             bound: AtLeast(0.8),
         });
@@ -96,7 +100,7 @@ fn transfers(results: &Results, goals: &mut Vec<Goal>) {
 fn ciphers(results: &Results, goals: &mut Vec<Goal>) {
     for (transfer, _, cost) in TRANSFERS {
         goals.push(Goal {
-            what: format!("aes-128-gcm, {transfer}: CPU s/GiB more than plain"),
+            what: format!("aes-128-gcm, {transfer}: CPU s/GiB above plain"),
             value: results.computed(
                 [("aes-128-gcm", cost), ("plain", cost)],
                 |[whole, plain]| whole - plain,
@@ -110,8 +114,8 @@ fn ciphers(results: &Results, goals: &mut Vec<Goal>) {
     ] {
         for (transfer, _, cost) in TRANSFERS {
             goals.push(Goal {
-                what: format!("{system}, {transfer}: CPU of plain + {alone} alone"),
-                value: of_plain_and_alone(results, system, cost),
+                what: format!("{system}, {transfer}: CPU / (plain + {alone} alone)"),
+                value: ratio_to_plain_and_standalone(results, system, cost),
                 bound: AtMost(bound),
             });
         }
@@ -124,7 +128,7 @@ fn compressors(results: &Results, goals: &mut Vec<Goal>) {
             for payload in ["text", "binary"] {
                 let system = format!("plain-{method}-{payload}");
                 goals.push(Goal {
-                    what: format!("{system}, {transfer}: throughput of the compressor alone"),
+                    what: format!("{system}, {transfer}: throughput / compressor alone"),
                     value: results.computed(
                         [(&system, rate), (&system, "alone_mb_s")],
                         |[whole, alone]| whole / alone,
@@ -134,7 +138,7 @@ fn compressors(results: &Results, goals: &mut Vec<Goal>) {
             }
             let system = format!("plain-{method}-random");
             goals.push(Goal {
-                what: format!("{system}, {transfer}: throughput of plain"),
+                what: format!("{system}, {transfer}: throughput / plain"),
                 value: results.computed([(&system, rate), ("plain", rate)], |[whole, plain]| {
                     whole / plain
                 }),
@@ -146,11 +150,11 @@ fn compressors(results: &Results, goals: &mut Vec<Goal>) {
 
 fn latencies(results: &Results, goals: &mut Vec<Goal>) {
     for (what, name, bound) in [
-        ("echo, idle: p50 of the chain's", "echo_p50_us", 1.15),
-        ("echo beside bulk: p50 of the chain's", "beside_p50_ms", 1.5),
-        ("echo beside bulk: p99 of the chain's", "beside_p99_ms", 0.5),
+        ("echo, idle: p50 / chain", "echo_p50_us", 1.15),
+        ("echo during bulk: p50 / chain", "beside_p50_ms", 1.5),
+        ("echo during bulk: p99 / chain", "beside_p99_ms", 0.5),
     ] {
-        let value = results.of_the_chain("plain", name);
+        let value = results.ratio_to_chain("plain", name);
         goals.push(Goal {
             what: format!("plain, {what}"),
             value,
@@ -165,9 +169,7 @@ fn stalled(results: &Results, goals: &mut Vec<Goal>) {
         ("up", "stalled_up_alone_mb_s", "stalled_up_mb_s"),
     ] {
         goals.push(Goal {
-            what: format!(
-                "plain, a copy {copy} beside {STALLED} stalled readers: time of the copy alone"
-            ),
+            what: format!("plain, copy {copy} beside {STALLED} stalled readers: time / copy alone"),
             value: results.computed([("plain", alone), ("plain", beside)], |[alone, beside]| {
                 alone / beside
             }),
@@ -175,9 +177,7 @@ fn stalled(results: &Results, goals: &mut Vec<Goal>) {
         });
     }
     goals.push(Goal {
-        what: format!(
-            "plain, echo beside {STALLED} stalled readers: p99 of twice the idle p99 and 2 ms"
-        ),
+        what: format!("plain, echo beside {STALLED} stalled readers: p99 / (2 × idle p99 + 2 ms)"),
         value: results.computed(
             [("plain", "stalled_echo_p99_us"), ("plain", "echo_p99_us")],
             |[beside, idle]| beside / (2.0 * idle + 2000.0),
@@ -188,14 +188,13 @@ fn stalled(results: &Results, goals: &mut Vec<Goal>) {
 
 fn connections(results: &Results, goals: &mut Vec<Goal>) {
     goals.push(Goal {
-        what: "plain, new connections one at a time: p50 to the first byte of the chain's"
-            .to_owned(),
-        value: results.of_the_chain("plain", "connect_1_p50_us"),
+        what: "plain, new connections, one at a time: p50 to first byte / chain".to_owned(),
+        value: results.ratio_to_chain("plain", "connect_1_p50_us"),
         bound: AtMost(0.8),
     });
     goals.push(Goal {
-        what: "plain, new connections 16 at once: a second, of the chain's".to_owned(),
-        value: results.of_the_chain("plain", "connect_16_s"),
+        what: "plain, new connections, 16 at once: rate / chain".to_owned(),
+        value: results.ratio_to_chain("plain", "connect_16_s"),
         bound: AtLeast(1.5),
     });
     let sustained = |system: &str| {
@@ -209,15 +208,15 @@ fn connections(results: &Results, goals: &mut Vec<Goal>) {
         return;
     };
     let what = format!("plain, 16 at once for {:.0} s", of_plain.seconds);
-    let mut push = |of_it: &str, value, bound| {
+    let mut push = |label: &str, value, bound| {
         goals.push(Goal {
-            what: format!("{what}: {of_it}"),
+            what: format!("{what}: {label}"),
             value,
             bound,
         })
     };
     push(
-        "a second, of the chain's",
+        "rate / chain",
         rate("plain")
             .zip(rate("chain"))
             .map(|(ours, theirs)| ours / theirs),
@@ -225,12 +224,12 @@ fn connections(results: &Results, goals: &mut Vec<Goal>) {
     );
     push("failed", Some(of_plain.failed as f64), AtMost(0.0));
     push(
-        "descriptors more than before",
+        "leaked descriptors",
         Some(of_plain.more_descriptors()),
         AtMost(0.0),
     );
     push(
-        "MiB gained in the second half",
+        "MiB growth in the second half",
         Some(of_plain.later_memory_mib()),
         AtMost(LATER_MEMORY),
     );

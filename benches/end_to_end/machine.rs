@@ -1,4 +1,4 @@
-//! The machine that everything ran on, for tables: processors, kernel, compiler, versions.
+//! Facts about the machine for the tables: processors, kernel, compiler, versions.
 
 use std::{
     fs,
@@ -8,18 +8,18 @@ use std::{
 
 use crate::network;
 
-/// Where the measurements ran, and on how much.
+/// Returns the network and the number of processors.
 pub fn network() -> String {
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     format!("{}, {processors} processors", network::description())
 }
 
-/// Names and facts, as far as they can be told.
+/// Returns names and values, as far as they are known.
 pub fn facts() -> Vec<(&'static str, String)> {
-    let processor =
-        first("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let processor = read_field("/proc/cpuinfo", "model name")
+        .unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     let count = std::thread::available_parallelism().map_or(0, usize::from);
-    let memory = first("/proc/meminfo", "MemTotal")
+    let memory = read_field("/proc/meminfo", "MemTotal")
         .and_then(|size| size.strip_suffix(" kB")?.parse::<u64>().ok());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut facts = vec![
@@ -49,7 +49,7 @@ pub fn facts() -> Vec<(&'static str, String)> {
     facts
 }
 
-fn first(file: &str, name: &str) -> Option<String> {
+fn read_field(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let value = text
         .lines()
@@ -67,7 +67,9 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The day, in UTC: days since 1970 as a date of the Gregorian calendar, whose years are counted from March on.
+/// Formats a time as a UTC date.
+///
+/// The calculation counts the days of the Gregorian calendar in years that start in March.
 fn date(now: SystemTime) -> String {
     let days = now
         .duration_since(UNIX_EPOCH)

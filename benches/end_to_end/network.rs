@@ -1,6 +1,8 @@
-//! A network of our own: loopback alone, in which nothing else runs and no port is left in TIME_WAIT by an earlier run.
+//! A separate network namespace with loopback only.
 //!
-//! A process cannot get there by itself without unsafe code, so that this program begins again under `unshare`, where that is permitted.
+//! No other program runs in it, and no port is in TIME_WAIT from an earlier run. A process cannot
+//! enter a new namespace without unsafe code. This program therefore restarts itself under
+//! `unshare`, if permitted.
 
 use std::{
     fs,
@@ -10,52 +12,56 @@ use std::{
 
 use anyhow::bail;
 
-/// Set for the program that was begun again.
+/// The environment variable that marks the restarted program.
 const INSIDE: &str = "REPORT_BENCH_NETWORK";
 
-/// Ports for outgoing connections: a chain that makes 10,000 connections a second needs so many, since one is free again a second after its end.
+/// The range of ports for outgoing connections.
+///
+/// A chain opens 10,000 connections per second, and a port is free again one second after its use.
 const PORTS: &str = "10000 65000";
 
-/// Ways to a network of our own: as root, and as a user who may be root in a namespace.
-const WAYS: [&[&str]; 2] = [&["--net"], &["--user", "--map-root-user", "--net"]];
+/// The flags of `unshare`: for root, and for a user who may be root in a user namespace.
+const UNSHARE_FLAGS: [&[&str]; 2] = [&["--net"], &["--user", "--map-root-user", "--net"]];
 
-/// Goes on in a network of our own, if that is permitted: this process is another program then. Otherwise in the one that is there.
-pub fn enter() -> anyhow::Result<()> {
+/// Restarts this program in a separate network namespace, if permitted.
+///
+/// Otherwise returns, and the run uses the existing network.
+pub fn enter_namespace() -> anyhow::Result<()> {
     if std::env::var_os(INSIDE).is_some() {
         return prepare();
     }
-    let Some(way) = WAYS.iter().find(|way| is_permitted(way)) else {
+    let Some(flags) = UNSHARE_FLAGS.iter().find(|flags| is_permitted(flags)) else {
         eprintln!(
-            "no network of our own (unshare and ip are needed, and the right to use them): ports in TIME_WAIT may run out"
+            "no separate network namespace: unshare or ip is missing or not permitted (ports in TIME_WAIT may run out)"
         );
         return Ok(());
     };
-    let error = unshare(way)
+    let error = unshare(flags)
         .args(["ip link set lo up && exec \"$@\"", "end_to_end"])
         .arg(std::env::current_exe()?)
         .args(std::env::args_os().skip(1))
         .env(INSIDE, "own")
         .exec();
-    bail!("cannot begin again in a network of our own: {error}");
+    bail!("cannot restart in a separate network namespace: {error}");
 }
 
-/// Where the measurements run, for the table.
+/// Returns a description of the network for the table.
 pub fn description() -> &'static str {
     if std::env::var_os(INSIDE).is_some() {
-        "loopback in a network namespace of its own"
+        "loopback in a separate network namespace"
     } else {
         "loopback"
     }
 }
 
-fn unshare(way: &[&str]) -> Command {
+fn unshare(flags: &[&str]) -> Command {
     let mut command = Command::new("unshare");
-    command.args(way).args(["--", "sh", "-c"]);
+    command.args(flags).args(["--", "sh", "-c"]);
     command
 }
 
-fn is_permitted(way: &[&str]) -> bool {
-    let status = unshare(way)
+fn is_permitted(flags: &[&str]) -> bool {
+    let status = unshare(flags)
         .arg("ip link set lo up")
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -65,9 +71,9 @@ fn is_permitted(way: &[&str]) -> bool {
 
 fn prepare() -> anyhow::Result<()> {
     for (name, value) in [("ip_local_port_range", PORTS), ("tcp_tw_reuse", "1")] {
-        // Where it stays as it is there are fewer ports, which shows as failed connections.
+        // Continue on failure: a lack of ports shows up as failed connections.
         if let Err(error) = fs::write(format!("/proc/sys/net/ipv4/{name}"), value) {
-            eprintln!("{name} stays as it is: {error}");
+            eprintln!("cannot set {name}: {error}");
         }
     }
     Ok(())

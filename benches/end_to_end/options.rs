@@ -1,4 +1,6 @@
-//! The command line. Options come after `--`, or in the environment variable `REPORT_BENCH`, separated by spaces.
+//! The command line.
+//!
+//! Options follow `--`, or come from the environment variable `REPORT_BENCH`, separated by spaces.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -6,34 +8,44 @@ use anyhow::{Context, bail};
 
 use crate::{copier::Work, variants::Variant};
 
-/// Names one of the programs that this one runs itself as.
+/// The first argument of the service process.
 pub const SERVICE: &str = "as-service";
-/// The same; the next arguments are where to copy to and, of one that works, what it does.
+/// The first argument of a copier process. Its target and, for a working copier, its work follow.
 pub const COPIER: &str = "as-copier";
 
 pub const HELP: &str = "\
 cargo bench --bench end_to_end -- [OPTIONS]
 
-  --quick           small sizes and 3 rounds of the usual systems (unless another is given)
-  --full            1 GiB for each transfer, 5 rounds, every system, the peers if they are there, 30 s of new connections
-  --rounds N        so many rounds
-  --only NAME,…     these systems and the chain alone; may be given again (a name, or a part of names when it is none)
-  --peers DIR       where the programs rathole and bore are (target/peers/bin unless it is given); measures them too
-  --sustained N     makes new connections for N seconds, 16 at once, and looks for leaks; 0 leaves that out
-  --shared-network  stays in the network that is there; otherwise the run has a namespace of its own, where that is permitted
-  --json FILE       writes every measured value
-  --markdown FILE   writes the tables to the places that a document has for them, or a new document
-  --plot FILE       draws an SVG
-  --beside FILE     measures another build of the program too, in turns with this one: its systems are called \"other …\"
+  --quick           Measure the default systems, small sizes, 3 rounds (default)
+  --full            Measure all systems, 1 GiB transfers, 5 rounds
+  --rounds N        Set the number of rounds
+  --only NAME,…     Measure the chain and these systems (repeatable)
+  --peers DIR       Measure rathole and bore from DIR (default target/peers/bin)
+  --sustained N     Open connections for N seconds to detect leaks
+  --shared-network  Do not use a separate network namespace
+  --json FILE       Write all values to FILE
+  --markdown FILE   Update the tables in FILE, or create it
+  --plot FILE       Write an SVG plot to FILE
+  --beside FILE     Also measure another build of report, as \"other …\"
 
-Systems: chain, and rePort with random data: plain, aes-128-gcm, aes-128-cfb, chacha20-poly1305, plain-tls and tls (TLS at the master,
-plain and aes-128-gcm inside); with compression: plain-s2-text, plain-s2-binary, plain-s2-random, the same with zstd, and s2-text and
-zstd-text (aes-128-gcm); chains whose copiers do the same work as plain, aes-128-gcm or a compressor, and nothing else: working-plain,
-working-aes-128-gcm, working-s2-text, working-s2-binary, working-zstd-text, working-zstd-binary; the peers rathole and bore (cargo install --root target/peers rathole bore-cli).
-The usual ones are chain, plain, aes-128-gcm, aes-128-cfb and plain-tls.
-The options may stand in REPORT_BENCH too.";
+--full includes the peers if they are installed, and 30 s of sustained new connections.
+--sustained 0 skips the sustained run.
+--only takes exact names, or parts of names.
 
-/// What is to be done.
+Systems:
+  chain             three TCP copiers
+  random data       plain, aes-128-gcm, aes-128-cfb, chacha20-poly1305,
+                    plain-tls and tls (TLS at the master; plain and aes-128-gcm inside)
+  compression       plain-s2-text, plain-s2-binary, plain-s2-random, the same with zstd,
+                    s2-text and zstd-text (aes-128-gcm)
+  working chains    working-plain, working-aes-128-gcm, working-s2-text, working-s2-binary,
+                    working-zstd-text, working-zstd-binary: copiers that do the same work
+                    on each byte, and nothing else
+  peers             rathole, bore (cargo install --root target/peers rathole bore-cli)
+The default systems are chain, plain, aes-128-gcm, aes-128-cfb and plain-tls.
+The environment variable REPORT_BENCH may hold options too.";
+
+/// The requested command.
 pub enum Command {
     Help,
     Service,
@@ -41,31 +53,33 @@ pub enum Command {
     Measure(Options),
 }
 
-/// How to measure.
+/// The extent of the measurement.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub variants: Vec<Variant>,
     pub rounds: usize,
-    /// Bytes of one transfer, all its connections together.
+    /// Bytes of one transfer over all its connections.
     pub transfer_bytes: u64,
-    /// Round trips without other traffic, and beside a bulk copy.
+    /// Round trips without other traffic.
     pub echoes: usize,
+    /// Round trips during a bulk copy.
     pub echoes_beside: usize,
-    /// New connections, one after the other and 16 at once: few enough that TIME_WAIT leaves ports free.
+    /// Sequential new connections: few enough that TIME_WAIT leaves ports free.
     pub connections: usize,
+    /// New connections with 16 at once: few enough that TIME_WAIT leaves ports free.
     pub connections_at_once: usize,
-    /// How long new connections are made, 16 at once; not at all for no time.
+    /// The duration of the sustained run of new connections, 16 at once. Zero skips it.
     pub sustained: Duration,
-    /// How long it is counted what each of 8 connections moves.
+    /// The time over which the fairness of 8 connections is measured.
     pub fairness_time: Duration,
-    /// Bytes that go through a cipher or a compressor alone.
+    /// Bytes to process with a cipher or a compressor alone.
     pub alone_bytes: usize,
-    /// Whether the network is the one that is there.
+    /// Whether to stay in the existing network.
     pub shared_network: bool,
     pub json: Option<PathBuf>,
     pub markdown: Option<PathBuf>,
     pub plot: Option<PathBuf>,
-    /// The run ends with an error after this long.
+    /// The time after which the run fails.
     pub time_limit: Duration,
 }
 
@@ -106,7 +120,9 @@ impl Options {
         }
     }
 
-    /// For `cargo test`, which runs benchmarks without `--bench`: whether everything works, not how fast.
+    /// Returns the options for `cargo test`, which runs benchmarks without `--bench`.
+    ///
+    /// Such a run only checks that everything works.
     fn smoke() -> Self {
         Options {
             rounds: 1,
@@ -125,9 +141,9 @@ impl Options {
     }
 }
 
-/// Which systems a run is about, as it was said.
+/// The options that select the systems.
 #[derive(Default)]
-struct Choice {
+struct VariantSelection {
     full: bool,
     smoke: bool,
     only: Vec<String>,
@@ -135,7 +151,7 @@ struct Choice {
     beside: Option<PathBuf>,
 }
 
-impl Choice {
+impl VariantSelection {
     fn variants(&self) -> anyhow::Result<Vec<Variant>> {
         let folder = self
             .peers
@@ -144,7 +160,7 @@ impl Choice {
         let peers = Variant::peers(&folder);
         if self.peers.is_some() && peers.is_empty() {
             bail!(
-                "--peers {}: neither rathole nor bore is there",
+                "--peers {}: found neither rathole nor bore",
                 folder.display()
             );
         }
@@ -153,7 +169,7 @@ impl Choice {
             !all.iter()
                 .any(|variant| variant.name.contains(only.as_str()))
         }) {
-            bail!("--only {nothing}: no system's name has that in it\n\n{HELP}");
+            bail!("--only {nothing}: no system matches\n\n{HELP}");
         }
         let is_exact = |only: &String| all.iter().any(|variant| variant.name == *only);
         let fits = |name: &str, only: &String| {
@@ -164,7 +180,7 @@ impl Choice {
             }
         };
         let is_wanted = |variant: &&Variant| match () {
-            // The chain stays: what the others are compared with.
+            // Always measure the chain: all ratios refer to it.
             () if variant.is_chain() => true,
             () if !self.only.is_empty() => self.only.iter().any(|only| fits(&variant.name, only)),
             () if self.smoke => variant.name == "plain",
@@ -184,7 +200,7 @@ impl Choice {
 }
 
 impl Command {
-    /// What the process's arguments say.
+    /// Parses the arguments of the process.
     pub fn from_arguments() -> anyhow::Result<Self> {
         let mut arguments: Vec<String> = std::env::args().skip(1).collect();
         match arguments.first().map(String::as_str) {
@@ -192,9 +208,9 @@ impl Command {
             Some(COPIER) => {
                 let target = arguments
                     .get(1)
-                    .context("where to?")?
+                    .context("missing target address")?
                     .parse()
-                    .context("where to?")?;
+                    .context("invalid target address")?;
                 let work = arguments.get(2).map(|work| work.parse()).transpose()?;
                 return Ok(Command::Copier(target, work));
             }
@@ -207,9 +223,9 @@ impl Command {
 
     fn measure(arguments: &[String]) -> anyhow::Result<Self> {
         let has = |name: &str| arguments.iter().any(|argument| argument == name);
-        let mut choice = Choice {
+        let mut choice = VariantSelection {
             full: has("--full"),
-            ..Choice::default()
+            ..VariantSelection::default()
         };
         choice.smoke = !choice.full && !has("--bench") && !has("--quick");
         let mut options = match () {
@@ -240,11 +256,11 @@ impl Command {
                 "--only" => choice.only.extend(value()?.split(',').map(str::to_owned)),
                 "--peers" => choice.peers = Some(PathBuf::from(value()?)),
                 "--beside" => choice.beside = Some(PathBuf::from(value()?)),
-                other => bail!("{other}: no such option\n\n{HELP}"),
+                other => bail!("unknown option {other}\n\n{HELP}"),
             }
         }
         if options.rounds == 0 {
-            bail!("--rounds 0 measures nothing");
+            bail!("--rounds needs a positive number");
         }
         options.variants = choice.variants()?;
         Ok(Command::Measure(options))

@@ -1,7 +1,8 @@
-//! The peers that cargo can install: `cargo install --root target/peers rathole bore-cli`.
+//! Other tunnels for comparison: `cargo install --root target/peers rathole bore-cli`.
 //!
-//! Both are two processes: what connects at the relay goes over a TCP connection of its own to the agent, and from there to the service. Neither
-//! encrypts here, and a connection that is cut on the way is lost.
+//! Each has two processes, in the places of rePort's master and server. Every connection gets a
+//! separate TCP connection between the two processes. Neither tunnel encrypts here, and neither
+//! survives a broken connection.
 
 use std::{
     fs,
@@ -14,42 +15,49 @@ use anyhow::Context;
 
 use crate::{
     children::Children,
-    systems::{Role, Started, free_address, wait_until},
+    systems::{Role, StartedSystem, free_address, wait_until},
 };
 
-/// Where bore's relay listens for agents: it can be told no other port.
+/// The port on which bore's server listens for its clients. It is not configurable.
 const BORE_CONTROL: u16 = 7835;
 
-/// rathole over plain TCP, with TCP_NODELAY, as it comes.
+/// Starts rathole with its defaults: plain TCP with TCP_NODELAY.
 pub fn rathole(
     program: &Path,
     service: SocketAddr,
     children: &Children,
-) -> anyhow::Result<Started> {
-    let (relay_address, entry) = (free_address()?, free_address()?);
+) -> anyhow::Result<StartedSystem> {
+    let (server_address, entry) = (free_address()?, free_address()?);
     let token = "default_token = \"benchmark\"";
     let server = format!(
-        "[server]\nbind_addr = \"{relay_address}\"\n{token}\n[server.services.it]\nbind_addr = \"{entry}\"\n"
+        "[server]\nbind_addr = \"{server_address}\"\n{token}\n[server.services.it]\nbind_addr = \"{entry}\"\n"
     );
     let client = format!(
-        "[client]\nremote_addr = \"{relay_address}\"\n{token}\n[client.services.it]\nlocal_addr = \"{service}\"\n"
+        "[client]\nremote_addr = \"{server_address}\"\n{token}\n[client.services.it]\nlocal_addr = \"{service}\"\n"
     );
     let start = |name: &str, mode: &str, configuration: &str| {
         let file = children.path(&format!("{name}.toml"));
         fs::write(&file, configuration)?;
         children.start(name, Command::new(program).arg(mode).arg(file))
     };
-    let relay = start("rathole-relay", "--server", &server)?;
-    wait_until(children, &[relay], || {
-        TcpStream::connect(relay_address).map(drop)
+    let public_end = start("rathole-server", "--server", &server)?;
+    wait_until(children, &[public_end], || {
+        TcpStream::connect(server_address).map(drop)
     })
-    .context("rathole's relay does not listen")?;
-    let agent = start("rathole-agent", "--client", &client)?;
-    Ok((entry, vec![(Role::Relay, relay), (Role::Agent, agent)]))
+    .context("rathole's server does not listen")?;
+    let private_end = start("rathole-client", "--client", &client)?;
+    Ok((
+        entry,
+        vec![(Role::Master, public_end), (Role::Server, private_end)],
+    ))
 }
 
-/// bore as it comes.
-pub fn bore(program: &Path, service: SocketAddr, children: &Children) -> anyhow::Result<Started> {
+/// Starts bore with its defaults.
+pub fn bore(
+    program: &Path,
+    service: SocketAddr,
+    children: &Children,
+) -> anyhow::Result<StartedSystem> {
     let entry = free_address()?;
     let host = Ipv4Addr::LOCALHOST.to_string();
     let port = entry.port().to_string();
@@ -62,10 +70,12 @@ pub fn bore(program: &Path, service: SocketAddr, children: &Children) -> anyhow:
         "--max-port",
         &port,
     ];
-    let relay = children.start("bore-relay", Command::new(program).args(server))?;
+    let public_end = children.start("bore-server", Command::new(program).args(server))?;
     let control = (Ipv4Addr::LOCALHOST, BORE_CONTROL);
-    wait_until(children, &[relay], || TcpStream::connect(control).map(drop))
-        .context("bore's relay does not listen")?;
+    wait_until(children, &[public_end], || {
+        TcpStream::connect(control).map(drop)
+    })
+    .context("bore's server does not listen")?;
     let service_port = service.port().to_string();
     let local = [
         "local",
@@ -77,6 +87,9 @@ pub fn bore(program: &Path, service: SocketAddr, children: &Children) -> anyhow:
         "--port",
         &port,
     ];
-    let agent = children.start("bore-agent", Command::new(program).args(local))?;
-    Ok((entry, vec![(Role::Relay, relay), (Role::Agent, agent)]))
+    let private_end = children.start("bore-client", Command::new(program).args(local))?;
+    Ok((
+        entry,
+        vec![(Role::Master, public_end), (Role::Server, private_end)],
+    ))
 }

@@ -1,7 +1,7 @@
-//! Draws the medians as an SVG: one panel above the other, each with a group of bars for each system.
+//! Draws the medians as an SVG: stacked panels with a group of bars for each system.
 //!
-//! Knows bars, not what they mean beyond a title and a unit. Has its own background, so that it reads alike on a light and a dark page, and other
-//! colours where the viewer asks for dark ones.
+//! The image has a background, so that it is readable on light and dark pages. It adapts its colors
+//! to a dark color scheme.
 
 use std::{fmt::Write, fs, path::Path};
 
@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use crate::results::Results;
 
-/// The systems that are drawn, if they were measured.
+/// The systems to draw, if measured.
 const SYSTEMS: [&str; 8] = [
     "chain",
     "plain",
@@ -21,17 +21,19 @@ const SYSTEMS: [&str; 8] = [
     "bore",
 ];
 
-/// A panel: what it is called, what its bars are, and whether they are ratios to the chain's. Others are times, which differ by orders of magnitude.
+/// A panel of bars.
 struct Panel {
     title: &'static str,
+    /// The label and the value name of each bar.
     bars: &'static [(&'static str, &'static str)],
     decimals: usize,
-    of_the_chain: bool,
+    /// Whether the bars are ratios to the chain. Other bars are times, on a logarithmic scale.
+    ratio_to_chain: bool,
 }
 
 const PANELS: [Panel; 4] = [
     Panel {
-        title: "Throughput, × that of the chain (more is better)",
+        title: "Throughput, × chain (higher is better)",
         bars: &[
             ("1 connection up", "up_1_mb_s"),
             ("1 down", "down_1_mb_s"),
@@ -39,10 +41,10 @@ const PANELS: [Panel; 4] = [
             ("8 down", "down_8_mb_s"),
         ],
         decimals: 2,
-        of_the_chain: true,
+        ratio_to_chain: true,
     },
     Panel {
-        title: "CPU seconds for each GiB, × those of the chain (less is better)",
+        title: "CPU seconds per GiB, × chain (lower is better)",
         bars: &[
             ("1 connection up", "up_1_cpu_s_gib"),
             ("1 down", "down_1_cpu_s_gib"),
@@ -50,36 +52,36 @@ const PANELS: [Panel; 4] = [
             ("8 down", "down_8_cpu_s_gib"),
         ],
         decimals: 2,
-        of_the_chain: true,
+        ratio_to_chain: true,
     },
     Panel {
-        title: "Echo of 64 bytes on an idle tunnel, µs, logarithmic (less is better)",
+        title: "Echo of 64 bytes on an idle tunnel, µs, logarithmic (lower is better)",
         bars: &[
             ("median", "echo_p50_us"),
             ("99th percentile", "echo_p99_us"),
         ],
         decimals: 0,
-        of_the_chain: false,
+        ratio_to_chain: false,
     },
     Panel {
-        title: "The same beside a bulk copy, ms, logarithmic (less is better)",
+        title: "Echo during a bulk copy, ms, logarithmic (lower is better)",
         bars: &[
             ("median", "beside_p50_ms"),
             ("99th percentile", "beside_p99_ms"),
         ],
         decimals: 2,
-        of_the_chain: false,
+        ratio_to_chain: false,
     },
 ];
 
-/// Pixels. A panel is a title, a legend, the bars and the systems' names, one below the other.
+/// Sizes in pixels. A panel has a title, a legend, the bars and the names of the systems.
 const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 24.0;
 const HEADING: f64 = 68.0;
 const BARS: f64 = 150.0;
 const ABOVE_BARS: f64 = 58.0;
 const PANEL: f64 = 252.0;
-/// Of a group's width the part that bars fill.
+/// The part of a group's width that the bars fill.
 const FILLED: f64 = 0.86;
 
 const STYLE: &str = "\
@@ -88,13 +90,13 @@ const STYLE: &str = "\
 text{font-family:system-ui,'Segoe UI',Helvetica,Arial,sans-serif;font-size:13px}.title{font-size:15px;font-weight:600}\
 .value{font-size:10px;paint-order:stroke;stroke-width:3px;stroke-linejoin:round}";
 
-/// Draws what was measured.
+/// Writes the plot to a file.
 pub fn write(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
-    fs::write(path, drawn(results)?).with_context(|| format!("cannot write {}", path.display()))
+    fs::write(path, render(results)?).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn drawn(results: &Results) -> anyhow::Result<String> {
+fn render(results: &Results) -> anyhow::Result<String> {
     let systems: Vec<_> = SYSTEMS
         .into_iter()
         .filter(|system| results.find(system).is_some())
@@ -105,13 +107,13 @@ fn drawn(results: &Results) -> anyhow::Result<String> {
         svg,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" \
          aria-labelledby=\"title description\">\n\
-         <title id=\"title\">rePort beside a chain of three raw TCP copiers, and its peers</title>\n\
+         <title id=\"title\">rePort, a chain of three raw TCP copiers, and other tunnels</title>\n\
          <desc id=\"description\">{}</desc>\n<style>{STYLE}</style>\n\
          <rect class=\"page\" width=\"{WIDTH}\" height=\"{height}\" rx=\"8\"/>\n",
         escaped(&description(results, &systems)),
     )?;
     label(&mut svg, "quiet", (MARGIN, 28.0), "start", &results.heading)?;
-    let of_peers = "The chain copies raw TCP through three processes; rathole and bore are two processes; none of these encrypts.";
+    let of_peers = "The chain copies raw TCP through three processes. rathole and bore use two processes. None of these encrypts.";
     label(&mut svg, "quiet", (MARGIN, 46.0), "start", of_peers)?;
     for (index, panel) in PANELS.iter().enumerate() {
         draw_panel(
@@ -127,14 +129,14 @@ fn drawn(results: &Results) -> anyhow::Result<String> {
 }
 
 fn value(results: &Results, panel: &Panel, system: &str, name: &str) -> Option<f64> {
-    if panel.of_the_chain {
-        results.of_the_chain(system, name)
+    if panel.ratio_to_chain {
+        results.ratio_to_chain(system, name)
     } else {
         results.median(system, name)
     }
 }
 
-/// The numbers, for those who do not see the bars.
+/// Returns the numbers as text, for accessibility.
 fn description(results: &Results, systems: &[&str]) -> String {
     let panel = |panel: &Panel| {
         let system = |system: &&str| {
@@ -157,7 +159,10 @@ fn description(results: &Results, systems: &[&str]) -> String {
     PANELS.iter().map(panel).collect::<Vec<_>>().join(" ")
 }
 
-/// How high the bar of a value is: the largest fills the panel. A logarithmic one begins at the power of ten below the smallest.
+/// Returns a function from a value to the height of its bar.
+///
+/// The largest value fills the panel. A logarithmic scale starts at the power of ten below the
+/// smallest value.
 fn heights(results: &Results, systems: &[&str], panel: &Panel) -> impl Fn(f64) -> f64 {
     let of = |system| {
         panel
@@ -172,7 +177,7 @@ fn heights(results: &Results, systems: &[&str], panel: &Panel) -> impl Fn(f64) -
         .copied()
         .fold(most, f64::min)
         .max(f64::MIN_POSITIVE);
-    let (is_linear, lowest) = (panel.of_the_chain, (least.log10() - 0.01).floor());
+    let (is_linear, lowest) = (panel.ratio_to_chain, (least.log10() - 0.01).floor());
     move |value| {
         BARS * if is_linear {
             value / most
@@ -202,7 +207,7 @@ fn draw_panel(
     let group = (WIDTH - 2.0 * MARGIN) / systems.len().max(1) as f64;
     let bar = group * FILLED / panel.bars.len() as f64;
     line(svg, floor, "")?;
-    if panel.of_the_chain {
+    if panel.ratio_to_chain {
         line(svg, floor - height_of(1.0), " stroke-dasharray=\"4 4\"")?;
     }
     for (system_index, system) in systems.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What was measured, and what follows from it: medians over the rounds, of values and of what is computed from the values of one round.
+//! The measured values, and medians over the rounds.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -9,35 +9,35 @@ use crate::{
     connections::Sustained, machine, options::Options, systems::System, variants::Variant,
 };
 
-/// Names and numbers; the name ends in the unit.
+/// Names and numbers. Each name ends in the unit.
 pub type Values = Vec<(&'static str, f64)>;
 
-/// Of all systems.
+/// The results of all systems.
 pub struct Results {
-    /// How it was measured, in a line.
+    /// A line about the conditions of the measurement.
     pub heading: String,
-    /// In the order in which they take turns: the floor is the first.
+    /// The systems in their order within a round. The chain is the first.
     pub systems: Vec<Measured>,
 }
 
-/// Of one system.
+/// The results of one system.
 pub struct Measured {
     pub variant: Variant,
-    /// One number for each round.
+    /// The values of all rounds, by name.
     values: BTreeMap<&'static str, Vec<f64>>,
     pub sustained: Option<Sustained>,
 }
 
 impl Results {
-    /// Nothing yet.
+    /// Creates empty results.
     pub fn new(options: &Options, systems: &[System]) -> Self {
         let heading = format!(
-            "{} MiB for each transfer, {}, on {}",
+            "{} MiB per transfer, {}, on {}",
             options.transfer_bytes >> 20,
             if options.rounds == 1 {
                 "one round".to_owned()
             } else {
-                format!("medians of {} rounds in turns", options.rounds)
+                format!("medians of {} interleaved rounds", options.rounds)
             },
             machine::network(),
         );
@@ -52,7 +52,7 @@ impl Results {
         }
     }
 
-    /// Takes what a turn measured.
+    /// Adds the values of one measurement.
     pub fn add(&mut self, system: &System, values: &Values) {
         if let Some(measured) = self.find_mut(system.name()) {
             for &(name, value) in values {
@@ -61,26 +61,28 @@ impl Results {
         }
     }
 
-    /// Takes what came of making connections for a while.
+    /// Adds the result of the sustained run.
     pub fn add_sustained(&mut self, system: &System, sustained: Sustained) {
         if let Some(measured) = self.find_mut(system.name()) {
             measured.sustained = Some(sustained);
         }
     }
 
-    /// The system of this name, if it was measured.
+    /// Returns the system with this name, if measured.
     pub fn find(&self, system: &str) -> Option<&Measured> {
         self.systems
             .iter()
             .find(|measured| measured.variant.name == system)
     }
 
-    /// The median over the rounds.
+    /// Returns the median over the rounds.
     pub fn median(&self, system: &str, name: &str) -> Option<f64> {
         median(self.find(system)?.values.get(name)?)
     }
 
-    /// The median of what is computed from values of the same round: of a machine that changes its pace all of them tell alike.
+    /// Computes a number from the values of each round and returns the median over the rounds.
+    ///
+    /// A machine with varying speed affects all values of a round alike.
     pub fn computed<const COUNT: usize>(
         &self,
         from: [(&str, &str); COUNT],
@@ -97,14 +99,14 @@ impl Results {
         median(&values)
     }
 
-    /// What it is of the chain's.
-    pub fn of_the_chain(&self, system: &str, name: &str) -> Option<f64> {
+    /// Returns the median ratio of a system's value to the chain's.
+    pub fn ratio_to_chain(&self, system: &str, name: &str) -> Option<f64> {
         self.computed([(system, name), ("chain", name)], |[ours, theirs]| {
             ours / theirs
         })
     }
 
-    /// Every value of every round.
+    /// Writes the values of all rounds as JSON.
     pub fn write_json(&self, path: Option<&Path>) -> anyhow::Result<()> {
         let Some(path) = path else { return Ok(()) };
         let system = |measured: &Measured| {
@@ -130,7 +132,7 @@ impl Results {
 }
 
 impl Measured {
-    /// Whether there is any value of this name.
+    /// Returns whether a value with this name was measured.
     pub fn has(&self, name: &str) -> bool {
         self.values.contains_key(name)
     }

@@ -1,5 +1,7 @@
-//! The programs that this one runs itself as print where they listen, and end when their standard input does. One of them is here: a service that
-//! echoes, takes and gives; the other is in `copier`.
+//! The service behind the systems: it echoes, receives and sends.
+//!
+//! This program runs itself as the service and as the copiers (in `copier`). These processes print
+//! their listen address and end when their standard input closes.
 
 use std::{
     io::Read,
@@ -19,25 +21,33 @@ use tokio::{
 
 use crate::{children::Children, data, options::SERVICE, variants::Payload};
 
-/// What a connection wants: its first byte. All but [`ECHO`] are followed by a number (8 bytes, big-endian).
+/// The request to echo everything. The first byte of a connection is its request.
+///
+/// A number (8 bytes, big-endian) follows every other request.
 pub const ECHO: u8 = b'e';
-/// The service reads so many bytes and then answers with one.
-pub const TAKE: u8 = b't';
-/// The service answers so many milliseconds after the first byte with how many have come (8 bytes, big-endian), and reads on.
+/// The request to read this number of bytes and answer with one byte.
+pub const UPLOAD: u8 = b't';
+/// The request to count bytes for this number of milliseconds after the first byte.
+///
+/// The service answers with the count (8 bytes, big-endian) and continues to read.
 pub const COUNT: u8 = b'c';
-/// The service sends so many bytes of the [`block`] of a payload, whose number is added to this.
-pub const GIVE: u8 = b'0';
+/// The request to send this number of bytes from the [`block`] of a payload.
+///
+/// The number of the payload is added to this byte.
+pub const DOWNLOAD: u8 = b'0';
 
-/// Bytes before what is sent repeats: many windows of zstd, so that coming round again finds nothing to refer to.
+/// The length of a block in bytes. Bulk data repeats after a block.
+///
+/// It exceeds zstd's window many times, so that repetition does not improve the ratio.
 pub const BLOCK: usize = 8 * 1024 * 1024;
 
-/// Bytes of one read or write of all that moves bulk.
+/// The bytes of one read or write in bulk transfers.
 pub const PIECE: usize = 64 * 1024;
 
-/// Connections that may wait to be accepted.
+/// The listen backlog.
 const BACKLOG: u32 = 1024;
 
-/// What is sent again and again; the same at both ends.
+/// Returns the block of a payload. Both ends generate the same block.
 pub fn block(payload: Payload) -> Vec<u8> {
     match payload {
         Payload::Random => data::random(BLOCK),
@@ -50,7 +60,7 @@ pub fn block(payload: Payload) -> Vec<u8> {
     }
 }
 
-/// The blocks of all payloads, in their order.
+/// Returns the blocks of all payloads, in their order.
 pub fn blocks() -> Blocks {
     Payload::ALL.map(block)
 }
@@ -58,7 +68,7 @@ pub fn blocks() -> Blocks {
 /// One block for each payload.
 pub type Blocks = [Vec<u8>; Payload::ALL.len()];
 
-/// Starts the service in a process of its own.
+/// Starts the service process.
 pub fn start(children: &Children) -> anyhow::Result<SocketAddr> {
     let process = children.start(
         "service",
@@ -67,13 +77,13 @@ pub fn start(children: &Children) -> anyhow::Result<SocketAddr> {
     children.address(process)
 }
 
-/// Is the service.
+/// Runs the service.
 pub fn serve() -> anyhow::Result<()> {
     let blocks = Arc::new(blocks());
     run(move |connection| {
         let blocks = Arc::clone(&blocks);
         async move {
-            // A connection that breaks is noticed at its other end, where it counts.
+            // Ignore errors here: the other end of the connection reports them.
             let _ = answer(connection, &blocks).await;
         }
     })
@@ -82,7 +92,7 @@ pub fn serve() -> anyhow::Result<()> {
 async fn answer(mut connection: TcpStream, blocks: &Blocks) -> std::io::Result<()> {
     match connection.read_u8().await? {
         ECHO => echo(connection).await,
-        TAKE => {
+        UPLOAD => {
             let mut left = connection.read_u64().await?;
             let mut buffer = vec![0; PIECE];
             while left > 0 {
@@ -91,12 +101,12 @@ async fn answer(mut connection: TcpStream, blocks: &Blocks) -> std::io::Result<(
                     length => left = left.saturating_sub(length as u64),
                 }
             }
-            connection.write_u8(TAKE).await
+            connection.write_u8(UPLOAD).await
         }
         COUNT => count(connection).await,
         kind => {
             let mut left = connection.read_u64().await?;
-            let Some(block) = blocks.get(usize::from(kind.wrapping_sub(GIVE))) else {
+            let Some(block) = blocks.get(usize::from(kind.wrapping_sub(DOWNLOAD))) else {
                 return Ok(());
             };
             for piece in block.chunks(PIECE).cycle() {
@@ -112,7 +122,9 @@ async fn answer(mut connection: TcpStream, blocks: &Blocks) -> std::io::Result<(
     }
 }
 
-/// Answers while more is on its way: not every system carries an answer to what has ended.
+/// Counts bytes and answers while the peer still sends.
+///
+/// Some systems do not deliver an answer after the peer has closed its sending direction.
 async fn count(mut connection: TcpStream) -> std::io::Result<()> {
     let wanted = Duration::from_millis(connection.read_u64().await?);
     let mut buffer = vec![0; PIECE];
@@ -139,7 +151,7 @@ async fn echo(mut connection: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Accepts until standard input ends.
+/// Accepts connections until standard input closes.
 pub fn run<F: Future<Output = ()> + Send + 'static>(
     handle: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> anyhow::Result<()> {

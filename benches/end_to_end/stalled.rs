@@ -1,5 +1,6 @@
-//! Copies, and echoes of a new connection, beside connections of the same tunnel that nobody reads, at either end: what these hold costs nobody
-//! else his share.
+//! Copies and echoes beside stalled connections of the same tunnel, which neither end reads.
+//!
+//! The buffers of stalled connections must not reduce the share of the others.
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -11,33 +12,35 @@ use std::{
 use anyhow::{Context, bail};
 
 use crate::{
-    load::{Load, connect, give, quantile, wait_till},
+    load_generator::{LoadGenerator, connect, download_request, quantile, sleep_until},
     results::Values,
     services::PIECE,
     systems::System,
 };
 
-/// Connections that nobody reads.
+/// The number of stalled connections.
 pub const STALLED: usize = 20;
 
-/// What the service has to send on each of them, in bytes: more than anything on the way holds.
+/// The bytes that the service tries to send on each of them: more than the path can buffer.
 const UNREAD: u64 = 1 << 30;
 
-/// A copy is that long, in bytes, or as long as a transfer where that is less.
+/// The maximum length of a copy in bytes. Shorter transfers use their own length.
 const COPY: u64 = 64 << 20;
 
-/// How often a round copies alone and beside the others, in turns.
+/// The number of alternations between copies alone and copies beside stalled connections.
 const TURNS: usize = 3;
 
-/// They hold their senders up when nothing has moved for so long; and how long that may take.
+/// The time without progress after which the connections count as stalled.
 const QUIET: Duration = Duration::from_millis(100);
+/// The deadline for the connections to stall.
 const QUIET_WITHIN: Duration = Duration::from_secs(20);
 
-/// More than a socket holds that is not read.
+/// A buffer size that exceeds the receive buffer of a socket.
 const PEEKED: usize = 4 << 20;
 
-impl Load {
-    /// The rates of copies alone and beside stalled connections, in turns, and echoes beside these.
+impl LoadGenerator {
+    /// Measures copies alone and beside stalled connections, alternately, and echoes beside the
+    /// latter.
     pub fn beside_stalled(&self, system: &System) -> anyhow::Result<Values> {
         let bytes = self.options.transfer_bytes.min(COPY);
         let copies = || -> anyhow::Result<[f64; 2]> {
@@ -48,9 +51,10 @@ impl Load {
         };
         let (mut alone, mut beside, mut echoes) = ([0.0; 2], [0.0; 2], Vec::new());
         for _ in 0..TURNS {
-            // What was before has ended when something that comes after it has come, and both copies begin after a quiet time.
+            // The echo returns after all earlier traffic of the tunnel. Then let the system go
+            // idle, as it does before the other copies.
             self.echoes(system, 1)?;
-            wait_till(Instant::now() + QUIET);
+            sleep_until(Instant::now() + QUIET);
             alone = sums(alone, copies()?);
             let stalled = self.stalled(system)?;
             beside = sums(beside, copies()?);
@@ -69,26 +73,28 @@ impl Load {
         ])
     }
 
-    /// Connections on which the service sends without end and reads nothing, and neither does anybody here, when they hold both up. What
-    /// fills the buffers until then is traffic like any other.
+    /// Opens connections and fills their buffers in both directions until nothing moves.
+    ///
+    /// The service sends endlessly and does not read. This end does not read either.
     fn stalled(&self, system: &System) -> anyhow::Result<Vec<TcpStream>> {
         let begun = Instant::now();
         let mut connections = Vec::with_capacity(STALLED);
         for _ in 0..STALLED {
-            let connection = connect(system, &give(system, UNREAD))?;
+            let connection = connect(system, &download_request(system, UNREAD))?;
             connection.set_nonblocking(true)?;
-            connections.push((connection, Moved::default()));
+            connections.push((connection, SocketProgress::default()));
         }
         let (mut buffer, mut quiet_since) = (vec![0; PEEKED], Instant::now());
         while quiet_since.elapsed() < QUIET {
             if begun.elapsed() > QUIET_WITHIN {
-                bail!("connections that nobody reads still move after {QUIET_WITHIN:?}");
+                bail!("unread connections still make progress after {QUIET_WITHIN:?}");
             }
             thread::park_timeout(QUIET / 10);
             for (connection, moved) in &mut connections {
-                let now = Moved {
-                    sent: moved.sent + taken(connection.write(&self.block(system)[..PIECE]))?,
-                    unread: taken(connection.peek(&mut buffer))?,
+                let now = SocketProgress {
+                    sent: moved.sent
+                        + zero_if_blocked(connection.write(&self.block(system)[..PIECE]))?,
+                    unread: zero_if_blocked(connection.peek(&mut buffer))?,
                 };
                 if now != *moved || now.unread == 0 {
                     (*moved, quiet_since) = (now, Instant::now());
@@ -102,18 +108,18 @@ impl Load {
     }
 }
 
-/// What a connection has taken, and what waits in it, in bytes.
+/// The bytes that a socket has accepted and the bytes that wait in it.
 #[derive(Default, PartialEq)]
-struct Moved {
+struct SocketProgress {
     sent: usize,
     unread: usize,
 }
 
-/// Bytes that a socket took or has: none where it would have to be waited for.
-fn taken(result: io::Result<usize>) -> anyhow::Result<usize> {
+/// Returns the result of a socket operation, or 0 if it would block.
+fn zero_if_blocked(result: io::Result<usize>) -> anyhow::Result<usize> {
     match result {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
-        result => result.context("a connection that is to stall"),
+        result => result.context("a stalled connection failed"),
     }
 }
 

@@ -1,4 +1,6 @@
-//! Systems that run: the processes of each, between a place to connect to and the service. The peers' are in `peers`.
+//! Starts the processes of each system, between an entry address and the service.
+//!
+//! The peers' processes are in `peers`.
 
 use std::{
     fs,
@@ -20,68 +22,70 @@ use crate::{
     process::Process,
     results::Values,
     services,
-    variants::{Methods, Variant, Way},
+    variants::{Methods, SystemKind, Variant},
 };
 
-/// How long a system may take until the first byte comes back through it.
+/// The deadline for the first echoed byte through a system.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Between two attempts to reach what another process is about to offer: nothing tells when it does.
+/// The interval between attempts to reach a starting process.
 pub const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What a process is in its system.
+/// The role of a process in its system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    Visitor,
-    Relay,
-    Agent,
+    Client,
+    Master,
+    Server,
 }
 
 impl Role {
-    /// All there are, as bytes pass them on their way up.
-    pub const ALL: [Role; 3] = [Role::Visitor, Role::Relay, Role::Agent];
+    /// All roles, in the order in which uploaded bytes pass them.
+    pub const ALL: [Role; 3] = [Role::Client, Role::Master, Role::Server];
 
-    /// In names of processes and files.
+    /// Returns the name of the role, for processes and files.
     pub fn name(self) -> &'static str {
         match self {
-            Role::Visitor => "visitor",
-            Role::Relay => "relay",
-            Role::Agent => "agent",
+            Role::Client => "client",
+            Role::Master => "master",
+            Role::Server => "server",
         }
     }
 }
 
-/// Where to connect to, and the processes behind it.
-pub type Started = (SocketAddr, Vec<(Role, Process)>);
+/// The entry address and the processes of a system.
+pub type StartedSystem = (SocketAddr, Vec<(Role, Process)>);
 
-/// A system that runs.
+/// A running system.
 pub struct System {
     variant: Variant,
-    /// Where to connect to.
+    /// The address to connect to.
     pub entry: SocketAddr,
-    /// The peers have no visitor.
+    /// The processes. The peers have no client process.
     pub processes: Vec<(Role, Process)>,
 }
 
 impl System {
-    /// Starts its processes, and waits until a byte comes back through them.
+    /// Starts the processes and waits until the service echoes a byte through them.
     pub fn start(
         variant: &Variant,
         service: SocketAddr,
         children: &Children,
     ) -> anyhow::Result<Self> {
-        let (entry, processes) = match &variant.way {
-            Way::Chain => chain(service, children, &variant.name, None)?,
-            Way::WorkingChain(methods) => chain(service, children, &variant.name, Some(*methods))?,
-            Way::Report { program, methods } => Roles {
+        let (entry, processes) = match &variant.kind {
+            SystemKind::Chain => chain(service, children, &variant.name, None)?,
+            SystemKind::WorkingChain(methods) => {
+                chain(service, children, &variant.name, Some(*methods))?
+            }
+            SystemKind::Report { program, methods } => Roles {
                 program,
                 name: variant.name.replace(' ', "-"),
                 methods: *methods,
             }
             .start(service, children)?,
-            Way::Rathole(program) => peers::rathole(program, service, children)?,
-            Way::Bore(program) => peers::bore(program, service, children)?,
+            SystemKind::Rathole(program) => peers::rathole(program, service, children)?,
+            SystemKind::Bore(program) => peers::bore(program, service, children)?,
         };
         let system = System {
             variant: variant.clone(),
@@ -94,21 +98,21 @@ impl System {
             .map(|&(_, process)| process)
             .collect();
         wait_until(children, &processes, || echo_once(system.entry))
-            .with_context(|| format!("{} does not get ready", variant.name))?;
+            .with_context(|| format!("{} is not ready in time", variant.name))?;
         Ok(system)
     }
 
-    /// How it was built.
+    /// Returns the variant of the system.
     pub fn variant(&self) -> &Variant {
         &self.variant
     }
 
-    /// What it is called.
+    /// Returns the name of the system.
     pub fn name(&self) -> &str {
         &self.variant.name
     }
 
-    /// CPU time that its processes have used, in seconds.
+    /// Returns the CPU time of all processes in seconds.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
         self.processes
             .iter()
@@ -116,7 +120,7 @@ impl System {
             .sum()
     }
 
-    /// Context switches of its processes.
+    /// Returns the context switches of all processes.
     pub fn context_switches(&self) -> anyhow::Result<f64> {
         self.processes
             .iter()
@@ -124,12 +128,12 @@ impl System {
             .sum()
     }
 
-    /// The most memory that each of them ever held.
+    /// Returns the peak memory of each process.
     pub fn peak_memory(&self) -> anyhow::Result<Values> {
         let name = |role| match role {
-            Role::Visitor => "visitor_peak_mib",
-            Role::Relay => "relay_peak_mib",
-            Role::Agent => "agent_peak_mib",
+            Role::Client => "client_peak_mib",
+            Role::Master => "master_peak_mib",
+            Role::Server => "server_peak_mib",
         };
         self.processes
             .iter()
@@ -138,7 +142,7 @@ impl System {
     }
 }
 
-/// Tries until it succeeds, the time is over or one of the processes has ended.
+/// Repeats `attempt` until it succeeds, the deadline passes or one of the processes ends.
 pub fn wait_until(
     children: &Children,
     processes: &[Process],
@@ -167,9 +171,9 @@ fn chain(
     children: &Children,
     name: &str,
     methods: Option<Methods>,
-) -> anyhow::Result<Started> {
+) -> anyhow::Result<StartedSystem> {
     let (mut entry, mut processes) = (service, Vec::new());
-    for role in [Role::Agent, Role::Relay, Role::Visitor] {
+    for role in [Role::Server, Role::Master, Role::Client] {
         let work = methods.map(|methods| Work { role, methods });
         let (process, address) =
             copier::start(children, &format!("{name}-{}", role.name()), entry, work)?;
@@ -188,36 +192,36 @@ struct Roles<'a> {
 }
 
 impl Roles<'_> {
-    fn start(&self, service: SocketAddr, children: &Children) -> anyhow::Result<Started> {
-        let (relay_address, entry) = (free_address()?, free_address()?);
+    fn start(&self, service: SocketAddr, children: &Children) -> anyhow::Result<StartedSystem> {
+        let (master_address, entry) = (free_address()?, free_address()?);
         let mut master = json!({
-            "mode": "master", "log_level": "info", "listen_at": relay_address.to_string(), "master_key": "benchmark-of-the-master-key-0123456789",
+            "mode": "master", "log_level": "info", "listen_at": master_address.to_string(), "master_key": "benchmark-of-the-master-key-0123456789",
         });
-        let mut agent = json!({ "mode": "server", "log_level": "info", "master": relay_address.to_string(),
+        let mut server = json!({ "mode": "server", "log_level": "info", "master": master_address.to_string(),
             "master_key": "benchmark-of-the-master-key-0123456789", "ports": [self.port(service)] });
-        let mut visitor = json!({ "mode": "client", "log_level": "info", "master": relay_address.to_string(),
+        let mut client = json!({ "mode": "client", "log_level": "info", "master": master_address.to_string(),
             "ports": [self.port(entry)] });
         if self.methods.tls {
             let (cert, key) = certificate(children)?;
             master["tls"] = json!({ "cert": cert, "key": key });
-            for role in [&mut agent, &mut visitor] {
-                role["master"] = json!(format!("wss://{relay_address}/"));
+            for role in [&mut server, &mut client] {
+                role["master"] = json!(format!("wss://{master_address}/"));
                 role["tls"] = json!({ "ca": cert });
             }
         }
-        let relay = self.role(Role::Relay, &master, children)?;
-        wait_until(children, &[relay], || {
-            TcpStream::connect(relay_address).map(drop)
+        let master = self.role(Role::Master, &master, children)?;
+        wait_until(children, &[master], || {
+            TcpStream::connect(master_address).map(drop)
         })
         .context("the master does not listen")?;
-        let agent = self.role(Role::Agent, &agent, children)?;
-        let visitor = self.role(Role::Visitor, &visitor, children)?;
+        let server = self.role(Role::Server, &server, children)?;
+        let client = self.role(Role::Client, &client, children)?;
         Ok((
             entry,
             vec![
-                (Role::Visitor, visitor),
-                (Role::Relay, relay),
-                (Role::Agent, agent),
+                (Role::Client, client),
+                (Role::Master, master),
+                (Role::Server, server),
             ],
         ))
     }
@@ -242,13 +246,13 @@ impl Roles<'_> {
     }
 }
 
-/// A port that nobody listened at a moment ago.
+/// Returns an address whose port was free a moment ago.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?)
 }
 
-/// A certificate for 127.0.0.1 that signs itself, and its key.
+/// Creates a self-signed certificate for 127.0.0.1 and its key.
 fn certificate(children: &Children) -> anyhow::Result<(PathBuf, PathBuf)> {
     let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
     let (cert, key) = (children.path("cert.pem"), children.path("key.pem"));

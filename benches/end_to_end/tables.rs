@@ -1,20 +1,22 @@
-//! The tables, which are Markdown: one for each thing that is asked, with a row for each system. The terminal shows all of them, and
-//! [`write_into`] puts them into a document.
+//! Markdown tables of the results, with a row for each system.
+//!
+//! [`print`] shows all tables in the terminal. [`write_into`] updates the tables of a document.
 
 use std::{fmt::Write, fs, path::Path};
 
 use anyhow::{Context, bail};
 
 use crate::{
-    connections::Held,
+    connections::ResourceUsage,
     goals, machine,
     results::{Measured, Results},
 };
 
-/// In a document the table of that name stands between a line with this, its name and [`BEGIN_END`], and the line [`END`].
+/// The start of the marker line before a table in a document. The table's name and [`BEGIN_END`]
+/// follow. The line [`END`] ends the table.
 const BEGIN: &str = "<!-- measured: ";
 const BEGIN_END: &str = " -->";
-const END: &str = "<!-- end of what was measured -->";
+const END: &str = "<!-- end measured -->";
 
 /// A table and its name in a document.
 struct Table {
@@ -23,7 +25,8 @@ struct Table {
     rows: Vec<Vec<String>>,
 }
 
-/// A column: a title, a value, its decimals, and whether what it is of the chain's stands beside it.
+/// A column: the title, the name of the value, its decimals, and whether to show the ratio to the
+/// chain.
 type Column = (&'static str, &'static str, usize, bool);
 
 const THROUGHPUT: &[Column] = &[
@@ -31,7 +34,7 @@ const THROUGHPUT: &[Column] = &[
     ("down 1", "down_1_mb_s", 0, true),
     ("up 8", "up_8_mb_s", 0, true),
     ("down 8", "down_8_mb_s", 0, true),
-    ("least / most up 8", "up_8_fairness", 2, false),
+    ("min / max up 8", "up_8_fairness", 2, false),
     ("down 8", "down_8_fairness", 2, false),
 ];
 const CPU: &[Column] = &[
@@ -49,9 +52,9 @@ const SWITCHES: &[Column] = &[
 const LATENCY: &[Column] = &[
     ("idle p50 µs", "echo_p50_us", 0, true),
     ("idle p99 µs", "echo_p99_us", 0, true),
-    ("beside bulk p50 ms", "beside_p50_ms", 2, true),
-    ("beside bulk p99 ms", "beside_p99_ms", 2, true),
-    ("that bulk MB/s", "beside_bulk_mb_s", 0, true),
+    ("during bulk p50 ms", "beside_p50_ms", 2, true),
+    ("during bulk p99 ms", "beside_p99_ms", 2, true),
+    ("bulk MB/s", "beside_bulk_mb_s", 0, true),
 ];
 const STALLED: &[Column] = &[
     ("down alone", "stalled_down_alone_mb_s", 0, false),
@@ -72,23 +75,20 @@ const CONNECTIONS: &[Column] = &[
     ("16 at once /s", "connect_16_s", 0, true),
 ];
 const MEMORY: &[Column] = &[
-    ("visitor MiB", "visitor_peak_mib", 0, true),
-    ("relay MiB", "relay_peak_mib", 0, true),
-    ("agent MiB", "agent_peak_mib", 0, true),
+    ("client MiB", "client_peak_mib", 0, true),
+    ("master MiB", "master_peak_mib", 0, true),
+    ("server MiB", "server_peak_mib", 0, true),
 ];
 
-/// Prints everything, the goals last.
+/// Prints all tables, the goals last.
 pub fn print(results: &Results) {
-    println!(
-        "\n{}; in parentheses what it is of the chain's",
-        results.heading
-    );
+    println!("\n{}; ratio to the chain in parentheses", results.heading);
     for table in tables(results).iter().filter(|table| table.rows.len() > 1) {
         print!("\n{}\n\n{}", table.title, text(&table.rows));
     }
 }
 
-/// Puts the tables in their places in a document; makes one of nothing else where there is none.
+/// Updates the tables in a document. If the file does not exist, creates it with all tables.
 pub fn write_into(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     let tables = tables(results);
@@ -103,7 +103,7 @@ pub fn write_into(results: &Results, path: Option<&Path>) -> anyhow::Result<()> 
         let document =
             fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         replaced(&document, &tables)
-            .with_context(|| format!("no table is written into {}", path.display()))?
+            .with_context(|| format!("cannot update the tables in {}", path.display()))?
     } else {
         whole()
     };
@@ -116,14 +116,14 @@ fn replaced(document: &str, tables: &[Table]) -> anyhow::Result<String> {
     while let Some((before, from)) = rest.split_once(BEGIN) {
         let (name, from) = from
             .split_once(BEGIN_END)
-            .context("a place for a table whose name has no end")?;
+            .context("unterminated name in a table marker")?;
         let (_, after) = from
             .split_once(END)
-            .with_context(|| format!("the place for {name} has no end"))?;
+            .with_context(|| format!("the end marker of table {name} is missing"))?;
         let table = tables
             .iter()
             .find(|table| table.name == name)
-            .with_context(|| format!("{name} is no table"))?;
+            .with_context(|| format!("unknown table {name}"))?;
         write!(
             new,
             "{before}{BEGIN}{name}{BEGIN_END}\n{}{END}",
@@ -132,7 +132,7 @@ fn replaced(document: &str, tables: &[Table]) -> anyhow::Result<String> {
         rest = after;
     }
     if new.is_empty() {
-        bail!("it has no place for one: a line {BEGIN}throughput{BEGIN_END}, and a line {END}");
+        bail!("no table marker found (add the lines {BEGIN}throughput{BEGIN_END} and {END})");
     }
     Ok(new + rest)
 }
@@ -143,48 +143,48 @@ fn tables(results: &Results) -> Vec<Table> {
         table("machine", "The machine", machine_rows(results)),
         table(
             "throughput",
-            "Throughput in 10⁶ bytes a second, over 1 and 8 connections",
+            "Throughput in MB/s (10⁶ bytes), over 1 and 8 connections",
             rows(results, THROUGHPUT),
         ),
         table(
             "cpu",
-            "CPU seconds of the system's processes for each GiB",
+            "CPU seconds of the system's processes per GiB",
             rows(results, CPU),
         ),
         table(
             "switches",
-            "Context switches of the system's processes for each MiB",
+            "Context switches of the system's processes per MiB",
             rows(results, SWITCHES),
         ),
-        table("latency", "An echo of 64 bytes", rows(results, LATENCY)),
+        table("latency", "Echo of 64 bytes", rows(results, LATENCY)),
         table(
             "stalled",
-            "Copies alone and beside connections that nobody reads, 10⁶ bytes a second, and an echo beside these",
+            "Copies alone and beside stalled connections in MB/s, and echo beside stalled connections",
             rows(results, STALLED),
         ),
         table(
             "connections",
-            "New connections, to the first echoed byte",
+            "New connections, up to the first echoed byte",
             rows(results, CONNECTIONS),
         ),
         table(
             "sustained",
-            "New connections for a while, 16 at once: before, in the middle, at the end",
+            "Sustained new connections, 16 at once: usage before, halfway and after",
             sustained_rows(results),
         ),
         table(
             "compressors",
-            "Compression beside the compressor alone on one core, 10⁶ bytes a second",
+            "Compression in MB/s, and the compressor alone on one core",
             compressor_rows(results),
         ),
         table(
             "ciphers",
-            "CPU seconds for each GiB beside plain and what was added to it, alone",
+            "CPU seconds per GiB, relative to plain plus the added methods alone",
             cipher_rows(results),
         ),
         table(
             "memory",
-            "The most memory that each process held",
+            "Peak memory of each process",
             rows(results, MEMORY),
         ),
         table("goals", "Goals", goals::rows(results)),
@@ -210,10 +210,10 @@ fn machine_rows(results: &Results) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// A row for each system that has any of the values.
+/// Returns a row for each system that has any of the values.
 fn rows(results: &Results, columns: &[Column]) -> Vec<Vec<String>> {
     let cell = |system: &str, &(_, name, decimals, beside): &Column| {
-        let ratio = results.of_the_chain(system, name).filter(|_| beside);
+        let ratio = results.ratio_to_chain(system, name).filter(|_| beside);
         let ratio = ratio
             .map(|ratio| format!(" ({ratio:.2})"))
             .unwrap_or_default();
@@ -241,18 +241,18 @@ fn sustained_rows(results: &Results) -> Vec<Vec<String>> {
     let titles = strings([
         "system",
         "seconds",
-        "a second",
+        "per second",
         "made",
         "failed",
         "descriptors",
         "memory MiB",
     ]);
-    let of_each = |held: &[Held; 3], what: fn(&Held) -> String| {
+    let of_each = |held: &[ResourceUsage; 3], what: fn(&ResourceUsage) -> String| {
         held.iter().map(what).collect::<Vec<_>>().join(" → ")
     };
     let rows = results.systems.iter().filter_map(|measured| {
         let sustained = measured.sustained.as_ref()?;
-        let all = |what: fn(&Held) -> String| {
+        let all = |what: fn(&ResourceUsage) -> String| {
             sustained
                 .held
                 .iter()
@@ -278,11 +278,11 @@ fn compressor_rows(results: &Results) -> Vec<Vec<String>> {
         "system",
         "compressor alone",
         "up 1",
-        "of alone",
-        "of plain",
+        "/ alone",
+        "/ plain",
         "down 1",
-        "of alone",
-        "of plain",
+        "/ alone",
+        "/ plain",
     ]);
     let rows = results
         .systems
@@ -312,7 +312,7 @@ fn cipher_rows(results: &Results) -> Vec<Vec<String>> {
     let titles = strings([
         "system",
         "alone",
-        "up 1 of plain + alone",
+        "up 1 / (plain + alone)",
         "down 1",
         "up 8",
         "down 8",
@@ -325,9 +325,12 @@ fn cipher_rows(results: &Results) -> Vec<Vec<String>> {
         .filter(is_comparable)
         .map(|measured| {
             let name = measured.variant.name.as_str();
-            let cells = CPU
-                .iter()
-                .map(|&(_, value, ..)| number(goals::of_plain_and_alone(results, name, value), 2));
+            let cells = CPU.iter().map(|&(_, value, ..)| {
+                number(
+                    goals::ratio_to_plain_and_standalone(results, name, value),
+                    2,
+                )
+            });
             [
                 measured.variant.label(),
                 number(results.median(name, "alone_cpu_s_gib"), 2),
@@ -339,7 +342,7 @@ fn cipher_rows(results: &Results) -> Vec<Vec<String>> {
     std::iter::once(titles).chain(rows).collect()
 }
 
-/// In columns of equal width, which Markdown ignores.
+/// Formats a Markdown table with padded columns.
 fn text(rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter()

@@ -1,15 +1,15 @@
-//! Which systems there are: the floor, rePort with its methods, and the peers whose programs are there. How they are started is in `systems`.
+//! The list of systems: the chain, rePort with its methods, and the installed peers.
 
 use std::path::{Path, PathBuf};
 
 use report::{compress::CompressMethod, crypto::EncryptMethod};
 
-use crate::load::Measure;
+use crate::load_generator::Measure;
 
-/// What a system carries.
+/// The data that a system carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payload {
-    /// Which nothing compresses.
+    /// Incompressible data.
     Random,
     Text,
     /// Machine code and tables.
@@ -17,36 +17,36 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// All there are; a payload's number is its place here.
+    /// All payloads. The index of a payload is its number.
     pub const ALL: [Payload; 3] = [Payload::Random, Payload::Text, Payload::Binary];
 }
 
-/// One way to build a system.
+/// A system to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variant {
     pub name: String,
     pub payload: Payload,
-    pub way: Way,
+    pub kind: SystemKind,
 }
 
-/// Of which programs a system consists, and how they are configured.
+/// The programs of a system and their configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way {
+pub enum SystemKind {
     /// Three copiers of TCP connections.
     Chain,
-    /// The same, which do what the methods do to the bytes, and nothing else.
+    /// Three copiers that also process each byte with the methods.
     WorkingChain(Methods),
     Report {
         program: PathBuf,
         methods: Methods,
     },
-    /// Two processes, nothing encrypted.
+    /// Two processes without encryption.
     Rathole(PathBuf),
-    /// The same.
+    /// Two processes without encryption.
     Bore(PathBuf),
 }
 
-/// What rePort does to the bytes on their way.
+/// The methods that rePort applies to the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Methods {
     pub encrypt: EncryptMethod,
@@ -55,26 +55,27 @@ pub struct Methods {
     pub tls: bool,
 }
 
-impl Way {
-    /// Whether it is rePort with the least work.
+impl SystemKind {
+    /// Returns whether this is rePort with the cheapest methods.
     fn is_plain(&self) -> bool {
         let plain = Methods {
             encrypt: EncryptMethod::Plain,
             compress: CompressMethod::Null,
             tls: false,
         };
-        matches!(self, Way::Report { methods, .. } if *methods == plain)
+        matches!(self, SystemKind::Report { methods, .. } if *methods == plain)
     }
 }
 
 impl Variant {
-    /// Everything of ours, in the order of the tables: the floor first, then rePort with the least work.
+    /// Returns the chains and rePort's systems, in the order of the tables: first the chain, then
+    /// `plain`.
     pub fn all() -> Vec<Self> {
         use {CompressMethod as Compress, EncryptMethod as Encrypt};
         let mut all = vec![Variant {
             name: "chain".to_owned(),
             payload: Payload::Random,
-            way: Way::Chain,
+            kind: SystemKind::Chain,
         }];
         for (name, encrypt, tls) in [
             ("plain", Encrypt::Plain, false),
@@ -182,7 +183,7 @@ impl Variant {
                 Payload::Binary,
             ),
         ] {
-            let way = Way::WorkingChain(Methods {
+            let kind = SystemKind::WorkingChain(Methods {
                 encrypt,
                 compress,
                 tls: false,
@@ -190,13 +191,13 @@ impl Variant {
             all.push(Variant {
                 name: name.to_owned(),
                 payload,
-                way,
+                kind,
             });
         }
         all
     }
 
-    /// Those of a run without options.
+    /// Returns whether the variant belongs to a run without options.
     pub fn is_usual(&self) -> bool {
         ["chain", "plain", "aes-128-gcm", "aes-128-cfb", "plain-tls"].contains(&self.name.as_str())
     }
@@ -206,68 +207,76 @@ impl Variant {
         Variant {
             name: name.to_owned(),
             payload,
-            way: Way::Report { program, methods },
+            kind: SystemKind::Report { program, methods },
         }
     }
 
-    /// The peers whose programs are in `folder`.
+    /// Returns the peers whose programs are in `folder`.
     pub fn peers(folder: &Path) -> Vec<Self> {
         let peers = [
-            ("rathole", Way::Rathole(folder.join("rathole"))),
-            ("bore", Way::Bore(folder.join("bore"))),
+            ("rathole", SystemKind::Rathole(folder.join("rathole"))),
+            ("bore", SystemKind::Bore(folder.join("bore"))),
         ];
-        let is_there = |way: &Way| matches!(way, Way::Rathole(program) | Way::Bore(program) if program.is_file());
-        let there = peers.into_iter().filter(|(_, way)| is_there(way));
+        let is_there = |kind: &SystemKind| matches!(kind, SystemKind::Rathole(program) | SystemKind::Bore(program) if program.is_file());
+        let there = peers.into_iter().filter(|(_, kind)| is_there(kind));
         there
-            .map(|(name, way)| Variant {
+            .map(|(name, kind)| Variant {
                 name: name.to_owned(),
                 payload: Payload::Random,
-                way,
+                kind,
             })
             .collect()
     }
 
-    /// Where peers are looked for unless a folder is given: `cargo install --root target/peers` puts them there.
+    /// Returns the default folder of the peers, where `cargo install --root target/peers` puts
+    /// them.
     pub fn usual_peers_folder() -> PathBuf {
         let target = Path::new(env!("CARGO_BIN_EXE_report")).ancestors().nth(2);
         target.unwrap_or(Path::new("target")).join("peers/bin")
     }
 
-    /// Whether it is the floor.
+    /// Returns whether this is the chain.
     pub fn is_chain(&self) -> bool {
-        self.way == Way::Chain
+        self.kind == SystemKind::Chain
     }
 
-    /// What it is called in tables.
+    /// Returns the label for tables.
     pub fn label(&self) -> String {
-        match self.way {
-            Way::Rathole(_) | Way::Bore(_) => {
+        match self.kind {
+            SystemKind::Rathole(_) | SystemKind::Bore(_) => {
                 format!("{} (two processes, no encryption)", self.name)
             }
-            Way::Chain | Way::WorkingChain(_) | Way::Report { .. } => self.name.clone(),
+            SystemKind::Chain | SystemKind::WorkingChain(_) | SystemKind::Report { .. } => {
+                self.name.clone()
+            }
         }
     }
 
-    /// What is measured of it: of a compressor that it keeps up with one connection; all else is that of the null method.
+    /// Returns whether `measure` applies to the variant.
+    ///
+    /// Variants with compression only run transfers over one connection. Compression does not
+    /// affect the other measurements.
     pub fn is_measured(&self, measure: Measure) -> bool {
-        match &self.way {
-            Way::Report { methods, .. } | Way::WorkingChain(methods)
+        match &self.kind {
+            SystemKind::Report { methods, .. } | SystemKind::WorkingChain(methods)
                 if methods.compress != CompressMethod::Null =>
             {
                 matches!(measure, Measure::Up(1) | Measure::Down(1))
             }
-            // Connections share something in a tunnel alone, and what is done to their bytes makes no difference there.
-            way if measure == Measure::BesideStalled => way.is_plain(),
-            // It agrees on keys for each connection anew, which a tunnel does once.
-            Way::WorkingChain(_) => !matches!(measure, Measure::Connect | Measure::ConnectAtOnce),
+            // Only connections of a tunnel share buffers, and the methods make no difference there.
+            kind if measure == Measure::BesideStalled => kind.is_plain(),
+            // A working chain derives keys for each connection. A tunnel does so only once.
+            SystemKind::WorkingChain(_) => {
+                !matches!(measure, Measure::Connect | Measure::ConnectAtOnce)
+            }
             _ => true,
         }
     }
 
-    /// Whether it is among those that take new connections for long: what a method does to bytes makes no difference there.
+    /// Returns whether the sustained run includes the variant. The other methods do not affect it.
     pub fn is_sustained(&self) -> bool {
-        match &self.way {
-            Way::Report { methods, .. } => {
+        match &self.kind {
+            SystemKind::Report { methods, .. } => {
                 methods.compress == CompressMethod::Null
                     && matches!(
                         methods.encrypt,
@@ -275,24 +284,24 @@ impl Variant {
                     )
                     && !methods.tls
             }
-            Way::WorkingChain(_) => false,
+            SystemKind::WorkingChain(_) => false,
             _ => true,
         }
     }
 
-    /// The same of another build of rePort.
+    /// Returns the same variant for another build of rePort.
     pub fn of(&self, other: &Path) -> Option<Self> {
-        let Way::Report { methods, .. } = self.way else {
+        let SystemKind::Report { methods, .. } = self.kind else {
             return None;
         };
-        let way = Way::Report {
+        let kind = SystemKind::Report {
             program: other.to_owned(),
             methods,
         };
         Some(Variant {
             name: format!("other {}", self.name),
             payload: self.payload,
-            way,
+            kind,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Compressing and decompressing a stream, write by write.
+//! Compression and decompression of a stream, write by write.
 
 use std::sync::Arc;
 
@@ -8,13 +8,15 @@ use report::compress::{CompressMethod, Compressor, Decompressor, Pool, PoolLimit
 
 use crate::data;
 
-/// Bytes of each kind of data: many windows of zstd, so that coming round again finds nothing to refer to.
+/// The length of each kind of data in bytes.
+///
+/// It exceeds zstd's window many times, so that repetition of the data does not improve the ratio.
 const LENGTH: usize = 8 * 1024 * 1024;
 
 const WRITES: [usize; 2] = [16 * 1024, 64 * 1024];
 
-/// A name for the table, the method, and whether it may keep running frames.
-const WAYS: [(&str, CompressMethod, usize); 4] = [
+/// The name, the method and the number of running frames of each variant.
+const VARIANTS: [(&str, CompressMethod, usize); 4] = [
     ("null", CompressMethod::Null, 0),
     ("s2", CompressMethod::S2, 0),
     ("zstd", CompressMethod::Zstd, 1),
@@ -36,11 +38,11 @@ fn kinds_of_data() -> [(&'static str, Vec<u8>); 3] {
     ]
 }
 
-/// Every method on every kind of data.
+/// Measures every method on every kind of data.
 pub fn bench(criterion: &mut Criterion) {
     for (kind, data) in kinds_of_data() {
-        for (way, method, running) in WAYS {
-            let mut group = criterion.benchmark_group(format!("compress/{way}/{kind}"));
+        for (variant, method, running) in VARIANTS {
+            let mut group = criterion.benchmark_group(format!("compress/{variant}/{kind}"));
             for size in WRITES {
                 group.throughput(Throughput::Bytes(size as u64));
                 let mut compressor = Compressor::new(method, pool(running));
@@ -60,8 +62,7 @@ pub fn bench(criterion: &mut Criterion) {
                     bencher.iter(|| {
                         decompressor.push(pieces.next().expect("an endless circle").clone());
                         let mut raw = 0;
-                        while let Some(chunk) = decompressor.next().expect("what we made ourselves")
-                        {
+                        while let Some(chunk) = decompressor.next().expect("valid chunks") {
                             raw += chunk.raw.len();
                         }
                         raw
@@ -82,11 +83,11 @@ fn compressed(data: &[u8], size: usize, method: CompressMethod, running: usize) 
     data.chunks_exact(size).map(wire).collect()
 }
 
-/// How much smaller each method makes each kind of data.
+/// Prints the compression ratio of each method for each kind of data.
 pub fn print_ratios() {
-    println!("\ncompress: raw bytes for each byte on the wire, writes of 16 and 64 KiB");
+    println!("\ncompress: raw bytes per byte on the wire, writes of 16 and 64 KiB");
     for (kind, data) in kinds_of_data() {
-        for (way, method, running) in WAYS {
+        for (variant, method, running) in VARIANTS {
             let [short, long] = WRITES.map(|size| {
                 let wire: usize = compressed(&data, size, method, running)
                     .iter()
@@ -94,7 +95,7 @@ pub fn print_ratios() {
                     .sum();
                 data.len() as f64 / wire as f64
             });
-            println!("  {kind:<7} {way:<20} {short:>5.2} {long:>5.2}");
+            println!("  {kind:<7} {variant:<20} {short:>5.2} {long:>5.2}");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! What is sealed and compressed here: the same bytes in every run.
+//! The test data for sealing and compression: the same bytes in every run.
 
-/// The sizes of a message: a packet, a read, a full chunk.
+/// The message sizes in bytes: a packet, a read, a full chunk.
 pub const SIZES: [usize; 3] = [1460, 16 * 1024, 64 * 1024];
 
 /// splitmix64.
 pub struct Random(pub u64);
 
 impl Random {
-    /// The next 64 bits.
+    /// Returns the next 64 bits.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -15,14 +15,15 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `limit`, small ones more often, as common words are.
+    /// Returns a number below `limit`. Small numbers are more frequent, like common words in a
+    /// text.
     fn skewed(&mut self, limit: usize) -> usize {
         let (one, other) = (self.next() % limit as u64, self.next() % limit as u64);
         (one * other / limit as u64) as usize
     }
 }
 
-/// Bytes that nothing compresses.
+/// Returns incompressible bytes.
 pub fn random(length: usize) -> Vec<u8> {
     let mut random = Random(1);
     (0..length)
@@ -30,7 +31,7 @@ pub fn random(length: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Sentences of made-up words: their letters, lengths and repetition are about those of English.
+/// Returns sentences of invented words, with about the letters, lengths and repetition of English.
 pub fn text(length: usize) -> Vec<u8> {
     let mut random = Random(2);
     let syllables = [
@@ -68,7 +69,7 @@ pub fn text(length: usize) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Machine code and tables: the middle of the running program.
+/// Returns machine code and tables: the middle of the running program.
 pub fn binary(length: usize) -> Vec<u8> {
     let program = std::env::current_exe()
         .and_then(std::fs::read)

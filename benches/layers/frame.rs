@@ -1,4 +1,4 @@
-//! Link frames: what each message costs before it is looked into.
+//! Encoding and decoding of link frames.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput};
@@ -6,7 +6,7 @@ use report::frame::{AttachHeader, Frame, data_header};
 
 use crate::data::{self, SIZES};
 
-/// DATA as a link writes and reads it, and the control frame with the most in it.
+/// Measures DATA as a link writes and reads it, the smallest control frame and the largest.
 pub fn bench(criterion: &mut Criterion) {
     data_frames(criterion);
     control_frames(criterion);
@@ -17,7 +17,7 @@ fn data_frames(criterion: &mut Criterion) {
     for size in SIZES {
         group.throughput(Throughput::Bytes(size as u64));
         let payload = Bytes::from(data::random(size));
-        // A link writes the header, and the lane its payload behind it.
+        // A link writes the header, and the channel appends its payload.
         let mut scratch = BytesMut::with_capacity(2 * size);
         group.bench_function(BenchmarkId::new("encode", size), |bencher| {
             bencher.iter(|| {
@@ -63,5 +63,5 @@ fn control_frames(criterion: &mut Criterion) {
 }
 
 fn decoded(message: &Bytes) -> Frame {
-    Frame::decode(message.clone()).expect("what we made ourselves")
+    Frame::decode(message.clone()).expect("a valid frame")
 }

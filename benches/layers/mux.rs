@@ -1,4 +1,6 @@
-//! The multiplexer: a pair of them alone, message by message, and two tunnels over a link in memory, with everything but the kernel.
+//! The multiplexer: a pair of them alone, message by message, and a tunnel over a link in memory.
+//!
+//! The tunnel includes everything except the kernel.
 
 use std::{
     sync::Arc,
@@ -14,10 +16,10 @@ use report::{
     crypto::{EncryptMethod, PortKeys},
     frame::{Frame, Notice},
     id::Id,
-    link::{Handler, Link, Outbox, Timing, memory},
-    mux::{Event, Mux, Parameters, PeerGrant, Read, Side, StreamId, WindowSize},
+    link::{Handler, KeepAliveTiming, Link, Outbox, memory},
+    mux::{Mux, MuxEvent, Parameters, PeerGrant, StreamId, StreamRead, TunnelSide, WindowSize},
     suspend::Moment,
-    tunnel::{Commons, PortParameters, Tunnel, TunnelStream, attach},
+    tunnel::{PortParameters, ProcessShared, Tunnel, TunnelStream, attach},
 };
 use tokio::{
     runtime::Runtime,
@@ -27,16 +29,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::data;
 
-/// What one measured turn moves, in bytes: many windows of a stream.
+/// The bytes that one iteration moves: many windows of a stream.
 const BULK: usize = 32 * 1024 * 1024;
 
 /// The largest tunnel message before sealing, in bytes (PROTOCOL 12).
 const MAX_PAYLOAD: usize = 64 * 1024;
 
-/// What an application writes at a time, in bytes: a full read of a splice.
+/// The bytes of one application write: a full read of a splice.
 const WRITE: usize = 64 * 1024;
 
-/// One bulk copy, and several that share.
+/// The numbers of concurrent streams.
 const STREAMS: [usize; 2] = [1, 8];
 
 const STREAM_WINDOW: WindowSize = WindowSize {
@@ -48,13 +50,13 @@ const TUNNEL_WINDOW: WindowSize = WindowSize {
     max: 32 * 1024 * 1024,
 };
 
-/// The mux alone, then with link and seal around it.
+/// Measures the multiplexer alone, then with link and sealing.
 pub fn bench(criterion: &mut Criterion) {
     let mut group = bulk_group(criterion, "mux/pair");
     for streams in STREAMS {
-        let mut pair = Pair::new(streams);
+        let mut pair = MuxPair::new(streams);
         group.bench_function(BenchmarkId::from_parameter(streams), |bencher| {
-            bencher.iter(|| pair.carry(BULK))
+            bencher.iter(|| pair.transfer(BULK))
         });
     }
     group.finish();
@@ -62,16 +64,16 @@ pub fn bench(criterion: &mut Criterion) {
         let mut group = bulk_group(criterion, &format!("mux/link/{encrypt}"));
         for streams in STREAMS {
             let runtime = Runtime::new().expect("a runtime");
-            let bed = runtime.block_on(Bed::new(encrypt, streams));
+            let pair = runtime.block_on(TunnelPair::new(encrypt, streams));
             group.bench_function(BenchmarkId::from_parameter(streams), |bencher| {
-                bencher.iter(|| runtime.block_on(bed.carry(BULK)));
+                bencher.iter(|| runtime.block_on(pair.transfer(BULK)));
             });
-            runtime.block_on(bed.end());
+            runtime.block_on(pair.end());
         }
     }
 }
 
-/// Each turn takes tens of milliseconds: few of them are enough.
+/// Configures a group for iterations of tens of milliseconds, of which a few are enough.
 fn bulk_group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
@@ -82,8 +84,8 @@ fn bulk_group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a
     group
 }
 
-/// Two muxes that hand each other their messages.
-struct Pair {
+/// Two multiplexers that exchange messages directly.
+struct MuxPair {
     sender: Mux,
     receiver: Mux,
     streams: Vec<StreamId>,
@@ -91,7 +93,7 @@ struct Pair {
     write: Bytes,
 }
 
-impl Pair {
+impl MuxPair {
     fn new(streams: usize) -> Self {
         let parameters = Parameters {
             stream_window: STREAM_WINDOW,
@@ -102,10 +104,10 @@ impl Pair {
             stream_window: STREAM_WINDOW.initial,
             tunnel_window: TUNNEL_WINDOW.initial,
         };
-        let mut sender = Mux::new(Side::Client, parameters, grant, Instant::now());
-        let receiver = Mux::new(Side::Server, parameters, grant, Instant::now());
+        let mut sender = Mux::new(TunnelSide::Client, parameters, grant, Instant::now());
+        let receiver = Mux::new(TunnelSide::Server, parameters, grant, Instant::now());
         let streams = (0..streams).map(|_| sender.open(Bytes::new())).collect();
-        Pair {
+        MuxPair {
             sender,
             receiver,
             streams,
@@ -114,8 +116,8 @@ impl Pair {
         }
     }
 
-    /// Moves `bytes` in all through the streams, by turns.
-    fn carry(&mut self, bytes: usize) {
+    /// Moves `bytes` in total through the streams, round-robin.
+    fn transfer(&mut self, bytes: usize) {
         let mut received = 0;
         let mut sent = 0;
         while received < bytes {
@@ -132,19 +134,21 @@ impl Pair {
                 sent += room;
             }
             let now = Instant::now();
-            self.pass(now, |pair| (&mut pair.sender, &mut pair.receiver));
+            self.exchange(now, |pair| (&mut pair.sender, &mut pair.receiver));
             for &stream in &self.streams {
-                while let Read::Data(piece) = self.receiver.read(stream).unwrap_or(Read::Wait) {
+                while let StreamRead::Data(piece) =
+                    self.receiver.read(stream).unwrap_or(StreamRead::Wait)
+                {
                     received += piece.len();
                     self.receiver.consume(now, stream, piece.len());
                 }
             }
-            self.pass(now, |pair| (&mut pair.receiver, &mut pair.sender));
+            self.exchange(now, |pair| (&mut pair.receiver, &mut pair.sender));
         }
     }
 
-    /// Hands over everything that one end has to say to the other, and does what its deadlines ask for.
-    fn pass(&mut self, now: Instant, ends: impl Fn(&mut Self) -> (&mut Mux, &mut Mux)) {
+    /// Delivers all pending messages of one end to the other, and handles the sender's timeouts.
+    fn exchange(&mut self, now: Instant, ends: impl Fn(&mut Self) -> (&mut Mux, &mut Mux)) {
         loop {
             let mut message = std::mem::take(&mut self.message);
             let (from, to) = ends(self);
@@ -154,24 +158,25 @@ impl Pair {
             }
             to.handle_message(now, message.split().freeze())
                 .expect("our own message");
-            while let Some(Event::Opened { .. } | Event::Readable(_) | Event::Writable(_)) =
-                to.poll_event()
+            while let Some(
+                MuxEvent::Opened { .. } | MuxEvent::Readable(_) | MuxEvent::Writable(_),
+            ) = to.poll_event()
             {}
             self.message = message;
         }
     }
 }
 
-struct NoFrames;
+struct RejectFrames;
 
-impl Handler for NoFrames {
-    fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
-        panic!("nobody sends {}", frame.name())
+impl Handler for RejectFrames {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
+        panic!("unexpected {}", frame.name())
     }
 }
 
-/// Two links that are joined in memory, a tunnel over them, and its streams.
-struct Bed {
+/// Two links joined in memory, the two ends of a tunnel over them, and its streams.
+struct TunnelPair {
     tunnels: (Tunnel, Tunnel),
     streams: Vec<(Arc<TunnelStream>, Arc<TunnelStream>)>,
     links: Vec<JoinHandle<()>>,
@@ -180,22 +185,22 @@ struct Bed {
     write: Bytes,
 }
 
-impl Bed {
+impl TunnelPair {
     async fn new(encrypt: EncryptMethod, streams: usize) -> Self {
         let (one, other) = memory::pair();
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let start = |socket| {
             let outbox = Outbox::new();
-            let link = Link::new(socket, Arc::clone(&outbox), Timing::default());
+            let link = Link::new(socket, Arc::clone(&outbox), KeepAliveTiming::default());
             let cancel = cancel.clone();
             let running = tasks.spawn(async move {
-                link.run(&mut NoFrames, cancel.cancelled()).await;
+                link.run(&mut RejectFrames, cancel.cancelled()).await;
             });
             (outbox, running)
         };
         let ((client, client_link), (server, server_link)) = (start(one), start(other));
-        let tunnels = attached(&client, &server, &port(encrypt), &tasks).await;
-        let mut bed = Bed {
+        let tunnels = attach_pair(&client, &server, &port(encrypt), &tasks).await;
+        let mut pair = TunnelPair {
             tunnels,
             streams: Vec::new(),
             links: vec![client_link, server_link],
@@ -204,20 +209,20 @@ impl Bed {
             write: data::random(WRITE).into(),
         };
         for _ in 0..streams {
-            let opened = bed.tunnels.0.open(Bytes::new());
-            let (accepted, _) = bed
+            let opened = pair.tunnels.0.open(Bytes::new());
+            let (accepted, _) = pair
                 .tunnels
                 .1
                 .accept()
                 .await
                 .expect("the stream that was opened");
-            bed.streams.push((Arc::new(opened), Arc::new(accepted)));
+            pair.streams.push((Arc::new(opened), Arc::new(accepted)));
         }
-        bed
+        pair
     }
 
-    /// Moves `bytes` in all through the streams, side by side.
-    async fn carry(&self, bytes: usize) {
+    /// Moves `bytes` in total through the streams, concurrently.
+    async fn transfer(&self, bytes: usize) {
         let mut copies = JoinSet::new();
         for (opened, accepted) in &self.streams {
             let share = bytes / self.streams.len();
@@ -247,20 +252,20 @@ fn port(encrypt: EncryptMethod) -> PortParameters {
         tunnel_window: TUNNEL_WINDOW,
         resume_timeout: Duration::from_secs(120),
         tcp_keepalive: None,
-        commons: Commons::default(),
+        process_shared: ProcessShared::default(),
     }
 }
 
-/// Attaches in place of a master.
-async fn attached(
+/// Attaches a tunnel without a master.
+async fn attach_pair(
     client: &Arc<Outbox>,
     server: &Arc<Outbox>,
     port: &PortParameters,
     tasks: &TaskTracker,
 ) -> (Tunnel, Tunnel) {
-    let wish = attach::wish(port, client, 1, tasks).expect("a first message");
-    client.open(1, wish.lane).expect("the first channel");
-    let host = attach::Host {
+    let request = attach::request(port, client, 1, tasks).expect("a first message");
+    client.open(1, request.lane).expect("the first channel");
+    let context = attach::AcceptContext {
         instance: Id([7; 16]),
         started: Moment::now(),
         find: &|_| None,
@@ -270,15 +275,20 @@ async fn attached(
         addresses: false,
         tasks,
     };
-    let reply = attach::reply(port, &host, &wish.message, server, 1).expect("our own message");
+    let reply =
+        attach::reply(port, &context, &request.message, server, 1).expect("our own message");
     server.open(1, reply.lane).expect("the first channel");
     server.ready(1);
-    let outcome = wish.outcome.await.expect("an outcome").expect("a tunnel");
-    let attach::Outcome::New(visitor, _) = outcome else {
-        panic!("nothing was to be resumed")
+    let outcome = request
+        .outcome
+        .await
+        .expect("an outcome")
+        .expect("a tunnel");
+    let attach::AttachOutcome::New(client_tunnel, _) = outcome else {
+        panic!("unexpected resumption")
     };
     (
-        visitor,
+        client_tunnel,
         reply.outcome.expect("the same methods").expect("a tunnel"),
     )
 }

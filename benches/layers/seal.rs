@@ -1,4 +1,4 @@
-//! Sealing and opening, beside the primitives that they are made of.
+//! Sealing and opening, and the primitives they use.
 
 use std::{hint::black_box, time::Instant};
 
@@ -27,7 +27,7 @@ use crate::data::{self, SIZES};
 const KEY: [u8; 16] = [1; 16];
 const IV: [u8; 16] = [2; 16];
 
-/// Every method at every size, then what they are made of.
+/// Measures every method at every size, then the primitives.
 pub fn bench(criterion: &mut Criterion) {
     methods(criterion);
     cfb(criterion);
@@ -78,7 +78,7 @@ fn methods(criterion: &mut Criterion) {
     }
 }
 
-/// The running state beside the block calls of `cfb-mode`.
+/// Compares this crate's CFB state with the block calls of `cfb-mode`.
 fn cfb(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("cfb");
     for size in SIZES {
@@ -132,9 +132,11 @@ fn primitives(criterion: &mut Criterion) {
     }
 }
 
-/// Our running state against the block calls, in turns, so that a machine that changes its pace does not change the ratio.
+/// Prints the ratio of this crate's CFB state to the block calls of `cfb-mode`.
+///
+/// The two alternate, so that a machine with varying speed does not change the ratio.
 pub fn print_cfb_ratios() {
-    println!("\ncfb: ours beside cfb-mode's block calls, medians of 301 turns");
+    println!("\ncfb: rePort and the block calls of cfb-mode, medians of 301 rounds");
     for size in SIZES {
         let mut data = data::random(size);
         let (mut encryptor, mut decryptor) =

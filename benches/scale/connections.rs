@@ -1,4 +1,6 @@
-//! What idle connections cost the three processes that carry them: growth of memory over what they hold when they carry none.
+//! Measures the memory of idle connections in the three processes.
+//!
+//! The cost is the growth of memory over the value without connections.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,32 +19,35 @@ use crate::{
     roles::System,
 };
 
-/// What a client or a server may hold for an idle connection, in KiB.
+/// The goal for a client or a server, in KiB per idle connection.
 const ALLOWED_AT_ENDS: f64 = 8.0;
 
-/// "Nothing" at the master, in KiB: pages that the allocator took meanwhile for other reasons, spread over the connections.
+/// The goal for the master, in KiB per idle connection.
+///
+/// The master holds nothing for a connection. The value covers pages that the allocator takes for
+/// other reasons during the measurement, divided by the number of connections.
 const ALLOWED_AT_MASTER: f64 = 0.1;
 
-/// Connections that open at the same time.
+/// The number of connections that open concurrently.
 const AT_ONCE: usize = 64;
 
-/// Connections that may wait to be accepted at the service.
+/// The listen backlog of the service.
 const BACKLOG: u32 = 1024;
 
-/// Files that a process has open beside those connections.
+/// The open files of a process apart from those connections.
 const OTHER_FILES: usize = 200;
 
-/// What each connection has echoed before it rests, in bytes.
+/// The bytes that each connection echoes before it goes idle.
 const ECHO: usize = 64;
 
-/// Opens the connections and looks what they cost.
+/// Opens the connections and measures their cost.
 pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
     let count = options.connections;
-    // Both ends of each are here.
+    // This process holds both ends of each connection.
     processes::check_file_limit(2 * count + OTHER_FILES)?;
     let service = Service::start()?;
     let system = System::start(service.address).await?;
-    // What is allocated once is there after the first ones, which are gone again before it is looked.
+    // Open and close the first connections, so that one-time allocations do not count.
     drop(open(system.entry, count.min(AT_ONCE)).await?);
     tokio::time::sleep(options.connections_rest).await;
     let before = memory(&system)?;
@@ -51,7 +56,7 @@ pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result
     let after = memory(&system)?;
     echo(&mut connections[0])
         .await
-        .context("the connections do not live any more")?;
+        .context("the connections were lost")?;
     let names = [
         (
             "connection_client_kib",
@@ -74,17 +79,17 @@ pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result
     ];
     for ((before, after), (name, heap, role, goal)) in before.iter().zip(after).zip(names) {
         let each = |before: f64, after: f64| (after - before).max(0.0) / 1024.0 / count as f64;
-        let what = format!("{role}: each of {count} idle connections");
-        results.judge(
+        let what = format!("{role}: per connection of {count} idle ones");
+        results.record_with_goal(
             name,
             what,
             each(before.resident, after.resident),
             "KiB",
             goal,
         );
-        results.note(
+        results.record(
             heap,
-            "… of it heap and stacks",
+            "… of which heap and stacks",
             each(before.anonymous, after.anonymous),
             "KiB",
         );
@@ -92,7 +97,7 @@ pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result
     Ok(())
 }
 
-/// Of client, master and server.
+/// Returns the memory of client, master and server.
 fn memory(system: &System) -> anyhow::Result<[Memory; 3]> {
     Ok([
         system.client.memory()?,
@@ -101,7 +106,7 @@ fn memory(system: &System) -> anyhow::Result<[Memory; 3]> {
     ])
 }
 
-/// Opens connections, each of which echoes once.
+/// Opens connections and lets each echo once.
 async fn open(entry: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpStream>> {
     let one = |_| async move {
         let mut connection = TcpStream::connect(entry).await?;
@@ -124,18 +129,18 @@ async fn echo(connection: &mut TcpStream) -> anyhow::Result<()> {
     tokio::time::timeout(Duration::from_secs(30), echoed)
         .await
         .context("no echo within 30 s")??;
-    ensure!(sent == received, "an echo of something else");
+    ensure!(sent == received, "the echo differs from the sent bytes");
     Ok(())
 }
 
-/// A service that echoes, until it is dropped.
+/// A service that echoes until it is dropped.
 pub struct Service {
     pub address: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
 impl Service {
-    /// Listens at a port that the system chooses.
+    /// Starts the service on a port that the system chooses.
     pub fn start() -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.bind("127.0.0.1:0".parse()?)?;
@@ -152,7 +157,7 @@ impl Service {
 
 async fn accept(listener: TcpListener) {
     let mut connections = JoinSet::new();
-    // Without the listener nothing echoes any more, which is noticed where it counts.
+    // If accepting fails, the measurement notices that the echoes stop.
     while let Ok((connection, _)) = listener.accept().await {
         connections.spawn(answer(connection));
         while connections.try_join_next().is_some() {}

@@ -1,5 +1,7 @@
-//! The floor under the master: a process that copies between TCP connections, one to the target for each that it accepts, and knows nothing of
-//! links, frames or heartbeats. This program runs itself as it.
+//! The baseline for the master: a process that copies between TCP connections.
+//!
+//! It opens one connection to the target for each connection that it accepts. It does not know
+//! links, frames or keep-alives. The benchmark runs its own executable as the copier.
 
 use std::{net::SocketAddr, process::Command};
 
@@ -14,7 +16,7 @@ use tokio::{
 use crate::{
     options::COPIER,
     processes::Process,
-    roles::{free_address, ready},
+    roles::{free_address, wait_until_ready},
 };
 
 /// A copier in the master's place.
@@ -25,14 +27,14 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// Starts it: what connects to it comes out at `target`.
+    /// Starts the copier, which connects its clients to `target`.
     pub async fn start(target: SocketAddr) -> anyhow::Result<Self> {
-        let folder = TempDir::with_prefix("report-bench-").context("a folder for the log")?;
+        let folder = TempDir::with_prefix("report-bench-").context("cannot create a folder")?;
         let address = free_address()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args([COPIER, &address.to_string(), &target.to_string()]);
         let mut process = Process::start("copier", &mut command, folder.path())?;
-        ready(&mut [&mut process], async || {
+        wait_until_ready(&mut [&mut process], async || {
             TcpStream::connect(address).await.map(drop)
         })
         .await?;
@@ -44,14 +46,14 @@ impl Copier {
     }
 }
 
-/// Is a copier from `listen_at` to `target`, until it is killed.
+/// Runs the copier from `listen_at` to `target` until the process is killed.
 pub fn run(listen_at: SocketAddr, target: SocketAddr) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let listener = TcpListener::bind(listen_at).await?;
         let mut connections = JoinSet::new();
         loop {
             let (connection, _) = listener.accept().await.context("cannot accept")?;
-            // A connection that breaks is noticed at its ends.
+            // Ignore errors here: the ends of the connection report them.
             connections.spawn(async move { drop(copy(connection, target).await) });
             while connections.try_join_next().is_some() {}
         }

@@ -1,4 +1,4 @@
-//! What links at rest cost the master: its memory for each, and the CPU that their heartbeats take.
+//! Measures the cost of idle links at the master: memory per link, and the CPU time of keep-alives.
 
 use std::time::{Duration, Instant};
 
@@ -12,36 +12,37 @@ use crate::{
     roles::Master,
 };
 
-/// What the master may hold for a link with a tunnel, in KiB.
+/// The goal for the master's memory, in KiB per link with a tunnel.
 const ALLOWED: f64 = 24.0;
 
-/// What the heartbeats may take of a processor, in percent.
+/// The goal for the CPU time of keep-alives, in percent of a core.
 const ALLOWED_CPU: f64 = 5.0;
 
-/// Links that are established at the same time.
+/// The number of links that are established concurrently.
 const AT_ONCE: usize = 64;
 
-/// Links that stand before it is looked what the master holds: what is allocated once is there by then.
+/// The links to establish before the first memory reading, so that one-time allocations do not
+/// count.
 const FIRST: usize = 50;
 
-/// How long after the last link it is looked first.
+/// The delay between the last new link and a memory reading.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// Files that a process has open beside its links.
+/// The open files of a process apart from its links.
 const OTHER_FILES: usize = 200;
 
-/// Establishes the links and looks what they cost.
+/// Establishes the links and measures their cost.
 pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
     let count = options.links;
     processes::check_file_limit(count + FIRST + OTHER_FILES)?;
     let master = Master::start().await?;
     let peers = Peers::new(master.address, "a port key of the links at rest");
     peers.serve().await?;
-    let mut tunnels = visit(&peers, FIRST).await?;
+    let mut tunnels = open_links(&peers, FIRST).await?;
     tokio::time::sleep(SETTLED).await;
     let before = master.process.memory()?;
     let (cpu, begun) = (master.process.cpu_seconds()?, Instant::now());
-    tunnels.extend(visit(&peers, count).await?);
+    tunnels.extend(open_links(&peers, count).await?);
     let (cpu, took) = (master.process.cpu_seconds()? - cpu, begun.elapsed());
     tokio::time::sleep(SETTLED).await;
     let fresh = master.process.memory()?;
@@ -52,40 +53,40 @@ pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result
     peers::check(&tunnels)?;
     let each = |after: f64, before: f64| (after - before) / 1024.0 / count as f64;
     let seconds = options.links_rest.as_secs_f32();
-    results.note(
+    results.record(
         "link_established_s",
-        format!("{count} links with a tunnel each: established in"),
+        format!("{count} links with a tunnel each: time to establish"),
         took.as_secs_f64(),
         "s",
     );
-    results.note(
+    results.record(
         "link_established_cpu_us",
-        "… CPU of the master for each",
+        "… CPU time of the master per link",
         cpu / count as f64 * 1e6,
         "µs",
     );
-    results.note(
+    results.record(
         "link_fresh_kib",
-        "… the master holds for each, a second later",
+        "… memory of the master per link, after 1 s",
         each(fresh.resident, before.resident),
         "KiB",
     );
-    let what = format!("… after {seconds} s at rest");
-    results.judge(
+    let what = format!("… after {seconds} s idle");
+    results.record_with_goal(
         "link_rested_kib",
         what,
         each(rested.resident, before.resident),
         "KiB",
         ALLOWED,
     );
-    results.note(
+    results.record(
         "link_rested_heap_kib",
-        "… of it heap and stacks",
+        "… of which heap and stacks",
         each(rested.anonymous, before.anonymous),
         "KiB",
     );
-    let what = format!("… CPU of the master over {seconds} s at rest");
-    results.judge(
+    let what = format!("… CPU of the master over {seconds} s idle");
+    results.record_with_goal(
         "link_heartbeats_percent",
         what,
         share * 100.0,
@@ -96,10 +97,10 @@ pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result
     Ok(())
 }
 
-/// So many links, with a tunnel each.
-async fn visit(peers: &Peers, count: usize) -> anyhow::Result<Vec<report::tunnel::Tunnel>> {
+/// Opens `count` links with a tunnel each.
+async fn open_links(peers: &Peers, count: usize) -> anyhow::Result<Vec<report::tunnel::Tunnel>> {
     stream::iter(0..count)
-        .map(|_| peers.visit(1))
+        .map(|_| peers.open_tunnels(1))
         .buffer_unordered(AT_ONCE)
         .try_concat()
         .await

@@ -1,26 +1,28 @@
-//! The command line. Options come after `--`, or in the environment variable `REPORT_BENCH`, separated by spaces.
+//! The command line.
+//!
+//! Options follow `--`, or come from the environment variable `REPORT_BENCH`, separated by spaces.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 
-/// The name of the program that this one runs itself as; where it listens and where it copies to follow.
+/// The first argument of a copier process. Its listen address and its target follow.
 pub const COPIER: &str = "as-copier";
 
 pub const HELP: &str = "\
 cargo bench --bench scale -- [OPTIONS]
 
-  --quick        2,000 links at rest for 20 s in place of 10,000 for 60 s, shorter rounds
-  --only PART    connections, links or tunnels alone; may be given again
+  --quick        Use 2,000 links for 20 s (not 10,000 for 60 s)
+  --only PART    Measure only connections, links or tunnels (repeatable)
   --connections N, --links N, --tunnels N
-                 so many of them
-  --rest SECONDS how long the links rest
-  --rounds N     rounds of the tunnels' measurement
-  --json FILE    writes every value with its goal
+                 Set the number of connections, links or tunnels
+  --rest SECONDS Set the idle time of the links
+  --rounds N     Set the rounds of the tunnel measurement
+  --json FILE    Write all values and goals to FILE
 
-The options may stand in REPORT_BENCH too.";
+The environment variable REPORT_BENCH may hold options too.";
 
-/// What is to be done.
+/// The requested command.
 pub enum Command {
     Help,
     Copier {
@@ -41,7 +43,7 @@ pub enum Part {
 impl Part {
     const ALL: [Part; 3] = [Part::Connections, Part::Links, Part::Tunnels];
 
-    /// As `--only` calls it.
+    /// Returns the name for `--only`.
     pub fn name(self) -> &'static str {
         match self {
             Part::Connections => "connections",
@@ -51,25 +53,27 @@ impl Part {
     }
 }
 
-/// How much to measure.
+/// The extent of the measurement.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub parts: Vec<Part>,
-    /// Idle connections.
+    /// The number of idle connections.
     pub connections: usize,
-    /// How long they are at rest before their memory is looked at.
+    /// The idle time of connections before the memory reading.
     pub connections_rest: Duration,
-    /// Links at rest.
+    /// The number of idle links.
     pub links: usize,
-    /// How long their heartbeats are counted; whole intervals of a heartbeat (20 s), since links that came together beat together.
+    /// The time over which keep-alives are measured.
+    ///
+    /// Use whole keep-alive intervals (20 s): links that start together send keep-alives together.
     pub links_rest: Duration,
-    /// Tunnels that each move a little.
+    /// The number of tunnels with little traffic.
     pub tunnels: usize,
-    /// How long one round of them is.
+    /// The duration of one round of the tunnel measurement.
     pub tunnels_round: Duration,
     pub rounds: usize,
     pub json: Option<PathBuf>,
-    /// The run ends with an error after this long.
+    /// The time after which the run fails.
     pub time_limit: Duration,
 }
 
@@ -99,7 +103,9 @@ impl Options {
         }
     }
 
-    /// For `cargo test`, which runs benchmarks without `--bench`: whether everything works, not what it costs.
+    /// Returns the options for `cargo test`, which runs benchmarks without `--bench`.
+    ///
+    /// Such a run only checks that everything works.
     fn smoke() -> Self {
         Options {
             connections: 20,
@@ -116,7 +122,7 @@ impl Options {
 }
 
 impl Command {
-    /// What the process's arguments say.
+    /// Parses the arguments of the process.
     pub fn from_arguments() -> anyhow::Result<Self> {
         let mut arguments: Vec<String> = std::env::args().skip(1).collect();
         if let [name, listen_at, target] = &arguments[..]
@@ -144,7 +150,7 @@ impl Command {
             };
             let number = |text: &String| match text.parse::<usize>() {
                 Ok(number) if number > 0 => Ok(number),
-                _ => bail!("{argument} needs a number from 1 up, not {text:?}"),
+                _ => bail!("{argument} needs a positive number, not {text:?}"),
             };
             match argument.as_str() {
                 "--bench" | "--quick" => {}
@@ -156,7 +162,7 @@ impl Command {
                 "--rest" => options.links_rest = Duration::from_secs(number(value()?)? as u64),
                 "--rounds" => options.rounds = number(value()?)?,
                 "--json" => options.json = Some(PathBuf::from(value()?)),
-                other => bail!("{other}: no such option\n\n{HELP}"),
+                other => bail!("unknown option {other}\n\n{HELP}"),
             }
         }
         if !wanted.is_empty() {
@@ -170,5 +176,5 @@ fn part(name: &str) -> anyhow::Result<Part> {
     Part::ALL
         .into_iter()
         .find(|part| part.name() == name)
-        .with_context(|| format!("--only {name}: no such part\n\n{HELP}"))
+        .with_context(|| format!("--only {name}: unknown part\n\n{HELP}"))
 }

@@ -1,5 +1,7 @@
-//! The other ends of many links within this process: real links over TCP that authenticate, and real tunnels, by the library that the processes
-//! consist of. No socket but that of the link belongs to any of them.
+//! The other ends of many links, within this process.
+//!
+//! They use rePort's library: real, authenticated links over TCP and real tunnels. The only socket
+//! of each peer is that of its link.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,15 +13,15 @@ use report::{
     frame::{AttachHeader, Code, Frame, Notice, Ports, Role, Terms},
     id::Id,
     link::{
-        Handler, Outbox, Timing,
+        Handler, KeepAliveTiming, Outbox,
         dial::{DialParameters, Dialer},
-        uplink::{Choice, LinkedRole, Mover, Uplink},
+        uplink::{DialStrategy, LinkedRole, MoveRequests, Uplink},
     },
     random,
     suspend::Moment,
     tunnel::{
-        Commons, PortParameters, Tunnel, TunnelStream, WindowSize,
-        attach::{self, AttachError, Outcome},
+        PortParameters, ProcessShared, Tunnel, TunnelStream, WindowSize,
+        attach::{self, AttachError, AttachOutcome},
     },
 };
 use tokio::sync::{mpsc, oneshot};
@@ -27,13 +29,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::roles::MASTER_KEY;
 
-/// A link and its tunnels stand by then, however many are under way on this machine.
+/// The deadline for a link and its tunnels to be established, on a busy machine too.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Links that say goodbye have so long together.
-const GOODBYE: Duration = Duration::from_secs(10);
+/// The time in which all links must close gracefully.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Links to one master, all under one port key.
+/// Links to one master, all with the same port key.
 #[derive(Clone)]
 pub struct Peers {
     master: SocketAddr,
@@ -43,7 +45,7 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// No links yet. Those of another `port_key` are strangers.
+    /// Creates a group without links. Groups with different port keys are isolated from each other.
     pub fn new(master: SocketAddr, port_key: &str) -> Self {
         let port = PortParameters {
             mark: "scale".into(),
@@ -60,7 +62,7 @@ impl Peers {
             },
             resume_timeout: Duration::from_secs(120),
             tcp_keepalive: None,
-            commons: Commons::default(),
+            process_shared: ProcessShared::default(),
         };
         Peers {
             master,
@@ -70,7 +72,7 @@ impl Peers {
         }
     }
 
-    /// The link of a server, whose tunnels echo whatever their streams bring.
+    /// Opens the link of a server that echoes all streams.
     pub async fn serve(&self) -> anyhow::Result<()> {
         let (registered, mut answer) = mpsc::channel(1);
         let instance = Id(random::bytes());
@@ -80,7 +82,7 @@ impl Peers {
         self.link(
             Role::Server,
             instance,
-            Agent {
+            BenchServer {
                 port,
                 instance,
                 started: Moment::now(),
@@ -95,19 +97,19 @@ impl Peers {
         answer.context("the server's link has ended")
     }
 
-    /// The link of a client, and `count` tunnels on it. Each has echoed once.
-    pub async fn visit(&self, count: u32) -> anyhow::Result<Vec<Tunnel>> {
-        // Every tunnel has its outcome.
-        let (wishes, mut outcomes) = mpsc::channel(count as usize);
+    /// Opens the link of a client with `count` tunnels. Each tunnel has echoed once.
+    pub async fn open_tunnels(&self, count: u32) -> anyhow::Result<Vec<Tunnel>> {
+        // One outcome per tunnel.
+        let (outcomes_sender, mut outcomes) = mpsc::channel(count as usize);
         let Peers { port, tasks, .. } = self.clone();
         self.link(
             Role::Client,
             Id(random::bytes()),
-            Visitor {
+            BenchClient {
                 port,
                 count,
                 tasks,
-                wishes,
+                outcomes_sender,
             },
         )?;
         let tunnels = async {
@@ -118,14 +120,16 @@ impl Peers {
                     .await
                     .context("the client's link has ended")?;
                 match outcome.await.context("the client's link has ended")? {
-                    Ok(Outcome::New(tunnel, _)) => tunnels.push(tunnel),
-                    Ok(Outcome::Resumed) => bail!("a tunnel that goes on in place of a new one"),
+                    Ok(AttachOutcome::New(tunnel, _)) => tunnels.push(tunnel),
+                    Ok(AttachOutcome::Resumed) => {
+                        bail!("a tunnel was resumed, although none existed")
+                    }
                     Err(error) => bail!("no tunnel: {error}"),
                 }
             }
             for tunnel in &tunnels {
-                Talk::open(tunnel)
-                    .say(Bytes::from_static(&[b'e'; 64]))
+                EchoStream::open(tunnel)
+                    .echo(Bytes::from_static(&[b'e'; 64]))
                     .await?;
             }
             anyhow::Ok(tunnels)
@@ -135,7 +139,7 @@ impl Peers {
             .context("the client does not get its tunnels")?
     }
 
-    /// Ends the tunnels and all of the links, and waits for it.
+    /// Ends the tunnels and all links, and waits for their tasks.
     pub async fn end(self, tunnels: &[Tunnel]) {
         let ended = async {
             Tunnel::shut_down(tunnels, "the benchmark ends").await;
@@ -143,8 +147,8 @@ impl Peers {
             self.tasks.close();
             self.tasks.wait().await;
         };
-        // What has not said goodbye by then is cut with the process.
-        let _ = tokio::time::timeout(GOODBYE, ended).await;
+        // On a timeout, the end of the process closes the remaining links.
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await;
     }
 
     fn link(&self, role: Role, instance: Id, linked: impl LinkedRole) -> anyhow::Result<()> {
@@ -152,13 +156,13 @@ impl Peers {
         let master_key = (role == Role::Server).then_some(MASTER_KEY);
         let uplink = Uplink {
             dialers: vec![Dialer::new(address, DialParameters::default())?],
-            choice: Choice::Ordered,
+            strategy: DialStrategy::Ordered,
             key: LinkKey::derive(master_key),
             role,
             instance,
-            timing: Timing::default(),
+            timing: KeepAliveTiming::default(),
             rotate_after: None,
-            mover: Mover::default(),
+            move_requests: MoveRequests::default(),
         };
         let stop = self.stop.clone();
         self.tasks
@@ -167,7 +171,7 @@ impl Peers {
     }
 }
 
-/// An error when any of the tunnels has lost its link: what was measured was something else then.
+/// Returns an error if a tunnel has lost its link, because the measurement is then invalid.
 pub fn check(tunnels: &[Tunnel]) -> anyhow::Result<()> {
     let lost = tunnels
         .iter()
@@ -182,20 +186,20 @@ pub fn check(tunnels: &[Tunnel]) -> anyhow::Result<()> {
 }
 
 /// A client.
-struct Visitor {
+struct BenchClient {
     port: PortParameters,
-    /// The tunnels that it wants.
+    /// The number of tunnels to open.
     count: u32,
     tasks: TaskTracker,
-    wishes: mpsc::Sender<oneshot::Receiver<Result<Outcome, AttachError>>>,
+    outcomes_sender: mpsc::Sender<oneshot::Receiver<Result<AttachOutcome, AttachError>>>,
 }
 
-impl Visitor {
-    fn wish(&self, outbox: &Arc<Outbox>, channel: u32) -> Option<Frame> {
-        let wish = attach::wish(&self.port, outbox, channel, &self.tasks).ok()?;
-        outbox.open(channel, wish.lane).ok()?;
-        // Nobody waits any more when this is not the first link; `check` says so then.
-        self.wishes.try_send(wish.outcome).ok()?;
+impl BenchClient {
+    fn attach_frame(&self, outbox: &Arc<Outbox>, channel: u32) -> Option<Frame> {
+        let request = attach::request(&self.port, outbox, channel, &self.tasks).ok()?;
+        outbox.open(channel, request.lane).ok()?;
+        // After a reconnect, no task waits for the outcome. `check` reports that case.
+        self.outcomes_sender.try_send(request.outcome).ok()?;
         let header = AttachHeader {
             port: self.port.keys.id,
             instance: None,
@@ -204,32 +208,32 @@ impl Visitor {
         Some(Frame::Attach {
             channel,
             header,
-            message: wish.message,
+            message: request.message,
         })
     }
 }
 
-/// Takes the frames of a client's link: there are none.
-struct Nothing;
+/// The handler of a client's link, which expects no frames.
+struct ClientSession;
 
-impl Handler for Nothing {
-    fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
+impl Handler for ClientSession {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
         Err(Notice::new(
             Code::Protocol,
-            format!("{} is not for a client", frame.name()),
+            format!("{} is not valid for a client", frame.name()),
         ))
     }
 }
 
-impl LinkedRole for Visitor {
-    type Session = Nothing;
+impl LinkedRole for BenchClient {
+    type Session = ClientSession;
 
-    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Nothing) {
+    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, ClientSession) {
         (
             (0..self.count)
-                .filter_map(|channel| self.wish(outbox, channel))
+                .filter_map(|channel| self.attach_frame(outbox, channel))
                 .collect(),
-            Nothing,
+            ClientSession,
         )
     }
 
@@ -240,7 +244,7 @@ impl LinkedRole for Visitor {
 
 /// A server.
 #[derive(Clone)]
-struct Agent {
+struct BenchServer {
     port: PortParameters,
     instance: Id,
     started: Moment,
@@ -249,23 +253,23 @@ struct Agent {
     registered: mpsc::Sender<()>,
 }
 
-/// A server on its link.
-struct Session {
-    agent: Agent,
+/// A server's link.
+struct ServerSession {
+    server: BenchServer,
     outbox: Arc<Outbox>,
 }
 
-impl LinkedRole for Agent {
-    type Session = Session;
+impl LinkedRole for BenchServer {
+    type Session = ServerSession;
 
-    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Session) {
+    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, ServerSession) {
         let register = Frame::Register(Ports {
             ports: vec![self.port.keys.id],
         });
         (
             vec![register],
-            Session {
-                agent: self.clone(),
+            ServerSession {
+                server: self.clone(),
                 outbox: Arc::clone(outbox),
             },
         )
@@ -276,36 +280,36 @@ impl LinkedRole for Agent {
     fn retiring(&self, _outbox: &Arc<Outbox>) {}
 }
 
-impl Handler for Session {
-    fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
+impl Handler for ServerSession {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
         match frame {
             Frame::Attach {
                 channel, message, ..
             } => self.attach(channel, &message),
             Frame::Registered(_) => {
-                // Full when it is not the first time.
-                let _ = self.agent.registered.try_send(());
+                // The channel is full after a reconnect.
+                let _ = self.server.registered.try_send(());
                 Ok(())
             }
             other => Err(Notice::new(
                 Code::Protocol,
-                format!("{} is not for a server", other.name()),
+                format!("{} is not valid for a server", other.name()),
             )),
         }
     }
 }
 
-impl Session {
+impl ServerSession {
     fn attach(&self, channel: u32, message: &[u8]) -> Result<(), Notice> {
-        let Agent {
+        let BenchServer {
             port,
             instance,
             started,
             tasks,
             stop,
             ..
-        } = &self.agent;
-        let host = attach::Host {
+        } = &self.server;
+        let context = attach::AcceptContext {
             instance: *instance,
             started: *started,
             find: &|_| None,
@@ -316,7 +320,7 @@ impl Session {
             tasks,
         };
         let refused = |error: String| Notice::new(Code::Handshake, error);
-        let reply = attach::reply(port, &host, message, &self.outbox, channel)
+        let reply = attach::reply(port, &context, message, &self.outbox, channel)
             .map_err(|error| refused(error.to_string()))?;
         self.outbox
             .open(channel, reply.lane)
@@ -333,7 +337,7 @@ async fn serve(tunnel: Tunnel, tasks: TaskTracker, stop: CancellationToken) {
     while let Some(Some((stream, _))) = stop.run_until_cancelled(tunnel.accept()).await {
         let stop = stop.clone();
         tasks.spawn(async move {
-            // A stream that fails is noticed at its other end, where it counts.
+            // Ignore errors here: the other end of the stream reports them.
             let _ = stop.run_until_cancelled(echo(&stream)).await;
         });
     }
@@ -362,29 +366,29 @@ async fn send(stream: &TunnelStream, mut bytes: Bytes) -> anyhow::Result<()> {
 }
 
 /// A stream whose other end echoes.
-pub struct Talk(TunnelStream);
+pub struct EchoStream(TunnelStream);
 
-impl Talk {
-    /// A new one.
+impl EchoStream {
+    /// Opens a stream.
     pub fn open(tunnel: &Tunnel) -> Self {
-        Talk(tunnel.open(Bytes::new()))
+        EchoStream(tunnel.open(Bytes::new()))
     }
 
-    /// Sends, and waits until all of it has come back.
-    pub async fn say(&mut self, message: Bytes) -> anyhow::Result<()> {
+    /// Sends a message and waits until all of it has come back.
+    pub async fn echo(&mut self, message: Bytes) -> anyhow::Result<()> {
         let length = message.len();
-        // At the same time: a message may be longer than what the way holds.
-        tokio::try_join!(send(&self.0, message), self.hear(length))?;
+        // Send and receive concurrently: a message may exceed what the path can buffer.
+        tokio::try_join!(send(&self.0, message), self.receive(length))?;
         Ok(())
     }
 
-    async fn hear(&self, mut left: usize) -> anyhow::Result<()> {
+    async fn receive(&self, mut left: usize) -> anyhow::Result<()> {
         while left > 0 {
             let length = self.0.read().await?.context("the stream has ended")?.len();
             self.0.consume(length);
             left = left
                 .checked_sub(length)
-                .context("more comes back than was sent")?;
+                .context("received more bytes than sent")?;
         }
         Ok(())
     }

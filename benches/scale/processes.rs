@@ -1,4 +1,6 @@
-//! Processes: each ends when its owner lets go of it, and the kernel says what it holds and what it has used.
+//! Child processes, and the kernel's figures about their memory and CPU time.
+//!
+//! A process ends when its owner drops it.
 
 use std::{
     collections::BTreeMap,
@@ -13,46 +15,46 @@ use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit}
 /// The kernel counts CPU time in hundredths of a second on every Linux (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Lines of a process's log that are shown when it has ended by itself.
-const LAST_WORDS: usize = 5;
+/// The number of log lines to show if a process ends unexpectedly.
+const LOG_TAIL_LINES: usize = 5;
 
-/// Lets this process, and those that it starts, open as many files as the system allows.
+/// Raises the limit of open files to the hard limit, for this process and its children.
 pub fn raise_file_limit() -> anyhow::Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")
 }
 
-/// Whether so many files can be open in one process.
+/// Checks that one process can open this many files.
 pub fn check_file_limit(files: usize) -> anyhow::Result<()> {
     match getrlimit(Resource::Nofile).current {
         Some(limit) if limit < files as u64 => {
             bail!(
-                "{files} open files are needed, and the hard limit here is {limit}: raise it (`ulimit -Hn`), or ask for less"
+                "{files} open files are required, but the hard limit is {limit} (raise it with `ulimit -Hn`, or measure less)"
             )
         }
         _ => Ok(()),
     }
 }
 
-/// A process that was started here; dropping it ends it.
+/// A child process. Dropping it kills it.
 pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
 }
 
-/// What a process holds, in bytes.
+/// The memory of a process in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
-    /// All of its pages that are in memory.
+    /// All resident pages.
     pub resident: f64,
-    /// Those of them that belong to no file: heap and stacks.
+    /// The resident pages without a file: heap and stacks.
     pub anonymous: f64,
 }
 
 impl Process {
-    /// Starts `command`; what it says goes to a file in `folder`.
+    /// Starts `command`, with its output in a file in `folder`.
     pub fn start(name: &str, command: &mut Command, folder: &Path) -> anyhow::Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let output = fs::File::create(&log)?;
@@ -70,24 +72,24 @@ impl Process {
         })
     }
 
-    /// An error when it has ended by itself, with its last words.
+    /// Returns an error with the last log lines if the process has ended.
     pub fn check(&mut self) -> anyhow::Result<()> {
         let Some(status) = self.child.try_wait()? else {
             return Ok(());
         };
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
-        let last = lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n  ");
+        let last = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n  ");
         bail!("{} has ended ({status}):\n  {last}", self.name)
     }
 
-    /// User and kernel time of all its threads, in seconds.
+    /// Returns the user and kernel time of all threads in seconds.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        // utime and stime, see proc_pid_stat(5).
+        // The fields utime and stime, see proc_pid_stat(5).
         Ok((self.stat(14)? + self.stat(15)?) / TICKS_PER_SECOND)
     }
 
-    /// What it holds now.
+    /// Returns the current memory.
     pub fn memory(&self) -> anyhow::Result<Memory> {
         let text = self.read("smaps_rollup")?;
         let sizes = fields(&text);
@@ -103,18 +105,18 @@ impl Process {
         })
     }
 
-    /// Pages that it was given without anything being read from a disk, since its start.
+    /// Returns the page faults since the start that needed no disk access.
     pub fn minor_faults(&self) -> anyhow::Result<f64> {
         self.stat(10)
     }
 
-    /// How often one of its threads went to sleep, or had to make room for another, as far as they still run.
+    /// Returns the voluntary and involuntary context switches of all running threads.
     pub fn context_switches(&self) -> anyhow::Result<f64> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.id()))
             .with_context(|| format!("{} is gone", self.name))?;
         let mut switches = 0.0;
         for thread in threads {
-            // One that has just ended counts nothing.
+            // A thread that has just ended has no counters.
             let text = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
             let counts = fields(&text);
             switches += ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"]
@@ -125,28 +127,28 @@ impl Process {
         Ok(switches)
     }
 
-    /// Its number.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Asks it to end, and waits for it.
+    /// Sends SIGINT and waits for the process to end.
     pub fn interrupt(&mut self) -> anyhow::Result<()> {
-        let id = Pid::from_raw(i32::try_from(self.id())?).context("no process has this number")?;
+        let id = Pid::from_raw(i32::try_from(self.id())?).context("invalid process id")?;
         kill_process(id, Signal::INT)?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// A field of its `stat`, counted from 1 as in proc_pid_stat(5).
+    /// Returns a field of the `stat` file, counted from 1 as in proc_pid_stat(5).
     fn stat(&self, number: usize) -> anyhow::Result<f64> {
         let stat = self.read("stat")?;
-        // The second field is a name in parentheses that may hold anything.
+        // The second field is a name in parentheses that may contain spaces and parentheses.
         let behind_name = stat.rsplit(") ").next().unwrap_or_default();
         let field = number
             .checked_sub(3)
             .and_then(|index| behind_name.split(' ').nth(index)?.parse().ok());
-        field.context("a stat file that makes no sense")
+        field.context("cannot parse the stat file")
     }
 
     fn read(&self, file: &str) -> anyhow::Result<String> {
@@ -157,13 +159,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // An error means that it is gone already.
+        // An error means that the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The numbers of lines such as `Rss:  1234 kB`.
+/// Parses the numbers of lines such as `Rss:  1234 kB`.
 fn fields(text: &str) -> BTreeMap<&str, f64> {
     text.lines()
         .filter_map(|line| {

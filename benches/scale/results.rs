@@ -1,4 +1,4 @@
-//! What was measured, beside what was aimed at: a table (which is Markdown) and JSON.
+//! The measured values and their goals, as a Markdown table and as JSON.
 
 use std::{fs, path::Path};
 
@@ -7,24 +7,24 @@ use serde_json::{Value, json};
 
 use crate::table::{heading, print_table, short};
 
-/// Everything that was measured, in order.
+/// All measured values, in order.
 #[derive(Default)]
 pub struct Results(Vec<Measured>);
 
 struct Measured {
-    /// For JSON; ends in the unit.
+    /// The name in JSON, which ends in the unit.
     name: &'static str,
-    /// For the table.
+    /// The label in the table.
     what: String,
     value: f64,
     unit: &'static str,
-    /// The value is to be this at most.
+    /// The maximum for the value.
     goal: Option<f64>,
 }
 
 impl Results {
-    /// A value that tells something, without a goal.
-    pub fn note(
+    /// Adds a value without a goal.
+    pub fn record(
         &mut self,
         name: &'static str,
         what: impl Into<String>,
@@ -40,8 +40,8 @@ impl Results {
         });
     }
 
-    /// A value that is to be `goal` at most.
-    pub fn judge(
+    /// Adds a value that should be at most `goal`.
+    pub fn record_with_goal(
         &mut self,
         name: &'static str,
         what: impl Into<String>,
@@ -78,7 +78,7 @@ impl Results {
         print_table(&rows);
     }
 
-    /// Writes every value.
+    /// Writes all values as JSON.
     pub fn write_json(&self, path: Option<&Path>) -> anyhow::Result<()> {
         let Some(path) = path else { return Ok(()) };
         let values: Vec<Value> = self.0.iter().map(Measured::to_json).collect();
@@ -88,16 +88,16 @@ impl Results {
 }
 
 impl Measured {
-    fn is_held(&self) -> Option<bool> {
-        // A ratio to what was too short to be measured says nothing.
+    fn is_met(&self) -> Option<bool> {
+        // A ratio to a value that was too small to measure is not meaningful.
         self.goal
             .filter(|_| self.value.is_finite())
             .map(|goal| self.value <= goal)
     }
 
     fn verdict(&self) -> &'static str {
-        match self.is_held() {
-            Some(true) => "held",
+        match self.is_met() {
+            Some(true) => "met",
             Some(false) => "MISSED",
             None => "",
         }
@@ -111,11 +111,11 @@ impl Measured {
             unit,
             goal,
         } = self;
-        json!({ "name": name, "what": what, "value": value, "unit": unit, "goal": goal, "held": self.is_held() })
+        json!({ "name": name, "what": what, "value": value, "unit": unit, "goal": goal, "held": self.is_met() })
     }
 }
 
-/// The middle one, or the mean of the two in the middle; nothing of nothing.
+/// Returns the median, or `None` without values.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -1,4 +1,4 @@
-//! rePort's processes, as a user starts them, and their configurations.
+//! rePort's processes and their configurations.
 
 use std::{
     fs, io,
@@ -17,41 +17,39 @@ use tokio::{
 
 use crate::processes::Process;
 
-/// What admits servers in this benchmark.
+/// The master key of this benchmark.
 pub const MASTER_KEY: &str = "benchmark-of-the-master-key-0123456789";
 
-/// What client and server share.
+/// The port key of this benchmark.
 const PORT_KEY: &str = "benchmark-of-the-port-key-0123456789";
 
-/// More of anything than is ever asked for.
-const PLENTY: usize = 1_000_000;
+/// A limit that the benchmark never reaches.
+const UNLIMITED: usize = 1_000_000;
 
-/// How long a process may take until it can be used.
+/// The deadline for a process to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often it is tried.
+/// The interval between attempts to reach a process.
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A master that listens.
 pub struct Master {
     pub address: SocketAddr,
     pub process: Process,
-    /// Where the files of its processes are.
+    /// The folder with the files of all processes.
     pub folder: TempDir,
 }
 
 impl Master {
-    /// Starts it, without limits that matter here.
+    /// Starts the master with limits that do not matter here.
     pub async fn start() -> anyhow::Result<Self> {
-        let folder =
-            TempDir::with_prefix("report-bench-").context("a folder for the configurations")?;
+        let folder = TempDir::with_prefix("report-bench-").context("cannot create a folder")?;
         let address = free_address()?;
-        let limits =
-            json!({ "links": PLENTY, "links_per_address": PLENTY, "channels_per_link": PLENTY });
+        let limits = json!({ "links": UNLIMITED, "links_per_address": UNLIMITED, "channels_per_link": UNLIMITED });
         let configuration = json!({ "mode": "master", "log_level": "warn", "listen_at": address.to_string(),
             "master_key": MASTER_KEY, "limits": limits });
         let mut process = role("master", &configuration, &folder)?;
-        ready(&mut [&mut process], async || {
+        wait_until_ready(&mut [&mut process], async || {
             TcpStream::connect(address).await.map(drop)
         })
         .await?;
@@ -63,9 +61,9 @@ impl Master {
     }
 }
 
-/// A client, a master and a server, and one port through them.
+/// A client, a master and a server with one port.
 pub struct System {
-    /// Where to connect to.
+    /// The listen address of the client.
     pub entry: SocketAddr,
     pub client: Process,
     pub server: Process,
@@ -73,7 +71,7 @@ pub struct System {
 }
 
 impl System {
-    /// Starts the roles, and waits until a byte comes back through them from the `service`, which echoes.
+    /// Starts the roles and waits until the `service`, which echoes, returns a byte through them.
     pub async fn start(service: SocketAddr) -> anyhow::Result<Self> {
         let master = Master::start().await?;
         let entry = free_address()?;
@@ -86,7 +84,7 @@ impl System {
         of_server["master_key"] = json!(MASTER_KEY);
         let mut server = role("server", &of_server, &master.folder)?;
         let mut client = role("client", &of_role("client", entry), &master.folder)?;
-        ready(&mut [&mut server, &mut client], async || {
+        wait_until_ready(&mut [&mut server, &mut client], async || {
             let mut connection = TcpStream::connect(entry).await?;
             connection.write_all(b"?").await?;
             connection.read_exact(&mut [0]).await.map(drop)
@@ -113,8 +111,8 @@ fn role(name: &str, configuration: &Value, folder: &TempDir) -> anyhow::Result<P
     )
 }
 
-/// Tries until it succeeds, the time is over or one of the processes has ended.
-pub async fn ready(
+/// Repeats `attempt` until it succeeds, the deadline passes or one of the processes ends.
+pub async fn wait_until_ready(
     processes: &mut [&mut Process],
     attempt: impl AsyncFn() -> io::Result<()>,
 ) -> anyhow::Result<()> {
@@ -128,13 +126,13 @@ pub async fn ready(
             .iter_mut()
             .try_for_each(|process| process.check())?;
         if begun.elapsed() > READY_TIMEOUT {
-            return Err(error).context("the roles do not get ready");
+            return Err(error).context("the roles are not ready in time");
         }
         tokio::time::sleep(PROBE_INTERVAL).await;
     }
 }
 
-/// A port that nobody listened at a moment ago.
+/// Returns an address whose port was free a moment ago.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?)

@@ -1,15 +1,17 @@
-//! The end of a run before it is done: by a signal, or because its time is over.
+//! Stops a run early: on a signal or at the time limit.
 
 use std::time::Duration;
 
 use anyhow::bail;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What is still under way when the run ends has so long to end as well.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// The time for running tasks to end after the run.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Measures, unless a signal comes or the time is over. `measuring` owns the processes that it starts: they end when it is dropped.
-pub fn until_stopped(
+/// Runs `measuring` until it completes, a signal arrives or the time limit passes.
+///
+/// `measuring` owns the processes that it starts, so dropping it ends them.
+pub fn run_until_stopped(
     time_limit: Duration,
     measuring: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
@@ -26,10 +28,10 @@ pub fn until_stopped(
             measured = measuring => measured,
             _ = interrupted.recv() => bail!("interrupted"),
             _ = terminated.recv() => bail!("terminated"),
-            _ = hung_up.recv() => bail!("the terminal has gone"),
-            () = tokio::time::sleep(time_limit) => bail!("not done after {time_limit:?}"),
+            _ = hung_up.recv() => bail!("the terminal was closed"),
+            () = tokio::time::sleep(time_limit) => bail!("not finished after {time_limit:?}"),
         }
     });
-    runtime.shutdown_timeout(FAREWELL);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     measured
 }

@@ -1,6 +1,6 @@
-//! Tables for people.
+//! Printing of tables.
 
-/// What was measured, and where.
+/// Returns the version and the number of processors.
 pub fn heading() -> String {
     format!(
         "report {}, {} processors",
@@ -9,7 +9,7 @@ pub fn heading() -> String {
     )
 }
 
-/// About three digits.
+/// Formats a value with about three digits.
 pub fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 || size == size.round() => format!("{value:.0}"),
@@ -18,7 +18,7 @@ pub fn short(value: f64) -> String {
     }
 }
 
-/// In columns of equal width, which Markdown ignores.
+/// Prints a Markdown table with padded columns.
 pub fn print_table(rows: &[Vec<String>]) {
     let width = |column: usize| {
         rows.iter()

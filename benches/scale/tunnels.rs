@@ -1,5 +1,7 @@
-//! What it costs the master that the same traffic comes in many tunnels in place of one: its CPU for each byte, in turns; and what it costs a
-//! copier of TCP connections in its place.
+//! Measures the master's CPU time per byte for traffic in many tunnels and in one tunnel.
+//!
+//! For comparison, the same traffic runs through a copier of TCP connections in the master's place.
+//! The scenarios alternate.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,130 +21,134 @@ use crate::{
     connections::Service,
     copier::Copier,
     options::Options,
-    peers::{self, Peers, Talk},
+    peers::{self, EchoStream, Peers},
     processes::Process,
     results::{Results, median},
     roles::Master,
 };
 
-/// The master's CPU for each byte in many tunnels may be so many times that in one.
+/// The goal for the ratio of the master's CPU time per byte, many tunnels to one tunnel.
 const ALLOWED: f64 = 2.0;
 
-/// Sizes of the messages, in bytes: a keystroke to a small request; all of them are equally many.
+/// The message sizes in bytes, uniformly distributed: from a keystroke to a small request.
 const SIZES: std::ops::RangeInclusive<usize> = 64..=1024;
 
-/// The pause between two messages of a talk: 10 messages a second from each.
+/// The interval between two messages of a stream: 10 messages per second.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// What a bulk transfer sends before it waits until all of it is back, in bytes: much more than is ever under way.
+/// The bytes that a bulk transfer sends before it waits for the echo: much more than is in flight.
 const PIECE: usize = 16 << 20;
 
-/// Links that are established at the same time.
+/// The number of links that are established concurrently.
 const AT_ONCE: usize = 64;
 
-/// How much is said, and when.
+/// The traffic pattern of a stream.
 #[derive(Debug, Clone, Copy)]
-enum Manner {
+enum Pacing {
     /// A message in each [`PERIOD`].
-    Leisurely,
-    /// A message as soon as the one before is back.
-    AtOnce,
-    /// As much as can be.
+    Periodic,
+    /// A message as soon as the previous one has come back.
+    BackToBack,
+    /// As much data as possible.
     Bulk,
 }
 
-/// A way in which traffic is brought to the master.
-struct Way {
-    /// For JSON.
+/// An arrangement of streams, tunnels and links that carries traffic to the master.
+struct Scenario {
+    /// The name in JSON.
     name: &'static str,
     what: &'static str,
-    manner: Manner,
-    talks: Vec<Partner>,
+    pacing: Pacing,
+    streams: Vec<EchoPeer>,
     links: Option<(Peers, Vec<Tunnel>)>,
-    /// CPU for each byte, in ns, and megabytes a second, of each round.
+    /// CPU time in ns per byte, and the rate in MB/s, for each round.
     rounds: Vec<(f64, f64)>,
 }
 
-/// Whom one talks with.
-enum Partner {
-    /// Behind the master.
-    Stream(Talk),
-    /// Behind the copier.
+/// A connection to an echoing peer.
+enum EchoPeer {
+    /// A stream through the master.
+    Stream(EchoStream),
+    /// A TCP connection through the copier.
     Socket(TcpStream),
 }
 
-/// Measures all ways in turns.
+/// Measures all scenarios alternately.
 pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
     let (master, service) = (Master::start().await?, Service::start()?);
     let copier = Copier::start(service.address).await?;
     let count = u32::try_from(options.tunnels)?;
-    let mut ways = [
-        Way::many_links(&master, count).await?,
-        Way::one_link(&master, count).await?,
-        Way::one_tunnel(
+    let mut scenarios = [
+        Scenario::many_links(&master, count).await?,
+        Scenario::one_link(&master, count).await?,
+        Scenario::one_tunnel(
             "talks_one_tunnel_ns_b",
             "all in one tunnel",
-            Manner::Leisurely,
+            Pacing::Periodic,
             &master,
             count,
         )
         .await?,
-        Way::one_tunnel(
+        Scenario::one_tunnel(
             "talk_alone_ns_b",
-            "one talk, alone in a tunnel, without a pause",
-            Manner::AtOnce,
+            "one stream, alone in a tunnel, without pauses",
+            Pacing::BackToBack,
             &master,
             1,
         )
         .await?,
-        Way::copied(&copier, count).await?,
-        Way::one_tunnel(
+        Scenario::copied(&copier, count).await?,
+        Scenario::one_tunnel(
             "bulk_ns_b",
             "a bulk transfer in one tunnel",
-            Manner::Bulk,
+            Pacing::Bulk,
             &master,
             1,
         )
         .await?,
     ];
-    for way in &mut ways {
-        way.run(&master, &copier, options.tunnels_round / 2).await?;
-        way.rounds.clear();
+    for scenario in &mut scenarios {
+        scenario
+            .run(&master, &copier, options.tunnels_round / 2)
+            .await?;
+        scenario.rounds.clear();
     }
     for _ in 0..options.rounds {
-        for way in &mut ways {
-            way.run(&master, &copier, options.tunnels_round).await?;
+        for scenario in &mut scenarios {
+            scenario
+                .run(&master, &copier, options.tunnels_round)
+                .await?;
         }
     }
-    report(options, &ways, results);
-    for Way { links, talks, .. } in ways {
+    report(options, &scenarios, results);
+    for Scenario { links, streams, .. } in scenarios {
         let Some((peers, tunnels)) = links else {
             continue;
         };
         peers::check(&tunnels)?;
-        drop(talks);
+        drop(streams);
         peers.end(&tunnels).await;
     }
     Ok(())
 }
 
-fn report(options: &Options, ways: &[Way; 6], results: &mut Results) {
+fn report(options: &Options, scenarios: &[Scenario; 6], results: &mut Results) {
     let count = options.tunnels;
-    let [many_links, one_link, one_tunnel, alone, copied, _] = ways;
+    let [many_links, one_link, one_tunnel, alone, copied, _] = scenarios;
     let rate = one_tunnel.median(|&(_, rate)| rate);
-    let what = format!("{count} talks, {SIZES:?} bytes each {PERIOD:?}, there and back");
-    results.note("talks_mb_s", what, rate, "MB/s");
-    for way in ways {
-        results.note(
-            way.name,
-            format!("… CPU for each byte: {}", way.what),
-            way.cost(),
+    let what = format!("{count} streams, {SIZES:?} bytes each {PERIOD:?}, echoed");
+    results.record("talks_mb_s", what, rate, "MB/s");
+    for scenario in scenarios {
+        results.record(
+            scenario.name,
+            format!("… CPU per byte: {}", scenario.what),
+            scenario.cost(),
             "ns/B",
         );
     }
-    let ratio = |way: &Way, other: &Way| way.cost() / other.cost();
+    let ratio = |scenario: &Scenario, other: &Scenario| scenario.cost() / other.cost();
     let what = format!("{count} tunnels on one link : one tunnel");
-    results.judge(
+    results.record_with_goal(
         "talks_one_link_ratio",
         what,
         ratio(one_link, one_tunnel),
@@ -150,17 +156,17 @@ fn report(options: &Options, ways: &[Way; 6], results: &mut Results) {
         ALLOWED,
     );
     let what = format!(
-        "{count} tunnels on as many links : one tunnel, whose talks share reads and writes"
+        "{count} tunnels on as many links : one tunnel, whose streams share reads and writes"
     );
-    results.judge(
+    results.record_with_goal(
         "talks_many_links_ratio",
         what,
         ratio(many_links, one_tunnel),
         "×",
         ALLOWED,
     );
-    let what = format!("{count} tunnels on as many links : one talk in one tunnel");
-    results.judge(
+    let what = format!("{count} tunnels on as many links : one stream in one tunnel");
+    results.record_with_goal(
         "talks_many_links_alone_ratio",
         what,
         ratio(many_links, alone),
@@ -169,7 +175,7 @@ fn report(options: &Options, ways: &[Way; 6], results: &mut Results) {
     );
     let what =
         format!("{count} tunnels on as many links : as many connections through a TCP copier");
-    results.note(
+    results.record(
         "talks_many_links_copier_ratio",
         what,
         ratio(many_links, copied),
@@ -177,81 +183,81 @@ fn report(options: &Options, ways: &[Way; 6], results: &mut Results) {
     );
 }
 
-impl Way {
-    /// Each talk has a tunnel, and a client, of its own.
+impl Scenario {
+    /// Creates streams with a separate tunnel and client each.
     async fn many_links(master: &Master, count: u32) -> anyhow::Result<Self> {
         let peers = Peers::new(master.address, "a port key of many links");
         peers.serve().await?;
         let links = stream::iter(0..count)
-            .map(|_| peers.visit(1))
+            .map(|_| peers.open_tunnels(1))
             .buffer_unordered(AT_ONCE);
         let tunnels: Vec<Tunnel> = links.try_concat().await?;
-        let talks = tunnels
+        let streams = tunnels
             .iter()
-            .map(|tunnel| Partner::Stream(Talk::open(tunnel)))
+            .map(|tunnel| EchoPeer::Stream(EchoStream::open(tunnel)))
             .collect();
-        Ok(Way::new(
+        Ok(Scenario::new(
             "talks_many_links_ns_b",
-            "each in a tunnel on a link of its own",
-            talks,
+            "each in a separate tunnel and link",
+            streams,
             Some((peers, tunnels)),
         ))
     }
 
-    /// Each talk has a tunnel of its own, all of one client.
+    /// Creates streams with a separate tunnel each, all of one client.
     async fn one_link(master: &Master, count: u32) -> anyhow::Result<Self> {
         let peers = Peers::new(master.address, "a port key of many tunnels");
         peers.serve().await?;
-        let tunnels = peers.visit(count).await?;
-        let talks = tunnels
+        let tunnels = peers.open_tunnels(count).await?;
+        let streams = tunnels
             .iter()
-            .map(|tunnel| Partner::Stream(Talk::open(tunnel)))
+            .map(|tunnel| EchoPeer::Stream(EchoStream::open(tunnel)))
             .collect();
-        Ok(Way::new(
+        Ok(Scenario::new(
             "talks_one_link_ns_b",
-            "each in a tunnel of its own, on one link",
-            talks,
+            "each in a separate tunnel, on one link",
+            streams,
             Some((peers, tunnels)),
         ))
     }
 
-    /// So many talks in one tunnel.
+    /// Creates `count` streams in one tunnel.
     async fn one_tunnel(
         name: &'static str,
         what: &'static str,
-        manner: Manner,
+        pacing: Pacing,
         master: &Master,
         count: u32,
     ) -> anyhow::Result<Self> {
         let peers = Peers::new(master.address, name);
         peers.serve().await?;
-        let tunnels = peers.visit(1).await?;
-        let talks = (0..count)
+        let tunnels = peers.open_tunnels(1).await?;
+        let streams = (0..count)
             .filter_map(|_| tunnels.first())
-            .map(|tunnel| Partner::Stream(Talk::open(tunnel)))
+            .map(|tunnel| EchoPeer::Stream(EchoStream::open(tunnel)))
             .collect();
-        Ok(Way {
-            manner,
-            ..Way::new(name, what, talks, Some((peers, tunnels)))
+        Ok(Scenario {
+            pacing,
+            ..Scenario::new(name, what, streams, Some((peers, tunnels)))
         })
     }
 
-    /// Each talk has a connection through the copier.
+    /// Creates connections through the copier.
     async fn copied(copier: &Copier, count: u32) -> anyhow::Result<Self> {
         let connect = |_| async {
             let connection = TcpStream::connect(copier.address).await?;
             connection.set_nodelay(true)?;
-            anyhow::Ok(Partner::Socket(connection))
+            anyhow::Ok(EchoPeer::Socket(connection))
         };
-        let talks = stream::iter(0..count)
+        let streams = stream::iter(0..count)
             .map(connect)
             .buffer_unordered(AT_ONCE)
             .try_collect()
             .await?;
-        Ok(Way::new(
+        Ok(Scenario::new(
             "talks_copier_ns_b",
             "each in a connection through a TCP copier in the master's place",
-            talks,
+            streams,
             None,
         ))
     }
@@ -259,20 +265,20 @@ impl Way {
     fn new(
         name: &'static str,
         what: &'static str,
-        talks: Vec<Partner>,
+        streams: Vec<EchoPeer>,
         links: Option<(Peers, Vec<Tunnel>)>,
     ) -> Self {
-        Way {
+        Scenario {
             name,
             what,
-            manner: Manner::Leisurely,
-            talks,
+            pacing: Pacing::Periodic,
+            streams,
             links,
             rounds: Vec::new(),
         }
     }
 
-    /// One round: talks for so long, and counts.
+    /// Runs one round and records its cost.
     async fn run(
         &mut self,
         master: &Master,
@@ -286,12 +292,12 @@ impl Way {
         };
         let bytes = AtomicU64::new(0);
         let (cpu, begun) = (process.cpu_seconds()?, Instant::now());
-        let manner = self.manner;
-        let talking = self
-            .talks
+        let pacing = self.pacing;
+        let running = self
+            .streams
             .iter_mut()
-            .map(|partner| partner.talk(manner, begun + length, &bytes));
-        future::try_join_all(talking).await?;
+            .map(|peer| peer.run(pacing, begun + length, &bytes));
+        future::try_join_all(running).await?;
         let (cpu, seconds) = (process.cpu_seconds()? - cpu, begun.elapsed().as_secs_f64());
         let bytes = bytes.load(Relaxed) as f64;
         ensure!(bytes > 0.0, "{}: nothing was moved", self.what);
@@ -308,50 +314,50 @@ impl Way {
     }
 }
 
-impl Partner {
-    /// Talks until then, and adds to `bytes` what went both ways.
-    async fn talk(
+impl EchoPeer {
+    /// Exchanges messages until `until`. Adds the bytes of both directions to `bytes`.
+    async fn run(
         &mut self,
-        manner: Manner,
+        pacing: Pacing,
         until: Instant,
         bytes: &AtomicU64,
     ) -> anyhow::Result<()> {
-        let longest = if matches!(manner, Manner::Bulk) {
+        let longest = if matches!(pacing, Pacing::Bulk) {
             PIECE
         } else {
             *SIZES.end()
         };
         let content = Bytes::from(vec![b'm'; longest]);
         let mut next = Instant::now();
-        if matches!(manner, Manner::Leisurely) {
+        if matches!(pacing, Pacing::Periodic) {
             next += PERIOD.mul_f64(fastrand::f64());
         }
         while next < until {
-            let length = match manner {
-                Manner::Bulk => PIECE,
-                Manner::AtOnce => fastrand::usize(SIZES),
-                Manner::Leisurely => {
+            let length = match pacing {
+                Pacing::Bulk => PIECE,
+                Pacing::BackToBack => fastrand::usize(SIZES),
+                Pacing::Periodic => {
                     tokio::time::sleep_until(next.into()).await;
                     fastrand::usize(SIZES)
                 }
             };
-            self.say(content.slice(..length)).await?;
+            self.echo(content.slice(..length)).await?;
             bytes.fetch_add(2 * length as u64, Relaxed);
-            let pause = if matches!(manner, Manner::Leisurely) {
+            let pause = if matches!(pacing, Pacing::Periodic) {
                 PERIOD
             } else {
                 Duration::ZERO
             };
-            // Who is late says less, in place of everything at once.
+            // A late stream skips messages. It does not send the backlog at once.
             next = (next + pause).max(Instant::now());
         }
         Ok(())
     }
 
-    async fn say(&mut self, message: Bytes) -> anyhow::Result<()> {
+    async fn echo(&mut self, message: Bytes) -> anyhow::Result<()> {
         match self {
-            Partner::Stream(talk) => talk.say(message).await,
-            Partner::Socket(connection) => {
+            EchoPeer::Stream(stream) => stream.echo(message).await,
+            EchoPeer::Socket(connection) => {
                 connection.write_all(&message).await?;
                 let mut echo = [0; *SIZES.end()];
                 connection.read_exact(&mut echo[..message.len()]).await?;

@@ -1,4 +1,4 @@
-//! Any bytes as the compressed direction of a stream, cut anywhere.
+//! Decompresses arbitrary bytes in arbitrary pieces.
 #![no_main]
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Any text as a configuration file: it is valid or it says what is wrong.
+//! Parses arbitrary text as a configuration file: it is valid, or the error has a message.
 #![no_main]
 
 use std::path::Path;

@@ -1,5 +1,7 @@
-//! Any sequence of tunnel messages, to a server that has a stream open and reads: it goes on or ends the tunnel, and holds no more
-//! than its window. An empty message is a new attachment.
+//! Feeds arbitrary sequences of tunnel messages to a server that has an open stream and reads.
+//!
+//! The server continues or ends the tunnel, and never buffers more than its window. An empty message
+//! represents a new attachment.
 #![no_main]
 
 use std::time::Instant;
@@ -7,8 +9,8 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use report::{
-    bench::Request,
-    mux::{Event, Mux, Parameters, PeerGrant, Side, WindowSize},
+    bench::BenchRequest,
+    mux::{Mux, MuxEvent, Parameters, PeerGrant, TunnelSide, WindowSize},
     tunnel::origin::Origin,
 };
 
@@ -21,7 +23,7 @@ const PARAMETERS: Parameters = Parameters {
 fuzz_target!(|messages: Vec<Vec<u8>>| {
     let now = Instant::now();
     let grant = PeerGrant { stream_window: 4096, tunnel_window: 16_384 };
-    let mut mux = Mux::new(Side::Server, PARAMETERS, grant, now);
+    let mut mux = Mux::new(TunnelSide::Server, PARAMETERS, grant, now);
     let own = mux.open(Bytes::new());
     let _ = mux.write(own, Bytes::from_static(b"hello"));
     for message in messages {
@@ -36,8 +38,8 @@ fuzz_target!(|messages: Vec<Vec<u8>>| {
         }
         assert!(mux.held_bytes() <= PARAMETERS.tunnel_window.max);
         while let Some(event) = mux.poll_event() {
-            if let Event::Opened { stream, details } = event {
-                let _ = Request::read(&details);
+            if let MuxEvent::Opened { stream, details } = event {
+                let _ = BenchRequest::read(&details);
                 let _ = Origin::read(&details);
                 let _ = mux.read(stream);
                 mux.consume(now, stream, 100);

@@ -1,33 +1,34 @@
-//! The built-in measure of the way from a client to a server: both ends of the streams that measure, and what is made of their bytes and times.
+//! The built-in measurement of a tunnel: both ends of its streams, and the results.
 //!
 //! ```text
-//!  client: Plan ──► phases (Load, round trips, new connections) ──► Measured
-//!                     │ streams whose OPEN says what the other end does: Request (PROTOCOL 9.10)
-//!  server:            ▼
-//!                   Peer: echo, sink, source, within bounds
+//!  client: BenchPlan ──► phases (BulkTransfers, round trips, new connections) ──► BenchResults
+//!                      │ streams whose OPEN names the server's task: BenchRequest (PROTOCOL 9.10)
+//!  server:             ▼
+//!                    BenchResponder: echo, sink, source, within bounds
 //! ```
 //!
-//! Knows tunnels and their streams; not how a tunnel comes about, and nothing of the service behind the port: it hears nothing of a measure.
+//! This module knows tunnels and their streams. It does not know how a tunnel is established. The
+//! service behind the port sees no traffic of a measurement.
 
-mod content;
-mod load;
-mod peer;
+mod payload;
 mod phases;
 mod plan;
 mod request;
+mod responder;
 mod results;
 #[cfg(test)]
 mod tests;
+mod transfers;
 
 #[cfg(test)]
-pub(crate) use self::peer::LIFETIME;
+pub(crate) use self::responder::BENCH_STREAM_LIFETIME;
 pub use self::{
-    content::{Data, UnknownData},
-    peer::{PLACES, Peer, PeerError},
-    plan::{AT_ONCE, MeasureError, Plan, Progress},
-    request::{Request, RequestError},
+    payload::{PayloadKind, UnknownPayloadKind},
+    plan::{BenchPlan, CONCURRENT_CONNECTIONS, MeasureError, PhaseProgress},
+    request::{BenchRequest, BenchRequestError},
+    responder::{BENCH_STREAMS_MAX, BenchResponder, ResponderError},
     results::{
-        Measured, NewConnections, NewConnectionsAll, RoundTrip, RoundTripAll, Throughput,
-        ThroughputAll,
+        BenchResults, NewConnectionResults, NewConnectionStats, RoundTripResults, RoundTripStats,
+        Throughput, ThroughputResults,
     },
 };

@@ -1,4 +1,4 @@
-//! The single measures: one function for each, from a tunnel and a time to a result.
+//! The single measurements. Each function takes a tunnel and a duration and returns a result.
 
 use std::time::Duration;
 
@@ -6,103 +6,106 @@ use bytes::Bytes;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
-    content::{Data, Feed},
-    load::{Direction, Load},
+    payload::{PayloadKind, PayloadStream},
     plan::MeasureError,
-    request::Request,
-    results::{NewConnections, RoundTrip, Throughput},
+    request::BenchRequest,
+    results::{NewConnectionStats, RoundTripStats, Throughput},
+    transfers::{BulkTransfers, TransferDirection},
 };
 use crate::tunnel::{
     Tunnel, TunnelStream,
     raw::{RawReceiver, RawSender},
 };
 
-/// Bytes of an echo: a key stroke with what terminals and protocols put around it.
+/// The length of an echo in bytes: a keystroke plus the overhead of terminals and protocols.
 const ECHO: usize = 64;
 
-/// A phase ends early with this many samples: beyond, percentiles do not become better, and each takes memory.
+/// A phase ends early after this many samples. More samples use memory without improving the
+/// percentiles.
 const SAMPLES_MAX: usize = 1_000_000;
 
-/// What windows and compressors may take to find their size is not counted: a quarter of the time, at most this.
+/// The longest warm-up. Windows and compressors need time to reach their size. The first quarter of
+/// the phase, at most this long, does not count.
 const WARM_UP_MAX: Duration = Duration::from_secs(1);
 
 pub(super) fn warm_up(time: Duration) -> Duration {
     (time / 4).min(WARM_UP_MAX)
 }
 
-/// How much goes through in `time`.
+/// Measures the throughput of `connections` transfers for `time`.
 pub(super) async fn throughput(
     tunnel: &Tunnel,
-    direction: Direction,
+    direction: TransferDirection,
     connections: usize,
-    data: Data,
+    data: PayloadKind,
     time: Duration,
 ) -> Result<Throughput, MeasureError> {
-    let mut load = Load::start(tunnel, direction, connections, data);
-    load.run_for(warm_up(time)).await?;
-    let measured = load.measure(time).await;
-    load.end().await;
+    let mut transfers = BulkTransfers::start(tunnel, direction, connections, data);
+    transfers.run_for(warm_up(time)).await?;
+    let measured = transfers.measure(time).await;
+    transfers.stop().await;
     measured
 }
 
-/// How long an echo takes while nothing else goes through the tunnel.
+/// Measures the round trip of an echo in an otherwise idle tunnel.
 pub(super) async fn idle(
     tunnel: &Tunnel,
-    data: Data,
+    data: PayloadKind,
     time: Duration,
-) -> Result<RoundTrip, MeasureError> {
-    echoes(tunnel, data, time).await.map(RoundTrip::new)
+) -> Result<RoundTripStats, MeasureError> {
+    echoes(tunnel, data, time).await.map(RoundTripStats::new)
 }
 
-/// The same beside a bulk transfer.
-pub(super) async fn loaded(
+/// Measures the round trip of an echo during one bulk transfer.
+pub(super) async fn under_load(
     tunnel: &Tunnel,
-    beside: Direction,
-    data: Data,
+    direction: TransferDirection,
+    data: PayloadKind,
     time: Duration,
-) -> Result<RoundTrip, MeasureError> {
-    let mut load = Load::start(tunnel, beside, 1, data);
-    load.run_for(warm_up(time)).await?;
-    let echoed = load.unless_failed(echoes(tunnel, data, time)).await;
-    load.end().await;
-    echoed?.map(RoundTrip::new)
+) -> Result<RoundTripStats, MeasureError> {
+    let mut transfers = BulkTransfers::start(tunnel, direction, 1, data);
+    transfers.run_for(warm_up(time)).await?;
+    let echoed = transfers.run_alongside(echoes(tunnel, data, time)).await;
+    transfers.stop().await;
+    echoed?.map(RoundTripStats::new)
 }
 
 async fn echoes(
     tunnel: &Tunnel,
-    data: Data,
+    data: PayloadKind,
     time: Duration,
 ) -> Result<Vec<Duration>, MeasureError> {
-    let stream = tunnel.open(Request::Echo.details());
-    let mut echo = Echo::new(&stream, tunnel);
-    let mut feed = Feed::new(data);
-    // The first one opens the stream.
+    let stream = tunnel.open(BenchRequest::Echo.details());
+    let mut echo = EchoStream::new(&stream, tunnel);
+    let mut feed = PayloadStream::new(data);
+    // The first echo opens the stream, so its time does not count.
     echo.send(feed.exactly(ECHO)).await?;
-    let (begun, mut times) = (Instant::now(), Vec::new());
+    let (started, mut times) = (Instant::now(), Vec::new());
     loop {
         let sent = Instant::now();
         echo.send(feed.exactly(ECHO)).await?;
         times.push(sent.elapsed());
-        if begun.elapsed() >= time || times.len() >= SAMPLES_MAX {
+        if started.elapsed() >= time || times.len() >= SAMPLES_MAX {
             return Ok(times);
         }
     }
 }
 
-/// How many streams can be opened, `at_once` at a time, each waiting for its first echoed byte.
+/// Measures the rate of new streams: `at_once` workers open streams and wait for the first echoed
+/// byte.
 pub(super) async fn new_connections(
     tunnel: &Tunnel,
     at_once: usize,
     time: Duration,
-) -> Result<NewConnections, MeasureError> {
-    let begun = Instant::now();
+) -> Result<NewConnectionStats, MeasureError> {
+    let started = Instant::now();
     let mut workers = JoinSet::new();
     for _ in 0..at_once {
         let tunnel = tunnel.clone();
         workers.spawn(async move {
             let mut times = Vec::new();
             while times.is_empty()
-                || begun.elapsed() < time && times.len() < SAMPLES_MAX / at_once.max(1)
+                || started.elapsed() < time && times.len() < SAMPLES_MAX / at_once.max(1)
             {
                 times.push(first_byte(&tunnel).await?);
             }
@@ -113,36 +116,36 @@ pub(super) async fn new_connections(
     while let Some(ended) = workers.join_next().await {
         times.append(&mut ended.map_err(|_| MeasureError::EndedEarly)??);
     }
-    Ok(NewConnections::new(at_once, times, begun.elapsed()))
+    Ok(NewConnectionStats::new(at_once, times, started.elapsed()))
 }
 
 async fn first_byte(tunnel: &Tunnel) -> Result<Duration, MeasureError> {
-    let begun = Instant::now();
-    let stream = tunnel.open(Request::Echo.details());
-    Echo::new(&stream, tunnel)
+    let started = Instant::now();
+    let stream = tunnel.open(BenchRequest::Echo.details());
+    EchoStream::new(&stream, tunnel)
         .send(Bytes::from_static(b"?"))
         .await?;
-    let time = begun.elapsed();
+    let time = started.elapsed();
     stream.finish();
     Ok(time)
 }
 
-/// A stream to an echo.
-struct Echo<'s> {
+/// A stream to the echo of the server.
+struct EchoStream<'s> {
     sender: RawSender<'s>,
     receiver: RawReceiver<'s>,
 }
 
-impl<'s> Echo<'s> {
+impl<'s> EchoStream<'s> {
     fn new(stream: &'s TunnelStream, tunnel: &Tunnel) -> Self {
         let method = tunnel.port().compress;
-        Echo {
+        EchoStream {
             sender: RawSender::new(stream, method),
             receiver: RawReceiver::new(stream, method),
         }
     }
 
-    /// Sends, and waits until as much has come back.
+    /// Sends `content` and waits until the same number of bytes came back.
     async fn send(&mut self, content: Bytes) -> Result<(), MeasureError> {
         let mut awaited = content.len();
         self.sender.send_all(content).await?;

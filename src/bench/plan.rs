@@ -1,71 +1,74 @@
-//! All measures, one after the other, each bounded in time.
+//! The sequence of all measurements. Each has a time limit.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{content::Data, load::Direction, peer::PLACES, phases, results::Measured};
+use super::{
+    payload::PayloadKind, phases, responder::BENCH_STREAMS_MAX, results::BenchResults,
+    transfers::TransferDirection,
+};
 use crate::tunnel::{ResetCode, Tunnel, TunnelStreamError, raw::RawError};
 
-/// New connections that are opened at once.
-pub const AT_ONCE: usize = 16;
+/// The number of connections that the last phase opens concurrently.
+pub const CONCURRENT_CONNECTIONS: usize = 16;
 
-/// What a phase may take beyond its time: a path that is cut meanwhile is back by then, most of the time.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a phase may exceed its time. Most paths recover from an interruption within this time.
+const PHASE_GRACE: Duration = Duration::from_secs(20);
 
-/// How many phases there are in all.
+/// The number of phases of a full measurement.
 const PHASES: usize = 9;
 
-/// How many of them are about one connection.
-const PHASES_OF_ONE: usize = 5;
+/// The number of phases of a measurement with one connection.
+const SINGLE_CONNECTION_PHASES: usize = 5;
 
-/// What is to be measured.
+/// The parameters of a measurement.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub struct BenchPlan {
     /// How long each phase measures.
     pub time: Duration,
-    /// How many connections share the throughput when it is not one.
+    /// The number of connections in the phases with parallel transfers.
     pub connections: usize,
-    /// What is sent.
-    pub data: Data,
+    /// The kind of data that is sent.
+    pub data: PayloadKind,
 }
 
-/// A phase begins.
+/// Reports the start of a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Counts from 1.
+pub struct PhaseProgress {
+    /// The number of the phase, from 1.
     pub number: usize,
-    /// How many there are.
-    pub of: usize,
-    /// What is measured.
+    /// The number of all phases.
+    pub total: usize,
+    /// The measured quantity.
     pub phase: &'static str,
 }
 
-/// Why the measure did not come to its end.
+/// Why a measurement failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MeasureError {
-    /// A phase took too long.
+    /// A phase exceeded its time limit.
     #[error(
-        "tunnel: the {phase} took {} s longer than it should: the path stands still; the server's log says whether a link was lost",
-        PATIENCE.as_secs()
+        "tunnel: {phase} exceeded its time by {} s: the path is stalled; check the server's log for a lost link",
+        PHASE_GRACE.as_secs()
     )]
     Stalled {
-        /// Which.
+        /// The phase.
         phase: &'static str,
     },
-    /// The server has as many measuring streams as it takes.
+    /// The server already has the maximum number of benchmark streams.
     #[error(
-        "stream: the server takes no more than {PLACES} measuring streams of a tunnel at a time; take fewer --connections"
+        "stream: the server allows {BENCH_STREAMS_MAX} concurrent benchmark streams per tunnel; use fewer --connections"
     )]
     Full,
-    /// The server does not know the measure.
-    #[error("stream: the server does not know this measure; upgrade the older one of the two ends")]
+    /// The server does not support this measurement.
+    #[error("stream: the server does not support this measurement; upgrade the older end")]
     Unknown,
-    /// The server ended a measuring stream that it should not have ended.
-    #[error("stream: the server ended a measuring stream too early; its log says why")]
+    /// The server ended a benchmark stream too early.
+    #[error("stream: the server ended a benchmark stream too early; check the server's log")]
     EndedEarly,
     /// The stream or the tunnel failed.
-    #[error("tunnel: {0}; the server's log says why")]
+    #[error("tunnel: {0}; check the server's log")]
     Stream(RawError),
 }
 
@@ -83,37 +86,38 @@ impl MeasureError {
     }
 }
 
-impl Plan {
-    /// Measures everything through `tunnel`, whose server takes measuring streams. What is done stands in `measured`, also when it fails or is
-    /// dropped.
+impl BenchPlan {
+    /// Runs all phases through `tunnel`. The server must accept benchmark streams. `measured` holds
+    /// the results of finished phases, even after an error or when the future is dropped.
     ///
     /// # Errors
-    /// When a phase failed; those after it are not tried.
+    /// Fails when a phase fails. Later phases do not run.
     ///
     /// # Cancel safety
-    /// Dropping the future ends what runs; `measured` has what was done.
+    /// Dropping the future stops the running phase. `measured` keeps the results of finished
+    /// phases.
     pub async fn run(
         &self,
         tunnel: &Tunnel,
-        measured: &mut Measured,
-        tell: impl FnMut(Progress),
+        measured: &mut BenchResults,
+        on_progress: impl FnMut(PhaseProgress),
     ) -> Result<(), MeasureError> {
-        use Direction::{Down, Up};
-        let Plan {
+        use TransferDirection::{Down, Up};
+        let BenchPlan {
             time,
             connections,
             data,
         } = *self;
-        let Measured {
+        let BenchResults {
             throughput,
             round_trip,
             new_connections,
         } = measured;
-        let mut steps = Steps {
+        let mut steps = PhaseRunner {
             number: 0,
-            of: PHASES,
+            total: PHASES,
             time,
-            tell,
+            on_progress,
         };
         let bulk =
             |direction, connections| phases::throughput(tunnel, direction, connections, data, time);
@@ -137,14 +141,14 @@ impl Plan {
             .await?;
         round_trip.beside_up = steps
             .run(
-                "round trip beside a transfer up",
-                phases::loaded(tunnel, Up, data, time),
+                "round trip during an upload",
+                phases::under_load(tunnel, Up, data, time),
             )
             .await?;
         round_trip.beside_down = steps
             .run(
-                "round trip beside a transfer down",
-                phases::loaded(tunnel, Down, data, time),
+                "round trip during a download",
+                phases::under_load(tunnel, Down, data, time),
             )
             .await?;
         new_connections.in_turn = steps
@@ -156,37 +160,38 @@ impl Plan {
         new_connections.at_once = steps
             .run(
                 "new connections at once",
-                phases::new_connections(tunnel, AT_ONCE, time),
+                phases::new_connections(tunnel, CONCURRENT_CONNECTIONS, time),
             )
             .await?;
         Ok(())
     }
 
-    /// The same for one connection alone: round trips, and throughput both ways.
+    /// Runs only the phases with one connection: round trips, and throughput in both directions.
     ///
     /// # Errors
-    /// When a phase failed; those after it are not tried.
+    /// Fails when a phase fails. Later phases do not run.
     ///
     /// # Cancel safety
-    /// Dropping the future ends what runs; `measured` has what was done.
-    pub async fn run_for_one(
+    /// Dropping the future stops the running phase. `measured` keeps the results of finished
+    /// phases.
+    pub async fn run_single_connection(
         &self,
         tunnel: &Tunnel,
-        measured: &mut Measured,
-        tell: impl FnMut(Progress),
+        measured: &mut BenchResults,
+        on_progress: impl FnMut(PhaseProgress),
     ) -> Result<(), MeasureError> {
-        use Direction::{Down, Up};
-        let Plan { time, data, .. } = *self;
-        let Measured {
+        use TransferDirection::{Down, Up};
+        let BenchPlan { time, data, .. } = *self;
+        let BenchResults {
             throughput,
             round_trip,
             ..
         } = measured;
-        let mut steps = Steps {
+        let mut steps = PhaseRunner {
             number: 0,
-            of: PHASES_OF_ONE,
+            total: SINGLE_CONNECTION_PHASES,
             time,
-            tell,
+            on_progress,
         };
         let bulk = |direction| phases::throughput(tunnel, direction, 1, data, time);
         round_trip.idle = steps
@@ -198,41 +203,41 @@ impl Plan {
             .await?;
         round_trip.beside_up = steps
             .run(
-                "round trip beside a transfer up",
-                phases::loaded(tunnel, Up, data, time),
+                "round trip during an upload",
+                phases::under_load(tunnel, Up, data, time),
             )
             .await?;
         round_trip.beside_down = steps
             .run(
-                "round trip beside a transfer down",
-                phases::loaded(tunnel, Down, data, time),
+                "round trip during a download",
+                phases::under_load(tunnel, Down, data, time),
             )
             .await?;
         Ok(())
     }
 }
 
-/// Counts the phases, and bounds each.
-struct Steps<F> {
+/// Counts the phases and limits the time of each.
+struct PhaseRunner<F> {
     number: usize,
-    of: usize,
+    total: usize,
     time: Duration,
-    tell: F,
+    on_progress: F,
 }
 
-impl<F: FnMut(Progress)> Steps<F> {
+impl<F: FnMut(PhaseProgress)> PhaseRunner<F> {
     async fn run<T>(
         &mut self,
         phase: &'static str,
         measure: impl Future<Output = Result<T, MeasureError>>,
     ) -> Result<Option<T>, MeasureError> {
         self.number = self.number.saturating_add(1);
-        (self.tell)(Progress {
+        (self.on_progress)(PhaseProgress {
             number: self.number,
-            of: self.of,
+            total: self.total,
             phase,
         });
-        let limit = self.time + phases::warm_up(self.time) + PATIENCE;
+        let limit = self.time + phases::warm_up(self.time) + PHASE_GRACE;
         timeout(limit, measure)
             .await
             .unwrap_or(Err(MeasureError::Stalled { phase }))

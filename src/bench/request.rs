@@ -1,77 +1,78 @@
-//! What a client asks of the other end of a measuring stream: the `details` of its OPEN (PROTOCOL 9.10).
+//! The request of a client on a benchmark stream: the `details` of its OPEN (PROTOCOL 9.10).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::content::Data;
+use super::payload::PayloadKind;
 use crate::tunnel::ResetCode;
 
-/// The field that makes a stream a measuring one.
+/// The field that marks a benchmark stream.
 const FIELD: &str = "bench";
 
-/// What the server is to do on a stream, in place of leading it to the service.
+/// The task of the server on a stream. It replaces the connection to the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "bench", rename_all = "snake_case")]
-pub enum Request {
-    /// Send back what comes.
+pub enum BenchRequest {
+    /// Sends received data back.
     Echo,
-    /// Take what comes, and say now and then how much it was.
+    /// Discards received data and regularly reports its amount.
     Sink,
-    /// Send.
+    /// Sends data.
     Source {
-        /// What.
+        /// The kind of data.
         #[serde(default)]
-        data: Data,
-        /// For so long at most, in milliseconds.
+        data: PayloadKind,
+        /// The maximum duration in milliseconds.
         duration_ms: u64,
-        /// So much at most.
+        /// The maximum number of bytes.
         bytes: u64,
     },
 }
 
-/// The details cannot be made sense of.
+/// Why the details are invalid.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    /// No JSON object.
-    #[error("the details of the stream are no JSON object: {0}")]
+pub enum BenchRequestError {
+    /// The details are not a JSON object.
+    #[error("the details of the stream are not a JSON object: {0}")]
     NoObject(serde_json::Error),
-    /// A measure that is not known here.
-    #[error("the stream is to measure, and this version does not know how: {0}")]
+    /// This version does not know the requested measurement.
+    #[error("the stream requests a measurement that this version does not support: {0}")]
     Unknown(serde_json::Error),
 }
 
-impl RequestError {
-    /// What the client is told.
+impl BenchRequestError {
+    /// The code of the RESET that the client receives.
     #[must_use]
-    pub fn wire_code(&self) -> ResetCode {
+    pub fn reset_code(&self) -> ResetCode {
         match self {
-            RequestError::NoObject(_) => ResetCode::Protocol,
-            RequestError::Unknown(_) => ResetCode::Refused,
+            BenchRequestError::NoObject(_) => ResetCode::Protocol,
+            BenchRequestError::Unknown(_) => ResetCode::Refused,
         }
     }
 }
 
-impl Request {
-    /// What the details of a stream ask for; nothing when it is an ordinary one.
+impl BenchRequest {
+    /// Parses the details of a stream. Returns `None` for an ordinary stream.
     ///
     /// # Errors
-    /// When they are neither empty nor a JSON object, or ask for what is not known.
-    pub fn read(details: &[u8]) -> Result<Option<Request>, RequestError> {
+    /// Fails when the details are neither empty nor a JSON object, or request an unknown
+    /// measurement.
+    pub fn read(details: &[u8]) -> Result<Option<BenchRequest>, BenchRequestError> {
         if details.is_empty() {
             return Ok(None);
         }
         let fields: Map<String, Value> =
-            serde_json::from_slice(details).map_err(RequestError::NoObject)?;
+            serde_json::from_slice(details).map_err(BenchRequestError::NoObject)?;
         if !fields.contains_key(FIELD) {
             return Ok(None);
         }
         serde_json::from_value(Value::Object(fields))
             .map(Some)
-            .map_err(RequestError::Unknown)
+            .map_err(BenchRequestError::Unknown)
     }
 
-    /// The details that ask for this.
+    /// Encodes the request as the details of an OPEN.
     #[must_use]
     pub fn details(&self) -> Bytes {
         serde_json::to_vec(self).unwrap_or_default().into()
@@ -83,44 +84,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_read_as_it_was_written() {
+    fn requests_round_trip() {
         for request in [
-            Request::Echo,
-            Request::Sink,
-            Request::Source {
-                data: Data::Text,
+            BenchRequest::Echo,
+            BenchRequest::Sink,
+            BenchRequest::Source {
+                data: PayloadKind::Text,
                 duration_ms: 200,
                 bytes: u64::MAX,
             },
         ] {
             let details = request.details();
             assert!(
-                details.len() < 4096 && Request::read(&details).unwrap() == Some(request),
+                details.len() < 4096 && BenchRequest::read(&details).unwrap() == Some(request),
                 "{request:?}"
             );
         }
         let written = br#"{"bench": "source", "duration_ms": 3000, "bytes": 5, "later": [1]}"#;
-        let read = Request::read(written).unwrap();
+        let read = BenchRequest::read(written).unwrap();
         assert_eq!(
             read,
-            Some(Request::Source {
-                data: Data::Random,
+            Some(BenchRequest::Source {
+                data: PayloadKind::Random,
                 duration_ms: 3000,
                 bytes: 5
             }),
             "unknown fields are ignored"
         );
         assert_eq!(
-            Request::read(br#"{"later": 1, "bench": "echo"}"#).unwrap(),
-            Some(Request::Echo)
+            BenchRequest::read(br#"{"later": 1, "bench": "echo"}"#).unwrap(),
+            Some(BenchRequest::Echo)
         );
     }
 
     #[test]
-    fn a_stream_without_the_field_is_an_ordinary_one() {
+    fn a_stream_without_the_field_is_ordinary() {
         for details in ["", "{}", r#"{"later": {"bench": "echo"}}"#] {
             assert_eq!(
-                Request::read(details.as_bytes()).unwrap(),
+                BenchRequest::read(details.as_bytes()).unwrap(),
                 None,
                 "{details}"
             );
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made_sense_of_never_passes_for_an_ordinary_stream() {
+    fn invalid_requests_are_errors_and_not_ordinary_streams() {
         for details in [
             r#"{"bench": "flood"}"#,
             r#"{"bench": null}"#,
@@ -137,14 +138,14 @@ mod tests {
             r#"{"bench": "source", "duration_ms": 1, "bytes": 1e99}"#,
             r#"{"bench": "source", "duration_ms": 1, "bytes": 1, "data": "prose"}"#,
         ] {
-            let error = Request::read(details.as_bytes()).expect_err(details);
-            assert_eq!(error.wire_code(), ResetCode::Refused, "{details}");
+            let error = BenchRequest::read(details.as_bytes()).expect_err(details);
+            assert_eq!(error.reset_code(), ResetCode::Refused, "{details}");
         }
         for details in ["echo", "[]", "{", "\"bench\"", "\u{0}"] {
             assert_eq!(
-                Request::read(details.as_bytes())
+                BenchRequest::read(details.as_bytes())
                     .expect_err(details)
-                    .wire_code(),
+                    .reset_code(),
                 ResetCode::Protocol,
                 "{details:?}"
             );

@@ -1,98 +1,98 @@
-//! What was measured, as it is printed: each field's name says its unit.
+//! The results as `--json` prints them. The name of each field includes its unit.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// All of it; what is `None` was not reached.
+/// The results of a measurement. Phases that did not run are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Measured {
+pub struct BenchResults {
     /// Bulk transfers.
-    pub throughput: ThroughputAll,
+    pub throughput: ThroughputResults,
     /// Echoes of 64 bytes.
-    pub round_trip: RoundTripAll,
-    /// Streams, each with its first echoed byte.
-    pub new_connections: NewConnectionsAll,
+    pub round_trip: RoundTripResults,
+    /// New streams, each until its first echoed byte.
+    pub new_connections: NewConnectionResults,
 }
 
-/// Bulk transfers.
+/// The results of the bulk transfers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct ThroughputAll {
+pub struct ThroughputResults {
     /// To the server, over one connection.
     pub up: Option<Throughput>,
-    /// From the server.
+    /// From the server, over one connection.
     pub down: Option<Throughput>,
-    /// To the server, over several.
+    /// To the server, over several connections.
     pub up_parallel: Option<Throughput>,
-    /// From the server, over several.
+    /// From the server, over several connections.
     pub down_parallel: Option<Throughput>,
 }
 
-/// Echoes of 64 bytes, one at a time.
+/// The results of the echoes of 64 bytes, one at a time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct RoundTripAll {
-    /// While nothing else goes through the tunnel.
-    pub idle: Option<RoundTrip>,
-    /// Beside one bulk transfer to the server.
-    pub beside_up: Option<RoundTrip>,
-    /// Beside one bulk transfer from the server.
-    pub beside_down: Option<RoundTrip>,
+pub struct RoundTripResults {
+    /// In an otherwise idle tunnel.
+    pub idle: Option<RoundTripStats>,
+    /// During one bulk transfer to the server.
+    pub beside_up: Option<RoundTripStats>,
+    /// During one bulk transfer from the server.
+    pub beside_down: Option<RoundTripStats>,
 }
 
-/// New streams, each with its first echoed byte.
+/// The results for new streams, each until its first echoed byte.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct NewConnectionsAll {
+pub struct NewConnectionResults {
     /// One after the other.
-    pub in_turn: Option<NewConnections>,
-    /// Several at a time.
-    pub at_once: Option<NewConnections>,
+    pub in_turn: Option<NewConnectionStats>,
+    /// Several concurrently.
+    pub at_once: Option<NewConnectionStats>,
 }
 
-/// A bulk transfer, after a time to warm up that is not counted.
+/// A bulk transfer, without its warm-up.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Throughput {
-    /// Over so many connections.
+    /// The number of connections.
     pub connections: usize,
-    /// Bytes of the application that arrived, before compression.
+    /// Uncompressed application bytes that arrived.
     pub bytes: u64,
-    /// In this time.
+    /// The duration in seconds.
     pub seconds: f64,
-    /// The one divided by the other.
+    /// `bytes` divided by `seconds`.
     pub bytes_per_second: f64,
-    /// The slowest connection's share of the fastest one's bytes.
+    /// The bytes of the slowest connection divided by those of the fastest.
     pub least_to_most: f64,
 }
 
-/// Round trips.
+/// A series of round trips.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RoundTrip {
-    /// How many.
+pub struct RoundTripStats {
+    /// The number of round trips.
     pub samples: usize,
-    /// The median, in microseconds.
+    /// The median in microseconds.
     pub p50_us: f64,
-    /// Of 100 one took longer.
+    /// The 99th percentile in microseconds.
     pub p99_us: f64,
 }
 
-/// New connections.
+/// A series of new connections.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct NewConnections {
-    /// So many at a time.
+pub struct NewConnectionStats {
+    /// The number of concurrent connections.
     pub at_once: usize,
-    /// How many in all; none failed.
+    /// The number of all connections. None of them failed.
     pub connections: usize,
-    /// In this time.
+    /// The duration in seconds.
     pub seconds: f64,
-    /// The one divided by the other.
+    /// `connections` divided by `seconds`.
     pub per_second: f64,
-    /// From opening to the first echoed byte: the median, in microseconds.
+    /// The median from opening to the first echoed byte, in microseconds.
     pub p50_us: f64,
-    /// Of 100 one took longer.
+    /// The 99th percentile in microseconds.
     pub p99_us: f64,
 }
 
 impl Throughput {
-    /// From what each connection moved in `time`.
+    /// Computes the result from the bytes that each connection moved in `time`.
     #[must_use]
     pub fn new(moved: &[u64], time: Duration) -> Self {
         let bytes = moved
@@ -113,12 +113,12 @@ impl Throughput {
     }
 }
 
-impl RoundTrip {
-    /// From the times of all.
+impl RoundTripStats {
+    /// Computes the percentiles of `times`.
     #[must_use]
     pub fn new(mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
-        RoundTrip {
+        RoundTripStats {
             samples: times.len(),
             p50_us: percentile_us(&times, 50),
             p99_us: percentile_us(&times, 99),
@@ -126,13 +126,14 @@ impl RoundTrip {
     }
 }
 
-impl NewConnections {
-    /// From the times of all, `at_once` of which ran at a time, and which took `time` together.
+impl NewConnectionStats {
+    /// Computes the result of `times`, of which `at_once` ran concurrently and which took `time` in
+    /// all.
     #[must_use]
     pub fn new(at_once: usize, mut times: Vec<Duration>, time: Duration) -> Self {
         times.sort_unstable();
         let seconds = time.as_secs_f64();
-        NewConnections {
+        NewConnectionStats {
             at_once,
             connections: times.len(),
             seconds,
@@ -143,7 +144,7 @@ impl NewConnections {
     }
 }
 
-/// What of 100 `percent` do not exceed, by the nearest rank; 0 when there is nothing.
+/// Returns the percentile by the nearest rank, or 0 without samples.
 fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
     let rank = sorted.len().saturating_mul(percent).div_ceil(100).max(1);
     let time = sorted
@@ -153,7 +154,7 @@ fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
     (time.as_secs_f64() * 1e9).round() / 1e3
 }
 
-/// JSON has no infinity.
+/// Divides, and returns 0 for a division by zero, because JSON has no infinity.
 fn ratio(one: f64, other: f64) -> f64 {
     if other > 0.0 { one / other } else { 0.0 }
 }
@@ -167,26 +168,26 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_those_of_the_nearest_rank_whatever_the_order() {
-        let hundred = RoundTrip::new(micros((1..=100).rev()));
+    fn percentiles_use_the_nearest_rank_of_unsorted_samples() {
+        let hundred = RoundTripStats::new(micros((1..=100).rev()));
         assert_eq!(
             (hundred.samples, hundred.p50_us, hundred.p99_us),
             (100, 50.0, 99.0)
         );
-        let thousand = RoundTrip::new(micros((1..=1000).map(|number| number * 2 % 1001)));
+        let thousand = RoundTripStats::new(micros((1..=1000).map(|number| number * 2 % 1001)));
         assert_eq!((thousand.p50_us, thousand.p99_us), (500.0, 990.0));
-        let three = RoundTrip::new(micros([3, 1, 2]));
+        let three = RoundTripStats::new(micros([3, 1, 2]));
         assert_eq!((three.p50_us, three.p99_us), (2.0, 3.0));
-        let one = RoundTrip::new(vec![Duration::from_nanos(1_234)]);
+        let one = RoundTripStats::new(vec![Duration::from_nanos(1_234)]);
         assert_eq!((one.p50_us, one.p99_us), (1.234, 1.234));
     }
 
     #[test]
-    fn nothing_measured_is_no_number_that_json_lacks() {
+    fn empty_results_contain_only_json_numbers() {
         let nothing = (
             Throughput::new(&[], Duration::ZERO),
-            RoundTrip::new(Vec::new()),
-            NewConnections::new(1, Vec::new(), Duration::ZERO),
+            RoundTripStats::new(Vec::new()),
+            NewConnectionStats::new(1, Vec::new(), Duration::ZERO),
         );
         let text = serde_json::to_string(&nothing).unwrap();
         assert!(!text.contains("null"), "{text}");
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_throughput_is_the_sum_and_says_how_even_it_was() {
+    fn throughput_sums_connections_and_reports_fairness() {
         let measured = Throughput::new(&[300, 100, 200], Duration::from_millis(500));
         assert_eq!(
             (

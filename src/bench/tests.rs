@@ -1,68 +1,69 @@
-//! Both ends of a measure over a link in memory: that it comes to its end, and what bounds the server's.
+//! Tests of both ends over a link in memory: a measurement completes, and the responder keeps its
+//! limits.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{peer::PLACES, *};
+use super::{responder::BENCH_STREAMS_MAX, *};
 use crate::{
     compress::CompressMethod,
     crypto::EncryptMethod,
     tunnel::{
         ResetCode, Tunnel, TunnelStream,
         raw::{RawReceiver, RawSender},
-        tests::Bed,
+        tests::TunnelTestbed,
     },
 };
 
-/// Serves the measuring streams of a tunnel as a server does, until the tunnel is over.
-async fn serve(agent: Tunnel, method: CompressMethod) {
-    let peer = std::sync::Arc::new(Peer::new(method));
+/// Serves the benchmark streams of a tunnel like a server until the tunnel ends.
+async fn serve(server: Tunnel, method: CompressMethod) {
+    let peer = std::sync::Arc::new(BenchResponder::new(method));
     let mut streams = JoinSet::new();
-    while let Some((stream, details)) = agent.accept().await {
-        let request = Request::read(&details)
+    while let Some((stream, details)) = server.accept().await {
+        let request = BenchRequest::read(&details)
             .unwrap()
-            .expect("a measuring stream");
+            .expect("a benchmark stream");
         let peer = std::sync::Arc::clone(&peer);
         streams.spawn(async move { peer.serve(&stream, request).await });
     }
     streams.shutdown().await;
 }
 
-async fn bed(method: CompressMethod) -> (Bed, Tunnel, JoinSet<()>) {
-    let bed = Bed::new();
-    let (visitor, agent) = bed.tunnels(EncryptMethod::Plain, method).await;
+async fn bed(method: CompressMethod) -> (TunnelTestbed, Tunnel, JoinSet<()>) {
+    let bed = TunnelTestbed::new();
+    let (client, server) = bed.tunnels(EncryptMethod::Plain, method).await;
     let mut served = JoinSet::new();
-    served.spawn(serve(agent, method));
-    (bed, visitor, served)
+    served.spawn(serve(server, method));
+    (bed, client, served)
 }
 
-/// Waits for the code that the peer resets the stream with.
+/// Waits for the reset code that the peer sends.
 async fn reset(stream: &TunnelStream) -> Option<ResetCode> {
     stream.failed().await.reset_code()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plan_measures_everything_with_every_compression_and_content() {
+async fn a_plan_completes_with_every_compression_and_payload() {
     for (method, data) in [
-        (CompressMethod::Null, Data::Random),
-        (CompressMethod::S2, Data::Text),
-        (CompressMethod::Zstd, Data::Text),
+        (CompressMethod::Null, PayloadKind::Random),
+        (CompressMethod::S2, PayloadKind::Text),
+        (CompressMethod::Zstd, PayloadKind::Text),
     ] {
-        let (bed, visitor, mut served) = bed(method).await;
-        let plan = Plan {
+        let (bed, client, mut served) = bed(method).await;
+        let plan = BenchPlan {
             time: Duration::from_millis(20),
             connections: 3,
             data,
         };
-        let (mut measured, mut told) = (Measured::default(), Vec::new());
-        plan.run(&visitor, &mut measured, |progress| {
-            told.push(progress.number)
+        let (mut measured, mut phases) = (BenchResults::default(), Vec::new());
+        plan.run(&client, &mut measured, |progress| {
+            phases.push(progress.number)
         })
         .await
         .unwrap();
-        assert_eq!(told, (1..=9).collect::<Vec<_>>());
+        assert_eq!(phases, (1..=9).collect::<Vec<_>>());
         let json = serde_json::to_string(&measured).unwrap();
         assert!(!json.contains("null"), "{json}");
         assert!(
@@ -81,7 +82,7 @@ async fn a_plan_measures_everything_with_every_compression_and_content() {
             measured
                 .new_connections
                 .at_once
-                .is_some_and(|new| new.connections >= AT_ONCE)
+                .is_some_and(|new| new.connections >= CONCURRENT_CONNECTIONS)
         );
         bed.end().await;
         served.join_next().await;
@@ -89,49 +90,49 @@ async fn a_plan_measures_everything_with_every_compression_and_content() {
 }
 
 #[tokio::test]
-async fn a_sink_says_how_much_it_took_and_a_source_gives_what_it_was_asked_for() {
+async fn a_sink_reports_its_total_and_a_source_sends_the_requested_bytes() {
     let method = CompressMethod::Zstd;
-    let (bed, visitor, _served) = bed(method).await;
-    let sink = visitor.open(Request::Sink.details());
+    let (bed, client, _served) = bed(method).await;
+    let sink = client.open(BenchRequest::Sink.details());
     RawSender::new(&sink, method)
         .send_all(Bytes::from(vec![7; 100_000]))
         .await
         .unwrap();
     sink.finish();
-    let (mut receiver, mut said) = (RawReceiver::new(&sink, method), Vec::new());
+    let (mut receiver, mut reports) = (RawReceiver::new(&sink, method), Vec::new());
     while let Some(raw) = receiver.receive().await.unwrap() {
-        said.extend_from_slice(&raw);
+        reports.extend_from_slice(&raw);
     }
-    assert_eq!(said.last_chunk(), Some(&100_000_u64.to_be_bytes()));
+    assert_eq!(reports.last_chunk(), Some(&100_000_u64.to_be_bytes()));
 
-    let source = visitor.open(
-        Request::Source {
-            data: Data::Random,
+    let source = client.open(
+        BenchRequest::Source {
+            data: PayloadKind::Random,
             duration_ms: 60_000,
             bytes: 1_234_567,
         }
         .details(),
     );
     source.finish();
-    let (mut receiver, mut given) = (RawReceiver::new(&source, method), 0);
+    let (mut receiver, mut received) = (RawReceiver::new(&source, method), 0);
     while let Some(raw) = receiver.receive().await.unwrap() {
-        given += raw.len();
+        received += raw.len();
     }
-    assert_eq!(given, 1_234_567);
+    assert_eq!(received, 1_234_567);
     bed.end().await;
 }
 
 #[tokio::test]
-async fn a_tunnel_has_only_so_many_measuring_streams_and_a_place_is_free_again_when_one_ends() {
-    let (bed, visitor, _served) = bed(CompressMethod::Null).await;
-    let mut held: Vec<TunnelStream> = (0..PLACES)
-        .map(|_| visitor.open(Request::Echo.details()))
+async fn a_tunnel_limits_its_benchmark_streams_and_frees_slots() {
+    let (bed, client, _served) = bed(CompressMethod::Null).await;
+    let mut streams: Vec<TunnelStream> = (0..BENCH_STREAMS_MAX)
+        .map(|_| client.open(BenchRequest::Echo.details()))
         .collect();
-    let refused = visitor.open(Request::Sink.details());
+    let refused = client.open(BenchRequest::Sink.details());
     assert_eq!(reset(&refused).await, Some(ResetCode::Limit));
-    drop(held.pop());
+    drop(streams.pop());
     loop {
-        let another = visitor.open(Request::Echo.details());
+        let another = client.open(BenchRequest::Echo.details());
         let sent = RawSender::new(&another, CompressMethod::Null)
             .send_all(Bytes::from_static(b"?"))
             .await;
@@ -148,19 +149,19 @@ async fn a_tunnel_has_only_so_many_measuring_streams_and_a_place_is_free_again_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_measuring_stream_lives_for_ever() {
-    let (bed, visitor, _served) = bed(CompressMethod::Null).await;
-    let forgotten = visitor.open(Request::Echo.details());
-    let endless = visitor.open(
-        Request::Source {
-            data: Data::Random,
+async fn benchmark_streams_time_out() {
+    let (bed, client, _served) = bed(CompressMethod::Null).await;
+    let unread_echo = client.open(BenchRequest::Echo.details());
+    let unread_source = client.open(
+        BenchRequest::Source {
+            data: PayloadKind::Random,
             duration_ms: u64::MAX,
             bytes: u64::MAX,
         }
         .details(),
     );
-    // Nobody reads it: its window is full for ever.
-    assert_eq!(reset(&forgotten).await, Some(ResetCode::Timeout));
-    assert_eq!(reset(&endless).await, Some(ResetCode::Timeout));
+    // The test never reads this stream, so its window stays full.
+    assert_eq!(reset(&unread_echo).await, Some(ResetCode::Timeout));
+    assert_eq!(reset(&unread_source).await, Some(ResetCode::Timeout));
     bed.end().await;
 }

@@ -1,5 +1,6 @@
-//! `report bench`: measures the way through a client's configuration, over its link and a tunnel of its own, to the measuring peer that is built
-//! into the server. Listens nowhere; the service behind the port hears nothing of it.
+//! `report bench`: measures the path to a server through the link of a client configuration and a
+//! separate tunnel. The peer is the benchmark responder of the server. This command opens no
+//! listeners, and the service behind the port sees no traffic.
 
 use std::{
     io::{self, Write as _},
@@ -13,47 +14,51 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ConfigFile,
+    ConfigFile, bench_table,
     progress::ProgressLine,
     roles::{client_uplink, port_parameters},
     signals::{Signals, run_until_signal},
-    table, threads,
+    threads,
 };
 use crate::{
-    bench::{Data, MeasureError, Measured, PLACES, Plan, Progress, UnknownData},
-    client::direct::{self, Reached},
+    bench::{
+        BENCH_STREAMS_MAX, BenchPlan, BenchResults, MeasureError, PayloadKind, PhaseProgress,
+        UnknownPayloadKind,
+    },
+    client::direct::{self, DirectTunnel},
     config::{self, ClientConfig, PortConfig, RoleConfig},
-    telemetry::shown_in_json,
-    tunnel::Commons,
+    telemetry::escape_json,
+    tunnel::ProcessShared,
 };
 
-/// How long a phase may take, in seconds: from what a link in memory takes to a minute.
+/// The valid durations of a phase, in seconds. The shortest suits a link in memory.
 const SECONDS: std::ops::RangeInclusive<f64> = 0.05..=60.0;
 
-/// A server is waited for as long as new connections wait, and at least so long: a second from a link to a tunnel is a slow path.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The minimum time to wait for a server. `hold_timeout` applies when it is longer. On a slow path
+/// a tunnel needs a second after the link.
+const SERVER_WAIT_MIN: Duration = Duration::from_secs(1);
 
-/// Half of what the server takes: those before may still be ending.
-const CONNECTIONS_MAX: i64 = PLACES as i64 / 2;
+/// Half of the server's limit, because streams of the previous phase may still be closing.
+const CONNECTIONS_MAX: i64 = BENCH_STREAMS_MAX as i64 / 2;
 
-/// What `report bench` is told.
+/// The arguments of `report bench`.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
     #[command(flatten)]
     file: ConfigFile,
-    /// The port to measure, by its `mark`; the first one unless given
+    /// Port to measure, by its `mark` (default: the first)
     #[arg(long)]
     mark: Option<String>,
-    /// How long each of the nine phases measures, 0.05 to 60
+    /// Seconds per phase, 0.05 to 60; there are nine phases
     #[arg(long, value_name = "N", default_value = "3", value_parser = seconds)]
     seconds: Duration,
-    /// How many connections share the throughput where it is not one
+    /// Connections in the phases with parallel transfers
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=CONNECTIONS_MAX))]
     connections: u16,
-    /// What is sent: random (does not shrink) or text (does)
+    /// Payload: random (incompressible) or text (compressible)
     #[arg(long, default_value = "random", value_parser = data)]
-    data: Data,
-    /// Print one JSON object, with the units in the names of its fields
+    data: PayloadKind,
+    /// Print one JSON object with units in the field names
     #[arg(long)]
     json: bool,
 }
@@ -65,62 +70,63 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .filter(|seconds| SECONDS.contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| {
         format!(
-            "write seconds, from {} to {}",
+            "write seconds from {} to {}",
             SECONDS.start(),
             SECONDS.end()
         )
     })
 }
 
-fn data(text: &str) -> Result<Data, UnknownData> {
+fn data(text: &str) -> Result<PayloadKind, UnknownPayloadKind> {
     text.parse()
 }
 
-/// What is printed.
+/// The printed results.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Report {
+pub(super) struct BenchReport {
     /// The version of this program.
     pub version: &'static str,
-    /// The port's mark.
+    /// The mark of the port.
     pub port: String,
-    /// The master's address.
+    /// The address of the master.
     pub master: String,
-    /// Whether the link to it uses TLS.
+    /// Whether the link uses TLS.
     pub tls: bool,
     pub encrypt_method: String,
     pub compress_method: String,
-    pub data: Data,
-    /// Of each phase.
+    pub data: PayloadKind,
+    /// The duration of each phase.
     pub phase_seconds: f64,
-    /// Of the parallel throughput.
+    /// The number of connections of the parallel transfers.
     pub connections: usize,
-    /// From the dial until the link stood.
+    /// The time from the dial until the link was established.
     pub link_ms: f64,
-    /// From then until the tunnel was attached.
+    /// The time from then until the tunnel was attached.
     pub attach_ms: f64,
     #[serde(flatten)]
-    pub measured: Measured,
-    /// Whether everything was measured.
+    pub measured: BenchResults,
+    /// Whether all phases completed.
     pub complete: bool,
 }
 
-/// Measures, and prints what came of it.
+/// Runs the measurement and prints the results.
 ///
 /// # Errors
-/// When the file is wrong or no client's, there is no tunnel, or a phase failed; what was measured until then is printed all the same.
+/// Fails when the file is invalid or not a client's, no tunnel is established, or a phase fails.
+/// Results of finished phases are printed even then.
 pub fn bench(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     let file = &arguments.file.config;
     let loaded = config::load(file)?;
     let RoleConfig::Client(config) = &loaded.config.role else {
         bail!(
-            "{} is a {}'s: `report bench` takes the configuration of a client",
+            "{} is a {} configuration: `report bench` needs the configuration of a client",
             file.display(),
             loaded.config.role.name()
         );
     };
-    let port =
-        chosen(config, arguments.mark.as_deref()).with_context(|| file.display().to_string())?;
-    let runtime = threads::of_a_role()?;
+    let port = select_port(config, arguments.mark.as_deref())
+        .with_context(|| file.display().to_string())?;
+    let runtime = threads::role_runtime()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().context("cannot receive signals")?;
         let cancel = CancellationToken::new();
@@ -135,8 +141,8 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     outcome
 }
 
-/// The port that is to be measured.
-fn chosen<'c>(config: &'c ClientConfig, mark: Option<&str>) -> anyhow::Result<&'c PortConfig> {
+/// Returns the port to measure.
+fn select_port<'c>(config: &'c ClientConfig, mark: Option<&str>) -> anyhow::Result<&'c PortConfig> {
     let mut ports = config.ports.iter();
     let found = match mark {
         Some(mark) => ports.find(|port| port.mark == mark),
@@ -163,89 +169,93 @@ async fn measure(
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     let uplink = client_uplink(config)?;
-    let parameters = port_parameters(port, &config.link, &Commons::default());
-    let plan = Plan {
+    let parameters = port_parameters(port, &config.link, &ProcessShared::default());
+    let plan = BenchPlan {
         time: arguments.seconds,
         connections: usize::from(arguments.connections),
         data: arguments.data,
     };
     let line = ProgressLine::new();
-    line.show("linking to the master …");
+    line.show("connecting to the master …");
     let stop = cancel.clone();
-    let work = move |reached: Reached| async move { run(plan, reached, &line, &stop).await };
+    let work = move |reached: DirectTunnel| async move { run(plan, reached, &line, &stop).await };
     let reached = direct::with_tunnel(
         uplink,
         parameters,
-        config.hold_timeout.max(PATIENCE),
+        config.hold_timeout.max(SERVER_WAIT_MIN),
         cancel,
         work,
     )
     .await;
     let (reached, measured, outcome) = reached.inspect_err(|_| ProgressLine::new().clear())?;
-    if let Err(Stopped::NotServed) = outcome {
+    if let Err(Incomplete::NotServed) = outcome {
         bail!("{}", not_served(&reached));
     }
-    let report = Report::new(port, arguments, &reached, measured, outcome.is_ok());
-    print(&report, arguments.json).context("cannot print what was measured")?;
+    let report = BenchReport::new(port, arguments, &reached, measured, outcome.is_ok());
+    print(&report, arguments.json).context("cannot print the results")?;
     match outcome {
         Ok(()) => Ok(()),
-        Err(Stopped::Failed(error)) => Err(error.into()),
-        Err(Stopped::NotServed | Stopped::Interrupted) => bail!("interrupted"),
+        Err(Incomplete::Failed(error)) => Err(error.into()),
+        Err(Incomplete::NotServed | Incomplete::Interrupted) => bail!("interrupted"),
     }
 }
 
-/// Why the measure did not come to its end.
-enum Stopped {
-    /// The server takes no measuring streams.
+/// Why a measurement is incomplete.
+enum Incomplete {
+    /// The server accepts no benchmark streams.
     NotServed,
     /// A phase failed.
     Failed(MeasureError),
-    /// By a signal.
+    /// A signal interrupted the measurement.
     Interrupted,
 }
 
 async fn run(
-    plan: Plan,
-    reached: Reached,
+    plan: BenchPlan,
+    reached: DirectTunnel,
     line: &ProgressLine,
     stop: &CancellationToken,
-) -> (Reached, Measured, Result<(), Stopped>) {
-    let mut measured = Measured::default();
-    if reached.taker.bench != Some(true) {
+) -> (DirectTunnel, BenchResults, Result<(), Incomplete>) {
+    let mut measured = BenchResults::default();
+    if reached.server_info.bench != Some(true) {
         line.clear();
-        return (reached, measured, Err(Stopped::NotServed));
+        return (reached, measured, Err(Incomplete::NotServed));
     }
-    let tell =
-        |Progress { number, of, phase }: Progress| line.show(&format!("{number}/{of} {phase} …"));
+    let on_progress =
+        |PhaseProgress {
+             number,
+             total,
+             phase,
+         }: PhaseProgress| { line.show(&format!("{number}/{total} {phase} …")) };
     let outcome = tokio::select! {
-        outcome = plan.run(&reached.tunnel, &mut measured, tell) => outcome.map_err(Stopped::Failed),
-        () = stop.cancelled() => Err(Stopped::Interrupted),
+        outcome = plan.run(&reached.tunnel, &mut measured, on_progress) => outcome.map_err(Incomplete::Failed),
+        () = stop.cancelled() => Err(Incomplete::Interrupted),
     };
     line.clear();
     (reached, measured, outcome)
 }
 
-fn not_served(reached: &Reached) -> &'static str {
-    match reached.taker.bench {
+fn not_served(reached: &DirectTunnel) -> &'static str {
+    match reached.server_info.bench {
         Some(_) => {
-            "the server takes no measuring streams: its configuration says \"bench\": false; take that out to measure"
+            "the server accepts no benchmark streams: its configuration contains \"bench\": false; remove that to measure"
         }
         None => {
-            "the server takes no measuring streams: its version does not know them; upgrade the server"
+            "the server accepts no benchmark streams: its version does not support them; upgrade the server"
         }
     }
 }
 
-impl Report {
+impl BenchReport {
     fn new(
         port: &PortConfig,
         arguments: &BenchArguments,
-        reached: &Reached,
-        measured: Measured,
+        reached: &DirectTunnel,
+        measured: BenchResults,
         complete: bool,
     ) -> Self {
         let milliseconds = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-        Report {
+        BenchReport {
             version: env!("CARGO_PKG_VERSION"),
             port: port.mark.clone(),
             tls: reached.master.starts_with("wss://"),
@@ -263,11 +273,11 @@ impl Report {
     }
 }
 
-fn print(report: &Report, json: bool) -> anyhow::Result<()> {
+fn print(report: &BenchReport, json: bool) -> anyhow::Result<()> {
     let text = if json {
-        shown_in_json(&serde_json::to_string(report)?).into_owned() + "\n"
+        escape_json(&serde_json::to_string(report)?).into_owned() + "\n"
     } else {
-        table::table(report)
+        bench_table::render(report)
     };
     Ok(io::stdout().write_all(text.as_bytes())?)
 }
@@ -293,13 +303,15 @@ mod tests {
     }
 
     #[test]
-    fn the_first_port_is_measured_unless_another_is_named() {
-        assert_eq!(chosen(&client(), None).expect("the first").mark, "SSH");
+    fn select_port_defaults_to_the_first_port() {
+        assert_eq!(select_port(&client(), None).expect("the first").mark, "SSH");
         assert_eq!(
-            chosen(&client(), Some("远程桌面")).expect("named").mark,
+            select_port(&client(), Some("远程桌面"))
+                .expect("named")
+                .mark,
             "远程桌面"
         );
-        let error = chosen(&client(), Some("RDP"))
+        let error = select_port(&client(), Some("RDP"))
             .expect_err("unknown")
             .to_string();
         assert!(

@@ -1,4 +1,5 @@
-//! `report check`: what a file means, or what is wrong with it. Reads the files that it names; listens nowhere and dials nobody.
+//! `report check`: validates a configuration and describes its meaning. It reads the files that the
+//! configuration names. It opens no listeners and no connections.
 
 use std::{
     fmt::Write as _,
@@ -19,13 +20,14 @@ use crate::{
         dial::{Bind, DialParameters, ProxyChoice},
         tls::{self, TlsError},
     },
-    telemetry::shown,
+    telemetry::escape_text,
 };
 
-/// Prints what the file means, and warnings on standard error.
+/// Prints a description of the configuration, and warnings on standard error.
 ///
 /// # Errors
-/// Everything that is wrong with the file, or the certificate or the `bind_address` that cannot be used.
+/// Returns everything that is wrong with the file, or why its certificate or `bind_address` is
+/// unusable.
 pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
     let loaded = config::load(file)?;
     certificates(&loaded.config.role)?;
@@ -34,16 +36,16 @@ pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
     writeln!(
         io::stdout(),
         "{} is valid.\n{}",
-        shown(&name),
+        escape_text(&name),
         describe(&loaded.config).trim_end()
     )?;
     for warning in warnings(&loaded).into_iter().chain(bind_warning) {
-        super::complain(&format!("warning: {name}: {warning}"));
+        super::print_error(&format!("warning: {name}: {warning}"));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads what TLS needs, as the role would.
+/// Reads the TLS files like the role would.
 fn certificates(role: &RoleConfig) -> Result<(), TlsError> {
     match role {
         RoleConfig::Master(master) => master
@@ -65,26 +67,28 @@ fn authorities(link: &LinkConfig) -> Result<(), TlsError> {
     Ok(())
 }
 
-/// Whether this machine can dial from `bind_address` now. What is not there yet may come, as the interface of a VPN does: only a warning.
+/// Checks whether this machine can dial from `bind_address` now. A missing address is only a
+/// warning, because it may appear later, like the interface of a VPN.
 fn bind_address(role: &RoleConfig) -> anyhow::Result<Option<Warning>> {
     let bind = match role {
         RoleConfig::Master(_) => None,
         RoleConfig::Server(server) => server.link.dial.bind.as_ref(),
         RoleConfig::Client(client) => client.link.dial.bind.as_ref(),
     };
-    let Some((bind, error)) = bind.and_then(|bind| Some((bind, bind.try_now().err()?))) else {
+    let Some((bind, error)) = bind.and_then(|bind| Some((bind, bind.check_bindable().err()?)))
+    else {
         return Ok(None);
     };
     let cause = match (error.kind(), bind) {
         (io::ErrorKind::Unsupported, _) => bail!("`bind_address` (\"{bind}\"): {error}"),
         (io::ErrorKind::PermissionDenied, _) => {
-            "this user may not dial from there: run rePort with CAP_NET_RAW, or write an IP address"
+            "this user lacks the permission: run rePort with CAP_NET_RAW, or write an IP address"
         }
         (_, Bind::Address(_)) => {
-            "this machine has no such address now: until it has, no master is reached; correct it if it is wrong"
+            "this machine has no such address now: no master is reachable until the address appears; correct it if it is wrong"
         }
         (_, Bind::Interface(_)) => {
-            "this machine has no such interface now: until it has, no master is reached; correct it if it is wrong"
+            "this machine has no such interface now: no master is reachable until the interface appears; correct it if it is wrong"
         }
     };
     let message = format!("(\"{bind}\") cannot be used: {cause} ({error})");
@@ -94,7 +98,7 @@ fn bind_address(role: &RoleConfig) -> anyhow::Result<Option<Warning>> {
     }))
 }
 
-/// What the file means, a line for each thing; never a key.
+/// Describes the configuration, one line per setting. Keys never appear.
 fn describe(config: &Config) -> String {
     let mut lines = vec![
         format!("mode: {}", config.role.name()),
@@ -105,16 +109,16 @@ fn describe(config: &Config) -> String {
         RoleConfig::Server(server) => {
             describe_link(
                 &server.link,
-                "is linked to all of them at the same time",
+                "linked to all of them at the same time",
                 &mut lines,
             );
             let limits = &server.limits;
             lines.push(format!(
-                "limits: {} connections in all, {} for each port, {} for each client of it",
+                "limits: {} connections, {} per port, {} per client of a port",
                 limits.streams, limits.streams_per_port, limits.streams_per_tunnel
             ));
             lines.push(format!(
-                "limits: {} clients for each port; {} for slow services and clients",
+                "limits: {} clients per port; {} for data queued for slow services and clients",
                 limits.tunnels_per_port, limits.memory
             ));
             lines.push(format!(
@@ -128,10 +132,14 @@ fn describe(config: &Config) -> String {
             describe_ports(&server.ports, "dials", &mut lines);
         }
         RoleConfig::Client(client) => {
-            describe_link(&client.link, choice(client.master_choice), &mut lines);
+            describe_link(
+                &client.link,
+                describe_choice(client.master_choice),
+                &mut lines,
+            );
             lines.push(format!("hold_timeout: {:?}", client.hold_timeout));
             lines.push(format!(
-                "limits: {} for slow applications and servers",
+                "limits: {} for data queued for slow applications and servers",
                 client.limits.memory
             ));
             describe_ports(&client.ports, "listens at", &mut lines);
@@ -139,7 +147,7 @@ fn describe(config: &Config) -> String {
     }
     lines.push(format!("grace_period: {:?}", config.role.grace_period()));
     lines.into_iter().fold(String::new(), |mut text, line| {
-        let _ = writeln!(text, "  {}", shown(&line));
+        let _ = writeln!(text, "  {}", escape_text(&line));
         text
     })
 }
@@ -154,7 +162,7 @@ fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
             files.cert.display(),
             files.key.display()
         ),
-        None => "tls: none here".to_owned(),
+        None => "tls: off".to_owned(),
     });
     if let Some(file) = master
         .tls
@@ -162,7 +170,7 @@ fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
         .and_then(|files| files.client_ca.as_ref())
     {
         lines.push(format!(
-            "tls: every peer must show a certificate of {}",
+            "tls: every peer must present a certificate signed by {}",
             file.display()
         ));
     }
@@ -174,26 +182,26 @@ fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
             "not answered"
         }
     ));
-    describe_front(master, lines);
+    describe_web_front(master, lines);
     let limits = &master.limits;
     lines.push(format!(
-        "limits: {} links, {} for each address",
+        "limits: {} links, {} per address",
         limits.links, limits.links_per_address
     ));
     lines.push(format!(
-        "limits: {} ports and {} channels for each link",
+        "limits: {} ports and {} channels per link",
         limits.ports_per_link, limits.channels_per_link
     ));
     lines.push(format!(
-        "limits: headers of {}, queues of {} in all",
+        "limits: request headers up to {}, all queues up to {}",
         limits.header_bytes, limits.memory
     ));
 }
 
-/// What strangers see, and who is believed about whom.
-fn describe_front(master: &MasterConfig, lines: &mut Vec<String>) {
+/// Describes what HTTP visitors see, and which proxies the master trusts.
+fn describe_web_front(master: &MasterConfig, lines: &mut Vec<String>) {
     lines.push(match &master.fallback {
-        FallbackConfig::NotFound => "fallback: 404, nothing is there".to_owned(),
+        FallbackConfig::NotFound => "fallback: 404 page".to_owned(),
         FallbackConfig::Files(folder) => format!("fallback: the files of {}", folder.display()),
         FallbackConfig::Server {
             address,
@@ -203,7 +211,7 @@ fn describe_front(master: &MasterConfig, lines: &mut Vec<String>) {
             address,
             proxy_protocol: true,
         } => {
-            format!("fallback: the web server at {address}, told of visitors by the PROXY protocol")
+            format!("fallback: the web server at {address}, with PROXY protocol headers")
         }
     });
     let networks: Vec<String> = master
@@ -224,11 +232,11 @@ fn describe_front(master: &MasterConfig, lines: &mut Vec<String>) {
     lines.push(format!("trusted_proxies: {networks} ({by})"));
 }
 
-/// How the master is reached, where that is not the usual way.
-fn describe_way(dial: &DialParameters, lines: &mut Vec<String>) {
+/// Describes how the role dials its masters, as far as it differs from the defaults.
+fn describe_dial(dial: &DialParameters, lines: &mut Vec<String>) {
     match &dial.proxy {
         ProxyChoice::Environment => {}
-        ProxyChoice::Direct => lines.push("proxy: none, whatever the environment says".to_owned()),
+        ProxyChoice::Direct => lines.push("proxy: none, the environment is ignored".to_owned()),
         ProxyChoice::Fixed(proxy) => {
             let user = proxy
                 .user
@@ -255,7 +263,7 @@ fn describe_way(dial: &DialParameters, lines: &mut Vec<String>) {
         .request
         .headers_file
         .as_ref()
-        .map(|file| format!("those of {}", file.display()));
+        .map(|file| format!("the headers in {}", file.display()));
     let headers: Vec<String> = names.chain(file).collect();
     if !headers.is_empty() {
         lines.push(format!("headers: {}", headers.join(", ")));
@@ -268,14 +276,12 @@ fn describe_way(dial: &DialParameters, lines: &mut Vec<String>) {
     }
 }
 
-/// What a client does with several masters.
-fn choice(choice: MasterChoice) -> &'static str {
+/// Describes how a client uses several masters.
+fn describe_choice(choice: MasterChoice) -> &'static str {
     match choice {
-        MasterChoice::Ordered => {
-            "uses one at a time: ordered, the next one is dialled when one fails"
-        }
+        MasterChoice::Ordered => "linked to one at a time: ordered, a failure moves on to the next",
         MasterChoice::Raced => {
-            "uses one at a time: raced, they are dialled side by side and the first that takes it in is used"
+            "linked to one at a time: raced, dialled concurrently and the first that accepts the client is used"
         }
     }
 }
@@ -287,14 +293,14 @@ fn describe_link(link: &LinkConfig, several: &str, lines: &mut Vec<String>) {
     if link.masters.len() > 1 {
         lines.push(format!("masters: {several}"));
     }
-    describe_way(&link.dial, lines);
+    describe_dial(&link.dial, lines);
     if let Some(ca) = &link.dial.tls.ca {
-        let beside = if link.dial.tls.system_ca {
+        let system_ca = if link.dial.tls.system_ca {
             "the system's authorities and "
         } else {
             ""
         };
-        lines.push(format!("tls: trusts {beside}{}", ca.display()));
+        lines.push(format!("tls: trusts {system_ca}{}", ca.display()));
     }
     lines.push(format!("resume_timeout: {:?}", link.resume_timeout));
     if let Some(age) = link.rotate_after {
@@ -317,11 +323,11 @@ fn describe_ports(ports: &[PortConfig], does: &str, lines: &mut Vec<String>) {
             windows,
             ..
         } = port;
-        let told = proxy_protocol.map_or_else(String::new, |version| {
-            format!(", with PROXY protocol {version} before it")
+        let header = proxy_protocol.map_or_else(String::new, |version| {
+            format!(", with a PROXY protocol {version} header")
         });
         lines.push(format!(
-            "port \"{mark}\": {does} {local_address}{told}; {encrypt_method}, {compress_method}; windows up to {} a stream, {} in all",
+            "port \"{mark}\": {does} {local_address}{header}; {encrypt_method}, {compress_method}; windows up to {} per stream, {} per tunnel",
             windows.stream, windows.tunnel
         ));
     }
@@ -333,7 +339,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with a certificate and its key, and the key of another certificate.
+    /// Creates a folder with a certificate, its key, and the key of another certificate.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("a folder");
         let made =
@@ -371,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_and_its_key_are_fine() {
+    fn a_matching_certificate_and_key_are_valid() {
         let folder = folder();
         assert_eq!(
             check(&written(&folder, &master("cert.pem", "key.pem"))).expect("valid"),
@@ -380,47 +386,47 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_cannot_be_read_is_named() {
+    fn an_unreadable_certificate_is_named() {
         for (text, file) in [
             (master("none.pem", "key.pem"), "none.pem"),
             (master("cert.pem", "none.pem"), "none.pem"),
         ] {
-            let said = refused(&text);
+            let output = refused(&text);
             assert!(
-                said.contains("cannot read") && said.contains(file),
-                "{said}"
+                output.contains("cannot read") && output.contains(file),
+                "{output}"
             );
         }
-        let said = refused(&master("key.pem", "key.pem"));
+        let output = refused(&master("key.pem", "key.pem"));
         assert!(
-            said.contains("no certificate in") && said.contains("key.pem"),
-            "{said}"
+            output.contains("no certificate in") && output.contains("key.pem"),
+            "{output}"
         );
     }
 
     #[test]
     fn a_key_of_another_certificate_names_both_files() {
-        let said = refused(&master("cert.pem", "other.pem"));
+        let output = refused(&master("cert.pem", "other.pem"));
         assert!(
-            said.contains("cert.pem")
-                && said.contains("other.pem")
-                && said.contains("does not belong"),
-            "{said}"
+            output.contains("cert.pem")
+                && output.contains("other.pem")
+                && output.contains("does not belong"),
+            "{output}"
         );
     }
 
     #[test]
-    fn authorities_that_cannot_be_read_are_named() {
+    fn unreadable_authorities_are_named() {
         let port = r#"{"local_address": "127.0.0.1:0", "port_key": "k"}"#;
         let client = format!(
             r#"{{"mode": "client", "master": "wss://host/", "tls": {{"ca": "none.pem"}}, "ports": [{port}]}}"#
         );
-        let said = refused(&client);
-        assert!(said.contains("none.pem"), "{said}");
+        let output = refused(&client);
+        assert!(output.contains("none.pem"), "{output}");
     }
 
     #[test]
-    fn an_address_or_interface_that_is_not_here_is_warned_of() {
+    fn a_missing_bind_address_is_a_warning() {
         for (bind, says) in [
             (
                 "192.0.2.7",
@@ -441,48 +447,48 @@ mod tests {
                 r#"{{"mode": "client", "master": "a:1", "bind_address": "{bind}", "ports": [{port}]}}"#
             );
             let loaded = config::parse(&text, Path::new("c.json"), &|_| None).expect("loads");
-            let said = bind_address(&loaded.config.role)
+            let output = bind_address(&loaded.config.role)
                 .expect("no error")
                 .map(|warning| warning.to_string())
                 .unwrap_or_default();
-            assert_eq!(said.is_empty(), says.is_empty(), "{bind}: {said}");
-            assert!(said.contains(says), "{bind}: {said}");
+            assert_eq!(output.is_empty(), says.is_empty(), "{bind}: {output}");
+            assert!(output.contains(says), "{bind}: {output}");
         }
     }
 
     #[test]
-    fn a_description_names_what_matters_and_no_key() {
+    fn the_description_contains_settings_but_no_keys() {
         let text = r#"{"mode": "server", "master": "host:1", "master_key": "hush", "ports": [
             {"mark": "远程桌面", "local_address": "127.0.0.1:3389", "port_key": "hush", "compress_method": "zstd"},
             {"mark": "web", "local_address": "127.0.0.1:80", "port_key": "hushed", "proxy_protocol": "v2"}]}"#;
         let loaded = config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
-        let said = describe(&loaded.config);
+        let output = describe(&loaded.config);
         for part in [
             "mode: server",
             "ws://host:1/",
             "远程桌面",
             "dials 127.0.0.1:3389;",
-            "dials 127.0.0.1:80, with PROXY protocol v2 before it;",
+            "dials 127.0.0.1:80, with a PROXY protocol v2 header;",
             "aes-128-gcm, zstd",
             "32 MiB",
         ] {
-            assert!(said.contains(part), "nothing of {part} in {said}");
+            assert!(output.contains(part), "missing {part} in {output}");
         }
-        assert!(!said.contains("hush"), "{said}");
-        assert!(!said.contains("masters:"), "there is one: {said}");
+        assert!(!output.contains("hush"), "{output}");
+        assert!(!output.contains("masters:"), "there is one: {output}");
     }
 
     #[test]
-    fn a_mark_cannot_steer_a_terminal() {
+    fn a_mark_cannot_control_the_terminal() {
         let text = r#"{"mode": "client", "master": "host:1", "ports": [
             {"mark": "a\u202eb\u2028\u0007c", "local_address": "127.0.0.1:1", "port_key": "k"}]}"#;
         let loaded = config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
-        let said = describe(&loaded.config);
-        assert!(said.contains(r"a\u{202e}b\u{2028}\u{7}c"), "{said}");
+        let output = describe(&loaded.config);
+        assert!(output.contains(r"a\u{202e}b\u{2028}\u{7}c"), "{output}");
     }
 
     #[test]
-    fn what_is_done_with_several_masters_is_said() {
+    fn the_description_explains_several_masters() {
         let key = |mode| {
             if mode == "server" {
                 r#""master_key": "k","#
@@ -506,12 +512,12 @@ mod tests {
                 r#"{{"mode": "{mode}", "master": ["a:1", "b:2"], {key} {choice} "ports": [{port}]}}"#
             );
             let loaded = config::parse(&text, Path::new("c.json"), &|_| None).expect("loads");
-            let said = describe(&loaded.config);
+            let output = describe(&loaded.config);
             assert!(
-                said.contains("master: ws://a:1/")
-                    && said.contains("master: ws://b:2/")
-                    && said.contains(part),
-                "{said}"
+                output.contains("master: ws://a:1/")
+                    && output.contains("master: ws://b:2/")
+                    && output.contains(part),
+                "{output}"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! The three files of a quickstart: made, run and written from the same text.
+//! The three configuration files of a quickstart. The same text is run and written.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,32 +18,32 @@ use crate::{
     random,
 };
 
-/// Where the three roles of one machine meet.
+/// The addresses of three roles on one machine.
 #[derive(Debug, Clone)]
-pub struct Meeting {
+pub struct Topology {
     /// Where the master listens.
     pub master: HostPort,
     /// Where the client listens.
     pub client: HostPort,
-    /// What the server dials.
+    /// The service that the server dials.
     pub service: HostPort,
-    /// What the service is called.
+    /// The name of the service.
     pub mark: String,
 }
 
-/// The files, by name.
+/// The files with their names.
 pub struct Configurations([(&'static str, String); 3]);
 
 impl Configurations {
-    /// Makes the three files, with new keys.
+    /// Creates the three files with new keys.
     ///
     /// # Errors
-    /// None that can be caused from outside.
-    pub fn new(meeting: &Meeting) -> anyhow::Result<Self> {
+    /// Fails only on an internal error.
+    pub fn new(topology: &Topology) -> anyhow::Result<Self> {
         let [master_key, port_key] =
             [(); 2].map(|()| RawSecret::Text(strength::generate(random::bytes())));
         let port = |address: &HostPort| RawPort {
-            mark: Some(meeting.mark.clone()),
+            mark: Some(topology.mark.clone()),
             local_address: Some(address.to_string()),
             port_key: Some(port_key.clone()),
             encrypt_method: Some(EncryptMethod::Aes128Gcm.to_string()),
@@ -52,7 +52,7 @@ impl Configurations {
         };
         let mode = |name: &str| Some(name.to_owned());
         let log_level = Some("info".to_owned());
-        let at_master = || Some(meeting.master.to_string().into());
+        let at_master = || Some(topology.master.to_string().into());
         let master = RawMaster {
             mode: mode("master"),
             log_level: log_level.clone(),
@@ -65,14 +65,14 @@ impl Configurations {
             log_level: log_level.clone(),
             master: at_master(),
             master_key: Some(master_key),
-            ports: Some(vec![port(&meeting.service)]),
+            ports: Some(vec![port(&topology.service)]),
             ..RawServer::default()
         };
         let client = RawClient {
             mode: mode("client"),
             log_level,
             master: at_master(),
-            ports: Some(vec![port(&meeting.client)]),
+            ports: Some(vec![port(&topology.client)]),
             ..RawClient::default()
         };
         Ok(Self([
@@ -82,15 +82,15 @@ impl Configurations {
         ]))
     }
 
-    /// Names and texts: master, server, client.
+    /// Names and texts of master, server and client.
     pub fn files(&self) -> &[(&'static str, String); 3] {
         &self.0
     }
 
-    /// What the files mean: master, server, client.
+    /// Parses the files of master, server and client.
     ///
     /// # Errors
-    /// None that can be caused from outside.
+    /// Fails only on an internal error.
     pub fn load(&self) -> anyhow::Result<[Config; 3]> {
         let [master, server, client] = &self.0;
         let load = |(name, text): &(&str, String)| {
@@ -99,17 +99,19 @@ impl Configurations {
         Ok([load(master)?, load(server)?, load(client)?])
     }
 
-    /// Writes the files into `folder`, which is made if it is not there; readable for nobody else, as they hold keys.
+    /// Writes the files into `folder` and creates it if necessary. Only the owner can read them,
+    /// because they hold keys.
     ///
     /// # Errors
-    /// When one of them is there already (then none is written), or the system refuses.
+    /// Fails when one of the files already exists, or the system refuses. In the first case nothing
+    /// is written.
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         let paths = self.0.iter().map(|(name, text)| (folder.join(name), text));
         if let Some((path, _)) = paths.clone().find(|(path, _)| path.exists()) {
             bail!(
-                "{} is there already and stays as it is: name another folder with --write, or move it away",
+                "{} already exists and was not changed: use another folder with --write, or move the file",
                 path.display()
             );
         }
@@ -126,7 +128,7 @@ fn text(raw: &impl Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(raw)? + "\n")
 }
 
-/// A new file that its owner alone reads.
+/// Creates a new file that only its owner can read.
 pub(super) fn create_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -140,10 +142,10 @@ mod tests {
     use super::*;
     use crate::config::RoleConfig;
 
-    fn meeting() -> Meeting {
+    fn topology() -> Topology {
         let [master, client, service] =
             ["127.0.0.1:51324", "127.0.0.1:8080", "[::1]:80"].map(|text| text.parse().expect(text));
-        Meeting {
+        Topology {
             master,
             client,
             service,
@@ -152,8 +154,8 @@ mod tests {
     }
 
     #[test]
-    fn the_three_files_fit_together() {
-        let configurations = Configurations::new(&meeting()).expect("made");
+    fn the_three_files_match() {
+        let configurations = Configurations::new(&topology()).expect("made");
         let [master, server, client] = configurations
             .load()
             .expect("valid")
@@ -173,7 +175,7 @@ mod tests {
             (&here.port_key, here.encrypt_method),
             (&there.port_key, there.encrypt_method)
         );
-        assert_eq!(there.local_address, meeting().service);
+        assert_eq!(there.local_address, topology().service);
         assert_ne!(here.port_key, server.master_key);
         assert!(
             !configurations.files()[2].1.contains("master_key"),
@@ -185,7 +187,7 @@ mod tests {
     fn written_files_are_private_and_never_overwrite() {
         let folder = tempfile::tempdir().expect("a folder");
         let inside = folder.path().join("new");
-        let configurations = Configurations::new(&meeting()).expect("made");
+        let configurations = Configurations::new(&topology()).expect("made");
         configurations.write(&inside).expect("written");
         for (name, text) in configurations.files() {
             assert_eq!(&fs::read_to_string(inside.join(name)).expect("there"), text);
@@ -200,7 +202,7 @@ mod tests {
             }
         }
         fs::remove_file(inside.join("master.json")).expect("removed");
-        let error = Configurations::new(&meeting())
+        let error = Configurations::new(&topology())
             .expect("made")
             .write(&inside)
             .expect_err("refused")
@@ -211,7 +213,7 @@ mod tests {
         );
         assert!(
             !inside.join("master.json").exists(),
-            "none is written when one is there"
+            "nothing is written when one file exists"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! `report doctor`: walks a role's way and says what holds, what fails, and what to do.
+//! `report doctor`: diagnoses the path of a role and prints evidence, causes and remedies.
 
 use std::{
     fmt::Write as _,
@@ -21,25 +21,27 @@ use super::{
     warnings::warnings,
 };
 use crate::{
-    config::{self, Config, HostPort, LinkConfig, Loaded, MasterConfig, PortConfig, RoleConfig},
+    config::{
+        self, Config, HostPort, LinkConfig, LoadedConfig, MasterConfig, PortConfig, RoleConfig,
+    },
     crypto::LinkKey,
     doctor::{
-        self, Journal, MasterWay, Outcome, Relay, RelayAddress, SILENCES, Step, Traveller,
-        TravellerPort,
+        self, DoctorReport, DoctorStep, IDLE_PERIODS, ListenAddress, MasterSubject, MasterTarget,
+        StepOutcome, Subject, SubjectPort,
     },
     frame::Role,
     link::{Reason, dial::Dialer},
-    telemetry::{shown, shown_in_json},
-    tunnel::Commons,
+    telemetry::{escape_json, escape_text},
+    tunnel::ProcessShared,
 };
 
-/// How long each measure takes unless told otherwise.
+/// The default duration of each measurement in seconds.
 const MEASURE: &str = "1";
 
-/// A server is waited for at least so long: a second from a link to a tunnel is a slow path.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The minimum time to wait for a server. On a slow path a tunnel needs a second after the link.
+const SERVER_WAIT_MIN: Duration = Duration::from_secs(3);
 
-/// What `report doctor` is told.
+/// The arguments of `report doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArguments {
     #[command(flatten)]
@@ -47,13 +49,13 @@ pub struct DoctorArguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Find out as well for how long the path lets a link be silent: takes five minutes for each master
+    /// Also probe idle timeouts, five minutes per master
     #[arg(long)]
     patient: bool,
-    /// How long each of the five measures takes, in seconds
+    /// Seconds per measurement; there are five
     #[arg(long, value_name = "N", default_value = MEASURE, value_parser = positive, hide = true)]
     seconds: f64,
-    /// What the silences of `--patient` are multiplied by
+    /// Factor for the idle periods of `--patient`
     #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = positive, hide = true)]
     silence_scale: f64,
 }
@@ -66,79 +68,83 @@ fn positive(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "write a number from 0.001 to 60".to_owned())
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
-struct Document<'d> {
+struct DoctorJson<'d> {
     version: &'static str,
     file: String,
-    /// Unless the file could not be read.
+    /// `None` when the file could not be read.
     mode: Option<&'static str>,
     /// Whether no step failed.
     ok: bool,
-    steps: &'d [Step],
+    steps: &'d [DoctorStep],
 }
 
-/// Walks, and prints each step when it is done.
+/// Runs all checks and prints each step as soon as it is done.
 ///
 /// # Errors
-/// When the process lacks what it needs. What fails on the way is a step, and the exit code.
+/// Fails when the process cannot get a resource, such as a signal handler. A failed check is a
+/// step and sets the exit code instead.
 pub fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
     let line = ProgressLine::new();
     let (is_json, colour) = (arguments.json, colour());
-    let tell = move |step: &Step| {
+    let on_step = move |step: &DoctorStep| {
         line.clear();
         if !is_json {
-            // When nobody reads it, the exit code still says what came of it.
-            let _ = io::stdout().write_all(rendered(step, colour).as_bytes());
+            // Ignore a closed standard output. The exit code still reports the result.
+            let _ = io::stdout().write_all(render_step(step, colour).as_bytes());
         }
     };
-    let mut journal = Journal::new(tell, move |what| line.show(&format!("{what} …")));
-    let loaded = configuration(arguments, &mut journal);
+    let mut report = DoctorReport::new(on_step, move |what| line.show(&format!("{what} …")));
+    let loaded = load_configuration(arguments, &mut report);
     let mode = loaded.as_ref().map(|loaded| loaded.config.role.name());
     let interrupted = match &loaded {
-        Some(loaded) => examined(arguments, &loaded.config, &mut journal)?,
+        Some(loaded) => run_interruptible(arguments, &loaded.config, &mut report)?,
         None => None,
     };
     line.clear();
-    conclude(arguments, mode, &journal)?;
-    let worst = journal.worst();
-    Ok(interrupted.unwrap_or(if worst == Outcome::Failed {
+    print_result(arguments, mode, &report)?;
+    let worst = report.worst();
+    Ok(interrupted.unwrap_or(if worst == StepOutcome::Failed {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
     }))
 }
 
-/// Reads the file, as `report check` does.
-fn configuration(arguments: &DoctorArguments, journal: &mut Journal<'_>) -> Option<Loaded> {
+/// Reads the file like `report check`.
+fn load_configuration(
+    arguments: &DoctorArguments,
+    report: &mut DoctorReport<'_>,
+) -> Option<LoadedConfig> {
     let file = &arguments.file.config;
-    let (begun, subject) = (Instant::now(), file.display().to_string());
+    let (started, subject) = (Instant::now(), file.display().to_string());
     match config::load(file) {
         Ok(loaded) => {
-            let took = begun.elapsed();
-            journal.enter(Step::ok(
+            let took = started.elapsed();
+            report.record(DoctorStep::ok(
                 "configuration",
                 &subject,
                 took,
-                described(&loaded.config.role),
+                describe_role(&loaded.config.role),
             ));
             for warning in warnings(&loaded) {
                 let reason =
-                    Reason::of_sentence(&warning.to_string(), "change it, unless it is meant so");
-                journal.enter(Step::warning("configuration", &subject, took, reason));
+                    Reason::from_sentence(&warning.to_string(), "change it, unless it is intended");
+                report.record(DoctorStep::warning("configuration", &subject, took, reason));
             }
             Some(loaded)
         }
         Err(error) => {
             for problem in &error.problems {
-                let reason = Reason::of_sentence(
+                let reason = Reason::from_sentence(
                     problem.to_string().trim_start_matches(':').trim(),
                     "correct the file",
                 );
-                journal.enter(Step::failed(
+                report.record(DoctorStep::failed(
                     "configuration",
                     &subject,
-                    begun.elapsed(),
+                    started.elapsed(),
                     reason,
                 ));
             }
@@ -147,7 +153,7 @@ fn configuration(arguments: &DoctorArguments, journal: &mut Journal<'_>) -> Opti
     }
 }
 
-fn described(role: &RoleConfig) -> String {
+fn describe_role(role: &RoleConfig) -> String {
     let of = |link: &LinkConfig, ports: &[PortConfig]| {
         let (masters, ports) = (link.masters.len(), ports.len());
         let plural = |count| if count == 1 { "" } else { "s" };
@@ -168,142 +174,145 @@ fn described(role: &RoleConfig) -> String {
     }
 }
 
-/// Walks; gives the exit code of a signal that ended it.
-fn examined(
+/// Runs the checks. Returns the exit code of a signal that interrupted them.
+fn run_interruptible(
     arguments: &DoctorArguments,
     config: &Config,
-    journal: &mut Journal<'_>,
+    report: &mut DoctorReport<'_>,
 ) -> anyhow::Result<Option<ExitCode>> {
-    let runtime = threads::of_a_role()?;
+    let runtime = threads::role_runtime()?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::install().context("cannot receive signals")?;
         let cancel = CancellationToken::new();
-        let walking = async {
+        let checks = async {
             tokio::select! {
-                walked = walk(arguments, &config.role, &mut *journal, &cancel) => walked.map(|()| true),
+                result = run_checks(arguments, &config.role, &mut *report, &cancel) => result.map(|()| true),
                 () = cancel.cancelled() => Ok(false),
             }
         };
+        // A signal ends the checks early. The steps so far are still printed.
         let mut is_done = false;
-        let walking = async {
-            is_done = walking.await?;
+        let checks = async {
+            is_done = checks.await?;
             anyhow::Ok(())
         };
-        let code = run_until_signal(walking, &cancel, async || signals.next().await).await?;
+        let code = run_until_signal(checks, &cancel, async || signals.next().await).await?;
         Ok(Some(code).filter(|_| !is_done))
     });
     runtime.shutdown_background();
     outcome
 }
 
-async fn walk(
+async fn run_checks(
     arguments: &DoctorArguments,
     role: &RoleConfig,
-    journal: &mut Journal<'_>,
+    report: &mut DoctorReport<'_>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     match role {
-        RoleConfig::Master(master) => doctor::examine_relay(&relay(master).await?, journal).await,
+        RoleConfig::Master(master) => {
+            doctor::check_master(&master_subject(master).await?, report).await
+        }
         RoleConfig::Server(server) => {
             let key = LinkKey::derive(Some(server.master_key.expose()));
             let serves = |port: &PortConfig| {
                 let HostPort { host, port } = port.local_address.clone();
                 Some((host, port))
             };
-            match traveller(
+            match subject(
                 arguments,
                 Role::Server,
                 key,
                 (&server.link, &server.ports),
-                PATIENCE,
+                SERVER_WAIT_MIN,
                 serves,
             ) {
-                Ok(traveller) => doctor::examine(traveller, journal, cancel).await,
-                Err(error) => journal.enter(unready(&error)),
+                Ok(subject) => doctor::check_role(subject, report, cancel).await,
+                Err(error) => report.record(tls_files_failed(&error)),
             }
         }
         RoleConfig::Client(client) => {
-            let patience = PATIENCE.max(client.hold_timeout.min(PATIENCE * 2));
+            let server_timeout = SERVER_WAIT_MIN.max(client.hold_timeout.min(SERVER_WAIT_MIN * 2));
             let key = LinkKey::derive(None);
-            match traveller(
+            match subject(
                 arguments,
                 Role::Client,
                 key,
                 (&client.link, &client.ports),
-                patience,
+                server_timeout,
                 |_| None,
             ) {
-                Ok(traveller) => doctor::examine(traveller, journal, cancel).await,
-                Err(error) => journal.enter(unready(&error)),
+                Ok(subject) => doctor::check_role(subject, report, cancel).await,
+                Err(error) => report.record(tls_files_failed(&error)),
             }
         }
     }
     Ok(())
 }
 
-/// The files that TLS needs cannot be used.
-fn unready(error: &anyhow::Error) -> Step {
-    let reason = Reason::of_sentence(
+/// The step for TLS files that cannot be used.
+fn tls_files_failed(error: &anyhow::Error) -> DoctorStep {
+    let reason = Reason::from_sentence(
         &format!("{error:#}"),
         "correct the file, or the field that names it",
     );
-    Step::failed("configuration", "tls", Duration::ZERO, reason)
+    DoctorStep::failed("configuration", "tls", Duration::ZERO, reason)
 }
 
-fn traveller(
+fn subject(
     arguments: &DoctorArguments,
     role: Role,
     key: LinkKey,
     (link, ports): (&LinkConfig, &[PortConfig]),
-    patience: Duration,
+    server_timeout: Duration,
     service: impl Fn(&PortConfig) -> Option<(String, u16)>,
-) -> anyhow::Result<Traveller> {
-    let commons = Commons::default();
-    // Each master by itself, as a client that has no other.
+) -> anyhow::Result<Subject> {
+    let process_shared = ProcessShared::default();
+    // One client per master, so that each master is checked separately.
     let clients = uplink(link, Role::Client, None)?.each();
     let dialers = link
         .masters
         .iter()
         .map(|address| Dialer::new(address.clone(), link.dial.clone()));
     let masters = dialers.zip(clients).map(|(dialer, client)| {
-        Ok(MasterWay {
+        Ok(MasterTarget {
             dialer: dialer?,
             client,
         })
     });
-    let port = |port: &PortConfig| TravellerPort {
-        port: port_parameters(port, link, &commons),
+    let port = |port: &PortConfig| SubjectPort {
+        port: port_parameters(port, link, &process_shared),
         service: service(port),
     };
-    let silences = SILENCES
+    let idle_periods = IDLE_PERIODS
         .iter()
         .filter(|_| arguments.patient)
-        .map(|silence| silence.mul_f64(arguments.silence_scale));
-    Ok(Traveller {
+        .map(|period| period.mul_f64(arguments.silence_scale));
+    Ok(Subject {
         role,
         key,
         masters: masters.collect::<anyhow::Result<_>>()?,
         ports: ports.iter().map(port).collect(),
         connect_timeout: link.connect_timeout,
-        patience,
+        server_timeout,
         heartbeat: link.heartbeat,
         measure: Duration::from_secs_f64(arguments.seconds),
-        silences: silences.collect(),
+        idle_periods: idle_periods.collect(),
     })
 }
 
-async fn relay(master: &MasterConfig) -> anyhow::Result<Relay> {
+async fn master_subject(master: &MasterConfig) -> anyhow::Result<MasterSubject> {
     let mut addresses = Vec::new();
     for written in &master.listen_at {
         let resolved = roles::resolve(written)
             .await
             .map_err(|error| format!("{error:#}"));
-        addresses.push(RelayAddress {
+        addresses.push(ListenAddress {
             written: written.to_string(),
             resolved,
         });
     }
-    Ok(Relay {
+    Ok(MasterSubject {
         addresses,
         path: master.path.clone(),
         key: LinkKey::derive(Some(master.master_key.expose())),
@@ -312,12 +321,12 @@ async fn relay(master: &MasterConfig) -> anyhow::Result<Relay> {
             .as_ref()
             .map(|files| (files.cert.clone(), files.key.clone())),
         healthz: master.healthz,
-        guard: guard(master),
+        peer_requirement: peer_requirement(master),
     })
 }
 
-/// What a master wants of everybody who speaks with it.
-fn guard(master: &MasterConfig) -> Option<&'static str> {
+/// Returns the requirement of the master for every peer, if any.
+fn peer_requirement(master: &MasterConfig) -> Option<&'static str> {
     if master
         .tls
         .as_ref()
@@ -330,50 +339,50 @@ fn guard(master: &MasterConfig) -> Option<&'static str> {
         .then_some("the PROXY protocol (`proxy_protocol`)")
 }
 
-/// Prints what is left to print.
-fn conclude(
+/// Prints the summary or the JSON document.
+fn print_result(
     arguments: &DoctorArguments,
     mode: Option<&'static str>,
-    journal: &Journal<'_>,
+    report: &DoctorReport<'_>,
 ) -> anyhow::Result<()> {
-    let steps = journal.steps();
+    let steps = report.steps();
     let text = if arguments.json {
-        let ok = journal.worst() != Outcome::Failed;
+        let ok = report.worst() != StepOutcome::Failed;
         let file = arguments.file.config.display().to_string();
-        let document = serde_json::to_string(&Document {
+        let document = serde_json::to_string(&DoctorJson {
             version: env!("CARGO_PKG_VERSION"),
             file,
             mode,
             ok,
             steps,
         })?;
-        shown_in_json(&document).into_owned() + "\n"
+        escape_json(&document).into_owned() + "\n"
     } else {
         summary(steps)
     };
     io::stdout()
         .write_all(text.as_bytes())
-        .context("cannot print what was found")
+        .context("cannot print the report")
 }
 
-fn summary(steps: &[Step]) -> String {
+fn summary(steps: &[DoctorStep]) -> String {
     let count = |outcome| steps.iter().filter(|step| step.outcome == outcome).count();
     let [ok, warnings, failed, skipped] = [
-        Outcome::Ok,
-        Outcome::Warning,
-        Outcome::Failed,
-        Outcome::Skipped,
+        StepOutcome::Ok,
+        StepOutcome::Warning,
+        StepOutcome::Failed,
+        StepOutcome::Skipped,
     ]
     .map(count);
     let verdict = if failed == 0 {
-        "all holds"
+        "all checks passed"
     } else {
-        "something fails"
+        "checks failed"
     };
     format!("\n{verdict}: {ok} ok, {warnings} with a warning, {failed} failed, {skipped} skipped\n")
 }
 
-/// Whether marks are coloured.
+/// Whether to colour the marks.
 fn colour() -> bool {
     let named = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     io::stdout().is_terminal()
@@ -381,13 +390,13 @@ fn colour() -> bool {
         && named("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
-/// A step as lines of text.
-fn rendered(step: &Step, colour: bool) -> String {
+/// Formats a step as lines of text.
+fn render_step(step: &DoctorStep, colour: bool) -> String {
     let (mark, code) = match step.outcome {
-        Outcome::Ok => ("ok", "32"),
-        Outcome::Warning => ("warning", "33"),
-        Outcome::Failed => ("FAILED", "31"),
-        Outcome::Skipped => ("skipped", "2"),
+        StepOutcome::Ok => ("ok", "32"),
+        StepOutcome::Warning => ("warning", "33"),
+        StepOutcome::Failed => ("FAILED", "31"),
+        StepOutcome::Skipped => ("skipped", "2"),
     };
     let mark = format!("{mark:<8}");
     let mark = if colour {
@@ -396,7 +405,7 @@ fn rendered(step: &Step, colour: bool) -> String {
         mark
     };
     let took = match step.outcome {
-        Outcome::Skipped => String::new(),
+        StepOutcome::Skipped => String::new(),
         _ if step.milliseconds < 100.0 => format!("{:.1} ms", step.milliseconds),
         _ => format!("{:.0} ms", step.milliseconds),
     };
@@ -408,12 +417,12 @@ fn rendered(step: &Step, colour: bool) -> String {
     let mut text = format!(
         "{mark} {:<15} {took:>9}  {}{}\n",
         step.name,
-        shown(&subject),
-        shown(&step.evidence)
+        escape_text(&subject),
+        escape_text(&step.evidence)
     );
     for (word, line) in [("why", &step.cause), ("do", &step.remedy)] {
         if let Some(line) = line {
-            let _ = writeln!(text, "{:>35}{word}: {}", "", shown(line));
+            let _ = writeln!(text, "{:>35}{word}: {}", "", escape_text(line));
         }
     }
     text
@@ -424,35 +433,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_outcome_has_a_mark_that_reads_without_colour() {
+    fn every_outcome_has_a_text_mark() {
         let reason = || Reason::new("seen", "behind it", "do that");
         let second = Duration::from_secs(1);
         for (step, lines) in [
             (
-                Step::ok("tcp", "a:1", second, "connected"),
+                DoctorStep::ok("tcp", "a:1", second, "connected"),
                 "ok       tcp               1000 ms  a:1: connected\n".to_owned(),
             ),
             (
-                Step::skipped("tls", "", "tcp failed"),
+                DoctorStep::skipped("tls", "", "tcp failed"),
                 "skipped  tls                        tcp failed\n".to_owned(),
             ),
             (
-                Step::warning("clock", "a", Duration::from_micros(1_250), reason()),
+                DoctorStep::warning("clock", "a", Duration::from_micros(1_250), reason()),
                 format!(
                     "warning  clock              1.2 ms  a: seen\n{0:>35}why: behind it\n{0:>35}do: do that\n",
                     ""
                 ),
             ),
             (
-                Step::failed("tls", "a", second, Reason::new("seen", "", "do that")),
+                DoctorStep::failed("tls", "a", second, Reason::new("seen", "", "do that")),
                 format!(
                     "FAILED   tls               1000 ms  a: seen\n{:>35}do: do that\n",
                     ""
                 ),
             ),
         ] {
-            assert_eq!(rendered(&step, false), lines);
-            let coloured = rendered(&step, true);
+            assert_eq!(render_step(&step, false), lines);
+            let coloured = render_step(&step, true);
             assert!(
                 coloured.starts_with("\x1b[") && coloured.contains("\x1b[0m"),
                 "{coloured}"
@@ -461,15 +470,15 @@ mod tests {
     }
 
     #[test]
-    fn what_peers_say_cannot_steer_a_terminal() {
+    fn peer_text_cannot_control_the_terminal() {
         let steering = "\u{1b}[2J\u{202e}\u{2066}\u{2028}\n";
-        let step = Step::failed(
+        let step = DoctorStep::failed(
             "tls",
             steering,
             Duration::ZERO,
             Reason::new(steering, steering, steering),
         );
-        let text = rendered(&step, false);
+        let text = render_step(&step, false);
         assert_eq!(
             text.matches(r"\u{1b}[2J\u{202e}\u{2066}\u{2028}\u{a}")
                 .count(),
@@ -484,27 +493,27 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_counts_what_came_of_the_steps() {
+    fn the_summary_counts_outcomes() {
         let steps = [
-            Step::ok("name", "a", Duration::ZERO, ""),
-            Step::warning("clock", "a", Duration::ZERO, Reason::new("", "", "")),
-            Step::skipped("tls", "a", ""),
+            DoctorStep::ok("name", "a", Duration::ZERO, ""),
+            DoctorStep::warning("clock", "a", Duration::ZERO, Reason::new("", "", "")),
+            DoctorStep::skipped("tls", "a", ""),
         ];
         assert_eq!(
             summary(&steps),
-            "\nall holds: 1 ok, 1 with a warning, 0 failed, 1 skipped\n"
+            "\nall checks passed: 1 ok, 1 with a warning, 0 failed, 1 skipped\n"
         );
-        let failed = [Step::failed(
+        let failed = [DoctorStep::failed(
             "tcp",
             "a",
             Duration::ZERO,
             Reason::new("", "", ""),
         )];
-        assert!(summary(&failed).contains("something fails: 0 ok"));
+        assert!(summary(&failed).contains("checks failed: 0 ok"));
     }
 
     #[test]
-    fn scales_are_numbers_within_reason() {
+    fn scales_have_a_limited_range() {
         assert_eq!(positive("0.05"), Ok(0.05));
         for text in ["0", "-1", "nan", "inf", "61", "soon"] {
             assert!(positive(text).is_err(), "{text}");

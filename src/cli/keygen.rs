@@ -1,4 +1,4 @@
-//! `report keygen`: a key, on standard output or in a new file.
+//! `report keygen`: prints a new key or writes it to a new file.
 
 use std::{
     io::{self, Write},
@@ -10,18 +10,18 @@ use anyhow::Context;
 
 use super::configurations::create_private;
 
-/// What the command takes.
+/// The arguments of `report keygen`.
 #[derive(Debug, clap::Args)]
 pub struct KeygenArguments {
-    /// Write the key to a new file that only you can read
+    /// Write the key to a new file with private permissions
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
 }
 
-/// Makes a key of 256 bits, and prints it or where it was written.
+/// Generates a key of 256 bits. Prints it, or writes it to a file and prints the path.
 ///
 /// # Errors
-/// When the file exists or cannot be written, or standard output takes nothing.
+/// Fails when the file exists or cannot be written, or standard output is closed.
 pub fn keygen(arguments: &KeygenArguments) -> anyhow::Result<ExitCode> {
     let key = crate::crypto::strength::generate(crate::random::bytes());
     match &arguments.write {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_written_to_a_new_file_that_others_cannot_read_and_never_over_one() {
+    fn keygen_creates_private_files_and_never_overwrites() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("key");
         let arguments = KeygenArguments {

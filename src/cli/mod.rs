@@ -1,18 +1,20 @@
-//! The commands, one file for each: what the arguments ask for, and how a failure is told.
+//! The commands, one file each: arguments, and how a failure is printed.
 //!
 //! | command | file |
 //! |---|---|
-//! | `report [--config FILE]` | `run`, with `roles` (from a configuration to a running role) and `signals` |
-//! | `report bench` | `bench`, with `table` (what it prints for people) |
+//! | `report [--config FILE]` | `run`, with `roles` (builds a role from a configuration) and `signals` |
+//! | `report bench` | `bench`, with `bench_table` (the text output) |
 //! | `report check` | `check` |
 //! | `report doctor` | `doctor` |
 //! | `report keygen` | `keygen` |
 //! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
 //!
-//! Exit codes: 0 done, 1 failed with a line that says why, 2 wrong arguments, 130 and 143 ended at once by a second signal (`report bench` and
-//! `report doctor`: by the first one).
+//! Exit codes: 0 success, 1 failure with a message, 2 invalid arguments. 130 and 143 mean that a
+//! second signal ended the process at once. `report bench` and `report doctor` end on the first
+//! signal.
 
 mod bench;
+mod bench_table;
 mod check;
 mod configurations;
 mod doctor;
@@ -23,7 +25,6 @@ mod quickstart;
 mod roles;
 mod run;
 mod signals;
-mod table;
 mod threads;
 mod warnings;
 
@@ -35,11 +36,11 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::telemetry::shown;
+use crate::telemetry::escape_text;
 
-/// A tunnel over WebSockets whose relay is blind and whose connections survive.
+/// A tunnel over WebSockets with a blind relay and resumable connections.
 ///
-/// Runs the role that the configuration's `mode` names. For a first look: `report quickstart`.
+/// Runs the role in the `mode` of the configuration. To try it out: `report quickstart`.
 #[derive(Debug, Parser)]
 #[command(name = "report", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -51,31 +52,31 @@ struct Arguments {
 
 #[derive(Debug, Args)]
 struct ConfigFile {
-    /// The configuration
+    /// Configuration file
     #[arg(long, short, value_name = "FILE", default_value = "config.json")]
     config: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measures the way to a server: throughput, round trips, new connections; through a client's configuration, without its listeners
+    /// Measure throughput and latency through a client configuration
     Bench(bench::BenchArguments),
-    /// Says what a configuration means, or what is wrong with it, without running it
+    /// Validate a configuration and describe its meaning
     Check(ConfigFile),
-    /// Walks the way of a configuration, step by step, and says what holds, what fails, and what to do; disturbs nobody
+    /// Diagnose connectivity for a configuration
     Doctor(doctor::DoctorArguments),
-    /// Prints a new key that nobody can guess
+    /// Generate a random key
     Keygen(keygen::KeygenArguments),
-    /// Runs a master, a server and a client on this machine, in front of a small web page or of any TCP service
+    /// Run master, server and client on this machine
     Quickstart(quickstart::QuickstartArguments),
 }
 
-/// Runs the command that the process's arguments name.
+/// Runs the command in the arguments of the process.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and the version come here too; when nobody reads them, nobody is told.
+            // `--help` and `--version` also end here. A closed output is not an error.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -90,28 +91,28 @@ pub fn main() -> ExitCode {
     };
     crate::telemetry::flush();
     outcome.unwrap_or_else(|error| {
-        complain(&told(&error));
+        print_error(&error_text(&error));
         ExitCode::FAILURE
     })
 }
 
-/// An error with its causes, but for those that are in its words already.
-fn told(error: &anyhow::Error) -> String {
+/// Joins an error and its causes. Skips a cause whose text the message already contains.
+fn error_text(error: &anyhow::Error) -> String {
     error
         .chain()
         .map(ToString::to_string)
-        .fold(String::new(), |said, cause| match said.as_str() {
+        .fold(String::new(), |joined, cause| match joined.as_str() {
             "" => cause,
-            words if words.contains(&cause) => said,
-            words => format!("{words}: {cause}"),
+            text if text.contains(&cause) => joined,
+            text => format!("{text}: {cause}"),
         })
 }
 
-/// Says it on standard error, each line under our name.
-fn complain(message: &str) {
+/// Prints a message on standard error, each line with the prefix `report: `.
+fn print_error(message: &str) {
     for line in message.lines() {
-        // When nobody reads it, nobody is told.
-        let _ = writeln!(io::stderr(), "report: {}", shown(line));
+        // Ignore a closed standard error: there is no other place to report it.
+        let _ = writeln!(io::stderr(), "report: {}", escape_text(line));
     }
 }
 
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_the_working_folders_file_is_run() {
+    fn the_default_command_runs_config_json() {
         let arguments = Arguments::try_parse_from(["report"]).expect("parses");
         assert!(arguments.command.is_none());
         assert_eq!(arguments.file.config, PathBuf::from("config.json"));
@@ -140,19 +141,19 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn repeated_causes_print_once() {
         let refused = || anyhow::Error::from(std::io::Error::from(std::io::ErrorKind::AddrInUse));
-        let words = refused().to_string();
+        let text = refused().to_string();
         let error = refused()
-            .context(format!("cannot listen: {words}; choose another"))
+            .context(format!("cannot listen: {text}; choose another"))
             .context("master");
         assert_eq!(
-            told(&error),
-            format!("master: cannot listen: {words}; choose another")
+            error_text(&error),
+            format!("master: cannot listen: {text}; choose another")
         );
         assert_eq!(
-            told(&refused().context("master")),
-            format!("master: {words}")
+            error_text(&refused().context("master")),
+            format!("master: {text}")
         );
     }
 

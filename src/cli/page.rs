@@ -1,4 +1,5 @@
-//! The small web page that a quickstart reaches when it is given no service: one file, no links to anywhere. Knows nothing of tunnels.
+//! The built-in web page of a quickstart without a service. It is a single page without external
+//! links, and knows nothing of tunnels.
 
 use std::{
     convert::Infallible,
@@ -27,25 +28,25 @@ use crate::telemetry::rfc3339;
 
 const PAGE: &str = include_str!("page.html");
 
-/// How long a connection may think about its next request.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long a connection may wait for its next request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a last answer may take.
-const LAST_ANSWER: Duration = Duration::from_millis(500);
+/// How long the last response may take during shutdown.
+const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// After a failed `accept`, most likely for want of file descriptors.
+/// The pause after a failed `accept`. The usual cause is a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The page, ready to be served.
+/// A listener that is ready to serve the page.
 pub struct Page {
     listener: TcpListener,
     address: SocketAddr,
 }
 
-/// Listens at an address; port 0 lets the system choose.
+/// Listens at an address. Port 0 lets the system choose.
 ///
 /// # Errors
-/// When the port is taken.
+/// Fails when the port is taken.
 pub async fn listen(address: SocketAddr) -> anyhow::Result<Page> {
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("cannot serve the page at {address}"))?;
@@ -54,18 +55,19 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<Page> {
 }
 
 impl Page {
-    /// Where it listens.
+    /// The local address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until `cancel` is cancelled; then answers what was asked, lets go of idle connections and returns.
+    /// Serves until `cancel` is cancelled. Then it finishes current requests, closes idle
+    /// connections and returns.
     ///
     /// # Errors
-    /// None at present.
+    /// Never fails at present.
     ///
     /// # Cancel safety
-    /// Dropping it leaves connections to run on; cancel `cancel` instead.
+    /// Dropping the future leaves connections running. Cancel `cancel` instead.
     pub async fn serve(self, cancel: CancellationToken) -> anyhow::Result<()> {
         let connections = TaskTracker::new();
         let accepted = Arc::new(AtomicU64::new(0));
@@ -75,11 +77,13 @@ impl Page {
                 accepted = self.listener.accept() => accepted,
             };
             match stream {
-                Ok((stream, _)) => {
-                    drop(connections.spawn(converse(stream, accepted.clone(), cancel.clone())))
-                }
+                Ok((stream, _)) => drop(connections.spawn(serve_connection(
+                    stream,
+                    accepted.clone(),
+                    cancel.clone(),
+                ))),
                 Err(error) => {
-                    tracing::warn!(%error, "the page takes no connection");
+                    tracing::warn!(%error, "page cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -90,8 +94,8 @@ impl Page {
     }
 }
 
-/// One connection, from its first request to its last.
-async fn converse(stream: TcpStream, accepted: Arc<AtomicU64>, cancel: CancellationToken) {
+/// Serves one connection until it closes.
+async fn serve_connection(stream: TcpStream, accepted: Arc<AtomicU64>, cancel: CancellationToken) {
     let opened = rfc3339(SystemTime::now());
     accepted.fetch_add(1, Ordering::Relaxed);
     let service = service_fn(|request| {
@@ -100,16 +104,16 @@ async fn converse(stream: TcpStream, accepted: Arc<AtomicU64>, cancel: Cancellat
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
+        .header_read_timeout(IDLE_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {
-        // A visitor who left is no news.
+        // A client that disconnects is not an error.
         _ = connection.as_mut() => {}
         () = cancel.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            // One that never asked anything would be waited for.
-            let _ = timeout(LAST_ANSWER, connection).await;
+            // The timeout ends a connection that never sent a request.
+            let _ = timeout(LAST_RESPONSE_TIMEOUT, connection).await;
         }
     }
 }
@@ -131,7 +135,7 @@ fn answer(request: &Request<Incoming>, opened: &str, number: u64) -> Response<Fu
         _ => (
             StatusCode::NOT_FOUND,
             "text/plain",
-            "there is only /\n".to_owned(),
+            "not found, the only page is /\n".to_owned(),
         ),
     };
     let mut response = Response::new(Full::from(body));
@@ -167,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_served_and_an_idle_connection_does_not_hold_up_the_end() {
+    fn the_page_is_served_and_idle_connections_do_not_delay_shutdown() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

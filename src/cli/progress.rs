@@ -1,17 +1,17 @@
-//! What a command is doing, for who looks at it.
+//! The progress line of a command.
 
 use std::io::{self, IsTerminal, Write as _};
 
-use crate::telemetry::shown;
+use crate::telemetry::escape_text;
 
-/// A line on standard error that is written over, if a person looks at it.
+/// A line on standard error that each update overwrites. Only terminals show it.
 #[derive(Clone, Copy)]
 pub(super) struct ProgressLine {
     is_seen: bool,
 }
 
 impl ProgressLine {
-    /// Back to the line's start, and the rest of it is cleared.
+    /// Returns to the start of the line and clears it.
     const START: &str = "\r\x1b[K";
 
     pub(super) fn new() -> Self {
@@ -22,8 +22,8 @@ impl ProgressLine {
 
     pub(super) fn show(self, text: &str) {
         if self.is_seen {
-            // When nobody reads it, nobody misses it.
-            let _ = write!(io::stderr(), "{}{}", Self::START, shown(text));
+            // Ignore a closed standard error.
+            let _ = write!(io::stderr(), "{}{}", Self::START, escape_text(text));
         }
     }
 

@@ -1,4 +1,5 @@
-//! `report quickstart`: the whole path on one machine, over real sockets, from the same files that a user would write.
+//! `report quickstart`: runs all three roles on one machine over real sockets, from the same files
+//! that a user would write.
 
 use std::{
     io::{self, Write},
@@ -15,52 +16,53 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use super::{
-    configurations::{Configurations, Meeting},
+    configurations::{Configurations, Topology},
     page,
-    roles::Ready,
+    roles::PreparedRole,
     run::run_with_signals,
     threads,
 };
 use crate::{
-    config::{AddressError, HostPort},
+    config::{HostPort, HostPortError},
     telemetry,
 };
 
-/// Ports that are taken when they are free, so that addresses stay the same from run to run. The first is that of the README.
+/// Preferred ports. They keep addresses stable across runs while they are free. The README uses the
+/// first.
 const MASTER_PORT: u16 = 51_324;
 const CLIENT_PORT: u16 = 51_380;
 const PAGE_PORT: u16 = 51_381;
 
-/// What each role may take to drain: somebody waits at the keyboard.
+/// How long each role may drain. It is short because a user is waiting.
 const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
-/// What `report quickstart` is told.
+/// The arguments of `report quickstart`.
 #[derive(Debug, Args)]
 pub struct QuickstartArguments {
-    /// The TCP service to reach, in place of the built-in web page
+    /// TCP service to expose instead of the built-in page
     #[arg(long, value_name = "HOST:PORT", value_parser = service_address)]
     to: Option<HostPort>,
-    /// Write the three configurations into this folder as well
+    /// Also write the three configurations into this folder
     #[arg(long, value_name = "DIR")]
     write: Option<PathBuf>,
-    /// The local port to connect to
+    /// Local port to connect to
     #[arg(long)]
     port: Option<u16>,
 }
 
-fn service_address(text: &str) -> Result<HostPort, AddressError> {
-    text.parse::<HostPort>()?.to_dial()
+fn service_address(text: &str) -> Result<HostPort, HostPortError> {
+    text.parse::<HostPort>()?.dialable()
 }
 
 /// Runs a master, a server and a client until a signal ends them.
 ///
 /// # Errors
-/// When a port is taken, a file cannot be written, or a role fails.
+/// Fails when a port is taken, a file cannot be written, or a role fails.
 pub fn quickstart(arguments: QuickstartArguments) -> anyhow::Result<ExitCode> {
     telemetry::start(Level::WARN)?;
-    // The page and three roles end one after the other.
+    // The page and the three roles drain one after the other.
     run_with_signals(
-        threads::of_several_roles()?,
+        threads::combined_runtime()?,
         GRACE_PERIOD.saturating_mul(4),
         async |cancel| serve(arguments, cancel).await,
     )
@@ -76,7 +78,7 @@ async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> any
     let service = match (&arguments.to, &page) {
         (Some(service), _) => service.clone(),
         (None, Some(page)) => host_port(page.address()),
-        (None, None) => bail!("there is no service"),
+        (None, None) => bail!("no service"),
     };
     let client = match arguments.port {
         Some(port) => chosen_port(loopback, port)?,
@@ -88,21 +90,21 @@ async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> any
         "service"
     }
     .to_owned();
-    let meeting = Meeting {
+    let topology = Topology {
         master: host_port(free_port(loopback, MASTER_PORT)?),
         client: host_port(client),
         service,
         mark,
     };
-    let configurations = Configurations::new(&meeting)?;
+    let configurations = Configurations::new(&topology)?;
     if let Some(folder) = &arguments.write {
         configurations.write(folder)?;
     }
-    // All of them listen before one dials.
+    // Bind all listeners before any role dials.
     let [master, server, client] = configurations.load()?;
     let mut roles = Vec::new();
     for (name, config) in [("client", client), ("server", server), ("master", master)] {
-        roles.push((name, Ready::prepare(&config).await.context(name)?));
+        roles.push((name, PreparedRole::prepare(&config).await.context(name)?));
     }
     let mut parts = Parts::default();
     if let Some(page) = page {
@@ -114,14 +116,15 @@ async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> any
             Ok(())
         });
     }
-    announce(&arguments, &meeting, &configurations).context("cannot print what to do")?;
+    print_instructions(&arguments, &topology, &configurations)
+        .context("cannot print the instructions")?;
     parts.run(&cancel).await
 }
 
-/// Says where to go, and what the three files are.
-fn announce(
+/// Prints the three files and the address to open.
+fn print_instructions(
     arguments: &QuickstartArguments,
-    meeting: &Meeting,
+    topology: &Topology,
     configurations: &Configurations,
 ) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -135,22 +138,22 @@ fn announce(
     writeln!(
         out,
         "app ──► client {} ══► master {} ◄══ server ──► {} {}",
-        meeting.client, meeting.master, meeting.mark, meeting.service
+        topology.client, topology.master, topology.mark, topology.service
     )?;
     match arguments.to {
-        None => writeln!(out, "\nOpen http://{}/", meeting.client)?,
+        None => writeln!(out, "\nOpen http://{}/", topology.client)?,
         Some(_) => writeln!(
             out,
             "\nConnect to {} to reach {}",
-            meeting.client, meeting.service
+            topology.client, topology.service
         )?,
     }
-    writeln!(out, "Ctrl-C ends it.")?;
+    writeln!(out, "Press Ctrl-C to stop.")?;
     out.flush()
 }
 
-/// What runs in this process, ended in the order in which it was started: the page lets go of idle connections, the client of its
-/// streams, and the master of nobody's.
+/// The running parts of the process. They stop in the order of their start. The page closes idle
+/// connections first. The client then closes its streams, so the master has none left to drain.
 #[derive(Default)]
 struct Parts {
     tasks: JoinSet<anyhow::Result<()>>,
@@ -167,11 +170,11 @@ impl Parts {
         self.running.push((task.id(), name, cancel));
     }
 
-    /// Waits until `cancel` is cancelled or one part ends, then ends them all.
+    /// Waits until `cancel` is cancelled or one part ends, then stops all parts.
     async fn run(mut self, cancel: &CancellationToken) -> anyhow::Result<()> {
         let mut outcome = tokio::select! {
             () = cancel.cancelled() => Ok(()),
-            Some(ended) = self.tasks.join_next_with_id() => self.ended(ended).and_then(|name| bail!("the {name} ended by itself")),
+            Some(ended) = self.tasks.join_next_with_id() => self.ended(ended).and_then(|name| bail!("the {name} ended unexpectedly")),
         };
         while let Some((_, _, next)) = self.running.first() {
             next.cancel();
@@ -184,7 +187,7 @@ impl Parts {
         outcome
     }
 
-    /// Strikes a part off, and says which it was or how it failed.
+    /// Removes a finished part and returns its name or its failure.
     fn ended(
         &mut self,
         ended: Result<(Id, anyhow::Result<()>), JoinError>,
@@ -209,7 +212,7 @@ fn host_port(address: SocketAddr) -> HostPort {
     }
 }
 
-/// The address of the loopback: that of IPv4, or that of IPv6 where there is no IPv4.
+/// Returns the loopback address: IPv4, or IPv6 on a machine without IPv4.
 fn loopback() -> anyhow::Result<IpAddr> {
     let both = [
         IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -221,7 +224,7 @@ fn loopback() -> anyhow::Result<IpAddr> {
     usable.context("cannot listen at 127.0.0.1 or [::1]: is the loopback interface up?")
 }
 
-/// This port of the loopback if it is free, else any that is.
+/// Returns the preferred port of the loopback if it is free, otherwise any free port.
 fn free_port(loopback: IpAddr, preferred: u16) -> anyhow::Result<SocketAddr> {
     let bind =
         |port| TcpListener::bind((loopback, port)).and_then(|listener| listener.local_addr());
@@ -230,7 +233,7 @@ fn free_port(loopback: IpAddr, preferred: u16) -> anyhow::Result<SocketAddr> {
         .with_context(|| format!("no port is free on {loopback}"))
 }
 
-/// This port of the loopback, which the user asked for.
+/// Returns the loopback port that the user asked for.
 fn chosen_port(loopback: IpAddr, port: u16) -> anyhow::Result<SocketAddr> {
     let address = SocketAddr::new(loopback, port);
     let listener = TcpListener::bind(address);
@@ -252,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_end_in_the_order_in_which_they_started() {
+    fn parts_stop_in_start_order() {
         let (sender, ended) = std::sync::mpsc::channel();
         let mut parts = Parts::default();
         let cancel = CancellationToken::new();
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_fails_ends_the_others_and_is_named() {
+    fn a_failed_part_stops_the_others_and_is_named() {
         let outcome = block_on(async {
             let mut parts = Parts::default();
             parts.start("client", |cancel| async move {
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_replaced_unless_it_was_asked_for() {
+    fn a_taken_port_is_replaced_unless_requested() {
         for loopback in [
             IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(Ipv6Addr::LOCALHOST),

@@ -1,4 +1,5 @@
-//! From a configuration to a running role: every secret is derived here, and every layer gets the small structs that it takes.
+//! Builds a running role from a configuration. This module derives all secrets and fills the
+//! parameter structs of each layer.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,72 +17,75 @@ use crate::{
     frame::Role,
     id::Id,
     link::{
-        Timing,
+        KeepAliveTiming,
         dial::Dialer,
-        files,
-        uplink::{Choice, Mover, Uplink},
+        file_limit,
+        uplink::{DialStrategy, MoveRequests, Uplink},
     },
-    master::{self, Fallback, Limits, Master, MasterParameters, MasterTiming, TrustedProxies},
+    master::{
+        self, Fallback, Master, MasterLimits, MasterParameters, MasterTiming, TrustedProxies,
+    },
     random,
-    server::{self, ServerLimits, ServerParameters, ServerPort},
-    tunnel::{Budget, Commons, PortParameters, WindowSize},
+    server::{self, QuotaLimits, ServerParameters, ServerPort},
+    tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
 
-/// The floor of a stream's window (PROTOCOL 12): little enough that thousands of streams whose applications never read hold little, and about what
-/// TCP sends first.
+/// The initial window of a stream (PROTOCOL 12). It is about the initial window of TCP. Thousands
+/// of streams with applications that never read use little memory.
 const STREAM_WINDOW_INITIAL: ByteSize = ByteSize::kib(16);
 
-/// The same for a tunnel.
+/// The initial window of a tunnel.
 const TUNNEL_WINDOW_INITIAL: ByteSize = ByteSize::mib(1);
 
-/// A link is given up after two heartbeats and a slow path: this many seconds beyond twice the interval, never less than the protocol's 45 s.
-const SILENCE_BEYOND_HEARTBEATS: Duration = Duration::from_secs(5);
+/// A link times out after two keep-alive intervals plus this margin for slow paths. The protocol's
+/// 45 s is the minimum.
+const KEEPALIVE_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 
-/// A role whose listeners stand: what can fail at the start has not failed.
-pub enum Ready {
-    /// The relay.
+/// A role whose listeners are bound. Errors at startup can no longer occur.
+pub enum PreparedRole {
+    /// A master.
     Master(Box<Master>),
-    /// The agent.
+    /// A server.
     Server(Box<ServerParameters>),
-    /// The visitor.
+    /// A client.
     Client(Box<Client>),
 }
 
-impl Ready {
-    /// Prepares the role that the configuration names.
+impl PreparedRole {
+    /// Prepares the role of the configuration.
     ///
     /// # Errors
-    /// When an address cannot be listened at or resolved, or a certificate cannot be used.
+    /// Fails when an address cannot be resolved or bound, or a certificate is unusable.
     ///
     /// # Cancel safety
-    /// Dropping the future closes what was opened.
+    /// Dropping the future closes the listeners.
     pub async fn prepare(config: &Config) -> anyhow::Result<Self> {
         Ok(match &config.role {
-            RoleConfig::Master(config) => Ready::Master(Box::new(master(config).await?)),
-            RoleConfig::Server(config) => Ready::Server(Box::new(server(config)?)),
-            RoleConfig::Client(config) => Ready::Client(Box::new(client(config).await?)),
+            RoleConfig::Master(config) => PreparedRole::Master(Box::new(master(config).await?)),
+            RoleConfig::Server(config) => PreparedRole::Server(Box::new(server(config)?)),
+            RoleConfig::Client(config) => PreparedRole::Client(Box::new(client(config).await?)),
         })
     }
 
-    /// Where the role listens: the master's addresses, or a client's in the order of its ports.
+    /// The listen addresses: a master's, or those of a client in the order of its ports.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         match self {
-            Ready::Master(master) => master.local_addresses(),
-            Ready::Server(_) => Vec::new(),
-            Ready::Client(client) => client.local_addresses(),
+            PreparedRole::Master(master) => master.local_addresses(),
+            PreparedRole::Server(_) => Vec::new(),
+            PreparedRole::Client(client) => client.local_addresses(),
         }
     }
 
-    /// Runs until `cancel` is cancelled, and then at most for the `grace` period more, give or take the goodbyes.
+    /// Runs until `cancel` is cancelled, then drains for at most `grace` plus the close handshakes.
     ///
     /// # Cancel safety
-    /// Dropping the future cuts everything.
+    /// Dropping the future closes all connections at once.
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
         match self {
-            Ready::Master(master) => master.run(cancel, grace).await,
-            Ready::Server(parameters) => server::run(*parameters, cancel, grace).await,
-            Ready::Client(client) => client.run(cancel, grace).await,
+            PreparedRole::Master(master) => master.run(cancel, grace).await,
+            PreparedRole::Server(parameters) => server::run(*parameters, cancel, grace).await,
+            PreparedRole::Client(client) => client.run(cancel, grace).await,
         }
     }
 }
@@ -91,7 +95,7 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
     for address in &config.listen_at {
         listen_at.extend(resolve(address).await?);
     }
-    let limits = Limits {
+    let limits = MasterLimits {
         links: config.limits.links as usize,
         links_per_address: config.limits.links_per_address as usize,
         ports_per_link: config.limits.ports_per_link,
@@ -114,18 +118,19 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         proxy_protocol: config.proxy_protocol,
         limits,
         timing: MasterTiming {
-            heartbeat: timing(config.heartbeat),
+            keep_alive: timing(config.heartbeat),
             ..MasterTiming::default()
         },
-        threads: threads::for_links()?,
+        threads: threads::link_threads()?,
     })?)
 }
 
-/// Files that a server has open beside its connections to services: links, look-ups of names, logs. Of a small limit, no more than a quarter.
-const OTHER_FILES: usize = 64;
+/// Descriptors that a server needs besides connections to services: links, name lookups, logs. At
+/// most a quarter of the limit is reserved.
+const RESERVED_FILES: usize = 64;
 
-/// No more links than the process may have files open.
-fn within_open_files(limits: Limits, relays: bool) -> Limits {
+/// Caps the links of a master by the limit of open files.
+fn within_open_files(limits: MasterLimits, relays: bool) -> MasterLimits {
     let Some(open_files) = open_files_limit() else {
         return limits;
     };
@@ -133,7 +138,7 @@ fn within_open_files(limits: Limits, relays: bool) -> Limits {
     let limits = limits.within(open_files, relays);
     if limits.links < configured {
         tracing::warn!(
-            "limits.links is {configured}, but this process may have {open_files} files open: {} links are taken; {RAISE}, or set \
+            "limits.links is {configured}, but the limit of open files is {open_files}: only {} links are accepted; {RAISE_LIMIT_HINT}, or set \
              limits.links",
             limits.links
         );
@@ -141,23 +146,23 @@ fn within_open_files(limits: Limits, relays: bool) -> Limits {
     limits
 }
 
-/// How many files this process may have open.
+/// The limit of open files of this process.
 fn open_files_limit() -> Option<usize> {
-    files::limit().map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    file_limit::limit().map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// What can be done where that is too few.
-const RAISE: &str =
+/// The remedy for a low limit of open files.
+const RAISE_LIMIT_HINT: &str =
     "raise the limit of open files (LimitNOFILE= in systemd, ulimit -Hn in a shell)";
 
-/// What the master reads for TLS.
-pub fn tls_files(config: &config::TlsFiles) -> master::TlsFiles {
-    let config::TlsFiles {
+/// The TLS files of a master.
+pub fn tls_files(config: &config::TlsFilesConfig) -> master::MasterTlsFiles {
+    let config::TlsFilesConfig {
         cert,
         key,
         client_ca,
     } = config.clone();
-    master::TlsFiles {
+    master::MasterTlsFiles {
         cert,
         key,
         client_ca,
@@ -192,9 +197,9 @@ pub(super) async fn resolve(address: &HostPort) -> anyhow::Result<Vec<SocketAddr
 }
 
 fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
-    let commons = commons(config.limits.memory);
+    let process_shared = process_shared(config.limits.memory);
     let ports = config.ports.iter().map(|port| {
-        let parameters = port_parameters(port, &config.link, &commons);
+        let parameters = port_parameters(port, &config.link, &process_shared);
         let HostPort {
             host,
             port: tcp_port,
@@ -220,16 +225,16 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     })
 }
 
-/// What the tunnels of a process share, of which `memory` is what they may hold.
-fn commons(memory: ByteSize) -> Commons {
-    Commons {
-        budget: Arc::new(Budget::new(memory.bytes() as u64)),
-        ..Commons::default()
+/// The shared state of all tunnels of the process, with a budget of `memory`.
+fn process_shared(memory: ByteSize) -> ProcessShared {
+    ProcessShared {
+        budget: Arc::new(MemoryBudget::new(memory.bytes() as u64)),
+        ..ProcessShared::default()
     }
 }
 
-fn server_limits(config: &config::ServerLimits) -> ServerLimits {
-    let limits = ServerLimits {
+fn server_limits(config: &config::ServerLimitsConfig) -> QuotaLimits {
+    let limits = QuotaLimits {
         streams: config.streams as usize,
         streams_per_port: config.streams_per_port as usize,
         streams_per_tunnel: config.streams_per_tunnel as usize,
@@ -237,31 +242,32 @@ fn server_limits(config: &config::ServerLimits) -> ServerLimits {
     };
     let open_files = open_files_limit().unwrap_or(usize::MAX);
     let room = open_files
-        .saturating_sub(OTHER_FILES.min(open_files / 4))
+        .saturating_sub(RESERVED_FILES.min(open_files / 4))
         .max(1);
     if room < limits.streams {
         let text = format!(
-            "limits.streams is {}, but this process may have {open_files} files open: {room} connections are taken; {RAISE}, or \
+            "limits.streams is {}, but the limit of open files is {open_files}: only {room} connections are accepted; {RAISE_LIMIT_HINT}, or \
              set limits.streams",
             limits.streams,
         );
-        // Few need as many as a configuration that says nothing of it allows.
-        if *config == config::ServerLimits::default() {
+        // Few servers need the default number of streams, so only an explicit limit is worth a
+        // warning.
+        if *config == config::ServerLimitsConfig::default() {
             tracing::info!("{text}")
         } else {
             tracing::warn!("{text}")
         }
     }
-    ServerLimits {
+    QuotaLimits {
         streams: limits.streams.min(room),
         ..limits
     }
 }
 
 async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
-    let commons = commons(config.limits.memory);
+    let process_shared = process_shared(config.limits.memory);
     let client_port = |port: &PortConfig| ClientPort {
-        port: port_parameters(port, &config.link, &commons),
+        port: port_parameters(port, &config.link, &process_shared),
         local_address: port.local_address.to_string(),
     };
     let parameters = ClientParameters {
@@ -272,14 +278,14 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
     Ok(Client::bind(parameters).await?)
 }
 
-/// How a client reaches its masters.
+/// Builds the uplink of a client to its masters.
 pub(super) fn client_uplink(config: &ClientConfig) -> anyhow::Result<Uplink> {
-    let choice = match config.master_choice {
-        MasterChoice::Ordered => Choice::Ordered,
-        MasterChoice::Raced => Choice::Raced,
+    let strategy = match config.master_choice {
+        MasterChoice::Ordered => DialStrategy::Ordered,
+        MasterChoice::Raced => DialStrategy::Raced,
     };
     Ok(Uplink {
-        choice,
+        strategy,
         ..uplink(&config.link, Role::Client, None)?
     })
 }
@@ -298,31 +304,31 @@ pub(super) fn uplink(
             .iter()
             .map(dialer)
             .collect::<Result<_, _>>()?,
-        choice: Choice::Ordered,
+        strategy: DialStrategy::Ordered,
         key: LinkKey::derive(master_key),
         role,
         instance: Id(random::bytes()),
         timing: timing(config.heartbeat),
         rotate_after: config.rotate_after,
-        mover: Mover::default(),
+        move_requests: MoveRequests::default(),
     })
 }
 
-fn timing(interval: Duration) -> Timing {
-    let silence = interval
+fn timing(interval: Duration) -> KeepAliveTiming {
+    let timeout = interval
         .saturating_mul(2)
-        .saturating_add(SILENCE_BEYOND_HEARTBEATS);
-    Timing {
+        .saturating_add(KEEPALIVE_TIMEOUT_MARGIN);
+    KeepAliveTiming {
         interval,
-        timeout: silence.max(Timing::default().timeout),
-        ..Timing::default()
+        timeout: timeout.max(KeepAliveTiming::default().timeout),
+        ..KeepAliveTiming::default()
     }
 }
 
 pub(super) fn port_parameters(
     config: &PortConfig,
     link: &LinkConfig,
-    commons: &Commons,
+    process_shared: &ProcessShared,
 ) -> PortParameters {
     let window = |initial: ByteSize, max: ByteSize| WindowSize {
         initial: initial.min(max).bytes() as u64,
@@ -337,6 +343,6 @@ pub(super) fn port_parameters(
         tunnel_window: window(TUNNEL_WINDOW_INITIAL, config.windows.tunnel),
         resume_timeout: link.resume_timeout,
         tcp_keepalive: link.tcp_keepalive,
-        commons: commons.clone(),
+        process_shared: process_shared.clone(),
     }
 }

@@ -1,4 +1,4 @@
-//! `report`: from a file to a running role, and the end of it.
+//! `report`: runs a role from its configuration file until it ends.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    roles::Ready,
+    roles::PreparedRole,
     signals::{Signals, run_until_drained, watch_for_panics},
     threads,
     warnings::warnings,
@@ -17,10 +17,10 @@ use crate::{
     telemetry,
 };
 
-/// Runs the role that the file names until a signal ends it.
+/// Runs the role of the file until a signal ends it.
 ///
 /// # Errors
-/// When the file is wrong, or the role cannot run.
+/// Fails when the file is invalid, or the role cannot run.
 pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     let loaded = config::load(file)?;
     telemetry::start(loaded.config.log_level)?;
@@ -30,11 +30,11 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     }
     let grace_period = loaded.config.role.grace_period();
     let runtime = match loaded.config.role {
-        RoleConfig::Master(_) => threads::of_a_master()?,
-        RoleConfig::Server(_) | RoleConfig::Client(_) => threads::of_a_role()?,
+        RoleConfig::Master(_) => threads::master_runtime()?,
+        RoleConfig::Server(_) | RoleConfig::Client(_) => threads::role_runtime()?,
     };
     run_with_signals(runtime, grace_period, async |cancel| {
-        let ready = Ready::prepare(&loaded.config).await?;
+        let ready = PreparedRole::prepare(&loaded.config).await?;
         let listens_at = ready.local_addresses();
         tracing::info!(
             role = loaded.config.role.name(),
@@ -47,7 +47,8 @@ pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Raises the soft limit of open files to the hard one: each connection takes one or two, and soft limits of 1,024 are for programs that use `select`.
+/// Raises the soft limit of open files to the hard limit. Each connection takes one or two
+/// descriptors. The usual soft limit of 1,024 exists for programs that use `select`.
 fn raise_open_files() {
     #[cfg(unix)]
     {
@@ -61,7 +62,7 @@ fn raise_open_files() {
             Ok(()) => tracing::debug!(
                 soft = limit.current,
                 hard = limit.maximum,
-                "the soft limit of open files is raised"
+                "soft limit of open files raised"
             ),
             Err(error) => {
                 tracing::warn!(limit = ?limit.current, "cannot raise the limit of open files: {error}")
@@ -70,10 +71,10 @@ fn raise_open_files() {
     }
 }
 
-/// Runs `role` on this runtime; signals cancel its token, see [`run_until_drained`].
+/// Runs `role` on this runtime. Signals cancel its token, see [`run_until_drained`].
 ///
 /// # Errors
-/// That of the role, or that it did not end in time.
+/// Returns the error of the role, or fails when it does not end in time.
 pub(super) fn run_with_signals(
     runtime: Runtime,
     grace_period: Duration,
@@ -92,7 +93,8 @@ pub(super) fn run_with_signals(
         )
         .await
     });
-    // A role has joined its tasks. What is left is a lookup of a name, or what a second signal cut off.
+    // The role has joined its tasks. Only a name lookup, or tasks cut off by a second signal, may
+    // be left.
     runtime.shutdown_background();
     outcome
 }

@@ -1,11 +1,13 @@
-//! What the system asks of the process: SIGINT, SIGTERM and SIGHUP (Ctrl-C on Windows). The first one asks to drain, the second one to end at once.
+//! The signals of the process: SIGINT, SIGTERM and SIGHUP (Ctrl-C on Windows). The first signal
+//! starts the drain, the second ends the process at once.
 //!
 //! ```text
 //! running ──first signal──► draining ──role ends──► done (0)
 //!    │                         ├──second signal──► ended at once (129, 130, 143)
 //!    └──role ends──► done      └──deadline──► failed (1)
 //! ```
-//! What is no role, and ends without a signal, is ended by the first one (129, 130, 143).
+//!
+//! A command that is not a role ends on the first signal (129, 130, 143).
 
 use std::{future::Future, io, pin::pin, process::ExitCode, time::Duration};
 
@@ -13,13 +15,14 @@ use anyhow::bail;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// What a role may take beyond its grace period before it is left behind: goodbyes on slow links take some seconds.
+/// The time beyond the grace period before a role is abandoned. Close handshakes on slow links take
+/// several seconds.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// What a role may take after a task has panicked.
+/// How long a role may drain after a panic.
 const PANIC_GRACE: Duration = Duration::from_secs(5);
 
-/// Has panics logged, and the token that is returned cancelled by the first one.
+/// Logs panics. The returned token is cancelled by the first panic.
 pub fn watch_for_panics() -> CancellationToken {
     let panicked = CancellationToken::new();
     let token = panicked.clone();
@@ -30,10 +33,10 @@ pub fn watch_for_panics() -> CancellationToken {
     panicked
 }
 
-/// A wish that the process ends.
+/// A request to end the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGINT, Ctrl-C.
+    /// SIGINT or Ctrl-C.
     Interrupt,
     /// SIGTERM.
     Terminate,
@@ -42,7 +45,7 @@ pub enum Signal {
 }
 
 impl Signal {
-    /// 128 and the signal's number, as shells say it.
+    /// The exit code of shells: 128 plus the signal number.
     fn exit_code(self) -> ExitCode {
         ExitCode::from(match self {
             Signal::Interrupt => 130,
@@ -57,16 +60,16 @@ impl Signal {
 pub struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    /// Absent under `nohup`, where SIGHUP stays ignored.
+    /// `None` under `nohup`, so that SIGHUP stays ignored.
     hangup: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
 impl Signals {
-    /// Takes the signals over; they end the process no more by themselves.
+    /// Installs handlers, so that the signals no longer end the process.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Fails when the system refuses.
     pub fn install() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let hangup = if hangup_is_ignored() {
@@ -81,22 +84,22 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     ///
     /// # Cancel safety
-    /// Nothing is lost.
+    /// This method is cancel safe.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::Interrupt,
             _ = self.terminate.recv() => Signal::Terminate,
-            () = received(self.hangup.as_mut()) => Signal::Hangup,
+            () = recv_or_pending(self.hangup.as_mut()) => Signal::Hangup,
         }
     }
 }
 
-/// Waits for a signal; without one, forever.
+/// Waits for the signal, or forever without one.
 #[cfg(unix)]
-async fn received(signal: Option<&mut tokio::signal::unix::Signal>) {
+async fn recv_or_pending(signal: Option<&mut tokio::signal::unix::Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,
@@ -118,30 +121,33 @@ pub struct Signals(tokio::signal::windows::CtrlC);
 
 #[cfg(windows)]
 impl Signals {
-    /// Takes Ctrl-C over; it ends the process no more by itself.
+    /// Installs a handler, so that Ctrl-C no longer ends the process.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Fails when the system refuses.
     pub fn install() -> io::Result<Self> {
         tokio::signal::windows::ctrl_c().map(Self)
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     ///
     /// # Cancel safety
-    /// Nothing is lost.
+    /// This method is cancel safe.
     pub async fn next(&mut self) -> Signal {
         self.0.recv().await;
         Signal::Interrupt
     }
 }
 
-/// Runs `role` until it ends by itself, or drains it: the first signal cancels `cancel`, and `role` then has its grace period to end. A
-/// second signal ends the waiting at once. When a task has panicked, the role drains for a few seconds and has failed: a process that lives on without one of
-/// its tasks serves nobody, and no supervisor starts it again.
+/// Runs `role` until it ends, or drains it after a signal. The first signal cancels `cancel`, and
+/// the role then has its grace period. A second signal returns at once.
+///
+/// After a panic the role drains for a few seconds, and the process fails. A process without one of
+/// its tasks would serve no peer, and no supervisor would restart it.
 ///
 /// # Errors
-/// That of the role, that it did not end in time, or that a task panicked.
+/// Returns the error of the role. Also fails when the role does not end in time, or a task
+/// panicked.
 pub async fn run_until_drained(
     role: impl Future<Output = anyhow::Result<()>>,
     cancel: &CancellationToken,
@@ -154,6 +160,7 @@ pub async fn run_until_drained(
         outcome = &mut role => return outcome.map(|()| ExitCode::SUCCESS),
         signal = next_signal() => signal,
         () = panicked.cancelled() => {
+            // Close connections gracefully, then fail so that a supervisor restarts the process.
             cancel.cancel();
             let _ = tokio::time::timeout(grace_period.min(PANIC_GRACE), role).await;
             bail!("a task panicked: this is a bug; the log says where");
@@ -168,11 +175,12 @@ pub async fn run_until_drained(
     }
 }
 
-/// Runs `work` until it ends by itself, or until a signal: that cancels `cancel`, and `work` then has a moment to end. Unlike a role, which a
-/// signal ends in order, it has not done what it was to do: the exit code says so.
+/// Runs `work` until it ends, or interrupts it after a signal. The signal cancels `cancel`, and
+/// `work` then has a short time to end. Interrupted work is incomplete, unlike a drained role, so
+/// the exit code reports the signal.
 ///
 /// # Errors
-/// That of the work.
+/// Returns the error of the work.
 pub async fn run_until_signal(
     work: impl Future<Output = anyhow::Result<()>>,
     cancel: &CancellationToken,
@@ -185,7 +193,7 @@ pub async fn run_until_signal(
     };
     cancel.cancel();
     tokio::select! {
-        // What the work has to say comes before another signal.
+        // Prefer the output of the work over a second signal.
         biased;
         _ = work => {}
         _ = next_signal() => {}
@@ -202,7 +210,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs `role` with these signals, and no more of them.
+    /// Runs `role` with exactly these signals.
     fn run(
         signals: &[Signal],
         role: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
@@ -234,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_that_ends_by_itself_is_done() {
+    fn run_returns_the_result_of_a_finished_role() {
         assert_eq!(run(&[], async |_| Ok(())).expect("done"), ExitCode::SUCCESS);
         assert_eq!(
             run(&[], async |_| bail!("no such port"))
@@ -287,27 +295,27 @@ mod tests {
     }
 
     #[test]
-    fn work_that_a_signal_ends_may_say_what_it_has_done_and_is_not_done() {
+    fn interrupted_work_may_report_results_and_exits_with_the_signal_code() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .expect("a runtime");
-        let (cancel, said) = (CancellationToken::new(), std::cell::Cell::new(false));
+        let (cancel, reported) = (CancellationToken::new(), std::cell::Cell::new(false));
         let work = async {
             cancel.cancelled().await;
-            said.set(true);
+            reported.set(true);
             bail!("interrupted")
         };
         let ended = runtime.block_on(run_until_signal(work, &cancel, async || Signal::Interrupt));
         assert_eq!(ended.expect("ended"), ExitCode::from(130));
-        assert!(said.get());
-        let by_itself = |outcome| {
+        assert!(reported.get());
+        let uninterrupted = |outcome| {
             runtime.block_on(run_until_signal(async { outcome }, &cancel, async || {
                 pending().await
             }))
         };
-        assert_eq!(by_itself(Ok(())).expect("done"), ExitCode::SUCCESS);
-        assert!(by_itself(Err(anyhow::anyhow!("no server"))).is_err());
+        assert_eq!(uninterrupted(Ok(())).expect("done"), ExitCode::SUCCESS);
+        assert!(uninterrupted(Err(anyhow::anyhow!("no server"))).is_err());
     }
 
     #[cfg(target_os = "linux")]

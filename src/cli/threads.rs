@@ -1,55 +1,60 @@
-//! How many threads a process works with. A task that wakes one of another thread costs a call to the system and a switch between the two, which on a
-//! busy link is as much as moving the bytes (docs/performance.md has the measurements). So a role has one thread, unless it is told otherwise, but for a
-//! master, whose links are spread over the processors in groups.
+//! The number of threads of a process. Waking a task on another thread costs a system call and a
+//! context switch. On a busy link that costs as much as moving the bytes (measurements:
+//! docs/performance.md). A role therefore uses one thread by default. A master distributes its
+//! links over one thread per processor.
 
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Runtime};
 
-/// Set by who knows better. It is tokio's own name for it, but tokio would panic where we say what is wrong.
-const OVERRIDE: &str = "TOKIO_WORKER_THREADS";
+/// Overrides the number of threads. It is the variable of tokio, but tokio panics on an invalid
+/// value, and we report an error.
+const THREADS_VARIABLE: &str = "TOKIO_WORKER_THREADS";
 
-/// The runtime of a role: one thread, unless [`OVERRIDE`] says another number.
+/// Builds the runtime of a server or client: one thread, unless [`THREADS_VARIABLE`] sets another
+/// number.
 ///
 /// # Errors
-/// When [`OVERRIDE`] is no number of threads, or the system refuses.
-pub(super) fn of_a_role() -> anyhow::Result<Runtime> {
-    match chosen()? {
+/// Fails when [`THREADS_VARIABLE`] is invalid, or the system refuses.
+pub(super) fn role_runtime() -> anyhow::Result<Runtime> {
+    match configured_threads()? {
         Some(count) if count > NonZeroUsize::MIN => {
             start(Builder::new_multi_thread().worker_threads(count.get()))
         }
-        _ => of_a_master(),
+        _ => master_runtime(),
     }
 }
 
-/// The runtime of a master, whose links have threads of their own.
+/// Builds the runtime of a master. Its links run on separate threads.
 ///
 /// # Errors
-/// When the system refuses.
-pub(super) fn of_a_master() -> anyhow::Result<Runtime> {
+/// Fails when the system refuses.
+pub(super) fn master_runtime() -> anyhow::Result<Runtime> {
     start(&mut Builder::new_current_thread())
 }
 
-/// A runtime for what would otherwise be several processes: a thread for each processor, or as many as [`OVERRIDE`] says.
+/// Builds the runtime of several roles in one process: one thread per processor, or the number in
+/// [`THREADS_VARIABLE`].
 ///
 /// # Errors
-/// When [`OVERRIDE`] is no number of threads, or the system refuses.
-pub(super) fn of_several_roles() -> anyhow::Result<Runtime> {
-    start(Builder::new_multi_thread().worker_threads(for_links()?.get()))
+/// Fails when [`THREADS_VARIABLE`] is invalid, or the system refuses.
+pub(super) fn combined_runtime() -> anyhow::Result<Runtime> {
+    start(Builder::new_multi_thread().worker_threads(link_threads()?.get()))
 }
 
-/// On how many threads a master serves its links: one for each processor, or as many as [`OVERRIDE`] says.
+/// Returns the number of threads for the links of a master: one per processor, or the number in
+/// [`THREADS_VARIABLE`].
 ///
 /// # Errors
-/// When [`OVERRIDE`] is no number of threads.
-pub(super) fn for_links() -> anyhow::Result<NonZeroUsize> {
+/// Fails when [`THREADS_VARIABLE`] is invalid.
+pub(super) fn link_threads() -> anyhow::Result<NonZeroUsize> {
     let processors = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    Ok(chosen()?.unwrap_or_else(processors))
+    Ok(configured_threads()?.unwrap_or_else(processors))
 }
 
-fn chosen() -> anyhow::Result<Option<NonZeroUsize>> {
-    std::env::var_os(OVERRIDE)
+fn configured_threads() -> anyhow::Result<Option<NonZeroUsize>> {
+    std::env::var_os(THREADS_VARIABLE)
         .map(|value| number(&value.to_string_lossy()))
         .transpose()
 }
@@ -57,7 +62,7 @@ fn chosen() -> anyhow::Result<Option<NonZeroUsize>> {
 fn number(value: &str) -> anyhow::Result<NonZeroUsize> {
     value
         .parse()
-        .map_err(|_| anyhow!("{OVERRIDE} is \"{value}\" in the environment: give a number of threads from 1 up, or unset it"))
+        .map_err(|_| anyhow!("{THREADS_VARIABLE} is \"{value}\" in the environment: set it to a number of threads, 1 or more, or unset it"))
 }
 
 fn start(builder: &mut Builder) -> anyhow::Result<Runtime> {
@@ -73,12 +78,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_number_of_threads_is_named_with_its_value() {
+    fn invalid_thread_counts_are_named_in_the_error() {
         assert_eq!(number("3").expect("a number").get(), 3);
         for wrong in ["", "0", "-1", "many"] {
             let error = number(wrong).expect_err("no number of threads").to_string();
             assert!(
-                error.contains(OVERRIDE) && error.contains(&format!("\"{wrong}\"")),
+                error.contains(THREADS_VARIABLE) && error.contains(&format!("\"{wrong}\"")),
                 "{error}"
             );
         }

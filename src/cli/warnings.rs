@@ -1,12 +1,12 @@
-//! What works and was probably not meant: what the configuration noted, and keys that can be guessed.
+//! Warnings about a valid configuration: those that the parser noted, and weak keys.
 
 use crate::{
-    config::{FieldPath, Loaded, RoleConfig, Secret, Warning},
+    config::{FieldPath, LoadedConfig, RoleConfig, Secret, Warning},
     crypto::strength::{Strength, strength},
 };
 
-/// Everything that an operator should know of a valid file.
-pub fn warnings(loaded: &Loaded) -> Vec<Warning> {
+/// Returns all warnings about a valid file.
+pub fn warnings(loaded: &LoadedConfig) -> Vec<Warning> {
     let mut warnings = loaded.warnings.clone();
     let master_key = FieldPath::default().field("master_key");
     match &loaded.config.role {
@@ -35,7 +35,7 @@ fn weak(field: FieldPath, key: &Secret) -> Option<Warning> {
         return None;
     };
     let message = format!(
-        "can be guessed (at most 2^{bits} tries): `report keygen` makes a strong one; set it at both ends"
+        "can be guessed (at most 2^{bits} tries): `report keygen` generates a strong one; set it at both ends"
     );
     Some(Warning { field, message })
 }
@@ -47,13 +47,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_weak_key_is_warned_of_and_not_shown() {
+    fn warnings_name_weak_keys_without_printing_them() {
         let text = r#"{"mode": "server", "master": "host:1", "master_key": "hush", "ports": [
             {"local_address": "host:1", "port_key": "T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4"}, {"local_address": "host:2", "port_key": "hush2"}]}"#;
         let loaded = crate::config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
-        let said: Vec<String> = warnings(&loaded).iter().map(ToString::to_string).collect();
-        assert_eq!(said.len(), 2, "{said:?}");
-        for (line, field) in said.iter().zip([
+        let lines: Vec<String> = warnings(&loaded).iter().map(ToString::to_string).collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for (line, field) in lines.iter().zip([
             "master_key can be guessed",
             "ports[1].port_key can be guessed",
         ]) {

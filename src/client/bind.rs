@@ -1,4 +1,4 @@
-//! The local addresses of a client's ports, and the listeners there.
+//! The local addresses of a client's ports, and their listeners.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -7,49 +7,51 @@ use tracing::debug;
 
 use crate::link::tcp;
 
-/// Between two attempts at an address that is taken: the first pause, and the longest.
+/// First and longest pause between attempts to listen at an unavailable address.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// All local addresses of a client: an IPv6 wildcard leaves IPv4 to a port that has the IPv4 one.
-pub struct Addresses(Arc<[SocketAddr]>);
+/// All local addresses of a client. An IPv6 wildcard listener leaves IPv4 to a port that has the
+/// IPv4 address.
+pub struct LocalAddresses(Arc<[SocketAddr]>);
 
-impl Addresses {
-    /// Looks the addresses up; a name that does not resolve now is looked up again when it is listened at.
+impl LocalAddresses {
+    /// Resolves the addresses. A name that does not resolve now is resolved again by
+    /// [`LocalAddress::listen`].
     pub async fn resolve<'a>(addresses: impl Iterator<Item = &'a str>) -> Self {
         let mut all = Vec::new();
         for address in addresses {
             all.extend(tokio::net::lookup_host(address).await.into_iter().flatten());
         }
-        Addresses(all.into())
+        LocalAddresses(all.into())
     }
 
-    /// One of them.
-    pub fn of(&self, address: String) -> Address {
-        Address {
+    /// Returns one of the addresses.
+    pub fn of(&self, address: String) -> LocalAddress {
+        LocalAddress {
             address,
             all: Arc::clone(&self.0),
         }
     }
 }
 
-/// Where a port listens.
-pub struct Address {
+/// The address at which a port listens.
+pub struct LocalAddress {
     address: String,
     all: Arc<[SocketAddr]>,
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for LocalAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.address)
     }
 }
 
-impl Address {
-    /// A listener at the first address of the name that can be listened at.
+impl LocalAddress {
+    /// Listens at the first available address of the name.
     ///
     /// # Errors
-    /// That of the last one.
+    /// The error of the last address.
     pub async fn listen(&self) -> io::Result<TcpListener> {
         let mut error = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
         for address in tokio::net::lookup_host(&self.address).await? {
@@ -61,18 +63,18 @@ impl Address {
         Err(error)
     }
 
-    /// Tries until it succeeds.
+    /// Retries until it succeeds.
     ///
     /// # Cancel safety
-    /// Nothing is left behind.
-    pub async fn listen_in_the_end(&self, mark: &str) -> TcpListener {
+    /// Dropping the future leaves no listener behind.
+    pub async fn listen_with_retry(&self, mark: &str) -> TcpListener {
         let mut pause = RETRY_FIRST;
         loop {
             tokio::time::sleep(pause).await;
             match self.listen().await {
                 Ok(listener) => return listener,
                 Err(error) => {
-                    debug!(port = mark, address = %self.address, "still cannot listen: {error}")
+                    debug!(port = mark, address = %self.address, "cannot listen yet: {error}")
                 }
             }
             pause = pause.saturating_mul(2).min(RETRY_MAX);
@@ -93,7 +95,7 @@ mod tests {
             .expect("its address")
             .port();
         let both = [format!("0.0.0.0:{free}"), format!("[::]:{free}")];
-        let all = Addresses::resolve(both.iter().map(String::as_str)).await;
+        let all = LocalAddresses::resolve(both.iter().map(String::as_str)).await;
         let [v4, v6] = both.map(|address| all.of(address));
         let first = v4.listen().await.expect("IPv4");
         let Ok(second) = v6.listen().await else {
@@ -107,17 +109,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_that_is_taken_is_listened_at_when_it_is_free() {
+    async fn listen_with_retry_succeeds_when_the_address_is_free() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = taken.local_addr().expect("its address").to_string();
-        let address = Addresses::resolve([address.as_str()].into_iter())
+        let address = LocalAddresses::resolve([address.as_str()].into_iter())
             .await
             .of(address);
         assert_eq!(
             address.listen().await.expect_err("taken").kind(),
             io::ErrorKind::AddrInUse
         );
-        let mut later = std::pin::pin!(address.listen_in_the_end("port"));
+        let mut later = std::pin::pin!(address.listen_with_retry("port"));
         tokio::time::timeout(RETRY_FIRST * 3, &mut later)
             .await
             .expect_err("still taken");

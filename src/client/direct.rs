@@ -1,5 +1,5 @@
-//! A client without listeners: the tunnel of one port, for who uses it in this process. The links, the wishes and the way they are made again are
-//! those of a client that listens.
+//! A client without listeners: provides the tunnel of one port to a caller in this process. Links,
+//! attach requests and retries work as in a client that listens.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,116 +11,120 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    port::Port,
-    visitor::{Session, Visitor},
+    client_role::{ClientRole, ClientSession},
+    port::PortSupervisor,
 };
 use crate::{
     frame::{Frame, Terms},
     link::{
         Outbox,
         drain::Drain,
-        uplink::{LinkNews, LinkedRole, Uplink, Way},
+        uplink::{Connector, LinkEvent, LinkedRole, Uplink},
     },
     tunnel::{
         PortParameters, Tunnel,
-        attach::{AttachError, Taker},
+        attach::{AttachError, ServerInfo},
     },
 };
 
-/// A tunnel, and how it came about.
+/// A tunnel, and the times to establish it.
 #[derive(Clone)]
-pub struct Reached {
-    /// It is attached.
+pub struct DirectTunnel {
+    /// The tunnel, attached.
     pub tunnel: Tunnel,
-    /// The master's address, as in the configuration.
+    /// The master's address, as configured.
     pub master: String,
-    /// From the beginning until the link stood.
+    /// Time from the start until the link was established.
     pub link_time: Duration,
-    /// From then until the tunnel was attached.
+    /// Time from then until the tunnel was attached.
     pub attach_time: Duration,
-    /// What the server says of itself.
-    pub taker: Taker,
+    /// The properties of the server.
+    pub server_info: ServerInfo,
 }
 
-/// Why there is no tunnel.
+/// Why no tunnel was established.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReachError {
-    /// No master of the list took the client in.
+pub enum DirectError {
+    /// No master in the list accepted the client.
     #[error("no link to a master; {}", .0.iter().map(|(master, why)| format!("{master}: {why}")).collect::<Vec<_>>().join("; "))]
     NoMaster(BTreeMap<String, String>),
-    /// A link stands, and nobody answers for the port key.
+    /// A link is up, but no server answers for the port key.
     #[error(
-        "no tunnel: no server for the port key of \"{mark}\" is linked to {master} (waited for {} s); is the server running, \
-         and is the port key the same at both ends, to the letter?",
+        "no tunnel: no server for the port key of \"{mark}\" is linked to {master} (waited {} s); check that the server is running \
+         and that the port key is the same at both ends, to the letter",
         .waited.as_secs_f32()
     )]
     NoServer {
-        /// The port.
+        /// The name of the port.
         mark: String,
-        /// Where it was asked for.
+        /// The master that was asked.
         master: String,
-        /// For how long.
+        /// How long the client waited.
         waited: Duration,
     },
-    /// A server is there and there is no tunnel with it.
+    /// A server answered, but refused the tunnel.
     #[error("no tunnel: {0}")]
     Refused(AttachError),
-    /// It was cancelled.
+    /// The caller cancelled the attempt.
     #[error("cancelled")]
     Cancelled,
 }
 
-/// Brings a tunnel of `port` about and gives it to `work`; ends both when that is done. A server is waited for as long as `patience` from when a
-/// link stands. When `cancel` is cancelled before there is a tunnel, there will be none; after that `work` has to see to it.
+/// Establishes a tunnel of `port` and passes it to `work`. Ends the tunnel and the link when `work`
+/// is done.
+///
+/// Waits for a server for up to `server_timeout` after a link is up. Cancelling `cancel` stops the
+/// attempt; once `work` runs, `work` itself has to react to it.
 ///
 /// # Errors
-/// When there is no tunnel.
+/// When no tunnel was established.
 ///
 /// # Cancel safety
-/// Dropping the future cuts the link; tasks that were spawned end soon after.
+/// Dropping the future cuts the link. Tasks that were spawned end soon after.
 pub async fn with_tunnel<T, F>(
     uplink: Uplink,
     port: PortParameters,
-    patience: Duration,
+    server_timeout: Duration,
     cancel: CancellationToken,
-    work: impl FnOnce(Reached) -> F + Send + 'static,
-) -> Result<T, ReachError>
+    work: impl FnOnce(DirectTunnel) -> F + Send + 'static,
+) -> Result<T, DirectError>
 where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
 {
     let drain = Drain::default();
-    let port = Port::new(port, &drain.tasks, &drain.stop);
-    let visitor = Visitor::new(
+    let port = PortSupervisor::new(port, &drain.tasks, &drain.stop);
+    let role = ClientRole::new(
         vec![Arc::clone(&port)],
-        uplink.mover.clone(),
+        uplink.move_requests.clone(),
         &drain.tasks,
         &drain.stop,
     );
     let masters = uplink
         .dialers
         .iter()
-        .map(Way::name)
+        .map(Connector::name)
         .collect::<BTreeSet<_>>()
         .len();
-    let observed = Observed {
-        visitor,
+    let observed = ObservedClient {
+        role,
         links: watch::Sender::default(),
     };
-    let reaching = Reaching {
+    let waiter = TunnelWaiter {
         port: Arc::clone(&port),
         links: observed.links.subscribe(),
         masters,
-        patience,
+        server_timeout,
     };
     let done = CancellationToken::new();
-    let over = done.clone().drop_guard();
-    // A task of its own: what the caller's future is polled by may be the main thread, which every wake-up would have to wake.
+    let done_guard = done.clone().drop_guard();
+    // A separate task: the caller may poll this future on the main thread, which each wake-up would
+    // have to wake.
     let working = drain.tasks.spawn(async move {
-        let _over = over;
+        let _done_guard = done_guard;
         let reached = tokio::select! {
-            reached = reaching.reach() => reached?,
-            () = cancel.cancelled() => return Err(ReachError::Cancelled),
+            reached = waiter.wait_for_tunnel() => reached?,
+            () = cancel.cancelled() => return Err(DirectError::Cancelled),
         };
         Ok(work(reached).await)
     });
@@ -138,95 +142,99 @@ where
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(ReachError::Cancelled),
+            Err(_) => Err(DirectError::Cancelled),
         },
     }
 }
 
-/// What became of the links so far.
+/// The link events so far.
 #[derive(Debug, Clone, Default)]
 struct Links {
-    /// At which master the last one stood, and since when.
+    /// The master of the newest link, and when it was established.
     joined: Option<(String, Instant)>,
-    /// Why not at the others, by their addresses.
+    /// Why the links to the other masters failed, by address.
     failed: BTreeMap<String, String>,
 }
 
-/// A visitor whose links are told of.
-struct Observed {
-    visitor: Visitor,
+/// A client role that publishes the events of its links.
+struct ObservedClient {
+    role: ClientRole,
     links: watch::Sender<Links>,
 }
 
-impl LinkedRole for Observed {
-    type Session = Session;
+impl LinkedRole for ObservedClient {
+    type Session = ClientSession;
 
-    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Session) {
-        self.visitor.begin(outbox)
+    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, ClientSession) {
+        self.role.begin(outbox)
     }
 
     fn joined(&self, outbox: &Arc<Outbox>, terms: &Terms) {
-        self.visitor.joined(outbox, terms);
+        self.role.joined(outbox, terms);
     }
 
     fn retiring(&self, outbox: &Arc<Outbox>) {
-        self.visitor.retiring(outbox);
+        self.role.retiring(outbox);
     }
 
-    fn told(&self, news: LinkNews<'_>) {
+    fn on_link_event(&self, event: LinkEvent<'_>) {
         let now = Instant::now();
-        self.links.send_modify(|links| match news {
-            LinkNews::Joined { master } => links.joined = Some((master.to_owned(), now)),
-            LinkNews::Failed { master, why } => drop(links.failed.insert(master.to_owned(), why)),
+        self.links.send_modify(|links| match event {
+            LinkEvent::Joined { master } => links.joined = Some((master.to_owned(), now)),
+            LinkEvent::Failed { master, error } => {
+                drop(links.failed.insert(master.to_owned(), error))
+            }
         });
     }
 }
 
 /// Waits for a tunnel.
-struct Reaching {
-    port: Arc<Port>,
+struct TunnelWaiter {
+    port: Arc<PortSupervisor>,
     links: watch::Receiver<Links>,
-    /// How many addresses there are.
+    /// Number of master addresses.
     masters: usize,
-    patience: Duration,
+    server_timeout: Duration,
 }
 
-impl Reaching {
-    async fn reach(mut self) -> Result<Reached, ReachError> {
-        let begun = Instant::now();
+impl TunnelWaiter {
+    async fn wait_for_tunnel(mut self) -> Result<DirectTunnel, DirectError> {
+        let started = Instant::now();
         let (master, linked) = self.linked().await?;
-        let (tunnel, taker) = match tokio::time::timeout(self.patience, self.attached()).await {
-            Ok(attached) => attached.map_err(ReachError::Refused)?,
-            Err(_) => return Err(self.nobody(master)),
-        };
-        let link_time = linked.saturating_duration_since(begun);
-        Ok(Reached {
+        let (tunnel, server_info) =
+            match tokio::time::timeout(self.server_timeout, self.attached()).await {
+                Ok(attached) => attached.map_err(DirectError::Refused)?,
+                Err(_) => return Err(self.timeout_error(master)),
+            };
+        let link_time = linked.saturating_duration_since(started);
+        Ok(DirectTunnel {
             tunnel,
             master,
             link_time,
             attach_time: linked.elapsed(),
-            taker,
+            server_info,
         })
     }
 
-    /// Waits until a link stands, or every master has failed once: each attempt has a deadline of its own.
-    async fn linked(&mut self) -> Result<(String, Instant), ReachError> {
+    /// Waits until a link is up, or every master has failed once. Each attempt has its own
+    /// deadline.
+    async fn linked(&mut self) -> Result<(String, Instant), DirectError> {
         loop {
             let links = self.links.borrow_and_update().clone();
             if let Some(joined) = links.joined {
                 return Ok(joined);
             }
             if links.failed.len() >= self.masters {
-                return Err(ReachError::NoMaster(links.failed));
+                return Err(DirectError::NoMaster(links.failed));
             }
             if self.links.changed().await.is_err() {
-                return Err(ReachError::Cancelled);
+                return Err(DirectError::Cancelled);
             }
         }
     }
 
-    /// Waits for a tunnel, or for a refusal that would come again.
-    async fn attached(&self) -> Result<(Tunnel, Taker), AttachError> {
+    /// Waits for a tunnel, or for a refusal that a retry would not change.
+    async fn attached(&self) -> Result<(Tunnel, ServerInfo), AttachError> {
         let mut refusals = self.port.refusals();
         loop {
             if let Some(refusal) = refusals
@@ -240,21 +248,22 @@ impl Reaching {
                 tunnel = self.port.tunnel() => tunnel,
                 _ = refusals.changed() => continue,
             };
-            if let Some(taker) = self.port.taker(&tunnel) {
-                return Ok((tunnel, taker));
+            if let Some(server_info) = self.port.server_info(&tunnel) {
+                return Ok((tunnel, server_info));
             }
+            // The tunnel ended between the two calls: ask for the next one.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Why there was no tunnel in time: what the last wish came to, if it came to anything.
-    fn nobody(&self, master: String) -> ReachError {
+    /// Returns why no tunnel was established in time: the last refusal, if there was one.
+    fn timeout_error(&self, master: String) -> DirectError {
         match self.port.refusals().borrow().clone() {
-            Some(refusal) => ReachError::Refused(refusal),
-            None => ReachError::NoServer {
+            Some(refusal) => DirectError::Refused(refusal),
+            None => DirectError::NoServer {
                 mark: self.port.parameters.mark.to_string(),
                 master,
-                waited: self.patience,
+                waited: self.server_timeout,
             },
         }
     }

@@ -1,4 +1,4 @@
-//! A port's listener: every local connection becomes a stream of the port's tunnel.
+//! The listener of a port: each local connection becomes a stream of the port's tunnel.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,42 +12,43 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, info, info_span, warn};
 
 use super::{
-    held::{Place, Queue, Turn, given_up},
+    hold_queue::{HoldQueue, QueuePlace, QueueTurn, wait_abandoned},
     orphans::Orphans,
-    port::Port,
-    refused::is_refusal,
+    port::PortSupervisor,
+    refused_servers::is_refusal,
 };
 use crate::{
     link::{
-        files::{self, Trouble},
-        tcp::is_of_one_connection,
+        file_limit::{self, ThrottledLog},
+        tcp::is_single_connection_error,
     },
     tunnel::{
         Tunnel,
+        reclaim::{ReclaimedConnection, splice_or_reclaim},
         splice::{Spliced, reset_on_close},
-        take_back::{TakenBack, splice_or_take_back},
     },
 };
 
-/// After an error of the listener (too many open files, most of the time) it pauses for this long: the error would come again at once.
-const ACCEPT_REST: Duration = Duration::from_millis(200);
+/// Pause after an error of the listener, usually too many open files. The error would repeat at
+/// once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// What the connections of a port need.
+/// The resources that the connections of a port use.
 #[derive(Clone)]
-pub struct Context {
-    pub port: Arc<Port>,
+pub struct ListenerContext {
+    pub port: Arc<PortSupervisor>,
     pub hold_timeout: Duration,
     /// The order of the connections that wait for the tunnel.
-    pub queue: Queue,
+    pub queue: HoldQueue,
     pub orphans: Arc<Orphans>,
-    /// What keeps the listeners from accepting, for all ports of the client.
-    pub trouble: Arc<Trouble>,
+    /// Logs failures to accept, throttled for all ports of the client together.
+    pub descriptor_log: Arc<ThrottledLog>,
     pub streams: TaskTracker,
     pub stop: CancellationToken,
 }
 
-/// Accepts connections until `cancel` is cancelled, or everything is to stop.
-pub async fn listen(listener: TcpListener, context: Context, cancel: CancellationToken) {
+/// Accepts connections until `cancel` or `stop` is cancelled.
+pub async fn listen(listener: TcpListener, context: ListenerContext, cancel: CancellationToken) {
     let span = info_span!("port", port = %context.port.parameters.mark);
     if let Ok(address) = listener.local_addr() {
         info!(parent: &span, %address, "listening");
@@ -62,68 +63,74 @@ pub async fn listen(listener: TcpListener, context: Context, cancel: Cancellatio
         match accepted {
             Ok((socket, address)) => {
                 let is_held = context.port.tunnel().now_or_never().is_none();
+                // Join in the order of acceptance, before the task runs.
                 let (accepted, place) = (Instant::now(), context.queue.join());
-                let arrival = Arrival {
+                let incoming = IncomingConnection {
                     socket,
                     address,
                     accepted,
                     is_held,
                     place,
                 };
-                let visit = visit(context.clone(), arrival);
+                let serving = serve_connection(context.clone(), incoming);
                 context
                     .streams
-                    .spawn(visit.instrument(debug_span!(parent: &span, "stream", %address)));
+                    .spawn(serving.instrument(debug_span!(parent: &span, "stream", %address)));
             }
-            Err(error) if is_of_one_connection(&error) => {
-                debug!(parent: &span, %error, "a connection was not accepted")
+            Err(error) if is_single_connection_error(&error) => {
+                debug!(parent: &span, %error, "connection not accepted")
             }
             Err(error) => {
-                span.in_scope(|| context.trouble.cannot_accept(&error));
-                tokio::time::sleep(ACCEPT_REST).await;
+                span.in_scope(|| context.descriptor_log.log_accept_error(&error));
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Accepts a connection when there is room for it. What waits in the system's queue until then is a connection that is not answered yet, to the application.
+/// Accepts a connection when a descriptor is free. Until then the connection stays in the kernel's
+/// backlog, and looks unanswered to the application.
 async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    files::room()?;
+    file_limit::check_available()?;
     let (socket, address) = listener.accept().await?;
-    // There may be other listeners, which have taken the room meanwhile.
-    files::stays(&socket).inspect_err(|_| reset_on_close(&socket))?;
+    // Another listener may have used the free descriptors in the meantime.
+    file_limit::check_accepted(&socket).inspect_err(|_| reset_on_close(&socket))?;
     Ok((socket, address))
 }
 
 /// A connection that was accepted.
-struct Arrival {
+struct IncomingConnection {
     socket: TcpStream,
     address: SocketAddr,
     accepted: Instant,
-    /// Nothing carried the tunnel then.
+    /// No tunnel was attached when it was accepted.
     is_held: bool,
-    place: Place,
+    place: QueuePlace,
 }
 
 /// Why a connection does not enter the tunnel.
-enum Refusal {
-    /// There was none in time.
+enum HoldError {
+    /// No tunnel was attached in time.
     HeldTooLong,
-    /// Its application has closed it while it was held.
+    /// The application has closed the connection.
     GivenUp,
 }
 
-/// Holds a connection until it is its turn and something carries the tunnel. The next one's turn begins when this one's is dropped.
-async fn hold(context: &Context, arrival: Arrival) -> Result<(TcpStream, Tunnel, Turn), Refusal> {
-    let Arrival {
+/// Holds a connection until its turn has come and a tunnel is attached. The next connection waits
+/// until the returned turn is dropped.
+async fn hold(
+    context: &ListenerContext,
+    incoming: IncomingConnection,
+) -> Result<(TcpStream, Tunnel, QueueTurn), HoldError> {
+    let IncomingConnection {
         socket,
         accepted,
         mut is_held,
         place,
         ..
-    } = arrival;
+    } = incoming;
     let entered = async {
-        // Those before it have earlier deadlines.
+        // No timeout here: the connections ahead have earlier deadlines.
         let turn = place.turn().await;
         loop {
             let tunnel = match context.port.tunnel().now_or_never() {
@@ -135,67 +142,68 @@ async fn hold(context: &Context, arrival: Arrival) -> Result<(TcpStream, Tunnel,
                         context.port.tunnel(),
                     )
                     .await;
-                    awaited.map_err(|_| Refusal::HeldTooLong)?
+                    awaited.map_err(|_| HoldError::HeldTooLong)?
                 }
             };
-            // An application that was not made to wait may send, close and go.
+            // A connection that did not wait may enter even if closed: an application may send,
+            // close and exit.
             if !std::mem::take(&mut is_held) {
                 return Ok((tunnel, turn));
             }
             if context.orphans.has_peer_of(&socket, accepted).await {
-                return Err(Refusal::GivenUp);
+                return Err(HoldError::GivenUp);
             }
-            // The tunnel may have lost its link meanwhile.
+            // The tunnel may have been lost during the check, so look again.
         }
     };
     let (tunnel, turn) = tokio::select! {
         biased;
         entered = entered => entered?,
-        () = given_up(&socket, &context.orphans, accepted) => return Err(Refusal::GivenUp),
+        () = wait_abandoned(&socket, &context.orphans, accepted) => return Err(HoldError::GivenUp),
     };
     Ok((socket, tunnel, turn))
 }
 
-async fn visit(context: Context, arrival: Arrival) {
-    let (address, parameters) = (arrival.address, &context.port.parameters);
-    // Until a splice has ended in order, whatever ends this is no end of file.
-    reset_on_close(&arrival.socket);
+async fn serve_connection(context: ListenerContext, incoming: IncomingConnection) {
+    let (address, parameters) = (incoming.address, &context.port.parameters);
+    // Until a splice has ended gracefully, closing this socket must not look like an end of file.
+    reset_on_close(&incoming.socket);
     let entered = tokio::select! {
-        entered = hold(&context, arrival) => entered,
+        entered = hold(&context, incoming) => entered,
         () = context.stop.cancelled() => return,
     };
     let (socket, mut tunnel, turn) = match entered {
         Ok(entered) => entered,
-        Err(Refusal::GivenUp) => {
-            return info!(%address, "dropped: the application closed the connection while it was held");
+        Err(HoldError::GivenUp) => {
+            return info!(%address, "connection dropped: the application closed it while it waited for a tunnel");
         }
-        Err(Refusal::HeldTooLong) => return log_held_too_long(&context, address),
+        Err(HoldError::HeldTooLong) => return log_held_too_long(&context, address),
     };
     let mut turn = Some(turn);
-    let mut connection = TakenBack {
+    let mut connection = ReclaimedConnection {
         socket,
         unsent: Bytes::new(),
     };
     loop {
         let stream = tunnel.open(context.port.details(&tunnel, address, &connection.socket));
-        // The next one's turn.
+        // The stream is open, so the order is kept: let the next connection enter.
         turn.take();
         let spliced = tokio::select! {
-            spliced = splice_or_take_back(connection, stream, parameters.compress) => spliced,
-            () = context.stop.cancelled() => return debug!("the connection was cut: the client ends"),
+            spliced = splice_or_reclaim(connection, stream, parameters.compress) => spliced,
+            () = context.stop.cancelled() => return debug!("connection cut: the client is shutting down"),
         };
         connection = match spliced {
             Ok(spliced) => {
                 if spliced.received_bytes == 0 && spliced.error.as_ref().is_some_and(is_refusal) {
-                    context.port.refused(&tunnel);
+                    context.port.on_refusal(&tunnel);
                 }
                 return log_end(&spliced);
             }
-            Err(taken_back) => taken_back,
+            Err(reclaimed) => reclaimed,
         };
         info!(
             unsent = connection.unsent.len(),
-            "the tunnel ended before its server saw the connection: the next tunnel takes it"
+            "tunnel ended before its server saw the connection: the next tunnel carries it"
         );
         let next = tokio::select! {
             next = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => next,
@@ -208,11 +216,11 @@ async fn visit(context: Context, arrival: Arrival) {
     }
 }
 
-fn log_held_too_long(context: &Context, address: SocketAddr) {
+fn log_held_too_long(context: &ListenerContext, address: SocketAddr) {
     warn!(
         %address,
         hold_timeout_s = context.hold_timeout.as_secs_f32(),
-        "no server for this port key appeared in time: the connection is reset"
+        "connection reset: no server for this port key appeared in time"
     );
 }
 
@@ -223,7 +231,7 @@ fn log_end(spliced: &Spliced) {
         error,
     } = spliced;
     match error {
-        None => debug!(sent, received, "the connection ended"),
-        Some(error) => info!(sent, received, "the connection was reset: {error}"),
+        None => debug!(sent, received, "connection ended"),
+        Some(error) => info!(sent, received, %error, "connection reset"),
     }
 }

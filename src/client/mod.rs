@@ -1,19 +1,21 @@
-//! The client role: listens locally, stays linked to the master, attaches a tunnel for each of its ports, and carries what connects into it.
+//! The client role: listens locally, keeps a link to a master, attaches a tunnel for each port, and
+//! carries local connections into it.
 //!
-//! Listeners stay from the start to the end; one whose address is taken follows when it is free. A connection that comes while nothing carries the port's tunnel is held for a while, and
-//! reset when nothing does by then.
+//! Listeners stay open until the client ends. A listener whose address is unavailable follows when
+//! the address is free. A connection that arrives while the port has no tunnel waits for
+//! `hold_timeout`, and is then reset.
 
 mod bind;
+mod client_role;
 pub mod direct;
-mod held;
+mod hold_queue;
 mod listener;
 mod orphans;
 mod port;
-mod refused;
+mod port_attach;
+mod refused_servers;
 #[cfg(test)]
 mod tests;
-mod visitor;
-mod wish;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,32 +23,34 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use self::{held::Queue, orphans::Orphans, port::Port, visitor::Visitor};
+use self::{
+    client_role::ClientRole, hold_queue::HoldQueue, orphans::Orphans, port::PortSupervisor,
+};
 use crate::{
     link::{drain::Drain, uplink::Uplink},
     tunnel::PortParameters,
 };
 
-/// A port that the client listens for.
+/// A port at which the client listens.
 #[derive(Debug)]
 pub struct ClientPort {
-    /// What both ends configure.
+    /// The parameters shared with the server.
     pub port: PortParameters,
-    /// Where to listen: a host name or IP address and a TCP port.
+    /// Listen address: a host name or IP address and a TCP port.
     pub local_address: String,
 }
 
-/// What a client needs.
+/// The parameters of a client.
 pub struct ClientParameters {
-    /// The way to the masters.
+    /// The connection to the masters.
     pub uplink: Uplink,
-    /// Its ports.
+    /// The client's ports.
     pub ports: Vec<ClientPort>,
     /// How long a connection waits for a tunnel.
     pub hold_timeout: Duration,
 }
 
-/// A local address cannot be listened at.
+/// The client cannot listen at a local address.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "port \"{mark}\": cannot listen at `local_address` {local_address}: {source}; \
@@ -61,27 +65,27 @@ pub struct ListenError {
 /// A client that listens for at least one of its ports.
 pub struct Client {
     uplink: Uplink,
-    ports: Vec<(PortParameters, Listening)>,
+    ports: Vec<(PortParameters, PortListener)>,
     hold_timeout: Duration,
 }
 
-/// Whether a port has its local address.
-enum Listening {
-    Here(TcpListener),
-    /// Its address is taken, or not there yet: it is tried again.
-    Later(bind::Address),
+/// The listener of a port.
+enum PortListener {
+    Bound(TcpListener),
+    /// The address is unavailable. The client retries it while it runs.
+    Pending(bind::LocalAddress),
 }
 
 impl Client {
-    /// Opens the listeners. One whose address cannot be listened at now is tried again while the client runs.
+    /// Opens the listeners. Addresses that are unavailable now are retried while the client runs.
     ///
     /// # Errors
-    /// When no port has a listener: the first one is named with its mark.
+    /// When no port has a listener. The error names one of the ports.
     ///
     /// # Cancel safety
-    /// Dropping the future closes what was opened.
+    /// Dropping the future closes the listeners.
     pub async fn bind(parameters: ClientParameters) -> Result<Self, ListenError> {
-        let all = bind::Addresses::resolve(
+        let all = bind::LocalAddresses::resolve(
             parameters
                 .ports
                 .iter()
@@ -96,14 +100,14 @@ impl Client {
         {
             let address = all.of(local_address);
             match address.listen().await {
-                Ok(listener) => ports.push((port, Listening::Here(listener))),
+                Ok(listener) => ports.push((port, PortListener::Bound(listener))),
                 Err(source) => {
                     failed.push(ListenError {
                         mark: port.mark.to_string(),
                         local_address: address.to_string(),
                         source,
                     });
-                    ports.push((port, Listening::Later(address)));
+                    ports.push((port, PortListener::Pending(address)));
                 }
             }
         }
@@ -113,7 +117,7 @@ impl Client {
             return Err(error);
         }
         for error in failed {
-            warn!("{error}; the client starts without this port and tries again");
+            warn!("{error}; the client starts without this port and retries");
         }
         Ok(Client {
             uplink: parameters.uplink,
@@ -122,12 +126,12 @@ impl Client {
         })
     }
 
-    /// Where the ports listen, in the order of the configuration.
+    /// Returns the addresses at which the ports listen, in the order of the configuration.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        let address = |listening: &Listening| match listening {
-            Listening::Here(listener) => listener.local_addr().ok(),
-            Listening::Later(_) => None,
+        let address = |listening: &PortListener| match listening {
+            PortListener::Bound(listener) => listener.local_addr().ok(),
+            PortListener::Pending(_) => None,
         };
         self.ports
             .iter()
@@ -135,10 +139,10 @@ impl Client {
             .collect()
     }
 
-    /// Runs until `cancel` is cancelled; the connections then have the `grace` period to end.
+    /// Runs until `cancel` is cancelled. The connections then have the `grace` period to end.
     ///
     /// # Cancel safety
-    /// Dropping the future cuts the link; tasks that were spawned end soon after.
+    /// Dropping the future cuts the link. Tasks that were spawned end soon after.
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
         let Client {
             uplink,
@@ -146,16 +150,16 @@ impl Client {
             hold_timeout,
         } = self;
         let drain = Drain::default();
-        let (mut visited, orphans, trouble) =
+        let (mut supervisors, orphans, descriptor_log) =
             (Vec::new(), Arc::new(Orphans::default()), Arc::default());
         for (port, listening) in ports {
-            let port = Port::new(port, &drain.tasks, &drain.stop);
-            visited.push(Arc::clone(&port));
-            let context = listener::Context {
+            let port = PortSupervisor::new(port, &drain.tasks, &drain.stop);
+            supervisors.push(Arc::clone(&port));
+            let context = listener::ListenerContext {
                 port,
                 hold_timeout,
-                trouble: Arc::clone(&trouble),
-                queue: Queue::default(),
+                descriptor_log: Arc::clone(&descriptor_log),
+                queue: HoldQueue::default(),
                 orphans: Arc::clone(&orphans),
                 streams: drain.streams.clone(),
                 stop: drain.stop.clone(),
@@ -163,11 +167,11 @@ impl Client {
             let cancel = cancel.clone();
             drain.tasks.spawn(async move {
                 let listener = match listening {
-                    Listening::Here(listener) => Some(listener),
-                    Listening::Later(address) => {
+                    PortListener::Bound(listener) => Some(listener),
+                    PortListener::Pending(address) => {
                         cancel
                             .run_until_cancelled(
-                                address.listen_in_the_end(&context.port.parameters.mark),
+                                address.listen_with_retry(&context.port.parameters.mark),
                             )
                             .await
                     }
@@ -177,24 +181,24 @@ impl Client {
                 }
             });
         }
-        let visitor = Visitor::new(
-            visited.clone(),
-            uplink.mover.clone(),
+        let role = ClientRole::new(
+            supervisors.clone(),
+            uplink.move_requests.clone(),
             &drain.tasks,
             &drain.stop,
         );
-        let farewell = async move {
-            futures_util::future::join_all(visited.iter().map(|port| port.end())).await;
+        let end_tunnels = async move {
+            futures_util::future::join_all(supervisors.iter().map(|port| port.end())).await;
         };
-        // The listeners have seen `cancel` too.
+        // The listeners react to `cancel` too.
         drain
             .run(
                 vec![uplink],
-                Arc::new(visitor),
+                Arc::new(role),
                 &cancel,
                 grace,
                 || {},
-                farewell,
+                end_tunnels,
             )
             .await;
     }

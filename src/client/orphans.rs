@@ -1,12 +1,14 @@
-//! Whether the application of a local connection has closed it entirely. TCP does not tell: the peer of a socket that was closed sees an end of file, as
-//! it does when one direction was shut down. On Linux the table of TCP sockets does, where the application runs on this machine: a socket that no process
-//! holds has no inode there.
+//! Detects local connections whose application has closed them in both directions.
+//!
+//! TCP does not tell: the peer of a closed socket sees an end of file, as after a half-close. On
+//! Linux the table of TCP sockets does tell, if the application runs on this machine: a socket that
+//! no process owns has no inode there.
 
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::{net::TcpStream, time::Instant};
 
-/// The sockets on this machine that ended their direction and belong to no process, as far as they are known.
+/// The local sockets that have sent FIN and belong to no process, as of the last read of the table.
 #[derive(Default)]
 pub struct Orphans {
     #[cfg(target_os = "linux")]
@@ -14,8 +16,9 @@ pub struct Orphans {
 }
 
 impl Orphans {
-    /// Whether the other end of this connection, which was accepted at that time, is one of them. No, where it cannot be told: on other systems, and for
-    /// applications on other machines.
+    /// Returns whether the peer of this connection is such a socket. `accepted` is when the
+    /// connection was accepted. Returns `false` where this cannot be detected: on other systems,
+    /// and for applications on other machines.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -31,7 +34,8 @@ impl Orphans {
         let mut table = self.table.lock().await;
         if table.as_ref().is_none_or(|table| !table.is_fresh(accepted)) {
             let read_at = Instant::now();
-            // A machine with many connections has a long table.
+            // The table is long on a machine with many connections, so read it off the runtime
+            // threads.
             let sockets = tokio::task::spawn_blocking(linux::orphans)
                 .await
                 .unwrap_or_default();
@@ -52,9 +56,9 @@ impl Orphans {
     }
 }
 
-/// The addresses of both ends, the peer's first, when it is on this machine.
+/// Returns the addresses of both ends, the peer's first, if the peer is on this machine.
 fn local_pair(socket: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
-    // An IPv6 listener sees IPv4 peers under mapped addresses.
+    // An IPv6 listener reports IPv4 peers as mapped addresses.
     let canonical =
         |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (peer, own) = (
@@ -75,29 +79,32 @@ mod linux {
     };
 
     use super::{Instant, IpAddr, SocketAddr};
-    use crate::tcp_table::{Entry, IPV4, IPV6};
+    use crate::tcp_table::{IPV4, IPV6, TcpTableEntry};
 
-    /// A table serves all the connections of a batch: for this long, and the longer the longer it is.
+    /// How long one table serves the connections of a batch. Long tables, which take longer to
+    /// read, serve longer.
     const FRESH: Duration = Duration::from_millis(200);
 
-    /// FIN_WAIT1 and FIN_WAIT2: it has ended its direction, and its peer, which is held here, has not.
+    /// FIN_WAIT1 and FIN_WAIT2: the application's socket has sent FIN, and this end, which holds
+    /// the connection, has not.
     const HAS_ENDED: [&str; 2] = ["04", "05"];
 
     pub struct Table {
         pub read_at: Instant,
         pub took: Duration,
-        /// Their own addresses, and their peers'.
+        /// The own and peer addresses of the sockets.
         pub sockets: HashSet<(SocketAddr, SocketAddr)>,
     }
 
     impl Table {
-        /// Whether it is new, and speaks of the connection that was accepted then, not of an older one between the same ports.
+        /// Returns whether the table is recent and newer than the connection. An older table may
+        /// describe a previous connection between the same ports.
         pub fn is_fresh(&self, accepted: Instant) -> bool {
             self.read_at > accepted && self.read_at.elapsed() < FRESH + self.took * 5
         }
     }
 
-    /// All of them. What cannot be read says nothing.
+    /// Reads all orphaned sockets. Unreadable lines and files are skipped.
     pub fn orphans() -> HashSet<(SocketAddr, SocketAddr)> {
         let files = [IPV4, IPV6]
             .into_iter()
@@ -110,19 +117,20 @@ mod linux {
         lines.filter_map(|line| orphan(&line)).collect()
     }
 
-    /// The socket of a line, when it has ended its direction and has no inode.
+    /// Parses a line. Returns the addresses of a socket that has sent FIN and has no inode.
     pub fn orphan(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-        let Entry {
+        let TcpTableEntry {
             local: own,
             peer,
             state,
             inode,
             ..
-        } = Entry::read(line)?;
+        } = TcpTableEntry::read(line)?;
         (HAS_ENDED.contains(&state) && inode == "0").then_some((address(own)?, address(peer)?))
     }
 
-    /// An address as the kernel prints it: words of 32 bits in hexadecimal digits, each as this processor reads it.
+    /// Parses an address as the kernel prints it: 32-bit words in hexadecimal, each in native byte
+    /// order.
     fn address(text: &str) -> Option<SocketAddr> {
         let (ip, port) = text.split_once(':')?;
         let word = |index: usize| {
@@ -159,7 +167,7 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn a_line_of_the_table_is_read() {
+    fn a_table_line_is_parsed() {
         let line = |state: &str, inode: &str| {
             format!(
                 "  12: 0100007F:C350 0200007F:1770 {state} 00000000:00000000 00:00000000 00000000  1000        0 {inode} 1 0000000000000000"
@@ -192,7 +200,7 @@ mod tests {
         }
     }
 
-    /// A table may be used again for a while.
+    /// Waits until the socket's peer is an orphan. A table may be reused for a while.
     async fn becomes_orphan(orphans: &Orphans, socket: &TcpStream, accepted: Instant) {
         let seen = async {
             while !orphans.has_peer_of(socket, accepted).await {
@@ -205,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_application_that_closed_is_told_from_one_that_half_closed() {
+    async fn a_closed_application_is_distinguished_from_a_half_closed_one() {
         for listening in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let Ok(listener) = TcpListener::bind(listening).await else {
                 assert_ne!(listening, "127.0.0.1:0", "only IPv6 may be missing");
@@ -235,7 +243,7 @@ mod tests {
             for (_, socket, since) in &there {
                 assert!(!orphans.has_peer_of(socket, *since).await, "{listening}");
             }
-            // One that is closed after its half-close.
+            // A socket that is closed after its half-close.
             let (application, socket, since) = there.remove(1);
             drop(application);
             becomes_orphan(&orphans, &socket, since).await;

@@ -1,10 +1,12 @@
-//! One port of the client: sees to it that there is a tunnel, and that what carries it is the newest link. A tunnel that lost its link is asked for
-//! again on the next one; where that takes too long, a new tunnel is asked for beside it (PROTOCOL 10.8).
+//! Keeps one port of the client attached: a tunnel exists, and the newest link carries it. A tunnel
+//! that lost its link is reattached on the next link. If that takes too long, the port requests a
+//! new tunnel in addition (PROTOCOL 10.8).
 //!
 //! ```text
-//!  a link begins ──► every tunnel is wished for there; a new one, when there is none
-//!  a tunnel is lost, or its peer asks to move ──► the same, on the newest link that stands
-//!  not back within a second ──► a new tunnel too; what comes of it tells whether the old one's server is gone
+//!  a link starts ──► reattach every tunnel on it, or request a new tunnel if there is none
+//!  a tunnel is lost, or its peer asks to move ──► reattach it on the newest link that is up
+//!  not back within `RESUME_PATIENCE` ──► also request a new tunnel; the answer shows whether
+//!                                        the server process of the old one is gone
 //! ```
 
 use std::{
@@ -18,83 +20,84 @@ use tokio::{net::TcpStream, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info, info_span, warn};
 
-use super::{refused::Refused, wish::PortLink};
+use super::{port_attach::PortLink, refused_servers::RefusedServers};
 use crate::{
     frame::{Code, Frame, Notice},
     link::Outbox,
     tunnel::{
-        PortParameters, ResetCode, Standing, Tunnel,
-        attach::{AttachError, Taker},
+        PortParameters, ResetCode, Tunnel, TunnelStatus,
+        attach::{AttachError, ServerInfo},
         origin::Origin,
     },
 };
 
-/// A tunnel that is not back after this long is not waited for alone (PROTOCOL 12, `RESUME_PATIENCE`).
+/// After this time without an attachment the port also requests a new tunnel (PROTOCOL 12,
+/// `RESUME_PATIENCE`).
 pub(super) const RESUME_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether a move is complete; it takes about a round trip.
+/// Interval between checks whether a move is complete. A move takes about one round trip.
 const MOVE_CHECK: Duration = Duration::from_millis(20);
 
-/// How often it is looked whether a tunnel that takes no new streams has any left.
+/// Interval between checks whether a tunnel that takes no new streams has any left.
 const EMPTY_CHECK: Duration = Duration::from_secs(5);
 
-/// A port of the client.
-pub struct Port {
+/// Supervises the tunnels of one port of the client.
+pub struct PortSupervisor {
     pub parameters: PortParameters,
-    state: Mutex<State>,
-    /// The tunnel that takes new streams, while something carries it.
+    state: Mutex<PortState>,
+    /// The tunnel that takes new streams, while it is attached.
     ready: watch::Sender<Option<Tunnel>>,
-    /// Why the last wish for a new tunnel came to nothing.
+    /// Why the last request for a new tunnel failed.
     pub(super) refusals: watch::Sender<Option<AttachError>>,
     pub(super) tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-/// What changes.
+/// The mutable state of a port.
 #[derive(Default)]
-pub(super) struct State {
-    /// Links that stand or begin, the newest last.
+pub(super) struct PortState {
+    /// Links that are up or being established, the newest last.
     links: Vec<(PortLink, IsUp)>,
-    /// Tunnels that are not over; the last one takes new streams.
-    pub(super) tunnels: Vec<Held>,
-    /// The channel on which a new tunnel is wished for.
-    pub(super) new_wish: Option<(PortLink, u32)>,
-    /// Servers that a new tunnel is to avoid.
-    pub(super) refused: Refused,
-    /// The client ends: nothing is wished for any more.
+    /// Tunnels that have not ended. The last one takes new streams.
+    pub(super) tunnels: Vec<PortTunnel>,
+    /// The link and channel of the pending request for a new tunnel.
+    pub(super) pending_new: Option<(PortLink, u32)>,
+    /// Servers that a new tunnel avoids.
+    pub(super) refused: RefusedServers,
+    /// The client is shutting down: no more attach requests.
     pub(super) is_ending: bool,
 }
 
 type IsUp = bool;
 
 /// A tunnel of the port.
-pub(super) struct Held {
+pub(super) struct PortTunnel {
     pub(super) tunnel: Tunnel,
-    /// What the server said of itself.
-    taker: Taker,
-    /// The numbers of the links on which it is wished for.
-    pub(super) wished_on: Vec<u64>,
-    /// It has to be attached again once what is under way is done.
-    pub(super) is_due_again: bool,
+    /// The properties of the server.
+    server_info: ServerInfo,
+    /// The numbers of the links with a pending attach request for the tunnel.
+    pub(super) attaching_on: Vec<u64>,
+    /// Reattach the tunnel again after the pending requests.
+    pub(super) reattach_due: bool,
 }
 
-/// What a tunnel is to be attached again for.
+/// Why a tunnel is reattached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
+pub(super) enum ReattachReason {
     /// The newest link does not carry it.
-    AnotherLink,
-    /// The server's link is to be closed: the newest link has to carry it by a new channel.
-    AnotherChannel,
+    NewLink,
+    /// The server's link closes soon: the tunnel needs a new channel on the newest link.
+    NewChannel,
 }
 
-impl Port {
-    /// A port without a tunnel. Its tasks run on `tasks` and end when `stop` is cancelled.
+impl PortSupervisor {
+    /// Creates a port without a tunnel. Its tasks run on `tasks` and end when `stop` is cancelled.
     pub fn new(
         parameters: PortParameters,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Port {
+        Arc::new(PortSupervisor {
             parameters,
             state: Mutex::default(),
             ready: watch::Sender::new(None),
@@ -104,13 +107,14 @@ impl Port {
         })
     }
 
-    /// The port's tunnel, when something carries it.
+    /// Waits for the port's tunnel to be attached, and returns it.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn tunnel(&self) -> Tunnel {
         let mut ready = self.ready.subscribe();
         loop {
+            // The watch may still hold a tunnel that has just ended.
             let live = ready
                 .borrow_and_update()
                 .clone()
@@ -124,62 +128,66 @@ impl Port {
         }
     }
 
-    /// What the server that holds the tunnel has said of itself; nothing when the tunnel is over.
-    pub fn taker(&self, tunnel: &Tunnel) -> Option<Taker> {
+    /// Returns the properties of the server of this tunnel; `None` after the tunnel has ended.
+    pub fn server_info(&self, tunnel: &Tunnel) -> Option<ServerInfo> {
         self.state()
             .tunnels
             .iter()
-            .find(|held| held.tunnel.id() == tunnel.id())
-            .map(|held| held.taker)
+            .find(|entry| entry.tunnel.id() == tunnel.id())
+            .map(|entry| entry.server_info)
     }
 
-    /// What a stream's opening says of a connection from `source` to this socket: where it comes from and where it was to go, if the server that holds
-    /// the tunnel wants to know (PROTOCOL 9.11).
+    /// Returns the stream details of a connection from `source` to this socket: its addresses, if
+    /// the server of the tunnel requests them (PROTOCOL 9.11).
     pub fn details(&self, tunnel: &Tunnel, source: SocketAddr, socket: &TcpStream) -> Bytes {
-        let is_wanted = self.taker(tunnel).is_some_and(|taker| taker.addresses);
+        let is_wanted = self
+            .server_info(tunnel)
+            .is_some_and(|server_info| server_info.addresses);
         let destination = socket.local_addr().ok().filter(|_| is_wanted);
         let origin = destination.and_then(|destination| Origin::new(source, destination));
         origin.map(|origin| origin.details()).unwrap_or_default()
     }
 
-    /// Why the last wish for a new tunnel came to nothing, now and from now on.
+    /// Returns a watch on the reason why the last request for a new tunnel failed.
     pub fn refusals(&self) -> watch::Receiver<Option<AttachError>> {
         self.refusals.subscribe()
     }
 
-    /// Whether something carries the port's tunnel through this link.
+    /// Returns whether a tunnel of the port is attached through this link.
     pub fn is_attached_through(&self, outbox: &Arc<Outbox>) -> bool {
         self.state()
             .tunnels
             .iter()
-            .any(|held| held.tunnel.is_attached_through(outbox))
+            .any(|entry| entry.tunnel.is_attached_through(outbox))
     }
 
-    /// A link is being established: what is to be sent in its first flight.
-    pub fn link_begins(self: &Arc<Self>, link: &PortLink) -> Vec<Frame> {
+    /// Handles a link that is being established. Returns the frames of its first flight.
+    pub fn on_new_link(self: &Arc<Self>, link: &PortLink) -> Vec<Frame> {
         let mut state = self.state();
-        state.links.retain(|(link, _)| !link.is_over());
+        state.links.retain(|(link, _)| !link.has_ended());
+        // Not up yet: the frames below go into the first flight, which saves a round trip.
         state.links.push((link.clone(), false));
         if state.is_ending {
             return Vec::new();
         }
         let tunnels = state.all();
         if tunnels.is_empty() {
-            return self.wish_for_new(&mut state, link).into_iter().collect();
+            return self.attach_new(&mut state, link).into_iter().collect();
         }
-        // One that is moving is wished for when it has moved, and the link stands.
-        let still = tunnels.iter().filter(|tunnel| !tunnel.is_moving());
-        let frames = still
-            .filter_map(|tunnel| self.wish_again(&mut state, tunnel, link))
+        // A tunnel that is moving is reattached after its move, when the link is up.
+        let bound = tunnels.iter().filter(|tunnel| !tunnel.is_moving());
+        let frames = bound
+            .filter_map(|tunnel| self.reattach(&mut state, tunnel, link))
             .collect();
         drop(state);
-        self.lose_patience();
+        self.arm_attach_timeout();
         frames
     }
 
-    /// The link stands.
-    pub fn link_stands(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+    /// Handles a link that is established.
+    pub fn on_link_up(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         let mut state = self.state();
+        // Only a link that is up may carry later requests.
         for (_, is_up) in state
             .links
             .iter_mut()
@@ -191,26 +199,28 @@ impl Port {
         drop(state);
         tunnels
             .iter()
-            .for_each(|tunnel| self.attach_again(tunnel, Need::AnotherLink));
-        self.have_one();
+            .for_each(|tunnel| self.ensure_attached(tunnel, ReattachReason::NewLink));
+        self.ensure_tunnel();
     }
 
-    /// The client ends: its tunnels too, and the other ends hear of it. Waits until they have been told.
+    /// Ends the tunnels because the client is shutting down, and waits until their END frames are
+    /// sent.
     pub async fn end(&self) {
         let tunnels = {
             let mut state = self.state();
             state.is_ending = true;
             state.all()
         };
-        Tunnel::shut_down(&tunnels, "the client ends").await;
+        Tunnel::shut_down(&tunnels, "the client is shutting down").await;
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, PortState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs until it is over or everything stops.
+    /// Spawns a task that ends when it is done or `stop` is cancelled.
     pub(super) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        // The spawning task may run inside a span of another tunnel.
         let span = info_span!(parent: None, "tunnel", port = %self.parameters.mark);
         let stop = self.stop.clone();
         self.tasks.spawn(
@@ -221,76 +231,80 @@ impl Port {
         );
     }
 
-    /// Takes a new tunnel in.
-    pub(super) fn adopt(self: &Arc<Self>, tunnel: Tunnel, taker: Taker) {
+    /// Adds a new tunnel, or ends it if it is not needed.
+    pub(super) fn adopt(self: &Arc<Self>, tunnel: Tunnel, server_info: ServerInfo) {
         let mut state = self.state();
         let now = Instant::now();
-        let present = state
+        let current = state
             .tunnels
             .last()
-            .map(|held| &held.tunnel)
-            .filter(|present| present.is_attached());
+            .map(|entry| &entry.tunnel)
+            .filter(|current| current.is_attached());
         let is_refused =
-            present.is_some_and(|present| state.refused.contains(present.instance(), now));
+            current.is_some_and(|current| state.refused.contains(current.instance(), now));
+        // Replace an attached tunnel only by one whose service has not refused a connection.
         let is_better = is_refused && !state.refused.contains(tunnel.instance(), now);
-        let needless = state.is_ending || (present.is_some() && !is_better);
-        if needless && is_refused {
-            state.refused.is_alone(now);
+        let is_redundant = state.is_ending || (current.is_some() && !is_better);
+        if is_redundant && is_refused {
+            // The new server refused too, or it is the same one.
+            state.refused.set_no_alternative(now);
         }
         let older = state.all();
-        if !needless {
-            state.tunnels.push(Held {
+        if !is_redundant {
+            state.tunnels.push(PortTunnel {
                 tunnel: tunnel.clone(),
-                taker,
-                wished_on: Vec::new(),
-                is_due_again: false,
+                server_info,
+                attaching_on: Vec::new(),
+                reattach_due: false,
             });
         }
         drop(state);
-        if needless {
+        if is_redundant {
             tunnel.end(
                 ResetCode::Cancelled,
-                Notice::new(Code::Cancelled, "another tunnel is there"),
+                Notice::new(Code::Cancelled, "the port has another tunnel"),
             );
-            // Connections may have been held for it.
-            return self.tell_ready();
+            // Connections may have been held for this tunnel.
+            return self.update_ready();
         }
-        info!(tunnel = %tunnel.id(), tells_addresses = taker.addresses, "attached to a server");
+        info!(tunnel = %tunnel.id(), tells_addresses = server_info.addresses, "attached to a server");
         older
             .iter()
-            .for_each(|older| give_up_if_replaced(older, &tunnel, taker.age));
+            .for_each(|older| end_if_replaced(older, &tunnel, server_info.age));
         let port = Arc::clone(self);
-        self.spawn(async move { port.mind(tunnel).await });
+        self.spawn(async move { port.supervise(tunnel).await });
     }
 
-    /// Minds a tunnel until it is over.
-    async fn mind(self: Arc<Self>, tunnel: Tunnel) {
-        let begun = Instant::now();
-        let _over_at_last = EndOnDrop(tunnel.clone());
-        let (mut standing, mut asked) = (tunnel.standing(), tunnel.asked_to_move());
+    /// Supervises a tunnel until it has ended.
+    async fn supervise(self: Arc<Self>, tunnel: Tunnel) {
+        let started = Instant::now();
+        // `stop` may cancel this task at any await.
+        let _end_on_drop = EndOnDrop(tunnel.clone());
+        let (mut status, mut move_requests) = (tunnel.status(), tunnel.move_requests());
         let mut checks = tokio::time::interval(EMPTY_CHECK);
         loop {
-            let now = standing.borrow_and_update().clone();
-            self.tell_ready();
+            let now = status.borrow_and_update().clone();
+            self.update_ready();
             match now {
-                Standing::Over => break,
-                Standing::Attached => self.forget_wish_of_new(&tunnel),
-                Standing::Lost { why, .. } => {
-                    // An altered or nonsensical message could come again at once, and again.
+                TunnelStatus::Ended => break,
+                TunnelStatus::Attached => self.cancel_new_attach(&tunnel),
+                TunnelStatus::Lost { why, .. } => {
+                    // A peer or a master that sends invalid messages could do so again at once, in
+                    // a loop.
                     if matches!(
                         why.code,
                         Code::Seal | Code::Protocol | Code::FlowControl | Code::Handshake
                     ) {
                         tokio::time::sleep(RESUME_PATIENCE).await;
                     }
-                    self.attach_again(&tunnel, Need::AnotherLink);
-                    self.lose_patience();
+                    self.ensure_attached(&tunnel, ReattachReason::NewLink);
+                    self.arm_attach_timeout();
                 }
-                Standing::Begun => {}
+                TunnelStatus::Unconfirmed => {}
             }
             tokio::select! {
-                changed = standing.changed() => if changed.is_err() { break },
-                changed = asked.changed() => if changed.is_ok() { self.attach_again(&tunnel, Need::AnotherChannel) },
+                changed = status.changed() => if changed.is_err() { break },
+                changed = move_requests.changed() => if changed.is_ok() { self.ensure_attached(&tunnel, ReattachReason::NewChannel) },
                 _ = checks.tick() => self.end_if_empty(&tunnel),
             }
         }
@@ -298,107 +312,112 @@ impl Port {
             .notice()
             .map(|notice| notice.to_string())
             .unwrap_or_default();
-        warn!(tunnel = %tunnel.id(), lived_s = begun.elapsed().as_secs(), "the tunnel is over: {why}");
-        self.removed(&tunnel);
+        warn!(tunnel = %tunnel.id(), lived_s = started.elapsed().as_secs(), reason = %why, "tunnel ended");
+        self.remove_tunnel(&tunnel);
     }
 
-    /// The tunnel is over: there has to be another one.
-    fn removed(self: &Arc<Self>, tunnel: &Tunnel) {
+    /// Removes a tunnel that has ended, and requests another one.
+    fn remove_tunnel(self: &Arc<Self>, tunnel: &Tunnel) {
         let mut state = self.state();
-        state.tunnels.retain(|held| held.tunnel.id() != tunnel.id());
+        state
+            .tunnels
+            .retain(|entry| entry.tunnel.id() != tunnel.id());
         drop(state);
-        self.tell_ready();
-        self.have_one();
+        self.update_ready();
+        self.ensure_tunnel();
     }
 
-    /// Wishes for a tunnel when there is none.
-    fn have_one(self: &Arc<Self>) {
-        self.wish_for_new_if(|state| state.tunnels.is_empty());
+    /// Requests a tunnel if there is none.
+    fn ensure_tunnel(self: &Arc<Self>) {
+        self.attach_new_if(|state| state.tunnels.is_empty());
     }
 
-    fn wish_for_new_if(self: &Arc<Self>, is_needed: impl FnOnce(&State) -> bool) {
+    fn attach_new_if(self: &Arc<Self>, is_needed: impl FnOnce(&PortState) -> bool) {
         let mut state = self.state();
-        let is_needed = is_needed(&state) && state.new_wish.is_none() && !state.is_ending;
-        let Some(link) = state.newest_up().filter(|_| is_needed) else {
+        let is_needed = is_needed(&state) && state.pending_new.is_none() && !state.is_ending;
+        let Some(link) = state.newest_link().filter(|_| is_needed) else {
             return;
         };
-        let frame = self.wish_for_new(&mut state, &link);
+        let frame = self.attach_new(&mut state, &link);
         drop(state);
         if let Some(frame) = frame {
             link.outbox.control(&frame);
         }
     }
 
-    /// Sees to it that the newest link carries the tunnel.
-    pub(super) fn attach_again(self: &Arc<Self>, tunnel: &Tunnel, need: Need) {
+    /// Reattaches the tunnel unless the newest link carries it or a request is pending.
+    pub(super) fn ensure_attached(self: &Arc<Self>, tunnel: &Tunnel, reason: ReattachReason) {
         let mut state = self.state();
         let Some(link) = state
-            .newest_up()
+            .newest_link()
             .filter(|_| !state.is_ending && tunnel.notice().is_none())
         else {
             return;
         };
-        let Some(held) = state
+        let Some(entry) = state
             .tunnels
             .iter_mut()
-            .find(|held| held.tunnel.id() == tunnel.id())
+            .find(|entry| entry.tunnel.id() == tunnel.id())
         else {
             return;
         };
-        let is_wished = match need {
-            Need::AnotherLink => held.wished_on.contains(&link.number),
-            // Whatever is under way may come to the server's new link, or not.
-            Need::AnotherChannel => !held.wished_on.is_empty(),
+        let is_attaching = match reason {
+            ReattachReason::NewLink => entry.attaching_on.contains(&link.number),
+            // The pending request may reach the server's new link or its old one, so wait for the
+            // outcome.
+            ReattachReason::NewChannel => !entry.attaching_on.is_empty(),
         };
-        if is_wished {
-            held.is_due_again |= need == Need::AnotherChannel;
+        if is_attaching {
+            entry.reattach_due |= reason == ReattachReason::NewChannel;
             return;
         }
-        if need == Need::AnotherLink && tunnel.is_attached_through(&link.outbox) {
+        // A new channel is needed even on the same link; a new link is not needed twice.
+        if reason == ReattachReason::NewLink && tunnel.is_attached_through(&link.outbox) {
             return;
         }
         if tunnel.is_moving() {
             drop(state);
-            return self.attach_when_moved(tunnel, need);
+            return self.reattach_after_move(tunnel, reason);
         }
-        let frame = self.wish_again(&mut state, tunnel, &link);
+        let frame = self.reattach(&mut state, tunnel, &link);
         drop(state);
         if let Some(frame) = frame {
             link.outbox.control(&frame);
         }
     }
 
-    /// Two moves at a time would end in a pause.
-    fn attach_when_moved(self: &Arc<Self>, tunnel: &Tunnel, need: Need) {
+    /// Reattaches the tunnel after its current move. Two moves at a time would cause a pause.
+    fn reattach_after_move(self: &Arc<Self>, tunnel: &Tunnel, reason: ReattachReason) {
         let (port, tunnel) = (Arc::clone(self), tunnel.clone());
         self.spawn(async move {
             while tunnel.is_moving() {
                 tokio::time::sleep(MOVE_CHECK).await;
             }
-            port.attach_again(&tunnel, need);
+            port.ensure_attached(&tunnel, reason);
         });
     }
 
-    /// Wishes for a new tunnel, if nothing carries the port's own after a while.
-    fn lose_patience(self: &Arc<Self>) {
+    /// Requests a new tunnel after [`RESUME_PATIENCE`] if the port's own is not attached by then.
+    fn arm_attach_timeout(self: &Arc<Self>) {
         let port = Arc::clone(self);
         self.spawn(async move {
             tokio::time::sleep(RESUME_PATIENCE).await;
-            port.wish_for_new_if(|state| {
+            port.attach_new_if(|state| {
                 state
                     .tunnels
                     .last()
-                    .is_some_and(|held| !held.tunnel.is_attached())
+                    .is_some_and(|entry| !entry.tunnel.is_attached())
             });
         });
     }
 
-    /// The port's tunnel is back: another is not needed.
-    fn forget_wish_of_new(&self, tunnel: &Tunnel) {
+    /// Cancels the request for a new tunnel, because the port's own is attached again.
+    fn cancel_new_attach(&self, tunnel: &Tunnel) {
         let mut state = self.state();
+        // A tunnel whose service refused a connection is still to be replaced.
         let is_enough =
             state.is_current(tunnel) && !state.refused.contains(tunnel.instance(), Instant::now());
-        let Some((link, channel)) = state.new_wish.take_if(|_| is_enough) else {
+        let Some((link, channel)) = state.pending_new.take_if(|_| is_enough) else {
             return;
         };
         drop(state);
@@ -406,7 +425,7 @@ impl Port {
             .close(channel, &Notice::new(Code::Cancelled, ""));
     }
 
-    /// A tunnel beside the port's own is kept for the streams that it still has.
+    /// Ends a tunnel that takes no new streams, after its last stream has ended.
     fn end_if_empty(&self, tunnel: &Tunnel) {
         let is_current = self.state().is_current(tunnel);
         if !is_current && tunnel.streams() == 0 {
@@ -414,75 +433,81 @@ impl Port {
                 ResetCode::Cancelled,
                 Notice::new(
                     Code::Cancelled,
-                    "its last stream has ended, and another tunnel is there",
+                    "its last stream has ended, and the port has another tunnel",
                 ),
             );
         }
     }
 
-    /// Says which tunnel takes new streams.
-    pub(super) fn tell_ready(&self) {
+    /// Publishes which tunnel takes new streams.
+    pub(super) fn update_ready(&self) {
         let state = self.state();
-        let holds = state.new_wish.is_some() && state.refused.holds(Instant::now());
+        // While another server is being requested, new connections wait for it instead of the
+        // refusing one.
+        let holds = state.pending_new.is_some() && state.refused.holds_connections(Instant::now());
         let ready = state
             .tunnels
             .last()
             .filter(|_| !holds)
-            .map(|held| held.tunnel.clone())
+            .map(|entry| entry.tunnel.clone())
             .filter(Tunnel::is_attached);
         drop(state);
-        self.ready.send_if_modified(|present| {
-            let is_other = present.as_ref().map(Tunnel::id) != ready.as_ref().map(Tunnel::id);
-            *present = ready;
+        self.ready.send_if_modified(|current| {
+            // Notify only if the tunnel changes: receivers do not need wake-ups otherwise.
+            let is_other = current.as_ref().map(Tunnel::id) != ready.as_ref().map(Tunnel::id);
+            *current = ready;
             is_other
         });
     }
 }
 
-/// Nobody minds the tunnel any more.
+/// Ends the tunnel when its supervising task ends.
 struct EndOnDrop(Tunnel);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
         self.0.end(
             ResetCode::Shutdown,
-            Notice::new(Code::Shutdown, "the client ends"),
+            Notice::new(Code::Shutdown, "the client is shutting down"),
         );
     }
 }
 
-impl State {
+impl PortState {
     fn all(&self) -> Vec<Tunnel> {
         self.tunnels
             .iter()
-            .map(|held| held.tunnel.clone())
+            .map(|entry| entry.tunnel.clone())
             .collect()
     }
 
-    /// Whether the tunnel is the one that takes new streams.
+    /// Returns whether the tunnel is the one that takes new streams.
     pub(super) fn is_current(&self, tunnel: &Tunnel) -> bool {
         self.tunnels
             .last()
-            .is_some_and(|held| held.tunnel.id() == tunnel.id())
+            .is_some_and(|entry| entry.tunnel.id() == tunnel.id())
     }
 
-    /// The newest link that stands.
-    pub(super) fn newest_up(&self) -> Option<PortLink> {
+    /// Returns the newest link that is up.
+    pub(super) fn newest_link(&self) -> Option<PortLink> {
         self.links
             .iter()
             .rev()
-            .find(|(link, is_up)| *is_up && !link.is_over())
+            .find(|(link, is_up)| *is_up && !link.has_ended())
             .map(|(link, _)| link.clone())
     }
 }
 
-/// Whoever answered for `new` began after `older` had lost its way: the process that held `older` has been replaced.
-fn give_up_if_replaced(older: &Tunnel, new: &Tunnel, age: Duration) {
-    let Standing::Lost { since, .. } = *older.standing().borrow() else {
+/// Ends `older` if the server that answered for `new` started after `older` had lost its
+/// attachment: the server process has been replaced.
+fn end_if_replaced(older: &Tunnel, new: &Tunnel, age: Duration) {
+    let TunnelStatus::Lost { since, .. } = *older.status().borrow() else {
         return;
     };
+    // The new process started after the loss. A second server with the same port key that was
+    // already running has a larger age.
     if older.instance() != new.instance() && since.elapsed() > age {
-        warn!(tunnel = %older.id(), "the server was restarted: the connections of before are reset");
+        warn!(tunnel = %older.id(), "the server was restarted: earlier connections are reset");
         older.end(
             ResetCode::Cancelled,
             Notice::new(Code::PeerLost, "the server was restarted"),

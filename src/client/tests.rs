@@ -1,4 +1,4 @@
-//! A client that no master takes in: how it holds connections, and how it ends.
+//! Tests of a client without a link: how it holds connections, and how it ends.
 
 use std::{io, time::Duration};
 
@@ -15,19 +15,20 @@ use crate::{
     frame::Role,
     id::Id,
     link::{
-        Timing,
+        KeepAliveTiming,
         accept::{derive_accept_key, upgraded},
         authenticate,
         dial::{DialParameters, Dialer},
-        uplink::{Choice, Mover},
+        uplink::{DialStrategy, MoveRequests},
     },
-    tunnel::{Commons, WindowSize},
+    tunnel::{ProcessShared, WindowSize},
 };
 
-/// Far longer than anything here takes.
+/// Far longer than any of these tests takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A client of the master at `address`, and its port's name, which is shared by whatever the client still has.
+/// Returns a client of the master at `address`, and the name of its port. The name is shared with
+/// everything that the client still owns.
 async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str>) {
     let mark: Arc<str> = "test".into();
     let window = WindowSize {
@@ -43,7 +44,7 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
         tunnel_window: window,
         resume_timeout: Duration::from_secs(120),
         tcp_keepalive: None,
-        commons: Commons::default(),
+        process_shared: ProcessShared::default(),
     };
     let dialer = Dialer::new(
         format!("ws://{address}/").parse().unwrap(),
@@ -52,13 +53,13 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
     .unwrap();
     let uplink = Uplink {
         dialers: vec![dialer],
-        choice: Choice::Ordered,
+        strategy: DialStrategy::Ordered,
         key: LinkKey::derive(None),
         role: Role::Client,
         instance: Id([3; 16]),
-        timing: Timing::default(),
+        timing: KeepAliveTiming::default(),
         rotate_after: None,
-        mover: Mover::default(),
+        move_requests: MoveRequests::default(),
     };
     let ports = vec![ClientPort {
         port,
@@ -76,7 +77,7 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
     )
 }
 
-/// A master that takes a HELLO and then says nothing; waits until one has come.
+/// Acts as a master that reads HELLO and then sends nothing. Returns after the first HELLO.
 async fn silent_master(listener: &TcpListener) -> impl Sized {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut request = Vec::new();
@@ -109,23 +110,23 @@ async fn master() -> (TcpListener, SocketAddr) {
 }
 
 #[tokio::test]
-async fn a_connection_that_nobody_serves_in_time_is_reset() {
+async fn a_connection_without_a_server_is_reset_after_hold_timeout() {
     let (_listener, address) = master().await;
     let (client, _) = client(address, Duration::from_millis(50)).await;
     let local = client.local_addresses()[0];
     let cancel = CancellationToken::new();
-    let visited = async {
+    let client_result = async {
         let mut application = TcpStream::connect(local).await.unwrap();
         let error = application.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         cancel.cancel();
     };
-    let both = async { tokio::join!(client.run(cancel.clone(), DEADLINE), visited) };
+    let both = async { tokio::join!(client.run(cancel.clone(), DEADLINE), client_result) };
     tokio::time::timeout(DEADLINE, both).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_a_silent_master_ends_at_once_when_asked() {
+async fn cancelling_a_client_that_waits_for_a_silent_master_ends_it_at_once() {
     let (listener, address) = master().await;
     let (client, mark) = client(address, DEADLINE).await;
     let cancel = CancellationToken::new();
@@ -135,16 +136,20 @@ async fn a_client_that_waits_for_a_silent_master_ends_at_once_when_asked() {
     };
     let both = async { tokio::join!(client.run(cancel.clone(), DEADLINE), asked) };
     tokio::time::timeout(DEADLINE / 4, both).await.unwrap();
-    assert_eq!(Arc::strong_count(&mark), 1, "nothing is left");
+    assert_eq!(
+        Arc::strong_count(&mark),
+        1,
+        "the client released everything"
+    );
 }
 
 #[tokio::test]
-async fn a_client_that_is_dropped_leaves_nothing_behind() {
+async fn dropping_a_client_releases_its_resources() {
     let (listener, address) = master().await;
     let (client, mark) = client(address, DEADLINE).await;
     let mut running = Box::pin(client.run(CancellationToken::new(), DEADLINE));
     let _socket = tokio::select! {
-        () = &mut running => unreachable!("nobody asked it to end"),
+        () = &mut running => unreachable!("the client was not cancelled"),
         socket = silent_master(&listener) => socket,
     };
     drop(running);

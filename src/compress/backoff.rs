@@ -1,45 +1,50 @@
-//! Leaving data alone that does not shrink: compressed, encrypted, random.
+//! Skips compression of data that does not shrink: compressed, encrypted or random data.
 //!
 //! ```text
-//!            FAILURES chunks in a row that did not shrink
-//! measuring ─────────────────────────────────────────────► skipping (64 KiB, then 128, … up to 4 MiB)
+//!            MAX_FAILURES consecutive chunks that did not shrink
+//! measuring ─────────────────────────────────────────────► skipping (64 KiB, 128 KiB, … up to 4 MiB)
 //!     ▲ ◄──────────────────── that many bytes have passed ─────┘
-//!     └─ a chunk that shrinks: as at the beginning; one that does not: skip twice as many
+//!     └─ the next chunk shrinks: reset; it does not shrink: skip twice as many bytes
 //! ```
 
-/// Chunks in a row that may fail to shrink before the first pause.
-const FAILURES: u8 = 3;
+/// The consecutive chunks that may fail to shrink before the first skip.
+const MAX_FAILURES: u8 = 3;
 
-/// Bytes of the first pause: one chunk's worth, so that a mistake costs little.
+/// The length of the first skip in bytes: one chunk, so that a wrong decision costs little.
 const FIRST_SKIP: u32 = 64 * 1024;
 
-/// Bytes of the longest pause: trying 64 KiB of 4 MiB costs under 2% of compressing everything.
+/// The length of the longest skip in bytes.
+///
+/// Trying 64 KiB in every 4 MiB costs less than 2% of compressing everything.
 const LONGEST_SKIP: u32 = 4 * 1024 * 1024;
 
-/// What a chunk must at least lose to count as shrunk: a sixteenth, below which the receiver's work is not worth it.
-const WORTH_SHIFT: u32 = 4;
+/// The minimum saving of a chunk, as a right shift of its length: one sixteenth.
+///
+/// A smaller saving does not justify the receiver's work.
+const MIN_SAVING_SHIFT: u32 = 4;
 
-/// The state for one direction of a stream.
+/// Decides for one direction of a stream whether compression is worth an attempt.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Backoff {
+pub(super) struct CompressionBackoff {
+    /// Consecutive attempts that did not shrink.
     failures: u8,
-    /// Bytes that are still to pass before the next attempt.
+    /// The bytes left to skip before the next attempt.
     skipping: u32,
-    /// Bytes of the next pause.
+    /// The length of the next skip in bytes.
     next: u32,
 }
 
-impl Backoff {
+impl CompressionBackoff {
     pub(super) const fn new() -> Self {
-        Backoff {
+        CompressionBackoff {
             failures: 0,
             skipping: 0,
             next: FIRST_SKIP,
         }
     }
 
-    /// Whether to try to compress the next `length` bytes; if not, they are counted as passed.
-    pub(super) fn attempt(&mut self, length: usize) -> bool {
+    /// Returns whether to compress the next `length` bytes. If not, counts them as skipped.
+    pub(super) fn should_attempt(&mut self, length: usize) -> bool {
         if self.skipping == 0 {
             return true;
         }
@@ -49,35 +54,37 @@ impl Backoff {
         false
     }
 
-    /// Takes note of an attempt that made `body` bytes of `raw`; says whether that was worth it.
+    /// Records an attempt that turned `raw` bytes into `body` bytes. Returns whether it was
+    /// worthwhile.
     pub(super) fn record(&mut self, raw: usize, body: usize) -> bool {
-        let worth = is_worth(raw, body);
-        if worth {
-            *self = Backoff::new();
+        let worthwhile = is_worthwhile(raw, body);
+        if worthwhile {
+            *self = CompressionBackoff::new();
         } else {
             self.failures = self.failures.saturating_add(1);
-            if self.failures >= FAILURES {
+            if self.failures >= MAX_FAILURES {
                 self.skipping = self.next;
                 self.next = self.next.saturating_mul(2).min(LONGEST_SKIP);
             }
         }
-        worth
+        worthwhile
     }
 
-    /// Whether the latest attempt was worth it, or there was none.
-    pub(super) const fn is_hopeful(&self) -> bool {
+    /// Returns whether the last attempt was worthwhile, or no attempt was made.
+    pub(super) const fn last_attempt_paid_off(&self) -> bool {
         self.failures == 0
     }
 
-    /// Whether data has not shrunk for so long that nothing large should be held for it.
-    pub(super) const fn is_hopeless(&self) -> bool {
+    /// Returns whether data has not shrunk for a long time, so that the stream should free its
+    /// context.
+    pub(super) const fn is_incompressible(&self) -> bool {
         self.next >= LONGEST_SKIP / 4
     }
 }
 
-/// Whether `body` bytes instead of `raw` are worth the receiver's work.
-fn is_worth(raw: usize, body: usize) -> bool {
-    body.saturating_add((raw >> WORTH_SHIFT).max(1)) <= raw
+/// Returns whether sending `body` bytes instead of `raw` justifies the receiver's work.
+fn is_worthwhile(raw: usize, body: usize) -> bool {
+    body.saturating_add((raw >> MIN_SAVING_SHIFT).max(1)) <= raw
 }
 
 #[cfg(test)]
@@ -85,49 +92,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_that_shrinks_is_always_tried() {
-        let mut backoff = Backoff::new();
+    fn compressible_data_is_always_attempted() {
+        let mut backoff = CompressionBackoff::new();
         for _ in 0..1000 {
-            assert!(backoff.attempt(16_384));
+            assert!(backoff.should_attempt(16_384));
             assert!(backoff.record(16_384, 8_192));
         }
     }
 
     #[test]
-    fn data_that_does_not_shrink_is_tried_ever_less_often() {
-        let mut backoff = Backoff::new();
+    fn incompressible_data_is_attempted_less_and_less_often() {
+        let mut backoff = CompressionBackoff::new();
         let chunk = 65_536;
         let mut attempts = Vec::new();
         for index in 0_usize..2_000 {
-            if backoff.attempt(chunk) {
+            if backoff.should_attempt(chunk) {
                 attempts.push(index);
                 assert!(!backoff.record(chunk, chunk));
             }
         }
         assert_eq!(attempts[..6], [0, 1, 2, 4, 7, 12]);
         let gaps: Vec<usize> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert_eq!(gaps.last(), Some(&65), "4 MiB are skipped at most");
-        assert!(backoff.is_hopeless());
+        assert_eq!(gaps.last(), Some(&65), "a skip is at most 4 MiB");
+        assert!(backoff.is_incompressible());
     }
 
     #[test]
-    fn data_that_shrinks_again_is_tried_as_at_the_beginning() {
-        let mut backoff = Backoff::new();
+    fn successful_attempt_resets_backoff() {
+        let mut backoff = CompressionBackoff::new();
         for _ in 0..500 {
-            if backoff.attempt(65_536) {
+            if backoff.should_attempt(65_536) {
                 backoff.record(65_536, 65_536);
             }
         }
-        while !backoff.attempt(65_536) {}
+        while !backoff.should_attempt(65_536) {}
         assert!(backoff.record(65_536, 1_000));
-        assert!(!backoff.is_hopeless());
-        assert!(backoff.attempt(1));
+        assert!(!backoff.is_incompressible());
+        assert!(backoff.should_attempt(1));
     }
 
     #[test]
-    fn a_sixteenth_is_what_a_chunk_must_lose() {
-        assert!(is_worth(1600, 1500));
-        assert!(!is_worth(1600, 1501));
-        assert!(!is_worth(1, 1), "nothing is lost");
+    fn chunk_must_shrink_by_one_sixteenth() {
+        assert!(is_worthwhile(1600, 1500));
+        assert!(!is_worthwhile(1600, 1501));
+        assert!(!is_worthwhile(1, 1), "no saving");
     }
 }

@@ -2,96 +2,99 @@
 
 use super::{error::CompressError, method::CompressMethod};
 
-/// Raw bytes of the longest chunk.
+/// The maximum number of raw bytes in a chunk.
 pub const MAX_CHUNK: usize = 65_536;
 
-/// Bytes of a stored chunk's header.
+/// The length of a stored chunk's header in bytes.
 pub const STORED_HEADER: usize = 3;
 
-/// Bytes of any other chunk's header.
+/// The length of any other chunk's header in bytes.
 pub const BODY_HEADER: usize = 5;
 
-/// What a chunk holds, and what it does to the running frame of its direction.
+/// The content of a chunk and its effect on the running frame of its direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// The raw bytes; a running frame stays.
+pub enum ChunkKind {
+    /// Raw bytes. A running frame stays open.
     Stored,
-    /// The raw bytes; a running frame ends.
+    /// Raw bytes. A running frame ends.
     StoredEnd,
-    /// Bytes to decode.
-    Body(Body),
+    /// Encoded bytes.
+    Body(BodyEncoding),
 }
 
-/// How the body of a chunk is to be decoded.
+/// The encoding of a chunk's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Body {
+pub enum BodyEncoding {
     /// An S2 block.
     S2,
-    /// A whole zstd frame; a running frame ends.
+    /// A whole zstd frame. A running frame ends.
     Zstd,
-    /// The beginning of a running zstd frame, flushed; one before it ends.
+    /// The beginning of a running zstd frame, flushed. A previous running frame ends.
     RunningFirst,
     /// The next part of the running zstd frame, flushed.
     RunningNext,
 }
 
-impl Kind {
+impl ChunkKind {
     const fn byte(self) -> u8 {
         match self {
-            Kind::Stored => 0,
-            Kind::Body(Body::S2) => 1,
-            Kind::Body(Body::Zstd) => 2,
-            Kind::Body(Body::RunningFirst) => 3,
-            Kind::Body(Body::RunningNext) => 4,
-            Kind::StoredEnd => 5,
+            ChunkKind::Stored => 0,
+            ChunkKind::Body(BodyEncoding::S2) => 1,
+            ChunkKind::Body(BodyEncoding::Zstd) => 2,
+            ChunkKind::Body(BodyEncoding::RunningFirst) => 3,
+            ChunkKind::Body(BodyEncoding::RunningNext) => 4,
+            ChunkKind::StoredEnd => 5,
         }
     }
 
-    /// Bytes of the header of such a chunk.
+    /// Returns the header length of such a chunk in bytes.
     #[must_use]
     pub const fn header_length(self) -> usize {
         match self {
-            Kind::Stored | Kind::StoredEnd => STORED_HEADER,
-            Kind::Body(_) => BODY_HEADER,
+            ChunkKind::Stored | ChunkKind::StoredEnd => STORED_HEADER,
+            ChunkKind::Body(_) => BODY_HEADER,
         }
     }
 
-    /// The kind that a first byte announces.
+    /// Decodes the first byte of a chunk.
     ///
     /// # Errors
-    /// When the method has no such kind.
+    /// Returns an error if the method does not have this kind.
     pub const fn read(byte: u8, method: CompressMethod) -> Result<Self, CompressError> {
         match (method, byte) {
-            (CompressMethod::S2 | CompressMethod::Zstd, 0) => Ok(Kind::Stored),
-            (CompressMethod::S2, 1) => Ok(Kind::Body(Body::S2)),
-            (CompressMethod::Zstd, 2) => Ok(Kind::Body(Body::Zstd)),
-            (CompressMethod::Zstd, 3) => Ok(Kind::Body(Body::RunningFirst)),
-            (CompressMethod::Zstd, 4) => Ok(Kind::Body(Body::RunningNext)),
-            (CompressMethod::Zstd, 5) => Ok(Kind::StoredEnd),
+            (CompressMethod::S2 | CompressMethod::Zstd, 0) => Ok(ChunkKind::Stored),
+            (CompressMethod::S2, 1) => Ok(ChunkKind::Body(BodyEncoding::S2)),
+            (CompressMethod::Zstd, 2) => Ok(ChunkKind::Body(BodyEncoding::Zstd)),
+            (CompressMethod::Zstd, 3) => Ok(ChunkKind::Body(BodyEncoding::RunningFirst)),
+            (CompressMethod::Zstd, 4) => Ok(ChunkKind::Body(BodyEncoding::RunningNext)),
+            (CompressMethod::Zstd, 5) => Ok(ChunkKind::StoredEnd),
             _ => Err(CompressError::Kind(byte)),
         }
     }
 }
 
-/// The header of a chunk: what follows it, and what that becomes.
+/// The header of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
-    /// What the chunk holds.
-    pub kind: Kind,
-    /// Bytes of the contents, 1 to [`MAX_CHUNK`].
+pub struct ChunkHeader {
+    /// The kind of the chunk.
+    pub kind: ChunkKind,
+    /// The decoded length in bytes, 1 to [`MAX_CHUNK`].
     pub raw_length: usize,
-    /// Bytes that follow the header, 1 to `raw_length`; for a stored chunk `raw_length` itself.
+    /// The length of the body after the header in bytes, 1 to `raw_length`.
+    ///
+    /// For a stored chunk it equals `raw_length`.
     pub body_length: usize,
 }
 
-impl Header {
-    /// Reads a header whose length is that of its kind.
+impl ChunkHeader {
+    /// Decodes a header. `bytes` must have the header length of its kind.
     ///
     /// # Errors
-    /// When the method has no such kind, or the body is longer than its contents.
+    /// Returns an error if the method does not have this kind, if the length is wrong, or if the
+    /// body is longer than its decoded contents.
     pub fn read(bytes: &[u8], method: CompressMethod) -> Result<Self, CompressError> {
         let (first, lengths) = bytes.split_first().ok_or(CompressError::Truncated)?;
-        let kind = Kind::read(*first, method)?;
+        let kind = ChunkKind::read(*first, method)?;
         let (raw_length, body_length) = match (kind.header_length(), lengths) {
             (STORED_HEADER, [a, b]) => (length([*a, *b]), length([*a, *b])),
             (BODY_HEADER, [a, b, c, d]) => (length([*a, *b]), length([*c, *d])),
@@ -100,14 +103,14 @@ impl Header {
         if body_length > raw_length {
             return Err(CompressError::BodyLength);
         }
-        Ok(Header {
+        Ok(ChunkHeader {
             kind,
             raw_length,
             body_length,
         })
     }
 
-    /// The header as it is sent, and how many of the bytes are it.
+    /// Encodes the header. Returns a buffer and the number of bytes used in it.
     #[must_use]
     pub fn write(&self) -> ([u8; BODY_HEADER], usize) {
         let [raw_high, raw_low] = field(self.raw_length);
@@ -134,9 +137,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_reads_back_what_it_writes() {
-        let bodies = [Body::Zstd, Body::RunningFirst, Body::RunningNext].map(Kind::Body);
-        let kinds = bodies.into_iter().chain([Kind::Stored, Kind::StoredEnd]);
+    fn headers_round_trip() {
+        let bodies = [
+            BodyEncoding::Zstd,
+            BodyEncoding::RunningFirst,
+            BodyEncoding::RunningNext,
+        ]
+        .map(ChunkKind::Body);
+        let kinds = bodies
+            .into_iter()
+            .chain([ChunkKind::Stored, ChunkKind::StoredEnd]);
         for kind in kinds {
             for (raw_length, body_length) in [(1, 1), (256, 255), (65_536, 65_536)] {
                 let body_length = if kind.header_length() == STORED_HEADER {
@@ -144,14 +154,14 @@ mod tests {
                 } else {
                     body_length
                 };
-                let header = Header {
+                let header = ChunkHeader {
                     kind,
                     raw_length,
                     body_length,
                 };
                 let (bytes, length) = header.write();
                 assert_eq!(
-                    Header::read(&bytes[..length], CompressMethod::Zstd),
+                    ChunkHeader::read(&bytes[..length], CompressMethod::Zstd),
                     Ok(header)
                 );
             }
@@ -159,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn each_method_has_its_kinds_and_no_other() {
+    fn read_accepts_only_kinds_of_the_method() {
         for (method, kinds) in [
             (CompressMethod::Null, &[][..]),
             (CompressMethod::S2, &[0, 1][..]),
@@ -167,7 +177,7 @@ mod tests {
         ] {
             for byte in 0..=u8::MAX {
                 assert_eq!(
-                    Kind::read(byte, method).is_ok(),
+                    ChunkKind::read(byte, method).is_ok(),
                     kinds.contains(&byte),
                     "{method} {byte}"
                 );
@@ -176,19 +186,19 @@ mod tests {
     }
 
     #[test]
-    fn a_body_longer_than_its_contents_is_refused() {
+    fn read_rejects_body_longer_than_contents() {
         assert_eq!(
-            Header::read(&[1, 0, 9, 0, 10], CompressMethod::S2),
+            ChunkHeader::read(&[1, 0, 9, 0, 10], CompressMethod::S2),
             Err(CompressError::BodyLength)
         );
-        assert!(Header::read(&[1, 0, 9, 0, 9], CompressMethod::S2).is_ok());
+        assert!(ChunkHeader::read(&[1, 0, 9, 0, 9], CompressMethod::S2).is_ok());
     }
 
     #[test]
-    fn a_header_of_another_length_is_refused() {
+    fn read_rejects_wrong_header_length() {
         for bytes in [&[][..], &[0], &[0, 0], &[0, 0, 0, 0], &[1, 0, 0, 0]] {
             assert!(
-                Header::read(bytes, CompressMethod::S2).is_err(),
+                ChunkHeader::read(bytes, CompressMethod::S2).is_err(),
                 "{bytes:?}"
             );
         }

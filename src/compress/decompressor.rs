@@ -1,9 +1,9 @@
-//! The receiving end of a direction: puts chunks together from the pieces that arrive, and decodes them.
+//! The receiving end of a direction: reassembles chunks from received pieces and decodes them.
 //!
 //! ```text
-//! Header ──► Stored (handed on piece by piece, never copied) ──► Header
-//!        ──► Body (put together, decoded whole)              ──► Header
-//!        ──► Failed (for ever)
+//! Header ──► Stored (returned piece by piece, never copied) ──► Header
+//!        ──► Body (reassembled, decoded whole)              ──► Header
+//!        ──► Failed (permanently)
 //! ```
 
 use std::{collections::VecDeque, fmt, sync::Arc};
@@ -11,7 +11,7 @@ use std::{collections::VecDeque, fmt, sync::Arc};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    chunk::{BODY_HEADER, Body, Header, Kind},
+    chunk::{BODY_HEADER, BodyEncoding, ChunkHeader, ChunkKind},
     error::CompressError,
     method::CompressMethod,
     pool::Pool,
@@ -19,83 +19,91 @@ use super::{
     zstd::RunningDecoder,
 };
 
-/// Places for pieces that a direction may keep while it is idle.
-const KEPT_PLACES: usize = 8;
+/// The capacity of the piece queue that an idle direction may keep.
+const MAX_IDLE_CAPACITY: usize = 8;
 
-/// Raw bytes, and what they took on the wire.
+/// Decoded bytes and their cost on the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
-    /// At least one byte; a chunk, or a part of a stored one.
+    /// The decoded bytes, at least one: a whole chunk, or a part of a stored chunk.
     pub raw: Bytes,
-    /// Bytes that were pushed and are used up with this: what to give credit for when `raw` has been delivered.
+    /// The pushed bytes that this chunk consumes. Grant credit for them once `raw` is delivered.
     pub wire_bytes: usize,
 }
 
 /// Decompresses one direction of a stream.
 pub struct Decompressor {
     pool: Arc<Pool>,
-    /// What was pushed and not yet looked at; no piece is empty.
+    /// The pushed pieces that are not read yet. No piece is empty.
     pieces: VecDeque<Bytes>,
-    reading: Reading,
+    reading: ReadState,
+    /// The running zstd frame, if one is open.
     running: Option<RunningDecoder>,
     method: CompressMethod,
 }
 
-/// What the next byte belongs to.
-enum Reading {
-    /// A header of which `filled` bytes are there.
+/// The part of a chunk that the next byte belongs to.
+enum ReadState {
+    /// A header with `filled` bytes received.
     Header {
         bytes: [u8; BODY_HEADER],
         filled: usize,
     },
-    /// A stored chunk that has `remaining` bytes to go; `header` bytes of header have not been accounted for.
+    /// A stored chunk with `remaining` bytes to receive.
+    ///
+    /// The next [`Chunk`] must account for `header` bytes of header.
     Stored { remaining: usize, header: usize },
-    /// A body, of which `partial` has been put together.
+    /// A body with `partial` reassembled so far.
     Body {
-        how: Body,
-        header: Header,
+        encoding: BodyEncoding,
+        header: ChunkHeader,
         partial: BytesMut,
     },
-    /// Nothing: an earlier chunk was corrupt.
+    /// None: an earlier chunk was corrupt.
     Failed,
 }
 
-impl Reading {
-    const START: Reading = Reading::Header {
+impl ReadState {
+    const START: ReadState = ReadState::Header {
         bytes: [0; BODY_HEADER],
         filled: 0,
     };
 }
 
 impl Decompressor {
-    /// For a direction that has not begun. Costs no memory to speak of until data arrives.
+    /// Creates a decompressor for a new direction. It allocates next to nothing until data arrives.
     #[must_use]
     pub fn new(method: CompressMethod, pool: Arc<Pool>) -> Self {
         Decompressor {
             pool,
             pieces: VecDeque::new(),
-            reading: Reading::START,
+            reading: ReadState::START,
             running: None,
             method,
         }
     }
 
-    /// Takes the next bytes of the direction, cut anywhere. Until they are asked for they are held as they came, each with the buffer
-    /// that it is part of; so their number is to be bounded by credit for [`Chunk::wire_bytes`].
+    /// Adds the next bytes of the direction, split at any position.
+    ///
+    /// Each piece keeps its whole underlying buffer alive until it is read. The caller must
+    /// therefore bound the pushed bytes by credit for [`Chunk::wire_bytes`].
     pub fn push(&mut self, piece: Bytes) {
-        if !piece.is_empty() && !matches!(self.reading, Reading::Failed) {
+        if !piece.is_empty() && !matches!(self.reading, ReadState::Failed) {
             self.pieces.push_back(piece);
         }
     }
 
-    /// The next raw bytes, or nothing until more has been pushed. Neither `null` nor stored chunks are copied or waited for. Ask when
-    /// the bytes before have been delivered, not earlier: twenty bytes on the wire can become 64 KiB.
+    /// Returns the next raw bytes, or `None` until more bytes are pushed.
+    ///
+    /// The bytes of `null` and of stored chunks are returned without a copy, and before the chunk
+    /// is complete. Call this only after the previous bytes are delivered: 20 bytes on the wire can
+    /// become 64 KiB.
     ///
     /// # Errors
-    /// When the peer sent no valid chunk; the direction is then lost, and every later call fails.
+    /// Returns an error if the peer sent an invalid chunk. All later calls fail as well.
     #[expect(
         clippy::should_implement_trait,
-        reason = "an iterator's end is final, and this is none"
+        reason = "an iterator ends at `None`, and this method may return bytes after it"
     )]
     pub fn next(&mut self) -> Result<Option<Chunk>, CompressError> {
         let chunk = if self.method == CompressMethod::Null {
@@ -104,44 +112,48 @@ impl Decompressor {
             self.read()
         };
         let chunk = chunk.inspect_err(|_| self.fail());
-        if self.pieces.is_empty() && self.pieces.capacity() > KEPT_PLACES {
+        if self.pieces.is_empty() && self.pieces.capacity() > MAX_IDLE_CAPACITY {
             self.pieces = VecDeque::new();
         }
         chunk
     }
 
-    /// How many bytes [`Decompressor::next`] decodes in its next chunk, as its header says: 0 when that is stored, or its header is not complete.
+    /// Returns the decoded length that the next chunk's header declares.
+    ///
+    /// Returns 0 if that chunk is stored or its header is incomplete.
     ///
     /// # Errors
-    /// As [`Decompressor::next`].
-    pub fn decodes_next(&mut self) -> Result<usize, CompressError> {
+    /// The same as for [`Decompressor::next`].
+    pub fn next_decoded_length(&mut self) -> Result<usize, CompressError> {
         if self.method == CompressMethod::Null {
             return Ok(0);
         }
-        if matches!(self.reading, Reading::Header { .. }) {
+        if matches!(self.reading, ReadState::Header { .. }) {
             self.read_header().inspect_err(|_| self.fail())?;
         }
         match &self.reading {
-            Reading::Body { header, .. } => Ok(header.raw_length),
-            Reading::Header { .. } | Reading::Stored { .. } => Ok(0),
-            Reading::Failed => Err(CompressError::Failed),
+            ReadState::Body { header, .. } => Ok(header.raw_length),
+            ReadState::Header { .. } | ReadState::Stored { .. } => Ok(0),
+            ReadState::Failed => Err(CompressError::Failed),
         }
     }
 
     fn fail(&mut self) {
-        self.reading = Reading::Failed;
+        self.reading = ReadState::Failed;
         self.running = None;
         self.pieces = VecDeque::new();
     }
 
-    /// That the direction may end here. Call it when the peer ended it and [`Decompressor::next`] gives nothing.
+    /// Checks that the direction may end here.
+    ///
+    /// Call this after the peer has ended the direction and [`Decompressor::next`] returns `None`.
     ///
     /// # Errors
-    /// When the direction is inside a chunk, or was lost before.
+    /// Returns an error if the direction ends inside a chunk, or has failed before.
     pub fn finish(&self) -> Result<(), CompressError> {
         match self.reading {
-            Reading::Header { filled: 0, .. } if self.pieces.is_empty() => Ok(()),
-            Reading::Failed => Err(CompressError::Failed),
+            ReadState::Header { filled: 0, .. } if self.pieces.is_empty() => Ok(()),
+            ReadState::Failed => Err(CompressError::Failed),
             _ => Err(CompressError::Truncated),
         }
     }
@@ -154,20 +166,22 @@ impl Decompressor {
     }
 
     fn read(&mut self) -> Result<Option<Chunk>, CompressError> {
-        if matches!(self.reading, Reading::Header { .. }) && !self.read_header()? {
+        if matches!(self.reading, ReadState::Header { .. }) && !self.read_header()? {
             return Ok(None);
         }
         match self.reading {
-            Reading::Header { .. } => Ok(None),
-            Reading::Stored { remaining, header } => Ok(self.read_stored(remaining, header)),
-            Reading::Body { .. } => self.read_body(),
-            Reading::Failed => Err(CompressError::Failed),
+            ReadState::Header { .. } => Ok(None),
+            ReadState::Stored { remaining, header } => Ok(self.read_stored(remaining, header)),
+            ReadState::Body { .. } => self.read_body(),
+            ReadState::Failed => Err(CompressError::Failed),
         }
     }
 
-    /// Completes the header, if what is there suffices, and goes on to what it announces.
+    /// Reads the header from the available bytes and enters the state for its chunk.
+    ///
+    /// Returns `false` if more bytes are needed.
     fn read_header(&mut self) -> Result<bool, CompressError> {
-        let Reading::Header {
+        let ReadState::Header {
             mut bytes,
             mut filled,
         } = self.reading
@@ -177,29 +191,29 @@ impl Decompressor {
         loop {
             let needed = match (filled, bytes) {
                 (0, _) => 1,
-                (_, [kind, ..]) => Kind::read(kind, self.method)?.header_length(),
+                (_, [kind, ..]) => ChunkKind::read(kind, self.method)?.header_length(),
             };
             if filled >= needed {
                 break;
             }
             let (Some(byte), Some(place)) = (self.take_byte(), bytes.get_mut(filled)) else {
-                self.reading = Reading::Header { bytes, filled };
+                self.reading = ReadState::Header { bytes, filled };
                 return Ok(false);
             };
             *place = byte;
             filled = filled.saturating_add(1);
         }
-        let header = Header::read(bytes.get(..filled).unwrap_or_default(), self.method)?;
-        if header.kind == Kind::StoredEnd {
+        let header = ChunkHeader::read(bytes.get(..filled).unwrap_or_default(), self.method)?;
+        if header.kind == ChunkKind::StoredEnd {
             self.running = None;
         }
         self.reading = match header.kind {
-            Kind::Stored | Kind::StoredEnd => Reading::Stored {
+            ChunkKind::Stored | ChunkKind::StoredEnd => ReadState::Stored {
                 remaining: header.raw_length,
                 header: filled,
             },
-            Kind::Body(how) => Reading::Body {
-                how,
+            ChunkKind::Body(encoding) => ReadState::Body {
+                encoding,
                 header,
                 partial: BytesMut::new(),
             },
@@ -211,9 +225,9 @@ impl Decompressor {
         let raw = self.take_piece(remaining)?;
         let remaining = remaining.saturating_sub(raw.len());
         self.reading = if remaining == 0 {
-            Reading::START
+            ReadState::START
         } else {
-            Reading::Stored {
+            ReadState::Stored {
                 remaining,
                 header: 0,
             }
@@ -225,11 +239,11 @@ impl Decompressor {
     }
 
     fn read_body(&mut self) -> Result<Option<Chunk>, CompressError> {
-        let Reading::Body {
-            how,
+        let ReadState::Body {
+            encoding,
             header,
             mut partial,
-        } = std::mem::replace(&mut self.reading, Reading::START)
+        } = std::mem::replace(&mut self.reading, ReadState::START)
         else {
             return Ok(None);
         };
@@ -238,14 +252,15 @@ impl Decompressor {
             match self.take_piece(missing) {
                 Some(piece) if piece.len() == header.body_length => break piece,
                 Some(piece) => {
-                    // Copied, so that the buffers of many small pieces are not held.
+                    // Copy the piece, so that many small pieces do not keep their large buffers
+                    // alive.
                     partial.reserve(missing);
                     partial.extend_from_slice(&piece);
                 }
                 None if missing == 0 => break partial.freeze(),
                 None => {
-                    self.reading = Reading::Body {
-                        how,
+                    self.reading = ReadState::Body {
+                        encoding,
                         header,
                         partial,
                     };
@@ -254,25 +269,25 @@ impl Decompressor {
             }
         };
         let wire_bytes = header.kind.header_length().saturating_add(body.len());
-        let raw = self.decode(how, &body, header.raw_length)?;
+        let raw = self.decode(encoding, &body, header.raw_length)?;
         Ok(Some(Chunk { raw, wire_bytes }))
     }
 
     fn decode(
         &mut self,
-        how: Body,
+        encoding: BodyEncoding,
         body: &[u8],
         raw_length: usize,
     ) -> Result<Bytes, CompressError> {
-        match how {
-            Body::S2 => s2::decompress(body, raw_length),
-            Body::Zstd => {
+        match encoding {
+            BodyEncoding::S2 => s2::decompress(body, raw_length),
+            BodyEncoding::Zstd => {
                 self.running = None;
                 self.pool
-                    .with_bench(|bench| bench.zstd_decoder.decompress(body, raw_length))
+                    .with_workspace(|workspace| workspace.zstd_decoder.decompress(body, raw_length))
             }
-            Body::RunningFirst => self.begin_running()?.decompress(body, raw_length),
-            Body::RunningNext => self
+            BodyEncoding::RunningFirst => self.begin_running()?.decompress(body, raw_length),
+            BodyEncoding::RunningNext => self
                 .running
                 .as_mut()
                 .ok_or(CompressError::NotRunning)?
@@ -280,7 +295,8 @@ impl Decompressor {
         }
     }
 
-    /// The context for a running frame: the one that is there, or one out of the budget.
+    /// Returns the context for a new running frame: the current one, restarted, or one from the
+    /// budget.
     fn begin_running(&mut self) -> Result<&mut RunningDecoder, CompressError> {
         let running = match self.running.take() {
             Some(mut running) => {
@@ -300,7 +316,9 @@ impl Decompressor {
         self.take_piece(1)?.first().copied()
     }
 
-    /// The next contiguous bytes, at least one and at most `limit`; nothing when there are none, or none are asked for.
+    /// Takes the next contiguous bytes: at least one, at most `limit`.
+    ///
+    /// Returns `None` if no bytes are available or `limit` is 0.
     fn take_piece(&mut self, limit: usize) -> Option<Bytes> {
         if limit == 0 {
             return None;

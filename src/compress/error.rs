@@ -1,27 +1,28 @@
-//! What is wrong with a compressed direction. All of it is the peer's doing, and costs the stream (`corrupt`).
+//! The errors of a compressed direction. The peer causes all of them, and each resets the stream
+//! (`corrupt`).
 
-/// Why a direction cannot be read on.
+/// An invalid compressed direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CompressError {
-    /// No chunk begins like this under the method in use.
-    #[error("a chunk of kind {0:#04x} under this compress_method")]
+    /// The method in use does not have this chunk kind.
+    #[error("invalid chunk kind {0:#04x} for this compress_method")]
     Kind(u8),
-    /// A body is longer than what is in it.
-    #[error("a chunk whose body is longer than its contents")]
+    /// The body of a chunk is longer than its decoded contents.
+    #[error("chunk body longer than its contents")]
     BodyLength,
-    /// A body does not hold what its header says.
-    #[error("a chunk that does not decode to the length that it declares")]
+    /// The body of a chunk does not decode to the length in its header.
+    #[error("chunk does not decode to its declared length")]
     Body,
-    /// A running chunk goes on where none has begun.
-    #[error("a running chunk without a beginning")]
+    /// A chunk continues a running frame, but none is open.
+    #[error("running chunk without a running frame")]
     NotRunning,
-    /// The peer began more running frames than it was given.
-    #[error("more running frames than were offered")]
+    /// The peer started more running frames than this end offered.
+    #[error("more running frames than offered")]
     TooManyRunning,
     /// The direction ended inside a chunk.
     #[error("the direction ended inside a chunk")]
     Truncated,
-    /// The direction has failed before.
+    /// An earlier chunk of the direction was corrupt.
     #[error("an earlier chunk was corrupt")]
     Failed,
 }

@@ -1,32 +1,32 @@
-//! The names of the ways to compress a stream.
+//! The compression methods of a stream.
 
 use std::{fmt, str::FromStr};
 
-/// How the streams of a tunnel are compressed (PROTOCOL 11).
+/// The method that compresses the streams of a tunnel (PROTOCOL 11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CompressMethod {
-    /// Not at all, and without chunks.
+    /// No compression and no chunks.
     Null,
-    /// S2 blocks: fast.
+    /// S2 blocks: faster.
     S2,
-    /// Zstandard: smaller.
+    /// Zstandard: smaller output.
     Zstd,
 }
 
-/// No `compress_method` has this name.
+/// An unknown `compress_method`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no compress_method; there are null, s2 and zstd")]
+#[error("unknown compress_method `{0}` (use null, s2 or zstd)")]
 pub struct UnknownCompressMethod(pub String);
 
 impl CompressMethod {
-    /// Every method, in the order of the documentation.
+    /// All methods, in the order of the documentation.
     pub const ALL: [CompressMethod; 3] = [
         CompressMethod::Null,
         CompressMethod::S2,
         CompressMethod::Zstd,
     ];
 
-    /// The name in the configuration and in the handshake.
+    /// Returns the name used in the configuration and the handshake.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -59,14 +59,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_method_reads_back_the_name_that_it_prints() {
+    fn method_names_round_trip() {
         for method in CompressMethod::ALL {
             assert_eq!(method.to_string().parse(), Ok(method));
         }
     }
 
     #[test]
-    fn an_unknown_name_is_refused_and_the_known_ones_are_named() {
+    fn unknown_method_error_lists_known_methods() {
         let message = "gzip".parse::<CompressMethod>().unwrap_err().to_string();
         assert!(message.contains("`gzip`"), "{message}");
         for method in CompressMethod::ALL {

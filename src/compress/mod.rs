@@ -3,18 +3,19 @@
 //! ```text
 //! raw bytes ──Compressor──► chunks ──Decompressor──► raw bytes
 //!                │ backoff                │
-//!                └───────── Pool ─────────┘   contexts, borrowed for one chunk or, within a budget, for long
+//!                └───────── Pool ─────────┘   contexts for one chunk or one running frame
 //! ```
 //!
-//! Knows bytes, and nothing else. What belongs to a stream is small until the stream moves data; what is large is borrowed.
+//! This layer works on bytes only. A stream allocates little until it moves data. It borrows large
+//! contexts from the pool.
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
-//! | [`method`] | the names |
+//! | [`method`] | the compression methods |
 //! | [`chunk`] | the header of a chunk |
-//! | `compressor`, `backoff` | which kind of chunk to send |
-//! | `decompressor` | putting chunks together from the pieces that arrive |
-//! | `s2`, `zstd` | one chunk's body |
+//! | `compressor`, `backoff` | the choice of the chunk kind to send |
+//! | `decompressor` | reassembly of chunks from received pieces |
+//! | `s2`, `zstd` | encoding and decoding of one chunk's body |
 //! | [`pool`] | contexts and budgets |
 #![cfg_attr(
     not(test),

@@ -1,4 +1,6 @@
-//! What is too large to have for each stream: work spaces, borrowed for one chunk, and the budgets of running contexts.
+//! The contexts that are too large to exist per stream.
+//!
+//! Streams borrow a workspace for one chunk. The contexts of running frames come out of a budget.
 
 use std::{
     fmt,
@@ -10,20 +12,26 @@ use std::{
 
 use super::{s2, zstd};
 
-/// Work spaces that are kept for later: as many as threads will hardly compress at the same time.
-const KEPT_BENCHES: usize = 16;
+/// The maximum number of idle workspaces. More threads hardly ever compress at the same time.
+const MAX_IDLE_WORKSPACES: usize = 16;
 
-/// How many running zstd frames a tunnel may have at a time, in each direction.
+/// The limits on concurrent running zstd frames of a tunnel, per direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// Frames that we send: the smaller of what we are willing to pay for (about 1 MiB each) and the peer's `zstd_contexts`.
+    /// Frames to send, about 1 MiB each: the smaller of the local limit and the peer's
+    /// `zstd_contexts`.
     pub running_encoders: usize,
-    /// Frames that we receive: our own `zstd_contexts` (about 0.6 MiB each); a peer that begins more is cut off.
+    /// Frames to receive, about 0.6 MiB each: the local `zstd_contexts`.
+    ///
+    /// If the peer starts more, its stream fails.
     pub running_decoders: usize,
 }
 
 impl Default for PoolLimits {
-    /// Eight each, some 13 MiB in all: more streams than that seldom move much at a time, and the others lose only about a tenth.
+    /// Eight each, about 13 MiB in total.
+    ///
+    /// More than eight streams seldom move much data at the same time. The others lose only about a
+    /// tenth of the compression ratio.
     fn default() -> Self {
         PoolLimits {
             running_encoders: 8,
@@ -32,61 +40,64 @@ impl Default for PoolLimits {
     }
 }
 
-/// The contexts of the streams of one tunnel. Work spaces may be shared with the pools of other tunnels.
+/// The contexts of one tunnel's streams. Pools of several tunnels may share workspaces.
 pub struct Pool {
-    benches: Arc<Mutex<Vec<Bench>>>,
-    running_encoders: Budget,
-    running_decoders: Budget,
+    workspaces: Arc<Mutex<Vec<Workspace>>>,
+    running_encoders: ContextBudget,
+    running_decoders: ContextBudget,
 }
 
 impl Default for Pool {
-    /// A pool with the default limits.
+    /// Creates a pool with the default limits.
     fn default() -> Self {
         Pool::new(PoolLimits::default())
     }
 }
 
 impl Pool {
-    /// A pool with its own work spaces.
+    /// Creates a pool with separate workspaces.
     #[must_use]
     pub fn new(limits: PoolLimits) -> Self {
         Pool {
-            benches: Arc::default(),
-            running_encoders: Budget::new(limits.running_encoders),
-            running_decoders: Budget::new(limits.running_decoders),
+            workspaces: Arc::default(),
+            running_encoders: ContextBudget::new(limits.running_encoders),
+            running_decoders: ContextBudget::new(limits.running_decoders),
         }
     }
 
-    /// A pool for another tunnel: budgets of its own, the same work spaces.
+    /// Creates a pool for another tunnel, with separate budgets and the same workspaces.
     #[must_use]
-    pub fn for_another_tunnel(&self, limits: PoolLimits) -> Self {
+    pub fn with_shared_workspaces(&self, limits: PoolLimits) -> Self {
         Pool {
-            benches: Arc::clone(&self.benches),
+            workspaces: Arc::clone(&self.workspaces),
             ..Pool::new(limits)
         }
     }
 
-    /// Lends a work space for one chunk.
-    pub(super) fn with_bench<T>(&self, work: impl FnOnce(&mut Bench) -> T) -> T {
-        let mut bench = self
-            .benches
+    /// Runs `work` with a borrowed workspace.
+    pub(super) fn with_workspace<T>(&self, work: impl FnOnce(&mut Workspace) -> T) -> T {
+        let mut workspace = self
+            .workspaces
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop()
             .unwrap_or_default();
-        let result = work(&mut bench);
-        let mut benches = self.benches.lock().unwrap_or_else(PoisonError::into_inner);
-        if benches.len() < KEPT_BENCHES {
-            benches.push(bench);
+        let result = work(&mut workspace);
+        let mut workspaces = self
+            .workspaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if workspaces.len() < MAX_IDLE_WORKSPACES {
+            workspaces.push(workspace);
         }
         result
     }
 
-    pub(super) fn running_encoder(&self) -> Option<Permit> {
+    pub(super) fn running_encoder(&self) -> Option<ContextPermit> {
         self.running_encoders.take()
     }
 
-    pub(super) fn running_decoder(&self) -> Option<Permit> {
+    pub(super) fn running_decoder(&self) -> Option<ContextPermit> {
         self.running_decoders.take()
     }
 }
@@ -101,23 +112,23 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// A work space: the contexts for one chunk at a time, each made when it is first needed.
+/// The contexts for one chunk at a time. Each is created on first use.
 #[derive(Default)]
-pub(super) struct Bench {
-    pub(super) s2: s2::Encoder,
-    pub(super) zstd_encoder: zstd::Encoder,
-    pub(super) zstd_decoder: zstd::Decoder,
+pub(super) struct Workspace {
+    pub(super) s2: s2::S2Encoder,
+    pub(super) zstd_encoder: zstd::ZstdEncoder,
+    pub(super) zstd_decoder: zstd::ZstdDecoder,
     pub(super) scratch: Scratch,
 }
 
-/// Room for the longest body that any method writes before it is looked at.
+/// A buffer for the longest body that any method writes.
 #[derive(Default)]
 pub(super) struct Scratch(Vec<u8>);
 
 impl Scratch {
     pub(super) fn room(&mut self) -> &mut [u8] {
         if self.0.is_empty() {
-            self.0 = vec![0; s2::longest_body().max(zstd::longest_body())];
+            self.0 = vec![0; s2::max_body_length().max(zstd::max_body_length())];
         }
         &mut self.0
     }
@@ -127,33 +138,33 @@ impl Scratch {
     }
 }
 
-/// A number of things that may be held at a time.
-struct Budget(Arc<AtomicUsize>);
+/// A limit on contexts that exist at the same time.
+struct ContextBudget(Arc<AtomicUsize>);
 
-impl Budget {
+impl ContextBudget {
     fn new(limit: usize) -> Self {
-        Budget(Arc::new(AtomicUsize::new(limit)))
+        ContextBudget(Arc::new(AtomicUsize::new(limit)))
     }
 
     fn left(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn take(&self) -> Option<Permit> {
-        // Relaxed: the count guards nothing but itself.
+    fn take(&self) -> Option<ContextPermit> {
+        // Relaxed: the counter does not protect other memory.
         let taken = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(1)
             });
-        taken.is_ok().then(|| Permit(Arc::clone(&self.0)))
+        taken.is_ok().then(|| ContextPermit(Arc::clone(&self.0)))
     }
 }
 
-/// One place of a budget, given back when it is dropped.
-pub(super) struct Permit(Arc<AtomicUsize>);
+/// One unit of a [`ContextBudget`], returned on drop.
+pub(super) struct ContextPermit(Arc<AtomicUsize>);
 
-impl Drop for Permit {
+impl Drop for ContextPermit {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -164,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_gives_what_it_has_and_takes_it_back() {
+    fn budget_limits_and_reclaims_permits() {
         let pool = Pool::new(PoolLimits {
             running_encoders: 2,
             running_decoders: 0,
@@ -178,26 +189,26 @@ mod tests {
     }
 
     #[test]
-    fn a_work_space_comes_back_and_is_shared_between_tunnels() {
+    fn workspaces_are_reused_and_shared_between_tunnels() {
         let pool = Pool::new(PoolLimits::default());
-        let other = pool.for_another_tunnel(PoolLimits {
+        let other = pool.with_shared_workspaces(PoolLimits {
             running_encoders: 0,
             running_decoders: 0,
         });
-        pool.with_bench(|bench| bench.scratch.room()[0] = 7);
-        other.with_bench(|bench| assert_eq!(bench.scratch.body(1), Some(&[7][..])));
+        pool.with_workspace(|workspace| workspace.scratch.room()[0] = 7);
+        other.with_workspace(|workspace| assert_eq!(workspace.scratch.body(1), Some(&[7][..])));
         assert!(other.running_encoder().is_none() && pool.running_encoder().is_some());
     }
 
     #[test]
-    fn no_more_work_spaces_are_kept_than_are_useful() {
+    fn pool_keeps_bounded_number_of_workspaces() {
         fn nest(pool: &Pool, depth: usize) {
             if depth > 0 {
-                pool.with_bench(|_| nest(pool, depth - 1));
+                pool.with_workspace(|_| nest(pool, depth - 1));
             }
         }
         let pool = Pool::new(PoolLimits::default());
-        nest(&pool, KEPT_BENCHES + 5);
-        assert_eq!(pool.benches.lock().unwrap().len(), KEPT_BENCHES);
+        nest(&pool, MAX_IDLE_WORKSPACES + 5);
+        assert_eq!(pool.workspaces.lock().unwrap().len(), MAX_IDLE_WORKSPACES);
     }
 }

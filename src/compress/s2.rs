@@ -1,15 +1,20 @@
-//! S2 blocks: written as their Snappy subset, which is the faster compressor; read whole.
+//! S2 blocks.
+//!
+//! The encoder writes the Snappy subset of S2, because the Snappy compressor is faster. The decoder
+//! reads all of S2.
 
 use bytes::Bytes;
 
 use super::{chunk::MAX_CHUNK, error::CompressError};
 
-/// Makes blocks; its table is made with the first one.
+/// Encodes blocks. It allocates its table with the first block.
 #[derive(Default)]
-pub(super) struct Encoder(Option<Box<snap::raw::Encoder>>);
+pub(super) struct S2Encoder(Option<Box<snap::raw::Encoder>>);
 
-impl Encoder {
-    /// Writes `raw` as a block to the beginning of `to`, which has [`longest_body`] bytes, and returns its length.
+impl S2Encoder {
+    /// Encodes `raw` as a block at the beginning of `to` and returns the block's length.
+    ///
+    /// `to` must have [`max_body_length`] bytes.
     pub(super) fn compress(&mut self, raw: &[u8], to: &mut [u8]) -> Option<usize> {
         self.0
             .get_or_insert_with(|| Box::new(snap::raw::Encoder::new()))
@@ -18,19 +23,22 @@ impl Encoder {
     }
 }
 
-/// Room that compressing a chunk needs.
-pub(super) fn longest_body() -> usize {
+/// Returns the buffer size that compressing a chunk requires.
+pub(super) fn max_body_length() -> usize {
     snap::raw::max_compress_len(MAX_CHUNK)
 }
 
-/// Reads a block that must hold `raw_length` bytes. Nothing is allocated before the length that it declares has been compared.
+/// Decodes a block that must hold `raw_length` bytes.
+///
+/// The declared length is checked before anything is allocated.
 pub(super) fn decompress(body: &[u8], raw_length: usize) -> Result<Bytes, CompressError> {
     match minlz::s2::decode_len(body) {
         Ok((declared, _)) if declared == raw_length => {}
         _ => return Err(CompressError::Body),
     }
     let mut raw = vec![0; raw_length];
-    // Snappy's decoder first: it is the faster one, it reads all that rePort writes, and it refuses what only S2 has.
+    // Try the Snappy decoder first. It is faster, it reads everything that rePort writes, and it
+    // rejects blocks with elements that only S2 has.
     let snappy = snap::raw::Decoder::new().decompress(body, &mut raw).ok();
     match snappy.or_else(|| minlz::s2::decode_into(&mut raw, body).ok()) {
         Some(length) if length == raw_length => Ok(Bytes::from(raw)),
@@ -44,7 +52,8 @@ mod tests {
 
     use super::*;
 
-    /// A literal, then random tags and operands, most of them valid: copies, repeated offsets (which only S2 has), garbage.
+    /// Generates a literal, then random tags and operands, most of them valid: copies, repeated
+    /// offsets (S2 only) and garbage.
     fn blocks() -> impl Strategy<Value = Vec<u8>> {
         let first =
             proptest::collection::vec(any::<u8>(), 20..30).prop_map(|bytes| literal(&bytes));
@@ -72,7 +81,8 @@ mod tests {
         [&[u8::try_from(bytes.len() - 1).unwrap() << 2], bytes].concat()
     }
 
-    /// The length that a block of [`blocks`] would have to declare, if it holds what its tags say.
+    /// Sets the declared length of a block from [`blocks`] to the one that its tags produce, if
+    /// any.
     fn with_true_length(mut block: Vec<u8>) -> Vec<u8> {
         for declared in 1..128 {
             block[0] = declared;
@@ -87,13 +97,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(3000))]
 
         #[test]
-        fn both_decoders_together_read_what_the_full_one_reads(block in blocks().prop_map(with_true_length)) {
+        fn decompress_matches_full_s2_decoder(block in blocks().prop_map(with_true_length)) {
             let expected = minlz::s2::decode(&block).ok();
             prop_assert_eq!(decompress(&block, usize::from(block[0])).ok().map(|raw| raw.to_vec()), expected);
         }
 
         #[test]
-        fn what_snappy_accepts_is_the_same_in_s2(block in blocks().prop_map(with_true_length)) {
+        fn snappy_and_s2_decoders_agree(block in blocks().prop_map(with_true_length)) {
             if let Ok(snappy) = snap::raw::Decoder::new().decompress_vec(&block) {
                 prop_assert_eq!(minlz::s2::decode(&block).ok(), Some(snappy));
             }

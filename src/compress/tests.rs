@@ -1,4 +1,4 @@
-//! The two ends of a direction together, and against `tests/vectors/chunks.json`.
+//! Tests of both ends of a direction together, and against `tests/vectors/chunks.json`.
 
 use std::sync::Arc;
 
@@ -30,19 +30,19 @@ fn compressed(compressor: &mut Compressor, raw: &[u8]) -> Bytes {
     wire.freeze()
 }
 
-/// What comes out after `wire` went in, and that the credit adds up.
+/// Decompresses `wire` and checks that the credit adds up.
 fn decompressed(decompressor: &mut Decompressor, wire: Bytes) -> Result<Vec<u8>, CompressError> {
     let (mut raw, mut credit, pushed) = (Vec::new(), 0, wire.len());
     decompressor.push(wire);
     loop {
-        let expected = decompressor.decodes_next()?;
+        let expected = decompressor.next_decoded_length()?;
         let Some(chunk) = decompressor.next()? else {
             break;
         };
         assert!(!chunk.raw.is_empty() && chunk.raw.len() <= MAX_CHUNK.max(pushed));
         assert!(
             expected == 0 || expected == chunk.raw.len(),
-            "{expected} bytes were announced, {} came",
+            "the header declares {expected} bytes, the chunk has {}",
             chunk.raw.len()
         );
         raw.extend_from_slice(&chunk.raw);
@@ -54,7 +54,7 @@ fn decompressed(decompressor: &mut Decompressor, wire: Bytes) -> Result<Vec<u8>,
     Ok(raw)
 }
 
-/// Text in words that repeat as words do, another one for each seed.
+/// Generates text with repeated words, different for each seed.
 fn text(seed: u64, length: usize) -> Vec<u8> {
     let words = [
         "tunnel", "master", "server", "client", "stream", "a", "the", "of", "link", "channel",
@@ -94,7 +94,7 @@ impl Random {
     }
 }
 
-/// The kinds of the chunks in `wire`, which holds whole chunks.
+/// Returns the kinds of the chunks in `wire`, which holds whole chunks.
 fn kinds(mut wire: &[u8]) -> Vec<u8> {
     let mut kinds = Vec::new();
     while let Some(kind) = wire.first() {
@@ -111,7 +111,7 @@ fn kinds(mut wire: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn text_shrinks_and_comes_back() {
+fn text_compresses_and_round_trips() {
     for (method, percent) in [(CompressMethod::S2, 60), (CompressMethod::Zstd, 35)] {
         let (mut compressor, mut decompressor) = pair(method, &pool());
         let raw = text(1, 200_000);
@@ -127,7 +127,7 @@ fn text_shrinks_and_comes_back() {
 }
 
 #[test]
-fn null_is_the_bytes_themselves() {
+fn null_passes_bytes_through_without_copying() {
     let (mut compressor, mut decompressor) = pair(CompressMethod::Null, &pool());
     let raw = text(1, 100_000);
     let wire = compressed(&mut compressor, &raw);
@@ -144,7 +144,7 @@ fn null_is_the_bytes_themselves() {
 }
 
 #[test]
-fn a_stored_chunk_is_neither_copied_nor_waited_for() {
+fn stored_chunks_are_returned_early_and_without_copying() {
     for method in [CompressMethod::S2, CompressMethod::Zstd] {
         let (_, mut decompressor) = pair(method, &pool());
         let wire = Bytes::from([&[0, 0x03, 0xe7][..], &[7; 1000]].concat());
@@ -167,7 +167,7 @@ fn a_stored_chunk_is_neither_copied_nor_waited_for() {
 }
 
 #[test]
-fn data_that_does_not_shrink_is_stored_and_soon_not_even_tried() {
+fn incompressible_data_is_stored() {
     for method in [CompressMethod::S2, CompressMethod::Zstd] {
         let (mut compressor, mut decompressor) = pair(method, &pool());
         let raw = noise(1, 3_000_000);
@@ -175,14 +175,14 @@ fn data_that_does_not_shrink_is_stored_and_soon_not_even_tried() {
         assert_eq!(
             wire.len(),
             max_wire_length(raw.len()),
-            "{method}: all of it is stored"
+            "{method}: everything is stored"
         );
         assert_eq!(decompressed(&mut decompressor, wire), Ok(raw));
     }
 }
 
 #[test]
-fn a_stream_that_turns_compressible_is_compressed_again() {
+fn compressor_resumes_when_data_becomes_compressible() {
     for method in [CompressMethod::S2, CompressMethod::Zstd] {
         let (mut compressor, mut decompressor) = pair(method, &pool());
         for raw in [noise(1, 30_000_000), text(1, 10_000_000)] {
@@ -200,7 +200,7 @@ fn a_stream_that_turns_compressible_is_compressed_again() {
 }
 
 #[test]
-fn a_key_stroke_is_stored() {
+fn keystrokes_are_stored() {
     for method in [CompressMethod::S2, CompressMethod::Zstd] {
         let (mut compressor, _) = pair(method, &pool());
         assert_eq!(
@@ -211,7 +211,7 @@ fn a_key_stroke_is_stored() {
 }
 
 #[test]
-fn a_stream_that_moves_much_gets_a_running_frame_and_gives_it_back() {
+fn bulk_stream_takes_running_frame_and_returns_it() {
     let limits = PoolLimits {
         running_encoders: 1,
         running_decoders: 1,
@@ -225,7 +225,7 @@ fn a_stream_that_moves_much_gets_a_running_frame_and_gives_it_back() {
     assert_eq!(
         sent.iter().filter(|kind| **kind == 3).count(),
         1,
-        "one beginning: {sent:?}"
+        "one running frame: {sent:?}"
     );
     assert_eq!(sent.last(), Some(&4), "{sent:?}");
     assert_eq!(decompressed(&mut decompressor, wire), Ok(raw));
@@ -236,7 +236,7 @@ fn a_stream_that_moves_much_gets_a_running_frame_and_gives_it_back() {
     let wire = compressed(&mut other, &raw);
     assert!(
         kinds(&wire).iter().all(|kind| *kind == 2),
-        "no place in the budget: self-contained"
+        "no budget: self-contained"
     );
     assert_eq!(decompressed(&mut other_end, wire), Ok(raw));
 
@@ -244,12 +244,12 @@ fn a_stream_that_moves_much_gets_a_running_frame_and_gives_it_back() {
     drop(decompressor);
     let raw = text(3, 100_000);
     let wire = compressed(&mut other, &raw);
-    assert_eq!(kinds(&wire), [3, 4], "a place came free");
+    assert_eq!(kinds(&wire), [3, 4], "the budget has a free context");
     assert_eq!(decompressed(&mut other_end, wire), Ok(raw));
 }
 
 #[test]
-fn a_running_frame_survives_chunks_that_do_not_shrink() {
+fn running_frame_restarts_after_incompressible_chunks() {
     let pool = pool();
     let (mut compressor, mut decompressor) = pair(CompressMethod::Zstd, &pool);
     let mut sent = Vec::new();
@@ -274,12 +274,12 @@ fn a_running_frame_survives_chunks_that_do_not_shrink() {
     assert_eq!(
         sent[sent.len() - 4..],
         [0, 0, 3, 0],
-        "it begins anew behind what it could not take: {sent:?}"
+        "a new running frame starts after the incompressible part: {sent:?}"
     );
 }
 
 #[test]
-fn a_stream_that_turns_incompressible_gives_its_context_back_at_both_ends() {
+fn incompressible_stream_returns_contexts_at_both_ends() {
     let pool = Arc::new(Pool::new(PoolLimits {
         running_encoders: 1,
         running_decoders: 1,
@@ -295,13 +295,13 @@ fn a_stream_that_turns_incompressible_gives_its_context_back_at_both_ends() {
         assert_eq!(
             decompressed(&mut decompressor, wire),
             Ok(raw),
-            "and may have another one later"
+            "the stream may get another context later"
         );
     }
 }
 
 #[test]
-fn a_peer_that_begins_more_running_frames_than_it_was_given_is_cut_off() {
+fn decompressor_rejects_more_running_frames_than_offered() {
     let sender = Arc::new(Pool::new(PoolLimits {
         running_encoders: 2,
         running_decoders: 0,
@@ -330,7 +330,7 @@ fn a_peer_that_begins_more_running_frames_than_it_was_given_is_cut_off() {
 }
 
 #[test]
-fn a_direction_that_failed_stays_failed_and_holds_nothing() {
+fn failed_direction_stays_failed_and_frees_its_context() {
     let pool = Arc::new(Pool::new(PoolLimits {
         running_encoders: 1,
         running_decoders: 1,
@@ -344,7 +344,7 @@ fn a_direction_that_failed_stays_failed_and_holds_nothing() {
         decompressed(&mut decompressor, Bytes::from_static(&[1, 0, 0])),
         Err(CompressError::Kind(1))
     );
-    assert!(pool.running_decoder().is_some(), "its context is back");
+    assert!(pool.running_decoder().is_some(), "the context is returned");
     assert_eq!(
         decompressed(&mut decompressor, wire),
         Err(CompressError::Failed)
@@ -353,7 +353,7 @@ fn a_direction_that_failed_stays_failed_and_holds_nothing() {
 }
 
 #[test]
-fn a_stream_that_has_not_moved_anything_costs_next_to_nothing() {
+fn idle_stream_is_small() {
     assert!(size_of::<Compressor>() < 200, "{}", size_of::<Compressor>());
     assert!(
         size_of::<Decompressor>() < 200,
@@ -363,7 +363,7 @@ fn a_stream_that_has_not_moved_anything_costs_next_to_nothing() {
 }
 
 #[test]
-fn small_pieces_of_a_body_do_not_hold_the_buffers_that_they_came_in() {
+fn body_pieces_do_not_keep_their_buffers_alive() {
     let (mut compressor, mut decompressor) = pair(CompressMethod::S2, &pool());
     let wire = compressed(&mut compressor, &text(1, 60_000));
     for at in 0..wire.len() - 1 {
@@ -375,15 +375,15 @@ fn small_pieces_of_a_body_do_not_hold_the_buffers_that_they_came_in() {
 }
 
 #[test]
-fn the_chunks_of_the_vectors_are_read_as_they_say() {
+fn decompressor_matches_chunk_vectors() {
     #[derive(Deserialize)]
-    struct Vectors {
-        good: Vec<Vector>,
-        corrupt: Vec<Vector>,
-        truncated: Vec<Vector>,
+    struct ChunkVectors {
+        good: Vec<ChunkVector>,
+        corrupt: Vec<ChunkVector>,
+        truncated: Vec<ChunkVector>,
     }
     #[derive(Deserialize)]
-    struct Vector {
+    struct ChunkVector {
         method: String,
         what: String,
         wire: String,
@@ -396,14 +396,14 @@ fn the_chunks_of_the_vectors_are_read_as_they_say() {
             .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits"))
             .collect()
     }
-    fn read(vector: &Vector) -> (Result<Vec<u8>, CompressError>, Decompressor) {
+    fn read(vector: &ChunkVector) -> (Result<Vec<u8>, CompressError>, Decompressor) {
         let mut decompressor = Decompressor::new(vector.method.parse().unwrap(), pool());
         (
             decompressed(&mut decompressor, Bytes::from(bytes(&vector.wire))),
             decompressor,
         )
     }
-    let vectors: Vectors =
+    let vectors: ChunkVectors =
         serde_json::from_str(include_str!("../../tests/vectors/chunks.json")).unwrap();
     for vector in &vectors.good {
         let (raw, decompressor) = read(vector);
@@ -444,7 +444,7 @@ fn the_chunks_of_the_vectors_are_read_as_they_say() {
     assert!(vectors.good.len() > 5 && vectors.corrupt.len() > 10 && vectors.truncated.len() > 2);
 }
 
-/// Writes of one stream: text, noise, runs; short and long.
+/// Generates the writes of one stream: text, noise and runs, short and long.
 fn writes() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let length = prop_oneof![1_usize..100, 1_usize..20_000, 60_000_usize..140_000];
     let write = (0..4_u8, any::<u64>(), length).prop_map(|(kind, seed, length)| match kind {
@@ -459,13 +459,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn any_cutting_of_the_wire_gives_the_same_bytes(
+    fn output_does_not_depend_on_piece_boundaries(
         writes in writes(), cuts in proptest::collection::vec(1_usize..9_000, 1..20), warm in any::<bool>(),
     ) {
         for method in CompressMethod::ALL {
             let (mut compressor, mut decompressor) = pair(method, &pool());
             if warm {
-                // Far enough for a running frame.
+                // Enough bytes for a running frame.
                 let wire = compressed(&mut compressor, &text(9, 1_100_000));
                 decompressed(&mut decompressor, wire).unwrap();
             }
@@ -478,7 +478,7 @@ proptest! {
                     break;
                 }
                 decompressor.push(wire.split_to((*cut).min(wire.len())));
-                // Now and then several pieces are pushed before the first is asked for.
+                // In every third round, push several pieces before reading.
                 if index % 3 != 0 {
                     while let Some(chunk) = decompressor.next().unwrap() {
                         raw.extend_from_slice(&chunk.raw);
@@ -497,7 +497,7 @@ proptest! {
     }
 
     #[test]
-    fn every_write_can_be_read_at_once(writes in writes()) {
+    fn every_write_decodes_immediately(writes in writes()) {
         for method in CompressMethod::ALL {
             let (mut compressor, mut decompressor) = pair(method, &pool());
             for write in &writes {
@@ -508,7 +508,7 @@ proptest! {
     }
 
     #[test]
-    fn a_wire_altered_anywhere_is_read_or_refused_and_never_more(
+    fn altered_chunks_decode_or_fail_within_bounds(
         seed in any::<u64>(), at in any::<proptest::sample::Index>(), bit in 0_u8..8, warm in any::<bool>(),
     ) {
         for method in CompressMethod::ALL {
@@ -531,14 +531,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn arbitrary_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+    fn decompressor_does_not_panic_on_arbitrary_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         for method in CompressMethod::ALL {
             let _ = decompressed(&mut Decompressor::new(method, pool()), Bytes::from(bytes.clone()));
         }
     }
 
     #[test]
-    fn arbitrary_bodies_are_read_or_refused(
+    fn decompressor_does_not_panic_on_arbitrary_bodies(
         kinds in proptest::collection::vec((1_u8..5, 0_u16..2000, any::<bool>(), proptest::collection::vec(any::<u8>(), 1..200)), 1..5),
     ) {
         for method in [CompressMethod::S2, CompressMethod::Zstd] {
@@ -550,7 +550,7 @@ proptest! {
                 wire.extend_from_slice(&(body_length + more).to_be_bytes());
                 wire.extend_from_slice(&body_length.to_be_bytes());
                 if method == CompressMethod::S2 && *framed {
-                    // The length that is declared, so that the body itself is looked at.
+                    // Declare the right length, so that the decoder reads the body.
                     let raw = u32::from(body_length + more) + 1;
                     wire.extend_from_slice(&[(raw & 0x7f) as u8 | 0x80, (raw >> 7) as u8 | 0x80, 0]);
                     wire.extend_from_slice(&magic[3..]);

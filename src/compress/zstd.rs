@@ -1,6 +1,7 @@
-//! Zstandard, in two ways: whole frames with a borrowed context, and a running frame with a context of its own.
+//! Zstandard: whole frames with a borrowed context, and running frames with a dedicated context.
 //!
-//! A running frame is better by about a tenth and costs memory at both ends, so it has a window of 2^17 bytes and comes out of a budget.
+//! A running frame improves the ratio by about a tenth and costs memory at both ends. It therefore
+//! has a window of 2^17 bytes and comes out of a budget.
 
 use bytes::Bytes;
 use zstd_safe::{
@@ -9,28 +10,34 @@ use zstd_safe::{
 };
 
 use super::{
-    chunk::{Body, MAX_CHUNK},
+    chunk::{BodyEncoding, MAX_CHUNK},
     error::CompressError,
-    pool::Permit,
+    pool::ContextPermit,
 };
 
-/// The fastest of the ordinary levels: measured, level 3 costs a quarter to two fifths more time for 5 to 14% less data.
+/// The compression level: the fastest of the ordinary levels.
+///
+/// Measured: level 3 takes 25% to 40% more time for 5% to 14% less data.
 const LEVEL: i32 = 1;
 
-/// The window of a running frame as a power of two: measured, larger ones gain nothing on text and need a third more memory.
+/// The window of a running frame, as a power of two.
+///
+/// Measured: larger windows gain nothing on text and need a third more memory.
 const WINDOW_LOG: u32 = 17;
 
-/// Room that compressing a chunk needs.
-pub(super) fn longest_body() -> usize {
+/// Returns the buffer size that compressing a chunk requires.
+pub(super) fn max_body_length() -> usize {
     zstd_safe::compress_bound(MAX_CHUNK)
 }
 
-/// Makes whole frames; its context is made with the first one.
+/// Encodes whole frames. It creates its context with the first frame.
 #[derive(Default)]
-pub(super) struct Encoder(Option<CCtx<'static>>);
+pub(super) struct ZstdEncoder(Option<CCtx<'static>>);
 
-impl Encoder {
-    /// Writes `raw` as a frame to the beginning of `to`, and returns its length; nothing when the library fails.
+impl ZstdEncoder {
+    /// Encodes `raw` as a frame at the beginning of `to` and returns the frame's length.
+    ///
+    /// Returns `None` if the library fails.
     pub(super) fn compress(&mut self, raw: &[u8], to: &mut [u8]) -> Option<usize> {
         if self.0.is_none() {
             self.0 = Some(encoder(&[])?);
@@ -39,12 +46,12 @@ impl Encoder {
     }
 }
 
-/// Reads whole frames; its context is made with the first one.
+/// Decodes whole frames. It creates its context with the first frame.
 #[derive(Default)]
-pub(super) struct Decoder(Option<DCtx<'static>>);
+pub(super) struct ZstdDecoder(Option<DCtx<'static>>);
 
-impl Decoder {
-    /// Reads `body`, which must be one frame that holds `raw_length` bytes.
+impl ZstdDecoder {
+    /// Decodes `body`, which must be exactly one frame of `raw_length` decoded bytes.
     pub(super) fn decompress(
         &mut self,
         body: &[u8],
@@ -65,16 +72,17 @@ impl Decoder {
     }
 }
 
-/// One direction's running frame at the sender.
+/// The running frame of one direction at the sender.
 pub(super) struct RunningEncoder {
     context: CCtx<'static>,
+    /// Whether the current frame has a first part. If not, the next part starts a new frame.
     begun: bool,
-    _permit: Permit,
+    _permit: ContextPermit,
 }
 
 impl RunningEncoder {
-    /// Nothing when there is no memory for it.
-    pub(super) fn new(permit: Permit) -> Option<Self> {
+    /// Creates an encoder. Returns `None` if memory is short.
+    pub(super) fn new(permit: ContextPermit) -> Option<Self> {
         let context = encoder(&[CParameter::WindowLog(WINDOW_LOG)])?;
         Some(RunningEncoder {
             context,
@@ -83,21 +91,23 @@ impl RunningEncoder {
         })
     }
 
-    /// Writes the next part of the frame, flushed, to the beginning of `to`. Nothing when it would be longer than `raw`: then the
-    /// frame is given up, and the next part begins another one.
-    pub(super) fn compress(&mut self, raw: &[u8], to: &mut [u8]) -> Option<(Body, usize)> {
+    /// Encodes the next part of the frame, flushed, at the beginning of `to`.
+    ///
+    /// Returns `None` if the part would be longer than `raw`. The frame is then abandoned, and the
+    /// next part starts a new one.
+    pub(super) fn compress(&mut self, raw: &[u8], to: &mut [u8]) -> Option<(BodyEncoding, usize)> {
         let length = self.flush(raw, to).filter(|length| *length <= raw.len());
         let Some(length) = length else {
             self.begun = false;
             return None;
         };
-        let how = if self.begun {
-            Body::RunningNext
+        let encoding = if self.begun {
+            BodyEncoding::RunningNext
         } else {
-            Body::RunningFirst
+            BodyEncoding::RunningFirst
         };
         self.begun = true;
-        Some((how, length))
+        Some((encoding, length))
     }
 
     fn flush(&mut self, raw: &[u8], to: &mut [u8]) -> Option<usize> {
@@ -115,6 +125,7 @@ impl RunningEncoder {
             if left == 0 && input.pos() == raw.len() {
                 return Some(output.pos());
             }
+            // Neither side progressed: `to` is full.
             if before == (input.pos(), output.pos()) {
                 return None;
             }
@@ -122,15 +133,15 @@ impl RunningEncoder {
     }
 }
 
-/// One direction's running frame at the receiver.
+/// The running frame of one direction at the receiver.
 pub(super) struct RunningDecoder {
     context: DCtx<'static>,
-    _permit: Permit,
+    _permit: ContextPermit,
 }
 
 impl RunningDecoder {
-    /// Nothing when there is no memory for it.
-    pub(super) fn new(permit: Permit) -> Option<Self> {
+    /// Creates a decoder. Returns `None` if memory is short.
+    pub(super) fn new(permit: ContextPermit) -> Option<Self> {
         let mut context = DCtx::try_create()?;
         context
             .set_parameter(DParameter::WindowLogMax(WINDOW_LOG))
@@ -141,7 +152,7 @@ impl RunningDecoder {
         })
     }
 
-    /// Begins with a new frame.
+    /// Resets the context for a new frame.
     pub(super) fn restart(&mut self) -> Result<(), CompressError> {
         self.context
             .reset(ResetDirective::SessionOnly)
@@ -149,13 +160,14 @@ impl RunningDecoder {
             .map_err(|_| CompressError::Body)
     }
 
-    /// Reads the next part of the frame, which must hold `raw_length` bytes and not end it.
+    /// Decodes the next part of the frame. It must hold `raw_length` bytes and not end the frame.
     pub(super) fn decompress(
         &mut self,
         body: &[u8],
         raw_length: usize,
     ) -> Result<Bytes, CompressError> {
-        // One byte of room more than is declared: when it stays free, nothing is left behind in the context.
+        // Reserve one byte more than declared. If it stays unused, the context holds no further
+        // output.
         let mut raw = Vec::with_capacity(raw_length.saturating_add(1));
         let mut output = OutBuffer::around(&mut raw);
         let mut input = InBuffer::around(body);
@@ -181,7 +193,8 @@ impl RunningDecoder {
     }
 }
 
-/// A context with our level, without checksums: a sealed message is authenticated.
+/// Creates a context with [`LEVEL`] and without checksums: sealed messages are authenticated
+/// already.
 fn encoder(parameters: &[CParameter]) -> Option<CCtx<'static>> {
     let mut context = CCtx::try_create()?;
     let common = [
@@ -201,9 +214,9 @@ mod tests {
     use super::*;
     use crate::compress::{Pool, PoolLimits};
 
-    /// What [`PoolLimits`] says about memory.
+    /// Checks the memory figures that [`PoolLimits`] documents.
     #[test]
-    fn a_running_frame_costs_what_its_budget_says() {
+    fn running_frames_stay_within_documented_memory() {
         let pool = Arc::new(Pool::new(PoolLimits::default()));
         let mut encoder = pool
             .running_encoder()
@@ -216,7 +229,7 @@ mod tests {
         let raw: Vec<u8> = (0..MAX_CHUNK)
             .map(|index| (index % 251) as u8 ^ (index >> 9) as u8)
             .collect();
-        let mut room = vec![0; longest_body()];
+        let mut room = vec![0; max_body_length()];
         for _ in 0..8 {
             let (_, length) = encoder.compress(&raw, &mut room).unwrap();
             assert_eq!(decoder.decompress(&room[..length], raw.len()).unwrap(), raw);

@@ -1,4 +1,5 @@
-//! Addresses as text, `host:port`. Owns their syntax; resolves nothing and opens nothing.
+//! Parses and prints addresses of the form `host:port`. This module resolves no names and opens no
+//! sockets.
 
 use std::{
     fmt,
@@ -9,51 +10,51 @@ use std::{
 /// A host and a port, as in `127.0.0.1:3389`, `[::1]:22` or `intranet.example:80`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPort {
-    /// An address, or a name in lower case; IPv6 without its brackets.
+    /// An IP address or a lower-case name. IPv6 addresses have no brackets.
     pub host: String,
-    /// The port; 0, where it is listened at, lets the system choose.
+    /// The port. The system chooses the port of a listener at port 0.
     pub port: u16,
 }
 
-/// Why a text is no address, with what to write instead.
+/// Why a text is not an address, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AddressError {
-    /// There is nothing behind the host.
+pub enum HostPortError {
+    /// The port is missing.
     #[error("has no port: write it as \"{0}:PORT\"")]
     NoPort(String),
-    /// There is nothing before the port.
+    /// The host is missing.
     #[error(
-        "has no host: write \"127.0.0.1:{0}\" for this machine alone, or \"0.0.0.0:{0}\" to listen on all its addresses"
+        "has no host: write \"127.0.0.1:{0}\" for this machine only, or \"0.0.0.0:{0}\" to listen on all its addresses"
     )]
     NoHost(String),
-    /// The port is no number, or too large.
+    /// The port is not a number, or too large.
     #[error("has the port \"{0}\": a port is a number from 0 to 65535")]
     Port(String),
-    /// Port 0 cannot be dialled.
-    #[error("has the port 0, which nobody can be reached at: write the service's port")]
+    /// The address has port 0, which cannot be dialled.
+    #[error("has port 0, which cannot be dialled: write the port of the service")]
     PortZero,
-    /// The host is neither an address nor a name.
+    /// The host is neither an IP address nor a name.
     #[error("has the host \"{0}\": write an IP address or a name of letters, digits, '-' and '.'")]
     Host(String),
-    /// Several colons without brackets.
+    /// The text has several colons without brackets.
     #[error("is an IPv6 address without brackets: write it as \"[ADDRESS]:PORT\"")]
     Brackets,
-    /// A user, and perhaps a password, before the host.
+    /// The text contains a user, and perhaps a password.
     #[error("names a user: write only \"HOST:PORT\"")]
     User,
-    /// A URL where `host:port` belongs.
+    /// The text is a URL instead of `host:port`.
     #[error("is a URL: write only \"HOST:PORT\"")]
     Url,
 }
 
 impl HostPort {
-    /// The host as an IP address, unless it is a name.
+    /// Returns the host as an IP address, or `None` for a name.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
 
-    /// Whether two listeners on these addresses would be in each other's way. Port 0 never is.
+    /// Whether two listeners on these addresses conflict. Port 0 never conflicts.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         if self.port != other.port || self.port == 0 {
@@ -67,13 +68,13 @@ impl HostPort {
         }
     }
 
-    /// The same address, if it can be dialled.
+    /// Returns the address if it can be dialled.
     ///
     /// # Errors
-    /// [`AddressError::PortZero`].
-    pub fn to_dial(self) -> Result<Self, AddressError> {
+    /// Returns [`HostPortError::PortZero`] for port 0.
+    pub fn dialable(self) -> Result<Self, HostPortError> {
         if self.port == 0 {
-            Err(AddressError::PortZero)
+            Err(HostPortError::PortZero)
         } else {
             Ok(self)
         }
@@ -91,14 +92,14 @@ impl fmt::Display for HostPort {
 }
 
 impl FromStr for HostPort {
-    type Err = AddressError;
+    type Err = HostPortError;
 
-    fn from_str(text: &str) -> Result<Self, AddressError> {
+    fn from_str(text: &str) -> Result<Self, HostPortError> {
         if text.contains("://") || text.contains('/') {
-            return Err(AddressError::Url);
+            return Err(HostPortError::Url);
         }
         if text.contains('@') {
-            return Err(AddressError::User);
+            return Err(HostPortError::User);
         }
         let (host, port) = split(text)?;
         let port = port.ok_or_else(|| without_port(text))?;
@@ -109,32 +110,32 @@ impl FromStr for HostPort {
     }
 }
 
-/// The host (IPv6 without brackets) and the text behind its colon.
-fn split(text: &str) -> Result<(&str, Option<&str>), AddressError> {
+/// Splits the text into the host (IPv6 without brackets) and the text after its colon.
+fn split(text: &str) -> Result<(&str, Option<&str>), HostPortError> {
     if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or(AddressError::Brackets)?;
+        let (host, rest) = rest.split_once(']').ok_or(HostPortError::Brackets)?;
         if host.parse::<Ipv6Addr>().is_err() {
-            return Err(AddressError::Host(host.to_owned()));
+            return Err(HostPortError::Host(host.to_owned()));
         }
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
             None if rest.is_empty() => Ok((host, None)),
-            None => Err(AddressError::Port(rest.to_owned())),
+            None => Err(HostPortError::Port(rest.to_owned())),
         };
     }
     match text.split_once(':') {
-        Some((_, port)) if port.contains(':') => Err(AddressError::Brackets),
-        Some(("", port)) => Err(AddressError::NoHost(port.to_owned())),
+        Some((_, port)) if port.contains(':') => Err(HostPortError::Brackets),
+        Some(("", port)) => Err(HostPortError::NoHost(port.to_owned())),
         Some((host, port)) => Ok((host, Some(port))),
         None => Ok((text, None)),
     }
 }
 
-fn without_port(text: &str) -> AddressError {
+fn without_port(text: &str) -> HostPortError {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        AddressError::NoHost(text.to_owned())
+        HostPortError::NoHost(text.to_owned())
     } else {
-        AddressError::NoPort(if text.is_empty() {
+        HostPortError::NoPort(if text.is_empty() {
             "HOST".to_owned()
         } else {
             text.to_owned()
@@ -142,7 +143,7 @@ fn without_port(text: &str) -> AddressError {
     }
 }
 
-fn host_of(host: &str) -> Result<String, AddressError> {
+fn host_of(host: &str) -> Result<String, HostPortError> {
     let plausible = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let looks_numeric = host
         .bytes()
@@ -151,17 +152,17 @@ fn host_of(host: &str) -> Result<String, AddressError> {
     match host.parse::<IpAddr>() {
         Ok(address) => Ok(address.to_string()),
         Err(_) if is_name => Ok(host.to_ascii_lowercase()),
-        Err(_) => Err(AddressError::Host(host.to_owned())),
+        Err(_) => Err(HostPortError::Host(host.to_owned())),
     }
 }
 
-fn port_of(port: &str) -> Result<u16, AddressError> {
+fn port_of(port: &str) -> Result<u16, HostPortError> {
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     if digits {
         port.parse()
-            .map_err(|_| AddressError::Port(port.to_owned()))
+            .map_err(|_| HostPortError::Port(port.to_owned()))
     } else {
-        Err(AddressError::Port(port.to_owned()))
+        Err(HostPortError::Port(port.to_owned()))
     }
 }
 
@@ -169,12 +170,12 @@ fn port_of(port: &str) -> Result<u16, AddressError> {
 mod tests {
     use super::*;
 
-    fn refused(text: &str) -> AddressError {
+    fn refused(text: &str) -> HostPortError {
         text.parse::<HostPort>().expect_err(text)
     }
 
     #[test]
-    fn addresses_print_as_they_were_written() {
+    fn addresses_round_trip() {
         for text in [
             "127.0.0.1:3389",
             "[::1]:22",
@@ -191,34 +192,34 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_its_parts_says_what_to_write() {
+    fn incomplete_addresses_suggest_a_fix() {
         assert_eq!(
             refused("127.0.0.1"),
-            AddressError::NoPort("127.0.0.1".into())
+            HostPortError::NoPort("127.0.0.1".into())
         );
-        assert_eq!(refused(""), AddressError::NoPort("HOST".into()));
-        assert_eq!(refused("[::1]"), AddressError::NoPort("[::1]".into()));
-        assert_eq!(refused("3389"), AddressError::NoHost("3389".into()));
-        assert_eq!(refused(":3389"), AddressError::NoHost("3389".into()));
-        assert_eq!(refused("::1:22"), AddressError::Brackets);
-        assert_eq!(refused("[::1:22"), AddressError::Brackets);
-        assert_eq!(refused("[host]:22"), AddressError::Host("host".into()));
-        assert_eq!(refused("host:"), AddressError::Port(String::new()));
-        assert_eq!(refused("host:65536"), AddressError::Port("65536".into()));
-        assert_eq!(refused("host:+1"), AddressError::Port("+1".into()));
-        assert_eq!(refused("[::1]x"), AddressError::Port("x".into()));
-        assert_eq!(refused("a b:1"), AddressError::Host("a b".into()));
-        assert_eq!(refused("1.2.3:1"), AddressError::Host("1.2.3".into()));
-        assert_eq!(refused("http://host:1"), AddressError::Url);
-        assert_eq!(refused("user:secret@host"), AddressError::User);
+        assert_eq!(refused(""), HostPortError::NoPort("HOST".into()));
+        assert_eq!(refused("[::1]"), HostPortError::NoPort("[::1]".into()));
+        assert_eq!(refused("3389"), HostPortError::NoHost("3389".into()));
+        assert_eq!(refused(":3389"), HostPortError::NoHost("3389".into()));
+        assert_eq!(refused("::1:22"), HostPortError::Brackets);
+        assert_eq!(refused("[::1:22"), HostPortError::Brackets);
+        assert_eq!(refused("[host]:22"), HostPortError::Host("host".into()));
+        assert_eq!(refused("host:"), HostPortError::Port(String::new()));
+        assert_eq!(refused("host:65536"), HostPortError::Port("65536".into()));
+        assert_eq!(refused("host:+1"), HostPortError::Port("+1".into()));
+        assert_eq!(refused("[::1]x"), HostPortError::Port("x".into()));
+        assert_eq!(refused("a b:1"), HostPortError::Host("a b".into()));
+        assert_eq!(refused("1.2.3:1"), HostPortError::Host("1.2.3".into()));
+        assert_eq!(refused("http://host:1"), HostPortError::Url);
+        assert_eq!(refused("user:secret@host"), HostPortError::User);
         assert_eq!(
-            "host:0".parse::<HostPort>().expect("parses").to_dial(),
-            Err(AddressError::PortZero)
+            "host:0".parse::<HostPort>().expect("parses").dialable(),
+            Err(HostPortError::PortZero)
         );
     }
 
     #[test]
-    fn listeners_overlap_when_one_would_take_the_others_port() {
+    fn overlaps_detects_conflicting_listeners() {
         let overlap = |one: &str, two: &str| {
             let (one, two): (HostPort, HostPort) =
                 (one.parse().expect(one), two.parse().expect(two));

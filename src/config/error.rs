@@ -1,27 +1,28 @@
-//! What is wrong with a configuration: where, which field, what was found there and what to write instead. Never a key's value.
+//! Errors in a configuration: the position, the field, the value found and the remedy. They never
+//! contain the value of a key.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
 };
 
-use super::{address::AddressError, secret::SecretError};
+use super::{address::HostPortError, secret::SecretError};
 use crate::text::without_password;
 
-/// Everything found wrong with one file. Prints one line for each problem.
+/// All problems of one file. Prints one line for each problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The file, as it was named.
+    /// The path of the file as given.
     pub file: PathBuf,
-    /// At least one, in the order in which they were found.
-    pub problems: Vec<Problem>,
+    /// The problems in the order of their discovery. At least one.
+    pub problems: Vec<ConfigProblem>,
 }
 
 impl ConfigError {
     pub(super) fn of_file(file: &Path, fault: Fault) -> Self {
         Self {
             file: file.to_owned(),
-            problems: vec![Problem {
+            problems: vec![ConfigProblem {
                 position: None,
                 field: FieldPath::default(),
                 fault,
@@ -42,18 +43,18 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// One thing that is wrong. Prints as `:LINE:COLUMN: FIELD FAULT`, to stand behind the file's name.
+/// One problem. Prints as `:LINE:COLUMN: FIELD FAULT`, to follow the name of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Where, unless the file as a whole is meant.
+pub struct ConfigProblem {
+    /// The position, or `None` when the problem concerns the whole file.
     pub position: Option<Position>,
-    /// The field; empty when the file as a whole is meant.
+    /// The field, or an empty path when the problem concerns the whole file.
     pub field: FieldPath,
-    /// What is wrong with it.
+    /// The fault of the field.
     pub fault: Fault,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(Position { line, column }) = self.position {
             write!(formatter, ":{line}:{column}")?;
@@ -63,7 +64,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A place in the file; both count from 1, columns in characters.
+/// A position in the file. Both numbers start at 1, and columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// The line.
@@ -72,43 +73,43 @@ pub struct Position {
     pub column: usize,
 }
 
-/// The way to a field, as in `ports[1].port_key`.
+/// The path of a field, as in `ports[1].port_key`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FieldPath(pub Vec<Step>);
+pub struct FieldPath(pub Vec<PathSegment>);
 
-/// One step of a [`FieldPath`].
+/// One segment of a [`FieldPath`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Into an object.
+pub enum PathSegment {
+    /// A field of an object.
     Field(String),
-    /// Into a list, from 0.
+    /// An element of a list, from 0.
     Index(usize),
 }
 
 impl FieldPath {
-    /// The path to a field of the object here.
+    /// Returns the path of a field of this object.
     #[must_use]
     pub fn field(&self, name: &str) -> Self {
-        self.with(Step::Field(name.to_owned()))
+        self.with(PathSegment::Field(name.to_owned()))
     }
 
-    /// The path to an element of the list here.
+    /// Returns the path of an element of this list.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
-        self.with(Step::Index(index))
+        self.with(PathSegment::Index(index))
     }
 
-    fn with(&self, step: Step) -> Self {
+    fn with(&self, step: PathSegment) -> Self {
         Self(self.0.iter().cloned().chain([step]).collect())
     }
 
-    /// The name of the innermost field.
+    /// Returns the name of the innermost field.
     #[must_use]
     pub fn name(&self) -> &str {
         let names = self.0.iter().rev();
         names
             .filter_map(|step| {
-                if let Step::Field(name) = step {
+                if let PathSegment::Field(name) = step {
                     Some(name.as_str())
                 } else {
                     None
@@ -123,128 +124,130 @@ impl fmt::Display for FieldPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, step) in self.0.iter().enumerate() {
             match step {
-                Step::Field(name) if position == 0 => write!(formatter, "{name}")?,
-                Step::Field(name) => write!(formatter, ".{name}")?,
-                Step::Index(index) => write!(formatter, "[{index}]")?,
+                PathSegment::Field(name) if position == 0 => write!(formatter, "{name}")?,
+                PathSegment::Field(name) => write!(formatter, ".{name}")?,
+                PathSegment::Index(index) => write!(formatter, "[{index}]")?,
             }
         }
         Ok(())
     }
 }
 
-/// What is wrong, and the remedy. Reads on from the field's name.
+/// A problem and its remedy. The text follows the name of the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The file does not exist.
-    #[error("no such file (looked in {}): name one with --config FILE, or see one made with `report quickstart`", .0.display())]
+    #[error("no such file (looked in {}): set its path with --config FILE, or run `report quickstart` for an example", .0.display())]
     NoFile(PathBuf),
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(String),
-    /// The file is text of another encoding.
+    /// The file has another text encoding.
     #[error("{0}")]
     NotText(crate::text::NotText),
     /// The file is not JSON.
     #[error("is not JSON: {message}{hint}")]
     Syntax {
-        /// The parser's words, without the position.
+        /// The message of the parser, without the position.
         message: String,
-        /// What is often meant there.
+        /// A hint about a common mistake.
         hint: String,
     },
-    /// The file is JSON, and no object.
-    #[error("holds {0}: a configuration is an object, {{\"mode\": …}}")]
+    /// The file is JSON, but not an object.
+    #[error("contains {0}: a configuration is an object, {{\"mode\": …}}")]
     NotAnObject(String),
-    /// A field is there twice.
+    /// A field occurs twice.
     #[error("{0}: keep one of them")]
-    Twice(String),
-    /// No such field.
+    Duplicate(String),
+    /// The field is unknown.
     #[error("is unknown here: {}", nearest_or_all(.nearest.as_deref(), .known))]
     UnknownField {
-        /// The known field that it resembles.
+        /// The most similar known field.
         nearest: Option<String>,
-        /// What is known at this place.
+        /// The known fields of this object.
         known: Vec<&'static str>,
     },
-    /// A field that only other modes have.
+    /// The field belongs to other modes.
     #[error("is a field of mode \"{owner}\", and this file's mode is \"{mode}\": remove it here")]
     OtherMode {
-        /// The mode that knows it.
+        /// The mode that has the field.
         owner: &'static str,
-        /// The file's mode.
+        /// The mode of this file.
         mode: &'static str,
     },
-    /// A client with a master key.
+    /// A client has a master key.
     #[error(
-        "is not for a client: port keys are all it needs, and the master key stays with the master and its servers; remove it"
+        "is not for a client: clients only need port keys, and the master key is for the master and its servers; remove it"
     )]
     ClientMasterKey,
-    /// The value has another type.
+    /// The value has the wrong type.
     #[error("is {found}: {expected}")]
     WrongType {
-        /// What stands there.
+        /// The value found.
         found: String,
-        /// What belongs there.
+        /// The remedy.
         expected: String,
     },
-    /// A field that must be there is not.
+    /// A required field is missing.
     #[error("is missing: {0}")]
     Missing(&'static str),
-    /// A word that is none of the known.
+    /// The word is unknown.
     #[error("is \"{}\": {}", without_password(.found), nearest_or_all(.nearest.as_deref(), .known))]
     UnknownWord {
-        /// What stands there.
+        /// The word found.
         found: String,
-        /// The known word that it resembles.
+        /// The most similar known word.
         nearest: Option<String>,
-        /// Every known word.
+        /// All known words.
         known: Vec<String>,
     },
-    /// The text is no address.
+    /// The text is not an address.
     #[error("(\"{}\") {reason}", without_password(.found))]
     Address {
-        /// What stands there.
+        /// The text found.
         found: String,
-        /// Why not.
-        reason: AddressError,
+        /// The fault of the text.
+        reason: HostPortError,
     },
-    /// The text names no master.
+    /// The text is not the address of a master.
     #[error("{0}")]
-    MasterAddress(crate::link::dial::AddressError),
-    /// A key cannot be had.
+    MasterAddress(crate::link::dial::MasterAddressError),
+    /// The key cannot be loaded.
     #[error("{0}")]
     Secret(SecretError),
-    /// A quantity that cannot be read, or out of its range.
+    /// The quantity is invalid or out of range.
     #[error("is {found}: write {form} from {lowest} to {highest}")]
     Quantity {
-        /// What stands there.
+        /// The value found.
         found: String,
-        /// How it is written.
+        /// The syntax of the quantity.
         form: &'static str,
-        /// The least that makes sense.
+        /// The minimum.
         lowest: String,
-        /// The most.
+        /// The maximum.
         highest: String,
     },
     /// Two ports share a key.
     #[error(
-        "is the same key as that of \"{other}\": each port needs its own; `report keygen` makes one"
+        "is the same key as that of \"{other}\": each port needs a separate key; `report keygen` generates one"
     )]
     DuplicateKey {
-        /// The other port's mark.
+        /// The mark of the other port.
         other: String,
     },
     /// Two listeners share an address.
-    #[error("(\"{found}\", of \"{mark}\") is taken by \"{other}\": give one of them another port")]
+    #[error(
+        "(\"{found}\", of \"{mark}\") is also the address of \"{other}\": change the port of one of them"
+    )]
     DuplicateAddress {
         /// The address.
         found: String,
-        /// What would listen there.
+        /// The mark of this port.
         mark: String,
-        /// What listens there already.
+        /// The mark of the other port.
         other: String,
     },
-    /// Anything else, in its own words.
+    /// Any other problem.
     #[error("{0}")]
     Other(String),
 }
@@ -265,7 +268,7 @@ fn list<T: fmt::Display>(words: &[T]) -> String {
         .join(", ")
 }
 
-/// Of `known`, the word that `written` was probably meant to be.
+/// Returns the most similar word of `known`.
 pub(super) fn nearest<'a>(
     written: &str,
     known: impl IntoIterator<Item = &'a str>,
@@ -274,19 +277,20 @@ pub(super) fn nearest<'a>(
     let scored = known
         .into_iter()
         .map(|word| (strsim::jaro_winkler(&written, word), word));
-    // 0.8 takes a swapped, missing or wrong letter, and leaves words that only share a few.
+    // A score of 0.8 allows one swapped, missing or wrong letter. It rejects words that only share
+    // a few letters.
     scored
         .filter(|(score, _)| *score >= 0.8)
         .max_by(|one, two| one.0.total_cmp(&two.0))
         .map(|(_, word)| word.to_owned())
 }
 
-/// Something that works and was probably not meant.
+/// A valid setting that is probably a mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// The field.
     pub field: FieldPath,
-    /// What about it, and the remedy; reads on from the field's name.
+    /// The warning and its remedy. The text follows the name of the field.
     pub message: String,
 }
 
@@ -301,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_misspelt_word_finds_the_one_that_was_meant() {
+    fn nearest_finds_the_intended_word() {
         let known = ["listen_at", "log_level", "master_key", "mode"];
         for (written, meant) in [
             ("listenAt", "listen_at"),
@@ -315,13 +319,13 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_prints_behind_the_files_name() {
+    fn a_problem_prints_after_the_file_name() {
         let field = FieldPath::default()
             .field("ports")
             .index(1)
             .field("port_key");
         assert_eq!(field.name(), "port_key");
-        let problem = Problem {
+        let problem = ConfigProblem {
             position: Some(Position { line: 3, column: 7 }),
             field,
             fault: Fault::Secret(SecretError::Empty),

@@ -1,24 +1,26 @@
-//! The configuration, as written and as meant.
+//! The configuration file: parsing, validation and defaults.
 //!
 //! ```text
-//! file ──► text ──written──► raw structs ──meaning──► Config, with warnings
+//! file ──► text ──document──► raw structs ──validate──► Config, with warnings
 //!             syntax, unknown fields, types    addresses, keys, ranges, duplicates
 //! ```
-//! Every step says what is wrong, where and what to write instead; as much as possible of it at once. Knows the file and the names of
-//! the methods, and how a master is named and dialled; no layer's inside. What listens or dials takes small structs from here.
+//!
+//! Each step reports as many problems as possible at once, each with its position and remedy. This
+//! module knows the names of the methods and how a master is addressed and dialled. It knows
+//! nothing else of the layers. The roles take small structs from here.
 
 mod address;
+mod dial_fields;
+mod document;
 mod error;
-mod front;
-mod hint;
-mod known;
-mod meaning;
+mod known_fields;
+mod master_fields;
 mod quantity;
 pub mod raw;
 mod reader;
 mod secret;
-mod way;
-mod written;
+mod syntax_hint;
+mod validate;
 
 use std::{
     ffi::OsString,
@@ -29,12 +31,12 @@ use std::{
 
 use ipnet::IpNet;
 
-pub use address::{AddressError, HostPort};
-pub use error::{ConfigError, Fault, FieldPath, Position, Problem, Step, Warning};
-#[cfg(test)]
-pub(crate) use meaning::{CONNECT_TIMEOUT, HOLD_TIMEOUT, RESUME_TIMEOUT};
+pub use address::{HostPort, HostPortError};
+pub use error::{ConfigError, ConfigProblem, Fault, FieldPath, PathSegment, Position, Warning};
 pub use quantity::{ByteSize, Quantity};
-pub use secret::{RawSecret, Secret, SecretError, Surroundings};
+pub use secret::{RawSecret, Secret, SecretError, SecretSources};
+#[cfg(test)]
+pub(crate) use validate::{CONNECT_TIMEOUT, HOLD_TIMEOUT, RESUME_TIMEOUT};
 
 pub use crate::{
     compress::CompressMethod,
@@ -42,37 +44,37 @@ pub use crate::{
     link::dial::{DialParameters, MasterAddress},
 };
 
-/// The words for `log_level`, from little to much.
+/// The values of `log_level`, from the least to the most verbose.
 pub const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
-/// The sealing of a port that names none: authenticated, and the fastest.
+/// The default encryption of a port. It is authenticated, and the fastest such method.
 pub const DEFAULT_ENCRYPT_METHOD: EncryptMethod = EncryptMethod::Aes128Gcm;
 
-/// The compression of a port that names none.
+/// The default compression of a port.
 pub const DEFAULT_COMPRESS_METHOD: CompressMethod = CompressMethod::Null;
 
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What is logged.
+    /// The minimum level of logged events.
     pub log_level: tracing::Level,
-    /// What the process does.
+    /// The role of the process.
     pub role: RoleConfig,
 }
 
-/// What a process does.
+/// The configuration of a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RoleConfig {
-    /// The relay.
+    /// A master.
     Master(MasterConfig),
-    /// The agent beside the services.
+    /// A server.
     Server(ServerConfig),
-    /// The visitor.
+    /// A client.
     Client(ClientConfig),
 }
 
 impl RoleConfig {
-    /// The word of `mode`.
+    /// Returns the value of `mode`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -82,7 +84,7 @@ impl RoleConfig {
         }
     }
 
-    /// How long a drain may take before what is left is cut.
+    /// How long a drain may take before the remaining connections are closed.
     #[must_use]
     pub fn grace_period(&self) -> Duration {
         match self {
@@ -93,28 +95,29 @@ impl RoleConfig {
     }
 }
 
-/// A master.
+/// The configuration of a master.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MasterConfig {
-    /// At least one; none overlaps another. Port 0 lets the system choose.
+    /// The listen addresses. At least one, without overlaps. The system chooses the port of a
+    /// listener at port 0.
     pub listen_at: Vec<HostPort>,
-    /// What admits servers.
+    /// The key that authenticates servers.
     pub master_key: Secret,
-    /// The path of the upgrade; begins with `/`, has no query.
+    /// The path of the WebSocket upgrade. It starts with `/` and has no query.
     pub path: String,
-    /// TLS at the master itself.
-    pub tls: Option<TlsFiles>,
-    /// Whether `/healthz` answers. `path` is another then.
+    /// The TLS files, if TLS ends at the master.
+    pub tls: Option<TlsFilesConfig>,
+    /// Whether `/healthz` answers. `path` then differs from it.
     pub healthz: bool,
-    /// What everybody sees who is not a role.
+    /// The response to HTTP visitors.
     pub fallback: FallbackConfig,
-    /// The networks of proxies that are believed about a visitor's address.
+    /// The networks of proxies whose statements about a peer's address are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether each connection from them begins with a header of the PROXY protocol.
+    /// Whether each connection from these networks starts with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// What it takes at most.
-    pub limits: Limits,
-    /// How often an idle link is probed; whole seconds, which every role is told.
+    /// The limits of the master.
+    pub limits: MasterLimitsConfig,
+    /// The keep-alive interval in whole seconds. The master sends it to every role.
     pub heartbeat: Duration,
     /// How long a drain may take.
     pub grace_period: Duration,
@@ -122,57 +125,58 @@ pub struct MasterConfig {
 
 /// A certificate chain and its key, both PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The chain, the server's own certificate first.
+pub struct TlsFilesConfig {
+    /// The chain. The end-entity certificate comes first.
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
-    /// The authorities of the certificates that peers must show, if they must.
+    /// The authorities that must have signed the certificates of all peers, if set.
     pub client_ca: Option<PathBuf>,
 }
 
-/// What everybody sees who is not a role.
+/// The response to HTTP visitors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum FallbackConfig {
-    /// A page that says that nothing is there.
+    /// A 404 page.
     #[default]
     NotFound,
     /// The files of a folder.
     Files(PathBuf),
     /// Another web server.
     Server {
-        /// Where it speaks HTTP without TLS.
+        /// The address for plain HTTP.
         address: HostPort,
-        /// Whether it is told who the visitor is, by the PROXY protocol.
+        /// Whether the master sends the visitor's address in a PROXY protocol header.
         proxy_protocol: bool,
     },
 }
 
-/// What a master gives away at most.
+/// The limits of a master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Links at a time.
+pub struct MasterLimitsConfig {
+    /// Concurrent links.
     pub links: u32,
-    /// Links at a time from one address.
+    /// Concurrent links from one address.
     pub links_per_address: u32,
     /// Key ids that one server may register.
     pub ports_per_link: u32,
-    /// Channels that one link may hold.
+    /// Channels of one link.
     pub channels_per_link: u32,
-    /// A request's header.
+    /// The size of a request header.
     pub header_bytes: ByteSize,
-    /// All that waits in the master's queues.
+    /// The size of all queues of the master.
     pub memory: ByteSize,
 }
 
-impl Default for Limits {
-    /// What suits a small public machine: links at rest take some 256 MiB when all are there, and so may the queues.
+impl Default for MasterLimitsConfig {
+    /// Defaults for a small public machine. All links at rest take about 256 MiB, and the queues
+    /// the same.
     fn default() -> Self {
         Self {
             links: 16_384,
-            // Behind a proxy all links come from one address.
+            // Behind a proxy, all links have the same address.
             links_per_address: 4_096,
-            // Some 1,800 fit into one REGISTER.
+            // One REGISTER holds about 1,800 key ids.
             ports_per_link: 1_024,
             channels_per_link: 4_096,
             header_bytes: ByteSize::kib(16),
@@ -181,10 +185,10 @@ impl Default for Limits {
     }
 }
 
-/// What the clients of a server may have at most.
+/// The limits of a server for its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServerLimits {
-    /// Connections to services in all.
+pub struct ServerLimitsConfig {
+    /// Connections to all services.
     pub streams: u32,
     /// Connections to one service.
     pub streams_per_port: u32,
@@ -192,12 +196,12 @@ pub struct ServerLimits {
     pub streams_per_tunnel: u32,
     /// Clients of one service.
     pub tunnels_per_port: u32,
-    /// All that waits for slow services and clients.
+    /// The size of all data queued for slow services and clients.
     pub memory: ByteSize,
 }
 
-impl Default for ServerLimits {
-    /// What suits a machine at home that shares its services with some hundred people.
+impl Default for ServerLimitsConfig {
+    /// Defaults for a machine at home that serves about a hundred users.
     fn default() -> Self {
         Self {
             streams: 32_768,
@@ -209,14 +213,14 @@ impl Default for ServerLimits {
     }
 }
 
-/// What a client may hold at most.
+/// The limits of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientLimits {
-    /// All that waits for slow applications and servers.
+pub struct ClientLimitsConfig {
+    /// The size of all data queued for slow applications and servers.
     pub memory: ByteSize,
 }
 
-impl Default for ClientLimits {
+impl Default for ClientLimitsConfig {
     fn default() -> Self {
         Self {
             memory: ByteSize::mib(512),
@@ -224,70 +228,72 @@ impl Default for ClientLimits {
     }
 }
 
-/// How a server or client reaches its master.
+/// How a server or client connects to its masters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkConfig {
-    /// At least one; the next one's turn comes when a dial fails.
+    /// The addresses. At least one. A failed dial moves on to the next.
     pub masters: Vec<MasterAddress>,
-    /// How they are dialled; its deadline is `connect_timeout`.
+    /// How to dial. The deadline is `connect_timeout`.
     pub dial: DialParameters,
-    /// How often an idle link is probed.
+    /// The keep-alive interval.
     pub heartbeat: Duration,
-    /// How long a dial may take, from name to handshake; a server's dials of its services too.
+    /// The time limit of a dial, from name resolution to handshake. A server also uses it for its
+    /// services.
     pub connect_timeout: Duration,
-    /// How long a tunnel waits for its next link before its connections are reset.
+    /// How long a tunnel waits for the next link before it resets its streams.
     pub resume_timeout: Duration,
-    /// After how long each link is replaced, if ever.
+    /// The age at which a link is replaced, if set.
     pub rotate_after: Option<Duration>,
-    /// After how long at rest local connections are probed, if ever; a second at least.
+    /// The idle time before TCP keep-alive probes on local connections, if set. At least one
+    /// second.
     pub tcp_keepalive: Option<Duration>,
 }
 
-/// A server.
+/// The configuration of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Its master.
+    /// How the server connects to its masters.
     pub link: LinkConfig,
-    /// What the master admits it by.
+    /// The key that authenticates the server to its masters.
     pub master_key: Secret,
-    /// At least one; no two share a key.
+    /// The services. At least one. Their keys are distinct.
     pub ports: Vec<PortConfig>,
-    /// What clients may have at most.
-    pub limits: ServerLimits,
-    /// Whether clients may measure the way to this server with `report bench`.
+    /// The limits for clients.
+    pub limits: ServerLimitsConfig,
+    /// Whether clients may measure the path to this server with `report bench`.
     pub bench: bool,
     /// How long a drain may take.
     pub grace_period: Duration,
 }
 
-/// A client.
+/// The configuration of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// Its master.
+    /// How the client connects to its masters.
     pub link: LinkConfig,
-    /// How one of several masters is come to.
+    /// How the client chooses one of several masters.
     pub master_choice: MasterChoice,
-    /// At least one; no two share a key or an address.
+    /// The ports. At least one. Their keys and addresses are distinct.
     pub ports: Vec<PortConfig>,
-    /// What it may hold at most.
-    pub limits: ClientLimits,
-    /// How long a connection waits for a server before it is reset.
+    /// The limits of the client.
+    pub limits: ClientLimitsConfig,
+    /// How long a new connection waits for a server before it is reset.
     pub hold_timeout: Duration,
     /// How long a drain may take.
     pub grace_period: Duration,
 }
 
-/// How a client comes to one of several masters.
+/// How a client chooses one of several masters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MasterChoice {
-    /// One at a time, in the order of the list.
+    /// Dials the masters one at a time, in the order of the list.
     Ordered,
-    /// Side by side, the first that takes it in.
+    /// Dials the masters concurrently and uses the first that accepts the client.
     Raced,
 }
 
 impl MasterChoice {
-    /// All of them.
+    /// All choices.
     pub const ALL: [MasterChoice; 2] = [MasterChoice::Ordered, MasterChoice::Raced];
 }
 
@@ -303,26 +309,28 @@ impl fmt::Display for MasterChoice {
 /// One service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortConfig {
-    /// What it is called in logs.
+    /// The name of the service in logs.
     pub mark: String,
-    /// Server: what is dialled for each stream. Client: where to listen; port 0 lets the system choose.
+    /// Server: the address of the service. Client: the listen address, where port 0 lets the system
+    /// choose.
     pub local_address: HostPort,
-    /// The secret that client and server share.
+    /// The shared secret of client and server.
     pub port_key: Secret,
-    /// How it is sealed; the same at both ends.
+    /// The encryption method. Both ends use the same.
     pub encrypt_method: EncryptMethod,
-    /// How it is compressed; the same at both ends.
+    /// The compression method. Both ends use the same.
     pub compress_method: CompressMethod,
-    /// Server: which version of the PROXY protocol tells the service where a connection comes from, if any.
+    /// Server: the version of the PROXY protocol header that reports the source of a connection to
+    /// the service, if any.
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// What the windows of its tunnels may grow to.
+    /// The maximum windows of its tunnels.
     pub windows: Windows,
 }
 
 /// A version of the PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyProtocol {
-    /// The binary one.
+    /// Version 2, the binary one.
     V2,
 }
 
@@ -334,17 +342,17 @@ impl fmt::Display for ProxyProtocol {
     }
 }
 
-/// What windows may grow to, in the direction toward this end.
+/// The maximum receive windows of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windows {
-    /// Of one stream; not more than that of the tunnel.
+    /// The maximum of one stream. It does not exceed that of the tunnel.
     pub stream: ByteSize,
-    /// Of all streams of a tunnel together.
+    /// The maximum of all streams of a tunnel together.
     pub tunnel: ByteSize,
 }
 
 impl Default for Windows {
-    /// PROTOCOL 12.
+    /// The values of PROTOCOL 12.
     fn default() -> Self {
         Self {
             stream: ByteSize::mib(16),
@@ -353,20 +361,20 @@ impl Default for Windows {
     }
 }
 
-/// What a file means, and what about it was probably not meant.
+/// A valid configuration with its warnings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loaded {
-    /// What it means.
+pub struct LoadedConfig {
+    /// The configuration.
     pub config: Config,
-    /// In the order of the file.
+    /// The warnings in the order of the file.
     pub warnings: Vec<Warning>,
 }
 
-/// Reads a file. Relative paths in it begin at its folder.
+/// Reads a file. Relative paths in it start at its folder.
 ///
 /// # Errors
-/// Everything that is wrong with it, see [`ConfigError`].
-pub fn load(file: &Path) -> Result<Loaded, ConfigError> {
+/// Returns all problems of the file, see [`ConfigError`].
+pub fn load(file: &Path) -> Result<LoadedConfig, ConfigError> {
     let read = crate::text::read_file(file, crate::text::LONG_FILE_MAX);
     let bytes = read.map_err(|error| ConfigError::of_file(file, unreadable(file, &error)))?;
     let text = crate::text::decode(&bytes)
@@ -383,19 +391,19 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Fault {
     }
 }
 
-/// Reads a file's text; `variable` looks environment variables up.
+/// Parses the text of a file. `variable` looks up environment variables.
 ///
 /// # Errors
-/// Everything that is wrong with it, see [`ConfigError`].
+/// Returns all problems of the file, see [`ConfigError`].
 pub fn parse(
     text: &str,
     file: &Path,
     variable: &dyn Fn(&str) -> Option<OsString>,
-) -> Result<Loaded, ConfigError> {
-    // Editors on Windows put a byte order mark before UTF-8.
+) -> Result<LoadedConfig, ConfigError> {
+    // Editors on Windows write a byte order mark before UTF-8.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let folder = file.parent().unwrap_or(Path::new(""));
-    meaning::read(text, Surroundings { folder, variable }).map_err(|problems| ConfigError {
+    validate::read(text, SecretSources { folder, variable }).map_err(|problems| ConfigError {
         file: file.to_owned(),
         problems,
     })

@@ -1,4 +1,5 @@
-//! Sizes and durations as people write them: a number, or text with a unit. Owns the units, and not which values make sense where.
+//! Sizes and durations: a number, or text with a unit. This module knows the units. It does not
+//! know the valid ranges.
 
 use std::{fmt, time::Duration};
 
@@ -9,9 +10,9 @@ use serde_json::{Number, Value};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Quantity {
-    /// Without a unit: bytes of a size, seconds of a duration, a plain count.
+    /// A number without a unit: bytes, seconds or a count.
     Number(Number),
-    /// With one: `"64 MiB"`, `"500ms"`.
+    /// Text with a unit: `"64 MiB"`, `"500ms"`.
     Text(String),
 }
 
@@ -35,7 +36,8 @@ impl fmt::Display for Quantity {
 }
 
 impl Quantity {
-    /// What it means as a size: bytes, or a whole number with `B`, `KiB`, `MiB`, `GiB` (or `KB`, `MB`, `GB`, by thousands).
+    /// Interprets the quantity as a size: bytes, or a whole number with `B`, `KiB`, `MiB`, `GiB`
+    /// (or the decimal `KB`, `MB`, `GB`).
     #[must_use]
     pub fn size(&self) -> Option<ByteSize> {
         match self {
@@ -48,7 +50,7 @@ impl Quantity {
         }
     }
 
-    /// What it means as a duration: seconds, or a number with `ms`, `s`, `m` or `h`.
+    /// Interprets the quantity as a duration: seconds, or a number with `ms`, `s`, `m` or `h`.
     #[must_use]
     pub fn duration(&self) -> Option<Duration> {
         let (number, unit) = match self {
@@ -66,7 +68,7 @@ impl Quantity {
         Duration::try_from_secs_f64(number * seconds).ok()
     }
 
-    /// What it means as a count.
+    /// Interprets the quantity as a count.
     #[must_use]
     pub fn count(&self) -> Option<u64> {
         match self {
@@ -76,7 +78,7 @@ impl Quantity {
     }
 }
 
-/// The digits, and the unit behind them.
+/// Splits the text into the digits and the unit.
 fn split(text: &str) -> Option<(&str, &str)> {
     let text = text.trim();
     let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
@@ -97,24 +99,24 @@ fn bytes_of(unit: &str) -> Option<u64> {
     }
 }
 
-/// A number of bytes; prints with the largest unit that divides it.
+/// A number of bytes. Prints with the largest unit that divides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
 impl ByteSize {
-    /// So many times 1024 bytes.
+    /// Creates a size of `number` KiB.
     #[must_use]
     pub const fn kib(number: u64) -> Self {
         Self(number << 10)
     }
 
-    /// So many times 1024 KiB.
+    /// Creates a size of `number` MiB.
     #[must_use]
     pub const fn mib(number: u64) -> Self {
         Self(number << 20)
     }
 
-    /// The number of bytes, for an index or a capacity.
+    /// Returns the number of bytes as an index or a capacity.
     #[must_use]
     pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)

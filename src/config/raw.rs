@@ -1,4 +1,5 @@
-//! The file as written: every field optional and unparsed, so that all that is wrong can be said at once. Also what writes a file.
+//! The raw structs of a file. All fields are optional and unparsed, so that validation can report
+//! all problems at once. `report quickstart` writes its files from the same structs.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -7,43 +8,43 @@ use serde_json::Value;
 
 use super::{quantity::Quantity, secret::RawSecret};
 
-/// A master's file.
+/// The file of a master.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RawMaster {
     /// `"master"`.
     pub mode: Option<String>,
-    /// A level of [`super::LOG_LEVELS`].
+    /// One of [`super::LOG_LEVELS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,
     /// `host:port`, or a list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen_at: Option<OneOrMore>,
-    /// What admits servers.
+    /// The key that authenticates servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master_key: Option<RawSecret>,
-    /// The path of the upgrade.
+    /// The path of the WebSocket upgrade.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// TLS at the master itself.
+    /// The TLS files, if TLS ends at the master.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RawMasterTls>,
     /// Whether `/healthz` answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healthz: Option<bool>,
-    /// What everybody sees who is not a role.
+    /// The response to HTTP visitors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<RawFallback>,
-    /// Networks of proxies that are believed about a visitor's address.
+    /// The networks of proxies whose statements about a peer's address are trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trusted_proxies: Option<Vec<String>>,
-    /// Whether they speak the PROXY protocol.
+    /// Whether these proxies send PROXY protocol headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<bool>,
-    /// What it takes at most.
+    /// The limits of the master.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<RawLimits>,
-    /// How often an idle link is probed.
+    /// The keep-alive interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Quantity>,
     /// How long a drain may take.
@@ -51,70 +52,70 @@ pub struct RawMaster {
     pub grace_period: Option<Quantity>,
 }
 
-/// A server's file.
+/// The file of a server.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RawServer {
     /// `"server"`.
     pub mode: Option<String>,
-    /// A level of [`super::LOG_LEVELS`].
+    /// One of [`super::LOG_LEVELS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,
     /// `host:port` or a URL, or a list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master: Option<OneOrMore>,
-    /// What the master admits it by.
+    /// The key that authenticates the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master_key: Option<RawSecret>,
-    /// A proxy's URL, or `"none"`.
+    /// The URL of a proxy, or `"none"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<RawSecret>,
-    /// `host:port` to connect to in place of the master's.
+    /// `host:port` to connect to instead of the master's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_to: Option<String>,
-    /// An address or an interface to dial from.
+    /// The local address or interface to dial from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bind_address: Option<String>,
-    /// What the request says in `Host`.
+    /// The `Host` header of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// What it says in `User-Agent`.
+    /// The `User-Agent` header of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
-    /// More of its headers.
+    /// Additional headers of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// A file with more of them.
+    /// A file with additional headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers_file: Option<PathBuf>,
-    /// How the master's certificate is judged.
+    /// How the server verifies the master's certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RawRoleTls>,
-    /// How long a dial may take.
+    /// The time limit of a dial.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<Quantity>,
-    /// How often an idle link is probed.
+    /// The keep-alive interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Quantity>,
     /// How long a tunnel waits for its next link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resume_timeout: Option<Quantity>,
-    /// How old a link may become.
+    /// The age at which a link is replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotate_after: Option<Quantity>,
-    /// After how long at rest local connections are probed.
+    /// The idle time before TCP keep-alive probes on local connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_keepalive: Option<Quantity>,
-    /// What each port's windows may grow to.
+    /// The maximum windows of each port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<RawWindows>,
     /// How long a drain may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<Quantity>,
-    /// What clients may have at most.
+    /// The limits for clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<RawServerLimits>,
-    /// Whether clients may measure the way here.
+    /// Whether clients may measure the path to this server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bench: Option<bool>,
     /// The services.
@@ -122,13 +123,13 @@ pub struct RawServer {
     pub ports: Option<Vec<RawPort>>,
 }
 
-/// A client's file.
+/// The file of a client.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RawClient {
     /// `"client"`.
     pub mode: Option<String>,
-    /// A level of [`super::LOG_LEVELS`].
+    /// One of [`super::LOG_LEVELS`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,
     /// `host:port` or a URL, or a list.
@@ -137,58 +138,58 @@ pub struct RawClient {
     /// `"ordered"` or `"raced"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master_choice: Option<String>,
-    /// A proxy's URL, or `"none"`.
+    /// The URL of a proxy, or `"none"`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<RawSecret>,
-    /// `host:port` to connect to in place of the master's.
+    /// `host:port` to connect to instead of the master's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_to: Option<String>,
-    /// An address or an interface to dial from.
+    /// The local address or interface to dial from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bind_address: Option<String>,
-    /// What the request says in `Host`.
+    /// The `Host` header of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// What it says in `User-Agent`.
+    /// The `User-Agent` header of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
-    /// More of its headers.
+    /// Additional headers of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
-    /// A file with more of them.
+    /// A file with additional headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers_file: Option<PathBuf>,
-    /// How the master's certificate is judged.
+    /// How the client verifies the master's certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<RawRoleTls>,
-    /// How long a dial may take.
+    /// The time limit of a dial.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_timeout: Option<Quantity>,
-    /// How long a connection waits for a server.
+    /// How long a new connection waits for a server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold_timeout: Option<Quantity>,
-    /// How often an idle link is probed.
+    /// The keep-alive interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<Quantity>,
     /// How long a tunnel waits for its next link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resume_timeout: Option<Quantity>,
-    /// How old a link may become.
+    /// The age at which a link is replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotate_after: Option<Quantity>,
-    /// After how long at rest local connections are probed.
+    /// The idle time before TCP keep-alive probes on local connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_keepalive: Option<Quantity>,
-    /// What it may hold at most.
+    /// The limits of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<RawClientLimits>,
-    /// What each port's windows may grow to.
+    /// The maximum windows of each port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<RawWindows>,
     /// How long a drain may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period: Option<Quantity>,
-    /// The services.
+    /// The ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Vec<RawPort>>,
 }
@@ -200,33 +201,33 @@ pub struct RawClient {
     expecting = "an object, {\"mark\": …, \"local_address\": …, \"port_key\": …}"
 )]
 pub struct RawPort {
-    /// What it is called in logs.
+    /// The name of the service in logs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mark: Option<String>,
-    /// Server: the service. Client: where to listen.
+    /// Server: the service. Client: the listen address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local_address: Option<String>,
-    /// The secret that client and server share.
+    /// The shared secret of client and server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port_key: Option<RawSecret>,
-    /// How it is sealed.
+    /// The encryption method.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encrypt_method: Option<String>,
-    /// How it is compressed.
+    /// The compression method.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compress_method: Option<String>,
-    /// Server: which version of the PROXY protocol the service hears.
+    /// Server: the version of the PROXY protocol header for the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<String>,
-    /// What a stream's window may grow to.
+    /// The maximum window of a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_window: Option<Quantity>,
-    /// What the tunnel's window may grow to.
+    /// The maximum window of the tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel_window: Option<Quantity>,
 }
 
-/// A master's `tls`.
+/// The `tls` of a master.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(
     default,
@@ -239,56 +240,56 @@ pub struct RawMasterTls {
     /// Its private key, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
-    /// The authorities of the certificates that peers must show, PEM.
+    /// The authorities that must have signed the certificates of all peers, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_ca: Option<PathBuf>,
 }
 
-/// A server's or client's `tls`.
+/// The `tls` of a server or client.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, expecting = "an object, {\"ca\": \"PATH\"}")]
 pub struct RawRoleTls {
-    /// Authorities to trust, PEM.
+    /// The trusted authorities, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// Whether the system's are trusted beside them.
+    /// Whether the system's authorities are trusted as well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_ca: Option<bool>,
-    /// SHA-256 of certificates, one or a list.
+    /// The SHA-256 of certificates, one or a list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin_sha256: Option<OneOrMore>,
-    /// Our own certificate, PEM.
+    /// The role's own certificate, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_cert: Option<PathBuf>,
     /// Its private key, PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_key: Option<PathBuf>,
-    /// The name to ask for, and to be shown a certificate of.
+    /// The server name to request and verify.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
-    /// Whether any certificate will do.
+    /// Whether to accept any certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub insecure_skip_verify: Option<bool>,
 }
 
-/// A master's `fallback`.
+/// The `fallback` of a master.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum RawFallback {
     /// `"404"`.
     Text(String),
-    /// Where there is more.
-    Place(RawPlace),
+    /// A folder or a web server.
+    Target(RawFallbackTarget),
 }
 
-/// A master's `fallback` that is more than a page.
+/// A `fallback` other than the 404 page.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct RawPlace {
+pub struct RawFallbackTarget {
     /// A folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<PathBuf>,
-    /// A web server's URL.
+    /// The URL of a web server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
     /// `"v2"`.
@@ -302,30 +303,30 @@ impl<'de> Deserialize<'de> for RawFallback {
         match Value::deserialize(deserializer)? {
             Value::String(text) => Ok(Self::Text(text)),
             place @ Value::Object(_) => serde_json::from_value(place)
-                .map(Self::Place)
+                .map(Self::Target)
                 .map_err(|_| wrong()),
             _ => Err(wrong()),
         }
     }
 }
 
-/// `windows`.
+/// The `windows` of a server or client.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, expecting = "an object, {\"stream\": SIZE, \"tunnel\": SIZE}")]
 pub struct RawWindows {
-    /// Of one stream.
+    /// The maximum of one stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<Quantity>,
-    /// Of all streams of a tunnel together.
+    /// The maximum of all streams of a tunnel together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Quantity>,
 }
 
-/// A server's `limits`.
+/// The `limits` of a server.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, expecting = "an object, {\"streams\": NUMBER, …}")]
 pub struct RawServerLimits {
-    /// Connections to services in all.
+    /// Connections to all services.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub streams: Option<Quantity>,
     /// Connections to one service.
@@ -337,25 +338,25 @@ pub struct RawServerLimits {
     /// Clients of one service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnels_per_port: Option<Quantity>,
-    /// All that waits for slow services and clients.
+    /// The size of all data queued for slow services and clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Quantity>,
 }
 
-/// A client's `limits`.
+/// The `limits` of a client.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, expecting = "an object, {\"memory\": SIZE}")]
 pub struct RawClientLimits {
-    /// All that waits for slow applications and servers.
+    /// The size of all data queued for slow applications and servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Quantity>,
 }
 
-/// A master's `limits`.
+/// The `limits` of a master.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, expecting = "an object, {\"links\": NUMBER, …}")]
 pub struct RawLimits {
-    /// Links in all.
+    /// All links.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub links: Option<Quantity>,
     /// Links from one address.
@@ -364,18 +365,18 @@ pub struct RawLimits {
     /// Key ids that a server may register.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports_per_link: Option<Quantity>,
-    /// Channels on a link.
+    /// Channels of a link.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels_per_link: Option<Quantity>,
-    /// A request's header.
+    /// The size of a request header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header_bytes: Option<Quantity>,
-    /// All queues together.
+    /// The size of all queues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Quantity>,
 }
 
-/// How a `fallback` is written.
+/// The syntax of `fallback`.
 pub(super) const FALLBACK_FORMS: &str =
     "\"404\", {\"files\": \"FOLDER\"} or {\"server\": \"http://HOST:PORT\"}";
 
@@ -383,20 +384,20 @@ pub(super) const FALLBACK_FORMS: &str =
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum OneOrMore {
-    /// Without brackets.
+    /// A text without brackets.
     One(String),
-    /// In brackets.
+    /// A list in brackets.
     More(Vec<String>),
 }
 
 impl OneOrMore {
-    /// Whether it was written as a list, so that its elements have an index.
+    /// Whether the value is a list, so that its elements have an index.
     #[must_use]
     pub fn is_list(&self) -> bool {
         matches!(self, Self::More(_))
     }
 
-    /// The texts.
+    /// Returns the texts.
     #[must_use]
     pub fn texts(&self) -> &[String] {
         match self {

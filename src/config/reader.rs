@@ -1,25 +1,26 @@
-//! Reads single fields on behalf of `meaning`: words, addresses, keys and quantities. Each returns `None` exactly when it noted a problem.
+//! Reads single fields for `validate`: words, addresses, keys and quantities. Each method returns
+//! `None` exactly when it recorded a problem.
 
 use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use super::{
-    ByteSize, Secret, Surroundings, Warning,
+    ByteSize, Secret, SecretSources, Warning,
+    document::ConfigDocument,
     error::{Fault, FieldPath, nearest},
     quantity::Quantity,
     raw::OneOrMore,
     secret::RawSecret,
-    written::Document,
 };
 
-/// A document and what has been found in it so far.
-pub(super) struct Reader<'a> {
-    pub document: Document<'a>,
-    pub surroundings: Surroundings<'a>,
+/// A document with its warnings so far.
+pub(super) struct FieldReader<'a> {
+    pub document: ConfigDocument<'a>,
+    pub sources: SecretSources<'a>,
     pub warnings: Vec<Warning>,
 }
 
-impl Reader<'_> {
-    /// One address or a list, none of them wrong.
+impl FieldReader<'_> {
+    /// Reads one address or a list, all of them valid.
     pub fn addresses<T: FromStr>(
         &mut self,
         path: &FieldPath,
@@ -28,7 +29,7 @@ impl Reader<'_> {
         fault: impl Fn(&str, T::Err) -> Fault,
     ) -> Option<Vec<T>> {
         let Some(raw) = raw.filter(|raw| !raw.texts().is_empty()) else {
-            self.document.problem(path, Fault::Missing(missing));
+            self.document.add_problem(path, Fault::Missing(missing));
             return None;
         };
         let parsed = raw.texts().iter().enumerate().map(|(index, text)| {
@@ -38,7 +39,7 @@ impl Reader<'_> {
                 path.clone()
             };
             text.parse()
-                .map_err(|error| self.document.problem(&path, fault(text, error)))
+                .map_err(|error| self.document.add_problem(&path, fault(text, error)))
                 .ok()
         });
         let parsed: Vec<Option<T>> = parsed.collect();
@@ -52,14 +53,14 @@ impl Reader<'_> {
         missing: &'static str,
     ) -> Option<Secret> {
         let Some(raw) = raw else {
-            self.document.problem(path, Fault::Missing(missing));
+            self.document.add_problem(path, Fault::Missing(missing));
             return None;
         };
-        let noted = |error| self.document.problem(path, Fault::Secret(error));
-        raw.fetch(self.surroundings).map_err(noted).ok()
+        let noted = |error| self.document.add_problem(path, Fault::Secret(error));
+        raw.fetch(self.sources).map_err(noted).ok()
     }
 
-    /// One of the words that `all` print as.
+    /// Reads a word out of the texts of `all`.
     pub fn word<T: Copy + fmt::Display>(
         &mut self,
         path: &FieldPath,
@@ -78,7 +79,7 @@ impl Reader<'_> {
             .map(|(value, _)| *value);
         if found.is_none() {
             let nearest = nearest(written, known.iter().map(String::as_str));
-            self.document.problem(
+            self.document.add_problem(
                 path,
                 Fault::UnknownWord {
                     found: written.to_owned(),
@@ -157,7 +158,7 @@ impl Reader<'_> {
         let value = read(raw).filter(|value| range.contains(value));
         if value.is_none() {
             let (lowest, highest) = (print(*range.start()), print(*range.end()));
-            self.document.problem(
+            self.document.add_problem(
                 path,
                 Fault::Quantity {
                     found: raw.to_string(),

@@ -1,4 +1,5 @@
-//! Keys: where they are written, and the value that never prints itself. Reads the file or variable that holds one.
+//! Keys: their sources, and a value that never prints itself. This module reads the file or
+//! variable that holds a key.
 
 use std::{
     ffi::OsString,
@@ -10,18 +11,18 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-/// A key. Its `Debug` shows nothing of it, and its memory is cleared when it is dropped.
+/// A key. `Debug` hides it, and dropping it clears its memory.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes a key's text.
+    /// Creates a secret from the text of a key.
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// The key itself, to derive from; never to be printed.
+    /// Returns the key for derivation. Never print it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -34,13 +35,13 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a key is, as written.
+/// The source of a key, as written.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RawSecret {
-    /// The file that holds it, relative to the configuration's folder.
+    /// A file, relative to the folder of the configuration.
     File(PathBuf),
-    /// The environment variable that holds it.
+    /// An environment variable.
     Env(String),
     /// The key itself.
     #[serde(untagged)]
@@ -53,7 +54,7 @@ impl fmt::Debug for RawSecret {
     }
 }
 
-/// What [`RawSecret`] may be; no part of what was written is in it.
+/// The syntax of a [`RawSecret`]. Errors print this text instead of the value.
 pub const SECRET_FORMS: &str = "a key in quotes, {\"file\": \"PATH\"} or {\"env\": \"NAME\"}";
 
 impl<'de> Deserialize<'de> for RawSecret {
@@ -76,64 +77,64 @@ fn from_place(place: &Map<String, Value>) -> Option<RawSecret> {
     }
 }
 
-/// Why a key could not be had.
+/// Why a key cannot be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// The field holds an empty text.
-    #[error("is empty: put a key there; `report keygen` makes a strong one")]
+    /// The field is empty.
+    #[error("is empty: write a key; `report keygen` generates a strong one")]
     Empty,
     /// The file cannot be read.
     #[error("names the file {}, which cannot be read ({reason}): create it with `report keygen > FILE`, or correct the path", path.display())]
     Unreadable {
-        /// The whole path.
+        /// The full path.
         path: PathBuf,
-        /// The system's words.
+        /// The error of the system.
         reason: String,
     },
-    /// The file is no text.
+    /// The file is not text.
     #[error("names the file {}, which {error}", path.display())]
     NotText {
-        /// The whole path.
+        /// The full path.
         path: PathBuf,
-        /// Where it stops being text.
+        /// The position of the first invalid byte.
         error: crate::text::NotText,
     },
-    /// The file holds nothing.
-    #[error("names the file {}, which is empty: put a key there with `report keygen > FILE`", .0.display())]
+    /// The file is empty.
+    #[error("names the file {}, which is empty: write a key with `report keygen > FILE`", .0.display())]
     EmptyFile(PathBuf),
     /// The variable is not set, or not text.
     #[error(
-        "names the environment variable {0}, which is not set to any text: set it before `report` starts"
+        "names the environment variable {0}, which is not set to text: set it before starting `report`"
     )]
     NoVariable(String),
     /// The variable is empty.
     #[error(
-        "names the environment variable {0}, which is empty: set it to a key; `report keygen` makes a strong one"
+        "names the environment variable {0}, which is empty: set it to a key; `report keygen` generates a strong one"
     )]
     EmptyVariable(String),
 }
 
-/// What a configuration may read besides its own text.
+/// The sources that a configuration may read in addition to its own text.
 #[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
-    /// The folder that relative paths begin at.
+pub struct SecretSources<'a> {
+    /// The folder that relative paths start at.
     pub folder: &'a Path,
-    /// Looks an environment variable up.
+    /// Looks up an environment variable.
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
 impl RawSecret {
-    /// Fetches the key.
+    /// Loads the key.
     ///
     /// # Errors
-    /// When there is none to be had; the message names the place and never the key.
-    pub fn fetch(&self, surroundings: Surroundings<'_>) -> Result<Secret, SecretError> {
+    /// Fails when the source holds no key. The message names the source and never the key.
+    pub fn fetch(&self, sources: SecretSources<'_>) -> Result<Secret, SecretError> {
         match self {
             Self::Text(text) if text.is_empty() => Err(SecretError::Empty),
             Self::Text(text) => Ok(Secret::new(text.clone())),
-            Self::File(path) => from_file(&surroundings.folder.join(path)),
+            Self::File(path) => from_file(&sources.folder.join(path)),
             Self::Env(name) => {
-                match (surroundings.variable)(name).and_then(|value| value.into_string().ok()) {
+                match (sources.variable)(name).and_then(|value| value.into_string().ok()) {
                     None => Err(SecretError::NoVariable(name.clone())),
                     Some(text) if text.is_empty() => Err(SecretError::EmptyVariable(name.clone())),
                     Some(text) => Ok(Secret::new(text)),
@@ -156,7 +157,7 @@ fn from_file(path: &Path) -> Result<Secret, SecretError> {
         error,
     };
     let text = Zeroizing::new(crate::text::decode(&bytes).map_err(no_text)?);
-    // Blanks and lines behind a key are an editor's: nobody sees them.
+    // Editors add invisible blanks and line ends after a key.
     let key = text.trim_end();
     if key.is_empty() {
         Err(SecretError::EmptyFile(path.to_owned()))
@@ -176,14 +177,14 @@ mod tests {
             _ => None,
         };
         let raw: RawSecret = serde_json::from_str(json).expect(json);
-        raw.fetch(Surroundings {
+        raw.fetch(SecretSources {
             folder,
             variable: &variable,
         })
     }
 
     #[test]
-    fn a_key_comes_from_the_text_a_file_or_a_variable() {
+    fn fetch_reads_text_files_and_variables() {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("key"), "from a file\r\n").expect("written");
         for (json, key) in [
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_is_read_as_it_is_meant_whatever_the_editor() {
+    fn key_files_may_have_trailing_whitespace_and_any_encoding() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("key");
         for written in ["a key", "a key\n", "a key\r\n", "a key \t\r\n\r\n"] {
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_not_there_names_its_place() {
+    fn errors_name_the_source_of_a_missing_key() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("key");
         std::fs::write(&path, "\n").expect("written");
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_form_of_a_key_prints_it() {
+    fn debug_output_hides_keys() {
         let raw = RawSecret::Text("hush".into());
         assert_eq!(
             format!("{raw:?} {:?}", Secret::new("hush".into())),
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn raw_secrets_round_trip() {
         for raw in [
             RawSecret::Text("key".into()),
             RawSecret::File("path".into()),

@@ -1,4 +1,4 @@
-//! Whole files, good and bad: what they mean, and what is said about them.
+//! Tests of whole files, valid and invalid: their meaning and their errors.
 
 use std::{ffi::OsString, path::Path, time::Duration};
 
@@ -12,12 +12,12 @@ fn no_variable(_: &str) -> Option<OsString> {
     None
 }
 
-fn read(text: &str) -> Result<Loaded, ConfigError> {
+fn read(text: &str) -> Result<LoadedConfig, ConfigError> {
     parse(text, Path::new("c.json"), &no_variable)
 }
 
-/// The lines that are said about a bad file.
-fn complaints(text: &str) -> Vec<String> {
+/// Returns the error lines of an invalid file.
+fn error_lines(text: &str) -> Vec<String> {
     read(text)
         .expect_err(text)
         .to_string()
@@ -26,17 +26,17 @@ fn complaints(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The one line that is said about a bad file.
-fn complaint(text: &str) -> String {
-    let mut lines = complaints(text);
+/// Returns the only error line of an invalid file.
+fn error_line(text: &str) -> String {
+    let mut lines = error_lines(text);
     assert_eq!(lines.len(), 1, "{lines:#?}");
     lines.remove(0)
 }
 
 #[track_caller]
-fn assert_says(line: &str, parts: &[&str]) {
+fn assert_contains(line: &str, parts: &[&str]) {
     for part in parts {
-        assert!(line.contains(part), "nothing of {part:?} in: {line}");
+        assert!(line.contains(part), "missing {part:?} in: {line}");
     }
 }
 
@@ -60,7 +60,7 @@ fn ports(mode: &str, ports: &str) -> String {
     format!(r#"{{"mode": "{mode}", "master": "host:1", {key} "ports": [{ports}]}}"#)
 }
 
-fn server_of(loaded: Loaded) -> ServerConfig {
+fn server_of(loaded: LoadedConfig) -> ServerConfig {
     let RoleConfig::Server(server) = loaded.config.role else {
         panic!("no server")
     };
@@ -68,8 +68,8 @@ fn server_of(loaded: Loaded) -> ServerConfig {
 }
 
 #[test]
-fn the_readmes_master_loads_as_it_is() {
-    let Loaded { config, warnings } = read(README_MASTER).expect("loads");
+fn the_readme_master_loads() {
+    let LoadedConfig { config, warnings } = read(README_MASTER).expect("loads");
     assert_eq!(
         (config.log_level, warnings.len()),
         (tracing::Level::DEBUG, 0)
@@ -89,11 +89,14 @@ fn the_readmes_master_loads_as_it_is() {
         ),
         ("rePortserver", "/", false)
     );
-    assert_eq!((master.tls, master.limits), (None, Limits::default()));
+    assert_eq!(
+        (master.tls, master.limits),
+        (None, MasterLimitsConfig::default())
+    );
 }
 
 #[test]
-fn the_readmes_server_loads_as_it_is() {
+fn the_readme_server_loads() {
     let server = server_of(read(README_SERVER).expect("loads"));
     assert_eq!(
         server.link.masters[0].to_string(),
@@ -117,7 +120,7 @@ fn the_readmes_server_loads_as_it_is() {
 }
 
 #[test]
-fn the_readmes_client_loads_as_it_is() {
+fn the_readme_client_loads() {
     let RoleConfig::Client(client) = read(README_CLIENT).expect("loads").config.role else {
         panic!("no client")
     };
@@ -176,17 +179,17 @@ fn every_example_loads() {
 }
 
 #[test]
-fn the_examples_page_names_every_field() {
-    let page = include_str!("../../config-examples/README.md");
-    let inside = known::MASTER
+fn the_configuration_page_names_every_field() {
+    let page = include_str!("../../docs/configuration.md");
+    let inside = known_fields::MASTER
         .inside
         .iter()
-        .chain(known::SERVER.inside)
+        .chain(known_fields::SERVER.inside)
         .flat_map(|(_, known)| known.names);
     for name in [
-        known::MASTER.names,
-        known::SERVER.names,
-        known::CLIENT.names,
+        known_fields::MASTER.names,
+        known_fields::SERVER.names,
+        known_fields::CLIENT.names,
     ]
     .into_iter()
     .flatten()
@@ -194,13 +197,13 @@ fn the_examples_page_names_every_field() {
     {
         assert!(
             page.contains(&format!("`{name}`")),
-            "{name} is not in config-examples/README.md"
+            "{name} is not in docs/configuration.md"
         );
     }
 }
 
 #[test]
-fn a_full_file_means_what_it_says() {
+fn all_fields_of_a_file_take_effect() {
     let text = server(
         r#""log_level": "warn", "connect_timeout": 2.5, "heartbeat": "5s", "grace_period": "500ms", "windows": {"stream": "1 MiB"}, "bench": false"#,
     );
@@ -237,7 +240,7 @@ fn a_full_file_means_what_it_says() {
 }
 
 #[test]
-fn a_ports_own_window_goes_before_that_of_the_file_and_the_other_one_gives_way() {
+fn a_port_window_overrides_the_file_and_adapts_the_other_window() {
     let port = r#"{"local_address": "host:22", "port_key": "p", "tunnel_window": "2 MiB"}"#;
     let server = server_of(read(&ports("server", port)).expect("loads"));
     assert_eq!(
@@ -252,8 +255,8 @@ fn a_ports_own_window_goes_before_that_of_the_file_and_the_other_one_gives_way()
         "a port without a mark is called by its address"
     );
     let both = r#""windows": {"stream": "4 MiB", "tunnel": "2 MiB"}"#;
-    assert_says(
-        &complaint(&self::server(both)),
+    assert_contains(
+        &error_line(&self::server(both)),
         &["windows.stream is 4 MiB", "2 MiB", "windows.tunnel"],
     );
 }
@@ -273,7 +276,7 @@ fn several_masters_keep_their_order() {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_error_and_another_encoding_is() {
+fn byte_order_marks_are_accepted_and_other_encodings_rejected() {
     assert!(read(&format!("\u{feff}{README_CLIENT}")).is_ok());
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("config.json");
@@ -282,7 +285,7 @@ fn a_byte_order_mark_is_no_error_and_another_encoding_is() {
         load(&file).expect("UTF-8 or UTF-16 with a mark");
     }
     std::fs::write(&file, b"{\"mark\": \"\xd4\xb6\xb3\xcc\"}").expect("written");
-    assert_says(
+    assert_contains(
         &load(&file).expect_err("GBK").to_string(),
         &[
             "config.json: is neither UTF-8 nor UTF-16 with a byte order mark from byte 13 on",
@@ -292,12 +295,12 @@ fn a_byte_order_mark_is_no_error_and_another_encoding_is() {
 }
 
 #[test]
-fn a_missing_file_says_where_it_was_looked_for_and_how_to_name_one() {
+fn a_missing_file_error_names_the_folder_and_the_option() {
     let folder = tempfile::tempdir().expect("a folder");
     let error = load(&folder.path().join("config.json"))
         .expect_err("no file")
         .to_string();
-    assert_says(
+    assert_contains(
         &error,
         &[
             "no such file",
@@ -309,11 +312,11 @@ fn a_missing_file_says_where_it_was_looked_for_and_how_to_name_one() {
     let error = load(folder.path())
         .expect_err("a folder is no file")
         .to_string();
-    assert_says(&error, &["cannot be read"]);
+    assert_contains(&error, &["cannot be read"]);
 }
 
 #[test]
-fn keepalive_is_a_minute_unless_written_and_zero_turns_it_off() {
+fn tcp_keepalive_defaults_to_a_minute_and_zero_disables_it() {
     let keepalive = |fields: &str| {
         server_of(read(&server(fields)).expect(fields))
             .link
@@ -328,67 +331,67 @@ fn keepalive_is_a_minute_unless_written_and_zero_turns_it_off() {
         assert_eq!(keepalive(&format!("\"tcp_keepalive\": {zero}")), None);
     }
     for wrong in ["\"500ms\"", "\"10h\"", "-1", "\"soon\""] {
-        let said = complaint(&server(&format!("\"tcp_keepalive\": {wrong}")));
-        assert_says(
-            &said,
+        let message = error_line(&server(&format!("\"tcp_keepalive\": {wrong}")));
+        assert_contains(
+            &message,
             &["tcp_keepalive is ", "0 to turn it off", "from 1s to 32400s"],
         );
     }
 }
 
 #[test]
-fn broken_json_says_line_and_column() {
-    assert_says(
-        &complaint("{\n  \"mode\": \"master\"\n  \"path\": \"/\"\n}"),
+fn syntax_errors_have_line_and_column() {
+    assert_contains(
+        &error_line("{\n  \"mode\": \"master\"\n  \"path\": \"/\"\n}"),
         &["c.json:3:3: is not JSON: expected `,` or `}`"],
     );
-    assert_says(
-        &complaint("{\"mode\": \"master\",\n // why\n}"),
+    assert_contains(
+        &error_line("{\"mode\": \"master\",\n // why\n}"),
         &["c.json:2:2: ", "JSON has no comments"],
     );
-    assert_says(
-        &complaint("{'mode': 1}"),
+    assert_contains(
+        &error_line("{'mode': 1}"),
         &["c.json:1:2: ", "quotes with \""],
     );
-    assert_says(&complaint(""), &["the file is empty"]);
-    assert_says(&complaint("[]"), &["c.json: holds a list", "\"mode\""]);
+    assert_contains(&error_line(""), &["the file is empty"]);
+    assert_contains(&error_line("[]"), &["c.json: contains a list", "\"mode\""]);
 }
 
 #[test]
-fn an_unknown_field_is_named_with_the_nearest_known_one_or_all_of_them() {
-    assert_says(
-        &complaint(&master("\"helthz\": true")),
+fn unknown_fields_suggest_known_ones() {
+    assert_contains(
+        &error_line(&master("\"helthz\": true")),
         &[
             "c.json:1:",
             "helthz is unknown",
             "did you mean \"healthz\"?",
         ],
     );
-    let nested = complaint(&master(r#""tls": {"cert": "c", "key": "k", "colour": 1}"#));
-    assert_says(&nested, &["tls.colour is unknown", "use one of cert, key"]);
+    let nested = error_line(&master(r#""tls": {"cert": "c", "key": "k", "colour": 1}"#));
+    assert_contains(&nested, &["tls.colour is unknown", "use one of cert, key"]);
     let port = r#"{"mark": "m", "local_adress": "127.0.0.1:1", "port_key": "p"}"#;
-    let lines = complaints(&ports("client", port));
-    assert_says(
+    let lines = error_lines(&ports("client", port));
+    assert_contains(
         &lines[0],
         &[
             "ports[0].local_adress is unknown",
             "did you mean \"local_address\"?",
         ],
     );
-    assert_says(
-        &complaint(&master(r#""limits": {"link": 1}"#)),
+    assert_contains(
+        &error_line(&master(r#""limits": {"link": 1}"#)),
         &["limits.link is unknown", "\"links\""],
     );
-    assert_says(
-        &complaints(&server(r#""tls": {"cert": "c"}"#))[0],
+    assert_contains(
+        &error_lines(&server(r#""tls": {"cert": "c"}"#))[0],
         &["tls.cert is unknown", "ca"],
     );
 }
 
 #[test]
-fn a_field_of_another_mode_is_told_to_go() {
-    assert_says(
-        &complaint(&master("\"hold_timeout\": 1")),
+fn fields_of_another_mode_are_rejected() {
+    assert_contains(
+        &error_line(&master("\"hold_timeout\": 1")),
         &[
             "hold_timeout",
             "mode \"client\"",
@@ -396,46 +399,46 @@ fn a_field_of_another_mode_is_told_to_go() {
         ],
     );
     let client = README_SERVER.replace("\"server\"", "\"client\"");
-    assert_says(
-        &complaint(&client),
+    assert_contains(
+        &error_line(&client),
         &["master_key is not for a client", "remove it"],
     );
 }
 
 #[test]
-fn a_wrong_type_names_the_field_the_value_and_what_belongs_there() {
-    assert_says(
-        &complaint(&master("\"healthz\": \"yes\"")),
+fn type_errors_name_field_value_and_remedy() {
+    assert_contains(
+        &error_line(&master("\"healthz\": \"yes\"")),
         &[
             "c.json:1:",
             "healthz is the text \"yes\"",
             "write true or false",
         ],
     );
-    assert_says(
-        &complaint(&master("\"path\": 5")),
+    assert_contains(
+        &error_line(&master("\"path\": 5")),
         &["path is the number 5", "write text, in quotes"],
     );
-    assert_says(
-        &complaint(&master("\"limits\": 5")),
+    assert_contains(
+        &error_line(&master("\"limits\": 5")),
         &["limits is a number", "{\"links\": NUMBER"],
     );
-    assert_says(
-        &complaint(&master("\"grace_period\": true")),
+    assert_contains(
+        &error_line(&master("\"grace_period\": true")),
         &["grace_period is true", "a number, or text with a unit"],
     );
     let port = r#"{"mark": "m", "local_address": 22, "port_key": "p"}"#;
-    assert_says(
-        &complaint(&ports("client", port)),
+    assert_contains(
+        &error_line(&ports("client", port)),
         &["ports[0].local_address is the number 22", "in quotes"],
     );
-    assert_says(
-        &complaint(&ports("client", "\"hush\"")),
+    assert_contains(
+        &error_line(&ports("client", "\"hush\"")),
         &["ports[0] is a text", "\"local_address\""],
     );
     let list = README_MASTER.replace("\"0.0.0.0:51324\"", "51324");
-    assert_says(
-        &complaint(&list),
+    assert_contains(
+        &error_line(&list),
         &[
             "listen_at is the number 51324",
             "an address in quotes, or a list",
@@ -444,15 +447,15 @@ fn a_wrong_type_names_the_field_the_value_and_what_belongs_there() {
 }
 
 #[test]
-fn a_field_that_is_there_twice_is_refused() {
-    assert_says(
-        &complaint(&master("\"path\": \"/\",\n\"path\": \"/b\"")),
+fn duplicate_fields_are_rejected() {
+    assert_contains(
+        &error_line(&master("\"path\": \"/\",\n\"path\": \"/b\"")),
         &["c.json:2:", "duplicate field `path`", "keep one"],
     );
 }
 
 #[test]
-fn no_message_holds_the_password_of_a_url() {
+fn errors_never_contain_url_passwords() {
     let url = |scheme: &str| format!("{scheme}ann:hush4711@host:1");
     for (text, shows) in [
         (
@@ -497,14 +500,14 @@ fn no_message_holds_the_password_of_a_url() {
             "http://ann:***@host:1",
         ),
     ] {
-        let said = complaints(&text).join("\n");
-        assert!(said.contains(shows), "nothing of {shows:?} in {said}");
-        assert!(!said.contains("hush"), "{said}");
+        let message = error_lines(&text).join("\n");
+        assert!(message.contains(shows), "missing {shows:?} in {message}");
+        assert!(!message.contains("hush"), "{message}");
     }
 }
 
 #[test]
-fn no_message_holds_a_keys_value() {
+fn errors_never_contain_keys() {
     let hush = "hush4711";
     for text in [
         README_MASTER.replace("\"rePortserver\"", "4711"),
@@ -521,38 +524,41 @@ fn no_message_holds_a_keys_value() {
         ),
         ports("server", r#"{"local_address": "", "port_key": "hush4711"}"#),
     ] {
-        let said = complaints(&text).join("\n");
-        assert!(!said.contains(hush) && !said.contains("4711"), "{said}");
-        assert_says(&said, &["c.json:1:"]);
+        let message = error_lines(&text).join("\n");
+        assert!(
+            !message.contains(hush) && !message.contains("4711"),
+            "{message}"
+        );
+        assert_contains(&message, &["c.json:1:"]);
     }
 }
 
 #[test]
-fn an_unknown_mode_level_or_method_lists_what_there_is() {
-    assert_says(
-        &complaint(r#"{"mode": "relay"}"#),
+fn unknown_words_list_the_known_ones() {
+    assert_contains(
+        &error_line(r#"{"mode": "relay"}"#),
         &["mode is \"relay\"", "use one of master, server, client"],
     );
-    assert_says(
-        &complaint(r#"{"mode": "slient"}"#),
+    assert_contains(
+        &error_line(r#"{"mode": "slient"}"#),
         &["did you mean \"client\"?"],
     );
-    assert_says(
-        &complaint(r#"{"mode": 5}"#),
+    assert_contains(
+        &error_line(r#"{"mode": 5}"#),
         &[
             "mode is the number 5",
             "\"master\", \"server\" or \"client\"",
         ],
     );
-    assert_says(&complaint("{}"), &["mode is missing"]);
-    assert_says(
-        &complaint(&master("\"log_level\": \"loud\"")),
+    assert_contains(&error_line("{}"), &["mode is missing"]);
+    assert_contains(
+        &error_line(&master("\"log_level\": \"loud\"")),
         &["log_level is \"loud\"", "error, warn, info, debug, trace"],
     );
     let port = r#"{"local_address": "h:1", "port_key": "p", "encrypt_method": "aes-128-cbf", "compress_method": "gzip"}"#;
-    let lines = complaints(&ports("server", port));
+    let lines = error_lines(&ports("server", port));
     let methods = "plain, aes-128-cfb, aes-128-gcm, chacha20-poly1305";
-    assert_says(
+    assert_contains(
         &lines[0],
         &[
             "ports[0].encrypt_method is \"aes-128-cbf\"",
@@ -560,43 +566,44 @@ fn an_unknown_mode_level_or_method_lists_what_there_is() {
             methods,
         ],
     );
-    assert_says(
+    assert_contains(
         &lines[1],
         &["ports[0].compress_method is \"gzip\"", "null, s2, zstd"],
     );
 }
 
 #[test]
-fn keys_that_are_empty_missing_or_double_are_refused() {
-    let lines = complaints(&ports(
+fn empty_missing_and_duplicate_keys_are_rejected() {
+    let lines = error_lines(&ports(
         "server",
         r#"{"local_address": "h:1", "port_key": ""}, {"local_address": "h:2"}"#,
     ));
-    assert_says(&lines[0], &["ports[0].port_key is empty", "report keygen"]);
-    assert_says(
+    assert_contains(&lines[0], &["ports[0].port_key is empty", "report keygen"]);
+    assert_contains(
         &lines[1],
         &["ports[1].port_key is missing", "report keygen"],
     );
     let twice = r#"{"mark": "A", "local_address": "h:1", "port_key": "p"}, {"mark": "B", "local_address": "h:2", "port_key": "p"}"#;
-    assert_says(
-        &complaint(&ports("server", twice)),
+    assert_contains(
+        &error_line(&ports("server", twice)),
         &[
             "ports[1].port_key is the same key as that of \"A\"",
-            "its own",
+            "separate key",
         ],
     );
-    assert_says(
-        &complaint(&README_MASTER.replace("rePortserver", "")),
+    assert_contains(
+        &error_line(&README_MASTER.replace("rePortserver", "")),
         &["master_key is empty"],
     );
     let missing =
-        complaint(&README_MASTER.replace("\"rePortserver\"", "{\"file\": \"no/such.key\"}"));
-    assert_says(
+        error_line(&README_MASTER.replace("\"rePortserver\"", "{\"file\": \"no/such.key\"}"));
+    assert_contains(
         &missing,
         &["master_key names the file no/such.key", "cannot be read"],
     );
-    let unset = complaint(&README_MASTER.replace("\"rePortserver\"", "{\"env\": \"REPORT_NONE\"}"));
-    assert_says(
+    let unset =
+        error_line(&README_MASTER.replace("\"rePortserver\"", "{\"env\": \"REPORT_NONE\"}"));
+    assert_contains(
         &unset,
         &[
             "master_key names the environment variable REPORT_NONE",
@@ -606,10 +613,10 @@ fn keys_that_are_empty_missing_or_double_are_refused() {
 }
 
 #[test]
-fn two_listeners_on_one_address_are_both_named() {
+fn conflicting_listeners_are_both_named() {
     let twice = r#"{"mark": "A", "local_address": "127.0.0.1:80", "port_key": "p"}, {"mark": "B", "local_address": "0.0.0.0:80", "port_key": "q"}"#;
-    assert_says(
-        &complaint(&ports("client", twice)),
+    assert_contains(
+        &error_line(&ports("client", twice)),
         &["ports[1].local_address", "0.0.0.0:80", "\"A\"", "\"B\""],
     );
     assert!(
@@ -617,103 +624,103 @@ fn two_listeners_on_one_address_are_both_named() {
         "two keys may lead to one service"
     );
     let master = README_MASTER.replace("\"0.0.0.0:51324\"", "[\"0.0.0.0:1\", \"127.0.0.1:1\"]");
-    assert_says(
-        &complaint(&master),
-        &["listen_at[1]", "127.0.0.1:1", "taken by 0.0.0.0:1"],
+    assert_contains(
+        &error_line(&master),
+        &["listen_at[1]", "127.0.0.1:1", "conflicts with 0.0.0.0:1"],
     );
 }
 
 #[test]
-fn an_address_without_its_parts_says_what_to_write() {
+fn incomplete_addresses_suggest_a_fix() {
     let port = r#"{"local_address": "127.0.0.1", "port_key": "p"}"#;
-    assert_says(
-        &complaint(&ports("client", port)),
+    assert_contains(
+        &error_line(&ports("client", port)),
         &[
             "ports[0].local_address (\"127.0.0.1\") has no port",
             "\"127.0.0.1:PORT\"",
         ],
     );
     let port = r#"{"local_address": "127.0.0.1:0", "port_key": "p"}"#;
-    assert_says(&complaint(&ports("server", port)), &["port 0"]);
+    assert_contains(&error_line(&ports("server", port)), &["port 0"]);
     assert!(
         read(&ports("client", port)).is_ok(),
         "a listener's port may be the system's choice"
     );
     let url = README_CLIENT.replace("rePort.myserver.com:51324", "https://rePort.myserver.com/");
-    assert_says(&complaint(&url), &["master `https://", "ws:// or wss://"]);
+    assert_contains(&error_line(&url), &["master `https://", "ws:// or wss://"]);
     let list = README_CLIENT.replace("\"rePort.myserver.com:51324\"", "[\"a:1\", \"b\"]");
-    assert_says(&complaint(&list), &["master[1] `b`", "no port", "b:PORT"]);
+    assert_contains(&error_line(&list), &["master[1] `b`", "no port", "b:PORT"]);
 }
 
 #[test]
-fn what_is_missing_is_said_at_once() {
-    let said = complaints(r#"{"mode": "server", "ports": []}"#);
-    assert_eq!(said.len(), 3, "{said:#?}");
-    for (line, field) in said.iter().zip([
+fn all_missing_fields_are_reported_at_once() {
+    let message = error_lines(r#"{"mode": "server", "ports": []}"#);
+    assert_eq!(message.len(), 3, "{message:#?}");
+    for (line, field) in message.iter().zip([
         "master is missing",
         "master_key is missing",
         "ports is missing",
     ]) {
-        assert_says(line, &["c.json:1:", field]);
+        assert_contains(line, &["c.json:1:", field]);
     }
 }
 
 #[test]
-fn a_quantity_out_of_its_range_names_the_range() {
-    assert_says(
-        &complaint(&server("\"heartbeat\": 60")),
+fn range_errors_name_the_range() {
+    assert_contains(
+        &error_line(&server("\"heartbeat\": 60")),
         &["heartbeat is 60", "from 1s to 20s"],
     );
-    assert_says(
-        &complaint(&server("\"connect_timeout\": \"soon\"")),
+    assert_contains(
+        &error_line(&server("\"connect_timeout\": \"soon\"")),
         &["connect_timeout is \"soon\"", "\"500ms\""],
     );
-    assert_says(
-        &complaint(&master(r#""limits": {"memory": "1 KiB"}"#)),
+    assert_contains(
+        &error_line(&master(r#""limits": {"memory": "1 KiB"}"#)),
         &["limits.memory is \"1 KiB\"", "from 34 MiB"],
     );
-    assert_says(
-        &complaint(&master(r#""limits": {"links": "5"}"#)),
+    assert_contains(
+        &error_line(&master(r#""limits": {"links": "5"}"#)),
         &["limits.links is \"5\"", "a whole number"],
     );
-    assert_says(
-        &complaint(&server(r#""windows": {"tunnel": "64 MiB"}"#)),
+    assert_contains(
+        &error_line(&server(r#""windows": {"tunnel": "64 MiB"}"#)),
         &["windows.tunnel", "to 32 MiB"],
     );
 }
 
 #[test]
-fn a_health_check_leaves_the_path_of_the_upgrade_alone() {
-    assert_says(
-        &complaint(&master(r#""path": "/healthz", "healthz": true"#)),
+fn the_upgrade_path_must_differ_from_the_health_check() {
+    assert_contains(
+        &error_line(&master(r#""path": "/healthz", "healthz": true"#)),
         &["path is \"/healthz\"", "choose another"],
     );
     assert!(read(&master(r#""path": "/healthz", "healthz": false"#)).is_ok());
     for path in ["tunnel", "/a b", "/a?b", "/隧道", ""] {
-        assert_says(
-            &complaint(&master(&format!("\"path\": \"{path}\""))),
-            &["path is", "begins with \"/\""],
+        assert_contains(
+            &error_line(&master(&format!("\"path\": \"{path}\""))),
+            &["path is", "starts with \"/\""],
         );
     }
 }
 
 #[test]
-fn what_was_probably_not_meant_is_a_warning() {
+fn probable_mistakes_are_warnings() {
     let loaded = read(&server(r#""tls": {"ca": "ca.pem"}"#)).expect("loads");
     assert_eq!(loaded.warnings.len(), 1);
-    assert_says(
+    assert_contains(
         &loaded.warnings[0].to_string(),
-        &["tls.ca has no use", "wss://"],
+        &["tls.ca has no effect", "wss://"],
     );
     let same = r#"{"mark": "A", "local_address": "h:1", "port_key": "p"}, {"mark": "A", "local_address": "h:2", "port_key": "q"}"#;
-    assert_says(
+    assert_contains(
         &read(&ports("server", same)).expect("loads").warnings[0].to_string(),
         &["ports[1].mark (\"A\")"],
     );
 }
 
 #[test]
-fn files_are_found_beside_the_configuration() {
+fn relative_paths_start_at_the_configuration_folder() {
     let text = master(r#""tls": {"cert": "c.pem", "key": "/k.pem"}"#);
     let loaded = parse(&text, Path::new("/etc/report/config.json"), &no_variable).expect("loads");
     let RoleConfig::Master(master) = loaded.config.role else {
@@ -721,14 +728,14 @@ fn files_are_found_beside_the_configuration() {
     };
     assert_eq!(
         master.tls,
-        Some(TlsFiles {
+        Some(TlsFilesConfig {
             cert: "/etc/report/c.pem".into(),
             key: "/k.pem".into(),
             client_ca: None
         })
     );
-    assert_says(
-        &complaint(&self::master(r#""tls": {"cert": "c.pem"}"#)),
+    assert_contains(
+        &error_line(&self::master(r#""tls": {"cert": "c.pem"}"#)),
         &["tls.key is missing", "PEM"],
     );
 }
@@ -738,7 +745,7 @@ fn client(fields: &str) -> String {
     format!(r#"{{"mode": "client", "ports": [{port}], {fields}}}"#)
 }
 
-fn client_of(loaded: Loaded) -> ClientConfig {
+fn client_of(loaded: LoadedConfig) -> ClientConfig {
     let RoleConfig::Client(client) = loaded.config.role else {
         panic!("no client")
     };
@@ -746,7 +753,7 @@ fn client_of(loaded: Loaded) -> ClientConfig {
 }
 
 #[test]
-fn several_masters_are_ordered_unless_they_are_raced() {
+fn master_choice_defaults_to_ordered() {
     let two = r#""master": ["a:1", "b:2"]"#;
     let loaded = read(&client(&format!(r#"{two}, "master_choice": "raced""#))).expect("loads");
     assert!(
@@ -760,10 +767,10 @@ fn several_masters_are_ordered_unless_they_are_raced() {
         let loaded = read(&client(&format!("{two}{choice}"))).expect("loads");
         assert_eq!(client_of(loaded).master_choice, MasterChoice::Ordered);
     }
-    let line = complaint(&client(&format!(r#"{two}, "master_choice": "racing""#)));
-    assert_says(&line, &["master_choice", "\"racing\"", "ordered", "raced"]);
-    assert_says(
-        &complaint(&server(r#""master_choice": "raced""#)),
+    let line = error_line(&client(&format!(r#"{two}, "master_choice": "racing""#)));
+    assert_contains(&line, &["master_choice", "\"racing\"", "ordered", "raced"]);
+    assert_contains(
+        &error_line(&server(r#""master_choice": "raced""#)),
         &["master_choice", "field of mode \"client\""],
     );
     let one = read(&client(r#""master": "a:1", "master_choice": "raced""#)).expect("loads");
@@ -773,30 +780,30 @@ fn several_masters_are_ordered_unless_they_are_raced() {
         .find(|warning| warning.field.name() == "master_choice")
         .expect("a warning")
         .to_string();
-    assert_says(&warning, &["there is one master", "`master`"]);
+    assert_contains(&warning, &["there is one master", "`master`"]);
 }
 
 #[test]
-fn the_proxy_protocol_belongs_to_a_servers_port() {
+fn proxy_protocol_is_a_field_of_server_ports() {
     let port = |mode: &str, protocol: &str| {
         let port = format!(
             r#"{{"local_address": "127.0.0.1:80", "port_key": "p", "proxy_protocol": {protocol}}}"#
         );
         ports(mode, &port)
     };
-    let told = |text: &str| server_of(read(text).expect("loads")).ports[0].proxy_protocol;
-    assert_eq!(told(&port("server", r#""v2""#)), Some(ProxyProtocol::V2));
-    assert_eq!(told(&server(r#""log_level": "warn""#)), None);
-    assert_says(
-        &complaint(&port("server", r#""v1""#)),
+    let parsed = |text: &str| server_of(read(text).expect("loads")).ports[0].proxy_protocol;
+    assert_eq!(parsed(&port("server", r#""v2""#)), Some(ProxyProtocol::V2));
+    assert_eq!(parsed(&server(r#""log_level": "warn""#)), None);
+    assert_contains(
+        &error_line(&port("server", r#""v1""#)),
         &["ports[0].proxy_protocol", "\"v1\"", "v2"],
     );
-    assert_says(
-        &complaint(&port("server", "true")),
+    assert_contains(
+        &error_line(&port("server", "true")),
         &["ports[0].proxy_protocol", "true"],
     );
-    let line = complaint(&port("client", r#""v2""#));
-    assert_says(
+    let line = error_line(&port("client", r#""v2""#));
+    assert_contains(
         &line,
         &[
             "ports[0].proxy_protocol is not for a client",
@@ -804,12 +811,12 @@ fn the_proxy_protocol_belongs_to_a_servers_port() {
             "at the server",
         ],
     );
-    assert_says(
-        &complaint(&server(r#""proxy_protocol": "v2""#)),
+    assert_contains(
+        &error_line(&server(r#""proxy_protocol": "v2""#)),
         &["proxy_protocol", "in an element of `ports`"],
     );
-    assert_says(
-        &complaint(&master(r#""ports": [{"proxy_protocol": "v2"}]"#)),
+    assert_contains(
+        &error_line(&master(r#""ports": [{"proxy_protocol": "v2"}]"#)),
         &["ports", "remove it here"],
     );
 }

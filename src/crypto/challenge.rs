@@ -1,62 +1,66 @@
-//! The master's first message, which to a stranger is 32 random bytes (PROTOCOL 4.1).
+//! The challenge: the master's first message on a link (PROTOCOL 4.1).
+//!
+//! An observer without knowledge of the protocol sees 32 random bytes.
 
 use aws_lc_rs::digest::{self, SHA256};
 
-/// The version of the protocol that this program speaks.
+/// The version of the protocol that this program implements.
 pub const VERSION: u8 = 1;
 
-/// Bytes of the nonce; the rest of the challenge says the version.
+/// The length of the nonce in bytes. The rest of the challenge encodes the version.
 const NONCE_LENGTH: usize = 24;
 
 /// The master's challenge to a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Challenge([u8; 32]);
 
-/// Why a first message is no challenge that we can answer.
+/// A first message that is not a challenge of the current version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChallengeError {
-    /// The peer is no master, of no version.
+    /// The peer is not a master of any version.
     #[error("the peer is not a rePort master")]
     NotAMaster,
     /// The peer is a master of another version.
     #[error(
-        "the master speaks version {0} of the protocol, we speak {VERSION}: upgrade the older one"
+        "the master speaks protocol version {0}, this program version {VERSION} (upgrade the older one)"
     )]
     Version(u8),
 }
 
 impl Challenge {
-    /// The master's challenge over a nonce that was never used before.
+    /// Creates the master's challenge from a nonce that was never used before.
     #[must_use]
     pub fn new(nonce: [u8; NONCE_LENGTH]) -> Self {
-        Self::of_version(VERSION, nonce)
+        Self::with_version(VERSION, nonce)
     }
 
-    /// Reads the first message of a link.
+    /// Parses the first message of a link.
     ///
     /// # Errors
-    /// When it is not a challenge of our version; a master of another version is told from somebody who is none.
+    /// Returns an error if the message is not a challenge of the current version. The error
+    /// distinguishes a master of another version from a peer that is not a master.
     pub fn parse(message: &[u8]) -> Result<Self, ChallengeError> {
         let bytes: [u8; 32] = message.try_into().map_err(|_| ChallengeError::NotAMaster)?;
         let (nonce, _) = bytes
             .split_first_chunk::<NONCE_LENGTH>()
             .ok_or(ChallengeError::NotAMaster)?;
-        let says = |version: &u8| Self::of_version(*version, *nonce).0 == bytes;
-        if says(&VERSION) {
+        let matches_version = |version: &u8| Self::with_version(*version, *nonce).0 == bytes;
+        if matches_version(&VERSION) {
             return Ok(Challenge(bytes));
         }
+        // The version is hashed with the nonce, so only a search over all versions can find it.
         Err((0..=u8::MAX)
-            .find(says)
+            .find(matches_version)
             .map_or(ChallengeError::NotAMaster, ChallengeError::Version))
     }
 
-    /// The message.
+    /// Returns the message.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    fn of_version(version: u8, nonce: [u8; NONCE_LENGTH]) -> Self {
+    fn with_version(version: u8, nonce: [u8; NONCE_LENGTH]) -> Self {
         let mut hash = digest::Context::new(&SHA256);
         hash.update(b"rePort link");
         hash.update(&[version]);
@@ -75,15 +79,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_challenge_is_read_back() {
+    fn challenge_round_trips() {
         let challenge = Challenge::new([9; 24]);
         assert_eq!(Challenge::parse(challenge.as_bytes()), Ok(challenge));
     }
 
     #[test]
-    fn a_master_of_another_version_is_named() {
+    fn parse_reports_version_of_another_master() {
         for version in [0, 2, 255] {
-            let challenge = Challenge::of_version(version, [9; 24]);
+            let challenge = Challenge::with_version(version, [9; 24]);
             assert_eq!(
                 Challenge::parse(challenge.as_bytes()),
                 Err(ChallengeError::Version(version))
@@ -92,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_sends_something_else_is_no_master() {
+    fn parse_rejects_other_messages() {
         for message in [
             &b""[..],
             b"HTTP/1.1 400 Bad Request",

@@ -6,11 +6,11 @@
 //!  Initiator::finish ◄─second message── Responder::finish
 //!         └────────────── SessionKeys ───────────┘
 //! ```
-//! The first handshake of a tunnel also gives the [`TunnelSecret`]; the keys of every later attachment contain it, so that only the two
-//! ends of the tunnel can resume it.
+//! The first handshake of a tunnel also yields the [`TunnelSecret`]. The keys of every later
+//! attachment are derived from it as well, so only the two ends of the tunnel can resume it.
 //!
-//! Knows the port's keys and opaque payloads; not what an offer says, nor how messages travel. Ephemeral keys are arguments: 32 bytes
-//! that nobody can guess and that are never used twice.
+//! This module handles the port's keys and opaque payloads. It does not know the contents of an
+//! offer or the transport. Ephemeral keys are arguments: 32 unpredictable bytes, never used twice.
 
 use std::fmt;
 
@@ -26,48 +26,49 @@ use super::{
     hkdf,
     keys::Psk,
     method::EncryptMethod,
-    seal::{Direction, Opener, Sealer},
+    seal::{DirectionKeys, Opener, Sealer},
 };
 use crate::id::Id;
 
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
 const PROLOGUE: &[u8] = b"rePort tunnel 1";
 
-/// Bytes that a handshake message is longer than its payload: an ephemeral key and a tag.
+/// The overhead of a handshake message over its payload in bytes: an ephemeral key and a tag.
 pub const OVERHEAD: usize = 32 + 16;
 
-/// Bytes of the longest handshake message, Noise's limit.
+/// The maximum length of a handshake message in bytes: the limit of Noise.
 pub const MAX_MESSAGE: usize = 65_535;
 
-/// Why there is no session.
+/// A failed handshake.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// The peer's message does not decrypt: it has another port key, or somebody altered it.
-    #[error("the handshake message does not open: the other end has another port_key")]
-    OtherKey,
-    /// The peer's message is too short or too long to be one.
-    #[error("a handshake message of {0} bytes")]
+    /// The peer's message does not decrypt. The peer has another port key, or the message was
+    /// altered.
+    #[error("the handshake message does not decrypt: the other end has another port_key")]
+    KeyMismatch,
+    /// The length of the peer's message is invalid.
+    #[error("invalid handshake message of {0} bytes")]
     Length(usize),
-    /// Our payload does not fit into a message.
+    /// The local payload does not fit into a message.
     #[error("a handshake payload of {0} bytes is too long")]
     Payload(usize),
-    /// The Noise library refused what should be in order: a bug of ours.
-    #[error("the Noise library refused: {0}")]
+    /// The Noise library rejected valid input. This is a bug in rePort.
+    #[error("the Noise library failed: {0}")]
     Noise(snow::Error),
 }
 
-/// The client's side, between its message and the answer.
+/// The client's side, after it has sent the first message.
 pub struct Initiator(HandshakeState);
 
-/// The server's side, between the client's message and its own.
+/// The server's side, after it has read the first message.
 pub struct Responder(HandshakeState);
 
 impl Initiator {
     /// Writes the first message, which carries `payload`.
     ///
     /// # Errors
-    /// When the payload is longer than [`MAX_MESSAGE`] less [`OVERHEAD`].
+    /// Returns an error if the payload is longer than [`MAX_MESSAGE`] minus [`OVERHEAD`].
     pub fn start(
         psk: &Psk,
         id: Id,
@@ -79,10 +80,10 @@ impl Initiator {
         Ok((Initiator(noise), message))
     }
 
-    /// Reads the second message: its payload, and the keys.
+    /// Reads the second message. Returns its payload and the session keys.
     ///
     /// # Errors
-    /// When the message is not an answer to ours by somebody who has the port key.
+    /// Returns an error if the message is not a valid answer from a peer with the same port key.
     pub fn finish(mut self, message: &[u8]) -> Result<(Vec<u8>, SessionKeys), HandshakeError> {
         let payload = read(&mut self.0, message)?;
         Ok((payload, SessionKeys::split(self.0)))
@@ -90,11 +91,13 @@ impl Initiator {
 }
 
 impl Responder {
-    /// Reads the first message, and returns the payload in it. It may be a replay: nothing may be done for it before a sealed message
-    /// has been opened (PROTOCOL 7.5).
+    /// Reads the first message. Returns its payload.
+    ///
+    /// The message may be a replay. The caller must not act on it until a sealed message has been
+    /// opened (PROTOCOL 7.5).
     ///
     /// # Errors
-    /// When the message is not of somebody who has the port key.
+    /// Returns an error if the message does not come from a peer with the same port key.
     pub fn read(
         psk: &Psk,
         id: Id,
@@ -106,10 +109,10 @@ impl Responder {
         Ok((Responder(noise), payload))
     }
 
-    /// Writes the second message, which carries `payload`, and gives the keys.
+    /// Writes the second message, which carries `payload`. Returns it with the session keys.
     ///
     /// # Errors
-    /// When the payload is longer than [`MAX_MESSAGE`] less [`OVERHEAD`].
+    /// Returns an error if the payload is longer than [`MAX_MESSAGE`] minus [`OVERHEAD`].
     pub fn finish(mut self, payload: &[u8]) -> Result<(Vec<u8>, SessionKeys), HandshakeError> {
         let message = write(&mut self.0, payload)?;
         Ok((message, SessionKeys::split(self.0)))
@@ -128,24 +131,28 @@ impl fmt::Debug for Responder {
     }
 }
 
-/// The keys of one attachment, before the method is chosen. They are used up by choosing it, so that no message number is used twice.
+/// The keys of one attachment, before the method is chosen.
+///
+/// Choosing the method consumes them, so that no message number is used twice.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct SessionKeys {
     hash: [u8; 32],
     from_initiator: [u8; 32],
     from_responder: [u8; 32],
-    /// Of the tunnel that is resumed.
+    /// The secret of the resumed tunnel.
     secret: Option<TunnelSecret>,
 }
 
-/// What only the two ends of a tunnel know: it outlives the attachment whose handshake gave it, and is never sent.
+/// A secret that only the two ends of a tunnel know.
+///
+/// It outlives the attachment whose handshake created it. It is never sent.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct TunnelSecret([u8; 32]);
 
 #[cfg(test)]
 impl TunnelSecret {
-    /// One that no handshake gave.
-    pub(crate) fn guessed() -> Self {
+    /// Creates a secret that does not come from a handshake.
+    pub(crate) fn zeroed() -> Self {
         TunnelSecret([0; 32])
     }
 
@@ -161,7 +168,7 @@ impl fmt::Debug for TunnelSecret {
 }
 
 impl SessionKeys {
-    /// The secret of the tunnel that this handshake makes (PROTOCOL 7.6).
+    /// Derives the secret of the tunnel that this handshake creates (PROTOCOL 7.6).
     #[must_use]
     pub fn tunnel_secret(&self) -> TunnelSecret {
         let input = Zeroizing::new([self.from_initiator, self.from_responder].concat());
@@ -172,14 +179,14 @@ impl SessionKeys {
         ))
     }
 
-    /// The keys of an attachment that resumes the tunnel with this secret (PROTOCOL 8.2).
+    /// Binds the keys to the tunnel that this attachment resumes (PROTOCOL 8.2).
     #[must_use]
-    pub fn resuming(mut self, secret: &TunnelSecret) -> Self {
+    pub fn with_tunnel_secret(mut self, secret: &TunnelSecret) -> Self {
         self.secret = Some(secret.clone());
         self
     }
 
-    /// The client's ends.
+    /// Returns the client's sealer and opener.
     #[must_use]
     pub fn initiator(self, method: EncryptMethod) -> (Sealer, Opener) {
         (
@@ -188,7 +195,7 @@ impl SessionKeys {
         )
     }
 
-    /// The server's ends.
+    /// Returns the server's sealer and opener.
     #[must_use]
     pub fn responder(self, method: EncryptMethod) -> (Sealer, Opener) {
         (
@@ -197,10 +204,10 @@ impl SessionKeys {
         )
     }
 
-    fn direction(&self, key: &[u8; 32], method: EncryptMethod) -> Direction {
+    fn direction(&self, key: &[u8; 32], method: EncryptMethod) -> DirectionKeys {
         match &self.secret {
-            None => Direction::derive(method, &self.hash, key),
-            Some(secret) => Direction::derive(
+            None => DirectionKeys::derive(method, &self.hash, key),
+            Some(secret) => DirectionKeys::derive(
                 method,
                 &self.hash,
                 &Zeroizing::new([*key, secret.0].concat()),
@@ -242,11 +249,14 @@ fn build(
 ) -> Result<HandshakeState, HandshakeError> {
     let prologue = [PROLOGUE, &id.0].concat();
     let pattern = PATTERN.parse().map_err(HandshakeError::Noise)?;
-    Builder::with_resolver(pattern, Box::new(Resolver(Zeroizing::new(ephemeral))))
-        .prologue(&prologue)
-        .and_then(|builder| builder.psk(0, &psk.0))
-        .and_then(role)
-        .map_err(HandshakeError::Noise)
+    Builder::with_resolver(
+        pattern,
+        Box::new(FixedEphemeralResolver(Zeroizing::new(ephemeral))),
+    )
+    .prologue(&prologue)
+    .and_then(|builder| builder.psk(0, &psk.0))
+    .and_then(role)
+    .map_err(HandshakeError::Noise)
 }
 
 fn write(noise: &mut HandshakeState, payload: &[u8]) -> Result<Vec<u8>, HandshakeError> {
@@ -271,7 +281,7 @@ fn read(noise: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, Handshake
     let read = noise
         .read_message(message, &mut payload)
         .map_err(|error| match error {
-            snow::Error::Decrypt | snow::Error::Dh => HandshakeError::OtherKey,
+            snow::Error::Decrypt | snow::Error::Dh => HandshakeError::KeyMismatch,
             snow::Error::Input => HandshakeError::Length(message.len()),
             other => HandshakeError::Noise(other),
         })?;
@@ -279,12 +289,12 @@ fn read(noise: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, Handshake
     Ok(payload)
 }
 
-/// Snow's own primitives, but with an ephemeral key that was given instead of a random source.
-struct Resolver(Zeroizing<[u8; 32]>);
+/// Resolves snow's default primitives, with a given ephemeral key in place of a random source.
+struct FixedEphemeralResolver(Zeroizing<[u8; 32]>);
 
-impl CryptoResolver for Resolver {
+impl CryptoResolver for FixedEphemeralResolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(Ephemeral(Some(self.0.clone()))))
+        Some(Box::new(OneTimeRandom(Some(self.0.clone()))))
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
@@ -300,10 +310,10 @@ impl CryptoResolver for Resolver {
     }
 }
 
-/// Gives the ephemeral key to the one who asks first, and nothing after it.
-struct Ephemeral(Option<Zeroizing<[u8; 32]>>);
+/// Returns the ephemeral key on the first call, and an error on later calls.
+struct OneTimeRandom(Option<Zeroizing<[u8; 32]>>);
 
-impl Random for Ephemeral {
+impl Random for OneTimeRandom {
     fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), snow::Error> {
         let key = self
             .0
@@ -332,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_come_to_the_same_keys_and_can_talk() {
+    fn both_ends_derive_same_keys_and_exchange_messages() {
         for method in EncryptMethod::ALL {
             let (initiator, first) = first();
             let (responder, offer) = Responder::read(&psk(), ID, &first, [2; 32]).unwrap();
@@ -353,7 +363,7 @@ mod tests {
         }
     }
 
-    /// Both ends of one handshake.
+    /// Runs a handshake and returns the keys of both ends.
     fn session() -> (SessionKeys, SessionKeys) {
         let (initiator, first) = first();
         let (second, server) = Responder::read(&psk(), ID, &first, [2; 32])
@@ -365,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_attachment_can_be_read_by_those_alone_who_know_the_secret_of_the_tunnel() {
+    fn resumed_attachment_requires_tunnel_secret() {
         let (client, server) = session();
         let secret = client.tunnel_secret();
         assert_eq!(secret, server.tunnel_secret());
@@ -375,7 +385,7 @@ mod tests {
                 let mut buffer = BytesMut::from(&b"hello"[..]);
                 session()
                     .0
-                    .resuming(&secret)
+                    .with_tunnel_secret(&secret)
                     .initiator(method)
                     .0
                     .seal(&mut buffer, 0)
@@ -383,9 +393,9 @@ mod tests {
                 buffer
             };
             let opens = |keys: SessionKeys| keys.responder(method).1.open(&mut sealed()).is_ok();
-            assert!(opens(session().1.resuming(&secret)), "{method}");
+            assert!(opens(session().1.with_tunnel_secret(&secret)), "{method}");
             assert!(
-                !opens(session().1.resuming(&other)),
+                !opens(session().1.with_tunnel_secret(&other)),
                 "{method}: another secret"
             );
             assert!(!opens(session().1), "{method}: no secret");
@@ -393,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directions_and_the_methods_have_keys_of_their_own() {
+    fn directions_and_methods_have_distinct_keys() {
         let seal = |role: fn(SessionKeys, EncryptMethod) -> (Sealer, Opener), method| {
             let (responder, _) = Responder::read(&psk(), ID, &first().1, [2; 32]).unwrap();
             let mut buffer = BytesMut::from(&[0; 64][..]);
@@ -418,16 +428,16 @@ mod tests {
     }
 
     #[test]
-    fn a_first_message_under_another_key_or_for_another_port_does_not_open() {
+    fn read_rejects_first_message_for_another_key_or_port() {
         let (_, first) = first();
         let other_key = Responder::read(&Psk([43; 32]), ID, &first, [2; 32]);
         let other_port = Responder::read(&psk(), Id([8; 16]), &first, [2; 32]);
-        assert!(matches!(other_key, Err(HandshakeError::OtherKey)));
-        assert!(matches!(other_port, Err(HandshakeError::OtherKey)));
+        assert!(matches!(other_key, Err(HandshakeError::KeyMismatch)));
+        assert!(matches!(other_port, Err(HandshakeError::KeyMismatch)));
     }
 
     #[test]
-    fn a_message_that_was_altered_anywhere_does_not_open() {
+    fn handshake_rejects_altered_messages() {
         let (_, first) = first();
         for index in 0..first.len() {
             let mut altered = first.clone();
@@ -440,7 +450,7 @@ mod tests {
         let (responder, _) = Responder::read(&psk(), ID, &first, [2; 32]).unwrap();
         let (second, _) = responder.finish(b"answer").unwrap();
         for index in 0..second.len() {
-            // The highest bit of a public key says nothing (RFC 7748), but it is hashed.
+            // X25519 ignores the highest bit of a public key (RFC 7748), but the bit is hashed.
             let mut altered = second.clone();
             altered[index] ^= 0x80;
             let (initiator, _) = self::first();
@@ -449,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_cut_short_or_endless_is_told_by_its_length() {
+    fn read_rejects_too_short_and_too_long_messages() {
         let (_, first) = first();
         for length in 0..OVERHEAD {
             let read = Responder::read(&psk(), ID, &first[..length], [2; 32]);
@@ -466,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_may_fill_the_message_and_not_more() {
+    fn payload_is_limited_to_message_size() {
         let fits = vec![5; MAX_MESSAGE - OVERHEAD];
         let (_, message) = Initiator::start(&psk(), ID, &fits, [1; 32]).unwrap();
         assert_eq!(message.len(), MAX_MESSAGE);
@@ -482,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replayed_first_message_leads_to_keys_that_the_replayer_does_not_have() {
+    fn replayed_first_message_yields_fresh_keys() {
         let (_, first) = first();
         let keys = |ephemeral| {
             let (responder, _) = Responder::read(&psk(), ID, &first, ephemeral).unwrap();
@@ -492,8 +502,8 @@ mod tests {
     }
 
     #[test]
-    fn the_ephemeral_key_is_given_once() {
-        let mut ephemeral = Ephemeral(Some(Zeroizing::new([9; 32])));
+    fn one_time_random_returns_key_once() {
+        let mut ephemeral = OneTimeRandom(Some(Zeroizing::new([9; 32])));
         let mut to = [0; 32];
         assert!(ephemeral.try_fill_bytes(&mut to).is_ok());
         assert_eq!(to, [9; 32]);
@@ -501,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_is_printed() {
+    fn debug_output_hides_secrets() {
         let (initiator, _) = first();
         let printed = format!("{:?} {initiator:?} {:?}", psk(), TunnelSecret([42; 32]));
         assert!(

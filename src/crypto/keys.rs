@@ -1,7 +1,7 @@
-//! From a key as the user wrote it to the keys that are used (PROTOCOL 1).
+//! Derives the working keys from the configured keys (PROTOCOL 1).
 //!
-//! Deriving is meant to be slow (some 20 ms and 19 MiB), so that guessing is: do it once for each key and away from the tasks that
-//! move traffic. Secrets are cleared when they are dropped, and never printed.
+//! Derivation is slow on purpose (about 20 ms and 19 MiB) to make guessing slow. Derive each key
+//! once, and not on tasks that move traffic. Secrets are cleared on drop and never printed.
 
 use std::fmt;
 
@@ -13,25 +13,25 @@ use crate::id::Id;
 
 pub use super::strength::{Strength, generate, strength};
 
-/// Memory of Argon2id in KiB: with [`PASSES`] and one lane, OWASP's recommendation.
+/// The memory of Argon2id in KiB. With [`PASSES`] and one lane, it is OWASP's recommendation.
 const MEMORY_KIB: u32 = 19_456;
-/// Passes of Argon2id over that memory.
+/// The passes of Argon2id over that memory.
 const PASSES: u32 = 2;
 
-/// What a port key gives: the name that the master knows, and the secret of the two ends.
+/// The keys derived from a port key: its public identifier and the secret of the two ends.
 #[derive(Debug, Clone)]
 pub struct PortKeys {
-    /// The key id, under which the port is registered and asked for; not secret.
+    /// The key id. Servers register it and clients request it. It is not secret.
     pub id: Id,
-    /// The tunnel's pre-shared key.
+    /// The pre-shared key of the tunnel handshake.
     pub psk: Psk,
 }
 
 impl PortKeys {
-    /// Derives both from a port key, in about 20 ms.
+    /// Derives the keys from a port key. Takes about 20 ms.
     ///
     /// # Panics
-    /// When there is no memory for 19 MiB of work space, or the text is longer than 4 GiB.
+    /// Panics if 19 MiB of memory cannot be allocated, or the text is longer than 4 GiB.
     #[must_use]
     pub fn derive(port_key: &str) -> Self {
         let root = root(port_key, b"rePort port key 1");
@@ -46,15 +46,19 @@ impl PortKeys {
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Psk(pub(super) [u8; 32]);
 
-/// Authenticates a link: derived from the master key, or known to everybody where there is none (a client).
+/// The key that authenticates a link.
+///
+/// It is derived from the master key. A role without a master key (a client) uses a public value.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct LinkKey(pub(super) [u8; 32]);
 
 impl LinkKey {
-    /// Derives the link key from the master key, in about 20 ms; `None` for a role that has none, at once.
+    /// Derives the link key from the master key. Takes about 20 ms.
+    ///
+    /// `None` selects the public key of roles without a master key, and returns at once.
     ///
     /// # Panics
-    /// When there is no memory for 19 MiB of work space, or the text is longer than 4 GiB.
+    /// Panics if 19 MiB of memory cannot be allocated, or the text is longer than 4 GiB.
     #[must_use]
     pub fn derive(master_key: Option<&str>) -> Self {
         let root = master_key.map_or(Zeroizing::new([0; 32]), |key| {
@@ -76,7 +80,7 @@ impl fmt::Debug for LinkKey {
     }
 }
 
-/// `root` of PROTOCOL 1.2.
+/// Computes `root` of PROTOCOL 1.2.
 fn root(password: &str, salt: &[u8]) -> Zeroizing<[u8; 32]> {
     const PARAMETERS: Params = match Params::new(MEMORY_KIB, PASSES, 1, Some(32)) {
         Ok(parameters) => parameters,
@@ -85,7 +89,7 @@ fn root(password: &str, salt: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut root = Zeroizing::new([0; 32]);
     #[expect(
         clippy::expect_used,
-        reason = "the parameters are constants; a text over 4 GiB or no memory is documented as a panic"
+        reason = "the parameters are constants; callers document the panic on lack of memory"
     )]
     Argon2::new(Algorithm::Argon2id, Version::V0x13, PARAMETERS)
         .hash_password_into(password.as_bytes(), salt, &mut *root)
@@ -98,19 +102,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn different_keys_give_different_ids_and_secrets() {
+    fn different_keys_derive_different_ids_and_secrets() {
         let (one, other) = (PortKeys::derive("one"), PortKeys::derive("other"));
         assert_ne!(one.id, other.id);
         assert_ne!(one.psk.0, other.psk.0);
         assert_ne!(
             one.psk.0,
             LinkKey::derive(Some("one")).0,
-            "a port key and a master key of the same text have nothing in common"
+            "a port key and a master key with the same text derive different secrets"
         );
     }
 
     #[test]
-    fn no_secret_is_printed() {
+    fn debug_output_hides_secrets() {
         let keys = PortKeys::derive("one");
         let printed = format!("{keys:?} {:?}", LinkKey::derive(None));
         assert_eq!(

@@ -1,11 +1,11 @@
-//! The names of the ways to seal a tunnel.
+//! The encryption methods of a tunnel.
 
 use std::{fmt, str::FromStr};
 
-/// How the messages of a tunnel are sealed (PROTOCOL 8).
+/// The method that seals the messages of a tunnel (PROTOCOL 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EncryptMethod {
-    /// Authenticated, readable.
+    /// Authenticated, not encrypted.
     Plain,
     /// AES-128 in CFB mode, then HMAC-SHA-256.
     Aes128Cfb,
@@ -15,15 +15,13 @@ pub enum EncryptMethod {
     Chacha20Poly1305,
 }
 
-/// No `encrypt_method` has this name.
+/// An unknown `encrypt_method`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no encrypt_method; there are plain, aes-128-cfb, aes-128-gcm and chacha20-poly1305"
-)]
+#[error("unknown encrypt_method `{0}` (use plain, aes-128-cfb, aes-128-gcm or chacha20-poly1305)")]
 pub struct UnknownEncryptMethod(pub String);
 
 impl EncryptMethod {
-    /// Every method, in the order of the documentation.
+    /// All methods, in the order of the documentation.
     pub const ALL: [EncryptMethod; 4] = [
         EncryptMethod::Plain,
         EncryptMethod::Aes128Cfb,
@@ -31,7 +29,7 @@ impl EncryptMethod {
         EncryptMethod::Chacha20Poly1305,
     ];
 
-    /// The name in the configuration, in the handshake and in key derivation.
+    /// Returns the name used in the configuration, the handshake and key derivation.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -65,14 +63,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_method_reads_back_the_name_that_it_prints() {
+    fn method_names_round_trip() {
         for method in EncryptMethod::ALL {
             assert_eq!(method.to_string().parse(), Ok(method));
         }
     }
 
     #[test]
-    fn an_unknown_name_is_refused_and_the_known_ones_are_named() {
+    fn unknown_method_error_lists_known_methods() {
         let message = "aes-256-cfb"
             .parse::<EncryptMethod>()
             .unwrap_err()

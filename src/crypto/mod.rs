@@ -1,14 +1,15 @@
-//! Keys, proofs, the tunnel handshake, sealing.
+//! Keys, link authentication, the tunnel handshake and sealing.
 //!
-//! Knows bytes; not sockets, not frames, and it draws no random numbers: nonces and ephemeral keys are arguments.
+//! This layer works on bytes. It does not know sockets or frames. It does not draw random numbers:
+//! nonces and ephemeral keys are arguments.
 //!
-//! | file | what it owns | PROTOCOL |
+//! | file | contents | PROTOCOL |
 //! |---|---|---|
-//! | [`keys`] | from a key as written to the keys that are used | 1 |
-//! | [`strength`] | how hard a key is to guess; making a strong one | 14.3 |
-//! | [`challenge`], `proof` | the authentication of a link | 4 |
-//! | [`handshake`] | Noise, from a port key to the keys of one attachment | 7 |
-//! | [`seal`], [`cfb`] | the messages of one attachment | 8 |
+//! | [`keys`] | derivation of working keys from configured keys | 1 |
+//! | [`strength`] | estimate of key strength; generation of strong keys | 14.3 |
+//! | [`challenge`], `proof` | authentication of a link | 4 |
+//! | [`handshake`] | Noise handshake: from a port key to the keys of one attachment | 7 |
+//! | [`seal`], [`cfb`] | encryption and authentication of an attachment's messages | 8 |
 #![cfg_attr(
     not(test),
     deny(

@@ -1,4 +1,6 @@
-//! The proofs of HELLO and WELCOME: each end shows the other that it knows the link key (PROTOCOL 4.2 to 4.4).
+//! The proofs of HELLO and WELCOME (PROTOCOL 4.2 to 4.4).
+//!
+//! Each end proves to the other that it knows the link key.
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
@@ -8,25 +10,25 @@ use aws_lc_rs::{
 use super::{challenge::Challenge, keys::LinkKey};
 
 impl LinkKey {
-    /// The role's proof over its claims, as sent.
+    /// Computes the role's proof over its encoded claims.
     #[must_use]
     pub fn prove_hello(&self, challenge: &Challenge, claims: &[u8]) -> [u8; 32] {
         self.authenticate(&[b"rePort hello", challenge.as_bytes(), claims])
     }
 
-    /// Whether a role proved its claims, in constant time.
+    /// Verifies a role's proof in constant time.
     #[must_use]
     pub fn verify_hello(&self, challenge: &Challenge, claims: &[u8], proof: &[u8; 32]) -> bool {
         verify_slices_are_equal(&self.prove_hello(challenge, claims), proof).is_ok()
     }
 
-    /// The master's proof over its terms, as sent; `nonce` is that of the role's claims.
+    /// Computes the master's proof over its encoded terms and the nonce of the role's claims.
     #[must_use]
     pub fn prove_welcome(&self, challenge: &Challenge, nonce: &[u8; 32], terms: &[u8]) -> [u8; 32] {
         self.authenticate(&[b"rePort welcome", challenge.as_bytes(), nonce, terms])
     }
 
-    /// Whether the master proved its terms, in constant time.
+    /// Verifies the master's proof in constant time.
     #[must_use]
     pub fn verify_welcome(
         &self,
@@ -56,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proof_holds_for_what_was_proved_and_for_nothing_else() {
+    fn proof_covers_key_challenge_nonce_and_text() {
         let (key, other) = (LinkKey([1; 32]), LinkKey([2; 32]));
         let (challenge, later) = (Challenge::new([3; 24]), Challenge::new([4; 24]));
         let hello = key.prove_hello(&challenge, b"claims");
@@ -78,7 +80,7 @@ mod tests {
         assert!(key.verify_welcome(&challenge, &[5; 32], b"terms", &welcome));
         assert!(
             !other.verify_welcome(&challenge, &[5; 32], b"terms", &welcome),
-            "a false master"
+            "another key: a rogue master"
         );
         assert!(
             !key.verify_welcome(&later, &[5; 32], b"terms", &welcome),
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_without_a_key_has_the_one_that_everybody_knows() {
+    fn roles_without_master_key_share_public_link_key() {
         let (one, another) = (LinkKey::derive(None), LinkKey::derive(None));
         let challenge = Challenge::new([3; 24]);
         assert!(another.verify_hello(

@@ -1,10 +1,11 @@
-//! Sealing the messages of one attachment, one direction each (PROTOCOL 8).
+//! Seals and opens the messages of one attachment, one direction each (PROTOCOL 8).
 //!
 //! ```text
-//! Open ──a message that does not open, or the last number used──► Failed (for ever)
+//! Open ──a message fails to open, or its number is exhausted──► Failed (permanently)
 //! ```
 //!
-//! Knows keys and bytes; not what a message means. Everything happens in place: the buffer that was filled is the one that is sent.
+//! This module works on keys and bytes. It does not know the contents of a message. All operations
+//! are in place: the buffer that the caller fills is the one that is sent.
 
 use std::fmt;
 
@@ -22,38 +23,40 @@ use super::{
     method::EncryptMethod,
 };
 
-/// Bytes that a sealed message is longer than the message, for every method.
+/// The overhead of a sealed message in bytes: the tag. It is the same for every method.
 pub const OVERHEAD: usize = 16;
 
-/// Why a message was not sealed or not opened.
+/// A message that cannot be sealed or opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// The peer's message does not open: it was altered, replayed, lost or put out of order on the way.
-    #[error("a message does not open")]
+    /// The message fails authentication. It was altered, replayed, lost or reordered in transit.
+    #[error("a message failed authentication")]
     Corrupt,
-    /// An earlier message failed, so that the state of both ends is no longer the same.
-    #[error("an earlier message did not open")]
+    /// An earlier message failed, so the two ends are no longer synchronized.
+    #[error("an earlier message failed authentication")]
     Failed,
-    /// All message numbers of the direction are used up.
-    #[error("all message numbers are used up")]
+    /// All message numbers of the direction are used.
+    #[error("all message numbers are used")]
     Exhausted,
-    /// The message to seal begins behind the end of the buffer: a bug of ours.
-    #[error("the message begins behind the end of the buffer")]
+    /// The message to seal starts beyond the end of the buffer. This is a bug in rePort.
+    #[error("the message starts beyond the end of the buffer")]
     Range,
 }
 
-/// Seals the messages of a direction, in the order in which they will be opened.
+/// Seals the messages of a direction. The peer must open them in the same order.
 pub struct Sealer {
+    /// The number of the next message.
     next: u64,
-    /// Gone after a failure.
-    cipher: Option<SealWith>,
+    /// `None` after a failure.
+    cipher: Option<SealingCipher>,
 }
 
 /// Opens the messages of a direction, in the order in which they were sealed.
 pub struct Opener {
+    /// The number of the next message.
     next: u64,
-    /// Gone after a failure.
-    cipher: Option<OpenWith>,
+    /// `None` after a failure.
+    cipher: Option<OpeningCipher>,
 }
 
 impl fmt::Debug for Sealer {
@@ -75,22 +78,25 @@ impl fmt::Debug for Opener {
 }
 
 impl Sealer {
-    pub(super) fn new(direction: Direction) -> Self {
+    pub(super) fn new(direction: DirectionKeys) -> Self {
         Sealer {
             next: 0,
-            cipher: Some(direction.sealing()),
+            cipher: Some(direction.into_sealing_cipher()),
         }
     }
 
-    /// Seals `buffer[from..]` in place as the next message, and appends its [`OVERHEAD`] bytes of tag; reserve them when the buffer is
-    /// made, or it may be copied here.
+    /// Seals `buffer[from..]` in place as the next message and appends the tag.
+    ///
+    /// Reserve [`OVERHEAD`] bytes for the tag when you allocate the buffer. Otherwise appending may
+    /// copy it.
     ///
     /// # Errors
-    /// When the numbers are used up, or `from` is behind the end of the buffer, which is then as it was.
+    /// Returns an error if all message numbers are used, or if `from` is beyond the end of the
+    /// buffer. The buffer is then unchanged.
     pub fn seal(&mut self, buffer: &mut BytesMut, from: usize) -> Result<(), SealError> {
         let cipher = self.cipher.as_mut().ok_or(SealError::Failed)?;
         let message = buffer.get_mut(from..).ok_or(SealError::Range)?;
-        let number = take(&mut self.next)?;
+        let number = next_number(&mut self.next)?;
         let Some(tag) = cipher.seal(number, message) else {
             self.cipher = None;
             return Err(SealError::Failed);
@@ -101,21 +107,24 @@ impl Sealer {
 }
 
 impl Opener {
-    pub(super) fn new(direction: Direction) -> Self {
+    pub(super) fn new(direction: DirectionKeys) -> Self {
         Opener {
             next: 0,
-            cipher: Some(direction.opening()),
+            cipher: Some(direction.into_opening_cipher()),
         }
     }
 
-    /// Opens the next message in place and cuts off its tag. The tag is verified, in constant time, before anything is decrypted or
-    /// while it is; what is in the buffer after an error means nothing.
+    /// Opens the next message in place and removes its tag.
+    ///
+    /// The tag is verified in constant time, before or during decryption. After an error the
+    /// contents of the buffer are unspecified.
     ///
     /// # Errors
-    /// When the message is not the next one that the peer sealed. From then on nothing opens any more.
+    /// Returns an error if the message is not the next one that the peer sealed. All later calls
+    /// fail as well.
     pub fn open(&mut self, buffer: &mut BytesMut) -> Result<(), SealError> {
         let cipher = self.cipher.as_mut().ok_or(SealError::Failed)?;
-        let opened = take(&mut self.next).and_then(|number| {
+        let opened = next_number(&mut self.next).and_then(|number| {
             let length = buffer
                 .len()
                 .checked_sub(OVERHEAD)
@@ -129,6 +138,8 @@ impl Opener {
         match opened {
             Ok(length) => buffer.truncate(length),
             Err(error) => {
+                // The two ends are out of step from here: drop the keys and refuse every later
+                // message.
                 self.cipher = None;
                 return Err(error);
             }
@@ -137,48 +148,52 @@ impl Opener {
     }
 }
 
-/// The key material of one direction (PROTOCOL 8.2).
-pub(super) struct Direction {
+/// The keys of one direction (PROTOCOL 8.2).
+pub(super) struct DirectionKeys {
     method: EncryptMethod,
     material: Zeroizing<[u8; 64]>,
 }
 
-impl Direction {
-    /// From the handshake hash and the direction's key of the Noise split.
+impl DirectionKeys {
+    /// Derives the keys from the handshake hash and the direction's key of the Noise split.
     pub(super) fn derive(method: EncryptMethod, hash: &[u8; 32], key: &[u8]) -> Self {
         let material = hkdf::derive(hash, key, &[b"rePort seal ", method.name().as_bytes()]);
-        Direction {
+        DirectionKeys {
             method,
             material: Zeroizing::new(material),
         }
     }
 
-    fn sealing(self) -> SealWith {
+    fn into_sealing_cipher(self) -> SealingCipher {
         match self.method {
-            EncryptMethod::Plain => SealWith::Plain(self.aead_key(&AES_128_GCM)),
-            EncryptMethod::Aes128Cfb => SealWith::Cfb(Box::new((
-                CfbEncryptor::new(&self.cut::<0, 16>(), &self.cut::<16, 16>()),
+            EncryptMethod::Plain => SealingCipher::Plain(self.aead_key(&AES_128_GCM)),
+            EncryptMethod::Aes128Cfb => SealingCipher::Cfb(Box::new((
+                CfbEncryptor::new(&self.key_bytes::<0, 16>(), &self.key_bytes::<16, 16>()),
                 self.mac_key(),
             ))),
-            EncryptMethod::Aes128Gcm => SealWith::Aead(self.aead_key(&AES_128_GCM)),
-            EncryptMethod::Chacha20Poly1305 => SealWith::Aead(self.aead_key(&CHACHA20_POLY1305)),
+            EncryptMethod::Aes128Gcm => SealingCipher::Aead(self.aead_key(&AES_128_GCM)),
+            EncryptMethod::Chacha20Poly1305 => {
+                SealingCipher::Aead(self.aead_key(&CHACHA20_POLY1305))
+            }
         }
     }
 
-    fn opening(self) -> OpenWith {
+    fn into_opening_cipher(self) -> OpeningCipher {
         match self.method {
-            EncryptMethod::Plain => OpenWith::Plain(self.aead_key(&AES_128_GCM)),
-            EncryptMethod::Aes128Cfb => OpenWith::Cfb(Box::new((
-                CfbDecryptor::new(&self.cut::<0, 16>(), &self.cut::<16, 16>()),
+            EncryptMethod::Plain => OpeningCipher::Plain(self.aead_key(&AES_128_GCM)),
+            EncryptMethod::Aes128Cfb => OpeningCipher::Cfb(Box::new((
+                CfbDecryptor::new(&self.key_bytes::<0, 16>(), &self.key_bytes::<16, 16>()),
                 self.mac_key(),
             ))),
-            EncryptMethod::Aes128Gcm => OpenWith::Aead(self.aead_key(&AES_128_GCM)),
-            EncryptMethod::Chacha20Poly1305 => OpenWith::Aead(self.aead_key(&CHACHA20_POLY1305)),
+            EncryptMethod::Aes128Gcm => OpeningCipher::Aead(self.aead_key(&AES_128_GCM)),
+            EncryptMethod::Chacha20Poly1305 => {
+                OpeningCipher::Aead(self.aead_key(&CHACHA20_POLY1305))
+            }
         }
     }
 
-    /// `N` bytes of the material from `FROM` on.
-    fn cut<const FROM: usize, const N: usize>(&self) -> Zeroizing<[u8; N]> {
+    /// Returns `N` bytes of the key material, starting at `FROM`.
+    fn key_bytes<const FROM: usize, const N: usize>(&self) -> Zeroizing<[u8; N]> {
         const {
             assert!(
                 FROM <= 64 && N <= 64 - FROM,
@@ -193,7 +208,7 @@ impl Direction {
     }
 
     fn mac_key(&self) -> hmac::Key {
-        hmac::Key::new(HMAC_SHA256, &*self.cut::<32, 32>())
+        hmac::Key::new(HMAC_SHA256, &*self.key_bytes::<32, 32>())
     }
 
     fn aead_key(&self, algorithm: &'static Algorithm) -> LessSafeKey {
@@ -203,7 +218,7 @@ impl Direction {
             .map_or(&[][..], |(key, _)| key);
         #[expect(
             clippy::expect_used,
-            reason = "fails only for a key of another length than the algorithm's, which was asked for"
+            reason = "fails only for a wrong key length, and the key is cut to the algorithm's length"
         )]
         LessSafeKey::new(
             UnboundKey::new(algorithm, material).expect("a key of the algorithm's length"),
@@ -211,28 +226,28 @@ impl Direction {
     }
 }
 
-enum SealWith {
+enum SealingCipher {
     Plain(LessSafeKey),
     Cfb(Box<(CfbEncryptor, hmac::Key)>),
     Aead(LessSafeKey),
 }
 
-impl SealWith {
-    /// Seals in place, and gives the tag; nothing when the library fails, which it has no reason to do.
+impl SealingCipher {
+    /// Seals in place and returns the tag, or `None` if the library fails, which is not expected.
     fn seal(&mut self, number: u64, message: &mut [u8]) -> Option<[u8; OVERHEAD]> {
         match self {
-            SealWith::Plain(key) => {
+            SealingCipher::Plain(key) => {
                 let tag = key
                     .seal_in_place_separate_tag(nonce(number), Aad::from(&*message), &mut [])
                     .ok()?;
                 tag.as_ref().try_into().ok()
             }
-            SealWith::Cfb(pair) => {
+            SealingCipher::Cfb(pair) => {
                 let (cipher, mac) = &mut **pair;
                 cipher.encrypt(message);
                 authenticate(mac, number, message)
             }
-            SealWith::Aead(key) => {
+            SealingCipher::Aead(key) => {
                 let tag = key
                     .seal_in_place_separate_tag(nonce(number), Aad::empty(), message)
                     .ok()?;
@@ -242,24 +257,24 @@ impl SealWith {
     }
 }
 
-enum OpenWith {
+enum OpeningCipher {
     Plain(LessSafeKey),
     Cfb(Box<(CfbDecryptor, hmac::Key)>),
     Aead(LessSafeKey),
 }
 
-impl OpenWith {
+impl OpeningCipher {
     fn open(&mut self, number: u64, message: &mut [u8], tag: &[u8]) -> Result<(), SealError> {
         match self {
-            OpenWith::Plain(key) => verify_plain(key, number, message, tag),
-            OpenWith::Cfb(pair) => {
+            OpeningCipher::Plain(key) => verify_plain(key, number, message, tag),
+            OpeningCipher::Cfb(pair) => {
                 let (cipher, mac) = &mut **pair;
                 let expected = authenticate(mac, number, message).ok_or(SealError::Corrupt)?;
                 verify_slices_are_equal(&expected, tag).map_err(|_| SealError::Corrupt)?;
                 cipher.decrypt(message);
                 Ok(())
             }
-            OpenWith::Aead(key) => key
+            OpeningCipher::Aead(key) => key
                 .open_in_place_separate_tag(nonce(number), Aad::empty(), tag, message)
                 .map(|_| ())
                 .map_err(|_| SealError::Corrupt),
@@ -279,7 +294,7 @@ fn verify_plain(
         .map_err(|_| SealError::Corrupt)
 }
 
-/// The tag of `aes-128-cfb`.
+/// Computes the tag of `aes-128-cfb`: a truncated HMAC over the message number and the ciphertext.
 fn authenticate(mac: &hmac::Key, number: u64, ciphertext: &[u8]) -> Option<[u8; OVERHEAD]> {
     let mut context = hmac::Context::with_key(mac);
     context.update(&number.to_be_bytes());
@@ -292,8 +307,10 @@ fn nonce(number: u64) -> Nonce {
     Nonce::assume_unique_for_key([0, 0, 0, 0, a, b, c, d, e, f, g, h])
 }
 
-/// The next message number; each is used once, and the last one never, so that the count cannot wrap.
-fn take(next: &mut u64) -> Result<u64, SealError> {
+/// Returns the next message number.
+///
+/// Each number is used once. The last one is never used, so that the counter cannot wrap.
+fn next_number(next: &mut u64) -> Result<u64, SealError> {
     let number = *next;
     *next = number.checked_add(1).ok_or(SealError::Exhausted)?;
     Ok(number)
@@ -306,7 +323,7 @@ mod tests {
     use super::*;
 
     fn pair(method: EncryptMethod) -> (Sealer, Opener) {
-        let direction = || Direction::derive(method, &[1; 32], &[2; 32]);
+        let direction = || DirectionKeys::derive(method, &[1; 32], &[2; 32]);
         (Sealer::new(direction()), Opener::new(direction()))
     }
 
@@ -318,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_altered_in_any_byte_does_not_open_and_neither_does_anything_after_it() {
+    fn open_rejects_altered_message_and_all_later_ones() {
         for method in EncryptMethod::ALL {
             for index in 0..40 + OVERHEAD {
                 let (mut sealer, mut opener) = pair(method);
@@ -336,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_too_short_for_a_tag_does_not_open() {
+    fn open_rejects_message_shorter_than_tag() {
         for method in EncryptMethod::ALL {
             for length in 0..OVERHEAD {
                 let (_, mut opener) = pair(method);
@@ -355,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_replayed_left_out_or_exchanged_does_not_open() {
+    fn open_rejects_replayed_and_skipped_messages() {
         for method in EncryptMethod::ALL {
             let messages = || {
                 let (mut sealer, opener) = pair(method);
@@ -375,13 +392,13 @@ mod tests {
             assert_eq!(
                 opener.open(&mut second),
                 Err(SealError::Corrupt),
-                "{method}: the first left out"
+                "{method}: the first message skipped"
             );
         }
     }
 
     #[test]
-    fn what_was_appended_or_cut_off_on_the_way_is_noticed() {
+    fn open_rejects_extended_and_truncated_messages() {
         for method in EncryptMethod::ALL {
             let (mut sealer, mut opener) = pair(method);
             let mut longer = sealed(&mut sealer, b"message");
@@ -403,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_is_readable_and_nothing_else_is() {
+    fn only_plain_is_readable() {
         let secret = b"a known plaintext of some length";
         for method in EncryptMethod::ALL {
             let buffer = sealed(&mut pair(method).0, secret);
@@ -423,7 +440,7 @@ mod tests {
             assert_eq!(opener.open(&mut last), Ok(()));
             let mut more = BytesMut::from(&b"more"[..]);
             assert_eq!(sealer.seal(&mut more, 0), Err(SealError::Exhausted));
-            assert_eq!(&more[..], b"more", "what cannot be sealed is not touched");
+            assert_eq!(&more[..], b"more", "the buffer is unchanged");
             assert_eq!(
                 opener.open(&mut BytesMut::zeroed(20)),
                 Err(SealError::Exhausted)
@@ -432,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_begins_behind_the_buffer_is_refused_and_costs_no_number() {
+    fn seal_rejects_start_beyond_buffer_without_using_a_number() {
         for method in EncryptMethod::ALL {
             let (mut sealer, mut opener) = pair(method);
             assert_eq!(
@@ -444,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn sealing_and_opening_stay_in_the_buffer() {
+    fn seal_and_open_work_in_place() {
         for method in EncryptMethod::ALL {
             let (mut sealer, mut opener) = pair(method);
             let mut buffer = BytesMut::with_capacity(5 + 1000 + OVERHEAD);
@@ -461,7 +478,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_sealed_opens(messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..20)) {
+        fn sealed_messages_open(messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..20)) {
             for method in EncryptMethod::ALL {
                 let (mut sealer, mut opener) = pair(method);
                 for message in &messages {
@@ -473,7 +490,7 @@ mod tests {
         }
 
         #[test]
-        fn what_was_not_sealed_does_not_open(garbage in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn open_rejects_arbitrary_bytes(garbage in proptest::collection::vec(any::<u8>(), 0..300)) {
             for method in EncryptMethod::ALL {
                 prop_assert_eq!(pair(method).1.open(&mut BytesMut::from(&garbage[..])), Err(SealError::Corrupt));
             }

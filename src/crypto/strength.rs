@@ -1,44 +1,52 @@
-//! How hard a key is to guess, for warnings; and making one that cannot be guessed.
+//! Estimates the strength of a key for warnings, and generates strong keys.
 
-/// Keys below this many estimated bits are called weak: with Argon2id at 20 ms a guess, 2^64 of them take a million machines longer
-/// than ten thousand years.
+/// The estimated bits below which a key is weak.
+///
+/// With Argon2id at 20 ms per guess, 2^64 guesses take a million machines over 10,000 years.
 pub const GOOD_BITS: u32 = 64;
 
-/// Characters of a key from [`generate`]: the fewest base-62 digits that hold 256 bits.
+/// The length of a key from [`generate`]: the fewest base-62 digits that hold 256 bits.
 pub const GENERATED_LENGTH: usize = 43;
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// What [`strength`] thinks of a key.
+/// The result of [`strength`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strength {
-    /// It may be guessed.
+    /// The key may be guessed.
     Weak {
         /// The estimate, in bits.
         bits: u32,
     },
-    /// At least [`GOOD_BITS`].
+    /// The estimate is at least [`GOOD_BITS`].
     Good,
 }
 
-/// Estimates how hard `key` is to guess for somebody who tries character by character.
+/// Estimates the strength of `key` against a character-by-character attack.
 ///
-/// The estimate is the number of characters that say something times the bits of one character. A character says something unless it
-/// repeats the one before it, continues a run from it (`abc`, `321`), or stands in a part of the key that was there before (`abcabc`).
-/// One character has log2 of the size of the classes that occur: 26 for lower case, 26 for upper case, 10 for digits, 33 for other
-/// ASCII, 1000 for anything else. Words are not looked up, so that `rePortserver` is judged by its letters: the estimate is an upper
-/// bound, and a warning is always right.
+/// The estimate is the number of unpredictable characters times the bits per character. A character
+/// is predictable if it:
+///
+/// - repeats the previous character,
+/// - continues a run (`abc`, `321`), or
+/// - ends three characters that occurred earlier in the key (`abcabc`).
+///
+/// The bits per character are the log2 of the total size of the character classes that occur: 26
+/// for lower case, 26 for upper case, 10 for digits, 33 for other ASCII, 1000 for anything else.
+///
+/// The estimate does not use a dictionary, so `rePortserver` is rated by its letters. It is
+/// therefore an upper bound, and a warning is always justified.
 #[must_use]
 pub fn strength(key: &str) -> Strength {
     let characters: Vec<char> = key.chars().collect();
-    let telling = telling_characters(&characters);
-    let bits = (telling as f64 * alphabet(&characters).log2())
+    let unpredictable = unpredictable_characters(&characters);
+    let bits = (unpredictable as f64 * alphabet(&characters).log2())
         .floor()
         .max(0.0);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "saturating is right, and it is not negative"
+        reason = "the value is not negative, and saturation is correct"
     )]
     match bits as u32 {
         bits if bits >= GOOD_BITS => Strength::Good,
@@ -46,8 +54,11 @@ pub fn strength(key: &str) -> Strength {
     }
 }
 
-/// A key of 256 bits out of `entropy`: the number that its bytes are (big-endian), written in base 62 with the digits `0-9A-Za-z`, the
-/// highest first, padded with `0` to [`GENERATED_LENGTH`] characters. It needs no quoting in JSON, in a shell or in a URL.
+/// Encodes `entropy` as a key of 256 bits.
+///
+/// The key is the big-endian number of the bytes in base 62 with the digits `0-9A-Za-z`. It is
+/// padded with leading `0`s to [`GENERATED_LENGTH`] characters. It needs no quoting in JSON, shells
+/// or URLs.
 #[must_use]
 pub fn generate(entropy: [u8; 32]) -> String {
     let mut number = entropy;
@@ -58,7 +69,7 @@ pub fn generate(entropy: [u8; 32]) -> String {
     digits.into_iter().collect()
 }
 
-/// Divides the number by 62 in place, and returns the digit that is left over.
+/// Divides the number by 62 in place and returns the digit of the remainder.
 fn take_digit(number: &mut [u8; 32]) -> u8 {
     let mut rest = 0_u16;
     for byte in number.iter_mut() {
@@ -69,7 +80,7 @@ fn take_digit(number: &mut [u8; 32]) -> u8 {
     DIGITS.get(usize::from(rest)).copied().unwrap_or(b'0')
 }
 
-/// The size of the alphabet that the characters seem to be drawn from.
+/// Returns the total size of the character classes that occur.
 fn alphabet(characters: &[char]) -> f64 {
     type Class = (fn(&char) -> bool, f64);
     let classes: [Class; 5] = [
@@ -84,28 +95,28 @@ fn alphabet(characters: &[char]) -> f64 {
     ];
     let size: f64 = classes
         .iter()
-        .filter(|(holds, _)| characters.iter().any(holds))
+        .filter(|(matches, _)| characters.iter().any(matches))
         .map(|(_, size)| size)
         .sum();
     size.max(1.0)
 }
 
-/// How many characters are not foretold by those before them.
-fn telling_characters(characters: &[char]) -> usize {
+/// Counts the characters that do not follow from those before them.
+fn unpredictable_characters(characters: &[char]) -> usize {
     let steps: Vec<i64> = characters.windows(2).map(step).collect();
-    let mut telling = characters.len().min(1);
+    let mut unpredictable = characters.len().min(1);
     for (index, step) in steps.iter().enumerate() {
         let run = *step == 0
             || (step.abs() == 1
                 && index.checked_sub(1).and_then(|before| steps.get(before)) == Some(step));
-        if !run && !stands_before(characters, index.saturating_add(1)) {
-            telling = telling.saturating_add(1);
+        if !run && !repeats_earlier(characters, index.saturating_add(1)) {
+            unpredictable = unpredictable.saturating_add(1);
         }
     }
-    telling
+    unpredictable
 }
 
-/// The distance from one character to the next.
+/// Returns the distance from one character to the next.
 fn step(pair: &[char]) -> i64 {
     match pair {
         [one, next] => i64::from(u32::from(*next)).saturating_sub(i64::from(u32::from(*one))),
@@ -113,8 +124,8 @@ fn step(pair: &[char]) -> i64 {
     }
 }
 
-/// Whether the three characters that end at `index` stood in the key before: it repeats itself there.
-fn stands_before(characters: &[char], index: usize) -> bool {
+/// Returns whether the three characters that end at `index` occurred earlier in the key.
+fn repeats_earlier(characters: &[char], index: usize) -> bool {
     let Some(start) = index.checked_sub(2) else {
         return false;
     };
@@ -131,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_keys_of_the_readme_are_good_and_short_or_simple_ones_are_weak() {
+    fn strength_accepts_readme_keys_and_rejects_simple_ones() {
         for good in [
             "T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4",
             "lm6dQFjcaLyuVoy1Q4DqnunmnVz9b7CE",
@@ -159,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn repeating_a_part_adds_next_to_nothing() {
+    fn repetition_adds_little_strength() {
         let Strength::Weak { bits: once } = strength("k3vq") else {
             panic!("four characters are weak")
         };
@@ -170,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generated_key_is_the_number_in_base_62() {
+    fn generate_encodes_entropy_in_base_62() {
         assert_eq!(generate([0; 32]), "0".repeat(GENERATED_LENGTH));
         let mut one = [0; 32];
         one[31] = 61;
@@ -179,14 +190,11 @@ mod tests {
         assert_eq!(generate(one), format!("{}57", "0".repeat(41)));
         let all = generate([0xff; 32]);
         assert_eq!(all.len(), GENERATED_LENGTH);
-        assert!(
-            !all.starts_with('0'),
-            "43 digits hold 256 bits with less than one to spare: {all}"
-        );
+        assert!(!all.starts_with('0'), "256 bits need all 43 digits: {all}");
     }
 
     #[test]
-    fn keys_of_different_entropy_differ() {
+    fn generated_keys_differ() {
         let keys: std::collections::HashSet<String> = (0..=255_u8)
             .map(|byte| {
                 let mut entropy = [0xa5; 32];

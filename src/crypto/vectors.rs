@@ -1,4 +1,4 @@
-//! Holds this layer to `tests/vectors/`, which a second implementation wrote.
+//! Tests this layer against `tests/vectors/`, which an independent implementation generated.
 
 use bytes::BytesMut;
 use serde::Deserialize;
@@ -6,11 +6,11 @@ use serde::Deserialize;
 use super::{
     Challenge, ChallengeError, LinkKey, PortKeys, Psk,
     handshake::{Initiator, Responder},
-    seal::{Direction, Opener, Sealer},
+    seal::{DirectionKeys, Opener, Sealer},
 };
 use crate::id::Id;
 
-/// Bytes that stand in hexadecimal digits.
+/// Bytes that the vectors encode in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Hex(Vec<u8>);
 
@@ -37,24 +37,24 @@ impl<'de> Deserialize<'de> for Hex {
 }
 
 fn read<T: for<'de> Deserialize<'de>>(text: &str) -> T {
-    serde_json::from_str(text).expect("the vectors are as the tests expect them")
+    serde_json::from_str(text).expect("the vectors have the expected fields")
 }
 
 #[test]
-fn keys_are_those_of_the_vectors() {
+fn keys_match_vectors() {
     #[derive(Deserialize)]
     struct Keys {
-        port_keys: Vec<Port>,
-        link_keys: Vec<Link>,
+        port_keys: Vec<PortKeyVector>,
+        link_keys: Vec<LinkKeyVector>,
     }
     #[derive(Deserialize)]
-    struct Port {
+    struct PortKeyVector {
         port_key: String,
         id: Id,
         psk: Hex,
     }
     #[derive(Deserialize)]
-    struct Link {
+    struct LinkKeyVector {
         master_key: Option<String>,
         link_key: Hex,
     }
@@ -82,20 +82,20 @@ fn keys_are_those_of_the_vectors() {
 }
 
 #[test]
-fn challenges_and_proofs_are_those_of_the_vectors() {
+fn challenges_and_proofs_match_vectors() {
     #[derive(Deserialize)]
-    struct Link {
-        challenges: Vec<Sent>,
-        proofs: Vec<Proof>,
+    struct LinkVectors {
+        challenges: Vec<ChallengeVector>,
+        proofs: Vec<ProofVector>,
     }
     #[derive(Deserialize)]
-    struct Sent {
+    struct ChallengeVector {
         version: u8,
         nonce: Hex,
         challenge: Hex,
     }
     #[derive(Deserialize)]
-    struct Proof {
+    struct ProofVector {
         link_key: Hex,
         challenge: Hex,
         claims: String,
@@ -104,13 +104,13 @@ fn challenges_and_proofs_are_those_of_the_vectors() {
         terms: String,
         welcome: Hex,
     }
-    let link: Link = read(include_str!("../../tests/vectors/link.json"));
-    for sent in &link.challenges {
-        let parsed = Challenge::parse(&sent.challenge.0);
-        if sent.version == super::challenge::VERSION {
-            assert_eq!(parsed, Ok(Challenge::new(sent.nonce.array())));
+    let link: LinkVectors = read(include_str!("../../tests/vectors/link.json"));
+    for vector in &link.challenges {
+        let parsed = Challenge::parse(&vector.challenge.0);
+        if vector.version == super::challenge::VERSION {
+            assert_eq!(parsed, Ok(Challenge::new(vector.nonce.array())));
         } else {
-            assert_eq!(parsed, Err(ChallengeError::Version(sent.version)));
+            assert_eq!(parsed, Err(ChallengeError::Version(vector.version)));
         }
     }
     for proof in &link.proofs {
@@ -133,13 +133,13 @@ fn challenges_and_proofs_are_those_of_the_vectors() {
 }
 
 #[test]
-fn handshakes_are_those_of_the_vectors() {
+fn handshakes_match_vectors() {
     #[derive(Deserialize)]
     struct Handshakes {
-        handshakes: Vec<Handshake>,
+        handshakes: Vec<HandshakeVector>,
     }
     #[derive(Deserialize)]
-    struct Handshake {
+    struct HandshakeVector {
         id: Id,
         psk: Hex,
         initiator_ephemeral: Hex,
@@ -152,7 +152,8 @@ fn handshakes_are_those_of_the_vectors() {
         from_initiator: Hex,
         from_responder: Hex,
         tunnel_secret: Hex,
-        /// The client's first message on an attachment of these keys that resumes the tunnel of this secret, with aes-128-gcm.
+        /// The client's first message on an attachment with these keys, sealed with aes-128-gcm.
+        /// The attachment resumes the tunnel with `tunnel_secret`.
         resumed: Hex,
     }
     let vectors: Handshakes = read(include_str!("../../tests/vectors/handshake.json"));
@@ -184,7 +185,7 @@ fn handshakes_are_those_of_the_vectors() {
         assert_eq!(secret.bytes(), vector.tunnel_secret.array::<32>());
         let mut message = BytesMut::from(&b"resumed"[..]);
         client
-            .resuming(&secret)
+            .with_tunnel_secret(&secret)
             .initiator(super::EncryptMethod::Aes128Gcm)
             .0
             .seal(&mut message, 0)
@@ -195,20 +196,20 @@ fn handshakes_are_those_of_the_vectors() {
 }
 
 #[test]
-fn sealed_messages_are_those_of_the_vectors() {
+fn sealed_messages_match_vectors() {
     #[derive(Deserialize)]
     struct Sealed {
-        directions: Vec<One>,
+        directions: Vec<DirectionVector>,
     }
     #[derive(Deserialize)]
-    struct One {
+    struct DirectionVector {
         method: String,
         hash: Hex,
         key: Hex,
-        messages: Vec<Message>,
+        messages: Vec<MessageVector>,
     }
     #[derive(Deserialize)]
-    struct Message {
+    struct MessageVector {
         clear: Hex,
         sealed: Hex,
     }
@@ -216,7 +217,7 @@ fn sealed_messages_are_those_of_the_vectors() {
     assert_eq!(sealed.directions.len(), super::EncryptMethod::ALL.len());
     for one in &sealed.directions {
         let direction =
-            || Direction::derive(one.method.parse().unwrap(), &one.hash.array(), &one.key.0);
+            || DirectionKeys::derive(one.method.parse().unwrap(), &one.hash.array(), &one.key.0);
         let (mut sealer, mut opener) = (Sealer::new(direction()), Opener::new(direction()));
         for message in &one.messages {
             let mut buffer = BytesMut::from(&b"header"[..]);

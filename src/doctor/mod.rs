@@ -1,28 +1,33 @@
-//! The walk along a role's way, layer by layer, that says what holds, what fails, and what to do: `report doctor`.
+//! `report doctor`: checks the path of a role layer by layer and reports evidence, causes and
+//! remedies.
 //!
 //! ```text
-//!  server, client:  name ─► tcp ─► proxy ─► tls ─► upgrade ─► clock ─► master_key ─► small_messages ─► silence      (way, silence)
-//!                                                                          └─► port_key ─► service ─► measures      (port)
-//!  master:          listen ─► certificate ─► health ─► clock                                                        (relay)
+//! server, client:
+//!   name ─► tcp ─► proxy ─► tls ─► upgrade ─► clock ─► master_key ─► small_messages  (master_checks)
+//!   then ─► silence                                                                  (idle_checks)
+//!   then, per port ─► port_key ─► service ─► measurements                            (port_checks)
+//! master:
+//!   listen ─► certificate ─► health ─► clock                                         (listen_checks)
 //! ```
 //!
-//! Walks with the roles' own dialer, authentication and tunnels, so that what it finds is what they find, under an instance of its own: it registers
-//! nothing, and takes nothing from a role that runs beside it. Knows no file and prints nothing: it tells its steps to who asks.
+//! The doctor uses the same dialer, authentication and tunnels as the roles, so it finds the same
+//! problems. It runs as a separate instance: it registers nothing and takes nothing from a running
+//! role. This module reads no files and prints nothing. It passes each step to the caller.
 
-mod judge;
-mod port;
-mod relay;
-mod silence;
+mod idle_checks;
+mod listen_checks;
+mod master_checks;
+mod port_checks;
 mod step;
-mod way;
+mod verdicts;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    relay::{Relay, RelayAddress, examine_relay},
-    step::{Journal, Outcome, Step},
+    listen_checks::{ListenAddress, MasterSubject, check_master},
+    step::{DoctorReport, DoctorStep, StepOutcome},
 };
 use crate::{
     crypto::LinkKey,
@@ -31,8 +36,8 @@ use crate::{
     tunnel::PortParameters,
 };
 
-/// For how long a link may be silent on a path that is worth trying for: from the shortest in use to what no path that carries links falls short of.
-pub const SILENCES: [Duration; 8] = [
+/// The idle periods to probe. They cover the idle timeouts of paths that carry links.
+pub const IDLE_PERIODS: [Duration; 8] = [
     Duration::from_secs(10),
     Duration::from_secs(20),
     Duration::from_secs(30),
@@ -43,74 +48,72 @@ pub const SILENCES: [Duration; 8] = [
     Duration::from_secs(300),
 ];
 
-/// A server or a client, and what it is to reach.
-pub struct Traveller {
-    /// Which of the two.
+/// A server or a client to check.
+pub struct Subject {
+    /// The role.
     pub role: Role,
-    /// Proves it to its masters.
+    /// The key that authenticates the role to its masters.
     pub key: LinkKey,
-    /// Its masters.
-    pub masters: Vec<MasterWay>,
-    /// Its ports.
-    pub ports: Vec<TravellerPort>,
-    /// How long a local service may take to answer.
+    /// The masters.
+    pub masters: Vec<MasterTarget>,
+    /// The ports.
+    pub ports: Vec<SubjectPort>,
+    /// The time limit of a connection to a local service.
     pub connect_timeout: Duration,
-    /// How long a server is waited for.
-    pub patience: Duration,
-    /// How often the role probes an idle link.
+    /// How long to wait for a server.
+    pub server_timeout: Duration,
+    /// The keep-alive interval of the role.
     pub heartbeat: Duration,
-    /// How long each measure takes.
+    /// The duration of each measurement.
     pub measure: Duration,
-    /// For how long links are left silent; empty when that is not to be tried.
-    pub silences: Vec<Duration>,
+    /// The idle periods to probe. Empty when the check is not wanted.
+    pub idle_periods: Vec<Duration>,
 }
 
-/// The way to one master.
-pub struct MasterWay {
-    /// As the role dials it.
+/// One master to check.
+pub struct MasterTarget {
+    /// Dials the master like the role.
     pub dialer: Dialer,
-    /// By which a client reaches it.
+    /// Connects a client to the master.
     pub client: Uplink,
 }
 
 /// A port of a server or a client.
-pub struct TravellerPort {
-    /// What both ends configure.
+pub struct SubjectPort {
+    /// The parameters of the port.
     pub port: PortParameters,
     /// The local service of a server: host and TCP port.
     pub service: Option<(String, u16)>,
 }
 
-/// Walks all the ways of a server or a client, one after the other.
+/// Checks the paths to all masters of a server or a client, one after the other.
 ///
 /// # Cancel safety
-/// Dropping the future drops what was connected; the journal has the steps so far.
-pub async fn examine(traveller: Traveller, journal: &mut Journal<'_>, cancel: &CancellationToken) {
-    let traveller = Arc::new(traveller);
-    for way in &traveller.masters {
-        let is_reached = way::walk(&traveller, way, journal).await;
-        if is_reached && !traveller.silences.is_empty() {
-            silence::try_all(&traveller, way, journal).await;
+/// Dropping the future closes the opened connections. The report keeps the steps so far.
+pub async fn check_role(
+    subject: Subject,
+    report: &mut DoctorReport<'_>,
+    cancel: &CancellationToken,
+) {
+    let subject = Arc::new(subject);
+    for target in &subject.masters {
+        let is_reached = master_checks::run(&subject, target, report).await;
+        if is_reached && !subject.idle_periods.is_empty() {
+            idle_checks::probe_idle_periods(&subject, target, report).await;
         }
-        let mut measures = Some(traveller.measure);
-        for port in &traveller.ports {
+        let mut measure_time = Some(subject.measure);
+        for port in &subject.ports {
             if is_reached {
-                port::walk(&traveller, way, port, &mut measures, journal, cancel).await;
+                port_checks::run(&subject, target, port, &mut measure_time, report, cancel).await;
             } else {
-                port::skip(way, port, journal);
+                port_checks::skip(target, port, report);
             }
         }
     }
-    for TravellerPort { port, service } in &traveller.ports {
+    for SubjectPort { port, service } in &subject.ports {
         if let Some((host, tcp_port)) = service {
-            port::dial_service(
-                &port.mark,
-                host,
-                *tcp_port,
-                traveller.connect_timeout,
-                journal,
-            )
-            .await;
+            port_checks::dial_service(&port.mark, host, *tcp_port, subject.connect_timeout, report)
+                .await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One step of a walk, as it is told.
+//! The steps of a diagnosis and their report.
 
 use std::time::Duration;
 
@@ -6,41 +6,41 @@ use serde::Serialize;
 
 use crate::link::Reason;
 
-/// What came of a step.
+/// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// It holds.
+pub enum StepOutcome {
+    /// The check succeeded.
     Ok,
-    /// It could not be tried, because something before it failed or it is not wanted.
+    /// The check did not run, because an earlier step failed or it was not requested.
     Skipped,
-    /// It holds, and something about it is worth knowing.
+    /// The check succeeded with a warning.
     Warning,
-    /// It does not hold.
+    /// The check failed.
     Failed,
 }
 
-/// One step. Its fields are those of `--json`.
+/// The result of one check. `--json` prints these fields.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Step {
-    /// What was tried: one of a fixed set of words.
+pub struct DoctorStep {
+    /// The name of the check: one of a fixed set of words.
     pub name: &'static str,
-    /// What it was tried with: an address, a port's mark.
+    /// The object of the check: an address, or the mark of a port.
     pub subject: String,
-    /// What came of it.
-    pub outcome: Outcome,
-    /// How long it took.
+    /// The outcome.
+    pub outcome: StepOutcome,
+    /// The duration.
     pub milliseconds: f64,
-    /// What was seen.
+    /// The observation.
     pub evidence: String,
-    /// What is likely behind it.
+    /// The likely cause.
     pub cause: Option<String>,
-    /// What can be done.
+    /// The remedy.
     pub remedy: Option<String>,
 }
 
-impl Step {
-    /// It holds.
+impl DoctorStep {
+    /// Creates a step that succeeded.
     pub fn ok(
         name: &'static str,
         subject: impl Into<String>,
@@ -49,10 +49,10 @@ impl Step {
     ) -> Self {
         let milliseconds = (took.as_secs_f64() * 1e6).round() / 1e3;
         let (subject, evidence) = (subject.into(), evidence.into());
-        Step {
+        DoctorStep {
             name,
             subject,
-            outcome: Outcome::Ok,
+            outcome: StepOutcome::Ok,
             milliseconds,
             evidence,
             cause: None,
@@ -60,96 +60,100 @@ impl Step {
         }
     }
 
-    /// It does not hold, for this reason.
+    /// Creates a step that failed.
     pub fn failed(
         name: &'static str,
         subject: impl Into<String>,
         took: Duration,
         reason: Reason,
     ) -> Self {
-        Step::ok(name, subject, took, "").with(Outcome::Failed, reason)
+        DoctorStep::ok(name, subject, took, "").with(StepOutcome::Failed, reason)
     }
 
-    /// It holds but for this.
+    /// Creates a step that succeeded with a warning.
     pub fn warning(
         name: &'static str,
         subject: impl Into<String>,
         took: Duration,
         reason: Reason,
     ) -> Self {
-        Step::ok(name, subject, took, "").with(Outcome::Warning, reason)
+        DoctorStep::ok(name, subject, took, "").with(StepOutcome::Warning, reason)
     }
 
-    /// It was not tried.
+    /// Creates a step that did not run.
     pub fn skipped(name: &'static str, subject: impl Into<String>, why: impl Into<String>) -> Self {
-        Step {
-            outcome: Outcome::Skipped,
-            ..Step::ok(name, subject, Duration::ZERO, why)
+        DoctorStep {
+            outcome: StepOutcome::Skipped,
+            ..DoctorStep::ok(name, subject, Duration::ZERO, why)
         }
     }
 
     fn with(
         self,
-        outcome: Outcome,
+        outcome: StepOutcome,
         Reason {
             evidence,
             cause,
             remedy,
         }: Reason,
     ) -> Self {
-        let said = |text: String| Some(text).filter(|text| !text.is_empty());
-        Step {
+        let non_empty = |text: String| Some(text).filter(|text| !text.is_empty());
+        DoctorStep {
             outcome,
             evidence,
-            cause: said(cause),
-            remedy: said(remedy),
+            cause: non_empty(cause),
+            remedy: non_empty(remedy),
             ..self
         }
     }
 }
 
-/// The steps so far, each told to who listens when it is done.
-pub struct Journal<'t> {
-    steps: Vec<Step>,
-    tell: Box<dyn FnMut(&Step) + Send + 't>,
-    doing: Box<dyn FnMut(&str) + Send + 't>,
+/// The steps so far. Passes each step to a callback.
+pub struct DoctorReport<'t> {
+    steps: Vec<DoctorStep>,
+    on_step: Box<dyn FnMut(&DoctorStep) + Send + 't>,
+    on_progress: Box<dyn FnMut(&str) + Send + 't>,
 }
 
-impl<'t> Journal<'t> {
-    /// An empty one. `tell` hears of each step, `doing` of what takes a while.
-    pub fn new(tell: impl FnMut(&Step) + Send + 't, doing: impl FnMut(&str) + Send + 't) -> Self {
-        Journal {
+impl<'t> DoctorReport<'t> {
+    /// Creates an empty report. `on_step` receives each step, `on_progress` the start of a slow
+    /// check.
+    pub fn new(
+        on_step: impl FnMut(&DoctorStep) + Send + 't,
+        on_progress: impl FnMut(&str) + Send + 't,
+    ) -> Self {
+        DoctorReport {
             steps: Vec::new(),
-            tell: Box::new(tell),
-            doing: Box::new(doing),
+            on_step: Box::new(on_step),
+            on_progress: Box::new(on_progress),
         }
     }
 
-    /// A step is done.
-    pub fn enter(&mut self, step: Step) {
-        (self.tell)(&step);
+    /// Records a step.
+    pub fn record(&mut self, step: DoctorStep) {
+        (self.on_step)(&step);
         self.steps.push(step);
     }
 
-    /// Something begins that takes a while.
-    pub fn doing(&mut self, what: &str) {
-        (self.doing)(what);
+    /// Reports the start of a slow check.
+    pub fn progress(&mut self, what: &str) {
+        (self.on_progress)(what);
     }
 
-    /// The steps in their order.
+    /// Returns the steps in order.
     #[must_use]
-    pub fn steps(&self) -> &[Step] {
+    pub fn steps(&self) -> &[DoctorStep] {
         &self.steps
     }
 
-    /// The worst that came of any step.
+    /// Returns the worst outcome of all steps.
     #[must_use]
-    pub fn worst(&self) -> Outcome {
+    pub fn worst(&self) -> StepOutcome {
         self.steps
             .iter()
             .map(|step| step.outcome)
             .max()
-            .unwrap_or(Outcome::Ok)
+            .unwrap_or(StepOutcome::Ok)
     }
 }
 
@@ -158,49 +162,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_step_decides_and_what_was_skipped_is_no_failure_of_its_own() {
-        let mut told = Vec::new();
-        let mut journal = Journal::new(|step: &Step| told.push(step.name), |_| {});
-        assert_eq!(journal.worst(), Outcome::Ok);
-        journal.enter(Step::ok(
+    fn the_worst_outcome_decides_and_skipped_steps_are_not_failures() {
+        let mut recorded = Vec::new();
+        let mut report = DoctorReport::new(|step: &DoctorStep| recorded.push(step.name), |_| {});
+        assert_eq!(report.worst(), StepOutcome::Ok);
+        report.record(DoctorStep::ok(
             "name",
             "host",
             Duration::from_micros(1_234),
             "found",
         ));
-        journal.enter(Step::skipped("tls", "host", "the step before failed"));
-        assert_eq!(journal.worst(), Outcome::Skipped);
-        journal.enter(Step::warning(
+        report.record(DoctorStep::skipped("tls", "host", "the step before failed"));
+        assert_eq!(report.worst(), StepOutcome::Skipped);
+        report.record(DoctorStep::warning(
             "clock",
             "host",
             Duration::ZERO,
             Reason::new("slow", "", "set it"),
         ));
-        assert_eq!(journal.worst(), Outcome::Warning);
-        journal.enter(Step::failed(
+        assert_eq!(report.worst(), StepOutcome::Warning);
+        report.record(DoctorStep::failed(
             "tcp",
             "host",
             Duration::ZERO,
-            Reason::new("refused", "nobody", "start it"),
+            Reason::new("refused", "cause", "start it"),
         ));
         assert_eq!(
-            (journal.worst(), journal.steps().len()),
-            (Outcome::Failed, 4)
+            (report.worst(), report.steps().len()),
+            (StepOutcome::Failed, 4)
         );
-        drop(journal);
-        assert_eq!(told, ["name", "tls", "clock", "tcp"]);
+        drop(report);
+        assert_eq!(recorded, ["name", "tls", "clock", "tcp"]);
     }
 
     #[test]
-    fn the_fields_of_a_step_are_all_there_whatever_came_of_it() {
-        let step = Step::ok("name", "host", Duration::from_micros(1_234), "found");
+    fn a_step_serializes_all_fields_for_every_outcome() {
+        let step = DoctorStep::ok("name", "host", Duration::from_micros(1_234), "found");
         let value = serde_json::to_value(&step).unwrap();
         let expected = serde_json::json!({
             "name": "name", "subject": "host", "outcome": "ok", "milliseconds": 1.234, "evidence": "found",
             "cause": null, "remedy": null,
         });
         assert_eq!(value, expected);
-        let failed = Step::failed(
+        let failed = DoctorStep::failed(
             "tcp",
             "host",
             Duration::ZERO,

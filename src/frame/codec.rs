@@ -1,10 +1,11 @@
-//! Bytes to frames and back.
+//! Encodes and decodes link frames.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    AttachHeader, DATA_HEADER, Frame, MAX_AVOIDED, MAX_CONTROL, MAX_MESSAGE, Notice, PROOF,
+    AttachHeader, DATA_HEADER_LENGTH, Frame, MAX_AVOIDED, MAX_CONTROL, MAX_MESSAGE, Notice,
+    PROOF_LENGTH,
 };
 
 /// The type byte of each frame (PROTOCOL 3.1).
@@ -23,70 +24,72 @@ mod kind {
     pub const GOAWAY: u8 = 0x0c;
     pub const ERROR: u8 = 0x0d;
     pub const DATA: u8 = 0x10;
-    /// The first of those that a receiver ignores when it does not know them.
+    /// The first extension type. A receiver ignores unknown types from here up.
     pub const EXTENSION: u8 = 0x80;
 }
 
-/// Whether the message is a PING, by its type.
+/// Returns whether the type byte of the message is PING.
 #[must_use]
 pub fn is_ping(message: &[u8]) -> bool {
     message.first() == Some(&kind::PING)
 }
 
-/// Whether the message is a PONG, by its type.
+/// Returns whether the type byte of the message is PONG.
 #[must_use]
 pub fn is_pong(message: &[u8]) -> bool {
     message.first() == Some(&kind::PONG)
 }
 
-/// The peer sent something that is no frame. All of them end the link with `protocol`.
+/// A message that is not a valid frame. Every variant ends the link with `protocol`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// A message without a single byte.
+    /// The message has no bytes.
     #[error("an empty message")]
     Empty,
     /// A type below `0x80` that this version does not know.
     #[error("unknown frame type {0:#04x}")]
     UnknownType(u8),
-    /// A field is cut short, or there is something after the last one.
+    /// A field is truncated, or bytes follow the last field.
     #[error("a {name} frame of {length} bytes")]
     Length {
         /// The frame's name in the protocol.
         name: &'static str,
-        /// Of the whole message.
+        /// Bytes of the whole message.
         length: usize,
     },
-    /// More than `MAX_CONTROL`, or `MAX_MESSAGE` for DATA.
-    #[error("a {name} frame of {length} bytes, more than the {limit} allowed")]
+    /// The message exceeds `MAX_CONTROL`, or `MAX_MESSAGE` for DATA and extensions.
+    #[error("a {name} frame of {length} bytes exceeds the limit of {limit} bytes")]
     TooLong {
         /// The frame's name in the protocol.
         name: &'static str,
-        /// Of the whole message.
+        /// Bytes of the whole message.
         length: usize,
-        /// What is allowed.
+        /// The limit in bytes.
         limit: usize,
     },
     /// The JSON text does not parse, or lacks a field.
-    #[error("the JSON of a {name} frame: {reason}")]
+    #[error("invalid JSON in a {name} frame: {reason}")]
     Json {
         /// The frame's name in the protocol.
         name: &'static str,
-        /// What the parser says.
+        /// The parser's error.
         reason: String,
     },
 }
 
-/// What most control frames fit in: PING and CLOSE, in bytes.
-const SMALL: usize = 64;
+/// The initial capacity of an encoded frame, in bytes. PING and most CLOSE frames fit.
+const INITIAL_CAPACITY: usize = 64;
 
-/// The bytes that stand before the payload of a DATA frame.
+/// Returns the header of a DATA frame: the bytes before its payload.
 #[must_use]
-pub fn data_header(channel: u32) -> [u8; DATA_HEADER] {
+pub fn data_header(channel: u32) -> [u8; DATA_HEADER_LENGTH] {
     let [a, b, c, d] = channel.to_be_bytes();
     [kind::DATA, a, b, c, d]
 }
 
-/// The channel of a message that is a DATA frame with a payload, which stands behind [`DATA_HEADER`] bytes.
+/// Returns the channel of a message that is a valid DATA frame.
+///
+/// The payload starts after [`DATA_HEADER_LENGTH`] bytes and has at least one byte.
 #[must_use]
 pub fn data_channel(message: &[u8]) -> Option<u32> {
     match message {
@@ -98,10 +101,10 @@ pub fn data_channel(message: &[u8]) -> Option<u32> {
 }
 
 impl Frame {
-    /// The frame in a message. A payload in it shares the message's memory.
+    /// Decodes a message. The payload of the frame shares the message's memory.
     ///
     /// # Errors
-    /// When the message is no frame: the link ends with `protocol`.
+    /// Returns an error if the message is not a valid frame. The link then ends with `protocol`.
     pub fn decode(mut message: Bytes) -> Result<Frame, FrameError> {
         let length = message.len();
         let kind = message.try_get_u8().map_err(|_| FrameError::Empty)?;
@@ -118,37 +121,37 @@ impl Frame {
                 limit,
             });
         }
-        Fields {
+        FrameReader {
             name,
             length,
             rest: message,
         }
-        .frame(kind)
+        .read(kind)
     }
 
-    /// Appends the frame to `out`. A reason that is too long for a control frame is cut.
+    /// Appends the encoded frame to `out`. Truncates a reason to [`MAX_REASON`](super::MAX_REASON).
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
-            Frame::Hello { proof, claims } => proven(kind::HELLO, proof, claims, out),
-            Frame::Welcome { proof, terms } => proven(kind::WELCOME, proof, terms, out),
-            Frame::Register(ports) => json(kind::REGISTER, ports, out),
-            Frame::Unregister(ports) => json(kind::UNREGISTER, ports, out),
-            Frame::Registered(ports) => json(kind::REGISTERED, ports, out),
+            Frame::Hello { proof, claims } => proof_frame(kind::HELLO, proof, claims, out),
+            Frame::Welcome { proof, terms } => proof_frame(kind::WELCOME, proof, terms, out),
+            Frame::Register(ports) => json_frame(kind::REGISTER, ports, out),
+            Frame::Unregister(ports) => json_frame(kind::UNREGISTER, ports, out),
+            Frame::Registered(ports) => json_frame(kind::REGISTERED, ports, out),
             Frame::Attach {
                 channel,
                 header,
                 message,
-            } => attach(*channel, header, message, out),
+            } => attach_frame(*channel, header, message, out),
             Frame::Close { channel, notice } => {
-                numbered(kind::CLOSE, *channel, out);
-                write(&notice.shortened(), out);
+                channel_frame(kind::CLOSE, *channel, out);
+                write_json(&notice.sanitized(), out);
             }
-            Frame::Pause(channel) => numbered(kind::PAUSE, *channel, out),
-            Frame::Resume(channel) => numbered(kind::RESUME, *channel, out),
+            Frame::Pause(channel) => channel_frame(kind::PAUSE, *channel, out),
+            Frame::Resume(channel) => channel_frame(kind::RESUME, *channel, out),
             Frame::Ping(token) => token_frame(kind::PING, *token, out),
             Frame::Pong(token) => token_frame(kind::PONG, *token, out),
-            Frame::GoAway(notice) => json(kind::GOAWAY, &notice.shortened(), out),
-            Frame::Error(notice) => json(kind::ERROR, &notice.shortened(), out),
+            Frame::GoAway(notice) => json_frame(kind::GOAWAY, &notice.sanitized(), out),
+            Frame::Error(notice) => json_frame(kind::ERROR, &notice.sanitized(), out),
             Frame::Data { channel, payload } => {
                 out.put_slice(&data_header(*channel));
                 out.put_slice(payload);
@@ -157,15 +160,15 @@ impl Frame {
         }
     }
 
-    /// The frame as a message of its own.
+    /// Encodes the frame into a new message.
     #[must_use]
     pub fn to_message(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(SMALL);
+        let mut out = BytesMut::with_capacity(INITIAL_CAPACITY);
         self.encode(&mut out);
         out.freeze()
     }
 
-    /// Its name in the protocol, for logs.
+    /// Returns the frame's name in the protocol, for logs.
     #[must_use]
     pub fn name(&self) -> &'static str {
         name(match self {
@@ -188,16 +191,17 @@ impl Frame {
     }
 }
 
-/// The fields of one frame, taken from the front.
-struct Fields {
+/// Reads the fields of one frame from front to back.
+struct FrameReader {
     name: &'static str,
-    /// Of the whole message, for errors.
+    /// Bytes of the whole message, for errors.
     length: usize,
+    /// The bytes that are still to be read.
     rest: Bytes,
 }
 
-impl Fields {
-    fn frame(mut self, kind: u8) -> Result<Frame, FrameError> {
+impl FrameReader {
+    fn read(mut self, kind: u8) -> Result<Frame, FrameError> {
         match kind {
             kind::HELLO => Ok(Frame::Hello {
                 proof: self.proof()?,
@@ -213,7 +217,7 @@ impl Fields {
             kind::ATTACH => self.attach(),
             kind::CLOSE => Ok(Frame::Close {
                 channel: self.channel()?,
-                notice: self.json::<Notice>()?.shortened(),
+                notice: self.json::<Notice>()?.sanitized(),
             }),
             kind::PAUSE => self.last_channel().map(Frame::Pause),
             kind::RESUME => self.last_channel().map(Frame::Resume),
@@ -221,10 +225,10 @@ impl Fields {
             kind::PONG => self.token().map(Frame::Pong),
             kind::GOAWAY => self
                 .json::<Notice>()
-                .map(|notice| Frame::GoAway(notice.shortened())),
+                .map(|notice| Frame::GoAway(notice.sanitized())),
             kind::ERROR => self
                 .json::<Notice>()
-                .map(|notice| Frame::Error(notice.shortened())),
+                .map(|notice| Frame::Error(notice.sanitized())),
             kind::DATA => self.data(),
             kind::EXTENSION.. => Ok(Frame::Extension(kind)),
             other => Err(FrameError::UnknownType(other)),
@@ -251,6 +255,7 @@ impl Fields {
         }
         let message = self.rest.split_off(usize::from(length));
         let mut header: AttachHeader = self.json()?;
+        // Ignore the ids beyond the limit and free their memory.
         header.avoid.truncate(MAX_AVOIDED);
         header.avoid.shrink_to_fit();
         Ok(Frame::Attach {
@@ -260,8 +265,8 @@ impl Fields {
         })
     }
 
-    fn proof(&mut self) -> Result<[u8; PROOF], FrameError> {
-        let mut proof = [0; PROOF];
+    fn proof(&mut self) -> Result<[u8; PROOF_LENGTH], FrameError> {
+        let mut proof = [0; PROOF_LENGTH];
         self.rest
             .try_copy_to_slice(&mut proof)
             .map_err(|_| self.wrong_length())?;
@@ -326,13 +331,13 @@ fn name(kind: u8) -> &'static str {
     }
 }
 
-fn proven(kind: u8, proof: &[u8; PROOF], text: &[u8], out: &mut BytesMut) {
+fn proof_frame(kind: u8, proof: &[u8; PROOF_LENGTH], text: &[u8], out: &mut BytesMut) {
     out.put_u8(kind);
     out.put_slice(proof);
     out.put_slice(text);
 }
 
-fn numbered(kind: u8, channel: u32, out: &mut BytesMut) {
+fn channel_frame(kind: u8, channel: u32, out: &mut BytesMut) {
     out.put_u8(kind);
     out.put_u32(channel);
 }
@@ -342,16 +347,16 @@ fn token_frame(kind: u8, token: u64, out: &mut BytesMut) {
     out.put_u64(token);
 }
 
-fn json(kind: u8, value: &impl Serialize, out: &mut BytesMut) {
+fn json_frame(kind: u8, value: &impl Serialize, out: &mut BytesMut) {
     out.put_u8(kind);
-    write(value, out);
+    write_json(value, out);
 }
 
-fn attach(channel: u32, header: &AttachHeader, message: &[u8], out: &mut BytesMut) {
-    numbered(kind::ATTACH, channel, out);
+fn attach_frame(channel: u32, header: &AttachHeader, message: &[u8], out: &mut BytesMut) {
+    channel_frame(kind::ATTACH, channel, out);
     let mut text = BytesMut::new();
-    write(header, &mut text);
-    // A few ids and their names: some hundred bytes.
+    write_json(header, &mut text);
+    // The header has a few hundred bytes, so its length always fits into 16 bits.
     out.put_u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
     out.put_slice(&text);
     out.put_slice(message);
@@ -359,10 +364,10 @@ fn attach(channel: u32, header: &AttachHeader, message: &[u8], out: &mut BytesMu
 
 #[expect(
     clippy::expect_used,
-    reason = "strings and numbers with string keys always have a JSON form, and memory takes every byte"
+    reason = "strings and numbers with string keys always serialize, and memory accepts every write"
 )]
-fn write(value: &impl Serialize, out: &mut BytesMut) {
-    serde_json::to_writer(out.writer(), value).expect("control frames have a JSON form");
+fn write_json(value: &impl Serialize, out: &mut BytesMut) {
+    serde_json::to_writer(out.writer(), value).expect("control frames serialize to JSON");
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Link frames (PROTOCOL 3): what a role and a master say to each other. One WebSocket message is one frame.
+//! Link frames (PROTOCOL 3): the messages between a role and a master.
 //!
-//! Knows bytes; not sockets, not roles' behaviour, not what a channel carries.
+//! One WebSocket message carries one frame. This layer converts between bytes and frames. It does
+//! not know sockets, the behaviour of roles, or the contents of channels.
 
 #![cfg_attr(
     not(test),
@@ -14,123 +15,133 @@
 )]
 
 mod codec;
-mod introduction;
+mod hello;
 mod notice;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use codec::{FrameError, data_channel, data_header, is_ping, is_pong};
-pub use introduction::{Claims, Nonce, Role, Terms};
+pub use hello::{Claims, Nonce, Role, Terms};
 pub use notice::{Code, MAX_REASON, Notice};
 
 use crate::id::Id;
 
-/// The version of the link protocol that this code speaks.
+/// The version of the link protocol that this code implements.
 pub const VERSION: u8 = 1;
 
-/// The largest message, in bytes: a DATA frame of 64 KiB with room for headers and tags (PROTOCOL 12).
+/// The largest message, in bytes (PROTOCOL 12).
+///
+/// A DATA frame of 64 KiB fits, with room for headers and tags.
 pub const MAX_MESSAGE: usize = 131_072;
 
-/// The largest control frame, in bytes: some 1,800 key ids in a REGISTER (PROTOCOL 12).
+/// The largest control frame, in bytes (PROTOCOL 12): a REGISTER with about 1,800 key ids.
 pub const MAX_CONTROL: usize = 65_536;
 
-/// The bytes before the payload of a DATA frame: type and channel.
-pub const DATA_HEADER: usize = 5;
+/// The length of a DATA frame's header in bytes: type (1) and channel (4).
+pub const DATA_HEADER_LENGTH: usize = 5;
 
 /// The largest payload of a DATA frame, in bytes.
-pub const MAX_DATA: usize = MAX_MESSAGE - DATA_HEADER;
+pub const MAX_DATA: usize = MAX_MESSAGE - DATA_HEADER_LENGTH;
 
-/// Key ids that surely fit into one REGISTER, UNREGISTER or REGISTERED frame: 35 bytes each in JSON. Who has more sends several.
+/// The number of key ids that always fit into one REGISTER, UNREGISTER or REGISTERED frame.
+///
+/// Each key id takes 35 bytes in JSON. A sender with more key ids sends several frames.
 pub const MAX_PORTS_PER_FRAME: usize = 1_800;
 
-/// A link on which this many channels have been numbered is replaced: numbers have 32 bits and are not used again (PROTOCOL 5.6).
-pub const CHANNELS_RENEWED: u32 = 1 << 31;
+/// The number of channels after which a link is replaced (PROTOCOL 5.6).
+///
+/// Channel numbers have 32 bits and are never reused on a link.
+pub const CHANNEL_RENEWAL_THRESHOLD: u32 = 1 << 31;
 
-/// The length of the proofs in HELLO and WELCOME, in bytes.
-pub const PROOF: usize = 32;
+/// The length of a proof in HELLO and WELCOME, in bytes.
+pub const PROOF_LENGTH: usize = 32;
 
 /// The key ids of a REGISTER, UNREGISTER or REGISTERED frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ports {
-    /// At most [`MAX_PORTS_PER_FRAME`] of them are sure to fit.
+    /// The key ids. Up to [`MAX_PORTS_PER_FRAME`] always fit into a frame.
     pub ports: Vec<Id>,
 }
 
-/// Servers that one ATTACH names to be avoided; more are ignored.
+/// The maximum number of servers to avoid in one ATTACH. The receiver ignores further ones.
 pub const MAX_AVOIDED: usize = 8;
 
-/// Which server an ATTACH asks for.
+/// The routing header of an ATTACH: selects the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachHeader {
     /// The key id that the server has registered.
     pub port: Id,
-    /// The one server that is meant, when a tunnel resumes.
+    /// The required server instance, if the ATTACH resumes a tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<Id>,
-    /// Servers that are the last choice: their service refused a connection of late. At most [`MAX_AVOIDED`].
+    /// Server instances to use only as a last resort, at most [`MAX_AVOIDED`].
+    ///
+    /// Their service has refused a connection recently.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub avoid: Vec<Id>,
 }
 
-/// One message of a link, after the challenge.
+/// One message of a link after the challenge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// A role says who it is.
+    /// A role introduces and authenticates itself.
     Hello {
-        /// Over the challenge and the claims.
-        proof: [u8; PROOF],
-        /// [`Claims`] as sent: the proof is over these very bytes.
+        /// The MAC over the challenge and the claims.
+        proof: [u8; PROOF_LENGTH],
+        /// The encoded [`Claims`]. The proof covers exactly these bytes.
         claims: Bytes,
     },
-    /// The master takes the role in.
+    /// The master accepts the role and authenticates itself.
     Welcome {
-        /// Over the challenge, the role's nonce and the terms.
-        proof: [u8; PROOF],
-        /// [`Terms`] as sent: the proof is over these very bytes.
+        /// The MAC over the challenge, the role's nonce and the terms.
+        proof: [u8; PROOF_LENGTH],
+        /// The encoded [`Terms`]. The proof covers exactly these bytes.
         terms: Bytes,
     },
-    /// A server adds key ids to those of its link.
+    /// A server adds key ids to its link's registrations.
     Register(Ports),
-    /// A server removes key ids.
+    /// A server removes key ids from its link's registrations.
     Unregister(Ports),
-    /// The master's answer to [`Frame::Register`]: those that now stand.
+    /// The master's answer to [`Frame::Register`]: the accepted key ids.
     Registered(Ports),
-    /// A client opens a channel, and the master passes it to a server with a number of that link.
+    /// A client opens a channel.
+    ///
+    /// The master forwards the frame to a server, with a channel number of that server's link.
     Attach {
         /// The number of the channel on this link.
         channel: u32,
-        /// Whom it is for.
+        /// The routing header.
         header: AttachHeader,
         /// The first message of the tunnel handshake.
         message: Bytes,
     },
-    /// The channel is over in both directions.
+    /// Closes a channel in both directions.
     Close {
-        /// Which one.
+        /// The channel.
         channel: u32,
-        /// Why.
+        /// The reason.
         notice: Notice,
     },
-    /// Send no more DATA on the channel for now.
+    /// Asks the peer to stop sending DATA on the channel.
     Pause(u32),
-    /// Send DATA on the channel again.
+    /// Asks the peer to continue sending DATA on the channel.
     Resume(u32),
     /// Asks for a PONG with the same token.
     Ping(u64),
-    /// The answer to a PING.
+    /// Answers a PING.
     Pong(u64),
-    /// Move to a new link; this one goes on until it is closed.
+    /// Asks the peer to move to a new link. This link stays up until it is closed.
     GoAway(Notice),
-    /// The link ends after this.
+    /// Reports an error. The link ends after this frame.
     Error(Notice),
-    /// What the channel carries.
+    /// Carries the data of a channel.
     Data {
-        /// Which one.
+        /// The channel.
         channel: u32,
         /// At least one byte and at most [`MAX_DATA`].
         payload: Bytes,
     },
-    /// A frame of a later version, to be ignored: its type byte, from `0x80` up.
+    /// A frame of a later version, which the receiver ignores: its type byte, from `0x80` up.
     Extension(u8),
 }

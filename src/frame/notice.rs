@@ -1,47 +1,47 @@
-//! Why a channel or a link ends: a code for the program, a reason for the reader.
+//! The reason why a channel or a link ends: a code for the program and a text for people.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a reason that are sent, and that are kept of what came: a line or two.
+/// The maximum length of a reason in bytes, sent or received: one or two lines.
 pub const MAX_REASON: usize = 512;
 
 /// The code of a CLOSE, GOAWAY or ERROR frame (PROTOCOL 13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// A frame that is malformed or out of state.
+    /// A frame is malformed or invalid in the current state.
     Protocol,
-    /// The peer speaks another version.
+    /// The peer speaks another protocol version.
     Version,
     /// The proof of the master key is wrong.
     Unauthorized,
-    /// Too many wrong proofs from this address.
+    /// This address sent too many wrong proofs.
     Throttled,
-    /// A newer link of the same instance took over.
+    /// A newer link of the same instance replaces this one.
     Superseded,
-    /// A limit of the master.
+    /// A limit of the master is reached.
     Limit,
-    /// The sender ends.
+    /// The sender shuts down.
     Shutdown,
-    /// Nothing was received for too long.
+    /// Nothing was received before a deadline.
     Timeout,
-    /// The link at the other side of the channel ended.
+    /// The link at the other end of the channel ended.
     PeerLost,
-    /// More in flight than a channel may hold.
+    /// More data is in flight than a channel may buffer.
     Overflow,
-    /// The first handshake message does not open.
+    /// The first handshake message does not decrypt.
     Handshake,
-    /// The methods of both ends differ.
+    /// The methods of the two ends differ.
     Mismatch,
-    /// The server cannot take the tunnel now.
+    /// The server cannot accept the tunnel now.
     Refused,
-    /// A message did not open.
+    /// A sealed message failed authentication.
     Seal,
-    /// More was sent than the limit.
+    /// The peer sent more than its credit allows.
     FlowControl,
-    /// The sender has no more use for it.
+    /// The sender no longer needs the channel.
     Cancelled,
     /// A code of a later version.
     #[serde(other)]
@@ -57,15 +57,15 @@ impl fmt::Display for Code {
 /// Why a channel or a link ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
-    /// For the program.
+    /// The machine-readable code.
     pub code: Code,
-    /// For the reader; never a key, never a payload.
+    /// The text for people. It never contains a key or payload.
     #[serde(default)]
     pub reason: String,
 }
 
 impl Notice {
-    /// A notice with this code and reason.
+    /// Creates a notice.
     #[must_use]
     pub fn new(code: Code, reason: impl Into<String>) -> Self {
         Notice {
@@ -74,9 +74,11 @@ impl Notice {
         }
     }
 
-    /// This notice with at most [`MAX_REASON`] bytes of reason on one line, so that no peer fills a log or a control frame with it.
+    /// Returns the notice with its reason on one line and at most [`MAX_REASON`] bytes long.
+    ///
+    /// This keeps a peer from flooding a log or a control frame.
     #[must_use]
-    pub fn shortened(&self) -> Self {
+    pub fn sanitized(&self) -> Self {
         let mut reason = String::new();
         for character in self.reason.chars().map(|character| {
             if character.is_control() {

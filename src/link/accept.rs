@@ -1,13 +1,15 @@
-//! The master's end of the upgrade: what it answers, and the socket over the stream that it then has.
+//! The master's end of the WebSocket upgrade: the accept key of the answer, and the socket over the
+//! upgraded stream.
 
 use bytes::Bytes;
 
-use super::websocket::{ByteStream, End, MessageSocket};
+use super::websocket::{ByteStream, MessageSocket, SocketEnd};
 
 pub use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// The socket over a stream on which 101 has been answered; `read` is what came right behind the request: it is a part of the WebSocket.
+/// Creates the socket over a stream on which the master has answered 101. `read` holds the bytes
+/// that arrived directly after the request: they belong to the WebSocket.
 #[must_use]
 pub fn upgraded(stream: impl ByteStream, read: Bytes) -> MessageSocket {
-    MessageSocket::new(stream, read, End::Accepted)
+    MessageSocket::new(stream, read, SocketEnd::Accepted)
 }

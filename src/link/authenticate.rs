@@ -1,13 +1,14 @@
-//! The first flight of a link (PROTOCOL 4): the master's challenge, the role's HELLO with all that it wants, the master's WELCOME.
+//! Authenticates a link in its first flight (PROTOCOL 4): the master's challenge, the role's HELLO
+//! with its first frames, and the master's WELCOME.
 //!
 //! ```text
 //!  master                      role
 //!    │ ───── challenge ──────► │
-//!    │ ◄─ HELLO, REGISTER, … ─ │      judged by the master: Hello::proven
-//!    │ ─ WELCOME or ERROR ───► │      judged by the role: join
+//!    │ ◄─ HELLO, REGISTER, … ─ │      the master verifies: Hello::verify_proof
+//!    │ ─ WELCOME or ERROR ───► │      the role verifies: join
 //! ```
 //!
-//! Each end waits for the other for [`AUTHENTICATION_TIMEOUT`] at most.
+//! Each end waits for the other for at most [`AUTHENTICATION_TIMEOUT`].
 
 use std::time::Duration;
 
@@ -19,50 +20,51 @@ use super::{
 };
 use crate::{
     crypto::{Challenge, ChallengeError, LinkKey},
-    frame::{self, Claims, Code, Frame, FrameError, Nonce, Notice, PROOF, Role, Terms},
+    frame::{self, Claims, Code, Frame, FrameError, Nonce, Notice, PROOF_LENGTH, Role, Terms},
     id::Id,
     random,
 };
 
-/// How long each end waits for the other: several round trips of a slow path (PROTOCOL 12).
+/// The time that each end waits for the other: several round trips of a slow path (PROTOCOL 12).
 pub const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest first message of a peer, in bytes: HELLO takes a few hundred (PROTOCOL 12, `MAX_FIRST`).
+/// The longest first message of a peer, in bytes. HELLO takes a few hundred (PROTOCOL 12,
+/// `MAX_FIRST`).
 pub(crate) const MAX_FIRST: usize = 4 * 1024;
 
-/// How long a peer that is refused has to read why.
+/// The time that a refused peer has to read the reason.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Who a role says that it is.
+/// The identity that a role claims in HELLO.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Introduction {
-    /// What it is.
+pub struct RoleIdentity {
+    /// The kind of role.
     pub role: Role,
-    /// Drawn once when the process started.
+    /// The random id of the process.
     pub instance: Id,
-    /// Larger with each link of this process.
+    /// The number of the link. It grows with each link of the process.
     pub epoch: u64,
-    /// Whether the link before this one is to go on for a while.
+    /// Whether the previous link continues for a while.
     pub moves: bool,
     /// Free text for the master's log.
     pub agent: String,
 }
 
-/// Why a role could not join a master.
+/// An error of [`join`].
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// What answered is a WebSocket, but no master.
+    /// The peer speaks WebSocket, but is not a master.
     #[error(
-        "authentication: what answers there is not a rePort master; check the address and the path in `master`"
+        "authentication: the peer is not a rePort master; check the address and the path in `master`"
     )]
     NotAMaster,
-    /// The master speaks another version.
+    /// The master speaks another version of the protocol.
     #[error(
         "authentication: the master speaks version {theirs} of the protocol, this is version {}; upgrade the older one",
         frame::VERSION
     )]
     Version {
-        /// The master's.
+        /// The master's version.
         theirs: u8,
     },
     /// The master does not know the master key.
@@ -70,47 +72,47 @@ pub enum JoinError {
         "authentication: the master could not prove the master key (false master); compare `master_key` at both ends"
     )]
     FalseMaster,
-    /// The master refuses our proof.
+    /// The master refused the role's proof.
     #[error(
         "authentication: the master refused the master key ({0}); compare `master_key` at both ends"
     )]
     Unauthorized(Notice),
-    /// Too many wrong proofs came from our address.
+    /// Too many wrong proofs came from this address.
     #[error(
         "authentication: the master throttles this address after wrong keys ({0}); wait, and compare `master_key` at both ends"
     )]
     Throttled(Notice),
-    /// A newer link of this process is there already.
+    /// A newer link of this process is up.
     #[error(
-        "authentication: a newer link of this instance is up ({0}); nothing is to be done, it carries the traffic"
+        "authentication: a newer link of this instance is up ({0}); no action is needed, it carries the traffic"
     )]
     Superseded(Notice),
-    /// A limit of the master.
+    /// A limit of the master is reached.
     #[error("authentication: a limit of the master is reached ({0}); raise it there")]
     Limit(Notice),
-    /// The master refuses us for another reason.
-    #[error("authentication: the master refused the link ({0}); its log says why")]
+    /// The master refused the link for another reason.
+    #[error("authentication: the master refused the link ({0}); see the master's log")]
     Refused(Notice),
-    /// The master said nothing for [`AUTHENTICATION_TIMEOUT`].
-    #[error("authentication: no {awaited} from the master within {} s; is something else listening there?", .after.as_secs_f32())]
-    Silent {
-        /// The message that did not come.
+    /// The master sent nothing for [`AUTHENTICATION_TIMEOUT`].
+    #[error("authentication: no {awaited} from the master within {} s; check whether another program listens there", .after.as_secs_f32())]
+    TimedOut {
+        /// The missing message.
         awaited: &'static str,
-        /// The time that it had.
+        /// The timeout.
         after: Duration,
     },
     /// The master closed the WebSocket instead of answering.
     #[error(
-        "authentication: the master closed the link before its {awaited}; its log says why, or something in between cuts WebSockets: try \
+        "authentication: the master closed the link before its {awaited}; see the master's log, or a middlebox cuts WebSockets: try \
          wss:// in `master`, or another port"
     )]
     Closed {
-        /// The message that did not come.
+        /// The missing message.
         awaited: &'static str,
     },
-    /// The master sent something that is malformed or out of state.
+    /// The master sent a malformed or unexpected message.
     #[error(
-        "authentication: the master broke the protocol: {0}; something in between changes what passes, or one end is too old: try \
+        "authentication: the master broke the protocol: {0}; a middlebox alters the data, or one end is too old: try \
          wss:// in `master`, and the same version at both ends"
     )]
     Protocol(String),
@@ -119,24 +121,24 @@ pub enum JoinError {
     Socket(#[from] SocketError),
 }
 
-/// What can be done about a socket that fails right behind its upgrade.
+/// Returns the remedy for a socket that fails directly after its upgrade.
 fn remedy(error: &SocketError) -> &'static str {
     if error.is_violation() {
-        "what answered 101 is no WebSocket, or something in between changes what passes: try wss:// in `master`, and look at what listens there"
+        "the peer that answered 101 does not speak WebSocket, or a middlebox alters the data: try wss:// in `master`, and check what listens there"
     } else {
-        "something in between cuts WebSockets right behind their upgrade: try wss:// in `master`, another port or another network"
+        "a middlebox cuts WebSockets directly after their upgrade: try wss:// in `master`, another port or another network"
     }
 }
 
 impl JoinError {
-    /// What was seen and what can be done.
+    /// Returns the evidence and the remedy.
     #[must_use]
     pub fn reason(&self) -> Reason {
-        Reason::of_sentence(&self.to_string(), "the master's log says more")
+        Reason::from_sentence(&self.to_string(), "see the master's log")
     }
 
-    /// Whether trying again can help without anybody changing something. A role tries again all the same, with its longest wait, since the
-    /// other end may be the one that changes.
+    /// Whether another attempt can succeed without a change at either end. A role retries in any
+    /// case: the other end may change. For an error that is not retryable it waits longer.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -148,15 +150,16 @@ impl JoinError {
             | JoinError::Superseded(_)
             | JoinError::Limit(_)
             | JoinError::Refused(_)
-            | JoinError::Silent { .. }
+            | JoinError::TimedOut { .. }
             | JoinError::Closed { .. }
             | JoinError::Protocol(_)
             | JoinError::Socket(_) => true,
         }
     }
 
-    fn refused(notice: Notice, role: Role) -> Self {
+    fn from_notice(notice: Notice, role: Role) -> Self {
         match notice.code {
+            // A client's key is public, so only a server can have a wrong one.
             Code::Unauthorized if role == Role::Server => JoinError::Unauthorized(notice),
             Code::Throttled => JoinError::Throttled(notice),
             Code::Superseded => JoinError::Superseded(notice),
@@ -166,59 +169,62 @@ impl JoinError {
     }
 }
 
-/// Joins a master: waits for its challenge, sends HELLO and `first` in one flight, waits for WELCOME and checks the master's proof. Frames
-/// that the master sent behind its WELCOME stay in the socket.
+/// Joins a master: waits for its challenge, sends HELLO and `first` in one flight, waits for
+/// WELCOME and verifies the master's proof. Frames that follow WELCOME stay in the socket.
 ///
 /// # Errors
-/// When the master refuses, cannot prove itself, is none, or does not answer in time; the socket is no use then.
+/// The master refuses the role, cannot prove the key, is not a master, or does not answer in time.
+/// The socket is unusable afterwards.
 ///
 /// # Cancel safety
-/// Not safe: the socket is in the middle of the authentication then.
+/// Not safe: the authentication would be incomplete, and the socket unusable.
 pub async fn join(
     socket: &mut MessageSocket,
     key: &LinkKey,
-    introduction: &Introduction,
+    identity: &RoleIdentity,
     first: &[Frame],
 ) -> Result<Terms, JoinError> {
-    join_quietly(socket, key, introduction, first, 0).await
+    join_with_quiet_period(socket, key, identity, first, 0).await
 }
 
-/// The same, and asks the master to say nothing by itself for so many seconds (PROTOCOL 6.7). One that does not know that says PING as ever.
+/// Joins a master like [`join`], and asks it to send nothing unprompted for `quiet_seconds`
+/// (PROTOCOL 6.7). A master that does not know the request sends PING as usual.
 ///
 /// # Errors
 /// As [`join`].
 ///
 /// # Cancel safety
-/// Not safe: the socket is in the middle of the authentication then.
-pub async fn join_quietly(
+/// Not safe: the authentication would be incomplete, and the socket unusable.
+pub async fn join_with_quiet_period(
     socket: &mut MessageSocket,
     key: &LinkKey,
-    introduction: &Introduction,
+    identity: &RoleIdentity,
     first: &[Frame],
     quiet_seconds: u32,
 ) -> Result<Terms, JoinError> {
     let challenge =
-        Challenge::parse(&answer(socket, "challenge").await?).map_err(|error| match error {
-            ChallengeError::NotAMaster => JoinError::NotAMaster,
-            ChallengeError::Version(theirs) => JoinError::Version { theirs },
+        Challenge::parse(&receive_from_master(socket, "challenge").await?).map_err(|error| {
+            match error {
+                ChallengeError::NotAMaster => JoinError::NotAMaster,
+                ChallengeError::Version(theirs) => JoinError::Version { theirs },
+            }
         })?;
     let nonce = Nonce(random::bytes());
     let claims = Claims {
         version: frame::VERSION,
-        role: introduction.role,
-        instance: introduction.instance,
-        epoch: introduction.epoch,
-        moves: introduction.moves,
+        role: identity.role,
+        instance: identity.instance,
+        epoch: identity.epoch,
+        moves: identity.moves,
         quiet_seconds,
         nonce,
-        agent: introduction.agent.clone(),
+        agent: identity.agent.clone(),
     }
     .encode();
     let hello = Frame::Hello {
         proof: key.prove_hello(&challenge, &claims),
         claims,
     };
-    // The master may be silent in the other direction as well: it reads only so much before it answers.
     let flight = async {
         socket.feed(hello.to_message()).await?;
         for frame in first {
@@ -226,24 +232,28 @@ pub async fn join_quietly(
         }
         socket.flush().await
     };
-    // A master that refuses may have closed while the flight left: its reason can still be read, whatever became of the flight.
+    // Sending needs a timeout too: the master reads only a limited amount before it answers.
+    //
+    // A failed send is no error yet: a master that refuses may have closed in the meantime, and its
+    // ERROR can still be read.
     if tokio::time::timeout(AUTHENTICATION_TIMEOUT, flight)
         .await
         .is_err()
     {
-        return Err(JoinError::Silent {
+        return Err(JoinError::TimedOut {
             awaited: "WELCOME",
             after: AUTHENTICATION_TIMEOUT,
         });
     }
-    match Frame::decode(answer(socket, "WELCOME").await?) {
+    match Frame::decode(receive_from_master(socket, "WELCOME").await?) {
+        // The proof comes first: unverified terms are not parsed.
         Ok(Frame::Welcome { proof, terms })
             if key.verify_welcome(&challenge, &nonce.0, &terms, &proof) =>
         {
             Terms::decode(&terms).map_err(|error| JoinError::Protocol(error.to_string()))
         }
         Ok(Frame::Welcome { .. }) => Err(JoinError::FalseMaster),
-        Ok(Frame::Error(notice)) => Err(JoinError::refused(notice, introduction.role)),
+        Ok(Frame::Error(notice)) => Err(JoinError::from_notice(notice, identity.role)),
         Ok(other) => Err(JoinError::Protocol(format!(
             "{} before WELCOME",
             other.name()
@@ -252,74 +262,78 @@ pub async fn join_quietly(
     }
 }
 
-async fn answer(socket: &mut MessageSocket, awaited: &'static str) -> Result<Bytes, JoinError> {
+async fn receive_from_master(
+    socket: &mut MessageSocket,
+    awaited: &'static str,
+) -> Result<Bytes, JoinError> {
     match tokio::time::timeout(AUTHENTICATION_TIMEOUT, socket.receive()).await {
         Ok(Ok(Some(message))) => Ok(message.freeze()),
         Ok(Ok(None)) => Err(JoinError::Closed { awaited }),
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(JoinError::Silent {
+        Err(_) => Err(JoinError::TimedOut {
             awaited,
             after: AUTHENTICATION_TIMEOUT,
         }),
     }
 }
 
-/// A HELLO, before the master has judged it.
+/// A received HELLO that the master has not verified yet.
 #[derive(Debug, Clone)]
 pub struct Hello {
-    /// What the role claims.
+    /// The role's claims.
     pub claims: Claims,
     challenge: Challenge,
     text: Bytes,
-    proof: [u8; PROOF],
+    proof: [u8; PROOF_LENGTH],
 }
 
 impl Hello {
-    /// Whether the role proved `key` over its claims, in constant time. The key of a client is known to everybody
-    /// (`LinkKey::derive(None)`): its proof says that the claims are whole.
+    /// Whether the role's proof over its claims matches `key`. Compares in constant time. The key
+    /// of clients is public (`LinkKey::derive(None)`): a client's proof only shows that its claims
+    /// are intact.
     #[must_use]
-    pub fn proven(&self, key: &LinkKey) -> bool {
+    pub fn verify_proof(&self, key: &LinkKey) -> bool {
         key.verify_hello(&self.challenge, &self.text, &self.proof)
     }
 }
 
-/// Why a peer is not taken in before its proof is even looked at.
+/// An error of [`hello`]: the master rejects the peer before it verifies a proof.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloError {
-    /// It sent no HELLO in time.
+    /// The peer sent no HELLO in time.
     #[error("no HELLO within {} s", .0.as_secs_f32())]
-    Silent(Duration),
-    /// It closed, or its connection was cut.
-    #[error("it left before its HELLO")]
+    TimedOut(Duration),
+    /// The peer closed the WebSocket, or its connection was cut.
+    #[error("the peer left before HELLO")]
     Closed,
-    /// It claims another version.
+    /// The peer claims another version of the protocol.
     #[error(
         "it speaks version {theirs} of the protocol, this is version {}; upgrade the older one",
         frame::VERSION
     )]
     Version {
-        /// The role's.
+        /// The role's version.
         theirs: u8,
     },
-    /// It sent something else than HELLO.
+    /// The peer sent another frame than HELLO.
     #[error("{0} before HELLO")]
     OutOfState(&'static str),
-    /// It sent something that is no frame.
+    /// The peer sent a message that is not a frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The socket failed, or it is no WebSocket.
+    /// The connection failed, or does not carry WebSocket.
     #[error(transparent)]
     Socket(#[from] SocketError),
 }
 
 impl HelloError {
-    /// What to tell the peer with [`refuse`]; `None` when nobody is there to be told.
+    /// Returns the notice for [`refuse`], or `None` if the peer is gone.
     #[must_use]
     pub fn notice(&self) -> Option<Notice> {
         let code = match self {
             HelloError::Closed => return None,
             HelloError::Socket(error) if !error.is_violation() => return None,
-            HelloError::Silent(_) => Code::Timeout,
+            HelloError::TimedOut(_) => Code::Timeout,
             HelloError::Version { .. } => Code::Version,
             HelloError::OutOfState(_) | HelloError::Frame(_) | HelloError::Socket(_) => {
                 Code::Protocol
@@ -329,15 +343,16 @@ impl HelloError {
     }
 }
 
-/// The master's part before it judges: sends a fresh challenge and waits for HELLO until `deadline` from now.
+/// Receives HELLO at the master: sends a fresh challenge and waits for at most `deadline`.
 ///
 /// # Errors
-/// When the peer sends no HELLO in time: refuse it with [`HelloError::notice`].
+/// The peer sends no valid HELLO in time. Refuse it with [`HelloError::notice`].
 ///
 /// # Cancel safety
-/// Not safe: the socket is in the middle of the authentication then.
+/// Not safe: the authentication would be incomplete, and the socket unusable.
 pub async fn hello(socket: &mut MessageSocket, deadline: Duration) -> Result<Hello, HelloError> {
     let challenge = Challenge::new(random::bytes());
+    // An unauthenticated peer must not make the master buffer a full-size message.
     socket.limit_messages(MAX_FIRST);
     let received = async {
         socket
@@ -347,7 +362,7 @@ pub async fn hello(socket: &mut MessageSocket, deadline: Duration) -> Result<Hel
         socket.receive().await
     };
     let message = match tokio::time::timeout(deadline, received).await {
-        Err(_) => return Err(HelloError::Silent(deadline)),
+        Err(_) => return Err(HelloError::TimedOut(deadline)),
         Ok(Ok(None) | Err(SocketError::Cut | SocketError::Closed)) => {
             return Err(HelloError::Closed);
         }
@@ -377,13 +392,13 @@ pub async fn hello(socket: &mut MessageSocket, deadline: Duration) -> Result<Hel
     }
 }
 
-/// The master's answer to a role that it takes in: WELCOME, proven with the key that the role proved.
+/// Accepts a role at the master: sends WELCOME with a proof of the key that the role proved.
 ///
 /// # Errors
-/// When the connection failed.
+/// The connection failed.
 ///
 /// # Cancel safety
-/// Not safe: the socket is in the middle of the authentication then.
+/// Not safe: the authentication would be incomplete, and the socket unusable.
 pub async fn welcome(
     socket: &mut MessageSocket,
     key: &LinkKey,
@@ -398,18 +413,19 @@ pub async fn welcome(
     socket.flush().await
 }
 
-/// The master's answer to a role that it does not take in: ERROR, and the WebSocket is closed in order, within two seconds.
+/// Refuses a role at the master: sends ERROR and closes the WebSocket gracefully, each within two
+/// seconds.
 ///
 /// # Cancel safety
 /// Dropping the future cuts the connection.
 pub async fn refuse(mut socket: MessageSocket, notice: &Notice) {
-    let told = async {
+    let sent = async {
         socket
             .feed(Frame::Error(notice.clone()).to_message())
             .await?;
         socket.flush().await
     };
-    if let Ok(Ok(())) = tokio::time::timeout(REFUSAL_DEADLINE, told).await {
+    if let Ok(Ok(())) = tokio::time::timeout(REFUSAL_DEADLINE, sent).await {
         socket.close(REFUSAL_DEADLINE).await;
     }
 }

@@ -1,37 +1,39 @@
-//! How long to wait before the next attempt. Knows no clock: durations go in and come out.
+//! The wait before the next attempt after a failure. Pure: durations go in and come out, and there
+//! is no clock.
 
 use std::time::Duration;
 
-/// Exponential backoff with full jitter: each wait is drawn between nothing and a ceiling that doubles.
+/// Exponential backoff with full jitter: each wait is drawn between zero and a ceiling that
+/// doubles.
 #[derive(Debug, Clone)]
-pub struct Backoff {
-    first: Duration,
-    most: Duration,
+pub struct RetryBackoff {
+    initial: Duration,
+    max: Duration,
     ceiling: Duration,
 }
 
-impl Backoff {
-    /// Waits of at most `first` to begin with, of at most `most` in the end.
+impl RetryBackoff {
+    /// Creates a backoff whose ceiling starts at `initial` and grows to `max`.
     #[must_use]
-    pub fn new(first: Duration, most: Duration) -> Self {
-        let first = first.min(most);
-        Backoff {
-            first,
-            most,
-            ceiling: first,
+    pub fn new(initial: Duration, max: Duration) -> Self {
+        let initial = initial.min(max);
+        RetryBackoff {
+            initial,
+            max,
+            ceiling: initial,
         }
     }
 
-    /// How long to wait before the next attempt, after one that failed.
+    /// Returns the wait before the next attempt, after one that failed.
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.ceiling.mul_f64(fastrand::f64());
-        self.ceiling = self.ceiling.saturating_mul(2).min(self.most);
+        self.ceiling = self.ceiling.saturating_mul(2).min(self.max);
         wait
     }
 
-    /// Starts again with the first wait.
+    /// Resets the ceiling to its initial value.
     pub fn reset(&mut self) {
-        self.ceiling = self.first;
+        self.ceiling = self.initial;
     }
 }
 
@@ -40,8 +42,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_up_to_the_most_and_stay_below_their_ceiling() {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+    fn waits_grow_to_maximum_and_stay_below_ceiling() {
+        let mut backoff = RetryBackoff::new(Duration::from_millis(200), Duration::from_secs(30));
         let mut ceiling = Duration::from_millis(200);
         let mut longest = Duration::ZERO;
         for _ in 0..500 {
@@ -57,8 +59,8 @@ mod tests {
     }
 
     #[test]
-    fn after_a_reset_the_first_wait_comes_again() {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+    fn reset_restores_initial_ceiling() {
+        let mut backoff = RetryBackoff::new(Duration::from_millis(200), Duration::from_secs(30));
         for _ in 0..20 {
             backoff.next_wait();
         }

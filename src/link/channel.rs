@@ -1,47 +1,55 @@
-//! Where a link meets what its channels carry: a [`Lane`] is one channel's end, and the link asks it for the next payload only when the
-//! socket has room. So nothing queues at a role, and the order of sending is decided as late as can be.
+//! The interface between a link and the content of its channels. A [`Lane`] is the local end of one
+//! channel. The link asks it for the next payload only when the socket has room. Nothing is queued
+//! at a role, and the order of sending is decided as late as possible.
 //!
-//! Knows bytes and channel numbers; not what a payload means.
+//! This module knows bytes and channel numbers, and not the meaning of a payload.
 
 use bytes::BytesMut;
 
 pub use super::{
     outbox::{OpenError, Outbox},
-    websocket::Body,
+    websocket::MessageBody,
 };
 pub use crate::frame::{Code, Notice};
 
-/// One end of a channel. The link calls it from its own task; none of the calls may block or wait. The link holds no lock meanwhile: a lane
-/// may call its [`Outbox`] from inside any of them.
+/// The local end of one channel.
+///
+/// The link calls it from its own task, so no method may block. The link holds no lock during a
+/// call: a lane may call its [`Outbox`] from every method.
 pub trait Lane: Send + Sync + 'static {
-    /// Takes a payload that arrived on the channel. Nobody else writes to its memory, but what it was read with may be in the same block:
-    /// a short payload that is kept for long is better copied.
+    /// Receives a payload of the channel. The lane owns its memory exclusively, but the block may
+    /// also hold other received data: a lane that keeps a short payload for long should copy it.
     ///
     /// # Errors
-    /// The notice with which the channel is to be closed; the lane is dropped after it.
+    /// The notice with which to close the channel. The link drops the lane after it.
     fn receive(&self, payload: BytesMut) -> Result<(), Notice>;
 
-    /// The next payload, at most `MAX_MESSAGE` less the DATA header, and whether more may follow at once. A payload that is made here is made in
-    /// `memory`, which is empty, and split off it. Called only after the lane has been marked ready at its [`Outbox`], and while the channel is
-    /// not paused.
-    fn transmit(&self, memory: &mut BytesMut) -> Transmit;
+    /// Returns the next payload, of at most `MAX_MESSAGE` less the DATA header, and whether more
+    /// may follow at once. A lane that builds the payload uses `buffer`, which is empty, and splits
+    /// the payload off it.
+    ///
+    /// The link only calls it after the lane was marked ready at its [`Outbox`], and never while
+    /// the channel is paused.
+    fn transmit(&self, buffer: &mut BytesMut) -> Transmit;
 
-    /// The peer paused (`true`) or resumed the channel. The link itself stops asking for payloads meanwhile.
+    /// Reports that the peer paused (`true`) or resumed the channel. The link itself requests no
+    /// payloads from a paused lane.
     fn paused(&self, paused: bool) {
         let _ = paused;
     }
 
-    /// The channel is over: the peer closed it, or the link ended. Called once, and nothing after it; not called when this side closed it.
+    /// Reports that the peer closed the channel or that the link ended. It is the last call, and
+    /// happens once. It does not happen if this side closed the channel.
     fn closed(&self, notice: Notice);
 }
 
-/// What [`Lane::transmit`] gives.
+/// The result of [`Lane::transmit`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Transmit {
-    /// A payload, and another may follow: the lane stays in the round.
-    More(Body),
-    /// A payload, and there is no other now: the lane leaves the round until it is marked ready.
-    Last(Body),
-    /// Nothing: the lane leaves the round until it is marked ready.
+    /// A payload, and another may follow: the lane stays scheduled.
+    More(MessageBody),
+    /// A payload, and no other for now: the lane is not scheduled until it is marked ready.
+    Last(MessageBody),
+    /// No payload: the lane is not scheduled until it is marked ready.
     Nothing,
 }

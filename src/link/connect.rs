@@ -1,4 +1,5 @@
-//! From a host to a TCP connection: its addresses, afresh each time, raced as RFC 8305 has it. Shared by what dials masters and what dials services.
+//! Connects to a host over TCP: resolves its name anew each time, and races its addresses (RFC
+//! 8305). Used to dial masters and services.
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
@@ -9,34 +10,36 @@ use tokio::{
 };
 
 use super::{
-    files::{self, OutOfFiles},
+    file_limit::{self, OutOfFiles},
     resolve::look_up,
 };
 
-/// After this long without an answer the next address of a name is tried beside it (RFC 8305, 5).
+/// The delay before the next address is tried in parallel (RFC 8305, 5).
 pub const STAGGER: Duration = Duration::from_millis(250);
 
-/// Why there is no connection to a host. Prints as one line: what was seen, and what can be done where that is known.
+/// Why there is no connection to a host. Prints as one line: the evidence and, if known, the
+/// remedy.
 #[derive(Debug)]
 pub enum ConnectError {
     /// The name does not resolve, or has no address.
     Name {
         /// The name.
         host: String,
-        /// What the resolver says.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// None of the addresses takes a connection.
+    /// None of the addresses accepts a connection.
     Addresses(Attempts),
-    /// There is no descriptor for it.
+    /// There is no free file descriptor.
     OutOfFiles(OutOfFiles),
 }
 
-/// Addresses that were tried, and why each gave no connection.
+/// The addresses that were tried, with the error of each.
 pub type Attempts = Vec<(SocketAddr, io::Error)>;
 
 impl ConnectError {
-    /// What it comes down to. A refusal says more than silence, and silence more than what keeps this machine from asking, such as a lack of IPv6.
+    /// Returns the most telling error kind. A refusal ranks above a timeout, and a timeout above a
+    /// local obstacle such as missing IPv6.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         use io::ErrorKind::{ConnectionRefused, HostUnreachable, Other, TimedOut};
@@ -67,7 +70,7 @@ impl fmt::Display for ConnectError {
                 write!(formatter, "`{host}` does not resolve ({source})")
             }
             ConnectError::Addresses(attempts) => {
-                write!(formatter, "no connection to {}", list(attempts))
+                write!(formatter, "no connection to {}", list_attempts(attempts))
             }
             ConnectError::OutOfFiles(out) => write!(formatter, "{out}; {}", out.remedy()),
         }
@@ -76,17 +79,18 @@ impl fmt::Display for ConnectError {
 
 impl std::error::Error for ConnectError {}
 
-/// A connection to a local service, within `limit` from the name to the connection. It leaves the descriptors that are kept for links.
+/// Connects to a local service within `limit`, including the name resolution. Leaves the
+/// descriptors that are reserved for links.
 ///
 /// # Errors
-/// When there is none: each address that was tried is named.
+/// If there is no connection; the error names each address that was tried.
 ///
 /// # Cancel safety
-/// Dropping the future drops what was connected so far.
+/// Dropping the future closes the connections made so far.
 pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<TcpStream, ConnectError> {
     let deadline = Instant::now() + limit;
-    // A look-up takes descriptors too.
-    files::room().map_err(ConnectError::OutOfFiles)?;
+    // A look-up needs descriptors too.
+    file_limit::check_available().map_err(ConnectError::OutOfFiles)?;
     let failed = |source| match OutOfFiles::of(&source).or_else(OutOfFiles::now) {
         Some(out) => ConnectError::OutOfFiles(out),
         None => ConnectError::Name {
@@ -107,19 +111,19 @@ pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<TcpStream
     connect_to(addresses, deadline).await
 }
 
-/// A connection to one of the addresses, at the latest at the deadline.
+/// Connects to one of the addresses before the deadline.
 async fn connect_to(
     addresses: Vec<SocketAddr>,
     deadline: Instant,
 ) -> Result<TcpStream, ConnectError> {
     let attempt = move |address: SocketAddr| async move {
-        files::room()?;
+        file_limit::check_available()?;
         let socket = if address.is_ipv6() {
             TcpSocket::new_v6()?
         } else {
             TcpSocket::new_v4()?
         };
-        files::note(&socket);
+        file_limit::record_socket(&socket);
         timeout_at(deadline, socket.connect(address))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
@@ -130,10 +134,11 @@ async fn connect_to(
     })
 }
 
-/// The first connection that is established. Addresses are tried one after the other, and the next one already when one has not answered for `stagger`.
+/// Returns the first established connection. Tries the addresses in order, and starts the next
+/// attempt when one fails or does not answer for `stagger`.
 ///
 /// # Errors
-/// What each address said, when none gave a connection.
+/// The error of each address, if none accepts a connection.
 ///
 /// # Cancel safety
 /// Dropping the future ends all attempts.
@@ -154,6 +159,7 @@ where
     let mut running = JoinSet::new();
     let mut attempts = Vec::new();
     loop {
+        // Reached at the start, after a failed attempt, and after `stagger` without a result.
         match waiting.next() {
             Some(address) => {
                 let attempt = connect(address);
@@ -177,7 +183,8 @@ where
     }
 }
 
-/// The families take turns, beginning with that of the resolver's first answer: a dead one costs one wait, not all.
+/// Alternates the address families, starting with that of the resolver's first answer. A dead
+/// family then costs one wait, not one per address.
 pub(super) fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut first, mut second): (Vec<_>, Vec<_>) = addresses
@@ -193,17 +200,17 @@ pub(super) fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     alternated
 }
 
-/// The addresses that were tried, and what each said.
-pub(super) fn list(attempts: &[(SocketAddr, io::Error)]) -> String {
-    let said: Vec<String> = attempts
+/// Lists the addresses that were tried, with the error of each.
+pub(super) fn list_attempts(attempts: &[(SocketAddr, io::Error)]) -> String {
+    let described: Vec<String> = attempts
         .iter()
-        .map(|(address, error)| format!("{address} ({})", refusal_of(error)))
+        .map(|(address, error)| format!("{address} ({})", describe_error(error)))
         .collect();
-    said.join(", ")
+    described.join(", ")
 }
 
-/// What became of a connection, in a word or two.
-pub(super) fn refusal_of(error: &io::Error) -> String {
+/// Describes a connection error in a few words.
+pub(super) fn describe_error(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused".to_owned(),
         io::ErrorKind::TimedOut => "no answer".to_owned(),
@@ -220,7 +227,8 @@ mod tests {
 
     use super::*;
 
-    /// An address that swallows SYNs: that of a listener whose queue is full, as long as it and the connections in its queue are kept.
+    /// Returns an address that drops SYNs: a listener whose queue is full. Keep the listener and
+    /// the queued connections alive.
     #[cfg(target_os = "linux")]
     async fn silent() -> (SocketAddr, Socket, Vec<TcpStream>) {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -238,7 +246,8 @@ mod tests {
         (address, listener, queued)
     }
 
-    /// An address that refuses, as long as its socket is kept: nothing else gets it.
+    /// Returns an address that refuses connections. No other program gets it while the socket is
+    /// open.
     #[cfg(target_os = "linux")]
     fn refusing() -> (SocketAddr, Socket) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -248,7 +257,7 @@ mod tests {
         (socket.local_addr().unwrap().as_socket().unwrap(), socket)
     }
 
-    fn within(limit: Duration) -> Instant {
+    fn deadline_after(limit: Duration) -> Instant {
         Instant::now() + limit
     }
 
@@ -256,25 +265,27 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_silent_address_costs_a_moment_and_not_the_connection() {
+    async fn silent_address_delays_but_does_not_fail_the_connection() {
         let (silent, _listener, _queued) = silent().await;
         let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = service.local_addr().unwrap();
         let (gone, _bound) = refusing();
-        let begun = Instant::now();
-        let stream = connect_to(vec![silent, gone, address], within(LONG))
+        let started = Instant::now();
+        let stream = connect_to(vec![silent, gone, address], deadline_after(LONG))
             .await
             .unwrap();
         assert_eq!(stream.peer_addr().unwrap(), address);
-        assert!(begun.elapsed() < LONG / 4, "{:?}", begun.elapsed());
+        assert!(started.elapsed() < LONG / 4, "{:?}", started.elapsed());
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn every_address_is_named_with_what_it_said_and_a_refusal_says_most() {
+    async fn error_lists_every_address_and_refusal_ranks_first() {
         let (silent, _listener, _queued) = silent().await;
         let limit = Duration::from_millis(500);
-        let error = connect_to(vec![silent], within(limit)).await.unwrap_err();
+        let error = connect_to(vec![silent], deadline_after(limit))
+            .await
+            .unwrap_err();
         assert_eq!(
             (error.kind(), error.to_string()),
             (
@@ -283,7 +294,7 @@ mod tests {
             )
         );
         let (gone, _bound) = refusing();
-        let error = connect_to(vec![silent, gone], within(limit))
+        let error = connect_to(vec![silent, gone], deadline_after(limit))
             .await
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
@@ -294,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_this_machine_from_asking_says_least() {
+    fn local_obstacle_ranks_last() {
         let address = SocketAddr::from(([192, 0, 2, 1], 80));
         let of = |kinds: &[io::ErrorKind]| {
             ConnectError::Addresses(kinds.iter().map(|kind| (address, (*kind).into())).collect())
@@ -309,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_leads_to_its_service_or_is_named() {
+    async fn connect_reaches_service_or_names_host() {
         let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = service.local_addr().unwrap().port();
         assert!(connect("localhost", port, LONG).await.is_ok());
@@ -323,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_families_of_addresses_take_turns() {
+    fn address_families_alternate() {
         let of = |text: &str| text.parse::<SocketAddr>().unwrap();
         let [a, b, c, d] = ["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1"].map(of);
         assert_eq!(alternate(vec![a, b, c, d]), [a, d, b, c]);

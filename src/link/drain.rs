@@ -1,42 +1,47 @@
-//! How a role ends, the same for a server and a client. Shutdown flows down: no new streams, then those that are open may end within a grace
-//! period, then everything is cut; completion flows up.
+//! Runs the tasks of a server or client and drains them at the end. Shutdown goes top-down: no new
+//! streams; the open streams may end within a grace period; then all tasks are cancelled.
+//! Completion is reported bottom-up.
 
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info};
 
-use super::uplink::{LinkedRole, Uplink, Way};
+use super::uplink::{Connector, LinkedRole, Uplink};
 
-/// How long a farewell may take: that of a link which works takes a moment, and where none does nobody hears it.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// The time to notify the peers of the end. A working link needs a moment; without one no peer can
+/// be reached.
+const NOTIFY_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a role runs beside its link, and what ends it.
+/// The tasks of a role beside its links, and the token that cancels them.
 #[derive(Default)]
 pub struct Drain {
-    /// Streams, which may end by themselves in a drain.
+    /// The streams, which may end on their own during a drain.
     pub streams: TaskTracker,
-    /// Everything else.
+    /// All other tasks.
     pub tasks: TaskTracker,
-    /// Cuts all of it.
+    /// Cancels all tasks.
     pub stop: CancellationToken,
 }
 
 impl Drain {
-    /// Keeps `role` linked over each of the `uplinks` until `cancel` is cancelled. Then `begin` is to see to it that no stream is added; those that
-    /// are open have the `grace` period to end; `farewell` tells the other ends, within half a second; and the rest is cut. Returns when every task
-    /// has ended.
+    /// Keeps `role` linked over each of the `uplinks` until `cancel` is cancelled, then drains:
+    ///
+    /// 1. `stop_accepting` prevents new streams.
+    /// 2. The open streams have the `grace` period to end.
+    /// 3. `notify_peers` tells the peers, within half a second.
+    /// 4. All other tasks are cancelled. The method returns when every task has ended.
     ///
     /// # Cancel safety
-    /// Dropping the future cuts the links; the tasks end soon after.
-    pub async fn run<R: LinkedRole, W: Way>(
+    /// Dropping the future cuts the links. The tasks end soon after.
+    pub async fn run<R: LinkedRole, W: Connector>(
         self,
         uplinks: Vec<Uplink<W>>,
         role: Arc<R>,
         cancel: &CancellationToken,
         grace: Duration,
-        begin: impl FnOnce(),
-        farewell: impl Future<Output = ()>,
+        stop_accepting: impl FnOnce(),
+        notify_peers: impl Future<Output = ()>,
     ) {
         let Drain {
             streams,
@@ -44,9 +49,10 @@ impl Drain {
             stop,
         } = self;
         let _stopped_when_dropped = stop.clone().drop_guard();
-        // Tasks of their own, since the caller's future may be the one that the main thread blocks on: what wakes a link would wake that thread,
-        // where a task is taken by a worker that is awake already.
-        let linked: Vec<_> = uplinks
+        // Separate tasks: the caller's future may be the one on which the main thread blocks. A
+        // wake-up of a link would then wake that thread, while a worker that is already awake can
+        // run a task.
+        let links: Vec<_> = uplinks
             .into_iter()
             .map(|uplink| {
                 let (role, until) = (Arc::clone(&role), stop.clone());
@@ -55,18 +61,20 @@ impl Drain {
             .collect();
         drop(role);
         cancel.cancelled().await;
-        begin();
+        stop_accepting();
         info!(
             streams = streams.len(),
             grace_s = grace.as_secs(),
-            "ending: no new streams"
+            "draining: no new streams"
         );
         streams.close();
+        // Either limit may pass: the streams that are left are cancelled below.
         let _ = tokio::time::timeout(grace, streams.wait()).await;
-        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        let _ = tokio::time::timeout(NOTIFY_TIMEOUT, notify_peers).await;
         stop.cancel();
-        for linked in linked {
-            if let Err(error) = linked.await
+        for link in links {
+            // A panic of a link task continues here, so that it is not lost.
+            if let Err(error) = link.await
                 && let Ok(panic) = error.try_into_panic()
             {
                 resume_unwind(panic);

@@ -1,23 +1,27 @@
-//! A link without a network: two sockets joined in memory, for tests and benchmarks.
+//! An in-memory link without a network, for tests and benchmarks.
 
 use bytes::Bytes;
 
-use super::websocket::{End, MessageSocket};
+use super::websocket::{MessageSocket, SocketEnd};
 
-/// Bytes that each direction holds before the sender waits, as a socket's buffers would.
-const HELD: usize = 256 * 1024;
+/// The default buffer of each direction, in bytes, comparable to socket buffers.
+const CAPACITY: usize = 256 * 1024;
 
-/// A role's socket and that of a master that knows it, joined.
+/// Creates a connected pair: a role's socket and the socket of a master that trusts it.
 #[must_use]
 pub fn pair() -> (MessageSocket, MessageSocket) {
-    pair_holding(HELD)
+    pair_with_capacity(CAPACITY)
 }
 
-/// The same with `held_bytes` in each direction before the sender waits.
+/// Creates a connected pair that buffers `capacity` bytes in each direction before the sender
+/// waits.
 #[must_use]
-pub fn pair_holding(held_bytes: usize) -> (MessageSocket, MessageSocket) {
-    let (role, master) = tokio::io::duplex(held_bytes);
-    let mut master = MessageSocket::new(master, Bytes::new(), End::Accepted);
-    master.read_largely();
-    (MessageSocket::new(role, Bytes::new(), End::Dialled), master)
+pub fn pair_with_capacity(capacity: usize) -> (MessageSocket, MessageSocket) {
+    let (role, master) = tokio::io::duplex(capacity);
+    let mut master = MessageSocket::new(master, Bytes::new(), SocketEnd::Accepted);
+    master.allow_large_reads();
+    (
+        MessageSocket::new(role, Bytes::new(), SocketEnd::Dialled),
+        master,
+    )
 }

@@ -1,13 +1,15 @@
-//! One WebSocket between a role and a master: dialling, TLS, authentication, heartbeat, the order of sending.
+//! One WebSocket between a role and a master: dialling, TLS, authentication, keep-alive and the
+//! scheduler of its channels.
 //!
 //! ```text
-//!  role:   dial ──► MessageSocket ──► authenticate::join ────────────► Link::run ──► LinkEnd
-//!  master: accept ► MessageSocket ──► challenge, hello, welcome ─────► Link::run ──► LinkEnd
-//!                                                                        │  ▲
-//!                                                     Lane::receive ◄────┘  └──── Outbox ◄── Lane::transmit, control frames
+//!  role:   dial ──► MessageSocket ──► authenticate::join ──────────► Link::run ──► EndReason
+//!  master: accept ► MessageSocket ──► challenge, hello, welcome ───► Link::run ──► EndReason
+//!                                                                     │   ▲
+//!                                                 Lane::receive ◄─────┘   └── Outbox
+//!                                                  Outbox ◄── Lane::transmit, control frames
 //! ```
 //!
-//! Knows WebSocket messages and frames; not what a channel carries.
+//! This module knows WebSocket messages and frames, and not the content of a channel.
 
 pub mod accept;
 mod address;
@@ -17,8 +19,8 @@ pub mod channel;
 pub mod connect;
 pub mod dial;
 pub mod drain;
-pub mod files;
-pub mod heartbeat;
+pub mod file_limit;
+pub mod keep_alive;
 pub mod memory;
 mod outbox;
 pub mod proxy;
@@ -35,10 +37,10 @@ pub mod websocket;
 mod write_through;
 
 pub use channel::{Lane, Outbox, Transmit};
-pub use heartbeat::Timing;
+pub use keep_alive::KeepAliveTiming;
 #[cfg(test)]
 pub(crate) use outbox::ANSWERS_WAITING;
-pub use outbox::Ledger;
+pub use outbox::MemoryAccount;
 pub use reason::Reason;
-pub use session::{Ended, Handler, Link, LinkEnd};
+pub use session::{EndReason, Handler, Link, LinkSummary};
 pub use websocket::{MessageSocket, SocketError};

@@ -1,14 +1,15 @@
-//! What a link has to send: control frames first, then the lanes, fair by bytes. The link's task takes the next message from it only when
-//! the socket has room.
+//! The send queue of one link: control frames first, then the lanes with byte fairness. The link's
+//! task takes the next message only when the socket has room.
 //!
-//! The lanes are served by deficit round robin in two circles, in the manner of fq_codel: a lane that had nothing for a while goes first, up
-//! to one quantum; one that has more takes its turn with the others.
+//! The scheduler is deficit round robin with two lists, as in fq_codel (RFC 8290). A lane that
+//! becomes ready after it had nothing to send is a *new* lane and goes first, for up to one
+//! quantum. Lanes with more data are *old* lanes and take turns.
 //!
 //! ```text
-//!            marked ready                 quantum used up, or nothing left
-//!   Away ───────────────────► Fresh ─────────────────────────────────────► Round ──► Round …
-//!    ▲                                                                       │
-//!    └──────────────────────── its turn comes and it has nothing ◄───────────┘
+//!            marked ready                 quantum used up, or no more data
+//!   Idle ───────────────────► New ───────────────────────────────────────► Old ──► Old …
+//!    ▲                                                                      │
+//!    └──────────────────────── its turn comes and it is not ready ◄─────────┘
 //! ```
 //!
 //! No lock is held while a lane's method runs or a lane is dropped.
@@ -25,46 +26,49 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::channel::{Body, Lane, Transmit};
+use super::channel::{Lane, MessageBody, Transmit};
 use crate::{
     frame::{self, Code, Frame, MAX_DATA, Notice},
     map::Map,
 };
 
-/// Bytes that a lane may send before the next has its turn: one full message.
+/// Bytes that a lane may send before the next lane takes its turn: one full message.
 const QUANTUM: i64 = 64 * 1024;
 
-/// Bytes of control frames that may wait for a peer that does not read, some 8,000 frames. Beyond it the link ends with `limit`.
-const MAX_CONTROL_WAITING: usize = 1024 * 1024;
+/// The limit for queued control frames of a peer that does not read, in bytes: some 8,000 frames.
+/// Beyond it the link ends with `limit`.
+const MAX_QUEUED_CONTROL: usize = 1024 * 1024;
 
-/// What is allowed beyond that for each channel that was ever open at the same time, so that all of them can be closed at once.
+/// The extra allowance per channel, for the largest number of channels that were open at the same
+/// time. It allows closing all of them at once.
 const CONTROL_PER_LANE: usize = 1024;
 
-/// What a waiting control frame costs beside its bytes.
+/// The cost of a queued control frame in addition to its bytes.
 const CONTROL_OVERHEAD: usize = 64;
 
-/// Bytes of answers that may wait before the accepting end reads no more from the peer (PROTOCOL 12, `ANSWERS_WAITING`).
+/// Bytes of queued answers above which the accepting end stops reading from the peer (PROTOCOL 12,
+/// `ANSWERS_WAITING`).
 pub(crate) const ANSWERS_WAITING: usize = 16 * 1024;
 
-/// Places that an empty queue of control frames keeps.
-const CONTROL_KEPT: usize = 16;
+/// The capacity that an empty queue of control frames keeps.
+const KEPT_CAPACITY: usize = 16;
 
-/// A table is made smaller when it has room for more than so many times what it holds, and some more.
+/// A table shrinks to this many times its length once its capacity exceeds that by the same factor.
 const SHRINK_FACTOR: usize = 4;
 
-/// An account that the memory of a link is charged to.
-pub trait Ledger: Send + Sync {
+/// An account to which a link charges its memory.
+pub trait MemoryAccount: Send + Sync {
     /// Charges `bytes`.
     fn charge(&self, bytes: usize);
 
-    /// Returns `bytes` that were charged.
-    fn release(&self, bytes: usize);
+    /// Refunds `bytes` that were charged.
+    fn refund(&self, bytes: usize);
 }
 
-/// Why a channel could not be opened.
+/// An error of [`Outbox::open`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The number is in use on this link.
+    /// The channel number is in use on this link.
     #[error("channel {0} is in use")]
     InUse(u32),
     /// The link has ended.
@@ -72,117 +76,121 @@ pub enum OpenError {
     Ended(Notice),
 }
 
-/// The sending side of a link, shared by the lanes, the role and the link's task.
+/// The sending side of a link. The lanes, the role and the link's task share it.
 #[derive(Default)]
 pub struct Outbox {
-    state: Mutex<State>,
-    /// Whether the link's task handles what it read: frames that are queued in this time count as answers.
+    state: Mutex<OutboxState>,
+    /// Whether the link's task is handling received frames. Frames queued in this time count as
+    /// answers.
     answering: AtomicBool,
-    /// Bytes of answers that wait, with their overhead. Changes under the lock.
-    answers_waiting: AtomicUsize,
-    /// The account of what waits.
-    ledger: Option<Arc<dyn Ledger>>,
+    /// Bytes of queued answers, with their overhead. Changes under the lock.
+    queued_answers: AtomicUsize,
+    /// The account to which queued control frames are charged.
+    account: Option<Arc<dyn MemoryAccount>>,
 }
 
-/// A control frame that waits.
-struct Control {
+/// A queued control frame.
+struct ControlFrame {
     message: Bytes,
     is_answer: bool,
 }
 
-impl Control {
+impl ControlFrame {
     fn cost(&self) -> usize {
         self.message.len().saturating_add(CONTROL_OVERHEAD)
     }
 }
 
 #[derive(Default)]
-struct State {
-    lanes: Map<u32, Entry>,
-    /// Lanes that had nothing until now; served first.
-    fresh: VecDeque<u32>,
+struct OutboxState {
+    lanes: Map<u32, LaneEntry>,
+    /// Lanes that had nothing to send before. Served first.
+    new_lanes: VecDeque<u32>,
     /// Lanes that take turns.
-    round: VecDeque<u32>,
-    control: VecDeque<Control>,
+    old_lanes: VecDeque<u32>,
+    control: VecDeque<ControlFrame>,
     /// Bytes in `control`, with their overhead.
-    control_waiting: usize,
-    /// The most lanes that were open at the same time.
-    most_lanes: usize,
-    /// The link's task.
+    queued_control: usize,
+    /// The largest number of lanes that were open at the same time.
+    max_lanes: usize,
+    /// The waker of the link's task.
     task: Option<Waker>,
-    /// Whether the task found nothing to send when it last asked: what comes now must wake it.
-    hungry: bool,
-    /// Somebody wants the link to end with this error.
-    ending: Option<Notice>,
-    /// The link has ended with this.
+    /// Whether the task found nothing to send when it last asked, so that new work must wake it.
+    task_waits: bool,
+    /// The error with which the link shall end.
+    end_request: Option<Notice>,
+    /// The notice with which the link has ended.
     ended: Option<Notice>,
-    /// Who waits until no channel is open.
-    watcher: Option<Waker>,
+    /// The waker of the task that waits until no channel is open.
+    empty_waker: Option<Waker>,
 }
 
-struct Entry {
+/// An open channel.
+struct LaneEntry {
     lane: Arc<dyn Lane>,
-    place: Place,
-    /// The lane says that it may have something.
-    marked: bool,
-    /// The peer wants nothing for now.
+    position: LanePosition,
+    /// Whether the lane may have something to send.
+    ready: bool,
+    /// Whether the peer paused the channel.
     paused: bool,
-    /// Bytes that it may still send in this turn; below zero when a message was larger than what was left.
+    /// Bytes that the lane may still send in this turn. Negative after a message larger than the
+    /// rest of its quantum.
     credit: i64,
-    /// Once it has nothing more, the channel closes with this.
+    /// The notice with which to close the channel once the lane has nothing more to send.
     closing: Option<Notice>,
 }
 
+/// The position of a lane in the scheduler.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// In no circle.
-    Away,
-    Fresh,
-    Round,
-    /// Its `transmit` runs; it came from this circle.
-    Serving(Circle),
+enum LanePosition {
+    /// In no list.
+    Idle,
+    New,
+    Old,
+    /// Its `transmit` runs. The lane came from this list.
+    Serving(LaneList),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Circle {
-    Fresh,
-    Round,
+enum LaneList {
+    New,
+    Old,
 }
 
-/// What goes to the socket next.
+/// The next message for the socket.
 #[derive(Debug)]
 pub(super) enum Outgoing {
     /// A control frame.
     Control(Bytes),
-    /// The payload of a DATA frame.
-    Data(u32, Body),
+    /// The payload of a DATA frame, with its channel number.
+    Data(u32, MessageBody),
 }
 
-/// A lane whose turn it is.
-struct Turn {
+/// The lane that the scheduler serves next.
+struct ScheduledLane {
     channel: u32,
     lane: Arc<dyn Lane>,
 }
 
 impl Outbox {
-    /// An outbox without lanes.
+    /// Creates an outbox without lanes.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// An outbox without lanes whose waiting control frames are charged to `ledger`.
+    /// Creates an outbox without lanes that charges its queued control frames to `account`.
     #[must_use]
-    pub fn charged_to(ledger: Arc<dyn Ledger>) -> Arc<Self> {
+    pub fn with_account(account: Arc<dyn MemoryAccount>) -> Arc<Self> {
         let mut outbox = Outbox::default();
-        outbox.ledger = Some(ledger);
+        outbox.account = Some(account);
         Arc::new(outbox)
     }
 
-    /// Opens a channel: `lane` is its end from now on.
+    /// Opens a channel with `lane` as its local end.
     ///
     /// # Errors
-    /// When the number is in use or the link has ended: the lane is dropped, and nothing is called on it.
+    /// The number is in use, or the link has ended. The lane is dropped without a call.
     pub fn open(&self, channel: u32, lane: Arc<dyn Lane>) -> Result<(), OpenError> {
         let mut state = self.state();
         if let Some(notice) = &state.ended {
@@ -191,39 +199,43 @@ impl Outbox {
         if state.lanes.contains_key(&channel) {
             return Err(OpenError::InUse(channel));
         }
-        let entry = Entry {
+        let entry = LaneEntry {
             lane,
-            place: Place::Away,
-            marked: false,
+            position: LanePosition::Idle,
+            ready: false,
             paused: false,
             credit: 0,
             closing: None,
         };
         state.lanes.insert(channel, entry);
-        state.most_lanes = state.most_lanes.max(state.lanes.len());
+        state.max_lanes = state.max_lanes.max(state.lanes.len());
         Ok(())
     }
 
-    /// Says that the lane of `channel` may have something to send: it is asked when its turn comes. Cheap when it was said already.
+    /// Marks the lane of `channel` ready: it may have something to send, and the link asks it in
+    /// its turn. Cheap if it is marked already.
     pub fn ready(&self, channel: u32) {
         let mut state = self.state();
-        state.mark(channel);
+        state.mark_ready(channel);
         Self::wake(state);
     }
 
-    /// Queues a control frame, ahead of all DATA. When the peer does not read and too many wait, the link ends with `limit`.
+    /// Queues a control frame ahead of all DATA. The link ends with `limit` if the peer does not
+    /// read and the queue grows too large.
     pub fn control(&self, frame: &Frame) {
         debug_assert!(
             !matches!(frame, Frame::Data { .. }),
             "DATA comes from lanes"
         );
+        // Encoded outside the lock.
         let message = frame.to_message();
         let mut state = self.state();
         self.queue(&mut state, message);
         Self::wake(state);
     }
 
-    /// Queues a PONG in place of one that still waits: a peer needs the answer to its last PING only (PROTOCOL 6.1).
+    /// Queues a PONG, or replaces a queued one. A peer only needs the answer to its latest PING
+    /// (PROTOCOL 6.1).
     pub(super) fn pong(&self, token: u64) {
         let message = Frame::Pong(token).to_message();
         let mut state = self.state();
@@ -231,16 +243,17 @@ impl Outbox {
             .control
             .iter_mut()
             .rev()
-            .find(|waiting| frame::is_pong(&waiting.message))
+            .find(|queued| frame::is_pong(&queued.message))
         {
-            Some(waiting) => waiting.message = message,
+            // All PONGs have the same length, so the charge stays the same.
+            Some(queued) => queued.message = message,
             None => self.queue(&mut state, message),
         }
         Self::wake(state);
     }
 
-    /// Closes a channel: queues CLOSE, ahead of what the lane still had, and drops the lane. Nothing is called on the lane any more. Does
-    /// nothing when the channel is not open.
+    /// Closes a channel: queues CLOSE ahead of the lane's unsent data, and drops the lane without a
+    /// further call. Does nothing if the channel is not open.
     pub fn close(&self, channel: u32, notice: &Notice) {
         let mut state = self.state();
         let entry = state.remove(channel);
@@ -248,24 +261,27 @@ impl Outbox {
             self.queue(&mut state, close_message(channel, notice));
         }
         Self::wake(state);
+        // Dropped after the lock: the drop of a lane may call the outbox.
         drop(entry);
     }
 
-    /// Closes a channel once its lane has nothing more to send: from now on only [`Lane::transmit`] is called on it, until it says
-    /// [`Transmit::Last`] or [`Transmit::Nothing`] and has not been marked ready meanwhile; then CLOSE follows what it sent, and the lane
-    /// is dropped. Does nothing when the channel is not open.
+    /// Closes a channel once its lane has nothing more to send. From now on the link only calls
+    /// [`Lane::transmit`] on the lane, until it returns [`Transmit::Last`] or [`Transmit::Nothing`]
+    /// and was not marked ready in the meantime. CLOSE then follows the lane's data, and the lane
+    /// is dropped. Does nothing if the channel is not open.
     pub fn close_after_drain(&self, channel: u32, notice: &Notice) {
         let mut state = self.state();
         let Some(entry) = state.lanes.get_mut(&channel) else {
             return;
         };
         entry.closing.get_or_insert_with(|| notice.clone());
-        let drained = self.take_drained(&mut state, channel);
+        // An idle lane may never be marked ready again, so it is checked here.
+        let drained = self.close_if_drained(&mut state, channel);
         Self::wake(state);
         drop(drained);
     }
 
-    /// The lane of an open channel.
+    /// Returns the lane of an open channel.
     #[must_use]
     pub fn lane(&self, channel: u32) -> Option<Arc<dyn Lane>> {
         self.state()
@@ -274,7 +290,7 @@ impl Outbox {
             .map(|entry| entry.lane.clone())
     }
 
-    /// How many channels are open.
+    /// Returns the number of open channels.
     #[must_use]
     pub fn len(&self) -> usize {
         self.state().lanes.len()
@@ -286,108 +302,119 @@ impl Outbox {
         self.len() == 0
     }
 
-    /// Waits until no channel is open, or the link has ended. One at a time waits.
+    /// Waits until no channel is open or the link has ended. Supports one waiting task at a time.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped.
-    pub async fn vacant(&self) {
+    /// Safe: dropping the future loses nothing.
+    pub async fn wait_until_empty(&self) {
         std::future::poll_fn(|context| {
             let mut state = self.state();
             if state.lanes.is_empty() {
                 return Poll::Ready(());
             }
-            state.watcher = Some(context.waker().clone());
+            state.empty_waker = Some(context.waker().clone());
             Poll::Pending
         })
         .await;
     }
 
-    /// Bytes of control frames that wait because the peer does not read, with what is kept beside each: who makes more of them on another
-    /// peer's account can stop before the link ends for it.
+    /// Returns the bytes of control frames that are queued because the peer does not read, with
+    /// their overhead. A caller that queues more of them on behalf of another peer can stop before
+    /// the link ends because of the limit.
     #[must_use]
-    pub fn control_waiting_bytes(&self) -> usize {
-        self.state().control_waiting
+    pub fn queued_control_bytes(&self) -> usize {
+        self.state().queued_control
     }
 
-    /// Asks the link to send ERROR with this notice and to end. The first one who asks is heard.
+    /// Requests that the link sends ERROR with this notice and ends. The first request counts.
     pub fn end(&self, notice: Notice) {
         let mut state = self.state();
         if state.ended.is_some() {
             return;
         }
-        state.ending.get_or_insert(notice);
-        state.hungry = true;
+        state.end_request.get_or_insert(notice);
+        // Wakes the task even if it did not wait for work.
+        state.task_waits = true;
         Self::wake(state);
     }
 
-    /// Whether the link has ended, and why.
+    /// Returns the notice with which the link has ended, if it has.
     #[must_use]
     pub fn ended(&self) -> Option<Notice> {
         self.state().ended.clone()
     }
 
-    /// Whether somebody wants the link to end.
+    /// Whether an end of the link was requested.
     #[cfg(test)]
-    pub(crate) fn is_to_end(&self) -> bool {
-        self.state().ending.is_some()
+    pub(crate) fn is_end_requested(&self) -> bool {
+        self.state().end_request.is_some()
     }
 
-    /// The link's task is here and can be woken; whether somebody wants the link to end.
-    pub(super) fn attend(&self, waker: &Waker) -> Option<Notice> {
+    /// Registers the waker of the link's task. Returns the notice if an end of the link was
+    /// requested.
+    pub(super) fn register_task(&self, waker: &Waker) -> Option<Notice> {
         let mut state = self.state();
         match &mut state.task {
+            // `clone_from` avoids a clone if the waker is the same.
             Some(task) => task.clone_from(waker),
             None => state.task = Some(waker.clone()),
         }
-        state.ending.clone()
+        state.end_request.clone()
     }
 
-    /// The next message for the socket; `None` when there is nothing, and the task will be woken. Payloads are made in `memory`.
-    pub(super) fn next(&self, memory: &mut BytesMut) -> Option<Outgoing> {
+    /// Returns the next message for the socket. Returns `None` if there is none; new work then
+    /// wakes the task. Lanes build their payloads in `buffer`.
+    pub(super) fn next(&self, buffer: &mut BytesMut) -> Option<Outgoing> {
         loop {
             let mut state = self.state();
             if let Some(message) = self.pop_control(&mut state) {
                 return Some(Outgoing::Control(message));
             }
-            let Some(turn) = state.next_turn() else {
-                state.hungry = true;
+            let Some(scheduled) = state.schedule() else {
+                // Set under the same lock as the check, so no wake-up is lost.
+                state.task_waits = true;
                 return None;
             };
+            // The lane may call the outbox from `transmit`.
             drop(state);
-            let channel = turn.channel;
-            if let Some(payload) = self.serve(turn, memory) {
+            let channel = scheduled.channel;
+            if let Some(payload) = self.transmit(scheduled, buffer) {
                 return Some(Outgoing::Data(channel, payload));
             }
         }
     }
 
-    /// The next control frame alone, for a link that ends.
+    /// Returns the next control frame only, for a link that ends.
     pub(super) fn next_control(&self) -> Option<Bytes> {
         self.pop_control(&mut self.state())
     }
 
-    /// The link's task begins (`true`) or ends to handle what it read.
+    /// Sets whether the link's task is handling received frames.
     pub(super) fn set_answering(&self, answering: bool) {
         self.answering.store(answering, Relaxed);
     }
 
-    /// Whether more answers wait than a peer that reads leaves waiting.
-    pub(super) fn is_clogged(&self) -> bool {
-        self.answers_waiting.load(Relaxed) > ANSWERS_WAITING
+    /// Whether more answers are queued than for a peer that reads.
+    pub(super) fn has_answer_backlog(&self) -> bool {
+        self.queued_answers.load(Relaxed) > ANSWERS_WAITING
     }
 
-    /// Charges what the link holds beside control frames: `now` bytes, where it was `before`.
-    pub(super) fn recharge(&self, before: usize, now: usize) {
-        let Some(ledger) = &self.ledger else { return };
+    /// Changes the charge for the link's memory other than control frames from `before` to `now`
+    /// bytes.
+    pub(super) fn adjust_charge(&self, before: usize, now: usize) {
+        let Some(account) = &self.account else {
+            return;
+        };
         if now > before {
-            ledger.charge(now.saturating_sub(before));
+            account.charge(now.saturating_sub(before));
         } else {
-            ledger.release(before.saturating_sub(now));
+            account.refund(before.saturating_sub(now));
         }
     }
 
-    /// The lane that takes what arrived on `channel`: none when it is not open, or has only to be drained.
-    pub(super) fn receiver(&self, channel: u32) -> Option<Arc<dyn Lane>> {
+    /// Returns the lane that receives the payloads of `channel`. Returns `None` if the channel is
+    /// not open or only drains.
+    pub(super) fn receiving_lane(&self, channel: u32) -> Option<Arc<dyn Lane>> {
         self.state()
             .lanes
             .get(&channel)
@@ -395,10 +422,11 @@ impl Outbox {
             .map(|entry| entry.lane.clone())
     }
 
-    /// The peer closed the channel.
-    pub(super) fn closed_by_peer(&self, channel: u32, notice: Notice) {
+    /// Handles CLOSE from the peer.
+    pub(super) fn on_peer_close(&self, channel: u32, notice: Notice) {
         let entry = self.state().remove(channel);
-        if let Some(Entry {
+        // A lane that only drains was closed by this side, so it gets no callback.
+        if let Some(LaneEntry {
             lane,
             closing: None,
             ..
@@ -408,8 +436,8 @@ impl Outbox {
         }
     }
 
-    /// The peer paused or resumed the channel.
-    pub(super) fn paused_by_peer(&self, channel: u32, paused: bool) {
+    /// Handles PAUSE or RESUME from the peer.
+    pub(super) fn on_peer_pause(&self, channel: u32, paused: bool) {
         let mut state = self.state();
         let Some(entry) = state.lanes.get_mut(&channel) else {
             return;
@@ -418,8 +446,10 @@ impl Outbox {
             return;
         }
         let lane = entry.closing.is_none().then(|| entry.lane.clone());
-        if !paused && mem::take(&mut entry.marked) {
-            state.mark(channel);
+        // A lane that was marked while paused is in no list. Clearing the flag first lets
+        // `mark_ready` enqueue it.
+        if !paused && mem::take(&mut entry.ready) {
+            state.mark_ready(channel);
         }
         Self::wake(state);
         if let Some(lane) = lane {
@@ -427,7 +457,7 @@ impl Outbox {
         }
     }
 
-    /// The link has ended: every lane hears of it, and nothing is taken any more.
+    /// Marks the link as ended: notifies every lane, and accepts nothing more.
     pub(super) fn finish(&self, notice: &Notice) {
         let mut state = self.state();
         if state.ended.is_some() {
@@ -435,38 +465,42 @@ impl Outbox {
         }
         state.ended = Some(notice.clone());
         let lanes = mem::take(&mut state.lanes);
-        state.tell_watcher();
-        (state.fresh, state.round, state.task) = Default::default();
+        state.wake_if_empty();
+        // The waker is dropped as well: it would keep the memory of the ended task.
+        (state.new_lanes, state.old_lanes, state.task) = Default::default();
         drop(state);
         for entry in lanes.into_values().filter(|entry| entry.closing.is_none()) {
             entry.lane.closed(notice.clone());
         }
     }
 
-    fn serve(&self, turn: Turn, memory: &mut BytesMut) -> Option<Body> {
-        let (payload, more) = match turn.lane.transmit(memory) {
+    /// Asks the scheduled lane for a payload, and returns the lane to the scheduler.
+    fn transmit(&self, scheduled: ScheduledLane, buffer: &mut BytesMut) -> Option<MessageBody> {
+        let (payload, more) = match scheduled.lane.transmit(buffer) {
             Transmit::More(payload) => (Some(payload), true),
             Transmit::Last(payload) => (Some(payload), false),
             Transmit::Nothing => (None, false),
         };
         let sent = payload.as_ref().map_or(0, |payload| payload.len());
         if sent > MAX_DATA {
-            // A mistake on this side; the peer would end the whole link for it.
+            // A bug on this side. The peer would end the whole link because of it, so only the
+            // channel is closed.
             let notice = Notice::new(Code::Limit, format!("a payload of {sent} bytes"));
-            self.close(turn.channel, &notice);
-            turn.lane.closed(notice);
+            self.close(scheduled.channel, &notice);
+            scheduled.lane.closed(notice);
             return None;
         }
         let mut state = self.state();
-        state.settle(turn.channel, sent, more);
-        let drained = self.take_drained(&mut state, turn.channel);
+        state.reschedule(scheduled.channel, sent, more);
+        let drained = self.close_if_drained(&mut state, scheduled.channel);
         drop(state);
-        drop((drained, turn));
+        // Lanes are dropped without the lock.
+        drop((drained, scheduled));
         payload
     }
 
-    fn queue(&self, state: &mut State, message: Bytes) {
-        let control = Control {
+    fn queue(&self, state: &mut OutboxState, message: Bytes) {
+        let control = ControlFrame {
             message,
             is_answer: self.answering.load(Relaxed),
         };
@@ -475,45 +509,48 @@ impl Outbox {
             return;
         }
         if is_answer {
-            self.answers_waiting.fetch_add(cost, Relaxed);
+            self.queued_answers.fetch_add(cost, Relaxed);
         }
-        if let Some(ledger) = &self.ledger {
-            ledger.charge(cost);
+        if let Some(account) = &self.account {
+            account.charge(cost);
         }
     }
 
-    fn pop_control(&self, state: &mut State) -> Option<Bytes> {
+    fn pop_control(&self, state: &mut OutboxState) -> Option<Bytes> {
         let control = state.control.pop_front()?;
         let cost = control.cost();
-        state.control_waiting = state.control_waiting.saturating_sub(cost);
+        state.queued_control = state.queued_control.saturating_sub(cost);
         if control.is_answer {
-            self.answers_waiting.fetch_sub(cost, Relaxed);
+            self.queued_answers.fetch_sub(cost, Relaxed);
         }
-        if let Some(ledger) = &self.ledger {
-            ledger.release(cost);
+        if let Some(account) = &self.account {
+            account.refund(cost);
         }
         if state.control.is_empty() {
-            state.control.shrink_to(CONTROL_KEPT);
+            // A burst of control frames must not leave its capacity behind.
+            state.control.shrink_to(KEPT_CAPACITY);
         }
         Some(control.message)
     }
 
-    /// Takes a lane out that was to be closed once it has nothing more, and queues its CLOSE.
-    fn take_drained(&self, state: &mut State, channel: u32) -> Option<Entry> {
+    /// Removes a draining lane that has nothing more to send, and queues its CLOSE.
+    fn close_if_drained(&self, state: &mut OutboxState, channel: u32) -> Option<LaneEntry> {
         let notice = state.drained(channel)?;
         self.queue(state, close_message(channel, &notice));
         state.remove(channel)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, OutboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the task if it waits for something to send and there is something.
-    fn wake(mut state: MutexGuard<'_, State>) {
-        let wanted = state.hungry && state.has_something();
-        let task = if wanted { state.task.clone() } else { None };
-        state.hungry &= !wanted;
+    /// Wakes the link's task if it waits and there is work for it.
+    fn wake(mut state: MutexGuard<'_, OutboxState>) {
+        let must_wake = state.task_waits && state.has_work();
+        let task = if must_wake { state.task.clone() } else { None };
+        // One wake-up is enough until the task asks again.
+        state.task_waits &= !must_wake;
+        // The waker runs without the lock: it may poll the task at once.
         drop(state);
         if let Some(task) = task {
             task.wake();
@@ -521,115 +558,131 @@ impl Outbox {
     }
 }
 
-impl State {
-    fn has_something(&self) -> bool {
-        self.ending.is_some()
-            || !(self.control.is_empty() && self.fresh.is_empty() && self.round.is_empty())
+impl OutboxState {
+    fn has_work(&self) -> bool {
+        self.end_request.is_some()
+            || !(self.control.is_empty() && self.new_lanes.is_empty() && self.old_lanes.is_empty())
     }
 
-    fn remove(&mut self, channel: u32) -> Option<Entry> {
+    fn remove(&mut self, channel: u32) -> Option<LaneEntry> {
         let entry = self.lanes.remove(&channel);
         self.shrink();
-        self.tell_watcher();
+        self.wake_if_empty();
         entry
     }
 
-    /// A link that once had many channels does not keep the tables of that time.
+    /// Shrinks the tables of a link that once had many more channels.
     fn shrink(&mut self) {
         let kept = self
             .lanes
             .len()
             .saturating_mul(SHRINK_FACTOR)
-            .max(CONTROL_KEPT);
+            .max(KEPT_CAPACITY);
+        // The gap between the new capacity and this threshold prevents a resize on every change.
         if self.lanes.capacity() <= kept.saturating_mul(SHRINK_FACTOR) {
             return;
         }
         self.lanes.shrink_to(kept);
-        // Numbers of channels that are gone stay in the circles until their turn.
+        // The lists keep the numbers of removed channels until their turn, so they are cleaned up
+        // before they shrink.
         let lanes = &self.lanes;
-        self.fresh.retain(|channel| {
+        self.new_lanes.retain(|channel| {
             lanes
                 .get(channel)
-                .is_some_and(|entry| entry.place == Place::Fresh)
+                .is_some_and(|entry| entry.position == LanePosition::New)
         });
-        self.round.retain(|channel| {
+        self.old_lanes.retain(|channel| {
             lanes
                 .get(channel)
-                .is_some_and(|entry| entry.place == Place::Round)
+                .is_some_and(|entry| entry.position == LanePosition::Old)
         });
-        self.fresh.shrink_to(kept);
-        self.round.shrink_to(kept);
+        self.new_lanes.shrink_to(kept);
+        self.old_lanes.shrink_to(kept);
     }
 
-    fn tell_watcher(&mut self) {
+    fn wake_if_empty(&mut self) {
         if self.lanes.is_empty()
-            && let Some(watcher) = self.watcher.take()
+            && let Some(waker) = self.empty_waker.take()
         {
-            watcher.wake();
+            waker.wake();
         }
     }
 
-    fn mark(&mut self, channel: u32) {
+    fn mark_ready(&mut self, channel: u32) {
         let Some(entry) = self.lanes.get_mut(&channel) else {
             return;
         };
-        if mem::replace(&mut entry.marked, true) || entry.paused || entry.place != Place::Away {
+        // A lane in a list or in `transmit` only keeps the mark: `schedule` and `reschedule` read
+        // it.
+        if mem::replace(&mut entry.ready, true)
+            || entry.paused
+            || entry.position != LanePosition::Idle
+        {
             return;
         }
-        entry.place = Place::Fresh;
+        entry.position = LanePosition::New;
         entry.credit = QUANTUM;
-        self.fresh.push_back(channel);
+        self.new_lanes.push_back(channel);
     }
 
-    /// Whether the frame was taken: not by a link that has ended, nor by one whose peer leaves too much waiting.
-    fn queue(&mut self, control: Control) -> bool {
+    /// Queues a control frame. Returns `false` if the link has ended or its peer leaves too many
+    /// frames unread.
+    fn queue(&mut self, control: ControlFrame) -> bool {
         if self.ended.is_some() {
             return false;
         }
-        let waiting = self.control_waiting.saturating_add(control.cost());
-        if waiting > MAX_CONTROL_WAITING + self.most_lanes * CONTROL_PER_LANE {
-            self.ending.get_or_insert_with(|| {
+        let queued = self.queued_control.saturating_add(control.cost());
+        if queued > MAX_QUEUED_CONTROL + self.max_lanes * CONTROL_PER_LANE {
+            self.end_request.get_or_insert_with(|| {
                 Notice::new(
                     Code::Limit,
                     "too many control frames wait for a peer that does not read",
                 )
             });
-            self.hungry = true;
+            // A task that waits for the socket does not wait for work, but it has to end the link
+            // now.
+            self.task_waits = true;
             return false;
         }
-        self.control_waiting = waiting;
+        self.queued_control = queued;
         self.control.push_back(control);
         true
     }
 
-    fn next_turn(&mut self) -> Option<Turn> {
+    /// Selects the lane to serve next: the first new lane, otherwise the first old lane with
+    /// credit.
+    fn schedule(&mut self) -> Option<ScheduledLane> {
         loop {
-            let (channel, circle) = match self.fresh.pop_front() {
-                Some(channel) => (channel, Circle::Fresh),
-                None => (self.round.pop_front()?, Circle::Round),
+            let (channel, list) = match self.new_lanes.pop_front() {
+                Some(channel) => (channel, LaneList::New),
+                None => (self.old_lanes.pop_front()?, LaneList::Old),
             };
-            let place = if circle == Circle::Fresh {
-                Place::Fresh
+            let position = if list == LaneList::New {
+                LanePosition::New
             } else {
-                Place::Round
+                LanePosition::Old
             };
+            // A number whose lane is gone or was opened again is stale.
             let Some(entry) = self
                 .lanes
                 .get_mut(&channel)
-                .filter(|entry| entry.place == place)
+                .filter(|entry| entry.position == position)
             else {
                 continue;
             };
-            if entry.paused || !entry.marked {
-                entry.place = Place::Away;
+            if entry.paused || !entry.ready {
+                // The next `mark_ready` or RESUME makes it a new lane.
+                entry.position = LanePosition::Idle;
             } else if entry.credit <= 0 {
+                // The lane has used its quantum: it gets another one and waits for its next turn.
                 entry.credit += QUANTUM;
-                entry.place = Place::Round;
-                self.round.push_back(channel);
+                entry.position = LanePosition::Old;
+                self.old_lanes.push_back(channel);
             } else {
-                entry.place = Place::Serving(circle);
-                entry.marked = false;
-                return Some(Turn {
+                entry.position = LanePosition::Serving(list);
+                // Cleared before `transmit`, so a mark that is set during the call is not lost.
+                entry.ready = false;
+                return Some(ScheduledLane {
                     channel,
                     lane: entry.lane.clone(),
                 });
@@ -637,42 +690,46 @@ impl State {
         }
     }
 
-    /// Puts a lane back after its turn.
-    fn settle(&mut self, channel: u32, sent: usize, more: bool) {
+    /// Returns a lane to its list after its turn.
+    fn reschedule(&mut self, channel: u32, sent: usize, more: bool) {
+        // The lane may have closed its channel during `transmit`.
         let Some(entry) = self.lanes.get_mut(&channel) else {
             return;
         };
-        let Place::Serving(circle) = entry.place else {
+        let LanePosition::Serving(list) = entry.position else {
             return;
         };
         entry.credit -= i64::try_from(sent).unwrap_or(i64::MAX);
-        entry.marked |= more && sent > 0;
-        if entry.marked && entry.credit > 0 {
-            let (place, queue) = match circle {
-                Circle::Fresh => (Place::Fresh, &mut self.fresh),
-                Circle::Round => (Place::Round, &mut self.round),
+        // An empty payload uses no credit, so `More` with one must not keep the lane in its list.
+        entry.ready |= more && sent > 0;
+        if entry.ready && entry.credit > 0 {
+            // The quantum is not used up: the turn continues.
+            let (position, queue) = match list {
+                LaneList::New => (LanePosition::New, &mut self.new_lanes),
+                LaneList::Old => (LanePosition::Old, &mut self.old_lanes),
             };
-            entry.place = place;
+            entry.position = position;
             queue.push_front(channel);
-        } else if entry.marked || circle == Circle::Fresh {
-            // A fresh lane that has nothing left waits out one round: it cannot come first again and again.
-            entry.credit = if entry.marked {
+        } else if entry.ready || list == LaneList::New {
+            // A new lane without more data waits for one round of the old lanes. Otherwise a lane
+            // that is marked again and again would always go first.
+            entry.credit = if entry.ready {
                 entry.credit + QUANTUM
             } else {
                 QUANTUM
             };
-            entry.place = Place::Round;
-            self.round.push_back(channel);
+            entry.position = LanePosition::Old;
+            self.old_lanes.push_back(channel);
         } else {
-            entry.place = Place::Away;
+            entry.position = LanePosition::Idle;
         }
     }
 
-    /// The notice of a lane that was to be closed once it has nothing more, and has nothing more.
+    /// Returns the notice of a draining lane that has nothing more to send.
     fn drained(&self, channel: u32) -> Option<Notice> {
         let entry = self.lanes.get(&channel)?;
-        let serving = matches!(entry.place, Place::Serving(_));
-        entry.closing.clone().filter(|_| !entry.marked && !serving)
+        let serving = matches!(entry.position, LanePosition::Serving(_));
+        entry.closing.clone().filter(|_| !entry.ready && !serving)
     }
 }
 
@@ -687,8 +744,9 @@ fn close_message(channel: u32, notice: &Notice) -> Bytes {
 impl Drop for Outbox {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ledger) = &self.ledger {
-            ledger.release(state.control_waiting);
+        // Frames that were never sent are still charged.
+        if let Some(account) = &self.account {
+            account.refund(state.queued_control);
         }
     }
 }

@@ -1,58 +1,61 @@
-//! The PROXY protocol (<https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>): the line or the block that a proxy which relays whole
-//! connections sends before all else, so that it is known for whom. Versions 1 and 2 are read, version 2 is written.
+//! The PROXY protocol (<https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>): the header
+//! with which a proxy states the origin of a relayed connection. Reads versions 1 and 2, writes
+//! version 2.
 
 use std::{io, net::SocketAddr};
 
 use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Begins version 2.
+/// The signature of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The signature, version and command, family, and the length of what follows.
+/// The length of the signature, version and command, family, and length fields.
 const FIXED: usize = 16;
 
-/// The longest header of version 2 that is read: its addresses, and what proxies put behind them (TLS's names, identities of a cloud).
-const MAX_BLOCK: usize = 4096;
+/// The maximum length of a version 2 header: the addresses, and the fields that proxies add (TLS
+/// names, cloud identities).
+const MAX_V2_HEADER: usize = 4096;
 
-/// The longest line of version 1, its end included.
-const MAX_LINE: usize = 107;
+/// The maximum length of a version 1 line, including its end.
+const MAX_V1_LINE: usize = 107;
 
-/// Why there is no visitor's address.
+/// Why the origin of a connection is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyHeaderError {
     /// The connection ended or failed.
-    #[error("the connection ended within the PROXY protocol's header ({0})")]
+    #[error("the connection ended within the PROXY protocol header ({0})")]
     Io(#[from] io::Error),
-    /// What came is no such header.
-    #[error("no PROXY protocol's header ({0})")]
+    /// The data is not a PROXY protocol header.
+    #[error("no PROXY protocol header ({0})")]
     Malformed(String),
-    /// It is longer than any that is of use.
-    #[error("a PROXY protocol's header of {0} bytes, more than {MAX_BLOCK}")]
+    /// The header exceeds the maximum length.
+    #[error("a PROXY protocol header of {0} bytes, more than {MAX_V2_HEADER}")]
     TooLong(usize),
 }
 
-/// Reads the header, and not a byte more. Nothing when the proxy speaks for itself, as in a health check, or for nobody that has an IP address.
+/// Reads exactly one header. Returns `None` if the proxy connects for itself, as in a health check,
+/// or the origin has no IP address.
 ///
 /// # Errors
-/// When there is none.
+/// If there is no valid header.
 ///
 /// # Cancel safety
-/// Not safe: what was read is lost.
+/// Not cancel safe: the bytes read so far are lost.
 pub async fn read(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
-    // The shortest line of version 1 is longer than that as well.
+    // The shortest version 1 line is also longer than this.
     let mut header = vec![0; SIGNATURE.len()];
     stream.read_exact(&mut header).await?;
     if header == SIGNATURE {
-        block(stream, header).await
+        read_v2(stream, header).await
     } else {
-        line(stream, header).await
+        read_v1(stream, header).await
     }
 }
 
-async fn block(
+async fn read_v2(
     stream: &mut (impl AsyncRead + Unpin),
     mut header: Vec<u8>,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
@@ -63,7 +66,7 @@ async fn block(
     let length = header
         .last_chunk()
         .map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
-    if FIXED + length > MAX_BLOCK {
+    if FIXED + length > MAX_V2_HEADER {
         return Err(ProxyHeaderError::TooLong(FIXED + length));
     }
     header.resize(FIXED + length, 0);
@@ -83,16 +86,16 @@ async fn block(
     })
 }
 
-async fn line(
+async fn read_v1(
     stream: &mut (impl AsyncRead + Unpin),
     mut line: Vec<u8>,
 ) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     if !line.starts_with(b"PROXY ") {
         return Err(ProxyHeaderError::Malformed(
-            "it begins otherwise".to_owned(),
+            "it does not begin with `PROXY `".to_owned(),
         ));
     }
-    while !line.ends_with(b"\n") && line.len() < MAX_LINE {
+    while !line.ends_with(b"\n") && line.len() < MAX_V1_LINE {
         line.push(stream.read_u8().await?);
     }
     let header = v1::Header::try_from(line.as_slice())
@@ -110,9 +113,10 @@ async fn line(
     })
 }
 
-/// A header of version 2 for a connection from the first address to the second; without them it says that who writes it speaks for itself.
+/// Encodes a version 2 header for a connection from the first address to the second. Without
+/// addresses, the header states that the sender connects for itself.
 #[must_use]
-pub fn written(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+pub fn encode(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     let canonical =
         |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let builder = match ends {
@@ -129,7 +133,7 @@ pub fn written(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
             v2::Builder::new(v2::Version::Two | v2::Command::Local, unspecified)
         }
     };
-    // It fails for what is too long alone, and addresses are not.
+    // The builder fails only on excessive length, which addresses do not reach.
     builder.build().unwrap_or_default()
 }
 
@@ -139,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    /// What is read of `bytes`, and how many bytes are left.
+    /// Reads a header from `bytes`, and returns the result and the number of bytes left.
     fn read_from(bytes: &[u8]) -> (Result<Option<SocketAddr>, ProxyHeaderError>, usize) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_are_read_up_to_their_end() {
+    fn both_versions_are_read_exactly() {
         let version_1 = b"PROXY TCP4 192.0.2.7 203.0.113.1 4711 443\r\nGET /";
         assert!(
             matches!(read_from(version_1), (Ok(Some(address)), 5) if address == "192.0.2.7:4711".parse().expect("an address"))
@@ -173,26 +177,26 @@ mod tests {
             )
         };
         let (source, destination) = pair("192.0.2.7:4711");
-        let version_2 = [written(Some((source, destination))), b"GET /".to_vec()].concat();
+        let version_2 = [encode(Some((source, destination))), b"GET /".to_vec()].concat();
         assert!(matches!(read_from(&version_2), (Ok(Some(address)), 5) if address == source));
         let (source, destination) = (
             "[2001:db8::7]:1".parse().expect("one"),
             "[2001:db8::1]:2".parse().expect("one"),
         );
         assert_eq!(
-            visitor(&written(Some((source, destination)))).as_deref(),
+            visitor(&encode(Some((source, destination)))).as_deref(),
             Some("[2001:db8::7]:1")
         );
     }
 
     #[test]
-    fn a_proxy_that_speaks_for_itself_names_nobody() {
-        assert_eq!(written(None), b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00");
-        assert_eq!(visitor(&written(None)), None);
+    fn local_header_has_no_origin() {
+        assert_eq!(encode(None), b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00");
+        assert_eq!(visitor(&encode(None)), None);
     }
 
     #[test]
-    fn anything_else_is_an_error() {
+    fn invalid_headers_are_rejected() {
         for bytes in [
             &b"GET / HTTP/1.1\r\n\r\n"[..],
             b"PROXY TCP4 nobody 203.0.113.1 1 2\r\n",
@@ -211,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read_from(&bytes);
             let _ = read_from(&[SIGNATURE.as_slice(), &bytes].concat());
             let _ = read_from(&[b"PROXY TCP4 ".as_slice(), &bytes].concat());

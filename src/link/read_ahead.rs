@@ -1,5 +1,5 @@
-//! What TLS is read through: rustls asks for 4 KiB at a time, a call to the system for each. While that is used up, more is read ahead; a link at rest
-//! keeps no buffer for it.
+//! Reads ahead for TLS. rustls reads 4 KiB at a time, with one system call each. On a busy link
+//! this stream reads more at once; on an idle link it keeps no buffer.
 
 use std::{
     io,
@@ -13,20 +13,20 @@ use tokio_util::io::poll_read_buf;
 
 use super::write_through::write_through;
 
-/// How much is read ahead, in bytes: four full records of TLS.
+/// The size of a read ahead, in bytes: four full TLS records.
 const AHEAD: usize = 64 * 1024;
 
-/// The stream.
+/// A stream that reads ahead.
 pub struct ReadAhead<S> {
     stream: S,
-    /// What was read and not asked for yet.
+    /// Bytes that were read ahead.
     buffer: BytesMut,
-    /// The read before brought all that it had room for: there is probably more.
+    /// Whether the previous read filled its room, so that more data is likely.
     is_busy: bool,
 }
 
 impl<S> ReadAhead<S> {
-    /// Nothing is read yet.
+    /// Creates a stream with an empty buffer.
     pub fn new(stream: S) -> Self {
         ReadAhead {
             stream,
@@ -47,7 +47,7 @@ impl<S: AsyncRead + Unpin> ReadAhead<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Fills the buffer, which is empty.
+    /// Fills the empty buffer.
     fn poll_fill(&mut self, context: &mut Context<'_>, asked: usize) -> Poll<io::Result<()>> {
         self.buffer.reserve(AHEAD);
         let polled = poll_read_buf(Pin::new(&mut self.stream), context, &mut self.buffer);
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_asked_for_in_small_pieces_is_read_in_large_ones_and_at_rest_nothing_is_kept() {
+    async fn small_reads_are_combined_and_idle_stream_keeps_no_buffer() {
         let (mut peer, stream) = tokio::io::duplex(1 << 20);
         let mut reader = ReadAhead::new(stream);
         let mut asked = [0; 4096];
@@ -102,7 +102,7 @@ mod tests {
         reader.read_exact(&mut asked).await.unwrap();
         assert!(
             reader.buffer.is_empty(),
-            "nobody knew yet that there is more"
+            "the first read does not know that there is more"
         );
         reader.read_exact(&mut asked).await.unwrap();
         assert_eq!(reader.buffer.len(), AHEAD - 4096);
@@ -116,13 +116,13 @@ mod tests {
         assert_eq!(
             reader.read(&mut asked).await.unwrap(),
             0,
-            "the end is told once all of it was read"
+            "the end is reported after all bytes"
         );
     }
 
     proptest! {
         #[test]
-        fn every_byte_arrives_once_and_in_order(
+        fn bytes_arrive_once_and_in_order(
             writes in proptest::collection::vec(1_usize..100_000, 1..8), asks in proptest::collection::vec(1_usize..80_000, 1..8),
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

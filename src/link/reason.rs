@@ -1,21 +1,21 @@
-//! Why something failed, in the parts in which it is told: what was seen, what is likely behind it, what can be done. The roles' logs and the doctor
-//! say the same.
+//! The reason of a failure in three parts: the evidence, the likely cause and the remedy. The
+//! roles' logs and the doctor print the same parts.
 
 use std::fmt;
 
-/// Why something failed. Prints as one line.
+/// The reason of a failure. Displayed as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
-    /// What was seen.
+    /// The observation.
     pub evidence: String,
-    /// What is likely behind it; empty where that is the same.
+    /// The likely cause. Empty if the evidence is the cause.
     pub cause: String,
-    /// What can be done.
+    /// The action that helps.
     pub remedy: String,
 }
 
 impl Reason {
-    /// From its parts.
+    /// Creates a reason from its parts.
     #[must_use]
     pub fn new(
         evidence: impl Into<String>,
@@ -29,17 +29,18 @@ impl Reason {
         }
     }
 
-    /// From a sentence that says first what was seen, and behind its last semicolon what can be done; `otherwise` is the remedy when it has none.
+    /// Splits a sentence at its last semicolon into evidence and remedy. Uses `default_remedy` if
+    /// there is no semicolon.
     #[must_use]
-    pub fn of_sentence(sentence: &str, otherwise: &str) -> Self {
-        let parted = last_semicolon(sentence)
+    pub fn from_sentence(sentence: &str, default_remedy: &str) -> Self {
+        let parts = last_semicolon(sentence)
             .and_then(|at| Some((sentence.get(..at)?, sentence.get(at + 1..)?.trim_start())));
-        let (evidence, remedy) = parted.unwrap_or((sentence, otherwise));
+        let (evidence, remedy) = parts.unwrap_or((sentence, default_remedy));
         Reason::new(evidence, "", remedy)
     }
 }
 
-/// Where the last semicolon is that is not in quotes or parentheses.
+/// Returns the position of the last semicolon outside quotes and parentheses.
 fn last_semicolon(sentence: &str) -> Option<usize> {
     let (mut depth, mut is_quoted, mut is_escaped, mut last) = (0_usize, false, false, None);
     for (at, letter) in sentence.char_indices() {
@@ -60,12 +61,12 @@ fn last_semicolon(sentence: &str) -> Option<usize> {
 impl fmt::Display for Reason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [&self.evidence, &self.cause, &self.remedy];
-        let said: Vec<&str> = parts
+        let present: Vec<&str> = parts
             .into_iter()
             .map(String::as_str)
             .filter(|part| !part.is_empty())
             .collect();
-        formatter.write_str(&said.join("; "))
+        formatter.write_str(&present.join("; "))
     }
 }
 
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_one_line_of_what_there_is_to_say() {
+    fn display_joins_present_parts() {
         assert_eq!(
             Reason::new("seen", "behind it", "do").to_string(),
             "seen; behind it; do"
@@ -83,18 +84,18 @@ mod tests {
     }
 
     #[test]
-    fn a_sentence_is_taken_apart_at_its_last_semicolon() {
+    fn from_sentence_splits_at_last_semicolon() {
         assert_eq!(
-            Reason::of_sentence("it says \"a; b\"; ask", "wait"),
+            Reason::from_sentence("it says \"a; b\"; ask", "wait"),
             Reason::new("it says \"a; b\"", "", "ask")
         );
-        let said = "it says \"a\\\"; b\"; check it (one: no; two: no)";
+        let sentence = "it says \"a\\\"; b\"; check it (one: no; two: no)";
         assert_eq!(
-            Reason::of_sentence(said, "wait"),
+            Reason::from_sentence(sentence, "wait"),
             Reason::new("it says \"a\\\"; b\"", "", "check it (one: no; two: no)")
         );
         assert_eq!(
-            Reason::of_sentence("it is gone", "wait"),
+            Reason::from_sentence("it is gone", "wait"),
             Reason::new("it is gone", "", "wait")
         );
     }

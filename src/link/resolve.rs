@@ -1,8 +1,9 @@
-//! Looks names up, within bounds. The system's resolver blocks a thread, for as long as a silent DNS server lets it wait: without bounds, the look-ups of
-//! one such name would take all threads that there are for blocking work, and every other name would wait behind them.
+//! Resolves names with a bounded number of threads. The system's resolver blocks a thread while it
+//! waits for a silent DNS server. Without a bound, the look-ups of one such name would occupy all
+//! threads for blocking work and delay every other name.
 //!
-//! One name has one look-up at a time, and all its callers share the answer. There are at most [`MOST`] look-ups at a time; further ones wait for their
-//! turn. No answer is cached: a caller that comes after it starts another look-up.
+//! Concurrent callers share one look-up per name. At most [`MAX_LOOK_UPS`] look-ups run at a time;
+//! further ones wait. No answer is cached: a later caller starts a new look-up.
 
 use std::{
     collections::HashMap,
@@ -17,27 +18,29 @@ use tokio::{
     time::Instant,
 };
 
-/// Look-ups at a time. The runtime has 512 threads for blocking work: the others stay free for files.
-const MOST: usize = 64;
+/// The maximum number of concurrent look-ups. The runtime has 512 threads for blocking work; the
+/// others stay free for files.
+const MAX_LOOK_UPS: usize = 64;
 
-/// A look-up that has run for this long is not joined any more: resolvers give up before, unless they hang.
+/// The age at which callers no longer join a look-up. Resolvers give up earlier, unless they hang.
 const STALE: Duration = Duration::from_secs(60);
 
-/// What a look-up gives. Its addresses have port 0.
-type Answer = Result<Arc<[SocketAddr]>, Arc<io::Error>>;
+/// The result of a look-up. Its addresses have port 0.
+type LookUpResult = Result<Arc<[SocketAddr]>, Arc<io::Error>>;
 
 /// Blocks until a name is resolved.
-type Resolver = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+type ResolveFn = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
-/// The addresses of `host`, in the order of the system's resolver. An IP address is its own answer, at once.
+/// Returns the addresses of `host`, in the order of the system's resolver. An IP address is
+/// returned at once.
 ///
 /// # Errors
-/// That of the resolver.
+/// The resolver's error.
 ///
 /// # Cancel safety
-/// The look-up runs on without its caller, and counts until it ends.
+/// Cancel safe. The look-up itself continues, and counts towards the limit until it ends.
 pub async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    static LOOK_UPS: LazyLock<Arc<LookUps>> = LazyLock::new(|| LookUps::new(MOST, system));
+    static LOOK_UPS: LazyLock<Arc<LookUps>> = LazyLock::new(|| LookUps::new(MAX_LOOK_UPS, system));
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
@@ -58,88 +61,89 @@ fn system(host: &str) -> io::Result<Vec<SocketAddr>> {
     Ok((host, 0).to_socket_addrs()?.collect())
 }
 
-/// A look-up under way.
-struct Running {
-    answer: watch::Receiver<Option<Answer>>,
+/// A look-up in progress.
+struct PendingLookUp {
+    answer: watch::Receiver<Option<LookUpResult>>,
     since: Instant,
 }
 
-/// The look-ups under way.
+/// The look-ups in progress.
 struct LookUps {
-    resolver: Box<Resolver>,
+    resolver: Box<ResolveFn>,
     room: Arc<Semaphore>,
-    running: Mutex<HashMap<String, Running>>,
-    /// A look-up has begun: it may be of the same name as one that waits for room.
-    begun: Notify,
+    pending: Mutex<HashMap<String, PendingLookUp>>,
+    /// Signalled when a look-up starts: it may be for the name that a caller waits to look up.
+    started: Notify,
 }
 
 impl LookUps {
     fn new(
-        most: usize,
+        max: usize,
         resolver: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let room = Arc::new(Semaphore::new(most));
+        let room = Arc::new(Semaphore::new(max));
         Arc::new(LookUps {
             resolver: Box::new(resolver),
             room,
-            running: Mutex::default(),
-            begun: Notify::new(),
+            pending: Mutex::default(),
+            started: Notify::new(),
         })
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pending(&self) -> MutexGuard<'_, HashMap<String, PendingLookUp>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the look-up of this name will give, if one is under way.
-    fn joined(
-        running: &HashMap<String, Running>,
+    /// Joins the look-up of this name, if one is in progress.
+    fn join_pending(
+        pending: &HashMap<String, PendingLookUp>,
         host: &str,
-    ) -> Option<watch::Receiver<Option<Answer>>> {
-        running
+    ) -> Option<watch::Receiver<Option<LookUpResult>>> {
+        pending
             .get(host)
-            .filter(|running| running.since.elapsed() < STALE)
-            .map(|running| running.answer.clone())
+            .filter(|pending| pending.since.elapsed() < STALE)
+            .map(|pending| pending.answer.clone())
     }
 
-    async fn look_up(self: &Arc<Self>, host: &str) -> Answer {
+    async fn look_up(self: &Arc<Self>, host: &str) -> LookUpResult {
         let mut room = std::pin::pin!(Arc::clone(&self.room).acquire_owned());
         loop {
-            // From here on it notices every beginning.
-            let begun = self.begun.notified();
-            let running = Self::joined(&self.running(), host);
-            if let Some(running) = running {
-                return answer(running).await;
+            // Register first, so that no start is missed.
+            let started = self.started.notified();
+            let pending = Self::join_pending(&self.pending(), host);
+            if let Some(pending) = pending {
+                return answer(pending).await;
             }
             tokio::select! {
                 permit = &mut room => match permit {
-                    Ok(permit) => return answer(self.begin(host, permit)).await,
-                    Err(_) => return Err(Arc::new(io::Error::other("the process ends"))),
+                    Ok(permit) => return answer(self.start(host, permit)).await,
+                    Err(_) => return Err(Arc::new(io::Error::other("the process is shutting down"))),
                 },
-                () = begun => {}
+                () = started => {}
             }
         }
     }
 
-    /// Begins a look-up, unless one of the name has begun meanwhile.
-    fn begin(
+    /// Starts a look-up, unless another caller has started one for this name.
+    fn start(
         self: &Arc<Self>,
         host: &str,
         permit: OwnedSemaphorePermit,
-    ) -> watch::Receiver<Option<Answer>> {
-        let mut running = self.running();
-        if let Some(running) = Self::joined(&running, host) {
-            return running;
+    ) -> watch::Receiver<Option<LookUpResult>> {
+        let mut pending = self.pending();
+        // Check again under the lock: another caller may have started it in the meantime.
+        if let Some(pending) = Self::join_pending(&pending, host) {
+            return pending;
         }
         let (sender, receiver) = watch::channel(None);
-        running.insert(
+        pending.insert(
             host.to_owned(),
-            Running {
+            PendingLookUp {
                 answer: receiver.clone(),
                 since: Instant::now(),
             },
         );
-        drop(running);
+        drop(pending);
         let look_up = LookUp {
             all: Arc::clone(self),
             host: host.to_owned(),
@@ -147,54 +151,54 @@ impl LookUps {
             _permit: permit,
         };
         tokio::task::spawn_blocking(move || look_up.run());
-        self.begun.notify_waiters();
+        self.started.notify_waiters();
         receiver
     }
 }
 
-async fn answer(mut running: watch::Receiver<Option<Answer>>) -> Answer {
-    match running
+async fn answer(mut pending: watch::Receiver<Option<LookUpResult>>) -> LookUpResult {
+    match pending
         .wait_for(Option::is_some)
         .await
         .map(|answer| answer.clone())
     {
         Ok(Some(answer)) => answer,
-        Ok(None) | Err(_) => Err(Arc::new(io::Error::other("the look-up was cut off"))),
+        Ok(None) | Err(_) => Err(Arc::new(io::Error::other("the look-up was aborted"))),
     }
 }
 
-/// One of them, on its thread. It is under way until it is dropped, whether it has run or not.
+/// One look-up on its thread. It stays in progress until dropped, whether or not it ran.
 struct LookUp {
     all: Arc<LookUps>,
     host: String,
-    sender: watch::Sender<Option<Answer>>,
+    sender: watch::Sender<Option<LookUpResult>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl LookUp {
     fn run(self) {
         let found = (self.all.resolver)(&self.host);
-        // A caller that comes after this starts another look-up.
-        self.leave();
+        // From here on, a caller starts a new look-up.
+        self.remove_self();
         self.sender
             .send_replace(Some(found.map(Arc::from).map_err(Arc::new)));
     }
 
-    /// Leaves the table, unless a newer look-up of the name has its place there.
-    fn leave(&self) {
-        let mut running = self.all.running();
-        if running
+    /// Removes this look-up from the table, unless a newer one has replaced it.
+    fn remove_self(&self) {
+        let mut pending = self.all.pending();
+        if pending
             .get(&self.host)
-            .is_some_and(|running| running.answer.same_channel(&self.sender.subscribe()))
+            .is_some_and(|pending| pending.answer.same_channel(&self.sender.subscribe()))
         {
-            running.remove(&self.host);
+            pending.remove(&self.host);
         }
     }
 }
 
 impl Drop for LookUp {
     fn drop(&mut self) {
-        self.leave();
+        self.remove_self();
     }
 }
 
@@ -213,29 +217,29 @@ mod tests {
 
     use super::*;
 
-    /// A DNS server that is silent about every name but "answered" until it is opened, and how often it was asked.
+    /// A DNS server that answers only "responsive" until it is opened. It counts its queries.
     #[derive(Default)]
-    struct Silent {
-        asked: AtomicUsize,
-        most: AtomicUsize,
-        now: AtomicUsize,
+    struct SilentDnsServer {
+        queries: AtomicUsize,
+        max_running: AtomicUsize,
+        running: AtomicUsize,
         open: Mutex<bool>,
         opened: Condvar,
     }
 
-    impl Silent {
+    impl SilentDnsServer {
         fn resolve(&self, host: &str) -> io::Result<Vec<SocketAddr>> {
-            self.asked.fetch_add(1, SeqCst);
-            let now = self.now.fetch_add(1, SeqCst) + 1;
-            self.most.fetch_max(now, SeqCst);
-            if host != "answered" {
+            self.queries.fetch_add(1, SeqCst);
+            let now = self.running.fetch_add(1, SeqCst) + 1;
+            self.max_running.fetch_max(now, SeqCst);
+            if host != "responsive" {
                 drop(
                     self.opened
                         .wait_while(self.open.lock().unwrap(), |open| !*open)
                         .unwrap(),
                 );
             }
-            self.now.fetch_sub(1, SeqCst);
+            self.running.fetch_sub(1, SeqCst);
             if host == "unknown" {
                 Err(io::ErrorKind::NotFound.into())
             } else {
@@ -249,28 +253,28 @@ mod tests {
         }
     }
 
-    /// Opens it when a test fails: its runtime waits for the threads.
-    struct Opened(Arc<Silent>);
+    /// Opens the server even if a test fails: the runtime waits for its threads.
+    struct OpenOnDrop(Arc<SilentDnsServer>);
 
-    impl Drop for Opened {
+    impl Drop for OpenOnDrop {
         fn drop(&mut self) {
             self.0.open();
         }
     }
 
-    fn look_ups(most: usize) -> (Arc<LookUps>, Opened) {
-        let server = Arc::new(Silent::default());
+    fn look_ups(max: usize) -> (Arc<LookUps>, OpenOnDrop) {
+        let server = Arc::new(SilentDnsServer::default());
         let resolver = Arc::clone(&server);
         (
-            LookUps::new(most, move |host| resolver.resolve(host)),
-            Opened(server),
+            LookUps::new(max, move |host| resolver.resolve(host)),
+            OpenOnDrop(server),
         )
     }
 
-    /// Waits until it is so: threads take their time.
-    async fn until(what: impl Fn() -> bool) {
+    /// Waits until the condition holds, for work on other threads.
+    async fn wait_until(condition: impl Fn() -> bool) {
         let waiting = async {
-            while !what() {
+            while !condition() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -278,85 +282,85 @@ mod tests {
     }
 
     const SOON: Duration = Duration::from_secs(20);
-    const A_MOMENT: Duration = Duration::from_millis(50);
+    const SHORT: Duration = Duration::from_millis(50);
 
     #[tokio::test]
-    async fn all_who_ask_for_a_name_share_one_look_up() {
+    async fn concurrent_callers_share_one_look_up() {
         let (all, server) = look_ups(2);
-        let asking = join_all((0..1000).map(|_| all.look_up("silent")));
-        let mut asking = std::pin::pin!(asking);
-        assert!(timeout(A_MOMENT, &mut asking).await.is_err());
-        // Another name waits for none of them.
+        let callers = join_all((0..1000).map(|_| all.look_up("unresponsive")));
+        let mut callers = std::pin::pin!(callers);
+        assert!(timeout(SHORT, &mut callers).await.is_err());
+        // Another name is not delayed.
         assert!(
-            timeout(SOON, all.look_up("answered"))
+            timeout(SOON, all.look_up("responsive"))
                 .await
                 .unwrap()
                 .is_ok()
         );
         server.0.open();
         assert!(
-            timeout(SOON, asking)
+            timeout(SOON, callers)
                 .await
                 .unwrap()
                 .iter()
                 .all(Result::is_ok)
         );
-        assert_eq!(server.0.asked.load(SeqCst), 2);
-        assert!(all.look_up("silent").await.is_ok());
-        assert_eq!(server.0.asked.load(SeqCst), 3, "the answer is not kept");
+        assert_eq!(server.0.queries.load(SeqCst), 2);
+        assert!(all.look_up("unresponsive").await.is_ok());
+        assert_eq!(server.0.queries.load(SeqCst), 3, "the answer is not kept");
     }
 
     #[tokio::test]
-    async fn a_look_up_that_nobody_waits_for_counts_until_it_ends() {
+    async fn abandoned_look_up_counts_until_it_ends() {
         let (all, server) = look_ups(2);
         for _ in 0..10 {
             assert!(
-                timeout(Duration::from_millis(5), all.look_up("silent"))
+                timeout(Duration::from_millis(5), all.look_up("unresponsive"))
                     .await
                     .is_err()
             );
         }
         server.0.open();
-        assert!(all.look_up("silent").await.is_ok());
-        assert_eq!(server.0.most.load(SeqCst), 1);
+        assert!(all.look_up("unresponsive").await.is_ok());
+        assert_eq!(server.0.max_running.load(SeqCst), 1);
     }
 
     #[tokio::test]
-    async fn a_look_up_that_hangs_does_not_hold_its_name_for_ever() {
+    async fn hung_look_up_does_not_block_its_name() {
         let (all, server) = look_ups(2);
-        assert!(timeout(A_MOMENT, all.look_up("silent")).await.is_err());
+        assert!(timeout(SHORT, all.look_up("unresponsive")).await.is_err());
         let old = Instant::now().checked_sub(STALE).unwrap();
-        all.running()
+        all.pending()
             .values_mut()
-            .for_each(|running| running.since = old);
-        assert!(timeout(A_MOMENT, all.look_up("silent")).await.is_err());
-        until(|| server.0.asked.load(SeqCst) == 2).await;
+            .for_each(|pending| pending.since = old);
+        assert!(timeout(SHORT, all.look_up("unresponsive")).await.is_err());
+        wait_until(|| server.0.queries.load(SeqCst) == 2).await;
         server.0.open();
     }
 
     #[tokio::test]
-    async fn no_more_look_ups_run_than_there_is_room_for_and_the_others_follow() {
+    async fn concurrent_look_ups_are_limited() {
         let (all, server) = look_ups(8);
         let names: Vec<String> = (0..100)
             .map(|number| format!("name{}", number % 50))
             .collect();
-        let mut asking = std::pin::pin!(join_all(names.iter().map(|name| all.look_up(name))));
-        assert!(timeout(A_MOMENT, &mut asking).await.is_err());
-        until(|| server.0.asked.load(SeqCst) == 8).await;
+        let mut callers = std::pin::pin!(join_all(names.iter().map(|name| all.look_up(name))));
+        assert!(timeout(SHORT, &mut callers).await.is_err());
+        wait_until(|| server.0.queries.load(SeqCst) == 8).await;
         server.0.open();
         assert!(
-            timeout(SOON, asking)
+            timeout(SOON, callers)
                 .await
                 .unwrap()
                 .iter()
                 .all(Result::is_ok)
         );
-        assert_eq!(server.0.most.load(SeqCst), 8);
-        until(|| all.running().is_empty() && all.room.available_permits() == 8).await;
+        assert_eq!(server.0.max_running.load(SeqCst), 8);
+        wait_until(|| all.pending().is_empty() && all.room.available_permits() == 8).await;
     }
 
     #[tokio::test]
-    async fn an_error_is_shared_and_not_kept() {
+    async fn errors_are_not_cached() {
         let (all, server) = look_ups(1);
         server.0.open();
         assert_eq!(
@@ -367,7 +371,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_its_own_answer() {
+    async fn ip_address_needs_no_look_up() {
         let found = timeout(SOON, look_up("::1", 7)).await.unwrap().unwrap();
         assert_eq!(found, ["[::1]:7".parse().unwrap()]);
         let local = look_up("localhost", 7).await.unwrap();

@@ -1,13 +1,14 @@
-//! A link that is up: one task reads, dispatches, sends and keeps the heartbeat.
+//! Runs an established link: one task reads, dispatches, sends and drives the keep-alive.
 //!
 //! ```text
-//!  running ──► asked, violated: ERROR ─┐
-//!     │                                ├──► closing handshake (short deadline) ──► ended
-//!     ├──────► cancelled, peer's ERROR ┘                                            ▲
-//!     └──────► silent, cut, closed by the peer ─────────────────────────────────────┘
+//!  running ──► end requested, violation: ERROR ──┐
+//!     │                                          ├──► closing handshake ──► ended
+//!     ├──────► cancelled, ERROR from the peer ───┘    (short deadline)        ▲
+//!     └──────► timeout, connection lost, closed by the peer ──────────────────┘
 //! ```
 //!
-//! Reading never waits for a lane, and neither direction starves the other: both go on in bounded batches.
+//! Reading never waits for a lane. Both directions proceed in bounded batches, so neither starves
+//! the other.
 
 use std::{
     fmt,
@@ -23,125 +24,130 @@ use tokio::time::{Instant, Sleep};
 use tracing::info;
 
 use super::{
-    channel::{Body, Outbox},
-    heartbeat::{Beat, Heartbeat, Said, Timing},
+    channel::{MessageBody, Outbox},
+    keep_alive::{KeepAlive, KeepAliveAction, KeepAliveTiming, SentKind},
     outbox::Outgoing,
-    websocket::{End, MessageSocket, SocketError},
+    websocket::{MessageSocket, SocketEnd, SocketError},
 };
 use crate::{
     frame::{self, Code, Frame, Notice},
     suspend,
 };
 
-/// What is read, and what is sent, before the other direction has its turn, in bytes: some messages of 64 KiB.
-const BATCH: usize = 256 * 1024;
+/// Bytes to read or to send before the other direction takes its turn: a few messages of 64 KiB.
+const BATCH_BYTES: usize = 256 * 1024;
 
-/// What a message counts in a batch beside its bytes, so that small ones count too.
+/// The cost of a message in a batch in addition to its bytes, so that small messages count as well.
 const MESSAGE_COST: usize = 1024;
 
-/// Batches of both directions before other tasks have their turn.
-const BATCHES: usize = 2;
+/// Batches of both directions in one poll, before other tasks run.
+const BATCHES_PER_POLL: usize = 2;
 
-/// How long a link that ends waits for its last frames to leave and for the peer to close as well.
+/// The time that an ending link has to send its last frames and to receive the peer's closing
+/// frame.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// After this long without an answer the kernel has sent again several times what the path does not deliver.
+/// Asks the kernel about the TCP connection after this long without an answer. By then the kernel
+/// has retransmitted undelivered data several times.
 const STUCK_AFTER: Duration = Duration::from_secs(4);
 
-/// How long a message may take from its first part to its last (PROTOCOL 12, `MESSAGE_TIMEOUT`).
+/// The longest time from the first part of a message to its last (PROTOCOL 12, `MESSAGE_TIMEOUT`).
 pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Bytes of an unfinished message that are neither charged nor have a deadline: every socket reads that much at a time.
-const UNCHARGED: usize = 4 * 1024;
+/// Bytes of a partial message that are neither charged nor subject to a deadline. Every socket
+/// reads that much at a time.
+const UNCHARGED_BYTES: usize = 4 * 1024;
 
-/// Takes the frames that the link does not handle itself: it does PING, PONG, PAUSE, RESUME, DATA, CLOSE, ERROR and extensions.
+/// Receives the frames that the link does not handle itself. The link handles PING, PONG, PAUSE,
+/// RESUME, DATA, CLOSE, ERROR and extensions.
 pub trait Handler: Send {
-    /// A frame arrived. Called from the link's task: it must not block.
+    /// Handles a received frame. The link's task calls it, so it must not block.
     ///
     /// # Errors
-    /// The notice with which the link is to end.
-    fn frame(&mut self, frame: Frame) -> Result<(), Notice>;
+    /// The notice with which to end the link.
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice>;
 }
 
-/// Why a link ended.
+/// The reason why a link ended.
 #[derive(Debug)]
-pub enum LinkEnd {
-    /// This side was told to stop.
+pub enum EndReason {
+    /// The caller of [`Link::run`] cancelled the link.
     Cancelled,
-    /// This side asked for it with [`Outbox::end`], or its [`Handler`] did.
-    Asked(Notice),
-    /// The peer broke the protocol, and was told so.
-    Violated(Notice),
+    /// This side requested the end with [`Outbox::end`] or through its [`Handler`].
+    Requested(Notice),
+    /// The peer broke the protocol. This side sent it ERROR.
+    ProtocolViolation(Notice),
     /// The peer sent ERROR.
     PeerError(Notice),
-    /// The peer closed the WebSocket in order.
+    /// The peer closed the WebSocket gracefully.
     PeerClosed,
-    /// The peer was silent for so long, which is too long (PROTOCOL 6.2).
-    Silent(Duration),
-    /// The connection is gone.
-    Lost(SocketError),
+    /// The peer was silent for this long, which exceeds a timeout (PROTOCOL 6.2).
+    TimedOut(Duration),
+    /// The connection failed.
+    ConnectionLost(SocketError),
 }
 
-impl LinkEnd {
-    /// What the lanes are told.
+impl EndReason {
+    /// Returns the notice with which the lanes are closed.
     #[must_use]
     pub fn notice(&self) -> Notice {
         match self {
-            LinkEnd::Cancelled => Notice::new(Code::Shutdown, "the link was closed here"),
-            LinkEnd::Asked(notice) | LinkEnd::Violated(notice) | LinkEnd::PeerError(notice) => {
-                notice.clone()
-            }
-            LinkEnd::PeerClosed => Notice::new(Code::PeerLost, "the peer closed the link"),
-            LinkEnd::Silent(_) => Notice::new(Code::Timeout, self.to_string()),
-            LinkEnd::Lost(error) => Notice::new(Code::PeerLost, error.to_string()),
+            EndReason::Cancelled => Notice::new(Code::Shutdown, "the link was closed here"),
+            EndReason::Requested(notice)
+            | EndReason::ProtocolViolation(notice)
+            | EndReason::PeerError(notice) => notice.clone(),
+            EndReason::PeerClosed => Notice::new(Code::PeerLost, "the peer closed the link"),
+            EndReason::TimedOut(_) => Notice::new(Code::Timeout, self.to_string()),
+            EndReason::ConnectionLost(error) => Notice::new(Code::PeerLost, error.to_string()),
         }
     }
 }
 
-impl fmt::Display for LinkEnd {
+impl fmt::Display for EndReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LinkEnd::Cancelled => formatter.write_str("closed here"),
-            LinkEnd::Asked(notice) => write!(formatter, "ended here ({notice})"),
-            LinkEnd::Violated(notice) => {
+            EndReason::Cancelled => formatter.write_str("closed locally"),
+            EndReason::Requested(notice) => write!(formatter, "ended locally ({notice})"),
+            EndReason::ProtocolViolation(notice) => {
                 write!(formatter, "the peer broke the protocol ({notice})")
             }
-            LinkEnd::PeerError(notice) => write!(formatter, "the peer ended it ({notice})"),
-            LinkEnd::PeerClosed => formatter.write_str("the peer closed it"),
-            LinkEnd::Silent(silence) => write!(
+            EndReason::PeerError(notice) => write!(formatter, "ended by the peer ({notice})"),
+            EndReason::PeerClosed => formatter.write_str("closed by the peer"),
+            EndReason::TimedOut(silence) => write!(
                 formatter,
                 "nothing was received for {:.1} s",
                 silence.as_secs_f32()
             ),
-            LinkEnd::Lost(error) => error.fmt(formatter),
+            EndReason::ConnectionLost(error) => error.fmt(formatter),
         }
     }
 }
 
-/// How a link ended.
+/// The result of [`Link::run`].
 #[derive(Debug)]
-pub struct Ended {
-    /// Why.
-    pub why: LinkEnd,
-    /// For how long nothing had been sent or received then.
+pub struct LinkSummary {
+    /// Why the link ended.
+    pub reason: EndReason,
+    /// For how long nothing had been sent or received before the end.
     pub idle: Duration,
-    /// Whether it was silent until then because its TCP connection sent the same bytes again and again. The other end may have noticed first.
+    /// Whether the TCP connection was retransmitting the same bytes until the end. The peer may
+    /// have timed out first.
     pub is_stuck: bool,
 }
 
-/// A link after its authentication.
+/// An authenticated link that is ready to run.
 pub struct Link {
     socket: MessageSocket,
     outbox: Arc<Outbox>,
-    timing: Timing,
-    /// Says how long the machine has been suspended in total.
+    timing: KeepAliveTiming,
+    /// Returns the machine's total suspended time.
     suspended: fn() -> Duration,
 }
 
 impl Link {
-    /// A link over an authenticated socket.
+    /// Creates a link over an authenticated socket.
     #[must_use]
-    pub fn new(socket: MessageSocket, outbox: Arc<Outbox>, timing: Timing) -> Self {
+    pub fn new(socket: MessageSocket, outbox: Arc<Outbox>, timing: KeepAliveTiming) -> Self {
         Link {
             socket,
             outbox,
@@ -150,16 +156,17 @@ impl Link {
         }
     }
 
-    /// Runs the link until it ends. Then every lane that is left has been closed, and the socket is gone. When `cancelled` is over, the
-    /// control frames that wait are still sent, and the WebSocket is closed in order.
+    /// Runs the link until it ends. On return all lanes are closed and the socket is dropped. When
+    /// `cancelled` completes, the link sends its queued control frames and closes the WebSocket
+    /// gracefully.
     ///
     /// # Cancel safety
-    /// Dropping the future cuts the link; its lanes are closed with `peer_lost`.
+    /// Dropping the future cuts the link and closes its lanes with `peer_lost`.
     pub async fn run<H: Handler>(
         self,
         handler: &mut H,
         cancelled: impl Future<Output = ()>,
-    ) -> Ended {
+    ) -> LinkSummary {
         let Link {
             socket,
             outbox,
@@ -167,54 +174,58 @@ impl Link {
             suspended,
         } = self;
         let now = Instant::now();
-        let last = FinishOnDrop(outbox.clone());
-        let mut running = Running {
+        let finish_on_drop = FinishOnDrop(outbox.clone());
+        let mut driver = LinkDriver {
             socket,
             outbox,
             interval: timing.interval,
-            heartbeat: Heartbeat::new(timing, now, suspended()),
+            keep_alive: KeepAlive::new(timing, now, suspended()),
             suspended,
-            memory: BytesMut::new(),
+            buffer: BytesMut::new(),
             flushed: true,
-            answerable: false,
-            pings: 0,
-            ping_waits: false,
-            rested: now,
-            unfinished: Unfinished::default(),
+            received_other: false,
+            ping_token: 0,
+            ping_queued: false,
+            trimmed_at: now,
+            partial: PartialMessage::default(),
             is_stuck: false,
         };
         let mut timer = pin!(tokio::time::sleep_until(
             now + timing.interval.min(timing.timeout)
         ));
         let mut cancelled = pin!(cancelled);
-        let why = std::future::poll_fn(|context| {
+        let reason = std::future::poll_fn(|context| {
             if cancelled.as_mut().poll(context).is_ready() {
-                return Poll::Ready(LinkEnd::Cancelled);
+                return Poll::Ready(EndReason::Cancelled);
             }
-            running.poll(context, handler, timer.as_mut())
+            driver.poll(context, handler, timer.as_mut())
         })
         .await;
-        let idle = running.heartbeat.idle(Instant::now());
-        let is_stuck = running.is_stuck
+        let idle = driver.keep_alive.idle_for(Instant::now());
+        // A link that ended for another reason says nothing about the path.
+        let is_stuck = driver.is_stuck
             && matches!(
-                why,
-                LinkEnd::Silent(_) | LinkEnd::Lost(_) | LinkEnd::PeerClosed
+                reason,
+                EndReason::TimedOut(_) | EndReason::ConnectionLost(_) | EndReason::PeerClosed
             );
-        running
+        driver
             .outbox
-            .recharge(std::mem::take(&mut running.unfinished.charged), 0);
-        running.outbox.finish(&why.notice());
-        Box::pin(running.goodbye(&why)).await;
-        drop(last);
-        Ended {
-            why,
+            .adjust_charge(std::mem::take(&mut driver.partial.charged), 0);
+        // The lanes learn of the end before the closing handshake, which may take up to its
+        // deadline.
+        driver.outbox.finish(&reason.notice());
+        // Boxed: the future of a running link does not reserve space for its end.
+        Box::pin(driver.close_gracefully(&reason)).await;
+        drop(finish_on_drop);
+        LinkSummary {
+            reason,
             idle,
             is_stuck,
         }
     }
 }
 
-/// Closes the lanes of a link whose future was dropped.
+/// Closes the lanes of a link whose future is dropped.
 pub(super) struct FinishOnDrop(pub Arc<Outbox>);
 
 impl Drop for FinishOnDrop {
@@ -224,99 +235,106 @@ impl Drop for FinishOnDrop {
     }
 }
 
-struct Running {
+/// The state of a running link.
+struct LinkDriver {
     socket: MessageSocket,
     outbox: Arc<Outbox>,
-    /// How often the socket is to rest at most.
+    /// The shortest time between two releases of idle buffers.
     interval: Duration,
-    heartbeat: Heartbeat,
+    keep_alive: KeepAlive,
     suspended: fn() -> Duration,
-    /// Where payloads are made; let go of now and then.
-    memory: BytesMut,
-    /// Whether everything that was given to the socket has left it.
+    /// The buffer in which lanes build payloads. Released from time to time.
+    buffer: BytesMut,
+    /// Whether the socket has written everything that it was given.
     flushed: bool,
-    /// Whether a frame other than PING and PONG has come that the heartbeat has not been told of.
-    answerable: bool,
-    /// Counts PINGs: their tokens.
-    pings: u64,
-    /// Whether the last PING has not been given to the socket: one is enough.
-    ping_waits: bool,
-    /// When the socket last rested.
-    rested: Instant,
-    unfinished: Unfinished,
-    /// Whether the TCP connection has not delivered for a while; see [`Ended::is_stuck`].
+    /// Whether a frame other than PING and PONG arrived since the keep-alive was last updated.
+    received_other: bool,
+    /// The token of the latest PING.
+    ping_token: u64,
+    /// Whether the latest PING is still in the outbox.
+    ping_queued: bool,
+    /// When idle buffers were last released.
+    trimmed_at: Instant,
+    partial: PartialMessage,
+    /// Whether the TCP connection has delivered nothing for a while; see [`LinkSummary::is_stuck`].
     is_stuck: bool,
 }
 
-/// A message of which a part has come.
+/// The accounting of a partially received message.
 #[derive(Default)]
-struct Unfinished {
-    /// Its bytes, as charged.
+struct PartialMessage {
+    /// The bytes that are charged for it.
     charged: usize,
-    /// When it was first seen.
+    /// When the link first saw it.
     since: Option<Instant>,
-    /// How many messages had been finished then.
+    /// The number of complete messages at that time.
     messages: u64,
 }
 
 /// How a batch ended.
 #[derive(PartialEq, Eq)]
-enum Batch {
-    /// There is more to do.
-    Full,
-    /// Nothing more can be done before the task is woken.
-    Done,
+enum BatchResult {
+    /// The batch used up its budget: there may be more to do.
+    BudgetUsed,
+    /// Nothing more can be done until the task is woken.
+    Blocked,
 }
 
-impl Running {
+impl LinkDriver {
     fn poll<H: Handler>(
         &mut self,
         context: &mut Context<'_>,
         handler: &mut H,
         mut timer: Pin<&mut Sleep>,
-    ) -> Poll<LinkEnd> {
-        // One look at the clocks: the heartbeat is about seconds.
-        let mut now = self.look();
-        match self.advance(context, handler, now) {
+    ) -> Poll<EndReason> {
+        // One reading of the clocks is enough: the keep-alive works in seconds.
+        let mut now = self.read_clocks();
+        match self.transfer(context, handler, now) {
             Err(end) => return Poll::Ready(end),
-            Ok(Batch::Full) => context.waker().wake_by_ref(),
-            Ok(Batch::Done) => {}
+            // Yield to other tasks, then continue.
+            Ok(BatchResult::BudgetUsed) => context.waker().wake_by_ref(),
+            Ok(BatchResult::Blocked) => {}
         }
         loop {
-            match self.heartbeat.due(now) {
-                Beat::Silent => return Poll::Ready(LinkEnd::Silent(self.heartbeat.silence(now))),
-                Beat::Ping => self.ping(context),
-                Beat::Wait(until) => {
-                    // A role may be on a machine that sleeps, and looks whether it did; a master has many links and need not.
-                    let is_role = self.socket.end() == End::Dialled;
+            match self.keep_alive.poll(now) {
+                KeepAliveAction::TimedOut => {
+                    return Poll::Ready(EndReason::TimedOut(self.keep_alive.silent_for(now)));
+                }
+                KeepAliveAction::SendPing => self.queue_ping(context),
+                KeepAliveAction::Wait(until) => {
+                    // A role may run on a machine that suspends, so it checks for that regularly. A
+                    // master has many links and does not.
+                    let is_role = self.socket.end() == SocketEnd::Dialled;
                     let until = if is_role {
-                        until.min(now + suspend::LOOK)
+                        until.min(now + suspend::CLOCK_CHECK_INTERVAL)
                     } else {
                         until
                     };
-                    // The timer is only ever set nearer here, and one that fires early finds out when to fire next: it is not set again for
-                    // each message.
+                    // Here the timer only moves to an earlier time. A timer that fires too early is
+                    // set again below, so a message does not have to reset it.
                     if timer.deadline() > until {
                         timer.as_mut().reset(until);
                     }
                     if timer.as_mut().poll(context).is_pending() {
                         return Poll::Pending;
                     }
-                    now = self.look();
+                    now = self.read_clocks();
                     if until > now {
                         timer.as_mut().reset(until);
                     }
-                    self.rest(now);
-                    self.look_below(now);
+                    // Periodic work belongs here, where the timer bounds its rate.
+                    self.release_idle_buffers(now);
+                    self.check_connection(now);
                 }
             }
         }
     }
 
-    /// Asks the kernel about a connection that has not brought an answer for long. Only a role does: a master has many links, and can do nothing about
-    /// their paths.
-    fn look_below(&mut self, now: Instant) {
-        if self.socket.end() == End::Dialled && self.heartbeat.waiting(now) >= STUCK_AFTER {
+    /// Asks the kernel about the TCP connection if an answer has been outstanding for long. Only a
+    /// role does so: a master has many links, and cannot change their paths.
+    fn check_connection(&mut self, now: Instant) {
+        if self.socket.end() == SocketEnd::Dialled && self.keep_alive.reply_wait(now) >= STUCK_AFTER
+        {
             self.is_stuck = self
                 .socket
                 .connection()
@@ -324,68 +342,76 @@ impl Running {
         }
     }
 
-    /// Reads the clocks.
-    fn look(&mut self) -> Instant {
+    /// Reads the clocks and reports a suspend to the keep-alive.
+    fn read_clocks(&mut self) -> Instant {
         let now = Instant::now();
-        let slept = self.heartbeat.look(now, (self.suspended)());
-        if let Some(slept) = slept.filter(|_| self.socket.end() == End::Dialled) {
+        let slept = self.keep_alive.on_clock(now, (self.suspended)());
+        if let Some(slept) = slept.filter(|_| self.socket.end() == SocketEnd::Dialled) {
             info!(
                 slept_s = slept.as_secs(),
-                "the machine was suspended: the master has to answer soon"
+                "machine was suspended, checking the link"
             );
         }
         now
     }
 
-    fn ping(&mut self, context: &mut Context<'_>) {
-        if !std::mem::replace(&mut self.ping_waits, true) {
-            self.pings = self.pings.wrapping_add(1);
-            self.outbox.control(&Frame::Ping(self.pings));
+    fn queue_ping(&mut self, context: &mut Context<'_>) {
+        // A PING that still waits in the outbox serves for this one: PINGs must not pile up for a
+        // peer that does not read.
+        if !std::mem::replace(&mut self.ping_queued, true) {
+            self.ping_token = self.ping_token.wrapping_add(1);
+            self.outbox.control(&Frame::Ping(self.ping_token));
             context.waker().wake_by_ref();
         }
     }
 
-    fn rest(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.rested) >= self.interval {
-            self.rested = now;
-            self.socket.rest();
-            self.memory = BytesMut::new();
+    fn release_idle_buffers(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.trimmed_at) >= self.interval {
+            self.trimmed_at = now;
+            self.socket.release_idle_buffers();
+            self.buffer = BytesMut::new();
         }
     }
 
-    fn advance<H: Handler>(
+    /// Reads and writes in alternating batches, and updates the keep-alive.
+    fn transfer<H: Handler>(
         &mut self,
         context: &mut Context<'_>,
         handler: &mut H,
         now: Instant,
-    ) -> Result<Batch, LinkEnd> {
-        for _ in 0..BATCHES {
-            if let Some(notice) = self.outbox.attend(context.waker()) {
-                return Err(LinkEnd::Asked(notice));
+    ) -> Result<BatchResult, EndReason> {
+        for _ in 0..BATCHES_PER_POLL {
+            if let Some(notice) = self.outbox.register_task(context.waker()) {
+                return Err(EndReason::Requested(notice));
             }
+            // Control frames that the handler queues during the read count as answers to the peer,
+            // which limits them.
             self.outbox.set_answering(true);
             let read = self.read(context, handler);
             self.outbox.set_answering(false);
             let read = read?;
-            self.check_unfinished(now)?;
-            self.listen(now);
-            let was_clogged = self.is_clogged();
+            self.check_partial_message(now)?;
+            self.update_keep_alive(now);
+            let was_backlogged = self.has_answer_backlog();
             let written = self.write(context, now)?;
-            // A read that was left out has not asked to be woken.
-            let is_readable_again = was_clogged && !self.is_clogged();
-            if read == Batch::Done && written == Batch::Done && !is_readable_again {
-                return Ok(Batch::Done);
+            // A backlog made the read return without registering a waker. If the write reduced it,
+            // the loop has to read again.
+            let is_readable_again = was_backlogged && !self.has_answer_backlog();
+            if read == BatchResult::Blocked && written == BatchResult::Blocked && !is_readable_again
+            {
+                return Ok(BatchResult::Blocked);
             }
         }
-        Ok(Batch::Full)
+        Ok(BatchResult::BudgetUsed)
     }
 
-    /// Tells the heartbeat what has come.
-    fn listen(&mut self, now: Instant) {
-        let heard = self.socket.take_heard();
-        let answerable = std::mem::take(&mut self.answerable);
-        if heard.any || answerable {
-            self.heartbeat.received(now, heard.long || answerable);
+    /// Reports the received data to the keep-alive.
+    fn update_keep_alive(&mut self, now: Instant) {
+        let activity = self.socket.take_activity();
+        let received_other = std::mem::take(&mut self.received_other);
+        if activity.any || received_other {
+            self.keep_alive
+                .on_received(now, activity.long || received_other);
         }
     }
 
@@ -393,59 +419,62 @@ impl Running {
         &mut self,
         context: &mut Context<'_>,
         handler: &mut H,
-    ) -> Result<Batch, LinkEnd> {
-        let mut budget = BATCH;
+    ) -> Result<BatchResult, EndReason> {
+        let mut budget = BATCH_BYTES;
         while budget > 0 {
-            if self.is_clogged() {
-                return Ok(Batch::Done);
+            // Back-pressure: a peer that does not read its answers is not read either.
+            if self.has_answer_backlog() {
+                return Ok(BatchResult::Blocked);
             }
             match self.socket.poll_receive(context) {
-                Poll::Pending => return Ok(Batch::Done),
-                Poll::Ready(None) => return Err(LinkEnd::PeerClosed),
+                Poll::Pending => return Ok(BatchResult::Blocked),
+                Poll::Ready(None) => return Err(EndReason::PeerClosed),
                 Poll::Ready(Some(Ok(message))) => {
                     budget = budget.saturating_sub(message.len() + MESSAGE_COST);
                     self.dispatch(message, handler)?;
                 }
                 Poll::Ready(Some(Err(error))) if error.is_violation() => {
-                    return Err(LinkEnd::Violated(Notice::new(
+                    return Err(EndReason::ProtocolViolation(Notice::new(
                         Code::Protocol,
                         error.to_string(),
                     )));
                 }
-                Poll::Ready(Some(Err(error))) => return Err(LinkEnd::Lost(error)),
+                Poll::Ready(Some(Err(error))) => return Err(EndReason::ConnectionLost(error)),
             }
         }
-        Ok(Batch::Full)
+        Ok(BatchResult::BudgetUsed)
     }
 
-    /// Whether the peer leaves its answers unread, so that nothing more is read from it. The dialling end reads on: two ends that both stopped would wait
-    /// for each other.
-    fn is_clogged(&self) -> bool {
-        self.socket.end() == End::Accepted && self.outbox.is_clogged()
+    /// Whether the peer leaves its answers unread, so that this end stops reading. Only the
+    /// accepting end stops: two ends that both stopped would wait for each other.
+    fn has_answer_backlog(&self) -> bool {
+        self.socket.end() == SocketEnd::Accepted && self.outbox.has_answer_backlog()
     }
 
-    /// Charges a message of which a part has come, and ends the link when the rest stays away (PROTOCOL 6.2).
-    fn check_unfinished(&mut self, now: Instant) -> Result<(), LinkEnd> {
-        let Unfinished {
+    /// Charges a partially received message, and ends the link if its rest does not arrive in time
+    /// (PROTOCOL 6.2).
+    fn check_partial_message(&mut self, now: Instant) -> Result<(), EndReason> {
+        let PartialMessage {
             charged,
             since,
             messages,
-        } = &mut self.unfinished;
-        let held = self.socket.unfinished_bytes();
-        let now_charged = if held > UNCHARGED { held } else { 0 };
+        } = &mut self.partial;
+        let held = self.socket.partial_message_bytes();
+        let now_charged = if held > UNCHARGED_BYTES { held } else { 0 };
         if now_charged != *charged {
             self.outbox
-                .recharge(std::mem::replace(charged, now_charged), now_charged);
+                .adjust_charge(std::mem::replace(charged, now_charged), now_charged);
         }
-        let finished = self.socket.messages();
-        if *charged == 0 || finished != *messages {
-            (*since, *messages) = (None, finished);
+        let complete = self.socket.messages();
+        // A complete message since then means that this is another one: its deadline starts now.
+        if *charged == 0 || complete != *messages {
+            (*since, *messages) = (None, complete);
         }
         let is_late = *charged > 0
             && now.saturating_duration_since(*since.get_or_insert(now)) >= MESSAGE_TIMEOUT;
-        // A role waits: its path may be slow, and its master is not a stranger.
-        if is_late && self.socket.end() == End::Accepted {
-            return Err(LinkEnd::Asked(Notice::new(
+        // A role keeps waiting: its path may be slow, and it trusts its master.
+        if is_late && self.socket.end() == SocketEnd::Accepted {
+            return Err(EndReason::Requested(Notice::new(
                 Code::Timeout,
                 "a message was not complete in time",
             )));
@@ -457,129 +486,141 @@ impl Running {
         &mut self,
         mut message: BytesMut,
         handler: &mut H,
-    ) -> Result<(), LinkEnd> {
+    ) -> Result<(), EndReason> {
+        // The fast path: DATA keeps its mutable buffer, which the lane decrypts in place.
         if let Some(channel) = frame::data_channel(&message) {
-            message.advance(frame::DATA_HEADER);
+            message.advance(frame::DATA_HEADER_LENGTH);
             self.deliver(channel, message);
             return Ok(());
         }
-        let frame = Frame::decode(message.freeze())
-            .map_err(|error| LinkEnd::Violated(Notice::new(Code::Protocol, error.to_string())))?;
-        self.answerable |= !matches!(frame, Frame::Ping(_) | Frame::Pong(_));
+        let frame = Frame::decode(message.freeze()).map_err(|error| {
+            EndReason::ProtocolViolation(Notice::new(Code::Protocol, error.to_string()))
+        })?;
+        self.received_other |= !matches!(frame, Frame::Ping(_) | Frame::Pong(_));
         match frame {
-            // Delivered above, without a look at what else it might have been.
+            // The fast path above handles DATA.
             Frame::Data { .. } => {}
-            Frame::Close { channel, notice } => self.outbox.closed_by_peer(channel, notice),
-            Frame::Pause(channel) => self.outbox.paused_by_peer(channel, true),
-            Frame::Resume(channel) => self.outbox.paused_by_peer(channel, false),
+            Frame::Close { channel, notice } => self.outbox.on_peer_close(channel, notice),
+            Frame::Pause(channel) => self.outbox.on_peer_pause(channel, true),
+            Frame::Resume(channel) => self.outbox.on_peer_pause(channel, false),
             Frame::Ping(token) => self.outbox.pong(token),
-            Frame::Pong(token) if token == self.pings => {
-                self.heartbeat.ponged();
-                // Everything before the PING has arrived. What else comes of the peer says nothing of that.
+            Frame::Pong(token) if token == self.ping_token => {
+                self.keep_alive.on_pong();
+                // The PONG proves that everything sent before the PING arrived. No other message
+                // from the peer proves that.
                 self.is_stuck = false;
             }
+            // A PONG with another token answers an older PING.
             Frame::Pong(_) | Frame::Extension(_) => {}
-            Frame::Error(notice) => return Err(LinkEnd::PeerError(notice)),
-            other => handler.frame(other).map_err(LinkEnd::Asked)?,
+            Frame::Error(notice) => return Err(EndReason::PeerError(notice)),
+            other => handler.on_frame(other).map_err(EndReason::Requested)?,
         }
         Ok(())
     }
 
     fn deliver(&mut self, channel: u32, payload: BytesMut) {
-        self.answerable = true;
-        let Some(lane) = self.outbox.receiver(channel) else {
+        self.received_other = true;
+        // DATA may still be in flight for a channel that this side has closed.
+        let Some(lane) = self.outbox.receiving_lane(channel) else {
             return;
         };
         match lane.receive(payload) {
-            // Payloads come where somebody has answered.
-            Ok(()) => self.socket.read_largely(),
+            // An accepted payload shows an established channel, so the peer may make the buffers
+            // large.
+            Ok(()) => self.socket.allow_large_reads(),
             Err(notice) => self.outbox.close(channel, &notice),
         }
     }
 
-    fn write(&mut self, context: &mut Context<'_>, now: Instant) -> Result<Batch, LinkEnd> {
-        // What could not be flushed goes first: until it has left, nothing is taken from the outbox, so that the order stays open.
+    fn write(&mut self, context: &mut Context<'_>, now: Instant) -> Result<BatchResult, EndReason> {
+        // Unflushed data goes first. Until it has left, the outbox keeps its messages, so their
+        // order stays open.
         if !self.flushed
             && self
                 .socket
                 .poll_flush(context)
-                .map_err(LinkEnd::Lost)?
+                .map_err(EndReason::ConnectionLost)?
                 .is_pending()
         {
-            self.heartbeat.wanted(now);
-            return Ok(Batch::Done);
+            self.keep_alive.on_blocked(now);
+            return Ok(BatchResult::Blocked);
         }
         self.flushed = true;
-        let mut budget = BATCH;
-        let mut batch = Batch::Full;
-        let mut said = Said::Pong;
+        let mut budget = BATCH_BYTES;
+        let mut result = BatchResult::BudgetUsed;
+        let mut sent_kind = SentKind::Pong;
         while budget > 0 {
             if self
                 .socket
                 .poll_ready(context)
-                .map_err(LinkEnd::Lost)?
+                .map_err(EndReason::ConnectionLost)?
                 .is_pending()
             {
-                batch = Batch::Done;
+                result = BatchResult::Blocked;
                 break;
             }
-            let Some(outgoing) = self.outbox.next(&mut self.memory) else {
-                batch = Batch::Done;
+            let Some(outgoing) = self.outbox.next(&mut self.buffer) else {
+                result = BatchResult::Blocked;
+                // Flush only when the outbox is empty, so that small messages share a write.
                 self.flushed = self
                     .socket
                     .poll_flush(context)
-                    .map_err(LinkEnd::Lost)?
+                    .map_err(EndReason::ConnectionLost)?
                     .is_ready();
                 break;
             };
             self.flushed = false;
             let sent = match outgoing {
                 Outgoing::Control(message) => {
-                    said = said.max(self.kind(&message));
+                    sent_kind = sent_kind.max(self.classify(&message));
                     budget = budget.saturating_sub(message.len() + MESSAGE_COST);
-                    self.socket.start_send(&[], Body::Shared(message))
+                    self.socket.start_send(&[], MessageBody::Shared(message))
                 }
                 Outgoing::Data(channel, payload) => {
-                    said = Said::Other;
+                    sent_kind = SentKind::Payload;
                     budget = budget.saturating_sub(payload.len() + MESSAGE_COST);
                     self.socket
                         .start_send(&frame::data_header(channel), payload)
                 }
             };
-            sent.map_err(LinkEnd::Lost)?;
+            sent.map_err(EndReason::ConnectionLost)?;
         }
-        if budget < BATCH {
-            self.heartbeat.sent(now, said);
+        // One report per batch is enough: the keep-alive only needs the most demanding kind.
+        if budget < BATCH_BYTES {
+            self.keep_alive.on_sent(now, sent_kind);
         }
-        Ok(batch)
+        Ok(result)
     }
 
-    /// What the message is to the heartbeat; it is about to leave.
-    fn kind(&mut self, message: &[u8]) -> Said {
+    /// Returns the kind of a control message that is about to be sent.
+    fn classify(&mut self, message: &[u8]) -> SentKind {
         if frame::is_ping(message) {
-            self.ping_waits = false;
-            Said::Ping
+            self.ping_queued = false;
+            SentKind::Ping
         } else if frame::is_pong(message) {
-            Said::Pong
+            SentKind::Pong
         } else {
-            Said::Other
+            SentKind::Payload
         }
     }
 
-    /// Sends what the peer should still hear, and closes in order where somebody is there to answer.
-    async fn goodbye(mut self, end: &LinkEnd) {
-        // It is charged to nobody any more.
+    /// Sends the last frames, then performs the closing handshake if the peer can still answer it.
+    async fn close_gracefully(mut self, reason: &EndReason) {
+        // The memory of a partial message is no longer charged to an account, so it must not be
+        // kept.
         self.socket.discard();
-        let error = match end {
-            LinkEnd::Silent(_) | LinkEnd::Lost(_) => return,
-            LinkEnd::Asked(notice) | LinkEnd::Violated(notice) => {
+        let error = match reason {
+            // The connection does not work any more: there is no peer to close with.
+            EndReason::TimedOut(_) | EndReason::ConnectionLost(_) => return,
+            EndReason::Requested(notice) | EndReason::ProtocolViolation(notice) => {
                 Some(Frame::Error(notice.clone()).to_message())
             }
-            LinkEnd::Cancelled | LinkEnd::PeerError(_) | LinkEnd::PeerClosed => None,
+            EndReason::Cancelled | EndReason::PeerError(_) | EndReason::PeerClosed => None,
         };
         let deadline = Instant::now() + CLOSE_DEADLINE;
-        if !matches!(end, LinkEnd::PeerClosed) {
-            match tokio::time::timeout_at(deadline, self.last_frames(error)).await {
+        // A peer that has closed the WebSocket discards further messages.
+        if !matches!(reason, EndReason::PeerClosed) {
+            match tokio::time::timeout_at(deadline, self.send_last_frames(error)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return,
             }
@@ -589,7 +630,8 @@ impl Running {
             .await;
     }
 
-    async fn last_frames(&mut self, error: Option<Bytes>) -> Result<(), SocketError> {
+    /// Sends the queued control frames, then ERROR if there is one.
+    async fn send_last_frames(&mut self, error: Option<Bytes>) -> Result<(), SocketError> {
         while let Some(message) = self.outbox.next_control() {
             self.socket.feed(message).await?;
         }

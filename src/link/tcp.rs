@@ -1,4 +1,4 @@
-//! TCP sockets: the options of a connection that carries a link, and the listeners of masters and clients.
+//! TCP sockets: the options of link connections, and the listeners of masters and clients.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -8,23 +8,29 @@ use std::os::fd::AsFd;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Connections that the kernel holds until they are accepted: after a restart all links come back at once, and browsers come in bursts.
+/// The length of the accept queue. After a restart all links reconnect at once, and browsers open
+/// many connections at a time.
 const BACKLOG: i32 = 4096;
 
-/// After this long without traffic the kernel asks whether the peer is there: only of use where nothing above does, before a link is up.
+/// The idle time before the kernel sends keep-alive probes. They matter only before a link is up,
+/// because a link has its own keep-alive.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Sent bytes that nobody acknowledges for this long end the connection: as long as a link waits for its peer (PROTOCOL 12, `LINK_TIMEOUT`).
+/// The kernel ends a connection whose data stays unacknowledged for this long: the timeout of a
+/// link (PROTOCOL 12, `LINK_TIMEOUT`).
 const USER_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Unsent bytes that the kernel takes before it says that the socket is full: the order of sending is decided above it, as late as can be.
+/// The number of unsent bytes that the kernel accepts. It is small, because the order of sending is
+/// decided above the socket, as late as possible.
 const NOT_SENT_LOWAT: u32 = 128 * 1024;
 
-/// Sets the options that a link needs on `stream`: no delay of small messages, a dead peer is noticed, a short queue in the kernel.
+/// Sets the options of a link's connection: no delay of small messages, detection of dead peers,
+/// and a short send queue in the kernel.
 ///
 /// # Errors
-/// When the kernel refuses to send small messages at once; the other options are best effort, since not every platform has them.
-pub fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// If `TCP_NODELAY` cannot be set. The other options are best effort, because not every platform
+/// has them.
+pub fn set_link_options(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     let _ = socket.set_tcp_keepalive(
@@ -40,31 +46,34 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The largest segment on a path that loses large packets, in bytes: with its headers it fits into the 1,280 bytes that IPv6 demands of every path.
+/// The segment size for a path that drops large packets, in bytes. With its headers, a segment fits
+/// into the 1,280 bytes that IPv6 requires of every path.
 pub const SMALL_SEGMENT: u32 = 1200;
 
-/// What an MTU black hole is, for logs and the doctor.
+/// The cause of an MTU black hole, for logs and the doctor.
 pub const BLACK_HOLE_CAUSE: &str =
-    "the path drops large packets and does not say so (an MTU black hole)";
+    "the path drops large packets without an ICMP error (an MTU black hole)";
 
-/// What can be done about one.
+/// The remedy for an MTU black hole.
 pub const BLACK_HOLE_REMEDY: &str = "lower the MTU of this machine's network interface (1280 fits everywhere), or clamp the MSS at the router \
      (iptables -t mangle -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu)";
 
-/// Limits the segments of a connection that is to be made to [`SMALL_SEGMENT`], in both directions: the peer learns of it. Best effort.
+/// Limits the segment size of a connection to [`SMALL_SEGMENT`], before it is made. The limit
+/// applies in both directions, because the handshake announces it. Best effort.
 #[cfg(unix)]
 pub fn limit_segments(socket: &impl AsFd) {
     let _ = SockRef::from(socket).set_tcp_mss(SMALL_SEGMENT);
 }
 
-/// Not every system has the option.
+/// Does nothing: this system lacks the option.
 #[cfg(not(unix))]
 pub fn limit_segments<S>(_socket: &S) {}
 
-/// A listener at `address`. An IPv6 wildcard takes IPv4 too, unless an IPv4 address with its port is among `all`.
+/// Listens at `address`. An IPv6 wildcard also accepts IPv4, unless `all` contains an IPv4 address
+/// with the same port.
 ///
 /// # Errors
-/// When the address is in use, or not of this machine.
+/// If the address is in use, or not an address of this machine.
 pub fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -77,7 +86,8 @@ pub fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener
             .any(|other| other.is_ipv4() && other.port() == address.port());
         socket.set_only_v6(beside)?;
     }
-    // A restarted master takes its address back from connections in TIME_WAIT. (On Windows the option would let two processes share it.)
+    // A restarted master can bind its address despite connections in TIME_WAIT. (On Windows this
+    // option would let two processes share the address.)
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -86,9 +96,10 @@ pub fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener
     TcpListener::from_std(socket.into())
 }
 
-/// Whether an error of `accept` is of one connection, whose peer was gone before it was accepted, and not of the listener.
+/// Returns whether an error of `accept` concerns one connection, whose peer left before it was
+/// accepted, and not the listener.
 #[must_use]
-pub fn is_of_one_connection(error: &io::Error) -> bool {
+pub fn is_single_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(
         error.kind(),

@@ -1,4 +1,5 @@
-//! TLS below a link: whom a role trusts, and the master's certificate, which is picked up again when its file changes.
+//! TLS below a link: the authorities that a role trusts, and the master's certificate, which is
+//! reloaded when its files change.
 
 mod certificate;
 mod client;
@@ -25,66 +26,67 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
 
 pub use self::{
-    certificate::{Certificate, moment, now},
-    client::{PinMismatch, TlsParameters, client_config, witnessed},
+    certificate::{CertificateInfo, format_utc, now},
+    client::{PinMismatch, TlsParameters, captured_chain, client_config},
     inspection::inspector,
 };
 
-/// How often the files of a certificate are looked at, at most: an operator who replaces one notices no delay, and a busy master no cost.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The minimum time between two checks of the certificate files. It is short enough that a
+/// replacement takes effect at once, and long enough to cost a busy master nothing.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a link speaks above TLS.
+/// The protocol above TLS.
 const ALPN: &[u8] = b"http/1.1";
 
-/// A certificate, a key or a list of authorities that cannot be used.
+/// Why a certificate, a key or a list of authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read.
     #[error("TLS: cannot read `{}`: {source}", path.display())]
     Unreadable {
-        /// The file.
+        /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// The file is not PEM.
     #[error("TLS: `{}` is not a PEM file: {reason}", path.display())]
     NotPem {
-        /// The file.
+        /// The path.
         path: PathBuf,
-        /// What the parser says.
+        /// The parser's error.
         reason: String,
     },
-    /// There is no certificate in the file.
+    /// The file contains no certificate.
     #[error("TLS: there is no certificate in `{}` (no -----BEGIN CERTIFICATE-----)", path.display())]
     NoCertificate {
-        /// The file.
+        /// The path.
         path: PathBuf,
     },
-    /// There is no private key in the file.
+    /// The file contains no private key.
     #[error("TLS: there is no private key in `{}` (no -----BEGIN … PRIVATE KEY-----, or it has a password)", path.display())]
     NoKey {
-        /// The file.
+        /// The path.
         path: PathBuf,
     },
-    /// The key is not the certificate's.
+    /// The key does not match the certificate.
     #[error("TLS: the key in `{}` does not belong to the first certificate in `{}`", key.display(), certificate.display())]
     Mismatch {
-        /// The file with the certificate.
+        /// The certificate file.
         certificate: PathBuf,
-        /// The file with the key.
+        /// The key file.
         key: PathBuf,
     },
-    /// A certificate or a key that TLS cannot use.
+    /// TLS cannot use the certificate or the key.
     #[error("TLS: `{}` cannot be used: {reason}", path.display())]
     Unusable {
-        /// The file.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The host of the master's address cannot be in a certificate.
-    #[error("TLS: `{0}` is not a name that a certificate can be for")]
+    /// The host of the master's address cannot appear in a certificate.
+    #[error("TLS: `{0}` cannot be the name of a certificate")]
     Name(String),
     /// The system has no certificate authorities, or they cannot be read.
     #[error(
@@ -93,36 +95,36 @@ pub enum TlsError {
     NoAuthorities(String),
 }
 
-/// The master's side: the certificate chain and key of two PEM files, which are read again when they change.
+/// The master's certificate: the chain and the key of two PEM files, reloaded when they change.
 pub struct ReloadingCertificate {
     chain: PathBuf,
     key: PathBuf,
-    state: Mutex<Loaded>,
+    state: Mutex<LoadedCertificate>,
 }
 
-struct Loaded {
+struct LoadedCertificate {
     certified: Arc<CertifiedKey>,
-    /// The files as they were when they were last read, be it with success or not.
+    /// The stamps of the files at the last read, successful or not.
     stamps: [Stamp; 2],
-    looked: Instant,
+    checked_at: Instant,
 }
 
-/// What tells one state of a file from the next.
+/// Identifies a version of a file: its modification time and its length.
 type Stamp = Option<(SystemTime, u64)>;
 
 impl ReloadingCertificate {
     /// Reads the certificate chain and its key.
     ///
     /// # Errors
-    /// When a file cannot be read, lacks what it should hold, or the key is another's.
+    /// If a file cannot be read or parsed, or the key does not match the certificate.
     pub fn load(chain: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
-        // The stamps first: a file that changes in between is read again.
+        // Take the stamps first, so that a file which changes during the read is read again.
         let stamps = [stamp(chain), stamp(key)];
         let certified = Arc::new(certified_key(chain, key)?);
-        let state = Mutex::new(Loaded {
+        let state = Mutex::new(LoadedCertificate {
             certified,
             stamps,
-            looked: Instant::now(),
+            checked_at: Instant::now(),
         });
         Ok(Arc::new(ReloadingCertificate {
             chain: chain.to_owned(),
@@ -131,25 +133,27 @@ impl ReloadingCertificate {
         }))
     }
 
-    /// An acceptor that shows the newest certificate to each connection.
+    /// Returns an acceptor that presents the newest certificate to each connection.
     #[must_use]
     pub fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
-        self.accepting(server_builder().with_no_client_auth())
+        self.build_acceptor(server_builder().with_no_client_auth())
     }
 
-    /// The same, but it takes only peers that show a certificate which one of the authorities in this PEM file has signed.
+    /// Returns an acceptor that also requires a client certificate, signed by one of the
+    /// authorities in this PEM file.
     ///
     /// # Errors
-    /// When the file cannot be used.
-    pub fn acceptor_for_clients_of(
+    /// If the file cannot be used.
+    pub fn acceptor_requiring_client_certificate(
         self: &Arc<Self>,
         authorities: &Path,
     ) -> Result<TlsAcceptor, TlsError> {
-        Ok(self
-            .accepting(server_builder().with_client_cert_verifier(client_verifier(authorities)?)))
+        Ok(self.build_acceptor(
+            server_builder().with_client_cert_verifier(client_verifier(authorities)?),
+        ))
     }
 
-    fn accepting(
+    fn build_acceptor(
         self: &Arc<Self>,
         builder: ConfigBuilder<ServerConfig, WantsServerCert>,
     ) -> TlsAcceptor {
@@ -158,24 +162,25 @@ impl ReloadingCertificate {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// Looks at the files now and reads them if they changed. A certificate that cannot be used is logged once, and the old one stays.
+    /// Reloads the files if they changed. An unusable certificate is logged once, and the old one
+    /// stays in use.
     pub fn refresh(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.refresh_state(&mut state);
     }
 
-    /// The certificate as of at most a second ago.
+    /// Returns the certificate, checked at most one second ago.
     #[must_use]
     pub fn current(&self) -> Arc<CertifiedKey> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.elapsed() >= LOOK_INTERVAL {
+        if state.checked_at.elapsed() >= CHECK_INTERVAL {
             self.refresh_state(&mut state);
         }
         state.certified.clone()
     }
 
-    fn refresh_state(&self, state: &mut Loaded) {
-        state.looked = Instant::now();
+    fn refresh_state(&self, state: &mut LoadedCertificate) {
+        state.checked_at = Instant::now();
         let stamps = [stamp(&self.chain), stamp(&self.key)];
         if stamps == state.stamps {
             return;
@@ -184,9 +189,9 @@ impl ReloadingCertificate {
         match certified_key(&self.chain, &self.key) {
             Ok(certified) => {
                 state.certified = Arc::new(certified);
-                info!(certificate = %self.chain.display(), "the new certificate is in use");
+                info!(certificate = %self.chain.display(), "certificate reloaded");
             }
-            Err(error) => error!(%error, "the new certificate cannot be used, the old one stays"),
+            Err(error) => error!(%error, "certificate reload failed, the old one stays in use"),
         }
     }
 }
@@ -247,7 +252,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
         path: path.to_owned(),
         source,
     })?;
-    // PEM is text; what is beside it need not be.
+    // PEM itself is text, but the file may contain other bytes beside it.
     Ok(crate::text::decode(&bytes).map_or(bytes, String::into_bytes))
 }
 
@@ -286,7 +291,7 @@ fn certified_key(chain: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
         })?;
     let certified = CertifiedKey::new(certificates, signing);
     match certified.keys_match() {
-        // A key that cannot tell its public half is taken at its word.
+        // Accept a key that cannot report its public half.
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
         Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::Mismatch {
             certificate: chain.to_owned(),

@@ -1,5 +1,5 @@
-//! The request that turns a connection into a WebSocket, as the role that dials makes it (RFC 6455, 4.1), with an eye for what else may be
-//! listening there.
+//! The client side of the WebSocket upgrade (RFC 6455, 4.1), with diagnostics for other services
+//! that may answer instead of a master.
 
 mod middlebox;
 mod refusal;
@@ -11,53 +11,54 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
-pub use self::refusal::Refusal;
+pub use self::refusal::UpgradeRefusal;
 use super::{Reason, websocket::ByteStream};
 
-/// The longest head of an answer that is read, in bytes. Web servers write some hundred, and with many cookies and policies some thousand.
+/// The maximum length of a response's head, in bytes. Web servers send a few hundred bytes; many
+/// cookies and policies add a few thousand.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 
-/// The header fields of an answer that are read.
+/// The maximum number of header fields in a response.
 pub(super) const MAX_FIELDS: usize = 256;
 
-/// How much is read for the beginning of a body, in bytes.
+/// The maximum number of bytes read from a body, as evidence.
 const MAX_BODY: usize = 16 * 1024;
 
-/// Characters of evidence that are shown: one line.
-const EVIDENCE: usize = 120;
+/// The maximum number of characters of evidence: one line.
+const MAX_EVIDENCE: usize = 120;
 
 /// Why the connection did not become a WebSocket.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.reason())]
 pub enum UpgradeError {
-    /// An HTTP server answered, but not with 101.
-    Refused(Box<Refusal>),
-    /// What answered does not speak HTTP/1.1.
+    /// An HTTP server answered with a status other than 101.
+    Refused(Box<UpgradeRefusal>),
+    /// The peer does not speak HTTP/1.1. Holds its first line.
     NotHttp(String),
-    /// The head of the answer is larger than what is read.
+    /// The head of the response exceeds a limit.
     LargeHead {
-        /// In what.
+        /// The limit.
         limit: HeadLimit,
-        /// Its first line.
+        /// The first line of the response.
         begins: String,
     },
-    /// It answered 101, but did not agree to a WebSocket.
+    /// The status is 101, but the headers do not complete the handshake.
     NotAgreed {
-        /// What is wrong with the answer.
+        /// The problems with the response.
         problems: Vec<&'static str>,
-        /// What answered, as far as that is known.
+        /// The product that answered, if known.
         middlebox: Option<&'static str>,
     },
-    /// The connection was closed before an answer had come.
+    /// The connection was closed before a response.
     Closed,
     /// The connection failed.
     Io(#[from] io::Error),
 }
 
-/// What is too large about a head.
+/// A limit on the head of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadLimit {
-    /// All of it.
+    /// Its length.
     Bytes,
     /// The number of its fields.
     Fields,
@@ -73,92 +74,93 @@ impl fmt::Display for HeadLimit {
 }
 
 impl UpgradeError {
-    /// What is told of it.
+    /// Returns the evidence, the likely cause and the remedy.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
             UpgradeError::Refused(refusal) => refusal.reason(),
-            UpgradeError::NotHttp(said) => Reason::new(
-                format!("what listens there does not speak HTTP/1.1 (it said: {said:?})"),
-                "another program listens there, or that port expects TLS",
-                "check the host and port in `master`, and whether it is to begin with wss://",
+            UpgradeError::NotHttp(received) => Reason::new(
+                format!("the port does not speak HTTP/1.1 (it sent {received:?})"),
+                "another program listens there, or the port expects TLS",
+                "check the host and port in `master`, and whether it must begin with wss://",
             ),
             UpgradeError::LargeHead { limit, begins } => Reason::new(
-                format!("the answer's head {limit} (it begins: {begins:?})"),
-                "a proxy or web server on the way writes many or long fields into it, such as cookies or policies",
-                "let it write fewer for this path; and check that the host, port and path in `master` are the master's",
+                format!("the response head {limit} (it begins with {begins:?})"),
+                "a proxy or web server on the path adds many or long fields, such as cookies or policies",
+                "let it add fewer for this path, and check the host, port and path in `master`",
             ),
             UpgradeError::NotAgreed {
                 problems,
                 middlebox,
             } => Reason::new(
                 format!(
-                    "the answer 101 does not agree to a WebSocket: {}",
+                    "the 101 response does not complete the WebSocket handshake: {}",
                     problems.join(", ")
                 ),
                 match middlebox {
                     Some(name) => {
-                        format!("{name} has changed the answer: it may not support WebSockets")
+                        format!("{name} changed the response: it may not support WebSockets")
                     }
                     None => {
-                        "a proxy in between has changed the answer: it may not support WebSockets"
+                        "a proxy on the path changed the response: it may not support WebSockets"
                             .to_owned()
                     }
                 },
-                "let it pass Upgrade, Connection and Sec-WebSocket-Accept on; or go around it: wss:// in `master`, or `proxy`",
+                "let it forward Upgrade, Connection and Sec-WebSocket-Accept, or bypass it with wss:// in `master` or with `proxy`",
             ),
             UpgradeError::Closed => Reason::new(
                 "the connection was closed without an answer",
-                "that port expects TLS or is another program's, or something in between ends what it does not know",
-                "does what listens there speak HTTP, and without TLS? write wss:// in `master` where it does not",
+                "the port expects TLS or belongs to another program, or a device on the path closes unknown protocols",
+                "check that the port speaks HTTP; if it expects TLS, write wss:// in `master`",
             ),
             UpgradeError::Io(error) => Reason::new(
-                format!("the connection failed before an answer had come: {error}"),
-                "something in between cuts WebSockets, or what listens there refuses them",
-                "write wss:// in `master`, where nobody in between can read the request; or try another port or network",
+                format!("the connection failed before a response arrived: {error}"),
+                "a device on the path cuts WebSockets, or the server refuses them",
+                "write wss:// in `master`, so that no device on the path can read the request, or try another port or network",
             ),
         }
     }
 }
 
-/// What an answer says beside its status.
+/// Diagnostic fields of a response.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Answered {
-    /// The headers that tell who answered.
-    pub telling: Vec<(&'static str, String)>,
-    /// What answered, as far as that is known.
+pub struct ResponseInfo {
+    /// The headers that identify the sender.
+    pub identifying_headers: Vec<(&'static str, String)>,
+    /// The product that answered, if known.
     pub middlebox: Option<&'static str>,
-    /// The time there.
+    /// The sender's time.
     pub date: Option<SystemTime>,
 }
 
-impl Answered {
+impl ResponseInfo {
     fn read(headers: &HeaderMap) -> Self {
         let date = headers
             .get(header::DATE)
             .and_then(|date| date.to_str().ok()?.parse::<httpdate::HttpDate>().ok());
-        Answered {
-            telling: middlebox::telling(headers, evidence),
+        ResponseInfo {
+            identifying_headers: middlebox::identifying_headers(headers, evidence),
             middlebox: middlebox::middlebox(headers, &[]),
             date: date.map(SystemTime::from),
         }
     }
 }
 
-/// Asks for the upgrade at `path` of `host`, with more headers, and returns what came behind the answer already: it belongs to the WebSocket. Tells what
-/// the answer says, whatever it is.
+/// Requests the upgrade at `path` of `host` with additional `headers`. Returns the bytes received
+/// after the response's head: they belong to the WebSocket. Passes the response's fields to
+/// `report`, whatever its status.
 ///
 /// # Errors
-/// When the peer does not agree.
+/// If the peer does not complete the handshake.
 ///
 /// # Cancel safety
-/// Not safe: part of the answer may have been read then.
+/// Not cancel safe: part of the response may have been read.
 pub async fn upgrade(
     stream: &mut impl ByteStream,
     path: &str,
     host: &str,
     headers: &HeaderMap,
-    tell: impl FnOnce(Answered),
+    report: impl FnOnce(ResponseInfo),
 ) -> Result<Bytes, UpgradeError> {
     let key = generate_key();
     stream
@@ -166,13 +168,13 @@ pub async fn upgrade(
         .await?;
     stream.flush().await?;
     let mut answer = BytesMut::with_capacity(1024);
-    let Head {
+    let ResponseHead {
         status,
-        headers: told,
+        headers: response_headers,
         ..
     } = loop {
         let read = stream.read_buf(&mut answer).await;
-        if let Some(head) = Head::read(&answer)? {
+        if let Some(head) = ResponseHead::read(&answer)? {
             answer.advance(head.length);
             break head;
         }
@@ -183,32 +185,35 @@ pub async fn upgrade(
             Err(error) => return Err(error.into()),
         }
     };
-    tell(Answered::read(&told));
+    report(ResponseInfo::read(&response_headers));
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        let problems = disagreements(&told, &key);
+        let problems = handshake_problems(&response_headers, &key);
         if problems.is_empty() {
             return Ok(answer.freeze());
         }
         return Err(UpgradeError::NotAgreed {
             problems,
-            middlebox: middlebox::middlebox(&told, &[]),
+            middlebox: middlebox::middlebox(&response_headers, &[]),
         });
     }
     let body = body(stream, answer).await;
-    Err(UpgradeError::Refused(Box::new(Refusal::new(
-        status, &told, &body, host,
+    Err(UpgradeError::Refused(Box::new(UpgradeRefusal::new(
+        status,
+        &response_headers,
+        &body,
+        host,
     ))))
 }
 
-/// The head of an answer.
-struct Head {
+/// The parsed head of a response.
+struct ResponseHead {
     length: usize,
     status: StatusCode,
     headers: HeaderMap,
 }
 
-impl Head {
-    /// Reads it; nothing until it is whole.
+impl ResponseHead {
+    /// Parses a head. Returns `None` until it is complete.
     fn read(bytes: &[u8]) -> Result<Option<Self>, UpgradeError> {
         let large = |limit| {
             Err(UpgradeError::LargeHead {
@@ -220,7 +225,7 @@ impl Head {
         let mut answer = httparse::Response::new(&mut fields);
         match answer.parse(bytes) {
             Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => {
-                let head = Head::of(&answer, length);
+                let head = ResponseHead::of(&answer, length);
                 head.map(Some)
                     .ok_or_else(|| UpgradeError::NotHttp(evidence(bytes)))
             }
@@ -233,7 +238,7 @@ impl Head {
 
     fn of(answer: &httparse::Response<'_, '_>, length: usize) -> Option<Self> {
         let status = answer.code.filter(|_| answer.version == Some(1))?;
-        Some(Head {
+        Some(ResponseHead {
             length,
             status: StatusCode::from_u16(status).ok()?,
             headers: header_map(answer.headers)?,
@@ -241,7 +246,7 @@ impl Head {
     }
 }
 
-/// The fields of a head; nothing when one of them is none.
+/// Converts parsed fields into a header map. Returns `None` if a field is invalid.
 #[must_use]
 pub fn header_map(fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
     let mut headers = HeaderMap::with_capacity(fields.len());
@@ -270,8 +275,9 @@ fn request(path: &str, host: &str, headers: &HeaderMap, key: &str) -> Vec<u8> {
     request
 }
 
-/// What of an answer 101 is not as RFC 6455 wants it: what was lost on the way, most of the time.
-fn disagreements(headers: &HeaderMap, key: &str) -> Vec<&'static str> {
+/// Returns the deviations of a 101 response from RFC 6455. Usually a middlebox removed or changed a
+/// header.
+fn handshake_problems(headers: &HeaderMap, key: &str) -> Vec<&'static str> {
     let has = |name: header::HeaderName, token: &str| {
         let values = headers.get_all(name);
         values
@@ -300,11 +306,11 @@ fn disagreements(headers: &HeaderMap, key: &str) -> Vec<&'static str> {
         (accept.is_none(), "it has no `Sec-WebSocket-Accept`"),
         (
             accept.is_some_and(|accept| !fits(accept)),
-            "its `Sec-WebSocket-Accept` does not fit the request",
+            "its `Sec-WebSocket-Accept` does not match the request",
         ),
         (
             extras,
-            "it names an extension or a subprotocol that nobody asked for",
+            "it names an extension or a subprotocol that was not requested",
         ),
     ]
     .into_iter()
@@ -312,11 +318,12 @@ fn disagreements(headers: &HeaderMap, key: &str) -> Vec<&'static str> {
     .collect()
 }
 
-/// The beginning of the body: what has come, and what comes until there is a line of text. The caller's deadline covers it.
+/// Reads the beginning of the body, until it contains a line of text. The caller's deadline
+/// applies.
 async fn body(stream: &mut impl ByteStream, mut body: BytesMut) -> BytesMut {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+    const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(500);
     while body.len() < MAX_BODY && evidence(&body).is_empty() {
-        match tokio::time::timeout(PATIENCE, stream.read_buf(&mut body)).await {
+        match tokio::time::timeout(BODY_TIMEOUT, stream.read_buf(&mut body)).await {
             Ok(Ok(count)) if count > 0 => {}
             _ => break,
         }
@@ -324,7 +331,7 @@ async fn body(stream: &mut impl ByteStream, mut body: BytesMut) -> BytesMut {
     body
 }
 
-/// The first line of text in what came, without HTML tags and control characters.
+/// Returns the first line of text, without HTML tags and control characters.
 pub(super) fn evidence(bytes: &[u8]) -> String {
     let mut text = String::new();
     let mut in_tag = false;
@@ -344,6 +351,6 @@ pub(super) fn evidence(bytes: &[u8]) -> String {
         .collect::<Vec<_>>()
         .join(" ")
         .chars()
-        .take(EVIDENCE)
+        .take(MAX_EVIDENCE)
         .collect()
 }

@@ -1,6 +1,6 @@
-//! For streams that have to do with what is read alone.
+//! A macro for stream wrappers that change only the reading side.
 
-/// Makes a wrapper with a field `stream` of its one parameter write to that, untouched.
+/// Implements `AsyncWrite` for a wrapper: forwards all calls to its field `stream`.
 macro_rules! write_through {
     ($wrapper:ident) => {
         impl<S: tokio::io::AsyncWrite + Unpin> tokio::io::AsyncWrite for $wrapper<S> {

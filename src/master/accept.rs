@@ -1,5 +1,5 @@
-//! The front door: takes connections, counts them, and makes a WebSocket of each that asks for one. Every connection is a task of its own:
-//! who is slow or silent holds nobody else.
+//! Accepts connections, counts them, and upgrades them to WebSockets on request. Every connection
+//! is a separate task, so slow or silent peers block no other connection.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -12,147 +12,162 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{Instrument, Span, debug, field::Empty, info_span, warn};
 
 use super::{
-    Shared,
-    admission::{Full, Permit},
-    attend::attend,
-    front::{Ends, Upgraded},
+    MasterShared,
+    admission::{AdmissionError, ConnectionPermit},
+    front::{ConnectionAddrs, Upgraded},
+    serve_link::serve_link,
 };
 use crate::link::{
     MessageSocket,
     accept::upgraded,
-    files::Trouble,
+    file_limit::ThrottledLog,
     proxy_protocol,
     read_ahead::ReadAhead,
-    tcp::{self, is_of_one_connection},
+    tcp::{self, is_single_connection_error},
     websocket::ByteStream,
 };
 
-/// How long nothing is accepted after the system had no room for another connection: it makes some only when others end.
-const BACK_OFF: Duration = Duration::from_millis(100);
+/// The pause after the system refused another connection. It frees descriptors only when other
+/// connections end.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Accepts until the master drains.
+/// Accepts connections until the master drains.
 ///
 /// # Cancel safety
 /// Safe: a connection is either handed to its task or still in the listener.
-pub(super) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
-    let (full, trouble) = (Trouble::default(), Trouble::default());
+pub(super) async fn accept(shared: Arc<MasterShared>, listener: TcpListener) {
+    let (refusal_log, accept_error_log) = (ThrottledLog::default(), ThrottledLog::default());
     loop {
         let Some(accepted) = shared.draining.run_until_cancelled(listener.accept()).await else {
             return;
         };
         match accepted {
             Ok((stream, peer)) => match shared.admit(peer.ip()) {
-                Ok(permit) => open(&shared, stream, peer, permit),
-                Err(error) => full.log(|times| warn!(%peer, times, "connection refused: {error}")),
+                Ok(permit) => spawn_connection(&shared, stream, peer, permit),
+                Err(error) => {
+                    refusal_log.log(|times| warn!(%peer, times, "connection refused: {error}"))
+                }
             },
-            // The peer was gone before it was accepted.
-            Err(error) if is_of_one_connection(&error) => {
-                debug!(%error, "a connection was not accepted")
+            // The peer closed the connection before the master accepted it.
+            Err(error) if is_single_connection_error(&error) => {
+                debug!(%error, "connection not accepted")
             }
             Err(error) => {
-                trouble.cannot_accept(&error);
+                accept_error_log.log_accept_error(&error);
                 shared
                     .draining
-                    .run_until_cancelled(tokio::time::sleep(BACK_OFF))
+                    .run_until_cancelled(tokio::time::sleep(ACCEPT_BACKOFF))
                     .await;
             }
         }
     }
 }
 
-fn open(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, permit: Permit) {
+fn spawn_connection(
+    shared: &Arc<MasterShared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    permit: ConnectionPermit,
+) {
     let number = shared.next_link.fetch_add(1, Relaxed);
     let span = info_span!("link", link = number, %peer, visitor = Empty, role = Empty);
-    let seat = shared.threads.seat();
-    let (runtime, sent) = match seat.send(stream) {
-        Ok(sent) => (seat.runtime(), sent),
-        Err(error) => return debug!(%error, "the connection is gone already"),
+    let thread_slot = shared.threads.assign();
+    let (runtime, sent) = match thread_slot.detach(stream) {
+        Ok(sent) => (thread_slot.runtime(), sent),
+        Err(error) => return debug!(%error, "connection already closed"),
     };
     let task = {
         let (shared, mut permit) = (Arc::clone(shared), permit);
         async move {
-            let stream = match sent.arrive() {
+            let stream = match sent.attach() {
                 Ok(stream) => stream,
                 Err(error) => {
-                    return debug!(%error, "the connection cannot be served on its thread");
+                    return debug!(%error, "cannot register the connection on its thread");
                 }
             };
-            // Boxed one by one, so that a link at rest keeps nothing of the beginnings of TLS and HTTP.
-            let cut = permit.cut.clone();
+            // Each step is boxed, so that an idle link keeps no state of the TLS and HTTP
+            // handshakes.
+            let evicted = permit.evicted.clone();
             let negotiated = shared.draining.run_until_cancelled(Box::pin(negotiate(
                 &shared,
                 stream,
                 peer,
                 &mut permit,
             )));
-            if let Some(Some(Some((socket, visitor)))) = cut.run_until_cancelled(negotiated).await {
-                let ending = shared.ending.clone();
-                let attended = ending.run_until_cancelled(Box::pin(attend(
+            if let Some(Some(Some((socket, visitor)))) =
+                evicted.run_until_cancelled(negotiated).await
+            {
+                let aborting = shared.aborting.clone();
+                let served = aborting.run_until_cancelled(Box::pin(serve_link(
                     shared, socket, number, visitor, &permit,
                 )));
-                cut.run_until_cancelled(attended).await;
+                evicted.run_until_cancelled(served).await;
             }
-            if cut.is_cancelled() {
-                debug!("cut: too many connections are no links yet");
+            if evicted.is_cancelled() {
+                debug!("connection evicted: too many connections are not links yet");
             }
-            drop((permit, seat));
+            drop((permit, thread_slot));
         }
     };
     shared.tasks.spawn_on(task.instrument(span), &runtime);
 }
 
-/// A socket, and who is behind it.
-type Negotiated = (MessageSocket, IpAddr);
+/// An upgraded socket and the address of its visitor.
+type NegotiatedSocket = (MessageSocket, IpAddr);
 
-/// The PROXY protocol and TLS, if they are configured, then HTTP up to the upgrade. The connection is counted as that of who is behind it.
+/// Runs the PROXY protocol and TLS, if configured, then HTTP up to the upgrade. Counts the
+/// connection for the visitor behind a trusted proxy as soon as that address is known.
 async fn negotiate(
-    shared: &Shared,
+    shared: &MasterShared,
     mut stream: TcpStream,
     peer: SocketAddr,
-    permit: &mut Permit,
-) -> Option<Negotiated> {
-    let prepared = tcp::prepare(&stream).and_then(|()| stream.local_addr());
+    permit: &mut ConnectionPermit,
+) -> Option<NegotiatedSocket> {
+    let prepared = tcp::set_link_options(&stream).and_then(|()| stream.local_addr());
     let local = prepared
-        .inspect_err(|error| debug!(%error, "the connection is gone already"))
+        .inspect_err(|error| debug!(%error, "connection already closed"))
         .ok()?;
-    let mut ends = Ends { peer, local };
+    let mut addresses = ConnectionAddrs { peer, local };
     if shared.proxy_protocol
         && shared.front.trusted.trusts(peer.ip())
-        && let Some(visitor) = announced(shared, &mut stream).await?
+        && let Some(visitor) = read_proxy_header(shared, &mut stream).await?
     {
-        ends.peer = visitor;
-        count(shared, permit, visitor.ip())?;
+        addresses.peer = visitor;
+        assign_visitor(shared, permit, visitor.ip())?;
     }
     let (socket, visitor) = match &shared.tls {
-        None => upgrade(shared, stream, ends).await?,
+        None => upgrade(shared, stream, addresses).await?,
         Some(acceptor) => {
-            let stream = secured(acceptor, stream, shared.tls_timeout).await?;
-            Box::pin(upgrade(shared, stream, ends)).await?
+            let stream = tls_handshake(acceptor, stream, shared.tls_timeout).await?;
+            Box::pin(upgrade(shared, stream, addresses)).await?
         }
     };
-    count(shared, permit, visitor)?;
+    assign_visitor(shared, permit, visitor)?;
     if visitor != peer.ip().to_canonical() {
         Span::current().record("visitor", tracing::field::display(visitor));
     }
     Some((socket, visitor))
 }
 
-/// For whom a trusted proxy says that it relays a connection.
-async fn announced(shared: &Shared, stream: &mut TcpStream) -> Option<Option<SocketAddr>> {
+/// Reads the visitor's address from the PROXY protocol header of a trusted proxy.
+async fn read_proxy_header(
+    shared: &MasterShared,
+    stream: &mut TcpStream,
+) -> Option<Option<SocketAddr>> {
     match tokio::time::timeout(shared.front.header_timeout, proxy_protocol::read(stream)).await {
         Ok(Ok(visitor)) => Some(visitor),
         Ok(Err(error)) => {
-            warn!(%error, "refused: `proxy_protocol` is set, and this proxy of `trusted_proxies` does not speak it");
+            warn!(%error, "connection refused: no PROXY protocol header from a trusted proxy (enable it there, or unset `proxy_protocol`)");
             None
         }
         Err(_) => {
-            debug!("a trusted proxy sends no PROXY protocol's header");
+            debug!("PROXY protocol header timed out");
             None
         }
     }
 }
 
-async fn secured(
+async fn tls_handshake(
     acceptor: &TlsAcceptor,
     stream: TcpStream,
     deadline: Duration,
@@ -160,31 +175,39 @@ async fn secured(
     match tokio::time::timeout(deadline, acceptor.accept(ReadAhead::new(stream))).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
-            debug!(%error, "the TLS handshake failed");
+            debug!(%error, "TLS handshake failed");
             None
         }
         Err(_) => {
-            debug!("the TLS handshake took too long");
+            debug!("TLS handshake timed out");
             None
         }
     }
 }
 
-async fn upgrade<S: ByteStream>(shared: &Shared, stream: S, ends: Ends) -> Option<Negotiated> {
+async fn upgrade<S: ByteStream>(
+    shared: &MasterShared,
+    stream: S,
+    addresses: ConnectionAddrs,
+) -> Option<NegotiatedSocket> {
     let Upgraded {
         stream,
         read,
         visitor,
-    } = shared.front.serve(stream, ends).await?;
+    } = shared.front.serve(stream, addresses).await?;
     Some((upgraded(stream, read), visitor))
 }
 
-/// Counts a connection as this visitor's.
-fn count(shared: &Shared, permit: &mut Permit, visitor: IpAddr) -> Option<()> {
-    let log = |full: &Full| {
+/// Counts the connection for this visitor.
+fn assign_visitor(
+    shared: &MasterShared,
+    permit: &mut ConnectionPermit,
+    visitor: IpAddr,
+) -> Option<()> {
+    let log = |error: &AdmissionError| {
         shared
             .log_limit
-            .log(|left_out| warn!(%visitor, left_out, "connection refused: {full}"));
+            .log(|left_out| warn!(%visitor, left_out, "connection refused: {error}"));
     };
     permit.assign(visitor).inspect_err(log).ok()
 }

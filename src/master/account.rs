@@ -1,7 +1,9 @@
-//! What links without a proof make the master hold, charged to each of them: attachments without an answer, control frames that wait, and messages of which
-//! a part has come. They share an eighth of the budget; a link with a proof is charged to the rest.
+//! Memory accounts of links. Unproven links share an eighth of the budget; proven links use the
+//! rest. Each unproven link is charged for its unanswered attach requests, its queued control
+//! frames and its partially received messages.
 //!
-//! A proof is the master key (a server), or a tunnel: a server that has the port key has answered.
+//! A link proves itself by the master key (a server), or by a tunnel: a server that holds the port
+//! key has answered it.
 
 use std::{
     net::IpAddr,
@@ -14,101 +16,104 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{memory::Memory, registry::LinkNumber, shares::Shares};
-use crate::link::Ledger;
+use crate::link::MemoryAccount;
 
-/// What the strangers may hold together, of the whole budget: one of so many parts.
-const STRANGERS_PART: usize = 8;
+/// The fraction of the budget for unproven links: one part in this many.
+const UNPROVEN_DIVISOR: usize = 8;
 
-/// The memory of a master: one part for strangers, the rest for what has a proof.
+/// The memory budget of a master, split between unproven and proven links.
 #[derive(Debug)]
-pub(super) struct Budget {
-    /// For links with a proof, and the channels between them.
+pub(super) struct MasterBudget {
+    /// The part for proven links and the channels between them.
     pub(super) proven: Memory,
-    strangers: Mutex<Shares>,
-    strangers_bytes: usize,
-    /// Strangers hold more than they may.
-    pub(super) overdrawn: Notify,
+    unproven: Mutex<Shares>,
+    unproven_bytes: usize,
+    /// Notified when unproven links exceed their part.
+    pub(super) over_quota: Notify,
 }
 
-/// There is no memory for an attachment.
+/// The reason why the budget has no memory for an attach request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Short {
-    /// This link has to give way first.
+pub(super) enum ReserveError {
+    /// The caller must evict this link first.
     Evict(LinkNumber),
-    /// Nobody holds more than the one that asks.
+    /// No other link holds more than the requester.
     Refused,
 }
 
-impl Budget {
+impl MasterBudget {
     pub(super) fn new(bytes: usize) -> Self {
-        let strangers_bytes = bytes / STRANGERS_PART;
-        Budget {
-            proven: Memory::new(bytes.saturating_sub(strangers_bytes)),
-            strangers: Mutex::default(),
-            strangers_bytes,
-            overdrawn: Notify::new(),
+        let unproven_bytes = bytes / UNPROVEN_DIVISOR;
+        MasterBudget {
+            proven: Memory::new(bytes.saturating_sub(unproven_bytes)),
+            unproven: Mutex::default(),
+            unproven_bytes,
+            over_quota: Notify::new(),
         }
     }
 
-    /// Takes `bytes` for an attachment of this link.
-    pub(super) fn take(&self, party: IpAddr, link: LinkNumber, bytes: usize) -> Result<(), Short> {
-        let mut shares = self.strangers();
-        if shares.total().saturating_add(bytes) <= self.strangers_bytes {
+    /// Reserves `bytes` for an attach request of this link.
+    pub(super) fn reserve(
+        &self,
+        party: IpAddr,
+        link: LinkNumber,
+        bytes: usize,
+    ) -> Result<(), ReserveError> {
+        let mut shares = self.unproven();
+        if shares.total().saturating_add(bytes) <= self.unproven_bytes {
             shares.add(party, link, bytes);
             return Ok(());
         }
         Err(shares
-            .gives_way_to(party, link, bytes)
-            .map_or(Short::Refused, Short::Evict))
+            .victim_for(party, link, bytes)
+            .map_or(ReserveError::Refused, ReserveError::Evict))
     }
 
-    /// Gives back what was taken for an attachment.
-    pub(super) fn give_back(&self, party: IpAddr, link: LinkNumber, bytes: usize) {
-        self.strangers().remove(party, link, bytes);
+    /// Returns the reservation of an attach request.
+    pub(super) fn refund(&self, party: IpAddr, link: LinkNumber, bytes: usize) {
+        self.unproven().remove(party, link, bytes);
     }
 
-    /// The link that has to give way because strangers hold more than they may.
-    pub(super) fn to_evict(&self) -> Option<LinkNumber> {
-        let shares = self.strangers();
+    /// Returns the link to evict when unproven links exceed their part.
+    pub(super) fn link_over_quota(&self) -> Option<LinkNumber> {
+        let shares = self.unproven();
         shares
             .heaviest()
-            .filter(|_| shares.total() > self.strangers_bytes)
+            .filter(|_| shares.total() > self.unproven_bytes)
     }
 
-    /// Bytes that are held now.
+    /// Returns the bytes in use.
     #[cfg(test)]
     pub(super) fn used_bytes(&self) -> usize {
-        self.strangers().total() + self.proven.used_bytes()
+        self.unproven().total() + self.proven.used_bytes()
     }
 
-    fn strangers(&self) -> MutexGuard<'_, Shares> {
-        self.strangers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn unproven(&self) -> MutexGuard<'_, Shares> {
+        self.unproven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a link makes the master hold.
+/// The memory account of one link.
 #[derive(Debug)]
-pub(super) struct Account {
-    budget: Arc<Budget>,
+pub(super) struct LinkAccount {
+    budget: Arc<MasterBudget>,
     party: IpAddr,
     link: LinkNumber,
-    /// Whether it is charged to the part of those that have a proof. Changes under the lock of `held`.
+    /// Whether the link is charged to the proven part. Changes only under the lock of `held`.
     is_proven: AtomicBool,
-    /// What it holds as a stranger, attachments aside.
+    /// The bytes charged to the unproven part, except attach requests.
     held: Mutex<usize>,
 }
 
-impl Account {
-    /// The account of a link that holds nothing.
+impl LinkAccount {
+    /// Creates the empty account of a link.
     pub(super) fn new(
-        budget: &Arc<Budget>,
+        budget: &Arc<MasterBudget>,
         party: IpAddr,
         link: LinkNumber,
         is_proven: bool,
     ) -> Arc<Self> {
-        Arc::new(Account {
+        Arc::new(LinkAccount {
             budget: Arc::clone(budget),
             party,
             link,
@@ -117,26 +122,28 @@ impl Account {
         })
     }
 
-    /// The party that the link belongs to.
+    /// Returns the party that the link belongs to.
     pub(super) fn party(&self) -> IpAddr {
         self.party
     }
 
-    /// Whether it is charged to the part of those that have a proof.
+    /// Whether the link is charged to the proven part.
     pub(super) fn is_proven(&self) -> bool {
         self.is_proven.load(Relaxed)
     }
 
-    /// From now on the link is charged to the part of those that have a proof. Also for one that is being ended: what it holds is on its way out, and takes
-    /// nothing from other strangers. Answers what it held as a stranger.
-    pub(super) fn leave_strangers(&self) -> usize {
+    /// Moves the account to the proven part. The router also calls this for a link that it evicts:
+    /// its memory will be freed soon and must not count against other unproven links. Returns the
+    /// bytes moved.
+    pub(super) fn mark_proven(&self) -> usize {
         if self.is_proven.load(Relaxed) {
             return 0;
         }
         let mut held = self.held();
+        // Under the lock of `held`, so that a concurrent charge sees either state, never both.
         self.is_proven.store(true, Relaxed);
         let bytes = std::mem::take(&mut *held);
-        self.budget.strangers().remove(self.party, self.link, bytes);
+        self.budget.unproven().remove(self.party, self.link, bytes);
         self.budget.proven.charge(bytes);
         bytes
     }
@@ -145,27 +152,28 @@ impl Account {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what a stranger holds; answers false when it is none.
-    fn change(&self, change: impl FnOnce(&mut usize, &mut Shares)) -> bool {
+    /// Updates the charge of an unproven link. Returns false when the link is proven.
+    fn update_unproven(&self, update: impl FnOnce(&mut usize, &mut Shares)) -> bool {
         if self.is_proven.load(Relaxed) {
             return false;
         }
+        // `mark_proven` may have run before this lock was taken, so check again.
         let mut held = self.held();
         if self.is_proven.load(Relaxed) {
             return false;
         }
-        let mut shares = self.budget.strangers();
-        change(&mut held, &mut shares);
-        if shares.total() > self.budget.strangers_bytes {
-            self.budget.overdrawn.notify_one();
+        let mut shares = self.budget.unproven();
+        update(&mut held, &mut shares);
+        if shares.total() > self.budget.unproven_bytes {
+            self.budget.over_quota.notify_one();
         }
         true
     }
 }
 
-impl Ledger for Account {
+impl MemoryAccount for LinkAccount {
     fn charge(&self, bytes: usize) {
-        let is_charged = self.change(|held, shares| {
+        let is_charged = self.update_unproven(|held, shares| {
             *held = held.saturating_add(bytes);
             shares.add(self.party, self.link, bytes);
         });
@@ -174,13 +182,13 @@ impl Ledger for Account {
         }
     }
 
-    fn release(&self, bytes: usize) {
-        let is_released = self.change(|held, shares| {
+    fn refund(&self, bytes: usize) {
+        let is_released = self.update_unproven(|held, shares| {
             *held = held.saturating_sub(bytes);
             shares.remove(self.party, self.link, bytes);
         });
         if !is_released {
-            self.budget.proven.give_back(bytes);
+            self.budget.proven.refund(bytes);
         }
     }
 }
@@ -196,54 +204,57 @@ mod tests {
     }
 
     #[test]
-    fn strangers_share_an_eighth_and_the_greediest_gives_way() {
-        let budget = Budget::new(8 * 64 * KIB);
-        (0..64).for_each(|_| assert_eq!(budget.take(party(1), 1, KIB), Ok(())));
+    fn unproven_links_share_an_eighth_and_the_heaviest_is_evicted() {
+        let budget = MasterBudget::new(8 * 64 * KIB);
+        (0..64).for_each(|_| assert_eq!(budget.reserve(party(1), 1, KIB), Ok(())));
         assert_eq!(
-            budget.take(party(1), 1, KIB),
-            Err(Short::Refused),
-            "it has everything"
+            budget.reserve(party(1), 1, KIB),
+            Err(ReserveError::Refused),
+            "it holds the whole part"
         );
         assert_eq!(
-            budget.take(party(1), 2, KIB),
-            Err(Short::Evict(1)),
-            "another link of the same address gets in"
+            budget.reserve(party(1), 2, KIB),
+            Err(ReserveError::Evict(1)),
+            "another link of the same address replaces it"
         );
-        assert_eq!(budget.take(party(2), 3, KIB), Err(Short::Evict(1)));
-        budget.give_back(party(1), 1, KIB);
-        assert_eq!(budget.take(party(2), 3, KIB), Ok(()));
+        assert_eq!(
+            budget.reserve(party(2), 3, KIB),
+            Err(ReserveError::Evict(1))
+        );
+        budget.refund(party(1), 1, KIB);
+        assert_eq!(budget.reserve(party(2), 3, KIB), Ok(()));
         assert_eq!(budget.used_bytes(), 64 * KIB);
     }
 
     #[test]
-    fn what_a_stranger_holds_is_told_and_leaves_with_it() {
-        let budget = Arc::new(Budget::new(8 * 64 * KIB));
+    fn unproven_memory_moves_to_the_proven_part() {
+        let budget = Arc::new(MasterBudget::new(8 * 64 * KIB));
         let (account, other) = (
-            Account::new(&budget, party(1), 1, false),
-            Account::new(&budget, party(2), 2, false),
+            LinkAccount::new(&budget, party(1), 1, false),
+            LinkAccount::new(&budget, party(2), 2, false),
         );
         account.charge(64 * KIB);
-        assert_eq!(budget.to_evict(), None);
+        assert_eq!(budget.link_over_quota(), None);
         other.charge(KIB);
-        assert_eq!(budget.to_evict(), Some(1));
-        assert_eq!(account.leave_strangers(), 64 * KIB);
-        assert_eq!(account.leave_strangers(), 0, "once");
+        assert_eq!(budget.link_over_quota(), Some(1));
+        assert_eq!(account.mark_proven(), 64 * KIB);
+        assert_eq!(account.mark_proven(), 0, "once");
         assert_eq!(
-            (budget.to_evict(), budget.proven.used_bytes()),
+            (budget.link_over_quota(), budget.proven.used_bytes()),
             (None, 64 * KIB)
         );
-        account.release(64 * KIB);
-        other.release(KIB);
+        account.refund(64 * KIB);
+        other.refund(KIB);
         assert_eq!(budget.used_bytes(), 0);
     }
 
     #[test]
-    fn who_has_a_proof_takes_nothing_from_strangers() {
-        let budget = Arc::new(Budget::new(8 * KIB));
-        let server = Account::new(&budget, party(1), 1, true);
+    fn proven_links_take_nothing_from_the_unproven_part() {
+        let budget = Arc::new(MasterBudget::new(8 * KIB));
+        let server = LinkAccount::new(&budget, party(1), 1, true);
         server.charge(6 * KIB);
         assert_eq!(
-            (budget.take(party(2), 2, KIB), budget.proven.used_bytes()),
+            (budget.reserve(party(2), 2, KIB), budget.proven.used_bytes()),
             (Ok(()), 6 * KIB)
         );
     }

@@ -1,14 +1,15 @@
-//! The places for connections: counted from `accept` on, for each party, and in classes of which none can take the others' places. Knows addresses, numbers and
-//! how a connection is told to go; not what a link does.
+//! Connection slots, counted from `accept` on: in total, for each party, and in classes with
+//! separate shares. Knows addresses, numbers and how to evict a connection, but not what a link
+//! does.
 //!
 //! ```text
-//!  admit ──► arriving ──stand as a server──► server                       a quarter of the places may be arriving
-//!               │  └────stand as a client──► stranger ──attach──► attached   five eighths may be clients, attached or not
-//!               └── gives way ──► cut           └── gives way ──► told to go
+//!  admit ──► negotiating ──become_link (server)──► server        at most a quarter of the slots is negotiating
+//!               │  └────become_link (client)──► unattached ──mark_attached──► attached    clients: five eighths
+//!               └── evicted: cancelled                └── evicted: ERROR `limit`
 //! ```
 //!
-//! Who is arriving, or a client without a tunnel, gives way when others come whose party holds less: no number of strangers keeps a server out, nor a
-//! client from another address.
+//! Negotiating connections and clients without a tunnel are evicted when a party that holds less
+//! needs a slot. So no number of them keeps out a server, or a client from another address.
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    limits::{Limits, party},
+    limits::{MasterLimits, party},
     shares::Shares,
 };
 use crate::{
@@ -27,203 +28,214 @@ use crate::{
     link::Outbox,
 };
 
-/// Connections that are no links yet may take one place of so many.
-const ARRIVING_PART: usize = 4;
+/// The fraction of the slots for connections that are not links yet: one part in this many.
+const NEGOTIATING_DIVISOR: usize = 4;
 
-/// Of so many places one is only for servers, beside those for who is arriving.
-const SERVERS_PART: usize = 8;
+/// The fraction of the slots reserved for servers: one part in this many.
+const SERVER_DIVISOR: usize = 8;
 
-/// The places of a master.
+/// The connection slots of a master.
 #[derive(Debug)]
 pub(super) struct Admission {
     links: usize,
     links_per_address: usize,
-    arriving: usize,
+    negotiating: usize,
     clients: usize,
-    places: Mutex<Places>,
+    slots: Mutex<Slots>,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct Slots {
     next: u64,
-    taken: HashMap<u64, Place>,
-    /// Of each party, without those that were told to go.
+    occupied: HashMap<u64, Slot>,
+    /// Connections of each party, without evicted ones.
     parties: HashMap<IpAddr, usize>,
-    arriving: Shares,
-    strangers: Shares,
+    negotiating: Shares,
+    unattached: Shares,
     attached: usize,
 }
 
 #[derive(Debug)]
-struct Place {
-    /// Unknown until a trusted proxy has said whom it relays.
+struct Slot {
+    /// `None` until a trusted proxy has named the visitor.
     party: Option<IpAddr>,
     class: Class,
-    /// Cuts it while it is arriving.
-    cut: CancellationToken,
-    /// Tells it to go once it is a link.
+    /// Cancels the connection while it negotiates.
+    evicted: CancellationToken,
+    /// Ends the connection once it is a link.
     outbox: Option<Arc<Outbox>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
-    Arriving,
-    /// A client's link on which no server has answered.
-    Stranger,
+    Negotiating,
+    /// A client's link without an answer from a server.
+    Unattached,
     Attached,
     Server,
-    /// It was told to go.
-    Leaving,
+    /// An ERROR has ended the link, or is about to.
+    Evicted,
 }
 
-/// Why a connection is not taken.
+/// The reason why a connection is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Full {
-    /// The master has as many as it may.
-    #[error("the master holds {0} connections, its limit `links`")]
+pub(super) enum AdmissionError {
+    /// The master is at its limit.
+    #[error("the master is at its limit of {0} connections (`links`)")]
     Master(usize),
-    /// The party has.
-    #[error("this address holds {0} connections, the limit `links_per_address`")]
+    /// The party is at its limit.
+    #[error("this address is at its limit of {0} connections (`links_per_address`)")]
     Address(usize),
-    /// Clients have.
-    #[error("clients with a tunnel hold {0} links, their part of the limit `links`")]
+    /// Clients with a tunnel use the whole client share.
+    #[error("clients with a tunnel use all {0} links of the client share of `links`")]
     Clients(usize),
 }
 
 impl Admission {
-    /// Nothing counted yet.
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
-        let arriving = (limits.links / ARRIVING_PART).max(1);
-        let servers = limits.links / SERVERS_PART;
+    /// Creates the table without connections.
+    pub(super) fn new(limits: &MasterLimits) -> Arc<Self> {
+        let negotiating = (limits.links / NEGOTIATING_DIVISOR).max(1);
+        let servers = limits.links / SERVER_DIVISOR;
         Arc::new(Admission {
             links: limits.links,
             links_per_address: limits.links_per_address,
-            arriving,
+            negotiating,
             clients: limits
                 .links
-                .saturating_sub(arriving)
+                .saturating_sub(negotiating)
                 .saturating_sub(servers)
                 .max(1),
-            places: Mutex::default(),
+            slots: Mutex::default(),
         })
     }
 
-    /// Counts one more connection, until the permit is dropped: in all, and as one of a party's where that is known already.
-    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Full> {
+    /// Counts one more connection until the permit is dropped: in total and, if known, for its
+    /// party.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        address: Option<IpAddr>,
+    ) -> Result<ConnectionPermit, AdmissionError> {
         let party = address.map(party);
-        let mut places = self.places();
-        self.make_room_in_party(&mut places, party)?;
-        let is_crowded = places.arriving.total() >= self.arriving;
-        if (is_crowded || places.taken.len() >= self.links) && !places.cut_one_for(party) {
-            return Err(Full::Master(self.links));
+        let mut slots = self.slots();
+        self.reserve_in_party(&mut slots, party)?;
+        let is_full = slots.negotiating.total() >= self.negotiating;
+        if (is_full || slots.occupied.len() >= self.links) && !slots.evict_for(party) {
+            return Err(AdmissionError::Master(self.links));
         }
-        let (number, cut) = (places.next, CancellationToken::new());
-        places.next += 1;
-        let place = Place {
+        let (number, evicted) = (slots.next, CancellationToken::new());
+        slots.next += 1;
+        let slot = Slot {
             party,
-            class: Class::Arriving,
-            cut: cut.clone(),
+            class: Class::Negotiating,
+            evicted: evicted.clone(),
             outbox: None,
         };
-        places.count(number, &place);
-        places.taken.insert(number, place);
-        Ok(Permit {
+        slots.count(number, &slot);
+        slots.occupied.insert(number, slot);
+        Ok(ConnectionPermit {
             admission: Arc::clone(self),
             number,
-            cut,
+            evicted,
         })
     }
 
-    fn make_room_in_party(&self, places: &mut Places, party: Option<IpAddr>) -> Result<(), Full> {
+    fn reserve_in_party(
+        &self,
+        slots: &mut Slots,
+        party: Option<IpAddr>,
+    ) -> Result<(), AdmissionError> {
         let Some(party) = party else { return Ok(()) };
-        let held = places.parties.get(&party).copied().unwrap_or(0);
+        let held = slots.parties.get(&party).copied().unwrap_or(0);
         if held < self.links_per_address {
             return Ok(());
         }
         let random = fastrand::u64(..);
-        if let Some(number) = places
-            .arriving
-            .any_of(party, random)
-            .or_else(|| places.strangers.any_of(party, random))
+        if let Some(number) = slots
+            .negotiating
+            .random_link_of(party, random)
+            .or_else(|| slots.unattached.random_link_of(party, random))
         {
-            places.tell_to_go(number);
+            slots.evict(number);
             return Ok(());
         }
-        Err(Full::Address(self.links_per_address))
+        Err(AdmissionError::Address(self.links_per_address))
     }
 
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Places {
-    /// Cuts a connection that is arriving, so that one of `party` finds a place: one of the party that has most of them, by chance, so that a flood does not
-    /// last longer than anybody else. Without one, a client without a tunnel is told to go, and its place is free soon.
-    fn cut_one_for(&mut self, party: Option<IpAddr>) -> bool {
-        let Some(heaviest) = self.arriving.heaviest_party() else {
-            if let Some(number) = self.strangers.heaviest() {
-                self.tell_to_go(number);
+impl Slots {
+    /// Evicts a negotiating connection to free a slot for `party`. The victim is a random
+    /// connection of the heaviest party, so that a flood lasts no longer than other connections.
+    /// Without such a connection, evicts a client without a tunnel, whose slot becomes free soon.
+    fn evict_for(&mut self, party: Option<IpAddr>) -> bool {
+        let Some(heaviest) = self.negotiating.heaviest_party() else {
+            if let Some(number) = self.unattached.heaviest() {
+                self.evict(number);
             }
             return false;
         };
-        let own = known(party);
-        let most = self.arriving.of_party(heaviest);
-        let from = if self.arriving.of_party(own) >= most {
+        // A party at the maximum replaces its own connection, so that it cannot evict another
+        // party.
+        let own = party_or_unknown(party);
+        let most = self.negotiating.of_party(heaviest);
+        let from = if self.negotiating.of_party(own) >= most {
             own
         } else {
             heaviest
         };
-        let Some(number) = self.arriving.any_of(from, fastrand::u64(..)) else {
+        let Some(number) = self.negotiating.random_link_of(from, fastrand::u64(..)) else {
             return false;
         };
-        self.tell_to_go(number);
+        self.evict(number);
         true
     }
 
-    /// Makes a place free, or lets a link know that it has to go.
-    fn tell_to_go(&mut self, number: u64) {
-        let Some(mut place) = self.taken.remove(&number) else {
+    /// Frees a negotiating connection's slot at once, or ends a link.
+    fn evict(&mut self, number: u64) {
+        let Some(mut slot) = self.occupied.remove(&number) else {
             return;
         };
-        self.discount(number, &place);
-        match &place.outbox {
-            None => place.cut.cancel(),
+        self.discount(number, &slot);
+        match &slot.outbox {
+            None => slot.evicted.cancel(),
             Some(outbox) => {
                 outbox.end(Notice::new(
                     Code::Limit,
                     "the master is full, and this link has no tunnel",
                 ));
-                place.class = Class::Leaving;
-                self.taken.insert(number, place);
+                slot.class = Class::Evicted;
+                self.occupied.insert(number, slot);
             }
         }
     }
 
-    fn count(&mut self, number: u64, place: &Place) {
-        let party = known(place.party);
-        match place.class {
-            Class::Arriving => self.arriving.add(party, number, 1),
-            Class::Stranger => self.strangers.add(party, number, 1),
+    fn count(&mut self, number: u64, slot: &Slot) {
+        let party = party_or_unknown(slot.party);
+        match slot.class {
+            Class::Negotiating => self.negotiating.add(party, number, 1),
+            Class::Unattached => self.unattached.add(party, number, 1),
             Class::Attached => self.attached += 1,
             Class::Server => {}
-            Class::Leaving => return,
+            Class::Evicted => return,
         }
-        if let Some(party) = place.party {
+        if let Some(party) = slot.party {
             *self.parties.entry(party).or_default() += 1;
         }
     }
 
-    fn discount(&mut self, number: u64, place: &Place) {
-        let party = known(place.party);
-        match place.class {
-            Class::Arriving => self.arriving.remove(party, number, 1),
-            Class::Stranger => self.strangers.remove(party, number, 1),
+    fn discount(&mut self, number: u64, slot: &Slot) {
+        let party = party_or_unknown(slot.party);
+        match slot.class {
+            Class::Negotiating => self.negotiating.remove(party, number, 1),
+            Class::Unattached => self.unattached.remove(party, number, 1),
             Class::Attached => self.attached = self.attached.saturating_sub(1),
             Class::Server => {}
-            Class::Leaving => return,
+            Class::Evicted => return,
         }
-        let Some(party) = place.party else { return };
+        let Some(party) = slot.party else { return };
         if let Some(count) = self.parties.get_mut(&party) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -232,109 +244,114 @@ impl Places {
         }
     }
 
-    /// Changes a place, unless it was told to go.
-    fn change(&mut self, number: u64, change: impl FnOnce(&mut Place)) {
-        let Some(mut place) = self.taken.remove(&number) else {
+    /// Updates a slot, unless its connection is evicted.
+    fn update(&mut self, number: u64, update: impl FnOnce(&mut Slot)) {
+        let Some(mut slot) = self.occupied.remove(&number) else {
             return;
         };
-        self.discount(number, &place);
-        if place.class != Class::Leaving {
-            change(&mut place);
+        self.discount(number, &slot);
+        if slot.class != Class::Evicted {
+            update(&mut slot);
         }
-        self.count(number, &place);
-        self.taken.insert(number, place);
+        self.count(number, &slot);
+        self.occupied.insert(number, slot);
     }
 }
 
-/// All that come through a trusted proxy are one party until it has said whom it relays.
-fn known(party: Option<IpAddr>) -> IpAddr {
+/// Treats all connections through a trusted proxy as one party until their visitors are known.
+fn party_or_unknown(party: Option<IpAddr>) -> IpAddr {
     party.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
-/// The place of one connection; dropping it makes room.
+/// The slot of one connection. Dropping the permit frees it.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(super) struct ConnectionPermit {
     admission: Arc<Admission>,
     number: u64,
-    /// The connection has to give way.
-    pub(super) cut: CancellationToken,
+    /// Cancelled when the connection is evicted.
+    pub(super) evicted: CancellationToken,
 }
 
-impl Permit {
-    /// Counts the connection as one from this address from now on.
+impl ConnectionPermit {
+    /// Counts the connection for this address from now on.
     ///
     /// # Errors
-    /// When there are as many from there as may be; it is counted as before then.
-    pub(super) fn assign(&mut self, address: IpAddr) -> Result<(), Full> {
+    /// When the address is at its limit. The connection stays counted as before.
+    pub(super) fn assign(&mut self, address: IpAddr) -> Result<(), AdmissionError> {
         let party = party(address);
-        let mut places = self.admission.places();
-        if places
-            .taken
+        let mut slots = self.admission.slots();
+        if slots
+            .occupied
             .get(&self.number)
-            .is_none_or(|place| place.party == Some(party))
+            .is_none_or(|slot| slot.party == Some(party))
         {
             return Ok(());
         }
-        self.admission
-            .make_room_in_party(&mut places, Some(party))?;
-        places.change(self.number, |place| place.party = Some(party));
+        self.admission.reserve_in_party(&mut slots, Some(party))?;
+        slots.update(self.number, |slot| slot.party = Some(party));
         Ok(())
     }
 
-    /// The connection is a link now, which says what it is told by `outbox`. A server always has its place; a client without a tunnel gives way to it
-    /// when there are too many.
+    /// Turns the connection into a link, which `outbox` can end. A server always gets its slot. A
+    /// client may evict another client without a tunnel.
     ///
     /// # Errors
-    /// When clients with a tunnel have all places.
-    pub(super) fn stand(&self, role: Role, outbox: &Arc<Outbox>) -> Result<Seat, Full> {
-        let mut places = self.admission.places();
+    /// When clients with a tunnel use the whole client share.
+    pub(super) fn become_link(
+        &self,
+        role: Role,
+        outbox: &Arc<Outbox>,
+    ) -> Result<LinkSlot, AdmissionError> {
+        let mut slots = self.admission.slots();
         let class = if role == Role::Server {
             Class::Server
         } else {
-            Class::Stranger
+            Class::Unattached
         };
-        if class == Class::Stranger
-            && places.strangers.total() + places.attached >= self.admission.clients
+        if class == Class::Unattached
+            && slots.unattached.total() + slots.attached >= self.admission.clients
         {
-            let party = places.taken.get(&self.number).and_then(|place| place.party);
-            let victim = places.strangers.gives_way_to(known(party), self.number, 1);
+            let party = slots.occupied.get(&self.number).and_then(|slot| slot.party);
+            let victim = slots
+                .unattached
+                .victim_for(party_or_unknown(party), self.number, 1);
             let Some(victim) = victim else {
-                return Err(Full::Clients(self.admission.clients));
+                return Err(AdmissionError::Clients(self.admission.clients));
             };
-            places.tell_to_go(victim);
+            slots.evict(victim);
         }
-        places.change(self.number, |place| {
-            (place.class, place.outbox) = (class, Some(Arc::clone(outbox)))
+        slots.update(self.number, |slot| {
+            (slot.class, slot.outbox) = (class, Some(Arc::clone(outbox)))
         });
-        Ok(Seat {
+        Ok(LinkSlot {
             admission: Arc::clone(&self.admission),
             number: self.number,
         })
     }
 }
 
-impl Drop for Permit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut places = self.admission.places();
-        if let Some(place) = places.taken.remove(&self.number) {
-            places.discount(self.number, &place);
+        let mut slots = self.admission.slots();
+        if let Some(slot) = slots.occupied.remove(&self.number) {
+            slots.discount(self.number, &slot);
         }
     }
 }
 
-/// The place of a link.
+/// The slot of a link.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct LinkSlot {
     admission: Arc<Admission>,
     number: u64,
 }
 
-impl Seat {
-    /// A server has answered: the link gives way to nobody from now on.
-    pub(super) fn attached(&self) {
-        self.admission.places().change(self.number, |place| {
-            if place.class == Class::Stranger {
-                place.class = Class::Attached;
+impl LinkSlot {
+    /// Records a server's answer. The link is never evicted from then on.
+    pub(super) fn mark_attached(&self) {
+        self.admission.slots().update(self.number, |slot| {
+            if slot.class == Class::Unattached {
+                slot.class = Class::Attached;
             }
         });
     }
@@ -345,10 +362,10 @@ mod tests {
     use super::*;
 
     fn admission(links: usize, links_per_address: usize) -> Arc<Admission> {
-        Admission::new(&Limits {
+        Admission::new(&MasterLimits {
             links,
             links_per_address,
-            ..Limits::default()
+            ..MasterLimits::default()
         })
     }
 
@@ -356,127 +373,138 @@ mod tests {
         Some(IpAddr::from([10, 0, 0, number]))
     }
 
-    fn admit(admission: &Arc<Admission>, number: u8) -> Permit {
-        admission.admit(address(number)).expect("a place")
+    fn admit(admission: &Arc<Admission>, number: u8) -> ConnectionPermit {
+        admission.admit(address(number)).expect("a slot")
     }
 
-    fn stand(permit: &Permit, role: Role) -> (Seat, Arc<Outbox>) {
+    fn become_link(permit: &ConnectionPermit, role: Role) -> (LinkSlot, Arc<Outbox>) {
         let outbox = Outbox::new();
-        (permit.stand(role, &outbox).expect("a place"), outbox)
+        (permit.become_link(role, &outbox).expect("a slot"), outbox)
     }
 
-    fn cut(permits: &[Permit]) -> usize {
+    fn evicted(permits: &[ConnectionPermit]) -> usize {
         permits
             .iter()
-            .filter(|permit| permit.cut.is_cancelled())
+            .filter(|permit| permit.evicted.is_cancelled())
             .count()
     }
 
     #[test]
-    fn silent_connections_take_a_quarter_and_give_way_to_others() {
+    fn silent_connections_take_a_quarter_and_are_evicted_for_others() {
         let admission = admission(64, 64);
         let flood: Vec<_> = (0..200).map(|_| admit(&admission, 1)).collect();
-        assert_eq!(cut(&flood), 200 - 16);
+        assert_eq!(evicted(&flood), 200 - 16);
         let other = admit(&admission, 2);
         for _ in 0..1_000 {
             drop(admit(&admission, 1));
         }
         assert!(
-            !other.cut.is_cancelled(),
-            "the party that has most of them loses one"
+            !other.evicted.is_cancelled(),
+            "the victim belongs to the heaviest party"
         );
-        // One for the other, and one for all that came and went.
-        assert_eq!(cut(&flood), 200 - 14);
+        // One victim for the other party, and one for the thousand that came and went.
+        assert_eq!(evicted(&flood), 200 - 14);
     }
 
     #[test]
-    fn one_of_a_flooded_address_lasts_long_enough() {
+    fn connection_from_a_flooded_address_usually_survives() {
         let admission = admission(4_096, 4_096);
         let mut flood: Vec<_> = (0..2_000).map(|_| admit(&admission, 1)).collect();
         let server = admit(&admission, 1);
         flood.extend((0..100).map(|_| admit(&admission, 1)));
-        // Of 1,024 one is cut by chance a hundred times: nine of ten servers are still there.
-        if !server.cut.is_cancelled() {
-            assert!(server.stand(Role::Server, &Outbox::new()).is_ok());
+        // A random one of 1,024 is evicted a hundred times, so nine of ten servers survive.
+        if !server.evicted.is_cancelled() {
+            assert!(server.become_link(Role::Server, &Outbox::new()).is_ok());
         }
-        let left = admission.places().arriving.total();
+        let left = admission.slots().negotiating.total();
         assert!((1_023..=1_024).contains(&left), "{left}");
     }
 
     #[test]
-    fn clients_without_a_tunnel_do_not_keep_servers_or_other_addresses_out() {
+    fn clients_without_a_tunnel_yield_to_servers_and_other_addresses() {
         let admission = admission(64, 64);
-        let permits: Vec<_> = (0..40).map(|_| admit_and_stand(&admission, 1)).collect();
+        let permits: Vec<_> = (0..40).map(|_| admitted_client(&admission, 1)).collect();
         let server = admit(&admission, 1);
-        stand(&server, Role::Server);
-        let (_other, _, outbox) = admit_and_stand(&admission, 2);
-        let told = permits
+        become_link(&server, Role::Server);
+        let (_other, _, outbox) = admitted_client(&admission, 2);
+        let evicted = permits
             .iter()
-            .filter(|(.., outbox)| is_told_to_go(outbox))
+            .filter(|(.., outbox)| is_evicted(outbox))
             .count();
-        assert_eq!((told, is_told_to_go(&outbox)), (1, false));
+        assert_eq!((evicted, is_evicted(&outbox)), (1, false));
     }
 
-    fn admit_and_stand(admission: &Arc<Admission>, number: u8) -> (Permit, Seat, Arc<Outbox>) {
+    fn admitted_client(
+        admission: &Arc<Admission>,
+        number: u8,
+    ) -> (ConnectionPermit, LinkSlot, Arc<Outbox>) {
         let permit = admit(admission, number);
-        let (seat, outbox) = stand(&permit, Role::Client);
-        (permit, seat, outbox)
+        let (slot, outbox) = become_link(&permit, Role::Client);
+        (permit, slot, outbox)
     }
 
-    fn is_told_to_go(outbox: &Outbox) -> bool {
-        outbox.is_to_end()
+    fn is_evicted(outbox: &Outbox) -> bool {
+        outbox.is_end_requested()
     }
 
     #[test]
-    fn a_link_with_a_tunnel_gives_way_to_nobody() {
+    fn link_with_a_tunnel_is_never_evicted() {
         let admission = admission(64, 64);
-        let attached: Vec<_> = (0..40).map(|_| admit_and_stand(&admission, 1)).collect();
-        attached.iter().for_each(|(_, seat, _)| seat.attached());
+        let attached: Vec<_> = (0..40).map(|_| admitted_client(&admission, 1)).collect();
+        attached
+            .iter()
+            .for_each(|(_, slot, _)| slot.mark_attached());
         let late = admit(&admission, 2);
         assert_eq!(
-            late.stand(Role::Client, &Outbox::new()).err(),
-            Some(Full::Clients(40))
+            late.become_link(Role::Client, &Outbox::new()).err(),
+            Some(AdmissionError::Clients(40))
         );
-        assert!(late.stand(Role::Server, &Outbox::new()).is_ok());
-        assert!(attached.iter().all(|(.., outbox)| !is_told_to_go(outbox)));
+        assert!(late.become_link(Role::Server, &Outbox::new()).is_ok());
+        assert!(attached.iter().all(|(.., outbox)| !is_evicted(outbox)));
     }
 
     #[test]
-    fn a_dropped_permit_makes_room_and_is_forgotten() {
+    fn dropped_permit_frees_its_slot() {
         let admission = admission(3, 1);
         let greedy = admit(&admission, 1);
-        let (seat, _) = stand(&greedy, Role::Client);
-        seat.attached();
-        assert_eq!(admission.admit(address(1)).err(), Some(Full::Address(1)));
+        let (slot, _) = become_link(&greedy, Role::Client);
+        slot.mark_attached();
+        assert_eq!(
+            admission.admit(address(1)).err(),
+            Some(AdmissionError::Address(1))
+        );
         let other = admit(&admission, 2);
         drop((greedy, other));
-        let places = admission.places();
+        let slots = admission.slots();
         assert_eq!(
-            (places.taken.len(), places.parties.len(), places.attached),
+            (slots.occupied.len(), slots.parties.len(), slots.attached),
             (0, 0, 0)
         );
-        assert_eq!((places.arriving.total(), places.strangers.total()), (0, 0));
+        assert_eq!(
+            (slots.negotiating.total(), slots.unattached.total()),
+            (0, 0)
+        );
     }
 
     #[test]
-    fn a_connection_of_a_proxy_is_counted_as_its_visitors_once_that_is_known() {
+    fn proxied_connection_counts_for_its_visitor_once_known() {
         let admission = admission(16, 1);
         let visitor = IpAddr::from([192, 0, 2, 7]);
         let mut first = admission.admit(None).expect("room for one");
         first.assign(visitor).expect("its first");
-        let (seat, _) = stand(&first, Role::Client);
-        seat.attached();
+        let (slot, _) = become_link(&first, Role::Client);
+        slot.mark_attached();
         let mut second = admit(&admission, 1);
-        assert_eq!(second.assign(visitor), Err(Full::Address(1)));
+        assert_eq!(second.assign(visitor), Err(AdmissionError::Address(1)));
         assert_eq!(
-            admission.places().parties.get(&IpAddr::from([10, 0, 0, 1])),
+            admission.slots().parties.get(&IpAddr::from([10, 0, 0, 1])),
             Some(&1),
             "still counted as before"
         );
         drop(first);
         second.assign(visitor).expect("room again");
-        second.assign(visitor).expect("no second place");
+        second.assign(visitor).expect("counted once");
         drop(second);
-        assert!(admission.places().parties.is_empty());
+        assert!(admission.slots().parties.is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! Who is let in (PROTOCOL 4): challenge, HELLO, the proof of the master key, the throttle. Knows keys and addresses; not what a link does.
+//! Authenticates links (PROTOCOL 4): challenge, HELLO, proof of the master key, throttle. Knows
+//! keys and addresses, but not what a link does.
 
 use std::{
     net::IpAddr,
@@ -16,52 +17,53 @@ use crate::{
     },
 };
 
-/// Judges who wants in.
-pub(super) struct Gate {
+/// Verifies the HELLO of each new link.
+pub(super) struct Authenticator {
     server_key: LinkKey,
     client_key: LinkKey,
     timeout: Duration,
     throttle: Mutex<Throttle>,
 }
 
-/// Why somebody is not let in.
+/// The reason why a link is refused.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refused {
-    /// It did not get as far as a HELLO.
+pub(super) enum AuthError {
+    /// The peer sent no valid HELLO.
     #[error(transparent)]
     NoHello(#[from] HelloError),
-    /// Too many wrong proofs came from its address; its own was not looked at.
-    #[error("too many wrong keys came from this address")]
+    /// Too many wrong proofs came from this address. The master did not verify this one.
+    #[error("too many wrong keys from this address")]
     Throttled,
     /// A server's proof is wrong.
     #[error("the proof of the master key is wrong")]
     Unauthorized {
-        /// Its address is throttled from now on.
+        /// Whether this failure throttles the address.
         throttled: bool,
     },
-    /// A client's proof, whose key everybody knows, is wrong.
+    /// A client's proof is wrong. Its key is public.
     #[error("the proof does not cover the claims")]
-    Garbled,
+    InvalidProof,
 }
 
-impl Refused {
-    /// What it is told. Who is no peer of ours is told nothing: to a stranger there is no protocol here.
+impl AuthError {
+    /// Returns the notice for the peer. A peer that does not speak the protocol gets none, so that
+    /// a scanner cannot recognise it.
     pub(super) fn notice(&self) -> Option<Notice> {
         let code = match self {
-            Refused::NoHello(HelloError::Version { .. }) => Code::Version,
-            Refused::Garbled => Code::Protocol,
-            Refused::NoHello(_) => return None,
-            Refused::Throttled => Code::Throttled,
-            Refused::Unauthorized { .. } => Code::Unauthorized,
+            AuthError::NoHello(HelloError::Version { .. }) => Code::Version,
+            AuthError::InvalidProof => Code::Protocol,
+            AuthError::NoHello(_) => return None,
+            AuthError::Throttled => Code::Throttled,
+            AuthError::Unauthorized { .. } => Code::Unauthorized,
         };
         Some(Notice::new(code, self.to_string()))
     }
 }
 
-impl Gate {
-    /// A gate that knows the master key and waits so long for a HELLO.
+impl Authenticator {
+    /// Creates an authenticator with the master key and the timeout for a HELLO.
     pub(super) fn new(server_key: LinkKey, timeout: Duration) -> Self {
-        Gate {
+        Authenticator {
             server_key,
             client_key: LinkKey::derive(None),
             timeout,
@@ -69,7 +71,7 @@ impl Gate {
         }
     }
 
-    /// The key of a role.
+    /// Returns the key of a role.
     pub(super) fn key(&self, role: Role) -> &LinkKey {
         match role {
             Role::Server => &self.server_key,
@@ -77,42 +79,43 @@ impl Gate {
         }
     }
 
-    /// Challenges the peer and judges its HELLO.
+    /// Challenges the peer and verifies its HELLO.
     ///
     /// # Errors
-    /// Why the peer is not let in; it has not been told.
+    /// The reason why the peer is refused. The peer has not been notified.
     ///
     /// # Cancel safety
-    /// Not safe: the socket is in the middle of the authentication then.
-    pub(super) async fn admit(
+    /// Not safe: a cancelled call leaves the socket in the middle of the authentication.
+    pub(super) async fn authenticate(
         &self,
         socket: &mut MessageSocket,
         address: IpAddr,
-    ) -> Result<Hello, Refused> {
+    ) -> Result<Hello, AuthError> {
         let hello = authenticate::hello(socket, self.timeout).await?;
-        self.judge(&hello, address, Instant::now())?;
+        self.verify(&hello, address, Instant::now())?;
         Ok(hello)
     }
 
-    /// Only servers prove a secret: a client's HELLO is no attempt at it, and neither counted nor throttled.
-    fn judge(&self, hello: &Hello, address: IpAddr, now: Instant) -> Result<(), Refused> {
+    /// Verifies a HELLO. Only servers prove a secret, so a client's HELLO is neither counted nor
+    /// throttled.
+    fn verify(&self, hello: &Hello, address: IpAddr, now: Instant) -> Result<(), AuthError> {
         let claims = &hello.claims;
         if claims.role == Role::Client {
-            return if hello.proven(&self.client_key) {
+            return if hello.verify_proof(&self.client_key) {
                 Ok(())
             } else {
-                Err(Refused::Garbled)
+                Err(AuthError::InvalidProof)
             };
         }
         if self.throttle().refuses(now, address, claims.instance) {
-            return Err(Refused::Throttled);
+            return Err(AuthError::Throttled);
         }
-        if hello.proven(&self.server_key) {
-            self.throttle().authenticated(claims.instance);
+        if hello.verify_proof(&self.server_key) {
+            self.throttle().record_success(claims.instance);
             Ok(())
         } else {
-            Err(Refused::Unauthorized {
-                throttled: self.throttle().failed(now, address),
+            Err(AuthError::Unauthorized {
+                throttled: self.throttle().record_failure(now, address),
             })
         }
     }

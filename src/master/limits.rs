@@ -1,30 +1,34 @@
-//! What a master gives away at most, and what counts as one party. Knows addresses and numbers; nothing of links.
+//! The resource limits of a master, and the definition of a party. Knows addresses and numbers, but
+//! nothing of links.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// What a master gives away at most. Each default stands for a small public machine.
+/// The resource limits of a master. The defaults suit a small public machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections at a time, whatever they are good for: counted from `accept` on, so that those who never say what they want are in it.
-    /// 16,384 links at rest take about 256 MiB. The process needs as many file descriptors, and some more ([`Limits::within`]).
+pub struct MasterLimits {
+    /// Simultaneous connections, counted from `accept` on, so that silent ones are included. 16,384
+    /// idle links take about 256 MiB. The process needs that many file descriptors and some more
+    /// ([`MasterLimits::within`]).
     pub links: usize,
-    /// Connections at a time from one address (IPv6: from one /64 network), that other visitors find room. Links that come through a trusted
-    /// proxy are counted for the visitor whom it names.
+    /// Simultaneous connections from one address (IPv6: from one /64 network), so that one visitor
+    /// cannot use up all connections. Links through a trusted proxy count for the visitor that it
+    /// names.
     pub links_per_address: usize,
     /// Key ids that one server may register.
     pub ports_per_link: u32,
-    /// Channels that one link may hold, waiting ones included: a tunnel takes one, whatever the number of its connections.
+    /// Channels of one link, waiting ones included. A tunnel takes one channel, regardless of the
+    /// number of its connections.
     pub channels_per_link: u32,
-    /// Bytes of a request's head; what browsers and proxies send stays far below.
+    /// Bytes of a request head. Heads from browsers and proxies stay far below.
     pub header_bytes: usize,
-    /// Bytes that all channels together may keep waiting in the master. Under pressure channels are paused earlier, and beyond it the
-    /// greediest are closed.
+    /// Bytes that all channels together may queue in the master. Under pressure the master pauses
+    /// channels earlier; above the limit it closes the channels that hold most.
     pub memory_bytes: usize,
 }
 
-impl Default for Limits {
+impl Default for MasterLimits {
     fn default() -> Self {
-        Limits {
+        MasterLimits {
             links: 16_384,
             links_per_address: 4_096,
             ports_per_link: 1_024,
@@ -35,24 +39,26 @@ impl Default for Limits {
     }
 }
 
-/// File descriptors that a master needs beside those of its connections: its listeners, its threads, logs, certificates that are read again. Of a small limit, no
-/// more than a quarter.
-const OTHER_DESCRIPTORS: usize = 64;
+/// File descriptors that a master needs besides its connections: listeners, threads, logs, reloaded
+/// certificates. At most a quarter of a small limit.
+const RESERVED_DESCRIPTORS: usize = 64;
 
-impl Limits {
-    /// These limits for a process that may have `descriptors` open. A connection that is relayed to another server takes two of them.
+impl MasterLimits {
+    /// Reduces these limits for a process that may open `descriptors` files. A connection that is
+    /// relayed to another web server takes two.
     #[must_use]
     pub fn within(self, descriptors: usize, relays: bool) -> Self {
-        let room = descriptors.saturating_sub(OTHER_DESCRIPTORS.min(descriptors / 4));
+        let room = descriptors.saturating_sub(RESERVED_DESCRIPTORS.min(descriptors / 4));
         let room = if relays { room / 5 * 4 } else { room };
-        Limits {
+        MasterLimits {
             links: self.links.min(room.max(1)),
             ..self
         }
     }
 }
 
-/// The party behind an address: an IPv4 address, or the /64 network of an IPv6 address, which is what one customer is given.
+/// Returns the party of an address: the IPv4 address, or the /64 network of an IPv6 address, which
+/// is what one customer gets.
 #[must_use]
 pub(super) fn party(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -69,8 +75,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_master_takes_no_more_links_than_it_has_descriptors_for() {
-        let limits = || Limits::default();
+    fn links_are_bounded_by_file_descriptors() {
+        let limits = || MasterLimits::default();
         assert_eq!(limits().within(1_048_576, true), limits());
         assert_eq!(limits().within(1_024, false).links, 960);
         assert_eq!(limits().within(1_024, true).links, 768);
@@ -78,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_one_party_and_a_mapped_address_is_the_ipv4_one() {
+    fn ipv6_network_is_one_party_and_mapped_address_is_ipv4() {
         let of = |text: &str| party(text.parse().expect("an address"));
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));

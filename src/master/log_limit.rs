@@ -1,38 +1,41 @@
-//! Bounds the lines that strangers can make the master log: some at once, then some each second, and with the next one how many were left out.
+//! Limits the log lines that unauthenticated peers can cause: a burst, then a fixed rate. The next
+//! line reports how many were left out.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::bucket::Bucket;
+use super::token_bucket::TokenBucket;
 
-/// Lines at once: more than people and services cause that come back after an outage of a small master.
+/// The burst of lines: more than the clients and services of a small master cause when they
+/// reconnect after an outage.
 const BURST: u32 = 200;
 
-/// From then on, the time between two lines.
-const APART: Duration = Duration::from_millis(100);
+/// The interval between lines after the burst.
+const INTERVAL: Duration = Duration::from_millis(100);
 
-/// The lines of one kind.
+/// The rate limit for one kind of line.
 #[derive(Debug)]
-pub(super) struct LogLimit(Mutex<Lines>);
+pub(super) struct LogLimit(Mutex<LogBucket>);
 
 #[derive(Debug)]
-struct Lines {
-    bucket: Bucket,
+struct LogBucket {
+    bucket: TokenBucket,
     left_out: u64,
 }
 
 impl LogLimit {
-    /// Nothing has been logged.
+    /// Creates a limit with a full burst.
     pub(super) fn new() -> Self {
-        LogLimit(Mutex::new(Lines {
-            bucket: Bucket::full(Instant::now()),
+        LogLimit(Mutex::new(LogBucket {
+            bucket: TokenBucket::full(Instant::now()),
             left_out: 0,
         }))
     }
 
-    /// Logs a line, with how many were left out before it, if any were. Says whether it was logged.
+    /// Logs a line unless the limit is reached, and passes the number of lines left out before it.
+    /// Returns whether the line was logged.
     pub(super) fn log(&self, line: impl FnOnce(Option<u64>)) -> bool {
         let admitted = self.admits_at(Instant::now());
         admitted
@@ -41,14 +44,14 @@ impl LogLimit {
     }
 
     fn admits_at(&self, now: Instant) -> Option<u64> {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = APART * BURST;
-        if lines.bucket.debt(now) + APART > most {
-            lines.left_out += 1;
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = INTERVAL * BURST;
+        if state.bucket.debt(now) + INTERVAL > most {
+            state.left_out += 1;
             return None;
         }
-        lines.bucket.take(now, APART, most);
-        Some(std::mem::take(&mut lines.left_out))
+        state.bucket.take(now, INTERVAL, most);
+        Some(std::mem::take(&mut state.left_out))
     }
 }
 
@@ -57,10 +60,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_counted_and_not_logged() {
+    fn flood_is_counted_and_not_logged() {
         let start = Instant::now();
-        let limit = LogLimit(Mutex::new(Lines {
-            bucket: Bucket::full(start),
+        let limit = LogLimit(Mutex::new(LogBucket {
+            bucket: TokenBucket::full(start),
             left_out: 0,
         }));
         let logged = |second: u64| {
@@ -79,6 +82,6 @@ mod tests {
             Some(9_990),
             "those since the last line"
         );
-        assert_eq!(logged(1_000), 200, "no more is saved up than at first");
+        assert_eq!(logged(1_000), 200, "the burst does not grow");
     }
 }

@@ -1,25 +1,28 @@
-//! The one budget that all channels of the master share. Knows bytes and how many queues hold some; not whose they are.
+//! The memory budget that all channels of the master share. Knows bytes and the number of non-empty
+//! queues, but not whose they are.
 //!
-//! Queues are paused by what is free, not by a fixed mark alone: with `n` queues that nobody reads each stops at an `n`-th of what is left,
-//! so that together they settle at half of the budget, and the other half takes in what was under way when they were paused (dynamic
-//! thresholds, after Choudhury and Hahne, 1998).
+//! The free budget decides when a queue is paused, in addition to a fixed mark. With `n` queues
+//! that have no reader, each stops at an `n`-th of the free budget. Together they settle at half of
+//! the budget. The other half takes the data in flight at the time of the pause (dynamic
+//! thresholds, Choudhury and Hahne, 1998).
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Of the budget, what may be exceeded for the sake of queues that hold less than their share: a quarter. Beyond it nothing is taken.
-const GRACE: usize = 4;
+/// The overcommit for queues below their fair share: one part in this many of the budget, a
+/// quarter. Above it every reservation fails.
+const OVERCOMMIT_DIVISOR: usize = 4;
 
-/// What the channels keep waiting, against what they may.
+/// The memory that the channels hold, and their budget.
 #[derive(Debug)]
 pub(super) struct Memory {
     budget_bytes: usize,
     used_bytes: AtomicUsize,
-    /// Queues that hold something.
+    /// The number of non-empty queues.
     holders: AtomicUsize,
 }
 
 impl Memory {
-    /// Nothing used of `budget_bytes`.
+    /// Creates a budget of `budget_bytes` with nothing in use.
     pub(super) fn new(budget_bytes: usize) -> Self {
         Memory {
             budget_bytes,
@@ -28,53 +31,56 @@ impl Memory {
         }
     }
 
-    /// Takes `bytes` for a queue that holds `held_bytes` already: within the budget always, a little beyond it when the queue holds no more
-    /// than its fair share.
+    /// Reserves `bytes` for a queue that already holds `held_bytes`. Succeeds within the budget,
+    /// and within the overcommit when the queue holds no more than its fair share.
     #[must_use]
-    pub(super) fn try_take_for_queue(&self, bytes: usize, held_bytes: usize) -> bool {
+    pub(super) fn try_reserve_for_queue(&self, bytes: usize, held_bytes: usize) -> bool {
+        // Adds first and undoes on failure: one atomic operation on the common path.
         let total = self
             .used_bytes
             .fetch_add(bytes, Relaxed)
             .saturating_add(bytes);
-        let fair = held_bytes.saturating_add(bytes) <= self.share(self.budget_bytes);
-        let limit = if fair {
-            self.budget_bytes.saturating_add(self.budget_bytes / GRACE)
+        let is_fair = held_bytes.saturating_add(bytes) <= self.share(self.budget_bytes);
+        let limit = if is_fair {
+            self.budget_bytes
+                .saturating_add(self.budget_bytes / OVERCOMMIT_DIVISOR)
         } else {
             self.budget_bytes
         };
         if total <= limit {
             return true;
         }
-        self.give_back(bytes);
+        self.refund(bytes);
         false
     }
 
-    /// Gives back what was taken.
-    pub(super) fn give_back(&self, bytes: usize) {
+    /// Returns a reservation.
+    pub(super) fn refund(&self, bytes: usize) {
         self.used_bytes.fetch_sub(bytes, Relaxed);
     }
 
-    /// Charges `bytes`, whether they fit or not: what is bounded elsewhere, and must not be lost.
+    /// Charges `bytes` even above the budget, for data that is bounded elsewhere and must not be
+    /// lost.
     pub(super) fn charge(&self, bytes: usize) {
         self.used_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// A queue that was empty holds something now.
-    pub(super) fn holder_came(&self) {
+    /// Counts a queue that became non-empty.
+    pub(super) fn add_holder(&self) {
         self.holders.fetch_add(1, Relaxed);
     }
 
-    /// A queue that held something is empty now.
-    pub(super) fn holder_went(&self) {
+    /// Counts a queue that became empty.
+    pub(super) fn remove_holder(&self) {
         self.holders.fetch_sub(1, Relaxed);
     }
 
-    /// Bytes beyond which a queue is to be paused for the sake of the others.
+    /// Returns the queue size above which a queue is paused in favour of the others.
     pub(super) fn pause_above(&self) -> usize {
         self.share(self.budget_bytes.saturating_sub(self.used_bytes()))
     }
 
-    /// What is taken now.
+    /// Returns the bytes in use.
     pub(super) fn used_bytes(&self) -> usize {
         self.used_bytes.load(Relaxed)
     }

@@ -1,29 +1,31 @@
-//! The master role: the public relay. It authenticates links, joins channels of clients to channels of servers, and looks into neither.
+//! The master role: the public relay. It authenticates links and splices channels of clients to
+//! channels of servers. It never reads their payloads.
 //!
 //! ```text
-//!  accept ──► TLS ──► front (upgrade) ──► auth ──► attend ──► relay (circuits) ──► attend …
-//!  limits       deadlines for each         throttle    registry       queue, memory
+//!  accept ──► TLS ──► front (upgrade) ──► auth ──► serve_link ──► router (channel pairs) ──► serve_link …
+//!  limits       deadlines for each         throttle    registry       channel_queue, memory
 //! ```
 //!
-//! Every connection is one task, on one of the master's threads. Shutdown flows down, completion flows up: [`Master::run`] returns when all of them have ended.
+//! Every connection is one task on one of the master's threads. Shutdown flows down, completion
+//! flows up: [`Master::run`] returns when all tasks have ended.
 
 mod accept;
 mod account;
 mod admission;
-mod attend;
+mod attach_queue;
 mod auth;
-mod bucket;
+mod channel_queue;
 mod front;
 mod limits;
 mod log_limit;
 mod memory;
-mod queue;
 mod registry;
-mod relay;
+mod router;
+mod serve_link;
 mod shares;
 mod threads;
 mod throttle;
-mod unanswered;
+mod token_bucket;
 
 #[cfg(test)]
 mod tests;
@@ -43,18 +45,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use self::{
-    admission::{Admission, Full, Permit},
-    auth::Gate,
+    admission::{Admission, AdmissionError, ConnectionPermit},
+    auth::Authenticator,
     front::Front,
     log_limit::LogLimit,
-    relay::Switch,
+    router::Router,
     threads::Threads,
 };
 use crate::{
     crypto::LinkKey,
     frame::{Code, Frame, Notice},
     link::{
-        Timing,
+        KeepAliveTiming,
         authenticate::AUTHENTICATION_TIMEOUT,
         tcp,
         tls::{ReloadingCertificate, TlsError},
@@ -62,88 +64,90 @@ use crate::{
 };
 
 #[cfg(test)]
-pub(crate) use self::unanswered::{PENDING_BYTES, PENDING_TIMEOUT, WAITING_TIMEOUT};
+pub(crate) use self::attach_queue::{PENDING_BYTES, PENDING_TIMEOUT, WAITING_TIMEOUT};
 pub use self::{
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
-    limits::Limits,
-    throttle::{FAILURES, REFILL},
+    limits::MasterLimits,
+    throttle::{THROTTLE_BURST, THROTTLE_REFILL},
 };
 
-/// How long links have to say goodbye once they are ended, beyond what the link layer gives itself.
-const GOODBYE: Duration = Duration::from_secs(5);
+/// The time for the close handshakes of ended links, in addition to the link layer's own timeout.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a master is to be.
+/// The parameters of a master.
 #[derive(Debug, Clone)]
 pub struct MasterParameters {
-    /// Where it listens; at least one address. Port 0 lets the system choose.
+    /// The addresses to listen at; at least one. With port 0 the system chooses the port.
     pub listen_at: Vec<SocketAddr>,
-    /// The one path that upgrades to a WebSocket; begins with `/`.
+    /// The one path that upgrades to a WebSocket. Begins with `/`.
     pub path: String,
-    /// What a server proves (from the master key).
+    /// The key that servers prove, derived from the master key.
     pub link_key: LinkKey,
-    /// TLS at the master itself.
-    pub tls: Option<TlsFiles>,
+    /// The TLS files, if the master terminates TLS.
+    pub tls: Option<MasterTlsFiles>,
     /// Whether [`HEALTH_PATH`] answers.
     pub healthz: bool,
-    /// What everybody sees who is not a role.
+    /// The answer to requests that are not a role's upgrade.
     pub fallback: Fallback,
-    /// Who is believed about a visitor's address.
+    /// The proxies that are trusted to report visitor addresses.
     pub trusted_proxies: TrustedProxies,
-    /// Whether each connection from one of them begins with a header of the PROXY protocol.
+    /// Whether each connection from a trusted proxy begins with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// What it gives away at most.
-    pub limits: Limits,
-    /// How long things may take.
+    /// The resource limits.
+    pub limits: MasterLimits,
+    /// The timeouts.
     pub timing: MasterTiming,
-    /// On how many threads links are served: the one that runs the master, and others of its own.
+    /// The number of threads that serve links, including the thread that runs the master.
     pub threads: NonZeroUsize,
 }
 
-/// A certificate chain and its key, both PEM, which are read again when they change.
+/// A PEM certificate chain and its PEM key. The master reloads them when they change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
+pub struct MasterTlsFiles {
     /// The chain, the master's own certificate first.
     pub cert: PathBuf,
     /// The private key.
     pub key: PathBuf,
-    /// The authorities, PEM, one of which must have signed the certificate that every peer shows; without it nobody is asked for one.
+    /// The PEM authorities for peer certificates. With `None` the master requests no certificate.
     pub client_ca: Option<PathBuf>,
 }
 
-impl TlsFiles {
+impl MasterTlsFiles {
     /// Reads the files.
     ///
     /// # Errors
-    /// When one of them cannot be used.
+    /// When a file is unusable.
     pub fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
         let certificate = ReloadingCertificate::load(&self.cert, &self.key)?;
         match &self.client_ca {
-            Some(authorities) => certificate.acceptor_for_clients_of(authorities),
+            Some(authorities) => certificate.acceptor_requiring_client_certificate(authorities),
             None => Ok(certificate.acceptor()),
         }
     }
 }
 
-/// How long things may take at a master.
+/// The timeouts of a master.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MasterTiming {
-    /// Of a link that is up; the interval is also what roles are asked for, in whole seconds.
-    pub heartbeat: Timing,
-    /// A TLS handshake.
+    /// The keep-alive of an established link. The master also requests this interval from the
+    /// roles, in whole seconds.
+    pub keep_alive: KeepAliveTiming,
+    /// The TLS handshake.
     pub tls: Duration,
-    /// A request's head, and the pause between two requests.
+    /// A request head, and the pause between two requests.
     pub header: Duration,
-    /// A connection before it becomes a link, whatever it asks for.
+    /// A connection until it becomes a link, whatever it requests.
     pub connection: Duration,
     /// From the challenge to HELLO.
     pub authentication: Duration,
 }
 
 impl Default for MasterTiming {
-    /// Ten seconds for each step, several round trips of a slow path, and a minute for a web browser that looks around.
+    /// Ten seconds for each step, which is several round trips of a slow path, and a minute for a
+    /// browser.
     fn default() -> Self {
         MasterTiming {
-            heartbeat: Timing::default(),
+            keep_alive: KeepAliveTiming::default(),
             tls: Duration::from_secs(10),
             header: Duration::from_secs(10),
             connection: Duration::from_secs(60),
@@ -152,74 +156,80 @@ impl Default for MasterTiming {
     }
 }
 
-/// Why a master cannot start.
+/// The reason why a master cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum MasterError {
-    /// No address to listen at.
-    #[error("master: no address to listen at; set `listen_at`")]
+    /// `listen_at` is empty.
+    #[error("master: no address to listen at (set `listen_at`)")]
     NoAddress,
-    /// Another process listens there, or this one may not.
-    #[error("master: cannot listen at {address}: {source}{}", advice(source))]
+    /// Another process uses the address, or this process may not use it.
+    #[error(
+        "master: cannot listen at {address}: {source}{}",
+        listen_advice(source)
+    )]
     Listen {
         /// The address of `listen_at`.
         address: SocketAddr,
-        /// What the system says.
+        /// The system error.
         source: io::Error,
     },
-    /// The system gives it no more threads.
-    #[error("master: cannot start a thread: {0}; raise the limit of processes (ulimit -u)")]
+    /// The system refused another thread.
+    #[error("master: cannot start a thread: {0} (raise the process limit, ulimit -u)")]
     Threads(#[source] io::Error),
-    /// The certificate cannot be used.
+    /// The certificate is unusable.
     #[error("master: {0}")]
     Tls(#[from] TlsError),
 }
 
-fn advice(error: &io::Error) -> &'static str {
+fn listen_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "; is another master or web server running there? change `listen_at`"
+            " (is another master or web server running there? change `listen_at`)"
         }
         io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need a privilege, choose another in `listen_at`"
+            " (ports below 1024 need a privilege; choose another in `listen_at`)"
         }
-        io::ErrorKind::AddrNotAvailable => "; this machine has no such address, change `listen_at`",
+        io::ErrorKind::AddrNotAvailable => {
+            " (this machine has no such address; change `listen_at`)"
+        }
         _ => "",
     }
 }
 
-/// What all tasks of a master share.
-struct Shared {
+/// The state that all tasks of a master share.
+struct MasterShared {
     front: Front,
     proxy_protocol: bool,
     tls: Option<TlsAcceptor>,
     tls_timeout: Duration,
-    heartbeat: Timing,
-    gate: Gate,
-    limits: Limits,
-    /// Lines about strangers.
+    keep_alive: KeepAliveTiming,
+    authenticator: Authenticator,
+    limits: MasterLimits,
+    /// The limit of log lines about unauthenticated peers.
     log_limit: LogLimit,
     admission: Arc<Admission>,
-    switch: Arc<Switch>,
+    router: Arc<Router>,
     next_link: AtomicU64,
     threads: Threads,
     tasks: TaskTracker,
-    /// Nobody is let in any more, and links are asked to go.
+    /// Cancelled at the start of a drain: the master accepts no connection and sends GOAWAY.
     draining: CancellationToken,
-    /// Whatever still runs is cut.
-    ending: CancellationToken,
+    /// Cancelled at the end of a drain: aborts all remaining tasks.
+    aborting: CancellationToken,
 }
 
-/// A master that listens, and accepts once it runs.
+/// A master with bound listeners. It accepts connections in [`Master::run`].
 pub struct Master {
-    shared: Arc<Shared>,
+    shared: Arc<MasterShared>,
     listeners: Vec<TcpListener>,
 }
 
 impl Master {
-    /// Takes the addresses and reads the certificate. Must be called within a tokio runtime.
+    /// Binds the addresses and reads the certificate. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When an address cannot be listened at, the certificate cannot be used, or the system gives it no more threads.
+    /// When an address cannot be bound, the certificate is unusable, or the system refuses a
+    /// thread.
     pub fn bind(parameters: MasterParameters) -> Result<Self, MasterError> {
         let MasterParameters {
             listen_at,
@@ -241,7 +251,7 @@ impl Master {
         if listen_at.is_empty() {
             return Err(MasterError::NoAddress);
         }
-        let tls = tls.as_ref().map(TlsFiles::acceptor).transpose()?;
+        let tls = tls.as_ref().map(MasterTlsFiles::acceptor).transpose()?;
         let listen = |address: &SocketAddr| {
             tcp::listen(*address, &listen_at).map_err(|source| MasterError::Listen {
                 address: *address,
@@ -258,22 +268,22 @@ impl Master {
             header_timeout: timing.header,
             connection_timeout: timing.connection,
         };
-        let shared = Shared {
+        let shared = MasterShared {
             front,
             proxy_protocol,
             tls,
             tls_timeout: timing.tls,
-            heartbeat: timing.heartbeat,
-            gate: Gate::new(link_key, timing.authentication),
+            keep_alive: timing.keep_alive,
+            authenticator: Authenticator::new(link_key, timing.authentication),
             log_limit: LogLimit::new(),
             admission: Admission::new(&limits),
-            switch: Switch::new(&limits),
+            router: Router::new(&limits),
             limits,
             next_link: AtomicU64::new(1),
             threads: Threads::start(threads).map_err(MasterError::Threads)?,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
-            ending: CancellationToken::new(),
+            aborting: CancellationToken::new(),
         };
         Ok(Master {
             shared: Arc::new(shared),
@@ -281,7 +291,8 @@ impl Master {
         })
     }
 
-    /// Where it listens, in the order of `listen_at`, with the ports that the system chose.
+    /// Returns the bound addresses in the order of `listen_at`, with the ports that the system
+    /// chose.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.listeners
@@ -290,7 +301,7 @@ impl Master {
             .collect()
     }
 
-    /// The first address at which it listens.
+    /// Returns the first bound address.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addresses()
@@ -299,51 +310,53 @@ impl Master {
             .unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
     }
 
-    /// Relays until `cancel` is cancelled. Then it drains: it closes its listeners, asks every link to go (GOAWAY), waits for them for
-    /// `grace` at most, and ends those that are left with ERROR `shutdown`. It returns when every task has ended.
+    /// Relays until `cancel` is cancelled, then drains. A drain closes the listeners, sends GOAWAY
+    /// to every link, and waits for at most `grace`. Then it ends the remaining links with ERROR
+    /// `shutdown`. The function returns when every task has ended.
     ///
     /// # Cancel safety
-    /// Dropping the future cuts all links at once, without a word to them.
+    /// Dropping the future aborts all links at once, without a notice.
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
         let Master { shared, listeners } = self;
-        let _cut = shared.ending.clone().drop_guard();
-        let _refuse = shared.draining.clone().drop_guard();
-        let mut doors = JoinSet::new();
+        let _abort_on_drop = shared.aborting.clone().drop_guard();
+        let _drain_on_drop = shared.draining.clone().drop_guard();
+        let mut acceptors = JoinSet::new();
         for listener in listeners {
             if let Ok(address) = listener.local_addr() {
                 info!(%address, path = shared.front.path, tls = shared.tls.is_some(), "listening");
             }
-            doors.spawn(accept::accept(Arc::clone(&shared), listener));
+            acceptors.spawn(accept::accept(Arc::clone(&shared), listener));
         }
-        let mut keeper = JoinSet::new();
-        let switch = Arc::clone(&shared.switch);
-        keeper.spawn(async move { switch.keep().await });
+        let mut maintenance = JoinSet::new();
+        let router = Arc::clone(&shared.router);
+        maintenance.spawn(async move { router.run_maintenance().await });
         cancel.cancelled().await;
         shared.draining.cancel();
-        // Before anybody is asked to go: another master may take the addresses now, and who comes back at once finds that one.
-        while doors.join_next().await.is_some() {}
+        // Close the listeners before GOAWAY: another master may bind the addresses now, and roles
+        // that reconnect at once reach it.
+        while acceptors.join_next().await.is_some() {}
         drain(&shared, grace).await;
     }
 }
 
-impl Shared {
-    /// Counts a connection from `peer`. Who is behind a trusted proxy shows later.
-    fn admit(&self, peer: IpAddr) -> Result<Permit, Full> {
+impl MasterShared {
+    /// Counts a connection from `peer`. The visitor behind a trusted proxy is not known yet.
+    fn admit(&self, peer: IpAddr) -> Result<ConnectionPermit, AdmissionError> {
         self.admission
             .admit(Some(peer).filter(|peer| !self.front.trusted.trusts(*peer)))
     }
 }
 
-async fn drain(shared: &Shared, grace: Duration) {
+async fn drain(shared: &MasterShared, grace: Duration) {
     shared.tasks.close();
-    let links = shared.switch.registry().links();
+    let links = shared.router.registry().links();
     info!(links, grace_seconds = grace.as_secs_f32(), "draining");
-    let notice = Frame::GoAway(going_down());
+    let notice = Frame::GoAway(shutdown_notice());
     shared
-        .switch
+        .router
         .registry()
         .handles()
-        .for_each(|line| line.outbox.control(&notice));
+        .for_each(|link| link.outbox.control(&notice));
     if tokio::time::timeout(grace, shared.tasks.wait())
         .await
         .is_ok()
@@ -351,26 +364,26 @@ async fn drain(shared: &Shared, grace: Duration) {
         return;
     }
     let left: Vec<_> = shared
-        .switch
+        .router
         .registry()
         .handles()
-        .map(|line| Arc::clone(&line.outbox))
+        .map(|link| Arc::clone(&link.outbox))
         .collect();
-    info!(links = left.len(), "the grace period is over");
-    left.iter().for_each(|outbox| outbox.end(going_down()));
-    if tokio::time::timeout(GOODBYE, shared.tasks.wait())
+    info!(links = left.len(), "grace period over");
+    left.iter().for_each(|outbox| outbox.end(shutdown_notice()));
+    if tokio::time::timeout(CLOSE_TIMEOUT, shared.tasks.wait())
         .await
         .is_err()
     {
-        warn!(tasks = shared.tasks.len(), "cut what did not end in time");
-        shared.ending.cancel();
+        warn!(tasks = shared.tasks.len(), "remaining tasks aborted");
+        shared.aborting.cancel();
         shared.tasks.wait().await;
     }
 }
 
-/// What links are told before and at the end.
-fn going_down() -> Notice {
-    Notice::new(Code::Shutdown, "the master goes down")
+/// The notice that a draining master sends in GOAWAY and ERROR.
+fn shutdown_notice() -> Notice {
+    Notice::new(Code::Shutdown, "the master shuts down")
 }
 
 impl fmt::Debug for Master {

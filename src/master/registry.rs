@@ -1,12 +1,14 @@
-//! Who is linked, who serves which key id, and which attachments no server has answered. Knows names and numbers; a link and an attachment are whatever the
-//! caller makes them, so that the whole of it can be checked against a model. It does no I/O and never waits.
+//! The registry: all links, the servers of each key id, and the unanswered attach requests. It does
+//! no I/O and never blocks. Links and attach requests are type parameters, so that tests can check
+//! the whole registry against a model.
 //!
 //! ```text
-//!  enter ──► [linked] ──register──► serves key ids ──leave / a newer link of the instance──► gone
-//!                                        └─ a newer link that moves ──► [older]: serves nothing, its channels go on ──leave / a third link──► gone
-//!  attach ──► a server is there, and has room: pending ──answered──► release (once for each side) ──► over
-//!         └─► none is, or none has room: waits ──register, or room at a fitting server──► pending
-//!                            └──cancel, expire──► over
+//!  add_link ──► [linked] ──register──► serves key ids ──remove_link / newer link of the instance──► gone
+//!                                           └─ newer link with `moves` ──► [older] serves nothing, keeps channels
+//!                                                                              └─ remove_link / third link ──► gone
+//!  attach ──► a server has room: pending ──on_answer──► release_channel (once for each side) ──► closed
+//!         └─► no server, or none has room: waiting ──register / room at a matching server──► pending
+//!                            └──cancel, expire──► closed
 //! ```
 
 use std::{
@@ -17,143 +19,146 @@ use std::{
 };
 
 use super::{
-    limits::Limits,
-    unanswered::{Request, Ticket, Unanswered},
+    attach_queue::{AttachInfo, AttachQueue, Ticket},
+    limits::MasterLimits,
 };
 use crate::{
-    frame::{AttachHeader, CHANNELS_RENEWED, Role},
+    frame::{AttachHeader, CHANNEL_RENEWAL_THRESHOLD, Role},
     id::Id,
 };
 
-/// The master's number of a link: counted up, never used again while it runs.
+/// The master's number for a link. Numbers count up and are never reused in one run of the master.
 pub(super) type LinkNumber = u64;
 
-/// The tables. `L` is a handle of a link, `A` an attachment.
+/// The tables of the registry. `L` is the handle of a link, `A` an attach request.
 #[derive(Debug)]
 pub(super) struct Registry<L, A> {
-    links: HashMap<LinkNumber, Member<L>>,
-    /// The links of each instance that have not been taken over. A client cannot name itself as a server: the role is in the key.
-    instances: HashMap<(RoleKey, Id), Standing>,
+    links: HashMap<LinkNumber, LinkEntry<L>>,
+    /// The current links of each instance. The role is part of the key, so a client cannot take
+    /// over a server by using its instance id.
+    instances: HashMap<(RoleKey, Id), InstanceLinks>,
     /// The servers of each key id.
     ports: HashMap<Id, BTreeSet<LinkNumber>>,
-    unanswered: Unanswered<A>,
+    attach_queue: AttachQueue<A>,
     ports_per_link: usize,
     channels_per_link: u32,
 }
 
-/// Whether the role is that of a server.
+/// Whether the role is server.
 type RoleKey = bool;
 
-/// The links of an instance.
+/// The links of one instance.
 #[derive(Debug, Clone, Copy)]
-struct Standing {
-    /// The one that may serve.
+struct InstanceLinks {
+    /// The link that may register key ids.
     newest: LinkNumber,
-    /// The one that the instance moves away from.
+    /// The previous link, during a handover.
     older: Option<LinkNumber>,
 }
 
-/// A link that has been authenticated.
+/// An authenticated link that enters the registry.
 #[derive(Debug, Clone)]
-pub(super) struct Newcomer<L> {
+pub(super) struct AuthenticatedLink<L> {
     pub(super) link: LinkNumber,
     pub(super) party: IpAddr,
     pub(super) role: Role,
     pub(super) instance: Id,
     pub(super) epoch: u64,
-    /// Its instance's link before goes on until it is closed.
+    /// Whether the instance's previous link stays open until the role closes it.
     pub(super) moves: bool,
     pub(super) handle: L,
 }
 
 #[derive(Debug)]
-struct Member<L> {
+struct LinkEntry<L> {
     handle: L,
     party: IpAddr,
     role: Role,
     instance: Id,
     epoch: u64,
     ports: BTreeSet<Id>,
-    /// Channels that are open here, waiting ones included.
+    /// Open channels of this link, including waiting ones.
     channels: u32,
-    /// The last channel number that the master gave out on this link.
+    /// The last channel number that the master assigned on this link.
     last_channel: u32,
-    /// Attachments may wait for it to have room.
-    is_awaited: bool,
-    /// The key id that was served last of those for which attachments waited.
-    served: Id,
-    /// Attachments that it has left unanswered since it answered one.
+    /// Whether attach requests may wait for room at this server.
+    has_waiters: bool,
+    /// The key id of the waiting attach request that was assigned last.
+    last_served: Id,
+    /// Attach requests that expired here since the server's last answer.
     overdue: u32,
 }
 
-impl<L> Member<L> {
-    /// Whether the master can open one more channel here.
-    fn takes_another(&self, limit: u32) -> bool {
+impl<L> LinkEntry<L> {
+    /// Whether the master can open one more channel on this link.
+    fn has_free_channel(&self, limit: u32) -> bool {
         self.channels < limit && self.last_channel < u32::MAX
     }
 }
 
-/// Where an attachment is led: a channel with this number has been counted on this server's link.
+/// The server and channel that an attach request is assigned to. The registry has counted the
+/// channel on the server's link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Exchange<L> {
+pub(super) struct Assignment<L> {
     pub(super) server: LinkNumber,
     pub(super) handle: L,
     pub(super) channel: u32,
     pub(super) ticket: Ticket,
-    /// Half of the channel numbers of the server's link are used up with this one: the server is to make another link.
+    /// Whether this number uses up half of the link's channel numbers. The server must then make a
+    /// new link.
     pub(super) is_half_used: bool,
 }
 
-/// The answer to [`Registry::attach`].
+/// The result of [`Registry::attach`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Attached<L> {
-    /// A server is there.
-    Connected(Exchange<L>),
-    /// None is, or none has room; the attachment is kept.
+pub(super) enum RouteResult<L> {
+    /// The request is assigned to a server.
+    Assigned(Assignment<L>),
+    /// No server exists, or none has room. The registry keeps the request.
     Waiting(Ticket),
-    /// The client, or every server of the key id, has as many channels as it may. Nothing was counted.
+    /// The client, or every server of the key id, is at its channel limit. Nothing was counted.
     Full,
 }
 
-/// Attachments that had waited, and whose turn has come.
+/// Waiting attach requests that can proceed now.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Next<L, A> {
-    /// They are led to a server.
-    pub(super) connected: Vec<(A, Exchange<L>)>,
-    /// They find the server full.
-    pub(super) full: Vec<A>,
+pub(super) struct Dispatch<L, A> {
+    /// Requests with their assigned servers.
+    pub(super) assigned: Vec<(A, Assignment<L>)>,
+    /// Requests for which the server has no channel left.
+    pub(super) rejected: Vec<A>,
 }
 
-impl<L, A> Default for Next<L, A> {
+impl<L, A> Default for Dispatch<L, A> {
     fn default() -> Self {
-        Next {
-            connected: Vec::new(),
-            full: Vec::new(),
+        Dispatch {
+            assigned: Vec::new(),
+            rejected: Vec::new(),
         }
     }
 }
 
-impl<L, A> Next<L, A> {
+impl<L, A> Dispatch<L, A> {
     fn append(&mut self, mut other: Self) {
-        self.connected.append(&mut other.connected);
-        self.full.append(&mut other.full);
+        self.assigned.append(&mut other.assigned);
+        self.rejected.append(&mut other.rejected);
     }
 }
 
-/// The answer to [`Registry::register`].
+/// The result of [`Registry::register`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Registered<L, A> {
-    /// Those of the asked key ids that stand, in the order of the request.
-    pub(super) standing: Vec<Id>,
-    /// Who had waited for this server.
-    pub(super) next: Next<L, A>,
+    /// The requested key ids that are registered, in the order of the request.
+    pub(super) accepted: Vec<Id>,
+    /// Attach requests that waited for this server.
+    pub(super) dispatch: Dispatch<L, A>,
 }
 
-/// An attachment whose deadline has passed.
+/// An attach request whose deadline has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Expired<A> {
     pub(super) attach: A,
-    /// A server was asked, and has not answered.
+    /// Whether a server had received the request and did not answer.
     pub(super) was_pending: bool,
 }
 
@@ -163,22 +168,25 @@ pub(super) struct Expired<A> {
 pub(super) struct Superseded(pub(super) u64);
 
 impl<L: Clone, A: Clone> Registry<L, A> {
-    /// Nobody is here.
-    pub(super) fn new(limits: &Limits) -> Self {
+    /// Creates an empty registry.
+    pub(super) fn new(limits: &MasterLimits) -> Self {
         Registry {
             links: HashMap::new(),
             instances: HashMap::new(),
             ports: HashMap::new(),
-            unanswered: Unanswered::new(),
+            attach_queue: AttachQueue::new(),
             ports_per_link: limits.ports_per_link as usize,
             channels_per_link: limits.channels_per_link,
         }
     }
 
-    /// Takes in an authenticated link. The link of the same instance before it serves nothing from now on; when the new one `moves`, its channels
-    /// go on. Answers the older links that are to be ended.
-    pub(super) fn enter(&mut self, newcomer: Newcomer<L>) -> Result<Vec<L>, Superseded> {
-        let Newcomer {
+    /// Adds an authenticated link. The previous link of the instance loses its registrations. With
+    /// `moves` that link keeps its channels. Returns the older links that the caller must end.
+    pub(super) fn add_link(
+        &mut self,
+        new_link: AuthenticatedLink<L>,
+    ) -> Result<Vec<L>, Superseded> {
+        let AuthenticatedLink {
             link,
             party,
             role,
@@ -186,23 +194,24 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             epoch,
             moves,
             handle,
-        } = newcomer;
+        } = new_link;
         let key = (role == Role::Server, instance);
-        let before = self.instances.get(&key).copied();
-        if let Some(member) = before.and_then(|before| self.links.get(&before.newest))
-            && member.epoch >= epoch
+        let previous = self.instances.get(&key).copied();
+        if let Some(entry) = previous.and_then(|previous| self.links.get(&previous.newest))
+            && entry.epoch >= epoch
         {
-            return Err(Superseded(member.epoch));
+            return Err(Superseded(entry.epoch));
         }
-        let older = before.map(|before| before.newest).filter(|_| moves);
+        // Only the newest link and its direct predecessor stay: a third link ends the first.
+        let older = previous.map(|previous| previous.newest).filter(|_| moves);
         self.instances.insert(
             key,
-            Standing {
+            InstanceLinks {
                 newest: link,
                 older,
             },
         );
-        let member = Member {
+        let entry = LinkEntry {
             handle,
             party,
             role,
@@ -211,69 +220,70 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             ports: BTreeSet::new(),
             channels: 0,
             last_channel: 0,
-            is_awaited: false,
-            served: Id([0; 16]),
+            has_waiters: false,
+            last_served: Id([0; 16]),
             overdue: 0,
         };
-        self.links.insert(link, member);
-        let Some(before) = before else {
+        self.links.insert(link, entry);
+        let Some(previous) = previous else {
             return Ok(Vec::new());
         };
-        self.withdraw_all(before.newest);
-        let ended = before
+        // Without registrations, the previous link gets no new channels, even if it stays open.
+        self.withdraw_all(previous.newest);
+        let ended = previous
             .older
             .into_iter()
-            .chain(Some(before.newest).filter(|_| !moves));
+            .chain(Some(previous.newest).filter(|_| !moves));
         Ok(ended
             .filter_map(|number| self.links.get(&number))
-            .map(|member| member.handle.clone())
+            .map(|entry| entry.handle.clone())
             .collect())
     }
 
-    /// Adds key ids to those that the link serves, and leads those there that waited for them.
+    /// Registers key ids for the link, and assigns attach requests that waited for them.
     pub(super) fn register(
         &mut self,
         link: LinkNumber,
         ports: &[Id],
         now: Instant,
     ) -> Registered<L, A> {
-        let mut standing = Vec::new();
+        let mut accepted = Vec::new();
         if self.is_current(link)
-            && let Some(member) = self.links.get_mut(&link)
+            && let Some(entry) = self.links.get_mut(&link)
         {
             for &id in ports {
-                if !member.ports.contains(&id) {
-                    if member.ports.len() >= self.ports_per_link {
+                if !entry.ports.contains(&id) {
+                    if entry.ports.len() >= self.ports_per_link {
                         continue;
                     }
-                    member.ports.insert(id);
-                    member.is_awaited = true;
+                    entry.ports.insert(id);
+                    entry.has_waiters = true;
                     self.ports.entry(id).or_default().insert(link);
                 }
-                standing.push(id);
+                accepted.push(id);
             }
         }
         Registered {
-            standing,
-            next: self.next(link, now),
+            accepted,
+            dispatch: self.dispatch(link, now),
         }
     }
 
-    /// Removes key ids from those that the link serves. Its channels go on.
+    /// Removes key ids from the link's registrations. Its channels stay open.
     pub(super) fn unregister(&mut self, link: LinkNumber, ports: &[Id]) {
         for id in ports {
             if self
                 .links
                 .get_mut(&link)
-                .is_some_and(|member| member.ports.remove(id))
+                .is_some_and(|entry| entry.ports.remove(id))
             {
                 self.withdraw(link, *id);
             }
         }
     }
 
-    /// Opens a channel of a client: leads it to a server, or keeps the attachment until a fitting server comes, or has room. The instances to
-    /// avoid are the last choice.
+    /// Opens a channel of a client. Assigns the request to a server, or keeps it until a matching
+    /// server registers or has room. Servers to avoid are the last choice.
     pub(super) fn attach(
         &mut self,
         client: LinkNumber,
@@ -281,7 +291,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         bytes: usize,
         now: Instant,
         attach: A,
-    ) -> Attached<L> {
+    ) -> RouteResult<L> {
         let AttachHeader {
             port,
             instance,
@@ -291,18 +301,18 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         let Some(party) = self
             .links
             .get(&client)
-            .filter(|member| member.channels < limit)
-            .map(|member| member.party)
+            .filter(|entry| entry.channels < limit)
+            .map(|entry| entry.party)
         else {
-            return Attached::Full;
+            return RouteResult::Full;
         };
-        let server = match self.find(port, instance, avoid) {
+        let server = match self.choose_server(port, instance, avoid) {
             Found::Server(server) => Some(server),
-            Found::Nobody => None,
-            Found::Full => return Attached::Full,
+            Found::NoServer => None,
+            Found::Full => return RouteResult::Full,
         };
-        let ticket = self.unanswered.wait(
-            Request {
+        let ticket = self.attach_queue.push(
+            AttachInfo {
                 client,
                 party,
                 port,
@@ -312,50 +322,55 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             now,
             attach,
         );
-        if let Some(member) = self.links.get_mut(&client) {
-            member.channels += 1;
+        if let Some(entry) = self.links.get_mut(&client) {
+            entry.channels += 1;
         }
-        match server.and_then(|server| self.open(server, ticket)) {
-            Some(exchange) => {
-                self.unanswered.ask(ticket, exchange.server, now);
-                Attached::Connected(exchange)
+        match server.and_then(|server| self.open_channel(server, ticket)) {
+            Some(assignment) => {
+                self.attach_queue.assign(ticket, assignment.server, now);
+                RouteResult::Assigned(assignment)
             }
-            None => Attached::Waiting(ticket),
+            None => RouteResult::Waiting(ticket),
         }
     }
 
-    /// The server has answered. Answers whose turn it is there.
-    pub(super) fn answered(&mut self, ticket: Ticket, now: Instant) -> Next<L, A> {
+    /// Records a server's answer. Returns the waiting requests that the server can now take.
+    pub(super) fn on_answer(&mut self, ticket: Ticket, now: Instant) -> Dispatch<L, A> {
         let Some(server) = self
-            .unanswered
+            .attach_queue
             .remove(ticket)
             .and_then(|removed| removed.server)
         else {
-            return Next::default();
+            return Dispatch::default();
         };
-        if let Some(member) = self.links.get_mut(&server) {
-            member.overdue = 0;
+        if let Some(entry) = self.links.get_mut(&server) {
+            entry.overdue = 0;
         }
-        self.next(server, now)
+        self.dispatch(server, now)
     }
 
-    /// Gives up an attachment that has no answer, if it has none; its channels are still to be released. Answers it, and whose turn it is where it was pending.
-    pub(super) fn cancel(&mut self, ticket: Ticket, now: Instant) -> (Option<A>, Next<L, A>) {
-        let Some(removed) = self.unanswered.remove(ticket) else {
-            return (None, Next::default());
+    /// Removes an unanswered attach request, if it still exists. The caller must still release its
+    /// channels. Returns the request, and the waiting requests that its server can now take.
+    pub(super) fn cancel(&mut self, ticket: Ticket, now: Instant) -> (Option<A>, Dispatch<L, A>) {
+        let Some(removed) = self.attach_queue.remove(ticket) else {
+            return (None, Dispatch::default());
         };
-        let next = removed
+        let dispatch = removed
             .server
-            .map(|server| self.next(server, now))
+            .map(|server| self.dispatch(server, now))
             .unwrap_or_default();
-        (Some(removed.attach), next)
+        (Some(removed.attach), dispatch)
     }
 
-    /// Gives up those whose deadline has passed, up to `most`, as [`Registry::cancel`] does.
-    pub(super) fn expire(&mut self, now: Instant, most: usize) -> (Vec<Expired<A>>, Next<L, A>) {
-        let (mut expired, mut next) = (Vec::new(), Next::default());
-        for ticket in self.unanswered.expired(now, most) {
-            let Some(removed) = self.unanswered.remove(ticket) else {
+    /// Removes up to `most` expired attach requests, as [`Registry::cancel`] does.
+    pub(super) fn expire(
+        &mut self,
+        now: Instant,
+        most: usize,
+    ) -> (Vec<Expired<A>>, Dispatch<L, A>) {
+        let (mut expired, mut dispatch) = (Vec::new(), Dispatch::default());
+        for ticket in self.attach_queue.expired(now, most) {
+            let Some(removed) = self.attach_queue.remove(ticket) else {
                 continue;
             };
             expired.push(Expired {
@@ -365,199 +380,209 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             let Some(server) = removed.server else {
                 continue;
             };
-            if let Some(member) = self.links.get_mut(&server) {
-                member.overdue = member.overdue.saturating_add(1);
+            if let Some(entry) = self.links.get_mut(&server) {
+                entry.overdue = entry.overdue.saturating_add(1);
             }
-            next.append(self.next(server, now));
+            dispatch.append(self.dispatch(server, now));
         }
-        (expired, next)
+        (expired, dispatch)
     }
 
-    /// The oldest attachment of a client that has no answer.
+    /// Returns the oldest unanswered attach request of a client.
     pub(super) fn oldest_of(&self, client: LinkNumber) -> Option<A> {
-        self.unanswered
+        self.attach_queue
             .oldest_of(client)
-            .and_then(|ticket| self.unanswered.get(ticket))
+            .and_then(|ticket| self.attach_queue.get(ticket))
             .cloned()
     }
 
-    /// One channel of the link is over.
-    pub(super) fn release(&mut self, link: LinkNumber) {
-        if let Some(member) = self.links.get_mut(&link) {
-            member.channels = member.channels.saturating_sub(1);
+    /// Counts one channel less on the link.
+    pub(super) fn release_channel(&mut self, link: LinkNumber) {
+        if let Some(entry) = self.links.get_mut(&link) {
+            entry.channels = entry.channels.saturating_sub(1);
         }
     }
 
-    /// The link is gone, and all that it served and waited for. Its channels were closed one by one before, so that something waits only after a link that
-    /// was torn off in the middle. Answers the attachments that had no answer, which are to be dropped, and whose turn it is.
-    pub(super) fn leave(&mut self, link: LinkNumber, now: Instant) -> (Vec<A>, Next<L, A>) {
+    /// Removes a link with its registrations and attach requests. The link's channels are closed
+    /// one by one before, so requests remain only when the link was aborted. Returns these
+    /// requests, which the caller must drop, and the waiting requests that can now proceed.
+    pub(super) fn remove_link(
+        &mut self,
+        link: LinkNumber,
+        now: Instant,
+    ) -> (Vec<A>, Dispatch<L, A>) {
         self.withdraw_all(link);
-        let (mut left, mut next) = (Vec::new(), Next::default());
+        let (mut removed_attaches, mut dispatch) = (Vec::new(), Dispatch::default());
         while let Some(removed) = self
-            .unanswered
+            .attach_queue
             .oldest_of(link)
-            .and_then(|ticket| self.unanswered.remove(ticket))
+            .and_then(|ticket| self.attach_queue.remove(ticket))
         {
-            left.push(removed.attach);
-            next.append(
+            removed_attaches.push(removed.attach);
+            dispatch.append(
                 removed
                     .server
-                    .map(|server| self.next(server, now))
+                    .map(|server| self.dispatch(server, now))
                     .unwrap_or_default(),
             );
         }
-        if let Some(member) = self.links.remove(&link) {
-            self.stands_no_more((member.role == Role::Server, member.instance), link);
+        if let Some(entry) = self.links.remove(&link) {
+            self.forget_link((entry.role == Role::Server, entry.instance), link);
         }
-        (left, next)
+        (removed_attaches, dispatch)
     }
 
-    /// The handles of all links, for a drain.
+    /// Returns the handles of all links, for a drain.
     pub(super) fn handles(&self) -> impl Iterator<Item = &L> {
-        self.links.values().map(|member| &member.handle)
+        self.links.values().map(|entry| &entry.handle)
     }
 
-    /// The handle of a link.
+    /// Returns the handle of a link.
     pub(super) fn handle(&self, link: LinkNumber) -> Option<L> {
-        self.links.get(&link).map(|member| member.handle.clone())
+        self.links.get(&link).map(|entry| entry.handle.clone())
     }
 
-    /// How many links are here.
+    /// Returns the number of links.
     pub(super) fn links(&self) -> usize {
         self.links.len()
     }
 
-    fn stands_no_more(&mut self, key: (RoleKey, Id), link: LinkNumber) {
-        let Some(standing) = self.instances.get_mut(&key) else {
+    fn forget_link(&mut self, key: (RoleKey, Id), link: LinkNumber) {
+        let Some(instance_links) = self.instances.get_mut(&key) else {
             return;
         };
-        if standing.newest != link {
-            standing.older.take_if(|older| *older == link);
-        } else if let Some(older) = standing.older.take() {
-            // The one that it moved to did not last: this may serve again.
-            standing.newest = older;
+        if instance_links.newest != link {
+            instance_links.older.take_if(|older| *older == link);
+        } else if let Some(older) = instance_links.older.take() {
+            // The handover target is lost, so the older link may register again.
+            instance_links.newest = older;
         } else {
             self.instances.remove(&key);
         }
     }
 
-    /// Whether no newer link of its instance has taken over from this one.
+    /// Whether this is the newest link of its instance.
     fn is_current(&self, link: LinkNumber) -> bool {
-        let Some(member) = self.links.get(&link) else {
+        let Some(entry) = self.links.get(&link) else {
             return false;
         };
-        let key = (member.role == Role::Server, member.instance);
+        let key = (entry.role == Role::Server, entry.instance);
         self.instances
             .get(&key)
-            .is_some_and(|standing| standing.newest == link)
+            .is_some_and(|instance_links| instance_links.newest == link)
     }
 
-    /// Among the servers of the key id that have room the one with the fewest channels, the longest linked among equals. Those to avoid, and those that leave
-    /// attachments unanswered, come after the others.
-    fn find(&mut self, port: Id, instance: Option<Id>, avoid: &[Id]) -> Found {
+    /// Chooses the server of a key id with the fewest channels; the oldest link wins a tie. Servers
+    /// to avoid and servers with expired requests come last.
+    fn choose_server(&mut self, port: Id, instance: Option<Id>, avoid: &[Id]) -> Found {
         let Some(servers) = self.ports.get(&port) else {
-            return Found::Nobody;
+            return Found::NoServer;
         };
-        let (mut best, mut is_full, mut is_awaited) = (None, false, false);
+        let (mut best, mut is_full, mut has_waiters) = (None, false, false);
         for number in servers {
-            let Some(member) = self.links.get_mut(number) else {
+            let Some(entry) = self.links.get_mut(number) else {
                 continue;
             };
-            if instance.is_some_and(|instance| member.instance != instance) {
+            if instance.is_some_and(|instance| entry.instance != instance) {
                 continue;
             }
-            if !member.takes_another(self.channels_per_link) {
+            if !entry.has_free_channel(self.channels_per_link) {
                 is_full = true;
-            } else if self.unanswered.has_room(*number) {
+            } else if self.attach_queue.has_room(*number) {
                 let rank = (
-                    avoid.contains(&member.instance) || member.overdue > 0,
-                    member.channels,
+                    avoid.contains(&entry.instance) || entry.overdue > 0,
+                    entry.channels,
                     *number,
                 );
                 best = best.map_or(Some(rank), |best| Some(rank.min(best)));
             } else {
-                member.is_awaited = true;
-                is_awaited = true;
+                // Unanswered requests only delay the next one. A channel limit rejects it.
+                entry.has_waiters = true;
+                has_waiters = true;
             }
         }
         match best {
             Some((_, _, number)) => Found::Server(number),
-            None if is_full && !is_awaited => Found::Full,
-            None => Found::Nobody,
+            None if is_full && !has_waiters => Found::Full,
+            None => Found::NoServer,
         }
     }
 
-    /// Counts a channel on the server's link and numbers it.
-    fn open(&mut self, server: LinkNumber, ticket: Ticket) -> Option<Exchange<L>> {
+    /// Counts and numbers a channel on the server's link.
+    fn open_channel(&mut self, server: LinkNumber, ticket: Ticket) -> Option<Assignment<L>> {
         let limit = self.channels_per_link;
-        let member = self
+        let entry = self
             .links
             .get_mut(&server)
-            .filter(|member| member.takes_another(limit))?;
-        let channel = member.last_channel.checked_add(1)?;
-        member.last_channel = channel;
-        member.channels += 1;
-        let is_half_used = channel == CHANNELS_RENEWED;
-        Some(Exchange {
+            .filter(|entry| entry.has_free_channel(limit))?;
+        let channel = entry.last_channel.checked_add(1)?;
+        entry.last_channel = channel;
+        entry.channels += 1;
+        let is_half_used = channel == CHANNEL_RENEWAL_THRESHOLD;
+        Some(Assignment {
             server,
-            handle: member.handle.clone(),
+            handle: entry.handle.clone(),
             channel,
             ticket,
             is_half_used,
         })
     }
 
-    /// Leads those to a server that wait for one of its key ids, as far as it has room: one of each key id in turn.
-    fn next(&mut self, server: LinkNumber, now: Instant) -> Next<L, A> {
-        let mut next = Next::default();
-        while self.unanswered.has_room(server)
+    /// Assigns waiting requests to a server while it has room. Its key ids take turns.
+    fn dispatch(&mut self, server: LinkNumber, now: Instant) -> Dispatch<L, A> {
+        let mut dispatch = Dispatch::default();
+        while self.attach_queue.has_room(server)
             && let Some(ticket) = self.next_waiting(server)
         {
-            match self.open(server, ticket) {
-                Some(exchange) => {
-                    self.unanswered.ask(ticket, server, now);
-                    next.connected.extend(
-                        self.unanswered
+            match self.open_channel(server, ticket) {
+                Some(assignment) => {
+                    self.attach_queue.assign(ticket, server, now);
+                    dispatch.assigned.extend(
+                        self.attach_queue
                             .get(ticket)
                             .cloned()
-                            .map(|attach| (attach, exchange)),
+                            .map(|attach| (attach, assignment)),
                     );
                 }
-                None => next
-                    .full
-                    .extend(self.unanswered.remove(ticket).map(|removed| removed.attach)),
+                None => dispatch.rejected.extend(
+                    self.attach_queue
+                        .remove(ticket)
+                        .map(|removed| removed.attach),
+                ),
             }
         }
-        next
+        dispatch
     }
 
     fn next_waiting(&mut self, server: LinkNumber) -> Option<Ticket> {
-        let member = self
+        let entry = self
             .links
             .get_mut(&server)
-            .filter(|member| member.is_awaited)?;
+            .filter(|entry| entry.has_waiters)?;
+        // Continues behind the key id served last, so that a busy key id does not starve the
+        // others.
         let (later, earlier) = (
-            member
+            entry
                 .ports
-                .range((Bound::Excluded(member.served), Bound::Unbounded)),
-            member.ports.range(..=member.served),
+                .range((Bound::Excluded(entry.last_served), Bound::Unbounded)),
+            entry.ports.range(..=entry.last_served),
         );
         for port in later.chain(earlier) {
-            if let Some(ticket) = self.unanswered.next(*port, member.instance) {
-                member.served = *port;
+            if let Some(ticket) = self.attach_queue.next_for(*port, entry.instance) {
+                entry.last_served = *port;
                 return Some(ticket);
             }
         }
-        member.is_awaited = false;
+        entry.has_waiters = false;
         None
     }
 
-    /// The link serves nothing any more; its channels go on.
+    /// Removes all registrations of the link. Its channels stay open.
     pub(super) fn withdraw_all(&mut self, link: LinkNumber) {
         let ports = self
             .links
             .get_mut(&link)
-            .map(|member| std::mem::take(&mut member.ports))
+            .map(|entry| std::mem::take(&mut entry.ports))
             .unwrap_or_default();
         for id in ports {
             self.withdraw(link, id);
@@ -574,13 +599,13 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     }
 }
 
-/// What [`Registry::find`] finds.
+/// The result of [`Registry::choose_server`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     Server(LinkNumber),
-    /// No server is there, or those that are have no room for now.
-    Nobody,
-    /// All have as many channels as they may.
+    /// No server is registered, or no server has room at present.
+    NoServer,
+    /// All servers are at their channel limit.
     Full,
 }
 

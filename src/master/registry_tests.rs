@@ -1,22 +1,22 @@
-//! The registry, case by case and against a model that is too simple to be wrong.
+//! Tests of the registry: single cases, and a comparison with a simple model.
 
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
-use super::{super::unanswered::PENDING_TIMEOUT, *};
+use super::{super::attach_queue::PENDING_TIMEOUT, *};
 
 impl<L, A> Registry<L, A> {
-    /// As if the master had numbered as many channels of each server.
-    pub(in crate::master) fn channels_numbered(&mut self, count: u32) {
+    /// Sets the last channel number of every link.
+    pub(in crate::master) fn set_last_channel(&mut self, count: u32) {
         self.links
             .values_mut()
-            .for_each(|member| member.last_channel = count);
+            .for_each(|entry| entry.last_channel = count);
     }
 }
 
 type Handle = LinkNumber;
-type Call = u32;
+type AttachId = u32;
 
 const PORT: Id = Id([7; 16]);
 
@@ -24,17 +24,17 @@ fn id(number: u8) -> Id {
     Id([number; 16])
 }
 
-fn enter(
-    registry: &mut Registry<Handle, Call>,
+fn add_link(
+    registry: &mut Registry<Handle, AttachId>,
     link: u64,
     role: Role,
     instance: Id,
     epoch: u64,
     moves: bool,
 ) -> Result<Vec<Handle>, Superseded> {
-    // Two links of a party, so that turns between both are taken.
+    // Two links for each party, so that turns between parties and between links both occur.
     let party = IpAddr::from([10, 0, 0, (link / 2) as u8]);
-    registry.enter(Newcomer {
+    registry.add_link(AuthenticatedLink {
         link,
         party,
         role,
@@ -54,12 +54,12 @@ fn header(avoid: &[Id]) -> AttachHeader {
 }
 
 fn attach(
-    registry: &mut Registry<Handle, Call>,
+    registry: &mut Registry<Handle, AttachId>,
     client: u64,
     port: Id,
     instance: Option<Id>,
-    call: Call,
-) -> Attached<Handle> {
+    attach_id: AttachId,
+) -> RouteResult<Handle> {
     registry.attach(
         client,
         &AttachHeader {
@@ -69,42 +69,43 @@ fn attach(
         },
         400,
         Instant::now(),
-        call,
+        attach_id,
     )
 }
 
 fn register(
-    registry: &mut Registry<Handle, Call>,
+    registry: &mut Registry<Handle, AttachId>,
     link: u64,
     ports: &[Id],
-) -> Registered<Handle, Call> {
+) -> Registered<Handle, AttachId> {
     registry.register(link, ports, Instant::now())
 }
 
-/// The calls that are led on, by number.
-fn connected(next: &Next<Handle, Call>) -> Vec<(Call, u64)> {
-    let mut connected: Vec<_> = next
-        .connected
+/// The assigned attach requests with their servers, sorted.
+fn assigned(dispatch: &Dispatch<Handle, AttachId>) -> Vec<(AttachId, u64)> {
+    let mut assigned: Vec<_> = dispatch
+        .assigned
         .iter()
-        .map(|(call, exchange)| (*call, exchange.server))
+        .map(|(attach_id, assignment)| (*attach_id, assignment.server))
         .collect();
-    connected.sort_unstable();
-    connected
+    assigned.sort_unstable();
+    assigned
 }
 
-fn registry(channels_per_link: u32, ports_per_link: u32) -> Registry<Handle, Call> {
-    Registry::new(&Limits {
+fn registry(channels_per_link: u32, ports_per_link: u32) -> Registry<Handle, AttachId> {
+    Registry::new(&MasterLimits {
         channels_per_link,
         ports_per_link,
-        ..Limits::default()
+        ..MasterLimits::default()
     })
 }
 
-/// A registry with the servers 1 to `servers` (instances of the same number) and the client 100.
-fn with_servers(servers: u8) -> Registry<Handle, Call> {
+/// Creates a registry with the servers 1 to `servers` (with equal instance numbers) and the client
+/// 100.
+fn with_servers(servers: u8) -> Registry<Handle, AttachId> {
     let mut registry = registry(8, 8);
     for number in 1..=servers {
-        enter(
+        add_link(
             &mut registry,
             number.into(),
             Role::Server,
@@ -114,30 +115,30 @@ fn with_servers(servers: u8) -> Registry<Handle, Call> {
         )
         .expect("entered");
         assert_eq!(
-            register(&mut registry, number.into(), &[PORT]).standing,
+            register(&mut registry, number.into(), &[PORT]).accepted,
             [PORT]
         );
     }
-    enter(&mut registry, 100, Role::Client, id(100), 1, false).expect("entered");
+    add_link(&mut registry, 100, Role::Client, id(100), 1, false).expect("entered");
     registry
 }
 
-fn server_of(attached: &Attached<Handle>) -> Option<LinkNumber> {
+fn server_of(attached: &RouteResult<Handle>) -> Option<LinkNumber> {
     match attached {
-        Attached::Connected(exchange) => Some(exchange.server),
-        Attached::Waiting(_) | Attached::Full => None,
+        RouteResult::Assigned(assignment) => Some(assignment.server),
+        RouteResult::Waiting(_) | RouteResult::Full => None,
     }
 }
 
 #[test]
-fn new_channels_are_spread_over_the_servers_of_a_key() {
+fn new_channels_are_spread_over_the_servers_of_a_key_id() {
     let mut registry = with_servers(3);
     let mut servers: Vec<_> = (0..6)
-        .filter_map(|call| server_of(&attach(&mut registry, 100, PORT, None, call)))
+        .filter_map(|attach_id| server_of(&attach(&mut registry, 100, PORT, None, attach_id)))
         .collect();
     servers.sort_unstable();
     assert_eq!(servers, [1, 1, 2, 2, 3, 3]);
-    registry.release(2);
+    registry.release_channel(2);
     assert_eq!(
         server_of(&attach(&mut registry, 100, PORT, None, 9)),
         Some(2)
@@ -145,57 +146,57 @@ fn new_channels_are_spread_over_the_servers_of_a_key() {
 }
 
 #[test]
-fn a_server_to_be_avoided_is_the_last_choice() {
+fn avoided_server_is_the_last_choice() {
     let mut registry = with_servers(3);
     let mut avoiding =
         |avoid: &[Id]| server_of(&registry.attach(100, &header(avoid), 400, Instant::now(), 0));
     assert_eq!(
         [avoiding(&[id(1)]), avoiding(&[id(1)])],
         [Some(2), Some(3)],
-        "however busy the others are"
+        "even when the others are busier"
     );
     assert_eq!(avoiding(&[id(1), id(3)]), Some(2));
     assert_eq!(
         avoiding(&[id(1), id(2), id(3), id(9)]),
         Some(1),
-        "better than none"
+        "all servers are avoided"
     );
     assert_eq!(avoiding(&[]), Some(1));
 }
 
 #[test]
-fn a_link_is_replaced_when_half_of_its_channel_numbers_are_used_up_and_full_without_any() {
+fn link_is_half_used_then_full_as_channel_numbers_run_out() {
     let mut registry = with_servers(1);
-    let channel_of = |attached: Attached<Handle>| match attached {
-        Attached::Connected(exchange) => Some((exchange.channel, exchange.is_half_used)),
-        Attached::Waiting(_) | Attached::Full => None,
+    let channel_of = |attached: RouteResult<Handle>| match attached {
+        RouteResult::Assigned(assignment) => Some((assignment.channel, assignment.is_half_used)),
+        RouteResult::Waiting(_) | RouteResult::Full => None,
     };
-    let half = CHANNELS_RENEWED;
-    registry.channels_numbered(half - 2);
-    for (call, expected) in [
+    let half = CHANNEL_RENEWAL_THRESHOLD;
+    registry.set_last_channel(half - 2);
+    for (attach_id, expected) in [
         (1, (half - 1, false)),
         (2, (half, true)),
         (3, (half + 1, false)),
     ] {
         assert_eq!(
-            channel_of(attach(&mut registry, 100, PORT, None, call)),
+            channel_of(attach(&mut registry, 100, PORT, None, attach_id)),
             Some(expected)
         );
     }
-    registry.channels_numbered(u32::MAX - 1);
+    registry.set_last_channel(u32::MAX - 1);
     assert_eq!(
         channel_of(attach(&mut registry, 100, PORT, None, 4)),
         Some((u32::MAX, false))
     );
-    for call in 5..7 {
+    for attach_id in 5..7 {
         assert_eq!(
-            attach(&mut registry, 100, PORT, None, call),
-            Attached::Full,
+            attach(&mut registry, 100, PORT, None, attach_id),
+            RouteResult::Full,
             "no number is used again"
         );
     }
-    // The new link of the instance counts from the beginning.
-    enter(&mut registry, 2, Role::Server, id(1), 2, true).expect("entered");
+    // The new link of the instance numbers its channels from 1.
+    add_link(&mut registry, 2, Role::Server, id(1), 2, true).expect("entered");
     register(&mut registry, 2, &[PORT]);
     assert_eq!(
         channel_of(attach(&mut registry, 100, PORT, None, 7)),
@@ -204,7 +205,7 @@ fn a_link_is_replaced_when_half_of_its_channel_numbers_are_used_up_and_full_with
 }
 
 #[test]
-fn a_named_instance_is_reached_or_waited_for() {
+fn named_instance_is_reached_or_waited_for() {
     let mut registry = with_servers(2);
     assert_eq!(
         server_of(&attach(&mut registry, 100, PORT, Some(id(2)), 0)),
@@ -212,119 +213,130 @@ fn a_named_instance_is_reached_or_waited_for() {
     );
     assert!(matches!(
         attach(&mut registry, 100, PORT, Some(id(3)), 1),
-        Attached::Waiting(_)
+        RouteResult::Waiting(_)
     ));
-    enter(&mut registry, 3, Role::Server, id(3), 1, false).expect("entered");
+    add_link(&mut registry, 3, Role::Server, id(3), 1, false).expect("entered");
     let registered = register(&mut registry, 3, &[PORT]);
-    let (call, exchange) = &registered.next.connected[0];
+    let (attach_id, assignment) = &registered.dispatch.assigned[0];
     assert_eq!(
-        (*call, exchange.server, exchange.handle, exchange.channel),
+        (
+            *attach_id,
+            assignment.server,
+            assignment.handle,
+            assignment.channel
+        ),
         (1, 3, 3, 1)
     );
 }
 
 #[test]
-fn calls_that_wait_are_put_through_in_their_order() {
+fn waiting_attaches_are_assigned_in_order() {
     let mut registry = with_servers(0);
-    let waits: Vec<_> = (0..4)
-        .map(|call| attach(&mut registry, 100, PORT, None, call))
+    let results: Vec<_> = (0..4)
+        .map(|attach_id| attach(&mut registry, 100, PORT, None, attach_id))
         .collect();
-    let Attached::Waiting(second) = waits[1] else {
-        panic!("no server is there")
+    let RouteResult::Waiting(second) = results[1] else {
+        panic!("no server is registered")
     };
     assert_eq!(registry.cancel(second, Instant::now()).0, Some(1));
     assert_eq!(registry.cancel(second, Instant::now()).0, None);
-    enter(&mut registry, 1, Role::Server, id(1), 1, false).expect("entered");
-    let calls: Vec<_> = register(&mut registry, 1, &[PORT])
-        .next
-        .connected
+    add_link(&mut registry, 1, Role::Server, id(1), 1, false).expect("entered");
+    let attach_ids: Vec<_> = register(&mut registry, 1, &[PORT])
+        .dispatch
+        .assigned
         .into_iter()
-        .map(|(call, exchange)| (call, exchange.channel))
+        .map(|(attach_id, assignment)| (attach_id, assignment.channel))
         .collect();
-    assert_eq!(calls, [(0, 1), (2, 2), (3, 3)]);
+    assert_eq!(attach_ids, [(0, 1), (2, 2), (3, 3)]);
 }
 
 #[test]
-fn a_newer_link_of_an_instance_takes_over_and_an_older_one_is_refused() {
+fn newer_link_takes_over_and_older_epoch_is_refused() {
     let mut registry = with_servers(1);
     assert_eq!(
-        enter(&mut registry, 2, Role::Server, id(1), 1, false),
+        add_link(&mut registry, 2, Role::Server, id(1), 1, false),
         Err(Superseded(1))
     );
     assert_eq!(
-        enter(&mut registry, 2, Role::Server, id(1), 2, false),
+        add_link(&mut registry, 2, Role::Server, id(1), 2, false),
         Ok(vec![1])
     );
     assert!(
         matches!(
             attach(&mut registry, 100, PORT, None, 0),
-            Attached::Waiting(_)
+            RouteResult::Waiting(_)
         ),
         "the old link serves nothing any more"
     );
     assert_eq!(
-        register(&mut registry, 1, &[PORT]).standing,
+        register(&mut registry, 1, &[PORT]).accepted,
         [],
-        "nor can it register again"
+        "the old link cannot register"
     );
-    assert_eq!(register(&mut registry, 2, &[PORT]).next.connected.len(), 1);
-    registry.leave(1, Instant::now());
+    assert_eq!(
+        register(&mut registry, 2, &[PORT]).dispatch.assigned.len(),
+        1
+    );
+    registry.remove_link(1, Instant::now());
     assert_eq!(
         server_of(&attach(&mut registry, 100, PORT, None, 1)),
         Some(2),
-        "its end takes nothing from the new one"
+        "its removal does not affect the new link"
     );
 }
 
 #[test]
-fn an_instance_that_moves_keeps_its_link_before_and_is_reached_over_the_newest() {
+fn handover_keeps_the_previous_link_and_routes_to_the_newest() {
     let mut registry = with_servers(1);
     assert_eq!(
-        enter(&mut registry, 2, Role::Server, id(1), 2, true),
+        add_link(&mut registry, 2, Role::Server, id(1), 2, true),
         Ok(vec![])
     );
     assert!(
         matches!(
             attach(&mut registry, 100, PORT, Some(id(1)), 0),
-            Attached::Waiting(_)
+            RouteResult::Waiting(_)
         ),
         "the old link serves nothing any more"
     );
-    assert_eq!(register(&mut registry, 1, &[PORT]).standing, []);
-    assert_eq!(register(&mut registry, 2, &[PORT]).next.connected.len(), 1);
+    assert_eq!(register(&mut registry, 1, &[PORT]).accepted, []);
+    assert_eq!(
+        register(&mut registry, 2, &[PORT]).dispatch.assigned.len(),
+        1
+    );
     assert_eq!(
         server_of(&attach(&mut registry, 100, PORT, Some(id(1)), 1)),
         Some(2)
     );
     assert_eq!(
-        enter(&mut registry, 3, Role::Server, id(1), 3, true),
+        add_link(&mut registry, 3, Role::Server, id(1), 3, true),
         Ok(vec![1]),
         "a third link ends the first"
     );
     assert_eq!(
-        enter(&mut registry, 4, Role::Server, id(1), 4, false),
+        add_link(&mut registry, 4, Role::Server, id(1), 4, false),
         Ok(vec![2, 3]),
-        "one that does not move ends them all"
+        "without `moves` a new link ends them all"
     );
 }
 
 #[test]
-fn when_the_link_that_an_instance_moved_to_is_lost_the_one_before_may_serve_again() {
+fn previous_link_serves_again_when_the_new_one_is_lost() {
     let mut registry = with_servers(1);
-    enter(&mut registry, 2, Role::Server, id(1), 2, true).expect("entered");
-    registry.leave(2, Instant::now());
-    assert_eq!(register(&mut registry, 1, &[PORT]).standing, [PORT]);
+    add_link(&mut registry, 2, Role::Server, id(1), 2, true).expect("entered");
+    registry.remove_link(2, Instant::now());
+    assert_eq!(register(&mut registry, 1, &[PORT]).accepted, [PORT]);
     assert_eq!(
-        enter(&mut registry, 3, Role::Server, id(1), 3, true),
+        add_link(&mut registry, 3, Role::Server, id(1), 3, true),
         Ok(vec![])
     );
 }
 
 #[test]
-fn a_client_cannot_take_over_a_server() {
+fn client_cannot_take_over_a_server() {
     let mut registry = with_servers(1);
     assert_eq!(
-        enter(&mut registry, 2, Role::Client, id(1), 9, false),
+        add_link(&mut registry, 2, Role::Client, id(1), 9, false),
         Ok(vec![])
     );
     assert_eq!(
@@ -334,25 +346,25 @@ fn a_client_cannot_take_over_a_server() {
 }
 
 #[test]
-fn ports_beyond_the_limit_do_not_stand_and_registering_again_changes_nothing() {
+fn ports_beyond_the_limit_are_rejected_and_register_is_idempotent() {
     let mut registry = registry(8, 2);
-    enter(&mut registry, 1, Role::Server, id(1), 1, false).expect("entered");
+    add_link(&mut registry, 1, Role::Server, id(1), 1, false).expect("entered");
     assert_eq!(
-        register(&mut registry, 1, &[id(1), id(2), id(3), id(1)]).standing,
+        register(&mut registry, 1, &[id(1), id(2), id(3), id(1)]).accepted,
         [id(1), id(2), id(1)]
     );
     registry.unregister(1, &[id(1), id(9)]);
     assert_eq!(
-        register(&mut registry, 1, &[id(2), id(3)]).standing,
+        register(&mut registry, 1, &[id(2), id(3)]).accepted,
         [id(2), id(3)]
     );
 }
 
 #[test]
-fn a_full_client_and_a_full_server_are_told_so() {
+fn full_client_and_full_server_are_rejected() {
     let mut registry = registry(1, 8);
     for (link, role) in [(1, Role::Server), (100, Role::Client), (101, Role::Client)] {
-        enter(&mut registry, link, role, id(link as u8), 1, false).expect("entered");
+        add_link(&mut registry, link, role, id(link as u8), 1, false).expect("entered");
     }
     register(&mut registry, 1, &[PORT]);
     assert_eq!(
@@ -361,15 +373,15 @@ fn a_full_client_and_a_full_server_are_told_so() {
     );
     assert_eq!(
         attach(&mut registry, 100, PORT, None, 1),
-        Attached::Full,
-        "the client is"
+        RouteResult::Full,
+        "the client is full"
     );
     assert_eq!(
         attach(&mut registry, 101, PORT, None, 2),
-        Attached::Full,
-        "the server is"
+        RouteResult::Full,
+        "the server is full"
     );
-    registry.release(1);
+    registry.release_channel(1);
     assert_eq!(
         server_of(&attach(&mut registry, 101, PORT, None, 3)),
         Some(1)
@@ -377,35 +389,38 @@ fn a_full_client_and_a_full_server_are_told_so() {
 }
 
 #[test]
-fn who_waited_for_a_server_that_comes_up_full_is_turned_away() {
+fn waiting_attach_is_rejected_when_the_server_is_full() {
     let mut registry = registry(1, 8);
     for (link, role) in [(1, Role::Server), (100, Role::Client), (101, Role::Client)] {
-        enter(&mut registry, link, role, id(link as u8), 1, false).expect("entered");
+        add_link(&mut registry, link, role, id(link as u8), 1, false).expect("entered");
     }
     assert!(matches!(
         attach(&mut registry, 100, PORT, None, 0),
-        Attached::Waiting(_)
+        RouteResult::Waiting(_)
     ));
     assert!(matches!(
         attach(&mut registry, 101, PORT, None, 1),
-        Attached::Waiting(_)
+        RouteResult::Waiting(_)
     ));
     let registered = register(&mut registry, 1, &[PORT]);
     assert_eq!(
-        (registered.next.connected.len(), registered.next.full),
+        (
+            registered.dispatch.assigned.len(),
+            registered.dispatch.rejected
+        ),
         (1, vec![1])
     );
 }
 
 #[test]
-fn what_a_lost_link_waited_for_and_served_goes_with_it() {
+fn removed_link_leaves_no_attach_or_registration() {
     let mut registry = with_servers(1);
     assert!(matches!(
         attach(&mut registry, 100, id(50), None, 5),
-        Attached::Waiting(_)
+        RouteResult::Waiting(_)
     ));
-    assert_eq!(registry.leave(100, Instant::now()).0, [5]);
-    registry.leave(1, Instant::now());
+    assert_eq!(registry.remove_link(100, Instant::now()).0, [5]);
+    registry.remove_link(1, Instant::now());
     assert_eq!(
         (
             registry.ports.len(),
@@ -414,47 +429,47 @@ fn what_a_lost_link_waited_for_and_served_goes_with_it() {
         ),
         (0, 0, 0)
     );
-    assert_eq!(registry.unanswered.sizes(), [0; 4]);
+    assert_eq!(registry.attach_queue.sizes(), [0; 4]);
 }
 
 #[test]
-fn a_server_is_asked_for_a_bounded_number_at_a_time_and_the_rest_waits() {
+fn pending_attaches_per_server_are_bounded() {
     let mut registry = registry(4_000, 8);
     for (link, role) in [(1, Role::Server), (100, Role::Client), (200, Role::Client)] {
-        enter(&mut registry, link, role, id(link as u8), 1, false).expect("entered");
+        add_link(&mut registry, link, role, id(link as u8), 1, false).expect("entered");
     }
     register(&mut registry, 1, &[PORT]);
     let tickets: Vec<_> = (0..1_000)
-        .map(|call| attach(&mut registry, 100, PORT, None, call))
+        .map(|attach_id| attach(&mut registry, 100, PORT, None, attach_id))
         .collect();
-    let asked = tickets
+    let pending = tickets
         .iter()
-        .filter(|attached| matches!(attached, Attached::Connected(_)))
+        .filter(|attached| matches!(attached, RouteResult::Assigned(_)))
         .count();
-    assert!((300..500).contains(&asked), "{asked}");
+    assert!((300..500).contains(&pending), "{pending}");
     assert!(matches!(
         attach(&mut registry, 200, PORT, None, 9_999),
-        Attached::Waiting(_)
+        RouteResult::Waiting(_)
     ));
-    let answer = |registry: &mut Registry<Handle, Call>, attached: &Attached<Handle>| {
-        let Attached::Connected(exchange) = attached else {
-            panic!("it was asked for")
+    let answer = |registry: &mut Registry<Handle, AttachId>, attached: &RouteResult<Handle>| {
+        let RouteResult::Assigned(assignment) = attached else {
+            panic!("the request is not assigned")
         };
-        connected(&registry.answered(exchange.ticket, Instant::now()))
+        assigned(&registry.on_answer(assignment.ticket, Instant::now()))
     };
-    let next: Vec<_> = tickets[..2]
+    let dispatch: Vec<_> = tickets[..2]
         .iter()
         .flat_map(|attached| answer(&mut registry, attached))
         .collect();
-    assert_eq!(next.len(), 2);
+    assert_eq!(dispatch.len(), 2);
     assert!(
-        next.contains(&(9_999, 1)),
-        "the other party has its turn: {next:?}"
+        dispatch.contains(&(9_999, 1)),
+        "the other party has its turn: {dispatch:?}"
     );
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_asked_after_the_others() {
+fn unresponsive_server_is_the_last_choice() {
     let mut registry = with_servers(2);
     let start = Instant::now();
     assert_eq!(
@@ -469,20 +484,21 @@ fn a_server_that_does_not_answer_is_asked_after_the_others() {
             was_pending: true
         }]
     );
-    registry.release(1);
-    for call in 1..4 {
+    registry.release_channel(1);
+    for attach_id in 1..4 {
         assert_eq!(
-            server_of(&registry.attach(100, &header(&[]), 400, start, call)),
+            server_of(&registry.attach(100, &header(&[]), 400, start, attach_id)),
             Some(2)
         );
     }
     registry.unregister(2, &[PORT]);
-    let Attached::Connected(exchange) = registry.attach(100, &header(&[]), 400, start, 4) else {
-        panic!("one is left")
+    let RouteResult::Assigned(assignment) = registry.attach(100, &header(&[]), 400, start, 4)
+    else {
+        panic!("server 1 has room")
     };
-    registry.answered(exchange.ticket, start);
+    registry.on_answer(assignment.ticket, start);
     register(&mut registry, 2, &[PORT]);
-    registry.release(1);
+    registry.release_channel(1);
     assert_eq!(
         server_of(&registry.attach(100, &header(&[]), 400, start, 5)),
         Some(1),
@@ -490,10 +506,10 @@ fn a_server_that_does_not_answer_is_asked_after_the_others() {
     );
 }
 
-/// What may be asked of the registry, over few names so that they meet.
+/// The operations on the registry, over few names so that they collide.
 #[derive(Debug, Clone)]
-enum Step {
-    Enter {
+enum ModelStep {
+    AddLink {
         server: bool,
         instance: u8,
         epoch: u64,
@@ -515,38 +531,38 @@ enum Step {
     Cancel {
         wait: usize,
     },
-    Hangup {
+    Close {
         channel: usize,
     },
-    Leave {
+    RemoveLink {
         link: u64,
     },
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = ModelStep> {
     let ports = || proptest::collection::vec(0_u8..4, 0..5);
     prop_oneof![
         4 => (any::<bool>(), 0_u8..4, 0_u64..8, any::<bool>())
-            .prop_map(|(server, instance, epoch, moves)| Step::Enter { server, instance, epoch, moves }),
-        3 => (0_u64..12, ports()).prop_map(|(link, ports)| Step::Register { link, ports }),
-        1 => (0_u64..12, ports()).prop_map(|(link, ports)| Step::Unregister { link, ports }),
+            .prop_map(|(server, instance, epoch, moves)| ModelStep::AddLink { server, instance, epoch, moves }),
+        3 => (0_u64..12, ports()).prop_map(|(link, ports)| ModelStep::Register { link, ports }),
+        1 => (0_u64..12, ports()).prop_map(|(link, ports)| ModelStep::Unregister { link, ports }),
         6 => (0_u64..12, 0_u8..4, proptest::option::weighted(0.3, 0_u8..4))
-            .prop_map(|(link, port, instance)| Step::Attach { link, port, instance }),
-        2 => (0_usize..40).prop_map(|wait| Step::Cancel { wait }),
-        2 => (0_usize..40).prop_map(|channel| Step::Hangup { channel }),
-        1 => (0_u64..12).prop_map(|link| Step::Leave { link }),
+            .prop_map(|(link, port, instance)| ModelStep::Attach { link, port, instance }),
+        2 => (0_usize..40).prop_map(|wait| ModelStep::Cancel { wait }),
+        2 => (0_usize..40).prop_map(|channel| ModelStep::Close { channel }),
+        1 => (0_u64..12).prop_map(|link| ModelStep::RemoveLink { link }),
     ]
 }
 
-/// Everything in flat lists, searched from end to end.
+/// A model of the registry: flat lists and linear searches.
 #[derive(Default)]
 struct Model {
     links: HashMap<u64, (bool, u8, u64)>,
     superseded: HashSet<u64>,
     registered: Vec<(u64, u8)>,
-    /// client, port, instance, call, ticket: in the order of their coming.
-    waiting: Vec<(u64, u8, Option<u8>, Call, Ticket)>,
-    /// client, server
+    /// Client, port, instance, attach request, ticket; in the order of arrival.
+    waiting: Vec<(u64, u8, Option<u8>, AttachId, Ticket)>,
+    /// Client and server.
     open: Vec<(u64, u64)>,
 }
 
@@ -554,24 +570,24 @@ const CHANNELS: u32 = 5;
 const PORTS: u32 = 3;
 
 impl Model {
-    /// The links of an instance that have not been taken over, the newest last.
-    fn standing(&self, server: bool, instance: u8) -> Vec<u64> {
+    /// Returns the current links of an instance, the newest last.
+    fn current_links(&self, server: bool, instance: u8) -> Vec<u64> {
         let of_instance = self
             .links
             .iter()
-            .filter(|(_, member)| (member.0, member.1) == (server, instance));
-        let mut standing: Vec<_> = of_instance
+            .filter(|(_, entry)| (entry.0, entry.1) == (server, instance));
+        let mut links: Vec<_> = of_instance
             .map(|(link, _)| *link)
             .filter(|link| !self.superseded.contains(link))
             .collect();
-        standing.sort_unstable();
-        standing
+        links.sort_unstable();
+        links
     }
 
     fn may_register(&self, link: u64) -> bool {
         self.links
             .get(&link)
-            .is_some_and(|member| self.standing(member.0, member.1).last() == Some(&link))
+            .is_some_and(|entry| self.current_links(entry.0, entry.1).last() == Some(&link))
     }
 
     fn channels(&self, link: u64) -> u32 {
@@ -598,19 +614,19 @@ impl Model {
 
 proptest! {
     #[test]
-    fn the_registry_does_what_the_model_does(steps in proptest::collection::vec(step(), 1..120)) {
+    fn registry_matches_the_model(steps in proptest::collection::vec(step(), 1..120)) {
         let mut registry = registry(CHANNELS, PORTS);
         let mut model = Model::default();
-        let (mut next_link, mut next_call) = (0_u64, 0);
+        let (mut next_link, mut next_attach_id) = (0_u64, 0);
         for step in steps {
             match step {
-                Step::Enter { server, instance, epoch, moves } => {
+                ModelStep::AddLink { server, instance, epoch, moves } => {
                     let link = next_link;
                     next_link += 1;
                     let role = if server { Role::Server } else { Role::Client };
-                    let mut ended = model.standing(server, instance);
+                    let mut ended = model.current_links(server, instance);
                     let newest = ended.last().map(|newest| model.links[newest].2);
-                    let answer = enter(&mut registry, link, role, id(instance), epoch, moves);
+                    let answer = add_link(&mut registry, link, role, id(instance), epoch, moves);
                     match newest {
                         Some(newest) if newest >= epoch => prop_assert_eq!(answer, Err(Superseded(newest))),
                         _ => {
@@ -621,16 +637,16 @@ proptest! {
                             model.links.insert(link, (server, instance, epoch));
                             model.superseded.extend(&ended);
                             prop_assert_eq!(answer, Ok(ended));
-                            prop_assert!(model.standing(server, instance).len() <= 2);
+                            prop_assert!(model.current_links(server, instance).len() <= 2);
                         }
                     }
                 }
-                Step::Register { link, .. } if model.links.get(&link).is_some_and(|member| !member.0) => {}
-                Step::Attach { link, .. } if model.links.get(&link).is_some_and(|member| member.0) => {}
-                Step::Register { link, ports } => {
-                    let asked: Vec<_> = ports.iter().map(|port| id(*port)).collect();
-                    let answer = register(&mut registry, link, &asked);
-                    let mut standing = Vec::new();
+                ModelStep::Register { link, .. } if model.links.get(&link).is_some_and(|entry| !entry.0) => {}
+                ModelStep::Attach { link, .. } if model.links.get(&link).is_some_and(|entry| entry.0) => {}
+                ModelStep::Register { link, ports } => {
+                    let requested: Vec<_> = ports.iter().map(|port| id(*port)).collect();
+                    let answer = register(&mut registry, link, &requested);
+                    let mut expected = Vec::new();
                     let mut fitting = HashSet::new();
                     if model.may_register(link) {
                         for port in ports {
@@ -643,69 +659,69 @@ proptest! {
                                 let fits = model.waiting.iter().filter(|wait| wait.1 == port && wait.2.is_none_or(|named| named == instance));
                                 fitting.extend(fits.map(|wait| wait.3));
                             }
-                            standing.push(id(port));
+                            expected.push(id(port));
                         }
                     }
-                    prop_assert_eq!(answer.standing, standing);
+                    prop_assert_eq!(answer.accepted, expected);
                     let room = (CHANNELS.saturating_sub(model.channels(link)) as usize).min(fitting.len());
-                    prop_assert_eq!(answer.next.connected.len(), room);
-                    prop_assert_eq!(answer.next.full.len(), fitting.len() - room);
-                    for (_, exchange) in &answer.next.connected {
-                        prop_assert_eq!(registry.answered(exchange.ticket, Instant::now()), Next::default());
+                    prop_assert_eq!(answer.dispatch.assigned.len(), room);
+                    prop_assert_eq!(answer.dispatch.rejected.len(), fitting.len() - room);
+                    for (_, assignment) in &answer.dispatch.assigned {
+                        prop_assert_eq!(registry.on_answer(assignment.ticket, Instant::now()), Dispatch::default());
                     }
-                    let led = answer.next.connected.iter().map(|(call, exchange)| (*call, Some(exchange.server)));
-                    for (call, server) in led.chain(answer.next.full.iter().map(|call| (*call, None))).collect::<Vec<_>>() {
-                        prop_assert!(fitting.remove(&call) && server.is_none_or(|server| server == link), "call {}", call);
-                        let place = model.waiting.iter().position(|wait| wait.3 == call).expect("it waited");
-                        let (client, ..) = model.waiting.remove(place);
+                    let dispatched = answer.dispatch.assigned.iter().map(|(attach_id, assignment)| (*attach_id, Some(assignment.server)));
+                    for (attach_id, server) in dispatched.chain(answer.dispatch.rejected.iter().map(|attach_id| (*attach_id, None))).collect::<Vec<_>>() {
+                        prop_assert!(fitting.remove(&attach_id) && server.is_none_or(|server| server == link), "attach request {}", attach_id);
+                        let index = model.waiting.iter().position(|wait| wait.3 == attach_id).expect("a waiting request");
+                        let (client, ..) = model.waiting.remove(index);
                         match server {
                             Some(server) => model.open.push((client, server)),
-                            None => registry.release(client),
+                            None => registry.release_channel(client),
                         }
                     }
                 }
-                Step::Unregister { link, ports } => {
+                ModelStep::Unregister { link, ports } => {
                     registry.unregister(link, &ports.iter().map(|port| id(*port)).collect::<Vec<_>>());
                     model.registered.retain(|(other, port)| *other != link || !ports.contains(port));
                 }
-                Step::Attach { link, port, instance } => {
-                    let call = next_call;
-                    next_call += 1;
-                    let full = !model.links.contains_key(&link) || model.channels(link) >= CHANNELS;
+                ModelStep::Attach { link, port, instance } => {
+                    let attach_id = next_attach_id;
+                    next_attach_id += 1;
+                    let rejected = !model.links.contains_key(&link) || model.channels(link) >= CHANNELS;
                     let server = model.server_for(port, instance);
-                    match attach(&mut registry, link, id(port), instance.map(id), call) {
-                        Attached::Full => prop_assert!(full || server.is_some_and(|server| model.channels(server) >= CHANNELS)),
-                        Attached::Connected(exchange) => {
-                            prop_assert!(!full);
-                            prop_assert_eq!(Some(exchange.server), server);
-                            prop_assert_eq!(registry.answered(exchange.ticket, Instant::now()), Next::default());
-                            model.open.push((link, exchange.server));
+                    match attach(&mut registry, link, id(port), instance.map(id), attach_id) {
+                        RouteResult::Full => prop_assert!(rejected || server.is_some_and(|server| model.channels(server) >= CHANNELS)),
+                        RouteResult::Assigned(assignment) => {
+                            prop_assert!(!rejected);
+                            prop_assert_eq!(Some(assignment.server), server);
+                            prop_assert_eq!(registry.on_answer(assignment.ticket, Instant::now()), Dispatch::default());
+                            model.open.push((link, assignment.server));
                         }
-                        Attached::Waiting(wait) => {
-                            prop_assert!(!full && server.is_none());
-                            model.waiting.push((link, port, instance, call, wait));
+                        RouteResult::Waiting(wait) => {
+                            prop_assert!(!rejected && server.is_none());
+                            model.waiting.push((link, port, instance, attach_id, wait));
                         }
                     }
                 }
-                Step::Cancel { wait } => if wait < model.waiting.len() {
+                ModelStep::Cancel { wait } => if wait < model.waiting.len() {
                     let wait = model.waiting.remove(wait);
                     prop_assert_eq!(registry.cancel(wait.4, Instant::now()).0, Some(wait.3));
-                    registry.release(wait.0);
+                    registry.release_channel(wait.0);
                 },
-                Step::Hangup { channel } => if channel < model.open.len() {
+                ModelStep::Close { channel } => if channel < model.open.len() {
                     let (client, server) = model.open.remove(channel);
-                    registry.release(client);
-                    registry.release(server);
+                    registry.release_channel(client);
+                    registry.release_channel(server);
                 },
-                Step::Leave { link } => {
+                ModelStep::RemoveLink { link } => {
                     let (gone, keep): (Vec<_>, _) = model.waiting.drain(..).partition(|wait| wait.0 == link);
                     model.waiting = keep;
-                    let (mut calls, _) = registry.leave(link, Instant::now());
-                    calls.sort_unstable();
-                    prop_assert_eq!(calls, gone.into_iter().map(|wait| wait.3).collect::<Vec<_>>());
+                    let (mut attach_ids, _) = registry.remove_link(link, Instant::now());
+                    attach_ids.sort_unstable();
+                    prop_assert_eq!(attach_ids, gone.into_iter().map(|wait| wait.3).collect::<Vec<_>>());
                     for (client, server) in std::mem::take(&mut model.open) {
                         if client == link || server == link {
-                            registry.release(if client == link { server } else { client });
+                            registry.release_channel(if client == link { server } else { client });
                         } else {
                             model.open.push((client, server));
                         }
@@ -715,16 +731,16 @@ proptest! {
                     model.superseded.remove(&link);
                 }
             }
-            let standing: HashSet<_> = model.links.values().map(|member| (member.0, id(member.1))).filter(|(server, instance)| {
-                !model.standing(*server, instance.0[0]).is_empty()
+            let expected: HashSet<_> = model.links.values().map(|entry| (entry.0, id(entry.1))).filter(|(server, instance)| {
+                !model.current_links(*server, instance.0[0]).is_empty()
             }).collect();
-            prop_assert_eq!(registry.instances.keys().copied().collect::<HashSet<_>>(), standing);
-            for (number, member) in &registry.links {
-                prop_assert_eq!(member.channels, model.channels(*number), "channels of link {}", number);
+            prop_assert_eq!(registry.instances.keys().copied().collect::<HashSet<_>>(), expected);
+            for (number, entry) in &registry.links {
+                prop_assert_eq!(entry.channels, model.channels(*number), "channels of link {}", number);
             }
             let used: HashSet<u8> = model.registered.iter().map(|(_, port)| *port).collect();
-            prop_assert_eq!(registry.ports.len(), used.len(), "nothing is remembered of a key id without need");
-            prop_assert_eq!(registry.unanswered.sizes()[0], model.waiting.len());
+            prop_assert_eq!(registry.ports.len(), used.len(), "an unused key id leaves no entry");
+            prop_assert_eq!(registry.attach_queue.sizes()[0], model.waiting.len());
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Who holds how much of something that is shared: weights of links, summed for each party (an address or a network). Finds the link that has to give way
-//! when there is no more. Knows addresses and numbers; not what is held.
+//! Shares of a common resource: the weight of each link, summed for each party (an address or a
+//! network). Finds the link to evict when the resource is exhausted. Knows addresses and numbers,
+//! but not the resource.
 //!
-//! The heaviest party loses first, and within it the heaviest link: whoever opens many links, or uses many addresses, takes from its own before it takes from
-//! a party that holds less.
+//! The heaviest party loses first, and within it the heaviest link. A party with many links loses
+//! its own links before it takes from a party that holds less.
 
 use std::{
     cmp::Reverse,
@@ -12,7 +13,7 @@ use std::{
 
 use super::registry::LinkNumber;
 
-/// The weights of all holders.
+/// The weights of all links.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     parties: HashMap<IpAddr, Party>,
@@ -21,42 +22,42 @@ pub(super) struct Shares {
     total: usize,
 }
 
-/// The links of a party that hold something.
+/// The links of one party that hold something.
 #[derive(Debug, Default)]
 struct Party {
     weight: usize,
     links: BTreeMap<LinkNumber, usize>,
-    /// The links by weight, of equal ones the oldest last.
+    /// The links by weight; of equal links the oldest is last.
     order: BTreeSet<(usize, Reverse<LinkNumber>)>,
 }
 
 impl Shares {
-    /// What all hold together.
+    /// Returns the sum of all weights.
     pub(super) fn total(&self) -> usize {
         self.total
     }
 
-    /// What a party holds.
+    /// Returns the weight of a party.
     pub(super) fn of_party(&self, party: IpAddr) -> usize {
         self.parties.get(&party).map_or(0, |held| held.weight)
     }
 
-    /// Adds to what a link holds.
+    /// Adds to the weight of a link.
     pub(super) fn add(&mut self, party: IpAddr, link: LinkNumber, weight: usize) {
-        self.change(party, link, |held| held.saturating_add(weight));
+        self.update(party, link, |held| held.saturating_add(weight));
     }
 
-    /// Takes from what a link holds.
+    /// Subtracts from the weight of a link.
     pub(super) fn remove(&mut self, party: IpAddr, link: LinkNumber, weight: usize) {
-        self.change(party, link, |held| held.saturating_sub(weight));
+        self.update(party, link, |held| held.saturating_sub(weight));
     }
 
-    /// The link that gives way to `newcomer` of `party`, which wants to hold `weight` more: the heaviest of the heaviest party. None when the newcomer
-    /// itself would be that.
-    pub(super) fn gives_way_to(
+    /// Returns the link to evict so that `requester` of `party` can hold `weight` more: the
+    /// heaviest link of the heaviest party. Returns `None` when that would be the requester.
+    pub(super) fn victim_for(
         &self,
         party: IpAddr,
-        newcomer: LinkNumber,
+        requester: LinkNumber,
         weight: usize,
     ) -> Option<LinkNumber> {
         let own = self.parties.get(&party);
@@ -68,38 +69,38 @@ impl Shares {
         let own = own?;
         let after = own
             .links
-            .get(&newcomer)
+            .get(&requester)
             .copied()
             .unwrap_or(0)
             .saturating_add(weight);
         own.heaviest()
-            .filter(|(held, link)| *link != newcomer && *held >= after)
+            .filter(|(held, link)| *link != requester && *held >= after)
             .map(|(_, link)| link)
     }
 
-    /// The heaviest link of the heaviest party.
+    /// Returns the heaviest link of the heaviest party.
     pub(super) fn heaviest(&self) -> Option<LinkNumber> {
         let (_, party) = self.order.last()?;
         self.parties.get(party)?.heaviest().map(|(_, link)| link)
     }
 
-    /// A link of a party, chosen by a random number.
-    pub(super) fn any_of(&self, party: IpAddr, random: u64) -> Option<LinkNumber> {
+    /// Returns a link of a party, chosen by a random number.
+    pub(super) fn random_link_of(&self, party: IpAddr, random: u64) -> Option<LinkNumber> {
         let links = &self.parties.get(&party)?.links;
         let (first, last) = (*links.first_key_value()?.0, *links.last_key_value()?.0);
         let from = first.saturating_add(random % last.saturating_sub(first).saturating_add(1));
         links.range(from..).next().map(|(link, _)| *link)
     }
 
-    /// The party that holds most.
+    /// Returns the party with the largest weight.
     pub(super) fn heaviest_party(&self) -> Option<IpAddr> {
         self.order.last().map(|(_, party)| *party)
     }
 
-    fn change(&mut self, name: IpAddr, link: LinkNumber, change: impl FnOnce(usize) -> usize) {
+    fn update(&mut self, name: IpAddr, link: LinkNumber, update: impl FnOnce(usize) -> usize) {
         let party = self.parties.entry(name).or_default();
         let before = party.links.get(&link).copied().unwrap_or(0);
-        let after = change(before);
+        let after = update(before);
         party.set(link, before, after);
         let weight = party.weight;
         party.weight = weight - before + after;
@@ -142,44 +143,44 @@ mod tests {
     }
 
     #[test]
-    fn the_heaviest_link_of_the_heaviest_party_gives_way() {
+    fn heaviest_link_of_the_heaviest_party_is_the_victim() {
         let mut shares = Shares::default();
         (1..=10).for_each(|link| shares.add(party(1), link, 5));
         shares.add(party(1), 7, 1);
         shares.add(party(2), 20, 30);
         assert_eq!(
-            shares.gives_way_to(party(3), 30, 10),
+            shares.victim_for(party(3), 30, 10),
             Some(7),
             "ten links of one address are one party"
         );
-        assert_eq!(shares.gives_way_to(party(2), 21, 10), Some(7));
+        assert_eq!(shares.victim_for(party(2), 21, 10), Some(7));
         assert_eq!(
-            shares.gives_way_to(party(1), 11, 5),
+            shares.victim_for(party(1), 11, 5),
             Some(7),
             "within its own party too"
         );
         assert_eq!(
-            shares.gives_way_to(party(1), 7, 1),
+            shares.victim_for(party(1), 7, 1),
             None,
-            "nobody holds more"
+            "no other link holds more"
         );
         assert_eq!(
-            shares.gives_way_to(party(3), 30, 100),
+            shares.victim_for(party(3), 30, 100),
             None,
-            "not to one that would hold more than anybody"
+            "the requester would be the heaviest"
         );
     }
 
     #[test]
-    fn of_equal_links_the_oldest_gives_way() {
+    fn oldest_of_equal_links_is_the_victim() {
         let mut shares = Shares::default();
         (1..=3).for_each(|link| shares.add(party(1), link, 5));
-        assert_eq!(shares.gives_way_to(party(1), 4, 5), Some(1));
+        assert_eq!(shares.victim_for(party(1), 4, 5), Some(1));
     }
 
     proptest! {
         #[test]
-        fn every_weight_is_counted_once(steps in proptest::collection::vec((0_u8..4, 0_u64..6, 0_usize..50, any::<bool>()), 0..200), random in any::<u64>()) {
+        fn weights_match_the_model(steps in proptest::collection::vec((0_u8..4, 0_u64..6, 0_usize..50, any::<bool>()), 0..200), random in any::<u64>()) {
             let mut shares = Shares::default();
             let mut model: HashMap<(u8, u64), usize> = HashMap::new();
             for (number, link, weight, adds) in steps {
@@ -198,8 +199,8 @@ mod tests {
                 for number in 0..4 {
                     prop_assert_eq!(shares.of_party(party(number)), of_party(number));
                     let links: Vec<_> = model.iter().filter(|((party, _), held)| *party == number && **held > 0).map(|((_, link), _)| *link).collect();
-                    prop_assert_eq!(shares.any_of(party(number), random).is_some(), !links.is_empty());
-                    prop_assert!(shares.any_of(party(number), random).is_none_or(|link| links.contains(&link)));
+                    prop_assert_eq!(shares.random_link_of(party(number), random).is_some(), !links.is_empty());
+                    prop_assert!(shares.random_link_of(party(number), random).is_none_or(|link| links.contains(&link)));
                 }
                 let most = (0..4).map(of_party).max();
                 prop_assert_eq!(shares.heaviest_party().map(|name| shares.of_party(name)), most.filter(|most| *most > 0));

@@ -1,8 +1,10 @@
-//! On which thread a link is served. Each thread has a runtime of its own, and a link stays where it was accepted to: what passes between two links of the
-//! same thread wakes nobody. Knows connections and how many there are on each thread; not what they are.
+//! Assigns connections to threads. Each thread has a separate runtime, and a link stays on its
+//! thread. So traffic between two links of one thread wakes no other thread. Knows connections and
+//! their number on each thread, but not what they are.
 //!
-//! Links that will meet cannot be told beforehand. So the first [`GROUP`] go to the first thread, which is all that a master of a few machines ever uses,
-//! the next to the second, and so round and round: many links are spread evenly.
+//! The master cannot predict which links will be spliced. So the first [`GROUP_SIZE`] links go to
+//! the first thread, the next to the second, and so on in turn. A master with few links uses one
+//! thread, and many links are spread evenly.
 
 use std::{
     fmt, io,
@@ -21,92 +23,93 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-/// Connections that a thread is given before the next one has its turn: the links of a household or a small team, which meet one another.
-const GROUP: usize = 16;
+/// Connections that a thread gets in a row: the links of a household or a small team, which connect
+/// to one another.
+const GROUP_SIZE: usize = 16;
 
-/// The threads of a master. The first is the one that made it.
+/// The threads of a master. The first is the thread that created it.
 pub(super) struct Threads {
-    first: Seats,
-    others: Vec<(Seats, JoinHandle<()>)>,
-    over: CancellationToken,
+    first: Worker,
+    others: Vec<(Worker, JoinHandle<()>)>,
+    stop: CancellationToken,
 }
 
-/// A thread, and how many connections it serves.
-struct Seats {
+/// A thread and the number of its connections.
+struct Worker {
     runtime: Handle,
-    taken: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
 }
 
-impl Seats {
+impl Worker {
     fn of(runtime: Handle) -> Self {
-        Seats {
+        Worker {
             runtime,
-            taken: Arc::default(),
+            connections: Arc::default(),
         }
     }
 
     fn groups(&self) -> usize {
-        self.taken.load(Relaxed) / GROUP
+        self.connections.load(Relaxed) / GROUP_SIZE
     }
 }
 
 impl Threads {
-    /// So many threads, this one among them. Must be called within a tokio runtime.
+    /// Starts `count` threads, the current one included. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the system refuses one.
+    /// When the system refuses a thread.
     pub(super) fn start(count: NonZeroUsize) -> io::Result<Self> {
-        let first = Seats::of(Handle::current());
+        let first = Worker::of(Handle::current());
         let mut threads = Threads {
             first,
             others: Vec::new(),
-            over: CancellationToken::new(),
+            stop: CancellationToken::new(),
         };
         for number in 2..=count.get() {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let (seats, over) = (Seats::of(runtime.handle().clone()), threads.over.clone());
+            let (worker, stop) = (Worker::of(runtime.handle().clone()), threads.stop.clone());
             let thread = std::thread::Builder::new().name(format!("report-{number}"));
             threads.others.push((
-                seats,
-                thread.spawn(move || runtime.block_on(over.cancelled()))?,
+                worker,
+                thread.spawn(move || runtime.block_on(stop.cancelled()))?,
             ));
         }
         Ok(threads)
     }
 
-    /// How many connections each serves.
-    fn taken(&self) -> Vec<usize> {
-        let others = self.others.iter().map(|(seats, _)| seats);
+    /// Returns the number of connections on each thread.
+    fn connections(&self) -> Vec<usize> {
+        let others = self.others.iter().map(|(worker, _)| worker);
         std::iter::once(&self.first)
             .chain(others)
-            .map(|seats| seats.taken.load(Relaxed))
+            .map(|worker| worker.connections.load(Relaxed))
             .collect()
     }
 
-    /// A place for one more connection: the first thread of those that have had the fewest groups.
-    pub(super) fn seat(&self) -> Seat {
-        let others = self.others.iter().map(|(seats, _)| seats);
-        let seats = others.fold(&self.first, |best, next| {
+    /// Assigns one more connection: to the first of the threads with the fewest full groups.
+    pub(super) fn assign(&self) -> ThreadSlot {
+        let others = self.others.iter().map(|(worker, _)| worker);
+        let worker = others.fold(&self.first, |best, next| {
             if next.groups() < best.groups() {
                 next
             } else {
                 best
             }
         });
-        seats.taken.fetch_add(1, Relaxed);
-        let is_elsewhere = !std::ptr::eq(seats, &self.first);
-        Seat {
-            runtime: seats.runtime.clone(),
-            is_elsewhere,
-            taken: Arc::clone(&seats.taken),
+        worker.connections.fetch_add(1, Relaxed);
+        let is_remote = !std::ptr::eq(worker, &self.first);
+        ThreadSlot {
+            runtime: worker.runtime.clone(),
+            is_remote,
+            connections: Arc::clone(&worker.connections),
         }
     }
 }
 
 impl Drop for Threads {
-    /// What still runs on the other threads is dropped with their runtimes.
+    /// Stops the other threads. Their runtimes drop the remaining tasks.
     fn drop(&mut self) {
-        self.over.cancel();
+        self.stop.cancel();
         let current = std::thread::current().id();
         for (_, thread) in self
             .others
@@ -114,61 +117,61 @@ impl Drop for Threads {
             .filter(|(_, thread)| thread.thread().id() != current)
         {
             if thread.join().is_err() {
-                error!("a thread of the master panicked");
+                error!("a master thread panicked");
             }
         }
     }
 }
 
-/// A connection's place on a thread, until it is dropped.
-pub(super) struct Seat {
+/// A connection's slot on a thread. Dropping it frees the slot.
+pub(super) struct ThreadSlot {
     runtime: Handle,
-    /// On another thread than the one that accepts.
-    is_elsewhere: bool,
-    taken: Arc<AtomicUsize>,
+    /// Whether this is another thread than the accepting one.
+    is_remote: bool,
+    connections: Arc<AtomicUsize>,
 }
 
-impl Seat {
-    /// Where the connection is served.
+impl ThreadSlot {
+    /// Returns the runtime that serves the connection.
     pub(super) fn runtime(&self) -> Handle {
         self.runtime.clone()
     }
 
-    /// Takes a connection from the runtime that accepted it, if it is served elsewhere.
+    /// Detaches a connection from the accepting runtime, if another one serves it.
     ///
     /// # Errors
     /// When the system refuses.
-    pub(super) fn send(&self, stream: TcpStream) -> io::Result<Sent> {
-        if self.is_elsewhere {
-            stream.into_std().map(Sent::Elsewhere)
+    pub(super) fn detach(&self, stream: TcpStream) -> io::Result<MovedStream> {
+        if self.is_remote {
+            stream.into_std().map(MovedStream::Detached)
         } else {
-            Ok(Sent::Here(stream))
+            Ok(MovedStream::Local(stream))
         }
     }
 }
 
-impl Drop for Seat {
+impl Drop for ThreadSlot {
     fn drop(&mut self) {
-        self.taken.fetch_sub(1, Relaxed);
+        self.connections.fetch_sub(1, Relaxed);
     }
 }
 
 /// A connection on its way to its thread.
-pub(super) enum Sent {
-    Here(TcpStream),
-    /// No runtime knows it.
-    Elsewhere(std::net::TcpStream),
+pub(super) enum MovedStream {
+    Local(TcpStream),
+    /// Registered with no runtime.
+    Detached(std::net::TcpStream),
 }
 
-impl Sent {
-    /// On the thread that serves it.
+impl MovedStream {
+    /// Registers the connection with the current runtime, on the thread that serves it.
     ///
     /// # Errors
     /// When the system refuses.
-    pub(super) fn arrive(self) -> io::Result<TcpStream> {
+    pub(super) fn attach(self) -> io::Result<TcpStream> {
         match self {
-            Sent::Here(stream) => Ok(stream),
-            Sent::Elsewhere(stream) => TcpStream::from_std(stream),
+            MovedStream::Local(stream) => Ok(stream),
+            MovedStream::Detached(stream) => TcpStream::from_std(stream),
         }
     }
 }
@@ -177,7 +180,7 @@ impl fmt::Debug for Threads {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Threads")
-            .field("taken", &self.taken())
+            .field("connections", &self.connections())
             .finish_non_exhaustive()
     }
 }
@@ -187,14 +190,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_few_connections_share_a_thread_and_many_are_spread() {
+    async fn few_connections_share_a_thread_and_many_are_spread() {
         let threads = Threads::start(NonZeroUsize::new(3).expect("three")).expect("threads");
-        let mut seats: Vec<_> = (0..GROUP).map(|_| threads.seat()).collect();
-        assert_eq!(threads.taken(), [GROUP, 0, 0]);
-        seats.extend((0..9 * GROUP).map(|_| threads.seat()));
-        assert_eq!(threads.taken(), [4 * GROUP, 3 * GROUP, 3 * GROUP]);
-        drop(seats);
-        assert_eq!(threads.taken(), [0, 0, 0]);
-        assert!(!threads.seat().is_elsewhere);
+        let mut slots: Vec<_> = (0..GROUP_SIZE).map(|_| threads.assign()).collect();
+        assert_eq!(threads.connections(), [GROUP_SIZE, 0, 0]);
+        slots.extend((0..9 * GROUP_SIZE).map(|_| threads.assign()));
+        assert_eq!(
+            threads.connections(),
+            [4 * GROUP_SIZE, 3 * GROUP_SIZE, 3 * GROUP_SIZE]
+        );
+        drop(slots);
+        assert_eq!(threads.connections(), [0, 0, 0]);
+        assert!(!threads.assign().is_remote);
     }
 }

@@ -1,41 +1,44 @@
-//! What all tunnels of a process may hold for slow applications and slow peers, together. Owns one sum; each tunnel has an [`Account`] of it and counts its own.
+//! The memory that all tunnels of a process may use together for slow applications and slow peers.
+//! The budget owns one sum; each tunnel has a [`BudgetAccount`] and counts its own bytes.
 //!
-//! A tunnel may take no more than what is still free (the dynamic threshold of Choudhury and Hahne, with a factor of one), so that tunnels whose applications have stalled
-//! leave something to the next one, however many there are. What a stream has in any case, its floor, is charged and never refused.
+//! A tunnel may take no more than the budget has free (the dynamic threshold of Choudhury and
+//! Hahne, with a factor of one). Tunnels with stalled applications therefore leave memory to the
+//! next tunnel, whatever their number. The floor of each stream is charged but never refused.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-/// A difference that is not worth telling the others: a tunnel counts its own bytes exactly, and all tunnels together about.
+/// The smallest change that a tunnel reports to the shared budget. A tunnel counts its own bytes
+/// exactly; the shared sum is approximate.
 const QUANTUM: u64 = 16 * 1024;
 
-/// Bytes that the tunnels of a process share.
+/// The bytes that the tunnels of a process share.
 #[derive(Debug)]
-pub struct Budget {
+pub struct MemoryBudget {
     size: u64,
     used: AtomicU64,
 }
 
-impl Default for Budget {
-    /// No limit.
+impl Default for MemoryBudget {
+    /// Creates a budget without a limit.
     fn default() -> Self {
-        Budget::new(u64::MAX)
+        MemoryBudget::new(u64::MAX)
     }
 }
 
-impl Budget {
-    /// A budget of `size` bytes, of which nothing is used.
+impl MemoryBudget {
+    /// Creates an unused budget of `size` bytes.
     #[must_use]
     pub fn new(size: u64) -> Self {
-        Budget {
+        MemoryBudget {
             size,
             used: AtomicU64::new(0),
         }
     }
 
-    /// Bytes that are used now, to within a few KiB for each tunnel.
+    /// Returns the number of bytes in use, accurate to a few KiB per tunnel.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used.load(Relaxed)
@@ -46,21 +49,21 @@ impl Budget {
     }
 }
 
-/// A tunnel's part of a [`Budget`]. Dropping it gives everything back.
+/// A tunnel's share of a [`MemoryBudget`]. Dropping it refunds all its bytes.
 #[derive(Debug, Default)]
-pub struct Account {
-    budget: Arc<Budget>,
+pub struct BudgetAccount {
+    budget: Arc<MemoryBudget>,
     charged: u64,
 }
 
-impl Account {
-    /// An account of `budget` that holds nothing.
-    pub fn of(budget: Arc<Budget>) -> Self {
-        Account { budget, charged: 0 }
+impl BudgetAccount {
+    /// Creates an account of `budget` with no bytes charged.
+    pub fn new(budget: Arc<MemoryBudget>) -> Self {
+        BudgetAccount { budget, charged: 0 }
     }
 
-    /// The tunnel holds `bytes` now. Answers how many more it may take.
-    pub fn settle(&mut self, bytes: u64) -> u64 {
+    /// Sets the charge of this tunnel to `bytes`. Returns how many more bytes it may take.
+    pub fn charge(&mut self, bytes: u64) -> u64 {
         if bytes.abs_diff(self.charged) >= QUANTUM || bytes == 0 {
             let _ = self.budget.used.fetch_update(Relaxed, Relaxed, |used| {
                 Some(used.saturating_sub(self.charged).saturating_add(bytes))
@@ -71,9 +74,9 @@ impl Account {
     }
 }
 
-impl Drop for Account {
+impl Drop for BudgetAccount {
     fn drop(&mut self) {
-        self.settle(0);
+        self.charge(0);
     }
 }
 
@@ -84,12 +87,14 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn stalled_tunnels_leave_something_to_the_next_and_never_exceed_the_budget() {
-        let budget = Arc::new(Budget::new(64 * MIB));
-        let mut accounts: Vec<_> = (0..10).map(|_| Account::of(Arc::clone(&budget))).collect();
+    fn stalled_tunnels_leave_memory_to_others_within_the_budget() {
+        let budget = Arc::new(MemoryBudget::new(64 * MIB));
+        let mut accounts: Vec<_> = (0..10)
+            .map(|_| BudgetAccount::new(Arc::clone(&budget)))
+            .collect();
         for account in &mut accounts {
             let mut held = 0;
-            while held < 32 * MIB && account.settle(held) > MIB {
+            while held < 32 * MIB && account.charge(held) > MIB {
                 held += MIB;
             }
             assert!(held > 0 || budget.free() < 3 * MIB, "{budget:?}");
@@ -101,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_there_is_always_room() {
-        assert!(Account::default().settle(1 << 40) > 1 << 60);
+    fn unlimited_budget_always_has_room() {
+        assert!(BudgetAccount::default().charge(1 << 40) > 1 << 60);
     }
 }

@@ -1,18 +1,20 @@
-//! A queue of bytes in pieces, for what was sent and not acknowledged and for what was received and not taken. Small pieces are
-//! joined, so that a peer or an application that moves single bytes does not cost a piece for each.
+//! A queue of bytes in pieces, for unacknowledged sent data and for unread received data. It joins
+//! small pieces, so that a peer or an application that moves single bytes does not cost one piece
+//! per byte.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Pieces up to this many bytes are joined with the one before, while that is no longer than this either: then the cost of a piece
-/// (about 60 bytes) stays under a twentieth of what it carries.
+/// A piece of up to this many bytes is joined to the previous piece, if that is also no longer than
+/// this. The overhead of a piece (about 60 bytes) then stays below a twentieth of its content.
 const SMALL_BYTES: usize = 2048;
 
-/// Places that an empty queue keeps, so that a stream that flows does not allocate for each piece.
-const PLACES_KEPT: usize = 4;
+/// The capacity that an empty queue keeps, so that an active stream does not allocate for each
+/// piece.
+const EMPTY_CAPACITY: usize = 4;
 
-/// Bytes in order, in pieces.
+/// An ordered sequence of bytes in pieces.
 #[derive(Debug, Default)]
 pub struct ByteQueue {
     pieces: VecDeque<Bytes>,
@@ -33,28 +35,30 @@ impl ByteQueue {
         }
     }
 
-    /// Takes the first piece.
+    /// Removes and returns the first piece.
     pub fn pop(&mut self) -> Option<Bytes> {
         let piece = self.pieces.pop_front();
-        self.give_back_memory();
+        self.release_memory();
         piece
     }
 
-    /// Copies each piece: what it is a part of, a message or a buffer that was read into, is no longer kept.
+    /// Copies each piece into memory of exactly its size. This releases the messages and read
+    /// buffers that the pieces were parts of.
     pub fn compact(&mut self) {
         for piece in &mut self.pieces {
             *piece = Bytes::copy_from_slice(piece);
         }
     }
 
-    /// Drops everything.
+    /// Drops all bytes.
     pub fn clear(&mut self) {
         self.pieces = VecDeque::new();
     }
 
-    /// Drops `count` bytes from the front, or all there are. Returns how many whole pieces went.
+    /// Drops `count` bytes from the front, or all bytes if there are fewer. Returns the number of
+    /// whole pieces that were dropped.
     pub fn advance(&mut self, mut count: usize) -> usize {
-        let mut gone: usize = 0;
+        let mut dropped: usize = 0;
         while let Some(first) = self.pieces.front_mut() {
             if count < first.len() {
                 drop(first.split_to(count));
@@ -62,20 +66,20 @@ impl ByteQueue {
             }
             count = count.saturating_sub(first.len());
             self.pieces.pop_front();
-            gone = gone.saturating_add(1);
+            dropped = dropped.saturating_add(1);
         }
-        self.give_back_memory();
-        gone
+        self.release_memory();
+        dropped
     }
 
-    /// The piece at `index`.
+    /// Returns the piece at `index`.
     pub fn piece(&self, index: usize) -> Option<&Bytes> {
         self.pieces.get(index)
     }
 
-    /// An idle stream keeps no more than the places for a few pieces.
-    fn give_back_memory(&mut self) {
-        if self.pieces.is_empty() && self.pieces.capacity() > PLACES_KEPT {
+    /// Limits the capacity of an empty queue, so that an idle stream keeps little memory.
+    fn release_memory(&mut self) {
+        if self.pieces.is_empty() && self.pieces.capacity() > EMPTY_CAPACITY {
             self.pieces = VecDeque::new();
         }
     }

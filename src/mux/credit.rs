@@ -1,33 +1,40 @@
-//! The credit that the streams of a tunnel share: how much of it each stream may hold. Owns the sums and the shares; a stream owns its own limit.
+//! The credit pool of a tunnel, which decides how much credit each stream may hold. The pool owns
+//! the sums and the shares; a stream owns its limit.
 //!
-//! Credit that was granted cannot be taken back, and a stream whose application stops reading keeps all of its credit as held bytes. Therefore a
-//! receiver treats credit as a loan:
+//! Granted credit cannot be revoked. A stream whose application stops reading turns all of its
+//! credit into held bytes. A receiver therefore treats credit as a loan:
 //!
-//! - Each stream has a *floor*, its first window, which is no loan. A stream can always move.
-//! - Credit beyond the floor is a loan out of one pool, the largest tunnel window. The loans never exceed the pool, so that held bytes are at most
-//!   the pool and the floors of all streams.
-//! - A stream may hold a share of the credit that is still free (the dynamic threshold of Choudhury and Hahne, "Dynamic queue length thresholds for
-//!   shared-memory packet switches", 1998). The share shrinks with each stream that stalls, and never reaches zero.
-//! - A stream that has not yet shown that its application reads borrows from a part of the pool, so that any number of applications that never
-//!   read leaves the rest to those that do.
+//! - Each stream has a *floor*, its initial window, which is not a loan. A stream can always move.
+//! - Credit beyond the floor is a loan out of one pool, whose size is the largest tunnel window.
+//!   The loans never exceed the pool. Held bytes are therefore at most the pool and the floors of
+//!   all streams.
+//! - A stream may hold a share of the credit that is still free (the dynamic threshold of Choudhury
+//!   and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998). The
+//!   share shrinks with each stalled stream, and never reaches zero.
+//! - A stream is *unproven* until its application has proved that it reads. Unproven streams borrow
+//!   from a part of the pool. Any number of applications that never read leaves the rest to the
+//!   others.
 
 use super::stream::ReceiveHalf;
 
-/// The part of the pool that streams without proof share, and the part that proven streams leave to them in any case.
+/// The part of the pool that unproven streams share, and the part that proven streams always leave
+/// to them, both as divisors.
 const UNPROVEN_PART: u64 = 4;
 const UNPROVEN_RESERVE: u64 = 16;
 
-/// The share of the free credit of its part that a stream may hold, as a divisor. Streams that stall one after the other leave 15/16 each.
+/// The share of the free credit of its part that a stream may hold, as a divisor. Each stalled
+/// stream leaves 15/16 of the free credit.
 const SHARE: u64 = 16;
 
-/// A long path needs more than that for one stream: up to 9/16 of the free credit, as long as an eighth of the pool is left to the streams after it.
+/// One stream on a long path needs more than that share. It may hold up to 9/16 of the free credit,
+/// while an eighth of the pool remains for later streams.
 const LONG_PATH_SIXTEENTHS: u64 = 9;
 const LONG_PATH_RESERVE: u64 = 8;
 
-/// What a stream without proof borrows at most, in bytes: with its floor, 256 KiB.
+/// The largest loan of an unproven stream, in bytes. With its floor this is 256 KiB.
 pub const UNPROVEN_LOAN_MAX: u64 = 240 * 1024;
 
-/// The loans of one class of streams, in bytes.
+/// The loans of unproven and of proven streams, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Loans {
     unproven: u64,
@@ -39,31 +46,32 @@ struct Loans {
 pub struct CreditPool {
     size: u64,
     loans: Loans,
-    /// What all loans may come to for the sake of the process's other tunnels.
-    most: u64,
+    /// The limit of all loans that the process's memory budget imposes.
+    budget_limit: u64,
 }
 
 impl CreditPool {
-    /// A pool of `size` bytes, all of them free.
+    /// Creates a pool of `size` free bytes.
     pub fn new(size: u64) -> Self {
         CreditPool {
             size,
             loans: Loans::default(),
-            most: u64::MAX,
+            budget_limit: u64::MAX,
         }
     }
 
-    /// The sum of all loans.
+    /// Returns the sum of all loans.
     pub fn lent(&self) -> u64 {
         self.loans.unproven.saturating_add(self.loans.proven)
     }
 
-    /// From now on `room` more bytes may be lent.
+    /// Limits further loans to `room` bytes.
     pub fn limit_to(&mut self, room: u64) {
-        self.most = self.lent().saturating_add(room);
+        self.budget_limit = self.lent().saturating_add(room);
     }
 
-    /// Changes the receiving half of a stream, and counts what became of its loan.
+    /// Applies `change` to the receiving half of a stream, and updates the sums by the change of
+    /// its loan.
     pub fn track<Outcome>(
         &mut self,
         receive: &mut ReceiveHalf,
@@ -85,12 +93,16 @@ impl CreditPool {
         outcome
     }
 
-    /// How many bytes this stream may have borrowed in all. `path_need` is what one stream needs to fill a long path; 0 for a short one.
+    /// Returns the total loan that this stream may hold. `path_need` is what one stream needs to
+    /// fill a long path; 0 for a short one.
     pub fn allowance(&self, receive: &ReceiveHalf, path_need: u64) -> u64 {
         let own = Loans::of(receive);
         let unproven = self.loans.unproven.saturating_sub(own.unproven);
         let proven = self.loans.proven.saturating_sub(own.proven);
-        let most = self.most.saturating_sub(unproven).saturating_sub(proven);
+        let most = self
+            .budget_limit
+            .saturating_sub(unproven)
+            .saturating_sub(proven);
         let allowance = if receive.is_proven() {
             let kept = unproven.max(self.size / UNPROVEN_RESERVE);
             let free = self.size.saturating_sub(kept).saturating_sub(proven);
@@ -106,7 +118,7 @@ impl CreditPool {
         allowance.min(most)
     }
 
-    /// Whether these are the loans of `streams`, and within the pool.
+    /// Returns whether the sums equal the loans of `streams` and stay within the pool.
     pub fn is_sum_of<'a>(&self, streams: impl Iterator<Item = &'a ReceiveHalf>) -> bool {
         let sum = streams
             .map(Loans::of)

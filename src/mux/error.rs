@@ -1,31 +1,31 @@
-//! What can go wrong in a mux: by the peer (the tunnel ends), or for one stream.
+//! Errors of the multiplexer: protocol errors, which end the tunnel, and errors of one stream.
 
 use super::frame::ResetCode;
 
-/// The peer broke the protocol: the tunnel cannot go on.
+/// A violation of the protocol by the peer. The tunnel must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MuxError {
-    /// A frame that is malformed or out of state.
+    /// A frame is malformed or out of state.
     #[error("the peer broke the tunnel protocol: {0}")]
     Protocol(&'static str),
-    /// The peer sent more than it was given credit for.
+    /// The peer sent more than its credit allows.
     #[error("the peer sent beyond its credit: {0}")]
     FlowControl(&'static str),
 }
 
-/// Why a stream cannot do what it was asked.
+/// The reason why an operation on a stream failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
-    /// The stream was given up, by the peer or here.
+    /// The peer or this end reset the stream.
     #[error("the stream was reset: {0}")]
     Reset(ResetCode),
-    /// This direction was already finished here.
+    /// The application finished this direction before.
     #[error("the stream was already finished")]
     Finished,
-    /// More was written than the peer's credit allows.
-    #[error("the peer has given no credit for so much")]
+    /// The write exceeds the peer's credit.
+    #[error("the write exceeds the peer's credit")]
     NoCredit,
-    /// There is no such stream, or no longer.
+    /// The stream does not exist, or not any more.
     #[error("there is no such stream")]
     Unknown,
 }

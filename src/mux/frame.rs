@@ -1,4 +1,5 @@
-//! Tunnel frames (PROTOCOL 9.1): encode, decode. Knows bytes; not what state allows which frame.
+//! The codec of tunnel frames (PROTOCOL 9.1). It knows bytes, but not which state allows which
+//! frame.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -7,14 +8,15 @@ use super::{
     varint::{self, MAX_BYTES},
 };
 
-/// The number of a stream in its tunnel: even when the client opened it, odd when the server did.
+/// The number of a stream in its tunnel: even for streams of the client, odd for those of the
+/// server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub u64);
 
-/// Why a stream was given up (PROTOCOL 9.8).
+/// The reason for a reset (PROTOCOL 9.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResetCode {
-    /// Nobody needs it any more.
+    /// The application does not need the stream any more.
     Cancelled,
     /// The local service refused the connection.
     Refused,
@@ -22,13 +24,13 @@ pub enum ResetCode {
     Unreachable,
     /// The local connection was reset.
     Reset,
-    /// Something took too long.
+    /// An operation took too long.
     Timeout,
     /// The bytes of the stream could not be decoded.
     Corrupt,
-    /// The sender ends.
+    /// The sender is shutting down.
     Shutdown,
-    /// Too many streams.
+    /// There are too many streams.
     Limit,
     /// The peer broke the protocol.
     Protocol,
@@ -82,47 +84,48 @@ impl std::fmt::Display for ResetCode {
     }
 }
 
-/// One frame inside a tunnel message. Offsets, limits and windows are in bytes.
+/// One frame of a tunnel message. Offsets, limits and windows are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TunnelFrame {
-    /// A new stream; the peer may send `window` bytes on it at first.
+    /// Opens a stream. The peer may initially send `window` bytes on it.
     Open {
         stream: StreamId,
         window: u64,
         details: Bytes,
     },
-    /// Bytes of a stream from `offset`.
+    /// Carries bytes of a stream from `offset`.
     Data {
         stream: StreamId,
         offset: u64,
         bytes: Bytes,
     },
-    /// The direction ends at `final_offset`.
+    /// Ends the direction at `final_offset`.
     Fin { stream: StreamId, final_offset: u64 },
-    /// The stream is given up.
+    /// Resets the stream.
     Reset {
         stream: StreamId,
         final_offset: u64,
         code: ResetCode,
     },
-    /// What was received, and up to where more may be sent.
+    /// Acknowledges received bytes of a stream, and sets the limit up to which the peer may send.
     Window {
         stream: StreamId,
         received: u64,
         limit: u64,
     },
-    /// Up to where the sum of all streams may be sent.
+    /// Sets the limit for the sum of all streams.
     TunnelWindow { limit: u64 },
-    /// Asks for a [`TunnelFrame::Pong`] with the same token.
+    /// Requests a [`TunnelFrame::Pong`] with the same token.
     Ping { token: u64 },
     /// Answers a [`TunnelFrame::Ping`].
     Pong { token: u64 },
-    /// Begins the list of what was received: the lowest number of the receiver's streams whose OPEN has not come, and of the sender's streams
-    /// that it has not opened.
+    /// Begins the list of received data. `seen` is the lowest number of the receiver's streams
+    /// whose OPEN has not arrived. `opened` is the lowest number of the sender's streams that it
+    /// has not opened.
     Resume { seen: u64, opened: u64 },
     /// Ends the list.
     Resumed,
-    /// The tunnel is over.
+    /// Ends the tunnel.
     End { code: ResetCode },
 }
 
@@ -138,16 +141,19 @@ const RESUME: u8 = 0x09;
 const RESUMED: u8 = 0x0b;
 const END: u8 = 0x0c;
 
-/// The type of MOVED, a message of its own: the last one of its sender on this attachment (PROTOCOL 10.6). It never reaches a mux.
+/// The type of MOVED, a message without other frames: the last one that its sender sends on this
+/// attachment (PROTOCOL 10.6). It never reaches a mux.
 pub const MOVED: u8 = 0x0d;
 
-/// The type of MOVE, a message of its own: the client is to move the tunnel (PROTOCOL 10.7). It never reaches a mux.
+/// The type of MOVE, a message without other frames: it asks the client to move the tunnel
+/// (PROTOCOL 10.7). It never reaches a mux.
 pub const MOVE: u8 = 0x0e;
 
-/// What a DATA frame takes beside its bytes, at most: type, stream, offset, length.
+/// The maximum overhead of a DATA frame: type, stream, offset and length.
 pub const DATA_OVERHEAD: usize = 1 + 3 * MAX_BYTES;
 
-/// What any frame but OPEN's details and DATA's bytes takes, at most: type and three numbers.
+/// The maximum size of a frame without the details of OPEN or the bytes of DATA: the type and three
+/// numbers.
 pub const FRAME_MAX: usize = 1 + 3 * MAX_BYTES;
 
 impl TunnelFrame {
@@ -198,9 +204,9 @@ impl TunnelFrame {
     /// Takes a frame from the front of `message`, which is not empty.
     ///
     /// # Errors
-    /// [`MuxError::Protocol`] when the type is unknown or a field is cut short.
+    /// [`MuxError::Protocol`] if the type is unknown or a field is truncated.
     pub fn decode(message: &mut Bytes) -> Result<Self, MuxError> {
-        let truncated = MuxError::Protocol("a tunnel frame is cut short");
+        let truncated = MuxError::Protocol("truncated tunnel frame");
         if message.is_empty() {
             return Err(truncated);
         }
@@ -248,16 +254,16 @@ impl TunnelFrame {
             }),
             MOVED | MOVE => {
                 return Err(MuxError::Protocol(
-                    "a frame that must be the only one of its message",
+                    "MOVED or MOVE beside other frames of a message",
                 ));
             }
-            _ => return Err(MuxError::Protocol("a tunnel frame of unknown type")),
+            _ => return Err(MuxError::Protocol("tunnel frame of unknown type")),
         };
         frame.ok_or(truncated)
     }
 }
 
-/// Appends all of a DATA frame but its bytes.
+/// Appends the header of a DATA frame, which its bytes follow.
 pub fn data_header(out: &mut BytesMut, stream: StreamId, offset: u64, length: usize) {
     numbers(out, DATA, &[stream.0, offset, length as u64]);
 }
@@ -265,16 +271,16 @@ pub fn data_header(out: &mut BytesMut, stream: StreamId, offset: u64, length: us
 fn numbers(out: &mut BytesMut, frame_type: u8, values: &[u64]) {
     out.put_u8(frame_type);
     for &value in values {
-        varint::put(out, value);
+        varint::encode(out, value);
     }
 }
 
-/// Takes `count` numbers, at most three; the rest are 0.
+/// Takes `count` numbers, at most three. The remaining ones are 0.
 fn number(message: &mut Bytes, count: usize) -> Option<[u64; 3]> {
     let mut input = &message[..];
     let mut values = [0; 3];
     for value in values.iter_mut().take(count) {
-        *value = varint::take(&mut input)?;
+        *value = varint::decode(&mut input)?;
     }
     let used = message.len().saturating_sub(input.len());
     message.advance(used);
@@ -346,7 +352,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_frame_reads_back_and_no_prefix_of_it_does(frame in any_frame()) {
+        fn every_frame_round_trips_and_no_prefix_decodes(frame in any_frame()) {
             let mut out = BytesMut::new();
             frame.encode(&mut out);
             let whole = out.freeze();
@@ -366,14 +372,14 @@ mod tests {
     }
 
     #[derive(serde::Deserialize)]
-    struct Vector {
+    struct FrameVector {
         name: String,
         hex: String,
     }
 
     #[test]
-    fn the_frames_of_the_vectors_are_written_as_the_protocol_says() {
-        let vectors: Vec<Vector> =
+    fn frames_encode_to_the_protocol_vectors() {
+        let vectors: Vec<FrameVector> =
             serde_json::from_str(include_str!("../../tests/vectors/tunnel_frames.json")).unwrap();
         let stream = StreamId(4);
         let frames = [

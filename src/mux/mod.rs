@@ -1,17 +1,27 @@
-//! Streams over one ordered channel of messages: the multiplexer of a tunnel, as a state machine without I/O.
+//! The stream multiplexer of a tunnel: a sans-I/O state machine over one ordered message channel.
 //!
 //! # Contract
-//! The owner tells the mux what happens and when (`handle_*`, with `now`), and asks it what to do: [`Mux::poll_transmit`] for the next
-//! message, [`Mux::poll_event`] for what the application should know, [`Mux::poll_timeout`] for when to call
-//! [`Mux::handle_timeout`]. After any call all three may have something new. The mux never blocks, and knows neither sockets nor ciphers nor tasks.
+//! The caller feeds events with a timestamp through the `handle_*` methods. It then polls three
+//! methods:
+//!
+//! - [`Mux::poll_transmit`] returns the next message to send.
+//! - [`Mux::poll_event`] returns the next event for the application.
+//! - [`Mux::poll_timeout`] returns the time at which to call [`Mux::handle_timeout`].
+//!
+//! Any call may change the result of all three. The mux never blocks, and it knows no sockets,
+//! ciphers or tasks.
 //!
 //! # Credit
-//! Bytes are counted by offset. `window` owns what we grant, `credit` how the streams share it, `stream` what we were granted; what we hold for slow
-//! applications is `Σ (received − consumed)` over the streams, and equals what the tunnel's window counts (checked after each operation in debug builds).
+//! Credit is counted in byte offsets. `window` owns the credit that this end grants. `credit`
+//! divides it among the streams. `stream` holds the credit that the peer granted. The bytes held
+//! for slow applications are `Σ (received − consumed)` over all streams. This sum equals the count
+//! in the tunnel's window; debug builds check it after each operation.
 //!
-//! # What is kept
-//! What was sent stays until the peer says it has it, so that it can be sent again on another channel. The owner says when one channel takes the place
-//! of another ([`Mux::write_resume`], [`Mux::resume`]); while there is none, it does not ask for messages, and the rest goes on.
+//! # Retransmission
+//! Sent data is retained until the peer acknowledges it, so that it can be sent again on another
+//! channel. The caller decides when one channel replaces another ([`Mux::write_resume`],
+//! [`Mux::resume`]). While there is no channel, the caller does not poll for messages; everything
+//! else continues.
 
 #![cfg_attr(
     not(test),
@@ -24,36 +34,36 @@
     )
 )]
 
-mod application;
-mod best_rate;
+mod ack_queue;
+mod bandwidth;
+#[cfg(test)]
+mod bandwidth_tests;
 mod budget;
 mod byte_queue;
-mod company;
 mod credit;
-mod delivery;
 mod error;
 mod frame;
-mod load;
+mod interactive;
+mod max_rate;
+mod open_state;
 #[cfg(test)]
-mod malice_tests;
-mod opening;
-#[cfg(test)]
-mod path_tests;
+mod protocol_violation_tests;
 mod receive;
 mod resume;
 #[cfg(test)]
 mod resume_tests;
-mod round_trip;
+mod rtt;
 mod schedule;
+mod send_totals;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
-mod stalled_tests;
+mod slow_reader_tests;
 mod stream;
+mod stream_api;
 #[cfg(test)]
 mod tests;
 mod transmit;
-mod updates;
 mod varint;
 mod window;
 
@@ -66,144 +76,151 @@ use std::{
 use bytes::Bytes;
 
 use self::{
-    budget::Account,
+    ack_queue::AckQueue,
+    budget::BudgetAccount,
     credit::CreditPool,
     frame::TunnelFrame,
-    load::Load,
-    resume::{Closing, Resumption},
-    round_trip::RoundTrip,
+    resume::{ResumeState, TunnelCloseState},
+    rtt::RttProber,
     schedule::Schedule,
-    stream::{Stream, Update},
-    updates::Updates,
+    send_totals::SendTotals,
+    stream::{AckState, StreamState},
     window::TunnelWindow,
 };
 pub use self::{
-    budget::Budget,
+    budget::MemoryBudget,
     error::{MuxError, StreamError},
     frame::{MOVE, MOVED, ResetCode, StreamId},
-    load::PIECE_MAX,
+    send_totals::WRITE_MAX,
     window::WindowSize,
 };
 use crate::map::Map;
 
-/// The largest `details` of OPEN, in bytes: well inside one message (PROTOCOL 9.2).
+/// The largest `details` of OPEN, in bytes: well below the size of one message (PROTOCOL 9.2).
 const DETAILS_MAX: usize = 4096;
 
-/// What the peer may have opened beyond what it is permitted, before it can know of the resets: at least this many streams.
+/// The minimum number of streams that the peer may open beyond its limit. The peer needs this slack
+/// because it opens streams before it receives the resets of earlier ones.
 const REFUSED_MIN: usize = 1024;
 
-/// Which end of the tunnel this is: it decides the numbers of its streams.
+/// The side of the tunnel, which determines the parity of its stream numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Its streams have even numbers.
+pub enum TunnelSide {
+    /// The client, which uses even stream numbers.
     Client,
-    /// Its streams have odd numbers.
+    /// The server, which uses odd stream numbers.
     Server,
 }
 
-/// What this end of the tunnel grants and permits.
+/// The credit and limits that this end grants to the peer.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameters {
     /// The window of each stream.
     pub stream_window: WindowSize,
-    /// The window of all streams together; its largest size bounds what is held for slow applications, and what is kept until the peer
-    /// acknowledges it.
+    /// The window of all streams together. Its maximum bounds two amounts: the bytes held for slow
+    /// applications, and the bytes retained until the peer acknowledges them.
     pub tunnel_window: WindowSize,
-    /// How many streams the peer may have open at a time; one more is reset with [`ResetCode::Limit`].
+    /// The number of streams that the peer may have open at a time. A further stream is reset with
+    /// [`ResetCode::Limit`].
     pub streams_max: usize,
 }
 
-/// What the peer granted in its handshake.
+/// The credit that the peer granted in its handshake.
 #[derive(Debug, Clone, Copy)]
 pub struct PeerGrant {
-    /// What may be sent on each stream that is opened here, in bytes, before the peer grants more.
+    /// The initial send limit of each stream that this end opens, in bytes.
     pub stream_window: u64,
-    /// The same for all streams together.
+    /// The initial send limit of all streams together, in bytes.
     pub tunnel_window: u64,
 }
 
-/// What the application should know.
+/// An event for the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum MuxEvent {
     /// The peer opened a stream.
     Opened {
-        /// Its number.
+        /// The number of the stream.
         stream: StreamId,
-        /// What the peer says of it; JSON or empty.
+        /// The peer's description of the stream: JSON or empty.
         details: Bytes,
     },
-    /// [`Mux::read`] has something new; told once after it had nothing.
+    /// [`Mux::read`] has new data. Reported once after it returned [`StreamRead::Wait`].
     Readable(StreamId),
-    /// [`Mux::write_room`] is no longer 0 and worth a wake-up, or [`Mux::is_delivered`] may be true; told once after they were not, or the stream was reset.
+    /// [`Mux::write_room`] is large enough to justify a wake-up, [`Mux::is_delivered`] may be true,
+    /// or the stream was reset. Reported once after the application had to wait.
     Writable(StreamId),
-    /// The peer gave the stream up; told even when nobody waits for the stream.
+    /// The peer reset the stream. Reported even if no task waits for the stream.
     Reset(StreamId),
-    /// After [`Mux::resume`], the peer has said what it received: the flow goes on.
+    /// After [`Mux::resume`], the peer's list of received data is complete and data flows again.
     Resumed {
-        /// How many streams there are.
+        /// The number of streams.
         streams: usize,
-        /// How many bytes are sent again.
+        /// The number of bytes to send again.
         again_bytes: u64,
     },
     /// The peer ended the tunnel.
     Closed(ResetCode),
 }
 
-/// What [`Mux::read`] found.
+/// The result of [`Mux::read`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Read {
+pub enum StreamRead {
     /// The next bytes.
     Data(Bytes),
-    /// Nothing now; an [`Event::Readable`] will follow.
+    /// No data is available now; an [`MuxEvent::Readable`] will follow.
     Wait,
-    /// The peer finished this direction, and everything was read.
+    /// The peer finished this direction, and the application has read everything.
     End,
 }
 
-/// One end of a tunnel's multiplexer. See the module's documentation for the contract.
+/// One end of a tunnel's multiplexer. The module documentation describes the contract.
 #[derive(Debug)]
 pub struct Mux {
     parameters: Parameters,
-    streams: Map<StreamId, Stream>,
-    /// How many of them the peer opened.
+    streams: Map<StreamId, StreamState>,
+    /// The number of streams that the peer opened.
     peer_streams: usize,
-    /// The next number to open here, the next whose OPEN will leave for the first time, and the next that the peer will open.
+    /// The next stream number to open here, the next one whose OPEN has not been sent, and the next
+    /// one that the peer will open.
     next_local: u64,
     next_announced: u64,
     next_peer: u64,
     grant: PeerGrant,
-    /// The sum of all first sendings, and the peer's limit for it.
+    /// The sum of all first transmissions in bytes, and the peer's limit for it.
     tunnel_sent: u64,
     tunnel_limit: u64,
-    load: Load,
+    send_totals: SendTotals,
     window: TunnelWindow,
     credit: CreditPool,
-    account: Account,
-    round_trip: RoundTrip,
+    account: BudgetAccount,
+    rtt: RttProber,
     schedule: Schedule,
-    /// Streams that the tunnel's credit keeps out of the schedule, so that they do not stand before bytes that are sent again without it.
+    /// Streams that lack tunnel credit. They are kept out of the schedule so that they do not block
+    /// retransmissions, which need no credit.
     parked: BTreeSet<StreamId>,
-    /// Streams that move little and have written beside others: they may use the last of the credit.
-    little: BTreeSet<StreamId>,
-    /// Streams whose OPEN is to leave, in the order of their numbers, and then those whose FIN or RESET waits for nothing else: both go
-    /// ahead of all data.
+    /// Interactive streams that have data to send beside other streams. They may use the last part
+    /// of the credit.
+    interactive: BTreeSet<StreamId>,
+    /// Streams with an OPEN to send, in the order of their numbers, and streams whose FIN or RESET
+    /// can be sent at once. Both precede all data.
     opens: VecDeque<StreamId>,
     ends: VecDeque<StreamId>,
-    /// The token of the last PING that is not answered: earlier ones need no answer, so that a flood of them takes no memory.
-    pong: Option<u64>,
-    updates: Updates,
-    events: VecDeque<Event>,
-    resumption: Resumption,
-    closing: Closing,
+    /// The token of the last unanswered PING. Earlier PINGs need no answer, so a flood of PINGs
+    /// takes no memory.
+    pending_pong: Option<u64>,
+    ack_queue: AckQueue,
+    events: VecDeque<MuxEvent>,
+    resume_state: ResumeState,
+    close_state: TunnelCloseState,
 }
 
 impl Mux {
-    /// A mux whose handshake has told both sides' grants.
+    /// Creates a mux from the credit that both sides granted in the handshake.
     #[must_use]
-    pub fn new(side: Side, parameters: Parameters, grant: PeerGrant, now: Instant) -> Self {
+    pub fn new(side: TunnelSide, parameters: Parameters, grant: PeerGrant, now: Instant) -> Self {
         let (next_local, next_peer) = match side {
-            Side::Client => (0, 1),
-            Side::Server => (1, 0),
+            TunnelSide::Client => (0, 1),
+            TunnelSide::Server => (1, 0),
         };
         Mux {
             parameters,
@@ -215,74 +232,75 @@ impl Mux {
             grant,
             tunnel_sent: 0,
             tunnel_limit: grant.tunnel_window,
-            load: Load::new(parameters.tunnel_window.max),
+            send_totals: SendTotals::new(parameters.tunnel_window.max),
             window: TunnelWindow::new(now, parameters.tunnel_window),
             credit: CreditPool::new(parameters.tunnel_window.max),
-            account: Account::default(),
-            round_trip: RoundTrip::default(),
+            account: BudgetAccount::default(),
+            rtt: RttProber::default(),
             schedule: Schedule::default(),
             parked: BTreeSet::new(),
-            little: BTreeSet::new(),
+            interactive: BTreeSet::new(),
             opens: VecDeque::new(),
             ends: VecDeque::new(),
-            pong: None,
-            updates: Updates::default(),
+            pending_pong: None,
+            ack_queue: AckQueue::default(),
             events: VecDeque::new(),
-            resumption: Resumption::default(),
-            closing: Closing::default(),
+            resume_state: ResumeState::default(),
+            close_state: TunnelCloseState::default(),
         }
     }
 
-    /// The same, whose memory is charged to what all tunnels of a process share.
+    /// Charges the memory of this mux to `budget`, which all tunnels of a process share.
     #[must_use]
-    pub fn charged_to(mut self, budget: Arc<Budget>) -> Self {
-        self.account = Account::of(budget);
+    pub fn with_budget(mut self, budget: Arc<MemoryBudget>) -> Self {
+        self.account = BudgetAccount::new(budget);
         self
     }
 
-    /// What the application should know next.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    /// Returns the next event for the application.
+    pub fn poll_event(&mut self) -> Option<MuxEvent> {
         self.events.pop_front()
     }
 
-    /// When [`Mux::handle_timeout`] is to be called, if ever.
+    /// Returns the time at which to call [`Mux::handle_timeout`], if there is one.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.updates.deadline()
+        self.ack_queue.deadline()
     }
 
-    /// The time of [`Mux::poll_timeout`] has come.
+    /// Handles the passing of the deadline that [`Mux::poll_timeout`] returned.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for id in self.updates.expire(now) {
+        for id in self.ack_queue.expire(now) {
             if self
                 .streams
                 .get(&id)
-                .is_some_and(|stream| stream.update == Update::Pending)
+                .is_some_and(|stream| stream.ack_state == AckState::Delayed)
             {
-                self.update_at_once(id);
+                self.ack_immediately(id);
             }
         }
     }
 
-    /// How many streams there are, those included that only wait for their last acknowledgement.
+    /// Returns the number of streams, including those that only wait for their last
+    /// acknowledgement.
     #[must_use]
     pub fn streams(&self) -> usize {
         self.streams.len()
     }
 
-    /// Bytes that applications have written and that are to be sent.
+    /// Returns the number of bytes that applications have written and that are still to be sent.
     #[must_use]
     pub fn unsent_bytes(&self) -> u64 {
-        self.load.unsent
+        self.send_totals.unsent
     }
 
-    /// Bytes held for applications that have not taken them.
+    /// Returns the number of received bytes that applications have not consumed.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         self.window.held()
     }
 
-    /// Drops what waits for the application, and gives the credit back.
+    /// Drops the data that waits for the application, and returns its credit.
     fn discard(&mut self, now: Instant, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
@@ -295,50 +313,51 @@ impl Mux {
             held
         });
         self.window.release(held);
-        self.settle();
+        self.update_budget();
     }
 
-    /// Tells the application to look at the stream again.
+    /// Queues the events for which the application waits on this stream.
     fn wake(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         if std::mem::take(&mut stream.wants_read) {
-            self.events.push_back(Event::Readable(id));
+            self.events.push_back(MuxEvent::Readable(id));
         }
         if std::mem::take(&mut stream.wants_write) {
-            self.events.push_back(Event::Writable(id));
+            self.events.push_back(MuxEvent::Writable(id));
         }
     }
 
-    /// The peer should hear what was received, with the next message.
-    fn update_at_once(&mut self, id: StreamId) {
+    /// Schedules a WINDOW for the stream in the next message.
+    fn ack_immediately(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id)
-            && stream.update != Update::Due
+            && stream.ack_state != AckState::Due
         {
-            stream.update = Update::Due;
-            self.updates.due.push_back(id);
+            stream.ack_state = AckState::Due;
+            self.ack_queue.due.push_back(id);
         }
     }
 
-    /// The peer should hear what was received, in a while. Says whether it will only then.
-    fn update_in_a_while(&mut self, id: StreamId) -> bool {
+    /// Schedules a delayed WINDOW for the stream. Returns false if one is due already with the next
+    /// message, or if the stream does not exist.
+    fn delay_ack(&mut self, id: StreamId) -> bool {
         let Some(stream) = self.streams.get_mut(&id) else {
             return false;
         };
-        if stream.update == Update::None {
-            stream.update = Update::Pending;
-            self.updates.defer(id);
+        if stream.ack_state == AckState::None {
+            stream.ack_state = AckState::Delayed;
+            self.ack_queue.defer(id);
         }
-        stream.update == Update::Pending
+        stream.ack_state == AckState::Delayed
     }
 
     fn is_local(&self, id: StreamId) -> bool {
         id.0 % 2 == self.next_local % 2
     }
 
-    fn forget_if_over(&mut self, id: StreamId) {
-        if self.streams.get(&id).is_some_and(Stream::is_over) {
+    fn remove_if_complete(&mut self, id: StreamId) {
+        if self.streams.get(&id).is_some_and(StreamState::is_complete) {
             self.streams.remove(&id);
             if !self.is_local(id) {
                 self.peer_streams = self.peer_streams.saturating_sub(1);
@@ -349,26 +368,29 @@ impl Mux {
         }
     }
 
-    /// Ends each change: tells the process's budget what is held now.
-    fn settle(&mut self) {
+    /// Charges the bytes held now to the process's budget. Every public operation ends with this
+    /// call.
+    fn update_budget(&mut self) {
         let floors = self
             .parameters
             .stream_window
             .initial
             .saturating_mul(self.streams.len() as u64);
-        let room = self.account.settle(
+        // The charge covers the floor of every stream, the loans beyond it, and all retained data.
+        let room = self.account.charge(
             floors
                 .saturating_add(self.credit.lent())
-                .saturating_add(self.load.kept),
+                .saturating_add(self.send_totals.retained),
         );
         self.credit.limit_to(room);
-        self.load.limit_to(room);
-        self.check();
+        self.send_totals.limit_to(room);
+        self.check_invariants();
     }
 
-    /// What is held for applications is what the streams hold, and no stream was sent or has received beyond its credit.
-    fn check(&self) {
-        // With many streams the sum would take longer than the traffic.
+    /// Checks in debug builds that the ledgers agree, and that neither direction exceeds its
+    /// credit.
+    fn check_invariants(&self) {
+        // With many streams the sum would cost more than the traffic itself.
         const STREAMS_CHECKED: usize = 64;
         if cfg!(debug_assertions) && self.streams.len() <= STREAMS_CHECKED {
             let held: u64 = self
@@ -378,12 +400,12 @@ impl Mux {
                 .sum();
             debug_assert_eq!(held, self.window.held(), "credit is conserved");
             debug_assert!(
-                self.load.is_sum_of(self.streams.values()),
-                "what is unsent and kept is counted"
+                self.send_totals.is_sum_of(self.streams.values()),
+                "unsent and retained bytes are counted"
             );
             debug_assert!(
                 self.tunnel_sent <= self.tunnel_limit,
-                "nothing is sent beyond the tunnel's credit"
+                "no byte exceeds the tunnel's credit"
             );
             debug_assert!(
                 self.credit

@@ -1,30 +1,32 @@
-//! What the mux receives: every frame of a message, checked against the state before it changes anything.
+//! The receive path: checks every frame of a message against the state before it changes anything.
 
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
 use super::{
-    DETAILS_MAX, Event, Mux, MuxError, REFUSED_MIN, ResetCode, StreamId, TunnelFrame,
-    opening::Opening,
-    stream::{End, Stream},
+    DETAILS_MAX, Mux, MuxError, MuxEvent, REFUSED_MIN, ResetCode, StreamId, TunnelFrame,
+    open_state::OpenState,
+    stream::{StreamEnd, StreamState},
 };
 use crate::map::Map;
 
-/// What a keystroke, a prompt or a small answer is at most, in bytes.
-const LITTLE_AT_A_TIME: u64 = 1024;
+/// The largest frame that counts as interactive, in bytes: a keystroke, a prompt or a small answer.
+const INTERACTIVE_FRAME_MAX: u64 = 1024;
 
-/// A stream that moves little has moved no more within the time in which another would use its window up, in bytes.
-const LITTLE: u64 = 16 * 1024;
+/// The largest amount that an interactive stream moves, in bytes, in the time in which a bulk
+/// stream would use up its window.
+const INTERACTIVE_STREAM_MAX: u64 = 16 * 1024;
 
 impl Mux {
-    /// Takes a message of the peer.
+    /// Processes a message from the peer.
     ///
     /// # Errors
-    /// When the peer broke the protocol. The tunnel must end then: the state is that of the frames before.
+    /// If the peer broke the protocol. The tunnel must end then. The frames before the faulty one
+    /// have taken effect.
     pub fn handle_message(&mut self, now: Instant, mut message: Bytes) -> Result<(), MuxError> {
         if !message.is_empty() {
-            self.resumption.something_moved();
+            self.resume_state.mark_candidates_stale();
         }
         let length = message.len();
         while !message.is_empty() {
@@ -36,19 +38,21 @@ impl Mux {
                 } => TunnelFrame::Data {
                     stream,
                     offset,
-                    bytes: self.unpinned(stream, bytes, length),
+                    bytes: self.detach_from_message(stream, bytes, length),
                 },
                 frame => frame,
             };
             self.handle_frame(now, frame)?;
         }
-        self.settle();
+        self.update_budget();
         Ok(())
     }
 
-    /// A piece that waits for its application keeps its whole message in memory, and perhaps what was read with it: a copy does not. A large piece is not
-    /// copied for an application that has shown that it reads, nor a small one for such an application that waits for it.
-    fn unpinned(&self, id: StreamId, bytes: Bytes, message: usize) -> Bytes {
+    /// Copies `bytes` unless the application is about to take them. A piece that waits keeps its
+    /// whole message in memory, and possibly the read buffer; a copy does not. If the application
+    /// has proved that it reads, two kinds of pieces are not copied: large ones, and small ones for
+    /// which it waits.
+    fn detach_from_message(&self, id: StreamId, bytes: Bytes, message: usize) -> Bytes {
         let is_taken = self.streams.get(&id).is_some_and(|stream| {
             let is_large = bytes.len() >= message / 2;
             stream.receive.is_proven() && (is_large || stream.wants_read)
@@ -61,10 +65,10 @@ impl Mux {
     }
 
     fn handle_frame(&mut self, now: Instant, frame: TunnelFrame) -> Result<(), MuxError> {
-        if self.closing.is_ended_by_peer() {
-            return Err(MuxError::Protocol("a frame after END"));
+        if self.close_state.is_ended_by_peer() {
+            return Err(MuxError::Protocol("frame after END"));
         }
-        let is_listing = self.resumption.admit(&frame)?;
+        let is_listing = self.resume_state.admit(&frame)?;
         match frame {
             TunnelFrame::Window {
                 stream,
@@ -84,12 +88,12 @@ impl Mux {
             TunnelFrame::Fin {
                 stream,
                 final_offset,
-            } => self.handle_end(now, stream, final_offset, End::Fin),
+            } => self.handle_end(now, stream, final_offset, StreamEnd::Fin),
             TunnelFrame::Reset {
                 stream,
                 final_offset,
                 code,
-            } => self.handle_end(now, stream, final_offset, End::Reset(code)),
+            } => self.handle_end(now, stream, final_offset, StreamEnd::Reset(code)),
             TunnelFrame::Window {
                 stream,
                 received,
@@ -100,21 +104,21 @@ impl Mux {
                 Ok(())
             }
             TunnelFrame::Ping { token } => {
-                self.pong = Some(token);
+                self.pending_pong = Some(token);
                 Ok(())
             }
             TunnelFrame::Pong { token } => {
                 let progress = self.progress();
-                if let Some(sample) = self.round_trip.pong(now, token, progress) {
-                    self.window.delivery().answered(now, sample);
+                if let Some(sample) = self.rtt.on_pong(now, token, progress) {
+                    self.window.bandwidth().on_rtt_sample(now, sample);
                 }
                 Ok(())
             }
             TunnelFrame::Resume { seen, opened } => self.handle_resume(seen, opened),
             TunnelFrame::Resumed => self.handle_resumed(),
             TunnelFrame::End { code } => {
-                self.closing.ended_by_peer();
-                self.events.push_back(Event::Closed(code));
+                self.close_state.set_ended_by_peer();
+                self.events.push_back(MuxEvent::Closed(code));
                 Ok(())
             }
         }
@@ -127,22 +131,21 @@ impl Mux {
         window: u64,
         details: Bytes,
     ) -> Result<(), MuxError> {
-        if self.resumption.has_happened() && !self.is_local(id) && id.0 < self.next_peer {
+        // After a resumption the peer may repeat an OPEN that has arrived.
+        if self.resume_state.has_resumed() && !self.is_local(id) && id.0 < self.next_peer {
             return Ok(());
         }
         if id.0 != self.next_peer {
-            return Err(MuxError::Protocol(
-                "OPEN of a stream that is not the next one",
-            ));
+            return Err(MuxError::Protocol("OPEN out of order"));
         }
         if details.len() > DETAILS_MAX {
-            return Err(MuxError::Protocol("OPEN with details that are too long"));
+            return Err(MuxError::Protocol("OPEN details too long"));
         }
-        // A peer that goes on opening without ever finishing what was refused is not one to serve.
+        // A peer that keeps opening streams without ending the refused ones breaks the protocol.
         let permitted = self.parameters.streams_max;
         if self.peer_streams >= permitted.saturating_add(permitted.max(REFUSED_MIN)) {
             return Err(MuxError::Protocol(
-                "too many streams that were refused and never ended",
+                "too many refused streams that were never ended",
             ));
         }
         self.next_peer = self.next_peer.saturating_add(2);
@@ -150,14 +153,15 @@ impl Mux {
         self.peer_streams = self.peer_streams.saturating_add(1);
         self.streams.insert(
             id,
-            Stream::new(self.parameters.stream_window, window, Opening::Known),
+            StreamState::new(self.parameters.stream_window, window, OpenState::Confirmed),
         );
         if full {
             self.reset(now, id, ResetCode::Limit);
             self.release(now, id);
         } else {
-            // A copy: a slice would hold the whole message for as long as nobody accepts the stream.
-            self.events.push_back(Event::Opened {
+            // Copy the details: a slice would retain the whole message until the application
+            // accepts the stream.
+            self.events.push_back(MuxEvent::Opened {
                 stream: id,
                 details: Bytes::copy_from_slice(&details),
             });
@@ -172,7 +176,8 @@ impl Mux {
         offset: u64,
         mut bytes: Bytes,
     ) -> Result<(), MuxError> {
-        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else {
+        let Some(stream) = find_stream(&mut self.streams, id, self.next_local, self.next_peer)?
+        else {
             return Ok(());
         };
         if bytes.is_empty() {
@@ -180,7 +185,7 @@ impl Mux {
         }
         let received = stream.receive.received();
         if offset > received {
-            return Err(MuxError::Protocol("DATA that leaves a gap"));
+            return Err(MuxError::Protocol("DATA leaves a gap"));
         }
         let repeated = usize::try_from(received.saturating_sub(offset)).unwrap_or(usize::MAX);
         if repeated >= bytes.len() {
@@ -188,35 +193,37 @@ impl Mux {
         }
         bytes.advance(repeated);
         if stream.receive.end().is_some() {
-            return Err(MuxError::Protocol("DATA after the end of its direction"));
+            return Err(MuxError::Protocol("DATA after the end of the direction"));
         }
         let length = bytes.len() as u64;
         if received.saturating_add(length) > stream.receive.window().limit() {
-            return Err(MuxError::FlowControl("beyond the window of the stream"));
+            return Err(MuxError::FlowControl("data beyond the stream window"));
         }
         if !self.window.receive(now, length) {
-            return Err(MuxError::FlowControl("beyond the window of the tunnel"));
+            return Err(MuxError::FlowControl("data beyond the tunnel window"));
         }
-        let unwanted = stream.released || matches!(stream.send.end(), Some(End::Reset(_)));
+        // Data that no application will read still counts, so that its credit returns.
+        let unwanted = stream.released || matches!(stream.send.end(), Some(StreamEnd::Reset(_)));
         if unwanted {
             self.credit
                 .track(&mut stream.receive, |receive| receive.skip(length));
             self.discard(now, id);
             return Ok(());
         }
-        if stream.receive.window().consumed_lately() > LITTLE {
-            self.window.delivery().company().leaves(id.0);
-        } else if length <= LITTLE_AT_A_TIME {
-            self.window.delivery().company().comes(now, id.0);
+        // A stream that moves much is bulk; small frames of another one are interactive.
+        if stream.receive.window().consumed_since_mark() > INTERACTIVE_STREAM_MAX {
+            self.window.bandwidth().interactive().clear(id.0);
+        } else if length <= INTERACTIVE_FRAME_MAX {
+            self.window.bandwidth().interactive().on_activity(now, id.0);
         }
         stream.receive.receive(bytes);
         if std::mem::take(&mut stream.wants_read) {
-            self.events.push_back(Event::Readable(id));
+            self.events.push_back(MuxEvent::Readable(id));
         }
         if stream.receive.is_acknowledgement_due() {
-            self.update_at_once(id);
-        } else if self.update_in_a_while(id) {
-            self.updates.came(now, length);
+            self.ack_immediately(id);
+        } else if self.delay_ack(id) {
+            self.ack_queue.on_received(now, length);
         }
         Ok(())
     }
@@ -226,87 +233,92 @@ impl Mux {
         now: Instant,
         id: StreamId,
         final_offset: u64,
-        end: End,
+        end: StreamEnd,
     ) -> Result<(), MuxError> {
-        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else {
+        let Some(stream) = find_stream(&mut self.streams, id, self.next_local, self.next_peer)?
+        else {
             return Ok(());
         };
         let received = stream.receive.received();
         let missing = final_offset.saturating_sub(received);
-        let is_reset = matches!(end, End::Reset(_));
+        let is_reset = matches!(end, StreamEnd::Reset(_));
         if final_offset < received || (missing > 0 && !is_reset) {
             return Err(MuxError::Protocol(
-                "an end at another offset than that of the bytes",
+                "final offset does not match the received bytes",
             ));
         }
         match stream.receive.end() {
             Some(_) if missing > 0 => {
-                return Err(MuxError::Protocol("a second end at another offset"));
+                return Err(MuxError::Protocol(
+                    "second end of a stream at another offset",
+                ));
             }
-            Some(End::Reset(_)) => return Ok(()),
-            Some(End::Fin) if !is_reset => return Ok(()),
+            Some(StreamEnd::Reset(_)) => return Ok(()),
+            Some(StreamEnd::Fin) if !is_reset => return Ok(()),
             _ => {}
         }
         if final_offset > stream.receive.window().limit() {
             return Err(MuxError::FlowControl(
-                "a final offset beyond the window of the stream",
+                "final offset beyond the stream window",
             ));
         }
         self.credit.track(&mut stream.receive, |receive| {
             receive.finish(end);
             receive.skip(missing);
         });
-        self.window.delivery().company().leaves(id.0);
+        self.window.bandwidth().interactive().clear(id.0);
         if !self.window.receive(now, missing) {
             return Err(MuxError::FlowControl(
-                "a final offset beyond the window of the tunnel",
+                "final offset beyond the tunnel window",
             ));
         }
         if is_reset {
-            self.events.push_back(Event::Reset(id));
+            self.events.push_back(MuxEvent::Reset(id));
+            // A RESET needs an answer unless this end has sent FIN or RESET (PROTOCOL 9.4).
             let answered = stream.send.is_end_sent();
             self.discard(now, id);
             if !answered {
-                self.end(id, End::Reset(ResetCode::Cancelled));
+                self.end(id, StreamEnd::Reset(ResetCode::Cancelled));
             }
         }
         self.wake(id);
-        if self.update_in_a_while(id) {
-            self.updates.expire_soon(now);
+        if self.delay_ack(id) {
+            self.ack_queue.expire_soon(now);
         }
         Ok(())
     }
 
-    /// What was taken is kept no more, and there is new credit.
+    /// Processes an acknowledgement and new credit for a stream.
     pub(super) fn handle_window(
         &mut self,
         id: StreamId,
         received: u64,
         limit: u64,
     ) -> Result<(), MuxError> {
-        let Some(stream) = known(&mut self.streams, id, self.next_local, self.next_peer)? else {
+        let Some(stream) = find_stream(&mut self.streams, id, self.next_local, self.next_peer)?
+        else {
             return Ok(());
         };
         let was_end_due = stream.send.is_end_due();
         if !self
-            .load
+            .send_totals
             .track(&mut stream.send, |send| send.acknowledge(received, limit))
         {
             return Err(MuxError::Protocol(
-                "WINDOW that acknowledges what was not sent",
+                "WINDOW acknowledges data that was never sent",
             ));
         }
-        // What stood before the end need not be sent again.
+        // The acknowledgement may cover all data before the end, which then need not be sent again.
         if !was_end_due && stream.send.is_end_due() {
             self.ends.push_back(id);
         }
         if stream.wants_write
-            && (self.load.is_worth_waking(stream) || stream.send.is_end_acknowledged())
+            && (self.send_totals.should_wake(stream) || stream.send.is_end_acknowledged())
         {
             stream.wants_write = false;
-            self.events.push_back(Event::Writable(id));
+            self.events.push_back(MuxEvent::Writable(id));
         }
-        self.forget_if_over(id);
+        self.remove_if_complete(id);
         Ok(())
     }
 
@@ -326,13 +338,16 @@ impl Mux {
     }
 }
 
-/// The stream, or nothing when it is over already; a frame for one that was never opened breaks the protocol.
-fn known(
-    streams: &mut Map<StreamId, Stream>,
+/// Returns the stream, or `None` if it is complete already.
+///
+/// # Errors
+/// If the stream was never opened, or its OPEN was not sent yet.
+fn find_stream(
+    streams: &mut Map<StreamId, StreamState>,
     id: StreamId,
     next_local: u64,
     next_peer: u64,
-) -> Result<Option<&mut Stream>, MuxError> {
+) -> Result<Option<&mut StreamState>, MuxError> {
     let next = if id.0 % 2 == next_local % 2 {
         next_local
     } else {
@@ -340,15 +355,15 @@ fn known(
     };
     if id.0 >= next {
         return Err(MuxError::Protocol(
-            "a frame of a stream that was never opened",
+            "frame for a stream that was never opened",
         ));
     }
     match streams.get_mut(&id) {
-        Some(stream) if !stream.opening.is_announced() => Err(MuxError::Protocol(
-            "a frame of a stream whose OPEN has not left",
+        Some(stream) if !stream.open_state.is_announced() => Err(MuxError::Protocol(
+            "frame for a stream whose OPEN was not sent",
         )),
         Some(stream) => {
-            stream.opening.heard();
+            stream.open_state.confirm();
             Ok(Some(stream))
         }
         None => Ok(None),

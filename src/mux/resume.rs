@@ -1,140 +1,159 @@
-//! Resumption: what an attachment of the tunnel begins with and what ends it (PROTOCOL 10). Owns the two lists that say what was received, ours
-//! and the peer's, and what follows from them; the streams own their offsets.
+//! Resumption: the first and the last messages of an attachment (PROTOCOL 10). This module owns the
+//! two lists of received data, the local one and the peer's, and acts on them. The streams own
+//! their offsets.
 //!
 //! ```text
-//!   ours:      none ──resume, unless a fresh one went ahead──► due ──► sending, over several messages ──► none
-//!   the peer's: no ──resume──► expected ──RESUME──► being read ──RESUMED──► whole ──other frames──► no
-//!                                                     ▲  ▲──RESUME──┘        │
-//!                                                     └────────RESUME────────┘ once: the first was made before its sender took over
+//!   Local list:
+//!   none ──resume, no current candidate list──► due ──► sending, in several messages ──► none
+//!
+//!   Peer's list:
+//!   not expected ──resume──► expected ──RESUME──► reading ──RESUMED──► complete ──other──► (start)
+//!                                                   ▲                    │
+//!                                                   └───────RESUME───────┘
 //! ```
-//! From `resume` to the peer's RESUMED nothing flows but lists and credit. Then every stream goes back to what the peer has acknowledged, which
-//! is never more than it has: a list that is older than other news costs repetition, and the one that follows it settles the rest.
+//! The peer may send RESUME twice, because its first list predates its takeover. The second list
+//! replaces the first, even if that is incomplete.
+//!
+//! Between `resume` and the peer's RESUMED only lists and credit flow. Then every stream returns to
+//! the acknowledged offset, which never exceeds what the peer has received. A list that is older
+//! than other acknowledgements therefore costs only repetition, and the following list settles the
+//! rest.
 
 use std::{collections::VecDeque, time::Instant};
 
 use bytes::BytesMut;
 
 use super::{
-    Event, Mux, MuxError, ResetCode, StreamId, TunnelFrame,
+    Mux, MuxError, MuxEvent, ResetCode, StreamId, TunnelFrame,
     frame::FRAME_MAX,
-    stream::{SendHalf, Update},
-    transmit::{has_room, put},
+    stream::{AckState, SendHalf},
+    transmit::{has_room, put_frame},
 };
 
-/// How often the peer may begin its list on an attachment: as a candidate, and once more when it has taken over.
+/// How often the peer may begin its list on an attachment: once as a candidate, and once more after
+/// it has taken over.
 const LISTS_MAX: u8 = 2;
 
-/// What resumption keeps beside the streams.
+/// The state of resumption outside the streams.
 #[derive(Debug, Default)]
-pub struct Resumption {
-    /// An attachment has taken over from another before: what comes may repeat what came.
-    has_happened: bool,
-    /// The peer has not said yet what it received: what was sent before cannot be continued.
-    held: bool,
-    ours: OurList,
+pub struct ResumeState {
+    /// Whether an attachment has replaced another before. Received frames may then repeat earlier
+    /// ones.
+    has_resumed: bool,
+    /// Whether sending is paused because the peer's list has not arrived. Without it, data cannot
+    /// continue.
+    paused: bool,
+    local_list: LocalList,
     candidates: Candidates,
-    theirs: TheirList,
-    /// Lists that the peer has begun, on this attachment and in all.
-    begun: u8,
-    begun_ever: u64,
+    peer_list: PeerList,
+    /// The number of lists that the peer has begun, on this attachment and in total.
+    lists_begun: u8,
+    lists_begun_total: u64,
 }
 
-/// Our list, after we have taken over.
+/// The progress of the local list after a takeover.
 #[derive(Debug, Default)]
-enum OurList {
+enum LocalList {
     #[default]
     None,
     Due,
-    /// RESUME has left, and these streams are still to be named.
+    /// RESUME was sent, and these streams are still to be listed.
     Sending(VecDeque<StreamId>),
 }
 
-/// The lists that candidates carry ahead. The next to take over may be any of them.
+/// The lists that candidates have sent ahead. Any candidate may take over next.
 #[derive(Debug, Default)]
 struct Candidates {
-    written: usize,
-    /// All of them are whole and still true.
-    fresh: bool,
+    count: usize,
+    /// Whether all of them are complete and still correct.
+    up_to_date: bool,
 }
 
-/// The peer's list.
+/// The progress of the peer's list.
 #[derive(Debug, Default)]
-enum TheirList {
+enum PeerList {
     #[default]
-    No,
+    NotExpected,
     Expected,
     Reading(Scope),
-    Whole,
+    Complete,
 }
 
-/// What a list speaks of: the streams of each side below a number.
+/// The scope of a list: the streams of each side below a number.
 #[derive(Debug, Clone, Copy)]
 struct Scope {
-    /// Ours that the peer has seen.
+    /// Local streams below this number are known to the peer.
     seen: u64,
-    /// Its own that it has opened.
+    /// The peer's streams below this number have been opened.
     opened: u64,
 }
 
 /// The end of the tunnel as a whole.
 #[derive(Debug, Default)]
-pub struct Closing {
-    ours: Option<ResetCode>,
+pub struct TunnelCloseState {
+    code: Option<ResetCode>,
     is_sent: bool,
     ended_by_peer: bool,
 }
 
 impl Mux {
-    /// Appends the list that a candidate for the next attachment sends first, as much of it as `room` bytes hold. Nothing else changes: the
-    /// candidate may never take over. [`Mux::resume`] knows what became untrue since, and has the list sent again then.
+    /// Appends the list that a candidate for the next attachment sends first, as far as `room`
+    /// bytes allow. No state changes, because the candidate may never take over. [`Mux::resume`]
+    /// sends the list again if it has become outdated since.
     pub fn write_resume(&mut self, out: &mut BytesMut, room: usize) {
         let end = out.len().saturating_add(room);
-        let whole = self.put_list(out, end);
-        self.resumption.candidates.add(whole);
+        let whole = self.encode_list(out, end);
+        self.resume_state.candidates.add(whole);
     }
 
-    /// All candidates that [`Mux::write_resume`] was called for are gone, and none of them will take over: the list of the next one counts alone.
-    /// Without this nothing is wrong, but what those carried is taken for what the next one carries, and the list is sent again in vain.
+    /// Forgets all candidates for which [`Mux::write_resume`] was called, because none of them will
+    /// take over. Only the list of the next candidate counts then. Without this call the protocol
+    /// still works, but the list of the next candidate is sent again without need.
     pub fn drop_candidates(&mut self) {
-        self.resumption.candidates = Candidates::default();
+        self.resume_state.candidates = Candidates::default();
     }
 
-    /// Appends the PING that another candidate sends first, one of a new tunnel or of a move.
+    /// Appends the PING that a candidate of a new tunnel or of a move sends first.
     pub fn write_ping(&mut self, now: Instant, out: &mut BytesMut) {
         let progress = self.progress();
         TunnelFrame::Ping {
-            token: self.round_trip.ping(now, progress),
+            token: self.rtt.ping(now, progress),
         }
         .encode(out);
     }
 
-    /// A candidate takes over. What was sent by the attachment before and not acknowledged may be lost; it is sent again when the peer has said
-    /// what it received. What the attachment before still delivers must not come here any more.
+    /// Lets a candidate take over. Data that the previous attachment sent and the peer did not
+    /// acknowledge may be lost. It is sent again when the peer's list has arrived. The caller must
+    /// not deliver further messages of the previous attachment.
     pub fn resume(&mut self, now: Instant) {
-        self.round_trip.void();
-        self.window.delivery().restart(now);
-        self.pong = None;
-        self.closing.is_sent = false;
-        self.resumption.take_over();
-        self.queue_updates(now);
-        self.settle();
+        // PINGs and their measurements belong to the previous attachment and its path.
+        self.rtt.reset();
+        self.window.bandwidth().restart(now);
+        self.pending_pong = None;
+        // END may have been lost with the previous attachment.
+        self.close_state.is_sent = false;
+        self.resume_state.take_over();
+        self.requeue_acks(now);
+        self.update_budget();
     }
 
-    /// Ends the tunnel: END leaves with the next message, ahead of everything else, and nothing after it. The first code counts.
+    /// Ends the tunnel. END is sent with the next message, before everything else, and nothing
+    /// follows it. The first code counts.
     pub fn close(&mut self, code: ResetCode) {
-        self.closing.ours.get_or_insert(code);
+        self.close_state.code.get_or_insert(code);
     }
 
-    /// Whether [`Mux::close`] has been called and its END has left.
+    /// Returns whether [`Mux::close`] was called and its END was sent.
     #[must_use]
     pub fn is_end_of_tunnel_sent(&self) -> bool {
-        self.closing.is_sent
+        self.close_state.is_sent
     }
 
-    /// The list as the peer knows our limits already: those to come are told when the attachment has taken over. Says whether all of it had room.
-    fn put_list(&self, out: &mut BytesMut, end: usize) -> bool {
+    /// Appends the list with the limits that the peer already knows. New limits follow after the
+    /// takeover. Returns whether the whole list had room.
+    fn encode_list(&self, out: &mut BytesMut, end: usize) -> bool {
         let first = [
-            self.beginning(),
+            self.list_header(),
             TunnelFrame::TunnelWindow {
                 limit: self.window.limit(),
             },
@@ -156,151 +175,160 @@ impl Mux {
             if !has_room(out, end) {
                 return false;
             }
-            put(out, end, &frame);
+            put_frame(out, end, &frame);
         }
         true
     }
 
-    fn beginning(&self) -> TunnelFrame {
+    fn list_header(&self) -> TunnelFrame {
         TunnelFrame::Resume {
             seen: self.next_peer,
             opened: self.next_announced,
         }
     }
 
-    /// The streams that a list names, in order: those that the peer has opened or may have seen.
+    /// Returns the streams for a list, in order: those that the peer has opened or may have seen.
     fn listed_streams(&self) -> VecDeque<StreamId> {
         let known = self
             .streams
             .iter()
-            .filter(|(_, stream)| stream.opening.is_announced());
+            .filter(|(_, stream)| stream.open_state.is_announced());
         let mut ids: Vec<StreamId> = known.map(|(&id, _)| id).collect();
         ids.sort_unstable();
         ids.into()
     }
 
-    /// Our list, or as much of it as the message takes. Says whether it is out.
+    /// Appends the local list as far as the message has room. Returns whether no part of it
+    /// remains.
     pub(super) fn transmit_list(&mut self, now: Instant, out: &mut BytesMut, end: usize) -> bool {
-        if matches!(self.resumption.ours, OurList::Due)
+        if matches!(self.resume_state.local_list, LocalList::Due)
             && has_room(out, end.saturating_sub(FRAME_MAX))
         {
-            put(out, end, &self.beginning());
-            put(
+            put_frame(out, end, &self.list_header());
+            put_frame(
                 out,
                 end,
                 &TunnelFrame::TunnelWindow {
                     limit: self.window.advance_limit(now),
                 },
             );
-            self.resumption.ours = OurList::Sending(self.listed_streams());
+            self.resume_state.local_list = LocalList::Sending(self.listed_streams());
         }
-        while let OurList::Sending(streams) = &mut self.resumption.ours {
+        while let LocalList::Sending(streams) = &mut self.resume_state.local_list {
             if !has_room(out, end) {
                 return false;
             }
             match streams.pop_front() {
-                Some(id) => self.tell(id, out, end),
+                Some(id) => self.transmit_window(id, out, end),
                 None => {
-                    put(out, end, &TunnelFrame::Resumed);
-                    self.resumption.ours = OurList::None;
+                    put_frame(out, end, &TunnelFrame::Resumed);
+                    self.resume_state.local_list = LocalList::None;
                 }
             }
         }
-        !self.resumption.is_list_due()
+        !self.resume_state.is_list_due()
     }
 
-    /// END, if it has not left; nothing else follows.
+    /// Appends END if it was not sent. Nothing else follows.
     pub(super) fn transmit_close(&mut self, out: &mut BytesMut) {
-        if let Some(code) = self.closing.due() {
+        if let Some(code) = self.close_state.due() {
             TunnelFrame::End { code }.encode(out);
-            self.closing.is_sent = true;
+            self.close_state.is_sent = true;
         }
     }
 
     pub(super) fn handle_resume(&mut self, seen: u64, opened: u64) -> Result<(), MuxError> {
         if !self.is_local(StreamId(seen)) || self.is_local(StreamId(opened)) {
             return Err(MuxError::Protocol(
-                "RESUME with the numbers of the wrong side",
+                "RESUME with stream numbers of the wrong side",
             ));
         }
         if seen > self.next_announced {
             return Err(MuxError::Protocol(
-                "RESUME that has seen what was never opened",
+                "RESUME refers to a stream that was never opened",
             ));
         }
-        self.resumption.read(Scope { seen, opened })
+        self.resume_state.begin_peer_list(Scope { seen, opened })
     }
 
-    /// WINDOW inside the list.
+    /// Processes a WINDOW inside the peer's list.
     pub(super) fn handle_listed(
         &mut self,
         id: StreamId,
         received: u64,
         limit: u64,
     ) -> Result<(), MuxError> {
-        let TheirList::Reading(Scope { opened, .. }) = self.resumption.theirs else {
+        let PeerList::Reading(Scope { opened, .. }) = self.resume_state.peer_list else {
             return Ok(());
         };
         if !self.is_local(id) && (self.next_peer..opened).contains(&id.0) {
-            // Its OPEN was lost, and is sent again.
+            // Its OPEN was lost, and the peer sends it again.
             return Ok(());
         }
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.listed = self.resumption.begun_ever;
+            stream.listed_in = self.resume_state.lists_begun_total;
         }
         self.handle_window(id, received, limit)
     }
 
-    /// The list is complete: what it does not name is judged, and after the first one of an attachment the flow goes on.
+    /// Ends the peer's list. Checks the streams that it omits, and resumes sending after the first
+    /// list of an attachment.
     pub(super) fn handle_resumed(&mut self) -> Result<(), MuxError> {
-        let TheirList::Reading(scope) =
-            std::mem::replace(&mut self.resumption.theirs, TheirList::Whole)
+        let PeerList::Reading(scope) =
+            std::mem::replace(&mut self.resume_state.peer_list, PeerList::Complete)
         else {
             return Err(MuxError::Protocol("RESUMED without RESUME"));
         };
         for id in self.sorted_streams() {
-            self.judge(id, scope)?;
+            self.check_unlisted(id, scope)?;
         }
-        if std::mem::take(&mut self.resumption.held) {
-            self.go_on(scope);
+        if std::mem::take(&mut self.resume_state.paused) {
+            self.restart_sending(scope);
         }
-        self.settle();
+        self.update_budget();
         Ok(())
     }
 
-    /// What it means for a stream that the list does not name it.
-    fn judge(&mut self, id: StreamId, scope: Scope) -> Result<(), MuxError> {
+    /// Processes a stream that the list omits.
+    fn check_unlisted(&mut self, id: StreamId, scope: Scope) -> Result<(), MuxError> {
         let is_local = self.is_local(id);
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
-        if stream.listed == self.resumption.begun_ever || !stream.opening.is_announced() {
+        if stream.listed_in == self.resume_state.lists_begun_total
+            || !stream.open_state.is_announced()
+        {
             return Ok(());
         }
         if id.0 >= if is_local { scope.seen } else { scope.opened } {
-            // A first list may be older than what has shown since that the peer knows the stream; no other can.
-            let is_known = is_local && stream.opening.is_known();
-            return if is_known && self.resumption.begun == LISTS_MAX {
+            // A first list may be older than the frame that confirmed the stream. A later list
+            // cannot be.
+            let is_confirmed = is_local && stream.open_state.is_confirmed();
+            return if is_confirmed && self.resume_state.lists_begun == LISTS_MAX {
                 Err(MuxError::Protocol(
-                    "RESUME that has not seen what was acknowledged",
+                    "RESUME omits a stream that was acknowledged",
                 ))
             } else {
                 Ok(())
             };
         }
         let ended = stream.receive.end().is_some();
-        if !(ended && self.load.track(&mut stream.send, SendHalf::gone)) {
+        if !(ended
+            && self
+                .send_totals
+                .track(&mut stream.send, SendHalf::acknowledge_all))
+        {
             return Err(MuxError::Protocol(
-                "a stream that is forgotten before its end",
+                "RESUME omits a stream that has not ended",
             ));
         }
         self.wake(id);
-        self.forget_if_over(id);
+        self.remove_if_complete(id);
         Ok(())
     }
 
-    /// Everything that may be lost is to be sent again, in the order of the streams' numbers.
-    fn go_on(&mut self, scope: Scope) {
+    /// Queues everything that may be lost for retransmission, in the order of the stream numbers.
+    fn restart_sending(&mut self, scope: Scope) {
         self.parked.clear();
         self.opens.clear();
         self.ends.clear();
@@ -308,40 +336,40 @@ impl Mux {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;
             };
-            stream.opening.resume(id.0 < scope.seen);
-            self.load.track(&mut stream.send, SendHalf::rewind);
-            if stream.opening.due().is_some() {
+            stream.open_state.resume(id.0 < scope.seen);
+            self.send_totals.track(&mut stream.send, SendHalf::rewind);
+            if stream.open_state.due().is_some() {
                 self.opens.push_back(id);
             } else {
-                self.is_to_send(id);
+                self.schedule_send(id);
             }
         }
-        self.events.push_back(Event::Resumed {
+        self.events.push_back(MuxEvent::Resumed {
             streams: self.streams.len(),
-            again_bytes: self.load.again,
+            again_bytes: self.send_totals.resend,
         });
     }
 
-    /// Queues the updates anew: a list may have left some of them behind.
-    fn queue_updates(&mut self, now: Instant) {
-        self.updates.clear();
+    /// Rebuilds the acknowledgement queues, because a list leaves obsolete entries behind.
+    fn requeue_acks(&mut self, now: Instant) {
+        self.ack_queue.clear();
         for id in self.sorted_streams() {
             match self
                 .streams
                 .get(&id)
-                .map_or(Update::None, |stream| stream.update)
+                .map_or(AckState::None, |stream| stream.ack_state)
             {
-                Update::Due => self.updates.due.push_back(id),
-                Update::Pending => self.updates.defer(id),
-                Update::None => {}
+                AckState::Due => self.ack_queue.due.push_back(id),
+                AckState::Delayed => self.ack_queue.defer(id),
+                AckState::None => {}
             }
         }
-        if !self.updates.pending.is_empty() {
-            self.updates.expire_soon(now);
+        if !self.ack_queue.pending.is_empty() {
+            self.ack_queue.expire_soon(now);
         }
     }
 
-    /// All streams, in the order of their numbers: that of the map is another in each run.
+    /// Returns all streams in the order of their numbers. The order of the map differs in each run.
     fn sorted_streams(&self) -> Vec<StreamId> {
         let mut ids: Vec<StreamId> = self.streams.keys().copied().collect();
         ids.sort_unstable();
@@ -349,113 +377,117 @@ impl Mux {
     }
 }
 
-impl Resumption {
-    /// Whether frames may come that came already.
-    pub fn has_happened(&self) -> bool {
-        self.has_happened
+impl ResumeState {
+    /// Returns whether received frames may repeat earlier ones.
+    pub fn has_resumed(&self) -> bool {
+        self.has_resumed
     }
 
-    /// Whether OPEN, DATA, FIN and RESET may be sent.
-    pub fn flows(&self) -> bool {
-        !self.held
+    /// Returns whether OPEN, DATA, FIN and RESET may be sent.
+    pub fn is_flowing(&self) -> bool {
+        !self.paused
     }
 
-    /// Whether our list, or the rest of it, is to be sent before anything else.
+    /// Returns whether the local list, or the rest of it, must be sent before anything else.
     pub fn is_list_due(&self) -> bool {
-        !matches!(self.ours, OurList::None)
+        !matches!(self.local_list, LocalList::None)
     }
 
-    /// Whether the peer's list is on its way.
+    /// Returns whether a part of the peer's list has arrived.
     #[cfg(test)]
-    pub fn reads_list(&self) -> bool {
-        matches!(self.theirs, TheirList::Reading(_))
+    pub fn is_reading_list(&self) -> bool {
+        matches!(self.peer_list, PeerList::Reading(_))
     }
 
-    /// The attachment that works has carried something: what the candidates say of it may be out of date.
-    pub fn something_moved(&mut self) {
-        self.candidates.fresh = false;
+    /// Records that the current attachment carried a message, so the lists of the candidates may be
+    /// outdated.
+    pub fn mark_candidates_stale(&mut self) {
+        self.candidates.up_to_date = false;
     }
 
     fn take_over(&mut self) {
-        self.ours = if self.candidates.one_takes_over() {
-            OurList::None
+        self.local_list = if self.candidates.take_over() {
+            LocalList::None
         } else {
-            OurList::Due
+            LocalList::Due
         };
-        self.theirs = TheirList::Expected;
-        self.begun = 0;
-        self.held = true;
-        self.has_happened = true;
+        self.peer_list = PeerList::Expected;
+        self.lists_begun = 0;
+        self.paused = true;
+        self.has_resumed = true;
     }
 
-    /// Whether the frame is in state, as far as the peer's list goes; says whether it is in the midst of the list.
+    /// Checks that the frame is in state with regard to the peer's list. Returns whether it belongs
+    /// to the list.
     pub fn admit(&mut self, frame: &TunnelFrame) -> Result<bool, MuxError> {
         use TunnelFrame::{End, Ping, Resume, Resumed, TunnelWindow, Window};
-        match (&self.theirs, frame) {
+        match (&self.peer_list, frame) {
             (
-                TheirList::Reading(_),
+                PeerList::Reading(_),
                 Resume { .. } | Resumed | Window { .. } | TunnelWindow { .. } | End { .. },
             ) => Ok(true),
-            (TheirList::Expected | TheirList::Whole, Resume { .. })
-            | (TheirList::Expected, End { .. }) => Ok(false),
-            // The tunnel may move to another attachment, which begins with PING, while the list is still on its way.
-            (TheirList::Reading(_) | TheirList::Whole, Ping { .. }) => Ok(false),
-            (TheirList::Expected | TheirList::Reading(_), _) => Err(MuxError::Protocol(
-                "a frame before the list of what was received is complete",
+            (PeerList::Expected | PeerList::Complete, Resume { .. })
+            | (PeerList::Expected, End { .. }) => Ok(false),
+            // The tunnel may move to another attachment, which begins with PING, while the list is
+            // incomplete.
+            (PeerList::Reading(_) | PeerList::Complete, Ping { .. }) => Ok(false),
+            (PeerList::Expected | PeerList::Reading(_), _) => Err(MuxError::Protocol(
+                "frame before the end of the RESUME list",
             )),
-            (TheirList::No, Resume { .. }) => {
-                Err(MuxError::Protocol("RESUME in the midst of an attachment"))
-            }
-            (TheirList::No | TheirList::Whole, _) => {
-                self.theirs = TheirList::No;
+            (PeerList::NotExpected, Resume { .. }) => Err(MuxError::Protocol(
+                "RESUME after other frames of an attachment",
+            )),
+            (PeerList::NotExpected | PeerList::Complete, _) => {
+                self.peer_list = PeerList::NotExpected;
                 Ok(false)
             }
         }
     }
 
-    fn read(&mut self, scope: Scope) -> Result<(), MuxError> {
-        if self.begun >= LISTS_MAX {
+    fn begin_peer_list(&mut self, scope: Scope) -> Result<(), MuxError> {
+        if self.lists_begun >= LISTS_MAX {
             return Err(MuxError::Protocol("RESUME too often"));
         }
-        self.begun = self.begun.saturating_add(1);
-        self.begun_ever = self.begun_ever.saturating_add(1);
-        self.theirs = TheirList::Reading(scope);
+        self.lists_begun = self.lists_begun.saturating_add(1);
+        self.lists_begun_total = self.lists_begun_total.saturating_add(1);
+        self.peer_list = PeerList::Reading(scope);
         Ok(())
     }
 }
 
 impl Candidates {
     fn add(&mut self, whole: bool) {
-        self.fresh = whole && (self.fresh || self.written == 0);
-        self.written = self.written.saturating_add(1);
+        self.up_to_date = whole && (self.up_to_date || self.count == 0);
+        self.count = self.count.saturating_add(1);
     }
 
-    /// Says whether the list that went ahead was whole and is still true. That of another candidate stays behind, and may be the next.
-    fn one_takes_over(&mut self) -> bool {
-        let fresh = self.fresh && self.written > 0;
-        self.written = self.written.saturating_sub(1);
-        fresh
+    /// Removes one candidate. Returns whether the list that it sent ahead was complete and is still
+    /// correct. The list of another candidate remains, and may be the next.
+    fn take_over(&mut self) -> bool {
+        let up_to_date = self.up_to_date && self.count > 0;
+        self.count = self.count.saturating_sub(1);
+        up_to_date
     }
 }
 
-impl Closing {
-    /// The code of an END that is to leave.
+impl TunnelCloseState {
+    /// Returns the code of an END that must be sent.
     pub fn due(&self) -> Option<ResetCode> {
-        self.ours.filter(|_| !self.is_sent)
+        self.code.filter(|_| !self.is_sent)
     }
 
-    /// Whether nothing but END is to be sent.
+    /// Returns whether only END may be sent.
     pub fn is_over(&self) -> bool {
-        self.ours.is_some() || self.ended_by_peer
+        self.code.is_some() || self.ended_by_peer
     }
 
-    /// Whether the peer has sent END.
+    /// Returns whether the peer has sent END.
     pub fn is_ended_by_peer(&self) -> bool {
         self.ended_by_peer
     }
 
-    /// The peer has sent END.
-    pub fn ended_by_peer(&mut self) {
+    /// Records that the peer has sent END.
+    pub fn set_ended_by_peer(&mut self) {
         self.ended_by_peer = true;
     }
 }

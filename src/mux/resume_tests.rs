@@ -1,16 +1,16 @@
-//! What resumption promises, one promise a test: two muxes whose attachments are cut by hand.
+//! Tests of resumption: two muxes whose attachments are cut manually, one property per test.
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    ack_queue::{ACK_DELAY, ACK_DELAY_LITTLE},
     frame::FRAME_MAX,
     tests::{PARAMETERS, Pair, carry, message, next_message, read_all},
     transmit::INTERACTIVE_RESERVE,
-    updates::{ACK_DELAY, ACK_DELAY_LITTLE},
     *,
 };
 
-/// What fits into a message.
+/// The size of a message.
 const ROOM: usize = 65_536;
 
 pub fn list(mux: &mut Mux, room: usize) -> Bytes {
@@ -24,26 +24,26 @@ pub fn frames(mut message: Bytes) -> Vec<TunnelFrame> {
         .collect()
 }
 
-/// Everything that the mux wants to send now.
+/// Returns all frames that the mux sends now.
 pub fn all_frames(mux: &mut Mux, now: Instant) -> Vec<TunnelFrame> {
     std::iter::from_fn(|| next_message(mux, now))
         .flat_map(frames)
         .collect()
 }
 
-pub fn drain(mux: &mut Mux) -> Vec<Event> {
+pub fn drain(mux: &mut Mux) -> Vec<MuxEvent> {
     std::iter::from_fn(|| mux.poll_event()).collect()
 }
 
 impl Pair {
-    /// What one end sends from now on is lost.
-    pub fn lose(mux: &mut Mux, now: Instant) -> usize {
+    /// Drops everything that the mux sends now. Returns the number of bytes.
+    pub fn drop_outgoing(mux: &mut Mux, now: Instant) -> usize {
         std::iter::from_fn(|| next_message(mux, now))
             .map(|message| message.len())
             .sum()
     }
 
-    /// A new attachment, whose candidates meet at once.
+    /// Establishes a new attachment whose candidates take over at once.
     fn attach(&mut self) {
         let (from_client, from_server) =
             (list(&mut self.client, ROOM), list(&mut self.server, ROOM));
@@ -55,7 +55,7 @@ impl Pair {
 }
 
 #[test]
-fn what_was_lost_with_an_attachment_is_sent_again_and_only_that() {
+fn only_lost_data_is_sent_again() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client
@@ -66,29 +66,29 @@ fn what_was_lost_with_an_attachment_is_sent_again_and_only_that() {
         .write(stream, Bytes::from_static(b"is lost, "))
         .unwrap();
     pair.client.finish(stream);
-    Pair::lose(&mut pair.client, pair.now);
+    Pair::drop_outgoing(&mut pair.client, pair.now);
     pair.attach();
     assert_eq!(
         drain(&mut pair.client),
-        [Event::Resumed {
+        [MuxEvent::Resumed {
             streams: 1,
             again_bytes: 9
         }]
     );
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!(
         read_all(&mut pair.server, pair.now, stream),
         b"arrives, is lost, "
     );
-    assert_eq!(pair.server.read(stream), Ok(Read::End));
+    assert_eq!(pair.server.read(stream), Ok(StreamRead::End));
     assert_eq!(
         pair.client.tunnel_sent, 18,
-        "what is sent again takes no credit"
+        "a retransmission takes no credit"
     );
 }
 
 #[test]
-fn nothing_flows_before_the_list_of_the_peer_is_complete() {
+fn no_data_is_sent_before_the_peer_list_is_complete() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client
@@ -111,7 +111,7 @@ fn nothing_flows_before_the_list_of_the_peer_is_complete() {
 }
 
 #[test]
-fn openings_that_were_lost_are_sent_again_in_order_and_before_new_ones() {
+fn lost_opens_are_sent_again_in_order_before_new_ones() {
     let mut pair = Pair::new();
     let seen = pair.stream();
     let lost: Vec<_> = (0..5)
@@ -122,7 +122,7 @@ fn openings_that_were_lost_are_sent_again_in_order_and_before_new_ones() {
             .write(stream, Bytes::from_static(b"first"))
             .unwrap()
     });
-    Pair::lose(&mut pair.client, pair.now);
+    Pair::drop_outgoing(&mut pair.client, pair.now);
     let new = pair.client.open(Bytes::from_static(b"[2]"));
     pair.attach();
     let mut sent = all_frames(&mut pair.client, pair.now).into_iter();
@@ -148,16 +148,16 @@ fn openings_that_were_lost_are_sent_again_in_order_and_before_new_ones() {
 }
 
 #[test]
-fn a_reset_that_followed_a_fin_is_sent_again_though_the_fin_is_acknowledged() {
+fn reset_after_fin_is_sent_again_although_the_fin_is_acknowledged() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client.finish(stream);
-    pair.settle();
+    pair.run_until_idle();
     pair.client.reset(pair.now, stream, ResetCode::Reset);
     pair.client.release(pair.now, stream);
-    Pair::lose(&mut pair.client, pair.now);
+    Pair::drop_outgoing(&mut pair.client, pair.now);
     pair.attach();
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!(
         pair.server.read(stream),
         Err(StreamError::Reset(ResetCode::Reset))
@@ -165,13 +165,13 @@ fn a_reset_that_followed_a_fin_is_sent_again_though_the_fin_is_acknowledged() {
 }
 
 #[test]
-fn an_answer_carries_what_was_received_and_no_message_follows_for_it() {
+fn answer_piggybacks_the_acknowledgement() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client
         .write(stream, Bytes::from_static(b"before"))
         .unwrap();
-    pair.settle();
+    pair.run_until_idle();
     pair.client
         .write(stream, Bytes::from_static(b"request"))
         .unwrap();
@@ -183,7 +183,7 @@ fn an_answer_carries_what_was_received_and_no_message_follows_for_it() {
     assert_eq!(
         next_message(&mut pair.server, pair.now),
         None,
-        "it can wait"
+        "the acknowledgement is delayed"
     );
     pair.server
         .write(stream, Bytes::from_static(b"answer"))
@@ -195,7 +195,7 @@ fn an_answer_carries_what_was_received_and_no_message_follows_for_it() {
 }
 
 #[test]
-fn a_stream_that_the_peer_has_forgotten_has_been_delivered() {
+fn stream_forgotten_by_the_peer_counts_as_delivered() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.server.finish(stream);
@@ -209,7 +209,7 @@ fn a_stream_that_the_peer_has_forgotten_has_been_delivered() {
     pair.server.release(pair.now, stream);
     pair.now += ACK_DELAY;
     pair.server.handle_timeout(pair.now);
-    Pair::lose(&mut pair.server, pair.now);
+    Pair::drop_outgoing(&mut pair.server, pair.now);
     assert_eq!(
         (pair.server.streams(), pair.client.is_delivered(stream)),
         (0, Ok(false))
@@ -217,14 +217,14 @@ fn a_stream_that_the_peer_has_forgotten_has_been_delivered() {
     drain(&mut pair.client);
     pair.attach();
     assert_eq!(pair.client.is_delivered(stream), Ok(true));
-    assert_eq!(drain(&mut pair.client)[0], Event::Writable(stream));
-    assert_eq!(pair.client.load.kept, 0);
+    assert_eq!(drain(&mut pair.client)[0], MuxEvent::Writable(stream));
+    assert_eq!(pair.client.send_totals.retained, 0);
     pair.client.release(pair.now, stream);
     assert_eq!(pair.client.streams(), 0);
 }
 
 #[test]
-fn a_list_is_repeated_when_it_is_not_true_any_more_and_only_then() {
+fn list_is_repeated_only_if_it_is_outdated() {
     for (stale, sent_again) in [(false, false), (true, true)] {
         let mut pair = Pair::new();
         let stream = pair.stream();
@@ -253,7 +253,7 @@ fn a_list_is_repeated_when_it_is_not_true_any_more_and_only_then() {
 }
 
 #[test]
-fn a_list_that_another_candidate_carried_is_not_taken_for_the_one_that_counts() {
+fn list_of_another_candidate_does_not_count() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     list(&mut pair.server, ROOM);
@@ -264,7 +264,7 @@ fn a_list_that_another_candidate_carried_is_not_taken_for_the_one_that_counts() 
     assert_eq!(
         all_frames(&mut pair.server, pair.now),
         [],
-        "both lists were true"
+        "both lists are current"
     );
     list(&mut pair.server, ROOM);
     pair.server.resume(pair.now);
@@ -281,17 +281,17 @@ fn a_list_that_another_candidate_carried_is_not_taken_for_the_one_that_counts() 
     assert_eq!(
         all_frames(&mut pair.server, pair.now),
         [],
-        "only the last one is left"
+        "only the last candidate remains"
     );
 }
 
 #[test]
-fn an_end_that_was_lost_needs_no_credit_when_what_stands_before_it_came() {
+fn lost_end_needs_no_credit_after_its_data_arrived() {
     let mut pair = Pair::new();
     let streams: Vec<_> = (0..5).map(|_| pair.stream()).collect();
     let late = list(&mut pair.server, ROOM);
     for &stream in &streams {
-        // The credit is for a little of one and most of the others.
+        // The credit suffices for a little of one stream and most of the others.
         let length = if stream == streams[0] {
             1000
         } else {
@@ -301,7 +301,7 @@ fn an_end_that_was_lost_needs_no_credit_when_what_stands_before_it_came() {
             .write(stream, Bytes::from(vec![1; length]))
             .unwrap();
     }
-    Pair::lose(&mut pair.client, pair.now);
+    Pair::drop_outgoing(&mut pair.client, pair.now);
     assert!(pair.client.tunnel_limit - pair.client.tunnel_sent <= INTERACTIVE_RESERVE);
     let received: Vec<u64> = streams
         .iter()
@@ -312,7 +312,7 @@ fn an_end_that_was_lost_needs_no_credit_when_what_stands_before_it_came() {
         .find(|stream| pair.client.streams[stream].send.unsent() == 0)
         .unwrap();
     pair.client.finish(whole);
-    Pair::lose(&mut pair.client, pair.now);
+    Pair::drop_outgoing(&mut pair.client, pair.now);
     pair.client.resume(pair.now);
     pair.client.handle_message(pair.now, late).unwrap();
     let windows = streams
@@ -340,7 +340,7 @@ fn an_end_that_was_lost_needs_no_credit_when_what_stands_before_it_came() {
 }
 
 #[test]
-fn a_list_that_is_late_has_the_end_sent_again_at_most_once() {
+fn late_list_repeats_the_end_at_most_once() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     let late = list(&mut pair.server, ROOM);
@@ -355,7 +355,7 @@ fn a_list_that_is_late_has_the_end_sent_again_at_most_once() {
     pair.server.resume(pair.now);
     let second = next_message(&mut pair.server, pair.now).unwrap();
     pair.client.handle_message(pair.now, second).unwrap();
-    assert!(drain(&mut pair.client).contains(&Event::Writable(stream)));
+    assert!(drain(&mut pair.client).contains(&MuxEvent::Writable(stream)));
     assert_eq!(pair.client.is_delivered(stream), Ok(true));
     let repeated =
         |frame: &TunnelFrame| matches!(frame, TunnelFrame::Data { .. } | TunnelFrame::Fin { .. });
@@ -363,7 +363,7 @@ fn a_list_that_is_late_has_the_end_sent_again_at_most_once() {
 }
 
 #[test]
-fn what_is_sent_again_waits_for_no_credit_and_for_no_stream_that_does() {
+fn retransmissions_do_not_wait_for_credit() {
     let mut pair = Pair::new();
     let streams: Vec<_> = (0..6).map(|_| pair.stream()).collect();
     for &stream in &streams {
@@ -372,7 +372,7 @@ fn what_is_sent_again_waits_for_no_credit_and_for_no_stream_that_does() {
             .write(stream, Bytes::from(vec![1; room]))
             .unwrap();
     }
-    Pair::lose(&mut pair.client, pair.now);
+    Pair::drop_outgoing(&mut pair.client, pair.now);
     assert_eq!(
         pair.client.tunnel_limit - pair.client.tunnel_sent,
         INTERACTIVE_RESERVE
@@ -382,8 +382,8 @@ fn what_is_sent_again_waits_for_no_credit_and_for_no_stream_that_does() {
         .write(waits, Bytes::from(vec![2; 4096]))
         .unwrap();
     pair.attach();
-    let again = pair.client.load.again;
-    assert_eq!(again, pair.client.tunnel_sent);
+    let resend = pair.client.send_totals.resend;
+    assert_eq!(resend, pair.client.tunnel_sent);
     let sent = all_frames(&mut pair.client, pair.now);
     let bytes = |frame: &TunnelFrame| {
         if let TunnelFrame::Data { bytes, .. } = frame {
@@ -394,8 +394,8 @@ fn what_is_sent_again_waits_for_no_credit_and_for_no_stream_that_does() {
     };
     assert_eq!(
         sent.iter().map(bytes).sum::<u64>(),
-        again,
-        "all of that, and nothing else"
+        resend,
+        "all retransmissions and nothing else"
     );
     let more = TunnelFrame::TunnelWindow {
         limit: pair.client.tunnel_limit + 4096,
@@ -414,13 +414,13 @@ fn what_is_sent_again_waits_for_no_credit_and_for_no_stream_that_does() {
 }
 
 #[test]
-fn a_list_takes_as_many_messages_as_it_needs_and_goes_before_everything_else() {
+fn long_list_takes_several_messages_and_precedes_everything() {
     let mut pair = Pair::with(Parameters {
         streams_max: 3000,
         ..PARAMETERS
     });
     let streams: Vec<_> = (0..2000).map(|_| pair.client.open(Bytes::new())).collect();
-    pair.settle();
+    pair.run_until_idle();
     let part = list(&mut pair.server, 4096);
     assert!(part.len() <= 4096 && !frames(part.clone()).contains(&TunnelFrame::Resumed));
     let from_client = list(&mut pair.client, ROOM);
@@ -450,7 +450,7 @@ fn a_list_takes_as_many_messages_as_it_needs_and_goes_before_everything_else() {
 }
 
 #[test]
-fn a_list_for_a_candidate_changes_nothing() {
+fn candidate_list_does_not_change_the_state() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client
@@ -458,7 +458,7 @@ fn a_list_for_a_candidate_changes_nothing() {
         .unwrap();
     carry(&mut pair.client, &mut pair.server, pair.now);
     read_all(&mut pair.server, pair.now, stream);
-    let state = |mux: &Mux| format!("{:?} {:?} {:?}", mux.streams, mux.window, mux.updates);
+    let state = |mux: &Mux| format!("{:?} {:?} {:?}", mux.streams, mux.window, mux.ack_queue);
     let before = state(&pair.server);
     let first = list(&mut pair.server, ROOM);
     assert_eq!(
@@ -468,7 +468,7 @@ fn a_list_for_a_candidate_changes_nothing() {
 }
 
 #[test]
-fn pings_and_answers_of_the_attachment_before_are_void() {
+fn pings_of_the_previous_attachment_are_forgotten() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     let owed = TunnelFrame::Ping { token: 7 };
@@ -491,12 +491,12 @@ fn pings_and_answers_of_the_attachment_before_are_void() {
     };
     assert!(
         sent.iter().any(is_new),
-        "one need not wait for the answer to the one before: {sent:?}"
+        "a new PING need not wait for the previous answer: {sent:?}"
     );
 }
 
 #[test]
-fn the_end_of_a_tunnel_goes_before_everything_and_nothing_follows_it() {
+fn tunnel_end_precedes_everything_and_nothing_follows() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client
@@ -519,7 +519,7 @@ fn the_end_of_a_tunnel_goes_before_everything_and_nothing_follows_it() {
     pair.server.handle_message(pair.now, end).unwrap();
     assert_eq!(
         drain(&mut pair.server),
-        [Event::Closed(ResetCode::Shutdown)]
+        [MuxEvent::Closed(ResetCode::Shutdown)]
     );
     assert!(!pair.server.has_transmit() && next_message(&mut pair.server, pair.now).is_none());
     assert!(
@@ -530,10 +530,10 @@ fn the_end_of_a_tunnel_goes_before_everything_and_nothing_follows_it() {
 }
 
 #[test]
-fn an_end_of_the_tunnel_that_may_be_lost_is_sent_again() {
+fn possibly_lost_tunnel_end_is_sent_again() {
     let mut pair = Pair::new();
     pair.client.close(ResetCode::Expired);
-    Pair::lose(&mut pair.client, pair.now);
+    Pair::drop_outgoing(&mut pair.client, pair.now);
     pair.client.resume(pair.now);
     assert_eq!(
         all_frames(&mut pair.client, pair.now),
@@ -544,7 +544,7 @@ fn an_end_of_the_tunnel_that_may_be_lost_is_sent_again() {
 }
 
 #[test]
-fn without_an_attachment_deadlines_pass_once_and_queues_do_not_grow() {
+fn detached_mux_passes_deadlines_once_and_bounds_its_queues() {
     let mut pair = Pair::new();
     let [stream, ..] = [0; 3].map(|_| pair.stream());
     for round in 0..100 {
@@ -558,16 +558,16 @@ fn without_an_attachment_deadlines_pass_once_and_queues_do_not_grow() {
         let from_client = list(&mut pair.client, ROOM);
         pair.server.resume(pair.now);
         pair.server.handle_message(pair.now, from_client).unwrap();
-        // Room for the list, and for nothing behind it.
+        // Room for the list, and for nothing after it.
         let rooms = [2 * FRAME_MAX, FRAME_MAX];
         assert!(rooms.iter().all(|&room| pair.server.poll_transmit(
             pair.now,
             &mut BytesMut::new(),
             room
         )));
-        assert!(!pair.server.resumption.is_list_due());
+        assert!(!pair.server.resume_state.is_list_due());
         assert!(
-            pair.server.updates.due.len() + pair.server.updates.pending.len() <= 1,
+            pair.server.ack_queue.due.len() + pair.server.ack_queue.pending.len() <= 1,
             "in round {round}"
         );
     }

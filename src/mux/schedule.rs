@@ -1,41 +1,45 @@
-//! Who sends next: deficit round robin between streams, in which a stream that sends little goes first (RFC 8290, section 4.2, without the
-//! dropping). A stream that begins to send is *new* and is served before the *old* ones until it has used up its quantum; so a keystroke
-//! passes a bulk copy, and no stream can stay new by sending much.
+//! The stream scheduler: deficit round robin that favours streams with little data (RFC 8290,
+//! section 4.2, without dropping). A stream that starts to send is *new*, and precedes the *old*
+//! streams until it has used up its quantum. A keystroke therefore overtakes a bulk copy, and no
+//! stream can stay new by sending much.
 
 use std::collections::VecDeque;
 
-use super::{frame::StreamId, load::PIECE_MAX};
+use super::{frame::StreamId, send_totals::WRITE_MAX};
 use crate::map::Map;
 
-/// What a stream may send in a round at most, in bytes, on a path that takes that in no time: a message, so that the receiver's application is given as
-/// much at a time.
-const QUANTUM_MAX: i64 = PIECE_MAX as i64;
+/// The largest amount that a stream may send per round, in bytes, on a path that takes it in no
+/// time. It fills a message, so that the receiving application gets that much at a time.
+const QUANTUM_MAX: i64 = WRITE_MAX as i64;
 
-/// What it may send in any case: enough that the headers are small beside it, few enough that a round is short. Four make a message.
+/// The smallest quantum: large enough to make the headers negligible, small enough to keep a round
+/// short. Four of them make a message.
 pub const QUANTUM: i64 = QUANTUM_MAX / 4;
 
-/// Where a round of as many streams takes no longer than what is under way, which is about a round trip, a quantum may be longer.
-const STREAMS_OF_A_ROUND_TRIP: u64 = 4;
+/// The quantum may grow while a round of this many streams takes no longer than the data in flight,
+/// which is about a round trip.
+const STREAMS_PER_RTT: u64 = 4;
 
-/// The quantum while so many bytes are under way: as many as fill a message without a rest.
-pub fn quantum(under_way_bytes: u64) -> i64 {
-    let share = i64::try_from(under_way_bytes / STREAMS_OF_A_ROUND_TRIP).unwrap_or(i64::MAX);
+/// Returns the quantum for this many bytes in flight: a size that fills messages without a rest.
+pub fn quantum(in_flight_bytes: u64) -> i64 {
+    let share = i64::try_from(in_flight_bytes / STREAMS_PER_RTT).unwrap_or(i64::MAX);
     [QUANTUM_MAX, QUANTUM_MAX / 2]
         .into_iter()
         .find(|quantum| share >= *quantum)
         .unwrap_or(QUANTUM)
 }
 
-/// An empty schedule keeps the memory for as many streams: a message that is answered makes it empty each time.
-const KEPT: usize = 64;
+/// The number of streams for which an empty schedule keeps memory. Each answered message empties
+/// it.
+const EMPTY_CAPACITY: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Queue {
+enum DrrList {
     New,
     Old,
 }
 
-/// The streams that have something to send, in the order of sending.
+/// The streams with data to send, in the order of sending.
 #[derive(Debug, Default)]
 pub struct Schedule {
     new: VecDeque<StreamId>,
@@ -44,7 +48,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// `stream` has something to send; no effect when it is in the round already.
+    /// Adds a stream that has data to send. Does nothing if it is already in the round.
     pub fn add(&mut self, stream: StreamId) {
         if let std::collections::hash_map::Entry::Vacant(entry) = self.deficits.entry(stream) {
             entry.insert(QUANTUM);
@@ -52,17 +56,19 @@ impl Schedule {
         }
     }
 
-    /// Whether any stream is in the round.
+    /// Returns whether no stream is in the round.
     pub fn is_empty(&self) -> bool {
         self.deficits.is_empty()
     }
 
-    /// The stream that sends next, and how many bytes it may send; call [`Schedule::sent`] for it afterwards. Whose turn is over gets `quantum` for the next.
+    /// Returns the stream that sends next, and how many bytes it may send. The caller reports the
+    /// result with [`Schedule::sent`]. A stream that ends its turn gets `quantum` for the next one.
     pub fn next(&mut self, quantum: i64) -> Option<(StreamId, usize)> {
-        // Nobody waits for its turn: one long frame costs the receiver less than several short ones. What is too much is subtracted all the same.
+        // No other stream waits, and one long frame costs the receiver less than several short
+        // ones. The excess is subtracted nevertheless.
         let alone = self.deficits.len() == 1;
         loop {
-            let (queue, stream) = self.head()?;
+            let (list, stream) = self.head()?;
             let deficit = self.deficits.get_mut(&stream)?;
             if *deficit > 0 {
                 return Some((
@@ -74,15 +80,16 @@ impl Schedule {
                     },
                 ));
             }
+            // The quantum is used up: refill it, and move the stream to the end of the old list.
             *deficit = deficit.saturating_add(quantum);
-            self.pop(queue);
+            self.pop(list);
             self.old.push_back(stream);
         }
     }
 
-    /// The stream that [`Schedule::next`] named sent `bytes`, and has `more` or not.
+    /// Records that the stream of [`Schedule::next`] sent `bytes`, and whether it has `more`.
     pub fn sent(&mut self, bytes: usize, more: bool) {
-        let Some((queue, stream)) = self.head() else {
+        let Some((list, stream)) = self.head() else {
             return;
         };
         if let Some(deficit) = self.deficits.get_mut(&stream) {
@@ -91,27 +98,28 @@ impl Schedule {
         if more {
             return;
         }
-        self.pop(queue);
-        // One that was new passes through the old ones once, so that it cannot be new again at once by pausing.
-        if queue == Queue::New && !self.old.is_empty() {
+        self.pop(list);
+        // A new stream passes once through the old list, so that it cannot become new again by
+        // pausing.
+        if list == DrrList::New && !self.old.is_empty() {
             self.old.push_back(stream);
         } else {
             self.deficits.remove(&stream);
-            if self.deficits.is_empty() && self.deficits.capacity() > KEPT {
+            if self.deficits.is_empty() && self.deficits.capacity() > EMPTY_CAPACITY {
                 *self = Schedule::default();
             }
         }
     }
 
-    fn head(&self) -> Option<(Queue, StreamId)> {
-        let new = self.new.front().map(|&stream| (Queue::New, stream));
-        new.or_else(|| self.old.front().map(|&stream| (Queue::Old, stream)))
+    fn head(&self) -> Option<(DrrList, StreamId)> {
+        let new = self.new.front().map(|&stream| (DrrList::New, stream));
+        new.or_else(|| self.old.front().map(|&stream| (DrrList::Old, stream)))
     }
 
-    fn pop(&mut self, queue: Queue) {
-        match queue {
-            Queue::New => self.new.pop_front(),
-            Queue::Old => self.old.pop_front(),
+    fn pop(&mut self, list: DrrList) {
+        match list {
+            DrrList::New => self.new.pop_front(),
+            DrrList::Old => self.old.pop_front(),
         };
     }
 }
@@ -120,7 +128,8 @@ impl Schedule {
 mod tests {
     use super::*;
 
-    /// Runs `rounds` of sending in which every stream in `bulk` always has more, and returns what each sent.
+    /// Sends for `rounds` turns, while every stream always has more data. Returns the bytes of each
+    /// stream.
     fn run(schedule: &mut Schedule, rounds: usize) -> Map<StreamId, usize> {
         let mut sent = Map::default();
         for _ in 0..rounds {
@@ -132,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_that_always_have_more_share_evenly() {
+    fn bulk_streams_share_evenly() {
         let mut schedule = Schedule::default();
         (0..5).for_each(|id| schedule.add(StreamId(id)));
         let sent = run(&mut schedule, 500);
@@ -143,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_grows_with_what_is_under_way_up_to_a_message() {
+    fn quantum_grows_with_the_data_in_flight_up_to_a_message() {
         assert_eq!(
             [0, 64, 128, 256, 1 << 20].map(|kib| quantum(kib * 1024)),
             [16_128, 16_128, 32_256, 64_512, 64_512]
@@ -152,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_sends_little_goes_before_those_that_send_much() {
+    fn new_stream_precedes_bulk_streams() {
         let mut schedule = Schedule::default();
         (0..5).for_each(|id| schedule.add(StreamId(id)));
         run(&mut schedule, 20);
@@ -169,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_pauses_after_each_quantum_does_not_starve_the_others() {
+    fn pausing_stream_does_not_starve_the_others() {
         let mut schedule = Schedule::default();
         schedule.add(StreamId(1));
         let mut others = 0_usize;

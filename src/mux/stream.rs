@@ -1,118 +1,123 @@
-//! One stream: its two directions, each with its own end. Knows offsets and pieces; what is told to the peer, and when, is the mux's affair.
+//! The state of one stream: its two directions, each with a separate end. It knows offsets and
+//! pieces. The mux decides what to acknowledge to the peer, and when.
 //!
 //! ```text
-//!   a direction, at its sender:    open ──finish──► FIN queued ──sent──► waiting ──acknowledged──► done
-//!                                    └───reset────► RESET queued ─sent──► waiting ──acknowledged──► done
-//!   at its receiver:               open ──FIN or RESET received──► ended ──acknowledgement told──► done
+//!   at its sender:    open ──finish──► FIN queued ───sent──► waiting ──acknowledged──► done
+//!                       └───reset────► RESET queued ─sent──► waiting ──acknowledged──► done
+//!   at its receiver:  open ──FIN or RESET received──► ended ──acknowledgement sent──► done
 //! ```
-//! The stream is forgotten when both directions are done and the application has let go of it.
+//! The stream is removed when both directions are done and the application has released it.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
     byte_queue::ByteQueue,
     frame::ResetCode,
-    opening::Opening,
+    open_state::OpenState,
     window::{StreamWindow, WindowSize},
 };
 
-/// How a direction ends.
+/// The way in which a direction ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// After its last byte.
+pub enum StreamEnd {
+    /// A graceful end after the last byte.
     Fin,
-    /// Given up.
+    /// An abrupt end with a reason.
     Reset(ResetCode),
 }
 
-/// Whether the peer is to be told what was received.
+/// Whether an acknowledgement to the peer is pending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Update {
-    /// Nothing new to tell.
+pub enum AckState {
+    /// There is nothing to acknowledge.
     None,
-    /// Something, in a while.
-    Pending,
-    /// With the next message.
+    /// An acknowledgement is due when its deadline passes.
+    Delayed,
+    /// An acknowledgement is due with the next message.
     Due,
 }
 
-/// One stream.
+/// The state of one stream.
 #[derive(Debug)]
-pub struct Stream {
+pub struct StreamState {
     pub send: SendHalf,
     pub receive: ReceiveHalf,
-    /// Whether the peer is to be told what was received.
-    pub update: Update,
-    /// How far its opening has come.
-    pub opening: Opening,
-    /// The last list of the peer (PROTOCOL 10.4) that named the stream, by its number.
-    pub listed: u64,
-    /// The application let go of the stream.
+    /// Whether an acknowledgement to the peer is pending.
+    pub ack_state: AckState,
+    /// The progress of the stream's opening.
+    pub open_state: OpenState,
+    /// The number of the peer's last list (PROTOCOL 10.4) that named the stream.
+    pub listed_in: u64,
+    /// Whether the application has released the stream.
     pub released: bool,
-    /// The application waits for something to read.
+    /// Whether the application waits for data to read.
     pub wants_read: bool,
-    /// The application waits for room to write.
+    /// Whether the application waits for room to write.
     pub wants_write: bool,
 }
 
-impl Stream {
-    /// A new stream; `send_limit` bytes may be sent at first.
-    pub fn new(window: WindowSize, send_limit: u64, opening: Opening) -> Self {
-        Stream {
+impl StreamState {
+    /// Creates a stream whose sender may initially send `send_limit` bytes.
+    pub fn new(window: WindowSize, send_limit: u64, open_state: OpenState) -> Self {
+        StreamState {
             send: SendHalf::new(send_limit),
             receive: ReceiveHalf::new(window),
-            update: Update::None,
-            opening,
-            listed: 0,
+            ack_state: AckState::None,
+            open_state,
+            listed_in: 0,
             released: false,
             wants_read: false,
             wants_write: false,
         }
     }
 
-    /// Why the stream was given up, if it was: the peer's reason before ours, which may only answer it.
+    /// Returns the reason of a reset. The peer's reason precedes the local one, which may only
+    /// answer it.
     pub fn reset_code(&self) -> Option<ResetCode> {
         [self.receive.end(), self.send.end()]
             .into_iter()
             .flatten()
             .find_map(|end| match end {
-                End::Reset(code) => Some(code),
-                End::Fin => None,
+                StreamEnd::Reset(code) => Some(code),
+                StreamEnd::Fin => None,
             })
     }
 
-    /// Whether nobody needs to know of the stream any more.
-    pub fn is_over(&self) -> bool {
+    /// Returns whether the stream can be removed: both ends are acknowledged and the application
+    /// has released it.
+    pub fn is_complete(&self) -> bool {
         self.released
             && self.send.is_end_acknowledged()
             && self.receive.end().is_some()
-            && self.update == Update::None
+            && self.ack_state == AckState::None
     }
 }
 
-/// The direction toward the peer. `acknowledged <= next <= sent <= written <= limit`; `next` falls behind `sent` only
-/// when what was sent has to be sent again (see `resume`).
+/// The direction toward the peer. `acknowledged <= next <= sent <= written <= limit` holds. `next`
+/// is below `sent` only when sent data must be sent again (see `resume`).
 #[derive(Debug)]
 pub struct SendHalf {
     /// The bytes from `acknowledged` to `written`.
-    kept: ByteQueue,
+    retained: ByteQueue,
     cursor: Cursor,
     acknowledged: u64,
     next: u64,
     sent: u64,
     written: u64,
     limit: u64,
-    end: Option<End>,
-    /// The end is decided and has to be sent.
+    end: Option<StreamEnd>,
+    /// Whether the end is decided and must be sent.
     end_due: bool,
-    /// A FIN or RESET was sent: its place in the sequence may be acknowledged.
+    /// Whether a FIN or RESET was sent. The peer may then acknowledge its place in the sequence.
     end_sent: bool,
     end_acknowledged: bool,
-    /// A RESET followed a FIN that was sent: whether the peer has only the FIN cannot be told from what it received.
-    replaced_fin: bool,
+    /// Whether a RESET followed a FIN that was sent. The received count cannot tell then whether
+    /// the peer has only the FIN.
+    reset_after_fin: bool,
 }
 
-/// Where `next` stands in the kept pieces. At the end of a piece it stays there until there is a next one, because pieces may grow.
+/// The position of `next` in the retained pieces. At the end of a piece the cursor stays there
+/// until a next piece exists, because a piece may grow.
 #[derive(Debug, Default)]
 struct Cursor {
     piece: usize,
@@ -122,7 +127,7 @@ struct Cursor {
 impl SendHalf {
     fn new(limit: u64) -> Self {
         SendHalf {
-            kept: ByteQueue::default(),
+            retained: ByteQueue::default(),
             cursor: Cursor::default(),
             acknowledged: 0,
             next: 0,
@@ -133,70 +138,72 @@ impl SendHalf {
             end_due: false,
             end_sent: false,
             end_acknowledged: false,
-            replaced_fin: false,
+            reset_after_fin: false,
         }
     }
 
-    /// How this direction ends, once that is decided.
-    pub fn end(&self) -> Option<End> {
+    /// Returns how this direction ends, if that is decided.
+    pub fn end(&self) -> Option<StreamEnd> {
         self.end
     }
 
-    /// Where the next byte to be sent stands.
+    /// Returns the offset of the next byte to send.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// The highest offset ever sent: the final one, after a reset.
+    /// Returns the highest offset ever sent. After a reset this is the final offset.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Bytes written and to be sent, for the first time or again.
+    /// Returns the number of written bytes that are still to be sent, for the first time or again.
     pub fn unsent(&self) -> u64 {
         self.written.saturating_sub(self.next)
     }
 
-    /// Bytes to be sent that were sent before.
-    pub fn again(&self) -> u64 {
+    /// Returns the number of bytes to be sent again.
+    pub fn resend(&self) -> u64 {
         self.sent.saturating_sub(self.next)
     }
 
-    /// Bytes written and not acknowledged.
-    pub fn kept(&self) -> u64 {
+    /// Returns the number of bytes that are written and not acknowledged.
+    pub fn retained(&self) -> u64 {
         self.written.saturating_sub(self.acknowledged)
     }
 
-    /// The pieces written and not acknowledged.
-    pub fn kept_pieces(&self) -> impl Iterator<Item = &Bytes> {
-        (0..).map_while(|index| self.kept.piece(index))
+    /// Returns the pieces that are written and not acknowledged.
+    pub fn retained_pieces(&self) -> impl Iterator<Item = &Bytes> {
+        (0..).map_while(|index| self.retained.piece(index))
     }
 
-    /// Bytes that the peer's credit still allows to be written.
+    /// Returns how many more bytes the peer's credit allows the application to write.
     pub fn credit(&self) -> u64 {
         self.limit.saturating_sub(self.written)
     }
 
-    /// Whether the end is decided and everything before it sent, but not the end itself.
+    /// Returns whether everything before the end is sent, but not the end itself.
     pub fn is_end_due(&self) -> bool {
         self.end_due && self.unsent() == 0
     }
 
-    /// Keeps `bytes` to be sent.
+    /// Appends `bytes` to the data to be sent.
     pub fn write(&mut self, bytes: Bytes) {
         self.written = self.written.saturating_add(bytes.len() as u64);
-        self.kept.push(bytes);
+        self.retained.push(bytes);
     }
 
-    /// Decides how the direction ends. A reset drops what is kept; it may replace a FIN, and nothing replaces a reset.
-    pub fn finish(&mut self, end: End) {
-        if matches!(self.end, Some(End::Reset(_))) {
+    /// Decides how the direction ends. A reset drops all retained data. It may replace a FIN, but
+    /// nothing replaces a reset.
+    pub fn finish(&mut self, end: StreamEnd) {
+        if matches!(self.end, Some(StreamEnd::Reset(_))) {
             return;
         }
-        if let End::Reset(_) = end {
-            self.replaced_fin = self.end_sent;
-            self.kept.clear();
+        if let StreamEnd::Reset(_) = end {
+            self.reset_after_fin = self.end_sent;
+            self.retained.clear();
             self.cursor = Cursor::default();
+            // After a reset only the final offset counts, so nothing stays retained or unsent.
             self.acknowledged = self.sent;
             self.next = self.sent;
             self.written = self.sent;
@@ -205,30 +212,31 @@ impl SendHalf {
         self.end_due = true;
     }
 
-    /// The FIN or RESET went out.
-    pub fn end_was_sent(&mut self) {
+    /// Records that the FIN or RESET was sent.
+    pub fn mark_end_sent(&mut self) {
         self.end_due = false;
         self.end_sent = true;
     }
 
-    /// Whether a FIN or RESET went out.
+    /// Returns whether a FIN or RESET was sent.
     pub fn is_end_sent(&self) -> bool {
         self.end_sent
     }
 
-    /// Whether the peer has said that it received the end, and no RESET has to follow it.
+    /// Returns whether the peer acknowledged the end and no RESET must follow it.
     pub fn is_end_acknowledged(&self) -> bool {
         self.end_acknowledged && !self.end_due
     }
 
-    /// Copies up to `room` unsent bytes to `out`, and returns how many, and how many of them were never sent before.
+    /// Copies up to `room` unsent bytes to `out`. Returns the number of bytes, and how many of them
+    /// were never sent before.
     pub fn transmit(&mut self, out: &mut BytesMut, room: usize) -> (usize, u64) {
         let mut copied: usize = 0;
-        while let Some(piece) = self.kept.piece(self.cursor.piece) {
+        while let Some(piece) = self.retained.piece(self.cursor.piece) {
             let rest = piece.get(self.cursor.skip..).unwrap_or_default();
             if rest.is_empty() {
                 if self
-                    .kept
+                    .retained
                     .piece(self.cursor.piece.saturating_add(1))
                     .is_none()
                 {
@@ -256,7 +264,8 @@ impl SendHalf {
         (copied, fresh)
     }
 
-    /// The peer has received up to `received` (its end included) and takes up to `limit`. Says whether that can be.
+    /// Processes the peer's acknowledgement up to `received` (its end included) and its send limit.
+    /// Returns false if the peer acknowledges data that was never sent.
     pub fn acknowledge(&mut self, received: u64, limit: u64) -> bool {
         let ended = self.end_sent && received == self.sent.saturating_add(1);
         let bytes = if ended { self.sent } else { received };
@@ -265,40 +274,42 @@ impl SendHalf {
         }
         if ended {
             self.end_acknowledged = true;
-            // It may have been about to leave again. A RESET after it must.
-            self.end_due &= self.replaced_fin;
+            // A retransmission of the FIN may have been queued; it is obsolete. A RESET that
+            // follows the FIN must still be sent.
+            self.end_due &= self.reset_after_fin;
         }
         self.limit = self.limit.max(limit);
-        self.forget_until(bytes);
+        self.discard_until(bytes);
         true
     }
 
-    /// What was sent and not acknowledged may be lost: it is sent again, its end too.
+    /// Queues everything that was sent and not acknowledged for retransmission, including the end.
     pub fn rewind(&mut self) {
         self.next = self.acknowledged;
         self.cursor = Cursor::default();
-        self.end_due |= self.end_sent && (!self.end_acknowledged || self.replaced_fin);
+        self.end_due |= self.end_sent && (!self.end_acknowledged || self.reset_after_fin);
     }
 
-    /// The peer has forgotten the stream, after it had everything. Says whether that can be.
-    pub fn gone(&mut self) -> bool {
+    /// Treats everything as acknowledged, because the peer has forgotten the stream. Returns false
+    /// if the end was never sent, in which case the peer must not have forgotten it.
+    pub fn acknowledge_all(&mut self) -> bool {
         if self.end_sent {
-            self.forget_until(self.sent);
+            self.discard_until(self.sent);
             self.end_acknowledged = true;
             self.end_due = false;
         }
         self.end_sent
     }
 
-    fn forget_until(&mut self, offset: u64) {
+    fn discard_until(&mut self, offset: u64) {
         let count = usize::try_from(offset.saturating_sub(self.acknowledged)).unwrap_or(usize::MAX);
-        if count == 0 || matches!(self.end, Some(End::Reset(_))) {
+        if count == 0 || matches!(self.end, Some(StreamEnd::Reset(_))) {
             return;
         }
-        let gone = self.kept.advance(count);
+        let dropped = self.retained.advance(count);
         self.acknowledged = offset;
         self.next = self.next.max(offset);
-        self.cursor.piece = self.cursor.piece.saturating_sub(gone);
+        self.cursor.piece = self.cursor.piece.saturating_sub(dropped);
         if self.cursor.piece == 0 {
             self.cursor.skip = usize::try_from(self.next.saturating_sub(offset)).unwrap_or(0);
         }
@@ -308,14 +319,14 @@ impl SendHalf {
 /// The direction from the peer.
 #[derive(Debug)]
 pub struct ReceiveHalf {
-    /// What the application has not taken.
+    /// Received data that the application has not taken.
     waiting: ByteQueue,
     window: StreamWindow,
     received: u64,
-    /// What the peer was last told of [`ReceiveHalf::received`].
-    told: u64,
-    end: Option<End>,
-    /// What comes is dropped.
+    /// The value of [`ReceiveHalf::received`] that was last acknowledged to the peer.
+    acknowledged: u64,
+    end: Option<StreamEnd>,
+    /// Whether received data is dropped.
     is_discarded: bool,
 }
 
@@ -325,61 +336,63 @@ impl ReceiveHalf {
             waiting: ByteQueue::default(),
             window: StreamWindow::new(window),
             received: 0,
-            told: 0,
+            acknowledged: 0,
             end: None,
             is_discarded: false,
         }
     }
 
-    /// The stream's window.
+    /// Returns the window of this direction.
     pub fn window(&mut self) -> &mut StreamWindow {
         &mut self.window
     }
 
-    /// Up to which offset the peer has been told that it may send.
+    /// Returns the offset up to which the peer may send.
     pub fn limit(&self) -> u64 {
         self.window.limit()
     }
 
-    /// How this direction ended, if it did.
-    pub fn end(&self) -> Option<End> {
+    /// Returns how this direction ended, if it did.
+    pub fn end(&self) -> Option<StreamEnd> {
         self.end
     }
 
-    /// How many bytes have come.
+    /// Returns the number of received bytes.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// What the peer may forget: the bytes, and the place of the end.
+    /// Returns the position to acknowledge to the peer: the received bytes and the place of the
+    /// end.
     pub fn acknowledgement(&self) -> u64 {
         self.received.saturating_add(u64::from(self.end.is_some()))
     }
 
-    /// The same; the peer is told so now.
-    pub fn told(&mut self) -> u64 {
-        self.told = self.received;
+    /// Returns the position to acknowledge, and records it as acknowledged.
+    pub fn acknowledge(&mut self) -> u64 {
+        self.acknowledged = self.received;
         self.acknowledgement()
     }
 
-    /// Whether so much came since the peer was last told that it should hear of it at once.
+    /// Returns whether enough data arrived since the last acknowledgement to send the next one at
+    /// once.
     pub fn is_acknowledgement_due(&self) -> bool {
         self.window
-            .is_acknowledgement_due(self.received.saturating_sub(self.told))
+            .is_acknowledgement_due(self.received.saturating_sub(self.acknowledged))
     }
 
-    /// Bytes that came and that nobody has consumed.
+    /// Returns the number of received bytes that the application has not consumed.
     pub fn held(&self) -> u64 {
         self.received.saturating_sub(self.window.consumed())
     }
 
-    /// Whether the application has shown that it reads.
+    /// Returns whether the application has proved that it reads.
     pub fn is_proven(&self) -> bool {
         self.window.is_proven()
     }
 
-    /// The credit beyond the floor that the stream holds, or may come to hold: the peer may send up to the limit until the direction ends, or until
-    /// what comes is dropped.
+    /// Returns the credit beyond the floor that the stream holds or may come to hold. The peer may
+    /// send up to the limit until the direction ends, or until received data is dropped.
     pub fn loan(&self) -> u64 {
         let is_open = self.end.is_none() && !self.is_discarded;
         let exposed = if is_open {
@@ -390,33 +403,33 @@ impl ReceiveHalf {
         self.window.loan(exposed)
     }
 
-    /// Takes bytes that follow what has come.
+    /// Appends bytes that follow the received ones.
     pub fn receive(&mut self, bytes: Bytes) {
         self.received = self.received.saturating_add(bytes.len() as u64);
         self.waiting.push(bytes);
     }
 
-    /// Counts bytes that will not come, or that nobody wants.
+    /// Counts bytes as received that will not arrive or that the application does not want.
     pub fn skip(&mut self, bytes: u64) {
         self.received = self.received.saturating_add(bytes);
     }
 
-    /// The direction ended.
-    pub fn finish(&mut self, end: End) {
+    /// Records the end of the direction.
+    pub fn finish(&mut self, end: StreamEnd) {
         self.end = Some(end);
     }
 
-    /// The next piece for the application.
+    /// Returns the next piece for the application.
     pub fn take(&mut self) -> Option<Bytes> {
         self.waiting.pop()
     }
 
-    /// Keeps what waits in memory that holds nothing else.
+    /// Copies unread data into memory that holds nothing else.
     pub fn compact(&mut self) {
         self.waiting.compact();
     }
 
-    /// Drops what waits, and what will come.
+    /// Drops unread data, and all data that arrives from now on.
     pub fn discard(&mut self) {
         self.is_discarded = true;
         self.waiting.clear();

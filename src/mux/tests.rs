@@ -1,13 +1,13 @@
-//! What the mux promises, one promise a test, between two muxes without a network.
+//! Tests of the multiplexer's contract: two muxes without a network, one property per test.
 
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    load::{STREAM_RESERVE, STREAM_UNSENT_MAX, TUNNEL_UNSENT_MAX},
-    stream::Stream,
-    updates::ACK_DELAY,
+    ack_queue::ACK_DELAY,
+    send_totals::{STREAM_RESERVE, STREAM_UNSENT_MAX, TUNNEL_UNSENT_MAX},
+    stream::StreamState,
     *,
 };
 
@@ -23,7 +23,7 @@ pub const PARAMETERS: Parameters = Parameters {
     streams_max: 100,
 };
 
-/// A client and a server, and the time.
+/// A client, a server, and virtual time.
 pub struct Pair {
     pub client: Mux,
     pub server: Mux,
@@ -43,14 +43,15 @@ impl Pair {
         };
         let mux = |side| Mux::new(side, parameters, grant, now);
         Pair {
-            client: mux(Side::Client),
-            server: mux(Side::Server),
+            client: mux(TunnelSide::Client),
+            server: mux(TunnelSide::Server),
             now,
         }
     }
 
-    /// Carries everything both ways until nothing moves, and lets the delayed acknowledgements pass.
-    pub fn settle(&mut self) {
+    /// Carries messages in both directions until both ends are idle, including delayed
+    /// acknowledgements.
+    pub fn run_until_idle(&mut self) {
         for _ in 0..1000 {
             self.now += Duration::from_millis(10);
             self.client.handle_timeout(self.now);
@@ -64,13 +65,13 @@ impl Pair {
                 return;
             }
         }
-        panic!("the pair does not come to rest");
+        panic!("the pair does not become idle");
     }
 
-    /// A stream that the server knows too.
+    /// Opens a stream that the server has accepted.
     pub fn stream(&mut self) -> StreamId {
         let stream = self.client.open(Bytes::new());
-        self.settle();
+        self.run_until_idle();
         while self.server.poll_event().is_some() {}
         stream
     }
@@ -93,7 +94,7 @@ pub fn carry(from: &mut Mux, to: &mut Mux, now: Instant) -> bool {
 
 pub fn read_all(mux: &mut Mux, now: Instant, stream: StreamId) -> Vec<u8> {
     let mut all = Vec::new();
-    while let Ok(Read::Data(bytes)) = mux.read(stream) {
+    while let Ok(StreamRead::Data(bytes)) = mux.read(stream) {
         mux.consume(now, stream, bytes.len());
         all.extend_from_slice(&bytes);
     }
@@ -101,7 +102,7 @@ pub fn read_all(mux: &mut Mux, now: Instant, stream: StreamId) -> Vec<u8> {
 }
 
 #[test]
-fn a_stream_and_its_first_bytes_and_its_end_travel_in_one_message() {
+fn open_data_and_fin_share_one_message() {
     let mut pair = Pair::new();
     let stream = pair.client.open(Bytes::from_static(b"{}"));
     pair.client
@@ -113,62 +114,75 @@ fn a_stream_and_its_first_bytes_and_its_end_travel_in_one_message() {
     pair.server.handle_message(pair.now, message).unwrap();
     assert_eq!(
         pair.server.poll_event(),
-        Some(Event::Opened {
+        Some(MuxEvent::Opened {
             stream,
             details: Bytes::from_static(b"{}")
         })
     );
     assert_eq!(
         pair.server.read(stream),
-        Ok(Read::Data(Bytes::from_static(b"hello")))
+        Ok(StreamRead::Data(Bytes::from_static(b"hello")))
     );
-    assert_eq!(pair.server.read(stream), Ok(Read::End));
+    assert_eq!(pair.server.read(stream), Ok(StreamRead::End));
 }
 
 #[test]
-fn a_half_close_leaves_the_other_direction_open() {
+fn half_close_leaves_the_other_direction_open() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client.finish(stream);
-    pair.settle();
-    assert_eq!(pair.server.read(stream), Ok(Read::End));
+    pair.run_until_idle();
+    assert_eq!(pair.server.read(stream), Ok(StreamRead::End));
     pair.server
         .write(stream, Bytes::from_static(b"answer"))
         .unwrap();
     pair.server.finish(stream);
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!(read_all(&mut pair.client, pair.now, stream), b"answer");
-    assert_eq!(pair.client.read(stream), Ok(Read::End));
+    assert_eq!(pair.client.read(stream), Ok(StreamRead::End));
     pair.client.release(pair.now, stream);
     pair.server.release(pair.now, stream);
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
 }
 
 #[test]
-fn a_stream_that_has_ended_is_no_company_to_one_that_moves_much() {
+fn ended_stream_is_not_interactive() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client.write(stream, Bytes::from_static(b"k")).unwrap();
-    pair.settle();
-    assert!(pair.server.window.delivery().company().is_there(pair.now));
+    pair.run_until_idle();
+    assert!(
+        pair.server
+            .window
+            .bandwidth()
+            .interactive()
+            .is_active(pair.now)
+    );
     pair.client.finish(stream);
-    pair.settle();
-    assert!(!pair.server.window.delivery().company().is_there(pair.now));
+    pair.run_until_idle();
+    assert!(
+        !pair
+            .server
+            .window
+            .bandwidth()
+            .interactive()
+            .is_active(pair.now)
+    );
 }
 
 #[test]
-fn a_reset_arrives_with_its_code_and_gives_the_window_back() {
+fn reset_carries_its_code_and_returns_the_window() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client
         .write(stream, Bytes::from(vec![7; 50_000]))
         .unwrap();
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!(pair.server.held_bytes(), 50_000);
     pair.client.reset(pair.now, stream, ResetCode::Reset);
     pair.client.release(pair.now, stream);
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!(
         pair.server.read(stream),
         Err(StreamError::Reset(ResetCode::Reset))
@@ -179,12 +193,12 @@ fn a_reset_arrives_with_its_code_and_gives_the_window_back() {
     );
     assert_eq!(pair.server.held_bytes(), 0);
     pair.server.release(pair.now, stream);
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
 }
 
 #[test]
-fn a_reader_that_stalls_holds_nobody_else_up() {
+fn stalled_readers_do_not_block_other_streams() {
     let mut pair = Pair::new();
     let stalled: Vec<_> = (0..10).map(|_| pair.stream()).collect();
     for &stream in &stalled {
@@ -192,19 +206,19 @@ fn a_reader_that_stalls_holds_nobody_else_up() {
             pair.client
                 .write(stream, Bytes::from(vec![1; room]))
                 .unwrap();
-            pair.settle();
+            pair.run_until_idle();
         }
     }
     assert!(
         pair.server.held_bytes() >= 640 * 1024,
-        "the floors, and loans"
+        "the floors plus loans"
     );
     let live = pair.stream();
     let mut moved = 0;
     for _ in 0..1000 {
         let room = pair.client.write_room(live).unwrap();
         pair.client.write(live, Bytes::from(vec![2; room])).unwrap();
-        pair.settle();
+        pair.run_until_idle();
         moved += read_all(&mut pair.server, pair.now, live).len();
     }
     assert!(moved > 50 * 1024 * 1024, "{moved}");
@@ -216,8 +230,8 @@ fn a_reader_that_stalls_holds_nobody_else_up() {
 }
 
 #[test]
-fn a_window_grows_when_the_path_is_long_and_the_application_fast() {
-    // A pool of which a share is as large as the largest window of a stream.
+fn window_grows_on_a_long_path_with_a_fast_application() {
+    // A share of this pool is as large as the largest window of a stream.
     let tunnel_window = WindowSize {
         initial: 256 * 1024,
         max: 32 * 1024 * 1024,
@@ -260,22 +274,22 @@ fn a_window_grows_when_the_path_is_long_and_the_application_fast() {
 }
 
 #[test]
-fn more_streams_than_permitted_are_reset_with_a_code() {
+fn streams_beyond_the_limit_are_reset() {
     let mut pair = Pair::with(Parameters {
         streams_max: 3,
         ..PARAMETERS
     });
     let streams: Vec<_> = (0..4).map(|_| pair.client.open(Bytes::new())).collect();
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!(
         pair.client.read(streams[3]),
         Err(StreamError::Reset(ResetCode::Limit))
     );
-    assert_eq!(pair.client.read(streams[2]), Ok(Read::Wait));
+    assert_eq!(pair.client.read(streams[2]), Ok(StreamRead::Wait));
 }
 
 #[test]
-fn frames_out_of_state_end_the_tunnel() {
+fn out_of_state_frames_are_protocol_errors() {
     let open = |stream| TunnelFrame::Open {
         stream: StreamId(stream),
         window: 10,
@@ -338,8 +352,12 @@ fn frames_out_of_state_end_the_tunnel() {
 }
 
 #[test]
-fn a_stream_at_rest_costs_less_than_a_kibibyte() {
-    assert!(size_of::<Stream>() < 400, "{}", size_of::<Stream>());
+fn idle_stream_takes_less_than_400_bytes() {
+    assert!(
+        size_of::<StreamState>() < 400,
+        "{}",
+        size_of::<StreamState>()
+    );
 }
 
 #[test]
@@ -358,7 +376,7 @@ fn arbitrary_messages_never_panic() {
     }
 }
 
-/// A message of `frames`.
+/// Encodes `frames` as one message.
 pub fn message(frames: &[TunnelFrame]) -> Bytes {
     let mut out = BytesMut::new();
     frames.iter().for_each(|frame| frame.encode(&mut out));
@@ -366,7 +384,7 @@ pub fn message(frames: &[TunnelFrame]) -> Bytes {
 }
 
 #[test]
-fn pings_that_cannot_be_answered_yet_take_no_memory() {
+fn unanswered_pings_take_no_memory() {
     let mut pair = Pair::new();
     let pings: Vec<_> = (0..10_000)
         .map(|token| TunnelFrame::Ping { token })
@@ -378,13 +396,13 @@ fn pings_that_cannot_be_answered_yet_take_no_memory() {
     assert_eq!(
         answer,
         message(&[TunnelFrame::Pong { token: 9_999 }]),
-        "the last one counts"
+        "only the last PING is answered"
     );
     assert_eq!(next_message(&mut pair.server, pair.now), None);
 }
 
 #[test]
-fn the_little_that_stalled_readers_leave_is_still_given_out() {
+fn credit_left_by_stalled_readers_is_granted() {
     let tunnel_window = WindowSize {
         initial: 256 * 1024,
         max: 1024 * 1024,
@@ -403,24 +421,24 @@ fn the_little_that_stalled_readers_leave_is_still_given_out() {
         pair.client
             .write(stalled, Bytes::from(vec![1; room]))
             .unwrap();
-        pair.settle();
+        pair.run_until_idle();
     }
     assert!(
         pair.server.held_bytes() >= 984 * 1024,
-        "nearly as much as the tunnel may lend"
+        "almost the whole pool"
     );
     let mut moved = 0;
     for _ in 0..100 {
         let room = pair.client.write_room(live).unwrap();
         pair.client.write(live, Bytes::from(vec![2; room])).unwrap();
-        pair.settle();
+        pair.run_until_idle();
         moved += read_all(&mut pair.server, pair.now, live).len();
     }
     assert!(moved > 2 * 1024 * 1024, "{moved}");
 }
 
 #[test]
-fn a_frame_of_a_stream_whose_opening_has_not_left_ends_the_tunnel() {
+fn frame_for_a_stream_with_unsent_open_is_a_protocol_error() {
     let mut pair = Pair::new();
     let stream = pair.client.open(Bytes::new());
     let data = TunnelFrame::Data {
@@ -436,20 +454,20 @@ fn a_frame_of_a_stream_whose_opening_has_not_left_ends_the_tunnel() {
 }
 
 #[test]
-fn streams_opened_here_do_not_count_for_what_the_peer_may_open() {
+fn local_streams_do_not_count_toward_the_peer_limit() {
     let mut pair = Pair::with(Parameters {
         streams_max: 2,
         ..PARAMETERS
     });
     let own = [0, 1].map(|_| pair.client.open(Bytes::new()));
-    pair.settle();
+    pair.run_until_idle();
     let opened: Vec<_> = (0..3).map(|_| pair.server.open(Bytes::new())).collect();
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!(
         own.map(|stream| pair.client.read(stream)),
-        [Ok(Read::Wait), Ok(Read::Wait)]
+        [Ok(StreamRead::Wait), Ok(StreamRead::Wait)]
     );
-    assert_eq!(pair.server.read(opened[1]), Ok(Read::Wait));
+    assert_eq!(pair.server.read(opened[1]), Ok(StreamRead::Wait));
     assert_eq!(
         pair.server.read(opened[2]),
         Err(StreamError::Reset(ResetCode::Limit))
@@ -458,18 +476,18 @@ fn streams_opened_here_do_not_count_for_what_the_peer_may_open() {
         pair.client.release(pair.now, stream);
         pair.server.release(pair.now, stream);
     }
-    pair.settle();
+    pair.run_until_idle();
     let next = pair.server.open(Bytes::new());
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!(
         pair.server.read(next),
-        Ok(Read::Wait),
-        "one that is over makes room"
+        Ok(StreamRead::Wait),
+        "a completed stream frees a place"
     );
 }
 
 #[test]
-fn a_peer_that_opens_and_never_ends_what_is_refused_is_not_served() {
+fn peer_that_never_ends_refused_streams_breaks_the_protocol() {
     let mut pair = Pair::with(Parameters {
         streams_max: 0,
         ..PARAMETERS
@@ -483,7 +501,7 @@ fn a_peer_that_opens_and_never_ends_what_is_refused_is_not_served() {
     pair.server
         .handle_message(pair.now, message(&opens))
         .unwrap();
-    assert_eq!(pair.server.poll_event(), None, "nothing was taken");
+    assert_eq!(pair.server.poll_event(), None, "no stream was accepted");
     assert!(
         pair.server
             .handle_message(pair.now, message(&[open(REFUSED_MIN as u64)]))
@@ -492,11 +510,11 @@ fn a_peer_that_opens_and_never_ends_what_is_refused_is_not_served() {
 }
 
 #[test]
-fn a_reset_that_follows_a_fin_is_sent_even_when_the_fin_is_acknowledged_first() {
+fn reset_after_fin_is_sent_even_if_the_fin_is_acknowledged_first() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.server.finish(stream);
-    pair.settle();
+    pair.run_until_idle();
     pair.client
         .write(stream, Bytes::from_static(b"unread"))
         .unwrap();
@@ -507,18 +525,18 @@ fn a_reset_that_follows_a_fin_is_sent_even_when_the_fin_is_acknowledged_first() 
     pair.client.reset(pair.now, stream, ResetCode::Reset);
     pair.client.release(pair.now, stream);
     carry(&mut pair.server, &mut pair.client, pair.now);
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!(
         pair.server.read(stream),
         Err(StreamError::Reset(ResetCode::Reset))
     );
     pair.server.release(pair.now, stream);
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
 }
 
 #[test]
-fn a_peer_that_grants_much_and_acknowledges_nothing_does_not_fill_the_memory() {
+fn retained_data_is_bounded_without_acknowledgements() {
     let mut pair = Pair::new();
     let streams: Vec<_> = (0..10).map(|_| pair.stream()).collect();
     let limit = 1 << 40;
@@ -548,7 +566,7 @@ fn a_peer_that_grants_much_and_acknowledges_nothing_does_not_fill_the_memory() {
     let most = PARAMETERS.tunnel_window.max + STREAM_UNSENT_MAX + 10 * STREAM_RESERVE;
     assert!(
         (PARAMETERS.tunnel_window.max..=most).contains(&written),
-        "{written} bytes are kept"
+        "{written} bytes are retained"
     );
     let received = TunnelFrame::Window {
         stream: streams[0],
@@ -560,13 +578,13 @@ fn a_peer_that_grants_much_and_acknowledges_nothing_does_not_fill_the_memory() {
         .unwrap();
     assert_eq!(
         pair.client.poll_event(),
-        Some(Event::Writable(streams[0])),
-        "what is acknowledged makes room"
+        Some(MuxEvent::Writable(streams[0])),
+        "an acknowledgement makes room"
     );
 }
 
 #[test]
-fn a_quarter_of_a_window_is_acknowledged_at_once() {
+fn quarter_of_a_window_is_acknowledged_immediately() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client
@@ -575,13 +593,13 @@ fn a_quarter_of_a_window_is_acknowledged_at_once() {
     carry(&mut pair.client, &mut pair.server, pair.now);
     carry(&mut pair.server, &mut pair.client, pair.now);
     assert_eq!(
-        pair.client.load.kept, 0,
-        "though the application has taken nothing, and no time has passed"
+        pair.client.send_totals.retained, 0,
+        "although the application read nothing and no time passed"
     );
 }
 
 #[test]
-fn streams_share_a_message_and_one_that_sends_little_goes_first() {
+fn streams_share_a_message_and_a_new_stream_goes_first() {
     let mut pair = Pair::new();
     let bulk = [pair.stream(), pair.stream()];
     for stream in bulk {
@@ -615,7 +633,7 @@ fn streams_share_a_message_and_one_that_sends_little_goes_first() {
 }
 
 #[test]
-fn the_window_of_the_tunnel_binds_the_peer_too() {
+fn tunnel_window_limits_the_peer() {
     let stream_window = WindowSize {
         initial: 1024 * 1024,
         max: 1024 * 1024,
@@ -652,7 +670,7 @@ fn the_window_of_the_tunnel_binds_the_peer_too() {
 }
 
 #[test]
-fn bytes_that_repeat_what_has_come_are_skipped() {
+fn repeated_bytes_are_skipped() {
     let mut pair = Pair::new();
     let stream = StreamId(0);
     let open = TunnelFrame::Open {
@@ -682,16 +700,16 @@ fn bytes_that_repeat_what_has_come_are_skipped() {
         .handle_message(pair.now, message(&frames))
         .unwrap();
     assert_eq!(read_all(&mut pair.server, pair.now, stream), b"abcdefg");
-    assert_eq!(pair.server.read(stream), Ok(Read::End));
+    assert_eq!(pair.server.read(stream), Ok(StreamRead::End));
 }
 
 #[test]
-fn a_reset_is_answered_though_the_application_has_not_let_go() {
+fn reset_is_answered_before_the_application_releases_the_stream() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client.reset(pair.now, stream, ResetCode::Reset);
     pair.client.release(pair.now, stream);
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!((pair.client.streams(), pair.server.streams()), (0, 1));
 }
 
@@ -715,12 +733,12 @@ fn credit_never_shrinks() {
     pair.client
         .write(stream, Bytes::from(vec![1; room]))
         .unwrap();
-    pair.settle();
+    pair.run_until_idle();
     assert_eq!(pair.server.held_bytes(), room as u64);
 }
 
 #[test]
-fn a_direction_is_delivered_when_its_end_is_acknowledged_and_not_before() {
+fn direction_is_delivered_only_after_its_end_is_acknowledged() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     pair.client
@@ -744,11 +762,11 @@ fn a_direction_is_delivered_when_its_end_is_acknowledged_and_not_before() {
             "{received}"
         );
     }
-    assert_eq!(pair.client.poll_event(), Some(Event::Writable(stream)));
+    assert_eq!(pair.client.poll_event(), Some(MuxEvent::Writable(stream)));
 }
 
 #[test]
-fn what_is_unsent_is_bounded_and_a_small_write_never_waits_for_it() {
+fn unsent_data_is_bounded_and_never_blocks_a_small_write() {
     let window = WindowSize {
         initial: 16 * 1024 * 1024,
         max: 16 * 1024 * 1024,
@@ -769,9 +787,9 @@ fn what_is_unsent_is_bounded_and_a_small_write_never_waits_for_it() {
     }
     let most = TUNNEL_UNSENT_MAX + 40 * STREAM_RESERVE;
     assert!(
-        pair.client.load.unsent <= most,
+        pair.client.send_totals.unsent <= most,
         "{}",
-        pair.client.load.unsent
+        pair.client.send_totals.unsent
     );
     assert_eq!(pair.client.write_room(bulk[0]), Ok(0));
     let small = pair.client.open(Bytes::new());
@@ -779,22 +797,22 @@ fn what_is_unsent_is_bounded_and_a_small_write_never_waits_for_it() {
     while next_message(&mut pair.client, pair.now).is_some() {}
     assert!(
         std::iter::from_fn(|| pair.client.poll_event())
-            .any(|event| event == Event::Writable(bulk[0])),
-        "what leaves makes room"
+            .any(|event| event == MuxEvent::Writable(bulk[0])),
+        "sent data makes room"
     );
 }
 
 #[test]
-fn a_reset_wakes_who_waits_at_both_ends() {
+fn reset_wakes_waiting_applications_at_both_ends() {
     let mut pair = Pair::new();
     let stream = pair.stream();
-    assert_eq!(pair.client.read(stream), Ok(Read::Wait));
+    assert_eq!(pair.client.read(stream), Ok(StreamRead::Wait));
     pair.client.reset(pair.now, stream, ResetCode::Reset);
-    assert_eq!(pair.client.poll_event(), Some(Event::Readable(stream)));
-    pair.settle();
+    assert_eq!(pair.client.poll_event(), Some(MuxEvent::Readable(stream)));
+    pair.run_until_idle();
     assert_eq!(
         pair.server.poll_event(),
-        Some(Event::Reset(stream)),
-        "nobody needs to wait for it"
+        Some(MuxEvent::Reset(stream)),
+        "reported even without a waiting application"
     );
 }

@@ -1,87 +1,91 @@
-//! What the mux sends: which frames go into the next message, and in which order. Small frames first, then data in fair shares.
+//! The send path: selects the frames of the next message and their order. Small frames come first,
+//! then data in fair shares.
 
 use std::time::Instant;
 
 use bytes::BytesMut;
 
 use super::{
-    Event, Mux, StreamId, TunnelFrame,
+    Mux, MuxEvent, StreamId, TunnelFrame,
     frame::{self, DATA_OVERHEAD, FRAME_MAX},
-    load::PIECE_MAX,
-    round_trip::Progress,
+    rtt::FlowProgress,
     schedule,
-    stream::{End, Stream, Update},
+    send_totals::WRITE_MAX,
+    stream::{AckState, StreamEnd, StreamState},
 };
 
-/// A message is not worth starting a DATA frame in when less than this is left, in bytes.
+/// The smallest space left in a message, in bytes, in which to start a DATA frame.
 const DATA_MIN: usize = 256;
 
-/// What a sender leaves of the tunnel's credit to streams that have no more than half of it unacknowledged, in bytes. The receiver grants it beside
-/// what the path needs.
+/// The tunnel credit that a sender reserves for interactive streams, in bytes: those with at most
+/// half of it unacknowledged. The receiver grants it in addition to what the path needs.
 pub(super) const INTERACTIVE_RESERVE: u64 = 4 * 1024;
 
 /// A stream that may send, and how much.
 #[derive(Debug, Clone, Copy)]
-struct Turn {
+struct SendTurn {
     id: StreamId,
-    /// Its share of the round.
+    /// Its share of the round, in bytes.
     share: usize,
-    /// What it may send for the first time.
+    /// How many bytes it may send for the first time.
     credit: u64,
-    /// It is the head of the schedule.
+    /// Whether it is the head of the schedule.
     is_scheduled: bool,
 }
 
 impl Mux {
-    /// Whether [`Mux::poll_transmit`] has something to send.
+    /// Returns whether [`Mux::poll_transmit`] has a message to send.
     #[must_use]
     pub fn has_transmit(&self) -> bool {
-        if self.closing.is_over() {
-            return self.closing.due().is_some();
+        if self.close_state.is_over() {
+            return self.close_state.due().is_some();
         }
         let opens_or_ends =
-            self.resumption.flows() && !(self.opens.is_empty() && self.ends.is_empty());
-        let small =
-            self.pong.is_some() || !self.updates.due.is_empty() || self.window.is_update_due();
-        self.resumption.is_list_due() || opens_or_ends || small || self.has_data()
+            self.resume_state.is_flowing() && !(self.opens.is_empty() && self.ends.is_empty());
+        let small = self.pending_pong.is_some()
+            || !self.ack_queue.due.is_empty()
+            || self.window.is_update_due();
+        self.resume_state.is_list_due() || opens_or_ends || small || self.has_data()
     }
 
-    /// Appends the next message to `out`, at most `room` bytes of it (at least 8 KiB make sense). Says whether there was anything.
+    /// Appends the next message to `out`, at most `room` bytes long (use at least 8 KiB). Returns
+    /// whether there was a message.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut, room: usize) -> bool {
         let start = out.len();
         let end = start.saturating_add(room);
-        if self.closing.is_over() {
+        if self.close_state.is_over() {
             self.transmit_close(out);
         } else if self.transmit_list(now, out, end) {
             self.transmit_flow(now, out, end);
             if out.len() > start {
-                self.transmit_passengers(out, end);
+                self.piggyback_acks(out, end);
             }
         }
         let any = out.len() > start;
         if any {
-            self.resumption.something_moved();
+            // The lists of the candidates do not reflect this message.
+            self.resume_state.mark_candidates_stale();
         }
-        self.settle();
+        self.update_budget();
         any
     }
 
-    /// Everything but what begins and ends an attachment.
+    /// Appends everything except the frames that begin or end an attachment.
     fn transmit_flow(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
-        // Who grants credit needs the round trip as much as who sends.
+        // An end that grants credit needs the round trip as much as an end that sends.
         if has_room(out, end)
-            && (self.has_data() || !self.updates.due.is_empty() || self.window.is_update_due())
+            && (self.has_data() || !self.ack_queue.due.is_empty() || self.window.is_update_due())
             && let Some(token) = self.ping_due(now)
         {
-            put(out, end, &TunnelFrame::Ping { token });
+            put_frame(out, end, &TunnelFrame::Ping { token });
         }
         if has_room(out, end)
-            && let Some(token) = self.pong.take()
+            && let Some(token) = self.pending_pong.take()
         {
-            put(out, end, &TunnelFrame::Pong { token });
+            put_frame(out, end, &TunnelFrame::Pong { token });
         }
         self.transmit_credit(now, out, end);
-        if self.resumption.flows() {
+        if self.resume_state.is_flowing() {
             self.transmit_opens(out, end);
             self.transmit_ends(out, end);
             let begin = out.len();
@@ -89,18 +93,19 @@ impl Mux {
         }
     }
 
-    /// What would soon need a message of its own goes with one that leaves anyhow.
-    fn transmit_passengers(&mut self, out: &mut BytesMut, end: usize) {
+    /// Adds delayed acknowledgements to a message that is sent anyway. Each would otherwise need a
+    /// separate message soon.
+    fn piggyback_acks(&mut self, out: &mut BytesMut, end: usize) {
         let mut taken: usize = 0;
         while has_room(out, end)
-            && let Some(id) = self.updates.next_passenger(taken)
+            && let Some(id) = self.ack_queue.next_piggybacked(taken)
         {
             if self
                 .streams
                 .get(&id)
-                .is_some_and(|stream| stream.update == Update::Pending)
+                .is_some_and(|stream| stream.ack_state == AckState::Delayed)
             {
-                self.tell(id, out, end);
+                self.transmit_window(id, out, end);
                 taken = taken.saturating_add(1);
             }
         }
@@ -108,29 +113,30 @@ impl Mux {
 
     fn ping_due(&mut self, now: Instant) -> Option<u64> {
         let (progress, awaited_since) =
-            (self.progress(), self.window.delivery().wants_ping_since());
-        self.round_trip.ping_due(now, progress, awaited_since)
+            (self.progress(), self.window.bandwidth().ping_wanted_since());
+        self.rtt.ping_due(now, progress, awaited_since)
     }
 
-    pub(super) fn progress(&self) -> Progress {
-        Progress {
+    pub(super) fn progress(&self) -> FlowProgress {
+        FlowProgress {
             received: self.window.received(),
             limit: self.window.limit(),
             sent: self.tunnel_sent,
         }
     }
 
-    /// What was sent before needs no credit.
+    /// Returns whether a stream may send data now. Retransmissions need no credit.
     fn has_data(&self) -> bool {
         let is_bulk_due =
-            (self.credit_of_bulk() > 0 || self.load.again > 0) && !self.schedule.is_empty();
-        let is_little_due = self.tunnel_sent < self.tunnel_limit && !self.little.is_empty();
-        self.resumption.flows() && (is_bulk_due || is_little_due)
+            (self.bulk_credit() > 0 || self.send_totals.resend > 0) && !self.schedule.is_empty();
+        let is_interactive_due =
+            self.tunnel_sent < self.tunnel_limit && !self.interactive.is_empty();
+        self.resume_state.is_flowing() && (is_bulk_due || is_interactive_due)
     }
 
     fn transmit_credit(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
         if has_room(out, end) && self.window.is_update_due() {
-            put(
+            put_frame(
                 out,
                 end,
                 &TunnelFrame::TunnelWindow {
@@ -139,32 +145,32 @@ impl Mux {
             );
         }
         while has_room(out, end)
-            && let Some(id) = self.updates.due.pop_front()
+            && let Some(id) = self.ack_queue.due.pop_front()
         {
             if self
                 .streams
                 .get(&id)
-                .is_some_and(|stream| stream.update == Update::Due)
+                .is_some_and(|stream| stream.ack_state == AckState::Due)
             {
-                self.tell(id, out, end);
+                self.transmit_window(id, out, end);
             }
         }
     }
 
-    /// Tells the peer what was received of a stream, and up to where it may send.
-    pub(super) fn tell(&mut self, id: StreamId, out: &mut BytesMut, end: usize) {
+    /// Appends the WINDOW of a stream: the received bytes and the new send limit.
+    pub(super) fn transmit_window(&mut self, id: StreamId, out: &mut BytesMut, end: usize) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        stream.update = Update::None;
+        stream.ack_state = AckState::None;
         let allowance = self
             .credit
             .allowance(&stream.receive, self.window.path_need());
         let limit = self.credit.track(&mut stream.receive, |receive| {
             receive.window().advance_limit(allowance)
         });
-        let received = stream.receive.told();
-        put(
+        let received = stream.receive.acknowledge();
+        put_frame(
             out,
             end,
             &TunnelFrame::Window {
@@ -173,13 +179,13 @@ impl Mux {
                 limit,
             },
         );
-        self.forget_if_over(id);
+        self.remove_if_complete(id);
     }
 
     fn transmit_opens(&mut self, out: &mut BytesMut, end: usize) {
         while let Some(&id) = self.opens.front() {
             if let Some(stream) = self.streams.get_mut(&id)
-                && let Some(details) = stream.opening.due().cloned()
+                && let Some(details) = stream.open_state.due().cloned()
             {
                 if !has_room(out, end.saturating_sub(details.len())) {
                     return;
@@ -188,7 +194,7 @@ impl Mux {
                 let window = self.credit.track(&mut stream.receive, |receive| {
                     receive.window().advance_limit(allowance)
                 });
-                put(
+                put_frame(
                     out,
                     end,
                     &TunnelFrame::Open {
@@ -197,22 +203,22 @@ impl Mux {
                         details,
                     },
                 );
-                self.announced(id);
+                self.mark_open_sent(id);
             }
             self.opens.pop_front();
         }
     }
 
-    fn announced(&mut self, id: StreamId) {
+    fn mark_open_sent(&mut self, id: StreamId) {
         self.next_announced = self.next_announced.max(id.0.saturating_add(2));
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.opening.leave();
-            self.is_to_send(id);
+            stream.open_state.mark_sent();
+            self.schedule_send(id);
         }
     }
 
-    /// Notes that the stream may have something to send.
-    pub(super) fn is_to_send(&mut self, id: StreamId) {
+    /// Queues the stream if it has data or an end to send.
+    pub(super) fn schedule_send(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
@@ -231,8 +237,10 @@ impl Mux {
         }
     }
 
-    /// One DATA frame of the stream whose turn it is, and its FIN when that was all. Says whether there was room: only the first frame, at `begin`, is cut to
-    /// what there is. The rest of another one would share the next message, cut another one there, and so on.
+    /// Appends one DATA frame of the next stream, and its FIN if that was all. Returns false if the
+    /// message has no room. Only the first frame, at `begin`, is shortened to the available room.
+    /// The rest of a later frame would share the next message, shorten another frame there, and so
+    /// on.
     fn transmit_data(&mut self, out: &mut BytesMut, begin: usize, end: usize) -> bool {
         let room = end
             .saturating_sub(out.len())
@@ -243,32 +251,35 @@ impl Mux {
         let Some(turn) = self.next_turn() else {
             return false;
         };
-        let Turn {
+        let SendTurn {
             id,
             share,
             credit,
             is_scheduled,
         } = turn;
+        // Data never precedes its OPEN.
         let Some(stream) = self
             .streams
             .get_mut(&id)
-            .filter(|stream| stream.opening.due().is_none())
+            .filter(|stream| stream.open_state.due().is_none())
         else {
-            self.turn_is_over(turn, 0, false);
+            self.end_turn(turn, 0, false);
             return true;
         };
         let unsent = stream.send.unsent();
-        let sendable = unsent.min(credit.saturating_add(stream.send.again()));
+        let sendable = unsent.min(credit.saturating_add(stream.send.resend()));
+        // Without credit the stream leaves the round, until the peer grants more.
         if sendable == 0 && unsent > 0 {
-            self.turn_is_over(turn, 0, false);
+            self.end_turn(turn, 0, false);
             if is_scheduled {
                 self.parked.insert(id);
             }
             return true;
         }
         let length = share
-            .min(PIECE_MAX)
-            .min(usize::try_from(sendable).unwrap_or(PIECE_MAX));
+            .min(WRITE_MAX)
+            .min(usize::try_from(sendable).unwrap_or(WRITE_MAX));
+        // The frame fits into the next message as a whole.
         if length > room && out.len() > begin {
             return false;
         }
@@ -277,89 +288,94 @@ impl Mux {
             frame::data_header(out, id, stream.send.next(), length);
         }
         let (copied, fresh) = self
-            .load
+            .send_totals
             .track(&mut stream.send, |send| send.transmit(out, length));
-        debug_assert_eq!(copied, length, "what is unsent is kept");
+        debug_assert_eq!(copied, length, "unsent bytes are retained");
         self.tunnel_sent = self.tunnel_sent.saturating_add(fresh);
         let more = stream.send.unsent() > 0;
-        if stream.wants_write && self.load.is_worth_waking(stream) {
+        if stream.wants_write && self.send_totals.should_wake(stream) {
             stream.wants_write = false;
-            self.events.push_back(Event::Writable(id));
+            self.events.push_back(MuxEvent::Writable(id));
         }
-        self.turn_is_over(turn, copied, more);
+        self.end_turn(turn, copied, more);
         self.transmit_end(out, id);
         true
     }
 
-    /// Whose turn it is, and what it may send. Once only [`INTERACTIVE_RESERVE`] is left of the credit, streams that move little share that, and the others
-    /// keep their places in the round.
-    fn next_turn(&mut self) -> Option<Turn> {
-        let credit = self.credit_of_bulk();
-        if credit > 0 || self.load.again > 0 {
-            let under_way = self.load.kept.saturating_sub(self.load.unsent);
-            let (id, share) = self.schedule.next(schedule::quantum(under_way))?;
-            return Some(Turn {
+    /// Selects the next stream and how much it may send. When only [`INTERACTIVE_RESERVE`] remains
+    /// of the credit, interactive streams share it, and the others keep their places in the round.
+    fn next_turn(&mut self) -> Option<SendTurn> {
+        let credit = self.bulk_credit();
+        if credit > 0 || self.send_totals.resend > 0 {
+            let in_flight = self
+                .send_totals
+                .retained
+                .saturating_sub(self.send_totals.unsent);
+            let (id, share) = self.schedule.next(schedule::quantum(in_flight))?;
+            return Some(SendTurn {
                 id,
                 share,
                 credit,
                 is_scheduled: true,
             });
         }
-        let id = *self.little.first()?;
+        let id = *self.interactive.first()?;
         let credit = self.tunnel_limit.saturating_sub(self.tunnel_sent);
-        let moves_little = self
+        let is_interactive = self
             .streams
             .get(&id)
-            .is_some_and(|stream| self.moves_little(stream));
-        Some(Turn {
+            .is_some_and(|stream| self.is_interactive(stream));
+        Some(SendTurn {
             id,
             share: usize::MAX,
-            credit: if moves_little { credit } else { 0 },
+            credit: if is_interactive { credit } else { 0 },
             is_scheduled: false,
         })
     }
 
-    fn turn_is_over(&mut self, turn: Turn, bytes: usize, more: bool) {
+    fn end_turn(&mut self, turn: SendTurn, bytes: usize, more: bool) {
         if turn.is_scheduled {
             self.schedule.sent(bytes, more);
         }
         if !turn.is_scheduled || !more {
-            self.little.remove(&turn.id);
+            self.interactive.remove(&turn.id);
         }
     }
 
-    /// The tunnel's credit, less what is left to streams that move little.
-    fn credit_of_bulk(&self) -> u64 {
+    /// Returns the tunnel's credit without the interactive reserve.
+    fn bulk_credit(&self) -> u64 {
         self.tunnel_limit
             .saturating_sub(self.tunnel_sent)
             .saturating_sub(self.reserve())
     }
 
-    /// A small tunnel keeps an eighth of its first window.
+    /// Returns the reserve. A small tunnel reserves an eighth of its initial window.
     fn reserve(&self) -> u64 {
         INTERACTIVE_RESERVE.min(self.grant.tunnel_window / 8)
     }
 
-    /// Whether the stream may use [`INTERACTIVE_RESERVE`].
-    pub(super) fn moves_little(&self, stream: &Stream) -> bool {
-        stream.send.kept() <= self.reserve() / 2
+    /// Returns whether the stream may use [`INTERACTIVE_RESERVE`].
+    pub(super) fn is_interactive(&self, stream: &StreamState) -> bool {
+        stream.send.retained() <= self.reserve() / 2
     }
 
-    /// The FIN or RESET of a stream, when everything before it was sent. Room for it was left.
+    /// Appends the FIN or RESET of a stream, if everything before it was sent. The caller has left
+    /// room for it.
     fn transmit_end(&mut self, out: &mut BytesMut, id: StreamId) {
-        let is_due =
-            |stream: &&mut Stream| stream.opening.due().is_none() && stream.send.is_end_due();
+        let is_due = |stream: &&mut StreamState| {
+            stream.open_state.due().is_none() && stream.send.is_end_due()
+        };
         let Some(stream) = self.streams.get_mut(&id).filter(is_due) else {
             return;
         };
         let final_offset = stream.send.sent();
         match stream.send.end() {
-            Some(End::Fin) => TunnelFrame::Fin {
+            Some(StreamEnd::Fin) => TunnelFrame::Fin {
                 stream: id,
                 final_offset,
             }
             .encode(out),
-            Some(End::Reset(code)) => TunnelFrame::Reset {
+            Some(StreamEnd::Reset(code)) => TunnelFrame::Reset {
                 stream: id,
                 final_offset,
                 code,
@@ -367,9 +383,9 @@ impl Mux {
             .encode(out),
             None => return,
         }
-        stream.send.end_was_sent();
-        // A FIN before it may have been the last thing that the peer acknowledges.
-        self.forget_if_over(id);
+        stream.send.mark_end_sent();
+        // The peer may have acknowledged an earlier FIN, so the stream may be complete now.
+        self.remove_if_complete(id);
     }
 }
 
@@ -377,7 +393,7 @@ pub(super) fn has_room(out: &BytesMut, end: usize) -> bool {
     end.saturating_sub(out.len()) >= FRAME_MAX
 }
 
-pub(super) fn put(out: &mut BytesMut, end: usize, frame: &TunnelFrame) {
+pub(super) fn put_frame(out: &mut BytesMut, end: usize, frame: &TunnelFrame) {
     debug_assert!(has_room(out, end), "room was checked");
     frame.encode(out);
 }

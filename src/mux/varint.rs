@@ -1,15 +1,16 @@
-//! Variable-length integers of RFC 9000, section 16: the two high bits of the first byte give the length.
+//! Variable-length integers of RFC 9000, section 16. The two high bits of the first byte encode the
+//! length.
 
 use bytes::BufMut;
 
-/// The largest value that can be written.
+/// The largest value that can be encoded.
 pub const MAX: u64 = (1 << 62) - 1;
 
-/// How many bytes the largest value takes.
+/// The number of bytes that the largest value takes.
 pub const MAX_BYTES: usize = 8;
 
-/// Appends `value`, which is at most [`MAX`]; a larger one is written as [`MAX`].
-pub fn put(out: &mut impl BufMut, value: u64) {
+/// Appends `value`, which is at most [`MAX`]. A larger value is written as [`MAX`].
+pub fn encode(out: &mut impl BufMut, value: u64) {
     match value.min(MAX) {
         small @ 0..0x40 => out.put_u8(small as u8),
         short @ 0x40..0x4000 => out.put_u16(short as u16 | 0x4000),
@@ -18,8 +19,9 @@ pub fn put(out: &mut impl BufMut, value: u64) {
     }
 }
 
-/// Takes a value from the front of `input`, or nothing when it is cut short; `input` is then left as it was.
-pub fn take(input: &mut &[u8]) -> Option<u64> {
+/// Takes a value from the front of `input`. Returns `None` and leaves `input` unchanged if the
+/// input is truncated.
+pub fn decode(input: &mut &[u8]) -> Option<u64> {
     let (&first, _) = input.split_first()?;
     let length = 1_usize << (first >> 6);
     let (bytes, rest) = input.split_at_checked(length)?;
@@ -40,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_examples_of_the_rfc_read_and_write() {
+    fn rfc_examples_encode_and_decode() {
         let examples: [(&[u8], u64); 4] = [
             (&[0x25], 37),
             (&[0x7b, 0xbd], 15293),
@@ -52,24 +54,24 @@ mod tests {
         ];
         for (bytes, value) in examples {
             let mut input = bytes;
-            assert_eq!(take(&mut input), Some(value));
+            assert_eq!(decode(&mut input), Some(value));
             let mut out = Vec::new();
-            put(&mut out, value);
+            encode(&mut out, value);
             assert_eq!(out, bytes);
         }
     }
 
     proptest! {
         #[test]
-        fn every_value_reads_back(value in 0..=MAX) {
+        fn every_value_round_trips(value in 0..=MAX) {
             let mut out = Vec::new();
-            put(&mut out, value);
+            encode(&mut out, value);
             prop_assert!(out.len() <= MAX_BYTES);
             let mut input = &out[..];
-            prop_assert_eq!(take(&mut input), Some(value));
+            prop_assert_eq!(decode(&mut input), Some(value));
             prop_assert!(input.is_empty());
             let mut cut = &out[..out.len() - 1];
-            prop_assert_eq!(take(&mut cut), None);
+            prop_assert_eq!(decode(&mut cut), None);
         }
     }
 }

@@ -1,19 +1,19 @@
-//! The server role: stays linked to the master, registers its ports, answers the clients that attach, and dials the local service for each stream
-//! that they open.
+//! The server role: keeps links to the masters, registers its ports, answers the clients that
+//! attach, and connects each of their streams to the local service.
 
-mod agent;
 mod proxy_protocol;
 mod quota;
+mod server_role;
 mod service;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use self::agent::Agent;
+pub use self::quota::QuotaLimits;
 #[cfg(test)]
-pub(crate) use self::agent::CANDIDATES;
-pub use self::quota::ServerLimits;
+pub(crate) use self::server_role::MAX_CANDIDATES;
+use self::server_role::ServerRole;
 use crate::{
     id::Id,
     link::{drain::Drain, uplink::Uplink},
@@ -23,36 +23,38 @@ use crate::{
 /// A port that the server offers.
 #[derive(Debug)]
 pub struct ServerPort {
-    /// What both ends configure.
+    /// The parameters shared with the clients.
     pub port: PortParameters,
-    /// The host of the local service: a name, which is resolved for each stream, or an IP address.
+    /// Host of the local service: an IP address, or a name that is resolved for each stream.
     pub host: String,
-    /// Its TCP port.
+    /// TCP port of the local service.
     pub tcp_port: u16,
-    /// Whether the service hears where a connection comes from, in a header of the PROXY protocol, version 2, before its first byte.
+    /// Whether the service receives the source of each connection, in a PROXY protocol version 2
+    /// header before the first byte.
     pub proxy_protocol: bool,
 }
 
-/// What a server needs.
+/// The parameters of a server.
 pub struct ServerParameters {
-    /// This process.
+    /// Instance id of this process.
     pub instance: Id,
-    /// The ways to the masters: it is linked to each of them at the same time, so that clients of any find it.
+    /// The connections to the masters. The server keeps a link to each of them, so that the clients
+    /// of any master find it.
     pub uplinks: Vec<Uplink>,
-    /// The ports by their key ids.
+    /// The ports by key id.
     pub ports: HashMap<Id, Arc<ServerPort>>,
-    /// How long a local service may take to answer.
+    /// How long to wait for a local service to accept a connection.
     pub connect_timeout: Duration,
-    /// What clients may have at most.
-    pub limits: ServerLimits,
-    /// Whether clients may measure the way to this server (PROTOCOL 9.10).
+    /// Limits on the streams and tunnels of clients.
+    pub limits: QuotaLimits,
+    /// Whether clients may measure the path to this server (PROTOCOL 9.10).
     pub bench: bool,
 }
 
-/// Runs a server until `cancel` is cancelled; its streams then have the `grace` period to end.
+/// Runs a server until `cancel` is cancelled. Its streams then have the `grace` period to end.
 ///
 /// # Cancel safety
-/// Dropping the future cuts the link; tasks that were spawned end soon after.
+/// Dropping the future cuts the links. Tasks that were spawned end soon after.
 pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace: Duration) {
     let ServerParameters {
         instance,
@@ -63,15 +65,15 @@ pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace:
         bench,
     } = parameters;
     let drain = Drain::default();
-    let agent = Agent::new(instance, ports, connect_timeout, limits, bench, &drain);
-    let (draining, tunnels) = (agent.draining(), agent.tunnels());
+    let role = ServerRole::new(instance, ports, connect_timeout, limits, bench, &drain);
+    let (draining, tunnels) = (role.draining(), role.tunnels());
     drain
         .run(
             uplinks,
-            Arc::new(agent),
+            Arc::new(role),
             &cancel,
             grace,
-            || draining.begin(),
+            || draining.start(),
             async move { tunnels.end().await },
         )
         .await;

@@ -1,12 +1,13 @@
-//! What a service that asks for it hears of a connection before its first byte: the header of the PROXY protocol, version 2, with the two ends of the
-//! application's connection to the client.
+//! The header that a service receives before the first byte of a connection, if it asks for it:
+//! PROXY protocol version 2, with the two ends of the application's connection to the client.
 
 use crate::{link::proxy_protocol, tunnel::origin::Origin};
 
-/// The header of a connection from there. Without an origin it says LOCAL: the service is to take the connection's own ends for what they are.
+/// Encodes the header. Without an origin it is LOCAL: the service then uses the addresses of the
+/// connection itself.
 #[must_use]
 pub fn header(origin: Option<&Origin>) -> Vec<u8> {
-    proxy_protocol::written(origin.map(|origin| (origin.source(), origin.destination())))
+    proxy_protocol::encode(origin.map(|origin| (origin.source(), origin.destination())))
 }
 
 #[cfg(test)]
@@ -25,7 +26,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_those_of_the_vectors() {
+    fn headers_match_the_vectors() {
         let vectors: Vectors =
             serde_json::from_str(include_str!("../../tests/vectors/details.json")).unwrap();
         for Vector {

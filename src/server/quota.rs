@@ -1,8 +1,10 @@
-//! How many streams the clients of a server may have open: of one tunnel, of one port, in all. Knows names and numbers; nothing of sockets.
+//! Limits the open streams of clients: per tunnel, per port and in total. Knows ids and numbers,
+//! not sockets.
 //!
-//! - A tunnel may have eight times as many streams as its port has left (the dynamic threshold of Choudhury and Hahne): the first takes eight ninths, and leaves the
-//!   rest to the others.
-//! - Half of all streams are divided among the ports, each of which finds its part free, whatever the clients of the others do.
+//! - A tunnel may have eight times as many streams as its port has free (the dynamic threshold of
+//!   Choudhury and Hahne): the first tunnel takes eight ninths and leaves the rest to others.
+//! - Half of all streams are reserved for the ports in equal shares. Each port finds its share
+//!   free, whatever the clients of other ports do.
 
 use std::{
     collections::HashMap,
@@ -11,13 +13,13 @@ use std::{
 
 use crate::id::Id;
 
-/// How many times what its port has left a tunnel may have.
+/// A tunnel may have this many times the free streams of its port.
 const SHARE: usize = 8;
 
-/// What the clients of a server may have at most.
+/// The stream and tunnel limits of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServerLimits {
-    /// Streams in all: connections to services.
+pub struct QuotaLimits {
+    /// Streams in total: connections to services.
     pub streams: usize,
     /// Streams of one port.
     pub streams_per_port: usize,
@@ -27,9 +29,9 @@ pub struct ServerLimits {
     pub tunnels_per_port: usize,
 }
 
-impl Default for ServerLimits {
+impl Default for QuotaLimits {
     fn default() -> Self {
-        ServerLimits {
+        QuotaLimits {
             streams: 32_768,
             streams_per_port: 16_384,
             streams_per_tunnel: 8_192,
@@ -38,11 +40,11 @@ impl Default for ServerLimits {
     }
 }
 
-/// The streams that are open.
+/// Counts the open streams.
 #[derive(Debug)]
 pub struct Quotas {
-    limits: ServerLimits,
-    /// Streams that each port finds free, whatever the others have.
+    limits: QuotaLimits,
+    /// Streams that each port finds free, whatever the other ports use.
     reserve: usize,
     open: Mutex<Open>,
 }
@@ -61,22 +63,22 @@ struct PortStreams {
 
 /// Why a stream is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Exhausted {
-    /// The tunnel has its share.
+pub enum QuotaError {
+    /// The tunnel has used its share.
     #[error(
-        "this tunnel has {0} connections, and no more for the sake of the port's other clients (limits.streams_per_tunnel, limits.streams_per_port)"
+        "this tunnel already has its share of {0} connections (raise limits.streams_per_tunnel or limits.streams_per_port)"
     )]
     Tunnel(usize),
-    /// The port has its share.
+    /// The port has used its share.
     #[error(
-        "this port has {0} connections, and no more for the sake of the other ports (limits.streams_per_port, limits.streams)"
+        "this port already has its share of {0} connections (raise limits.streams_per_port or limits.streams)"
     )]
     Port(usize),
 }
 
 impl Quotas {
-    /// Nothing is open; there are so many ports.
-    pub fn new(limits: ServerLimits, ports: usize) -> Arc<Self> {
+    /// Creates the quotas of this many ports, with no open streams.
+    pub fn new(limits: QuotaLimits, ports: usize) -> Arc<Self> {
         Arc::new(Quotas {
             limits,
             reserve: limits.streams / 2 / ports.max(1),
@@ -84,13 +86,13 @@ impl Quotas {
         })
     }
 
-    /// What they are.
-    pub fn limits(&self) -> ServerLimits {
+    /// Returns the limits.
+    pub fn limits(&self) -> QuotaLimits {
         self.limits
     }
 
-    /// A place for one more stream of a tunnel.
-    pub fn stream(self: &Arc<Self>, port: Id, tunnel: Id) -> Result<Permit, Exhausted> {
+    /// Reserves one stream of a tunnel, until the permit is dropped.
+    pub fn stream(self: &Arc<Self>, port: Id, tunnel: Id) -> Result<StreamPermit, QuotaError> {
         let mut open = self.open();
         let of_port = open.ports.get(&port);
         let held_by_port = of_port.map_or(0, |streams| streams.total);
@@ -102,23 +104,23 @@ impl Quotas {
             .free_to(&open, port, held_by_port)
             .min(self.limits.streams_per_port.saturating_sub(held_by_port));
         if free == 0 {
-            return Err(Exhausted::Port(held_by_port));
+            return Err(QuotaError::Port(held_by_port));
         }
         if held >= free.saturating_mul(SHARE) || held >= self.limits.streams_per_tunnel {
-            return Err(Exhausted::Tunnel(held));
+            return Err(QuotaError::Tunnel(held));
         }
         open.total += 1;
         let streams = open.ports.entry(port).or_default();
         streams.total += 1;
         *streams.tunnels.entry(tunnel).or_default() += 1;
-        Ok(Permit {
+        Ok(StreamPermit {
             quotas: Arc::clone(self),
             port,
             tunnel,
         })
     }
 
-    /// What a port may take of the streams that are left.
+    /// Returns how many of the free streams a port may take.
     fn free_to(&self, open: &Open, port: Id, held: usize) -> usize {
         let free = self.limits.streams.saturating_sub(open.total);
         let others = open
@@ -127,7 +129,7 @@ impl Quotas {
             .filter(|(other, _)| **other != port)
             .map(|(_, streams)| streams.total.min(self.reserve))
             .sum::<usize>();
-        // All ports together have half of the streams in reserve.
+        // Half of the streams are in reserve, for all ports together.
         let reserved = (self.limits.streams / 2)
             .saturating_sub(self.reserve)
             .saturating_sub(others);
@@ -140,15 +142,15 @@ impl Quotas {
     }
 }
 
-/// The place of a stream; dropping it makes room.
+/// One open stream. Dropping the permit releases it.
 #[derive(Debug)]
-pub struct Permit {
+pub struct StreamPermit {
     quotas: Arc<Quotas>,
     port: Id,
     tunnel: Id,
 }
 
-impl Drop for Permit {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut open = self.quotas.open();
         open.total = open.total.saturating_sub(1);
@@ -172,7 +174,7 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    const LIMITS: ServerLimits = ServerLimits {
+    const LIMITS: QuotaLimits = QuotaLimits {
         streams: 1_000,
         streams_per_port: 1_000,
         streams_per_tunnel: 1_000,
@@ -184,23 +186,23 @@ mod tests {
     }
 
     /// Opens streams until one is refused.
-    fn fill(quotas: &Arc<Quotas>, port: u8, tunnel: u8) -> (Vec<Permit>, Exhausted) {
+    fn fill(quotas: &Arc<Quotas>, port: u8, tunnel: u8) -> (Vec<StreamPermit>, QuotaError) {
         let mut permits = Vec::new();
         loop {
             match quotas.stream(id(port), id(tunnel)) {
                 Ok(permit) => permits.push(permit),
-                Err(exhausted) => return (permits, exhausted),
+                Err(error) => return (permits, error),
             }
         }
     }
 
     #[test]
-    fn a_tunnel_takes_half_of_its_port_and_a_port_leaves_the_others_their_part() {
+    fn a_tunnel_takes_eight_ninths_of_its_port_and_a_port_leaves_the_reserve_of_others() {
         let quotas = Quotas::new(LIMITS, 4);
-        let (first, exhausted) = fill(&quotas, 1, 1);
+        let (first, error) = fill(&quotas, 1, 1);
         assert_eq!(
-            (first.len(), exhausted),
-            (556, Exhausted::Tunnel(556)),
+            (first.len(), error),
+            (556, QuotaError::Tunnel(556)),
             "eight ninths of what the reserves of three ports leave"
         );
         let (second, _) = fill(&quotas, 1, 2);
@@ -210,7 +212,7 @@ mod tests {
             let (other, _) = fill(&quotas, port, 1);
             assert!(
                 other.len() >= 111,
-                "port {port} has its part: {}",
+                "port {port} finds its reserve: {}",
                 other.len()
             );
         }
@@ -220,17 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_exceeded() {
+    fn limits_are_not_exceeded() {
         let quotas = Quotas::new(
-            ServerLimits {
+            QuotaLimits {
                 streams_per_port: 100,
                 streams_per_tunnel: 30,
                 ..LIMITS
             },
             1,
         );
-        let (first, exhausted) = fill(&quotas, 1, 1);
-        assert_eq!((first.len(), exhausted), (30, Exhausted::Tunnel(30)));
+        let (first, error) = fill(&quotas, 1, 1);
+        assert_eq!((first.len(), error), (30, QuotaError::Tunnel(30)));
         let tunnels: Vec<_> = (2..50).map(|tunnel| fill(&quotas, 1, tunnel)).collect();
         let open = first.len()
             + tunnels

@@ -1,5 +1,5 @@
-//! One tunnel at the server: for each stream that the client opens, the local service is dialled and joined to it; a stream that measures is
-//! answered here.
+//! Serves one tunnel at the server: dials the local service for each stream that the client opens
+//! and splices the two. Benchmark streams are answered here.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -12,17 +12,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, error, info, warn};
 
 use super::{
-    ServerPort,
-    agent::{Draining, Tunnels},
-    proxy_protocol,
-    quota::{Permit, Quotas},
+    ServerPort, proxy_protocol,
+    quota::{Quotas, StreamPermit},
+    server_role::{Draining, Tunnels},
 };
 use crate::{
-    bench::{Peer, Request, RequestError},
+    bench::{BenchRequest, BenchRequestError, BenchResponder},
     frame::{Code, Notice},
     link::{
         connect::{ConnectError, connect},
-        files::Trouble,
+        file_limit::ThrottledLog,
     },
     tunnel::{
         ResetCode, Tunnel, TunnelStream,
@@ -31,42 +30,42 @@ use crate::{
     },
 };
 
-/// What the streams of a tunnel need.
-pub struct Context {
+/// The resources that the streams of a tunnel use.
+pub struct ServiceContext {
     pub port: Arc<ServerPort>,
     pub connect_timeout: Duration,
-    /// The other end of measuring streams, unless they are turned off.
-    pub bench: Option<Peer>,
+    /// Serves benchmark streams, unless they are disabled.
+    pub bench: Option<BenchResponder>,
     pub draining: Draining,
     pub quotas: Arc<Quotas>,
-    /// Connections that are refused for the sake of others.
-    pub refusals: Arc<Trouble>,
-    /// Ends what no channel carries when that makes room.
+    /// Logs connections that the quotas refuse, throttled.
+    pub refusals: Arc<ThrottledLog>,
+    /// Ends a detached tunnel when that makes room.
     pub tunnels: Tunnels,
-    /// The lack of descriptors, for all tunnels of the server.
-    pub trouble: Arc<Trouble>,
+    /// Logs a lack of descriptors, throttled for all tunnels of the server together.
+    pub descriptor_log: Arc<ThrottledLog>,
     pub streams: TaskTracker,
     pub stop: CancellationToken,
 }
 
-/// Why the local service could not be reached.
+/// Why the local service cannot be reached.
 #[derive(Debug, thiserror::Error)]
-enum DialError {
+enum ServiceDialError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("it did not take the header of the PROXY protocol within {0:?}")]
+    #[error("it did not accept the PROXY protocol header within {0:?}")]
     Timeout(Duration),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-impl DialError {
-    /// What the client is told.
+impl ServiceDialError {
+    /// Returns the code with which the client's stream is reset.
     fn wire_code(&self) -> ResetCode {
         let kind = match self {
-            DialError::Timeout(_) => io::ErrorKind::TimedOut,
-            DialError::Connect(error) => error.kind(),
-            DialError::Io(error) => error.kind(),
+            ServiceDialError::Timeout(_) => io::ErrorKind::TimedOut,
+            ServiceDialError::Connect(error) => error.kind(),
+            ServiceDialError::Io(error) => error.kind(),
         };
         match kind {
             io::ErrorKind::TimedOut => ResetCode::Timeout,
@@ -75,11 +74,12 @@ impl DialError {
         }
     }
 
-    /// Logs it. A lack of descriptors is one for all streams, and is not logged for each.
-    fn log(&self, context: &Context) {
+    /// Logs the error. A lack of descriptors affects all streams and is not logged for each of
+    /// them.
+    fn log(&self, context: &ServiceContext) {
         match self {
-            DialError::Connect(ConnectError::OutOfFiles(out)) => {
-                context.trouble.log(|times| {
+            ServiceDialError::Connect(ConnectError::OutOfFiles(out)) => {
+                context.descriptor_log.log(|times| {
                     error!(
                         times,
                         "cannot connect to local services: {out}; {}",
@@ -89,43 +89,43 @@ impl DialError {
             }
             error => {
                 let ServerPort { host, tcp_port, .. } = &*context.port;
-                warn!(local_address = %format_args!("{host}:{tcp_port}"), "the local service cannot be reached: {error}");
+                warn!(local_address = %format_args!("{host}:{tcp_port}"), "cannot reach the local service: {error}");
             }
         }
     }
 }
 
-/// What a stream is for, as its details say it.
+/// The purpose of a stream, as its details state it.
 enum Purpose {
-    /// It leads to the service, and comes from there.
+    /// A connection to the service, with its origin if known.
     Service(Option<Origin>),
-    /// It measures the way here.
-    Measure(Request),
+    /// A measurement of the path to this server.
+    Measure(BenchRequest),
 }
 
-/// The details of a stream make no sense.
+/// The details of a stream are invalid.
 #[derive(Debug, thiserror::Error)]
 enum DetailsError {
     #[error(transparent)]
-    Request(#[from] RequestError),
+    Request(#[from] BenchRequestError),
     #[error(transparent)]
     Origin(#[from] OriginError),
 }
 
 impl DetailsError {
-    /// What the client is told.
+    /// Returns the code with which the client's stream is reset.
     fn wire_code(&self) -> ResetCode {
         match self {
-            DetailsError::Request(error) => error.wire_code(),
+            DetailsError::Request(error) => error.reset_code(),
             DetailsError::Origin(_) => ResetCode::Protocol,
         }
     }
 }
 
 impl Purpose {
-    /// Where the stream comes from is looked at when somebody wants to know.
+    /// Parses the details of a stream. The origin is parsed only if the service asks for it.
     fn read(details: &[u8], wants_origin: bool) -> Result<Self, DetailsError> {
-        Ok(match Request::read(details)? {
+        Ok(match BenchRequest::read(details)? {
             Some(request) => Purpose::Measure(request),
             None if wants_origin => Purpose::Service(Origin::read(details)?),
             None => Purpose::Service(None),
@@ -133,12 +133,12 @@ impl Purpose {
     }
 }
 
-/// Serves a tunnel until it is over.
-pub async fn serve(context: Context, tunnel: Tunnel) {
-    let begun = Instant::now();
+/// Serves a tunnel until it has ended.
+pub async fn serve(context: ServiceContext, tunnel: Tunnel) {
+    let started = Instant::now();
     let context = Arc::new(context);
     let mut streams = 0_u64;
-    let mut is_silence_noted = false;
+    let mut origin_warned = false;
     loop {
         let accepted = tokio::select! {
             accepted = tunnel.accept() => accepted,
@@ -147,22 +147,21 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
         let Some((stream, details)) = accepted else {
             break;
         };
-        if context.draining.has_begun() {
+        if context.draining.has_started() {
             stream.reset(ResetCode::Shutdown);
             continue;
         }
+        // Reserve before dialling: a refused stream must not reach the service.
         let permit = match context
             .quotas
             .stream(context.port.port.keys.id, tunnel.id())
         {
             Ok(permit) => permit,
-            Err(exhausted) => {
+            Err(error) => {
                 context
                     .refusals
-                    .log(|times| warn!(times, "a connection was refused: {exhausted}"));
-                context
-                    .tunnels
-                    .end_one_without_channel(context.port.port.keys.id);
+                    .log(|times| warn!(times, "connection refused: {error}"));
+                context.tunnels.end_one_detached(context.port.port.keys.id);
                 stream.reset(ResetCode::Limit);
                 continue;
             }
@@ -171,10 +170,10 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
         let span = debug_span!("stream", number = stream.id());
         match Purpose::read(&details, context.port.proxy_protocol) {
             Ok(Purpose::Service(origin)) => {
-                let is_silent = context.port.proxy_protocol && origin.is_none();
-                if is_silent && !std::mem::replace(&mut is_silence_noted, true) {
+                let origin_missing = context.port.proxy_protocol && origin.is_none();
+                if origin_missing && !std::mem::replace(&mut origin_warned, true) {
                     warn!(
-                        "the client does not say where its connections come from, so that the service is not told; upgrade it"
+                        "the client does not report the source of its connections, so the service cannot receive it (upgrade the client)"
                     );
                 }
                 drop(context.streams.spawn(
@@ -187,28 +186,30 @@ pub async fn serve(context: Context, tunnel: Tunnel) {
                 ));
             }
             Err(error) => {
-                // Never the service: who meant to measure would send it what it cannot make sense of.
-                span.in_scope(|| debug!("refused: {error}"));
+                // Never pass such a stream to the service: a client that meant to measure would
+                // send it benchmark data.
+                span.in_scope(|| debug!(%error, "stream refused"));
                 stream.reset(error.wire_code());
             }
         }
     }
     tunnel.end(
         ResetCode::Shutdown,
-        Notice::new(Code::Shutdown, "the server ends"),
+        Notice::new(Code::Shutdown, "the server is shutting down"),
     );
-    let why = tunnel
-        .notice()
-        .map_or_else(|| "the server ends".to_owned(), |notice| notice.to_string());
-    info!(tunnel = %tunnel.id(), lived_s = begun.elapsed().as_secs(), streams, "the tunnel is over: {why}");
+    let why = tunnel.notice().map_or_else(
+        || "the server is shutting down".to_owned(),
+        |notice| notice.to_string(),
+    );
+    info!(tunnel = %tunnel.id(), lived_s = started.elapsed().as_secs(), streams, reason = %why, "tunnel ended");
 }
 
-/// Serves a stream that comes from there, as far as that is known.
+/// Serves a stream to the local service. `origin` is the source of the connection, if known.
 async fn serve_stream(
-    context: Arc<Context>,
+    context: Arc<ServiceContext>,
     stream: TunnelStream,
     origin: Option<Origin>,
-    _place: Permit,
+    _permit: StreamPermit,
 ) {
     let port = &context.port.port;
     let socket = tokio::select! {
@@ -219,36 +220,44 @@ async fn serve_stream(
                 return stream.reset(error.wire_code());
             }
         },
-        error = stream.failed() => return debug!("given up before the local service answered: {error}"),
+        error = stream.failed() => return debug!(%error, "stream failed before the local service answered"),
         () = context.stop.cancelled() => return stream.reset(ResetCode::Shutdown),
     };
     tokio::select! {
         spliced = splice(socket, stream, port.compress) => {
             let error = spliced.error.map(|error| error.to_string());
-            debug!(to_service = spliced.received_bytes, from_service = spliced.sent_bytes, error, "the stream ended");
+            debug!(to_service = spliced.received_bytes, from_service = spliced.sent_bytes, error, "stream ended");
         }
-        () = context.stop.cancelled() => debug!("the stream was cut: the server ends"),
+        () = context.stop.cancelled() => debug!("stream cut: the server is shutting down"),
     }
 }
 
-/// Serves a stream that measures the way here: the local service hears nothing of it.
-async fn measure(context: Arc<Context>, stream: TunnelStream, request: Request, _place: Permit) {
+/// Serves a benchmark stream. The local service is not involved.
+async fn measure(
+    context: Arc<ServiceContext>,
+    stream: TunnelStream,
+    request: BenchRequest,
+    _permit: StreamPermit,
+) {
     let Some(peer) = &context.bench else {
         return stream.reset(ResetCode::Refused);
     };
-    debug!(?request, "a measuring stream");
+    debug!(?request, "benchmark stream opened");
     tokio::select! {
         served = peer.serve(&stream, request) => match served {
-            Ok(()) => debug!("the measuring stream ended"),
-            Err(error) => debug!("the measuring stream was reset: {error}"),
+            Ok(()) => debug!("benchmark stream ended"),
+            Err(error) => debug!(%error, "benchmark stream reset"),
         },
         () = context.stop.cancelled() => stream.reset(ResetCode::Shutdown),
     }
 }
 
-/// Dials afresh for each stream: a name may have moved. A service that wants to hear where the connection comes from has been told then, once for the
-/// whole life of the stream.
-async fn dial(context: &Context, origin: Option<Origin>) -> Result<TcpStream, DialError> {
+/// Connects to the service, and resolves its name for each stream because it may have moved. Sends
+/// the PROXY protocol header if the service asks for it.
+async fn dial(
+    context: &ServiceContext,
+    origin: Option<Origin>,
+) -> Result<TcpStream, ServiceDialError> {
     let ServerPort {
         host,
         tcp_port,
@@ -260,7 +269,7 @@ async fn dial(context: &Context, origin: Option<Origin>) -> Result<TcpStream, Di
     if *proxy_protocol {
         let header = proxy_protocol::header(origin.as_ref());
         let written = timeout_at(deadline, socket.write_all(&header)).await;
-        written.map_err(|_| DialError::Timeout(context.connect_timeout))??;
+        written.map_err(|_| ServiceDialError::Timeout(context.connect_timeout))??;
     }
     Ok(socket)
 }

@@ -1,4 +1,4 @@
-//! Time stamps: RFC 3339 in UTC with milliseconds, as in `2026-02-28T23:59:59.999Z`.
+//! Timestamps: RFC 3339 in UTC with milliseconds, as in `2026-02-28T23:59:59.999Z`.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::{format::Writer, time::FormatTime};
 
 const SECONDS_OF_DAY: u64 = 86_400;
 
-/// Stamps log lines with the system's time.
+/// Stamps log lines with the system time.
 #[derive(Debug, Clone, Copy)]
 pub struct Utc;
 
@@ -19,7 +19,7 @@ impl FormatTime for Utc {
     }
 }
 
-/// A time as text. Times before 1970 print as its beginning.
+/// Formats a time. Times before 1970 print as the start of 1970.
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -37,10 +37,10 @@ pub fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
 }
 
-/// Year, month and day of so many days after the beginning of 1970.
+/// Converts days since 1970-01-01 to year, month and day.
 ///
-/// Years are counted from March, so that the leap day is the last of them, in eras of 400 years, which all have the same length
-/// (Howard Hinnant, "chrono-compatible low-level date algorithms").
+/// Years start in March, so that the leap day is the last day of a year. Eras of 400 years all have
+/// the same length (Howard Hinnant, "chrono-compatible low-level date algorithms").
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468; // from 0000-03-01
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -64,8 +64,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_print_as_rfc_3339_says() {
-        // Made with `date -u -d @SECONDS`.
+    fn times_print_in_rfc_3339() {
+        // `date -u -d @SECONDS` produced these values.
         for (milliseconds, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_399_999, "2000-02-28T23:59:59.999Z"),

@@ -1,10 +1,11 @@
-//! Text of peers may hold characters that move the cursor, begin a new line or turn the order of reading around: in a log they are shown, not obeyed.
+//! Escapes control characters in text from peers. They could move the cursor, start a new line or
+//! reverse the reading order in a terminal.
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// The text with such characters written as `\u{…}`: one line, without colours.
+/// Escapes control characters as `\u{…}`. The result is one line without colours.
 #[must_use]
-pub fn shown(text: &str) -> Cow<'_, str> {
+pub fn escape_text(text: &str) -> Cow<'_, str> {
     escape(
         text,
         |_| None,
@@ -14,9 +15,10 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// A JSON text with such characters written as JSON writes them, `\uXXXX`, which means the same. Outside of strings it has none.
+/// Escapes control characters in a JSON text as `\uXXXX`, which JSON defines as equivalent. Valid
+/// JSON contains none outside of strings.
 #[must_use]
-pub fn shown_in_json(text: &str) -> Cow<'_, str> {
+pub fn escape_json(text: &str) -> Cow<'_, str> {
     escape(
         text,
         |_| None,
@@ -28,38 +30,40 @@ pub fn shown_in_json(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// The line with such characters written as `\u{…}`. The colours that a terminal gets remain.
-pub fn escaped(line: &str) -> Cow<'_, str> {
+/// Escapes control characters in a log line as `\u{…}` and keeps the colours for a terminal.
+pub fn escape_log_line(line: &str) -> Cow<'_, str> {
     escape(line, colour, |letter, shown| {
         let _ = write!(shown, "{}", letter.escape_unicode());
     })
 }
 
-/// The text with such characters written by `write`, but for what `kept` says is so long.
+/// Replaces control characters by the output of `write`. `kept` returns the length of a sequence to
+/// copy unchanged.
 fn escape<'t>(
     line: &'t str,
     kept: impl Fn(&str) -> Option<usize>,
     write: impl Fn(char, &mut String),
 ) -> Cow<'t, str> {
-    if !line.contains(is_hostile) {
+    if !line.contains(is_control_character) {
         return Cow::Borrowed(line);
     }
     let mut shown = String::with_capacity(line.len().saturating_add(16));
     let mut rest = line;
     while let Some(letter) = rest.chars().next() {
         let taken = kept(rest).unwrap_or(letter.len_utf8());
-        let (here, behind) = rest.split_at(taken);
-        if taken == letter.len_utf8() && is_hostile(letter) {
+        let (here, tail) = rest.split_at(taken);
+        if taken == letter.len_utf8() && is_control_character(letter) {
             write(letter, &mut shown);
         } else {
             shown.push_str(here);
         }
-        rest = behind;
+        rest = tail;
     }
     Cow::Owned(shown)
 }
 
-/// The length of the change of colour that begins here. The formatter's own: it shows those in fields as text.
+/// Returns the length of the colour sequence at the start of `rest`. Only the formatter writes such
+/// sequences unescaped: it escapes those in field values.
 fn colour(rest: &str) -> Option<usize> {
     let parameters = rest.strip_prefix("\x1b[")?;
     let end = parameters.find(|letter: char| !letter.is_ascii_digit() && letter != ';')?;
@@ -69,8 +73,9 @@ fn colour(rest: &str) -> Option<usize> {
         .then_some(end.saturating_add(3))
 }
 
-/// C0 and C1, the ends of lines and paragraphs, the marks of direction, and the byte order mark.
-fn is_hostile(letter: char) -> bool {
+/// Whether the character is in C0 or C1, separates lines or paragraphs, sets the text direction, or
+/// is the byte order mark.
+fn is_control_character(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
@@ -80,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_would_obey_is_shown() {
+    fn control_characters_are_escaped() {
         for (line, shown) in [
             ("远程桌面 🌉 é", "远程桌面 🌉 é"),
             ("a\nERROR b\r", "a\\u{a}ERROR b\\u{d}"),
@@ -92,18 +97,18 @@ mod tests {
             ),
             ("\u{1b}[33m WARN\u{1b}[0m", "\u{1b}[33m WARN\u{1b}[0m"),
         ] {
-            assert_eq!(escaped(line), shown);
+            assert_eq!(escape_log_line(line), shown);
         }
     }
 
     #[test]
-    fn text_of_others_brings_no_colours_and_in_json_means_the_same() {
+    fn peer_text_loses_colours_and_json_keeps_its_value() {
         let text = "a\u{1b}[31mb\u{202e}c\u{2028}é\n";
-        assert_eq!(shown(text), "a\\u{1b}[31mb\\u{202e}c\\u{2028}é\\u{a}");
+        assert_eq!(escape_text(text), "a\\u{1b}[31mb\\u{202e}c\\u{2028}é\\u{a}");
         let json = serde_json::to_string(text).expect("text");
-        let shown = shown_in_json(&json);
+        let shown = escape_json(&json);
         assert!(
-            !shown.contains(is_hostile) && shown.contains("\\u202e"),
+            !shown.contains(is_control_character) && shown.contains("\\u202e"),
             "{shown}"
         );
         assert_eq!(serde_json::from_str::<String>(&shown).expect("JSON"), text);

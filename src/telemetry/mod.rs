@@ -1,4 +1,4 @@
-//! Logs: what is written, how and where to. Knows nothing of what is logged.
+//! Log output: level, format and destination. This module does not know what is logged.
 
 mod clock;
 mod escape;
@@ -21,39 +21,40 @@ use tracing_subscriber::{
 };
 
 pub use clock::{Utc, rfc3339};
-pub use escape::{shown, shown_in_json};
+pub use escape::{escape_json, escape_text};
 use queue::LogQueue;
 
-/// The queue in front of standard error, once logs have been started.
+/// The queue in front of standard error, set when logging starts.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
-/// How long the end of the process waits for the reader of its logs.
-const FLUSH_MAX: Duration = Duration::from_secs(1);
+/// How long [`flush`] waits for the reader of standard error.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why logs cannot be started.
+/// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The system gives no thread to write them.
-    #[error("cannot start the thread that writes logs: {0}")]
+    /// The system cannot create the writer thread.
+    #[error("cannot start the log writer thread: {0}")]
     Thread(#[from] io::Error),
-    /// They have been started before.
+    /// Logging has already started.
     #[error(transparent)]
     Again(#[from] TryInitError),
 }
 
-/// The target that our own events begin with.
-const OWN: &str = "report";
+/// The target prefix of the events of this crate.
+const CRATE_TARGET: &str = "report";
 
-/// Crates that format whole payloads when they log, and one that deals with passwords, whose errors stand in lines of ours.
-const SILENT: [&str; 3] = ["tungstenite", "tokio_tungstenite", "sspi"];
+/// Crates that log nothing. Two of them format whole payloads. `sspi` handles passwords, and our
+/// own log lines include its errors.
+const SILENCED_TARGETS: [&str; 3] = ["tungstenite", "tokio_tungstenite", "sspi"];
 
-/// Sends the process's logs to standard error, from now on and for all threads: our own from `level` up, those of other crates from `warn`
-/// up. In colour on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+/// Sends the logs of all threads to standard error: our own from `level` up, those of other crates
+/// from `warn` up. Terminals get colours unless `NO_COLOR` is set (<https://no-color.org>).
 ///
-/// Logging never waits for the reader of standard error and never fails: see `queue`.
+/// Logging never blocks on the reader of standard error and never fails: see `queue`.
 ///
 /// # Errors
-/// When logs have been started before, or the thread that writes them cannot be.
+/// Fails when logging has already started, or the writer thread cannot start.
 pub fn start(level: Level) -> Result<(), StartError> {
     let named = |name| env::var_os(name).filter(|value| !value.is_empty());
     let dumb = named("TERM").is_some_and(|terminal| terminal == "dumb");
@@ -64,10 +65,11 @@ pub fn start(level: Level) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Writes what is queued, before the process ends; a reader that stands still is not waited for.
+/// Writes queued lines before the process exits. A blocked reader delays this by at most
+/// [`FLUSH_TIMEOUT`].
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
-        queue.flush(FLUSH_MAX);
+        queue.flush(FLUSH_TIMEOUT);
     }
 }
 
@@ -75,7 +77,7 @@ fn subscriber<W>(level: Level, colour: bool, writer: W) -> impl Subscriber + for
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // The builder has a filter of its own, which would stop at `info`.
+    // The builder has its own filter, which would stop at `info`.
     let builder = SubscriberBuilder::default()
         .compact()
         .with_timer(Utc)
@@ -90,10 +92,10 @@ where
 fn filter(level: Level) -> Targets {
     let own = LevelFilter::from_level(level);
     let others = own.min(LevelFilter::WARN);
-    let silent = SILENT.map(|target| (target, LevelFilter::OFF));
+    let silent = SILENCED_TARGETS.map(|target| (target, LevelFilter::OFF));
     Targets::new()
         .with_default(others)
-        .with_target(OWN, own)
+        .with_target(CRATE_TARGET, own)
         .with_targets(silent)
 }
 
@@ -103,26 +105,26 @@ mod tests {
 
     use super::*;
 
-    /// What is logged while `events` runs.
+    /// Returns the log output of `events`.
     fn logged(level: Level, events: impl FnOnce()) -> String {
         #[derive(Clone, Default)]
-        struct Lines(Arc<Mutex<Vec<u8>>>);
-        impl io::Write for Lines {
+        struct Buffer(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Buffer {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.lock().expect("nobody panicked").write(bytes)
+                self.0.lock().expect("lock not poisoned").write(bytes)
             }
             fn flush(&mut self) -> io::Result<()> {
                 Ok(())
             }
         }
-        let lines = Lines::default();
+        let lines = Buffer::default();
         let writer = lines.clone();
         tracing::subscriber::with_default(subscriber(level, false, move || writer.clone()), events);
-        String::from_utf8(lines.0.lock().expect("nobody panicked").clone()).expect("text")
+        String::from_utf8(lines.0.lock().expect("lock not poisoned").clone()).expect("text")
     }
 
     #[test]
-    fn our_own_events_are_written_from_the_level_up() {
+    fn own_events_pass_from_the_configured_level_up() {
         let text = logged(Level::DEBUG, || {
             tracing::trace!("too fine");
             tracing::debug!(port = "远程桌面", "attached");
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn other_crates_are_heard_from_warn_up_and_the_websocket_never() {
+    fn other_crates_log_from_warn_up_and_websocket_crates_never() {
         let events = || {
             tracing::warn!(target: "rustls::conn", "warned");
             tracing::info!(target: "hyper::proto", "payload one");

@@ -1,5 +1,6 @@
-//! The queue between those who log and standard error. A line is never waited for: when the reader of standard error stands still or has gone, or its
-//! disk is full, lines are dropped and counted, and logging resumes when writing works again.
+//! The queue between log events and standard error. Logging never blocks. When the reader of
+//! standard error is blocked or gone, or its disk is full, the queue drops and counts lines. It
+//! resumes when writing works again.
 
 use std::{
     collections::VecDeque,
@@ -11,14 +12,15 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::escape::escaped;
+use super::escape::escape_log_line;
 
-/// What may wait to be written, in bytes: some thousand lines, enough for any burst that a terminal keeps up with.
+/// The maximum size of the queue in bytes: several thousand lines, enough for any burst that a
+/// terminal can display.
 const QUEUED_MAX: usize = 512 * 1024;
 
-/// Lines that wait to be written, and how many were dropped.
+/// The queued lines and the number of dropped lines.
 #[derive(Debug, Default)]
-struct Lines {
+struct QueueState {
     waiting: VecDeque<Vec<u8>>,
     bytes: usize,
     dropped: u64,
@@ -27,13 +29,13 @@ struct Lines {
 
 /// A queue of log lines. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct LogQueue(Arc<(Mutex<Lines>, Condvar)>);
+pub struct LogQueue(Arc<(Mutex<QueueState>, Condvar)>);
 
 impl LogQueue {
-    /// A queue that a thread of its own writes to `output`.
+    /// Starts a thread that writes the queue to `output`.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// Fails when the thread cannot start.
     pub fn start(output: impl Write + Send + 'static) -> io::Result<LogQueue> {
         let queue = LogQueue::default();
         let lines = queue.clone();
@@ -43,19 +45,20 @@ impl LogQueue {
         Ok(queue)
     }
 
-    /// Waits until everything that was logged has been written or dropped, at most for `limit`.
+    /// Waits until all queued lines are written or dropped, for at most `limit`.
     pub fn flush(&self, limit: Duration) {
         let (_, changed) = &*self.0;
-        let is_busy = |lines: &mut Lines| lines.is_writing || !lines.waiting.is_empty();
+        let is_busy = |lines: &mut QueueState| lines.is_writing || !lines.waiting.is_empty();
         drop(changed.wait_timeout_while(self.lines(), limit, is_busy));
     }
 
-    fn lines(&self) -> MutexGuard<'_, Lines> {
+    fn lines(&self) -> MutexGuard<'_, QueueState> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, line: &[u8]) {
         let mut lines = self.lines();
+        // Drop the new line: logging must never wait for the reader.
         if lines.bytes.saturating_add(line.len()) > QUEUED_MAX {
             lines.dropped = lines.dropped.saturating_add(1);
             return;
@@ -66,10 +69,11 @@ impl LogQueue {
         self.0.1.notify_all();
     }
 
-    /// The next line, and how many were dropped before it.
+    /// Waits for the next line. Also returns the number of lines dropped before it.
     fn next(&self) -> (Vec<u8>, u64) {
         let (_, changed) = &*self.0;
         let mut lines = self.lines();
+        // The previous line is written, so a waiting flush may be complete.
         lines.is_writing = false;
         changed.notify_all();
         loop {
@@ -99,6 +103,7 @@ impl LogQueue {
                     .write_all(&line)
                     .and_then(|()| output.flush())
                     .is_ok();
+            // Count a failed line as dropped, and restore a count that was not reported.
             let lost = u64::from(!is_written).saturating_add(if is_noticed { 0 } else { dropped });
             if lost > 0 {
                 let mut lines = self.lines();
@@ -108,11 +113,11 @@ impl LogQueue {
     }
 }
 
-/// Takes a line; never fails.
+/// Queues a line. Never fails.
 impl Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        self.push(format!("{}\n", escaped(text.trim_end_matches('\n'))).as_bytes());
+        self.push(format!("{}\n", escape_log_line(text.trim_end_matches('\n'))).as_bytes());
         Ok(line.len())
     }
 
@@ -140,7 +145,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(30);
 
-    /// An output whose reader can stand still, and whose disk can be full.
+    /// An output with a reader that can block and a disk that can be full.
     struct Output {
         written: SyncSender<String>,
         is_full: Arc<AtomicBool>,
@@ -151,7 +156,7 @@ mod tests {
             if self.is_full.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            // Waits while nobody reads.
+            // Blocks while the test does not read.
             self.written
                 .send(String::from_utf8_lossy(bytes).into_owned())
                 .map_err(|_| io::ErrorKind::BrokenPipe)?;
@@ -174,12 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stands_still_holds_nobody_up_and_learns_how_much_it_missed() {
+    fn a_blocked_reader_does_not_block_logging_and_gets_the_drop_count() {
         let (mut queue, reader, _) = queue();
         let line = "x".repeat(1023) + "\n";
         let count = 2 * QUEUED_MAX / line.len();
         (0..count).for_each(|_| queue.write_all(line.as_bytes()).expect("never fails"));
-        // It reads again.
+        // The test starts to read.
         let read = || std::iter::from_fn(|| reader.recv_timeout(Duration::from_millis(500)).ok());
         let texts: Vec<String> = read().collect();
         let written = texts.iter().filter(|text| **text == line).count();
@@ -202,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_could_not_be_written_are_counted_and_logging_resumes() {
+    fn failed_writes_are_counted_and_logging_resumes() {
         let (mut queue, reader, is_full) = queue();
         is_full.store(true, Ordering::SeqCst);
         for _ in 0..3 {
@@ -223,18 +228,20 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_ends_nothing() {
+    fn a_closed_reader_does_not_stop_logging() {
         let (mut queue, reader, _) = queue();
         drop(reader);
         for _ in 0..100 {
-            queue.write_all(b"to nobody\n").expect("never fails");
+            queue
+                .write_all(b"to a closed reader\n")
+                .expect("never fails");
         }
         LogQueue::flush(&queue, SOON);
         assert_eq!(queue.lines().dropped, 100);
     }
 
     #[test]
-    fn an_event_is_one_line_whatever_is_in_it() {
+    fn an_event_is_always_one_line() {
         let (queue, reader, _) = queue();
         let subscriber = crate::telemetry::subscriber(tracing::Level::INFO, false, queue);
         tracing::subscriber::with_default(subscriber, || {
@@ -253,7 +260,7 @@ mod tests {
     #[test]
     fn a_flush_waits_no_longer_than_its_limit() {
         let (mut queue, _reader, _) = queue();
-        queue.write_all(b"nobody reads\n").expect("never fails");
+        queue.write_all(b"never read\n").expect("never fails");
         LogQueue::flush(&queue, Duration::from_millis(10));
         assert!(queue.lines().is_writing || !queue.lines().waiting.is_empty());
     }

@@ -1,5 +1,6 @@
-//! The handshake that binds a tunnel to a channel, a new one or one that goes on: what the client offers, and what the server answers. What
-//! comes of it is an [`Attachment`].
+//! The handshake that binds a new or a resumed tunnel to a channel.
+//!
+//! The client sends an offer, the server answers, and both sides then hold an [`Attachment`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,10 +11,10 @@ use tokio_util::task::TaskTracker;
 pub use super::attachment::Attachment;
 use super::{
     PortParameters, Tunnel,
-    attachment::{Attached, Claim},
-    binding::Manner,
-    offer::{Answer, Grant, Methods, Mismatch, Offer, Resumption, VERSION},
-    shared::{Bell, Identity, Shared},
+    attachment::{AttachTarget, EstablishedAttachment},
+    binding::TakeoverKind,
+    offer::{AttachAnswer, Grant, Methods, Mismatch, Offer, ResumeRequest, VERSION},
+    shared::{ChannelHandle, Identity, TunnelShared},
 };
 use crate::{
     crypto::{
@@ -22,36 +23,37 @@ use crate::{
     },
     id::Id,
     link::channel::{Code, Notice, Outbox},
-    mux::Side,
+    mux::TunnelSide,
     random,
     suspend::Moment,
 };
 
-/// The number of the attempt that made the tunnel; those that resume it count on from there.
+/// Number of the attempt that created the tunnel. Attempts to resume it count up from here.
 pub(super) const FIRST_ATTEMPT: u64 = 0;
 
-/// Why an attachment did not come about.
+/// Why an attachment failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttachError {
-    /// The channel was closed before the answer came.
+    /// The channel was closed before the server answered.
     #[error("the channel was closed: {0}")]
     Closed(Notice),
-    /// A handshake message does not open: the peer has another port key, or somebody altered the message.
-    #[error("the tunnel handshake failed ({0}): is the port key the same at both ends?")]
+    /// A handshake message does not open: the peer has another port key, or the message was
+    /// altered.
+    #[error("the tunnel handshake failed: {0} (check that the port key is the same at both ends)")]
     Handshake(String),
-    /// Both ends hold the port key, but are configured differently.
+    /// Both ends hold the port key, but their configurations differ.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
-    /// The server will not have the tunnel.
+    /// The server refuses the tunnel.
     #[error("the server refused the tunnel: {0}")]
     Refused(Code),
-    /// A newer attempt has the tunnel, or this one was played again by somebody.
-    #[error("a newer attempt has resumed the tunnel already")]
+    /// A newer attempt carries the tunnel, or this attempt is a replay.
+    #[error("a newer attempt has already resumed the tunnel")]
     Superseded,
 }
 
 impl AttachError {
-    /// Whether trying again without a change at either end can help.
+    /// Returns whether a retry can succeed without a change at either end.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(
@@ -77,61 +79,64 @@ impl From<HandshakeError> for AttachError {
     }
 }
 
-/// What a server says of itself when it takes a tunnel.
+/// Properties of a server, reported when it accepts a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taker {
-    /// For how long its process has been running.
+pub struct ServerInfo {
+    /// Uptime of the server process.
     pub age: Duration,
-    /// Whether it takes measuring streams (PROTOCOL 9.10); nothing from one that does not know them.
+    /// Whether the server serves benchmark streams (PROTOCOL 9.10); `None` if it does not know
+    /// them.
     pub bench: Option<bool>,
-    /// Whether it wants to be told where connections come from (PROTOCOL 9.11).
+    /// Whether the server requests the addresses of connections (PROTOCOL 9.11).
     pub addresses: bool,
-    /// Of the tunnel that was to resume and is over there: the lowest number of the client's streams that it has never seen, if it knows.
+    /// The lowest client stream id that the server never saw of the tunnel that the client tried to
+    /// resume. Only set when that tunnel has ended and the server still knows the number.
     pub seen: Option<u64>,
 }
 
-/// What became of a client's wish.
-pub enum Outcome {
-    /// There is a new tunnel, on this server.
-    New(Tunnel, Taker),
-    /// The tunnel goes on.
+/// The result of a successful attach request.
+pub enum AttachOutcome {
+    /// A new tunnel on this server.
+    New(Tunnel, ServerInfo),
+    /// The tunnel was resumed.
     Resumed,
 }
 
-/// A client that waits for the server's answer.
-pub(super) struct Offered {
+/// A client attachment that waits for the server's answer.
+pub(super) struct PendingOffer {
     initiator: Initiator,
     port: PortParameters,
     resuming: Option<(Tunnel, u64)>,
-    bell: Bell,
+    handle: ChannelHandle,
     tasks: TaskTracker,
     outcome: OutcomeSender,
 }
 
-/// A client's wish for a tunnel.
-pub struct Wish {
-    /// The channel's end, to be opened at the link.
+/// A client's request for an attachment.
+pub struct AttachRequest {
+    /// The channel's lane. The caller opens it at the link.
     pub lane: Arc<Attachment>,
-    /// The first handshake message, for ATTACH.
+    /// The first handshake message, the payload of ATTACH.
     pub message: Bytes,
-    /// The tunnel, or why there is none.
-    pub outcome: oneshot::Receiver<Result<Outcome, AttachError>>,
+    /// Receives the tunnel, or the reason for the failure.
+    pub outcome: oneshot::Receiver<Result<AttachOutcome, AttachError>>,
 }
 
-/// Begins an attachment as the client, on `channel` of the link that `outbox` belongs to. The tunnel's driver will run on `tasks`.
+/// Starts an attachment for a new tunnel, as the client, on `channel` of the link of `outbox`. The
+/// driver of the tunnel runs on `tasks`.
 ///
 /// # Errors
-/// When the handshake cannot be begun.
-pub fn wish(
+/// When the handshake cannot be started.
+pub fn request(
     port: &PortParameters,
     outbox: &Arc<Outbox>,
     channel: u32,
     tasks: &TaskTracker,
-) -> Result<Wish, AttachError> {
+) -> Result<AttachRequest, AttachError> {
     offer(
         port,
         None,
-        Bell {
+        ChannelHandle {
             outbox: Arc::clone(outbox),
             channel,
         },
@@ -139,18 +144,19 @@ pub fn wish(
     )
 }
 
-/// The same, to go on with `tunnel`. To be tried with `moves` as long as the attachment before works.
+/// Starts an attachment that resumes `tunnel`. Set `moves` while the previous attachment still
+/// works.
 ///
 /// # Errors
-/// When the handshake cannot be begun.
-pub fn wish_again(
+/// When the handshake cannot be started.
+pub fn request_resume(
     tunnel: &Tunnel,
     moves: bool,
     outbox: &Arc<Outbox>,
     channel: u32,
     tasks: &TaskTracker,
-) -> Result<Wish, AttachError> {
-    let resumption = Resumption {
+) -> Result<AttachRequest, AttachError> {
+    let resumption = ResumeRequest {
         tunnel: tunnel.id(),
         attempt: tunnel.next_attempt(),
         moves,
@@ -158,7 +164,7 @@ pub fn wish_again(
     offer(
         tunnel.port(),
         Some((tunnel, resumption)),
-        Bell {
+        ChannelHandle {
             outbox: Arc::clone(outbox),
             channel,
         },
@@ -168,10 +174,10 @@ pub fn wish_again(
 
 fn offer(
     port: &PortParameters,
-    resume: Option<(&Tunnel, Resumption)>,
-    bell: Bell,
+    resume: Option<(&Tunnel, ResumeRequest)>,
+    handle: ChannelHandle,
     tasks: &TaskTracker,
-) -> Result<Wish, AttachError> {
+) -> Result<AttachRequest, AttachError> {
     let offer = Offer {
         resume: resume.map(|(_, resumption)| resumption),
         ..Offer::of(port)
@@ -180,58 +186,59 @@ fn offer(
     let (initiator, message) =
         Initiator::start(&port.keys.psk, port.keys.id, &offer, random::bytes())?;
     let (sender, outcome) = oneshot::channel();
-    let offered = Offered {
+    let offered = PendingOffer {
         initiator,
         port: port.clone(),
         resuming: resume.map(|(tunnel, resumption)| (tunnel.clone(), resumption.attempt)),
-        bell,
+        handle,
         tasks: tasks.clone(),
         outcome: sender,
     };
-    Ok(Wish {
+    Ok(AttachRequest {
         lane: Attachment::offering(offered),
         message: message.into(),
         outcome,
     })
 }
 
-/// A server, as it presents itself to its clients.
-pub struct Host<'a> {
-    /// This process.
+/// The state of a server that [`reply`] needs to answer an ATTACH.
+pub struct AcceptContext<'a> {
+    /// Id of this process.
     pub instance: Id,
-    /// When it started.
+    /// When the process started.
     pub started: Moment,
-    /// Finds a tunnel by its name.
+    /// Finds a live tunnel by its id.
     pub find: &'a dyn Fn(Id) -> Option<Tunnel>,
-    /// What has been seen of a tunnel of this key id that is over, if that is known: the lowest number of the client's streams that never came.
+    /// Returns the lowest client stream id that an ended tunnel never saw, by key id and tunnel id;
+    /// `None` if unknown.
     pub seen: &'a dyn Fn(Id, Id) -> Option<u64>,
-    /// Whether new tunnels are taken.
+    /// Returns whether the server accepts new tunnels.
     pub is_open: &'a dyn Fn() -> bool,
-    /// Whether measuring streams are taken.
+    /// Whether the server serves benchmark streams.
     pub bench: bool,
-    /// Whether the port's clients are to say where their connections come from.
+    /// Whether the port requests the addresses of connections.
     pub addresses: bool,
-    /// Where drivers run.
+    /// Runs the drivers of the tunnels.
     pub tasks: &'a TaskTracker,
 }
 
 /// A server's answer to an ATTACH.
 pub struct Reply {
-    /// The channel's end, to be opened at the link and marked ready. When there is no tunnel it has an answer to send all the same: close the
-    /// channel once it is drained.
+    /// The channel's lane. The caller opens it at the link and marks it ready. After a refusal it
+    /// still sends an answer: close the channel after it has drained.
     pub lane: Arc<Attachment>,
-    /// The tunnel if it is a new one, or why there is none.
+    /// The tunnel if it is new, or the reason for the refusal.
     pub outcome: Result<Option<Tunnel>, Mismatch>,
 }
 
-/// Answers an attachment of `port`: `message` is the first handshake message.
+/// Answers an ATTACH for `port`. `message` is the first handshake message.
 ///
 /// # Errors
-/// When the message does not open or its content makes no sense. There is nothing to answer then: the channel is to be closed with the notice of
-/// [`closing_notice`].
+/// When the message does not open or its content is invalid. The server has nothing to answer then.
+/// The caller closes the channel with the notice of [`closing_notice`].
 pub fn reply(
     port: &PortParameters,
-    host: &Host<'_>,
+    context: &AcceptContext<'_>,
     message: &[u8],
     outbox: &Arc<Outbox>,
     channel: u32,
@@ -239,9 +246,9 @@ pub fn reply(
     let (responder, offer) =
         Responder::read(&port.keys.psk, port.keys.id, message, random::bytes())?;
     let offer: Offer = serde_json::from_slice(&offer)
-        .map_err(|error| AttachError::Handshake(format!("the offer cannot be read: {error}")))?;
+        .map_err(|error| AttachError::Handshake(format!("cannot parse the offer: {error}")))?;
     if let Err(mismatch) = offer.check(port) {
-        let refusal = Answer::Refuse {
+        let refusal = AttachAnswer::Refuse {
             code: Code::Mismatch,
             version: VERSION,
             methods: Methods::of(port),
@@ -252,128 +259,139 @@ pub fn reply(
             outcome: Err(mismatch),
         });
     }
-    let bell = Bell {
+    let handle = ChannelHandle {
         outbox: Arc::clone(outbox),
         channel,
     };
+    // An unknown tunnel is not an error: the server offers a new one, which tells the client that
+    // the old one is lost.
     let known = offer
         .resume
-        .and_then(|resumption| Some(((host.find)(resumption.tunnel)?, resumption)));
+        .and_then(|resumption| Some(((context.find)(resumption.tunnel)?, resumption)));
+    // A tunnel belongs to one port: another port key must not reach it by its id.
     match known.filter(|(tunnel, _)| tunnel.port().keys.id == port.keys.id) {
-        Some((tunnel, resumption)) => resume(tunnel, resumption, responder, bell, host),
-        None if !(host.is_open)() => Err(AttachError::Refused(Code::Refused)),
-        None => begin(port, &offer, responder, bell, host),
+        Some((tunnel, resumption)) => resume(tunnel, resumption, responder, handle, context),
+        None if !(context.is_open)() => Err(AttachError::Refused(Code::Refused)),
+        None => begin(port, &offer, responder, handle, context),
     }
 }
 
-/// The server has the tunnel that the client asks for.
+/// Answers with RESUME for a tunnel that this server holds.
 fn resume(
     tunnel: Tunnel,
-    resumption: Resumption,
+    resumption: ResumeRequest,
     responder: Responder,
-    bell: Bell,
-    host: &Host<'_>,
+    handle: ChannelHandle,
+    context: &AcceptContext<'_>,
 ) -> Result<Reply, AttachError> {
-    let Resumption { attempt, moves, .. } = resumption;
+    let ResumeRequest { attempt, moves, .. } = resumption;
     let moves = {
         let state = tunnel.shared.state();
+        // A replayed or overtaken attempt must not replace the current attachment.
         if attempt == FIRST_ATTEMPT || !state.binding.admits(attempt) {
             return Err(AttachError::Superseded);
         }
-        if moves && state.binding.leaving().is_some() {
+        // Only one move at a time: both ends hold one old attachment at most.
+        if moves && state.binding.moving_from().is_some() {
             return Err(AttachError::Refused(Code::Refused));
         }
-        moves && state.binding.present().is_some()
+        // Without a current attachment there is nothing to move from; the answer turns the move
+        // into a resumption.
+        moves && state.binding.current().is_some()
     };
-    let (answer, keys) =
-        responder.finish(&serde_json::to_vec(&Answer::Resume { moves }).unwrap_or_default())?;
+    let (answer, keys) = responder
+        .finish(&serde_json::to_vec(&AttachAnswer::Resume { moves }).unwrap_or_default())?;
     let keys = keys
-        .resuming(&tunnel.shared.secret)
+        .with_tunnel_secret(&tunnel.shared.secret)
         .responder(tunnel.port().encrypt);
-    let claim = Claim {
+    let target = AttachTarget {
         tunnel,
         attempt,
-        manner: Manner::of(moves),
-        bell,
+        kind: TakeoverKind::of(moves),
+        handle,
     };
     Ok(Reply {
-        lane: Attachment::answering(claim, keys, answer, host.tasks),
+        lane: Attachment::answering(target, keys, answer, context.tasks),
         outcome: Ok(None),
     })
 }
 
-/// A new tunnel.
+/// Answers with ACCEPT and creates a new tunnel.
 fn begin(
     port: &PortParameters,
     offer: &Offer,
     responder: Responder,
-    bell: Bell,
-    host: &Host<'_>,
+    handle: ChannelHandle,
+    context: &AcceptContext<'_>,
 ) -> Result<Reply, AttachError> {
     let id = Id(random::bytes());
-    let age_ms = u64::try_from(host.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let accept = Answer::Accept {
+    let age_ms = u64::try_from(context.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let accept = AttachAnswer::Accept {
         tunnel: id,
-        instance: host.instance,
+        instance: context.instance,
         age_ms,
-        bench: Some(host.bench),
-        addresses: host.addresses,
+        bench: Some(context.bench),
+        addresses: context.addresses,
         seen: offer
             .resume
-            .and_then(|resumption| (host.seen)(port.keys.id, resumption.tunnel)),
+            .and_then(|resumption| (context.seen)(port.keys.id, resumption.tunnel)),
         grant: Grant::of(port),
     };
     let (answer, keys) = responder.finish(&serde_json::to_vec(&accept).unwrap_or_default())?;
     let identity = Identity {
-        side: Side::Server,
+        side: TunnelSide::Server,
         id,
-        instance: host.instance,
+        instance: context.instance,
         secret: keys.tunnel_secret(),
     };
     let tunnel = Tunnel {
-        shared: Shared::start(identity, port.clone(), offer.grant, host.tasks),
+        shared: TunnelShared::start(identity, port.clone(), offer.grant, context.tasks),
     };
-    let claim = Claim {
+    let target = AttachTarget {
         tunnel: tunnel.clone(),
         attempt: FIRST_ATTEMPT,
-        manner: Manner::Resume,
-        bell,
+        kind: TakeoverKind::Resume,
+        handle,
     };
-    let lane = Attachment::answering(claim, keys.responder(port.encrypt), answer, host.tasks);
+    let lane = Attachment::answering(target, keys.responder(port.encrypt), answer, context.tasks);
     Ok(Reply {
         lane,
         outcome: Ok(Some(tunnel)),
     })
 }
 
-/// What the channel of a failed attachment is to be closed with. Says no more than the code: the master reads it.
+/// Returns the notice that closes the channel of a failed attachment. It carries the code alone,
+/// because the master can read it.
 #[must_use]
 pub fn closing_notice(error: &AttachError) -> Notice {
     Notice::new(error.wire_code(), "")
 }
 
-/// Tells a client what became of its wish.
-pub(super) type OutcomeSender = oneshot::Sender<Result<Outcome, AttachError>>;
+/// Reports the outcome of an attach request to the client.
+pub(super) type OutcomeSender = oneshot::Sender<Result<AttachOutcome, AttachError>>;
 
-impl Offered {
-    /// The channel was closed before the answer came.
+impl PendingOffer {
+    /// Reports that the channel was closed before the server answered.
     pub(super) fn closed(self, notice: Notice) {
         let _ = self.outcome.send(Err(AttachError::Closed(notice)));
     }
 
-    /// The server's answer.
-    pub(super) fn finish(self, answer: &[u8]) -> Result<Attached, (AttachError, OutcomeSender)> {
-        let Offered {
+    /// Processes the server's answer.
+    pub(super) fn finish(
+        self,
+        answer: &[u8],
+    ) -> Result<EstablishedAttachment, (AttachError, OutcomeSender)> {
+        let PendingOffer {
             initiator,
             port,
             resuming,
-            bell,
+            handle,
             tasks,
             outcome,
         } = self;
-        let (claim, keys, found) = match read_answer(initiator, &port, answer) {
+        let (target, keys, found) = match read_answer(initiator, &port, answer) {
             Ok((
-                Answer::Accept {
+                AttachAnswer::Accept {
                     tunnel,
                     instance,
                     age_ms,
@@ -385,61 +403,64 @@ impl Offered {
                 keys,
             )) => {
                 let identity = Identity {
-                    side: Side::Client,
+                    side: TunnelSide::Client,
                     id: tunnel,
                     instance,
                     secret: keys.tunnel_secret(),
                 };
                 let keys = keys.initiator(port.encrypt);
                 let tunnel = Tunnel {
-                    shared: Shared::start(identity, port, grant, &tasks),
+                    shared: TunnelShared::start(identity, port, grant, &tasks),
                 };
-                let taker = Taker {
+                let server_info = ServerInfo {
                     age: Duration::from_millis(age_ms),
                     bench,
                     addresses,
                     seen,
                 };
-                let found = Outcome::New(tunnel.clone(), taker);
+                let found = AttachOutcome::New(tunnel.clone(), server_info);
                 (
-                    Claim {
+                    AttachTarget {
                         tunnel,
                         attempt: FIRST_ATTEMPT,
-                        manner: Manner::Resume,
-                        bell,
+                        kind: TakeoverKind::Resume,
+                        handle,
                     },
                     keys,
                     found,
                 )
             }
-            Ok((Answer::Resume { moves }, keys)) => {
+            Ok((AttachAnswer::Resume { moves }, keys)) => {
                 let Some((tunnel, attempt)) = resuming else {
                     return Err((
                         AttachError::Handshake(
-                            "the server goes on with what nobody asked for".to_owned(),
+                            "the server resumes a tunnel that the client did not ask for"
+                                .to_owned(),
                         ),
                         outcome,
                     ));
                 };
-                let keys = keys.resuming(&tunnel.shared.secret).initiator(port.encrypt);
+                let keys = keys
+                    .with_tunnel_secret(&tunnel.shared.secret)
+                    .initiator(port.encrypt);
                 (
-                    Claim {
+                    AttachTarget {
                         tunnel,
                         attempt,
-                        manner: Manner::of(moves),
-                        bell,
+                        kind: TakeoverKind::of(moves),
+                        handle,
                     },
                     keys,
-                    Outcome::Resumed,
+                    AttachOutcome::Resumed,
                 )
             }
-            Ok((Answer::Refuse { code, .. }, _)) => {
+            Ok((AttachAnswer::Refuse { code, .. }, _)) => {
                 return Err((AttachError::Refused(code), outcome));
             }
             Err(error) => return Err((error, outcome)),
         };
-        Ok(Attached::candidate(
-            claim,
+        Ok(EstablishedAttachment::candidate(
+            target,
             keys,
             None,
             Some((outcome, found)),
@@ -452,11 +473,11 @@ fn read_answer(
     initiator: Initiator,
     port: &PortParameters,
     answer: &[u8],
-) -> Result<(Answer, SessionKeys), AttachError> {
+) -> Result<(AttachAnswer, SessionKeys), AttachError> {
     let (payload, keys) = initiator.finish(answer)?;
-    let answer: Answer = serde_json::from_slice(&payload)
-        .map_err(|error| AttachError::Handshake(format!("the answer cannot be read: {error}")))?;
-    if let Answer::Refuse {
+    let answer: AttachAnswer = serde_json::from_slice(&payload)
+        .map_err(|error| AttachError::Handshake(format!("cannot parse the answer: {error}")))?;
+    if let AttachAnswer::Refuse {
         code: Code::Mismatch,
         version,
         methods,

@@ -1,12 +1,16 @@
-//! One end of a channel that carries a tunnel, or wants to: sealing in both directions. An attachment is the channel's [`Lane`].
+//! One end of a channel that carries a tunnel or waits to carry one. An attachment is the channel's
+//! [`Lane`] and seals in both directions.
 //!
 //! ```text
-//!  client:  Offered ──answer──► Attached: candidate ──peer's first message opens──► it takes the tunnel over ──closed──► Over
-//!              └──refused, closed, does not open──► Over                                       ▲
-//!  server:                      Attached: candidate (answer first) ─────────────────────────────┘
-//!                               Refusing ──answer sent──► Over
+//!  client:  Offered ──answer──► candidate ──first message opens──► carries the tunnel ──► Closed
+//!              └──refused, closed, does not open──► Closed                ▲
+//!  server:                      candidate (answer first) ─────────────────┘
+//!                               Refusing ──answer sent──► Closed
 //! ```
-//! A candidate says its own first message at once, and touches nothing of the tunnel before the peer's has opened (PROTOCOL 7.5, 10.3).
+//!
+//! A candidate is an `Attached` phase whose peer has not proven itself. It sends its own first
+//! message at once. It changes nothing in the tunnel until the peer's first message has opened
+//! (PROTOCOL 7.5, 10.3).
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,113 +25,116 @@ use tokio_util::{
 
 use super::{
     Tunnel,
-    attach::{AttachError, FIRST_ATTEMPT, Offered, Outcome, OutcomeSender, closing_notice},
-    binding::Manner,
-    carriage::Sent,
-    shared::Bell,
+    attach::{
+        AttachError, AttachOutcome, FIRST_ATTEMPT, OutcomeSender, PendingOffer, closing_notice,
+    },
+    binding::TakeoverKind,
+    lifecycle::TransmitResult,
+    shared::ChannelHandle,
 };
 use crate::{
     crypto::seal::{Opener, Sealer},
-    link::channel::{Body, Code, Lane, Notice, Transmit},
+    link::channel::{Code, Lane, MessageBody, Notice, Transmit},
     mux::ResetCode,
 };
 
-/// How long a candidate may stay one (PROTOCOL 7.5, `AUTHENTICATION_TIMEOUT`).
+/// How long an attachment may remain a candidate (PROTOCOL 7.5, `AUTHENTICATION_TIMEOUT`).
 pub const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One end of a channel that carries a tunnel, or wants to.
+/// One end of a channel that carries a tunnel or waits to carry one.
 pub struct Attachment {
-    phase: Mutex<Phase>,
+    phase: Mutex<AttachmentPhase>,
 }
 
-enum Phase {
-    Offered(Box<Offered>),
-    Attached(Box<Attached>),
+enum AttachmentPhase {
+    Offered(Box<PendingOffer>),
+    Attached(Box<EstablishedAttachment>),
     Refusing(Bytes),
-    Over,
+    Closed,
 }
 
-/// The handshake is done.
-pub struct Attached {
-    /// Shared with the messages that are being taken in.
-    claim: Arc<Claim>,
+/// An attachment whose handshake is complete.
+pub struct EstablishedAttachment {
+    /// Shared with receive calls that are in progress.
+    target: Arc<AttachTarget>,
     sealer: Sealer,
     opener: Opener,
-    /// The server's handshake message, which goes first and unsealed.
+    /// The server's handshake message. It goes first and unsealed.
     answer: Option<Bytes>,
-    has_greeted: bool,
-    /// Until the peer's first message has opened.
+    first_message_sent: bool,
+    /// Set until the peer's first message has opened.
     candidate: Option<Candidate>,
 }
 
-/// What an attachment is to carry.
-pub struct Claim {
+/// The tunnel that an attachment binds, and the channel that it binds it to.
+pub struct AttachTarget {
     pub tunnel: Tunnel,
     pub attempt: u64,
-    pub manner: Manner,
-    pub bell: Bell,
+    pub kind: TakeoverKind,
+    pub handle: ChannelHandle,
 }
 
-/// What an attachment has as long as it is a candidate.
+/// The extra state of a candidate.
 struct Candidate {
-    /// Who waits for it, at the client.
-    outcome: Option<(OutcomeSender, Outcome)>,
-    /// Ends the wait for the proof.
+    /// At the client, the caller that waits for the outcome.
+    outcome: Option<(OutcomeSender, AttachOutcome)>,
+    /// Cancels the proof timeout when dropped.
     _unproven: DropGuard,
 }
 
-/// Closes the channel of a candidate that is still one after [`CANDIDATE_TIMEOUT`].
-fn await_proof(bell: Bell, tasks: &TaskTracker) -> DropGuard {
+/// Closes the channel of an attachment that is still a candidate after [`CANDIDATE_TIMEOUT`].
+fn await_proof(handle: ChannelHandle, tasks: &TaskTracker) -> DropGuard {
     let unproven = CancellationToken::new();
-    let over = unproven.clone();
+    let proven = unproven.clone();
     tasks.spawn(async move {
         tokio::select! {
-            () = over.cancelled() => {}
-            () = tokio::time::sleep(CANDIDATE_TIMEOUT) => bell.outbox.close(bell.channel, &Notice::new(Code::Timeout, "")),
+            () = proven.cancelled() => {}
+            () = tokio::time::sleep(CANDIDATE_TIMEOUT) => handle.outbox.close(handle.channel, &Notice::new(Code::Timeout, "")),
         }
     });
     unproven.drop_guard()
 }
 
 impl Attachment {
-    /// A client's, which waits for the server's answer.
-    pub(super) fn offering(offered: Offered) -> Arc<Self> {
+    /// Creates a client attachment that waits for the server's answer.
+    pub(super) fn offering(offered: PendingOffer) -> Arc<Self> {
         Arc::new(Attachment {
-            phase: Mutex::new(Phase::Offered(Box::new(offered))),
+            phase: Mutex::new(AttachmentPhase::Offered(Box::new(offered))),
         })
     }
 
-    /// A server's, which begins with its handshake message.
+    /// Creates a server attachment that starts with its handshake message.
     pub(super) fn answering(
-        claim: Claim,
+        target: AttachTarget,
         keys: (Sealer, Opener),
         answer: Vec<u8>,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
-        let attached = Attached::candidate(claim, keys, Some(answer.into()), None, tasks);
+        let attached =
+            EstablishedAttachment::candidate(target, keys, Some(answer.into()), None, tasks);
         Arc::new(Attachment {
-            phase: Mutex::new(Phase::Attached(Box::new(attached))),
+            phase: Mutex::new(AttachmentPhase::Attached(Box::new(attached))),
         })
     }
 
-    /// A server's that says no.
+    /// Creates a server attachment that sends a refusal.
     pub(super) fn refusing(answer: Vec<u8>) -> Arc<Self> {
         Arc::new(Attachment {
-            phase: Mutex::new(Phase::Refusing(answer.into())),
+            phase: Mutex::new(AttachmentPhase::Refusing(answer.into())),
         })
     }
 
-    fn phase(&self) -> MutexGuard<'_, Phase> {
+    fn phase(&self) -> MutexGuard<'_, AttachmentPhase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server's answer came.
-    fn answered(&self, offered: Offered, payload: &[u8]) -> Result<(), Notice> {
+    /// Handles the server's answer.
+    fn answered(&self, offered: PendingOffer, payload: &[u8]) -> Result<(), Notice> {
         match offered.finish(payload) {
             Ok(attached) => {
-                let bell = attached.claim.bell.clone();
-                *self.phase() = Phase::Attached(Box::new(attached));
-                bell.outbox.ready(bell.channel);
+                let handle = attached.target.handle.clone();
+                *self.phase() = AttachmentPhase::Attached(Box::new(attached));
+                handle.outbox.ready(handle.channel);
                 Ok(())
             }
             Err((error, outcome)) => {
@@ -142,18 +149,26 @@ impl Attachment {
 impl Lane for Attachment {
     fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
         let mut phase = self.phase();
-        match std::mem::replace(&mut *phase, Phase::Over) {
-            Phase::Offered(offered) => {
+        // Take the phase out: the calls below must not run under this lock, because they call into
+        // the tunnel and the link.
+        match std::mem::replace(&mut *phase, AttachmentPhase::Closed) {
+            AttachmentPhase::Offered(offered) => {
                 drop(phase);
                 self.answered(*offered, &payload)
             }
-            Phase::Attached(mut attached) => {
+            AttachmentPhase::Attached(mut attached) => {
                 let opened = attached.open(payload);
-                let claim = Arc::clone(&attached.claim);
-                *phase = Phase::Attached(attached);
+                let target = Arc::clone(&attached.target);
+                *phase = AttachmentPhase::Attached(attached);
                 drop(phase);
-                let result = opened.and_then(|(message, proven)| claim.receive(message, proven));
-                result.inspect_err(|notice| claim.tunnel.shared.lost(claim.attempt, notice.clone()))
+                // The tunnel has its own lock, and closing a channel calls back into this lane.
+                let result = opened.and_then(|(message, proven)| target.receive(message, proven));
+                result.inspect_err(|notice| {
+                    target
+                        .tunnel
+                        .shared
+                        .attachment_lost(target.attempt, notice.clone())
+                })
             }
             other => {
                 *phase = other;
@@ -165,35 +180,36 @@ impl Lane for Attachment {
     fn transmit(&self, memory: &mut BytesMut) -> Transmit {
         let mut phase = self.phase();
         match &mut *phase {
-            Phase::Attached(attached) => attached.transmit(memory),
-            Phase::Refusing(answer) => {
+            AttachmentPhase::Attached(attached) => attached.transmit(memory),
+            AttachmentPhase::Refusing(answer) => {
                 let answer = std::mem::take(answer);
-                *phase = Phase::Over;
-                Transmit::Last(Body::Shared(answer))
+                *phase = AttachmentPhase::Closed;
+                Transmit::Last(MessageBody::Shared(answer))
             }
-            Phase::Offered(_) | Phase::Over => Transmit::Nothing,
+            AttachmentPhase::Offered(_) | AttachmentPhase::Closed => Transmit::Nothing,
         }
     }
 
     fn closed(&self, notice: Notice) {
-        let phase = std::mem::replace(&mut *self.phase(), Phase::Over);
+        let phase = std::mem::replace(&mut *self.phase(), AttachmentPhase::Closed);
         match phase {
-            Phase::Attached(mut attached) => attached.closed(notice),
-            Phase::Offered(offered) => offered.closed(notice),
-            Phase::Refusing(_) | Phase::Over => {}
+            AttachmentPhase::Attached(mut attached) => attached.closed(notice),
+            AttachmentPhase::Offered(offered) => offered.closed(notice),
+            AttachmentPhase::Refusing(_) | AttachmentPhase::Closed => {}
         }
     }
 }
 
-impl Claim {
-    /// A message has opened; with the first one the attachment takes the tunnel over.
+impl AttachTarget {
+    /// Passes an opened message to the tunnel. The first one makes the attachment take the tunnel
+    /// over.
     fn receive(&self, message: Bytes, proven: Option<Candidate>) -> Result<(), Notice> {
         if let Some(Candidate { outcome, .. }) = proven {
             self.tunnel
                 .shared
-                .take_over(self.attempt, self.bell.clone(), self.manner)?;
+                .take_over(self.attempt, self.handle.clone(), self.kind)?;
             if let Some((sender, outcome)) = outcome {
-                // Nobody waits for it when the client is ending.
+                // The receiver is gone when the client is shutting down.
                 let _ = sender.send(Ok(outcome));
             }
         }
@@ -201,30 +217,31 @@ impl Claim {
     }
 }
 
-impl Attached {
-    /// An attachment whose handshake is done. The `outcome` is for a client that waits for it.
+impl EstablishedAttachment {
+    /// Creates an attachment whose handshake is complete. `outcome` is set at a client, whose
+    /// caller waits for it.
     pub fn candidate(
-        claim: Claim,
+        target: AttachTarget,
         (sealer, opener): (Sealer, Opener),
         answer: Option<Bytes>,
-        outcome: Option<(OutcomeSender, Outcome)>,
+        outcome: Option<(OutcomeSender, AttachOutcome)>,
         tasks: &TaskTracker,
     ) -> Self {
         let candidate = Candidate {
             outcome,
-            _unproven: await_proof(claim.bell.clone(), tasks),
+            _unproven: await_proof(target.handle.clone(), tasks),
         };
-        Attached {
-            claim: Arc::new(claim),
+        EstablishedAttachment {
+            target: Arc::new(target),
             sealer,
             opener,
             answer,
-            has_greeted: false,
+            first_message_sent: false,
             candidate: Some(candidate),
         }
     }
 
-    /// Opens a message, and says whether it is the first.
+    /// Opens a message. Returns the candidate state with the first one.
     fn open(&mut self, mut payload: BytesMut) -> Result<(Bytes, Option<Candidate>), Notice> {
         self.opener
             .open(&mut payload)
@@ -234,29 +251,31 @@ impl Attached {
 
     fn transmit(&mut self, memory: &mut BytesMut) -> Transmit {
         if let Some(answer) = self.answer.take() {
-            return Transmit::More(Body::Shared(answer));
+            return Transmit::More(MessageBody::Shared(answer));
         }
-        let shared = &self.claim.tunnel.shared;
-        let sending = if std::mem::replace(&mut self.has_greeted, true) {
-            shared.transmit(self.claim.attempt, memory)
+        let shared = &self.target.tunnel.shared;
+        // The first message proves possession of the keys. It bypasses the binding, which does not
+        // know a candidate.
+        let sending = if std::mem::replace(&mut self.first_message_sent, true) {
+            shared.transmit(self.target.attempt, memory)
         } else {
-            shared.greet(self.claim.attempt, self.claim.manner, memory);
-            Sent::More
+            shared.write_first_message(self.target.attempt, self.target.kind, memory);
+            TransmitResult::More
         };
-        if sending == Sent::Nothing {
+        if sending == TransmitResult::Nothing {
             return Transmit::Nothing;
         }
         if self.sealer.seal(memory, 0).is_err() {
-            // Only after 2^64 messages: the tunnel cannot go on with these keys.
+            // Only after 2^64 messages: these keys cannot carry the tunnel any longer.
             memory.clear();
-            self.claim.tunnel.shared.lost(
-                self.claim.attempt,
+            self.target.tunnel.shared.attachment_lost(
+                self.target.attempt,
                 Notice::new(Code::Seal, "the keys of the attachment are used up"),
             );
             return Transmit::Nothing;
         }
-        let payload = Body::Own(memory.split());
-        if sending == Sent::More {
+        let payload = MessageBody::Owned(memory.split());
+        if sending == TransmitResult::More {
             Transmit::More(payload)
         } else {
             Transmit::Last(payload)
@@ -264,24 +283,24 @@ impl Attached {
     }
 
     fn closed(&mut self, notice: Notice) {
-        let shared = &self.claim.tunnel.shared;
+        let shared = &self.target.tunnel.shared;
         match self.candidate.take() {
             Some(Candidate { outcome, .. }) => {
-                if self.claim.attempt == FIRST_ATTEMPT {
-                    // Nobody can come back to it: nothing was confirmed.
+                if self.target.attempt == FIRST_ATTEMPT {
+                    // The peer has not confirmed the new tunnel, so no end can resume it.
                     shared.end(ResetCode::Cancelled, notice.clone());
                 }
                 if let Some((sender, _)) = outcome {
                     let _ = sender.send(Err(AttachError::Closed(notice)));
                 }
             }
-            None => shared.lost(self.claim.attempt, notice),
+            None => shared.attachment_lost(self.target.attempt, notice),
         }
     }
 }
 
-impl Drop for Attached {
-    /// The channel was closed here, or the link is gone.
+impl Drop for EstablishedAttachment {
+    /// The channel was closed locally, or the link is gone.
     fn drop(&mut self) {
         self.closed(Notice::new(Code::PeerLost, "the channel is gone"));
     }

@@ -1,171 +1,185 @@
-//! Which attachment carries a tunnel: one at a time, but for a move, in which the old one still delivers what it has (PROTOCOL 10.3, 10.6).
-//! Knows the numbers of attempts and messages that are opened; `B` is how a channel is reached.
+//! Decides which attachment carries a tunnel: one at a time, or two during a move, when the old one
+//! still delivers data in flight (PROTOCOL 10.3, 10.6).
+//!
+//! Pure: knows attempt numbers and opened messages. `B` is the handle of a channel.
 //!
 //! ```text
-//!             take_over(resume)                take_over(move)
-//!  unbound ─────────────────────► carried ──────────────────────► moving: the old one delivers, the new one sends
-//!     ▲                             │  ▲                             │
-//!     └──────── closed ─────────────┘  └── MOVED passed both ways ───┤
-//!     └──────── either of them closed ───────────────────────────────┘
+//!             take_over(resume)             take_over(move)
+//!  unbound ────────────────────► attached ────────────────────► moving: old delivers, new sends
+//!     ▲                            │  ▲                            │
+//!     └──────── closed ────────────┘  └── MOVED sent and received ─┤
+//!     └──────── either of them closed ─────────────────────────────┘
 //! ```
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// What a move may hold back, in bytes: what the tunnel's window lets a peer send (32 MiB at most), and what surrounds it. More is
-/// no tunnel's.
+/// Bytes that a move may hold back: the tunnel window of a peer (32 MiB at most) plus overhead. No
+/// conforming peer sends more.
 const HELD_MAX: usize = 34 * 1024 * 1024;
 
-/// What each message that is held counts beside its length, in bytes: small ones take memory too.
+/// Bytes that each held message counts in addition to its length, because small messages take
+/// memory too.
 const HELD_MESSAGE: usize = 64;
 
-/// Which attachment carries the tunnel.
+/// The attachments of one tunnel.
 #[derive(Debug)]
 pub struct Binding<B> {
-    /// Sends; and receives, but for a move.
-    present: Option<Bound<B>>,
-    /// MOVED came on the present attachment already: its link is faster than the one that the peer moves to.
-    is_left_by_peer: bool,
-    leaving: Option<Leaving<B>>,
+    /// Sends. Also receives, except during a move.
+    current: Option<BoundAttachment<B>>,
+    /// MOVED arrived on the current attachment before this end started its move: the peer's new
+    /// link is faster than its old one.
+    peer_moved_early: bool,
+    moving_from: Option<MovingFrom<B>>,
     /// The attempt that took over last.
     latest: Option<u64>,
 }
 
-/// An attachment that has taken over.
+/// An attachment that has taken the tunnel over.
 #[derive(Debug, Clone)]
-pub struct Bound<B> {
-    /// Its number.
+pub struct BoundAttachment<B> {
+    /// Its attempt number.
     pub attempt: u64,
-    /// Its channel.
-    pub bell: B,
+    /// The handle of its channel.
+    pub handle: B,
 }
 
-/// The attachment before, during a move.
+/// The old attachment during a move.
 #[derive(Debug)]
-struct Leaving<B> {
-    bound: Bound<B>,
-    /// MOVED went out on it.
-    sent: bool,
-    /// MOVED came in on it.
-    received: bool,
-    /// What came on the new attachment before that.
+struct MovingFrom<B> {
+    bound: BoundAttachment<B>,
+    /// MOVED was sent on it.
+    moved_sent: bool,
+    /// MOVED was received on it.
+    moved_received: bool,
+    /// Messages that arrived on the new attachment before MOVED. They are handled after MOVED, to
+    /// keep the order.
     held: VecDeque<Bytes>,
     held_bytes: usize,
 }
 
-/// How a candidate wants to take over.
+/// How a candidate takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
-    /// The tunnel is new, or what was under way on the attachment before may be lost.
+pub enum TakeoverKind {
+    /// The tunnel is new, or data in flight on the previous attachment may be lost.
     Resume,
-    /// The attachment before works, and delivers to its end.
+    /// The previous attachment works and delivers everything.
     Move,
 }
 
-impl Manner {
-    /// That of an attachment that moves, or not.
+impl TakeoverKind {
+    /// Returns `Move` if `moves` is set, otherwise `Resume`.
     pub fn of(moves: bool) -> Self {
-        if moves { Manner::Move } else { Manner::Resume }
+        if moves {
+            TakeoverKind::Move
+        } else {
+            TakeoverKind::Resume
+        }
     }
 }
 
-/// Why a candidate does not take over.
+/// Why a candidate cannot take over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakeOverError {
-    /// A newer one has.
+    /// A newer attempt has taken over.
     Superseded,
-    /// There is nothing to move from any more.
+    /// No current attachment exists, or another move is in progress.
     NothingToMoveFrom,
 }
 
-/// What an attachment may send now.
+/// Data that an attachment may send now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sending {
-    /// What the mux has.
+pub enum SendAction {
+    /// The frames of the mux.
     Mux,
-    /// MOVED, and then nothing any more.
+    /// MOVED, and nothing after it.
     Moved,
     /// Nothing.
     Nothing,
 }
 
-/// What is to be done with a message that came.
+/// The disposition of a received message.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Receiving {
-    /// It is given to the mux.
+pub enum ReceiveAction {
+    /// Pass it to the mux.
     Handle(Bytes),
-    /// Nothing: it is held, or its attachment is no more.
+    /// Nothing: it is held, or its attachment is no longer bound.
     Nothing,
-    /// The peer sent more than any tunnel may.
-    TooMuch,
+    /// The peer exceeded the limit of held bytes.
+    Overflow,
 }
 
-/// What the end of an attachment means to the tunnel.
+/// The effect of a closed attachment on the tunnel.
 #[derive(Debug)]
 pub enum Closed<B> {
-    /// Nothing: it did not carry the tunnel.
+    /// None: it did not carry the tunnel.
     Nothing,
-    /// The tunnel has no attachment any more. The other one of a move is to be closed.
-    Lost(Option<Bound<B>>),
+    /// The tunnel has no attachment left. The caller closes the other one of a move.
+    Lost(Option<BoundAttachment<B>>),
 }
 
 impl<B: Clone> Binding<B> {
-    /// No attachment yet.
+    /// Creates a binding without an attachment.
     pub fn new() -> Self {
         Binding {
-            present: None,
-            is_left_by_peer: false,
-            leaving: None,
+            current: None,
+            peer_moved_early: false,
+            moving_from: None,
             latest: None,
         }
     }
 
-    /// The attachment that sends.
-    pub fn present(&self) -> Option<&Bound<B>> {
-        self.present.as_ref()
+    /// Returns the attachment that sends.
+    pub fn current(&self) -> Option<&BoundAttachment<B>> {
+        self.current.as_ref()
     }
 
-    /// Whether an attachment with this number may still take over.
+    /// Returns whether this attempt may still take over.
     pub fn admits(&self, attempt: u64) -> bool {
         self.latest.is_none_or(|latest| attempt > latest)
     }
 
-    /// A candidate has proven itself. Answers the attachments that it replaces, which are to be closed; none in a move.
+    /// Binds a candidate that has proven itself. Returns the attachments that it replaces, which
+    /// the caller closes; a move replaces none.
     pub fn take_over(
         &mut self,
-        bound: Bound<B>,
-        manner: Manner,
-    ) -> Result<Vec<Bound<B>>, TakeOverError> {
+        bound: BoundAttachment<B>,
+        kind: TakeoverKind,
+    ) -> Result<Vec<BoundAttachment<B>>, TakeOverError> {
         if !self.admits(bound.attempt) {
             return Err(TakeOverError::Superseded);
         }
-        let received = std::mem::take(&mut self.is_left_by_peer);
-        match manner {
-            Manner::Resume => {
+        // If set, the peer has already left the attachment that becomes the old one. It does not
+        // send MOVED again.
+        let received = std::mem::take(&mut self.peer_moved_early);
+        match kind {
+            TakeoverKind::Resume => {
                 self.latest = Some(bound.attempt);
-                let leaving = self.leaving.take().map(|leaving| leaving.bound);
+                let moving_from = self.moving_from.take().map(|moving_from| moving_from.bound);
                 Ok(self
-                    .present
+                    .current
                     .replace(bound)
                     .into_iter()
-                    .chain(leaving)
+                    .chain(moving_from)
                     .collect())
             }
-            // A move in the middle of another one waits for no two.
-            Manner::Move if self.leaving.is_some() => Err(TakeOverError::NothingToMoveFrom),
-            Manner::Move => {
+            // Only one old attachment can deliver at a time.
+            TakeoverKind::Move if self.moving_from.is_some() => {
+                Err(TakeOverError::NothingToMoveFrom)
+            }
+            TakeoverKind::Move => {
                 let old = self
-                    .present
+                    .current
                     .take()
                     .ok_or(TakeOverError::NothingToMoveFrom)?;
                 self.latest = Some(bound.attempt);
-                self.present = Some(bound);
+                self.current = Some(bound);
                 let held = VecDeque::new();
-                self.leaving = Some(Leaving {
+                self.moving_from = Some(MovingFrom {
                     bound: old,
-                    sent: false,
-                    received,
+                    moved_sent: false,
+                    moved_received: received,
                     held,
                     held_bytes: 0,
                 });
@@ -174,104 +188,118 @@ impl<B: Clone> Binding<B> {
         }
     }
 
-    /// The attachment from which the tunnel moves, while it does.
-    pub fn leaving(&self) -> Option<&Bound<B>> {
-        self.leaving.as_ref().map(|leaving| &leaving.bound)
+    /// Returns the attachment from which the tunnel moves, during a move.
+    pub fn moving_from(&self) -> Option<&BoundAttachment<B>> {
+        self.moving_from
+            .as_ref()
+            .map(|moving_from| &moving_from.bound)
     }
 
-    /// What this attachment may send. [`Sending::Moved`] is answered once.
-    pub fn sending(&mut self, attempt: u64) -> Sending {
+    /// Returns what this attachment may send. [`SendAction::Moved`] is returned once.
+    pub fn sending(&mut self, attempt: u64) -> SendAction {
         if self
-            .present
+            .current
             .as_ref()
-            .is_some_and(|present| present.attempt == attempt)
+            .is_some_and(|current| current.attempt == attempt)
         {
-            return Sending::Mux;
+            return SendAction::Mux;
         }
-        match &mut self.leaving {
-            Some(leaving) if leaving.bound.attempt == attempt && !leaving.sent => {
-                leaving.sent = true;
-                Sending::Moved
+        match &mut self.moving_from {
+            Some(moving_from)
+                if moving_from.bound.attempt == attempt && !moving_from.moved_sent =>
+            {
+                moving_from.moved_sent = true;
+                SendAction::Moved
             }
-            _ => Sending::Nothing,
+            _ => SendAction::Nothing,
         }
     }
 
-    /// A message came on this attachment.
-    pub fn received(&mut self, attempt: u64, message: Bytes) -> Receiving {
-        let is_present = self
-            .present
+    /// Handles a message that arrived on this attachment.
+    pub fn received(&mut self, attempt: u64, message: Bytes) -> ReceiveAction {
+        let is_current = self
+            .current
             .as_ref()
-            .is_some_and(|present| present.attempt == attempt);
-        match &mut self.leaving {
-            Some(leaving) if is_present && !leaving.received => {
-                leaving.held_bytes = leaving
+            .is_some_and(|current| current.attempt == attempt);
+        match &mut self.moving_from {
+            Some(moving_from) if is_current && !moving_from.moved_received => {
+                // The old attachment may still deliver earlier data, so this message waits.
+                moving_from.held_bytes = moving_from
                     .held_bytes
                     .saturating_add(message.len())
                     .saturating_add(HELD_MESSAGE);
-                leaving.held.push_back(message);
-                if leaving.held_bytes > HELD_MAX {
-                    Receiving::TooMuch
+                moving_from.held.push_back(message);
+                if moving_from.held_bytes > HELD_MAX {
+                    ReceiveAction::Overflow
                 } else {
-                    Receiving::Nothing
+                    ReceiveAction::Nothing
                 }
             }
-            Some(leaving) if leaving.bound.attempt == attempt && !leaving.received => {
-                Receiving::Handle(message)
+            Some(moving_from)
+                if moving_from.bound.attempt == attempt && !moving_from.moved_received =>
+            {
+                ReceiveAction::Handle(message)
             }
-            _ if is_present => Receiving::Handle(message),
-            _ => Receiving::Nothing,
+            // After MOVED on the old attachment, or without a move, the order is that of the
+            // current one.
+            _ if is_current => ReceiveAction::Handle(message),
+            _ => ReceiveAction::Nothing,
         }
     }
 
-    /// MOVED came on this attachment. Answers what was held and is to be handled now.
+    /// Handles MOVED on this attachment. Returns the held messages, which the caller handles now.
     pub fn moved(&mut self, attempt: u64) -> VecDeque<Bytes> {
-        self.is_left_by_peer |= self
-            .present
+        self.peer_moved_early |= self
+            .current
             .as_ref()
-            .is_some_and(|present| present.attempt == attempt);
-        match &mut self.leaving {
-            Some(leaving) if leaving.bound.attempt == attempt && !leaving.received => {
-                leaving.received = true;
-                leaving.held_bytes = 0;
-                std::mem::take(&mut leaving.held)
+            .is_some_and(|current| current.attempt == attempt);
+        match &mut self.moving_from {
+            Some(moving_from)
+                if moving_from.bound.attempt == attempt && !moving_from.moved_received =>
+            {
+                moving_from.moved_received = true;
+                moving_from.held_bytes = 0;
+                std::mem::take(&mut moving_from.held)
             }
             _ => VecDeque::new(),
         }
     }
 
-    /// The old attachment of a move through which MOVED has passed both ways: it carries nothing any more, and is forgotten.
-    pub fn take_left(&mut self) -> Option<Bound<B>> {
-        self.leaving
-            .take_if(|leaving| leaving.sent && leaving.received)
-            .map(|leaving| leaving.bound)
+    /// Removes the old attachment after MOVED was sent and received on it. It carries nothing any
+    /// more.
+    pub fn take_finished_move(&mut self) -> Option<BoundAttachment<B>> {
+        self.moving_from
+            .take_if(|moving_from| moving_from.moved_sent && moving_from.moved_received)
+            .map(|moving_from| moving_from.bound)
     }
 
-    /// An attachment ended.
+    /// Handles the end of an attachment.
     pub fn closed(&mut self, attempt: u64) -> Closed<B> {
-        let is_present = self
-            .present
+        let is_current = self
+            .current
             .as_ref()
-            .is_some_and(|present| present.attempt == attempt);
-        let is_leaving = self
-            .leaving
+            .is_some_and(|current| current.attempt == attempt);
+        let is_moving_from = self
+            .moving_from
             .as_ref()
-            .is_some_and(|leaving| leaving.bound.attempt == attempt);
-        if !is_present && !is_leaving {
+            .is_some_and(|moving_from| moving_from.bound.attempt == attempt);
+        if !is_current && !is_moving_from {
             return Closed::Nothing;
         }
-        self.is_left_by_peer = false;
-        let (present, leaving) = (
-            self.present.take(),
-            self.leaving.take().map(|leaving| leaving.bound),
+        self.peer_moved_early = false;
+        let (current, moving_from) = (
+            self.current.take(),
+            self.moving_from.take().map(|moving_from| moving_from.bound),
         );
-        Closed::Lost(if is_present { leaving } else { present })
+        // Data in flight on either attachment may be lost, so the move cannot complete: the tunnel
+        // has to be resumed on a third one.
+        Closed::Lost(if is_current { moving_from } else { current })
     }
 
-    /// Forgets every attachment: the tunnel is over.
-    pub fn end(&mut self) -> Vec<Bound<B>> {
-        let leaving = self.leaving.take().map(|leaving| leaving.bound);
-        self.present.take().into_iter().chain(leaving).collect()
+    /// Removes all attachments, because the tunnel has ended.
+    pub fn end(&mut self) -> Vec<BoundAttachment<B>> {
+        let moving_from = self.moving_from.take().map(|moving_from| moving_from.bound);
+        self.current.take().into_iter().chain(moving_from).collect()
     }
 }
 
@@ -279,17 +307,20 @@ impl<B: Clone> Binding<B> {
 mod tests {
     use super::*;
 
-    fn bound(attempt: u64) -> Bound<&'static str> {
-        Bound {
+    fn bound(attempt: u64) -> BoundAttachment<&'static str> {
+        BoundAttachment {
             attempt,
-            bell: "channel",
+            handle: "channel",
         }
     }
 
-    fn carried() -> Binding<&'static str> {
+    fn attached_binding() -> Binding<&'static str> {
         let mut binding = Binding::new();
         assert_eq!(
-            binding.take_over(bound(1), Manner::Resume).unwrap().len(),
+            binding
+                .take_over(bound(1), TakeoverKind::Resume)
+                .unwrap()
+                .len(),
             0
         );
         binding
@@ -300,9 +331,9 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_attachment_replaces_the_one_before_and_an_older_or_equal_one_does_not() {
-        let mut binding = carried();
-        let replaced = binding.take_over(bound(3), Manner::Resume).unwrap();
+    fn only_a_newer_attempt_replaces_the_current_attachment() {
+        let mut binding = attached_binding();
+        let replaced = binding.take_over(bound(3), TakeoverKind::Resume).unwrap();
         assert_eq!(
             replaced
                 .iter()
@@ -311,117 +342,130 @@ mod tests {
             [1]
         );
         assert_eq!(
-            binding.take_over(bound(2), Manner::Resume).unwrap_err(),
+            binding
+                .take_over(bound(2), TakeoverKind::Resume)
+                .unwrap_err(),
             TakeOverError::Superseded
         );
         assert_eq!(
-            binding.take_over(bound(3), Manner::Resume).unwrap_err(),
+            binding
+                .take_over(bound(3), TakeoverKind::Resume)
+                .unwrap_err(),
             TakeOverError::Superseded
         );
         assert_eq!(
             (binding.sending(1), binding.sending(3)),
-            (Sending::Nothing, Sending::Mux)
+            (SendAction::Nothing, SendAction::Mux)
         );
-        assert_eq!(binding.received(1, message("late")), Receiving::Nothing);
+        assert_eq!(binding.received(1, message("late")), ReceiveAction::Nothing);
     }
 
     #[test]
-    fn a_move_keeps_the_order_and_lets_the_old_attachment_go_when_both_have_moved() {
-        let mut binding = carried();
+    fn a_move_keeps_the_order_and_releases_the_old_attachment_after_moved_in_both_directions() {
+        let mut binding = attached_binding();
         assert!(
             binding
-                .take_over(bound(2), Manner::Move)
+                .take_over(bound(2), TakeoverKind::Move)
                 .unwrap()
                 .is_empty()
         );
-        assert_eq!(binding.received(2, message("second")), Receiving::Nothing);
+        assert_eq!(
+            binding.received(2, message("second")),
+            ReceiveAction::Nothing
+        );
         assert_eq!(
             binding.received(1, message("first")),
-            Receiving::Handle(message("first"))
+            ReceiveAction::Handle(message("first"))
         );
         assert_eq!(
             (binding.sending(1), binding.sending(1)),
-            (Sending::Moved, Sending::Nothing)
+            (SendAction::Moved, SendAction::Nothing)
         );
         assert!(
-            binding.take_left().is_none(),
+            binding.take_finished_move().is_none(),
             "the peer may still send there"
         );
         assert_eq!(binding.moved(1), VecDeque::from([message("second")]));
-        assert_eq!(binding.take_left().unwrap().attempt, 1);
+        assert_eq!(binding.take_finished_move().unwrap().attempt, 1);
         assert_eq!(
             binding.received(2, message("third")),
-            Receiving::Handle(message("third"))
+            ReceiveAction::Handle(message("third"))
         );
         assert!(
             matches!(binding.closed(1), Closed::Nothing),
-            "it is not missed"
+            "the old attachment is no longer bound"
         );
     }
 
     #[test]
-    fn a_peer_whose_old_link_is_faster_than_its_new_one_has_left_before_it_is_here() {
-        let mut binding = carried();
+    fn moved_may_arrive_before_the_new_attachment() {
+        let mut binding = attached_binding();
         assert!(binding.moved(1).is_empty());
-        binding.take_over(bound(2), Manner::Move).unwrap();
+        binding.take_over(bound(2), TakeoverKind::Move).unwrap();
         assert_eq!(
             binding.received(2, message("first")),
-            Receiving::Handle(message("first")),
-            "nothing is waited for"
+            ReceiveAction::Handle(message("first")),
+            "no message is held"
         );
-        assert_eq!(binding.sending(1), Sending::Moved);
-        assert_eq!(binding.take_left().unwrap().attempt, 1);
+        assert_eq!(binding.sending(1), SendAction::Moved);
+        assert_eq!(binding.take_finished_move().unwrap().attempt, 1);
     }
 
     #[test]
-    fn a_move_that_is_cut_loses_both_attachments() {
+    fn a_cut_during_a_move_loses_both_attachments() {
         for (cut, other) in [(1, 2), (2, 1)] {
-            let mut binding = carried();
-            binding.take_over(bound(2), Manner::Move).unwrap();
+            let mut binding = attached_binding();
+            binding.take_over(bound(2), TakeoverKind::Move).unwrap();
             let Closed::Lost(left) = binding.closed(cut) else {
-                panic!("{cut} was part of it")
+                panic!("attempt {cut} was bound")
             };
             assert_eq!(left.unwrap().attempt, other);
-            assert!(binding.present().is_none() && binding.admits(3) && !binding.admits(2));
-            assert_eq!(binding.received(other, message("late")), Receiving::Nothing);
+            assert!(binding.current().is_none() && binding.admits(3) && !binding.admits(2));
+            assert_eq!(
+                binding.received(other, message("late")),
+                ReceiveAction::Nothing
+            );
         }
     }
 
     #[test]
-    fn there_is_no_move_from_nothing_and_none_within_another() {
+    fn a_move_needs_a_current_attachment_and_no_other_move() {
         let mut unbound = Binding::new();
         assert_eq!(
-            unbound.take_over(bound(2), Manner::Move).unwrap_err(),
+            unbound.take_over(bound(2), TakeoverKind::Move).unwrap_err(),
             TakeOverError::NothingToMoveFrom
         );
-        let mut binding = carried();
-        binding.take_over(bound(2), Manner::Move).unwrap();
+        let mut binding = attached_binding();
+        binding.take_over(bound(2), TakeoverKind::Move).unwrap();
         assert_eq!(
-            binding.take_over(bound(3), Manner::Move).unwrap_err(),
+            binding.take_over(bound(3), TakeoverKind::Move).unwrap_err(),
             TakeOverError::NothingToMoveFrom
         );
         assert_eq!(
-            binding.take_over(bound(3), Manner::Resume).unwrap().len(),
+            binding
+                .take_over(bound(3), TakeoverKind::Resume)
+                .unwrap()
+                .len(),
             2,
-            "but a resumption replaces both"
+            "a resumption replaces both"
         );
     }
 
     #[test]
-    fn what_a_move_holds_is_bounded() {
-        let mut binding = carried();
-        binding.take_over(bound(2), Manner::Move).unwrap();
+    fn held_bytes_are_bounded() {
+        let mut binding = attached_binding();
+        binding.take_over(bound(2), TakeoverKind::Move).unwrap();
         let much = Bytes::from(vec![0; HELD_MAX / 4 - HELD_MESSAGE]);
-        assert!((0..4).all(|_| binding.received(2, much.clone()) == Receiving::Nothing));
-        assert_eq!(binding.received(2, Bytes::new()), Receiving::TooMuch);
+        assert!((0..4).all(|_| binding.received(2, much.clone()) == ReceiveAction::Nothing));
+        assert_eq!(binding.received(2, Bytes::new()), ReceiveAction::Overflow);
     }
 
     #[test]
-    fn small_messages_that_a_move_holds_count_more_than_their_length() {
-        let mut binding = carried();
-        binding.take_over(bound(2), Manner::Move).unwrap();
+    fn small_held_messages_count_more_than_their_length() {
+        let mut binding = attached_binding();
+        binding.take_over(bound(2), TakeoverKind::Move).unwrap();
         let held = (0..HELD_MAX)
-            .take_while(|_| binding.received(2, message("a")) == Receiving::Nothing)
+            .take_while(|_| binding.received(2, message("a")) == ReceiveAction::Nothing)
             .count();
         assert_eq!(held, HELD_MAX / (HELD_MESSAGE + 1));
     }

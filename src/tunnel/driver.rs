@@ -1,24 +1,25 @@
-//! The task of a tunnel: waits for the deadlines of the mux, and for the end of the time that a tunnel may be without an attachment.
-//! Everything else happens in the calls of the link and of the streams.
+//! The task of a tunnel. It waits for the deadlines of the mux, of a move and of `resume_timeout`.
+//! Everything else happens in calls from the link and the streams.
 
 use std::{sync::Arc, time::Instant};
 
-use super::shared::Shared;
-use crate::suspend::{LOOK, Moment};
+use super::shared::TunnelShared;
+use crate::suspend::{CLOCK_CHECK_INTERVAL, Moment};
 
-/// Runs until the tunnel is over.
-pub(super) async fn drive(shared: Arc<Shared>) {
+/// Runs until the tunnel has ended.
+pub(super) async fn drive(shared: Arc<TunnelShared>) {
     loop {
-        let (deadline, is_carried) = {
+        let (deadline, is_attached) = {
             let mut state = shared.state();
-            (state.rearm(), state.uncarried.is_none())
+            (state.rearm(), state.detached.is_none())
         };
-        // The time without an attachment includes suspend, which no timer does.
+        // The time without an attachment includes suspend, but no timer does. Check it at
+        // intervals.
         let deadline = deadline.map(|deadline| {
-            if is_carried {
+            if is_attached {
                 deadline
             } else {
-                deadline.min(Instant::now() + LOOK)
+                deadline.min(Instant::now() + CLOCK_CHECK_INTERVAL)
             }
         });
         let expired = async {
@@ -28,7 +29,7 @@ pub(super) async fn drive(shared: Arc<Shared>) {
             }
         };
         tokio::select! {
-            () = shared.over.cancelled() => return,
+            () = shared.ended.cancelled() => return,
             () = shared.deadline_moved.notified() => {}
             () = expired => shared.handle_timeout(Moment::now()),
         }

@@ -1,11 +1,11 @@
-//! A tunnel, as the roles hold it.
+//! The handle of a tunnel that the roles use.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{PortParameters, shared::Shared, stream::TunnelStream};
+use super::{PortParameters, shared::TunnelShared, stream::TunnelStream};
 use crate::{
     id::Id,
     link::channel::{Code, Notice, Outbox},
@@ -13,178 +13,186 @@ use crate::{
     suspend::Moment,
 };
 
-/// A tunnel. Clones are the same tunnel.
+/// A handle of a tunnel. Clones refer to the same tunnel.
 #[derive(Clone)]
 pub struct Tunnel {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<TunnelShared>,
 }
 
-/// How a tunnel stands.
+/// The status of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// Its first attachment has not proven itself.
-    Begun,
-    /// An attachment carries it.
+pub enum TunnelStatus {
+    /// The first attachment has not proven itself yet.
+    Unconfirmed,
+    /// An attachment carries the tunnel.
     Attached,
-    /// It waits for its next attachment.
+    /// The tunnel waits for its next attachment.
     Lost {
-        /// When the one before ended.
+        /// When the previous attachment ended.
         since: Moment,
-        /// And why.
+        /// Why it ended.
         why: Notice,
     },
-    /// It is over, and the other end has been told if it could be.
-    Over,
+    /// The tunnel has ended, and END was sent if an attachment existed.
+    Ended,
 }
 
 impl Tunnel {
-    /// The name that both ends know the tunnel by.
+    /// Returns the id by which both ends know the tunnel.
     #[must_use]
     pub fn id(&self) -> Id {
         self.shared.id
     }
 
-    /// The process of the server that holds its other end, or this one.
+    /// Returns the instance id of the server process that holds the tunnel (at a server, of this
+    /// process).
     #[must_use]
     pub fn instance(&self) -> Id {
         self.shared.instance
     }
 
-    /// The port that the tunnel belongs to.
+    /// Returns the port of the tunnel.
     #[must_use]
     pub fn port(&self) -> &PortParameters {
         &self.shared.port
     }
 
-    /// Why the tunnel is over, once it is.
+    /// Returns why the tunnel ended, or `None` while it is alive.
     #[must_use]
     pub fn notice(&self) -> Option<Notice> {
-        self.shared.state().over.clone()
+        self.shared.state().end_notice.clone()
     }
 
-    /// How the tunnel stands, now and from now on.
+    /// Returns a watch on the status of the tunnel.
     #[must_use]
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.shared.standing.subscribe()
+    pub fn status(&self) -> watch::Receiver<TunnelStatus> {
+        self.shared.status.subscribe()
     }
 
-    /// Whether an attachment carries the tunnel.
+    /// Returns whether an attachment carries the tunnel.
     #[must_use]
     pub fn is_attached(&self) -> bool {
-        matches!(*self.shared.standing.borrow(), Standing::Attached)
+        matches!(*self.shared.status.borrow(), TunnelStatus::Attached)
     }
 
-    /// Whether the attachment that carries the tunnel goes through this link.
+    /// Returns whether the current attachment uses this link.
     #[must_use]
     pub fn is_attached_through(&self, outbox: &Arc<Outbox>) -> bool {
         self.shared
             .state()
             .binding
-            .present()
-            .is_some_and(|present| Arc::ptr_eq(&present.bell.outbox, outbox))
+            .current()
+            .is_some_and(|current| Arc::ptr_eq(&current.handle.outbox, outbox))
     }
 
-    /// Whether the tunnel is on its way from one attachment to another: it can be attached again without a pause only after that.
+    /// Returns whether a move is in progress. The tunnel can move again only after that.
     #[must_use]
     pub fn is_moving(&self) -> bool {
-        self.shared.state().binding.leaving().is_some()
+        self.shared.state().binding.moving_from().is_some()
     }
 
-    /// How many streams it has, those included that only wait for their last acknowledgement.
+    /// Returns the number of streams, including those that only wait for their last
+    /// acknowledgement.
     #[must_use]
     pub fn streams(&self) -> usize {
         self.shared.state().mux.streams()
     }
 
-    /// Waits until the tunnel is over.
+    /// Waits until the tunnel has ended.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub async fn closed(&self) {
-        self.shared.over.cancelled().await;
+        self.shared.ended.cancelled().await;
     }
 
-    /// Opens a stream. Its first bytes travel with the opening.
+    /// Opens a stream. Its first bytes travel in the same message as OPEN.
     #[must_use]
     pub fn open(&self, details: Bytes) -> TunnelStream {
         let mut state = self.shared.state();
         let id = state.mux.open(details);
-        self.shared.settle(state);
+        self.shared.publish(state);
         TunnelStream::new(Arc::clone(&self.shared), id)
     }
 
-    /// The next stream that the peer opens, with what it says of it; `None` when the tunnel is over.
+    /// Returns the next stream that the peer opens, with its details; `None` after the tunnel has
+    /// ended.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped. One task at a time may wait.
+    /// Nothing is lost when the future is dropped. Only one task may wait at a time.
     pub async fn accept(&self) -> Option<(TunnelStream, Bytes)> {
         let opened = std::future::poll_fn(|context| self.shared.poll_accept(context)).await;
         opened.map(|(id, details)| (TunnelStream::new(Arc::clone(&self.shared), id), details))
     }
 
-    /// Ends the tunnel and all its streams. The other end is told if it can be; `notice` is what those hear who wait here.
+    /// Ends the tunnel and all its streams. The peer receives END if an attachment exists; local
+    /// waiters receive `notice`.
     pub fn end(&self, code: ResetCode, notice: Notice) {
         self.shared.end(code, notice);
     }
 
-    /// Ends the tunnel, which the server has given up. `seen` is the lowest number of the client's streams that the server has never seen, if it says so.
-    pub fn given_up(&self, seen: Option<u64>, notice: Notice) {
+    /// Ends a tunnel that the server no longer knows. `seen` is the lowest client stream id that
+    /// the server never saw, if the server reports it.
+    pub fn end_unknown_at_server(&self, seen: Option<u64>, notice: Notice) {
         self.shared.state().seen_by_peer = seen;
         self.end(ResetCode::Cancelled, notice);
     }
 
-    /// The lowest number of the peer's streams that this end has not seen.
+    /// Returns the lowest peer stream id that this end has not seen.
     #[must_use]
     pub fn seen(&self) -> u64 {
         self.shared.state().mux.seen()
     }
 
-    /// Ends all of these because the process does, and waits until the other ends have been told.
+    /// Ends these tunnels because the process shuts down, and waits until their END frames are
+    /// sent.
     ///
     /// # Cancel safety
-    /// All of them are over when the future is dropped; not every other end may know.
+    /// All tunnels have ended when the future is dropped; some peers may not know it.
     pub async fn shut_down(tunnels: &[Tunnel], reason: &str) {
         for tunnel in tunnels {
             tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, reason));
         }
         for tunnel in tunnels {
-            tunnel.ended().await;
+            tunnel.end_delivered().await;
         }
     }
 
-    /// Waits until the tunnel is over and the other end has been told, if there was a way.
+    /// Waits until the tunnel has ended and END is sent, if an attachment exists.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub async fn ended(&self) {
-        // The sender is in the tunnel itself.
+    pub async fn end_delivered(&self) {
+        // Cannot fail: the tunnel owns the sender.
         let _ = self
-            .standing()
-            .wait_for(|standing| *standing == Standing::Over)
+            .status()
+            .wait_for(|status| *status == TunnelStatus::Ended)
             .await;
     }
 
-    /// Asks the client to attach the tunnel anew, if it is now attached through `outbox`: that link is about to close.
-    pub fn leave(&self, outbox: &Arc<Outbox>) {
-        self.shared.ask_to_move(outbox);
+    /// Asks the client to reattach the tunnel, if it is attached through `outbox`: that link closes
+    /// soon.
+    pub fn request_move(&self, outbox: &Arc<Outbox>) {
+        self.shared.request_move(outbox);
     }
 
-    /// How often the peer has asked to attach the tunnel anew, now and from now on.
+    /// Returns a watch on the number of MOVE requests that the peer has sent.
     #[must_use]
-    pub fn asked_to_move(&self) -> watch::Receiver<u64> {
-        self.shared.asked_to_move.subscribe()
+    pub fn move_requests(&self) -> watch::Receiver<u64> {
+        self.shared.move_requests.subscribe()
     }
 
-    /// The client's end of a tunnel of the same name, in the hands of somebody who does not know its secret.
+    /// Returns a client handle for the same tunnel id with another secret, as an attacker would
+    /// have.
     #[cfg(test)]
     pub(super) fn with_another_secret(&self, tasks: &tokio_util::task::TaskTracker) -> Tunnel {
         let identity = super::shared::Identity {
-            side: crate::mux::Side::Client,
+            side: crate::mux::TunnelSide::Client,
             id: self.id(),
             instance: self.instance(),
-            secret: crate::crypto::TunnelSecret::guessed(),
+            secret: crate::crypto::TunnelSecret::zeroed(),
         };
-        let shared = Shared::start(
+        let shared = TunnelShared::start(
             identity,
             self.port().clone(),
             super::offer::Grant::of(self.port()),
@@ -194,7 +202,7 @@ impl Tunnel {
         Tunnel { shared }
     }
 
-    /// The number of the next attempt to attach the tunnel.
+    /// Returns the number of the next attempt to attach the tunnel.
     pub(super) fn next_attempt(&self) -> u64 {
         self.shared
             .attempts

@@ -1,23 +1,28 @@
-//! Options of the connections at both ends of a tunnel: to the application at a client, to the service at a server.
+//! Socket options of the local connections of a tunnel: to the application at a client, to the
+//! service at a server.
 
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// A peer that has vanished is noticed after the time at rest and four probes, which are at most this far apart.
+/// A vanished peer is detected after the idle time and four probes, which are at most this far
+/// apart.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Bytes that the system takes for a local connection beyond what its peer has room for. What it takes counts as read: with megabytes of it, a reader
-/// that stalls would look like a fast one for too long, and a thousand of them would use the system's memory for TCP up.
+/// Bytes that the kernel buffers for a local connection beyond the peer's receive window.
+///
+/// Buffered data counts as read. With megabytes of it a stalled reader would look fast for too
+/// long, and a thousand such readers would exhaust the kernel's memory for TCP.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_MAX: u32 = 16 * 1024;
 
-/// Sets the options of a local connection. None is worth its end: what the system refuses is left as it is.
-/// `keepalive` is the time at rest after which the peer is probed, if it ever is.
+/// Sets the options of a local connection. `keepalive` is the idle time before the first probe;
+/// `None` disables probes. Options that the system rejects keep their defaults, because no option
+/// is worth a connection.
 pub fn prepare(socket: &TcpStream, keepalive: Option<Duration>) {
-    // Without it small answers wait for the acknowledgement of the ones before.
+    // With Nagle's algorithm small answers would wait for the acknowledgement of the previous ones.
     let _ = socket.set_nodelay(true);
     let socket = SockRef::from(socket);
     if let Some(idle) = keepalive {
@@ -27,15 +32,16 @@ pub fn prepare(socket: &TcpStream, keepalive: Option<Duration>) {
             .with_retries(KEEPALIVE_PROBES);
         let _ = socket.set_tcp_keepalive(&keepalive);
     }
-    // No TCP_USER_TIMEOUT: Linux counts it from the first probe of a closed window as well, whether or not the peer answers, and so ends the connection
-    // of an application that lives and has stopped reading. The splice looks for a peer that has vanished while data waits.
-    // Urgent data is part of the stream: otherwise its last byte would be lost (telnet's Synch, FTP's ABOR).
+    // No TCP_USER_TIMEOUT: Linux also counts it from the first probe of a closed window, even if
+    // the peer answers. It would end the connection of a live application that has stopped reading.
+    // The splice checks for a vanished peer while data waits. Urgent data is part of the stream:
+    // without this option its last byte would be lost (telnet's Synch, FTP's ABOR).
     let _ = socket.set_out_of_band_inline(true);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
 }
 
-/// How often a peer is probed, after that time at rest.
+/// Returns the interval between probes after that idle time.
 pub fn probe_interval(idle: Duration) -> Duration {
     (idle / 4).clamp(Duration::from_secs(1), KEEPALIVE_INTERVAL)
 }
@@ -47,7 +53,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_local_connection_has_its_options_and_keeps_urgent_data() {
+    async fn prepare_sets_the_options_and_keeps_urgent_data() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
         let mut peer = std::net::TcpStream::connect(listener.local_addr().expect("its address"))
             .expect("a connection");

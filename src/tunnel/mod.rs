@@ -1,102 +1,113 @@
-//! A tunnel: the end-to-end session of one client and one server under one port key. Drives a [`mux`] over the channels that come and go: the
-//! handshake, sealing, compression, and splicing to local sockets.
+//! The end-to-end session of one client and one server under one port key.
+//!
+//! A tunnel drives a [`mux`] over a sequence of channels. It performs the handshake, seals and
+//! compresses, and splices streams to local sockets.
 //!
 //! ```text
 //!  socket ⇄ splice ⇄ compress ⇄ TunnelStream ⇄ mux ⇄ seal ⇄ Attachment (a Lane) ⇄ the link
 //!                                 Tunnel: outlives ▲ its attachments
 //! ```
 //!
-//! A [`Tunnel`] is what the streams belong to; an [`attach::Attachment`] binds it to one channel with the keys of one handshake, and
-//! `binding` decides which of them carries it. When there is none the tunnel waits, streams and all, until the next one or until its
-//! time is over. The link calls the attachment when it has received something or has room to send: sealing happens then, and no
-//! task of the tunnel's own stands in between. One small task for each tunnel waits for the mux's deadlines and its own.
+//! A [`Tunnel`] owns the streams. An [`attach::Attachment`] binds it to one channel with the keys
+//! of one handshake, and `binding` decides which attachment carries the tunnel. Without an
+//! attachment the tunnel keeps its streams and waits for the next one, until `resume_timeout`
+//! expires.
 //!
-//! Knows channels; not links, WebSockets, TLS or HTTP.
+//! The link calls the attachment when it has received a message or has room to send. Sealing
+//! happens inside that call, so no task of the tunnel sits on the data path. One small task per
+//! tunnel waits for the deadlines of the mux and of the tunnel.
+//!
+//! This module knows channels. It does not know links, WebSockets, TLS or HTTP.
 
 pub mod attach;
 mod attachment;
 mod binding;
-mod carriage;
-mod counts;
+mod counters;
 mod driver;
 mod handle;
+mod lifecycle;
 mod local_socket;
 pub mod offer;
 pub mod origin;
 pub mod raw;
+pub mod reclaim;
 mod shared;
 pub mod splice;
 mod stream;
-pub mod take_back;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 
 #[cfg(test)]
-pub(crate) use self::{attachment::CANDIDATE_TIMEOUT, carriage::MOVE_TIMEOUT};
+pub(crate) use self::{attachment::CANDIDATE_TIMEOUT, lifecycle::MOVE_TIMEOUT};
 pub use self::{
-    counts::{Count, Counts},
-    handle::{Standing, Tunnel},
+    counters::{Counter, TunnelCounters},
+    handle::{Tunnel, TunnelStatus},
     stream::{TunnelStream, TunnelStreamError},
 };
-pub use crate::mux::{Budget, ResetCode, WindowSize};
+pub use crate::mux::{MemoryBudget, ResetCode, WindowSize};
 use crate::{
     compress::{CompressMethod, Pool},
     crypto::{EncryptMethod, PortKeys},
-    mux::{self, Side},
+    mux::{self, TunnelSide},
 };
 
-/// How many streams a client may have open in one tunnel at a time: more than a host has ports for.
+/// Maximum number of streams that a client may have open in one tunnel. A host has fewer ports.
 const STREAMS_MAX: usize = 65_536;
 
-/// Running zstd contexts that one end is willing to hold for a tunnel, about 0.6 MiB each (PROTOCOL 11.5).
+/// Running zstd contexts that one end grants its peer per tunnel, about 0.6 MiB each (PROTOCOL
+/// 11.5).
 const ZSTD_CONTEXTS: usize = 8;
 
-/// How many it holds in fact before it gives a stream up. A sender's place is free when the end of its stream is sent, and ours only when a slow
-/// application has taken everything: streams that come to their end in between must not be taken for too many. About 38 MiB at the very most.
+/// Running zstd contexts at which one end gives a stream up.
+///
+/// The sender frees a context when it sends the end of its stream. The receiver frees it only after
+/// a slow application has read everything. Streams that end in between must not count as an excess.
+/// The limit allows about 38 MiB per tunnel.
 const ZSTD_CONTEXTS_TOLERATED: usize = 8 * ZSTD_CONTEXTS;
 
-/// One port, as both of its ends configure it.
+/// The parameters of one port, equal at both ends.
 #[derive(Debug, Clone)]
 pub struct PortParameters {
     /// The port's name in logs.
     pub mark: Arc<str>,
-    /// What its port key gives.
+    /// The keys derived from the port key.
     pub keys: PortKeys,
-    /// How its payload is sealed.
+    /// How the payload is sealed.
     pub encrypt: EncryptMethod,
-    /// How its streams are compressed.
+    /// How the streams are compressed.
     pub compress: CompressMethod,
     /// Credit for each stream.
     pub stream_window: WindowSize,
-    /// Credit for all streams of a tunnel; its largest size bounds a tunnel's memory in each direction.
+    /// Credit for all streams of a tunnel. Its maximum bounds the memory of a tunnel in each
+    /// direction.
     pub tunnel_window: WindowSize,
-    /// How long a tunnel waits for its next attachment before it is given up.
+    /// How long a tunnel waits for its next attachment before it ends.
     pub resume_timeout: Duration,
-    /// After how long at rest local connections are probed, if ever.
+    /// Idle time after which local connections are probed; `None` disables the probes.
     pub tcp_keepalive: Option<Duration>,
-    /// What all the tunnels of a process share.
-    pub commons: Commons,
+    /// Resources that all tunnels of the process share.
+    pub process_shared: ProcessShared,
 }
 
-/// What all the tunnels of a process share.
+/// Resources that all tunnels of a process share.
 #[derive(Debug, Clone, Default)]
-pub struct Commons {
-    /// Where the work spaces of compression come from: only as many are in use as threads compress.
+pub struct ProcessShared {
+    /// Compression work spaces: one per thread that compresses, not one per stream.
     pub pool: Arc<Pool>,
-    /// What they may hold for slow applications and slow peers.
-    pub budget: Arc<mux::Budget>,
-    /// What became of the tunnels.
-    pub counts: Arc<Counts>,
+    /// Memory budget for data that waits for slow applications and slow peers.
+    pub budget: Arc<mux::MemoryBudget>,
+    /// Counters of lost, resumed, moved and expired tunnels.
+    pub counters: Arc<TunnelCounters>,
 }
 
 impl PortParameters {
-    fn mux(&self, side: Side) -> mux::Parameters {
+    fn mux(&self, side: TunnelSide) -> mux::Parameters {
         let streams_max = match side {
-            // Nothing at a client would take them.
-            Side::Client => 0,
-            Side::Server => STREAMS_MAX,
+            // A client accepts no streams: it has no service to serve them.
+            TunnelSide::Client => 0,
+            TunnelSide::Server => STREAMS_MAX,
         };
         mux::Parameters {
             stream_window: self.stream_window,

@@ -1,4 +1,5 @@
-//! What travels inside the tunnel handshake (PROTOCOL 7.2, 7.3): the client's offer, and the server's answer.
+//! The payloads of the tunnel handshake (PROTOCOL 7.2, 7.3): the client's offer and the server's
+//! answer.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,46 +14,46 @@ pub const VERSION: u32 = 1;
 pub struct Offer {
     /// [`VERSION`].
     pub version: u32,
-    /// The port's methods, as the client has them.
+    /// The client's methods for the port.
     #[serde(flatten)]
     pub methods: Methods,
-    /// What the server may send before it is granted more.
+    /// Credit for the server.
     #[serde(flatten)]
     pub grant: Grant,
-    /// The tunnel that is to go on, if one is.
+    /// The tunnel to resume, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resume: Option<Resumption>,
+    pub resume: Option<ResumeRequest>,
 }
 
-/// Which tunnel the client wants to go on with.
+/// The tunnel that the client asks to resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resumption {
-    /// Its name.
+pub struct ResumeRequest {
+    /// Its id.
     pub tunnel: Id,
-    /// Larger than those of all earlier attempts at it.
+    /// Attempt number, larger than those of all earlier attempts.
     pub attempt: u64,
-    /// The attachment before works: nothing of it is lost.
+    /// The previous attachment works: no data in flight on it is lost.
     #[serde(rename = "move", default)]
     pub moves: bool,
 }
 
-/// The methods of a port, by their configured names.
+/// The methods of a port, by their configuration names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Methods {
-    /// `encrypt_method`.
+    /// Value of `encrypt_method`.
     pub encrypt: String,
-    /// `compress_method`.
+    /// Value of `compress_method`.
     pub compress: String,
 }
 
-/// What one end grants the other.
+/// The limits that one end grants the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// Bytes on each stream that the other opens.
+    /// Bytes on each stream that the peer opens.
     pub stream_window: u64,
     /// Bytes on all streams together.
     pub tunnel_window: u64,
-    /// Running zstd frames toward this end.
+    /// Running zstd contexts toward this end.
     #[serde(default)]
     pub zstd_contexts: usize,
 }
@@ -60,74 +61,74 @@ pub struct Grant {
 /// The server's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// The tunnel stands.
+pub enum AttachAnswer {
+    /// The server accepts a new tunnel.
     Accept {
-        /// Its name.
+        /// Its id.
         tunnel: Id,
-        /// The server that holds it.
+        /// Instance id of the server.
         instance: Id,
-        /// For how long that process has been running, in milliseconds.
+        /// Uptime of the server process, in milliseconds.
         age_ms: u64,
-        /// Whether it takes measuring streams; absent in the answer of a server that does not know them.
+        /// Whether the server serves benchmark streams. Absent if the server does not know them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bench: Option<bool>,
-        /// Whether it wants to be told where connections come from; absent when not.
+        /// Whether the server requests the addresses of connections. Absent if not.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         addresses: bool,
-        /// Of the tunnel that was to resume and is over: the lowest number of the client's streams that the server has never seen. Absent when
-        /// the server does not know.
+        /// The lowest client stream id that the server never saw of the ended tunnel that the
+        /// client tried to resume. Absent if the server does not know it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seen: Option<u64>,
-        /// What the client may send before it is granted more.
+        /// Credit for the client.
         #[serde(flatten)]
         grant: Grant,
     },
-    /// The tunnel that was asked for goes on.
+    /// The server resumes the tunnel.
     Resume {
-        /// Nothing of the attachment before is lost.
+        /// No data in flight on the previous attachment is lost.
         #[serde(rename = "move")]
         moves: bool,
     },
-    /// The server will not have it.
+    /// The server refuses the tunnel.
     Refuse {
-        /// Why.
+        /// The reason.
         code: Code,
-        /// The server's own version.
+        /// The server's protocol version.
         version: u32,
-        /// The port's methods, as the server has them.
+        /// The server's methods for the port.
         #[serde(flatten)]
         methods: Methods,
     },
 }
 
-/// The two ends of a port are configured differently.
+/// The configurations of the two ends of a port differ.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
-    /// They speak other versions of the tunnel protocol.
+    /// The ends use different versions of the tunnel protocol.
     #[error(
         "the tunnel protocol is version {here} here and {there} at the other end: upgrade the older one"
     )]
     Version {
-        /// Ours.
+        /// The version of this end.
         here: u32,
-        /// The peer's.
+        /// The version of the peer.
         there: u32,
     },
     /// A field of the port differs.
     #[error("`{field}` is \"{here}\" here and \"{there}\" at the other end: make them equal")]
     Method {
-        /// `encrypt_method` or `compress_method`.
+        /// Either `encrypt_method` or `compress_method`.
         field: &'static str,
-        /// Ours.
+        /// The value of this end.
         here: String,
-        /// The peer's.
+        /// The value of the peer.
         there: String,
     },
 }
 
 impl Methods {
-    /// The methods that `port` is configured with.
+    /// Returns the configured methods of `port`.
     #[must_use]
     pub fn of(port: &PortParameters) -> Self {
         Methods {
@@ -136,10 +137,10 @@ impl Methods {
         }
     }
 
-    /// That the peer has the same.
+    /// Checks that the peer has the same methods.
     ///
     /// # Errors
-    /// Which field differs, with both values.
+    /// The first field that differs, with both values.
     pub fn check(&self, there: &Methods) -> Result<(), Mismatch> {
         let fields = [
             ("encrypt_method", &self.encrypt, &there.encrypt),
@@ -156,7 +157,8 @@ impl Methods {
     }
 }
 
-/// A peer's text for an error message: it holds the port key, but may still be broken.
+/// Sanitizes a text of the peer for an error message. The peer holds the port key, but it may be
+/// faulty.
 fn shortened(text: &str) -> String {
     text.chars()
         .filter(|character| !character.is_control())
@@ -165,7 +167,7 @@ fn shortened(text: &str) -> String {
 }
 
 impl Grant {
-    /// What `port` is configured to grant.
+    /// Returns the limits that `port` grants.
     #[must_use]
     pub fn of(port: &PortParameters) -> Self {
         Grant {
@@ -175,7 +177,7 @@ impl Grant {
         }
     }
 
-    /// The part that the mux needs.
+    /// Returns the part that the mux uses.
     #[must_use]
     pub fn for_mux(&self) -> PeerGrant {
         PeerGrant {
@@ -186,7 +188,7 @@ impl Grant {
 }
 
 impl Offer {
-    /// The offer of a client with this port.
+    /// Returns the offer of a client for this port.
     #[must_use]
     pub fn of(port: &PortParameters) -> Self {
         Offer {
@@ -197,10 +199,10 @@ impl Offer {
         }
     }
 
-    /// That the offer fits the server's own configuration.
+    /// Checks the offer against the server's configuration.
     ///
     /// # Errors
-    /// What differs, with both values.
+    /// The first difference, with both values.
     pub fn check(&self, port: &PortParameters) -> Result<(), Mismatch> {
         if self.version != VERSION {
             return Err(Mismatch::Version {
@@ -217,8 +219,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_of_a_server_from_before_measuring_streams_says_nothing_of_them() {
-        let answer = |bench| Answer::Accept {
+    fn bench_is_absent_in_the_answer_of_an_older_server() {
+        let answer = |bench| AttachAnswer::Accept {
             tunnel: Id([1; 16]),
             instance: Id([2; 16]),
             age_ms: 3,
@@ -231,19 +233,19 @@ mod tests {
                 zstd_contexts: 6,
             },
         };
-        for (bench, said) in [(None, false), (Some(true), true), (Some(false), true)] {
+        for (bench, present) in [(None, false), (Some(true), true), (Some(false), true)] {
             let text = serde_json::to_string(&answer(bench)).unwrap();
-            assert_eq!(text.contains("bench"), said, "{text}");
+            assert_eq!(text.contains("bench"), present, "{text}");
             assert_eq!(
-                serde_json::from_str::<Answer>(&text).unwrap(),
+                serde_json::from_str::<AttachAnswer>(&text).unwrap(),
                 answer(bench)
             );
         }
     }
 
     #[test]
-    fn only_a_server_that_has_given_the_tunnel_up_says_what_it_has_seen_of_it() {
-        let answer = |seen| Answer::Accept {
+    fn seen_is_absent_unless_the_server_knows_the_ended_tunnel() {
+        let answer = |seen| AttachAnswer::Accept {
             tunnel: Id([1; 16]),
             instance: Id([2; 16]),
             age_ms: 3,
@@ -259,13 +261,16 @@ mod tests {
         for seen in [None, Some(0), Some(8)] {
             let text = serde_json::to_string(&answer(seen)).unwrap();
             assert_eq!(text.contains("seen"), seen.is_some(), "{text}");
-            assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer(seen));
+            assert_eq!(
+                serde_json::from_str::<AttachAnswer>(&text).unwrap(),
+                answer(seen)
+            );
         }
     }
 
     #[test]
-    fn only_a_server_that_wants_addresses_says_so() {
-        let answer = |addresses| Answer::Accept {
+    fn addresses_is_absent_unless_requested() {
+        let answer = |addresses| AttachAnswer::Accept {
             tunnel: Id([1; 16]),
             instance: Id([2; 16]),
             age_ms: 3,
@@ -283,7 +288,7 @@ mod tests {
             assert_eq!(text.contains(r#""addresses":true"#), addresses, "{text}");
             assert_eq!(text.contains("addresses"), addresses, "{text}");
             assert_eq!(
-                serde_json::from_str::<Answer>(&text).unwrap(),
+                serde_json::from_str::<AttachAnswer>(&text).unwrap(),
                 answer(addresses)
             );
         }

@@ -1,18 +1,19 @@
-//! Where the connection behind a stream comes from and where it was to go, as the details of its OPEN say it (PROTOCOL 9.11).
+//! The source and destination address of the connection behind a stream, as encoded in the details
+//! of OPEN (PROTOCOL 9.11).
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// The two ends of an application's connection to a client: both IPv4, or both IPv6.
+/// The two ends of an application's connection to a client: both IPv4 or both IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     source: SocketAddr,
     destination: SocketAddr,
 }
 
-/// The fields of the details that are about it.
+/// The fields of the details that describe the origin.
 #[derive(Serialize, Deserialize)]
 struct Fields {
     #[serde(default)]
@@ -21,47 +22,48 @@ struct Fields {
     destination: Option<SocketAddr>,
 }
 
-/// The details say something of an origin that makes no sense.
+/// The details of a stream contain an invalid origin.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
-    /// They are no JSON object.
-    #[error("the details of the stream are no JSON object")]
-    NoObject,
-    /// They cannot be read.
-    #[error("the addresses in the details of the stream cannot be read: {0}")]
+    /// They are not a JSON object.
+    #[error("the stream details are not a JSON object")]
+    NotAnObject,
+    /// They cannot be parsed.
+    #[error("cannot parse the addresses in the stream details: {0}")]
     Unreadable(#[from] serde_json::Error),
-    /// One of the two is missing.
-    #[error("one of the two addresses is missing in the details of the stream")]
-    Half,
-    /// They do not belong together.
-    #[error("{0} and {1} in the details of the stream are not of the same family")]
-    Families(SocketAddr, SocketAddr),
+    /// One of the two addresses is missing.
+    #[error("the stream details contain only one of the two addresses")]
+    MissingAddress,
+    /// The addresses belong to different families.
+    #[error("the addresses {0} and {1} in the stream details belong to different families")]
+    MixedFamilies(SocketAddr, SocketAddr),
 }
 
 impl Origin {
-    /// A connection from `source` that was accepted at `destination`; nothing when they are not of the same family, which those of a socket are.
+    /// Describes a connection from `source` that was accepted at `destination`. Returns `None` if
+    /// their families differ, which never happens with the addresses of one socket.
     #[must_use]
     pub fn new(source: SocketAddr, destination: SocketAddr) -> Option<Self> {
-        let (source, destination) = (plain(source), plain(destination));
+        let (source, destination) = (canonical(source), canonical(destination));
         (source.is_ipv4() == destination.is_ipv4()).then_some(Origin {
             source,
             destination,
         })
     }
 
-    /// Where the connection comes from.
+    /// Returns the source of the connection.
     #[must_use]
     pub fn source(&self) -> SocketAddr {
         self.source
     }
 
-    /// Where it was accepted.
+    /// Returns the address that accepted the connection.
     #[must_use]
     pub fn destination(&self) -> SocketAddr {
         self.destination
     }
 
-    /// The details that say so.
+    /// Encodes the origin as stream details.
     #[must_use]
     pub fn details(&self) -> Bytes {
         let fields = Fields {
@@ -71,17 +73,17 @@ impl Origin {
         serde_json::to_vec(&fields).unwrap_or_default().into()
     }
 
-    /// What the details of a stream say of its origin, if anything.
+    /// Parses the origin from the details of a stream; `None` if they contain none.
     ///
     /// # Errors
-    /// When what they say makes no sense.
+    /// When the origin is invalid.
     pub fn read(details: &[u8]) -> Result<Option<Origin>, OriginError> {
         if details.is_empty() {
             return Ok(None);
         }
-        // A list would pass for the fields in their order.
+        // Serde would accept a list as the fields in their order.
         if !details.trim_ascii_start().starts_with(b"{") {
-            return Err(OriginError::NoObject);
+            return Err(OriginError::NotAnObject);
         }
         match serde_json::from_slice(details)? {
             Fields {
@@ -93,14 +95,15 @@ impl Origin {
                 destination: Some(destination),
             } => Origin::new(source, destination)
                 .map(Some)
-                .ok_or(OriginError::Families(source, destination)),
-            Fields { .. } => Err(OriginError::Half),
+                .ok_or(OriginError::MixedFamilies(source, destination)),
+            Fields { .. } => Err(OriginError::MissingAddress),
         }
     }
 }
 
-/// IPv4 as such where a socket for both families wraps it, and without a scope, which means something on one machine alone.
-fn plain(address: SocketAddr) -> SocketAddr {
+/// Unwraps IPv4-mapped addresses of dual-stack sockets, and removes the scope, which is only valid
+/// on one machine.
+fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_read_and_written_as_the_vectors_say() {
+    fn origins_match_the_vectors() {
         for Vector {
             details,
             source,
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_that_makes_no_sense_is_an_error() {
+    fn invalid_origins_are_rejected() {
         for Malformed { what, details } in vectors().malformed {
             assert!(
                 Origin::read(details.as_bytes()).is_err(),
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_socket_for_both_families_says_of_ipv4_is_ipv4() {
+    fn addresses_are_canonical() {
         let origin = Origin::new(
             "[::ffff:192.0.2.1]:5".parse().unwrap(),
             "[::ffff:192.0.2.2]:6".parse().unwrap(),
@@ -199,7 +202,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn every_origin_reads_back_and_arbitrary_bytes_never_panic(
+        fn every_origin_round_trips_and_arbitrary_bytes_never_panic(
             ip: std::net::IpAddr, ports: (u16, u16), noise: Vec<u8>,
         ) {
             let address = |port| SocketAddr::new(ip, port);

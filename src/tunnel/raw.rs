@@ -1,5 +1,7 @@
-//! The two directions of a stream for who has the bytes in memory and no socket: compressed and decompressed as in a splice. Each direction has
-//! an owner of its own, so that both can run at a time.
+//! The two directions of a stream for callers that have bytes in memory and no socket. The data is
+//! compressed and decompressed as in a splice.
+//!
+//! Each direction is a separate object, so both can run concurrently.
 
 use bytes::{Bytes, BytesMut};
 
@@ -8,38 +10,39 @@ use crate::{
     compress::{
         CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK, max_wire_length,
     },
-    mux::PIECE_MAX,
+    mux::WRITE_MAX,
 };
 
-const _: () = assert!(PIECE_MAX <= MAX_CHUNK, "a piece is one chunk");
+const _: () = assert!(WRITE_MAX <= MAX_CHUNK, "a piece is one chunk");
 
-/// What a compressed chunk may take beyond its raw bytes, in bytes.
+/// Bytes that a compressed chunk may take beyond its raw bytes.
 const CHUNK_OVERHEAD: usize = max_wire_length(1) - 1;
 
-/// How many raw bytes may be taken, so that what becomes of them fits into this room of the stream, and into a message: at least one.
+/// Returns how many raw bytes to take so that the result fits into `room` and into one message: at
+/// least one.
 pub(super) fn raw_room(method: CompressMethod, room: usize) -> usize {
     let overhead = if method == CompressMethod::Null {
         0
     } else {
         CHUNK_OVERHEAD
     };
-    room.min(PIECE_MAX).saturating_sub(overhead).max(1)
+    room.min(WRITE_MAX).saturating_sub(overhead).max(1)
 }
 
-/// What a compressor makes of `raw`.
+/// Compresses `raw`.
 pub(super) fn compressed(compressor: &mut Compressor, raw: &[u8]) -> Bytes {
     let mut wire = BytesMut::with_capacity(max_wire_length(raw.len()));
     compressor.compress(raw, &mut wire);
     wire.freeze()
 }
 
-/// Why a direction cannot go on.
+/// Why a direction failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RawError {
-    /// The stream was reset, or the tunnel is over.
+    /// The stream was reset, or the tunnel has ended.
     #[error(transparent)]
     Stream(#[from] TunnelStreamError),
-    /// What the peer sent cannot be decompressed.
+    /// The peer's data cannot be decompressed.
     #[error("the stream is corrupt: {0}")]
     Corrupt(#[from] CompressError),
 }
@@ -52,7 +55,7 @@ pub struct RawSender<'s> {
 }
 
 impl<'s> RawSender<'s> {
-    /// That of a stream on which nothing was sent.
+    /// Creates the sender of a stream on which nothing was sent yet.
     #[must_use]
     pub fn new(stream: &'s TunnelStream, method: CompressMethod) -> Self {
         RawSender {
@@ -62,11 +65,11 @@ impl<'s> RawSender<'s> {
         }
     }
 
-    /// Waits until something can be sent, sends as much from the front of `content` as one chunk and the window take, and says how many bytes
-    /// that were; at least one, unless there are none.
+    /// Waits for room, then sends from the front of `content` as much as one chunk and the window
+    /// take. Returns the number of bytes: at least one, unless `content` is empty.
     ///
     /// # Errors
-    /// When the stream was reset or finished, or the tunnel is over.
+    /// When the stream was reset or finished, or the tunnel has ended.
     ///
     /// # Cancel safety
     /// Nothing was sent when the future is dropped.
@@ -86,7 +89,7 @@ impl<'s> RawSender<'s> {
     /// Sends all of `content`.
     ///
     /// # Errors
-    /// When the stream was reset or finished, or the tunnel is over.
+    /// When the stream was reset or finished, or the tunnel has ended.
     ///
     /// # Cancel safety
     /// A part may have been sent when the future is dropped.
@@ -108,7 +111,7 @@ pub struct RawReceiver<'s> {
 }
 
 impl<'s> RawReceiver<'s> {
-    /// That of a stream from which nothing was read.
+    /// Creates the receiver of a stream from which nothing was read yet.
     #[must_use]
     pub fn new(stream: &'s TunnelStream, method: CompressMethod) -> Self {
         RawReceiver {
@@ -118,10 +121,10 @@ impl<'s> RawReceiver<'s> {
         }
     }
 
-    /// The next bytes; they count as delivered. `None` when the peer finished.
+    /// Returns the next bytes and their credit; `None` after the peer has finished.
     ///
     /// # Errors
-    /// When the stream was reset or is corrupt, or the tunnel is over.
+    /// When the stream was reset or is corrupt, or the tunnel has ended.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
@@ -133,10 +136,10 @@ impl<'s> RawReceiver<'s> {
                 self.stream.consume(delivered);
                 return Ok(Some(chunk.raw));
             }
-            // The beginning of a chunk counts too, as in a splice.
-            let begun = std::mem::take(&mut self.pushed);
-            if begun > 0 {
-                self.stream.consume(begun);
+            // The start of an incomplete chunk returns its credit too, as in a splice.
+            let incomplete = std::mem::take(&mut self.pushed);
+            if incomplete > 0 {
+                self.stream.consume(incomplete);
             }
             let Some(piece) = self.stream.read().await? else {
                 self.decompressor.finish()?;
@@ -151,17 +154,17 @@ impl<'s> RawReceiver<'s> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{crypto::EncryptMethod, tunnel::tests::Bed};
+    use crate::{crypto::EncryptMethod, tunnel::tests::TunnelTestbed};
 
     #[tokio::test]
-    async fn what_is_sent_raw_arrives_raw_with_every_compression() {
+    async fn raw_data_survives_every_compression() {
         for method in CompressMethod::ALL {
-            let bed = Bed::new();
-            let (visitor, agent) = bed.tunnels(EncryptMethod::Plain, method).await;
+            let bed = TunnelTestbed::new();
+            let (client, server) = bed.tunnels(EncryptMethod::Plain, method).await;
             let content: Bytes = (0..300_000_u32)
                 .flat_map(|number| (number / 7).to_be_bytes())
                 .collect();
-            let stream = visitor.open(Bytes::from_static(b"details"));
+            let stream = client.open(Bytes::from_static(b"details"));
             let sending = async {
                 RawSender::new(&stream, method)
                     .send_all(content.clone())
@@ -171,7 +174,7 @@ mod tests {
                 RawReceiver::new(&stream, method).receive().await
             };
             let receiving = async {
-                let (stream, details) = agent.accept().await.unwrap();
+                let (stream, details) = server.accept().await.unwrap();
                 assert_eq!(details, "details");
                 let mut receiver = RawReceiver::new(&stream, method);
                 let mut received = BytesMut::new();

@@ -1,5 +1,8 @@
-//! The state of a tunnel that its attachments, its streams and its driver share: a mux behind a lock, which attachment carries it, and who
-//! waits for what. The lock is held for the mux's own work alone: never over an await, a cipher or a call to the link.
+//! The state of a tunnel, shared by its attachments, its streams and its driver: a mux behind a
+//! lock, the binding to attachments, and the wakers of waiting tasks.
+//!
+//! The lock covers the work of the mux alone. It is never held across an await, a cipher or a call
+//! to the link.
 
 use std::{
     collections::VecDeque,
@@ -16,10 +19,10 @@ use super::{
     PortParameters,
     attach::FIRST_ATTEMPT,
     attachment::CANDIDATE_TIMEOUT,
-    binding::{Binding, Bound},
-    carriage::{self, Effects},
+    binding::{Binding, BoundAttachment},
     driver,
-    handle::Standing,
+    handle::TunnelStatus,
+    lifecycle::{self, Effects},
     offer::Grant,
 };
 use crate::{
@@ -28,95 +31,95 @@ use crate::{
     id::Id,
     link::channel::{Code, Notice, Outbox},
     map::Map,
-    mux::{Event, Mux, ResetCode, Side, StreamId},
+    mux::{Mux, MuxEvent, ResetCode, StreamId, TunnelSide},
     suspend::Moment,
 };
 
-/// What a tunnel is from its first handshake on.
+/// The identity of a tunnel, fixed by its first handshake.
 pub struct Identity {
     /// Which end this is.
-    pub side: Side,
+    pub side: TunnelSide,
     pub id: Id,
-    /// The server's process.
+    /// Instance id of the server process.
     pub instance: Id,
     pub secret: TunnelSecret,
 }
 
-/// What belongs to a tunnel beside its state.
-pub struct Shared {
+/// A tunnel: constants, state and notifications.
+pub struct TunnelShared {
     pub(super) id: Id,
     pub(super) instance: Id,
-    pub(super) side: Side,
+    pub(super) side: TunnelSide,
     pub(super) secret: TunnelSecret,
     pub(super) port: PortParameters,
     pub(super) pool: Arc<Pool>,
-    state: Mutex<State>,
-    /// The deadline is earlier than the driver knows.
+    state: Mutex<TunnelState>,
+    /// Wakes the driver: the deadline is earlier than the one it waits for.
     pub(super) deadline_moved: Notify,
-    /// The tunnel is over.
-    pub(super) over: CancellationToken,
-    pub(super) standing: watch::Sender<Standing>,
-    /// Counts the peer's MOVE.
-    pub(super) asked_to_move: watch::Sender<u64>,
-    /// The number of the last attempt of a client to attach the tunnel.
+    /// Cancelled when the tunnel has ended.
+    pub(super) ended: CancellationToken,
+    pub(super) status: watch::Sender<TunnelStatus>,
+    /// Counts the MOVE requests of the peer.
+    pub(super) move_requests: watch::Sender<u64>,
+    /// The number of the client's last attempt to attach the tunnel.
     pub(super) attempts: AtomicU64,
 }
 
-/// What changes.
-pub struct State {
+/// The mutable state of a tunnel.
+pub struct TunnelState {
     pub mux: Mux,
-    pub(super) binding: Binding<Bell>,
-    /// Nothing carries the tunnel.
-    pub(super) uncarried: Option<Uncarried>,
-    /// When the present attachment took over.
-    pub(super) carried_since: Instant,
-    /// For how long nothing had carried the tunnel then, until that is told.
-    pub(super) waited: Option<Duration>,
-    /// The link has been told that there is something to send, and has not asked since.
-    pub(super) rung: bool,
-    /// The client is to be asked to attach the tunnel anew.
-    pub(super) move_due: bool,
-    /// Until then the move that is under way is to be complete.
-    pub(super) move_until: Option<Instant>,
-    /// What the driver waits for.
+    pub(super) binding: Binding<ChannelHandle>,
+    /// Set while no attachment carries the tunnel.
+    pub(super) detached: Option<Detached>,
+    /// When the current attachment took over.
+    pub(super) attached_since: Instant,
+    /// How long the tunnel had been detached before that, until it is logged.
+    pub(super) detached_for: Option<Duration>,
+    /// The channel is marked ready, and the link has not asked for data since.
+    pub(super) transmit_requested: bool,
+    /// The next message asks the client to reattach the tunnel.
+    pub(super) move_request_due: bool,
+    /// When the current move must be complete.
+    pub(super) move_deadline: Option<Instant>,
+    /// The deadline that the driver waits for.
     armed: Option<Instant>,
-    pub waiting: Map<StreamId, Waiting>,
+    pub stream_wakers: Map<StreamId, StreamWakers>,
     opened: VecDeque<(StreamId, Bytes)>,
     acceptor: Option<Waker>,
-    pub over: Option<Notice>,
-    /// When it is over: the lowest number of our streams that the other end says it has never seen.
+    pub end_notice: Option<Notice>,
+    /// Set at the end of the tunnel: the lowest stream id that the peer reports as never seen.
     pub(super) seen_by_peer: Option<u64>,
 }
 
-/// A tunnel without an attachment.
+/// A period without an attachment.
 #[derive(Debug, Clone, Copy)]
-pub struct Uncarried {
+pub struct Detached {
     pub(super) since: Moment,
-    /// After this time, suspend included, it is given up: the other end counts that too.
-    pub(super) time: Duration,
+    /// The tunnel ends after this time, suspend included, because the peer counts it too.
+    pub(super) timeout: Duration,
 }
 
-impl Uncarried {
-    /// When it is given up if the machine stays awake.
+impl Detached {
+    /// Returns when the period expires if the machine stays awake.
     fn until(&self) -> Option<Instant> {
-        self.since.awake.checked_add(self.time)
+        self.since.awake.checked_add(self.timeout)
     }
 
     pub(super) fn is_expired(&self, now: Moment) -> bool {
-        now.since(self.since) >= self.time
+        now.since(self.since) >= self.timeout
     }
 }
 
-/// Who waits for a stream.
+/// The tasks that wait for one stream.
 #[derive(Default)]
-pub struct Waiting {
+pub struct StreamWakers {
     pub reader: Option<Waker>,
     pub writer: Option<Waker>,
-    /// Waits for the stream to be given up.
+    /// Waits for the stream to fail.
     pub watcher: Option<Waker>,
 }
 
-impl Waiting {
+impl StreamWakers {
     fn all(self) -> impl Iterator<Item = Waker> {
         [self.reader, self.writer, self.watcher]
             .into_iter()
@@ -124,15 +127,16 @@ impl Waiting {
     }
 }
 
-/// How the tunnel reaches a channel.
+/// Addresses one channel of a link.
 #[derive(Clone)]
-pub struct Bell {
+pub struct ChannelHandle {
     pub outbox: Arc<Outbox>,
     pub channel: u32,
 }
 
-impl Shared {
-    /// A tunnel whose handshake is done, and whose first attachment is still to prove itself. Its driver runs on `tasks` until the tunnel is over.
+impl TunnelShared {
+    /// Creates a tunnel after its first handshake. The first attachment has not proven itself yet.
+    /// The driver runs on `tasks` until the tunnel has ended.
     pub fn start(
         identity: Identity,
         port: PortParameters,
@@ -151,81 +155,90 @@ impl Shared {
         };
         let since = Moment::now();
         let now = since.awake;
-        let state = State {
+        let state = TunnelState {
             mux: Mux::new(side, port.mux(side), theirs.for_mux(), now)
-                .charged_to(Arc::clone(&port.commons.budget)),
+                .with_budget(Arc::clone(&port.process_shared.budget)),
             binding: Binding::new(),
-            uncarried: Some(Uncarried {
+            detached: Some(Detached {
                 since,
-                time: CANDIDATE_TIMEOUT,
+                timeout: CANDIDATE_TIMEOUT,
             }),
-            carried_since: now,
-            waited: None,
-            rung: false,
-            move_due: false,
-            move_until: None,
+            attached_since: now,
+            detached_for: None,
+            transmit_requested: false,
+            move_request_due: false,
+            move_deadline: None,
             armed: None,
-            waiting: Map::default(),
+            stream_wakers: Map::default(),
             opened: VecDeque::new(),
             acceptor: None,
-            over: None,
+            end_notice: None,
             seen_by_peer: None,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(TunnelShared {
             id,
             instance,
             side,
             secret,
-            pool: Arc::new(port.commons.pool.for_another_tunnel(limits)),
+            pool: Arc::new(port.process_shared.pool.with_shared_workspaces(limits)),
             port,
             state: Mutex::new(state),
             deadline_moved: Notify::new(),
-            over: CancellationToken::new(),
-            standing: watch::Sender::new(Standing::Begun),
-            asked_to_move: watch::Sender::new(0),
+            ended: CancellationToken::new(),
+            status: watch::Sender::new(TunnelStatus::Unconfirmed),
+            move_requests: watch::Sender::new(0),
             attempts: AtomicU64::new(FIRST_ATTEMPT),
         });
         tasks.spawn(driver::drive(Arc::clone(&shared)));
         shared
     }
 
-    /// The state, locked.
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    /// Locks the state.
+    pub fn state(&self) -> MutexGuard<'_, TunnelState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets what was done have its effects: whoever waited for it is woken, the link is told when there is something to send, and the driver when
-    /// the deadline has moved.
-    pub fn settle(&self, state: MutexGuard<'_, State>) {
-        self.settle_with(state, Effects::default());
+    /// Releases the state and publishes its changes: wakes waiting tasks, marks the channel ready
+    /// if there is something to send, and wakes the driver if the deadline moved.
+    pub fn publish(&self, state: MutexGuard<'_, TunnelState>) {
+        self.publish_with(state, Effects::default());
     }
 
-    /// The same, with what else is to be done.
-    pub(super) fn settle_with(&self, mut state: MutexGuard<'_, State>, mut effects: Effects) {
-        if !state.rung && (state.move_due || state.mux.has_transmit()) {
-            let present = state.binding.present().map(|present| present.bell.clone());
-            state.rung = present.is_some();
-            effects.ring = present;
+    /// Like [`publish`](Self::publish), with additional effects.
+    pub(super) fn publish_with(
+        &self,
+        mut state: MutexGuard<'_, TunnelState>,
+        mut effects: Effects,
+    ) {
+        // The link asks until nothing is left, so one notification per idle period is enough.
+        if !state.transmit_requested && (state.move_request_due || state.mux.has_transmit()) {
+            let current = state
+                .binding
+                .current()
+                .map(|current| current.handle.clone());
+            state.transmit_requested = current.is_some();
+            effects.transmit_ready = current;
         }
         self.unlock(state, effects);
     }
 
-    /// Unlocks the state, and tells everybody what became of it; the link is told of what is in `effects` only.
-    pub(super) fn unlock(&self, mut state: MutexGuard<'_, State>, mut effects: Effects) {
+    /// Releases the state and runs `effects`. Unlike `publish`, it does not look for data to send.
+    pub(super) fn unlock(&self, mut state: MutexGuard<'_, TunnelState>, mut effects: Effects) {
         state.take_events(&mut effects);
         if let Some(code) = effects.ended_by_peer {
             state.ended_by_peer(code, &mut effects);
         }
+        // Read under the lock: the driver could otherwise sleep past a deadline set in between.
         let moved = state.arm();
-        let over = state.over.is_some();
+        let ended = state.end_notice.is_some();
         drop(state);
         if moved {
             self.deadline_moved.notify_one();
         }
-        if over {
-            self.over.cancel();
+        if ended {
+            self.ended.cancel();
         }
-        self.carry_out(effects);
+        self.run_effects(effects);
     }
 
     pub(super) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<Option<(StreamId, Bytes)>> {
@@ -233,7 +246,7 @@ impl Shared {
         if let Some(opened) = state.opened.pop_front() {
             return Poll::Ready(Some(opened));
         }
-        if state.over.is_some() {
+        if state.end_notice.is_some() {
             return Poll::Ready(None);
         }
         state.acceptor = Some(context.waker().clone());
@@ -241,78 +254,81 @@ impl Shared {
     }
 }
 
-impl State {
-    /// Turns the mux's events into those who wait for them.
+impl TunnelState {
+    /// Collects the wakers of the tasks that the events of the mux concern.
     fn take_events(&mut self, effects: &mut Effects) {
         while let Some(event) = self.mux.poll_event() {
             match event {
-                Event::Opened { stream, details } => {
+                MuxEvent::Opened { stream, details } => {
                     self.opened.push_back((stream, details));
                     effects.wakers.extend(self.acceptor.take());
                 }
-                Event::Reset(stream) => {
+                MuxEvent::Reset(stream) => {
                     effects.wakers.extend(
-                        self.waiting
+                        self.stream_wakers
                             .remove(&stream)
                             .into_iter()
-                            .flat_map(Waiting::all),
+                            .flat_map(StreamWakers::all),
                     );
                 }
-                Event::Readable(stream) => {
+                MuxEvent::Readable(stream) => {
                     effects.wakers.extend(
-                        self.waiting
+                        self.stream_wakers
                             .get_mut(&stream)
-                            .and_then(|waiting| waiting.reader.take()),
+                            .and_then(|stream_wakers| stream_wakers.reader.take()),
                     );
                 }
-                Event::Writable(stream) => {
+                MuxEvent::Writable(stream) => {
                     effects.wakers.extend(
-                        self.waiting
+                        self.stream_wakers
                             .get_mut(&stream)
-                            .and_then(|waiting| waiting.writer.take()),
+                            .and_then(|stream_wakers| stream_wakers.writer.take()),
                     );
                 }
-                Event::Resumed {
+                MuxEvent::Resumed {
                     streams,
                     again_bytes,
                 } => effects.resumed = Some((streams, again_bytes)),
-                Event::Closed(code) => effects.ended_by_peer = Some(code),
+                MuxEvent::Closed(code) => effects.ended_by_peer = Some(code),
             }
         }
     }
 
-    /// The tunnel is over: everybody who waits is told.
+    /// Marks the tunnel as ended and collects the wakers of all waiting tasks.
     pub(super) fn finish(&mut self, notice: Notice, effects: &mut Effects) {
-        self.over.get_or_insert(notice);
-        self.uncarried = None;
+        self.end_notice.get_or_insert(notice);
+        self.detached = None;
         effects.wakers.extend(self.acceptor.take());
-        effects
-            .wakers
-            .extend(self.waiting.drain().flat_map(|(_, waiting)| waiting.all()));
+        effects.wakers.extend(
+            self.stream_wakers
+                .drain()
+                .flat_map(|(_, stream_wakers)| stream_wakers.all()),
+        );
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let given_up = self.uncarried.and_then(|uncarried| uncarried.until());
+        let given_up = self.detached.and_then(|detached| detached.until());
         self.mux
             .poll_timeout()
             .into_iter()
             .chain(given_up)
-            .chain(self.move_until)
+            .chain(self.move_deadline)
             .min()
     }
 
-    /// Whether the driver waits for too late a time.
+    /// Returns whether the driver waits for too late a deadline.
     fn arm(&mut self) -> bool {
         let deadline = self.deadline();
         let earlier =
             deadline.is_some_and(|deadline| self.armed.is_none_or(|armed| deadline < armed));
+        // A later deadline needs no wake-up: the driver finds it when the current one expires.
         if earlier {
             self.armed = deadline;
         }
         earlier
     }
 
-    /// What the driver is to wait for now.
+    /// Returns the deadline that the driver waits for next.
     pub fn rearm(&mut self) -> Option<Instant> {
         self.armed = self.deadline();
         self.armed
@@ -321,15 +337,17 @@ impl State {
     fn ended_by_peer(&mut self, code: ResetCode, effects: &mut Effects) {
         self.finish(
             Notice::new(
-                carriage::notice_code(code),
+                lifecycle::notice_code(code),
                 format!("the other end ended the tunnel: {code}"),
             ),
             effects,
         );
-        let closed = |bound: Bound<Bell>| (bound.bell, Notice::new(Code::Cancelled, ""));
+        let closed = |bound: BoundAttachment<ChannelHandle>| {
+            (bound.handle, Notice::new(Code::Cancelled, ""))
+        };
         effects
             .closes
             .extend(self.binding.end().into_iter().map(closed));
-        effects.is_over = true;
+        effects.is_finished = true;
     }
 }

@@ -1,12 +1,14 @@
-//! Joins a stream to a local socket. The two directions run in two tasks, so that a busy one cannot starve the other; what ends one in
-//! disorder ends both, and a reset arrives as a reset.
+//! Joins a stream to a local socket.
+//!
+//! The two directions run in two tasks, so a busy one cannot starve the other. An ungraceful end of
+//! one direction ends both, and a reset arrives as a reset.
 //!
 //! | at the socket | at the stream |
 //! |---|---|
 //! | end of file is read | finish |
 //! | an error is read, or writing fails | reset |
 //! | its sending direction is shut down | the peer finished |
-//! | reset (RST) | the peer reset, the bytes are corrupt, or the tunnel is over |
+//! | reset (RST) | the peer reset, the bytes are corrupt, or the tunnel has ended |
 
 use std::{
     collections::VecDeque,
@@ -32,38 +34,43 @@ use super::{
 use crate::{
     compress::{CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK},
     mux::ResetCode,
-    tcp_table::Connection,
+    tcp_table::TcpConnection,
 };
 
-/// Reads smaller than this are copied out of the buffer, so that the buffer can be used for the next read, in bytes.
+/// Reads smaller than this are copied out of the buffer, so that the next read can reuse it, in
+/// bytes.
 const COPIED_BELOW: usize = 8 * 1024;
 
-/// A batch for the socket is large enough with this many bytes. A piece more may go with it.
+/// Size of a write batch at which no more pieces are added, in bytes. The last piece may exceed it.
 const BATCH_ENOUGH: usize = 128 * 1024;
 
-/// Decompressed bytes of a batch at most, which is one chunk: what a splice holds for a reader that stalls, however little it was in the tunnel.
-/// All else that it holds is as long as it was there, and within the credit of the stream.
+/// Maximum number of decompressed bytes in a batch: one chunk. It bounds what a splice holds for a
+/// stalled reader, however well the data was compressed. All other data in a batch has its length
+/// in the tunnel and is within the credit of the stream.
 const DECODED_MAX: usize = MAX_CHUNK;
 
-/// A splice that writes without a pause lets others of its thread run after this many bytes: a few kilobytes in the tunnel may become hundreds of
-/// megabytes, for a reader that takes them as fast as they come.
-const TURN: usize = 1024 * 1024;
+/// A splice that writes without a pause yields after this many bytes. A few kilobytes in the tunnel
+/// may decompress to hundreds of megabytes, which a fast reader takes without ever blocking the
+/// task.
+const YIELD_INTERVAL: usize = 1024 * 1024;
 
-/// Pieces of a batch at most: more of them in one write do not make it cheaper.
+/// Maximum number of pieces in a batch. More pieces per write do not make it cheaper.
 const BATCH_PIECES: usize = 64;
 
-/// How long the last bytes of a local connection that failed may take to be read, and to arrive at the other end.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long the last bytes of a failed local connection may take to be read and acknowledged.
+const FINAL_DATA_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the application at the other end has to read them before the reset follows.
-const LINGER: Duration = Duration::from_millis(500);
+/// How long the application at the other end has to read these bytes before the reset follows.
+const RESET_DELAY: Duration = Duration::from_millis(500);
 
-/// When the socket has taken nothing for the first of these times, what waits for it is compacted, and once more for what was still on its way.
-const COMPACTIONS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// When the socket has accepted nothing for the first of these times, its pending data is
+/// compacted. The second compaction covers data that was still in flight.
+const COMPACTION_DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
-/// A peer for which data waits and that has vanished is noticed after the keepalive's time at rest, and then looked for as often as keepalive probes.
-fn looks_for_the_peer(keepalive: Option<Duration>) -> impl Iterator<Item = Duration> {
-    let first = keepalive.map(|idle| idle.saturating_sub(COMPACTIONS.iter().sum()));
+/// Returns the delays between checks for a vanished peer while data waits: the keepalive idle time,
+/// less the compaction delays, then the keepalive probe interval.
+fn peer_check_delays(keepalive: Option<Duration>) -> impl Iterator<Item = Duration> {
+    let first = keepalive.map(|idle| idle.saturating_sub(COMPACTION_DELAYS.iter().sum()));
     let later = keepalive.map(local_socket::probe_interval);
     first
         .into_iter()
@@ -77,37 +84,38 @@ async fn sleep_if(time: Option<&Duration>) {
     }
 }
 
-/// What a splice moved, and how it ended.
+/// The byte counts of a splice, and how it ended.
 #[derive(Debug)]
 pub struct Spliced {
     /// Bytes from the socket into the tunnel, before compression.
     pub sent_bytes: u64,
     /// Bytes from the tunnel to the socket, after decompression.
     pub received_bytes: u64,
-    /// Why it did not end in order, if so.
+    /// Why the splice did not end gracefully.
     pub error: Option<SpliceError>,
 }
 
-/// Why a splice ended in disorder.
+/// Why a splice did not end gracefully.
 #[derive(Debug, thiserror::Error)]
 pub enum SpliceError {
-    /// The local connection failed: the peer has been told with a reset.
+    /// The local connection failed. The stream was reset.
     #[error("the local connection failed: {0}")]
     Socket(#[from] io::Error),
-    /// The stream failed: the local connection has been reset.
+    /// The stream failed. The local connection was reset.
     #[error(transparent)]
     Stream(#[from] TunnelStreamError),
-    /// What the peer sent cannot be decompressed: both sides have been reset.
+    /// The peer's data cannot be decompressed. Both sides were reset.
     #[error("the stream is corrupt: {0}")]
     Corrupt(#[from] CompressError),
 }
 
-/// Joins `stream` and `socket` until both directions have ended and the peer has everything: who ends the tunnel then loses nothing.
+/// Joins `stream` and `socket` until both directions have ended and the peer has acknowledged
+/// everything. The caller can then end the tunnel without losing data.
 ///
 /// # Cancel safety
 /// Dropping the future resets both.
 pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Spliced {
-    join(&Arc::new(Ends::new(
+    join(&Arc::new(SpliceEnds::new(
         Arc::new(socket),
         Bytes::new(),
         stream,
@@ -116,7 +124,7 @@ pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMet
     .await
 }
 
-pub(super) async fn join(ends: &Arc<Ends>) -> Spliced {
+pub(super) async fn join(ends: &Arc<SpliceEnds>) -> Spliced {
     local_socket::prepare(&ends.socket, ends.stream.tcp_keepalive());
     let mut sending = JoinSet::new();
     let sender = Arc::clone(ends);
@@ -125,11 +133,13 @@ pub(super) async fn join(ends: &Arc<Ends>) -> Spliced {
     let failure = match &received.result {
         Ok(()) => tokio::select! {
             biased;
-            sent = sending.join_next() => return ends.delivered(Spliced::of(sent.and_then(Result::ok), received)).await,
+            sent = sending.join_next() => return ends.await_delivery(Spliced::of(sent.and_then(Result::ok), received)).await,
             error = ends.stream.failed() => Some(error.into()),
         },
-        Err(SpliceError::Socket(_)) => return ends.after_a_failed_write(sending, received).await,
-        // The stream is gone; a sender that waits for the socket would not notice.
+        Err(SpliceError::Socket(_)) => {
+            return ends.finish_after_failed_write(sending, received).await;
+        }
+        // The stream has failed. A sender that waits for the socket would not notice.
         Err(_) => None,
     };
     sending.abort_all();
@@ -142,7 +152,7 @@ pub(super) async fn join(ends: &Arc<Ends>) -> Spliced {
 }
 
 impl Spliced {
-    fn of(sent: Option<Direction>, received: Direction) -> Self {
+    fn of(sent: Option<DirectionResult>, received: DirectionResult) -> Self {
         let (sent_bytes, sent) = sent.map_or((0, Ok(())), |sent| (sent.bytes, sent.result));
         Spliced {
             sent_bytes,
@@ -152,95 +162,98 @@ impl Spliced {
     }
 }
 
-/// What one direction moved, and how it ended.
-struct Direction {
+/// The byte count of one direction, and how it ended.
+struct DirectionResult {
     bytes: u64,
     result: Result<(), SpliceError>,
 }
 
 /// The two sides of a splice.
-pub(super) struct Ends {
+pub(super) struct SpliceEnds {
     socket: Arc<TcpStream>,
-    /// What goes to the stream before anything that is read.
-    pub(super) first: Mutex<Bytes>,
+    /// Data that goes to the stream before anything that is read from the socket.
+    pub(super) prefix: Mutex<Bytes>,
     pub(super) stream: TunnelStream,
     pub(super) method: CompressMethod,
-    /// How many directions ended in order.
-    ended_in_order: AtomicU8,
-    /// The sending direction of the socket is being shut down.
-    is_shut_down: AtomicBool,
+    /// Number of directions that ended gracefully.
+    graceful_ends: AtomicU8,
+    /// This end is shutting down the sending direction of the socket.
+    write_shut_down: AtomicBool,
 }
 
-impl Drop for Ends {
-    /// A splice that does not end in order ends in a reset at the socket, and at the stream because that is dropped too: never in what looks
-    /// like an end of file.
+impl Drop for SpliceEnds {
+    /// Lets the socket end gracefully if both directions did. Any other end is a reset at the
+    /// socket, and at the stream because it is dropped too. It must never look like an end of file.
     fn drop(&mut self) {
-        if self.are_ended_in_order() {
+        if self.is_graceful() {
             let _ = SockRef::from(&*self.socket).set_linger(None);
         }
     }
 }
 
-/// Makes the end of `socket` a reset (RST) in place of an end of file.
+/// Makes closing `socket` send a reset (RST) in place of an end of file.
 pub fn reset_on_close(socket: &TcpStream) {
-    // Fails only when the connection is gone already, and then there is nobody to tell.
+    // Fails only if the connection is gone already.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-impl Ends {
+impl SpliceEnds {
     pub(super) fn new(
         socket: Arc<TcpStream>,
-        first: Bytes,
+        prefix: Bytes,
         stream: TunnelStream,
         method: CompressMethod,
     ) -> Self {
-        // From the start, and until both directions have ended in order: a process that is killed closes its sockets too.
+        // Set from the start, until both directions have ended gracefully: the kernel also closes
+        // the sockets of a killed process.
         reset_on_close(&socket);
-        let first = Mutex::new(first);
-        Ends {
+        let prefix = Mutex::new(prefix);
+        SpliceEnds {
             socket,
-            first,
+            prefix,
             stream,
             method,
-            ended_in_order: AtomicU8::new(0),
-            is_shut_down: AtomicBool::new(false),
+            graceful_ends: AtomicU8::new(0),
+            write_shut_down: AtomicBool::new(false),
         }
     }
 
-    fn are_ended_in_order(&self) -> bool {
-        self.ended_in_order.load(Ordering::Relaxed) == 2
+    fn is_graceful(&self) -> bool {
+        self.graceful_ends.load(Ordering::Relaxed) == 2
     }
 
-    async fn delivered(&self, mut spliced: Spliced) -> Spliced {
-        if self.are_ended_in_order() {
+    async fn await_delivery(&self, mut spliced: Spliced) -> Spliced {
+        if self.is_graceful() {
             spliced.error = self.stream.delivered().await.err().map(SpliceError::from);
         }
         spliced
     }
 
-    /// The local peer reads no more, but may have answered before: an HTTP server that refuses an upload does. Its answer is delivered first.
-    async fn after_a_failed_write(
+    /// Handles a local peer that reads no more but may have answered before, as an HTTP server that
+    /// rejects an upload does. Delivers the answer before the reset.
+    async fn finish_after_failed_write(
         &self,
-        mut sending: JoinSet<Direction>,
-        received: Direction,
+        mut sending: JoinSet<DirectionResult>,
+        received: DirectionResult,
     ) -> Spliced {
-        let sent = tokio::time::timeout(LAST_WORDS, sending.join_next())
+        let sent = tokio::time::timeout(FINAL_DATA_TIMEOUT, sending.join_next())
             .await
             .ok()
             .flatten()
             .and_then(Result::ok);
         if sent.as_ref().is_some_and(|sent| sent.result.is_ok()) {
-            // The other end closes when it has read the answer to its end. A reset now could overtake that.
-            let _ = tokio::time::timeout(LINGER, self.stream.failed()).await;
+            // The other end closes after it has read the answer to its end. An immediate reset
+            // could overtake the answer.
+            let _ = tokio::time::timeout(RESET_DELAY, self.stream.failed()).await;
         }
         self.stream.reset(ResetCode::Reset);
         sending.abort_all();
-        let Direction { bytes, result } = received;
+        let DirectionResult { bytes, result } = received;
         Spliced {
             error: result.err(),
             ..Spliced::of(
                 sent,
-                Direction {
+                DirectionResult {
                     bytes,
                     result: Ok(()),
                 },
@@ -248,35 +261,37 @@ impl Ends {
         }
     }
 
-    async fn send(&self) -> Direction {
+    async fn send(&self) -> DirectionResult {
         let mut bytes = 0;
         let mut read = None;
         let result = self.send_all(&mut bytes, &mut read).await;
         if let Err(SpliceError::Socket(_)) = result {
-            // What came before the error is on its way: a reset now would overtake it, and then leave its reader no time.
-            let _ = tokio::time::timeout(LAST_WORDS, self.stream.acknowledged()).await;
-            if read.is_some_and(|read: Instant| read.elapsed() < LINGER) {
-                tokio::time::sleep(LINGER).await;
+            // Data before the error is in flight. An immediate reset would overtake it, or leave
+            // its reader no time.
+            let _ = tokio::time::timeout(FINAL_DATA_TIMEOUT, self.stream.acknowledged()).await;
+            if read.is_some_and(|read: Instant| read.elapsed() < RESET_DELAY) {
+                tokio::time::sleep(RESET_DELAY).await;
             }
         }
-        self.ended(&result);
-        Direction { bytes, result }
+        self.on_direction_end(&result);
+        DirectionResult { bytes, result }
     }
 
-    async fn receive(&self) -> Direction {
+    async fn receive(&self) -> DirectionResult {
         let mut bytes = 0;
         let result = self.receive_all(&mut bytes).await;
-        // After a failed write, `splice` resets the stream once the rest of the socket has been read.
+        // After a failed write, `splice` resets the stream once the rest of the socket has been
+        // read.
         if !matches!(result, Err(SpliceError::Socket(_))) {
-            self.ended(&result);
+            self.on_direction_end(&result);
         }
-        Direction { bytes, result }
+        DirectionResult { bytes, result }
     }
 
-    fn ended(&self, result: &Result<(), SpliceError>) {
+    fn on_direction_end(&self, result: &Result<(), SpliceError>) {
         match result {
             Ok(()) => {
-                self.ended_in_order.fetch_add(1, Ordering::Relaxed);
+                self.graceful_ends.fetch_add(1, Ordering::Relaxed);
             }
             Err(SpliceError::Socket(_)) => self.stream.reset(ResetCode::Reset),
             Err(SpliceError::Corrupt(_)) => self.stream.reset(ResetCode::Corrupt),
@@ -284,25 +299,27 @@ impl Ends {
         }
     }
 
-    /// From the socket into the tunnel.
+    /// Copies from the socket into the tunnel.
     async fn send_all(
         &self,
         moved: &mut u64,
         last: &mut Option<Instant>,
     ) -> Result<(), SpliceError> {
         let mut compressor = Compressor::new(self.method, self.stream.pool());
-        self.send_first(&mut compressor).await?;
+        self.send_prefix(&mut compressor).await?;
         loop {
             let room = self.room().await?;
             self.socket.readable().await?;
-            // The buffer lives only while there is something to read: an idle connection holds none.
+            // Allocate only when the socket is readable, so that an idle connection holds no
+            // buffer.
             let mut buffer = BytesMut::with_capacity(room);
             loop {
                 buffer.clear();
-                let Read { length, is_all } = match self.read(&mut buffer) {
+                let SocketRead { length, is_drained } = match self.read(&mut buffer) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     read => read?,
                 };
+                // Zero bytes is an end of file here: the buffer has room.
                 if length == 0 {
                     return self.end_of_file();
                 }
@@ -310,10 +327,12 @@ impl Ends {
                 *last = Some(Instant::now());
                 let full = buffer.len() == buffer.capacity();
                 self.stream.write(self.wire(&mut compressor, &mut buffer))?;
-                if is_all || full || buffer.capacity() == 0 {
+                // Start over with a new buffer that has the size of the current window.
+                if is_drained || full || buffer.capacity() == 0 {
                     break;
                 }
                 let room = self.room().await?;
+                // The window has shrunk: allocate a buffer that fits it.
                 if room < buffer.capacity() {
                     break;
                 }
@@ -329,15 +348,19 @@ impl Ends {
         Ok(())
     }
 
-    /// Reads what there is. A little in a large buffer means that there was no more, which need not be asked of the system again: its next event will say
-    /// when there is. After more than that, more has often come while it was worked on, and asking is cheaper than waiting for the event.
-    fn read(&self, buffer: &mut BytesMut) -> io::Result<Read> {
+    /// Reads available data.
+    ///
+    /// A short read into a large buffer means that nothing more is available. The socket is then
+    /// marked as not readable, which saves a system call that would return `WouldBlock`; the next
+    /// event says when there is more. After a longer read more data has often arrived in the
+    /// meantime, and reading again is cheaper than waiting for the event.
+    fn read(&self, buffer: &mut BytesMut) -> io::Result<SocketRead> {
         let mut read = None;
         let outcome = self.socket.try_io(Interest::READABLE, || {
             let length = self.socket.try_read_buf(buffer)?;
-            let is_all = length > 0 && buffer.len() < COPIED_BELOW.min(buffer.capacity());
-            read = Some(Read { length, is_all });
-            if is_all {
+            let is_drained = length > 0 && buffer.len() < COPIED_BELOW.min(buffer.capacity());
+            read = Some(SocketRead { length, is_drained });
+            if is_drained {
                 Err(io::ErrorKind::WouldBlock.into())
             } else {
                 Ok(())
@@ -345,16 +368,17 @@ impl Ends {
         });
         read.map_or_else(
             || {
-                outcome.map(|()| Read {
+                outcome.map(|()| SocketRead {
                     length: 0,
-                    is_all: false,
+                    is_drained: false,
                 })
             },
             Ok,
         )
     }
 
-    /// What `raw` is in the tunnel; leaves the buffer to be used again where that is cheaper than giving it away.
+    /// Returns the form of `raw` in the tunnel. Leaves the buffer for reuse if copying is cheaper
+    /// than giving it away.
     pub(super) fn wire(&self, compressor: &mut Compressor, raw: &mut BytesMut) -> Bytes {
         if self.method != CompressMethod::Null {
             return compressed(compressor, raw);
@@ -366,7 +390,8 @@ impl Ends {
         }
     }
 
-    /// How many raw bytes may be read from the socket now. Notices meanwhile when the local connection is reset.
+    /// Returns how many raw bytes to read from the socket now. Fails if the local connection is
+    /// reset in the meantime.
     pub(super) async fn room(&self) -> Result<usize, SpliceError> {
         let room = tokio::select! {
             biased;
@@ -376,10 +401,11 @@ impl Ends {
         Ok(raw_room(self.method, room))
     }
 
-    /// Whether an end of file is none. The system tells of a reset once: when a write has heard of it first, a read finds an end of file. It has
-    /// then forgotten the peer, as it also does when both ends have finished.
+    /// Returns whether an end of file is in fact a reset. The kernel reports a reset once: after a
+    /// write has received the error, a read returns an end of file. The kernel has then forgotten
+    /// the peer address, as it also does when both ends have finished.
     fn was_reset(&self) -> bool {
-        self.socket.peer_addr().is_err() && !self.is_shut_down.load(Ordering::Acquire)
+        self.socket.peer_addr().is_err() && !self.write_shut_down.load(Ordering::Acquire)
     }
 
     async fn socket_error(&self) -> io::Error {
@@ -390,15 +416,15 @@ impl Ends {
             .and_then(|_| self.socket.take_error())
         {
             Err(error) | Ok(Some(error)) => error,
-            // Somebody else has read it already.
+            // Another call has already taken the error.
             Ok(None) => io::ErrorKind::ConnectionReset.into(),
         }
     }
 
-    /// From the tunnel to the socket.
+    /// Copies from the tunnel to the socket.
     async fn receive_all(&self, moved: &mut u64) -> Result<(), SpliceError> {
         let mut decompressor = Decompressor::new(self.method, self.stream.pool());
-        let mut turn = Turn::default();
+        let mut budget = YieldBudget::default();
         while let Some(piece) = self.piece().await? {
             let mut pushed = piece.len();
             decompressor.push(piece);
@@ -411,27 +437,31 @@ impl Ends {
                 *moved = moved.saturating_add(written as u64);
                 let delivered = batch.wire_bytes.min(pushed);
                 pushed = pushed.saturating_sub(delivered);
+                // Credit is returned only after the write: a slow reader slows the peer down.
                 self.stream.consume(delivered);
-                turn.took(written).await;
-                if batch.is_all {
+                budget.charge(written).await;
+                if batch.is_drained {
                     break;
                 }
             }
-            // The beginning of a chunk counts too: if it kept its credit, chunks of many streams could use the window up between them, and none
-            // would ever be complete.
+            // The start of an incomplete chunk returns its credit too. Otherwise chunks of many
+            // streams could use up the tunnel window together, and none would ever be complete.
             if pushed > 0 {
                 self.stream.consume(pushed);
             }
         }
         decompressor.finish()?;
-        self.is_shut_down.store(true, Ordering::Release);
+        // Set before the shutdown: afterwards the kernel may forget the peer address, which
+        // `was_reset` would take for a reset.
+        self.write_shut_down.store(true, Ordering::Release);
         SockRef::from(&*self.socket)
             .shutdown(Shutdown::Write)
             .or_else(ignore_not_connected)?;
         Ok(())
     }
 
-    /// The next piece from the tunnel. Notices meanwhile when the local connection is reset: nobody reads there after an end of file.
+    /// Returns the next piece from the tunnel. Fails if the local connection is reset in the
+    /// meantime: no task reads from the socket after an end of file.
     async fn piece(&self) -> Result<Option<Bytes>, SpliceError> {
         tokio::select! {
             biased;
@@ -440,21 +470,21 @@ impl Ends {
         }
     }
 
-    /// What has come and goes to the socket in one write: each of them costs a call and may wake the reader, as much as moving 16 KiB. Adds to
-    /// `pushed` what it takes from the stream.
+    /// Collects available data for one write. Each write costs a system call and may wake the
+    /// reader, as much as moving 16 KiB. Adds the bytes that it takes from the stream to `pushed`.
     fn gather(
         &self,
         decompressor: &mut Decompressor,
         pushed: &mut usize,
-    ) -> Result<Batch, SpliceError> {
-        let mut batch = Batch {
+    ) -> Result<WriteBatch, SpliceError> {
+        let mut batch = WriteBatch {
             raw: VecDeque::new(),
             wire_bytes: 0,
-            is_all: false,
+            is_drained: false,
         };
         let (mut raw_bytes, mut decoded_bytes) = (0, 0);
         while raw_bytes < BATCH_ENOUGH && batch.raw.len() < BATCH_PIECES {
-            let decodes = decompressor.decodes_next()?;
+            let decodes = decompressor.next_decoded_length()?;
             if decodes.saturating_add(decoded_bytes) > DECODED_MAX {
                 break;
             }
@@ -465,7 +495,7 @@ impl Ends {
                 batch.raw.push_back(chunk.raw);
                 continue;
             }
-            // Whoever waits for the stream asks again, and is woken then: nothing is lost in asking without a task.
+            // Polling without a waker is safe: the next wait registers the waker and polls again.
             match self.stream.read().now_or_never() {
                 Some(Ok(Some(piece))) => {
                     *pushed = pushed.saturating_add(piece.len());
@@ -473,7 +503,7 @@ impl Ends {
                 }
                 Some(Err(error)) => return Err(error.into()),
                 Some(Ok(None)) | None => {
-                    batch.is_all = true;
+                    batch.is_drained = true;
                     break;
                 }
             }
@@ -481,15 +511,17 @@ impl Ends {
         Ok(batch)
     }
 
-    /// Writes everything, and notices meanwhile when the stream is reset. Returns how many bytes there were.
+    /// Writes everything and returns the number of bytes. Fails if the stream is reset in the
+    /// meantime.
     async fn write_all(&self, mut pieces: VecDeque<Bytes>) -> Result<usize, SpliceError> {
         let mut written: usize = 0;
-        let mut compactions = COMPACTIONS.iter();
-        let mut looks = looks_for_the_peer(self.stream.tcp_keepalive()).peekable();
+        let mut compactions = COMPACTION_DELAYS.iter();
+        let mut peer_checks = peer_check_delays(self.stream.tcp_keepalive()).peekable();
         while !pieces.is_empty() {
             match self.try_write(&pieces) {
                 Ok(length) => {
-                    looks = looks_for_the_peer(self.stream.tcp_keepalive()).peekable();
+                    // Progress proves that the peer is alive, so the checks start over.
+                    peer_checks = peer_check_delays(self.stream.tcp_keepalive()).peekable();
                     written = written.saturating_add(length);
                     drop_front(&mut pieces, length);
                 }
@@ -501,9 +533,9 @@ impl Ends {
                         compactions.next();
                         self.compact(&mut pieces);
                     }
-                    () = sleep_if(looks.peek()), if compactions.as_slice().is_empty() => {
-                        looks.next();
-                        self.look_for_the_peer().await?;
+                    () = sleep_if(peer_checks.peek()), if compactions.as_slice().is_empty() => {
+                        peer_checks.next();
+                        self.check_peer().await?;
                     }
                 },
                 Err(error) => return Err(error.into()),
@@ -512,9 +544,10 @@ impl Ends {
         Ok(written)
     }
 
-    /// Keepalive does not probe while data waits, and the kernel goes on sending for a quarter of an hour.
-    async fn look_for_the_peer(&self) -> Result<(), SpliceError> {
-        let has_vanished = match Connection::of(&self.socket) {
+    /// Checks for a vanished peer. Keepalive does not probe while data waits, and the kernel
+    /// retransmits for a quarter of an hour.
+    async fn check_peer(&self) -> Result<(), SpliceError> {
+        let has_vanished = match TcpConnection::of(&self.socket) {
             Some(connection) => connection.has_vanished().await,
             None => false,
         };
@@ -525,7 +558,8 @@ impl Ends {
         }
     }
 
-    /// The application has stalled: what waits for it is copied out of the messages that it came in.
+    /// Copies pending data out of the messages that contain it, because the application has
+    /// stalled.
     fn compact(&self, pieces: &mut VecDeque<Bytes>) {
         for piece in pieces {
             *piece = Bytes::copy_from_slice(piece);
@@ -547,37 +581,37 @@ impl Ends {
     }
 }
 
-/// How much was written since others could run.
+/// Bytes written since the task last yielded.
 #[derive(Default)]
-struct Turn(usize);
+struct YieldBudget(usize);
 
-impl Turn {
-    /// So many bytes more were written: lets others run when it is their turn.
-    async fn took(&mut self, bytes: usize) {
+impl YieldBudget {
+    /// Adds `bytes`, and yields after [`YIELD_INTERVAL`].
+    async fn charge(&mut self, bytes: usize) {
         self.0 = self.0.saturating_add(bytes);
-        if self.0 >= TURN {
+        if self.0 >= YIELD_INTERVAL {
             self.0 = 0;
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// What a read brought.
-struct Read {
+/// The result of a socket read.
+struct SocketRead {
     length: usize,
-    /// There was no more.
-    is_all: bool,
+    /// Nothing more was available.
+    is_drained: bool,
 }
 
-/// Bytes for the socket, and the credit that goes back when they are written.
-struct Batch {
+/// Data for one write to the socket, and the credit that the write returns.
+struct WriteBatch {
     raw: VecDeque<Bytes>,
     wire_bytes: usize,
-    /// Nothing more had come when it was gathered.
-    is_all: bool,
+    /// No more data had arrived when the batch was collected.
+    is_drained: bool,
 }
 
-/// Drops the first `count` bytes.
+/// Removes the first `count` bytes.
 fn drop_front(pieces: &mut VecDeque<Bytes>, mut count: usize) {
     while let Some(first) = pieces.front_mut() {
         if count < first.len() {
@@ -588,7 +622,8 @@ fn drop_front(pieces: &mut VecDeque<Bytes>, mut count: usize) {
     }
 }
 
-/// The peer has closed both directions already, and has everything: nothing is lost.
+/// Ignores an error that means that the peer has already closed both directions and received
+/// everything.
 fn ignore_not_connected(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotConnected {
         Ok(())

@@ -1,4 +1,4 @@
-//! One stream of a tunnel, as a splice or any other user holds it.
+//! The handle of one stream of a tunnel, used by a splice or by any other task.
 
 use std::{
     sync::Arc,
@@ -8,25 +8,25 @@ use std::{
 
 use bytes::Bytes;
 
-use super::shared::{Shared, State};
+use super::shared::{TunnelShared, TunnelState};
 use crate::{
     link::channel::Notice,
-    mux::{Read, ResetCode, StreamError, StreamId},
+    mux::{ResetCode, StreamError, StreamId, StreamRead},
 };
 
-/// Why a stream cannot go on.
+/// Why a stream failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TunnelStreamError {
-    /// The stream alone.
+    /// The stream alone failed.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// The tunnel is over, and all its streams with it.
-    #[error("the tunnel is over: {0}")]
-    TunnelOver(Notice),
+    /// The tunnel has ended, and all its streams with it.
+    #[error("the tunnel ended: {0}")]
+    TunnelEnded(Notice),
 }
 
 impl TunnelStreamError {
-    /// The code of a reset by the peer, or of one here.
+    /// Returns the code of a reset, by the peer or by this end.
     #[must_use]
     pub fn reset_code(&self) -> Option<ResetCode> {
         match self {
@@ -36,155 +36,163 @@ impl TunnelStreamError {
     }
 }
 
-/// A stream. Dropping it lets go of it: a direction that is not finished by then is reset.
+/// A stream. Dropping it releases it and resets each direction that is not finished.
 pub struct TunnelStream {
-    shared: Arc<Shared>,
+    shared: Arc<TunnelShared>,
     id: StreamId,
 }
 
 impl TunnelStream {
-    pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
+    pub(super) fn new(shared: Arc<TunnelShared>, id: StreamId) -> Self {
         TunnelStream { shared, id }
     }
 
-    /// The stream's number in its tunnel.
+    /// Returns the id of the stream in its tunnel.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id.0
     }
 
-    /// The contexts for compressing this tunnel's streams.
+    /// Returns the compression contexts for the streams of this tunnel.
     #[must_use]
     pub(super) fn pool(&self) -> Arc<crate::compress::Pool> {
         Arc::clone(&self.shared.pool)
     }
 
-    /// After how long at rest a local connection that is joined to it is probed, if ever.
+    /// Returns the idle time after which the local connection is probed; `None` disables probes.
     pub(super) fn tcp_keepalive(&self) -> Option<Duration> {
         self.shared.port.tcp_keepalive
     }
 
-    /// The next bytes, which must be given back with [`TunnelStream::consume`]; `None` when the peer finished.
+    /// Returns the next bytes, or `None` after the peer has finished. The caller returns the credit
+    /// with [`TunnelStream::consume`].
     ///
     /// # Errors
-    /// When the stream was reset or the tunnel is over.
+    /// When the stream was reset or the tunnel has ended.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped. One task at a time may wait.
+    /// Nothing is lost when the future is dropped. Only one task may wait at a time.
     pub async fn read(&self) -> Result<Option<Bytes>, TunnelStreamError> {
         std::future::poll_fn(|context| self.poll_read(context)).await
     }
 
-    /// `bytes` of what was read have reached the application: the peer may send as many more.
+    /// Returns credit for `bytes` that the application has received: the peer may send that many
+    /// more.
     pub fn consume(&self, bytes: usize) {
         let mut state = self.shared.state();
         state.mux.consume(Instant::now(), self.id, bytes);
-        self.shared.settle(state);
+        self.shared.publish(state);
     }
 
-    /// The application has stalled: what waits for it keeps no more memory than its length.
+    /// Copies buffered data into buffers of the same length, because the application has stalled
+    /// and the messages would keep more memory.
     pub fn compact(&self) {
         self.shared.state().mux.compact(self.id);
     }
 
-    /// Waits until [`TunnelStream::write`] takes something, and says how many bytes: at least 1 KiB.
+    /// Waits until [`TunnelStream::write`] can take data, and returns how many bytes: at least 1
+    /// KiB.
     ///
     /// # Errors
-    /// When the stream was reset or finished, or the tunnel is over.
+    /// When the stream was reset or finished, or the tunnel has ended.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped. One task at a time may wait.
+    /// Nothing is lost when the future is dropped. Only one task may wait at a time.
     pub async fn write_room(&self) -> Result<usize, TunnelStreamError> {
         std::future::poll_fn(|context| self.poll_write_room(context)).await
     }
 
-    /// Sends bytes, not more than [`TunnelStream::write_room`] said.
+    /// Sends bytes, at most as many as [`TunnelStream::write_room`] returned.
     ///
     /// # Errors
-    /// When the stream was reset or finished, has no room for so much, or the tunnel is over.
+    /// When the stream was reset or finished, the data exceeds the room, or the tunnel has ended.
     pub fn write(&self, bytes: Bytes) -> Result<(), TunnelStreamError> {
         let mut state = self.shared.state();
-        // Kept when the tunnel is over too: `unseen` may take it back.
+        // Stored even if the tunnel has ended: `unseen` may take the data back.
         let result = state.mux.write(self.id, bytes);
-        let over = fail_if_over(&state);
-        self.shared.settle(state);
-        over?;
+        let ended = fail_if_ended(&state);
+        self.shared.publish(state);
+        ended?;
         Ok(result?)
     }
 
-    /// All that was written to the stream, when the tunnel is over and it is certain that the peer has not seen the stream.
+    /// Returns everything that was written to the stream, if the tunnel has ended and the peer
+    /// certainly never saw the stream.
     pub(super) fn unseen(&self) -> Option<Vec<Bytes>> {
         let state = self.shared.state();
         state
-            .over
+            .end_notice
             .as_ref()
             .and_then(|_| state.mux.unseen(self.id, state.seen_by_peer))
     }
 
-    /// Ends the sending direction after what was written.
+    /// Finishes the sending direction after the data that was written.
     pub fn finish(&self) {
         let mut state = self.shared.state();
         state.mux.finish(self.id);
-        self.shared.settle(state);
+        self.shared.publish(state);
     }
 
-    /// Waits until the peer has everything that was written, and knows that it was all.
+    /// Waits until the peer has acknowledged all data and the end of the stream.
     ///
     /// # Errors
-    /// When the stream was reset or the tunnel is over before that.
+    /// When the stream was reset or the tunnel ended before that.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped. One task at a time may wait, and none for [`TunnelStream::write_room`] then.
+    /// Nothing is lost when the future is dropped. Only one task may wait at a time, and no task
+    /// may wait for [`TunnelStream::write_room`] at that time.
     pub async fn delivered(&self) -> Result<(), TunnelStreamError> {
         std::future::poll_fn(|context| self.poll_delivered(context)).await
     }
 
-    /// Waits until the peer has all bytes that were written.
+    /// Waits until the peer has acknowledged all bytes that were written.
     ///
     /// # Errors
-    /// When the stream was reset or the tunnel is over before that.
+    /// When the stream was reset or the tunnel ended before that.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped. One task at a time may wait, and none for [`TunnelStream::write_room`] then.
+    /// Nothing is lost when the future is dropped. Only one task may wait at a time, and no task
+    /// may wait for [`TunnelStream::write_room`] at that time.
     pub async fn acknowledged(&self) -> Result<(), TunnelStreamError> {
         std::future::poll_fn(|context| {
             let mut state = self.shared.state();
             if state.mux.is_acknowledged(self.id)? {
                 return Poll::Ready(Ok(()));
             }
-            fail_if_over(&state)?;
-            state.waiting.entry(self.id).or_default().writer = Some(context.waker().clone());
+            fail_if_ended(&state)?;
+            state.stream_wakers.entry(self.id).or_default().writer = Some(context.waker().clone());
             Poll::Pending
         })
         .await
     }
 
-    /// Gives the stream up.
+    /// Resets the stream.
     pub fn reset(&self, code: ResetCode) {
         let mut state = self.shared.state();
         state.mux.reset(Instant::now(), self.id, code);
+        // The mux reports no event for a local reset, so this call wakes the watcher itself.
         let watcher = state
-            .waiting
+            .stream_wakers
             .get_mut(&self.id)
-            .and_then(|waiting| waiting.watcher.take());
-        self.shared.settle(state);
+            .and_then(|stream_wakers| stream_wakers.watcher.take());
+        self.shared.publish(state);
         watcher.into_iter().for_each(Waker::wake);
     }
 
-    /// Waits until the stream cannot go on: it was reset at either end, or the tunnel is over.
+    /// Waits until the stream has failed: one end reset it, or the tunnel ended.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped. One task at a time may wait.
+    /// Nothing is lost when the future is dropped. Only one task may wait at a time.
     pub async fn failed(&self) -> TunnelStreamError {
         std::future::poll_fn(|context| {
             let mut state = self.shared.state();
-            if let Err(error) = fail_if_over(&state) {
+            if let Err(error) = fail_if_ended(&state) {
                 return Poll::Ready(error);
             }
             if let Some(code) = state.mux.reset_code(self.id) {
                 return Poll::Ready(StreamError::Reset(code).into());
             }
-            state.waiting.entry(self.id).or_default().watcher = Some(context.waker().clone());
+            state.stream_wakers.entry(self.id).or_default().watcher = Some(context.waker().clone());
             Poll::Pending
         })
         .await
@@ -196,12 +204,13 @@ impl TunnelStream {
     ) -> Poll<Result<Option<Bytes>, TunnelStreamError>> {
         let mut state = self.shared.state();
         match state.mux.read(self.id)? {
-            // What has come is good, even when the tunnel is over by now.
-            Read::Data(bytes) => Poll::Ready(Ok(Some(bytes))),
-            Read::End => Poll::Ready(Ok(None)),
-            Read::Wait => {
-                fail_if_over(&state)?;
-                state.waiting.entry(self.id).or_default().reader = Some(context.waker().clone());
+            // Received data is valid even if the tunnel has ended in the meantime.
+            StreamRead::Data(bytes) => Poll::Ready(Ok(Some(bytes))),
+            StreamRead::End => Poll::Ready(Ok(None)),
+            StreamRead::Wait => {
+                fail_if_ended(&state)?;
+                state.stream_wakers.entry(self.id).or_default().reader =
+                    Some(context.waker().clone());
                 Poll::Pending
             }
         }
@@ -212,17 +221,18 @@ impl TunnelStream {
         if state.mux.is_delivered(self.id)? {
             return Poll::Ready(Ok(()));
         }
-        fail_if_over(&state)?;
-        state.waiting.entry(self.id).or_default().writer = Some(context.waker().clone());
+        fail_if_ended(&state)?;
+        state.stream_wakers.entry(self.id).or_default().writer = Some(context.waker().clone());
         Poll::Pending
     }
 
     fn poll_write_room(&self, context: &mut Context<'_>) -> Poll<Result<usize, TunnelStreamError>> {
         let mut state = self.shared.state();
-        fail_if_over(&state)?;
+        fail_if_ended(&state)?;
         match state.mux.write_room(self.id)? {
             0 => {
-                state.waiting.entry(self.id).or_default().writer = Some(context.waker().clone());
+                state.stream_wakers.entry(self.id).or_default().writer =
+                    Some(context.waker().clone());
                 Poll::Pending
             }
             room => Poll::Ready(Ok(room)),
@@ -233,15 +243,15 @@ impl TunnelStream {
 impl Drop for TunnelStream {
     fn drop(&mut self) {
         let mut state = self.shared.state();
-        state.waiting.remove(&self.id);
+        state.stream_wakers.remove(&self.id);
         state.mux.release(Instant::now(), self.id);
-        self.shared.settle(state);
+        self.shared.publish(state);
     }
 }
 
-fn fail_if_over(state: &State) -> Result<(), TunnelStreamError> {
-    match &state.over {
-        Some(notice) => Err(TunnelStreamError::TunnelOver(notice.clone())),
+fn fail_if_ended(state: &TunnelState) -> Result<(), TunnelStreamError> {
+    match &state.end_notice {
+        Some(notice) => Err(TunnelStreamError::TunnelEnded(notice.clone())),
         None => Ok(()),
     }
 }

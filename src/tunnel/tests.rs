@@ -1,4 +1,4 @@
-//! Tunnels over a link in memory, and their streams spliced to real sockets on loopback.
+//! Tests of tunnels over an in-memory link, with streams spliced to real sockets on loopback.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    attach::{self, AttachError, Wish},
+    attach::{self, AttachError, AttachRequest},
     splice::splice,
     *,
 };
@@ -23,15 +23,15 @@ use crate::{
     crypto::PortKeys,
     frame::{Code, Frame, Notice},
     id::Id,
-    link::{Handler, Link, Outbox, Timing, memory},
+    link::{Handler, KeepAliveTiming, Link, Outbox, memory},
 };
 
 mod resumption;
 
-struct NoFrames;
+struct PanicOnFrame;
 
-impl Handler for NoFrames {
-    fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
+impl Handler for PanicOnFrame {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
         panic!("{frame:?}")
     }
 }
@@ -52,13 +52,16 @@ fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
         },
         resume_timeout: Duration::from_secs(120),
         tcp_keepalive: None,
-        commons: Commons::default(),
+        process_shared: ProcessShared::default(),
     }
 }
 
-/// A server that finds tunnels so, and remembers nothing of others.
-fn host<'a>(tasks: &'a TaskTracker, find: &'a dyn Fn(Id) -> Option<Tunnel>) -> attach::Host<'a> {
-    attach::Host {
+/// Returns the context of a server that finds tunnels with `find` and remembers no ended ones.
+fn accept_context<'a>(
+    tasks: &'a TaskTracker,
+    find: &'a dyn Fn(Id) -> Option<Tunnel>,
+) -> attach::AcceptContext<'a> {
+    attach::AcceptContext {
         seen: &|_, _| None,
         instance: Id([7; 16]),
         started: crate::suspend::Moment::now(),
@@ -70,33 +73,33 @@ fn host<'a>(tasks: &'a TaskTracker, find: &'a dyn Fn(Id) -> Option<Tunnel>) -> a
     }
 }
 
-/// Two links that are joined in memory.
-struct Joint {
+/// Two links joined in memory.
+struct LinkPair {
     client: Arc<Outbox>,
     server: Arc<Outbox>,
     cut: CancellationToken,
 }
 
-/// Links, and the tunnels that go over them.
-pub(crate) struct Bed {
-    joint: Joint,
+/// A pair of links, and the tunnels that use them.
+pub(crate) struct TunnelTestbed {
+    link_pair: LinkPair,
     tasks: TaskTracker,
-    over: CancellationToken,
+    stop: CancellationToken,
     tunnels: Mutex<Vec<Tunnel>>,
 }
 
-impl Joint {
-    fn new(tasks: &TaskTracker, over: &CancellationToken) -> Self {
+impl LinkPair {
+    fn new(tasks: &TaskTracker, stop: &CancellationToken) -> Self {
         let (one, other) = memory::pair();
-        let cut = over.child_token();
+        let cut = stop.child_token();
         let start = |socket| {
             let outbox = Outbox::new();
-            let link = Link::new(socket, Arc::clone(&outbox), Timing::default());
+            let link = Link::new(socket, Arc::clone(&outbox), KeepAliveTiming::default());
             let cut = cut.clone();
-            tasks.spawn(async move { link.run(&mut NoFrames, cut.cancelled()).await.why });
+            tasks.spawn(async move { link.run(&mut PanicOnFrame, cut.cancelled()).await.reason });
             outbox
         };
-        Joint {
+        LinkPair {
             client: start(one),
             server: start(other),
             cut,
@@ -104,80 +107,85 @@ impl Joint {
     }
 }
 
-/// What became of an attachment at the client and, if there is a new tunnel, at the server.
-type Attached = (Result<attach::Outcome, AttachError>, Option<Tunnel>);
+/// The outcome of an attach request at the client, and the new tunnel at the server, if any.
+type AttachResult = (Result<attach::AttachOutcome, AttachError>, Option<Tunnel>);
 
-impl Bed {
+impl TunnelTestbed {
     pub(crate) fn new() -> Self {
-        let (tasks, over) = (TaskTracker::new(), CancellationToken::new());
-        Bed {
-            joint: Joint::new(&tasks, &over),
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        TunnelTestbed {
+            link_pair: LinkPair::new(&tasks, &stop),
             tasks,
-            over,
+            stop,
             tunnels: Mutex::default(),
         }
     }
 
-    fn another_joint(&self) -> Joint {
-        Joint::new(&self.tasks, &self.over)
+    fn new_link_pair(&self) -> LinkPair {
+        LinkPair::new(&self.tasks, &self.stop)
     }
 
-    /// Answers a wish as a server that has `agent` and these tunnels, in place of the master.
+    /// Answers a request as a server with the port `server` and the known tunnels, in place of the
+    /// master.
     async fn answer(
         &self,
-        joint: &Joint,
+        link_pair: &LinkPair,
         channel: u32,
-        wish: Wish,
-        agent: &PortParameters,
-    ) -> Attached {
-        joint.client.open(channel, wish.lane).unwrap();
+        request: AttachRequest,
+        server: &PortParameters,
+    ) -> AttachResult {
+        link_pair.client.open(channel, request.lane).unwrap();
         let find = |id| {
-            self.known()
+            self.known_tunnels()
                 .into_iter()
                 .rev()
                 .find(|tunnel| tunnel.id() == id)
         };
         let served = match attach::reply(
-            agent,
-            &host(&self.tasks, &find),
-            &wish.message,
-            &joint.server,
+            server,
+            &accept_context(&self.tasks, &find),
+            &request.message,
+            &link_pair.server,
             channel,
         ) {
             Ok(reply) => {
-                joint.server.open(channel, reply.lane).unwrap();
-                joint.server.ready(channel);
+                link_pair.server.open(channel, reply.lane).unwrap();
+                link_pair.server.ready(channel);
                 reply.outcome.ok().flatten()
             }
             Err(error) => {
-                joint.client.close(channel, &attach::closing_notice(&error));
+                link_pair
+                    .client
+                    .close(channel, &attach::closing_notice(&error));
                 return (Err(error), None);
             }
         };
         self.tunnels.lock().unwrap().extend(served.clone());
-        (wish.outcome.await.unwrap(), served)
+        (request.outcome.await.unwrap(), served)
     }
 
-    /// What the server holds, and after it what the client does.
-    fn known(&self) -> Vec<Tunnel> {
+    /// Returns the known tunnels: those of the client first, then those of the server.
+    fn known_tunnels(&self) -> Vec<Tunnel> {
         self.tunnels.lock().unwrap().clone()
     }
 
-    async fn attach(&self, visitor: &PortParameters, agent: &PortParameters) -> Attached {
-        let wish = attach::wish(visitor, &self.joint.client, 1, &self.tasks).unwrap();
-        self.answer(&self.joint, 1, wish, agent).await
+    async fn attach(&self, client: &PortParameters, server: &PortParameters) -> AttachResult {
+        let request = attach::request(client, &self.link_pair.client, 1, &self.tasks).unwrap();
+        self.answer(&self.link_pair, 1, request, server).await
     }
 
-    /// Attaches the client's tunnel again, over another link or the same.
-    async fn attach_again(
+    /// Reattaches the client's tunnel over this pair of links.
+    async fn reattach(
         &self,
-        joint: &Joint,
+        link_pair: &LinkPair,
         channel: u32,
-        visitor: &Tunnel,
+        client: &Tunnel,
         moves: bool,
-    ) -> Attached {
-        let wish = attach::wish_again(visitor, moves, &joint.client, channel, &self.tasks).unwrap();
-        self.answer(joint, channel, wish, visitor.port()).await
+    ) -> AttachResult {
+        let request =
+            attach::request_resume(client, moves, &link_pair.client, channel, &self.tasks).unwrap();
+        self.answer(link_pair, channel, request, client.port())
+            .await
     }
 
     pub(crate) async fn tunnels(
@@ -189,26 +197,27 @@ impl Bed {
     }
 
     async fn tunnels_of(&self, port: PortParameters) -> (Tunnel, Tunnel) {
-        let (visited, agent) = self.attach(&port, &port).await;
-        let attach::Outcome::New(visitor, _) = visited.unwrap() else {
-            panic!("nothing was there to resume")
+        let (client_result, server) = self.attach(&port, &port).await;
+        let attach::AttachOutcome::New(client, _) = client_result.unwrap() else {
+            panic!("expected a new tunnel")
         };
-        // Behind the server's end, which is found first: both have the same name.
-        self.tunnels.lock().unwrap().insert(0, visitor.clone());
-        (visitor, agent.unwrap())
+        // Before the server's handle, because lookups search from the end: both handles have the
+        // same id.
+        self.tunnels.lock().unwrap().insert(0, client.clone());
+        (client, server.unwrap())
     }
 
     pub(crate) async fn end(self) {
-        for tunnel in self.known() {
+        for tunnel in self.known_tunnels() {
             tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, ""));
         }
-        self.over.cancel();
+        self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
     }
 }
 
-/// A connected pair of TCP sockets.
+/// Returns a connected pair of TCP sockets.
 async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (one, other) = tokio::join!(
@@ -218,15 +227,18 @@ async fn sockets() -> (TcpStream, TcpStream) {
     (one.unwrap(), other.unwrap().0)
 }
 
-/// An application and a service that are joined through a stream of the tunnels.
-async fn joined(bed: &Bed, tunnels: &(Tunnel, Tunnel)) -> (TcpStream, TcpStream) {
-    let (application, visitor) = sockets().await;
-    let (agent, service) = sockets().await;
+/// Returns the sockets of an application and a service that are joined through a stream.
+async fn spliced_sockets(
+    bed: &TunnelTestbed,
+    tunnels: &(Tunnel, Tunnel),
+) -> (TcpStream, TcpStream) {
+    let (application, client) = sockets().await;
+    let (server, service) = sockets().await;
     let compress = tunnels.0.port().compress;
     let opened = tunnels.0.open(Bytes::new());
     let (accepted, _) = tunnels.1.accept().await.unwrap();
-    bed.tasks.spawn(splice(visitor, opened, compress));
-    bed.tasks.spawn(splice(agent, accepted, compress));
+    bed.tasks.spawn(splice(client, opened, compress));
+    bed.tasks.spawn(splice(server, accepted, compress));
     (application, service)
 }
 
@@ -238,12 +250,12 @@ fn text(length: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_arrive_whole_in_both_directions_with_every_method() {
+async fn every_method_delivers_all_bytes_in_both_directions() {
     for encrypt in EncryptMethod::ALL {
         for compress in CompressMethod::ALL {
-            let bed = Bed::new();
+            let bed = TunnelTestbed::new();
             let tunnels = bed.tunnels(encrypt, compress).await;
-            let (mut application, mut service) = joined(&bed, &tunnels).await;
+            let (mut application, mut service) = spliced_sockets(&bed, &tunnels).await;
             let sent = text(3_000_000);
             let copy = sent.clone();
             bed.tasks.spawn(async move {
@@ -275,16 +287,16 @@ async fn bytes_arrive_whole_in_both_directions_with_every_method() {
 
 #[tokio::test]
 async fn a_reset_arrives_as_a_reset_in_both_directions() {
-    let bed = Bed::new();
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
         .await;
-    let (mut application, service) = joined(&bed, &tunnels).await;
+    let (mut application, service) = spliced_sockets(&bed, &tunnels).await;
     splice::reset_on_close(&service);
     drop(service);
     let error = application.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    let (application, mut service) = joined(&bed, &tunnels).await;
+    let (application, mut service) = spliced_sockets(&bed, &tunnels).await;
     splice::reset_on_close(&application);
     drop(application);
     let error = service.read(&mut [0]).await.unwrap_err();
@@ -293,12 +305,12 @@ async fn a_reset_arrives_as_a_reset_in_both_directions() {
 }
 
 #[tokio::test]
-async fn a_reset_after_a_half_close_is_noticed() {
-    let bed = Bed::new();
+async fn a_reset_after_a_half_close_fails_a_writer() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Zstd)
         .await;
-    let (mut application, mut service) = joined(&bed, &tunnels).await;
+    let (mut application, mut service) = spliced_sockets(&bed, &tunnels).await;
     service.shutdown().await.unwrap();
     assert_eq!(application.read(&mut [0]).await.unwrap(), 0);
     splice::reset_on_close(&service);
@@ -325,20 +337,20 @@ async fn a_reset_after_a_half_close_is_noticed() {
 }
 
 #[tokio::test]
-async fn when_nothing_carries_a_tunnel_for_too_long_no_stream_ends_cleanly() {
-    let bed = Bed::new();
+async fn an_expired_tunnel_resets_its_streams() {
+    let bed = TunnelTestbed::new();
     let port = PortParameters {
         resume_timeout: Duration::from_millis(50),
         ..port(EncryptMethod::Chacha20Poly1305, CompressMethod::S2)
     };
     let tunnels = bed.tunnels_of(port).await;
-    let (mut application, mut service) = joined(&bed, &tunnels).await;
+    let (mut application, mut service) = spliced_sockets(&bed, &tunnels).await;
     service
         .write_all(b"the beginning of a download")
         .await
         .unwrap();
     application.read_exact(&mut [0; 27]).await.unwrap();
-    bed.joint.cut.cancel();
+    bed.link_pair.cut.cancel();
     assert_eq!(
         application.read(&mut [0]).await.unwrap_err().kind(),
         io::ErrorKind::ConnectionReset
@@ -348,21 +360,21 @@ async fn when_nothing_carries_a_tunnel_for_too_long_no_stream_ends_cleanly() {
         io::ErrorKind::ConnectionReset
     );
     assert_eq!(
-        tunnels.0.port().commons.counts.expired.get(),
+        tunnels.0.port().process_shared.counters.expired.get(),
         2,
-        "at both ends, which share their counts here"
+        "one at each end: both ends share the counters here"
     );
     bed.end().await;
 }
 
 #[tokio::test]
-async fn methods_that_differ_are_named_at_both_ends() {
-    let bed = Bed::new();
-    let visitor = port(EncryptMethod::Aes128Cfb, CompressMethod::Zstd);
-    let agent = port(EncryptMethod::Aes128Gcm, CompressMethod::Zstd);
-    let (visited, served) = bed.attach(&visitor, &agent).await;
+async fn a_method_mismatch_is_reported_at_both_ends() {
+    let bed = TunnelTestbed::new();
+    let client = port(EncryptMethod::Aes128Cfb, CompressMethod::Zstd);
+    let server = port(EncryptMethod::Aes128Gcm, CompressMethod::Zstd);
+    let (client_result, served) = bed.attach(&client, &server).await;
     assert!(served.is_none());
-    let error = visited.err().unwrap().to_string();
+    let error = client_result.err().unwrap().to_string();
     assert_eq!(
         error,
         "`encrypt_method` is \"aes-128-cfb\" here and \"aes-128-gcm\" at the other end: make them equal"
@@ -371,29 +383,30 @@ async fn methods_that_differ_are_named_at_both_ends() {
 }
 
 #[tokio::test]
-async fn another_port_key_is_no_way_in() {
-    let bed = Bed::new();
-    let agent = port(EncryptMethod::Plain, CompressMethod::Null);
-    let visitor = PortParameters {
+async fn a_different_port_key_fails_the_handshake() {
+    let bed = TunnelTestbed::new();
+    let server = port(EncryptMethod::Plain, CompressMethod::Null);
+    let client = PortParameters {
         keys: PortKeys::derive("a guess"),
-        ..agent.clone()
+        ..server.clone()
     };
-    let (visited, served) = bed.attach(&visitor, &agent).await;
-    assert!(served.is_none() && matches!(visited, Err(AttachError::Handshake(_))));
+    let (client_result, served) = bed.attach(&client, &server).await;
+    assert!(served.is_none() && matches!(client_result, Err(AttachError::Handshake(_))));
     bed.end().await;
 }
 
 #[tokio::test]
-async fn a_recorded_handshake_opens_no_stream() {
-    let bed = Bed::new();
+async fn a_replayed_handshake_opens_no_stream() {
+    let bed = TunnelTestbed::new();
     let port = port(EncryptMethod::Plain, CompressMethod::Null);
-    let wish = attach::wish(&port, &bed.joint.client, 5, &bed.tasks).unwrap();
-    // The master, or anyone on the path, plays the first message again and then what the client had sealed: a stream that opens.
+    let request = attach::request(&port, &bed.link_pair.client, 5, &bed.tasks).unwrap();
+    // The master or another attacker on the path replays the first message, and then the client's
+    // sealed message, which opens a stream.
     let reply = attach::reply(
         &port,
-        &host(&bed.tasks, &|_| None),
-        &wish.message,
-        &bed.joint.server,
+        &accept_context(&bed.tasks, &|_| None),
+        &request.message,
+        &bed.link_pair.server,
         9,
     )
     .unwrap();
@@ -405,14 +418,14 @@ async fn a_recorded_handshake_opens_no_stream() {
     drop(reply.lane);
     assert!(
         tunnel.accept().await.is_none(),
-        "the tunnel is over and nothing was opened"
+        "the tunnel ended and no stream was opened"
     );
     bed.end().await;
 }
 
 #[tokio::test]
-async fn chunks_of_many_streams_do_not_use_a_small_window_up_between_them() {
-    let bed = Bed::new();
+async fn incomplete_chunks_of_many_streams_do_not_exhaust_a_small_window() {
+    let bed = TunnelTestbed::new();
     let small = WindowSize {
         initial: 64 * 1024,
         max: 64 * 1024,
@@ -423,13 +436,13 @@ async fn chunks_of_many_streams_do_not_use_a_small_window_up_between_them() {
         ..port(EncryptMethod::Aes128Gcm, CompressMethod::S2)
     };
     let tunnels = bed.tunnels_of(port).await;
-    // Shrinks to somewhat more than a half, so that a chunk takes several turns.
+    // Compresses to somewhat more than half, so that a chunk needs several windows.
     let sent: Vec<u8> = (0..300_000)
         .map(|at| if at % 1000 < 600 { fastrand::u8(..) } else { 0 })
         .collect();
     let mut pairs = Vec::new();
     for _ in 0..8 {
-        pairs.push(joined(&bed, &tunnels).await);
+        pairs.push(spliced_sockets(&bed, &tunnels).await);
     }
     let moved = async {
         let mut copies = JoinSet::new();
@@ -453,12 +466,12 @@ async fn chunks_of_many_streams_do_not_use_a_small_window_up_between_them() {
 }
 
 #[tokio::test]
-async fn a_reset_after_a_half_close_is_noticed_though_nobody_writes() {
-    let bed = Bed::new();
+async fn a_reset_after_a_half_close_is_detected_without_a_write() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
         .await;
-    let (mut application, mut service) = joined(&bed, &tunnels).await;
+    let (mut application, mut service) = spliced_sockets(&bed, &tunnels).await;
     service.shutdown().await.unwrap();
     assert_eq!(application.read(&mut [0]).await.unwrap(), 0);
     splice::reset_on_close(&service);
@@ -472,21 +485,23 @@ async fn a_reset_after_a_half_close_is_noticed_though_nobody_writes() {
 }
 
 #[tokio::test]
-async fn a_splice_is_over_when_the_peer_has_everything_so_that_a_drain_loses_nothing() {
-    let bed = Bed::new();
+async fn a_splice_ends_after_the_peer_has_acknowledged_everything() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::S2)
         .await;
-    let (mut application, visitor) = sockets().await;
-    let (agent, mut service) = sockets().await;
+    let (mut application, client) = sockets().await;
+    let (server, mut service) = sockets().await;
     bed.tasks.spawn(splice(
-        visitor,
+        client,
         tunnels.0.open(Bytes::new()),
         CompressMethod::S2,
     ));
     let (accepted, _) = tunnels.1.accept().await.unwrap();
-    let mut served = bed.tasks.spawn(splice(agent, accepted, CompressMethod::S2));
-    bed.joint.client.control(&Frame::Pause(1));
+    let mut served = bed
+        .tasks
+        .spawn(splice(server, accepted, CompressMethod::S2));
+    bed.link_pair.client.control(&Frame::Pause(1));
     application.shutdown().await.unwrap();
     let sent = text(100_000);
     assert_eq!(
@@ -497,10 +512,13 @@ async fn a_splice_is_over_when_the_peer_has_everything_so_that_a_drain_loses_not
     service.write_all(&sent).await.unwrap();
     drop(service);
     let early = tokio::time::timeout(Duration::from_millis(300), &mut served).await;
-    assert!(early.is_err(), "nothing has arrived yet: {early:?}");
-    bed.joint.client.control(&Frame::Resume(1));
+    assert!(
+        early.is_err(),
+        "the peer has acknowledged nothing yet: {early:?}"
+    );
+    bed.link_pair.client.control(&Frame::Resume(1));
     assert!(served.await.unwrap().error.is_none());
-    bed.joint.cut.cancel();
+    bed.link_pair.cut.cancel();
     let mut received = Vec::new();
     application.read_to_end(&mut received).await.unwrap();
     assert!(
@@ -514,7 +532,7 @@ async fn a_splice_is_over_when_the_peer_has_everything_so_that_a_drain_loses_not
 
 #[tokio::test]
 async fn a_message_without_a_frame_ends_the_tunnel() {
-    let bed = Bed::new();
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Plain, CompressMethod::Null)
         .await;
@@ -528,15 +546,15 @@ async fn a_message_without_a_frame_ends_the_tunnel() {
 }
 
 #[tokio::test]
-async fn a_tunnel_whose_lane_is_dropped_is_over() {
-    let bed = Bed::new();
+async fn dropping_the_lane_of_a_new_tunnel_ends_it() {
+    let bed = TunnelTestbed::new();
     let port = port(EncryptMethod::Plain, CompressMethod::Null);
-    let wish = attach::wish(&port, &bed.joint.client, 5, &bed.tasks).unwrap();
+    let request = attach::request(&port, &bed.link_pair.client, 5, &bed.tasks).unwrap();
     let reply = attach::reply(
         &port,
-        &host(&bed.tasks, &|_| None),
-        &wish.message,
-        &bed.joint.server,
+        &accept_context(&bed.tasks, &|_| None),
+        &request.message,
+        &bed.link_pair.server,
         9,
     )
     .unwrap();
@@ -549,8 +567,8 @@ async fn a_tunnel_whose_lane_is_dropped_is_over() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_stream_to_fail_hears_of_a_reset_here_too() {
-    let bed = Bed::new();
+async fn a_local_reset_wakes_a_task_that_waits_for_failure() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Plain, CompressMethod::Null)
         .await;

@@ -1,4 +1,5 @@
-//! Bad configuration files, by `report check` and by running them: each is refused with its place, its field, and what to write instead.
+//! Bad configuration files. `report check` and a normal start both refuse each file and name its
+//! location, the field and the remedy.
 
 use std::{fs, net::TcpListener, path::Path};
 
@@ -8,9 +9,9 @@ use crate::support::{
     certificates::Authority,
     daemon::Daemon,
     ports,
-    programs::Ran,
+    programs::ProgramOutput,
     services,
-    tunnel::{Front, Methods, Port, REPORT, Scene, Tunnel, report, with},
+    tunnel::{Front, Methods, Port, REPORT, Testbed, Tunnel, report, with},
     wait,
 };
 
@@ -26,38 +27,42 @@ impl Files {
         Files(tempfile::tempdir().unwrap())
     }
 
-    fn check(&self, text: &str) -> Ran {
+    fn check(&self, text: &str) -> ProgramOutput {
         let path = self.0.path().join("config.json");
         fs::write(&path, text).unwrap();
         report(&["check", "--config", path.to_str().unwrap()])
     }
 
-    /// Both `check` and running it refuse the text, and say all these words.
+    /// Asserts that both `check` and a normal start refuse the text with output that contains all
+    /// `words`.
     #[track_caller]
-    fn refuses(&self, text: &str, words: &[&str]) {
+    fn assert_refused(&self, text: &str, words: &[&str]) {
         let checked = self.check(text);
         let path = self.0.path().join("config.json");
         let run = report(&["--config", path.to_str().unwrap()]);
-        for (how, ran) in [("check", checked), ("run", run)] {
-            assert!(ran.code.is_some_and(|code| code != 0), "{how} takes {text}");
-            let said = ran.text() + &ran.errors;
+        for (how, output) in [("check", checked), ("run", run)] {
+            assert!(
+                output.code.is_some_and(|code| code != 0),
+                "{how} accepts {text}"
+            );
+            let printed = output.text() + &output.errors;
             for word in words {
                 assert!(
-                    said.contains(word),
-                    "{how} of {text} says nothing of {word}:\n{said}"
+                    printed.contains(word),
+                    "{how} of {text} does not mention {word}:\n{printed}"
                 );
             }
-            assert!(!said.contains("panicked"), "{said}");
+            assert!(!printed.contains("panicked"), "{printed}");
         }
     }
 }
 
-/// The server's example with these fields put in or over.
+/// The server example with these fields added or replaced.
 fn server_with(fields: Value) -> String {
     with(serde_json::from_str(SERVER).unwrap(), fields).to_string()
 }
 
-/// The client's example with these fields put in or over in its second port.
+/// The client example with these fields added or replaced in its second port.
 fn port_with(fields: Value) -> String {
     let mut client: Value = serde_json::from_str(CLIENT).unwrap();
     client["ports"][1] = with(client["ports"][1].take(), fields);
@@ -65,7 +70,7 @@ fn port_with(fields: Value) -> String {
 }
 
 #[test]
-fn the_examples_of_the_readme_load_as_they_are() {
+fn the_readme_examples_load_unchanged() {
     let files = Files::new();
     for example in [MASTER, SERVER, CLIENT] {
         files.check(example).succeeded();
@@ -85,7 +90,7 @@ fn every_method_loads() {
 }
 
 #[test]
-fn every_way_to_name_a_master_loads() {
+fn every_form_of_a_master_address_loads() {
     let files = Files::new();
     for master in [
         "localhost:1",
@@ -102,74 +107,74 @@ fn every_way_to_name_a_master_loads() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn a_missing_file_is_reported_with_its_path() {
     for arguments in [
         &["check", "--config", "/nowhere/at-all.json"][..],
         &["--config", "/nowhere/at-all.json"],
     ] {
-        let ran = report(arguments);
-        assert_ne!(ran.code, Some(0));
+        let output = report(arguments);
+        assert_ne!(output.code, Some(0));
         assert!(
-            ran.errors.contains("/nowhere/at-all.json"),
+            output.errors.contains("/nowhere/at-all.json"),
             "{}",
-            ran.errors
+            output.errors
         );
     }
 }
 
 #[test]
-fn broken_json_is_placed_by_line_and_column() {
+fn broken_json_is_located_by_line_and_column() {
     let files = Files::new();
-    files.refuses(
+    files.assert_refused(
         "{\n  \"mode\": \"master\",\n  \"listen_at\" \"0.0.0.0:1\"\n}",
         &["config.json:3:15"],
     );
-    files.refuses("{\"mode\": \"master\"", &["config.json:1:"]);
-    files.refuses("", &["config.json"]);
-    files.refuses("[]", &["config.json", "object"]);
+    files.assert_refused("{\"mode\": \"master\"", &["config.json:1:"]);
+    files.assert_refused("", &["config.json"]);
+    files.assert_refused("[]", &["config.json", "object"]);
 }
 
 #[test]
-fn an_unknown_field_is_named_with_the_nearest_known_one() {
+fn an_unknown_field_is_reported_with_the_nearest_known_one() {
     let files = Files::new();
-    files.refuses(
+    files.assert_refused(
         &server_with(json!({"masterkey": "x"})),
         &["masterkey", "master_key"],
     );
-    files.refuses(
+    files.assert_refused(
         &port_with(json!({"encryption_method": "plain"})),
         &["ports[1].encryption_method", "encrypt_method"],
     );
 }
 
 #[test]
-fn a_value_of_the_wrong_type_is_named_with_its_field() {
+fn a_value_of_the_wrong_type_is_reported_with_its_field() {
     let files = Files::new();
-    files.refuses(&server_with(json!({"log_level": 3})), &["log_level", "3"]);
-    files.refuses(&server_with(json!({"ports": {}})), &["ports"]);
-    files.refuses(
+    files.assert_refused(&server_with(json!({"log_level": 3})), &["log_level", "3"]);
+    files.assert_refused(&server_with(json!({"ports": {}})), &["ports"]);
+    files.assert_refused(
         &port_with(json!({"port_key": true})),
         &["ports[1].port_key", "true"],
     );
 }
 
 #[test]
-fn an_unknown_mode_or_method_is_named_with_the_known_ones() {
+fn an_unknown_mode_or_method_is_reported_with_the_known_ones() {
     let files = Files::new();
-    files.refuses(
+    files.assert_refused(
         &server_with(json!({"mode": "sever"})),
         &["mode", "sever", "server"],
     );
-    files.refuses(&server_with(json!({"mode": null})), &["mode"]);
-    files.refuses(
+    files.assert_refused(&server_with(json!({"mode": null})), &["mode"]);
+    files.assert_refused(
         &port_with(json!({"encrypt_method": "rot13"})),
         &["ports[1].encrypt_method", "rot13", "aes-128-cfb"],
     );
-    files.refuses(
+    files.assert_refused(
         &port_with(json!({"compress_method": "zip"})),
         &["ports[1].compress_method", "zip", "zstd"],
     );
-    files.refuses(
+    files.assert_refused(
         &server_with(json!({"log_level": "verbose"})),
         &["log_level", "verbose", "debug"],
     );
@@ -178,27 +183,27 @@ fn an_unknown_mode_or_method_is_named_with_the_known_ones() {
 #[test]
 fn an_empty_or_duplicate_port_key_is_refused() {
     let files = Files::new();
-    files.refuses(
+    files.assert_refused(
         &port_with(json!({"port_key": ""})),
         &["ports[1].port_key", "empty"],
     );
-    files.refuses(
+    files.assert_refused(
         &port_with(json!({"port_key": null})),
         &["ports[1].port_key"],
     );
     let key = "T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4";
     let twice = port_with(json!({ "port_key": key }));
-    files.refuses(&twice, &["ports[1].port_key", "远程桌面"]);
-    let said = files.check(&twice);
+    files.assert_refused(&twice, &["ports[1].port_key", "远程桌面"]);
+    let printed = files.check(&twice);
     assert!(
-        !(said.text() + &said.errors).contains(key),
-        "a key is not repeated in what is said about it"
+        !(printed.text() + &printed.errors).contains(key),
+        "the message does not repeat the key"
     );
 }
 
 #[test]
 fn a_duplicate_local_address_of_a_client_is_refused() {
-    Files::new().refuses(
+    Files::new().assert_refused(
         &port_with(json!({"local_address": "127.0.0.1:13389"})),
         &["ports[1].local_address", "127.0.0.1:13389"],
     );
@@ -207,32 +212,35 @@ fn a_duplicate_local_address_of_a_client_is_refused() {
 #[test]
 fn an_address_without_a_port_is_refused() {
     let files = Files::new();
-    files.refuses(
+    files.assert_refused(
         &port_with(json!({"local_address": "127.0.0.1"})),
         &["ports[1].local_address", "127.0.0.1", "port"],
     );
-    files.refuses(
+    files.assert_refused(
         &server_with(json!({"master": "rePort.myserver.com"})),
         &["master", "port"],
     );
-    files.refuses(
+    files.assert_refused(
         &server_with(json!({"master": "http://rePort.myserver.com/"})),
         &["master", "http", "ws"],
     );
 }
 
 #[test]
-fn a_weak_key_is_a_warning_that_says_how_to_make_a_strong_one() {
+fn a_weak_key_is_a_warning_with_a_remedy() {
     let files = Files::new();
     let weak = files
         .check(&port_with(json!({"port_key": "secret"})))
         .succeeded();
-    let said = weak.text() + &weak.errors;
+    let printed = weak.text() + &weak.errors;
     assert!(
-        said.contains("ports[1].port_key") && said.contains("report keygen"),
-        "{said}"
+        printed.contains("ports[1].port_key") && printed.contains("report keygen"),
+        "{printed}"
     );
-    assert!(!said.contains("\"secret\""), "the key itself is not said");
+    assert!(
+        !printed.contains("\"secret\""),
+        "the message does not contain the key"
+    );
     let strong = report(&["keygen"]).succeeded().text();
     assert!(strong.trim().len() >= 32, "{strong}");
     assert_ne!(strong, report(&["keygen"]).succeeded().text());
@@ -243,7 +251,7 @@ fn a_weak_key_is_a_warning_that_says_how_to_make_a_strong_one() {
 }
 
 #[test]
-fn text_that_would_steer_a_terminal_is_shown_as_escapes() {
+fn terminal_control_characters_are_escaped() {
     let files = Files::new();
     let steering = "a\u{1b}[2J\u{9b}\u{202e}\u{2066}\u{2028}\u{feff}b";
     let is_hostile = |letter: char| steering.contains(letter) && !letter.is_ascii_graphic();
@@ -262,19 +270,19 @@ fn text_that_would_steer_a_terminal_is_shown_as_escapes() {
     ] {
         files.check(text);
         let file = files.0.path().join("config.json");
-        let ran = report(&[arguments, &["--config", file.to_str().unwrap()]].concat());
-        let said = ran.text() + &ran.errors;
-        assert!(!said.contains(is_hostile), "{arguments:?}: {said:?}");
-        assert!(said.contains("202e"), "{arguments:?}: {said}");
+        let output = report(&[arguments, &["--config", file.to_str().unwrap()]].concat());
+        let printed = output.text() + &output.errors;
+        assert!(!printed.contains(is_hostile), "{arguments:?}: {printed:?}");
+        assert!(printed.contains("202e"), "{arguments:?}: {printed}");
         if arguments.contains(&"--json") {
-            let told: Value = serde_json::from_str(&ran.text()).unwrap();
+            let document: Value = serde_json::from_str(&output.text()).unwrap();
             assert!(
-                told["steps"]
+                document["steps"]
                     .as_array()
                     .unwrap()
                     .iter()
                     .any(|step| step["subject"] == steering),
-                "{told}"
+                "{document}"
             );
         }
     }
@@ -297,60 +305,54 @@ fn an_unreadable_or_mismatched_certificate_is_refused() {
         .check(&master_with_tls(&one.cert, &one.key))
         .succeeded();
     let nowhere = files.0.path().join("nowhere.pem");
-    files.refuses(&master_with_tls(&nowhere, &one.key), &["nowhere.pem"]);
-    files.refuses(&master_with_tls(&one.cert, &nowhere), &["nowhere.pem"]);
-    files.refuses(&master_with_tls(&one.cert, &other.key), &["other.key"]);
+    files.assert_refused(&master_with_tls(&nowhere, &one.key), &["nowhere.pem"]);
+    files.assert_refused(&master_with_tls(&one.cert, &nowhere), &["nowhere.pem"]);
+    files.assert_refused(&master_with_tls(&one.cert, &other.key), &["other.key"]);
     let garbage = files.0.path().join("garbage.pem");
     fs::write(&garbage, "no certificate").unwrap();
-    files.refuses(&master_with_tls(&garbage, &one.key), &["garbage.pem"]);
-    files.refuses(
+    files.assert_refused(&master_with_tls(&garbage, &one.key), &["garbage.pem"]);
+    files.assert_refused(
         &server_with(json!({"master": "wss://localhost/", "tls": {"ca": garbage}})),
         &["garbage.pem"],
     );
 }
 
 #[test]
-fn an_occupied_address_ends_the_role_and_is_named() {
-    let scene = Scene::new(Front::Direct);
-    let occupied = TcpListener::bind(scene.master_address()).unwrap();
-    let mut master = scene.role("master", &scene.master_configuration(json!({})));
-    let status = master
-        .wait_for_end(wait::PATIENCE)
-        .expect("the master ends");
+fn an_address_in_use_ends_the_role_and_is_logged() {
+    let testbed = Testbed::new(Front::Direct);
+    let occupied = TcpListener::bind(testbed.master_address()).unwrap();
+    let mut master = testbed.role("master", &testbed.master_configuration(json!({})));
+    let status = master.wait_for_end(wait::TIMEOUT).expect("the master ends");
     assert_ne!(status.code(), Some(0));
-    master.wait_for_line(&["in use", &scene.master_address().to_string()]);
+    master.wait_for_line(&["in use", &testbed.master_address().to_string()]);
 
     let port = Port {
         local: occupied.local_addr().unwrap(),
-        ..Port::new("occupied", "127.0.0.1:9", Methods::USUAL)
+        ..Port::new("occupied", "127.0.0.1:9", Methods::DEFAULT)
     };
-    let mut client = scene.role("client", &scene.client_configuration(&[port], json!({})));
-    let status = client
-        .wait_for_end(wait::PATIENCE)
-        .expect("the client ends");
+    let mut client = testbed.role("client", &testbed.client_configuration(&[port], json!({})));
+    let status = client.wait_for_end(wait::TIMEOUT).expect("the client ends");
     assert_ne!(status.code(), Some(0));
     client.wait_for_line(&["in use", "occupied"]);
 }
 
 #[test]
-fn a_client_starts_without_a_port_whose_address_is_taken_and_takes_it_when_it_is_free() {
+fn a_client_starts_while_a_local_address_is_in_use_and_binds_it_later() {
     let echo = services::echo();
     let occupied = TcpListener::bind(ports::free()).unwrap();
     let taken = Port {
         local: occupied.local_addr().unwrap(),
-        ..Port::new("taken", echo.address(), Methods::USUAL)
+        ..Port::new("taken", echo.address(), Methods::DEFAULT)
     };
     let tunnel = Tunnel::start(
         Front::Direct,
-        vec![Port::new("free", echo.address(), Methods::USUAL), taken],
+        vec![Port::new("free", echo.address(), Methods::DEFAULT), taken],
     );
-    tunnel
-        .client
-        .wait_for_line(&["taken", "in use", "tries again"]);
+    tunnel.client.wait_for_line(&["taken", "in use", "retries"]);
     services::ping(&services::connect(tunnel.local("free")), b"!").unwrap();
     drop(occupied);
     wait::until_true("the client listens at the address", || {
-        ports::is_listened_at(tunnel.local("taken"))
+        ports::has_listener_at(tunnel.local("taken"))
     });
     services::ping(&services::connect(tunnel.local("taken")), b"!").unwrap();
 }
@@ -358,8 +360,8 @@ fn a_client_starts_without_a_port_whose_address_is_taken_and_takes_it_when_it_is
 #[test]
 fn unknown_arguments_are_refused() {
     for arguments in [&["nonsense"][..], &["--nonsense"], &["check", "--config"]] {
-        let ran = report(arguments);
-        assert_eq!(ran.code, Some(2), "{arguments:?}");
+        let output = report(arguments);
+        assert_eq!(output.code, Some(2), "{arguments:?}");
     }
     assert!(
         report(&["--help"])
@@ -376,26 +378,26 @@ fn unknown_arguments_are_refused() {
 }
 
 #[test]
-fn a_key_may_stand_in_a_file_or_in_the_environment() {
-    let scene = Scene::new(Front::Direct);
-    let file = scene.folder().join("master.key");
-    fs::write(&file, format!("{}\n", scene.master_key)).unwrap();
-    let _master = scene.master(json!({"master_key": {"file": file}}));
+fn a_key_can_come_from_a_file_or_the_environment() {
+    let testbed = Testbed::new(Front::Direct);
+    let file = testbed.folder().join("master.key");
+    fs::write(&file, format!("{}\n", testbed.master_key)).unwrap();
+    let _master = testbed.master(json!({"master_key": {"file": file}}));
     let echo = services::echo();
-    let ports = [Port::new("echo", echo.address(), Methods::USUAL)];
-    let path = scene.write(
+    let ports = [Port::new("echo", echo.address(), Methods::DEFAULT)];
+    let path = testbed.write(
         "server",
-        &scene.server_configuration(&ports, json!({"master_key": {"env": "THE_MASTER_KEY"}})),
+        &testbed.server_configuration(&ports, json!({"master_key": {"env": "THE_MASTER_KEY"}})),
     );
     let mut server = std::process::Command::new(REPORT);
     let _server = Daemon::start(
         "server",
-        scene.folder(),
+        testbed.folder(),
         server
             .arg("--config")
             .arg(path)
-            .env("THE_MASTER_KEY", &scene.master_key),
+            .env("THE_MASTER_KEY", &testbed.master_key),
     );
-    let _client = scene.client("client", &ports, json!({}));
-    wait::until_true("the tunnel stands", || services::echoes(ports[0].local));
+    let _client = testbed.client("client", &ports, json!({}));
+    wait::until_true("the tunnel is up", || services::echoes(ports[0].local));
 }

@@ -1,4 +1,5 @@
-//! `report bench`: what it prints, what it says when it cannot measure, and that the service hears nothing of it.
+//! `report bench`: its output, its errors when it cannot measure, and that the service is never
+//! contacted.
 
 use std::{fs, process::Command};
 
@@ -8,18 +9,25 @@ use crate::support::{
     daemon::{Daemon, Signal},
     ports, programs,
     services::{self, Service},
-    tunnel::{Fields, Front, Methods, Port, REPORT, Scene, Tunnel, report},
+    tunnel::{Fields, Front, Methods, Port, REPORT, Testbed, Tunnel, report},
     wait,
 };
 
-/// Nine phases pass soon.
-const QUICK: [&str; 4] = ["--seconds", "0.05", "--connections", "3"];
+/// Keeps the nine phases short.
+const SHORT_RUN: [&str; 4] = ["--seconds", "0.05", "--connections", "3"];
 
-/// Runs `report bench` with this configuration of a client.
-fn bench(scene: &Scene, client: &Value, arguments: &[&str]) -> programs::Ran {
-    let file = scene.write("bench", client);
+/// Runs `report bench` with this client configuration.
+fn bench(testbed: &Testbed, client: &Value, arguments: &[&str]) -> programs::ProgramOutput {
+    let file = testbed.write("bench", client);
     let file = file.to_str().expect("a path in UTF-8");
-    report(&[&["bench", "--config", file], QUICK.as_slice(), arguments].concat())
+    report(
+        &[
+            &["bench", "--config", file],
+            SHORT_RUN.as_slice(),
+            arguments,
+        ]
+        .concat(),
+    )
 }
 
 fn number(value: &Value, path: &str) -> f64 {
@@ -29,7 +37,7 @@ fn number(value: &Value, path: &str) -> f64 {
         .unwrap_or_else(|| panic!("no number at {path} in {value}"))
 }
 
-/// That every number is there and makes sense.
+/// Asserts that every number is present and plausible.
 fn check(report: &Value) {
     for path in [
         "/throughput/up",
@@ -91,7 +99,7 @@ fn service() -> Service {
 }
 
 #[test]
-fn it_measures_every_encryption_and_compression_and_the_service_is_never_dialled() {
+fn bench_measures_every_method_without_dialling_the_service() {
     let silent = service();
     let methods = [
         ("plain", "null", "random"),
@@ -105,17 +113,21 @@ fn it_measures_every_encryption_and_compression_and_the_service_is_never_dialled
             Port::new(encrypt, silent.address(), Methods { encrypt, compress })
         })
         .collect();
-    let tunnel = Tunnel::on(Scene::new(Front::Direct), ports.clone(), Fields::default());
-    let client = tunnel.scene.client_configuration(&ports, json!({}));
+    let tunnel = Tunnel::on(
+        Testbed::new(Front::Direct),
+        ports.clone(),
+        Fields::default(),
+    );
+    let client = tunnel.testbed.client_configuration(&ports, json!({}));
     for (encrypt, compress, data) in methods {
-        let ran = bench(
-            &tunnel.scene,
+        let output = bench(
+            &tunnel.testbed,
             &client,
             &["--json", "--data", data, "--mark", encrypt],
         )
         .succeeded();
-        assert_eq!(ran.errors, "", "nothing but the JSON is printed");
-        let report: Value = serde_json::from_str(&ran.text()).expect("one JSON object");
+        assert_eq!(output.errors, "", "only the JSON is printed");
+        let report: Value = serde_json::from_str(&output.text()).expect("one JSON object");
         check(&report);
         assert_eq!(
             (
@@ -128,27 +140,24 @@ fn it_measures_every_encryption_and_compression_and_the_service_is_never_dialled
         assert_eq!(
             (&report["master"], &report["tls"]),
             (
-                &json!(format!("ws://{}/", tunnel.scene.public_address())),
+                &json!(format!("ws://{}/", tunnel.testbed.public_address())),
                 &json!(false)
             )
         );
     }
-    assert_eq!(silent.accepted(), 0, "the service has heard of it");
-    assert!(
-        tunnel.is_joined(),
-        "the client that listens beside it goes on"
-    );
+    assert_eq!(silent.accepted(), 0, "the service was contacted");
+    assert!(tunnel.is_connected(), "the other client keeps running");
 }
 
 #[test]
-fn it_measures_through_tls_and_prints_a_table_for_people() {
+fn bench_measures_through_tls_and_prints_a_table() {
     let tunnel = Tunnel::start(Front::Tls, Vec::new());
     let client = tunnel
-        .scene
+        .testbed
         .client_configuration(&[tunnel.probe().clone()], json!({}));
-    let ran = bench(&tunnel.scene, &client, &[]).succeeded();
-    assert_eq!(ran.errors, "");
-    let table = ran.text();
+    let output = bench(&tunnel.testbed, &client, &[]).succeeded();
+    assert_eq!(output.errors, "");
+    let table = output.text();
     for part in [
         "\"probe\"",
         "wss://localhost",
@@ -159,118 +168,120 @@ fn it_measures_through_tls_and_prints_a_table_for_people() {
         "p99",
         "16 at once",
     ] {
-        assert!(table.contains(part), "nothing of {part} in\n{table}");
+        assert!(table.contains(part), "{part} is missing in\n{table}");
     }
     assert!(!table.contains("not measured"), "{table}");
 }
 
-/// Runs it in vain, and gives what it said.
+/// Asserts that the run failed with nothing on standard output. Returns its error output.
 #[track_caller]
-fn refused(ran: &programs::Ran) -> String {
+fn failure_output(output: &programs::ProgramOutput) -> String {
     assert_eq!(
-        (ran.code, ran.text().as_str()),
+        (output.code, output.text().as_str()),
         (Some(1), ""),
         "{}",
-        ran.errors
+        output.errors
     );
-    ran.errors.clone()
+    output.errors.clone()
 }
 
 #[track_caller]
-fn assert_says(said: &str, parts: &[&str]) {
+fn assert_contains(printed: &str, parts: &[&str]) {
     for part in parts {
-        assert!(said.contains(part), "nothing of {part:?} in {said}");
+        assert!(printed.contains(part), "{part:?} is missing in {printed}");
     }
 }
 
 #[test]
-fn a_server_that_turned_it_off_and_one_that_does_not_offer_the_port_are_told_apart() {
+fn a_disabled_benchmark_and_an_unknown_port_are_distinguished() {
     let silent = service();
-    let port = Port::new("SSH", silent.address(), Methods::USUAL);
+    let port = Port::new("SSH", silent.address(), Methods::DEFAULT);
     let fields = Fields {
         server: json!({"bench": false}),
         ..Fields::default()
     };
-    let tunnel = Tunnel::on(Scene::new(Front::Direct), vec![port.clone()], fields);
-    let client = tunnel.scene.client_configuration(
+    let tunnel = Tunnel::on(Testbed::new(Front::Direct), vec![port.clone()], fields);
+    let client = tunnel.testbed.client_configuration(
         std::slice::from_ref(&port),
         json!({"hold_timeout": "500ms"}),
     );
-    assert_says(
-        &refused(&bench(&tunnel.scene, &client, &["--json"])),
+    assert_contains(
+        &failure_output(&bench(&tunnel.testbed, &client, &["--json"])),
         &["\"bench\": false", "server"],
     );
 
     let mut another = client.clone();
-    another["ports"][0]["port_key"] = json!("of nobody");
-    assert_says(
-        &refused(&bench(&tunnel.scene, &another, &[])),
+    another["ports"][0]["port_key"] = json!("an unknown key");
+    assert_contains(
+        &failure_output(&bench(&tunnel.testbed, &another, &[])),
         &["no server for the port key of \"SSH\"", "to the letter"],
     );
 
     let mut differing = client.clone();
     differing["ports"][0]["encrypt_method"] = json!("plain");
-    assert_says(
-        &refused(&bench(&tunnel.scene, &differing, &[])),
+    assert_contains(
+        &failure_output(&bench(&tunnel.testbed, &differing, &[])),
         &["`encrypt_method`", "plain", "aes-128-gcm"],
     );
-    assert_eq!(silent.accepted(), 0, "the service has heard of it");
+    assert_eq!(silent.accepted(), 0, "the service was contacted");
 }
 
 #[test]
-fn a_master_that_is_not_there_is_named_with_the_layer() {
-    let scene = Scene::new(Front::Direct);
-    let port = Port::new("SSH", "127.0.0.1:1", Methods::USUAL);
-    let client = scene.client_configuration(std::slice::from_ref(&port), json!({}));
-    assert_says(
-        &refused(&bench(&scene, &client, &[])),
-        &["TCP", &scene.master_address().to_string()],
+fn an_unreachable_master_is_reported_with_the_layer() {
+    let testbed = Testbed::new(Front::Direct);
+    let port = Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT);
+    let client = testbed.client_configuration(std::slice::from_ref(&port), json!({}));
+    assert_contains(
+        &failure_output(&bench(&testbed, &client, &[])),
+        &["TCP", &testbed.master_address().to_string()],
     );
     let nowhere = [ports::free().to_string(), ports::free().to_string()];
-    let client = scene.client_configuration(&[port], json!({"master": nowhere}));
-    assert_says(
-        &refused(&bench(&scene, &client, &[])),
+    let client = testbed.client_configuration(&[port], json!({"master": nowhere}));
+    assert_contains(
+        &failure_output(&bench(&testbed, &client, &[])),
         &[&nowhere[0], &nowhere[1]],
     );
 }
 
 #[test]
-fn what_it_cannot_measure_by_its_arguments_is_told_before_anything_is_dialled() {
-    let scene = Scene::new(Front::Direct);
+fn invalid_arguments_are_reported_before_any_dial() {
+    let testbed = Testbed::new(Front::Direct);
     let marks = [
-        Port::new("SSH", "127.0.0.1:1", Methods::USUAL),
-        Port::new("远程桌面", "127.0.0.1:2", Methods::USUAL),
+        Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT),
+        Port::new("远程桌面", "127.0.0.1:2", Methods::DEFAULT),
     ];
-    let client = scene.client_configuration(&marks, json!({}));
-    assert_says(
-        &refused(&bench(&scene, &client, &["--mark", "RDP"])),
+    let client = testbed.client_configuration(&marks, json!({}));
+    assert_contains(
+        &failure_output(&bench(&testbed, &client, &["--mark", "RDP"])),
         &["\"RDP\"", "\"SSH\", \"远程桌面\"", "--mark"],
     );
-    let server = scene.server_configuration(&marks, json!({}));
-    assert_says(
-        &refused(&bench(&scene, &server, &[])),
+    let server = testbed.server_configuration(&marks, json!({}));
+    assert_contains(
+        &failure_output(&bench(&testbed, &server, &[])),
         &["server", "configuration of a client"],
     );
 }
 
 #[test]
-fn an_interrupt_prints_what_was_measured_and_says_so_by_its_exit_code() {
+fn an_interrupt_prints_partial_results_and_sets_the_exit_code() {
     let tunnel = Tunnel::start(Front::Direct, Vec::new());
     let client = tunnel
-        .scene
+        .testbed
         .client_configuration(&[tunnel.probe().clone()], json!({}));
-    let file = tunnel.scene.write("bench", &client);
+    let file = tunnel.testbed.write("bench", &client);
     let mut command = Command::new(REPORT);
     let command = command
         .args(["bench", "--json", "--seconds", "60", "--config"])
         .arg(file);
-    let mut bench = Daemon::start("bench", tunnel.scene.folder(), command);
-    tunnel.server.wait_for_line(&["a measuring stream", "Echo"]);
+    let mut bench = Daemon::start("bench", tunnel.testbed.folder(), command);
+    tunnel
+        .server
+        .wait_for_line(&["benchmark stream opened", "Echo"]);
     bench.signal(Signal::Interrupt);
-    let status = bench.wait_for_end(wait::PATIENCE).expect("it ends");
+    let status = bench.wait_for_end(wait::TIMEOUT).expect("it ends");
     assert_eq!(status.code(), Some(130));
-    let printed = fs::read_to_string(tunnel.scene.folder().join("bench.log")).unwrap();
-    let report: Value = serde_json::from_str(&printed).expect("one JSON object, and nothing else");
+    let printed = fs::read_to_string(tunnel.testbed.folder().join("bench.log")).unwrap();
+    let report: Value = serde_json::from_str(&printed).expect("only one JSON object");
     assert_eq!(
         (&report["complete"], &report["throughput"]["up"]),
         (&json!(false), &Value::Null)

@@ -1,4 +1,5 @@
-//! A path that drops large packets and does not say so: small messages are answered, and whatever is large is lost each time.
+//! A path that silently drops large packets (an MTU black hole). Small messages are answered, every
+//! large one is lost.
 
 use std::{fs, net::SocketAddr, process::Command};
 
@@ -7,29 +8,29 @@ use serde_json::{Value, json};
 use crate::support::{
     daemon::Daemon,
     nginx, ports, programs,
-    proxies::networks::{GATE, Networks, Place, ROOM},
-    tunnel::{Front, Methods, Port, REPORT, Scene},
+    proxies::networks::{GATEWAY, INSIDE, Namespace, Networks},
+    tunnel::{Front, Methods, Port, REPORT, Testbed},
 };
 
 fn role(
     networks: &Networks,
-    place: Place,
-    scene: &Scene,
+    namespace: Namespace,
+    testbed: &Testbed,
     name: &str,
     configuration: &Value,
 ) -> Daemon {
-    let path = scene.write(name, configuration);
-    let mut command: Command = programs::within(&networks.within(place), REPORT);
+    let path = testbed.write(name, configuration);
+    let mut command: Command = programs::within(&networks.within(namespace), REPORT);
     command.arg("--config").arg(path);
-    Daemon::start(name, scene.folder(), &mut command)
+    Daemon::start(name, testbed.folder(), &mut command)
 }
 
-/// From now on no packet to the gate is larger than 1,300 bytes.
+/// Drops all packets to the gateway that are larger than 1,300 bytes.
 fn drop_large_packets(networks: &Networks) {
     let route = networks
         .run(
-            Place::Room,
-            &["ip", "-o", "route", "get", &GATE.to_string()],
+            Namespace::Inside,
+            &["ip", "-o", "route", "get", &GATEWAY.to_string()],
         )
         .succeeded()
         .text();
@@ -39,20 +40,20 @@ fn drop_large_packets(networks: &Networks) {
         .nth(1)
         .expect("a device")
         .to_owned();
-    // Otherwise the filter would see several segments as one packet.
+    // Otherwise the filter sees several segments as one packet.
     networks
         .run(
-            Place::Room,
+            Namespace::Inside,
             &["ip", "link", "set", &device, "gso_max_segs", "1"],
         )
         .succeeded();
-    // At the other end, where the sender does not see it.
+    // The receiving end drops the packets, so the sender gets no error.
     let rule = [
         "iptables",
         "-A",
         "INPUT",
         "-s",
-        &ROOM.to_string(),
+        &INSIDE.to_string(),
         "-m",
         "length",
         "--length",
@@ -60,46 +61,46 @@ fn drop_large_packets(networks: &Networks) {
         "-j",
         "DROP",
     ];
-    networks.run(Place::Gate, &rule).succeeded();
+    networks.run(Namespace::Gateway, &rule).succeeded();
 }
 
 #[test]
-fn a_path_that_drops_large_packets_is_named_and_gets_small_ones() {
+fn an_mtu_black_hole_is_reported_and_gets_small_packets() {
     let networks = Networks::new();
-    let scene = Scene::new(Front::Direct);
-    fs::write(scene.folder().join("file"), "through the black hole").unwrap();
-    let [web, master] = [(); 2].map(|()| SocketAddr::from((GATE, ports::free().port())));
-    let port = Port::new("web", web, Methods::USUAL);
-    let listens = |address| networks.is_listened_at(Place::Gate, address);
-    let within = networks.within(Place::Gate);
+    let testbed = Testbed::new(Front::Direct);
+    fs::write(testbed.folder().join("file"), "through the black hole").unwrap();
+    let [web, master] = [(); 2].map(|()| SocketAddr::from((GATEWAY, ports::free().port())));
+    let port = Port::new("web", web, Methods::DEFAULT);
+    let listens = |address| networks.has_listener_at(Namespace::Gateway, address);
+    let within = networks.within(Namespace::Gateway);
     let _web = nginx::file_server_within(
         &within,
         || listens(web),
-        scene.folder(),
+        testbed.folder(),
         web,
-        scene.folder(),
+        testbed.folder(),
     );
     let at_master = json!({"listen_at": master.to_string()});
     let mut master_role = role(
         &networks,
-        Place::Gate,
-        &scene,
+        Namespace::Gateway,
+        &testbed,
         "master",
-        &scene.master_configuration(at_master),
+        &testbed.master_configuration(at_master),
     );
     master_role.wait_ready(|| listens(master));
     let to_master = json!({"master": master.to_string()});
-    let server = scene.server_configuration(std::slice::from_ref(&port), to_master.clone());
-    let _server = role(&networks, Place::Gate, &scene, "server", &server);
-    let client = scene.client_configuration(std::slice::from_ref(&port), to_master);
-    let mut client = role(&networks, Place::Room, &scene, "client", &client);
-    client.wait_ready(|| networks.is_listened_at(Place::Room, port.local));
+    let server = testbed.server_configuration(std::slice::from_ref(&port), to_master.clone());
+    let _server = role(&networks, Namespace::Gateway, &testbed, "server", &server);
+    let client = testbed.client_configuration(std::slice::from_ref(&port), to_master);
+    let mut client = role(&networks, Namespace::Inside, &testbed, "client", &client);
+    client.wait_ready(|| networks.has_listener_at(Namespace::Inside, port.local));
     client.wait_for_line(&["attached to a server"]);
     drop_large_packets(&networks);
 
-    let file = scene.folder().join("client.json");
+    let file = testbed.folder().join("client.json");
     let doctor = networks.run(
-        Place::Room,
+        Namespace::Inside,
         &[
             REPORT,
             "doctor",
@@ -108,16 +109,16 @@ fn a_path_that_drops_large_packets_is_named_and_gets_small_ones() {
             &file.display().to_string(),
         ],
     );
-    let told: Value = serde_json::from_slice(&doctor.out)
+    let document: Value = serde_json::from_slice(&doctor.out)
         .unwrap_or_else(|error| panic!("{error}: {}", doctor.text()));
-    let failed = told["steps"]
+    let failed = document["steps"]
         .as_array()
         .expect("steps")
         .iter()
         .find(|step| step["name"] == "large_messages");
     let remedy = failed
         .and_then(|step| step["remedy"].as_str())
-        .unwrap_or_else(|| panic!("{told}"));
+        .unwrap_or_else(|| panic!("{document}"));
     assert!(remedy.contains("MTU") && remedy.contains("MSS"), "{remedy}");
 
     let (url, header) = (
@@ -138,7 +139,7 @@ fn a_path_that_drops_large_packets_is_named_and_gets_small_ones() {
         &url,
     ];
     assert_eq!(
-        networks.run(Place::Room, &fetch).succeeded().text(),
+        networks.run(Namespace::Inside, &fetch).succeeded().text(),
         "through the black hole"
     );
     let line = client.wait_for_line(&["MTU black hole"]);

@@ -1,4 +1,5 @@
-//! Roles at their limit of open files: they say so, keep their links, and carry on with the connections that they have.
+//! Roles at their limit of open files. They log the limit, keep their links, and keep serving their
+//! existing connections.
 
 use std::{
     io,
@@ -15,31 +16,35 @@ use crate::support::{
     wait,
 };
 
-/// The limit of open files: enough for a role that has little to do.
+/// The limit of open files. It is enough for a role with little load.
 const LIMIT: usize = 64;
 
-/// Opens connections until one is not answered in time, which is the last.
-fn fill(address: SocketAddr, patience: Duration) -> (Vec<TcpStream>, io::Result<()>) {
+/// Opens connections until one is not answered in time. That one is the last of the returned
+/// connections.
+fn open_until_unanswered(
+    address: SocketAddr,
+    timeout: Duration,
+) -> (Vec<TcpStream>, io::Result<()>) {
     let mut held = Vec::new();
     loop {
         let stream = services::connect(address);
-        stream.set_read_timeout(Some(patience)).unwrap();
+        stream.set_read_timeout(Some(timeout)).unwrap();
         let answered = services::ping(&stream, b"first");
-        stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(wait::TIMEOUT)).unwrap();
         held.push(stream);
         if answered.is_err() {
             return (held, answered);
         }
-        assert!(held.len() < LIMIT, "there is no limit");
+        assert!(held.len() < LIMIT, "no connection was refused");
     }
 }
 
-/// Cuts all links, and lets the roles dial in vain for a moment before there is a master again.
+/// Cuts all links. The roles redial without success for a moment before a master runs again.
 fn cut(tunnel: &mut Tunnel, role: &Daemon) {
     tunnel.master.kill();
     role.wait_for_line(&["cannot reach the master"]);
     wait::throughout(
-        "the role has descriptors to dial",
+        "the role has descriptors for a dial",
         Duration::from_secs(1),
         || {
             !["Too many open files", "firewall"]
@@ -50,7 +55,7 @@ fn cut(tunnel: &mut Tunnel, role: &Daemon) {
     tunnel.restart_master();
 }
 
-fn lines(role: &Daemon, words: &str) -> usize {
+fn count_lines(role: &Daemon, words: &str) -> usize {
     role.log()
         .lines()
         .filter(|line| line.contains(words))
@@ -60,22 +65,24 @@ fn lines(role: &Daemon, words: &str) -> usize {
 #[test]
 fn a_client_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cut() {
     let mut tunnel = Tunnel::start(Front::Direct, Vec::new());
-    let port = tunnel.probe().elsewhere();
+    let port = tunnel.probe().at_another_address();
     let configuration = tunnel
-        .scene
+        .testbed
         .client_configuration(std::slice::from_ref(&port), json!({}));
-    let mut client = tunnel.scene.limited_role("limited", &configuration, LIMIT);
+    let mut client = tunnel
+        .testbed
+        .limited_role("limited", &configuration, LIMIT);
     client.wait_ready(|| services::echoes(port.local));
-    let (mut held, last) = fill(port.local, Duration::from_secs(3));
+    let (mut held, last) = open_until_unanswered(port.local, Duration::from_secs(3));
     let error = last.unwrap_err();
     assert!(
         matches!(
             error.kind(),
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
         ),
-        "it waits for its turn: {error}"
+        "the connection waits for acceptance: {error}"
     );
-    // More than there will ever be room for.
+    // More connections than the client can ever hold.
     let waiting: Vec<TcpStream> = (0..LIMIT).map(|_| services::connect(port.local)).collect();
     client.wait_for_line(&[
         "cannot accept connections",
@@ -85,12 +92,16 @@ fn a_client_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cu
     ]);
     let late = held.pop().unwrap();
     cut(&mut tunnel, &client);
-    services::ping(&held[0], b"still there").expect("it has survived");
+    services::ping(&held[0], b"still there").expect("the connection survived");
     drop(held.split_off(1));
     let mut first = [0; 5];
-    io::Read::read_exact(&mut &late, &mut first).expect("its turn has come");
+    io::Read::read_exact(&mut &late, &mut first).expect("the connection is accepted now");
     assert_eq!(&first, b"first");
-    assert!(lines(&client, "cannot accept") < 10, "{}", client.log());
+    assert!(
+        count_lines(&client, "cannot accept") < 10,
+        "{}",
+        client.log()
+    );
     drop((held, waiting));
     wait::until_true("new connections are accepted", || {
         services::echoes(port.local)
@@ -103,13 +114,15 @@ fn a_server_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cu
     let (port, echo) = (tunnel.probe().clone(), tunnel.probe().local);
     tunnel.server.stop();
     let configuration = tunnel
-        .scene
+        .testbed
         .server_configuration(std::slice::from_ref(&port), json!({}));
-    let server = tunnel.scene.limited_role("limited", &configuration, LIMIT);
+    let server = tunnel
+        .testbed
+        .limited_role("limited", &configuration, LIMIT);
     wait::until_true("the other server carries connections", || {
         services::echoes(echo)
     });
-    let (mut held, last) = fill(echo, wait::PATIENCE);
+    let (mut held, last) = open_until_unanswered(echo, wait::TIMEOUT);
     assert_eq!(last.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     held.pop();
     server.wait_for_line(&[
@@ -118,12 +131,13 @@ fn a_server_at_its_limit_of_open_files_keeps_its_connections_when_its_link_is_cu
         "ulimit -n",
         "LimitNOFILE",
     ]);
-    (0..50).for_each(|_| assert!(!services::echoes(echo), "there is no room"));
+    (0..50).for_each(|_| assert!(!services::echoes(echo), "no descriptor is free"));
     cut(&mut tunnel, &server);
-    held.iter()
-        .for_each(|stream| services::ping(stream, b"still there").expect("it has survived"));
+    held.iter().for_each(|stream| {
+        services::ping(stream, b"still there").expect("the connection survived")
+    });
     assert!(
-        lines(&server, "cannot connect to local services") < 10,
+        count_lines(&server, "cannot connect to local services") < 10,
         "{}",
         server.log()
     );

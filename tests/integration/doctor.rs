@@ -1,4 +1,5 @@
-//! `report doctor`: what it says of ways that hold and of ways that do not, that it disturbs nobody, and that it keeps secrets.
+//! `report doctor`: its findings for working and for broken paths. It disturbs no running role and
+//! reveals no secret.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -12,12 +13,12 @@ use crate::support::{
     nginx::Tuning,
     ports, programs,
     services::{self, Ending, Service},
-    tunnel::{Fields, Front, Methods, Port, Scene, Tunnel, report, with},
+    tunnel::{Fields, Front, Methods, Port, Testbed, Tunnel, report, with},
 };
 
-/// Runs `report doctor` with this configuration, and measures for a moment only.
-fn doctor(scene: &Scene, configuration: &Value, arguments: &[&str]) -> programs::Ran {
-    let file = scene.write("doctor", configuration);
+/// Runs `report doctor` with this configuration and a short measurement.
+fn doctor(testbed: &Testbed, configuration: &Value, arguments: &[&str]) -> programs::ProgramOutput {
+    let file = testbed.write("doctor", configuration);
     let file = file.to_str().expect("a path in UTF-8");
     report(
         &[
@@ -28,15 +29,23 @@ fn doctor(scene: &Scene, configuration: &Value, arguments: &[&str]) -> programs:
     )
 }
 
-/// The same as JSON, which is checked for its form.
+/// Runs `report doctor --json` and checks the form of the output. Returns the exit code and the
+/// steps.
 #[track_caller]
-fn examined(scene: &Scene, configuration: &Value, arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
-    let ran = doctor(scene, configuration, &[&["--json"], arguments].concat());
-    assert_eq!(ran.errors, "", "nothing but the JSON is printed");
-    let told: Value =
-        serde_json::from_slice(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.text()));
-    assert_eq!(told["ok"], ran.code == Some(0), "{told}");
-    let steps = told["steps"].as_array().expect("a list of steps").clone();
+fn doctor_json(
+    testbed: &Testbed,
+    configuration: &Value,
+    arguments: &[&str],
+) -> (Option<i32>, Vec<Value>) {
+    let output = doctor(testbed, configuration, &[&["--json"], arguments].concat());
+    assert_eq!(output.errors, "", "only the JSON is printed");
+    let document: Value = serde_json::from_slice(&output.out)
+        .unwrap_or_else(|error| panic!("{error}: {}", output.text()));
+    assert_eq!(document["ok"], output.code == Some(0), "{document}");
+    let steps = document["steps"]
+        .as_array()
+        .expect("a list of steps")
+        .clone();
     for step in &steps {
         let fields: Vec<&str> = step
             .as_object()
@@ -74,10 +83,10 @@ fn examined(scene: &Scene, configuration: &Value, arguments: &[&str]) -> (Option
             "{step}"
         );
     }
-    (ran.code, steps)
+    (output.code, steps)
 }
 
-/// The one step of this name and subject.
+/// The step of this name whose subject contains `subject`.
 #[track_caller]
 fn step<'s>(steps: &'s [Value], name: &str, subject: &str) -> &'s Value {
     let is_it = |step: &&Value| {
@@ -99,13 +108,13 @@ fn assert_step(steps: &[Value], name: &str, subject: &str, outcome: &str, words:
     for word in words {
         assert!(
             step.to_string().replace("\\\"", "\"").contains(word),
-            "nothing of {word} in {step}"
+            "{word} is missing in {step}"
         );
     }
 }
 
 /// The names of the steps with this outcome.
-fn names<'s>(steps: &'s [Value], outcome: &str) -> Vec<&'s str> {
+fn step_names<'s>(steps: &'s [Value], outcome: &str) -> Vec<&'s str> {
     steps
         .iter()
         .filter(|step| step["outcome"] == outcome)
@@ -114,30 +123,30 @@ fn names<'s>(steps: &'s [Value], outcome: &str) -> Vec<&'s str> {
 }
 
 #[test]
-fn a_way_that_holds_is_walked_to_its_end_and_nobody_is_disturbed() {
+fn all_steps_pass_on_a_working_path_and_the_roles_are_not_disturbed() {
     let tunnel = Tunnel::on(
-        Scene::new(Front::Tls),
+        Testbed::new(Front::Tls),
         Vec::new(),
         Fields {
             master: json!({"healthz": true}),
             ..Fields::default()
         },
     );
-    let (scene, port) = (&tunnel.scene, tunnel.probe().clone());
-    let (code, steps) = examined(
-        scene,
-        &scene.client_configuration(std::slice::from_ref(&port), json!({})),
+    let (testbed, port) = (&tunnel.testbed, tunnel.probe().clone());
+    let (code, steps) = doctor_json(
+        testbed,
+        &testbed.client_configuration(std::slice::from_ref(&port), json!({})),
         &[],
     );
     assert_eq!(code, Some(0), "{steps:#?}");
-    assert_eq!(names(&steps, "failed"), [""; 0]);
+    assert_eq!(step_names(&steps, "failed"), [""; 0]);
     for name in ["name", "proxy", "upgrade", "clock", "small_messages"] {
         assert_step(&steps, name, "localhost", "ok", &[]);
     }
     let fingerprint = programs::run(
         programs::command("openssl")
             .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
-            .arg(&scene.leaf().cert),
+            .arg(&testbed.leaf().cert),
     );
     let fingerprint = fingerprint
         .succeeded()
@@ -161,13 +170,7 @@ fn a_way_that_holds_is_walked_to_its_end_and_nobody_is_disturbed() {
         ],
     );
     assert_step(&steps, "tcp", "127.0.0.1", "ok", &["connected"]);
-    assert_step(
-        &steps,
-        "master_key",
-        "localhost",
-        "ok",
-        &["a client needs none"],
-    );
+    assert_step(&steps, "master_key", "localhost", "ok", &["not needed"]);
     assert_step(&steps, "port_key", "probe", "ok", &["aes-128-gcm and null"]);
     assert_step(&steps, "service", "probe", "ok", &["not reset"]);
     for (name, unit) in [
@@ -179,7 +182,11 @@ fn a_way_that_holds_is_walked_to_its_end_and_nobody_is_disturbed() {
     }
     step(&steps, "buffering", "probe");
 
-    let (code, steps) = examined(scene, &scene.server_configuration(&[port], json!({})), &[]);
+    let (code, steps) = doctor_json(
+        testbed,
+        &testbed.server_configuration(&[port], json!({})),
+        &[],
+    );
     assert_eq!(code, Some(0), "{steps:#?}");
     assert_step(
         &steps,
@@ -188,11 +195,11 @@ fn a_way_that_holds_is_walked_to_its_end_and_nobody_is_disturbed() {
         "ok",
         &["joined as a server", "nothing was registered"],
     );
-    assert_step(&steps, "service", "probe", "ok", &["takes connections"]);
+    assert_step(&steps, "service", "probe", "ok", &["accepts connections"]);
 
-    let (code, steps) = examined(
-        scene,
-        &scene.master_configuration(json!({"healthz": true})),
+    let (code, steps) = doctor_json(
+        testbed,
+        &testbed.master_configuration(json!({"healthz": true})),
         &[],
     );
     assert_eq!(code, Some(0), "{steps:#?}");
@@ -201,7 +208,7 @@ fn a_way_that_holds_is_walked_to_its_end_and_nobody_is_disturbed() {
         "listen",
         "127.0.0.1",
         "ok",
-        &["a master with this master key and path runs there"],
+        &["a master with this master key and path is running"],
     );
     assert_step(
         &steps,
@@ -212,11 +219,11 @@ fn a_way_that_holds_is_walked_to_its_end_and_nobody_is_disturbed() {
     );
     assert_step(&steps, "health", "/healthz", "ok", &["200"]);
 
-    assert!(tunnel.is_joined(), "the roles go on");
+    assert!(tunnel.is_connected(), "the roles keep running");
     assert_eq!(
         tunnel.master.log().matches("registered").count(),
         1,
-        "the server's own registration alone"
+        "only the server's registration"
     );
     assert!(
         !tunnel.master.log().contains("takes over"),
@@ -226,17 +233,17 @@ fn a_way_that_holds_is_walked_to_its_end_and_nobody_is_disturbed() {
 }
 
 #[test]
-fn what_is_missing_at_the_other_end_is_told_apart() {
+fn missing_server_service_and_matching_methods_are_distinguished() {
     let echo = services::echo();
     let [up, down] = [("up", echo.address()), ("down", ports::free())]
-        .map(|(mark, at)| Port::new(mark, at, Methods::USUAL));
-    let scene = Scene::new(Front::Direct);
-    let _master = scene.master(json!({}));
-    let client = scene.client_configuration(
+        .map(|(mark, at)| Port::new(mark, at, Methods::DEFAULT));
+    let testbed = Testbed::new(Front::Direct);
+    let _master = testbed.master(json!({}));
+    let client = testbed.client_configuration(
         &[up.clone(), down.clone()],
         json!({"hold_timeout": "100ms"}),
     );
-    let (code, steps) = examined(&scene, &client, &[]);
+    let (code, steps) = doctor_json(&testbed, &client, &[]);
     assert_eq!(code, Some(1));
     assert_step(
         &steps,
@@ -248,16 +255,16 @@ fn what_is_missing_at_the_other_end_is_told_apart() {
     assert_step(&steps, "service", "up", "skipped", &[]);
 
     let tunnel = Tunnel::on(
-        Scene::new(Front::Direct),
+        Testbed::new(Front::Direct),
         vec![up, down],
         Fields {
             server: json!({"bench": false}),
             ..Fields::default()
         },
     );
-    let scene = &tunnel.scene;
-    let mut client = with(client, json!({"master": scene.master_url()}));
-    let (code, steps) = examined(scene, &client, &[]);
+    let testbed = &tunnel.testbed;
+    let mut client = with(client, json!({"master": testbed.master_url()}));
+    let (code, steps) = doctor_json(testbed, &client, &[]);
     assert_eq!(code, Some(1));
     assert_step(&steps, "port_key", "down", "ok", &[]);
     assert_step(&steps, "service", "up", "ok", &[]);
@@ -276,9 +283,9 @@ fn what_is_missing_at_the_other_end_is_told_apart() {
         &["\"bench\": false"],
     );
 
-    client["ports"][0]["port_key"] = json!("of nobody");
+    client["ports"][0]["port_key"] = json!("an unknown key");
     client["ports"][1]["encrypt_method"] = json!("plain");
-    let (code, steps) = examined(scene, &client, &[]);
+    let (code, steps) = doctor_json(testbed, &client, &[]);
     assert_eq!(code, Some(1));
     assert_step(
         &steps,
@@ -297,15 +304,15 @@ fn what_is_missing_at_the_other_end_is_told_apart() {
 }
 
 #[test]
-fn a_wrong_master_key_fails_at_its_step_and_the_services_are_looked_at_all_the_same() {
-    let scene = Scene::new(Front::Direct);
-    let _master = scene.master(json!({}));
-    let port = Port::new("SSH", ports::free(), Methods::USUAL);
-    let server = scene.server_configuration(
+fn a_wrong_master_key_fails_its_step_and_the_services_are_still_checked() {
+    let testbed = Testbed::new(Front::Direct);
+    let _master = testbed.master(json!({}));
+    let port = Port::new("SSH", ports::free(), Methods::DEFAULT);
+    let server = testbed.server_configuration(
         std::slice::from_ref(&port),
         json!({"master_key": "another key"}),
     );
-    let (code, steps) = examined(&scene, &server, &[]);
+    let (code, steps) = doctor_json(&testbed, &server, &[]);
     assert_eq!(code, Some(1));
     assert_step(&steps, "upgrade", "127.0.0.1", "ok", &["101"]);
     assert_step(
@@ -329,11 +336,15 @@ fn a_wrong_master_key_fails_at_its_step_and_the_services_are_looked_at_all_the_s
 }
 
 #[test]
-fn a_server_that_is_not_started_yet_is_a_warning_and_no_failure() {
-    let (scene, echo) = (Scene::new(Front::Direct), services::echo());
-    let _master = scene.master(json!({}));
-    let port = Port::new("SSH", echo.address(), Methods::USUAL);
-    let (code, steps) = examined(&scene, &scene.server_configuration(&[port], json!({})), &[]);
+fn a_server_that_is_not_running_yet_is_a_warning() {
+    let (testbed, echo) = (Testbed::new(Front::Direct), services::echo());
+    let _master = testbed.master(json!({}));
+    let port = Port::new("SSH", echo.address(), Methods::DEFAULT);
+    let (code, steps) = doctor_json(
+        &testbed,
+        &testbed.server_configuration(&[port], json!({})),
+        &[],
+    );
     assert_eq!(code, Some(0), "{steps:#?}");
     assert_step(
         &steps,
@@ -345,30 +356,30 @@ fn a_server_that_is_not_started_yet_is_a_warning_and_no_failure() {
 }
 
 #[test]
-fn an_nginx_that_does_not_pass_the_upgrade_on_is_told_with_what_to_write() {
-    let instead = vec![
+fn an_nginx_without_upgrade_headers_is_reported_with_the_missing_lines() {
+    let replacements = vec![
         ("proxy_set_header Upgrade $http_upgrade;", ""),
         ("proxy_http_version 1.1;", ""),
     ];
-    let scene = Scene::tuned(
+    let testbed = Testbed::tuned(
         Front::NginxPlain,
         &Tuning {
-            instead,
+            replacements,
             ..Tuning::default()
         },
     );
-    let _master = scene.master(json!({}));
-    let port = Port::new("SSH", "127.0.0.1:1", Methods::USUAL);
-    let url = format!("ws://{}/tunnel", scene.public_address());
-    let (code, steps) = examined(
-        &scene,
-        &scene.client_configuration(&[port], json!({"master": url})),
+    let _master = testbed.master(json!({}));
+    let port = Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT);
+    let url = format!("ws://{}/tunnel", testbed.public_address());
+    let (code, steps) = doctor_json(
+        &testbed,
+        &testbed.client_configuration(&[port], json!({"master": url})),
         &[],
     );
     assert_eq!(code, Some(1));
     let words = [
         "404",
-        "nginx has passed the request on",
+        "nginx forwarded the request",
         "proxy_set_header Upgrade $http_upgrade",
     ];
     assert_step(&steps, "upgrade", "/tunnel", "failed", &words);
@@ -380,21 +391,25 @@ fn an_nginx_that_does_not_pass_the_upgrade_on_is_told_with_what_to_write() {
         &["this machine's clock is"],
     );
     assert_eq!(
-        names(&steps, "skipped"),
+        step_names(&steps, "skipped"),
         ["master_key", "small_messages", "port_key"]
     );
 }
 
 #[test]
-fn an_expired_certificate_is_told_at_both_ends() {
-    let scene = Scene::new(Front::Tls);
-    let expired = scene.authority().leaf_with("expired", |params| {
+fn an_expired_certificate_is_reported_at_both_ends() {
+    let testbed = Testbed::new(Front::Tls);
+    let expired = testbed.authority().leaf_with("expired", |params| {
         params.not_after = rcgen::date_time_ymd(2001, 2, 3)
     });
     let files = json!({"tls": {"cert": expired.cert, "key": expired.key}});
-    let _master = scene.master(files.clone());
-    let port = Port::new("SSH", "127.0.0.1:1", Methods::USUAL);
-    let (code, steps) = examined(&scene, &scene.client_configuration(&[port], json!({})), &[]);
+    let _master = testbed.master(files.clone());
+    let port = Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT);
+    let (code, steps) = doctor_json(
+        &testbed,
+        &testbed.client_configuration(&[port], json!({})),
+        &[],
+    );
     assert_eq!(code, Some(1));
     assert_step(
         &steps,
@@ -403,7 +418,7 @@ fn an_expired_certificate_is_told_at_both_ends() {
         "failed",
         &["2001-02-03", "this machine's time is", "renew it"],
     );
-    let (code, steps) = examined(&scene, &scene.master_configuration(files), &[]);
+    let (code, steps) = doctor_json(&testbed, &testbed.master_configuration(files), &[]);
     assert_eq!(code, Some(1));
     assert_step(
         &steps,
@@ -415,25 +430,25 @@ fn an_expired_certificate_is_told_at_both_ends() {
 }
 
 #[test]
-fn a_masters_address_that_another_program_has_is_told() {
-    let (scene, other) = (Scene::new(Front::Direct), services::echo());
-    let taken = scene.master_configuration(json!({"listen_at": other.address().to_string()}));
-    let (code, steps) = examined(&scene, &taken, &[]);
+fn a_listening_address_of_another_program_is_reported() {
+    let (testbed, other) = (Testbed::new(Front::Direct), services::echo());
+    let taken = testbed.master_configuration(json!({"listen_at": other.address().to_string()}));
+    let (code, steps) = doctor_json(&testbed, &taken, &[]);
     assert_eq!(code, Some(1));
     assert_step(
         &steps,
         "listen",
         &other.address().to_string(),
         "failed",
-        &["somebody else listens there", "`listen_at`"],
+        &["another program listens there", "`listen_at`"],
     );
-    let (code, steps) = examined(&scene, &scene.master_configuration(json!({})), &[]);
+    let (code, steps) = doctor_json(&testbed, &testbed.master_configuration(json!({})), &[]);
     assert_eq!(code, Some(0), "{steps:#?}");
     assert_step(&steps, "listen", "127.0.0.1", "ok", &["not running"]);
 }
 
-/// A proxy that wants to know who asks, by Basic.
-fn asking_proxy() -> Service {
+/// A proxy that requires Basic authentication.
+fn basic_auth_proxy() -> Service {
     Service::start(|mut stream| {
         loop {
             let mut head = Vec::new();
@@ -457,14 +472,14 @@ fn asking_proxy() -> Service {
                 .expect("an address");
             let far = TcpStream::connect(target).expect("the master listens");
             let _ = stream.write_all(b"HTTP/1.1 200 Yes\r\n\r\n");
-            carry(stream, &far);
+            relay(stream, &far);
             return Ending::Clean;
         }
     })
 }
 
-/// Carries bytes both ways until both have ended.
-fn carry(near: &TcpStream, far: &TcpStream) {
+/// Copies bytes in both directions until both have ended.
+fn relay(near: &TcpStream, far: &TcpStream) {
     thread::scope(|scope| {
         for (mut from, mut to) in [(near, far), (far, near)] {
             scope.spawn(move || {
@@ -476,49 +491,52 @@ fn carry(near: &TcpStream, far: &TcpStream) {
 }
 
 #[test]
-fn a_proxy_is_named_with_who_names_it_and_how_it_was_told_who_asks_and_secrets_are_kept() {
+fn a_proxy_is_reported_with_its_origin_and_scheme_and_without_secrets() {
     let tunnel = Tunnel::start(Front::Direct, Vec::new());
-    let (scene, proxy) = (&tunnel.scene, asking_proxy());
+    let (testbed, proxy) = (&tunnel.testbed, basic_auth_proxy());
     let fields = json!({"proxy": format!("http://ann:sesame@{}", proxy.address())});
-    let client = scene.client_configuration(&[tunnel.probe().clone()], fields);
-    let (code, steps) = examined(scene, &client, &[]);
+    let client = testbed.client_configuration(&[tunnel.probe().clone()], fields);
+    let (code, steps) = doctor_json(testbed, &client, &[]);
     assert_eq!(code, Some(0), "{steps:#?}");
-    let words = ["the field `proxy`", "told that \"ann\" asks, by Basic"];
+    let words = ["the field `proxy`", "authenticated as \"ann\" with Basic"];
     assert_step(&steps, "proxy", &proxy.address().to_string(), "ok", &words);
     assert_step(&steps, "name", "127.0.0.1", "ok", &[]);
-    let told = doctor(scene, &client, &[]);
-    assert_eq!(told.code, Some(0), "{}", told.text());
-    let told = told.text() + &told.errors + &format!("{steps:?}");
+    let document = doctor(testbed, &client, &[]);
+    assert_eq!(document.code, Some(0), "{}", document.text());
+    let document = document.text() + &document.errors + &format!("{steps:?}");
     for secret in [
         "sesame",
         "YW5uOnNlc2FtZQ",
         &tunnel.probe().key,
-        &scene.master_key,
+        &testbed.master_key,
     ] {
-        assert!(!told.contains(secret), "{secret} is told:\n{told}");
+        assert!(
+            !document.contains(secret),
+            "the output contains {secret}:\n{document}"
+        );
     }
     let gone = ports::free();
     let client = with(client, json!({"proxy": format!("http://{gone}")}));
-    let (code, steps) = examined(scene, &client, &[]);
+    let (code, steps) = doctor_json(testbed, &client, &[]);
     assert_eq!(code, Some(1));
     assert_step(
         &steps,
         "tcp",
         &gone.to_string(),
         "failed",
-        &["refused", "nobody listens there"],
+        &["refused", "no program listens there"],
     );
-    assert_eq!(names(&steps, "failed"), ["tcp"]);
+    assert_eq!(step_names(&steps, "failed"), ["tcp"]);
 }
 
 #[test]
-fn a_file_that_is_wrong_is_a_failed_step_with_its_place() {
-    let scene = Scene::new(Front::Direct);
-    let client = scene.client_configuration(
-        &[Port::new("SSH", "127.0.0.1:1", Methods::USUAL)],
+fn an_invalid_configuration_file_is_a_failed_step_with_its_location() {
+    let testbed = Testbed::new(Front::Direct);
+    let client = testbed.client_configuration(
+        &[Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT)],
         json!({"mster": 1}),
     );
-    let (code, steps) = examined(&scene, &client, &[]);
+    let (code, steps) = doctor_json(&testbed, &client, &[]);
     assert_eq!((code, steps.len()), (Some(1), 1));
     assert_step(
         &steps,
@@ -530,18 +548,18 @@ fn a_file_that_is_wrong_is_a_failed_step_with_its_place() {
 }
 
 #[test]
-fn people_read_a_line_for_each_step_and_the_remedy_below_it() {
-    let scene = Scene::new(Front::Direct);
-    let client = scene.client_configuration(
-        &[Port::new("SSH", "127.0.0.1:1", Methods::USUAL)],
+fn the_text_output_has_a_line_for_each_step_with_its_remedy_below() {
+    let testbed = Testbed::new(Front::Direct);
+    let client = testbed.client_configuration(
+        &[Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT)],
         json!({}),
     );
-    let ran = doctor(&scene, &client, &[]);
-    assert_eq!((ran.code, ran.errors.as_str()), (Some(1), ""));
-    let text = ran.text();
+    let output = doctor(&testbed, &client, &[]);
+    assert_eq!((output.code, output.errors.as_str()), (Some(1), ""));
+    let text = output.text();
     assert!(
         !text.contains('\u{1b}'),
-        "no colour where nobody looks: {text}"
+        "no colour without a terminal: {text}"
     );
     let lines: Vec<&str> = text.lines().collect();
     let failed = lines
@@ -551,13 +569,13 @@ fn people_read_a_line_for_each_step_and_the_remedy_below_it() {
     assert!(
         lines[failed + 1]
             .trim_start()
-            .starts_with("why: nobody listens there"),
+            .starts_with("why: no program listens there"),
         "{text}"
     );
     assert!(
         lines[failed + 2]
             .trim_start()
-            .starts_with("do: is it running"),
+            .starts_with("do: check that it is running"),
         "{text}"
     );
     assert!(
@@ -566,52 +584,53 @@ fn people_read_a_line_for_each_step_and_the_remedy_below_it() {
             .any(|line| line.starts_with("skipped") && line.contains("port_key")),
         "{text}"
     );
-    assert!(text.contains("something fails: "), "{text}");
+    assert!(text.contains("checks failed: "), "{text}");
 }
 
 #[test]
-fn the_silence_that_a_path_cuts_is_found_with_a_heartbeat_that_avoids_it() {
-    let instead = vec![
+fn an_idle_limit_of_the_path_is_found_and_a_keep_alive_suggested() {
+    let replacements = vec![
         (
             "proxy_read_timeout 1h;",
             "proxy_read_timeout 2s; proxy_send_timeout 2s;",
         ),
         ("proxy_send_timeout 1h;", ""),
     ];
-    let scene = Scene::tuned(
+    let testbed = Testbed::tuned(
         Front::NginxPlain,
         &Tuning {
-            instead,
+            replacements,
             ..Tuning::default()
         },
     );
-    // Its own heartbeats would keep the links alive if it were not asked to be silent.
-    let _master = scene.master(json!({"heartbeat": "1s"}));
-    let port = Port::new("SSH", "127.0.0.1:1", Methods::USUAL);
-    let client = scene.client_configuration(&[port], json!({"hold_timeout": "0s"}));
-    let (_, steps) = examined(&scene, &client, &["--patient", "--silence-scale", "0.03"]);
+    // The master's own keep-alives would keep the links alive if the doctor did not ask it to be
+    // silent.
+    let _master = testbed.master(json!({"heartbeat": "1s"}));
+    let port = Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT);
+    let client = testbed.client_configuration(&[port], json!({"hold_timeout": "0s"}));
+    let (_, steps) = doctor_json(&testbed, &client, &["--patient", "--silence-scale", "0.03"]);
     let words = [
-        "silent for 1800ms still worked",
-        "silent for 2700ms did not",
+        "idle for 1800ms still worked",
+        "idle for 2700ms did not",
         "\"heartbeat\": \"1s\"",
     ];
     assert_step(&steps, "silence", "127.0.0.1", "warning", &words);
 }
 
 #[test]
-fn a_path_without_an_idle_limit_lets_the_heartbeat_be() {
-    let scene = Scene::new(Front::Direct);
-    let _master = scene.master(json!({"heartbeat": "1s"}));
-    let client = scene.client_configuration(
-        &[Port::new("SSH", "127.0.0.1:1", Methods::USUAL)],
+fn a_path_without_an_idle_limit_needs_no_other_keep_alive() {
+    let testbed = Testbed::new(Front::Direct);
+    let _master = testbed.master(json!({"heartbeat": "1s"}));
+    let client = testbed.client_configuration(
+        &[Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT)],
         json!({"hold_timeout": "0s"}),
     );
-    let (_, steps) = examined(&scene, &client, &["--patient", "--silence-scale", "0.01"]);
+    let (_, steps) = doctor_json(&testbed, &client, &["--patient", "--silence-scale", "0.01"]);
     assert_step(
         &steps,
         "silence",
         "127.0.0.1",
         "ok",
-        &["silent for 3s", "may stay at 20s"],
+        &["idle for 3s", "can stay at 20s"],
     );
 }

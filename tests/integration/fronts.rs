@@ -1,70 +1,75 @@
-//! A master behind other people's front ends, each with the file under nginx/ as it is shipped: what goes through, how long it may rest, what a reload
-//! does, who is seen, and the web site beside it.
+//! A master behind common reverse proxies, each with the shipped file under nginx/. The tests cover
+//! traffic, idle time, reloads, the visible client address and the web site beside the tunnel.
 
 use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::{
-    proxies::bed::Bed,
+    proxies::proxied_tunnel::ProxiedTunnel,
     support::{
         daemon::Daemon,
-        fronts::{Front, Kind, Place},
+        fronts::{ReverseProxy, ReverseProxyConfig, ReverseProxyKind},
         nginx, ports, programs,
-        tunnel::{Fields, Front as AtMaster, Scene, with},
+        tunnel::{Fields, Front as AtMaster, Testbed, with},
     },
 };
 
 /// Longer than the idle limits that the tests set.
-const REST: Duration = Duration::from_secs(8);
+const IDLE_TIME: Duration = Duration::from_secs(8);
 
 const PAGE: &str = "the web site beside the tunnel\n";
 
-/// A tunnel through a front.
-struct Behind {
-    bed: Bed,
-    front: Front,
+/// A tunnel through a reverse proxy.
+struct FrontedTunnel {
+    proxied: ProxiedTunnel,
+    front: ReverseProxy,
     _site: Daemon,
 }
 
-impl Behind {
-    fn new(kind: Kind, instead: &[(&'static str, &'static str)], heartbeat: &str) -> Behind {
-        let scene = Scene::new(AtMaster::Direct);
-        let root = scene.folder().join("www");
+impl FrontedTunnel {
+    fn new(
+        kind: ReverseProxyKind,
+        replacements: &[(&'static str, &'static str)],
+        heartbeat: &str,
+    ) -> FrontedTunnel {
+        let testbed = Testbed::new(AtMaster::Direct);
+        let root = testbed.folder().join("www");
         fs::create_dir_all(&root).unwrap();
         fs::write(root.join("index.html"), PAGE).unwrap();
         let site = ports::free();
-        let _site = nginx::file_server(scene.folder(), site, &root);
-        let place = Place {
-            folder: scene.folder(),
-            master: scene.master_address(),
+        let _site = nginx::file_server(testbed.folder(), site, &root);
+        let config = ReverseProxyConfig {
+            folder: testbed.folder(),
+            master: testbed.master_address(),
             site,
             root: &root,
-            leaf: scene.leaf(),
+            leaf: testbed.leaf(),
         };
-        let front = Front::start(kind, &place, instead);
+        let front = ReverseProxy::start(kind, &config, replacements);
         let role = json!({
             "master": format!("wss://localhost:{}/tunnel", front.address.port()),
-            "tls": {"ca": scene.authority().path()}, "heartbeat": heartbeat, "log_level": "info",
+            "tls": {"ca": testbed.authority().path()}, "heartbeat": heartbeat, "log_level": "info",
         });
-        // What a visitor invents; to be seen as coming from another address than the front's own.
+        // The client's forged headers. It binds to another address than the reverse proxy's own, so
+        // that the master can tell the two apart.
         let client = json!({
             "bind_address": "127.0.0.9",
             "headers": {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9"},
         });
         let fields = Fields {
-            master: master(kind, &scene, site),
+            master: master(kind, &testbed, site),
             server: role.clone(),
             client: with(role, client),
         };
-        Behind {
-            bed: Bed::with_roles(scene, fields),
+        FrontedTunnel {
+            proxied: ProxiedTunnel::with_roles(testbed, fields),
             front,
             _site,
         }
     }
 
-    /// What a browser gets: the page, and the status on a line of its own.
+    /// The page as a browser receives it, then the status on a separate line.
     fn page(&self, path: &str) -> String {
         let mut curl = programs::command("curl");
         curl.args([
@@ -75,7 +80,7 @@ impl Behind {
             "%{http_code}\n",
             "--cacert",
         ]);
-        curl.arg(self.bed.tunnel.scene.authority().path());
+        curl.arg(self.proxied.tunnel.testbed.authority().path());
         programs::run(curl.arg(format!(
             "https://localhost:{}{path}",
             self.front.address.port()
@@ -85,15 +90,20 @@ impl Behind {
     }
 }
 
-/// What the shipped file says that the master is to have.
-fn master(kind: Kind, scene: &Scene, site: std::net::SocketAddr) -> Value {
-    // The file under nginx/ takes the path away; loopback is the visitor's network in a test, and only the front is to be trusted.
-    let path = if kind == Kind::Nginx { "/" } else { "/tunnel" };
+/// The master's configuration as the comments of the shipped file require it.
+fn master(kind: ReverseProxyKind, testbed: &Testbed, site: std::net::SocketAddr) -> Value {
+    // The file under nginx/ strips the path. In a test the client's network is loopback too, so the
+    // master trusts only the reverse proxy's address.
+    let path = if kind == ReverseProxyKind::Nginx {
+        "/"
+    } else {
+        "/tunnel"
+    };
     let fields = json!({"path": path, "trusted_proxies": ["127.0.0.1"]});
     if !kind.relays_connections() {
         return fields;
     }
-    let leaf = scene.leaf();
+    let leaf = testbed.leaf();
     let tls = json!({
         "tls": {"cert": leaf.cert, "key": leaf.key}, "proxy_protocol": true,
         "fallback": {"server": format!("http://{site}")},
@@ -101,54 +111,55 @@ fn master(kind: Kind, scene: &Scene, site: std::net::SocketAddr) -> Value {
     with(fields, tls)
 }
 
-/// A transfer, a rest above the front's idle limit with a heartbeat below it, the site, and the visitor's address.
-fn serves(kind: Kind, idle: &[(&'static str, &'static str)]) {
-    let behind = Behind::new(kind, idle, "1s");
-    behind.bed.carries(&format!("{kind:?}, wss"));
-    behind.bed.stays_linked_while_idle(REST);
-    assert_eq!(behind.page("/"), format!("{PAGE}200\n"));
-    let missing = behind.page("/none");
+/// Checks a transfer, the web site, and the client address in the master's log. A link must also
+/// survive a rest above the idle limit, with a keep-alive below it.
+fn check_front(kind: ReverseProxyKind, idle: &[(&'static str, &'static str)]) {
+    let fronted = FrontedTunnel::new(kind, idle, "1s");
+    fronted.proxied.assert_transfer(&format!("{kind:?}, wss"));
+    fronted.proxied.assert_links_stay_while_idle(IDLE_TIME);
+    assert_eq!(fronted.page("/"), format!("{PAGE}200\n"));
+    let missing = fronted.page("/none");
     assert!(missing.ends_with("404\n"), "{missing}");
-    // Without an upgrade the path is one like any other, but with nginx's file, which sends all of it to the master.
-    let plain = behind.page("/tunnel");
+    // Without an upgrade the tunnel's path is an ordinary path. Only nginx's file sends all its
+    // requests to the master.
+    let plain = fronted.page("/tunnel");
     assert!(
-        if kind == Kind::Nginx {
+        if kind == ReverseProxyKind::Nginx {
             plain.ends_with("404\n")
         } else {
             plain == missing
         },
         "{plain}"
     );
-    let line =
-        behind
-            .bed
-            .tunnel
-            .master
-            .wait_for_line(&["link up", "visitor=127.0.0.9", "role=client"]);
+    let line = fronted.proxied.tunnel.master.wait_for_line(&[
+        "link up",
+        "visitor=127.0.0.9",
+        "role=client",
+    ]);
     println!("{line}");
     assert!(
-        !behind.bed.tunnel.master.log().contains("203.0.113.9"),
-        "an invented address is not believed"
+        !fronted.proxied.tunnel.master.log().contains("203.0.113.9"),
+        "the master ignores a forged address"
     );
 }
 
-/// A rest above the front's idle limit with a heartbeat above it as well.
-fn cuts_the_idle(kind: Kind, idle: &[(&'static str, &'static str)]) {
-    Behind::new(kind, idle, "20s")
-        .bed
-        .is_cut_while_idle_and_survives();
+/// A rest above the idle limit with a keep-alive that is above it as well.
+fn check_idle_cut(kind: ReverseProxyKind, idle: &[(&'static str, &'static str)]) {
+    FrontedTunnel::new(kind, idle, "20s")
+        .proxied
+        .assert_survives_idle_cut();
 }
 
-/// Two reloads in the middle of a transfer.
-fn is_reloaded(kind: Kind) {
-    let behind = Behind::new(kind, &[], "1s");
-    behind
-        .bed
-        .survives(&format!("{kind:?}, reloaded twice"), || {
-            behind.front.reload()
+/// Reloads the reverse proxy twice in the middle of a transfer.
+fn check_reloads(kind: ReverseProxyKind) {
+    let fronted = FrontedTunnel::new(kind, &[], "1s");
+    fronted
+        .proxied
+        .assert_survives(&format!("{kind:?}, reloaded twice"), || {
+            fronted.front.reload()
         });
-    crate::support::wait::until_true("the old configuration's links are gone", || {
-        behind.bed.links().iter().all(|links| *links >= 2)
+    crate::support::wait::until_true("the links of the old configuration have ended", || {
+        fronted.proxied.links().iter().all(|links| *links >= 2)
     });
 }
 
@@ -161,72 +172,72 @@ const NGINX_IDLE: &[(&str, &str)] = &[("proxy_read_timeout 1h", "proxy_read_time
 const NGINX_STREAM_IDLE: &[(&str, &str)] = &[("proxy_timeout 1h", "proxy_timeout 3s")];
 
 #[test]
-fn haproxy_serves_the_tunnel_and_a_site_beside_it() {
-    serves(Kind::Haproxy, HAPROXY_IDLE);
+fn haproxy_serves_the_tunnel_and_a_web_site() {
+    check_front(ReverseProxyKind::Haproxy, HAPROXY_IDLE);
 }
 
 #[test]
-fn haproxy_cuts_links_whose_heartbeat_is_too_slow_and_no_connection() {
-    cuts_the_idle(Kind::Haproxy, HAPROXY_IDLE);
+fn a_slow_keep_alive_behind_haproxy_costs_links_but_no_connection() {
+    check_idle_cut(ReverseProxyKind::Haproxy, HAPROXY_IDLE);
 }
 
 #[test]
 fn a_transfer_survives_reloads_of_haproxy() {
-    is_reloaded(Kind::Haproxy);
+    check_reloads(ReverseProxyKind::Haproxy);
 }
 
 #[test]
-fn haproxy_relays_connections_and_says_for_whom() {
-    serves(Kind::HaproxyTcp, HAPROXY_TCP_IDLE);
+fn haproxy_relays_connections_with_client_addresses() {
+    check_front(ReverseProxyKind::HaproxyTcp, HAPROXY_TCP_IDLE);
 }
 
 #[test]
-fn haproxy_that_relays_connections_cuts_links_whose_heartbeat_is_too_slow_and_no_connection() {
-    cuts_the_idle(Kind::HaproxyTcp, HAPROXY_TCP_IDLE);
+fn a_slow_keep_alive_behind_relaying_haproxy_costs_links_but_no_connection() {
+    check_idle_cut(ReverseProxyKind::HaproxyTcp, HAPROXY_TCP_IDLE);
 }
 
 #[test]
 fn a_transfer_survives_reloads_of_haproxy_that_relays_connections() {
-    is_reloaded(Kind::HaproxyTcp);
+    check_reloads(ReverseProxyKind::HaproxyTcp);
 }
 
-/// Caddy lets a WebSocket rest for as long as it likes: there is no limit to be below.
+/// Caddy has no idle limit for a WebSocket, so there is no limit to test.
 #[test]
-fn caddy_serves_the_tunnel_and_a_site_beside_it() {
-    serves(Kind::Caddy, &[]);
+fn caddy_serves_the_tunnel_and_a_web_site() {
+    check_front(ReverseProxyKind::Caddy, &[]);
 }
 
 #[test]
 fn a_transfer_survives_reloads_of_caddy() {
-    is_reloaded(Kind::Caddy);
+    check_reloads(ReverseProxyKind::Caddy);
 }
 
 #[test]
-fn nginx_serves_the_tunnel_and_a_site_beside_it() {
-    serves(Kind::Nginx, NGINX_IDLE);
+fn nginx_serves_the_tunnel_and_a_web_site() {
+    check_front(ReverseProxyKind::Nginx, NGINX_IDLE);
 }
 
 #[test]
-fn nginx_cuts_links_whose_heartbeat_is_too_slow_and_no_connection() {
-    cuts_the_idle(Kind::Nginx, NGINX_IDLE);
+fn a_slow_keep_alive_behind_nginx_costs_links_but_no_connection() {
+    check_idle_cut(ReverseProxyKind::Nginx, NGINX_IDLE);
 }
 
 #[test]
 fn a_transfer_survives_reloads_of_nginx() {
-    is_reloaded(Kind::Nginx);
+    check_reloads(ReverseProxyKind::Nginx);
 }
 
 #[test]
-fn nginx_relays_connections_and_says_for_whom() {
-    serves(Kind::NginxStream, NGINX_STREAM_IDLE);
+fn nginx_relays_connections_with_client_addresses() {
+    check_front(ReverseProxyKind::NginxStream, NGINX_STREAM_IDLE);
 }
 
 #[test]
-fn nginx_that_relays_connections_cuts_links_whose_heartbeat_is_too_slow_and_no_connection() {
-    cuts_the_idle(Kind::NginxStream, NGINX_STREAM_IDLE);
+fn a_slow_keep_alive_behind_relaying_nginx_costs_links_but_no_connection() {
+    check_idle_cut(ReverseProxyKind::NginxStream, NGINX_STREAM_IDLE);
 }
 
 #[test]
 fn a_transfer_survives_reloads_of_nginx_that_relays_connections() {
-    is_reloaded(Kind::NginxStream);
+    check_reloads(ReverseProxyKind::NginxStream);
 }

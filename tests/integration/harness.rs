@@ -1,4 +1,4 @@
-//! The harness itself, without a tunnel: a test bed that cannot fail shows nothing.
+//! Tests of the test harness itself, without a tunnel. They show that its checks can fail.
 
 use std::{
     fs,
@@ -9,9 +9,10 @@ use std::{
 };
 
 use crate::support::{
-    bytes, certificates, daemon, memory, nginx, ports, postgres, programs,
-    proxy::{Cut, Path, Proxy, Swallow},
-    saboteur::Saboteur,
+    bytes, certificates, daemon,
+    fault_injector::FaultInjector,
+    memory, nginx, ports, postgres, programs,
+    proxy::{BlackHole, Cut, Path, Proxy},
     services::{self, Ending, Service},
     sshd::Sshd,
     wait,
@@ -34,11 +35,11 @@ fn nginx_serves_a_file_and_ends_with_its_guard() {
     );
     let burst = programs::wrk(address, "/file", 1);
     assert!(burst.requests > 0 && burst.errors.is_empty(), "{burst:?}");
-    assert!(ports::is_listened_at(address) && !ports::is_listened_at(ports::free()));
+    assert!(ports::has_listener_at(address) && !ports::has_listener_at(ports::free()));
     drop(web);
     assert!(
         TcpStream::connect(address).is_err(),
-        "nothing listens there any more"
+        "the listener is closed"
     );
 }
 
@@ -78,22 +79,22 @@ fn postgres_answers_a_query_and_takes_a_copy() {
 }
 
 #[test]
-fn a_shell_and_a_database_are_spoken_to_line_by_line() {
+fn a_shell_and_a_database_answer_line_by_line() {
     let folder = folder();
     let sshd = Sshd::start(folder.path(), ports::free());
     let mut shell = sshd.shell(sshd.address());
     shell.expect("number=6; echo $((number * 7))", "42");
     shell.expect("echo $number", "6");
-    shell.say("exit 7");
+    shell.send_line("exit 7");
     assert_eq!(shell.finish(), (Some(7), Vec::new()));
 
     let database = postgres::Postgres::start(folder.path(), ports::free());
     let mut session = postgres::session(database.address());
-    session.say("create temporary table numbers (number int);");
+    session.send_line("create temporary table numbers (number int);");
     session.expect("insert into numbers values (6) returning number * 7;", "42");
     session.expect("select number from numbers;", "6");
-    session.say("select nonsense;");
-    assert!(session.hear().starts_with("error: ERROR"));
+    session.send_line("select nonsense;");
+    assert!(session.read_line().starts_with("error: ERROR"));
     assert_eq!(
         session.finish().0,
         Some(3),
@@ -102,7 +103,7 @@ fn a_shell_and_a_database_are_spoken_to_line_by_line() {
 }
 
 #[test]
-fn services_end_as_their_habit_is() {
+fn each_service_ends_connections_as_documented() {
     let echo = services::echo();
     assert_eq!(
         programs::nc(echo.address(), b"there and back")
@@ -158,14 +159,11 @@ fn the_proxy_cuts_by_reset_and_by_end_of_file() {
         assert_eq!(services::read_to_ending(&stream).1, ending, "{cut:?}");
     }
     assert_eq!(echo.wait_for_endings(2), [Ending::Reset, Ending::Clean]);
-    assert!(
-        services::echoes(proxy.address()),
-        "a new connection is served"
-    );
+    assert!(services::echoes(proxy.address()), "a new connection works");
 }
 
 #[test]
-fn the_proxy_passes_a_reset_on() {
+fn the_proxy_forwards_a_reset() {
     let (sink, resetter) = (services::sink(), services::resetter());
     let proxy = Proxy::start(sink.address());
     services::reset(services::connect(proxy.address()));
@@ -188,7 +186,7 @@ fn the_proxy_delays_limits_and_freezes() {
     let stream = services::connect(proxy.address());
     let start = Instant::now();
     services::ping(&stream, b"there and back").unwrap();
-    assert!(start.elapsed() >= 2 * delay, "each way is delayed");
+    assert!(start.elapsed() >= 2 * delay, "both directions are delayed");
 
     proxy.set_path(Path {
         bytes_per_second: Some(1 << 20),
@@ -196,10 +194,10 @@ fn the_proxy_delays_limits_and_freezes() {
     });
     let start = Instant::now();
     services::ping(&stream, &bytes::random(4, 256 << 10)).unwrap();
-    // The last block of each way goes out when those before it have taken their time.
+    // In each direction the last block is sent after the blocks before it have taken their time.
     assert!(
         start.elapsed() >= Duration::from_millis(200),
-        "a quarter of a second's bytes"
+        "the rate limit applies to both directions"
     );
 
     proxy.set_path(Path::default());
@@ -210,10 +208,10 @@ fn the_proxy_delays_limits_and_freezes() {
     (&stream).write_all(b"!").unwrap();
     assert!(
         (&stream).read(&mut [0]).is_err(),
-        "nothing comes out of a frozen path"
+        "a frozen path delivers nothing"
     );
     proxy.thaw();
-    stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(wait::TIMEOUT)).unwrap();
     assert_eq!((&stream).read(&mut [0]).unwrap(), 1);
     proxy.refuse();
     let refused = services::connect(proxy.address());
@@ -221,48 +219,48 @@ fn the_proxy_delays_limits_and_freezes() {
 }
 
 #[test]
-fn the_proxy_swallows_without_a_word_until_it_is_cut() {
+fn the_proxy_is_a_silent_black_hole_until_it_is_cut() {
     let echo = services::echo();
-    for which in [Swallow::Present, Swallow::All] {
+    for which in [BlackHole::Existing, BlackHole::All] {
         let proxy = Proxy::start(echo.address());
-        let (swallowed, closed) = (
+        let (black_holed, closed) = (
             services::connect(proxy.address()),
             services::connect(proxy.address()),
         );
-        for stream in [&swallowed, &closed] {
+        for stream in [&black_holed, &closed] {
             services::ping(stream, b"before").unwrap();
         }
-        proxy.swallow(which);
+        proxy.black_hole(which);
         let ended = echo.endings().len();
-        (&swallowed)
+        (&black_holed)
             .write_all(&bytes::random(5, 8 << 20))
-            .expect("all of it is read by somebody");
+            .expect("the proxy reads all of it");
         drop(closed);
-        swallowed
+        black_holed
             .set_read_timeout(Some(Duration::from_millis(300)))
             .unwrap();
         assert_eq!(
-            services::read_to_ending(&swallowed),
+            services::read_to_ending(&black_holed),
             (Vec::new(), Ending::Silent)
         );
         assert_eq!(
             echo.endings().len(),
             ended,
-            "the target does not hear that the other one was closed"
+            "the target does not see the end of the other connection"
         );
         let new = services::connect(proxy.address());
         new.set_read_timeout(Some(Duration::from_millis(300)))
             .unwrap();
         assert_eq!(
             services::ping(&new, b"a new one").is_ok(),
-            which == Swallow::Present,
+            which == BlackHole::Existing,
             "{which:?}"
         );
         proxy.thaw();
         assert!(services::echoes(proxy.address()));
         proxy.cut(Cut::Reset);
-        swallowed.set_read_timeout(Some(wait::PATIENCE)).unwrap();
-        assert_eq!(services::read_to_ending(&swallowed).1, Ending::Reset);
+        black_holed.set_read_timeout(Some(wait::TIMEOUT)).unwrap();
+        assert_eq!(services::read_to_ending(&black_holed).1, Ending::Reset);
     }
 }
 
@@ -292,32 +290,30 @@ fn the_proxy_forwards_byte_by_byte_for_a_while() {
 }
 
 #[test]
-fn a_saboteur_cuts_in_every_way_and_ends_with_its_guard() {
+fn the_fault_injector_cuts_every_path_in_both_ways_and_stops_with_its_guard() {
     let echo = services::echo();
     let paths = [(); 2].map(|()| Arc::new(Proxy::start(echo.address())));
-    let standing = |proxy: &Proxy| {
+    let established = |proxy: &Proxy| {
         (0..2)
             .map(|_| services::connect(proxy.address()))
             .collect::<Vec<_>>()
     };
-    let saboteur = Saboteur::cutting(&paths, Duration::from_millis(100), 1);
+    let injector = FaultInjector::cutting(&paths, Duration::from_millis(100), 1);
     let seen = paths.each_ref().map(|path| {
-        // Each connection of a path is cut together with the others of it.
-        [(); 2].map(|()| services::read_to_ending(&standing(path)[0]).1)
+        // Each cut ends all connections of a path together.
+        [(); 2].map(|()| services::read_to_ending(&established(path)[0]).1)
     });
     assert!(
         seen.iter()
             .all(|endings| endings.contains(&Ending::Reset) && endings.contains(&Ending::Clean)),
         "{seen:?}"
     );
-    assert!(saboteur.cuts() >= 4);
-    drop(saboteur);
+    assert!(injector.cuts() >= 4);
+    drop(injector);
     let spared = services::connect(paths[0].address());
-    wait::throughout(
-        "nothing is cut any more",
-        Duration::from_millis(300),
-        || services::ping(&spared, b"?").is_ok(),
-    );
+    wait::throughout("no more cuts", Duration::from_millis(300), || {
+        services::ping(&spared, b"?").is_ok()
+    });
 }
 
 #[test]
@@ -352,7 +348,7 @@ fn the_proxy_is_faster_than_any_tunnel() {
 }
 
 #[test]
-fn memory_shows_what_a_process_holds() {
+fn the_memory_search_finds_the_content_of_a_process() {
     let folder = folder();
     let secret = "a-secret-in-the-environment-of-a-child";
     let mut child = std::process::Command::new("sleep");
@@ -361,21 +357,21 @@ fn memory_shows_what_a_process_holds() {
         folder.path(),
         child.arg("60").env("SECRET", secret),
     );
-    // Before the child has become another program its memory is the test's own.
-    wait::until_true("the child runs its program", || {
+    // Until the child has called exec, its memory is a copy of the test's own.
+    wait::until_true("the child has called exec", || {
         fs::read_to_string(format!("/proc/{}/comm", sleeper.pid()))
             .is_ok_and(|name| name.trim() == "sleep")
     });
     let found = memory::found_in_memory(
         sleeper.pid(),
-        &[secret.as_bytes(), b"not there at all, not in any place"],
+        &[secret.as_bytes(), b"a needle that is in no memory block"],
     );
     assert_eq!(found, [secret.as_bytes()]);
     assert!(memory::resident_bytes(sleeper.pid()) > 100_000);
 }
 
 #[test]
-fn a_daemon_is_ended_even_when_it_does_not_want_to() {
+fn a_daemon_that_ignores_sigterm_is_killed() {
     let folder = folder();
     let mut shell = std::process::Command::new("sh");
     let script = "trap 'echo asked' TERM; echo started; while :; do sleep 1; done";

@@ -1,8 +1,10 @@
-//! What long paths carry, and what applications feel beside a full one. Measurements, run by hand on a machine that does nothing else:
-//! `cargo test --release --test integration long_paths -- --ignored --nocapture --test-threads 1`.
+//! The throughput of long paths, and the latency of applications beside a full one. These are
+//! measurements. Run them by hand on an idle machine: `cargo test --release --test integration
+//! long_paths -- --ignored --nocapture --test-threads 1`.
 //!
-//! The path between client and master has the whole length and the whole limit, that between server and master has none. It takes in as much as it
-//! is sent, as a proxy does that buffers without limit: no TCP beneath the tunnel keeps the queue short.
+//! The path between client and master has the whole delay and the whole rate limit. The path
+//! between server and master has neither. The limited path buffers without bound, like some
+//! proxies, so no TCP connection beneath the tunnel keeps the queue short.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,25 +22,27 @@ use serde_json::json;
 use crate::support::{
     proxy::{Path, Proxy},
     services::{self, Ending, Service},
-    tunnel::{Fields, Front, Methods, Port, Scene, Tunnel},
+    tunnel::{Fields, Front, Methods, Port, Testbed, Tunnel},
     wait,
 };
 
-/// Pings, and connections, of one measurement at rest; beside a transfer there are as many as it takes.
+/// Pings and connections of one measurement at rest. Beside a transfer there are as many as fit
+/// into its duration.
 const TIMES: usize = 20;
 
-/// Time that a transfer has to reach its pace before pings beside it count: its start is in the share.
-const SETTLES: Duration = Duration::from_secs(2);
+/// The time that a transfer has to reach its rate before pings beside it count. The share includes
+/// this start.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 /// A long path.
 #[derive(Debug, Clone, Copy)]
-struct Long {
+struct LongPath {
     round_trip: Duration,
     megabits: u32,
     lasts: Duration,
 }
 
-impl Long {
+impl LongPath {
     fn path(self) -> Path {
         Path {
             delay: self.round_trip / 2,
@@ -52,21 +56,22 @@ impl Long {
     }
 }
 
-/// A transfer's direction, seen from the client, and the byte that asks the service for it.
+/// A transfer's direction, as the client sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Direction {
     Up,
     Down,
 }
 
-/// A service that drains, pours or echoes by its first byte, and counts what it drained: all of it in one tunnel.
+/// A service that drains, sends or echoes according to the first byte, so that one tunnel carries
+/// everything. It counts the bytes that it drains.
 fn service() -> (Service, Arc<AtomicU64>) {
     let arrived = Arc::new(AtomicU64::new(0));
     let counter = arrived.clone();
     let service = Service::start(move |mut stream| {
         let mut command = [0];
         match stream.read(&mut command) {
-            Ok(1) if command == *b"d" => services::pour(stream),
+            Ok(1) if command == *b"d" => services::write_until_closed(stream),
             Ok(1) if command == *b"u" => services::count(stream, &counter),
             Ok(1) => echo(stream),
             _ => {}
@@ -85,7 +90,8 @@ fn echo(mut stream: &TcpStream) {
     }
 }
 
-/// A transfer over one connection for as long as `beside` takes, from a cold start. Returns the bytes that arrived in the first while.
+/// Runs a transfer over one connection, from a cold start, for as long as `beside` runs. Returns
+/// the bytes that arrived within `lasts`.
 fn transfer(
     to: SocketAddr,
     direction: Direction,
@@ -114,7 +120,7 @@ fn transfer(
             .unwrap();
         scope.spawn(|| {
             if direction == Direction::Up {
-                services::pour(&stream)
+                services::write_until_closed(&stream)
             } else {
                 services::count(&stream, &here)
             }
@@ -137,7 +143,7 @@ fn echoing(to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// How long 64 bytes take there and back.
+/// The round-trip time of 64 bytes.
 fn ping(stream: &mut TcpStream) -> Duration {
     let start = Instant::now();
     stream.write_all(&[7; 64]).unwrap();
@@ -145,7 +151,7 @@ fn ping(stream: &mut TcpStream) -> Duration {
     start.elapsed()
 }
 
-/// From connecting to the first byte that comes back.
+/// The time from connecting to the first echoed byte.
 fn connection(to: SocketAddr) -> Duration {
     let start = Instant::now();
     let mut stream = services::connect(to);
@@ -154,37 +160,35 @@ fn connection(to: SocketAddr) -> Duration {
     start.elapsed()
 }
 
-/// A share of times in order.
+/// A quantile of the times.
 fn at(times: &[Duration], share: f64) -> Duration {
     let mut times = times.to_vec();
     times.sort();
     times[((times.len() - 1) as f64 * share) as usize]
 }
 
-/// What is measured of a way from here to the services.
-struct Found {
+/// The measurements of one path to the services.
+struct PathMeasurement {
     idle_ping: Duration,
     idle_connection: Duration,
-    /// Of the path, up and down.
+    /// Share of the path's rate, up and down.
     shares: [f64; 2],
     pings: [Duration; 2],
 }
 
-/// Pings and connections at rest, then beside a transfer each way.
-fn measure(what: &str, long: Long, to: SocketAddr, at_service: &AtomicU64) -> Found {
+/// Measures pings and connections at rest, then beside a transfer in each direction.
+fn measure(what: &str, long: LongPath, to: SocketAddr, at_service: &AtomicU64) -> PathMeasurement {
     let mut stream = echoing(to);
     ping(&mut stream);
     let rest: Vec<_> = (0..TIMES).map(|_| ping(&mut stream)).collect();
     let opened: Vec<_> = (0..TIMES).map(|_| connection(to)).collect();
     let (idle_ping, idle_connection) = (at(&rest, 0.5), at(&opened, 0.5));
-    println!(
-        "{what}: at rest ping p50 {idle_ping:.1?}, a new connection p50 {idle_connection:.1?}"
-    );
+    println!("{what}: idle ping p50 {idle_ping:.1?}, a new connection p50 {idle_connection:.1?}");
     let measured = [Direction::Up, Direction::Down].map(|direction| {
         let (mut pings, mut connections) = (Vec::new(), Vec::new());
         let start = Instant::now();
         let bytes = transfer(to, direction, at_service, long.lasts, || {
-            wait::pause(SETTLES);
+            wait::pause(SETTLE_TIME);
             while start.elapsed() < long.lasts {
                 pings.push(ping(&mut stream));
                 if pings.len() % 4 == 0 {
@@ -195,15 +199,15 @@ fn measure(what: &str, long: Long, to: SocketAddr, at_service: &AtomicU64) -> Fo
         let share = bytes as f64 / f64::from(long.bytes_per_second()) / long.lasts.as_secs_f64();
         let (p50, p99) = (at(&pings, 0.5), at(&pings, 0.99));
         println!(
-            "{what}, {direction:?}: share {share:.3}, beside it ping p50 {p50:.1?} ({:.2} of that at rest), p99 {p99:.1?}, a new connection p50 {:.1?}",
+            "{what}, {direction:?}: share {share:.3}, concurrent ping p50 {p50:.1?} ({:.2} of the idle one), p99 {p99:.1?}, a new connection p50 {:.1?}",
             p50.as_secs_f64() / idle_ping.as_secs_f64(),
             at(&connections, 0.5)
         );
-        // What is still under way comes before the next transfer.
-        wait::pause(SETTLES);
+        // Data in flight must arrive before the next transfer starts.
+        wait::pause(SETTLE_TIME);
         (share, p50)
     });
-    Found {
+    PathMeasurement {
         idle_ping,
         idle_connection,
         shares: measured.map(|(share, _)| share),
@@ -211,12 +215,12 @@ fn measure(what: &str, long: Long, to: SocketAddr, at_service: &AtomicU64) -> Fo
     }
 }
 
-/// The path alone, which is the most that can be had, and the tunnel over it.
-fn on_a_long_path(long: Long) -> Found {
+/// Measures the path alone, which is the upper bound, and the tunnel over it.
+fn measure_tunnel_on(long: LongPath) -> PathMeasurement {
     let (service, at_service) = service();
     let name = format!("{:?}, {} Mbit/s", long.round_trip, long.megabits);
     let alone = Proxy::start(service.address());
-    // TCP would fill a path without a limit for ever.
+    // TCP would fill an unbounded buffer without end.
     alone.set_path(Path {
         unbounded: false,
         ..long.path()
@@ -228,8 +232,8 @@ fn on_a_long_path(long: Long) -> Found {
         &at_service,
     );
     drop(alone);
-    let scene = Scene::new(Front::Direct);
-    let path = Proxy::start(scene.public_address());
+    let testbed = Testbed::new(Front::Direct);
+    let path = Proxy::start(testbed.public_address());
     let port = Port::new(
         "service",
         service.address(),
@@ -240,7 +244,7 @@ fn on_a_long_path(long: Long) -> Found {
     );
     let client = json!({"master": path.address().to_string(), "log_level": "info"});
     let tunnel = Tunnel::on(
-        scene,
+        testbed,
         vec![port],
         Fields {
             client,
@@ -254,45 +258,45 @@ fn on_a_long_path(long: Long) -> Found {
 
 #[test]
 #[ignore = "measures time: see the head of this file"]
-fn a_path_of_100_ms_and_200_megabits_is_filled_and_stays_short() {
-    let long = Long {
+fn a_path_of_100_ms_and_200_megabits_is_filled_with_a_short_queue() {
+    let long = LongPath {
         round_trip: Duration::from_millis(100),
         megabits: 200,
         lasts: Duration::from_secs(8),
     };
-    let found = on_a_long_path(long);
+    let measured = measure_tunnel_on(long);
     assert!(
-        found.shares.iter().all(|share| *share > 0.9),
+        measured.shares.iter().all(|share| *share > 0.9),
         "{:?}",
-        found.shares
+        measured.shares
     );
     assert!(
-        found
+        measured
             .pings
             .iter()
-            .all(|ping| *ping < found.idle_ping.mul_f64(1.5)),
+            .all(|ping| *ping < measured.idle_ping.mul_f64(1.5)),
         "{:?}",
-        found.pings
+        measured.pings
     );
     assert!(
-        found.idle_connection < long.round_trip.mul_f64(1.1),
+        measured.idle_connection < long.round_trip.mul_f64(1.1),
         "{:?}",
-        found.idle_connection
+        measured.idle_connection
     );
 }
 
 #[test]
 #[ignore = "measures time: see the head of this file"]
 fn a_path_of_200_ms_and_500_megabits_is_filled() {
-    let long = Long {
+    let long = LongPath {
         round_trip: Duration::from_millis(200),
         megabits: 500,
         lasts: Duration::from_secs(15),
     };
-    let found = on_a_long_path(long);
+    let measured = measure_tunnel_on(long);
     assert!(
-        found.shares.iter().all(|share| *share > 0.8),
+        measured.shares.iter().all(|share| *share > 0.8),
         "{:?}",
-        found.shares
+        measured.shares
     );
 }

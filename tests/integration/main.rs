@@ -2,10 +2,9 @@
 
 mod bad_configuration;
 mod bad_peers;
-mod bad_ways;
 mod bench;
 mod black_hole;
-mod blindness;
+mod connection_failures;
 mod descriptors;
 mod doctor;
 mod ends;
@@ -13,17 +12,18 @@ mod fronts;
 mod harness;
 mod hostile;
 mod long_paths;
-mod masters;
-mod names;
+mod master_confidentiality;
+mod name_resolution;
 mod prober;
 mod proxies;
 mod proxy_protocol;
 mod quickstart;
 mod resources;
 mod roles;
+mod several_masters;
 #[path = "../support/mod.rs"]
 mod support;
 mod survival;
 mod traffic;
-mod vanished;
+mod vanished_host;
 mod web_server;

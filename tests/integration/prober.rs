@@ -1,4 +1,5 @@
-//! What somebody sees of a master who looks at it from outside: the web server that it pretends to be, and nothing else.
+//! Active probing of a master. A prober must see the web server that the master imitates, and no
+//! difference from it.
 
 use std::{
     fs,
@@ -14,61 +15,66 @@ use crate::support::{
     nginx, ports,
     prober::{Probe, answer, probes},
     programs, services,
-    tunnel::{Front, Scene},
+    tunnel::{Front, Testbed},
 };
 
-/// Only roles know it.
-const PATH: &str = "/b7c1-a-path-that-nobody-guesses";
+/// A path that only roles know.
+const PATH: &str = "/b7c1-a-path-that-is-hard-to-guess";
 
-/// Another one, of a master that is asked for [`PATH`] in vain.
+/// The path of a second master, at which [`PATH`] leads nowhere.
 const ANOTHER_PATH: &str = "/another";
 
-/// Probes under way at a time.
-const AT_ONCE: usize = 8;
+/// Probes in progress at a time.
+const PARALLEL_PROBES: usize = 8;
 
-/// A site with two files, and nginx that serves it.
+/// A web site with two files, served by nginx.
 struct Site {
-    scene: Scene,
+    testbed: Testbed,
     web: SocketAddr,
     _nginx: Daemon,
 }
 
 impl Site {
     fn new(front: Front) -> Site {
-        let scene = Scene::new(front);
-        let root = scene.folder().join("www");
+        let testbed = Testbed::new(front);
+        let root = testbed.folder().join("www");
         fs::create_dir_all(root.join(".git")).unwrap();
         fs::write(root.join("index.html"), "<h1>a site like any other</h1>\n").unwrap();
         fs::write(root.join(".git/config"), "[core]\n").unwrap();
         let web = ports::free();
-        let _nginx = nginx::file_server(scene.folder(), web, &root);
-        Site { scene, web, _nginx }
+        let _nginx = nginx::file_server(testbed.folder(), web, &root);
+        Site {
+            testbed,
+            web,
+            _nginx,
+        }
     }
 
     fn fallbacks(&self) -> [(&'static str, Value); 3] {
         [
             ("404", json!("404")),
-            ("files", json!({"files": self.scene.folder().join("www")})),
+            ("files", json!({"files": self.testbed.folder().join("www")})),
             ("server", json!({"server": format!("http://{}", self.web)})),
         ]
     }
 
-    /// A master at a port of its own.
+    /// A master at a separate port.
     fn master(&self, name: &str, path: &str, fallback: &Value) -> (Daemon, SocketAddr) {
         let address = ports::free();
         let fields = json!({"listen_at": address.to_string(), "path": path, "fallback": fallback});
         let mut master = self
-            .scene
-            .role(name, &self.scene.master_configuration(fields));
-        master.wait_ready(|| ports::is_listened_at(address));
+            .testbed
+            .role(name, &self.testbed.master_configuration(fields));
+        master.wait_ready(|| ports::has_listener_at(address));
         (master, address)
     }
 }
 
-/// How often a difference must show in a row: nginx keeps a connection or closes it by whether a request came in one piece, which it does not always.
+/// A difference must appear in this many attempts in a row. nginx keeps or closes a connection
+/// depending on whether a request arrives in one piece, which varies.
 const ATTEMPTS: usize = 3;
 
-/// The probes that are answered in two ways, each with both answers.
+/// The probes that the two addresses answer differently, each with both answers.
 fn differences(probes: &[Probe], one: SocketAddr, other: SocketAddr) -> Vec<String> {
     let attempt = |probe: &Probe| {
         let (one, other) = (answer(one, probe), answer(other, probe));
@@ -77,8 +83,7 @@ fn differences(probes: &[Probe], one: SocketAddr, other: SocketAddr) -> Vec<Stri
             "{}: {one}",
             probe.name
         );
-        (one != other)
-            .then(|| format!("{}\n--- the one\n{one}\n--- the other\n{other}", probe.name))
+        (one != other).then(|| format!("{}\n--- first\n{one}\n--- second\n{other}", probe.name))
     };
     let compare = |probe: &Probe| {
         (0..ATTEMPTS)
@@ -88,7 +93,7 @@ fn differences(probes: &[Probe], one: SocketAddr, other: SocketAddr) -> Vec<Stri
     };
     let compare = &compare;
     thread::scope(|scope| {
-        let shares = probes.chunks(probes.len().div_ceil(AT_ONCE));
+        let shares = probes.chunks(probes.len().div_ceil(PARALLEL_PROBES));
         let workers: Vec<_> = shares
             .map(|share| scope.spawn(move || share.iter().filter_map(compare).collect::<Vec<_>>()))
             .collect();
@@ -100,13 +105,14 @@ fn differences(probes: &[Probe], one: SocketAddr, other: SocketAddr) -> Vec<Stri
 }
 
 #[test]
-fn a_prober_finds_the_web_server_that_it_looks_like_and_no_difference() {
+fn a_prober_finds_no_difference_from_the_imitated_web_server() {
     let site = Site::new(Front::Direct);
     let probes = probes(PATH);
     assert!(probes.len() >= 200, "{} probes", probes.len());
     for (name, fallback) in site.fallbacks() {
         let (_master, master) = site.master(&format!("master-{name}"), PATH, &fallback);
-        // Where there is a server to ask, that one is the measure; elsewhere a master at which the path leads nowhere.
+        // The fallback server is the reference if there is one. Otherwise the reference is a master
+        // at which the path leads nowhere.
         let (_bare, bare) = match name {
             "server" => (None, site.web),
             _ => {
@@ -130,14 +136,14 @@ fn a_prober_finds_the_web_server_that_it_looks_like_and_no_difference() {
 }
 
 #[test]
-fn after_the_upgrade_a_stranger_sees_random_bytes_and_a_close() {
+fn after_the_upgrade_a_prober_sees_random_bytes_and_a_close() {
     let site = Site::new(Front::Direct);
     let (_master, address) = site.master("master", PATH, &json!("404"));
     let garbage: [&[u8]; 4] = [
         b"\x82\x85\0\0\0\0hello",
         b"\x81\x85\0\0\0\0hello",
         b"GET / HTTP/1.1\r\n\r\n",
-        // A frame of the protocol's own, as an answer to nothing.
+        // A frame of the protocol itself that answers nothing.
         b"\x82\x89\0\0\0\0\x0a12345678",
     ];
     let mut challenges = Vec::new();
@@ -168,24 +174,25 @@ fn after_the_upgrade_a_stranger_sees_random_bytes_and_a_close() {
         let rest = &frames[34..];
         assert!(
             rest.is_empty() || (rest[0] == 0x88 && rest.len() <= 4),
-            "a close without words, not {rest:?}"
+            "a close frame without a reason, not {rest:?}"
         );
     }
     challenges.sort();
     challenges.dedup();
-    assert_eq!(challenges.len(), garbage.len(), "each is another one");
+    assert_eq!(challenges.len(), garbage.len(), "all challenges differ");
 }
 
-/// What openssl's client makes of a port: whether there is a connection, with what, and how its request is answered.
-fn shaken(address: SocketAddr, options: &[&str]) -> String {
+/// The result of openssl's client at a port: whether the handshake succeeds, with which parameters,
+/// and how the request is answered.
+fn tls_summary(address: SocketAddr, options: &[&str]) -> String {
     let mut client = programs::command("openssl");
     client
         .args(["s_client", "-ign_eof", "-connect", &address.to_string()])
         .args(options);
     let request = format!("GET {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    let ran = programs::run_with(&mut client, request.as_bytes());
-    let text = ran.text() + &ran.errors;
-    // Which alert it is differs between the libraries.
+    let output = programs::run_with(&mut client, request.as_bytes());
+    let text = output.text() + &output.errors;
+    // The libraries differ in which alert they send.
     let refused = if text.contains(":SSL alert number ") {
         "refused by an alert"
     } else {
@@ -209,17 +216,17 @@ fn shaken(address: SocketAddr, options: &[&str]) -> String {
 }
 
 #[test]
-fn oddities_of_tls_are_answered_as_the_web_server_answers_them() {
+fn tls_oddities_get_the_same_answers_as_from_the_web_server() {
     let site = Site::new(Front::Tls);
-    let leaf = site.scene.leaf();
+    let leaf = site.testbed.leaf();
     let secure = ports::free();
     let configuration = format!(
         "server {{ listen {secure} ssl; root {}; ssl_certificate {}; ssl_certificate_key {}; ssl_protocols TLSv1.2 TLSv1.3; }}",
-        site.scene.folder().join("www").display(),
+        site.testbed.folder().join("www").display(),
         leaf.cert.display(),
         leaf.key.display()
     );
-    let _nginx = nginx::site("secure", site.scene.folder(), secure, &configuration);
+    let _nginx = nginx::site("secure", site.testbed.folder(), secure, &configuration);
     let (_master, master) = site.master(
         "master",
         PATH,
@@ -250,7 +257,7 @@ fn oddities_of_tls_are_answered_as_the_web_server_answers_them() {
         &["-alpn", "nonsense", "-servername", "localhost"],
     ];
     for options in odd {
-        let (one, other) = (shaken(master, options), shaken(secure, options));
+        let (one, other) = (tls_summary(master, options), tls_summary(secure, options));
         println!("{options:?}: {one}");
         assert_eq!(one, other, "{options:?}");
     }

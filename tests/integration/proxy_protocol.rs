@@ -1,5 +1,5 @@
-//! Where connections come from, told to a real nginx by the PROXY protocol: applications at several addresses, over both families, and after the
-//! link was cut.
+//! Connection sources that a real nginx receives by the PROXY protocol: applications at several
+//! addresses, over both families, and after the link was cut.
 
 use std::{
     io::{Read as _, Write as _},
@@ -15,11 +15,11 @@ use crate::support::{
     nginx, ports, programs,
     proxy::{Cut, Proxy},
     services,
-    tunnel::{Fields, Front, Methods, Port, Scene, Tunnel, report},
+    tunnel::{Fields, Front, Methods, Port, Testbed, Tunnel, report},
     wait,
 };
 
-fn wants_to_hear() -> Value {
+fn with_proxy_protocol() -> Value {
     json!({"proxy_protocol": "v2"})
 }
 
@@ -31,8 +31,8 @@ fn free_v6() -> SocketAddr {
     })
 }
 
-/// An nginx that says in its headers where it believes that a visitor comes from and goes to.
-fn mirror(scene: &Scene) -> (Daemon, SocketAddr) {
+/// An nginx whose response headers show the source and destination of a connection as it sees them.
+fn mirror(testbed: &Testbed) -> (Daemon, SocketAddr) {
     let address = ports::free();
     let site = format!(
         "server {{ listen {address} proxy_protocol; real_ip_header proxy_protocol; set_real_ip_from 127.0.0.0/8;\n\
@@ -40,27 +40,28 @@ fn mirror(scene: &Scene) -> (Daemon, SocketAddr) {
          add_header X-To \"$proxy_protocol_server_addr|$proxy_protocol_server_port\"; return 200 \"seen\\n\"; }} }}"
     );
     (
-        nginx::site("mirror", scene.folder(), address, &site),
+        nginx::site("mirror", testbed.folder(), address, &site),
         address,
     )
 }
 
-/// A tunnel to a mirror, by a port at `127.0.0.1` and one at `[::1]`, over paths that can be cut and are recorded.
-struct Stage {
+/// A tunnel to such an nginx, by one port at `127.0.0.1` and one at `[::1]`. Its paths can be cut
+/// and are recorded.
+struct MirrorTunnel {
     tunnel: Tunnel,
     v4: SocketAddr,
     v6: SocketAddr,
-    /// Of the client and of the server.
+    /// Paths of the client and of the server.
     paths: [Arc<Proxy>; 2],
     _nginx: Daemon,
 }
 
-impl Stage {
-    fn new(methods: Methods) -> Stage {
-        let scene = Scene::new(Front::Direct);
-        let (nginx, web) = mirror(&scene);
+impl MirrorTunnel {
+    fn new(methods: Methods) -> MirrorTunnel {
+        let testbed = Testbed::new(Front::Direct);
+        let (nginx, web) = mirror(&testbed);
         let port = |mark: &str| Port {
-            at_server: wants_to_hear(),
+            at_server: with_proxy_protocol(),
             ..Port::new(mark, web, methods)
         };
         let ports = vec![
@@ -71,7 +72,7 @@ impl Stage {
             },
         ];
         let (v4, v6) = (ports[0].local, ports[1].local);
-        let paths = [(); 2].map(|()| Arc::new(Proxy::recording(scene.public_address())));
+        let paths = [(); 2].map(|()| Arc::new(Proxy::recording(testbed.public_address())));
         let [client, server] = paths
             .each_ref()
             .map(|path| json!({"master": path.address().to_string()}));
@@ -80,8 +81,8 @@ impl Stage {
             server,
             ..Fields::default()
         };
-        Stage {
-            tunnel: Tunnel::on(scene, ports, fields),
+        MirrorTunnel {
+            tunnel: Tunnel::on(testbed, ports, fields),
             v4,
             v6,
             paths,
@@ -90,16 +91,16 @@ impl Stage {
     }
 }
 
-/// What nginx saw of a request.
+/// A request as nginx saw it.
 #[derive(Debug, PartialEq, Eq)]
-struct Saw {
+struct SeenConnection {
     source: String,
     remote: String,
     destination: String,
 }
 
-impl Saw {
-    fn of(answer: &str) -> Saw {
+impl SeenConnection {
+    fn of(answer: &str) -> SeenConnection {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         let header = |name: &str| {
             let line = answer
@@ -109,17 +110,17 @@ impl Saw {
                 .trim()
                 .to_owned()
         };
-        Saw {
+        SeenConnection {
             source: header("X-Seen"),
             remote: header("X-Remote"),
             destination: header("X-To"),
         }
     }
 
-    /// What it has to see of a connection with these ends.
-    fn expected(source: SocketAddr, destination: SocketAddr) -> Saw {
+    /// The expected view of a connection with these ends.
+    fn expected(source: SocketAddr, destination: SocketAddr) -> SeenConnection {
         let text = |address: SocketAddr| format!("{}|{}", address.ip(), address.port());
-        Saw {
+        SeenConnection {
             source: text(source),
             remote: source.ip().to_string(),
             destination: text(destination),
@@ -128,7 +129,7 @@ impl Saw {
 }
 
 /// Fetches a page with curl from this address and port.
-fn curl_from(source: SocketAddr, to: SocketAddr) -> Saw {
+fn curl_from(source: SocketAddr, to: SocketAddr) -> SeenConnection {
     let mut curl = programs::command("curl");
     curl.args([
         "--silent",
@@ -142,7 +143,7 @@ fn curl_from(source: SocketAddr, to: SocketAddr) -> Saw {
     ]);
     curl.args(["--local-port", &source.port().to_string()])
         .arg(format!("http://{to}/"));
-    Saw::of(&programs::run(&mut curl).succeeded().text())
+    SeenConnection::of(&programs::run(&mut curl).succeeded().text())
 }
 
 /// A connection from this address.
@@ -154,16 +155,16 @@ fn connect_from(source: SocketAddr, to: SocketAddr) -> TcpStream {
     socket.connect(&to.into()).expect("the client listens");
     let stream = TcpStream::from(socket);
     stream
-        .set_read_timeout(Some(wait::PATIENCE))
+        .set_read_timeout(Some(wait::TIMEOUT))
         .expect("a limit");
     stream
 }
 
-/// Asks over a connection that stays open.
-fn ask(mut stream: &TcpStream) -> Saw {
+/// Sends a request over a connection that stays open.
+fn ask(mut stream: &TcpStream) -> SeenConnection {
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: mirror\r\n\r\n")
-        .expect("the connection stands");
+        .expect("the connection is up");
     let (mut answer, mut block) = (Vec::new(), [0; 4096]);
     while !answer.ends_with(b"seen\n") {
         let length = stream.read(&mut block).expect("nginx answers");
@@ -175,28 +176,28 @@ fn ask(mut stream: &TcpStream) -> Saw {
         );
         answer.extend_from_slice(&block[..length]);
     }
-    Saw::of(&String::from_utf8(answer).expect("text"))
+    SeenConnection::of(&String::from_utf8(answer).expect("text"))
 }
 
 #[test]
 fn nginx_sees_the_address_and_port_of_the_application_over_both_families() {
     for methods in Methods::TWO {
-        let stage = Stage::new(methods);
+        let mirrored = MirrorTunnel::new(methods);
         for source in ["127.0.0.9", "127.8.7.6"] {
             let source = SocketAddr::new(source.parse().expect("an address"), ports::free().port());
             assert_eq!(
-                curl_from(source, stage.v4),
-                Saw::expected(source, stage.v4),
+                curl_from(source, mirrored.v4),
+                SeenConnection::expected(source, mirrored.v4),
                 "{methods}"
             );
         }
         let source = free_v6();
         assert_eq!(
-            curl_from(source, stage.v6),
-            Saw::expected(source, stage.v6),
+            curl_from(source, mirrored.v6),
+            SeenConnection::expected(source, mirrored.v6),
             "{methods}"
         );
-        stage
+        mirrored
             .tunnel
             .client
             .wait_for_line(&["attached to a server", "tells_addresses=true"]);
@@ -204,44 +205,44 @@ fn nginx_sees_the_address_and_port_of_the_application_over_both_families() {
 }
 
 #[test]
-fn a_connection_that_goes_on_after_a_cut_is_the_same_to_nginx_and_the_header_is_written_once() {
-    let stage = Stage::new(Methods::USUAL);
-    let ends = [("127.0.0.9:0", stage.v4), ("[::1]:0", stage.v6)].map(|(source, to)| {
+fn a_cut_does_not_change_the_source_that_nginx_sees_or_repeat_the_header() {
+    let mirrored = MirrorTunnel::new(Methods::DEFAULT);
+    let ends = [("127.0.0.9:0", mirrored.v4), ("[::1]:0", mirrored.v6)].map(|(source, to)| {
         let stream = connect_from(source.parse().expect("an address"), to);
         (stream.local_addr().expect("bound"), to, stream)
     });
     let resumed = |log: String| {
         log.lines()
-            .filter(|line| line.contains("the tunnel goes on"))
+            .filter(|line| line.contains("tunnel resumed"))
             .count()
     };
     for round in 0..4 {
         for (source, to, stream) in &ends {
             assert_eq!(
                 ask(stream),
-                Saw::expected(*source, *to),
+                SeenConnection::expected(*source, *to),
                 "after {round} cuts"
             );
         }
-        let before = resumed(stage.tunnel.client.log());
-        stage.paths[round % 2].cut([Cut::Reset, Cut::EndOfFile][round / 2]);
-        wait::until_true("both tunnels go on", || {
-            resumed(stage.tunnel.client.log()) >= before + 2
+        let before = resumed(mirrored.tunnel.client.log());
+        mirrored.paths[round % 2].cut([Cut::Reset, Cut::EndOfFile][round / 2]);
+        wait::until_true("both tunnels continue", || {
+            resumed(mirrored.tunnel.client.log()) >= before + 2
         });
     }
-    // A connection that is opened while the link is away has its say in the OPEN that waits.
-    stage.paths[0].refuse();
-    stage.paths[0].cut(Cut::Reset);
-    let stream = connect_from("127.0.0.9:0".parse().expect("an address"), stage.v4);
+    // A connection that is opened while the link is down keeps its source in the pending OPEN.
+    mirrored.paths[0].refuse();
+    mirrored.paths[0].cut(Cut::Reset);
+    let stream = connect_from("127.0.0.9:0".parse().expect("an address"), mirrored.v4);
     let source = stream.local_addr().expect("bound");
-    stage.paths[0].thaw();
-    assert_eq!(ask(&stream), Saw::expected(source, stage.v4));
+    mirrored.paths[0].thaw();
+    assert_eq!(ask(&stream), SeenConnection::expected(source, mirrored.v4));
 }
 
 #[test]
-fn neither_the_path_nor_the_master_sees_the_address_unless_the_port_is_plain() {
+fn paths_and_master_see_the_source_address_only_of_a_plain_port() {
     for (encrypt, is_seen) in [("aes-128-gcm", false), ("plain", true)] {
-        let stage = Stage::new(Methods {
+        let mirrored = MirrorTunnel::new(Methods {
             encrypt,
             compress: "null",
         });
@@ -249,11 +250,14 @@ fn neither_the_path_nor_the_master_sees_the_address_unless_the_port_is_plain() {
             "127.99.98.97".parse().expect("an address"),
             ports::free().port(),
         );
-        assert_eq!(curl_from(source, stage.v4), Saw::expected(source, stage.v4));
-        // As OPEN writes it: nginx repeats it in its answer.
+        assert_eq!(
+            curl_from(source, mirrored.v4),
+            SeenConnection::expected(source, mirrored.v4)
+        );
+        // As OPEN encodes it. nginx repeats the address in its answer in another form.
         let written = format!("\"source\":\"{source}\"").into_bytes();
-        // Toward the client's master it is hidden by the mask of its WebSocket alone, so that the server's path is looked at.
-        let [_, toward_server] = stage.paths[1].recorded();
+        // On the client's path the WebSocket mask hides it, so the test looks at the server's path.
+        let [_, toward_server] = mirrored.paths[1].recorded();
         assert_eq!(
             toward_server
                 .windows(written.len())
@@ -265,10 +269,10 @@ fn neither_the_path_nor_the_master_sees_the_address_unless_the_port_is_plain() {
 }
 
 #[test]
-fn a_server_that_does_not_ask_is_told_nothing() {
-    let scene = Scene::new(Front::Direct);
+fn a_server_without_proxy_protocol_receives_no_addresses() {
+    let testbed = Testbed::new(Front::Direct);
     let service = services::echo();
-    let path = Proxy::recording(scene.public_address());
+    let path = Proxy::recording(testbed.public_address());
     let port = Port::new(
         "plain",
         service.address(),
@@ -281,7 +285,7 @@ fn a_server_that_does_not_ask_is_told_nothing() {
         server: json!({"master": path.address().to_string()}),
         ..Fields::default()
     };
-    let tunnel = Tunnel::on(scene, vec![port.clone()], fields);
+    let tunnel = Tunnel::on(testbed, vec![port.clone()], fields);
     services::ping(
         &services::connect(port.local),
         b"a message that is readable on the way",
@@ -304,18 +308,18 @@ fn a_server_that_does_not_ask_is_told_nothing() {
 }
 
 #[test]
-fn a_measure_does_not_reach_a_service_that_wants_to_hear_of_its_visitors() {
-    let scene = Scene::new(Front::Direct);
+fn a_benchmark_does_not_reach_a_service_with_proxy_protocol() {
+    let testbed = Testbed::new(Front::Direct);
     let service = services::echo();
     let port = Port {
-        at_server: wants_to_hear(),
-        ..Port::new("measured", service.address(), Methods::USUAL)
+        at_server: with_proxy_protocol(),
+        ..Port::new("measured", service.address(), Methods::DEFAULT)
     };
-    let configuration = scene.client_configuration(std::slice::from_ref(&port), json!({}));
-    let tunnel = Tunnel::on(scene, vec![port], Fields::default());
-    let file = tunnel.scene.write("bench", &configuration);
+    let configuration = testbed.client_configuration(std::slice::from_ref(&port), json!({}));
+    let tunnel = Tunnel::on(testbed, vec![port], Fields::default());
+    let file = tunnel.testbed.write("bench", &configuration);
     let file = file.to_str().expect("a path in UTF-8");
-    let ran = report(&[
+    let output = report(&[
         "bench",
         "--config",
         file,
@@ -327,9 +331,9 @@ fn a_measure_does_not_reach_a_service_that_wants_to_hear_of_its_visitors() {
     ])
     .succeeded();
     assert!(
-        ran.text().contains("\"complete\":true") || ran.text().contains("\"complete\": true"),
+        output.text().contains("\"complete\":true") || output.text().contains("\"complete\": true"),
         "{}",
-        ran.text()
+        output.text()
     );
     assert_eq!(service.accepted(), 0);
 }

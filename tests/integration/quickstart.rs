@@ -19,10 +19,10 @@ use crate::support::{
     wait,
 };
 
-/// A limit for what is to happen at once; far below the grace period.
-const AT_ONCE: Duration = Duration::from_secs(5);
+/// A limit for events that must happen immediately. It is far below the grace period.
+const IMMEDIATE: Duration = Duration::from_secs(5);
 
-/// A running quickstart in a folder of its own.
+/// A running quickstart in a separate folder.
 struct Quickstart {
     daemon: Daemon,
     folder: TempDir,
@@ -31,8 +31,9 @@ struct Quickstart {
 
 impl Quickstart {
     fn start(arguments: &[&str]) -> Quickstart {
-        // It prefers certain ports, looks for others when they are taken, and listens a moment later: two that start in that moment would be
-        // in each other's way, which no user's are.
+        // quickstart prefers certain ports, tries others when they are taken, and binds a moment
+        // later. Two that start at the same moment could collide, which does not happen to a user,
+        // so the tests run one at a time.
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
@@ -52,17 +53,17 @@ impl Quickstart {
         }
     }
 
-    /// Waits for the address that it tells to open.
+    /// Waits until quickstart prints the address to open.
     fn address(&mut self) -> SocketAddr {
         let mut address = None;
         let log = self.folder.path().join("quickstart.log");
         self.daemon.wait_ready(|| {
             let log = fs::read_to_string(&log).unwrap_or_default();
-            let told = log.split("http://").nth(1).and_then(|rest| {
+            let text = log.split("http://").nth(1).and_then(|rest| {
                 rest.split(|sign: char| !"0123456789.:".contains(sign))
                     .next()
             });
-            address = told.and_then(|told| told.parse().ok());
+            address = text.and_then(|text| text.parse().ok());
             address.is_some()
         });
         address.unwrap()
@@ -70,7 +71,7 @@ impl Quickstart {
 }
 
 #[test]
-fn it_serves_its_page_and_ends_cleanly() {
+fn quickstart_serves_its_page_and_ends_cleanly() {
     let mut quickstart = Quickstart::start(&[]);
     let address = quickstart.address();
     let page = String::from_utf8(programs::curl(address, "/")).unwrap();
@@ -88,18 +89,18 @@ fn it_serves_its_page_and_ends_cleanly() {
     assert_eq!(
         quickstart
             .daemon
-            .wait_for_end(AT_ONCE)
+            .wait_for_end(IMMEDIATE)
             .and_then(|status| status.code()),
         Some(0)
     );
     assert!(
         TcpStream::connect(address).is_err(),
-        "nothing listens there any more"
+        "the listener is closed"
     );
 }
 
 #[test]
-fn it_leads_to_any_service_from_any_port() {
+fn quickstart_forwards_any_port_to_any_service() {
     let echo = services::echo();
     let local = ports::free();
     let mut quickstart = Quickstart::start(&[
@@ -115,7 +116,7 @@ fn it_leads_to_any_service_from_any_port() {
 }
 
 #[test]
-fn it_works_where_the_loopback_has_ipv6_alone() {
+fn quickstart_works_with_ipv6_only_loopback() {
     assert!(
         sshd::is_root(),
         "network namespaces need root: run the tests as root"
@@ -124,17 +125,17 @@ fn it_works_where_the_loopback_has_ipv6_alone() {
         "ip link set lo up && ip address delete 127.0.0.1/8 dev lo && {{ {REPORT} quickstart 2>&1 & }}
          for try in $(seq 100); do curl --globoff --silent --max-time 2 'http://[::1]:51380/' && break; sleep 0.2; done; kill $!; wait"
     );
-    let ran =
+    let output =
         programs::run(programs::command("unshare").args(["--net", "--", "sh", "-c", &script]));
-    let said = ran.text() + &ran.errors;
+    let printed = output.text() + &output.errors;
     assert!(
-        said.contains("Open http://[::1]:51380/") && said.contains("came through the tunnel"),
-        "{said}"
+        printed.contains("Open http://[::1]:51380/") && printed.contains("came through the tunnel"),
+        "{printed}"
     );
 }
 
 #[test]
-fn the_files_that_it_writes_run_the_three_roles() {
+fn the_files_of_quickstart_run_the_three_roles() {
     let echo = services::echo();
     let mut quickstart =
         Quickstart::start(&["--to", &echo.address().to_string(), "--write", "made"]);
@@ -170,7 +171,7 @@ fn the_files_that_it_writes_run_the_three_roles() {
     assert_eq!(
         again.status.code(),
         Some(1),
-        "files that are there stay as they are"
+        "existing files stay unchanged"
     );
     assert!(String::from_utf8_lossy(&again.stderr).contains("master.json"));
 }

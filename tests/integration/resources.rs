@@ -1,8 +1,9 @@
-//! What stalled readers, idle connections and resting links cost, in memory and in other people's time.
+//! The cost of stalled readers, idle connections and idle links, in memory and in the latency of
+//! other connections.
 //!
-//! The bounds that do not depend on the machine's speed are checked at each change. The measurements of time and the large numbers are
-//! run by hand, on a machine that does nothing else:
-//! `cargo test --release --test integration resources -- --ignored --nocapture --test-threads 1`.
+//! Each change runs the checks of bounds that do not depend on the machine's speed. Run the
+//! measurements of time and the large numbers by hand on an idle machine: `cargo test --release
+//! --test integration resources -- --ignored --nocapture --test-threads 1`.
 
 use std::{
     io::{Read as _, Write as _},
@@ -26,20 +27,20 @@ use crate::support::{
     peer::{self, Peer},
     scale,
     services::{self, Ending, Service},
-    tunnel::{Fields, Front, Methods, Port, Scene, Tunnel},
+    tunnel::{Fields, Front, Methods, Port, Testbed, Tunnel},
     wait,
 };
 
-/// Readers that never read, in all tests of this page.
+/// Stalled readers in each test of this file.
 const STALLED: usize = 20;
 
-/// What stalled readers may cost a role: one tunnel's windows and its surroundings.
+/// The memory limit of a role for stalled readers: the windows of one tunnel and their overhead.
 const STALLED_COST: u64 = 64 << 20;
 
-/// Waits until the resident memory no longer moves, and gives it.
-fn at_rest(pid: u32) -> u64 {
+/// Waits until the resident memory is stable and returns it.
+fn stable_memory(pid: u32) -> u64 {
     let mut last = memory::resident_bytes(pid);
-    wait::until("the memory no longer moves", || {
+    wait::until("the memory is stable", || {
         wait::pause(Duration::from_millis(200));
         let now = memory::resident_bytes(pid);
         let still = now.abs_diff(last) < 64 << 10;
@@ -48,14 +49,15 @@ fn at_rest(pid: u32) -> u64 {
     })
 }
 
-/// One service for everything, so that all of it shares one tunnel: the first byte says what the connection is for. And how many bytes went
-/// into connections whose readers may stall.
-fn by_command(length: usize) -> (Service, Arc<AtomicU64>) {
-    /// What is written at a time to who may stall.
+/// Starts one service for everything, so that all connections share one tunnel. The first byte
+/// selects what the connection does. The counter has the bytes written to connections whose readers
+/// may stall.
+fn command_service(length: usize) -> (Service, Arc<AtomicU64>) {
+    /// Bytes written at a time to a reader that may stall.
     const PIECE: usize = 64 << 10;
     let content = bytes::random(1, length);
-    let poured = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&poured);
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&sent);
     let service = Service::start(move |mut stream| {
         let mut command = [0];
         match stream.read(&mut command).map(|count| &command[..count]) {
@@ -69,7 +71,7 @@ fn by_command(length: usize) -> (Service, Arc<AtomicU64>) {
                 Ok(()) => Ending::Clean,
                 Err(error) => error.into(),
             },
-            // Takes nothing, as long as the test may last.
+            // Reads nothing for as long as the test may last.
             Ok(b"d") => {
                 let gone = || stream.peer_addr().is_err().then_some(());
                 let _ = wait::within(Duration::from_secs(120), gone);
@@ -87,7 +89,7 @@ fn by_command(length: usize) -> (Service, Arc<AtomicU64>) {
             Err(error) => error.into(),
         }
     });
-    (service, poured)
+    (service, sent)
 }
 
 fn ask(address: SocketAddr, command: u8) -> TcpStream {
@@ -96,7 +98,7 @@ fn ask(address: SocketAddr, command: u8) -> TcpStream {
     stream
 }
 
-/// Copies the whole content; the time that it took.
+/// Copies the whole content. Returns the time that it took.
 fn copy(address: SocketAddr, length: usize) -> Duration {
     let start = Instant::now();
     let copied = std::io::copy(&mut ask(address, b'c'), &mut std::io::sink()).unwrap();
@@ -104,7 +106,7 @@ fn copy(address: SocketAddr, length: usize) -> Duration {
     start.elapsed()
 }
 
-/// The 99th of a hundred round trips of one byte on a standing connection.
+/// The 99th percentile of the round trips of one byte on an existing connection.
 fn slow_ping(stream: &TcpStream, count: usize) -> Duration {
     let mut times: Vec<Duration> = (0..count)
         .map(|_| {
@@ -119,25 +121,25 @@ fn slow_ping(stream: &TcpStream, count: usize) -> Duration {
     times[count * 99 / 100 - 1]
 }
 
-/// Connects readers that never read, and waits until all of them hold their senders up: what fills the buffers on the way until then
-/// is traffic like any other.
-fn stall(address: SocketAddr, poured: &AtomicU64) -> Vec<TcpStream> {
+/// Connects readers that never read, and waits until all of them block their senders. Until then
+/// the data that fills the buffers competes with other traffic.
+fn stall(address: SocketAddr, sent: &AtomicU64) -> Vec<TcpStream> {
     let stalled: Vec<TcpStream> = (0..STALLED).map(|_| ask(address, b'e')).collect();
     for mut stream in &stalled {
         stream.read_exact(&mut [0]).unwrap();
     }
     let mut last = 0;
-    wait::until_true("nothing goes to the stalled readers any more", || {
+    wait::until_true("the stalled readers receive no more data", || {
         wait::pause(Duration::from_millis(300));
-        let now = poured.load(Ordering::Relaxed);
+        let now = sent.load(Ordering::Relaxed);
         std::mem::replace(&mut last, now) == now
     });
     stalled
 }
 
-/// The largest resident memory of each role while the work goes on.
+/// The largest resident memory of each role while `work` runs.
 fn peak_during<T: Send>(tunnel: &Tunnel, work: impl FnOnce() -> T + Send) -> ([u64; 3], T) {
-    /// Lets the watcher end when the work does, by a panic too: a scope waits for its threads.
+    /// Ends the monitor when `work` ends, by a panic too, because a scope waits for its threads.
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {
         fn drop(&mut self) {
@@ -146,7 +148,7 @@ fn peak_during<T: Send>(tunnel: &Tunnel, work: impl FnOnce() -> T + Send) -> ([u
     }
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
+        let monitor_thread = scope.spawn(|| {
             let mut peaks = [0; 3];
             while !done.load(Ordering::Relaxed) {
                 for (peak, (_, pid)) in peaks.iter_mut().zip(tunnel.pids()) {
@@ -160,35 +162,35 @@ fn peak_during<T: Send>(tunnel: &Tunnel, work: impl FnOnce() -> T + Send) -> ([u
             let _done = Done(&done);
             work()
         };
-        (watch.join().unwrap(), result)
+        (monitor_thread.join().unwrap(), result)
     })
 }
 
 #[test]
-fn stalled_readers_hold_up_nobody_and_cost_no_more_than_a_tunnels_windows() {
+fn stalled_readers_block_no_other_stream_and_cost_at_most_the_tunnels_windows() {
     let length = scale().file_bytes;
-    let (service, poured) = by_command(length);
+    let (service, sent) = command_service(length);
     let tunnel = Tunnel::start(
         Front::Direct,
-        vec![Port::new("all", service.address(), Methods::USUAL)],
+        vec![Port::new("all", service.address(), Methods::DEFAULT)],
     );
     let address = tunnel.local("all");
     copy(address, length);
-    let rest = tunnel.pids().map(|(_, pid)| at_rest(pid));
+    let idle = tunnel.pids().map(|(_, pid)| stable_memory(pid));
     let (peaks, _) = peak_during(&tunnel, || {
-        let stalled = stall(address, &poured);
+        let stalled = stall(address, &sent);
         copy(address, length);
         services::ping(&ask(address, b'p'), b"!").unwrap();
         stalled
     });
-    for ((name, _), (rest, peak)) in tunnel.pids().iter().zip(rest.iter().zip(peaks)) {
-        let cost = peak.saturating_sub(*rest);
-        println!("{name}: {cost} bytes more than at rest");
+    for ((name, _), (idle, peak)) in tunnel.pids().iter().zip(idle.iter().zip(peaks)) {
+        let cost = peak.saturating_sub(*idle);
+        println!("{name}: {cost} bytes more than when idle");
         assert!(cost < STALLED_COST, "the {name} grew by {cost} bytes");
     }
 }
 
-/// Uploads that the service never reads, each as far as it goes.
+/// Starts uploads that the service never reads, and fills each until it blocks.
 fn stall_uploads(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let piece = vec![7; 64 << 10];
     let mut stalled: Vec<TcpStream> = (0..count).map(|_| ask(address, b'd')).collect();
@@ -196,7 +198,7 @@ fn stall_uploads(address: SocketAddr, count: usize) -> Vec<TcpStream> {
         .iter()
         .for_each(|stream| stream.set_nonblocking(true).unwrap());
     let mut quiet_looks = 0;
-    wait::until_true("the service holds all uploads up", || {
+    wait::until_true("all uploads are blocked", || {
         wait::pause(Duration::from_millis(100));
         let moved: usize = stalled
             .iter_mut()
@@ -209,17 +211,17 @@ fn stall_uploads(address: SocketAddr, count: usize) -> Vec<TcpStream> {
 }
 
 #[test]
-fn hundreds_of_stalled_downloads_and_uploads_leave_a_tunnel_to_the_others() {
+fn hundreds_of_stalled_streams_leave_the_tunnel_usable() {
     const LENGTH: usize = 8 << 20;
     const STALLED_EACH_WAY: usize = 150;
-    let (service, _poured) = by_command(LENGTH);
+    let (service, _poured) = command_service(LENGTH);
     let tunnel = Tunnel::start(
         Front::Direct,
-        vec![Port::new("all", service.address(), Methods::USUAL)],
+        vec![Port::new("all", service.address(), Methods::DEFAULT)],
     );
     let address = tunnel.local("all");
     copy(address, LENGTH);
-    let rest = tunnel.pids().map(|(_, pid)| at_rest(pid));
+    let idle = tunnel.pids().map(|(_, pid)| stable_memory(pid));
     let (peaks, _) = peak_during(&tunnel, || {
         let downloads: Vec<TcpStream> = (0..STALLED_EACH_WAY).map(|_| ask(address, b'e')).collect();
         let uploads = stall_uploads(address, STALLED_EACH_WAY);
@@ -227,9 +229,9 @@ fn hundreds_of_stalled_downloads_and_uploads_leave_a_tunnel_to_the_others() {
         services::ping(&ask(address, b'p'), b"!").unwrap();
         (downloads, uploads)
     });
-    for ((name, _), (rest, peak)) in tunnel.pids().iter().zip(rest.iter().zip(peaks)) {
-        let cost = peak.saturating_sub(*rest);
-        println!("{name}: {cost} bytes more than at rest");
+    for ((name, _), (idle, peak)) in tunnel.pids().iter().zip(idle.iter().zip(peaks)) {
+        let cost = peak.saturating_sub(*idle);
+        println!("{name}: {cost} bytes more than when idle");
         assert!(cost < STALLED_COST, "the {name} grew by {cost} bytes");
     }
 }
@@ -239,10 +241,10 @@ fn hundreds_of_stalled_downloads_and_uploads_leave_a_tunnel_to_the_others() {
 fn a_copy_and_a_ping_beside_stalled_readers_are_as_fast_as_without_them() {
     const LENGTH: usize = 256 << 20;
     const ROUNDS: usize = 7;
-    let (service, poured) = by_command(LENGTH);
+    let (service, sent) = command_service(LENGTH);
     let tunnel = Tunnel::start(
         Front::Direct,
-        vec![Port::new("all", service.address(), Methods::USUAL)],
+        vec![Port::new("all", service.address(), Methods::DEFAULT)],
     );
     let address = tunnel.local("all");
     let ping = ask(address, b'p');
@@ -253,11 +255,11 @@ fn a_copy_and_a_ping_beside_stalled_readers_are_as_fast_as_without_them() {
     };
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let mut pings = [Vec::new(), Vec::new()];
-    // In turn, so that a slow spell of the machine falls on both.
+    // Alternate, so that a slow phase of the machine affects both.
     for _ in 0..ROUNDS {
         alone.push(copy(address, LENGTH));
         pings[0].push(slow_ping(&ping, 500));
-        let stalled = stall(address, &poured);
+        let stalled = stall(address, &sent);
         beside.push(copy(address, LENGTH));
         pings[1].push(slow_ping(&ping, 500));
         drop(stalled);
@@ -273,13 +275,13 @@ fn a_copy_and_a_ping_beside_stalled_readers_are_as_fast_as_without_them() {
     assert!(disturbed < idle * 2);
 }
 
-/// What each of many idle connections costs master, server and client, in bytes.
+/// The bytes that each of many idle connections costs master, server and client.
 fn idle_cost(count: usize) -> [f64; 3] {
     files::raise_limit();
     let echo = services::echo();
     let tunnel = Tunnel::start(
         Front::Direct,
-        vec![Port::new("echo", echo.address(), Methods::USUAL)],
+        vec![Port::new("echo", echo.address(), Methods::DEFAULT)],
     );
     let address = tunnel.local("echo");
     let open = |count: usize| -> Vec<TcpStream> {
@@ -289,23 +291,24 @@ fn idle_cost(count: usize) -> [f64; 3] {
             .for_each(|stream| services::ping(stream, b"once").unwrap());
         streams
     };
-    // What is allocated once and kept shall not be counted.
+    // Allocations that are made once and kept must not count.
     drop(open(50));
     wait::until_true("the first connections are gone", || echo.live() == 0);
-    let rest = tunnel.pids().map(|(_, pid)| at_rest(pid));
+    let idle = tunnel.pids().map(|(_, pid)| stable_memory(pid));
     let streams = open(count);
-    let loaded = tunnel.pids().map(|(_, pid)| at_rest(pid));
+    let loaded = tunnel.pids().map(|(_, pid)| stable_memory(pid));
     services::ping(&streams[0], b"still there").unwrap();
     let costs =
-        std::array::from_fn(|role| loaded[role].saturating_sub(rest[role]) as f64 / count as f64);
+        std::array::from_fn(|role| loaded[role].saturating_sub(idle[role]) as f64 / count as f64);
     println!("each of {count} idle connections costs master, server, client {costs:.0?} bytes");
     costs
 }
 
 #[test]
-fn idle_connections_cost_the_master_nothing_and_the_ends_little() {
+fn idle_connections_cost_the_master_nothing_and_the_roles_little() {
     let [master, server, client] = idle_cost(1000);
-    // Pages that the allocator took for other reasons, spread over the connections.
+    // The allocator takes some pages for other reasons. They count here, divided by the number of
+    // connections.
     assert!(master < 1024.0, "{master} bytes at the master");
     assert!(server < 12.0 * 1024.0, "{server} bytes at the server");
     assert!(client < 12.0 * 1024.0, "{client} bytes at the client");
@@ -313,7 +316,7 @@ fn idle_connections_cost_the_master_nothing_and_the_ends_little() {
 
 #[test]
 #[ignore = "needs 20,000 open files: see the head of this file"]
-fn thousands_of_idle_connections_cost_the_master_less_than_a_hundred_bytes_each() {
+fn six_thousand_idle_connections_cost_the_master_less_than_a_hundred_bytes_each() {
     let [master, server, client] = idle_cost(6000);
     assert!(master < 100.0, "{master} bytes at the master");
     assert!(server < 12.0 * 1024.0, "{server} bytes at the server");
@@ -322,12 +325,12 @@ fn thousands_of_idle_connections_cost_the_master_less_than_a_hundred_bytes_each(
 
 #[test]
 #[ignore = "needs 10,000 open files: see the head of this file"]
-fn ten_thousand_links_at_rest_cost_the_master_little() {
+fn ten_thousand_idle_links_cost_the_master_little() {
     const LINKS: usize = 9_500;
     files::raise_limit();
     let limits = json!({"limits": {"links": 20_000, "links_per_address": 20_000}});
     let tunnel = Tunnel::on(
-        Scene::new(Front::Direct),
+        Testbed::new(Front::Direct),
         Vec::new(),
         Fields {
             master: limits,
@@ -336,23 +339,23 @@ fn ten_thousand_links_at_rest_cost_the_master_little() {
     );
     let key = LinkKey::derive(None);
     let link = |_| {
-        let mut peer = Peer::connect(tunnel.scene.master_address());
+        let mut peer = Peer::connect(tunnel.testbed.master_address());
         peer.hello(Role::Client, &key, Id(peer::random()), 1);
         assert!(matches!(peer.frame(), Some(Frame::Welcome { .. })));
         peer
     };
     let first: Vec<Peer> = (0..100).map(link).collect();
-    let rest = at_rest(tunnel.master.pid());
+    let idle = stable_memory(tunnel.master.pid());
     let mut links: Vec<Peer> = (0..LINKS).map(link).collect();
-    let cost = at_rest(tunnel.master.pid()).saturating_sub(rest) as f64 / LINKS as f64;
-    println!("each of {LINKS} links at rest costs the master {cost:.0} bytes");
+    let cost = stable_memory(tunnel.master.pid()).saturating_sub(idle) as f64 / LINKS as f64;
+    println!("each of {LINKS} idle links costs the master {cost:.0} bytes");
     assert!(cost < 24.0 * 1024.0);
     links[LINKS - 1].send(&Frame::Ping(1));
     assert_eq!(
         links[LINKS - 1].frame(),
         Some(Frame::Pong(1)),
-        "they are there all the same"
+        "the links are up"
     );
     drop(first);
-    assert!(tunnel.is_joined());
+    assert!(tunnel.is_connected());
 }

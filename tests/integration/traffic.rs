@@ -1,4 +1,4 @@
-//! Real programs through the tunnel: with every pair of methods, and behind every front.
+//! Real programs through the tunnel, with every pair of methods and behind every front.
 
 use std::{fs, net::SocketAddr};
 
@@ -57,7 +57,7 @@ impl Web {
     }
 }
 
-/// An account that can be reached by ssh.
+/// An account that is reachable by ssh.
 struct Shell {
     sshd: Sshd,
     folder: TempDir,
@@ -103,7 +103,7 @@ impl Shell {
     }
 }
 
-/// Rows that PostgreSQL makes up itself.
+/// A query whose rows PostgreSQL generates itself.
 fn rows() -> String {
     format!(
         "copy (select number, md5(number::text) from generate_series(1, {}) number) to stdout",
@@ -143,7 +143,7 @@ fn check_database(database: &Postgres, through: SocketAddr, name: &str) {
 }
 
 #[test]
-fn curl_fetches_a_file_whole_with_every_pair_of_methods() {
+fn curl_fetches_a_complete_file_with_every_pair_of_methods() {
     let web = Web::start();
     let tunnel = Tunnel::start(Front::Direct, Port::for_each(&Methods::all(), web.address));
     for methods in Methods::all() {
@@ -177,7 +177,7 @@ fn psql_queries_and_copies_with_every_pair_of_methods() {
 }
 
 #[test]
-fn a_burst_of_wrk_sees_no_error_with_every_pair_of_methods() {
+fn wrk_sees_no_error_with_every_pair_of_methods() {
     let web = Web::start();
     let tunnel = Tunnel::start(Front::Direct, Port::for_each(&Methods::all(), web.address));
     for methods in Methods::all() {

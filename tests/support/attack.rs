@@ -1,4 +1,5 @@
-//! What an attack needs: the link of a client that keeps to no rule, the ends of tunnels on it, and the measure of what the attack costs.
+//! Tools for attacks: the link of a client that obeys no rule, tunnel endpoints on it, and a
+//! monitor of the attack's cost.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -20,30 +21,30 @@ use report::{
     },
     frame::{AttachHeader, Code, Frame, Notice, Role},
     id::Id,
-    tunnel::offer::{Answer, Grant, Methods, Offer, Resumption, VERSION},
+    tunnel::offer::{AttachAnswer, Grant, Methods, Offer, ResumeRequest, VERSION},
 };
 
 use super::{
     bytes,
     daemon::Daemon,
     files, memory,
-    peer::{self, Heard, Peer},
+    peer::{self, Peer, Received},
     tunnel, wait,
 };
 
-/// The link of a client without a key, up to WELCOME; nothing when the master ends it before.
+/// Connects a client without a key, up to WELCOME. `None` when the master ends the link first.
 #[track_caller]
-pub fn stranger(master: SocketAddr) -> Option<Peer> {
+pub fn connect_keyless_client(master: SocketAddr) -> Option<Peer> {
     let mut peer = Peer::try_connect(master)?;
     peer.try_hello(Role::Client, &LinkKey::derive(None), Id(peer::random()), 1)?;
     matches!(peer.frame(), Some(Frame::Welcome { .. })).then_some(peer)
 }
 
-/// A link that sends what it wants, and remembers what it is told.
+/// A link that sends arbitrary frames and records what it receives.
 pub struct HostileLink {
     peer: Peer,
     paused: HashSet<u32>,
-    /// DATA that came, until somebody asks for it.
+    /// Received DATA that the test has not consumed yet.
     data: HashMap<u32, VecDeque<Bytes>>,
     /// Channels that the master closed.
     pub closed: HashMap<u32, Code>,
@@ -53,11 +54,11 @@ pub struct HostileLink {
 }
 
 impl HostileLink {
-    /// That of a client without a key.
+    /// Connects a client without a key.
     #[track_caller]
-    pub fn stranger(master: SocketAddr) -> HostileLink {
+    pub fn connect(master: SocketAddr) -> HostileLink {
         HostileLink {
-            peer: stranger(master).expect("a client is let in"),
+            peer: connect_keyless_client(master).expect("the master accepts the client"),
             paused: HashSet::new(),
             data: HashMap::new(),
             closed: HashMap::new(),
@@ -66,19 +67,19 @@ impl HostileLink {
         }
     }
 
-    /// Takes in everything that has come; PINGs are answered.
-    pub fn hear(&mut self) {
+    /// Processes everything that has arrived. Answers PINGs.
+    pub fn process_received(&mut self) {
         loop {
-            match self.peer.look() {
-                Heard::Nothing => return,
-                Heard::End => return self.has_ended = true,
-                Heard::Message(message) => {
-                    match Frame::decode(message).expect("what the master sends is a frame") {
+            match self.peer.try_read() {
+                Received::Nothing => return,
+                Received::End => return self.has_ended = true,
+                Received::Message(message) => {
+                    match Frame::decode(message).expect("the master's message is a frame") {
                         Frame::Ping(token) => self.peer.send(&Frame::Pong(token)),
                         Frame::Pause(channel) => drop(self.paused.insert(channel)),
                         Frame::Resume(channel) => drop(self.paused.remove(&channel)),
                         Frame::Close { channel, notice } => {
-                            drop(self.closed.insert(channel, notice.code))
+                            self.closed.insert(channel, notice.code);
                         }
                         Frame::Data { channel, payload } => {
                             self.data.entry(channel).or_default().push_back(payload)
@@ -91,28 +92,28 @@ impl HostileLink {
         }
     }
 
-    /// Sends frames, many at a time.
+    /// Sends several frames at once.
     pub fn send(&mut self, frames: impl IntoIterator<Item = Frame>) {
         self.peer.send_all(frames);
     }
 
-    /// Waits until it is told something.
+    /// Waits until `probe` finds something in what the link has received.
     #[track_caller]
     pub fn wait_until<T>(
         &mut self,
         what: &str,
-        mut told: impl FnMut(&mut HostileLink) -> Option<T>,
+        mut probe: impl FnMut(&mut HostileLink) -> Option<T>,
     ) -> T {
         wait::until(what, || {
-            self.hear();
-            told(self)
+            self.process_received();
+            probe(self)
         })
     }
 
-    /// Waits until the channel may be sent on, or is closed: then it says false.
+    /// Waits until the channel may send. Returns false when it is closed instead.
     #[track_caller]
-    pub fn may_send(&mut self, channel: u32) -> bool {
-        self.wait_until("the channel goes on", |link| {
+    pub fn wait_until_sendable(&mut self, channel: u32) -> bool {
+        self.wait_until("the channel may send", |link| {
             let is_over = link.has_ended || link.closed.contains_key(&channel);
             (is_over || !link.paused.contains(&channel)).then_some(!is_over)
         })
@@ -121,7 +122,7 @@ impl HostileLink {
     /// The next DATA of a channel.
     #[track_caller]
     fn data_of(&mut self, channel: u32) -> Bytes {
-        self.wait_until("the other end sends", |link| {
+        self.wait_until("the other end sends DATA", |link| {
             let next = link.data.get_mut(&channel).and_then(VecDeque::pop_front);
             assert!(
                 next.is_some() || !link.closed.contains_key(&channel),
@@ -133,7 +134,7 @@ impl HostileLink {
     }
 }
 
-/// The end of a client that holds the port key, on one channel.
+/// The endpoint of a client that holds the port key, on one channel.
 pub struct RawTunnel {
     channel: u32,
     sealer: Sealer,
@@ -141,16 +142,17 @@ pub struct RawTunnel {
     id: Id,
     instance: Id,
     secret: TunnelSecret,
-    /// What the server grants at first.
+    /// The initial grant of the server.
     pub grant: Grant,
 }
 
 impl RawTunnel {
-    /// A new tunnel to a port, whose methods are the usual ones. It takes nothing: its windows are empty.
+    /// Attaches a new tunnel to a port that uses the default methods. Its own windows are empty, so
+    /// it receives no stream data.
     #[track_caller]
     pub fn attach(link: &mut HostileLink, channel: u32, keys: &PortKeys) -> RawTunnel {
-        let (answer, session) = shake_hands(link, channel, keys, None, None);
-        let Answer::Accept {
+        let (answer, session) = handshake_on(link, channel, keys, None, None);
+        let AttachAnswer::Accept {
             tunnel: id,
             instance,
             grant,
@@ -172,22 +174,22 @@ impl RawTunnel {
         }
     }
 
-    /// The same tunnel on another channel, to which it moves.
+    /// Attaches the same tunnel on another channel, to which it is handed over.
     #[track_caller]
-    pub fn moved(&self, link: &mut HostileLink, channel: u32, keys: &PortKeys) -> RawTunnel {
-        let resumption = Resumption {
+    pub fn move_to(&self, link: &mut HostileLink, channel: u32, keys: &PortKeys) -> RawTunnel {
+        let resumption = ResumeRequest {
             tunnel: self.id,
             attempt: 1,
             moves: true,
         };
         let (answer, session) =
-            shake_hands(link, channel, keys, Some(self.instance), Some(resumption));
+            handshake_on(link, channel, keys, Some(self.instance), Some(resumption));
         assert!(
-            matches!(answer, Answer::Resume { moves: true }),
+            matches!(answer, AttachAnswer::Resume { moves: true }),
             "{answer:?}"
         );
         let (sealer, opener) = session
-            .resuming(&self.secret)
+            .with_tunnel_secret(&self.secret)
             .initiator(EncryptMethod::Aes128Gcm);
         RawTunnel {
             channel,
@@ -198,9 +200,9 @@ impl RawTunnel {
         }
     }
 
-    /// Waits until the server has handled everything that was sent.
+    /// Waits until the server has processed everything that was sent.
     #[track_caller]
-    pub fn wait_handled(&mut self, link: &mut HostileLink) {
+    pub fn wait_processed(&mut self, link: &mut HostileLink) {
         const TOKEN: u64 = 42;
         let ping = self.sealed(&tunnel_frames::ping(TOKEN));
         link.send([ping]);
@@ -208,7 +210,7 @@ impl RawTunnel {
             let mut message = BytesMut::from(&link.data_of(self.channel)[..]);
             self.opener
                 .open(&mut message)
-                .expect("what the server sends opens");
+                .expect("the server's message decrypts");
             if bytes::contains(&message, &tunnel_frames::pong(TOKEN)) {
                 return;
             }
@@ -230,14 +232,14 @@ impl RawTunnel {
 }
 
 #[track_caller]
-fn shake_hands(
+fn handshake_on(
     link: &mut HostileLink,
     channel: u32,
     keys: &PortKeys,
     instance: Option<Id>,
-    resume: Option<Resumption>,
-) -> (Answer, report::crypto::SessionKeys) {
-    let tunnel::Methods { encrypt, compress } = tunnel::Methods::USUAL;
+    resume: Option<ResumeRequest>,
+) -> (AttachAnswer, report::crypto::SessionKeys) {
+    let tunnel::Methods { encrypt, compress } = tunnel::Methods::DEFAULT;
     let methods = Methods {
         encrypt: encrypt.to_owned(),
         compress: compress.to_owned(),
@@ -316,9 +318,9 @@ pub mod tunnel_frames {
     }
 }
 
-/// A WebSocket as bytes: whoever writes them one by one, or reads nothing, needs no library.
+/// WebSocket messages as bytes, for tests that write them piece by piece or never read.
 pub mod wire {
-    /// The head of a binary frame of so many bytes whose mask changes nothing.
+    /// The header of a binary frame of this length, with a mask of zeros.
     pub fn head(length: usize) -> Vec<u8> {
         let mut head = vec![0x82];
         match length {
@@ -342,56 +344,57 @@ pub mod wire {
     }
 }
 
-/// Writes as much as the peer takes, and says how much that was; nothing more of a connection that is over.
+/// Writes as much as the peer accepts and returns the number of bytes. Returns 0 when the
+/// connection is closed.
 pub fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> usize {
-    stream.set_nonblocking(true).expect("it does not wait");
+    stream.set_nonblocking(true).expect("a non-blocking socket");
     stream.write(bytes).unwrap_or(0)
 }
 
-/// Measures what a role holds, until it is dropped.
-pub struct Watch {
+/// Monitors the resources of a role until it is dropped.
+pub struct ResourceMonitor {
     before: u64,
     log_before: usize,
-    peak: Arc<Peak>,
+    peak: Arc<ResourcePeaks>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Peak {
+struct ResourcePeaks {
     memory: AtomicU64,
     files: AtomicUsize,
     is_over: AtomicBool,
 }
 
-/// What an attack has cost a role.
+/// The cost of an attack for a role.
 #[derive(Debug, Clone, Copy)]
-pub struct Cost {
-    /// Resident bytes more than before, at most.
+pub struct AttackCost {
+    /// The peak of the resident memory, in bytes above the start.
     pub memory: u64,
-    /// Descriptors, at most.
+    /// The peak of open descriptors.
     pub files: usize,
-    /// Bytes of its log since then.
+    /// Bytes added to the log.
     pub log: usize,
 }
 
-impl Watch {
-    /// Begins with what the role holds now.
-    pub fn over(role: &Daemon) -> Watch {
-        let (pid, peak) = (role.pid(), Arc::new(Peak::default()));
+impl ResourceMonitor {
+    /// Starts with the current resources of the role as the baseline.
+    pub fn start(role: &Daemon) -> ResourceMonitor {
+        let (pid, peak) = (role.pid(), Arc::new(ResourcePeaks::default()));
         let seen = Arc::clone(&peak);
-        let look = move || {
+        let sample = move || {
             seen.memory.fetch_max(memory::resident_bytes(pid), Relaxed);
             seen.files.fetch_max(files::open_files(pid), Relaxed);
         };
-        look();
+        sample();
         let (before, over) = (peak.memory.load(Relaxed), Arc::clone(&peak));
         let thread = thread::spawn(move || {
             while !over.is_over.load(Relaxed) {
-                look();
+                sample();
                 wait::pause(Duration::from_millis(100));
             }
         });
-        Watch {
+        ResourceMonitor {
             before,
             log_before: role.log().len(),
             peak,
@@ -399,9 +402,9 @@ impl Watch {
         }
     }
 
-    /// What it has cost until now.
-    pub fn cost(&self, role: &Daemon) -> Cost {
-        let cost = Cost {
+    /// The cost until now.
+    pub fn cost(&self, role: &Daemon) -> AttackCost {
+        let cost = AttackCost {
             memory: self
                 .peak
                 .memory
@@ -420,7 +423,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for ResourceMonitor {
     fn drop(&mut self) {
         self.peak.is_over.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
 
-/// The content of a transfer: blocks of random bytes and blocks of words in turn, so that it compresses in part. The same seed and length
-/// give the same bytes.
+/// The content of a transfer. Blocks of random bytes and blocks of words alternate, so that it
+/// compresses in part. The same seed and length give the same bytes.
 pub fn mixed(seed: u64, length: usize) -> Vec<u8> {
     const BLOCK: usize = 48 * 1024;
     const WORDS: [&str; 8] = [
@@ -46,7 +46,7 @@ pub fn hexadecimal(content: &[u8]) -> String {
     })
 }
 
-/// Whether the needle is anywhere in the bytes.
+/// Whether the bytes contain the needle.
 pub fn contains(content: &[u8], needle: &[u8]) -> bool {
     let Some((first, rest)) = needle.split_first() else {
         return true;

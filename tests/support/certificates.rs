@@ -1,4 +1,4 @@
-//! Certificates for loopback, signed by an authority of the test's own.
+//! Certificates for loopback, signed by a test authority.
 
 use std::{
     fs,
@@ -7,16 +7,16 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-/// Names and addresses that a leaf is good for.
+/// Names and addresses for which a leaf is valid.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
-/// An authority and where its files are.
+/// An authority and the location of its files.
 pub struct Authority {
     folder: PathBuf,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// Where a certificate chain and its key are.
+/// The files of a certificate chain and its key.
 #[derive(Debug, Clone)]
 pub struct Leaf {
     pub cert: PathBuf,
@@ -24,12 +24,12 @@ pub struct Leaf {
 }
 
 impl Authority {
-    /// A new authority, its certificate at [`Authority::path`].
+    /// A new authority with its certificate at [`Authority::path`].
     pub fn new(folder: &Path) -> Authority {
         Authority::named(folder, "rePort test authority")
     }
 
-    /// The same under a name of its own.
+    /// The same with another name.
     pub fn named(folder: &Path, name: &str) -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters without names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -47,17 +47,17 @@ impl Authority {
         authority
     }
 
-    /// The file to trust.
+    /// The certificate file of the authority, for `tls.ca`.
     pub fn path(&self) -> PathBuf {
         self.folder.join("authority.pem")
     }
 
-    /// A certificate for loopback in `NAME.pem` and `NAME.key`; written over what is there.
+    /// Writes a certificate for loopback to `NAME.pem` and `NAME.key`, over existing files.
     pub fn leaf(&self, name: &str) -> Leaf {
         self.leaf_with(name, |_| ())
     }
 
-    /// The same, changed.
+    /// The same with changed parameters.
     pub fn leaf_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
         let key = KeyPair::generate().expect("a key");
         let mut params =
@@ -70,7 +70,7 @@ impl Authority {
     }
 }
 
-/// A certificate for loopback that nobody signed but itself.
+/// A self-signed certificate for loopback.
 pub fn self_signed(folder: &Path, name: &str) -> Leaf {
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(NAMES.map(str::to_owned)).expect("parameters for loopback");

@@ -1,15 +1,16 @@
-//! Content of any length that nobody has to hold: what stands at an offset follows from the seed, so that a receiver can say at which byte it
-//! went wrong.
+//! Content of any length that no process has to store. The seed determines the bytes at each
+//! offset, so a receiver can report the first wrong byte.
 
 use std::sync::LazyLock;
 
 use super::bytes;
 
-/// Every so many bytes a stamp tells the seed and the place.
+/// Each page of this many bytes begins with a stamp of the seed and the page number.
 const PAGE: u64 = 4096;
 
-/// Repeated without end between the stamps: compresses in part, and repeats farther away than any compressor looks back.
-static GROUND: LazyLock<Vec<u8>> = LazyLock::new(|| bytes::mixed(1, 4 << 20));
+/// The content between the stamps, repeated without end. It compresses in part, and it repeats at a
+/// larger distance than any compressor's window.
+static FILLER: LazyLock<Vec<u8>> = LazyLock::new(|| bytes::mixed(1, 4 << 20));
 
 /// The content of one transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// Fills the block with what stands from the offset on, and gives the part of it that was filled.
+    /// Fills the block with the content from the offset on. Returns the filled part.
     pub fn fill<'a>(&self, offset: u64, block: &'a mut [u8]) -> &'a [u8] {
         let length = block
             .len()
@@ -38,14 +39,15 @@ impl Content {
 
     fn page(&self, number: u64) -> [u8; PAGE as usize] {
         let mut page = [0; PAGE as usize];
-        let start = (number * PAGE) as usize % GROUND.len();
-        page.copy_from_slice(&GROUND[start..start + PAGE as usize]);
+        let start = (number * PAGE) as usize % FILLER.len();
+        page.copy_from_slice(&FILLER[start..start + PAGE as usize]);
         page[..8].copy_from_slice(&self.seed.to_be_bytes());
         page[8..16].copy_from_slice(&number.to_be_bytes());
         page
     }
 
-    /// Where the first byte stands that is not what it should be, when these were received from the offset on.
+    /// The offset of the first byte in `received` that differs from the content. `received` begins
+    /// at `offset`.
     pub fn first_difference(&self, offset: u64, received: &[u8]) -> Option<u64> {
         let mut expected = vec![0; received.len()];
         let expected = self.fill(offset, &mut expected);

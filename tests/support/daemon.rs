@@ -1,4 +1,5 @@
-//! A child process that lives as long as its guard: started in a process group of its own, its output in a file, ended exactly.
+//! A child process that ends with its guard. It runs in a separate process group and writes its
+//! output to a file.
 
 use std::{
     collections::BTreeSet,
@@ -12,13 +13,13 @@ use std::{
 
 use super::wait;
 
-/// How long a daemon may take to end after it was asked to; then it is killed.
+/// How long a daemon may take to end after it was asked to. Then it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Lines of its log that a daemon shows when its test fails.
+/// Lines of its log that a daemon prints when its test fails.
 const SHOWN_LINES: usize = 60;
 
-/// What a process can be told.
+/// A signal to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     Terminate,
@@ -26,11 +27,11 @@ pub enum Signal {
     Kill,
     Stop,
     Continue,
-    /// What makes many daemons read their configuration again.
+    /// Many daemons reload their configuration at this signal.
     Hangup,
-    /// What makes tinyproxy do so, where it does not run in the background.
+    /// tinyproxy in the foreground reloads its configuration at this signal.
     User,
-    /// What makes HAProxy do so.
+    /// HAProxy reloads its configuration at this signal.
     User2,
 }
 
@@ -49,10 +50,10 @@ impl Signal {
     }
 }
 
-/// The process groups of the daemons that run.
+/// The process groups of the running daemons.
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// Kills all daemons: this process is about to end without their guards.
+/// Kills all daemons, because this process is about to exit without running their guards.
 pub fn kill_all() {
     for pid in RUNNING
         .lock()
@@ -69,12 +70,13 @@ pub struct Daemon {
     name: String,
     child: Child,
     log: PathBuf,
-    ask: Signal,
+    stop_signal: Signal,
     ended: Option<ExitStatus>,
 }
 
 impl Daemon {
-    /// Starts the command with both its outputs in `NAME.log` of the folder (appended to when it is there).
+    /// Starts the command. Both its outputs go to `NAME.log` in the folder and are appended to an
+    /// existing file.
     pub fn start(name: &str, folder: &Path, command: &mut Command) -> Daemon {
         let log = folder.join(format!("{name}.log"));
         let output = File::options()
@@ -98,18 +100,18 @@ impl Daemon {
             name: name.to_owned(),
             child,
             log,
-            ask: Signal::Terminate,
+            stop_signal: Signal::Terminate,
             ended: None,
         }
     }
 
-    /// Asks it to end with another signal than SIGTERM.
-    pub fn asked_by(mut self, signal: Signal) -> Daemon {
-        self.ask = signal;
+    /// Stops it with another signal than SIGTERM.
+    pub fn stopped_by(mut self, signal: Signal) -> Daemon {
+        self.stop_signal = signal;
         self
     }
 
-    /// Waits until the probe succeeds; a failed test when the daemon ends before.
+    /// Waits until the probe succeeds. Fails the test when the daemon ends before.
     #[track_caller]
     pub fn wait_ready(&mut self, mut probe: impl FnMut() -> bool) {
         let name = self.name.clone();
@@ -128,12 +130,12 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Everything that it has written.
+    /// Its whole output so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Waits for a line that has all these words in it, and gives it back.
+    /// Waits for a line that contains all these words and returns it.
     #[track_caller]
     pub fn wait_for_line(&self, words: &[&str]) -> String {
         let find = || {
@@ -142,23 +144,24 @@ impl Daemon {
                 .find(|line| words.iter().all(|word| line.contains(word)))
                 .map(str::to_owned)
         };
-        match wait::within(wait::PATIENCE, find) {
+        match wait::within(wait::TIMEOUT, find) {
             Some(line) => line,
             None => panic!(
-                "{} wrote no line with {words:?}:\n{}",
+                "{} logged no line with {words:?}:\n{}",
                 self.name,
                 self.log_tail()
             ),
         }
     }
 
-    /// Sends the signal to the process itself.
+    /// Sends the signal to the process only, not to its group.
     pub fn signal(&self, signal: Signal) {
         assert!(self.ended.is_none(), "{} has ended", self.name);
         send(signal, &self.pid().to_string());
     }
 
-    /// Sends SIGTERM to a role, and again when it has said that it drains: two that are sent at once may arrive as one.
+    /// Sends SIGTERM to a role, and again when the role has logged that it drains. Two simultaneous
+    /// signals could arrive as one.
     #[track_caller]
     pub fn terminate_twice(&self) {
         self.signal(Signal::Terminate);
@@ -166,7 +169,7 @@ impl Daemon {
         self.signal(Signal::Terminate);
     }
 
-    /// Whether it has ended by itself.
+    /// Whether it has ended.
     pub fn has_ended(&self) -> bool {
         self.ended.is_some() || is_dead(self.pid())
     }
@@ -179,27 +182,27 @@ impl Daemon {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&self.pid());
-            // Not waited for yet, so that its number still names this group and nobody else's.
+            // The process is not reaped yet, so its id still names this process group and no other.
             send(Signal::Kill, &format!("-{}", self.pid()));
             self.ended = self.child.wait().ok();
         }
         self.ended
     }
 
-    /// Asks it to end, and kills it when it does not. Gives how it ended.
+    /// Asks it to end, and kills it when it does not. Returns its exit status.
     pub fn stop(&mut self) -> ExitStatus {
         if let Some(status) = self.ended {
             return status;
         }
-        send(self.ask, &self.pid().to_string());
+        send(self.stop_signal, &self.pid().to_string());
         if let Some(status) = self.wait_for_end(GRACE) {
             return status;
         }
-        eprintln!("{} did not end within {GRACE:?} and is killed", self.name);
+        eprintln!("{} did not end within {GRACE:?}, killing it", self.name);
         self.kill()
     }
 
-    /// Ends it without asking.
+    /// Kills it.
     pub fn kill(&mut self) -> ExitStatus {
         if let Some(status) = self.ended {
             return status;
@@ -221,7 +224,7 @@ impl Drop for Daemon {
         self.stop();
         if std::thread::panicking() {
             eprintln!(
-                "-- the last lines of {}:\n{}\n--",
+                "-- the last log lines of {}:\n{}\n--",
                 self.name,
                 self.log_tail()
             );
@@ -230,19 +233,19 @@ impl Drop for Daemon {
 }
 
 fn send(signal: Signal, target: &str) {
-    // A target that is gone already is what was wanted.
+    // An error means that the target is gone, which is the wanted result.
     let _ = Command::new("kill")
         .args(["-s", signal.name(), "--", target])
         .stderr(Stdio::null())
         .status();
 }
 
-/// Whether the process has ended, waited for or not.
+/// Whether the process has ended, reaped or not.
 fn is_dead(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return true;
     };
-    // The name in parentheses may hold anything; the state follows the last of them.
+    // The name in parentheses may contain anything. The state follows the last parenthesis.
     stat.rsplit_once(") ")
         .is_none_or(|(_, fields)| fields.starts_with(['Z', 'X']))
 }

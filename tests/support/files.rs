@@ -11,7 +11,7 @@ pub fn open_files(pid: u32) -> usize {
         .count()
 }
 
-/// Lets this process, and those that it starts, open as many files as the system allows.
+/// Raises the limit of open files to the hard limit, for this process and its children.
 pub fn raise_limit() {
     let limit = programs::run(Command::new("prlimit").args([
         "--nofile",

@@ -1,5 +1,5 @@
-//! What stands in front of a master on the public port: HAProxy, Caddy and nginx with the files under nginx/ as they are shipped, but for addresses,
-//! paths and what a test sets otherwise.
+//! Reverse proxies in front of a master: HAProxy, Caddy and nginx. Each runs the shipped file under
+//! nginx/ with changed addresses and paths, and with the changes that a test requests.
 
 use std::{fs, net::SocketAddr, path::Path, process::Command};
 
@@ -9,40 +9,44 @@ use super::{
     nginx, ports, programs,
 };
 
-/// Which one.
+/// A reverse proxy and its shipped file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// haproxy.cfg: TLS ends here.
+pub enum ReverseProxyKind {
+    /// haproxy.cfg: HAProxy terminates TLS.
     Haproxy,
-    /// haproxy-tcp.cfg: TLS ends at the master, which is told of visitors by the PROXY protocol.
+    /// haproxy-tcp.cfg: the master terminates TLS and gets client addresses from the PROXY
+    /// protocol.
     HaproxyTcp,
-    /// Caddyfile: TLS ends here.
+    /// Caddyfile: Caddy terminates TLS.
     Caddy,
-    /// report-tls.conf: TLS ends here.
+    /// report-tls.conf: nginx terminates TLS.
     Nginx,
-    /// stream.conf: TLS ends at the master, as with [`Kind::HaproxyTcp`].
+    /// stream.conf: the master terminates TLS, as with [`ReverseProxyKind::HaproxyTcp`].
     NginxStream,
 }
 
-impl Kind {
-    /// Whether TLS ends at the master.
+impl ReverseProxyKind {
+    /// Whether the master terminates TLS.
     pub fn relays_connections(self) -> bool {
-        matches!(self, Kind::HaproxyTcp | Kind::NginxStream)
+        matches!(
+            self,
+            ReverseProxyKind::HaproxyTcp | ReverseProxyKind::NginxStream
+        )
     }
 
     fn file(self) -> &'static str {
         match self {
-            Kind::Haproxy => "haproxy.cfg",
-            Kind::HaproxyTcp => "haproxy-tcp.cfg",
-            Kind::Caddy => "Caddyfile",
-            Kind::Nginx => "report-tls.conf",
-            Kind::NginxStream => "stream.conf",
+            ReverseProxyKind::Haproxy => "haproxy.cfg",
+            ReverseProxyKind::HaproxyTcp => "haproxy-tcp.cfg",
+            ReverseProxyKind::Caddy => "Caddyfile",
+            ReverseProxyKind::Nginx => "report-tls.conf",
+            ReverseProxyKind::NginxStream => "stream.conf",
         }
     }
 }
 
-/// What it is to stand between.
-pub struct Place<'a> {
+/// The addresses and files that the reverse proxy needs.
+pub struct ReverseProxyConfig<'a> {
     pub folder: &'a Path,
     pub master: SocketAddr,
     /// A web server, and the folder of its files, for the site beside the tunnel.
@@ -51,34 +55,38 @@ pub struct Place<'a> {
     pub leaf: &'a Leaf,
 }
 
-/// A front that runs.
-pub struct Front {
-    pub kind: Kind,
+/// A running reverse proxy.
+pub struct ReverseProxy {
+    pub kind: ReverseProxyKind,
     pub address: SocketAddr,
     pub daemon: Daemon,
     file: String,
     admin: SocketAddr,
 }
 
-impl Front {
-    /// Starts it; `instead` is what stands in the shipped file, and what stands there in its place.
-    pub fn start(kind: Kind, place: &Place<'_>, instead: &[(&'static str, &'static str)]) -> Front {
+impl ReverseProxy {
+    /// Starts it. `replacements` has pairs of a text in the shipped file and its replacement.
+    pub fn start(
+        kind: ReverseProxyKind,
+        config: &ReverseProxyConfig<'_>,
+        replacements: &[(&'static str, &'static str)],
+    ) -> ReverseProxy {
         let (address, admin) = (ports::free(), ports::free());
-        if kind == Kind::Nginx {
+        if kind == ReverseProxyKind::Nginx {
             let tuning = nginx::Tuning {
                 main: "worker_shutdown_timeout 1s;",
-                instead: instead.to_vec(),
+                replacements: replacements.to_vec(),
             };
-            let leaf = Some(place.leaf);
+            let leaf = Some(config.leaf);
             let shipped = nginx::Shipped {
                 file: kind.file(),
-                master: place.master,
+                master: config.master,
                 leaf,
-                root: place.root,
+                root: config.root,
                 tuning: &tuning,
             };
-            let daemon = nginx::front(place.folder, address, &shipped);
-            return Front {
+            let daemon = nginx::front(config.folder, address, &shipped);
+            return ReverseProxy {
                 kind,
                 address,
                 daemon,
@@ -91,27 +99,31 @@ impl Front {
             .join(kind.file());
         let mut text =
             fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let mut put = |shipped: &str, meant: &str| {
-            assert!(text.contains(shipped), "{} names {shipped}", kind.file());
-            text = text.replace(shipped, meant);
+        let mut replace = |shipped: &str, replacement: &str| {
+            assert!(
+                text.contains(shipped),
+                "{} does not contain {shipped}",
+                kind.file()
+            );
+            text = text.replace(shipped, replacement);
         };
-        put("127.0.0.1:51324", &place.master.to_string());
-        settings(kind, place, address, admin)
+        replace("127.0.0.1:51324", &config.master.to_string());
+        settings(kind, config, address, admin)
             .iter()
-            .for_each(|(shipped, meant)| put(shipped, meant));
-        instead
+            .for_each(|(shipped, replacement)| replace(shipped, replacement));
+        replacements
             .iter()
-            .for_each(|(shipped, meant)| put(shipped, meant));
-        let file = place.folder.join(kind.file());
+            .for_each(|(shipped, replacement)| replace(shipped, replacement));
+        let file = config.folder.join(kind.file());
         fs::write(&file, text).expect("the configuration is written");
         let file = file.display().to_string();
         let mut daemon = Daemon::start(
             "front",
-            place.folder,
-            &mut command(kind, place.folder, &file),
+            config.folder,
+            &mut command(kind, config.folder, &file),
         );
-        daemon.wait_ready(|| ports::is_listened_at(address));
-        Front {
+        daemon.wait_ready(|| ports::has_listener_at(address));
+        ReverseProxy {
             kind,
             address,
             daemon,
@@ -120,12 +132,17 @@ impl Front {
         }
     }
 
-    /// Has it read its configuration again, and end what the old one still serves within a second or so.
+    /// Reloads the configuration. The old processes and their connections end about one second
+    /// later.
     pub fn reload(&self) {
         match self.kind {
-            Kind::Haproxy | Kind::HaproxyTcp => self.daemon.signal(Signal::User2),
-            Kind::Nginx | Kind::NginxStream => self.daemon.signal(Signal::Hangup),
-            Kind::Caddy => {
+            ReverseProxyKind::Haproxy | ReverseProxyKind::HaproxyTcp => {
+                self.daemon.signal(Signal::User2)
+            }
+            ReverseProxyKind::Nginx | ReverseProxyKind::NginxStream => {
+                self.daemon.signal(Signal::Hangup)
+            }
+            ReverseProxyKind::Caddy => {
                 let mut caddy = programs::command("caddy");
                 caddy.args([
                     "reload",
@@ -141,22 +158,23 @@ impl Front {
     }
 }
 
-/// What is otherwise on a test's machine than on an operator's, in a shipped file's words.
+/// The differences between a test's machine and an operator's, as pairs of a text in the shipped
+/// file and its replacement.
 fn settings(
-    kind: Kind,
-    place: &Place<'_>,
+    kind: ReverseProxyKind,
+    config: &ReverseProxyConfig<'_>,
     address: SocketAddr,
     admin: SocketAddr,
 ) -> Vec<(&'static str, String)> {
-    let Place {
+    let ReverseProxyConfig {
         site,
         root,
         leaf,
         folder,
         ..
-    } = place;
+    } = config;
     match kind {
-        Kind::Haproxy => {
+        ReverseProxyKind::Haproxy => {
             let pem = folder.join("haproxy.pem");
             let both = [&leaf.cert, &leaf.key]
                 .map(|file| fs::read_to_string(file).expect("the certificate's files"));
@@ -169,12 +187,12 @@ fn settings(
                 ("maxconn 20000", "maxconn 200".to_owned()),
             ]
         }
-        Kind::HaproxyTcp => vec![
+        ReverseProxyKind::HaproxyTcp => vec![
             ("bind :::443 v4v6", format!("bind {address}")),
             ("hard-stop-after 10m", "hard-stop-after 1s".to_owned()),
             ("maxconn 20000", "maxconn 200".to_owned()),
         ],
-        Kind::Caddy => vec![
+        ReverseProxyKind::Caddy => vec![
             (
                 "\tgrace_period 10s",
                 format!("\tgrace_period 1s\n\tauto_https disable_redirects\n\tadmin {admin}"),
@@ -197,16 +215,16 @@ fn settings(
             ),
             ("/var/www/html", root.display().to_string()),
         ],
-        Kind::NginxStream => vec![
+        ReverseProxyKind::NginxStream => vec![
             ("listen 443", format!("listen {address}")),
             ("        listen [::]:443;\n", String::new()),
             ("stream {", format!("{}stream {{", nginx_around(folder))),
         ],
-        Kind::Nginx => Vec::new(),
+        ReverseProxyKind::Nginx => Vec::new(),
     }
 }
 
-/// What stands in nginx.conf before the shipped part.
+/// The part of nginx.conf before the shipped file.
 fn nginx_around(folder: &Path) -> String {
     format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nuser root;\nworker_processes 1;\nworker_shutdown_timeout 1s;\n\
@@ -215,22 +233,22 @@ fn nginx_around(folder: &Path) -> String {
     )
 }
 
-fn command(kind: Kind, folder: &Path, file: &str) -> Command {
+fn command(kind: ReverseProxyKind, folder: &Path, file: &str) -> Command {
     match kind {
-        Kind::Haproxy | Kind::HaproxyTcp => {
+        ReverseProxyKind::Haproxy | ReverseProxyKind::HaproxyTcp => {
             let mut haproxy = Command::new("haproxy");
-            // One process that stays and others that serve: it is the one that is told to reload.
+            // In master-worker mode the master process receives the signal to reload.
             haproxy.args(["-W", "-f", file]);
             haproxy
         }
-        Kind::Caddy => {
+        ReverseProxyKind::Caddy => {
             let mut caddy = Command::new("caddy");
-            // Nothing of it stays outside of the test's folder.
+            // Keeps Caddy's state inside the test's folder.
             caddy.envs(["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"].map(|name| (name, folder)));
             caddy.args(["run", "--adapter", "caddyfile", "--config", file]);
             caddy
         }
-        Kind::Nginx | Kind::NginxStream => {
+        ReverseProxyKind::Nginx | ReverseProxyKind::NginxStream => {
             let mut nginx = Command::new("nginx");
             nginx
                 .args(["-e", "stderr", "-p"])

@@ -1,10 +1,10 @@
-//! What the kernel says about a process: how much memory it holds, and what is in it.
+//! Memory of a process as the kernel reports it: its size and its content.
 
 use std::{fs, os::unix::fs::FileExt as _};
 
 use super::bytes;
 
-/// The longest secret looked for; reading overlaps by as much.
+/// The longest needle. Adjacent blocks overlap by this length.
 const OVERLAP: usize = 256;
 
 /// Resident bytes.
@@ -22,7 +22,7 @@ pub fn resident_bytes(pid: u32) -> u64 {
     kibibytes.expect("a line VmRSS") * 1024
 }
 
-/// Which of the needles stand in the writable memory of a running process.
+/// The needles that occur in the writable memory of a running process.
 pub fn found_in_memory<'a>(pid: u32, needles: &[&'a [u8]]) -> Vec<&'a [u8]> {
     let maps =
         fs::read_to_string(format!("/proc/{pid}/maps")).expect("the map of a running process");
@@ -58,7 +58,7 @@ fn search<'a>(
     }
 }
 
-/// Start and end of a readable and writable range of a line of `maps`.
+/// Start and end of the range in a line of `maps`, if it is readable and writable.
 fn writable_range(line: &str) -> Option<(u64, u64)> {
     let mut fields = line.split_whitespace();
     let (range, rights) = (fields.next()?, fields.next()?);

@@ -1,16 +1,18 @@
-//! What the integration tests stand on: real daemons, services, a recording proxy, and the tunnel in front of them.
+//! Support for the integration tests: real daemons, services, a recording proxy, and the tunnel in
+//! front of them.
 //!
-//! Every daemon listens on loopback at a port of its own, lives in a folder of its test, and ends with the test. Nothing waits by sleeping:
-//! see [`wait`].
+//! Every daemon listens on loopback at a unique port, has a folder inside its test's, and ends with
+//! the test. No test waits by sleeping: see [`wait`].
 
 pub mod attack;
 pub mod bytes;
 pub mod certificates;
 pub mod content;
-pub mod conversation;
 pub mod daemon;
+pub mod fault_injector;
 pub mod files;
 pub mod fronts;
+pub mod line_session;
 pub mod memory;
 pub mod nginx;
 pub mod peer;
@@ -20,7 +22,6 @@ pub mod prober;
 pub mod programs;
 pub mod proxies;
 pub mod proxy;
-pub mod saboteur;
 pub mod services;
 pub mod sshd;
 pub mod tunnel;
@@ -38,7 +39,7 @@ pub struct Scale {
     pub burst_seconds: u32,
 }
 
-/// `full` is what the release is proven with, everything else what is run at each change.
+/// The selected scale. `full` is for releases, and every other value is for each change.
 pub fn scale() -> Scale {
     match std::env::var("REPORT_TEST_SCALE").as_deref() {
         Ok("full") => Scale {

@@ -1,4 +1,4 @@
-//! nginx: as the web site behind a tunnel, and as the proxy in front of a master.
+//! nginx: the web site behind a tunnel, and the reverse proxy in front of a master.
 
 use std::{fs, net::SocketAddr, path::Path};
 
@@ -15,7 +15,8 @@ pub fn site(name: &str, folder: &Path, address: SocketAddr, site: &str) -> Daemo
     start(name, folder, address, site, "")
 }
 
-/// The same started within these words, where it is ready when the probe says so.
+/// Serves the files of a folder from within another program, which the words `within` start. nginx
+/// is ready when the probe succeeds.
 pub fn file_server_within(
     within: &[String],
     is_ready: impl FnMut() -> bool,
@@ -33,7 +34,8 @@ pub fn file_server_within(
     )
 }
 
-/// Stands in front of a master with one of the files under nginx/ as it is shipped, but for addresses and paths.
+/// Runs a reverse proxy in front of a master with a shipped file under nginx/. Only addresses and
+/// paths are changed.
 pub fn front(folder: &Path, address: SocketAddr, shipped: &Shipped<'_>) -> Daemon {
     start(
         "front",
@@ -44,7 +46,7 @@ pub fn front(folder: &Path, address: SocketAddr, shipped: &Shipped<'_>) -> Daemo
     )
 }
 
-/// A file under nginx/ and what stands in it for the test.
+/// A shipped file under nginx/ and the values that replace its addresses and paths.
 pub struct Shipped<'a> {
     /// `report-plain.conf` or `report-tls.conf`.
     pub file: &'a str,
@@ -55,13 +57,13 @@ pub struct Shipped<'a> {
     pub tuning: &'a Tuning,
 }
 
-/// What an operator set otherwise than the shipped file.
+/// Changes of an operator to the shipped file.
 #[derive(Debug, Clone, Default)]
 pub struct Tuning {
     /// Directives outside of `http`.
     pub main: &'static str,
-    /// What stands in the shipped file, and what stands there instead.
-    pub instead: Vec<(&'static str, &'static str)>,
+    /// Pairs of a text in the shipped file and its replacement.
+    pub replacements: Vec<(&'static str, &'static str)>,
 }
 
 impl Shipped<'_> {
@@ -71,23 +73,27 @@ impl Shipped<'_> {
             .join(self.file);
         let mut site =
             fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let mut put = |written: &str, meant: &str| {
-            assert!(site.contains(written), "{} names {written}", self.file);
-            site = site.replace(written, meant);
+        let mut replace = |written: &str, replacement: &str| {
+            assert!(
+                site.contains(written),
+                "{} does not contain {written}",
+                self.file
+            );
+            site = site.replace(written, replacement);
         };
-        put("127.0.0.1:51324", &self.master.to_string());
-        put("tunnel.example.com", "localhost");
-        put("/var/www/html", &self.root.display().to_string());
+        replace("127.0.0.1:51324", &self.master.to_string());
+        replace("tunnel.example.com", "localhost");
+        replace("/var/www/html", &self.root.display().to_string());
         self.tuning
-            .instead
+            .replacements
             .iter()
-            .for_each(|(shipped, tuned)| put(shipped, tuned));
+            .for_each(|(shipped, tuned)| replace(shipped, tuned));
         if let Some(leaf) = self.leaf {
-            put(
+            replace(
                 "/etc/ssl/report/fullchain.pem",
                 &leaf.cert.display().to_string(),
             );
-            put(
+            replace(
                 "/etc/ssl/report/privkey.pem",
                 &leaf.key.display().to_string(),
             );
@@ -99,7 +105,7 @@ impl Shipped<'_> {
     }
 }
 
-/// The line with the test's address in place of the port that it listens at; lines for IPv6 are left out.
+/// The line with the test's address in place of the port. `None` for lines of IPv6.
 fn listen_at(line: &str, address: SocketAddr) -> Option<String> {
     let Some(rest) = line.trim_start().strip_prefix("listen ") else {
         return Some(line.to_owned());
@@ -146,14 +152,14 @@ fn run(
     daemon
 }
 
-/// A whole configuration around the site, with everything that nginx writes in its own folder.
+/// A complete configuration around the site. nginx writes everything into its own folder.
 fn complete(home: &Path, site: &str, main: &str) -> String {
     let home = home.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
         .map(|kind| format!("{kind}_temp_path {home}/{kind};\n"))
         .collect();
-    // The tests run as root in a container: its worker must be able to read the test's folder.
+    // In a container the tests run as root, and the worker must be able to read the test's folder.
     format!(
         "user root;\nworker_processes 1;\n{main}\npid {home}/pid;\nerror_log stderr;\nevents {{ worker_connections 2048; }}\n\
          http {{\naccess_log off;\n{temporary}{site}\n}}\n"

@@ -1,4 +1,5 @@
-//! One end of a link in the test's own hands: a role before a real master, or a master before real roles. Says whatever the test wants.
+//! One end of a link that the test controls: a role that talks to a real master, or a master that
+//! talks to real roles. It can send arbitrary messages.
 
 use std::{
     io::{self, Read, Write},
@@ -16,24 +17,25 @@ use tokio_tungstenite::tungstenite::{self, Error, Message, WebSocket, protocol::
 
 use super::{services, wait};
 
-/// How long one look at the socket waits.
-const LOOK: Duration = Duration::from_millis(10);
+/// How long one read of the socket waits.
+const READ_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// The peer at the other end of a WebSocket.
+/// The local end of a WebSocket to a real role or master.
 pub struct Peer {
-    socket: WebSocket<Steady>,
+    socket: WebSocket<RestartingStream>,
 }
 
-/// A socket whose reads begin again after a signal: a WebSocket's opening handshake would take it for a failure.
-struct Steady(TcpStream);
+/// A socket that repeats a read after a signal. The opening handshake of the WebSocket would take
+/// the interruption for a failure.
+struct RestartingStream(TcpStream);
 
-impl Read for Steady {
+impl Read for RestartingStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         services::read(&self.0, buffer)
     }
 }
 
-impl Write for Steady {
+impl Write for RestartingStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
     }
@@ -43,30 +45,30 @@ impl Write for Steady {
     }
 }
 
-/// What a look at the socket found.
+/// The result of one read of the socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     Message(Bytes),
-    /// The peer said nothing yet.
+    /// No message yet.
     Nothing,
-    /// The connection is over.
+    /// The connection has ended.
     End,
 }
 
 impl Peer {
-    /// Connects to a master as a role would, up to the WebSocket.
+    /// Connects to a master as a role, up to the WebSocket.
     #[track_caller]
     pub fn connect(master: SocketAddr) -> Peer {
         Peer::try_connect(master).expect("the master upgrades")
     }
 
-    /// The same with a master that may be too busy; it then ends the connection.
+    /// The same with a master that may be too busy. `None` when the master ends the connection.
     #[track_caller]
     pub fn try_connect(master: SocketAddr) -> Option<Peer> {
         let stream = TcpStream::connect(master).expect("a connection to the master");
-        // The first answer may take as long as a busy machine wants; a single look is short.
+        // On a busy machine the first answer may take long. Later reads are short.
         stream
-            .set_read_timeout(Some(wait::PATIENCE))
+            .set_read_timeout(Some(wait::TIMEOUT))
             .expect("a limit for reading");
         let config = WebSocketConfig::default()
             .read_buffer_size(4096)
@@ -74,42 +76,44 @@ impl Peer {
             .max_frame_size(None);
         let upgraded = tungstenite::client::client_with_config(
             format!("ws://{master}/"),
-            Steady(stream),
+            RestartingStream(stream),
             Some(config),
         );
         upgraded.ok().map(|(socket, _)| Peer::over(socket))
     }
 
-    /// Takes a role in as a master would, up to the WebSocket.
+    /// Accepts a role as a master, up to the WebSocket.
     pub fn accept(listener: &TcpListener) -> Peer {
         let (stream, _) = listener.accept().expect("a role connects");
         stream
-            .set_read_timeout(Some(wait::PATIENCE))
+            .set_read_timeout(Some(wait::TIMEOUT))
             .expect("a limit for reading");
-        Peer::over(tungstenite::accept(Steady(stream)).expect("the role asks for a WebSocket"))
+        Peer::over(
+            tungstenite::accept(RestartingStream(stream)).expect("the role asks for a WebSocket"),
+        )
     }
 
-    fn over(socket: WebSocket<Steady>) -> Peer {
+    fn over(socket: WebSocket<RestartingStream>) -> Peer {
         socket
             .get_ref()
             .0
-            .set_read_timeout(Some(LOOK))
-            .expect("a limit for one look");
+            .set_read_timeout(Some(READ_TIMEOUT))
+            .expect("a read timeout");
         socket.get_ref().0.set_nodelay(true).expect("no delay");
         Peer { socket }
     }
 
-    /// The connection under the WebSocket, for who goes on without one.
+    /// The connection under the WebSocket, for tests that continue without the WebSocket.
     pub fn into_stream(self) -> TcpStream {
         self.socket.into_inner().0
     }
 
-    /// Sends a message as it is. What the peer makes of it shows in what it answers.
-    pub fn say(&mut self, message: impl Into<Message>) {
+    /// Sends a message unchanged. An error shows later, in what the peer answers.
+    pub fn send_raw(&mut self, message: impl Into<Message>) {
         let _ = self.socket.send(message.into());
     }
 
-    /// Sends frames, many at a time.
+    /// Sends several frames at once.
     pub fn send_all(&mut self, frames: impl IntoIterator<Item = Frame>) {
         for frame in frames {
             if self.socket.write(frame.to_message().into()).is_err() {
@@ -123,74 +127,75 @@ impl Peer {
     pub fn send(&mut self, frame: &Frame) {
         let mut message = BytesMut::new();
         frame.encode(&mut message);
-        self.say(message.freeze());
+        self.send_raw(message.freeze());
     }
 
-    /// Looks once for the next binary message.
-    pub fn look(&mut self) -> Heard {
+    /// Reads the next binary message, if there is one.
+    pub fn try_read(&mut self) -> Received {
         match self.socket.read() {
-            Ok(Message::Binary(message)) => Heard::Message(message),
-            Ok(Message::Close(_)) => Heard::End,
-            Ok(_) => Heard::Nothing,
+            Ok(Message::Binary(message)) => Received::Message(message),
+            Ok(Message::Close(_)) => Received::End,
+            Ok(_) => Received::Nothing,
             Err(Error::Io(error))
                 if matches!(
                     error.kind(),
                     io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
                 ) =>
             {
-                Heard::Nothing
+                Received::Nothing
             }
-            Err(_) => Heard::End,
+            Err(_) => Received::End,
         }
     }
 
-    /// Waits for the next binary message; nothing when the connection ended instead.
+    /// Waits for the next binary message. `None` when the connection ended instead.
     #[track_caller]
     pub fn message(&mut self) -> Option<Bytes> {
-        wait::until("the peer says something", || match self.look() {
-            Heard::Message(message) => Some(Some(message)),
-            Heard::Nothing => None,
-            Heard::End => Some(None),
+        wait::until("the peer sends a message", || match self.try_read() {
+            Received::Message(message) => Some(Some(message)),
+            Received::Nothing => None,
+            Received::End => Some(None),
         })
     }
 
-    /// Waits for the next frame; answers PING itself.
+    /// Waits for the next frame. Answers PING itself.
     #[track_caller]
     pub fn frame(&mut self) -> Option<Frame> {
         loop {
-            match Frame::decode(self.message()?).expect("what the peer sends is a frame") {
+            match Frame::decode(self.message()?).expect("the peer's message is a frame") {
                 Frame::Ping(token) => self.send(&Frame::Pong(token)),
                 frame => return Some(frame),
             }
         }
     }
 
-    /// Waits until the connection has ended; the notice of an ERROR frame that came before.
+    /// Waits until the connection has ended. Returns the notice of an ERROR frame that came before.
     #[track_caller]
-    pub fn ended(&mut self) -> Option<report::frame::Notice> {
+    pub fn wait_closed(&mut self) -> Option<report::frame::Notice> {
         let mut notice = None;
-        // Not by frame(): a peer that sends heartbeats and does not end would never be found out.
-        wait::until("the peer ends the connection", || match self.look() {
-            Heard::Message(message) => {
+        // `frame` would not do here: it never returns for a peer that sends keep-alives and does
+        // not end.
+        wait::until("the peer ends the connection", || match self.try_read() {
+            Received::Message(message) => {
                 if let Ok(Frame::Error(error)) = Frame::decode(message) {
                     notice = Some(error);
                 }
                 None
             }
-            Heard::Nothing => None,
-            Heard::End => Some(()),
+            Received::Nothing => None,
+            Received::End => Some(()),
         });
         notice
     }
 
-    /// As a role: reads the challenge and says HELLO with the key; the challenge.
+    /// As a role: reads the challenge and sends HELLO with the key. Returns the challenge.
     #[track_caller]
     pub fn hello(&mut self, role: Role, key: &LinkKey, instance: Id, epoch: u64) -> Challenge {
         self.try_hello(role, key, instance, epoch)
             .expect("a challenge")
     }
 
-    /// The same; nothing when the connection ended instead.
+    /// The same. `None` when the connection ended instead.
     #[track_caller]
     pub fn try_hello(
         &mut self,
@@ -199,7 +204,7 @@ impl Peer {
         instance: Id,
         epoch: u64,
     ) -> Option<Challenge> {
-        let challenge = Challenge::parse(&self.message()?).expect("a challenge of our version");
+        let challenge = Challenge::parse(&self.message()?).expect("a challenge of this version");
         let nonce = Nonce(random());
         let claims = Claims {
             version: 1,
@@ -219,13 +224,14 @@ impl Peer {
         Some(challenge)
     }
 
-    /// As a master: sends a challenge, expects HELLO, and says WELCOME with the key that fits the role. The role's claims.
+    /// As a master: sends a challenge, expects HELLO, and sends WELCOME with the key of the role.
+    /// Returns the role's claims.
     #[track_caller]
     pub fn welcome(&mut self, master_key: &LinkKey) -> Claims {
         let challenge = Challenge::new(random());
-        self.say(Bytes::copy_from_slice(challenge.as_bytes()));
+        self.send_raw(Bytes::copy_from_slice(challenge.as_bytes()));
         let Some(Frame::Hello { proof, claims }) = self.frame() else {
-            panic!("the role says HELLO first")
+            panic!("the role sends HELLO first")
         };
         let spoken: Claims = serde_json::from_slice(&claims).expect("claims");
         let key = if spoken.role == Role::Server {
@@ -252,7 +258,7 @@ impl Peer {
     }
 }
 
-/// Random bytes; nothing here is a secret.
+/// Random bytes. They are not secret.
 pub fn random<const N: usize>() -> [u8; N] {
     std::array::from_fn(|_| fastrand::u8(..))
 }

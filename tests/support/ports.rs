@@ -1,4 +1,4 @@
-//! Loopback ports that nobody else has.
+//! Loopback ports that no other test uses.
 
 use std::{
     collections::HashSet,
@@ -6,11 +6,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// Below the range from which the kernel draws the ports of outgoing connections (32768 and up unless configured), so that no connection
-/// can take one between its choice and the daemon's bind.
+/// The range is below the one from which the kernel takes the ports of outgoing connections (32768
+/// and up by default). So no connection can take a port between its choice and the daemon's bind.
 const RANGE: std::ops::Range<u16> = 12_000..32_000;
 
-/// Where other test processes on this machine see that a port is taken: a UDP socket with that number on an address that nothing else uses.
+/// The address at which test processes on this machine reserve ports. A UDP socket with the port
+/// number means that the port is taken.
 const RESERVATION: Ipv4Addr = Ipv4Addr::new(127, 77, 77, 77);
 
 struct Taken {
@@ -20,8 +21,8 @@ struct Taken {
 
 static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
 
-/// An address on 127.0.0.1 that is free now, and that no other caller, in this process or another test process, is given while this
-/// process lives.
+/// An address on 127.0.0.1 that is free now. While this process lives, no other caller in this or
+/// another test process gets it.
 pub fn free() -> SocketAddr {
     super::watchdog::watch();
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,9 +48,11 @@ pub fn free() -> SocketAddr {
     panic!("no free port in {RANGE:?}");
 }
 
-/// Whether somebody listens at the address: asked of the kernel, so that no connection of ours reaches whoever it is.
-pub fn is_listened_at(address: SocketAddr) -> bool {
-    // The kernel prints the address as numbers of this machine's byte order, and 0A for the state LISTEN.
+/// Whether a process listens at the address. The kernel's table answers, so the listener sees no
+/// connection.
+pub fn has_listener_at(address: SocketAddr) -> bool {
+    // The kernel prints the address as numbers in the byte order of this machine, and 0A for the
+    // state LISTEN.
     let (table, octets) = match address.ip() {
         IpAddr::V4(ip) => ("/proc/net/tcp", ip.octets().to_vec()),
         IpAddr::V6(ip) => ("/proc/net/tcp6", ip.octets().to_vec()),

@@ -1,4 +1,4 @@
-//! A real PostgreSQL with a data folder of its own.
+//! A real PostgreSQL with a separate data folder.
 
 use std::{
     fs,
@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    conversation::Conversation,
     daemon::{Daemon, Signal},
-    programs::{self, Ran},
+    line_session::LineSession,
+    programs::{self, ProgramOutput},
     sshd,
 };
 
@@ -19,12 +19,13 @@ use super::{
 pub struct Postgres {
     address: SocketAddr,
     _daemon: Daemon,
-    // PostgreSQL refuses root, and its own user cannot enter the private folder of the test.
+    // PostgreSQL refuses to run as root, and its own user cannot enter the private folder of the
+    // test.
     _home: tempfile::TempDir,
 }
 
 impl Postgres {
-    /// Makes a cluster and starts it at this address.
+    /// Creates a cluster and starts it at this address.
     pub fn start(folder: &Path, address: SocketAddr) -> Postgres {
         let home = tempfile::Builder::new()
             .prefix("report-postgres-")
@@ -65,7 +66,7 @@ impl Postgres {
             .arg(address.port().to_string());
         // SIGTERM would wait for the clients to leave.
         let mut daemon =
-            Daemon::start("postgres", folder, &mut postgres).asked_by(Signal::Interrupt);
+            Daemon::start("postgres", folder, &mut postgres).stopped_by(Signal::Interrupt);
         daemon.wait_ready(|| psql(address, "select 1").code == Some(0));
         Postgres {
             address,
@@ -74,25 +75,25 @@ impl Postgres {
         }
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// Runs one command through an address and gives bare values.
-pub fn psql(through: SocketAddr, sql: &str) -> Ran {
+/// Runs one SQL command through an address. Prints bare values.
+pub fn psql(through: SocketAddr, sql: &str) -> ProgramOutput {
     programs::run(&mut psql_command(through, sql))
 }
 
-/// The same with something to read, as COPY FROM STDIN does.
-pub fn psql_with(through: SocketAddr, sql: &str, input: &[u8]) -> Ran {
+/// The same with input, as COPY FROM STDIN needs it.
+pub fn psql_with(through: SocketAddr, sql: &str, input: &[u8]) -> ProgramOutput {
     programs::run_with(&mut psql_command(through, sql), input)
 }
 
-/// Starts a session that is fed line by line.
-pub fn session(through: SocketAddr) -> Conversation {
-    Conversation::start(&mut session_command(through))
+/// Starts a session that reads SQL line by line.
+pub fn session(through: SocketAddr) -> LineSession {
+    LineSession::start(&mut session_command(through))
 }
 
 fn psql_command(through: SocketAddr, sql: &str) -> Command {
@@ -120,7 +121,7 @@ fn session_command(through: SocketAddr) -> Command {
     psql
 }
 
-/// A program of the newest installed server, run as the user that it wants.
+/// A program of the newest installed server, run as the user that it requires.
 fn server_program(name: &str, home: &Path) -> Command {
     let versions = fs::read_dir("/usr/lib/postgresql")
         .expect("an installed PostgreSQL")

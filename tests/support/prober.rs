@@ -1,5 +1,5 @@
-//! Somebody who looks at a port from outside: some two hundred requests, well-formed and not, and the answers to them with all that names a moment
-//! taken out.
+//! An active prober: some two hundred requests to a port, well-formed and malformed, and the
+//! answers without their timestamps.
 
 use std::{
     io::{Read, Write},
@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-/// Longer than any answer takes; an answer that takes longer ends as what has come by then.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than any answer takes. A longer answer counts with what has arrived by then.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A request, and what it is called when its answer is wrong.
+/// A request and its name in failure messages.
 #[derive(Debug, Clone)]
 pub struct Probe {
     pub name: String,
@@ -24,7 +24,7 @@ fn probe(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Probe {
     }
 }
 
-/// A request of HTTP/1.1 with these fields.
+/// An HTTP/1.1 request with these fields.
 fn request(method: &str, path: &str, fields: &str) -> Probe {
     let shown: String = fields.chars().take(120).collect();
     probe(
@@ -33,7 +33,7 @@ fn request(method: &str, path: &str, fields: &str) -> Probe {
     )
 }
 
-/// The requests for a master whose one path is `path`. None of them is a role's.
+/// The requests for a master whose only tunnel path is `path`. None of them is a role's.
 pub fn probes(path: &str) -> Vec<Probe> {
     [
         by_method_and_path(path),
@@ -87,7 +87,7 @@ fn by_method_and_path(path: &str) -> Vec<Probe> {
     probes
 }
 
-/// Opening handshakes with something wrong, at the right path; right ones at wrong paths.
+/// Opening handshakes with an error at the right path, and correct ones at wrong paths.
 fn upgrades(path: &str) -> Vec<Probe> {
     let whole = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -246,7 +246,7 @@ fn malformed(path: &str) -> Vec<Probe> {
     probes
 }
 
-/// Bodies, and several requests of one connection.
+/// Bodies, and several requests on one connection.
 fn connections(path: &str) -> Vec<Probe> {
     let bodies = [
         ("Content-Length: 3\r\n", "abc"),
@@ -292,11 +292,11 @@ fn connections(path: &str) -> Vec<Probe> {
             .concat(),
         ),
         probe(
-            "a request behind the last one",
+            "a request after the last one",
             [one(path, "Connection: close\r\n"), one("/", "")].concat(),
         ),
         probe(
-            "garbage behind a request",
+            "garbage after a request",
             [one(path, ""), b"\x01\x02\r\n\r\n".to_vec()].concat(),
         ),
         probe(
@@ -309,27 +309,28 @@ fn connections(path: &str) -> Vec<Probe> {
     probes
 }
 
-/// What the port answers until it closes, without the moment of it.
+/// The answer of the port until it closes, without timestamps.
 pub fn answer(address: SocketAddr, probe: &Probe) -> String {
     let stream = TcpStream::connect(address).expect("a connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a deadline");
     answer_on(
         stream.try_clone().expect("the same connection"),
         &probe.bytes,
         || {
-            // Whoever sends no more is answered and let go, where otherwise the next request would be waited for.
+            // With an end of file the server answers and closes. Otherwise it would wait for the
+            // next request.
             let _ = stream.shutdown(Shutdown::Write);
         },
     )
 }
 
-/// The same on any stream; `end` says that no more is sent.
+/// The same on any stream. `end` ends the sending direction.
 pub fn answer_on(mut stream: impl Read + Write, bytes: &[u8], end: impl FnOnce()) -> String {
     let mut answer = Vec::new();
-    // A port that has had enough may close before it has read everything.
+    // The server may close before it has read everything.
     let _ = stream.write_all(bytes).and_then(|()| stream.flush());
     end();
-    // A reset behind the answer is no part of it.
+    // A reset after the answer is not part of it.
     let _ = stream.read_to_end(&mut answer);
     let text = String::from_utf8_lossy(&answer).into_owned();
     text.split("\r\n")

@@ -7,26 +7,26 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-/// Seconds after which a program that should have ended long ago is killed: some sessions are idle for minutes.
+/// Seconds after which a hanging program is killed. Some sessions are idle for minutes.
 const LIMIT_SECONDS: &str = "900";
 
-/// What a program printed and how it ended.
+/// The output and exit code of a program.
 #[derive(Debug)]
-pub struct Ran {
+pub struct ProgramOutput {
     pub code: Option<i32>,
     pub out: Vec<u8>,
     pub errors: String,
 }
 
-impl Ran {
+impl ProgramOutput {
     /// The standard output as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.out).into_owned()
     }
 
-    /// Fails the test when the program did.
+    /// Fails the test when the program failed.
     #[track_caller]
-    pub fn succeeded(self) -> Ran {
+    pub fn succeeded(self) -> ProgramOutput {
         assert_eq!(
             self.code,
             Some(0),
@@ -45,7 +45,8 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A program that is started by another one, which these words begin: by nobody when there are none.
+/// A program that another program starts. `words` are the other program and its first arguments.
+/// Without words the program starts directly.
 pub fn within(words: &[String], program: &str) -> Command {
     let mut all = words.iter().map(String::as_str).chain([program]);
     let mut command = Command::new(all.next().unwrap_or(program));
@@ -53,16 +54,18 @@ pub fn within(words: &[String], program: &str) -> Command {
     command
 }
 
-/// Runs it to its end without input.
-pub fn run(command: &mut Command) -> Ran {
-    ran(command
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}")))
+/// Runs a command to its end without input.
+pub fn run(command: &mut Command) -> ProgramOutput {
+    to_output(
+        command
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}")),
+    )
 }
 
-/// Runs it to its end with this input, then end of file.
-pub fn run_with(command: &mut Command, input: &[u8]) -> Ran {
+/// Runs a command to its end with this input, then end of file.
+pub fn run_with(command: &mut Command, input: &[u8]) -> ProgramOutput {
     let piped = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -72,22 +75,23 @@ pub fn run_with(command: &mut Command, input: &[u8]) -> Ran {
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("a piped standard input");
     let output = std::thread::scope(|scope| {
-        // Beside the reading, or both sides fill their pipes and wait. A program that ends early closes the pipe, and its exit says so.
+        // Write in another thread, or both sides fill their pipes and wait. A program that ends
+        // early closes the pipe, and its exit code shows the failure.
         scope.spawn(move || stdin.write_all(input));
         child.wait_with_output().expect("the output of a child")
     });
-    ran(output)
+    to_output(output)
 }
 
-fn ran(output: Output) -> Ran {
-    Ran {
+fn to_output(output: Output) -> ProgramOutput {
+    ProgramOutput {
         code: output.status.code(),
         out: output.stdout,
         errors: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 
-/// Fetches a path over HTTP; the body.
+/// Fetches a path over HTTP. Returns the body.
 #[track_caller]
 pub fn curl(address: SocketAddr, path: &str) -> Vec<u8> {
     run(command("curl")
@@ -97,14 +101,14 @@ pub fn curl(address: SocketAddr, path: &str) -> Vec<u8> {
     .out
 }
 
-/// What wrk reports of a burst.
+/// The report of wrk on one run.
 #[derive(Debug)]
 pub struct Burst {
     pub requests: u64,
     pub errors: Vec<String>,
 }
 
-/// Asks for a path over 64 connections for this many seconds.
+/// Requests a path over 64 connections for this many seconds.
 #[track_caller]
 pub fn wrk(address: SocketAddr, path: &str, seconds: u32) -> Burst {
     let mut wrk = command("wrk");
@@ -127,14 +131,16 @@ pub fn wrk(address: SocketAddr, path: &str, seconds: u32) -> Burst {
     let trouble = |line: &&str| line.contains("Socket errors") || line.contains("Non-2xx");
     let errors = report.lines().filter(trouble).map(str::to_owned).collect();
     Burst {
-        requests: requests.unwrap_or_else(|| panic!("a count of requests in {report}")),
+        requests: requests
+            .unwrap_or_else(|| panic!("the number of requests is missing in {report}")),
         errors,
     }
 }
 
-/// Sends the input with `nc -N` (end of file follows it at once) and gives what comes back until the other side ends.
+/// Sends the input and an end of file with `nc -N`. Returns what comes back until the other side
+/// ends.
 #[track_caller]
-pub fn nc(address: SocketAddr, input: &[u8]) -> Ran {
+pub fn nc(address: SocketAddr, input: &[u8]) -> ProgramOutput {
     let mut nc = command("nc");
     run_with(
         nc.arg("-N")

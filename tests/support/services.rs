@@ -1,4 +1,5 @@
-//! Small TCP services inside the test, each with one habit, and what a connection to them ended in.
+//! Small TCP services inside the test, each with one behaviour, and the record of how their
+//! connections ended.
 
 use std::{
     io::{self, Read, Write},
@@ -15,16 +16,17 @@ use socket2::SockRef;
 
 use super::{bytes, wait};
 
-/// Writes random bytes until the connection takes no more.
-pub fn pour(mut stream: &TcpStream) {
+/// Writes random bytes until the connection accepts no more.
+pub fn write_until_closed(mut stream: &TcpStream) {
     let block = bytes::random(1, 256 << 10);
     while stream.write_all(&block).is_ok() {}
 }
 
-/// Reads once; begins again after a signal, which the system does not do for reads with a time limit.
+/// Reads once. Repeats the read after a signal, because the system does not restart reads with a
+/// timeout.
 ///
 /// # Errors
-/// Whatever else keeps it from reading.
+/// Every error of the read except an interruption.
 pub fn read(mut stream: impl Read, block: &mut [u8]) -> io::Result<usize> {
     loop {
         match stream.read(block) {
@@ -34,7 +36,7 @@ pub fn read(mut stream: impl Read, block: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// Reads until the connection ends, and counts what arrived.
+/// Reads until the connection ends, and counts the bytes.
 pub fn count(stream: &TcpStream, arrived: &AtomicU64) {
     let mut block = vec![0; 256 << 10];
     while let Ok(count @ 1..) = read(stream, &mut block) {
@@ -49,7 +51,7 @@ pub enum Ending {
     Clean,
     /// ECONNRESET.
     Reset,
-    /// Nothing came within the limit.
+    /// Nothing arrived within the timeout.
     Silent,
     /// Another error.
     Broken(io::ErrorKind),
@@ -65,30 +67,30 @@ impl From<io::Error> for Ending {
     }
 }
 
-/// What each connection of a service came to, in the order in which they ended.
+/// The connections of a service, and how they ended, in the order in which they ended.
 #[derive(Debug, Default)]
-struct Seen {
+struct ConnectionRecord {
     live: Vec<Weak<TcpStream>>,
     accepted: usize,
     endings: Vec<Ending>,
 }
 
-/// A listening service; its connections end with it.
+/// A listening service. Its connections end with it.
 #[derive(Debug)]
 pub struct Service {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<ConnectionRecord>>,
     acceptor: Option<JoinHandle<()>>,
 }
 
 impl Service {
-    /// Answers each connection in a thread of its own.
+    /// Serves each connection in a separate thread.
     pub fn start(answer: impl Fn(&TcpStream) -> Ending + Send + Sync + 'static) -> Service {
         Service::at(SocketAddr::from(([127, 0, 0, 1], 0)), answer)
     }
 
-    /// The same at an address that was chosen before.
+    /// The same at a given address.
     pub fn at(
         address: SocketAddr,
         answer: impl Fn(&TcpStream) -> Ending + Send + Sync + 'static,
@@ -96,7 +98,7 @@ impl Service {
         let listener = TcpListener::bind(address).expect("the service's address is free");
         let address = listener.local_addr().expect("the address of a listener");
         let stopping = Arc::new(AtomicBool::new(false));
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Arc::new(Mutex::new(ConnectionRecord::default()));
         let (stop, notes, answer) = (stopping.clone(), seen.clone(), Arc::new(answer));
         let acceptor = thread::spawn(move || accept(&listener, &stop, &notes, &answer));
         Service {
@@ -107,12 +109,12 @@ impl Service {
         }
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Connections that it has accepted.
+    /// The number of accepted connections.
     pub fn accepted(&self) -> usize {
         self.seen
             .lock()
@@ -120,7 +122,7 @@ impl Service {
             .accepted
     }
 
-    /// Connections that it has now.
+    /// The number of open connections.
     pub fn live(&self) -> usize {
         self.seen
             .lock()
@@ -140,10 +142,10 @@ impl Service {
             .clone()
     }
 
-    /// Waits until as many connections have ended, and says how.
+    /// Waits until this many connections have ended. Returns how they ended.
     #[track_caller]
     pub fn wait_for_endings(&self, count: usize) -> Vec<Ending> {
-        wait::until("the service's connections ended", || {
+        wait::until("the service's connections have ended", || {
             Some(self.endings()).filter(|endings| endings.len() >= count)
         })
     }
@@ -162,7 +164,7 @@ impl Drop for Service {
 fn accept<A: Fn(&TcpStream) -> Ending + Send + Sync + 'static>(
     listener: &TcpListener,
     stopping: &AtomicBool,
-    seen: &Arc<Mutex<Seen>>,
+    seen: &Arc<Mutex<ConnectionRecord>>,
     answer: &Arc<A>,
 ) {
     let mut threads = Vec::new();
@@ -217,7 +219,8 @@ fn echo_connection(mut stream: &TcpStream) -> Ending {
     }
 }
 
-/// Says nothing until end of file; then the length and SHA-256 of all that came, as `LENGTH DIGEST`.
+/// Sends nothing until end of file, then the length and SHA-256 of everything that arrived, as
+/// `LENGTH DIGEST`.
 pub fn digest_after_end() -> Service {
     Service::start(|mut stream| {
         let mut content = Vec::new();
@@ -232,7 +235,7 @@ pub fn digest_after_end() -> Service {
     })
 }
 
-/// Sends this content at once and ends its direction; then reads until the peer ends too.
+/// Sends this content immediately and ends its direction. Then it reads until the peer ends too.
 pub fn source(content: Vec<u8>) -> Service {
     Service::start(move |mut stream| {
         if let Err(error) = stream
@@ -245,7 +248,7 @@ pub fn source(content: Vec<u8>) -> Service {
     })
 }
 
-/// Sends this content and then, without an end of file, stays there and reads.
+/// Sends this content without an end of file, then reads.
 pub fn source_that_stays(content: Vec<u8>) -> Service {
     Service::start(move |mut stream| match stream.write_all(&content) {
         Ok(()) => drain(stream),
@@ -253,7 +256,7 @@ pub fn source_that_stays(content: Vec<u8>) -> Service {
     })
 }
 
-/// Reads and says nothing.
+/// Reads and sends nothing.
 pub fn sink() -> Service {
     Service::start(drain)
 }
@@ -267,7 +270,7 @@ pub fn resetter() -> Service {
     })
 }
 
-/// Sends this content, then resets the connection once the peer has said that it has it (by a byte).
+/// Sends this content. Resets the connection after the peer has confirmed it with one byte.
 pub fn resets_after(content: Vec<u8>) -> Service {
     Service::start(move |mut stream| {
         let _ = stream.write_all(&content);
@@ -296,25 +299,25 @@ fn drain(mut stream: &TcpStream) -> Ending {
     }
 }
 
-/// Connects; what waits on the connection gives up after [`wait::PATIENCE`].
+/// Connects. Reads and writes on the connection time out after [`wait::TIMEOUT`].
 #[track_caller]
 pub fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address)
         .unwrap_or_else(|error| panic!("a connection to {address}: {error}"));
     stream.set_nodelay(true).expect("no delay");
     stream
-        .set_read_timeout(Some(wait::PATIENCE))
+        .set_read_timeout(Some(wait::TIMEOUT))
         .expect("a limit for reading");
     stream
-        .set_write_timeout(Some(wait::PATIENCE))
+        .set_write_timeout(Some(wait::TIMEOUT))
         .expect("a limit for writing");
     stream
 }
 
-/// Reads to the end, whatever it is.
+/// Reads until the connection ends in any way.
 pub fn read_to_ending(mut stream: &TcpStream) -> (Vec<u8>, Ending) {
     let mut content = Vec::new();
-    // What came before an error stays in the buffer.
+    // On an error the buffer keeps what arrived before.
     match stream.read_to_end(&mut content) {
         Ok(_) => (content, Ending::Clean),
         Err(error) => (content, error.into()),
@@ -329,7 +332,7 @@ pub fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// Sends the message to an echo and expects it back.
+/// Sends the message to an echo service and checks that it comes back.
 ///
 /// # Errors
 /// When another answer, or none, came.
@@ -344,10 +347,10 @@ pub fn ping(mut stream: &TcpStream, message: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Whether a new connection to an echo is answered.
+/// Whether an echo service answers on a new connection.
 pub fn echoes(address: SocketAddr) -> bool {
     TcpStream::connect(address).is_ok_and(|stream| {
-        let _ = stream.set_read_timeout(Some(wait::PATIENCE));
+        let _ = stream.set_read_timeout(Some(wait::TIMEOUT));
         ping(&stream, b"are you there?").is_ok()
     })
 }

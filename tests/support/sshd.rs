@@ -1,4 +1,4 @@
-//! A real sshd with keys of its own, and the ssh and scp that know it.
+//! A real sshd with generated keys, and the ssh and scp that know them.
 
 use std::{
     fs,
@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    conversation::Conversation,
     daemon::Daemon,
-    programs::{self, Ran},
+    line_session::LineSession,
+    programs::{self, ProgramOutput},
 };
 
 /// A running sshd at which the user of the test can log in with a key of the test.
@@ -27,8 +27,9 @@ impl Sshd {
         let home = folder.join("sshd");
         fs::create_dir_all(&home).expect("a folder for sshd");
         if is_root() {
-            // Where sshd locks its unprivileged half in; a service manager makes it otherwise.
-            fs::create_dir_all("/run/sshd").expect("the folder that sshd wants");
+            // sshd confines its unprivileged process to this folder. Usually the service manager
+            // creates it.
+            fs::create_dir_all("/run/sshd").expect("sshd's folder");
         }
         for key in ["host_key", "user_key"] {
             let mut keygen = Command::new("ssh-keygen");
@@ -62,13 +63,13 @@ impl Sshd {
         }
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Runs a command there, reached through another address.
-    pub fn ssh(&self, through: SocketAddr, remote: &str) -> Ran {
+    /// Runs a command there, through another address.
+    pub fn ssh(&self, through: SocketAddr, remote: &str) -> ProgramOutput {
         programs::run(
             self.command("ssh")
                 .arg("-p")
@@ -79,7 +80,7 @@ impl Sshd {
     }
 
     /// Copies a file to a path there.
-    pub fn copy_to(&self, through: SocketAddr, local: &Path, remote: &Path) -> Ran {
+    pub fn copy_to(&self, through: SocketAddr, local: &Path, remote: &Path) -> ProgramOutput {
         programs::run(self.scp(through).arg(local).arg(format!(
             "{}:{}",
             through.ip(),
@@ -88,7 +89,7 @@ impl Sshd {
     }
 
     /// Copies a file from a path there.
-    pub fn copy_from(&self, through: SocketAddr, remote: &Path, local: &Path) -> Ran {
+    pub fn copy_from(&self, through: SocketAddr, remote: &Path, local: &Path) -> ProgramOutput {
         programs::run(
             self.scp(through)
                 .arg(format!("{}:{}", through.ip(), remote.display()))
@@ -102,9 +103,9 @@ impl Sshd {
         scp
     }
 
-    /// Starts a shell there that is fed line by line.
-    pub fn shell(&self, through: SocketAddr) -> Conversation {
-        Conversation::start(
+    /// Starts a shell there that reads commands line by line.
+    pub fn shell(&self, through: SocketAddr) -> LineSession {
+        LineSession::start(
             self.command("ssh")
                 .arg("-p")
                 .arg(through.port().to_string())

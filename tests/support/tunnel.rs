@@ -1,4 +1,5 @@
-//! The tunnel itself: the three roles as real processes of the built binary, from written configuration files.
+//! The tunnel: the three roles as real processes of the built binary, with generated configuration
+//! files.
 
 use std::{
     fmt::Display,
@@ -16,25 +17,25 @@ use super::{
     certificates::{Authority, Leaf},
     daemon::{Daemon, Signal},
     nginx, ports,
-    programs::{self, Ran},
+    programs::{self, ProgramOutput},
     services::{self, Service},
     wait,
 };
 
-/// What stands between the roles and the master.
+/// The components between the roles and the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Front {
     /// Nothing: `ws://` to the master.
     Direct,
     /// TLS at the master itself.
     Tls,
-    /// nginx as nginx/report-plain.conf sets it up.
+    /// nginx with nginx/report-plain.conf.
     NginxPlain,
-    /// nginx as nginx/report-tls.conf sets it up.
+    /// nginx with nginx/report-tls.conf.
     NginxTls,
 }
 
-/// How a port is sealed and compressed.
+/// The encryption and compression of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Methods {
     pub encrypt: &'static str,
@@ -42,12 +43,12 @@ pub struct Methods {
 }
 
 impl Methods {
-    /// What a test uses that is not about methods.
-    pub const USUAL: Methods = Methods {
+    /// The methods of tests that are not about methods.
+    pub const DEFAULT: Methods = Methods {
         encrypt: "aes-128-gcm",
         compress: "null",
     };
-    /// Two pairs that have nothing in common.
+    /// Two pairs without a common method.
     pub const TWO: [Methods; 2] = [
         Methods {
             encrypt: "aes-128-cfb",
@@ -73,7 +74,7 @@ impl Display for Methods {
     }
 }
 
-/// A service at the server's end and the address at the client's end that leads to it.
+/// A service at the server, and the client's address that leads to it.
 #[derive(Debug, Clone)]
 pub struct Port {
     pub mark: String,
@@ -81,12 +82,12 @@ pub struct Port {
     pub local: SocketAddr,
     pub key: String,
     pub methods: Methods,
-    /// Fields of the port at the server alone.
+    /// Fields of the port that only the server's configuration has.
     pub at_server: Value,
 }
 
 impl Port {
-    /// A port with a key and a local address of its own.
+    /// A port with a new key and an unused local address.
     pub fn new(mark: impl Display, service: impl Display, methods: Methods) -> Port {
         let key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
         Port {
@@ -99,7 +100,7 @@ impl Port {
         }
     }
 
-    /// One for each pair of methods, all leading to the same service.
+    /// One port for each pair of methods, all for the same service.
     pub fn for_each(methods: &[Methods], service: impl Display) -> Vec<Port> {
         methods
             .iter()
@@ -107,8 +108,8 @@ impl Port {
             .collect()
     }
 
-    /// The same port at a client of its own.
-    pub fn elsewhere(&self) -> Port {
+    /// The same port at another client.
+    pub fn at_another_address(&self) -> Port {
         Port {
             local: ports::free(),
             ..self.clone()
@@ -124,29 +125,30 @@ impl Port {
     }
 }
 
-/// Where a test plays: its folder, the address of the master, and what stands in front of it. No role runs yet.
-pub struct Scene {
+/// A testbed: its folder, the address of the master, and the front. No role runs
+/// yet.
+pub struct Testbed {
     folder: TempDir,
     front: Front,
     master: SocketAddr,
-    /// Where roles reach the master.
+    /// The address at which roles reach the master.
     public: SocketAddr,
     authority: Authority,
     leaf: Leaf,
     pub master_key: String,
-    /// Of every role, beside what the test's own process has.
+    /// Environment variables of every role, beside those of the test's process.
     pub environment: Vec<(String, String)>,
     nginx: Option<Daemon>,
 }
 
-impl Scene {
-    /// A new scene; nginx runs already when it is the front.
-    pub fn new(front: Front) -> Scene {
-        Scene::tuned(front, &nginx::Tuning::default())
+impl Testbed {
+    /// A new testbed. nginx runs already when it is the front.
+    pub fn new(front: Front) -> Testbed {
+        Testbed::tuned(front, &nginx::Tuning::default())
     }
 
-    /// The same with an nginx that is not as it is shipped.
-    pub fn tuned(front: Front, tuning: &nginx::Tuning) -> Scene {
+    /// The same with changes to nginx's shipped file.
+    pub fn tuned(front: Front, tuning: &nginx::Tuning) -> Testbed {
         let folder = tempfile::tempdir().expect("a folder for the test");
         let authority = Authority::new(folder.path());
         let leaf = authority.leaf("leaf");
@@ -178,7 +180,7 @@ impl Scene {
             )
         });
         let master_key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
-        Scene {
+        Testbed {
             folder,
             front,
             master,
@@ -194,35 +196,35 @@ impl Scene {
     /// The nginx in front of the master.
     #[track_caller]
     pub fn nginx(&self) -> &Daemon {
-        self.nginx.as_ref().expect("a scene with nginx")
+        self.nginx.as_ref().expect("a testbed with nginx")
     }
 
-    /// The folder of configurations, logs and whatever the test puts there.
+    /// The folder of configurations, logs and files of the test.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Where the master listens.
+    /// The master's listening address.
     pub fn master_address(&self) -> SocketAddr {
         self.master
     }
 
-    /// Where roles reach the master: itself or nginx.
+    /// The address at which roles reach the master: the master's own or nginx's.
     pub fn public_address(&self) -> SocketAddr {
         self.public
     }
 
-    /// The file of the authority that signed the scene's certificates.
+    /// The authority that signed the certificates of this testbed.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// The certificate that the master or nginx shows.
+    /// The certificate that the master or nginx presents.
     pub fn leaf(&self) -> &Leaf {
         &self.leaf
     }
 
-    /// What roles are told as `master`.
+    /// The value of `master` in the roles' configurations.
     pub fn master_url(&self) -> String {
         match self.front {
             // The files under nginx/ have the tunnel at both paths.
@@ -232,7 +234,7 @@ impl Scene {
         }
     }
 
-    /// The master's configuration, with these fields put in or over.
+    /// The master's configuration with these fields added or replaced.
     pub fn master_configuration(&self, fields: Value) -> Value {
         let mut configuration = json!({"mode": "master", "log_level": "debug", "listen_at": self.master.to_string(), "master_key": self.master_key});
         if self.front == Front::Tls {
@@ -244,7 +246,7 @@ impl Scene {
         with(configuration, fields)
     }
 
-    /// A server's configuration, with these fields put in or over.
+    /// A server's configuration with these fields added or replaced.
     pub fn server_configuration(&self, ports: &[Port], fields: Value) -> Value {
         let ports: Vec<Value> = ports
             .iter()
@@ -256,7 +258,7 @@ impl Scene {
         with(self.with_trust(role), fields)
     }
 
-    /// A client's configuration, with these fields put in or over.
+    /// A client's configuration with these fields added or replaced.
     pub fn client_configuration(&self, ports: &[Port], fields: Value) -> Value {
         let ports: Vec<Value> = ports
             .iter()
@@ -274,7 +276,7 @@ impl Scene {
         }
     }
 
-    /// Writes a configuration to `NAME.json` of the folder.
+    /// Writes a configuration to `NAME.json` in the folder.
     pub fn write(&self, name: &str, configuration: &Value) -> PathBuf {
         let path = self.folder().join(format!("{name}.json"));
         let text = serde_json::to_string_pretty(configuration).expect("JSON of a value");
@@ -282,7 +284,7 @@ impl Scene {
         path
     }
 
-    /// Starts a role from this configuration and waits for nothing.
+    /// Starts a role from this configuration without waiting.
     pub fn role(&self, name: &str, configuration: &Value) -> Daemon {
         let path = self.write(name, configuration);
         let mut command = Command::new(REPORT);
@@ -291,7 +293,7 @@ impl Scene {
         Daemon::start(name, self.folder(), &mut command)
     }
 
-    /// Starts a role that may have so many open files, and no more.
+    /// Starts a role with this limit of open files.
     pub fn limited_role(&self, name: &str, configuration: &Value, files: usize) -> Daemon {
         let path = self.write(name, configuration);
         let mut shell = Command::new("sh");
@@ -309,17 +311,17 @@ impl Scene {
     /// Starts the master and waits until it listens.
     pub fn master(&self, fields: Value) -> Daemon {
         let mut master = self.role("master", &self.master_configuration(fields));
-        master.wait_ready(|| ports::is_listened_at(self.master));
+        master.wait_ready(|| ports::has_listener_at(self.master));
         master
     }
 
-    /// Starts a further master elsewhere and waits until it listens.
+    /// Starts a further master at another address and waits until it listens.
     pub fn another_master(&self, name: &str, address: SocketAddr) -> Daemon {
         let mut master = self.role(
             name,
             &self.master_configuration(json!({"listen_at": address.to_string()})),
         );
-        master.wait_ready(|| ports::is_listened_at(address));
+        master.wait_ready(|| ports::has_listener_at(address));
         master
     }
 
@@ -331,7 +333,7 @@ impl Scene {
     /// Starts a client and waits until it listens.
     pub fn client(&self, name: &str, ports: &[Port], fields: Value) -> Daemon {
         let mut client = self.role(name, &self.client_configuration(ports, fields));
-        client.wait_ready(|| ports.iter().all(|port| ports::is_listened_at(port.local)));
+        client.wait_ready(|| ports.iter().all(|port| ports::has_listener_at(port.local)));
         client
     }
 }
@@ -340,11 +342,11 @@ impl Scene {
 pub const REPORT: &str = env!("CARGO_BIN_EXE_report");
 
 /// Runs one of its commands to its end.
-pub fn report(arguments: &[&str]) -> Ran {
+pub fn report(arguments: &[&str]) -> ProgramOutput {
     programs::run(programs::command(REPORT).args(arguments))
 }
 
-/// The object with these fields put in or over; null takes a field out.
+/// The object with these fields added or replaced. A null removes a field.
 pub fn with(mut object: Value, fields: Value) -> Value {
     if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
         for (name, value) in fields {
@@ -358,7 +360,7 @@ pub fn with(mut object: Value, fields: Value) -> Value {
     object
 }
 
-/// What a test wants of the configurations of its roles.
+/// Additional configuration fields of the roles.
 #[derive(Debug, Clone, Default)]
 pub struct Fields {
     pub master: Value,
@@ -366,49 +368,51 @@ pub struct Fields {
     pub client: Value,
 }
 
-/// A master, a server and a client that are joined. Ends them in the order in which they would complain least.
+/// A connected master, server and client. The client stops first and the master last, which causes
+/// the fewest errors in their logs.
 pub struct Tunnel {
     pub client: Daemon,
     pub server: Daemon,
     pub master: Daemon,
     ports: Vec<Port>,
     fields: Fields,
-    pub scene: Scene,
+    pub testbed: Testbed,
     probe: Port,
     _echo: Service,
 }
 
 impl Tunnel {
-    /// A tunnel behind this front.
+    /// Starts a tunnel behind this front.
     pub fn start(front: Front, ports: Vec<Port>) -> Tunnel {
-        Tunnel::on(Scene::new(front), ports, Fields::default())
+        Tunnel::on(Testbed::new(front), ports, Fields::default())
     }
 
-    /// A tunnel on a prepared scene. A further port, to an echo, shows when it stands.
-    pub fn on(scene: Scene, mut ports: Vec<Port>, fields: Fields) -> Tunnel {
+    /// Starts a tunnel on a prepared testbed. It adds a port to an echo service, which shows
+    /// when the tunnel is up.
+    pub fn on(testbed: Testbed, mut ports: Vec<Port>, fields: Fields) -> Tunnel {
         let echo = services::echo();
-        let probe = Port::new("probe", echo.address(), Methods::USUAL);
+        let probe = Port::new("probe", echo.address(), Methods::DEFAULT);
         ports.push(probe.clone());
-        let master = scene.master(fields.master.clone());
-        let server = scene.server("server", &ports, fields.server.clone());
-        let client = scene.client("client", &ports, fields.client.clone());
+        let master = testbed.master(fields.master.clone());
+        let server = testbed.server("server", &ports, fields.server.clone());
+        let client = testbed.client("client", &ports, fields.client.clone());
         let tunnel = Tunnel {
             client,
             server,
             master,
             ports,
             fields,
-            scene,
+            testbed,
             probe,
             _echo: echo,
         };
-        tunnel.wait_until_joined();
+        tunnel.wait_until_connected();
         tunnel
     }
 
-    /// Waits until a connection goes through all three.
+    /// Waits until a connection through all three works.
     #[track_caller]
-    pub fn wait_until_joined(&self) {
+    pub fn wait_until_connected(&self) {
         wait::until_true("a connection goes through the tunnel", || {
             for (name, role) in [
                 ("master", &self.master),
@@ -417,16 +421,16 @@ impl Tunnel {
             ] {
                 assert!(!role.has_ended(), "the {name} has ended");
             }
-            self.is_joined()
+            self.is_connected()
         });
     }
 
-    /// Whether a connection goes through all three now.
-    pub fn is_joined(&self) -> bool {
+    /// Whether a connection through all three works now.
+    pub fn is_connected(&self) -> bool {
         services::echoes(self.probe.local)
     }
 
-    /// Where the client listens for this mark.
+    /// The client's listening address for this mark.
     #[track_caller]
     pub fn local(&self, mark: impl Display) -> SocketAddr {
         let mark = mark.to_string();
@@ -434,10 +438,10 @@ impl Tunnel {
             .iter()
             .find(|port| port.mark == mark)
             .map(|port| port.local)
-            .expect("a port of this mark")
+            .expect("a port with this mark")
     }
 
-    /// The port that leads to an echo in every tunnel.
+    /// The port to an echo service that every tunnel has.
     pub fn probe(&self) -> &Port {
         &self.probe
     }
@@ -451,27 +455,28 @@ impl Tunnel {
         ]
     }
 
-    /// Starts the server again, whatever became of the one before.
+    /// Restarts the server.
     pub fn restart_server(&mut self) {
         self.server.stop();
         self.server = self
-            .scene
+            .testbed
             .server("server", &self.ports, self.fields.server.clone());
     }
 
-    /// Asks the master to drain, and starts another one at its address as soon as that is free. Gives the one that drains.
+    /// Asks the master to drain, and starts another one at its address as soon as that is free.
+    /// Returns the draining one.
     pub fn replace_master(&mut self) -> Daemon {
         self.master.signal(Signal::Terminate);
-        wait::until_true("the master takes in nobody any more", || {
-            !ports::is_listened_at(self.scene.master_address())
+        wait::until_true("the master accepts no more connections", || {
+            !ports::has_listener_at(self.testbed.master_address())
         });
-        let new = self.scene.master(self.fields.master.clone());
+        let new = self.testbed.master(self.fields.master.clone());
         std::mem::replace(&mut self.master, new)
     }
 
-    /// Starts the master again.
+    /// Restarts the master.
     pub fn restart_master(&mut self) {
         self.master.stop();
-        self.master = self.scene.master(self.fields.master.clone());
+        self.master = self.testbed.master(self.fields.master.clone());
     }
 }

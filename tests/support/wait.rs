@@ -1,14 +1,14 @@
-//! Waiting: for what is waited for, never for a time that will surely do.
+//! Waiting for a condition, never for a fixed time.
 
 use std::time::{Duration, Instant};
 
-/// How long what takes milliseconds may take on a busy machine of two cores, before the test calls it broken.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A limit for what usually takes milliseconds, on a busy machine with two cores.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The pause between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// The pause between two checks.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Looks until `probe` finds something or the limit has passed.
+/// Calls `probe` until it returns something or the limit has passed.
 pub fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
@@ -18,16 +18,16 @@ pub fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Optio
         if Instant::now() >= deadline {
             return None;
         }
-        pause(LOOK_AGAIN);
+        pause(POLL_INTERVAL);
     }
 }
 
-/// Looks until `probe` finds something; a failed test when that takes longer than [`PATIENCE`].
+/// Calls `probe` until it returns something. Fails the test after [`TIMEOUT`].
 #[track_caller]
 pub fn until<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
-    match within(PATIENCE, probe) {
+    match within(TIMEOUT, probe) {
         Some(found) => found,
-        None => panic!("waited {PATIENCE:?} in vain until {what}"),
+        None => panic!("timed out after {TIMEOUT:?} waiting until {what}"),
     }
 }
 
@@ -37,20 +37,17 @@ pub fn until_true(what: &str, mut probe: impl FnMut() -> bool) {
     until(what, || probe().then_some(()));
 }
 
-/// Holds for this long that `still` is true: for what must *not* happen.
+/// Asserts that `still` is true for this long, for events that must *not* happen.
 #[track_caller]
 pub fn throughout(what: &str, time: Duration, mut still: impl FnMut() -> bool) {
     let failed = within(time, || (!still()).then_some(()));
-    assert!(
-        failed.is_none(),
-        "within {time:?} it was no longer so that {what}"
-    );
+    assert!(failed.is_none(), "stopped holding within {time:?}: {what}");
 }
 
-/// Lets time pass: between two looks, and as the pace of a simulated path.
+/// Sleeps: between two checks, and for the timing of a simulated path.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the one place that sleeps; what is waited for is looked at by the callers"
+    reason = "the only place that sleeps; the callers poll their conditions"
 )]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);

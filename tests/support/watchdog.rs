@@ -1,6 +1,7 @@
-//! A limit for each test: one that hangs ends the whole run with its name, in place of hanging it.
+//! A time limit for each test. A test that hangs ends the whole run with its name.
 //!
-//! A test is watched from its first call of [`watch`] in its thread, which the test harness names after the test, until that thread ends.
+//! The watch of a test begins with its first call of [`watch`] in its thread, which the test
+//! harness names after the test. It ends with that thread.
 
 use std::{
     cell::RefCell,
@@ -12,9 +13,10 @@ use std::{
 
 use super::{Scale, daemon, scale, wait};
 
-/// How long the slowest test may take on a busy machine; the full proof moves a hundred times as much.
+/// The limit for the slowest test on a busy machine. At full scale the tests move a hundred times
+/// as much data.
 const LIMIT: Duration = Duration::from_secs(300);
-const LIMIT_OF_THE_FULL_PROOF: Duration = Duration::from_secs(3600);
+const FULL_SCALE_LIMIT: Duration = Duration::from_secs(3600);
 
 static WATCHED: Mutex<Option<HashMap<String, Instant>>> = Mutex::new(None);
 static WATCHER: Once = Once::new();
@@ -42,7 +44,7 @@ fn forget(name: &str) {
     }
 }
 
-/// Watches the test whose thread this is. No effect in other threads, and the second time.
+/// Watches the test of the current thread. It has no effect in other threads, or when called again.
 pub fn watch() {
     let thread = thread::current();
     let Some(name) = thread.name().filter(|name| name.contains("::")) else {
@@ -73,15 +75,15 @@ fn overdue(limit: Duration) -> Option<String> {
 fn run() {
     let Scale { file_bytes, .. } = scale();
     let limit = if file_bytes >= 1 << 30 {
-        LIMIT_OF_THE_FULL_PROOF
+        FULL_SCALE_LIMIT
     } else {
         LIMIT
     };
     loop {
         wait::pause(Duration::from_secs(1));
         if let Some(name) = overdue(limit) {
-            // The harness captures what the threads of tests print, not what this one does.
-            eprintln!("\ntest {name} has not ended within {limit:?}");
+            // The harness captures the output of test threads, but not of this one.
+            eprintln!("\ntest {name} exceeded its limit of {limit:?}");
             daemon::kill_all();
             std::process::exit(101);
         }
@@ -89,10 +91,10 @@ fn run() {
 }
 
 #[test]
-fn a_test_that_does_not_end_is_named() {
+fn an_overdue_test_is_found_by_name() {
     watch();
     let name = thread::current().name().unwrap().to_owned();
-    wait::until_true("it is overdue", || {
+    wait::until_true("the test is overdue", || {
         overdue(Duration::from_millis(1)).is_some()
     });
     assert!(overdue(Duration::from_secs(3600)).is_none());
@@ -106,6 +108,6 @@ fn a_test_that_does_not_end_is_named() {
     let watched = watched.as_ref().unwrap();
     assert!(
         watched.contains_key(&name) && !watched.contains_key("other::test"),
-        "a thread that has ended is not watched"
+        "an ended thread is not watched"
     );
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the vectors of PROTOCOL 1, 4, 7, 8, 9.11 and 11 beside this file.
 
-A second implementation, over the `cryptography` package (45 or later) and nothing of rePort's: the tests hold ours to what this
-writes. Run it again only when the protocol changes.
+This is a second implementation. It uses the `cryptography` package (45 or later) and no code of rePort. The tests compare rePort with
+these vectors. Run it again only when the protocol changes.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def mac(key, *parts):
 
 
 def pattern(seed, length):
-    """Bytes that look random and are the same everywhere."""
+    """Pseudo-random bytes that are the same on every machine."""
     out = b""
     while len(out) < length:
         out += hashlib.sha256(f"rePort vector {seed} {len(out)}".encode()).digest()
@@ -102,7 +102,7 @@ def link():
     return {"challenges": challenges, "proofs": proofs}
 
 
-# 7. The tunnel handshake: Noise_NNpsk0_25519_ChaChaPoly_SHA256, after the Noise specification, revision 34
+# 7. The tunnel handshake: Noise_NNpsk0_25519_ChaChaPoly_SHA256, according to the Noise specification, revision 34
 
 
 class Symmetric:
@@ -160,7 +160,7 @@ def handshake():
         second = public(e2) + state.encrypt(answer)
         from_initiator, from_responder = state.expand(b"", 2)
         secret = hkdf(state.h, from_initiator + from_responder, b"rePort tunnel secret 1", 32)
-        # As if the attachment of this handshake resumed the tunnel that the handshake made: the rule is the same for any other.
+        # The attachment of this handshake resumes the tunnel that the same handshake made. The rule is the same for any other tunnel.
         resumed = sealer("aes-128-gcm", state.h, from_initiator + secret)(0, b"resumed")
         cases.append(
             {
@@ -220,7 +220,7 @@ def sealed():
     return {"directions": methods}
 
 
-# 9.11. Origins: what the details of an OPEN say, and the header of the PROXY protocol (version 2, section 2.2) that tells a service
+# 9.11. Origins: the details of an OPEN, and the PROXY protocol header (version 2, section 2.2) that the service receives
 
 
 def proxy_header(source, destination):
@@ -279,7 +279,7 @@ def details():
     return {"origins": origins, "malformed": [{"what": what, "details": text} for what, text in malformed]}
 
 
-# 11. Compression: what chunks decode to (a sender is free to cut and to compress as it likes)
+# 11. Compression: decoded chunks (a sender may choose chunk boundaries and compression freely)
 
 
 def chunk(kind, raw, body):

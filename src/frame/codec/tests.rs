@@ -1,4 +1,4 @@
-//! What the codec promises: the vectors, every frame there and back, and no panic whatever comes.
+//! Tests of the codec: vectors, round trips of every frame, no panic on arbitrary bytes.
 
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -11,13 +11,13 @@ use crate::{
 };
 
 #[derive(Deserialize)]
-struct Vectors {
+struct FrameVectors {
     frames: Vec<Value>,
     lenient: Vec<Value>,
     malformed: Vec<Value>,
 }
 
-fn vectors() -> Vectors {
+fn vectors() -> FrameVectors {
     serde_json::from_str(include_str!("../../../tests/vectors/frames.json")).unwrap()
 }
 
@@ -35,8 +35,8 @@ fn hex(vector: &Value, field: &str) -> Bytes {
         .collect()
 }
 
-/// The frame that a vector describes.
-fn described(vector: &Value) -> Frame {
+/// Builds the frame that a vector describes.
+fn expected_frame(vector: &Value) -> Frame {
     let channel = || u32::try_from(vector["channel"].as_u64().unwrap()).unwrap();
     let token = || vector["token"].as_u64().unwrap();
     let proof = || hex(vector, "proof").as_ref().try_into().unwrap();
@@ -82,16 +82,16 @@ fn described(vector: &Value) -> Frame {
             payload: hex(vector, "payload"),
         },
         "extension" => Frame::Extension(u8::try_from(vector["type"].as_u64().unwrap()).unwrap()),
-        other => panic!("the vectors name {other}"),
+        other => panic!("unknown frame {other} in the vectors"),
     }
 }
 
 #[test]
-fn every_frame_of_the_vectors_is_encoded_and_decoded_so() {
+fn codec_matches_frame_vectors() {
     let vectors = vectors();
     assert!(vectors.frames.len() >= 15, "every frame has a vector");
     for vector in &vectors.frames {
-        let frame = described(vector);
+        let frame = expected_frame(vector);
         assert_eq!(frame.to_message(), hex(vector, "bytes"), "{vector}");
         assert_eq!(
             Frame::decode(hex(vector, "bytes")),
@@ -103,18 +103,18 @@ fn every_frame_of_the_vectors_is_encoded_and_decoded_so() {
 }
 
 #[test]
-fn what_a_later_version_adds_is_ignored() {
+fn decode_ignores_additions_of_later_versions() {
     for vector in &vectors().lenient {
         assert_eq!(
             Frame::decode(hex(vector, "bytes")),
-            Ok(described(vector)),
+            Ok(expected_frame(vector)),
             "{vector}"
         );
     }
 }
 
 #[test]
-fn no_more_servers_are_avoided_than_the_protocol_allows() {
+fn decode_truncates_list_of_avoided_servers() {
     let named: Vec<Id> = (0..100).map(|number| Id([number; 16])).collect();
     let header = AttachHeader {
         port: Id([7; 16]),
@@ -127,13 +127,13 @@ fn no_more_servers_are_avoided_than_the_protocol_allows() {
         message: Bytes::new(),
     };
     let Ok(Frame::Attach { header, .. }) = Frame::decode(sent.to_message()) else {
-        panic!("it is read")
+        panic!("the frame decodes")
     };
     assert_eq!(header.avoid, named[..MAX_AVOIDED]);
 }
 
 #[test]
-fn what_is_malformed_is_told_apart() {
+fn decode_classifies_malformed_frames() {
     for vector in &vectors().malformed {
         let error = Frame::decode(hex(vector, "bytes")).expect_err(text(vector, "why"));
         let kind = match error {
@@ -148,9 +148,9 @@ fn what_is_malformed_is_told_apart() {
 }
 
 #[test]
-fn the_claims_and_terms_of_the_vectors_are_read_and_written_so() {
+fn claims_and_terms_match_vectors() {
     for vector in &vectors().frames {
-        match described(vector) {
+        match expected_frame(vector) {
             Frame::Hello { claims, .. } => {
                 let read = Claims::decode(&claims).unwrap();
                 assert_eq!(
@@ -178,7 +178,7 @@ fn the_claims_and_terms_of_the_vectors_are_read_and_written_so() {
 }
 
 #[test]
-fn a_nonce_has_sixty_four_digits() {
+fn nonce_requires_64_hex_digits() {
     for text in [
         "",
         "00",
@@ -193,7 +193,7 @@ fn a_nonce_has_sixty_four_digits() {
 }
 
 #[test]
-fn a_frame_longer_than_its_kind_may_be_is_refused() {
+fn decode_rejects_frames_over_size_limit() {
     let long = |kind: u8, length: usize| {
         let mut message = BytesMut::zeroed(length);
         message[0] = kind;
@@ -224,7 +224,7 @@ fn a_frame_longer_than_its_kind_may_be_is_refused() {
 }
 
 #[test]
-fn as_many_ports_as_promised_fit_into_a_frame() {
+fn max_ports_per_frame_fit_into_a_frame() {
     let frame = Frame::Register(Ports {
         ports: vec![Id([255; 16]); MAX_PORTS_PER_FRAME],
     });
@@ -232,12 +232,12 @@ fn as_many_ports_as_promised_fit_into_a_frame() {
 }
 
 #[test]
-fn a_long_reason_is_cut_and_stays_on_one_line() {
+fn encode_truncates_reason_and_keeps_it_on_one_line() {
     let frame = Frame::Error(Notice::new(Code::Limit, "line\r\n中".repeat(30_000)));
     let message = frame.to_message();
     assert!(message.len() <= MAX_CONTROL);
     let Ok(Frame::Error(notice)) = Frame::decode(message) else {
-        panic!("it is decoded")
+        panic!("the frame decodes")
     };
     assert!(notice.reason.len() <= MAX_REASON && notice.reason.starts_with("line  中line"));
 }
@@ -301,17 +301,17 @@ fn frames() -> impl Strategy<Value = Frame> {
 
 proptest! {
     #[test]
-    fn a_frame_is_decoded_to_what_was_encoded(frame in frames()) {
+    fn frames_round_trip(frame in frames()) {
         prop_assert_eq!(Frame::decode(frame.to_message()), Ok(frame));
     }
 
     #[test]
-    fn arbitrary_bytes_are_a_frame_or_an_error(message in bytes(0..200)) {
+    fn decode_does_not_panic_on_arbitrary_bytes(message in bytes(0..200)) {
         let _ = Frame::decode(message);
     }
 
     #[test]
-    fn a_frame_with_a_changed_byte_or_cut_short_is_a_frame_or_an_error(
+    fn decode_does_not_panic_on_corrupted_frames(
         frame in frames(), at in any::<prop::sample::Index>(), byte: u8, keep in any::<prop::sample::Index>()
     ) {
         let mut message = BytesMut::from(frame.to_message());

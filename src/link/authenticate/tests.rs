@@ -1,4 +1,5 @@
-//! Both ends of the authentication against each other, and each against a peer that does it wrong.
+//! Tests of both ends of the authentication against each other, and of each end against a faulty
+//! peer.
 
 use super::*;
 use crate::{frame::Ports, link::memory};
@@ -10,8 +11,8 @@ const TERMS: Terms = Terms {
     max_ports: 8,
 };
 
-fn introduction(role: Role) -> Introduction {
-    Introduction {
+fn identity(role: Role) -> RoleIdentity {
+    RoleIdentity {
         role,
         instance: Id([7; 16]),
         epoch: 3,
@@ -27,7 +28,7 @@ fn keys() -> (LinkKey, LinkKey) {
     )
 }
 
-/// A master that takes in whoever proves `key`.
+/// Runs a master that accepts every role that proves `key`.
 async fn master(
     mut socket: MessageSocket,
     key: &LinkKey,
@@ -41,7 +42,7 @@ async fn master(
             return Err(error);
         }
     };
-    if !hello.proven(key) {
+    if !hello.verify_proof(key) {
         refuse(
             socket,
             &Notice::new(Code::Unauthorized, "the proof is wrong"),
@@ -53,7 +54,7 @@ async fn master(
     Ok((hello, socket))
 }
 
-/// What a role hears from a master that says `messages` and hangs up.
+/// Returns the error of a role whose master sends `messages` and then nothing.
 async fn join_scripted(messages: &[&[u8]], role: Role) -> JoinError {
     let (mut socket, mut master) = memory::pair();
     for message in messages {
@@ -61,24 +62,24 @@ async fn join_scripted(messages: &[&[u8]], role: Role) -> JoinError {
     }
     master.flush().await.unwrap();
     let key = LinkKey::derive(None);
-    let role = introduction(role);
+    let role = identity(role);
     let joined = async {
         join(&mut socket, &key, &role, &[])
             .await
-            .expect_err("the master is none")
+            .expect_err("the peer is not a master")
     };
     let silent = async { while let Ok(Some(_)) = master.receive().await {} };
     tokio::select! { error = joined => error, () = silent => unreachable!("the role waits") }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_and_a_master_with_the_same_key_join_in_one_flight() {
+async fn server_joins_master_with_same_key_in_one_flight() {
     let (mut socket, peer) = memory::pair();
     let (key, _) = keys();
     let register = Frame::Register(Ports {
         ports: vec![Id([1; 16])],
     });
-    let role = introduction(Role::Server);
+    let role = identity(Role::Server);
     let (terms, taken) = tokio::join!(
         join(&mut socket, &key, &role, std::slice::from_ref(&register)),
         master(peer, &key)
@@ -93,15 +94,15 @@ async fn a_server_and_a_master_with_the_same_key_join_in_one_flight() {
     assert_eq!(
         Frame::decode(peer.receive().await.unwrap().unwrap().freeze()),
         Ok(register),
-        "it came in the same flight"
+        "sent in the same flight"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_behind_the_welcome_stay_readable() {
+async fn frames_after_welcome_stay_readable() {
     let (mut socket, peer) = memory::pair();
     let key = LinkKey::derive(None);
-    let role = introduction(Role::Client);
+    let role = identity(Role::Client);
     let behind = async {
         let (_, mut peer) = master(peer, &key).await.unwrap();
         for token in 0..3 {
@@ -121,10 +122,10 @@ async fn frames_behind_the_welcome_stay_readable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_with_another_master_key_is_told_so() {
+async fn server_with_wrong_master_key_gets_unauthorized() {
     let (mut socket, peer) = memory::pair();
     let (key, other) = keys();
-    let role = introduction(Role::Server);
+    let role = identity(Role::Server);
     let (joined, _) = tokio::join!(join(&mut socket, &other, &role, &[]), master(peer, &key));
     let error = joined.unwrap_err();
     assert!(matches!(&error, JoinError::Unauthorized(_)), "{error}");
@@ -132,10 +133,10 @@ async fn a_server_with_another_master_key_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_master_that_cannot_prove_the_key_is_refused() {
+async fn master_without_key_is_refused() {
     let (mut socket, mut peer) = memory::pair();
     let (key, other) = keys();
-    let role = introduction(Role::Server);
+    let role = identity(Role::Server);
     let false_master = async {
         let hello = hello(&mut peer, AUTHENTICATION_TIMEOUT).await.unwrap();
         welcome(&mut peer, &other, &hello, &TERMS).await.unwrap();
@@ -145,10 +146,10 @@ async fn a_master_that_cannot_prove_the_key_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_recorded_hello_is_worthless_on_another_link() {
+async fn recorded_hello_fails_on_another_link() {
     let (mut socket, mut peer) = memory::pair();
     let (key, _) = keys();
-    let role = introduction(Role::Server);
+    let role = identity(Role::Server);
     let recorded = async {
         peer.feed(Bytes::copy_from_slice(Challenge::new([1; 24]).as_bytes()))
             .await
@@ -166,12 +167,12 @@ async fn a_recorded_hello_is_worthless_on_another_link() {
         thief.feed(recorded.freeze()).await.unwrap();
         thief.flush().await.unwrap();
     };
-    let (heard, ()) = tokio::join!(hello(&mut peer, AUTHENTICATION_TIMEOUT), replay);
-    assert!(!heard.unwrap().proven(&key));
+    let (received, ()) = tokio::join!(hello(&mut peer, AUTHENTICATION_TIMEOUT), replay);
+    assert!(!received.unwrap().verify_proof(&key));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_answers_instead_of_a_master_is_told_apart() {
+async fn unexpected_answers_map_to_distinct_errors() {
     assert!(matches!(
         join_scripted(&[b"hello, this is a chat"], Role::Client).await,
         JoinError::NotAMaster
@@ -184,7 +185,7 @@ async fn what_answers_instead_of_a_master_is_told_apart() {
     let after = async |frame: Frame, role| {
         join_scripted(&[challenge.as_bytes(), &frame.to_message()], role).await
     };
-    let error = |code| Frame::Error(Notice::new(code, "said the master"));
+    let error = |code| Frame::Error(Notice::new(code, "from the master"));
     assert!(matches!(
         after(error(Code::Unauthorized), Role::Server).await,
         JoinError::Unauthorized(_)
@@ -227,11 +228,11 @@ async fn what_answers_instead_of_a_master_is_told_apart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_master_that_says_nothing_is_waited_for_ten_seconds() {
+async fn silent_master_times_out_after_ten_seconds() {
     let start = tokio::time::Instant::now();
     assert!(matches!(
         join_scripted(&[], Role::Client).await,
-        JoinError::Silent {
+        JoinError::TimedOut {
             awaited: "challenge",
             ..
         }
@@ -241,7 +242,7 @@ async fn a_master_that_says_nothing_is_waited_for_ten_seconds() {
     let challenge = Challenge::new([5; 24]);
     assert!(matches!(
         join_scripted(&[challenge.as_bytes()], Role::Client).await,
-        JoinError::Silent {
+        JoinError::TimedOut {
             awaited: "WELCOME",
             ..
         }
@@ -250,9 +251,9 @@ async fn a_master_that_says_nothing_is_waited_for_ten_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_master_that_hangs_up_is_told_apart_from_a_silent_one() {
+async fn master_that_closes_differs_from_silent_one() {
     let (mut socket, peer) = memory::pair();
-    let (key, role) = (LinkKey::derive(None), introduction(Role::Client));
+    let (key, role) = (LinkKey::derive(None), identity(Role::Client));
     let (joined, ()) = tokio::join!(
         join(&mut socket, &key, &role, &[]),
         peer.close(Duration::from_secs(1))
@@ -265,7 +266,8 @@ async fn a_master_that_hangs_up_is_told_apart_from_a_silent_one() {
     ));
 }
 
-/// What a master makes of a peer that sends `message` in place of HELLO, and what the peer is told.
+/// Returns the master's error for a peer that sends `message` instead of HELLO, and the reply to
+/// the peer.
 async fn hello_scripted(message: Option<&[u8]>) -> (HelloError, Option<Frame>) {
     let (mut socket, peer) = memory::pair();
     let key = LinkKey::derive(None);
@@ -281,12 +283,12 @@ async fn hello_scripted(message: Option<&[u8]>) -> (HelloError, Option<Frame>) {
             .unwrap()
             .map(|message| Frame::decode(message.freeze()).unwrap())
     };
-    let (taken, told) = tokio::join!(master(peer, &key), role);
-    (taken.expect_err("it is no role"), told)
+    let (taken, reply) = tokio::join!(master(peer, &key), role);
+    (taken.expect_err("the peer is not a role"), reply)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_sends_something_else_than_hello_is_told_so() {
+async fn peer_that_does_not_send_hello_gets_error() {
     let claims = r#"{"version":2,"role":"client","instance":"00000000000000000000000000000000","epoch":1,"nonce":"0000000000000000000000000000000000000000000000000000000000000000"}"#;
     let version = Frame::Hello {
         proof: [0; 32],
@@ -306,16 +308,16 @@ async fn a_peer_that_sends_something_else_than_hello_is_told_so() {
         (Some(&version), Code::Version),
         (None, Code::Timeout),
     ] {
-        let (error, told) = hello_scripted(message).await;
+        let (error, reply) = hello_scripted(message).await;
         assert!(
-            matches!(told, Some(Frame::Error(notice)) if notice.code == code),
+            matches!(reply, Some(Frame::Error(notice)) if notice.code == code),
             "{error} for {message:?}"
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_leaves_before_its_hello_is_not_told_anything() {
+async fn peer_that_leaves_before_hello_gets_no_notice() {
     let (socket, mut peer) = memory::pair();
     drop(socket);
     let error = hello(&mut peer, AUTHENTICATION_TIMEOUT).await.unwrap_err();
@@ -323,12 +325,12 @@ async fn a_peer_that_leaves_before_its_hello_is_not_told_anything() {
 }
 
 #[test]
-fn the_versions_of_the_challenge_and_of_the_claims_are_one() {
+fn challenge_and_claims_have_same_version() {
     assert_eq!(frame::VERSION, crate::crypto::challenge::VERSION);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_message_longer_than_a_hello_is_not_taken() {
+async fn oversized_first_message_is_rejected() {
     let (mut role, mut master) = crate::link::memory::pair();
     let send = async {
         role.feed(vec![1; 5_000].into()).await.expect("fed");
@@ -340,7 +342,7 @@ async fn a_first_message_longer_than_a_hello_is_not_taken() {
             answer,
             Err(HelloError::Socket(SocketError::TooLong {
                 size: 5_000,
-                longest: 4_096
+                max_length: 4_096
             }))
         ),
         "{answer:?}"

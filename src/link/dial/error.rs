@@ -1,4 +1,4 @@
-//! Why a master could not be reached: which layer, on what evidence, and what can be done.
+//! Dial errors: the layer that failed, the evidence, the likely cause and the remedy.
 
 use std::{
     io,
@@ -7,130 +7,130 @@ use std::{
     time::Duration,
 };
 
-use super::{MasterAddress, reach::NoSuchPlace, stage::Layer, tls_problem::TlsProblem};
+use super::{MasterAddress, tcp_connector::BindError, tls_problem::TlsProblem, trace::Layer};
 use crate::link::{
     Reason,
-    connect::list,
-    files::OutOfFiles,
+    connect::list_attempts,
+    file_limit::OutOfFiles,
     proxy::{ProxyAddress, ProxyError, environment::EnvironmentError},
     tls::TlsError,
     upgrade::UpgradeError,
 };
 
-/// Whom a layer is about.
+/// The host that a layer talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
-    /// The master, or what stands before it.
+pub enum DialPeer {
+    /// The master, or a gateway in front of it.
     Master,
     /// The proxy on this side.
     Proxy,
 }
 
-impl Peer {
-    /// The field that says where it is.
+impl DialPeer {
+    /// Returns the configuration field that holds the peer's address.
     pub(super) fn field(self) -> &'static str {
         match self {
-            Peer::Master => "master",
-            Peer::Proxy => "proxy",
+            DialPeer::Master => "master",
+            DialPeer::Proxy => "proxy",
         }
     }
 
-    /// Before the name of a layer.
+    /// Returns the prefix of a layer's name in messages.
     fn prefix(self) -> &'static str {
         match self {
-            Peer::Master => "",
-            Peer::Proxy => "proxy's ",
+            DialPeer::Master => "",
+            DialPeer::Proxy => "proxy's ",
         }
     }
 }
 
-/// Why a master could not be reached. Prints as one line: the layer, what was seen, what is likely behind it, what can be done.
+/// Why a dial failed. Prints as one line: the layer, the evidence, the likely cause and the remedy.
 #[derive(Debug, thiserror::Error)]
-#[error("{}{}", self.place(), self.reason())]
+#[error("{}{}", self.context(), self.reason())]
 pub enum DialError {
-    /// The name does not resolve.
+    /// The host name does not resolve.
     Name {
-        /// Whose.
-        peer: Peer,
+        /// The owner of the name.
+        peer: DialPeer,
         /// The name.
         host: String,
-        /// What the resolver says.
+        /// The resolver's error.
         reason: String,
-        /// There was no descriptor for the look-up.
+        /// Set when the look-up failed for want of a file descriptor.
         out_of_files: Option<OutOfFiles>,
     },
-    /// No address of the host takes a connection.
+    /// None of the host's addresses accepts a connection.
     Connect {
-        /// To whom.
-        peer: Peer,
-        /// The addresses, and what each said.
+        /// The peer that was dialled.
+        peer: DialPeer,
+        /// The addresses that were tried, with the error of each.
         attempts: Vec<(SocketAddr, io::Error)>,
     },
-    /// The environment names a proxy that cannot be used.
+    /// The environment names an unusable proxy.
     Environment(#[from] EnvironmentError),
-    /// The proxy gives no way.
+    /// The proxy did not open a tunnel to the master.
     Proxy {
-        /// Which one.
+        /// The proxy.
         proxy: Box<ProxyAddress>,
-        /// Why.
+        /// The proxy's error.
         source: ProxyError,
     },
-    /// The authorities for TLS with a proxy cannot be read.
+    /// The certificate authorities for TLS with a proxy cannot be read.
     Authorities(#[from] TlsError),
-    /// The file with headers cannot be used.
+    /// The headers file cannot be used.
     HeadersFile {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with its contents.
         problem: String,
     },
-    /// TLS could not be established.
+    /// The TLS handshake failed.
     Tls {
-        /// With whom.
-        peer: Peer,
-        /// The name that the certificate must be for.
+        /// The peer of the handshake.
+        peer: DialPeer,
+        /// The name that the certificate must match.
         host: String,
-        /// What went wrong.
+        /// The reason.
         problem: TlsProblem,
     },
     /// The connection did not become a WebSocket.
     Upgrade {
-        /// Where the request went.
+        /// The address that was dialled.
         address: Box<MasterAddress>,
-        /// What went wrong.
+        /// The reason.
         source: UpgradeError,
     },
-    /// It all took too long.
+    /// The dial exceeded its deadline.
     Deadline {
-        /// What was waited for.
+        /// The layer that had not finished.
         layer: Layer,
-        /// Of whom.
-        peer: Peer,
-        /// Where that is.
-        whom: String,
-        /// The whole time that there was.
+        /// The peer of that layer.
+        peer: DialPeer,
+        /// The address of that peer.
+        peer_address: String,
+        /// The deadline of the whole dial.
         after: Duration,
     },
 }
 
 impl DialError {
-    /// To whom, and at which layer it failed.
+    /// Returns the peer and the layer that failed.
     #[must_use]
-    pub fn layer(&self) -> (Peer, Layer) {
+    pub fn layer(&self) -> (DialPeer, Layer) {
         match self {
             DialError::Name { peer, .. } => (*peer, Layer::Name),
             DialError::Connect { peer, .. } => (*peer, Layer::Tcp),
-            DialError::Environment(_) | DialError::Proxy { .. } => (Peer::Proxy, Layer::Proxy),
-            DialError::Authorities(_) => (Peer::Proxy, Layer::Tls),
+            DialError::Environment(_) | DialError::Proxy { .. } => (DialPeer::Proxy, Layer::Proxy),
+            DialError::Authorities(_) => (DialPeer::Proxy, Layer::Tls),
             DialError::HeadersFile { .. } | DialError::Upgrade { .. } => {
-                (Peer::Master, Layer::Http)
+                (DialPeer::Master, Layer::Http)
             }
             DialError::Tls { peer, .. } => (*peer, Layer::Tls),
             DialError::Deadline { peer, layer, .. } => (*peer, *layer),
         }
     }
 
-    /// What was seen, what is likely behind it, and what can be done.
+    /// Returns the evidence, the likely cause and the remedy.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
@@ -151,7 +151,7 @@ impl DialError {
                 out_of_files: None,
             } => Reason::new(
                 format!("`{host}` does not resolve ({reason})"),
-                "the name is wrong, or this network's DNS server does not know it or is not reached",
+                "the name is wrong, or this network's DNS server does not know it or is unreachable",
                 format!("check the host in `{}` and the DNS server", peer.field()),
             ),
             DialError::Connect { peer, attempts } => connect_reason(*peer, attempts),
@@ -160,42 +160,44 @@ impl DialError {
                 "",
                 "correct it, or set `proxy` in the configuration",
             ),
-            DialError::Proxy { source, .. } => Reason::of_sentence(
-                &source.to_string(),
-                "look into the proxy's log, and check `proxy`",
-            ),
-            DialError::Authorities(error) => Reason::of_sentence(
+            DialError::Proxy { source, .. } => {
+                Reason::from_sentence(&source.to_string(), "check `proxy` and the proxy's log")
+            }
+            DialError::Authorities(error) => Reason::from_sentence(
                 &error.to_string(),
-                "name a PEM file with authorities with `tls.ca`",
+                "set `tls.ca` to a PEM file with authorities",
             ),
             DialError::HeadersFile { path, problem } => Reason::new(
-                format!("the file of `headers_file`, {}, {problem}", path.display()),
+                format!("the headers file {} {problem}", path.display()),
                 "",
-                "correct the file",
+                "correct the file that `headers_file` names",
             ),
             DialError::Tls { peer, problem, .. } => problem.reason(*peer),
             DialError::Upgrade { source, .. } => source.reason(),
             DialError::Deadline {
                 layer,
                 peer,
-                whom,
+                peer_address,
                 after,
             } => Reason::new(
-                format!("{whom} gave no answer within {} s", after.as_secs_f32()),
-                "what should answer is down or far away, or a firewall drops what is sent to it",
+                format!(
+                    "{peer_address} did not answer within {} s",
+                    after.as_secs_f32()
+                ),
+                "the host is down or far away, or a firewall drops its traffic",
                 layer.remedy(*peer),
             ),
         }
     }
 
-    /// What stands before the reason.
-    fn place(&self) -> String {
+    /// Returns the part of the message that precedes the reason.
+    fn context(&self) -> String {
         let (peer, layer) = self.layer();
         match self {
             DialError::Connect { .. } => format!("{}TCP: no connection to ", peer.prefix()),
             DialError::Environment(_) => "proxy: ".to_owned(),
             DialError::Proxy { proxy, .. } => format!("proxy {proxy}: "),
-            // It says so itself.
+            // The error's own text begins with "TLS".
             DialError::Authorities(_) => "proxy's ".to_owned(),
             DialError::Tls { host, .. } => format!("{}TLS with `{host}`: ", peer.prefix()),
             DialError::Upgrade { address, .. } => format!("HTTP with {address}: "),
@@ -210,39 +212,34 @@ impl DialError {
     }
 }
 
-fn connect_reason(peer: Peer, attempts: &[(SocketAddr, io::Error)]) -> Reason {
-    let said = list(attempts);
+fn connect_reason(peer: DialPeer, attempts: &[(SocketAddr, io::Error)]) -> Reason {
+    let tried = list_attempts(attempts);
     if let Some(out) = attempts.iter().find_map(|(_, error)| OutOfFiles::of(error)) {
-        return Reason::new(said, out.to_string(), out.remedy());
+        return Reason::new(tried, out.to_string(), out.remedy());
     }
     let refused = |(address, error): &(SocketAddr, io::Error)| {
         error.kind() == io::ErrorKind::ConnectionRefused
             && !matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified())
     };
-    let from_nowhere = |(_, error): &(SocketAddr, io::Error)| {
-        error
-            .get_ref()
-            .is_some_and(|inner| inner.is::<NoSuchPlace>())
+    let is_bind_error = |(_, error): &(SocketAddr, io::Error)| {
+        error.get_ref().is_some_and(|inner| inner.is::<BindError>())
     };
-    if attempts.iter().any(from_nowhere) {
+    if attempts.iter().any(is_bind_error) {
         let cause = "this machine has no such address or interface, or rePort may not use it";
-        return Reason::new(said, cause, "correct `bind_address`");
+        return Reason::new(tried, cause, "correct `bind_address`");
     }
     let (cause, remedy) = match (attempts.iter().any(refused), peer) {
-        (true, Peer::Master) => (
-            "nobody listens there",
-            "is the master running, and is the port right?",
+        (true, DialPeer::Master) => (
+            "no program listens there",
+            "check that the master is running, and the port in `master`",
         ),
-        (true, Peer::Proxy) => (
-            "nobody listens there",
-            "is that the proxy's port in `proxy`?",
-        ),
+        (true, DialPeer::Proxy) => ("no program listens there", "check the port in `proxy`"),
         (false, _) => (
-            "the machine is down, or a firewall drops what is sent to it",
-            "is the machine reachable, and does a firewall let the port through?",
+            "the machine is down, or a firewall drops its packets",
+            "check that the host is reachable and that no firewall blocks the port",
         ),
     };
-    Reason::new(said, cause, remedy)
+    Reason::new(tried, cause, remedy)
 }
 
 #[cfg(test)]
@@ -251,31 +248,31 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_lack_of_descriptors_is_no_fault_of_the_path_or_the_name() {
+    fn descriptor_shortage_does_not_blame_the_network() {
         let error = || io::Error::from(rustix::io::Errno::MFILE);
         let address = SocketAddr::from(([192, 0, 2, 1], 443));
         let failures = [
             DialError::Connect {
-                peer: Peer::Master,
+                peer: DialPeer::Master,
                 attempts: vec![(address, error())],
             },
             DialError::Name {
-                peer: Peer::Master,
+                peer: DialPeer::Master,
                 host: "a".to_owned(),
                 reason: error().to_string(),
                 out_of_files: OutOfFiles::of(&error()),
             },
         ];
         for failure in failures {
-            let said = failure.to_string();
+            let message = failure.to_string();
             assert!(
-                said.contains("this process has as many open files as its limit of ")
-                    && said.contains("`ulimit -n`"),
-                "{said}"
+                message.contains("this process has as many open files as its limit of ")
+                    && message.contains("`ulimit -n`"),
+                "{message}"
             );
             assert!(
-                !said.contains("firewall") && !said.contains("DNS"),
-                "{said}"
+                !message.contains("firewall") && !message.contains("DNS"),
+                "{message}"
             );
         }
     }

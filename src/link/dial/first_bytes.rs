@@ -1,4 +1,5 @@
-//! A stream that remembers what came first: what listens at a port that was taken for another.
+//! A stream that captures the first bytes it receives, as evidence when a port speaks another
+//! protocol.
 
 use std::{
     io,
@@ -11,24 +12,24 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::link::write_through::write_through;
 
-/// What is remembered, in bytes: a line of text.
-const REMEMBERED: usize = 128;
+/// The number of bytes captured: about one line of text.
+const CAPTURED: usize = 128;
 
-/// What came first; nothing until something has, empty when the peer ended without a word.
+/// The first bytes received. Unset until the first read; empty if the peer closed without sending.
 pub(super) type FirstBytes = Arc<OnceLock<Box<[u8]>>>;
 
-/// The stream.
-pub(super) struct Remembering<S> {
+/// A stream that captures the first bytes it receives.
+pub(super) struct CapturingStream<S> {
     stream: S,
-    /// Until something has come.
+    /// Taken at the first read.
     first: Option<FirstBytes>,
 }
 
-impl<S> Remembering<S> {
+impl<S> CapturingStream<S> {
     pub fn new(stream: S) -> (Self, FirstBytes) {
         let first = FirstBytes::default();
         (
-            Remembering {
+            CapturingStream {
                 stream,
                 first: Some(Arc::clone(&first)),
             },
@@ -37,7 +38,7 @@ impl<S> Remembering<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Remembering<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CapturingStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -46,11 +47,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Remembering<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         if let Some(first) = self.first.take() {
-            let came = buffer.filled().get(before..).unwrap_or_default();
-            let _ = first.set(came.iter().copied().take(REMEMBERED).collect());
+            let received = buffer.filled().get(before..).unwrap_or_default();
+            let _ = first.set(received.iter().copied().take(CAPTURED).collect());
         }
         Poll::Ready(Ok(()))
     }
 }
 
-write_through!(Remembering);
+write_through!(CapturingStream);

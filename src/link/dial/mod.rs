@@ -1,5 +1,5 @@
-//! From the address of a master to a WebSocket, layer by layer: name, TCP, proxy, TLS, upgrade. Each failure says which layer, what was seen, and
-//! what can be done.
+//! Dials a master: from its address to a WebSocket, layer by layer (name, TCP, proxy, TLS,
+//! upgrade). Each error names the layer, the evidence and the remedy.
 //!
 //! ```text
 //!  name ─► TCP ─────────────────────────────────────────────► TLS ─► upgrade ─► WebSocket
@@ -8,12 +8,12 @@
 
 mod error;
 mod first_bytes;
-mod overheard;
-mod reach;
+mod probe;
 mod request;
-mod stage;
-mod survey;
+mod scheme_recorder;
+mod tcp_connector;
 mod tls_problem;
+mod trace;
 
 use std::{
     sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
@@ -29,68 +29,69 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub use self::{
-    error::{DialError, Peer},
-    reach::Bind,
-    request::{HeaderError, RequestParameters, header_of},
-    stage::{Layer, Passage, Sight, TlsSession},
-    survey::{ChosenProxy, Survey},
+    error::{DialError, DialPeer},
+    probe::{ChosenProxy, DialProbe},
+    request::{HeaderError, RequestParameters, parse_header},
+    tcp_connector::Bind,
     tls_problem::TlsProblem,
+    trace::{DialSpan, Layer, Observation, TlsSession},
 };
 use self::{
-    first_bytes::Remembering,
-    overheard::{Overheard, Scheme},
-    reach::Reach,
-    stage::Stage,
+    first_bytes::CapturingStream,
+    scheme_recorder::{RecordedScheme, SchemeRecorder},
+    tcp_connector::TcpConnector,
     tls_problem::tls_problem,
+    trace::DialTrace,
 };
 use super::{
     address::with_port,
     connect::STAGGER,
-    proxy::{self, Connects, ProxyError, ProxyKind, Target},
+    proxy::{self, ProxyConnector, ProxyError, ProxyKind, ProxyTarget},
     read_ahead::ReadAhead,
-    tls::{self, Certificate, TlsError},
+    tls::{self, CertificateInfo, TlsError},
     upgrade::{self, UpgradeError},
-    websocket::{ByteStream, End, MessageSocket},
+    websocket::{ByteStream, MessageSocket, SocketEnd},
 };
 pub use super::{
-    address::{AddressError, MasterAddress},
+    address::{MasterAddress, MasterAddressError},
     proxy::{ProxyAddress, ProxyAddressError},
     tls::TlsParameters,
 };
 
-/// Which proxy a dial goes through.
+/// The proxy that a dial uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ProxyChoice {
-    /// The one that the environment names at that time, if any.
+    /// The proxy that the environment names at dial time, if any.
     #[default]
     Environment,
-    /// None.
+    /// No proxy.
     Direct,
-    /// This one.
+    /// A configured proxy.
     Fixed(Box<ProxyAddress>),
 }
 
-/// How a master is dialled.
+/// The parameters of a dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DialParameters {
-    /// Through which proxy.
+    /// The proxy to use.
     pub proxy: ProxyChoice,
-    /// A host and a port to connect to in place of the address's own.
+    /// A host and port to connect to instead of those in the master's address.
     pub connect_to: Option<(String, u16)>,
-    /// From where.
+    /// The local address or interface to dial from.
     pub bind: Option<Bind>,
-    /// How the master's certificate is judged.
+    /// How to verify the master's certificate.
     pub tls: TlsParameters,
-    /// What the request says.
+    /// The parameters of the HTTP request.
     pub request: RequestParameters,
-    /// For everything, from the name to the WebSocket.
+    /// The deadline of the whole dial, from name resolution to WebSocket.
     pub deadline: Duration,
-    /// After this long without an answer the next address of the name is tried beside it (RFC 8305).
+    /// The delay before the next address is tried in parallel (RFC 8305).
     pub stagger: Duration,
 }
 
 impl Default for DialParameters {
-    /// The system's authorities, the environment's proxy, 15 s in all, 250 ms between addresses.
+    /// Defaults: the system's authorities, the environment's proxy, a 15 s deadline, a 250 ms
+    /// stagger.
     fn default() -> Self {
         DialParameters {
             proxy: ProxyChoice::default(),
@@ -109,18 +110,19 @@ impl Default for DialParameters {
 pub struct Dialer {
     address: MasterAddress,
     parameters: DialParameters,
-    reach: Reach,
-    /// For a `wss://` address.
+    connector: TcpConnector,
+    /// Set for a `wss://` address.
     tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
-    /// For an `https://` proxy, from its first dial on.
+    /// Set at the first dial through an `https://` proxy.
     proxy_tls: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Dialer {
-    /// A dialer for `address`. For `wss://` the authorities are read here, which may take some milliseconds.
+    /// Creates a dialer for `address`. For `wss://` this reads the certificate authorities, which
+    /// may take some milliseconds.
     ///
     /// # Errors
-    /// When there are no authorities to trust, or no certificate to show, for `wss://`.
+    /// For `wss://`: if there are no trusted authorities, or the client certificate cannot be read.
     pub fn new(address: MasterAddress, parameters: DialParameters) -> Result<Self, TlsError> {
         let tls = if address.is_secure() {
             let name = parameters
@@ -135,179 +137,191 @@ impl Dialer {
         let DialParameters {
             stagger, deadline, ..
         } = parameters;
-        let reach = Reach {
+        let connector = TcpConnector {
             stagger,
             deadline,
             bind: parameters.bind.clone(),
-            is_narrow: Arc::default(),
+            small_segments: Arc::default(),
         };
         Ok(Dialer {
             address,
             parameters,
-            reach,
+            connector,
             tls,
             proxy_tls: OnceLock::new(),
         })
     }
 
-    /// Where it dials.
+    /// Returns the address that this dialer connects to.
     #[must_use]
     pub fn address(&self) -> &MasterAddress {
         &self.address
     }
 
-    /// The path loses large packets: connections from now on send and ask for small segments.
+    /// Limits the segment size of later connections, for a path that drops large packets.
     pub fn use_small_segments(&self) {
-        self.reach.is_narrow.store(true, Ordering::Relaxed);
+        self.connector.small_segments.store(true, Ordering::Relaxed);
     }
 
-    /// Connects: resolves the name afresh, tries its addresses, asks the proxy if there is one, and upgrades to a WebSocket.
+    /// Connects: resolves the name anew, races its addresses, goes through the proxy if there is
+    /// one, and upgrades to a WebSocket.
     ///
     /// # Errors
-    /// Which layer failed, and on what evidence.
+    /// The layer that failed, with the evidence.
     ///
     /// # Cancel safety
-    /// Dropping the future drops what was connected so far.
+    /// Dropping the future closes the connections made so far.
     pub async fn dial(&self) -> Result<MessageSocket, DialError> {
-        self.dial_at(&Stage::new(false)).await
+        self.dial_at(&DialTrace::new(false)).await
     }
 
-    /// The same, and what was passed on the way, up to the end or the failure.
+    /// Dials and records a span for each layer, including the one that failed.
     ///
     /// # Cancel safety
-    /// Dropping the future drops what was connected so far.
-    pub async fn dial_watched(&self) -> (Result<MessageSocket, DialError>, Vec<Passage>) {
-        let stage = Stage::new(true);
-        let dialled = self.dial_at(&stage).await;
-        (dialled, stage.finish())
+    /// Dropping the future closes the connections made so far.
+    pub async fn dial_traced(&self) -> (Result<MessageSocket, DialError>, Vec<DialSpan>) {
+        let trace = DialTrace::new(true);
+        let dialled = self.dial_at(&trace).await;
+        (dialled, trace.finish())
     }
 
-    async fn dial_at(&self, stage: &Stage) -> Result<MessageSocket, DialError> {
+    async fn dial_at(&self, trace: &DialTrace) -> Result<MessageSocket, DialError> {
         let proxy = self.chosen_proxy()?.map(|chosen| chosen.address);
         let deadline = Instant::now() + self.parameters.deadline;
-        timeout_at(deadline, self.walk(proxy.as_ref(), stage))
+        timeout_at(deadline, self.connect_layers(proxy.as_ref(), trace))
             .await
             .unwrap_or_else(|_| {
-                let (peer, layer) = stage.get();
-                let at_proxy = proxy.as_ref().filter(|_| peer == Peer::Proxy);
-                let whom = at_proxy.map_or_else(|| self.address.to_string(), ToString::to_string);
+                let (peer, layer) = trace.get();
+                let at_proxy = proxy.as_ref().filter(|_| peer == DialPeer::Proxy);
+                let peer_address =
+                    at_proxy.map_or_else(|| self.address.to_string(), ToString::to_string);
                 Err(DialError::Deadline {
                     layer,
                     peer,
-                    whom,
+                    peer_address,
                     after: self.parameters.deadline,
                 })
             })
     }
 
-    /// Where the connection is to lead.
-    fn goal(&self) -> (&str, u16) {
+    /// Returns the host and port to connect to.
+    fn destination(&self) -> (&str, u16) {
         match &self.parameters.connect_to {
             Some((host, port)) => (host, *port),
             None => (self.address.host(), self.address.port()),
         }
     }
 
-    async fn walk(
+    async fn connect_layers(
         &self,
         proxy: Option<&ProxyAddress>,
-        stage: &Stage,
+        trace: &DialTrace,
     ) -> Result<MessageSocket, DialError> {
         let headers = self.parameters.request.all_headers().await?;
-        let (host, port) = self.goal();
+        let (host, port) = self.destination();
         match proxy {
             None => {
-                self.secure(
-                    self.reach.connect(Peer::Master, host, port, stage).await?,
+                self.establish_tls(
+                    self.connector
+                        .connect(DialPeer::Master, host, port, trace)
+                        .await?,
                     headers,
-                    stage,
+                    trace,
                 )
                 .await
             }
             Some(proxy) => {
-                self.secure(self.through(proxy, stage).await?, headers, stage)
-                    .await
+                self.establish_tls(
+                    self.connect_through_proxy(proxy, trace).await?,
+                    headers,
+                    trace,
+                )
+                .await
             }
         }
     }
 
-    /// What leads to the master through the proxy.
-    async fn through(
+    /// Opens a connection to the master through the proxy.
+    async fn connect_through_proxy(
         &self,
         proxy: &ProxyAddress,
-        stage: &Stage,
+        trace: &DialTrace,
     ) -> Result<Box<dyn ByteStream>, DialError> {
-        let (host, port) = self.goal();
-        let of_proxy = |source| DialError::Proxy {
+        let (host, port) = self.destination();
+        let proxy_error = |source| DialError::Proxy {
             proxy: Box::new(proxy.clone()),
             source,
         };
         let target = match proxy.kind {
             ProxyKind::Http | ProxyKind::Https => {
                 let target = with_port(host, port);
-                let to_proxy = ToProxy {
+                let proxy_connector = HttpProxyConnector {
                     dialer: self,
                     proxy,
-                    stage,
-                    scheme: Scheme::default(),
+                    trace,
+                    scheme: RecordedScheme::default(),
                 };
-                let way = proxy::connect(&to_proxy, proxy, &target).await;
-                if let Some(scheme) = to_proxy
+                let stream = proxy::connect(&proxy_connector, proxy, &target).await;
+                if let Some(scheme) = proxy_connector
                     .scheme
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .take()
                 {
-                    stage.note(|| Sight::Scheme(scheme));
+                    trace.observe(|| Observation::AuthScheme(scheme));
                 }
-                return way.map_err(|failure| match failure {
-                    Failure::Before(error) => error,
-                    Failure::At(source) => of_proxy(source),
+                return stream.map_err(|failure| match failure {
+                    ProxyDialError::Dial(error) => error,
+                    ProxyDialError::Proxy(source) => proxy_error(source),
                 });
             }
-            ProxyKind::Socks5h => Target::Name(host, port),
+            ProxyKind::Socks5h => ProxyTarget::Name(host, port),
             ProxyKind::Socks5 => {
-                let addresses = self.reach.resolve(Peer::Master, host, port, stage).await?;
+                let addresses = self
+                    .connector
+                    .resolve(DialPeer::Master, host, port, trace)
+                    .await?;
                 let first = addresses.into_iter().next();
-                Target::Address(first.ok_or_else(|| of_proxy(ProxyError::Closed))?)
+                ProxyTarget::Address(first.ok_or_else(|| proxy_error(ProxyError::Closed))?)
             }
         };
         let stream = self
-            .reach
-            .connect(Peer::Proxy, &proxy.host, proxy.port, stage)
+            .connector
+            .connect(DialPeer::Proxy, &proxy.host, proxy.port, trace)
             .await?;
-        stage.set(Peer::Proxy, Layer::Proxy);
+        trace.set(DialPeer::Proxy, Layer::Proxy);
         proxy::through_socks(stream, proxy.user.as_ref(), target)
             .await
-            .map_err(of_proxy)
+            .map_err(proxy_error)
     }
 
-    async fn to_http_proxy(
+    async fn connect_to_http_proxy(
         &self,
         proxy: &ProxyAddress,
-        stage: &Stage,
+        trace: &DialTrace,
     ) -> Result<Box<dyn ByteStream>, DialError> {
         let stream = self
-            .reach
-            .connect(Peer::Proxy, &proxy.host, proxy.port, stage)
+            .connector
+            .connect(DialPeer::Proxy, &proxy.host, proxy.port, trace)
             .await?;
         if proxy.kind == ProxyKind::Http {
-            stage.set(Peer::Proxy, Layer::Proxy);
+            trace.set(DialPeer::Proxy, Layer::Proxy);
             return Ok(Box::new(stream));
         }
         let stream = handshake(
             self.proxy_tls()?,
             server_name(&proxy.host)?,
             stream,
-            Peer::Proxy,
-            stage,
+            DialPeer::Proxy,
+            trace,
         )
         .await?;
-        stage.set(Peer::Proxy, Layer::Proxy);
+        trace.set(DialPeer::Proxy, Layer::Proxy);
         Ok(Box::new(stream))
     }
 
-    /// For proxies that speak TLS, which may only be known when one is dialled: its authorities are read once.
+    /// Returns the TLS configuration for `https://` proxies. Its authorities are read once, at the
+    /// first use: the environment may name the proxy only at dial time.
     fn proxy_tls(&self) -> Result<Arc<ClientConfig>, TlsError> {
         if let Some(config) = self.proxy_tls.get() {
             return Ok(config.clone());
@@ -316,43 +330,52 @@ impl Dialer {
         Ok(self.proxy_tls.get_or_init(|| config).clone())
     }
 
-    async fn secure(
+    async fn establish_tls(
         &self,
         stream: impl ByteStream,
         headers: HeaderMap,
-        stage: &Stage,
+        trace: &DialTrace,
     ) -> Result<MessageSocket, DialError> {
         let Some((name, config)) = &self.tls else {
-            return self.upgrade(stream, headers, stage).await;
+            return self.upgrade(stream, headers, trace).await;
         };
-        let stream = handshake(config.clone(), name.clone(), stream, Peer::Master, stage).await?;
-        self.upgrade(stream, headers, stage).await
+        let stream = handshake(
+            config.clone(),
+            name.clone(),
+            stream,
+            DialPeer::Master,
+            trace,
+        )
+        .await?;
+        self.upgrade(stream, headers, trace).await
     }
 
     async fn upgrade(
         &self,
         mut stream: impl ByteStream,
         headers: HeaderMap,
-        stage: &Stage,
+        trace: &DialTrace,
     ) -> Result<MessageSocket, DialError> {
-        stage.set(Peer::Master, Layer::Http);
+        trace.set(DialPeer::Master, Layer::Http);
         let host = self
             .parameters
             .request
             .host
             .clone()
             .unwrap_or_else(|| self.address.authority());
-        let tell = |answered| stage.note(|| Sight::Answered(answered));
-        match upgrade::upgrade(&mut stream, self.address.path(), &host, &headers, tell).await {
-            Ok(read) => Ok(MessageSocket::new(stream, read, End::Dialled).over(stage.connection())),
-            // With TLS 1.3 a peer that wants another certificate of us says so only now.
-            Err(UpgradeError::Io(error)) if is_of_tls(&error) => {
+        let report = |response| trace.observe(|| Observation::Response(response));
+        match upgrade::upgrade(&mut stream, self.address.path(), &host, &headers, report).await {
+            Ok(read) => Ok(MessageSocket::new(stream, read, SocketEnd::Dialled)
+                .with_connection(trace.connection())),
+            // In TLS 1.3 the server rejects the client certificate after the handshake, so the
+            // alert arrives here.
+            Err(UpgradeError::Io(error)) if is_tls_error(&error) => {
                 let host = self.tls.as_ref().map_or_else(
                     || self.address.host().to_owned(),
                     |(name, _)| name.to_str().into_owned(),
                 );
                 Err(DialError::Tls {
-                    peer: Peer::Master,
+                    peer: DialPeer::Master,
                     host,
                     problem: tls_problem(&error, &[], None),
                 })
@@ -365,94 +388,94 @@ impl Dialer {
     }
 }
 
-fn is_of_tls(error: &std::io::Error) -> bool {
+fn is_tls_error(error: &std::io::Error) -> bool {
     error
         .get_ref()
         .is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// TLS over a stream.
+/// Performs a TLS handshake over a stream.
 async fn handshake<S: ByteStream>(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     stream: S,
-    peer: Peer,
-    stage: &Stage,
-) -> Result<TlsStream<ReadAhead<Remembering<S>>>, DialError> {
-    stage.set(peer, Layer::Tls);
+    peer: DialPeer,
+    trace: &DialTrace,
+) -> Result<TlsStream<ReadAhead<CapturingStream<S>>>, DialError> {
+    trace.set(peer, Layer::Tls);
     let host = name.to_str().into_owned();
-    let (stream, first) = Remembering::new(stream);
-    let (outcome, shown) =
-        tls::witnessed(TlsConnector::from(config).connect(name, ReadAhead::new(stream))).await;
-    let agreed = outcome.as_ref().ok().map(|stream| stream.get_ref().1);
-    stage.note(|| Sight::Tls(session(agreed, &shown)));
+    let (stream, first) = CapturingStream::new(stream);
+    let (outcome, chain) =
+        tls::captured_chain(TlsConnector::from(config).connect(name, ReadAhead::new(stream))).await;
+    let negotiated = outcome.as_ref().ok().map(|stream| stream.get_ref().1);
+    trace.observe(|| Observation::Tls(tls_session(negotiated, &chain)));
     outcome.map_err(|error| DialError::Tls {
         peer,
         host,
-        problem: tls_problem(&error, &shown, Some(&first)),
+        problem: tls_problem(&error, &chain, Some(&first)),
     })
 }
 
-fn session(agreed: Option<&ClientConnection>, shown: &[CertificateDer<'_>]) -> TlsSession {
-    let known = agreed
-        .and_then(|agreed| agreed.peer_certificates())
-        .unwrap_or(shown);
+fn tls_session(negotiated: Option<&ClientConnection>, chain: &[CertificateDer<'_>]) -> TlsSession {
+    let certificates = negotiated
+        .and_then(|negotiated| negotiated.peer_certificates())
+        .unwrap_or(chain);
     let version = |version| match version {
         ProtocolVersion::TLSv1_2 => "TLS 1.2".to_owned(),
         ProtocolVersion::TLSv1_3 => "TLS 1.3".to_owned(),
         other => format!("{other:?}"),
     };
-    let agreed = agreed.and_then(|agreed| {
-        let cipher = agreed.negotiated_cipher_suite()?.suite();
+    let negotiated = negotiated.and_then(|negotiated| {
+        let cipher = negotiated.negotiated_cipher_suite()?.suite();
         Some((
-            version(agreed.protocol_version()?),
+            version(negotiated.protocol_version()?),
             cipher.as_str().unwrap_or("unknown").to_owned(),
         ))
     });
     TlsSession {
-        agreed,
-        chain: known
+        negotiated,
+        chain: certificates
             .iter()
-            .filter_map(|shown| Certificate::read(shown))
+            .filter_map(|chain| CertificateInfo::read(chain))
             .collect(),
     }
 }
 
-/// Makes connections to the proxy.
-struct ToProxy<'a> {
+/// Opens connections to an HTTP proxy.
+struct HttpProxyConnector<'a> {
     dialer: &'a Dialer,
     proxy: &'a ProxyAddress,
-    stage: &'a Stage,
-    /// How the proxy was told who asks; known when that is watched.
-    scheme: Scheme,
+    trace: &'a DialTrace,
+    /// The authentication scheme sent to the proxy; filled only while the trace records.
+    scheme: RecordedScheme,
 }
 
-impl Connects for ToProxy<'_> {
-    type Error = Failure;
+impl ProxyConnector for HttpProxyConnector<'_> {
+    type Error = ProxyDialError;
 
-    async fn connect(&self) -> Result<Box<dyn ByteStream>, Failure> {
+    async fn connect(&self) -> Result<Box<dyn ByteStream>, ProxyDialError> {
         let stream = self
             .dialer
-            .to_http_proxy(self.proxy, self.stage)
+            .connect_to_http_proxy(self.proxy, self.trace)
             .await
-            .map_err(Failure::Before)?;
-        if self.stage.is_watched() {
-            Ok(Box::new(Overheard::new(stream, &self.scheme)))
+            .map_err(ProxyDialError::Dial)?;
+        if self.trace.is_recording() {
+            Ok(Box::new(SchemeRecorder::new(stream, &self.scheme)))
         } else {
             Ok(stream)
         }
     }
 }
 
-/// What goes wrong on the way to a proxy, and at it.
-enum Failure {
-    Before(DialError),
-    At(ProxyError),
+/// An error before the proxy was reached, or of the proxy itself.
+enum ProxyDialError {
+    Dial(DialError),
+    Proxy(ProxyError),
 }
 
-impl From<ProxyError> for Failure {
+impl From<ProxyError> for ProxyDialError {
     fn from(error: ProxyError) -> Self {
-        Failure::At(error)
+        ProxyDialError::Proxy(error)
     }
 }
 

@@ -1,4 +1,5 @@
-//! What the request for the upgrade says beside what RFC 6455 wants: headers that a gateway in front of the master asks for.
+//! The configurable headers of the upgrade request, beyond those that RFC 6455 requires. Gateways
+//! in front of the master may ask for them.
 
 use std::path::PathBuf;
 
@@ -6,54 +7,54 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::error::DialError;
 
-/// What the request says.
+/// The configurable parts of the upgrade request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestParameters {
-    /// `Host`, where it is not the master's own.
+    /// Overrides the `Host` header.
     pub host: Option<String>,
-    /// `User-Agent`, where it is not rePort's own.
+    /// Overrides the `User-Agent` header.
     pub user_agent: Option<HeaderValue>,
-    /// More headers.
+    /// Additional headers.
     pub headers: HeaderMap,
-    /// A file with more of them, read again at each dial.
+    /// A file with additional headers, read again at each dial.
     pub headers_file: Option<PathBuf>,
 }
 
-/// Text that is no header of ours to set.
+/// Why a header cannot be added to the request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// There is no colon.
+    /// The line has no colon.
     #[error("has no colon: write \"Name: value\"")]
     NoColon,
-    /// The name cannot be one.
-    #[error("has the name \"{0}\", which no header can have")]
+    /// The header name is invalid.
+    #[error("has the invalid header name \"{0}\"")]
     Name(String),
-    /// The value has what no header can have.
-    #[error("has a value for \"{0}\" with control characters in it")]
+    /// The header value is invalid.
+    #[error("has control characters in the value of \"{0}\"")]
     Value(HeaderName),
-    /// The upgrade needs it as it is.
+    /// The upgrade itself sets this header.
     #[error(
-        "sets \"{0}\", which belongs to the upgrade itself: remove it (for `Host` there is the field `host`)"
+        "sets \"{0}\", which the upgrade itself sets: remove it (use the field `host` for `Host`)"
     )]
-    Ours(HeaderName),
+    Reserved(HeaderName),
 }
 
-/// One header, checked.
+/// Parses one header.
 ///
 /// # Errors
-/// When it cannot be sent.
-pub fn header_of(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), HeaderError> {
+/// If the header is invalid or reserved for the upgrade.
+pub fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), HeaderError> {
     let known =
         HeaderName::from_bytes(name.as_bytes()).map_err(|_| HeaderError::Name(name.to_owned()))?;
-    let ours = [
+    let reserved = [
         header::HOST,
         header::CONNECTION,
         header::UPGRADE,
         header::CONTENT_LENGTH,
         header::TRANSFER_ENCODING,
     ];
-    if ours.contains(&known) || known.as_str().starts_with("sec-websocket-") {
-        return Err(HeaderError::Ours(known));
+    if reserved.contains(&known) || known.as_str().starts_with("sec-websocket-") {
+        return Err(HeaderError::Reserved(known));
     }
     match HeaderValue::from_str(value) {
         Ok(value) => Ok((known, value)),
@@ -61,8 +62,9 @@ pub fn header_of(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), H
     }
 }
 
-/// The lines of a file: `Name: value`, empty ones, and comments that begin with `#`.
-fn headers_of(text: &str) -> Result<HeaderMap, (usize, HeaderError)> {
+/// Parses the lines of a headers file: `Name: value`, empty lines, and comments that begin with
+/// `#`.
+fn parse_headers(text: &str) -> Result<HeaderMap, (usize, HeaderError)> {
     let mut headers = HeaderMap::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -73,14 +75,14 @@ fn headers_of(text: &str) -> Result<HeaderMap, (usize, HeaderError)> {
         let (name, value) = line
             .split_once(':')
             .ok_or_else(|| wrong(HeaderError::NoColon))?;
-        let (name, value) = header_of(name.trim(), value.trim()).map_err(wrong)?;
+        let (name, value) = parse_header(name.trim(), value.trim()).map_err(wrong)?;
         headers.append(name, value);
     }
     Ok(headers)
 }
 
 impl RequestParameters {
-    /// All headers, those of the file as it is now.
+    /// Returns all headers, including the current contents of the file.
     pub(super) async fn all_headers(&self) -> Result<HeaderMap, DialError> {
         let mut headers = self.headers.clone();
         if let Some(path) = &self.headers_file {
@@ -95,7 +97,7 @@ impl RequestParameters {
             let read = reading.await.unwrap_or_else(|error| Err(error.into()));
             let bytes = read.map_err(|error| failed(format!("cannot be read: {error}")))?;
             let text = crate::text::decode(&bytes).map_err(|error| failed(error.to_string()))?;
-            let more = headers_of(&text)
+            let more = parse_headers(&text)
                 .map_err(|(line, error)| failed(format!("line {line} {error}")))?;
             for (name, value) in &more {
                 headers.append(name, value.clone());
@@ -118,21 +120,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_headers_is_read_line_by_line() {
+    fn headers_file_is_parsed_by_line() {
         let headers =
-            headers_of("# rotates\n\nAuthorization: Bearer a:b\r\nX-Tag:  1\nX-Tag: 2\n").unwrap();
+            parse_headers("# rotates\n\nAuthorization: Bearer a:b\r\nX-Tag:  1\nX-Tag: 2\n")
+                .unwrap();
         assert_eq!(headers["authorization"], "Bearer a:b");
         assert_eq!(headers.get_all("x-tag").iter().count(), 2);
-        for (text, line, says) in [
+        for (text, line, expected) in [
             ("A: 1\nnothing", 2, "no colon"),
-            ("a b: 1", 1, "no header can have"),
+            ("a b: 1", 1, "invalid header name"),
             ("Host: x", 1, "field `host`"),
             ("Sec-WebSocket-Protocol: x", 1, "the upgrade itself"),
             ("A: \u{1}", 1, "control characters"),
         ] {
-            let (found, error) = headers_of(text).unwrap_err();
+            let (found, error) = parse_headers(text).unwrap_err();
             assert!(
-                found == line && error.to_string().contains(says),
+                found == line && error.to_string().contains(expected),
                 "{text:?}: line {found} {error}"
             );
         }

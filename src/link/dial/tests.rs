@@ -1,4 +1,5 @@
-//! Dialling real sockets on the loopback interface: a master's endpoint, and everything else that may listen there.
+//! Dials real sockets on the loopback interface: a master's endpoint, and the other services that
+//! may listen there.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -17,13 +18,13 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::link::tls::tests::Authority;
 
-/// Something that listens, until it is dropped.
-struct Listening {
+/// A listener that stops when dropped.
+struct TestListener {
     address: SocketAddr,
     _task: JoinSet<()>,
 }
 
-impl Listening {
+impl TestListener {
     /// Serves each connection with `serve`, one at a time.
     async fn with<F: Future<Output = ()> + Send>(
         serve: impl Fn(TcpStream) -> F + Send + 'static,
@@ -36,16 +37,16 @@ impl Listening {
                 serve(stream).await;
             }
         });
-        Listening {
+        TestListener {
             address,
             _task: task,
         }
     }
 
-    /// Answers each request with the same bytes, and closes.
+    /// Answers each request with the same bytes, then closes.
     async fn answering(answer: impl Into<Bytes>) -> Self {
         let answer = answer.into();
-        Listening::with(move |mut stream| {
+        TestListener::with(move |mut stream| {
             let answer = answer.clone();
             async move {
                 read_request(&mut stream).await;
@@ -55,9 +56,9 @@ impl Listening {
         .await
     }
 
-    /// A master's endpoint behind TLS, that sends a message and echoes one.
+    /// A master's endpoint behind TLS that sends one message and echoes the next.
     async fn secure(acceptor: TlsAcceptor) -> Self {
-        Listening::with(move |stream| {
+        TestListener::with(move |stream| {
             let acceptor = acceptor.clone();
             async move {
                 if let Ok(stream) = acceptor.accept(stream).await {
@@ -79,12 +80,12 @@ impl Listening {
         self.dialer("ws", "127.0.0.1", None).dial().await
     }
 
-    /// What dialling fails with, as a user reads it.
+    /// Returns the text of the error that a dial fails with.
     async fn refusal(&self) -> String {
         self.dial()
             .await
             .map(|_| ())
-            .expect_err("it is no master")
+            .expect_err("not a master")
             .to_string()
     }
 }
@@ -119,11 +120,12 @@ async fn echo(stream: impl ByteStream) {
     echo_with("", stream).await;
 }
 
-/// The same, with more fields in the answer.
+/// Like `echo`, with additional fields in the response.
 async fn echo_with(fields: &str, mut stream: impl ByteStream) {
     let request = read_request(&mut stream).await;
     let accept = crate::link::accept::derive_accept_key(key(&request).as_bytes());
-    // A list of tokens, and names in another case, as some proxies write them. The first message comes with the answer.
+    // A token list and lower-case names, as some proxies send them. The first message arrives with
+    // the response.
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\nconnection: keep-alive, Upgrade\r\nsec-websocket-accept: {accept}\r\n{fields}\r\n"
     );
@@ -138,7 +140,7 @@ async fn echo_with(fields: &str, mut stream: impl ByteStream) {
     }
 }
 
-async fn talk(mut socket: MessageSocket) {
+async fn exchange_messages(mut socket: MessageSocket) {
     assert_eq!(socket.receive().await.unwrap().unwrap(), "first");
     socket.feed(Bytes::from_static(b"and back")).await.unwrap();
     socket.flush().await.unwrap();
@@ -147,15 +149,15 @@ async fn talk(mut socket: MessageSocket) {
 }
 
 #[tokio::test]
-async fn a_master_is_reached_and_its_first_message_is_not_lost() {
-    let master = Listening::with(echo).await;
-    talk(master.dial().await.unwrap()).await;
+async fn dial_reaches_master_and_keeps_its_first_message() {
+    let master = TestListener::with(echo).await;
+    exchange_messages(master.dial().await.unwrap()).await;
 }
 
 #[tokio::test]
-async fn the_request_is_what_a_websocket_server_expects() {
+async fn request_follows_rfc_6455() {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-    let server = Listening::with(move |mut stream| {
+    let server = TestListener::with(move |mut stream| {
         let sender = sender.clone();
         async move { sender.send(read_request(&mut stream).await).await.unwrap() }
     })
@@ -181,15 +183,15 @@ async fn the_request_is_what_a_websocket_server_expects() {
 }
 
 #[tokio::test]
-async fn a_name_is_resolved() {
-    let master = Listening::with(echo).await;
-    talk(master.dialer("ws", "localhost", None).dial().await.unwrap()).await;
+async fn dial_resolves_a_name() {
+    let master = TestListener::with(echo).await;
+    exchange_messages(master.dialer("ws", "localhost", None).dial().await.unwrap()).await;
 }
 
 #[tokio::test]
-async fn another_web_server_is_told_by_its_status_its_name_and_its_words() {
+async fn error_quotes_status_server_and_text_of_another_web_server() {
     let page = "HTTP/1.1 404 Not Found\r\nServer: nginx/1.24.0\r\nContent-Type: text/html\r\n\r\n<html>\r\n<head><title>404 Not Found</title></head>\r\n";
-    let told = Listening::answering(page).await.refusal().await;
+    let message = TestListener::answering(page).await.refusal().await;
     for part in [
         "HTTP status 404 Not Found",
         "\"nginx/1.24.0\"",
@@ -197,17 +199,17 @@ async fn another_web_server_is_told_by_its_status_its_name_and_its_words() {
         "check the path in `master`",
         "ws://127.0.0.1:",
     ] {
-        assert!(told.contains(part), "{part} in {told}");
+        assert!(message.contains(part), "{part} in {message}");
     }
     assert!(
-        !told.contains('\n') && !told.contains('<'),
-        "one line of text: {told}"
+        !message.contains('\n') && !message.contains('<'),
+        "one line of text: {message}"
     );
 }
 
 #[tokio::test]
-async fn what_can_be_done_depends_on_what_was_answered() {
-    for (answer, says) in [
+async fn remedy_depends_on_the_response() {
+    for (answer, expected) in [
         (
             "HTTP/1.1 301 Moved\r\nLocation: https://example.com/report\r\n\r\n",
             "write \"wss://example.com/report\"",
@@ -221,7 +223,7 @@ async fn what_can_be_done_depends_on_what_was_answered() {
             "the master behind it does not",
         ),
         ("HTTP/1.1 403 Forbidden\r\n\r\n", "refuses"),
-        ("HTTP/1.1 200 OK\r\n\r\nwelcome", "some other web server"),
+        ("HTTP/1.1 200 OK\r\n\r\nwelcome", "another web server"),
         (
             "HTTP/1.1 426 Upgrade Required\r\n\r\n",
             "Upgrade and Connection",
@@ -237,19 +239,19 @@ async fn what_can_be_done_depends_on_what_was_answered() {
         ),
         (
             "HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n",
-            "does not fit the request",
+            "does not match the request",
         ),
         ("SSH-2.0-OpenSSH_9.6\r\n", "\"SSH-2.0-OpenSSH_9.6\""),
         ("\x15\x03\x03\x00\x02\x02\x46", "does not speak HTTP"),
         ("", "closed without an answer"),
         ("HTTP/1.1 404 Not", "HTTP/1.1 404 Not"),
     ] {
-        let told = Listening::answering(answer).await.refusal().await;
-        assert!(told.contains(says), "{says} in {told}");
+        let message = TestListener::answering(answer).await.refusal().await;
+        assert!(message.contains(expected), "{expected} in {message}");
     }
 }
 
-/// Fields of a head: so many, each so long.
+/// Returns `count` header fields of `length` bytes each.
 fn fields(count: usize, length: usize) -> String {
     format!(
         "X-Field: {}\r\n",
@@ -259,43 +261,43 @@ fn fields(count: usize, length: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_large_head_is_read_and_one_that_is_too_large_is_said_to_be() {
+async fn large_head_is_read_and_too_large_head_is_reported() {
     for (count, length) in [(60, 1024), (250, 20)] {
         let fields = fields(count, length);
-        let master = Listening::with(move |stream| {
+        let master = TestListener::with(move |stream| {
             let fields = fields.clone();
             async move { echo_with(&fields, stream).await }
         })
         .await;
-        talk(master.dial().await.unwrap()).await;
+        exchange_messages(master.dial().await.unwrap()).await;
         let answer = format!(
             "HTTP/1.1 403 Forbidden\r\n{}\r\nnot here",
             self::fields(count, length)
         );
-        let told = Listening::answering(answer).await.refusal().await;
+        let message = TestListener::answering(answer).await.refusal().await;
         assert!(
-            told.contains("HTTP status 403") && told.contains("\"not here\""),
-            "{told}"
+            message.contains("HTTP status 403") && message.contains("\"not here\""),
+            "{message}"
         );
     }
-    for (count, length, says) in [
+    for (count, length, expected) in [
         (70, 1024, "head is longer than 64 KiB"),
         (300, 20, "head has more than 256 fields"),
     ] {
         for end in ["", "\r\n"] {
             let answer = format!("HTTP/1.1 302 Found\r\n{}{end}", fields(count, length));
-            let told = Listening::answering(answer).await.refusal().await;
+            let message = TestListener::answering(answer).await.refusal().await;
             assert!(
-                told.contains(says) && told.contains("\"HTTP/1.1 302 Found\""),
-                "{told}"
+                message.contains(expected) && message.contains("\"HTTP/1.1 302 Found\""),
+                "{message}"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn an_endless_answer_is_not_read_to_its_end() {
-    let server = Listening::with(|mut stream| async move {
+async fn endless_response_is_rejected() {
+    let server = TestListener::with(|mut stream| async move {
         while stream.write_all(&[b'x'; 1024]).await.is_ok() {}
     })
     .await;
@@ -303,8 +305,8 @@ async fn an_endless_answer_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_ends_the_attempt_in_time() {
-    let server = Listening::with(|stream| async move {
+async fn silent_server_exceeds_the_deadline() {
+    let server = TestListener::with(|stream| async move {
         let _open = stream;
         std::future::pending().await
     })
@@ -333,8 +335,8 @@ async fn a_server_that_says_nothing_ends_the_attempt_in_time() {
 }
 
 #[tokio::test]
-async fn a_port_where_nobody_listens_is_named_with_its_address() {
-    // Bound, so that no other test listens there, and not listening.
+async fn refused_connection_names_the_address() {
+    // The socket is bound so that no other test listens there, but it does not listen itself.
     let bound = tokio::net::TcpSocket::new_v4().unwrap();
     bound.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let gone = bound.local_addr().unwrap();
@@ -351,13 +353,13 @@ async fn a_port_where_nobody_listens_is_named_with_its_address() {
 }
 
 #[tokio::test]
-async fn the_next_address_is_tried_when_one_does_not_answer() {
-    let master = Listening::with(echo).await;
-    let dead = Listening::with(echo).await.address;
+async fn race_tries_the_next_address() {
+    let master = TestListener::with(echo).await;
+    let dead = TestListener::with(echo).await.address;
     let dialer = master.dialer("ws", "127.0.0.1", None);
     let stream = dialer
-        .reach
-        .race(Peer::Master, vec![dead, master.address])
+        .connector
+        .race(DialPeer::Master, vec![dead, master.address])
         .await
         .unwrap();
     assert_eq!(stream.peer_addr().unwrap(), master.address);
@@ -365,9 +367,9 @@ async fn the_next_address_is_tried_when_one_does_not_answer() {
 }
 
 #[tokio::test]
-async fn a_place_to_dial_from_that_is_not_there_is_named_with_its_field() {
-    let master = Listening::with(echo).await;
-    // 192.0.2.1 is for documentation (RFC 5737).
+async fn missing_bind_address_names_its_field() {
+    let master = TestListener::with(echo).await;
+    // 192.0.2.1 is reserved for documentation (RFC 5737).
     for bind in [
         Bind::Address([192, 0, 2, 1].into()),
         Bind::Interface("nosuch0".to_owned()),
@@ -378,22 +380,22 @@ async fn a_place_to_dial_from_that_is_not_there_is_named_with_its_field() {
             bind: Some(bind),
             ..DialParameters::default()
         };
-        let told = Dialer::new(url, parameters)
+        let message = Dialer::new(url, parameters)
             .unwrap()
             .dial()
             .await
             .unwrap_err()
             .to_string();
         assert!(
-            told.contains("no such address or interface")
-                && told.ends_with("correct `bind_address`"),
-            "{told}"
+            message.contains("no such address or interface")
+                && message.ends_with("correct `bind_address`"),
+            "{message}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_resolve_is_named() {
+async fn unresolvable_name_is_reported() {
     let address = "ws://no-such-host.invalid/".parse().unwrap();
     let error = Dialer::new(address, parameters(None))
         .unwrap()
@@ -407,9 +409,9 @@ async fn a_name_that_does_not_resolve_is_named() {
     );
 }
 
-/// What goes wrong with TLS to a master that is dialled as localhost, by somebody who trusts this authority.
+/// Dials a TLS master as localhost, trusting `ca`, and returns the TLS problem.
 async fn tls_failure(acceptor: TlsAcceptor, ca: &Authority) -> TlsProblem {
-    let master = Listening::secure(acceptor).await;
+    let master = TestListener::secure(acceptor).await;
     match master
         .dialer("wss", "localhost", Some(ca.path("ca.pem")))
         .dial()
@@ -424,10 +426,10 @@ async fn tls_failure(acceptor: TlsAcceptor, ca: &Authority) -> TlsProblem {
 }
 
 #[tokio::test]
-async fn a_master_behind_tls_is_reached_by_who_trusts_its_authority() {
+async fn dial_reaches_tls_master_with_trusted_authority() {
     let authority = Authority::new();
-    let master = Listening::secure(authority.sign("localhost", |_| ()).acceptor()).await;
-    talk(
+    let master = TestListener::secure(authority.sign("localhost", |_| ()).acceptor()).await;
+    exchange_messages(
         master
             .dialer("wss", "localhost", Some(authority.path("ca.pem")))
             .dial()
@@ -436,8 +438,8 @@ async fn a_master_behind_tls_is_reached_by_who_trusts_its_authority() {
     )
     .await;
     let by_address = Authority::new();
-    let master = Listening::secure(by_address.sign("127.0.0.1", |_| ()).acceptor()).await;
-    talk(
+    let master = TestListener::secure(by_address.sign("127.0.0.1", |_| ()).acceptor()).await;
+    exchange_messages(
         master
             .dialer("wss", "127.0.0.1", Some(by_address.path("ca.pem")))
             .dial()
@@ -448,7 +450,7 @@ async fn a_master_behind_tls_is_reached_by_who_trusts_its_authority() {
 }
 
 #[tokio::test]
-async fn certificates_that_do_not_verify_are_told_apart() {
+async fn certificate_problems_are_distinguished() {
     let authority = Authority::new();
     let good = authority.sign("localhost", |_| ()).acceptor();
     let unknown = tls_failure(good.clone(), &Authority::named("another authority")).await;
@@ -475,12 +477,13 @@ async fn certificates_that_do_not_verify_are_told_apart() {
         })
         .acceptor();
     let problem = tls_failure(expired, &authority).await;
-    let told = problem.to_string();
+    let message = problem.to_string();
     assert!(
-        matches!(problem, TlsProblem::Expired(Some(_))) && told.contains("valid until 2001-01-01"),
-        "{told}"
+        matches!(problem, TlsProblem::Expired(Some(_)))
+            && message.contains("valid until 2001-01-01"),
+        "{message}"
     );
-    assert!(told.contains("this machine's time is 2"), "{told}");
+    assert!(message.contains("this machine's time is 2"), "{message}");
     let early = authority
         .sign("localhost", |params| {
             params.not_before = rcgen::date_time_ymd(4000, 1, 1)
@@ -502,11 +505,11 @@ async fn certificates_that_do_not_verify_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_port_without_tls_is_told_apart_from_a_bad_certificate() {
+async fn plain_http_is_distinguished_from_a_bad_certificate() {
     let authority = Authority::new();
-    let server = Listening::with(|mut stream| async move {
+    let server = TestListener::with(|mut stream| async move {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        // Not before the client has read it: a reset would take it away.
+        // Close only after the client has read the response: a reset would discard it.
         let _ = stream.read(&mut [0; 1024]).await;
         let _ = stream.read(&mut [0; 1024]).await;
     })
@@ -517,15 +520,15 @@ async fn a_port_without_tls_is_told_apart_from_a_bad_certificate() {
         .await
     {
         Err(DialError::Tls {
-            problem: TlsProblem::PlainHttp(said),
+            problem: TlsProblem::PlainHttp(received),
             ..
-        }) => assert_eq!(said, "HTTP/1.1 400 Bad Request"),
+        }) => assert_eq!(received, "HTTP/1.1 400 Bad Request"),
         other => panic!("{other:?}"),
     }
 }
 
-/// A dialer for a master that only the proxy here can reach.
-fn dialer_through(proxy: &Listening, scheme: &str, user: &str) -> Dialer {
+/// Returns a dialer for a master that only `proxy` can reach.
+fn dialer_through(proxy: &TestListener, scheme: &str, user: &str) -> Dialer {
     let address = format!("{scheme}://{user}127.0.0.1:{}", proxy.address.port())
         .parse()
         .unwrap();
@@ -540,8 +543,8 @@ fn dialer_through(proxy: &Listening, scheme: &str, user: &str) -> Dialer {
     .unwrap()
 }
 
-/// Keeps its connections, wants to know who asks, and is the master itself behind that.
-async fn proxy_that_asks(mut stream: TcpStream) {
+/// A proxy that keeps connections open, requires authentication, and then acts as the master.
+async fn authenticating_proxy(mut stream: TcpStream) {
     loop {
         let request = read_request(&mut stream).await;
         if !request.starts_with("CONNECT master.invalid:80 HTTP/1.1\r\n") {
@@ -560,16 +563,16 @@ async fn proxy_that_asks(mut stream: TcpStream) {
 }
 
 #[tokio::test]
-async fn a_proxy_is_told_who_asks_over_the_same_connection() {
-    let proxy = Listening::with(proxy_that_asks).await;
-    talk(
+async fn proxy_authentication_reuses_the_connection() {
+    let proxy = TestListener::with(authenticating_proxy).await;
+    exchange_messages(
         dialer_through(&proxy, "http", "ann:sesame@")
             .dial()
             .await
             .unwrap(),
     )
     .await;
-    for (user, says) in [
+    for (user, expected) in [
         ("", "it offers Basic"),
         ("ann:wrong@", "refuses \"ann\" (tried Basic)"),
     ] {
@@ -580,15 +583,15 @@ async fn a_proxy_is_told_who_asks_over_the_same_connection() {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains(says) && error.contains("proxy http://127.0.0.1:"),
+            error.contains(expected) && error.contains("proxy http://127.0.0.1:"),
             "{error}"
         );
     }
 }
 
 #[tokio::test]
-async fn what_a_proxy_answers_in_place_of_a_way_is_told_with_what_can_be_done() {
-    for (answer, says) in [
+async fn proxy_refusal_is_reported_with_a_remedy() {
+    for (answer, expected) in [
         (
             "HTTP/1.1 403 Forbidden\r\nContent-Length: 15\r\n\r\n<b>not here</b>",
             "\"not here\"; its rules do not allow that",
@@ -603,7 +606,7 @@ async fn what_a_proxy_answers_in_place_of_a_way_is_told_with_what_can_be_done() 
         ),
         (
             "HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n",
-            "a web server and no proxy",
+            "a web server instead of a proxy",
         ),
         ("SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
         ("", "closed the connection without an answer"),
@@ -623,23 +626,27 @@ async fn what_a_proxy_answers_in_place_of_a_way_is_told_with_what_can_be_done() 
             "longer than 64 KiB or has more than 256 fields",
         ),
     ] {
-        let proxy = Listening::answering(answer.to_owned()).await;
+        let proxy = TestListener::answering(answer.to_owned()).await;
         let error = dialer_through(&proxy, "http", "")
             .dial()
             .await
             .map(|_| ())
             .unwrap_err()
             .to_string();
-        assert!(error.contains(says), "{:?}: {error}", answer.lines().next());
+        assert!(
+            error.contains(expected),
+            "{:?}: {error}",
+            answer.lines().next()
+        );
     }
 }
 
 #[tokio::test]
-async fn a_proxy_that_closes_says_the_same_whether_it_has_read_the_request_or_not() {
+async fn closing_proxy_is_reported_whether_or_not_it_read_the_request() {
     for scheme in ["http", "socks5h"] {
         for reads in [true, false] {
-            let proxy = Listening::with(move |mut stream| async move {
-                // Not before something is there: closed with that unread, the connection is reset.
+            let proxy = TestListener::with(move |mut stream| async move {
+                // Wait for data first: closing with unread data resets the connection.
                 let _ = stream.peek(&mut [0]).await;
                 if reads {
                     let _ = stream.read(&mut [0; 1024]).await;

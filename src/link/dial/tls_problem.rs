@@ -1,112 +1,114 @@
-//! Why TLS could not be established: what the peer showed or said in its place, and what is likely behind it.
+//! TLS handshake failures: the evidence from the peer, and the likely cause.
 
 use std::io;
 
 use rustls::{AlertDescription, CertificateError, PeerIncompatible, pki_types::CertificateDer};
 
-use super::{Peer, first_bytes::FirstBytes};
+use super::{DialPeer, first_bytes::FirstBytes};
 use crate::link::{
     Reason,
-    tls::{Certificate, PinMismatch, moment, now},
+    tls::{CertificateInfo, PinMismatch, format_utc, now},
     upgrade::evidence,
 };
 
 /// Why TLS could not be established.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", self.reason(Peer::Master))]
+#[error("{}", self.reason(DialPeer::Master))]
 pub enum TlsProblem {
-    /// Nobody whom we trust signed the certificate, which is this one if it could be read.
-    UnknownIssuer(Option<Box<Certificate>>),
-    /// The same, and its issuer is known to open TLS on the way.
+    /// No trusted authority signed the certificate. Holds the certificate if it could be read.
+    UnknownIssuer(Option<Box<CertificateInfo>>),
+    /// Like `UnknownIssuer`, with an issuer that is known to intercept TLS.
     Intercepted {
-        /// What does.
+        /// The intercepting product.
         by: &'static str,
-        /// What it shows.
-        certificate: Box<Certificate>,
+        /// The certificate that it presented.
+        certificate: Box<CertificateInfo>,
     },
-    /// The same, and it signed itself.
-    SelfSigned(Box<Certificate>),
+    /// Like `UnknownIssuer`, with a self-signed certificate.
+    SelfSigned(Box<CertificateInfo>),
     /// The certificate is for other names.
-    WrongName(Option<Box<Certificate>>),
-    /// The certificate is not valid any more.
-    Expired(Option<Box<Certificate>>),
-    /// The certificate is not valid yet.
-    NotYetValid(Option<Box<Certificate>>),
-    /// The certificate is that of an authority itself, as `openssl req -x509` makes it unless told otherwise.
-    Authority(Option<Box<Certificate>>),
+    WrongName(Option<Box<CertificateInfo>>),
+    /// The certificate has expired.
+    Expired(Option<Box<CertificateInfo>>),
+    /// The certificate is not yet valid.
+    NotYetValid(Option<Box<CertificateInfo>>),
+    /// The certificate belongs to an authority, as `openssl req -x509` creates it by default.
+    Authority(Option<Box<CertificateInfo>>),
     /// Another problem with the certificate.
-    Certificate(String, Option<Box<Certificate>>),
-    /// The certificate is another than the pinned one.
-    Pin(PinMismatch, Option<Box<Certificate>>),
-    /// The peer speaks TLS 1.1 or older.
+    OtherCertificate(String, Option<Box<CertificateInfo>>),
+    /// The certificate does not match any pin.
+    Pin(PinMismatch, Option<Box<CertificateInfo>>),
+    /// The peer supports only TLS 1.1 or older.
     TooOld(String),
-    /// The peer's TLS is too odd.
+    /// The peer and rePort share no TLS version or cipher.
     NothingInCommon(String),
-    /// What listens there speaks HTTP without TLS, and said this.
+    /// The port speaks plain HTTP. Holds the first bytes received.
     PlainHttp(String),
-    /// What listens there does not speak TLS, and said this.
+    /// The port does not speak TLS. Holds the first bytes received.
     NotTls(String),
-    /// The connection ended in this way behind the first message of the handshake, which names the host in the clear.
+    /// The connection ended, in the way given, right after the ClientHello. The ClientHello shows
+    /// the host name in the clear.
     Cut(&'static str),
-    /// The peer wants to be shown a certificate, or another one.
+    /// The peer requires a client certificate, or rejects the one presented.
     ClientCertificate(String),
-    /// The peer has no site of this name.
+    /// The peer has no site with this name.
     NoSuchSite(String),
-    /// The handshake failed in another way.
+    /// The handshake failed for another reason.
     Handshake(String),
 }
 
 impl TlsProblem {
-    /// What is told of it.
-    pub(super) fn reason(&self, peer: Peer) -> Reason {
+    /// Returns the evidence, the likely cause and the remedy.
+    pub(super) fn reason(&self, peer: DialPeer) -> Reason {
         match self {
             TlsProblem::UnknownIssuer(_)
             | TlsProblem::Intercepted { .. }
             | TlsProblem::SelfSigned(_)
             | TlsProblem::Authority(_)
-            | TlsProblem::Certificate(..)
-            | TlsProblem::Pin(..) => self.distrust(peer),
+            | TlsProblem::OtherCertificate(..)
+            | TlsProblem::Pin(..) => self.describe_untrusted(peer),
             TlsProblem::WrongName(_) | TlsProblem::Expired(_) | TlsProblem::NotYetValid(_) => {
-                self.unfit(peer)
+                self.describe_mismatch(peer)
             }
-            _ => self.no_handshake(peer),
+            _ => self.describe_handshake_failure(peer),
         }
     }
 
-    /// Who signed the certificate is not trusted.
-    fn distrust(&self, peer: Peer) -> Reason {
-        let mend = "name the authority's PEM file with `tls.ca`, or mend the certificate's chain";
+    /// Describes a certificate whose signer is not trusted.
+    fn describe_untrusted(&self, peer: DialPeer) -> Reason {
+        let remedy =
+            "set `tls.ca` to the authority's PEM file, or complete the server's certificate chain";
         match self {
             TlsProblem::Intercepted { by, certificate } => Reason::new(
                 format!(
-                    "the certificate is signed by an authority that is not trusted here, \"{}\"",
+                    "the certificate is signed by an untrusted authority, \"{}\"",
                     certificate.issuer
                 ),
-                format!("TLS is opened on the way by {by}"),
+                format!("{by} intercepts TLS"),
                 format!(
-                    "name its root in `tls.ca` (the file that this network gives to its machines), or have {by} let this host through unopened"
+                    "set `tls.ca` to its root (the file that this network gives to its machines), or exempt this host in {by}"
                 ),
             ),
             TlsProblem::SelfSigned(certificate) => Reason::new(
                 format!(
-                    "the certificate of \"{}\" is signed by itself, and not trusted here",
+                    "the certificate of \"{}\" is self-signed and not trusted",
                     certificate.subject
                 ),
-                "it is a makeshift certificate, or that of something in between",
+                "it is a test certificate, or that of a device on the path",
                 format!(
-                    "if it is the right one, name its PEM file with `tls.ca`{}",
-                    or_pin(peer, Some(certificate))
+                    "if it is the right one, set `tls.ca` to its PEM file{}",
+                    pin_hint(peer, Some(certificate))
                 ),
             ),
             TlsProblem::Authority(certificate) => Reason::new(
-                "it shows the certificate of an authority as its own",
-                "`openssl req -x509` makes such a certificate unless told otherwise",
+                "the server presents the certificate of an authority as its own",
+                "`openssl req -x509` creates such a certificate by default",
                 format!(
-                    "make one for it with basicConstraints=CA:FALSE{}",
-                    or_pin(peer, certificate.as_deref())
+                    "create a certificate with basicConstraints=CA:FALSE{}",
+                    pin_hint(peer, certificate.as_deref())
                 ),
             ),
-            TlsProblem::Certificate(problem, certificate) => {
+            TlsProblem::OtherCertificate(problem, certificate) => {
                 let of = certificate
                     .as_ref()
                     .map_or_else(String::new, |certificate| {
@@ -115,61 +117,63 @@ impl TlsProblem {
                 Reason::new(
                     format!("the certificate{of} does not verify: {problem}"),
                     "",
-                    "make a new one there",
+                    "issue a new certificate",
                 )
             }
             TlsProblem::Pin(found, certificate) => {
-                let by = certificate.as_deref().and_then(Certificate::inspector);
+                let by = certificate.as_deref().and_then(CertificateInfo::inspector);
                 let cause = match by {
-                    Some(by) => format!("TLS is opened on the way by {by}"),
-                    None => "somebody stands in between, or the certificate was renewed".to_owned(),
+                    Some(by) => format!("{by} intercepts TLS"),
+                    None => "a device on the path intercepts TLS, or the certificate was renewed"
+                        .to_owned(),
                 };
-                let evidence = format!(
-                    "{found} is the SHA-256 of the certificate, which is none of those in `tls.pin_sha256`"
-                );
+                let evidence =
+                    format!("the SHA-256 of the certificate, {found}, is not in `tls.pin_sha256`");
                 Reason::new(
                     evidence,
                     cause,
-                    "if it was renewed, put its SHA-256 there; else leave this network",
+                    "if it was renewed, add its SHA-256 there; otherwise avoid this network",
                 )
             }
             TlsProblem::UnknownIssuer(Some(certificate)) => Reason::new(
                 format!(
-                    "the certificate of \"{}\" is signed by an authority that is not trusted here, \"{}\"",
+                    "the certificate of \"{}\" is signed by an untrusted authority, \"{}\"",
                     certificate.subject, certificate.issuer
                 ),
-                "it is an authority of one's own, the certificates between are missing in the chain, or TLS is opened on the way",
-                mend,
+                "the authority is private, intermediate certificates are missing from the chain, or a device on the path intercepts TLS",
+                remedy,
             ),
             _ => Reason::new(
-                "the certificate is signed by an authority that is not trusted here",
+                "the certificate is signed by an untrusted authority",
                 "",
-                mend,
+                remedy,
             ),
         }
     }
 
-    /// The certificate is not for this name or this time.
-    fn unfit(&self, peer: Peer) -> Reason {
-        let clock = format!("this machine's time is {}", moment(now()));
+    /// Describes a certificate that does not match the name or the current time.
+    fn describe_mismatch(&self, peer: DialPeer) -> Reason {
+        let clock = format!("this machine's time is {}", format_utc(now()));
         match self {
             TlsProblem::WrongName(certificate) => {
                 let names = certificate
                     .as_deref()
-                    .map_or_else(|| "other names".to_owned(), Certificate::names_shown);
+                    .map_or_else(|| "other names".to_owned(), CertificateInfo::display_names);
                 let issuer = certificate
                     .as_deref()
-                    .map_or("somebody", |certificate| certificate.issuer.as_str());
+                    .map_or("an unknown issuer", |certificate| {
+                        certificate.issuer.as_str()
+                    });
                 Reason::new(
                     format!(
                         "the certificate is not for this name, it is for {names} (signed by \"{issuer}\")"
                     ),
-                    "the address leads to another site, or the certificate was made for another name",
+                    "the address belongs to another site, or the certificate is for another name",
                     match peer {
-                        Peer::Master => {
-                            "write the name that it is for in `master`, or in `tls.server_name`"
+                        DialPeer::Master => {
+                            "write the certificate's name in `master` or `tls.server_name`"
                         }
-                        Peer::Proxy => "write the name that it is for in `proxy`",
+                        DialPeer::Proxy => "write the certificate's name in `proxy`",
                     },
                 )
             }
@@ -178,15 +182,15 @@ impl TlsProblem {
                     .as_ref()
                     .map_or_else(String::new, |certificate| {
                         format!(
-                            " (it was valid until {}, signed by \"{}\")",
-                            moment(certificate.not_after),
+                            " (valid until {}, signed by \"{}\")",
+                            format_utc(certificate.not_after),
                             certificate.issuer
                         )
                     });
                 Reason::new(
                     format!("the certificate has expired{until}; {clock}"),
                     "",
-                    "renew it there; or set this machine's clock, if that is wrong",
+                    "renew it, or correct this machine's clock",
                 )
             }
             _ => {
@@ -195,80 +199,82 @@ impl TlsProblem {
                     _ => None,
                 };
                 let from = certificate.map_or_else(String::new, |certificate| {
-                    format!(" (it is valid from {})", moment(certificate.not_before))
+                    format!(" (valid from {})", format_utc(certificate.not_before))
                 });
                 Reason::new(
                     format!("the certificate is not valid yet{from}; {clock}"),
-                    "this machine's clock is slow, as one without a battery is after it was off",
+                    "this machine's clock is slow, as after a power-off without a battery",
                     "set this machine's clock",
                 )
             }
         }
     }
 
-    /// There was no certificate to judge.
-    fn no_handshake(&self, peer: Peer) -> Reason {
+    /// Describes a handshake that failed without a certificate to verify.
+    fn describe_handshake_failure(&self, peer: DialPeer) -> Reason {
         let plain = match peer {
-            Peer::Master => "write ws:// in `master`, or the port of the TLS endpoint",
-            Peer::Proxy => "write http:// in `proxy`, or the port at which it speaks TLS",
+            DialPeer::Master => "write ws:// in `master`, or the port of the TLS endpoint",
+            DialPeer::Proxy => "write http:// in `proxy`, or the port at which it speaks TLS",
         };
         match self {
-            TlsProblem::TooOld(said) => Reason::new(
+            TlsProblem::TooOld(detail) => Reason::new(
                 format!(
-                    "both sides have no version of TLS in common ({said}); rePort speaks TLS 1.2 and 1.3"
+                    "there is no common TLS version ({detail}); rePort supports TLS 1.2 and 1.3"
                 ),
-                "what listens there, or something that opens TLS on the way, speaks TLS 1.1 or older",
-                "turn on TLS 1.2 there (nginx: `ssl_protocols TLSv1.2 TLSv1.3`)",
+                "the server, or a device that intercepts TLS, supports only TLS 1.1 or older",
+                "enable TLS 1.2 on the server (nginx: `ssl_protocols TLSv1.2 TLSv1.3`)",
             ),
-            TlsProblem::NothingInCommon(said) => Reason::new(
+            TlsProblem::NothingInCommon(detail) => Reason::new(
                 format!(
-                    "both sides have no version or cipher of TLS in common ({said}); rePort speaks TLS 1.2 and 1.3"
+                    "there is no common TLS version or cipher ({detail}); rePort supports TLS 1.2 and 1.3"
                 ),
-                "what listens there is old, or is set up for few ciphers",
-                "turn on TLS 1.2 with ECDHE and AES-GCM there (nginx: `ssl_protocols TLSv1.2 TLSv1.3`)",
+                "the server is old, or allows few ciphers",
+                "enable TLS 1.2 with ECDHE and AES-GCM on the server (nginx: `ssl_protocols TLSv1.2 TLSv1.3`)",
             ),
-            TlsProblem::PlainHttp(said) => Reason::new(
-                format!("what listens there does not speak TLS, it speaks plain HTTP ({said:?})"),
+            TlsProblem::PlainHttp(detail) => Reason::new(
+                format!("the port does not speak TLS, it speaks plain HTTP ({detail:?})"),
                 "",
                 plain,
             ),
-            TlsProblem::NotTls(said) => Reason::new(
-                format!("what listens there does not speak TLS (it said {said:?})"),
+            TlsProblem::NotTls(detail) => Reason::new(
+                format!("the port does not speak TLS (it sent {detail:?})"),
                 "",
                 plain,
             ),
             TlsProblem::Cut(how) => Reason::new(
-                format!("the connection was {how} right behind the ClientHello, before any answer"),
-                "a firewall does that which filters by the name in it (SNI), or that port does not speak TLS",
-                "try another name by `tls.server_name`, another port, another network, or a proxy; does that port speak TLS?",
-            ),
-            TlsProblem::ClientCertificate(said) => Reason::new(
-                format!("the handshake failed: {said}"),
-                "what listens there wants to be shown a certificate, or does not know the one that it was shown",
-                "name one by `tls.client_cert` and `tls.client_key`",
-            ),
-            TlsProblem::NoSuchSite(said) => Reason::new(
-                format!("the handshake failed: {said}"),
-                "what listens there has no site of this name",
                 format!(
-                    "check the host in `{}`, or write the name that it has in `tls.server_name`",
+                    "the connection was {how} right after the ClientHello, before any response"
+                ),
+                "a firewall filters by the name in it (SNI), or the port does not speak TLS",
+                "try another name in `tls.server_name`, another port, another network or a proxy; check that the port speaks TLS",
+            ),
+            TlsProblem::ClientCertificate(detail) => Reason::new(
+                format!("the handshake failed: {detail}"),
+                "the server requires a client certificate, or rejects the one presented",
+                "set `tls.client_cert` and `tls.client_key`",
+            ),
+            TlsProblem::NoSuchSite(detail) => Reason::new(
+                format!("the handshake failed: {detail}"),
+                "the server has no site with this name",
+                format!(
+                    "check the host in `{}`, or write the site's name in `tls.server_name`",
                     peer.field()
                 ),
             ),
-            TlsProblem::Handshake(said) => Reason::new(
-                format!("the handshake failed: {said}"),
-                "something on the way breaks TLS, or what listens there does",
-                "look into the log of what listens there, and try from another network",
+            TlsProblem::Handshake(detail) => Reason::new(
+                format!("the handshake failed: {detail}"),
+                "a device on the path breaks TLS, or the server does",
+                "check the server's log, and try from another network",
             ),
             _ => Reason::new("TLS failed", "", plain),
         }
     }
 }
 
-/// Proxies are not pinned.
-fn or_pin(peer: Peer, certificate: Option<&Certificate>) -> String {
+/// Suggests pinning the certificate. Proxies cannot be pinned.
+fn pin_hint(peer: DialPeer, certificate: Option<&CertificateInfo>) -> String {
     match (peer, certificate) {
-        (Peer::Master, Some(found)) => format!(
+        (DialPeer::Master, Some(found)) => format!(
             ", or write \"pin_sha256\": \"{}\" in `tls`",
             found.fingerprint()
         ),
@@ -276,10 +282,11 @@ fn or_pin(peer: Peer, certificate: Option<&Certificate>) -> String {
     }
 }
 
-/// What became of a handshake that failed: the chain that was shown in it, and what the peer said first.
+/// Classifies a failed handshake from its error, the certificate chain and the first bytes
+/// received.
 pub(super) fn tls_problem(
     error: &io::Error,
-    shown: &[CertificateDer<'_>],
+    presented: &[CertificateDer<'_>],
     first: Option<&FirstBytes>,
 ) -> TlsProblem {
     let first = first.and_then(|first| first.get());
@@ -287,27 +294,27 @@ pub(super) fn tls_problem(
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>())
     else {
-        let nothing_came = first.is_none_or(|first| first.is_empty());
+        let nothing_received = first.is_none_or(|first| first.is_empty());
         return match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe if nothing_came => {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe if nothing_received => {
                 TlsProblem::Cut("reset")
             }
-            io::ErrorKind::UnexpectedEof if nothing_came => TlsProblem::Cut("closed"),
+            io::ErrorKind::UnexpectedEof if nothing_received => TlsProblem::Cut("closed"),
             io::ErrorKind::UnexpectedEof => {
-                TlsProblem::Handshake("the connection was closed in the middle of it".to_owned())
+                TlsProblem::Handshake("the connection was closed in the middle".to_owned())
             }
             _ => TlsProblem::Handshake(error.to_string()),
         };
     };
-    let said = || evidence(first.map_or(&[][..], |first| first));
+    let first_line = || evidence(first.map_or(&[][..], |first| first));
     match rustls {
-        rustls::Error::InvalidCertificate(reason) => certificate_problem(reason, shown),
+        rustls::Error::InvalidCertificate(reason) => certificate_problem(reason, presented),
         rustls::Error::InvalidMessage(_)
             if first.is_some_and(|first| first.starts_with(b"HTTP/")) =>
         {
-            TlsProblem::PlainHttp(said())
+            TlsProblem::PlainHttp(first_line())
         }
-        rustls::Error::InvalidMessage(_) => TlsProblem::NotTls(said()),
+        rustls::Error::InvalidMessage(_) => TlsProblem::NotTls(first_line()),
         rustls::Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)
         | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
             TlsProblem::TooOld(rustls.to_string())
@@ -331,16 +338,16 @@ pub(super) fn tls_problem(
     }
 }
 
-fn certificate_problem(reason: &CertificateError, shown: &[CertificateDer<'_>]) -> TlsProblem {
-    let chain: Vec<Certificate> = shown
+fn certificate_problem(reason: &CertificateError, presented: &[CertificateDer<'_>]) -> TlsProblem {
+    let chain: Vec<CertificateInfo> = presented
         .iter()
-        .filter_map(|shown| Certificate::read(shown))
+        .filter_map(|presented| CertificateInfo::read(presented))
         .collect();
     let own = chain.first().cloned().map(Box::new);
     match reason {
-        // A bad signature: the authority was made anew under the same name.
+        // A bad signature means that the authority was recreated under the same name.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            let by = chain.iter().find_map(Certificate::inspector);
+            let by = chain.iter().find_map(CertificateInfo::inspector);
             match (by, own) {
                 (Some(by), Some(certificate)) => TlsProblem::Intercepted { by, certificate },
                 (None, Some(certificate)) if certificate.is_self_signed => {
@@ -360,12 +367,12 @@ fn certificate_problem(reason: &CertificateError, shown: &[CertificateDer<'_>]) 
         }
         CertificateError::Other(other) => match other.0.downcast_ref::<PinMismatch>() {
             Some(mismatch) => TlsProblem::Pin(*mismatch, own),
-            // The verifier's own error has no type here, only its name.
+            // The verifier's own error type is not accessible here, so match its name.
             None if format!("{other:?}").contains("CaUsedAsEndEntity") => {
                 TlsProblem::Authority(own)
             }
-            None => TlsProblem::Certificate(reason.to_string(), own),
+            None => TlsProblem::OtherCertificate(reason.to_string(), own),
         },
-        other => TlsProblem::Certificate(other.to_string(), own),
+        other => TlsProblem::OtherCertificate(other.to_string(), own),
     }
 }

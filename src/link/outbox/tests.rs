@@ -1,4 +1,4 @@
-//! The order of sending, lane by lane, without a socket.
+//! Tests of the scheduler and the queue of control frames, without a socket.
 
 use std::{
     collections::BTreeMap,
@@ -12,24 +12,24 @@ use super::*;
 
 const BULK: usize = 64 * 1024;
 
-/// A lane that sends what it was given and notes what it hears.
+/// A lane that sends queued payloads and records its calls.
 #[derive(Default)]
-struct Scripted {
+struct ScriptedLane {
     queue: Mutex<VecDeque<Bytes>>,
-    heard: Mutex<Vec<String>>,
-    /// Runs inside `transmit`.
-    meanwhile: Mutex<Option<Box<dyn Fn() + Send>>>,
+    events: Mutex<Vec<String>>,
+    /// Called inside `transmit`.
+    during_transmit: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
-impl Scripted {
+impl ScriptedLane {
     fn sending(messages: impl IntoIterator<Item = usize>) -> Arc<Self> {
         let queue = messages
             .into_iter()
             .map(|length| Bytes::from(vec![1; length]))
             .collect();
-        Arc::new(Scripted {
+        Arc::new(ScriptedLane {
             queue: Mutex::new(queue),
-            ..Scripted::default()
+            ..ScriptedLane::default()
         })
     }
 
@@ -37,26 +37,26 @@ impl Scripted {
         self.queue.lock().unwrap().push_back(vec![1; length].into());
     }
 
-    fn heard(&self) -> Vec<String> {
-        self.heard.lock().unwrap().clone()
+    fn events(&self) -> Vec<String> {
+        self.events.lock().unwrap().clone()
     }
 }
 
-impl Lane for Scripted {
+impl Lane for ScriptedLane {
     fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
-        self.heard.lock().unwrap().push(format!("{payload:?}"));
+        self.events.lock().unwrap().push(format!("{payload:?}"));
         Ok(())
     }
 
     fn transmit(&self, _memory: &mut BytesMut) -> Transmit {
-        if let Some(meanwhile) = &*self.meanwhile.lock().unwrap() {
-            meanwhile();
+        if let Some(during_transmit) = &*self.during_transmit.lock().unwrap() {
+            during_transmit();
         }
         let mut queue = self.queue.lock().unwrap();
         match queue.pop_front() {
             None => Transmit::Nothing,
             Some(message) => {
-                let payload = Body::Shared(message);
+                let payload = MessageBody::Shared(message);
                 if queue.is_empty() {
                     Transmit::Last(payload)
                 } else {
@@ -67,15 +67,15 @@ impl Lane for Scripted {
     }
 
     fn paused(&self, paused: bool) {
-        self.heard.lock().unwrap().push(format!("paused {paused}"));
+        self.events.lock().unwrap().push(format!("paused {paused}"));
     }
 
     fn closed(&self, notice: Notice) {
-        self.heard.lock().unwrap().push(format!("closed {notice}"));
+        self.events.lock().unwrap().push(format!("closed {notice}"));
     }
 }
 
-fn open(outbox: &Outbox, channel: u32, lane: &Arc<Scripted>) {
+fn open(outbox: &Outbox, channel: u32, lane: &Arc<ScriptedLane>) {
     outbox.open(channel, lane.clone()).unwrap();
     outbox.ready(channel);
 }
@@ -92,7 +92,7 @@ fn next(outbox: &Outbox) -> Option<Frame> {
         })
 }
 
-/// The channel and length of the next `count` messages.
+/// Returns the channel and length of the next `count` messages.
 fn sent(outbox: &Outbox, count: usize) -> Vec<(u32, usize)> {
     let data = |frame| match frame {
         Frame::Data { channel, payload } => (channel, payload.len()),
@@ -114,9 +114,9 @@ fn gone() -> Notice {
 }
 
 #[test]
-fn control_frames_go_before_data_in_their_own_order() {
+fn control_frames_precede_data_and_keep_order() {
     let outbox = Outbox::new();
-    open(&outbox, 1, &Scripted::sending([10, 10]));
+    open(&outbox, 1, &ScriptedLane::sending([10, 10]));
     assert!(matches!(next(&outbox), Some(Frame::Data { .. })));
     outbox.control(&Frame::Pause(7));
     outbox.control(&Frame::Resume(7));
@@ -127,11 +127,11 @@ fn control_frames_go_before_data_in_their_own_order() {
 }
 
 #[test]
-fn lanes_share_by_bytes_whatever_the_size_of_their_messages() {
+fn lanes_get_equal_bytes_for_any_message_size() {
     let outbox = Outbox::new();
-    open(&outbox, 1, &Scripted::sending([BULK; 500]));
-    open(&outbox, 2, &Scripted::sending([1000; 50_000]));
-    open(&outbox, 3, &Scripted::sending([MAX_DATA; 500]));
+    open(&outbox, 1, &ScriptedLane::sending([BULK; 500]));
+    open(&outbox, 2, &ScriptedLane::sending([1000; 50_000]));
+    open(&outbox, 3, &ScriptedLane::sending([MAX_DATA; 500]));
     let mut bytes = BTreeMap::new();
     while bytes.values().sum::<usize>() < 20 << 20 {
         bytes = bytes_by_channel(&[sent(&outbox, 1), bytes.into_iter().collect()].concat());
@@ -144,22 +144,22 @@ fn lanes_share_by_bytes_whatever_the_size_of_their_messages() {
 }
 
 #[test]
-fn a_lane_that_had_nothing_goes_ahead_of_those_that_always_have_something() {
+fn new_lane_precedes_busy_lanes() {
     let outbox = Outbox::new();
     for channel in 1..=50 {
-        open(&outbox, channel, &Scripted::sending([BULK; 100]));
+        open(&outbox, channel, &ScriptedLane::sending([BULK; 100]));
     }
     sent(&outbox, 75);
-    open(&outbox, 99, &Scripted::sending([200]));
+    open(&outbox, 99, &ScriptedLane::sending([200]));
     assert_eq!(sent(&outbox, 1), [(99, 200)]);
 }
 
 #[test]
-fn a_lane_that_is_marked_again_and_again_does_not_starve_the_others() {
+fn lane_that_is_marked_repeatedly_does_not_starve_others() {
     let outbox = Outbox::new();
-    let eager = Scripted::sending([]);
+    let eager = ScriptedLane::sending([]);
     outbox.open(1, eager.clone()).unwrap();
-    open(&outbox, 2, &Scripted::sending([BULK; 100]));
+    open(&outbox, 2, &ScriptedLane::sending([BULK; 100]));
     let mut all = Vec::new();
     for _ in 0..100 {
         eager.push(BULK);
@@ -171,9 +171,9 @@ fn a_lane_that_is_marked_again_and_again_does_not_starve_the_others() {
 }
 
 #[test]
-fn a_lane_is_asked_only_after_it_was_marked_ready() {
+fn lane_transmits_only_after_ready_mark() {
     let outbox = Outbox::new();
-    let lane = Scripted::sending([10]);
+    let lane = ScriptedLane::sending([10]);
     outbox.open(1, lane.clone()).unwrap();
     assert_eq!(next(&outbox), None);
     outbox.ready(1);
@@ -185,37 +185,37 @@ fn a_lane_is_asked_only_after_it_was_marked_ready() {
 }
 
 #[test]
-fn being_marked_during_transmit_is_not_forgotten() {
+fn ready_mark_during_transmit_is_not_lost() {
     let outbox = Outbox::new();
-    let lane = Scripted::sending([10]);
+    let lane = ScriptedLane::sending([10]);
     open(&outbox, 1, &lane);
-    let (inside, weak): (_, Weak<Scripted>) = (outbox.clone(), Arc::downgrade(&lane));
-    let once = AtomicBool::new(true);
-    *lane.meanwhile.lock().unwrap() = Some(Box::new(move || {
-        if once.swap(false, Ordering::Relaxed) {
+    let (inside, weak): (_, Weak<ScriptedLane>) = (outbox.clone(), Arc::downgrade(&lane));
+    let first_call = AtomicBool::new(true);
+    *lane.during_transmit.lock().unwrap() = Some(Box::new(move || {
+        if first_call.swap(false, Ordering::Relaxed) {
             inside.ready(1);
             assert!(weak.upgrade().is_some());
         }
     }));
-    // `Last` is what the lane says of the first; the mark came in between.
+    // The lane returns `Last` for the first payload, but it was marked ready during the call.
     assert_eq!(sent(&outbox, 1), [(1, 10)]);
     lane.push(30);
     assert_eq!(sent(&outbox, 1), [(1, 30)]);
 }
 
 #[test]
-fn a_lane_may_use_its_outbox_from_inside() {
+fn lane_can_call_outbox_during_transmit() {
     let outbox = Outbox::new();
-    let lane = Scripted::sending([10, 10]);
+    let lane = ScriptedLane::sending([10, 10]);
     open(&outbox, 1, &lane);
     let inside = outbox.clone();
-    *lane.meanwhile.lock().unwrap() = Some(Box::new(move || {
+    *lane.during_transmit.lock().unwrap() = Some(Box::new(move || {
         inside.ready(1);
         inside.control(&Frame::Pause(1));
         assert!(inside.lane(1).is_some());
         inside.close(1, &gone());
     }));
-    // What it appended before it closed itself is still sent, ahead of the CLOSE.
+    // The payload of the call in which the lane closes its channel is still sent, ahead of CLOSE.
     assert_eq!(sent(&outbox, 1), [(1, 10)]);
     assert_eq!(next(&outbox), Some(Frame::Pause(1)));
     assert_eq!(
@@ -226,43 +226,43 @@ fn a_lane_may_use_its_outbox_from_inside() {
         })
     );
     assert_eq!(next(&outbox), None);
-    assert!(lane.heard().is_empty() && outbox.is_empty());
+    assert!(lane.events().is_empty() && outbox.is_empty());
 }
 
 #[test]
-fn a_paused_lane_is_passed_over_until_it_is_resumed() {
+fn paused_lane_is_skipped_until_resumed() {
     let outbox = Outbox::new();
-    let lane = Scripted::sending([10, 11, 12]);
+    let lane = ScriptedLane::sending([10, 11, 12]);
     open(&outbox, 1, &lane);
-    open(&outbox, 2, &Scripted::sending([20]));
+    open(&outbox, 2, &ScriptedLane::sending([20]));
     assert_eq!(sent(&outbox, 1), [(1, 10)]);
-    outbox.paused_by_peer(1, true);
-    outbox.paused_by_peer(1, true);
+    outbox.on_peer_pause(1, true);
+    outbox.on_peer_pause(1, true);
     outbox.ready(1);
     assert_eq!(sent(&outbox, 5), [(2, 20)]);
-    outbox.paused_by_peer(1, false);
+    outbox.on_peer_pause(1, false);
     assert_eq!(sent(&outbox, 5), [(1, 11), (1, 12)]);
-    assert_eq!(lane.heard(), ["paused true", "paused false"]);
+    assert_eq!(lane.events(), ["paused true", "paused false"]);
 }
 
 #[test]
-fn a_lane_marked_while_paused_is_asked_after_the_resume() {
+fn lane_marked_while_paused_transmits_after_resume() {
     let outbox = Outbox::new();
-    let lane = Scripted::sending([]);
+    let lane = ScriptedLane::sending([]);
     open(&outbox, 1, &lane);
     assert_eq!(next(&outbox), None);
-    outbox.paused_by_peer(1, true);
+    outbox.on_peer_pause(1, true);
     lane.push(5);
     outbox.ready(1);
     assert_eq!(next(&outbox), None);
-    outbox.paused_by_peer(1, false);
+    outbox.on_peer_pause(1, false);
     assert_eq!(sent(&outbox, 5), [(1, 5)]);
 }
 
 #[test]
-fn close_overtakes_what_the_lane_had_and_says_nothing_to_it() {
+fn close_discards_unsent_data_without_callback() {
     let outbox = Outbox::new();
-    let lane = Scripted::sending([10, 11]);
+    let lane = ScriptedLane::sending([10, 11]);
     open(&outbox, 1, &lane);
     outbox.close(1, &gone());
     outbox.close(1, &gone());
@@ -274,17 +274,20 @@ fn close_overtakes_what_the_lane_had_and_says_nothing_to_it() {
         })
     );
     assert_eq!(next(&outbox), None);
-    assert!(lane.heard().is_empty());
-    assert_eq!(Arc::strong_count(&lane), 1, "the lane is let go");
+    assert!(lane.events().is_empty());
+    assert_eq!(Arc::strong_count(&lane), 1, "the lane is dropped");
 }
 
 #[test]
-fn close_after_drain_follows_the_last_data() {
+fn close_after_drain_follows_last_data() {
     let outbox = Outbox::new();
-    let lane = Scripted::sending([10, BULK, BULK, 13]);
+    let lane = ScriptedLane::sending([10, BULK, BULK, 13]);
     open(&outbox, 1, &lane);
     outbox.close_after_drain(1, &gone());
-    assert!(outbox.receiver(1).is_none(), "it receives nothing any more");
+    assert!(
+        outbox.receiving_lane(1).is_none(),
+        "a draining lane receives nothing"
+    );
     assert_eq!(sent(&outbox, 4), [(1, 10), (1, BULK), (1, BULK), (1, 13)]);
     assert_eq!(
         next(&outbox),
@@ -294,17 +297,17 @@ fn close_after_drain_follows_the_last_data() {
         })
     );
     assert_eq!(next(&outbox), None);
-    assert!(lane.heard().is_empty() && outbox.is_empty());
+    assert!(lane.events().is_empty() && outbox.is_empty());
 }
 
 #[test]
-fn close_after_drain_waits_for_a_resume() {
+fn close_after_drain_waits_for_resume() {
     let outbox = Outbox::new();
-    open(&outbox, 1, &Scripted::sending([10]));
-    outbox.paused_by_peer(1, true);
+    open(&outbox, 1, &ScriptedLane::sending([10]));
+    outbox.on_peer_pause(1, true);
     outbox.close_after_drain(1, &gone());
     assert_eq!(next(&outbox), None);
-    outbox.paused_by_peer(1, false);
+    outbox.on_peer_pause(1, false);
     assert_eq!(sent(&outbox, 1), [(1, 10)]);
     assert_eq!(
         next(&outbox),
@@ -316,9 +319,9 @@ fn close_after_drain_waits_for_a_resume() {
 }
 
 #[test]
-fn close_after_drain_of_an_idle_lane_closes_at_once() {
+fn close_after_drain_closes_idle_lane_immediately() {
     let outbox = Outbox::new();
-    outbox.open(1, Scripted::sending([])).unwrap();
+    outbox.open(1, ScriptedLane::sending([])).unwrap();
     outbox.close_after_drain(1, &gone());
     assert_eq!(
         next(&outbox),
@@ -331,41 +334,41 @@ fn close_after_drain_of_an_idle_lane_closes_at_once() {
 }
 
 #[test]
-fn a_close_from_the_peer_is_heard_once() {
+fn close_from_peer_calls_lane_once() {
     let outbox = Outbox::new();
-    let lane = Scripted::sending([10]);
+    let lane = ScriptedLane::sending([10]);
     open(&outbox, 1, &lane);
-    outbox.closed_by_peer(1, gone());
-    outbox.closed_by_peer(1, gone());
+    outbox.on_peer_close(1, gone());
+    outbox.on_peer_close(1, gone());
     outbox.finish(&gone());
-    assert_eq!(lane.heard(), ["closed peer_lost"]);
+    assert_eq!(lane.events(), ["closed peer_lost"]);
     assert_eq!(next(&outbox), None);
 }
 
 #[test]
-fn a_number_in_use_cannot_be_opened_again() {
+fn channel_in_use_cannot_be_opened() {
     let outbox = Outbox::new();
-    outbox.open(1, Scripted::sending([])).unwrap();
+    outbox.open(1, ScriptedLane::sending([])).unwrap();
     assert_eq!(
-        outbox.open(1, Scripted::sending([])),
+        outbox.open(1, ScriptedLane::sending([])),
         Err(OpenError::InUse(1))
     );
     assert_eq!(outbox.len(), 1);
 }
 
 #[test]
-fn at_the_end_each_lane_hears_of_it_once_and_nothing_opens_any_more() {
+fn finish_closes_each_lane_once_and_prevents_open() {
     let outbox = Outbox::new();
-    let (lane, draining) = (Scripted::sending([]), Scripted::sending([10]));
+    let (lane, draining) = (ScriptedLane::sending([]), ScriptedLane::sending([10]));
     outbox.open(1, lane.clone()).unwrap();
     open(&outbox, 2, &draining);
     outbox.close_after_drain(2, &gone());
     outbox.finish(&gone());
     outbox.finish(&gone());
-    assert_eq!(lane.heard(), ["closed peer_lost"]);
+    assert_eq!(lane.events(), ["closed peer_lost"]);
     assert!(
-        draining.heard().is_empty(),
-        "this side had closed it already"
+        draining.events().is_empty(),
+        "this side had already closed it"
     );
     assert_eq!(outbox.open(3, lane), Err(OpenError::Ended(gone())));
     outbox.control(&Frame::Pause(1));
@@ -373,27 +376,27 @@ fn at_the_end_each_lane_hears_of_it_once_and_nothing_opens_any_more() {
 }
 
 #[test]
-fn too_many_control_frames_for_a_peer_that_does_not_read_end_the_link() {
+fn too_many_queued_control_frames_end_link() {
     let outbox = Outbox::new();
     let waker = Waker::noop();
     for channel in 0..10_000 {
         outbox.control(&Frame::Pause(channel));
     }
-    assert_eq!(outbox.attend(waker), None);
+    assert_eq!(outbox.register_task(waker), None);
     for channel in 0..10_000 {
         outbox.control(&Frame::Pause(channel));
     }
     assert_eq!(
-        outbox.attend(waker).map(|notice| notice.code),
+        outbox.register_task(waker).map(|notice| notice.code),
         Some(Code::Limit)
     );
 }
 
 #[test]
-fn all_of_many_channels_can_be_closed_at_once() {
+fn many_channels_can_be_closed_at_once() {
     let outbox = Outbox::new();
     for channel in 0..20_000 {
-        outbox.open(channel, Scripted::sending([])).unwrap();
+        outbox.open(channel, ScriptedLane::sending([])).unwrap();
     }
     for channel in 0..20_000 {
         outbox.close(
@@ -404,26 +407,28 @@ fn all_of_many_channels_can_be_closed_at_once() {
             ),
         );
     }
-    assert_eq!(outbox.attend(Waker::noop()), None);
+    assert_eq!(outbox.register_task(Waker::noop()), None);
 }
 
 #[test]
-fn the_first_who_asks_for_the_end_is_heard() {
+fn first_end_request_counts() {
     let outbox = Outbox::new();
     outbox.end(Notice::new(Code::Superseded, ""));
     outbox.end(Notice::new(Code::Shutdown, ""));
     assert_eq!(
-        outbox.attend(Waker::noop()).map(|notice| notice.code),
+        outbox
+            .register_task(Waker::noop())
+            .map(|notice| notice.code),
         Some(Code::Superseded)
     );
 }
 
 #[test]
-fn a_payload_that_the_peer_would_not_take_closes_the_channel_alone() {
+fn oversized_payload_closes_channel_alone() {
     let outbox = Outbox::new();
-    let lane = Scripted::sending([MAX_DATA + 1]);
+    let lane = ScriptedLane::sending([MAX_DATA + 1]);
     open(&outbox, 1, &lane);
-    open(&outbox, 2, &Scripted::sending([20]));
+    open(&outbox, 2, &ScriptedLane::sending([20]));
     assert!(matches!(
         next(&outbox),
         Some(Frame::Close {
@@ -435,32 +440,32 @@ fn a_payload_that_the_peer_would_not_take_closes_the_channel_alone() {
         })
     ));
     assert_eq!(sent(&outbox, 1), [(2, 20)]);
-    assert_eq!(lane.heard().len(), 1);
+    assert_eq!(lane.events().len(), 1);
 }
 
 #[derive(Default)]
-struct Account(std::sync::atomic::AtomicUsize);
+struct TestAccount(std::sync::atomic::AtomicUsize);
 
-impl Ledger for Account {
+impl MemoryAccount for TestAccount {
     fn charge(&self, bytes: usize) {
         self.0
             .fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
     }
 
-    fn release(&self, bytes: usize) {
+    fn refund(&self, bytes: usize) {
         self.0
             .fetch_sub(bytes, std::sync::atomic::Ordering::Relaxed);
     }
 }
 
-impl Account {
+impl TestAccount {
     fn charged(&self) -> usize {
         self.0.load(std::sync::atomic::Ordering::Relaxed)
     }
 }
 
 #[test]
-fn only_the_last_of_the_pings_that_wait_is_answered() {
+fn only_latest_queued_ping_is_answered() {
     let outbox = Outbox::new();
     outbox.pong(1);
     outbox.control(&Frame::Pause(7));
@@ -470,13 +475,13 @@ fn only_the_last_of_the_pings_that_wait_is_answered() {
     assert_eq!(next(&outbox), Some(Frame::Pong(99_999)));
     assert_eq!(next(&outbox), Some(Frame::Pause(7)));
     assert_eq!(next(&outbox), None);
-    assert_eq!(outbox.control_waiting_bytes(), 0);
+    assert_eq!(outbox.queued_control_bytes(), 0);
 }
 
 #[test]
-fn waiting_control_frames_are_charged_until_they_leave_or_the_outbox_is_gone() {
-    let account = Arc::new(Account::default());
-    let outbox = Outbox::charged_to(account.clone());
+fn queued_control_frames_are_charged_until_sent_or_dropped() {
+    let account = Arc::new(TestAccount::default());
+    let outbox = Outbox::with_account(account.clone());
     (0..100).for_each(|channel| outbox.control(&Frame::Pause(channel)));
     assert_eq!(account.charged(), 100 * (5 + CONTROL_OVERHEAD));
     next(&outbox);
@@ -486,14 +491,17 @@ fn waiting_control_frames_are_charged_until_they_leave_or_the_outbox_is_gone() {
 }
 
 #[test]
-fn only_answers_clog_an_outbox() {
+fn only_answers_count_as_backlog() {
     let outbox = Outbox::new();
     (0..1_000).for_each(|channel| outbox.control(&Frame::Pause(channel)));
-    assert!(!outbox.is_clogged(), "others caused them");
+    assert!(
+        !outbox.has_answer_backlog(),
+        "other peers caused these frames"
+    );
     outbox.set_answering(true);
     (0..1_000).for_each(|channel| outbox.control(&Frame::Pause(channel)));
     outbox.set_answering(false);
-    assert!(outbox.is_clogged());
+    assert!(outbox.has_answer_backlog());
     while next(&outbox).is_some() {}
-    assert!(!outbox.is_clogged());
+    assert!(!outbox.has_answer_backlog());
 }

@@ -1,4 +1,5 @@
-//! Where a proxy is and who asks it, as a user writes it: `http://user:password@host:port`, or with `https`, `socks5`, `socks5h`.
+//! The address and the user of a proxy, as written by a user: `http://user:password@host:port`, or
+//! with `https`, `socks5` or `socks5h`.
 
 use std::{fmt, str::FromStr};
 
@@ -8,16 +9,16 @@ use zeroize::Zeroizing;
 
 use crate::link::address::with_port;
 
-/// What is spoken with a proxy.
+/// The protocol of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProxyKind {
     /// HTTP CONNECT.
     Http,
     /// HTTP CONNECT inside TLS.
     Https,
-    /// SOCKS5; names are resolved here.
+    /// SOCKS5; this machine resolves names.
     Socks5,
-    /// SOCKS5; names are resolved at the proxy.
+    /// SOCKS5; the proxy resolves names.
     Socks5h,
 }
 
@@ -47,7 +48,8 @@ impl ProxyKind {
     }
 }
 
-/// Who asks a proxy. Its `Debug` shows no password, and its memory is cleared when it is dropped.
+/// The credentials for a proxy. `Debug` omits the password, and dropping the value clears its
+/// memory.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProxyUser {
     /// `user`, `DOMAIN\user` or `user@REALM`.
@@ -56,7 +58,7 @@ pub struct ProxyUser {
 }
 
 impl ProxyUser {
-    /// The password; never to be printed.
+    /// Returns the password. Never print it.
     #[must_use]
     pub fn password(&self) -> &str {
         &self.password
@@ -69,39 +71,40 @@ impl fmt::Debug for ProxyUser {
     }
 }
 
-/// A proxy, parsed. Prints without the password.
+/// The parsed address of a proxy. Prints without the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyAddress {
-    /// What is spoken with it.
+    /// The protocol of the proxy.
     pub kind: ProxyKind,
-    /// A name, an IPv4 address, or an IPv6 address without its brackets.
+    /// A name, an IPv4 address, or an IPv6 address without brackets.
     pub host: String,
-    /// Written, or that of the scheme: 80, 443, 1080.
+    /// The port, or the default of the scheme: 80, 443 or 1080.
     pub port: u16,
-    /// Who asks it, if it wants to know.
+    /// The credentials, if the proxy requires authentication.
     pub user: Option<ProxyUser>,
 }
 
-/// The text is no address of a proxy. Nothing of the text is in it, for there may be a password.
+/// Why a text is not the address of a proxy. Repeats only the scheme, because the text may contain
+/// a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyAddressError {
-    /// There is nothing.
+    /// The text is empty.
     #[error("is empty: write http://HOST:PORT, https://, socks5:// or socks5h://, or \"none\"")]
     Empty,
-    /// It begins with something else.
+    /// The scheme is unknown.
     #[error(
         "begins with \"{0}://\": a proxy's scheme is http, https, socks5 (names are resolved here) or socks5h (at the proxy)"
     )]
     Scheme(String),
-    /// It cannot be parsed.
+    /// The text cannot be parsed.
     #[error(
         "is not the URL of a proxy ({0}): write http://USER:PASSWORD@HOST:PORT, with %40 for an @ in the password"
     )]
     Syntax(String),
-    /// It goes on behind the port.
-    #[error("has a path or a query behind the port, which a proxy has no use for: remove it")]
+    /// Something follows the port.
+    #[error("has a path or a query after the port: remove it")]
     Path,
-    /// A part is not UTF-8 when it is decoded.
+    /// The user or the password is not UTF-8 after decoding.
     #[error(
         "has a user or password that is not UTF-8 when its %-escapes are decoded: write % itself as %25"
     )]
@@ -111,7 +114,7 @@ pub enum ProxyAddressError {
 impl FromStr for ProxyAddress {
     type Err = ProxyAddressError;
 
-    /// `host:port` alone is taken for `http://`, as curl does.
+    /// Takes `host:port` without a scheme as `http://`, like curl.
     fn from_str(text: &str) -> Result<Self, ProxyAddressError> {
         let text = text.trim();
         if text.is_empty() {
@@ -122,17 +125,18 @@ impl FromStr for ProxyAddress {
             .into_iter()
             .find(|kind| kind.scheme().eq_ignore_ascii_case(scheme));
         let kind = kind.ok_or_else(|| {
-            // Behind a colon it may be a password that was not escaped.
+            // After a colon, this may be part of a password that was not escaped.
             let is_scheme = scheme
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
             if is_scheme {
                 ProxyAddressError::Scheme(scheme.to_owned())
             } else {
-                ProxyAddressError::Syntax("its scheme is no word".to_owned())
+                ProxyAddressError::Syntax("its scheme is invalid".to_owned())
             }
         })?;
-        // Parsed as http, for which the URL standard knows what a host may be. Its default port is left out there, and another one is not.
+        // Parse as http, for which the URL standard defines the host's syntax. The parser then
+        // omits port 80, but keeps every other port.
         let with_port = |text: &str| {
             Url::parse(text).map_err(|error| ProxyAddressError::Syntax(error.to_string()))
         };
@@ -174,7 +178,7 @@ impl FromStr for ProxyAddress {
     }
 }
 
-/// Port 80, which the URL standard forgets after `http`, when it was written.
+/// Returns port 80 if it was written: the URL standard drops it after `http`.
 fn written_port(rest: &str) -> Option<u16> {
     rest.trim_end_matches('/')
         .rsplit_once(':')
@@ -197,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_is_read_with_its_user_and_printed_without() {
+    fn proxy_is_parsed_with_user_and_printed_without() {
         let proxy: ProxyAddress = "http://CORP%5Cann:p%40ss%3Aword@proxy.corp.example:3128/"
             .parse()
             .unwrap();
@@ -211,8 +215,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_that_of_the_scheme() {
-        for (text, shown) in [
+    fn missing_parts_default_to_the_scheme() {
+        for (text, printed) in [
             ("proxy:3128", "http://proxy:3128"),
             ("proxy", "http://proxy:80"),
             ("HTTP://proxy:80", "http://proxy:80"),
@@ -227,15 +231,15 @@ mod tests {
         ] {
             assert_eq!(
                 text.parse::<ProxyAddress>().map(|proxy| proxy.to_string()),
-                Ok(shown.to_owned()),
+                Ok(printed.to_owned()),
                 "{text}"
             );
         }
     }
 
     #[test]
-    fn what_is_no_proxy_is_refused_without_repeating_it() {
-        for (text, says) in [
+    fn invalid_proxy_is_rejected_without_repeating_the_password() {
+        for (text, expected) in [
             (" ", "empty"),
             ("ftp://secret@proxy", "begins with \"ftp://\""),
             ("user:secret://proxy", "not the URL"),
@@ -246,7 +250,7 @@ mod tests {
         ] {
             let error = text.parse::<ProxyAddress>().unwrap_err().to_string();
             assert!(
-                error.contains(says) && !error.contains("secret"),
+                error.contains(expected) && !error.contains("secret"),
                 "{text}: {error}"
             );
         }

@@ -1,7 +1,9 @@
-//! Telling a proxy who asks: what it offers, strongest first, and the answers to its challenges. Knows header values; not connections.
+//! Authenticates to an HTTP proxy: picks the strongest scheme offered and answers its challenges.
+//! Handles header values, not connections.
 //!
 //! ```text
-//!  Negotiate (Kerberos, or NTLM inside it) ─► NTLM ─► Digest ─► Basic      each at most once; the first two take several rounds of one connection
+//!  Negotiate (Kerberos, or NTLM inside it) ─► NTLM ─► Digest ─► Basic
+//!  Each is tried at most once. The first two take several rounds on one connection.
 //! ```
 
 use std::fmt;
@@ -10,144 +12,147 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, header};
 use http_auth::{DigestClient, PasswordParams, parse_challenges};
 
-use super::{address::ProxyUser, tokens::Tokens};
+use super::{address::ProxyUser, tokens::TokenExchange};
 
-/// The method of the requests that are answered for.
+/// The method of the requests to authenticate.
 const METHOD: &str = "CONNECT";
 
-/// A way to say who asks (RFC 7617, RFC 7616, MS-NLMP over HTTP, RFC 4559), in the order of their strength.
+/// An authentication scheme (RFC 7617, RFC 7616, MS-NLMP over HTTP, RFC 4559), in order of
+/// strength.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Scheme {
-    /// The password itself.
+pub enum AuthScheme {
+    /// Sends the password itself.
     Basic,
-    /// A hash of the password and of what the proxy said.
+    /// Sends a hash of the password and the proxy's challenge.
     Digest,
-    /// Windows' challenge and response.
+    /// Sends the NTLM challenge response of Windows.
     Ntlm,
-    /// A Kerberos ticket, or NTLM where there is none.
+    /// Sends a Kerberos ticket, or NTLM if there is none.
     Negotiate,
 }
 
-impl Scheme {
-    const ALL: [Scheme; 4] = [
-        Scheme::Negotiate,
-        Scheme::Ntlm,
-        Scheme::Digest,
-        Scheme::Basic,
+impl AuthScheme {
+    const ALL: [AuthScheme; 4] = [
+        AuthScheme::Negotiate,
+        AuthScheme::Ntlm,
+        AuthScheme::Digest,
+        AuthScheme::Basic,
     ];
 
-    fn named(name: &str) -> Option<Scheme> {
-        Scheme::ALL
+    fn from_name(name: &str) -> Option<AuthScheme> {
+        AuthScheme::ALL
             .into_iter()
             .find(|scheme| scheme.to_string().eq_ignore_ascii_case(name))
     }
 
-    fn has_rounds(self) -> bool {
-        matches!(self, Scheme::Ntlm | Scheme::Negotiate)
+    fn is_multi_round(self) -> bool {
+        matches!(self, AuthScheme::Ntlm | AuthScheme::Negotiate)
     }
 }
 
-impl fmt::Display for Scheme {
+impl fmt::Display for AuthScheme {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Scheme::Basic => "Basic",
-            Scheme::Digest => "Digest",
-            Scheme::Ntlm => "NTLM",
-            Scheme::Negotiate => "Negotiate",
+            AuthScheme::Basic => "Basic",
+            AuthScheme::Digest => "Digest",
+            AuthScheme::Ntlm => "NTLM",
+            AuthScheme::Negotiate => "Negotiate",
         })
     }
 }
 
-/// Why a proxy cannot be told who asks.
+/// Why authentication to a proxy failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthenticationError {
-    /// It wants to know, and nobody is named.
+    /// The proxy requires authentication, but no user is configured.
     #[error(
-        "it wants to know who asks (it offers {offered}); write http://USER:PASSWORD@… in `proxy`"
+        "it requires authentication (it offers {offered}); write http://USER:PASSWORD@… in `proxy`"
     )]
     NoUser {
-        /// The schemes that it offers.
+        /// The schemes that the proxy offers.
         offered: String,
     },
-    /// It offers nothing that we know.
+    /// The proxy offers only unknown schemes.
     #[error(
-        "it wants to know who asks, by {offered} only; rePort knows Negotiate, NTLM, Digest and Basic"
+        "it requires authentication by {offered} only; rePort supports Negotiate, NTLM, Digest and Basic"
     )]
     Unknown {
-        /// The schemes that it offers.
+        /// The schemes that the proxy offers.
         offered: String,
     },
-    /// Nothing can be said to it from here.
-    #[error("it wants to know who asks, and \"{user}\" cannot be told from here by {problems}")]
+    /// Every scheme failed on this side.
+    #[error("it requires authentication, and \"{user}\" cannot authenticate by {problems}")]
     Unable {
-        /// Who asked.
+        /// The user's name.
         user: String,
-        /// Which schemes failed here, each with the reason and what can be done.
+        /// The schemes that failed on this side, each with the reason and the remedy.
         problems: String,
     },
-    /// It was told, and is not content.
+    /// The proxy rejected the credentials.
     #[error("it refuses \"{user}\" (tried {tried}); check the user and the password in `proxy`{}", .problems.as_deref().unwrap_or_default())]
     Refused {
-        /// Who asked.
+        /// The user's name.
         user: String,
-        /// By which schemes it was told.
+        /// The schemes with which the credentials were sent.
         tried: String,
-        /// Which schemes failed here, each with the reason and what can be done.
+        /// The schemes that failed on this side, each with the reason and the remedy.
         problems: Option<String>,
     },
-    /// It closes the connection between two rounds of one scheme.
+    /// The proxy closes the connection between two rounds of one scheme.
     #[error(
-        "it closes the connection in the middle of {0}; something in between does not keep connections, which this scheme needs"
+        "it closed the connection in the middle of {0}; a device on the path does not keep connections open, which this scheme requires"
     )]
-    Interrupted(Scheme),
+    Interrupted(AuthScheme),
 }
 
-/// What a proxy asks for.
+/// The schemes that a proxy offers.
 #[derive(Debug, Default)]
-struct Offers {
-    /// Each once.
+struct OfferedSchemes {
+    /// The schemes, without duplicates.
     schemes: Vec<String>,
-    /// The challenge of Digest, as parsed.
+    /// The parsed Digest challenge.
     digest: Option<DigestClient>,
-    /// The next token of a scheme that has rounds.
-    token: Option<(Scheme, Vec<u8>)>,
+    /// The next token of a multi-round scheme.
+    token: Option<(AuthScheme, Vec<u8>)>,
 }
 
-/// One attempt to get a way through a proxy.
+/// The authentication of one connection attempt through a proxy.
 pub struct Authentication<'a> {
     user: Option<&'a ProxyUser>,
-    /// The proxy's name, whose service a ticket is for.
+    /// The proxy's name, which identifies its Kerberos service.
     proxy_host: &'a str,
-    /// Where the way is to lead.
+    /// The destination, `host:port`.
     target: &'a str,
-    /// In all its answers: after the first, some proxies name the scheme alone that was tried.
-    offers: Offers,
-    tried: Vec<Scheme>,
-    /// What failed here, by the scheme.
-    problems: Vec<(Scheme, String)>,
-    /// By what Negotiate had to do without Kerberos.
-    doubt: Option<String>,
-    /// The scheme in the middle of its rounds.
-    tokens: Option<(Scheme, Tokens)>,
-    /// Over which connection the next request goes.
-    next: Next,
+    /// The offers of all responses so far: after the first one, some proxies name only the scheme
+    /// that was tried.
+    offers: OfferedSchemes,
+    tried: Vec<AuthScheme>,
+    /// The schemes that failed on this side, with the reason.
+    problems: Vec<(AuthScheme, String)>,
+    /// Why Negotiate could not use Kerberos.
+    fallback_reason: Option<String>,
+    /// The multi-round scheme in progress.
+    tokens: Option<(AuthScheme, TokenExchange)>,
+    /// The connection that the next request needs.
+    next: NextConnection,
 }
 
-/// What the next request asks of its connection.
+/// The connection that the next request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// Nothing.
+enum NextConnection {
+    /// Any connection.
     Any,
-    /// That it is the same: it says something about what was heard over that one.
+    /// The same connection: the request continues a challenge received on it.
     Same,
-    /// That it is another: squid, for one, takes no other scheme over a connection that has begun with one of those that belong to connections.
-    Another,
+    /// Another connection. Squid, for example, accepts no other scheme on a connection that began
+    /// with NTLM or Negotiate.
+    New,
 }
 
 impl<'a> Authentication<'a> {
-    /// Nothing was asked yet.
+    /// Starts an authentication; no request has been sent.
     pub fn new(user: Option<&'a ProxyUser>, proxy_host: &'a str, target: &'a str) -> Self {
-        let offers = Offers::default();
+        let offers = OfferedSchemes::default();
         Authentication {
             user,
             proxy_host,
@@ -155,42 +160,44 @@ impl<'a> Authentication<'a> {
             offers,
             tried: Vec::new(),
             problems: Vec::new(),
-            doubt: None,
+            fallback_reason: None,
             tokens: None,
-            next: Next::Any,
+            next: NextConnection::Any,
         }
     }
 
-    /// Whether the next request must go over another connection.
-    pub fn leaves_the_connection(&self) -> bool {
-        self.next == Next::Another
+    /// Returns whether the next request needs another connection.
+    pub fn needs_new_connection(&self) -> bool {
+        self.next == NextConnection::New
     }
 
-    /// The next request goes over another connection.
+    /// Checks that the next request may use a new connection.
     ///
     /// # Errors
-    /// When that cannot be.
-    pub fn interrupted(&mut self) -> Result<(), AuthenticationError> {
+    /// If a multi-round scheme is in progress on the previous connection.
+    pub fn check_reconnect(&mut self) -> Result<(), AuthenticationError> {
         match (self.next, &self.tokens) {
-            (Next::Same, Some((scheme, _))) => Err(AuthenticationError::Interrupted(*scheme)),
+            (NextConnection::Same, Some((scheme, _))) => {
+                Err(AuthenticationError::Interrupted(*scheme))
+            }
             _ => Ok(()),
         }
     }
 
-    /// What to say in the next request, after an answer 407 with these headers.
+    /// Returns the credentials for the next request, after a 407 response with these headers.
     ///
     /// # Errors
-    /// When there is nothing left to say.
+    /// If no scheme is left to try.
     pub async fn answer(
         &mut self,
         headers: &HeaderMap,
     ) -> Result<HeaderValue, AuthenticationError> {
         self.offers.read(headers);
         let Some(user) = self.user else {
-            return Err(self.given_up());
+            return Err(self.final_error());
         };
         if let Some((scheme, tokens)) = self.tokens.take() {
-            // Without a token of its own it has heard everything, and is not content.
+            // Without a further token from the proxy, this scheme has failed.
             if let Some((_, token)) = self
                 .offers
                 .token
@@ -198,23 +205,23 @@ impl<'a> Authentication<'a> {
                 .filter(|(offered, _)| *offered == scheme)
                 && let Some(value) = self.round(scheme, tokens, Some(token)).await
             {
-                self.next = Next::Same;
+                self.next = NextConnection::Same;
                 return Ok(value);
             }
         }
-        self.next = if self.tried.last().is_some_and(|last| last.has_rounds()) {
-            Next::Another
+        self.next = if self.tried.last().is_some_and(|last| last.is_multi_round()) {
+            NextConnection::New
         } else {
-            Next::Any
+            NextConnection::Any
         };
-        for scheme in Scheme::ALL {
+        for scheme in AuthScheme::ALL {
             let is_offered = self
                 .offers
                 .schemes
                 .iter()
-                .any(|name| Scheme::named(name) == Some(scheme));
-            // What was answered in time may be stale on arrival, once.
-            let is_stale = scheme == Scheme::Digest
+                .any(|name| AuthScheme::from_name(name) == Some(scheme));
+            // A nonce may become stale in flight, so Digest may be tried once more.
+            let is_stale = scheme == AuthScheme::Digest
                 && self.offers.digest.as_ref().is_some_and(DigestClient::stale);
             let attempts = self.tried.iter().filter(|tried| **tried == scheme).count();
             if !is_offered || attempts > usize::from(is_stale) {
@@ -222,15 +229,15 @@ impl<'a> Authentication<'a> {
             }
             self.tried.push(scheme);
             let value = match scheme {
-                Scheme::Basic => sensitive(&format!(
+                AuthScheme::Basic => sensitive(&format!(
                     "Basic {}",
                     STANDARD.encode(format!("{}:{}", user.name, user.password()))
                 )),
-                Scheme::Digest => self.digest(user),
-                Scheme::Ntlm | Scheme::Negotiate => {
-                    match Tokens::new(scheme, user, self.proxy_host) {
+                AuthScheme::Digest => self.digest(user),
+                AuthScheme::Ntlm | AuthScheme::Negotiate => {
+                    match TokenExchange::new(scheme, user, self.proxy_host) {
                         Ok(tokens) => self.round(scheme, tokens, None).await,
-                        Err(problem) => self.failed(scheme, problem),
+                        Err(problem) => self.record_failure(scheme, problem),
                     }
                 }
             };
@@ -238,11 +245,11 @@ impl<'a> Authentication<'a> {
                 return Ok(value);
             }
         }
-        Err(self.given_up())
+        Err(self.final_error())
     }
 
-    /// Who is to blame, when nothing is left to be said: this side, or what the proxy makes of it.
-    pub fn given_up(&self) -> AuthenticationError {
+    /// Returns the final error: it blames this side, or the proxy's rejection.
+    pub fn final_error(&self) -> AuthenticationError {
         let offered = self.offers.schemes.join(", ");
         let Some(user) = self.user else {
             return AuthenticationError::NoUser { offered };
@@ -255,53 +262,63 @@ impl<'a> Authentication<'a> {
             .iter()
             .map(|(scheme, problem)| format!("{scheme}: {problem}"))
             .collect();
-        let is_told = |scheme: &&Scheme| self.problems.iter().all(|(failed, _)| failed != *scheme);
-        let told: Vec<_> = self
+        let was_sent =
+            |scheme: &&AuthScheme| self.problems.iter().all(|(failed, _)| failed != *scheme);
+        let sent: Vec<_> = self
             .tried
             .iter()
-            .filter(is_told)
-            .map(Scheme::to_string)
+            .filter(was_sent)
+            .map(AuthScheme::to_string)
             .collect();
         let user = user.name.clone();
-        if told.is_empty() {
+        if sent.is_empty() {
             return AuthenticationError::Unable {
                 user,
                 problems: failed.join("; "),
             };
         }
-        let failed = (!failed.is_empty()).then(|| format!("here failed {}", failed.join("; ")));
-        let notes: Vec<_> = failed.into_iter().chain(self.doubt.clone()).collect();
+        let failed = (!failed.is_empty()).then(|| format!("failed here: {}", failed.join("; ")));
+        let notes: Vec<_> = failed
+            .into_iter()
+            .chain(self.fallback_reason.clone())
+            .collect();
         let problems = (!notes.is_empty()).then(|| format!(" ({})", notes.join("; ")));
         AuthenticationError::Refused {
             user,
-            tried: told.join(", "),
+            tried: sent.join(", "),
             problems,
         }
     }
 
-    fn failed(&mut self, scheme: Scheme, problem: impl fmt::Display) -> Option<HeaderValue> {
+    fn record_failure(
+        &mut self,
+        scheme: AuthScheme,
+        problem: impl fmt::Display,
+    ) -> Option<HeaderValue> {
         self.problems.push((scheme, problem.to_string()));
         None
     }
 
     async fn round(
         &mut self,
-        scheme: Scheme,
-        tokens: Tokens,
+        scheme: AuthScheme,
+        tokens: TokenExchange,
         token: Option<Vec<u8>>,
     ) -> Option<HeaderValue> {
         match tokens.next(token).await {
             Ok((tokens, token)) => {
-                self.doubt = tokens
-                    .doubt()
-                    .map(|doubt| {
-                        format!("{scheme} carried NTLM, for Kerberos failed here: {doubt}")
+                self.fallback_reason = tokens
+                    .fallback_reason()
+                    .map(|fallback_reason| {
+                        format!(
+                            "{scheme} carried NTLM because Kerberos failed here: {fallback_reason}"
+                        )
                     })
-                    .or(self.doubt.take());
+                    .or(self.fallback_reason.take());
                 self.tokens = Some((scheme, tokens));
                 sensitive(&format!("{scheme} {}", STANDARD.encode(token)))
             }
-            Err(problem) => self.failed(scheme, problem),
+            Err(problem) => self.record_failure(scheme, problem),
         }
     }
 
@@ -321,7 +338,7 @@ impl<'a> Authentication<'a> {
             .ok_or_else(|| "its challenge cannot be read".to_owned());
         match client.and_then(|client| client.respond(&parameters)) {
             Ok(value) => sensitive(&value),
-            Err(problem) => self.failed(Scheme::Digest, problem),
+            Err(problem) => self.record_failure(AuthScheme::Digest, problem),
         }
     }
 }
@@ -332,8 +349,8 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-impl Offers {
-    /// Adds what an answer says. Its token and its challenge of Digest are the ones that count from now on.
+impl OfferedSchemes {
+    /// Adds the offers of a response. Its token and its Digest challenge replace the previous ones.
     fn read(&mut self, headers: &HeaderMap) {
         self.token = None;
         for value in headers
@@ -342,8 +359,9 @@ impl Offers {
             .filter_map(|value| value.to_str().ok())
         {
             let (first, rest) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
-            // A token stands alone, and is no parameter.
-            if let Some(scheme) = Scheme::named(first).filter(|scheme| scheme.has_rounds())
+            // The header contains only a token, without parameters.
+            if let Some(scheme) =
+                AuthScheme::from_name(first).filter(|scheme| scheme.is_multi_round())
                 && let Ok(token) = STANDARD.decode(rest.trim())
                 && !rest.trim().is_empty()
             {
@@ -358,7 +376,9 @@ impl Offers {
             let mut digest = None;
             for challenge in challenges {
                 self.add(challenge.scheme);
-                if Scheme::named(challenge.scheme) == Some(Scheme::Digest) && digest.is_none() {
+                if AuthScheme::from_name(challenge.scheme) == Some(AuthScheme::Digest)
+                    && digest.is_none()
+                {
                     digest = DigestClient::try_from(&challenge).ok();
                 }
             }
@@ -390,7 +410,7 @@ mod tests {
             .unwrap()
     }
 
-    fn asked(values: &[&str]) -> HeaderMap {
+    fn challenge_headers(values: &[&str]) -> HeaderMap {
         values
             .iter()
             .map(|value| {
@@ -403,10 +423,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_strongest_that_is_offered_is_tried_first_and_each_once() {
+    async fn schemes_are_tried_once_by_strength() {
         let user = user();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
-        let offer = asked(&[
+        let offer = challenge_headers(&[
             "Basic realm=\"a, b\"",
             "Digest realm=\"r\", nonce=\"n\", qop=\"auth\", algorithm=MD5",
         ]);
@@ -427,11 +447,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stale_nonce_is_answered_once_more() {
+    async fn stale_nonce_is_answered_once_more() {
         let user = user();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
         let fresh = |stale| {
-            asked(&[&format!(
+            challenge_headers(&[&format!(
                 "Digest realm=\"r\", nonce=\"n\", qop=\"auth\", stale={stale}"
             )])
         };
@@ -441,26 +461,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_offered_once_is_tried_although_it_is_not_offered_again() {
+    async fn earlier_offers_remain_valid() {
         let user = user();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
         let digest = "Digest realm=\"r\", nonce=\"n\", qop=\"auth\"";
         let first = authentication
-            .answer(&asked(&["NTLM", digest, "Basic realm=\"x\""]))
+            .answer(&challenge_headers(&["NTLM", digest, "Basic realm=\"x\""]))
             .await
             .unwrap();
         assert!(first.to_str().unwrap().starts_with("NTLM "));
-        let second = authentication.answer(&asked(&["NTLM"])).await.unwrap();
+        let second = authentication
+            .answer(&challenge_headers(&["NTLM"]))
+            .await
+            .unwrap();
         assert!(
             second.to_str().unwrap().starts_with("Digest ")
                 && second.to_str().unwrap().contains("nonce=\"n\"")
         );
-        let third = authentication.answer(&asked(&[digest])).await.unwrap();
+        let third = authentication
+            .answer(&challenge_headers(&[digest]))
+            .await
+            .unwrap();
         assert!(third.to_str().unwrap().starts_with("Basic "));
     }
 
     #[tokio::test]
-    async fn what_fails_here_is_not_laid_at_the_proxys_door() {
+    async fn local_failures_do_not_blame_the_proxy() {
         let user = "http://a%5Cb%5Cc:word@proxy"
             .parse::<ProxyAddress>()
             .unwrap()
@@ -468,12 +494,12 @@ mod tests {
             .unwrap();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
         let error = authentication
-            .answer(&asked(&["NTLM"]))
+            .answer(&challenge_headers(&["NTLM"]))
             .await
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("cannot be told from here by NTLM: the user cannot be one there"),
+            error.contains("cannot authenticate by NTLM: the user name is not valid for it"),
             "{error}"
         );
         assert!(
@@ -482,46 +508,46 @@ mod tests {
         );
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
         authentication
-            .answer(&asked(&["NTLM", "Basic realm=\"x\""]))
+            .answer(&challenge_headers(&["NTLM", "Basic realm=\"x\""]))
             .await
             .unwrap();
         let error = authentication
-            .answer(&asked(&["Basic realm=\"x\""]))
+            .answer(&challenge_headers(&["Basic realm=\"x\""]))
             .await
             .unwrap_err()
             .to_string();
         assert!(
             error.contains("(tried Basic)")
-                && error.contains("here failed NTLM: the user cannot be"),
+                && error.contains("failed here: NTLM: the user name is not valid"),
             "{error}"
         );
     }
 
     #[tokio::test]
-    async fn several_challenges_may_stand_in_one_line() {
+    async fn several_challenges_in_one_header_are_parsed() {
         let user = user();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
-        let offer = asked(&["NTLM, Basic realm=\"x\""]);
+        let offer = challenge_headers(&["NTLM, Basic realm=\"x\""]);
         let first = authentication.answer(&offer).await.unwrap();
         assert!(
             first.to_str().unwrap().starts_with("NTLM TlRMTVNTUA"),
             "{first:?}"
         );
         assert!(
-            authentication.interrupted().is_ok() && !authentication.leaves_the_connection(),
-            "nothing was heard yet"
+            authentication.check_reconnect().is_ok() && !authentication.needs_new_connection(),
+            "no challenge was received yet"
         );
-        // It is not content with the first message, and says nothing to it.
+        // The proxy rejects the first message and sends no challenge.
         let second = authentication.answer(&offer).await.unwrap();
         assert!(second.to_str().unwrap().starts_with("Basic "));
-        assert!(authentication.leaves_the_connection(), "it belongs to NTLM");
+        assert!(authentication.needs_new_connection(), "it belongs to NTLM");
     }
 
     #[tokio::test]
-    async fn what_cannot_be_answered_says_what_is_missing() {
-        let mut nobody = Authentication::new(None, "proxy", "example.com:443");
-        let error = nobody
-            .answer(&asked(&["Negotiate", "NTLM"]))
+    async fn unanswerable_challenge_reports_the_missing_part() {
+        let mut anonymous = Authentication::new(None, "proxy", "example.com:443");
+        let error = anonymous
+            .answer(&challenge_headers(&["Negotiate", "NTLM"]))
             .await
             .unwrap_err()
             .to_string();
@@ -532,7 +558,7 @@ mod tests {
         let user = user();
         let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
         let error = authentication
-            .answer(&asked(&["Bearer realm=\"x\""]))
+            .answer(&challenge_headers(&["Bearer realm=\"x\""]))
             .await
             .unwrap_err()
             .to_string();

@@ -1,4 +1,5 @@
-//! HTTP CONNECT (RFC 9110, 9.3.6), asked again for as long as the proxy wants to know more of who asks, over one connection where it keeps that.
+//! HTTP CONNECT (RFC 9110, 9.3.6), repeated while the proxy requires further authentication, on one
+//! connection if the proxy keeps it open.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -17,131 +18,133 @@ use crate::link::{
     websocket::ByteStream,
 };
 
-/// How much of a refusal's body is read, in bytes.
+/// The maximum number of bytes read from the body of a refusal.
 const MAX_BODY: usize = 64 * 1024;
 
-/// How often a proxy is asked at most: four schemes, of which two take three rounds, and a stale nonce.
+/// The maximum number of requests: four schemes, two of which take three rounds, and a stale nonce.
 const MAX_REQUESTS: usize = 12;
 
-/// What of ours is connected to a proxy.
-type Stream = Box<dyn ByteStream>;
+/// A connection to a proxy.
+type BoxedStream = Box<dyn ByteStream>;
 
-/// Makes connections to the proxy.
-pub trait Connects: Sync {
-    /// Why there is none.
+/// Opens connections to a proxy.
+pub trait ProxyConnector: Sync {
+    /// The error of a connection attempt.
     type Error: From<ProxyError>;
 
-    /// A new one.
-    fn connect(&self) -> impl Future<Output = Result<Stream, Self::Error>> + Send;
+    /// Opens a new connection.
+    fn connect(&self) -> impl Future<Output = Result<BoxedStream, Self::Error>> + Send;
 }
 
-/// A connection to the proxy.
-struct Connection {
+/// An HTTP connection to a proxy.
+struct ProxyConnection {
     requests: SendRequest<Empty<Bytes>>,
-    /// What moves its bytes; ends with it.
+    /// Drives the connection; aborted when this is dropped.
     task: JoinSet<()>,
 }
 
-/// Asks for a way to `target` (`host:port`) over connections that `to` makes, and gives what leads there.
+/// Requests a tunnel to `target` (`host:port`) and returns it. `connector` opens the connections to
+/// the proxy.
 ///
 /// # Errors
-/// Why there is no way; or that of `to`.
+/// Why the proxy opens no tunnel, or the error of `connector`.
 ///
 /// # Cancel safety
-/// Dropping the future drops the connection.
-pub async fn connect<To: Connects>(
-    to: &To,
+/// Dropping the future closes the connection.
+pub async fn connect<C: ProxyConnector>(
+    connector: &C,
     proxy: &ProxyAddress,
     target: &str,
-) -> Result<Stream, To::Error> {
+) -> Result<BoxedStream, C::Error> {
     let mut authentication = Authentication::new(proxy.user.as_ref(), &proxy.host, target);
-    let mut kept: Option<Connection> = None;
-    let mut said: Option<HeaderValue> = None;
+    let mut reusable: Option<ProxyConnection> = None;
+    let mut credentials: Option<HeaderValue> = None;
     for _ in 0..MAX_REQUESTS {
-        let mut connection = match kept.take() {
+        let mut connection = match reusable.take() {
             Some(connection) => connection,
             None => {
-                authentication.interrupted().map_err(ProxyError::from)?;
-                Connection::over(to.connect().await?).await?
+                authentication.check_reconnect().map_err(ProxyError::from)?;
+                ProxyConnection::handshake(connector.connect().await?).await?
             }
         };
-        let is_told = said.is_some();
-        let answer = connection.ask(target, said.take()).await?;
+        let has_credentials = credentials.is_some();
+        let answer = connection.send_connect(target, credentials.take()).await?;
         match answer.status() {
-            status if status.is_success() => return Ok(connection.way(answer).await?),
+            status if status.is_success() => return Ok(connection.into_tunnel(answer).await?),
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
                 let (head, body) = answer.into_parts();
-                said = Some(
+                credentials = Some(
                     authentication
                         .answer(&head.headers)
                         .await
                         .map_err(ProxyError::from)?,
                 );
-                kept = if authentication.leaves_the_connection() {
+                reusable = if authentication.needs_new_connection() {
                     None
                 } else {
-                    connection.go_on(body).await
+                    connection.drain_for_reuse(body).await
                 };
             }
-            // So says tinyproxy of a wrong password.
-            StatusCode::UNAUTHORIZED if is_told => {
-                return Err(ProxyError::from(authentication.given_up()).into());
+            // tinyproxy answers 401 to a wrong password.
+            StatusCode::UNAUTHORIZED if has_credentials => {
+                return Err(ProxyError::from(authentication.final_error()).into());
             }
-            _ => return Err(refusal(target, answer).await.into()),
+            _ => return Err(refused(target, answer).await.into()),
         }
     }
-    Err(ProxyError::NotHttp("it asks who asks again and again".to_owned()).into())
+    Err(ProxyError::NotHttp("it requests authentication again and again".to_owned()).into())
 }
 
-impl Connection {
-    async fn over(stream: Stream) -> Result<Self, ProxyError> {
-        // Some proxies know no header whose name begins with a small letter.
+impl ProxyConnection {
+    async fn handshake(stream: BoxedStream) -> Result<Self, ProxyError> {
+        // Some proxies do not recognise lower-case header names.
         let mut builder = http1::Builder::new();
         builder
             .title_case_headers(true)
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_HEAD);
         let builder = builder.handshake(TokioIo::new(stream)).await;
-        let (requests, connection) = builder.map_err(|error| of_hyper(&error))?;
+        let (requests, connection) = builder.map_err(|error| from_hyper_error(&error))?;
         let mut task = JoinSet::new();
         task.spawn(async move {
-            // Its error is also that of the request.
+            // The request reports the same error.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Connection { requests, task })
+        Ok(ProxyConnection { requests, task })
     }
 
-    async fn ask(
+    async fn send_connect(
         &mut self,
         target: &str,
-        said: Option<HeaderValue>,
+        credentials: Option<HeaderValue>,
     ) -> Result<Response<Incoming>, ProxyError> {
         let uri: Uri = target
             .parse()
-            .map_err(|_| ProxyError::NotHttp(format!("{target} cannot be asked for")))?;
+            .map_err(|_| ProxyError::NotHttp(format!("{target} is not a valid destination")))?;
         let mut request = Request::new(Empty::new());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = uri;
         let host = HeaderValue::from_str(target)
-            .map_err(|_| ProxyError::NotHttp(format!("{target} cannot be asked for")))?;
+            .map_err(|_| ProxyError::NotHttp(format!("{target} is not a valid destination")))?;
         request.headers_mut().insert(header::HOST, host);
-        // Of old proxies: without it they close after each answer.
+        // Without this header, old proxies close the connection after each response.
         request
             .headers_mut()
             .insert("proxy-connection", HeaderValue::from_static("keep-alive"));
-        if let Some(said) = said {
+        if let Some(credentials) = credentials {
             request
                 .headers_mut()
-                .insert(header::PROXY_AUTHORIZATION, said);
+                .insert(header::PROXY_AUTHORIZATION, credentials);
         }
         self.requests
             .send_request(request)
             .await
-            .map_err(|error| of_hyper(&error))
+            .map_err(|error| from_hyper_error(&error))
     }
 
-    /// The connection, when the proxy keeps it after the answer whose body this is.
-    async fn go_on(mut self, mut body: Incoming) -> Option<Self> {
+    /// Reads the rest of the response's body and returns the connection, if the proxy keeps it
+    /// open.
+    async fn drain_for_reuse(mut self, mut body: Incoming) -> Option<Self> {
         let mut read = 0;
         while let Some(frame) = body.frame().await {
             read += frame.ok()?.into_data().map_or(0, |data| data.len());
@@ -153,16 +156,16 @@ impl Connection {
         Some(self)
     }
 
-    async fn way(self, answer: Response<Incoming>) -> Result<Stream, ProxyError> {
+    async fn into_tunnel(self, answer: Response<Incoming>) -> Result<BoxedStream, ProxyError> {
         let upgraded = upgrade::on(answer)
             .await
-            .map_err(|error| of_hyper(&error))?;
+            .map_err(|error| from_hyper_error(&error))?;
         drop((self.requests, self.task));
-        match upgraded.downcast::<TokioIo<Stream>>() {
+        match upgraded.downcast::<TokioIo<BoxedStream>>() {
             Ok(parts) if parts.read_buf.is_empty() => Ok(parts.io.into_inner()),
-            // Who is dialled never speaks first.
+            // A master never sends first, so these bytes come from the proxy.
             Ok(parts) => Err(ProxyError::NotHttp(format!(
-                "it says {:?} behind its answer",
+                "it sent {:?} after its response",
                 evidence(&parts.read_buf)
             ))),
             Err(_) => Err(ProxyError::Closed),
@@ -170,7 +173,7 @@ impl Connection {
     }
 }
 
-async fn refusal(target: &str, answer: Response<Incoming>) -> ProxyError {
+async fn refused(target: &str, answer: Response<Incoming>) -> ProxyError {
     let (head, mut body) = answer.into_parts();
     let mut text = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
@@ -191,7 +194,7 @@ async fn refusal(target: &str, answer: Response<Incoming>) -> ProxyError {
     }
 }
 
-fn of_hyper(error: &hyper::Error) -> ProxyError {
+fn from_hyper_error(error: &hyper::Error) -> ProxyError {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return ProxyError::Closed;
     }

@@ -1,5 +1,6 @@
-//! Which proxy the environment names for a master, by the rules that curl has: `https_proxy` for `wss://`, `http_proxy` for `ws://`, then `all_proxy`;
-//! in lower case before upper case; and none for this machine itself and for what `no_proxy` lists.
+//! Reads the proxy from the environment, by the rules of curl: `https_proxy` for `wss://`,
+//! `http_proxy` for `ws://`, then `all_proxy`. Lower-case names take precedence. Loopback hosts and
+//! hosts in `no_proxy` use no proxy.
 
 use std::net::IpAddr;
 
@@ -7,20 +8,20 @@ use ipnet::IpNet;
 
 use super::address::{ProxyAddress, ProxyAddressError};
 
-/// A variable names a proxy that cannot be used.
+/// An environment variable names an unusable proxy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the environment variable {name} {problem}")]
 pub struct EnvironmentError {
     /// The variable.
     pub name: &'static str,
-    /// What is wrong with it.
+    /// The problem with its value.
     pub problem: ProxyAddressError,
 }
 
-/// The proxy for a master, and which variable names it.
+/// Returns the proxy for a master and the variable that names it.
 ///
 /// # Errors
-/// When the variable that counts is no proxy.
+/// If the variable's value is not the address of a proxy.
 pub fn proxy_for(
     variable: &dyn Fn(&str) -> Option<String>,
     is_secure: bool,
@@ -33,7 +34,7 @@ pub fn proxy_for(
             .filter(|(value, _)| !value.trim().is_empty())
     };
     let exempt = ["no_proxy", "NO_PROXY"].iter().find_map(set);
-    if is_here(host) || exempt.is_some_and(|(list, _)| is_exempt(&list, host, port)) {
+    if is_loopback_host(host) || exempt.is_some_and(|(list, _)| is_exempt(&list, host, port)) {
         return Ok(None);
     }
     let own = if is_secure {
@@ -50,16 +51,17 @@ pub fn proxy_for(
         .map_err(|problem| EnvironmentError { name, problem })
 }
 
-/// This machine itself is reached by no proxy, which would look for it at its own.
-fn is_here(host: &str) -> bool {
+/// Returns whether the host is this machine. A proxy would connect to its own loopback address
+/// instead.
+fn is_loopback_host(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host
             .parse::<IpAddr>()
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether the list names the host: `*`, a name, a domain with or without a dot before it, an address, a network (`10.0.0.0/8`), each with or without a
-/// port.
+/// Returns whether `no_proxy` lists the host. An entry is `*`, a name, a domain with or without a
+/// leading dot, an address or a network (`10.0.0.0/8`), each with an optional port.
 fn is_exempt(list: &str, host: &str, port: u16) -> bool {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     let address: Option<IpAddr> = host.parse().ok();
@@ -76,8 +78,8 @@ fn is_exempt(list: &str, host: &str, port: u16) -> bool {
             }
             let entry = entry.trim_end_matches('.').to_ascii_lowercase();
             if let Some(address) = address {
-                let is_it = entry.parse::<IpAddr>().is_ok_and(|entry| entry == address);
-                return is_it
+                let is_equal = entry.parse::<IpAddr>().is_ok_and(|entry| entry == address);
+                return is_equal
                     || entry
                         .parse::<IpNet>()
                         .is_ok_and(|network| network.contains(&address));
@@ -93,7 +95,7 @@ fn is_exempt(list: &str, host: &str, port: u16) -> bool {
         })
 }
 
-/// The entry without its brackets, and its port.
+/// Returns the entry without its brackets, and its port.
 fn split_port(entry: &str) -> (&str, Option<u16>) {
     if let Some((address, rest)) = entry
         .strip_prefix('[')
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scheme_of_the_master_chooses_the_variable_and_lower_case_comes_first() {
+    fn master_scheme_selects_the_variable_and_lower_case_wins() {
         let all = [
             ("https_proxy", "http://a:1"),
             ("HTTPS_PROXY", "http://b:1"),
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_proxy_lists_is_dialled_directly() {
+    fn no_proxy_entries_bypass_the_proxy() {
         for (list, host, exempt) in [
             ("*", "example.com", true),
             ("example.com", "example.com", true),
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_no_proxy_is_named() {
+    fn invalid_variable_is_named() {
         let variable = |name: &str| (name == "HTTPS_PROXY").then(|| "gopher://x".to_owned());
         let error = proxy_for(&variable, true, "example.com", 443)
             .unwrap_err()

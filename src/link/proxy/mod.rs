@@ -1,11 +1,12 @@
-//! A way through a proxy: which one, who asks, and what it answers. Knows connections to proxies and where they are to lead; not what they will carry.
+//! Opens tunnels through a proxy: its address, authentication and protocol. Does not know what the
+//! tunnel will carry.
 //!
-//! | file | what it owns |
+//! | file | contents |
 //! |---|---|
-//! | [`address`] | a proxy as written |
-//! | [`environment`] | the one that the environment names |
+//! | [`address`] | the address of a proxy |
+//! | [`environment`] | the proxy that the environment names |
 //! | `connect` | HTTP CONNECT |
-//! | [`authentication`], `tokens` | telling it who asks |
+//! | [`authentication`], `tokens` | authentication schemes |
 //! | `socks` | SOCKS5 |
 
 pub mod address;
@@ -22,47 +23,46 @@ use http::StatusCode;
 pub use self::{
     address::{ProxyAddress, ProxyAddressError, ProxyKind, ProxyUser},
     authentication::AuthenticationError,
-    connect::{Connects, connect},
-    socks::{Target, through_socks},
+    connect::{ProxyConnector, connect},
+    socks::{ProxyTarget, through_socks},
 };
 
 use super::upgrade::{MAX_FIELDS, MAX_HEAD};
 
-/// Why a proxy gives no way.
+/// Why a proxy opened no tunnel.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    /// It cannot be told who asks.
+    /// Authentication failed.
     #[error("{0}")]
     Authentication(#[from] AuthenticationError),
-    /// It answers with another status than 200.
-    #[error("it gives no way to {target}: HTTP status {status}{}; {}", said(.body), remedy(*.status, .location.as_deref()))]
+    /// The response has a status other than 200.
+    #[error("it refused a tunnel to {target}: HTTP status {status}{}; {}", body_text(.body), remedy(*.status, .location.as_deref()))]
     Refused {
-        /// Where the way was to lead.
+        /// The requested destination.
         target: String,
-        /// What it answers.
+        /// The status of the response.
         status: StatusCode,
-        /// Where it sends the request instead.
+        /// The target of a redirection.
         location: Option<String>,
         /// The first line of text in the body.
         body: String,
     },
-    /// What answered does not speak HTTP.
-    #[error(
-        "what listens there does not speak HTTP ({0}); check the scheme, host and port in `proxy`"
-    )]
+    /// The port does not speak HTTP.
+    #[error("the port does not speak HTTP ({0}); check the scheme, host and port in `proxy`")]
     NotHttp(String),
-    /// The head of its answer is larger than what is read.
+    /// The head of the response exceeds the limits.
     #[error(
-        "its answer's head is longer than {} KiB or has more than {MAX_FIELDS} fields; let the proxy write fewer, and check the host and port in `proxy`",
+        "its response head is longer than {} KiB or has more than {MAX_FIELDS} fields; let the proxy send fewer, and check the host and port in `proxy`",
         MAX_HEAD / 1024
     )]
     LargeHead,
-    /// It closed the connection without an answer, with an end of file or, where it had left something unread, a reset.
+    /// The proxy closed the connection without a response: with an end of file or, if it left data
+    /// unread, with a reset.
     #[error(
-        "it closed the connection without an answer; does it speak another protocol, or refuse this machine?"
+        "it closed the connection without an answer; check the scheme in `proxy`, and that the proxy accepts this machine"
     )]
     Closed,
-    /// SOCKS failed.
+    /// The SOCKS handshake failed.
     #[error("{0}")]
     Socks(String),
     /// The connection failed.
@@ -81,28 +81,28 @@ impl From<io::Error> for ProxyError {
     }
 }
 
-fn said(body: &str) -> String {
+fn body_text(body: &str) -> String {
     if body.is_empty() {
         String::new()
     } else {
-        format!(", it says {body:?}")
+        format!(", body {body:?}")
     }
 }
 
 fn remedy(status: StatusCode, location: Option<&str>) -> String {
     match (status.as_u16(), location) {
         (300..=399, Some(location)) => {
-            format!("it sends to {location:?}, as a page does where one has to log in first: open it in a browser")
+            format!("it redirects to {location:?}, probably a login page: open it in a browser")
         }
-        (403, _) => "its rules do not allow that: many allow port 443 alone".to_owned(),
-        // squid answers 500 when it cannot resolve the name.
+        (403, _) => "its rules do not allow that: many proxies allow only port 443".to_owned(),
+        // Squid answers 500 if it cannot resolve the name.
         (500 | 502..=504, _) => {
-            "it cannot reach the master: check `master`, and whether its own rules or resolver stand in the way".to_owned()
+            "it cannot reach the master: check `master`, and the rules and the resolver of the proxy".to_owned()
         }
         (400 | 404 | 405 | 501, _) => {
-            "it may be a web server and no proxy, or one that does not do CONNECT: check `proxy`".to_owned()
+            "it may be a web server instead of a proxy, or a proxy without CONNECT: check `proxy`".to_owned()
         }
-        (429, _) => "it wants fewer requests: wait".to_owned(),
-        _ => "ask whoever runs it".to_owned(),
+        (429, _) => "it limits the request rate: wait".to_owned(),
+        _ => "ask its operator".to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! SOCKS5 (RFC 1928), with a user and a password (RFC 1929) where it wants them.
+//! SOCKS5 (RFC 1928), with user and password authentication (RFC 1929) if the proxy requires it.
 
 use std::net::SocketAddr;
 
@@ -8,35 +8,35 @@ use tokio_socks::{Error, tcp::Socks5Stream};
 use super::{ProxyError, address::ProxyUser};
 use crate::link::websocket::ByteStream;
 
-/// Where the way is to lead.
+/// The destination of a tunnel.
 #[derive(Debug, Clone, Copy)]
-pub enum Target<'a> {
-    /// To be resolved at the proxy.
+pub enum ProxyTarget<'a> {
+    /// A name that the proxy resolves.
     Name(&'a str, u16),
-    /// Resolved here.
+    /// An address that this machine resolved.
     Address(SocketAddr),
 }
 
-/// Asks a SOCKS5 proxy, over a connection to it, for a way.
+/// Requests a tunnel from a SOCKS5 proxy over an open connection.
 ///
 /// # Errors
-/// Why it gives none.
+/// Why the proxy opens no tunnel.
 ///
 /// # Cancel safety
-/// Dropping the future drops the connection.
+/// Dropping the future closes the connection.
 pub async fn through_socks(
     stream: TcpStream,
     user: Option<&ProxyUser>,
-    target: Target<'_>,
+    target: ProxyTarget<'_>,
 ) -> Result<Box<dyn ByteStream>, ProxyError> {
     let connected = match (target, user) {
-        (Target::Name(name, port), None) => {
+        (ProxyTarget::Name(name, port), None) => {
             Socks5Stream::connect_with_socket(stream, (name, port)).await
         }
-        (Target::Address(address), None) => {
+        (ProxyTarget::Address(address), None) => {
             Socks5Stream::connect_with_socket(stream, address).await
         }
-        (Target::Name(name, port), Some(user)) => {
+        (ProxyTarget::Name(name, port), Some(user)) => {
             Socks5Stream::connect_with_password_and_socket(
                 stream,
                 (name, port),
@@ -45,7 +45,7 @@ pub async fn through_socks(
             )
             .await
         }
-        (Target::Address(address), Some(user)) => {
+        (ProxyTarget::Address(address), Some(user)) => {
             Socks5Stream::connect_with_password_and_socket(
                 stream,
                 address,
@@ -76,14 +76,14 @@ fn lower(text: &str) -> String {
 fn remedy(error: &Error, user: Option<&ProxyUser>) -> &'static str {
     match (error, user) {
         (Error::NoAcceptableAuthMethods | Error::UnknownAuthMethod, None) => {
-            "it wants to know who asks: write socks5://USER:PASSWORD@… in `proxy`"
+            "it requires authentication: write socks5://USER:PASSWORD@… in `proxy`"
         }
         (Error::PasswordAuthFailure(_), _) => "check the user and the password in `proxy`",
         (Error::NoAcceptableAuthMethods | Error::UnknownAuthMethod, Some(_)) => {
-            "it takes neither no user nor a password"
+            "it offers no supported authentication method"
         }
         (Error::ConnectionNotAllowedByRuleset, _) => {
-            "its rules do not allow that: some allow port 443 alone"
+            "its rules do not allow that: some proxies allow only port 443"
         }
         (
             Error::HostUnreachable
@@ -95,8 +95,8 @@ fn remedy(error: &Error, user: Option<&ProxyUser>) -> &'static str {
             "it cannot reach the master: check `master`; with socks5:// the name is resolved here, with socks5h:// at the proxy"
         }
         (Error::InvalidResponseVersion, _) => {
-            "what listens there does not speak SOCKS5: check the scheme, host and port in `proxy`"
+            "the port does not speak SOCKS5: check the scheme, host and port in `proxy`"
         }
-        _ => "ask whoever runs it",
+        _ => "ask its operator",
     }
 }

@@ -1,4 +1,5 @@
-//! A link over memory, with a peer that does what the test says. Time is paused: it passes only when nothing else can happen.
+//! Tests of a link over memory with a scripted peer. Time is paused: it only advances when every
+//! task waits.
 
 use std::{
     collections::VecDeque,
@@ -28,38 +29,38 @@ use crate::{
     link::{
         channel::{Lane, Transmit},
         memory,
-        websocket::End,
+        websocket::SocketEnd,
     },
 };
 
 const BULK: usize = 64 * 1024;
 
-/// A lane that tells what it hears, and sends a number of payloads.
-struct Told {
-    heard: mpsc::Sender<Heard>,
+/// A lane that records its calls and sends prepared payloads.
+struct RecordingLane {
+    events: mpsc::Sender<LaneEvent>,
     queue: Mutex<VecDeque<Bytes>>,
-    /// Payloads of 64 KiB that follow.
+    /// The number of payloads of 64 KiB to send after the queue.
     bulk: AtomicUsize,
     received: AtomicUsize,
 }
 
 #[derive(Debug, PartialEq)]
-enum Heard {
+enum LaneEvent {
     Payload(Bytes),
     Paused(bool),
     Closed(Notice),
 }
 
-impl Told {
-    fn new(bulk: usize) -> (Arc<Self>, mpsc::Receiver<Heard>) {
-        let (heard, told) = mpsc::channel(1024);
-        let lane = Told {
-            heard,
+impl RecordingLane {
+    fn new(bulk: usize) -> (Arc<Self>, mpsc::Receiver<LaneEvent>) {
+        let (sender, events) = mpsc::channel(1024);
+        let lane = RecordingLane {
+            events: sender,
             queue: Mutex::default(),
             bulk: AtomicUsize::new(bulk),
             received: AtomicUsize::new(0),
         };
-        (Arc::new(lane), told)
+        (Arc::new(lane), events)
     }
 
     fn push(&self, payload: &'static [u8]) {
@@ -70,20 +71,20 @@ impl Told {
     }
 }
 
-impl Lane for Told {
+impl Lane for RecordingLane {
     fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
         let payload = payload.freeze();
         if payload == "bad"[..] {
             return Err(Notice::new(Code::Seal, "it does not open"));
         }
         self.received.fetch_add(payload.len(), Ordering::Relaxed);
-        let _ = self.heard.try_send(Heard::Payload(payload));
+        let _ = self.events.try_send(LaneEvent::Payload(payload));
         Ok(())
     }
 
     fn transmit(&self, memory: &mut BytesMut) -> Transmit {
         if let Some(payload) = self.queue.lock().unwrap().pop_front() {
-            return Transmit::More(Body::Shared(payload));
+            return Transmit::More(MessageBody::Shared(payload));
         }
         let left = self.bulk.load(Ordering::Relaxed);
         if left == 0 {
@@ -91,23 +92,23 @@ impl Lane for Told {
         }
         self.bulk.store(left - 1, Ordering::Relaxed);
         memory.resize(BULK, 7);
-        Transmit::More(Body::Own(memory.split()))
+        Transmit::More(MessageBody::Owned(memory.split()))
     }
 
     fn paused(&self, paused: bool) {
-        self.heard.try_send(Heard::Paused(paused)).unwrap();
+        self.events.try_send(LaneEvent::Paused(paused)).unwrap();
     }
 
     fn closed(&self, notice: Notice) {
-        self.heard.try_send(Heard::Closed(notice)).unwrap();
+        self.events.try_send(LaneEvent::Closed(notice)).unwrap();
     }
 }
 
-/// Passes frames on, and ends the link at an UNREGISTER.
-struct Forward(mpsc::Sender<Frame>);
+/// Forwards frames, and ends the link on UNREGISTER.
+struct ForwardingHandler(mpsc::Sender<Frame>);
 
-impl Handler for Forward {
-    fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
+impl Handler for ForwardingHandler {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
         if matches!(frame, Frame::Unregister(_)) {
             return Err(Notice::new(Code::Protocol, "not from you"));
         }
@@ -116,31 +117,35 @@ impl Handler for Forward {
     }
 }
 
-/// A link that runs, and how to get at it.
-struct Bed {
+/// A running link and its controls.
+struct Fixture {
     outbox: Arc<Outbox>,
     cancel: CancellationToken,
     frames: mpsc::Receiver<Frame>,
-    task: JoinSet<LinkEnd>,
+    task: JoinSet<EndReason>,
 }
 
-impl Bed {
+impl Fixture {
     fn run(socket: MessageSocket) -> Self {
-        Bed::run_with(socket, || Duration::ZERO)
+        Fixture::run_with(socket, || Duration::ZERO)
     }
 
-    /// The same on a machine that has been suspended for so long.
+    /// Runs a link on a machine with this total suspended time.
     fn run_with(socket: MessageSocket, suspended: fn() -> Duration) -> Self {
         let (outbox, cancel) = (Outbox::new(), CancellationToken::new());
         let (forward, frames) = mpsc::channel(64);
         let mut task = JoinSet::new();
         let link = Link {
             suspended,
-            ..Link::new(socket, outbox.clone(), Timing::default())
+            ..Link::new(socket, outbox.clone(), KeepAliveTiming::default())
         };
         let token = cancel.clone();
-        task.spawn(async move { link.run(&mut Forward(forward), token.cancelled()).await.why });
-        Bed {
+        task.spawn(async move {
+            link.run(&mut ForwardingHandler(forward), token.cancelled())
+                .await
+                .reason
+        });
+        Fixture {
             outbox,
             cancel,
             frames,
@@ -148,20 +153,20 @@ impl Bed {
         }
     }
 
-    /// A link and its peer's socket.
+    /// Runs a link and returns it with its peer's socket.
     fn with_peer() -> (Self, MessageSocket) {
         let (role, master) = memory::pair();
-        (Bed::run(role), master)
+        (Fixture::run(role), master)
     }
 
-    fn open(&self, channel: u32, bulk: usize) -> (Arc<Told>, mpsc::Receiver<Heard>) {
-        let (lane, heard) = Told::new(bulk);
+    fn open(&self, channel: u32, bulk: usize) -> (Arc<RecordingLane>, mpsc::Receiver<LaneEvent>) {
+        let (lane, events) = RecordingLane::new(bulk);
         self.outbox.open(channel, lane.clone()).unwrap();
         self.outbox.ready(channel);
-        (lane, heard)
+        (lane, events)
     }
 
-    async fn end(&mut self) -> LinkEnd {
+    async fn end(&mut self) -> EndReason {
         self.task.join_next().await.unwrap().unwrap()
     }
 }
@@ -190,71 +195,72 @@ fn data(channel: u32, payload: &'static [u8]) -> Frame {
 }
 
 #[tokio::test(start_paused = true)]
-async fn payloads_reach_their_lane_and_leave_from_it() {
-    let (bed, mut peer) = Bed::with_peer();
-    let (one, mut heard_one) = bed.open(1, 0);
-    let (_two, mut heard_two) = bed.open(2, 0);
+async fn payloads_are_received_and_sent_by_lane() {
+    let (fixture, mut peer) = Fixture::with_peer();
+    let (one, mut events_one) = fixture.open(1, 0);
+    let (_two, mut events_two) = fixture.open(2, 0);
     send(&mut peer, data(2, b"for two")).await;
     send(&mut peer, data(1, b"for one")).await;
-    send(&mut peer, data(3, b"for nobody")).await;
+    send(&mut peer, data(3, b"for no lane")).await;
     assert_eq!(
-        heard_two.recv().await,
-        Some(Heard::Payload("for two".into()))
+        events_two.recv().await,
+        Some(LaneEvent::Payload("for two".into()))
     );
     assert_eq!(
-        heard_one.recv().await,
-        Some(Heard::Payload("for one".into()))
+        events_one.recv().await,
+        Some(LaneEvent::Payload("for one".into()))
     );
     one.push(b"from one");
-    bed.outbox.ready(1);
+    fixture.outbox.ready(1);
     assert_eq!(receive(&mut peer).await, data(1, b"from one"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_that_are_not_the_links_own_go_to_the_handler() {
-    let (mut bed, mut peer) = Bed::with_peer();
+async fn handler_receives_frames_that_link_does_not_handle() {
+    let (mut fixture, mut peer) = Fixture::with_peer();
     let registered = Frame::Registered(Ports { ports: vec![] });
     send(&mut peer, Frame::Extension(0x99)).await;
     send(&mut peer, Frame::Pong(4)).await;
     send(&mut peer, registered.clone()).await;
-    assert_eq!(bed.frames.recv().await, Some(registered));
+    assert_eq!(fixture.frames.recv().await, Some(registered));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pong_waits_for_no_more_than_what_has_left_already() {
-    let (role, mut peer) = memory::pair_holding(BULK);
-    let bed = Bed::run(role);
-    bed.open(1, 1000);
+async fn pong_waits_only_for_data_in_socket() {
+    let (role, mut peer) = memory::pair_with_capacity(BULK);
+    let fixture = Fixture::run(role);
+    fixture.open(1, 1000);
     receive(&mut peer).await;
     send(&mut peer, Frame::Ping(5)).await;
     let mut before = 0;
     while receive(&mut peer).await != Frame::Pong(5) {
         before += 1;
     }
-    // One message in the pipe, one in the socket, and those that were read before the ping arrived.
+    // One message in the pipe, one in the socket, and those that the peer read before the PING
+    // arrived.
     assert!(before <= 4, "{before} messages of 64 KiB before the PONG");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_channel_sends_nothing_until_it_is_resumed() {
-    let (bed, mut peer) = Bed::with_peer();
-    let (lane, mut heard) = bed.open(1, 0);
+async fn paused_channel_sends_nothing_until_resumed() {
+    let (fixture, mut peer) = Fixture::with_peer();
+    let (lane, mut events) = fixture.open(1, 0);
     send(&mut peer, Frame::Pause(1)).await;
-    assert_eq!(heard.recv().await, Some(Heard::Paused(true)));
+    assert_eq!(events.recv().await, Some(LaneEvent::Paused(true)));
     lane.push(b"later");
-    bed.outbox.ready(1);
-    let (other, _told) = bed.open(2, 0);
+    fixture.outbox.ready(1);
+    let (other, _events) = fixture.open(2, 0);
     other.push(b"not held up");
-    bed.outbox.ready(2);
+    fixture.outbox.ready(2);
     assert_eq!(receive(&mut peer).await, data(2, b"not held up"));
     send(&mut peer, Frame::Resume(1)).await;
     assert_eq!(receive(&mut peer).await, data(1, b"later"));
-    assert_eq!(heard.recv().await, Some(Heard::Paused(false)));
+    assert_eq!(events.recv().await, Some(LaneEvent::Paused(false)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_link_pings_and_a_peer_that_answers_keeps_it() {
-    let (mut bed, mut peer) = Bed::with_peer();
+async fn idle_link_pings_and_stays_up_if_peer_answers() {
+    let (mut fixture, mut peer) = Fixture::with_peer();
     let start = Instant::now();
     for beat in 1..=10 {
         let Frame::Ping(token) = receive(&mut peer).await else {
@@ -263,65 +269,68 @@ async fn a_quiet_link_pings_and_a_peer_that_answers_keeps_it() {
         assert_eq!(start.elapsed().as_secs(), 20 * beat);
         send(&mut peer, Frame::Pong(token)).await;
     }
-    bed.cancel.cancel();
+    fixture.cancel.cancel();
     assert_eq!(peer.receive().await.unwrap(), None);
-    assert!(matches!(bed.end().await, LinkEnd::Cancelled));
+    assert!(matches!(fixture.end().await, EndReason::Cancelled));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_that_is_talked_over_does_not_ping_as_well() {
-    let (bed, mut peer) = Bed::with_peer();
-    let (lane, mut heard) = bed.open(1, 0);
+async fn busy_link_sends_no_ping() {
+    let (fixture, mut peer) = Fixture::with_peer();
+    let (lane, mut events) = fixture.open(1, 0);
     for _ in 0..100 {
         send(&mut peer, data(1, b"question")).await;
-        assert_eq!(heard.recv().await, Some(Heard::Payload("question".into())));
+        assert_eq!(
+            events.recv().await,
+            Some(LaneEvent::Payload("question".into()))
+        );
         tokio::time::sleep(Duration::from_secs(1)).await;
         lane.push(b"answer");
-        bed.outbox.ready(1);
+        fixture.outbox.ready(1);
         assert_eq!(receive(&mut peer).await, data(1, b"answer"));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_peer_ends_the_link_and_its_lanes() {
-    let (mut bed, _peer) = Bed::with_peer();
-    let (_lane, mut heard) = bed.open(1, 0);
+async fn silent_peer_ends_link_and_lanes() {
+    let (mut fixture, _peer) = Fixture::with_peer();
+    let (_lane, mut events) = fixture.open(1, 0);
     let start = Instant::now();
-    assert!(matches!(bed.end().await, LinkEnd::Silent(_)));
+    assert!(matches!(fixture.end().await, EndReason::TimedOut(_)));
     assert_eq!(
         start.elapsed().as_secs(),
         30,
-        "a PING, and the time to answer it"
+        "the PING interval and the answer timeout"
     );
     assert!(matches!(
-        heard.recv().await,
-        Some(Heard::Closed(Notice {
+        events.recv().await,
+        Some(LaneEvent::Closed(Notice {
             code: Code::Timeout,
             ..
         }))
     ));
     assert_eq!(
-        bed.outbox.ended().map(|notice| notice.code),
+        fixture.outbox.ended().map(|notice| notice.code),
         Some(Code::Timeout)
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_nothing_but_is_heard_of_is_not_silent() {
-    let (role, mut peer) = memory::pair_holding(BULK);
-    let mut bed = Bed::run(role);
-    bed.open(1, 1000);
+async fn peer_that_sends_but_does_not_read_is_not_silent() {
+    let (role, mut peer) = memory::pair_with_capacity(BULK);
+    let mut fixture = Fixture::run(role);
+    fixture.open(1, 1000);
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_secs(9)).await;
         send(&mut peer, data(9, b"still here")).await;
     }
-    assert!(bed.task.try_join_next().is_none());
+    assert!(fixture.task.try_join_next().is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn both_directions_and_all_lanes_move_while_all_are_full() {
+async fn all_lanes_progress_in_both_directions_under_load() {
     let (role, master) = memory::pair();
-    let (left, right) = (Bed::run(role), Bed::run(master));
+    let (left, right) = (Fixture::run(role), Fixture::run(master));
     let lanes: Vec<_> = (1..=4)
         .map(|channel| (left.open(channel, 5000).0, right.open(channel, 5000).0))
         .collect();
@@ -344,10 +353,10 @@ async fn both_directions_and_all_lanes_move_while_all_are_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lane_that_cannot_take_a_payload_is_closed_alone() {
-    let (bed, mut peer) = Bed::with_peer();
-    let (one, mut heard_one) = bed.open(1, 0);
-    let (_two, mut heard_two) = bed.open(2, 0);
+async fn lane_that_rejects_payload_is_closed_alone() {
+    let (fixture, mut peer) = Fixture::with_peer();
+    let (one, mut events_one) = fixture.open(1, 0);
+    let (_two, mut events_two) = fixture.open(2, 0);
     send(&mut peer, data(1, b"bad")).await;
     assert_eq!(
         receive(&mut peer).await,
@@ -357,15 +366,21 @@ async fn a_lane_that_cannot_take_a_payload_is_closed_alone() {
         }
     );
     send(&mut peer, data(2, b"good")).await;
-    assert_eq!(heard_two.recv().await, Some(Heard::Payload("good".into())));
-    assert!(heard_one.try_recv().is_err(), "whoever refuses is not told");
-    assert_eq!(Arc::strong_count(&one), 1, "the lane is let go");
+    assert_eq!(
+        events_two.recv().await,
+        Some(LaneEvent::Payload("good".into()))
+    );
+    assert!(
+        events_one.try_recv().is_err(),
+        "the lane that refuses gets no callback"
+    );
+    assert_eq!(Arc::strong_count(&one), 1, "the lane is dropped");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_from_the_peer_ends_the_channel_without_an_answer() {
-    let (bed, mut peer) = Bed::with_peer();
-    let (_lane, mut heard) = bed.open(1, 0);
+async fn close_from_peer_ends_channel_without_answer() {
+    let (fixture, mut peer) = Fixture::with_peer();
+    let (_lane, mut events) = fixture.open(1, 0);
     let notice = Notice::new(Code::PeerLost, "gone");
     send(
         &mut peer,
@@ -375,19 +390,19 @@ async fn a_close_from_the_peer_ends_the_channel_without_an_answer() {
         },
     )
     .await;
-    assert_eq!(heard.recv().await, Some(Heard::Closed(notice)));
-    assert!(bed.outbox.is_empty());
+    assert_eq!(events.recv().await, Some(LaneEvent::Closed(notice)));
+    assert!(fixture.outbox.is_empty());
     send(&mut peer, Frame::Ping(1)).await;
     assert_eq!(receive(&mut peer).await, Frame::Pong(1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_left_arrives_before_the_close_that_waited_for_it() {
-    let (role, mut peer) = memory::pair_holding(BULK);
-    let bed = Bed::run(role);
-    let (_lane, _heard) = bed.open(1, 100);
+async fn drained_data_arrives_before_close() {
+    let (role, mut peer) = memory::pair_with_capacity(BULK);
+    let fixture = Fixture::run(role);
+    let (_lane, _events) = fixture.open(1, 100);
     let notice = Notice::new(Code::PeerLost, "");
-    bed.outbox.close_after_drain(1, &notice);
+    fixture.outbox.close_after_drain(1, &notice);
     for _ in 0..100 {
         assert!(
             matches!(receive(&mut peer).await, Frame::Data { channel: 1, payload } if payload.len() == BULK)
@@ -400,7 +415,7 @@ async fn what_was_left_arrives_before_the_close_that_waited_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_that_are_no_frames_end_the_link_with_protocol() {
+async fn malformed_frames_end_link_with_protocol() {
     for message in [
         &b""[..],
         b"\x00",
@@ -410,8 +425,8 @@ async fn messages_that_are_no_frames_end_the_link_with_protocol() {
         b"\x05{",
         b"\x01",
     ] {
-        let (mut bed, mut peer) = Bed::with_peer();
-        let (_lane, mut heard) = bed.open(1, 0);
+        let (mut fixture, mut peer) = Fixture::with_peer();
+        let (_lane, mut events) = fixture.open(1, 0);
         peer.feed(Bytes::from_static(message)).await.unwrap();
         peer.flush().await.unwrap();
         assert!(
@@ -425,10 +440,13 @@ async fn messages_that_are_no_frames_end_the_link_with_protocol() {
             "{message:?}"
         );
         assert_eq!(peer.receive().await.unwrap(), None);
-        assert!(matches!(bed.end().await, LinkEnd::Violated(_)));
         assert!(matches!(
-            heard.recv().await,
-            Some(Heard::Closed(Notice {
+            fixture.end().await,
+            EndReason::ProtocolViolation(_)
+        ));
+        assert!(matches!(
+            events.recv().await,
+            Some(LaneEvent::Closed(Notice {
                 code: Code::Protocol,
                 ..
             }))
@@ -436,24 +454,28 @@ async fn messages_that_are_no_frames_end_the_link_with_protocol() {
     }
 }
 
-/// A link whose peer can break the rules of the WebSocket.
-fn raw_peer() -> (Bed, DuplexStream) {
+/// Runs a link whose peer can violate the WebSocket protocol.
+fn raw_peer() -> (Fixture, DuplexStream) {
     let (role, master) = duplex(BULK);
     (
-        Bed::run(MessageSocket::new(master, Bytes::new(), End::Accepted)),
+        Fixture::run(MessageSocket::new(
+            master,
+            Bytes::new(),
+            SocketEnd::Accepted,
+        )),
         role,
     )
 }
 
 #[tokio::test(start_paused = true)]
-async fn text_and_oversized_messages_end_the_link_with_protocol() {
+async fn text_and_oversized_messages_end_link_with_protocol() {
     let oversized = tungstenite::Message::binary(vec![0x10; MAX_MESSAGE + 1]);
     for message in [tungstenite::Message::text("hello"), oversized] {
-        let (mut bed, stream) = raw_peer();
+        let (mut fixture, stream) = raw_peer();
         let mut peer = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
-        // The rest of an oversized message has nobody to read it.
+        // The link does not read the rest of an oversized message.
         let _ = tokio::time::timeout(Duration::from_secs(1), peer.send(message)).await;
-        let LinkEnd::Violated(notice) = bed.end().await else {
+        let EndReason::ProtocolViolation(notice) = fixture.end().await else {
             panic!("the peer broke the protocol")
         };
         assert_eq!(notice.code, Code::Protocol);
@@ -461,19 +483,19 @@ async fn text_and_oversized_messages_end_the_link_with_protocol() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_that_are_no_websocket_end_the_link_with_protocol() {
+async fn bytes_other_than_websocket_end_link_with_protocol() {
     for garbage in [
         &b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n"[..],
         &[0x82, 0x01, 0x08],
         &[0xff; 64],
         &[0xc2, 0x80, 0, 0, 0, 0],
     ] {
-        let (mut bed, mut peer) = raw_peer();
+        let (mut fixture, mut peer) = raw_peer();
         peer.write_all(garbage).await.unwrap();
         assert!(
             matches!(
-                bed.end().await,
-                LinkEnd::Violated(Notice {
+                fixture.end().await,
+                EndReason::ProtocolViolation(Notice {
                     code: Code::Protocol,
                     ..
                 })
@@ -484,9 +506,9 @@ async fn bytes_that_are_no_websocket_end_the_link_with_protocol() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_largest_message_passes() {
-    let (bed, mut peer) = Bed::with_peer();
-    let (_lane, mut heard) = bed.open(1, 0);
+async fn largest_message_is_delivered() {
+    let (fixture, mut peer) = Fixture::with_peer();
+    let (_lane, mut events) = fixture.open(1, 0);
     send(
         &mut peer,
         Frame::Data {
@@ -496,12 +518,12 @@ async fn the_largest_message_passes() {
     )
     .await;
     assert!(
-        matches!(heard.recv().await, Some(Heard::Payload(payload)) if payload.len() == MAX_DATA)
+        matches!(events.recv().await, Some(LaneEvent::Payload(payload)) if payload.len() == MAX_DATA)
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_to_websocket_pings_do_not_pile_up_for_a_peer_that_reads_nothing() {
+async fn websocket_pongs_do_not_pile_up_for_peer_that_does_not_read() {
     let (_bed, stream) = raw_peer();
     let config = tungstenite::protocol::WebSocketConfig::default().write_buffer_size(0);
     let mut peer = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
@@ -520,20 +542,23 @@ async fn answers_to_websocket_pings_do_not_pile_up_for_a_peer_that_reads_nothing
         }
         pongs
     };
-    // The heartbeat's PING comes behind them all.
+    // The keep-alive's PING follows all of them.
     let held = pongs.await * 127;
     assert!(held < 2 * BULK + 3 * MAX_MESSAGE, "{held} bytes");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_is_cut_ends_the_link_and_its_lanes() {
-    let (mut bed, peer) = Bed::with_peer();
-    let (_lane, mut heard) = bed.open(1, 0);
+async fn cut_connection_ends_link_and_lanes() {
+    let (mut fixture, peer) = Fixture::with_peer();
+    let (_lane, mut events) = fixture.open(1, 0);
     drop(peer);
-    assert!(matches!(bed.end().await, LinkEnd::Lost(SocketError::Cut)));
     assert!(matches!(
-        heard.recv().await,
-        Some(Heard::Closed(Notice {
+        fixture.end().await,
+        EndReason::ConnectionLost(SocketError::Cut)
+    ));
+    assert!(matches!(
+        events.recv().await,
+        Some(LaneEvent::Closed(Notice {
             code: Code::PeerLost,
             ..
         }))
@@ -541,71 +566,74 @@ async fn a_connection_that_is_cut_ends_the_link_and_its_lanes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_cut_short_never_reaches_a_lane() {
-    let (mut bed, mut peer) = raw_peer();
-    let (_lane, mut heard) = bed.open(1, 0);
+async fn truncated_message_never_reaches_lane() {
+    let (mut fixture, mut peer) = raw_peer();
+    let (_lane, mut events) = fixture.open(1, 0);
     // A header that announces 100 bytes, and 8 of them.
     peer.write_all(&[0x82, 0x80 | 100, 0, 0, 0, 0, 0x10, 0, 0, 0, 1, 1, 1, 1])
         .await
         .unwrap();
     drop(peer);
-    assert!(matches!(bed.end().await, LinkEnd::Lost(SocketError::Cut)));
-    assert!(matches!(heard.recv().await, Some(Heard::Closed(_))));
+    assert!(matches!(
+        fixture.end().await,
+        EndReason::ConnectionLost(SocketError::Cut)
+    ));
+    assert!(matches!(events.recv().await, Some(LaneEvent::Closed(_))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_closes_in_order_is_answered_in_order() {
-    let (mut bed, peer) = Bed::with_peer();
+async fn graceful_close_from_peer_is_answered() {
+    let (mut fixture, peer) = Fixture::with_peer();
     let start = Instant::now();
     peer.close(Duration::from_secs(60)).await;
-    assert!(matches!(bed.end().await, LinkEnd::PeerClosed));
+    assert!(matches!(fixture.end().await, EndReason::PeerClosed));
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_for_the_end_has_the_peer_told_why() {
-    let (mut bed, mut peer) = Bed::with_peer();
+async fn requested_end_sends_error_to_peer() {
+    let (mut fixture, mut peer) = Fixture::with_peer();
     let notice = Notice::new(Code::Superseded, "a newer link took over");
-    bed.outbox.control(&Frame::GoAway(notice.clone()));
-    bed.outbox.end(notice.clone());
+    fixture.outbox.control(&Frame::GoAway(notice.clone()));
+    fixture.outbox.end(notice.clone());
     assert_eq!(receive(&mut peer).await, Frame::GoAway(notice.clone()));
     assert_eq!(receive(&mut peer).await, Frame::Error(notice.clone()));
     assert_eq!(peer.receive().await.unwrap(), None);
     drop(peer);
-    assert!(matches!(bed.end().await, LinkEnd::Asked(said) if said == notice));
+    assert!(matches!(fixture.end().await, EndReason::Requested(received) if received == notice));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_from_the_peer_ends_the_link_with_it() {
-    let (mut bed, mut peer) = Bed::with_peer();
+async fn error_from_peer_ends_link() {
+    let (mut fixture, mut peer) = Fixture::with_peer();
     let notice = Notice::new(Code::Limit, "too many");
     send(&mut peer, Frame::Error(notice.clone())).await;
     assert_eq!(peer.receive().await.unwrap(), None);
-    assert!(matches!(bed.end().await, LinkEnd::PeerError(said) if said == notice));
+    assert!(matches!(fixture.end().await, EndReason::PeerError(received) if received == notice));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_refuses_a_frame_ends_the_link() {
-    let (mut bed, mut peer) = Bed::with_peer();
+async fn handler_that_refuses_frame_ends_link() {
+    let (mut fixture, mut peer) = Fixture::with_peer();
     send(&mut peer, Frame::Unregister(Ports { ports: vec![] })).await;
     assert_eq!(
         receive(&mut peer).await,
         Frame::Error(Notice::new(Code::Protocol, "not from you"))
     );
     drop(peer);
-    assert!(matches!(bed.end().await, LinkEnd::Asked(_)));
+    assert!(matches!(fixture.end().await, EndReason::Requested(_)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_link_sends_its_control_frames_and_closes_in_order() {
-    let (mut bed, mut peer) = Bed::with_peer();
-    let (_lane, mut heard) = bed.open(1, 0);
-    bed.outbox.control(&Frame::Pause(1));
-    bed.outbox.control(&Frame::Close {
+async fn cancelled_link_sends_control_frames_and_closes_gracefully() {
+    let (mut fixture, mut peer) = Fixture::with_peer();
+    let (_lane, mut events) = fixture.open(1, 0);
+    fixture.outbox.control(&Frame::Pause(1));
+    fixture.outbox.control(&Frame::Close {
         channel: 3,
         notice: Notice::new(Code::Shutdown, ""),
     });
-    bed.cancel.cancel();
+    fixture.cancel.cancel();
     assert_eq!(receive(&mut peer).await, Frame::Pause(1));
     assert!(matches!(
         receive(&mut peer).await,
@@ -613,10 +641,10 @@ async fn a_cancelled_link_sends_its_control_frames_and_closes_in_order() {
     ));
     assert_eq!(peer.receive().await.unwrap(), None);
     drop(peer);
-    assert!(matches!(bed.end().await, LinkEnd::Cancelled));
+    assert!(matches!(fixture.end().await, EndReason::Cancelled));
     assert!(matches!(
-        heard.recv().await,
-        Some(Heard::Closed(Notice {
+        events.recv().await,
+        Some(LaneEvent::Closed(Notice {
             code: Code::Shutdown,
             ..
         }))
@@ -624,20 +652,20 @@ async fn a_cancelled_link_sends_its_control_frames_and_closes_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_reads_nothing_does_not_hold_up_the_end() {
-    let (role, _peer) = memory::pair_holding(1024);
-    let mut bed = Bed::run(role);
-    let (_lane, mut heard) = bed.open(1, 100);
+async fn peer_that_does_not_read_does_not_delay_end() {
+    let (role, _peer) = memory::pair_with_capacity(1024);
+    let mut fixture = Fixture::run(role);
+    let (_lane, mut events) = fixture.open(1, 100);
     tokio::task::yield_now().await;
     let start = Instant::now();
-    bed.cancel.cancel();
-    assert!(matches!(heard.recv().await, Some(Heard::Closed(_))));
+    fixture.cancel.cancel();
+    assert!(matches!(events.recv().await, Some(LaneEvent::Closed(_))));
     assert_eq!(
         start.elapsed(),
         Duration::ZERO,
-        "the lanes are told at once"
+        "the lanes are closed at once"
     );
-    assert!(matches!(bed.end().await, LinkEnd::Cancelled));
+    assert!(matches!(fixture.end().await, EndReason::Cancelled));
     assert!(
         start.elapsed() <= CLOSE_DEADLINE + Duration::from_millis(10),
         "{:?}",
@@ -646,14 +674,14 @@ async fn a_peer_that_reads_nothing_does_not_hold_up_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_that_is_dropped_closes_its_lanes() {
-    let (mut bed, _peer) = Bed::with_peer();
-    let (_lane, mut heard) = bed.open(1, 0);
+async fn dropped_link_closes_its_lanes() {
+    let (mut fixture, _peer) = Fixture::with_peer();
+    let (_lane, mut events) = fixture.open(1, 0);
     tokio::task::yield_now().await;
-    bed.task.abort_all();
+    fixture.task.abort_all();
     assert!(matches!(
-        heard.recv().await,
-        Some(Heard::Closed(Notice {
+        events.recv().await,
+        Some(LaneEvent::Closed(Notice {
             code: Code::PeerLost,
             ..
         }))
@@ -661,9 +689,9 @@ async fn a_link_that_is_dropped_closes_its_lanes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_mark_from_another_thread_is_lost() {
-    let (role, master) = memory::pair_holding(BULK);
-    let (left, right) = (Bed::run(role), Bed::run(master));
+async fn ready_marks_from_other_threads_are_not_lost() {
+    let (role, master) = memory::pair_with_capacity(BULK);
+    let (left, right) = (Fixture::run(role), Fixture::run(master));
     let mut producers = JoinSet::new();
     let mut lanes = Vec::new();
     for channel in 1..=4 {
@@ -691,28 +719,28 @@ async fn no_mark_from_another_thread_is_lost() {
     };
     tokio::time::timeout(Duration::from_secs(20), arrived)
         .await
-        .expect("all of it arrives without another mark");
+        .expect("all data arrives without another mark");
 }
 
 #[tokio::test]
-async fn a_link_at_rest_is_small() {
+async fn idle_link_future_is_small() {
     let (role, _master) = memory::pair();
     let (forward, _frames) = mpsc::channel(1);
-    let (mut handler, cancel) = (Forward(forward), CancellationToken::new());
-    let run =
-        Link::new(role, Outbox::new(), Timing::default()).run(&mut handler, cancel.cancelled());
+    let (mut handler, cancel) = (ForwardingHandler(forward), CancellationToken::new());
+    let run = Link::new(role, Outbox::new(), KeepAliveTiming::default())
+        .run(&mut handler, cancel.cancelled());
     assert!(
         size_of_val(&run) <= 1024,
-        "{} bytes of future for each link",
+        "a future of {} bytes per link",
         size_of_val(&run)
     );
 }
 
-/// A handler that answers each frame with another.
-struct Answering(Arc<Outbox>, Arc<AtomicUsize>);
+/// A handler that answers each frame with a frame.
+struct AnsweringHandler(Arc<Outbox>, Arc<AtomicUsize>);
 
-impl Handler for Answering {
-    fn frame(&mut self, _: Frame) -> Result<(), Notice> {
+impl Handler for AnsweringHandler {
+    fn on_frame(&mut self, _: Frame) -> Result<(), Notice> {
         self.1.fetch_add(1, Ordering::Relaxed);
         self.0.control(&Frame::Registered(Ports { ports: vec![] }));
         Ok(())
@@ -720,13 +748,13 @@ impl Handler for Answering {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_read_from_a_peer_that_does_not_read_until_it_does() {
-    let (mut peer, master) = memory::pair_holding(8 * 1024);
+async fn peer_that_does_not_read_is_not_read_until_it_does() {
+    let (mut peer, master) = memory::pair_with_capacity(8 * 1024);
     let (outbox, handled) = (Outbox::new(), Arc::new(AtomicUsize::new(0)));
     let mut task = JoinSet::new();
-    let link = Link::new(master, outbox.clone(), Timing::default());
-    let mut handler = Answering(outbox.clone(), handled.clone());
-    task.spawn(async move { link.run(&mut handler, std::future::pending()).await.why });
+    let link = Link::new(master, outbox.clone(), KeepAliveTiming::default());
+    let mut handler = AnsweringHandler(outbox.clone(), handled.clone());
+    task.spawn(async move { link.run(&mut handler, std::future::pending()).await.reason });
     let message = Frame::Register(Ports { ports: vec![] }).to_message();
     let flood = async {
         loop {
@@ -740,21 +768,21 @@ async fn nothing_is_read_from_a_peer_that_does_not_read_until_it_does() {
             .is_err()
     );
     assert!(
-        outbox.control_waiting_bytes() <= 32 * 1024,
-        "{} bytes wait",
-        outbox.control_waiting_bytes()
+        outbox.queued_control_bytes() <= 32 * 1024,
+        "{} bytes are queued",
+        outbox.queued_control_bytes()
     );
     let before = handled.load(Ordering::Relaxed);
-    // The peer reads: the link goes on.
+    // The peer reads, so the link continues.
     let reading = async {
-        while handled.load(Ordering::Relaxed) == before || outbox.control_waiting_bytes() > 0 {
+        while handled.load(Ordering::Relaxed) == before || outbox.queued_control_bytes() > 0 {
             receive(&mut peer).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(3), reading)
         .await
         .expect("the link reads again");
-    // It does not read again, and sends: the deadline ends the link.
+    // The peer stops reading again but still sends: the timeout ends the link.
     let flood =
         async { while peer.feed(message.clone()).await.is_ok() && peer.flush().await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(60), flood)
@@ -762,17 +790,17 @@ async fn nothing_is_read_from_a_peer_that_does_not_read_until_it_does() {
         .expect("the link has ended");
     assert!(matches!(
         task.join_next().await,
-        Some(Ok(LinkEnd::Silent(_)))
+        Some(Ok(EndReason::TimedOut(_)))
     ));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_never_complete_ends_the_link_of_a_master() {
+async fn message_that_never_completes_ends_link_of_master() {
     let (mut stream, accepted) = duplex(BULK);
-    let socket = MessageSocket::new(accepted, Bytes::new(), End::Accepted);
-    let mut bed = Bed::run(socket);
+    let socket = MessageSocket::new(accepted, Bytes::new(), SocketEnd::Accepted);
+    let mut fixture = Fixture::run(socket);
     let start = Instant::now();
-    // A frame of 128 KiB, masked with zeros, of which a byte comes now and then.
+    // A frame of 128 KiB, masked with zeros, of which a byte arrives every nine seconds.
     stream
         .write_all(&[0x82, 0xff, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0])
         .await
@@ -783,12 +811,11 @@ async fn a_message_that_is_never_complete_ends_the_link_of_a_master() {
             tokio::time::sleep(Duration::from_secs(9)).await;
         }
     };
-    let end =
-        tokio::select! { end = bed.end() => end, () = dripping => panic!("the link ends first") };
+    let end = tokio::select! { end = fixture.end() => end, () = dripping => panic!("the link ends first") };
     assert!(
         matches!(
             end,
-            LinkEnd::Asked(Notice {
+            EndReason::Requested(Notice {
                 code: Code::Timeout,
                 ..
             })

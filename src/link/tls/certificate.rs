@@ -1,4 +1,4 @@
-//! What a certificate says of itself, for whoever has to judge why it does not verify. Verifies nothing.
+//! Reads the fields of a certificate, for diagnostics. Verifies nothing.
 
 use std::net::IpAddr;
 
@@ -10,43 +10,43 @@ use x509_parser::{
 
 use super::inspection::inspector;
 
-/// Characters of a name that are shown: whoever made the certificate chose them.
+/// The maximum number of characters of a name. The creator of the certificate chooses the names.
 const NAME_LENGTH: usize = 160;
 
-/// Names of a certificate that are shown.
+/// The maximum number of alternative names in a message.
 const NAMES_SHOWN: usize = 8;
 
-/// Seconds of a day.
+/// Seconds per day.
 const DAY: i64 = 86_400;
 
-/// A certificate's own words, made fit for a line of text.
+/// The fields of a certificate, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
-    /// Whose it is.
+pub struct CertificateInfo {
+    /// The subject's name.
     pub subject: String,
-    /// Who signed it, by its own account.
+    /// The issuer's name, as the certificate states it.
     pub issuer: String,
-    /// The names and addresses that it is for.
+    /// The names and addresses that the certificate is for.
     pub names: Vec<String>,
-    /// From when it is valid, in seconds since 1970.
+    /// The start of the validity, in seconds since 1970.
     pub not_before: i64,
-    /// Until when.
+    /// The end of the validity, in seconds since 1970.
     pub not_after: i64,
-    /// Of the whole certificate, as `tls.pin_sha256` takes it.
+    /// The SHA-256 of the whole certificate, as in `tls.pin_sha256`.
     pub sha256: [u8; 32],
-    /// Whether its subject is its issuer.
+    /// Whether the subject equals the issuer.
     pub is_self_signed: bool,
 }
 
-impl Certificate {
-    /// Reads a certificate; `None` when that cannot be done.
+impl CertificateInfo {
+    /// Reads a certificate. Returns `None` if it cannot be parsed.
     #[must_use]
     pub fn read(der: &[u8]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest(&SHA256, der).as_ref());
         let validity = certificate.validity();
-        Some(Certificate {
+        Some(CertificateInfo {
             subject: name_of(certificate.subject()),
             issuer: name_of(certificate.issuer()),
             names: names_of(&certificate),
@@ -57,13 +57,14 @@ impl Certificate {
         })
     }
 
-    /// What opens TLS on the way and signed this, as far as its issuer's name tells.
+    /// Returns the TLS-intercepting product that signed this certificate, if its issuer's name
+    /// identifies one.
     #[must_use]
     pub fn inspector(&self) -> Option<&'static str> {
         inspector(&self.issuer)
     }
 
-    /// The digits of its SHA-256.
+    /// Returns the SHA-256 as hexadecimal digits.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         self.sha256
@@ -72,10 +73,10 @@ impl Certificate {
             .collect()
     }
 
-    /// The names that it is for, as many as fit into a line.
+    /// Returns the first alternative names, as many as fit into a line.
     #[must_use]
-    pub fn names_shown(&self) -> String {
-        let shown: Vec<String> = self
+    pub fn display_names(&self) -> String {
+        let quoted: Vec<String> = self
             .names
             .iter()
             .take(NAMES_SHOWN)
@@ -86,27 +87,27 @@ impl Certificate {
             self.names.len().saturating_sub(NAMES_SHOWN),
         ) {
             (0, _) => "no name at all".to_owned(),
-            (_, 0) => shown.join(", "),
-            (_, more) => format!("{} and {more} more", shown.join(", ")),
+            (_, 0) => quoted.join(", "),
+            (_, more) => format!("{} and {more} more", quoted.join(", ")),
         }
     }
 
-    /// Whole days from now until it expires; negative when it has.
+    /// Returns the whole days until the certificate expires; negative if it has expired.
     #[must_use]
     pub fn days_left(&self) -> i64 {
         self.not_after.saturating_sub(now()).div_euclid(DAY)
     }
 }
 
-/// This machine's time, in seconds since 1970.
+/// Returns this machine's time, in seconds since 1970.
 #[must_use]
 pub fn now() -> i64 {
     ASN1Time::now().timestamp()
 }
 
-/// Seconds since 1970 as a date and a time of day, in UTC.
+/// Formats seconds since 1970 as a date and time in UTC.
 #[must_use]
-pub fn moment(seconds: i64) -> String {
+pub fn format_utc(seconds: i64) -> String {
     let Ok(time) = ASN1Time::from_timestamp(seconds) else {
         return format!("{seconds} s after 1970");
     };
@@ -121,7 +122,7 @@ pub fn moment(seconds: i64) -> String {
 }
 
 fn name_of(name: &X509Name<'_>) -> String {
-    let text = clean(&name.to_string());
+    let text = sanitize(&name.to_string());
     if text.is_empty() {
         "(no name)".to_owned()
     } else {
@@ -134,7 +135,7 @@ fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
         return Vec::new();
     };
     let name = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) => Some(clean(name)),
+        GeneralName::DNSName(name) => Some(sanitize(name)),
         GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
         _ => None,
     };
@@ -154,8 +155,8 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Without control characters, and not longer than is read.
-fn clean(text: &str) -> String {
+/// Replaces control characters and truncates to the maximum length.
+fn sanitize(text: &str) -> String {
     let printable = |character: char| {
         if character.is_control() {
             ' '
@@ -177,11 +178,11 @@ mod tests {
 
     use super::*;
 
-    fn made(change: impl FnOnce(&mut CertificateParams)) -> Certificate {
+    fn certificate_with(change: impl FnOnce(&mut CertificateParams)) -> CertificateInfo {
         let mut params =
             CertificateParams::new(["localhost".to_owned(), "::1".to_owned()]).unwrap();
         change(&mut params);
-        Certificate::read(
+        CertificateInfo::read(
             params
                 .self_signed(&KeyPair::generate().unwrap())
                 .unwrap()
@@ -191,8 +192,8 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_says_whose_it_is_and_what_for() {
-        let certificate = made(|params| {
+    fn certificate_fields_are_read() {
+        let certificate = certificate_with(|params| {
             params
                 .distinguished_name
                 .push(DnType::CommonName, "a \u{1b}[31mmaster");
@@ -205,46 +206,46 @@ mod tests {
         );
         assert_eq!(certificate.names, ["localhost", "::1"]);
         assert!(certificate.is_self_signed && certificate.days_left() < 0);
-        assert_eq!(moment(certificate.not_before), "2001-02-03 00:00 UTC");
+        assert_eq!(format_utc(certificate.not_before), "2001-02-03 00:00 UTC");
         assert_eq!(certificate.fingerprint().len(), 64);
     }
 
     #[test]
-    fn what_is_no_certificate_is_not_read_and_no_date_is_too_far() {
+    fn invalid_certificates_are_rejected_and_extreme_dates_are_formatted() {
         for bytes in [
             &b""[..],
             b"\x30",
             b"-----BEGIN CERTIFICATE-----",
             &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff],
         ] {
-            assert_eq!(Certificate::read(bytes), None);
+            assert_eq!(CertificateInfo::read(bytes), None);
         }
-        assert!(moment(i64::MAX).contains("1970") && moment(i64::MIN).contains("1970"));
-        assert_eq!(moment(0), "1970-01-01 00:00 UTC");
+        assert!(format_utc(i64::MAX).contains("1970") && format_utc(i64::MIN).contains("1970"));
+        assert_eq!(format_utc(0), "1970-01-01 00:00 UTC");
     }
 
     #[test]
-    fn many_names_are_counted() {
+    fn surplus_names_are_counted() {
         let names: Vec<String> = (0..10)
             .map(|number| format!("{number}.example.com"))
             .collect();
-        let certificate = Certificate {
+        let certificate = CertificateInfo {
             names,
-            ..made(|_| ())
+            ..certificate_with(|_| ())
         };
         assert!(
             certificate
-                .names_shown()
+                .display_names()
                 .ends_with("\"7.example.com\" and 2 more"),
             "{}",
-            certificate.names_shown()
+            certificate.display_names()
         );
         assert_eq!(
-            Certificate {
+            CertificateInfo {
                 names: Vec::new(),
                 ..certificate
             }
-            .names_shown(),
+            .display_names(),
             "no name at all"
         );
     }

@@ -1,4 +1,5 @@
-//! Whom a role trusts, what it shows of itself, and how it judges a certificate.
+//! The client side of TLS: the authorities that a role trusts, its client certificate, and the
+//! verification of the master's certificate.
 
 use std::{
     cell::RefCell,
@@ -22,25 +23,28 @@ use rustls::{
 
 use super::{ALPN, TlsError, certificates, certified_key, provider};
 
-/// How a certificate is judged, and what is shown of ours.
+/// How to verify the master's certificate, and which certificate to present.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsParameters {
     /// A PEM file with authorities to trust.
     pub ca: Option<PathBuf>,
-    /// Whether the system's authorities are trusted beside those of `ca`; without `ca` they always are.
+    /// Whether to trust the system's authorities in addition to those of `ca`. Without `ca` they
+    /// are always trusted.
     pub system_ca: bool,
-    /// SHA-256 of the certificates that may be shown. With them and without `ca`, nothing else about a certificate counts.
+    /// The SHA-256 of the accepted certificates. With pins and without `ca`, only the pin is
+    /// verified.
     pub pins: Vec<[u8; 32]>,
-    /// PEM files of our certificate and its key, where the master or a gateway before it asks for one.
+    /// PEM files of the client certificate and its key, if the master or a gateway in front of it
+    /// requires one.
     pub client: Option<(PathBuf, PathBuf)>,
-    /// The name to ask for (SNI), and that the certificate must be for, where it is not the host of the address.
+    /// The name to request (SNI) and to verify, if it differs from the host of the address.
     pub server_name: Option<String>,
-    /// Whether any certificate will do.
+    /// Whether to accept any certificate.
     pub insecure_skip_verify: bool,
 }
 
 impl TlsParameters {
-    /// These authorities alone, or the system's.
+    /// Trusts only the authorities in `ca`, or those of the system if it is `None`.
     #[must_use]
     pub fn trusting(ca: Option<PathBuf>) -> Self {
         TlsParameters {
@@ -49,7 +53,7 @@ impl TlsParameters {
         }
     }
 
-    /// What of it is for a proxy: the authorities alone.
+    /// Returns the parameters for a TLS proxy: only the authorities apply to it.
     #[must_use]
     pub fn for_proxy(&self) -> Self {
         TlsParameters {
@@ -60,10 +64,10 @@ impl TlsParameters {
     }
 }
 
-/// The client's side.
+/// Builds the TLS configuration of a client.
 ///
 /// # Errors
-/// When there are no authorities to trust, or our certificate cannot be read.
+/// If there are no trusted authorities, or the client certificate cannot be read.
 pub fn client_config(parameters: &TlsParameters) -> Result<Arc<ClientConfig>, TlsError> {
     #[expect(
         clippy::expect_used,
@@ -74,11 +78,11 @@ pub fn client_config(parameters: &TlsParameters) -> Result<Arc<ClientConfig>, Tl
         .expect("the provider supports the default versions");
     let builder = builder
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Judge::new(parameters)?));
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(parameters)?));
     let mut config = match &parameters.client {
         Some((chain, key)) => {
-            let shown = SingleCertAndKey::from(certified_key(chain, key)?);
-            builder.with_client_cert_resolver(Arc::new(shown))
+            let presented = SingleCertAndKey::from(certified_key(chain, key)?);
+            builder.with_client_cert_resolver(Arc::new(presented))
         }
         None => builder.with_no_client_auth(),
     };
@@ -87,24 +91,27 @@ pub fn client_config(parameters: &TlsParameters) -> Result<Arc<ClientConfig>, Tl
 }
 
 tokio::task_local! {
-    /// The chain that the peer of this task's handshake shows.
-    static SHOWN: RefCell<Vec<CertificateDer<'static>>>;
+    /// The certificate chain that the peer of this task's handshake presented.
+    static PEER_CHAIN: RefCell<Vec<CertificateDer<'static>>>;
 }
 
-/// Runs a handshake with a configuration of [`client_config`], and gives the chain that was shown too, its own certificate first, also when it was
-/// refused. Nothing is shown when a session is resumed.
+/// Runs a handshake that uses [`client_config`], and also returns the peer's certificate chain, its
+/// own certificate first. The chain is returned even if it was rejected; it is empty if the session
+/// was resumed.
 ///
 /// # Cancel safety
 /// That of the handshake.
-pub async fn witnessed<T>(handshake: impl Future<Output = T>) -> (T, Vec<CertificateDer<'static>>) {
+pub async fn captured_chain<T>(
+    handshake: impl Future<Output = T>,
+) -> (T, Vec<CertificateDer<'static>>) {
     let watched = async {
         let outcome = handshake.await;
-        (outcome, SHOWN.with(RefCell::take))
+        (outcome, PEER_CHAIN.with(RefCell::take))
     };
-    SHOWN.scope(RefCell::default(), watched).await
+    PEER_CHAIN.scope(RefCell::default(), watched).await
 }
 
-/// The SHA-256 of a certificate that is none of those that were pinned.
+/// The SHA-256 of a certificate that matches no pin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PinMismatch([u8; 32]);
 
@@ -118,15 +125,16 @@ impl fmt::Display for PinMismatch {
 
 impl std::error::Error for PinMismatch {}
 
-/// Judges certificates: by authority, name and date, by pin, or not at all. Who shows one must hold its key in any case.
+/// Verifies the peer's certificate by authority, name and date, by pin, or not at all. The peer
+/// must prove possession of the key in every case.
 #[derive(Debug)]
-struct Judge {
+struct Verifier {
     pins: Vec<[u8; 32]>,
     authorities: Option<Arc<WebPkiServerVerifier>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl Judge {
+impl Verifier {
     fn new(parameters: &TlsParameters) -> Result<Self, TlsError> {
         let is_pin_enough =
             !parameters.pins.is_empty() && parameters.ca.is_none() && !parameters.system_ca;
@@ -147,7 +155,7 @@ impl Judge {
             Some(verifier.map_err(|error| TlsError::NoAuthorities(error.to_string()))?)
         };
         let algorithms = provider().signature_verification_algorithms;
-        Ok(Judge {
+        Ok(Verifier {
             pins: parameters.pins.clone(),
             authorities,
             algorithms,
@@ -155,7 +163,7 @@ impl Judge {
     }
 }
 
-impl ServerCertVerifier for Judge {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -164,13 +172,14 @@ impl ServerCertVerifier for Judge {
         stapled: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        // Not there when nobody wants to know.
-        let _ = SHOWN.try_with(|shown| {
+        // Unset outside of `captured_chain`.
+        let _ = PEER_CHAIN.try_with(|peer_chain| {
             let chain = std::iter::once(certificate).chain(between);
-            *shown.borrow_mut() = chain
+            *peer_chain.borrow_mut() = chain
                 .map(|certificate| certificate.clone().into_owned())
                 .collect();
         });
+        // A pin applies in addition to the authorities, if both are configured.
         if !self.pins.is_empty() {
             let mut found = [0; 32];
             found.copy_from_slice(digest(&SHA256, certificate).as_ref());
@@ -226,7 +235,7 @@ fn authorities_in(path: &Path) -> Result<RootCertStore, TlsError> {
 fn system_authorities() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // A system's store may hold oddities; the rest of it is still good.
+    // A system's store may contain malformed entries; skip them and use the rest.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let reason = found

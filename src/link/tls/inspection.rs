@@ -1,6 +1,7 @@
-//! What opens TLS on the way, told by the names of the authorities that it signs with.
+//! Recognises products that intercept TLS, by the names of the authorities that they sign with.
 
-/// Part of an issuer's name in lower case, and what signs by it. Those of programs and appliances as they are shipped; who runs one can give it any name.
+/// Part of an issuer's name in lower case, and the product that uses it. These are the default
+/// names; an operator can choose another one.
 const INSPECTORS: [(&str, &str); 45] = [
     ("zscaler", "Zscaler"),
     ("fortinet", "Fortinet FortiGate"),
@@ -49,18 +50,19 @@ const INSPECTORS: [(&str, &str); 45] = [
     ("proxyman", "Proxyman"),
 ];
 
-/// What opens TLS on the way, by the name of who signed the certificate.
+/// Returns the product that intercepts TLS with this issuer's name.
 #[must_use]
 pub fn inspector(issuer: &str) -> Option<&'static str> {
     let issuer = issuer.to_lowercase();
     INSPECTORS
         .iter()
-        .find(|(part, _)| has_words(&issuer, part))
+        .find(|(part, _)| has_word_prefix(&issuer, part))
         .map(|(_, name)| *name)
 }
 
-/// Whether the part stands there as words of its own: "eset" is not in "reset", and "do_not_trust_fiddlerroot" is as Fiddler writes it.
-fn has_words(text: &str, part: &str) -> bool {
+/// Returns whether `part` begins at a word boundary in `text`. "eset" does not match in "reset";
+/// "do_not_trust_fiddlerroot" is Fiddler's own spelling.
+fn has_word_prefix(text: &str, part: &str) -> bool {
     text.match_indices(part).any(|(at, _)| {
         let before = text.get(..at).and_then(|before| before.chars().next_back());
         !before.is_some_and(char::is_alphanumeric)
@@ -72,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inspectors_are_told_by_the_names_that_they_sign_with() {
+    fn interception_products_are_recognised_by_issuer() {
         for (issuer, name) in [
             (
                 "C=US, ST=California, O=Zscaler Inc., CN=Zscaler Intermediate Root CA (zscaler.net)",
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn public_authorities_are_no_inspectors() {
+    fn public_authorities_are_not_recognised_as_interception() {
         for issuer in [
             "C=US, O=Let's Encrypt, CN=R11",
             "C=US, O=DigiCert Inc, CN=DigiCert TLS RSA SHA256 2020 CA1",

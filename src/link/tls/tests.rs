@@ -1,4 +1,4 @@
-//! Certificates that can be used and those that cannot, and the change of a certificate while connections come.
+//! Usable and unusable certificates, and the replacement of a certificate while connections arrive.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
@@ -7,7 +7,7 @@ use tokio_rustls::TlsConnector;
 
 use super::*;
 
-/// A folder with an authority, `ca.pem`, that signs certificates into it.
+/// A folder with an authority, `ca.pem`, and the certificates that it signs.
 pub(crate) struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -41,7 +41,7 @@ impl Authority {
         self.path(name)
     }
 
-    /// Writes `cert.pem` and `key.pem` for `host`, as `change` wants them, and loads them.
+    /// Writes `cert.pem` and `key.pem` for `host`, with the changes of `change`, and loads them.
     pub(crate) fn sign(
         &self,
         host: &str,
@@ -69,7 +69,7 @@ impl Authority {
 }
 
 #[tokio::test]
-async fn a_client_that_trusts_the_authority_and_a_master_talk() {
+async fn client_with_trusted_authority_connects() {
     let authority = Authority::new();
     let acceptor = authority.sign("master.test", |_| ()).acceptor();
     let config = client_config(&TlsParameters::trusting(Some(authority.path("ca.pem")))).unwrap();
@@ -83,13 +83,13 @@ async fn a_client_that_trusts_the_authority_and_a_master_talk() {
     assert_eq!(server.get_ref().1.alpn_protocol(), Some(ALPN));
     client.write_all(b"hello").await.unwrap();
     client.flush().await.unwrap();
-    let mut heard = [0; 5];
-    server.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"hello");
+    let mut received = [0; 5];
+    server.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"hello");
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_named_with_its_file() {
+fn unusable_certificate_names_its_file() {
     let authority = Authority::new();
     authority.sign("master.test", |_| ());
     authority.write("empty.pem", "");
@@ -127,7 +127,7 @@ fn a_certificate_that_cannot_be_used_is_named_with_its_file() {
 }
 
 #[test]
-fn a_file_of_authorities_without_one_is_named() {
+fn empty_authorities_file_is_reported() {
     let authority = Authority::new();
     authority.write("empty.pem", "");
     assert!(matches!(
@@ -143,7 +143,7 @@ fn a_file_of_authorities_without_one_is_named() {
 }
 
 #[test]
-fn a_new_certificate_is_picked_up_and_a_broken_one_is_not() {
+fn refresh_loads_a_valid_certificate_and_ignores_a_broken_one() {
     let authority = Authority::new();
     let certificate = authority.sign("master.test", |_| ());
     let first = certificate.current();
@@ -177,21 +177,21 @@ fn a_new_certificate_is_picked_up_and_a_broken_one_is_not() {
 }
 
 #[test]
-fn the_files_are_looked_at_again_after_a_second() {
+fn files_are_checked_again_after_a_second() {
     let authority = Authority::new();
     let certificate = authority.sign("master.test", |_| ());
     let first = certificate.current();
     authority.sign_files("renewed.master.test", |_| ());
     assert!(
         Arc::ptr_eq(&first, &certificate.current()),
-        "they were looked at just now"
+        "they were checked just now"
     );
-    certificate.state.lock().unwrap().looked -= LOOK_INTERVAL;
+    certificate.state.lock().unwrap().checked_at -= CHECK_INTERVAL;
     assert!(!Arc::ptr_eq(&first, &certificate.current()));
 }
 
 #[test]
-fn pem_files_are_read_as_they_are_meant_whatever_the_editor() {
+fn pem_files_are_read_in_every_encoding() {
     let authority = Authority::new();
     authority.sign_files("host", |_| {});
     let names = ["cert.pem", "key.pem"]

@@ -1,9 +1,11 @@
-//! What answers in place of the master, told by the headers that it puts into its answers and the words of its pages.
+//! Recognises the product that answers instead of the master, by the headers and the pages that it
+//! sends.
 
 use http::HeaderMap;
 
-/// Headers that are shown as evidence: they name a program, or are set by one kind of proxy alone. None of them holds a secret.
-const TELLING: [&str; 15] = [
+/// Headers to_text as evidence: they name a program, or only one kind of proxy sets them. None holds
+/// a secret.
+const IDENTIFYING_HEADERS: [&str; 15] = [
     "server",
     "via",
     "cf-ray",
@@ -21,20 +23,21 @@ const TELLING: [&str; 15] = [
     "proxy-authenticate",
 ];
 
-/// Where a mark stands.
+/// A trait of a response that identifies a product.
 #[derive(Clone, Copy)]
 enum Mark {
-    /// A header that is there at all.
-    Has(&'static str),
-    /// Part of a header's value, in lower case.
-    Says(&'static str, &'static str),
-    /// Part of the beginning of the body, in lower case.
+    /// The header is present.
+    Present(&'static str),
+    /// The header's value contains this text, in lower case.
+    Contains(&'static str, &'static str),
+    /// The beginning of the body contains this text, in lower case.
     Body(&'static str),
 }
 
-use Mark::{Body, Has, Says};
+use Mark::{Body, Contains, Present};
 
-/// What each mark is left by; the first that is found counts, so that what stands in front comes first.
+/// The product that each mark identifies. The first match wins, so products that sit in front of
+/// others come first.
 const MARKS: [(Mark, &str); 41] = [
     (Body("zscaler"), "Zscaler"),
     (Body("fortiguard"), "Fortinet FortiGate"),
@@ -48,39 +51,42 @@ const MARKS: [(Mark, &str); 41] = [
         Body("mcafee web gateway"),
         "McAfee (Trellix, Skyhigh) Web Gateway",
     ),
-    (Says("server", "zscaler"), "Zscaler"),
-    (Says("server", "bluecoat"), "Blue Coat (Symantec) ProxySG"),
-    (Says("via", "bluecoat"), "Blue Coat (Symantec) ProxySG"),
-    (Has("cf-ray"), "Cloudflare"),
-    (Says("server", "cloudflare"), "Cloudflare"),
-    (Has("x-amz-cf-id"), "Amazon CloudFront"),
-    (Has("x-azure-ref"), "Azure Front Door"),
-    (Has("x-akamai-request-id"), "Akamai"),
-    (Says("server", "akamai"), "Akamai"),
-    (Has("x-iinfo"), "Imperva"),
-    (Has("x-sucuri-id"), "Sucuri"),
-    (Says("x-served-by", "cache-"), "Fastly"),
-    (Has("x-squid-error"), "Squid"),
-    (Says("server", "squid"), "Squid"),
-    (Says("via", "squid"), "Squid"),
-    (Has("x-varnish"), "Varnish"),
-    (Says("via", "varnish"), "Varnish"),
-    (Says("server", "awselb"), "AWS Elastic Load Balancing"),
+    (Contains("server", "zscaler"), "Zscaler"),
     (
-        Says("server", "microsoft-azure-application-gateway"),
+        Contains("server", "bluecoat"),
+        "Blue Coat (Symantec) ProxySG",
+    ),
+    (Contains("via", "bluecoat"), "Blue Coat (Symantec) ProxySG"),
+    (Present("cf-ray"), "Cloudflare"),
+    (Contains("server", "cloudflare"), "Cloudflare"),
+    (Present("x-amz-cf-id"), "Amazon CloudFront"),
+    (Present("x-azure-ref"), "Azure Front Door"),
+    (Present("x-akamai-request-id"), "Akamai"),
+    (Contains("server", "akamai"), "Akamai"),
+    (Present("x-iinfo"), "Imperva"),
+    (Present("x-sucuri-id"), "Sucuri"),
+    (Contains("x-served-by", "cache-"), "Fastly"),
+    (Present("x-squid-error"), "Squid"),
+    (Contains("server", "squid"), "Squid"),
+    (Contains("via", "squid"), "Squid"),
+    (Present("x-varnish"), "Varnish"),
+    (Contains("via", "varnish"), "Varnish"),
+    (Contains("server", "awselb"), "AWS Elastic Load Balancing"),
+    (
+        Contains("server", "microsoft-azure-application-gateway"),
         "Azure Application Gateway",
     ),
-    (Says("via", "1.1 google"), "Google Cloud Load Balancing"),
-    (Says("server", "envoy"), "Envoy"),
-    (Says("server", "istio"), "Envoy"),
-    (Says("server", "openresty"), "nginx"),
-    (Says("server", "tengine"), "nginx"),
-    (Says("server", "nginx"), "nginx"),
-    (Says("server", "caddy"), "Caddy"),
-    (Says("server", "apache"), "Apache"),
-    (Says("server", "microsoft"), "IIS"),
-    (Says("server", "lighttpd"), "lighttpd"),
-    (Says("server", "haproxy"), "HAProxy"),
+    (Contains("via", "1.1 google"), "Google Cloud Load Balancing"),
+    (Contains("server", "envoy"), "Envoy"),
+    (Contains("server", "istio"), "Envoy"),
+    (Contains("server", "openresty"), "nginx"),
+    (Contains("server", "tengine"), "nginx"),
+    (Contains("server", "nginx"), "nginx"),
+    (Contains("server", "caddy"), "Caddy"),
+    (Contains("server", "apache"), "Apache"),
+    (Contains("server", "microsoft"), "IIS"),
+    (Contains("server", "lighttpd"), "lighttpd"),
+    (Contains("server", "haproxy"), "HAProxy"),
     (
         Body("no server is available to handle this request"),
         "HAProxy",
@@ -88,10 +94,10 @@ const MARKS: [(Mark, &str); 41] = [
     (Body("404 page not found"), "Traefik, or a program in Go"),
 ];
 
-/// What answered, as far as its answer tells.
+/// Returns the product that sent a response, if a mark identifies it.
 pub(super) fn middlebox(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
     let body = String::from_utf8_lossy(body).to_lowercase();
-    let says = |name: &str, part: &str| {
+    let contains = |name: &str, part: &str| {
         let mut values = headers.get_all(name).iter();
         values.any(|value| {
             String::from_utf8_lossy(value.as_bytes())
@@ -99,26 +105,26 @@ pub(super) fn middlebox(headers: &HeaderMap, body: &[u8]) -> Option<&'static str
                 .contains(part)
         })
     };
-    let is_there = |mark: &Mark| match *mark {
-        Has(name) => headers.contains_key(name),
-        Says(name, part) => says(name, part),
+    let matches_mark = |mark: &Mark| match *mark {
+        Present(name) => headers.contains_key(name),
+        Contains(name, part) => contains(name, part),
         Body(part) => body.contains(part),
     };
     MARKS
         .iter()
-        .find(|(mark, _)| is_there(mark))
+        .find(|(mark, _)| matches_mark(mark))
         .map(|(_, name)| *name)
 }
 
-/// The headers that tell who answered, each once, `shown` as text.
-pub(super) fn telling(
+/// Returns the headers that identify the sender, once each, converted to text by `to_text`.
+pub(super) fn identifying_headers(
     headers: &HeaderMap,
-    shown: impl Fn(&[u8]) -> String,
+    to_text: impl Fn(&[u8]) -> String,
 ) -> Vec<(&'static str, String)> {
-    let values = TELLING.iter().filter_map(|&name| {
+    let values = IDENTIFYING_HEADERS.iter().filter_map(|&name| {
         headers
             .get(name)
-            .map(|value| (name, shown(value.as_bytes())))
+            .map(|value| (name, to_text(value.as_bytes())))
     });
     values.filter(|(_, value)| !value.is_empty()).collect()
 }
@@ -130,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_answers_is_told_by_what_it_leaves() {
+    fn middlebox_is_recognised_by_its_marks() {
         for (name, value, body, found) in [
             ("server", "nginx/1.24.0", "", Some("nginx")),
             ("cf-ray", "8a1-FRA", "", Some("Cloudflare")),

@@ -1,93 +1,95 @@
-//! One link of an uplink, from its dialling to its end. Knows nothing of other links.
+//! Runs one link of an uplink, from dialling to its end. Independent of other links.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{LinkedRole, Uplink, Way, race::Race};
+use super::{Connector, LinkedRole, Uplink, race::Race};
 use crate::{
     frame::{Code, Frame, Notice},
     link::{
-        Handler, Link, LinkEnd, Outbox, Timing,
-        authenticate::{self, Introduction, JoinError},
+        EndReason, Handler, KeepAliveTiming, Link, Outbox,
+        authenticate::{self, JoinError, RoleIdentity},
         dial::DialError,
         session::FinishOnDrop,
     },
 };
 
-/// What a role says of itself to each master in its log.
+/// The text that identifies this program in the master's log.
 const AGENT: &str = concat!("report/", env!("CARGO_PKG_VERSION"));
 
-/// How long a master may take to see off an attempt that joined after another one had.
-const BEATEN_CLOSE: Duration = Duration::from_secs(1);
+/// The time that a master has to complete the closing handshake of an attempt that lost a race.
+const LOSER_CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What becomes of a link while it lives.
+/// An event in the life of a link.
 #[derive(Debug)]
-pub(super) enum News {
-    /// The master took the role in.
+pub(super) enum AttemptEvent {
+    /// The master accepted the role.
     Joined,
     /// The master is about to end the link.
     GoAway(Notice),
 }
 
-/// News of the link with this epoch.
-pub(super) type Report = (u64, News);
+/// An event of the link with this epoch.
+pub(super) type AttemptReport = (u64, AttemptEvent);
 
-/// How a link ended.
+/// The result of an attempt.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    /// The master was not reached.
+pub(super) enum AttemptOutcome {
+    /// The master could not be reached.
     Dial(DialError),
-    /// It did not take the role in.
+    /// The master did not accept the role.
     Join(JoinError),
-    /// It was up for `lived`, and nothing had been sent or received for `idle` at its end.
+    /// The link was up for `lived`. Nothing had been sent or received for `idle` at its end.
     Link {
-        why: LinkEnd,
+        reason: EndReason,
         lived: Duration,
         idle: Duration,
         is_stuck: bool,
     },
-    /// It was closed here, or another attempt joined before it.
+    /// This side closed the link, or another attempt joined first.
     Cancelled,
 }
 
-/// What one link is made with.
+/// An attempt to establish one link.
 pub(super) struct Attempt<R, W> {
     pub(super) uplink: Arc<Uplink<W>>,
     pub(super) role: Arc<R>,
     pub(super) outbox: Arc<Outbox>,
-    /// Which of the uplink's masters.
+    /// The master's index in the uplink's list.
     pub(super) master: usize,
     pub(super) epoch: u64,
     pub(super) moves: bool,
-    /// That it runs in with others.
+    /// The race that the attempt shares with others.
     pub(super) race: Arc<Race>,
-    pub(super) timing: Timing,
-    /// Has room for all news of the links that there can be at a time.
-    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) timing: KeepAliveTiming,
+    /// Has room for all events of the links that can exist at the same time.
+    pub(super) reports: mpsc::Sender<AttemptReport>,
 }
 
-impl<R: LinkedRole, W: Way> Attempt<R, W> {
+impl<R: LinkedRole, W: Connector> Attempt<R, W> {
     /// Dials, joins, and runs the link until it ends or `cancel` is cancelled.
-    pub(super) async fn run(self, cancel: CancellationToken) -> Outcome {
-        let Some(way) = self.uplink.dialers.get(self.master) else {
-            return Outcome::Cancelled;
+    pub(super) async fn run(self, cancel: CancellationToken) -> AttemptOutcome {
+        let Some(connector) = self.uplink.dialers.get(self.master) else {
+            return AttemptOutcome::Cancelled;
         };
-        // Whatever ends this early: what the role has opened at the outbox holds on to it, and without an end they would keep each other for ever.
+        // Covers every early return: the role's lanes and the outbox hold each other, and only the
+        // end of the outbox breaks the cycle.
         let _finished_when_dropped = FinishOnDrop(Arc::clone(&self.outbox));
-        let mut socket = match cancel.run_until_cancelled(way.dial()).await {
+        let mut socket = match cancel.run_until_cancelled(connector.dial()).await {
             Some(Ok(socket)) => socket,
-            Some(Err(error)) => return Outcome::Dial(error),
-            None => return Outcome::Cancelled,
+            Some(Err(error)) => return AttemptOutcome::Dial(error),
+            None => return AttemptOutcome::Cancelled,
         };
-        let lead = self.race.lead();
-        let (first, begun) = match lead.is_some().then(|| self.role.begin(&self.outbox)) {
+        // Without the permit, the role's frames follow after this attempt has won.
+        let permit = self.race.early_frames();
+        let (first, begun) = match permit.is_some().then(|| self.role.begin(&self.outbox)) {
             Some((first, session)) => (first, Some(session)),
             None => (Vec::new(), None),
         };
-        let introduction = self.introduction();
-        let joining = authenticate::join(&mut socket, &self.uplink.key, &introduction, &first);
+        let identity = self.identity();
+        let joining = authenticate::join(&mut socket, &self.uplink.key, &identity, &first);
         let terms = match cancel.run_until_cancelled(joining).await {
             Some(Ok(terms)) => terms,
             Some(Err(error)) => {
@@ -95,51 +97,52 @@ impl<R: LinkedRole, W: Way> Attempt<R, W> {
                     Code::PeerLost,
                     "the link could not be established",
                 ));
-                return Outcome::Join(error);
+                return AttemptOutcome::Join(error);
             }
             None => {
                 self.outbox
                     .finish(&Notice::new(Code::Shutdown, "the link is not needed"));
-                return Outcome::Cancelled;
+                return AttemptOutcome::Cancelled;
             }
         };
         if !self.race.win() {
             self.outbox
                 .finish(&Notice::new(Code::PeerLost, "another master was faster"));
-            socket.close(BEATEN_CLOSE).await;
-            return Outcome::Cancelled;
+            // The master accepted the role, so the link is closed gracefully.
+            socket.close(LOSER_CLOSE_DEADLINE).await;
+            return AttemptOutcome::Cancelled;
         }
         let session = begun.unwrap_or_else(|| self.begin_late());
-        drop(lead);
+        drop(permit);
         self.role.joined(&self.outbox, &terms);
-        let mut watched = Watched {
+        let mut observer = GoAwayObserver {
             session,
             epoch: self.epoch,
             reports: self.reports,
-            told: false,
+            go_away_reported: false,
         };
-        watched.report(News::Joined);
-        let up = Instant::now();
-        let ended = Link::new(
+        observer.report(AttemptEvent::Joined);
+        let up_since = Instant::now();
+        let summary = Link::new(
             socket,
             self.outbox,
-            self.timing.asked(terms.heartbeat_seconds),
+            self.timing.with_requested_interval(terms.heartbeat_seconds),
         )
-        .run(&mut watched, cancel.cancelled())
+        .run(&mut observer, cancel.cancelled())
         .await;
-        match ended.why {
-            LinkEnd::Cancelled => Outcome::Cancelled,
-            why => Outcome::Link {
-                why,
-                lived: up.elapsed(),
-                idle: ended.idle,
-                is_stuck: ended.is_stuck,
+        match summary.reason {
+            EndReason::Cancelled => AttemptOutcome::Cancelled,
+            reason => AttemptOutcome::Link {
+                reason,
+                lived: up_since.elapsed(),
+                idle: summary.idle,
+                is_stuck: summary.is_stuck,
             },
         }
     }
 
-    fn introduction(&self) -> Introduction {
-        Introduction {
+    fn identity(&self) -> RoleIdentity {
+        RoleIdentity {
             role: self.uplink.role,
             instance: self.uplink.instance,
             epoch: self.epoch,
@@ -148,7 +151,7 @@ impl<R: LinkedRole, W: Way> Attempt<R, W> {
         }
     }
 
-    /// What would have gone with HELLO follows it, now that this attempt has won.
+    /// Sends the role's first frames after the join instead of with HELLO.
     fn begin_late(&self) -> R::Session {
         let (later, session) = self.role.begin(&self.outbox);
         later.iter().for_each(|frame| self.outbox.control(frame));
@@ -156,35 +159,35 @@ impl<R: LinkedRole, W: Way> Attempt<R, W> {
     }
 }
 
-/// A role's session, without GOAWAY.
-struct Watched<S> {
+/// Passes frames to a role's session, and reports GOAWAY instead of passing it.
+struct GoAwayObserver<S> {
     session: S,
     epoch: u64,
-    reports: mpsc::Sender<Report>,
-    /// Whether GOAWAY has come: more of them say nothing new.
-    told: bool,
+    reports: mpsc::Sender<AttemptReport>,
+    /// Whether GOAWAY was reported. Further ones are redundant.
+    go_away_reported: bool,
 }
 
-impl<S> Watched<S> {
-    fn report(&self, news: News) {
-        let sent = self.reports.try_send((self.epoch, news));
+impl<S> GoAwayObserver<S> {
+    fn report(&self, event: AttemptEvent) {
+        let sent = self.reports.try_send((self.epoch, event));
         debug_assert!(
             !matches!(sent, Err(mpsc::error::TrySendError::Full(_))),
-            "two for each link at most"
+            "at most two reports per link"
         );
     }
 }
 
-impl<S: Handler> Handler for Watched<S> {
-    fn frame(&mut self, frame: Frame) -> Result<(), Notice> {
+impl<S: Handler> Handler for GoAwayObserver<S> {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
         match frame {
             Frame::GoAway(notice) => {
-                if !std::mem::replace(&mut self.told, true) {
-                    self.report(News::GoAway(notice));
+                if !std::mem::replace(&mut self.go_away_reported, true) {
+                    self.report(AttemptEvent::GoAway(notice));
                 }
                 Ok(())
             }
-            other => self.session.frame(other),
+            other => self.session.on_frame(other),
         }
     }
 }

@@ -1,35 +1,38 @@
-//! Recognizes a path that carries small packets and drops large ones: one link after the other joins, and then its TCP connection sends the same bytes
-//! again and again until the link is silent for too long.
+//! Detects an MTU black hole: a path that carries small packets and drops large ones. One link
+//! after the other joins, then its TCP connection retransmits the same bytes until the link times
+//! out.
 //!
-//! Knows no clock: durations go in.
+//! Pure: durations go in, and there is no clock.
 
 use std::time::Duration;
 
-/// What is seen of it.
+/// The evidence of a black hole, for the log.
 pub(super) const EVIDENCE: &str = "the master answers small messages, and large ones do not arrive";
 
-/// Links that end so in a row: one is a path that went away.
-const ENDS: u8 = 2;
+/// Stuck links in a row that show a black hole. A single one may be a path that failed.
+const STUCK_LINKS: u8 = 2;
 
-/// A link that lived longer carried something else before: the end of the one before says nothing of it.
-const LIFE: Duration = Duration::from_secs(60);
+/// A link that lived longer than this carried large packets before, so the end of the previous link
+/// does not count.
+const MAX_LIFETIME: Duration = Duration::from_secs(60);
 
-/// What is known of the path to one master.
+/// The detector for the path to one master.
 #[derive(Debug, Clone, Default)]
-pub(super) struct BlackHole {
-    ends: u8,
+pub(super) struct BlackHoleDetector {
+    stuck_links: u8,
 }
 
-impl BlackHole {
-    /// A link that had joined ended after it `lived`, with a TCP connection that was stuck or not. Returns whether that shows a black hole, once for each
-    /// row of such links.
-    pub(super) fn ended(&mut self, lived: Duration, is_stuck: bool) -> bool {
-        self.ends = match is_stuck {
+impl BlackHoleDetector {
+    /// Records the end of a link that was up for `lived`. Returns whether a black hole is detected,
+    /// once for each row of stuck links.
+    pub(super) fn on_link_end(&mut self, lived: Duration, is_stuck: bool) -> bool {
+        self.stuck_links = match is_stuck {
             false => 0,
-            true if lived > LIFE => 1,
-            true => self.ends.saturating_add(1),
+            true if lived > MAX_LIFETIME => 1,
+            true => self.stuck_links.saturating_add(1),
         };
-        self.ends == ENDS
+        // Equal, not greater: a longer row is reported only once.
+        self.stuck_links == STUCK_LINKS
     }
 }
 
@@ -40,19 +43,19 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn two_links_in_a_row_that_are_stuck_show_a_black_hole_once() {
-        let mut path = BlackHole::default();
+    fn two_stuck_links_in_a_row_report_black_hole_once() {
+        let mut path = BlackHoleDetector::default();
         assert!(
-            !path.ended(3600 * SECOND, true),
-            "the path may have gone away"
+            !path.on_link_end(3600 * SECOND, true),
+            "the path may have failed"
         );
-        assert!(path.ended(11 * SECOND, true));
-        assert!(!path.ended(11 * SECOND, true), "it is said once");
+        assert!(path.on_link_end(11 * SECOND, true));
+        assert!(!path.on_link_end(11 * SECOND, true), "reported once");
     }
 
     #[test]
-    fn links_that_carried_something_in_between_show_none() {
-        let mut path = BlackHole::default();
+    fn working_links_in_between_report_no_black_hole() {
+        let mut path = BlackHoleDetector::default();
         for (lived, is_stuck) in [
             (10, true),
             (5, false),
@@ -61,7 +64,7 @@ mod tests {
             (3600, true),
             (10, false),
         ] {
-            assert!(!path.ended(lived * SECOND, is_stuck), "{lived} s");
+            assert!(!path.on_link_end(lived * SECOND, is_stuck), "{lived} s");
         }
     }
 }

@@ -1,21 +1,23 @@
-//! Keeps a role linked to a master: dials, joins, runs the link, and begins again, for ever; and moves to a new link before the present one
-//! breaks, where that can be known. With several masters, the next one is tried when one fails, or some of them are tried side by side.
+//! Keeps a role linked to a master: dials, joins, runs the link, and starts again, without end.
+//! Moves to a new link before the current one breaks if the break can be predicted. With several
+//! masters it tries the next one after a failure, or tries some of them in parallel.
 //!
 //! ```text
-//!   Uplink::run ──► Succession (which links stand, and which follows) ──► Attempt (one link, from its dialling to its end)
-//!                      │                                                    │ reports: joined, GOAWAY
-//!                      ├── Pace: which master next, and when  ◄─────────────┤
-//!                      └── Lifetimes: how long the path lets a link live    └── Race: which of several attempts is the first to join
+//!   Uplink::run ──► LinkSupervisor ──► Attempt (one link, from dialling to its end)
+//!                     │                  │ reports: joined, GOAWAY
+//!                     ├── RetryPolicy: which master to dial next, and when
+//!                     ├── PathTimeouts: age and idle limits of the path
+//!                     └── Race: which of several attempts joins first
 //! ```
 
 mod attempt;
 mod black_hole;
-mod lifetimes;
-mod pace;
+mod dial_reason;
+mod managed_link;
+mod path_timeouts;
 mod race;
-mod standing;
-mod succession;
-mod why;
+mod retry_policy;
+mod supervisor;
 
 use std::{
     future::Future,
@@ -29,9 +31,9 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::succession::Succession;
+use self::supervisor::LinkSupervisor;
 use super::{
-    Handler, MessageSocket, Outbox, Timing,
+    Handler, KeepAliveTiming, MessageSocket, Outbox,
     dial::{DialError, Dialer},
 };
 use crate::{
@@ -40,64 +42,67 @@ use crate::{
     id::Id,
 };
 
-/// What a role does with its links.
+/// The role's side of its links.
 pub trait LinkedRole: Send + Sync + 'static {
-    /// What takes the frames of one link, but for GOAWAY, which the uplink takes itself.
+    /// The handler of one link's frames. The uplink handles GOAWAY itself.
     type Session: Handler + Send + 'static;
 
-    /// A link is being established, or of several that race one has joined. Returns what goes in one flight with HELLO, or follows it, and the
-    /// link's handler; lanes may already be opened at `outbox`. The newest link is the one to use from when it has joined. When it never joins, its lanes are closed.
+    /// Prepares a link that is being established, or that has joined first in a race. Returns the
+    /// frames to send with HELLO or after it, and the link's handler. The role may open lanes at
+    /// `outbox`. After the join the newest link is the one to use. If the link never joins, its
+    /// lanes are closed.
     fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Self::Session);
 
-    /// The master took the role in.
+    /// Reports that the master accepted the role.
     fn joined(&self, outbox: &Arc<Outbox>, terms: &Terms);
 
-    /// A newer link stands: what still goes over this one should move there. It is closed when no channel is open on it any more, and after
-    /// [`RETIREMENT`] in any case.
+    /// Reports that a newer link is up: the traffic of this one should move there. The uplink
+    /// closes this link when no channel is open on it, and after [`RETIREMENT`] at the latest.
     fn retiring(&self, outbox: &Arc<Outbox>);
 
-    /// A link has joined, or an attempt at one has failed. For who waits for the first of them; the log says the same.
-    fn told(&self, news: LinkNews<'_>) {
-        let _ = news;
+    /// Reports that a link joined or that an attempt failed, for callers that wait for the first
+    /// link. The log contains the same.
+    fn on_link_event(&self, event: LinkEvent<'_>) {
+        let _ = event;
     }
 }
 
-/// What became of an attempt at a link. The master is named as in the configuration.
+/// The result of an attempt to establish a link. Masters have their names from the configuration.
 #[derive(Debug)]
-pub enum LinkNews<'a> {
-    /// It stands, and is the one in use.
+pub enum LinkEvent<'a> {
+    /// The link is up and in use.
     Joined {
-        /// At which master.
+        /// The master.
         master: &'a str,
     },
-    /// It did not come about. Another attempt follows.
+    /// The attempt failed. Another one follows.
     Failed {
-        /// At which master.
+        /// The master.
         master: &'a str,
-        /// The layer, what was seen, and the remedy.
-        why: String,
+        /// The layer, the evidence and the remedy.
+        error: String,
     },
 }
 
-/// How a master is reached: a [`Dialer`], or memory in tests.
-pub trait Way: Send + Sync + 'static {
-    /// The master's address, for the log.
+/// Connects to a master: a [`Dialer`], or memory in tests.
+pub trait Connector: Send + Sync + 'static {
+    /// Returns the master's address for the log.
     fn name(&self) -> String;
 
-    /// Makes a WebSocket with the master.
+    /// Establishes a WebSocket with the master.
     ///
     /// # Errors
-    /// When it cannot be reached.
+    /// The master cannot be reached.
     ///
     /// # Cancel safety
     /// Dropping the future closes what was opened.
     fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send;
 
-    /// The path loses large packets: from now on links are made with small segments.
+    /// Uses small TCP segments for all further links, because the path drops large packets.
     fn use_small_segments(&self) {}
 }
 
-impl Way for Dialer {
+impl Connector for Dialer {
     fn name(&self) -> String {
         self.address().to_string()
     }
@@ -111,111 +116,116 @@ impl Way for Dialer {
     }
 }
 
-/// The longest time that a link is kept beside the newer one: as long as a proxy or a master that is about to end gives its connections, most
-/// of the time. What has not moved by then is resumed on the new link.
+/// The longest time that an old link stays up beside the new one (PROTOCOL 12). Proxies and masters
+/// that are about to end mostly give their connections this long. A tunnel that has not moved by
+/// then is resumed on the new link.
 pub const RETIREMENT: Duration = Duration::from_secs(30);
 
-/// How one of several masters is come to.
+/// How to dial the masters of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Choice {
-    /// They are dialled one at a time, the next one when one fails.
+pub enum DialStrategy {
+    /// Dials one master at a time, and the next one after a failure.
     #[default]
     Ordered,
-    /// They are dialled side by side, each a moment after the one before it in the list; the first that takes the role in is used.
+    /// Dials the masters in parallel, each shortly after the previous one of the list. Uses the
+    /// first master that accepts the role.
     Raced,
 }
 
-/// How a role reaches its masters, one at a time.
+/// The parameters with which a role reaches its masters, one at a time.
 #[derive(Debug, Clone)]
 pub struct Uplink<W = Dialer> {
-    /// The ways to the masters, in the order of trying.
+    /// The connectors to the masters, in the order in which they are tried.
     pub dialers: Vec<W>,
-    /// How one of them is come to.
-    pub choice: Choice,
-    /// Proves the role to the master, and the master to the role.
+    /// How to dial the masters of the list.
+    pub strategy: DialStrategy,
+    /// The key with which the role and the master authenticate each other.
     pub key: LinkKey,
-    /// Which role.
+    /// The kind of role.
     pub role: Role,
-    /// This process.
+    /// The id of this process.
     pub instance: Id,
-    /// The heartbeat.
-    pub timing: Timing,
-    /// After this long each link is replaced by a new one.
+    /// The keep-alive timing.
+    pub timing: KeepAliveTiming,
+    /// Replaces each link after this time.
     pub rotate_after: Option<Duration>,
-    /// By which the role asks for another master.
-    pub mover: Mover,
+    /// The role's requests for another link.
+    pub move_requests: MoveRequests,
 }
 
-/// Asks an uplink to move.
+/// Requests a move of an uplink to another link. Clones share the requests.
 #[derive(Debug, Clone, Default)]
-pub struct Mover(Arc<Requests>);
+pub struct MoveRequests(Arc<MoveSignals>);
 
 #[derive(Debug, Default)]
-struct Requests {
-    /// For a link to another master.
+struct MoveSignals {
+    /// Requests a link to another master.
     other: Notify,
-    /// For another link to the same one.
+    /// Requests another link to the same master.
     renewal: Notify,
 }
 
-impl Mover {
-    /// Asks to move to the next master of the list, when a link stands and there is another master. The present link goes on until the new one
-    /// has joined.
-    pub fn move_on(&self) {
+impl MoveRequests {
+    /// Requests a move to the next master of the list. Takes effect if a link is up and there is
+    /// another master. The current link continues until the new one has joined.
+    pub fn request_other_master(&self) {
         self.0.other.notify_one();
     }
 
-    /// Asks to replace the present link by another one to the same master, as at its age (`rotate_after`).
-    pub fn renew(&self) {
+    /// Requests a new link to the same master, as if the current one had reached its maximum age
+    /// (`rotate_after`).
+    pub fn request_new_link(&self) {
         self.0.renewal.notify_one();
     }
 
-    async fn asked(&self) {
+    async fn other_master_requested(&self) {
         self.0.other.notified().await;
     }
 
-    pub(crate) async fn asked_to_renew(&self) {
+    pub(crate) async fn new_link_requested(&self) {
         self.0.renewal.notified().await;
     }
 }
 
-impl<W: Way> Uplink<W> {
-    /// One uplink for each of the masters: for a role that is to be linked to all of them at the same time.
+impl<W: Connector> Uplink<W> {
+    /// Splits the uplink into one per master, for a role that is linked to all masters at the same
+    /// time.
     #[must_use]
     pub fn each(self) -> Vec<Self> {
         let Uplink {
             dialers,
-            choice,
+            strategy,
             key,
             role,
             instance,
             timing,
             rotate_after,
-            mover: _,
+            move_requests: _,
         } = self;
         let one = |dialer| Uplink {
             dialers: vec![dialer],
-            choice,
+            strategy,
             key: key.clone(),
             role,
             instance,
             timing,
             rotate_after,
-            mover: Mover::default(),
+            move_requests: MoveRequests::default(),
         };
         dialers.into_iter().map(one).collect()
     }
 
-    /// Keeps `role` linked until `cancel` is cancelled; the links are then closed in order. Returns when they have ended.
+    /// Keeps `role` linked until `cancel` is cancelled, then closes the links gracefully. Returns
+    /// when they have ended.
     ///
     /// # Cancel safety
     /// Dropping the future cuts the links.
     pub async fn run<R: LinkedRole>(self, role: Arc<R>, cancel: &CancellationToken) {
-        Succession::new(self, role).run(cancel).await;
+        LinkSupervisor::new(self, role).run(cancel).await;
     }
 }
 
-/// A number that is larger than those of all earlier links of this process.
+/// Returns a number that is larger than those of all earlier links of this process.
 fn next_epoch() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1

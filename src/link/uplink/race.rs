@@ -1,37 +1,39 @@
-//! Attempts at several masters that run side by side: the first that joins wins. Knows neither masters nor links.
+//! Parallel attempts at several masters: the first attempt that joins wins. Independent of masters
+//! and links.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The time from one attempt of a race to the next, when neither fails nor joins before: that of the addresses of a name, which a path of
-/// ordinary length answers within.
+/// The delay between two attempts of a race if neither fails nor joins before. It is the delay
+/// between the addresses of one name: a path of ordinary length answers within it.
 pub(super) use crate::link::connect::STAGGER;
 
-/// What the attempts of a race share. One that runs alone has a race of its own, and wins it.
+/// The shared state of the attempts of a race. A single attempt has its own race, and wins it.
 #[derive(Debug, Default)]
 pub(super) struct Race {
-    led: AtomicBool,
+    early_frames_taken: AtomicBool,
     won: AtomicBool,
 }
 
-/// The right to say with HELLO what the role wants. Given back when it is dropped.
-pub(super) struct Lead<'r>(&'r Race);
+/// The permit to send the role's frames with HELLO. Dropping it returns it to the race.
+pub(super) struct EarlyFramesPermit<'r>(&'r Race);
 
 impl Race {
-    /// Takes the lead, when nobody has it: one attempt at a time asks for the role's tunnels before it has joined, which saves a round trip;
-    /// several would bring the same tunnel about more than once.
-    pub(super) fn lead(&self) -> Option<Lead<'_>> {
-        (!self.led.swap(true, Ordering::AcqRel)).then(|| Lead(self))
+    /// Takes the permit if it is free. One attempt at a time requests the role's tunnels before it
+    /// has joined, which saves a round trip. Several would establish the same tunnel more than
+    /// once.
+    pub(super) fn early_frames(&self) -> Option<EarlyFramesPermit<'_>> {
+        (!self.early_frames_taken.swap(true, Ordering::AcqRel)).then(|| EarlyFramesPermit(self))
     }
 
-    /// Whether the caller, who has joined, is the first of all.
+    /// Returns whether the caller, which has joined, is the first of all attempts.
     pub(super) fn win(&self) -> bool {
         !self.won.swap(true, Ordering::AcqRel)
     }
 }
 
-impl Drop for Lead<'_> {
+impl Drop for EarlyFramesPermit<'_> {
     fn drop(&mut self) {
-        self.0.led.store(false, Ordering::Release);
+        self.0.early_frames_taken.store(false, Ordering::Release);
     }
 }
 
@@ -40,14 +42,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_wins_and_one_leads_at_a_time() {
+    fn one_attempt_wins_and_one_at_a_time_sends_early_frames() {
         let race = Race::default();
-        let lead = race.lead();
-        assert!(lead.is_some() && race.lead().is_none() && race.lead().is_none());
-        drop(lead);
+        let permit = race.early_frames();
+        assert!(permit.is_some() && race.early_frames().is_none() && race.early_frames().is_none());
+        drop(permit);
         assert!(
-            race.lead().is_some(),
-            "the next one may lead when the first has failed"
+            race.early_frames().is_some(),
+            "the permit is free after the first attempt failed"
         );
         assert!(race.win() && !race.win());
     }

@@ -1,30 +1,31 @@
-//! The frames of a WebSocket (RFC 6455, section 5): headers to bytes and back, and the mask. Knows nothing of streams or messages.
+//! Encodes and decodes WebSocket frame headers (RFC 6455, section 5) and applies the mask. Knows no
+//! streams and no messages.
 
 use bytes::{BufMut, BytesMut};
 
-/// The longest header: two bytes, eight of length, four of mask.
-pub const LONGEST_HEADER: usize = 14;
+/// The maximum length of a header: two bytes, eight of length, four of mask.
+pub const MAX_HEADER_LENGTH: usize = 14;
 
-/// The longest payload of a frame that carries no message (RFC 6455, 5.5).
+/// The maximum payload of a control frame (RFC 6455, 5.5).
 pub const MAX_CONTROL_PAYLOAD: usize = 125;
 
-/// Bytes of a mask.
+/// The length of a masking key, in bytes.
 const KEY: usize = 4;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
-    /// The next part of a message.
+    /// A further part of a message.
     Continuation,
-    /// A message of text, or its beginning.
+    /// A text message, or its first part.
     Text,
-    /// A message of bytes, or its beginning.
+    /// A binary message, or its first part.
     Binary,
-    /// The sender sends nothing any more.
+    /// The sender will send no more frames.
     Close,
-    /// To be answered with a pong.
+    /// Asks the peer for a pong.
     Ping,
-    /// The answer.
+    /// Answers a ping.
     Pong,
 }
 
@@ -52,28 +53,28 @@ impl Opcode {
         }
     }
 
-    /// Whether the frame is about the WebSocket itself and carries no message.
+    /// Returns whether this is a control frame, which carries no part of a message.
     pub const fn is_control(self) -> bool {
         self.code() & 0x08 != 0
     }
 }
 
-/// What stands before a payload.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
-    /// No continuation follows.
+pub struct FrameHeader {
+    /// Whether this is the last frame of its message.
     pub is_final: bool,
     pub opcode: Opcode,
-    /// With what the payload is masked, if it is.
+    /// The masking key, if the payload is masked.
     pub mask: Option<[u8; 4]>,
-    /// Bytes of payload.
+    /// The length of the payload, in bytes.
     pub length: u64,
 }
 
-impl Header {
-    /// The header of a whole message of bytes.
+impl FrameHeader {
+    /// Returns the header of an unfragmented binary message.
     pub const fn message(length: usize, mask: Option<[u8; 4]>) -> Self {
-        Header {
+        FrameHeader {
             is_final: true,
             opcode: Opcode::Binary,
             mask,
@@ -81,11 +82,12 @@ impl Header {
         }
     }
 
-    /// The header at the front of `bytes`, and how long it is itself; nothing when it is not there in full.
+    /// Decodes the header at the front of `bytes` and returns it with its own length. Returns
+    /// `None` until the header is complete.
     ///
     /// # Errors
-    /// What RFC 6455 does not allow.
-    pub fn decode(bytes: &[u8]) -> Result<Option<(Header, usize)>, &'static str> {
+    /// If the header violates RFC 6455.
+    pub fn decode(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, &'static str> {
         let &[first, second, ref rest @ ..] = bytes else {
             return Ok(None);
         };
@@ -111,7 +113,7 @@ impl Header {
             _ => return Ok(None),
         };
         Ok(Some((
-            Header {
+            FrameHeader {
                 is_final,
                 opcode,
                 mask,
@@ -121,7 +123,7 @@ impl Header {
         )))
     }
 
-    /// Appends the header, in the shortest way.
+    /// Appends the header in its shortest form.
     pub fn encode(&self, out: &mut BytesMut) {
         let masked = if self.mask.is_some() { 0x80 } else { 0 };
         let is_final = if self.is_final { 0x80 } else { 0 };
@@ -143,11 +145,11 @@ impl Header {
     }
 }
 
-/// Masks or unmasks `payload`, whose first byte is byte `offset` of what is masked with `key`.
+/// Masks or unmasks `payload`, whose first byte is at `offset` in the masked data.
 pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     let mut turned = key;
     turned.rotate_left(offset % KEY);
-    // Chunks of this size become vector instructions.
+    // The compiler turns chunks of this size into vector instructions.
     let (chunks, rest) = payload.as_chunks_mut::<{ 8 * KEY }>();
     chunks
         .iter_mut()
@@ -170,7 +172,7 @@ mod tests {
 
     use super::*;
 
-    fn header() -> impl Strategy<Value = Header> {
+    fn header() -> impl Strategy<Value = FrameHeader> {
         let opcode = prop_oneof![
             Just(Opcode::Continuation),
             Just(Opcode::Text),
@@ -183,7 +185,7 @@ mod tests {
         (any::<bool>(), opcode, any::<Option<[u8; 4]>>(), length).prop_map(
             |(is_final, opcode, mask, length)| {
                 let is_control = opcode.is_control();
-                Header {
+                FrameHeader {
                     is_final: is_final || is_control,
                     opcode,
                     mask,
@@ -195,19 +197,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded_and_nothing_is_read_from_a_part_of_it(header in header(), behind in any::<[u8; 3]>()) {
+        fn header_round_trips_and_partial_header_is_incomplete(header in header(), behind in any::<[u8; 3]>()) {
             let mut out = BytesMut::new();
             header.encode(&mut out);
             let length = out.len();
             for cut in 0..length {
-                prop_assert_eq!(Header::decode(&out[..cut]), Ok(None));
+                prop_assert_eq!(FrameHeader::decode(&out[..cut]), Ok(None));
             }
             let bytes = [&out[..], &behind].concat();
-            prop_assert_eq!(Header::decode(&bytes), Ok(Some((header, length))));
+            prop_assert_eq!(FrameHeader::decode(&bytes), Ok(Some((header, length))));
         }
 
         #[test]
-        fn masking_byte_by_byte_is_the_same_as_all_at_once_wherever_it_begins(
+        fn mask_equals_bytewise_mask_at_any_offset(
             clear in proptest::collection::vec(any::<u8>(), 0..200), key in any::<[u8; 4]>(), offset in 0_usize..9,
         ) {
             let mut masked = clear.clone();
@@ -217,13 +219,13 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
-            let _ = Header::decode(&bytes);
+        fn decode_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
+            let _ = FrameHeader::decode(&bytes);
         }
     }
 
     #[test]
-    fn what_the_rfc_forbids_is_an_error() {
+    fn forbidden_headers_are_rejected() {
         for bytes in [
             &[0xc2, 0][..],
             &[0x83, 0],
@@ -231,7 +233,7 @@ mod tests {
             &[0x09, 0],
             &[0x89, 126, 0, 200],
         ] {
-            assert!(Header::decode(bytes).is_err(), "{bytes:x?}");
+            assert!(FrameHeader::decode(bytes).is_err(), "{bytes:x?}");
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The receiving side of a WebSocket: from bytes of the stream to messages, each in memory that nobody else writes to, so that what is in it can
-//! be opened in place. What came is moved only when a message does not fit behind the one before.
+//! The receiving side of a WebSocket: decodes the bytes of a stream into messages. Each message has
+//! exclusive memory, so that the receiver can decrypt it in place. Received bytes are moved only if
+//! a message does not fit behind the previous one.
 //!
-//! Knows frames and how they may follow one another; not what is in a message.
+//! Knows frames and their order, not the contents of messages.
 
 use std::{
     io,
@@ -13,130 +14,137 @@ use bytes::{Buf, BytesMut};
 use tokio_util::io::poll_read_buf;
 
 use super::{
-    ByteStream, End, Heard, SocketError,
-    frame::{self, Header, LONGEST_HEADER, Opcode},
+    ByteStream, ReceiveActivity, SocketEnd, SocketError,
+    frame::{self, FrameHeader, MAX_HEADER_LENGTH, Opcode},
 };
 use crate::frame::MAX_MESSAGE;
 
-/// What is read at a time at least, in bytes: ten thousand links at rest are to cost a master little.
-const LEAST_READ: usize = 4 * 1024;
+/// The minimum size of a read, in bytes. It is small, because a master may hold ten thousand idle
+/// links.
+const MIN_READ: usize = 4 * 1024;
 
-/// And at most: some full messages, so that a busy link calls the system seldom (measured).
-const LARGEST_READ: usize = 128 * 1024;
+/// The maximum size of a read, in bytes. Several full messages per read keep the number of system
+/// calls low (measured).
+const MAX_READ: usize = 128 * 1024;
 
-/// A share of what is read at a time that is little to move.
-const LITTLE_MORE: usize = 32;
+/// The read size divided by this is the slack behind whole frames: few enough bytes to be cheap to
+/// move.
+const SLACK_DIVISOR: usize = 32;
 
-/// The payload of PING and PONG (PROTOCOL 6). What is longer is neither, which can be said before all of it is there.
-const HEARTBEAT_LENGTH: u64 = 9;
+/// The payload length of PING and PONG (PROTOCOL 6). A longer message is neither, which is known
+/// before it is complete.
+const KEEPALIVE_LENGTH: u64 = 9;
 
-/// What has come.
+/// A decoded message or control frame.
 #[derive(Debug)]
 pub enum Incoming {
     /// A binary message.
     Message(BytesMut),
-    /// To be answered with a pong of the same payload.
+    /// A ping, to be answered by a pong with the same payload.
     Ping(BytesMut),
-    /// The peer sends nothing any more, and gives this reason.
+    /// The peer will send no more messages. Holds the reason.
     Close(BytesMut),
 }
 
-/// What has been received and not delivered.
+/// The receive buffer of a WebSocket, and its decoder.
 #[derive(Debug)]
 pub struct Inbound {
-    end: End,
+    end: SocketEnd,
     buffer: BytesMut,
-    /// The frame whose payload stands at the front of the buffer, or will.
-    frame: Option<Header>,
-    /// The message that came in parts, so far.
+    /// The frame whose payload is at the front of the buffer, or arrives next.
+    frame: Option<FrameHeader>,
+    /// The received parts of a fragmented message.
     parts: Option<BytesMut>,
-    /// How much is read at a time.
+    /// The current size of a read.
     read_size: usize,
-    /// And at most.
-    largest_read: usize,
-    /// Bytes of the last frame with its header.
+    /// The maximum of `read_size`.
+    max_read: usize,
+    /// The length of the last frame, including its header.
     frame_size: usize,
-    /// The read before used little of its room.
-    was_little: bool,
-    /// Bytes came that no frame has been found in yet.
-    is_fresh: bool,
-    heard: Heard,
-    /// Bytes read in all.
+    /// Whether the previous read used little of its room.
+    was_small_read: bool,
+    /// Whether bytes arrived since the last decoded header.
+    has_undecoded_bytes: bool,
+    activity: ReceiveActivity,
+    /// The number of bytes read.
     received: u64,
-    /// Messages delivered in all.
+    /// The number of messages delivered.
     messages: u64,
-    /// The longest message that is taken.
-    longest: usize,
-    /// Nothing is kept of messages any more.
+    /// The maximum length of a message.
+    max_length: usize,
+    /// Whether messages are discarded.
     is_discarding: bool,
 }
 
 impl Inbound {
-    /// `read` came already.
-    pub fn new(end: End, read: &[u8]) -> Self {
+    /// Creates a decoder. `read` holds the bytes that arrived with the upgrade.
+    pub fn new(end: SocketEnd, read: &[u8]) -> Self {
         Inbound {
             end,
             buffer: BytesMut::from(read),
             frame: None,
             parts: None,
-            read_size: LEAST_READ,
-            // Whoever connects is a stranger at first.
-            largest_read: if end == End::Accepted {
-                LEAST_READ
+            read_size: MIN_READ,
+            // A peer that connects is not authenticated yet.
+            max_read: if end == SocketEnd::Accepted {
+                MIN_READ
             } else {
-                LARGEST_READ
+                MAX_READ
             },
             frame_size: 0,
-            was_little: false,
-            is_fresh: !read.is_empty(),
-            heard: Heard::default(),
+            was_small_read: false,
+            has_undecoded_bytes: !read.is_empty(),
+            activity: ReceiveActivity::default(),
             received: read.len() as u64,
             messages: 0,
-            longest: MAX_MESSAGE,
+            max_length: MAX_MESSAGE,
             is_discarding: false,
         }
     }
 
-    /// Keeps nothing of messages from now on, also of the one that has come in part: the end is near, and only the peer's Close is waited for.
+    /// Discards all messages from now on, including a partly received one. The link is ending and
+    /// waits only for the peer's Close.
     pub fn discard(&mut self) {
         self.is_discarding = true;
         self.parts = None;
+        // Stop at a control frame: it is still answered.
         while let Ok(Some(frame)) = self.header() {
             if frame.opcode.is_control() || !self.skip(frame) {
                 break;
             }
         }
-        self.rest();
+        self.release_idle_buffers();
     }
 
-    /// From now on no message may be longer than this; never more than `MAX_MESSAGE`.
-    pub fn limit(&mut self, longest: usize) {
-        self.longest = longest.min(MAX_MESSAGE);
+    /// Limits the length of later messages, to `MAX_MESSAGE` at most.
+    pub fn limit_message_length(&mut self, max_length: usize) {
+        self.max_length = max_length.min(MAX_MESSAGE);
     }
 
-    /// From now on the peer may make the buffers large. Those of a stranger stay small, and are let go of whenever nothing is in them.
-    pub fn read_largely(&mut self) {
-        self.largest_read = LARGEST_READ;
+    /// Allows large read buffers. The buffers of an unauthenticated peer stay small, and are
+    /// released whenever they are empty.
+    pub fn allow_large_reads(&mut self) {
+        self.max_read = MAX_READ;
     }
 
-    /// Which end this is.
-    pub fn end(&self) -> End {
+    /// Returns which end of the WebSocket this is.
+    pub fn end(&self) -> SocketEnd {
         self.end
     }
 
-    /// Bytes of a message of which a part has come.
-    pub fn unfinished_bytes(&self) -> usize {
+    /// Returns the number of buffered bytes of an incomplete message.
+    pub fn partial_message_bytes(&self) -> usize {
         self.buffer
             .len()
             .saturating_add(self.parts.as_ref().map_or(0, BytesMut::len))
     }
 
-    /// Messages delivered in all.
+    /// Returns the number of messages delivered.
     pub fn messages(&self) -> u64 {
         self.messages
     }
 
-    /// The next of what comes.
+    /// Reads until a message or a control frame is complete.
     pub fn poll_next(
         &mut self,
         stream: &mut dyn ByteStream,
@@ -152,24 +160,24 @@ impl Inbound {
         }
     }
 
-    /// What has come of messages since this was last asked.
-    pub fn take_heard(&mut self) -> Heard {
-        std::mem::take(&mut self.heard)
+    /// Returns the receive activity since the last call, and resets it.
+    pub fn take_activity(&mut self) -> ReceiveActivity {
+        std::mem::take(&mut self.activity)
     }
 
-    /// Bytes read in all.
+    /// Returns the number of bytes read.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// Keeps no more memory than what is in it.
-    pub fn rest(&mut self) {
-        self.read_size = LEAST_READ;
+    /// Shrinks the buffer to its contents.
+    pub fn release_idle_buffers(&mut self) {
+        self.read_size = MIN_READ;
         self.buffer = BytesMut::from(&self.buffer[..]);
     }
 
     #[cfg(test)]
-    pub fn kept_bytes(&self) -> usize {
+    pub fn buffer_capacity(&self) -> usize {
         self.buffer.capacity()
     }
 
@@ -178,25 +186,26 @@ impl Inbound {
         stream: &mut dyn ByteStream,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let missing = match self.frame {
+        let needed = match self.frame {
             Some(frame) if !self.is_skipped(&frame) => usize::try_from(frame.length)
                 .unwrap_or(MAX_MESSAGE)
                 .saturating_sub(self.buffer.len()),
-            _ => LONGEST_HEADER,
+            _ => MAX_HEADER_LENGTH,
         };
         let free = self.buffer.capacity() - self.buffer.len();
-        // What is there would have to be moved: to read a little into what is left costs less.
+        // With much data buffered, moving it costs more than one small read into the remaining
+        // room.
         let is_worth_moving = self.buffer.len() < self.read_size / 4;
-        if free < missing || is_worth_moving && free < self.read_size / 4 {
+        if free < needed || is_worth_moving && free < self.read_size / 4 {
             self.buffer
-                .reserve(missing.max(self.whole_frames().saturating_sub(self.buffer.len())));
+                .reserve(needed.max(self.whole_frames().saturating_sub(self.buffer.len())));
         }
         let room = self.buffer.capacity() - self.buffer.len();
         let polled = poll_read_buf(Pin::new(stream), context, &mut self.buffer);
         match &polled {
-            Poll::Ready(Ok(count)) => self.filled(*count, room),
-            // At rest there is nothing to keep a buffer for.
-            Poll::Pending if self.buffer.is_empty() && self.read_size == LEAST_READ => {
+            Poll::Ready(Ok(count)) => self.adapt_read_size(*count, room),
+            // An idle link keeps no buffer.
+            Poll::Pending if self.buffer.is_empty() && self.read_size == MIN_READ => {
                 self.buffer = BytesMut::new()
             }
             _ => {}
@@ -204,41 +213,42 @@ impl Inbound {
         polled
     }
 
-    /// Room for what is read at a time, in whole frames such as the last one, and a little: in a row of full messages only the beginning of one has to be
-    /// moved to the next buffer, also when they differ by small frames.
+    /// Returns the buffer size for one read: whole frames like the last one, plus slack. In a run
+    /// of full messages, only the beginning of one then moves to the next buffer, even with small
+    /// frames in between.
     fn whole_frames(&self) -> usize {
         match self.frame_size {
             size @ 1.. if size <= self.read_size => {
-                self.read_size - self.read_size % size + self.read_size / LITTLE_MORE
+                self.read_size - self.read_size % size + self.read_size / SLACK_DIVISOR
             }
             _ => self.read_size,
         }
     }
 
-    /// Reads more at a time while that is used up, and less after two that were not.
-    fn filled(&mut self, count: usize, room: usize) {
+    /// Doubles the read size when a read fills its room, and halves it after two small reads.
+    fn adapt_read_size(&mut self, count: usize, room: usize) {
         self.received += count as u64;
-        let is_little = count < room.min(self.read_size / 4);
+        let is_small_read = count < room.min(self.read_size / 4);
         if count == room && !self.is_discarding {
-            self.read_size = (self.read_size * 2).min(self.largest_read);
-        } else if is_little && self.was_little {
-            self.read_size = (self.read_size / 2).max(LEAST_READ);
+            self.read_size = (self.read_size * 2).min(self.max_read);
+        } else if is_small_read && self.was_small_read {
+            self.read_size = (self.read_size / 2).max(MIN_READ);
         }
-        self.was_little = is_little;
-        self.is_fresh = true;
+        self.was_small_read = is_small_read;
+        self.has_undecoded_bytes = true;
         if self.frame.is_some_and(|frame| !frame.opcode.is_control()) {
-            self.hear(count as u64);
+            self.record_activity(count as u64);
         }
     }
 
-    /// Something of a message came.
-    fn hear(&mut self, bytes: u64) {
+    /// Records the receipt of bytes of a message.
+    fn record_activity(&mut self, bytes: u64) {
         let is_long = self.parts.is_some()
             || self
                 .frame
-                .is_some_and(|frame| frame.length > HEARTBEAT_LENGTH);
-        self.heard.any |= bytes > 0;
-        self.heard.long |= bytes > 0 && is_long;
+                .is_some_and(|frame| frame.length > KEEPALIVE_LENGTH);
+        self.activity.any |= bytes > 0;
+        self.activity.long |= bytes > 0 && is_long;
     }
 
     fn next(&mut self) -> Result<Option<Incoming>, SocketError> {
@@ -246,6 +256,7 @@ impl Inbound {
             let Some(frame) = self.header()? else {
                 return Ok(None);
             };
+            // A discarded payload is dropped as it arrives, so that it takes no memory.
             if self.is_skipped(&frame) {
                 if self.skip(frame) {
                     continue;
@@ -257,6 +268,7 @@ impl Inbound {
                 return Ok(None);
             }
             self.frame = None;
+            // Without a copy: the message takes over this part of the buffer.
             let mut payload = self.buffer.split_to(length);
             if let Some(key) = frame.mask {
                 frame::apply_mask(&mut payload, key, 0);
@@ -275,32 +287,32 @@ impl Inbound {
         }
     }
 
-    fn is_skipped(&self, frame: &Header) -> bool {
+    fn is_skipped(&self, frame: &FrameHeader) -> bool {
         self.is_discarding && !frame.opcode.is_control()
     }
 
-    /// Throws away what is here of the frame under way; answers whether that was all of it.
-    fn skip(&mut self, frame: Header) -> bool {
-        let here = usize::try_from(frame.length)
+    /// Discards the buffered bytes of the current frame. Returns whether the frame is complete.
+    fn skip(&mut self, frame: FrameHeader) -> bool {
+        let available = usize::try_from(frame.length)
             .unwrap_or(usize::MAX)
             .min(self.buffer.len());
-        self.buffer.advance(here);
-        let left = frame.length.saturating_sub(here as u64);
-        self.frame = (left > 0).then_some(Header {
+        self.buffer.advance(available);
+        let left = frame.length.saturating_sub(available as u64);
+        self.frame = (left > 0).then_some(FrameHeader {
             length: left,
             ..frame
         });
         left == 0
     }
 
-    /// The header of the frame under way; taken from the buffer once it is there in full.
-    fn header(&mut self) -> Result<Option<Header>, SocketError> {
+    /// Returns the header of the current frame; takes it from the buffer once it is complete.
+    fn header(&mut self) -> Result<Option<FrameHeader>, SocketError> {
         if self.frame.is_none() {
-            let decoded = Header::decode(&self.buffer)
+            let decoded = FrameHeader::decode(&self.buffer)
                 .map_err(|error| SocketError::NotWebSocket(error.to_owned()))?;
             let Some((header, length)) = decoded else {
-                // The first byte tells the kind already.
-                self.heard.any |= std::mem::take(&mut self.is_fresh)
+                // The first byte already distinguishes a message from a control frame.
+                self.activity.any |= std::mem::take(&mut self.has_undecoded_bytes)
                     && self.buffer.first().is_some_and(|first| first & 0x08 == 0);
                 return Ok(None);
             };
@@ -310,20 +322,20 @@ impl Inbound {
                 length.saturating_add(usize::try_from(header.length).unwrap_or(MAX_MESSAGE));
             self.frame = Some(header);
             if !header.opcode.is_control() {
-                self.hear(length as u64);
+                self.record_activity(length as u64);
             }
         }
         Ok(self.frame)
     }
 
-    fn check(&self, header: &Header) -> Result<(), SocketError> {
+    fn check(&self, header: &FrameHeader) -> Result<(), SocketError> {
         let violation = match (header.opcode, &self.parts) {
             (Opcode::Text, _) => return Err(SocketError::Text),
             (Opcode::Continuation, None) if !self.is_discarding => {
                 Some("a continuation of no message")
             }
             (Opcode::Binary, Some(_)) => Some("a message within another"),
-            _ if header.mask.is_some() == (self.end == End::Dialled) => {
+            _ if header.mask.is_some() == (self.end == SocketEnd::Dialled) => {
                 Some("a mask where there must be none, or none where there must be one")
             }
             _ => None,
@@ -335,17 +347,17 @@ impl Inbound {
         let size = usize::try_from(header.length)
             .unwrap_or(usize::MAX)
             .saturating_add(before);
-        if size > self.longest {
+        if size > self.max_length {
             Err(SocketError::TooLong {
                 size,
-                longest: self.longest,
+                max_length: self.max_length,
             })
         } else {
             Ok(())
         }
     }
 
-    /// The message of which `payload` is the next part, if it is complete.
+    /// Appends a part to the current message, and returns the message if it is complete.
     fn assemble(&mut self, payload: BytesMut, is_final: bool) -> Option<BytesMut> {
         let message = match self.parts.take() {
             None => payload,

@@ -1,6 +1,7 @@
-//! A WebSocket as a pair of lanes for whole messages, over whatever carries bytes: TCP, TLS, an upgraded request, memory.
+//! A WebSocket that carries whole messages in both directions, over any byte stream: TCP, TLS, an
+//! upgraded request, memory.
 //!
-//! Knows messages; not what is in them.
+//! Does not know the contents of messages.
 
 mod frame;
 mod inbound;
@@ -24,47 +25,52 @@ use self::{
     inbound::{Inbound, Incoming},
     outbound::Outbound,
 };
-use crate::tcp_table::Connection;
+use crate::tcp_table::TcpConnection;
 
-/// Anything that carries bytes both ways.
+/// A bidirectional byte stream.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for T {}
 
-/// Which end of the WebSocket this is: the role that dialled masks what it sends, the master does not (RFC 6455, 5.3).
+/// The end of a WebSocket. The role that dialled masks its frames, the master does not (RFC 6455,
+/// 5.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum SocketEnd {
     /// The role that dialled.
     Dialled,
     /// The master that accepted.
     Accepted,
 }
 
-/// Bytes received since the last [`MessageSocket::rest`], up to which a socket is at rest: heartbeats, and a little more.
-const REST_UP_TO: u64 = 4 * 1024;
+/// A socket is idle if it received no more than this since the last
+/// [`MessageSocket::release_idle_buffers`]: a few keep-alives, in bytes.
+const IDLE_THRESHOLD: u64 = 4 * 1024;
 
-/// Messages are written once this many bytes wait, and at a flush: two full ones, since each write may wake the peer, and no more, so that what leaves
-/// next is decided late.
+/// Messages are written once this many bytes are waiting, and at a flush. Two full messages limit
+/// the number of writes, each of which may wake the peer. A larger batch would fix the order of
+/// sending too early.
 const WRITE_BATCH: usize = 128 * 1024;
 
-/// Why a socket is no use any more.
+/// Why a socket can no longer be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The peer sent a text message.
     #[error("a text message, where all are binary")]
     Text,
-    /// The peer sent a message larger than `MAX_MESSAGE`, or than a first message may be.
-    #[error("a message of {size} bytes, more than the {longest} allowed")]
+    /// The peer sent a message larger than `MAX_MESSAGE`, or larger than the limit of a first
+    /// message.
+    #[error("a message of {size} bytes, more than the {max_length} allowed")]
     TooLong {
-        /// What it said that it would send, or what had come by then.
+        /// The announced length, or the length received so far.
         size: usize,
-        /// What was allowed.
-        longest: usize,
+        /// The maximum length.
+        max_length: usize,
     },
-    /// The peer does not follow RFC 6455.
+    /// The peer violates RFC 6455.
     #[error("not the WebSocket protocol: {0}")]
     NotWebSocket(String),
-    /// The stream ended without the WebSocket's closing handshake: cut off, or killed.
+    /// The stream ended without a closing handshake: the connection was cut, or the peer was
+    /// killed.
     #[error("the connection was cut")]
     Cut,
     /// The stream failed.
@@ -76,7 +82,8 @@ pub enum SocketError {
 }
 
 impl SocketError {
-    /// Whether the peer broke the protocol, and is to be told so before the link ends.
+    /// Returns whether the peer violated the protocol. The link reports a violation to the peer
+    /// before it ends.
     #[must_use]
     pub fn is_violation(&self) -> bool {
         matches!(
@@ -86,49 +93,50 @@ impl SocketError {
     }
 }
 
-/// What has come from the far end. WebSocket pings and pongs do not count: a proxy may have sent them.
+/// The data received from the peer. WebSocket pings and pongs do not count, because a proxy may
+/// send them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Heard {
-    /// Something of a message, be it a part.
+pub struct ReceiveActivity {
+    /// Bytes of a message arrived.
     pub any: bool,
-    /// Something of a message that is longer than PING and PONG are.
+    /// Bytes of a message longer than PING and PONG arrived.
     pub long: bool,
 }
 
-/// The payload of a message that is sent.
+/// The payload of an outgoing message.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Body {
-    /// Made here: it can be masked where it is.
-    Own(BytesMut),
-    /// Passed on: others may hold it too.
+pub enum MessageBody {
+    /// Exclusively owned, so it can be masked in place.
+    Owned(BytesMut),
+    /// Shared with other holders, as for relayed messages.
     Shared(Bytes),
 }
 
-impl Body {
-    fn into_own(self) -> BytesMut {
+impl MessageBody {
+    fn into_owned(self) -> BytesMut {
         match self {
-            Body::Own(bytes) => bytes,
-            Body::Shared(bytes) => BytesMut::from(bytes),
+            MessageBody::Owned(bytes) => bytes,
+            MessageBody::Shared(bytes) => BytesMut::from(bytes),
         }
     }
 
-    /// The bytes, as they are now.
+    /// Returns the bytes, without copying.
     #[must_use]
     pub fn freeze(self) -> Bytes {
         match self {
-            Body::Own(bytes) => bytes.freeze(),
-            Body::Shared(bytes) => bytes,
+            MessageBody::Owned(bytes) => bytes.freeze(),
+            MessageBody::Shared(bytes) => bytes,
         }
     }
 }
 
-impl Deref for Body {
+impl Deref for MessageBody {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         match self {
-            Body::Own(bytes) => bytes,
-            Body::Shared(bytes) => bytes,
+            MessageBody::Owned(bytes) => bytes,
+            MessageBody::Shared(bytes) => bytes,
         }
     }
 }
@@ -136,22 +144,23 @@ impl Deref for Body {
 /// A WebSocket after its upgrade.
 pub struct MessageSocket {
     stream: Box<dyn ByteStream>,
-    /// In boxes, so that what holds the socket, and the future that drives it, stay small.
+    /// Boxed, so that the owner of the socket and the future that drives it stay small.
     inbound: Box<Inbound>,
     outbound: Box<Outbound>,
-    /// The last ping, which is to be answered; earlier ones need no answer (RFC 6455, 5.5.3), so that a flood of them takes no memory.
+    /// The last unanswered ping. Earlier pings need no answer (RFC 6455, 5.5.3), so a flood of them
+    /// takes no memory.
     pong: Option<BytesMut>,
-    closing: Closing,
-    /// Bytes received at the last [`MessageSocket::rest`].
-    rested: u64,
-    /// The TCP connection below it, where that is known.
-    connection: Option<Box<Connection>>,
+    closing: CloseState,
+    /// The number of bytes received at the last [`MessageSocket::release_idle_buffers`].
+    received_at_last_release: u64,
+    /// The TCP connection below, if known.
+    connection: Option<Box<TcpConnection>>,
 }
 
-/// How far the closing handshake has come.
+/// The progress of the closing handshake.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Closing {
-    /// A close frame was given to be sent: nothing may follow it.
+struct CloseState {
+    /// Whether a Close frame was queued. No frame may follow it.
     is_sent: bool,
     is_received: bool,
 }
@@ -175,36 +184,38 @@ impl fmt::Debug for MessageSocket {
 }
 
 impl MessageSocket {
-    /// A socket over a stream on which the upgrade has been agreed; `read` is what came after it already.
+    /// Creates a socket over an upgraded stream. `read` holds the bytes that arrived with the
+    /// upgrade.
     #[must_use]
-    pub fn new(stream: impl ByteStream, read: Bytes, end: End) -> Self {
+    pub fn new(stream: impl ByteStream, read: Bytes, end: SocketEnd) -> Self {
         MessageSocket {
             stream: Box::new(stream),
             inbound: Box::new(Inbound::new(end, &read)),
             outbound: Box::new(Outbound::new(end)),
             pong: None,
-            closing: Closing::default(),
-            rested: 0,
+            closing: CloseState::default(),
+            received_at_last_release: 0,
             connection: None,
         }
     }
 
-    /// The same socket, over this TCP connection.
+    /// Sets the TCP connection below the socket.
     #[must_use]
-    pub fn over(self, connection: Option<Connection>) -> Self {
+    pub fn with_connection(self, connection: Option<TcpConnection>) -> Self {
         MessageSocket {
             connection: connection.map(Box::new),
             ..self
         }
     }
 
-    /// The TCP connection below it, where that is known.
+    /// Returns the TCP connection below, if known.
     #[must_use]
-    pub fn connection(&self) -> Option<Connection> {
+    pub fn connection(&self) -> Option<TcpConnection> {
         self.connection.as_deref().copied()
     }
 
-    /// The next binary message; `None` when the peer has closed the WebSocket in order.
+    /// Receives the next binary message. Returns `None` after the peer closed the WebSocket
+    /// gracefully.
     pub fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
@@ -212,11 +223,11 @@ impl MessageSocket {
         while !self.closing.is_received {
             match ready!(self.inbound.poll_next(&mut *self.stream, context)) {
                 Ok(Incoming::Message(message)) => return Poll::Ready(Some(Ok(message))),
-                // Sent with the next flush, which whoever reads has to poll as well.
+                // The next flush sends the pong, so the reader must poll a flush too.
                 Ok(Incoming::Ping(payload)) => self.pong = Some(payload),
                 Ok(Incoming::Close(reason)) => {
                     self.closing.is_received = true;
-                    // The status comes back as it came (RFC 6455, 5.5.1).
+                    // Echo the peer's status (RFC 6455, 5.5.1).
                     self.send_close(reason.get(..2).unwrap_or_default());
                 }
                 Err(error) => return Poll::Ready(Some(Err(error))),
@@ -225,30 +236,34 @@ impl MessageSocket {
         Poll::Ready(None)
     }
 
-    /// Lets go of buffers that a busy time has left behind, if little has come since this was last called. To be called now and then.
-    pub fn rest(&mut self) {
+    /// Releases the buffers of a past busy period, if little arrived since the last call. Call it
+    /// periodically.
+    pub fn release_idle_buffers(&mut self) {
         let received = self.inbound.received();
-        if received - std::mem::replace(&mut self.rested, received) <= REST_UP_TO {
-            self.inbound.rest();
-            self.outbound.rest();
+        if received - std::mem::replace(&mut self.received_at_last_release, received)
+            <= IDLE_THRESHOLD
+        {
+            self.inbound.release_idle_buffers();
+            self.outbound.release_idle_buffers();
         }
     }
 
-    /// Whether a message can be given to [`MessageSocket::start_send`]: what was given before has left, but for a batch.
+    /// Returns whether [`MessageSocket::start_send`] may be called: less than one batch is waiting.
     ///
     /// # Errors
-    /// When the stream failed.
+    /// If the stream failed.
     pub fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         self.outbound
             .poll_write(&mut *self.stream, context, WRITE_BATCH - 1)
             .map_err(SocketError::from)
     }
 
-    /// Takes a message of `prefix` and `body` to be sent, at the latest with the next flush. Only after [`MessageSocket::poll_ready`] said so.
+    /// Queues a message of `prefix` and `body`. It is sent with the next flush at the latest. Call
+    /// it only after [`MessageSocket::poll_ready`] returned ready.
     ///
     /// # Errors
-    /// When the WebSocket is closing.
-    pub fn start_send(&mut self, prefix: &[u8], body: Body) -> Result<(), SocketError> {
+    /// If the WebSocket is closing.
+    pub fn start_send(&mut self, prefix: &[u8], body: MessageBody) -> Result<(), SocketError> {
         if self.closing.is_sent {
             return Err(SocketError::Closed);
         }
@@ -256,11 +271,12 @@ impl MessageSocket {
         Ok(())
     }
 
-    /// Whether everything that was given has been handed to the stream.
+    /// Writes all queued frames and flushes the stream.
     ///
     /// # Errors
-    /// When the stream failed.
+    /// If the stream failed.
     pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        // No pong may follow a Close frame.
         if let Some(payload) = self.pong.take_if(|_| !self.closing.is_sent) {
             self.outbound.control(
                 Opcode::Pong,
@@ -275,10 +291,10 @@ impl MessageSocket {
             .map_err(SocketError::from)
     }
 
-    /// Sends the closing frame and flushes.
+    /// Queues a Close frame and flushes.
     ///
     /// # Errors
-    /// When the stream failed.
+    /// If the stream failed.
     pub fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         self.send_close(&[]);
         self.poll_flush(context)
@@ -290,52 +306,54 @@ impl MessageSocket {
         }
     }
 
-    /// Which end this is.
-    pub(super) fn end(&self) -> End {
+    /// Returns which end of the WebSocket this is.
+    pub(super) fn end(&self) -> SocketEnd {
         self.inbound.end()
     }
 
-    /// From now on no message may be longer than this; never more than `MAX_MESSAGE`.
-    pub(super) fn limit_messages(&mut self, longest: usize) {
-        self.inbound.limit(longest);
+    /// Limits the length of later messages, to `MAX_MESSAGE` at most.
+    pub(super) fn limit_messages(&mut self, max_length: usize) {
+        self.inbound.limit_message_length(max_length);
     }
 
-    /// Bytes of a message of which a part has come.
-    pub(super) fn unfinished_bytes(&self) -> usize {
-        self.inbound.unfinished_bytes()
+    /// Returns the number of buffered bytes of an incomplete message.
+    pub(super) fn partial_message_bytes(&self) -> usize {
+        self.inbound.partial_message_bytes()
     }
 
-    /// From now on the peer may make the buffers large: it is not a stranger.
-    pub(super) fn read_largely(&mut self) {
-        self.inbound.read_largely();
+    /// Allows large read buffers, once the peer is authenticated.
+    pub(super) fn allow_large_reads(&mut self) {
+        self.inbound.allow_large_reads();
     }
 
-    /// Keeps nothing of messages from now on, also of the one that has come in part.
+    /// Discards all messages from now on, including a partly received one.
     pub(super) fn discard(&mut self) {
         self.inbound.discard();
     }
 
-    /// Messages received in all.
+    /// Returns the number of messages received.
     pub(super) fn messages(&self) -> u64 {
         self.inbound.messages()
     }
 
-    /// What has come from the far end since this was last asked.
-    pub fn take_heard(&mut self) -> Heard {
-        self.inbound.take_heard()
+    /// Returns the receive activity since the last call, and resets it.
+    pub fn take_activity(&mut self) -> ReceiveActivity {
+        self.inbound.take_activity()
     }
 
-    /// The next binary message; `None` when the peer has closed the WebSocket in order.
+    /// Receives the next binary message. Returns `None` after the peer closed the WebSocket
+    /// gracefully.
     ///
     /// # Errors
-    /// When the peer broke the protocol or the stream failed; the socket is no use after it.
+    /// If the peer violated the protocol or the stream failed. The socket cannot be used
+    /// afterwards.
     ///
     /// # Cancel safety
-    /// Safe: a message that has come in part stays.
+    /// Cancel safe: a partly received message stays buffered.
     pub async fn receive(&mut self) -> Result<Option<BytesMut>, SocketError> {
         let received = std::future::poll_fn(|context| {
             let received = self.poll_receive(context);
-            // A ping is answered also when nothing is sent otherwise.
+            // Answer a ping even if there is nothing else to send.
             match (
                 &received,
                 self.pong.is_some().then(|| self.poll_flush(context)),
@@ -347,34 +365,35 @@ impl MessageSocket {
         received.await.transpose()
     }
 
-    /// Takes a message to be sent with the next flush, when there is room.
+    /// Waits for room and queues a message. The next flush sends it.
     ///
     /// # Errors
-    /// When the stream failed.
+    /// If the stream failed.
     ///
     /// # Cancel safety
-    /// The message is either taken whole or not at all.
+    /// Cancel safe: the message is queued whole or not at all.
     pub async fn feed(&mut self, message: Bytes) -> Result<(), SocketError> {
         std::future::poll_fn(|context| self.poll_ready(context)).await?;
-        self.start_send(&[], Body::Shared(message))
+        self.start_send(&[], MessageBody::Shared(message))
     }
 
-    /// Hands everything that was fed to the stream.
+    /// Writes all queued frames and flushes the stream.
     ///
     /// # Errors
-    /// When the stream failed.
+    /// If the stream failed.
     ///
     /// # Cancel safety
-    /// Safe: what has not left stays.
+    /// Cancel safe: unsent bytes stay queued.
     pub async fn flush(&mut self) -> Result<(), SocketError> {
         std::future::poll_fn(|context| self.poll_flush(context)).await
     }
 
-    /// Closes in order: sends what is left and the closing frame, then reads until the peer has closed too, so that what was sent last is
-    /// not lost to a reset. What comes meanwhile is discarded. All of it within `deadline`.
+    /// Closes gracefully: sends the queued frames and a Close frame, then reads until the peer has
+    /// closed too. Otherwise a reset could discard the last data. Discards received messages. Ends
+    /// at `deadline` at the latest.
     ///
     /// # Cancel safety
-    /// Dropping the future cuts the connection with the socket.
+    /// Dropping the future closes the connection.
     pub async fn close(mut self, deadline: Duration) {
         self.discard();
         let closing = async {
@@ -382,7 +401,7 @@ impl MessageSocket {
             while self.receive().await?.is_some() {}
             Ok::<(), SocketError>(())
         };
-        // Nobody is left who could do anything about a failure here.
+        // A failure no longer matters: the socket is gone either way.
         let _ = tokio::time::timeout(deadline, closing).await;
     }
 }

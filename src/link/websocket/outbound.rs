@@ -1,7 +1,7 @@
-//! The sending side of a WebSocket: messages as frames, in as few writes as there can be. A large payload is written from where it is; small ones,
-//! and all headers, are gathered in a buffer between them.
+//! The sending side of a WebSocket: encodes messages as frames, in few writes. Writes a large
+//! payload from where it is; gathers small payloads and all headers in buffers in between.
 //!
-//! Knows frames; not what is in a message.
+//! Knows frames, not the contents of messages.
 
 use std::{
     collections::VecDeque,
@@ -13,36 +13,37 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    Body, ByteStream, End,
-    frame::{self, Header, LONGEST_HEADER, Opcode},
+    ByteStream, MessageBody, SocketEnd,
+    frame::{self, FrameHeader, MAX_HEADER_LENGTH, Opcode},
 };
 use crate::random;
 
-/// Payloads shorter than this are copied behind their header: a piece of a write costs about as much.
-const COPIED_BELOW: usize = 2 * 1024;
+/// Payloads shorter than this, in bytes, are copied behind their header: a separate slice of a
+/// write costs about as much.
+const COPY_THRESHOLD: usize = 2 * 1024;
 
-/// Pieces of one write at most.
-const PIECES: usize = 32;
+/// The maximum number of slices in one write.
+const MAX_SLICES: usize = 32;
 
-/// Keys that are drawn at a time.
-const KEYS: usize = 16;
+/// The number of masking keys drawn at a time.
+const KEY_BATCH: usize = 16;
 
-/// What waits to be written.
+/// The queue of bytes to write.
 #[derive(Debug)]
 pub struct Outbound {
-    /// Whole pieces, in order; of the first one a part may have left.
+    /// Complete pieces, in order. Part of the first one may have been written.
     pieces: VecDeque<Bytes>,
-    /// What follows them.
+    /// Headers and small payloads behind the pieces.
     gathered: BytesMut,
     waiting_bytes: usize,
-    /// Unless frames leave unmasked.
-    masks: Option<Masks>,
+    /// The masking keys, if this end masks its frames.
+    masks: Option<MaskKeys>,
 }
 
 impl Outbound {
-    /// Nothing waits.
-    pub fn new(end: End) -> Self {
-        let masks = (end == End::Dialled).then(Masks::default);
+    /// Creates an empty queue.
+    pub fn new(end: SocketEnd) -> Self {
+        let masks = (end == SocketEnd::Dialled).then(MaskKeys::default);
         Outbound {
             pieces: VecDeque::new(),
             gathered: BytesMut::new(),
@@ -51,37 +52,38 @@ impl Outbound {
         }
     }
 
-    /// Bytes that wait.
+    /// Returns the number of queued bytes.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 
     /// Appends a message of `prefix` and `body`.
-    pub fn message(&mut self, prefix: &[u8], body: Body) {
-        let mask = self.masks.as_mut().map(Masks::next);
+    pub fn message(&mut self, prefix: &[u8], body: MessageBody) {
+        let mask = self.masks.as_mut().map(MaskKeys::next);
         let length = prefix.len().saturating_add(body.len());
-        self.gather(&Header::message(length, mask), prefix);
+        self.gather(&FrameHeader::message(length, mask), prefix);
         let body = match (mask, body) {
-            (_, body) if body.len() < COPIED_BELOW => {
+            (_, body) if body.len() < COPY_THRESHOLD => {
                 return self.gather_payload(mask, prefix.len(), &body);
             }
             (None, body) => body.freeze(),
             (Some(key), body) => {
-                let mut body = body.into_own();
+                let mut body = body.into_owned();
                 frame::apply_mask(&mut body, key, prefix.len());
                 body.freeze()
             }
         };
         self.waiting_bytes = self.waiting_bytes.saturating_add(body.len());
+        // The gathered bytes precede the body, which is queued without a copy.
         self.pieces.push_back(self.gathered.split().freeze());
         self.pieces.push_back(body);
     }
 
-    /// Appends a frame about the WebSocket itself.
+    /// Appends a control frame.
     pub fn control(&mut self, opcode: Opcode, payload: &[u8]) {
-        let mask = self.masks.as_mut().map(Masks::next);
+        let mask = self.masks.as_mut().map(MaskKeys::next);
         self.gather(
-            &Header {
+            &FrameHeader {
                 is_final: true,
                 opcode,
                 mask,
@@ -91,7 +93,7 @@ impl Outbound {
         );
     }
 
-    /// Writes until no more than `enough` bytes wait.
+    /// Writes until at most `enough` bytes are queued.
     pub fn poll_write(
         &mut self,
         stream: &mut dyn ByteStream,
@@ -108,8 +110,8 @@ impl Outbound {
         Poll::Ready(Ok(()))
     }
 
-    /// Keeps no memory that is not needed.
-    pub fn rest(&mut self) {
+    /// Releases the memory of an empty queue.
+    pub fn release_idle_buffers(&mut self) {
         if self.waiting_bytes == 0 {
             (self.pieces, self.gathered) = Default::default();
         }
@@ -120,7 +122,7 @@ impl Outbound {
         stream: &mut dyn ByteStream,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); PIECES];
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let pieces = self
             .pieces
             .iter()
@@ -133,7 +135,7 @@ impl Outbound {
             .map(|(slice, piece)| *slice = IoSlice::new(piece))
             .count();
         match slices.get(..count).unwrap_or_default() {
-            // A small message is one piece, and a call for one piece costs the system less.
+            // A small message is one piece, and a plain write is cheaper than a vectored one.
             [piece] => Pin::new(stream).poll_write(context, piece),
             pieces => Pin::new(stream).poll_write_vectored(context, pieces),
         }
@@ -152,9 +154,9 @@ impl Outbound {
     }
 
     /// Appends a header and the beginning of its payload.
-    fn gather(&mut self, header: &Header, prefix: &[u8]) {
+    fn gather(&mut self, header: &FrameHeader, prefix: &[u8]) {
         let before = self.gathered.len();
-        self.gathered.reserve(LONGEST_HEADER + prefix.len());
+        self.gathered.reserve(MAX_HEADER_LENGTH + prefix.len());
         header.encode(&mut self.gathered);
         self.waiting_bytes = self
             .waiting_bytes
@@ -162,7 +164,7 @@ impl Outbound {
         self.gather_payload(header.mask, 0, prefix);
     }
 
-    /// Appends a part of a payload, which begins at `offset` in it.
+    /// Appends a part of a payload that begins at `offset` in it.
     fn gather_payload(&mut self, mask: Option<[u8; 4]>, offset: usize, part: &[u8]) {
         let before = self.gathered.len();
         self.gathered.extend_from_slice(part);
@@ -173,23 +175,23 @@ impl Outbound {
     }
 }
 
-/// Keys that nobody can guess (RFC 6455, 5.3).
+/// Unpredictable masking keys (RFC 6455, 5.3).
 #[derive(Debug, Default)]
-struct Masks {
-    drawn: [[u8; 4]; KEYS],
+struct MaskKeys {
+    drawn: [[u8; 4]; KEY_BATCH],
     left: usize,
 }
 
-impl Masks {
+impl MaskKeys {
     fn next(&mut self) -> [u8; 4] {
         if self.left == 0 {
-            let bytes: [u8; 4 * KEYS] = random::bytes();
+            let bytes: [u8; 4 * KEY_BATCH] = random::bytes();
             let (keys, _) = bytes.as_chunks();
             self.drawn
                 .iter_mut()
                 .zip(keys)
                 .for_each(|(to, from)| *to = *from);
-            self.left = KEYS;
+            self.left = KEY_BATCH;
         }
         self.left -= 1;
         self.drawn.get(self.left).copied().unwrap_or_default()

@@ -1,4 +1,5 @@
-//! Messages of every size, in every cutting, through changes of the buffers; beside another implementation of the same RFC.
+//! Messages of every size, split at any point, across buffer changes, and against another
+//! implementation of RFC 6455.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,8 +18,8 @@ use super::*;
 use crate::frame::MAX_MESSAGE;
 use crate::link::memory;
 
-/// What one [`Inbound::rest`] leaves to a socket that has nothing.
-const LITTLE: usize = 4 * 1024;
+/// The capacity that one `release_idle_buffers` leaves to an empty socket, in bytes.
+const SMALL: usize = 4 * 1024;
 
 async fn carry(from: &mut MessageSocket, to: &mut MessageSocket, length: usize) {
     let message = Bytes::from(vec![length as u8; length]);
@@ -30,45 +31,41 @@ async fn carry(from: &mut MessageSocket, to: &mut MessageSocket, length: usize) 
     assert_eq!(received.unwrap().unwrap(), message);
 }
 
-/// A socket, and the stream at whose other end it is.
-fn raw(end: End) -> (DuplexStream, MessageSocket) {
+/// Returns a socket and the stream at its other end.
+fn raw(end: SocketEnd) -> (DuplexStream, MessageSocket) {
     let (peer, stream) = tokio::io::duplex(1 << 20);
     (peer, MessageSocket::new(stream, Bytes::new(), end))
 }
 
 #[tokio::test]
-async fn a_busy_socket_reads_in_larger_pieces_and_one_at_rest_lets_its_buffers_go() {
+async fn busy_socket_reads_more_and_idle_socket_releases_buffers() {
     let (mut role, mut master) = memory::pair();
     carry(&mut role, &mut master, 100).await;
     assert!(master.receive().now_or_never().is_none());
-    assert_eq!(
-        master.inbound.kept_bytes(),
-        0,
-        "nothing is kept for what may come"
-    );
+    assert_eq!(master.inbound.buffer_capacity(), 0, "no buffer is kept");
     for _ in 0..20 {
         carry(&mut role, &mut master, 60_000).await;
     }
     assert!(master.receive().now_or_never().is_none());
     assert!(
-        master.inbound.kept_bytes() > 30_000,
+        master.inbound.buffer_capacity() > 30_000,
         "{}",
-        master.inbound.kept_bytes()
+        master.inbound.buffer_capacity()
     );
-    master.rest();
+    master.release_idle_buffers();
     assert!(
-        master.inbound.kept_bytes() > 30_000,
-        "it was busy since it last rested"
+        master.inbound.buffer_capacity() > 30_000,
+        "it was busy since the last release"
     );
     carry(&mut role, &mut master, 100).await;
-    master.rest();
+    master.release_idle_buffers();
     assert!(master.receive().now_or_never().is_none());
-    assert_eq!(master.inbound.kept_bytes(), 0);
+    assert_eq!(master.inbound.buffer_capacity(), 0);
     carry(&mut role, &mut master, 100).await;
-    assert!(master.inbound.kept_bytes() <= LITTLE);
+    assert!(master.inbound.buffer_capacity() <= SMALL);
 }
 
-/// Repeats what it has for ever, and notes for how much there was room at each read.
+/// A stream that repeats its bytes forever, and records the buffer room of each read.
 struct Endless {
     bytes: Vec<u8>,
     next: usize,
@@ -92,7 +89,7 @@ impl AsyncRead for Endless {
 }
 
 #[tokio::test]
-async fn of_a_row_of_full_messages_only_a_little_has_to_be_moved() {
+async fn run_of_full_messages_moves_few_bytes() {
     for length in [10_000, 65_000, 65_536] {
         let (bytes, rooms) = (frame(0x2, length, false), Arc::default());
         let whole = bytes.len();
@@ -104,11 +101,11 @@ async fn of_a_row_of_full_messages_only_a_little_has_to_be_moved() {
             },
             tokio::io::sink(),
         );
-        let mut socket = MessageSocket::new(stream, Bytes::new(), End::Dialled);
+        let mut socket = MessageSocket::new(stream, Bytes::new(), SocketEnd::Dialled);
         for _ in 0..100 {
             assert_eq!(socket.receive().await.unwrap().unwrap().len(), length);
         }
-        // What was read of the message that begins at the end of each read is moved.
+        // Each read moves the bytes of the message that initiator at its end.
         let mut read = 0;
         let rooms = rooms.lock().unwrap();
         let moved: Vec<usize> = rooms
@@ -125,7 +122,7 @@ async fn of_a_row_of_full_messages_only_a_little_has_to_be_moved() {
 }
 
 #[tokio::test]
-async fn messages_of_every_length_arrive_whole_while_the_buffers_change() {
+async fn messages_of_every_length_survive_buffer_changes() {
     let (mut role, mut master) = memory::pair();
     for round in 0..400 {
         for length in [
@@ -150,26 +147,26 @@ async fn messages_of_every_length_arrive_whole_while_the_buffers_change() {
             carry(&mut role, &mut master, length).await;
             carry(&mut master, &mut role, length).await;
             if fastrand::bool() {
-                master.rest();
-                role.rest();
+                master.release_idle_buffers();
+                role.release_idle_buffers();
             }
         }
     }
 }
 
 #[tokio::test]
-async fn what_is_in_a_buffer_is_not_lost_at_rest() {
-    let (mut peer, mut socket) = raw(End::Dialled);
+async fn releasing_buffers_keeps_their_contents() {
+    let (mut peer, mut socket) = raw(SocketEnd::Dialled);
     peer.write_all(&[0x82, 4, b'h', b'a']).await.unwrap();
     assert!(socket.receive().now_or_never().is_none());
-    socket.rest();
+    socket.release_idle_buffers();
     peer.write_all(b"lf\x82").await.unwrap();
     assert_eq!(socket.receive().await.unwrap().unwrap(), "half"[..]);
-    socket.rest();
+    socket.release_idle_buffers();
     peer.write_all(b"\x01x").await.unwrap();
     assert_eq!(socket.receive().await.unwrap().unwrap(), "x"[..]);
     socket.feed(Bytes::from_static(b"fed")).await.unwrap();
-    socket.rest();
+    socket.release_idle_buffers();
     socket.flush().await.unwrap();
     let mut received = [0; 9];
     peer.read_exact(&mut received).await.unwrap();
@@ -177,19 +174,19 @@ async fn what_is_in_a_buffer_is_not_lost_at_rest() {
 }
 
 #[tokio::test]
-async fn what_came_with_the_upgrade_is_read_first() {
+async fn bytes_received_with_the_upgrade_are_read_first() {
     let (mut peer, stream) = tokio::io::duplex(1024);
     let mut socket = MessageSocket::new(
         stream,
         Bytes::from_static(b"\x82\x05first\x82\x06sec"),
-        End::Dialled,
+        SocketEnd::Dialled,
     );
     peer.write_all(b"ond").await.unwrap();
     assert_eq!(socket.receive().await.unwrap().unwrap(), "first"[..]);
     assert_eq!(socket.receive().await.unwrap().unwrap(), "second"[..]);
 }
 
-/// A frame of this opcode with a payload of zeros, masked or not.
+/// Returns a frame with this opcode and a constant payload, masked or not.
 fn frame(opcode: u8, length: usize, masked: bool) -> Vec<u8> {
     let mask = if masked { 0x80 } else { 0 };
     let mut frame = vec![0x80 | opcode];
@@ -215,21 +212,21 @@ const BINARY: u8 = 2;
 const PING: u8 = 9;
 
 #[tokio::test]
-async fn no_part_of_a_ping_is_heard_and_each_part_of_a_message_is() {
-    let (mut peer, mut socket) = raw(End::Accepted);
+async fn activity_counts_messages_and_not_pings() {
+    let (mut peer, mut socket) = raw(SocketEnd::Accepted);
     for byte in frame(PING, 125, true) {
         tokio::task::yield_now().await;
         peer.write_all(&[byte]).await.unwrap();
         assert!(socket.receive().now_or_never().is_none());
-        assert_eq!(socket.take_heard(), Heard::default());
+        assert_eq!(socket.take_activity(), ReceiveActivity::default());
     }
     for (count, byte) in (1..).zip(frame(BINARY, 300, true)) {
         tokio::task::yield_now().await;
         peer.write_all(&[byte]).await.unwrap();
         let _ = socket.receive().now_or_never();
         assert_eq!(
-            socket.take_heard(),
-            Heard {
+            socket.take_activity(),
+            ReceiveActivity {
                 any: true,
                 long: count >= 8
             },
@@ -237,9 +234,9 @@ async fn no_part_of_a_ping_is_heard_and_each_part_of_a_message_is() {
         );
         let _ = socket.receive().now_or_never();
         assert_eq!(
-            socket.take_heard(),
-            Heard::default(),
-            "each byte is heard once"
+            socket.take_activity(),
+            ReceiveActivity::default(),
+            "each byte counts once"
         );
     }
     for byte in frame(BINARY, 9, true) {
@@ -247,8 +244,8 @@ async fn no_part_of_a_ping_is_heard_and_each_part_of_a_message_is() {
         peer.write_all(&[byte]).await.unwrap();
         let _ = socket.receive().now_or_never();
         assert_eq!(
-            socket.take_heard(),
-            Heard {
+            socket.take_activity(),
+            ReceiveActivity {
                 any: true,
                 long: false
             }
@@ -257,7 +254,7 @@ async fn no_part_of_a_ping_is_heard_and_each_part_of_a_message_is() {
 }
 
 #[tokio::test]
-async fn what_breaks_the_rfc_ends_the_socket_with_the_reason() {
+async fn protocol_violations_end_the_socket_with_a_reason() {
     let masked_too_long = frame(BINARY, MAX_MESSAGE + 1, true);
     let in_parts = [
         &[0x02, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..],
@@ -273,7 +270,7 @@ async fn what_breaks_the_rfc_ends_the_socket_with_the_reason() {
         (masked_too_long[..14].to_vec(), "a message of 131073 bytes"),
         (frame(3, 5, true), "an opcode"),
     ] {
-        let (mut peer, mut socket) = raw(End::Accepted);
+        let (mut peer, mut socket) = raw(SocketEnd::Accepted);
         peer.write_all(&bytes).await.unwrap();
         let error = socket.receive().await.unwrap_err();
         assert!(
@@ -281,14 +278,14 @@ async fn what_breaks_the_rfc_ends_the_socket_with_the_reason() {
             "{error} for {expected}"
         );
     }
-    let (peer, mut socket) = raw(End::Dialled);
+    let (peer, mut socket) = raw(SocketEnd::Dialled);
     drop(peer);
     assert!(matches!(socket.receive().await, Err(SocketError::Cut)));
 }
 
 #[tokio::test]
-async fn a_message_in_too_many_parts_is_too_long() {
-    let (mut peer, mut socket) = raw(End::Dialled);
+async fn fragmented_message_respects_the_limit() {
+    let (mut peer, mut socket) = raw(SocketEnd::Dialled);
     let mut part = frame(BINARY, 65_536, false);
     part[0] = 0x02;
     for opcode in [0x02, 0x00, 0x00] {
@@ -302,8 +299,8 @@ async fn a_message_in_too_many_parts_is_too_long() {
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_is_answered_with_the_last_and_takes_no_memory() {
-    let (mut peer, mut socket) = raw(End::Dialled);
+async fn ping_flood_is_answered_once_and_takes_no_memory() {
+    let (mut peer, mut socket) = raw(SocketEnd::Dialled);
     for count in 0..100_u8 {
         peer.write_all(&[0x89, 1, count]).await.unwrap();
     }
@@ -318,10 +315,10 @@ async fn a_flood_of_pings_is_answered_with_the_last_and_takes_no_memory() {
 }
 
 #[tokio::test]
-async fn both_ends_close_in_order_whoever_begins() {
-    for begins in [End::Dialled, End::Accepted] {
+async fn either_end_can_close_gracefully() {
+    for initiator in [SocketEnd::Dialled, SocketEnd::Accepted] {
         let (role, master) = memory::pair();
-        let (closes, mut other) = if begins == End::Dialled {
+        let (closes, mut other) = if initiator == SocketEnd::Dialled {
             (role, master)
         } else {
             (master, role)
@@ -339,8 +336,8 @@ async fn both_ends_close_in_order_whoever_begins() {
 }
 
 #[tokio::test]
-async fn a_stranger_does_not_make_the_buffers_large() {
-    let (mut peer, mut socket) = raw(End::Accepted);
+async fn unauthenticated_peer_cannot_grow_the_buffers() {
+    let (mut peer, mut socket) = raw(SocketEnd::Accepted);
     let flood = || {
         (0..1000)
             .flat_map(|_| frame(BINARY, 9, true))
@@ -350,30 +347,33 @@ async fn a_stranger_does_not_make_the_buffers_large() {
     for _ in 0..20 {
         peer.write_all(&flood()).await.unwrap();
         while socket.receive().now_or_never().is_some() {
-            assert!(socket.inbound.kept_bytes() <= 2 * 100_000);
+            assert!(socket.inbound.buffer_capacity() <= 2 * 100_000);
         }
-        assert_eq!(socket.inbound.kept_bytes(), 0);
+        assert_eq!(socket.inbound.buffer_capacity(), 0);
     }
-    socket.read_largely();
+    socket.allow_large_reads();
     for _ in 0..20 {
         peer.write_all(&flood()).await.unwrap();
         while socket.receive().now_or_never().is_some() {}
     }
-    assert!(socket.inbound.kept_bytes() > 30_000);
+    assert!(socket.inbound.buffer_capacity() > 30_000);
 }
 
 #[tokio::test]
-async fn a_socket_that_closes_keeps_nothing_of_what_comes() {
+async fn closing_socket_discards_messages() {
     const CLOSE: u8 = 8;
-    let (mut peer, mut socket) = raw(End::Accepted);
+    let (mut peer, mut socket) = raw(SocketEnd::Accepted);
     let long = frame(BINARY, 100_000, true);
     let (begun, rest) = long.split_at(60_000);
     peer.write_all(begun).await.unwrap();
     assert!(socket.receive().now_or_never().is_none());
-    assert!(socket.unfinished_bytes() > 50_000);
+    assert!(socket.partial_message_bytes() > 50_000);
     socket.discard();
     assert_eq!(
-        (socket.unfinished_bytes(), socket.inbound.kept_bytes()),
+        (
+            socket.partial_message_bytes(),
+            socket.inbound.buffer_capacity()
+        ),
         (0, 0)
     );
     let mut parted = frame(BINARY, 20_000, true);
@@ -384,11 +384,11 @@ async fn a_socket_that_closes_keeps_nothing_of_what_comes() {
             socket.receive().now_or_never().is_none(),
             "nothing is delivered"
         );
-        assert_eq!(socket.unfinished_bytes(), 0);
+        assert_eq!(socket.partial_message_bytes(), 0);
         assert!(
-            socket.inbound.kept_bytes() <= 2 * LITTLE,
+            socket.inbound.buffer_capacity() <= 2 * SMALL,
             "{}",
-            socket.inbound.kept_bytes()
+            socket.inbound.buffer_capacity()
         );
     }
     peer.write_all(&long[30_000..]).await.unwrap();
@@ -400,26 +400,26 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn another_implementation_understands_what_is_sent_and_is_understood(
+    fn tungstenite_interoperates(
         messages in proptest::collection::vec(prop_oneof![0_usize..300, 2000_usize..2100, 65_000..66_000_usize], 1..12),
         dialled in any::<bool>(), held in 1_usize..100_000, pings in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (ours, theirs) = tokio::io::duplex(held);
-            let (end, role) = if dialled { (End::Dialled, Role::Server) } else { (End::Accepted, Role::Client) };
+            let (end, role) = if dialled { (SocketEnd::Dialled, Role::Server) } else { (SocketEnd::Accepted, Role::Client) };
             let mut ours = MessageSocket::new(ours, Bytes::new(), end);
             let config = WebSocketConfig::default().write_buffer_size(0).max_write_buffer_size(1 << 20);
             let mut theirs = WebSocketStream::from_raw_socket(theirs, role, Some(config)).await;
             for length in messages {
                 let message = Bytes::from((0..length).map(|index| index as u8).collect::<Vec<_>>());
-                let there = async {
+                let outgoing = async {
                     ours.feed(message.clone()).await.unwrap();
                     ours.flush().await.unwrap();
                 };
-                let ((), received) = tokio::join!(there, theirs.next());
+                let ((), received) = tokio::join!(outgoing, theirs.next());
                 assert_eq!(received.unwrap().unwrap().into_data(), message);
-                let back = async {
+                let incoming = async {
                     if pings {
                         theirs.send(Message::Ping(Bytes::from_static(b"there?"))).await.unwrap();
                     }
@@ -433,7 +433,7 @@ proptest! {
                     ours.flush().await.unwrap();
                     received
                 };
-                let ((), received) = tokio::join!(back, answer);
+                let ((), received) = tokio::join!(incoming, answer);
                 assert_eq!(received, message);
             }
             let closing = async {
@@ -450,12 +450,12 @@ proptest! {
     }
 
     #[test]
-    fn messages_arrive_whole_however_the_stream_is_cut(
+    fn messages_survive_any_split_of_the_stream(
         lengths in proptest::collection::vec(prop_oneof![0_usize..300, 65_000..66_000_usize], 1..8), piece in 1_usize..3000, parts in 1_usize..4,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (mut peer, mut socket) = raw(End::Accepted);
+            let (mut peer, mut socket) = raw(SocketEnd::Accepted);
             for length in lengths {
                 let mut stream = Vec::new();
                 for part in 0..parts {
@@ -480,10 +480,10 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_at_all_can_do_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200), dialled in any::<bool>()) {
+    fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), dialled in any::<bool>()) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (mut peer, mut socket) = raw(if dialled { End::Dialled } else { End::Accepted });
+            let (mut peer, mut socket) = raw(if dialled { SocketEnd::Dialled } else { SocketEnd::Accepted });
             peer.write_all(&bytes).await.unwrap();
             drop(peer);
             while let Ok(Some(_)) = socket.receive().await {}

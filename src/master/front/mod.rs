@@ -1,20 +1,20 @@
-//! What the master looks like from outside: a web server, but for one path that upgrades to a WebSocket. Knows heads of requests and streams; nothing
-//! of links.
+//! The front of the master: a web server, except for one path that upgrades to a WebSocket. Knows
+//! request heads and streams, but nothing of links.
 //!
 //! ```text
-//!            ┌─ a role's upgrade ────────────────────► 101, and the stream is a WebSocket
+//!            ┌─ a role's upgrade ───────────► 101, and the stream becomes a WebSocket
 //!  head ─────┤
-//!            └─ anything else, or nothing in time ───► the web server: its own page or files (site), or another server (relay)
+//!            └─ anything else, or timeout ──► the web server: local page or files (static_site), or another server (reverse_proxy)
 //! ```
-//! Whoever is no role speaks with the web server alone: byte for byte, malformed requests included.
+//! Every other visitor talks to the web server alone: byte for byte, malformed requests included.
 
-mod answers;
-mod chunks;
-mod folder;
-mod head;
-mod relay;
-mod site;
-mod trusted;
+mod chunked_body;
+mod request_head;
+mod response_tracker;
+mod reverse_proxy;
+mod static_folder;
+mod static_site;
+mod trusted_proxies;
 
 use std::{
     io,
@@ -33,35 +33,37 @@ use tokio::{
 use tracing::{debug, warn};
 
 use self::{
-    relay::{Heads, Wish, carry},
-    site::{Content, Site, Times},
+    reverse_proxy::{NextRequest, RequestReader, proxy_connection},
+    static_site::{Content, SiteLimits, StaticSite},
 };
 use crate::link::{connect::connect, proxy_protocol, tcp, websocket::ByteStream};
 
 pub use self::{
-    site::{HEALTH_PATH, MIN_HEADER_BYTES},
-    trusted::TrustedProxies,
+    static_site::{HEALTH_PATH, MIN_HEADER_BYTES},
+    trusted_proxies::TrustedProxies,
 };
 
-/// What is under way in each direction between a connection and the master's own web server.
+/// The buffer in each direction between a connection and the local web server, in bytes.
 const SITE_BUFFER: usize = 16 * 1024;
 
-/// How long the web server of [`Fallback::Server`] may take to accept a connection: it stands beside the master.
-const WEB_DEADLINE: Duration = Duration::from_secs(5);
+/// The timeout for a connection to the web server of [`Fallback::Server`], which runs near the
+/// master.
+const WEB_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What everybody sees who is not a role.
+/// The answer to requests that are not a role's upgrade.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Fallback {
-    /// A page that says that nothing is there.
+    /// A 404 page.
     #[default]
     NotFound,
     /// The files of a folder.
     Files(PathBuf),
-    /// Another web server, which gets the very bytes.
+    /// Another web server, which receives the original bytes.
     Server {
-        /// Its host, and the port at which it speaks HTTP without TLS.
+        /// Its host, and its port for HTTP without TLS.
         address: (String, u16),
-        /// Whether each connection to it begins with a header of the PROXY protocol, version 2, that says who the visitor is.
+        /// Whether each connection to it begins with a PROXY protocol header (version 2) that names
+        /// the visitor.
         proxy_protocol: bool,
     },
 }
@@ -69,108 +71,122 @@ pub enum Fallback {
 /// The front of a master.
 #[derive(Debug, Clone)]
 pub(super) struct Front {
-    /// The one path that upgrades.
+    /// The path that upgrades.
     pub(super) path: String,
     /// Whether [`HEALTH_PATH`] answers.
     pub(super) healthz: bool,
-    /// What everybody sees who is not a role.
+    /// The answer to other requests.
     pub(super) fallback: Fallback,
-    /// Who is believed about a visitor's address.
+    /// The proxies that are trusted to report visitor addresses.
     pub(super) trusted: TrustedProxies,
-    /// Of a request's head.
+    /// The longest request head, in bytes.
     pub(super) header_bytes: usize,
-    /// The time for a head, and between two requests.
+    /// The timeout for a head, and between two requests.
     pub(super) header_timeout: Duration,
-    /// The time of a connection at the master's own web server, whatever it does.
+    /// The lifetime of a connection to the local web server, regardless of its activity.
     pub(super) connection_timeout: Duration,
 }
 
-/// A connection that has become a WebSocket.
+/// A connection that has been upgraded to a WebSocket.
 pub(super) struct Upgraded<S> {
-    /// What it runs on.
+    /// The stream below the WebSocket.
     pub(super) stream: S,
-    /// What came right behind the request.
+    /// Bytes received behind the request.
     pub(super) read: Bytes,
-    /// Who is behind it.
+    /// The visitor's address.
     pub(super) visitor: IpAddr,
 }
 
-/// The two ends of a connection as TCP knows them, or as a trusted proxy tells.
+/// The two ends of a connection, from TCP or from a trusted proxy.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ends {
+pub(super) struct ConnectionAddrs {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
 }
 
 impl Front {
-    /// Serves a connection until it has been upgraded. Nothing when it ended otherwise.
+    /// Serves a connection until it is upgraded. Returns `None` when it ended without an upgrade.
     ///
     /// # Cancel safety
-    /// Dropping the future cuts the connection.
+    /// Dropping the future aborts the connection.
     pub(super) async fn serve<S: ByteStream>(
         &self,
         mut stream: S,
-        ends: Ends,
+        addresses: ConnectionAddrs,
     ) -> Option<Upgraded<S>> {
-        let mut heads = Heads {
-            waiting: BytesMut::new(),
+        let mut reader = RequestReader {
+            buffered: BytesMut::new(),
             path: &self.path,
             header_bytes: self.header_bytes,
             header_timeout: self.header_timeout,
         };
-        // Who says nothing is the web server's as well: it knows how long it waits.
-        let mut wish = timeout(self.header_timeout, heads.next(&mut stream))
+        // A silent visitor also goes to the web server, which applies its own timeout.
+        let mut next_request = timeout(self.header_timeout, reader.next(&mut stream))
             .await
-            .unwrap_or(Wish::Foreign);
+            .unwrap_or(NextRequest::Unparsable);
         let (head, accept) = loop {
-            match wish {
-                Wish::Upgrade(head, accept) => break (head, accept),
-                Wish::Nothing => return None,
+            match next_request {
+                NextRequest::Upgrade(head, accept) => break (head, accept),
+                NextRequest::Closed => return None,
                 other => {
-                    (stream, wish) = Box::pin(self.web(&mut heads, other, stream, ends)).await?
+                    (stream, next_request) =
+                        Box::pin(self.serve_web(&mut reader, other, stream, addresses)).await?
                 }
             }
         };
-        let visitor = self.trusted.visitor(ends.peer.ip(), &head.headers);
-        stream.write_all(switching(&accept).as_bytes()).await.ok()?;
+        let visitor = self.trusted.visitor(addresses.peer.ip(), &head.headers);
+        stream
+            .write_all(switching_protocols(&accept).as_bytes())
+            .await
+            .ok()?;
         stream.flush().await.ok()?;
         Some(Upgraded {
             stream,
-            read: heads.waiting.freeze(),
+            read: reader.buffered.freeze(),
             visitor,
         })
     }
 
-    /// Where a wish is fulfilled; nowhere if it is an upgrade.
-    fn place(&self, wish: &Wish, peer: IpAddr) -> Option<Place> {
+    /// Returns the destination of a request, or `None` for an upgrade.
+    fn destination(&self, next_request: &NextRequest, peer: IpAddr) -> Option<Destination> {
         let Fallback::Server { proxy_protocol, .. } = &self.fallback else {
-            return (!matches!(wish, Wish::Upgrade(..))).then_some(Place::Own);
+            return (!matches!(next_request, NextRequest::Upgrade(..)))
+                .then_some(Destination::Local);
         };
-        let visitor = match wish {
-            Wish::Upgrade(..) => return None,
-            Wish::Crowded(_) => return Some(Place::Own),
-            Wish::Web(head) if self.healthz && head.path == HEALTH_PATH => return Some(Place::Own),
-            Wish::Web(head) => self.trusted.visitor(peer, &head.headers),
-            Wish::Foreign | Wish::Nothing => peer.to_canonical(),
+        let visitor = match next_request {
+            NextRequest::Upgrade(..) => return None,
+            NextRequest::TooManyFields(_) => return Some(Destination::Local),
+            NextRequest::Forward(head) if self.healthz && head.path == HEALTH_PATH => {
+                return Some(Destination::Local);
+            }
+            NextRequest::Forward(head) => self.trusted.visitor(peer, &head.headers),
+            NextRequest::Unparsable | NextRequest::Closed => peer.to_canonical(),
         };
-        Some(Place::Server(proxy_protocol.then_some(visitor)))
+        Some(Destination::Server(proxy_protocol.then_some(visitor)))
     }
 
-    /// A connection at the web server, until it ends or the visitor wishes for something that is not to be had there.
-    async fn web<S: ByteStream>(
+    /// Serves a connection from the web server, until it ends or the visitor sends a request for
+    /// another destination.
+    async fn serve_web<S: ByteStream>(
         &self,
-        heads: &mut Heads<'_>,
-        wish: Wish,
+        reader: &mut RequestReader<'_>,
+        next_request: NextRequest,
         stream: S,
-        ends: Ends,
-    ) -> Option<(S, Wish)> {
-        let place = self.place(&wish, ends.peer.ip());
-        let of_web = |wish: &Wish| self.place(wish, ends.peer.ip()) == place;
-        let content = match (&self.fallback, &place) {
-            (Fallback::Server { address, .. }, Some(Place::Server(visitor))) => {
-                match web_server(address, visitor.map(|visitor| (visitor, ends))).await {
-                    Ok(web) => return carry(heads, wish, stream, web, of_web).await,
-                    Err(error) => warn_of(address, &error),
+        addresses: ConnectionAddrs,
+    ) -> Option<(S, NextRequest)> {
+        let destination = self.destination(&next_request, addresses.peer.ip());
+        let is_for_web = |next_request: &NextRequest| {
+            self.destination(next_request, addresses.peer.ip()) == destination
+        };
+        let content = match (&self.fallback, &destination) {
+            (Fallback::Server { address, .. }, Some(Destination::Server(visitor))) => {
+                match connect_web_server(address, visitor.map(|visitor| (visitor, addresses))).await
+                {
+                    Ok(web) => {
+                        return proxy_connection(reader, next_request, stream, web, is_for_web)
+                            .await;
+                    }
+                    Err(error) => warn_unreachable(address, &error),
                 }
                 Content::Page(StatusCode::BAD_GATEWAY)
             }
@@ -179,72 +195,73 @@ impl Front {
                 Content::Page(StatusCode::NOT_FOUND)
             }
         };
-        let times = Times {
+        let limits = SiteLimits {
             header_bytes: self.header_bytes,
             header: self.header_timeout,
             connection: self.connection_timeout,
         };
-        let site = Site {
+        let site = StaticSite {
             content,
             healthz: self.healthz,
-            times,
+            limits,
         };
         let (web, served) = tokio::io::duplex(SITE_BUFFER);
         tokio::select! {
-            carried = carry(heads, wish, stream, web, of_web) => carried,
-            // Its end of the connection is closed with it, which ends the other branch.
+            proxied = proxy_connection(reader, next_request, stream, web, is_for_web) => proxied,
+            // Returning from `serve` closes its end of the duplex, which ends the other branch.
             never = async { site.serve(served).await; std::future::pending().await } => never,
         }
     }
 }
 
-/// Where a visitor's requests are answered.
+/// The server that answers a visitor's requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Here.
-    Own,
-    /// At the web server of [`Fallback::Server`], over a connection for this visitor alone if it is to know who that is.
+enum Destination {
+    /// The local web server.
+    Local,
+    /// The web server of [`Fallback::Server`]. With an address, the connection carries only this
+    /// visitor's requests and reports the address.
     Server(Option<IpAddr>),
 }
 
-/// A connection to the web server, which is told who the visitor is if it is to know.
-async fn web_server(
+/// Connects to the web server, and sends a PROXY protocol header for `visitor`.
+async fn connect_web_server(
     address: &(String, u16),
-    visitor: Option<(IpAddr, Ends)>,
+    visitor: Option<(IpAddr, ConnectionAddrs)>,
 ) -> io::Result<TcpStream> {
     let began = Instant::now();
-    let mut web = connect(&address.0, address.1, WEB_DEADLINE)
+    let mut web = connect(&address.0, address.1, WEB_CONNECT_TIMEOUT)
         .await
         .map_err(|error| io::Error::new(error.kind(), error))?;
-    tcp::prepare(&web)?;
-    if let Some((visitor, ends)) = visitor {
-        // The port of a visitor behind a proxy is not known.
-        let port = if visitor == ends.peer.ip().to_canonical() {
-            ends.peer.port()
+    tcp::set_link_options(&web)?;
+    if let Some((visitor, addresses)) = visitor {
+        // The port of a visitor behind a proxy is unknown.
+        let port = if visitor == addresses.peer.ip().to_canonical() {
+            addresses.peer.port()
         } else {
             0
         };
-        web.write_all(&proxy_protocol::written(Some((
+        web.write_all(&proxy_protocol::encode(Some((
             SocketAddr::new(visitor, port),
-            ends.local,
+            addresses.local,
         ))))
         .await?;
     }
     debug!(
         milliseconds = began.elapsed().as_millis(),
-        "a visitor of the web server"
+        "connected to the web server"
     );
     Ok(web)
 }
 
-fn warn_of((host, port): &(String, u16), error: &io::Error) {
+fn warn_unreachable((host, port): &(String, u16), error: &io::Error) {
     warn!(
-        "fallback: the web server at {host}:{port} cannot be reached ({error}); visitors see 502: start it, or correct `fallback`"
+        "cannot reach the web server at {host}:{port}: {error}; visitors get 502 (start it, or correct `fallback`)"
     );
 }
 
-/// The answer to a role.
-fn switching(accept: &str) -> String {
+/// Returns the response to a role's upgrade.
+fn switching_protocols(accept: &str) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
     )

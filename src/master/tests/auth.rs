@@ -1,4 +1,4 @@
-//! Who is let in, who is not, and what they who are learn of the others.
+//! Tests of authentication: accepted and refused links, and isolation between them.
 
 use tokio_tungstenite::{
     WebSocketStream,
@@ -9,9 +9,9 @@ use super::*;
 use crate::frame::{MAX_MESSAGE, VERSION};
 
 #[tokio::test]
-async fn a_wrong_key_is_refused_and_the_others_are_undisturbed() {
+async fn wrong_key_is_refused_and_other_links_continue() {
     let master = start();
-    let (mut client, mut server) = talking(&master).await;
+    let (mut client, mut server) = connected_pair(&master).await;
     let wrong = LinkKey::derive(Some("another"));
     let refused = master
         .join_with_key(
@@ -27,24 +27,23 @@ async fn a_wrong_key_is_refused_and_the_others_are_undisturbed() {
         "{:?}",
         refused.err()
     );
-    let stranger = master
+    let refused_client_key = master
         .join_with_key(&LinkKey::derive(None), Role::Server, 9, 1, &[])
         .await;
     assert!(
-        matches!(stranger, Err(JoinError::Unauthorized(_))),
+        matches!(refused_client_key, Err(JoinError::Unauthorized(_))),
         "a client's key is no master key"
     );
-    client.data(1, b"undisturbed").await;
-    server.expect_data(1, b"undisturbed").await;
+    client.data(1, b"unaffected").await;
+    server.expect_data(1, b"unaffected").await;
 }
 
 #[tokio::test]
-async fn wrong_keys_throttle_their_address_but_neither_clients_nor_servers_that_were_there_before()
-{
+async fn wrong_keys_throttle_new_servers_but_not_clients_or_known_servers() {
     let master = start();
     drop(master.server(1, &[PORT]).await);
     let wrong = LinkKey::derive(Some("another"));
-    for _ in 0..FAILURES {
+    for _ in 0..THROTTLE_BURST {
         let refused = master.join_with_key(&wrong, Role::Server, 9, 1, &[]).await;
         assert!(
             matches!(refused, Err(JoinError::Unauthorized(_))),
@@ -61,7 +60,7 @@ async fn wrong_keys_throttle_their_address_but_neither_clients_nor_servers_that_
     let unknown = master.join(Role::Server, 8, 1, &[]).await;
     assert!(
         matches!(unknown, Err(JoinError::Throttled(_))),
-        "its proof is not looked at: {:?}",
+        "the master does not verify its proof: {:?}",
         unknown.err()
     );
     assert!(master.join(Role::Server, 1, 2, &[]).await.is_ok());
@@ -69,7 +68,7 @@ async fn wrong_keys_throttle_their_address_but_neither_clients_nor_servers_that_
 }
 
 #[tokio::test]
-async fn behind_a_trusted_proxy_only_the_visitor_is_throttled() {
+async fn throttle_behind_a_trusted_proxy_applies_to_the_visitor() {
     let master = start_with(|parameters| parameters.trusted_proxies = trusting("127.0.0.0/8"));
     let join_from = async |visitor: &str, key: &LinkKey| {
         let mut stream = master.connect().await;
@@ -79,8 +78,8 @@ async fn behind_a_trusted_proxy_only_the_visitor_is_throttled() {
         );
         stream.write_all(request.as_bytes()).await.expect("sent");
         let (_, rest) = head(&mut stream).await;
-        let mut socket = MessageSocket::new(stream, rest, End::Dialled);
-        let introduction = Introduction {
+        let mut socket = MessageSocket::new(stream, rest, SocketEnd::Dialled);
+        let introduction = RoleIdentity {
             role: Role::Server,
             instance: Id([9; 16]),
             epoch: 1,
@@ -90,7 +89,7 @@ async fn behind_a_trusted_proxy_only_the_visitor_is_throttled() {
         authenticate::join(&mut socket, key, &introduction, &[]).await
     };
     let wrong = LinkKey::derive(Some("another"));
-    for _ in 0..FAILURES {
+    for _ in 0..THROTTLE_BURST {
         assert!(matches!(
             join_from("192.0.2.1", &wrong).await,
             Err(JoinError::Unauthorized(_))
@@ -104,7 +103,7 @@ async fn behind_a_trusted_proxy_only_the_visitor_is_throttled() {
 }
 
 #[tokio::test]
-async fn a_newer_link_of_an_instance_takes_over_its_ports_and_the_old_one_is_told() {
+async fn newer_link_of_an_instance_takes_over_its_ports_and_the_old_one_gets_an_error() {
     let master = start();
     let mut old = master.server(1, &[PORT]).await;
     let mut client = master.client(2).await;
@@ -141,10 +140,10 @@ async fn a_newer_link_of_an_instance_takes_over_its_ports_and_the_old_one_is_tol
 }
 
 #[tokio::test]
-async fn a_role_of_another_version_is_told_which_one_the_master_speaks() {
+async fn version_mismatch_names_both_versions() {
     let master = start();
     let mut socket = master.upgraded().await;
-    soon(socket.receive())
+    with_timeout(socket.receive())
         .await
         .expect("up")
         .expect("a challenge");
@@ -176,8 +175,8 @@ async fn a_role_of_another_version_is_told_which_one_the_master_speaks() {
     }
 }
 
-fn peer(socket: MessageSocket) -> Peer {
-    Peer {
+fn peer(socket: MessageSocket) -> TestPeer {
+    TestPeer {
         socket,
         terms: Terms {
             version: VERSION,
@@ -188,8 +187,8 @@ fn peer(socket: MessageSocket) -> Peer {
     }
 }
 
-/// A WebSocket on which anything can be sent.
-async fn raw(master: &Running) -> WebSocketStream<TcpStream> {
+/// Opens a WebSocket that can send arbitrary messages.
+async fn raw_websocket(master: &RunningMaster) -> WebSocketStream<TcpStream> {
     let mut stream = master.connect().await;
     stream
         .write_all(request("/").as_bytes())
@@ -199,11 +198,11 @@ async fn raw(master: &Running) -> WebSocketStream<TcpStream> {
     WebSocketStream::from_partially_read(stream, rest.to_vec(), WebSocketRole::Client, None).await
 }
 
-/// Reads until the connection is over; answers the binary messages behind the challenge.
-async fn to_the_end(mut socket: WebSocketStream<TcpStream>) -> Vec<Bytes> {
+/// Reads until the connection ends, and returns the binary messages behind the challenge.
+async fn read_to_end(mut socket: WebSocketStream<TcpStream>) -> Vec<Bytes> {
     use futures_util::StreamExt;
     let mut messages = Vec::new();
-    while let Some(Ok(message)) = soon(socket.next()).await {
+    while let Some(Ok(message)) = with_timeout(socket.next()).await {
         if let Message::Binary(message) = message {
             messages.push(message);
         }
@@ -212,11 +211,11 @@ async fn to_the_end(mut socket: WebSocketStream<TcpStream>) -> Vec<Bytes> {
 }
 
 #[tokio::test]
-async fn a_stranger_hears_nothing_but_the_challenge() {
+async fn invalid_peer_receives_only_the_challenge() {
     use futures_util::SinkExt;
     let master = start();
-    let (mut client, mut server) = talking(&master).await;
-    let strange = [
+    let (mut client, mut server) = connected_pair(&master).await;
+    let invalid_messages = [
         Message::text("hello"),
         Message::binary(b"garbage".to_vec()),
         Message::binary(Vec::new()),
@@ -224,19 +223,19 @@ async fn a_stranger_hears_nothing_but_the_challenge() {
         Message::binary(vec![0x01; 20]),
         Message::binary([&[0x01; 33], &b"{\"version\":1}"[..]].concat()),
     ];
-    for message in strange {
-        let mut socket = raw(&master).await;
-        // The master may have gone before all of it was sent.
-        let _ = soon(socket.send(message.clone())).await;
+    for message in invalid_messages {
+        let mut socket = raw_websocket(&master).await;
+        // The master may close before the whole message is sent.
+        let _ = with_timeout(socket.send(message.clone())).await;
         assert_eq!(
-            to_the_end(socket).await,
+            read_to_end(socket).await,
             Vec::<Bytes>::new(),
             "after {:?} of {} bytes",
             message.is_text(),
             message.len()
         );
     }
-    // A frame that is cut short by the end of the connection.
+    // A frame that is truncated by the end of the connection.
     let mut stream = master.connect().await;
     stream
         .write_all(request("/").as_bytes())
@@ -244,16 +243,19 @@ async fn a_stranger_hears_nothing_but_the_challenge() {
         .expect("sent");
     stream.write_all(&[0x82, 0xfe, 0x10]).await.expect("sent");
     drop(stream);
-    client.data(1, b"undisturbed").await;
-    server.expect_data(1, b"undisturbed").await;
-    until("the strangers are gone", || master.shared.tasks.len() == 2).await;
+    client.data(1, b"unaffected").await;
+    server.expect_data(1, b"unaffected").await;
+    until("the invalid peers are gone", || {
+        master.shared.tasks.len() == 2
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_frame_of_the_protocol_before_hello_is_answered_as_any_other_bytes_are() {
+async fn frame_before_hello_is_treated_like_garbage() {
     let master = start();
     let mut socket = master.upgraded().await;
-    soon(socket.receive())
+    with_timeout(socket.receive())
         .await
         .expect("up")
         .expect("a challenge");
@@ -262,14 +264,14 @@ async fn a_frame_of_the_protocol_before_hello_is_answered_as_any_other_bytes_are
         .await;
     assert!(
         matches!(peer.try_next().await, Ok(None)),
-        "a close, and not a word"
+        "a close without a frame"
     );
 }
 
 #[tokio::test]
-async fn what_is_no_frame_ends_an_authenticated_link_with_an_error() {
+async fn malformed_frame_ends_an_authenticated_link_with_an_error() {
     let master = start();
-    let (mut client, mut server) = talking(&master).await;
+    let (mut client, mut server) = connected_pair(&master).await;
     let bad: [&[u8]; 7] = [
         b"",
         b"\x7f",
@@ -284,22 +286,22 @@ async fn what_is_no_frame_ends_an_authenticated_link_with_an_error() {
         peer.send_raw(Bytes::copy_from_slice(message)).await;
         peer.expect_error(Code::Protocol).await;
     }
-    client.data(1, b"undisturbed").await;
-    server.expect_data(1, b"undisturbed").await;
+    client.data(1, b"unaffected").await;
+    server.expect_data(1, b"unaffected").await;
 }
 
 #[tokio::test]
-async fn who_says_nothing_is_let_go_at_each_step() {
+async fn silent_peers_time_out_at_each_step() {
     let master = start_with(|parameters| {
         parameters.timing.authentication = Duration::from_millis(200);
-        parameters.timing.heartbeat = Timing {
+        parameters.timing.keep_alive = KeepAliveTiming {
             interval: Duration::from_millis(100),
             timeout: Duration::from_millis(400),
-            ..Timing::default()
+            ..KeepAliveTiming::default()
         };
     });
-    let before_hello = raw(&master).await;
-    assert_eq!(to_the_end(before_hello).await, Vec::<Bytes>::new());
+    let before_hello = raw_websocket(&master).await;
+    assert_eq!(read_to_end(before_hello).await, Vec::<Bytes>::new());
     let mut linked = master.client(1).await;
     linked.attach(1, PORT).await;
     loop {
@@ -309,8 +311,8 @@ async fn who_says_nothing_is_let_go_at_each_step() {
             Ok(Some(other)) => panic!("PING or the end was expected, not {other:?}"),
         }
     }
-    until("nothing is left of them", || {
-        master.shared.switch.registry().links() == 0 && master.shared.switch.used_bytes() == 0
+    until("links and memory are released", || {
+        master.shared.router.registry().links() == 0 && master.shared.router.used_bytes() == 0
     })
     .await;
 }

@@ -1,4 +1,5 @@
-//! What strangers get, and whom a connection is counted for.
+//! Tests of the web front: responses to ordinary visitors, and the address that a connection counts
+//! for.
 
 use std::net::Ipv4Addr;
 
@@ -7,8 +8,8 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::link::proxy_protocol;
 
-/// A web server that answers each connection's first bytes with them, and so shows what it was sent.
-async fn mirror() -> (Fallback, TcpListener) {
+/// Returns a listener that acts as the web server, and the fallback that points to it.
+async fn web_listener() -> (Fallback, TcpListener) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .expect("a free port");
@@ -23,13 +24,16 @@ async fn mirror() -> (Fallback, TcpListener) {
 }
 
 async fn accepted(listener: &TcpListener) -> TcpStream {
-    soon(listener.accept()).await.expect("a connection").0
+    with_timeout(listener.accept())
+        .await
+        .expect("a connection")
+        .0
 }
 
 /// Reads exactly these bytes.
 async fn expect(stream: &mut TcpStream, bytes: &[u8]) {
     let mut read = vec![0; bytes.len()];
-    soon(stream.read_exact(&mut read))
+    with_timeout(stream.read_exact(&mut read))
         .await
         .expect("as many bytes");
     assert_eq!(
@@ -39,10 +43,10 @@ async fn expect(stream: &mut TcpStream, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_stranger_speaks_with_the_web_server_byte_for_byte() {
-    let (fallback, web) = mirror().await;
+async fn visitor_bytes_reach_the_web_server_unchanged() {
+    let (fallback, web) = web_listener().await;
     let master = start_with(|parameters| parameters.fallback = fallback);
-    let strange: [&[u8]; 7] = [
+    let inputs: [&[u8]; 7] = [
         b"GET / HTTP/1.1\r\nhOsT: x\r\n\r\n",
         b"get / http/1.1\r\n\r\n",
         b"GET  / HTTP/1.1\nHost: x\n\n",
@@ -51,7 +55,7 @@ async fn a_stranger_speaks_with_the_web_server_byte_for_byte() {
         b"\x16\x03\x01 no HTTP at all",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ];
-    for bytes in strange {
+    for bytes in inputs {
         let mut visitor = master.connect().await;
         visitor.write_all(bytes).await.expect("sent");
         let mut served = accepted(&web).await;
@@ -59,17 +63,23 @@ async fn a_stranger_speaks_with_the_web_server_byte_for_byte() {
         served.write_all(b"any answer, \0 too").await.expect("sent");
         expect(&mut visitor, b"any answer, \0 too").await;
         visitor.shutdown().await.expect("half closed");
-        assert_eq!(soon(served.read(&mut [0])).await.expect("the end"), 0);
+        assert_eq!(
+            with_timeout(served.read(&mut [0])).await.expect("the end"),
+            0
+        );
         served.write_all(b" and more").await.expect("sent");
         drop(served);
         expect(&mut visitor, b" and more").await;
-        assert_eq!(soon(visitor.read(&mut [0])).await.expect("the end"), 0);
+        assert_eq!(
+            with_timeout(visitor.read(&mut [0])).await.expect("the end"),
+            0
+        );
     }
 }
 
 #[tokio::test]
-async fn an_upgrade_is_found_behind_other_requests_of_the_same_connection() {
-    let (fallback, web) = mirror().await;
+async fn upgrade_after_other_requests_is_recognised() {
+    let (fallback, web) = web_listener().await;
     let master = start_with(|parameters| {
         (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
     });
@@ -95,7 +105,7 @@ async fn an_upgrade_is_found_behind_other_requests_of_the_same_connection() {
     let socket = super::upgrade(stream, "/tunnel").await;
     drop(socket);
     assert_eq!(
-        soon(served.expect("served").read(&mut [0]))
+        with_timeout(served.expect("served").read(&mut [0]))
             .await
             .expect("the end"),
         0
@@ -103,8 +113,8 @@ async fn an_upgrade_is_found_behind_other_requests_of_the_same_connection() {
 }
 
 #[tokio::test]
-async fn a_websocket_of_the_web_server_goes_through() {
-    let (fallback, web) = mirror().await;
+async fn websocket_of_the_web_server_is_proxied() {
+    let (fallback, web) = web_listener().await;
     let master = start_with(|parameters| {
         (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
     });
@@ -124,7 +134,7 @@ async fn a_websocket_of_the_web_server_goes_through() {
         b"HTTP/1.1 101 Switching Protocols\r\n\r\nhello",
     )
     .await;
-    // To the web server this is no request any more.
+    // The web server no longer parses requests on this connection.
     stream
         .write_all(request("/tunnel").as_bytes())
         .await
@@ -133,8 +143,8 @@ async fn a_websocket_of_the_web_server_goes_through() {
 }
 
 #[tokio::test]
-async fn a_websocket_that_the_web_server_refuses_is_followed_by_other_requests() {
-    let (fallback, web) = mirror().await;
+async fn requests_continue_after_a_refused_websocket() {
+    let (fallback, web) = web_listener().await;
     let master = start_with(|parameters| {
         (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
     });
@@ -161,12 +171,14 @@ async fn a_websocket_that_the_web_server_refuses_is_followed_by_other_requests()
     drop(super::upgrade(stream, "/tunnel").await);
 }
 
-/// Everything up to the answer 101, and that.
+/// Reads up to and including the response 101.
 async fn to_upgrade(stream: &mut TcpStream) -> String {
     let mut read = Vec::new();
     while !String::from_utf8_lossy(&read).contains("HTTP/1.1 101 ") {
         assert_ne!(
-            soon(stream.read_buf(&mut read)).await.expect("an answer"),
+            with_timeout(stream.read_buf(&mut read))
+                .await
+                .expect("an answer"),
             0,
             "{:?}",
             String::from_utf8_lossy(&read)
@@ -176,7 +188,7 @@ async fn to_upgrade(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn the_web_server_has_answered_everything_before_an_upgrade_behind_it_is_answered() {
+async fn web_server_responses_complete_before_a_pipelined_upgrade() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n".to_owned() + &"x".repeat(40_000),
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9c40\r\n".to_owned()
@@ -184,7 +196,7 @@ async fn the_web_server_has_answered_everything_before_an_upgrade_behind_it_is_a
             + "\r\n0\r\n\r\n",
         "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n".to_owned(),
     ] {
-        let (fallback, web) = mirror().await;
+        let (fallback, web) = web_listener().await;
         let master = start_with(|parameters| {
             (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
         });
@@ -201,7 +213,7 @@ async fn the_web_server_has_answered_everything_before_an_upgrade_behind_it_is_a
                 tokio::time::timeout(Duration::from_millis(20), visitor.read(&mut [0])).await;
             assert!(
                 silence.is_err(),
-                "nothing is answered before the web server has: {silence:?}"
+                "no response precedes the web server's: {silence:?}"
             );
             served.write_all(answer).await.expect("sent");
             expect(&mut visitor, answer).await;
@@ -211,11 +223,11 @@ async fn the_web_server_has_answered_everything_before_an_upgrade_behind_it_is_a
 }
 
 #[tokio::test]
-async fn files_the_page_and_the_health_check_are_answered_before_an_upgrade_behind_them() {
+async fn local_responses_complete_before_a_pipelined_upgrade() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = "x".repeat(200_000);
     std::fs::write(folder.path().join("file"), &file).expect("a file");
-    let (server, web) = mirror().await;
+    let (server, web) = web_listener().await;
     for (fallback, path, length) in [
         (
             Fallback::Files(folder.path().to_owned()),
@@ -236,8 +248,8 @@ async fn files_the_page_and_the_health_check_are_answered_before_an_upgrade_behi
                 .write_all(format!("{page}{}", request("/tunnel")).as_bytes())
                 .await
                 .expect("sent");
-            let told = to_upgrade(&mut visitor).await;
-            let (before, _) = told.split_once("HTTP/1.1 101 ").expect("an upgrade");
+            let received = to_upgrade(&mut visitor).await;
+            let (before, _) = received.split_once("HTTP/1.1 101 ").expect("an upgrade");
             let (head, body) = before.split_once("\r\n\r\n").expect("an answer");
             assert!(
                 head.contains(&format!("content-length: {}", body.len())) && body.len() >= length,
@@ -249,8 +261,8 @@ async fn files_the_page_and_the_health_check_are_answered_before_an_upgrade_behi
 }
 
 #[tokio::test]
-async fn a_visitor_who_leaves_before_an_answer_has_come_gets_no_upgrade() {
-    let (fallback, web) = mirror().await;
+async fn visitor_that_closes_before_a_response_gets_no_upgrade() {
+    let (fallback, web) = web_listener().await;
     let master = start_with(|parameters| {
         (parameters.fallback, parameters.path) = (fallback, "/tunnel".to_owned())
     });
@@ -263,22 +275,25 @@ async fn a_visitor_who_leaves_before_an_answer_has_come_gets_no_upgrade() {
     let mut served = accepted(&web).await;
     expect(&mut served, page.as_bytes()).await;
     visitor.shutdown().await.expect("half closed");
-    assert_eq!(soon(served.read(&mut [0])).await.expect("the end"), 0);
+    assert_eq!(
+        with_timeout(served.read(&mut [0])).await.expect("the end"),
+        0
+    );
     served
         .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
         .await
         .expect("sent");
     drop(served);
-    let mut told = String::new();
-    soon(visitor.read_to_string(&mut told))
+    let mut received = String::new();
+    with_timeout(visitor.read_to_string(&mut received))
         .await
         .expect("an answer");
-    assert_eq!(told, "HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(received, "HTTP/1.1 204 No Content\r\n\r\n");
 }
 
 #[tokio::test]
-async fn the_health_check_and_the_web_server_share_a_connection() {
-    let (fallback, web) = mirror().await;
+async fn health_check_and_web_server_share_a_connection() {
+    let (fallback, web) = web_listener().await;
     let master =
         start_with(|parameters| (parameters.fallback, parameters.healthz) = (fallback, true));
     let mut visitor = master.connect().await;
@@ -309,8 +324,8 @@ async fn the_health_check_and_the_web_server_share_a_connection() {
 }
 
 #[tokio::test]
-async fn a_request_with_too_many_fields_is_told_so() {
-    let (server, web) = mirror().await;
+async fn request_with_too_many_fields_gets_431() {
+    let (server, web) = web_listener().await;
     let many = |path: &str| {
         request(path).replacen("\r\n", &format!("\r\n{}", "X-Many: x\r\n".repeat(124)), 1)
     };
@@ -328,7 +343,7 @@ async fn a_request_with_too_many_fields_is_told_so() {
             assert!(head.starts_with("HTTP/1.1 431 "), "{path}: {head}");
             if body.is_empty() {
                 let mut read = vec![0; 200];
-                let length = soon(stream.read(&mut read)).await.expect("a body");
+                let length = with_timeout(stream.read(&mut read)).await.expect("a body");
                 body = Bytes::copy_from_slice(&read[..length]);
             }
             assert!(
@@ -354,8 +369,8 @@ async fn a_request_with_too_many_fields_is_told_so() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_or_half_a_head_is_given_to_the_web_server_in_time() {
-    let (fallback, web) = mirror().await;
+async fn silent_or_partial_requests_reach_the_web_server_after_the_timeout() {
+    let (fallback, web) = web_listener().await;
     let master = start_with(|parameters| {
         parameters.fallback = fallback;
         parameters.timing.header = Duration::from_millis(100);
@@ -371,8 +386,8 @@ async fn who_says_nothing_or_half_a_head_is_given_to_the_web_server_in_time() {
 }
 
 #[tokio::test]
-async fn the_web_server_learns_of_the_visitor_by_the_proxy_protocol() {
-    let (fallback, web) = mirror().await;
+async fn proxy_protocol_reports_the_visitor_to_the_web_server() {
+    let (fallback, web) = web_listener().await;
     let Fallback::Server { address, .. } = fallback else {
         panic!("a server")
     };
@@ -388,7 +403,7 @@ async fn the_web_server_learns_of_the_visitor_by_the_proxy_protocol() {
     let request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n";
     visitor.write_all(request).await.expect("sent");
     let mut served = accepted(&web).await;
-    let seen = soon(proxy_protocol::read(&mut served))
+    let seen = with_timeout(proxy_protocol::read(&mut served))
         .await
         .expect("a header");
     assert_eq!(seen, Some("192.0.2.7:0".parse().expect("an address")));
@@ -396,15 +411,15 @@ async fn the_web_server_learns_of_the_visitor_by_the_proxy_protocol() {
     let mut direct = master.connect().await;
     direct.write_all(b"nothing forwarded").await.expect("sent");
     direct.shutdown().await.expect("half closed");
-    let seen = soon(proxy_protocol::read(&mut accepted(&web).await))
+    let seen = with_timeout(proxy_protocol::read(&mut accepted(&web).await))
         .await
         .expect("a header");
     assert_eq!(seen, Some(direct.local_addr().expect("connected")));
 }
 
 #[tokio::test]
-async fn the_web_server_learns_of_each_visitor_of_a_proxys_connection() {
-    let (fallback, web) = mirror().await;
+async fn proxy_protocol_reports_each_visitor_of_a_shared_connection() {
+    let (fallback, web) = web_listener().await;
     let Fallback::Server { address, .. } = fallback else {
         panic!("a server")
     };
@@ -430,7 +445,7 @@ async fn the_web_server_learns_of_each_visitor_of_a_proxys_connection() {
         .iter()
         .flat_map(|body| [first, first, second].map(|visitor| (visitor, of(visitor, body))))
         .collect();
-    // At once: the proxy does not wait for answers.
+    // Pipelined: the proxy does not wait for responses.
     let all: String = requests
         .iter()
         .map(|(_, request)| request.as_str())
@@ -441,7 +456,7 @@ async fn the_web_server_learns_of_each_visitor_of_a_proxys_connection() {
         if known != Some(visitor) {
             drop(served.take());
             let mut stream = accepted(&web).await;
-            let seen = soon(proxy_protocol::read(&mut stream))
+            let seen = with_timeout(proxy_protocol::read(&mut stream))
                 .await
                 .expect("a header");
             assert_eq!(
@@ -462,8 +477,8 @@ async fn the_web_server_learns_of_each_visitor_of_a_proxys_connection() {
 }
 
 #[tokio::test]
-async fn a_web_server_that_is_away_is_a_bad_gateway() {
-    let (fallback, web) = mirror().await;
+async fn unreachable_web_server_gives_bad_gateway() {
+    let (fallback, web) = web_listener().await;
     drop(web);
     let master = start_with(|parameters| parameters.fallback = fallback);
     let mut visitor = master.connect().await;
@@ -476,7 +491,7 @@ async fn a_web_server_that_is_away_is_a_bad_gateway() {
 }
 
 #[tokio::test]
-async fn links_are_counted_for_whom_a_trusted_proxy_names() {
+async fn links_count_for_the_forwarded_visitor() {
     let master = start_with(|parameters| {
         parameters.trusted_proxies = trusting("127.0.0.0/8");
         parameters.limits.links_per_address = 1;
@@ -489,29 +504,29 @@ async fn links_are_counted_for_whom_a_trusted_proxy_names() {
         );
         stream.write_all(request.as_bytes()).await.expect("sent");
         let (_, rest) = head(&mut stream).await;
-        let mut socket = MessageSocket::new(stream, rest, End::Dialled);
-        let challenge = soon(socket.receive()).await;
+        let mut socket = MessageSocket::new(stream, rest, SocketEnd::Dialled);
+        let challenge = with_timeout(socket.receive()).await;
         matches!(challenge, Ok(Some(_))).then_some(socket)
     };
     let (mut first, mut other) = (
-        through("192.0.2.7").await.expect("let in"),
-        through("192.0.2.8").await.expect("let in"),
+        through("192.0.2.7").await.expect("accepted"),
+        through("192.0.2.8").await.expect("accepted"),
     );
-    let _again = through("192.0.2.7").await.expect("let in");
+    let _again = through("192.0.2.7").await.expect("accepted");
     assert!(
-        !matches!(soon(first.receive()).await, Ok(Some(_))),
-        "the limit of that visitor is reached: its first gives way"
+        !matches!(with_timeout(first.receive()).await, Ok(Some(_))),
+        "that visitor is at its limit: its first connection is evicted"
     );
     assert!(
         tokio::time::timeout(Duration::from_millis(100), other.receive())
             .await
             .is_err(),
-        "the other visitor's does not"
+        "the other visitor's connection stays"
     );
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_that_relays_connections_says_for_whom() {
+async fn proxy_protocol_header_names_the_visitor() {
     let master = start_with(|parameters| {
         parameters.trusted_proxies = trusting("127.0.0.1/32");
         parameters.proxy_protocol = true;
@@ -526,12 +541,12 @@ async fn a_trusted_proxy_that_relays_connections_says_for_whom() {
             .await
             .expect("sent");
         let mut read = Vec::new();
-        let answered = soon(stream.read_buf(&mut read))
+        let answered = with_timeout(stream.read_buf(&mut read))
             .await
             .is_ok_and(|length| length > 0);
         answered.then_some((stream, read))
     };
-    let version_2 = proxy_protocol::written(Some((visitor, master.address)));
+    let version_2 = proxy_protocol::encode(Some((visitor, master.address)));
     let (mut first, answer) = through(&version_2).await.expect("an answer");
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     let (mut other, _) = through(b"PROXY TCP4 192.0.2.8 203.0.113.1 4711 443\r\n")
@@ -541,12 +556,12 @@ async fn a_trusted_proxy_that_relays_connections_says_for_whom() {
         .await
         .expect("the same visitor again");
     let mut rest = Vec::new();
-    let _ = soon(first.read_to_end(&mut rest)).await;
+    let _ = with_timeout(first.read_to_end(&mut rest)).await;
     assert!(
         tokio::time::timeout(Duration::from_millis(100), other.read_to_end(&mut rest))
             .await
             .is_err(),
-        "the other visitor's stands"
+        "the other visitor's connection stays"
     );
     assert!(through(b"").await.is_none(), "without the header");
 }

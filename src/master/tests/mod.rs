@@ -1,12 +1,13 @@
-//! The master on real loopback sockets, among peers that are made of the link layer's own parts and do as they are told.
+//! Tests of the master on real loopback sockets. The peers use the link layer's own parts and send
+//! what each test tells them.
 
 mod auth;
-mod door;
+mod connections;
 mod drain;
 mod front;
-mod moves;
-mod relay;
-mod rest;
+mod handover;
+mod idle_links;
+mod router;
 
 use std::time::Duration;
 
@@ -23,8 +24,8 @@ use crate::{
     id::Id,
     link::{
         MessageSocket, SocketError,
-        authenticate::{self, Introduction, JoinError},
-        websocket::End,
+        authenticate::{self, JoinError, RoleIdentity},
+        websocket::SocketEnd,
     },
 };
 
@@ -32,10 +33,10 @@ const MASTER_KEY: &str = "the master key of the tests";
 const PORT: Id = Id([7; 16]);
 const OTHER_PORT: Id = Id([8; 16]);
 
-/// Long enough for anything that is expected, so that a failing test ends.
-const SOON: Duration = Duration::from_secs(10);
+/// The timeout for all expected events, so that a failing test ends.
+const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A key costs an Argon2id: derived once for all tests.
+/// Returns the key, derived once for all tests because each derivation costs an Argon2id.
 fn link_key() -> LinkKey {
     static KEY: std::sync::OnceLock<LinkKey> = std::sync::OnceLock::new();
     KEY.get_or_init(|| LinkKey::derive(Some(MASTER_KEY)))
@@ -52,7 +53,7 @@ fn parameters() -> MasterParameters {
         fallback: Fallback::default(),
         trusted_proxies: TrustedProxies::default(),
         proxy_protocol: false,
-        limits: Limits::default(),
+        limits: MasterLimits::default(),
         timing: MasterTiming::default(),
         threads: NonZeroUsize::MIN,
     }
@@ -62,23 +63,23 @@ fn trusting(network: &str) -> TrustedProxies {
     TrustedProxies::new(vec![network.parse().expect("a network")])
 }
 
-/// A master that runs until the test is over.
-struct Running {
+/// A master that runs until the end of the test.
+struct RunningMaster {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<MasterShared>,
     cancel: CancellationToken,
     task: JoinSet<()>,
 }
 
-fn start() -> Running {
+fn start() -> RunningMaster {
     start_with(|_| {})
 }
 
-fn start_with(change: impl FnOnce(&mut MasterParameters)) -> Running {
+fn start_with(change: impl FnOnce(&mut MasterParameters)) -> RunningMaster {
     start_with_grace(Duration::from_secs(1), change)
 }
 
-fn start_with_grace(grace: Duration, change: impl FnOnce(&mut MasterParameters)) -> Running {
+fn start_with_grace(grace: Duration, change: impl FnOnce(&mut MasterParameters)) -> RunningMaster {
     let mut parameters = parameters();
     change(&mut parameters);
     let master = Master::bind(parameters).expect("a free port of loopback");
@@ -89,7 +90,7 @@ fn start_with_grace(grace: Duration, change: impl FnOnce(&mut MasterParameters))
     );
     let mut task = JoinSet::new();
     task.spawn(master.run(cancel.clone(), grace));
-    Running {
+    RunningMaster {
         address,
         shared,
         cancel,
@@ -97,8 +98,8 @@ fn start_with_grace(grace: Duration, change: impl FnOnce(&mut MasterParameters))
     }
 }
 
-impl Running {
-    async fn server(&self, instance: u8, ports: &[Id]) -> Peer {
+impl RunningMaster {
+    async fn server(&self, instance: u8, ports: &[Id]) -> TestPeer {
         let mut peer = self
             .join(
                 Role::Server,
@@ -119,7 +120,7 @@ impl Running {
         peer
     }
 
-    async fn client(&self, instance: u8) -> Peer {
+    async fn client(&self, instance: u8) -> TestPeer {
         self.join(Role::Client, instance, 1, &[])
             .await
             .expect("joined")
@@ -131,7 +132,7 @@ impl Running {
         instance: u8,
         epoch: u64,
         first: &[Frame],
-    ) -> Result<Peer, JoinError> {
+    ) -> Result<TestPeer, JoinError> {
         let key = if role == Role::Server {
             link_key()
         } else {
@@ -140,14 +141,14 @@ impl Running {
         self.join_with_key(&key, role, instance, epoch, first).await
     }
 
-    /// A link of an instance that moves here from its link before.
-    async fn join_moving(&self, role: Role, instance: u8, epoch: u64, first: &[Frame]) -> Peer {
+    /// Joins with a link that takes over from the instance's previous link by a handover.
+    async fn join_moving(&self, role: Role, instance: u8, epoch: u64, first: &[Frame]) -> TestPeer {
         let key = if role == Role::Server {
             link_key()
         } else {
             LinkKey::derive(None)
         };
-        let introduction = Introduction {
+        let introduction = RoleIdentity {
             role,
             instance: Id([instance; 16]),
             epoch,
@@ -166,8 +167,8 @@ impl Running {
         instance: u8,
         epoch: u64,
         first: &[Frame],
-    ) -> Result<Peer, JoinError> {
-        let introduction = Introduction {
+    ) -> Result<TestPeer, JoinError> {
+        let introduction = RoleIdentity {
             role,
             instance: Id([instance; 16]),
             epoch,
@@ -180,19 +181,19 @@ impl Running {
     async fn introduce(
         &self,
         key: &LinkKey,
-        introduction: &Introduction,
+        introduction: &RoleIdentity,
         first: &[Frame],
-    ) -> Result<Peer, JoinError> {
+    ) -> Result<TestPeer, JoinError> {
         let mut socket = self.upgraded().await;
         let terms = authenticate::join(&mut socket, key, introduction, first).await?;
-        Ok(Peer { socket, terms })
+        Ok(TestPeer { socket, terms })
     }
 
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("connected")
     }
 
-    /// A WebSocket that has said nothing yet.
+    /// Opens a WebSocket that has sent nothing yet.
     async fn upgraded(&self) -> MessageSocket {
         upgrade(self.connect().await, "/").await
     }
@@ -212,10 +213,10 @@ async fn upgrade(mut stream: impl crate::link::websocket::ByteStream, path: &str
         .expect("sent");
     let (head, rest) = head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    MessageSocket::new(stream, rest, End::Dialled)
+    MessageSocket::new(stream, rest, SocketEnd::Dialled)
 }
 
-/// The head of an answer, and what came behind it.
+/// Reads the head of a response. Returns it and the bytes behind it.
 async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (String, Bytes) {
     let mut read = Vec::new();
     loop {
@@ -225,7 +226,9 @@ async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (String, Byte
                 Bytes::copy_from_slice(&read[end + 4..]),
             );
         }
-        let count = soon(stream.read_buf(&mut read)).await.expect("an answer");
+        let count = with_timeout(stream.read_buf(&mut read))
+            .await
+            .expect("an answer");
         assert_ne!(
             count,
             0,
@@ -235,26 +238,26 @@ async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (String, Byte
     }
 }
 
-async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(SOON, future)
+async fn with_timeout<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(TEST_TIMEOUT, future)
         .await
-        .expect("within the time of the test")
+        .expect("within the test timeout")
 }
 
-/// One end of a link that does as the test says.
-struct Peer {
+/// One end of a link, controlled by the test.
+struct TestPeer {
     socket: MessageSocket,
     terms: Terms,
 }
 
-impl Peer {
+impl TestPeer {
     async fn send(&mut self, frame: Frame) {
         self.send_raw(frame.to_message()).await;
     }
 
     async fn send_raw(&mut self, message: Bytes) {
-        soon(self.socket.feed(message)).await.expect("sent");
-        soon(self.socket.flush()).await.expect("sent");
+        with_timeout(self.socket.feed(message)).await.expect("sent");
+        with_timeout(self.socket.flush()).await.expect("sent");
     }
 
     async fn data(&mut self, channel: u32, payload: &[u8]) {
@@ -278,14 +281,15 @@ impl Peer {
     }
 
     async fn try_next(&mut self) -> Result<Option<Frame>, SocketError> {
-        let message = soon(self.socket.receive()).await?;
+        let message = with_timeout(self.socket.receive()).await?;
         Ok(
             message
                 .map(|message| Frame::decode(message.freeze()).expect("the master sends frames")),
         )
     }
 
-    /// The next frame. A PING, which the master sends when a slow machine has let two seconds pass, is not one that a test waits for.
+    /// Receives the next frame. Skips PING, which the master sends when a slow machine pauses for
+    /// two seconds.
     async fn next(&mut self) -> Frame {
         loop {
             let frame = self
@@ -299,7 +303,7 @@ impl Peer {
         }
     }
 
-    /// Takes an ATTACH and answers it.
+    /// Receives an ATTACH and answers it.
     async fn answer(&mut self) -> u32 {
         let Frame::Attach { channel, .. } = self.next().await else {
             panic!("an ATTACH was expected")
@@ -328,7 +332,7 @@ impl Peer {
         }
     }
 
-    /// The link ends with ERROR of this code, and then in order.
+    /// Expects an ERROR with this code, then a graceful close.
     async fn expect_error(&mut self, code: Code) {
         match self.next().await {
             Frame::Error(notice) => assert_eq!(notice.code, code, "{notice}"),
@@ -336,17 +340,17 @@ impl Peer {
         }
         assert!(
             matches!(self.try_next().await, Ok(None)),
-            "the WebSocket is closed in order"
+            "the WebSocket closes gracefully"
         );
     }
 
-    /// Sends a PING; answers what comes next.
-    async fn ask_alive(&mut self, token: u64) -> Frame {
+    /// Sends a PING and returns the next frame.
+    async fn ping(&mut self, token: u64) -> Frame {
         self.send(Frame::Ping(token)).await;
         self.next().await
     }
 
-    /// The link still works: a PING is answered.
+    /// Verifies that the link still answers a PING.
     async fn expect_alive(&mut self) {
         self.send(Frame::Ping(4711)).await;
         assert_eq!(self.next().await, Frame::Pong(4711));
@@ -365,8 +369,9 @@ fn attach(channel: u32, port: Id, instance: Option<Id>, message: &[u8]) -> Frame
     }
 }
 
-/// A client and a server with a channel between them, number 1 at both: the master counts from 1 at each server.
-async fn talking(master: &Running) -> (Peer, Peer) {
+/// Joins a client and a server with a channel between them. Both number it 1, because the master
+/// counts from 1 at each server.
+async fn connected_pair(master: &RunningMaster) -> (TestPeer, TestPeer) {
     let (mut server, mut client) = (master.server(1, &[PORT]).await, master.client(2).await);
     client.attach(1, PORT).await;
     assert_eq!(server.answer().await, 1);
@@ -374,11 +379,14 @@ async fn talking(master: &Running) -> (Peer, Peer) {
     (client, server)
 }
 
-/// Waits until something about the master is so.
-async fn until(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + SOON;
-    while !is() {
-        assert!(tokio::time::Instant::now() < deadline, "in vain: {what}");
+/// Waits until the condition holds.
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + TEST_TIMEOUT;
+    while !condition() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "timed out waiting for: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,31 +1,31 @@
-//! The applications of both sides: what they write, read, finish and reset, and what they may never see. They compare every byte that they read with the one
-//! that was written there.
+//! The applications of both sides: they write, read, finish and reset streams, and check what they
+//! receive. They compare every byte with the byte written at its offset.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use super::{
-    super::{Event, Mux, Read, ResetCode, StreamError, StreamId},
+    super::{Mux, MuxEvent, ResetCode, StreamError, StreamId, StreamRead},
     Simulation,
 };
 
-/// What one side's application knows of a stream.
+/// The state of one application's end of a stream.
 #[derive(Debug, Default)]
 pub struct Application {
     pub written: u64,
     pub finished: bool,
     read: u64,
     ended: bool,
-    pub gone: bool,
+    pub released: bool,
     unconsumed: VecDeque<usize>,
     stalled: bool,
-    /// It was told to wait, and does until an event says otherwise: what is not told in time is lost.
+    /// Whether the application waits for an event. A lost event would leave it waiting forever.
     awaits_data: bool,
     awaits_room: bool,
 }
 
-/// The byte at `offset` of the direction that `side` writes on `stream`.
+/// Returns the byte at `offset` of the direction that `side` writes on `stream`.
 fn pattern(stream: StreamId, side: usize, offset: u64) -> u8 {
     (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
         ^ (stream.0 as u8).wrapping_mul(31)
@@ -38,7 +38,7 @@ fn written(stream: StreamId, side: usize, from: u64, length: usize) -> Bytes {
         .collect()
 }
 
-/// What the opening of a stream says: a little, or more than a small message holds.
+/// Returns the details of an OPEN: short, or longer than a small message.
 fn details(stream: u64) -> Bytes {
     let length = if stream % 16 < 2 { 300 } else { 1 };
     Bytes::from(format!("[{stream:length$}]"))
@@ -47,14 +47,14 @@ fn details(stream: u64) -> Bytes {
 impl Simulation {
     fn any_stream(&mut self, side: usize) -> Option<StreamId> {
         let applications = &self.peers[side].applications;
-        // Some of them are gone: a few tries find one that is not, most of the time.
+        // Some applications have released their stream; a few tries usually find one that has not.
         (0..4).find_map(|_| {
             let (&first, _) = applications.first_key_value()?;
             let (&last, _) = applications.last_key_value()?;
             let (&id, application) = applications
                 .range(StreamId(self.rng.u64(first.0..=last.0))..)
                 .next()?;
-            (!application.gone).then_some(id)
+            (!application.released).then_some(id)
         })
     }
 
@@ -62,7 +62,7 @@ impl Simulation {
         self.peers[side]
             .applications
             .get_mut(&id)
-            .expect("a stream that was opened")
+            .expect("an opened stream")
     }
 
     pub fn open(&mut self, side: usize) {
@@ -96,15 +96,15 @@ impl Simulation {
                 application.written += length as u64;
             }
             Err(StreamError::Finished) => assert!(self.peers[side].applications[&id].finished),
-            Err(error) => self.failed(side, id, error),
+            Err(error) => self.on_error(side, id, error),
         }
     }
 
-    fn failed(&mut self, side: usize, id: StreamId, error: StreamError) {
+    fn on_error(&mut self, side: usize, id: StreamId, error: StreamError) {
         assert!(matches!(error, StreamError::Reset(_)), "{id:?}: {error}");
         assert!(
             self.resets.contains(&id),
-            "{id:?} was reset though nobody did"
+            "{id:?} was reset although no side did so"
         );
         self.release(side, id);
     }
@@ -113,10 +113,10 @@ impl Simulation {
         let Some(id) = self.any_stream(side) else {
             return;
         };
-        self.finish_it(side, id);
+        self.finish_stream(side, id);
     }
 
-    fn finish_it(&mut self, side: usize, id: StreamId) {
+    fn finish_stream(&mut self, side: usize, id: StreamId) {
         self.peers[side].mux.finish(id);
         self.application(side, id).finished = true;
     }
@@ -130,7 +130,7 @@ impl Simulation {
         self.release(side, id);
     }
 
-    /// Lets go of a stream in the midst of it: a reset by another name.
+    /// Releases a stream before its end, which resets it.
     pub fn abandon(&mut self, side: usize) {
         let Some(id) = self.any_stream(side) else {
             return;
@@ -141,7 +141,7 @@ impl Simulation {
 
     fn release(&mut self, side: usize, id: StreamId) {
         self.peers[side].mux.release(self.now, id);
-        self.application(side, id).gone = true;
+        self.application(side, id).released = true;
     }
 
     pub fn read(&mut self, side: usize) {
@@ -160,7 +160,7 @@ impl Simulation {
         let result = self.peers[side].mux.read(id);
         let application = self.application(side, id);
         match result {
-            Ok(Read::Data(bytes)) => {
+            Ok(StreamRead::Data(bytes)) => {
                 assert!(!application.ended);
                 for (&byte, offset) in bytes.iter().zip(application.read..) {
                     assert_eq!(byte, pattern(id, 1 - side, offset), "{id:?} at {offset}");
@@ -168,8 +168,8 @@ impl Simulation {
                 application.read += bytes.len() as u64;
                 application.unconsumed.push_back(bytes.len());
             }
-            Ok(Read::Wait) => application.awaits_data = true,
-            Ok(Read::End) => {
+            Ok(StreamRead::Wait) => application.awaits_data = true,
+            Ok(StreamRead::End) => {
                 application.ended = true;
                 let (read, other) = (application.read, &self.peers[1 - side].applications[&id]);
                 assert!(
@@ -177,7 +177,7 @@ impl Simulation {
                     "{id:?} ended at {read}: {other:?}"
                 );
             }
-            Err(error) => return self.failed(side, id, error),
+            Err(error) => return self.on_error(side, id, error),
         }
         self.consume(side, id);
     }
@@ -195,12 +195,13 @@ impl Simulation {
             && application.unconsumed.is_empty()
             && !application.awaits_room
         {
-            self.leave(side, id);
+            self.release_when_delivered(side, id);
         }
     }
 
-    /// Everything is read and written. Every other application lets go only when the peer has it.
-    fn leave(&mut self, side: usize, id: StreamId) {
+    /// Releases a stream that is read and written completely. Half of the applications wait first
+    /// until the peer has received everything.
+    fn release_when_delivered(&mut self, side: usize, id: StreamId) {
         let waits = id.0 % 4 < 2;
         match if waits {
             self.peers[side].mux.is_delivered(id)
@@ -209,7 +210,7 @@ impl Simulation {
         } {
             Ok(true) => self.release(side, id),
             Ok(false) => self.application(side, id).awaits_room = true,
-            Err(error) => self.failed(side, id, error),
+            Err(error) => self.on_error(side, id, error),
         }
     }
 
@@ -221,88 +222,93 @@ impl Simulation {
         application.stalled = !application.stalled;
     }
 
-    pub fn events(&mut self, side: usize) {
+    pub fn handle_events(&mut self, side: usize) {
         while let Some(event) = self.peers[side].mux.poll_event() {
             let peer = &mut self.peers[side];
             match event {
-                Event::Opened {
+                MuxEvent::Opened {
                     stream,
-                    details: told,
+                    details: received,
                 } => {
                     assert_eq!(
                         stream.0, peer.opened,
                         "each stream is opened once, and in order"
                     );
-                    assert_eq!(told, details(stream.0));
+                    assert_eq!(received, details(stream.0));
                     peer.opened += 2;
                     peer.applications.insert(stream, Application::default());
                 }
-                Event::Readable(stream) => {
-                    peer.told(stream, |application| application.awaits_data = false)
+                MuxEvent::Readable(stream) => {
+                    peer.update_application(stream, |application| application.awaits_data = false)
                 }
-                Event::Writable(stream) => {
-                    peer.told(stream, |application| application.awaits_room = false)
+                MuxEvent::Writable(stream) => {
+                    peer.update_application(stream, |application| application.awaits_room = false)
                 }
-                Event::Reset(stream) => peer.told(stream, |application| {
+                MuxEvent::Reset(stream) => peer.update_application(stream, |application| {
                     application.awaits_data = false;
                     application.awaits_room = false;
                 }),
-                Event::Resumed { .. } => peer.resumed += 1,
-                Event::Closed(code) => panic!("nobody ended the tunnel: {code}"),
+                MuxEvent::Resumed { .. } => peer.resumed += 1,
+                MuxEvent::Closed(code) => panic!("no side ended the tunnel: {code}"),
             }
         }
     }
 
-    /// Streams that are gone at both sides need not be looked at again.
-    pub fn sweep(&mut self) {
+    /// Removes streams that both sides have released.
+    pub fn remove_released(&mut self) {
         let [one, other] = &mut self.peers;
-        let is_gone = |id: &StreamId| other.applications.get(id).is_some_and(|other| other.gone);
-        let gone: Vec<_> = one
+        let is_released = |id: &StreamId| {
+            other
+                .applications
+                .get(id)
+                .is_some_and(|other| other.released)
+        };
+        let released: Vec<_> = one
             .applications
             .iter()
-            .filter(|(id, one)| one.gone && is_gone(id))
+            .filter(|(id, one)| one.released && is_released(id))
             .map(|(&id, _)| id)
             .collect();
-        for id in gone {
+        for id in released {
             one.applications.remove(&id);
             other.applications.remove(&id);
             self.resets.remove(&id);
         }
     }
 
-    /// One more step of an application that still has something to write, and then finishes. What it has goes beyond the first windows: it
-    /// depends on credit that comes back.
+    /// Advances an application that writes up to `complete_at` bytes and then finishes. This
+    /// exceeds the initial windows, so it depends on returned credit.
     pub fn complete(&mut self, side: usize, id: StreamId) {
         let application = &self.peers[side].applications[&id];
         if !application.finished && application.written < self.complete_at {
             return self.write_to(side, id);
         }
-        self.finish_it(side, id);
+        self.finish_stream(side, id);
     }
 }
 
-/// One side.
-pub struct Peer {
+/// One side of the simulation.
+pub struct SimulatedPeer {
     pub mux: Mux,
     pub applications: std::collections::BTreeMap<StreamId, Application>,
     /// The next stream that the other side opens.
     pub opened: u64,
-    /// How often the flow went on.
+    /// The number of resumptions.
     pub resumed: u64,
 }
 
-impl Peer {
-    fn told(&mut self, stream: StreamId, tell: impl FnOnce(&mut Application)) {
+impl SimulatedPeer {
+    fn update_application(&mut self, stream: StreamId, update: impl FnOnce(&mut Application)) {
         if let Some(application) = self.applications.get_mut(&stream) {
-            tell(application);
+            update(application);
         }
     }
 
-    /// The streams that the application has not let go of.
+    /// Returns the streams that the application has not released.
     pub fn live(&self) -> Vec<StreamId> {
         self.applications
             .iter()
-            .filter(|(_, application)| !application.gone)
+            .filter(|(_, application)| !application.released)
             .map(|(&id, _)| id)
             .collect()
     }

@@ -1,6 +1,7 @@
-//! A pair of muxes joined by a network in virtual time, driven by a seeded stream of operations: the main test bed of this layer.
-//! After each operation the ledgers are checked, and every byte that is read is compared with the one that was written there.
-//! A failing seed is printed and reproduces.
+//! A simulation of two muxes joined by a network in virtual time, driven by seeded random
+//! operations. It is the main test of this layer. After each operation it checks the ledgers, and
+//! it compares every byte read with the byte written at its offset. A failing seed is printed, and
+//! reproduces the failure.
 
 mod application;
 mod network;
@@ -14,50 +15,54 @@ use std::{
 use fastrand::Rng;
 
 use self::{
-    application::Peer,
-    network::{Counts, Network},
+    application::SimulatedPeer,
+    network::{Network, NetworkCounts},
 };
 use super::{
-    load::{STREAM_RESERVE, STREAM_UNSENT_MAX},
+    send_totals::{STREAM_RESERVE, STREAM_UNSENT_MAX},
     *,
 };
 
 struct Simulation {
     rng: Rng,
     now: Instant,
-    peers: [Peer; 2],
+    peers: [SimulatedPeer; 2],
     network: Network,
     resets: HashSet<StreamId>,
-    /// Live streams, at most.
+    /// The maximum number of live streams.
     streams_max: usize,
-    /// What an application writes at a time, at most.
+    /// The maximum size of one write.
     write_max: usize,
-    /// Bytes that a direction carries at least, if nobody resets it.
+    /// The minimum number of bytes per direction of a stream that is not reset.
     complete_at: u64,
     message_sizes: Range<usize>,
 }
 
-/// What a run is about.
+/// The kind of disturbance in a simulation.
 #[derive(Debug, Clone, Copy)]
-enum Run {
+enum Scenario {
     /// One attachment that lasts, and few streams.
     Quiet,
     /// Attachments that are cut.
     Cut,
-    /// The same, with so many streams that a list takes several messages.
+    /// Attachments that are cut, and enough streams for lists of several messages.
     Crowded,
 }
 
 impl Simulation {
-    fn new(seed: u64, run: Run) -> Self {
+    fn new(seed: u64, scenario: Scenario) -> Self {
         let mut rng = Rng::with_seed(seed);
         let now = Instant::now();
-        let streams_max = if let Run::Crowded = run { 400 } else { 24 };
-        let mut window = |least: u64| WindowSize {
-            initial: least << rng.u32(0..4),
-            max: least << rng.u32(3..7),
+        let streams_max = if let Scenario::Crowded = scenario {
+            400
+        } else {
+            24
         };
-        // Nobody is refused: what the peer has not heard the end of counts as well.
+        let mut window = |base: u64| WindowSize {
+            initial: base << rng.u32(0..4),
+            max: base << rng.u32(3..7),
+        };
+        // No stream is refused: streams whose end the peer has not received count as well.
         let permitted = 16 * streams_max;
         let parameters = [0, 1].map(|_| Parameters {
             stream_window: window(4096),
@@ -69,29 +74,29 @@ impl Simulation {
             tunnel_window: of.tunnel_window.initial,
         };
         let [client, server] = parameters;
-        let peer = |side, opened, own: Parameters, other: Parameters| Peer {
+        let peer = |side, opened, own: Parameters, other: Parameters| SimulatedPeer {
             mux: Mux::new(side, own, grant(&other), now),
             applications: BTreeMap::new(),
             opened,
             resumed: 0,
         };
         let peers = [
-            peer(Side::Client, 1, client, server),
-            peer(Side::Server, 0, server, client),
+            peer(TunnelSide::Client, 1, client, server),
+            peer(TunnelSide::Server, 0, server, client),
         ];
-        let (delay_max, complete_at, message_sizes) = match run {
-            // More than the largest first window.
-            Run::Quiet => (20_000, 48 * 1024, 600..40_000),
-            Run::Cut => (
+        let (delay_max, complete_at, message_sizes) = match scenario {
+            // More than the largest initial window.
+            Scenario::Quiet => (20_000, 48 * 1024, 600..40_000),
+            Scenario::Cut => (
                 2000 >> rng.u32(0..4),
                 rng.u64(0..48 * 1024) >> rng.u32(0..4),
                 100..(1000 << rng.u32(0..6)),
             ),
-            Run::Crowded => (1000, rng.u64(0..1024), 100..1500),
+            Scenario::Crowded => (1000, rng.u64(0..1024), 100..1500),
         };
         let network = Network::new(now, delay_max);
         let write_max = 20_000
-            >> if let Run::Quiet = run {
+            >> if let Scenario::Quiet = scenario {
                 0
             } else {
                 rng.u32(0..5)
@@ -122,13 +127,14 @@ impl Simulation {
             60..62 => self.toggle_stall(side),
             62..80 => self.transmit(side),
             80..95 => self.deliver(side),
-            _ => self.pass_time(),
+            _ => self.advance_time(),
         }
-        self.events(side);
-        self.check();
+        self.handle_events(side);
+        self.check_invariants();
     }
 
-    /// A step, after something may have happened to an attachment: a cut in one of `calm` steps.
+    /// Runs a step after a possible event of an attachment. `calm` is the mean number of steps
+    /// between cuts.
     fn disturbed_step(&mut self, calm: u32) {
         if self.network.is_detached() && self.rng.u32(0..8) == 0 {
             self.attach();
@@ -138,18 +144,18 @@ impl Simulation {
         }
         let side = self.rng.usize(0..2);
         match self.rng.u32(0..calm * 8) {
-            0..2 => self.give_up(side),
+            0..2 => self.drop_candidate_or_detach(side),
             2..8 => self.attach(),
             _ => {}
         }
         self.step();
     }
 
-    /// The ledgers of both sides, alone and together.
-    fn check(&self) {
+    /// Checks the ledgers of both sides, separately and against each other.
+    fn check_invariants(&self) {
         for side in 0..2 {
             let (mux, other) = (&self.peers[side].mux, &self.peers[1 - side].mux);
-            mux.check();
+            mux.check_invariants();
             assert!(
                 other.window.received() <= mux.tunnel_sent
                     && mux.tunnel_sent <= other.window.limit(),
@@ -157,16 +163,20 @@ impl Simulation {
             );
             let reserves = STREAM_RESERVE * mux.streams.len() as u64;
             let most = mux.parameters.tunnel_window.max + STREAM_UNSENT_MAX + reserves;
-            assert!(mux.load.kept <= most, "{} bytes are kept", mux.load.kept);
             assert!(
-                mux.updates.due.len() + mux.updates.pending.len() + mux.ends.len()
+                mux.send_totals.retained <= most,
+                "{} bytes are retained",
+                mux.send_totals.retained
+            );
+            assert!(
+                mux.ack_queue.due.len() + mux.ack_queue.pending.len() + mux.ends.len()
                     <= 8 * (mux.streams.len() + 64),
                 "queues do not grow"
             );
         }
     }
 
-    fn pass_time(&mut self) {
+    fn advance_time(&mut self) {
         self.now += Duration::from_micros(self.rng.u64(0..10_000));
         for peer in &mut self.peers {
             peer.mux.handle_timeout(self.now);
@@ -179,8 +189,8 @@ impl Simulation {
         }
     }
 
-    /// Lets everything that was begun come to its end, and checks that nothing is left.
-    fn settle(&mut self) {
+    /// Completes everything that was begun, and checks that nothing remains.
+    fn run_to_completion(&mut self) {
         for _ in 0..20_000 {
             self.now += Duration::from_millis(5);
             if self.network.is_detached() {
@@ -190,40 +200,41 @@ impl Simulation {
                 self.peers[side].mux.handle_timeout(self.now);
                 for id in self.peers[side].live() {
                     self.complete(side, id);
-                    if !self.peers[side].applications[&id].gone {
+                    if !self.peers[side].applications[&id].released {
                         self.read_from(side, id);
                     }
                 }
                 (0..16).for_each(|_| self.transmit(side));
                 (0..32).for_each(|_| self.deliver(side));
-                self.events(side);
+                self.handle_events(side);
             }
-            self.sweep();
-            let idle = |peer: &Peer| peer.mux.streams() == 0 && peer.applications.is_empty();
+            self.remove_released();
+            let idle =
+                |peer: &SimulatedPeer| peer.mux.streams() == 0 && peer.applications.is_empty();
             if self.network.is_quiet() && self.peers.iter().all(idle) {
                 break;
             }
         }
-        self.check();
+        self.check_invariants();
         for side in 0..2 {
             let (peer, other) = (&self.peers[side], &self.peers[1 - side]);
             assert_eq!(
                 peer.mux.streams(),
                 0,
-                "every stream is forgotten: {:?}",
+                "every stream is removed: {:?}",
                 peer.mux.streams
             );
             assert_eq!(peer.mux.held_bytes(), 0, "nothing is held");
             assert_eq!(
                 peer.mux.tunnel_sent,
                 other.mux.window.received(),
-                "what was sent has come"
+                "all sent bytes have arrived"
             );
             assert_eq!(
                 (
-                    peer.mux.load.unsent,
-                    peer.mux.load.again,
-                    peer.mux.load.kept
+                    peer.mux.send_totals.unsent,
+                    peer.mux.send_totals.resend,
+                    peer.mux.send_totals.retained
                 ),
                 (0, 0, 0)
             );
@@ -237,8 +248,8 @@ impl Simulation {
     }
 }
 
-/// Runs `run` for each seed; one that fails is named. Fresh seeds in each run would find more, but a test that fails must fail again: the seeds are
-/// fixed, and another range can be asked for.
+/// Runs `run` for each seed, and names a seed that fails. The seeds are fixed, so that a failure
+/// reproduces; REPORT_SEED selects another range.
 fn for_each_seed(seeds: u64, run: impl Fn(u64) + std::panic::RefUnwindSafe) {
     let first: u64 = std::env::var("REPORT_SEED")
         .ok()
@@ -254,42 +265,42 @@ fn for_each_seed(seeds: u64, run: impl Fn(u64) + std::panic::RefUnwindSafe) {
 }
 
 #[test]
-fn a_million_operations_keep_every_byte_and_every_credit() {
+fn million_operations_preserve_every_byte_and_all_credit() {
     const SEEDS: u64 = 100;
     const OPERATIONS: u64 = 1_000_000 / SEEDS;
     for_each_seed(SEEDS, |seed| {
-        let mut simulation = Simulation::new(seed, Run::Quiet);
+        let mut simulation = Simulation::new(seed, Scenario::Quiet);
         for step in 0..OPERATIONS {
             simulation.step();
             if step % 64 == 0 {
-                simulation.sweep();
+                simulation.remove_released();
             }
         }
-        simulation.settle();
+        simulation.run_to_completion();
     });
 }
 
 #[test]
-fn a_hundred_thousand_cuts_lose_no_byte_and_reset_no_stream() {
+fn hundred_thousand_cuts_lose_no_byte_and_reset_no_stream() {
     const SEEDS: u64 = 400;
     const PHASES: u64 = 5;
     const CUTS: u64 = 100_000 / SEEDS / PHASES;
-    let all = std::sync::Mutex::new(Counts::default());
+    let all = std::sync::Mutex::new(NetworkCounts::default());
     for_each_seed(SEEDS, |seed| {
-        let run = if seed % 16 == 0 {
-            Run::Crowded
+        let scenario = if seed % 16 == 0 {
+            Scenario::Crowded
         } else {
-            Run::Cut
+            Scenario::Cut
         };
-        let mut simulation = Simulation::new(seed, run);
+        let mut simulation = Simulation::new(seed, scenario);
         for phase in 1..=PHASES {
             let calm = 8 << simulation.rng.u32(0..6);
             while simulation.network.counts.cuts < CUTS * phase {
                 (0..64).for_each(|_| simulation.disturbed_step(calm));
-                simulation.sweep();
+                simulation.remove_released();
             }
-            // What a lost update holds up for ever shows only when nothing else comes.
-            simulation.settle();
+            // A stall after a lost update shows only if no other traffic follows.
+            simulation.run_to_completion();
         }
         *all.lock().unwrap() += simulation.network.counts;
     });

@@ -1,5 +1,6 @@
-//! The network of the simulation: attachments that come, are cut, race each other and move, in the manner of PROTOCOL 10. In place of tunnel, link and
-//! master it numbers the attempts, carries offers and answers, and decides which attachment each end uses.
+//! The simulated network: attachments that are established, cut, raced and moved according to
+//! PROTOCOL 10. It replaces tunnel, link and master: it numbers the attempts, carries offers
+//! and answers, and decides which attachment each end uses.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,54 +14,54 @@ use super::{super::TunnelFrame, Simulation};
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
-/// What travels in an attachment.
+/// An item in flight on an attachment.
 #[derive(Debug)]
 enum Item {
     /// The client's handshake message.
     Offer {
         moves: bool,
     },
-    /// The server's.
+    /// The server's handshake message.
     Answer {
         moves: bool,
     },
-    /// What a mux or a candidate says.
+    /// A message of a mux or a candidate.
     Message(Bytes),
     Moved,
-    /// The attachment has ended.
+    /// The end of the attachment.
     Closed,
 }
 
 /// One direction of an attachment.
 #[derive(Debug)]
-struct Lane {
+struct SimulatedLane {
     items: VecDeque<(Instant, Item)>,
     latest: Instant,
 }
 
 #[derive(Debug)]
-struct Attachment {
-    /// Toward each side.
-    lanes: [Lane; 2],
-    /// Nothing more gets through.
+struct SimulatedAttachment {
+    /// The direction toward each side.
+    lanes: [SimulatedLane; 2],
+    /// Whether the attachment carries nothing more.
     ended: bool,
 }
 
-/// What one end knows of attachments.
+/// The attachments as one end knows them.
 #[derive(Debug, Default)]
-pub struct End {
-    /// The one that it sends on.
-    present: Option<u64>,
+pub struct NetworkEnd {
+    /// The attachment on which this end sends.
+    current: Option<u64>,
     /// The largest attempt that has taken over.
-    newest: u64,
-    /// Whether they are to move; the client knows when the server has answered.
+    latest_attempt: u64,
+    /// Whether each candidate moves the tunnel. The client knows it when the server has answered.
     candidates: BTreeMap<u64, Option<bool>>,
     moving: Option<Moving>,
-    /// The peer has sent its last message on the present attachment.
-    moved_away: bool,
+    /// Whether the peer has sent its last message on the current attachment.
+    peer_moved: bool,
 }
 
-/// An end that has taken over, and waits for the last message of the attachment before.
+/// An end that has taken over and waits for the last message of the previous attachment.
 #[derive(Debug)]
 struct Moving {
     from: u64,
@@ -69,27 +70,27 @@ struct Moving {
 
 #[derive(Debug)]
 pub struct Network {
-    attachments: BTreeMap<u64, Attachment>,
-    ends: [End; 2],
+    attachments: BTreeMap<u64, SimulatedAttachment>,
+    ends: [NetworkEnd; 2],
     next_attempt: u64,
     delay_max: u64,
-    pub counts: Counts,
+    pub counts: NetworkCounts,
 }
 
-/// What has happened, to see that the simulation does what it is for.
+/// Event counts, which show that the simulation covers its cases.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Counts {
+pub struct NetworkCounts {
     pub cuts: u64,
     pub resumptions: u64,
     pub moves: u64,
     pub refused: u64,
-    /// Lists that were begun.
+    /// The number of lists begun.
     pub lists: u64,
-    /// Messages in the midst of a list.
+    /// The number of further messages of a list.
     pub parts: u64,
 }
 
-impl std::ops::AddAssign for Counts {
+impl std::ops::AddAssign for NetworkCounts {
     fn add_assign(&mut self, other: Self) {
         self.cuts += other.cuts;
         self.resumptions += other.resumptions;
@@ -101,42 +102,43 @@ impl std::ops::AddAssign for Counts {
 }
 
 impl Network {
-    /// A network with the first attachment, which both ends use already. A message takes up to `delay_max` microseconds.
+    /// Creates a network whose first attachment both ends use already. A message takes up to
+    /// `delay_max` microseconds.
     pub fn new(now: Instant, delay_max: u64) -> Self {
-        let ends = [0, 1].map(|_| End {
-            present: Some(0),
-            ..End::default()
+        let ends = [0, 1].map(|_| NetworkEnd {
+            current: Some(0),
+            ..NetworkEnd::default()
         });
-        let attachments = BTreeMap::from([(0, Attachment::new(now))]);
+        let attachments = BTreeMap::from([(0, SimulatedAttachment::new(now))]);
         Network {
             attachments,
             ends,
             next_attempt: 1,
             delay_max,
-            counts: Counts::default(),
+            counts: NetworkCounts::default(),
         }
     }
 
-    /// Whether nothing is on its way.
+    /// Returns whether nothing is in flight.
     pub fn is_quiet(&self) -> bool {
         self.attachments
             .values()
             .all(|attachment| attachment.lanes.iter().all(|lane| lane.items.is_empty()))
     }
 
-    /// Whether the client can only wait, or try anew.
+    /// Returns whether the client has neither an attachment nor a candidate.
     pub fn is_detached(&self) -> bool {
-        self.ends[CLIENT].present.is_none() && self.ends[CLIENT].candidates.is_empty()
+        self.ends[CLIENT].current.is_none() && self.ends[CLIENT].candidates.is_empty()
     }
 }
 
-impl Attachment {
+impl SimulatedAttachment {
     fn new(now: Instant) -> Self {
-        let lanes = [0, 1].map(|_| Lane {
+        let lanes = [0, 1].map(|_| SimulatedLane {
             items: VecDeque::new(),
             latest: now,
         });
-        Attachment {
+        SimulatedAttachment {
             lanes,
             ended: false,
         }
@@ -158,10 +160,10 @@ impl Simulation {
         }
     }
 
-    /// The client tries anew.
+    /// Starts a new attempt of the client.
     pub fn attach(&mut self) {
         let end = &mut self.network.ends[CLIENT];
-        let can_move = end.present.is_some()
+        let can_move = end.current.is_some()
             && end.moving.is_none()
             && !end.candidates.values().any(|moves| *moves != Some(false));
         let moves = can_move && self.rng.bool();
@@ -169,12 +171,13 @@ impl Simulation {
         self.network.next_attempt += 1;
         self.network
             .attachments
-            .insert(attempt, Attachment::new(self.now));
+            .insert(attempt, SimulatedAttachment::new(self.now));
         self.network.ends[CLIENT].candidates.insert(attempt, None);
         self.send(CLIENT, attempt, Item::Offer { moves });
     }
 
-    /// Cuts an attachment, whatever it is about to do. Some of what is on its way still arrives, and each end hears of the end in its own time.
+    /// Cuts a random attachment. Some messages in flight still arrive, and each end notices the cut
+    /// at its own time.
     pub fn cut(&mut self) -> bool {
         let living = self
             .network
@@ -198,7 +201,7 @@ impl Simulation {
         true
     }
 
-    /// One end closes an attachment: what is on its way may still arrive at either end.
+    /// Closes an attachment from one end. Messages in flight may still arrive at either end.
     fn close(&mut self, side: usize, attempt: u64) {
         let at = self.now + self.delay();
         if self
@@ -223,10 +226,10 @@ impl Simulation {
         lane.push(at, Item::Closed);
     }
 
-    /// Delivers one item to a side, of any attachment that has one due.
+    /// Delivers one due item to a side, from a random attachment.
     pub fn deliver(&mut self, side: usize) {
         let now = self.now;
-        let due = |attachment: &Attachment| {
+        let due = |attachment: &SimulatedAttachment| {
             attachment.lanes[side]
                 .items
                 .front()
@@ -247,11 +250,11 @@ impl Simulation {
             return;
         };
         match item {
-            Item::Offer { moves } => self.offered(attempt, moves),
-            Item::Answer { moves } => self.answered(attempt, moves),
-            Item::Message(message) => self.received(side, attempt, message),
-            Item::Moved => self.moved(side, attempt),
-            Item::Closed => self.closed(side, attempt),
+            Item::Offer { moves } => self.on_offer(attempt, moves),
+            Item::Answer { moves } => self.on_answer(attempt, moves),
+            Item::Message(message) => self.on_message(side, attempt, message),
+            Item::Moved => self.on_moved(side, attempt),
+            Item::Closed => self.on_closed(side, attempt),
         }
         if self.network.ends[side].candidates.is_empty() && self.rng.bool() {
             self.peers[side].mux.drop_candidates();
@@ -261,33 +264,33 @@ impl Simulation {
         });
     }
 
-    fn offered(&mut self, attempt: u64, moves: bool) {
+    fn on_offer(&mut self, attempt: u64, moves: bool) {
         let end = &mut self.network.ends[SERVER];
-        if attempt <= end.newest {
+        if attempt <= end.latest_attempt {
             self.network.counts.refused += 1;
             return self.close(SERVER, attempt);
         }
-        let moves = moves && end.present.is_some() && end.moving.is_none();
+        let moves = moves && end.current.is_some() && end.moving.is_none();
         self.network.ends[SERVER]
             .candidates
             .insert(attempt, Some(moves));
         self.send(SERVER, attempt, Item::Answer { moves });
-        self.begin(SERVER, attempt, moves);
+        self.send_first_message(SERVER, attempt, moves);
     }
 
-    fn answered(&mut self, attempt: u64, moves: bool) {
+    fn on_answer(&mut self, attempt: u64, moves: bool) {
         let end = &mut self.network.ends[CLIENT];
-        let can_move = end.present.is_some() && end.moving.is_none();
+        let can_move = end.current.is_some() && end.moving.is_none();
         if !end.candidates.contains_key(&attempt) || moves && !can_move {
             end.candidates.remove(&attempt);
             return self.close(CLIENT, attempt);
         }
         end.candidates.insert(attempt, Some(moves));
-        self.begin(CLIENT, attempt, moves);
+        self.send_first_message(CLIENT, attempt, moves);
     }
 
-    /// The first message of a candidate.
-    fn begin(&mut self, side: usize, attempt: u64, moves: bool) {
+    /// Sends the first message of a candidate.
+    fn send_first_message(&mut self, side: usize, attempt: u64, moves: bool) {
         let mut out = BytesMut::new();
         let mux = &mut self.peers[side].mux;
         if moves {
@@ -300,16 +303,16 @@ impl Simulation {
         self.send(side, attempt, Item::Message(out.freeze()));
     }
 
-    fn received(&mut self, side: usize, attempt: u64, message: Bytes) {
+    fn on_message(&mut self, side: usize, attempt: u64, message: Bytes) {
         let end = &mut self.network.ends[side];
         if end.candidates.get(&attempt).is_some_and(Option::is_some) {
             return self.take_over(side, attempt, message);
         }
         match &mut end.moving {
-            Some(moving) if end.present == Some(attempt) => moving.held.push_back(message),
+            Some(moving) if end.current == Some(attempt) => moving.held.push_back(message),
             Some(moving) if moving.from == attempt => self.handle(side, message),
-            None if end.present == Some(attempt) => self.handle(side, message),
-            // It was closed here before.
+            None if end.current == Some(attempt) => self.handle(side, message),
+            // This end closed the attachment before.
             _ => {}
         }
     }
@@ -318,7 +321,7 @@ impl Simulation {
         let counts = &mut self.network.counts;
         match TunnelFrame::decode(&mut message.clone()) {
             Ok(TunnelFrame::Resume { .. }) => counts.lists += 1,
-            Ok(_) if self.peers[side].mux.resumption.reads_list() => counts.parts += 1,
+            Ok(_) if self.peers[side].mux.resume_state.is_reading_list() => counts.parts += 1,
             _ => {}
         }
         let result = self.peers[side].mux.handle_message(self.now, message);
@@ -328,15 +331,16 @@ impl Simulation {
     fn take_over(&mut self, side: usize, attempt: u64, message: Bytes) {
         let end = &mut self.network.ends[side];
         let moves = end.candidates.remove(&attempt) == Some(Some(true));
-        if attempt <= end.newest || moves && (end.present.is_none() || end.moving.is_some()) {
+        if attempt <= end.latest_attempt || moves && (end.current.is_none() || end.moving.is_some())
+        {
             self.network.counts.refused += 1;
             return self.close(side, attempt);
         }
-        end.newest = attempt;
-        let (before, moving) = (end.present.replace(attempt), end.moving.take());
+        end.latest_attempt = attempt;
+        let (before, moving) = (end.current.replace(attempt), end.moving.take());
         let later = end.candidates.split_off(&attempt);
         let older = std::mem::replace(&mut end.candidates, later);
-        let moved_away = std::mem::take(&mut end.moved_away);
+        let peer_moved = std::mem::take(&mut end.peer_moved);
         older.into_keys().for_each(|older| self.close(side, older));
         match before {
             Some(from) if moves => {
@@ -346,8 +350,8 @@ impl Simulation {
                     from,
                     held: VecDeque::from([message]),
                 });
-                if moved_away {
-                    self.moved(side, from);
+                if peer_moved {
+                    self.on_moved(side, from);
                 }
             }
             _ => {
@@ -362,8 +366,8 @@ impl Simulation {
         }
     }
 
-    /// The last message of the peer on an attachment.
-    fn moved(&mut self, side: usize, attempt: u64) {
+    /// Processes the peer's last message on an attachment.
+    fn on_moved(&mut self, side: usize, attempt: u64) {
         let end = &mut self.network.ends[side];
         match end.moving.take_if(|moving| moving.from == attempt) {
             Some(Moving { held, .. }) => {
@@ -373,33 +377,33 @@ impl Simulation {
                     self.close(CLIENT, attempt);
                 }
             }
-            None => end.moved_away |= end.present == Some(attempt),
+            None => end.peer_moved |= end.current == Some(attempt),
         }
     }
 
-    fn closed(&mut self, side: usize, attempt: u64) {
+    fn on_closed(&mut self, side: usize, attempt: u64) {
         let end = &mut self.network.ends[side];
         end.candidates.remove(&attempt);
         let of_moving = end
             .moving
             .as_ref()
             .is_some_and(|moving| moving.from == attempt);
-        if of_moving || end.present == Some(attempt) {
+        if of_moving || end.current == Some(attempt) {
             self.detach(side);
         }
     }
 
     fn detach(&mut self, side: usize) {
         let end = &mut self.network.ends[side];
-        end.moved_away = false;
+        end.peer_moved = false;
         let moving = end.moving.take().map(|moving| moving.from);
-        let left: Vec<u64> = end.present.take().into_iter().chain(moving).collect();
+        let left: Vec<u64> = end.current.take().into_iter().chain(moving).collect();
         left.into_iter()
             .for_each(|attempt| self.close(side, attempt));
     }
 
-    /// A candidate took too long, or an end found its attachment dead before the network did.
-    pub fn give_up(&mut self, side: usize) {
+    /// Drops a candidate, as after a timeout, or detaches an end before the network notices a cut.
+    pub fn drop_candidate_or_detach(&mut self, side: usize) {
         let candidates: Vec<u64> = self.network.ends[side].candidates.keys().copied().collect();
         match self.rng.choice(candidates) {
             Some(attempt) => {
@@ -411,7 +415,7 @@ impl Simulation {
     }
 
     pub fn transmit(&mut self, side: usize) {
-        let Some(present) = self.network.ends[side].present else {
+        let Some(current) = self.network.ends[side].current else {
             return;
         };
         let room = self.rng.usize(self.message_sizes.clone());
@@ -420,13 +424,13 @@ impl Simulation {
         let had = mux.has_transmit();
         if mux.poll_transmit(self.now, &mut out, room) {
             assert!(had && out.len() <= room);
-            self.send(side, present, Item::Message(out.freeze()));
+            self.send(side, current, Item::Message(out.freeze()));
         }
     }
 }
 
-impl Lane {
-    /// Appends an item that arrives at `at`, or later when one before it does.
+impl SimulatedLane {
+    /// Appends an item that arrives at `at`, or later if an earlier item does.
     fn push(&mut self, at: Instant, item: Item) {
         self.latest = self.latest.max(at);
         self.items.push_back((self.latest, item));

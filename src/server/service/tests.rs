@@ -1,4 +1,5 @@
-//! What a service hears of where a connection comes from, and what becomes of a client that says nonsense about it.
+//! Tests of what a service receives: the origin of a connection, and nothing from a client with
+//! invalid details.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -11,32 +12,32 @@ use crate::{
     crypto::EncryptMethod,
     id::Id,
     link::drain::Drain,
-    server::{ServerLimits, agent::Agent},
-    tunnel::{TunnelStreamError, tests::Bed},
+    server::{QuotaLimits, server_role::ServerRole},
+    tunnel::{TunnelStreamError, tests::TunnelTestbed},
 };
 
-/// A server of one service, which the test plays, and the client's end of a tunnel to it.
-struct Stage {
-    bed: Bed,
+/// A server with one service, played by the test, and the client's end of a tunnel to it.
+struct ServiceTestbed {
+    bed: TunnelTestbed,
     client: Tunnel,
     listener: TcpListener,
     drain: Drain,
 }
 
-impl Stage {
-    async fn new(proxy_protocol: bool) -> Stage {
-        Stage::limited(proxy_protocol, ServerLimits::default()).await
+impl ServiceTestbed {
+    async fn new(proxy_protocol: bool) -> ServiceTestbed {
+        ServiceTestbed::limited(proxy_protocol, QuotaLimits::default()).await
     }
 
-    async fn limited(proxy_protocol: bool, limits: ServerLimits) -> Stage {
-        let bed = Bed::new();
+    async fn limited(proxy_protocol: bool, limits: QuotaLimits) -> ServiceTestbed {
+        let bed = TunnelTestbed::new();
         let (client, server) = bed
             .tunnels(EncryptMethod::Plain, CompressMethod::Null)
             .await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let drain = Drain::default();
-        let agent = Agent::new(
+        let role = ServerRole::new(
             Id([7; 16]),
             HashMap::new(),
             Duration::from_secs(5),
@@ -51,20 +52,20 @@ impl Stage {
             tcp_port: address.port(),
             proxy_protocol,
         };
-        let context = Context {
+        let context = ServiceContext {
             port: Arc::new(port),
             connect_timeout: Duration::from_secs(5),
-            bench: Some(Peer::new(CompressMethod::Null)),
-            draining: agent.draining(),
-            trouble: Arc::default(),
+            bench: Some(BenchResponder::new(CompressMethod::Null)),
+            draining: role.draining(),
+            descriptor_log: Arc::default(),
             quotas: Quotas::new(limits, 1),
             refusals: Arc::default(),
-            tunnels: agent.tunnels(),
+            tunnels: role.tunnels(),
             streams: drain.streams.clone(),
             stop: drain.stop.clone(),
         };
         drain.tasks.spawn(serve(context, server));
-        Stage {
+        ServiceTestbed {
             bed,
             client,
             listener,
@@ -72,7 +73,7 @@ impl Stage {
         }
     }
 
-    /// Opens a stream that says `hello` and no more.
+    /// Opens a stream that sends `hello` and finishes.
     fn open(&self, details: &[u8]) -> TunnelStream {
         let stream = self.client.open(Bytes::copy_from_slice(details));
         stream.write(Bytes::from_static(b"hello")).unwrap();
@@ -80,12 +81,12 @@ impl Stage {
         stream
     }
 
-    /// All that the next connection brings to the service.
-    async fn heard(&self) -> Vec<u8> {
+    /// Returns everything that the next connection delivers to the service.
+    async fn received(&self) -> Vec<u8> {
         let (mut socket, _) = self.listener.accept().await.unwrap();
-        let mut heard = Vec::new();
-        socket.read_to_end(&mut heard).await.unwrap();
-        heard
+        let mut received = Vec::new();
+        socket.read_to_end(&mut received).await.unwrap();
+        received
     }
 
     async fn end(self) {
@@ -97,31 +98,31 @@ impl Stage {
 }
 
 #[tokio::test]
-async fn streams_beyond_the_limit_are_reset_and_find_room_when_others_have_ended() {
-    let stage = Stage::limited(
+async fn streams_beyond_the_limit_are_reset_until_others_have_ended() {
+    let testbed = ServiceTestbed::limited(
         false,
-        ServerLimits {
+        QuotaLimits {
             streams_per_tunnel: 2,
-            ..ServerLimits::default()
+            ..QuotaLimits::default()
         },
     )
     .await;
-    let streams: Vec<_> = (0..3).map(|_| stage.client.open(Bytes::new())).collect();
+    let streams: Vec<_> = (0..3).map(|_| testbed.client.open(Bytes::new())).collect();
     let accepted = [
-        stage.listener.accept().await.unwrap(),
-        stage.listener.accept().await.unwrap(),
+        testbed.listener.accept().await.unwrap(),
+        testbed.listener.accept().await.unwrap(),
     ];
     let error = streams[2].failed().await;
     assert_eq!(error.reset_code(), Some(ResetCode::Limit), "{error}");
     drop((streams, accepted));
     loop {
-        let stream = stage.client.open(Bytes::new());
+        let stream = testbed.client.open(Bytes::new());
         tokio::select! {
-            accepted = stage.listener.accept() => break drop(accepted),
+            accepted = testbed.listener.accept() => break drop(accepted),
             error = stream.failed() => assert_eq!(error.reset_code(), Some(ResetCode::Limit), "{error}"),
         }
     }
-    stage.end().await;
+    testbed.end().await;
 }
 
 fn origin(source: &str, destination: &str) -> Origin {
@@ -130,37 +131,37 @@ fn origin(source: &str, destination: &str) -> Origin {
 }
 
 #[tokio::test]
-async fn a_service_that_asks_hears_where_a_connection_comes_from_before_its_first_byte() {
-    let stage = Stage::new(true).await;
+async fn a_service_that_asks_receives_the_origin_before_the_first_byte() {
+    let testbed = ServiceTestbed::new(true).await;
     for origin in [
         origin("203.0.113.9:40312", "192.0.2.7:13389"),
         origin("[2001:db8::9]:1", "[2001:db8::1]:2"),
     ] {
-        let _stream = stage.open(&origin.details());
+        let _stream = testbed.open(&origin.details());
         let header = proxy_protocol::header(Some(&origin));
-        assert_eq!(stage.heard().await, [&header[..], b"hello"].concat());
+        assert_eq!(testbed.received().await, [&header[..], b"hello"].concat());
     }
-    stage.end().await;
+    testbed.end().await;
 }
 
 #[tokio::test]
-async fn a_service_that_asks_is_told_local_when_the_client_says_nothing() {
-    let stage = Stage::new(true).await;
+async fn a_service_that_asks_receives_local_without_an_origin() {
+    let testbed = ServiceTestbed::new(true).await;
     for details in ["", "{}", r#"{"later": 1}"#] {
-        let _stream = stage.open(details.as_bytes());
+        let _stream = testbed.open(details.as_bytes());
         let local = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
         assert_eq!(
-            stage.heard().await,
+            testbed.received().await,
             [&local[..], b"hello"].concat(),
             "{details}"
         );
     }
-    stage.end().await;
+    testbed.end().await;
 }
 
 #[tokio::test]
-async fn a_client_that_says_nonsense_of_its_address_is_reset_and_does_not_reach_the_service() {
-    let stage = Stage::new(true).await;
+async fn invalid_details_reset_the_stream_and_do_not_reach_the_service() {
+    let testbed = ServiceTestbed::new(true).await;
     for details in [
         r#"{"source": "203.0.113.9:4"}"#,
         r#"{"source": "203.0.113.9:4", "destination": "[2001:db8::1]:5"}"#,
@@ -169,49 +170,49 @@ async fn a_client_that_says_nonsense_of_its_address_is_reset_and_does_not_reach_
         r#"["203.0.113.9:4", "192.0.2.7:5"]"#,
         "\u{0}",
     ] {
-        let error = stage.open(details.as_bytes()).failed().await;
+        let error = testbed.open(details.as_bytes()).failed().await;
         assert_eq!(error.reset_code(), Some(ResetCode::Protocol), "{details}");
         assert!(
-            !matches!(error, TunnelStreamError::TunnelOver(_)),
-            "the others go on"
+            !matches!(error, TunnelStreamError::TunnelEnded(_)),
+            "other streams continue"
         );
     }
     let honest = origin("203.0.113.9:4", "192.0.2.7:5");
-    let _stream = stage.open(&honest.details());
+    let _stream = testbed.open(&honest.details());
     let header = proxy_protocol::header(Some(&honest));
     assert_eq!(
-        stage.heard().await,
+        testbed.received().await,
         [&header[..], b"hello"].concat(),
         "the first that the service sees"
     );
-    stage.end().await;
+    testbed.end().await;
 }
 
 #[tokio::test]
-async fn a_service_that_does_not_ask_hears_the_application_alone() {
-    let stage = Stage::new(false).await;
+async fn a_service_that_does_not_ask_receives_no_header() {
+    let testbed = ServiceTestbed::new(false).await;
     for details in [
         &origin("203.0.113.9:4", "192.0.2.7:5").details()[..],
         br#"{"source": 1}"#,
         b"",
     ] {
-        let _stream = stage.open(details);
-        assert_eq!(stage.heard().await, b"hello");
+        let _stream = testbed.open(details);
+        assert_eq!(testbed.received().await, b"hello");
     }
-    stage.end().await;
+    testbed.end().await;
 }
 
 #[tokio::test]
-async fn a_measuring_stream_does_not_reach_a_service_that_asks_for_addresses() {
-    let stage = Stage::new(true).await;
-    let echo = stage.open(&Request::Echo.details());
+async fn a_benchmark_stream_does_not_reach_a_service_that_asks_for_addresses() {
+    let testbed = ServiceTestbed::new(true).await;
+    let echo = testbed.open(&BenchRequest::Echo.details());
     let echoed = echo.read().await.unwrap();
     assert_eq!(echoed.as_deref(), Some(&b"hello"[..]));
-    let _stream = stage.open(b"");
+    let _stream = testbed.open(b"");
     assert_eq!(
-        stage.heard().await.len(),
+        testbed.received().await.len(),
         16 + 5,
         "the first that the service sees"
     );
-    stage.end().await;
+    testbed.end().await;
 }

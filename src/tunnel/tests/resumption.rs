@@ -1,102 +1,106 @@
-//! Attachments that come and go under a tunnel: cut, moved, played again, stolen; and the end of the tunnel itself.
+//! Tests of attachments that are lost, moved, replayed or stolen, and of the end of a tunnel.
 
 use super::*;
 use crate::{
     suspend::Moment,
-    tunnel::{binding::Manner, carriage::MOVE_TIMEOUT, shared::Bell},
+    tunnel::{binding::TakeoverKind, lifecycle::MOVE_TIMEOUT, shared::ChannelHandle},
 };
 
-/// Carries bytes both ways over a stream until `during` is done, and checks what came out.
-async fn while_bytes_flow(bed: &Bed, tunnels: &(Tunnel, Tunnel), during: impl Future<Output = ()>) {
-    let (mut application, mut service) = joined(bed, tunnels).await;
+/// Transfers bytes in both directions over a stream until `during` is done, and verifies them.
+async fn while_bytes_flow(
+    bed: &TunnelTestbed,
+    tunnels: &(Tunnel, Tunnel),
+    during: impl Future<Output = ()>,
+) {
+    let (mut application, mut service) = spliced_sockets(bed, tunnels).await;
     let sent = text(8_000_000);
     let copy = sent.clone();
     let served = bed.tasks.spawn(async move {
         let mut received = vec![0; copy.len()];
         service.read_exact(&mut received).await.unwrap();
-        assert!(received == copy, "what came is what was sent");
+        assert!(received == copy, "the service received what was sent");
         service.write_all(&received).await.unwrap();
     });
-    let visited = async {
+    let client_result = async {
         application.write_all(&sent).await.unwrap();
         let mut received = vec![0; sent.len()];
         application.read_exact(&mut received).await.unwrap();
-        assert!(received == sent, "what came back is what was sent");
+        assert!(received == sent, "the application received what was sent");
     };
-    tokio::join!(visited, during);
+    tokio::join!(client_result, during);
     served.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tunnel_goes_on_over_the_next_link_when_one_is_cut_with_every_method() {
+async fn a_tunnel_resumes_over_the_next_link_after_a_cut_with_every_method() {
     for encrypt in EncryptMethod::ALL {
-        let bed = Bed::new();
+        let bed = TunnelTestbed::new();
         let tunnels = bed.tunnels(encrypt, CompressMethod::Zstd).await;
         let cuts = async {
-            let mut cut = bed.joint.cut.clone();
+            let mut cut = bed.link_pair.cut.clone();
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_millis(3)).await;
                 cut.cancel();
-                let joint = bed.another_joint();
-                let (visited, served) = bed.attach_again(&joint, 1, &tunnels.0, false).await;
+                let link_pair = bed.new_link_pair();
+                let (client_result, served) = bed.reattach(&link_pair, 1, &tunnels.0, false).await;
                 assert!(
-                    served.is_none() && matches!(visited, Ok(attach::Outcome::Resumed)),
+                    served.is_none() && matches!(client_result, Ok(attach::AttachOutcome::Resumed)),
                     "{encrypt}"
                 );
-                cut = joint.cut.clone();
+                cut = link_pair.cut.clone();
             }
         };
         while_bytes_flow(&bed, &tunnels, cuts).await;
-        let counts = &tunnels.0.port().commons.counts;
-        assert!(counts.resumed.get() >= 10, "{counts:?}");
+        let counters = &tunnels.0.port().process_shared.counters;
+        assert!(counters.resumed.get() >= 10, "{counters:?}");
         bed.end().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tunnel_that_moves_sends_nothing_twice() {
-    let bed = Bed::new();
+async fn a_move_retransmits_nothing() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Aes128Cfb, CompressMethod::Null)
         .await;
     let moves = async {
-        let mut old = bed.joint.client.clone();
+        let mut old = bed.link_pair.client.clone();
         for moves in 1..=10 {
-            let joint = bed.another_joint();
-            let (visited, _) = bed.attach_again(&joint, 1, &tunnels.0, true).await;
-            assert!(matches!(visited, Ok(attach::Outcome::Resumed)));
+            let link_pair = bed.new_link_pair();
+            let (client_result, _) = bed.reattach(&link_pair, 1, &tunnels.0, true).await;
+            assert!(matches!(client_result, Ok(attach::AttachOutcome::Resumed)));
             let left = async {
-                old.vacant().await;
-                while tunnels.0.port().commons.counts.moved.get() < 2 * moves {
+                old.wait_until_empty().await;
+                while tunnels.0.port().process_shared.counters.moved.get() < 2 * moves {
                     tokio::task::yield_now().await;
                 }
             };
             let left = tokio::time::timeout(Duration::from_secs(10), left).await;
             assert!(
                 left.is_ok(),
-                "the channel before is closed when both have moved"
+                "the old channel is closed after MOVED in both directions"
             );
-            old = joint.client.clone();
+            old = link_pair.client.clone();
         }
     };
     while_bytes_flow(&bed, &tunnels, moves).await;
-    let counts = &tunnels.0.port().commons.counts;
-    assert_eq!((counts.lost.get(), counts.again_bytes.get()), (0, 0));
+    let counters = &tunnels.0.port().process_shared.counters;
+    assert_eq!((counters.lost.get(), counters.resent_bytes.get()), (0, 0));
     bed.end().await;
 }
 
 #[tokio::test]
-async fn a_move_that_the_other_end_does_not_complete_ends_in_time() {
-    let bed = Bed::new();
+async fn an_incomplete_move_times_out() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Plain, CompressMethod::Null)
         .await;
     let server = &tunnels.1.shared;
-    let elsewhere = Bell {
+    let elsewhere = ChannelHandle {
         outbox: crate::link::Outbox::new(),
         channel: 1,
     };
-    server.take_over(7, elsewhere, Manner::Move).unwrap();
+    server.take_over(7, elsewhere, TakeoverKind::Move).unwrap();
     let start = Moment::now();
     let after = |time| Moment {
         awake: start.awake + time,
@@ -105,7 +109,7 @@ async fn a_move_that_the_other_end_does_not_complete_ends_in_time() {
     server.handle_timeout(after(MOVE_TIMEOUT / 2));
     assert!(
         tunnels.1.is_moving() && tunnels.1.is_attached(),
-        "the client may still say MOVED"
+        "the client may still send MOVED"
     );
     server.handle_timeout(after(MOVE_TIMEOUT * 2));
     assert!(!tunnels.1.is_moving() && !tunnels.1.is_attached());
@@ -113,23 +117,20 @@ async fn a_move_that_the_other_end_does_not_complete_ends_in_time() {
 }
 
 #[tokio::test]
-async fn the_time_without_an_attachment_includes_suspend() {
-    let bed = Bed::new();
+async fn resume_timeout_includes_suspend() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Plain, CompressMethod::Null)
         .await;
     let server = &tunnels.1.shared;
-    server.lost(0, Notice::new(Code::PeerLost, ""));
+    server.attachment_lost(0, Notice::new(Code::PeerLost, ""));
     let start = Moment::now();
     let after_a_sleep = |seconds| Moment {
         suspended: start.suspended + Duration::from_secs(seconds),
         ..start
     };
     server.handle_timeout(after_a_sleep(110));
-    assert!(
-        tunnels.1.notice().is_none(),
-        "the client may still come back"
-    );
+    assert!(tunnels.1.notice().is_none(), "the client may still resume");
     server.handle_timeout(after_a_sleep(120));
     assert_eq!(
         tunnels.1.notice().map(|notice| notice.code),
@@ -139,14 +140,14 @@ async fn the_time_without_an_attachment_includes_suspend() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_know_the_tunnel_offers_a_new_one() {
-    let bed = Bed::new();
+async fn a_server_that_does_not_know_the_tunnel_creates_a_new_one() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Plain, CompressMethod::Null)
         .await;
     bed.tunnels.lock().unwrap().clear();
-    let (visited, served) = bed.attach_again(&bed.joint, 3, &tunnels.0, false).await;
-    let Ok(attach::Outcome::New(new, _)) = visited else {
+    let (client_result, served) = bed.reattach(&bed.link_pair, 3, &tunnels.0, false).await;
+    let Ok(attach::AttachOutcome::New(new, _)) = client_result else {
         panic!("a new tunnel")
     };
     assert!(new.id() != tunnels.0.id() && served.unwrap().id() == new.id());
@@ -156,29 +157,35 @@ async fn a_server_that_does_not_know_the_tunnel_offers_a_new_one() {
     bed.end().await;
 }
 
-/// A client's connection in a tunnel whose server has given it up after it saw the streams below `seen`: the application, and what became of the
-/// connection. The link is cut before the stream is opened when nobody is the `server`; else that has accepted the stream and read all of it.
-async fn taken_back(
-    bed: &Bed,
+/// Puts a client connection into a tunnel that the server then discards, after it has seen the
+/// streams below `seen`. Returns the application's socket and the outcome of the splice.
+///
+/// Without a `server` the link is cut before the stream is opened. With one, the server has
+/// accepted the stream and read all of it.
+async fn reclaimed(
+    bed: &TunnelTestbed,
     tunnel: &Tunnel,
     server: Option<&Tunnel>,
     seen: Option<u64>,
-) -> (TcpStream, Result<splice::Spliced, take_back::TakenBack>) {
-    let (mut application, visitor) = sockets().await;
+) -> (
+    TcpStream,
+    Result<splice::Spliced, reclaim::ReclaimedConnection>,
+) {
+    let (mut application, client) = sockets().await;
     if server.is_none() {
-        bed.joint.cut.cancel();
+        bed.link_pair.cut.cancel();
         tunnel
-            .standing()
-            .wait_for(|standing| matches!(standing, Standing::Lost { .. }))
+            .status()
+            .wait_for(|status| matches!(status, TunnelStatus::Lost { .. }))
             .await
             .unwrap();
     }
-    let connection = take_back::TakenBack {
-        socket: visitor,
+    let connection = reclaim::ReclaimedConnection {
+        socket: client,
         unsent: Bytes::from_static(b"read before, "),
     };
     let stream = tunnel.open(Bytes::new());
-    let splicing = take_back::splice_or_take_back(connection, stream, tunnel.port().compress);
+    let splicing = reclaim::splice_or_reclaim(connection, stream, tunnel.port().compress);
     let ended = async {
         application.write_all(&text(40_000)).await.unwrap();
         application.shutdown().await.unwrap();
@@ -187,34 +194,34 @@ async fn taken_back(
             while accepted.read().await.unwrap().is_some() {}
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
-        tunnel.given_up(seen, Notice::new(Code::PeerLost, ""));
+        tunnel.end_unknown_at_server(seen, Notice::new(Code::PeerLost, ""));
     };
     let (spliced, ()) = tokio::join!(splicing, ended);
     (application, spliced)
 }
 
 #[tokio::test]
-async fn a_connection_that_the_server_never_saw_goes_to_the_next_tunnel_with_every_compression() {
+async fn the_next_tunnel_carries_a_connection_that_the_server_never_saw() {
     for compress in CompressMethod::ALL {
-        let bed = Bed::new();
+        let bed = TunnelTestbed::new();
         let tunnels = bed.tunnels(EncryptMethod::Plain, compress).await;
-        let (mut application, spliced) = taken_back(&bed, &tunnels.0, None, None).await;
-        let connection = spliced.expect_err("its OPEN has never left");
-        let joint = bed.another_joint();
-        let wish = attach::wish(tunnels.0.port(), &joint.client, 1, &bed.tasks).unwrap();
-        let (next, served) = bed.answer(&joint, 1, wish, tunnels.0.port()).await;
-        let Ok(attach::Outcome::New(next, _)) = next else {
+        let (mut application, spliced) = reclaimed(&bed, &tunnels.0, None, None).await;
+        let connection = spliced.expect_err("its OPEN was never sent");
+        let link_pair = bed.new_link_pair();
+        let request = attach::request(tunnels.0.port(), &link_pair.client, 1, &bed.tasks).unwrap();
+        let (next, served) = bed.answer(&link_pair, 1, request, tunnels.0.port()).await;
+        let Ok(attach::AttachOutcome::New(next, _)) = next else {
             panic!("a new tunnel")
         };
-        let (agent, mut service) = sockets().await;
+        let (server, mut service) = sockets().await;
         let opened = next.open(Bytes::new());
         bed.tasks.spawn(async move {
-            take_back::splice_or_take_back(connection, opened, compress)
+            reclaim::splice_or_reclaim(connection, opened, compress)
                 .await
                 .unwrap()
         });
         let (accepted, _) = served.unwrap().accept().await.unwrap();
-        bed.tasks.spawn(splice(agent, accepted, compress));
+        bed.tasks.spawn(splice(server, accepted, compress));
         let mut received = Vec::new();
         service.read_to_end(&mut received).await.unwrap();
         assert!(
@@ -234,14 +241,15 @@ async fn a_connection_that_the_server_never_saw_goes_to_the_next_tunnel_with_eve
 
 #[tokio::test]
 async fn a_connection_that_the_server_may_have_seen_is_reset() {
-    // Sent, and nothing is known; below what was seen; acknowledged, whatever the server says.
+    // Sent, and the server reports nothing; below the lowest unseen id; acknowledged, whatever the
+    // server reports.
     for seen in [None, Some(2), Some(0)] {
-        let bed = Bed::new();
+        let bed = TunnelTestbed::new();
         let tunnels = bed
             .tunnels(EncryptMethod::Plain, CompressMethod::Null)
             .await;
-        let (mut application, spliced) = taken_back(&bed, &tunnels.0, Some(&tunnels.1), seen).await;
-        let error = spliced.expect("it is not given back").error;
+        let (mut application, spliced) = reclaimed(&bed, &tunnels.0, Some(&tunnels.1), seen).await;
+        let error = spliced.expect("the connection is not reclaimed").error;
         assert!(error.is_some());
         assert_eq!(
             application.read(&mut [0]).await.unwrap_err().kind(),
@@ -253,17 +261,26 @@ async fn a_connection_that_the_server_may_have_seen_is_reset() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_is_played_again_does_not_touch_the_tunnel() {
-    let bed = Bed::new();
+async fn a_replayed_attempt_does_not_change_the_tunnel() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
         .await;
-    let again = attach::wish_again(&tunnels.0, false, &bed.joint.client, 3, &bed.tasks).unwrap();
+    let again =
+        attach::request_resume(&tunnels.0, false, &bed.link_pair.client, 3, &bed.tasks).unwrap();
     let recorded = again.message.clone();
     let find = |_| Some(tunnels.1.clone());
-    // The master plays the attempt before the client's own arrives: whoever plays it cannot say the first word.
-    let host = host(&bed.tasks, &find);
-    let early = attach::reply(tunnels.1.port(), &host, &recorded, &bed.joint.server, 7).unwrap();
+    // The master replays the attempt before the client's own ATTACH arrives. It cannot send the
+    // first sealed message.
+    let context = accept_context(&bed.tasks, &find);
+    let early = attach::reply(
+        tunnels.1.port(),
+        &context,
+        &recorded,
+        &bed.link_pair.server,
+        7,
+    )
+    .unwrap();
     use crate::link::Lane;
     let mut out = bytes::BytesMut::new();
     early.lane.transmit(&mut out);
@@ -277,49 +294,60 @@ async fn an_attempt_that_is_played_again_does_not_touch_the_tunnel() {
     drop(early);
     assert!(
         tunnels.1.is_attached() && tunnels.1.notice().is_none(),
-        "nothing happened to it"
+        "the tunnel is unchanged"
     );
-    let (visited, _) = bed.answer(&bed.joint, 3, again, tunnels.1.port()).await;
+    let (client_result, _) = bed.answer(&bed.link_pair, 3, again, tunnels.1.port()).await;
     assert!(
-        matches!(visited, Ok(attach::Outcome::Resumed)),
-        "the client's own goes on"
+        matches!(client_result, Ok(attach::AttachOutcome::Resumed)),
+        "the client's own attempt resumes the tunnel"
     );
-    // And after it.
-    let mut standing = tunnels.1.standing();
-    standing
-        .wait_for(|standing| *standing == Standing::Attached)
+    // A replay after the attempt has taken over.
+    let mut status = tunnels.1.status();
+    status
+        .wait_for(|status| *status == TunnelStatus::Attached)
         .await
         .unwrap();
     tokio::time::timeout(Duration::from_secs(10), async {
-        while attach::reply(tunnels.1.port(), &host, &recorded, &bed.joint.server, 9).is_ok() {
+        while attach::reply(
+            tunnels.1.port(),
+            &context,
+            &recorded,
+            &bed.link_pair.server,
+            9,
+        )
+        .is_ok()
+        {
             tokio::task::yield_now().await;
         }
     })
     .await
-    .expect("refused once the attempt has taken over");
+    .expect("the replay is refused after the attempt has taken over");
     assert!(tunnels.1.is_attached());
     bed.end().await;
 }
 
 #[tokio::test]
-async fn who_holds_the_port_key_and_not_the_secret_of_the_tunnel_cannot_resume_it() {
-    let bed = Bed::new();
+async fn a_client_without_the_tunnel_secret_cannot_resume_the_tunnel() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Chacha20Poly1305, CompressMethod::Null)
         .await;
-    let others = bed.attach_again(&bed.joint, 11, &tunnels.0, false).await;
+    let others = bed.reattach(&bed.link_pair, 11, &tunnels.0, false).await;
     drop(others);
-    // Another client of the same port that has learned the tunnel's name, and everything but its secret.
+    // Another client of the same port that knows everything about the tunnel except its secret.
     let thief = tunnels.0.with_another_secret(&bed.tasks);
-    let wish = attach::wish_again(&thief, false, &bed.joint.client, 13, &bed.tasks).unwrap();
-    let (stolen, _) = bed.answer(&bed.joint, 13, wish, tunnels.1.port()).await;
+    let request =
+        attach::request_resume(&thief, false, &bed.link_pair.client, 13, &bed.tasks).unwrap();
+    let (stolen, _) = bed
+        .answer(&bed.link_pair, 13, request, tunnels.1.port())
+        .await;
     assert!(
         matches!(stolen, Err(AttachError::Closed(_))),
         "{:?}",
         stolen.err()
     );
     assert!(tunnels.0.is_attached() && tunnels.1.is_attached());
-    let (mut application, mut service) = joined(&bed, &tunnels).await;
+    let (mut application, mut service) = spliced_sockets(&bed, &tunnels).await;
     service.write_all(b"undisturbed").await.unwrap();
     application.read_exact(&mut [0; 11]).await.unwrap();
     thief.end(ResetCode::Cancelled, Notice::new(Code::Cancelled, ""));
@@ -327,22 +355,22 @@ async fn who_holds_the_port_key_and_not_the_secret_of_the_tunnel_cannot_resume_i
 }
 
 #[tokio::test]
-async fn the_end_of_a_tunnel_is_told_to_the_other_end() {
-    let bed = Bed::new();
+async fn ending_a_tunnel_ends_it_at_the_peer() {
+    let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
         .await;
-    let (mut application, _service) = joined(&bed, &tunnels).await;
+    let (mut application, _service) = spliced_sockets(&bed, &tunnels).await;
     tunnels.1.end(
         ResetCode::Shutdown,
-        Notice::new(Code::Shutdown, "the server ends"),
+        Notice::new(Code::Shutdown, "the server is shutting down"),
     );
-    tokio::time::timeout(Duration::from_secs(10), tunnels.1.ended())
+    tokio::time::timeout(Duration::from_secs(10), tunnels.1.end_delivered())
         .await
-        .expect("END has left");
+        .expect("END was sent");
     tokio::time::timeout(Duration::from_secs(10), tunnels.0.closed())
         .await
-        .expect("and has come");
+        .expect("END was received");
     assert_eq!(tunnels.0.notice().unwrap().code, Code::Shutdown);
     assert_eq!(
         application.read(&mut [0]).await.unwrap_err().kind(),

@@ -1,80 +1,82 @@
-//! The proxy that the environment names, which is one for machines elsewhere alone.
+//! The proxy that the environment names. It applies only to masters on other machines.
 
 use serde_json::{Value, json};
 
-use super::bed::{Bed, refused};
+use super::proxied_tunnel::{ProxiedTunnel, assert_refused};
 use crate::support::{
     ports,
     proxies::{
         USER,
         squid::{HOME, Setup, Squid},
     },
-    tunnel::{Fields, Front, Scene},
+    tunnel::{Fields, Front, Testbed},
 };
 
-/// A name that squid alone knows.
+/// A name that only squid resolves.
 const NAME: &str = "tunnel.example";
 
-/// A scene whose master is reached under the name, by who asks squid, and squid.
-fn named() -> (Scene, Squid, Value) {
-    let scene = Scene::new(Front::Tls);
+/// A testbed whose master is reached under [`NAME`], which only an authenticated user of squid can
+/// do.
+fn testbed_with_squid() -> (Testbed, Squid, Value) {
+    let testbed = Testbed::new(Front::Tls);
     let setup = Setup::default()
         .basic()
         .file("hosts", format!("127.0.0.1 {NAME}\n"))
         .line(format!("hosts_file {HOME}/hosts"));
-    let squid = Squid::start(scene.folder(), setup);
-    let tls = json!({"ca": scene.authority().path(), "server_name": "localhost"});
+    let squid = Squid::start(testbed.folder(), setup);
+    let tls = json!({"ca": testbed.authority().path(), "server_name": "localhost"});
     let fields =
-        json!({"master": format!("wss://{NAME}:{}/", scene.public_address().port()), "tls": tls});
-    (scene, squid, fields)
+        json!({"master": format!("wss://{NAME}:{}/", testbed.public_address().port()), "tls": tls});
+    (testbed, squid, fields)
 }
 
 #[test]
-fn the_environment_names_the_proxy_of_both_links() {
-    let (mut scene, mut squid, fields) = named();
-    // For ws:// it would be another one.
-    scene
+fn the_environment_sets_the_proxy_of_both_links() {
+    let (mut testbed, mut squid, fields) = testbed_with_squid();
+    // This variable applies to ws:// only, and it names a proxy that does not exist.
+    testbed
         .environment
         .push(("HTTP_PROXY".to_owned(), format!("http://{}", ports::free())));
-    scene
+    testbed
         .environment
         .push(("HTTPS_PROXY".to_owned(), squid.url()));
-    let bed = Bed::new(scene, fields);
-    bed.carries("squid, named by HTTPS_PROXY");
+    let proxied = ProxiedTunnel::new(testbed, fields);
+    proxied.assert_transfer("squid, named by HTTPS_PROXY");
     println!(
         "{}",
-        bed.tunnel
+        proxied
+            .tunnel
             .client
-            .wait_for_line(&["HTTPS_PROXY names the proxy"])
+            .wait_for_line(&["proxy from the environment", "HTTPS_PROXY"])
     );
-    drop(bed);
+    drop(proxied);
     squid.stop();
     let log = squid.access_log();
-    let let_in: Vec<_> = log
+    let authenticated: Vec<_> = log
         .lines()
         .filter(|line| line.contains(NAME) && line.contains(&format!(" 200 {USER} ")))
         .collect();
-    println!("{}", let_in.join("\n"));
-    assert_eq!(let_in.len(), 2, "one tunnel of each role:\n{log}");
+    println!("{}", authenticated.join("\n"));
+    assert_eq!(authenticated.len(), 2, "one tunnel for each role:\n{log}");
 }
 
 #[test]
-fn what_no_proxy_lists_and_what_is_here_is_not_asked_of_the_proxy() {
-    let (mut scene, mut squid, fields) = named();
-    scene
+fn no_proxy_entries_and_loopback_bypass_the_proxy() {
+    let (mut testbed, mut squid, fields) = testbed_with_squid();
+    testbed
         .environment
         .push(("ALL_PROXY".to_owned(), squid.url()));
-    scene
+    testbed
         .environment
         .push(("NO_PROXY".to_owned(), ".example".to_owned()));
-    // Without the proxy nobody knows the name.
-    refused(
-        &scene,
+    // Without the proxy the name does not resolve.
+    assert_refused(
+        &testbed,
         fields,
         &[&format!("name: `{NAME}` does not resolve")],
     );
-    // The master at its address of loopback is reached as ever.
-    drop(Bed::with_roles(scene, Fields::default()));
+    // The master on loopback is reached directly.
+    drop(ProxiedTunnel::with_roles(testbed, Fields::default()));
     squid.stop();
     assert!(
         !squid.access_log().contains("CONNECT"),
@@ -84,11 +86,15 @@ fn what_no_proxy_lists_and_what_is_here_is_not_asked_of_the_proxy() {
 }
 
 #[test]
-fn a_proxy_of_the_configuration_comes_before_that_of_the_environment() {
-    let (mut scene, squid, fields) = named();
-    scene
+fn the_configured_proxy_overrides_the_environment() {
+    let (mut testbed, squid, fields) = testbed_with_squid();
+    testbed
         .environment
         .push(("HTTPS_PROXY".to_owned(), squid.url()));
     let none = crate::support::tunnel::with(fields, json!({"proxy": "none"}));
-    refused(&scene, none, &[&format!("name: `{NAME}` does not resolve")]);
+    assert_refused(
+        &testbed,
+        none,
+        &[&format!("name: `{NAME}` does not resolve")],
+    );
 }

@@ -2,21 +2,22 @@
 
 use serde_json::json;
 
-use super::bed::{Bed, refused};
+use super::proxied_tunnel::{ProxiedTunnel, assert_refused};
 use crate::support::{
     proxies::{
         PASSWORD, PASSWORD_IN_URL, USER,
         kerberos::{REALM, Realm},
         squid::{Setup, Squid},
     },
-    tunnel::{Front, Scene},
+    tunnel::{Front, Testbed},
 };
 
-/// A scene whose roles know the realm, the realm, and a squid that takes its tickets, with further schemes.
-fn realm(front: Front, setup: Setup) -> (Scene, Realm, Squid) {
-    let mut scene = Scene::new(front);
-    let realm = Realm::start(scene.folder());
-    scene.environment = realm.environment();
+/// A testbed whose roles know the realm, the realm, and a squid that accepts its tickets and further
+/// schemes.
+fn realm(front: Front, setup: Setup) -> (Testbed, Realm, Squid) {
+    let mut testbed = Testbed::new(front);
+    let realm = Realm::start(testbed.folder());
+    testbed.environment = realm.environment();
     let setup = Setup {
         environment: realm.environment(),
         ..setup
@@ -24,14 +25,14 @@ fn realm(front: Front, setup: Setup) -> (Scene, Realm, Squid) {
     let setup = setup
         .file("http.keytab", realm.keytab())
         .authentication(Realm::negotiate());
-    let squid = Squid::start(scene.folder(), setup);
-    (scene, realm, squid)
+    let squid = Squid::start(testbed.folder(), setup);
+    (testbed, realm, squid)
 }
 
-/// That squid let both roles in as this principal.
+/// Asserts that squid authenticated both roles as this principal.
 #[track_caller]
-fn let_in(bed: Bed, mut squid: Squid) {
-    drop(bed);
+fn assert_authenticated(proxied: ProxiedTunnel, mut squid: Squid) {
+    drop(proxied);
     squid.stop();
     let log = squid.access_log();
     let lines: Vec<_> = log
@@ -39,19 +40,19 @@ fn let_in(bed: Bed, mut squid: Squid) {
         .filter(|line| line.contains(&format!(" 200 {USER}@{REALM} Negotiate")))
         .collect();
     println!("{}", lines.join("\n"));
-    assert!(lines.len() >= 2, "one tunnel of each role:\n{log}");
+    assert!(lines.len() >= 2, "one tunnel for each role:\n{log}");
     assert!(
         !log.contains("Basic") && !log.contains("Digest"),
-        "it is told by nothing weaker:\n{log}"
+        "no weaker scheme is used:\n{log}"
     );
 }
 
 #[test]
-fn a_ticket_of_a_realm_opens_the_way_for_both_links() {
-    let (scene, realm, squid) = realm(Front::Tls, Setup::default().basic().digest());
+fn a_kerberos_ticket_authenticates_both_links() {
+    let (testbed, realm, squid) = realm(Front::Tls, Setup::default().basic().digest());
     let url = squid.url_for(&format!("{USER}%40{REALM}"), PASSWORD_IN_URL);
-    let bed = Bed::new(scene, json!({"proxy": url, "log_level": "info"}));
-    bed.carries("squid, Negotiate with Kerberos, wss");
+    let proxied = ProxiedTunnel::new(testbed, json!({"proxy": url, "log_level": "info"}));
+    proxied.assert_transfer("squid, Negotiate with Kerberos, wss");
     println!(
         "{}",
         realm.kdc.wait_for_line(&[
@@ -60,80 +61,80 @@ fn a_ticket_of_a_realm_opens_the_way_for_both_links() {
             &format!("{USER}@{REALM} for HTTP/localhost@{REALM}")
         ])
     );
-    let_in(bed, squid);
+    assert_authenticated(proxied, squid);
 }
 
 #[test]
-fn a_user_of_a_realm_may_be_written_as_windows_writes_it() {
-    let (scene, _realm, mut squid) = realm(Front::Direct, Setup::default());
+fn a_user_of_a_realm_can_be_written_in_windows_form() {
+    let (testbed, _realm, mut squid) = realm(Front::Direct, Setup::default());
     let url = squid.url_for(&format!("{REALM}%5C{USER}"), PASSWORD_IN_URL);
-    let bed = Bed::new(scene, json!({"proxy": url, "log_level": "info"}));
-    bed.survives_restarts("squid with Kerberos killed and started twice", || {
+    let proxied = ProxiedTunnel::new(testbed, json!({"proxy": url, "log_level": "info"}));
+    proxied.assert_survives_restarts("squid with Kerberos killed and started twice", || {
         squid.kill_and_start()
     });
-    let_in(bed, squid);
+    assert_authenticated(proxied, squid);
 }
 
 #[test]
-fn a_kdc_that_is_asked_over_udp_answers() {
-    let (mut scene, realm, squid) = realm(Front::Direct, Setup::default());
-    scene.environment.push((
+fn a_kdc_answers_over_udp() {
+    let (mut testbed, realm, squid) = realm(Front::Direct, Setup::default());
+    testbed.environment.push((
         "SSPI_KDC_URL".to_owned(),
         format!("udp://{}", realm.address()),
     ));
     let url = squid.url_for(&format!("{REALM}%5C{USER}"), PASSWORD_IN_URL);
-    let bed = Bed::new(scene, json!({"proxy": url, "log_level": "info"}));
-    let_in(bed, squid);
+    let proxied = ProxiedTunnel::new(testbed, json!({"proxy": url, "log_level": "info"}));
+    assert_authenticated(proxied, squid);
 }
 
 #[test]
-fn what_fails_at_the_kdc_is_said_with_the_remedy_and_not_laid_at_the_proxys_door() {
-    let (scene, mut realm, squid) = realm(Front::Direct, Setup::default());
+fn kdc_failures_are_logged_with_a_remedy_and_not_blamed_on_the_proxy() {
+    let (testbed, mut realm, squid) = realm(Front::Direct, Setup::default());
     realm.administer(&format!(
         "addprinc -requires_preauth -pw {PASSWORD} careless"
     ));
     let client = |user: &str, password: &str| json!({"proxy": squid.url_for(&format!("{user}%40{REALM}"), password)});
     let proxy = format!(
-        "proxy http://localhost:{}: it wants to know who asks, and",
+        "proxy http://localhost:{}: it requires authentication, and",
         squid.address().port()
     );
-    let of = |user: &str| format!("\"{user}@{REALM}\" cannot be told from here by Negotiate:");
+    let of = |user: &str| format!("\"{user}@{REALM}\" cannot authenticate by Negotiate:");
     let wrong = [
         "pre-authentication information was invalid",
         "check the user and the password in `proxy`",
     ];
-    refused(
-        &scene,
+    assert_refused(
+        &testbed,
         client(USER, "wrong"),
         &[&[proxy.as_str(), &of(USER)], &wrong[..]].concat(),
     );
     let careless = ["let the realm require pre-authentication of this user"];
-    refused(
-        &scene,
+    assert_refused(
+        &testbed,
         client("careless", PASSWORD_IN_URL),
         &[&[proxy.as_str(), &of("careless")], &careless[..]].concat(),
     );
-    // Without a ticket Negotiate carries NTLM, which this proxy does not take.
+    // Without a ticket Negotiate carries NTLM, which this proxy does not accept.
     let unknown = [
         "it refuses \"nobody@REPORT.TEST\" (tried Negotiate)",
         "Negotiate carried NTLM",
         "client not found",
     ];
-    refused(&scene, client("nobody", PASSWORD_IN_URL), &unknown);
+    assert_refused(&testbed, client("nobody", PASSWORD_IN_URL), &unknown);
     realm.kdc.stop();
     let gone = [
         "Negotiate carried NTLM, for Kerberos failed here: no answer from the KDC",
         "KRB5_CONFIG",
     ];
-    refused(&scene, client(USER, PASSWORD_IN_URL), &gone);
+    assert_refused(&testbed, client(USER, PASSWORD_IN_URL), &gone);
 }
 
 #[test]
-fn a_proxy_that_also_takes_a_password_is_told_it_when_the_kdc_is_away() {
-    let (scene, mut realm, mut squid) = realm(Front::Direct, Setup::default().digest());
+fn a_weaker_scheme_is_used_when_the_kdc_is_down() {
+    let (testbed, mut realm, mut squid) = realm(Front::Direct, Setup::default().digest());
     realm.kdc.stop();
-    let bed = Bed::new(scene, json!({"proxy": squid.url(), "log_level": "info"}));
-    drop(bed);
+    let proxied = ProxiedTunnel::new(testbed, json!({"proxy": squid.url(), "log_level": "info"}));
+    drop(proxied);
     squid.stop();
     let log = squid.access_log();
     assert!(

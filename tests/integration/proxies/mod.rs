@@ -1,19 +1,21 @@
-//! Out of networks whose only way out is a proxy: real ones, each with a master, a server and a client whose links go through it.
+//! Networks whose only way out is a proxy. Each test runs a real proxy, a master, a server and a
+//! client whose links go through the proxy.
 //!
-//! Through each of them content of [`scale`](crate::support::scale) goes both ways at once with a digest (256 MiB at full scale), a connection is idle for
-//! longer than the proxy lets it, and the proxy is reloaded, killed and started again in the middle of a transfer. What a proxy refuses is read in the
-//! role's log: the layer, what was seen, and what can be done.
+//! Through each proxy, content of [`scale`](crate::support::scale) goes in both directions at once
+//! with a digest (256 MiB at full scale). A connection is idle for longer than the proxy's idle
+//! limit. The proxy is reloaded, killed and restarted in the middle of a transfer. When a proxy
+//! refuses, the role's log names the layer, the evidence and the remedy.
 
-pub mod bed;
 mod environment;
 mod inspected;
+mod isolated_network;
 mod kerberos;
 mod ntlm;
+pub mod proxied_tunnel;
 mod refusals;
-mod room;
-mod shown;
 mod socks;
 mod squid;
 mod tinyproxy;
 mod tls;
 mod transfer;
+mod visibility;

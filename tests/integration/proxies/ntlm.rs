@@ -1,36 +1,36 @@
-//! NTLM, against squid and Samba: what a domain's controller would say is said by `winbindd` of one machine.
+//! NTLM, against squid and Samba. `winbindd` of one machine takes the role of a domain controller.
 
 use serde_json::json;
 
-use super::bed::{Bed, refused};
+use super::proxied_tunnel::{ProxiedTunnel, assert_refused};
 use crate::support::{
     proxies::{
         PASSWORD_IN_URL,
         samba::{ACCOUNT, DOMAIN, Samba},
         squid::{Setup, Squid},
     },
-    tunnel::{Front, Scene},
+    tunnel::{Front, Testbed},
 };
 
-fn domain(front: Front, setup: Setup) -> (Scene, Samba, Squid) {
-    let scene = Scene::new(front);
-    let samba = Samba::start(scene.folder());
+fn domain(front: Front, setup: Setup) -> (Testbed, Samba, Squid) {
+    let testbed = Testbed::new(front);
+    let samba = Samba::start(testbed.folder());
     let setup = Setup {
         within: samba.within(),
         ..setup
     }
     .authentication(samba.ntlm());
-    let squid = Squid::start(scene.folder(), setup);
-    (scene, samba, squid)
+    let squid = Squid::start(testbed.folder(), setup);
+    (testbed, samba, squid)
 }
 
 #[test]
-fn an_account_of_a_domain_opens_the_way_for_both_links() {
-    let (scene, samba, mut squid) = domain(Front::Tls, Setup::default().basic().digest());
+fn a_domain_account_authenticates_both_links() {
+    let (testbed, samba, mut squid) = domain(Front::Tls, Setup::default().basic().digest());
     let url = squid.url_for(&format!("{DOMAIN}%5C{ACCOUNT}"), PASSWORD_IN_URL);
-    let bed = Bed::new(scene, json!({"proxy": url, "log_level": "info"}));
-    bed.carries("squid, NTLM, wss");
-    bed.survives_restarts("squid with NTLM killed and started twice", || {
+    let proxied = ProxiedTunnel::new(testbed, json!({"proxy": url, "log_level": "info"}));
+    proxied.assert_transfer("squid, NTLM, wss");
+    proxied.assert_survives_restarts("squid with NTLM killed and started twice", || {
         squid.kill_and_start()
     });
     println!(
@@ -42,7 +42,7 @@ fn an_account_of_a_domain_opens_the_way_for_both_links() {
             "NT_STATUS_OK"
         ])
     );
-    drop(bed);
+    drop(proxied);
     squid.stop();
     let log = squid.access_log();
     let lines: Vec<_> = log
@@ -52,20 +52,20 @@ fn an_account_of_a_domain_opens_the_way_for_both_links() {
     println!("{}", lines.join("\n"));
     assert!(
         lines.len() >= 2 && lines.iter().all(|line| line.contains(ACCOUNT)),
-        "one tunnel of each role:\n{log}"
+        "one tunnel for each role:\n{log}"
     );
     assert!(
         !log.contains("Basic") && !log.contains("Digest"),
-        "it is told by nothing weaker:\n{log}"
+        "no weaker scheme is used:\n{log}"
     );
 }
 
 #[test]
 fn a_wrong_password_of_a_domain_is_refused_by_the_proxy() {
-    let (scene, samba, squid) = domain(Front::Direct, Setup::default());
+    let (testbed, samba, squid) = domain(Front::Direct, Setup::default());
     let url = squid.url_for(&format!("{DOMAIN}%5C{ACCOUNT}"), "wrong");
-    refused(
-        &scene,
+    assert_refused(
+        &testbed,
         json!({"proxy": url}),
         &[
             "it refuses",

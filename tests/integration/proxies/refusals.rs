@@ -1,8 +1,9 @@
-//! What a proxy refuses, closes or does not do, as the role's log says it: the layer, what was seen, and what can be done.
+//! Proxies that refuse, close or do not support a request. The role's log names the layer, the
+//! evidence and the remedy.
 
 use serde_json::{Value, json};
 
-use super::bed::refused;
+use super::proxied_tunnel::assert_refused;
 use crate::support::{
     nginx, ports,
     proxies::{
@@ -11,7 +12,7 @@ use crate::support::{
         tinyproxy::Tinyproxy,
     },
     services::{Ending, Service},
-    tunnel::{Front, Scene},
+    tunnel::{Front, Testbed},
 };
 
 fn through(url: impl Into<String>) -> Value {
@@ -20,39 +21,42 @@ fn through(url: impl Into<String>) -> Value {
 }
 
 #[test]
-fn who_is_refused_by_squid_is_told_what_was_tried() {
-    let scene = Scene::new(Front::Direct);
-    let squid = Squid::start(scene.folder(), Setup::default().basic().digest());
+fn a_refusal_by_squid_is_logged_with_the_tried_schemes() {
+    let testbed = Testbed::new(Front::Direct);
+    let squid = Squid::start(testbed.folder(), Setup::default().basic().digest());
     let proxy = format!("proxy http://localhost:{}:", squid.address().port());
     let wrong = [
         "it refuses \"ann\" (tried Digest, Basic)",
         "check the user and the password in `proxy`",
     ];
-    let line = refused(
-        &scene,
+    let line = assert_refused(
+        &testbed,
         through(squid.url_for(USER, "wrong")),
         &[&[proxy.as_str()], &wrong[..]].concat(),
     );
-    assert!(!line.contains("wrong"), "the password is in no log: {line}");
-    let nobody = [
-        "it wants to know who asks (it offers Basic, Digest)",
+    assert!(
+        !line.contains("wrong"),
+        "the log does not contain the password: {line}"
+    );
+    let anonymous = [
+        "it requires authentication (it offers Basic, Digest)",
         "write http://USER:PASSWORD@… in `proxy`",
     ];
     let url = format!("http://localhost:{}", squid.address().port());
-    refused(
-        &scene,
+    assert_refused(
+        &testbed,
         through(url),
-        &[&[proxy.as_str()], &nobody[..]].concat(),
+        &[&[proxy.as_str()], &anonymous[..]].concat(),
     );
 }
 
 #[test]
-fn who_is_refused_by_tinyproxy_is_told_what_was_tried() {
-    let scene = Scene::new(Front::Direct);
-    let tinyproxy = Tinyproxy::start(scene.folder(), 60, "");
+fn a_refusal_by_tinyproxy_is_logged_with_the_tried_schemes() {
+    let testbed = Testbed::new(Front::Direct);
+    let tinyproxy = Tinyproxy::start(testbed.folder(), 60, "");
     let wrong = tinyproxy.url().replace(":sesame@", ":wrong@");
-    refused(
-        &scene,
+    assert_refused(
+        &testbed,
         through(wrong),
         &[
             "proxy http://localhost:",
@@ -60,47 +64,47 @@ fn who_is_refused_by_tinyproxy_is_told_what_was_tried() {
             "in `proxy`",
         ],
     );
-    let nobody = tinyproxy.url().replace("ann:sesame@", "");
-    refused(
-        &scene,
-        through(nobody),
+    let anonymous = tinyproxy.url().replace("ann:sesame@", "");
+    assert_refused(
+        &testbed,
+        through(anonymous),
         &[
             "proxy http://localhost:",
-            "it wants to know who asks (it offers Basic)",
+            "it requires authentication (it offers Basic)",
         ],
     );
 }
 
 #[test]
-fn what_the_rules_of_a_proxy_forbid_and_what_it_cannot_reach_are_told_apart() {
-    let scene = Scene::new(Front::Direct);
+fn forbidden_and_unreachable_targets_of_a_proxy_are_distinguished() {
+    let testbed = Testbed::new(Front::Direct);
     let setup = Setup::default()
         .basic()
         .line("acl web port 443")
         .line("http_access deny CONNECT !web");
-    let strict = Squid::start(scene.folder(), setup);
+    let strict = Squid::start(testbed.folder(), setup);
     let target = format!(
-        "it gives no way to {}: HTTP status 403",
-        scene.master_address()
+        "it refused a tunnel to {}: HTTP status 403",
+        testbed.master_address()
     );
-    refused(
-        &scene,
+    assert_refused(
+        &testbed,
         through(strict.url()),
         &[
             "proxy http://localhost:",
             &target,
-            "many allow port 443 alone",
+            "many proxies allow only port 443",
         ],
     );
     drop(strict);
-    // Nobody listens at the master's address.
-    let squid = Squid::start(scene.folder(), Setup::default().basic());
+    // No process listens at the master's address.
+    let squid = Squid::start(testbed.folder(), Setup::default().basic());
     let target = format!(
-        "it gives no way to {}: HTTP status 503",
-        scene.master_address()
+        "it refused a tunnel to {}: HTTP status 503",
+        testbed.master_address()
     );
-    refused(
-        &scene,
+    assert_refused(
+        &testbed,
         through(squid.url()),
         &[
             "proxy http://localhost:",
@@ -109,29 +113,29 @@ fn what_the_rules_of_a_proxy_forbid_and_what_it_cannot_reach_are_told_apart() {
         ],
     );
     let nowhere = json!({"proxy": squid.url(), "master": "ws://master.invalid:1/"});
-    refused(
-        &scene,
+    assert_refused(
+        &testbed,
         nowhere,
         &[
-            "it gives no way to master.invalid:1: HTTP status 50",
+            "it refused a tunnel to master.invalid:1: HTTP status 50",
             "check `master`",
         ],
     );
 }
 
 #[test]
-fn a_proxy_that_is_not_there_and_one_that_closes_are_told_apart() {
-    let scene = Scene::new(Front::Direct);
-    let nobody = ports::free();
+fn an_absent_proxy_and_a_closing_proxy_are_distinguished() {
+    let testbed = Testbed::new(Front::Direct);
+    let absent = ports::free();
     let words = [
         "proxy's TCP: no connection to",
         "(refused)",
-        "is that the proxy's port in `proxy`?",
+        "check the port in `proxy`",
     ];
-    refused(&scene, through(format!("http://{nobody}")), &words);
-    refused(&scene, through(format!("socks5://{nobody}")), &words);
-    refused(
-        &scene,
+    assert_refused(&testbed, through(format!("http://{absent}")), &words);
+    assert_refused(&testbed, through(format!("socks5://{absent}")), &words);
+    assert_refused(
+        &testbed,
         through("http://proxy.invalid:3128"),
         &[
             "proxy's name: `proxy.invalid` does not resolve",
@@ -141,36 +145,39 @@ fn a_proxy_that_is_not_there_and_one_that_closes_are_told_apart() {
     let closing = Service::start(|_| Ending::Clean);
     let words = [
         "it closed the connection without an answer",
-        "refuse this machine?",
+        "accepts this machine",
     ];
     for scheme in ["http", "socks5", "socks5h"] {
         let named = format!("proxy {scheme}://{}:", closing.address());
         let url = format!("{scheme}://{USER}:{PASSWORD_IN_URL}@{}", closing.address());
-        refused(
-            &scene,
+        assert_refused(
+            &testbed,
             through(url),
             &[&[named.as_str()], &words[..]].concat(),
         );
     }
-    // What lets in some machines alone.
-    let elsewhere = Tinyproxy::start(scene.folder(), 60, "Allow 192.0.2.1");
-    refused(
-        &scene,
+    // A proxy that admits only some machines.
+    let elsewhere = Tinyproxy::start(testbed.folder(), 60, "Allow 192.0.2.1");
+    assert_refused(
+        &testbed,
         through(elsewhere.url()),
         &["proxy http://localhost:", "HTTP status 403"],
     );
 }
 
 #[test]
-fn a_web_server_is_told_from_a_proxy() {
-    let scene = Scene::new(Front::Direct);
+fn a_web_server_in_place_of_a_proxy_is_reported() {
+    let testbed = Testbed::new(Front::Direct);
     let address = ports::free();
-    let _web = nginx::file_server(scene.folder(), address, scene.folder());
-    let words = ["HTTP status 40", "it may be a web server and no proxy"];
-    refused(&scene, through(format!("http://{address}")), &words);
+    let _web = nginx::file_server(testbed.folder(), address, testbed.folder());
+    let words = [
+        "HTTP status 40",
+        "it may be a web server instead of a proxy",
+    ];
+    assert_refused(&testbed, through(format!("http://{address}")), &words);
     let words = [
         &format!("proxy socks5://{address}:"),
-        "what listens there does not speak SOCKS5",
+        "the port does not speak SOCKS5",
     ];
-    refused(&scene, through(format!("socks5://{address}")), &words);
+    assert_refused(&testbed, through(format!("socks5://{address}")), &words);
 }

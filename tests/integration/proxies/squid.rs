@@ -1,84 +1,85 @@
-//! squid: Basic and Digest, its idle timeout, and what happens when it is reconfigured or dies.
+//! squid: Basic and Digest, its idle timeout, and its reconfiguration and restart.
 
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::bed::Bed;
+use super::proxied_tunnel::ProxiedTunnel;
 use crate::support::{
     proxies::{
         USER,
         squid::{Setup, Squid},
     },
-    tunnel::{Front, Scene},
+    tunnel::{Front, Testbed},
     wait,
 };
 
-/// The least that squid closes idle tunnels after, and a rest that is long beside it.
+/// The shortest idle timeout of squid that works, and a rest that is much longer.
 const IDLE: &str = "read_timeout 3 seconds";
-const REST: Duration = Duration::from_secs(8);
+const IDLE_TIME: Duration = Duration::from_secs(8);
 
 /// A tunnel through a squid with this setup.
-fn through(setup: Setup, front: Front, heartbeat: &str) -> (Bed, Squid) {
-    let scene = Scene::new(front);
-    let squid = Squid::start(scene.folder(), setup);
-    let bed = Bed::new(
-        scene,
+fn through(setup: Setup, front: Front, heartbeat: &str) -> (ProxiedTunnel, Squid) {
+    let testbed = Testbed::new(front);
+    let squid = Squid::start(testbed.folder(), setup);
+    let proxied = ProxiedTunnel::new(
+        testbed,
         json!({"proxy": squid.url(), "heartbeat": heartbeat, "log_level": "info"}),
     );
-    (bed, squid)
+    (proxied, squid)
 }
 
-/// That squid let each role through by this scheme, under its name, at the first attempt that named a user.
+/// Asserts that squid authenticated each role by this scheme, at the first attempt that named a
+/// user.
 #[track_caller]
-fn let_in_by(bed: Bed, mut squid: Squid, scheme: &str) {
-    drop(bed);
+fn assert_authenticated_by(proxied: ProxiedTunnel, mut squid: Squid, scheme: &str) {
+    drop(proxied);
     squid.stop();
     let log = squid.access_log();
-    let let_in: Vec<_> = log
+    let authenticated: Vec<_> = log
         .lines()
         .filter(|line| line.contains(&format!(" 200 {USER} {scheme}")))
         .collect();
-    println!("{}", let_in.join("\n"));
-    assert_eq!(let_in.len(), 2, "one tunnel of each role:\n{log}");
+    println!("{}", authenticated.join("\n"));
+    assert_eq!(authenticated.len(), 2, "one tunnel for each role:\n{log}");
     assert!(
         log.lines()
-            .all(|line| line.contains(" 407 - - ") || let_in.contains(&line)),
-        "nothing but questions:\n{log}"
+            .all(|line| line.contains(" 407 - - ") || authenticated.contains(&line)),
+        "only challenges:\n{log}"
     );
 }
 
 #[test]
 fn squid_with_basic_carries_both_links() {
-    let (bed, squid) = through(Setup::default().basic(), Front::Direct, "20s");
-    bed.carries("squid, Basic");
-    let_in_by(bed, squid, "Basic");
+    let (proxied, squid) = through(Setup::default().basic(), Front::Direct, "20s");
+    proxied.assert_transfer("squid, Basic");
+    assert_authenticated_by(proxied, squid, "Basic");
 }
 
 #[test]
-fn squid_with_digest_carries_both_links_and_is_not_told_the_password_by_basic() {
-    let (bed, squid) = through(Setup::default().basic().digest(), Front::Tls, "20s");
-    bed.carries("squid, Digest, wss");
-    let_in_by(bed, squid, "Digest");
+fn squid_with_digest_carries_both_links_without_the_basic_password() {
+    let (proxied, squid) = through(Setup::default().basic().digest(), Front::Tls, "20s");
+    proxied.assert_transfer("squid, Digest, wss");
+    assert_authenticated_by(proxied, squid, "Digest");
 }
 
 #[test]
-fn a_heartbeat_below_the_idle_timeout_of_squid_keeps_the_links() {
-    let (bed, _squid) = through(Setup::default().basic().line(IDLE), Front::Direct, "1s");
-    bed.stays_linked_while_idle(REST);
+fn a_keep_alive_below_the_idle_timeout_of_squid_keeps_the_links() {
+    let (proxied, _squid) = through(Setup::default().basic().line(IDLE), Front::Direct, "1s");
+    proxied.assert_links_stay_while_idle(IDLE_TIME);
 }
 
 #[test]
-fn a_heartbeat_above_the_idle_timeout_of_squid_costs_links_and_no_connection() {
-    let (bed, _squid) = through(Setup::default().basic().line(IDLE), Front::Direct, "20s");
-    bed.is_cut_while_idle_and_survives();
+fn a_keep_alive_above_the_idle_timeout_of_squid_costs_links_but_no_connection() {
+    let (proxied, _squid) = through(Setup::default().basic().line(IDLE), Front::Direct, "20s");
+    proxied.assert_survives_idle_cut();
 }
 
 #[test]
-fn a_transfer_survives_that_squid_is_reconfigured() {
-    let (bed, squid) = through(Setup::default().digest(), Front::Direct, "20s");
+fn a_transfer_survives_reconfigurations_of_squid() {
+    let (proxied, squid) = through(Setup::default().digest(), Front::Direct, "20s");
     let reconfigured = || squid.cache_log().matches("Reconfiguring Squid").count();
-    bed.survives("squid -k reconfigure twice", || {
+    proxied.assert_survives("squid -k reconfigure twice", || {
         let before = reconfigured();
         squid.reconfigure();
         wait::until_true("squid has read its configuration again", || {
@@ -88,7 +89,7 @@ fn a_transfer_survives_that_squid_is_reconfigured() {
 }
 
 #[test]
-fn a_transfer_survives_that_squid_is_killed_and_started_again() {
-    let (bed, mut squid) = through(Setup::default().basic(), Front::Direct, "20s");
-    bed.survives_restarts("squid killed and started twice", || squid.kill_and_start());
+fn a_transfer_survives_restarts_of_squid() {
+    let (proxied, mut squid) = through(Setup::default().basic(), Front::Direct, "20s");
+    proxied.assert_survives_restarts("squid killed and started twice", || squid.kill_and_start());
 }

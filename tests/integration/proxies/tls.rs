@@ -1,38 +1,41 @@
-//! An `https://` proxy: its certificate, and the master's inside of it.
+//! An `https://` proxy: its certificate, and TLS with the master inside TLS with the proxy.
 
 use serde_json::json;
 
-use super::bed::{Bed, refused};
+use super::proxied_tunnel::{ProxiedTunnel, assert_refused};
 use crate::support::{
     certificates::Authority,
     proxies::squid::{Setup, Squid},
-    tunnel::{Front, Scene},
+    tunnel::{Front, Testbed},
 };
 
 #[test]
 fn tls_with_the_master_runs_inside_tls_with_the_proxy() {
-    let scene = Scene::new(Front::Tls);
-    let leaf = scene.authority().leaf("squid");
-    let mut squid = Squid::start(scene.folder(), Setup::default().basic().digest().tls(&leaf));
-    let bed = Bed::new(scene, json!({"proxy": squid.url(), "log_level": "info"}));
-    bed.carries("squid behind TLS, Digest, wss");
-    bed.survives_restarts("squid behind TLS killed and started twice", || {
+    let testbed = Testbed::new(Front::Tls);
+    let leaf = testbed.authority().leaf("squid");
+    let mut squid = Squid::start(
+        testbed.folder(),
+        Setup::default().basic().digest().tls(&leaf),
+    );
+    let proxied = ProxiedTunnel::new(testbed, json!({"proxy": squid.url(), "log_level": "info"}));
+    proxied.assert_transfer("squid behind TLS, Digest, wss");
+    proxied.assert_survives_restarts("squid behind TLS killed and started twice", || {
         squid.kill_and_start()
     });
 }
 
 #[test]
-fn a_proxy_whose_authority_is_not_known_is_not_told_who_asks() {
-    let scene = Scene::new(Front::Tls);
+fn an_untrusted_proxy_receives_no_credentials() {
+    let testbed = Testbed::new(Front::Tls);
     let others = tempfile::tempdir().unwrap();
     let leaf = Authority::new(others.path()).leaf("squid");
-    let mut squid = Squid::start(scene.folder(), Setup::default().basic().tls(&leaf));
+    let mut squid = Squid::start(testbed.folder(), Setup::default().basic().tls(&leaf));
     let words = [
         "proxy's TLS with `localhost`",
-        "signed by an authority that is not trusted here",
+        "signed by an untrusted authority",
         "`tls.ca`",
     ];
-    refused(&scene, json!({"proxy": squid.url()}), &words);
+    assert_refused(&testbed, json!({"proxy": squid.url()}), &words);
     squid.stop();
     assert!(
         !squid.access_log().contains("CONNECT"),
@@ -42,12 +45,12 @@ fn a_proxy_whose_authority_is_not_known_is_not_told_who_asks() {
 }
 
 #[test]
-fn a_proxy_that_speaks_no_tls_is_told_from_one_that_does() {
-    let scene = Scene::new(Front::Direct);
-    let squid = Squid::start(scene.folder(), Setup::default().basic());
+fn a_proxy_without_tls_is_reported() {
+    let testbed = Testbed::new(Front::Direct);
+    let squid = Squid::start(testbed.folder(), Setup::default().basic());
     let url = squid.url().replace("http://", "https://");
-    refused(
-        &scene,
+    assert_refused(
+        &testbed,
         json!({"proxy": url}),
         &[
             "proxy's TLS with `localhost`",

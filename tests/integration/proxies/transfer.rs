@@ -1,4 +1,5 @@
-//! One connection through the tunnel whose content comes back: what was sent is checked byte by byte, and by its digest, as it arrives again.
+//! One connection through the tunnel to an echo service. Every byte and the digest are checked as
+//! the content comes back.
 
 use std::{
     io::Write as _,
@@ -17,19 +18,20 @@ use crate::support::{bytes, content::Content, scale, services, wait};
 
 const BLOCK: usize = 64 * 1024;
 
-/// How long a transfer takes that is to be disturbed.
-const DISTURBED: Duration = Duration::from_secs(3);
+/// The minimum duration of a transfer that a test disturbs.
+const MIN_DURATION: Duration = Duration::from_secs(3);
 
-/// How long half of a transfer may take at full scale, on a busy machine: through a program in Python, or through one that leaves Nagle's algorithm on
-/// (tinyproxy, microsocks), whose every write over loopback's segments of 64 KiB waits for an acknowledgement.
-const SLOWEST: Duration = Duration::from_secs(300);
+/// The longest time of half a transfer at full scale on a busy machine. It allows for a program in
+/// Python and for programs that leave Nagle's algorithm on (tinyproxy, microsocks). With loopback's
+/// segments of 64 KiB their every write waits for an acknowledgement.
+const HALF_TRANSFER_LIMIT: Duration = Duration::from_secs(300);
 
-/// Bytes of a transfer each way: 256 MiB at full scale.
+/// Bytes of a transfer in each direction: 256 MiB at full scale.
 pub fn length() -> u64 {
     scale().file_bytes as u64 / 4
 }
 
-/// A transfer that runs.
+/// A running transfer.
 pub struct Transfer {
     content: Content,
     back: Arc<AtomicU64>,
@@ -39,18 +41,23 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Begins one over a connection to an echo, as fast as it goes.
+    /// Starts a transfer over a connection to an echo service, at full speed.
     pub fn start(echo: SocketAddr) -> Transfer {
         Transfer::read_with(echo, |_| {})
     }
 
-    /// Begins one that takes [`DISTURBED`] at least, and is read no further than it is let: see [`Transfer::let_on`].
+    /// Starts a transfer that takes at least [`MIN_DURATION`] and stops reading at a limit: see
+    /// [`Transfer::allow_up_to`].
     pub fn slow(echo: SocketAddr, limit: f64) -> Transfer {
         let started = Instant::now();
         let limit = Arc::new(Mutex::new(limit));
         let known = limit.clone();
         let pace = move |share| {
-            wait::pause(DISTURBED.mul_f64(share).saturating_sub(started.elapsed()));
+            wait::pause(
+                MIN_DURATION
+                    .mul_f64(share)
+                    .saturating_sub(started.elapsed()),
+            );
             while share > *known.lock().unwrap_or_else(PoisonError::into_inner) {
                 wait::pause(Duration::from_millis(10));
             }
@@ -61,12 +68,12 @@ impl Transfer {
         }
     }
 
-    /// Lets a slow one go on up to this share.
-    pub fn let_on(&self, limit: f64) {
+    /// Lets a slow transfer continue up to this share.
+    pub fn allow_up_to(&self, limit: f64) {
         *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
-    /// `pace` is told which share of all has come back.
+    /// `pace` receives the share that has come back.
     fn read_with(echo: SocketAddr, pace: impl Fn(f64) + Send + 'static) -> Transfer {
         let content = Content {
             seed: fastrand::u64(..),
@@ -93,26 +100,30 @@ impl Transfer {
         }
     }
 
-    /// Waits until this share of all has come back.
+    /// Waits until this share of the content has come back.
     #[track_caller]
     pub fn wait_for(&self, share: f64) {
         let have = || self.back.load(Ordering::Relaxed) as f64 / self.content.length as f64;
         let is_so_far = || (have() >= share || self.thread.is_finished()).then_some(());
-        wait::within(SLOWEST, is_so_far)
-            .unwrap_or_else(|| panic!("{:.2} of the transfer within {SLOWEST:?}", have()));
+        wait::within(HALF_TRANSFER_LIMIT, is_so_far).unwrap_or_else(|| {
+            panic!(
+                "{:.2} of the transfer within {HALF_TRANSFER_LIMIT:?}",
+                have()
+            )
+        });
         assert!(
             !self.thread.is_finished(),
-            "the transfer is over before it is disturbed"
+            "the transfer ended before the disturbance"
         );
     }
 
-    /// Waits for the end and expects every byte back once, in order.
+    /// Waits for the end and asserts that every byte came back once, in order.
     #[track_caller]
     pub fn finish(self, what: &str) {
         let [sent, received] = self
             .thread
             .join()
-            .unwrap_or_else(|_| panic!("{what}: the transfer is not whole"));
+            .unwrap_or_else(|_| panic!("{what}: the transfer is not complete"));
         let seconds = self.started.elapsed().as_secs_f64();
         let length = self.content.length;
         assert_eq!(sent, received, "{what}: digests");
@@ -145,18 +156,21 @@ fn receive(stream: &TcpStream, content: Content, back: &AtomicU64, pace: impl Fn
         let count = services::read(stream, &mut block)
             .unwrap_or_else(|error| panic!("receiving at byte {offset}: {error}"));
         if count == 0 {
-            assert_eq!(offset, content.length, "an end before the last byte");
+            assert_eq!(
+                offset, content.length,
+                "the stream ended before the last byte"
+            );
             return digest.finish();
         }
         let received = &block[..count];
         assert!(
             offset + count as u64 <= content.length,
-            "more comes back than was sent"
+            "more bytes came back than were sent"
         );
         assert_eq!(
             content.first_difference(offset, received),
             None,
-            "a byte is another one than was sent"
+            "a byte differs from the sent one"
         );
         digest.update(received);
         offset += count as u64;

@@ -1,4 +1,5 @@
-//! Links that are cut, again and again, while streams of every kind run: bulk, idle, stalled, half-closed, many.
+//! Links that are cut repeatedly while streams of every kind run: bulk, idle, stalled, half-closed,
+//! many.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,18 +9,19 @@ use std::{
 
 use serde_json::json;
 
-use super::lab::{Lab, METHODS, pace};
+use super::lab::{Lab, METHODS, load_profile};
 use crate::support::{
     bytes,
     content::Content,
+    fault_injector::FaultInjector,
     proxy::Cut,
-    saboteur::Saboteur,
     services::{self, Ending, Service},
     tunnel::Methods,
     wait,
 };
 
-/// Eight streams while both links are cut in turn, by a reset and by an end of file in turn.
+/// Runs eight streams while both links are cut alternately, by a reset and by an end of file
+/// alternately.
 fn survives_cuts(methods: Methods) {
     let lab = Lab::new();
     lab.limit();
@@ -27,22 +29,22 @@ fn survives_cuts(methods: Methods) {
     println!("the seed of the cuts: {seed}");
     let before = lab.paths().map(|path| path.connections());
     let load = lab.start_load(methods);
-    let saboteur = Saboteur::cutting(&lab.paths(), pace().period, seed);
+    let injector = FaultInjector::cutting(&lab.paths(), load_profile().period, seed);
     while !load.is_done() {
         wait::pause(Duration::from_millis(10));
     }
-    let cuts = saboteur.cuts();
-    drop(saboteur);
+    let cuts = injector.cuts();
+    drop(injector);
     load.finish(&format!("{methods}, {cuts} cuts by the seed {seed}"));
     assert!(
-        cuts >= pace().least,
-        "{cuts} cuts are too few to show anything"
+        cuts >= load_profile().min_disturbances,
+        "{cuts} cuts are too few for this test"
     );
     for (path, before) in lab.paths().iter().zip(before) {
         let again = path.connections() - before;
         assert!(
-            again as u64 >= pace().least / 2,
-            "{again} new links of a path: the cuts did not fall into the transfer"
+            again as u64 >= load_profile().min_disturbances / 2,
+            "{again} new links of a path: the cuts did not hit the transfer"
         );
     }
 }
@@ -62,8 +64,8 @@ fn eight_streams_survive_cuts_of_both_links_with_zstd() {
     survives_cuts(METHODS[2]);
 }
 
-/// Cuts one path after the other, each in both ways.
-fn cut_everything(lab: &Lab, mut between: impl FnMut(usize)) {
+/// Cuts one path after the other, first by a reset, then by an end of file.
+fn cut_all_paths(lab: &Lab, mut between: impl FnMut(usize)) {
     let ways = [Cut::Reset, Cut::EndOfFile].map(|cut| lab.paths().map(|path| (cut, path)));
     for (number, (cut, path)) in ways.into_iter().flatten().enumerate() {
         path.cut(cut);
@@ -72,7 +74,7 @@ fn cut_everything(lab: &Lab, mut between: impl FnMut(usize)) {
 }
 
 #[test]
-fn hundreds_of_idle_streams_are_all_there_after_cuts() {
+fn hundreds_of_idle_streams_survive_cuts() {
     let lab = Lab::new();
     let streams: Vec<_> = (0..300).map(|_| services::connect(lab.echo())).collect();
     let ping_all = |round: usize| {
@@ -83,13 +85,13 @@ fn hundreds_of_idle_streams_are_all_there_after_cuts() {
         }
     };
     ping_all(100);
-    cut_everything(&lab, ping_all);
-    assert_eq!(lab.echo.endings(), [], "the service noticed nothing");
+    cut_all_paths(&lab, ping_all);
+    assert_eq!(lab.echo.endings(), [], "the service saw no end");
 }
 
 #[test]
-fn a_stream_stalled_by_its_reader_across_cuts_is_whole_and_holds_up_nobody() {
-    // More than the windows of the stream and all buffers on the way hold.
+fn a_stream_stalled_across_cuts_is_complete_and_blocks_no_other_stream() {
+    // More than the windows of the stream and all buffers on the path hold.
     let content = Content {
         seed: fastrand::u64(..),
         length: 48 << 20,
@@ -100,7 +102,7 @@ fn a_stream_stalled_by_its_reader_across_cuts_is_whole_and_holds_up_nobody() {
     let mut block = vec![0; 64 << 10];
     stalled.read_exact(&mut block).unwrap();
     let beside = services::connect(lab.echo());
-    cut_everything(&lab, |number| {
+    cut_all_paths(&lab, |number| {
         services::ping(&beside, format!("after cut {number}").as_bytes()).unwrap()
     });
     let mut offset = 0;
@@ -125,7 +127,7 @@ fn a_stream_stalled_by_its_reader_across_cuts_is_whole_and_holds_up_nobody() {
     assert_eq!(source.wait_for_endings(1), [Ending::Clean]);
 }
 
-/// Sends the content, an end of file, and waits for the peer's.
+/// Sends the content and an end of file, then waits for the peer's end of file.
 fn source_of(content: Content) -> Service {
     Service::start(move |mut stream| {
         let (mut block, mut offset) = (vec![0; 64 << 10], 0);
@@ -155,7 +157,7 @@ fn a_half_close_survives_cuts_in_both_directions() {
             stream.write_all(first).unwrap();
             path.cut(cut);
             stream.write_all(last).unwrap();
-            // The end of file is cut off together with the last bytes.
+            // The cut discards the end of file together with the last bytes.
             stream.shutdown(Shutdown::Write).unwrap();
             path.cut(cut);
             let (answer, ending) = services::read_to_ending(&stream);
@@ -174,9 +176,9 @@ fn a_half_close_survives_cuts_in_both_directions() {
 fn many_short_connections_during_cuts_are_all_served() {
     let digest = services::digest_after_end();
     let lab = Lab::with_service(digest.address(), json!({}));
-    let saboteur = Saboteur::cutting(&lab.paths(), Duration::from_millis(150), 1);
+    let injector = FaultInjector::cutting(&lab.paths(), Duration::from_millis(150), 1);
     let mut served = 0;
-    while saboteur.cuts() < 12 {
+    while injector.cuts() < 12 {
         let mut stream = services::connect(lab.tunnel.local("service"));
         let content = bytes::mixed(served, 20_000);
         stream

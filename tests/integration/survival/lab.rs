@@ -1,19 +1,20 @@
-//! A tunnel whose paths are in the test's hands: a proxy in front of the client's link and one in front of the server's.
+//! A tunnel whose paths the test controls: one proxy in front of the client's link and one in front
+//! of the server's.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::load::{self, Load};
+use super::stream_load::{self, Load};
 use crate::support::{
     nginx::Tuning,
     proxy::{Path, Proxy},
     services::{self, Service},
-    tunnel::{Fields, Front, Methods, Port, Scene, Tunnel, with},
+    tunnel::{Fields, Front, Methods, Port, Testbed, Tunnel, with},
     wait,
 };
 
-/// What the streams of a load are sealed and compressed with, one run for each.
+/// The encryption and compression of the streams, one run for each.
 pub const METHODS: [Methods; 3] = [
     Methods {
         encrypt: "aes-128-cfb",
@@ -29,38 +30,39 @@ pub const METHODS: [Methods; 3] = [
     },
 ];
 
-/// How long a disturbed transfer takes, by `REPORT_TEST_SCALE`: its paths are limited, so that disturbances fall into it.
+/// The size of a disturbed transfer, by `REPORT_TEST_SCALE`. Its paths are limited, so that
+/// disturbances happen during the transfer.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct LoadProfile {
     /// Bytes of each of the eight streams.
     pub length: u64,
-    /// Of each link, each way.
+    /// Rate limit of each link in each direction.
     pub bytes_per_second: u32,
-    /// Between two disturbances.
+    /// Time between two disturbances.
     pub period: Duration,
-    /// Disturbances that one run of eight streams must have seen.
-    pub least: u64,
+    /// The minimum of disturbances in one run of eight streams.
+    pub min_disturbances: u64,
 }
 
-/// The pace of the tests of this subject.
-pub fn pace() -> Pace {
+/// The load profile of the survival tests.
+pub fn load_profile() -> LoadProfile {
     match std::env::var("REPORT_TEST_SCALE").as_deref() {
-        Ok("full") => Pace {
+        Ok("full") => LoadProfile {
             length: 64 << 20,
             bytes_per_second: 16_000_000,
             period: Duration::from_secs(1),
-            least: 6,
+            min_disturbances: 6,
         },
-        _ => Pace {
+        _ => LoadProfile {
             length: 1 << 20,
             bytes_per_second: 1_000_000,
             period: Duration::from_millis(400),
-            least: 4,
+            min_disturbances: 4,
         },
     }
 }
 
-/// The methods of tests that take long: all at full scale, else the first.
+/// The methods of slow tests: all at full scale, else the first.
 pub fn methods_in_turn() -> &'static [Methods] {
     match std::env::var("REPORT_TEST_SCALE").as_deref() {
         Ok("full") => &METHODS,
@@ -68,8 +70,8 @@ pub fn methods_in_turn() -> &'static [Methods] {
     }
 }
 
-/// The tunnel and its paths. The client listens for every pair of [`METHODS`], all of which lead to the service of [`load`], for `echo` and for
-/// the ports that the test adds.
+/// A tunnel and its paths. The client listens for `echo`, for the ports that the test adds, and for
+/// every pair of [`METHODS`]. The latter lead to the service of [`stream_load`].
 pub struct Lab {
     pub tunnel: Tunnel,
     pub client_path: Arc<Proxy>,
@@ -79,38 +81,43 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Both roles at the master itself.
+    /// Both roles dial the master directly.
     pub fn new() -> Lab {
-        Lab::on(Scene::new(Front::Direct), Vec::new(), json!({}))
+        Lab::on(Testbed::new(Front::Direct), Vec::new(), json!({}))
     }
 
     /// The same with these fields at client and server.
     pub fn with_fields(fields: Value) -> Lab {
-        Lab::on(Scene::new(Front::Direct), Vec::new(), fields)
+        Lab::on(Testbed::new(Front::Direct), Vec::new(), fields)
     }
 
     /// The same with a service of the test under the mark `service`.
     pub fn with_service(service: SocketAddr, fields: Value) -> Lab {
         Lab::on(
-            Scene::new(Front::Direct),
-            vec![Port::new("service", service, Methods::USUAL)],
+            Testbed::new(Front::Direct),
+            vec![Port::new("service", service, Methods::DEFAULT)],
             fields,
         )
     }
 
-    /// Both roles behind nginx.
+    /// Both roles dial nginx.
     pub fn behind_nginx(tuning: &Tuning, fields: Value) -> Lab {
-        Lab::on(Scene::tuned(Front::NginxPlain, tuning), Vec::new(), fields)
+        Lab::on(
+            Testbed::tuned(Front::NginxPlain, tuning),
+            Vec::new(),
+            fields,
+        )
     }
 
-    /// On a prepared scene, with further ports, and with fields of client and server; a field `master_role` is
-    /// the master's, and `server_role` and `client_role` are for one of the two alone.
-    pub fn on(scene: Scene, mut ports: Vec<Port>, fields: Value) -> Lab {
+    /// Starts the roles on a prepared testbed, with further ports and these fields at client and
+    /// server. The field `master_role` applies to the master, and `server_role` and `client_role`
+    /// to one of the two only.
+    pub fn on(testbed: Testbed, mut ports: Vec<Port>, fields: Value) -> Lab {
         let [client_path, server_path] =
-            [(); 2].map(|()| Arc::new(Proxy::start(scene.public_address())));
-        let (echo, load) = (services::echo(), load::service());
+            [(); 2].map(|()| Arc::new(Proxy::start(testbed.public_address())));
+        let (echo, load) = (services::echo(), stream_load::service());
         ports.extend(Port::for_each(&METHODS, load.address()));
-        ports.push(Port::new("echo", echo.address(), Methods::USUAL));
+        ports.push(Port::new("echo", echo.address(), Methods::DEFAULT));
         let of = |role: &str| fields.get(role).cloned().unwrap_or_else(|| json!({}));
         let both = with(
             fields.clone(),
@@ -128,7 +135,7 @@ impl Lab {
             client: through(&client_path, of("client_role")),
         };
         Lab {
-            tunnel: Tunnel::on(scene, ports, fields),
+            tunnel: Tunnel::on(testbed, ports, fields),
             client_path,
             server_path,
             echo,
@@ -141,22 +148,23 @@ impl Lab {
         [self.client_path.clone(), self.server_path.clone()]
     }
 
-    /// Limits both paths as the scale wants it.
+    /// Limits both paths according to the load profile.
     pub fn limit(&self) {
-        self.set_paths(Path::limited(pace().bytes_per_second));
+        self.set_paths(Path::limited(load_profile().bytes_per_second));
     }
 
-    /// Both paths behave so from now on.
+    /// Applies these path properties to both paths.
     pub fn set_paths(&self, path: Path) {
         self.paths().iter().for_each(|proxy| proxy.set_path(path));
     }
 
     /// Starts eight streams with these methods.
     pub fn start_load(&self, methods: Methods) -> Load {
-        Load::start(self.tunnel.local(methods), pace().length)
+        Load::start(self.tunnel.local(methods), load_profile().length)
     }
 
-    /// Waits until the client's path has carried as many more bytes, which are to be those of this load.
+    /// Waits until the client's path has carried that many more bytes. Fails if the load ends
+    /// first.
     #[track_caller]
     pub fn wait_for_traffic(&self, bytes: u64, load: &Load) {
         let carried = || self.client_path.forwarded().iter().sum::<u64>();
@@ -170,7 +178,7 @@ impl Lab {
         });
     }
 
-    /// Where the client listens for the echo.
+    /// The client's listening address for the echo service.
     pub fn echo(&self) -> SocketAddr {
         self.tunnel.local("echo")
     }

@@ -1,16 +1,18 @@
-//! Connections survive: whatever happens to links and masters is a pause to the applications, and what cannot be survived is a reset.
+//! Survival of connections. Applications see every failure of a link or a master as a pause, and a
+//! failure that cannot be survived as a reset.
 //!
-//! Each test disturbs a tunnel while streams run through it whose every byte is checked. `REPORT_TEST_SCALE=full` enlarges the streams. What
-//! applications feel of a pause, in milliseconds, is measured by the ignored tests of [`pauses`].
+//! Each test disturbs a tunnel while streams run through it whose every byte is checked.
+//! `REPORT_TEST_SCALE=full` enlarges the streams. The ignored tests of [`pauses`] measure the
+//! pauses of applications in milliseconds.
 
 mod cuts;
 mod drains;
-mod ends;
+mod echo_probe;
 mod lab;
-mod load;
-mod masters;
+mod master_failures;
 mod outages;
 mod pauses;
 mod programs;
-mod slow;
-mod ticks;
+mod slow_paths;
+mod stream_load;
+mod unsurvivable;

@@ -1,4 +1,5 @@
-//! Paths that go silent or away for a while: what is sent waits, what is opened waits, and memory stays what it was.
+//! Paths that are silent or down for a while. Sent data and new connections wait, and memory stays
+//! bounded.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,34 +14,34 @@ use std::{
 
 use serde_json::json;
 
-use super::lab::{Lab, methods_in_turn, pace};
+use super::lab::{Lab, load_profile, methods_in_turn};
 use crate::support::{
     bytes, memory,
-    proxy::{Cut, Path, Proxy, Swallow},
+    proxy::{BlackHole, Cut, Path, Proxy},
     services::{self, Ending, Service},
     tunnel::Methods,
     wait,
 };
 
-/// `ANSWER_TIMEOUT` of the protocol, and what a busy machine adds to it.
-const NOTICED: Duration = Duration::from_secs(10 + 5);
+/// `ANSWER_TIMEOUT` of the protocol plus a margin for a busy machine.
+const DETECTION_TIME: Duration = Duration::from_secs(10 + 5);
 
-/// The bulk goes on after one path swallowed it: through a new link.
-fn survives_swallowing(swallow: impl Fn(&Proxy), limit: Duration) {
+/// Asserts that a bulk transfer continues over a new link after one path has become a black hole.
+fn survives_black_hole(disturb: impl Fn(&Proxy), limit: Duration) {
     methods_in_turn()
         .iter()
-        .for_each(|&methods| survives_swallowing_with(methods, &swallow, limit));
+        .for_each(|&methods| survives_black_hole_with(methods, &disturb, limit));
 }
 
-fn survives_swallowing_with(methods: Methods, swallow: impl Fn(&Proxy), limit: Duration) {
+fn survives_black_hole_with(methods: Methods, disturb: impl Fn(&Proxy), limit: Duration) {
     let lab = Lab::new();
-    // So slow that the transfer is not over when the path is found dead.
-    lab.set_paths(Path::limited(pace().bytes_per_second / 2));
+    // Slow enough that the transfer is still running when the path is detected as dead.
+    lab.set_paths(Path::limited(load_profile().bytes_per_second / 2));
     let load = lab.start_load(methods);
     lab.wait_for_traffic(256 << 10, &load);
     let links = lab.client_path.connections();
     let start = Instant::now();
-    swallow(&lab.client_path);
+    disturb(&lab.client_path);
     wait::until_true("the client has a new link", || {
         lab.client_path.connections() > links
     });
@@ -49,48 +50,48 @@ fn survives_swallowing_with(methods: Methods, swallow: impl Fn(&Proxy), limit: D
     assert!(noticed < limit, "noticed after {noticed:?}");
     assert!(
         !load.is_done(),
-        "the transfer was over before it was disturbed"
+        "the transfer ended before it was disturbed"
     );
-    load.finish("a path that swallowed");
+    load.finish("a black hole");
 }
 
 #[test]
-fn eight_streams_survive_a_path_that_swallows_everything_and_is_cut_at_last() {
-    survives_swallowing(
+fn eight_streams_survive_a_black_hole_that_is_cut_later() {
+    survives_black_hole(
         |path| {
-            path.swallow(Swallow::All);
+            path.black_hole(BlackHole::All);
             wait::pause(Duration::from_secs(8));
             path.thaw();
             path.cut(Cut::Reset);
         },
-        NOTICED,
+        DETECTION_TIME,
     );
 }
 
 #[test]
-fn a_path_that_swallows_everything_and_is_never_cut_is_found_dead_and_left() {
-    survives_swallowing(|path| path.swallow(Swallow::Present), NOTICED);
+fn a_black_hole_that_is_never_cut_is_detected_and_replaced() {
+    survives_black_hole(|path| path.black_hole(BlackHole::Existing), DETECTION_TIME);
 }
 
-/// Cuts the path and keeps new links from coming, so that both roles know at once.
-fn take_away(path: &Proxy) {
+/// Cuts the path and refuses new links, so that both roles notice at once.
+fn take_down(path: &Proxy) {
     path.refuse();
     path.cut(Cut::Reset);
 }
 
 #[test]
-fn what_is_sent_and_opened_while_a_path_is_away_arrives_when_it_is_back() {
+fn data_and_connections_from_an_outage_arrive_after_it() {
     let lab = Lab::new();
     for (number, path) in lab.paths().iter().enumerate() {
         let before = services::connect(lab.echo());
         services::ping(&before, b"before").unwrap();
-        take_away(path);
+        take_down(path);
         let mut opened = services::connect(lab.echo());
         for mut stream in [&before, &opened] {
             stream.write_all(b"while it is away").unwrap();
         }
         wait::throughout(
-            "nobody hears an end or an answer",
+            "neither connection receives an answer or an end",
             Duration::from_secs(2),
             || [&before, &opened].iter().all(|stream| is_silent(stream)),
         );
@@ -107,53 +108,56 @@ fn what_is_sent_and_opened_while_a_path_is_away_arrives_when_it_is_back() {
     assert_eq!(lab.echo.accepted(), 4);
 }
 
-/// Whether nothing can be read: no byte, no end, no reset.
+/// Whether nothing can be read: no byte, no end of file, no reset.
 fn is_silent(stream: &TcpStream) -> bool {
     stream
         .set_read_timeout(Some(Duration::from_millis(20)))
         .unwrap();
     let silent =
         services::read(stream, &mut [0]).is_err_and(|error| Ending::from(error) == Ending::Silent);
-    stream.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(wait::TIMEOUT)).unwrap();
     silent
 }
 
 #[test]
-fn a_connection_made_while_the_master_is_away_is_held_and_served() {
+fn a_connection_made_while_the_master_is_down_is_held_and_served() {
     let mut lab = Lab::new();
     lab.tunnel.master.kill();
     let held = services::connect(lab.echo());
     (&held).write_all(b"is anybody there?").unwrap();
-    wait::throughout("it is held", Duration::from_secs(1), || is_silent(&held));
+    wait::throughout("the connection is held", Duration::from_secs(1), || {
+        is_silent(&held)
+    });
     lab.tunnel.restart_master();
     let mut answer = [0; 17];
     (&held).read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"is anybody there?");
 }
 
-/// Writes without end and never reads; counts what it got rid of.
-fn pour(mut stream: TcpStream, poured: &AtomicU64) {
+/// Writes without end and never reads. Counts the bytes that the socket accepts.
+fn write_forever(mut stream: TcpStream, sent: &AtomicU64) {
     let block = bytes::random(1, 64 << 10);
     let _ = stream.set_write_timeout(None);
     while let Ok(count) = stream.write(&block) {
-        poured.fetch_add(count as u64, Ordering::Relaxed);
+        sent.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
-/// What an outage may cost a role beside what it had already: the windows of a tunnel and their surroundings.
+/// The limit of a role's additional memory during an outage: the windows of a tunnel and their
+/// overhead.
 const OUTAGE_COST: u64 = 64 << 20;
 
 #[test]
-fn writers_are_held_while_a_path_is_away_and_memory_stays_bounded() {
-    let poured = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
-    let (down, up) = (poured.clone(), poured.clone());
+fn writers_block_during_an_outage_and_memory_stays_bounded() {
+    let sent = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let (down, up) = (sent.clone(), sent.clone());
     let drained = Arc::new(AtomicU64::new(0));
     let counter = drained.clone();
-    // The first byte says whether the service pours, too, or drains.
+    // The first byte selects whether the service also sends, or only drains.
     let service = Service::start(move |mut stream| {
         let mut command = [0; 1 << 16];
         if stream.read(&mut command[..1]).is_err() || command[0] == b'd' {
-            pour(stream.try_clone().expect("a second handle"), &down[1]);
+            write_forever(stream.try_clone().expect("a second handle"), &down[1]);
         }
         while let Ok(count @ 1..) = stream.read(&mut command) {
             counter.fetch_add(count as u64, Ordering::Relaxed);
@@ -172,30 +176,28 @@ fn writers_are_held_while_a_path_is_away_and_memory_stays_bounded() {
         .pids()
         .map(|(_, pid)| memory::resident_bytes(pid));
     let kept = [upload.try_clone().unwrap(), download.try_clone().unwrap()];
-    let writer = thread::spawn(move || pour(upload, &up[0]));
+    let writer = thread::spawn(move || write_forever(upload, &up[0]));
     let reader = thread::spawn(move || std::io::copy(&mut &download, &mut std::io::sink()));
     wait::until_true("both directions run", || {
-        drained.load(Ordering::Relaxed) > 8 << 20 && poured[1].load(Ordering::Relaxed) > 8 << 20
+        drained.load(Ordering::Relaxed) > 8 << 20 && sent[1].load(Ordering::Relaxed) > 8 << 20
     });
-    take_away(&lab.client_path);
-    let count = || {
-        poured
-            .each_ref()
-            .map(|poured| poured.load(Ordering::Relaxed))
-    };
+    take_down(&lab.client_path);
+    let count = || sent.each_ref().map(|sent| sent.load(Ordering::Relaxed));
     let mut last = [0; 2];
-    wait::until_true("both writers are held", || {
+    wait::until_true("both writers are blocked", || {
         wait::pause(Duration::from_millis(500));
         std::mem::replace(&mut last, count()) == last
     });
-    wait::throughout("they stay held", Duration::from_secs(2), || count() == last);
+    wait::throughout("they stay blocked", Duration::from_secs(2), || {
+        count() == last
+    });
     for ((name, pid), rest) in lab.tunnel.pids().into_iter().zip(rest) {
         let cost = memory::resident_bytes(pid).saturating_sub(rest);
         println!("{name}: {cost} bytes more than before");
         assert!(cost < OUTAGE_COST, "the {name} grew by {cost} bytes");
     }
     lab.client_path.thaw();
-    wait::until_true("both go on", || {
+    wait::until_true("both directions continue", || {
         count()
             .iter()
             .zip(last)

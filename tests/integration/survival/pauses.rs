@@ -1,5 +1,6 @@
-//! What applications feel: how long a pause is, and what cuts cost in throughput. Measurements, run by hand on a machine that does nothing else:
-//! `cargo test --release --test integration survival::pauses -- --ignored --nocapture --test-threads 1`.
+//! The length of pauses that applications see, and the throughput that cuts cost. These are
+//! measurements. Run them by hand on an idle machine: `cargo test --release --test integration
+//! survival::pauses -- --ignored --nocapture --test-threads 1`.
 
 use std::{
     io::{Read as _, Write as _},
@@ -15,24 +16,24 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
+    echo_probe::EchoProbe,
     lab::{Lab, METHODS},
-    load::Load,
-    ticks::Ticks,
+    stream_load::Load,
 };
 use crate::support::{
+    fault_injector::FaultInjector,
     proxy::{Cut, Path, Proxy},
-    saboteur::Saboteur,
     services::{self, Ending, Service},
-    tunnel::{Front, Methods, Port, Scene},
+    tunnel::{Front, Methods, Port, Testbed},
     wait,
 };
 
-const TICK: Duration = Duration::from_millis(2);
+const ECHO_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Cuts of one measurement.
 const CUTS: usize = 120;
 
-/// Times in order, and what is read from them.
+/// Sorted times and their quantiles.
 struct Times(Vec<Duration>);
 
 impl Times {
@@ -63,24 +64,24 @@ impl Times {
     }
 }
 
-/// The pauses of a steady echo, one for each of as many cuts, each `apart` from the last one.
+/// The pauses of a steady echo, one for each cut. The cuts are about `apart` from each other.
 fn pauses(lab: &Lab, path: &Proxy, cuts: usize, apart: Duration) -> Times {
-    let ticks = Ticks::start(lab.echo(), TICK);
+    let echo_probe = EchoProbe::start(lab.echo(), ECHO_INTERVAL);
     let pauses: Vec<Duration> = (0..cuts)
         .map(|number| {
             wait::pause(apart.mul_f64(0.5 + fastrand::f64()));
             let cut = Instant::now();
             path.cut([Cut::Reset, Cut::EndOfFile][number % 2]);
-            wait::pause(TICK * 5);
-            ticks.settle();
-            ticks.longest_pause(cut, Instant::now())
+            wait::pause(ECHO_INTERVAL * 5);
+            echo_probe.settle();
+            echo_probe.longest_pause(cut, Instant::now())
         })
         .collect();
-    ticks.finish();
+    echo_probe.finish();
     Times::of(pauses)
 }
 
-/// The milliseconds that a field of these lines of a log tells.
+/// The milliseconds in a field of these log lines.
 fn logged(log: &str, line: &str, field: &str) -> Times {
     let value = |line: &str| {
         let (_, value) = line.split_once(&format!("{field}="))?;
@@ -127,7 +128,7 @@ fn the_pause_after_a_cut_on_a_path_without_delay_is_below_50_ms() {
 
 #[test]
 #[ignore = "measures time: see the head of this file"]
-fn the_pause_after_a_cut_on_a_path_of_100_ms_is_two_round_trips_and_the_reconnect() {
+fn the_pause_after_a_cut_on_a_path_of_100_ms_is_at_most_two_round_trips_and_the_reconnect() {
     const DELAY: Duration = Duration::from_millis(50);
     let lab = Lab::new();
     lab.client_path.set_path(Path::delayed(DELAY));
@@ -135,8 +136,9 @@ fn the_pause_after_a_cut_on_a_path_of_100_ms_is_two_round_trips_and_the_reconnec
     times.print("the pause after a cut of a client's link of 100 ms");
     let log = lab.tunnel.client.log();
     let waited = logged(&log, "the link was lost", "retry_ms");
-    // The path takes connections in by itself, so that TCP costs no round trip here. One is the upgrade, with which the challenge comes; one
-    // more HELLO and WELCOME, with which the attachment's handshake travels.
+    // The proxy accepts connections itself, so TCP costs no round trip here. The upgrade and the
+    // challenge cost one round trip. HELLO and WELCOME cost another, and the attachment's handshake
+    // travels with them.
     let linked = logged(&log, "linked to the master", "took_ms");
     waited.print("the client waits before it dials");
     linked.print("the client links anew in");
@@ -145,14 +147,15 @@ fn the_pause_after_a_cut_on_a_path_of_100_ms_is_two_round_trips_and_the_reconnec
     assert!(times.median() < goal, "{:?}", times.median());
 }
 
-/// A service that pours or drains by its first byte, and what arrived at either end.
+/// A service that sends or drains according to the first byte, and a counter of the bytes that
+/// arrived.
 fn bulk() -> (Service, Arc<AtomicU64>) {
     let arrived = Arc::new(AtomicU64::new(0));
     let counter = arrived.clone();
     let service = Service::start(move |mut stream| {
         let mut command = [0];
         match stream.read(&mut command) {
-            Ok(1) if command[0] == b'd' => services::pour(stream),
+            Ok(1) if command[0] == b'd' => services::write_until_closed(stream),
             Ok(1) => services::count(stream, &counter),
             _ => {}
         }
@@ -161,14 +164,15 @@ fn bulk() -> (Service, Arc<AtomicU64>) {
     (service, arrived)
 }
 
-/// Megabytes a second that arrive within a while.
+/// Megabytes per second that arrive within this time.
 fn rate(arrived: &AtomicU64, time: Duration) -> f64 {
     let (before, start) = (arrived.load(Ordering::Relaxed), Instant::now());
     wait::pause(time);
     (arrived.load(Ordering::Relaxed) - before) as f64 / 1e6 / start.elapsed().as_secs_f64()
 }
 
-/// What is left of the throughput of these streams with one cut a second, rounds with and without cuts in turn.
+/// The share of the throughput that these streams keep with one cut per second. Rounds with and
+/// without cuts alternate.
 fn share_under_cuts(
     lab: &Lab,
     methods: Methods,
@@ -194,17 +198,18 @@ fn share_under_cuts(
                 if command == b'd' {
                     services::count(stream, arrived)
                 } else {
-                    services::pour(stream)
+                    services::write_until_closed(stream)
                 }
             });
         }
         rate(arrived, Duration::from_secs(1));
         for round in 0..ROUNDS {
             rates[0].push(rate(arrived, ROUND));
-            let saboteur = Saboteur::cutting(&lab.paths(), Duration::from_secs(1), round as u64);
+            let injector =
+                FaultInjector::cutting(&lab.paths(), Duration::from_secs(1), round as u64);
             rates[1].push(rate(arrived, ROUND));
-            drop(saboteur);
-            // The last cut shall not fall into the round without.
+            drop(injector);
+            // The last cut must not affect the round without cuts.
             rate(arrived, Duration::from_millis(500));
         }
         handles
@@ -223,7 +228,7 @@ fn share_under_cuts(
 
 #[test]
 #[ignore = "measures time: see the head of this file"]
-fn one_cut_a_second_leaves_seventy_percent_of_the_throughput() {
+fn one_cut_per_second_leaves_seventy_percent_of_the_throughput() {
     let (service, arrived) = bulk();
     let methods = ["aes-128-gcm", "plain"].map(|encrypt| Methods {
         encrypt,
@@ -233,7 +238,7 @@ fn one_cut_a_second_leaves_seventy_percent_of_the_throughput() {
         .iter()
         .map(|&methods| Port::new(methods.encrypt, service.address(), methods))
         .collect();
-    let lab = Lab::on(Scene::new(Front::Direct), ports, json!({}));
+    let lab = Lab::on(Testbed::new(Front::Direct), ports, json!({}));
     let mut shares = Vec::new();
     for methods in methods {
         for (command, count) in [(b'u', 1), (b'd', 1), (b'u', 8), (b'd', 8)] {
@@ -243,29 +248,30 @@ fn one_cut_a_second_leaves_seventy_percent_of_the_throughput() {
     assert!(shares.iter().all(|share| *share > 0.7), "{shares:?}");
 }
 
-/// How long an echo pauses beside a transfer, first undisturbed, then while the disturbance is at work; and what it may be.
-fn pause_beside_a_transfer(
+/// Measures the pauses of an echo beside a transfer, first undisturbed, then during the
+/// disturbance, and compares them with the limit.
+fn measure_pause_beside_transfer(
     name: &str,
     path: Path,
     fields: Value,
     mut disturb: impl FnMut(&mut Lab, usize),
 ) {
     const TIMES: usize = 5;
-    let mut lab = Lab::on(Scene::new(Front::Direct), Vec::new(), fields);
+    let mut lab = Lab::on(Testbed::new(Front::Direct), Vec::new(), fields);
     lab.set_paths(path);
-    let ticks = Ticks::start(lab.echo(), TICK);
+    let echo_probe = EchoProbe::start(lab.echo(), ECHO_INTERVAL);
     let load = Load::start(lab.tunnel.local(METHODS[0]), 1 << 40);
     let usual = Times::of((0..TIMES).map(|_| {
         let start = Instant::now();
         wait::pause(Duration::from_secs(1));
-        ticks.longest_pause(start, Instant::now())
+        echo_probe.longest_pause(start, Instant::now())
     }));
     let disturbed = Times::of((0..TIMES).map(|number| {
         let start = Instant::now();
         disturb(&mut lab, number);
         wait::pause(Duration::from_millis(500));
-        ticks.settle();
-        ticks.longest_pause(start, Instant::now())
+        echo_probe.settle();
+        echo_probe.longest_pause(start, Instant::now())
     }));
     usual.print(&format!(
         "{name}: the longest pauses of a steady echo beside a transfer"
@@ -275,7 +281,7 @@ fn pause_beside_a_transfer(
     let goal = round_trip + Duration::from_millis(20);
     println!("{name}: the goal, one round trip and 20 ms: {goal:?}");
     assert!(!load.is_broken());
-    ticks.finish();
+    echo_probe.finish();
     assert!(
         disturbed.median() <= goal.max(usual.median() * 2),
         "{:?}",
@@ -283,7 +289,7 @@ fn pause_beside_a_transfer(
     );
 }
 
-/// 100 ms for the round trip from client to server and back, both links together.
+/// A round trip of 100 ms between client and server, over both links.
 fn long_path() -> Path {
     Path {
         delay: Duration::from_millis(25),
@@ -298,15 +304,15 @@ fn drain_once(lab: &mut Lab, _number: usize) {
 
 #[test]
 #[ignore = "measures time: see the head of this file"]
-fn a_drain_is_hardly_felt_beside_a_transfer() {
+fn a_drain_causes_no_long_pause_beside_a_transfer() {
     let fields = || json!({"master_role": {"grace_period": "10s"}});
-    pause_beside_a_transfer(
+    measure_pause_beside_transfer(
         "drain on loopback, both cores busy",
         Path::default(),
         fields(),
         drain_once,
     );
-    pause_beside_a_transfer(
+    measure_pause_beside_transfer(
         "drain on a path of 100 ms",
         long_path(),
         fields(),
@@ -316,7 +322,7 @@ fn a_drain_is_hardly_felt_beside_a_transfer() {
 
 #[test]
 #[ignore = "measures time: see the head of this file"]
-fn a_rotation_is_hardly_felt_beside_a_transfer() {
+fn a_rotation_causes_no_long_pause_beside_a_transfer() {
     let rotated = |lab: &mut Lab, _number: usize| {
         let before = lab.paths().map(|path| path.connections());
         wait::until_true("both links have been rotated", || {
@@ -327,13 +333,13 @@ fn a_rotation_is_hardly_felt_beside_a_transfer() {
         });
     };
     let fields = || json!({"rotate_after": "2s"});
-    pause_beside_a_transfer(
+    measure_pause_beside_transfer(
         "rotation on loopback, both cores busy",
         Path::default(),
         fields(),
         rotated,
     );
-    pause_beside_a_transfer(
+    measure_pause_beside_transfer(
         "rotation on a path of 100 ms",
         long_path(),
         fields(),

@@ -1,4 +1,5 @@
-//! Programs that people leave open: a shell, a database session within a transaction, a shell at which nobody types.
+//! Programs that stay open for long: a shell, a database session within a transaction, an idle
+//! shell.
 
 use std::time::Duration;
 
@@ -11,13 +12,13 @@ use crate::support::{
     postgres::{self, Postgres},
     proxy::Cut,
     sshd::Sshd,
-    tunnel::{Front, Methods, Port, Scene},
+    tunnel::{Front, Methods, Port, Testbed},
     wait,
 };
 
 const CUTS: usize = 10;
 
-/// Cuts with the number's side and in the number's way.
+/// Cuts one link. The number selects the side and the kind of cut.
 fn cut(lab: &Lab, number: usize) {
     lab.paths()[number % 2].cut([Cut::Reset, Cut::EndOfFile][number / 2 % 2]);
 }
@@ -30,18 +31,18 @@ fn a_shell_survives_cuts_between_and_within_its_commands() {
     let mut shell = sshd.shell(lab.tunnel.local("service"));
     shell.expect("count=0; echo ready", "ready");
     for number in 0..CUTS {
-        shell.say("count=$((count + 1)); echo \"command $count\"");
+        shell.send_line("count=$((count + 1)); echo \"command $count\"");
         cut(&lab, number);
-        assert_eq!(shell.hear(), format!("command {}", number + 1));
+        assert_eq!(shell.read_line(), format!("command {}", number + 1));
         shell.expect("echo \"$count so far\"", &format!("{} so far", number + 1));
-        // Answers while it is cut, with more than one message.
-        shell.say("seq 1 2000");
+        // The answer spans several messages and is cut while it is in flight.
+        shell.send_line("seq 1 2000");
         cut(&lab, number + 1);
         for line in 1..=2000 {
-            assert_eq!(shell.hear(), line.to_string(), "after cut {number}");
+            assert_eq!(shell.read_line(), line.to_string(), "after cut {number}");
         }
     }
-    shell.say("exit 7");
+    shell.send_line("exit 7");
     assert_eq!(shell.finish(), (Some(7), Vec::new()));
 }
 
@@ -52,26 +53,26 @@ fn an_open_transaction_survives_cuts_and_is_committed_whole() {
     postgres::psql(database.address(), "create table kept (number int)").succeeded();
     let lab = Lab::with_service(database.address(), json!({}));
     let mut session = postgres::session(lab.tunnel.local("service"));
-    session.say("begin;");
+    session.send_line("begin;");
     for number in 0..CUTS {
         session.expect(
             &format!("insert into kept values ({number}) returning number;"),
             &number.to_string(),
         );
-        session.say(&format!(
+        session.send_line(&format!(
             "insert into kept values ({number} + 100) returning number;"
         ));
         cut(&lab, number);
-        assert_eq!(session.hear(), (number + 100).to_string());
+        assert_eq!(session.read_line(), (number + 100).to_string());
     }
     assert_eq!(
         postgres::psql(database.address(), "select count(*) from kept")
             .succeeded()
             .text(),
         "0\n",
-        "not yet"
+        "not committed yet"
     );
-    session.say("commit;");
+    session.send_line("commit;");
     session.expect("select count(*), sum(number) from kept;", "20|1090");
     assert_eq!(session.finish(), (Some(0), Vec::new()));
     assert_eq!(
@@ -82,40 +83,40 @@ fn an_open_transaction_survives_cuts_and_is_committed_whole() {
     );
 }
 
-/// A shell behind an nginx that gives up what is silent for a while, at which nobody types for longer.
-fn idle_shell(silence: &'static str, heartbeat: Option<&str>, idle: Duration) {
+/// Runs a shell behind an nginx with an idle timeout. The shell is idle for longer than that.
+fn check_idle_shell(silence: &'static str, heartbeat: Option<&str>, idle: Duration) {
     let folder = tempfile::tempdir().unwrap();
     let sshd = Sshd::start(folder.path(), ports::free());
-    let instead = vec![
+    let replacements = vec![
         ("proxy_read_timeout 1h;", silence),
         ("proxy_send_timeout 1h;", ""),
     ];
-    let scene = Scene::tuned(
+    let testbed = Testbed::tuned(
         Front::NginxPlain,
         &Tuning {
-            instead,
+            replacements,
             ..Tuning::default()
         },
     );
-    let port = vec![Port::new("service", sshd.address(), Methods::USUAL)];
+    let port = vec![Port::new("service", sshd.address(), Methods::DEFAULT)];
     let fields = heartbeat.map_or(
         json!({}),
         |heartbeat| json!({"heartbeat": heartbeat, "master_role": {"heartbeat": heartbeat}}),
     );
-    let lab = Lab::on(scene, port, fields);
+    let lab = Lab::on(testbed, port, fields);
     let mut shell = sshd.shell(lab.tunnel.local("service"));
     shell.expect("where=here; echo ready", "ready");
     let links = || lab.paths().map(|path| path.connections());
     let before = links();
-    wait::throughout("the links stay", idle, || links() == before);
+    wait::throughout("the links stay up", idle, || links() == before);
     shell.expect("echo still $where", "still here");
-    shell.say("exit 0");
+    shell.send_line("exit 0");
     assert_eq!(shell.finish(), (Some(0), Vec::new()));
 }
 
 #[test]
-fn a_shell_at_rest_outlives_the_patience_of_a_proxy() {
-    idle_shell(
+fn an_idle_shell_survives_the_idle_timeout_of_a_proxy() {
+    check_idle_shell(
         "proxy_read_timeout 3s; proxy_send_timeout 3s;",
         Some("1s"),
         Duration::from_secs(8),
@@ -124,7 +125,7 @@ fn a_shell_at_rest_outlives_the_patience_of_a_proxy() {
 
 #[test]
 #[ignore = "takes five minutes"]
-fn a_shell_at_rest_for_five_minutes_outlives_nginx_as_it_is_without_configuration() {
-    // Without the directives nginx gives up after 60 s.
-    idle_shell("", None, Duration::from_secs(300));
+fn a_shell_idle_for_five_minutes_survives_the_default_timeouts_of_nginx() {
+    // Without the directives nginx times out after 60 s.
+    check_idle_shell("", None, Duration::from_secs(300));
 }

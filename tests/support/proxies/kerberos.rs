@@ -1,4 +1,4 @@
-//! A Kerberos realm of the test's own: a KDC of MIT's on loopback, whom nobody finds by DNS, and the keys of one service.
+//! A Kerberos realm: an MIT KDC on loopback, which is not in DNS, and the keys of one service.
 
 use std::{
     fs,
@@ -11,13 +11,13 @@ use super::{PASSWORD, USER, squid::HOME, write};
 use crate::support::{
     daemon::Daemon,
     ports,
-    programs::{self, Ran},
+    programs::{self, ProgramOutput},
 };
 
 /// The realm.
 pub const REALM: &str = "REPORT.TEST";
 
-/// Whose tickets a proxy at `localhost` takes.
+/// The service whose tickets a proxy at `localhost` accepts.
 const SERVICE: &str = "HTTP/localhost";
 
 /// A realm and its running KDC.
@@ -29,7 +29,7 @@ pub struct Realm {
 }
 
 impl Realm {
-    /// Makes the realm, with [`USER`] and the keys of a proxy at `localhost`, and starts its KDC.
+    /// Creates the realm with [`USER`] and the keys of a proxy at `localhost`, and starts its KDC.
     pub fn start(folder: &Path) -> Realm {
         let home = folder.join("kerberos");
         fs::create_dir_all(&home).expect("a folder for the realm");
@@ -59,13 +59,14 @@ impl Realm {
         realm
     }
 
-    /// A user who has to prove that the password is known before there is a ticket, as Active Directory has it.
+    /// Adds a user who must prove knowledge of the password before the KDC issues a ticket, as in
+    /// Active Directory.
     pub fn add_user(&self, name: &str, password: &str) {
         self.administer(&format!("addprinc +requires_preauth -pw {password} {name}"));
     }
 
-    /// One command of `kadmin.local`.
-    pub fn administer(&self, command: &str) -> Ran {
+    /// Runs one command of `kadmin.local`.
+    pub fn administer(&self, command: &str) -> ProgramOutput {
         let mut kadmin = Command::new("kadmin.local");
         programs::run(
             kadmin
@@ -75,19 +76,19 @@ impl Realm {
         .succeeded()
     }
 
-    /// Where the KDC is asked, by TCP and by UDP.
+    /// The address of the KDC, for TCP and UDP.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What lets a program find the realm: `KRB5_CONFIG`.
+    /// The environment in which a program finds the realm: `KRB5_CONFIG`.
     pub fn environment(&self) -> Vec<(String, String)> {
         environment(&self.home)
             .map(|(name, value)| (name.to_owned(), value))
             .to_vec()
     }
 
-    /// squid's lines for Negotiate, which need its file `http.keytab`.
+    /// squid's lines for Negotiate. They need the file `http.keytab` in squid's folder.
     pub fn negotiate() -> [String; 2] {
         [
             format!(
@@ -120,7 +121,7 @@ fn run(folder: &Path, home: &Path, address: SocketAddr) -> Daemon {
             .arg(home.join("pid"))
             .envs(environment(home)),
     );
-    kdc.wait_ready(|| ports::is_listened_at(address));
+    kdc.wait_ready(|| ports::has_listener_at(address));
     kdc
 }
 

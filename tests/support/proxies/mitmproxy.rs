@@ -1,4 +1,4 @@
-//! mitmproxy, as the box of an organisation that opens TLS and looks inside: whoever wants out has to trust its authority.
+//! mitmproxy as the TLS-inspecting middlebox of an organisation. Clients must trust its authority.
 
 use std::{
     fs,
@@ -10,7 +10,8 @@ use std::{
 use super::write;
 use crate::support::{daemon::Daemon, ports};
 
-/// For the idle timeout there is no option; and of every WebSocket one line says enough, where mitmdump would print every message.
+/// mitmproxy has no option for the idle timeout. The addon prints one line for each WebSocket,
+/// because mitmdump would print every message.
 const ADDON: &str = "\
 from mitmproxy.proxy import server
 
@@ -26,13 +27,14 @@ pub struct Mitmproxy {
     address: SocketAddr,
     home: PathBuf,
     folder: PathBuf,
-    /// Whom it trusts itself.
+    /// The authority that mitmproxy itself trusts.
     trusted: PathBuf,
     pub daemon: Daemon,
 }
 
 impl Mitmproxy {
-    /// Starts it, trusting this authority; connections that are idle for longer than this many seconds it closes.
+    /// Starts it with this authority as trusted. It closes connections that are idle for longer
+    /// than this many seconds.
     pub fn start(folder: &Path, trusted: &Path, idle_seconds: u32) -> Mitmproxy {
         let address = ports::free();
         let home = folder.join("mitmproxy");
@@ -51,17 +53,17 @@ impl Mitmproxy {
         }
     }
 
-    /// What `proxy` says.
+    /// The value of `proxy`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The authority that it makes its certificates with.
+    /// The authority that signs its certificates.
     pub fn authority(&self) -> PathBuf {
         self.home.join("mitmproxy-ca-cert.pem")
     }
 
-    /// Kills it and starts it again, with the same authority.
+    /// Kills and restarts it with the same authority.
     pub fn kill_and_start(&mut self) {
         self.daemon.kill();
         self.daemon = run(&self.folder, &self.home, &self.trusted, self.address);
@@ -88,6 +90,6 @@ fn run(folder: &Path, home: &Path, trusted: &Path, address: SocketAddr) -> Daemo
         .arg("--scripts")
         .arg(home.join("addon.py"));
     let mut daemon = Daemon::start("mitmproxy", folder, &mut mitmdump);
-    daemon.wait_ready(|| ports::is_listened_at(address));
+    daemon.wait_ready(|| ports::has_listener_at(address));
     daemon
 }

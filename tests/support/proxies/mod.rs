@@ -1,14 +1,15 @@
-//! The proxies that stand between networks, each as Debian ships it, with its configuration and all that it writes in a folder of the test.
+//! Proxies between networks, each as Debian ships it. Configuration and output are in a folder of
+//! the test.
 //!
 //! | file | what it starts |
 //! |---|---|
-//! | [`squid`] | squid, with whatever scheme of authentication, plain or behind TLS |
+//! | [`squid`] | squid with any scheme of authentication, plain or behind TLS |
 //! | [`kerberos`] | a realm with its KDC |
-//! | [`samba`] | a domain of local accounts, whose `winbindd` judges NTLM |
+//! | [`samba`] | a domain of local accounts, whose `winbindd` verifies NTLM |
 //! | [`tinyproxy`] | tinyproxy |
 //! | [`socks`] | microsocks |
-//! | [`mitmproxy`] | a box that looks into TLS |
-//! | [`networks`] | network namespaces, of which one can leave through another alone |
+//! | [`mitmproxy`] | a TLS-inspecting middlebox |
+//! | [`networks`] | network namespaces, of which one has another as its only exit |
 
 pub mod kerberos;
 pub mod mitmproxy;
@@ -24,14 +25,14 @@ use tempfile::TempDir;
 
 use super::{programs, sshd};
 
-/// Who asks the proxies of the tests: nobody's real account.
+/// The user that the proxies of the tests authenticate. It is not a real account.
 pub const USER: &str = "ann";
 /// The password, with characters that a URL has to escape.
 pub const PASSWORD: &str = "se@me:open/1";
 /// The password as it is written in a URL.
 pub const PASSWORD_IN_URL: &str = "se%40me%3Aopen%2F1";
 
-/// A folder that this user can enter and write to, which may be another user than that of the test.
+/// A folder that this user owns. The user may be another than that of the test.
 fn folder_of(user: &str, prefix: &str) -> TempDir {
     let folder = tempfile::Builder::new()
         .prefix(prefix)

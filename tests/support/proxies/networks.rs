@@ -1,5 +1,5 @@
-//! Three network namespaces in a row, `room ── gate ── outside`, of which the gate forwards nothing: who is in the room gets out through what listens at
-//! the gate, or not at all. That needs root.
+//! Three network namespaces in a row, `inside ── gateway ── outside`. The gateway forwards nothing,
+//! so programs inside reach the outside only through a proxy at the gateway. This needs root.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -7,35 +7,36 @@ use std::{
 };
 
 use crate::support::{
-    programs::{self, Ran},
+    programs::{self, ProgramOutput},
     sshd,
 };
 
-/// Addresses from a range for documentation (RFC 5737), which nobody has.
-pub const ROOM: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
-/// The gate's address on the side of the room.
-pub const GATE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-/// The gate's address on the other side.
-const GATE_OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-/// What is outside.
+/// The inside address. All addresses come from ranges for documentation (RFC 5737), which no
+/// host has.
+pub const INSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+/// The inner address of the gateway.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// The outer address of the gateway.
+const GATEWAY_OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// The outside address.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
-/// The three, until they are dropped.
+/// The three namespaces. They are deleted on drop.
 #[derive(Debug)]
 pub struct Networks {
     suffix: String,
 }
 
-/// One of the three.
+/// One of the three namespaces.
 #[derive(Debug, Clone, Copy)]
-pub enum Place {
-    Room,
-    Gate,
+pub enum Namespace {
+    Inside,
+    Gateway,
     Outside,
 }
 
 impl Networks {
-    /// Makes them.
+    /// Creates the namespaces.
     #[track_caller]
     pub fn new() -> Networks {
         assert!(
@@ -45,39 +46,45 @@ impl Networks {
         let networks = Networks {
             suffix: format!("{:08x}", fastrand::u32(..)),
         };
-        for place in [Place::Room, Place::Gate, Place::Outside] {
-            ip(&["netns", "add", &networks.name(place)]);
-            ip(&["-n", &networks.name(place), "link", "set", "lo", "up"]);
+        for namespace in [Namespace::Inside, Namespace::Gateway, Namespace::Outside] {
+            ip(&["netns", "add", &networks.name(namespace)]);
+            ip(&["-n", &networks.name(namespace), "link", "set", "lo", "up"]);
         }
-        networks.join((Place::Room, ROOM), (Place::Gate, GATE));
-        networks.join((Place::Gate, GATE_OUTSIDE), (Place::Outside, OUTSIDE));
-        // Both ends would send what is for the other, if only somebody in between passed it on.
+        networks.join((Namespace::Inside, INSIDE), (Namespace::Gateway, GATEWAY));
+        networks.join(
+            (Namespace::Gateway, GATEWAY_OUTSIDE),
+            (Namespace::Outside, OUTSIDE),
+        );
+        // Both ends route packets for the other end to the gateway, which does not forward them.
         ip(&[
             "-n",
-            &networks.name(Place::Room),
+            &networks.name(Namespace::Inside),
             "route",
             "add",
             "default",
             "via",
-            &GATE.to_string(),
+            &GATEWAY.to_string(),
         ]);
         ip(&[
             "-n",
-            &networks.name(Place::Outside),
+            &networks.name(Namespace::Outside),
             "route",
             "add",
             "default",
             "via",
-            &GATE_OUTSIDE.to_string(),
+            &GATEWAY_OUTSIDE.to_string(),
         ]);
         let forwards = networks
-            .run(Place::Gate, &["cat", "/proc/sys/net/ipv4/ip_forward"])
+            .run(
+                Namespace::Gateway,
+                &["cat", "/proc/sys/net/ipv4/ip_forward"],
+            )
             .succeeded()
             .text();
         if forwards.trim() != "0" {
             networks
                 .run(
-                    Place::Gate,
+                    Namespace::Gateway,
                     &["sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"],
                 )
                 .succeeded();
@@ -85,64 +92,64 @@ impl Networks {
         networks
     }
 
-    fn name(&self, place: Place) -> String {
-        let place = match place {
-            Place::Room => "room",
-            Place::Gate => "gate",
-            Place::Outside => "outside",
+    fn name(&self, namespace: Namespace) -> String {
+        let namespace = match namespace {
+            Namespace::Inside => "inside",
+            Namespace::Gateway => "gateway",
+            Namespace::Outside => "outside",
         };
-        format!("report-{place}-{}", self.suffix)
+        format!("report-{namespace}-{}", self.suffix)
     }
 
-    /// A cable between two of them.
+    /// Connects two namespaces by a veth pair.
     fn join(
         &self,
-        (one, one_address): (Place, Ipv4Addr),
-        (other, other_address): (Place, Ipv4Addr),
+        (one, one_address): (Namespace, Ipv4Addr),
+        (other, other_address): (Namespace, Ipv4Addr),
     ) {
         let end = || format!("rp{:08x}", fastrand::u32(..));
         let (here, there) = (end(), end());
-        let [one, other] = [one, other].map(|place| self.name(place));
+        let [one, other] = [one, other].map(|namespace| self.name(namespace));
         ip(&[
             "link", "add", &here, "netns", &one, "type", "veth", "peer", "name", &there, "netns",
             &other,
         ]);
-        for (place, end, address) in [(one, here, one_address), (other, there, other_address)] {
+        for (namespace, end, address) in [(one, here, one_address), (other, there, other_address)] {
             ip(&[
                 "-n",
-                &place,
+                &namespace,
                 "address",
                 "add",
                 &format!("{address}/24"),
                 "dev",
                 &end,
             ]);
-            ip(&["-n", &place, "link", "set", &end, "up"]);
+            ip(&["-n", &namespace, "link", "set", &end, "up"]);
         }
     }
 
-    /// What a program has to be started within to be there.
-    pub fn within(&self, place: Place) -> Vec<String> {
-        ["ip", "netns", "exec", &self.name(place)]
+    /// The words that start a program in this namespace.
+    pub fn within(&self, namespace: Namespace) -> Vec<String> {
+        ["ip", "netns", "exec", &self.name(namespace)]
             .map(str::to_owned)
             .to_vec()
     }
 
-    /// Runs a program there to its end.
-    pub fn run(&self, place: Place, words: &[&str]) -> Ran {
+    /// Runs a program in this namespace to its end.
+    pub fn run(&self, namespace: Namespace, words: &[&str]) -> ProgramOutput {
         let mut command = programs::command("ip");
         programs::run(
             command
-                .args(["netns", "exec", &self.name(place)])
+                .args(["netns", "exec", &self.name(namespace)])
                 .args(words),
         )
     }
 
-    /// Whether somebody listens there.
-    pub fn is_listened_at(&self, place: Place, address: SocketAddr) -> bool {
+    /// Whether a process listens at the address in this namespace.
+    pub fn has_listener_at(&self, namespace: Namespace, address: SocketAddr) -> bool {
         let listening = self
             .run(
-                place,
+                namespace,
                 &["ss", "--no-header", "--listening", "--tcp", "--numeric"],
             )
             .text();
@@ -155,9 +162,9 @@ impl Networks {
 
 impl Drop for Networks {
     fn drop(&mut self) {
-        for place in [Place::Room, Place::Gate, Place::Outside] {
-            // The cables go with them.
-            programs::run(Command::new("ip").args(["netns", "delete", &self.name(place)]));
+        for namespace in [Namespace::Inside, Namespace::Gateway, Namespace::Outside] {
+            // The kernel deletes the veth pairs with them.
+            programs::run(Command::new("ip").args(["netns", "delete", &self.name(namespace)]));
         }
     }
 }

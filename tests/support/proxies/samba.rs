@@ -1,7 +1,8 @@
-//! A domain of one machine: Samba's `winbindd` with local accounts in a folder of its own, and `ntlm_auth`, which asks it what squid is told by NTLM.
+//! A domain of one machine: Samba's `winbindd` with local accounts in a separate folder, and
+//! `ntlm_auth`, which verifies squid's NTLM messages with it.
 //!
-//! `ntlm_auth` looks for `winbindd` at one place that is compiled in, so that squid runs with a view of the file system of its own, in which the test's
-//! folder is there. That needs root.
+//! `ntlm_auth` looks for `winbindd` at one compiled-in path. So squid runs in a mount namespace
+//! that has the test's folder there. This needs root.
 
 use std::{fs, path::Path, process::Command};
 
@@ -10,17 +11,18 @@ use tempfile::TempDir;
 use super::{PASSWORD, write};
 use crate::support::{daemon::Daemon, programs, sshd};
 
-/// The domain, which is what the machine calls itself.
+/// The domain, which is the name of the machine.
 pub const DOMAIN: &str = "TESTBOX";
 
-/// The account. Samba wants one of the system's for each of its own, and this one is everywhere.
+/// The account. Samba requires a system account for each Samba account, and this one exists
+/// everywhere.
 pub const ACCOUNT: &str = "nobody";
 
-/// Whom squid and its helpers run as.
+/// The account of squid and its helpers.
 const SQUID: &str = "proxy";
 
-/// Where Debian's `ntlm_auth` looks for `winbindd`.
-const PLACE: &str = "/run/samba/winbindd";
+/// The path at which Debian's `ntlm_auth` looks for `winbindd`.
+const WINBINDD_PATH: &str = "/run/samba/winbindd";
 
 /// Folders that Samba would have elsewhere.
 const FOLDERS: [&str; 7] = [
@@ -35,14 +37,14 @@ pub struct Samba {
 }
 
 impl Samba {
-    /// Makes the account and starts `winbindd`.
+    /// Creates the account and starts `winbindd`.
     #[track_caller]
     pub fn start(folder: &Path) -> Samba {
         assert!(
             sshd::is_root(),
             "NTLM with Samba needs a mount namespace: run the tests as root"
         );
-        // Not in the test's own folder, which is private: squid's helper enters this one.
+        // The test's own folder is private, and squid's helper must enter this one.
         let home = tempfile::Builder::new()
             .prefix("report-samba-")
             .tempdir()
@@ -73,7 +75,8 @@ impl Samba {
             home.path().join("state/winbindd_privileged"),
         );
         winbindd.wait_ready(|| pipe.exists() && privileged.join("pipe").exists());
-        // Who may ask it about challenges: Debian's own package leaves this to the administrator, too.
+        // Gives squid's group access to the privileged pipe. Debian's package also leaves this to
+        // the administrator.
         programs::run(Command::new("chgrp").arg(SQUID).arg(&privileged)).succeeded();
         Samba { winbindd, home }
     }
@@ -91,11 +94,11 @@ impl Samba {
         ]
     }
 
-    /// What squid has to be started within, so that its helper finds this `winbindd`.
+    /// The words that start squid so that its helper finds this `winbindd`.
     pub fn within(&self) -> Vec<String> {
         let ours = self.home.path().join("winbindd");
         let script = format!(
-            "mkdir -p {PLACE} && mount --bind {} {PLACE} && exec \"$@\"",
+            "mkdir -p {WINBINDD_PATH} && mount --bind {} {WINBINDD_PATH} && exec \"$@\"",
             ours.display()
         );
         ["unshare", "--mount", "--", "sh", "-c", &script, "sh"]
@@ -104,7 +107,8 @@ impl Samba {
     }
 }
 
-/// Everything in the folder; and no daemons that `winbindd` would start for what is not asked of it here, and that would outlive it.
+/// Puts everything into the folder. It disables the helper daemons of `winbindd`, which no test
+/// needs and which would outlive it.
 fn samba_configuration(home: &Path) -> String {
     let home = home.display();
     format!(

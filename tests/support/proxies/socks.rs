@@ -1,4 +1,5 @@
-//! microsocks: SOCKS5 with one user. It has one timeout, of a quarter of an hour, and no configuration to reload.
+//! microsocks: SOCKS5 with one user. Its only timeout is a quarter of an hour, and it has no
+//! configuration to reload.
 
 use std::{
     net::SocketAddr,
@@ -28,7 +29,7 @@ impl Microsocks {
         }
     }
 
-    /// What `proxy` says, with this scheme.
+    /// The value of `proxy` with this scheme.
     pub fn url(&self, scheme: &str) -> String {
         self.url_for(scheme, PASSWORD_IN_URL)
     }
@@ -38,12 +39,12 @@ impl Microsocks {
         format!("{scheme}://{USER}:{password}@{}", self.address)
     }
 
-    /// The same for nobody.
+    /// The same without a user.
     pub fn url_for_nobody(&self) -> String {
         format!("socks5://{}", self.address)
     }
 
-    /// Kills it and starts it again.
+    /// Kills and restarts it.
     pub fn kill_and_start(&mut self) {
         self.daemon.kill();
         self.daemon = run(&self.folder, self.address);
@@ -63,6 +64,6 @@ fn run(folder: &Path, address: SocketAddr) -> Daemon {
         PASSWORD,
     ]);
     let mut daemon = Daemon::start("microsocks", folder, &mut microsocks);
-    daemon.wait_ready(|| ports::is_listened_at(address));
+    daemon.wait_ready(|| ports::has_listener_at(address));
     daemon
 }

@@ -1,4 +1,4 @@
-//! squid, in the foreground, as the user that Debian gives it.
+//! squid in the foreground, as the user that Debian gives it.
 
 use std::{
     fs,
@@ -14,63 +14,64 @@ use crate::support::{
     certificates::Leaf,
     daemon::{Daemon, Signal},
     ports,
-    programs::{self, Ran},
+    programs::{self, ProgramOutput},
 };
 
-/// Whom squid becomes when root starts it.
+/// The account that squid switches to when root starts it.
 const ACCOUNT: &str = "proxy";
 
-/// The name in the challenges of Basic and Digest.
+/// The realm in the challenges of Basic and Digest.
 const REALM: &str = "the test";
 
-/// What each line of the access log says: who asks from where, for what, with which outcome, and by which scheme. A scheme's name is at most nine letters.
+/// The format of the access log: client address, method, target, status, user, authentication
+/// scheme and user agent. A scheme's name has at most nine letters.
 const LOG_FORMAT: &str =
     "logformat seen %>a %rm %ru %>Hs %un %.9{Proxy-Authorization}>h agent=%{User-Agent}>h";
 
-/// In the lines of a setup: squid's own folder.
+/// Placeholder for squid's own folder in the lines of a setup.
 pub const HOME: &str = "{home}";
 
-/// How a squid is set up.
+/// The setup of a squid.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
-    /// Lines `auth_param …`; with them squid wants to know who asks.
+    /// Lines `auth_param …`. With them squid requires authentication.
     pub authentication: Vec<String>,
     /// Further lines.
     pub lines: Vec<String>,
     /// Files in its folder, by name.
     pub files: Vec<(&'static str, Vec<u8>)>,
-    /// Of its process.
+    /// Environment of its process.
     pub environment: Vec<(String, String)>,
-    /// The program and its arguments that start it.
+    /// The words that start squid: another program and its first arguments.
     pub within: Vec<String>,
-    /// Whether it is spoken to inside TLS: see [`Setup::tls`].
+    /// Whether clients connect with TLS: see [`Setup::tls`].
     pub secure: bool,
-    /// Where it listens, unless at a free port of loopback.
+    /// The listening address. `None` means a free port of loopback.
     pub address: Option<SocketAddr>,
 }
 
 impl Setup {
-    /// One line more.
+    /// Adds a line.
     pub fn line(mut self, line: impl Into<String>) -> Setup {
         self.lines.push(line.into());
         self
     }
 
-    /// A scheme of authentication by which it wants to know who asks, beside those that it has.
+    /// Adds a scheme of authentication.
     pub fn authentication(mut self, lines: impl IntoIterator<Item = String>) -> Setup {
         self.authentication.extend(lines);
         self
     }
 
-    /// A file in its folder.
+    /// Adds a file in its folder.
     pub fn file(mut self, name: &'static str, content: impl Into<Vec<u8>>) -> Setup {
         self.files.push((name, content.into()));
         self
     }
 
-    /// Basic, for [`USER`].
+    /// Adds Basic authentication for [`USER`].
     pub fn basic(self) -> Setup {
-        // As htpasswd makes it, which is not everywhere.
+        // The same hash as htpasswd makes, which is not installed everywhere.
         let hashed = programs::run(Command::new("openssl").args(["passwd", "-apr1", PASSWORD]))
             .succeeded()
             .text();
@@ -82,7 +83,7 @@ impl Setup {
             .authentication(lines)
     }
 
-    /// Digest, for [`USER`].
+    /// Adds Digest authentication for [`USER`].
     pub fn digest(self) -> Setup {
         let mut md5 = Command::new("openssl");
         let secret = format!("{USER}:{REALM}:{PASSWORD}");
@@ -102,7 +103,7 @@ impl Setup {
             .authentication(lines)
     }
 
-    /// Inside TLS, with this certificate.
+    /// Listens with TLS and this certificate.
     pub fn tls(self, leaf: &Leaf) -> Setup {
         let read = |path: &Path| fs::read(path).expect("a file of a certificate");
         Setup {
@@ -125,7 +126,7 @@ pub struct Squid {
 }
 
 impl Squid {
-    /// Starts it, its output in the folder.
+    /// Starts it with its output in the folder.
     pub fn start(folder: &Path, setup: Setup) -> Squid {
         let address = setup.address.unwrap_or_else(ports::free);
         let home = folder_of(ACCOUNT, "report-squid-");
@@ -161,12 +162,12 @@ impl Squid {
         squid
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What `proxy` says for this user and password, as they are written in a URL.
+    /// The value of `proxy` for this user and password, as they are written in a URL.
     pub fn url_for(&self, user: &str, password: &str) -> String {
         let scheme = if self.setup.secure { "https" } else { "http" };
         format!(
@@ -180,18 +181,18 @@ impl Squid {
         self.url_for(USER, PASSWORD_IN_URL)
     }
 
-    /// What it was asked for, one line for each request that has ended: see [`LOG_FORMAT`].
+    /// The access log, one line for each finished request: see [`LOG_FORMAT`].
     pub fn access_log(&self) -> String {
         fs::read_to_string(self.home.path().join("access.log")).unwrap_or_default()
     }
 
-    /// What it says of itself and of its helpers.
+    /// The log of squid itself and its helpers.
     pub fn cache_log(&self) -> String {
         fs::read_to_string(self.home.path().join("cache.log")).unwrap_or_default()
     }
 
-    /// `squid -k reconfigure`.
-    pub fn reconfigure(&self) -> Ran {
+    /// Runs `squid -k reconfigure`.
+    pub fn reconfigure(&self) -> ProgramOutput {
         programs::run(
             Command::new("squid")
                 .args(["-k", "reconfigure", "-f"])
@@ -200,12 +201,12 @@ impl Squid {
         .succeeded()
     }
 
-    /// Asks it to end, so that its log is complete.
+    /// Stops it, so that its log is complete.
     pub fn stop(&mut self) {
         self.daemon.stop();
     }
 
-    /// Kills it and starts it again.
+    /// Kills and restarts it.
     pub fn kill_and_start(&mut self) {
         self.daemon.kill();
         let _ = fs::remove_file(self.home.path().join("pid"));
@@ -215,11 +216,11 @@ impl Squid {
 
     fn wait_until_it_listens(&mut self) {
         let (address, cache_log) = (self.address, self.home.path().join("cache.log"));
-        // In a namespace of its own its socket is nowhere to be seen from here.
+        // A socket in another network namespace is not visible here.
         let says_so = || fs::read_to_string(&cache_log).is_ok_and(|log| log.contains("Accepting"));
         self.daemon.wait_ready(|| {
             if address.ip().is_loopback() {
-                ports::is_listened_at(address)
+                ports::has_listener_at(address)
             } else {
                 says_so()
             }
@@ -231,7 +232,7 @@ fn run(folder: &Path, home: &Path, setup: &Setup) -> Daemon {
     let mut command = programs::within(&setup.within, "squid");
     command.args(["-N", "-f"]).arg(home.join("squid.conf"));
     command.envs(setup.environment.iter().map(|(name, value)| (name, value)));
-    Daemon::start("squid", folder, &mut command).asked_by(Signal::Terminate)
+    Daemon::start("squid", folder, &mut command).stopped_by(Signal::Terminate)
 }
 
 fn configuration(home: &Path, address: SocketAddr, setup: &Setup) -> String {

@@ -1,4 +1,4 @@
-//! tinyproxy, with one user.
+//! tinyproxy with one user.
 
 use std::{
     net::SocketAddr,
@@ -9,7 +9,8 @@ use std::{
 use super::{USER, write};
 use crate::support::{daemon::Daemon, ports};
 
-/// Its configuration knows no way to write the characters that the password of the other proxies has.
+/// A separate password, because its configuration cannot express the characters in the password of
+/// the other proxies.
 pub const PASSWORD: &str = "sesame";
 
 /// A running tinyproxy.
@@ -22,7 +23,7 @@ pub struct Tinyproxy {
 }
 
 impl Tinyproxy {
-    /// Starts it; connections that are idle for longer than this many seconds it closes.
+    /// Starts it. It closes connections that are idle for longer than this many seconds.
     pub fn start(folder: &Path, idle_seconds: u32, lines: &str) -> Tinyproxy {
         let address = ports::free();
         let configuration = folder.join("tinyproxy.conf");
@@ -42,12 +43,12 @@ impl Tinyproxy {
         }
     }
 
-    /// What `proxy` says.
+    /// The value of `proxy`.
     pub fn url(&self) -> String {
         format!("http://{USER}:{PASSWORD}@localhost:{}", self.address.port())
     }
 
-    /// Kills it and starts it again.
+    /// Kills and restarts it.
     pub fn kill_and_start(&mut self) {
         self.daemon.kill();
         self.daemon = run(&self.folder, &self.configuration, self.address);
@@ -62,6 +63,6 @@ fn run(folder: &Path, configuration: &Path, address: SocketAddr) -> Daemon {
             .args(["-d", "-c"])
             .arg(configuration),
     );
-    daemon.wait_ready(|| ports::is_listened_at(address));
+    daemon.wait_ready(|| ports::has_listener_at(address));
     daemon
 }

@@ -1,6 +1,8 @@
-//! One connection through the proxy: its two sockets, what is under way between them, and the four threads that carry it.
+//! One connection through the proxy: its two sockets, the data in flight between them, and the four
+//! threads that carry it.
 //!
-//! The threads go by the connection's [`Fate`] alone; whoever changes it wakes them. A socket closes when the last thread has let go of it.
+//! The threads depend only on the connection's [`ConnectionPhase`]. Every change of it wakes them.
+//! A socket closes when the last thread has released it.
 
 use std::{
     collections::VecDeque,
@@ -13,41 +15,43 @@ use std::{
 
 use socket2::SockRef;
 
-use super::{Cut, Flow, Path, Shared, lock};
+use super::{Cut, Flow, Path, ProxyState, lock};
 
 /// Bytes that a thread reads at a time.
 const BLOCK: usize = 64 * 1024;
 
-/// Bytes that a path without a limit carries each second when it comes to what is under way in its delay: more than the roles move.
-const UNLIMITED: u32 = 300_000_000;
+/// The rate that sizes the data in flight of a path without a limit: bytes per second, more than
+/// the roles move.
+const UNLIMITED_RATE: u32 = 300_000_000;
 
-/// Bytes under way in any case, so that neither thread waits for the other's turn.
-const UNDER_WAY: usize = 1 << 20;
+/// Bytes that may always be in flight, so that the two threads of a lane do not wait for each
+/// other.
+const MIN_IN_FLIGHT: usize = 1 << 20;
 
-/// What a limited path holds beyond its delay, as the buffer of a router does.
-const ROUTER: Duration = Duration::from_millis(250);
+/// The buffer of a limited path beyond its delay, like a router's.
+const ROUTER_BUFFER: Duration = Duration::from_millis(250);
 
-/// How long a limited path takes for one piece: it is smooth, not a burst now and then.
-const PIECE: Duration = Duration::from_millis(10);
+/// The duration of one piece on a limited path, so that the rate is smooth and has no bursts.
+const PIECE_TIME: Duration = Duration::from_millis(10);
 
-/// How soon a thread that is writing to somebody who does not read notices that the connection is over.
-const NOTICE: Duration = Duration::from_millis(5);
+/// How soon a thread that is blocked in a write notices the end of the connection.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(5);
 
-/// What becomes of a connection. It goes down this list, and never up.
+/// The phase of a connection. It only moves down this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
-    Forwarded,
-    /// Read and thrown away.
-    Swallowed,
-    /// Both ends have been told; the rest is read and thrown away.
+pub enum ConnectionPhase {
+    Forwarding,
+    /// Data is read and discarded.
+    Discarding,
+    /// Both ends have received an end of file. Further data is read and discarded.
     Ended,
-    /// The threads let their sockets go.
-    Over,
+    /// The threads release their sockets.
+    Closed,
 }
 
-/// How one direction ended, after what is under way.
+/// How one direction ended, after the data in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Last {
+enum LaneEnd {
     EndOfFile,
     Reset,
 }
@@ -56,38 +60,39 @@ enum Last {
 struct Lane {
     blocks: VecDeque<(Instant, Vec<u8>)>,
     bytes: usize,
-    last: Option<(Instant, Last)>,
+    last: Option<(Instant, LaneEnd)>,
 }
 
 impl Lane {
-    /// Whether a reset has come through: it does not wait behind what nobody reads.
+    /// Whether a reset has arrived. It does not wait behind data that the peer does not read.
     fn is_reset(&self) -> bool {
         self.last
-            .is_some_and(|(due, last)| last == Last::Reset && due <= Instant::now())
+            .is_some_and(|(due, last)| last == LaneEnd::Reset && due <= Instant::now())
     }
 }
 
 #[derive(Debug)]
-struct State {
-    fate: Fate,
+struct ConnectionState {
+    phase: ConnectionPhase,
     lanes: [Lane; 2],
 }
 
-/// The sockets are the near one, whose maker came to the proxy, and the far one. Lane 0 leads from the near to the far one.
+/// The sockets are the near one, whose peer connected to the proxy, and the far one, to the target.
+/// Lane 0 leads from near to far.
 #[derive(Debug)]
 pub struct Connection {
     sockets: [TcpStream; 2],
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
     /// One for each lane.
     changed: [Condvar; 2],
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
 }
 
-/// What a writer is to do next.
-enum Next {
+/// The next action of a writer.
+enum WriterAction {
     Write(Vec<u8>),
-    Finish(Last),
-    Over,
+    Finish(LaneEnd),
+    Stop,
 }
 
 impl Connection {
@@ -96,14 +101,14 @@ impl Connection {
         near: TcpStream,
         far: TcpStream,
         number: u64,
-        shared: &Arc<Shared>,
+        shared: &Arc<ProxyState>,
     ) -> [JoinHandle<()>; 4] {
         for socket in [&near, &far] {
             let _ = socket.set_nodelay(true);
-            let _ = socket.set_write_timeout(Some(NOTICE));
+            let _ = socket.set_write_timeout(Some(WRITE_TIMEOUT));
         }
-        let state = Mutex::new(State {
-            fate: Fate::Forwarded,
+        let state = Mutex::new(ConnectionState {
+            phase: ConnectionPhase::Forwarding,
             lanes: Default::default(),
         });
         let connection = Arc::new(Connection {
@@ -133,23 +138,23 @@ impl Connection {
         ]
     }
 
-    /// Lets the threads look again.
+    /// Makes the threads check the state again.
     pub fn wake(&self) {
-        // Whoever is between its look and its waiting holds this.
+        // A thread between its check and its wait holds this lock.
         drop(lock(&self.state));
         self.changed.iter().for_each(Condvar::notify_all);
     }
 
-    /// From now on nothing comes out.
-    pub fn swallow(&self) {
-        self.decide(Fate::Swallowed);
+    /// Discards all data from now on.
+    pub fn black_hole(&self) {
+        self.advance_to(ConnectionPhase::Discarding);
     }
 
     /// Ends it in this way.
     pub fn cut(&self, cut: Cut) {
         match cut {
             Cut::EndOfFile => {
-                if self.decide(Fate::Ended) {
+                if self.advance_to(ConnectionPhase::Ended) {
                     self.sockets
                         .iter()
                         .for_each(|socket| drop(socket.shutdown(Shutdown::Write)));
@@ -165,9 +170,9 @@ impl Connection {
         }
     }
 
-    /// Ends it because the proxy does.
+    /// Ends it because the proxy stops.
     pub fn stop(&self) {
-        self.decide(Fate::Over);
+        self.advance_to(ConnectionPhase::Closed);
         self.sockets
             .iter()
             .for_each(|socket| drop(socket.shutdown(Shutdown::Both)));
@@ -178,24 +183,25 @@ impl Connection {
     }
 
     fn reset_of(&self, sockets: &[TcpStream]) {
-        if !self.decide(Fate::Over) {
+        if !self.advance_to(ConnectionPhase::Closed) {
             return;
         }
         for socket in sockets {
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
-        // Wakes who reads, and sends nothing; the sockets are closed when all threads have noticed.
+        // This wakes the readers and sends nothing. The sockets close when all threads have
+        // noticed.
         self.sockets
             .iter()
             .for_each(|socket| drop(socket.shutdown(Shutdown::Read)));
     }
 
-    /// Whether the fate was news.
-    fn decide(&self, fate: Fate) -> bool {
+    /// Advances the phase. Returns false if the connection had reached it already.
+    fn advance_to(&self, phase: ConnectionPhase) -> bool {
         let mut state = lock(&self.state);
-        let news = state.fate < fate;
+        let news = state.phase < phase;
         if news {
-            state.fate = fate;
+            state.phase = phase;
             state.lanes = Default::default();
         }
         drop(state);
@@ -210,28 +216,28 @@ impl Connection {
         loop {
             let read = (&self.sockets[lane]).read(&mut block);
             let Path { delay, jitter, .. } = self.shared.settings().path;
-            // Never before the block that went before it.
+            // Never before the previous block.
             due = due.max(Instant::now() + delay + jitter.mul_f64(random.f64()));
             match read {
-                Ok(0) => return self.end_lane(lane, due, Last::EndOfFile),
+                Ok(0) => return self.end_lane(lane, due, LaneEnd::EndOfFile),
                 Ok(count) if !self.take(lane, due, &block[..count]) => return,
                 Ok(_) => {}
                 Err(error) if would_block(&error) => {}
-                Err(_) => return self.end_lane(lane, due, Last::Reset),
+                Err(_) => return self.end_lane(lane, due, LaneEnd::Reset),
             }
         }
     }
 
-    /// Puts a block under way when there is room for it; false when there is nothing more to read for.
+    /// Queues a block when there is room for it. Returns false when the reader must stop.
     fn take(&self, lane: usize, due: Instant, block: &[u8]) -> bool {
         let mut state = lock(&self.state);
         loop {
-            match state.fate {
-                Fate::Over => return false,
-                Fate::Swallowed | Fate::Ended => return true,
-                Fate::Forwarded => {}
+            match state.phase {
+                ConnectionPhase::Closed => return false,
+                ConnectionPhase::Discarding | ConnectionPhase::Ended => return true,
+                ConnectionPhase::Forwarding => {}
             }
-            if state.lanes[lane].bytes < room(&self.shared.settings().path) {
+            if state.lanes[lane].bytes < capacity(&self.shared.settings().path) {
                 break;
             }
             state = self.wait(lane, state, None);
@@ -245,12 +251,12 @@ impl Connection {
         true
     }
 
-    /// Notes how the direction ended. A swallowed connection keeps its sockets until somebody cuts it.
-    fn end_lane(&self, lane: usize, due: Instant, last: Last) {
+    /// Records how the direction ended. A connection that discards keeps its sockets until a cut.
+    fn end_lane(&self, lane: usize, due: Instant, last: LaneEnd) {
         let mut state = lock(&self.state);
         state.lanes[lane].last = Some((due, last));
         self.changed[lane].notify_all();
-        while state.fate == Fate::Swallowed {
+        while state.phase == ConnectionPhase::Discarding {
             state = self.wait(lane, state, None);
         }
     }
@@ -259,13 +265,13 @@ impl Connection {
         let mut free = Instant::now();
         loop {
             match self.next(lane, free) {
-                Next::Over => return,
-                Next::Finish(Last::Reset) => return self.reset(),
-                Next::Finish(Last::EndOfFile) => {
+                WriterAction::Stop => return,
+                WriterAction::Finish(LaneEnd::Reset) => return self.reset(),
+                WriterAction::Finish(LaneEnd::EndOfFile) => {
                     let _ = self.sockets[1 - lane].shutdown(Shutdown::Write);
                     return;
                 }
-                Next::Write(block) => {
+                WriterAction::Write(block) => {
                     if self.write_block(lane, &block, &mut free).is_err() {
                         return self.failed();
                     }
@@ -274,13 +280,14 @@ impl Connection {
         }
     }
 
-    /// Writes piece by piece, each when the path is free; what is left when the connection ends meanwhile is lost.
+    /// Writes piece by piece, each when the path is free. The rest is lost when the connection ends
+    /// first.
     fn write_block(&self, lane: usize, block: &[u8], free: &mut Instant) -> io::Result<()> {
         let mut rest = block;
         while !rest.is_empty() && self.wait_until(lane, *free) {
             let path = self.shared.settings().path;
             let (piece, after) = rest.split_at(piece_length(&path).min(rest.len()));
-            *free = (*free).max(Instant::now().checked_sub(PIECE).unwrap_or(*free))
+            *free = (*free).max(Instant::now().checked_sub(PIECE_TIME).unwrap_or(*free))
                 + duration_of(piece.len(), &path);
             self.write_piece(lane, piece)?;
             rest = after;
@@ -288,12 +295,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for what comes next in the lane: its time, and a path that is open.
-    fn next(&self, lane: usize, free: Instant) -> Next {
+    /// Waits for the next item of the lane: for its time, and for an open path.
+    fn next(&self, lane: usize, free: Instant) -> WriterAction {
         let mut state = lock(&self.state);
         loop {
-            if state.fate != Fate::Forwarded {
-                return Next::Over;
+            if state.phase != ConnectionPhase::Forwarding {
+                return WriterAction::Stop;
             }
             let open = self.shared.settings().flow == Flow::Open;
             let queue = &mut state.lanes[lane];
@@ -305,22 +312,22 @@ impl Connection {
                 let Some((_, block)) = queue.blocks.pop_front() else {
                     return queue
                         .last
-                        .map_or(Next::Over, |(_, last)| Next::Finish(last));
+                        .map_or(WriterAction::Stop, |(_, last)| WriterAction::Finish(last));
                 };
                 queue.bytes -= block.len();
                 self.changed[lane].notify_all();
-                return Next::Write(block);
+                return WriterAction::Write(block);
             }
             let due = due.filter(|_| open);
             state = self.wait(lane, state, due);
         }
     }
 
-    /// Waits for the moment, and until the path is open; false when the connection ended meanwhile.
+    /// Waits until this moment and for an open path. Returns false when the connection ended first.
     fn wait_until(&self, lane: usize, moment: Instant) -> bool {
         let mut state = lock(&self.state);
         loop {
-            if state.fate != Fate::Forwarded {
+            if state.phase != ConnectionPhase::Forwarding {
                 return false;
             }
             let open = self.shared.settings().flow == Flow::Open;
@@ -334,9 +341,9 @@ impl Connection {
     fn wait<'a>(
         &self,
         lane: usize,
-        state: MutexGuard<'a, State>,
+        state: MutexGuard<'a, ConnectionState>,
         until: Option<Instant>,
-    ) -> MutexGuard<'a, State> {
+    ) -> MutexGuard<'a, ConnectionState> {
         let changed = &self.changed[lane];
         match until {
             None => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -350,9 +357,9 @@ impl Connection {
         }
     }
 
-    /// Writes all of it unless the connection ends meanwhile.
+    /// Writes the whole piece unless the connection ends first.
     fn write_piece(&self, lane: usize, mut rest: &[u8]) -> io::Result<()> {
-        while !rest.is_empty() && lock(&self.state).fate == Fate::Forwarded {
+        while !rest.is_empty() && lock(&self.state).phase == ConnectionPhase::Forwarding {
             match (&self.sockets[1 - lane]).write(rest) {
                 Ok(count) => {
                     self.shared.forwarded[lane].fetch_add(count as u64, Ordering::Relaxed);
@@ -365,24 +372,25 @@ impl Connection {
         Ok(())
     }
 
-    /// The end that was written to is gone: so is the other, unless they are meant to know nothing of each other.
+    /// The written end is gone, so the other end is reset too, unless the two ends are separated on
+    /// purpose.
     fn failed(&self) {
-        if lock(&self.state).fate == Fate::Forwarded {
+        if lock(&self.state).phase == ConnectionPhase::Forwarding {
             self.reset();
         }
     }
 }
 
-/// Bytes that may be under way in one direction.
-fn room(path: &Path) -> usize {
+/// Bytes that may be in flight in one direction.
+fn capacity(path: &Path) -> usize {
     if path.unbounded {
         return usize::MAX;
     }
     let held = |rate: u32, time: Duration| (f64::from(rate) * time.as_secs_f64()) as usize;
     let delay = path.delay + path.jitter;
     path.bytes_per_second
-        .map_or(UNDER_WAY + held(UNLIMITED, delay), |rate| {
-            held(rate, delay + ROUTER)
+        .map_or(MIN_IN_FLIGHT + held(UNLIMITED_RATE, delay), |rate| {
+            held(rate, delay + ROUTER_BUFFER)
         })
 }
 
@@ -390,12 +398,14 @@ fn room(path: &Path) -> usize {
 fn piece_length(path: &Path) -> usize {
     match (path.dribble, path.bytes_per_second) {
         (Some(_), _) => 1,
-        (None, Some(rate)) => ((f64::from(rate) * PIECE.as_secs_f64()) as usize).clamp(256, BLOCK),
+        (None, Some(rate)) => {
+            ((f64::from(rate) * PIECE_TIME.as_secs_f64()) as usize).clamp(256, BLOCK)
+        }
         (None, None) => BLOCK,
     }
 }
 
-/// How long the path takes for as many bytes.
+/// How long the path takes for that many bytes.
 fn duration_of(length: usize, path: &Path) -> Duration {
     let limited = path
         .bytes_per_second

@@ -1,7 +1,9 @@
-//! A TCP proxy that stands in for the path between two roles: it can be slow, silent, deaf or cut, and records every byte when asked.
+//! A TCP proxy that acts as the path between two roles. It can be slow, silent, a black hole or
+//! cut, and it can record every byte.
 //!
-//! For each connection and direction one thread reads and stamps, another writes when the time has come, so that delay costs no throughput
-//! ([`connection`]). What is under way is bounded, so that a path holds what a path holds and memory does not grow with what passes.
+//! In each direction of a connection one thread reads and timestamps, and another one writes when
+//! the time has come. So delay costs no throughput ([`connection`]). The data in flight is bounded
+//! like on a real path, so memory does not grow with the traffic.
 
 mod connection;
 
@@ -18,25 +20,26 @@ use std::{
 use connection::Connection;
 use socket2::SockRef;
 
-/// How a path behaves.
+/// The properties of a path.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Path {
-    /// Each way.
+    /// In each direction.
     pub delay: Duration,
-    /// At most as much more, drawn anew for each block; order is kept.
+    /// The maximum of an additional random delay, drawn for each block. Order is kept.
     pub jitter: Duration,
-    /// Each way and for each connection; no limit when absent.
+    /// For each connection in each direction. `None` means no limit.
     pub bytes_per_second: Option<u32>,
     /// Forwards one byte at a time, with this pause after each.
     pub dribble: Option<Duration>,
-    /// Takes in whatever it is sent, and keeps it until its time comes: memory grows with what the two ends let be under way.
+    /// Buffers everything until its time comes. Memory grows with the data that the two ends keep
+    /// in flight.
     pub unbounded: bool,
-    /// Of the jitter.
+    /// Seed of the jitter.
     pub seed: u64,
 }
 
 impl Path {
-    /// A path that takes so long each way and is otherwise perfect.
+    /// A path with this delay in each direction and no other impairment.
     pub fn delayed(delay: Duration) -> Path {
         Path {
             delay,
@@ -44,7 +47,7 @@ impl Path {
         }
     }
 
-    /// A path that carries so much each way.
+    /// A path with this rate in each direction.
     pub fn limited(bytes_per_second: u32) -> Path {
         Path {
             bytes_per_second: Some(bytes_per_second),
@@ -58,30 +61,31 @@ impl Path {
 pub enum Cut {
     /// Both sides see a reset.
     Reset,
-    /// Both sides see an end of file, and what they still send is read and thrown away.
+    /// Both sides see an end of file. Data that they still send is read and discarded.
     EndOfFile,
-    /// The side that made the connection sees a reset; the target sees nothing, as when a cable is pulled beyond its last router.
+    /// The side that made the connection sees a reset. The target sees nothing, as when a cable is
+    /// pulled beyond its last router.
     NearSide,
 }
 
-/// Which connections are swallowed.
+/// Which connections become black holes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Swallow {
-    /// Those that there are: as when a router has forgotten its connections. New ones are served.
-    Present,
-    /// New ones too: as when the path beyond the last router is gone.
+pub enum BlackHole {
+    /// The existing ones, as when a router has lost its connection table. New ones are served.
+    Existing,
+    /// New ones too, as when the path beyond the last router is down.
     All,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     Open,
-    /// Nothing is forwarded, and nothing is closed.
+    /// Forwards nothing and closes nothing.
     Frozen,
-    /// As frozen, and new connections are reset.
+    /// Like `Frozen`, and resets new connections.
     Refusing,
-    /// New connections are accepted, and nothing comes out of them.
-    Swallowing,
+    /// Accepts new connections and sends nothing on them.
+    BlackHole,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,22 +99,23 @@ struct Connections {
     made: usize,
     stopping: bool,
     live: Vec<Weak<Connection>>,
-    /// Accepted while new connections were swallowed.
-    swallowed: Vec<TcpStream>,
+    /// Accepted while new connections became black holes.
+    black_holed: Vec<TcpStream>,
     /// The target's halves of connections that were cut at the near side.
     abandoned: Vec<TcpStream>,
 }
 
-/// What the proxy's threads share. A lock of a connection may be held when one of these is taken, never the other way round.
+/// The shared state of the proxy's threads. Lock order: a connection's lock comes before these
+/// locks.
 #[derive(Debug)]
-struct Shared {
+struct ProxyState {
     settings: Mutex<Settings>,
     connections: Mutex<Connections>,
     recorded: Option<Mutex<[Vec<u8>; 2]>>,
     forwarded: [AtomicU64; 2],
 }
 
-impl Shared {
+impl ProxyState {
     fn settings(&self) -> Settings {
         *lock(&self.settings)
     }
@@ -141,17 +146,17 @@ impl Shared {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
     acceptor: Option<JoinHandle<()>>,
 }
 
 impl Proxy {
-    /// Forwards to the target, which need not be there yet.
+    /// Forwards to the target, which may start later.
     pub fn start(target: SocketAddr) -> Proxy {
         Proxy::with(target, None)
     }
 
-    /// The same, and keeps every byte that it forwards.
+    /// The same, and records every byte that it forwards.
     pub fn recording(target: SocketAddr) -> Proxy {
         Proxy::with(target, Some(Mutex::default()))
     }
@@ -163,7 +168,7 @@ impl Proxy {
             path: Path::default(),
             flow: Flow::Open,
         });
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ProxyState {
             settings,
             connections: Mutex::default(),
             recorded,
@@ -178,73 +183,68 @@ impl Proxy {
         }
     }
 
-    /// Where it listens.
+    /// The listening address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// All bytes toward the target, then all bytes from it, of all connections of a recording proxy.
+    /// All bytes toward the target and all bytes from it, of all connections of a recording proxy.
     pub fn recorded(&self) -> [Vec<u8>; 2] {
-        lock(
-            self.shared
-                .recorded
-                .as_ref()
-                .expect("a proxy that was asked to record"),
-        )
-        .clone()
+        lock(self.shared.recorded.as_ref().expect("a recording proxy")).clone()
     }
 
-    /// How many bytes it has forwarded toward the target, and from it.
+    /// The number of bytes forwarded toward the target, and from it.
     pub fn forwarded(&self) -> [u64; 2] {
         [0, 1].map(|direction: usize| self.shared.forwarded[direction].load(Ordering::Relaxed))
     }
 
-    /// Connections that were made.
+    /// The number of connections that were accepted.
     pub fn connections(&self) -> usize {
         lock(&self.shared.connections).made
     }
 
-    /// Behaves so from now on.
+    /// Applies these properties from now on.
     pub fn set_path(&self, path: Path) {
         self.shared.change(|settings| settings.path = path);
     }
 
-    /// Ends all connections that there are; new ones are served as before.
+    /// Ends all existing connections. New ones are served as before.
     pub fn cut(&self, cut: Cut) {
         for connection in self.shared.live() {
             connection.cut(cut);
         }
-        for near in std::mem::take(&mut lock(&self.shared.connections).swallowed) {
+        for near in std::mem::take(&mut lock(&self.shared.connections).black_holed) {
             if cut != Cut::EndOfFile {
                 let _ = SockRef::from(&near).set_linger(Some(Duration::ZERO));
             }
         }
     }
 
-    /// Goes silent without closing anything: a half-dead path. New connections are silent too. What was sent arrives when it thaws.
+    /// Stops forwarding without closing anything. New connections are silent too. Data arrives
+    /// after [`Proxy::thaw`].
     pub fn freeze(&self) {
         self.shared.change(|settings| settings.flow = Flow::Frozen);
     }
 
-    /// Goes silent, and resets new connections.
+    /// Stops forwarding and resets new connections.
     pub fn refuse(&self) {
         self.shared
             .change(|settings| settings.flow = Flow::Refusing);
     }
 
-    /// Reads everything and throws it away, an end of file or a reset too: nobody learns anything. These connections never come back, only a
-    /// cut ends them.
-    pub fn swallow(&self, which: Swallow) {
-        if which == Swallow::All {
+    /// Reads and discards everything, including an end of file and a reset, so neither end notices.
+    /// These connections never recover. Only a cut ends them.
+    pub fn black_hole(&self, which: BlackHole) {
+        if which == BlackHole::All {
             self.shared
-                .change(|settings| settings.flow = Flow::Swallowing);
+                .change(|settings| settings.flow = Flow::BlackHole);
         }
         for connection in self.shared.live() {
-            connection.swallow();
+            connection.black_hole();
         }
     }
 
-    /// Forwards again what is not lost for ever.
+    /// Forwards again what is not lost.
     pub fn thaw(&self) {
         self.shared.change(|settings| settings.flow = Flow::Open);
     }
@@ -263,7 +263,7 @@ impl Drop for Proxy {
     }
 }
 
-fn accept(listener: &TcpListener, target: SocketAddr, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, target: SocketAddr, shared: &Arc<ProxyState>) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     while let Ok((near, _)) = listener.accept() {
         let number = {
@@ -277,7 +277,7 @@ fn accept(listener: &TcpListener, target: SocketAddr, shared: &Arc<Shared>) {
         threads.retain(|thread| !thread.is_finished());
         match shared.settings().flow {
             Flow::Refusing => refuse(&near),
-            Flow::Swallowing => lock(&shared.connections).swallowed.push(near),
+            Flow::BlackHole => lock(&shared.connections).black_holed.push(near),
             Flow::Open | Flow::Frozen => match TcpStream::connect(target) {
                 Ok(far) => threads.extend(Connection::start(near, far, number, shared)),
                 Err(_) => refuse(&near),

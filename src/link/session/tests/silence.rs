@@ -1,4 +1,4 @@
-//! How soon a dead path is noticed, and what is not one.
+//! Tests of how soon a link detects a dead path, and of slow paths that are not dead.
 
 use std::sync::atomic::AtomicBool;
 
@@ -8,17 +8,18 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Two sockets with a slow path between them; what waits is on the path, as in a modem's queue.
+/// Two sockets with a slow path between them. Undelivered data waits on the path, as in the queue
+/// of a modem.
 struct SlowPath {
     role: Option<MessageSocket>,
     master: Option<MessageSocket>,
-    /// Nothing is delivered any more, and nobody is told.
+    /// Whether the path silently drops everything.
     dead: Arc<AtomicBool>,
     _path: JoinSet<()>,
 }
 
 impl SlowPath {
-    /// A path that holds `held` bytes in each direction.
+    /// Creates a path that buffers `held` bytes in each direction.
     fn new(bytes_per_second: usize, held: usize) -> Self {
         let ((role, near), (far, master)) = (duplex(held), duplex(1024));
         let ((near_read, near_write), (far_read, far_write)) =
@@ -36,8 +37,12 @@ impl SlowPath {
             bytes_per_second,
             dead.clone(),
         ));
-        let role = Some(MessageSocket::new(role, Bytes::new(), End::Dialled));
-        let master = Some(MessageSocket::new(master, Bytes::new(), End::Accepted));
+        let role = Some(MessageSocket::new(role, Bytes::new(), SocketEnd::Dialled));
+        let master = Some(MessageSocket::new(
+            master,
+            Bytes::new(),
+            SocketEnd::Accepted,
+        ));
         SlowPath {
             role,
             master,
@@ -46,10 +51,10 @@ impl SlowPath {
         }
     }
 
-    fn ends(&mut self) -> (Bed, Bed) {
+    fn ends(&mut self) -> (Fixture, Fixture) {
         (
-            Bed::run(self.role.take().unwrap()),
-            Bed::run(self.master.take().unwrap()),
+            Fixture::run(self.role.take().unwrap()),
+            Fixture::run(self.master.take().unwrap()),
         )
     }
 }
@@ -73,51 +78,51 @@ async fn throttle(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_path_is_noticed_ten_seconds_after_something_was_sent_on_it() {
+async fn dead_path_ends_link_ten_seconds_after_send() {
     for pause in [0, 1, 7, 19] {
-        let (mut bed, _peer) = Bed::with_peer();
-        let (lane, _heard) = bed.open(1, 0);
+        let (mut fixture, _peer) = Fixture::with_peer();
+        let (lane, _events) = fixture.open(1, 0);
         tokio::time::sleep(pause * SECOND).await;
         let start = Instant::now();
         lane.push(b"is anybody there?");
-        bed.outbox.ready(1);
+        fixture.outbox.ready(1);
         assert!(
-            matches!(bed.end().await, LinkEnd::Silent(silence) if silence >= pause * SECOND + 10 * SECOND)
+            matches!(fixture.end().await, EndReason::TimedOut(silence) if silence >= pause * SECOND + 10 * SECOND)
         );
         assert_eq!(start.elapsed().as_secs(), 10, "after a pause of {pause} s");
     }
 }
 
 thread_local! {
-    /// Time in suspend.
-    static SLEPT: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
+    /// The simulated suspended time of the machine.
+    static SUSPENDED: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
 }
 
-fn sleep_of_the_machine(time: Duration) {
-    SLEPT.set(SLEPT.get() + time);
+fn suspend_machine(time: Duration) {
+    SUSPENDED.set(SUSPENDED.get() + time);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_that_died_in_a_sleep_ends_soon_after_it_without_traffic_too() {
+async fn link_that_died_during_suspend_ends_soon_without_traffic() {
     let (role, _peer) = memory::pair();
-    let mut bed = Bed::run_with(role, || SLEPT.get());
+    let mut fixture = Fixture::run_with(role, || SUSPENDED.get());
     tokio::time::sleep(SECOND).await;
-    sleep_of_the_machine(200 * SECOND);
+    suspend_machine(200 * SECOND);
     let start = Instant::now();
-    assert!(matches!(bed.end().await, LinkEnd::Silent(_)));
+    assert!(matches!(fixture.end().await, EndReason::TimedOut(_)));
     let took = start.elapsed();
     assert!(
         took >= 3 * SECOND && took <= 5 * SECOND,
-        "a look and the deadline, not {took:?}"
+        "the check interval and the deadline, not {took:?}"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_that_outlives_a_sleep_is_asked_once() {
+async fn link_that_survives_suspend_sends_one_ping() {
     let (role, mut peer) = memory::pair();
-    let mut bed = Bed::run_with(role, || SLEPT.get());
+    let mut fixture = Fixture::run_with(role, || SUSPENDED.get());
     tokio::time::sleep(SECOND).await;
-    sleep_of_the_machine(200 * SECOND);
+    suspend_machine(200 * SECOND);
     let start = Instant::now();
     let Frame::Ping(token) = receive(&mut peer).await else {
         panic!("a PING is due")
@@ -127,29 +132,30 @@ async fn a_link_that_outlives_a_sleep_is_asked_once() {
     let Frame::Ping(_) = receive(&mut peer).await else {
         panic!("a PING is due")
     };
-    assert!(start.elapsed() >= 20 * SECOND, "the next heartbeat");
-    bed.cancel.cancel();
+    assert!(start.elapsed() >= 20 * SECOND, "the next keep-alive");
+    fixture.cancel.cancel();
     assert_eq!(peer.receive().await.unwrap(), None);
-    assert!(matches!(bed.end().await, LinkEnd::Cancelled));
+    assert!(matches!(fixture.end().await, EndReason::Cancelled));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_stops_reading_and_says_nothing_is_noticed_as_well() {
-    let (role, mut peer) = memory::pair_holding(BULK);
-    let mut bed = Bed::run(role);
-    let (_lane, _heard) = bed.open(1, 1000);
+async fn silent_peer_that_stops_reading_ends_link() {
+    let (role, mut peer) = memory::pair_with_capacity(BULK);
+    let mut fixture = Fixture::run(role);
+    let (_lane, _events) = fixture.open(1, 1000);
     tokio::time::sleep(5 * SECOND).await;
-    // What waits since the first second is stuck behind what the socket took before this.
+    // The data queued since the first second waits behind the data that the socket accepted before
+    // this.
     send(&mut peer, Frame::Pong(0)).await;
     let start = Instant::now();
-    assert!(matches!(bed.end().await, LinkEnd::Silent(_)));
+    assert!(matches!(fixture.end().await, EndReason::TimedOut(_)));
     assert_eq!(start.elapsed().as_secs(), 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hears_something_and_has_nothing_to_say_speaks_after_two_seconds_and_once() {
-    let (bed, mut peer) = Bed::with_peer();
-    let (_lane, _heard) = bed.open(1, 0);
+async fn receiver_without_data_sends_one_ping_after_two_seconds() {
+    let (fixture, mut peer) = Fixture::with_peer();
+    let (_lane, _events) = fixture.open(1, 0);
     let start = Instant::now();
     send(&mut peer, data(1, b"hello")).await;
     let Frame::Ping(token) = receive(&mut peer).await else {
@@ -164,10 +170,11 @@ async fn who_hears_something_and_has_nothing_to_say_speaks_after_two_seconds_and
 }
 
 #[tokio::test(start_paused = true)]
-async fn parts_of_a_message_are_answered_and_keep_the_link() {
-    let (mut bed, mut peer) = raw_peer();
-    let (_lane, mut heard) = bed.open(1, 0);
-    // DATA of 95 bytes for channel 1, masked with zeros, one byte every three seconds: five minutes of it.
+async fn parts_of_message_are_answered_and_keep_link_up() {
+    let (mut fixture, mut peer) = raw_peer();
+    let (_lane, mut events) = fixture.open(1, 0);
+    // DATA of 95 bytes for channel 1, masked with zeros, one byte every three seconds, for five
+    // minutes.
     let mut message = vec![0x82, 0x80 | 100, 0, 0, 0, 0, 0x10, 0, 0, 0, 1];
     message.resize(6 + 100, b'x');
     let mut answers = Vec::new();
@@ -179,16 +186,18 @@ async fn parts_of_a_message_are_answered_and_keep_the_link() {
             assert_ne!(read.unwrap(), 0, "the link is up");
         }
     }
-    assert!(matches!(heard.recv().await, Some(Heard::Payload(payload)) if payload.len() == 95));
-    assert!(bed.task.try_join_next().is_none());
+    assert!(
+        matches!(events.recv().await, Some(LaneEvent::Payload(payload)) if payload.len() == 95)
+    );
+    assert!(fixture.task.try_join_next().is_none());
     let pings = answers.len() / 11;
     assert!((95..=106).contains(&pings), "{pings} PINGs for 106 parts");
 }
 
 #[tokio::test(start_paused = true)]
-async fn websocket_pings_and_pongs_keep_no_link_however_they_are_cut() {
+async fn websocket_pings_and_pongs_do_not_keep_link_up() {
     for piece in [1, 2, 131] {
-        let (mut bed, mut peer) = raw_peer();
+        let (mut fixture, mut peer) = raw_peer();
         let start = Instant::now();
         // A ping of 125 bytes, masked with zeros.
         let mut ping = vec![0x89, 0x80 | 125, 0, 0, 0, 0];
@@ -202,20 +211,20 @@ async fn websocket_pings_and_pongs_keep_no_link_however_they_are_cut() {
             }
         };
         tokio::select! {
-            end = bed.end() => assert!(matches!(end, LinkEnd::Silent(_))),
-            () = proxy => unreachable!("it pings for ever"),
+            end = fixture.end() => assert!(matches!(end, EndReason::TimedOut(_))),
+            () = proxy => unreachable!("the proxy pings without end"),
         }
         assert_eq!(start.elapsed().as_secs(), 30, "in pieces of {piece}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_path_with_megabytes_in_front_is_not_taken_for_a_dead_one() {
+async fn slow_path_with_megabytes_queued_is_not_dead() {
     for both in [false, true] {
         let mut path = SlowPath::new(20_000, 4 << 20);
         let (mut left, mut right) = path.ends();
-        let (_from, _heard_from) = left.open(1, 64);
-        let (to, _heard_to) = right.open(1, if both { 64 } else { 0 });
+        let (_from, _events_from) = left.open(1, 64);
+        let (to, _events_to) = right.open(1, if both { 64 } else { 0 });
         let start = Instant::now();
         while to.received.load(Ordering::Relaxed) < 64 * BULK {
             tokio::time::sleep(SECOND).await;
@@ -232,33 +241,33 @@ async fn a_slow_path_with_megabytes_in_front_is_not_taken_for_a_dead_one() {
         }
         assert!(
             start.elapsed() > 200 * SECOND,
-            "it is slow: {:?}",
+            "the path is slow: {:?}",
             start.elapsed()
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_path_that_dies_is_noticed_by_both_ends() {
+async fn both_ends_detect_slow_path_that_dies() {
     let mut path = SlowPath::new(20_000, 4 << 20);
     let (mut left, mut right) = path.ends();
-    let (_from, _heard_from) = left.open(1, 64);
-    let (to, _heard) = right.open(1, 0);
+    let (_from, _events_from) = left.open(1, 64);
+    let (to, _events) = right.open(1, 0);
     tokio::time::sleep(30 * SECOND).await;
     assert!(to.received.load(Ordering::Relaxed) > 0);
     path.dead.store(true, Ordering::Relaxed);
     let start = Instant::now();
-    assert!(matches!(left.end().await, LinkEnd::Silent(_)));
-    assert!(matches!(right.end().await, LinkEnd::Silent(_)));
+    assert!(matches!(left.end().await, EndReason::TimedOut(_)));
+    assert!(matches!(right.end().await, EndReason::TimedOut(_)));
     assert!(start.elapsed() <= 13 * SECOND, "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_ends_at_rest_say_nothing_but_their_heartbeats() {
+async fn idle_ends_send_only_keep_alives() {
     let ((role, mut near), (mut far, master)) = (memory::pair(), memory::pair());
-    let (left, right) = (Bed::run(role), Bed::run(master));
+    let (left, right) = (Fixture::run(role), Fixture::run(master));
     let (lane, _one) = left.open(1, 0);
-    let (_other, mut heard) = right.open(1, 0);
+    let (_other, mut events) = right.open(1, 0);
     let mut frames = Vec::new();
     let mut asked = false;
     let start = Instant::now();
@@ -278,29 +287,32 @@ async fn two_ends_at_rest_say_nothing_but_their_heartbeats() {
         to.feed(message).await.unwrap();
         to.flush().await.unwrap();
     }
-    assert_eq!(heard.recv().await, Some(Heard::Payload("one word".into())));
+    assert_eq!(
+        events.recv().await,
+        Some(LaneEvent::Payload("one word".into()))
+    );
     let pings = frames
         .iter()
         .filter(|frame| matches!(frame, Frame::Ping(_)))
         .count();
-    // Each end once in 20 s, and one of each end for the word.
+    // Each end sends one every 20 s, and one more for the payload.
     assert!((30..=62).contains(&pings), "{pings}: {frames:?}");
     assert!(frames.len() <= 2 * pings + 1, "{frames:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_do_not_pile_up_for_a_peer_that_speaks_and_reads_nothing() {
-    let (role, mut peer) = memory::pair_holding(1024);
-    let mut bed = Bed::run(role);
-    bed.open(1, 1000);
+async fn pings_do_not_pile_up_for_peer_that_sends_but_does_not_read() {
+    let (role, mut peer) = memory::pair_with_capacity(1024);
+    let mut fixture = Fixture::run(role);
+    fixture.open(1, 1000);
     for _ in 0..1000 {
         tokio::time::sleep(3 * SECOND).await;
         send(&mut peer, data(9, b"still here")).await;
     }
-    assert!(bed.task.try_join_next().is_none());
+    assert!(fixture.task.try_join_next().is_none());
     assert!(
-        bed.outbox.control_waiting_bytes() < 200,
+        fixture.outbox.queued_control_bytes() < 200,
         "{} bytes",
-        bed.outbox.control_waiting_bytes()
+        fixture.outbox.queued_control_bytes()
     );
 }

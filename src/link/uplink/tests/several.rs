@@ -1,15 +1,15 @@
-//! Several masters, some of which refuse or are silent: in turn, and raced.
+//! Tests with several masters, some of which refuse or do not answer, in list order and raced.
 
 use super::{super::race::STAGGER, *};
 use crate::frame::AttachHeader;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Longer than a dial may take.
-const SILENT: Duration = Duration::from_secs(10_000);
+/// Longer than the dial timeout.
+const NEVER_ANSWERS: Duration = Duration::from_secs(10_000);
 
-fn raced(uplink: &mut Uplink<Road>) {
-    uplink.choice = Choice::Raced;
+fn raced(uplink: &mut Uplink<MemoryConnector>) {
+    uplink.strategy = DialStrategy::Raced;
 }
 
 fn attach() -> Frame {
@@ -25,100 +25,103 @@ fn attach() -> Frame {
     }
 }
 
-impl Bed {
-    /// Nothing is told that has not been looked at.
-    fn nothing_is_told(&mut self) {
-        assert!(self.told.try_recv().is_err());
+impl Fixture {
+    /// Checks that no unexamined event is left.
+    fn expect_no_event(&mut self) {
+        assert!(self.events.try_recv().is_err());
     }
 }
 
-impl Host {
-    /// The next link, on which the master has said nothing yet.
-    async fn knock(&mut self) -> MessageSocket {
-        tokio::time::timeout(300 * SECOND, self.door.recv())
+impl FakeMaster {
+    /// Returns the next socket, on which the master has sent nothing yet.
+    async fn next_socket(&mut self) -> MessageSocket {
+        tokio::time::timeout(300 * SECOND, self.incoming.recv())
             .await
             .expect("a link in time")
             .expect("a link")
     }
 
-    /// What connects to it next is no master's: it stays refused until somebody changes something.
-    async fn is_no_master(&mut self) {
-        let mut socket = self.knock().await;
+    /// Answers the next link as a program that is not a master: an error that requires a change.
+    async fn answer_as_other_program(&mut self) {
+        let mut socket = self.next_socket().await;
         socket
             .feed(vec![7; 32].into())
             .await
-            .expect("the role is there");
-        socket.flush().await.expect("the role is there");
+            .expect("the role is connected");
+        socket.flush().await.expect("the role is connected");
         assert!(
             matches!(socket.receive().await, Err(_) | Ok(None)),
-            "a role has nothing to say to it"
+            "the role sends nothing"
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn raced_masters_are_dialled_a_moment_apart_and_the_first_that_joins_is_used() {
-    let mut bed = Bed::start(4, raced);
-    bed.hosts[0].set_length(SILENT);
-    bed.hosts[1].set_length(SILENT);
-    bed.hosts[3].set_length(SECOND);
+async fn raced_masters_are_dialled_with_stagger_and_first_join_wins() {
+    let mut fixture = Fixture::start(4, raced);
+    fixture.masters[0].set_dial_time(NEVER_ANSWERS);
+    fixture.masters[1].set_dial_time(NEVER_ANSWERS);
+    fixture.masters[3].set_dial_time(SECOND);
     let start = Instant::now();
-    let mut peer = bed.hosts[2].accept().await;
-    for (position, host) in bed.hosts[..3].iter().enumerate() {
-        let [dialled] = host.dials()[..] else {
-            panic!("dialled once: {:?}", host.dials())
+    let mut peer = fixture.masters[2].accept().await;
+    for (position, master) in fixture.masters[..3].iter().enumerate() {
+        let [dialled] = master.dials()[..] else {
+            panic!("dialled once: {:?}", master.dials())
         };
         let after = dialled - start;
         assert!(
-            (position as u32 * STAGGER..position as u32 * (STAGGER + AT_ONCE) + AT_ONCE)
+            (position as u32 * STAGGER..position as u32 * (STAGGER + IMMEDIATE) + IMMEDIATE)
                 .contains(&after),
             "{after:?}"
         );
     }
-    let used = bed.joined().await;
+    let used = fixture.joined().await;
     assert!(start.elapsed() < 3 * STAGGER, "{:?}", start.elapsed());
-    bed.hosts[3].nobody_for(60 * SECOND).await;
-    assert!(bed.hosts[3].dials().is_empty(), "there was no need");
+    fixture.masters[3].expect_no_link_for(60 * SECOND).await;
+    assert!(
+        fixture.masters[3].dials().is_empty(),
+        "not dialled after the join"
+    );
     peer.expect_alive().await;
     assert!(used.ended().is_none());
-    bed.nothing_is_told();
+    fixture.expect_no_event();
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_race_a_master_that_refuses_holds_nobody_up() {
-    let mut bed = Bed::start(3, raced);
-    bed.hosts[0].set_up(false);
-    bed.hosts[1].set_up(false);
+async fn raced_master_that_refuses_does_not_delay_others() {
+    let mut fixture = Fixture::start(3, raced);
+    fixture.masters[0].set_reachable(false);
+    fixture.masters[1].set_reachable(false);
     let start = Instant::now();
-    bed.hosts[2].accept().await;
-    assert!(start.elapsed() <= 3 * AT_ONCE, "{:?}", start.elapsed());
+    fixture.masters[2].accept().await;
+    assert!(start.elapsed() <= 3 * IMMEDIATE, "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_race_a_master_that_is_silent_after_the_upgrade_is_dropped_when_another_joins() {
-    let mut bed = Bed::wishing(2, vec![attach()], raced);
-    let mut silent = bed.hosts[0].knock().await;
-    let mut peer = bed.hosts[1].accept().await;
+async fn raced_master_that_is_silent_after_upgrade_is_dropped_on_join() {
+    let mut fixture = Fixture::with_first_frames(2, vec![attach()], raced);
+    let mut silent = fixture.masters[0].next_socket().await;
+    let mut peer = fixture.masters[1].accept().await;
     assert_eq!(
         peer.receive().await,
         Some(attach()),
-        "what the role wants follows HELLO"
+        "the role's frames follow HELLO"
     );
-    bed.joined().await;
+    fixture.joined().await;
     assert!(
         matches!(silent.receive().await, Err(_) | Ok(None)),
-        "dropped, without a word"
+        "dropped without a message"
     );
     peer.expect_alive().await;
-    bed.nothing_is_told();
+    fixture.expect_no_event();
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_race_the_role_asks_for_its_tunnels_at_one_master_at_a_time() {
-    let mut bed = Bed::wishing(3, vec![attach()], raced);
+async fn race_requests_tunnels_at_one_master_at_a_time() {
+    let mut fixture = Fixture::with_first_frames(3, vec![attach()], raced);
     let mut hellos = Vec::new();
-    for host in &mut bed.hosts {
-        let mut socket = host.knock().await;
+    for master in &mut fixture.masters {
+        let mut socket = master.next_socket().await;
         let hello = authenticate::hello(&mut socket, AUTHENTICATION_TIMEOUT)
             .await
             .expect("HELLO");
@@ -134,41 +137,46 @@ async fn in_a_race_the_role_asks_for_its_tunnels_at_one_master_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_masters_that_take_the_role_in_at_the_same_time_one_is_used_and_the_others_are_left_in_order()
- {
-    let mut bed = Bed::start(2, raced);
-    let (first, second) = (bed.hosts[0].knock().await, bed.hosts[1].knock().await);
+async fn simultaneous_joins_use_one_link_and_close_others_gracefully() {
+    let mut fixture = Fixture::start(2, raced);
+    let (first, second) = (
+        fixture.masters[0].next_socket().await,
+        fixture.masters[1].next_socket().await,
+    );
     let (mut peers, mut used) = (Vec::new(), 0);
-    let (one, other) = tokio::join!(bed.hosts[0].welcome(first), bed.hosts[1].welcome(second));
+    let (one, other) = tokio::join!(
+        fixture.masters[0].welcome(first),
+        fixture.masters[1].welcome(second)
+    );
     peers.extend([one, other]);
-    bed.joined().await;
+    fixture.joined().await;
     for peer in &mut peers {
         match tokio::time::timeout(MILLISECOND, peer.receive()).await {
-            Ok(message) => assert_eq!(message, None, "closed in order"),
+            Ok(message) => assert_eq!(message, None, "closed gracefully"),
             Err(_) => used += 1,
         }
     }
     assert_eq!(used, 1);
-    bed.nothing_is_told();
+    fixture.expect_no_event();
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_master_in_use_asks_to_go_the_others_are_raced_while_its_link_goes_on() {
-    let mut bed = Bed::start(3, raced);
-    let mut old = bed.hosts[0].accept().await;
-    let first = bed.joined().await;
-    bed.hosts[0].set_up(false);
-    bed.hosts[1].set_length(SILENT);
-    old.go_away().await;
+async fn go_away_races_other_masters_while_current_link_continues() {
+    let mut fixture = Fixture::start(3, raced);
+    let mut old = fixture.masters[0].accept().await;
+    let first = fixture.joined().await;
+    fixture.masters[0].set_reachable(false);
+    fixture.masters[1].set_dial_time(NEVER_ANSWERS);
+    old.send_go_away().await;
     let asked = Instant::now();
-    let mut new = bed.hosts[2].accept().await;
+    let mut new = fixture.masters[2].accept().await;
     assert!(
-        asked.elapsed() <= STAGGER + 3 * AT_ONCE,
+        asked.elapsed() <= STAGGER + 3 * IMMEDIATE,
         "{:?}",
         asked.elapsed()
     );
-    bed.joined().await;
-    assert!(Arc::ptr_eq(&first, &bed.retiring().await));
+    fixture.joined().await;
+    assert!(Arc::ptr_eq(&first, &fixture.retiring().await));
     old.expect_alive().await;
     new.expect_alive().await;
     close_channel(&first);
@@ -177,126 +185,125 @@ async fn when_the_master_in_use_asks_to_go_the_others_are_raced_while_its_link_g
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_master_that_asks_to_go_is_come_back_to_when_its_successor_answers_first() {
-    let mut bed = Bed::start(2, raced);
-    let mut old = bed.hosts[0].accept().await;
-    old.go_away().await;
-    assert!(bed.hosts[0].accept().await.claims.moves);
-    assert!(bed.hosts[1].dials().is_empty());
+async fn go_away_returns_to_same_master_if_it_answers_first() {
+    let mut fixture = Fixture::start(2, raced);
+    let mut old = fixture.masters[0].accept().await;
+    old.send_go_away().await;
+    assert!(fixture.masters[0].accept().await.claims.moves);
+    assert!(fixture.masters[1].dials().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_link_that_is_replaced_for_its_age_stays_with_its_master() {
-    let mut bed = Bed::start(2, |uplink| {
+async fn rotation_stays_at_same_master() {
+    let mut fixture = Fixture::start(2, |uplink| {
         raced(uplink);
         uplink.rotate_after = Some(60 * SECOND);
     });
-    let mut old = bed.hosts[0].accept().await;
-    bed.hosts[0].set_length(5 * SECOND);
-    let new = bed.hosts[0].accept().await;
+    let mut old = fixture.masters[0].accept().await;
+    fixture.masters[0].set_dial_time(5 * SECOND);
+    let new = fixture.masters[0].accept().await;
     assert!(new.claims.moves);
     old.expect_closed().await;
     assert!(
-        bed.hosts[1].dials().is_empty(),
+        fixture.masters[1].dials().is_empty(),
         "{:?}",
-        bed.hosts[1].dials()
+        fixture.masters[1].dials()
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_race_a_master_that_refused_is_tried_again_while_another_is_silent() {
-    let mut bed = Bed::start(2, raced);
-    bed.hosts[0].set_length(SILENT);
-    bed.hosts[1].set_up(false);
+async fn raced_master_that_refused_is_retried_while_another_is_silent() {
+    let mut fixture = Fixture::start(2, raced);
+    fixture.masters[0].set_dial_time(NEVER_ANSWERS);
+    fixture.masters[1].set_reachable(false);
     tokio::time::sleep(4 * SECOND).await;
-    bed.hosts[1].set_up(true);
+    fixture.masters[1].set_reachable(true);
     let back = Instant::now();
-    bed.hosts[1].accept().await;
+    fixture.masters[1].accept().await;
     assert!(back.elapsed() <= 2 * SECOND, "{:?}", back.elapsed());
-    let dials = bed.hosts[1].dials().len();
+    let dials = fixture.masters[1].dials().len();
     assert!((3..60).contains(&dials), "{dials} dials");
-    assert_eq!(bed.hosts[0].dials().len(), 1);
+    assert_eq!(fixture.masters[0].dials().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_order_a_silent_master_is_given_up_before_the_next_one_is_dialled() {
-    let mut bed = Bed::start(3, |_| {});
-    bed.hosts[0].set_up(false);
-    bed.hosts[1].set_up(false);
-    bed.hosts[1].set_length(10 * SECOND);
+async fn ordered_silent_master_is_abandoned_before_next_is_dialled() {
+    let mut fixture = Fixture::start(3, |_| {});
+    fixture.masters[0].set_reachable(false);
+    fixture.masters[1].set_reachable(false);
+    fixture.masters[1].set_dial_time(10 * SECOND);
     let start = Instant::now();
-    bed.hosts[2].accept().await;
+    fixture.masters[2].accept().await;
     assert!(
-        (10 * SECOND..10 * SECOND + 3 * AT_ONCE).contains(&start.elapsed()),
+        (10 * SECOND..10 * SECOND + 3 * IMMEDIATE).contains(&start.elapsed()),
         "{:?}",
         start.elapsed()
     );
 }
 
-/// One master of two is none, the other one goes up and down: the first is dialled when the second is away and its own rest is over.
-async fn leaves_alone_who_rests(choice: Choice) {
-    let mut bed = Bed::start(2, |uplink| uplink.choice = choice);
-    bed.hosts[0].is_no_master().await;
-    let peer = bed.hosts[1].accept().await;
+/// One address of two is not a master; the other master goes up and down. The first is only dialled
+/// while the second is down and its own rest is over.
+async fn check_resting_master_is_not_dialled(strategy: DialStrategy) {
+    let mut fixture = Fixture::start(2, |uplink| uplink.strategy = strategy);
+    fixture.masters[0].answer_as_other_program().await;
+    let peer = fixture.masters[1].accept().await;
     let failed = Instant::now();
-    bed.hosts[1].set_up(false);
+    fixture.masters[1].set_reachable(false);
     drop(peer);
-    bed.hosts[0].is_no_master().await;
-    let rested = failed.elapsed();
+    fixture.masters[0].answer_as_other_program().await;
+    let rest = failed.elapsed();
     assert!(
-        rested >= 5 * SECOND - STAGGER && rested < 40 * SECOND,
-        "{rested:?}"
+        rest >= 5 * SECOND - STAGGER && rest < 40 * SECOND,
+        "{rest:?}"
     );
-    let meanwhile = bed.hosts[1].dials().len();
-    assert!(
-        meanwhile > 5,
-        "the other one has been tried {meanwhile} times"
-    );
-    bed.hosts[1].set_up(true);
-    let _peer = bed.hosts[1].accept().await;
-    bed.hosts[0].nobody_for(100 * SECOND).await;
+    let retries = fixture.masters[1].dials().len();
+    assert!(retries > 5, "the other one was tried {retries} times");
+    fixture.masters[1].set_reachable(true);
+    let _peer = fixture.masters[1].accept().await;
+    fixture.masters[0].expect_no_link_for(100 * SECOND).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_order_a_master_that_failed_is_left_alone_while_it_rests() {
-    leaves_alone_who_rests(Choice::Ordered).await;
+async fn ordered_master_that_failed_is_not_dialled_while_it_rests() {
+    check_resting_master_is_not_dialled(DialStrategy::Ordered).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_race_a_master_that_failed_is_left_alone_while_it_rests() {
-    leaves_alone_who_rests(Choice::Raced).await;
+async fn raced_master_that_failed_is_not_dialled_while_it_rests() {
+    check_resting_master_is_not_dialled(DialStrategy::Raced).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wish_for_another_master_is_given_up_when_none_is_ready_and_keeps_nothing_else_up() {
-    let mut bed = Bed::start(2, |uplink| uplink.rotate_after = Some(60 * SECOND));
-    let mut old = bed.hosts[0].accept().await;
-    bed.hosts[1].set_up(false);
+async fn request_for_other_master_is_dropped_if_none_is_ready() {
+    let mut fixture = Fixture::start(2, |uplink| uplink.rotate_after = Some(60 * SECOND));
+    let mut old = fixture.masters[0].accept().await;
+    fixture.masters[1].set_reachable(false);
     tokio::time::sleep(59 * SECOND).await;
-    bed.mover.move_on();
-    let new = bed.hosts[0].accept().await;
+    fixture.move_requests.request_other_master();
+    let new = fixture.masters[0].accept().await;
     assert!(
         new.claims.moves && (old.at + 60 * SECOND..old.at + 62 * SECOND).contains(&new.at),
         "{:?}",
         new.at - old.at
     );
     old.expect_closed().await;
-    assert_eq!(bed.hosts[1].dials().len(), 1);
+    assert_eq!(fixture.masters[1].dials().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_role_that_ends_during_a_race_ends_all_its_attempts() {
-    let mut bed = Bed::start(3, raced);
-    bed.hosts[1].set_length(SILENT);
-    let mut silent = bed.hosts[0].knock().await;
-    tokio::time::sleep(STAGGER + 2 * AT_ONCE).await;
-    assert_eq!(bed.hosts[1].dials().len(), 1);
-    bed.cancel.cancel();
-    bed.task
+async fn end_of_role_during_race_ends_all_attempts() {
+    let mut fixture = Fixture::start(3, raced);
+    fixture.masters[1].set_dial_time(NEVER_ANSWERS);
+    let mut silent = fixture.masters[0].next_socket().await;
+    tokio::time::sleep(STAGGER + 2 * IMMEDIATE).await;
+    assert_eq!(fixture.masters[1].dials().len(), 1);
+    fixture.cancel.cancel();
+    fixture
+        .task
         .join_next()
         .await
-        .expect("it ran")
-        .expect("in order");
+        .expect("the task ran")
+        .expect("no panic");
     assert!(matches!(silent.receive().await, Err(_) | Ok(None)));
-    bed.nothing_is_told();
+    fixture.expect_no_event();
 }

@@ -1,0 +1,144 @@
+//! The client's side of its links: passes each link and its events to all ports.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, info};
+
+use super::{port::PortSupervisor, port_attach::PortLink};
+use crate::{
+    frame::{Code, Frame, Notice, Terms},
+    link::{
+        Handler, Outbox,
+        uplink::{LinkedRole, MoveRequests},
+    },
+};
+
+/// How long to wait for a server of any port at a master before the client tries the next master in
+/// its list. The wait doubles each time, up to the maximum.
+const SERVER_WAITS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(5)..=Duration::from_secs(60);
+
+/// Interval between checks for an attached tunnel.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The client as its links see it.
+pub struct ClientRole {
+    ports: Vec<Arc<PortSupervisor>>,
+    move_requests: MoveRequests,
+    /// How long to wait for a server at the next master.
+    server_wait: Arc<Mutex<Duration>>,
+    /// Counts the links that were established.
+    links: Arc<AtomicU64>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl ClientRole {
+    /// Creates a role without a link. Its tasks run on `tasks` and end when `stop` is cancelled.
+    pub fn new(
+        ports: Vec<Arc<PortSupervisor>>,
+        move_requests: MoveRequests,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        let server_wait = Arc::new(Mutex::new(*SERVER_WAITS.start()));
+        ClientRole {
+            ports,
+            move_requests,
+            server_wait,
+            links: Arc::default(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        }
+    }
+
+    /// Requests another master whenever this one has had no server for a while, as long as its link
+    /// is the newest.
+    fn watch_for_server(&self, outbox: &Arc<Outbox>) {
+        let link = self.links.fetch_add(1, Ordering::Relaxed) + 1;
+        let (ports, move_requests, outbox) = (
+            self.ports.clone(),
+            self.move_requests.clone(),
+            Arc::clone(outbox),
+        );
+        let (server_wait, links) = (Arc::clone(&self.server_wait), Arc::clone(&self.links));
+        let watching = async move {
+            let mut without_server = Duration::ZERO;
+            loop {
+                tokio::time::sleep(CHECK_INTERVAL).await;
+                // A newer link has its own watch task.
+                if outbox.ended().is_some() || links.load(Ordering::Relaxed) != link {
+                    return;
+                }
+                let mut server_wait = server_wait.lock().unwrap_or_else(PoisonError::into_inner);
+                if ports.iter().any(|port| port.is_attached_through(&outbox)) {
+                    (without_server, *server_wait) = (Duration::ZERO, *SERVER_WAITS.start());
+                    continue;
+                }
+                without_server += CHECK_INTERVAL;
+                if without_server >= *server_wait {
+                    (without_server, *server_wait) = (
+                        Duration::ZERO,
+                        server_wait.saturating_mul(2).min(*SERVER_WAITS.end()),
+                    );
+                    move_requests.request_other_master();
+                }
+            }
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! { () = watching => {}, () = stop.cancelled() => {} }
+        });
+    }
+}
+
+/// The client on one of its links.
+pub struct ClientSession;
+
+impl Handler for ClientSession {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
+        Err(Notice::new(
+            Code::Protocol,
+            format!("{} is not for a client", frame.name()),
+        ))
+    }
+}
+
+impl LinkedRole for ClientRole {
+    type Session = ClientSession;
+
+    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, ClientSession) {
+        let link = PortLink::new(outbox, &self.move_requests);
+        (
+            self.ports
+                .iter()
+                .flat_map(|port| port.on_new_link(&link))
+                .collect(),
+            ClientSession,
+        )
+    }
+
+    fn joined(&self, outbox: &Arc<Outbox>, terms: &Terms) {
+        if self.ports.len() > terms.max_channels as usize {
+            error!(
+                configured = self.ports.len(),
+                max_channels = terms.max_channels,
+                "more ports than the master accepts per link"
+            );
+        }
+        self.ports.iter().for_each(|port| port.on_link_up(outbox));
+        self.watch_for_server(outbox);
+    }
+
+    fn retiring(&self, _outbox: &Arc<Outbox>) {
+        // The ports have already sent ATTACH on the new link.
+        info!("tunnels move to the new link");
+    }
+}

@@ -1,0 +1,138 @@
+//! Probes idle timeouts of the path with concurrent links, each idle for another period.
+
+use std::time::Duration;
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    DoctorReport, DoctorStep, MasterTarget, Subject, master_checks,
+    verdicts::{self, IdleOutcome, milliseconds, seconds},
+};
+use crate::{
+    crypto::LinkKey,
+    frame::Role,
+    link::{MessageSocket, Reason, dial::Dialer},
+};
+
+/// How long a link may take to answer a PING after its idle period.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The result of one idle link.
+enum IdleTrial {
+    /// The link stayed idle for the whole period.
+    Idle(IdleOutcome),
+    /// The master sent a message before the period was over.
+    Interrupted(Duration),
+    /// The link could not be established.
+    NoLink(String),
+}
+
+/// Probes all idle periods concurrently.
+pub(super) async fn probe_idle_periods(
+    subject: &Subject,
+    target: &MasterTarget,
+    report: &mut DoctorReport<'_>,
+) {
+    let master = target.dialer.address().to_string();
+    let longest = subject
+        .idle_periods
+        .iter()
+        .max()
+        .copied()
+        .unwrap_or_default();
+    report.progress(&format!(
+        "{} links to {master} stay idle for up to {}",
+        subject.idle_periods.len(),
+        seconds(longest)
+    ));
+    let started = Instant::now();
+    let mut links = JoinSet::new();
+    for &time in &subject.idle_periods {
+        let dialer = target.dialer.clone();
+        links.spawn(async move { (time, hold_idle(&dialer, time).await) });
+    }
+    let mut trials: Vec<(Duration, IdleTrial)> = links.join_all().await;
+    trials.sort_by_key(|(time, _)| *time);
+    let idle_periods: Vec<(Duration, IdleOutcome)> = trials
+        .iter()
+        .filter_map(|(time, trials)| match trials {
+            IdleTrial::Idle(outcome) => Some((*time, *outcome)),
+            IdleTrial::Interrupted(_) | IdleTrial::NoLink(_) => None,
+        })
+        .collect();
+    let note = note(&trials);
+    report.record(
+        match verdicts::idle_periods(&idle_periods, subject.heartbeat) {
+            _ if idle_periods.is_empty() => DoctorStep::skipped(
+                "silence",
+                master,
+                format!("no link stayed idle for its period{note}"),
+            ),
+            Ok(evidence) => DoctorStep::ok("silence", master, started.elapsed(), evidence + &note),
+            Err(reason) => {
+                let evidence = reason.evidence + &note;
+                DoctorStep::warning(
+                    "silence",
+                    master,
+                    started.elapsed(),
+                    Reason { evidence, ..reason },
+                )
+            }
+        },
+    );
+}
+
+/// Describes why some of the periods were not probed.
+fn note(trials: &[(Duration, IdleTrial)]) -> String {
+    let interrupted = trials.iter().find_map(|(_, trials)| match trials {
+        IdleTrial::Interrupted(after) => Some(*after),
+        _ => None,
+    });
+    let failed = trials.iter().find_map(|(_, trials)| match trials {
+        IdleTrial::NoLink(why) => Some(why.as_str()),
+        _ => None,
+    });
+    let mut note = String::new();
+    if let Some(after) = interrupted {
+        note.push_str(&format!("; longer periods were not probed: the master sent a keep-alive after {}, because its version does not support quiet links", milliseconds(after)));
+    }
+    if let Some(why) = failed {
+        note.push_str(&format!("; some of the links were not established: {why}"));
+    }
+    note
+}
+
+async fn hold_idle(dialer: &Dialer, time: Duration) -> IdleTrial {
+    let mut socket = match dialer.dial().await {
+        Ok(socket) => socket,
+        Err(error) => return IdleTrial::NoLink(error.to_string()),
+    };
+    // The master must also stay quiet while the link waits for the PONG.
+    let quiet =
+        u32::try_from((time + PING_TIMEOUT).as_secs().saturating_add(1)).unwrap_or(u32::MAX);
+    // Use a client's link for either role, because the path cannot distinguish them.
+    if let Err(error) =
+        master_checks::join(&mut socket, Role::Client, &LinkKey::derive(None), quiet).await
+    {
+        return IdleTrial::NoLink(error.to_string());
+    }
+    let started = Instant::now();
+    match timeout_at(started + time, socket.receive()).await {
+        // The link stayed idle. Now it must still carry a message.
+        Err(_) => IdleTrial::Idle(ping_after_idle(socket).await),
+        Ok(Ok(Some(_))) => IdleTrial::Interrupted(started.elapsed()),
+        Ok(Ok(None) | Err(_)) => IdleTrial::Idle(IdleOutcome::Cut),
+    }
+}
+
+async fn ping_after_idle(mut socket: MessageSocket) -> IdleOutcome {
+    let outcome = match timeout(PING_TIMEOUT, master_checks::ping(&mut socket, 0)).await {
+        Ok(Ok(_)) => IdleOutcome::Survived,
+        Ok(Err(_)) | Err(_) => IdleOutcome::Cut,
+    };
+    socket.close(Duration::from_secs(1)).await;
+    outcome
+}

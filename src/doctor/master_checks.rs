@@ -1,0 +1,604 @@
+//! The checks of the path to one master, from its name to the authentication of the role.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{Instant, timeout};
+
+use super::{
+    DoctorReport, DoctorStep, MasterTarget, StepOutcome, Subject,
+    verdicts::{self, milliseconds},
+};
+use crate::{
+    crypto::LinkKey,
+    frame::{Frame, Role, Terms},
+    id::Id,
+    link::{
+        MessageSocket, Reason,
+        authenticate::{self, JoinError, RoleIdentity},
+        dial::{
+            ChosenProxy, DialError, DialPeer, DialProbe, DialSpan, Dialer, Layer, Observation,
+            TlsSession,
+        },
+        proxy::ProxyKind,
+        tcp,
+        tls::{CertificateInfo, format_utc},
+        upgrade::ResponseInfo,
+    },
+    random,
+};
+
+/// The name of the doctor in the log of a master.
+const AGENT: &str = concat!("report/", env!("CARGO_PKG_VERSION"), " doctor");
+
+/// The number of small messages, sent one at a time.
+const SMALL_MESSAGES: u64 = 10;
+
+/// The time limit of each small message.
+const SMALL_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The token of the PING after the large message.
+const LARGE_TOKEN: u64 = SMALL_MESSAGES;
+
+/// The size of the large message in bytes. It needs several packets.
+const LARGE_MESSAGE: usize = 8 * 1024;
+
+/// The time limit of the PING after the large message. A path with 16 kbit/s keeps it.
+const LARGE_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time limit of the close handshake of a link.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// A common path that no WebSocket endpoint uses.
+const PROBE_PATH: &str = "/robots.txt";
+
+/// The steps after the name, in order.
+const STEPS: [&str; 7] = [
+    "tcp",
+    "proxy",
+    "tls",
+    "upgrade",
+    "clock",
+    "master_key",
+    "small_messages",
+];
+
+/// Runs the checks. Returns whether the master accepted the role.
+pub(super) async fn run(
+    subject: &Subject,
+    target: &MasterTarget,
+    report: &mut DoctorReport<'_>,
+) -> bool {
+    let dialer = &target.dialer;
+    let master = dialer.address().to_string();
+    report.progress(&format!("checking the path to {master}"));
+    let checks = DialChecks {
+        dialer,
+        master: &master,
+        report: &mut *report,
+    };
+    let failed = match checks.dial().await {
+        Ok((socket, connection)) => {
+            return authenticate_role(subject, &master, socket, connection, report).await;
+        }
+        Err(failed) => failed,
+    };
+    // Record the remaining steps as skipped.
+    let after = STEPS
+        .iter()
+        .position(|step| *step == failed)
+        .map_or(0, |position| position + 1);
+    for step in STEPS.into_iter().skip(after) {
+        let is_applicable = step != "tls" || dialer.address().is_secure();
+        let is_done = report
+            .steps()
+            .iter()
+            .any(|done| done.name == step && done.subject == master);
+        if is_applicable && !is_done {
+            report.record(DoctorStep::skipped(
+                step,
+                &master,
+                format!("the step {failed} failed"),
+            ));
+        }
+    }
+    false
+}
+
+/// The name of the step that failed.
+type FailedStep = &'static str;
+
+struct DialChecks<'c, 'r, 't> {
+    dialer: &'c Dialer,
+    master: &'c str,
+    report: &'r mut DoctorReport<'t>,
+}
+
+impl DialChecks<'_, '_, '_> {
+    /// Runs the checks from the name to the WebSocket. Returns the socket and the time of a TCP
+    /// connection to the master, if it was direct.
+    async fn dial(mut self) -> Result<(MessageSocket, Option<Duration>), FailedStep> {
+        let proxy = match self.dialer.chosen_proxy() {
+            Ok(proxy) => proxy,
+            Err(error) => return self.failed(&error, Duration::ZERO),
+        };
+        let connection = self.probe(proxy.as_ref()).await?;
+        let started = Instant::now();
+        let (result, spans) = self.dialer.dial_traced().await;
+        let failed = result.as_ref().err();
+        if proxy.is_none() && failed.is_none_or(|error| rank(error.layer().1) > rank(Layer::Tcp)) {
+            self.report.record(DoctorStep::ok(
+                "proxy",
+                self.master,
+                Duration::ZERO,
+                "none: the role dials the master directly",
+            ));
+        }
+        for (index, span) in spans.iter().enumerate() {
+            let hop = (span.peer, span.layer);
+            // Skip the failed span, and spans that a later one repeats. A proxy that closes
+            // connections causes repetitions.
+            let is_repeated = spans
+                .iter()
+                .skip(index + 1)
+                .any(|later| (later.peer, later.layer) == hop);
+            if !is_repeated && failed.is_none_or(|error| error.layer() != hop) {
+                self.record_span(span, proxy.as_ref());
+            }
+        }
+        let outcome = match result {
+            Ok(socket) => Ok((socket, connection)),
+            Err(error) => self.failed(
+                &error,
+                spans
+                    .last()
+                    .map_or_else(|| started.elapsed(), |span| span.took),
+            ),
+        };
+        // A refusal also contains a date.
+        if let Some(response) = upgrade_response(&spans) {
+            let step = clock(self.dialer, response).await;
+            self.report.record(step);
+        }
+        outcome
+    }
+
+    /// Records the name and addresses of the first hop: the proxy, or the master.
+    async fn probe(&mut self, proxy: Option<&ChosenProxy>) -> Result<Option<Duration>, FailedStep> {
+        let started = Instant::now();
+        let DialProbe {
+            peer,
+            host,
+            port,
+            name_took,
+            addresses,
+        } = match self.dialer.probe().await {
+            Ok(probe) => probe,
+            Err(error) => return self.failed(&error, started.elapsed()),
+        };
+        let list: Vec<String> = addresses
+            .iter()
+            .map(|(address, _)| address.ip().to_string())
+            .collect();
+        let whose = if peer == DialPeer::Proxy {
+            "the proxy's "
+        } else {
+            ""
+        };
+        let found = format!("{whose}{host} is {}", list.join(", "));
+        self.report.record(DoctorStep::ok(
+            "name",
+            &host,
+            name_took,
+            if is_address(&host) {
+                "it is an address".to_owned()
+            } else {
+                found
+            },
+        ));
+        if !self.dialer.resolves_locally(proxy) {
+            let name = self.dialer.address().host();
+            self.report.record(DoctorStep::skipped(
+                "name",
+                name,
+                "the proxy resolves the master's name",
+            ));
+        }
+        let reached = addresses
+            .iter()
+            .filter_map(|(_, outcome)| outcome.as_ref().ok().copied())
+            .min();
+        for (address, outcome) in &addresses {
+            self.report
+                .record(tcp_step(*address, outcome, reached.is_some(), &host, port));
+        }
+        match reached {
+            Some(took) => Ok(Some(took).filter(|_| peer == DialPeer::Master)),
+            None => Err("tcp"),
+        }
+    }
+
+    /// Records the step of a layer that succeeded.
+    fn record_span(
+        &mut self,
+        DialSpan {
+            peer,
+            layer,
+            took,
+            observations,
+        }: &DialSpan,
+        proxy: Option<&ChosenProxy>,
+    ) {
+        match (layer, peer) {
+            // The probe already recorded these steps.
+            (Layer::Name | Layer::Tcp, _) => {}
+            (Layer::Proxy, _) => {
+                if let Some(proxy) = proxy {
+                    self.report.record(DoctorStep::ok(
+                        "proxy",
+                        proxy.address.to_string(),
+                        *took,
+                        proxy_evidence(proxy, observations),
+                    ));
+                }
+            }
+            (Layer::Tls, peer) => {
+                let subject = match (peer, proxy) {
+                    (DialPeer::Proxy, Some(proxy)) => proxy.address.to_string(),
+                    _ => self.master.to_owned(),
+                };
+                for observation in observations {
+                    if let Observation::Tls(session) = observation {
+                        self.report.record(tls_step(&subject, *took, session));
+                    }
+                }
+            }
+            (Layer::Http, _) => {
+                for observation in observations {
+                    if let Observation::Response(response) = observation {
+                        self.report.record(DoctorStep::ok(
+                            "upgrade",
+                            self.master,
+                            *took,
+                            upgrade_evidence(response),
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    fn failed<T>(&mut self, error: &DialError, took: Duration) -> Result<T, FailedStep> {
+        let (peer, layer) = error.layer();
+        let name = match layer {
+            Layer::Name => "name",
+            Layer::Tcp => "tcp",
+            Layer::Proxy => "proxy",
+            Layer::Tls => "tls",
+            Layer::Http => "upgrade",
+        };
+        let subject = match error {
+            DialError::Name { host, .. } => host.clone(),
+            DialError::Proxy { proxy, .. } => proxy.to_string(),
+            DialError::Environment(error) => error.name.to_owned(),
+            DialError::Deadline { peer_address, .. } => peer_address.clone(),
+            DialError::Tls { host, .. } if peer == DialPeer::Proxy => host.clone(),
+            _ => self.master.to_owned(),
+        };
+        self.report
+            .record(DoctorStep::failed(name, subject, took, error.reason()));
+        Err(name)
+    }
+}
+
+fn rank(layer: Layer) -> usize {
+    match layer {
+        Layer::Name => 0,
+        Layer::Tcp => 1,
+        Layer::Proxy => 2,
+        Layer::Tls => 3,
+        Layer::Http => 4,
+    }
+}
+
+fn is_address(host: &str) -> bool {
+    host.parse::<std::net::IpAddr>().is_ok()
+}
+
+/// Returns the step of one address. A failure is only a warning when another address was reached,
+/// because a dial tries all of them.
+fn tcp_step(
+    address: SocketAddr,
+    outcome: &Result<Duration, String>,
+    is_reached: bool,
+    host: &str,
+    port: u16,
+) -> DoctorStep {
+    match outcome {
+        Ok(took) => DoctorStep::ok("tcp", address.to_string(), *took, "connected"),
+        Err(why) => {
+            let cause = match why.as_str() {
+                "refused" => "no program listens there",
+                _ => "the machine is down, or a firewall drops its packets",
+            };
+            let remedy = format!(
+                "check that it is running, that firewalls allow port {port}, and that this is still an address of {host}"
+            );
+            let reason = Reason::new(why.clone(), cause, remedy);
+            let constructor = if is_reached {
+                DoctorStep::warning
+            } else {
+                DoctorStep::failed
+            };
+            constructor("tcp", address.to_string(), Duration::ZERO, reason)
+        }
+    }
+}
+
+fn proxy_evidence(proxy: &ChosenProxy, observations: &[Observation]) -> String {
+    let mut text = format!("connects to the master; configured by {}", proxy.named_by);
+    let scheme = observations
+        .iter()
+        .rev()
+        .find_map(|observation| match observation {
+            Observation::AuthScheme(scheme) => Some(scheme.as_str()),
+            _ => None,
+        });
+    match (&proxy.address.user, scheme) {
+        (Some(user), Some(scheme)) => text.push_str(&format!(
+            "; authenticated as \"{}\" with {scheme}",
+            user.name
+        )),
+        (Some(user), None)
+            if matches!(proxy.address.kind, ProxyKind::Socks5 | ProxyKind::Socks5h) =>
+        {
+            text.push_str(&format!("; authenticated as \"{}\"", user.name))
+        }
+        (Some(user), None) => text.push_str(&format!(
+            "; it did not ask for the credentials of \"{}\"",
+            user.name
+        )),
+        (None, _) => text.push_str("; it requires no authentication"),
+    }
+    text
+}
+
+fn tls_step(subject: &str, took: Duration, session: &TlsSession) -> DoctorStep {
+    let mut text = match &session.negotiated {
+        Some((version, cipher)) => format!("{version}, {cipher}"),
+        None => "not agreed".to_owned(),
+    };
+    if let Some(leaf) = session.chain.first() {
+        text.push_str(&format!("; {}", describe_certificate(leaf)));
+    }
+    if session.chain.len() > 1 {
+        let issuers: Vec<String> = session
+            .chain
+            .iter()
+            .skip(1)
+            .map(|above| format!("\"{}\"", above.subject))
+            .collect();
+        text.push_str(&format!("; chain: {}", issuers.join(", ")));
+    }
+    match verdicts::certificate(&session.chain) {
+        None => DoctorStep::ok("tls", subject, took, text),
+        Some(reason) => {
+            let evidence = format!("{}; {text}", reason.evidence);
+            DoctorStep::warning("tls", subject, took, Reason { evidence, ..reason })
+        }
+    }
+}
+
+/// Describes a certificate in one line.
+pub(super) fn describe_certificate(leaf: &CertificateInfo) -> String {
+    format!(
+        "certificate of \"{}\" for {}, signed by \"{}\", until {} ({} days), SHA-256 {}",
+        leaf.subject,
+        leaf.display_names(),
+        leaf.issuer,
+        format_utc(leaf.not_after),
+        leaf.days_left(),
+        leaf.fingerprint()
+    )
+}
+
+fn upgrade_evidence(response: &ResponseInfo) -> String {
+    let headers: Vec<String> = response
+        .identifying_headers
+        .iter()
+        .map(|(name, value)| format!("{name} {value:?}"))
+        .collect();
+    match (response.middlebox, headers.is_empty()) {
+        (Some(name), _) => format!("101, through {name} ({})", headers.join(", ")),
+        (None, false) => format!("101 ({})", headers.join(", ")),
+        (None, true) => "101; no proxy names itself".to_owned(),
+    }
+}
+
+/// Returns the response to the request, if there was one.
+fn upgrade_response(spans: &[DialSpan]) -> Option<&ResponseInfo> {
+    spans
+        .iter()
+        .flat_map(|span| &span.observations)
+        .find_map(|observation| match observation {
+            Observation::Response(response) => Some(response),
+            _ => None,
+        })
+}
+
+/// Compares the clocks. If the response has no date, sends an ordinary HTTP request, as its
+/// response usually has one.
+async fn clock(dialer: &Dialer, response: &ResponseInfo) -> DoctorStep {
+    let (started, master) = (Instant::now(), dialer.address().to_string());
+    let there = match response.date {
+        Some(there) => Some(there),
+        None => upgrade_response(&dialer.at(PROBE_PATH).dial_traced().await.1)
+            .and_then(|response| response.date),
+    };
+    let Some(there) = there else {
+        return DoctorStep::skipped("clock", master, "no response contains a date");
+    };
+    match verdicts::clocks(SystemTime::now(), there) {
+        Ok(evidence) => DoctorStep::ok("clock", master, started.elapsed(), evidence),
+        Err(reason) => DoctorStep::warning("clock", master, started.elapsed(), reason),
+    }
+}
+
+/// Joins the master over the socket. Returns whether the master accepted the role.
+async fn authenticate_role(
+    subject: &Subject,
+    master: &str,
+    mut socket: MessageSocket,
+    connection: Option<Duration>,
+    report: &mut DoctorReport<'_>,
+) -> bool {
+    let started = Instant::now();
+    let joined = join(&mut socket, subject.role, &subject.key, 0).await;
+    let step = match &joined {
+        Ok(_) if subject.role == Role::Server => {
+            "joined as a server: the master holds the same key, and nothing was registered"
+        }
+        Ok(_) => "not needed: the master accepted the client",
+        Err(error) => {
+            report.record(DoctorStep::failed(
+                "master_key",
+                master,
+                started.elapsed(),
+                error.reason(),
+            ));
+            report.record(DoctorStep::skipped(
+                "small_messages",
+                master,
+                "the step master_key failed",
+            ));
+            return false;
+        }
+    };
+    report.record(DoctorStep::ok(
+        "master_key",
+        master,
+        started.elapsed(),
+        step,
+    ));
+    let step = small_messages(master, &mut socket, connection).await;
+    let are_answered = step.outcome != StepOutcome::Failed;
+    report.record(step);
+    if are_answered && let Some(lost) = large_message(master, &mut socket).await {
+        report.record(lost);
+    }
+    socket.close(CLOSE_DEADLINE).await;
+    true
+}
+
+/// Joins as a separate instance without registrations or tunnels. Asks the master to send nothing
+/// on its own for `quiet_seconds`.
+pub(super) async fn join(
+    socket: &mut MessageSocket,
+    role: Role,
+    key: &LinkKey,
+    quiet_seconds: u32,
+) -> Result<Terms, JoinError> {
+    let introduction = RoleIdentity {
+        role,
+        instance: Id(random::bytes()),
+        epoch: 1,
+        moves: false,
+        agent: AGENT.to_owned(),
+    };
+    authenticate::join_with_quiet_period(socket, key, &introduction, &[], quiet_seconds).await
+}
+
+async fn small_messages(
+    master: &str,
+    socket: &mut MessageSocket,
+    connection: Option<Duration>,
+) -> DoctorStep {
+    let started = Instant::now();
+    let mut round_trips = Vec::new();
+    for token in 0..SMALL_MESSAGES {
+        match timeout(SMALL_MESSAGE_TIMEOUT, ping(socket, token)).await {
+            Ok(Ok(took)) => round_trips.push(took),
+            Ok(Err(why)) => return small_message_lost(master, started.elapsed(), why),
+            Err(_) => {
+                let why = format!(
+                    "a small message was not answered within {}",
+                    milliseconds(SMALL_MESSAGE_TIMEOUT)
+                );
+                return small_message_lost(master, started.elapsed(), why);
+            }
+        }
+    }
+    match verdicts::small_messages(&round_trips, connection) {
+        Ok(evidence) => DoctorStep::ok("small_messages", master, started.elapsed(), evidence),
+        Err(reason) => DoctorStep::warning("small_messages", master, started.elapsed(), reason),
+    }
+}
+
+/// Sends a message of several packets, which every master ignores, and then a PING. Returns a
+/// failed step when the PONG is missing.
+async fn large_message(master: &str, socket: &mut MessageSocket) -> Option<DoctorStep> {
+    let started = Instant::now();
+    // A frame of a type that no version knows.
+    let sent = socket.feed(vec![0xff; LARGE_MESSAGE].into()).await;
+    if sent.is_ok()
+        && timeout(LARGE_MESSAGE_TIMEOUT, ping(socket, LARGE_TOKEN))
+            .await
+            .is_ok()
+    {
+        return None;
+    }
+    let evidence = format!(
+        "the master answered small messages, but none within {} after one of {LARGE_MESSAGE} bytes",
+        milliseconds(LARGE_MESSAGE_TIMEOUT)
+    );
+    let reason = Reason::new(evidence, tcp::BLACK_HOLE_CAUSE, tcp::BLACK_HOLE_REMEDY);
+    Some(DoctorStep::failed(
+        "large_messages",
+        master,
+        started.elapsed(),
+        reason,
+    ))
+}
+
+fn small_message_lost(master: &str, took: Duration, why: String) -> DoctorStep {
+    let cause =
+        "a device on the path delays messages until more arrive, or closes WebSockets at once";
+    let remedy = "use wss:// in `master`, another port or another network; in nginx turn `proxy_buffering` off";
+    DoctorStep::failed(
+        "small_messages",
+        master,
+        took,
+        Reason::new(why, cause, remedy),
+    )
+}
+
+/// Sends a PING and waits for its PONG. Answers the PINGs of the master in the meantime.
+pub(super) async fn ping(socket: &mut MessageSocket, token: u64) -> Result<Duration, String> {
+    let sent = Instant::now();
+    let failed = |error: crate::link::SocketError| format!("the link was lost: {error}");
+    socket
+        .feed(Frame::Ping(token).to_message())
+        .await
+        .map_err(failed)?;
+    socket.flush().await.map_err(failed)?;
+    loop {
+        let Some(message) = socket.receive().await.map_err(failed)? else {
+            return Err("the master closed the link".to_owned());
+        };
+        match Frame::decode(message.freeze()) {
+            Ok(Frame::Pong(answered)) if answered == token => return Ok(sent.elapsed()),
+            Ok(Frame::Ping(asked)) => {
+                socket
+                    .feed(Frame::Pong(asked).to_message())
+                    .await
+                    .map_err(failed)?;
+                socket.flush().await.map_err(failed)?;
+            }
+            Ok(Frame::Error(notice)) => return Err(format!("the master ended the link: {notice}")),
+            Ok(_) => {}
+            Err(error) => return Err(format!("the message is not a rePort frame: {error}")),
+        }
+    }
+}

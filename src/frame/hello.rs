@@ -1,0 +1,200 @@
+//! The JSON contents of HELLO and WELCOME (PROTOCOL 4).
+
+use std::{fmt, str::FromStr};
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use super::FrameError;
+use crate::id::Id;
+
+/// The kind of process at the far end of a master's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Registers ports and authenticates with the master key.
+    Server,
+    /// Attaches to ports.
+    Client,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(formatter)
+    }
+}
+
+/// 32 random bytes, unique to each link. The text form has 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Nonce(pub [u8; 32]);
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Nonce {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+impl Serialize for Nonce {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Nonce {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A nonce has the text form of two concatenated ids.
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let halves = text
+            .split_at_checked(32)
+            .and_then(|(left, right)| Some((left.parse().ok()?, right.parse().ok()?)));
+        let Some((Id(left), Id(right))) = halves else {
+            return Err(D::Error::custom("a nonce is 64 hexadecimal digits"));
+        };
+        let mut bytes = [0; 32];
+        bytes
+            .iter_mut()
+            .zip(left.into_iter().chain(right))
+            .for_each(|(to, from)| *to = from);
+        Ok(Nonce(bytes))
+    }
+}
+
+/// The claims of a role in HELLO (PROTOCOL 4.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// The protocol version of the role.
+    pub version: u8,
+    /// Server or client.
+    pub role: Role,
+    /// The random id of the process, chosen at its start.
+    pub instance: Id,
+    /// The number of the link. It increases with each link of the instance.
+    pub epoch: u64,
+    /// Whether the role moves from its previous link to this one.
+    ///
+    /// The previous link stays up until the role closes it (PROTOCOL 5.2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moves: bool,
+    /// Seconds for which the master must not send anything unasked; 0 is the normal case.
+    ///
+    /// The role uses this to measure how long the path tolerates an idle link (PROTOCOL 6.7).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub quiet_seconds: u32,
+    /// The nonce of this link.
+    pub nonce: Nonce,
+    /// Free text for the log, such as `report/0.1.0`.
+    #[serde(default)]
+    pub agent: String,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// The terms of the master in WELCOME (PROTOCOL 4.4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// The protocol version of the master.
+    pub version: u8,
+    /// The keep-alive interval that the master requests.
+    pub heartbeat_seconds: u32,
+    /// The maximum number of open channels on this link.
+    pub max_channels: u32,
+    /// The maximum number of key ids that this link may register.
+    pub max_ports: u32,
+}
+
+impl Claims {
+    /// Encodes the claims as JSON. HELLO carries this text, and its proof covers it.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        json(self)
+    }
+
+    /// Decodes the claims of a HELLO.
+    ///
+    /// # Errors
+    /// Returns [`FrameError::Json`] if the text is not valid JSON or lacks a field.
+    pub fn decode(text: &[u8]) -> Result<Self, FrameError> {
+        serde_json::from_slice(text).map_err(|error| FrameError::Json {
+            name: "HELLO",
+            reason: error.to_string(),
+        })
+    }
+}
+
+impl Terms {
+    /// Encodes the terms as JSON. WELCOME carries this text, and its proof covers it.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        json(self)
+    }
+
+    /// Decodes the terms of a WELCOME.
+    ///
+    /// # Errors
+    /// Returns [`FrameError::Json`] if the text is not valid JSON or lacks a field.
+    pub fn decode(text: &[u8]) -> Result<Self, FrameError> {
+        serde_json::from_slice(text).map_err(|error| FrameError::Json {
+            name: "WELCOME",
+            reason: error.to_string(),
+        })
+    }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "strings and numbers with string keys always serialize"
+)]
+fn json(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value)
+        .expect("claims and terms serialize to JSON")
+        .into()
+}
+
+impl FromStr for Nonce {
+    type Err = serde::de::value::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Nonce::deserialize(serde::de::value::StrDeserializer::new(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_omit_quiet_seconds_when_zero() {
+        let claims = Claims {
+            version: 1,
+            role: Role::Client,
+            instance: Id([1; 16]),
+            epoch: 7,
+            moves: false,
+            quiet_seconds: 0,
+            nonce: Nonce([2; 32]),
+            agent: "vector/1".to_owned(),
+        };
+        let usual = claims.encode();
+        assert!(
+            !String::from_utf8_lossy(&usual).contains("quiet"),
+            "encoded as in earlier versions"
+        );
+        assert_eq!(Claims::decode(&usual), Ok(claims.clone()));
+        let quiet = Claims {
+            quiet_seconds: 316,
+            ..claims
+        };
+        assert!(String::from_utf8_lossy(&quiet.encode()).contains("\"quiet_seconds\":316"));
+        assert_eq!(Claims::decode(&quiet.encode()), Ok(quiet));
+    }
+}

@@ -1,0 +1,221 @@
+//! Connects to a master or a proxy over TCP, from the configured local address or interface.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::Instant,
+};
+
+use super::{
+    error::{DialError, DialPeer},
+    trace::{DialTrace, Layer},
+};
+use crate::{
+    link::{
+        connect::{alternate, race},
+        file_limit::OutOfFiles,
+        resolve::look_up,
+        tcp,
+    },
+    tcp_table::TcpConnection,
+};
+
+/// The local end of outgoing connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bind {
+    /// Dials from this address, and only to addresses of its family.
+    Address(IpAddr),
+    /// Dials through this interface.
+    Interface(String),
+}
+
+impl Bind {
+    /// Checks whether a socket can be bound here now. Connects to nothing.
+    ///
+    /// # Errors
+    /// The system's error; [`io::ErrorKind::Unsupported`] if this system cannot bind to interfaces.
+    pub fn check_bindable(&self) -> io::Result<()> {
+        let socket = match self {
+            Bind::Address(IpAddr::V6(_)) => TcpSocket::new_v6(),
+            Bind::Address(IpAddr::V4(_)) => TcpSocket::new_v4(),
+            Bind::Interface(_) => TcpSocket::new_v4().or_else(|_| TcpSocket::new_v6()),
+        };
+        self.apply(&socket?)
+    }
+
+    fn apply(&self, socket: &TcpSocket) -> io::Result<()> {
+        match self {
+            Bind::Address(from) => socket.bind(SocketAddr::new(*from, 0)),
+            Bind::Interface(name) => bind_to(socket, name),
+        }
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bind::Address(from) => from.fmt(formatter),
+            Bind::Interface(name) => name.fmt(formatter),
+        }
+    }
+}
+
+/// Opens TCP connections to a host.
+#[derive(Debug, Clone)]
+pub(super) struct TcpConnector {
+    pub stagger: Duration,
+    pub deadline: Duration,
+    pub bind: Option<Bind>,
+    /// Whether to limit the segment size, because the path drops large packets.
+    pub small_segments: Arc<AtomicBool>,
+}
+
+impl TcpConnector {
+    /// Resolves the host and connects to one of its addresses.
+    pub async fn connect(
+        &self,
+        peer: DialPeer,
+        host: &str,
+        port: u16,
+        trace: &DialTrace,
+    ) -> Result<TcpStream, DialError> {
+        let addresses = self.resolve(peer, host, port, trace).await?;
+        trace.set(peer, Layer::Tcp);
+        let stream = self.race(peer, addresses).await?;
+        trace.connected(TcpConnection::of(&stream));
+        Ok(stream)
+    }
+
+    /// Connects to all addresses in parallel, and returns the time to connect or the error of each.
+    pub async fn probe(
+        &self,
+        addresses: Vec<SocketAddr>,
+    ) -> Vec<(SocketAddr, io::Result<Duration>)> {
+        let attempts = addresses.into_iter().map(|address| async move {
+            let started = Instant::now();
+            let attempt =
+                tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref(), false))
+                    .await;
+            let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            (address, attempt.map(|_| started.elapsed()))
+        });
+        futures_util::future::join_all(attempts).await
+    }
+
+    /// Resolves the host and returns its addresses in the order in which to try them.
+    pub async fn resolve(
+        &self,
+        peer: DialPeer,
+        host: &str,
+        port: u16,
+        trace: &DialTrace,
+    ) -> Result<Vec<SocketAddr>, DialError> {
+        trace.set(peer, Layer::Name);
+        let failed = |reason: String| DialError::Name {
+            peer,
+            host: host.to_owned(),
+            reason,
+            out_of_files: None,
+        };
+        let found = look_up(host, port).await.map_err(|error| {
+            let out_of_files = OutOfFiles::of(&error).or_else(OutOfFiles::now);
+            DialError::Name {
+                peer,
+                host: host.to_owned(),
+                reason: error.to_string(),
+                out_of_files,
+            }
+        })?;
+        let fits = |address: &SocketAddr| match &self.bind {
+            Some(Bind::Address(from)) => from.is_ipv6() == address.is_ipv6(),
+            _ => true,
+        };
+        let (addresses, others): (Vec<_>, Vec<_>) = found.into_iter().partition(fits);
+        match (addresses.is_empty(), others.is_empty()) {
+            (true, true) => Err(failed("it has no address".to_owned())),
+            (true, false) => Err(failed(
+                "it has no address of the family of `bind_address`".to_owned(),
+            )),
+            (false, _) => Ok(alternate(addresses)),
+        }
+    }
+
+    /// Races the addresses and returns the first established connection.
+    pub async fn race(
+        &self,
+        peer: DialPeer,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<TcpStream, DialError> {
+        let small_segments = self.small_segments.load(Ordering::Relaxed);
+        let connecting = |address| {
+            let bind = self.bind.clone();
+            async move { connect(address, bind.as_ref(), small_segments).await }
+        };
+        let stream = race(addresses, self.stagger, connecting)
+            .await
+            .map_err(|attempts| DialError::Connect { peer, attempts })?;
+        // The connection works without these options.
+        let _ = tcp::set_link_options(&stream);
+        Ok(stream)
+    }
+}
+
+async fn connect(
+    address: SocketAddr,
+    bind: Option<&Bind>,
+    small_segments: bool,
+) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv6() {
+        TcpSocket::new_v6()?
+    } else {
+        TcpSocket::new_v4()?
+    };
+    if small_segments {
+        tcp::limit_segments(&socket);
+    }
+    let Some(bind) = bind else {
+        return socket.connect(address).await;
+    };
+    let bound = bind.apply(&socket);
+    bound.map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            BindError {
+                from: bind.to_string(),
+                error,
+            },
+        )
+    })?;
+    socket.connect(address).await
+}
+
+/// The socket could not be bound to the configured local end.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot bind to {from}: {error}")]
+pub(super) struct BindError {
+    from: String,
+    error: io::Error,
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn bind_to(socket: &TcpSocket, interface: &str) -> io::Result<()> {
+    SockRef::from(socket).bind_device(Some(interface.as_bytes()))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn bind_to(_: &TcpSocket, _: &str) -> io::Result<()> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system cannot bind to an interface: write an address in `bind_address`",
+    ))
+}

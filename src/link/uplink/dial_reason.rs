@@ -1,0 +1,63 @@
+//! Describes attempts in the log and to the role: why a link is dialled, and why an attempt failed.
+
+use std::{fmt, time::Duration};
+
+use tracing::{debug, error, warn};
+
+use super::attempt::AttemptOutcome;
+use crate::frame::Notice;
+
+/// The reason to dial a link.
+#[derive(Debug, Clone)]
+pub(super) enum DialReason {
+    /// No link is up.
+    NoLink,
+    /// The master is about to end the current link.
+    GoAway(Notice),
+    /// The current link has reached its maximum age.
+    Rotation,
+    /// The role requested another master.
+    SwitchMaster,
+}
+
+impl fmt::Display for DialReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DialReason::NoLink => formatter.write_str("no link was up"),
+            DialReason::GoAway(notice) => write!(formatter, "requested by the master ({notice})"),
+            DialReason::Rotation => {
+                formatter.write_str("the previous link was due for replacement")
+            }
+            DialReason::SwitchMaster => formatter.write_str("another master was requested"),
+        }
+    }
+}
+
+/// Returns the error of a failed attempt, for the role.
+pub(super) fn failure_message(outcome: &AttemptOutcome) -> Option<String> {
+    match outcome {
+        AttemptOutcome::Dial(error) => Some(error.to_string()),
+        AttemptOutcome::Join(error) => Some(error.to_string()),
+        AttemptOutcome::Link { .. } | AttemptOutcome::Cancelled => None,
+    }
+}
+
+/// Logs which master failed, why, and for how long it rests.
+pub(super) fn log_failure(master: &str, outcome: &AttemptOutcome, rest: Duration) {
+    let rests_ms = rest.as_millis() as u64;
+    match outcome {
+        AttemptOutcome::Dial(error) => {
+            warn!(%master, rests_ms, "cannot reach the master: {error}");
+        }
+        AttemptOutcome::Join(error) if error.is_retryable() => {
+            warn!(%master, rests_ms, "cannot join the master: {error}")
+        }
+        AttemptOutcome::Join(error) => {
+            error!(%master, rests_ms, "cannot join the master: {error}");
+        }
+        AttemptOutcome::Link { reason, .. } => {
+            warn!(%master, rests_ms, "the link was lost: {reason}");
+        }
+        AttemptOutcome::Cancelled => debug!(%master, "the link was closed"),
+    }
+}

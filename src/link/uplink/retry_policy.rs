@@ -1,0 +1,511 @@
+//! Decides which master to dial next, and when (PROTOCOL 6.4). Pure: the time is an argument.
+//!
+//! ```text
+//!             failed                the rest is over, or it ends first of all rests
+//!   ready ─────────────► resting ────────────────────────────────────────────────────► dialled
+//!     ▲                                                                                  │
+//!     └─────────────────────────── a link that lived has ended ◄─────────────────────────┘
+//! ```
+//!
+//! Each master rests separately: a master that failed is not dialled before its own rest is over,
+//! while another one can be dialled. The rest is drawn below a part of the time for which this
+//! master has failed. It therefore grows exponentially, up to a maximum.
+//!
+//! After the end of a link the next attempt is immediate while the token bucket has tokens. Each
+//! second of a link's life adds tokens, up to the size of the bucket. A path that cuts links every
+//! second is bridged each time, and a master that ends links directly after the join is not
+//! flooded.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::link::backoff::RetryBackoff;
+
+/// The minimum of the range from which a rest after a failed attempt is drawn. A killed master
+/// mostly returns within one or two seconds, and users notice every delay after that.
+const INITIAL_REST: Duration = Duration::from_millis(150);
+
+/// The range of a rest is the failure time divided by this. On average the failure time grows by an
+/// eighth until the next attempt.
+const FAILURE_TIME_DIVISOR: u32 = 4;
+
+/// The longest rest while both ends keep the state of the streams. A long wait would lose it.
+const MAX_REST_WHILE_RESUMABLE: Duration = Duration::from_secs(5);
+
+/// How long the ends keep the state (PROTOCOL 12, the resume timeout).
+const RESUMABLE: Duration = Duration::from_secs(120);
+
+/// The longest rest. An operator who repairs the path should not have to restart a role.
+const MAX_REST: Duration = Duration::from_secs(30);
+
+/// The extra rest after an error that requires a change of the configuration at either end.
+const CONFIGURATION_REST: Duration = Duration::from_secs(5);
+
+/// A failure that is older than this is unrelated to the next one, whose rest starts again at the
+/// initial range.
+const FAILURE_MEMORY: Duration = Duration::from_secs(60);
+
+/// The immediate attempts that a second of a link's life adds. A path that cuts four times a second
+/// is still bridged.
+const TOKENS_PER_SECOND: f64 = 4.0;
+
+/// The size of the token bucket of immediate attempts, which is full at the start.
+const MAX_TOKENS: f64 = 10.0;
+
+/// The range from which the delay of an immediate attempt is drawn, so that ten thousand clients of
+/// a killed master do not return at the same moment.
+const IMMEDIATE_DELAY_MAX: Duration = Duration::from_millis(10);
+
+/// The next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NextAttempt {
+    /// The index of the master.
+    pub(super) master: usize,
+    /// The time to wait before it.
+    pub(super) wait: Duration,
+}
+
+/// The retry policy of one uplink.
+#[derive(Debug)]
+pub(super) struct RetryPolicy {
+    masters: Vec<MasterRetry>,
+    /// The tokens for immediate attempts.
+    tokens: f64,
+}
+
+/// The retry state of one master.
+#[derive(Debug)]
+struct MasterRetry {
+    /// When its rest is over.
+    rests_until: Option<Instant>,
+    /// Its first and latest failure since the last link.
+    failures: Option<(Instant, Instant)>,
+    /// The rests after links that ended directly after the join.
+    short_lived: RetryBackoff,
+}
+
+impl MasterRetry {
+    fn new() -> Self {
+        MasterRetry {
+            rests_until: None,
+            failures: None,
+            short_lived: RetryBackoff::new(INITIAL_REST, MAX_REST_WHILE_RESUMABLE),
+        }
+    }
+
+    /// Returns the remaining rest, or zero.
+    fn remaining_rest(&self, now: Instant) -> Duration {
+        self.rests_until
+            .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
+    /// Records a failed attempt. Returns for how long all attempts have failed.
+    fn record_failure(&mut self, now: Instant) -> Duration {
+        let recent = self
+            .failures
+            .filter(|(_, last)| now.saturating_duration_since(*last) < FAILURE_MEMORY);
+        let first = recent.map_or(now, |(first, _)| first);
+        self.failures = Some((first, now));
+        now.saturating_duration_since(first)
+    }
+}
+
+impl RetryPolicy {
+    /// Creates the policy of an uplink to `masters` masters, at least one.
+    pub(super) fn new(masters: usize) -> Self {
+        RetryPolicy {
+            masters: (0..masters).map(|_| MasterRetry::new()).collect(),
+            tokens: MAX_TOKENS,
+        }
+    }
+
+    /// Records that the master accepted the role: later failures are unrelated to the earlier ones.
+    pub(super) fn on_joined(&mut self, master: usize) {
+        if let Some(master) = self.masters.get_mut(master) {
+            (master.rests_until, master.failures) = (None, None);
+        }
+    }
+
+    /// Records that a link to `master` has ended after `lived`, or has to be replaced. Returns the
+    /// next attempt: at the same master, unless attempts at it have failed in the meantime and
+    /// another master is ready.
+    pub(super) fn on_link_end(
+        &mut self,
+        now: Instant,
+        master: usize,
+        lived: Duration,
+    ) -> NextAttempt {
+        self.tokens = (self.tokens + lived.as_secs_f64() * TOKENS_PER_SECOND).min(MAX_TOKENS);
+        let same = NextAttempt {
+            master,
+            wait: immediate_delay(),
+        };
+        let has_token = self.tokens >= 1.0;
+        let Some(ended) = self.masters.get_mut(master) else {
+            return same;
+        };
+        if !has_token {
+            ended.rests_until = Some(now + ended.short_lived.next_wait());
+        } else {
+            self.tokens -= 1.0;
+            if ended.remaining_rest(now).is_zero()
+                || self.next_ready(now, master, &|_| false).is_none()
+            {
+                // The link lived, so the master's earlier failures do not count any more.
+                self.masters[master] = MasterRetry::new();
+                return same;
+            }
+        }
+        self.next(now, master, &|_| false).unwrap_or(same)
+    }
+
+    /// Records a failed attempt at `master`. `retryable` tells whether another attempt can succeed
+    /// without a change. `linkless` is the time for which no attempt at any master has succeeded.
+    /// Returns how long this master rests.
+    pub(super) fn on_attempt_failed(
+        &mut self,
+        now: Instant,
+        master: usize,
+        retryable: bool,
+        linkless: Duration,
+    ) -> Duration {
+        let Some(master) = self.masters.get_mut(master) else {
+            return INITIAL_REST;
+        };
+        let max = if linkless < RESUMABLE {
+            MAX_REST_WHILE_RESUMABLE
+        } else {
+            MAX_REST
+        };
+        let drawn = (master.record_failure(now) / FAILURE_TIME_DIVISOR)
+            .clamp(INITIAL_REST, max)
+            .mul_f64(fastrand::f64());
+        let rest = if retryable {
+            drawn
+        } else {
+            MAX_REST.min(drawn + CONFIGURATION_REST)
+        };
+        master.rests_until = Some(now + rest);
+        rest
+    }
+
+    /// Returns the next attempt after one at `master`, without the `excluded` masters: the next
+    /// master of the list that is ready, otherwise the master whose rest ends first. Returns `None`
+    /// if all are excluded.
+    pub(super) fn next(
+        &self,
+        now: Instant,
+        master: usize,
+        excluded: &dyn Fn(usize) -> bool,
+    ) -> Option<NextAttempt> {
+        self.next_ready(now, master, excluded)
+            .map(|master| NextAttempt {
+                master,
+                wait: immediate_delay(),
+            })
+            .or_else(|| {
+                let resting = self.others(master).filter(|other| !excluded(*other));
+                let first = resting.min_by_key(|other| self.remaining_rest(now, *other))?;
+                Some(NextAttempt {
+                    master: first,
+                    wait: self.remaining_rest(now, first),
+                })
+            })
+    }
+
+    /// Whether this master rests.
+    pub(super) fn is_resting(&self, now: Instant, master: usize) -> bool {
+        !self.remaining_rest(now, master).is_zero()
+    }
+
+    /// Returns the first master after this one that is ready and not excluded.
+    fn next_ready(
+        &self,
+        now: Instant,
+        master: usize,
+        excluded: &dyn Fn(usize) -> bool,
+    ) -> Option<usize> {
+        self.others(master)
+            .find(|other| !excluded(*other) && self.remaining_rest(now, *other).is_zero())
+    }
+
+    /// Iterates over all masters, starting after this one. This one comes last.
+    fn others(&self, master: usize) -> impl Iterator<Item = usize> + use<> {
+        let masters = self.masters.len();
+        (1..=masters).map(move |step| (master + step) % masters)
+    }
+
+    fn remaining_rest(&self, now: Instant, master: usize) -> Duration {
+        self.masters
+            .get(master)
+            .map_or(Duration::ZERO, |master| master.remaining_rest(now))
+    }
+}
+
+fn immediate_delay() -> Duration {
+    IMMEDIATE_DELAY_MAX.mul_f64(fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    const NONE_EXCLUDED: &dyn Fn(usize) -> bool = &|_| false;
+
+    /// A policy and a clock that the test moves.
+    struct Fixture {
+        policy: RetryPolicy,
+        now: Instant,
+    }
+
+    impl Fixture {
+        fn new(masters: usize) -> Self {
+            Fixture {
+                policy: RetryPolicy::new(masters),
+                now: Instant::now(),
+            }
+        }
+
+        fn link_ends(&mut self, master: usize, lived: Duration) -> NextAttempt {
+            self.policy.on_link_end(self.now, master, lived)
+        }
+
+        /// Lets an attempt fail, after all attempts have failed for `failing`.
+        fn attempt_fails(&mut self, master: usize, failing: Duration) -> Duration {
+            self.policy
+                .on_attempt_failed(self.now, master, true, failing)
+        }
+
+        fn next(&self, master: usize) -> NextAttempt {
+            self.policy.next(self.now, master, NONE_EXCLUDED).unwrap()
+        }
+    }
+
+    #[test]
+    fn link_cut_every_second_is_replaced_immediately() {
+        let mut fixture = Fixture::new(1);
+        for _ in 0..600 {
+            let next = fixture.link_ends(0, SECOND);
+            assert!(
+                next.master == 0 && next.wait <= IMMEDIATE_DELAY_MAX,
+                "{next:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn master_that_ends_links_after_join_is_dialled_less_and_less() {
+        let mut fixture = Fixture::new(1);
+        let waits: Vec<Duration> = (0..100)
+            .map(|_| fixture.link_ends(0, Duration::from_millis(1)).wait)
+            .collect();
+        assert!(
+            waits[..10].iter().all(|wait| *wait <= IMMEDIATE_DELAY_MAX),
+            "{waits:?}"
+        );
+        let total: Duration = waits.iter().sum();
+        assert!(total > 100 * SECOND, "a hundred links in {total:?}");
+        assert!(waits.iter().all(|wait| *wait <= MAX_REST_WHILE_RESUMABLE));
+        fixture.link_ends(0, 5 * SECOND);
+        assert!(
+            fixture.link_ends(0, Duration::ZERO).wait <= IMMEDIATE_DELAY_MAX,
+            "a link that lives adds tokens"
+        );
+    }
+
+    #[test]
+    fn ready_masters_are_tried_immediately_in_list_order() {
+        let mut fixture = Fixture::new(3);
+        for master in [1, 2] {
+            fixture.attempt_fails(master, SECOND);
+            let next = fixture.next(master);
+            assert!(
+                next.master == (master + 1) % 3 && next.wait <= IMMEDIATE_DELAY_MAX,
+                "{next:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn shortest_rest_is_next_when_all_masters_rest() {
+        let mut fixture = Fixture::new(4);
+        for _ in 0..200 {
+            let drawn: Vec<Duration> = (0..4)
+                .map(|master| fixture.attempt_fails(master, SECOND))
+                .collect();
+            let shortest = drawn.iter().min().unwrap();
+            for from in 0..4 {
+                let next = fixture.next(from);
+                assert_eq!((next.wait, drawn[next.master]), (*shortest, *shortest));
+            }
+        }
+    }
+
+    #[test]
+    fn resting_master_is_skipped_until_rest_ends() {
+        let mut fixture = Fixture::new(3);
+        let rest = fixture.attempt_fails(1, SECOND);
+        assert_eq!(fixture.next(0).master, 2);
+        fixture.now += rest;
+        assert_eq!(fixture.next(0).master, 1);
+    }
+
+    #[test]
+    fn rests_grow_with_failure_time_of_master_up_to_maximum() {
+        let mut fixture = Fixture::new(2);
+        let (mut tries, mut longest) = (0, Duration::ZERO);
+        let begun = fixture.now;
+        while fixture.now < begun + 1000 * SECOND {
+            let failing = fixture.now - begun;
+            let rest = fixture.attempt_fails(0, failing);
+            let max = if failing < RESUMABLE {
+                MAX_REST_WHILE_RESUMABLE
+            } else {
+                MAX_REST
+            };
+            assert!(
+                rest <= max.min((failing / 4).max(INITIAL_REST)),
+                "{rest:?} after {failing:?}"
+            );
+            longest = longest.max(rest);
+            fixture.now += rest;
+            tries += 1;
+        }
+        assert!(
+            longest > 20 * SECOND && tries < 300,
+            "{tries} attempts, the longest rest was {longest:?}"
+        );
+        assert!(
+            fixture.attempt_fails(1, 1000 * SECOND) <= INITIAL_REST,
+            "another master rests separately"
+        );
+    }
+
+    #[test]
+    fn failure_long_after_previous_one_starts_over() {
+        let mut fixture = Fixture::new(1);
+        fixture.attempt_fails(0, SECOND);
+        fixture.now += 2 * FAILURE_MEMORY;
+        assert!(fixture.attempt_fails(0, SECOND) <= INITIAL_REST);
+    }
+
+    #[test]
+    fn join_ends_rest_of_master_and_resets_failures() {
+        let mut fixture = Fixture::new(1);
+        for _ in 0..100 {
+            fixture.attempt_fails(0, 50 * SECOND);
+            fixture.now += SECOND;
+        }
+        fixture.attempt_fails(0, 50 * SECOND);
+        fixture.policy.on_joined(0);
+        assert!(
+            !fixture.policy.is_resting(fixture.now, 0)
+                && fixture.attempt_fails(0, SECOND) <= INITIAL_REST
+        );
+    }
+
+    #[test]
+    fn link_that_lived_resets_its_master_only() {
+        let mut fixture = Fixture::new(2);
+        for _ in 0..40 {
+            fixture.attempt_fails(0, 50 * SECOND);
+            fixture.attempt_fails(1, 50 * SECOND);
+            fixture.now += SECOND;
+        }
+        fixture.now += MAX_REST_WHILE_RESUMABLE;
+        assert_eq!(fixture.link_ends(1, 60 * SECOND).master, 1);
+        assert!(
+            fixture.attempt_fails(1, SECOND) <= INITIAL_REST,
+            "starts over"
+        );
+        let of_the_other = (0..50)
+            .map(|_| fixture.attempt_fails(0, 50 * SECOND))
+            .max()
+            .unwrap();
+        assert!(of_the_other > INITIAL_REST, "{of_the_other:?}");
+    }
+
+    #[test]
+    fn master_that_failed_while_its_link_lived_yields_to_ready_master() {
+        let mut fixture = Fixture::new(2);
+        fixture
+            .policy
+            .on_attempt_failed(fixture.now, 0, false, SECOND);
+        assert_eq!(fixture.link_ends(0, 60 * SECOND).master, 1);
+        fixture
+            .policy
+            .on_attempt_failed(fixture.now, 1, false, SECOND);
+        let next = fixture.link_ends(0, 60 * SECOND);
+        assert!(
+            next.master == 0 && next.wait <= IMMEDIATE_DELAY_MAX,
+            "none is ready: {next:?}"
+        );
+    }
+
+    #[test]
+    fn two_masters_that_end_links_after_join_are_not_flooded_alternately() {
+        let mut fixture = Fixture::new(2);
+        let begun = fixture.now;
+        let mut next = NextAttempt {
+            master: 0,
+            wait: Duration::ZERO,
+        };
+        for _ in 0..100 {
+            next = fixture.link_ends(next.master, Duration::ZERO);
+            fixture.now += next.wait;
+        }
+        let total = fixture.now - begun;
+        assert!(total > 50 * SECOND, "a hundred links in {total:?}");
+    }
+
+    #[test]
+    fn master_that_is_down_for_half_a_second_is_retried_quickly() {
+        let mut fixture = Fixture::new(1);
+        fixture.attempt_fails(0, Duration::ZERO);
+        fixture.now += SECOND / 2;
+        let rests: Vec<Duration> = (0..100)
+            .map(|_| fixture.attempt_fails(0, SECOND / 2))
+            .collect();
+        assert!(rests.iter().all(|rest| *rest <= INITIAL_REST), "{rests:?}");
+    }
+
+    #[test]
+    fn configuration_error_rests_longer_than_other_masters() {
+        let mut fixture = Fixture::new(2);
+        assert!(
+            fixture
+                .policy
+                .on_attempt_failed(fixture.now, 0, false, SECOND)
+                >= CONFIGURATION_REST
+        );
+        fixture.attempt_fails(1, SECOND);
+        let next = fixture.next(1);
+        assert!(
+            next.master == 1 && next.wait < CONFIGURATION_REST,
+            "the other may recover without a change: {next:?}"
+        );
+    }
+
+    #[test]
+    fn excluded_master_is_never_next() {
+        let mut fixture = Fixture::new(3);
+        assert_eq!(
+            fixture
+                .policy
+                .next(fixture.now, 0, &|master| master == 1)
+                .unwrap()
+                .master,
+            2
+        );
+        fixture.attempt_fails(2, SECOND);
+        let next = fixture
+            .policy
+            .next(fixture.now, 0, &|master| master != 2)
+            .unwrap();
+        assert!(next.master == 2 && !next.wait.is_zero(), "{next:?}");
+        assert_eq!(fixture.policy.next(fixture.now, 0, &|_| true), None);
+    }
+}

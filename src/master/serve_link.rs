@@ -1,0 +1,289 @@
+//! Serves one link of the master, from its WebSocket to its end: authenticates it, registers it,
+//! runs it and cleans up. Knows the roles and their frames, but not how the socket was accepted.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
+
+use tracing::{Span, debug, info, warn};
+
+use super::{
+    MasterShared,
+    admission::ConnectionPermit,
+    auth::AuthError,
+    limits::party,
+    registry::{AuthenticatedLink, LinkNumber, Superseded},
+    router::{LinkRef, Router, now},
+};
+use crate::{
+    frame::{self, Claims, Code, Frame, Notice, Ports, Role, Terms},
+    link::{
+        Handler, Link, MessageSocket,
+        authenticate::{self, Hello},
+    },
+};
+
+/// The most characters of a peer's agent string in a log line.
+const MAX_AGENT_CHARS: usize = 64;
+
+/// Serves a link of `visitor` until it ends.
+///
+/// # Cancel safety
+/// Dropping the future aborts the link and removes it from the registry.
+pub(super) async fn serve_link(
+    shared: Arc<MasterShared>,
+    mut socket: MessageSocket,
+    number: LinkNumber,
+    visitor: IpAddr,
+    permit: &ConnectionPermit,
+) {
+    let authenticated = Box::pin(shared.authenticator.authenticate(&mut socket, visitor)).await;
+    let hello = match authenticated {
+        Ok(hello) => hello,
+        Err(refused) => return Box::pin(refuse(&shared, socket, &refused)).await,
+    };
+    Span::current().record("role", tracing::field::display(hello.claims.role));
+    let link = shared
+        .router
+        .new_link(number, party(visitor), hello.claims.role == Role::Server);
+    match permit.become_link(hello.claims.role, &link.outbox) {
+        Ok(slot) => link.set_slot(slot),
+        Err(error) => {
+            shared
+                .log_limit
+                .log(|left_out| warn!(left_out, "link refused: {error}"));
+            return Box::pin(authenticate::refuse(
+                socket,
+                &Notice::new(Code::Limit, error.to_string()),
+            ))
+            .await;
+        }
+    }
+    let registration = match Registration::enter(&shared.router, &link, &hello) {
+        Ok(registration) => registration,
+        Err(superseded) => {
+            let Claims {
+                instance, epoch, ..
+            } = &hello.claims;
+            shared
+                .log_limit
+                .log(|left_out| info!(%instance, epoch, left_out, "link refused: {superseded}"));
+            let notice = Notice::new(Code::Superseded, superseded.to_string());
+            return Box::pin(authenticate::refuse(socket, &notice)).await;
+        }
+    };
+    if shared.draining.is_cancelled() {
+        link.outbox
+            .control(&Frame::GoAway(super::shutdown_notice()));
+    }
+    if !Box::pin(welcome(&shared, &mut socket, &hello)).await {
+        return;
+    }
+    let log_up = |left_out: Option<u64>| {
+        let (claims, agent) = (&hello.claims, agent(&hello));
+        info!(instance = %claims.instance, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
+    };
+    // Servers have proven a key, so the log limit does not apply to them.
+    let is_logged = match hello.claims.role {
+        Role::Server => {
+            log_up(None);
+            true
+        }
+        Role::Client => shared.log_limit.log(log_up),
+    };
+    let (role, keep_alive) = (
+        hello.claims.role,
+        shared
+            .keep_alive
+            .with_quiet_period(hello.claims.quiet_seconds),
+    );
+    drop(hello);
+    let session = Link::new(socket, Arc::clone(&link.outbox), keep_alive);
+    let mut handler = LinkHandler {
+        router: Arc::clone(&shared.router),
+        link: Arc::clone(&link),
+        role,
+    };
+    let started = Instant::now();
+    // Boxed separately, so that the future of an idle link does not keep the state of the
+    // handshake. Links end through their outboxes, which tell the peer the reason.
+    let ended = Box::pin(session.run(&mut handler, std::future::pending())).await;
+    drop(registration);
+    if is_logged || link.is_proven() {
+        info!(
+            why = %ended.reason,
+            seconds = started.elapsed().as_secs(),
+            received_bytes = link.received_bytes.load(Relaxed),
+            sent_bytes = link.sent_bytes.load(Relaxed),
+            "link ended"
+        );
+    }
+}
+
+async fn welcome(shared: &MasterShared, socket: &mut MessageSocket, hello: &Hello) -> bool {
+    let terms = Terms {
+        version: frame::VERSION,
+        heartbeat_seconds: u32::try_from(shared.keep_alive.interval.as_secs().max(1))
+            .unwrap_or(u32::MAX),
+        max_channels: shared.limits.channels_per_link,
+        max_ports: shared.limits.ports_per_link,
+    };
+    let welcomed = authenticate::welcome(
+        socket,
+        shared.authenticator.key(hello.claims.role),
+        hello,
+        &terms,
+    );
+    match tokio::time::timeout(authenticate::AUTHENTICATION_TIMEOUT, welcomed).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            debug!(%error, "connection failed before the link was up");
+            false
+        }
+        Err(_) => {
+            debug!("WELCOME timed out: the peer does not read");
+            false
+        }
+    }
+}
+
+async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthError) {
+    match refused {
+        AuthError::Unauthorized { throttled } => {
+            let advice = if *throttled {
+                "this address is throttled now"
+            } else {
+                "compare `master_key`"
+            };
+            shared
+                .log_limit
+                .log(|left_out| warn!(left_out, "link refused: {refused} ({advice})"));
+        }
+        // Scanners cause these errors by the thousand.
+        AuthError::NoHello(_) | AuthError::Throttled | AuthError::InvalidProof => {
+            debug!("link refused: {refused}")
+        }
+    }
+    match refused.notice() {
+        Some(notice) => authenticate::refuse(socket, &notice).await,
+        None => socket.close(std::time::Duration::ZERO).await,
+    }
+}
+
+/// Returns the peer's agent string, sanitized for a log line.
+fn agent(hello: &Hello) -> String {
+    hello
+        .claims
+        .agent
+        .chars()
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
+        .take(MAX_AGENT_CHARS)
+        .collect()
+}
+
+/// A link's entry in the registry. Dropping it removes the link.
+struct Registration {
+    router: Arc<Router>,
+    number: LinkNumber,
+}
+
+impl Registration {
+    fn enter(router: &Arc<Router>, link: &Arc<LinkRef>, hello: &Hello) -> Result<Self, Superseded> {
+        let claims = &hello.claims;
+        let mut registry = router.registry();
+        let ended = registry.add_link(AuthenticatedLink {
+            link: link.number,
+            party: link.party(),
+            role: claims.role,
+            instance: claims.instance,
+            epoch: claims.epoch,
+            moves: claims.moves,
+            handle: Arc::clone(link),
+        })?;
+        drop(registry);
+        for old in ended {
+            match claims.role {
+                Role::Server => info!(
+                    old = old.number,
+                    "takes over from an older link of its instance"
+                ),
+                // Clients need no key to cause this, so it must not fill the log.
+                Role::Client => debug!(
+                    old = old.number,
+                    "takes over from an older link of its instance"
+                ),
+            }
+            old.outbox.end(Notice::new(
+                Code::Superseded,
+                "a newer link of this instance took over",
+            ));
+        }
+        Ok(Registration {
+            router: Arc::clone(router),
+            number: link.number,
+        })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let (removed, dispatch) = self.router.registry().remove_link(self.number, now());
+        drop(removed);
+        self.router.dispatch(dispatch);
+    }
+}
+
+/// Handles the frames that a role may send to its master.
+struct LinkHandler {
+    router: Arc<Router>,
+    link: Arc<LinkRef>,
+    role: Role,
+}
+
+impl Handler for LinkHandler {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
+        match (self.role, frame) {
+            (Role::Server, Frame::Register(Ports { ports })) => {
+                let accepted = self.router.register(&self.link, &ports);
+                info!(
+                    requested = ports.len(),
+                    accepted = accepted.len(),
+                    "registered"
+                );
+                self.link
+                    .outbox
+                    .control(&Frame::Registered(Ports { ports: accepted }));
+                Ok(())
+            }
+            (Role::Server, Frame::Unregister(Ports { ports })) => {
+                self.router.registry().unregister(self.link.number, &ports);
+                info!(ports = ports.len(), "unregistered");
+                Ok(())
+            }
+            (
+                Role::Client,
+                Frame::Attach {
+                    channel,
+                    header,
+                    message,
+                },
+            ) => self.router.attach(&self.link, channel, header, message),
+            (_, Frame::GoAway(notice)) => {
+                debug!(%notice, "GOAWAY received");
+                Ok(())
+            }
+            (role, other) => Err(Notice::new(
+                Code::Protocol,
+                format!("{} from a {role}", other.name()),
+            )),
+        }
+    }
+}

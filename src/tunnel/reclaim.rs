@@ -1,0 +1,90 @@
+//! Reclaims a local connection from a stream that the peer never saw. When the tunnel has ended,
+//! another tunnel can carry the connection.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::TcpStream;
+
+use super::{
+    splice::{SpliceEnds, SpliceError, Spliced, join},
+    stream::{TunnelStream, TunnelStreamError},
+};
+use crate::compress::{CompressMethod, Compressor, Decompressor};
+
+/// A local connection of which the peer has seen nothing.
+#[derive(Debug)]
+pub struct ReclaimedConnection {
+    /// The connection. Closing it sends a reset.
+    pub socket: TcpStream,
+    /// Data that was read from it.
+    pub unsent: Bytes,
+}
+
+/// Joins a stream and a connection from which `unsent` has already been read, as
+/// [`splice`](super::splice::splice) does.
+///
+/// # Errors
+/// Returns the connection if the tunnel has ended and the peer certainly never saw the stream.
+/// Another stream can carry it.
+///
+/// # Cancel safety
+/// Dropping the future resets both.
+pub async fn splice_or_reclaim(
+    connection: ReclaimedConnection,
+    stream: TunnelStream,
+    method: CompressMethod,
+) -> Result<Spliced, ReclaimedConnection> {
+    let ReclaimedConnection { socket, unsent } = connection;
+    let socket = Arc::new(socket);
+    let ends = Arc::new(SpliceEnds::new(Arc::clone(&socket), unsent, stream, method));
+    let spliced = join(&ends).await;
+    let reclaimed =
+        if let Some(SpliceError::Stream(TunnelStreamError::TunnelEnded(_))) = &spliced.error {
+            ends.unsent()
+        } else {
+            None
+        };
+    // Releases the last other reference to the socket, so `into_inner` below can succeed.
+    drop(ends);
+    match (reclaimed, Arc::into_inner(socket)) {
+        (Some(unsent), Some(socket)) => Err(ReclaimedConnection { socket, unsent }),
+        _ => Ok(spliced),
+    }
+}
+
+impl SpliceEnds {
+    /// Sends the data that was read before the splice started.
+    pub(super) async fn send_prefix(&self, compressor: &mut Compressor) -> Result<(), SpliceError> {
+        while !self.prefix().is_empty() {
+            let room = self.room().await?;
+            let mut raw = {
+                let mut prefix = self.prefix();
+                let length = room.min(prefix.len());
+                BytesMut::from(prefix.split_to(length))
+            };
+            self.stream.write(self.wire(compressor, &mut raw))?;
+        }
+        Ok(())
+    }
+
+    fn prefix(&self) -> MutexGuard<'_, Bytes> {
+        self.prefix.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns everything that was read from the socket, if the tunnel has ended and the peer
+    /// certainly never saw the stream.
+    fn unsent(&self) -> Option<Bytes> {
+        let mut unsent = BytesMut::new();
+        let mut decompressor = Decompressor::new(self.method, self.stream.pool());
+        self.stream
+            .unseen()?
+            .into_iter()
+            .for_each(|piece| decompressor.push(piece));
+        while let Some(chunk) = decompressor.next().ok()? {
+            unsent.extend_from_slice(&chunk.raw);
+        }
+        unsent.extend_from_slice(&self.prefix());
+        Some(unsent.freeze())
+    }
+}

@@ -1,0 +1,355 @@
+//! Connection attempts that do not reach a master. The client's log names the layer and the remedy,
+//! and `report doctor` reports the same for the same configuration file.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+};
+
+use report::link::accept::derive_accept_key;
+use serde_json::{Value, json};
+
+use crate::support::{
+    certificates::{self, Authority, Leaf},
+    daemon::Daemon,
+    ports,
+    services::{self, Ending, Service},
+    tunnel::{Front, Methods, Port, Testbed, report},
+};
+
+/// Runs a client with these fields in its configuration, and the doctor with the same file. `step`
+/// is the doctor step that fails. Both outputs contain all `words`.
+#[track_caller]
+fn assert_diagnosis(testbed: &Testbed, fields: Value, step: &str, words: &[&str]) {
+    let port = Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT);
+    let configuration = testbed.client_configuration(&[port], fields);
+    let client = testbed.role("lost", &configuration);
+    let reached = client.wait_for_line(&["the master: "]);
+    drop(client);
+    std::fs::remove_file(testbed.folder().join("lost.log")).expect("the log is there");
+    let line = reached.replace("\\\"", "\"");
+    let file = testbed.folder().join("lost.json");
+    let output = report(&[
+        "doctor",
+        "--json",
+        "--config",
+        file.to_str().expect("a path in UTF-8"),
+    ]);
+    let document: Value = serde_json::from_slice(&output.out)
+        .unwrap_or_else(|error| panic!("{error}: {} {}", output.text(), output.errors));
+    assert_eq!(
+        (output.code, &document["ok"]),
+        (Some(1), &json!(false)),
+        "{document}"
+    );
+    let failed = document["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .find(|step| step["outcome"] == "failed")
+        .expect("a failed step");
+    assert_eq!(failed["name"], step, "{failed}");
+    assert!(
+        failed["remedy"]
+            .as_str()
+            .is_some_and(|remedy| !remedy.is_empty()),
+        "{failed}"
+    );
+    let parts = ["evidence", "cause", "remedy"]
+        .map(|part| failed[part].as_str().unwrap_or_default().to_owned());
+    for word in words {
+        assert!(
+            line.contains(word),
+            "the client does not log {word}:\n{line}"
+        );
+        assert!(
+            parts.iter().any(|part| part.contains(word)),
+            "the doctor does not report {word}:\n{failed}"
+        );
+    }
+}
+
+fn read_head(mut stream: &TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+/// Answers each request with these bytes and closes the connection.
+fn answering_service(answer: &'static str) -> Service {
+    Service::start(move |mut stream| {
+        read_head(stream);
+        let _ = stream.write_all(answer.as_bytes());
+        Ending::Clean
+    })
+}
+
+/// Accepts a WebSocket upgrade and then sends these bytes.
+fn upgrading_service(behind: &'static [u8]) -> Service {
+    Service::start(move |mut stream| {
+        let head = read_head(stream);
+        let key = head
+            .lines()
+            .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
+            .unwrap_or_default();
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+            derive_accept_key(key.as_bytes())
+        );
+        let _ = stream
+            .write_all(answer.as_bytes())
+            .and_then(|()| stream.write_all(behind));
+        // Keep the connection open until the client closes it.
+        let _ = services::read(stream, &mut [0; 1024]);
+        Ending::Clean
+    })
+}
+
+fn at(service: &Service) -> Value {
+    json!({"master": format!("ws://{}/tunnel", service.address())})
+}
+
+fn by_proxy(address: SocketAddr) -> Value {
+    json!({"master": "ws://master.invalid/", "proxy": format!("http://{address}")})
+}
+
+#[test]
+fn a_proxy_that_is_down_refuses_or_closes_is_reported_with_a_remedy() {
+    let testbed = Testbed::new(Front::Direct);
+    assert_diagnosis(
+        &testbed,
+        by_proxy(ports::free()),
+        "tcp",
+        &["refused", "no program listens there"],
+    );
+    let refusing =
+        answering_service("HTTP/1.1 403 Forbidden\r\nContent-Length: 10\r\n\r\nnot here\r\n");
+    assert_diagnosis(
+        &testbed,
+        by_proxy(refusing.address()),
+        "proxy",
+        &["403 Forbidden", "not here", "its rules do not allow that"],
+    );
+    let closing = answering_service("");
+    assert_diagnosis(
+        &testbed,
+        by_proxy(closing.address()),
+        "proxy",
+        &[
+            "closed the connection without an answer",
+            "accepts this machine",
+        ],
+    );
+}
+
+#[test]
+fn other_servers_in_place_of_the_master_are_reported_with_a_remedy() {
+    let testbed = Testbed::new(Front::Direct);
+    for (answer, words) in [
+        (
+            "HTTP/1.1 302 Found\r\nLocation: http://login.hotel.example/?to=x\r\nContent-Length: 0\r\n\r\n",
+            &[
+                "302 Found",
+                "http://login.hotel.example/?to=x",
+                "a login page",
+                "open it in a browser",
+            ][..],
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nServer: Apache\r\nContent-Type: text/html\r\nContent-Length: 45\r\n\r\n<html><body><h1>Welcome</h1></body></html>   ",
+            &[
+                "200 OK",
+                "\"Apache\"",
+                "\"Welcome\"",
+                "an HTML page",
+                "forwards Upgrade and Connection",
+            ],
+        ),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive\r\nVia: 1.1 gate (squid/5.7)\r\n\r\n",
+            &[
+                "no `Upgrade: websocket`",
+                "no `Connection: Upgrade`",
+                "no `Sec-WebSocket-Accept`",
+                "Squid changed the response",
+                "wss://",
+            ],
+        ),
+        (
+            "HTTP/1.1 502 Bad Gateway\r\nServer: nginx/1.22.1\r\nContent-Length: 0\r\n\r\n",
+            &[
+                "502 Bad Gateway",
+                "nginx",
+                "the master behind it does not",
+                "check that the master is running",
+            ],
+        ),
+        (
+            "HTTP/1.1 403 Forbidden\r\nServer: cloudflare\r\nCF-RAY: 8a1-FRA\r\nContent-Length: 0\r\n\r\n",
+            &["8a1-FRA", "Cloudflare refuses", "user_agent"],
+        ),
+        (
+            "SSH-2.0-OpenSSH_9.2\r\n",
+            &[
+                "does not speak HTTP/1.1",
+                "SSH-2.0-OpenSSH_9.2",
+                "check the host and port",
+            ],
+        ),
+    ] {
+        assert_diagnosis(&testbed, at(&answering_service(answer)), "upgrade", words);
+    }
+}
+
+#[test]
+fn foreign_data_after_an_upgrade_is_reported_with_a_remedy() {
+    let testbed = Testbed::new(Front::Direct);
+    let garbage = upgrading_service(b"\xff\xff\xff\xffgarbage, and more of it");
+    assert_diagnosis(
+        &testbed,
+        at(&garbage),
+        "master_key",
+        &["not the WebSocket protocol", "wss://"],
+    );
+    let another = upgrading_service(b"\x82\x05hello");
+    assert_diagnosis(
+        &testbed,
+        at(&another),
+        "master_key",
+        &["not a rePort master", "check the address and the path"],
+    );
+}
+
+/// Starts a master with this certificate.
+fn master_with_certificate(testbed: &Testbed, leaf: &Leaf) -> Daemon {
+    testbed.master(json!({"tls": {"cert": leaf.cert, "key": leaf.key}}))
+}
+
+#[test]
+fn invalid_certificates_are_distinguished_and_their_owners_reported() {
+    let testbed = Testbed::new(Front::Tls);
+    let folder = |name: &str| {
+        let folder = testbed.folder().join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        folder
+    };
+    let own = testbed.authority();
+    let other_name = own.leaf_with("other", |params| {
+        params.subject_alt_names = vec![rcgen::SanType::DnsName(
+            "www.example.com".try_into().expect("a name"),
+        )];
+    });
+    let expired = own.leaf_with("expired", |params| {
+        params.not_after = rcgen::date_time_ymd(2001, 2, 3)
+    });
+    let early = own.leaf_with("early", |params| {
+        params.not_before = rcgen::date_time_ymd(4000, 1, 1)
+    });
+    let unknown = Authority::named(&folder("unknown"), "Somebody Else CA").leaf("leaf");
+    let inspected = Authority::named(&folder("inspected"), "Zscaler Root CA").leaf("leaf");
+    let makeshift = certificates::self_signed(&folder("makeshift"), "leaf");
+    for (leaf, words) in [
+        (
+            other_name,
+            &["it is for \"www.example.com\"", "`tls.server_name`"][..],
+        ),
+        (
+            expired,
+            &[
+                "valid until 2001-02-03",
+                "this machine's time is 2",
+                "renew it",
+            ],
+        ),
+        (
+            early,
+            &[
+                "valid from 4000-01-01",
+                "this machine's time is 2",
+                "set this machine's clock",
+            ],
+        ),
+        (
+            unknown,
+            &["CN=Somebody Else CA", "untrusted authority", "`tls.ca`"],
+        ),
+        (
+            inspected,
+            &["Zscaler intercepts TLS", "set `tls.ca` to its root"],
+        ),
+        (makeshift, &["self-signed", "pin_sha256"]),
+    ] {
+        let _master = master_with_certificate(&testbed, &leaf);
+        assert_diagnosis(&testbed, json!({}), "tls", words);
+    }
+}
+
+#[test]
+fn missing_or_aborted_tls_is_reported_with_a_remedy() {
+    let testbed = Testbed::new(Front::Tls);
+    let at =
+        |address: SocketAddr| json!({"master": format!("wss://localhost:{}/", address.port())});
+    let plain = Service::start(|mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        let _ = services::read(stream, &mut [0; 1024]);
+        Ending::Clean
+    });
+    assert_diagnosis(
+        &testbed,
+        at(plain.address()),
+        "tls",
+        &["speaks plain HTTP", "write ws:// in `master`"],
+    );
+    let filter = services::resetter();
+    assert_diagnosis(
+        &testbed,
+        at(filter.address()),
+        "tls",
+        &[
+            "reset right after the ClientHello",
+            "SNI",
+            "`tls.server_name`",
+        ],
+    );
+}
+
+#[test]
+fn a_peer_that_supports_only_tls_1_0_is_reported_with_a_remedy() {
+    let testbed = Testbed::new(Front::Tls);
+    let address = ports::free();
+    let leaf = testbed.leaf();
+    let mut openssl = Command::new("openssl");
+    let accept = format!("127.0.0.1:{}", address.port());
+    openssl.args([
+        "s_server",
+        "-tls1",
+        "-cipher",
+        "ALL:@SECLEVEL=0",
+        "-quiet",
+        "-accept",
+        &accept,
+    ]);
+    openssl
+        .arg("-cert")
+        .arg(&leaf.cert)
+        .arg("-key")
+        .arg(&leaf.key);
+    let mut old = Daemon::start("openssl", testbed.folder(), &mut openssl);
+    old.wait_ready(|| ports::has_listener_at(address));
+    let fields = json!({"master": format!("wss://127.0.0.1:{}/", address.port())});
+    assert_diagnosis(
+        &testbed,
+        fields,
+        "tls",
+        &[
+            "no common TLS version",
+            "TLS 1.1 or older",
+            "ssl_protocols TLSv1.2",
+        ],
+    );
+}
