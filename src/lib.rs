@@ -34,16 +34,10 @@
 pub mod bench;
 pub mod cli;
 pub mod client;
-pub mod compress;
 pub mod config;
-pub mod crypto;
 pub mod doctor;
-pub mod frame;
-pub mod id;
 pub mod link;
-pub mod map;
 pub mod master;
-pub mod mux;
 pub mod random;
 pub mod server;
 pub mod suspend;
@@ -52,7 +46,5 @@ pub mod telemetry;
 pub mod text;
 pub mod tunnel;
 
-#[cfg(test)]
-mod layers_test;
 #[cfg(test)]
 mod states_test;

@@ -5,10 +5,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    bench, config, frame, link,
+    bench, config, link,
     master::{self, MasterLimits, MasterTiming},
     server, tunnel,
 };
+use report_proto::frame;
 
 /// The deadlines and bounds of one state, as the table must name them.
 struct StateBounds {

@@ -11,10 +11,6 @@ use allocation_counter::AllocationInfo;
 use anyhow::Context;
 use report::{
     client::{Client, ClientParameters, ClientPort},
-    compress::CompressMethod,
-    crypto::{EncryptMethod, LinkKey, PortKeys},
-    frame::Role,
-    id::Id,
     link::{
         KeepAliveTiming,
         dial::{DialParameters, Dialer},
@@ -24,6 +20,12 @@ use report::{
     random,
     server::{self, ServerParameters, ServerPort},
     tunnel::{PortParameters, ProcessShared, WindowSize},
+};
+use report_proto::{
+    compress::CompressMethod,
+    crypto::{EncryptMethod, LinkKey, PortKeys},
+    frame::Role,
+    id::Id,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -46,7 +48,7 @@ const METHODS: [EncryptMethod; 2] = [EncryptMethod::Plain, EncryptMethod::Aes128
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The allocations of the roles per MiB of one transfer.
-pub struct AllocationCounts {
+pub(crate) struct AllocationCounts {
     pub method: &'static str,
     pub transfer: Transfer,
     /// In the order of [`ROLES`].
@@ -55,14 +57,14 @@ pub struct AllocationCounts {
 
 /// Allocations and allocated bytes per MiB of payload.
 #[derive(Debug, Clone, Copy)]
-pub struct AllocationRate {
+pub(crate) struct AllocationRate {
     pub count: f64,
     pub bytes: f64,
 }
 
 impl AllocationCounts {
     /// Converts the counts to JSON.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let roles = ROLES
             .iter()
             .zip(self.roles)
@@ -77,7 +79,7 @@ impl AllocationCounts {
 }
 
 /// Runs every transfer with each method and counts the allocations.
-pub async fn measure(options: &Options) -> anyhow::Result<Vec<AllocationCounts>> {
+pub(crate) async fn measure(options: &Options) -> anyhow::Result<Vec<AllocationCounts>> {
     let service = traffic::serve()?;
     let mut all = Vec::new();
     for method in METHODS {

@@ -37,7 +37,7 @@ const CALLS: [(&str, &str); 9] = [
 const PERF_READY: Duration = Duration::from_millis(500);
 
 /// The kernel's counters for one transfer, per MiB.
-pub struct KernelCounters {
+pub(crate) struct KernelCounters {
     transfer: Transfer,
     /// A name and the value of each of [`ROLES`].
     values: Vec<(&'static str, [f64; 3])>,
@@ -45,7 +45,7 @@ pub struct KernelCounters {
 
 impl KernelCounters {
     /// Converts the counters to JSON.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let values = self.values.iter().map(|(name, roles)| {
             let roles = ROLES
                 .iter()
@@ -58,7 +58,7 @@ impl KernelCounters {
 }
 
 /// Runs every transfer and reads the counters.
-pub async fn measure(options: &Options) -> anyhow::Result<Vec<KernelCounters>> {
+pub(crate) async fn measure(options: &Options) -> anyhow::Result<Vec<KernelCounters>> {
     let system = System::start(traffic::serve()?).await?;
     let has_perf = can_count_calls();
     let mut all = Vec::new();
@@ -187,7 +187,7 @@ impl SyscallCounter {
 }
 
 /// Prints a table with a column for each transfer.
-pub fn print(observed: &[KernelCounters]) {
+pub(crate) fn print(observed: &[KernelCounters]) {
     println!(
         "\nThree processes, per MiB of payload (aes-128-gcm): {}\n",
         ROLES.join(" / ")

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 cargo bench --bench allocations -- [OPTIONS]
 
   --mib N        MiB per transfer (default 256)
@@ -17,14 +17,14 @@ perf counts the system calls, if it is installed and permitted
 The environment variable REPORT_BENCH may hold options too.";
 
 /// The requested command.
-pub enum Command {
+pub(crate) enum Command {
     Help,
     Measure(Options),
 }
 
 /// The extent of the measurement.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// Bytes of each transfer.
     pub bytes: u64,
     /// Bytes to move before counting starts, so that windows and buffers have grown.
@@ -63,7 +63,7 @@ impl Options {
 
 impl Command {
     /// Parses the arguments of the process.
-    pub fn from_arguments() -> anyhow::Result<Self> {
+    pub(crate) fn from_arguments() -> anyhow::Result<Self> {
         let mut arguments: Vec<String> = std::env::args().skip(1).collect();
         let from_environment = std::env::var("REPORT_BENCH").unwrap_or_default();
         arguments.extend(from_environment.split_whitespace().map(str::to_owned));

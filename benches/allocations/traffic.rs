@@ -28,7 +28,7 @@ const IO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One measured transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transfer {
+pub(crate) struct Transfer {
     direction: Direction,
     streams: u32,
 }
@@ -41,7 +41,7 @@ enum Direction {
 
 impl Transfer {
     /// All transfers: both directions, over one stream and over eight.
-    pub const ALL: [Transfer; 4] = [
+    pub(crate) const ALL: [Transfer; 4] = [
         Transfer {
             direction: Direction::Up,
             streams: 1,
@@ -61,7 +61,7 @@ impl Transfer {
     ];
 
     /// Moves `bytes` to or from the service behind `entry`. Returns once the last byte has arrived.
-    pub fn run(self, entry: SocketAddr, bytes: u64) -> anyhow::Result<()> {
+    pub(crate) fn run(self, entry: SocketAddr, bytes: u64) -> anyhow::Result<()> {
         let share = bytes / u64::from(self.streams);
         let one = || match self.direction {
             Direction::Up => up(entry, share),
@@ -79,7 +79,7 @@ impl Transfer {
     }
 
     /// Runs the transfer on a blocking thread.
-    pub async fn run_blocking(self, entry: SocketAddr, bytes: u64) -> anyhow::Result<()> {
+    pub(crate) async fn run_blocking(self, entry: SocketAddr, bytes: u64) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(move || self.run(entry, bytes)).await?
     }
 }
@@ -95,7 +95,7 @@ impl fmt::Display for Transfer {
 }
 
 /// Starts the service. It runs until the process ends.
-pub fn serve() -> anyhow::Result<SocketAddr> {
+pub(crate) fn serve() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     thread::spawn(move || {

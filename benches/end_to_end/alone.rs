@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use bytes::BytesMut;
-use report::{
+use report_proto::{
     compress::{CompressMethod, Compressor, MAX_CHUNK, Pool},
     crypto::{
         EncryptMethod, Opener, PortKeys, Sealer,
@@ -38,7 +38,7 @@ const TLS_HOPS: f64 = 2.0;
 ///
 /// `alone_mb_s` is the compressor's speed in 10^6 bytes per second of CPU time. `alone_cpu_s_gib`
 /// is the total cost of the ciphers in all processes.
-pub fn measure(variant: &Variant, bytes: usize) -> anyhow::Result<Values> {
+pub(crate) fn measure(variant: &Variant, bytes: usize) -> anyhow::Result<Values> {
     let (SystemKind::Report { methods, .. } | SystemKind::WorkingChain(methods)) = &variant.kind
     else {
         return Ok(Values::new());
@@ -115,7 +115,9 @@ fn sealing(method: EncryptMethod, block: &[u8], bytes: usize) -> anyhow::Result<
 /// Returns the sealer and opener of both ends.
 ///
 /// The keys are constant, so that two processes derive them without communication.
-pub fn session(method: EncryptMethod) -> anyhow::Result<((Sealer, Opener), (Sealer, Opener))> {
+pub(crate) fn session(
+    method: EncryptMethod,
+) -> anyhow::Result<((Sealer, Opener), (Sealer, Opener))> {
     // Derive the keys once: the derivation is slow on purpose.
     static KEYS: LazyLock<PortKeys> = LazyLock::new(|| PortKeys::derive("benchmark"));
     let keys = &*KEYS;

@@ -24,7 +24,7 @@ const FAIRNESS_MARGIN: Duration = Duration::from_millis(300);
 
 impl LoadGenerator {
     /// Verifies that bytes return through the system unchanged.
-    pub fn verify(&self, system: &System) -> anyhow::Result<()> {
+    pub(crate) fn verify(&self, system: &System) -> anyhow::Result<()> {
         let sent = self.block(system);
         let mut reader = connect(system, &[ECHO])?;
         let mut writer = reader.try_clone()?;
@@ -48,7 +48,7 @@ impl LoadGenerator {
 
     /// Measures the rate in MB/s (10^6) over `connections`, and the processes' CPU time and context
     /// switches.
-    pub fn transfer(
+    pub(crate) fn transfer(
         &self,
         system: &System,
         connections: usize,
@@ -82,7 +82,7 @@ impl LoadGenerator {
     }
 
     /// Sends `bytes` and waits until the service acknowledges them.
-    pub fn up(&self, system: &System, bytes: u64) -> anyhow::Result<()> {
+    pub(crate) fn up(&self, system: &System, bytes: u64) -> anyhow::Result<()> {
         let mut connection = connect(system, &request(UPLOAD, bytes))?;
         let mut left = bytes;
         for piece in self.block(system).chunks(PIECE).cycle() {
@@ -101,7 +101,7 @@ impl LoadGenerator {
     }
 
     /// Receives `bytes` and the end of the stream.
-    pub fn down(&self, system: &System, bytes: u64) -> anyhow::Result<()> {
+    pub(crate) fn down(&self, system: &System, bytes: u64) -> anyhow::Result<()> {
         let mut connection = connect(system, &download_request(system, bytes))?;
         let mut buffer = vec![0; PIECE];
         let mut left = bytes;
@@ -123,7 +123,7 @@ impl LoadGenerator {
 
     /// Measures the fairness between connections that all send: the ratio of the smallest to the
     /// largest amount received.
-    pub fn fairness_up(&self, system: &System) -> anyhow::Result<f64> {
+    pub(crate) fn fairness_up(&self, system: &System) -> anyhow::Result<f64> {
         let counted = self.options.fairness_time;
         let milliseconds =
             u64::try_from(counted.as_millis()).context("the fairness time is too long")?;
@@ -148,7 +148,7 @@ impl LoadGenerator {
     }
 
     /// Measures the same ratio for connections that all receive.
-    pub fn fairness_down(&self, system: &System) -> anyhow::Result<f64> {
+    pub(crate) fn fairness_down(&self, system: &System) -> anyhow::Result<f64> {
         let counted = self.options.fairness_time;
         let together = Barrier::new(MANY);
         let connections = connections(system, &download_request(system, u64::MAX))?;

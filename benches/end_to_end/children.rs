@@ -18,7 +18,7 @@ use crate::process::Process;
 const LOG_TAIL_LINES: usize = 5;
 
 /// All child processes and the folder for their files.
-pub struct Children {
+pub(crate) struct Children {
     folder: TempDir,
     state: Mutex<State>,
 }
@@ -38,7 +38,7 @@ struct Running {
 
 impl Children {
     /// Creates the folder, without processes.
-    pub fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("report-bench-").context("cannot create a folder")?;
         Ok(Children {
             folder,
@@ -47,12 +47,12 @@ impl Children {
     }
 
     /// Returns a path in the temporary folder.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Starts a process. Its standard input stays open until this process ends.
-    pub fn start(&self, name: &str, command: &mut Command) -> anyhow::Result<Process> {
+    pub(crate) fn start(&self, name: &str, command: &mut Command) -> anyhow::Result<Process> {
         let mut state = self.state();
         if state.ended {
             bail!("the run has ended");
@@ -84,7 +84,7 @@ impl Children {
     }
 
     /// Reads the address that the process prints as its first line.
-    pub fn address(&self, process: Process) -> anyhow::Result<SocketAddr> {
+    pub(crate) fn address(&self, process: Process) -> anyhow::Result<SocketAddr> {
         let output = {
             let mut state = self.state();
             let running = state
@@ -103,7 +103,7 @@ impl Children {
     }
 
     /// Returns an error if one of the processes has ended.
-    pub fn check(&self, processes: &[Process]) -> anyhow::Result<()> {
+    pub(crate) fn check(&self, processes: &[Process]) -> anyhow::Result<()> {
         let mut state = self.state();
         for running in state
             .running
@@ -118,7 +118,7 @@ impl Children {
     }
 
     /// Kills every process and waits for it.
-    pub fn end_all(&self) {
+    pub(crate) fn end_all(&self) {
         let mut state = self.state();
         state.ended = true;
         for running in &mut state.running {
@@ -129,7 +129,7 @@ impl Children {
     }
 
     /// Prints the last log lines of each process.
-    pub fn print_log_tails(&self) {
+    pub(crate) fn print_log_tails(&self) {
         for Running { name, log, .. } in &self.state().running {
             let text = fs::read_to_string(log).unwrap_or_default();
             let lines: Vec<_> = text.lines().collect();

@@ -22,7 +22,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The result of opening connections for a given time.
 #[derive(Debug, Clone, Serialize)]
-pub struct Sustained {
+pub(crate) struct Sustained {
     pub seconds: f64,
     pub made: u64,
     pub failed: u64,
@@ -32,14 +32,14 @@ pub struct Sustained {
 
 /// The resources of a process.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct ResourceUsage {
+pub(crate) struct ResourceUsage {
     pub descriptors: usize,
     pub memory_mib: f64,
 }
 
 impl LoadGenerator {
     /// Measures the time from `connect` to the first echoed byte, for sequential connections.
-    pub fn connect_one_by_one(&self, system: &System) -> anyhow::Result<Values> {
+    pub(crate) fn connect_one_by_one(&self, system: &System) -> anyhow::Result<Values> {
         let begun = Instant::now();
         let mut times = (0..self.options.connections)
             .map(|_| {
@@ -58,7 +58,7 @@ impl LoadGenerator {
     }
 
     /// Measures the rate of concurrent connections per second.
-    pub fn connect_at_once(&self, system: &System) -> anyhow::Result<Values> {
+    pub(crate) fn connect_at_once(&self, system: &System) -> anyhow::Result<Values> {
         let each = self.options.connections_at_once.div_ceil(AT_ONCE);
         let begun = Instant::now();
         thread::scope(|scope| {
@@ -76,7 +76,7 @@ impl LoadGenerator {
     }
 
     /// Opens concurrent connections for the configured time and counts failures.
-    pub fn connect_sustained(&self, system: &System) -> anyhow::Result<Sustained> {
+    pub(crate) fn connect_sustained(&self, system: &System) -> anyhow::Result<Sustained> {
         let (made, failed, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let before = current_usage(system)?;
         let begun = Instant::now();
@@ -120,7 +120,7 @@ impl LoadGenerator {
 
 impl Sustained {
     /// Returns the growth of descriptors of all processes.
-    pub fn more_descriptors(&self) -> f64 {
+    pub(crate) fn more_descriptors(&self) -> f64 {
         self.held
             .iter()
             .map(|(_, [before, _, after])| after.descriptors as f64 - before.descriptors as f64)
@@ -130,7 +130,7 @@ impl Sustained {
     /// Returns the memory growth of all processes in the second half, in MiB.
     ///
     /// Caches reach their size in the first half.
-    pub fn later_memory_mib(&self) -> f64 {
+    pub(crate) fn later_memory_mib(&self) -> f64 {
         self.held
             .iter()
             .map(|(_, [_, middle, after])| (after.memory_mib - middle.memory_mib).max(0.0))

@@ -11,7 +11,7 @@ use std::{io, net::SocketAddr, process::Command, str::FromStr, sync::Arc};
 
 use anyhow::Context;
 use bytes::{Buf, BufMut, BytesMut};
-use report::{
+use report_proto::{
     compress::{CompressMethod, Compressor, Decompressor, Pool},
     crypto::{Opener, Sealer},
 };
@@ -44,14 +44,14 @@ const MASK: u8 = 0x5a;
 
 /// The processing that a copier adds: its role and its methods.
 #[derive(Debug, Clone, Copy)]
-pub struct Work {
+pub(crate) struct Work {
     pub role: Role,
     pub methods: Methods,
 }
 
 impl Work {
     /// Formats the work as a program argument: the role, the cipher and the compressor.
-    pub fn argument(self) -> String {
+    pub(crate) fn argument(self) -> String {
         format!(
             "{}/{}/{}",
             self.role.name(),
@@ -86,7 +86,7 @@ impl FromStr for Work {
 }
 
 /// Starts a copier process.
-pub fn start(
+pub(crate) fn start(
     children: &Children,
     name: &str,
     target: SocketAddr,
@@ -102,7 +102,7 @@ pub fn start(
 }
 
 /// Runs a copier. It opens one connection to `target` for each connection that it accepts.
-pub fn copy(target: SocketAddr, work: Option<Work>) -> anyhow::Result<()> {
+pub(crate) fn copy(target: SocketAddr, work: Option<Work>) -> anyhow::Result<()> {
     run(move |mut one| async move {
         let Ok(mut other) = TcpStream::connect(target).await else {
             return;

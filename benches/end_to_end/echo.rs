@@ -24,7 +24,7 @@ const BULK_UNDER_WAY: u64 = 32 << 20;
 
 impl LoadGenerator {
     /// Measures echoes without other traffic.
-    pub fn echo(&self, system: &System) -> anyhow::Result<Values> {
+    pub(crate) fn echo(&self, system: &System) -> anyhow::Result<Values> {
         let times = self.echoes(system, self.options.echoes)?;
         Ok(vec![
             ("echo_p50_us", quantile(&times, 0.5) * 1e6),
@@ -33,7 +33,7 @@ impl LoadGenerator {
     }
 
     /// Returns the sorted round-trip times on a new connection, in seconds.
-    pub fn echoes(&self, system: &System, count: usize) -> anyhow::Result<Vec<f64>> {
+    pub(crate) fn echoes(&self, system: &System, count: usize) -> anyhow::Result<Vec<f64>> {
         let mut connection = connect(system, &[ECHO])?;
         let mut times = Vec::with_capacity(count);
         let mut received = [0; ECHO_BYTES];
@@ -49,7 +49,7 @@ impl LoadGenerator {
     }
 
     /// Measures echoes while the same system carries a bulk copy from the service.
-    pub fn echo_beside_bulk(&self, system: &System) -> anyhow::Result<Values> {
+    pub(crate) fn echo_beside_bulk(&self, system: &System) -> anyhow::Result<Values> {
         let (stop, moved) = (AtomicBool::new(false), AtomicU64::new(0));
         thread::scope(|scope| {
             let bulk = scope.spawn(|| {

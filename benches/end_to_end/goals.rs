@@ -34,7 +34,7 @@ const TRANSFERS: [(&str, &str, &str); 4] = [
 const LATER_MEMORY: f64 = 4.0;
 
 /// Returns a row for each goal whose systems were measured.
-pub fn rows(results: &Results) -> Vec<Vec<String>> {
+pub(crate) fn rows(results: &Results) -> Vec<Vec<String>> {
     let titles = ["goal", "value", "target", ""].map(str::to_owned).to_vec();
     let row = |goal: Goal| {
         let value = goal.value?;
@@ -56,7 +56,11 @@ pub fn rows(results: &Results) -> Vec<Vec<String>> {
 }
 
 /// Returns the ratio of a system's CPU time to the sum of `plain` and its added methods alone.
-pub fn ratio_to_plain_and_standalone(results: &Results, system: &str, cost: &str) -> Option<f64> {
+pub(crate) fn ratio_to_plain_and_standalone(
+    results: &Results,
+    system: &str,
+    cost: &str,
+) -> Option<f64> {
     results.computed(
         [(system, cost), ("plain", cost), (system, "alone_cpu_s_gib")],
         |[whole, plain, alone]| whole / (plain + alone),

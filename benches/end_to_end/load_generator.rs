@@ -20,13 +20,13 @@ use crate::{
 const IO_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The number of parallel connections in bulk measurements.
-pub const MANY: usize = 8;
+pub(crate) const MANY: usize = 8;
 /// The number of connections that open concurrently.
-pub const AT_ONCE: usize = 16;
+pub(crate) const AT_ONCE: usize = 16;
 
 /// One measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Measure {
+pub(crate) enum Measure {
     Up(usize),
     Down(usize),
     Fairness,
@@ -39,7 +39,7 @@ pub enum Measure {
 
 impl Measure {
     /// All measurements, in the order of a round.
-    pub const ALL: [Measure; 10] = [
+    pub(crate) const ALL: [Measure; 10] = [
         Measure::Up(1),
         Measure::Down(1),
         Measure::Up(MANY),
@@ -54,7 +54,7 @@ impl Measure {
 }
 
 /// Generates load. The measurements are in `bulk`, `echo`, `stalled` and `connections`.
-pub struct LoadGenerator {
+pub(crate) struct LoadGenerator {
     pub options: Options,
     /// The data to send.
     pub blocks: Blocks,
@@ -62,7 +62,7 @@ pub struct LoadGenerator {
 
 impl LoadGenerator {
     /// Creates a load generator and its data.
-    pub fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options) -> Self {
         LoadGenerator {
             options: options.clone(),
             blocks: services::blocks(),
@@ -70,12 +70,12 @@ impl LoadGenerator {
     }
 
     /// Returns the block that the system carries repeatedly.
-    pub fn block(&self, system: &System) -> &[u8] {
+    pub(crate) fn block(&self, system: &System) -> &[u8] {
         &self.blocks[system.variant().payload as usize]
     }
 
     /// Runs one measurement.
-    pub fn run(&self, measure: Measure, system: &System) -> anyhow::Result<Values> {
+    pub(crate) fn run(&self, measure: Measure, system: &System) -> anyhow::Result<Values> {
         match measure {
             Measure::Up(1) => self.transfer(
                 system,
@@ -115,7 +115,7 @@ impl LoadGenerator {
 }
 
 /// Opens a connection through the system and sends its first bytes.
-pub fn connect(system: &System, first: &[u8]) -> io::Result<TcpStream> {
+pub(crate) fn connect(system: &System, first: &[u8]) -> io::Result<TcpStream> {
     let mut connection = TcpStream::connect(system.entry)?;
     connection.set_nodelay(true)?;
     connection.set_read_timeout(Some(IO_TIMEOUT))?;
@@ -125,26 +125,26 @@ pub fn connect(system: &System, first: &[u8]) -> io::Result<TcpStream> {
 }
 
 /// Builds a request for `bytes` of the system's payload.
-pub fn download_request(system: &System, bytes: u64) -> [u8; 9] {
+pub(crate) fn download_request(system: &System, bytes: u64) -> [u8; 9] {
     request(DOWNLOAD + system.variant().payload as u8, bytes)
 }
 
 /// Builds a request from its kind and its number.
-pub fn request(kind: u8, number: u64) -> [u8; 9] {
+pub(crate) fn request(kind: u8, number: u64) -> [u8; 9] {
     let mut request = [kind; 9];
     request[1..].copy_from_slice(&number.to_be_bytes());
     request
 }
 
 /// Joins a thread and returns its result.
-pub fn join<T>(running: thread::ScopedJoinHandle<'_, T>) -> anyhow::Result<T> {
+pub(crate) fn join<T>(running: thread::ScopedJoinHandle<'_, T>) -> anyhow::Result<T> {
     running
         .join()
         .map_err(|_| anyhow::anyhow!("a thread of the load panicked"))
 }
 
 /// Returns a quantile of sorted values.
-pub fn quantile(sorted: &[f64], share: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted
         .get(((last as f64) * share).round() as usize)
@@ -153,7 +153,7 @@ pub fn quantile(sorted: &[f64], share: f64) -> f64 {
 }
 
 /// Sleeps until `moment`.
-pub fn sleep_until(moment: Instant) {
+pub(crate) fn sleep_until(moment: Instant) {
     while let Some(left) = moment
         .checked_duration_since(Instant::now())
         .filter(|left| !left.is_zero())

@@ -9,13 +9,13 @@ use std::{
 use crate::network;
 
 /// Returns the network and the number of processors.
-pub fn network() -> String {
+pub(crate) fn network() -> String {
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     format!("{}, {processors} processors", network::description())
 }
 
 /// Returns names and values, as far as they are known.
-pub fn facts() -> Vec<(&'static str, String)> {
+pub(crate) fn facts() -> Vec<(&'static str, String)> {
     let processor = read_field("/proc/cpuinfo", "model name")
         .unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     let count = std::thread::available_parallelism().map_or(0, usize::from);

@@ -26,7 +26,7 @@ const UNSHARE_FLAGS: [&[&str]; 2] = [&["--net"], &["--user", "--map-root-user", 
 /// Restarts this program in a separate network namespace, if permitted.
 ///
 /// Otherwise returns, and the run uses the existing network.
-pub fn enter_namespace() -> anyhow::Result<()> {
+pub(crate) fn enter_namespace() -> anyhow::Result<()> {
     if std::env::var_os(INSIDE).is_some() {
         return prepare();
     }
@@ -46,7 +46,7 @@ pub fn enter_namespace() -> anyhow::Result<()> {
 }
 
 /// Returns a description of the network for the table.
-pub fn description() -> &'static str {
+pub(crate) fn description() -> &'static str {
     if std::env::var_os(INSIDE).is_some() {
         "loopback in a separate network namespace"
     } else {

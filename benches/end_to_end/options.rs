@@ -9,11 +9,11 @@ use anyhow::{Context, bail};
 use crate::{copier::Work, variants::Variant};
 
 /// The first argument of the service process.
-pub const SERVICE: &str = "as-service";
+pub(crate) const SERVICE: &str = "as-service";
 /// The first argument of a copier process. Its target and, for a working copier, its work follow.
-pub const COPIER: &str = "as-copier";
+pub(crate) const COPIER: &str = "as-copier";
 
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 cargo bench --bench end_to_end -- [OPTIONS]
 
   --quick           Measure the default systems, small sizes, 3 rounds (default)
@@ -46,7 +46,7 @@ The default systems are chain, plain, aes-128-gcm, aes-128-cfb and plain-tls.
 The environment variable REPORT_BENCH may hold options too.";
 
 /// The requested command.
-pub enum Command {
+pub(crate) enum Command {
     Help,
     Service,
     Copier(SocketAddr, Option<Work>),
@@ -55,7 +55,7 @@ pub enum Command {
 
 /// The extent of the measurement.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     pub variants: Vec<Variant>,
     pub rounds: usize,
     /// Bytes of one transfer over all its connections.
@@ -201,7 +201,7 @@ impl VariantSelection {
 
 impl Command {
     /// Parses the arguments of the process.
-    pub fn from_arguments() -> anyhow::Result<Self> {
+    pub(crate) fn from_arguments() -> anyhow::Result<Self> {
         let mut arguments: Vec<String> = std::env::args().skip(1).collect();
         match arguments.first().map(String::as_str) {
             Some(SERVICE) => return Ok(Command::Service),

@@ -22,7 +22,7 @@ use crate::{
 const BORE_CONTROL: u16 = 7835;
 
 /// Starts rathole with its defaults: plain TCP with TCP_NODELAY.
-pub fn rathole(
+pub(crate) fn rathole(
     program: &Path,
     service: SocketAddr,
     children: &Children,
@@ -53,7 +53,7 @@ pub fn rathole(
 }
 
 /// Starts bore with its defaults.
-pub fn bore(
+pub(crate) fn bore(
     program: &Path,
     service: SocketAddr,
     children: &Children,

@@ -91,7 +91,7 @@ text{font-family:system-ui,'Segoe UI',Helvetica,Arial,sans-serif;font-size:13px}
 .value{font-size:10px;paint-order:stroke;stroke-width:3px;stroke-linejoin:round}";
 
 /// Writes the plot to a file.
-pub fn write(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn write(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     fs::write(path, render(results)?).with_context(|| format!("cannot write {}", path.display()))
 }

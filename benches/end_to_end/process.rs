@@ -9,11 +9,11 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A child process, by its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Process(pub u32);
+pub(crate) struct Process(pub u32);
 
 impl Process {
     /// Returns the user and kernel time of all threads in seconds.
-    pub fn cpu_seconds(self) -> anyhow::Result<f64> {
+    pub(crate) fn cpu_seconds(self) -> anyhow::Result<f64> {
         let stat = self.read("stat")?;
         // The name in parentheses may contain spaces and parentheses. utime and stime are the 12th
         // and 13th field after it.
@@ -35,7 +35,7 @@ impl Process {
     }
 
     /// Returns the voluntary and involuntary context switches of all running threads.
-    pub fn context_switches(self) -> anyhow::Result<f64> {
+    pub(crate) fn context_switches(self) -> anyhow::Result<f64> {
         let mut switches = 0.0;
         for thread in
             fs::read_dir(format!("/proc/{}/task", self.0)).context("the process is gone")?
@@ -52,17 +52,17 @@ impl Process {
     }
 
     /// Returns the peak resident memory in MiB.
-    pub fn peak_memory_mib(self) -> anyhow::Result<f64> {
+    pub(crate) fn peak_memory_mib(self) -> anyhow::Result<f64> {
         self.memory_mib("VmHWM:")
     }
 
     /// Returns the current resident memory in MiB.
-    pub fn present_memory_mib(self) -> anyhow::Result<f64> {
+    pub(crate) fn present_memory_mib(self) -> anyhow::Result<f64> {
         self.memory_mib("VmRSS:")
     }
 
     /// Returns the number of open files and sockets.
-    pub fn descriptors(self) -> anyhow::Result<usize> {
+    pub(crate) fn descriptors(self) -> anyhow::Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.0))
             .context("the process is gone")?
             .count())
@@ -87,7 +87,7 @@ fn field(status: &str, name: &str) -> Option<f64> {
 /// Returns the CPU time of this thread in seconds.
 ///
 /// It has nanosecond resolution, unlike the times of a process.
-pub fn thread_cpu_seconds() -> anyhow::Result<f64> {
+pub(crate) fn thread_cpu_seconds() -> anyhow::Result<f64> {
     let statistics = fs::read_to_string("/proc/thread-self/schedstat")
         .context("the kernel does not report the CPU time of threads")?;
     let nanoseconds = statistics

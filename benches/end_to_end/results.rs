@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// Names and numbers. Each name ends in the unit.
-pub type Values = Vec<(&'static str, f64)>;
+pub(crate) type Values = Vec<(&'static str, f64)>;
 
 /// The results of all systems.
-pub struct Results {
+pub(crate) struct Results {
     /// A line about the conditions of the measurement.
     pub heading: String,
     /// The systems in their order within a round. The chain is the first.
@@ -21,7 +21,7 @@ pub struct Results {
 }
 
 /// The results of one system.
-pub struct Measured {
+pub(crate) struct Measured {
     pub variant: Variant,
     /// The values of all rounds, by name.
     values: BTreeMap<&'static str, Vec<f64>>,
@@ -30,7 +30,7 @@ pub struct Measured {
 
 impl Results {
     /// Creates empty results.
-    pub fn new(options: &Options, systems: &[System]) -> Self {
+    pub(crate) fn new(options: &Options, systems: &[System]) -> Self {
         let heading = format!(
             "{} MiB per transfer, {}, on {}",
             options.transfer_bytes >> 20,
@@ -53,7 +53,7 @@ impl Results {
     }
 
     /// Adds the values of one measurement.
-    pub fn add(&mut self, system: &System, values: &Values) {
+    pub(crate) fn add(&mut self, system: &System, values: &Values) {
         if let Some(measured) = self.find_mut(system.name()) {
             for &(name, value) in values {
                 measured.values.entry(name).or_default().push(value);
@@ -62,28 +62,28 @@ impl Results {
     }
 
     /// Adds the result of the sustained run.
-    pub fn add_sustained(&mut self, system: &System, sustained: Sustained) {
+    pub(crate) fn add_sustained(&mut self, system: &System, sustained: Sustained) {
         if let Some(measured) = self.find_mut(system.name()) {
             measured.sustained = Some(sustained);
         }
     }
 
     /// Returns the system with this name, if measured.
-    pub fn find(&self, system: &str) -> Option<&Measured> {
+    pub(crate) fn find(&self, system: &str) -> Option<&Measured> {
         self.systems
             .iter()
             .find(|measured| measured.variant.name == system)
     }
 
     /// Returns the median over the rounds.
-    pub fn median(&self, system: &str, name: &str) -> Option<f64> {
+    pub(crate) fn median(&self, system: &str, name: &str) -> Option<f64> {
         median(self.find(system)?.values.get(name)?)
     }
 
     /// Computes a number from the values of each round and returns the median over the rounds.
     ///
     /// A machine with varying speed affects all values of a round alike.
-    pub fn computed<const COUNT: usize>(
+    pub(crate) fn computed<const COUNT: usize>(
         &self,
         from: [(&str, &str); COUNT],
         compute: impl Fn([f64; COUNT]) -> f64,
@@ -100,14 +100,14 @@ impl Results {
     }
 
     /// Returns the median ratio of a system's value to the chain's.
-    pub fn ratio_to_chain(&self, system: &str, name: &str) -> Option<f64> {
+    pub(crate) fn ratio_to_chain(&self, system: &str, name: &str) -> Option<f64> {
         self.computed([(system, name), ("chain", name)], |[ours, theirs]| {
             ours / theirs
         })
     }
 
     /// Writes the values of all rounds as JSON.
-    pub fn write_json(&self, path: Option<&Path>) -> anyhow::Result<()> {
+    pub(crate) fn write_json(&self, path: Option<&Path>) -> anyhow::Result<()> {
         let Some(path) = path else { return Ok(()) };
         let system = |measured: &Measured| {
             let values = json!({ "values": measured.values, "sustained": measured.sustained });
@@ -133,7 +133,7 @@ impl Results {
 
 impl Measured {
     /// Returns whether a value with this name was measured.
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.values.contains_key(name)
     }
 }

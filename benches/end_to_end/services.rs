@@ -24,31 +24,31 @@ use crate::{children::Children, data, options::SERVICE, variants::Payload};
 /// The request to echo everything. The first byte of a connection is its request.
 ///
 /// A number (8 bytes, big-endian) follows every other request.
-pub const ECHO: u8 = b'e';
+pub(crate) const ECHO: u8 = b'e';
 /// The request to read this number of bytes and answer with one byte.
-pub const UPLOAD: u8 = b't';
+pub(crate) const UPLOAD: u8 = b't';
 /// The request to count bytes for this number of milliseconds after the first byte.
 ///
 /// The service answers with the count (8 bytes, big-endian) and continues to read.
-pub const COUNT: u8 = b'c';
+pub(crate) const COUNT: u8 = b'c';
 /// The request to send this number of bytes from the [`block`] of a payload.
 ///
 /// The number of the payload is added to this byte.
-pub const DOWNLOAD: u8 = b'0';
+pub(crate) const DOWNLOAD: u8 = b'0';
 
 /// The length of a block in bytes. Bulk data repeats after a block.
 ///
 /// It exceeds zstd's window many times, so that repetition does not improve the ratio.
-pub const BLOCK: usize = 8 * 1024 * 1024;
+pub(crate) const BLOCK: usize = 8 * 1024 * 1024;
 
 /// The bytes of one read or write in bulk transfers.
-pub const PIECE: usize = 64 * 1024;
+pub(crate) const PIECE: usize = 64 * 1024;
 
 /// The listen backlog.
 const BACKLOG: u32 = 1024;
 
 /// Returns the block of a payload. Both ends generate the same block.
-pub fn block(payload: Payload) -> Vec<u8> {
+pub(crate) fn block(payload: Payload) -> Vec<u8> {
     match payload {
         Payload::Random => data::random(BLOCK),
         Payload::Text => data::text(BLOCK),
@@ -61,15 +61,15 @@ pub fn block(payload: Payload) -> Vec<u8> {
 }
 
 /// Returns the blocks of all payloads, in their order.
-pub fn blocks() -> Blocks {
+pub(crate) fn blocks() -> Blocks {
     Payload::ALL.map(block)
 }
 
 /// One block for each payload.
-pub type Blocks = [Vec<u8>; Payload::ALL.len()];
+pub(crate) type Blocks = [Vec<u8>; Payload::ALL.len()];
 
 /// Starts the service process.
-pub fn start(children: &Children) -> anyhow::Result<SocketAddr> {
+pub(crate) fn start(children: &Children) -> anyhow::Result<SocketAddr> {
     let process = children.start(
         "service",
         Command::new(std::env::current_exe()?).arg(SERVICE),
@@ -78,7 +78,7 @@ pub fn start(children: &Children) -> anyhow::Result<SocketAddr> {
 }
 
 /// Runs the service.
-pub fn serve() -> anyhow::Result<()> {
+pub(crate) fn serve() -> anyhow::Result<()> {
     let blocks = Arc::new(blocks());
     run(move |connection| {
         let blocks = Arc::clone(&blocks);
@@ -152,7 +152,7 @@ async fn echo(mut connection: TcpStream) -> std::io::Result<()> {
 }
 
 /// Accepts connections until standard input closes.
-pub fn run<F: Future<Output = ()> + Send + 'static>(
+pub(crate) fn run<F: Future<Output = ()> + Send + 'static>(
     handle: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> anyhow::Result<()> {
     std::thread::spawn(|| {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The number of stalled connections.
-pub const STALLED: usize = 20;
+pub(crate) const STALLED: usize = 20;
 
 /// The bytes that the service tries to send on each of them: more than the path can buffer.
 const UNREAD: u64 = 1 << 30;
@@ -41,7 +41,7 @@ const PEEKED: usize = 4 << 20;
 impl LoadGenerator {
     /// Measures copies alone and beside stalled connections, alternately, and echoes beside the
     /// latter.
-    pub fn beside_stalled(&self, system: &System) -> anyhow::Result<Values> {
+    pub(crate) fn beside_stalled(&self, system: &System) -> anyhow::Result<Values> {
         let bytes = self.options.transfer_bytes.min(COPY);
         let copies = || -> anyhow::Result<[f64; 2]> {
             Ok([

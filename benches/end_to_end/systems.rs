@@ -29,12 +29,12 @@ use crate::{
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The interval between attempts to reach a starting process.
-pub const PROBE_INTERVAL: Duration = Duration::from_millis(5);
+pub(crate) const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The role of a process in its system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub(crate) enum Role {
     Client,
     Master,
     Server,
@@ -42,10 +42,10 @@ pub enum Role {
 
 impl Role {
     /// All roles, in the order in which uploaded bytes pass them.
-    pub const ALL: [Role; 3] = [Role::Client, Role::Master, Role::Server];
+    pub(crate) const ALL: [Role; 3] = [Role::Client, Role::Master, Role::Server];
 
     /// Returns the name of the role, for processes and files.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Role::Client => "client",
             Role::Master => "master",
@@ -55,10 +55,10 @@ impl Role {
 }
 
 /// The entry address and the processes of a system.
-pub type StartedSystem = (SocketAddr, Vec<(Role, Process)>);
+pub(crate) type StartedSystem = (SocketAddr, Vec<(Role, Process)>);
 
 /// A running system.
-pub struct System {
+pub(crate) struct System {
     variant: Variant,
     /// The address to connect to.
     pub entry: SocketAddr,
@@ -68,7 +68,7 @@ pub struct System {
 
 impl System {
     /// Starts the processes and waits until the service echoes a byte through them.
-    pub fn start(
+    pub(crate) fn start(
         variant: &Variant,
         service: SocketAddr,
         children: &Children,
@@ -103,17 +103,17 @@ impl System {
     }
 
     /// Returns the variant of the system.
-    pub fn variant(&self) -> &Variant {
+    pub(crate) fn variant(&self) -> &Variant {
         &self.variant
     }
 
     /// Returns the name of the system.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.variant.name
     }
 
     /// Returns the CPU time of all processes in seconds.
-    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
         self.processes
             .iter()
             .map(|(_, process)| process.cpu_seconds())
@@ -121,7 +121,7 @@ impl System {
     }
 
     /// Returns the context switches of all processes.
-    pub fn context_switches(&self) -> anyhow::Result<f64> {
+    pub(crate) fn context_switches(&self) -> anyhow::Result<f64> {
         self.processes
             .iter()
             .map(|(_, process)| process.context_switches())
@@ -129,7 +129,7 @@ impl System {
     }
 
     /// Returns the peak memory of each process.
-    pub fn peak_memory(&self) -> anyhow::Result<Values> {
+    pub(crate) fn peak_memory(&self) -> anyhow::Result<Values> {
         let name = |role| match role {
             Role::Client => "client_peak_mib",
             Role::Master => "master_peak_mib",
@@ -143,7 +143,7 @@ impl System {
 }
 
 /// Repeats `attempt` until it succeeds, the deadline passes or one of the processes ends.
-pub fn wait_until(
+pub(crate) fn wait_until(
     children: &Children,
     processes: &[Process],
     attempt: impl Fn() -> io::Result<()>,
@@ -247,7 +247,7 @@ impl Roles<'_> {
 }
 
 /// Returns an address whose port was free a moment ago.
-pub fn free_address() -> anyhow::Result<SocketAddr> {
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?)
 }

@@ -81,7 +81,7 @@ const MEMORY: &[Column] = &[
 ];
 
 /// Prints all tables, the goals last.
-pub fn print(results: &Results) {
+pub(crate) fn print(results: &Results) {
     println!("\n{}; ratio to the chain in parentheses", results.heading);
     for table in tables(results).iter().filter(|table| table.rows.len() > 1) {
         print!("\n{}\n\n{}", table.title, text(&table.rows));
@@ -89,7 +89,7 @@ pub fn print(results: &Results) {
 }
 
 /// Updates the tables in a document. If the file does not exist, creates it with all tables.
-pub fn write_into(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn write_into(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = path else { return Ok(()) };
     let tables = tables(results);
     let whole = || {

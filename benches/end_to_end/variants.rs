@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use report::{compress::CompressMethod, crypto::EncryptMethod};
+use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 
 use crate::load_generator::Measure;
 
 /// The data that a system carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Payload {
+pub(crate) enum Payload {
     /// Incompressible data.
     Random,
     Text,
@@ -18,12 +18,12 @@ pub enum Payload {
 
 impl Payload {
     /// All payloads. The index of a payload is its number.
-    pub const ALL: [Payload; 3] = [Payload::Random, Payload::Text, Payload::Binary];
+    pub(crate) const ALL: [Payload; 3] = [Payload::Random, Payload::Text, Payload::Binary];
 }
 
 /// A system to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Variant {
+pub(crate) struct Variant {
     pub name: String,
     pub payload: Payload,
     pub kind: SystemKind,
@@ -31,7 +31,7 @@ pub struct Variant {
 
 /// The programs of a system and their configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SystemKind {
+pub(crate) enum SystemKind {
     /// Three copiers of TCP connections.
     Chain,
     /// Three copiers that also process each byte with the methods.
@@ -48,7 +48,7 @@ pub enum SystemKind {
 
 /// The methods that rePort applies to the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Methods {
+pub(crate) struct Methods {
     pub encrypt: EncryptMethod,
     pub compress: CompressMethod,
     /// TLS at the master, on both hops.
@@ -70,7 +70,7 @@ impl SystemKind {
 impl Variant {
     /// Returns the chains and rePort's systems, in the order of the tables: first the chain, then
     /// `plain`.
-    pub fn all() -> Vec<Self> {
+    pub(crate) fn all() -> Vec<Self> {
         use {CompressMethod as Compress, EncryptMethod as Encrypt};
         let mut all = vec![Variant {
             name: "chain".to_owned(),
@@ -198,7 +198,7 @@ impl Variant {
     }
 
     /// Returns whether the variant belongs to a run without options.
-    pub fn is_usual(&self) -> bool {
+    pub(crate) fn is_usual(&self) -> bool {
         ["chain", "plain", "aes-128-gcm", "aes-128-cfb", "plain-tls"].contains(&self.name.as_str())
     }
 
@@ -212,7 +212,7 @@ impl Variant {
     }
 
     /// Returns the peers whose programs are in `folder`.
-    pub fn peers(folder: &Path) -> Vec<Self> {
+    pub(crate) fn peers(folder: &Path) -> Vec<Self> {
         let peers = [
             ("rathole", SystemKind::Rathole(folder.join("rathole"))),
             ("bore", SystemKind::Bore(folder.join("bore"))),
@@ -230,18 +230,18 @@ impl Variant {
 
     /// Returns the default folder of the peers, where `cargo install --root target/peers` puts
     /// them.
-    pub fn usual_peers_folder() -> PathBuf {
+    pub(crate) fn usual_peers_folder() -> PathBuf {
         let target = Path::new(env!("CARGO_BIN_EXE_report")).ancestors().nth(2);
         target.unwrap_or(Path::new("target")).join("peers/bin")
     }
 
     /// Returns whether this is the chain.
-    pub fn is_chain(&self) -> bool {
+    pub(crate) fn is_chain(&self) -> bool {
         self.kind == SystemKind::Chain
     }
 
     /// Returns the label for tables.
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         match self.kind {
             SystemKind::Rathole(_) | SystemKind::Bore(_) => {
                 format!("{} (two processes, no encryption)", self.name)
@@ -256,7 +256,7 @@ impl Variant {
     ///
     /// Variants with compression only run transfers over one connection. Compression does not
     /// affect the other measurements.
-    pub fn is_measured(&self, measure: Measure) -> bool {
+    pub(crate) fn is_measured(&self, measure: Measure) -> bool {
         match &self.kind {
             SystemKind::Report { methods, .. } | SystemKind::WorkingChain(methods)
                 if methods.compress != CompressMethod::Null =>
@@ -274,7 +274,7 @@ impl Variant {
     }
 
     /// Returns whether the sustained run includes the variant. The other methods do not affect it.
-    pub fn is_sustained(&self) -> bool {
+    pub(crate) fn is_sustained(&self) -> bool {
         match &self.kind {
             SystemKind::Report { methods, .. } => {
                 methods.compress == CompressMethod::Null
@@ -290,7 +290,7 @@ impl Variant {
     }
 
     /// Returns the same variant for another build of rePort.
-    pub fn of(&self, other: &Path) -> Option<Self> {
+    pub(crate) fn of(&self, other: &Path) -> Option<Self> {
         let SystemKind::Report { methods, .. } = self.kind else {
             return None;
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use report::compress::{CompressMethod, Compressor, Decompressor, Pool, PoolLimits};
+use report_proto::compress::{CompressMethod, Compressor, Decompressor, Pool, PoolLimits};
 
 use crate::data;
 
@@ -39,7 +39,7 @@ fn kinds_of_data() -> [(&'static str, Vec<u8>); 3] {
 }
 
 /// Measures every method on every kind of data.
-pub fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench(criterion: &mut Criterion) {
     for (kind, data) in kinds_of_data() {
         for (variant, method, running) in VARIANTS {
             let mut group = criterion.benchmark_group(format!("compress/{variant}/{kind}"));
@@ -84,7 +84,7 @@ fn compressed(data: &[u8], size: usize, method: CompressMethod, running: usize) 
 }
 
 /// Prints the compression ratio of each method for each kind of data.
-pub fn print_ratios() {
+pub(crate) fn print_ratios() {
     println!("\ncompress: raw bytes per byte on the wire, writes of 16 and 64 KiB");
     for (kind, data) in kinds_of_data() {
         for (variant, method, running) in VARIANTS {

@@ -1,14 +1,14 @@
 //! The test data for sealing and compression: the same bytes in every run.
 
 /// The message sizes in bytes: a packet, a read, a full chunk.
-pub const SIZES: [usize; 3] = [1460, 16 * 1024, 64 * 1024];
+pub(crate) const SIZES: [usize; 3] = [1460, 16 * 1024, 64 * 1024];
 
 /// splitmix64.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
     /// Returns the next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -24,7 +24,7 @@ impl Random {
 }
 
 /// Returns incompressible bytes.
-pub fn random(length: usize) -> Vec<u8> {
+pub(crate) fn random(length: usize) -> Vec<u8> {
     let mut random = Random(1);
     (0..length)
         .map(|_| random.next().to_be_bytes()[0])
@@ -32,7 +32,7 @@ pub fn random(length: usize) -> Vec<u8> {
 }
 
 /// Returns sentences of invented words, with about the letters, lengths and repetition of English.
-pub fn text(length: usize) -> Vec<u8> {
+pub(crate) fn text(length: usize) -> Vec<u8> {
     let mut random = Random(2);
     let syllables = [
         "a", "in", "the", "er", "on", "re", "st", "ou", "ing", "com", "ly", "tion", "be", "ment",
@@ -70,7 +70,7 @@ pub fn text(length: usize) -> Vec<u8> {
 }
 
 /// Returns machine code and tables: the middle of the running program.
-pub fn binary(length: usize) -> Vec<u8> {
+pub(crate) fn binary(length: usize) -> Vec<u8> {
     let program = std::env::current_exe()
         .and_then(std::fs::read)
         .expect("the running program can be read");

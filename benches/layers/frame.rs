@@ -2,12 +2,12 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput};
-use report::frame::{AttachHeader, Frame, data_header};
+use report_proto::frame::{AttachHeader, Frame, data_header};
 
 use crate::data::{self, SIZES};
 
 /// Measures DATA as a link writes and reads it, the smallest control frame and the largest.
-pub fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench(criterion: &mut Criterion) {
     data_frames(criterion);
     control_frames(criterion);
 }
@@ -41,8 +41,8 @@ fn data_frames(criterion: &mut Criterion) {
 fn control_frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frame/control");
     let header = AttachHeader {
-        port: report::id::Id([7; 16]),
-        instance: Some(report::id::Id([8; 16])),
+        port: report_proto::id::Id([7; 16]),
+        instance: Some(report_proto::id::Id([8; 16])),
         avoid: Vec::new(),
     };
     let attach = Frame::Attach {

@@ -12,14 +12,16 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, measurement::WallTime,
 };
 use report::{
+    link::{Handler, KeepAliveTiming, Link, Outbox, memory},
+    suspend::Moment,
+    tunnel::{PortParameters, ProcessShared, Tunnel, TunnelStream, attach},
+};
+use report_proto::{
     compress::CompressMethod,
     crypto::{EncryptMethod, PortKeys},
     frame::{Frame, Notice},
     id::Id,
-    link::{Handler, KeepAliveTiming, Link, Outbox, memory},
     mux::{Mux, MuxEvent, Parameters, PeerGrant, StreamId, StreamRead, TunnelSide, WindowSize},
-    suspend::Moment,
-    tunnel::{PortParameters, ProcessShared, Tunnel, TunnelStream, attach},
 };
 use tokio::{
     runtime::Runtime,
@@ -51,7 +53,7 @@ const TUNNEL_WINDOW: WindowSize = WindowSize {
 };
 
 /// Measures the multiplexer alone, then with link and sealing.
-pub fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench(criterion: &mut Criterion) {
     let mut group = bulk_group(criterion, "mux/pair");
     for streams in STREAMS {
         let mut pair = MuxPair::new(streams);

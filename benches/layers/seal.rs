@@ -12,14 +12,12 @@ use aws_lc_rs::{
 };
 use bytes::BytesMut;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
-use report::{
-    crypto::{
-        EncryptMethod, Opener, PortKeys, Sealer,
-        cfb::{CfbDecryptor, CfbEncryptor},
-        handshake::{Initiator, Responder},
-        seal::OVERHEAD,
-    },
-    random,
+use report::random;
+use report_proto::crypto::{
+    EncryptMethod, Opener, PortKeys, Sealer,
+    cfb::{CfbDecryptor, CfbEncryptor},
+    handshake::{Initiator, Responder},
+    seal::OVERHEAD,
 };
 
 use crate::data::{self, SIZES};
@@ -28,7 +26,7 @@ const KEY: [u8; 16] = [1; 16];
 const IV: [u8; 16] = [2; 16];
 
 /// Measures every method at every size, then the primitives.
-pub fn bench(criterion: &mut Criterion) {
+pub(crate) fn bench(criterion: &mut Criterion) {
     methods(criterion);
     cfb(criterion);
     primitives(criterion);
@@ -135,7 +133,7 @@ fn primitives(criterion: &mut Criterion) {
 /// Prints the ratio of this crate's CFB state to the block calls of `cfb-mode`.
 ///
 /// The two alternate, so that a machine with varying speed does not change the ratio.
-pub fn print_cfb_ratios() {
+pub(crate) fn print_cfb_ratios() {
     println!("\ncfb: rePort and the block calls of cfb-mode, medians of 301 rounds");
     for size in SIZES {
         let mut data = data::random(size);

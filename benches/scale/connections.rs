@@ -41,7 +41,7 @@ const OTHER_FILES: usize = 200;
 const ECHO: usize = 64;
 
 /// Opens the connections and measures their cost.
-pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
+pub(crate) async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
     let count = options.connections;
     // This process holds both ends of each connection.
     processes::check_file_limit(2 * count + OTHER_FILES)?;
@@ -134,14 +134,14 @@ async fn echo(connection: &mut TcpStream) -> anyhow::Result<()> {
 }
 
 /// A service that echoes until it is dropped.
-pub struct Service {
+pub(crate) struct Service {
     pub address: SocketAddr,
     _tasks: JoinSet<()>,
 }
 
 impl Service {
     /// Starts the service on a port that the system chooses.
-    pub fn start() -> anyhow::Result<Self> {
+    pub(crate) fn start() -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.bind("127.0.0.1:0".parse()?)?;
         let listener = socket.listen(BACKLOG)?;

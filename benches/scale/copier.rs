@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A copier in the master's place.
-pub struct Copier {
+pub(crate) struct Copier {
     pub address: SocketAddr,
     pub process: Process,
     _folder: TempDir,
@@ -28,7 +28,7 @@ pub struct Copier {
 
 impl Copier {
     /// Starts the copier, which connects its clients to `target`.
-    pub async fn start(target: SocketAddr) -> anyhow::Result<Self> {
+    pub(crate) async fn start(target: SocketAddr) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("report-bench-").context("cannot create a folder")?;
         let address = free_address()?;
         let mut command = Command::new(std::env::current_exe()?);
@@ -47,7 +47,7 @@ impl Copier {
 }
 
 /// Runs the copier from `listen_at` to `target` until the process is killed.
-pub fn run(listen_at: SocketAddr, target: SocketAddr) -> anyhow::Result<()> {
+pub(crate) fn run(listen_at: SocketAddr, target: SocketAddr) -> anyhow::Result<()> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let listener = TcpListener::bind(listen_at).await?;
         let mut connections = JoinSet::new();

@@ -32,7 +32,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 const OTHER_FILES: usize = 200;
 
 /// Establishes the links and measures their cost.
-pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
+pub(crate) async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
     let count = options.links;
     processes::check_file_limit(count + FIRST + OTHER_FILES)?;
     let master = Master::start().await?;

@@ -7,9 +7,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Context, bail};
 
 /// The first argument of a copier process. Its listen address and its target follow.
-pub const COPIER: &str = "as-copier";
+pub(crate) const COPIER: &str = "as-copier";
 
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 cargo bench --bench scale -- [OPTIONS]
 
   --quick        Use 2,000 links for 20 s (not 10,000 for 60 s)
@@ -23,7 +23,7 @@ cargo bench --bench scale -- [OPTIONS]
 The environment variable REPORT_BENCH may hold options too.";
 
 /// The requested command.
-pub enum Command {
+pub(crate) enum Command {
     Help,
     Copier {
         listen_at: SocketAddr,
@@ -34,7 +34,7 @@ pub enum Command {
 
 /// One of the measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     Connections,
     Links,
     Tunnels,
@@ -44,7 +44,7 @@ impl Part {
     const ALL: [Part; 3] = [Part::Connections, Part::Links, Part::Tunnels];
 
     /// Returns the name for `--only`.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Part::Connections => "connections",
             Part::Links => "links",
@@ -55,7 +55,7 @@ impl Part {
 
 /// The extent of the measurement.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     pub parts: Vec<Part>,
     /// The number of idle connections.
     pub connections: usize,
@@ -123,7 +123,7 @@ impl Options {
 
 impl Command {
     /// Parses the arguments of the process.
-    pub fn from_arguments() -> anyhow::Result<Self> {
+    pub(crate) fn from_arguments() -> anyhow::Result<Self> {
         let mut arguments: Vec<String> = std::env::args().skip(1).collect();
         if let [name, listen_at, target] = &arguments[..]
             && name == COPIER

@@ -8,10 +8,6 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use report::{
-    compress::CompressMethod,
-    crypto::{EncryptMethod, LinkKey, PortKeys},
-    frame::{AttachHeader, Code, Frame, Notice, Ports, Role, Terms},
-    id::Id,
     link::{
         Handler, KeepAliveTiming, Outbox,
         dial::{DialParameters, Dialer},
@@ -23,6 +19,12 @@ use report::{
         PortParameters, ProcessShared, Tunnel, TunnelStream, WindowSize,
         attach::{self, AttachError, AttachOutcome},
     },
+};
+use report_proto::{
+    compress::CompressMethod,
+    crypto::{EncryptMethod, LinkKey, PortKeys},
+    frame::{AttachHeader, Code, Frame, Notice, Ports, Role, Terms},
+    id::Id,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,7 +39,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Links to one master, all with the same port key.
 #[derive(Clone)]
-pub struct Peers {
+pub(crate) struct Peers {
     master: SocketAddr,
     port: PortParameters,
     tasks: TaskTracker,
@@ -46,7 +48,7 @@ pub struct Peers {
 
 impl Peers {
     /// Creates a group without links. Groups with different port keys are isolated from each other.
-    pub fn new(master: SocketAddr, port_key: &str) -> Self {
+    pub(crate) fn new(master: SocketAddr, port_key: &str) -> Self {
         let port = PortParameters {
             mark: "scale".into(),
             keys: PortKeys::derive(port_key),
@@ -73,7 +75,7 @@ impl Peers {
     }
 
     /// Opens the link of a server that echoes all streams.
-    pub async fn serve(&self) -> anyhow::Result<()> {
+    pub(crate) async fn serve(&self) -> anyhow::Result<()> {
         let (registered, mut answer) = mpsc::channel(1);
         let instance = Id(random::bytes());
         let Peers {
@@ -98,7 +100,7 @@ impl Peers {
     }
 
     /// Opens the link of a client with `count` tunnels. Each tunnel has echoed once.
-    pub async fn open_tunnels(&self, count: u32) -> anyhow::Result<Vec<Tunnel>> {
+    pub(crate) async fn open_tunnels(&self, count: u32) -> anyhow::Result<Vec<Tunnel>> {
         // One outcome per tunnel.
         let (outcomes_sender, mut outcomes) = mpsc::channel(count as usize);
         let Peers { port, tasks, .. } = self.clone();
@@ -140,7 +142,7 @@ impl Peers {
     }
 
     /// Ends the tunnels and all links, and waits for their tasks.
-    pub async fn end(self, tunnels: &[Tunnel]) {
+    pub(crate) async fn end(self, tunnels: &[Tunnel]) {
         let ended = async {
             Tunnel::shut_down(tunnels, "the benchmark ends").await;
             self.stop.cancel();
@@ -172,7 +174,7 @@ impl Peers {
 }
 
 /// Returns an error if a tunnel has lost its link, because the measurement is then invalid.
-pub fn check(tunnels: &[Tunnel]) -> anyhow::Result<()> {
+pub(crate) fn check(tunnels: &[Tunnel]) -> anyhow::Result<()> {
     let lost = tunnels
         .iter()
         .filter(|tunnel| !tunnel.is_attached())
@@ -366,16 +368,16 @@ async fn send(stream: &TunnelStream, mut bytes: Bytes) -> anyhow::Result<()> {
 }
 
 /// A stream whose other end echoes.
-pub struct EchoStream(TunnelStream);
+pub(crate) struct EchoStream(TunnelStream);
 
 impl EchoStream {
     /// Opens a stream.
-    pub fn open(tunnel: &Tunnel) -> Self {
+    pub(crate) fn open(tunnel: &Tunnel) -> Self {
         EchoStream(tunnel.open(Bytes::new()))
     }
 
     /// Sends a message and waits until all of it has come back.
-    pub async fn echo(&mut self, message: Bytes) -> anyhow::Result<()> {
+    pub(crate) async fn echo(&mut self, message: Bytes) -> anyhow::Result<()> {
         let length = message.len();
         // Send and receive concurrently: a message may exceed what the path can buffer.
         tokio::try_join!(send(&self.0, message), self.receive(length))?;

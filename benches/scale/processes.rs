@@ -19,14 +19,14 @@ const TICKS_PER_SECOND: f64 = 100.0;
 const LOG_TAIL_LINES: usize = 5;
 
 /// Raises the limit of open files to the hard limit, for this process and its children.
-pub fn raise_file_limit() -> anyhow::Result<()> {
+pub(crate) fn raise_file_limit() -> anyhow::Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).context("cannot raise the limit of open files")
 }
 
 /// Checks that one process can open this many files.
-pub fn check_file_limit(files: usize) -> anyhow::Result<()> {
+pub(crate) fn check_file_limit(files: usize) -> anyhow::Result<()> {
     match getrlimit(Resource::Nofile).current {
         Some(limit) if limit < files as u64 => {
             bail!(
@@ -38,7 +38,7 @@ pub fn check_file_limit(files: usize) -> anyhow::Result<()> {
 }
 
 /// A child process. Dropping it kills it.
-pub struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
     log: PathBuf,
@@ -46,7 +46,7 @@ pub struct Process {
 
 /// The memory of a process in bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// All resident pages.
     pub resident: f64,
     /// The resident pages without a file: heap and stacks.
@@ -55,7 +55,7 @@ pub struct Memory {
 
 impl Process {
     /// Starts `command`, with its output in a file in `folder`.
-    pub fn start(name: &str, command: &mut Command, folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(name: &str, command: &mut Command, folder: &Path) -> anyhow::Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let output = fs::File::create(&log)?;
         command
@@ -73,7 +73,7 @@ impl Process {
     }
 
     /// Returns an error with the last log lines if the process has ended.
-    pub fn check(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         let Some(status) = self.child.try_wait()? else {
             return Ok(());
         };
@@ -84,13 +84,13 @@ impl Process {
     }
 
     /// Returns the user and kernel time of all threads in seconds.
-    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
         // The fields utime and stime, see proc_pid_stat(5).
         Ok((self.stat(14)? + self.stat(15)?) / TICKS_PER_SECOND)
     }
 
     /// Returns the current memory.
-    pub fn memory(&self) -> anyhow::Result<Memory> {
+    pub(crate) fn memory(&self) -> anyhow::Result<Memory> {
         let text = self.read("smaps_rollup")?;
         let sizes = fields(&text);
         let bytes = |name| {
@@ -106,12 +106,12 @@ impl Process {
     }
 
     /// Returns the page faults since the start that needed no disk access.
-    pub fn minor_faults(&self) -> anyhow::Result<f64> {
+    pub(crate) fn minor_faults(&self) -> anyhow::Result<f64> {
         self.stat(10)
     }
 
     /// Returns the voluntary and involuntary context switches of all running threads.
-    pub fn context_switches(&self) -> anyhow::Result<f64> {
+    pub(crate) fn context_switches(&self) -> anyhow::Result<f64> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.id()))
             .with_context(|| format!("{} is gone", self.name))?;
         let mut switches = 0.0;
@@ -128,12 +128,12 @@ impl Process {
     }
 
     /// Returns the process id.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends SIGINT and waits for the process to end.
-    pub fn interrupt(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn interrupt(&mut self) -> anyhow::Result<()> {
         let id = Pid::from_raw(i32::try_from(self.id())?).context("invalid process id")?;
         kill_process(id, Signal::INT)?;
         self.child.wait()?;

@@ -9,7 +9,7 @@ use crate::table::{heading, print_table, short};
 
 /// All measured values, in order.
 #[derive(Default)]
-pub struct Results(Vec<Measured>);
+pub(crate) struct Results(Vec<Measured>);
 
 struct Measured {
     /// The name in JSON, which ends in the unit.
@@ -24,7 +24,7 @@ struct Measured {
 
 impl Results {
     /// Adds a value without a goal.
-    pub fn record(
+    pub(crate) fn record(
         &mut self,
         name: &'static str,
         what: impl Into<String>,
@@ -41,7 +41,7 @@ impl Results {
     }
 
     /// Adds a value that should be at most `goal`.
-    pub fn record_with_goal(
+    pub(crate) fn record_with_goal(
         &mut self,
         name: &'static str,
         what: impl Into<String>,
@@ -59,7 +59,7 @@ impl Results {
     }
 
     /// Prints the table.
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         println!("\n{}\n", heading());
         let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
         let mut rows = vec![row(["", "measured", "goal", ""])];
@@ -79,7 +79,7 @@ impl Results {
     }
 
     /// Writes all values as JSON.
-    pub fn write_json(&self, path: Option<&Path>) -> anyhow::Result<()> {
+    pub(crate) fn write_json(&self, path: Option<&Path>) -> anyhow::Result<()> {
         let Some(path) = path else { return Ok(()) };
         let values: Vec<Value> = self.0.iter().map(Measured::to_json).collect();
         let text = serde_json::to_string_pretty(&json!({ "what": heading(), "values": values }))?;
@@ -116,7 +116,7 @@ impl Measured {
 }
 
 /// Returns the median, or `None` without values.
-pub fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;

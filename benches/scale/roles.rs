@@ -18,7 +18,7 @@ use tokio::{
 use crate::processes::Process;
 
 /// The master key of this benchmark.
-pub const MASTER_KEY: &str = "benchmark-of-the-master-key-0123456789";
+pub(crate) const MASTER_KEY: &str = "benchmark-of-the-master-key-0123456789";
 
 /// The port key of this benchmark.
 const PORT_KEY: &str = "benchmark-of-the-port-key-0123456789";
@@ -33,7 +33,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A master that listens.
-pub struct Master {
+pub(crate) struct Master {
     pub address: SocketAddr,
     pub process: Process,
     /// The folder with the files of all processes.
@@ -42,7 +42,7 @@ pub struct Master {
 
 impl Master {
     /// Starts the master with limits that do not matter here.
-    pub async fn start() -> anyhow::Result<Self> {
+    pub(crate) async fn start() -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("report-bench-").context("cannot create a folder")?;
         let address = free_address()?;
         let limits = json!({ "links": UNLIMITED, "links_per_address": UNLIMITED, "channels_per_link": UNLIMITED });
@@ -62,7 +62,7 @@ impl Master {
 }
 
 /// A client, a master and a server with one port.
-pub struct System {
+pub(crate) struct System {
     /// The listen address of the client.
     pub entry: SocketAddr,
     pub client: Process,
@@ -72,7 +72,7 @@ pub struct System {
 
 impl System {
     /// Starts the roles and waits until the `service`, which echoes, returns a byte through them.
-    pub async fn start(service: SocketAddr) -> anyhow::Result<Self> {
+    pub(crate) async fn start(service: SocketAddr) -> anyhow::Result<Self> {
         let master = Master::start().await?;
         let entry = free_address()?;
         let of_role = |mode: &str, address: SocketAddr| {
@@ -112,7 +112,7 @@ fn role(name: &str, configuration: &Value, folder: &TempDir) -> anyhow::Result<P
 }
 
 /// Repeats `attempt` until it succeeds, the deadline passes or one of the processes ends.
-pub async fn wait_until_ready(
+pub(crate) async fn wait_until_ready(
     processes: &mut [&mut Process],
     attempt: impl AsyncFn() -> io::Result<()>,
 ) -> anyhow::Result<()> {
@@ -133,7 +133,7 @@ pub async fn wait_until_ready(
 }
 
 /// Returns an address whose port was free a moment ago.
-pub fn free_address() -> anyhow::Result<SocketAddr> {
+pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     Ok(listener.local_addr()?)
 }

@@ -11,7 +11,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs `measuring` until it completes, a signal arrives or the time limit passes.
 ///
 /// `measuring` owns the processes that it starts, so dropping it ends them.
-pub fn run_until_stopped(
+pub(crate) fn run_until_stopped(
     time_limit: Duration,
     measuring: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {

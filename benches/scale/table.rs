@@ -1,7 +1,7 @@
 //! Printing of tables.
 
 /// Returns the version and the number of processors.
-pub fn heading() -> String {
+pub(crate) fn heading() -> String {
     format!(
         "report {}, {} processors",
         env!("CARGO_PKG_VERSION"),
@@ -10,7 +10,7 @@ pub fn heading() -> String {
 }
 
 /// Formats a value with about three digits.
-pub fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 || size == size.round() => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -19,7 +19,7 @@ pub fn short(value: f64) -> String {
 }
 
 /// Prints a Markdown table with padded columns.
-pub fn print_table(rows: &[Vec<String>]) {
+pub(crate) fn print_table(rows: &[Vec<String>]) {
     let width = |column: usize| {
         rows.iter()
             .filter_map(|row| row.get(column))

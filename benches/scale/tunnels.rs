@@ -74,7 +74,7 @@ enum EchoPeer {
 }
 
 /// Measures all scenarios alternately.
-pub async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
+pub(crate) async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
     let (master, service) = (Master::start().await?, Service::start()?);
     let copier = Copier::start(service.address).await?;
     let count = u32::try_from(options.tunnels)?;

@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use report::compress::{CompressMethod, Decompressor, MAX_CHUNK, Pool, PoolLimits};
+use report_proto::compress::{CompressMethod, Decompressor, MAX_CHUNK, Pool, PoolLimits};
 
 fuzz_target!(|input: (bool, Vec<Vec<u8>>)| {
     let (zstd, pieces) = input;
-    let method = if zstd { CompressMethod::Zstd } else { CompressMethod::S2 };
+    let method = if zstd {
+        CompressMethod::Zstd
+    } else {
+        CompressMethod::S2
+    };
     let mut decompressor = Decompressor::new(method, Arc::new(Pool::new(PoolLimits::default())));
     for piece in pieces {
         decompressor.push(Bytes::from(piece));

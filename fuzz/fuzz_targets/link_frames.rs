@@ -3,10 +3,12 @@
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use report::frame::Frame;
+use report_proto::frame::Frame;
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(frame) = Frame::decode(Bytes::copy_from_slice(data)) else { return };
+    let Ok(frame) = Frame::decode(Bytes::copy_from_slice(data)) else {
+        return;
+    };
     let mut out = BytesMut::new();
     frame.encode(&mut out);
     if !matches!(frame, Frame::Extension(_)) {

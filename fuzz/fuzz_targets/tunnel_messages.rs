@@ -8,21 +8,27 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use report::{
-    bench::BenchRequest,
-    mux::{Mux, MuxEvent, Parameters, PeerGrant, TunnelSide, WindowSize},
-    tunnel::origin::Origin,
-};
+use report::{bench::BenchRequest, tunnel::origin::Origin};
+use report_proto::mux::{Mux, MuxEvent, Parameters, PeerGrant, TunnelSide, WindowSize};
 
 const PARAMETERS: Parameters = Parameters {
-    stream_window: WindowSize { initial: 4096, max: 65_536 },
-    tunnel_window: WindowSize { initial: 16_384, max: 131_072 },
+    stream_window: WindowSize {
+        initial: 4096,
+        max: 65_536,
+    },
+    tunnel_window: WindowSize {
+        initial: 16_384,
+        max: 131_072,
+    },
     streams_max: 8,
 };
 
 fuzz_target!(|messages: Vec<Vec<u8>>| {
     let now = Instant::now();
-    let grant = PeerGrant { stream_window: 4096, tunnel_window: 16_384 };
+    let grant = PeerGrant {
+        stream_window: 4096,
+        tunnel_window: 16_384,
+    };
     let mut mux = Mux::new(TunnelSide::Server, PARAMETERS, grant, now);
     let own = mux.open(Bytes::new());
     let _ = mux.write(own, Bytes::from_static(b"hello"));

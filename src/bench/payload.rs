@@ -83,13 +83,13 @@ fn text() -> Bytes {
 }
 
 /// An endless sequence of payload bytes that starts at a random offset of the block.
-pub struct PayloadStream {
+pub(super) struct PayloadStream {
     block: &'static Bytes,
     at: usize,
 }
 
 impl PayloadStream {
-    pub fn new(data: PayloadKind) -> Self {
+    pub(super) fn new(data: PayloadKind) -> Self {
         PayloadStream {
             block: data.block(),
             at: fastrand::usize(..BLOCK),
@@ -97,13 +97,13 @@ impl PayloadStream {
     }
 
     /// Returns the next piece: at least one byte and at most `most`. `most` must not be 0.
-    pub fn next(&self, most: usize) -> Bytes {
+    pub(super) fn next(&self, most: usize) -> Bytes {
         let end = self.at.saturating_add(most).min(self.block.len());
         self.block.slice(self.at..end)
     }
 
     /// Skips `bytes` bytes that were sent.
-    pub fn advance(&mut self, bytes: usize) {
+    pub(super) fn advance(&mut self, bytes: usize) {
         self.at = self.at.saturating_add(bytes);
         if self.at >= self.block.len() {
             self.at = 0;
@@ -111,7 +111,7 @@ impl PayloadStream {
     }
 
     /// Returns exactly `bytes` bytes. `bytes` must not exceed the block.
-    pub fn exactly(&mut self, bytes: usize) -> Bytes {
+    pub(super) fn exactly(&mut self, bytes: usize) -> Bytes {
         if self.block.len().saturating_sub(self.at) < bytes {
             self.at = 0;
         }
@@ -124,7 +124,7 @@ impl PayloadStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compress::{CompressMethod, Compressor, Pool};
+    use report_proto::compress::{CompressMethod, Compressor, Pool};
 
     #[test]
     fn random_payload_is_incompressible_and_text_is_compressible() {

@@ -17,13 +17,11 @@ use super::{
     payload::{PayloadKind, PayloadStream},
     request::BenchRequest,
 };
-use crate::{
-    compress::{CompressMethod, MAX_CHUNK},
-    tunnel::{
-        ResetCode, TunnelStream,
-        raw::{RawError, RawReceiver, RawSender},
-    },
+use crate::tunnel::{
+    ResetCode, TunnelStream,
+    raw::{RawError, RawReceiver, RawSender},
 };
+use report_proto::compress::{CompressMethod, MAX_CHUNK};
 
 /// The maximum number of concurrent benchmark streams of one tunnel. `report bench` opens at most
 /// half of them, so the streams of the previous phase may still be closing.
@@ -31,7 +29,7 @@ pub const BENCH_STREAMS_MAX: usize = 128;
 
 /// The maximum lifetime of a benchmark stream. The longest phase of `report bench` takes slightly
 /// more than a minute.
-pub const BENCH_STREAM_LIFETIME: Duration = Duration::from_secs(120);
+pub(crate) const BENCH_STREAM_LIFETIME: Duration = Duration::from_secs(120);
 
 /// The maximum number of bytes of a source: the longest phase at 100 Gbit/s.
 const SOURCE_BYTES_MAX: u64 = 1 << 40;

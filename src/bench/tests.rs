@@ -7,15 +7,12 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::{responder::BENCH_STREAMS_MAX, *};
-use crate::{
-    compress::CompressMethod,
-    crypto::EncryptMethod,
-    tunnel::{
-        ResetCode, Tunnel, TunnelStream,
-        raw::{RawReceiver, RawSender},
-        tests::TunnelTestbed,
-    },
+use crate::tunnel::{
+    ResetCode, Tunnel, TunnelStream,
+    raw::{RawReceiver, RawSender},
+    tests::TunnelTestbed,
 };
+use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 
 /// Serves the benchmark streams of a tunnel like a server until the tunnel ends.
 async fn serve(server: Tunnel, method: CompressMethod) {

@@ -22,17 +22,15 @@ use super::{
     responder::BENCH_STREAM_LIFETIME,
     results::Throughput,
 };
-use crate::{
-    compress::MAX_CHUNK,
-    tunnel::{
-        Tunnel, TunnelStream,
-        raw::{RawError, RawReceiver, RawSender},
-    },
+use crate::tunnel::{
+    Tunnel, TunnelStream,
+    raw::{RawError, RawReceiver, RawSender},
 };
+use report_proto::compress::MAX_CHUNK;
 
 /// The direction of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransferDirection {
+pub(super) enum TransferDirection {
     /// From the client to the server.
     Up,
     /// From the server to the client.
@@ -43,7 +41,7 @@ pub enum TransferDirection {
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Running transfers.
-pub struct BulkTransfers {
+pub(super) struct BulkTransfers {
     tasks: JoinSet<Result<Infallible, MeasureError>>,
     /// The received bytes of each connection.
     moved: Vec<Arc<AtomicU64>>,
@@ -51,7 +49,7 @@ pub struct BulkTransfers {
 
 impl BulkTransfers {
     /// Starts `connections` transfers of `data`. Dropping the value stops them.
-    pub fn start(
+    pub(super) fn start(
         tunnel: &Tunnel,
         direction: TransferDirection,
         connections: usize,
@@ -78,7 +76,7 @@ impl BulkTransfers {
     ///
     /// # Errors
     /// Fails when a transfer fails.
-    pub async fn run_for(&mut self, time: Duration) -> Result<(), MeasureError> {
+    pub(super) async fn run_for(&mut self, time: Duration) -> Result<(), MeasureError> {
         self.run_alongside(sleep(time)).await
     }
 
@@ -86,7 +84,7 @@ impl BulkTransfers {
     ///
     /// # Errors
     /// Fails when a transfer fails.
-    pub async fn run_alongside<T>(
+    pub(super) async fn run_alongside<T>(
         &mut self,
         work: impl Future<Output = T>,
     ) -> Result<T, MeasureError> {
@@ -104,7 +102,7 @@ impl BulkTransfers {
     ///
     /// # Errors
     /// Fails when a transfer fails.
-    pub async fn measure(&mut self, time: Duration) -> Result<Throughput, MeasureError> {
+    pub(super) async fn measure(&mut self, time: Duration) -> Result<Throughput, MeasureError> {
         let (started, before) = (Instant::now(), self.counts());
         self.run_for(time).await?;
         loop {
@@ -123,7 +121,7 @@ impl BulkTransfers {
     }
 
     /// Stops the transfers and waits until they have reset their streams.
-    pub async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.tasks.shutdown().await;
     }
 

@@ -43,7 +43,7 @@ const CONNECTIONS_MAX: i64 = BENCH_STREAMS_MAX as i64 / 2;
 
 /// The arguments of `report bench`.
 #[derive(Debug, Args)]
-pub struct BenchArguments {
+pub(super) struct BenchArguments {
     #[command(flatten)]
     file: ConfigFile,
     /// Port to measure, by its `mark` (default: the first)
@@ -114,7 +114,7 @@ pub(super) struct BenchReport {
 /// # Errors
 /// Fails when the file is invalid or not a client's, no tunnel is established, or a phase fails.
 /// Results of finished phases are printed even then.
-pub fn bench(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn bench(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     let file = &arguments.file.config;
     let loaded = config::load(file)?;
     let RoleConfig::Client(config) = &loaded.config.role else {

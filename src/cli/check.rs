@@ -28,7 +28,7 @@ use crate::{
 /// # Errors
 /// Returns everything that is wrong with the file, or why its certificate or `bind_address` is
 /// unusable.
-pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
+pub(super) fn check(file: &Path) -> anyhow::Result<ExitCode> {
     let loaded = config::load(file)?;
     certificates(&loaded.config.role)?;
     let bind_warning = bind_address(&loaded.config.role)?;

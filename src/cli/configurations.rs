@@ -14,13 +14,13 @@ use crate::{
         self, CompressMethod, Config, EncryptMethod, HostPort, RawSecret,
         raw::{RawClient, RawMaster, RawPort, RawServer},
     },
-    crypto::strength,
     random,
 };
+use report_proto::crypto::strength;
 
 /// The addresses of three roles on one machine.
 #[derive(Debug, Clone)]
-pub struct Topology {
+pub(super) struct Topology {
     /// Where the master listens.
     pub master: HostPort,
     /// Where the client listens.
@@ -32,14 +32,14 @@ pub struct Topology {
 }
 
 /// The files with their names.
-pub struct Configurations([(&'static str, String); 3]);
+pub(super) struct Configurations([(&'static str, String); 3]);
 
 impl Configurations {
     /// Creates the three files with new keys.
     ///
     /// # Errors
     /// Fails only on an internal error.
-    pub fn new(topology: &Topology) -> anyhow::Result<Self> {
+    pub(super) fn new(topology: &Topology) -> anyhow::Result<Self> {
         let [master_key, port_key] =
             [(); 2].map(|()| RawSecret::Text(strength::generate(random::bytes())));
         let port = |address: &HostPort| RawPort {
@@ -83,7 +83,7 @@ impl Configurations {
     }
 
     /// Names and texts of master, server and client.
-    pub fn files(&self) -> &[(&'static str, String); 3] {
+    pub(super) fn files(&self) -> &[(&'static str, String); 3] {
         &self.0
     }
 
@@ -91,7 +91,7 @@ impl Configurations {
     ///
     /// # Errors
     /// Fails only on an internal error.
-    pub fn load(&self) -> anyhow::Result<[Config; 3]> {
+    pub(super) fn load(&self) -> anyhow::Result<[Config; 3]> {
         let [master, server, client] = &self.0;
         let load = |(name, text): &(&str, String)| {
             config::parse(text, Path::new(name), &|_| None).map(|loaded| loaded.config)
@@ -105,7 +105,7 @@ impl Configurations {
     /// # Errors
     /// Fails when one of the files already exists, or the system refuses. In the first case nothing
     /// is written.
-    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+    pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(folder)
             .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         let paths = self.0.iter().map(|(name, text)| (folder.join(name), text));

@@ -24,16 +24,15 @@ use crate::{
     config::{
         self, Config, HostPort, LinkConfig, LoadedConfig, MasterConfig, PortConfig, RoleConfig,
     },
-    crypto::LinkKey,
     doctor::{
         self, DoctorReport, DoctorStep, IDLE_PERIODS, ListenAddress, MasterSubject, MasterTarget,
         StepOutcome, Subject, SubjectPort,
     },
-    frame::Role,
     link::{Reason, dial::Dialer},
     telemetry::{escape_json, escape_text},
     tunnel::ProcessShared,
 };
+use report_proto::{crypto::LinkKey, frame::Role};
 
 /// The default duration of each measurement in seconds.
 const MEASURE: &str = "1";
@@ -43,7 +42,7 @@ const SERVER_WAIT_MIN: Duration = Duration::from_secs(3);
 
 /// The arguments of `report doctor`.
 #[derive(Debug, Args)]
-pub struct DoctorArguments {
+pub(super) struct DoctorArguments {
     #[command(flatten)]
     file: ConfigFile,
     /// Print one JSON object
@@ -85,7 +84,7 @@ struct DoctorJson<'d> {
 /// # Errors
 /// Fails when the process cannot get a resource, such as a signal handler. A failed check is a
 /// step and sets the exit code instead.
-pub fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
     let line = ProgressLine::new();
     let (is_json, colour) = (arguments.json, colour());
     let on_step = move |step: &DoctorStep| {

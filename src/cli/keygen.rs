@@ -12,7 +12,7 @@ use super::configurations::create_private;
 
 /// The arguments of `report keygen`.
 #[derive(Debug, clap::Args)]
-pub struct KeygenArguments {
+pub(super) struct KeygenArguments {
     /// Write the key to a new file with private permissions
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -22,8 +22,8 @@ pub struct KeygenArguments {
 ///
 /// # Errors
 /// Fails when the file exists or cannot be written, or standard output is closed.
-pub fn keygen(arguments: &KeygenArguments) -> anyhow::Result<ExitCode> {
-    let key = crate::crypto::strength::generate(crate::random::bytes());
+pub(super) fn keygen(arguments: &KeygenArguments) -> anyhow::Result<ExitCode> {
+    let key = report_proto::crypto::strength::generate(crate::random::bytes());
     match &arguments.write {
         None => writeln!(io::stdout(), "{key}")?,
         Some(file) => {

@@ -38,7 +38,7 @@ const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener that is ready to serve the page.
-pub struct Page {
+pub(super) struct Page {
     listener: TcpListener,
     address: SocketAddr,
 }
@@ -47,7 +47,7 @@ pub struct Page {
 ///
 /// # Errors
 /// Fails when the port is taken.
-pub async fn listen(address: SocketAddr) -> anyhow::Result<Page> {
+pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<Page> {
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("cannot serve the page at {address}"))?;
     let address = listener.local_addr()?;
@@ -56,7 +56,7 @@ pub async fn listen(address: SocketAddr) -> anyhow::Result<Page> {
 
 impl Page {
     /// The local address of the listener.
-    pub fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
@@ -68,7 +68,7 @@ impl Page {
     ///
     /// # Cancel safety
     /// Dropping the future leaves connections running. Cancel `cancel` instead.
-    pub async fn serve(self, cancel: CancellationToken) -> anyhow::Result<()> {
+    pub(super) async fn serve(self, cancel: CancellationToken) -> anyhow::Result<()> {
         let connections = TaskTracker::new();
         let accepted = Arc::new(AtomicU64::new(0));
         loop {

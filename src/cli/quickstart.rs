@@ -38,7 +38,7 @@ const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 /// The arguments of `report quickstart`.
 #[derive(Debug, Args)]
-pub struct QuickstartArguments {
+pub(super) struct QuickstartArguments {
     /// TCP service to expose instead of the built-in page
     #[arg(long, value_name = "HOST:PORT", value_parser = service_address)]
     to: Option<HostPort>,
@@ -58,7 +58,7 @@ fn service_address(text: &str) -> Result<HostPort, HostPortError> {
 ///
 /// # Errors
 /// Fails when a port is taken, a file cannot be written, or a role fails.
-pub fn quickstart(arguments: QuickstartArguments) -> anyhow::Result<ExitCode> {
+pub(super) fn quickstart(arguments: QuickstartArguments) -> anyhow::Result<ExitCode> {
     telemetry::start(Level::WARN)?;
     // The page and the three roles drain one after the other.
     run_with_signals(

@@ -13,9 +13,6 @@ use crate::{
         self, ByteSize, ClientConfig, Config, FallbackConfig, HostPort, LinkConfig, MasterChoice,
         MasterConfig, PortConfig, RoleConfig, ServerConfig,
     },
-    crypto::{LinkKey, PortKeys},
-    frame::Role,
-    id::Id,
     link::{
         KeepAliveTiming,
         dial::Dialer,
@@ -28,6 +25,11 @@ use crate::{
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
+};
+use report_proto::{
+    crypto::{LinkKey, PortKeys},
+    frame::Role,
+    id::Id,
 };
 
 /// The initial window of a stream (PROTOCOL 12). It is about the initial window of TCP. Thousands
@@ -42,7 +44,7 @@ const TUNNEL_WINDOW_INITIAL: ByteSize = ByteSize::mib(1);
 const KEEPALIVE_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 
 /// A role whose listeners are bound. Errors at startup can no longer occur.
-pub enum PreparedRole {
+pub(super) enum PreparedRole {
     /// A master.
     Master(Box<Master>),
     /// A server.
@@ -59,7 +61,7 @@ impl PreparedRole {
     ///
     /// # Cancel safety
     /// Dropping the future closes the listeners.
-    pub async fn prepare(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn prepare(config: &Config) -> anyhow::Result<Self> {
         Ok(match &config.role {
             RoleConfig::Master(config) => PreparedRole::Master(Box::new(master(config).await?)),
             RoleConfig::Server(config) => PreparedRole::Server(Box::new(server(config)?)),
@@ -69,7 +71,7 @@ impl PreparedRole {
 
     /// The listen addresses: a master's, or those of a client in the order of its ports.
     #[must_use]
-    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+    pub(super) fn local_addresses(&self) -> Vec<SocketAddr> {
         match self {
             PreparedRole::Master(master) => master.local_addresses(),
             PreparedRole::Server(_) => Vec::new(),
@@ -81,7 +83,7 @@ impl PreparedRole {
     ///
     /// # Cancel safety
     /// Dropping the future closes all connections at once.
-    pub async fn run(self, cancel: CancellationToken, grace: Duration) {
+    pub(super) async fn run(self, cancel: CancellationToken, grace: Duration) {
         match self {
             PreparedRole::Master(master) => master.run(cancel, grace).await,
             PreparedRole::Server(parameters) => server::run(*parameters, cancel, grace).await,
@@ -156,7 +158,7 @@ const RAISE_LIMIT_HINT: &str =
     "raise the limit of open files (LimitNOFILE= in systemd, ulimit -Hn in a shell)";
 
 /// The TLS files of a master.
-pub fn tls_files(config: &config::TlsFilesConfig) -> master::MasterTlsFiles {
+pub(super) fn tls_files(config: &config::TlsFilesConfig) -> master::MasterTlsFiles {
     let config::TlsFilesConfig {
         cert,
         key,

@@ -21,7 +21,7 @@ use crate::{
 ///
 /// # Errors
 /// Fails when the file is invalid, or the role cannot run.
-pub fn run(file: &Path) -> anyhow::Result<ExitCode> {
+pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     let loaded = config::load(file)?;
     telemetry::start(loaded.config.log_level)?;
     raise_open_files();

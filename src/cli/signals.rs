@@ -23,7 +23,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 const PANIC_GRACE: Duration = Duration::from_secs(5);
 
 /// Logs panics. The returned token is cancelled by the first panic.
-pub fn watch_for_panics() -> CancellationToken {
+pub(super) fn watch_for_panics() -> CancellationToken {
     let panicked = CancellationToken::new();
     let token = panicked.clone();
     std::panic::set_hook(Box::new(move |panic| {
@@ -35,7 +35,7 @@ pub fn watch_for_panics() -> CancellationToken {
 
 /// A request to end the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub(super) enum Signal {
     /// SIGINT or Ctrl-C.
     Interrupt,
     /// SIGTERM.
@@ -57,7 +57,7 @@ impl Signal {
 
 /// The signals of this process.
 #[cfg(unix)]
-pub struct Signals {
+pub(super) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     /// `None` under `nohup`, so that SIGHUP stays ignored.
@@ -70,7 +70,7 @@ impl Signals {
     ///
     /// # Errors
     /// Fails when the system refuses.
-    pub fn install() -> io::Result<Self> {
+    pub(super) fn install() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         let hangup = if hangup_is_ignored() {
             None
@@ -88,7 +88,7 @@ impl Signals {
     ///
     /// # Cancel safety
     /// This method is cancel safe.
-    pub async fn next(&mut self) -> Signal {
+    pub(super) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::Interrupt,
             _ = self.terminate.recv() => Signal::Terminate,
@@ -148,7 +148,7 @@ impl Signals {
 /// # Errors
 /// Returns the error of the role. Also fails when the role does not end in time, or a task
 /// panicked.
-pub async fn run_until_drained(
+pub(super) async fn run_until_drained(
     role: impl Future<Output = anyhow::Result<()>>,
     cancel: &CancellationToken,
     panicked: &CancellationToken,
@@ -181,7 +181,7 @@ pub async fn run_until_drained(
 ///
 /// # Errors
 /// Returns the error of the work.
-pub async fn run_until_signal(
+pub(super) async fn run_until_signal(
     work: impl Future<Output = anyhow::Result<()>>,
     cancel: &CancellationToken,
     mut next_signal: impl AsyncFnMut() -> Signal,

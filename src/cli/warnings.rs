@@ -1,12 +1,10 @@
 //! Warnings about a valid configuration: those that the parser noted, and weak keys.
 
-use crate::{
-    config::{FieldPath, LoadedConfig, RoleConfig, Secret, Warning},
-    crypto::strength::{Strength, strength},
-};
+use crate::config::{FieldPath, LoadedConfig, RoleConfig, Secret, Warning};
+use report_proto::crypto::strength::{Strength, strength};
 
 /// Returns all warnings about a valid file.
-pub fn warnings(loaded: &LoadedConfig) -> Vec<Warning> {
+pub(super) fn warnings(loaded: &LoadedConfig) -> Vec<Warning> {
     let mut warnings = loaded.warnings.clone();
     let master_key = FieldPath::default().field("master_key");
     match &loaded.config.role {

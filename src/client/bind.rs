@@ -13,12 +13,12 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// All local addresses of a client. An IPv6 wildcard listener leaves IPv4 to a port that has the
 /// IPv4 address.
-pub struct LocalAddresses(Arc<[SocketAddr]>);
+pub(super) struct LocalAddresses(Arc<[SocketAddr]>);
 
 impl LocalAddresses {
     /// Resolves the addresses. A name that does not resolve now is resolved again by
     /// [`LocalAddress::listen`].
-    pub async fn resolve<'a>(addresses: impl Iterator<Item = &'a str>) -> Self {
+    pub(super) async fn resolve<'a>(addresses: impl Iterator<Item = &'a str>) -> Self {
         let mut all = Vec::new();
         for address in addresses {
             all.extend(tokio::net::lookup_host(address).await.into_iter().flatten());
@@ -27,7 +27,7 @@ impl LocalAddresses {
     }
 
     /// Returns one of the addresses.
-    pub fn of(&self, address: String) -> LocalAddress {
+    pub(super) fn of(&self, address: String) -> LocalAddress {
         LocalAddress {
             address,
             all: Arc::clone(&self.0),
@@ -36,7 +36,7 @@ impl LocalAddresses {
 }
 
 /// The address at which a port listens.
-pub struct LocalAddress {
+pub(super) struct LocalAddress {
     address: String,
     all: Arc<[SocketAddr]>,
 }
@@ -52,7 +52,7 @@ impl LocalAddress {
     ///
     /// # Errors
     /// The error of the last address.
-    pub async fn listen(&self) -> io::Result<TcpListener> {
+    pub(super) async fn listen(&self) -> io::Result<TcpListener> {
         let mut error = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
         for address in tokio::net::lookup_host(&self.address).await? {
             match tcp::listen(address, &self.all) {
@@ -67,7 +67,7 @@ impl LocalAddress {
     ///
     /// # Cancel safety
     /// Dropping the future leaves no listener behind.
-    pub async fn listen_with_retry(&self, mark: &str) -> TcpListener {
+    pub(super) async fn listen_with_retry(&self, mark: &str) -> TcpListener {
         let mut pause = RETRY_FIRST;
         loop {
             tokio::time::sleep(pause).await;

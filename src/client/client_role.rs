@@ -12,13 +12,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
 use super::{port::PortSupervisor, port_attach::PortLink};
-use crate::{
-    frame::{Code, Frame, Notice, Terms},
-    link::{
-        Handler, Outbox,
-        uplink::{LinkedRole, MoveRequests},
-    },
+use crate::link::{
+    Handler, Outbox,
+    uplink::{LinkedRole, MoveRequests},
 };
+use report_proto::frame::{Code, Frame, Notice, Terms};
 
 /// How long to wait for a server of any port at a master before the client tries the next master in
 /// its list. The wait doubles each time, up to the maximum.
@@ -29,7 +27,7 @@ const SERVER_WAITS: std::ops::RangeInclusive<Duration> =
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The client as its links see it.
-pub struct ClientRole {
+pub(super) struct ClientRole {
     ports: Vec<Arc<PortSupervisor>>,
     move_requests: MoveRequests,
     /// How long to wait for a server at the next master.
@@ -42,7 +40,7 @@ pub struct ClientRole {
 
 impl ClientRole {
     /// Creates a role without a link. Its tasks run on `tasks` and end when `stop` is cancelled.
-    pub fn new(
+    pub(super) fn new(
         ports: Vec<Arc<PortSupervisor>>,
         move_requests: MoveRequests,
         tasks: &TaskTracker,
@@ -100,7 +98,7 @@ impl ClientRole {
 }
 
 /// The client on one of its links.
-pub struct ClientSession;
+pub(super) struct ClientSession;
 
 impl Handler for ClientSession {
     fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {

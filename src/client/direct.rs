@@ -15,7 +15,6 @@ use super::{
     port::PortSupervisor,
 };
 use crate::{
-    frame::{Frame, Terms},
     link::{
         Outbox,
         drain::Drain,
@@ -26,6 +25,7 @@ use crate::{
         attach::{AttachError, ServerInfo},
     },
 };
+use report_proto::frame::{Frame, Terms};
 
 /// A tunnel, and the times to establish it.
 #[derive(Clone)]

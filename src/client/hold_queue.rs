@@ -20,10 +20,10 @@ const APPLICATION_CHECK: Duration = Duration::from_secs(20);
 
 /// Keeps the connections of a port in the order in which they were accepted.
 #[derive(Clone, Default)]
-pub struct HoldQueue(Arc<Mutex<()>>);
+pub(super) struct HoldQueue(Arc<Mutex<()>>);
 
 /// A connection's place in the queue.
-pub enum QueuePlace {
+pub(super) enum QueuePlace {
     /// The queue was empty.
     First(QueueTurn),
     /// Other connections are ahead.
@@ -31,11 +31,11 @@ pub enum QueuePlace {
 }
 
 /// The turn of a connection. It lasts until this is dropped.
-pub type QueueTurn = OwnedMutexGuard<()>;
+pub(super) type QueueTurn = OwnedMutexGuard<()>;
 
 impl HoldQueue {
     /// Joins the queue. Dropping the place leaves the queue.
-    pub fn join(&self) -> QueuePlace {
+    pub(super) fn join(&self) -> QueuePlace {
         if let Ok(turn) = Arc::clone(&self.0).try_lock_owned() {
             return QueuePlace::First(turn);
         }
@@ -53,7 +53,7 @@ impl QueuePlace {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the queue.
-    pub async fn turn(self) -> QueueTurn {
+    pub(super) async fn turn(self) -> QueueTurn {
         match self {
             QueuePlace::First(turn) => turn,
             QueuePlace::Behind(turn) => turn.await,
@@ -66,7 +66,7 @@ impl QueuePlace {
 ///
 /// # Cancel safety
 /// Nothing is lost when the future is dropped. Nothing is read from the connection.
-pub async fn wait_abandoned(socket: &TcpStream, orphans: &Orphans, accepted: Instant) {
+pub(super) async fn wait_abandoned(socket: &TcpStream, orphans: &Orphans, accepted: Instant) {
     let closed = async {
         loop {
             tokio::time::sleep(APPLICATION_CHECK).await;

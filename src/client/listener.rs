@@ -35,7 +35,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// The resources that the connections of a port use.
 #[derive(Clone)]
-pub struct ListenerContext {
+pub(super) struct ListenerContext {
     pub port: Arc<PortSupervisor>,
     pub hold_timeout: Duration,
     /// The order of the connections that wait for the tunnel.
@@ -48,7 +48,11 @@ pub struct ListenerContext {
 }
 
 /// Accepts connections until `cancel` or `stop` is cancelled.
-pub async fn listen(listener: TcpListener, context: ListenerContext, cancel: CancellationToken) {
+pub(super) async fn listen(
+    listener: TcpListener,
+    context: ListenerContext,
+    cancel: CancellationToken,
+) {
     let span = info_span!("port", port = %context.port.parameters.mark);
     if let Ok(address) = listener.local_addr() {
         info!(parent: &span, %address, "listening");

@@ -10,7 +10,7 @@ use tokio::{net::TcpStream, time::Instant};
 
 /// The local sockets that have sent FIN and belong to no process, as of the last read of the table.
 #[derive(Default)]
-pub struct Orphans {
+pub(super) struct Orphans {
     #[cfg(target_os = "linux")]
     table: tokio::sync::Mutex<Option<linux::Table>>,
 }
@@ -22,7 +22,7 @@ impl Orphans {
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub async fn has_peer_of(&self, socket: &TcpStream, accepted: Instant) -> bool {
+    pub(super) async fn has_peer_of(&self, socket: &TcpStream, accepted: Instant) -> bool {
         let Some((peer, own)) = local_pair(socket) else {
             return false;
         };
@@ -89,7 +89,7 @@ mod linux {
     /// the connection, has not.
     const HAS_ENDED: [&str; 2] = ["04", "05"];
 
-    pub struct Table {
+    pub(super) struct Table {
         pub read_at: Instant,
         pub took: Duration,
         /// The own and peer addresses of the sockets.
@@ -99,13 +99,13 @@ mod linux {
     impl Table {
         /// Returns whether the table is recent and newer than the connection. An older table may
         /// describe a previous connection between the same ports.
-        pub fn is_fresh(&self, accepted: Instant) -> bool {
+        pub(super) fn is_fresh(&self, accepted: Instant) -> bool {
             self.read_at > accepted && self.read_at.elapsed() < FRESH + self.took * 5
         }
     }
 
     /// Reads all orphaned sockets. Unreadable lines and files are skipped.
-    pub fn orphans() -> HashSet<(SocketAddr, SocketAddr)> {
+    pub(super) fn orphans() -> HashSet<(SocketAddr, SocketAddr)> {
         let files = [IPV4, IPV6]
             .into_iter()
             .filter_map(|file| File::open(file).ok());
@@ -118,7 +118,7 @@ mod linux {
     }
 
     /// Parses a line. Returns the addresses of a socket that has sent FIN and has no inode.
-    pub fn orphan(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    pub(super) fn orphan(line: &str) -> Option<(SocketAddr, SocketAddr)> {
         let TcpTableEntry {
             local: own,
             peer,

@@ -22,7 +22,6 @@ use tracing::{Instrument, info, info_span, warn};
 
 use super::{port_attach::PortLink, refused_servers::RefusedServers};
 use crate::{
-    frame::{Code, Frame, Notice},
     link::Outbox,
     tunnel::{
         PortParameters, ResetCode, Tunnel, TunnelStatus,
@@ -30,6 +29,7 @@ use crate::{
         origin::Origin,
     },
 };
+use report_proto::frame::{Code, Frame, Notice};
 
 /// After this time without an attachment the port also requests a new tunnel (PROTOCOL 12,
 /// `RESUME_PATIENCE`).
@@ -42,7 +42,7 @@ const MOVE_CHECK: Duration = Duration::from_millis(20);
 const EMPTY_CHECK: Duration = Duration::from_secs(5);
 
 /// Supervises the tunnels of one port of the client.
-pub struct PortSupervisor {
+pub(super) struct PortSupervisor {
     pub parameters: PortParameters,
     state: Mutex<PortState>,
     /// The tunnel that takes new streams, while it is attached.
@@ -92,7 +92,7 @@ pub(super) enum ReattachReason {
 
 impl PortSupervisor {
     /// Creates a port without a tunnel. Its tasks run on `tasks` and end when `stop` is cancelled.
-    pub fn new(
+    pub(super) fn new(
         parameters: PortParameters,
         tasks: &TaskTracker,
         stop: &CancellationToken,
@@ -111,7 +111,7 @@ impl PortSupervisor {
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub async fn tunnel(&self) -> Tunnel {
+    pub(super) async fn tunnel(&self) -> Tunnel {
         let mut ready = self.ready.subscribe();
         loop {
             // The watch may still hold a tunnel that has just ended.
@@ -129,7 +129,7 @@ impl PortSupervisor {
     }
 
     /// Returns the properties of the server of this tunnel; `None` after the tunnel has ended.
-    pub fn server_info(&self, tunnel: &Tunnel) -> Option<ServerInfo> {
+    pub(super) fn server_info(&self, tunnel: &Tunnel) -> Option<ServerInfo> {
         self.state()
             .tunnels
             .iter()
@@ -139,7 +139,7 @@ impl PortSupervisor {
 
     /// Returns the stream details of a connection from `source` to this socket: its addresses, if
     /// the server of the tunnel requests them (PROTOCOL 9.11).
-    pub fn details(&self, tunnel: &Tunnel, source: SocketAddr, socket: &TcpStream) -> Bytes {
+    pub(super) fn details(&self, tunnel: &Tunnel, source: SocketAddr, socket: &TcpStream) -> Bytes {
         let is_wanted = self
             .server_info(tunnel)
             .is_some_and(|server_info| server_info.addresses);
@@ -149,12 +149,12 @@ impl PortSupervisor {
     }
 
     /// Returns a watch on the reason why the last request for a new tunnel failed.
-    pub fn refusals(&self) -> watch::Receiver<Option<AttachError>> {
+    pub(super) fn refusals(&self) -> watch::Receiver<Option<AttachError>> {
         self.refusals.subscribe()
     }
 
     /// Returns whether a tunnel of the port is attached through this link.
-    pub fn is_attached_through(&self, outbox: &Arc<Outbox>) -> bool {
+    pub(super) fn is_attached_through(&self, outbox: &Arc<Outbox>) -> bool {
         self.state()
             .tunnels
             .iter()
@@ -162,7 +162,7 @@ impl PortSupervisor {
     }
 
     /// Handles a link that is being established. Returns the frames of its first flight.
-    pub fn on_new_link(self: &Arc<Self>, link: &PortLink) -> Vec<Frame> {
+    pub(super) fn on_new_link(self: &Arc<Self>, link: &PortLink) -> Vec<Frame> {
         let mut state = self.state();
         state.links.retain(|(link, _)| !link.has_ended());
         // Not up yet: the frames below go into the first flight, which saves a round trip.
@@ -185,7 +185,7 @@ impl PortSupervisor {
     }
 
     /// Handles a link that is established.
-    pub fn on_link_up(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+    pub(super) fn on_link_up(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         let mut state = self.state();
         // Only a link that is up may carry later requests.
         for (_, is_up) in state
@@ -205,7 +205,7 @@ impl PortSupervisor {
 
     /// Ends the tunnels because the client is shutting down, and waits until their END frames are
     /// sent.
-    pub async fn end(&self) {
+    pub(super) async fn end(&self) {
         let tunnels = {
             let mut state = self.state();
             state.is_ending = true;

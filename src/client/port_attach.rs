@@ -14,13 +14,13 @@ use tracing::{debug, error, info, warn};
 
 use super::port::{PortState, PortSupervisor, RESUME_PATIENCE, ReattachReason};
 use crate::{
-    frame::{AttachHeader, CHANNEL_RENEWAL_THRESHOLD, Code, Frame, Notice},
     link::{Outbox, backoff::RetryBackoff, uplink::MoveRequests},
     tunnel::{
         Tunnel,
         attach::{self, AttachError, AttachRequest},
     },
 };
+use report_proto::frame::{AttachHeader, CHANNEL_RENEWAL_THRESHOLD, Code, Frame, Notice};
 
 /// First wait before a failed request is retried. Usually the server is away, and the retry waits
 /// at the master until it is back.
@@ -31,7 +31,7 @@ const MAX_RETRY_WAIT: Duration = Duration::from_secs(15);
 
 /// A link of the client, as its ports use it.
 #[derive(Clone)]
-pub struct PortLink {
+pub(super) struct PortLink {
     pub outbox: Arc<Outbox>,
     /// Counts links: the newest has the largest number.
     pub number: u64,
@@ -43,7 +43,7 @@ pub struct PortLink {
 
 impl PortLink {
     /// Creates the handle of a link that is being established.
-    pub fn new(outbox: &Arc<Outbox>, move_requests: &MoveRequests) -> Self {
+    pub(super) fn new(outbox: &Arc<Outbox>, move_requests: &MoveRequests) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         PortLink {
@@ -55,7 +55,7 @@ impl PortLink {
     }
 
     /// Returns whether the link has ended.
-    pub fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.outbox.ended().is_some()
     }
 

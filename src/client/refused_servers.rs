@@ -16,11 +16,8 @@ use std::{
 use tracing::info;
 
 use super::port::PortSupervisor;
-use crate::{
-    frame::MAX_AVOIDED,
-    id::Id,
-    tunnel::{ResetCode, Tunnel, TunnelStreamError, splice::SpliceError},
-};
+use crate::tunnel::{ResetCode, Tunnel, TunnelStreamError, splice::SpliceError};
+use report_proto::{frame::MAX_AVOIDED, id::Id};
 
 /// How long a server is avoided. Without health checks only a connection shows that its service is
 /// back.

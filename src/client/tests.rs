@@ -10,10 +10,6 @@ use tokio::{
 
 use super::*;
 use crate::{
-    compress::CompressMethod,
-    crypto::{EncryptMethod, LinkKey, PortKeys},
-    frame::Role,
-    id::Id,
     link::{
         KeepAliveTiming,
         accept::{derive_accept_key, upgraded},
@@ -22,6 +18,12 @@ use crate::{
         uplink::{DialStrategy, MoveRequests},
     },
     tunnel::{ProcessShared, WindowSize},
+};
+use report_proto::{
+    compress::CompressMethod,
+    crypto::{EncryptMethod, LinkKey, PortKeys},
+    frame::Role,
+    id::Id,
 };
 
 /// Far longer than any of these tests takes.

@@ -24,7 +24,7 @@ const PIN_DIGITS: usize = 64;
 
 impl FieldReader<'_> {
     /// Reads all dial parameters except TLS and the deadline.
-    pub fn dial_parameters(&mut self, fields: &DialFields<'_>) -> Option<DialParameters> {
+    pub(super) fn dial_parameters(&mut self, fields: &DialFields<'_>) -> Option<DialParameters> {
         let proxy = self.proxy(fields);
         let connect_to = self.connect_to(fields.connect_to);
         let bind = optional(fields.bind_address.map(|text| self.bind(text)));
@@ -139,7 +139,11 @@ impl FieldReader<'_> {
     }
 
     /// Reads how the role verifies the master's certificate.
-    pub fn role_tls(&mut self, raw: Option<&RawRoleTls>, is_secure: bool) -> Option<TlsParameters> {
+    pub(super) fn role_tls(
+        &mut self,
+        raw: Option<&RawRoleTls>,
+        is_secure: bool,
+    ) -> Option<TlsParameters> {
         let Some(raw) = raw else {
             return Some(TlsParameters::default());
         };

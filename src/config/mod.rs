@@ -38,11 +38,8 @@ pub use secret::{RawSecret, Secret, SecretError, SecretSources};
 #[cfg(test)]
 pub(crate) use validate::{CONNECT_TIMEOUT, HOLD_TIMEOUT, RESUME_TIMEOUT};
 
-pub use crate::{
-    compress::CompressMethod,
-    crypto::EncryptMethod,
-    link::dial::{DialParameters, MasterAddress},
-};
+pub use crate::link::dial::{DialParameters, MasterAddress};
+pub use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 
 /// The values of `log_level`, from the least to the most verbose.
 pub const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];

@@ -21,7 +21,7 @@ pub(super) struct FieldReader<'a> {
 
 impl FieldReader<'_> {
     /// Reads one address or a list, all of them valid.
-    pub fn addresses<T: FromStr>(
+    pub(super) fn addresses<T: FromStr>(
         &mut self,
         path: &FieldPath,
         raw: Option<&OneOrMore>,
@@ -46,7 +46,7 @@ impl FieldReader<'_> {
         parsed.into_iter().collect()
     }
 
-    pub fn secret(
+    pub(super) fn secret(
         &mut self,
         path: &FieldPath,
         raw: Option<&RawSecret>,
@@ -61,7 +61,7 @@ impl FieldReader<'_> {
     }
 
     /// Reads a word out of the texts of `all`.
-    pub fn word<T: Copy + fmt::Display>(
+    pub(super) fn word<T: Copy + fmt::Display>(
         &mut self,
         path: &FieldPath,
         written: Option<&str>,
@@ -91,7 +91,7 @@ impl FieldReader<'_> {
         found
     }
 
-    pub fn duration(
+    pub(super) fn duration(
         &mut self,
         path: &FieldPath,
         raw: Option<&Quantity>,
@@ -109,7 +109,7 @@ impl FieldReader<'_> {
         )
     }
 
-    pub fn size(
+    pub(super) fn size(
         &mut self,
         path: &FieldPath,
         raw: Option<&Quantity>,
@@ -127,7 +127,7 @@ impl FieldReader<'_> {
         )
     }
 
-    pub fn count(
+    pub(super) fn count(
         &mut self,
         path: &FieldPath,
         raw: Option<&Quantity>,
@@ -145,7 +145,7 @@ impl FieldReader<'_> {
         )
     }
 
-    pub fn quantity<T: PartialOrd + Copy>(
+    pub(super) fn quantity<T: PartialOrd + Copy>(
         &mut self,
         path: &FieldPath,
         raw: Option<&Quantity>,

@@ -55,7 +55,8 @@ impl fmt::Debug for RawSecret {
 }
 
 /// The syntax of a [`RawSecret`]. Errors print this text instead of the value.
-pub const SECRET_FORMS: &str = "a key in quotes, {\"file\": \"PATH\"} or {\"env\": \"NAME\"}";
+pub(super) const SECRET_FORMS: &str =
+    "a key in quotes, {\"file\": \"PATH\"} or {\"env\": \"NAME\"}";
 
 impl<'de> Deserialize<'de> for RawSecret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

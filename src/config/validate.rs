@@ -20,7 +20,7 @@ use super::{
     reader::FieldReader,
     secret::RawSecret,
 };
-use crate::{compress::CompressMethod, crypto::EncryptMethod};
+use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 
 const HEARTBEAT: Duration = Duration::from_secs(20);
 /// The protocol's LINK_TIMEOUT (PROTOCOL 12) must exceed two intervals.

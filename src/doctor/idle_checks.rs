@@ -11,11 +11,8 @@ use super::{
     DoctorReport, DoctorStep, MasterTarget, Subject, master_checks,
     verdicts::{self, IdleOutcome, milliseconds, seconds},
 };
-use crate::{
-    crypto::LinkKey,
-    frame::Role,
-    link::{MessageSocket, Reason, dial::Dialer},
-};
+use crate::link::{MessageSocket, Reason, dial::Dialer};
+use report_proto::{crypto::LinkKey, frame::Role};
 
 /// How long a link may take to answer a PING after its idle period.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);

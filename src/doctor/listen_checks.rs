@@ -18,16 +18,13 @@ use super::{
     DoctorReport, DoctorStep, master_checks,
     verdicts::{self, seconds},
 };
-use crate::{
-    crypto::LinkKey,
-    frame::Role,
-    link::{
-        Reason,
-        dial::{DialParameters, Dialer, MasterAddress, MasterAddressError, ProxyChoice},
-        tls::{self, CertificateInfo, ReloadingCertificate, TlsParameters, format_utc, now},
-        websocket::ByteStream,
-    },
+use crate::link::{
+    Reason,
+    dial::{DialParameters, Dialer, MasterAddress, MasterAddressError, ProxyChoice},
+    tls::{self, CertificateInfo, ReloadingCertificate, TlsParameters, format_utc, now},
+    websocket::ByteStream,
 };
+use report_proto::{crypto::LinkKey, frame::Role};
 
 /// The time limit of a response from this machine.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);

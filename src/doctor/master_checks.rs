@@ -12,9 +12,6 @@ use super::{
     verdicts::{self, milliseconds},
 };
 use crate::{
-    crypto::LinkKey,
-    frame::{Frame, Role, Terms},
-    id::Id,
     link::{
         MessageSocket, Reason,
         authenticate::{self, JoinError, RoleIdentity},
@@ -28,6 +25,11 @@ use crate::{
         upgrade::ResponseInfo,
     },
     random,
+};
+use report_proto::{
+    crypto::LinkKey,
+    frame::{Frame, Role, Terms},
+    id::Id,
 };
 
 /// The name of the doctor in the log of a master.

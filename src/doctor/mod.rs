@@ -30,11 +30,10 @@ pub use self::{
     step::{DoctorReport, DoctorStep, StepOutcome},
 };
 use crate::{
-    crypto::LinkKey,
-    frame::Role,
     link::{dial::Dialer, uplink::Uplink},
     tunnel::PortParameters,
 };
+use report_proto::{crypto::LinkKey, frame::Role};
 
 /// The idle periods to probe. They cover the idle timeouts of paths that carry links.
 pub const IDLE_PERIODS: [Duration; 8] = [

@@ -14,13 +14,13 @@ use super::{
 use crate::{
     bench::{BenchPlan, BenchResults, PayloadKind, Throughput},
     client::direct::{self, DirectError, DirectTunnel},
-    frame::Role,
     link::{
         Reason,
         connect::{ConnectError, connect},
     },
     tunnel::ResetCode,
 };
+use report_proto::frame::Role;
 
 /// A stream without a reset for this long beyond a round trip has probably reached its service.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(2);

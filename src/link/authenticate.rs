@@ -18,11 +18,11 @@ use super::{
     Reason,
     websocket::{MessageSocket, SocketError},
 };
-use crate::{
+use crate::random;
+use report_proto::{
     crypto::{Challenge, ChallengeError, LinkKey},
     frame::{self, Claims, Code, Frame, FrameError, Nonce, Notice, PROOF_LENGTH, Role, Terms},
     id::Id,
-    random,
 };
 
 /// The time that each end waits for the other: several round trips of a slow path (PROTOCOL 12).

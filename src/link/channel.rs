@@ -10,7 +10,7 @@ pub use super::{
     outbox::{OpenError, Outbox},
     websocket::MessageBody,
 };
-pub use crate::frame::{Code, Notice};
+pub use report_proto::frame::{Code, Notice};
 
 /// The local end of one channel.
 ///

@@ -229,25 +229,25 @@ mod system {
     };
     use tokio::net::{TcpSocket, TcpStream};
 
-    pub const OF_PROCESS: i32 = Errno::MFILE.raw_os_error();
-    pub const OF_SYSTEM: i32 = Errno::NFILE.raw_os_error();
+    pub(super) const OF_PROCESS: i32 = Errno::MFILE.raw_os_error();
+    pub(super) const OF_SYSTEM: i32 = Errno::NFILE.raw_os_error();
 
-    pub fn limit() -> Option<u64> {
+    pub(super) fn limit() -> Option<u64> {
         getrlimit(Resource::Nofile).current
     }
 
     /// Returns the number of the next descriptor. (The alternative is to read a whole folder of
     /// /proc.)
-    pub fn lowest_free() -> io::Result<Option<u64>> {
+    pub(super) fn lowest_free() -> io::Result<Option<u64>> {
         let copy = io::stderr().as_fd().try_clone_to_owned()?;
         Ok(u64::try_from(copy.as_raw_fd()).ok())
     }
 
-    pub fn number(socket: &TcpStream) -> Option<u64> {
+    pub(super) fn number(socket: &TcpStream) -> Option<u64> {
         u64::try_from(socket.as_raw_fd()).ok()
     }
 
-    pub fn number_of_socket(socket: &TcpSocket) -> Option<u64> {
+    pub(super) fn number_of_socket(socket: &TcpSocket) -> Option<u64> {
         u64::try_from(socket.as_raw_fd()).ok()
     }
 }

@@ -27,7 +27,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::channel::{Lane, MessageBody, Transmit};
-use crate::{
+use report_proto::{
     frame::{self, Code, Frame, MAX_DATA, Notice},
     map::Map,
 };

@@ -39,7 +39,7 @@ type ResolveFn = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 ///
 /// # Cancel safety
 /// Cancel safe. The look-up itself continues, and counts towards the limit until it ends.
-pub async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(super) async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     static LOOK_UPS: LazyLock<Arc<LookUps>> = LazyLock::new(|| LookUps::new(MAX_LOOK_UPS, system));
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);

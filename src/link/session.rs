@@ -29,10 +29,8 @@ use super::{
     outbox::Outgoing,
     websocket::{MessageSocket, SocketEnd, SocketError},
 };
-use crate::{
-    frame::{self, Code, Frame, Notice},
-    suspend,
-};
+use crate::suspend;
+use report_proto::frame::{self, Code, Frame, Notice};
 
 /// Bytes to read or to send before the other direction takes its turn: a few messages of 64 KiB.
 const BATCH_BYTES: usize = 256 * 1024;

@@ -23,10 +23,8 @@ use super::{
     limits::{MasterLimits, party},
     shares::Shares,
 };
-use crate::{
-    frame::{Code, Notice, Role},
-    link::Outbox,
-};
+use crate::link::Outbox;
+use report_proto::frame::{Code, Notice, Role};
 
 /// The fraction of the slots for connections that are not links yet: one part in this many.
 const NEGOTIATING_DIVISOR: usize = 4;

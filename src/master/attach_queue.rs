@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::registry::LinkNumber;
-use crate::id::Id;
+use report_proto::id::Id;
 
 /// The longest time that an attach request waits for a server (PROTOCOL 12). The client then
 /// retries.

@@ -8,13 +8,13 @@ use std::{
 };
 
 use super::throttle::Throttle;
-use crate::{
+use crate::link::{
+    MessageSocket,
+    authenticate::{self, Hello, HelloError},
+};
+use report_proto::{
     crypto::LinkKey,
     frame::{Code, Notice, Role},
-    link::{
-        MessageSocket,
-        authenticate::{self, Hello, HelloError},
-    },
 };
 
 /// Verifies the HELLO of each new link.

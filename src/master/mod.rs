@@ -52,15 +52,15 @@ use self::{
     router::Router,
     threads::Threads,
 };
-use crate::{
+use crate::link::{
+    KeepAliveTiming,
+    authenticate::AUTHENTICATION_TIMEOUT,
+    tcp,
+    tls::{ReloadingCertificate, TlsError},
+};
+use report_proto::{
     crypto::LinkKey,
     frame::{Code, Frame, Notice},
-    link::{
-        KeepAliveTiming,
-        authenticate::AUTHENTICATION_TIMEOUT,
-        tcp,
-        tls::{ReloadingCertificate, TlsError},
-    },
 };
 
 #[cfg(test)]

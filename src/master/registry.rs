@@ -22,7 +22,7 @@ use super::{
     attach_queue::{AttachInfo, AttachQueue, Ticket},
     limits::MasterLimits,
 };
-use crate::{
+use report_proto::{
     frame::{AttachHeader, CHANNEL_RENEWAL_THRESHOLD, Role},
     id::Id,
 };

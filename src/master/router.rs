@@ -33,13 +33,13 @@ use super::{
     registry::{Assignment, Dispatch, LinkNumber, Registry, RouteResult},
     token_bucket::TokenBucket,
 };
-use crate::{
+use crate::link::{
+    Lane, Outbox, Transmit,
+    channel::{MessageBody, OpenError},
+};
+use report_proto::{
     frame::{AttachHeader, Code, Frame, Notice},
     id::Id,
-    link::{
-        Lane, Outbox, Transmit,
-        channel::{MessageBody, OpenError},
-    },
 };
 
 /// The longest first handshake message in an ATTACH, in bytes. The offer of PROTOCOL 7.2 takes a

@@ -17,13 +17,11 @@ use super::{
     registry::{AuthenticatedLink, LinkNumber, Superseded},
     router::{LinkRef, Router, now},
 };
-use crate::{
-    frame::{self, Claims, Code, Frame, Notice, Ports, Role, Terms},
-    link::{
-        Handler, Link, MessageSocket,
-        authenticate::{self, Hello},
-    },
+use crate::link::{
+    Handler, Link, MessageSocket,
+    authenticate::{self, Hello},
 };
+use report_proto::frame::{self, Claims, Code, Frame, Notice, Ports, Role, Terms};
 
 /// The most characters of a peer's agent string in a log line.
 const MAX_AGENT_CHARS: usize = 64;

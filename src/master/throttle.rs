@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{limits::party, token_bucket::TokenBucket};
-use crate::id::Id;
+use report_proto::id::Id;
 
 /// The burst of wrong proofs before a party is throttled: enough for a user who types a key, or for
 /// several misconfigured servers in one network.

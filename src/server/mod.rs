@@ -15,10 +15,10 @@ pub use self::quota::QuotaLimits;
 pub(crate) use self::server_role::MAX_CANDIDATES;
 use self::server_role::ServerRole;
 use crate::{
-    id::Id,
     link::{drain::Drain, uplink::Uplink},
     tunnel::PortParameters,
 };
+use report_proto::id::Id;
 
 /// A port that the server offers.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use crate::{link::proxy_protocol, tunnel::origin::Origin};
 /// Encodes the header. Without an origin it is LOCAL: the service then uses the addresses of the
 /// connection itself.
 #[must_use]
-pub fn header(origin: Option<&Origin>) -> Vec<u8> {
+pub(super) fn header(origin: Option<&Origin>) -> Vec<u8> {
     proxy_protocol::encode(origin.map(|origin| (origin.source(), origin.destination())))
 }
 

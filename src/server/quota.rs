@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::id::Id;
+use report_proto::id::Id;
 
 /// A tunnel may have this many times the free streams of its port.
 const SHARE: usize = 8;
@@ -42,7 +42,7 @@ impl Default for QuotaLimits {
 
 /// Counts the open streams.
 #[derive(Debug)]
-pub struct Quotas {
+pub(super) struct Quotas {
     limits: QuotaLimits,
     /// Streams that each port finds free, whatever the other ports use.
     reserve: usize,
@@ -63,7 +63,7 @@ struct PortStreams {
 
 /// Why a stream is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum QuotaError {
+pub(super) enum QuotaError {
     /// The tunnel has used its share.
     #[error(
         "this tunnel already has its share of {0} connections (raise limits.streams_per_tunnel or limits.streams_per_port)"
@@ -78,7 +78,7 @@ pub enum QuotaError {
 
 impl Quotas {
     /// Creates the quotas of this many ports, with no open streams.
-    pub fn new(limits: QuotaLimits, ports: usize) -> Arc<Self> {
+    pub(super) fn new(limits: QuotaLimits, ports: usize) -> Arc<Self> {
         Arc::new(Quotas {
             limits,
             reserve: limits.streams / 2 / ports.max(1),
@@ -87,12 +87,16 @@ impl Quotas {
     }
 
     /// Returns the limits.
-    pub fn limits(&self) -> QuotaLimits {
+    pub(super) fn limits(&self) -> QuotaLimits {
         self.limits
     }
 
     /// Reserves one stream of a tunnel, until the permit is dropped.
-    pub fn stream(self: &Arc<Self>, port: Id, tunnel: Id) -> Result<StreamPermit, QuotaError> {
+    pub(super) fn stream(
+        self: &Arc<Self>,
+        port: Id,
+        tunnel: Id,
+    ) -> Result<StreamPermit, QuotaError> {
         let mut open = self.open();
         let of_port = open.ports.get(&port);
         let held_by_port = of_port.map_or(0, |streams| streams.total);
@@ -144,7 +148,7 @@ impl Quotas {
 
 /// One open stream. Dropping the permit releases it.
 #[derive(Debug)]
-pub struct StreamPermit {
+pub(super) struct StreamPermit {
     quotas: Arc<Quotas>,
     port: Id,
     tunnel: Id,

@@ -13,11 +13,13 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use super::{QuotaLimits, ServerPort, quota::Quotas, service};
 use crate::{
     bench::BenchResponder,
-    frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
-    id::Id,
     link::{Handler, Outbox, drain::Drain, file_limit::ThrottledLog, uplink::LinkedRole},
     suspend::Moment,
     tunnel::{ResetCode, Tunnel, TunnelStatus, attach},
+};
+use report_proto::{
+    frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
+    id::Id,
 };
 
 /// Interval between MOVE requests to the clients on a retiring link. A client needs a few round
@@ -33,7 +35,7 @@ const MAX_ENDED: usize = 4096;
 
 /// The server as its links see it.
 #[derive(Clone)]
-pub struct ServerRole {
+pub(super) struct ServerRole {
     instance: Id,
     ports: Arc<HashMap<Id, Arc<ServerPort>>>,
     connect_timeout: Duration,
@@ -56,7 +58,7 @@ pub struct ServerRole {
 
 /// Tracks whether the server is draining. A draining server does not offer its ports.
 #[derive(Clone)]
-pub struct Draining {
+pub(super) struct Draining {
     ports: Arc<HashMap<Id, Arc<ServerPort>>>,
     state: Arc<Mutex<DrainState>>,
 }
@@ -70,7 +72,7 @@ struct DrainState {
 
 impl Draining {
     /// Starts draining: from now on the server accepts no new tunnels and no new streams.
-    pub fn start(&self) {
+    pub(super) fn start(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.started = true;
         let unregister = ports_frames(&self.ports, Frame::Unregister);
@@ -80,7 +82,7 @@ impl Draining {
     }
 
     /// Returns whether [`Draining::start`] was called.
-    pub fn has_started(&self) -> bool {
+    pub(super) fn has_started(&self) -> bool {
         self.state
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -97,7 +99,7 @@ impl Draining {
 
 /// The tunnels of a server by id.
 #[derive(Clone, Default)]
-pub struct Tunnels(Arc<Mutex<TunnelTable>>);
+pub(super) struct Tunnels(Arc<Mutex<TunnelTable>>);
 
 #[derive(Default)]
 struct TunnelTable {
@@ -193,7 +195,7 @@ impl Tunnels {
     }
 
     /// Makes room for a connection of a port by ending the detached tunnel with the most streams.
-    pub fn end_one_detached(&self, port: Id) {
+    pub(super) fn end_one_detached(&self, port: Id) {
         let of_port = self
             .all()
             .into_iter()
@@ -216,20 +218,20 @@ impl Tunnels {
     }
 
     /// Ends all tunnels and waits until their END frames are sent.
-    pub async fn end(&self) {
+    pub(super) async fn end(&self) {
         Tunnel::shut_down(&self.all(), "the server is shutting down").await;
     }
 }
 
 impl ServerRole {
     /// Returns the tunnels of the server.
-    pub fn tunnels(&self) -> Tunnels {
+    pub(super) fn tunnels(&self) -> Tunnels {
         self.tunnels.clone()
     }
 
     /// Creates a role without a link. It serves benchmark streams if `bench` is set. Streams run on
     /// `streams`, all other tasks on `tasks`; all of them end when `stop` is cancelled.
-    pub fn new(
+    pub(super) fn new(
         instance: Id,
         ports: HashMap<Id, Arc<ServerPort>>,
         connect_timeout: Duration,
@@ -265,7 +267,7 @@ impl ServerRole {
     }
 
     /// Returns the handle with which the owner starts the drain.
-    pub fn draining(&self) -> Draining {
+    pub(super) fn draining(&self) -> Draining {
         self.draining.clone()
     }
 
@@ -356,7 +358,7 @@ impl ServerRole {
 }
 
 /// The server on one of its links.
-pub struct ServerSession {
+pub(super) struct ServerSession {
     role: ServerRole,
     outbox: Arc<Outbox>,
 }
@@ -465,11 +467,11 @@ fn close(channel: u32, notice: &Notice) -> Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
+    use crate::tunnel::{PortParameters, ProcessShared, WindowSize};
+    use report_proto::{
         compress::CompressMethod,
         crypto::{EncryptMethod, PortKeys},
         frame::AttachHeader,
-        tunnel::{PortParameters, ProcessShared, WindowSize},
     };
 
     #[tokio::test]

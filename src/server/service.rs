@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     bench::{BenchRequest, BenchRequestError, BenchResponder},
-    frame::{Code, Notice},
     link::{
         connect::{ConnectError, connect},
         file_limit::ThrottledLog,
@@ -29,9 +28,10 @@ use crate::{
         splice::splice,
     },
 };
+use report_proto::frame::{Code, Notice};
 
 /// The resources that the streams of a tunnel use.
-pub struct ServiceContext {
+pub(super) struct ServiceContext {
     pub port: Arc<ServerPort>,
     pub connect_timeout: Duration,
     /// Serves benchmark streams, unless they are disabled.
@@ -134,7 +134,7 @@ impl Purpose {
 }
 
 /// Serves a tunnel until it has ended.
-pub async fn serve(context: ServiceContext, tunnel: Tunnel) {
+pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
     let started = Instant::now();
     let context = Arc::new(context);
     let mut streams = 0_u64;

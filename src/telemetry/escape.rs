@@ -31,7 +31,7 @@ pub fn escape_json(text: &str) -> Cow<'_, str> {
 }
 
 /// Escapes control characters in a log line as `\u{…}` and keeps the colours for a terminal.
-pub fn escape_log_line(line: &str) -> Cow<'_, str> {
+pub(super) fn escape_log_line(line: &str) -> Cow<'_, str> {
     escape(line, colour, |letter, shown| {
         let _ = write!(shown, "{}", letter.escape_unicode());
     })

@@ -29,14 +29,14 @@ struct QueueState {
 
 /// A queue of log lines. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct LogQueue(Arc<(Mutex<QueueState>, Condvar)>);
+pub(super) struct LogQueue(Arc<(Mutex<QueueState>, Condvar)>);
 
 impl LogQueue {
     /// Starts a thread that writes the queue to `output`.
     ///
     /// # Errors
     /// Fails when the thread cannot start.
-    pub fn start(output: impl Write + Send + 'static) -> io::Result<LogQueue> {
+    pub(super) fn start(output: impl Write + Send + 'static) -> io::Result<LogQueue> {
         let queue = LogQueue::default();
         let lines = queue.clone();
         thread::Builder::new()
@@ -46,7 +46,7 @@ impl LogQueue {
     }
 
     /// Waits until all queued lines are written or dropped, for at most `limit`.
-    pub fn flush(&self, limit: Duration) {
+    pub(super) fn flush(&self, limit: Duration) {
         let (_, changed) = &*self.0;
         let is_busy = |lines: &mut QueueState| lines.is_writing || !lines.waiting.is_empty();
         drop(changed.wait_timeout_while(self.lines(), limit, is_busy));

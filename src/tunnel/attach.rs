@@ -17,15 +17,17 @@ use super::{
     shared::{ChannelHandle, Identity, TunnelShared},
 };
 use crate::{
+    link::channel::{Code, Notice, Outbox},
+    random,
+    suspend::Moment,
+};
+use report_proto::{
     crypto::{
         HandshakeError, SessionKeys,
         handshake::{Initiator, Responder},
     },
     id::Id,
-    link::channel::{Code, Notice, Outbox},
     mux::TunnelSide,
-    random,
-    suspend::Moment,
 };
 
 /// Number of the attempt that created the tunnel. Attempts to resume it count up from here.

@@ -32,14 +32,14 @@ use super::{
     lifecycle::TransmitResult,
     shared::ChannelHandle,
 };
-use crate::{
+use crate::link::channel::{Code, Lane, MessageBody, Notice, Transmit};
+use report_proto::{
     crypto::seal::{Opener, Sealer},
-    link::channel::{Code, Lane, MessageBody, Notice, Transmit},
     mux::ResetCode,
 };
 
 /// How long an attachment may remain a candidate (PROTOCOL 7.5, `AUTHENTICATION_TIMEOUT`).
-pub const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One end of a channel that carries a tunnel or waits to carry one.
 pub struct Attachment {
@@ -54,7 +54,7 @@ enum AttachmentPhase {
 }
 
 /// An attachment whose handshake is complete.
-pub struct EstablishedAttachment {
+pub(super) struct EstablishedAttachment {
     /// Shared with receive calls that are in progress.
     target: Arc<AttachTarget>,
     sealer: Sealer,
@@ -67,7 +67,7 @@ pub struct EstablishedAttachment {
 }
 
 /// The tunnel that an attachment binds, and the channel that it binds it to.
-pub struct AttachTarget {
+pub(super) struct AttachTarget {
     pub tunnel: Tunnel,
     pub attempt: u64,
     pub kind: TakeoverKind,
@@ -220,7 +220,7 @@ impl AttachTarget {
 impl EstablishedAttachment {
     /// Creates an attachment whose handshake is complete. `outcome` is set at a client, whose
     /// caller waits for it.
-    pub fn candidate(
+    pub(super) fn candidate(
         target: AttachTarget,
         (sealer, opener): (Sealer, Opener),
         answer: Option<Bytes>,

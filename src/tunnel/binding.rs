@@ -25,7 +25,7 @@ const HELD_MESSAGE: usize = 64;
 
 /// The attachments of one tunnel.
 #[derive(Debug)]
-pub struct Binding<B> {
+pub(super) struct Binding<B> {
     /// Sends. Also receives, except during a move.
     current: Option<BoundAttachment<B>>,
     /// MOVED arrived on the current attachment before this end started its move: the peer's new
@@ -38,7 +38,7 @@ pub struct Binding<B> {
 
 /// An attachment that has taken the tunnel over.
 #[derive(Debug, Clone)]
-pub struct BoundAttachment<B> {
+pub(super) struct BoundAttachment<B> {
     /// Its attempt number.
     pub attempt: u64,
     /// The handle of its channel.
@@ -61,7 +61,7 @@ struct MovingFrom<B> {
 
 /// How a candidate takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TakeoverKind {
+pub(super) enum TakeoverKind {
     /// The tunnel is new, or data in flight on the previous attachment may be lost.
     Resume,
     /// The previous attachment works and delivers everything.
@@ -70,7 +70,7 @@ pub enum TakeoverKind {
 
 impl TakeoverKind {
     /// Returns `Move` if `moves` is set, otherwise `Resume`.
-    pub fn of(moves: bool) -> Self {
+    pub(super) fn of(moves: bool) -> Self {
         if moves {
             TakeoverKind::Move
         } else {
@@ -81,7 +81,7 @@ impl TakeoverKind {
 
 /// Why a candidate cannot take over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TakeOverError {
+pub(super) enum TakeOverError {
     /// A newer attempt has taken over.
     Superseded,
     /// No current attachment exists, or another move is in progress.
@@ -90,7 +90,7 @@ pub enum TakeOverError {
 
 /// Data that an attachment may send now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SendAction {
+pub(super) enum SendAction {
     /// The frames of the mux.
     Mux,
     /// MOVED, and nothing after it.
@@ -101,7 +101,7 @@ pub enum SendAction {
 
 /// The disposition of a received message.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ReceiveAction {
+pub(super) enum ReceiveAction {
     /// Pass it to the mux.
     Handle(Bytes),
     /// Nothing: it is held, or its attachment is no longer bound.
@@ -112,7 +112,7 @@ pub enum ReceiveAction {
 
 /// The effect of a closed attachment on the tunnel.
 #[derive(Debug)]
-pub enum Closed<B> {
+pub(super) enum Closed<B> {
     /// None: it did not carry the tunnel.
     Nothing,
     /// The tunnel has no attachment left. The caller closes the other one of a move.
@@ -121,7 +121,7 @@ pub enum Closed<B> {
 
 impl<B: Clone> Binding<B> {
     /// Creates a binding without an attachment.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Binding {
             current: None,
             peer_moved_early: false,
@@ -131,18 +131,18 @@ impl<B: Clone> Binding<B> {
     }
 
     /// Returns the attachment that sends.
-    pub fn current(&self) -> Option<&BoundAttachment<B>> {
+    pub(super) fn current(&self) -> Option<&BoundAttachment<B>> {
         self.current.as_ref()
     }
 
     /// Returns whether this attempt may still take over.
-    pub fn admits(&self, attempt: u64) -> bool {
+    pub(super) fn admits(&self, attempt: u64) -> bool {
         self.latest.is_none_or(|latest| attempt > latest)
     }
 
     /// Binds a candidate that has proven itself. Returns the attachments that it replaces, which
     /// the caller closes; a move replaces none.
-    pub fn take_over(
+    pub(super) fn take_over(
         &mut self,
         bound: BoundAttachment<B>,
         kind: TakeoverKind,
@@ -189,14 +189,14 @@ impl<B: Clone> Binding<B> {
     }
 
     /// Returns the attachment from which the tunnel moves, during a move.
-    pub fn moving_from(&self) -> Option<&BoundAttachment<B>> {
+    pub(super) fn moving_from(&self) -> Option<&BoundAttachment<B>> {
         self.moving_from
             .as_ref()
             .map(|moving_from| &moving_from.bound)
     }
 
     /// Returns what this attachment may send. [`SendAction::Moved`] is returned once.
-    pub fn sending(&mut self, attempt: u64) -> SendAction {
+    pub(super) fn sending(&mut self, attempt: u64) -> SendAction {
         if self
             .current
             .as_ref()
@@ -216,7 +216,7 @@ impl<B: Clone> Binding<B> {
     }
 
     /// Handles a message that arrived on this attachment.
-    pub fn received(&mut self, attempt: u64, message: Bytes) -> ReceiveAction {
+    pub(super) fn received(&mut self, attempt: u64, message: Bytes) -> ReceiveAction {
         let is_current = self
             .current
             .as_ref()
@@ -248,7 +248,7 @@ impl<B: Clone> Binding<B> {
     }
 
     /// Handles MOVED on this attachment. Returns the held messages, which the caller handles now.
-    pub fn moved(&mut self, attempt: u64) -> VecDeque<Bytes> {
+    pub(super) fn moved(&mut self, attempt: u64) -> VecDeque<Bytes> {
         self.peer_moved_early |= self
             .current
             .as_ref()
@@ -267,14 +267,14 @@ impl<B: Clone> Binding<B> {
 
     /// Removes the old attachment after MOVED was sent and received on it. It carries nothing any
     /// more.
-    pub fn take_finished_move(&mut self) -> Option<BoundAttachment<B>> {
+    pub(super) fn take_finished_move(&mut self) -> Option<BoundAttachment<B>> {
         self.moving_from
             .take_if(|moving_from| moving_from.moved_sent && moving_from.moved_received)
             .map(|moving_from| moving_from.bound)
     }
 
     /// Handles the end of an attachment.
-    pub fn closed(&mut self, attempt: u64) -> Closed<B> {
+    pub(super) fn closed(&mut self, attempt: u64) -> Closed<B> {
         let is_current = self
             .current
             .as_ref()
@@ -297,7 +297,7 @@ impl<B: Clone> Binding<B> {
     }
 
     /// Removes all attachments, because the tunnel has ended.
-    pub fn end(&mut self) -> Vec<BoundAttachment<B>> {
+    pub(super) fn end(&mut self) -> Vec<BoundAttachment<B>> {
         let moving_from = self.moving_from.take().map(|moving_from| moving_from.bound);
         self.current.take().into_iter().chain(moving_from).collect()
     }

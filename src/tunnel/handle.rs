@@ -7,11 +7,10 @@ use tokio::sync::watch;
 
 use super::{PortParameters, shared::TunnelShared, stream::TunnelStream};
 use crate::{
-    id::Id,
     link::channel::{Code, Notice, Outbox},
-    mux::ResetCode,
     suspend::Moment,
 };
+use report_proto::{id::Id, mux::ResetCode};
 
 /// A handle of a tunnel. Clones refer to the same tunnel.
 #[derive(Clone)]
@@ -187,10 +186,10 @@ impl Tunnel {
     #[cfg(test)]
     pub(super) fn with_another_secret(&self, tasks: &tokio_util::task::TaskTracker) -> Tunnel {
         let identity = super::shared::Identity {
-            side: crate::mux::TunnelSide::Client,
+            side: report_proto::mux::TunnelSide::Client,
             id: self.id(),
             instance: self.instance(),
-            secret: crate::crypto::TunnelSecret::zeroed(),
+            secret: report_proto::crypto::TunnelSecret::from_bytes([0; 32]),
         };
         let shared = TunnelShared::start(
             identity,

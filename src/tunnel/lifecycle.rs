@@ -22,16 +22,16 @@ use super::{
 };
 use crate::{
     link::channel::{Code, Notice, Outbox},
-    mux::{self, MuxError, ResetCode, TunnelSide},
     suspend::Moment,
 };
+use report_proto::mux::{self, MuxError, ResetCode, TunnelSide};
 
 /// Maximum length of a tunnel message before sealing, in bytes (PROTOCOL 12).
-pub const MAX_PAYLOAD: usize = 65_536;
+pub(super) const MAX_PAYLOAD: usize = 65_536;
 
 /// How long a move may take (PROTOCOL 12). Messages on the new attachment are held until the peer
 /// has left the old one.
-pub const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes that small frames may take in addition to the data of a message and its tag.
 const SMALL_FRAMES: usize = 512;
@@ -55,7 +55,7 @@ fn reserve(out: &mut BytesMut, data: u64) {
 
 /// Actions to run after the state is unlocked.
 #[derive(Default)]
-pub struct Effects {
+pub(super) struct Effects {
     pub wakers: SmallVec<[Waker; 2]>,
     /// The channel that now has something to send.
     pub transmit_ready: Option<ChannelHandle>,
@@ -75,7 +75,7 @@ pub struct Effects {
 
 /// What [`TunnelShared::transmit`] appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransmitResult {
+pub(super) enum TransmitResult {
     /// A message, and more messages follow.
     More,
     /// A message, and no more for now.
@@ -84,7 +84,7 @@ pub enum TransmitResult {
 }
 
 /// Returns the notice code for a tunnel that ended with `code`.
-pub fn notice_code(code: ResetCode) -> Code {
+pub(super) fn notice_code(code: ResetCode) -> Code {
     match code {
         ResetCode::Shutdown => Code::Shutdown,
         ResetCode::Protocol => Code::Protocol,
@@ -98,7 +98,7 @@ impl TunnelShared {
     ///
     /// # Errors
     /// With the notice that closes its channel instead.
-    pub fn take_over(
+    pub(super) fn take_over(
         &self,
         attempt: u64,
         handle: ChannelHandle,
@@ -154,7 +154,7 @@ impl TunnelShared {
     }
 
     /// Appends the first message of a candidate.
-    pub fn write_first_message(&self, attempt: u64, kind: TakeoverKind, out: &mut BytesMut) {
+    pub(super) fn write_first_message(&self, attempt: u64, kind: TakeoverKind, out: &mut BytesMut) {
         let mut state = self.state();
         match kind {
             // A resumption starts with what this end has received; any other attachment has nothing
@@ -170,7 +170,7 @@ impl TunnelShared {
     ///
     /// # Errors
     /// With the notice that closes the channel.
-    pub fn receive(&self, attempt: u64, message: Bytes) -> Result<(), Notice> {
+    pub(super) fn receive(&self, attempt: u64, message: Bytes) -> Result<(), Notice> {
         if message.is_empty() {
             self.end(
                 ResetCode::Protocol,
@@ -218,7 +218,7 @@ impl TunnelShared {
     }
 
     /// Appends the next message of this attachment, before sealing.
-    pub fn transmit(&self, attempt: u64, out: &mut BytesMut) -> TransmitResult {
+    pub(super) fn transmit(&self, attempt: u64, out: &mut BytesMut) -> TransmitResult {
         let mut state = self.state();
         match state.binding.sending(attempt) {
             SendAction::Nothing => TransmitResult::Nothing,
@@ -276,7 +276,7 @@ impl TunnelShared {
     }
 
     /// Handles the end of an attachment, whether it carried the tunnel or not.
-    pub fn attachment_lost(&self, attempt: u64, why: Notice) {
+    pub(super) fn attachment_lost(&self, attempt: u64, why: Notice) {
         let mut state = self.state();
         let Closed::Lost(other) = state.binding.closed(attempt) else {
             return;
@@ -314,7 +314,7 @@ impl TunnelShared {
     }
 
     /// Handles the deadline of the driver.
-    pub fn handle_timeout(&self, now: Moment) {
+    pub(super) fn handle_timeout(&self, now: Moment) {
         let mut state = self.state();
         state.mux.handle_timeout(now.awake);
         let overdue_move = state
@@ -349,7 +349,7 @@ impl TunnelShared {
     }
 
     /// Ends the tunnel. The peer receives END if an attachment carries the tunnel.
-    pub fn end(&self, code: ResetCode, notice: Notice) {
+    pub(super) fn end(&self, code: ResetCode, notice: Notice) {
         let mut state = self.state();
         if state.end_notice.is_some() {
             return;
@@ -379,7 +379,7 @@ impl TunnelShared {
     }
 
     /// Asks the client to reattach the tunnel, if it is attached through `outbox`.
-    pub fn request_move(&self, outbox: &Arc<Outbox>) {
+    pub(super) fn request_move(&self, outbox: &Arc<Outbox>) {
         let mut state = self.state();
         // A tunnel that has left this link already does not have to move.
         let is_there = state

@@ -21,7 +21,7 @@ const UNSENT_MAX: u32 = 16 * 1024;
 /// Sets the options of a local connection. `keepalive` is the idle time before the first probe;
 /// `None` disables probes. Options that the system rejects keep their defaults, because no option
 /// is worth a connection.
-pub fn prepare(socket: &TcpStream, keepalive: Option<Duration>) {
+pub(super) fn prepare(socket: &TcpStream, keepalive: Option<Duration>) {
     // With Nagle's algorithm small answers would wait for the acknowledgement of the previous ones.
     let _ = socket.set_nodelay(true);
     let socket = SockRef::from(socket);
@@ -42,7 +42,7 @@ pub fn prepare(socket: &TcpStream, keepalive: Option<Duration>) {
 }
 
 /// Returns the interval between probes after that idle time.
-pub fn probe_interval(idle: Duration) -> Duration {
+pub(super) fn probe_interval(idle: Duration) -> Duration {
     (idle / 4).clamp(Duration::from_secs(1), KEEPALIVE_INTERVAL)
 }
 

@@ -46,8 +46,8 @@ pub use self::{
     handle::{Tunnel, TunnelStatus},
     stream::{TunnelStream, TunnelStreamError},
 };
-pub use crate::mux::{MemoryBudget, ResetCode, WindowSize};
-use crate::{
+pub use report_proto::mux::{MemoryBudget, ResetCode, WindowSize};
+use report_proto::{
     compress::{CompressMethod, Pool},
     crypto::{EncryptMethod, PortKeys},
     mux::{self, TunnelSide},

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{PortParameters, ZSTD_CONTEXTS};
-use crate::{id::Id, link::channel::Code, mux::PeerGrant};
+use crate::link::channel::Code;
+use report_proto::{id::Id, mux::PeerGrant};
 
 /// The version of the tunnel protocol.
 pub const VERSION: u32 = 1;

@@ -6,7 +6,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::stream::{TunnelStream, TunnelStreamError};
-use crate::{
+use report_proto::{
     compress::{
         CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK, max_wire_length,
     },
@@ -154,7 +154,8 @@ impl<'s> RawReceiver<'s> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{crypto::EncryptMethod, tunnel::tests::TunnelTestbed};
+    use crate::tunnel::tests::TunnelTestbed;
+    use report_proto::crypto::EncryptMethod;
 
     #[tokio::test]
     async fn raw_data_survives_every_compression() {

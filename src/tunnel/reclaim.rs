@@ -10,7 +10,7 @@ use super::{
     splice::{SpliceEnds, SpliceError, Spliced, join},
     stream::{TunnelStream, TunnelStreamError},
 };
-use crate::compress::{CompressMethod, Compressor, Decompressor};
+use report_proto::compress::{CompressMethod, Compressor, Decompressor};
 
 /// A local connection of which the peer has seen nothing.
 #[derive(Debug)]

@@ -26,17 +26,19 @@ use super::{
     offer::Grant,
 };
 use crate::{
+    link::channel::{Code, Notice, Outbox},
+    suspend::Moment,
+};
+use report_proto::{
     compress::{Pool, PoolLimits},
     crypto::TunnelSecret,
     id::Id,
-    link::channel::{Code, Notice, Outbox},
     map::Map,
     mux::{Mux, MuxEvent, ResetCode, StreamId, TunnelSide},
-    suspend::Moment,
 };
 
 /// The identity of a tunnel, fixed by its first handshake.
-pub struct Identity {
+pub(super) struct Identity {
     /// Which end this is.
     pub side: TunnelSide,
     pub id: Id,
@@ -46,7 +48,7 @@ pub struct Identity {
 }
 
 /// A tunnel: constants, state and notifications.
-pub struct TunnelShared {
+pub(super) struct TunnelShared {
     pub(super) id: Id,
     pub(super) instance: Id,
     pub(super) side: TunnelSide,
@@ -66,7 +68,7 @@ pub struct TunnelShared {
 }
 
 /// The mutable state of a tunnel.
-pub struct TunnelState {
+pub(super) struct TunnelState {
     pub mux: Mux,
     pub(super) binding: Binding<ChannelHandle>,
     /// Set while no attachment carries the tunnel.
@@ -93,7 +95,7 @@ pub struct TunnelState {
 
 /// A period without an attachment.
 #[derive(Debug, Clone, Copy)]
-pub struct Detached {
+pub(super) struct Detached {
     pub(super) since: Moment,
     /// The tunnel ends after this time, suspend included, because the peer counts it too.
     pub(super) timeout: Duration,
@@ -112,7 +114,7 @@ impl Detached {
 
 /// The tasks that wait for one stream.
 #[derive(Default)]
-pub struct StreamWakers {
+pub(super) struct StreamWakers {
     pub reader: Option<Waker>,
     pub writer: Option<Waker>,
     /// Waits for the stream to fail.
@@ -129,7 +131,7 @@ impl StreamWakers {
 
 /// Addresses one channel of a link.
 #[derive(Clone)]
-pub struct ChannelHandle {
+pub(super) struct ChannelHandle {
     pub outbox: Arc<Outbox>,
     pub channel: u32,
 }
@@ -137,7 +139,7 @@ pub struct ChannelHandle {
 impl TunnelShared {
     /// Creates a tunnel after its first handshake. The first attachment has not proven itself yet.
     /// The driver runs on `tasks` until the tunnel has ended.
-    pub fn start(
+    pub(super) fn start(
         identity: Identity,
         port: PortParameters,
         theirs: Grant,
@@ -194,13 +196,13 @@ impl TunnelShared {
     }
 
     /// Locks the state.
-    pub fn state(&self) -> MutexGuard<'_, TunnelState> {
+    pub(super) fn state(&self) -> MutexGuard<'_, TunnelState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Releases the state and publishes its changes: wakes waiting tasks, marks the channel ready
     /// if there is something to send, and wakes the driver if the deadline moved.
-    pub fn publish(&self, state: MutexGuard<'_, TunnelState>) {
+    pub(super) fn publish(&self, state: MutexGuard<'_, TunnelState>) {
         self.publish_with(state, Effects::default());
     }
 
@@ -329,7 +331,7 @@ impl TunnelState {
     }
 
     /// Returns the deadline that the driver waits for next.
-    pub fn rearm(&mut self) -> Option<Instant> {
+    pub(super) fn rearm(&mut self) -> Option<Instant> {
         self.armed = self.deadline();
         self.armed
     }

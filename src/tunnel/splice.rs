@@ -31,10 +31,10 @@ use super::{
     raw::{compressed, raw_room},
     stream::{TunnelStream, TunnelStreamError},
 };
-use crate::{
+use crate::tcp_table::TcpConnection;
+use report_proto::{
     compress::{CompressError, CompressMethod, Compressor, Decompressor, MAX_CHUNK},
     mux::ResetCode,
-    tcp_table::TcpConnection,
 };
 
 /// Reads smaller than this are copied out of the buffer, so that the next read can reuse it, in

@@ -24,7 +24,7 @@ async fn a_batch_for_a_stalled_reader_holds_at_most_one_chunk() {
     for method in [CompressMethod::S2, CompressMethod::Zstd] {
         let bed = TunnelTestbed::new();
         let (client, server) = bed
-            .tunnels(crate::crypto::EncryptMethod::Plain, method)
+            .tunnels(report_proto::crypto::EncryptMethod::Plain, method)
             .await;
         let stream = client.open(Bytes::new());
         let mut compressor = Compressor::new(method, stream.pool());
@@ -75,7 +75,10 @@ async fn a_batch_for_a_stalled_reader_holds_at_most_one_chunk() {
 async fn a_reader_reports_a_reset_whose_error_a_write_has_taken() {
     let bed = TunnelTestbed::new();
     let (client, _server) = bed
-        .tunnels(crate::crypto::EncryptMethod::Plain, CompressMethod::Null)
+        .tunnels(
+            report_proto::crypto::EncryptMethod::Plain,
+            CompressMethod::Null,
+        )
         .await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (application, accepted) = tokio::join!(

@@ -9,10 +9,8 @@ use std::{
 use bytes::Bytes;
 
 use super::shared::{TunnelShared, TunnelState};
-use crate::{
-    link::channel::Notice,
-    mux::{ResetCode, StreamError, StreamId, StreamRead},
-};
+use crate::link::channel::Notice;
+use report_proto::mux::{ResetCode, StreamError, StreamId, StreamRead};
 
 /// Why a stream failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +53,7 @@ impl TunnelStream {
 
     /// Returns the compression contexts for the streams of this tunnel.
     #[must_use]
-    pub(super) fn pool(&self) -> Arc<crate::compress::Pool> {
+    pub(super) fn pool(&self) -> Arc<report_proto::compress::Pool> {
         Arc::clone(&self.shared.pool)
     }
 

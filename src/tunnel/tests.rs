@@ -19,11 +19,11 @@ use super::{
     splice::splice,
     *,
 };
-use crate::{
+use crate::link::{Handler, KeepAliveTiming, Link, Outbox, memory};
+use report_proto::{
     crypto::PortKeys,
     frame::{Code, Frame, Notice},
     id::Id,
-    link::{Handler, KeepAliveTiming, Link, Outbox, memory},
 };
 
 mod resumption;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use report::{
+use report_proto::{
     crypto::{LinkKey, PortKeys},
     frame::{AttachHeader, Code, Frame, Ports, Role},
     id::Id,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use report::{
+use report_proto::{
     crypto::{LinkKey, PortKeys},
     frame::{AttachHeader, Code, Frame, Role},
 };
@@ -433,7 +433,7 @@ fn a_server_refuses_a_master_without_the_master_key() {
     let mut peer = Peer::accept(&listener);
     // This master accepts every role and sends a WELCOME with a forged proof.
     peer.send_raw(Bytes::copy_from_slice(
-        report::crypto::Challenge::new(crate::support::peer::random()).as_bytes(),
+        report_proto::crypto::Challenge::new(crate::support::peer::random()).as_bytes(),
     ));
     let Some(Frame::Hello { .. }) = peer.frame() else {
         panic!("the server sends HELLO")

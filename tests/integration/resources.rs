@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use report::{
+use report_proto::{
     crypto::LinkKey,
     frame::{Frame, Role},
     id::Id,

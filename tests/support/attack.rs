@@ -14,14 +14,14 @@ use std::{
 };
 
 use ::bytes::{Bytes, BytesMut};
-use report::{
+use report::tunnel::offer::{AttachAnswer, Grant, Methods, Offer, ResumeRequest, VERSION};
+use report_proto::{
     crypto::{
         EncryptMethod, LinkKey, Opener, PortKeys, Sealer, TunnelSecret,
         handshake::{Initiator, OVERHEAD},
     },
     frame::{AttachHeader, Code, Frame, Notice, Role},
     id::Id,
-    tunnel::offer::{AttachAnswer, Grant, Methods, Offer, ResumeRequest, VERSION},
 };
 
 use super::{
@@ -34,14 +34,14 @@ use super::{
 
 /// Connects a client without a key, up to WELCOME. `None` when the master ends the link first.
 #[track_caller]
-pub fn connect_keyless_client(master: SocketAddr) -> Option<Peer> {
+pub(crate) fn connect_keyless_client(master: SocketAddr) -> Option<Peer> {
     let mut peer = Peer::try_connect(master)?;
     peer.try_hello(Role::Client, &LinkKey::derive(None), Id(peer::random()), 1)?;
     matches!(peer.frame(), Some(Frame::Welcome { .. })).then_some(peer)
 }
 
 /// A link that sends arbitrary frames and records what it receives.
-pub struct HostileLink {
+pub(crate) struct HostileLink {
     peer: Peer,
     paused: HashSet<u32>,
     /// Received DATA that the test has not consumed yet.
@@ -56,7 +56,7 @@ pub struct HostileLink {
 impl HostileLink {
     /// Connects a client without a key.
     #[track_caller]
-    pub fn connect(master: SocketAddr) -> HostileLink {
+    pub(crate) fn connect(master: SocketAddr) -> HostileLink {
         HostileLink {
             peer: connect_keyless_client(master).expect("the master accepts the client"),
             paused: HashSet::new(),
@@ -68,7 +68,7 @@ impl HostileLink {
     }
 
     /// Processes everything that has arrived. Answers PINGs.
-    pub fn process_received(&mut self) {
+    pub(crate) fn process_received(&mut self) {
         loop {
             match self.peer.try_read() {
                 Received::Nothing => return,
@@ -93,13 +93,13 @@ impl HostileLink {
     }
 
     /// Sends several frames at once.
-    pub fn send(&mut self, frames: impl IntoIterator<Item = Frame>) {
+    pub(crate) fn send(&mut self, frames: impl IntoIterator<Item = Frame>) {
         self.peer.send_all(frames);
     }
 
     /// Waits until `probe` finds something in what the link has received.
     #[track_caller]
-    pub fn wait_until<T>(
+    pub(crate) fn wait_until<T>(
         &mut self,
         what: &str,
         mut probe: impl FnMut(&mut HostileLink) -> Option<T>,
@@ -112,7 +112,7 @@ impl HostileLink {
 
     /// Waits until the channel may send. Returns false when it is closed instead.
     #[track_caller]
-    pub fn wait_until_sendable(&mut self, channel: u32) -> bool {
+    pub(crate) fn wait_until_sendable(&mut self, channel: u32) -> bool {
         self.wait_until("the channel may send", |link| {
             let is_over = link.has_ended || link.closed.contains_key(&channel);
             (is_over || !link.paused.contains(&channel)).then_some(!is_over)
@@ -135,7 +135,7 @@ impl HostileLink {
 }
 
 /// The endpoint of a client that holds the port key, on one channel.
-pub struct RawTunnel {
+pub(crate) struct RawTunnel {
     channel: u32,
     sealer: Sealer,
     opener: Opener,
@@ -150,7 +150,7 @@ impl RawTunnel {
     /// Attaches a new tunnel to a port that uses the default methods. Its own windows are empty, so
     /// it receives no stream data.
     #[track_caller]
-    pub fn attach(link: &mut HostileLink, channel: u32, keys: &PortKeys) -> RawTunnel {
+    pub(crate) fn attach(link: &mut HostileLink, channel: u32, keys: &PortKeys) -> RawTunnel {
         let (answer, session) = handshake_on(link, channel, keys, None, None);
         let AttachAnswer::Accept {
             tunnel: id,
@@ -176,7 +176,12 @@ impl RawTunnel {
 
     /// Attaches the same tunnel on another channel, to which it is handed over.
     #[track_caller]
-    pub fn move_to(&self, link: &mut HostileLink, channel: u32, keys: &PortKeys) -> RawTunnel {
+    pub(crate) fn move_to(
+        &self,
+        link: &mut HostileLink,
+        channel: u32,
+        keys: &PortKeys,
+    ) -> RawTunnel {
         let resumption = ResumeRequest {
             tunnel: self.id,
             attempt: 1,
@@ -202,7 +207,7 @@ impl RawTunnel {
 
     /// Waits until the server has processed everything that was sent.
     #[track_caller]
-    pub fn wait_processed(&mut self, link: &mut HostileLink) {
+    pub(crate) fn wait_processed(&mut self, link: &mut HostileLink) {
         const TOKEN: u64 = 42;
         let ping = self.sealed(&tunnel_frames::ping(TOKEN));
         link.send([ping]);
@@ -218,7 +223,7 @@ impl RawTunnel {
     }
 
     /// The DATA frame of a message.
-    pub fn sealed(&mut self, message: &[u8]) -> Frame {
+    pub(crate) fn sealed(&mut self, message: &[u8]) -> Frame {
         let mut payload = BytesMut::with_capacity(message.len() + OVERHEAD);
         payload.extend_from_slice(message);
         self.sealer
@@ -238,7 +243,7 @@ fn handshake_on(
     keys: &PortKeys,
     instance: Option<Id>,
     resume: Option<ResumeRequest>,
-) -> (AttachAnswer, report::crypto::SessionKeys) {
+) -> (AttachAnswer, report_proto::crypto::SessionKeys) {
     let tunnel::Methods { encrypt, compress } = tunnel::Methods::DEFAULT;
     let methods = Methods {
         encrypt: encrypt.to_owned(),
@@ -277,9 +282,9 @@ fn handshake_on(
 }
 
 /// The frames of a tunnel (PROTOCOL 9.1), encoded.
-pub mod tunnel_frames {
+pub(crate) mod tunnel_frames {
     /// OPEN with an empty window.
-    pub fn open(stream: u64, details: &[u8]) -> Vec<u8> {
+    pub(crate) fn open(stream: u64, details: &[u8]) -> Vec<u8> {
         [
             numbers(1, &[stream, 0, details.len() as u64]),
             details.to_vec(),
@@ -288,7 +293,7 @@ pub mod tunnel_frames {
     }
 
     /// DATA.
-    pub fn data(stream: u64, offset: u64, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn data(stream: u64, offset: u64, bytes: &[u8]) -> Vec<u8> {
         [
             numbers(2, &[stream, offset, bytes.len() as u64]),
             bytes.to_vec(),
@@ -297,12 +302,12 @@ pub mod tunnel_frames {
     }
 
     /// PING.
-    pub fn ping(token: u64) -> Vec<u8> {
+    pub(crate) fn ping(token: u64) -> Vec<u8> {
         numbers(7, &[token])
     }
 
     /// PONG.
-    pub fn pong(token: u64) -> Vec<u8> {
+    pub(crate) fn pong(token: u64) -> Vec<u8> {
         numbers(8, &[token])
     }
 
@@ -319,9 +324,9 @@ pub mod tunnel_frames {
 }
 
 /// WebSocket messages as bytes, for tests that write them piece by piece or never read.
-pub mod wire {
+pub(crate) mod wire {
     /// The header of a binary frame of this length, with a mask of zeros.
-    pub fn head(length: usize) -> Vec<u8> {
+    pub(crate) fn head(length: usize) -> Vec<u8> {
         let mut head = vec![0x82];
         match length {
             0..126 => head.push(0x80 | length as u8),
@@ -339,20 +344,20 @@ pub mod wire {
     }
 
     /// A message.
-    pub fn message(content: &[u8]) -> Vec<u8> {
+    pub(crate) fn message(content: &[u8]) -> Vec<u8> {
         [head(content.len()), content.to_vec()].concat()
     }
 }
 
 /// Writes as much as the peer accepts and returns the number of bytes. Returns 0 when the
 /// connection is closed.
-pub fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> usize {
+pub(crate) fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> usize {
     stream.set_nonblocking(true).expect("a non-blocking socket");
     stream.write(bytes).unwrap_or(0)
 }
 
 /// Monitors the resources of a role until it is dropped.
-pub struct ResourceMonitor {
+pub(crate) struct ResourceMonitor {
     before: u64,
     log_before: usize,
     peak: Arc<ResourcePeaks>,
@@ -368,7 +373,7 @@ struct ResourcePeaks {
 
 /// The cost of an attack for a role.
 #[derive(Debug, Clone, Copy)]
-pub struct AttackCost {
+pub(crate) struct AttackCost {
     /// The peak of the resident memory, in bytes above the start.
     pub memory: u64,
     /// The peak of open descriptors.
@@ -379,7 +384,7 @@ pub struct AttackCost {
 
 impl ResourceMonitor {
     /// Starts with the current resources of the role as the baseline.
-    pub fn start(role: &Daemon) -> ResourceMonitor {
+    pub(crate) fn start(role: &Daemon) -> ResourceMonitor {
         let (pid, peak) = (role.pid(), Arc::new(ResourcePeaks::default()));
         let seen = Arc::clone(&peak);
         let sample = move || {
@@ -403,7 +408,7 @@ impl ResourceMonitor {
     }
 
     /// The cost until now.
-    pub fn cost(&self, role: &Daemon) -> AttackCost {
+    pub(crate) fn cost(&self, role: &Daemon) -> AttackCost {
         let cost = AttackCost {
             memory: self
                 .peak

@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 
 /// The content of a transfer. Blocks of random bytes and blocks of words alternate, so that it
 /// compresses in part. The same seed and length give the same bytes.
-pub fn mixed(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn mixed(seed: u64, length: usize) -> Vec<u8> {
     const BLOCK: usize = 48 * 1024;
     const WORDS: [&str; 8] = [
         "tunnel ", "master ", "stream ", "window ", "channel ", "link\n", "port ", "relay ",
@@ -27,19 +27,19 @@ pub fn mixed(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// Bytes that do not compress.
-pub fn random(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn random(seed: u64, length: usize) -> Vec<u8> {
     let mut content = vec![0; length];
     fastrand::Rng::with_seed(seed).fill(&mut content);
     content
 }
 
 /// The SHA-256 in hexadecimal digits.
-pub fn sha256(content: &[u8]) -> String {
+pub(crate) fn sha256(content: &[u8]) -> String {
     hexadecimal(digest::digest(&digest::SHA256, content).as_ref())
 }
 
 /// The bytes in lower-case hexadecimal digits.
-pub fn hexadecimal(content: &[u8]) -> String {
+pub(crate) fn hexadecimal(content: &[u8]) -> String {
     content.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
@@ -47,7 +47,7 @@ pub fn hexadecimal(content: &[u8]) -> String {
 }
 
 /// Whether the bytes contain the needle.
-pub fn contains(content: &[u8], needle: &[u8]) -> bool {
+pub(crate) fn contains(content: &[u8], needle: &[u8]) -> bool {
     let Some((first, rest)) = needle.split_first() else {
         return true;
     };

@@ -11,26 +11,26 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
 /// An authority and the location of its files.
-pub struct Authority {
+pub(crate) struct Authority {
     folder: PathBuf,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// The files of a certificate chain and its key.
 #[derive(Debug, Clone)]
-pub struct Leaf {
+pub(crate) struct Leaf {
     pub cert: PathBuf,
     pub key: PathBuf,
 }
 
 impl Authority {
     /// A new authority with its certificate at [`Authority::path`].
-    pub fn new(folder: &Path) -> Authority {
+    pub(crate) fn new(folder: &Path) -> Authority {
         Authority::named(folder, "rePort test authority")
     }
 
     /// The same with another name.
-    pub fn named(folder: &Path, name: &str) -> Authority {
+    pub(crate) fn named(folder: &Path, name: &str) -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters without names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params
@@ -48,17 +48,21 @@ impl Authority {
     }
 
     /// The certificate file of the authority, for `tls.ca`.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.join("authority.pem")
     }
 
     /// Writes a certificate for loopback to `NAME.pem` and `NAME.key`, over existing files.
-    pub fn leaf(&self, name: &str) -> Leaf {
+    pub(crate) fn leaf(&self, name: &str) -> Leaf {
         self.leaf_with(name, |_| ())
     }
 
     /// The same with changed parameters.
-    pub fn leaf_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+    pub(crate) fn leaf_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Leaf {
         let key = KeyPair::generate().expect("a key");
         let mut params =
             CertificateParams::new(NAMES.map(str::to_owned)).expect("parameters for loopback");
@@ -71,7 +75,7 @@ impl Authority {
 }
 
 /// A self-signed certificate for loopback.
-pub fn self_signed(folder: &Path, name: &str) -> Leaf {
+pub(crate) fn self_signed(folder: &Path, name: &str) -> Leaf {
     let key = KeyPair::generate().expect("a key");
     let params = CertificateParams::new(NAMES.map(str::to_owned)).expect("parameters for loopback");
     write(

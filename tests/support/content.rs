@@ -14,14 +14,14 @@ static FILLER: LazyLock<Vec<u8>> = LazyLock::new(|| bytes::mixed(1, 4 << 20));
 
 /// The content of one transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Content {
+pub(crate) struct Content {
     pub seed: u64,
     pub length: u64,
 }
 
 impl Content {
     /// Fills the block with the content from the offset on. Returns the filled part.
-    pub fn fill<'a>(&self, offset: u64, block: &'a mut [u8]) -> &'a [u8] {
+    pub(crate) fn fill<'a>(&self, offset: u64, block: &'a mut [u8]) -> &'a [u8] {
         let length = block
             .len()
             .min(usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX));
@@ -48,7 +48,7 @@ impl Content {
 
     /// The offset of the first byte in `received` that differs from the content. `received` begins
     /// at `offset`.
-    pub fn first_difference(&self, offset: u64, received: &[u8]) -> Option<u64> {
+    pub(crate) fn first_difference(&self, offset: u64, received: &[u8]) -> Option<u64> {
         let mut expected = vec![0; received.len()];
         let expected = self.fill(offset, &mut expected);
         if expected == received {

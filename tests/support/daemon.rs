@@ -21,7 +21,7 @@ const SHOWN_LINES: usize = 60;
 
 /// A signal to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub(crate) enum Signal {
     Terminate,
     Interrupt,
     Kill,
@@ -54,7 +54,7 @@ impl Signal {
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 /// Kills all daemons, because this process is about to exit without running their guards.
-pub fn kill_all() {
+pub(crate) fn kill_all() {
     for pid in RUNNING
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -66,7 +66,7 @@ pub fn kill_all() {
 
 /// A running daemon.
 #[derive(Debug)]
-pub struct Daemon {
+pub(crate) struct Daemon {
     name: String,
     child: Child,
     log: PathBuf,
@@ -77,7 +77,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the command. Both its outputs go to `NAME.log` in the folder and are appended to an
     /// existing file.
-    pub fn start(name: &str, folder: &Path, command: &mut Command) -> Daemon {
+    pub(crate) fn start(name: &str, folder: &Path, command: &mut Command) -> Daemon {
         let log = folder.join(format!("{name}.log"));
         let output = File::options()
             .create(true)
@@ -106,14 +106,14 @@ impl Daemon {
     }
 
     /// Stops it with another signal than SIGTERM.
-    pub fn stopped_by(mut self, signal: Signal) -> Daemon {
+    pub(crate) fn stopped_by(mut self, signal: Signal) -> Daemon {
         self.stop_signal = signal;
         self
     }
 
     /// Waits until the probe succeeds. Fails the test when the daemon ends before.
     #[track_caller]
-    pub fn wait_ready(&mut self, mut probe: impl FnMut() -> bool) {
+    pub(crate) fn wait_ready(&mut self, mut probe: impl FnMut() -> bool) {
         let name = self.name.clone();
         wait::until(&format!("{name} is ready"), || {
             assert!(
@@ -126,18 +126,18 @@ impl Daemon {
     }
 
     /// The process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Its whole output so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// Waits for a line that contains all these words and returns it.
     #[track_caller]
-    pub fn wait_for_line(&self, words: &[&str]) -> String {
+    pub(crate) fn wait_for_line(&self, words: &[&str]) -> String {
         let find = || {
             self.log()
                 .lines()
@@ -155,7 +155,7 @@ impl Daemon {
     }
 
     /// Sends the signal to the process only, not to its group.
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         assert!(self.ended.is_none(), "{} has ended", self.name);
         send(signal, &self.pid().to_string());
     }
@@ -163,19 +163,19 @@ impl Daemon {
     /// Sends SIGTERM to a role, and again when the role has logged that it drains. Two simultaneous
     /// signals could arrive as one.
     #[track_caller]
-    pub fn terminate_twice(&self) {
+    pub(crate) fn terminate_twice(&self) {
         self.signal(Signal::Terminate);
         self.wait_for_line(&["draining"]);
         self.signal(Signal::Terminate);
     }
 
     /// Whether it has ended.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.ended.is_some() || is_dead(self.pid())
     }
 
     /// Waits for its end.
-    pub fn wait_for_end(&mut self, limit: Duration) -> Option<ExitStatus> {
+    pub(crate) fn wait_for_end(&mut self, limit: Duration) -> Option<ExitStatus> {
         if self.ended.is_none() {
             wait::within(limit, || is_dead(self.child.id()).then_some(()))?;
             RUNNING
@@ -190,7 +190,7 @@ impl Daemon {
     }
 
     /// Asks it to end, and kills it when it does not. Returns its exit status.
-    pub fn stop(&mut self) -> ExitStatus {
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         if let Some(status) = self.ended {
             return status;
         }
@@ -203,7 +203,7 @@ impl Daemon {
     }
 
     /// Kills it.
-    pub fn kill(&mut self) -> ExitStatus {
+    pub(crate) fn kill(&mut self) -> ExitStatus {
         if let Some(status) = self.ended {
             return status;
         }

@@ -12,7 +12,7 @@ use std::{
 use super::proxy::{Cut, Proxy};
 
 /// A running schedule. It ends on drop.
-pub struct FaultInjector {
+pub(crate) struct FaultInjector {
     stopping: Arc<(Mutex<bool>, Condvar)>,
     cuts: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -21,7 +21,7 @@ pub struct FaultInjector {
 impl FaultInjector {
     /// Cuts one of the paths about every `period` (up to a quarter more or less, by the seed). The
     /// paths alternate, and each is cut by a reset and by an end of file alternately.
-    pub fn cutting(paths: &[Arc<Proxy>], period: Duration, seed: u64) -> FaultInjector {
+    pub(crate) fn cutting(paths: &[Arc<Proxy>], period: Duration, seed: u64) -> FaultInjector {
         let paths = paths.to_vec();
         FaultInjector::every(period, seed, move |number| {
             let number = number as usize;
@@ -31,7 +31,7 @@ impl FaultInjector {
     }
 
     /// Calls `inject` about every `period` with the number of previous calls.
-    pub fn every(
+    pub(crate) fn every(
         period: Duration,
         seed: u64,
         mut inject: impl FnMut(u64) + Send + 'static,
@@ -54,7 +54,7 @@ impl FaultInjector {
     }
 
     /// The number of faults so far.
-    pub fn cuts(&self) -> u64 {
+    pub(crate) fn cuts(&self) -> u64 {
         self.cuts.load(Ordering::Relaxed)
     }
 }

@@ -5,14 +5,14 @@ use std::{fs, process::Command};
 use super::programs;
 
 /// Descriptors that a running process has open.
-pub fn open_files(pid: u32) -> usize {
+pub(crate) fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd"))
         .expect("the descriptors of a running process")
         .count()
 }
 
 /// Raises the limit of open files to the hard limit, for this process and its children.
-pub fn raise_limit() {
+pub(crate) fn raise_limit() {
     let limit = programs::run(Command::new("prlimit").args([
         "--nofile",
         "--output",

@@ -11,7 +11,7 @@ use super::{
 
 /// A reverse proxy and its shipped file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReverseProxyKind {
+pub(crate) enum ReverseProxyKind {
     /// haproxy.cfg: HAProxy terminates TLS.
     Haproxy,
     /// haproxy-tcp.cfg: the master terminates TLS and gets client addresses from the PROXY
@@ -27,7 +27,7 @@ pub enum ReverseProxyKind {
 
 impl ReverseProxyKind {
     /// Whether the master terminates TLS.
-    pub fn relays_connections(self) -> bool {
+    pub(crate) fn relays_connections(self) -> bool {
         matches!(
             self,
             ReverseProxyKind::HaproxyTcp | ReverseProxyKind::NginxStream
@@ -46,7 +46,7 @@ impl ReverseProxyKind {
 }
 
 /// The addresses and files that the reverse proxy needs.
-pub struct ReverseProxyConfig<'a> {
+pub(crate) struct ReverseProxyConfig<'a> {
     pub folder: &'a Path,
     pub master: SocketAddr,
     /// A web server, and the folder of its files, for the site beside the tunnel.
@@ -56,7 +56,7 @@ pub struct ReverseProxyConfig<'a> {
 }
 
 /// A running reverse proxy.
-pub struct ReverseProxy {
+pub(crate) struct ReverseProxy {
     pub kind: ReverseProxyKind,
     pub address: SocketAddr,
     pub daemon: Daemon,
@@ -66,7 +66,7 @@ pub struct ReverseProxy {
 
 impl ReverseProxy {
     /// Starts it. `replacements` has pairs of a text in the shipped file and its replacement.
-    pub fn start(
+    pub(crate) fn start(
         kind: ReverseProxyKind,
         config: &ReverseProxyConfig<'_>,
         replacements: &[(&'static str, &'static str)],
@@ -134,7 +134,7 @@ impl ReverseProxy {
 
     /// Reloads the configuration. The old processes and their connections end about one second
     /// later.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         match self.kind {
             ReverseProxyKind::Haproxy | ReverseProxyKind::HaproxyTcp => {
                 self.daemon.signal(Signal::User2)

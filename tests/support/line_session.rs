@@ -11,7 +11,7 @@ use super::{programs, wait};
 
 /// A running program that waits for the next line.
 #[derive(Debug)]
-pub struct LineSession {
+pub(crate) struct LineSession {
     child: Child,
     input: Option<ChildStdin>,
     answers: Receiver<String>,
@@ -20,7 +20,7 @@ pub struct LineSession {
 
 impl LineSession {
     /// Starts the program.
-    pub fn start(command: &mut Command) -> LineSession {
+    pub(crate) fn start(command: &mut Command) -> LineSession {
         let piped = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -57,7 +57,7 @@ impl LineSession {
 
     /// Sends a line to the program.
     #[track_caller]
-    pub fn send_line(&mut self, line: &str) {
+    pub(crate) fn send_line(&mut self, line: &str) {
         let input = self.input.as_mut().expect("an open session");
         input
             .write_all(format!("{line}\n").as_bytes())
@@ -67,7 +67,7 @@ impl LineSession {
 
     /// Waits for the next line of the program. A line of its error output begins with `error: `.
     #[track_caller]
-    pub fn read_line(&mut self) -> String {
+    pub(crate) fn read_line(&mut self) -> String {
         match self.answers.recv_timeout(wait::TIMEOUT) {
             Ok(line) => line,
             Err(error) => panic!(
@@ -79,13 +79,13 @@ impl LineSession {
 
     /// Sends a line and asserts that the program answers with this one.
     #[track_caller]
-    pub fn expect(&mut self, line: &str, answer: &str) {
+    pub(crate) fn expect(&mut self, line: &str, answer: &str) {
         self.send_line(line);
         assert_eq!(self.read_line(), answer, "to {line:?}");
     }
 
     /// Closes the program's input. Returns its exit code and the rest of its output.
-    pub fn finish(mut self) -> (Option<i32>, Vec<String>) {
+    pub(crate) fn finish(mut self) -> (Option<i32>, Vec<String>) {
         self.input = None;
         let status = wait::within(wait::TIMEOUT, || self.child.try_wait().ok().flatten());
         (

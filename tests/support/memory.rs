@@ -8,7 +8,7 @@ use super::bytes;
 const OVERLAP: usize = 256;
 
 /// Resident bytes.
-pub fn resident_bytes(pid: u32) -> u64 {
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
     let status =
         fs::read_to_string(format!("/proc/{pid}/status")).expect("the status of a running process");
     let kibibytes = status.lines().find_map(|line| {
@@ -23,7 +23,7 @@ pub fn resident_bytes(pid: u32) -> u64 {
 }
 
 /// The needles that occur in the writable memory of a running process.
-pub fn found_in_memory<'a>(pid: u32, needles: &[&'a [u8]]) -> Vec<&'a [u8]> {
+pub(crate) fn found_in_memory<'a>(pid: u32, needles: &[&'a [u8]]) -> Vec<&'a [u8]> {
     let maps =
         fs::read_to_string(format!("/proc/{pid}/maps")).expect("the map of a running process");
     let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("the memory of a child process");

@@ -4,33 +4,33 @@
 //! Every daemon listens on loopback at a unique port, has a folder inside its test's, and ends with
 //! the test. No test waits by sleeping: see [`wait`].
 
-pub mod attack;
-pub mod bytes;
-pub mod certificates;
-pub mod content;
-pub mod daemon;
-pub mod fault_injector;
-pub mod files;
-pub mod fronts;
-pub mod line_session;
-pub mod memory;
-pub mod nginx;
-pub mod peer;
-pub mod ports;
-pub mod postgres;
-pub mod prober;
-pub mod programs;
-pub mod proxies;
-pub mod proxy;
-pub mod services;
-pub mod sshd;
-pub mod tunnel;
-pub mod wait;
-pub mod watchdog;
+pub(crate) mod attack;
+pub(crate) mod bytes;
+pub(crate) mod certificates;
+pub(crate) mod content;
+pub(crate) mod daemon;
+pub(crate) mod fault_injector;
+pub(crate) mod files;
+pub(crate) mod fronts;
+pub(crate) mod line_session;
+pub(crate) mod memory;
+pub(crate) mod nginx;
+pub(crate) mod peer;
+pub(crate) mod ports;
+pub(crate) mod postgres;
+pub(crate) mod prober;
+pub(crate) mod programs;
+pub(crate) mod proxies;
+pub(crate) mod proxy;
+pub(crate) mod services;
+pub(crate) mod sshd;
+pub(crate) mod tunnel;
+pub(crate) mod wait;
+pub(crate) mod watchdog;
 
 /// The sizes of the transfers, by `REPORT_TEST_SCALE`.
 #[derive(Debug, Clone, Copy)]
-pub struct Scale {
+pub(crate) struct Scale {
     /// Bytes of one file.
     pub file_bytes: usize,
     /// Rows of one COPY.
@@ -40,7 +40,7 @@ pub struct Scale {
 }
 
 /// The selected scale. `full` is for releases, and every other value is for each change.
-pub fn scale() -> Scale {
+pub(crate) fn scale() -> Scale {
     match std::env::var("REPORT_TEST_SCALE").as_deref() {
         Ok("full") => Scale {
             file_bytes: 1 << 30,

@@ -5,19 +5,19 @@ use std::{fs, net::SocketAddr, path::Path};
 use super::{certificates::Leaf, daemon::Daemon, programs};
 
 /// Serves the files of a folder.
-pub fn file_server(folder: &Path, address: SocketAddr, root: &Path) -> Daemon {
+pub(crate) fn file_server(folder: &Path, address: SocketAddr, root: &Path) -> Daemon {
     let site = format!("server {{ listen {address}; root {}; }}", root.display());
     self::site("web", folder, address, &site)
 }
 
 /// Serves one `server { … }` that listens at this address.
-pub fn site(name: &str, folder: &Path, address: SocketAddr, site: &str) -> Daemon {
+pub(crate) fn site(name: &str, folder: &Path, address: SocketAddr, site: &str) -> Daemon {
     start(name, folder, address, site, "")
 }
 
 /// Serves the files of a folder from within another program, which the words `within` start. nginx
 /// is ready when the probe succeeds.
-pub fn file_server_within(
+pub(crate) fn file_server_within(
     within: &[String],
     is_ready: impl FnMut() -> bool,
     folder: &Path,
@@ -36,7 +36,7 @@ pub fn file_server_within(
 
 /// Runs a reverse proxy in front of a master with a shipped file under nginx/. Only addresses and
 /// paths are changed.
-pub fn front(folder: &Path, address: SocketAddr, shipped: &Shipped<'_>) -> Daemon {
+pub(crate) fn front(folder: &Path, address: SocketAddr, shipped: &Shipped<'_>) -> Daemon {
     start(
         "front",
         folder,
@@ -47,7 +47,7 @@ pub fn front(folder: &Path, address: SocketAddr, shipped: &Shipped<'_>) -> Daemo
 }
 
 /// A shipped file under nginx/ and the values that replace its addresses and paths.
-pub struct Shipped<'a> {
+pub(crate) struct Shipped<'a> {
     /// `report-plain.conf` or `report-tls.conf`.
     pub file: &'a str,
     pub master: SocketAddr,
@@ -59,7 +59,7 @@ pub struct Shipped<'a> {
 
 /// Changes of an operator to the shipped file.
 #[derive(Debug, Clone, Default)]
-pub struct Tuning {
+pub(crate) struct Tuning {
     /// Directives outside of `http`.
     pub main: &'static str,
     /// Pairs of a text in the shipped file and its replacement.

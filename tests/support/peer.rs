@@ -8,7 +8,7 @@ use std::{
 };
 
 use ::bytes::{Bytes, BytesMut};
-use report::{
+use report_proto::{
     crypto::{Challenge, LinkKey},
     frame::{Claims, Frame, Nonce, Role, Terms},
     id::Id,
@@ -21,7 +21,7 @@ use super::{services, wait};
 const READ_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// The local end of a WebSocket to a real role or master.
-pub struct Peer {
+pub(crate) struct Peer {
     socket: WebSocket<RestartingStream>,
 }
 
@@ -47,7 +47,7 @@ impl Write for RestartingStream {
 
 /// The result of one read of the socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Received {
+pub(crate) enum Received {
     Message(Bytes),
     /// No message yet.
     Nothing,
@@ -58,13 +58,13 @@ pub enum Received {
 impl Peer {
     /// Connects to a master as a role, up to the WebSocket.
     #[track_caller]
-    pub fn connect(master: SocketAddr) -> Peer {
+    pub(crate) fn connect(master: SocketAddr) -> Peer {
         Peer::try_connect(master).expect("the master upgrades")
     }
 
     /// The same with a master that may be too busy. `None` when the master ends the connection.
     #[track_caller]
-    pub fn try_connect(master: SocketAddr) -> Option<Peer> {
+    pub(crate) fn try_connect(master: SocketAddr) -> Option<Peer> {
         let stream = TcpStream::connect(master).expect("a connection to the master");
         // On a busy machine the first answer may take long. Later reads are short.
         stream
@@ -83,7 +83,7 @@ impl Peer {
     }
 
     /// Accepts a role as a master, up to the WebSocket.
-    pub fn accept(listener: &TcpListener) -> Peer {
+    pub(crate) fn accept(listener: &TcpListener) -> Peer {
         let (stream, _) = listener.accept().expect("a role connects");
         stream
             .set_read_timeout(Some(wait::TIMEOUT))
@@ -104,17 +104,17 @@ impl Peer {
     }
 
     /// The connection under the WebSocket, for tests that continue without the WebSocket.
-    pub fn into_stream(self) -> TcpStream {
+    pub(crate) fn into_stream(self) -> TcpStream {
         self.socket.into_inner().0
     }
 
     /// Sends a message unchanged. An error shows later, in what the peer answers.
-    pub fn send_raw(&mut self, message: impl Into<Message>) {
+    pub(crate) fn send_raw(&mut self, message: impl Into<Message>) {
         let _ = self.socket.send(message.into());
     }
 
     /// Sends several frames at once.
-    pub fn send_all(&mut self, frames: impl IntoIterator<Item = Frame>) {
+    pub(crate) fn send_all(&mut self, frames: impl IntoIterator<Item = Frame>) {
         for frame in frames {
             if self.socket.write(frame.to_message().into()).is_err() {
                 return;
@@ -124,14 +124,14 @@ impl Peer {
     }
 
     /// Sends a frame.
-    pub fn send(&mut self, frame: &Frame) {
+    pub(crate) fn send(&mut self, frame: &Frame) {
         let mut message = BytesMut::new();
         frame.encode(&mut message);
         self.send_raw(message.freeze());
     }
 
     /// Reads the next binary message, if there is one.
-    pub fn try_read(&mut self) -> Received {
+    pub(crate) fn try_read(&mut self) -> Received {
         match self.socket.read() {
             Ok(Message::Binary(message)) => Received::Message(message),
             Ok(Message::Close(_)) => Received::End,
@@ -150,7 +150,7 @@ impl Peer {
 
     /// Waits for the next binary message. `None` when the connection ended instead.
     #[track_caller]
-    pub fn message(&mut self) -> Option<Bytes> {
+    pub(crate) fn message(&mut self) -> Option<Bytes> {
         wait::until("the peer sends a message", || match self.try_read() {
             Received::Message(message) => Some(Some(message)),
             Received::Nothing => None,
@@ -160,7 +160,7 @@ impl Peer {
 
     /// Waits for the next frame. Answers PING itself.
     #[track_caller]
-    pub fn frame(&mut self) -> Option<Frame> {
+    pub(crate) fn frame(&mut self) -> Option<Frame> {
         loop {
             match Frame::decode(self.message()?).expect("the peer's message is a frame") {
                 Frame::Ping(token) => self.send(&Frame::Pong(token)),
@@ -171,7 +171,7 @@ impl Peer {
 
     /// Waits until the connection has ended. Returns the notice of an ERROR frame that came before.
     #[track_caller]
-    pub fn wait_closed(&mut self) -> Option<report::frame::Notice> {
+    pub(crate) fn wait_closed(&mut self) -> Option<report_proto::frame::Notice> {
         let mut notice = None;
         // `frame` would not do here: it never returns for a peer that sends keep-alives and does
         // not end.
@@ -190,14 +190,20 @@ impl Peer {
 
     /// As a role: reads the challenge and sends HELLO with the key. Returns the challenge.
     #[track_caller]
-    pub fn hello(&mut self, role: Role, key: &LinkKey, instance: Id, epoch: u64) -> Challenge {
+    pub(crate) fn hello(
+        &mut self,
+        role: Role,
+        key: &LinkKey,
+        instance: Id,
+        epoch: u64,
+    ) -> Challenge {
         self.try_hello(role, key, instance, epoch)
             .expect("a challenge")
     }
 
     /// The same. `None` when the connection ended instead.
     #[track_caller]
-    pub fn try_hello(
+    pub(crate) fn try_hello(
         &mut self,
         role: Role,
         key: &LinkKey,
@@ -227,7 +233,7 @@ impl Peer {
     /// As a master: sends a challenge, expects HELLO, and sends WELCOME with the key of the role.
     /// Returns the role's claims.
     #[track_caller]
-    pub fn welcome(&mut self, master_key: &LinkKey) -> Claims {
+    pub(crate) fn welcome(&mut self, master_key: &LinkKey) -> Claims {
         let challenge = Challenge::new(random());
         self.send_raw(Bytes::copy_from_slice(challenge.as_bytes()));
         let Some(Frame::Hello { proof, claims }) = self.frame() else {
@@ -259,6 +265,6 @@ impl Peer {
 }
 
 /// Random bytes. They are not secret.
-pub fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     std::array::from_fn(|_| fastrand::u8(..))
 }

@@ -23,7 +23,7 @@ static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
 
 /// An address on 127.0.0.1 that is free now. While this process lives, no other caller in this or
 /// another test process gets it.
-pub fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     super::watchdog::watch();
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     let taken = taken.get_or_insert_with(|| Taken {
@@ -50,7 +50,7 @@ pub fn free() -> SocketAddr {
 
 /// Whether a process listens at the address. The kernel's table answers, so the listener sees no
 /// connection.
-pub fn has_listener_at(address: SocketAddr) -> bool {
+pub(crate) fn has_listener_at(address: SocketAddr) -> bool {
     // The kernel prints the address as numbers in the byte order of this machine, and 0A for the
     // state LISTEN.
     let (table, octets) = match address.ip() {

@@ -16,7 +16,7 @@ use super::{
 
 /// A running PostgreSQL that trusts loopback.
 #[derive(Debug)]
-pub struct Postgres {
+pub(crate) struct Postgres {
     address: SocketAddr,
     _daemon: Daemon,
     // PostgreSQL refuses to run as root, and its own user cannot enter the private folder of the
@@ -26,7 +26,7 @@ pub struct Postgres {
 
 impl Postgres {
     /// Creates a cluster and starts it at this address.
-    pub fn start(folder: &Path, address: SocketAddr) -> Postgres {
+    pub(crate) fn start(folder: &Path, address: SocketAddr) -> Postgres {
         let home = tempfile::Builder::new()
             .prefix("report-postgres-")
             .tempdir()
@@ -76,23 +76,23 @@ impl Postgres {
     }
 
     /// The listening address.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
 /// Runs one SQL command through an address. Prints bare values.
-pub fn psql(through: SocketAddr, sql: &str) -> ProgramOutput {
+pub(crate) fn psql(through: SocketAddr, sql: &str) -> ProgramOutput {
     programs::run(&mut psql_command(through, sql))
 }
 
 /// The same with input, as COPY FROM STDIN needs it.
-pub fn psql_with(through: SocketAddr, sql: &str, input: &[u8]) -> ProgramOutput {
+pub(crate) fn psql_with(through: SocketAddr, sql: &str, input: &[u8]) -> ProgramOutput {
     programs::run_with(&mut psql_command(through, sql), input)
 }
 
 /// Starts a session that reads SQL line by line.
-pub fn session(through: SocketAddr) -> LineSession {
+pub(crate) fn session(through: SocketAddr) -> LineSession {
     LineSession::start(&mut session_command(through))
 }
 

@@ -12,7 +12,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A request and its name in failure messages.
 #[derive(Debug, Clone)]
-pub struct Probe {
+pub(crate) struct Probe {
     pub name: String,
     pub bytes: Vec<u8>,
 }
@@ -34,7 +34,7 @@ fn request(method: &str, path: &str, fields: &str) -> Probe {
 }
 
 /// The requests for a master whose only tunnel path is `path`. None of them is a role's.
-pub fn probes(path: &str) -> Vec<Probe> {
+pub(crate) fn probes(path: &str) -> Vec<Probe> {
     [
         by_method_and_path(path),
         upgrades(path),
@@ -310,7 +310,7 @@ fn connections(path: &str) -> Vec<Probe> {
 }
 
 /// The answer of the port until it closes, without timestamps.
-pub fn answer(address: SocketAddr, probe: &Probe) -> String {
+pub(crate) fn answer(address: SocketAddr, probe: &Probe) -> String {
     let stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(TIMEOUT)).expect("a deadline");
     answer_on(
@@ -325,7 +325,7 @@ pub fn answer(address: SocketAddr, probe: &Probe) -> String {
 }
 
 /// The same on any stream. `end` ends the sending direction.
-pub fn answer_on(mut stream: impl Read + Write, bytes: &[u8], end: impl FnOnce()) -> String {
+pub(crate) fn answer_on(mut stream: impl Read + Write, bytes: &[u8], end: impl FnOnce()) -> String {
     let mut answer = Vec::new();
     // The server may close before it has read everything.
     let _ = stream.write_all(bytes).and_then(|()| stream.flush());

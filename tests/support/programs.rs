@@ -12,7 +12,7 @@ const LIMIT_SECONDS: &str = "900";
 
 /// The output and exit code of a program.
 #[derive(Debug)]
-pub struct ProgramOutput {
+pub(crate) struct ProgramOutput {
     pub code: Option<i32>,
     pub out: Vec<u8>,
     pub errors: String,
@@ -20,13 +20,13 @@ pub struct ProgramOutput {
 
 impl ProgramOutput {
     /// The standard output as text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.out).into_owned()
     }
 
     /// Fails the test when the program failed.
     #[track_caller]
-    pub fn succeeded(self) -> ProgramOutput {
+    pub(crate) fn succeeded(self) -> ProgramOutput {
         assert_eq!(
             self.code,
             Some(0),
@@ -39,7 +39,7 @@ impl ProgramOutput {
 }
 
 /// A command that `timeout` ends when it hangs.
-pub fn command(program: impl AsRef<OsStr>) -> Command {
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", LIMIT_SECONDS]).arg(program);
     command
@@ -47,7 +47,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 
 /// A program that another program starts. `words` are the other program and its first arguments.
 /// Without words the program starts directly.
-pub fn within(words: &[String], program: &str) -> Command {
+pub(crate) fn within(words: &[String], program: &str) -> Command {
     let mut all = words.iter().map(String::as_str).chain([program]);
     let mut command = Command::new(all.next().unwrap_or(program));
     command.args(all);
@@ -55,7 +55,7 @@ pub fn within(words: &[String], program: &str) -> Command {
 }
 
 /// Runs a command to its end without input.
-pub fn run(command: &mut Command) -> ProgramOutput {
+pub(crate) fn run(command: &mut Command) -> ProgramOutput {
     to_output(
         command
             .stdin(Stdio::null())
@@ -65,7 +65,7 @@ pub fn run(command: &mut Command) -> ProgramOutput {
 }
 
 /// Runs a command to its end with this input, then end of file.
-pub fn run_with(command: &mut Command, input: &[u8]) -> ProgramOutput {
+pub(crate) fn run_with(command: &mut Command, input: &[u8]) -> ProgramOutput {
     let piped = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -93,7 +93,7 @@ fn to_output(output: Output) -> ProgramOutput {
 
 /// Fetches a path over HTTP. Returns the body.
 #[track_caller]
-pub fn curl(address: SocketAddr, path: &str) -> Vec<u8> {
+pub(crate) fn curl(address: SocketAddr, path: &str) -> Vec<u8> {
     run(command("curl")
         .args(["--silent", "--show-error", "--fail", "--noproxy", "*"])
         .arg(format!("http://{address}{path}")))
@@ -103,14 +103,14 @@ pub fn curl(address: SocketAddr, path: &str) -> Vec<u8> {
 
 /// The report of wrk on one run.
 #[derive(Debug)]
-pub struct Burst {
+pub(crate) struct Burst {
     pub requests: u64,
     pub errors: Vec<String>,
 }
 
 /// Requests a path over 64 connections for this many seconds.
 #[track_caller]
-pub fn wrk(address: SocketAddr, path: &str, seconds: u32) -> Burst {
+pub(crate) fn wrk(address: SocketAddr, path: &str, seconds: u32) -> Burst {
     let mut wrk = command("wrk");
     wrk.args([
         "--threads",
@@ -140,7 +140,7 @@ pub fn wrk(address: SocketAddr, path: &str, seconds: u32) -> Burst {
 /// Sends the input and an end of file with `nc -N`. Returns what comes back until the other side
 /// ends.
 #[track_caller]
-pub fn nc(address: SocketAddr, input: &[u8]) -> ProgramOutput {
+pub(crate) fn nc(address: SocketAddr, input: &[u8]) -> ProgramOutput {
     let mut nc = command("nc");
     run_with(
         nc.arg("-N")

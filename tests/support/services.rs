@@ -17,7 +17,7 @@ use socket2::SockRef;
 use super::{bytes, wait};
 
 /// Writes random bytes until the connection accepts no more.
-pub fn write_until_closed(mut stream: &TcpStream) {
+pub(crate) fn write_until_closed(mut stream: &TcpStream) {
     let block = bytes::random(1, 256 << 10);
     while stream.write_all(&block).is_ok() {}
 }
@@ -27,7 +27,7 @@ pub fn write_until_closed(mut stream: &TcpStream) {
 ///
 /// # Errors
 /// Every error of the read except an interruption.
-pub fn read(mut stream: impl Read, block: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read(mut stream: impl Read, block: &mut [u8]) -> io::Result<usize> {
     loop {
         match stream.read(block) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -37,7 +37,7 @@ pub fn read(mut stream: impl Read, block: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Reads until the connection ends, and counts the bytes.
-pub fn count(stream: &TcpStream, arrived: &AtomicU64) {
+pub(crate) fn count(stream: &TcpStream, arrived: &AtomicU64) {
     let mut block = vec![0; 256 << 10];
     while let Ok(count @ 1..) = read(stream, &mut block) {
         arrived.fetch_add(count as u64, Ordering::Relaxed);
@@ -46,7 +46,7 @@ pub fn count(stream: &TcpStream, arrived: &AtomicU64) {
 
 /// How reading from a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// End of file.
     Clean,
     /// ECONNRESET.
@@ -77,7 +77,7 @@ struct ConnectionRecord {
 
 /// A listening service. Its connections end with it.
 #[derive(Debug)]
-pub struct Service {
+pub(crate) struct Service {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
     seen: Arc<Mutex<ConnectionRecord>>,
@@ -86,12 +86,12 @@ pub struct Service {
 
 impl Service {
     /// Serves each connection in a separate thread.
-    pub fn start(answer: impl Fn(&TcpStream) -> Ending + Send + Sync + 'static) -> Service {
+    pub(crate) fn start(answer: impl Fn(&TcpStream) -> Ending + Send + Sync + 'static) -> Service {
         Service::at(SocketAddr::from(([127, 0, 0, 1], 0)), answer)
     }
 
     /// The same at a given address.
-    pub fn at(
+    pub(crate) fn at(
         address: SocketAddr,
         answer: impl Fn(&TcpStream) -> Ending + Send + Sync + 'static,
     ) -> Service {
@@ -110,12 +110,12 @@ impl Service {
     }
 
     /// The listening address.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The number of accepted connections.
-    pub fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.seen
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -123,7 +123,7 @@ impl Service {
     }
 
     /// The number of open connections.
-    pub fn live(&self) -> usize {
+    pub(crate) fn live(&self) -> usize {
         self.seen
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -134,7 +134,7 @@ impl Service {
     }
 
     /// How its connections ended so far.
-    pub fn endings(&self) -> Vec<Ending> {
+    pub(crate) fn endings(&self) -> Vec<Ending> {
         self.seen
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -144,7 +144,7 @@ impl Service {
 
     /// Waits until this many connections have ended. Returns how they ended.
     #[track_caller]
-    pub fn wait_for_endings(&self, count: usize) -> Vec<Ending> {
+    pub(crate) fn wait_for_endings(&self, count: usize) -> Vec<Ending> {
         wait::until("the service's connections have ended", || {
             Some(self.endings()).filter(|endings| endings.len() >= count)
         })
@@ -200,7 +200,7 @@ fn accept<A: Fn(&TcpStream) -> Ending + Send + Sync + 'static>(
 }
 
 /// Sends back what it receives, and the end of file too.
-pub fn echo() -> Service {
+pub(crate) fn echo() -> Service {
     Service::start(echo_connection)
 }
 
@@ -221,7 +221,7 @@ fn echo_connection(mut stream: &TcpStream) -> Ending {
 
 /// Sends nothing until end of file, then the length and SHA-256 of everything that arrived, as
 /// `LENGTH DIGEST`.
-pub fn digest_after_end() -> Service {
+pub(crate) fn digest_after_end() -> Service {
     Service::start(|mut stream| {
         let mut content = Vec::new();
         if let Err(error) = stream.read_to_end(&mut content) {
@@ -236,7 +236,7 @@ pub fn digest_after_end() -> Service {
 }
 
 /// Sends this content immediately and ends its direction. Then it reads until the peer ends too.
-pub fn source(content: Vec<u8>) -> Service {
+pub(crate) fn source(content: Vec<u8>) -> Service {
     Service::start(move |mut stream| {
         if let Err(error) = stream
             .write_all(&content)
@@ -249,7 +249,7 @@ pub fn source(content: Vec<u8>) -> Service {
 }
 
 /// Sends this content without an end of file, then reads.
-pub fn source_that_stays(content: Vec<u8>) -> Service {
+pub(crate) fn source_that_stays(content: Vec<u8>) -> Service {
     Service::start(move |mut stream| match stream.write_all(&content) {
         Ok(()) => drain(stream),
         Err(error) => error.into(),
@@ -257,12 +257,12 @@ pub fn source_that_stays(content: Vec<u8>) -> Service {
 }
 
 /// Reads and sends nothing.
-pub fn sink() -> Service {
+pub(crate) fn sink() -> Service {
     Service::start(drain)
 }
 
 /// Reads one byte, then resets the connection.
-pub fn resetter() -> Service {
+pub(crate) fn resetter() -> Service {
     Service::start(|mut stream| {
         let _ = stream.read(&mut [0]);
         let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
@@ -271,7 +271,7 @@ pub fn resetter() -> Service {
 }
 
 /// Sends this content. Resets the connection after the peer has confirmed it with one byte.
-pub fn resets_after(content: Vec<u8>) -> Service {
+pub(crate) fn resets_after(content: Vec<u8>) -> Service {
     Service::start(move |mut stream| {
         let _ = stream.write_all(&content);
         let _ = stream.read(&mut [0]);
@@ -281,7 +281,7 @@ pub fn resets_after(content: Vec<u8>) -> Service {
 }
 
 /// Sends without end and never reads.
-pub fn endless() -> Service {
+pub(crate) fn endless() -> Service {
     Service::start(|mut stream| {
         let block = bytes::random(1, 64 * 1024);
         loop {
@@ -301,7 +301,7 @@ fn drain(mut stream: &TcpStream) -> Ending {
 
 /// Connects. Reads and writes on the connection time out after [`wait::TIMEOUT`].
 #[track_caller]
-pub fn connect(address: SocketAddr) -> TcpStream {
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address)
         .unwrap_or_else(|error| panic!("a connection to {address}: {error}"));
     stream.set_nodelay(true).expect("no delay");
@@ -315,7 +315,7 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// Reads until the connection ends in any way.
-pub fn read_to_ending(mut stream: &TcpStream) -> (Vec<u8>, Ending) {
+pub(crate) fn read_to_ending(mut stream: &TcpStream) -> (Vec<u8>, Ending) {
     let mut content = Vec::new();
     // On an error the buffer keeps what arrived before.
     match stream.read_to_end(&mut content) {
@@ -325,7 +325,7 @@ pub fn read_to_ending(mut stream: &TcpStream) -> (Vec<u8>, Ending) {
 }
 
 /// Ends the connection by a reset.
-pub fn reset(stream: TcpStream) {
+pub(crate) fn reset(stream: TcpStream) {
     SockRef::from(&stream)
         .set_linger(Some(Duration::ZERO))
         .expect("no lingering");
@@ -336,7 +336,7 @@ pub fn reset(stream: TcpStream) {
 ///
 /// # Errors
 /// When another answer, or none, came.
-pub fn ping(mut stream: &TcpStream, message: &[u8]) -> io::Result<()> {
+pub(crate) fn ping(mut stream: &TcpStream, message: &[u8]) -> io::Result<()> {
     stream.write_all(message)?;
     let mut answer = vec![0; message.len()];
     stream.read_exact(&mut answer)?;
@@ -348,7 +348,7 @@ pub fn ping(mut stream: &TcpStream, message: &[u8]) -> io::Result<()> {
 }
 
 /// Whether an echo service answers on a new connection.
-pub fn echoes(address: SocketAddr) -> bool {
+pub(crate) fn echoes(address: SocketAddr) -> bool {
     TcpStream::connect(address).is_ok_and(|stream| {
         let _ = stream.set_read_timeout(Some(wait::TIMEOUT));
         ping(&stream, b"are you there?").is_ok()

@@ -15,7 +15,7 @@ use super::{
 
 /// A running sshd at which the user of the test can log in with a key of the test.
 #[derive(Debug)]
-pub struct Sshd {
+pub(crate) struct Sshd {
     address: SocketAddr,
     home: PathBuf,
     _daemon: Daemon,
@@ -23,7 +23,7 @@ pub struct Sshd {
 
 impl Sshd {
     /// Starts it at this address.
-    pub fn start(folder: &Path, address: SocketAddr) -> Sshd {
+    pub(crate) fn start(folder: &Path, address: SocketAddr) -> Sshd {
         let home = folder.join("sshd");
         fs::create_dir_all(&home).expect("a folder for sshd");
         if is_root() {
@@ -64,12 +64,12 @@ impl Sshd {
     }
 
     /// The listening address.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Runs a command there, through another address.
-    pub fn ssh(&self, through: SocketAddr, remote: &str) -> ProgramOutput {
+    pub(crate) fn ssh(&self, through: SocketAddr, remote: &str) -> ProgramOutput {
         programs::run(
             self.command("ssh")
                 .arg("-p")
@@ -80,7 +80,12 @@ impl Sshd {
     }
 
     /// Copies a file to a path there.
-    pub fn copy_to(&self, through: SocketAddr, local: &Path, remote: &Path) -> ProgramOutput {
+    pub(crate) fn copy_to(
+        &self,
+        through: SocketAddr,
+        local: &Path,
+        remote: &Path,
+    ) -> ProgramOutput {
         programs::run(self.scp(through).arg(local).arg(format!(
             "{}:{}",
             through.ip(),
@@ -89,7 +94,12 @@ impl Sshd {
     }
 
     /// Copies a file from a path there.
-    pub fn copy_from(&self, through: SocketAddr, remote: &Path, local: &Path) -> ProgramOutput {
+    pub(crate) fn copy_from(
+        &self,
+        through: SocketAddr,
+        remote: &Path,
+        local: &Path,
+    ) -> ProgramOutput {
         programs::run(
             self.scp(through)
                 .arg(format!("{}:{}", through.ip(), remote.display()))
@@ -104,7 +114,7 @@ impl Sshd {
     }
 
     /// Starts a shell there that reads commands line by line.
-    pub fn shell(&self, through: SocketAddr) -> LineSession {
+    pub(crate) fn shell(&self, through: SocketAddr) -> LineSession {
         LineSession::start(
             self.command("ssh")
                 .arg("-p")
@@ -121,7 +131,7 @@ impl Sshd {
 }
 
 /// Whether the tests run as root.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status
         .lines()

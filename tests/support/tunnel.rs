@@ -24,7 +24,7 @@ use super::{
 
 /// The components between the roles and the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Front {
+pub(crate) enum Front {
     /// Nothing: `ws://` to the master.
     Direct,
     /// TLS at the master itself.
@@ -37,19 +37,19 @@ pub enum Front {
 
 /// The encryption and compression of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Methods {
+pub(crate) struct Methods {
     pub encrypt: &'static str,
     pub compress: &'static str,
 }
 
 impl Methods {
     /// The methods of tests that are not about methods.
-    pub const DEFAULT: Methods = Methods {
+    pub(crate) const DEFAULT: Methods = Methods {
         encrypt: "aes-128-gcm",
         compress: "null",
     };
     /// Two pairs without a common method.
-    pub const TWO: [Methods; 2] = [
+    pub(crate) const TWO: [Methods; 2] = [
         Methods {
             encrypt: "aes-128-cfb",
             compress: "zstd",
@@ -61,7 +61,7 @@ impl Methods {
     ];
 
     /// Every combination.
-    pub fn all() -> Vec<Methods> {
+    pub(crate) fn all() -> Vec<Methods> {
         let encrypt = ["plain", "aes-128-cfb", "aes-128-gcm", "chacha20-poly1305"];
         let pairs = |encrypt| ["null", "s2", "zstd"].map(|compress| Methods { encrypt, compress });
         encrypt.into_iter().flat_map(pairs).collect()
@@ -76,7 +76,7 @@ impl Display for Methods {
 
 /// A service at the server, and the client's address that leads to it.
 #[derive(Debug, Clone)]
-pub struct Port {
+pub(crate) struct Port {
     pub mark: String,
     pub service: String,
     pub local: SocketAddr,
@@ -88,7 +88,7 @@ pub struct Port {
 
 impl Port {
     /// A port with a new key and an unused local address.
-    pub fn new(mark: impl Display, service: impl Display, methods: Methods) -> Port {
+    pub(crate) fn new(mark: impl Display, service: impl Display, methods: Methods) -> Port {
         let key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
         Port {
             mark: mark.to_string(),
@@ -101,7 +101,7 @@ impl Port {
     }
 
     /// One port for each pair of methods, all for the same service.
-    pub fn for_each(methods: &[Methods], service: impl Display) -> Vec<Port> {
+    pub(crate) fn for_each(methods: &[Methods], service: impl Display) -> Vec<Port> {
         methods
             .iter()
             .map(|&methods| Port::new(methods, &service, methods))
@@ -109,7 +109,7 @@ impl Port {
     }
 
     /// The same port at another client.
-    pub fn at_another_address(&self) -> Port {
+    pub(crate) fn at_another_address(&self) -> Port {
         Port {
             local: ports::free(),
             ..self.clone()
@@ -127,7 +127,7 @@ impl Port {
 
 /// A testbed: its folder, the address of the master, and the front. No role runs
 /// yet.
-pub struct Testbed {
+pub(crate) struct Testbed {
     folder: TempDir,
     front: Front,
     master: SocketAddr,
@@ -143,12 +143,12 @@ pub struct Testbed {
 
 impl Testbed {
     /// A new testbed. nginx runs already when it is the front.
-    pub fn new(front: Front) -> Testbed {
+    pub(crate) fn new(front: Front) -> Testbed {
         Testbed::tuned(front, &nginx::Tuning::default())
     }
 
     /// The same with changes to nginx's shipped file.
-    pub fn tuned(front: Front, tuning: &nginx::Tuning) -> Testbed {
+    pub(crate) fn tuned(front: Front, tuning: &nginx::Tuning) -> Testbed {
         let folder = tempfile::tempdir().expect("a folder for the test");
         let authority = Authority::new(folder.path());
         let leaf = authority.leaf("leaf");
@@ -195,37 +195,37 @@ impl Testbed {
 
     /// The nginx in front of the master.
     #[track_caller]
-    pub fn nginx(&self) -> &Daemon {
+    pub(crate) fn nginx(&self) -> &Daemon {
         self.nginx.as_ref().expect("a testbed with nginx")
     }
 
     /// The folder of configurations, logs and files of the test.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// The master's listening address.
-    pub fn master_address(&self) -> SocketAddr {
+    pub(crate) fn master_address(&self) -> SocketAddr {
         self.master
     }
 
     /// The address at which roles reach the master: the master's own or nginx's.
-    pub fn public_address(&self) -> SocketAddr {
+    pub(crate) fn public_address(&self) -> SocketAddr {
         self.public
     }
 
     /// The authority that signed the certificates of this testbed.
-    pub fn authority(&self) -> &Authority {
+    pub(crate) fn authority(&self) -> &Authority {
         &self.authority
     }
 
     /// The certificate that the master or nginx presents.
-    pub fn leaf(&self) -> &Leaf {
+    pub(crate) fn leaf(&self) -> &Leaf {
         &self.leaf
     }
 
     /// The value of `master` in the roles' configurations.
-    pub fn master_url(&self) -> String {
+    pub(crate) fn master_url(&self) -> String {
         match self.front {
             // The files under nginx/ have the tunnel at both paths.
             Front::Direct | Front::NginxPlain => self.public.to_string(),
@@ -235,7 +235,7 @@ impl Testbed {
     }
 
     /// The master's configuration with these fields added or replaced.
-    pub fn master_configuration(&self, fields: Value) -> Value {
+    pub(crate) fn master_configuration(&self, fields: Value) -> Value {
         let mut configuration = json!({"mode": "master", "log_level": "debug", "listen_at": self.master.to_string(), "master_key": self.master_key});
         if self.front == Front::Tls {
             configuration = with(
@@ -247,7 +247,7 @@ impl Testbed {
     }
 
     /// A server's configuration with these fields added or replaced.
-    pub fn server_configuration(&self, ports: &[Port], fields: Value) -> Value {
+    pub(crate) fn server_configuration(&self, ports: &[Port], fields: Value) -> Value {
         let ports: Vec<Value> = ports
             .iter()
             .map(|port| with(port.json(&port.service), port.at_server.clone()))
@@ -259,7 +259,7 @@ impl Testbed {
     }
 
     /// A client's configuration with these fields added or replaced.
-    pub fn client_configuration(&self, ports: &[Port], fields: Value) -> Value {
+    pub(crate) fn client_configuration(&self, ports: &[Port], fields: Value) -> Value {
         let ports: Vec<Value> = ports
             .iter()
             .map(|port| port.json(&port.local.to_string()))
@@ -277,7 +277,7 @@ impl Testbed {
     }
 
     /// Writes a configuration to `NAME.json` in the folder.
-    pub fn write(&self, name: &str, configuration: &Value) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, configuration: &Value) -> PathBuf {
         let path = self.folder().join(format!("{name}.json"));
         let text = serde_json::to_string_pretty(configuration).expect("JSON of a value");
         fs::write(&path, text).expect("the configuration is written");
@@ -285,7 +285,7 @@ impl Testbed {
     }
 
     /// Starts a role from this configuration without waiting.
-    pub fn role(&self, name: &str, configuration: &Value) -> Daemon {
+    pub(crate) fn role(&self, name: &str, configuration: &Value) -> Daemon {
         let path = self.write(name, configuration);
         let mut command = Command::new(REPORT);
         command.arg("--config").arg(path).env("RUST_BACKTRACE", "1");
@@ -294,7 +294,7 @@ impl Testbed {
     }
 
     /// Starts a role with this limit of open files.
-    pub fn limited_role(&self, name: &str, configuration: &Value, files: usize) -> Daemon {
+    pub(crate) fn limited_role(&self, name: &str, configuration: &Value, files: usize) -> Daemon {
         let path = self.write(name, configuration);
         let mut shell = Command::new("sh");
         shell
@@ -309,14 +309,14 @@ impl Testbed {
     }
 
     /// Starts the master and waits until it listens.
-    pub fn master(&self, fields: Value) -> Daemon {
+    pub(crate) fn master(&self, fields: Value) -> Daemon {
         let mut master = self.role("master", &self.master_configuration(fields));
         master.wait_ready(|| ports::has_listener_at(self.master));
         master
     }
 
     /// Starts a further master at another address and waits until it listens.
-    pub fn another_master(&self, name: &str, address: SocketAddr) -> Daemon {
+    pub(crate) fn another_master(&self, name: &str, address: SocketAddr) -> Daemon {
         let mut master = self.role(
             name,
             &self.master_configuration(json!({"listen_at": address.to_string()})),
@@ -326,12 +326,12 @@ impl Testbed {
     }
 
     /// Starts a server.
-    pub fn server(&self, name: &str, ports: &[Port], fields: Value) -> Daemon {
+    pub(crate) fn server(&self, name: &str, ports: &[Port], fields: Value) -> Daemon {
         self.role(name, &self.server_configuration(ports, fields))
     }
 
     /// Starts a client and waits until it listens.
-    pub fn client(&self, name: &str, ports: &[Port], fields: Value) -> Daemon {
+    pub(crate) fn client(&self, name: &str, ports: &[Port], fields: Value) -> Daemon {
         let mut client = self.role(name, &self.client_configuration(ports, fields));
         client.wait_ready(|| ports.iter().all(|port| ports::has_listener_at(port.local)));
         client
@@ -339,15 +339,15 @@ impl Testbed {
 }
 
 /// The binary under test.
-pub const REPORT: &str = env!("CARGO_BIN_EXE_report");
+pub(crate) const REPORT: &str = env!("CARGO_BIN_EXE_report");
 
 /// Runs one of its commands to its end.
-pub fn report(arguments: &[&str]) -> ProgramOutput {
+pub(crate) fn report(arguments: &[&str]) -> ProgramOutput {
     programs::run(programs::command(REPORT).args(arguments))
 }
 
 /// The object with these fields added or replaced. A null removes a field.
-pub fn with(mut object: Value, fields: Value) -> Value {
+pub(crate) fn with(mut object: Value, fields: Value) -> Value {
     if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
         for (name, value) in fields {
             if value.is_null() {
@@ -362,7 +362,7 @@ pub fn with(mut object: Value, fields: Value) -> Value {
 
 /// Additional configuration fields of the roles.
 #[derive(Debug, Clone, Default)]
-pub struct Fields {
+pub(crate) struct Fields {
     pub master: Value,
     pub server: Value,
     pub client: Value,
@@ -370,7 +370,7 @@ pub struct Fields {
 
 /// A connected master, server and client. The client stops first and the master last, which causes
 /// the fewest errors in their logs.
-pub struct Tunnel {
+pub(crate) struct Tunnel {
     pub client: Daemon,
     pub server: Daemon,
     pub master: Daemon,
@@ -383,13 +383,13 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// Starts a tunnel behind this front.
-    pub fn start(front: Front, ports: Vec<Port>) -> Tunnel {
+    pub(crate) fn start(front: Front, ports: Vec<Port>) -> Tunnel {
         Tunnel::on(Testbed::new(front), ports, Fields::default())
     }
 
     /// Starts a tunnel on a prepared testbed. It adds a port to an echo service, which shows
     /// when the tunnel is up.
-    pub fn on(testbed: Testbed, mut ports: Vec<Port>, fields: Fields) -> Tunnel {
+    pub(crate) fn on(testbed: Testbed, mut ports: Vec<Port>, fields: Fields) -> Tunnel {
         let echo = services::echo();
         let probe = Port::new("probe", echo.address(), Methods::DEFAULT);
         ports.push(probe.clone());
@@ -412,7 +412,7 @@ impl Tunnel {
 
     /// Waits until a connection through all three works.
     #[track_caller]
-    pub fn wait_until_connected(&self) {
+    pub(crate) fn wait_until_connected(&self) {
         wait::until_true("a connection goes through the tunnel", || {
             for (name, role) in [
                 ("master", &self.master),
@@ -426,13 +426,13 @@ impl Tunnel {
     }
 
     /// Whether a connection through all three works now.
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         services::echoes(self.probe.local)
     }
 
     /// The client's listening address for this mark.
     #[track_caller]
-    pub fn local(&self, mark: impl Display) -> SocketAddr {
+    pub(crate) fn local(&self, mark: impl Display) -> SocketAddr {
         let mark = mark.to_string();
         self.ports
             .iter()
@@ -442,12 +442,12 @@ impl Tunnel {
     }
 
     /// The port to an echo service that every tunnel has.
-    pub fn probe(&self) -> &Port {
+    pub(crate) fn probe(&self) -> &Port {
         &self.probe
     }
 
     /// The process ids of master, server and client.
-    pub fn pids(&self) -> [(&'static str, u32); 3] {
+    pub(crate) fn pids(&self) -> [(&'static str, u32); 3] {
         [
             ("master", self.master.pid()),
             ("server", self.server.pid()),
@@ -456,7 +456,7 @@ impl Tunnel {
     }
 
     /// Restarts the server.
-    pub fn restart_server(&mut self) {
+    pub(crate) fn restart_server(&mut self) {
         self.server.stop();
         self.server = self
             .testbed
@@ -465,7 +465,7 @@ impl Tunnel {
 
     /// Asks the master to drain, and starts another one at its address as soon as that is free.
     /// Returns the draining one.
-    pub fn replace_master(&mut self) -> Daemon {
+    pub(crate) fn replace_master(&mut self) -> Daemon {
         self.master.signal(Signal::Terminate);
         wait::until_true("the master accepts no more connections", || {
             !ports::has_listener_at(self.testbed.master_address())
@@ -475,7 +475,7 @@ impl Tunnel {
     }
 
     /// Restarts the master.
-    pub fn restart_master(&mut self) {
+    pub(crate) fn restart_master(&mut self) {
         self.master.stop();
         self.master = self.testbed.master(self.fields.master.clone());
     }

@@ -45,7 +45,7 @@ fn forget(name: &str) {
 }
 
 /// Watches the test of the current thread. It has no effect in other threads, or when called again.
-pub fn watch() {
+pub(crate) fn watch() {
     let thread = thread::current();
     let Some(name) = thread.name().filter(|name| name.contains("::")) else {
         return;

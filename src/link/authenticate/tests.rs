@@ -2,7 +2,8 @@
 //! peer.
 
 use super::*;
-use crate::{frame::Ports, link::memory};
+use crate::link::memory;
+use report_proto::frame::Ports;
 
 const TERMS: Terms = Terms {
     version: 1,
@@ -326,7 +327,7 @@ async fn peer_that_leaves_before_hello_gets_no_notice() {
 
 #[test]
 fn challenge_and_claims_have_same_version() {
-    assert_eq!(frame::VERSION, crate::crypto::challenge::VERSION);
+    assert_eq!(frame::VERSION, report_proto::crypto::challenge::VERSION);
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ pub(super) struct CapturingStream<S> {
 }
 
 impl<S> CapturingStream<S> {
-    pub fn new(stream: S) -> (Self, FirstBytes) {
+    pub(super) fn new(stream: S) -> (Self, FirstBytes) {
         let first = FirstBytes::default();
         (
             CapturingStream {

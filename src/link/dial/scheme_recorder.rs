@@ -28,7 +28,7 @@ pub(super) struct SchemeRecorder {
 }
 
 impl SchemeRecorder {
-    pub fn new(stream: Box<dyn ByteStream>, scheme: &RecordedScheme) -> Self {
+    pub(super) fn new(stream: Box<dyn ByteStream>, scheme: &RecordedScheme) -> Self {
         SchemeRecorder {
             stream,
             scheme: Arc::clone(scheme),

@@ -82,7 +82,7 @@ pub(super) struct TcpConnector {
 
 impl TcpConnector {
     /// Resolves the host and connects to one of its addresses.
-    pub async fn connect(
+    pub(super) async fn connect(
         &self,
         peer: DialPeer,
         host: &str,
@@ -97,7 +97,7 @@ impl TcpConnector {
     }
 
     /// Connects to all addresses in parallel, and returns the time to connect or the error of each.
-    pub async fn probe(
+    pub(super) async fn probe(
         &self,
         addresses: Vec<SocketAddr>,
     ) -> Vec<(SocketAddr, io::Result<Duration>)> {
@@ -113,7 +113,7 @@ impl TcpConnector {
     }
 
     /// Resolves the host and returns its addresses in the order in which to try them.
-    pub async fn resolve(
+    pub(super) async fn resolve(
         &self,
         peer: DialPeer,
         host: &str,
@@ -151,7 +151,7 @@ impl TcpConnector {
     }
 
     /// Races the addresses and returns the first established connection.
-    pub async fn race(
+    pub(super) async fn race(
         &self,
         peer: DialPeer,
         addresses: Vec<SocketAddr>,

@@ -125,7 +125,7 @@ impl TraceState {
 
 impl DialTrace {
     /// Creates an empty trace. Observations are kept only if `is_recording` is set.
-    pub fn new(is_recording: bool) -> Self {
+    pub(super) fn new(is_recording: bool) -> Self {
         DialTrace {
             is_recording,
             state: Mutex::default(),
@@ -137,7 +137,7 @@ impl DialTrace {
     }
 
     /// Enters a layer, and ends the span of the previous one.
-    pub fn set(&self, peer: DialPeer, layer: Layer) {
+    pub(super) fn set(&self, peer: DialPeer, layer: Layer) {
         let mut state = self.state();
         if !state
             .current
@@ -150,7 +150,7 @@ impl DialTrace {
         }
     }
 
-    pub fn get(&self) -> (DialPeer, Layer) {
+    pub(super) fn get(&self) -> (DialPeer, Layer) {
         self.state()
             .current
             .map_or((DialPeer::Master, Layer::Name), |(peer, layer, _)| {
@@ -159,29 +159,29 @@ impl DialTrace {
     }
 
     /// Records the TCP connection.
-    pub fn connected(&self, connection: Option<TcpConnection>) {
+    pub(super) fn connected(&self, connection: Option<TcpConnection>) {
         self.state().connection = connection;
     }
 
     /// Returns the last TCP connection.
-    pub fn connection(&self) -> Option<TcpConnection> {
+    pub(super) fn connection(&self) -> Option<TcpConnection> {
         self.state().connection
     }
 
     /// Adds an observation to the current layer.
-    pub fn observe(&self, observation: impl FnOnce() -> Observation) {
+    pub(super) fn observe(&self, observation: impl FnOnce() -> Observation) {
         if self.is_recording {
             let observation = observation();
             self.state().observations.push(observation);
         }
     }
 
-    pub fn is_recording(&self) -> bool {
+    pub(super) fn is_recording(&self) -> bool {
         self.is_recording
     }
 
     /// Ends the current span and returns all spans, in order.
-    pub fn finish(&self) -> Vec<DialSpan> {
+    pub(super) fn finish(&self) -> Vec<DialSpan> {
         let mut state = self.state();
         state.end_span();
         std::mem::take(&mut state.spans)

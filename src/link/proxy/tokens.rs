@@ -44,13 +44,13 @@ const NTLM: &str = "!kerberos,ntlm,!pku2u";
 /// Why there is no token to send to a proxy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}; {remedy}")]
-pub struct TokenError {
+pub(super) struct TokenError {
     reason: String,
     remedy: String,
 }
 
 /// The client side of an NTLM or Negotiate exchange.
-pub struct TokenExchange {
+pub(super) struct TokenExchange {
     context: SspiContext,
     /// Alternative user names and packages to begin with, if the KDC does not know the user or the
     /// service, or there is no KDC.
@@ -72,7 +72,11 @@ impl TokenExchange {
     ///
     /// # Errors
     /// If the user's name is not valid for the scheme.
-    pub fn new(scheme: AuthScheme, user: &ProxyUser, proxy_host: &str) -> Result<Self, TokenError> {
+    pub(super) fn new(
+        scheme: AuthScheme,
+        user: &ProxyUser,
+        proxy_host: &str,
+    ) -> Result<Self, TokenError> {
         let target = format!("HTTP/{proxy_host}");
         let username = Username::parse(&user.name).map_err(|error| TokenError {
             reason: format!("the user name is not valid for it ({error})"),
@@ -99,7 +103,7 @@ impl TokenExchange {
     }
 
     /// Returns why Negotiate carries NTLM, if it does.
-    pub fn fallback_reason(&self) -> Option<&TokenError> {
+    pub(super) fn fallback_reason(&self) -> Option<&TokenError> {
         self.fallback_reason.as_ref()
     }
 
@@ -107,7 +111,10 @@ impl TokenExchange {
     ///
     /// # Errors
     /// Why there is no token to send.
-    pub async fn next(mut self, received: Option<Vec<u8>>) -> Result<(Self, Vec<u8>), TokenError> {
+    pub(super) async fn next(
+        mut self,
+        received: Option<Vec<u8>>,
+    ) -> Result<(Self, Vec<u8>), TokenError> {
         let round = move || match received {
             Some(received) => self
                 .round(received)

@@ -24,14 +24,12 @@ use tokio_util::sync::CancellationToken;
 mod silence;
 
 use super::*;
-use crate::{
-    frame::{MAX_DATA, MAX_MESSAGE, Ports},
-    link::{
-        channel::{Lane, Transmit},
-        memory,
-        websocket::SocketEnd,
-    },
+use crate::link::{
+    channel::{Lane, Transmit},
+    memory,
+    websocket::SocketEnd,
 };
+use report_proto::frame::{MAX_DATA, MAX_MESSAGE, Ports};
 
 const BULK: usize = 64 * 1024;
 

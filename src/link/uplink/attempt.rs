@@ -6,15 +6,13 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Connector, LinkedRole, Uplink, race::Race};
-use crate::{
-    frame::{Code, Frame, Notice},
-    link::{
-        EndReason, Handler, KeepAliveTiming, Link, Outbox,
-        authenticate::{self, JoinError, RoleIdentity},
-        dial::DialError,
-        session::FinishOnDrop,
-    },
+use crate::link::{
+    EndReason, Handler, KeepAliveTiming, Link, Outbox,
+    authenticate::{self, JoinError, RoleIdentity},
+    dial::DialError,
+    session::FinishOnDrop,
 };
+use report_proto::frame::{Code, Frame, Notice};
 
 /// The text that identifies this program in the master's log.
 const AGENT: &str = concat!("report/", env!("CARGO_PKG_VERSION"));

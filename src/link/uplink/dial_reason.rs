@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use tracing::{debug, error, warn};
 
 use super::attempt::AttemptOutcome;
-use crate::frame::Notice;
+use report_proto::frame::Notice;
 
 /// The reason to dial a link.
 #[derive(Debug, Clone)]

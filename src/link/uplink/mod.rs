@@ -36,7 +36,7 @@ use super::{
     Handler, KeepAliveTiming, MessageSocket, Outbox,
     dial::{DialError, Dialer},
 };
-use crate::{
+use report_proto::{
     crypto::LinkKey,
     frame::{Frame, Role, Terms},
     id::Id,

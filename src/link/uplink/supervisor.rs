@@ -34,13 +34,11 @@ use super::{
     race::{Race, STAGGER},
     retry_policy::{NextAttempt, RetryPolicy},
 };
-use crate::{
-    frame::{Code, Notice, Role},
-    link::{
-        EndReason, KeepAliveTiming, Outbox,
-        tcp::{self, BLACK_HOLE_CAUSE as CAUSE, BLACK_HOLE_REMEDY as REMEDY},
-    },
+use crate::link::{
+    EndReason, KeepAliveTiming, Outbox,
+    tcp::{self, BLACK_HOLE_CAUSE as CAUSE, BLACK_HOLE_REMEDY as REMEDY},
 };
+use report_proto::frame::{Code, Notice, Role};
 
 /// The capacity for reports: two for each of the next, the current and the retiring link, with some
 /// spare. Of attempts in a race only the winner reports.

@@ -9,14 +9,12 @@ use bytes::BytesMut;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::*;
-use crate::{
-    frame::{Claims, Code, Notice},
-    link::{
-        Lane, Transmit,
-        authenticate::{self, AUTHENTICATION_TIMEOUT},
-        memory,
-    },
+use crate::link::{
+    Lane, Transmit,
+    authenticate::{self, AUTHENTICATION_TIMEOUT},
+    memory,
 };
+use report_proto::frame::{Claims, Code, Notice};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -4,17 +4,17 @@
 use bytes::{BufMut, BytesMut};
 
 /// The maximum length of a header: two bytes, eight of length, four of mask.
-pub const MAX_HEADER_LENGTH: usize = 14;
+pub(super) const MAX_HEADER_LENGTH: usize = 14;
 
 /// The maximum payload of a control frame (RFC 6455, 5.5).
-pub const MAX_CONTROL_PAYLOAD: usize = 125;
+pub(super) const MAX_CONTROL_PAYLOAD: usize = 125;
 
 /// The length of a masking key, in bytes.
 const KEY: usize = 4;
 
 /// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opcode {
+pub(super) enum Opcode {
     /// A further part of a message.
     Continuation,
     /// A text message, or its first part.
@@ -54,14 +54,14 @@ impl Opcode {
     }
 
     /// Returns whether this is a control frame, which carries no part of a message.
-    pub const fn is_control(self) -> bool {
+    pub(super) const fn is_control(self) -> bool {
         self.code() & 0x08 != 0
     }
 }
 
 /// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FrameHeader {
+pub(super) struct FrameHeader {
     /// Whether this is the last frame of its message.
     pub is_final: bool,
     pub opcode: Opcode,
@@ -73,7 +73,7 @@ pub struct FrameHeader {
 
 impl FrameHeader {
     /// Returns the header of an unfragmented binary message.
-    pub const fn message(length: usize, mask: Option<[u8; 4]>) -> Self {
+    pub(super) const fn message(length: usize, mask: Option<[u8; 4]>) -> Self {
         FrameHeader {
             is_final: true,
             opcode: Opcode::Binary,
@@ -87,7 +87,7 @@ impl FrameHeader {
     ///
     /// # Errors
     /// If the header violates RFC 6455.
-    pub fn decode(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, &'static str> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, &'static str> {
         let &[first, second, ref rest @ ..] = bytes else {
             return Ok(None);
         };
@@ -124,7 +124,7 @@ impl FrameHeader {
     }
 
     /// Appends the header in its shortest form.
-    pub fn encode(&self, out: &mut BytesMut) {
+    pub(super) fn encode(&self, out: &mut BytesMut) {
         let masked = if self.mask.is_some() { 0x80 } else { 0 };
         let is_final = if self.is_final { 0x80 } else { 0 };
         out.put_u8(is_final | self.opcode.code());
@@ -146,7 +146,7 @@ impl FrameHeader {
 }
 
 /// Masks or unmasks `payload`, whose first byte is at `offset` in the masked data.
-pub fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
+pub(super) fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: usize) {
     let mut turned = key;
     turned.rotate_left(offset % KEY);
     // The compiler turns chunks of this size into vector instructions.

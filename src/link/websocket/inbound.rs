@@ -17,7 +17,7 @@ use super::{
     ByteStream, ReceiveActivity, SocketEnd, SocketError,
     frame::{self, FrameHeader, MAX_HEADER_LENGTH, Opcode},
 };
-use crate::frame::MAX_MESSAGE;
+use report_proto::frame::MAX_MESSAGE;
 
 /// The minimum size of a read, in bytes. It is small, because a master may hold ten thousand idle
 /// links.
@@ -37,7 +37,7 @@ const KEEPALIVE_LENGTH: u64 = 9;
 
 /// A decoded message or control frame.
 #[derive(Debug)]
-pub enum Incoming {
+pub(super) enum Incoming {
     /// A binary message.
     Message(BytesMut),
     /// A ping, to be answered by a pong with the same payload.
@@ -48,7 +48,7 @@ pub enum Incoming {
 
 /// The receive buffer of a WebSocket, and its decoder.
 #[derive(Debug)]
-pub struct Inbound {
+pub(super) struct Inbound {
     end: SocketEnd,
     buffer: BytesMut,
     /// The frame whose payload is at the front of the buffer, or arrives next.
@@ -78,7 +78,7 @@ pub struct Inbound {
 
 impl Inbound {
     /// Creates a decoder. `read` holds the bytes that arrived with the upgrade.
-    pub fn new(end: SocketEnd, read: &[u8]) -> Self {
+    pub(super) fn new(end: SocketEnd, read: &[u8]) -> Self {
         Inbound {
             end,
             buffer: BytesMut::from(read),
@@ -104,7 +104,7 @@ impl Inbound {
 
     /// Discards all messages from now on, including a partly received one. The link is ending and
     /// waits only for the peer's Close.
-    pub fn discard(&mut self) {
+    pub(super) fn discard(&mut self) {
         self.is_discarding = true;
         self.parts = None;
         // Stop at a control frame: it is still answered.
@@ -117,35 +117,35 @@ impl Inbound {
     }
 
     /// Limits the length of later messages, to `MAX_MESSAGE` at most.
-    pub fn limit_message_length(&mut self, max_length: usize) {
+    pub(super) fn limit_message_length(&mut self, max_length: usize) {
         self.max_length = max_length.min(MAX_MESSAGE);
     }
 
     /// Allows large read buffers. The buffers of an unauthenticated peer stay small, and are
     /// released whenever they are empty.
-    pub fn allow_large_reads(&mut self) {
+    pub(super) fn allow_large_reads(&mut self) {
         self.max_read = MAX_READ;
     }
 
     /// Returns which end of the WebSocket this is.
-    pub fn end(&self) -> SocketEnd {
+    pub(super) fn end(&self) -> SocketEnd {
         self.end
     }
 
     /// Returns the number of buffered bytes of an incomplete message.
-    pub fn partial_message_bytes(&self) -> usize {
+    pub(super) fn partial_message_bytes(&self) -> usize {
         self.buffer
             .len()
             .saturating_add(self.parts.as_ref().map_or(0, BytesMut::len))
     }
 
     /// Returns the number of messages delivered.
-    pub fn messages(&self) -> u64 {
+    pub(super) fn messages(&self) -> u64 {
         self.messages
     }
 
     /// Reads until a message or a control frame is complete.
-    pub fn poll_next(
+    pub(super) fn poll_next(
         &mut self,
         stream: &mut dyn ByteStream,
         context: &mut Context<'_>,
@@ -161,23 +161,23 @@ impl Inbound {
     }
 
     /// Returns the receive activity since the last call, and resets it.
-    pub fn take_activity(&mut self) -> ReceiveActivity {
+    pub(super) fn take_activity(&mut self) -> ReceiveActivity {
         std::mem::take(&mut self.activity)
     }
 
     /// Returns the number of bytes read.
-    pub fn received(&self) -> u64 {
+    pub(super) fn received(&self) -> u64 {
         self.received
     }
 
     /// Shrinks the buffer to its contents.
-    pub fn release_idle_buffers(&mut self) {
+    pub(super) fn release_idle_buffers(&mut self) {
         self.read_size = MIN_READ;
         self.buffer = BytesMut::from(&self.buffer[..]);
     }
 
     #[cfg(test)]
-    pub fn buffer_capacity(&self) -> usize {
+    pub(super) fn buffer_capacity(&self) -> usize {
         self.buffer.capacity()
     }
 

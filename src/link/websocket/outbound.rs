@@ -30,7 +30,7 @@ const KEY_BATCH: usize = 16;
 
 /// The queue of bytes to write.
 #[derive(Debug)]
-pub struct Outbound {
+pub(super) struct Outbound {
     /// Complete pieces, in order. Part of the first one may have been written.
     pieces: VecDeque<Bytes>,
     /// Headers and small payloads behind the pieces.
@@ -42,7 +42,7 @@ pub struct Outbound {
 
 impl Outbound {
     /// Creates an empty queue.
-    pub fn new(end: SocketEnd) -> Self {
+    pub(super) fn new(end: SocketEnd) -> Self {
         let masks = (end == SocketEnd::Dialled).then(MaskKeys::default);
         Outbound {
             pieces: VecDeque::new(),
@@ -53,12 +53,12 @@ impl Outbound {
     }
 
     /// Returns the number of queued bytes.
-    pub fn waiting_bytes(&self) -> usize {
+    pub(super) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 
     /// Appends a message of `prefix` and `body`.
-    pub fn message(&mut self, prefix: &[u8], body: MessageBody) {
+    pub(super) fn message(&mut self, prefix: &[u8], body: MessageBody) {
         let mask = self.masks.as_mut().map(MaskKeys::next);
         let length = prefix.len().saturating_add(body.len());
         self.gather(&FrameHeader::message(length, mask), prefix);
@@ -80,7 +80,7 @@ impl Outbound {
     }
 
     /// Appends a control frame.
-    pub fn control(&mut self, opcode: Opcode, payload: &[u8]) {
+    pub(super) fn control(&mut self, opcode: Opcode, payload: &[u8]) {
         let mask = self.masks.as_mut().map(MaskKeys::next);
         self.gather(
             &FrameHeader {
@@ -94,7 +94,7 @@ impl Outbound {
     }
 
     /// Writes until at most `enough` bytes are queued.
-    pub fn poll_write(
+    pub(super) fn poll_write(
         &mut self,
         stream: &mut dyn ByteStream,
         context: &mut Context<'_>,
@@ -111,7 +111,7 @@ impl Outbound {
     }
 
     /// Releases the memory of an empty queue.
-    pub fn release_idle_buffers(&mut self) {
+    pub(super) fn release_idle_buffers(&mut self) {
         if self.waiting_bytes == 0 {
             (self.pieces, self.gathered) = Default::default();
         }

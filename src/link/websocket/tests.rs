@@ -15,8 +15,8 @@ use tokio_tungstenite::{
 };
 
 use super::*;
-use crate::frame::MAX_MESSAGE;
 use crate::link::memory;
+use report_proto::frame::MAX_MESSAGE;
 
 /// The capacity that one `release_idle_buffers` leaves to an empty socket, in bytes.
 const SMALL: usize = 4 * 1024;

@@ -29,7 +29,7 @@ impl ChunkedBody {
     ///
     /// # Errors
     /// When the bytes are not valid chunks.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<(usize, bool), InvalidChunk> {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(usize, bool), InvalidChunk> {
         let mut rest = bytes;
         loop {
             rest = if self.missing > 0 {

@@ -57,7 +57,7 @@ pub(super) enum RequestBody {
 
 impl HeadParse {
     /// Parses the first bytes of a request.
-    pub fn of(bytes: &[u8]) -> Self {
+    pub(super) fn of(bytes: &[u8]) -> Self {
         match HeadParse::read(bytes, &mut [httparse::EMPTY_HEADER; MAX_FIELDS]) {
             Err(httparse::Error::TooManyHeaders) => {
                 HeadParse::read(bytes, &mut vec![httparse::EMPTY_HEADER; READ_FIELDS])
@@ -108,7 +108,7 @@ impl RequestHead {
     }
 
     /// Whether the head has more fields than a role's upgrade may have.
-    pub fn has_too_many_fields(&self) -> bool {
+    pub(super) fn has_too_many_fields(&self) -> bool {
         self.headers.len() > MAX_FIELDS
     }
 }

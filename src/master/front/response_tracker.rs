@@ -77,7 +77,7 @@ impl ResponseTracker {
     }
 
     /// Announces a request that is about to be sent. `is_head` marks a HEAD request.
-    pub fn expect_response(&self, is_head: bool) {
+    pub(super) fn expect_response(&self, is_head: bool) {
         let mut state = self.state();
         state.waiting.push_back(is_head);
         if state.waiting.len() > MAX_PENDING_REQUESTS {
@@ -86,14 +86,14 @@ impl ResponseTracker {
     }
 
     /// Reads bytes of the web server, which are about to be forwarded.
-    pub fn feed(&self, bytes: &[u8]) {
+    pub(super) fn feed(&self, bytes: &[u8]) {
         let mut state = self.state();
         state.is_forwarding = true;
         state.feed(bytes);
     }
 
     /// Records that all fed bytes have been forwarded.
-    pub fn mark_forwarded(&self) {
+    pub(super) fn mark_forwarded(&self) {
         self.state().is_forwarding = false;
         self.changed.notify_waiters();
     }
@@ -102,7 +102,7 @@ impl ResponseTracker {
     ///
     /// # Cancel safety
     /// Safe: the call consumes nothing.
-    pub async fn completed(&self) -> ResponseProgress {
+    pub(super) async fn completed(&self) -> ResponseProgress {
         loop {
             // Created before the check, so that a change between check and wait is not lost.
             let changed = self.changed.notified();

@@ -60,7 +60,7 @@ impl RequestReader<'_> {
     ///
     /// # Cancel safety
     /// Safe: `buffered` keeps all bytes read.
-    pub async fn next(&mut self, visitor: &mut (impl AsyncRead + Unpin)) -> NextRequest {
+    pub(super) async fn next(&mut self, visitor: &mut (impl AsyncRead + Unpin)) -> NextRequest {
         if self.buffered.is_empty() && !read_more(visitor, &mut self.buffered).await {
             return NextRequest::Closed;
         }

@@ -19,7 +19,7 @@ type Operation<'a, T> = Pin<Box<dyn Future<Output = io::Result<T>> + Send + 'a>>
 pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    pub fn new(folder: &Path) -> Self {
+    pub(super) fn new(folder: &Path) -> Self {
         Folder(folder.to_owned())
     }
 }

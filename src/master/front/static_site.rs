@@ -62,7 +62,7 @@ impl StaticSite {
     ///
     /// # Cancel safety
     /// Dropping the future aborts the connection.
-    pub async fn serve(&self, stream: impl ByteStream) {
+    pub(super) async fn serve(&self, stream: impl ByteStream) {
         let service = service_fn(async |request: Request<Incoming>| {
             Ok::<_, Infallible>(self.answer(request).await)
         });

@@ -6,7 +6,7 @@ use tokio_tungstenite::{
 };
 
 use super::*;
-use crate::frame::{MAX_MESSAGE, VERSION};
+use report_proto::frame::{MAX_MESSAGE, VERSION};
 
 #[tokio::test]
 async fn wrong_key_is_refused_and_other_links_continue() {

@@ -1,7 +1,7 @@
 //! Tests of the drain, and of other GOAWAY notices.
 
 use super::*;
-use crate::frame::CHANNEL_RENEWAL_THRESHOLD;
+use report_proto::frame::CHANNEL_RENEWAL_THRESHOLD;
 
 /// Waits until the master has ended, and returns how long that took.
 async fn wait_ended(master: &mut RunningMaster) -> Duration {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::frame::MAX_MESSAGE;
+use report_proto::frame::MAX_MESSAGE;
 
 /// The environment variable that marks the child process.
 const CHILD_ENV: &str = "REPORT_TEST_MASTER_AT_REST";

@@ -19,14 +19,14 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
+use crate::link::{
+    MessageSocket, SocketError,
+    authenticate::{self, JoinError, RoleIdentity},
+    websocket::SocketEnd,
+};
+use report_proto::{
     frame::{AttachHeader, Ports, Role, Terms},
     id::Id,
-    link::{
-        MessageSocket, SocketError,
-        authenticate::{self, JoinError, RoleIdentity},
-        websocket::SocketEnd,
-    },
 };
 
 const MASTER_KEY: &str = "the master key of the tests";

@@ -1,15 +1,13 @@
 //! Tests of the router: splicing, ordering, flow control, and the effects when one side stops.
 
 use super::*;
-use crate::{
-    frame::MAX_DATA,
-    master::{
-        attach_queue::{PENDING_TIMEOUT, WAITING_TIMEOUT},
-        channel_queue::CHANNEL_HIGH_WATER,
-        registry::AuthenticatedLink,
-        router::{MAINTENANCE_INTERVAL, MAX_FIRST_MESSAGE},
-    },
+use crate::master::{
+    attach_queue::{PENDING_TIMEOUT, WAITING_TIMEOUT},
+    channel_queue::CHANNEL_HIGH_WATER,
+    registry::AuthenticatedLink,
+    router::{MAINTENANCE_INTERVAL, MAX_FIRST_MESSAGE},
 };
+use report_proto::frame::MAX_DATA;
 
 #[tokio::test]
 async fn channel_relays_in_both_directions_with_translated_numbers() {

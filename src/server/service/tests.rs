@@ -8,13 +8,11 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use super::*;
 use crate::{
-    compress::CompressMethod,
-    crypto::EncryptMethod,
-    id::Id,
     link::drain::Drain,
     server::{QuotaLimits, server_role::ServerRole},
     tunnel::{TunnelStreamError, tests::TunnelTestbed},
 };
+use report_proto::{compress::CompressMethod, crypto::EncryptMethod, id::Id};
 
 /// A server with one service, played by the test, and the client's end of a tunnel to it.
 struct ServiceTestbed {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use report::{crypto::PortKeys, frame::Code};
+use report_proto::{crypto::PortKeys, frame::Code};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 

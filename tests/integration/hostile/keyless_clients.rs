@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use report::{
+use report_proto::{
     crypto::PortKeys,
     frame::{AttachHeader, Code, Frame, MAX_MESSAGE},
     id::Id,

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use report::{
+use report_proto::{
     crypto::LinkKey,
     frame::{Frame, Role},
     id::Id,

@@ -11,7 +11,7 @@ mod inspected;
 mod isolated_network;
 mod kerberos;
 mod ntlm;
-pub mod proxied_tunnel;
+pub(crate) mod proxied_tunnel;
 mod refusals;
 mod socks;
 mod squid;

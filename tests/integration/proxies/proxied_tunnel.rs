@@ -16,14 +16,14 @@ use crate::support::{
 const LINKED: &str = "linked to the master";
 
 /// A tunnel with an echo service, whose links go through a proxy.
-pub struct ProxiedTunnel {
+pub(crate) struct ProxiedTunnel {
     pub tunnel: Tunnel,
     _echo: Service,
 }
 
 impl ProxiedTunnel {
     /// Starts both roles with these fields, which name the proxy.
-    pub fn new(testbed: Testbed, fields: Value) -> ProxiedTunnel {
+    pub(crate) fn new(testbed: Testbed, fields: Value) -> ProxiedTunnel {
         ProxiedTunnel::with_roles(
             testbed,
             Fields {
@@ -35,7 +35,7 @@ impl ProxiedTunnel {
     }
 
     /// Starts each role with separate fields.
-    pub fn with_roles(testbed: Testbed, fields: Fields) -> ProxiedTunnel {
+    pub(crate) fn with_roles(testbed: Testbed, fields: Fields) -> ProxiedTunnel {
         let echo = services::echo();
         let port = Port::new("echo", echo.address(), Methods::DEFAULT);
         ProxiedTunnel {
@@ -45,20 +45,20 @@ impl ProxiedTunnel {
     }
 
     /// The client's listening address for the echo service.
-    pub fn echo(&self) -> SocketAddr {
+    pub(crate) fn echo(&self) -> SocketAddr {
         self.tunnel.local("echo")
     }
 
     /// Runs an undisturbed transfer.
     #[track_caller]
-    pub fn assert_transfer(&self, what: &str) {
+    pub(crate) fn assert_transfer(&self, what: &str) {
         Transfer::start(self.echo()).finish(what);
     }
 
     /// Runs a transfer and disturbs the proxy twice in the middle of it. During each disturbance
     /// the transfer may continue up to a limit, but not to its end.
     #[track_caller]
-    pub fn assert_survives(&self, what: &str, mut disturb: impl FnMut()) {
+    pub(crate) fn assert_survives(&self, what: &str, mut disturb: impl FnMut()) {
         let before = self.links();
         let transfer = Transfer::slow(self.echo(), 0.45);
         for (from, limit) in [(0.25, 0.85), (0.6, 1.0)] {
@@ -76,7 +76,7 @@ impl ProxiedTunnel {
     /// Kills and restarts the proxy twice during a transfer. Both roles must have new links each
     /// time.
     #[track_caller]
-    pub fn assert_survives_restarts(&self, what: &str, mut kill_and_start: impl FnMut()) {
+    pub(crate) fn assert_survives_restarts(&self, what: &str, mut kill_and_start: impl FnMut()) {
         self.assert_survives(what, || {
             let before = self.links();
             kill_and_start();
@@ -95,14 +95,14 @@ impl ProxiedTunnel {
     }
 
     /// The number of links that the client and the server have had.
-    pub fn links(&self) -> [usize; 2] {
+    pub(crate) fn links(&self) -> [usize; 2] {
         [&self.tunnel.client, &self.tunnel.server].map(links_of)
     }
 
     /// Asserts that client and server keep their links while a connection is idle for this long,
     /// and that the connection still works afterwards.
     #[track_caller]
-    pub fn assert_links_stay_while_idle(&self, time: Duration) {
+    pub(crate) fn assert_links_stay_while_idle(&self, time: Duration) {
         let stream = services::connect(self.echo());
         services::ping(&stream, b"before the idle time").unwrap();
         let before = self.links();
@@ -114,7 +114,7 @@ impl ProxiedTunnel {
     /// Asserts that the proxy cuts the idle links in time, and that the connection still works over
     /// new ones.
     #[track_caller]
-    pub fn assert_survives_idle_cut(&self) {
+    pub(crate) fn assert_survives_idle_cut(&self) {
         let stream = services::connect(self.echo());
         services::ping(&stream, b"before the idle time").unwrap();
         let before = self.links();
@@ -124,14 +124,14 @@ impl ProxiedTunnel {
 }
 
 /// The number of links that a role has had.
-pub fn links_of(role: &Daemon) -> usize {
+pub(crate) fn links_of(role: &Daemon) -> usize {
     role.log().matches(LINKED).count()
 }
 
 /// Starts a client that cannot connect, with these fields. Waits for the log line that has all
 /// `words` and returns it.
 #[track_caller]
-pub fn assert_refused(testbed: &Testbed, fields: Value, words: &[&str]) -> String {
+pub(crate) fn assert_refused(testbed: &Testbed, fields: Value, words: &[&str]) -> String {
     let echo = services::echo();
     let port = Port::new("echo", echo.address(), Methods::DEFAULT);
     let fields = with(json!({"connect_timeout": "5s"}), fields);

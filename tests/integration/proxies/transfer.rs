@@ -27,12 +27,12 @@ const MIN_DURATION: Duration = Duration::from_secs(3);
 const HALF_TRANSFER_LIMIT: Duration = Duration::from_secs(300);
 
 /// Bytes of a transfer in each direction: 256 MiB at full scale.
-pub fn length() -> u64 {
+pub(super) fn length() -> u64 {
     scale().file_bytes as u64 / 4
 }
 
 /// A running transfer.
-pub struct Transfer {
+pub(super) struct Transfer {
     content: Content,
     back: Arc<AtomicU64>,
     started: Instant,
@@ -42,13 +42,13 @@ pub struct Transfer {
 
 impl Transfer {
     /// Starts a transfer over a connection to an echo service, at full speed.
-    pub fn start(echo: SocketAddr) -> Transfer {
+    pub(super) fn start(echo: SocketAddr) -> Transfer {
         Transfer::read_with(echo, |_| {})
     }
 
     /// Starts a transfer that takes at least [`MIN_DURATION`] and stops reading at a limit: see
     /// [`Transfer::allow_up_to`].
-    pub fn slow(echo: SocketAddr, limit: f64) -> Transfer {
+    pub(super) fn slow(echo: SocketAddr, limit: f64) -> Transfer {
         let started = Instant::now();
         let limit = Arc::new(Mutex::new(limit));
         let known = limit.clone();
@@ -69,7 +69,7 @@ impl Transfer {
     }
 
     /// Lets a slow transfer continue up to this share.
-    pub fn allow_up_to(&self, limit: f64) {
+    pub(super) fn allow_up_to(&self, limit: f64) {
         *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
@@ -102,7 +102,7 @@ impl Transfer {
 
     /// Waits until this share of the content has come back.
     #[track_caller]
-    pub fn wait_for(&self, share: f64) {
+    pub(super) fn wait_for(&self, share: f64) {
         let have = || self.back.load(Ordering::Relaxed) as f64 / self.content.length as f64;
         let is_so_far = || (have() >= share || self.thread.is_finished()).then_some(());
         wait::within(HALF_TRANSFER_LIMIT, is_so_far).unwrap_or_else(|| {
@@ -119,7 +119,7 @@ impl Transfer {
 
     /// Waits for the end and asserts that every byte came back once, in order.
     #[track_caller]
-    pub fn finish(self, what: &str) {
+    pub(super) fn finish(self, what: &str) {
         let [sent, received] = self
             .thread
             .join()

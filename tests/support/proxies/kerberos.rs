@@ -15,14 +15,14 @@ use crate::support::{
 };
 
 /// The realm.
-pub const REALM: &str = "REPORT.TEST";
+pub(crate) const REALM: &str = "REPORT.TEST";
 
 /// The service whose tickets a proxy at `localhost` accepts.
 const SERVICE: &str = "HTTP/localhost";
 
 /// A realm and its running KDC.
 #[derive(Debug)]
-pub struct Realm {
+pub(crate) struct Realm {
     home: PathBuf,
     address: SocketAddr,
     pub kdc: Daemon,
@@ -30,7 +30,7 @@ pub struct Realm {
 
 impl Realm {
     /// Creates the realm with [`USER`] and the keys of a proxy at `localhost`, and starts its KDC.
-    pub fn start(folder: &Path) -> Realm {
+    pub(crate) fn start(folder: &Path) -> Realm {
         let home = folder.join("kerberos");
         fs::create_dir_all(&home).expect("a folder for the realm");
         let address = ports::free();
@@ -61,12 +61,12 @@ impl Realm {
 
     /// Adds a user who must prove knowledge of the password before the KDC issues a ticket, as in
     /// Active Directory.
-    pub fn add_user(&self, name: &str, password: &str) {
+    pub(crate) fn add_user(&self, name: &str, password: &str) {
         self.administer(&format!("addprinc +requires_preauth -pw {password} {name}"));
     }
 
     /// Runs one command of `kadmin.local`.
-    pub fn administer(&self, command: &str) -> ProgramOutput {
+    pub(crate) fn administer(&self, command: &str) -> ProgramOutput {
         let mut kadmin = Command::new("kadmin.local");
         programs::run(
             kadmin
@@ -77,19 +77,19 @@ impl Realm {
     }
 
     /// The address of the KDC, for TCP and UDP.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The environment in which a program finds the realm: `KRB5_CONFIG`.
-    pub fn environment(&self) -> Vec<(String, String)> {
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
         environment(&self.home)
             .map(|(name, value)| (name.to_owned(), value))
             .to_vec()
     }
 
     /// squid's lines for Negotiate. They need the file `http.keytab` in squid's folder.
-    pub fn negotiate() -> [String; 2] {
+    pub(crate) fn negotiate() -> [String; 2] {
         [
             format!(
                 "auth_param negotiate program /usr/lib/squid/negotiate_kerberos_auth -k {HOME}/http.keytab -s {SERVICE}@{REALM}"
@@ -99,7 +99,7 @@ impl Realm {
     }
 
     /// The keys of the proxy.
-    pub fn keytab(&self) -> Vec<u8> {
+    pub(crate) fn keytab(&self) -> Vec<u8> {
         fs::read(self.home.join("http.keytab")).expect("the keys of the proxy")
     }
 }

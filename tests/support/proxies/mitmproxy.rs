@@ -23,7 +23,7 @@ def websocket_start(flow):
 
 /// A running mitmdump.
 #[derive(Debug)]
-pub struct Mitmproxy {
+pub(crate) struct Mitmproxy {
     address: SocketAddr,
     home: PathBuf,
     folder: PathBuf,
@@ -35,7 +35,7 @@ pub struct Mitmproxy {
 impl Mitmproxy {
     /// Starts it with this authority as trusted. It closes connections that are idle for longer
     /// than this many seconds.
-    pub fn start(folder: &Path, trusted: &Path, idle_seconds: u32) -> Mitmproxy {
+    pub(crate) fn start(folder: &Path, trusted: &Path, idle_seconds: u32) -> Mitmproxy {
         let address = ports::free();
         let home = folder.join("mitmproxy");
         fs::create_dir_all(&home).expect("a folder for mitmproxy");
@@ -54,17 +54,17 @@ impl Mitmproxy {
     }
 
     /// The value of `proxy`.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// The authority that signs its certificates.
-    pub fn authority(&self) -> PathBuf {
+    pub(crate) fn authority(&self) -> PathBuf {
         self.home.join("mitmproxy-ca-cert.pem")
     }
 
     /// Kills and restarts it with the same authority.
-    pub fn kill_and_start(&mut self) {
+    pub(crate) fn kill_and_start(&mut self) {
         self.daemon.kill();
         self.daemon = run(&self.folder, &self.home, &self.trusted, self.address);
     }

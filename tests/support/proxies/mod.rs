@@ -11,13 +11,13 @@
 //! | [`mitmproxy`] | a TLS-inspecting middlebox |
 //! | [`networks`] | network namespaces, of which one has another as its only exit |
 
-pub mod kerberos;
-pub mod mitmproxy;
-pub mod networks;
-pub mod samba;
-pub mod socks;
-pub mod squid;
-pub mod tinyproxy;
+pub(crate) mod kerberos;
+pub(crate) mod mitmproxy;
+pub(crate) mod networks;
+pub(crate) mod samba;
+pub(crate) mod socks;
+pub(crate) mod squid;
+pub(crate) mod tinyproxy;
 
 use std::{fs, path::Path, process::Command};
 
@@ -26,11 +26,11 @@ use tempfile::TempDir;
 use super::{programs, sshd};
 
 /// The user that the proxies of the tests authenticate. It is not a real account.
-pub const USER: &str = "ann";
+pub(crate) const USER: &str = "ann";
 /// The password, with characters that a URL has to escape.
-pub const PASSWORD: &str = "se@me:open/1";
+pub(crate) const PASSWORD: &str = "se@me:open/1";
 /// The password as it is written in a URL.
-pub const PASSWORD_IN_URL: &str = "se%40me%3Aopen%2F1";
+pub(crate) const PASSWORD_IN_URL: &str = "se%40me%3Aopen%2F1";
 
 /// A folder that this user owns. The user may be another than that of the test.
 fn folder_of(user: &str, prefix: &str) -> TempDir {

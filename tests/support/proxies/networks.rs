@@ -13,23 +13,23 @@ use crate::support::{
 
 /// The inside address. All addresses come from ranges for documentation (RFC 5737), which no
 /// host has.
-pub const INSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+pub(crate) const INSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// The inner address of the gateway.
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// The outer address of the gateway.
 const GATEWAY_OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// The outside address.
-pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
 /// The three namespaces. They are deleted on drop.
 #[derive(Debug)]
-pub struct Networks {
+pub(crate) struct Networks {
     suffix: String,
 }
 
 /// One of the three namespaces.
 #[derive(Debug, Clone, Copy)]
-pub enum Namespace {
+pub(crate) enum Namespace {
     Inside,
     Gateway,
     Outside,
@@ -38,7 +38,7 @@ pub enum Namespace {
 impl Networks {
     /// Creates the namespaces.
     #[track_caller]
-    pub fn new() -> Networks {
+    pub(crate) fn new() -> Networks {
         assert!(
             sshd::is_root(),
             "network namespaces need root: run the tests as root"
@@ -129,14 +129,14 @@ impl Networks {
     }
 
     /// The words that start a program in this namespace.
-    pub fn within(&self, namespace: Namespace) -> Vec<String> {
+    pub(crate) fn within(&self, namespace: Namespace) -> Vec<String> {
         ["ip", "netns", "exec", &self.name(namespace)]
             .map(str::to_owned)
             .to_vec()
     }
 
     /// Runs a program in this namespace to its end.
-    pub fn run(&self, namespace: Namespace, words: &[&str]) -> ProgramOutput {
+    pub(crate) fn run(&self, namespace: Namespace, words: &[&str]) -> ProgramOutput {
         let mut command = programs::command("ip");
         programs::run(
             command
@@ -146,7 +146,7 @@ impl Networks {
     }
 
     /// Whether a process listens at the address in this namespace.
-    pub fn has_listener_at(&self, namespace: Namespace, address: SocketAddr) -> bool {
+    pub(crate) fn has_listener_at(&self, namespace: Namespace, address: SocketAddr) -> bool {
         let listening = self
             .run(
                 namespace,

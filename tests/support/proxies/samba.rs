@@ -12,11 +12,11 @@ use super::{PASSWORD, write};
 use crate::support::{daemon::Daemon, programs, sshd};
 
 /// The domain, which is the name of the machine.
-pub const DOMAIN: &str = "TESTBOX";
+pub(crate) const DOMAIN: &str = "TESTBOX";
 
 /// The account. Samba requires a system account for each Samba account, and this one exists
 /// everywhere.
-pub const ACCOUNT: &str = "nobody";
+pub(crate) const ACCOUNT: &str = "nobody";
 
 /// The account of squid and its helpers.
 const SQUID: &str = "proxy";
@@ -31,7 +31,7 @@ const FOLDERS: [&str; 7] = [
 
 /// A running `winbindd`.
 #[derive(Debug)]
-pub struct Samba {
+pub(crate) struct Samba {
     pub winbindd: Daemon,
     home: TempDir,
 }
@@ -39,7 +39,7 @@ pub struct Samba {
 impl Samba {
     /// Creates the account and starts `winbindd`.
     #[track_caller]
-    pub fn start(folder: &Path) -> Samba {
+    pub(crate) fn start(folder: &Path) -> Samba {
         assert!(
             sshd::is_root(),
             "NTLM with Samba needs a mount namespace: run the tests as root"
@@ -82,7 +82,7 @@ impl Samba {
     }
 
     /// squid's lines for NTLM.
-    pub fn ntlm(&self) -> [String; 2] {
+    pub(crate) fn ntlm(&self) -> [String; 2] {
         let configuration = self.home.path().join("smb.conf");
         let program = format!(
             "/usr/bin/ntlm_auth --configfile={} --helper-protocol=squid-2.5-ntlmssp",
@@ -95,7 +95,7 @@ impl Samba {
     }
 
     /// The words that start squid so that its helper finds this `winbindd`.
-    pub fn within(&self) -> Vec<String> {
+    pub(crate) fn within(&self) -> Vec<String> {
         let ours = self.home.path().join("winbindd");
         let script = format!(
             "mkdir -p {WINBINDD_PATH} && mount --bind {} {WINBINDD_PATH} && exec \"$@\"",

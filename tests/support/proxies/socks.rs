@@ -12,7 +12,7 @@ use crate::support::{daemon::Daemon, ports};
 
 /// A running microsocks.
 #[derive(Debug)]
-pub struct Microsocks {
+pub(crate) struct Microsocks {
     address: SocketAddr,
     folder: PathBuf,
     pub daemon: Daemon,
@@ -20,7 +20,7 @@ pub struct Microsocks {
 
 impl Microsocks {
     /// Starts it.
-    pub fn start(folder: &Path) -> Microsocks {
+    pub(crate) fn start(folder: &Path) -> Microsocks {
         let address = ports::free();
         Microsocks {
             address,
@@ -30,22 +30,22 @@ impl Microsocks {
     }
 
     /// The value of `proxy` with this scheme.
-    pub fn url(&self, scheme: &str) -> String {
+    pub(crate) fn url(&self, scheme: &str) -> String {
         self.url_for(scheme, PASSWORD_IN_URL)
     }
 
     /// The same with another password.
-    pub fn url_for(&self, scheme: &str, password: &str) -> String {
+    pub(crate) fn url_for(&self, scheme: &str, password: &str) -> String {
         format!("{scheme}://{USER}:{password}@{}", self.address)
     }
 
     /// The same without a user.
-    pub fn url_for_nobody(&self) -> String {
+    pub(crate) fn url_for_nobody(&self) -> String {
         format!("socks5://{}", self.address)
     }
 
     /// Kills and restarts it.
-    pub fn kill_and_start(&mut self) {
+    pub(crate) fn kill_and_start(&mut self) {
         self.daemon.kill();
         self.daemon = run(&self.folder, self.address);
     }

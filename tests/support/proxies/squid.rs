@@ -29,11 +29,11 @@ const LOG_FORMAT: &str =
     "logformat seen %>a %rm %ru %>Hs %un %.9{Proxy-Authorization}>h agent=%{User-Agent}>h";
 
 /// Placeholder for squid's own folder in the lines of a setup.
-pub const HOME: &str = "{home}";
+pub(crate) const HOME: &str = "{home}";
 
 /// The setup of a squid.
 #[derive(Debug, Clone, Default)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// Lines `auth_param …`. With them squid requires authentication.
     pub authentication: Vec<String>,
     /// Further lines.
@@ -52,25 +52,25 @@ pub struct Setup {
 
 impl Setup {
     /// Adds a line.
-    pub fn line(mut self, line: impl Into<String>) -> Setup {
+    pub(crate) fn line(mut self, line: impl Into<String>) -> Setup {
         self.lines.push(line.into());
         self
     }
 
     /// Adds a scheme of authentication.
-    pub fn authentication(mut self, lines: impl IntoIterator<Item = String>) -> Setup {
+    pub(crate) fn authentication(mut self, lines: impl IntoIterator<Item = String>) -> Setup {
         self.authentication.extend(lines);
         self
     }
 
     /// Adds a file in its folder.
-    pub fn file(mut self, name: &'static str, content: impl Into<Vec<u8>>) -> Setup {
+    pub(crate) fn file(mut self, name: &'static str, content: impl Into<Vec<u8>>) -> Setup {
         self.files.push((name, content.into()));
         self
     }
 
     /// Adds Basic authentication for [`USER`].
-    pub fn basic(self) -> Setup {
+    pub(crate) fn basic(self) -> Setup {
         // The same hash as htpasswd makes, which is not installed everywhere.
         let hashed = programs::run(Command::new("openssl").args(["passwd", "-apr1", PASSWORD]))
             .succeeded()
@@ -84,7 +84,7 @@ impl Setup {
     }
 
     /// Adds Digest authentication for [`USER`].
-    pub fn digest(self) -> Setup {
+    pub(crate) fn digest(self) -> Setup {
         let mut md5 = Command::new("openssl");
         let secret = format!("{USER}:{REALM}:{PASSWORD}");
         let hashed = programs::run_with(md5.args(["dgst", "-md5", "-r"]), secret.as_bytes())
@@ -104,7 +104,7 @@ impl Setup {
     }
 
     /// Listens with TLS and this certificate.
-    pub fn tls(self, leaf: &Leaf) -> Setup {
+    pub(crate) fn tls(self, leaf: &Leaf) -> Setup {
         let read = |path: &Path| fs::read(path).expect("a file of a certificate");
         Setup {
             secure: true,
@@ -117,7 +117,7 @@ impl Setup {
 
 /// A running squid.
 #[derive(Debug)]
-pub struct Squid {
+pub(crate) struct Squid {
     address: SocketAddr,
     setup: Setup,
     log_folder: PathBuf,
@@ -127,7 +127,7 @@ pub struct Squid {
 
 impl Squid {
     /// Starts it with its output in the folder.
-    pub fn start(folder: &Path, setup: Setup) -> Squid {
+    pub(crate) fn start(folder: &Path, setup: Setup) -> Squid {
         let address = setup.address.unwrap_or_else(ports::free);
         let home = folder_of(ACCOUNT, "report-squid-");
         for (name, content) in &setup.files {
@@ -163,12 +163,12 @@ impl Squid {
     }
 
     /// The listening address.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The value of `proxy` for this user and password, as they are written in a URL.
-    pub fn url_for(&self, user: &str, password: &str) -> String {
+    pub(crate) fn url_for(&self, user: &str, password: &str) -> String {
         let scheme = if self.setup.secure { "https" } else { "http" };
         format!(
             "{scheme}://{user}:{password}@localhost:{}",
@@ -177,22 +177,22 @@ impl Squid {
     }
 
     /// The same for [`USER`].
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.url_for(USER, PASSWORD_IN_URL)
     }
 
     /// The access log, one line for each finished request: see [`LOG_FORMAT`].
-    pub fn access_log(&self) -> String {
+    pub(crate) fn access_log(&self) -> String {
         fs::read_to_string(self.home.path().join("access.log")).unwrap_or_default()
     }
 
     /// The log of squid itself and its helpers.
-    pub fn cache_log(&self) -> String {
+    pub(crate) fn cache_log(&self) -> String {
         fs::read_to_string(self.home.path().join("cache.log")).unwrap_or_default()
     }
 
     /// Runs `squid -k reconfigure`.
-    pub fn reconfigure(&self) -> ProgramOutput {
+    pub(crate) fn reconfigure(&self) -> ProgramOutput {
         programs::run(
             Command::new("squid")
                 .args(["-k", "reconfigure", "-f"])
@@ -202,12 +202,12 @@ impl Squid {
     }
 
     /// Stops it, so that its log is complete.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.daemon.stop();
     }
 
     /// Kills and restarts it.
-    pub fn kill_and_start(&mut self) {
+    pub(crate) fn kill_and_start(&mut self) {
         self.daemon.kill();
         let _ = fs::remove_file(self.home.path().join("pid"));
         self.daemon = run(&self.log_folder, self.home.path(), &self.setup);

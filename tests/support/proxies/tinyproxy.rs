@@ -11,11 +11,11 @@ use crate::support::{daemon::Daemon, ports};
 
 /// A separate password, because its configuration cannot express the characters in the password of
 /// the other proxies.
-pub const PASSWORD: &str = "sesame";
+pub(crate) const PASSWORD: &str = "sesame";
 
 /// A running tinyproxy.
 #[derive(Debug)]
-pub struct Tinyproxy {
+pub(crate) struct Tinyproxy {
     address: SocketAddr,
     configuration: PathBuf,
     folder: PathBuf,
@@ -24,7 +24,7 @@ pub struct Tinyproxy {
 
 impl Tinyproxy {
     /// Starts it. It closes connections that are idle for longer than this many seconds.
-    pub fn start(folder: &Path, idle_seconds: u32, lines: &str) -> Tinyproxy {
+    pub(crate) fn start(folder: &Path, idle_seconds: u32, lines: &str) -> Tinyproxy {
         let address = ports::free();
         let configuration = folder.join("tinyproxy.conf");
         let (ip, port) = (address.ip(), address.port());
@@ -44,12 +44,12 @@ impl Tinyproxy {
     }
 
     /// The value of `proxy`.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{USER}:{PASSWORD}@localhost:{}", self.address.port())
     }
 
     /// Kills and restarts it.
-    pub fn kill_and_start(&mut self) {
+    pub(crate) fn kill_and_start(&mut self) {
         self.daemon.kill();
         self.daemon = run(&self.folder, &self.configuration, self.address);
     }

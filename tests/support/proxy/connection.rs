@@ -39,7 +39,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// The phase of a connection. It only moves down this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ConnectionPhase {
+pub(super) enum ConnectionPhase {
     Forwarding,
     /// Data is read and discarded.
     Discarding,
@@ -80,7 +80,7 @@ struct ConnectionState {
 /// The sockets are the near one, whose peer connected to the proxy, and the far one, to the target.
 /// Lane 0 leads from near to far.
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Connection {
     sockets: [TcpStream; 2],
     state: Mutex<ConnectionState>,
     /// One for each lane.
@@ -97,7 +97,7 @@ enum WriterAction {
 
 impl Connection {
     /// Carries the connection until it ends.
-    pub fn start(
+    pub(super) fn start(
         near: TcpStream,
         far: TcpStream,
         number: u64,
@@ -139,19 +139,19 @@ impl Connection {
     }
 
     /// Makes the threads check the state again.
-    pub fn wake(&self) {
+    pub(super) fn wake(&self) {
         // A thread between its check and its wait holds this lock.
         drop(lock(&self.state));
         self.changed.iter().for_each(Condvar::notify_all);
     }
 
     /// Discards all data from now on.
-    pub fn black_hole(&self) {
+    pub(super) fn black_hole(&self) {
         self.advance_to(ConnectionPhase::Discarding);
     }
 
     /// Ends it in this way.
-    pub fn cut(&self, cut: Cut) {
+    pub(super) fn cut(&self, cut: Cut) {
         match cut {
             Cut::EndOfFile => {
                 if self.advance_to(ConnectionPhase::Ended) {
@@ -171,7 +171,7 @@ impl Connection {
     }
 
     /// Ends it because the proxy stops.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.advance_to(ConnectionPhase::Closed);
         self.sockets
             .iter()

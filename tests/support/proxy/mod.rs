@@ -22,7 +22,7 @@ use socket2::SockRef;
 
 /// The properties of a path.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Path {
+pub(crate) struct Path {
     /// In each direction.
     pub delay: Duration,
     /// The maximum of an additional random delay, drawn for each block. Order is kept.
@@ -40,7 +40,7 @@ pub struct Path {
 
 impl Path {
     /// A path with this delay in each direction and no other impairment.
-    pub fn delayed(delay: Duration) -> Path {
+    pub(crate) fn delayed(delay: Duration) -> Path {
         Path {
             delay,
             ..Path::default()
@@ -48,7 +48,7 @@ impl Path {
     }
 
     /// A path with this rate in each direction.
-    pub fn limited(bytes_per_second: u32) -> Path {
+    pub(crate) fn limited(bytes_per_second: u32) -> Path {
         Path {
             bytes_per_second: Some(bytes_per_second),
             ..Path::default()
@@ -58,7 +58,7 @@ impl Path {
 
 /// How a connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
+pub(crate) enum Cut {
     /// Both sides see a reset.
     Reset,
     /// Both sides see an end of file. Data that they still send is read and discarded.
@@ -70,7 +70,7 @@ pub enum Cut {
 
 /// Which connections become black holes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BlackHole {
+pub(crate) enum BlackHole {
     /// The existing ones, as when a router has lost its connection table. New ones are served.
     Existing,
     /// New ones too, as when the path beyond the last router is down.
@@ -144,7 +144,7 @@ impl ProxyState {
 
 /// A running proxy.
 #[derive(Debug)]
-pub struct Proxy {
+pub(crate) struct Proxy {
     address: SocketAddr,
     shared: Arc<ProxyState>,
     acceptor: Option<JoinHandle<()>>,
@@ -152,12 +152,12 @@ pub struct Proxy {
 
 impl Proxy {
     /// Forwards to the target, which may start later.
-    pub fn start(target: SocketAddr) -> Proxy {
+    pub(crate) fn start(target: SocketAddr) -> Proxy {
         Proxy::with(target, None)
     }
 
     /// The same, and records every byte that it forwards.
-    pub fn recording(target: SocketAddr) -> Proxy {
+    pub(crate) fn recording(target: SocketAddr) -> Proxy {
         Proxy::with(target, Some(Mutex::default()))
     }
 
@@ -184,32 +184,32 @@ impl Proxy {
     }
 
     /// The listening address.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// All bytes toward the target and all bytes from it, of all connections of a recording proxy.
-    pub fn recorded(&self) -> [Vec<u8>; 2] {
+    pub(crate) fn recorded(&self) -> [Vec<u8>; 2] {
         lock(self.shared.recorded.as_ref().expect("a recording proxy")).clone()
     }
 
     /// The number of bytes forwarded toward the target, and from it.
-    pub fn forwarded(&self) -> [u64; 2] {
+    pub(crate) fn forwarded(&self) -> [u64; 2] {
         [0, 1].map(|direction: usize| self.shared.forwarded[direction].load(Ordering::Relaxed))
     }
 
     /// The number of connections that were accepted.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         lock(&self.shared.connections).made
     }
 
     /// Applies these properties from now on.
-    pub fn set_path(&self, path: Path) {
+    pub(crate) fn set_path(&self, path: Path) {
         self.shared.change(|settings| settings.path = path);
     }
 
     /// Ends all existing connections. New ones are served as before.
-    pub fn cut(&self, cut: Cut) {
+    pub(crate) fn cut(&self, cut: Cut) {
         for connection in self.shared.live() {
             connection.cut(cut);
         }
@@ -222,19 +222,19 @@ impl Proxy {
 
     /// Stops forwarding without closing anything. New connections are silent too. Data arrives
     /// after [`Proxy::thaw`].
-    pub fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.shared.change(|settings| settings.flow = Flow::Frozen);
     }
 
     /// Stops forwarding and resets new connections.
-    pub fn refuse(&self) {
+    pub(crate) fn refuse(&self) {
         self.shared
             .change(|settings| settings.flow = Flow::Refusing);
     }
 
     /// Reads and discards everything, including an end of file and a reset, so neither end notices.
     /// These connections never recover. Only a cut ends them.
-    pub fn black_hole(&self, which: BlackHole) {
+    pub(crate) fn black_hole(&self, which: BlackHole) {
         if which == BlackHole::All {
             self.shared
                 .change(|settings| settings.flow = Flow::BlackHole);
@@ -245,7 +245,7 @@ impl Proxy {
     }
 
     /// Forwards again what is not lost.
-    pub fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         self.shared.change(|settings| settings.flow = Flow::Open);
     }
 }

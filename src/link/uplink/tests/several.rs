@@ -1,7 +1,7 @@
 //! Tests with several masters, some of which refuse or do not answer, in list order and raced.
 
 use super::{super::race::STAGGER, *};
-use crate::frame::AttachHeader;
+use report_proto::frame::AttachHeader;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
