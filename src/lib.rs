@@ -6,28 +6,23 @@
 //! ```
 //!
 //! # Layers
-//! Each module may use only the modules in its row. A test checks the source against this table.
+//! Each module uses modules below it, never above.
 //!
-//! | module | responsibility | may use |
-//! |---|---|---|
-//! | [`id`], [`random`], [`map`], [`text`], [`suspend`], [`tcp_table`] | sixteen-byte identifiers; the system's random numbers; hash tables; text files; time in suspend; the kernel's table of TCP connections | |
-//! | [`frame`] | link frames: encode, decode, limits | `id` |
-//! | [`crypto`] | key derivation, proofs, the tunnel handshake, sealing | `id` |
-//! | [`compress`] | compressed chunks of a stream | |
-//! | [`mux`] | streams, windows, acknowledgements | `map` |
-//! | [`link`] | dialling, TLS, WebSocket, authentication, keep-alive, the send schedule | `frame`, `crypto`, `id`, `random`, `map`, `text`, `suspend`, `tcp_table` |
-//! | [`tunnel`] | a multiplexer over a channel: handshake, sealing, splicing to sockets | `mux`, `crypto`, `compress`, `link::channel`, `id`, `random`, `map`, `suspend`, `tcp_table` |
-//! | [`bench`] | the built-in measurement: both ends of a benchmark stream | `tunnel`, `compress` |
-//! | [`master`], [`server`], [`client`] | the roles | the layers above, not each other |
-//! | [`doctor`] | the diagnosis of a role's path, layer by layer | the layers above |
-//! | [`config`] | the configuration file: parsing, validation, defaults | the names of methods in `crypto` and `compress`, the addresses and dial parameters in `link::dial`, `text` |
-//! | [`telemetry`] | logs | |
-//! | [`cli`] | the commands | everything |
+//! | module | responsibility |
+//! |---|---|
+//! | [`cli`] | commands, argument parsing, output |
+//! | [`master`], [`server`], [`client`] | the roles; none of them uses another |
+//! | [`doctor`], [`bench`] | the diagnosis of a role's path; the built-in measurement |
+//! | [`config`], [`telemetry`] | the configuration file; logs |
+//! | [`tunnel`] | a multiplexer over a channel: handshake, resumption, sealing, splicing to sockets |
+//! | [`supervisor`] | keeps links up: which master to dial, when, and which link follows which |
+//! | [`link`] | one link: authentication, keep-alive, the send schedule of its channels |
+//! | [`net`] | from a host name to a socket of messages: TCP, proxies, TLS, the WebSocket |
+//! | [`random`], [`text`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; time in suspend; the kernel's table of TCP connections |
+//! | [`report_proto`] | the pure layers, a separate crate: frames, multiplexer, ciphers, compression |
 //!
-//! `frame`, `crypto`, `compress` and `mux` are pure: they use no runtime, no sockets, no clock and
-//! no random source.
-//!
-//! `docs/PROTOCOL.md` specifies the protocol.
+//! `docs/PROTOCOL.md` specifies the protocol. `docs/architecture.md` shows the path of a byte and
+//! where to change what.
 //!
 //! [`bench`]: mod@bench
 
@@ -38,8 +33,10 @@ pub mod config;
 pub mod doctor;
 pub mod link;
 pub mod master;
+pub mod net;
 pub mod random;
 pub mod server;
+pub mod supervisor;
 pub mod suspend;
 pub mod tcp_table;
 pub mod telemetry;

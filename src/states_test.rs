@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     bench, config, link,
     master::{self, MasterLimits, MasterTiming},
-    server, tunnel,
+    server, supervisor, tunnel,
 };
 use report_proto::frame;
 
@@ -73,7 +73,10 @@ fn states() -> BTreeMap<&'static str, StateBounds> {
         ),
         (
             "answers that are not read",
-            state(&[keep_alive.answer_timeout], &[link::ANSWERS_WAITING]),
+            state(
+                &[keep_alive.answer_timeout],
+                &[link::outbox::ANSWERS_WAITING],
+            ),
         ),
         (
             "ATTACH without a server",
@@ -85,7 +88,7 @@ fn states() -> BTreeMap<&'static str, StateBounds> {
         ),
         (
             "older link of an instance",
-            state(&[link::uplink::RETIREMENT], &[]),
+            state(&[supervisor::RETIREMENT], &[]),
         ),
         (
             "candidate",

@@ -11,14 +11,12 @@ use allocation_counter::AllocationInfo;
 use anyhow::Context;
 use report::{
     client::{Client, ClientParameters, ClientPort},
-    link::{
-        KeepAliveTiming,
-        dial::{DialParameters, Dialer},
-        uplink::{DialStrategy, MoveRequests, Uplink},
-    },
+    link::KeepAliveTiming,
     master::{Fallback, Master, MasterLimits, MasterParameters, MasterTiming, TrustedProxies},
+    net::dial::{DialParameters, Dialer},
     random,
     server::{self, ServerParameters, ServerPort},
+    supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{PortParameters, ProcessShared, WindowSize},
 };
 use report_proto::{

@@ -12,7 +12,8 @@ use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, measurement::WallTime,
 };
 use report::{
-    link::{Handler, KeepAliveTiming, Link, Outbox, memory},
+    link::{Handler, KeepAliveTiming, Link, Outbox},
+    net::memory,
     suspend::Moment,
     tunnel::{PortParameters, ProcessShared, Tunnel, TunnelStream, attach},
 };

@@ -8,12 +8,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use report::{
-    link::{
-        Handler, KeepAliveTiming, Outbox,
-        dial::{DialParameters, Dialer},
-        uplink::{DialStrategy, LinkedRole, MoveRequests, Uplink},
-    },
+    link::{Handler, KeepAliveTiming, Outbox},
+    net::dial::{DialParameters, Dialer},
     random,
+    supervisor::{DialStrategy, LinkedRole, MoveRequests, Uplink},
     suspend::Moment,
     tunnel::{
         PortParameters, ProcessShared, Tunnel, TunnelStream, WindowSize,

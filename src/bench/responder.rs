@@ -49,7 +49,7 @@ pub enum ResponderError {
     /// The tunnel already has [`BENCH_STREAMS_MAX`] benchmark streams.
     #[error("the tunnel already has {BENCH_STREAMS_MAX} benchmark streams")]
     Full,
-    /// The stream exceeded [`BENCH_STREAM_LIFETIME`].
+    /// The stream exceeded `BENCH_STREAM_LIFETIME`.
     #[error("the stream exceeded its lifetime of {BENCH_STREAM_LIFETIME:?}")]
     TooLong,
     /// The client reset the stream, or the tunnel ended.

@@ -16,7 +16,7 @@ use crate::{
         self, Config, FallbackConfig, FieldPath, LinkConfig, MasterAddress, MasterChoice,
         MasterConfig, PortConfig, RoleConfig, Warning,
     },
-    link::{
+    net::{
         dial::{Bind, DialParameters, ProxyChoice},
         tls::{self, TlsError},
     },

@@ -28,7 +28,7 @@ use crate::{
         self, DoctorReport, DoctorStep, IDLE_PERIODS, ListenAddress, MasterSubject, MasterTarget,
         StepOutcome, Subject, SubjectPort,
     },
-    link::{Reason, dial::Dialer},
+    net::{Reason, dial::Dialer},
     telemetry::{escape_json, escape_text},
     tunnel::ProcessShared,
 };

@@ -13,17 +13,14 @@ use crate::{
         self, ByteSize, ClientConfig, Config, FallbackConfig, HostPort, LinkConfig, MasterChoice,
         MasterConfig, PortConfig, RoleConfig, ServerConfig,
     },
-    link::{
-        KeepAliveTiming,
-        dial::Dialer,
-        file_limit,
-        uplink::{DialStrategy, MoveRequests, Uplink},
-    },
+    link::KeepAliveTiming,
     master::{
         self, Fallback, Master, MasterLimits, MasterParameters, MasterTiming, TrustedProxies,
     },
+    net::{dial::Dialer, file_limit},
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
+    supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
 use report_proto::{
@@ -297,7 +294,7 @@ pub(super) fn uplink(
     role: Role,
     master_key: Option<&str>,
 ) -> anyhow::Result<Uplink> {
-    let dialer = |address: &crate::link::dial::MasterAddress| {
+    let dialer = |address: &crate::net::dial::MasterAddress| {
         Dialer::new(address.clone(), config.dial.clone())
     };
     Ok(Uplink {

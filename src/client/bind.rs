@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tracing::debug;
 
-use crate::link::tcp;
+use crate::net::tcp;
 
 /// First and longest pause between attempts to listen at an unavailable address.
 const RETRY_FIRST: Duration = Duration::from_secs(1);

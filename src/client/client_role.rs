@@ -12,9 +12,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
 use super::{port::PortSupervisor, port_attach::PortLink};
-use crate::link::{
-    Handler, Outbox,
-    uplink::{LinkedRole, MoveRequests},
+use crate::{
+    link::{Handler, Outbox},
+    supervisor::{LinkedRole, MoveRequests},
 };
 use report_proto::frame::{Code, Frame, Notice, Terms};
 

@@ -15,11 +15,8 @@ use super::{
     port::PortSupervisor,
 };
 use crate::{
-    link::{
-        Outbox,
-        drain::Drain,
-        uplink::{Connector, LinkEvent, LinkedRole, Uplink},
-    },
+    link::Outbox,
+    supervisor::{Connector, LinkEvent, LinkedRole, Uplink, drain::Drain},
     tunnel::{
         PortParameters, Tunnel,
         attach::{AttachError, ServerInfo},

@@ -18,7 +18,7 @@ use super::{
     refused_servers::is_refusal,
 };
 use crate::{
-    link::{
+    net::{
         file_limit::{self, ThrottledLog},
         tcp::is_single_connection_error,
     },

@@ -27,7 +27,7 @@ use self::{
     client_role::ClientRole, hold_queue::HoldQueue, orphans::Orphans, port::PortSupervisor,
 };
 use crate::{
-    link::{drain::Drain, uplink::Uplink},
+    supervisor::{Uplink, drain::Drain},
     tunnel::PortParameters,
 };
 

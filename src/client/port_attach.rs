@@ -14,7 +14,8 @@ use tracing::{debug, error, info, warn};
 
 use super::port::{PortState, PortSupervisor, RESUME_PATIENCE, ReattachReason};
 use crate::{
-    link::{Outbox, backoff::RetryBackoff, uplink::MoveRequests},
+    link::Outbox,
+    supervisor::{MoveRequests, backoff::RetryBackoff},
     tunnel::{
         Tunnel,
         attach::{self, AttachError, AttachRequest},

@@ -10,13 +10,12 @@ use tokio::{
 
 use super::*;
 use crate::{
-    link::{
-        KeepAliveTiming,
-        accept::{derive_accept_key, upgraded},
-        authenticate,
+    link::{KeepAliveTiming, authenticate},
+    net::{
         dial::{DialParameters, Dialer},
-        uplink::{DialStrategy, MoveRequests},
+        upgrade::{derive_accept_key, upgraded},
     },
+    supervisor::{DialStrategy, MoveRequests},
     tunnel::{ProcessShared, WindowSize},
 };
 use report_proto::{

@@ -13,7 +13,7 @@ use super::{
     validate::{DialFields, root},
 };
 use crate::{
-    link::dial::{
+    net::dial::{
         Bind, DialParameters, ProxyChoice, RequestParameters, TlsParameters, parse_header,
     },
     text::without_password,

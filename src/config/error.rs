@@ -211,7 +211,7 @@ pub enum Fault {
     },
     /// The text is not the address of a master.
     #[error("{0}")]
-    MasterAddress(crate::link::dial::MasterAddressError),
+    MasterAddress(crate::net::dial::MasterAddressError),
     /// The key cannot be loaded.
     #[error("{0}")]
     Secret(SecretError),

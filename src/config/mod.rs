@@ -38,7 +38,7 @@ pub use secret::{RawSecret, Secret, SecretError, SecretSources};
 #[cfg(test)]
 pub(crate) use validate::{CONNECT_TIMEOUT, HOLD_TIMEOUT, RESUME_TIMEOUT};
 
-pub use crate::link::dial::{DialParameters, MasterAddress};
+pub use crate::net::dial::{DialParameters, MasterAddress};
 pub use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 
 /// The values of `log_level`, from the least to the most verbose.

@@ -11,7 +11,7 @@ use super::{
     DoctorReport, DoctorStep, MasterTarget, Subject, master_checks,
     verdicts::{self, IdleOutcome, milliseconds, seconds},
 };
-use crate::link::{MessageSocket, Reason, dial::Dialer};
+use crate::net::{Reason, dial::Dialer, websocket::MessageSocket};
 use report_proto::{crypto::LinkKey, frame::Role};
 
 /// How long a link may take to answer a PING after its idle period.

@@ -18,7 +18,7 @@ use super::{
     DoctorReport, DoctorStep, master_checks,
     verdicts::{self, seconds},
 };
-use crate::link::{
+use crate::net::{
     Reason,
     dial::{DialParameters, Dialer, MasterAddress, MasterAddressError, ProxyChoice},
     tls::{self, CertificateInfo, ReloadingCertificate, TlsParameters, format_utc, now},

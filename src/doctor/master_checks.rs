@@ -12,9 +12,9 @@ use super::{
     verdicts::{self, milliseconds},
 };
 use crate::{
-    link::{
-        MessageSocket, Reason,
-        authenticate::{self, JoinError, RoleIdentity},
+    link::authenticate::{self, JoinError, RoleIdentity},
+    net::{
+        Reason,
         dial::{
             ChosenProxy, DialError, DialPeer, DialProbe, DialSpan, Dialer, Layer, Observation,
             TlsSession,
@@ -23,6 +23,7 @@ use crate::{
         tcp,
         tls::{CertificateInfo, format_utc},
         upgrade::ResponseInfo,
+        websocket::MessageSocket,
     },
     random,
 };
@@ -579,7 +580,7 @@ fn small_message_lost(master: &str, took: Duration, why: String) -> DoctorStep {
 /// Sends a PING and waits for its PONG. Answers the PINGs of the master in the meantime.
 pub(super) async fn ping(socket: &mut MessageSocket, token: u64) -> Result<Duration, String> {
     let sent = Instant::now();
-    let failed = |error: crate::link::SocketError| format!("the link was lost: {error}");
+    let failed = |error: crate::net::websocket::SocketError| format!("the link was lost: {error}");
     socket
         .feed(Frame::Ping(token).to_message())
         .await

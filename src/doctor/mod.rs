@@ -29,10 +29,7 @@ pub use self::{
     listen_checks::{ListenAddress, MasterSubject, check_master},
     step::{DoctorReport, DoctorStep, StepOutcome},
 };
-use crate::{
-    link::{dial::Dialer, uplink::Uplink},
-    tunnel::PortParameters,
-};
+use crate::{net::dial::Dialer, supervisor::Uplink, tunnel::PortParameters};
 use report_proto::{crypto::LinkKey, frame::Role};
 
 /// The idle periods to probe. They cover the idle timeouts of paths that carry links.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     bench::{BenchPlan, BenchResults, PayloadKind, Throughput},
     client::direct::{self, DirectError, DirectTunnel},
-    link::{
+    net::{
         Reason,
         connect::{ConnectError, connect},
     },

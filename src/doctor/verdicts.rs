@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::link::{Reason, tls::CertificateInfo, tls::format_utc};
+use crate::net::{
+    Reason,
+    tls::{CertificateInfo, format_utc},
+};
 
 /// The tolerated difference of two clocks. Few certificates are younger.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(120);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{
+use crate::net::{
     Reason,
     websocket::{MessageSocket, SocketError},
 };

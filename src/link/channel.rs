@@ -6,16 +6,14 @@
 
 use bytes::BytesMut;
 
-pub use super::{
-    outbox::{OpenError, Outbox},
-    websocket::MessageBody,
-};
-pub use report_proto::frame::{Code, Notice};
+use report_proto::frame::Notice;
+
+use crate::net::websocket::MessageBody;
 
 /// The local end of one channel.
 ///
 /// The link calls it from its own task, so no method may block. The link holds no lock during a
-/// call: a lane may call its [`Outbox`] from every method.
+/// call: a lane may call its [`Outbox`](super::Outbox) from every method.
 pub trait Lane: Send + Sync + 'static {
     /// Receives a payload of the channel. The lane owns its memory exclusively, but the block may
     /// also hold other received data: a lane that keeps a short payload for long should copy it.
@@ -28,7 +26,7 @@ pub trait Lane: Send + Sync + 'static {
     /// may follow at once. A lane that builds the payload uses `buffer`, which is empty, and splits
     /// the payload off it.
     ///
-    /// The link only calls it after the lane was marked ready at its [`Outbox`], and never while
+    /// The link only calls it after the lane was marked ready at its [`Outbox`](super::Outbox), and never while
     /// the channel is paused.
     fn transmit(&self, buffer: &mut BytesMut) -> Transmit;
 

@@ -26,7 +26,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::channel::{Lane, MessageBody, Transmit};
+use super::channel::{Lane, Transmit};
+use crate::net::websocket::MessageBody;
 use report_proto::{
     frame::{self, Code, Frame, MAX_DATA, Notice},
     map::Map,
@@ -458,7 +459,7 @@ impl Outbox {
     }
 
     /// Marks the link as ended: notifies every lane, and accepts nothing more.
-    pub(super) fn finish(&self, notice: &Notice) {
+    pub(crate) fn finish(&self, notice: &Notice) {
         let mut state = self.state();
         if state.ended.is_some() {
             return;

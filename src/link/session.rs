@@ -24,12 +24,14 @@ use tokio::time::{Instant, Sleep};
 use tracing::info;
 
 use super::{
-    channel::{MessageBody, Outbox},
     keep_alive::{KeepAlive, KeepAliveAction, KeepAliveTiming, SentKind},
     outbox::Outgoing,
-    websocket::{MessageSocket, SocketEnd, SocketError},
 };
 use crate::suspend;
+use crate::{
+    link::Outbox,
+    net::websocket::{MessageBody, MessageSocket, SocketEnd, SocketError},
+};
 use report_proto::frame::{self, Code, Frame, Notice};
 
 /// Bytes to read or to send before the other direction takes its turn: a few messages of 64 KiB.
@@ -224,7 +226,7 @@ impl Link {
 }
 
 /// Closes the lanes of a link whose future is dropped.
-pub(super) struct FinishOnDrop(pub Arc<Outbox>);
+pub(crate) struct FinishOnDrop(pub(crate) Arc<Outbox>);
 
 impl Drop for FinishOnDrop {
     fn drop(&mut self) {

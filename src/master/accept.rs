@@ -17,14 +17,13 @@ use super::{
     front::{ConnectionAddrs, Upgraded},
     serve_link::serve_link,
 };
-use crate::link::{
-    MessageSocket,
-    accept::upgraded,
+use crate::net::{
     file_limit::ThrottledLog,
     proxy_protocol,
     read_ahead::ReadAhead,
     tcp::{self, is_single_connection_error},
-    websocket::ByteStream,
+    upgrade::upgraded,
+    websocket::{ByteStream, MessageSocket},
 };
 
 /// The pause after the system refused another connection. It frees descriptors only when other

@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::throttle::Throttle;
-use crate::link::{
-    MessageSocket,
-    authenticate::{self, Hello, HelloError},
+use crate::{
+    link::authenticate::{self, Hello, HelloError},
+    net::websocket::MessageSocket,
 };
 use report_proto::{
     crypto::LinkKey,

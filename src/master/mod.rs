@@ -52,11 +52,12 @@ use self::{
     router::Router,
     threads::Threads,
 };
-use crate::link::{
-    KeepAliveTiming,
-    authenticate::AUTHENTICATION_TIMEOUT,
-    tcp,
-    tls::{ReloadingCertificate, TlsError},
+use crate::{
+    link::{KeepAliveTiming, authenticate::AUTHENTICATION_TIMEOUT},
+    net::{
+        tcp,
+        tls::{ReloadingCertificate, TlsError},
+    },
 };
 use report_proto::{
     crypto::LinkKey,

@@ -33,9 +33,9 @@ use super::{
     registry::{Assignment, Dispatch, LinkNumber, Registry, RouteResult},
     token_bucket::TokenBucket,
 };
-use crate::link::{
-    Lane, Outbox, Transmit,
-    channel::{MessageBody, OpenError},
+use crate::{
+    link::{Lane, Outbox, Transmit, outbox::OpenError},
+    net::websocket::MessageBody,
 };
 use report_proto::{
     frame::{AttachHeader, Code, Frame, Notice},

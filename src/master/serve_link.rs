@@ -17,9 +17,12 @@ use super::{
     registry::{AuthenticatedLink, LinkNumber, Superseded},
     router::{LinkRef, Router, now},
 };
-use crate::link::{
-    Handler, Link, MessageSocket,
-    authenticate::{self, Hello},
+use crate::{
+    link::{
+        Handler, Link,
+        authenticate::{self, Hello},
+    },
+    net::websocket::MessageSocket,
 };
 use report_proto::frame::{self, Claims, Code, Frame, Notice, Ports, Role, Terms};
 

@@ -15,7 +15,7 @@ pub use self::quota::QuotaLimits;
 pub(crate) use self::server_role::MAX_CANDIDATES;
 use self::server_role::ServerRole;
 use crate::{
-    link::{drain::Drain, uplink::Uplink},
+    supervisor::{Uplink, drain::Drain},
     tunnel::PortParameters,
 };
 use report_proto::id::Id;

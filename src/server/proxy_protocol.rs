@@ -1,7 +1,7 @@
 //! The header that a service receives before the first byte of a connection, if it asks for it:
 //! PROXY protocol version 2, with the two ends of the application's connection to the client.
 
-use crate::{link::proxy_protocol, tunnel::origin::Origin};
+use crate::{net::proxy_protocol, tunnel::origin::Origin};
 
 /// Encodes the header. Without an origin it is LOCAL: the service then uses the addresses of the
 /// connection itself.

@@ -13,7 +13,9 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 use super::{QuotaLimits, ServerPort, quota::Quotas, service};
 use crate::{
     bench::BenchResponder,
-    link::{Handler, Outbox, drain::Drain, file_limit::ThrottledLog, uplink::LinkedRole},
+    link::{Handler, Outbox},
+    net::file_limit::ThrottledLog,
+    supervisor::{LinkedRole, drain::Drain},
     suspend::Moment,
     tunnel::{ResetCode, Tunnel, TunnelStatus, attach},
 };

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     bench::{BenchRequest, BenchRequestError, BenchResponder},
-    link::{
+    net::{
         connect::{ConnectError, connect},
         file_limit::ThrottledLog,
     },

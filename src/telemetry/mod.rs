@@ -66,7 +66,7 @@ pub fn start(level: Level) -> Result<(), StartError> {
 }
 
 /// Writes queued lines before the process exits. A blocked reader delays this by at most
-/// [`FLUSH_TIMEOUT`].
+/// `FLUSH_TIMEOUT`.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush(FLUSH_TIMEOUT);

@@ -16,11 +16,8 @@ use super::{
     offer::{AttachAnswer, Grant, Methods, Mismatch, Offer, ResumeRequest, VERSION},
     shared::{ChannelHandle, Identity, TunnelShared},
 };
-use crate::{
-    link::channel::{Code, Notice, Outbox},
-    random,
-    suspend::Moment,
-};
+use crate::{link::Outbox, random, suspend::Moment};
+use report_proto::frame::{Code, Notice};
 use report_proto::{
     crypto::{
         HandshakeError, SessionKeys,

@@ -32,7 +32,11 @@ use super::{
     lifecycle::TransmitResult,
     shared::ChannelHandle,
 };
-use crate::link::channel::{Code, Lane, MessageBody, Notice, Transmit};
+use crate::{
+    link::channel::{Lane, Transmit},
+    net::websocket::MessageBody,
+};
+use report_proto::frame::{Code, Notice};
 use report_proto::{
     crypto::seal::{Opener, Sealer},
     mux::ResetCode,

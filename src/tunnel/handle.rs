@@ -6,10 +6,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{PortParameters, shared::TunnelShared, stream::TunnelStream};
-use crate::{
-    link::channel::{Code, Notice, Outbox},
-    suspend::Moment,
-};
+use crate::{link::Outbox, suspend::Moment};
+use report_proto::frame::{Code, Notice};
 use report_proto::{id::Id, mux::ResetCode};
 
 /// A handle of a tunnel. Clones refer to the same tunnel.

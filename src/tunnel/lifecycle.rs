@@ -20,10 +20,8 @@ use super::{
     handle::TunnelStatus,
     shared::{ChannelHandle, Detached, TunnelShared, TunnelState},
 };
-use crate::{
-    link::channel::{Code, Notice, Outbox},
-    suspend::Moment,
-};
+use crate::{link::Outbox, suspend::Moment};
+use report_proto::frame::{Code, Notice};
 use report_proto::mux::{self, MuxError, ResetCode, TunnelSide};
 
 /// Maximum length of a tunnel message before sealing, in bytes (PROTOCOL 12).

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{PortParameters, ZSTD_CONTEXTS};
-use crate::link::channel::Code;
+use report_proto::frame::Code;
 use report_proto::{id::Id, mux::PeerGrant};
 
 /// The version of the tunnel protocol.

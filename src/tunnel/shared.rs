@@ -25,10 +25,8 @@ use super::{
     lifecycle::{self, Effects},
     offer::Grant,
 };
-use crate::{
-    link::channel::{Code, Notice, Outbox},
-    suspend::Moment,
-};
+use crate::{link::Outbox, suspend::Moment};
+use report_proto::frame::{Code, Notice};
 use report_proto::{
     compress::{Pool, PoolLimits},
     crypto::TunnelSecret,

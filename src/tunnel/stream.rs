@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::shared::{TunnelShared, TunnelState};
-use crate::link::channel::Notice;
+use report_proto::frame::Notice;
 use report_proto::mux::{ResetCode, StreamError, StreamId, StreamRead};
 
 /// Why a stream failed.

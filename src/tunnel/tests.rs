@@ -19,7 +19,10 @@ use super::{
     splice::splice,
     *,
 };
-use crate::link::{Handler, KeepAliveTiming, Link, Outbox, memory};
+use crate::{
+    link::{Handler, KeepAliveTiming, Link, Outbox},
+    net::memory,
+};
 use report_proto::{
     crypto::PortKeys,
     frame::{Code, Frame, Notice},

@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use report::link::accept::derive_accept_key;
+use report::net::upgrade::derive_accept_key;
 use serde_json::{Value, json};
 
 use crate::support::{

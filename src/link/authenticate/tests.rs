@@ -2,7 +2,7 @@
 //! peer.
 
 use super::*;
-use crate::link::memory;
+use crate::net::memory;
 use report_proto::frame::Ports;
 
 const TERMS: Terms = Terms {
@@ -332,7 +332,7 @@ fn challenge_and_claims_have_same_version() {
 
 #[tokio::test(start_paused = true)]
 async fn oversized_first_message_is_rejected() {
-    let (mut role, mut master) = crate::link::memory::pair();
+    let (mut role, mut master) = crate::net::memory::pair();
     let send = async {
         role.feed(vec![1; 5_000].into()).await.expect("fed");
         role.flush().await.expect("sent");

@@ -24,10 +24,9 @@ use tokio_util::sync::CancellationToken;
 mod silence;
 
 use super::*;
-use crate::link::{
-    channel::{Lane, Transmit},
-    memory,
-    websocket::SocketEnd,
+use crate::{
+    link::channel::{Lane, Transmit},
+    net::{memory, websocket::SocketEnd},
 };
 use report_proto::frame::{MAX_DATA, MAX_MESSAGE, Ports};
 

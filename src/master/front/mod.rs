@@ -36,7 +36,7 @@ use self::{
     reverse_proxy::{NextRequest, RequestReader, proxy_connection},
     static_site::{Content, SiteLimits, StaticSite},
 };
-use crate::link::{connect::connect, proxy_protocol, tcp, websocket::ByteStream};
+use crate::net::{connect::connect, proxy_protocol, tcp, websocket::ByteStream};
 
 pub use self::{
     static_site::{HEALTH_PATH, MIN_HEADER_BYTES},

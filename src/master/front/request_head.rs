@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderName, Uri, header};
 
-use crate::link::{accept::derive_accept_key, upgrade::header_map};
+use crate::net::upgrade::{derive_accept_key, header_map};
 
 /// The most header fields of a role's upgrade, and of a request to the local web server. Browsers
 /// and proxies together send some forty.

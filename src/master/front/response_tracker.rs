@@ -13,7 +13,7 @@ use super::{
     chunked_body::ChunkedBody,
     request_head::{SingleValue, content_length, has_token, single_value},
 };
-use crate::link::upgrade::header_map;
+use crate::net::upgrade::header_map;
 
 /// The most header fields of a response that are parsed.
 const MAX_FIELDS: usize = 256;

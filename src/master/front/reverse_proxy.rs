@@ -19,7 +19,7 @@ use super::{
     request_head::{HeadParse, MAX_FIELDS, RequestBody, RequestHead},
     response_tracker::{ResponseProgress, ResponseTracker},
 };
-use crate::link::websocket::ByteStream;
+use crate::net::websocket::ByteStream;
 
 /// The bytes of one read.
 const READ_BYTES: usize = 8 * 1024;

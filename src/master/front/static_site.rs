@@ -14,7 +14,7 @@ use super::{
     request_head::{MAX_FIELDS, READ_FIELDS},
     static_folder::Folder,
 };
-use crate::link::websocket::ByteStream;
+use crate::net::websocket::ByteStream;
 
 /// The path of the health check, if enabled.
 pub const HEALTH_PATH: &str = "/healthz";

@@ -6,7 +6,7 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::link::tls::{TlsParameters, client_config};
+use crate::net::tls::{TlsParameters, client_config};
 
 async fn response_to(master: &RunningMaster, request: &str) -> String {
     let mut stream = master.connect().await;

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::link::proxy_protocol;
+use crate::net::proxy_protocol;
 
 /// Returns a listener that acts as the web server, and the fallback that points to it.
 async fn web_listener() -> (Fallback, TcpListener) {

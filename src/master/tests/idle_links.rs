@@ -141,7 +141,7 @@ async fn join(address: SocketAddr, numbers: std::ops::Range<u32>) -> Vec<TestPee
             ),
         };
         let stream = TcpStream::connect(address).await.expect("connected");
-        crate::link::tcp::set_link_options(&stream).expect("as a role does");
+        crate::net::tcp::set_link_options(&stream).expect("as a role does");
         let mut socket = upgrade(stream, "/").await;
         let introduction = RoleIdentity {
             role,

@@ -19,10 +19,9 @@ use tokio::{
 };
 
 use super::*;
-use crate::link::{
-    MessageSocket, SocketError,
-    authenticate::{self, JoinError, RoleIdentity},
-    websocket::SocketEnd,
+use crate::{
+    link::authenticate::{self, JoinError, RoleIdentity},
+    net::websocket::{MessageSocket, SocketEnd, SocketError},
 };
 use report_proto::{
     frame::{AttachHeader, Ports, Role, Terms},
@@ -206,7 +205,7 @@ fn request(path: &str) -> String {
     )
 }
 
-async fn upgrade(mut stream: impl crate::link::websocket::ByteStream, path: &str) -> MessageSocket {
+async fn upgrade(mut stream: impl crate::net::websocket::ByteStream, path: &str) -> MessageSocket {
     stream
         .write_all(request(path).as_bytes())
         .await

@@ -8,8 +8,8 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use super::*;
 use crate::{
-    link::drain::Drain,
     server::{QuotaLimits, server_role::ServerRole},
+    supervisor::drain::Drain,
     tunnel::{TunnelStreamError, tests::TunnelTestbed},
 };
 use report_proto::{compress::CompressMethod, crypto::EncryptMethod, id::Id};

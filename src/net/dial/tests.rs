@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::link::tls::tests::Authority;
+use crate::net::tls::tests::Authority;
 
 /// A listener that stops when dropped.
 struct TestListener {
@@ -123,7 +123,7 @@ async fn echo(stream: impl ByteStream) {
 /// Like `echo`, with additional fields in the response.
 async fn echo_with(fields: &str, mut stream: impl ByteStream) {
     let request = read_request(&mut stream).await;
-    let accept = crate::link::accept::derive_accept_key(key(&request).as_bytes());
+    let accept = crate::net::upgrade::derive_accept_key(key(&request).as_bytes());
     // A token list and lower-case names, as some proxies send them. The first message arrives with
     // the response.
     let answer = format!(
@@ -133,7 +133,7 @@ async fn echo_with(fields: &str, mut stream: impl ByteStream) {
     answer.extend_from_slice(b"\x82\x05first");
     stream.write_all(&answer).await.unwrap();
     stream.flush().await.unwrap();
-    let mut socket = crate::link::accept::upgraded(stream, Bytes::new());
+    let mut socket = crate::net::upgrade::upgraded(stream, Bytes::new());
     while let Ok(Some(message)) = socket.receive().await {
         socket.feed(message.freeze()).await.unwrap();
         socket.flush().await.unwrap();

@@ -1,5 +1,5 @@
-//! The client side of the WebSocket upgrade (RFC 6455, 4.1), with diagnostics for other services
-//! that may answer instead of a master.
+//! The WebSocket upgrade (RFC 6455, 4.1): the request and the answer, with diagnostics for other
+//! services that may answer instead of a master, and the socket at the end that accepts.
 
 mod middlebox;
 mod refusal;
@@ -9,10 +9,14 @@ use std::{fmt, io, time::SystemTime};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+pub use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 pub use self::refusal::UpgradeRefusal;
-use super::{Reason, websocket::ByteStream};
+use super::{
+    Reason,
+    websocket::{ByteStream, MessageSocket, SocketEnd},
+};
 
 /// The maximum length of a response's head, in bytes. Web servers send a few hundred bytes; many
 /// cookies and policies add a few thousand.
@@ -26,6 +30,13 @@ const MAX_BODY: usize = 16 * 1024;
 
 /// The maximum number of characters of evidence: one line.
 const MAX_EVIDENCE: usize = 120;
+
+/// Creates the socket over a stream on which the master has answered 101. `read` holds the bytes
+/// that arrived directly after the request: they belong to the WebSocket.
+#[must_use]
+pub fn upgraded(stream: impl ByteStream, read: Bytes) -> MessageSocket {
+    MessageSocket::new(stream, read, SocketEnd::Accepted)
+}
 
 /// Why the connection did not become a WebSocket.
 #[derive(Debug, thiserror::Error)]

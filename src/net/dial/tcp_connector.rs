@@ -21,7 +21,7 @@ use super::{
     trace::{DialTrace, Layer},
 };
 use crate::{
-    link::{
+    net::{
         connect::{alternate, race},
         file_limit::OutOfFiles,
         resolve::look_up,

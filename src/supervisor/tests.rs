@@ -9,10 +9,12 @@ use bytes::BytesMut;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::*;
-use crate::link::{
-    Lane, Transmit,
-    authenticate::{self, AUTHENTICATION_TIMEOUT},
-    memory,
+use crate::{
+    link::{
+        Lane, Transmit,
+        authenticate::{self, AUTHENTICATION_TIMEOUT},
+    },
+    net::memory,
 };
 use report_proto::frame::{Claims, Code, Notice};
 
@@ -61,7 +63,7 @@ impl Connector for MemoryConnector {
         tokio::time::sleep(dial_time).await;
         if !self.state.reachable.load(Ordering::Relaxed) {
             return Err(DialError::Connect {
-                peer: crate::link::dial::DialPeer::Master,
+                peer: crate::net::dial::DialPeer::Master,
                 attempts: Vec::new(),
             });
         }

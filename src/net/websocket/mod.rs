@@ -307,32 +307,32 @@ impl MessageSocket {
     }
 
     /// Returns which end of the WebSocket this is.
-    pub(super) fn end(&self) -> SocketEnd {
+    pub(crate) fn end(&self) -> SocketEnd {
         self.inbound.end()
     }
 
     /// Limits the length of later messages, to `MAX_MESSAGE` at most.
-    pub(super) fn limit_messages(&mut self, max_length: usize) {
+    pub(crate) fn limit_messages(&mut self, max_length: usize) {
         self.inbound.limit_message_length(max_length);
     }
 
     /// Returns the number of buffered bytes of an incomplete message.
-    pub(super) fn partial_message_bytes(&self) -> usize {
+    pub(crate) fn partial_message_bytes(&self) -> usize {
         self.inbound.partial_message_bytes()
     }
 
     /// Allows large read buffers, once the peer is authenticated.
-    pub(super) fn allow_large_reads(&mut self) {
+    pub(crate) fn allow_large_reads(&mut self) {
         self.inbound.allow_large_reads();
     }
 
     /// Discards all messages from now on, including a partly received one.
-    pub(super) fn discard(&mut self) {
+    pub(crate) fn discard(&mut self) {
         self.inbound.discard();
     }
 
     /// Returns the number of messages received.
-    pub(super) fn messages(&self) -> u64 {
+    pub(crate) fn messages(&self) -> u64 {
         self.inbound.messages()
     }
 

@@ -34,9 +34,9 @@ use super::{
     race::{Race, STAGGER},
     retry_policy::{NextAttempt, RetryPolicy},
 };
-use crate::link::{
-    EndReason, KeepAliveTiming, Outbox,
-    tcp::{self, BLACK_HOLE_CAUSE as CAUSE, BLACK_HOLE_REMEDY as REMEDY},
+use crate::{
+    link::{EndReason, KeepAliveTiming, Outbox},
+    net::tcp::{self, BLACK_HOLE_CAUSE as CAUSE, BLACK_HOLE_REMEDY as REMEDY},
 };
 use report_proto::frame::{Code, Notice, Role};
 

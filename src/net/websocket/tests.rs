@@ -15,7 +15,7 @@ use tokio_tungstenite::{
 };
 
 use super::*;
-use crate::link::memory;
+use crate::net::memory;
 use report_proto::frame::MAX_MESSAGE;
 
 /// The capacity that one `release_idle_buffers` leaves to an empty socket, in bytes.

@@ -6,7 +6,7 @@ use super::{
     evidence,
     middlebox::{identifying_headers, middlebox},
 };
-use crate::link::Reason;
+use crate::net::Reason;
 
 /// An HTTP response with a status other than 101.
 #[derive(Debug)]

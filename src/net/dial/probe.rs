@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::{DialError, DialPeer, Dialer, Layer, ProxyAddress, ProxyChoice, trace::DialTrace};
-use crate::link::{
+use crate::net::{
     connect::describe_error,
     proxy::{ProxyKind, environment},
 };

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::link::websocket::ByteStream;
+use crate::net::websocket::ByteStream;
 
 /// The header to search for.
 const HEADER: &[u8] = b"\r\nproxy-authorization: ";

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tokio_socks::{Error, tcp::Socks5Stream};
 
 use super::{ProxyError, address::ProxyUser};
-use crate::link::websocket::ByteStream;
+use crate::net::websocket::ByteStream;
 
 /// The destination of a tunnel.
 #[derive(Debug, Clone, Copy)]

@@ -400,7 +400,7 @@ impl OfferedSchemes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::proxy::address::ProxyAddress;
+    use crate::net::proxy::address::ProxyAddress;
 
     fn user() -> ProxyUser {
         "http://ann:open sesame@proxy"

@@ -11,13 +11,15 @@
 //! ```
 
 mod attempt;
+pub mod backoff;
 mod black_hole;
 mod dial_reason;
+pub mod drain;
+mod link_supervisor;
 mod managed_link;
 mod path_timeouts;
 mod race;
 mod retry_policy;
-mod supervisor;
 
 use std::{
     future::Future,
@@ -31,10 +33,13 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::supervisor::LinkSupervisor;
-use super::{
-    Handler, KeepAliveTiming, MessageSocket, Outbox,
-    dial::{DialError, Dialer},
+use self::link_supervisor::LinkSupervisor;
+use crate::{
+    link::{Handler, KeepAliveTiming, Outbox},
+    net::{
+        dial::{DialError, Dialer},
+        websocket::MessageSocket,
+    },
 };
 use report_proto::{
     crypto::LinkKey,

@@ -7,7 +7,7 @@ use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info};
 
-use super::uplink::{Connector, LinkedRole, Uplink};
+use crate::supervisor::{Connector, LinkedRole, Uplink};
 
 /// The time to notify the peers of the end. A working link needs a moment; without one no peer can
 /// be reached.

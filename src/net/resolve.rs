@@ -2,7 +2,7 @@
 //! waits for a silent DNS server. Without a bound, the look-ups of one such name would occupy all
 //! threads for blocking work and delay every other name.
 //!
-//! Concurrent callers share one look-up per name. At most [`MAX_LOOK_UPS`] look-ups run at a time;
+//! Concurrent callers share one look-up per name. At most `MAX_LOOK_UPS` look-ups run at a time;
 //! further ones wait. No answer is cached: a later caller starts a new look-up.
 
 use std::{

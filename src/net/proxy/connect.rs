@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
 use super::{ProxyError, address::ProxyAddress, authentication::Authentication};
-use crate::link::{
+use crate::net::{
     upgrade::{MAX_FIELDS, MAX_HEAD, evidence},
     websocket::ByteStream,
 };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{MasterAddress, tcp_connector::BindError, tls_problem::TlsProblem, trace::Layer};
-use crate::link::{
+use crate::net::{
     Reason,
     connect::list_attempts,
     file_limit::OutOfFiles,

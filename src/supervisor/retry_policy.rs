@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::link::backoff::RetryBackoff;
+use crate::supervisor::backoff::RetryBackoff;
 
 /// The minimum of the range from which a rest after a failed attempt is drawn. A killed master
 /// mostly returns within one or two seconds, and users notice every delay after that.

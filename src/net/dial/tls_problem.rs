@@ -5,7 +5,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, PeerIncompatible, pki_types::CertificateDer};
 
 use super::{DialPeer, first_bytes::FirstBytes};
-use crate::link::{
+use crate::net::{
     Reason,
     tls::{CertificateInfo, PinMismatch, format_utc, now},
     upgrade::evidence,

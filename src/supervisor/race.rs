@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The delay between two attempts of a race if neither fails nor joins before. It is the delay
 /// between the addresses of one name: a path of ordinary length answers within it.
-pub(super) use crate::link::connect::STAGGER;
+pub(super) use crate::net::connect::STAGGER;
 
 /// The shared state of the attempts of a race. A single attempt has its own race, and wins it.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::link::write_through::write_through;
+use crate::net::write_through::write_through;
 
 /// The number of bytes captured: about one line of text.
 const CAPTURED: usize = 128;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::error::DialPeer;
 use crate::{
-    link::{tls::CertificateInfo, upgrade::ResponseInfo},
+    net::{tls::CertificateInfo, upgrade::ResponseInfo},
     tcp_table::TcpConnection,
 };
 

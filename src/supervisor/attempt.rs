@@ -6,11 +6,13 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Connector, LinkedRole, Uplink, race::Race};
-use crate::link::{
-    EndReason, Handler, KeepAliveTiming, Link, Outbox,
-    authenticate::{self, JoinError, RoleIdentity},
-    dial::DialError,
-    session::FinishOnDrop,
+use crate::{
+    link::{
+        EndReason, Handler, KeepAliveTiming, Link, Outbox,
+        authenticate::{self, JoinError, RoleIdentity},
+        session::FinishOnDrop,
+    },
+    net::dial::DialError,
 };
 use report_proto::frame::{Code, Frame, Notice};
 

@@ -1,0 +1,27 @@
+//! From a host name to a socket of messages: name resolution, TCP, proxies, TLS, the upgrade, and
+//! the WebSocket. Both ends are here: a role dials, a master accepts.
+//!
+//! ```text
+//!  resolve ──► connect ──► proxy ──► tls ──► upgrade ──► websocket::MessageSocket
+//!  └───────────────── dial::Dialer (a role) ─────────────────┘
+//! ```
+//!
+//! This module knows addresses and bytes. It does not know links, frames or channels.
+
+pub mod address;
+pub mod connect;
+pub mod dial;
+pub mod file_limit;
+pub mod memory;
+pub mod proxy;
+pub mod proxy_protocol;
+pub mod read_ahead;
+mod reason;
+pub mod resolve;
+pub mod tcp;
+pub mod tls;
+pub mod upgrade;
+pub mod websocket;
+mod write_through;
+
+pub use reason::Reason;
