@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`frame`] | link frames: encode, decode, limits |
 //! | [`mux`] | streams in a tunnel: windows, acknowledgement, resumption, scheduling |
+//! | [`drr`] | the scheduler of streams and of channels |
 //! | [`crypto`] | key derivation, proofs, the tunnel handshake, sealing |
 //! | [`compress`] | chunks of a stream |
 //! | [`id`], [`map`] | 16-byte identifiers; the hash table of the data path |
@@ -18,6 +19,7 @@
 
 pub mod compress;
 pub mod crypto;
+pub mod drr;
 pub mod frame;
 pub mod id;
 pub mod map;

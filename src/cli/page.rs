@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::telemetry::rfc3339;
+use crate::telemetry::timestamp;
 
 const PAGE: &str = include_str!("page.html");
 
@@ -96,7 +96,7 @@ impl Page {
 
 /// Serves one connection until it closes.
 async fn serve_connection(stream: TcpStream, accepted: Arc<AtomicU64>, cancel: CancellationToken) {
-    let opened = rfc3339(SystemTime::now());
+    let opened = timestamp();
     accepted.fetch_add(1, Ordering::Relaxed);
     let service = service_fn(|request| {
         let answer = answer(&request, &opened, accepted.load(Ordering::Relaxed));

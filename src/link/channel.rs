@@ -51,3 +51,14 @@ pub enum Transmit {
     /// No payload: the lane is not scheduled until it is marked ready.
     Nothing,
 }
+
+/// An error of [`Outbox::open`](super::Outbox::open).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The channel number is in use on this link.
+    #[error("channel {0} is in use")]
+    InUse(u32),
+    /// The link has ended.
+    #[error("the link has ended ({0})")]
+    Ended(Notice),
+}

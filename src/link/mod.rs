@@ -19,5 +19,14 @@ pub mod session;
 
 pub use channel::{Lane, Transmit};
 pub use keep_alive::KeepAliveTiming;
-pub use outbox::{MemoryAccount, Outbox};
+pub use outbox::Outbox;
 pub use session::{EndReason, Handler, Link, LinkSummary};
+
+/// An account to which a link charges its memory.
+pub trait MemoryAccount: Send + Sync {
+    /// Charges `bytes`.
+    fn charge(&self, bytes: usize);
+
+    /// Refunds `bytes` that were charged.
+    fn refund(&self, bytes: usize);
+}

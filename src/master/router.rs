@@ -34,7 +34,7 @@ use super::{
     token_bucket::TokenBucket,
 };
 use crate::{
-    link::{Lane, Outbox, Transmit, outbox::OpenError},
+    link::{Lane, Outbox, Transmit, channel::OpenError},
     net::websocket::MessageBody,
 };
 use report_proto::{

@@ -1,26 +1,25 @@
 //! Log output: level, format and destination. This module does not know what is logged.
 
-mod clock;
 mod escape;
 mod queue;
 
 use std::{
-    env,
+    env, fmt,
     io::{self, IsTerminal},
     sync::OnceLock,
     time::Duration,
 };
 
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 use tracing::{Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     filter::Targets,
-    fmt::{MakeWriter, SubscriberBuilder},
+    fmt::{MakeWriter, SubscriberBuilder, format::Writer, time::FormatTime},
     layer::SubscriberExt,
     registry::LookupSpan,
     util::{SubscriberInitExt, TryInitError},
 };
 
-pub use clock::{Utc, rfc3339};
 pub use escape::{escape_json, escape_text};
 use queue::LogQueue;
 
@@ -29,6 +28,10 @@ static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// How long [`flush`] waits for the reader of standard error.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// RFC 3339 in UTC with milliseconds, as in `2026-02-28T23:59:59.999Z`.
+const TIMESTAMP: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +73,22 @@ pub fn start(level: Level) -> Result<(), StartError> {
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// Formats the system's time as the log lines show it.
+#[must_use]
+pub fn timestamp() -> String {
+    let now = OffsetDateTime::now_utc();
+    now.format(TIMESTAMP).unwrap_or_default()
+}
+
+/// The clock of the log lines.
+struct Utc;
+
+impl FormatTime for Utc {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        writer.write_str(&timestamp())
     }
 }
 
@@ -121,6 +140,21 @@ mod tests {
         let writer = lines.clone();
         tracing::subscriber::with_default(subscriber(level, false, move || writer.clone()), events);
         String::from_utf8(lines.0.lock().expect("lock not poisoned").clone()).expect("text")
+    }
+
+    #[test]
+    fn timestamps_follow_rfc_3339() {
+        // From `date -u -d @SECONDS`.
+        for (milliseconds, text) in [
+            (0_i64, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_767_225_599_500, "2025-12-31T23:59:59.500Z"),
+        ] {
+            let time =
+                OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000);
+            assert_eq!(time.unwrap().format(TIMESTAMP).unwrap(), text);
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl LogQueue {
             let notice = if dropped > 0 {
                 format!(
                     "{} WARN log lines were dropped dropped={dropped}\n",
-                    super::rfc3339(std::time::SystemTime::now())
+                    super::timestamp()
                 )
             } else {
                 String::new()

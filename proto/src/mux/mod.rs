@@ -53,7 +53,6 @@ mod resume;
 #[cfg(test)]
 mod resume_tests;
 mod rtt;
-mod schedule;
 mod send_totals;
 #[cfg(test)]
 mod simulation;
@@ -82,7 +81,6 @@ use self::{
     frame::TunnelFrame,
     resume::{ResumeState, TunnelCloseState},
     rtt::RttProber,
-    schedule::Schedule,
     send_totals::SendTotals,
     stream::{AckState, StreamState},
     window::TunnelWindow,
@@ -94,7 +92,7 @@ pub use self::{
     send_totals::WRITE_MAX,
     window::WindowSize,
 };
-use crate::map::Map;
+use crate::{drr::DrrScheduler, map::Map};
 
 /// The largest `details` of OPEN, in bytes: well below the size of one message (PROTOCOL 9.2).
 const DETAILS_MAX: usize = 4096;
@@ -194,7 +192,7 @@ pub struct Mux {
     credit: CreditPool,
     account: BudgetAccount,
     rtt: RttProber,
-    schedule: Schedule,
+    schedule: DrrScheduler<StreamId>,
     /// Streams that lack tunnel credit. They are kept out of the schedule so that they do not block
     /// retransmissions, which need no credit.
     parked: BTreeSet<StreamId>,
@@ -237,7 +235,7 @@ impl Mux {
             credit: CreditPool::new(parameters.tunnel_window.max),
             account: BudgetAccount::default(),
             rtt: RttProber::default(),
-            schedule: Schedule::default(),
+            schedule: DrrScheduler::default(),
             parked: BTreeSet::new(),
             interactive: BTreeSet::new(),
             opens: VecDeque::new(),

@@ -331,7 +331,7 @@ impl Mux {
                     .get(&id)
                     .is_some_and(|stream| stream.send.unsent() > 0)
                 {
-                    self.schedule.add(id);
+                    self.schedule.add(id, super::send_totals::QUANTUM);
                 }
             }
         }

@@ -29,6 +29,27 @@ const WRITE_ROOM_MIN: u64 = 1024;
 /// more than a small read is worth, and one message remains to be sent in the meantime.
 const WAKE_THRESHOLD: u64 = STREAM_UNSENT_MAX / 2;
 
+/// The largest amount that a stream may send per round, in bytes, on a path that takes it in no
+/// time. It fills a message, so that the receiving application gets that much at a time.
+const QUANTUM_MAX: i64 = WRITE_MAX as i64;
+
+/// The smallest quantum: large enough to make the headers negligible, small enough to keep a round
+/// short. Four of them make a message.
+pub(super) const QUANTUM: i64 = QUANTUM_MAX / 4;
+
+/// The quantum may grow while a round of this many streams takes no longer than the data in flight,
+/// which is about a round trip.
+const STREAMS_PER_RTT: u64 = 4;
+
+/// Returns the quantum for this many bytes in flight: a size that fills messages without a rest.
+pub(super) fn quantum(in_flight_bytes: u64) -> i64 {
+    let share = i64::try_from(in_flight_bytes / STREAMS_PER_RTT).unwrap_or(i64::MAX);
+    [QUANTUM_MAX, QUANTUM_MAX / 2]
+        .into_iter()
+        .find(|quantum| share >= *quantum)
+        .unwrap_or(QUANTUM)
+}
+
 /// Sums over the sending halves of all streams, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SendTotals {
@@ -124,5 +145,19 @@ impl SendTotals {
                 retained: sum.retained.saturating_add(send.retained()),
                 ..sum
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantum_grows_with_the_data_in_flight_up_to_a_message() {
+        assert_eq!(
+            [0, 64, 128, 256, 1 << 20].map(|kib| quantum(kib * 1024)),
+            [16_128, 16_128, 32_256, 64_512, 64_512]
+        );
+        assert_eq!(quantum(u64::MAX), QUANTUM_MAX);
     }
 }

@@ -60,7 +60,7 @@ impl Mux {
         if length > 0 {
             self.send_totals
                 .track(&mut stream.send, |send| send.write(bytes));
-            self.schedule.add(id);
+            self.schedule.add(id, super::send_totals::QUANTUM);
             // Only a stream that competes with other unsent data needs the interactive reserve.
             let is_interactive = self.send_totals.unsent > length
                 && self

@@ -619,7 +619,7 @@ fn streams_share_a_message_and_a_new_stream_goes_first() {
         order
     };
     let first = shares(next_message(&mut pair.client, pair.now).unwrap());
-    let quantum = schedule::QUANTUM as usize;
+    let quantum = send_totals::QUANTUM as usize;
     assert_eq!(
         first[..3],
         [(bulk[0], quantum), (bulk[1], quantum), (bulk[0], quantum)]

@@ -9,8 +9,8 @@ use super::{
     Mux, MuxEvent, StreamId, TunnelFrame,
     frame::{self, DATA_OVERHEAD, FRAME_MAX},
     rtt::FlowProgress,
-    schedule,
     send_totals::WRITE_MAX,
+    send_totals::{QUANTUM, quantum},
     stream::{AckState, StreamEnd, StreamState},
 };
 
@@ -223,7 +223,7 @@ impl Mux {
             return;
         };
         if stream.send.unsent() > 0 {
-            self.schedule.add(id);
+            self.schedule.add(id, QUANTUM);
         } else if stream.send.is_end_due() {
             self.ends.push_back(id);
         }
@@ -311,7 +311,15 @@ impl Mux {
                 .send_totals
                 .retained
                 .saturating_sub(self.send_totals.unsent);
-            let (id, share) = self.schedule.next(schedule::quantum(in_flight))?;
+            let turn = self.schedule.next(quantum(in_flight))?;
+            let id = turn.key;
+            // Without another stream that waits, one long frame costs the receiver less than
+            // several short ones.
+            let share = if turn.is_alone {
+                usize::MAX
+            } else {
+                usize::try_from(turn.credit).unwrap_or(0)
+            };
             return Some(SendTurn {
                 id,
                 share,

@@ -1,14 +1,14 @@
 //! Tests of the scheduler and the queue of control frames, without a socket.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use super::*;
+use super::{state::CONTROL_OVERHEAD, *};
 
 const BULK: usize = 64 * 1024;
 

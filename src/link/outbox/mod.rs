@@ -1,21 +1,16 @@
 //! The send queue of one link: control frames first, then the lanes with byte fairness. The link's
 //! task takes the next message only when the socket has room.
 //!
-//! The scheduler is deficit round robin with two lists, as in fq_codel (RFC 8290). A lane that
-//! becomes ready after it had nothing to send is a *new* lane and goes first, for up to one
-//! quantum. Lanes with more data are *old* lanes and take turns.
-//!
-//! ```text
-//!            marked ready                 quantum used up, or no more data
-//!   Idle ───────────────────► New ───────────────────────────────────────► Old ──► Old …
-//!    ▲                                                                      │
-//!    └──────────────────────── its turn comes and it is not ready ◄─────────┘
-//! ```
+//! A [`DrrScheduler`](report_proto::drr::DrrScheduler) decides which lane is next: a lane that becomes ready after it had nothing to
+//! send goes first, for up to one quantum.
 //!
 //! No lock is held while a lane's method runs or a lane is dropped.
 
+mod state;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    collections::VecDeque,
     fmt, mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -26,56 +21,20 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::channel::{Lane, Transmit};
-use crate::net::websocket::MessageBody;
-use report_proto::{
-    frame::{self, Code, Frame, MAX_DATA, Notice},
-    map::Map,
+pub(super) use self::state::Outgoing;
+use self::state::{
+    ControlFrame, KEPT_CAPACITY, LaneEntry, OutboxState, ScheduledLane, close_message,
 };
-
-/// Bytes that a lane may send before the next lane takes its turn: one full message.
-const QUANTUM: i64 = 64 * 1024;
-
-/// The limit for queued control frames of a peer that does not read, in bytes: some 8,000 frames.
-/// Beyond it the link ends with `limit`.
-const MAX_QUEUED_CONTROL: usize = 1024 * 1024;
-
-/// The extra allowance per channel, for the largest number of channels that were open at the same
-/// time. It allows closing all of them at once.
-const CONTROL_PER_LANE: usize = 1024;
-
-/// The cost of a queued control frame in addition to its bytes.
-const CONTROL_OVERHEAD: usize = 64;
+use super::{
+    MemoryAccount,
+    channel::{Lane, OpenError, Transmit},
+};
+use crate::net::websocket::MessageBody;
+use report_proto::frame::{self, Code, Frame, MAX_DATA, Notice};
 
 /// Bytes of queued answers above which the accepting end stops reading from the peer (PROTOCOL 12,
 /// `ANSWERS_WAITING`).
 pub(crate) const ANSWERS_WAITING: usize = 16 * 1024;
-
-/// The capacity that an empty queue of control frames keeps.
-const KEPT_CAPACITY: usize = 16;
-
-/// A table shrinks to this many times its length once its capacity exceeds that by the same factor.
-const SHRINK_FACTOR: usize = 4;
-
-/// An account to which a link charges its memory.
-pub trait MemoryAccount: Send + Sync {
-    /// Charges `bytes`.
-    fn charge(&self, bytes: usize);
-
-    /// Refunds `bytes` that were charged.
-    fn refund(&self, bytes: usize);
-}
-
-/// An error of [`Outbox::open`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// The channel number is in use on this link.
-    #[error("channel {0} is in use")]
-    InUse(u32),
-    /// The link has ended.
-    #[error("the link has ended ({0})")]
-    Ended(Notice),
-}
 
 /// The sending side of a link. The lanes, the role and the link's task share it.
 #[derive(Default)]
@@ -88,89 +47,6 @@ pub struct Outbox {
     queued_answers: AtomicUsize,
     /// The account to which queued control frames are charged.
     account: Option<Arc<dyn MemoryAccount>>,
-}
-
-/// A queued control frame.
-struct ControlFrame {
-    message: Bytes,
-    is_answer: bool,
-}
-
-impl ControlFrame {
-    fn cost(&self) -> usize {
-        self.message.len().saturating_add(CONTROL_OVERHEAD)
-    }
-}
-
-#[derive(Default)]
-struct OutboxState {
-    lanes: Map<u32, LaneEntry>,
-    /// Lanes that had nothing to send before. Served first.
-    new_lanes: VecDeque<u32>,
-    /// Lanes that take turns.
-    old_lanes: VecDeque<u32>,
-    control: VecDeque<ControlFrame>,
-    /// Bytes in `control`, with their overhead.
-    queued_control: usize,
-    /// The largest number of lanes that were open at the same time.
-    max_lanes: usize,
-    /// The waker of the link's task.
-    task: Option<Waker>,
-    /// Whether the task found nothing to send when it last asked, so that new work must wake it.
-    task_waits: bool,
-    /// The error with which the link shall end.
-    end_request: Option<Notice>,
-    /// The notice with which the link has ended.
-    ended: Option<Notice>,
-    /// The waker of the task that waits until no channel is open.
-    empty_waker: Option<Waker>,
-}
-
-/// An open channel.
-struct LaneEntry {
-    lane: Arc<dyn Lane>,
-    position: LanePosition,
-    /// Whether the lane may have something to send.
-    ready: bool,
-    /// Whether the peer paused the channel.
-    paused: bool,
-    /// Bytes that the lane may still send in this turn. Negative after a message larger than the
-    /// rest of its quantum.
-    credit: i64,
-    /// The notice with which to close the channel once the lane has nothing more to send.
-    closing: Option<Notice>,
-}
-
-/// The position of a lane in the scheduler.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LanePosition {
-    /// In no list.
-    Idle,
-    New,
-    Old,
-    /// Its `transmit` runs. The lane came from this list.
-    Serving(LaneList),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LaneList {
-    New,
-    Old,
-}
-
-/// The next message for the socket.
-#[derive(Debug)]
-pub(super) enum Outgoing {
-    /// A control frame.
-    Control(Bytes),
-    /// The payload of a DATA frame, with its channel number.
-    Data(u32, MessageBody),
-}
-
-/// The lane that the scheduler serves next.
-struct ScheduledLane {
-    channel: u32,
-    lane: Arc<dyn Lane>,
 }
 
 impl Outbox {
@@ -202,10 +78,8 @@ impl Outbox {
         }
         let entry = LaneEntry {
             lane,
-            position: LanePosition::Idle,
             ready: false,
             paused: false,
-            credit: 0,
             closing: None,
         };
         state.lanes.insert(channel, entry);
@@ -371,7 +245,7 @@ impl Outbox {
             if let Some(message) = self.pop_control(&mut state) {
                 return Some(Outgoing::Control(message));
             }
-            let Some(scheduled) = state.schedule() else {
+            let Some(scheduled) = state.next_lane() else {
                 // Set under the same lock as the check, so no wake-up is lost.
                 state.task_waits = true;
                 return None;
@@ -447,8 +321,8 @@ impl Outbox {
             return;
         }
         let lane = entry.closing.is_none().then(|| entry.lane.clone());
-        // A lane that was marked while paused is in no list. Clearing the flag first lets
-        // `mark_ready` enqueue it.
+        // A lane that was marked while paused is not scheduled. Clearing the flag first lets
+        // `mark_ready` schedule it.
         if !paused && mem::take(&mut entry.ready) {
             state.mark_ready(channel);
         }
@@ -468,7 +342,7 @@ impl Outbox {
         let lanes = mem::take(&mut state.lanes);
         state.wake_if_empty();
         // The waker is dropped as well: it would keep the memory of the ended task.
-        (state.new_lanes, state.old_lanes, state.task) = Default::default();
+        (state.schedule, state.task) = Default::default();
         drop(state);
         for entry in lanes.into_values().filter(|entry| entry.closing.is_none()) {
             entry.lane.closed(notice.clone());
@@ -492,7 +366,7 @@ impl Outbox {
             return None;
         }
         let mut state = self.state();
-        state.reschedule(scheduled.channel, sent, more);
+        state.end_turn(scheduled.channel, sent, more);
         let drained = self.close_if_drained(&mut state, scheduled.channel);
         drop(state);
         // Lanes are dropped without the lock.
@@ -559,189 +433,6 @@ impl Outbox {
     }
 }
 
-impl OutboxState {
-    fn has_work(&self) -> bool {
-        self.end_request.is_some()
-            || !(self.control.is_empty() && self.new_lanes.is_empty() && self.old_lanes.is_empty())
-    }
-
-    fn remove(&mut self, channel: u32) -> Option<LaneEntry> {
-        let entry = self.lanes.remove(&channel);
-        self.shrink();
-        self.wake_if_empty();
-        entry
-    }
-
-    /// Shrinks the tables of a link that once had many more channels.
-    fn shrink(&mut self) {
-        let kept = self
-            .lanes
-            .len()
-            .saturating_mul(SHRINK_FACTOR)
-            .max(KEPT_CAPACITY);
-        // The gap between the new capacity and this threshold prevents a resize on every change.
-        if self.lanes.capacity() <= kept.saturating_mul(SHRINK_FACTOR) {
-            return;
-        }
-        self.lanes.shrink_to(kept);
-        // The lists keep the numbers of removed channels until their turn, so they are cleaned up
-        // before they shrink.
-        let lanes = &self.lanes;
-        self.new_lanes.retain(|channel| {
-            lanes
-                .get(channel)
-                .is_some_and(|entry| entry.position == LanePosition::New)
-        });
-        self.old_lanes.retain(|channel| {
-            lanes
-                .get(channel)
-                .is_some_and(|entry| entry.position == LanePosition::Old)
-        });
-        self.new_lanes.shrink_to(kept);
-        self.old_lanes.shrink_to(kept);
-    }
-
-    fn wake_if_empty(&mut self) {
-        if self.lanes.is_empty()
-            && let Some(waker) = self.empty_waker.take()
-        {
-            waker.wake();
-        }
-    }
-
-    fn mark_ready(&mut self, channel: u32) {
-        let Some(entry) = self.lanes.get_mut(&channel) else {
-            return;
-        };
-        // A lane in a list or in `transmit` only keeps the mark: `schedule` and `reschedule` read
-        // it.
-        if mem::replace(&mut entry.ready, true)
-            || entry.paused
-            || entry.position != LanePosition::Idle
-        {
-            return;
-        }
-        entry.position = LanePosition::New;
-        entry.credit = QUANTUM;
-        self.new_lanes.push_back(channel);
-    }
-
-    /// Queues a control frame. Returns `false` if the link has ended or its peer leaves too many
-    /// frames unread.
-    fn queue(&mut self, control: ControlFrame) -> bool {
-        if self.ended.is_some() {
-            return false;
-        }
-        let queued = self.queued_control.saturating_add(control.cost());
-        if queued > MAX_QUEUED_CONTROL + self.max_lanes * CONTROL_PER_LANE {
-            self.end_request.get_or_insert_with(|| {
-                Notice::new(
-                    Code::Limit,
-                    "too many control frames wait for a peer that does not read",
-                )
-            });
-            // A task that waits for the socket does not wait for work, but it has to end the link
-            // now.
-            self.task_waits = true;
-            return false;
-        }
-        self.queued_control = queued;
-        self.control.push_back(control);
-        true
-    }
-
-    /// Selects the lane to serve next: the first new lane, otherwise the first old lane with
-    /// credit.
-    fn schedule(&mut self) -> Option<ScheduledLane> {
-        loop {
-            let (channel, list) = match self.new_lanes.pop_front() {
-                Some(channel) => (channel, LaneList::New),
-                None => (self.old_lanes.pop_front()?, LaneList::Old),
-            };
-            let position = if list == LaneList::New {
-                LanePosition::New
-            } else {
-                LanePosition::Old
-            };
-            // A number whose lane is gone or was opened again is stale.
-            let Some(entry) = self
-                .lanes
-                .get_mut(&channel)
-                .filter(|entry| entry.position == position)
-            else {
-                continue;
-            };
-            if entry.paused || !entry.ready {
-                // The next `mark_ready` or RESUME makes it a new lane.
-                entry.position = LanePosition::Idle;
-            } else if entry.credit <= 0 {
-                // The lane has used its quantum: it gets another one and waits for its next turn.
-                entry.credit += QUANTUM;
-                entry.position = LanePosition::Old;
-                self.old_lanes.push_back(channel);
-            } else {
-                entry.position = LanePosition::Serving(list);
-                // Cleared before `transmit`, so a mark that is set during the call is not lost.
-                entry.ready = false;
-                return Some(ScheduledLane {
-                    channel,
-                    lane: entry.lane.clone(),
-                });
-            }
-        }
-    }
-
-    /// Returns a lane to its list after its turn.
-    fn reschedule(&mut self, channel: u32, sent: usize, more: bool) {
-        // The lane may have closed its channel during `transmit`.
-        let Some(entry) = self.lanes.get_mut(&channel) else {
-            return;
-        };
-        let LanePosition::Serving(list) = entry.position else {
-            return;
-        };
-        entry.credit -= i64::try_from(sent).unwrap_or(i64::MAX);
-        // An empty payload uses no credit, so `More` with one must not keep the lane in its list.
-        entry.ready |= more && sent > 0;
-        if entry.ready && entry.credit > 0 {
-            // The quantum is not used up: the turn continues.
-            let (position, queue) = match list {
-                LaneList::New => (LanePosition::New, &mut self.new_lanes),
-                LaneList::Old => (LanePosition::Old, &mut self.old_lanes),
-            };
-            entry.position = position;
-            queue.push_front(channel);
-        } else if entry.ready || list == LaneList::New {
-            // A new lane without more data waits for one round of the old lanes. Otherwise a lane
-            // that is marked again and again would always go first.
-            entry.credit = if entry.ready {
-                entry.credit + QUANTUM
-            } else {
-                QUANTUM
-            };
-            entry.position = LanePosition::Old;
-            self.old_lanes.push_back(channel);
-        } else {
-            entry.position = LanePosition::Idle;
-        }
-    }
-
-    /// Returns the notice of a draining lane that has nothing more to send.
-    fn drained(&self, channel: u32) -> Option<Notice> {
-        let entry = self.lanes.get(&channel)?;
-        let serving = matches!(entry.position, LanePosition::Serving(_));
-        entry.closing.clone().filter(|_| !entry.ready && !serving)
-    }
-}
-
-fn close_message(channel: u32, notice: &Notice) -> Bytes {
-    Frame::Close {
-        channel,
-        notice: notice.clone(),
-    }
-    .to_message()
-}
-
 impl Drop for Outbox {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -762,6 +453,3 @@ impl fmt::Debug for Outbox {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

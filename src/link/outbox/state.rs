@@ -1,0 +1,222 @@
+//! The state of an outbox behind its lock: the queue of control frames, and the scheduled lanes.
+
+use std::{collections::VecDeque, mem, sync::Arc, task::Waker};
+
+use bytes::Bytes;
+
+use crate::{link::channel::Lane, net::websocket::MessageBody};
+use report_proto::{
+    drr::DrrScheduler,
+    frame::{Code, Frame, Notice},
+    map::Map,
+};
+
+/// Bytes that a lane may send before the next lane takes its turn: one full message.
+const QUANTUM: i64 = 64 * 1024;
+
+/// The limit for queued control frames of a peer that does not read, in bytes: some 8,000 frames.
+/// Beyond it the link ends with `limit`.
+const MAX_QUEUED_CONTROL: usize = 1024 * 1024;
+
+/// The extra allowance per channel, for the largest number of channels that were open at the same
+/// time. It allows closing all of them at once.
+const CONTROL_PER_LANE: usize = 1024;
+
+/// The cost of a queued control frame in addition to its bytes.
+pub(super) const CONTROL_OVERHEAD: usize = 64;
+
+/// The capacity that an empty queue of control frames keeps.
+pub(super) const KEPT_CAPACITY: usize = 16;
+
+/// A table shrinks to this many times its length once its capacity exceeds that by the same factor.
+const SHRINK_FACTOR: usize = 4;
+
+/// A queued control frame.
+pub(super) struct ControlFrame {
+    pub(super) message: Bytes,
+    pub(super) is_answer: bool,
+}
+
+impl ControlFrame {
+    pub(super) fn cost(&self) -> usize {
+        self.message.len().saturating_add(CONTROL_OVERHEAD)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct OutboxState {
+    pub(super) lanes: Map<u32, LaneEntry>,
+    /// The channels whose lanes were marked ready, in the order of sending.
+    pub(super) schedule: DrrScheduler<u32>,
+    /// The channel whose `transmit` runs.
+    pub(super) transmitting: Option<u32>,
+    pub(super) control: VecDeque<ControlFrame>,
+    /// Bytes in `control`, with their overhead.
+    pub(super) queued_control: usize,
+    /// The largest number of lanes that were open at the same time.
+    pub(super) max_lanes: usize,
+    /// The waker of the link's task.
+    pub(super) task: Option<Waker>,
+    /// Whether the task found nothing to send when it last asked, so that new work must wake it.
+    pub(super) task_waits: bool,
+    /// The error with which the link shall end.
+    pub(super) end_request: Option<Notice>,
+    /// The notice with which the link has ended.
+    pub(super) ended: Option<Notice>,
+    /// The waker of the task that waits until no channel is open.
+    pub(super) empty_waker: Option<Waker>,
+}
+
+/// An open channel.
+pub(super) struct LaneEntry {
+    pub(super) lane: Arc<dyn Lane>,
+    /// Whether the lane may have something to send.
+    pub(super) ready: bool,
+    /// Whether the peer paused the channel.
+    pub(super) paused: bool,
+    /// The notice with which to close the channel once the lane has nothing more to send.
+    pub(super) closing: Option<Notice>,
+}
+
+/// The next message for the socket.
+#[derive(Debug)]
+pub(in crate::link) enum Outgoing {
+    /// A control frame.
+    Control(Bytes),
+    /// The payload of a DATA frame, with its channel number.
+    Data(u32, MessageBody),
+}
+
+/// The lane that the scheduler serves next.
+pub(super) struct ScheduledLane {
+    pub(super) channel: u32,
+    pub(super) lane: Arc<dyn Lane>,
+}
+
+impl OutboxState {
+    pub(super) fn has_work(&self) -> bool {
+        self.end_request.is_some() || !(self.control.is_empty() && self.schedule.is_empty())
+    }
+
+    pub(super) fn remove(&mut self, channel: u32) -> Option<LaneEntry> {
+        let entry = self.lanes.remove(&channel);
+        self.schedule.remove(channel);
+        self.transmitting.take_if(|of| *of == channel);
+        self.shrink();
+        self.wake_if_empty();
+        entry
+    }
+
+    /// Shrinks the tables of a link that once had many more channels.
+    pub(super) fn shrink(&mut self) {
+        let kept = self
+            .lanes
+            .len()
+            .saturating_mul(SHRINK_FACTOR)
+            .max(KEPT_CAPACITY);
+        // The gap between the new capacity and this threshold prevents a resize on every change.
+        if self.lanes.capacity() <= kept.saturating_mul(SHRINK_FACTOR) {
+            return;
+        }
+        self.lanes.shrink_to(kept);
+        self.schedule.shrink_to(kept);
+    }
+
+    pub(super) fn wake_if_empty(&mut self) {
+        if self.lanes.is_empty()
+            && let Some(waker) = self.empty_waker.take()
+        {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn mark_ready(&mut self, channel: u32) {
+        let Some(entry) = self.lanes.get_mut(&channel) else {
+            return;
+        };
+        // A paused lane keeps the mark until RESUME, one in `transmit` until its turn ends.
+        if mem::replace(&mut entry.ready, true)
+            || entry.paused
+            || self.transmitting == Some(channel)
+        {
+            return;
+        }
+        self.schedule.add(channel, QUANTUM);
+    }
+
+    /// Queues a control frame. Returns `false` if the link has ended or its peer leaves too many
+    /// frames unread.
+    pub(super) fn queue(&mut self, control: ControlFrame) -> bool {
+        if self.ended.is_some() {
+            return false;
+        }
+        let queued = self.queued_control.saturating_add(control.cost());
+        if queued > MAX_QUEUED_CONTROL + self.max_lanes * CONTROL_PER_LANE {
+            self.end_request.get_or_insert_with(|| {
+                Notice::new(
+                    Code::Limit,
+                    "too many control frames wait for a peer that does not read",
+                )
+            });
+            // A task that waits for the socket does not wait for work, but it has to end the link
+            // now.
+            self.task_waits = true;
+            return false;
+        }
+        self.queued_control = queued;
+        self.control.push_back(control);
+        true
+    }
+
+    /// Selects the lane to serve next.
+    pub(super) fn next_lane(&mut self) -> Option<ScheduledLane> {
+        loop {
+            let channel = self.schedule.next(QUANTUM)?.key;
+            let entry = self.lanes.get_mut(&channel);
+            let Some(entry) = entry.filter(|entry| entry.ready && !entry.paused) else {
+                // The next `mark_ready` or RESUME schedules the lane again.
+                self.schedule.skip();
+                continue;
+            };
+            self.transmitting = Some(channel);
+            // Cleared before `transmit`, so a mark that is set during the call is not lost.
+            entry.ready = false;
+            return Some(ScheduledLane {
+                channel,
+                lane: entry.lane.clone(),
+            });
+        }
+    }
+
+    /// Ends the turn of a lane.
+    pub(super) fn end_turn(&mut self, channel: u32, sent: usize, more: bool) {
+        // The lane may have closed its channel during `transmit`, and the number may be open again.
+        if self.transmitting.take_if(|of| *of == channel).is_none() {
+            return;
+        }
+        let Some(entry) = self.lanes.get_mut(&channel) else {
+            return;
+        };
+        // An empty payload uses no credit, so `More` with one must not continue the turn.
+        entry.ready |= more && sent > 0;
+        self.schedule.sent(sent, entry.ready);
+    }
+
+    /// Returns the notice of a draining lane that has nothing more to send.
+    pub(super) fn drained(&self, channel: u32) -> Option<Notice> {
+        let entry = self.lanes.get(&channel)?;
+        let is_transmitting = self.transmitting == Some(channel);
+        entry
+            .closing
+            .clone()
+            .filter(|_| !entry.ready && !is_transmitting)
+    }
+}
+
+pub(super) fn close_message(channel: u32, notice: &Notice) -> Bytes {
+    Frame::Close {
+        channel,
+        notice: notice.clone(),
+    }
+    .to_message()
+}
