@@ -18,7 +18,7 @@ use self::{
     application::SimulatedPeer,
     network::{Network, NetworkCounts},
 };
-use super::{
+use crate::mux::{
     send_totals::{STREAM_RESERVE, STREAM_UNSENT_MAX},
     *,
 };
@@ -58,32 +58,7 @@ impl Simulation {
         } else {
             24
         };
-        let mut window = |base: u64| WindowSize {
-            initial: base << rng.u32(0..4),
-            max: base << rng.u32(3..7),
-        };
-        // No stream is refused: streams whose end the peer has not received count as well.
-        let permitted = 16 * streams_max;
-        let parameters = [0, 1].map(|_| Parameters {
-            stream_window: window(4096),
-            tunnel_window: window(16384),
-            streams_max: permitted,
-        });
-        let grant = |of: &Parameters| PeerGrant {
-            stream_window: of.stream_window.initial,
-            tunnel_window: of.tunnel_window.initial,
-        };
-        let [client, server] = parameters;
-        let peer = |side, opened, own: Parameters, other: Parameters| SimulatedPeer {
-            mux: Mux::new(side, own, grant(&other), now),
-            applications: BTreeMap::new(),
-            opened,
-            resumed: 0,
-        };
-        let peers = [
-            peer(TunnelSide::Client, 1, client, server),
-            peer(TunnelSide::Server, 0, server, client),
-        ];
+        let peers = random_peers(&mut rng, streams_max, now);
         let (delay_max, complete_at, message_sizes) = match scenario {
             // More than the largest initial window.
             Scenario::Quiet => (20_000, 48 * 1024, 600..40_000),
@@ -192,23 +167,7 @@ impl Simulation {
     /// Completes everything that was begun, and checks that nothing remains.
     fn run_to_completion(&mut self) {
         for _ in 0..20_000 {
-            self.now += Duration::from_millis(5);
-            if self.network.is_detached() {
-                self.attach();
-            }
-            for side in 0..2 {
-                self.peers[side].mux.handle_timeout(self.now);
-                for id in self.peers[side].live() {
-                    self.complete(side, id);
-                    if !self.peers[side].applications[&id].released {
-                        self.read_from(side, id);
-                    }
-                }
-                (0..16).for_each(|_| self.transmit(side));
-                (0..32).for_each(|_| self.deliver(side));
-                self.handle_events(side);
-            }
-            self.remove_released();
+            self.completing_step();
             let idle =
                 |peer: &SimulatedPeer| peer.mux.streams() == 0 && peer.applications.is_empty();
             if self.network.is_quiet() && self.peers.iter().all(idle) {
@@ -216,6 +175,31 @@ impl Simulation {
             }
         }
         self.check_invariants();
+        self.check_nothing_remains();
+    }
+
+    /// Completes what was begun, as far as it goes in one step.
+    fn completing_step(&mut self) {
+        self.now += Duration::from_millis(5);
+        if self.network.is_detached() {
+            self.attach();
+        }
+        for side in 0..2 {
+            self.peers[side].mux.handle_timeout(self.now);
+            for id in self.peers[side].live() {
+                self.complete(side, id);
+                if !self.peers[side].applications[&id].released {
+                    self.read_from(side, id);
+                }
+            }
+            (0..16).for_each(|_| self.transmit(side));
+            (0..32).for_each(|_| self.deliver(side));
+            self.handle_events(side);
+        }
+        self.remove_released();
+    }
+
+    fn check_nothing_remains(&self) {
         for side in 0..2 {
             let (peer, other) = (&self.peers[side], &self.peers[1 - side]);
             assert_eq!(
@@ -246,6 +230,36 @@ impl Simulation {
             );
         }
     }
+}
+
+/// Creates both peers with random windows.
+fn random_peers(rng: &mut Rng, streams_max: usize, now: Instant) -> [SimulatedPeer; 2] {
+    let mut window = |base: u64| WindowSize {
+        initial: base << rng.u32(0..4),
+        max: base << rng.u32(3..7),
+    };
+    // No stream is refused: streams whose end the peer has not received count as well.
+    let permitted = 16 * streams_max;
+    let parameters = [0, 1].map(|_| Parameters {
+        stream_window: window(4096),
+        tunnel_window: window(16384),
+        streams_max: permitted,
+    });
+    let grant = |of: &Parameters| PeerGrant {
+        stream_window: of.stream_window.initial,
+        tunnel_window: of.tunnel_window.initial,
+    };
+    let [client, server] = parameters;
+    let peer = |side, opened, own: Parameters, other: Parameters| SimulatedPeer {
+        mux: Mux::new(side, own, grant(&other), now),
+        applications: BTreeMap::new(),
+        opened,
+        resumed: 0,
+    };
+    [
+        peer(TunnelSide::Client, 1, client, server),
+        peer(TunnelSide::Server, 0, server, client),
+    ]
 }
 
 /// Runs `run` for each seed, and names a seed that fails. The seeds are fixed, so that a failure

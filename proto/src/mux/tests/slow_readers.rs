@@ -5,23 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{
-    tests::{Pair, carry, read_all},
-    *,
-};
-
-/// The windows that the roles grant.
-const WINDOWS: Parameters = Parameters {
-    stream_window: WindowSize {
-        initial: 16 << 10,
-        max: 16 << 20,
-    },
-    tunnel_window: WindowSize {
-        initial: 1 << 20,
-        max: 32 << 20,
-    },
-    streams_max: 5000,
-};
+use super::{Pair, WINDOWS, carry, next_message, read_all};
+use crate::mux::*;
 
 /// The bytes that local sockets hold for an application that never reads.
 const SOCKETS: usize = 180 << 10;
@@ -180,16 +165,15 @@ fn keystroke_is_sent_after_bulk_used_up_the_tunnel_credit() {
                 .write(stream, Bytes::from(vec![1; room]))
                 .unwrap();
             now += Duration::from_micros(1);
-            on_the_way.extend(super::tests::next_message(&mut pair.client, now));
+            on_the_way.extend(next_message(&mut pair.client, now));
         }
     }
-    while let Some(message) = super::tests::next_message(&mut pair.client, now) {
+    while let Some(message) = next_message(&mut pair.client, now) {
         on_the_way.push(message);
     }
     assert!(pair.client.unsent_bytes() > 0, "the credit is used up");
     pair.client.write(keys, Bytes::from_static(b"k")).unwrap();
-    on_the_way
-        .push(super::tests::next_message(&mut pair.client, now).expect("the keystroke is sent"));
+    on_the_way.push(next_message(&mut pair.client, now).expect("the keystroke is sent"));
     for message in on_the_way {
         pair.server.handle_message(now, message).unwrap();
     }

@@ -5,10 +5,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{
-    super::{Mux, MuxEvent, ResetCode, StreamError, StreamId, StreamRead},
-    Simulation,
-};
+use super::Simulation;
+use crate::mux::{Mux, MuxEvent, ResetCode, StreamError, StreamId, StreamRead};
 
 /// The state of one application's end of a stream.
 #[derive(Debug, Default)]

@@ -1,7 +1,8 @@
 //! Estimates how much credit a path needs: what it delivers in the minimum round trip, plus a
 //! quarter (the idea of BBR, draft-cardwell-iccrg-bbr). This module owns the measurements and their
 //! constants; it knows neither frames nor streams. The receiver of data measures, because it grants
-//! the credit. `max_rate` remembers rates, and `interactive` detects interactive streams.
+//! the credit. `filters` remembers rates and round trips, and `probe` decides when to measure the
+//! length of the path.
 //!
 //! ```text
 //!   startup ──no growth──► cruise ──no sample near min_rtt for long, or lasting queue──► probe
@@ -19,9 +20,12 @@
 //! or its application was slow. Only a rate that was measured with a queue is the rate of the path;
 //! the round trip shows the queue.
 
+mod filters;
+mod probe;
+
 use std::time::{Duration, Instant};
 
-use super::{interactive::InteractiveDetector, max_rate::MaxRateFilter};
+use self::filters::{JITTER, MaxRateFilter, MinRtt};
 
 /// The gain of cruise on rate × min_rtt. A higher gain fills a path that became faster sooner, but
 /// the excess is a standing queue in the meantime.
@@ -86,50 +90,9 @@ const FLAT_ROUNDS: u8 = 3;
 const REGROWTH_FACTOR: f64 = 1.1;
 const REGROWTH_ROUNDS: u8 = 2;
 
-/// A round trip shows a queue if it exceeds min_rtt by this factor and by [`JITTER`]. The factor is
-/// a little more than [`GAIN`] causes.
-const QUEUE_FACTOR: f64 = 1.3;
-/// The same factor while the other direction is equally busy. The round trip then contains that
-/// direction's queue too, which local credit does not cause.
-const QUEUE_FACTOR_BIDIRECTIONAL: f64 = 3.5;
-/// The largest growth of min_rtt by a probe in that case, because the probe may have measured the
-/// other queue.
-const MIN_RTT_GROWTH_BIDIRECTIONAL: f64 = 1.1;
-const JITTER: Duration = Duration::from_millis(2);
-
-/// The path is probed if no round trip was near min_rtt for this time (as in BBR), and for this
-/// many round trips. The latter keeps the share of time for probes constant on very long paths.
-const PROBE_AFTER: Duration = Duration::from_secs(10);
-const PROBE_AFTER_RTTS: u32 = 60;
-
-/// A round trip is near min_rtt if it exceeds it by less than this factor or by less than this
-/// time.
-const MIN_RTT_FACTOR: f64 = 1.05;
-const MIN_RTT_MARGIN: Duration = Duration::from_micros(200);
-
-/// This many consecutive longer round trips without a queue are the path's new length.
-const QUIET_SAMPLES: u8 = 3;
-
-/// A probe that finds a path longer by this factor restarts startup, because the previous
-/// measurements say little about it.
-const PATH_CHANGE_FACTOR: f64 = 2.5;
-
-/// The path is probed early if all round trips show a queue for this many round trips and this
-/// time, although the window should prevent one. The path may have become longer, and the probe
-/// comes before the rate of that time counts. Early probes keep an interval, so that they cost
-/// little on an unsteady path.
-const EARLY_PROBE_RTTS: u32 = 4;
-const EARLY_PROBE_AFTER: Duration = Duration::from_millis(150);
-const EARLY_PROBE_INTERVAL_RTTS: u32 = 30;
-const EARLY_PROBE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// The gain of a probe on rate × min_rtt. The queue drains at once, and half of the path stays in
-/// use.
-const PROBE_GAIN: f64 = 0.5;
-
-/// A probe without an answer ends after this many round trips plus this time.
-const PROBE_TIMEOUT_RTTS: u32 = 8;
-const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
+/// A stream counts as interactive for this time after its last small frame, because a user who
+/// types also pauses.
+const ACTIVE_FOR: Duration = Duration::from_secs(1);
 
 /// The round trip before the first measurement: a path across a continent. A value that is too long
 /// only lets a window grow a little early.
@@ -196,13 +159,6 @@ struct Round {
     limit: u64,
 }
 
-/// The minimum round trip, and when a similar one was last seen.
-#[derive(Debug, Clone, Copy)]
-struct MinRtt {
-    time: Duration,
-    seen: Instant,
-}
-
 impl BandwidthEstimator {
     /// Creates an estimator whose initial window the peer already knows.
     pub(super) fn new(now: Instant, initial: u64, max: u64) -> Self {
@@ -254,14 +210,6 @@ impl BandwidthEstimator {
             .max(self.size / STEP_MIN_DIVISOR)
     }
 
-    /// Returns the time from which a PING would answer the current probe.
-    pub(super) fn ping_wanted_since(&self) -> Option<Instant> {
-        match self.phase {
-            WindowPhase::ProbeRtt(RttProbe { drained, .. }) => drained,
-            _ => None,
-        }
-    }
-
     /// Starts a round when a limit is sent to the peer.
     pub(super) fn on_limit_sent(&mut self, now: Instant, received: u64, limit: u64) {
         if self.round.is_none() {
@@ -280,21 +228,7 @@ impl BandwidthEstimator {
 
     /// Processes the arrival of data: `received` bytes in total, of the `limit` that may arrive.
     pub(super) fn on_received(&mut self, now: Instant, received: u64, limit: u64) {
-        if let WindowPhase::ProbeRtt(probe) = &mut self.phase {
-            // The path counts as drained when the outstanding credit is within an eighth of what the
-            // probe allows.
-            let out = limit.saturating_sub(received);
-            if probe.drained.is_none() && out <= self.size.saturating_add(self.size / 8) {
-                probe.drained = Some(now);
-            }
-            let timeout = self
-                .latest_rtt
-                .saturating_mul(PROBE_TIMEOUT_RTTS)
-                .saturating_add(PROBE_TIMEOUT);
-            if now.saturating_duration_since(probe.since) > timeout {
-                self.end_probe(now, None);
-            }
-        }
+        self.on_received_in_probe(now, received, limit);
         let Some(round) = &self.round else { return };
         let elapsed = now.saturating_duration_since(round.since);
         let is_exhausted = received >= round.limit;
@@ -426,151 +360,6 @@ impl BandwidthEstimator {
         // A cast of a float saturates.
         self.size = ((bytes + FAIRNESS_BYTES) as u64).min(self.max);
     }
-
-    /// Processes the answer to a PING.
-    pub(super) fn on_rtt_sample(&mut self, now: Instant, sample: RttSample) {
-        self.latest_rtt = sample.rtt;
-        self.credit_exhausted = sample.credit_exhausted;
-        self.bidirectional = sample.bidirectional;
-        if let WindowPhase::ProbeRtt(RttProbe { drained, .. }) = self.phase {
-            if drained.is_some_and(|drained| sample.sent >= drained) {
-                self.end_probe(now, Some(sample.rtt));
-            }
-            return;
-        }
-        self.update_quiet_rtt(now, sample);
-        let min_rtt = self.update_min_rtt(now, sample.rtt);
-        let queued = if sample.bidirectional {
-            QUEUE_FACTOR_BIDIRECTIONAL
-        } else {
-            QUEUE_FACTOR
-        };
-        if sample.rtt > min_rtt.time.mul_f64(queued).saturating_add(JITTER) {
-            self.queued_since.get_or_insert(now);
-        } else {
-            self.queued_since = None;
-        }
-        match self.phase {
-            WindowPhase::Cruise { .. } if self.is_probe_due(now, min_rtt) => self.begin_probe(now),
-            // The path was never full, so this sample is its length.
-            WindowPhase::Startup { .. }
-                if now.saturating_duration_since(min_rtt.seen) > PROBE_AFTER =>
-            {
-                self.min_rtt = None
-            }
-            _ => {}
-        }
-    }
-
-    /// Adopts a longer min_rtt from quiet samples, because little traffic shows the true length of
-    /// the path.
-    fn update_quiet_rtt(&mut self, now: Instant, RttSample { rtt, quiet, .. }: RttSample) {
-        let is_longer = rtt > self.min_rtt().mul_f64(QUEUE_FACTOR).saturating_add(JITTER);
-        let (count, shortest) = self.longer_samples;
-        self.longer_samples = match (quiet, is_longer) {
-            (true, true) if count.saturating_add(1) >= QUIET_SAMPLES => {
-                self.min_rtt = Some(MinRtt {
-                    time: shortest.min(rtt),
-                    seen: now,
-                });
-                (0, Duration::MAX)
-            }
-            (true, true) => (count.saturating_add(1), shortest.min(rtt)),
-            _ => (0, Duration::MAX),
-        };
-    }
-
-    fn update_min_rtt(&mut self, now: Instant, time: Duration) -> MinRtt {
-        let min_rtt = match self.min_rtt {
-            Some(min_rtt) if time > min_rtt.time => {
-                let as_short = min_rtt
-                    .time
-                    .mul_f64(MIN_RTT_FACTOR)
-                    .max(min_rtt.time.saturating_add(MIN_RTT_MARGIN));
-                if time > as_short {
-                    min_rtt
-                } else {
-                    MinRtt {
-                        seen: now,
-                        ..min_rtt
-                    }
-                }
-            }
-            _ => MinRtt { time, seen: now },
-        };
-        self.min_rtt = Some(min_rtt);
-        min_rtt
-    }
-
-    fn is_probe_due(&self, now: Instant, min_rtt: MinRtt) -> bool {
-        let since = |at: Instant| now.saturating_duration_since(at);
-        let usual = min_rtt
-            .time
-            .saturating_mul(PROBE_AFTER_RTTS)
-            .max(PROBE_AFTER);
-        let early = min_rtt
-            .time
-            .saturating_mul(EARLY_PROBE_RTTS)
-            .max(EARLY_PROBE_AFTER);
-        let is_early_due = self
-            .queued_since
-            .is_some_and(|queued| since(queued) > early);
-        let is_usual_due = since(min_rtt.seen) > usual;
-        let apart = min_rtt
-            .time
-            .saturating_mul(EARLY_PROBE_INTERVAL_RTTS)
-            .max(EARLY_PROBE_INTERVAL);
-        (is_early_due || is_usual_due)
-            && self
-                .last_probe
-                .is_none_or(|last_probe| since(last_probe) > apart)
-    }
-
-    fn begin_probe(&mut self, now: Instant) {
-        let rate = self.queued_since.map(|_| self.latest_rate);
-        self.phase = WindowPhase::ProbeRtt(RttProbe {
-            since: now,
-            rate,
-            drained: None,
-        });
-        // Use the latest rate: a path that became slower would not drain at the maximum rate.
-        self.set_size(
-            PROBE_GAIN * self.latest_rate.min(self.rate.max()) * self.min_rtt().as_secs_f64(),
-        );
-    }
-
-    fn end_probe(&mut self, now: Instant, found: Option<Duration>) {
-        let before = self.min_rtt();
-        let most = if self.bidirectional {
-            before.mul_f64(MIN_RTT_GROWTH_BIDIRECTIONAL)
-        } else {
-            Duration::MAX
-        };
-        // A slightly later answer comes from ends that wait for a processor, not from a longer
-        // path.
-        let is_jitter =
-            |found: &Duration| *found > before && *found <= before.saturating_add(JITTER);
-        let time = found
-            .filter(|found| !is_jitter(found))
-            .unwrap_or(before)
-            .min(most);
-        // The window had caused the queue, so the rate in that time was the rate of the path.
-        if let WindowPhase::ProbeRtt(RttProbe {
-            rate: Some(rate), ..
-        }) = self.phase
-            && time < before.mul_f64(QUEUE_FACTOR)
-        {
-            self.rate = MaxRateFilter::new(now, rate);
-        }
-        self.min_rtt = Some(MinRtt { time, seen: now });
-        self.last_probe = Some(now);
-        self.queued_since = None;
-        self.round = None;
-        self.cruise(now);
-        if time > before.mul_f64(PATH_CHANGE_FACTOR).saturating_add(JITTER) {
-            self.phase = WindowPhase::START;
-        }
-    }
 }
 
 impl WindowPhase {
@@ -578,4 +367,28 @@ impl WindowPhase {
         best_rate: 0.0,
         flat_rounds: 0,
     };
+}
+
+/// Detects an interactive stream beside bulk streams, so that its answers do not wait in the queue
+/// that bulk data creates. It holds the last stream that received a small frame without moving much
+/// data, and the time of that frame.
+#[derive(Debug, Default)]
+pub(super) struct InteractiveDetector(Option<(u64, Instant)>);
+
+impl InteractiveDetector {
+    /// Records a small frame of `stream`, which has moved little data or has just begun.
+    pub(super) fn on_activity(&mut self, now: Instant, stream: u64) {
+        self.0 = Some((stream, now));
+    }
+
+    /// Forgets `stream` because it has moved much data or has ended.
+    pub(super) fn clear(&mut self, stream: u64) {
+        self.0.take_if(|(last, _)| *last == stream);
+    }
+
+    /// Returns whether an interactive stream was active recently.
+    pub(super) fn is_active(&self, now: Instant) -> bool {
+        self.0
+            .is_some_and(|(_, at)| now.saturating_duration_since(at) < ACTIVE_FOR)
+    }
 }

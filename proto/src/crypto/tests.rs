@@ -132,30 +132,32 @@ fn challenges_and_proofs_match_vectors() {
     assert!(link.challenges.len() >= 2 && !link.proofs.is_empty());
 }
 
+#[derive(Deserialize)]
+struct Handshakes {
+    handshakes: Vec<HandshakeVector>,
+}
+
+#[derive(Deserialize)]
+struct HandshakeVector {
+    id: Id,
+    psk: Hex,
+    initiator_ephemeral: Hex,
+    responder_ephemeral: Hex,
+    offer: Hex,
+    first: Hex,
+    answer: Hex,
+    second: Hex,
+    hash: Hex,
+    from_initiator: Hex,
+    from_responder: Hex,
+    tunnel_secret: Hex,
+    /// The client's first message on an attachment with these keys, sealed with aes-128-gcm.
+    /// The attachment resumes the tunnel with `tunnel_secret`.
+    resumed: Hex,
+}
+
 #[test]
 fn handshakes_match_vectors() {
-    #[derive(Deserialize)]
-    struct Handshakes {
-        handshakes: Vec<HandshakeVector>,
-    }
-    #[derive(Deserialize)]
-    struct HandshakeVector {
-        id: Id,
-        psk: Hex,
-        initiator_ephemeral: Hex,
-        responder_ephemeral: Hex,
-        offer: Hex,
-        first: Hex,
-        answer: Hex,
-        second: Hex,
-        hash: Hex,
-        from_initiator: Hex,
-        from_responder: Hex,
-        tunnel_secret: Hex,
-        /// The client's first message on an attachment with these keys, sealed with aes-128-gcm.
-        /// The attachment resumes the tunnel with `tunnel_secret`.
-        resumed: Hex,
-    }
     let vectors: Handshakes = read(include_str!("../../../tests/vectors/handshake.json"));
     for vector in &vectors.handshakes {
         let psk = Psk(vector.psk.array());

@@ -9,7 +9,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::{super::TunnelFrame, Simulation};
+use super::Simulation;
+use crate::mux::TunnelFrame;
 
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
