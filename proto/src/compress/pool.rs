@@ -4,13 +4,13 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{s2, zstd};
+use super::{
+    s2,
+    zstd::{self, ContextBudget, ContextPermit},
+};
 
 /// The maximum number of idle workspaces. More threads hardly ever compress at the same time.
 const MAX_IDLE_WORKSPACES: usize = 16;
@@ -135,38 +135,6 @@ impl Scratch {
 
     pub(super) fn body(&self, length: usize) -> Option<&[u8]> {
         self.0.get(..length)
-    }
-}
-
-/// A limit on contexts that exist at the same time.
-struct ContextBudget(Arc<AtomicUsize>);
-
-impl ContextBudget {
-    fn new(limit: usize) -> Self {
-        ContextBudget(Arc::new(AtomicUsize::new(limit)))
-    }
-
-    fn left(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn take(&self) -> Option<ContextPermit> {
-        // Relaxed: the counter does not protect other memory.
-        let taken = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                left.checked_sub(1)
-            });
-        taken.is_ok().then(|| ContextPermit(Arc::clone(&self.0)))
-    }
-}
-
-/// One unit of a [`ContextBudget`], returned on drop.
-pub(super) struct ContextPermit(Arc<AtomicUsize>);
-
-impl Drop for ContextPermit {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -3,6 +3,11 @@
 //! A running frame improves the ratio by about a tenth and costs memory at both ends. It therefore
 //! has a window of 2^17 bytes and comes out of a budget.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use bytes::Bytes;
 use zstd_safe::{
     CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer, ResetDirective,
@@ -12,7 +17,6 @@ use zstd_safe::{
 use super::{
     chunk::{BodyEncoding, MAX_CHUNK},
     error::CompressError,
-    pool::ContextPermit,
 };
 
 /// The compression level: the fastest of the ordinary levels.
@@ -24,6 +28,38 @@ const LEVEL: i32 = 1;
 ///
 /// Measured: larger windows gain nothing on text and need a third more memory.
 const WINDOW_LOG: u32 = 17;
+
+/// A limit on contexts that exist at the same time.
+pub(super) struct ContextBudget(Arc<AtomicUsize>);
+
+impl ContextBudget {
+    pub(super) fn new(limit: usize) -> Self {
+        ContextBudget(Arc::new(AtomicUsize::new(limit)))
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take(&self) -> Option<ContextPermit> {
+        // Relaxed: the counter does not protect other memory.
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            });
+        taken.is_ok().then(|| ContextPermit(Arc::clone(&self.0)))
+    }
+}
+
+/// One unit of a [`ContextBudget`], returned on drop.
+pub(super) struct ContextPermit(Arc<AtomicUsize>);
+
+impl Drop for ContextPermit {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// Returns the buffer size that compressing a chunk requires.
 pub(super) fn max_body_length() -> usize {
@@ -209,8 +245,6 @@ fn encoder(parameters: &[CParameter]) -> Option<CCtx<'static>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::compress::{Pool, PoolLimits};
 

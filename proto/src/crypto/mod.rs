@@ -31,7 +31,7 @@ mod proof;
 pub mod seal;
 pub mod strength;
 #[cfg(test)]
-mod vectors;
+mod tests;
 
 pub use challenge::{Challenge, ChallengeError};
 pub use handshake::{HandshakeError, SessionKeys, TunnelSecret};

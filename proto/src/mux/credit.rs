@@ -15,7 +15,7 @@
 //!   from a part of the pool. Any number of applications that never read leaves the rest to the
 //!   others.
 
-use super::stream::ReceiveHalf;
+use super::{stream::ReceiveHalf, window::UNPROVEN_LOAN_MAX};
 
 /// The part of the pool that unproven streams share, and the part that proven streams always leave
 /// to them, both as divisors.
@@ -30,9 +30,6 @@ const SHARE: u64 = 16;
 /// while an eighth of the pool remains for later streams.
 const LONG_PATH_SIXTEENTHS: u64 = 9;
 const LONG_PATH_RESERVE: u64 = 8;
-
-/// The largest loan of an unproven stream, in bytes. With its floor this is 256 KiB.
-pub(super) const UNPROVEN_LOAN_MAX: u64 = 240 * 1024;
 
 /// The loans of unproven and of proven streams, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

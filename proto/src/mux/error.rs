@@ -1,6 +1,5 @@
-//! Errors of the multiplexer: protocol errors, which end the tunnel, and errors of one stream.
-
-use super::frame::ResetCode;
+//! Errors of the multiplexer: protocol errors, which end the tunnel, errors of one stream, and the
+//! codes of a reset.
 
 /// A violation of the protocol by the peer. The tunnel must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,4 +27,75 @@ pub enum StreamError {
     /// The stream does not exist, or not any more.
     #[error("there is no such stream")]
     Unknown,
+}
+
+/// The reason for a reset (PROTOCOL 9.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResetCode {
+    /// The application does not need the stream any more.
+    Cancelled,
+    /// The local service refused the connection.
+    Refused,
+    /// The local service does not answer, or its name does not resolve.
+    Unreachable,
+    /// The local connection was reset.
+    Reset,
+    /// An operation took too long.
+    Timeout,
+    /// The bytes of the stream could not be decoded.
+    Corrupt,
+    /// The sender is shutting down.
+    Shutdown,
+    /// There are too many streams.
+    Limit,
+    /// The peer broke the protocol.
+    Protocol,
+    /// The tunnel had no attachment for longer than the resume timeout.
+    Expired,
+}
+
+impl ResetCode {
+    const ALL: [ResetCode; 10] = [
+        ResetCode::Cancelled,
+        ResetCode::Refused,
+        ResetCode::Unreachable,
+        ResetCode::Reset,
+        ResetCode::Timeout,
+        ResetCode::Corrupt,
+        ResetCode::Shutdown,
+        ResetCode::Limit,
+        ResetCode::Protocol,
+        ResetCode::Expired,
+    ];
+
+    pub(super) fn wire_code(self) -> u64 {
+        Self::ALL
+            .iter()
+            .position(|&code| code == self)
+            .map_or(0, |position| position as u64)
+    }
+
+    pub(super) fn from_wire(code: u64) -> Self {
+        usize::try_from(code)
+            .ok()
+            .and_then(|position| Self::ALL.get(position).copied())
+            .unwrap_or(ResetCode::Cancelled)
+    }
+}
+
+impl std::fmt::Display for ResetCode {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            ResetCode::Cancelled => "cancelled",
+            ResetCode::Refused => "refused",
+            ResetCode::Unreachable => "unreachable",
+            ResetCode::Reset => "reset",
+            ResetCode::Timeout => "timeout",
+            ResetCode::Corrupt => "corrupt",
+            ResetCode::Shutdown => "shutdown",
+            ResetCode::Limit => "limit",
+            ResetCode::Protocol => "protocol",
+            ResetCode::Expired => "expired",
+        })
+    }
 }

@@ -36,28 +36,17 @@
 
 mod ack_queue;
 mod bandwidth;
-#[cfg(test)]
-mod bandwidth_tests;
 mod budget;
 mod byte_queue;
 mod credit;
 mod error;
 mod frame;
-mod interactive;
-mod max_rate;
 mod open_state;
-#[cfg(test)]
-mod protocol_violation_tests;
 mod receive;
 mod resume;
-#[cfg(test)]
-mod resume_tests;
+mod resume_state;
 mod rtt;
 mod send_totals;
-#[cfg(test)]
-mod simulation;
-#[cfg(test)]
-mod slow_reader_tests;
 mod stream;
 mod stream_api;
 #[cfg(test)]
@@ -79,7 +68,7 @@ use self::{
     budget::BudgetAccount,
     credit::CreditPool,
     frame::TunnelFrame,
-    resume::{ResumeState, TunnelCloseState},
+    resume_state::{ResumeState, TunnelCloseState},
     rtt::RttProber,
     send_totals::SendTotals,
     stream::{AckState, StreamState},
@@ -87,8 +76,8 @@ use self::{
 };
 pub use self::{
     budget::MemoryBudget,
-    error::{MuxError, StreamError},
-    frame::{MOVE, MOVED, ResetCode, StreamId},
+    error::{MuxError, ResetCode, StreamError},
+    frame::{MOVE, MOVED, StreamId},
     send_totals::WRITE_MAX,
     window::WindowSize,
 };

@@ -99,29 +99,34 @@ impl Mux {
                 received,
                 limit,
             } => self.handle_window(stream, received, limit),
-            TunnelFrame::TunnelWindow { limit } => {
-                self.handle_tunnel_window(limit);
-                Ok(())
-            }
-            TunnelFrame::Ping { token } => {
-                self.pending_pong = Some(token);
-                Ok(())
-            }
+            frame => self.handle_tunnel_frame(now, frame),
+        }
+    }
+
+    /// Processes a frame that concerns the tunnel and no stream.
+    fn handle_tunnel_frame(&mut self, now: Instant, frame: TunnelFrame) -> Result<(), MuxError> {
+        match frame {
+            TunnelFrame::TunnelWindow { limit } => self.handle_tunnel_window(limit),
+            TunnelFrame::Ping { token } => self.pending_pong = Some(token),
             TunnelFrame::Pong { token } => {
                 let progress = self.progress();
                 if let Some(sample) = self.rtt.on_pong(now, token, progress) {
                     self.window.bandwidth().on_rtt_sample(now, sample);
                 }
-                Ok(())
             }
-            TunnelFrame::Resume { seen, opened } => self.handle_resume(seen, opened),
-            TunnelFrame::Resumed => self.handle_resumed(),
+            TunnelFrame::Resume { seen, opened } => return self.handle_resume(seen, opened),
+            TunnelFrame::Resumed => return self.handle_resumed(),
             TunnelFrame::End { code } => {
                 self.close_state.set_ended_by_peer();
                 self.events.push_back(MuxEvent::Closed(code));
-                Ok(())
             }
+            TunnelFrame::Open { .. }
+            | TunnelFrame::Data { .. }
+            | TunnelFrame::Fin { .. }
+            | TunnelFrame::Reset { .. }
+            | TunnelFrame::Window { .. } => {}
         }
+        Ok(())
     }
 
     fn handle_open(
@@ -174,31 +179,16 @@ impl Mux {
         now: Instant,
         id: StreamId,
         offset: u64,
-        mut bytes: Bytes,
+        bytes: Bytes,
     ) -> Result<(), MuxError> {
         let Some(stream) = find_stream(&mut self.streams, id, self.next_local, self.next_peer)?
         else {
             return Ok(());
         };
-        if bytes.is_empty() {
-            return Err(MuxError::Protocol("DATA without bytes"));
-        }
-        let received = stream.receive.received();
-        if offset > received {
-            return Err(MuxError::Protocol("DATA leaves a gap"));
-        }
-        let repeated = usize::try_from(received.saturating_sub(offset)).unwrap_or(usize::MAX);
-        if repeated >= bytes.len() {
+        let Some(bytes) = new_data(stream, offset, bytes)? else {
             return Ok(());
-        }
-        bytes.advance(repeated);
-        if stream.receive.end().is_some() {
-            return Err(MuxError::Protocol("DATA after the end of the direction"));
-        }
+        };
         let length = bytes.len() as u64;
-        if received.saturating_add(length) > stream.receive.window().limit() {
-            return Err(MuxError::FlowControl("data beyond the stream window"));
-        }
         if !self.window.receive(now, length) {
             return Err(MuxError::FlowControl("data beyond the tunnel window"));
         }
@@ -239,29 +229,10 @@ impl Mux {
         else {
             return Ok(());
         };
-        let received = stream.receive.received();
-        let missing = final_offset.saturating_sub(received);
         let is_reset = matches!(end, StreamEnd::Reset(_));
-        if final_offset < received || (missing > 0 && !is_reset) {
-            return Err(MuxError::Protocol(
-                "final offset does not match the received bytes",
-            ));
-        }
-        match stream.receive.end() {
-            Some(_) if missing > 0 => {
-                return Err(MuxError::Protocol(
-                    "second end of a stream at another offset",
-                ));
-            }
-            Some(StreamEnd::Reset(_)) => return Ok(()),
-            Some(StreamEnd::Fin) if !is_reset => return Ok(()),
-            _ => {}
-        }
-        if final_offset > stream.receive.window().limit() {
-            return Err(MuxError::FlowControl(
-                "final offset beyond the stream window",
-            ));
-        }
+        let Some(missing) = missing_bytes(stream, final_offset, is_reset)? else {
+            return Ok(());
+        };
         self.credit.track(&mut stream.receive, |receive| {
             receive.finish(end);
             receive.skip(missing);
@@ -368,4 +339,72 @@ fn find_stream(
         }
         None => Ok(None),
     }
+}
+
+/// Returns the part of the DATA from `offset` that has not arrived before, or `None` if there is
+/// none.
+///
+/// # Errors
+/// If the frame does not follow the received bytes, or exceeds the stream's window.
+fn new_data(
+    stream: &mut StreamState,
+    offset: u64,
+    mut bytes: Bytes,
+) -> Result<Option<Bytes>, MuxError> {
+    if bytes.is_empty() {
+        return Err(MuxError::Protocol("DATA without bytes"));
+    }
+    let received = stream.receive.received();
+    if offset > received {
+        return Err(MuxError::Protocol("DATA leaves a gap"));
+    }
+    let repeated = usize::try_from(received.saturating_sub(offset)).unwrap_or(usize::MAX);
+    if repeated >= bytes.len() {
+        return Ok(None);
+    }
+    bytes.advance(repeated);
+    if stream.receive.end().is_some() {
+        return Err(MuxError::Protocol("DATA after the end of the direction"));
+    }
+    let length = bytes.len() as u64;
+    if received.saturating_add(length) > stream.receive.window().limit() {
+        return Err(MuxError::FlowControl("data beyond the stream window"));
+    }
+    Ok(Some(bytes))
+}
+
+/// Returns how many bytes before an end at `final_offset` were never sent, or `None` if the
+/// direction has ended before and the frame changes nothing.
+///
+/// # Errors
+/// If the offset does not match the received bytes or an earlier end, or exceeds the stream's
+/// window.
+fn missing_bytes(
+    stream: &mut StreamState,
+    final_offset: u64,
+    is_reset: bool,
+) -> Result<Option<u64>, MuxError> {
+    let received = stream.receive.received();
+    let missing = final_offset.saturating_sub(received);
+    if final_offset < received || (missing > 0 && !is_reset) {
+        return Err(MuxError::Protocol(
+            "final offset does not match the received bytes",
+        ));
+    }
+    match stream.receive.end() {
+        Some(_) if missing > 0 => {
+            return Err(MuxError::Protocol(
+                "second end of a stream at another offset",
+            ));
+        }
+        Some(StreamEnd::Reset(_)) => return Ok(None),
+        Some(StreamEnd::Fin) if !is_reset => return Ok(None),
+        _ => {}
+    }
+    if final_offset > stream.receive.window().limit() {
+        return Err(MuxError::FlowControl(
+            "final offset beyond the stream window",
+        ));
+    }
+    Ok(Some(missing))
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{bandwidth::RttSample, transmit::INTERACTIVE_RESERVE};
+use super::{bandwidth::RttSample, window::INTERACTIVE_RESERVE};
 
 /// The interval of PINGs while data flows: short enough to follow a path, long enough to cost
 /// nothing.

@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
     byte_queue::ByteQueue,
-    frame::ResetCode,
+    error::ResetCode,
     open_state::OpenState,
     window::{StreamWindow, WindowSize},
 };

@@ -9,17 +9,13 @@ use super::{
     Mux, MuxEvent, StreamId, TunnelFrame,
     frame::{self, DATA_OVERHEAD, FRAME_MAX},
     rtt::FlowProgress,
-    send_totals::WRITE_MAX,
-    send_totals::{QUANTUM, quantum},
+    send_totals::{QUANTUM, WRITE_MAX, quantum},
     stream::{AckState, StreamEnd, StreamState},
+    window::INTERACTIVE_RESERVE,
 };
 
 /// The smallest space left in a message, in bytes, in which to start a DATA frame.
 const DATA_MIN: usize = 256;
-
-/// The tunnel credit that a sender reserves for interactive streams, in bytes: those with at most
-/// half of it unacknowledged. The receiver grants it in addition to what the path needs.
-pub(super) const INTERACTIVE_RESERVE: u64 = 4 * 1024;
 
 /// A stream that may send, and how much.
 #[derive(Debug, Clone, Copy)]
@@ -283,7 +279,17 @@ impl Mux {
         if length > room && out.len() > begin {
             return false;
         }
-        let length = length.min(room);
+        self.put_data(turn, out, length.min(room));
+        self.transmit_end(out, id);
+        true
+    }
+
+    /// Appends a DATA frame with the next `length` bytes of a stream, and ends its turn.
+    fn put_data(&mut self, turn: SendTurn, out: &mut BytesMut, length: usize) {
+        let id = turn.id;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         if length > 0 {
             frame::data_header(out, id, stream.send.next(), length);
         }
@@ -298,8 +304,6 @@ impl Mux {
             self.events.push_back(MuxEvent::Writable(id));
         }
         self.end_turn(turn, copied, more);
-        self.transmit_end(out, id);
-        true
     }
 
     /// Selects the next stream and how much it may send. When only [`INTERACTIVE_RESERVE`] remains

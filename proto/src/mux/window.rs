@@ -4,9 +4,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    bandwidth::BandwidthEstimator, credit::UNPROVEN_LOAN_MAX, transmit::INTERACTIVE_RESERVE,
-};
+use super::bandwidth::BandwidthEstimator;
+
+/// The tunnel credit that a sender reserves for interactive streams, in bytes: those with at most
+/// half of it unacknowledged. The receiver grants it in addition to what the path needs.
+pub(super) const INTERACTIVE_RESERVE: u64 = 4 * 1024;
+
+/// The largest loan of an unproven stream, in bytes. With its floor this is 256 KiB.
+pub(super) const UNPROVEN_LOAN_MAX: u64 = 240 * 1024;
 
 /// The initial and the largest size of a window, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

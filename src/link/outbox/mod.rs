@@ -1,36 +1,34 @@
 //! The send queue of one link: control frames first, then the lanes with byte fairness. The link's
 //! task takes the next message only when the socket has room.
 //!
-//! A [`DrrScheduler`](report_proto::drr::DrrScheduler) decides which lane is next: a lane that becomes ready after it had nothing to
-//! send goes first, for up to one quantum.
+//! A [`DrrScheduler`](report_proto::drr::DrrScheduler) decides which lane is next: a lane that
+//! becomes ready after it had nothing to send goes first, for up to one quantum.
 //!
 //! No lock is held while a lane's method runs or a lane is dropped.
 
 mod state;
+mod task_side;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    fmt, mem,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Poll, Waker},
+    task::Poll,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 pub(super) use self::state::Outgoing;
-use self::state::{
-    ControlFrame, KEPT_CAPACITY, LaneEntry, OutboxState, ScheduledLane, close_message,
-};
+use self::state::{ControlFrame, LaneEntry, OutboxState, close_message};
 use super::{
     MemoryAccount,
-    channel::{Lane, OpenError, Transmit},
+    channel::{Lane, OpenError},
 };
-use crate::net::websocket::MessageBody;
-use report_proto::frame::{self, Code, Frame, MAX_DATA, Notice};
+use report_proto::frame::{Frame, Notice};
 
 /// Bytes of queued answers above which the accepting end stops reading from the peer (PROTOCOL 12,
 /// `ANSWERS_WAITING`).
@@ -106,24 +104,6 @@ impl Outbox {
         let message = frame.to_message();
         let mut state = self.state();
         self.queue(&mut state, message);
-        Self::wake(state);
-    }
-
-    /// Queues a PONG, or replaces a queued one. A peer only needs the answer to its latest PING
-    /// (PROTOCOL 6.1).
-    pub(super) fn pong(&self, token: u64) {
-        let message = Frame::Pong(token).to_message();
-        let mut state = self.state();
-        match state
-            .control
-            .iter_mut()
-            .rev()
-            .find(|queued| frame::is_pong(&queued.message))
-        {
-            // All PONGs have the same length, so the charge stays the same.
-            Some(queued) => queued.message = message,
-            None => self.queue(&mut state, message),
-        }
         Self::wake(state);
     }
 
@@ -225,155 +205,6 @@ impl Outbox {
         self.state().end_request.is_some()
     }
 
-    /// Registers the waker of the link's task. Returns the notice if an end of the link was
-    /// requested.
-    pub(super) fn register_task(&self, waker: &Waker) -> Option<Notice> {
-        let mut state = self.state();
-        match &mut state.task {
-            // `clone_from` avoids a clone if the waker is the same.
-            Some(task) => task.clone_from(waker),
-            None => state.task = Some(waker.clone()),
-        }
-        state.end_request.clone()
-    }
-
-    /// Returns the next message for the socket. Returns `None` if there is none; new work then
-    /// wakes the task. Lanes build their payloads in `buffer`.
-    pub(super) fn next(&self, buffer: &mut BytesMut) -> Option<Outgoing> {
-        loop {
-            let mut state = self.state();
-            if let Some(message) = self.pop_control(&mut state) {
-                return Some(Outgoing::Control(message));
-            }
-            let Some(scheduled) = state.next_lane() else {
-                // Set under the same lock as the check, so no wake-up is lost.
-                state.task_waits = true;
-                return None;
-            };
-            // The lane may call the outbox from `transmit`.
-            drop(state);
-            let channel = scheduled.channel;
-            if let Some(payload) = self.transmit(scheduled, buffer) {
-                return Some(Outgoing::Data(channel, payload));
-            }
-        }
-    }
-
-    /// Returns the next control frame only, for a link that ends.
-    pub(super) fn next_control(&self) -> Option<Bytes> {
-        self.pop_control(&mut self.state())
-    }
-
-    /// Sets whether the link's task is handling received frames.
-    pub(super) fn set_answering(&self, answering: bool) {
-        self.answering.store(answering, Relaxed);
-    }
-
-    /// Whether more answers are queued than for a peer that reads.
-    pub(super) fn has_answer_backlog(&self) -> bool {
-        self.queued_answers.load(Relaxed) > ANSWERS_WAITING
-    }
-
-    /// Changes the charge for the link's memory other than control frames from `before` to `now`
-    /// bytes.
-    pub(super) fn adjust_charge(&self, before: usize, now: usize) {
-        let Some(account) = &self.account else {
-            return;
-        };
-        if now > before {
-            account.charge(now.saturating_sub(before));
-        } else {
-            account.refund(before.saturating_sub(now));
-        }
-    }
-
-    /// Returns the lane that receives the payloads of `channel`. Returns `None` if the channel is
-    /// not open or only drains.
-    pub(super) fn receiving_lane(&self, channel: u32) -> Option<Arc<dyn Lane>> {
-        self.state()
-            .lanes
-            .get(&channel)
-            .filter(|entry| entry.closing.is_none())
-            .map(|entry| entry.lane.clone())
-    }
-
-    /// Handles CLOSE from the peer.
-    pub(super) fn on_peer_close(&self, channel: u32, notice: Notice) {
-        let entry = self.state().remove(channel);
-        // A lane that only drains was closed by this side, so it gets no callback.
-        if let Some(LaneEntry {
-            lane,
-            closing: None,
-            ..
-        }) = entry
-        {
-            lane.closed(notice);
-        }
-    }
-
-    /// Handles PAUSE or RESUME from the peer.
-    pub(super) fn on_peer_pause(&self, channel: u32, paused: bool) {
-        let mut state = self.state();
-        let Some(entry) = state.lanes.get_mut(&channel) else {
-            return;
-        };
-        if mem::replace(&mut entry.paused, paused) == paused {
-            return;
-        }
-        let lane = entry.closing.is_none().then(|| entry.lane.clone());
-        // A lane that was marked while paused is not scheduled. Clearing the flag first lets
-        // `mark_ready` schedule it.
-        if !paused && mem::take(&mut entry.ready) {
-            state.mark_ready(channel);
-        }
-        Self::wake(state);
-        if let Some(lane) = lane {
-            lane.paused(paused);
-        }
-    }
-
-    /// Marks the link as ended: notifies every lane, and accepts nothing more.
-    pub(crate) fn finish(&self, notice: &Notice) {
-        let mut state = self.state();
-        if state.ended.is_some() {
-            return;
-        }
-        state.ended = Some(notice.clone());
-        let lanes = mem::take(&mut state.lanes);
-        state.wake_if_empty();
-        // The waker is dropped as well: it would keep the memory of the ended task.
-        (state.schedule, state.task) = Default::default();
-        drop(state);
-        for entry in lanes.into_values().filter(|entry| entry.closing.is_none()) {
-            entry.lane.closed(notice.clone());
-        }
-    }
-
-    /// Asks the scheduled lane for a payload, and returns the lane to the scheduler.
-    fn transmit(&self, scheduled: ScheduledLane, buffer: &mut BytesMut) -> Option<MessageBody> {
-        let (payload, more) = match scheduled.lane.transmit(buffer) {
-            Transmit::More(payload) => (Some(payload), true),
-            Transmit::Last(payload) => (Some(payload), false),
-            Transmit::Nothing => (None, false),
-        };
-        let sent = payload.as_ref().map_or(0, |payload| payload.len());
-        if sent > MAX_DATA {
-            // A bug on this side. The peer would end the whole link because of it, so only the
-            // channel is closed.
-            let notice = Notice::new(Code::Limit, format!("a payload of {sent} bytes"));
-            self.close(scheduled.channel, &notice);
-            scheduled.lane.closed(notice);
-            return None;
-        }
-        let mut state = self.state();
-        state.end_turn(scheduled.channel, sent, more);
-        let drained = self.close_if_drained(&mut state, scheduled.channel);
-        drop(state);
-        // Lanes are dropped without the lock.
-        drop((drained, scheduled));
-        payload
-    }
-
     fn queue(&self, state: &mut OutboxState, message: Bytes) {
         let control = ControlFrame {
             message,
@@ -389,23 +220,6 @@ impl Outbox {
         if let Some(account) = &self.account {
             account.charge(cost);
         }
-    }
-
-    fn pop_control(&self, state: &mut OutboxState) -> Option<Bytes> {
-        let control = state.control.pop_front()?;
-        let cost = control.cost();
-        state.queued_control = state.queued_control.saturating_sub(cost);
-        if control.is_answer {
-            self.queued_answers.fetch_sub(cost, Relaxed);
-        }
-        if let Some(account) = &self.account {
-            account.refund(cost);
-        }
-        if state.control.is_empty() {
-            // A burst of control frames must not leave its capacity behind.
-            state.control.shrink_to(KEPT_CAPACITY);
-        }
-        Some(control.message)
     }
 
     /// Removes a draining lane that has nothing more to send, and queues its CLOSE.

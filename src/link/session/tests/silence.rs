@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
 
 use super::*;

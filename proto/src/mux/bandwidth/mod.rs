@@ -1,0 +1,394 @@
+//! Estimates how much credit a path needs: what it delivers in the minimum round trip, plus a
+//! quarter (the idea of BBR, draft-cardwell-iccrg-bbr). This module owns the measurements and their
+//! constants; it knows neither frames nor streams. The receiver of data measures, because it grants
+//! the credit. `filters` remembers rates and round trips, and `probe` decides when to measure the
+//! length of the path.
+//!
+//! ```text
+//!   startup ──no growth──► cruise ──no sample near min_rtt for long, or lasting queue──► probe
+//!      ▲                    │   ▲                                                         │
+//!      └─growth, no queue───┘   └────── answer on the drained path, or a timeout ─────────┘
+//! ```
+//! A new attachment begins with startup again, and keeps the window.
+//!
+//! - *Startup* doubles the window each round trip while it is used up.
+//! - *Cruise* grants [`GAIN`] × rate × min_rtt. The excess forms a queue at the bottleneck. A path
+//!   that becomes faster therefore delivers more, and the window follows.
+//! - *Probe* lets the queue drain, so that the queue is not taken for the path's length.
+//!
+//! Measurements of a path that was not full never reduce the window: the sender had little to send,
+//! or its application was slow. Only a rate that was measured with a queue is the rate of the path;
+//! the round trip shows the queue.
+
+mod filters;
+mod probe;
+
+use std::time::{Duration, Instant};
+
+use self::filters::{JITTER, MaxRateFilter, MinRtt};
+
+/// The gain of cruise on rate × min_rtt. A higher gain fills a path that became faster sooner, but
+/// the excess is a standing queue in the meantime.
+const GAIN: f64 = 1.25;
+/// The gain while the other direction is equally busy. Credit then queues on its way, and
+/// arrives in bursts.
+const GAIN_BIDIRECTIONAL: f64 = 1.75;
+
+/// The minimum duration of a window at the measured rate, up to [`SCHEDULED_MAX`]. Both ends need
+/// this time to be scheduled on a busy machine.
+const SCHEDULING: Duration = Duration::from_millis(10);
+
+/// The size up to which [`SCHEDULING`] counts, in bytes. It is the window of a path without length.
+/// Eight streams that share one processor need it on loopback (measured), where it lasts two
+/// milliseconds.
+const SCHEDULED_MAX: f64 = 2.0 * 1024.0 * 1024.0;
+
+/// The same size while an interactive stream is active beside bulk streams, because a larger window
+/// would queue in front of its answer. Such a path still carries most of its throughput.
+const SCHEDULED_MAX_INTERACTIVE: f64 = 32.0 * 1024.0;
+
+/// The part of a short min_rtt that may not be path, but the wait of both ends and of the relay for
+/// a processor. Credit for this part would also queue in front of the answer of an interactive
+/// stream. The discount shrinks by a share of min_rtt: where that is ten times as long, there is
+/// none.
+const WAIT_FOR_PROCESSORS: Duration = Duration::from_micros(400);
+const WAIT_DISCOUNT: f64 = 0.1;
+
+/// A constant addition to the window, in bytes. Of several tunnels on a path it favours the one
+/// with the smaller share, so that the shares converge.
+const FAIRNESS_BYTES: f64 = 16.0 * 1024.0;
+
+/// A new limit is sent after as much data as arrives in this time. A shorter step would cost
+/// messages; a longer one would leave a part of the path empty. The step is at least a sixteenth of
+/// the window, which is a small part of the path, and at most a quarter of it.
+const STEP: Duration = Duration::from_millis(2);
+const STEP_MIN_DIVISOR: u64 = 16;
+const STEP_MAX_DIVISOR: u64 = 4;
+/// The minimum step, and the step before a rate is known, in bytes.
+const STEP_MIN: u64 = 16 * 1024;
+const STEP_FIRST: u64 = 128 * 1024;
+
+/// The minimum duration of a round. On a short path data arrives in bursts, and a burst is not a
+/// rate.
+const ROUND_MIN: Duration = Duration::from_millis(5);
+
+/// A round that did not use up the window ends after this many round trips.
+const ROUND_TIMEOUT_RTTS: u32 = 2;
+
+/// Startup doubles a window that was used up within this many round trips. It ends between one and
+/// two times the capacity of the path.
+const EXHAUSTED_WITHIN_RTTS: f64 = 1.5;
+
+/// Startup continues while the rate grows by this factor per round (as in BBR). It ends after this
+/// many full rounds without such growth.
+const GROWTH_FACTOR: f64 = 1.25;
+const FLAT_ROUNDS: u8 = 3;
+
+/// Cruise returns to startup after this many consecutive full rounds that each exceeded the maximum
+/// rate by this factor without a queue. The path then has spare capacity, and something else ended
+/// the growth, such as an end without a processor. A round can gain [`GAIN`] at most.
+const REGROWTH_FACTOR: f64 = 1.1;
+const REGROWTH_ROUNDS: u8 = 2;
+
+/// A stream counts as interactive for this time after its last small frame, because a user who
+/// types also pauses.
+const ACTIVE_FOR: Duration = Duration::from_secs(1);
+
+/// The round trip before the first measurement: a path across a continent. A value that is too long
+/// only lets a window grow a little early.
+const INITIAL_RTT: Duration = Duration::from_millis(50);
+
+/// The measurement from the answer to a PING.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RttSample {
+    /// When the PING was sent.
+    pub sent: Instant,
+    /// How long the answer took.
+    pub rtt: Duration,
+    /// Whether the sender had used up all the credit that it knew when it answered.
+    pub credit_exhausted: bool,
+    /// Whether this end sent the same order of magnitude in that time as it received.
+    pub bidirectional: bool,
+    /// Whether the tunnel moved too little data in either direction to cause a queue.
+    pub quiet: bool,
+}
+
+/// The estimator of the window that a path needs.
+#[derive(Debug)]
+pub(super) struct BandwidthEstimator {
+    size: u64,
+    max: u64,
+    phase: WindowPhase,
+    round: Option<Round>,
+    rate: MaxRateFilter,
+    /// The rate of the last round, in bytes per second.
+    latest_rate: f64,
+    min_rtt: Option<MinRtt>,
+    latest_rtt: Duration,
+    /// The start of the current period in which all round trips show a queue.
+    queued_since: Option<Instant>,
+    credit_exhausted: bool,
+    bidirectional: bool,
+    /// The number of consecutive quiet round trips that exceeded min_rtt, and the shortest of them.
+    longer_samples: (u8, Duration),
+    last_probe: Option<Instant>,
+    interactive: InteractiveDetector,
+}
+
+#[derive(Debug)]
+enum WindowPhase {
+    Startup { best_rate: f64, flat_rounds: u8 },
+    Cruise { grown_rounds: u8 },
+    ProbeRtt(RttProbe),
+}
+
+#[derive(Debug)]
+struct RttProbe {
+    since: Instant,
+    /// The rate of the path, if a queue triggered the probe.
+    rate: Option<f64>,
+    /// When the outstanding credit fell to what the probe allows. PINGs sent after this time count.
+    drained: Option<Instant>,
+}
+
+/// A measured round: from sending a limit until it is reached, which takes at least a round trip.
+#[derive(Debug)]
+struct Round {
+    since: Instant,
+    received: u64,
+    limit: u64,
+}
+
+impl BandwidthEstimator {
+    /// Creates an estimator whose initial window the peer already knows.
+    pub(super) fn new(now: Instant, initial: u64, max: u64) -> Self {
+        BandwidthEstimator {
+            size: initial,
+            max: max.max(initial),
+            phase: WindowPhase::START,
+            round: None,
+            rate: MaxRateFilter::new(now, 0.0),
+            latest_rate: 0.0,
+            min_rtt: None,
+            latest_rtt: INITIAL_RTT,
+            queued_since: None,
+            credit_exhausted: false,
+            bidirectional: false,
+            longer_samples: (0, Duration::MAX),
+            last_probe: None,
+            interactive: InteractiveDetector::default(),
+        }
+    }
+
+    /// Restarts all measurements and keeps the window, because another attachment carries the
+    /// tunnel, perhaps on another path.
+    pub(super) fn restart(&mut self, now: Instant) {
+        *self = BandwidthEstimator::new(now, self.size, self.max);
+    }
+
+    /// Returns the window, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Returns the recent minimum round trip.
+    pub(super) fn min_rtt(&self) -> Duration {
+        self.min_rtt.map_or(INITIAL_RTT, |min_rtt| min_rtt.time)
+    }
+
+    /// Returns how far the limit must advance before it is sent again, in bytes.
+    pub(super) fn step(&self) -> u64 {
+        let rate = self.rate.max();
+        let in_time = if rate > 0.0 {
+            (rate * STEP.as_secs_f64()) as u64
+        } else {
+            STEP_FIRST
+        };
+        in_time
+            .max(STEP_MIN)
+            .min(self.size / STEP_MAX_DIVISOR)
+            .max(self.size / STEP_MIN_DIVISOR)
+    }
+
+    /// Starts a round when a limit is sent to the peer.
+    pub(super) fn on_limit_sent(&mut self, now: Instant, received: u64, limit: u64) {
+        if self.round.is_none() {
+            self.round = Some(Round {
+                since: now,
+                received,
+                limit,
+            });
+        }
+    }
+
+    /// Returns the detector of interactive streams.
+    pub(super) fn interactive(&mut self) -> &mut InteractiveDetector {
+        &mut self.interactive
+    }
+
+    /// Processes the arrival of data: `received` bytes in total, of the `limit` that may arrive.
+    pub(super) fn on_received(&mut self, now: Instant, received: u64, limit: u64) {
+        self.on_received_in_probe(now, received, limit);
+        let Some(round) = &self.round else { return };
+        let elapsed = now.saturating_duration_since(round.since);
+        let is_exhausted = received >= round.limit;
+        let timeout =
+            self.latest_rtt
+                .saturating_mul(if is_exhausted { 0 } else { ROUND_TIMEOUT_RTTS });
+        if elapsed >= timeout.max(ROUND_MIN) {
+            let bytes = received.saturating_sub(round.received);
+            let granted = round.limit.saturating_sub(round.received);
+            self.round = None;
+            self.end_round(
+                now,
+                bytes as f64 / elapsed.as_secs_f64(),
+                is_exhausted.then_some(granted),
+            );
+        }
+    }
+
+    /// Ends a round with its rate, and with the credit granted at its beginning if that was used
+    /// up.
+    fn end_round(&mut self, now: Instant, rate: f64, granted: Option<u64>) {
+        self.latest_rate = rate;
+        let grows_again = rate >= self.rate.max() * REGROWTH_FACTOR
+            && granted.is_some()
+            && self.has_spare_capacity(now, rate);
+        let is_queued =
+            self.queued_since.is_some() && !matches!(self.phase, WindowPhase::ProbeRtt(_));
+        self.rate.add(now, rate, is_queued, self.min_rtt());
+        match self.phase {
+            WindowPhase::Startup {
+                best_rate,
+                flat_rounds,
+            } => {
+                let is_too_small =
+                    granted.is_some_and(|granted| self.is_too_small(now, rate, granted));
+                self.startup(now, rate, best_rate, flat_rounds, is_too_small);
+            }
+            WindowPhase::Cruise { grown_rounds }
+                if !grows_again || grown_rounds.saturating_add(1) < REGROWTH_ROUNDS =>
+            {
+                self.cruise(now);
+                self.phase = WindowPhase::Cruise {
+                    grown_rounds: if grows_again {
+                        grown_rounds.saturating_add(1)
+                    } else {
+                        0
+                    },
+                };
+            }
+            WindowPhase::Cruise { .. } => self.startup(now, rate, 0.0, 0, true),
+            WindowPhase::ProbeRtt(_) => {}
+        }
+    }
+
+    /// Processes a round of startup. `best_rate` is the best rate of the rounds before, and
+    /// `flat_rounds` counts the last rounds without growth.
+    fn startup(
+        &mut self,
+        now: Instant,
+        rate: f64,
+        best_rate: f64,
+        flat_rounds: u8,
+        is_too_small: bool,
+    ) {
+        let is_queued = self.queued_since.is_some();
+        let grows = rate >= best_rate * GROWTH_FACTOR;
+        let flat_rounds = if grows {
+            0
+        } else {
+            flat_rounds.saturating_add(u8::from(is_queued || self.credit_exhausted))
+        };
+        self.phase = WindowPhase::Startup {
+            best_rate: if grows { rate } else { best_rate },
+            flat_rounds,
+        };
+        if flat_rounds >= FLAT_ROUNDS {
+            // The queue that startup caused is no reason for a probe.
+            self.last_probe = Some(now);
+            self.cruise(now);
+        } else if is_too_small && (grows || !is_queued) {
+            self.size = self.size.saturating_mul(2).min(self.max);
+        }
+    }
+
+    /// Returns whether a window of `granted` bytes, used up at this rate, limits the path or the
+    /// ends.
+    fn is_too_small(&self, now: Instant, rate: f64, granted: u64) -> bool {
+        rate * self.min_rtt().as_secs_f64() * EXHAUSTED_WITHIN_RTTS >= granted as f64
+            || self.scheduling_bytes(now, rate) > self.size as f64
+    }
+
+    /// Returns whether the path has no queue and its length, rather than the scheduling of the
+    /// ends, determines the window.
+    fn has_spare_capacity(&self, now: Instant, rate: f64) -> bool {
+        let length = self.min_rtt();
+        let is_long =
+            length > JITTER && rate * length.as_secs_f64() > self.scheduling_bytes(now, rate);
+        is_long && !self.bidirectional && self.queued_since.is_none()
+    }
+
+    fn cruise(&mut self, now: Instant) {
+        self.phase = WindowPhase::Cruise { grown_rounds: 0 };
+        let rate = self.rate.max();
+        let gain = if self.bidirectional {
+            GAIN_BIDIRECTIONAL
+        } else {
+            GAIN
+        };
+        let min_rtt = self.min_rtt();
+        let waited = if self.interactive.is_active(now) {
+            WAIT_FOR_PROCESSORS.saturating_sub(min_rtt.mul_f64(WAIT_DISCOUNT))
+        } else {
+            Duration::ZERO
+        };
+        let length = min_rtt.saturating_sub(waited);
+        self.set_size((gain * rate * length.as_secs_f64()).max(self.scheduling_bytes(now, rate)));
+    }
+
+    /// Returns the window that the ends need at this rate on a path of any length, in bytes.
+    fn scheduling_bytes(&self, now: Instant, rate: f64) -> f64 {
+        (rate * SCHEDULING.as_secs_f64()).min(if self.interactive.is_active(now) {
+            SCHEDULED_MAX_INTERACTIVE
+        } else {
+            SCHEDULED_MAX
+        })
+    }
+
+    fn set_size(&mut self, bytes: f64) {
+        // A cast of a float saturates.
+        self.size = ((bytes + FAIRNESS_BYTES) as u64).min(self.max);
+    }
+}
+
+impl WindowPhase {
+    const START: WindowPhase = WindowPhase::Startup {
+        best_rate: 0.0,
+        flat_rounds: 0,
+    };
+}
+
+/// Detects an interactive stream beside bulk streams, so that its answers do not wait in the queue
+/// that bulk data creates. It holds the last stream that received a small frame without moving much
+/// data, and the time of that frame.
+#[derive(Debug, Default)]
+pub(super) struct InteractiveDetector(Option<(u64, Instant)>);
+
+impl InteractiveDetector {
+    /// Records a small frame of `stream`, which has moved little data or has just begun.
+    pub(super) fn on_activity(&mut self, now: Instant, stream: u64) {
+        self.0 = Some((stream, now));
+    }
+
+    /// Forgets `stream` because it has moved much data or has ended.
+    pub(super) fn clear(&mut self, stream: u64) {
+        self.0.take_if(|(last, _)| *last == stream);
+    }
+
+    /// Returns whether an interactive stream was active recently.
+    pub(super) fn is_active(&self, now: Instant) -> bool {
+        self.0
+            .is_some_and(|(_, at)| now.saturating_duration_since(at) < ACTIVE_FOR)
+    }
+}

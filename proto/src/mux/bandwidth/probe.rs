@@ -1,0 +1,201 @@
+//! The round trips of a path: when they show a queue, and the probes that measure the length of the
+//! path while its queue is drained.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    BandwidthEstimator, RttProbe, RttSample, WindowPhase,
+    filters::{JITTER, MaxRateFilter, MinRtt},
+};
+
+/// A round trip shows a queue if it exceeds min_rtt by this factor and by [`JITTER`]. The factor is
+/// a little more than [`GAIN`](super::GAIN) causes.
+const QUEUE_FACTOR: f64 = 1.3;
+/// The same factor while the other direction is equally busy. The round trip then contains that
+/// direction's queue too, which local credit does not cause.
+const QUEUE_FACTOR_BIDIRECTIONAL: f64 = 3.5;
+/// The largest growth of min_rtt by a probe in that case, because the probe may have measured the
+/// other queue.
+const MIN_RTT_GROWTH_BIDIRECTIONAL: f64 = 1.1;
+
+/// The path is probed if no round trip was near min_rtt for this time (as in BBR), and for this
+/// many round trips. The latter keeps the share of time for probes constant on very long paths.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+const PROBE_AFTER_RTTS: u32 = 60;
+
+/// This many consecutive longer round trips without a queue are the path's new length.
+const QUIET_SAMPLES: u8 = 3;
+
+/// A probe that finds a path longer by this factor restarts startup, because the previous
+/// measurements say little about it.
+const PATH_CHANGE_FACTOR: f64 = 2.5;
+
+/// The path is probed early if all round trips show a queue for this many round trips and this
+/// time, although the window should prevent one. The path may have become longer, and the probe
+/// comes before the rate of that time counts. Early probes keep an interval, so that they cost
+/// little on an unsteady path.
+const EARLY_PROBE_RTTS: u32 = 4;
+const EARLY_PROBE_AFTER: Duration = Duration::from_millis(150);
+const EARLY_PROBE_INTERVAL_RTTS: u32 = 30;
+const EARLY_PROBE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The gain of a probe on rate × min_rtt. The queue drains at once, and half of the path stays in
+/// use.
+const PROBE_GAIN: f64 = 0.5;
+
+/// A probe without an answer ends after this many round trips plus this time.
+const PROBE_TIMEOUT_RTTS: u32 = 8;
+const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
+
+impl BandwidthEstimator {
+    /// Returns the time from which a PING would answer the current probe.
+    pub(in crate::mux) fn ping_wanted_since(&self) -> Option<Instant> {
+        match self.phase {
+            WindowPhase::ProbeRtt(RttProbe { drained, .. }) => drained,
+            _ => None,
+        }
+    }
+
+    /// Processes the arrival of data during a probe.
+    pub(super) fn on_received_in_probe(&mut self, now: Instant, received: u64, limit: u64) {
+        if let WindowPhase::ProbeRtt(probe) = &mut self.phase {
+            // The path counts as drained when the outstanding credit is within an eighth of what the
+            // probe allows.
+            let out = limit.saturating_sub(received);
+            if probe.drained.is_none() && out <= self.size.saturating_add(self.size / 8) {
+                probe.drained = Some(now);
+            }
+            let timeout = self
+                .latest_rtt
+                .saturating_mul(PROBE_TIMEOUT_RTTS)
+                .saturating_add(PROBE_TIMEOUT);
+            if now.saturating_duration_since(probe.since) > timeout {
+                self.end_probe(now, None);
+            }
+        }
+    }
+
+    /// Processes the answer to a PING.
+    pub(in crate::mux) fn on_rtt_sample(&mut self, now: Instant, sample: RttSample) {
+        self.latest_rtt = sample.rtt;
+        self.credit_exhausted = sample.credit_exhausted;
+        self.bidirectional = sample.bidirectional;
+        if let WindowPhase::ProbeRtt(RttProbe { drained, .. }) = self.phase {
+            if drained.is_some_and(|drained| sample.sent >= drained) {
+                self.end_probe(now, Some(sample.rtt));
+            }
+            return;
+        }
+        self.update_quiet_rtt(now, sample);
+        let min_rtt = MinRtt::updated(self.min_rtt, now, sample.rtt);
+        self.min_rtt = Some(min_rtt);
+        let queued = if sample.bidirectional {
+            QUEUE_FACTOR_BIDIRECTIONAL
+        } else {
+            QUEUE_FACTOR
+        };
+        if sample.rtt > min_rtt.time.mul_f64(queued).saturating_add(JITTER) {
+            self.queued_since.get_or_insert(now);
+        } else {
+            self.queued_since = None;
+        }
+        match self.phase {
+            WindowPhase::Cruise { .. } if self.is_probe_due(now, min_rtt) => self.begin_probe(now),
+            // The path was never full, so this sample is its length.
+            WindowPhase::Startup { .. }
+                if now.saturating_duration_since(min_rtt.seen) > PROBE_AFTER =>
+            {
+                self.min_rtt = None
+            }
+            _ => {}
+        }
+    }
+
+    /// Adopts a longer min_rtt from quiet samples, because little traffic shows the true length of
+    /// the path.
+    fn update_quiet_rtt(&mut self, now: Instant, RttSample { rtt, quiet, .. }: RttSample) {
+        let is_longer = rtt > self.min_rtt().mul_f64(QUEUE_FACTOR).saturating_add(JITTER);
+        let (count, shortest) = self.longer_samples;
+        self.longer_samples = match (quiet, is_longer) {
+            (true, true) if count.saturating_add(1) >= QUIET_SAMPLES => {
+                self.min_rtt = Some(MinRtt {
+                    time: shortest.min(rtt),
+                    seen: now,
+                });
+                (0, Duration::MAX)
+            }
+            (true, true) => (count.saturating_add(1), shortest.min(rtt)),
+            _ => (0, Duration::MAX),
+        };
+    }
+
+    fn is_probe_due(&self, now: Instant, min_rtt: MinRtt) -> bool {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let usual = min_rtt
+            .time
+            .saturating_mul(PROBE_AFTER_RTTS)
+            .max(PROBE_AFTER);
+        let early = min_rtt
+            .time
+            .saturating_mul(EARLY_PROBE_RTTS)
+            .max(EARLY_PROBE_AFTER);
+        let is_early_due = self
+            .queued_since
+            .is_some_and(|queued| since(queued) > early);
+        let is_usual_due = since(min_rtt.seen) > usual;
+        let apart = min_rtt
+            .time
+            .saturating_mul(EARLY_PROBE_INTERVAL_RTTS)
+            .max(EARLY_PROBE_INTERVAL);
+        (is_early_due || is_usual_due)
+            && self
+                .last_probe
+                .is_none_or(|last_probe| since(last_probe) > apart)
+    }
+
+    fn begin_probe(&mut self, now: Instant) {
+        let rate = self.queued_since.map(|_| self.latest_rate);
+        self.phase = WindowPhase::ProbeRtt(RttProbe {
+            since: now,
+            rate,
+            drained: None,
+        });
+        // Use the latest rate: a path that became slower would not drain at the maximum rate.
+        self.set_size(
+            PROBE_GAIN * self.latest_rate.min(self.rate.max()) * self.min_rtt().as_secs_f64(),
+        );
+    }
+
+    fn end_probe(&mut self, now: Instant, found: Option<Duration>) {
+        let before = self.min_rtt();
+        let most = if self.bidirectional {
+            before.mul_f64(MIN_RTT_GROWTH_BIDIRECTIONAL)
+        } else {
+            Duration::MAX
+        };
+        // A slightly later answer comes from ends that wait for a processor, not from a longer
+        // path.
+        let is_jitter =
+            |found: &Duration| *found > before && *found <= before.saturating_add(JITTER);
+        let time = found
+            .filter(|found| !is_jitter(found))
+            .unwrap_or(before)
+            .min(most);
+        // The window had caused the queue, so the rate in that time was the rate of the path.
+        if let WindowPhase::ProbeRtt(RttProbe {
+            rate: Some(rate), ..
+        }) = self.phase
+            && time < before.mul_f64(QUEUE_FACTOR)
+        {
+            self.rate = MaxRateFilter::new(now, rate);
+        }
+        self.min_rtt = Some(MinRtt { time, seen: now });
+        self.last_probe = Some(now);
+        self.queued_since = None;
+        self.round = None;
+        self.cruise(now);
+        if time > before.mul_f64(PATH_CHANGE_FACTOR).saturating_add(JITTER) {
+            self.phase = WindowPhase::START;
+        }
+    }
+}

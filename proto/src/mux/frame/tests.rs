@@ -1,0 +1,161 @@
+//! Tests of the codec, against arbitrary frames and `tests/vectors/tunnel_frames.json`.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn any_frame() -> impl Strategy<Value = TunnelFrame> {
+    let id = (0..varint::MAX).prop_map(StreamId);
+    let value = 0..varint::MAX;
+    let bytes = proptest::collection::vec(any::<u8>(), 0..100).prop_map(Bytes::from);
+    prop_oneof![
+        (id.clone(), value.clone(), bytes.clone()).prop_map(|(stream, window, details)| {
+            TunnelFrame::Open {
+                stream,
+                window,
+                details,
+            }
+        }),
+        (id.clone(), value.clone(), bytes).prop_map(|(stream, offset, bytes)| {
+            TunnelFrame::Data {
+                stream,
+                offset,
+                bytes,
+            }
+        }),
+        (id.clone(), value.clone()).prop_map(|(stream, final_offset)| TunnelFrame::Fin {
+            stream,
+            final_offset
+        }),
+        (id.clone(), value.clone(), 0..10_u64).prop_map(|(stream, final_offset, code)| {
+            TunnelFrame::Reset {
+                stream,
+                final_offset,
+                code: ResetCode::from_wire(code),
+            }
+        }),
+        (id, value.clone(), value.clone()).prop_map(|(stream, received, limit)| {
+            TunnelFrame::Window {
+                stream,
+                received,
+                limit,
+            }
+        }),
+        value
+            .clone()
+            .prop_map(|limit| TunnelFrame::TunnelWindow { limit }),
+        value.clone().prop_map(|token| TunnelFrame::Ping { token }),
+        value.clone().prop_map(|token| TunnelFrame::Pong { token }),
+        (value.clone(), value).prop_map(|(seen, opened)| TunnelFrame::Resume { seen, opened }),
+        Just(TunnelFrame::Resumed),
+        (0..10_u64).prop_map(|code| TunnelFrame::End {
+            code: ResetCode::from_wire(code)
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_frame_round_trips_and_no_prefix_decodes(frame in any_frame()) {
+        let mut out = BytesMut::new();
+        frame.encode(&mut out);
+        let whole = out.freeze();
+        for cut in 0..whole.len() {
+            prop_assert!(TunnelFrame::decode(&mut whole.slice(..cut)).is_err());
+        }
+        let mut message = whole.clone();
+        prop_assert_eq!(TunnelFrame::decode(&mut message), Ok(frame));
+        prop_assert!(message.is_empty());
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let mut message = Bytes::from(bytes);
+        while !message.is_empty() && TunnelFrame::decode(&mut message).is_ok() {}
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct FrameVector {
+    name: String,
+    hex: String,
+}
+
+/// Returns the frames of the vectors, in their order.
+fn vector_frames() -> Vec<TunnelFrame> {
+    let stream = StreamId(4);
+    let end = |code| TunnelFrame::End { code };
+    vec![
+        TunnelFrame::Open {
+            stream,
+            window: 262_144,
+            details: Bytes::from_static(b"{}"),
+        },
+        TunnelFrame::Open {
+            stream: StreamId(6),
+            window: 262_144,
+            details: Bytes::from_static(
+                br#"{"source":"203.0.113.9:40312","destination":"192.0.2.7:13389"}"#,
+            ),
+        },
+        TunnelFrame::Data {
+            stream,
+            offset: 70_000,
+            bytes: Bytes::from_static(b"hello"),
+        },
+        TunnelFrame::Fin {
+            stream,
+            final_offset: 70_005,
+        },
+        TunnelFrame::Reset {
+            stream: StreamId(5),
+            final_offset: 0,
+            code: ResetCode::Refused,
+        },
+        TunnelFrame::Window {
+            stream,
+            received: 16_384,
+            limit: 1_073_741_824,
+        },
+        TunnelFrame::TunnelWindow { limit: 1_048_576 },
+        TunnelFrame::Ping { token: 63 },
+        TunnelFrame::Pong { token: 64 },
+        TunnelFrame::Resume {
+            seen: 6,
+            opened: 16_385,
+        },
+        TunnelFrame::Resumed,
+        end(ResetCode::Shutdown),
+        end(ResetCode::Protocol),
+        end(ResetCode::Expired),
+    ]
+}
+
+#[test]
+fn frames_encode_to_the_protocol_vectors() {
+    let vectors: Vec<FrameVector> =
+        serde_json::from_str(include_str!("../../../../tests/vectors/tunnel_frames.json")).unwrap();
+    let frames = vector_frames();
+    let alone = [MOVED, MOVE];
+    assert_eq!(vectors.len(), frames.len() + alone.len());
+    let (of_the_mux, of_the_tunnel) = vectors.split_at(frames.len());
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    for (vector, frame) in of_the_mux.iter().zip(&frames) {
+        let mut out = BytesMut::new();
+        frame.encode(&mut out);
+        assert_eq!(hex(&out), vector.hex, "{}", vector.name);
+    }
+    for (vector, frame_type) in of_the_tunnel.iter().zip(alone) {
+        assert_eq!(hex(&[frame_type]), vector.hex, "{}", vector.name);
+        assert!(
+            TunnelFrame::decode(&mut Bytes::copy_from_slice(&[frame_type])).is_err(),
+            "{}",
+            vector.name
+        );
+    }
+}
