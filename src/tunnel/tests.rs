@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -24,7 +24,8 @@ use crate::{
     net::memory,
 };
 use report_proto::{
-    crypto::PortKeys,
+    compress::CompressMethod,
+    crypto::{EncryptMethod, PortKeys},
     frame::{Code, Frame, Notice},
     id::Id,
 };
@@ -542,7 +543,7 @@ async fn a_message_without_a_frame_ends_the_tunnel() {
     tunnels
         .1
         .shared
-        .receive(attach::FIRST_ATTEMPT, Bytes::new())
+        .update(|core| core.receive(Instant::now(), core::FIRST_ATTEMPT, Bytes::new()))
         .unwrap();
     assert_eq!(tunnels.1.notice().unwrap().code, Code::Protocol);
     bed.end().await;

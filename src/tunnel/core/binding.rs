@@ -61,7 +61,7 @@ struct MovingFrom<B> {
 
 /// How a candidate takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TakeoverKind {
+pub(in crate::tunnel) enum TakeoverKind {
     /// The tunnel is new, or data in flight on the previous attachment may be lost.
     Resume,
     /// The previous attachment works and delivers everything.
@@ -70,7 +70,7 @@ pub(super) enum TakeoverKind {
 
 impl TakeoverKind {
     /// Returns `Move` if `moves` is set, otherwise `Resume`.
-    pub(super) fn of(moves: bool) -> Self {
+    pub(in crate::tunnel) fn of(moves: bool) -> Self {
         if moves {
             TakeoverKind::Move
         } else {
