@@ -114,7 +114,9 @@ fn await_proof(channel: Channel, tasks: &TaskTracker) -> DropGuard {
     tasks.spawn(async move {
         tokio::select! {
             () = proven.cancelled() => {}
-            () = tokio::time::sleep(CANDIDATE_TIMEOUT) => channel.close(&Notice::new(Code::Timeout, "")),
+            () = tokio::time::sleep(CANDIDATE_TIMEOUT) => {
+                channel.close(&Notice::new(Code::Timeout, ""));
+            }
         }
     });
     unproven.drop_guard()
@@ -249,7 +251,7 @@ impl PendingOffer {
     }
 }
 
-/// What a client binds after the server's answer.
+/// The tunnel and the keys that a client binds after the server's answer.
 struct Agreed {
     tunnel: Arc<TunnelShared>,
     attempt: u64,

@@ -45,7 +45,7 @@ pub(super) struct NewTunnel {
     pub grant: Grant,
 }
 
-/// What a server's answer establishes at the client.
+/// The result of a server's answer at the client.
 pub(super) enum Agreement {
     /// A new tunnel.
     New(NewTunnel, ServerInfo, AttachmentKeys),

@@ -1,7 +1,7 @@
 //! The end-to-end session of one client and one server under one port key.
 //!
-//! A tunnel drives a [`mux`] over a sequence of channels. It performs the handshake, seals and
-//! compresses, and splices streams to local sockets.
+//! A tunnel drives a multiplexer ([`report_proto::mux`]) over a sequence of channels. It performs
+//! the handshake, seals and compresses, and splices streams to local sockets.
 //!
 //! ```text
 //!  socket ⇄ splice ⇄ compress ⇄ TunnelStream ⇄ mux ⇄ seal ⇄ Attachment (a Lane) ⇄ the link
@@ -17,6 +17,56 @@
 //! tunnel waits for the deadlines of the mux and of the tunnel.
 //!
 //! This module knows channels. It does not know links, WebSockets, TLS or HTTP.
+//!
+//! # Files
+//! Each file uses files to its right, never to its left.
+//!
+//! ```text
+//!  attach ──► attachment ──► handle ──► stream ──► shared ──► core
+//!                                          ▲         └──► handshake ──► offer ──► parameters
+//!  reclaim ──► splice ──► raw ─────────────┘
+//!                └──► local_socket                                      origin
+//! ```
+//!
+//! | file | content |
+//! |---|---|
+//! | [`attach`] | what the roles call: a client requests an attachment, a server replies |
+//! | `attachment` | one channel bound to a tunnel: candidate, seal and open |
+//! | `handshake`, [`offer`] | pure: messages in, keys out; the payloads of the messages |
+//! | `handle`, `stream` | [`Tunnel`] and [`TunnelStream`], which the roles and the splices hold |
+//! | `shared` | the lock around the core, the execution of effects, the task for deadlines |
+//! | `core` | pure: the binding to attachments, deadlines, waiting tasks, the end |
+//! | [`splice`], [`raw`] | joins a stream to a local socket, to bytes in memory |
+//! | [`reclaim`] | takes a connection back that the peer never saw |
+//! | `local_socket`, [`origin`] | options of a local socket; the addresses of a connection in OPEN |
+//!
+//! # The path of a received DATA message
+//! The task of the link runs all steps but the last.
+//!
+//! | step | file | lock |
+//! |---|---|---|
+//! | reads the message, finds the lane of its channel | `link::session`, `link::outbox` | outbox |
+//! | opens the message in place | `attachment` | attachment, for the steps below |
+//! | passes it to the mux, if the binding accepts it | `shared`, `core::{transfer, binding}` | core |
+//! | collects wakers and deadlines | `core::state` | core, still held |
+//! | wakes the reader; marks the channel ready if an answer is due | `shared` | outbox, if marked |
+//! | reads the bytes, writes them to the socket, returns the credit | `splice`, `stream` | core, twice |
+//!
+//! # The path of a sent DATA message
+//!
+//! | step | file | lock |
+//! |---|---|---|
+//! | asks for room, reads the socket, writes to the stream | `splice`, `stream` | core, twice |
+//! | marks the channel ready, if it is idle | `shared` | outbox, if marked |
+//! | the task of the link has room: takes the next lane | `link::session`, `link::outbox` | outbox |
+//! | asks for a message | `attachment` | attachment, to the seal |
+//! | takes it from the mux, if the attachment sends | `shared`, `core::{transfer, binding}` | core |
+//! | collects deadlines | `core::state` | core, still held |
+//! | seals the message in place | `attachment` | attachment, still held |
+//! | schedules the lane again, sends | `link::outbox`, `link::session` | outbox |
+//!
+//! Only the task of the link takes the lock of an attachment, so that lock never waits. A cipher
+//! never runs under the lock of the core, which the streams of the tunnel share.
 
 pub mod attach;
 mod attachment;

@@ -3,22 +3,29 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::Wake,
+    task::{Poll, Wake, Waker},
+    time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
-use super::*;
-use crate::link::Outbox;
-use report_proto::mux::{self, Parameters, PeerGrant, WindowSize};
+use super::{lifecycle::MOVE_TIMEOUT, *};
+use crate::{
+    link::{ChannelHandle, LinkId, Outbox},
+    suspend::Moment,
+};
+use report_proto::{
+    frame::{Code, Notice},
+    mux::{self, Mux, Parameters, PeerGrant, ResetCode, TunnelSide, WindowSize},
+};
 
 /// Bytes of credit for each stream and for the tunnel.
 const WINDOW: u64 = 64 * 1024;
 
-/// The channels of a test, by the number of their attempt.
+/// A channel that records the calls to its handle.
 struct TestChannel {
     link: LinkId,
     ready: AtomicUsize,
@@ -70,8 +77,6 @@ impl Wake for CountingWaker {
 /// One end of a tunnel.
 struct End {
     core: TunnelCore,
-    /// The attempt that sends.
-    attempt: u64,
     events: Vec<TunnelEvent>,
     statuses: Vec<TunnelStatus>,
     is_finished: bool,
@@ -95,7 +100,6 @@ impl End {
         let mux = Mux::new(side, parameters, grant, now.awake);
         End {
             core: TunnelCore::new(side, Duration::from_secs(60), mux, now),
-            attempt: FIRST_ATTEMPT,
             events: Vec::new(),
             statuses: Vec::new(),
             is_finished: false,
@@ -126,7 +130,6 @@ impl End {
         self.core
             .take_over(now, attempt, handle, kind)
             .expect("the attempt takes over");
-        self.attempt = attempt;
         self.settle();
         channel
     }
@@ -175,6 +178,23 @@ fn exchange(now: Moment, client: &mut End, server: &mut End, attempt: u64) {
         client.settle();
         server.settle();
     }
+}
+
+/// Resumes a tunnel on a new pair of channels.
+fn resume(now: Moment, client: &mut End, server: &mut End) {
+    let attempt = client.core.next_attempt();
+    let [from_client, from_server] = [&mut *client, &mut *server].map(|end| {
+        let mut first = BytesMut::new();
+        end.core
+            .write_first_message(now.awake, attempt, TakeoverKind::Resume, &mut first);
+        VecDeque::from([first.freeze()])
+    });
+    for (end, received) in [(&mut *server, from_client), (&mut *client, from_server)] {
+        end.take_over(now, attempt, TakeoverKind::Resume);
+        end.receive(now, attempt, received);
+        end.settle();
+    }
+    exchange(now, client, server, attempt);
 }
 
 fn later(start: Moment, time: Duration) -> Moment {
@@ -253,21 +273,8 @@ fn a_lost_tunnel_resumes_and_reports_how_long_it_waited() {
         why: Notice::new(Code::PeerLost, "cut"),
     };
     assert_eq!(client.events, [lost]);
-    let attempt = client.core.next_attempt();
     let resumed = later(cut, Duration::from_secs(3));
-    let mut first_messages = Vec::new();
-    for end in [&mut client, &mut server] {
-        let mut first = BytesMut::new();
-        end.core
-            .write_first_message(resumed.awake, attempt, TakeoverKind::Resume, &mut first);
-        first_messages.push(VecDeque::from([first.freeze()]));
-    }
-    for end in [&mut server, &mut client] {
-        end.take_over(resumed, attempt, TakeoverKind::Resume);
-        end.receive(resumed, attempt, first_messages.remove(0));
-        end.settle();
-    }
-    exchange(resumed, &mut client, &mut server, attempt);
+    resume(resumed, &mut client, &mut server);
     assert_eq!(
         client.events.last(),
         Some(&TunnelEvent::Resumed {

@@ -6,9 +6,9 @@ use std::time::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    FIRST_ATTEMPT, TakeoverKind, TunnelCore, TunnelEvent,
-    binding::{ReceiveAction, SendAction},
-    handle_of,
+    binding::{ReceiveAction, SendAction, TakeoverKind},
+    effects::TunnelEvent,
+    state::{FIRST_ATTEMPT, TunnelCore, handle_of},
 };
 use report_proto::frame::{Code, Notice};
 use report_proto::mux::{self, MuxError, ResetCode};
