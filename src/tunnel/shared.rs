@@ -120,6 +120,10 @@ impl TunnelShared {
             events,
             is_finished,
         } = effects;
+        // Counted first: a task that is woken below may read the counters.
+        for event in events {
+            self.report(event);
+        }
         if deadline_moved {
             self.deadline_moved.notify_one();
         }
@@ -132,9 +136,6 @@ impl TunnelShared {
         }
         for (channel, notice) in closes {
             channel.close_after_drain(&notice);
-        }
-        for event in events {
-            self.report(event);
         }
         if is_finished {
             self.status.send_replace(TunnelStatus::Ended);
