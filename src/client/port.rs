@@ -158,7 +158,7 @@ impl PortSupervisor {
         self.state()
             .tunnels
             .iter()
-            .any(|entry| entry.tunnel.is_attached_through(outbox))
+            .any(|entry| entry.tunnel.is_attached_through(outbox.id()))
     }
 
     /// Handles a link that is being established. Returns the frames of its first flight.
@@ -372,7 +372,7 @@ impl PortSupervisor {
             return;
         }
         // A new channel is needed even on the same link; a new link is not needed twice.
-        if reason == ReattachReason::NewLink && tunnel.is_attached_through(&link.outbox) {
+        if reason == ReattachReason::NewLink && tunnel.is_attached_through(link.outbox.id()) {
             return;
         }
         if tunnel.is_moving() {

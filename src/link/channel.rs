@@ -2,13 +2,44 @@
 //! channel. The link asks it for the next payload only when the socket has room. Nothing is queued
 //! at a role, and the order of sending is decided as late as possible.
 //!
+//! In the other direction, a [`ChannelHandle`] lets the owner of a lane act on its channel.
+//!
 //! This module knows bytes and channel numbers, and not the meaning of a payload.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::BytesMut;
 
 use report_proto::frame::Notice;
 
 use crate::net::websocket::MessageBody;
+
+/// The number of a link, unique in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkId(u64);
+
+impl LinkId {
+    /// Returns a number that no other link has.
+    pub(super) fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        LinkId(NEXT.fetch_add(1, Relaxed))
+    }
+}
+
+/// Acts on one channel of a link. Every method does nothing after the channel was closed.
+pub trait ChannelHandle: Send + Sync {
+    /// Returns the link of the channel.
+    fn link(&self) -> LinkId;
+
+    /// Marks the channel's lane ready: it may have something to send.
+    fn ready(&self);
+
+    /// Closes the channel at once. The link drops the lane without a further call.
+    fn close(&self, notice: &Notice);
+
+    /// Closes the channel once its lane has nothing more to send.
+    fn close_after_drain(&self, notice: &Notice);
+}
 
 /// The local end of one channel.
 ///

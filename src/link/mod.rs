@@ -17,7 +17,7 @@ pub mod keep_alive;
 pub mod outbox;
 pub mod session;
 
-pub use channel::{Lane, Transmit};
+pub use channel::{ChannelHandle, Lane, LinkId, Transmit};
 pub use keep_alive::KeepAliveTiming;
 pub use outbox::Outbox;
 pub use session::{EndReason, Handler, Link, LinkSummary};

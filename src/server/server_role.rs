@@ -425,7 +425,7 @@ impl LinkedRole for ServerRole {
                 tunnels
                     .all()
                     .iter()
-                    .for_each(|tunnel| tunnel.request_move(&outbox));
+                    .for_each(|tunnel| tunnel.request_move(outbox.id()));
                 tokio::time::sleep(MOVE_REQUEST_INTERVAL).await;
             }
         };

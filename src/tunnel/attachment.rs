@@ -14,36 +14,47 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::Instant,
 };
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 use super::{
-    Tunnel,
-    attach::{
-        AttachError, AttachOutcome, FIRST_ATTEMPT, OutcomeSender, PendingOffer, closing_notice,
-    },
-    binding::TakeoverKind,
-    lifecycle::TransmitResult,
-    shared::ChannelHandle,
+    core::{CANDIDATE_TIMEOUT, Channel, FIRST_ATTEMPT, TakeoverKind, TransmitResult},
+    handle::Tunnel,
+    handshake::{self, Agreement, AttachError, AttachmentKeys, ServerInfo, closing_notice},
+    parameters::PortParameters,
+    shared::TunnelShared,
 };
 use crate::{
-    link::channel::{Lane, Transmit},
+    link::{Lane, Transmit},
     net::websocket::MessageBody,
+    suspend::Moment,
 };
 use report_proto::frame::{Code, Notice};
 use report_proto::{
-    crypto::seal::{Opener, Sealer},
-    mux::ResetCode,
+    crypto::{
+        handshake::Initiator,
+        seal::{Opener, Sealer},
+    },
+    mux::{ResetCode, TunnelSide},
 };
 
-/// How long an attachment may remain a candidate (PROTOCOL 7.5, `AUTHENTICATION_TIMEOUT`).
-pub(crate) const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The result of a successful attach request.
+pub enum AttachOutcome {
+    /// A new tunnel on this server.
+    New(Tunnel, ServerInfo),
+    /// The tunnel was resumed.
+    Resumed,
+}
+
+/// Reports the outcome of an attach request to the client.
+type OutcomeSender = oneshot::Sender<Result<AttachOutcome, AttachError>>;
 
 /// One end of a channel that carries a tunnel or waits to carry one.
 pub struct Attachment {
@@ -57,10 +68,28 @@ enum AttachmentPhase {
     Closed,
 }
 
+/// A client attachment that waits for the server's answer.
+pub(super) struct PendingOffer {
+    pub initiator: Initiator,
+    pub port: PortParameters,
+    /// The tunnel to resume, and the number of the attempt.
+    pub resuming: Option<(Arc<TunnelShared>, u64)>,
+    pub channel: Channel,
+    pub tasks: TaskTracker,
+    pub outcome: OutcomeSender,
+}
+
+/// The tunnel that an attachment binds, and the channel that it binds it to.
+pub(super) struct AttachTarget {
+    pub tunnel: Arc<TunnelShared>,
+    pub attempt: u64,
+    pub kind: TakeoverKind,
+    pub channel: Channel,
+}
+
 /// An attachment whose handshake is complete.
-pub(super) struct EstablishedAttachment {
-    /// Shared with receive calls that are in progress.
-    target: Arc<AttachTarget>,
+struct EstablishedAttachment {
+    target: AttachTarget,
     sealer: Sealer,
     opener: Opener,
     /// The server's handshake message. It goes first and unsealed.
@@ -68,14 +97,6 @@ pub(super) struct EstablishedAttachment {
     first_message_sent: bool,
     /// Set until the peer's first message has opened.
     candidate: Option<Candidate>,
-}
-
-/// The tunnel that an attachment binds, and the channel that it binds it to.
-pub(super) struct AttachTarget {
-    pub tunnel: Tunnel,
-    pub attempt: u64,
-    pub kind: TakeoverKind,
-    pub handle: ChannelHandle,
 }
 
 /// The extra state of a candidate.
@@ -87,92 +108,72 @@ struct Candidate {
 }
 
 /// Closes the channel of an attachment that is still a candidate after [`CANDIDATE_TIMEOUT`].
-fn await_proof(handle: ChannelHandle, tasks: &TaskTracker) -> DropGuard {
+fn await_proof(channel: Channel, tasks: &TaskTracker) -> DropGuard {
     let unproven = CancellationToken::new();
     let proven = unproven.clone();
     tasks.spawn(async move {
         tokio::select! {
             () = proven.cancelled() => {}
-            () = tokio::time::sleep(CANDIDATE_TIMEOUT) => handle.outbox.close(handle.channel, &Notice::new(Code::Timeout, "")),
+            () = tokio::time::sleep(CANDIDATE_TIMEOUT) => {
+                channel.close(&Notice::new(Code::Timeout, ""));
+            }
         }
     });
     unproven.drop_guard()
 }
 
 impl Attachment {
-    /// Creates a client attachment that waits for the server's answer.
-    pub(super) fn offering(offered: PendingOffer) -> Arc<Self> {
+    fn new(phase: AttachmentPhase) -> Arc<Self> {
         Arc::new(Attachment {
-            phase: Mutex::new(AttachmentPhase::Offered(Box::new(offered))),
+            phase: Mutex::new(phase),
         })
+    }
+
+    /// Creates a client attachment that waits for the server's answer.
+    pub(super) fn offering(pending: PendingOffer) -> Arc<Self> {
+        Attachment::new(AttachmentPhase::Offered(Box::new(pending)))
     }
 
     /// Creates a server attachment that starts with its handshake message.
     pub(super) fn answering(
         target: AttachTarget,
-        keys: (Sealer, Opener),
+        keys: AttachmentKeys,
         answer: Vec<u8>,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
         let attached =
             EstablishedAttachment::candidate(target, keys, Some(answer.into()), None, tasks);
-        Arc::new(Attachment {
-            phase: Mutex::new(AttachmentPhase::Attached(Box::new(attached))),
-        })
+        Attachment::new(AttachmentPhase::Attached(Box::new(attached)))
     }
 
     /// Creates a server attachment that sends a refusal.
     pub(super) fn refusing(answer: Vec<u8>) -> Arc<Self> {
-        Arc::new(Attachment {
-            phase: Mutex::new(AttachmentPhase::Refusing(answer.into())),
-        })
+        Attachment::new(AttachmentPhase::Refusing(answer.into()))
     }
 
+    /// Locks the phase. Only the link's task uses it, so the lock never waits, and a call into the
+    /// tunnel may run under it.
     fn phase(&self) -> MutexGuard<'_, AttachmentPhase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Handles the server's answer.
-    fn answered(&self, offered: PendingOffer, payload: &[u8]) -> Result<(), Notice> {
-        match offered.finish(payload) {
-            Ok(attached) => {
-                let handle = attached.target.handle.clone();
-                *self.phase() = AttachmentPhase::Attached(Box::new(attached));
-                handle.outbox.ready(handle.channel);
-                Ok(())
-            }
-            Err((error, outcome)) => {
-                let notice = closing_notice(&error);
-                let _ = outcome.send(Err(error));
-                Err(notice)
-            }
-        }
     }
 }
 
 impl Lane for Attachment {
     fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
         let mut phase = self.phase();
-        // Take the phase out: the calls below must not run under this lock, because they call into
-        // the tunnel and the link.
         match std::mem::replace(&mut *phase, AttachmentPhase::Closed) {
-            AttachmentPhase::Offered(offered) => {
-                drop(phase);
-                self.answered(*offered, &payload)
-            }
             AttachmentPhase::Attached(mut attached) => {
-                let opened = attached.open(payload);
-                let target = Arc::clone(&attached.target);
+                let result = attached.receive(payload);
                 *phase = AttachmentPhase::Attached(attached);
+                result
+            }
+            AttachmentPhase::Offered(pending) => {
+                let attached = pending.finish(&payload)?;
+                let channel = Arc::clone(&attached.target.channel);
+                *phase = AttachmentPhase::Attached(Box::new(attached));
                 drop(phase);
-                // The tunnel has its own lock, and closing a channel calls back into this lane.
-                let result = opened.and_then(|(message, proven)| target.receive(message, proven));
-                result.inspect_err(|notice| {
-                    target
-                        .tunnel
-                        .shared
-                        .attachment_lost(target.attempt, notice.clone())
-                })
+                channel.ready();
+                Ok(())
             }
             other => {
                 *phase = other;
@@ -198,45 +199,124 @@ impl Lane for Attachment {
         let phase = std::mem::replace(&mut *self.phase(), AttachmentPhase::Closed);
         match phase {
             AttachmentPhase::Attached(mut attached) => attached.closed(notice),
-            AttachmentPhase::Offered(offered) => offered.closed(notice),
+            AttachmentPhase::Offered(pending) => {
+                let _ = pending.outcome.send(Err(AttachError::Closed(notice)));
+            }
             AttachmentPhase::Refusing(_) | AttachmentPhase::Closed => {}
         }
     }
 }
 
-impl AttachTarget {
-    /// Passes an opened message to the tunnel. The first one makes the attachment take the tunnel
-    /// over.
-    fn receive(&self, message: Bytes, proven: Option<Candidate>) -> Result<(), Notice> {
-        if let Some(Candidate { outcome, .. }) = proven {
-            self.tunnel
-                .shared
-                .take_over(self.attempt, self.handle.clone(), self.kind)?;
-            if let Some((sender, outcome)) = outcome {
-                // The receiver is gone when the client is shutting down.
-                let _ = sender.send(Ok(outcome));
+impl PendingOffer {
+    /// Processes the server's answer.
+    ///
+    /// # Errors
+    /// With the notice that closes the channel.
+    fn finish(self, answer: &[u8]) -> Result<EstablishedAttachment, Notice> {
+        let PendingOffer {
+            initiator,
+            port,
+            resuming,
+            channel,
+            tasks,
+            outcome,
+        } = self;
+        let agreed = handshake::read_answer(initiator, &port, answer)
+            .and_then(|agreement| agree(agreement, port, resuming, &tasks));
+        match agreed {
+            Ok(Agreed {
+                tunnel,
+                attempt,
+                kind,
+                keys,
+                found,
+            }) => {
+                let target = AttachTarget {
+                    tunnel,
+                    attempt,
+                    kind,
+                    channel,
+                };
+                let outcome = Some((outcome, found));
+                Ok(EstablishedAttachment::candidate(
+                    target, keys, None, outcome, &tasks,
+                ))
+            }
+            Err(error) => {
+                let notice = closing_notice(&error);
+                let _ = outcome.send(Err(error));
+                Err(notice)
             }
         }
-        self.tunnel.shared.receive(self.attempt, message)
+    }
+}
+
+/// The tunnel and the keys that a client binds after the server's answer.
+struct Agreed {
+    tunnel: Arc<TunnelShared>,
+    attempt: u64,
+    kind: TakeoverKind,
+    keys: AttachmentKeys,
+    found: AttachOutcome,
+}
+
+/// Creates the tunnel of an agreement, or finds the one that the client asked to resume.
+fn agree(
+    agreement: Agreement,
+    port: PortParameters,
+    resuming: Option<(Arc<TunnelShared>, u64)>,
+    tasks: &TaskTracker,
+) -> Result<Agreed, AttachError> {
+    match agreement {
+        Agreement::New(new, server_info, keys) => {
+            let shared = TunnelShared::start(TunnelSide::Client, new, port, tasks);
+            let tunnel = Tunnel {
+                shared: Arc::clone(&shared),
+            };
+            Ok(Agreed {
+                tunnel: shared,
+                attempt: FIRST_ATTEMPT,
+                kind: TakeoverKind::Resume,
+                keys,
+                found: AttachOutcome::New(tunnel, server_info),
+            })
+        }
+        Agreement::Resumed { moves, keys } => {
+            let (tunnel, attempt) = resuming.ok_or_else(|| {
+                AttachError::Handshake(
+                    "the server resumes a tunnel that the client did not ask for".to_owned(),
+                )
+            })?;
+            let keys = keys
+                .with_tunnel_secret(&tunnel.identity.secret)
+                .initiator(port.encrypt);
+            Ok(Agreed {
+                tunnel,
+                attempt,
+                kind: TakeoverKind::of(moves),
+                keys,
+                found: AttachOutcome::Resumed,
+            })
+        }
     }
 }
 
 impl EstablishedAttachment {
     /// Creates an attachment whose handshake is complete. `outcome` is set at a client, whose
     /// caller waits for it.
-    pub(super) fn candidate(
+    fn candidate(
         target: AttachTarget,
-        (sealer, opener): (Sealer, Opener),
+        (sealer, opener): AttachmentKeys,
         answer: Option<Bytes>,
         outcome: Option<(OutcomeSender, AttachOutcome)>,
         tasks: &TaskTracker,
     ) -> Self {
         let candidate = Candidate {
             outcome,
-            _unproven: await_proof(target.handle.clone(), tasks),
+            _unproven: await_proof(Arc::clone(&target.channel), tasks),
         };
         EstablishedAttachment {
-            target: Arc::new(target),
+            target,
             sealer,
             opener,
             answer,
@@ -245,25 +325,39 @@ impl EstablishedAttachment {
         }
     }
 
-    /// Opens a message. Returns the candidate state with the first one.
-    fn open(&mut self, mut payload: BytesMut) -> Result<(Bytes, Option<Candidate>), Notice> {
+    fn receive(&mut self, payload: BytesMut) -> Result<(), Notice> {
+        self.open(payload)
+            .inspect_err(|notice| self.target.lost(notice.clone()))
+    }
+
+    /// Opens a message and passes it to the tunnel. The first one makes the attachment take the
+    /// tunnel over.
+    fn open(&mut self, mut payload: BytesMut) -> Result<(), Notice> {
         self.opener
             .open(&mut payload)
             .map_err(|error| Notice::new(Code::Seal, error.to_string()))?;
-        Ok((payload.freeze(), self.candidate.take()))
+        if let Some(Candidate { outcome, .. }) = self.candidate.take() {
+            self.target.take_over()?;
+            if let Some((sender, outcome)) = outcome {
+                // The receiver is gone when the client is shutting down.
+                let _ = sender.send(Ok(outcome));
+            }
+        }
+        let (attempt, message) = (self.target.attempt, payload.freeze());
+        self.target
+            .tunnel
+            .update(|core| core.receive(Instant::now(), attempt, message))
     }
 
     fn transmit(&mut self, memory: &mut BytesMut) -> Transmit {
         if let Some(answer) = self.answer.take() {
             return Transmit::More(MessageBody::Shared(answer));
         }
-        let shared = &self.target.tunnel.shared;
-        // The first message proves possession of the keys. It bypasses the binding, which does not
-        // know a candidate.
+        // The first message proves possession of the keys.
         let sending = if std::mem::replace(&mut self.first_message_sent, true) {
-            shared.transmit(self.target.attempt, memory)
+            self.target.tunnel.transmit(self.target.attempt, memory)
         } else {
-            shared.write_first_message(self.target.attempt, self.target.kind, memory);
+            self.target.write_first_message(memory);
             TransmitResult::More
         };
         if sending == TransmitResult::Nothing {
@@ -272,10 +366,10 @@ impl EstablishedAttachment {
         if self.sealer.seal(memory, 0).is_err() {
             // Only after 2^64 messages: these keys cannot carry the tunnel any longer.
             memory.clear();
-            self.target.tunnel.shared.attachment_lost(
-                self.target.attempt,
-                Notice::new(Code::Seal, "the keys of the attachment are used up"),
-            );
+            self.target.lost(Notice::new(
+                Code::Seal,
+                "the keys of the attachment are used up",
+            ));
             return Transmit::Nothing;
         }
         let payload = MessageBody::Owned(memory.split());
@@ -287,19 +381,38 @@ impl EstablishedAttachment {
     }
 
     fn closed(&mut self, notice: Notice) {
-        let shared = &self.target.tunnel.shared;
-        match self.candidate.take() {
-            Some(Candidate { outcome, .. }) => {
-                if self.target.attempt == FIRST_ATTEMPT {
-                    // The peer has not confirmed the new tunnel, so no end can resume it.
-                    shared.end(ResetCode::Cancelled, notice.clone());
-                }
-                if let Some((sender, _)) = outcome {
-                    let _ = sender.send(Err(AttachError::Closed(notice)));
-                }
-            }
-            None => shared.attachment_lost(self.target.attempt, notice),
+        let Some(Candidate { outcome, .. }) = self.candidate.take() else {
+            return self.target.lost(notice);
+        };
+        if self.target.attempt == FIRST_ATTEMPT {
+            // The peer has not confirmed the new tunnel, so no end can resume it.
+            let notice = notice.clone();
+            self.target
+                .tunnel
+                .update(|core| core.end(ResetCode::Cancelled, notice));
         }
+        if let Some((sender, _)) = outcome {
+            let _ = sender.send(Err(AttachError::Closed(notice)));
+        }
+    }
+}
+
+impl AttachTarget {
+    fn take_over(&self) -> Result<(), Notice> {
+        let channel = Arc::clone(&self.channel);
+        self.tunnel
+            .update(|core| core.take_over(Moment::now(), self.attempt, channel, self.kind))
+    }
+
+    fn write_first_message(&self, out: &mut BytesMut) {
+        let mut core = self.tunnel.core();
+        core.write_first_message(Instant::now(), self.attempt, self.kind, out);
+    }
+
+    /// Reports the end of the attachment to the tunnel.
+    fn lost(&self, why: Notice) {
+        self.tunnel
+            .update(|core| core.attachment_lost(Moment::now(), self.attempt, why));
     }
 }
 

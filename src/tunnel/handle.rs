@@ -1,12 +1,14 @@
 //! The handle of a tunnel that the roles use.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{PortParameters, shared::TunnelShared, stream::TunnelStream};
-use crate::{link::Outbox, suspend::Moment};
+use super::{
+    core::TunnelStatus, parameters::PortParameters, shared::TunnelShared, stream::TunnelStream,
+};
+use crate::link::LinkId;
 use report_proto::frame::{Code, Notice};
 use report_proto::{id::Id, mux::ResetCode};
 
@@ -16,36 +18,18 @@ pub struct Tunnel {
     pub(super) shared: Arc<TunnelShared>,
 }
 
-/// The status of a tunnel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TunnelStatus {
-    /// The first attachment has not proven itself yet.
-    Unconfirmed,
-    /// An attachment carries the tunnel.
-    Attached,
-    /// The tunnel waits for its next attachment.
-    Lost {
-        /// When the previous attachment ended.
-        since: Moment,
-        /// Why it ended.
-        why: Notice,
-    },
-    /// The tunnel has ended, and END was sent if an attachment existed.
-    Ended,
-}
-
 impl Tunnel {
     /// Returns the id by which both ends know the tunnel.
     #[must_use]
     pub fn id(&self) -> Id {
-        self.shared.id
+        self.shared.identity.id
     }
 
     /// Returns the instance id of the server process that holds the tunnel (at a server, of this
     /// process).
     #[must_use]
     pub fn instance(&self) -> Id {
-        self.shared.instance
+        self.shared.identity.instance
     }
 
     /// Returns the port of the tunnel.
@@ -57,7 +41,7 @@ impl Tunnel {
     /// Returns why the tunnel ended, or `None` while it is alive.
     #[must_use]
     pub fn notice(&self) -> Option<Notice> {
-        self.shared.state().end_notice.clone()
+        self.shared.core().end_notice().cloned()
     }
 
     /// Returns a watch on the status of the tunnel.
@@ -74,25 +58,21 @@ impl Tunnel {
 
     /// Returns whether the current attachment uses this link.
     #[must_use]
-    pub fn is_attached_through(&self, outbox: &Arc<Outbox>) -> bool {
-        self.shared
-            .state()
-            .binding
-            .current()
-            .is_some_and(|current| Arc::ptr_eq(&current.handle.outbox, outbox))
+    pub fn is_attached_through(&self, link: LinkId) -> bool {
+        self.shared.core().is_attached_through(link)
     }
 
     /// Returns whether a move is in progress. The tunnel can move again only after that.
     #[must_use]
     pub fn is_moving(&self) -> bool {
-        self.shared.state().binding.moving_from().is_some()
+        self.shared.core().is_moving()
     }
 
     /// Returns the number of streams, including those that only wait for their last
     /// acknowledgement.
     #[must_use]
     pub fn streams(&self) -> usize {
-        self.shared.state().mux.streams()
+        self.shared.core().mux.streams()
     }
 
     /// Waits until the tunnel has ended.
@@ -106,9 +86,7 @@ impl Tunnel {
     /// Opens a stream. Its first bytes travel in the same message as OPEN.
     #[must_use]
     pub fn open(&self, details: Bytes) -> TunnelStream {
-        let mut state = self.shared.state();
-        let id = state.mux.open(details);
-        self.shared.publish(state);
+        let id = self.shared.update(|core| core.mux.open(details));
         TunnelStream::new(Arc::clone(&self.shared), id)
     }
 
@@ -118,27 +96,28 @@ impl Tunnel {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped. Only one task may wait at a time.
     pub async fn accept(&self) -> Option<(TunnelStream, Bytes)> {
-        let opened = std::future::poll_fn(|context| self.shared.poll_accept(context)).await;
+        let opened =
+            std::future::poll_fn(|context| self.shared.core().poll_accept(context.waker())).await;
         opened.map(|(id, details)| (TunnelStream::new(Arc::clone(&self.shared), id), details))
     }
 
     /// Ends the tunnel and all its streams. The peer receives END if an attachment exists; local
     /// waiters receive `notice`.
     pub fn end(&self, code: ResetCode, notice: Notice) {
-        self.shared.end(code, notice);
+        self.shared.update(|core| core.end(code, notice));
     }
 
     /// Ends a tunnel that the server no longer knows. `seen` is the lowest client stream id that
     /// the server never saw, if the server reports it.
     pub fn end_unknown_at_server(&self, seen: Option<u64>, notice: Notice) {
-        self.shared.state().seen_by_peer = seen;
-        self.end(ResetCode::Cancelled, notice);
+        self.shared
+            .update(|core| core.end_unknown_at_server(seen, notice));
     }
 
     /// Returns the lowest peer stream id that this end has not seen.
     #[must_use]
     pub fn seen(&self) -> u64 {
-        self.shared.state().mux.seen()
+        self.shared.core().mux.seen()
     }
 
     /// Ends these tunnels because the process shuts down, and waits until their END frames are
@@ -167,10 +146,9 @@ impl Tunnel {
             .await;
     }
 
-    /// Asks the client to reattach the tunnel, if it is attached through `outbox`: that link closes
-    /// soon.
-    pub fn request_move(&self, outbox: &Arc<Outbox>) {
-        self.shared.request_move(outbox);
+    /// Asks the client to reattach the tunnel, if it is attached through `link`, which closes soon.
+    pub fn request_move(&self, link: LinkId) {
+        self.shared.update(|core| core.request_move(link));
     }
 
     /// Returns a watch on the number of MOVE requests that the peer has sent.
@@ -183,27 +161,17 @@ impl Tunnel {
     /// have.
     #[cfg(test)]
     pub(super) fn with_another_secret(&self, tasks: &tokio_util::task::TaskTracker) -> Tunnel {
-        let identity = super::shared::Identity {
-            side: report_proto::mux::TunnelSide::Client,
-            id: self.id(),
-            instance: self.instance(),
-            secret: report_proto::crypto::TunnelSecret::from_bytes([0; 32]),
+        let new = super::handshake::NewTunnel {
+            identity: super::handshake::Identity {
+                id: self.id(),
+                instance: self.instance(),
+                secret: report_proto::crypto::TunnelSecret::from_bytes([0; 32]),
+            },
+            grant: super::offer::Grant::of(self.port()),
         };
-        let shared = TunnelShared::start(
-            identity,
-            self.port().clone(),
-            super::offer::Grant::of(self.port()),
-            tasks,
-        );
-        shared.attempts.store(1_000, Ordering::Relaxed);
+        let side = report_proto::mux::TunnelSide::Client;
+        let shared = TunnelShared::start(side, new, self.port().clone(), tasks);
+        shared.core().set_attempts(1_000);
         Tunnel { shared }
-    }
-
-    /// Returns the number of the next attempt to attach the tunnel.
-    pub(super) fn next_attempt(&self) -> u64 {
-        self.shared
-            .attempts
-            .fetch_add(1, Ordering::Relaxed)
-            .saturating_add(1)
     }
 }

@@ -1,7 +1,7 @@
 //! The end-to-end session of one client and one server under one port key.
 //!
-//! A tunnel drives a [`mux`] over a sequence of channels. It performs the handshake, seals and
-//! compresses, and splices streams to local sockets.
+//! A tunnel drives a multiplexer ([`report_proto::mux`]) over a sequence of channels. It performs
+//! the handshake, seals and compresses, and splices streams to local sockets.
 //!
 //! ```text
 //!  socket ⇄ splice ⇄ compress ⇄ TunnelStream ⇄ mux ⇄ seal ⇄ Attachment (a Lane) ⇄ the link
@@ -9,26 +9,74 @@
 //! ```
 //!
 //! A [`Tunnel`] owns the streams. An [`attach::Attachment`] binds it to one channel with the keys
-//! of one handshake, and `binding` decides which attachment carries the tunnel. Without an
-//! attachment the tunnel keeps its streams and waits for the next one, until `resume_timeout`
-//! expires.
+//! of one handshake, and `core` decides which attachment carries the tunnel. Without an attachment
+//! the tunnel keeps its streams and waits for the next one, until `resume_timeout` expires.
 //!
 //! The link calls the attachment when it has received a message or has room to send. Sealing
 //! happens inside that call, so no task of the tunnel sits on the data path. One small task per
 //! tunnel waits for the deadlines of the mux and of the tunnel.
 //!
 //! This module knows channels. It does not know links, WebSockets, TLS or HTTP.
+//!
+//! # Files
+//! Each file uses files to its right, never to its left.
+//!
+//! ```text
+//!  attach ──► attachment ──► handle ──► stream ──► shared ──► core
+//!                                          ▲         └──► handshake ──► offer ──► parameters
+//!  reclaim ──► splice ──► raw ─────────────┘
+//!                └──► local_socket                                      origin
+//! ```
+//!
+//! | file | content |
+//! |---|---|
+//! | [`attach`] | what the roles call: a client requests an attachment, a server replies |
+//! | `attachment` | one channel bound to a tunnel: candidate, seal and open |
+//! | `handshake`, [`offer`] | pure: messages in, keys out; the payloads of the messages |
+//! | `handle`, `stream` | [`Tunnel`] and [`TunnelStream`], which the roles and the splices hold |
+//! | `shared` | the lock around the core, the execution of effects, the task for deadlines |
+//! | `core` | pure: the binding to attachments, deadlines, waiting tasks, the end |
+//! | [`splice`], [`raw`] | joins a stream to a local socket, to bytes in memory |
+//! | [`reclaim`] | takes a connection back that the peer never saw |
+//! | `local_socket`, [`origin`] | options of a local socket; the addresses of a connection in OPEN |
+//!
+//! # The path of a received DATA message
+//! The task of the link runs all steps but the last.
+//!
+//! | step | file | lock |
+//! |---|---|---|
+//! | reads the message, finds the lane of its channel | `link::session`, `link::outbox` | outbox |
+//! | opens the message in place | `attachment` | attachment, for the steps below |
+//! | passes it to the mux, if the binding accepts it | `shared`, `core::{transfer, binding}` | core |
+//! | collects wakers and deadlines | `core::state` | core, still held |
+//! | wakes the reader; marks the channel ready if an answer is due | `shared` | outbox, if marked |
+//! | reads the bytes, writes them to the socket, returns the credit | `splice`, `stream` | core, twice |
+//!
+//! # The path of a sent DATA message
+//!
+//! | step | file | lock |
+//! |---|---|---|
+//! | asks for room, reads the socket, writes to the stream | `splice`, `stream` | core, twice |
+//! | marks the channel ready, if it is idle | `shared` | outbox, if marked |
+//! | the task of the link has room: takes the next lane | `link::session`, `link::outbox` | outbox |
+//! | asks for a message | `attachment` | attachment, to the seal |
+//! | takes it from the mux, if the attachment sends | `shared`, `core::{transfer, binding}` | core |
+//! | collects deadlines | `core::state` | core, still held |
+//! | seals the message in place | `attachment` | attachment, still held |
+//! | schedules the lane again, sends | `link::outbox`, `link::session` | outbox |
+//!
+//! Only the task of the link takes the lock of an attachment, so that lock never waits. A cipher
+//! never runs under the lock of the core, which the streams of the tunnel share.
 
 pub mod attach;
 mod attachment;
-mod binding;
-mod counters;
-mod driver;
+mod core;
 mod handle;
-mod lifecycle;
+mod handshake;
 mod local_socket;
 pub mod offer;
 pub mod origin;
+mod parameters;
 pub mod raw;
 pub mod reclaim;
 mod shared;
@@ -37,82 +85,12 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{sync::Arc, time::Duration};
-
 #[cfg(test)]
-pub(crate) use self::{attachment::CANDIDATE_TIMEOUT, lifecycle::MOVE_TIMEOUT};
+pub(crate) use self::core::{CANDIDATE_TIMEOUT, MOVE_TIMEOUT};
 pub use self::{
-    counters::{Counter, TunnelCounters},
-    handle::{Tunnel, TunnelStatus},
+    core::TunnelStatus,
+    handle::Tunnel,
+    parameters::{Counter, PortParameters, ProcessShared, TunnelCounters},
     stream::{TunnelStream, TunnelStreamError},
 };
 pub use report_proto::mux::{MemoryBudget, ResetCode, WindowSize};
-use report_proto::{
-    compress::{CompressMethod, Pool},
-    crypto::{EncryptMethod, PortKeys},
-    mux::{self, TunnelSide},
-};
-
-/// Maximum number of streams that a client may have open in one tunnel. A host has fewer ports.
-const STREAMS_MAX: usize = 65_536;
-
-/// Running zstd contexts that one end grants its peer per tunnel, about 0.6 MiB each (PROTOCOL
-/// 11.5).
-const ZSTD_CONTEXTS: usize = 8;
-
-/// Running zstd contexts at which one end gives a stream up.
-///
-/// The sender frees a context when it sends the end of its stream. The receiver frees it only after
-/// a slow application has read everything. Streams that end in between must not count as an excess.
-/// The limit allows about 38 MiB per tunnel.
-const ZSTD_CONTEXTS_TOLERATED: usize = 8 * ZSTD_CONTEXTS;
-
-/// The parameters of one port, equal at both ends.
-#[derive(Debug, Clone)]
-pub struct PortParameters {
-    /// The port's name in logs.
-    pub mark: Arc<str>,
-    /// The keys derived from the port key.
-    pub keys: PortKeys,
-    /// How the payload is sealed.
-    pub encrypt: EncryptMethod,
-    /// How the streams are compressed.
-    pub compress: CompressMethod,
-    /// Credit for each stream.
-    pub stream_window: WindowSize,
-    /// Credit for all streams of a tunnel. Its maximum bounds the memory of a tunnel in each
-    /// direction.
-    pub tunnel_window: WindowSize,
-    /// How long a tunnel waits for its next attachment before it ends.
-    pub resume_timeout: Duration,
-    /// Idle time after which local connections are probed; `None` disables the probes.
-    pub tcp_keepalive: Option<Duration>,
-    /// Resources that all tunnels of the process share.
-    pub process_shared: ProcessShared,
-}
-
-/// Resources that all tunnels of a process share.
-#[derive(Debug, Clone, Default)]
-pub struct ProcessShared {
-    /// Compression work spaces: one per thread that compresses, not one per stream.
-    pub pool: Arc<Pool>,
-    /// Memory budget for data that waits for slow applications and slow peers.
-    pub budget: Arc<mux::MemoryBudget>,
-    /// Counters of lost, resumed, moved and expired tunnels.
-    pub counters: Arc<TunnelCounters>,
-}
-
-impl PortParameters {
-    fn mux(&self, side: TunnelSide) -> mux::Parameters {
-        let streams_max = match side {
-            // A client accepts no streams: it has no service to serve them.
-            TunnelSide::Client => 0,
-            TunnelSide::Server => STREAMS_MAX,
-        };
-        mux::Parameters {
-            stream_window: self.stream_window,
-            tunnel_window: self.tunnel_window,
-            streams_max,
-        }
-    }
-}

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{PortParameters, ZSTD_CONTEXTS};
+use super::parameters::{PortParameters, ZSTD_CONTEXTS};
 use report_proto::frame::Code;
 use report_proto::{id::Id, mux::PeerGrant};
 

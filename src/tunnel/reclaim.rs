@@ -1,7 +1,7 @@
 //! Reclaims a local connection from a stream that the peer never saw. When the tunnel has ended,
 //! another tunnel can carry the connection.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
@@ -10,7 +10,7 @@ use super::{
     splice::{SpliceEnds, SpliceError, Spliced, join},
     stream::{TunnelStream, TunnelStreamError},
 };
-use report_proto::compress::{CompressMethod, Compressor, Decompressor};
+use report_proto::compress::{CompressMethod, Decompressor};
 
 /// A local connection of which the peer has seen nothing.
 #[derive(Debug)]
@@ -54,24 +54,6 @@ pub async fn splice_or_reclaim(
 }
 
 impl SpliceEnds {
-    /// Sends the data that was read before the splice started.
-    pub(super) async fn send_prefix(&self, compressor: &mut Compressor) -> Result<(), SpliceError> {
-        while !self.prefix().is_empty() {
-            let room = self.room().await?;
-            let mut raw = {
-                let mut prefix = self.prefix();
-                let length = room.min(prefix.len());
-                BytesMut::from(prefix.split_to(length))
-            };
-            self.stream.write(self.wire(compressor, &mut raw))?;
-        }
-        Ok(())
-    }
-
-    fn prefix(&self) -> MutexGuard<'_, Bytes> {
-        self.prefix.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Returns everything that was read from the socket, if the tunnel has ended and the peer
     /// certainly never saw the stream.
     fn unsent(&self) -> Option<Bytes> {

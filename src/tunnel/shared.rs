@@ -1,353 +1,213 @@
-//! The state of a tunnel, shared by its attachments, its streams and its driver: a mux behind a
-//! lock, the binding to attachments, and the wakers of waiting tasks.
+//! One tunnel as its attachments, its streams and its handle share it: the [`TunnelCore`] behind a
+//! lock, the effects of its transitions, and the task that waits for its deadlines.
 //!
-//! The lock covers the work of the mux alone. It is never held across an await, a cipher or a call
+//! The lock covers the work of the core alone. It is never held across an await, a cipher or a call
 //! to the link.
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
-    task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Waker,
+    time::Instant,
 };
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
 
 use super::{
-    PortParameters,
-    attach::FIRST_ATTEMPT,
-    attachment::CANDIDATE_TIMEOUT,
-    binding::{Binding, BoundAttachment},
-    driver,
-    handle::TunnelStatus,
-    lifecycle::{self, Effects},
-    offer::Grant,
+    core::{Effects, TransmitResult, TunnelCore, TunnelEvent, TunnelStatus},
+    handshake::{Identity, NewTunnel},
+    parameters::{PortParameters, ZSTD_CONTEXTS, ZSTD_CONTEXTS_TOLERATED},
 };
-use crate::{link::Outbox, suspend::Moment};
-use report_proto::frame::{Code, Notice};
+use crate::suspend::{CLOCK_CHECK_INTERVAL, Moment};
 use report_proto::{
     compress::{Pool, PoolLimits},
-    crypto::TunnelSecret,
-    id::Id,
-    map::Map,
-    mux::{Mux, MuxEvent, ResetCode, StreamId, TunnelSide},
+    mux::{Mux, TunnelSide},
 };
-
-/// The identity of a tunnel, fixed by its first handshake.
-pub(super) struct Identity {
-    /// Which end this is.
-    pub side: TunnelSide,
-    pub id: Id,
-    /// Instance id of the server process.
-    pub instance: Id,
-    pub secret: TunnelSecret,
-}
 
 /// A tunnel: constants, state and notifications.
 pub(super) struct TunnelShared {
-    pub(super) id: Id,
-    pub(super) instance: Id,
-    pub(super) side: TunnelSide,
-    pub(super) secret: TunnelSecret,
-    pub(super) port: PortParameters,
-    pub(super) pool: Arc<Pool>,
-    state: Mutex<TunnelState>,
+    pub identity: Identity,
+    pub port: PortParameters,
+    pub pool: Arc<Pool>,
+    core: Mutex<TunnelCore>,
     /// Wakes the driver: the deadline is earlier than the one it waits for.
-    pub(super) deadline_moved: Notify,
+    deadline_moved: Notify,
     /// Cancelled when the tunnel has ended.
-    pub(super) ended: CancellationToken,
-    pub(super) status: watch::Sender<TunnelStatus>,
+    pub ended: CancellationToken,
+    pub status: watch::Sender<TunnelStatus>,
     /// Counts the MOVE requests of the peer.
-    pub(super) move_requests: watch::Sender<u64>,
-    /// The number of the client's last attempt to attach the tunnel.
-    pub(super) attempts: AtomicU64,
-}
-
-/// The mutable state of a tunnel.
-pub(super) struct TunnelState {
-    pub mux: Mux,
-    pub(super) binding: Binding<ChannelHandle>,
-    /// Set while no attachment carries the tunnel.
-    pub(super) detached: Option<Detached>,
-    /// When the current attachment took over.
-    pub(super) attached_since: Instant,
-    /// How long the tunnel had been detached before that, until it is logged.
-    pub(super) detached_for: Option<Duration>,
-    /// The channel is marked ready, and the link has not asked for data since.
-    pub(super) transmit_requested: bool,
-    /// The next message asks the client to reattach the tunnel.
-    pub(super) move_request_due: bool,
-    /// When the current move must be complete.
-    pub(super) move_deadline: Option<Instant>,
-    /// The deadline that the driver waits for.
-    armed: Option<Instant>,
-    pub stream_wakers: Map<StreamId, StreamWakers>,
-    opened: VecDeque<(StreamId, Bytes)>,
-    acceptor: Option<Waker>,
-    pub end_notice: Option<Notice>,
-    /// Set at the end of the tunnel: the lowest stream id that the peer reports as never seen.
-    pub(super) seen_by_peer: Option<u64>,
-}
-
-/// A period without an attachment.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Detached {
-    pub(super) since: Moment,
-    /// The tunnel ends after this time, suspend included, because the peer counts it too.
-    pub(super) timeout: Duration,
-}
-
-impl Detached {
-    /// Returns when the period expires if the machine stays awake.
-    fn until(&self) -> Option<Instant> {
-        self.since.awake.checked_add(self.timeout)
-    }
-
-    pub(super) fn is_expired(&self, now: Moment) -> bool {
-        now.since(self.since) >= self.timeout
-    }
-}
-
-/// The tasks that wait for one stream.
-#[derive(Default)]
-pub(super) struct StreamWakers {
-    pub reader: Option<Waker>,
-    pub writer: Option<Waker>,
-    /// Waits for the stream to fail.
-    pub watcher: Option<Waker>,
-}
-
-impl StreamWakers {
-    fn all(self) -> impl Iterator<Item = Waker> {
-        [self.reader, self.writer, self.watcher]
-            .into_iter()
-            .flatten()
-    }
-}
-
-/// Addresses one channel of a link.
-#[derive(Clone)]
-pub(super) struct ChannelHandle {
-    pub outbox: Arc<Outbox>,
-    pub channel: u32,
+    pub move_requests: watch::Sender<u64>,
 }
 
 impl TunnelShared {
     /// Creates a tunnel after its first handshake. The first attachment has not proven itself yet.
     /// The driver runs on `tasks` until the tunnel has ended.
     pub(super) fn start(
-        identity: Identity,
+        side: TunnelSide,
+        new: NewTunnel,
         port: PortParameters,
-        theirs: Grant,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
-        let Identity {
-            side,
-            id,
-            instance,
-            secret,
-        } = identity;
+        let NewTunnel { identity, grant } = new;
         let limits = PoolLimits {
-            running_encoders: theirs.zstd_contexts.min(super::ZSTD_CONTEXTS),
-            running_decoders: super::ZSTD_CONTEXTS_TOLERATED,
+            running_encoders: grant.zstd_contexts.min(ZSTD_CONTEXTS),
+            running_decoders: ZSTD_CONTEXTS_TOLERATED,
         };
-        let since = Moment::now();
-        let now = since.awake;
-        let state = TunnelState {
-            mux: Mux::new(side, port.mux(side), theirs.for_mux(), now)
-                .with_budget(Arc::clone(&port.process_shared.budget)),
-            binding: Binding::new(),
-            detached: Some(Detached {
-                since,
-                timeout: CANDIDATE_TIMEOUT,
-            }),
-            attached_since: now,
-            detached_for: None,
-            transmit_requested: false,
-            move_request_due: false,
-            move_deadline: None,
-            armed: None,
-            stream_wakers: Map::default(),
-            opened: VecDeque::new(),
-            acceptor: None,
-            end_notice: None,
-            seen_by_peer: None,
-        };
+        let now = Moment::now();
+        let mux = Mux::new(side, port.mux(side), grant.for_mux(), now.awake)
+            .with_budget(Arc::clone(&port.process_shared.budget));
+        let core = TunnelCore::new(side, port.resume_timeout, mux, now);
         let shared = Arc::new(TunnelShared {
-            id,
-            instance,
-            side,
-            secret,
+            identity,
             pool: Arc::new(port.process_shared.pool.with_shared_workspaces(limits)),
             port,
-            state: Mutex::new(state),
+            core: Mutex::new(core),
             deadline_moved: Notify::new(),
             ended: CancellationToken::new(),
             status: watch::Sender::new(TunnelStatus::Unconfirmed),
             move_requests: watch::Sender::new(0),
-            attempts: AtomicU64::new(FIRST_ATTEMPT),
         });
-        tasks.spawn(driver::drive(Arc::clone(&shared)));
+        tasks.spawn(drive(Arc::clone(&shared)));
         shared
     }
 
-    /// Locks the state.
-    pub(super) fn state(&self) -> MutexGuard<'_, TunnelState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the core, for a call that has no effects.
+    pub(super) fn core(&self) -> MutexGuard<'_, TunnelCore> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Releases the state and publishes its changes: wakes waiting tasks, marks the channel ready
-    /// if there is something to send, and wakes the driver if the deadline moved.
-    pub(super) fn publish(&self, state: MutexGuard<'_, TunnelState>) {
-        self.publish_with(state, Effects::default());
+    /// Calls `change` with the core. Afterwards requests a transmission if there is something to
+    /// send, and runs the effects.
+    pub(super) fn update<R>(&self, change: impl FnOnce(&mut TunnelCore) -> R) -> R {
+        let mut core = self.core();
+        let result = change(&mut core);
+        core.request_transmit();
+        self.settle(core);
+        result
     }
 
-    /// Like [`publish`](Self::publish), with additional effects.
-    pub(super) fn publish_with(
-        &self,
-        mut state: MutexGuard<'_, TunnelState>,
-        mut effects: Effects,
-    ) {
-        // The link asks until nothing is left, so one notification per idle period is enough.
-        if !state.transmit_requested && (state.move_request_due || state.mux.has_transmit()) {
-            let current = state
-                .binding
-                .current()
-                .map(|current| current.handle.clone());
-            state.transmit_requested = current.is_some();
-            effects.transmit_ready = current;
+    /// Appends the next message of an attachment, before sealing. Does not request a transmission:
+    /// the result tells the link whether to ask again.
+    pub(super) fn transmit(&self, attempt: u64, out: &mut BytesMut) -> TransmitResult {
+        let mut core = self.core();
+        let result = core.transmit(Instant::now(), attempt, out);
+        self.settle(core);
+        result
+    }
+
+    /// Releases the core and runs its effects.
+    fn settle(&self, mut core: MutexGuard<'_, TunnelCore>) {
+        // Includes the deadline: the driver could otherwise sleep past one set in between.
+        let mut effects = core.poll_effects();
+        if let Some(status) = effects.status.take() {
+            self.status.send_replace(status);
         }
-        self.unlock(state, effects);
+        drop(core);
+        self.run(effects);
     }
 
-    /// Releases the state and runs `effects`. Unlike `publish`, it does not look for data to send.
-    pub(super) fn unlock(&self, mut state: MutexGuard<'_, TunnelState>, mut effects: Effects) {
-        state.take_events(&mut effects);
-        if let Some(code) = effects.ended_by_peer {
-            state.ended_by_peer(code, &mut effects);
+    fn run(&self, effects: Effects) {
+        let Effects {
+            deadline_moved,
+            ended,
+            wakers,
+            ready_old,
+            ready,
+            closes,
+            status: _,
+            events,
+            is_finished,
+        } = effects;
+        // Counted first: a task that is woken below may read the counters.
+        for event in events {
+            self.report(event);
         }
-        // Read under the lock: the driver could otherwise sleep past a deadline set in between.
-        let moved = state.arm();
-        let ended = state.end_notice.is_some();
-        drop(state);
-        if moved {
+        if deadline_moved {
             self.deadline_moved.notify_one();
         }
         if ended {
             self.ended.cancel();
         }
-        self.run_effects(effects);
+        wakers.into_iter().for_each(Waker::wake);
+        for channel in ready_old.into_iter().chain(ready) {
+            channel.ready();
+        }
+        for (channel, notice) in closes {
+            channel.close_after_drain(&notice);
+        }
+        if is_finished {
+            self.status.send_replace(TunnelStatus::Ended);
+        }
     }
 
-    pub(super) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<Option<(StreamId, Bytes)>> {
-        let mut state = self.state();
-        if let Some(opened) = state.opened.pop_front() {
-            return Poll::Ready(Some(opened));
+    /// Counts and logs an event, or passes it to the role.
+    fn report(&self, event: TunnelEvent) {
+        let (tunnel, counters) = (self.identity.id, &self.port.process_shared.counters);
+        match event {
+            TunnelEvent::Lost {
+                carried,
+                streams,
+                why,
+            } => {
+                counters.lost.add(1);
+                let carried_s = carried.as_secs_f32();
+                if streams == 0 {
+                    info!(%tunnel, carried_s, reason = %why, "tunnel lost its link");
+                } else {
+                    warn!(%tunnel, carried_s, streams, reason = %why, "tunnel lost its link");
+                }
+            }
+            TunnelEvent::Resumed {
+                waited,
+                streams,
+                resent_bytes,
+            } => {
+                counters.resumed.add(1);
+                counters.resent_bytes.add(resent_bytes);
+                let waited_ms = waited.as_millis() as u64;
+                info!(%tunnel, waited_ms, streams, resent_bytes, "tunnel resumed");
+            }
+            TunnelEvent::Moved => {
+                counters.moved.add(1);
+                info!(%tunnel, "tunnel moved to another link");
+            }
+            TunnelEvent::MoveRequested => self
+                .move_requests
+                .send_modify(|count| *count = count.wrapping_add(1)),
+            TunnelEvent::Expired => counters.expired.add(1),
         }
-        if state.end_notice.is_some() {
-            return Poll::Ready(None);
-        }
-        state.acceptor = Some(context.waker().clone());
-        Poll::Pending
     }
 }
 
-impl TunnelState {
-    /// Collects the wakers of the tasks that the events of the mux concern.
-    fn take_events(&mut self, effects: &mut Effects) {
-        while let Some(event) = self.mux.poll_event() {
-            match event {
-                MuxEvent::Opened { stream, details } => {
-                    self.opened.push_back((stream, details));
-                    effects.wakers.extend(self.acceptor.take());
-                }
-                MuxEvent::Reset(stream) => {
-                    effects.wakers.extend(
-                        self.stream_wakers
-                            .remove(&stream)
-                            .into_iter()
-                            .flat_map(StreamWakers::all),
-                    );
-                }
-                MuxEvent::Readable(stream) => {
-                    effects.wakers.extend(
-                        self.stream_wakers
-                            .get_mut(&stream)
-                            .and_then(|stream_wakers| stream_wakers.reader.take()),
-                    );
-                }
-                MuxEvent::Writable(stream) => {
-                    effects.wakers.extend(
-                        self.stream_wakers
-                            .get_mut(&stream)
-                            .and_then(|stream_wakers| stream_wakers.writer.take()),
-                    );
-                }
-                MuxEvent::Resumed {
-                    streams,
-                    again_bytes,
-                } => effects.resumed = Some((streams, again_bytes)),
-                MuxEvent::Closed(code) => effects.ended_by_peer = Some(code),
-            }
-        }
-    }
-
-    /// Marks the tunnel as ended and collects the wakers of all waiting tasks.
-    pub(super) fn finish(&mut self, notice: Notice, effects: &mut Effects) {
-        self.end_notice.get_or_insert(notice);
-        self.detached = None;
-        effects.wakers.extend(self.acceptor.take());
-        effects.wakers.extend(
-            self.stream_wakers
-                .drain()
-                .flat_map(|(_, stream_wakers)| stream_wakers.all()),
-        );
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let given_up = self.detached.and_then(|detached| detached.until());
-        self.mux
-            .poll_timeout()
-            .into_iter()
-            .chain(given_up)
-            .chain(self.move_deadline)
-            .min()
-    }
-
-    /// Returns whether the driver waits for too late a deadline.
-    fn arm(&mut self) -> bool {
-        let deadline = self.deadline();
-        let earlier =
-            deadline.is_some_and(|deadline| self.armed.is_none_or(|armed| deadline < armed));
-        // A later deadline needs no wake-up: the driver finds it when the current one expires.
-        if earlier {
-            self.armed = deadline;
-        }
-        earlier
-    }
-
-    /// Returns the deadline that the driver waits for next.
-    pub(super) fn rearm(&mut self) -> Option<Instant> {
-        self.armed = self.deadline();
-        self.armed
-    }
-
-    fn ended_by_peer(&mut self, code: ResetCode, effects: &mut Effects) {
-        self.finish(
-            Notice::new(
-                lifecycle::notice_code(code),
-                format!("the other end ended the tunnel: {code}"),
-            ),
-            effects,
-        );
-        let closed = |bound: BoundAttachment<ChannelHandle>| {
-            (bound.handle, Notice::new(Code::Cancelled, ""))
+/// Waits for the deadlines of the mux, of a move and of `resume_timeout` until the tunnel has
+/// ended. Everything else happens in calls from the link and the streams.
+async fn drive(shared: Arc<TunnelShared>) {
+    loop {
+        let (deadline, is_detached) = {
+            let mut core = shared.core();
+            (core.rearm(), core.is_detached())
         };
-        effects
-            .closes
-            .extend(self.binding.end().into_iter().map(closed));
-        effects.is_finished = true;
+        // The time without an attachment includes suspend, but no timer does. Check it at
+        // intervals.
+        let deadline = deadline.map(|deadline| {
+            if is_detached {
+                deadline.min(Instant::now() + CLOCK_CHECK_INTERVAL)
+            } else {
+                deadline
+            }
+        });
+        let expired = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shared.ended.cancelled() => return,
+            () = shared.deadline_moved.notified() => {}
+            () = expired => shared.update(|core| core.handle_timeout(Moment::now())),
+        }
     }
 }

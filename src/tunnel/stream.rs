@@ -2,13 +2,13 @@
 
 use std::{
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
-use super::shared::{TunnelShared, TunnelState};
+use super::{core::TunnelCore, shared::TunnelShared};
 use report_proto::frame::Notice;
 use report_proto::mux::{ResetCode, StreamError, StreamId, StreamRead};
 
@@ -77,15 +77,14 @@ impl TunnelStream {
     /// Returns credit for `bytes` that the application has received: the peer may send that many
     /// more.
     pub fn consume(&self, bytes: usize) {
-        let mut state = self.shared.state();
-        state.mux.consume(Instant::now(), self.id, bytes);
-        self.shared.publish(state);
+        self.shared
+            .update(|core| core.mux.consume(Instant::now(), self.id, bytes));
     }
 
     /// Copies buffered data into buffers of the same length, because the application has stalled
     /// and the messages would keep more memory.
     pub fn compact(&self) {
-        self.shared.state().mux.compact(self.id);
+        self.shared.core().mux.compact(self.id);
     }
 
     /// Waits until [`TunnelStream::write`] can take data, and returns how many bytes: at least 1
@@ -105,30 +104,23 @@ impl TunnelStream {
     /// # Errors
     /// When the stream was reset or finished, the data exceeds the room, or the tunnel has ended.
     pub fn write(&self, bytes: Bytes) -> Result<(), TunnelStreamError> {
-        let mut state = self.shared.state();
-        // Stored even if the tunnel has ended: `unseen` may take the data back.
-        let result = state.mux.write(self.id, bytes);
-        let ended = fail_if_ended(&state);
-        self.shared.publish(state);
-        ended?;
-        Ok(result?)
+        self.shared.update(|core| {
+            // Stored even if the tunnel has ended: `unseen` may take the data back.
+            let result = core.mux.write(self.id, bytes);
+            fail_if_ended(core)?;
+            Ok(result?)
+        })
     }
 
     /// Returns everything that was written to the stream, if the tunnel has ended and the peer
     /// certainly never saw the stream.
     pub(super) fn unseen(&self) -> Option<Vec<Bytes>> {
-        let state = self.shared.state();
-        state
-            .end_notice
-            .as_ref()
-            .and_then(|_| state.mux.unseen(self.id, state.seen_by_peer))
+        self.shared.core().unseen(self.id)
     }
 
     /// Finishes the sending direction after the data that was written.
     pub fn finish(&self) {
-        let mut state = self.shared.state();
-        state.mux.finish(self.id);
-        self.shared.publish(state);
+        self.shared.update(|core| core.mux.finish(self.id));
     }
 
     /// Waits until the peer has acknowledged all data and the end of the stream.
@@ -153,12 +145,12 @@ impl TunnelStream {
     /// may wait for [`TunnelStream::write_room`] at that time.
     pub async fn acknowledged(&self) -> Result<(), TunnelStreamError> {
         std::future::poll_fn(|context| {
-            let mut state = self.shared.state();
-            if state.mux.is_acknowledged(self.id)? {
+            let mut core = self.shared.core();
+            if core.mux.is_acknowledged(self.id)? {
                 return Poll::Ready(Ok(()));
             }
-            fail_if_ended(&state)?;
-            state.stream_wakers.entry(self.id).or_default().writer = Some(context.waker().clone());
+            fail_if_ended(&core)?;
+            core.waiting.of(self.id).writer = Some(context.waker().clone());
             Poll::Pending
         })
         .await
@@ -166,15 +158,8 @@ impl TunnelStream {
 
     /// Resets the stream.
     pub fn reset(&self, code: ResetCode) {
-        let mut state = self.shared.state();
-        state.mux.reset(Instant::now(), self.id, code);
-        // The mux reports no event for a local reset, so this call wakes the watcher itself.
-        let watcher = state
-            .stream_wakers
-            .get_mut(&self.id)
-            .and_then(|stream_wakers| stream_wakers.watcher.take());
-        self.shared.publish(state);
-        watcher.into_iter().for_each(Waker::wake);
+        self.shared
+            .update(|core| core.reset(Instant::now(), self.id, code));
     }
 
     /// Waits until the stream has failed: one end reset it, or the tunnel ended.
@@ -183,14 +168,14 @@ impl TunnelStream {
     /// Nothing is lost when the future is dropped. Only one task may wait at a time.
     pub async fn failed(&self) -> TunnelStreamError {
         std::future::poll_fn(|context| {
-            let mut state = self.shared.state();
-            if let Err(error) = fail_if_ended(&state) {
+            let mut core = self.shared.core();
+            if let Err(error) = fail_if_ended(&core) {
                 return Poll::Ready(error);
             }
-            if let Some(code) = state.mux.reset_code(self.id) {
+            if let Some(code) = core.mux.reset_code(self.id) {
                 return Poll::Ready(StreamError::Reset(code).into());
             }
-            state.stream_wakers.entry(self.id).or_default().watcher = Some(context.waker().clone());
+            core.waiting.of(self.id).watcher = Some(context.waker().clone());
             Poll::Pending
         })
         .await
@@ -200,37 +185,35 @@ impl TunnelStream {
         &self,
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, TunnelStreamError>> {
-        let mut state = self.shared.state();
-        match state.mux.read(self.id)? {
+        let mut core = self.shared.core();
+        match core.mux.read(self.id)? {
             // Received data is valid even if the tunnel has ended in the meantime.
             StreamRead::Data(bytes) => Poll::Ready(Ok(Some(bytes))),
             StreamRead::End => Poll::Ready(Ok(None)),
             StreamRead::Wait => {
-                fail_if_ended(&state)?;
-                state.stream_wakers.entry(self.id).or_default().reader =
-                    Some(context.waker().clone());
+                fail_if_ended(&core)?;
+                core.waiting.of(self.id).reader = Some(context.waker().clone());
                 Poll::Pending
             }
         }
     }
 
     fn poll_delivered(&self, context: &mut Context<'_>) -> Poll<Result<(), TunnelStreamError>> {
-        let mut state = self.shared.state();
-        if state.mux.is_delivered(self.id)? {
+        let mut core = self.shared.core();
+        if core.mux.is_delivered(self.id)? {
             return Poll::Ready(Ok(()));
         }
-        fail_if_ended(&state)?;
-        state.stream_wakers.entry(self.id).or_default().writer = Some(context.waker().clone());
+        fail_if_ended(&core)?;
+        core.waiting.of(self.id).writer = Some(context.waker().clone());
         Poll::Pending
     }
 
     fn poll_write_room(&self, context: &mut Context<'_>) -> Poll<Result<usize, TunnelStreamError>> {
-        let mut state = self.shared.state();
-        fail_if_ended(&state)?;
-        match state.mux.write_room(self.id)? {
+        let mut core = self.shared.core();
+        fail_if_ended(&core)?;
+        match core.mux.write_room(self.id)? {
             0 => {
-                state.stream_wakers.entry(self.id).or_default().writer =
-                    Some(context.waker().clone());
+                core.waiting.of(self.id).writer = Some(context.waker().clone());
                 Poll::Pending
             }
             room => Poll::Ready(Ok(room)),
@@ -240,15 +223,13 @@ impl TunnelStream {
 
 impl Drop for TunnelStream {
     fn drop(&mut self) {
-        let mut state = self.shared.state();
-        state.stream_wakers.remove(&self.id);
-        state.mux.release(Instant::now(), self.id);
-        self.shared.publish(state);
+        self.shared
+            .update(|core| core.release(Instant::now(), self.id));
     }
 }
 
-fn fail_if_ended(state: &TunnelState) -> Result<(), TunnelStreamError> {
-    match &state.end_notice {
+fn fail_if_ended(core: &TunnelCore) -> Result<(), TunnelStreamError> {
+    match core.end_notice() {
         Some(notice) => Err(TunnelStreamError::TunnelEnded(notice.clone())),
         None => Ok(()),
     }

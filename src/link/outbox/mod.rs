@@ -26,7 +26,7 @@ pub(super) use self::state::Outgoing;
 use self::state::{ControlFrame, LaneEntry, OutboxState, close_message};
 use super::{
     MemoryAccount,
-    channel::{Lane, OpenError},
+    channel::{ChannelHandle, Lane, LinkId, OpenError},
 };
 use report_proto::frame::{Frame, Notice};
 
@@ -35,8 +35,8 @@ use report_proto::frame::{Frame, Notice};
 pub(crate) const ANSWERS_WAITING: usize = 16 * 1024;
 
 /// The sending side of a link. The lanes, the role and the link's task share it.
-#[derive(Default)]
 pub struct Outbox {
+    id: LinkId,
     state: Mutex<OutboxState>,
     /// Whether the link's task is handling received frames. Frames queued in this time count as
     /// answers.
@@ -51,15 +51,38 @@ impl Outbox {
     /// Creates an outbox without lanes.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Outbox::create(None)
     }
 
     /// Creates an outbox without lanes that charges its queued control frames to `account`.
     #[must_use]
     pub fn with_account(account: Arc<dyn MemoryAccount>) -> Arc<Self> {
-        let mut outbox = Outbox::default();
-        outbox.account = Some(account);
-        Arc::new(outbox)
+        Outbox::create(Some(account))
+    }
+
+    fn create(account: Option<Arc<dyn MemoryAccount>>) -> Arc<Self> {
+        Arc::new(Outbox {
+            id: LinkId::unique(),
+            state: Mutex::default(),
+            answering: AtomicBool::default(),
+            queued_answers: AtomicUsize::default(),
+            account,
+        })
+    }
+
+    /// Returns the number of the link.
+    #[must_use]
+    pub fn id(&self) -> LinkId {
+        self.id
+    }
+
+    /// Returns a handle of `channel`, whether it is open or not.
+    #[must_use]
+    pub fn handle(self: &Arc<Self>, channel: u32) -> Arc<dyn ChannelHandle> {
+        Arc::new(OutboxChannel {
+            outbox: Arc::clone(self),
+            channel,
+        })
     }
 
     /// Opens a channel with `lane` as its local end.
@@ -244,6 +267,30 @@ impl Outbox {
         if let Some(task) = task {
             task.wake();
         }
+    }
+}
+
+/// One channel of a link.
+struct OutboxChannel {
+    outbox: Arc<Outbox>,
+    channel: u32,
+}
+
+impl ChannelHandle for OutboxChannel {
+    fn link(&self) -> LinkId {
+        self.outbox.id
+    }
+
+    fn ready(&self) {
+        self.outbox.ready(self.channel);
+    }
+
+    fn close(&self, notice: &Notice) {
+        self.outbox.close(self.channel, notice);
+    }
+
+    fn close_after_drain(&self, notice: &Notice) {
+        self.outbox.close_after_drain(self.channel, notice);
     }
 }
 

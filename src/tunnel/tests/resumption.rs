@@ -1,10 +1,7 @@
 //! Tests of attachments that are lost, moved, replayed or stolen, and of the end of a tunnel.
 
 use super::*;
-use crate::{
-    suspend::Moment,
-    tunnel::{binding::TakeoverKind, lifecycle::MOVE_TIMEOUT, shared::ChannelHandle},
-};
+use crate::{suspend::Moment, tunnel::core::TakeoverKind};
 
 /// Transfers bytes in both directions over a stream until `during` is done, and verifies them.
 async fn while_bytes_flow(
@@ -96,22 +93,21 @@ async fn an_incomplete_move_times_out() {
         .tunnels(EncryptMethod::Plain, CompressMethod::Null)
         .await;
     let server = &tunnels.1.shared;
-    let elsewhere = ChannelHandle {
-        outbox: crate::link::Outbox::new(),
-        channel: 1,
-    };
-    server.take_over(7, elsewhere, TakeoverKind::Move).unwrap();
+    let elsewhere = Outbox::new().handle(1);
     let start = Moment::now();
+    server
+        .update(|core| core.take_over(start, 7, elsewhere, TakeoverKind::Move))
+        .unwrap();
     let after = |time| Moment {
         awake: start.awake + time,
         ..start
     };
-    server.handle_timeout(after(MOVE_TIMEOUT / 2));
+    server.update(|core| core.handle_timeout(after(MOVE_TIMEOUT / 2)));
     assert!(
         tunnels.1.is_moving() && tunnels.1.is_attached(),
         "the client may still send MOVED"
     );
-    server.handle_timeout(after(MOVE_TIMEOUT * 2));
+    server.update(|core| core.handle_timeout(after(MOVE_TIMEOUT * 2)));
     assert!(!tunnels.1.is_moving() && !tunnels.1.is_attached());
     bed.end().await;
 }
@@ -123,15 +119,15 @@ async fn resume_timeout_includes_suspend() {
         .tunnels(EncryptMethod::Plain, CompressMethod::Null)
         .await;
     let server = &tunnels.1.shared;
-    server.attachment_lost(0, Notice::new(Code::PeerLost, ""));
     let start = Moment::now();
+    server.update(|core| core.attachment_lost(start, 0, Notice::new(Code::PeerLost, "")));
     let after_a_sleep = |seconds| Moment {
         suspended: start.suspended + Duration::from_secs(seconds),
         ..start
     };
-    server.handle_timeout(after_a_sleep(110));
+    server.update(|core| core.handle_timeout(after_a_sleep(110)));
     assert!(tunnels.1.notice().is_none(), "the client may still resume");
-    server.handle_timeout(after_a_sleep(120));
+    server.update(|core| core.handle_timeout(after_a_sleep(120)));
     assert_eq!(
         tunnels.1.notice().map(|notice| notice.code),
         Some(Code::Timeout)

@@ -61,7 +61,7 @@ struct MovingFrom<B> {
 
 /// How a candidate takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TakeoverKind {
+pub(in crate::tunnel) enum TakeoverKind {
     /// The tunnel is new, or data in flight on the previous attachment may be lost.
     Resume,
     /// The previous attachment works and delivers everything.
@@ -70,7 +70,7 @@ pub(super) enum TakeoverKind {
 
 impl TakeoverKind {
     /// Returns `Move` if `moves` is set, otherwise `Resume`.
-    pub(super) fn of(moves: bool) -> Self {
+    pub(in crate::tunnel) fn of(moves: bool) -> Self {
         if moves {
             TakeoverKind::Move
         } else {
@@ -135,6 +135,11 @@ impl<B: Clone> Binding<B> {
         self.current.as_ref()
     }
 
+    fn is_current(&self, attempt: u64) -> bool {
+        self.current()
+            .is_some_and(|current| current.attempt == attempt)
+    }
+
     /// Returns whether this attempt may still take over.
     pub(super) fn admits(&self, attempt: u64) -> bool {
         self.latest.is_none_or(|latest| attempt > latest)
@@ -197,11 +202,7 @@ impl<B: Clone> Binding<B> {
 
     /// Returns what this attachment may send. [`SendAction::Moved`] is returned once.
     pub(super) fn sending(&mut self, attempt: u64) -> SendAction {
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|current| current.attempt == attempt)
-        {
+        if self.is_current(attempt) {
             return SendAction::Mux;
         }
         match &mut self.moving_from {
@@ -217,10 +218,7 @@ impl<B: Clone> Binding<B> {
 
     /// Handles a message that arrived on this attachment.
     pub(super) fn received(&mut self, attempt: u64, message: Bytes) -> ReceiveAction {
-        let is_current = self
-            .current
-            .as_ref()
-            .is_some_and(|current| current.attempt == attempt);
+        let is_current = self.is_current(attempt);
         match &mut self.moving_from {
             Some(moving_from) if is_current && !moving_from.moved_received => {
                 // The old attachment may still deliver earlier data, so this message waits.
@@ -249,10 +247,7 @@ impl<B: Clone> Binding<B> {
 
     /// Handles MOVED on this attachment. Returns the held messages, which the caller handles now.
     pub(super) fn moved(&mut self, attempt: u64) -> VecDeque<Bytes> {
-        self.peer_moved_early |= self
-            .current
-            .as_ref()
-            .is_some_and(|current| current.attempt == attempt);
+        self.peer_moved_early |= self.is_current(attempt);
         match &mut self.moving_from {
             Some(moving_from)
                 if moving_from.bound.attempt == attempt && !moving_from.moved_received =>
@@ -275,14 +270,10 @@ impl<B: Clone> Binding<B> {
 
     /// Handles the end of an attachment.
     pub(super) fn closed(&mut self, attempt: u64) -> Closed<B> {
-        let is_current = self
-            .current
-            .as_ref()
-            .is_some_and(|current| current.attempt == attempt);
+        let is_current = self.is_current(attempt);
         let is_moving_from = self
-            .moving_from
-            .as_ref()
-            .is_some_and(|moving_from| moving_from.bound.attempt == attempt);
+            .moving_from()
+            .is_some_and(|bound| bound.attempt == attempt);
         if !is_current && !is_moving_from {
             return Closed::Nothing;
         }
@@ -314,15 +305,19 @@ mod tests {
         }
     }
 
+    /// Returns the attempts that the new one replaces.
+    fn take_over(
+        binding: &mut Binding<&'static str>,
+        attempt: u64,
+        kind: TakeoverKind,
+    ) -> Result<Vec<u64>, TakeOverError> {
+        let replaced = binding.take_over(bound(attempt), kind)?;
+        Ok(replaced.into_iter().map(|bound| bound.attempt).collect())
+    }
+
     fn attached_binding() -> Binding<&'static str> {
         let mut binding = Binding::new();
-        assert_eq!(
-            binding
-                .take_over(bound(1), TakeoverKind::Resume)
-                .unwrap()
-                .len(),
-            0
-        );
+        assert_eq!(take_over(&mut binding, 1, TakeoverKind::Resume), Ok(vec![]));
         binding
     }
 
@@ -333,26 +328,16 @@ mod tests {
     #[test]
     fn only_a_newer_attempt_replaces_the_current_attachment() {
         let mut binding = attached_binding();
-        let replaced = binding.take_over(bound(3), TakeoverKind::Resume).unwrap();
         assert_eq!(
-            replaced
-                .iter()
-                .map(|bound| bound.attempt)
-                .collect::<Vec<_>>(),
-            [1]
+            take_over(&mut binding, 3, TakeoverKind::Resume),
+            Ok(vec![1])
         );
-        assert_eq!(
-            binding
-                .take_over(bound(2), TakeoverKind::Resume)
-                .unwrap_err(),
-            TakeOverError::Superseded
-        );
-        assert_eq!(
-            binding
-                .take_over(bound(3), TakeoverKind::Resume)
-                .unwrap_err(),
-            TakeOverError::Superseded
-        );
+        for overtaken in [2, 3] {
+            assert_eq!(
+                take_over(&mut binding, overtaken, TakeoverKind::Resume),
+                Err(TakeOverError::Superseded)
+            );
+        }
         assert_eq!(
             (binding.sending(1), binding.sending(3)),
             (SendAction::Nothing, SendAction::Mux)
@@ -363,12 +348,7 @@ mod tests {
     #[test]
     fn a_move_keeps_the_order_and_releases_the_old_attachment_after_moved_in_both_directions() {
         let mut binding = attached_binding();
-        assert!(
-            binding
-                .take_over(bound(2), TakeoverKind::Move)
-                .unwrap()
-                .is_empty()
-        );
+        assert_eq!(take_over(&mut binding, 2, TakeoverKind::Move), Ok(vec![]));
         assert_eq!(
             binding.received(2, message("second")),
             ReceiveAction::Nothing
@@ -401,7 +381,7 @@ mod tests {
     fn moved_may_arrive_before_the_new_attachment() {
         let mut binding = attached_binding();
         assert!(binding.moved(1).is_empty());
-        binding.take_over(bound(2), TakeoverKind::Move).unwrap();
+        take_over(&mut binding, 2, TakeoverKind::Move).unwrap();
         assert_eq!(
             binding.received(2, message("first")),
             ReceiveAction::Handle(message("first")),
@@ -415,7 +395,7 @@ mod tests {
     fn a_cut_during_a_move_loses_both_attachments() {
         for (cut, other) in [(1, 2), (2, 1)] {
             let mut binding = attached_binding();
-            binding.take_over(bound(2), TakeoverKind::Move).unwrap();
+            take_over(&mut binding, 2, TakeoverKind::Move).unwrap();
             let Closed::Lost(left) = binding.closed(cut) else {
                 panic!("attempt {cut} was bound")
             };
@@ -432,21 +412,18 @@ mod tests {
     fn a_move_needs_a_current_attachment_and_no_other_move() {
         let mut unbound = Binding::new();
         assert_eq!(
-            unbound.take_over(bound(2), TakeoverKind::Move).unwrap_err(),
-            TakeOverError::NothingToMoveFrom
+            take_over(&mut unbound, 2, TakeoverKind::Move),
+            Err(TakeOverError::NothingToMoveFrom)
         );
         let mut binding = attached_binding();
-        binding.take_over(bound(2), TakeoverKind::Move).unwrap();
+        take_over(&mut binding, 2, TakeoverKind::Move).unwrap();
         assert_eq!(
-            binding.take_over(bound(3), TakeoverKind::Move).unwrap_err(),
-            TakeOverError::NothingToMoveFrom
+            take_over(&mut binding, 3, TakeoverKind::Move),
+            Err(TakeOverError::NothingToMoveFrom)
         );
         assert_eq!(
-            binding
-                .take_over(bound(3), TakeoverKind::Resume)
-                .unwrap()
-                .len(),
-            2,
+            take_over(&mut binding, 3, TakeoverKind::Resume),
+            Ok(vec![2, 1]),
             "a resumption replaces both"
         );
     }
@@ -454,7 +431,7 @@ mod tests {
     #[test]
     fn held_bytes_are_bounded() {
         let mut binding = attached_binding();
-        binding.take_over(bound(2), TakeoverKind::Move).unwrap();
+        take_over(&mut binding, 2, TakeoverKind::Move).unwrap();
         let much = Bytes::from(vec![0; HELD_MAX / 4 - HELD_MESSAGE]);
         assert!((0..4).all(|_| binding.received(2, much.clone()) == ReceiveAction::Nothing));
         assert_eq!(binding.received(2, Bytes::new()), ReceiveAction::Overflow);
@@ -463,7 +440,7 @@ mod tests {
     #[test]
     fn small_held_messages_count_more_than_their_length() {
         let mut binding = attached_binding();
-        binding.take_over(bound(2), TakeoverKind::Move).unwrap();
+        take_over(&mut binding, 2, TakeoverKind::Move).unwrap();
         let held = (0..HELD_MAX)
             .take_while(|_| binding.received(2, message("a")) == ReceiveAction::Nothing)
             .count();

@@ -1,0 +1,45 @@
+//! The pure state of a tunnel: which attachment carries it, how long it waits for the next one,
+//! which tasks wait for its streams, and how it ends.
+//!
+//! ```text
+//!  Unconfirmed ──take_over──► Attached ──attachment_lost──► Lost ──take_over──► Attached …
+//!       └── end, END of the peer ──┴── end, END, resume_timeout ──┴──► Ended
+//! ```
+//!
+//! Time is an argument, and nothing here calls the link, a cipher or the runtime. A transition
+//! records what is to be done outside in [`Effects`]. The caller collects them with
+//! [`TunnelCore::poll_effects`] and runs them after it has released its lock.
+//!
+//! ```text
+//!  transfer ──► lifecycle ──► state ──► binding, waiting, effects
+//! ```
+//!
+//! | file | content |
+//! |---|---|
+//! | `transfer` | the messages of an attachment: received, transmitted |
+//! | `lifecycle` | an attachment takes over, moves, is lost; deadlines |
+//! | `state` | [`TunnelCore`], the end of the tunnel, the collection of effects |
+//! | `binding` | the one or two attachments that carry the tunnel, and the order of a move |
+//! | `waiting` | the wakers of waiting tasks |
+//! | `effects` | actions to run outside the core |
+
+mod binding;
+mod effects;
+mod lifecycle;
+mod state;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod waiting;
+
+pub use self::effects::TunnelStatus;
+#[cfg(test)]
+pub(crate) use self::lifecycle::MOVE_TIMEOUT;
+pub(crate) use self::state::CANDIDATE_TIMEOUT;
+pub(super) use self::{
+    binding::TakeoverKind,
+    effects::{Channel, Effects, TunnelEvent},
+    lifecycle::AdmitError,
+    state::{FIRST_ATTEMPT, TunnelCore},
+    transfer::TransmitResult,
+};

@@ -1,0 +1,302 @@
+//! The state of a tunnel, its end, and the collection of effects.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{
+    binding::{Binding, BoundAttachment},
+    effects::{Channel, Effects, TunnelEvent},
+    waiting::WaitingTasks,
+};
+use crate::{link::LinkId, suspend::Moment};
+use report_proto::frame::{Code, Notice};
+use report_proto::mux::{Mux, MuxEvent, ResetCode, StreamId, TunnelSide};
+
+/// Number of the attempt that created the tunnel. Attempts to resume it count up from here.
+pub(in crate::tunnel) const FIRST_ATTEMPT: u64 = 0;
+
+/// How long an attachment may remain a candidate (PROTOCOL 7.5, `AUTHENTICATION_TIMEOUT`).
+pub(crate) const CANDIDATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The state of a tunnel.
+pub(in crate::tunnel) struct TunnelCore {
+    pub(super) side: TunnelSide,
+    pub(super) resume_timeout: Duration,
+    pub mux: Mux,
+    pub waiting: WaitingTasks,
+    pub(super) binding: Binding<Channel>,
+    /// The number of the client's last attempt to attach the tunnel.
+    pub(super) attempts: u64,
+    /// Set while no attachment carries the tunnel.
+    pub(super) detached: Option<Detached>,
+    /// When the current attachment took over.
+    pub(super) attached_since: Instant,
+    /// How long the tunnel had been detached before that, until it is reported.
+    pub(super) detached_for: Option<Duration>,
+    /// The channel is marked ready, and the link has not asked for data since.
+    pub(super) transmit_requested: bool,
+    /// The next message asks the client to reattach the tunnel.
+    pub(super) move_request_due: bool,
+    /// When the current move must be complete.
+    pub(super) move_deadline: Option<Instant>,
+    /// The deadline that the driver waits for.
+    armed: Option<Instant>,
+    /// Streams that the peer has opened and no task has accepted.
+    opened: VecDeque<(StreamId, Bytes)>,
+    pub(super) end_notice: Option<Notice>,
+    /// Set at the end of the tunnel: the lowest stream id that the peer reports as never seen.
+    seen_by_peer: Option<u64>,
+    pub(super) effects: Effects,
+}
+
+/// A period without an attachment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Detached {
+    pub(super) since: Moment,
+    /// The tunnel ends after this time, suspend included, because the peer counts it too.
+    pub(super) timeout: Duration,
+}
+
+impl Detached {
+    /// Returns when the period expires if the machine stays awake.
+    fn until(&self) -> Option<Instant> {
+        self.since.awake.checked_add(self.timeout)
+    }
+
+    pub(super) fn is_expired(&self, now: Moment) -> bool {
+        now.since(self.since) >= self.timeout
+    }
+}
+
+/// Returns the notice code for a tunnel that ended with `code`.
+fn notice_code(code: ResetCode) -> Code {
+    match code {
+        ResetCode::Shutdown => Code::Shutdown,
+        ResetCode::Protocol => Code::Protocol,
+        ResetCode::Expired | ResetCode::Timeout => Code::Timeout,
+        _ => Code::Cancelled,
+    }
+}
+
+impl TunnelCore {
+    /// Creates the state after the first handshake. The first attachment has not proven itself yet.
+    pub(in crate::tunnel) fn new(
+        side: TunnelSide,
+        resume_timeout: Duration,
+        mux: Mux,
+        now: Moment,
+    ) -> Self {
+        TunnelCore {
+            side,
+            resume_timeout,
+            mux,
+            waiting: WaitingTasks::default(),
+            binding: Binding::new(),
+            attempts: FIRST_ATTEMPT,
+            detached: Some(Detached {
+                since: now,
+                timeout: CANDIDATE_TIMEOUT,
+            }),
+            attached_since: now.awake,
+            detached_for: None,
+            transmit_requested: false,
+            move_request_due: false,
+            move_deadline: None,
+            armed: None,
+            opened: VecDeque::new(),
+            end_notice: None,
+            seen_by_peer: None,
+            effects: Effects::default(),
+        }
+    }
+
+    /// Returns why the tunnel ended, or `None` while it is alive.
+    pub(in crate::tunnel) fn end_notice(&self) -> Option<&Notice> {
+        self.end_notice.as_ref()
+    }
+
+    /// Returns whether no attachment carries the tunnel.
+    pub(in crate::tunnel) fn is_detached(&self) -> bool {
+        self.detached.is_some()
+    }
+
+    /// Returns whether a move is in progress.
+    pub(in crate::tunnel) fn is_moving(&self) -> bool {
+        self.binding.moving_from().is_some()
+    }
+
+    /// Returns whether the current attachment uses this link.
+    pub(in crate::tunnel) fn is_attached_through(&self, link: LinkId) -> bool {
+        self.binding
+            .current()
+            .is_some_and(|current| current.handle.link() == link)
+    }
+
+    /// Ends the tunnel. The peer receives END if an attachment carries the tunnel.
+    pub(in crate::tunnel) fn end(&mut self, code: ResetCode, notice: Notice) {
+        if self.end_notice.is_some() {
+            return;
+        }
+        self.mux.close(code);
+        let current = self.binding.current().cloned();
+        match &current {
+            // Marked even if it is marked already: the channel must not drain before END is sent.
+            Some(current) => self.effects.ready = Some(Arc::clone(&current.handle)),
+            // Without an attachment the peer cannot receive END. It expires on its own.
+            None => self.effects.is_finished = true,
+        }
+        let moving_from = self.binding.moving_from().cloned();
+        self.close_all(current.into_iter().chain(moving_from), notice.code);
+        self.finish(notice);
+    }
+
+    /// Ends a tunnel that the server no longer knows. `seen` is the lowest client stream id that
+    /// the server never saw, if the server reports it.
+    pub(in crate::tunnel) fn end_unknown_at_server(&mut self, seen: Option<u64>, notice: Notice) {
+        self.seen_by_peer = seen;
+        self.end(ResetCode::Cancelled, notice);
+    }
+
+    /// Handles END from the peer.
+    fn ended_by_peer(&mut self, code: ResetCode) {
+        let text = format!("the other end ended the tunnel: {code}");
+        self.finish(Notice::new(notice_code(code), text));
+        let bound = self.binding.end();
+        self.close_all(bound, Code::Cancelled);
+        self.effects.is_finished = true;
+    }
+
+    /// Marks the tunnel as ended and wakes all waiting tasks.
+    fn finish(&mut self, notice: Notice) {
+        self.end_notice.get_or_insert(notice);
+        self.detached = None;
+        self.effects.ended = true;
+        self.effects.wakers.extend(self.waiting.take_all());
+    }
+
+    pub(super) fn close_all(
+        &mut self,
+        bound: impl IntoIterator<Item = BoundAttachment<Channel>>,
+        code: Code,
+    ) {
+        let closes = bound
+            .into_iter()
+            .map(|bound| (bound.handle, Notice::new(code, "")));
+        self.effects.closes.extend(closes);
+    }
+
+    /// Returns the next stream that the peer has opened, with its details; `None` after the tunnel
+    /// has ended. Otherwise `waker` waits for one.
+    pub(in crate::tunnel) fn poll_accept(
+        &mut self,
+        waker: &Waker,
+    ) -> Poll<Option<(StreamId, Bytes)>> {
+        if let Some(opened) = self.opened.pop_front() {
+            return Poll::Ready(Some(opened));
+        }
+        if self.end_notice.is_some() {
+            return Poll::Ready(None);
+        }
+        self.waiting.set_acceptor(waker);
+        Poll::Pending
+    }
+
+    /// Resets a stream.
+    pub(in crate::tunnel) fn reset(&mut self, now: Instant, stream: StreamId, code: ResetCode) {
+        self.mux.reset(now, stream, code);
+        // The mux reports no event for a local reset.
+        let watcher = self.waiting.take_watcher(stream);
+        self.effects.wakers.extend(watcher);
+    }
+
+    /// Releases a stream that no task uses any more.
+    pub(in crate::tunnel) fn release(&mut self, now: Instant, stream: StreamId) {
+        self.waiting.forget(stream);
+        self.mux.release(now, stream);
+    }
+
+    /// Returns everything that was written to a stream, if the tunnel has ended and the peer
+    /// certainly never saw the stream.
+    pub(in crate::tunnel) fn unseen(&self, stream: StreamId) -> Option<Vec<Bytes>> {
+        self.end_notice.as_ref()?;
+        self.mux.unseen(stream, self.seen_by_peer)
+    }
+
+    /// Returns the effects of all transitions since the last call.
+    pub(in crate::tunnel) fn poll_effects(&mut self) -> Effects {
+        self.take_events();
+        self.effects.deadline_moved = self.arm();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Handles the events of the mux.
+    pub(super) fn take_events(&mut self) {
+        let effects = &mut self.effects;
+        let mut ended = None;
+        while let Some(event) = self.mux.poll_event() {
+            match event {
+                MuxEvent::Opened { stream, details } => {
+                    self.opened.push_back((stream, details));
+                    effects.wakers.extend(self.waiting.take_acceptor());
+                }
+                MuxEvent::Reset(stream) => effects.wakers.extend(self.waiting.take_stream(stream)),
+                MuxEvent::Readable(stream) => {
+                    effects.wakers.extend(self.waiting.take_reader(stream));
+                }
+                MuxEvent::Writable(stream) => {
+                    effects.wakers.extend(self.waiting.take_writer(stream));
+                }
+                MuxEvent::Resumed {
+                    streams,
+                    again_bytes,
+                } => effects.events.push(TunnelEvent::Resumed {
+                    waited: self.detached_for.take().unwrap_or_default(),
+                    streams,
+                    resent_bytes: again_bytes,
+                }),
+                MuxEvent::Closed(code) => ended = Some(code),
+            }
+        }
+        if let Some(code) = ended {
+            self.ended_by_peer(code);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let given_up = self.detached.and_then(|detached| detached.until());
+        self.mux
+            .poll_timeout()
+            .into_iter()
+            .chain(given_up)
+            .chain(self.move_deadline)
+            .min()
+    }
+
+    /// Returns whether the driver waits for too late a deadline.
+    fn arm(&mut self) -> bool {
+        let deadline = self.deadline();
+        let earlier =
+            deadline.is_some_and(|deadline| self.armed.is_none_or(|armed| deadline < armed));
+        // A later deadline needs no wake-up: the driver finds it when the current one expires.
+        if earlier {
+            self.armed = deadline;
+        }
+        earlier
+    }
+
+    /// Returns the deadline that the driver waits for next.
+    pub(in crate::tunnel) fn rearm(&mut self) -> Option<Instant> {
+        self.armed = self.deadline();
+        self.armed
+    }
+}
+
+pub(super) fn handle_of(bound: Option<&BoundAttachment<Channel>>) -> Option<Channel> {
+    bound.map(|bound| Arc::clone(&bound.handle))
+}

@@ -1,0 +1,305 @@
+//! The handshake of an attachment: the client's offer, the server's answer, and the keys on which
+//! both agree (PROTOCOL 7).
+//!
+//! ```text
+//!  client                                    server
+//!  offer ─────────first message──────────►  read_offer
+//!  read_answer ◄──second message── ReceivedOffer::{accept, resume, refuse}
+//!      └─────────── AttachmentKeys ────────────┘
+//! ```
+//!
+//! Pure: it knows the parameters of a port and the bytes of messages, and takes ephemeral keys as
+//! arguments. It does not know channels or the state of a tunnel.
+
+use std::time::Duration;
+
+use super::{
+    offer::{AttachAnswer, Grant, Methods, Mismatch, Offer, ResumeRequest, VERSION},
+    parameters::PortParameters,
+};
+use report_proto::frame::{Code, Notice};
+use report_proto::{
+    crypto::{
+        EncryptMethod, HandshakeError, SessionKeys, TunnelSecret,
+        handshake::{Initiator, Responder},
+        seal::{Opener, Sealer},
+    },
+    id::Id,
+};
+
+/// The keys of one end of an attachment.
+pub(super) type AttachmentKeys = (Sealer, Opener);
+
+/// The identity of a tunnel, fixed by its first handshake.
+pub(super) struct Identity {
+    pub id: Id,
+    /// Instance id of the server process.
+    pub instance: Id,
+    pub secret: TunnelSecret,
+}
+
+/// A tunnel that a handshake creates.
+pub(super) struct NewTunnel {
+    pub identity: Identity,
+    /// The limits that the peer grants this end.
+    pub grant: Grant,
+}
+
+/// The result of a server's answer at the client.
+pub(super) enum Agreement {
+    /// A new tunnel.
+    New(NewTunnel, ServerInfo, AttachmentKeys),
+    /// A tunnel is resumed. Its secret completes the keys.
+    Resumed {
+        /// No data in flight on the previous attachment is lost.
+        moves: bool,
+        keys: SessionKeys,
+    },
+}
+
+/// Why an attachment failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// The channel was closed before the server answered.
+    #[error("the channel was closed: {0}")]
+    Closed(Notice),
+    /// A handshake message does not open: the peer has another port key, or the message was
+    /// altered.
+    #[error("the tunnel handshake failed: {0} (check that the port key is the same at both ends)")]
+    Handshake(String),
+    /// Both ends hold the port key, but their configurations differ.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// The server refuses the tunnel.
+    #[error("the server refused the tunnel: {0}")]
+    Refused(Code),
+    /// A newer attempt carries the tunnel, or this attempt is a replay.
+    #[error("a newer attempt has already resumed the tunnel")]
+    Superseded,
+}
+
+impl AttachError {
+    /// Returns whether a retry can succeed without a change at either end.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            AttachError::Closed(_) | AttachError::Refused(_) | AttachError::Superseded
+        )
+    }
+
+    fn wire_code(&self) -> Code {
+        match self {
+            AttachError::Closed(notice) => notice.code,
+            AttachError::Handshake(_) => Code::Handshake,
+            AttachError::Mismatch(_) => Code::Mismatch,
+            AttachError::Refused(_) => Code::Refused,
+            AttachError::Superseded => Code::Superseded,
+        }
+    }
+}
+
+impl From<HandshakeError> for AttachError {
+    fn from(error: HandshakeError) -> Self {
+        AttachError::Handshake(error.to_string())
+    }
+}
+
+/// Properties of a server, reported when it accepts a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// Uptime of the server process.
+    pub age: Duration,
+    /// Whether the server serves benchmark streams (PROTOCOL 9.10); `None` if it does not know
+    /// them.
+    pub bench: Option<bool>,
+    /// Whether the server requests the addresses of connections (PROTOCOL 9.11).
+    pub addresses: bool,
+    /// The lowest client stream id that the server never saw of the tunnel that the client tried to
+    /// resume. Only set when that tunnel has ended and the server still knows the number.
+    pub seen: Option<u64>,
+}
+
+/// Returns the notice that closes the channel of a failed attachment. It carries the code alone,
+/// because the master can read it.
+#[must_use]
+pub fn closing_notice(error: &AttachError) -> Notice {
+    Notice::new(error.wire_code(), "")
+}
+
+/// Writes a client's offer. Returns the handshake and the first message.
+///
+/// # Errors
+/// When the handshake cannot be started.
+pub(super) fn offer(
+    port: &PortParameters,
+    resume: Option<ResumeRequest>,
+    ephemeral: [u8; 32],
+) -> Result<(Initiator, Vec<u8>), AttachError> {
+    let offer = Offer {
+        resume,
+        ..Offer::of(port)
+    };
+    let payload = serde_json::to_vec(&offer).unwrap_or_default();
+    Ok(Initiator::start(
+        &port.keys.psk,
+        port.keys.id,
+        &payload,
+        ephemeral,
+    )?)
+}
+
+/// Reads the server's answer to an offer.
+///
+/// # Errors
+/// When the server refuses, or its answer does not open or match the offer.
+pub(super) fn read_answer(
+    initiator: Initiator,
+    port: &PortParameters,
+    message: &[u8],
+) -> Result<Agreement, AttachError> {
+    let (payload, keys) = initiator.finish(message)?;
+    let answer: AttachAnswer = serde_json::from_slice(&payload)
+        .map_err(|error| AttachError::Handshake(format!("cannot parse the answer: {error}")))?;
+    match answer {
+        AttachAnswer::Accept {
+            tunnel,
+            instance,
+            age_ms,
+            bench,
+            addresses,
+            seen,
+            grant,
+        } => {
+            let identity = Identity {
+                id: tunnel,
+                instance,
+                secret: keys.tunnel_secret(),
+            };
+            let server_info = ServerInfo {
+                age: Duration::from_millis(age_ms),
+                bench,
+                addresses,
+                seen,
+            };
+            let new = NewTunnel { identity, grant };
+            Ok(Agreement::New(
+                new,
+                server_info,
+                keys.initiator(port.encrypt),
+            ))
+        }
+        AttachAnswer::Resume { moves } => Ok(Agreement::Resumed { moves, keys }),
+        AttachAnswer::Refuse {
+            code,
+            version,
+            methods,
+        } => Err(refusal(port, code, version, &methods)),
+    }
+}
+
+/// Returns why a server with this version and these methods has refused the tunnel.
+fn refusal(port: &PortParameters, code: Code, version: u32, methods: &Methods) -> AttachError {
+    if code != Code::Mismatch {
+        return AttachError::Refused(code);
+    }
+    if version != VERSION {
+        return AttachError::Mismatch(Mismatch::Version {
+            here: VERSION,
+            there: version,
+        });
+    }
+    match Methods::of(port).check(methods) {
+        Err(mismatch) => AttachError::Mismatch(mismatch),
+        Ok(()) => AttachError::Refused(code),
+    }
+}
+
+/// A client's offer at the server, which answers it with one of its methods.
+pub(super) struct ReceivedOffer {
+    responder: Responder,
+    offer: Offer,
+}
+
+/// Reads the first message of a client.
+///
+/// # Errors
+/// When the message does not open or its content is invalid.
+pub(super) fn read_offer(
+    port: &PortParameters,
+    message: &[u8],
+    ephemeral: [u8; 32],
+) -> Result<ReceivedOffer, AttachError> {
+    let (responder, offer) = Responder::read(&port.keys.psk, port.keys.id, message, ephemeral)?;
+    let offer = serde_json::from_slice(&offer)
+        .map_err(|error| AttachError::Handshake(format!("cannot parse the offer: {error}")))?;
+    Ok(ReceivedOffer { responder, offer })
+}
+
+impl ReceivedOffer {
+    /// Checks the offer against the configuration of `port`.
+    ///
+    /// # Errors
+    /// The first difference, with both values.
+    pub(super) fn check(&self, port: &PortParameters) -> Result<(), Mismatch> {
+        self.offer.check(port)
+    }
+
+    /// Returns the tunnel that the client asks to resume.
+    pub(super) fn resume_request(&self) -> Option<ResumeRequest> {
+        self.offer.resume
+    }
+
+    fn answer(self, answer: &AttachAnswer) -> Result<(Vec<u8>, SessionKeys), AttachError> {
+        let payload = serde_json::to_vec(answer).unwrap_or_default();
+        Ok(self.responder.finish(&payload)?)
+    }
+
+    /// Answers with ACCEPT: a new tunnel with this id.
+    pub(super) fn accept(
+        self,
+        port: &PortParameters,
+        id: Id,
+        instance: Id,
+        server_info: ServerInfo,
+    ) -> Result<(Vec<u8>, NewTunnel, AttachmentKeys), AttachError> {
+        let grant = self.offer.grant;
+        let (answer, keys) = self.answer(&AttachAnswer::Accept {
+            tunnel: id,
+            instance,
+            age_ms: u64::try_from(server_info.age.as_millis()).unwrap_or(u64::MAX),
+            bench: server_info.bench,
+            addresses: server_info.addresses,
+            seen: server_info.seen,
+            grant: Grant::of(port),
+        })?;
+        let identity = Identity {
+            id,
+            instance,
+            secret: keys.tunnel_secret(),
+        };
+        let new = NewTunnel { identity, grant };
+        Ok((answer, new, keys.responder(port.encrypt)))
+    }
+
+    /// Answers with RESUME for the tunnel with this secret.
+    pub(super) fn resume(
+        self,
+        moves: bool,
+        secret: &TunnelSecret,
+        encrypt: EncryptMethod,
+    ) -> Result<(Vec<u8>, AttachmentKeys), AttachError> {
+        let (answer, keys) = self.answer(&AttachAnswer::Resume { moves })?;
+        Ok((answer, keys.with_tunnel_secret(secret).responder(encrypt)))
+    }
+
+    /// Answers with a refusal because of a mismatch.
+    pub(super) fn refuse(self, port: &PortParameters) -> Result<Vec<u8>, AttachError> {
+        let (answer, _) = self.answer(&AttachAnswer::Refuse {
+            code: Code::Mismatch,
+            version: VERSION,
+            methods: Methods::of(port),
+        })?;
+        Ok(answer)
+    }
+}

@@ -1,0 +1,111 @@
+//! The parameters of a port, and the resources and counters that all tunnels of a process share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use report_proto::{
+    compress::{CompressMethod, Pool},
+    crypto::{EncryptMethod, PortKeys},
+    mux::{self, MemoryBudget, TunnelSide, WindowSize},
+};
+
+/// Maximum number of streams that a client may have open in one tunnel. A host has fewer ports.
+const STREAMS_MAX: usize = 65_536;
+
+/// Running zstd contexts that one end grants its peer per tunnel, about 0.6 MiB each (PROTOCOL
+/// 11.5).
+pub(super) const ZSTD_CONTEXTS: usize = 8;
+
+/// Running zstd contexts at which one end gives a stream up.
+///
+/// The sender frees a context when it sends the end of its stream. The receiver frees it only after
+/// a slow application has read everything. Streams that end in between must not count as an excess.
+/// The limit allows about 38 MiB per tunnel.
+pub(super) const ZSTD_CONTEXTS_TOLERATED: usize = 8 * ZSTD_CONTEXTS;
+
+/// The parameters of one port, equal at both ends.
+#[derive(Debug, Clone)]
+pub struct PortParameters {
+    /// The port's name in logs.
+    pub mark: Arc<str>,
+    /// The keys derived from the port key.
+    pub keys: PortKeys,
+    /// How the payload is sealed.
+    pub encrypt: EncryptMethod,
+    /// How the streams are compressed.
+    pub compress: CompressMethod,
+    /// Credit for each stream.
+    pub stream_window: WindowSize,
+    /// Credit for all streams of a tunnel. Its maximum bounds the memory of a tunnel in each
+    /// direction.
+    pub tunnel_window: WindowSize,
+    /// How long a tunnel waits for its next attachment before it ends.
+    pub resume_timeout: Duration,
+    /// Idle time after which local connections are probed; `None` disables the probes.
+    pub tcp_keepalive: Option<Duration>,
+    /// Resources that all tunnels of the process share.
+    pub process_shared: ProcessShared,
+}
+
+/// Resources that all tunnels of a process share.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessShared {
+    /// Compression work spaces: one per thread that compresses, not one per stream.
+    pub pool: Arc<Pool>,
+    /// Memory budget for data that waits for slow applications and slow peers.
+    pub budget: Arc<MemoryBudget>,
+    /// Counters of lost, resumed, moved and expired tunnels.
+    pub counters: Arc<TunnelCounters>,
+}
+
+impl PortParameters {
+    /// Returns the parameters of the multiplexer at this end.
+    pub(super) fn mux(&self, side: TunnelSide) -> mux::Parameters {
+        let streams_max = match side {
+            // A client accepts no streams: it has no service to serve them.
+            TunnelSide::Client => 0,
+            TunnelSide::Server => STREAMS_MAX,
+        };
+        mux::Parameters {
+            stream_window: self.stream_window,
+            tunnel_window: self.tunnel_window,
+            streams_max,
+        }
+    }
+}
+
+/// A monotonic counter.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Relaxed);
+    }
+
+    /// Returns the current value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// The tunnel counters of a process.
+#[derive(Debug, Default)]
+pub struct TunnelCounters {
+    /// Attachments that ended while their tunnel was alive.
+    pub lost: Counter,
+    /// Tunnels that were resumed after a loss.
+    pub resumed: Counter,
+    /// Bytes that were retransmitted after a resumption.
+    pub resent_bytes: Counter,
+    /// Tunnels that moved to another attachment without a loss.
+    pub moved: Counter,
+    /// Tunnels that ended because they had no attachment for too long.
+    pub expired: Counter,
+}

@@ -1,0 +1,80 @@
+//! Tests of the handshake of an attachment: refusals, replays, and an attachment that is dropped.
+
+use super::*;
+
+#[tokio::test]
+async fn a_method_mismatch_is_reported_at_both_ends() {
+    let bed = TunnelTestbed::new();
+    let client = port(EncryptMethod::Aes128Cfb, CompressMethod::Zstd);
+    let server = port(EncryptMethod::Aes128Gcm, CompressMethod::Zstd);
+    let (client_result, served) = bed.attach(&client, &server).await;
+    assert!(served.is_none());
+    let error = client_result.err().unwrap().to_string();
+    assert_eq!(
+        error,
+        "`encrypt_method` is \"aes-128-cfb\" here and \"aes-128-gcm\" at the other end: make them equal"
+    );
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_different_port_key_fails_the_handshake() {
+    let bed = TunnelTestbed::new();
+    let server = port(EncryptMethod::Plain, CompressMethod::Null);
+    let client = PortParameters {
+        keys: PortKeys::derive("a guess"),
+        ..server.clone()
+    };
+    let (client_result, served) = bed.attach(&client, &server).await;
+    assert!(served.is_none() && matches!(client_result, Err(AttachError::Handshake(_))));
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_replayed_handshake_opens_no_stream() {
+    let bed = TunnelTestbed::new();
+    let port = port(EncryptMethod::Plain, CompressMethod::Null);
+    let request = attach::request(&port, &bed.link_pair.client, 5, &bed.tasks).unwrap();
+    // The master or another attacker on the path replays the first message, and then the client's
+    // sealed message, which opens a stream.
+    let reply = attach::reply(
+        &port,
+        &accept_context(&bed.tasks, &|_| None),
+        &request.message,
+        &bed.link_pair.server,
+        9,
+    )
+    .unwrap();
+    let tunnel = reply.outcome.unwrap().unwrap();
+    let mut replayed = vec![0x01, 0x00, 0x40, 0x40, 0x00];
+    replayed.extend_from_slice(&[0; 16]);
+    use crate::link::Lane;
+    assert!(reply.lane.receive(BytesMut::from(&replayed[..])).is_err());
+    drop(reply.lane);
+    assert!(
+        tunnel.accept().await.is_none(),
+        "the tunnel ended and no stream was opened"
+    );
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn dropping_the_lane_of_a_new_tunnel_ends_it() {
+    let bed = TunnelTestbed::new();
+    let port = port(EncryptMethod::Plain, CompressMethod::Null);
+    let request = attach::request(&port, &bed.link_pair.client, 5, &bed.tasks).unwrap();
+    let reply = attach::reply(
+        &port,
+        &accept_context(&bed.tasks, &|_| None),
+        &request.message,
+        &bed.link_pair.server,
+        9,
+    )
+    .unwrap();
+    let tunnel = reply.outcome.unwrap().unwrap();
+    drop(reply.lane);
+    tokio::time::timeout(Duration::from_secs(10), tunnel.closed())
+        .await
+        .unwrap();
+    bed.end().await;
+}
