@@ -425,6 +425,8 @@ impl TunnelShared {
         if has_moved {
             self.port.process_shared.counters.moved.add(1);
             info!(tunnel = %self.id, "tunnel moved to another link");
+            // The status is the same, but the tunnel may move again: wakes those that wait for it.
+            self.status.send_modify(|_| {});
         }
         if is_finished {
             self.status.send_replace(TunnelStatus::Ended);
