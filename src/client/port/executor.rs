@@ -1,6 +1,8 @@
 //! Executes the actions of the state machine of a port. Holds what the machine knows by number or
 //! id: links, tunnels and attach requests.
 
+mod attach;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     mem,
@@ -8,14 +10,16 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tracing::{Span, debug, error, info, warn};
+use tracing::{Span, info, warn};
 
+use self::attach::OpenRequest;
+pub(super) use self::attach::{AttachReply, StartedRequest};
 use super::{
     event::{
-        AttachPurpose, AttachResult, EndTunnelReason, LinkNumber, NewTunnel, PortAction, PortEvent,
-        RequestNumber, TunnelPhase, TunnelView,
+        AttachResult, EndTunnelReason, LinkNumber, NewTunnel, PortAction, PortEvent, RequestNumber,
+        TunnelPhase, TunnelView,
     },
     machine::PortMachine,
     port_link::PortLink,
@@ -25,11 +29,11 @@ use crate::{
     suspend::Moment,
     tunnel::{
         PortParameters, ResetCode, Tunnel, TunnelStatus,
-        attach::{self, AttachError, AttachOutcome, AttachRequest, ServerInfo},
+        attach::{AttachError, AttachOutcome, ServerInfo},
     },
 };
 use report_proto::{
-    frame::{AttachHeader, Code, Frame, Notice},
+    frame::{Code, Frame, Notice},
     id::Id,
 };
 
@@ -67,22 +71,6 @@ struct PortTunnel {
     /// Moves to the driver when the tunnel is adopted.
     watch: Option<TunnelWatch>,
 }
-
-/// The channel of an attach request.
-struct OpenRequest {
-    link: PortLink,
-    channel: u32,
-    purpose: AttachPurpose,
-}
-
-/// An attach request that was sent, for the task that waits for its outcome.
-pub(super) struct StartedRequest {
-    pub(super) request: RequestNumber,
-    pub(super) outcome: oneshot::Receiver<AttachReply>,
-}
-
-/// The reply to an attach request.
-pub(super) type AttachReply = Result<AttachOutcome, AttachError>;
 
 /// The notifications of a tunnel, for the task that waits for them.
 pub(super) struct TunnelWatch {
@@ -310,92 +298,6 @@ impl PortExecutor {
         None
     }
 
-    /// Opens the channel of an attach request and sends ATTACH. Returns `None` if that is not
-    /// possible; the next link starts again.
-    fn attach(
-        &mut self,
-        request: RequestNumber,
-        number: LinkNumber,
-        purpose: AttachPurpose,
-        avoid: Vec<Id>,
-    ) -> Option<()> {
-        let link = self
-            .links
-            .iter()
-            .find(|link| link.number == number)?
-            .clone();
-        let channel = self.span.in_scope(|| link.next_channel())?;
-        let resumed = match purpose {
-            AttachPurpose::Resume { tunnel } => Some(&self.find(tunnel)?.tunnel),
-            AttachPurpose::New | AttachPurpose::Alternative { .. } => None,
-        };
-        let prepared = match resumed {
-            // The tunnel moves while its previous attachment works.
-            Some(tunnel) => attach::request_resume(
-                tunnel,
-                tunnel.is_attached(),
-                &link.outbox,
-                channel,
-                &self.tasks,
-            ),
-            None => attach::request(&self.parameters, &link.outbox, channel, &self.tasks),
-        };
-        let AttachRequest {
-            lane,
-            message,
-            outcome,
-        } = prepared
-            .inspect_err(|error| error!(parent: &self.span, "cannot start an attachment: {error}"))
-            .ok()?;
-        let header = AttachHeader {
-            port: self.parameters.keys.id,
-            instance: resumed.map(Tunnel::instance),
-            avoid,
-        };
-        link.outbox.open(channel, lane).ok()?;
-        if let AttachPurpose::Alternative { refused } = purpose {
-            info!(server = %refused, "service refused a connection: requesting another server");
-        }
-        let frame = Frame::Attach {
-            channel,
-            header,
-            message,
-        };
-        match &mut self.first_flight {
-            Some(frames) => frames.push(frame),
-            None => link.outbox.control(&frame),
-        }
-        self.started.push(StartedRequest { request, outcome });
-        let open = OpenRequest {
-            link,
-            channel,
-            purpose,
-        };
-        self.requests.insert(request, open);
-        Some(())
-    }
-
-    /// Logs and publishes why an attach request failed.
-    fn attach_failed(&self, open: &OpenRequest, error: AttachError) -> AttachResult {
-        let span = &self.span;
-        let is_retryable = error.is_retryable();
-        match (open.purpose, &error) {
-            (AttachPurpose::Resume { .. }, _) if open.link.has_ended() => {
-                debug!(parent: span, "cannot reattach, the link has ended: {error}");
-            }
-            (AttachPurpose::Resume { .. }, _) => log_failure(span, &error),
-            (_, AttachError::Closed(notice)) if notice.code == Code::Timeout => {
-                debug!(parent: span, "attach request expired at the master, sent again: {notice}");
-                return AttachResult::Expired;
-            }
-            _ => {
-                log_failure(span, &error);
-                self.refusals.send_replace(Some(error));
-            }
-        }
-        AttachResult::Failed { is_retryable }
-    }
-
     fn adopt(&mut self, tunnel: Id) {
         let span = &self.span;
         let mut entries = self.tunnels.iter_mut();
@@ -444,20 +346,5 @@ impl PortExecutor {
         let lived_s = entry.adopted_at.elapsed().as_secs();
         warn!(parent: &self.span, %tunnel, lived_s, %reason, "tunnel ended");
         self.tunnels.retain(|entry| entry.tunnel.id() != tunnel);
-    }
-}
-
-fn log_failure(span: &Span, error: &AttachError) {
-    match error {
-        AttachError::Closed(Notice {
-            code: Code::PeerLost | Code::Cancelled | Code::Superseded | Code::Timeout,
-            ..
-        }) => {
-            debug!(parent: span, "attachment failed: {error}");
-        }
-        AttachError::Closed(_) | AttachError::Superseded => {
-            warn!(parent: span, "attachment failed: {error}");
-        }
-        _ => error!(parent: span, "attachment failed: {error}"),
     }
 }

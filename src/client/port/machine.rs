@@ -6,27 +6,28 @@
 //! [`PortEvent::Timeout`] when [`PortMachine::next_deadline`] has passed.
 //!
 //! ```text
-//!  one tunnel                              link lost
-//!         adopt            ┌───────────────────────────────────────┐
-//!  (none) ─────► attached ─┴► lost ─ Attach on the newest link ────┤
-//!                  │  ▲        │                                   │
-//!                  │  │        └─ not back in RESUME_PATIENCE: request a new tunnel too
-//!     newer link,  │  │
-//!     MOVE request ▼  │ moved, and attached again if another move came due meanwhile
-//!                moving
+//!  a tunnel
+//!  New          newer link, MOVE request
+//!  ───► attached ─────────────────────► Attach in flight ──► moving ──► attached
+//!          │                              ▲                            (then the next move)
+//!          │ link lost                    │ at once; after RESUME_PATIENCE if messages were invalid
+//!          └───────────────► lost ────────┘
+//!                             └── not attached after RESUME_PATIENCE: request a new tunnel too
 //!
 //!  the request for a new tunnel
 //!         no tunnel, patience over, service refused
 //!  (none) ─────────────────────────────────────────► in flight ──► answered: adopt its tunnel
-//!    ▲                                                 │    ▲
-//!    │ current tunnel is attached, or the link ended   ▼    │ retry_at
-//!    └─────────────────────────────────────────────── waiting
+//!    ▲                                                │     ▲
+//!    │ current tunnel is attached, or link ended      ▼     │ retry_at
+//!    └────────────────────────────────────────────── waiting
 //! ```
 //!
 //! The newest tunnel of the port is the *current* one: it takes the new streams. The others keep
 //! theirs and end after the last one.
 
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::requests::{InFlight, PendingNew};
+use self::requests::{InFlight, PendingNew, ReattachReason};
 use super::{
     event::{
         AttachPurpose, EndTunnelReason, LinkNumber, NewTunnel, PortAction, PortEvent,
@@ -99,22 +100,13 @@ struct TunnelEntry {
     empty_check_at: Option<Instant>,
 }
 
-/// Why a tunnel is attached again. The later variant includes the earlier one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum ReattachReason {
-    /// The newest link does not carry it.
-    NewLink,
-    /// The server's link closes soon: the tunnel needs a new channel on the newest link.
-    NewChannel,
-}
-
 impl PortMachine {
     /// Handles an event. Returns the actions to execute, in this order.
     pub(super) fn on(&mut self, event: PortEvent, now: Moment) -> Vec<PortAction> {
         match event {
             PortEvent::LinkBegins(link) => self.on_new_link(link, now.awake),
             PortEvent::LinkUp(link) => self.on_link_up(link, now.awake),
-            PortEvent::LinkEnded(link) => self.on_link_ended(link),
+            PortEvent::LinkEnded(link) => self.on_link_ended(link, now.awake),
             PortEvent::TunnelChanged { tunnel, view } => self.on_tunnel(tunnel, view, now.awake),
             PortEvent::MoveRequested { tunnel } => {
                 self.ensure_attached(tunnel, ReattachReason::NewChannel, now.awake);
@@ -191,10 +183,11 @@ impl PortMachine {
         self.ensure_tunnel(now);
     }
 
-    fn on_link_ended(&mut self, link: LinkNumber) {
+    fn on_link_ended(&mut self, link: LinkNumber, now: Instant) {
         self.links.retain(|entry| entry.number != link);
-        // The next link starts again.
         self.pending_new.take_if(|pending| pending.link == link);
+        // An older link may still be up, if this one did not join.
+        self.ensure_tunnel(now);
     }
 
     fn on_tunnel(&mut self, tunnel: Id, view: TunnelView, now: Instant) {
@@ -304,47 +297,6 @@ impl PortMachine {
             entry.view.is_ending = true;
         }
         self.actions.push(PortAction::EndTunnel { tunnel, reason });
-    }
-
-    /// Attaches the tunnel again unless the newest link carries it or a request is pending.
-    fn ensure_attached(&mut self, tunnel: Id, reason: ReattachReason, now: Instant) {
-        let Some(link) = self.newest_link().filter(|_| !self.is_ending) else {
-            return;
-        };
-        let is_attaching = self.links_attaching(tunnel).any(|number| match reason {
-            ReattachReason::NewLink => number == link,
-            // The pending request may reach the server's new link or its old one, so wait for the
-            // outcome.
-            ReattachReason::NewChannel => true,
-        });
-        let Some(entry) = self.entry_mut(tunnel).filter(|entry| !entry.view.is_ending) else {
-            return;
-        };
-        if is_attaching {
-            entry.reattach_due |= reason == ReattachReason::NewChannel;
-            return;
-        }
-        // A new channel is needed even on the same link; a new link is not needed twice.
-        let carried = TunnelPhase::Attached { link: Some(link) };
-        if reason == ReattachReason::NewLink && entry.view.phase == carried {
-            return;
-        }
-        if entry.view.is_moving {
-            // Two moves at a time would cause a pause.
-            entry.after_move = entry.after_move.max(Some(reason));
-            return;
-        }
-        self.attach(link, AttachPurpose::Resume { tunnel }, now);
-    }
-
-    /// Schedules another attempt to attach the tunnel.
-    fn reattach_after(&mut self, tunnel: Id, wait: Duration, now: Instant) {
-        let at = now.checked_add(wait);
-        if let Some(entry) = self.entry_mut(tunnel) {
-            // An earlier attempt makes a later one superfluous, unless it fails and is scheduled
-            // again.
-            entry.retry_at = entry.retry_at.into_iter().chain(at).min();
-        }
     }
 
     fn check_patience_after(&mut self, wait: Duration, now: Instant) {

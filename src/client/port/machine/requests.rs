@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{PortMachine, RESUME_PATIENCE, ReattachReason};
+use super::{PortMachine, RESUME_PATIENCE};
 use crate::{
     client::port::event::{
         AttachPurpose, AttachResult, EndTunnelReason, LinkNumber, PortAction, RequestNumber,
+        TunnelPhase,
     },
     supervisor::backoff::RetryBackoff,
     suspend::Moment,
@@ -35,6 +36,33 @@ pub(super) struct PendingNew {
     backoff: RetryBackoff,
     /// When to send the next one. Set while none is in flight.
     pub(super) retry_at: Option<Instant>,
+}
+
+/// Why a tunnel is attached again. The later variant includes the earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ReattachReason {
+    /// The newest link does not carry it.
+    NewLink,
+    /// The server's link closes soon: the tunnel needs a new channel on the newest link.
+    NewChannel,
+}
+
+impl PendingNew {
+    /// Returns how long to wait after this outcome.
+    fn retry_wait(&mut self, result: &AttachResult, jitter: f64) -> Duration {
+        match result {
+            // No server in time. Ask again at once: the request only expired at the master
+            // (`WAITING_TIMEOUT`).
+            AttachResult::Expired => {
+                self.backoff.reset();
+                MIN_RETRY_WAIT.mul_f64(jitter)
+            }
+            AttachResult::Failed {
+                is_retryable: false,
+            } => MAX_RETRY_WAIT,
+            _ => self.backoff.next_wait_with(jitter),
+        }
+    }
 }
 
 impl PortMachine {
@@ -143,29 +171,14 @@ impl PortMachine {
         if let AttachResult::New(new) = result {
             return self.adopt(new, now);
         }
-        // Otherwise the request was cancelled or replaced.
-        let Some(mut pending) = pending else {
-            return;
-        };
-        let wait = match result {
-            // A request for a new tunnel cannot resume one; the others mean that the link is gone.
-            AttachResult::New(_)
-            | AttachResult::Resumed
-            | AttachResult::Unanswered
-            | AttachResult::NotSent => return,
-            // No server in time. Ask again at once: the request only expired at the master
-            // (`WAITING_TIMEOUT`).
-            AttachResult::Expired => {
-                pending.backoff.reset();
-                MIN_RETRY_WAIT.mul_f64(jitter)
-            }
-            AttachResult::Failed { is_retryable: true } => pending.backoff.next_wait_with(jitter),
-            AttachResult::Failed {
-                is_retryable: false,
-            } => MAX_RETRY_WAIT,
-        };
-        pending.retry_at = now.awake.checked_add(wait);
-        self.pending_new = Some(pending);
+        // The request may have been cancelled or replaced. If the link could not carry it, the next
+        // link starts again.
+        let was_sent = !matches!(result, AttachResult::NotSent);
+        if let Some(mut pending) = pending.filter(|_| was_sent) {
+            let wait = pending.retry_wait(&result, jitter);
+            pending.retry_at = now.awake.checked_add(wait);
+            self.pending_new = Some(pending);
+        }
     }
 
     /// Sends the request for a new tunnel again when its wait is over.
@@ -198,6 +211,47 @@ impl PortMachine {
             self.actions.push(PortAction::CancelAttach {
                 request: pending.request,
             });
+        }
+    }
+
+    /// Attaches the tunnel again unless the newest link carries it or a request is pending.
+    pub(super) fn ensure_attached(&mut self, tunnel: Id, reason: ReattachReason, now: Instant) {
+        let Some(link) = self.newest_link().filter(|_| !self.is_ending) else {
+            return;
+        };
+        let is_attaching = self.links_attaching(tunnel).any(|number| match reason {
+            ReattachReason::NewLink => number == link,
+            // The pending request may reach the server's new link or its old one, so wait for the
+            // outcome.
+            ReattachReason::NewChannel => true,
+        });
+        let Some(entry) = self.entry_mut(tunnel).filter(|entry| !entry.view.is_ending) else {
+            return;
+        };
+        if is_attaching {
+            entry.reattach_due |= reason == ReattachReason::NewChannel;
+            return;
+        }
+        // A new channel is needed even on the same link; a new link is not needed twice.
+        let carried = TunnelPhase::Attached { link: Some(link) };
+        if reason == ReattachReason::NewLink && entry.view.phase == carried {
+            return;
+        }
+        if entry.view.is_moving {
+            // Two moves at a time would cause a pause.
+            entry.after_move = entry.after_move.max(Some(reason));
+            return;
+        }
+        self.attach(link, AttachPurpose::Resume { tunnel }, now);
+    }
+
+    /// Schedules another attempt to attach the tunnel.
+    pub(super) fn reattach_after(&mut self, tunnel: Id, wait: Duration, now: Instant) {
+        let at = now.checked_add(wait);
+        if let Some(entry) = self.entry_mut(tunnel) {
+            // An earlier attempt makes a later one superfluous, unless it fails and is scheduled
+            // again.
+            entry.retry_at = entry.retry_at.into_iter().chain(at).min();
         }
     }
 
