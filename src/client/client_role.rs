@@ -11,7 +11,7 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
-use super::{port::PortSupervisor, port_attach::PortLink};
+use super::port::{PortLink, PortSupervisor};
 use crate::{
     link::{Handler, Outbox},
     supervisor::{LinkedRole, MoveRequests},

@@ -15,7 +15,6 @@ use super::{
     hold_queue::{HoldQueue, QueuePlace, QueueTurn, wait_abandoned},
     orphans::Orphans,
     port::PortSupervisor,
-    refused_servers::is_refusal,
 };
 use crate::{
     net::{
@@ -23,9 +22,9 @@ use crate::{
         tcp::is_single_connection_error,
     },
     tunnel::{
-        Tunnel,
+        ResetCode, Tunnel, TunnelStreamError,
         reclaim::{ReclaimedConnection, splice_or_reclaim},
-        splice::{Spliced, reset_on_close},
+        splice::{SpliceError, Spliced, reset_on_close},
     },
 };
 
@@ -218,6 +217,17 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
             Err(_) => return log_held_too_long(&context, address),
         };
     }
+}
+
+/// Returns whether a connection ended because the server could not reach the service.
+fn is_refusal(error: &SpliceError) -> bool {
+    let SpliceError::Stream(error @ TunnelStreamError::Stream(_)) = error else {
+        return false;
+    };
+    matches!(
+        error.reset_code(),
+        Some(ResetCode::Refused | ResetCode::Unreachable | ResetCode::Timeout)
+    )
 }
 
 fn log_held_too_long(context: &ListenerContext, address: SocketAddr) {

@@ -12,8 +12,6 @@ mod hold_queue;
 mod listener;
 mod orphans;
 mod port;
-mod port_attach;
-mod refused_servers;
 #[cfg(test)]
 mod tests;
 

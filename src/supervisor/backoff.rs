@@ -1,5 +1,5 @@
 //! The wait before the next attempt after a failure. Pure: durations go in and come out, and there
-//! is no clock.
+//! is no clock. A caller that must be reproducible passes the jitter too.
 
 use std::time::Duration;
 
@@ -26,7 +26,12 @@ impl RetryBackoff {
 
     /// Returns the wait before the next attempt, after one that failed.
     pub fn next_wait(&mut self) -> Duration {
-        let wait = self.ceiling.mul_f64(fastrand::f64());
+        self.next_wait_with(fastrand::f64())
+    }
+
+    /// Like [`next_wait`](Self::next_wait), with a random number between 0 and 1 from the caller.
+    pub fn next_wait_with(&mut self, jitter: f64) -> Duration {
+        let wait = self.ceiling.mul_f64(jitter);
         self.ceiling = self.ceiling.saturating_mul(2).min(self.max);
         wait
     }

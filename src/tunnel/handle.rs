@@ -44,7 +44,8 @@ impl Tunnel {
         self.shared.core().end_notice().cloned()
     }
 
-    /// Returns a watch on the status of the tunnel.
+    /// Returns a watch on the status of the tunnel. It also reports the end of a move, with the
+    /// same status.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<TunnelStatus> {
         self.shared.status.subscribe()

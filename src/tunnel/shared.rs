@@ -172,6 +172,8 @@ impl TunnelShared {
             TunnelEvent::Moved => {
                 counters.moved.add(1);
                 info!(%tunnel, "tunnel moved to another link");
+                // The status is the same, but the tunnel may move again: wakes its waiters.
+                self.status.send_modify(|_| {});
             }
             TunnelEvent::MoveRequested => self
                 .move_requests

@@ -8,15 +8,8 @@
 //!      the same one, or one that refused too ──► drop the tunnel, request none for `AVOID_PERIOD`
 //! ```
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use tracing::info;
-
-use super::port::PortSupervisor;
-use crate::tunnel::{ResetCode, Tunnel, TunnelStreamError, splice::SpliceError};
 use report_proto::{frame::MAX_AVOIDED, id::Id};
 
 /// How long a server is avoided. Without health checks only a connection shows that its service is
@@ -40,7 +33,7 @@ pub(super) struct RefusedServers {
 impl RefusedServers {
     /// Records that the service behind `server` refused a connection. Returns whether to request
     /// another server.
-    fn record(&mut self, server: Id, now: Instant) -> bool {
+    pub(super) fn record(&mut self, server: Id, now: Instant) -> bool {
         self.servers.retain(|(known, _)| *known != server);
         if self.servers.len() >= MAX_AVOIDED {
             self.servers.remove(0);
@@ -68,49 +61,24 @@ impl RefusedServers {
         self.no_alternative_until = now.checked_add(AVOID_PERIOD);
     }
 
+    /// Makes new connections wait for another server, which was just requested.
+    pub(super) fn hold_connections(&mut self, now: Instant) {
+        self.held_until = now.checked_add(ALTERNATIVE_WAIT);
+    }
+
     /// Returns whether new connections wait for another server, provided that a request is pending.
     pub(super) fn holds_connections(&self, now: Instant) -> bool {
         self.held_until.is_some_and(|until| now < until)
     }
-}
 
-/// Returns whether a connection ended because the server could not reach the service.
-pub(super) fn is_refusal(error: &SpliceError) -> bool {
-    let SpliceError::Stream(error @ TunnelStreamError::Stream(_)) = error else {
-        return false;
-    };
-    matches!(
-        error.reset_code(),
-        Some(ResetCode::Refused | ResetCode::Unreachable | ResetCode::Timeout)
-    )
-}
+    /// Returns when new connections no longer wait for another server.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        self.held_until
+    }
 
-impl PortSupervisor {
-    /// Requests a tunnel to another server, because the service behind the server of this tunnel
-    /// refused a connection.
-    pub(super) fn on_refusal(self: &Arc<Self>, tunnel: &Tunnel) {
-        let now = Instant::now();
-        let mut state = self.state();
-        let is_due = state.refused.record(tunnel.instance(), now) && state.is_current(tunnel);
-        if !is_due || state.pending_new.is_some() || state.is_ending {
-            return;
-        }
-        let Some(link) = state.newest_link() else {
-            return;
-        };
-        let Some(frame) = self.attach_new(&mut state, &link) else {
-            return;
-        };
-        state.refused.held_until = now.checked_add(ALTERNATIVE_WAIT);
-        drop(state);
-        info!(server = %tunnel.instance(), "service refused a connection: requesting another server");
-        link.outbox.control(&frame);
-        self.update_ready();
-        let port = Arc::clone(self);
-        self.spawn(async move {
-            tokio::time::sleep(ALTERNATIVE_WAIT).await;
-            port.update_ready();
-        });
+    /// Forgets a wait that is over.
+    pub(super) fn release_held(&mut self, now: Instant) {
+        self.held_until.take_if(|until| *until <= now);
     }
 }
 

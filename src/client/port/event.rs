@@ -1,0 +1,141 @@
+//! The events and actions of the state machine of a port.
+
+use std::time::Duration;
+
+use crate::suspend::Moment;
+use report_proto::{frame::Code, id::Id};
+
+/// Counts the links of the process: a newer link has a larger number.
+pub(super) type LinkNumber = u64;
+
+/// Counts the attach requests of a port.
+pub(super) type RequestNumber = u64;
+
+/// What happened to a port.
+#[derive(Debug)]
+pub(super) enum PortEvent {
+    /// A link is being established. Requests on it travel in its first flight.
+    LinkBegins(LinkNumber),
+    /// The link is established.
+    LinkUp(LinkNumber),
+    /// The link has ended.
+    LinkEnded(LinkNumber),
+    /// The state of a tunnel. It may be the same as before.
+    TunnelChanged { tunnel: Id, view: TunnelView },
+    /// The server asks to move the tunnel to another channel.
+    MoveRequested { tunnel: Id },
+    /// The outcome of an attach request. `jitter` is a random number between 0 and 1.
+    AttachDone {
+        request: RequestNumber,
+        result: AttachResult,
+        jitter: f64,
+    },
+    /// The service behind the server of the tunnel refused a connection.
+    ServiceRefused { tunnel: Id, server: Id },
+    /// The client is shutting down.
+    ShuttingDown,
+    /// A deadline has passed.
+    Timeout,
+}
+
+/// What the port has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PortAction {
+    /// Open a channel on the link and send ATTACH. The outcome is reported with
+    /// [`PortEvent::AttachDone`].
+    Attach {
+        request: RequestNumber,
+        link: LinkNumber,
+        purpose: AttachPurpose,
+        /// The servers that a new tunnel avoids.
+        avoid: Vec<Id>,
+    },
+    /// Close the channel of a request. Its outcome is still reported.
+    CancelAttach { request: RequestNumber },
+    /// Report the changes of the new tunnel from now on.
+    Adopt { tunnel: Id },
+    /// End the tunnel.
+    EndTunnel { tunnel: Id, reason: EndTunnelReason },
+    /// Drop the tunnel, which has ended.
+    Forget { tunnel: Id },
+    /// Publish the tunnel that takes new streams.
+    SetReady(Option<Id>),
+}
+
+/// The state of a tunnel, as the machine needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TunnelView {
+    pub phase: TunnelPhase,
+    /// A move is in progress.
+    pub is_moving: bool,
+    /// Its end was requested.
+    pub is_ending: bool,
+    pub has_streams: bool,
+}
+
+/// The phase of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TunnelPhase {
+    /// The first attachment has not proven itself yet.
+    Unconfirmed,
+    /// An attachment carries the tunnel, on this link if it is known.
+    Attached { link: Option<LinkNumber> },
+    /// The tunnel waits for its next attachment.
+    Lost { since: Moment, code: Code },
+    /// The tunnel has ended.
+    Ended,
+}
+
+/// Why an attach request is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AttachPurpose {
+    /// The port needs a tunnel.
+    New,
+    /// The service of this server refused a connection, so the port asks for another one.
+    Alternative { refused: Id },
+    /// This tunnel is resumed or moved.
+    Resume { tunnel: Id },
+}
+
+/// The outcome of an attach request.
+#[derive(Debug)]
+pub(super) enum AttachResult {
+    /// A new tunnel.
+    New(NewTunnel),
+    /// The tunnel was resumed or moved.
+    Resumed,
+    /// The master had no server in time.
+    Expired,
+    /// The request failed.
+    Failed { is_retryable: bool },
+    /// The channel was closed at this end, without an answer.
+    Unanswered,
+    /// The request was not sent.
+    NotSent,
+}
+
+/// A new tunnel, as its server reported it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewTunnel {
+    pub tunnel: Id,
+    /// The instance id of the server.
+    pub server: Id,
+    /// Uptime of the server.
+    pub server_age: Duration,
+    /// The lowest client stream id that the server never saw of the tunnel that was to be resumed.
+    pub seen: Option<u64>,
+    pub view: TunnelView,
+}
+
+/// Why the port ends a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EndTunnelReason {
+    /// The port has another tunnel. This one carried no stream.
+    Redundant,
+    /// The last stream has ended, and another tunnel takes the new streams.
+    Unused,
+    /// Another process has replaced the server.
+    ServerRestarted,
+    /// The server does not know the tunnel. It never saw streams from this id on.
+    UnknownAtServer { seen: Option<u64> },
+}

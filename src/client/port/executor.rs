@@ -1,0 +1,350 @@
+//! Executes the actions of the state machine of a port. Holds what the machine knows by number or
+//! id: links, tunnels and attach requests.
+
+mod attach;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem,
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tracing::{Span, info, warn};
+
+use self::attach::OpenRequest;
+pub(super) use self::attach::{AttachReply, StartedRequest};
+use super::{
+    event::{
+        AttachResult, EndTunnelReason, LinkNumber, NewTunnel, PortAction, PortEvent, RequestNumber,
+        TunnelPhase, TunnelView,
+    },
+    machine::PortMachine,
+    port_link::PortLink,
+};
+use crate::{
+    link::Outbox,
+    suspend::Moment,
+    tunnel::{
+        PortParameters, ResetCode, Tunnel, TunnelStatus,
+        attach::{AttachError, AttachOutcome, ServerInfo},
+    },
+};
+use report_proto::{
+    frame::{Code, Frame, Notice},
+    id::Id,
+};
+
+/// The state machine of a port and its tables.
+///
+/// Several tasks share it behind a mutex: a link needs the frames of its first flight at once.
+/// Actions are executed under that lock, so that their effects keep their order. No action waits,
+/// and none calls back into the port.
+pub(super) struct PortExecutor {
+    parameters: PortParameters,
+    machine: PortMachine,
+    links: Vec<PortLink>,
+    tunnels: Vec<PortTunnel>,
+    /// Attach requests without an outcome.
+    requests: BTreeMap<RequestNumber, OpenRequest>,
+    /// Requests that the driver does not follow yet.
+    started: Vec<StartedRequest>,
+    /// Collects the frames for the link that begins.
+    first_flight: Option<Vec<Frame>>,
+    /// Tunnels that the driver does not watch yet.
+    adopted: Vec<TunnelWatch>,
+    ready: watch::Sender<Option<Tunnel>>,
+    refusals: watch::Sender<Option<AttachError>>,
+    /// Runs the drivers of the tunnels.
+    tasks: TaskTracker,
+    span: Span,
+}
+
+/// A tunnel of the port.
+struct PortTunnel {
+    tunnel: Tunnel,
+    /// The properties of the server.
+    server_info: ServerInfo,
+    adopted_at: Instant,
+    /// Moves to the driver when the tunnel is adopted.
+    watch: Option<TunnelWatch>,
+}
+
+/// The notifications of a tunnel, for the task that waits for them.
+pub(super) struct TunnelWatch {
+    pub(super) tunnel: Id,
+    pub(super) status: watch::Receiver<TunnelStatus>,
+    pub(super) move_requests: watch::Receiver<u64>,
+}
+
+impl PortExecutor {
+    /// Creates a port without a tunnel.
+    pub(super) fn new(
+        parameters: PortParameters,
+        tasks: &TaskTracker,
+        span: Span,
+        ready: watch::Sender<Option<Tunnel>>,
+        refusals: watch::Sender<Option<AttachError>>,
+    ) -> Self {
+        PortExecutor {
+            parameters,
+            machine: PortMachine::default(),
+            links: Vec::new(),
+            tunnels: Vec::new(),
+            requests: BTreeMap::new(),
+            first_flight: None,
+            started: Vec::new(),
+            adopted: Vec::new(),
+            ready,
+            refusals,
+            tasks: tasks.clone(),
+            span,
+        }
+    }
+
+    /// Handles a link that is being established. Returns the frames of its first flight.
+    pub(super) fn begin_link(&mut self, link: &PortLink) -> Vec<Frame> {
+        self.observe();
+        self.links.push(link.clone());
+        self.first_flight = Some(Vec::new());
+        self.run(PortEvent::LinkBegins(link.number));
+        self.first_flight.take().unwrap_or_default()
+    }
+
+    /// Handles a link that is established.
+    pub(super) fn link_up(&mut self, outbox: &Arc<Outbox>) {
+        let number = self
+            .links
+            .iter()
+            .find(|link| Arc::ptr_eq(&link.outbox, outbox))
+            .map(|link| link.number);
+        if let Some(number) = number {
+            self.handle(PortEvent::LinkUp(number));
+        }
+    }
+
+    /// Handles the reply to an attach request; `None` if its channel was closed at this end.
+    pub(super) fn attach_done(&mut self, request: RequestNumber, reply: Option<AttachReply>) {
+        let Some(open) = self.requests.remove(&request) else {
+            return;
+        };
+        let result = match reply {
+            Some(Ok(AttachOutcome::New(tunnel, server_info))) => {
+                AttachResult::New(self.add(tunnel, server_info))
+            }
+            Some(Ok(AttachOutcome::Resumed)) => AttachResult::Resumed,
+            Some(Err(error)) => self.attach_failed(&open, error),
+            None => AttachResult::Unanswered,
+        };
+        self.handle(PortEvent::AttachDone {
+            request,
+            result,
+            jitter: fastrand::f64(),
+        });
+    }
+
+    /// Passes an event to the machine, which knows the present state of links and tunnels then.
+    pub(super) fn handle(&mut self, event: PortEvent) {
+        self.observe();
+        self.run(event);
+    }
+
+    /// Reports the state of the links and tunnels to the machine.
+    pub(super) fn observe(&mut self) {
+        let ended: Vec<LinkNumber> = self
+            .links
+            .iter()
+            .filter(|link| link.has_ended())
+            .map(|link| link.number)
+            .collect();
+        for number in ended {
+            self.links.retain(|link| link.number != number);
+            self.run(PortEvent::LinkEnded(number));
+        }
+        let tunnels: Vec<Tunnel> = self.tunnels().collect();
+        for tunnel in tunnels {
+            let view = self.view(&tunnel);
+            let tunnel = tunnel.id();
+            self.run(PortEvent::TunnelChanged { tunnel, view });
+        }
+    }
+
+    /// Returns when a deadline of the machine passes.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.machine.next_deadline()
+    }
+
+    /// Returns the requests that were sent since the last call.
+    pub(super) fn take_started(&mut self) -> Vec<StartedRequest> {
+        mem::take(&mut self.started)
+    }
+
+    /// Returns the watches of the tunnels that were adopted since the last call.
+    pub(super) fn take_adopted(&mut self) -> Vec<TunnelWatch> {
+        mem::take(&mut self.adopted)
+    }
+
+    /// Returns the tunnels that have not ended.
+    pub(super) fn tunnels(&self) -> impl Iterator<Item = Tunnel> {
+        self.tunnels.iter().map(|entry| entry.tunnel.clone())
+    }
+
+    /// Returns the properties of the server of a tunnel that has not ended.
+    pub(super) fn server_info(&self, tunnel: Id) -> Option<ServerInfo> {
+        self.find(tunnel).map(|entry| entry.server_info)
+    }
+
+    /// Returns whether the tunnel has not ended.
+    pub(super) fn has_tunnel(&self, tunnel: Id) -> bool {
+        self.find(tunnel).is_some()
+    }
+
+    fn find(&self, tunnel: Id) -> Option<&PortTunnel> {
+        self.tunnels
+            .iter()
+            .find(|entry| entry.tunnel.id() == tunnel)
+    }
+
+    /// Adds a new tunnel to the table. The machine decides about it.
+    fn add(&mut self, tunnel: Tunnel, server_info: ServerInfo) -> NewTunnel {
+        // Before the view, so that no later change is missed.
+        let watch = TunnelWatch {
+            tunnel: tunnel.id(),
+            status: tunnel.status(),
+            move_requests: tunnel.move_requests(),
+        };
+        let new = NewTunnel {
+            tunnel: tunnel.id(),
+            server: tunnel.instance(),
+            server_age: server_info.age,
+            seen: server_info.seen,
+            view: self.view(&tunnel),
+        };
+        self.tunnels.push(PortTunnel {
+            tunnel,
+            server_info,
+            adopted_at: Instant::now(),
+            watch: Some(watch),
+        });
+        new
+    }
+
+    fn view(&self, tunnel: &Tunnel) -> TunnelView {
+        let link = self
+            .links
+            .iter()
+            .find(|link| tunnel.is_attached_through(link.outbox.id()))
+            .map(|link| link.number);
+        let phase = match &*tunnel.status().borrow() {
+            TunnelStatus::Unconfirmed => TunnelPhase::Unconfirmed,
+            TunnelStatus::Attached => TunnelPhase::Attached { link },
+            TunnelStatus::Lost { since, why } => TunnelPhase::Lost {
+                since: *since,
+                code: why.code,
+            },
+            TunnelStatus::Ended => TunnelPhase::Ended,
+        };
+        TunnelView {
+            phase,
+            is_moving: tunnel.is_moving(),
+            is_ending: tunnel.notice().is_some(),
+            has_streams: tunnel.streams() > 0,
+        }
+    }
+
+    /// Passes an event to the machine, and executes the actions that result.
+    fn run(&mut self, event: PortEvent) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.machine.on(event, Moment::now()) {
+                events.extend(self.execute(action));
+            }
+        }
+    }
+
+    /// Executes an action. Returns the event that follows at once, if any.
+    fn execute(&mut self, action: PortAction) -> Option<PortEvent> {
+        match action {
+            PortAction::Attach {
+                request,
+                link,
+                purpose,
+                avoid,
+            } => {
+                let sent = self.attach(request, link, purpose, avoid);
+                return sent.is_none().then_some(PortEvent::AttachDone {
+                    request,
+                    result: AttachResult::NotSent,
+                    jitter: 0.0,
+                });
+            }
+            PortAction::CancelAttach { request } => {
+                if let Some(open) = self.requests.get(&request) {
+                    let notice = Notice::new(Code::Cancelled, "");
+                    open.link.outbox.close(open.channel, &notice);
+                }
+            }
+            PortAction::Adopt { tunnel } => self.adopt(tunnel),
+            PortAction::EndTunnel { tunnel, reason } => self.end_tunnel(tunnel, reason),
+            PortAction::Forget { tunnel } => self.forget(tunnel),
+            PortAction::SetReady(tunnel) => {
+                let tunnel = tunnel.and_then(|tunnel| self.find(tunnel));
+                let tunnel = tunnel.map(|entry| entry.tunnel.clone());
+                self.ready.send_replace(tunnel);
+            }
+        }
+        None
+    }
+
+    fn adopt(&mut self, tunnel: Id) {
+        let span = &self.span;
+        let mut entries = self.tunnels.iter_mut();
+        if let Some(entry) = entries.find(|entry| entry.tunnel.id() == tunnel) {
+            let tells_addresses = entry.server_info.addresses;
+            info!(parent: span, %tunnel, tells_addresses, "attached to a server");
+            self.adopted.extend(entry.watch.take());
+        }
+    }
+
+    fn end_tunnel(&mut self, id: Id, reason: EndTunnelReason) {
+        let Some(entry) = self.find(id) else { return };
+        let (tunnel, span) = (entry.tunnel.clone(), &self.span);
+        let cancelled = |text| Notice::new(Code::Cancelled, text);
+        match reason {
+            EndTunnelReason::Redundant => {
+                let notice = cancelled("the port has another tunnel");
+                tunnel.end(ResetCode::Cancelled, notice);
+                // The machine does not know it.
+                self.tunnels.retain(|entry| entry.tunnel.id() != id);
+            }
+            EndTunnelReason::Unused => {
+                let notice =
+                    cancelled("its last stream has ended, and the port has another tunnel");
+                tunnel.end(ResetCode::Cancelled, notice);
+            }
+            EndTunnelReason::ServerRestarted => {
+                warn!(parent: span, tunnel = %id, "the server was restarted: earlier connections are reset");
+                let notice = Notice::new(Code::PeerLost, "the server was restarted");
+                tunnel.end(ResetCode::Cancelled, notice);
+            }
+            EndTunnelReason::UnknownAtServer { seen } => {
+                warn!(parent: span, tunnel = %id, "the server does not know the tunnel: connections that it has seen are reset");
+                let notice = Notice::new(Code::PeerLost, "the server does not know the tunnel");
+                tunnel.end_unknown_at_server(seen, notice);
+            }
+        }
+    }
+
+    fn forget(&mut self, tunnel: Id) {
+        let Some(entry) = self.find(tunnel) else {
+            return;
+        };
+        let reason = entry.tunnel.notice();
+        let reason = reason.map(|notice| notice.to_string()).unwrap_or_default();
+        let lived_s = entry.adopted_at.elapsed().as_secs();
+        warn!(parent: &self.span, %tunnel, lived_s, %reason, "tunnel ended");
+        self.tunnels.retain(|entry| entry.tunnel.id() != tunnel);
+    }
+}

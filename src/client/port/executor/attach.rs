@@ -1,0 +1,137 @@
+//! Sends the attach requests of a port.
+
+use tokio::sync::oneshot;
+use tracing::{Span, debug, error, info, warn};
+
+use super::PortExecutor;
+use crate::{
+    client::port::{
+        event::{AttachPurpose, AttachResult, LinkNumber, RequestNumber},
+        port_link::PortLink,
+    },
+    tunnel::attach::{self, AttachError, AttachOutcome, AttachRequest},
+};
+use report_proto::{
+    frame::{AttachHeader, Code, Frame, Notice},
+    id::Id,
+};
+
+/// The channel of an attach request.
+pub(super) struct OpenRequest {
+    pub(super) link: PortLink,
+    pub(super) channel: u32,
+    purpose: AttachPurpose,
+}
+
+/// An attach request that was sent, for the task that waits for its outcome.
+pub(in crate::client::port) struct StartedRequest {
+    pub(in crate::client::port) request: RequestNumber,
+    pub(in crate::client::port) outcome: oneshot::Receiver<AttachReply>,
+}
+
+/// The reply to an attach request.
+pub(in crate::client::port) type AttachReply = Result<AttachOutcome, AttachError>;
+
+impl PortExecutor {
+    /// Opens the channel of an attach request and sends ATTACH. Returns `None` if that is not
+    /// possible; the next link starts again.
+    pub(super) fn attach(
+        &mut self,
+        request: RequestNumber,
+        number: LinkNumber,
+        purpose: AttachPurpose,
+        avoid: Vec<Id>,
+    ) -> Option<()> {
+        let link = self.links.iter().find(|link| link.number == number)?;
+        let channel = self.span.in_scope(|| link.next_channel())?;
+        let (prepared, instance) = self.prepare(link, channel, purpose)?;
+        let AttachRequest {
+            lane,
+            message,
+            outcome,
+        } = prepared
+            .inspect_err(|error| error!(parent: &self.span, "cannot start an attachment: {error}"))
+            .ok()?;
+        link.outbox.open(channel, lane).ok()?;
+        if let AttachPurpose::Alternative { refused } = purpose {
+            info!(server = %refused, "service refused a connection: requesting another server");
+        }
+        let header = AttachHeader {
+            port: self.parameters.keys.id,
+            instance,
+            avoid,
+        };
+        let frame = Frame::Attach {
+            channel,
+            header,
+            message,
+        };
+        match &mut self.first_flight {
+            Some(frames) => frames.push(frame),
+            None => link.outbox.control(&frame),
+        }
+        let open = OpenRequest {
+            link: link.clone(),
+            channel,
+            purpose,
+        };
+        self.requests.insert(request, open);
+        self.started.push(StartedRequest { request, outcome });
+        Some(())
+    }
+
+    /// Prepares the handshake of an attach request. Returns it with the server that it is for, if
+    /// only one will do.
+    fn prepare(
+        &self,
+        link: &PortLink,
+        channel: u32,
+        purpose: AttachPurpose,
+    ) -> Option<(Result<AttachRequest, AttachError>, Option<Id>)> {
+        let (outbox, tasks) = (&link.outbox, &self.tasks);
+        let AttachPurpose::Resume { tunnel } = purpose else {
+            let request = attach::request(&self.parameters, outbox, channel, tasks);
+            return Some((request, None));
+        };
+        let tunnel = &self.find(tunnel)?.tunnel;
+        // The tunnel moves while its previous attachment works.
+        let request = attach::request_resume(tunnel, tunnel.is_attached(), outbox, channel, tasks);
+        Some((request, Some(tunnel.instance())))
+    }
+
+    /// Logs and publishes why an attach request failed.
+    pub(super) fn attach_failed(&self, open: &OpenRequest, error: AttachError) -> AttachResult {
+        let span = &self.span;
+        let is_retryable = error.is_retryable();
+        match (open.purpose, &error) {
+            (AttachPurpose::Resume { .. }, _) if open.link.has_ended() => {
+                debug!(parent: span, "cannot reattach, the link has ended: {error}");
+            }
+            (AttachPurpose::Resume { .. }, _) => log_failure(span, &error),
+            (_, AttachError::Closed(notice)) if notice.code == Code::Timeout => {
+                debug!(parent: span, "attach request expired at the master, sent again: {notice}");
+                return AttachResult::Expired;
+            }
+            _ => {
+                log_failure(span, &error);
+                self.refusals.send_replace(Some(error));
+            }
+        }
+        AttachResult::Failed { is_retryable }
+    }
+}
+
+fn log_failure(span: &Span, error: &AttachError) {
+    match error {
+        AttachError::Closed(Notice {
+            code: Code::PeerLost | Code::Cancelled | Code::Superseded | Code::Timeout,
+            ..
+        }) => {
+            debug!(parent: span, "attachment failed: {error}");
+        }
+        AttachError::Closed(_) | AttachError::Superseded => {
+            warn!(parent: span, "attachment failed: {error}");
+        }
+        _ => error!(parent: span, "attachment failed: {error}"),
+    }
+}

@@ -1,0 +1,183 @@
+//! Keeps one port of the client attached: a tunnel exists, and the newest link carries it. A tunnel
+//! that lost its link is reattached on the next link. If that takes too long, the port requests a
+//! new tunnel in addition (PROTOCOL 10.8).
+//!
+//! ```text
+//!  links ── begin, up ──┐                      ┌── replies of attach requests
+//!  listener ─ refusals ─┼─► PortExecutor ◄─────┤   changes of tunnels    (driver: one task)
+//!  client ── end ───────┘    │        ▲        └── deadlines
+//!                    events  ▼        │ actions
+//!                           PortMachine (pure)
+//! ```
+//!
+//! [`machine`] contains the rules and their state diagram. The executor sits behind a mutex,
+//! because a link takes the frames of its first flight synchronously. The driver and the callers
+//! lock it for a moment, never across an await.
+
+mod driver;
+mod event;
+mod executor;
+mod machine;
+mod port_link;
+mod refused_servers;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::{
+    net::TcpStream,
+    sync::{Notify, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::info_span;
+
+pub(super) use self::port_link::PortLink;
+use self::{event::PortEvent, executor::PortExecutor};
+use crate::{
+    link::Outbox,
+    tunnel::{
+        PortParameters, ResetCode, Tunnel,
+        attach::{AttachError, ServerInfo},
+        origin::Origin,
+    },
+};
+use report_proto::frame::{Code, Frame, Notice};
+
+/// Why the client ends its tunnels, as their peers read it.
+const SHUTDOWN_REASON: &str = "the client is shutting down";
+
+/// Supervises the tunnels of one port of the client.
+pub(super) struct PortSupervisor {
+    pub parameters: PortParameters,
+    executor: Mutex<PortExecutor>,
+    /// The tunnel that takes new streams, while it is attached.
+    ready: watch::Receiver<Option<Tunnel>>,
+    /// Why the last request for a new tunnel failed.
+    refusals: watch::Receiver<Option<AttachError>>,
+    /// Wakes the driver after an event of another task.
+    changed: Notify,
+}
+
+impl PortSupervisor {
+    /// Creates a port without a tunnel. Its tasks run on `tasks` and end when `stop` is cancelled.
+    pub(super) fn new(
+        parameters: PortParameters,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
+        let (ready, is_ready) = watch::channel(None);
+        let (refusals, last_refusal) = watch::channel(None);
+        let span = info_span!(parent: None, "tunnel", port = %parameters.mark);
+        let executor = PortExecutor::new(parameters.clone(), tasks, span, ready, refusals);
+        let port = Arc::new(PortSupervisor {
+            parameters,
+            executor: Mutex::new(executor),
+            ready: is_ready,
+            refusals: last_refusal,
+            changed: Notify::new(),
+        });
+        tasks.spawn(driver::drive(Arc::clone(&port), stop.clone()));
+        port
+    }
+
+    /// Waits for the port's tunnel to be attached, and returns it.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(super) async fn tunnel(&self) -> Tunnel {
+        let mut ready = self.ready.clone();
+        loop {
+            // The watch may still hold a tunnel that has just ended.
+            let live = ready
+                .borrow_and_update()
+                .clone()
+                .filter(|tunnel| tunnel.notice().is_none());
+            if let Some(tunnel) = live {
+                return tunnel;
+            }
+            if ready.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Returns the properties of the server of this tunnel; `None` after the tunnel has ended.
+    pub(super) fn server_info(&self, tunnel: &Tunnel) -> Option<ServerInfo> {
+        self.executor().server_info(tunnel.id())
+    }
+
+    /// Returns the stream details of a connection from `source` to this socket: its addresses, if
+    /// the server of the tunnel requests them (PROTOCOL 9.11).
+    pub(super) fn details(&self, tunnel: &Tunnel, source: SocketAddr, socket: &TcpStream) -> Bytes {
+        let is_wanted = self
+            .server_info(tunnel)
+            .is_some_and(|server_info| server_info.addresses);
+        let destination = socket.local_addr().ok().filter(|_| is_wanted);
+        let origin = destination.and_then(|destination| Origin::new(source, destination));
+        origin.map(|origin| origin.details()).unwrap_or_default()
+    }
+
+    /// Returns a watch on the reason why the last request for a new tunnel failed.
+    pub(super) fn refusals(&self) -> watch::Receiver<Option<AttachError>> {
+        self.refusals.clone()
+    }
+
+    /// Returns whether a tunnel of the port is attached through this link.
+    pub(super) fn is_attached_through(&self, outbox: &Arc<Outbox>) -> bool {
+        self.executor()
+            .tunnels()
+            .any(|tunnel| tunnel.is_attached_through(outbox.id()))
+    }
+
+    /// Handles a link that is being established. Returns the frames of its first flight.
+    pub(super) fn on_new_link(&self, link: &PortLink) -> Vec<Frame> {
+        let frames = self.executor().begin_link(link);
+        self.changed.notify_one();
+        frames
+    }
+
+    /// Handles a link that is established.
+    pub(super) fn on_link_up(&self, outbox: &Arc<Outbox>) {
+        self.executor().link_up(outbox);
+        self.changed.notify_one();
+    }
+
+    /// Requests a tunnel to another server, because the service behind the server of this tunnel
+    /// refused a connection.
+    pub(super) fn on_refusal(&self, tunnel: &Tunnel) {
+        self.executor().handle(PortEvent::ServiceRefused {
+            tunnel: tunnel.id(),
+            server: tunnel.instance(),
+        });
+        self.changed.notify_one();
+    }
+
+    /// Ends the tunnels because the client is shutting down, and waits until their END frames are
+    /// sent.
+    pub(super) async fn end(&self) {
+        let tunnels = self.stop_attaching();
+        Tunnel::shut_down(&tunnels, SHUTDOWN_REASON).await;
+    }
+
+    /// Ends the tunnels, because no task of the port is left to supervise them.
+    fn end_tunnels(&self) {
+        let notice = Notice::new(Code::Shutdown, SHUTDOWN_REASON);
+        for tunnel in self.stop_attaching() {
+            tunnel.end(ResetCode::Shutdown, notice.clone());
+        }
+    }
+
+    /// Sends no more attach requests. Returns the tunnels that have not ended.
+    fn stop_attaching(&self) -> Vec<Tunnel> {
+        let mut executor = self.executor();
+        executor.handle(PortEvent::ShuttingDown);
+        executor.tunnels().collect()
+    }
+
+    fn executor(&self) -> MutexGuard<'_, PortExecutor> {
+        self.executor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

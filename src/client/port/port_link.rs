@@ -1,0 +1,84 @@
+//! A link of the client, as its ports use it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tracing::{error, info};
+
+use super::event::LinkNumber;
+use crate::{link::Outbox, supervisor::MoveRequests};
+use report_proto::frame::CHANNEL_RENEWAL_THRESHOLD;
+
+/// A link of the client, as its ports use it.
+#[derive(Clone)]
+pub(in crate::client) struct PortLink {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) number: LinkNumber,
+    /// Number of channels allocated so far. The counter cannot wrap, unlike a channel number.
+    channels: Arc<AtomicU64>,
+    /// Requests another link before the channel numbers are used up.
+    move_requests: MoveRequests,
+}
+
+impl PortLink {
+    /// Creates the handle of a link that is being established.
+    pub(in crate::client) fn new(outbox: &Arc<Outbox>, move_requests: &MoveRequests) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        PortLink {
+            outbox: Arc::clone(outbox),
+            number,
+            channels: Arc::default(),
+            move_requests: move_requests.clone(),
+        }
+    }
+
+    /// Returns whether the link has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.outbox.ended().is_some()
+    }
+
+    /// Allocates an unused channel number, while there is one.
+    pub(super) fn next_channel(&self) -> Option<u32> {
+        let channel = u32::try_from(self.channels.fetch_add(1, Ordering::Relaxed)).ok();
+        // Replace the link long before its numbers run out: the tunnels move without a pause.
+        if channel == Some(CHANNEL_RENEWAL_THRESHOLD) {
+            info!("half of the channel numbers of this link are used up: requesting another link");
+            self.move_requests.request_new_link();
+        }
+        if channel.is_none() {
+            error!("no channel numbers left on this link: the attachment waits for another link");
+        }
+        channel
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn channel_numbers_are_unique_and_the_link_is_replaced_in_time() {
+        let move_requests = MoveRequests::default();
+        let link = PortLink::new(&Outbox::new(), &move_requests);
+        assert_eq!(link.next_channel(), Some(0));
+        link.channels
+            .store(u64::from(CHANNEL_RENEWAL_THRESHOLD) - 1, Ordering::Relaxed);
+        let is_asked = || move_requests.new_link_requested().now_or_never().is_some();
+        assert_eq!(link.next_channel(), Some(CHANNEL_RENEWAL_THRESHOLD - 1));
+        assert!(!is_asked());
+        assert_eq!(link.next_channel(), Some(CHANNEL_RENEWAL_THRESHOLD));
+        assert!(is_asked());
+        assert_eq!(link.next_channel(), Some(CHANNEL_RENEWAL_THRESHOLD + 1));
+        assert!(!is_asked(), "once");
+        link.channels.store(u64::from(u32::MAX), Ordering::Relaxed);
+        assert_eq!(link.next_channel(), Some(u32::MAX));
+        for _ in 0..3 {
+            assert_eq!(link.next_channel(), None);
+        }
+    }
+}
