@@ -298,8 +298,10 @@ fn log_failure(error: &AttachError) {
         }) => {
             debug!("attachment failed: {error}");
         }
-        AttachError::Closed(_) | AttachError::Superseded => warn!("attachment failed: {error}"),
-        _ => error!("attachment failed: {error}"),
+        AttachError::Closed(_) | AttachError::Superseded => {
+            warn!(code = %error.diagnosis_code(), "attachment failed: {error}")
+        }
+        _ => error!(code = %error.diagnosis_code(), "attachment failed: {error}"),
     }
 }
 

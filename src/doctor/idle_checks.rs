@@ -11,7 +11,7 @@ use super::{
     DoctorReport, DoctorStep, MasterTarget, Subject, master_checks,
     verdicts::{self, IdleOutcome, milliseconds, seconds},
 };
-use crate::net::{Reason, dial::Dialer, websocket::MessageSocket};
+use crate::net::{dial::Dialer, websocket::MessageSocket};
 use report_proto::{crypto::LinkKey, frame::Role};
 
 /// How long a link may take to answer a PING after its idle period.
@@ -69,13 +69,13 @@ pub(super) async fn probe_idle_periods(
                 format!("no link stayed idle for its period{note}"),
             ),
             Ok(evidence) => DoctorStep::ok("silence", master, started.elapsed(), evidence + &note),
-            Err(reason) => {
-                let evidence = reason.evidence + &note;
+            Err(diagnosis) => {
+                let evidence = format!("{}{note}", diagnosis.evidence);
                 DoctorStep::warning(
                     "silence",
                     master,
                     started.elapsed(),
-                    Reason { evidence, ..reason },
+                    diagnosis.with_evidence(evidence),
                 )
             }
         },

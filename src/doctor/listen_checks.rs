@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use http::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -18,11 +19,13 @@ use super::{
     DoctorReport, DoctorStep, master_checks,
     verdicts::{self, seconds},
 };
-use crate::net::{
-    Reason,
-    dial::{DialParameters, Dialer, MasterAddress, MasterAddressError, ProxyChoice},
-    tls::{self, CertificateInfo, ReloadingCertificate, TlsParameters, format_utc, now},
-    websocket::ByteStream,
+use crate::{
+    diagnosis::{Diagnosis, DiagnosisCode},
+    net::{
+        dial::{DialParameters, Dialer, MasterAddress, MasterAddressError, ProxyChoice},
+        tls::{self, CertificateInfo, ReloadingCertificate, TlsParameters, format_utc, now},
+        websocket::ByteStream,
+    },
 };
 use report_proto::{crypto::LinkKey, frame::Role};
 
@@ -31,6 +34,9 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The maximum number of response bytes to read.
 const RESPONSE_BYTES_MAX: u64 = 4 * 1024;
+
+/// The maximum number of header fields in a response.
+const RESPONSE_FIELDS_MAX: usize = 64;
 
 /// The master to check.
 pub struct MasterSubject {
@@ -52,8 +58,8 @@ pub struct MasterSubject {
 pub struct ListenAddress {
     /// The address as in the configuration.
     pub written: String,
-    /// The resolved addresses, or the error of the resolution.
-    pub resolved: Result<Vec<SocketAddr>, String>,
+    /// The resolved addresses, or what the resolution failed with.
+    pub resolved: Result<Vec<SocketAddr>, Diagnosis>,
 }
 
 /// Runs all checks of a master on its own machine.
@@ -65,13 +71,12 @@ pub async fn check_master(master: &MasterSubject, report: &mut DoctorReport<'_>)
     for address in &master.addresses {
         let resolved = match &address.resolved {
             Ok(resolved) => resolved,
-            Err(why) => {
-                let reason = Reason::from_sentence(why, "write an IP address of this machine");
+            Err(diagnosis) => {
                 report.record(DoctorStep::failed(
                     "listen",
                     &address.written,
                     Duration::ZERO,
-                    reason,
+                    diagnosis.clone(),
                 ));
                 continue;
             }
@@ -114,20 +119,21 @@ async fn listen(master: &MasterSubject, address: SocketAddr) -> (DoctorStep, boo
                 "listen",
                 subject,
                 started.elapsed(),
-                Reason::new(error.to_string(), "", listen_remedy(&error)),
+                listen_diagnosis(&error),
             ),
             false,
         );
     }
     let outcome = join(master, address).await;
-    if let (Err(reason), Some(peer_requirement)) = (&outcome, master.peer_requirement) {
-        let evidence = format!("a program listens there: {}", reason.evidence);
+    if let (Err(found), Some(peer_requirement)) = (&outcome, master.peer_requirement) {
+        let evidence = format!("a program listens there: {}", found.evidence);
         let cause = format!(
             "this master requires {peer_requirement}, which the doctor lacks: it cannot determine whether it is this master"
         );
-        let reason = Reason::new(evidence, cause, "run the doctor on a server or a client");
+        let remedy = "run the doctor on a server or a client";
+        let diagnosis = Diagnosis::new(DiagnosisCode::ListenUnverified, evidence, cause, remedy);
         return (
-            DoctorStep::warning("listen", subject, started.elapsed(), reason),
+            DoctorStep::warning("listen", subject, started.elapsed(), diagnosis),
             false,
         );
     }
@@ -141,15 +147,20 @@ async fn listen(master: &MasterSubject, address: SocketAddr) -> (DoctorStep, boo
             ),
             true,
         ),
-        Err(reason) => {
-            let evidence = format!("another program listens there: {}", reason.evidence);
+        Err(found) => {
+            let evidence = format!("another program listens there: {}", found.evidence);
             let remedy = "stop that program, or change `listen_at`; if it is this master, it runs with another configuration";
             (
                 DoctorStep::failed(
                     "listen",
                     subject,
                     started.elapsed(),
-                    Reason::new(evidence, reason.cause, remedy),
+                    Diagnosis::new(
+                        DiagnosisCode::ListenAddressInUse,
+                        evidence,
+                        found.cause,
+                        remedy,
+                    ),
                 ),
                 false,
             )
@@ -157,26 +168,32 @@ async fn listen(master: &MasterSubject, address: SocketAddr) -> (DoctorStep, boo
     }
 }
 
-fn listen_remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need a privilege: grant it, or choose another port in `listen_at`"
-        }
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address: change `listen_at`",
-        _ => "change `listen_at`",
-    }
+fn listen_diagnosis(error: &io::Error) -> Diagnosis {
+    let (code, remedy) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (
+            DiagnosisCode::ListenNotPermitted,
+            "ports below 1024 need a privilege: grant it, or choose another port in `listen_at`",
+        ),
+        io::ErrorKind::AddrNotAvailable => (
+            DiagnosisCode::ListenAddressMissing,
+            "this machine has no such address: change `listen_at`",
+        ),
+        _ => (DiagnosisCode::ListenFailed, "change `listen_at`"),
+    };
+    Diagnosis::new(code, error.to_string(), "", remedy)
 }
 
 /// Joins the listener at the address as a server without registrations.
-async fn join(master: &MasterSubject, address: SocketAddr) -> Result<(), Reason> {
-    let dialer = dialer(master, address)
-        .map_err(|error| Reason::new(error.to_string(), "", "change `path`"))?;
-    let dialer =
-        dialer.map_err(|error| Reason::from_sentence(&error.to_string(), "change `tls`"))?;
-    let mut socket = dialer.dial().await.map_err(|error| error.reason())?;
+async fn join(master: &MasterSubject, address: SocketAddr) -> Result<(), Diagnosis> {
+    let dialer = dialer(master, address).map_err(|error| {
+        let code = DiagnosisCode::ConfigurationInvalid;
+        Diagnosis::new(code, error.to_string(), "", "change `path`")
+    })?;
+    let dialer = dialer.map_err(|error| error.diagnosis("change `tls`"))?;
+    let mut socket = dialer.dial().await.map_err(|error| error.diagnosis())?;
     let outcome = master_checks::join(&mut socket, Role::Server, &master.key, 0).await;
     socket.close(Duration::from_secs(1)).await;
-    outcome.map(drop).map_err(|error| error.reason())
+    outcome.map(drop).map_err(|error| error.diagnosis())
 }
 
 fn dialer(
@@ -218,15 +235,12 @@ fn certificate(chain: &Path, key: &Path, report: &mut DoctorReport<'_>) {
     let loaded = match ReloadingCertificate::load(chain, key) {
         Ok(loaded) => loaded.current(),
         Err(error) => {
-            let reason = Reason::from_sentence(
-                &error.to_string(),
-                "set the PEM files of the chain and its key in `tls`",
-            );
+            let diagnosis = error.diagnosis("set the PEM files of the chain and its key in `tls`");
             return report.record(DoctorStep::failed(
                 "certificate",
                 subject,
                 started.elapsed(),
-                reason,
+                diagnosis,
             ));
         }
     };
@@ -237,8 +251,13 @@ fn certificate(chain: &Path, key: &Path, report: &mut DoctorReport<'_>) {
         .collect();
     let took = started.elapsed();
     let Some(leaf) = chain.first() else {
-        let reason = Reason::new("the certificate cannot be read", "", "create a new one");
-        return report.record(DoctorStep::failed("certificate", subject, took, reason));
+        let diagnosis = Diagnosis::new(
+            DiagnosisCode::TlsFileUnusable,
+            "the certificate cannot be read",
+            "",
+            "create a new one",
+        );
+        return report.record(DoctorStep::failed("certificate", subject, took, diagnosis));
     };
     report.record(
         match (
@@ -246,9 +265,9 @@ fn certificate(chain: &Path, key: &Path, report: &mut DoctorReport<'_>) {
             chain_gap(&chain),
             verdicts::certificate(&chain),
         ) {
-            (Some(reason), _, _) => DoctorStep::failed("certificate", subject, took, reason),
-            (None, Some(reason), _) | (None, None, Some(reason)) => {
-                DoctorStep::warning("certificate", subject, took, reason)
+            (Some(found), _, _) => DoctorStep::failed("certificate", subject, took, found),
+            (None, Some(found), _) | (None, None, Some(found)) => {
+                DoctorStep::warning("certificate", subject, took, found)
             }
             (None, None, None) => DoctorStep::ok(
                 "certificate",
@@ -260,14 +279,15 @@ fn certificate(chain: &Path, key: &Path, report: &mut DoctorReport<'_>) {
     );
 }
 
-fn validity_problem(leaf: &CertificateInfo) -> Option<Reason> {
+fn validity_problem(leaf: &CertificateInfo) -> Option<Diagnosis> {
     let clock = format!("this machine's time is {}", format_utc(now()));
     if leaf.not_after < now() {
         let evidence = format!(
             "the certificate expired on {}; {clock}",
             format_utc(leaf.not_after)
         );
-        return Some(Reason::new(
+        return Some(Diagnosis::new(
+            DiagnosisCode::TlsExpired,
             evidence,
             "",
             "renew it: the master loads a new file without a restart",
@@ -278,7 +298,8 @@ fn validity_problem(leaf: &CertificateInfo) -> Option<Reason> {
             "the certificate is not valid before {}; {clock}",
             format_utc(leaf.not_before)
         );
-        Reason::new(
+        Diagnosis::new(
+            DiagnosisCode::TlsNotYetValid,
             evidence,
             "this machine's clock is slow",
             "set this machine's clock",
@@ -287,7 +308,7 @@ fn validity_problem(leaf: &CertificateInfo) -> Option<Reason> {
 }
 
 /// Returns what is wrong with the order of the chain.
-fn chain_gap(chain: &[CertificateInfo]) -> Option<Reason> {
+fn chain_gap(chain: &[CertificateInfo]) -> Option<Diagnosis> {
     let broken = chain.windows(2).find_map(|pair| match pair {
         [below, above] if below.issuer != above.subject => Some((below, above)),
         _ => None,
@@ -298,7 +319,8 @@ fn chain_gap(chain: &[CertificateInfo]) -> Option<Reason> {
             "\"{}\" is signed by \"{}\", but \"{}\" comes next",
             below.subject, below.issuer, above.subject
         );
-        Reason::new(
+        Diagnosis::new(
+            DiagnosisCode::TlsChainBroken,
             evidence,
             "the certificates are in the wrong order, or one is missing",
             remedy,
@@ -317,50 +339,68 @@ async fn health(master: &MasterSubject, running: Option<SocketAddr>) -> DoctorSt
     };
     let started = Instant::now();
     let remedy = "check the master's log; restart it if it does not respond";
-    match timeout(
+    let asked = timeout(
         RESPONSE_TIMEOUT,
         ask_for_health(address, master.tls.is_some()),
     )
-    .await
-    {
-        Ok(Ok(status)) if status.contains(" 200 ") => {
-            DoctorStep::ok("health", "/healthz", started.elapsed(), status)
+    .await;
+    let failed =
+        |evidence: String| Diagnosis::new(DiagnosisCode::HealthFailed, evidence, "", remedy);
+    let diagnosis = match asked {
+        Ok(Ok(response)) if response.status == Some(StatusCode::OK) => {
+            return DoctorStep::ok("health", "/healthz", started.elapsed(), response.line);
         }
-        Ok(Ok(status)) => DoctorStep::failed(
-            "health",
-            "/healthz",
-            started.elapsed(),
-            Reason::new(status, "", remedy),
+        Ok(Ok(response)) => failed(response.line),
+        Ok(Err(error)) => failed(error.to_string()),
+        Err(_) => Diagnosis::new(
+            DiagnosisCode::HealthTimeout,
+            format!("no response within {}", seconds(RESPONSE_TIMEOUT)),
+            "the master is stuck",
+            remedy,
         ),
-        Ok(Err(error)) => DoctorStep::failed(
-            "health",
-            "/healthz",
-            started.elapsed(),
-            Reason::new(error.to_string(), "", remedy),
-        ),
-        Err(_) => {
-            let evidence = format!("no response within {}", seconds(RESPONSE_TIMEOUT));
-            DoctorStep::failed(
-                "health",
-                "/healthz",
-                started.elapsed(),
-                Reason::new(evidence, "the master is stuck", remedy),
-            )
-        }
+    };
+    DoctorStep::failed("health", "/healthz", started.elapsed(), diagnosis)
+}
+
+/// The beginning of a response.
+struct HealthResponse {
+    /// The first line, without control characters.
+    line: String,
+    /// The status, if the response is HTTP.
+    status: Option<StatusCode>,
+}
+
+impl HealthResponse {
+    fn read(answer: &[u8]) -> Self {
+        let mut fields = [httparse::EMPTY_HEADER; RESPONSE_FIELDS_MAX];
+        let mut response = httparse::Response::new(&mut fields);
+        // The status is known as soon as the first line is complete.
+        let _ = response.parse(answer);
+        let status = response
+            .code
+            .and_then(|code| StatusCode::from_u16(code).ok());
+        let line = String::from_utf8_lossy(answer)
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .filter(|character| !character.is_control())
+            .collect();
+        HealthResponse { line, status }
     }
 }
 
-async fn ask_for_health(address: SocketAddr, is_secure: bool) -> io::Result<String> {
+async fn ask_for_health(address: SocketAddr, is_secure: bool) -> io::Result<HealthResponse> {
     let stream = TcpStream::connect(address).await?;
     if !is_secure {
-        return status_of(stream).await;
+        return response_of(stream).await;
     }
     let parameters = TlsParameters {
         insecure_skip_verify: true,
         ..TlsParameters::default()
     };
     let config = tls::client_config(&parameters).map_err(io::Error::other)?;
-    status_of(
+    response_of(
         TlsConnector::from(config)
             .connect(address.ip().into(), stream)
             .await?,
@@ -368,7 +408,7 @@ async fn ask_for_health(address: SocketAddr, is_secure: bool) -> io::Result<Stri
     .await
 }
 
-async fn status_of(mut stream: impl ByteStream) -> io::Result<String> {
+async fn response_of(mut stream: impl ByteStream) -> io::Result<HealthResponse> {
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .await?;
@@ -379,14 +419,7 @@ async fn status_of(mut stream: impl ByteStream) -> io::Result<String> {
         .take(RESPONSE_BYTES_MAX)
         .read_to_end(&mut answer)
         .await;
-    let answer = String::from_utf8_lossy(&answer);
-    Ok(answer
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .filter(|character| !character.is_control())
-        .collect())
+    Ok(HealthResponse::read(&answer))
 }
 
 #[cfg(test)]
@@ -441,6 +474,27 @@ mod tests {
         })
         .unwrap();
         assert!(early.remedy.contains("clock"), "{early}");
+    }
+
+    #[test]
+    fn health_is_read_from_the_status_line() {
+        for (answer, line, status) in [
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+                "HTTP/1.1 200 OK",
+                Some(StatusCode::OK),
+            ),
+            (
+                "HTTP/1.1 404 Not 200 Found\r\n\r\n",
+                "HTTP/1.1 404 Not 200 Found",
+                Some(StatusCode::NOT_FOUND),
+            ),
+            ("SSH-2.0\u{1b} 200 \r\n", "SSH-2.0 200 ", None),
+            ("", "", None),
+        ] {
+            let response = HealthResponse::read(answer.as_bytes());
+            assert_eq!((response.line.as_str(), response.status), (line, status));
+        }
     }
 
     #[test]

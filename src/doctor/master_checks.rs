@@ -12,11 +12,12 @@ use super::{
     verdicts::{self, milliseconds},
 };
 use crate::{
+    diagnosis::{Diagnosis, DiagnosisCode},
     link::authenticate::{self, JoinError, RoleIdentity},
     net::{
-        Reason,
+        connect::ConnectFault,
         dial::{
-            ChosenProxy, DialError, DialPeer, DialProbe, DialSpan, Dialer, Layer, Observation,
+            ChosenProxy, DialError, DialPeer, DialProbe, DialSpan, DialStep, Dialer, Observation,
             TlsSession,
         },
         proxy::ProxyKind,
@@ -131,7 +132,8 @@ impl DialChecks<'_, '_, '_> {
         let started = Instant::now();
         let (result, spans) = self.dialer.dial_traced().await;
         let failed = result.as_ref().err();
-        if proxy.is_none() && failed.is_none_or(|error| rank(error.layer().1) > rank(Layer::Tcp)) {
+        if proxy.is_none() && failed.is_none_or(|error| rank(error.step().1) > rank(DialStep::Tcp))
+        {
             self.report.record(DoctorStep::ok(
                 "proxy",
                 self.master,
@@ -147,7 +149,7 @@ impl DialChecks<'_, '_, '_> {
                 .iter()
                 .skip(index + 1)
                 .any(|later| (later.peer, later.layer) == hop);
-            if !is_repeated && failed.is_none_or(|error| error.layer() != hop) {
+            if !is_repeated && failed.is_none_or(|error| error.step() != hop) {
                 self.record_span(span, proxy.as_ref());
             }
         }
@@ -236,8 +238,8 @@ impl DialChecks<'_, '_, '_> {
     ) {
         match (layer, peer) {
             // The probe already recorded these steps.
-            (Layer::Name | Layer::Tcp, _) => {}
-            (Layer::Proxy, _) => {
+            (DialStep::Name | DialStep::Tcp, _) => {}
+            (DialStep::Proxy, _) => {
                 if let Some(proxy) = proxy {
                     self.report.record(DoctorStep::ok(
                         "proxy",
@@ -247,7 +249,7 @@ impl DialChecks<'_, '_, '_> {
                     ));
                 }
             }
-            (Layer::Tls, peer) => {
+            (DialStep::Tls, peer) => {
                 let subject = match (peer, proxy) {
                     (DialPeer::Proxy, Some(proxy)) => proxy.address.to_string(),
                     _ => self.master.to_owned(),
@@ -258,7 +260,7 @@ impl DialChecks<'_, '_, '_> {
                     }
                 }
             }
-            (Layer::Http, _) => {
+            (DialStep::Http, _) => {
                 for observation in observations {
                     if let Observation::Response(response) = observation {
                         self.report.record(DoctorStep::ok(
@@ -274,13 +276,13 @@ impl DialChecks<'_, '_, '_> {
     }
 
     fn failed<T>(&mut self, error: &DialError, took: Duration) -> Result<T, FailedStep> {
-        let (peer, layer) = error.layer();
-        let name = match layer {
-            Layer::Name => "name",
-            Layer::Tcp => "tcp",
-            Layer::Proxy => "proxy",
-            Layer::Tls => "tls",
-            Layer::Http => "upgrade",
+        let (peer, step) = error.step();
+        let name = match step {
+            DialStep::Name => "name",
+            DialStep::Tcp => "tcp",
+            DialStep::Proxy => "proxy",
+            DialStep::Tls => "tls",
+            DialStep::Http => "upgrade",
         };
         let subject = match error {
             DialError::Name { host, .. } => host.clone(),
@@ -291,18 +293,18 @@ impl DialChecks<'_, '_, '_> {
             _ => self.master.to_owned(),
         };
         self.report
-            .record(DoctorStep::failed(name, subject, took, error.reason()));
+            .record(DoctorStep::failed(name, subject, took, error.diagnosis()));
         Err(name)
     }
 }
 
-fn rank(layer: Layer) -> usize {
+fn rank(layer: DialStep) -> usize {
     match layer {
-        Layer::Name => 0,
-        Layer::Tcp => 1,
-        Layer::Proxy => 2,
-        Layer::Tls => 3,
-        Layer::Http => 4,
+        DialStep::Name => 0,
+        DialStep::Tcp => 1,
+        DialStep::Proxy => 2,
+        DialStep::Tls => 3,
+        DialStep::Http => 4,
     }
 }
 
@@ -314,28 +316,28 @@ fn is_address(host: &str) -> bool {
 /// because a dial tries all of them.
 fn tcp_step(
     address: SocketAddr,
-    outcome: &Result<Duration, String>,
+    outcome: &Result<Duration, ConnectFault>,
     is_reached: bool,
     host: &str,
     port: u16,
 ) -> DoctorStep {
     match outcome {
         Ok(took) => DoctorStep::ok("tcp", address.to_string(), *took, "connected"),
-        Err(why) => {
-            let cause = match why.as_str() {
-                "refused" => "no program listens there",
+        Err(fault) => {
+            let cause = match fault {
+                ConnectFault::Refused => "no program listens there",
                 _ => "the machine is down, or a firewall drops its packets",
             };
             let remedy = format!(
                 "check that it is running, that firewalls allow port {port}, and that this is still an address of {host}"
             );
-            let reason = Reason::new(why.clone(), cause, remedy);
+            let diagnosis = Diagnosis::new(fault.code(), fault.to_string(), cause, remedy);
             let constructor = if is_reached {
                 DoctorStep::warning
             } else {
                 DoctorStep::failed
             };
-            constructor("tcp", address.to_string(), Duration::ZERO, reason)
+            constructor("tcp", address.to_string(), Duration::ZERO, diagnosis)
         }
     }
 }
@@ -387,9 +389,9 @@ fn tls_step(subject: &str, took: Duration, session: &TlsSession) -> DoctorStep {
     }
     match verdicts::certificate(&session.chain) {
         None => DoctorStep::ok("tls", subject, took, text),
-        Some(reason) => {
-            let evidence = format!("{}; {text}", reason.evidence);
-            DoctorStep::warning("tls", subject, took, Reason { evidence, ..reason })
+        Some(diagnosis) => {
+            let evidence = format!("{}; {text}", diagnosis.evidence);
+            DoctorStep::warning("tls", subject, took, diagnosis.with_evidence(evidence))
         }
     }
 }
@@ -445,7 +447,7 @@ async fn clock(dialer: &Dialer, response: &ResponseInfo) -> DoctorStep {
     };
     match verdicts::clocks(SystemTime::now(), there) {
         Ok(evidence) => DoctorStep::ok("clock", master, started.elapsed(), evidence),
-        Err(reason) => DoctorStep::warning("clock", master, started.elapsed(), reason),
+        Err(diagnosis) => DoctorStep::warning("clock", master, started.elapsed(), diagnosis),
     }
 }
 
@@ -469,7 +471,7 @@ async fn authenticate_role(
                 "master_key",
                 master,
                 started.elapsed(),
-                error.reason(),
+                error.diagnosis(),
             ));
             report.record(DoctorStep::skipped(
                 "small_messages",
@@ -535,7 +537,9 @@ async fn small_messages(
     }
     match verdicts::small_messages(&round_trips, connection) {
         Ok(evidence) => DoctorStep::ok("small_messages", master, started.elapsed(), evidence),
-        Err(reason) => DoctorStep::warning("small_messages", master, started.elapsed(), reason),
+        Err(diagnosis) => {
+            DoctorStep::warning("small_messages", master, started.elapsed(), diagnosis)
+        }
     }
 }
 
@@ -556,12 +560,17 @@ async fn large_message(master: &str, socket: &mut MessageSocket) -> Option<Docto
         "the master answered small messages, but none within {} after one of {LARGE_MESSAGE} bytes",
         milliseconds(LARGE_MESSAGE_TIMEOUT)
     );
-    let reason = Reason::new(evidence, tcp::BLACK_HOLE_CAUSE, tcp::BLACK_HOLE_REMEDY);
+    let diagnosis = Diagnosis::new(
+        DiagnosisCode::LargeMessagesLost,
+        evidence,
+        tcp::BLACK_HOLE_CAUSE,
+        tcp::BLACK_HOLE_REMEDY,
+    );
     Some(DoctorStep::failed(
         "large_messages",
         master,
         started.elapsed(),
-        reason,
+        diagnosis,
     ))
 }
 
@@ -573,7 +582,7 @@ fn small_message_lost(master: &str, took: Duration, why: String) -> DoctorStep {
         "small_messages",
         master,
         took,
-        Reason::new(why, cause, remedy),
+        Diagnosis::new(DiagnosisCode::SmallMessagesLost, why, cause, remedy),
     )
 }
 

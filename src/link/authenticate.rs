@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::net::{
-    Reason,
-    websocket::{MessageSocket, SocketError},
+use crate::{
+    diagnosis::{Diagnosis, DiagnosisCode},
+    net::websocket::{MessageSocket, SocketError},
+    random,
 };
-use crate::random;
 use report_proto::{
     crypto::{Challenge, ChallengeError, LinkKey},
     frame::{self, Claims, Code, Frame, FrameError, Nonce, Notice, PROOF_LENGTH, Role, Terms},
@@ -52,49 +52,28 @@ pub struct RoleIdentity {
 
 /// An error of [`join`].
 #[derive(Debug, thiserror::Error)]
+#[error("{}", self.diagnosis())]
 pub enum JoinError {
     /// The peer speaks WebSocket, but is not a master.
-    #[error(
-        "authentication: the peer is not a rePort master; check the address and the path in `master`"
-    )]
     NotAMaster,
     /// The master speaks another version of the protocol.
-    #[error(
-        "authentication: the master speaks version {theirs} of the protocol, this is version {}; upgrade the older one",
-        frame::VERSION
-    )]
     Version {
         /// The master's version.
         theirs: u8,
     },
     /// The master does not know the master key.
-    #[error(
-        "authentication: the master could not prove the master key (false master); compare `master_key` at both ends"
-    )]
     FalseMaster,
     /// The master refused the role's proof.
-    #[error(
-        "authentication: the master refused the master key ({0}); compare `master_key` at both ends"
-    )]
     Unauthorized(Notice),
     /// Too many wrong proofs came from this address.
-    #[error(
-        "authentication: the master throttles this address after wrong keys ({0}); wait, and compare `master_key` at both ends"
-    )]
     Throttled(Notice),
     /// A newer link of this process is up.
-    #[error(
-        "authentication: a newer link of this instance is up ({0}); no action is needed, it carries the traffic"
-    )]
     Superseded(Notice),
     /// A limit of the master is reached.
-    #[error("authentication: a limit of the master is reached ({0}); raise it there")]
     Limit(Notice),
     /// The master refused the link for another reason.
-    #[error("authentication: the master refused the link ({0}); see the master's log")]
     Refused(Notice),
     /// The master sent nothing for [`AUTHENTICATION_TIMEOUT`].
-    #[error("authentication: no {awaited} from the master within {} s; check whether another program listens there", .after.as_secs_f32())]
     TimedOut {
         /// The missing message.
         awaited: &'static str,
@@ -102,39 +81,118 @@ pub enum JoinError {
         after: Duration,
     },
     /// The master closed the WebSocket instead of answering.
-    #[error(
-        "authentication: the master closed the link before its {awaited}; see the master's log, or a middlebox cuts WebSockets: try \
-         wss:// in `master`, or another port"
-    )]
     Closed {
         /// The missing message.
         awaited: &'static str,
     },
     /// The master sent a malformed or unexpected message.
-    #[error(
-        "authentication: the master broke the protocol: {0}; a middlebox alters the data, or one end is too old: try \
-         wss:// in `master`, and the same version at both ends"
-    )]
-    Protocol(String),
+    Protocol(ProtocolFault),
     /// The connection failed.
-    #[error("authentication: {0}; {remedy}", remedy = remedy(.0))]
     Socket(#[from] SocketError),
 }
 
-/// Returns the remedy for a socket that fails directly after its upgrade.
-fn remedy(error: &SocketError) -> &'static str {
-    if error.is_violation() {
-        "the peer that answered 101 does not speak WebSocket, or a middlebox alters the data: try wss:// in `master`, and check what listens there"
-    } else {
-        "a middlebox cuts WebSockets directly after their upgrade: try wss:// in `master`, another port or another network"
-    }
+/// How a master broke the protocol.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtocolFault {
+    /// The message is not a valid frame.
+    #[error("{0}")]
+    Frame(FrameError),
+    /// The frame with this name came too early.
+    #[error("{0} before WELCOME")]
+    OutOfState(&'static str),
 }
 
 impl JoinError {
+    /// Returns the code of the error.
+    #[must_use]
+    pub fn code(&self) -> DiagnosisCode {
+        match self {
+            JoinError::NotAMaster => DiagnosisCode::NotAMaster,
+            JoinError::Version { .. } => DiagnosisCode::VersionMismatch,
+            JoinError::FalseMaster => DiagnosisCode::FalseMaster,
+            JoinError::Unauthorized(_) => DiagnosisCode::MasterKeyRefused,
+            JoinError::Throttled(_) => DiagnosisCode::MasterThrottles,
+            JoinError::Superseded(_) => DiagnosisCode::LinkSuperseded,
+            JoinError::Limit(_) => DiagnosisCode::MasterLimit,
+            JoinError::Refused(_) => DiagnosisCode::LinkRefused,
+            JoinError::TimedOut { .. } => DiagnosisCode::AuthenticationTimeout,
+            JoinError::Closed { .. } => DiagnosisCode::AuthenticationClosed,
+            JoinError::Protocol(_) => DiagnosisCode::ProtocolViolated,
+            JoinError::Socket(error) if error.is_violation() => DiagnosisCode::NotAWebSocket,
+            JoinError::Socket(_) => DiagnosisCode::AuthenticationFailed,
+        }
+    }
+
     /// Returns the evidence and the remedy.
     #[must_use]
-    pub fn reason(&self) -> Reason {
-        Reason::from_sentence(&self.to_string(), "see the master's log")
+    pub fn diagnosis(&self) -> Diagnosis {
+        Diagnosis::new(
+            self.code(),
+            format!("authentication: {}", self.evidence()),
+            "",
+            self.remedy(),
+        )
+    }
+
+    fn evidence(&self) -> String {
+        match self {
+            JoinError::NotAMaster => "the peer is not a rePort master".to_owned(),
+            JoinError::Version { theirs } => format!(
+                "the master speaks version {theirs} of the protocol, this is version {}",
+                frame::VERSION
+            ),
+            JoinError::FalseMaster => {
+                "the master could not prove the master key (false master)".to_owned()
+            }
+            JoinError::Unauthorized(notice) => {
+                format!("the master refused the master key ({notice})")
+            }
+            JoinError::Throttled(notice) => {
+                format!("the master throttles this address after wrong keys ({notice})")
+            }
+            JoinError::Superseded(notice) => {
+                format!("a newer link of this instance is up ({notice})")
+            }
+            JoinError::Limit(notice) => format!("a limit of the master is reached ({notice})"),
+            JoinError::Refused(notice) => format!("the master refused the link ({notice})"),
+            JoinError::TimedOut { awaited, after } => format!(
+                "no {awaited} from the master within {} s",
+                after.as_secs_f32()
+            ),
+            JoinError::Closed { awaited } => {
+                format!("the master closed the link before its {awaited}")
+            }
+            JoinError::Protocol(fault) => format!("the master broke the protocol: {fault}"),
+            JoinError::Socket(error) => error.to_string(),
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            JoinError::NotAMaster => "check the address and the path in `master`",
+            JoinError::Version { .. } => "upgrade the older one",
+            JoinError::FalseMaster | JoinError::Unauthorized(_) => {
+                "compare `master_key` at both ends"
+            }
+            JoinError::Throttled(_) => "wait, and compare `master_key` at both ends",
+            JoinError::Superseded(_) => "no action is needed, it carries the traffic",
+            JoinError::Limit(_) => "raise it there",
+            JoinError::Refused(_) => "see the master's log",
+            JoinError::TimedOut { .. } => "check whether another program listens there",
+            JoinError::Closed { .. } => {
+                "see the master's log, or a middlebox cuts WebSockets: try wss:// in `master`, or another port"
+            }
+            JoinError::Protocol(_) => {
+                "a middlebox alters the data, or one end is too old: try wss:// in `master`, and the same version at both ends"
+            }
+            // The socket failed directly after its upgrade.
+            JoinError::Socket(error) if error.is_violation() => {
+                "the peer that answered 101 does not speak WebSocket, or a middlebox alters the data: try wss:// in `master`, and check what listens there"
+            }
+            JoinError::Socket(_) => {
+                "a middlebox cuts WebSockets directly after their upgrade: try wss:// in `master`, another port or another network"
+            }
+        }
     }
 
     /// Whether another attempt can succeed without a change at either end. A role retries in any
@@ -250,15 +308,12 @@ pub async fn join_with_quiet_period(
         Ok(Frame::Welcome { proof, terms })
             if key.verify_welcome(&challenge, &nonce.0, &terms, &proof) =>
         {
-            Terms::decode(&terms).map_err(|error| JoinError::Protocol(error.to_string()))
+            Terms::decode(&terms).map_err(|error| JoinError::Protocol(ProtocolFault::Frame(error)))
         }
         Ok(Frame::Welcome { .. }) => Err(JoinError::FalseMaster),
         Ok(Frame::Error(notice)) => Err(JoinError::from_notice(notice, identity.role)),
-        Ok(other) => Err(JoinError::Protocol(format!(
-            "{} before WELCOME",
-            other.name()
-        ))),
-        Err(error) => Err(JoinError::Protocol(error.to_string())),
+        Ok(other) => Err(JoinError::Protocol(ProtocolFault::OutOfState(other.name()))),
+        Err(error) => Err(JoinError::Protocol(ProtocolFault::Frame(error))),
     }
 }
 

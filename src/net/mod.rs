@@ -16,12 +16,10 @@ pub mod memory;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod read_ahead;
-mod reason;
 pub mod resolve;
+mod resolver_text;
 pub mod tcp;
 pub mod tls;
 pub mod upgrade;
 pub mod websocket;
 mod write_through;
-
-pub use reason::Reason;

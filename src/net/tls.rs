@@ -31,6 +31,8 @@ pub use self::{
     inspection::inspector,
 };
 
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
+
 /// The minimum time between two checks of the certificate files. It is short enough that a
 /// replacement takes effect at once, and long enough to cost a busy master nothing.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -93,6 +95,28 @@ pub enum TlsError {
         "TLS: the system's certificate authorities cannot be read ({0}); name a file with `tls.ca`"
     )]
     NoAuthorities(String),
+}
+
+impl TlsError {
+    /// Returns the evidence and the remedy, which is `remedy` unless the error has its own.
+    #[must_use]
+    pub fn diagnosis(&self, remedy: &'static str) -> Diagnosis {
+        match self {
+            TlsError::NoAuthorities(reason) => Diagnosis::new(
+                DiagnosisCode::TlsNoAuthorities,
+                format!("TLS: the system's certificate authorities cannot be read ({reason})"),
+                "",
+                "name a file with `tls.ca`",
+            ),
+            TlsError::Name(_) => Diagnosis::new(
+                DiagnosisCode::ConfigurationInvalid,
+                self.to_string(),
+                "",
+                remedy,
+            ),
+            _ => Diagnosis::new(DiagnosisCode::TlsFileUnusable, self.to_string(), "", remedy),
+        }
+    }
 }
 
 /// The master's certificate: the chain and the key of two PEM files, reloaded when they change.

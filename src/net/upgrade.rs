@@ -13,10 +13,8 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 pub use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 pub use self::refusal::UpgradeRefusal;
-use super::{
-    Reason,
-    websocket::{ByteStream, MessageSocket, SocketEnd},
-};
+use super::websocket::{ByteStream, MessageSocket, SocketEnd};
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// The maximum length of a response's head, in bytes. Web servers send a few hundred bytes; many
 /// cookies and policies add a few thousand.
@@ -40,7 +38,7 @@ pub fn upgraded(stream: impl ByteStream, read: Bytes) -> MessageSocket {
 
 /// Why the connection did not become a WebSocket.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", self.reason())]
+#[error("{}", self.diagnosis())]
 pub enum UpgradeError {
     /// An HTTP server answered with a status other than 101.
     Refused(Box<UpgradeRefusal>),
@@ -87,15 +85,17 @@ impl fmt::Display for HeadLimit {
 impl UpgradeError {
     /// Returns the evidence, the likely cause and the remedy.
     #[must_use]
-    pub fn reason(&self) -> Reason {
+    pub fn diagnosis(&self) -> Diagnosis {
         match self {
-            UpgradeError::Refused(refusal) => refusal.reason(),
-            UpgradeError::NotHttp(received) => Reason::new(
+            UpgradeError::Refused(refusal) => refusal.diagnosis(),
+            UpgradeError::NotHttp(received) => Diagnosis::new(
+                DiagnosisCode::HttpNotSpoken,
                 format!("the port does not speak HTTP/1.1 (it sent {received:?})"),
                 "another program listens there, or the port expects TLS",
                 "check the host and port in `master`, and whether it must begin with wss://",
             ),
-            UpgradeError::LargeHead { limit, begins } => Reason::new(
+            UpgradeError::LargeHead { limit, begins } => Diagnosis::new(
+                DiagnosisCode::HttpHeadTooLarge,
                 format!("the response head {limit} (it begins with {begins:?})"),
                 "a proxy or web server on the path adds many or long fields, such as cookies or policies",
                 "let it add fewer for this path, and check the host, port and path in `master`",
@@ -103,7 +103,8 @@ impl UpgradeError {
             UpgradeError::NotAgreed {
                 problems,
                 middlebox,
-            } => Reason::new(
+            } => Diagnosis::new(
+                DiagnosisCode::HttpHandshakeAltered,
                 format!(
                     "the 101 response does not complete the WebSocket handshake: {}",
                     problems.join(", ")
@@ -119,12 +120,14 @@ impl UpgradeError {
                 },
                 "let it forward Upgrade, Connection and Sec-WebSocket-Accept, or bypass it with wss:// in `master` or with `proxy`",
             ),
-            UpgradeError::Closed => Reason::new(
+            UpgradeError::Closed => Diagnosis::new(
+                DiagnosisCode::HttpClosed,
                 "the connection was closed without an answer",
                 "the port expects TLS or belongs to another program, or a device on the path closes unknown protocols",
                 "check that the port speaks HTTP; if it expects TLS, write wss:// in `master`",
             ),
-            UpgradeError::Io(error) => Reason::new(
+            UpgradeError::Io(error) => Diagnosis::new(
+                DiagnosisCode::HttpFailed,
                 format!("the connection failed before a response arrived: {error}"),
                 "a device on the path cuts WebSockets, or the server refuses them",
                 "write wss:// in `master`, so that no device on the path can read the request, or try another port or network",

@@ -16,7 +16,7 @@ use super::{
     offer::{AttachAnswer, Grant, Methods, Mismatch, Offer, ResumeRequest, VERSION},
     shared::{ChannelHandle, Identity, TunnelShared},
 };
-use crate::{link::Outbox, random, suspend::Moment};
+use crate::{diagnosis::DiagnosisCode, link::Outbox, random, suspend::Moment};
 use report_proto::frame::{Code, Notice};
 use report_proto::{
     crypto::{
@@ -59,6 +59,18 @@ impl AttachError {
             self,
             AttachError::Closed(_) | AttachError::Refused(_) | AttachError::Superseded
         )
+    }
+
+    /// Returns the code for logs and the doctor.
+    #[must_use]
+    pub fn diagnosis_code(&self) -> DiagnosisCode {
+        match self {
+            AttachError::Closed(_) => DiagnosisCode::ChannelClosed,
+            AttachError::Handshake(_) => DiagnosisCode::PortKeyMismatch,
+            AttachError::Mismatch(_) => DiagnosisCode::MethodMismatch,
+            AttachError::Refused(_) => DiagnosisCode::TunnelRefused,
+            AttachError::Superseded => DiagnosisCode::TunnelSuperseded,
+        }
     }
 
     fn wire_code(&self) -> Code {

@@ -12,6 +12,7 @@ mod probe;
 mod request;
 mod scheme_recorder;
 mod tcp_connector;
+mod tls_diagnosis;
 mod tls_problem;
 mod trace;
 
@@ -29,12 +30,12 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub use self::{
-    error::{DialError, DialPeer},
+    error::{DialError, DialPeer, HeadersFileProblem},
     probe::{ChosenProxy, DialProbe},
     request::{HeaderError, RequestParameters, parse_header},
     tcp_connector::Bind,
-    tls_problem::TlsProblem,
-    trace::{DialSpan, Layer, Observation, TlsSession},
+    tls_problem::{ConnectionEnd, HandshakeFault, TlsProblem},
+    trace::{DialSpan, DialStep, Observation, TlsSession},
 };
 use self::{
     first_bytes::CapturingStream,
@@ -191,12 +192,12 @@ impl Dialer {
         timeout_at(deadline, self.connect_layers(proxy.as_ref(), trace))
             .await
             .unwrap_or_else(|_| {
-                let (peer, layer) = trace.get();
+                let (peer, step) = trace.get();
                 let at_proxy = proxy.as_ref().filter(|_| peer == DialPeer::Proxy);
                 let peer_address =
                     at_proxy.map_or_else(|| self.address.to_string(), ToString::to_string);
                 Err(DialError::Deadline {
-                    layer,
+                    step,
                     peer,
                     peer_address,
                     after: self.parameters.deadline,
@@ -289,7 +290,7 @@ impl Dialer {
             .connector
             .connect(DialPeer::Proxy, &proxy.host, proxy.port, trace)
             .await?;
-        trace.set(DialPeer::Proxy, Layer::Proxy);
+        trace.set(DialPeer::Proxy, DialStep::Proxy);
         proxy::through_socks(stream, proxy.user.as_ref(), target)
             .await
             .map_err(proxy_error)
@@ -305,7 +306,7 @@ impl Dialer {
             .connect(DialPeer::Proxy, &proxy.host, proxy.port, trace)
             .await?;
         if proxy.kind == ProxyKind::Http {
-            trace.set(DialPeer::Proxy, Layer::Proxy);
+            trace.set(DialPeer::Proxy, DialStep::Proxy);
             return Ok(Box::new(stream));
         }
         let stream = handshake(
@@ -316,7 +317,7 @@ impl Dialer {
             trace,
         )
         .await?;
-        trace.set(DialPeer::Proxy, Layer::Proxy);
+        trace.set(DialPeer::Proxy, DialStep::Proxy);
         Ok(Box::new(stream))
     }
 
@@ -356,7 +357,7 @@ impl Dialer {
         headers: HeaderMap,
         trace: &DialTrace,
     ) -> Result<MessageSocket, DialError> {
-        trace.set(DialPeer::Master, Layer::Http);
+        trace.set(DialPeer::Master, DialStep::Http);
         let host = self
             .parameters
             .request
@@ -377,7 +378,7 @@ impl Dialer {
                 Err(DialError::Tls {
                     peer: DialPeer::Master,
                     host,
-                    problem: tls_problem(&error, &[], None),
+                    problem: tls_problem(error, &[], None),
                 })
             }
             Err(source) => Err(DialError::Upgrade {
@@ -402,7 +403,7 @@ async fn handshake<S: ByteStream>(
     peer: DialPeer,
     trace: &DialTrace,
 ) -> Result<TlsStream<ReadAhead<CapturingStream<S>>>, DialError> {
-    trace.set(peer, Layer::Tls);
+    trace.set(peer, DialStep::Tls);
     let host = name.to_str().into_owned();
     let (stream, first) = CapturingStream::new(stream);
     let (outcome, chain) =
@@ -412,7 +413,7 @@ async fn handshake<S: ByteStream>(
     outcome.map_err(|error| DialError::Tls {
         peer,
         host,
-        problem: tls_problem(&error, &chain, Some(&first)),
+        problem: tls_problem(error, &chain, Some(&first)),
     })
 }
 

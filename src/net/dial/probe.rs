@@ -1,14 +1,14 @@
 //! The first steps of a dial, for the doctor: the chosen proxy, and a connection attempt to each
 //! address of the first host.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-use super::{DialError, DialPeer, Dialer, Layer, ProxyAddress, ProxyChoice, trace::DialTrace};
+use super::{DialError, DialPeer, DialStep, Dialer, ProxyAddress, ProxyChoice, trace::DialTrace};
 use crate::net::{
-    connect::describe_error,
+    connect::ConnectFault,
     proxy::{ProxyKind, environment},
 };
 
@@ -32,8 +32,8 @@ pub struct DialProbe {
     pub port: u16,
     /// The duration of the name look-up.
     pub name_took: Duration,
-    /// Each address, with the time to connect or the error.
-    pub addresses: Vec<(SocketAddr, Result<Duration, String>)>,
+    /// Each address, with the time to connect or the fault.
+    pub addresses: Vec<(SocketAddr, Result<Duration, ConnectFault>)>,
 }
 
 impl Dialer {
@@ -86,7 +86,7 @@ impl Dialer {
         let (trace, after) = (DialTrace::new(false), self.parameters.deadline);
         let resolving = self.connector.resolve(peer, &host, port, &trace);
         let late = DialError::Deadline {
-            layer: Layer::Name,
+            step: DialStep::Name,
             peer,
             peer_address: host.clone(),
             after,
@@ -95,13 +95,7 @@ impl Dialer {
             .await
             .unwrap_or(Err(late))?;
         let name_took = started.elapsed();
-        let describe =
-            |outcome: io::Result<Duration>| outcome.map_err(|error| describe_error(&error));
-        let probed = self.connector.probe(addresses).await;
-        let addresses = probed
-            .into_iter()
-            .map(|(address, outcome)| (address, describe(outcome)))
-            .collect();
+        let addresses = self.connector.probe(addresses).await;
         Ok(DialProbe {
             peer,
             host,

@@ -326,7 +326,7 @@ async fn silent_server_exceeds_the_deadline() {
         matches!(
             error,
             DialError::Deadline {
-                layer: Layer::Http,
+                step: DialStep::Http,
                 ..
             }
         ),

@@ -17,7 +17,7 @@ use crate::{
 
 /// A layer of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layer {
+pub enum DialStep {
     /// Name resolution.
     Name,
     /// The TCP connection.
@@ -30,33 +30,15 @@ pub enum Layer {
     Http,
 }
 
-impl fmt::Display for Layer {
+impl fmt::Display for DialStep {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Layer::Name => "name",
-            Layer::Tcp => "TCP",
-            Layer::Tls => "TLS",
-            Layer::Proxy => "proxy",
-            Layer::Http => "HTTP",
+            DialStep::Name => "name",
+            DialStep::Tcp => "TCP",
+            DialStep::Tls => "TLS",
+            DialStep::Proxy => "proxy",
+            DialStep::Http => "HTTP",
         })
-    }
-}
-
-impl Layer {
-    pub(super) fn remedy(self, peer: DialPeer) -> &'static str {
-        match (self, peer) {
-            (Layer::Name, _) => "check the DNS server",
-            (Layer::Tcp, _) => {
-                "check that the host is reachable and that no firewall blocks the port"
-            }
-            (Layer::Tls, _) => "check that the port speaks TLS",
-            (Layer::Proxy, _) => {
-                "check the scheme in `proxy`, and that the proxy can reach the master"
-            }
-            (Layer::Http, _) => {
-                "check that the port speaks HTTP, without TLS if `master` begins with ws://"
-            }
-        }
     }
 }
 
@@ -66,7 +48,7 @@ pub struct DialSpan {
     /// The peer of the layer.
     pub peer: DialPeer,
     /// The layer.
-    pub layer: Layer,
+    pub layer: DialStep,
     /// The time that the dial spent in the layer.
     pub took: Duration,
     /// The observations made in the layer.
@@ -103,7 +85,7 @@ pub(super) struct DialTrace {
 
 #[derive(Debug, Default)]
 struct TraceState {
-    current: Option<(DialPeer, Layer, Instant)>,
+    current: Option<(DialPeer, DialStep, Instant)>,
     observations: Vec<Observation>,
     spans: Vec<DialSpan>,
     connection: Option<TcpConnection>,
@@ -137,7 +119,7 @@ impl DialTrace {
     }
 
     /// Enters a layer, and ends the span of the previous one.
-    pub(super) fn set(&self, peer: DialPeer, layer: Layer) {
+    pub(super) fn set(&self, peer: DialPeer, layer: DialStep) {
         let mut state = self.state();
         if !state
             .current
@@ -150,10 +132,10 @@ impl DialTrace {
         }
     }
 
-    pub(super) fn get(&self) -> (DialPeer, Layer) {
+    pub(super) fn get(&self) -> (DialPeer, DialStep) {
         self.state()
             .current
-            .map_or((DialPeer::Master, Layer::Name), |(peer, layer, _)| {
+            .map_or((DialPeer::Master, DialStep::Name), |(peer, layer, _)| {
                 (peer, layer)
             })
     }

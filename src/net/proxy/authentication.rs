@@ -12,7 +12,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, header};
 use http_auth::{DigestClient, PasswordParams, parse_challenges};
 
-use super::{address::ProxyUser, tokens::TokenExchange};
+use super::{
+    address::ProxyUser, error::CHECK_PROXY, token_error::TokenError, tokens::TokenExchange,
+};
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// The method of the requests to authenticate.
 const METHOD: &str = "CONNECT";
@@ -63,46 +66,156 @@ impl fmt::Display for AuthScheme {
 
 /// Why authentication to a proxy failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.diagnosis())]
 pub enum AuthenticationError {
     /// The proxy requires authentication, but no user is configured.
-    #[error(
-        "it requires authentication (it offers {offered}); write http://USER:PASSWORD@… in `proxy`"
-    )]
     NoUser {
         /// The schemes that the proxy offers.
-        offered: String,
+        offered: Vec<String>,
     },
     /// The proxy offers only unknown schemes.
-    #[error(
-        "it requires authentication by {offered} only; rePort supports Negotiate, NTLM, Digest and Basic"
-    )]
     Unknown {
         /// The schemes that the proxy offers.
-        offered: String,
+        offered: Vec<String>,
     },
     /// Every scheme failed on this side.
-    #[error("it requires authentication, and \"{user}\" cannot authenticate by {problems}")]
     Unable {
         /// The user's name.
         user: String,
-        /// The schemes that failed on this side, each with the reason and the remedy.
-        problems: String,
+        /// The schemes that failed on this side.
+        problems: Vec<(AuthScheme, SchemeProblem)>,
     },
     /// The proxy rejected the credentials.
-    #[error("it refuses \"{user}\" (tried {tried}); check the user and the password in `proxy`{}", .problems.as_deref().unwrap_or_default())]
     Refused {
         /// The user's name.
         user: String,
         /// The schemes with which the credentials were sent.
-        tried: String,
-        /// The schemes that failed on this side, each with the reason and the remedy.
-        problems: Option<String>,
+        tried: Vec<AuthScheme>,
+        /// The schemes that failed on this side.
+        problems: Vec<(AuthScheme, SchemeProblem)>,
+        /// The scheme that carried NTLM, and why it could not use Kerberos.
+        fallback: Option<(AuthScheme, TokenError)>,
     },
     /// The proxy closes the connection between two rounds of one scheme.
-    #[error(
-        "it closed the connection in the middle of {0}; a device on the path does not keep connections open, which this scheme requires"
-    )]
     Interrupted(AuthScheme),
+}
+
+/// Why a scheme failed on this side.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemeProblem {
+    /// The Digest challenge cannot be parsed.
+    #[error("its challenge cannot be read")]
+    Challenge,
+    /// The Digest challenge cannot be answered.
+    #[error("{0}")]
+    Digest(String),
+    /// There is no token of NTLM or Negotiate.
+    #[error("{0}")]
+    Token(#[from] TokenError),
+}
+
+impl SchemeProblem {
+    fn reason(&self) -> String {
+        match self {
+            SchemeProblem::Token(error) => error.reason.clone(),
+            problem => problem.to_string(),
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            SchemeProblem::Token(error) => Some(error.remedy()),
+            SchemeProblem::Challenge | SchemeProblem::Digest(_) => None,
+        }
+    }
+}
+
+impl AuthenticationError {
+    /// Returns the evidence, the likely cause and the remedy.
+    #[must_use]
+    pub fn diagnosis(&self) -> Diagnosis {
+        match self {
+            AuthenticationError::NoUser { offered } => Diagnosis::new(
+                DiagnosisCode::ProxyAuthenticationRequired,
+                format!(
+                    "it requires authentication (it offers {})",
+                    offered.join(", ")
+                ),
+                "",
+                "write http://USER:PASSWORD@… in `proxy`",
+            ),
+            AuthenticationError::Unknown { offered } => Diagnosis::new(
+                DiagnosisCode::ProxyAuthenticationUnsupported,
+                format!("it requires authentication by {} only", offered.join(", ")),
+                "",
+                "rePort supports Negotiate, NTLM, Digest and Basic",
+            ),
+            AuthenticationError::Unable { user, problems } => {
+                let reasons = joined(problems, |(scheme, problem)| {
+                    Some(format!("{scheme}: {}", problem.reason()))
+                });
+                let remedies = joined(problems, |(_, problem)| problem.remedy());
+                Diagnosis::new(
+                    DiagnosisCode::ProxyAuthenticationFailed,
+                    format!(
+                        "it requires authentication, and \"{user}\" cannot authenticate by {reasons}"
+                    ),
+                    "",
+                    if remedies.is_empty() {
+                        CHECK_PROXY.to_owned()
+                    } else {
+                        remedies
+                    },
+                )
+            }
+            AuthenticationError::Refused { user, tried, .. } => {
+                let tried: Vec<String> = tried.iter().map(AuthScheme::to_string).collect();
+                Diagnosis::new(
+                    DiagnosisCode::ProxyCredentialsRefused,
+                    format!("it refuses \"{user}\" (tried {})", tried.join(", ")),
+                    "",
+                    format!(
+                        "check the user and the password in `proxy`{}",
+                        self.local_problems()
+                    ),
+                )
+            }
+            AuthenticationError::Interrupted(scheme) => Diagnosis::new(
+                DiagnosisCode::ProxyAuthenticationInterrupted,
+                format!("it closed the connection in the middle of {scheme}"),
+                "a device on the path does not keep connections open, which this scheme requires",
+                CHECK_PROXY,
+            ),
+        }
+    }
+
+    /// Describes in parentheses what failed on this side before the proxy rejected the credentials.
+    fn local_problems(&self) -> String {
+        let AuthenticationError::Refused {
+            problems, fallback, ..
+        } = self
+        else {
+            return String::new();
+        };
+        let failed = joined(problems, |(scheme, problem)| {
+            Some(format!("{scheme}: {problem}"))
+        });
+        let failed = (!failed.is_empty()).then(|| format!("failed here: {failed}"));
+        let fallback = fallback.as_ref().map(|(scheme, reason)| {
+            format!("{scheme} carried NTLM because Kerberos failed here: {reason}")
+        });
+        let notes: Vec<String> = failed.into_iter().chain(fallback).collect();
+        if notes.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", notes.join("; "))
+        }
+    }
+}
+
+fn joined<T>(items: &[T], to_text: impl Fn(&T) -> Option<String>) -> String {
+    let texts: Vec<String> = items.iter().filter_map(to_text).collect();
+    texts.join("; ")
 }
 
 /// The schemes that a proxy offers.
@@ -128,9 +241,9 @@ pub struct Authentication<'a> {
     offers: OfferedSchemes,
     tried: Vec<AuthScheme>,
     /// The schemes that failed on this side, with the reason.
-    problems: Vec<(AuthScheme, String)>,
-    /// Why Negotiate could not use Kerberos.
-    fallback_reason: Option<String>,
+    problems: Vec<(AuthScheme, SchemeProblem)>,
+    /// The scheme that carries NTLM, and why it could not use Kerberos.
+    fallback: Option<(AuthScheme, TokenError)>,
     /// The multi-round scheme in progress.
     tokens: Option<(AuthScheme, TokenExchange)>,
     /// The connection that the next request needs.
@@ -160,7 +273,7 @@ impl<'a> Authentication<'a> {
             offers,
             tried: Vec::new(),
             problems: Vec::new(),
-            fallback_reason: None,
+            fallback: None,
             tokens: None,
             next: NextConnection::Any,
         }
@@ -250,52 +363,35 @@ impl<'a> Authentication<'a> {
 
     /// Returns the final error: it blames this side, or the proxy's rejection.
     pub fn final_error(&self) -> AuthenticationError {
-        let offered = self.offers.schemes.join(", ");
+        let offered = self.offers.schemes.clone();
         let Some(user) = self.user else {
             return AuthenticationError::NoUser { offered };
         };
         if self.tried.is_empty() {
             return AuthenticationError::Unknown { offered };
         }
-        let failed: Vec<_> = self
-            .problems
-            .iter()
-            .map(|(scheme, problem)| format!("{scheme}: {problem}"))
-            .collect();
         let was_sent =
-            |scheme: &&AuthScheme| self.problems.iter().all(|(failed, _)| failed != *scheme);
-        let sent: Vec<_> = self
-            .tried
-            .iter()
-            .filter(was_sent)
-            .map(AuthScheme::to_string)
-            .collect();
+            |scheme: &AuthScheme| self.problems.iter().all(|(failed, _)| failed != scheme);
+        let tried: Vec<_> = self.tried.iter().copied().filter(was_sent).collect();
         let user = user.name.clone();
-        if sent.is_empty() {
-            return AuthenticationError::Unable {
-                user,
-                problems: failed.join("; "),
-            };
+        let problems = self.problems.clone();
+        if tried.is_empty() {
+            return AuthenticationError::Unable { user, problems };
         }
-        let failed = (!failed.is_empty()).then(|| format!("failed here: {}", failed.join("; ")));
-        let notes: Vec<_> = failed
-            .into_iter()
-            .chain(self.fallback_reason.clone())
-            .collect();
-        let problems = (!notes.is_empty()).then(|| format!(" ({})", notes.join("; ")));
         AuthenticationError::Refused {
             user,
-            tried: sent.join(", "),
+            tried,
             problems,
+            fallback: self.fallback.clone(),
         }
     }
 
     fn record_failure(
         &mut self,
         scheme: AuthScheme,
-        problem: impl fmt::Display,
+        problem: impl Into<SchemeProblem>,
     ) -> Option<HeaderValue> {
-        self.problems.push((scheme, problem.to_string()));
+        self.problems.push((scheme, problem.into()));
         None
     }
 
@@ -307,14 +403,9 @@ impl<'a> Authentication<'a> {
     ) -> Option<HeaderValue> {
         match tokens.next(token).await {
             Ok((tokens, token)) => {
-                self.fallback_reason = tokens
-                    .fallback_reason()
-                    .map(|fallback_reason| {
-                        format!(
-                            "{scheme} carried NTLM because Kerberos failed here: {fallback_reason}"
-                        )
-                    })
-                    .or(self.fallback_reason.take());
+                if let Some(reason) = tokens.fallback_reason() {
+                    self.fallback = Some((scheme, reason.clone()));
+                }
                 self.tokens = Some((scheme, tokens));
                 sensitive(&format!("{scheme} {}", STANDARD.encode(token)))
             }
@@ -331,15 +422,13 @@ impl<'a> Authentication<'a> {
             method: METHOD,
             body: Some(b""),
         };
-        let client = self
-            .offers
-            .digest
-            .as_mut()
-            .ok_or_else(|| "its challenge cannot be read".to_owned());
-        match client.and_then(|client| client.respond(&parameters)) {
-            Ok(value) => sensitive(&value),
-            Err(problem) => self.record_failure(AuthScheme::Digest, problem),
-        }
+        let client = self.offers.digest.as_mut();
+        let answer = match client.map(|client| client.respond(&parameters)) {
+            Some(Ok(value)) => return sensitive(&value),
+            Some(Err(problem)) => SchemeProblem::Digest(problem),
+            None => SchemeProblem::Challenge,
+        };
+        self.record_failure(AuthScheme::Digest, answer)
     }
 }
 

@@ -12,7 +12,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
-use super::{ProxyError, address::ProxyAddress, authentication::Authentication};
+use super::{NotHttpCause, ProxyError, address::ProxyAddress, authentication::Authentication};
 use crate::net::{
     upgrade::{MAX_FIELDS, MAX_HEAD, evidence},
     websocket::ByteStream,
@@ -92,7 +92,7 @@ pub async fn connect<C: ProxyConnector>(
             _ => return Err(refused(target, answer).await.into()),
         }
     }
-    Err(ProxyError::NotHttp("it requests authentication again and again".to_owned()).into())
+    Err(ProxyError::NotHttp(NotHttpCause::EndlessAuthentication).into())
 }
 
 impl ProxyConnection {
@@ -104,7 +104,7 @@ impl ProxyConnection {
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_HEAD);
         let builder = builder.handshake(TokioIo::new(stream)).await;
-        let (requests, connection) = builder.map_err(|error| from_hyper_error(&error))?;
+        let (requests, connection) = builder.map_err(|error| from_hyper_error(error))?;
         let mut task = JoinSet::new();
         task.spawn(async move {
             // The request reports the same error.
@@ -120,12 +120,12 @@ impl ProxyConnection {
     ) -> Result<Response<Incoming>, ProxyError> {
         let uri: Uri = target
             .parse()
-            .map_err(|_| ProxyError::NotHttp(format!("{target} is not a valid destination")))?;
+            .map_err(|_| ProxyError::NotHttp(NotHttpCause::Destination(target.to_owned())))?;
         let mut request = Request::new(Empty::new());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = uri;
         let host = HeaderValue::from_str(target)
-            .map_err(|_| ProxyError::NotHttp(format!("{target} is not a valid destination")))?;
+            .map_err(|_| ProxyError::NotHttp(NotHttpCause::Destination(target.to_owned())))?;
         request.headers_mut().insert(header::HOST, host);
         // Without this header, old proxies close the connection after each response.
         request
@@ -139,7 +139,7 @@ impl ProxyConnection {
         self.requests
             .send_request(request)
             .await
-            .map_err(|error| from_hyper_error(&error))
+            .map_err(|error| from_hyper_error(error))
     }
 
     /// Reads the rest of the response's body and returns the connection, if the proxy keeps it
@@ -159,15 +159,14 @@ impl ProxyConnection {
     async fn into_tunnel(self, answer: Response<Incoming>) -> Result<BoxedStream, ProxyError> {
         let upgraded = upgrade::on(answer)
             .await
-            .map_err(|error| from_hyper_error(&error))?;
+            .map_err(|error| from_hyper_error(error))?;
         drop((self.requests, self.task));
         match upgraded.downcast::<TokioIo<BoxedStream>>() {
             Ok(parts) if parts.read_buf.is_empty() => Ok(parts.io.into_inner()),
             // A master never sends first, so these bytes come from the proxy.
-            Ok(parts) => Err(ProxyError::NotHttp(format!(
-                "it sent {:?} after its response",
-                evidence(&parts.read_buf)
-            ))),
+            Ok(parts) => Err(ProxyError::NotHttp(NotHttpCause::ExtraData(evidence(
+                &parts.read_buf,
+            )))),
             Err(_) => Err(ProxyError::Closed),
         }
     }
@@ -194,7 +193,7 @@ async fn refused(target: &str, answer: Response<Incoming>) -> ProxyError {
     }
 }
 
-fn from_hyper_error(error: &hyper::Error) -> ProxyError {
+fn from_hyper_error(error: hyper::Error) -> ProxyError {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return ProxyError::Closed;
     }
@@ -202,11 +201,11 @@ fn from_hyper_error(error: &hyper::Error) -> ProxyError {
         return ProxyError::LargeHead;
     }
     if error.is_parse() {
-        return ProxyError::NotHttp(error.to_string());
+        return ProxyError::NotHttp(NotHttpCause::Http(error));
     }
-    let source = std::error::Error::source(error);
+    let source = std::error::Error::source(&error);
     match source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
         Some(error) => std::io::Error::new(error.kind(), error.to_string()).into(),
-        None => ProxyError::NotHttp(error.to_string()),
+        None => ProxyError::NotHttp(NotHttpCause::Http(error)),
     }
 }
