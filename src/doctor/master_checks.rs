@@ -9,6 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     DoctorReport, DoctorStep, MasterTarget, StepOutcome, Subject,
+    dial_recorder::{DialRecorder, DialSpan, ResponseInfo, TlsSession},
+    probe::{DialProbe, probe},
     verdicts::{self, milliseconds},
 };
 use crate::{
@@ -16,14 +18,10 @@ use crate::{
     link::authenticate::{self, JoinError, RoleIdentity},
     net::{
         connect::ConnectFault,
-        dial::{
-            ChosenProxy, DialError, DialPeer, DialProbe, DialSpan, DialStep, Dialer, Observation,
-            TlsSession,
-        },
+        dial::{ChosenProxy, DialError, DialPeer, DialStep, Dialer},
         proxy::ProxyKind,
         tcp,
         tls::{CertificateInfo, format_utc},
-        upgrade::ResponseInfo,
         websocket::MessageSocket,
     },
     random,
@@ -130,10 +128,11 @@ impl DialChecks<'_, '_, '_> {
         };
         let connection = self.probe(proxy.as_ref()).await?;
         let started = Instant::now();
-        let (result, spans) = self.dialer.dial_traced().await;
+        let recorder = DialRecorder::default();
+        let result = self.dialer.dial_traced(&recorder).await;
+        let spans = recorder.finish();
         let failed = result.as_ref().err();
-        if proxy.is_none() && failed.is_none_or(|error| rank(error.step().1) > rank(DialStep::Tcp))
-        {
+        if proxy.is_none() && failed.is_none_or(|error| error.step().1 > DialStep::Tcp) {
             self.report.record(DoctorStep::ok(
                 "proxy",
                 self.master,
@@ -142,13 +141,13 @@ impl DialChecks<'_, '_, '_> {
             ));
         }
         for (index, span) in spans.iter().enumerate() {
-            let hop = (span.peer, span.layer);
+            let hop = (span.peer, span.step);
             // Skip the failed span, and spans that a later one repeats. A proxy that closes
             // connections causes repetitions.
             let is_repeated = spans
                 .iter()
                 .skip(index + 1)
-                .any(|later| (later.peer, later.layer) == hop);
+                .any(|later| (later.peer, later.step) == hop);
             if !is_repeated && failed.is_none_or(|error| error.step() != hop) {
                 self.record_span(span, proxy.as_ref());
             }
@@ -179,7 +178,7 @@ impl DialChecks<'_, '_, '_> {
             port,
             name_took,
             addresses,
-        } = match self.dialer.probe().await {
+        } = match probe(self.dialer, proxy).await {
             Ok(probe) => probe,
             Err(error) => return self.failed(&error, started.elapsed()),
         };
@@ -203,7 +202,8 @@ impl DialChecks<'_, '_, '_> {
                 found
             },
         ));
-        if !self.dialer.resolves_locally(proxy) {
+        let resolves_locally = proxy.is_none_or(|proxy| proxy.address.kind == ProxyKind::Socks5);
+        if !resolves_locally {
             let name = self.dialer.address().host();
             self.report.record(DoctorStep::skipped(
                 "name",
@@ -225,53 +225,29 @@ impl DialChecks<'_, '_, '_> {
         }
     }
 
-    /// Records the step of a layer that succeeded.
-    fn record_span(
-        &mut self,
-        DialSpan {
-            peer,
-            layer,
-            took,
-            observations,
-        }: &DialSpan,
-        proxy: Option<&ChosenProxy>,
-    ) {
-        match (layer, peer) {
+    /// Records a step that succeeded.
+    fn record_span(&mut self, span: &DialSpan, proxy: Option<&ChosenProxy>) {
+        let master = self.master;
+        let step = match span.step {
             // The probe already recorded these steps.
-            (DialStep::Name | DialStep::Tcp, _) => {}
-            (DialStep::Proxy, _) => {
-                if let Some(proxy) = proxy {
-                    self.report.record(DoctorStep::ok(
-                        "proxy",
-                        proxy.address.to_string(),
-                        *took,
-                        proxy_evidence(proxy, observations),
-                    ));
-                }
-            }
-            (DialStep::Tls, peer) => {
-                let subject = match (peer, proxy) {
+            DialStep::Name | DialStep::Tcp => None,
+            DialStep::Proxy => proxy.map(|proxy| {
+                let (subject, evidence) = (proxy.address.to_string(), proxy_evidence(proxy, span));
+                DoctorStep::ok("proxy", subject, span.took, evidence)
+            }),
+            DialStep::Tls => span.session.as_ref().map(|session| {
+                let subject = match (span.peer, proxy) {
                     (DialPeer::Proxy, Some(proxy)) => proxy.address.to_string(),
-                    _ => self.master.to_owned(),
+                    _ => master.to_owned(),
                 };
-                for observation in observations {
-                    if let Observation::Tls(session) = observation {
-                        self.report.record(tls_step(&subject, *took, session));
-                    }
-                }
-            }
-            (DialStep::Http, _) => {
-                for observation in observations {
-                    if let Observation::Response(response) = observation {
-                        self.report.record(DoctorStep::ok(
-                            "upgrade",
-                            self.master,
-                            *took,
-                            upgrade_evidence(response),
-                        ));
-                    }
-                }
-            }
+                tls_step(&subject, span.took, session)
+            }),
+            DialStep::Http => span.response.as_ref().map(|response| {
+                DoctorStep::ok("upgrade", master, span.took, upgrade_evidence(response))
+            }),
+        };
+        if let Some(step) = step {
+            self.report.record(step);
         }
     }
 
@@ -295,16 +271,6 @@ impl DialChecks<'_, '_, '_> {
         self.report
             .record(DoctorStep::failed(name, subject, took, error.diagnosis()));
         Err(name)
-    }
-}
-
-fn rank(layer: DialStep) -> usize {
-    match layer {
-        DialStep::Name => 0,
-        DialStep::Tcp => 1,
-        DialStep::Proxy => 2,
-        DialStep::Tls => 3,
-        DialStep::Http => 4,
     }
 }
 
@@ -342,16 +308,9 @@ fn tcp_step(
     }
 }
 
-fn proxy_evidence(proxy: &ChosenProxy, observations: &[Observation]) -> String {
+fn proxy_evidence(proxy: &ChosenProxy, span: &DialSpan) -> String {
     let mut text = format!("connects to the master; configured by {}", proxy.named_by);
-    let scheme = observations
-        .iter()
-        .rev()
-        .find_map(|observation| match observation {
-            Observation::AuthScheme(scheme) => Some(scheme.as_str()),
-            _ => None,
-        });
-    match (&proxy.address.user, scheme) {
+    match (&proxy.address.user, span.scheme) {
         (Some(user), Some(scheme)) => text.push_str(&format!(
             "; authenticated as \"{}\" with {scheme}",
             user.name
@@ -424,13 +383,7 @@ fn upgrade_evidence(response: &ResponseInfo) -> String {
 
 /// Returns the response to the request, if there was one.
 fn upgrade_response(spans: &[DialSpan]) -> Option<&ResponseInfo> {
-    spans
-        .iter()
-        .flat_map(|span| &span.observations)
-        .find_map(|observation| match observation {
-            Observation::Response(response) => Some(response),
-            _ => None,
-        })
+    spans.iter().find_map(|span| span.response.as_ref())
 }
 
 /// Compares the clocks. If the response has no date, sends an ordinary HTTP request, as its
@@ -439,8 +392,11 @@ async fn clock(dialer: &Dialer, response: &ResponseInfo) -> DoctorStep {
     let (started, master) = (Instant::now(), dialer.address().to_string());
     let there = match response.date {
         Some(there) => Some(there),
-        None => upgrade_response(&dialer.at(PROBE_PATH).dial_traced().await.1)
-            .and_then(|response| response.date),
+        None => {
+            let recorder = DialRecorder::default();
+            drop(dialer.at(PROBE_PATH).dial_traced(&recorder).await);
+            upgrade_response(&recorder.finish()).and_then(|response| response.date)
+        }
     };
     let Some(there) = there else {
         return DoctorStep::skipped("clock", master, "no response contains a date");

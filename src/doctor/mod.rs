@@ -14,10 +14,12 @@
 //! problems. It runs as a separate instance: it registers nothing and takes nothing from a running
 //! role. This module reads no files and prints nothing. It passes each step to the caller.
 
+mod dial_recorder;
 mod idle_checks;
 mod listen_checks;
 mod master_checks;
 mod port_checks;
+mod probe;
 mod step;
 mod verdicts;
 

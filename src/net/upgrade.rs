@@ -4,7 +4,7 @@
 mod middlebox;
 mod refusal;
 
-use std::{fmt, io, time::SystemTime};
+use std::{fmt, io};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -12,7 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 pub use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-pub use self::refusal::UpgradeRefusal;
+pub use self::{
+    middlebox::{identifying_headers, middlebox},
+    refusal::UpgradeRefusal,
+};
 use super::websocket::{ByteStream, MessageSocket, SocketEnd};
 use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
@@ -136,33 +139,9 @@ impl UpgradeError {
     }
 }
 
-/// Diagnostic fields of a response.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ResponseInfo {
-    /// The headers that identify the sender.
-    pub identifying_headers: Vec<(&'static str, String)>,
-    /// The product that answered, if known.
-    pub middlebox: Option<&'static str>,
-    /// The sender's time.
-    pub date: Option<SystemTime>,
-}
-
-impl ResponseInfo {
-    fn read(headers: &HeaderMap) -> Self {
-        let date = headers
-            .get(header::DATE)
-            .and_then(|date| date.to_str().ok()?.parse::<httpdate::HttpDate>().ok());
-        ResponseInfo {
-            identifying_headers: middlebox::identifying_headers(headers, evidence),
-            middlebox: middlebox::middlebox(headers, &[]),
-            date: date.map(SystemTime::from),
-        }
-    }
-}
-
 /// Requests the upgrade at `path` of `host` with additional `headers`. Returns the bytes received
-/// after the response's head: they belong to the WebSocket. Passes the response's fields to
-/// `report`, whatever its status.
+/// after the response's head: they belong to the WebSocket. Passes the response's status and headers
+/// to `report`, whatever the status.
 ///
 /// # Errors
 /// If the peer does not complete the handshake.
@@ -174,7 +153,7 @@ pub async fn upgrade(
     path: &str,
     host: &str,
     headers: &HeaderMap,
-    report: impl FnOnce(ResponseInfo),
+    report: impl FnOnce(StatusCode, &HeaderMap),
 ) -> Result<Bytes, UpgradeError> {
     let key = generate_key();
     stream
@@ -199,7 +178,7 @@ pub async fn upgrade(
             Err(error) => return Err(error.into()),
         }
     };
-    report(ResponseInfo::read(&response_headers));
+    report(status, &response_headers);
     if status == StatusCode::SWITCHING_PROTOCOLS {
         let problems = handshake_problems(&response_headers, &key);
         if problems.is_empty() {
@@ -207,7 +186,7 @@ pub async fn upgrade(
         }
         return Err(UpgradeError::NotAgreed {
             problems,
-            middlebox: middlebox::middlebox(&response_headers, &[]),
+            middlebox: middlebox(&response_headers, &[]),
         });
     }
     let body = body(stream, answer).await;

@@ -11,22 +11,16 @@ use std::{
 };
 
 use socket2::SockRef;
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    time::Instant,
-};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
     error::{DialError, DialPeer},
-    trace::{DialStep, DialTrace},
+    trace::{DialEvent, DialProgress, DialStep},
 };
-use crate::{
-    net::{
-        connect::{ConnectFault, alternate, race},
-        resolve::{NameError, resolve},
-        tcp,
-    },
-    tcp_table::TcpConnection,
+use crate::net::{
+    connect::{ConnectFault, alternate, race},
+    resolve::{NameError, resolve},
+    tcp,
 };
 
 /// The local end of outgoing connections.
@@ -86,29 +80,21 @@ impl TcpConnector {
         peer: DialPeer,
         host: &str,
         port: u16,
-        trace: &DialTrace,
+        progress: &DialProgress<'_>,
     ) -> Result<TcpStream, DialError> {
-        let addresses = self.resolve(peer, host, port, trace).await?;
-        trace.set(peer, DialStep::Tcp);
-        let stream = self.race(peer, addresses).await?;
-        trace.connected(TcpConnection::of(&stream));
+        let addresses = self.resolve(peer, host, port, progress).await?;
+        progress.begin(peer, DialStep::Tcp);
+        let stream = self.race(peer, addresses, progress).await?;
+        progress.connected(&stream);
         Ok(stream)
     }
 
-    /// Connects to all addresses in parallel, and returns the time to connect or the error of each.
-    pub(super) async fn probe(
-        &self,
-        addresses: Vec<SocketAddr>,
-    ) -> Vec<(SocketAddr, Result<Duration, ConnectFault>)> {
-        let attempts = addresses.into_iter().map(|address| async move {
-            let started = Instant::now();
-            let attempt =
-                tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref(), false))
-                    .await;
-            let attempt = attempt.unwrap_or(Err(ConnectFault::NoAnswer));
-            (address, attempt.map(|_| started.elapsed()))
-        });
-        futures_util::future::join_all(attempts).await
+    /// Connects to one address within the deadline.
+    pub(super) async fn connect_to(&self, address: SocketAddr) -> Result<TcpStream, ConnectFault> {
+        let attempt = connect(address, self.bind.as_ref(), false);
+        tokio::time::timeout(self.deadline, attempt)
+            .await
+            .unwrap_or(Err(ConnectFault::NoAnswer))
     }
 
     /// Resolves the host and returns its addresses in the order in which to try them.
@@ -117,9 +103,9 @@ impl TcpConnector {
         peer: DialPeer,
         host: &str,
         port: u16,
-        trace: &DialTrace,
+        progress: &DialProgress<'_>,
     ) -> Result<Vec<SocketAddr>, DialError> {
-        trace.set(peer, DialStep::Name);
+        progress.begin(peer, DialStep::Name);
         let failed = |source| DialError::Name {
             peer,
             host: host.to_owned(),
@@ -134,7 +120,9 @@ impl TcpConnector {
         if addresses.is_empty() {
             return Err(failed(NameError::WrongFamily));
         }
-        Ok(alternate(addresses))
+        let addresses = alternate(addresses);
+        progress.record(DialEvent::Resolved(&addresses));
+        Ok(addresses)
     }
 
     /// Races the addresses and returns the first established connection.
@@ -142,9 +130,11 @@ impl TcpConnector {
         &self,
         peer: DialPeer,
         addresses: Vec<SocketAddr>,
+        progress: &DialProgress<'_>,
     ) -> Result<TcpStream, DialError> {
         let small_segments = self.small_segments.load(Ordering::Relaxed);
         let connecting = |address| {
+            progress.record(DialEvent::Connecting(address));
             let bind = self.bind.clone();
             async move { connect(address, bind.as_ref(), small_segments).await }
         };

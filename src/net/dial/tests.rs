@@ -359,7 +359,11 @@ async fn race_tries_the_next_address() {
     let dialer = master.dialer("ws", "127.0.0.1", None);
     let stream = dialer
         .connector
-        .race(DialPeer::Master, vec![dead, master.address])
+        .race(
+            DialPeer::Master,
+            vec![dead, master.address],
+            &DialProgress::new(&()),
+        )
         .await
         .unwrap();
     assert_eq!(stream.peer_addr().unwrap(), master.address);

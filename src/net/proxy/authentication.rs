@@ -284,6 +284,11 @@ impl<'a> Authentication<'a> {
         self.next == NextConnection::New
     }
 
+    /// Returns the scheme of the last credentials.
+    pub fn last_scheme(&self) -> Option<AuthScheme> {
+        self.tried.last().copied()
+    }
+
     /// Checks that the next request may use a new connection.
     ///
     /// # Errors

@@ -12,7 +12,9 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
-use super::{NotHttpCause, ProxyError, address::ProxyAddress, authentication::Authentication};
+use super::{
+    AuthScheme, NotHttpCause, ProxyError, address::ProxyAddress, authentication::Authentication,
+};
 use crate::net::{
     upgrade::{MAX_FIELDS, MAX_HEAD, evidence},
     websocket::ByteStream,
@@ -34,6 +36,9 @@ pub trait ProxyConnector: Sync {
 
     /// Opens a new connection.
     fn connect(&self) -> impl Future<Output = Result<BoxedStream, Self::Error>> + Send;
+
+    /// Observes the answer to a request, and the scheme of the credentials in that request.
+    fn on_answer(&self, status: StatusCode, scheme: Option<AuthScheme>);
 }
 
 /// An HTTP connection to a proxy.
@@ -67,8 +72,9 @@ pub async fn connect<C: ProxyConnector>(
                 ProxyConnection::handshake(connector.connect().await?).await?
             }
         };
-        let has_credentials = credentials.is_some();
+        let scheme = credentials.as_ref().and(authentication.last_scheme());
         let answer = connection.send_connect(target, credentials.take()).await?;
+        connector.on_answer(answer.status(), scheme);
         match answer.status() {
             status if status.is_success() => return Ok(connection.into_tunnel(answer).await?),
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
@@ -86,7 +92,7 @@ pub async fn connect<C: ProxyConnector>(
                 };
             }
             // tinyproxy answers 401 to a wrong password.
-            StatusCode::UNAUTHORIZED if has_credentials => {
+            StatusCode::UNAUTHORIZED if scheme.is_some() => {
                 return Err(ProxyError::from(authentication.final_error()).into());
             }
             _ => return Err(refused(target, answer).await.into()),

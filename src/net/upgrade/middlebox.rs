@@ -3,7 +3,9 @@
 
 use http::HeaderMap;
 
-/// Headers to_text as evidence: they name a program, or only one kind of proxy sets them. None holds
+use super::evidence;
+
+/// Headers to report as evidence: they name a program, or only one kind of proxy sets them. None holds
 /// a secret.
 const IDENTIFYING_HEADERS: [&str; 15] = [
     "server",
@@ -95,7 +97,8 @@ const MARKS: [(Mark, &str); 41] = [
 ];
 
 /// Returns the product that sent a response, if a mark identifies it.
-pub(super) fn middlebox(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
+#[must_use]
+pub fn middlebox(headers: &HeaderMap, body: &[u8]) -> Option<&'static str> {
     let body = String::from_utf8_lossy(body).to_lowercase();
     let contains = |name: &str, part: &str| {
         let mut values = headers.get_all(name).iter();
@@ -116,15 +119,13 @@ pub(super) fn middlebox(headers: &HeaderMap, body: &[u8]) -> Option<&'static str
         .map(|(_, name)| *name)
 }
 
-/// Returns the headers that identify the sender, once each, converted to text by `to_text`.
-pub(super) fn identifying_headers(
-    headers: &HeaderMap,
-    to_text: impl Fn(&[u8]) -> String,
-) -> Vec<(&'static str, String)> {
+/// Returns the headers that identify the sender, once each.
+#[must_use]
+pub fn identifying_headers(headers: &HeaderMap) -> Vec<(&'static str, String)> {
     let values = IDENTIFYING_HEADERS.iter().filter_map(|&name| {
         headers
             .get(name)
-            .map(|value| (name, to_text(value.as_bytes())))
+            .map(|value| (name, evidence(value.as_bytes())))
     });
     values.filter(|(_, value)| !value.is_empty()).collect()
 }

@@ -58,7 +58,7 @@ impl UpgradeRefusal {
         let body = evidence(body);
         UpgradeRefusal {
             status,
-            identifying_headers: identifying_headers(headers, evidence),
+            identifying_headers: identifying_headers(headers),
             middlebox,
             location: text(header::LOCATION),
             names_https: body.to_ascii_lowercase().contains("https"),
