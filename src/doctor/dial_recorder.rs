@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::net::{
     dial::{DialEvent, DialPeer, DialStep, DialTrace},
+    middlebox::{identifying_headers, middlebox},
     proxy::AuthScheme,
     tls::CertificateInfo,
-    upgrade::{identifying_headers, middlebox},
 };
 
 /// The duration and the observations of one step of a dial.

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    DoctorReport, DoctorStep, MasterTarget, Subject, master_checks,
+    DoctorReport, DoctorStep, MasterTarget, Subject, master_checks, message_checks,
     verdicts::{self, IdleOutcome, milliseconds, seconds},
 };
 use crate::net::{dial::Dialer, websocket::MessageSocket};
@@ -126,7 +126,7 @@ async fn hold_idle(dialer: &Dialer, time: Duration) -> IdleTrial {
 }
 
 async fn ping_after_idle(mut socket: MessageSocket) -> IdleOutcome {
-    let outcome = match timeout(PING_TIMEOUT, master_checks::ping(&mut socket, 0)).await {
+    let outcome = match timeout(PING_TIMEOUT, message_checks::ping(&mut socket, 0)).await {
         Ok(Ok(_)) => IdleOutcome::Survived,
         Ok(Err(_)) | Err(_) => IdleOutcome::Cut,
     };

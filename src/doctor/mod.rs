@@ -15,9 +15,11 @@
 //! role. This module reads no files and prints nothing. It passes each step to the caller.
 
 mod dial_recorder;
+mod health_check;
 mod idle_checks;
 mod listen_checks;
 mod master_checks;
+mod message_checks;
 mod port_checks;
 mod probe;
 mod step;

@@ -11,13 +11,15 @@
 pub mod address;
 pub mod connect;
 pub mod dial;
+mod evidence;
 pub mod file_limit;
 pub mod memory;
+pub mod middlebox;
+mod name_error;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod read_ahead;
 pub mod resolve;
-mod resolver_text;
 pub mod tcp;
 pub mod tls;
 pub mod upgrade;

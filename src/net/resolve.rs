@@ -18,8 +18,8 @@ use tokio::{
     time::Instant,
 };
 
-use super::{file_limit::OutOfFiles, resolver_text::name_fault};
-use crate::diagnosis::DiagnosisCode;
+pub use super::name_error::{NameError, NameFault};
+use super::{file_limit::OutOfFiles, name_error::name_fault};
 
 /// The maximum number of concurrent look-ups. The runtime has 512 threads for blocking work; the
 /// others stay free for files.
@@ -33,67 +33,6 @@ type LookUpResult = Result<Arc<[SocketAddr]>, Arc<io::Error>>;
 
 /// Blocks until a name is resolved.
 type ResolveFn = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
-
-/// Why a host has no address to connect to.
-#[derive(Debug, thiserror::Error)]
-pub enum NameError {
-    /// The look-up failed.
-    #[error("{error}")]
-    LookUp {
-        /// The kind of failure.
-        fault: NameFault,
-        /// The resolver's error.
-        error: io::Error,
-    },
-    /// The look-up failed for want of a file descriptor.
-    #[error("{error}")]
-    OutOfFiles {
-        /// The exhausted limit.
-        out: OutOfFiles,
-        /// The resolver's error.
-        error: io::Error,
-    },
-    /// The look-up did not end in time.
-    #[error("it was not resolved in time")]
-    TimedOut,
-    /// The name has no address.
-    #[error("it has no address")]
-    NoAddress,
-    /// The name has no address of the family of the configured local address.
-    #[error("it has no address of the family of `bind_address`")]
-    WrongFamily,
-}
-
-/// Why a look-up failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NameFault {
-    /// The DNS server does not know the name.
-    Unknown,
-    /// The name has no address.
-    NoAddress,
-    /// The DNS server cannot be reached or fails.
-    ServerFailed,
-    /// The resolver gives another reason.
-    Other,
-}
-
-impl NameError {
-    /// Returns the code for dialling a master or a proxy.
-    #[must_use]
-    pub fn code(&self) -> DiagnosisCode {
-        match self {
-            NameError::LookUp { fault, .. } => match fault {
-                NameFault::Unknown => DiagnosisCode::NameUnknown,
-                NameFault::NoAddress => DiagnosisCode::NameWithoutAddress,
-                NameFault::ServerFailed => DiagnosisCode::NameServerFailed,
-                NameFault::Other => DiagnosisCode::NameFailed,
-            },
-            NameError::OutOfFiles { .. } => DiagnosisCode::OutOfFiles,
-            NameError::TimedOut => DiagnosisCode::NameTimeout,
-            NameError::NoAddress | NameError::WrongFamily => DiagnosisCode::NameWithoutAddress,
-        }
-    }
-}
 
 /// Returns the addresses of `host`, at least one, in the order of the system's resolver. An IP
 /// address is returned at once.

@@ -3,7 +3,6 @@
 
 mod certificate;
 mod client;
-mod inspection;
 
 use std::{
     fmt, fs, io,
@@ -28,7 +27,6 @@ use tracing::{error, info};
 pub use self::{
     certificate::{CertificateInfo, format_utc, now},
     client::{PinMismatch, TlsParameters, captured_chain, client_config},
-    inspection::inspector,
 };
 
 use crate::diagnosis::{Diagnosis, DiagnosisCode};

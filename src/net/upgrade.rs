@@ -1,7 +1,6 @@
 //! The WebSocket upgrade (RFC 6455, 4.1): the request and the answer, with diagnostics for other
 //! services that may answer instead of a master, and the socket at the end that accepts.
 
-mod middlebox;
 mod refusal;
 
 use std::{fmt, io};
@@ -12,11 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 pub use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-pub use self::{
-    middlebox::{identifying_headers, middlebox},
-    refusal::UpgradeRefusal,
+pub use self::refusal::UpgradeRefusal;
+use super::{
+    evidence::first_line,
+    middlebox::middlebox,
+    websocket::{ByteStream, MessageSocket, SocketEnd},
 };
-use super::websocket::{ByteStream, MessageSocket, SocketEnd};
 use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// The maximum length of a response's head, in bytes. Web servers send a few hundred bytes; many
@@ -28,9 +28,6 @@ pub(super) const MAX_FIELDS: usize = 256;
 
 /// The maximum number of bytes read from a body, as evidence.
 const MAX_BODY: usize = 16 * 1024;
-
-/// The maximum number of characters of evidence: one line.
-const MAX_EVIDENCE: usize = 120;
 
 /// Creates the socket over a stream on which the master has answered 101. `read` holds the bytes
 /// that arrived directly after the request: they belong to the WebSocket.
@@ -173,7 +170,7 @@ pub async fn upgrade(
         }
         match read {
             Ok(0) if answer.is_empty() => return Err(UpgradeError::Closed),
-            Ok(0) => return Err(UpgradeError::NotHttp(evidence(&answer))),
+            Ok(0) => return Err(UpgradeError::NotHttp(first_line(&answer))),
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
@@ -211,7 +208,7 @@ impl ResponseHead {
         let large = |limit| {
             Err(UpgradeError::LargeHead {
                 limit,
-                begins: evidence(bytes),
+                begins: first_line(bytes),
             })
         };
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -220,12 +217,12 @@ impl ResponseHead {
             Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => {
                 let head = ResponseHead::of(&answer, length);
                 head.map(Some)
-                    .ok_or_else(|| UpgradeError::NotHttp(evidence(bytes)))
+                    .ok_or_else(|| UpgradeError::NotHttp(first_line(bytes)))
             }
             Ok(httparse::Status::Partial) if bytes.len() <= MAX_HEAD => Ok(None),
             Ok(_) => large(HeadLimit::Bytes),
             Err(httparse::Error::TooManyHeaders) => large(HeadLimit::Fields),
-            Err(_) => Err(UpgradeError::NotHttp(evidence(bytes))),
+            Err(_) => Err(UpgradeError::NotHttp(first_line(bytes))),
         }
     }
 
@@ -315,35 +312,11 @@ fn handshake_problems(headers: &HeaderMap, key: &str) -> Vec<&'static str> {
 /// applies.
 async fn body(stream: &mut impl ByteStream, mut body: BytesMut) -> BytesMut {
     const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(500);
-    while body.len() < MAX_BODY && evidence(&body).is_empty() {
+    while body.len() < MAX_BODY && first_line(&body).is_empty() {
         match tokio::time::timeout(BODY_TIMEOUT, stream.read_buf(&mut body)).await {
             Ok(Ok(count)) if count > 0 => {}
             _ => break,
         }
     }
     body
-}
-
-/// Returns the first line of text, without HTML tags and control characters.
-pub(super) fn evidence(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    let mut in_tag = false;
-    for character in String::from_utf8_lossy(bytes).chars() {
-        match character {
-            '<' => in_tag = true,
-            '>' if in_tag => in_tag = false,
-            _ if in_tag => {}
-            '\n' | '\r' if !text.trim().is_empty() => break,
-            character if character.is_control() || character == char::REPLACEMENT_CHARACTER => {
-                text.push(' ')
-            }
-            character => text.push(character),
-        }
-    }
-    text.split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .chars()
-        .take(MAX_EVIDENCE)
-        .collect()
 }

@@ -8,8 +8,8 @@ use super::{DialPeer, first_bytes::FirstBytes};
 use crate::{
     diagnosis::DiagnosisCode,
     net::{
+        evidence::first_line,
         tls::{CertificateInfo, PinMismatch},
-        upgrade::evidence,
     },
 };
 
@@ -138,15 +138,15 @@ pub(super) fn tls_problem(
             _ => TlsProblem::Handshake(HandshakeFault::Io(error)),
         };
     };
-    let first_line = || evidence(first.map_or(&[][..], |first| first));
+    let received = || first_line(first.map_or(&[][..], |first| first));
     match rustls {
         rustls::Error::InvalidCertificate(reason) => certificate_problem(reason, presented),
         rustls::Error::InvalidMessage(_)
             if first.is_some_and(|first| first.starts_with(b"HTTP/")) =>
         {
-            TlsProblem::PlainHttp(first_line())
+            TlsProblem::PlainHttp(received())
         }
-        rustls::Error::InvalidMessage(_) => TlsProblem::NotTls(first_line()),
+        rustls::Error::InvalidMessage(_) => TlsProblem::NotTls(received()),
         rustls::Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)
         | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
             TlsProblem::TooOld(rustls.clone())

@@ -16,7 +16,8 @@ use super::{
     AuthScheme, NotHttpCause, ProxyError, address::ProxyAddress, authentication::Authentication,
 };
 use crate::net::{
-    upgrade::{MAX_FIELDS, MAX_HEAD, evidence},
+    evidence::first_line,
+    upgrade::{MAX_FIELDS, MAX_HEAD},
     websocket::ByteStream,
 };
 
@@ -170,7 +171,7 @@ impl ProxyConnection {
         match upgraded.downcast::<TokioIo<BoxedStream>>() {
             Ok(parts) if parts.read_buf.is_empty() => Ok(parts.io.into_inner()),
             // A master never sends first, so these bytes come from the proxy.
-            Ok(parts) => Err(ProxyError::NotHttp(NotHttpCause::ExtraData(evidence(
+            Ok(parts) => Err(ProxyError::NotHttp(NotHttpCause::ExtraData(first_line(
                 &parts.read_buf,
             )))),
             Err(_) => Err(ProxyError::Closed),
@@ -183,19 +184,19 @@ async fn refused(target: &str, answer: Response<Incoming>) -> ProxyError {
     let mut text = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
         text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-        if text.len() > MAX_BODY || !evidence(&text).is_empty() {
+        if text.len() > MAX_BODY || !first_line(&text).is_empty() {
             break;
         }
     }
     let location = head
         .headers
         .get(header::LOCATION)
-        .map(|value| evidence(value.as_bytes()));
+        .map(|value| first_line(value.as_bytes()));
     ProxyError::Refused {
         target: target.to_owned(),
         status: head.status,
         location,
-        body: evidence(&text),
+        body: first_line(&text),
     }
 }
 

@@ -6,12 +6,13 @@
 //! | [`address`] | the address of a proxy |
 //! | [`environment`] | the proxy that the environment names |
 //! | `connect` | HTTP CONNECT |
-//! | [`authentication`], `tokens`, `token_error` | authentication schemes |
+//! | [`authentication`], `tokens` | authentication schemes |
 //! | `socks` | SOCKS5 |
-//! | `error` | why a proxy opened no tunnel |
+//! | `error`, `authentication_error`, `token_error` | why a proxy opened no tunnel |
 
 pub mod address;
 pub mod authentication;
+mod authentication_error;
 mod connect;
 pub mod environment;
 mod error;
@@ -21,7 +22,8 @@ mod tokens;
 
 pub use self::{
     address::{ProxyAddress, ProxyAddressError, ProxyKind, ProxyUser},
-    authentication::{AuthScheme, AuthenticationError, SchemeProblem},
+    authentication::AuthScheme,
+    authentication_error::{AuthenticationError, SchemeProblem},
     connect::{ProxyConnector, connect},
     error::{NotHttpCause, ProxyError},
     socks::{ProxyTarget, SocksError, through_socks},

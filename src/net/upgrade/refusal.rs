@@ -4,11 +4,13 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, StatusCode, header};
 
-use super::{
-    evidence,
-    middlebox::{identifying_headers, middlebox},
+use crate::{
+    diagnosis::{Diagnosis, DiagnosisCode},
+    net::{
+        evidence::first_line,
+        middlebox::{identifying_headers, middlebox},
+    },
 };
-use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// An HTTP response with a status other than 101.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl UpgradeRefusal {
         let text = |name: header::HeaderName| {
             headers
                 .get(name)
-                .map(|value| evidence(value.as_bytes()))
+                .map(|value| first_line(value.as_bytes()))
                 .filter(|text| !text.is_empty())
         };
         let kind = text(header::CONTENT_TYPE)
@@ -55,7 +57,7 @@ impl UpgradeRefusal {
             .trim_start()
             .to_ascii_lowercase();
         let middlebox = middlebox(headers, body);
-        let body = evidence(body);
+        let body = first_line(body);
         UpgradeRefusal {
             status,
             identifying_headers: identifying_headers(headers),

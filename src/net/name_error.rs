@@ -1,9 +1,71 @@
-//! Maps the errors of the system's resolver to kinds. The standard library passes on only the text
-//! of `gai_strerror`, and on Windows a number.
+//! Why a name has no address. Maps the errors of the system's resolver to kinds: the standard
+//! library passes on only the text of `gai_strerror`, and on Windows a number.
 
 use std::io;
 
-use super::resolve::NameFault;
+use super::file_limit::OutOfFiles;
+use crate::diagnosis::DiagnosisCode;
+
+/// Why a host has no address to connect to.
+#[derive(Debug, thiserror::Error)]
+pub enum NameError {
+    /// The look-up failed.
+    #[error("{error}")]
+    LookUp {
+        /// The kind of failure.
+        fault: NameFault,
+        /// The resolver's error.
+        error: io::Error,
+    },
+    /// The look-up failed for want of a file descriptor.
+    #[error("{error}")]
+    OutOfFiles {
+        /// The exhausted limit.
+        out: OutOfFiles,
+        /// The resolver's error.
+        error: io::Error,
+    },
+    /// The look-up did not end in time.
+    #[error("it was not resolved in time")]
+    TimedOut,
+    /// The name has no address.
+    #[error("it has no address")]
+    NoAddress,
+    /// The name has no address of the family of the configured local address.
+    #[error("it has no address of the family of `bind_address`")]
+    WrongFamily,
+}
+
+/// Why a look-up failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameFault {
+    /// The DNS server does not know the name.
+    Unknown,
+    /// The name has no address.
+    NoAddress,
+    /// The DNS server cannot be reached or fails.
+    ServerFailed,
+    /// The resolver gives another reason.
+    Other,
+}
+
+impl NameError {
+    /// Returns the code for dialling a master or a proxy.
+    #[must_use]
+    pub fn code(&self) -> DiagnosisCode {
+        match self {
+            NameError::LookUp { fault, .. } => match fault {
+                NameFault::Unknown => DiagnosisCode::NameUnknown,
+                NameFault::NoAddress => DiagnosisCode::NameWithoutAddress,
+                NameFault::ServerFailed => DiagnosisCode::NameServerFailed,
+                NameFault::Other => DiagnosisCode::NameFailed,
+            },
+            NameError::OutOfFiles { .. } => DiagnosisCode::OutOfFiles,
+            NameError::TimedOut => DiagnosisCode::NameTimeout,
+            NameError::NoAddress | NameError::WrongFamily => DiagnosisCode::NameWithoutAddress,
+        }
+    }
+}
 
 /// The texts of glibc, musl, and macOS with the BSDs.
 const TEXTS: [(&str, NameFault); 10] = [
