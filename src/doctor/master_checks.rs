@@ -275,14 +275,11 @@ fn tcp_step(
     match outcome {
         Ok(took) => DoctorStep::ok("tcp", address.to_string(), *took, "connected"),
         Err(fault) => {
-            let cause = match fault {
-                ConnectFault::Refused => "no program listens there",
-                _ => "the machine is down, or a firewall drops its packets",
-            };
-            let remedy = format!(
-                "check that it is running, that firewalls allow port {port}, and that this is still an address of {host}"
+            let remedy = fault.local_remedy().map_or_else(
+                || format!("check that it is running, that firewalls allow port {port}, and that this is still an address of {host}"),
+                str::to_owned,
             );
-            let diagnosis = Diagnosis::new(fault.code(), fault.to_string(), cause, remedy);
+            let diagnosis = Diagnosis::new(fault.code(), fault.to_string(), fault.cause(), remedy);
             let constructor = if is_reached {
                 DoctorStep::warning
             } else {

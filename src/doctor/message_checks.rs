@@ -10,9 +10,12 @@ use super::{
 };
 use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
-    net::{tcp, websocket::MessageSocket},
+    net::{
+        tcp,
+        websocket::{MessageSocket, SocketError},
+    },
 };
-use report_proto::frame::Frame;
+use report_proto::frame::{Frame, FrameError, Notice};
 
 /// The number of small messages, sent one at a time.
 const SMALL_MESSAGES: u64 = 10;
@@ -38,16 +41,9 @@ pub(super) async fn small_messages(
     let started = Instant::now();
     let mut round_trips = Vec::new();
     for token in 0..SMALL_MESSAGES {
-        match timeout(SMALL_MESSAGE_TIMEOUT, ping(socket, token)).await {
-            Ok(Ok(took)) => round_trips.push(took),
-            Ok(Err(why)) => return small_message_lost(master, started.elapsed(), why),
-            Err(_) => {
-                let why = format!(
-                    "a small message was not answered within {}",
-                    milliseconds(SMALL_MESSAGE_TIMEOUT)
-                );
-                return small_message_lost(master, started.elapsed(), why);
-            }
+        match ping(socket, token, SMALL_MESSAGE_TIMEOUT).await {
+            Ok(took) => round_trips.push(took),
+            Err(error) => return small_message_lost(master, started.elapsed(), &error),
         }
     }
     match verdicts::small_messages(&round_trips, connection) {
@@ -64,32 +60,26 @@ pub(super) async fn large_message(master: &str, socket: &mut MessageSocket) -> O
     let started = Instant::now();
     // A frame of a type that no version knows.
     let sent = socket.feed(vec![0xff; LARGE_MESSAGE].into()).await;
-    if sent.is_ok()
-        && timeout(LARGE_MESSAGE_TIMEOUT, ping(socket, LARGE_TOKEN))
-            .await
-            .is_ok()
-    {
-        return None;
+    if sent.is_ok() {
+        // A link that ends here is no sign of a black hole.
+        match ping(socket, LARGE_TOKEN, LARGE_MESSAGE_TIMEOUT).await {
+            Err(PingError::TimedOut(_)) => {}
+            Ok(_) | Err(_) => return None,
+        }
     }
     let evidence = format!(
         "the master answered small messages, but none within {} after one of {LARGE_MESSAGE} bytes",
         milliseconds(LARGE_MESSAGE_TIMEOUT)
     );
-    let diagnosis = Diagnosis::new(
-        DiagnosisCode::LargeMessagesLost,
-        evidence,
-        tcp::BLACK_HOLE_CAUSE,
-        tcp::BLACK_HOLE_REMEDY,
-    );
     Some(DoctorStep::failed(
         "large_messages",
         master,
         started.elapsed(),
-        diagnosis,
+        tcp::black_hole(evidence),
     ))
 }
 
-fn small_message_lost(master: &str, took: Duration, why: String) -> DoctorStep {
+fn small_message_lost(master: &str, took: Duration, error: &PingError) -> DoctorStep {
     let cause =
         "a device on the path delays messages until more arrive, or closes WebSockets at once";
     let remedy = "use wss:// in `master`, another port or another network; in nginx turn `proxy_buffering` off";
@@ -97,35 +87,61 @@ fn small_message_lost(master: &str, took: Duration, why: String) -> DoctorStep {
         "small_messages",
         master,
         took,
-        Diagnosis::new(DiagnosisCode::SmallMessagesLost, why, cause, remedy),
+        Diagnosis::new(
+            DiagnosisCode::SmallMessagesLost,
+            error.to_string(),
+            cause,
+            remedy,
+        ),
     )
 }
 
-/// Sends a PING and waits for its PONG. Answers the PINGs of the master in the meantime.
-pub(super) async fn ping(socket: &mut MessageSocket, token: u64) -> Result<Duration, String> {
-    let sent = Instant::now();
-    let failed = |error: crate::net::websocket::SocketError| format!("the link was lost: {error}");
-    socket
-        .feed(Frame::Ping(token).to_message())
+/// Why a PING has no PONG.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PingError {
+    /// The PONG did not arrive in time.
+    #[error("a small message was not answered within {}", milliseconds(*.0))]
+    TimedOut(Duration),
+    /// The connection failed.
+    #[error("the link was lost: {0}")]
+    Lost(#[from] SocketError),
+    /// The master closed the link.
+    #[error("the master closed the link")]
+    Closed,
+    /// The master ended the link with this reason.
+    #[error("the master ended the link: {0}")]
+    Ended(Notice),
+    /// The master sent something else.
+    #[error("the message is not a rePort frame: {0}")]
+    NotAFrame(#[from] FrameError),
+}
+
+/// Sends a PING and waits for its PONG, at most for `limit`. Answers the PINGs of the master in the
+/// meantime.
+pub(super) async fn ping(
+    socket: &mut MessageSocket,
+    token: u64,
+    limit: Duration,
+) -> Result<Duration, PingError> {
+    timeout(limit, ping_without_limit(socket, token))
         .await
-        .map_err(failed)?;
-    socket.flush().await.map_err(failed)?;
+        .unwrap_or(Err(PingError::TimedOut(limit)))
+}
+
+async fn ping_without_limit(socket: &mut MessageSocket, token: u64) -> Result<Duration, PingError> {
+    let sent = Instant::now();
+    socket.feed(Frame::Ping(token).to_message()).await?;
+    socket.flush().await?;
     loop {
-        let Some(message) = socket.receive().await.map_err(failed)? else {
-            return Err("the master closed the link".to_owned());
-        };
-        match Frame::decode(message.freeze()) {
-            Ok(Frame::Pong(answered)) if answered == token => return Ok(sent.elapsed()),
-            Ok(Frame::Ping(asked)) => {
-                socket
-                    .feed(Frame::Pong(asked).to_message())
-                    .await
-                    .map_err(failed)?;
-                socket.flush().await.map_err(failed)?;
+        let message = socket.receive().await?.ok_or(PingError::Closed)?;
+        match Frame::decode(message.freeze())? {
+            Frame::Pong(answered) if answered == token => return Ok(sent.elapsed()),
+            Frame::Ping(asked) => {
+                socket.feed(Frame::Pong(asked).to_message()).await?;
+                socket.flush().await?;
             }
-            Ok(Frame::Error(notice)) => return Err(format!("the master ended the link: {notice}")),
-            Ok(_) => {}
-            Err(error) => return Err(format!("the message is not a rePort frame: {error}")),
+            Frame::Error(notice) => return Err(PingError::Ended(notice)),
+            _ => {}
         }
     }
 }

@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! server, client:
-//!   name ─► tcp ─► proxy ─► tls ─► upgrade ─► clock ─► master_key ─► small_messages  (master_checks)
-//!   then ─► silence                                                                  (idle_checks)
-//!   then, per port ─► port_key ─► service ─► measurements                            (port_checks)
+//!   name ─► tcp ─► proxy ─► tls ─► upgrade ─► clock ─► master_key  (master_checks, probe, dial_recorder)
+//!   then ─► small_messages ─► large_messages                       (message_checks)
+//!   then ─► silence                                                (idle_checks)
+//!   then, per port ─► port_key ─► service ─► measurements          (port_checks)
 //! master:
-//!   listen ─► certificate ─► health ─► clock                                         (listen_checks)
+//!   listen ─► certificate ─► health ─► clock                       (listen_checks, health_check)
 //! ```
 //!
 //! The doctor uses the same dialer, authentication and tunnels as the roles, so it finds the same

@@ -146,12 +146,7 @@ fn unreached_step(mark: &str, error: &DirectError, took: Duration, is_client: bo
             "",
             "see the previous steps",
         ),
-        DirectError::Refused(refused) => Diagnosis::new(
-            refused.diagnosis_code(),
-            refused.to_string(),
-            "both ends know the port, but their configurations differ",
-            "compare `port_key`, `encrypt_method` and `compress_method` at both ends",
-        ),
+        DirectError::Refused(refused) => refused.diagnosis(),
     };
     DoctorStep::failed("port_key", mark, took, diagnosis)
 }

@@ -1,7 +1,7 @@
 //! Connects to a host over TCP: resolves its name anew each time, and races its addresses (RFC
 //! 8305). Used to dial masters and services.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{borrow::Cow, fmt, io, net::SocketAddr, time::Duration};
 
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -88,6 +88,31 @@ impl ConnectFault {
         match self {
             ConnectFault::OutOfFiles { out, .. } => Some(*out),
             _ => None,
+        }
+    }
+
+    /// Returns the likely cause.
+    #[must_use]
+    pub fn cause(&self) -> Cow<'static, str> {
+        match self {
+            ConnectFault::Refused => "no program listens there".into(),
+            ConnectFault::Bind { .. } => {
+                "this machine has no such address or interface, or rePort may not use it".into()
+            }
+            ConnectFault::OutOfFiles { out, .. } => out.to_string().into(),
+            ConnectFault::NoAnswer | ConnectFault::Other(_) => {
+                "the machine is down, or a firewall drops its packets".into()
+            }
+        }
+    }
+
+    /// Returns the remedy of a fault on this machine, or `None` for one of the path or the peer.
+    #[must_use]
+    pub fn local_remedy(&self) -> Option<&'static str> {
+        match self {
+            ConnectFault::Bind { .. } => Some("correct `bind_address`"),
+            ConnectFault::OutOfFiles { out, .. } => Some(out.remedy()),
+            ConnectFault::Refused | ConnectFault::NoAnswer | ConnectFault::Other(_) => None,
         }
     }
 

@@ -16,7 +16,12 @@ use super::{
     offer::{AttachAnswer, Grant, Methods, Mismatch, Offer, ResumeRequest, VERSION},
     shared::{ChannelHandle, Identity, TunnelShared},
 };
-use crate::{diagnosis::DiagnosisCode, link::Outbox, random, suspend::Moment};
+use crate::{
+    diagnosis::{Diagnosis, DiagnosisCode},
+    link::Outbox,
+    random,
+    suspend::Moment,
+};
 use report_proto::frame::{Code, Notice};
 use report_proto::{
     crypto::{
@@ -71,6 +76,18 @@ impl AttachError {
             AttachError::Refused(_) => DiagnosisCode::TunnelRefused,
             AttachError::Superseded => DiagnosisCode::TunnelSuperseded,
         }
+    }
+
+    /// Returns the evidence, the likely cause and the remedy of a refusal that a retry does not
+    /// change.
+    #[must_use]
+    pub fn diagnosis(&self) -> Diagnosis {
+        Diagnosis::new(
+            self.diagnosis_code(),
+            self.to_string(),
+            "both ends know the port, but their configurations differ",
+            "compare `port_key`, `encrypt_method` and `compress_method` at both ends",
+        )
     }
 
     fn wire_code(&self) -> Code {

@@ -184,3 +184,56 @@ impl JoinError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_print_the_evidence_and_the_remedy() {
+        let notice = || Notice::new(Code::Unauthorized, "no");
+        for (error, code, text) in [
+            (
+                JoinError::NotAMaster,
+                DiagnosisCode::NotAMaster,
+                "authentication: the peer is not a rePort master; check the address and the path in `master`",
+            ),
+            (
+                JoinError::Version { theirs: 9 },
+                DiagnosisCode::VersionMismatch,
+                "authentication: the master speaks version 9 of the protocol, this is version 1; upgrade the older one",
+            ),
+            (
+                JoinError::TimedOut {
+                    awaited: "WELCOME",
+                    after: Duration::from_secs(10),
+                },
+                DiagnosisCode::AuthenticationTimeout,
+                "authentication: no WELCOME from the master within 10 s; check whether another program listens there",
+            ),
+            (
+                JoinError::Protocol(ProtocolFault::OutOfState("PONG")),
+                DiagnosisCode::ProtocolViolated,
+                "authentication: the master broke the protocol: PONG before WELCOME; a middlebox alters the data, or one end is too old: \
+                 try wss:// in `master`, and the same version at both ends",
+            ),
+            (
+                JoinError::Socket(SocketError::Text),
+                DiagnosisCode::NotAWebSocket,
+                "authentication: a text message, where all are binary; the peer that answered 101 does not speak WebSocket, or a \
+                 middlebox alters the data: try wss:// in `master`, and check what listens there",
+            ),
+        ] {
+            assert_eq!((error.code(), error.to_string()), (code, text.to_owned()));
+        }
+        let refused = JoinError::Unauthorized(notice());
+        assert_eq!(refused.code(), DiagnosisCode::MasterKeyRefused);
+        assert!(
+            refused.to_string().starts_with(&format!(
+                "authentication: the master refused the master key ({}); ",
+                notice()
+            )),
+            "{refused}"
+        );
+    }
+}

@@ -219,30 +219,19 @@ fn name_diagnosis(peer: DialPeer, host: &str, source: &NameError) -> Diagnosis {
     )
 }
 
+/// Diagnoses the most telling fault. A fault on this machine ranks above a refusal, and a refusal
+/// above a timeout.
 fn connect_diagnosis(peer: DialPeer, attempts: &[(SocketAddr, ConnectFault)]) -> Diagnosis {
     let tried = list_attempts(attempts);
     let mut faults = attempts.iter().map(|(_, fault)| fault);
-    if let Some(out) = faults.clone().find_map(ConnectFault::out_of_files) {
-        return Diagnosis::new(
-            DiagnosisCode::OutOfFiles,
-            tried,
-            out.to_string(),
-            out.remedy(),
-        );
+    let local = |fault: &ConnectFault| {
+        let remedy = fault.local_remedy()?;
+        Some((fault.code(), fault.cause(), remedy))
+    };
+    if let Some((code, cause, remedy)) = faults.clone().find_map(local) {
+        return Diagnosis::new(code, tried, cause, remedy);
     }
-    if faults
-        .clone()
-        .any(|fault| matches!(fault, ConnectFault::Bind { .. }))
-    {
-        let cause = "this machine has no such address or interface, or rePort may not use it";
-        return Diagnosis::new(
-            DiagnosisCode::BindFailed,
-            tried,
-            cause,
-            "correct `bind_address`",
-        );
-    }
-    // A name that a filter blocks often resolves to 0.0.0.0, where nothing listens.
+    // 0.0.0.0 is the address of no host: a filter of names answers with it.
     let is_refused = |(address, fault): &(SocketAddr, ConnectFault)| {
         matches!(fault, ConnectFault::Refused)
             && !matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified())
@@ -252,8 +241,8 @@ fn connect_diagnosis(peer: DialPeer, attempts: &[(SocketAddr, ConnectFault)]) ->
             DialPeer::Master => "check that the master is running, and the port in `master`",
             DialPeer::Proxy => "check the port in `proxy`",
         };
-        let cause = "no program listens there";
-        return Diagnosis::new(DiagnosisCode::TcpRefused, tried, cause, remedy);
+        let fault = ConnectFault::Refused;
+        return Diagnosis::new(fault.code(), tried, fault.cause(), remedy);
     }
     let code = if faults.any(|fault| matches!(fault, ConnectFault::NoAnswer)) {
         DiagnosisCode::TcpTimeout
@@ -263,7 +252,7 @@ fn connect_diagnosis(peer: DialPeer, attempts: &[(SocketAddr, ConnectFault)]) ->
     Diagnosis::new(
         code,
         tried,
-        "the machine is down, or a firewall drops its packets",
+        ConnectFault::NoAnswer.cause(),
         "check that the host is reachable and that no firewall blocks the port",
     )
 }
@@ -300,6 +289,58 @@ fn deadline_diagnosis(step: DialStep, peer_address: &str, after: Duration) -> Di
 mod tests {
     use super::*;
     use crate::net::file_limit::OutOfFiles;
+
+    #[test]
+    fn deadline_names_its_step() {
+        for (step, code) in [
+            (DialStep::Name, DiagnosisCode::NameTimeout),
+            (DialStep::Tcp, DiagnosisCode::TcpTimeout),
+            (DialStep::Proxy, DiagnosisCode::ProxyTimeout),
+            (DialStep::Tls, DiagnosisCode::TlsTimeout),
+            (DialStep::Http, DiagnosisCode::HttpTimeout),
+        ] {
+            let error = DialError::Deadline {
+                step,
+                peer: DialPeer::Master,
+                peer_address: "a:1".to_owned(),
+                after: Duration::from_secs(15),
+            };
+            assert_eq!(error.diagnosis().code, code, "{error}");
+            assert_eq!(error.step(), (DialPeer::Master, step));
+        }
+    }
+
+    #[test]
+    fn the_most_telling_fault_is_diagnosed() {
+        use ConnectFault::{NoAnswer, Other, Refused};
+        let unreachable = || Other(io::ErrorKind::NetworkUnreachable.into());
+        let bind = || ConnectFault::Bind {
+            from: "192.0.2.1".to_owned(),
+            error: io::ErrorKind::AddrNotAvailable.into(),
+        };
+        let host = SocketAddr::from(([192, 0, 2, 1], 443));
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 443));
+        for (attempts, code) in [
+            (
+                vec![(host, NoAnswer), (host, Refused)],
+                DiagnosisCode::TcpRefused,
+            ),
+            (
+                vec![(host, unreachable()), (host, NoAnswer)],
+                DiagnosisCode::TcpTimeout,
+            ),
+            (vec![(host, unreachable())], DiagnosisCode::TcpUnreachable),
+            (vec![(nowhere, Refused)], DiagnosisCode::TcpUnreachable),
+            (
+                vec![(host, Refused), (host, bind())],
+                DiagnosisCode::BindFailed,
+            ),
+        ] {
+            let peer = DialPeer::Master;
+            let error = DialError::Connect { peer, attempts };
+            assert_eq!(error.diagnosis().code, code, "{error}");
+        }
+    }
 
     #[cfg(unix)]
     #[test]

@@ -89,24 +89,7 @@ impl AuthenticationError {
                 "",
                 "rePort supports Negotiate, NTLM, Digest and Basic",
             ),
-            AuthenticationError::Unable { user, problems } => {
-                let reasons = joined(problems, |(scheme, problem)| {
-                    Some(format!("{scheme}: {}", problem.reason()))
-                });
-                let remedies = joined(problems, |(_, problem)| problem.remedy());
-                Diagnosis::new(
-                    DiagnosisCode::ProxyAuthenticationFailed,
-                    format!(
-                        "it requires authentication, and \"{user}\" cannot authenticate by {reasons}"
-                    ),
-                    "",
-                    if remedies.is_empty() {
-                        CHECK_PROXY.to_owned()
-                    } else {
-                        remedies
-                    },
-                )
-            }
+            AuthenticationError::Unable { user, problems } => unable(user, problems),
             AuthenticationError::Refused { user, tried, .. } => {
                 let tried: Vec<String> = tried.iter().map(AuthScheme::to_string).collect();
                 Diagnosis::new(
@@ -150,6 +133,24 @@ impl AuthenticationError {
             format!(" ({})", notes.join("; "))
         }
     }
+}
+
+/// Diagnoses schemes that all failed on this side.
+fn unable(user: &str, problems: &[(AuthScheme, SchemeProblem)]) -> Diagnosis {
+    let reasons = joined(problems, |(scheme, problem)| {
+        Some(format!("{scheme}: {}", problem.reason()))
+    });
+    let remedies = joined(problems, |(_, problem)| problem.remedy());
+    Diagnosis::new(
+        DiagnosisCode::ProxyAuthenticationFailed,
+        format!("it requires authentication, and \"{user}\" cannot authenticate by {reasons}"),
+        "",
+        if remedies.is_empty() {
+            CHECK_PROXY.to_owned()
+        } else {
+            remedies
+        },
+    )
 }
 
 fn joined<T>(items: &[T], to_text: impl Fn(&T) -> Option<String>) -> String {

@@ -157,3 +157,52 @@ fn refusal_remedy(
     };
     (code, remedy.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_code_and_a_remedy() {
+        for (status, location, code) in [
+            (302, Some("http://login/"), DiagnosisCode::ProxyRedirected),
+            (302, None, DiagnosisCode::ProxyRefused),
+            (403, None, DiagnosisCode::ProxyForbidden),
+            (405, None, DiagnosisCode::ProxyWithoutTunnels),
+            (429, None, DiagnosisCode::ProxyRateLimited),
+            (503, None, DiagnosisCode::ProxyCannotReachMaster),
+            (418, None, DiagnosisCode::ProxyRefused),
+        ] {
+            let error = ProxyError::Refused {
+                target: "a:1".to_owned(),
+                status: StatusCode::from_u16(status).unwrap(),
+                location: location.map(str::to_owned),
+                body: "no".to_owned(),
+            };
+            let diagnosis = error.diagnosis();
+            assert_eq!(diagnosis.code, code, "{error}");
+            assert!(!diagnosis.remedy.is_empty(), "{error}");
+            assert!(
+                error.to_string().starts_with(&format!(
+                    "it refused a tunnel to a:1: HTTP status {}, body \"no\"; ",
+                    StatusCode::from_u16(status).unwrap()
+                )),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn closed_connection_is_recognised_by_the_kind_of_its_error() {
+        for kind in [
+            io::ErrorKind::UnexpectedEof,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::BrokenPipe,
+        ] {
+            let code = ProxyError::from(io::Error::from(kind)).diagnosis().code;
+            assert_eq!(code, DiagnosisCode::ProxyClosed);
+        }
+        let other = ProxyError::from(io::Error::from(io::ErrorKind::TimedOut));
+        assert_eq!(other.diagnosis().code, DiagnosisCode::ProxyFailed);
+    }
+}

@@ -296,33 +296,82 @@ mod tests {
 
     #[test]
     fn every_status_has_a_specific_cause_and_remedy() {
-        for (status, cause, remedy) in [
-            (401, "requires authentication", "headers_file"),
-            (403, "rule against WebSockets", "user_agent"),
+        for (status, code, cause, remedy) in [
+            (
+                401,
+                DiagnosisCode::HttpAuthenticationRequired,
+                "requires authentication",
+                "headers_file",
+            ),
+            (
+                403,
+                DiagnosisCode::HttpForbidden,
+                "rule against WebSockets",
+                "user_agent",
+            ),
             (
                 404,
+                DiagnosisCode::HttpNotFound,
                 "another path",
                 "its path must be the `path` of the master",
             ),
-            (405, "filters WebSockets", "path in `master`"),
-            (407, "requires authentication", "`proxy`"),
-            (413, "too large", "fewer `headers`"),
-            (426, "Upgrade and Connection", "proxy_set_header Upgrade"),
-            (429, "limits the request rate", "wait"),
-            (431, "too many fields", "fewer `headers`"),
-            (500, "internal error", "log"),
+            (
+                405,
+                DiagnosisCode::HttpMethodNotAllowed,
+                "filters WebSockets",
+                "path in `master`",
+            ),
+            (
+                407,
+                DiagnosisCode::HttpProxyAuthenticationRequired,
+                "requires authentication",
+                "`proxy`",
+            ),
+            (
+                413,
+                DiagnosisCode::HttpRequestTooLarge,
+                "too large",
+                "fewer `headers`",
+            ),
+            (
+                426,
+                DiagnosisCode::HttpUpgradeNotForwarded,
+                "Upgrade and Connection",
+                "proxy_set_header Upgrade",
+            ),
+            (
+                429,
+                DiagnosisCode::HttpRateLimited,
+                "limits the request rate",
+                "wait",
+            ),
+            (
+                431,
+                DiagnosisCode::HttpRequestTooLarge,
+                "too many fields",
+                "fewer `headers`",
+            ),
+            (
+                500,
+                DiagnosisCode::HttpGatewayError,
+                "internal error",
+                "log",
+            ),
             (
                 502,
+                DiagnosisCode::HttpMasterUnreachable,
                 "the master behind it does not",
                 "the master is running",
             ),
             (
                 504,
+                DiagnosisCode::HttpMasterUnreachable,
                 "the master behind it does not",
                 "the master is running",
             ),
         ] {
             let diagnosis = refusal(status, &[], "").diagnosis();
+            assert_eq!(diagnosis.code, code, "{status}");
             assert!(
                 diagnosis.cause.contains(cause) && diagnosis.remedy.contains(remedy),
                 "{status}: {diagnosis}"
@@ -338,6 +387,7 @@ mod tests {
     fn captive_portal_is_distinguished_from_a_moved_master() {
         let portal =
             refusal(302, &[("location", "http://login.hotel.example/?to=x")], "").diagnosis();
+        assert_eq!(portal.code, DiagnosisCode::HttpLoginPage);
         assert!(
             portal.cause.contains("login.hotel.example") && portal.remedy.contains("in a browser"),
             "{portal}"
@@ -348,6 +398,7 @@ mod tests {
             "",
         )
         .diagnosis();
+        assert_eq!(moved.code, DiagnosisCode::HttpRedirected);
         assert!(
             !moved.remedy.contains("browser")
                 && moved.remedy.contains("wss://tunnel.example.com/tunnel"),
