@@ -18,6 +18,7 @@
 //! | [`supervisor`] | keeps links up: which master to dial, when, and which link follows which |
 //! | [`link`] | one link: authentication, keep-alive, the send schedule of its channels |
 //! | [`net`] | from a host name to a socket of messages: TCP, proxies, TLS, the WebSocket |
+//! | [`diagnosis`] | the reason of a failure as data: layer, code, evidence, cause, remedy |
 //! | [`random`], [`text`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; time in suspend; the kernel's table of TCP connections |
 //! | [`report_proto`] | the pure layers, a separate crate: frames, multiplexer, ciphers, compression |
 //!
@@ -30,6 +31,7 @@ pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod diagnosis;
 pub mod doctor;
 pub mod link;
 pub mod master;

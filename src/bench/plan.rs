@@ -46,33 +46,56 @@ pub struct PhaseProgress {
 
 /// Why a measurement failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}; {}", self.evidence(), self.remedy())]
 pub enum MeasureError {
     /// A phase exceeded its time limit.
-    #[error(
-        "tunnel: {phase} exceeded its time by {} s: the path is stalled; check the server's log for a lost link",
-        PHASE_GRACE.as_secs()
-    )]
     Stalled {
         /// The phase.
         phase: &'static str,
     },
     /// The server already has the maximum number of benchmark streams.
-    #[error(
-        "stream: the server allows {BENCH_STREAMS_MAX} concurrent benchmark streams per tunnel; use fewer --connections"
-    )]
     Full,
     /// The server does not support this measurement.
-    #[error("stream: the server does not support this measurement; upgrade the older end")]
     Unknown,
     /// The server ended a benchmark stream too early.
-    #[error("stream: the server ended a benchmark stream too early; check the server's log")]
     EndedEarly,
     /// The stream or the tunnel failed.
-    #[error("tunnel: {0}; check the server's log")]
     Stream(RawError),
 }
 
 impl MeasureError {
+    /// Returns the observation.
+    #[must_use]
+    pub fn evidence(&self) -> String {
+        match self {
+            MeasureError::Stalled { phase } => format!(
+                "tunnel: {phase} exceeded its time by {} s: the path is stalled",
+                PHASE_GRACE.as_secs()
+            ),
+            MeasureError::Full => format!(
+                "stream: the server allows {BENCH_STREAMS_MAX} concurrent benchmark streams per tunnel"
+            ),
+            MeasureError::Unknown => {
+                "stream: the server does not support this measurement".to_owned()
+            }
+            MeasureError::EndedEarly => {
+                "stream: the server ended a benchmark stream too early".to_owned()
+            }
+            MeasureError::Stream(error) => format!("tunnel: {error}"),
+        }
+    }
+
+    /// Returns the remedy.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            MeasureError::Stalled { .. } => "check the server's log for a lost link",
+            MeasureError::Full => "use fewer --connections",
+            MeasureError::Unknown => "upgrade the older end",
+            MeasureError::EndedEarly | MeasureError::Stream(_) => "check the server's log",
+        }
+    }
+
     pub(super) fn of_stream(error: RawError) -> Self {
         let code = match &error {
             RawError::Stream(error) => TunnelStreamError::reset_code(error),

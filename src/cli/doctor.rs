@@ -22,13 +22,15 @@ use super::{
 };
 use crate::{
     config::{
-        self, Config, HostPort, LinkConfig, LoadedConfig, MasterConfig, PortConfig, RoleConfig,
+        self, Config, ConfigProblem, HostPort, LinkConfig, LoadedConfig, MasterConfig, PortConfig,
+        Position, RoleConfig,
     },
+    diagnosis::{Diagnosis, DiagnosisCode},
     doctor::{
         self, DoctorReport, DoctorStep, IDLE_PERIODS, ListenAddress, MasterSubject, MasterTarget,
         StepOutcome, Subject, SubjectPort,
     },
-    net::{Reason, dial::Dialer},
+    net::{dial::Dialer, tls::TlsError},
     telemetry::{escape_json, escape_text},
     tunnel::ProcessShared,
 };
@@ -128,28 +130,54 @@ fn load_configuration(
                 describe_role(&loaded.config.role),
             ));
             for warning in warnings(&loaded) {
-                let reason =
-                    Reason::from_sentence(&warning.to_string(), "change it, unless it is intended");
-                report.record(DoctorStep::warning("configuration", &subject, took, reason));
+                let diagnosis = Diagnosis::new(
+                    DiagnosisCode::ConfigurationDoubtful,
+                    warning.to_string(),
+                    "",
+                    "change it, unless it is intended",
+                );
+                report.record(DoctorStep::warning(
+                    "configuration",
+                    &subject,
+                    took,
+                    diagnosis,
+                ));
             }
             Some(loaded)
         }
         Err(error) => {
             for problem in &error.problems {
-                let reason = Reason::from_sentence(
-                    problem.to_string().trim_start_matches(':').trim(),
+                let diagnosis = Diagnosis::new(
+                    DiagnosisCode::ConfigurationInvalid,
+                    describe_problem(problem),
+                    "",
                     "correct the file",
                 );
                 report.record(DoctorStep::failed(
                     "configuration",
                     &subject,
                     started.elapsed(),
-                    reason,
+                    diagnosis,
                 ));
             }
             None
         }
     }
+}
+
+/// Describes a problem without the name of the file, which is the step's subject.
+fn describe_problem(problem: &ConfigProblem) -> String {
+    let ConfigProblem {
+        position,
+        field,
+        fault,
+    } = problem;
+    let position = position.map_or_else(String::new, |Position { line, column }| {
+        format!("{line}:{column}: ")
+    });
+    let field = Some(field.to_string()).filter(|field| !field.is_empty());
+    let field = field.map_or_else(String::new, |field| format!("{field} "));
+    format!("{position}{field}{fault}")
 }
 
 fn describe_role(role: &RoleConfig) -> String {
@@ -250,12 +278,9 @@ async fn run_checks(
 }
 
 /// The step for TLS files that cannot be used.
-fn tls_files_failed(error: &anyhow::Error) -> DoctorStep {
-    let reason = Reason::from_sentence(
-        &format!("{error:#}"),
-        "correct the file, or the field that names it",
-    );
-    DoctorStep::failed("configuration", "tls", Duration::ZERO, reason)
+fn tls_files_failed(error: &TlsError) -> DoctorStep {
+    let diagnosis = error.diagnosis("correct the file, or the field that names it");
+    DoctorStep::failed("configuration", "tls", Duration::ZERO, diagnosis)
 }
 
 fn subject(
@@ -265,7 +290,7 @@ fn subject(
     (link, ports): (&LinkConfig, &[PortConfig]),
     server_timeout: Duration,
     service: impl Fn(&PortConfig) -> Option<(String, u16)>,
-) -> anyhow::Result<Subject> {
+) -> Result<Subject, TlsError> {
     let process_shared = ProcessShared::default();
     // One client per master, so that each master is checked separately.
     let clients = uplink(link, Role::Client, None)?.each();
@@ -290,7 +315,7 @@ fn subject(
     Ok(Subject {
         role,
         key,
-        masters: masters.collect::<anyhow::Result<_>>()?,
+        masters: masters.collect::<Result<_, TlsError>>()?,
         ports: ports.iter().map(port).collect(),
         connect_timeout: link.connect_timeout,
         server_timeout,
@@ -305,7 +330,7 @@ async fn master_subject(master: &MasterConfig) -> anyhow::Result<MasterSubject> 
     for written in &master.listen_at {
         let resolved = roles::resolve(written)
             .await
-            .map_err(|error| format!("{error:#}"));
+            .map_err(|error| error.diagnosis());
         addresses.push(ListenAddress {
             written: written.to_string(),
             resolved,
@@ -433,7 +458,7 @@ mod tests {
 
     #[test]
     fn every_outcome_has_a_text_mark() {
-        let reason = || Reason::new("seen", "behind it", "do that");
+        let reason = || Diagnosis::new(DiagnosisCode::ClockWrong, "seen", "behind it", "do that");
         let second = Duration::from_secs(1);
         for (step, lines) in [
             (
@@ -452,7 +477,12 @@ mod tests {
                 ),
             ),
             (
-                DoctorStep::failed("tls", "a", second, Reason::new("seen", "", "do that")),
+                DoctorStep::failed(
+                    "tls",
+                    "a",
+                    second,
+                    Diagnosis::new(DiagnosisCode::TlsFailed, "seen", "", "do that"),
+                ),
                 format!(
                     "FAILED   tls               1000 ms  a: seen\n{:>35}do: do that\n",
                     ""
@@ -475,7 +505,7 @@ mod tests {
             "tls",
             steering,
             Duration::ZERO,
-            Reason::new(steering, steering, steering),
+            Diagnosis::new(DiagnosisCode::TlsFailed, steering, steering, steering),
         );
         let text = render_step(&step, false);
         assert_eq!(
@@ -495,7 +525,12 @@ mod tests {
     fn the_summary_counts_outcomes() {
         let steps = [
             DoctorStep::ok("name", "a", Duration::ZERO, ""),
-            DoctorStep::warning("clock", "a", Duration::ZERO, Reason::new("", "", "")),
+            DoctorStep::warning(
+                "clock",
+                "a",
+                Duration::ZERO,
+                Diagnosis::new(DiagnosisCode::ClockWrong, "", "", ""),
+            ),
             DoctorStep::skipped("tls", "a", ""),
         ];
         assert_eq!(
@@ -506,7 +541,7 @@ mod tests {
             "tcp",
             "a",
             Duration::ZERO,
-            Reason::new("", "", ""),
+            Diagnosis::new(DiagnosisCode::ClockWrong, "", "", ""),
         )];
         assert!(summary(&failed).contains("checks failed: 0 ok"));
     }

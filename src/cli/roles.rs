@@ -1,9 +1,8 @@
 //! Builds a running role from a configuration. This module derives all secrets and fills the
 //! parameter structs of each layer.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 
 use super::threads;
@@ -13,11 +12,12 @@ use crate::{
         self, ByteSize, ClientConfig, Config, FallbackConfig, HostPort, LinkConfig, MasterChoice,
         MasterConfig, PortConfig, RoleConfig, ServerConfig,
     },
+    diagnosis::{Diagnosis, DiagnosisCode},
     link::KeepAliveTiming,
     master::{
         self, Fallback, Master, MasterLimits, MasterParameters, MasterTiming, TrustedProxies,
     },
-    net::{dial::Dialer, file_limit},
+    net::{dial::Dialer, file_limit, tls::TlsError},
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
     supervisor::{DialStrategy, MoveRequests, Uplink},
@@ -182,15 +182,52 @@ fn fallback(config: &FallbackConfig) -> Fallback {
     }
 }
 
-pub(super) async fn resolve(address: &HostPort) -> anyhow::Result<Vec<SocketAddr>> {
+/// The host of a listen address cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}; {}", self.evidence(), ListenHostError::REMEDY)]
+pub(super) struct ListenHostError {
+    address: String,
+    /// The resolver's error, or `None` if the name has no address.
+    source: Option<io::Error>,
+}
+
+impl ListenHostError {
+    const REMEDY: &str = "write an IP address of this machine";
+
+    fn evidence(&self) -> String {
+        let problem = match self.source {
+            Some(_) => "does not resolve",
+            None => "has no address",
+        };
+        format!("`listen_at`: the host of \"{}\" {problem}", self.address)
+    }
+
+    /// Returns the evidence and the remedy.
+    pub(super) fn diagnosis(&self) -> Diagnosis {
+        let reason = self
+            .source
+            .as_ref()
+            .map_or_else(String::new, |error| format!(" ({error})"));
+        Diagnosis::new(
+            DiagnosisCode::ListenNameFailed,
+            self.evidence() + &reason,
+            "",
+            ListenHostError::REMEDY,
+        )
+    }
+}
+
+pub(super) async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, ListenHostError> {
+    let failed = |source| ListenHostError {
+        address: address.to_string(),
+        source,
+    };
     let addresses: Vec<_> = tokio::net::lookup_host((address.host.as_str(), address.port))
         .await
-        .with_context(|| format!("`listen_at`: the host of \"{address}\" does not resolve; write an IP address of this machine"))?
+        .map_err(|error| failed(Some(error)))?
         .collect();
     if addresses.is_empty() {
-        bail!(
-            "`listen_at`: the host of \"{address}\" has no address; write an IP address of this machine"
-        );
+        return Err(failed(None));
     }
     Ok(addresses)
 }
@@ -293,7 +330,7 @@ pub(super) fn uplink(
     config: &LinkConfig,
     role: Role,
     master_key: Option<&str>,
-) -> anyhow::Result<Uplink> {
+) -> Result<Uplink, TlsError> {
     let dialer = |address: &crate::net::dial::MasterAddress| {
         Dialer::new(address.clone(), config.dial.clone())
     };

@@ -4,14 +4,20 @@ use std::time::Duration;
 
 use tokio::{
     task::JoinSet,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
-    DoctorReport, DoctorStep, MasterTarget, Subject, master_checks,
+    DoctorReport, DoctorStep, MasterTarget, Subject, master_checks, message_checks,
     verdicts::{self, IdleOutcome, milliseconds, seconds},
 };
-use crate::net::{Reason, dial::Dialer, websocket::MessageSocket};
+use crate::{
+    link::authenticate::JoinError,
+    net::{
+        dial::{DialError, Dialer},
+        websocket::MessageSocket,
+    },
+};
 use report_proto::{crypto::LinkKey, frame::Role};
 
 /// How long a link may take to answer a PING after its idle period.
@@ -24,7 +30,16 @@ enum IdleTrial {
     /// The master sent a message before the period was over.
     Interrupted(Duration),
     /// The link could not be established.
-    NoLink(String),
+    NoLink(NoLink),
+}
+
+/// Why an idle link could not be established.
+#[derive(Debug, thiserror::Error)]
+enum NoLink {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Join(#[from] JoinError),
 }
 
 /// Probes all idle periods concurrently.
@@ -69,13 +84,13 @@ pub(super) async fn probe_idle_periods(
                 format!("no link stayed idle for its period{note}"),
             ),
             Ok(evidence) => DoctorStep::ok("silence", master, started.elapsed(), evidence + &note),
-            Err(reason) => {
-                let evidence = reason.evidence + &note;
+            Err(diagnosis) => {
+                let evidence = format!("{}{note}", diagnosis.evidence);
                 DoctorStep::warning(
                     "silence",
                     master,
                     started.elapsed(),
-                    Reason { evidence, ..reason },
+                    diagnosis.with_evidence(evidence),
                 )
             }
         },
@@ -89,15 +104,17 @@ fn note(trials: &[(Duration, IdleTrial)]) -> String {
         _ => None,
     });
     let failed = trials.iter().find_map(|(_, trials)| match trials {
-        IdleTrial::NoLink(why) => Some(why.as_str()),
+        IdleTrial::NoLink(error) => Some(error),
         _ => None,
     });
     let mut note = String::new();
     if let Some(after) = interrupted {
         note.push_str(&format!("; longer periods were not probed: the master sent a keep-alive after {}, because its version does not support quiet links", milliseconds(after)));
     }
-    if let Some(why) = failed {
-        note.push_str(&format!("; some of the links were not established: {why}"));
+    if let Some(error) = failed {
+        note.push_str(&format!(
+            "; some of the links were not established: {error}"
+        ));
     }
     note
 }
@@ -105,7 +122,7 @@ fn note(trials: &[(Duration, IdleTrial)]) -> String {
 async fn hold_idle(dialer: &Dialer, time: Duration) -> IdleTrial {
     let mut socket = match dialer.dial().await {
         Ok(socket) => socket,
-        Err(error) => return IdleTrial::NoLink(error.to_string()),
+        Err(error) => return IdleTrial::NoLink(error.into()),
     };
     // The master must also stay quiet while the link waits for the PONG.
     let quiet =
@@ -114,7 +131,7 @@ async fn hold_idle(dialer: &Dialer, time: Duration) -> IdleTrial {
     if let Err(error) =
         master_checks::join(&mut socket, Role::Client, &LinkKey::derive(None), quiet).await
     {
-        return IdleTrial::NoLink(error.to_string());
+        return IdleTrial::NoLink(error.into());
     }
     let started = Instant::now();
     match timeout_at(started + time, socket.receive()).await {
@@ -126,9 +143,9 @@ async fn hold_idle(dialer: &Dialer, time: Duration) -> IdleTrial {
 }
 
 async fn ping_after_idle(mut socket: MessageSocket) -> IdleOutcome {
-    let outcome = match timeout(PING_TIMEOUT, master_checks::ping(&mut socket, 0)).await {
-        Ok(Ok(_)) => IdleOutcome::Survived,
-        Ok(Err(_)) | Err(_) => IdleOutcome::Cut,
+    let outcome = match message_checks::ping(&mut socket, 0, PING_TIMEOUT).await {
+        Ok(_) => IdleOutcome::Survived,
+        Err(_) => IdleOutcome::Cut,
     };
     socket.close(Duration::from_secs(1)).await;
     outcome

@@ -7,30 +7,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    time::{Instant, timeout},
-};
-use tokio_rustls::TlsConnector;
+use tokio::{net::TcpListener, time::Instant};
 
-use super::{
-    DoctorReport, DoctorStep, master_checks,
-    verdicts::{self, seconds},
-};
-use crate::net::{
-    Reason,
-    dial::{DialParameters, Dialer, MasterAddress, MasterAddressError, ProxyChoice},
-    tls::{self, CertificateInfo, ReloadingCertificate, TlsParameters, format_utc, now},
-    websocket::ByteStream,
+use super::{DoctorReport, DoctorStep, health_check, master_checks, verdicts};
+use crate::{
+    diagnosis::{Diagnosis, DiagnosisCode},
+    net::{
+        dial::{DialParameters, Dialer, MasterAddress, MasterAddressError, ProxyChoice},
+        tls::{self, CertificateInfo, ReloadingCertificate, TlsParameters, format_utc, now},
+    },
 };
 use report_proto::{crypto::LinkKey, frame::Role};
 
 /// The time limit of a response from this machine.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The maximum number of response bytes to read.
-const RESPONSE_BYTES_MAX: u64 = 4 * 1024;
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The master to check.
 pub struct MasterSubject {
@@ -52,8 +42,8 @@ pub struct MasterSubject {
 pub struct ListenAddress {
     /// The address as in the configuration.
     pub written: String,
-    /// The resolved addresses, or the error of the resolution.
-    pub resolved: Result<Vec<SocketAddr>, String>,
+    /// The resolved addresses, or what the resolution failed with.
+    pub resolved: Result<Vec<SocketAddr>, Diagnosis>,
 }
 
 /// Runs all checks of a master on its own machine.
@@ -65,13 +55,12 @@ pub async fn check_master(master: &MasterSubject, report: &mut DoctorReport<'_>)
     for address in &master.addresses {
         let resolved = match &address.resolved {
             Ok(resolved) => resolved,
-            Err(why) => {
-                let reason = Reason::from_sentence(why, "write an IP address of this machine");
+            Err(diagnosis) => {
                 report.record(DoctorStep::failed(
                     "listen",
                     &address.written,
                     Duration::ZERO,
-                    reason,
+                    diagnosis.clone(),
                 ));
                 continue;
             }
@@ -85,7 +74,7 @@ pub async fn check_master(master: &MasterSubject, report: &mut DoctorReport<'_>)
     if let Some((chain, key)) = &master.tls {
         certificate(chain, key, report);
     }
-    report.record(health(master, running.first().copied()).await);
+    report.record(health_check::run(master, running.first().copied()).await);
     let evidence = format!(
         "this machine's time is {}; compare it with another clock",
         format_utc(now())
@@ -114,20 +103,21 @@ async fn listen(master: &MasterSubject, address: SocketAddr) -> (DoctorStep, boo
                 "listen",
                 subject,
                 started.elapsed(),
-                Reason::new(error.to_string(), "", listen_remedy(&error)),
+                listen_diagnosis(&error),
             ),
             false,
         );
     }
     let outcome = join(master, address).await;
-    if let (Err(reason), Some(peer_requirement)) = (&outcome, master.peer_requirement) {
-        let evidence = format!("a program listens there: {}", reason.evidence);
+    if let (Err(found), Some(peer_requirement)) = (&outcome, master.peer_requirement) {
+        let evidence = format!("a program listens there: {}", found.evidence);
         let cause = format!(
             "this master requires {peer_requirement}, which the doctor lacks: it cannot determine whether it is this master"
         );
-        let reason = Reason::new(evidence, cause, "run the doctor on a server or a client");
+        let remedy = "run the doctor on a server or a client";
+        let diagnosis = Diagnosis::new(DiagnosisCode::ListenUnverified, evidence, cause, remedy);
         return (
-            DoctorStep::warning("listen", subject, started.elapsed(), reason),
+            DoctorStep::warning("listen", subject, started.elapsed(), diagnosis),
             false,
         );
     }
@@ -141,15 +131,20 @@ async fn listen(master: &MasterSubject, address: SocketAddr) -> (DoctorStep, boo
             ),
             true,
         ),
-        Err(reason) => {
-            let evidence = format!("another program listens there: {}", reason.evidence);
+        Err(found) => {
+            let evidence = format!("another program listens there: {}", found.evidence);
             let remedy = "stop that program, or change `listen_at`; if it is this master, it runs with another configuration";
             (
                 DoctorStep::failed(
                     "listen",
                     subject,
                     started.elapsed(),
-                    Reason::new(evidence, reason.cause, remedy),
+                    Diagnosis::new(
+                        DiagnosisCode::ListenAddressInUse,
+                        evidence,
+                        found.cause,
+                        remedy,
+                    ),
                 ),
                 false,
             )
@@ -157,26 +152,32 @@ async fn listen(master: &MasterSubject, address: SocketAddr) -> (DoctorStep, boo
     }
 }
 
-fn listen_remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need a privilege: grant it, or choose another port in `listen_at`"
-        }
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address: change `listen_at`",
-        _ => "change `listen_at`",
-    }
+fn listen_diagnosis(error: &io::Error) -> Diagnosis {
+    let (code, remedy) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (
+            DiagnosisCode::ListenNotPermitted,
+            "ports below 1024 need a privilege: grant it, or choose another port in `listen_at`",
+        ),
+        io::ErrorKind::AddrNotAvailable => (
+            DiagnosisCode::ListenAddressMissing,
+            "this machine has no such address: change `listen_at`",
+        ),
+        _ => (DiagnosisCode::ListenFailed, "change `listen_at`"),
+    };
+    Diagnosis::new(code, error.to_string(), "", remedy)
 }
 
 /// Joins the listener at the address as a server without registrations.
-async fn join(master: &MasterSubject, address: SocketAddr) -> Result<(), Reason> {
-    let dialer = dialer(master, address)
-        .map_err(|error| Reason::new(error.to_string(), "", "change `path`"))?;
-    let dialer =
-        dialer.map_err(|error| Reason::from_sentence(&error.to_string(), "change `tls`"))?;
-    let mut socket = dialer.dial().await.map_err(|error| error.reason())?;
+async fn join(master: &MasterSubject, address: SocketAddr) -> Result<(), Diagnosis> {
+    let dialer = dialer(master, address).map_err(|error| {
+        let code = DiagnosisCode::ConfigurationInvalid;
+        Diagnosis::new(code, error.to_string(), "", "change `path`")
+    })?;
+    let dialer = dialer.map_err(|error| error.diagnosis("change `tls`"))?;
+    let mut socket = dialer.dial().await.map_err(|error| error.diagnosis())?;
     let outcome = master_checks::join(&mut socket, Role::Server, &master.key, 0).await;
     socket.close(Duration::from_secs(1)).await;
-    outcome.map(drop).map_err(|error| error.reason())
+    outcome.map(drop).map_err(|error| error.diagnosis())
 }
 
 fn dialer(
@@ -201,7 +202,7 @@ fn dialer(
 }
 
 /// Returns the address at which this machine reaches a listener.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -218,15 +219,12 @@ fn certificate(chain: &Path, key: &Path, report: &mut DoctorReport<'_>) {
     let loaded = match ReloadingCertificate::load(chain, key) {
         Ok(loaded) => loaded.current(),
         Err(error) => {
-            let reason = Reason::from_sentence(
-                &error.to_string(),
-                "set the PEM files of the chain and its key in `tls`",
-            );
+            let diagnosis = error.diagnosis("set the PEM files of the chain and its key in `tls`");
             return report.record(DoctorStep::failed(
                 "certificate",
                 subject,
                 started.elapsed(),
-                reason,
+                diagnosis,
             ));
         }
     };
@@ -237,8 +235,13 @@ fn certificate(chain: &Path, key: &Path, report: &mut DoctorReport<'_>) {
         .collect();
     let took = started.elapsed();
     let Some(leaf) = chain.first() else {
-        let reason = Reason::new("the certificate cannot be read", "", "create a new one");
-        return report.record(DoctorStep::failed("certificate", subject, took, reason));
+        let diagnosis = Diagnosis::new(
+            DiagnosisCode::TlsFileUnusable,
+            "the certificate cannot be read",
+            "",
+            "create a new one",
+        );
+        return report.record(DoctorStep::failed("certificate", subject, took, diagnosis));
     };
     report.record(
         match (
@@ -246,9 +249,9 @@ fn certificate(chain: &Path, key: &Path, report: &mut DoctorReport<'_>) {
             chain_gap(&chain),
             verdicts::certificate(&chain),
         ) {
-            (Some(reason), _, _) => DoctorStep::failed("certificate", subject, took, reason),
-            (None, Some(reason), _) | (None, None, Some(reason)) => {
-                DoctorStep::warning("certificate", subject, took, reason)
+            (Some(found), _, _) => DoctorStep::failed("certificate", subject, took, found),
+            (None, Some(found), _) | (None, None, Some(found)) => {
+                DoctorStep::warning("certificate", subject, took, found)
             }
             (None, None, None) => DoctorStep::ok(
                 "certificate",
@@ -260,14 +263,15 @@ fn certificate(chain: &Path, key: &Path, report: &mut DoctorReport<'_>) {
     );
 }
 
-fn validity_problem(leaf: &CertificateInfo) -> Option<Reason> {
+fn validity_problem(leaf: &CertificateInfo) -> Option<Diagnosis> {
     let clock = format!("this machine's time is {}", format_utc(now()));
     if leaf.not_after < now() {
         let evidence = format!(
             "the certificate expired on {}; {clock}",
             format_utc(leaf.not_after)
         );
-        return Some(Reason::new(
+        return Some(Diagnosis::new(
+            DiagnosisCode::TlsExpired,
             evidence,
             "",
             "renew it: the master loads a new file without a restart",
@@ -278,7 +282,8 @@ fn validity_problem(leaf: &CertificateInfo) -> Option<Reason> {
             "the certificate is not valid before {}; {clock}",
             format_utc(leaf.not_before)
         );
-        Reason::new(
+        Diagnosis::new(
+            DiagnosisCode::TlsNotYetValid,
             evidence,
             "this machine's clock is slow",
             "set this machine's clock",
@@ -287,7 +292,7 @@ fn validity_problem(leaf: &CertificateInfo) -> Option<Reason> {
 }
 
 /// Returns what is wrong with the order of the chain.
-fn chain_gap(chain: &[CertificateInfo]) -> Option<Reason> {
+fn chain_gap(chain: &[CertificateInfo]) -> Option<Diagnosis> {
     let broken = chain.windows(2).find_map(|pair| match pair {
         [below, above] if below.issuer != above.subject => Some((below, above)),
         _ => None,
@@ -298,95 +303,13 @@ fn chain_gap(chain: &[CertificateInfo]) -> Option<Reason> {
             "\"{}\" is signed by \"{}\", but \"{}\" comes next",
             below.subject, below.issuer, above.subject
         );
-        Reason::new(
+        Diagnosis::new(
+            DiagnosisCode::TlsChainBroken,
             evidence,
             "the certificates are in the wrong order, or one is missing",
             remedy,
         )
     })
-}
-
-async fn health(master: &MasterSubject, running: Option<SocketAddr>) -> DoctorStep {
-    let (Some(address), true) = (running.map(reachable), master.healthz) else {
-        let why = if master.healthz {
-            "no running master was found"
-        } else {
-            "`healthz` is off"
-        };
-        return DoctorStep::skipped("health", "/healthz", why);
-    };
-    let started = Instant::now();
-    let remedy = "check the master's log; restart it if it does not respond";
-    match timeout(
-        RESPONSE_TIMEOUT,
-        ask_for_health(address, master.tls.is_some()),
-    )
-    .await
-    {
-        Ok(Ok(status)) if status.contains(" 200 ") => {
-            DoctorStep::ok("health", "/healthz", started.elapsed(), status)
-        }
-        Ok(Ok(status)) => DoctorStep::failed(
-            "health",
-            "/healthz",
-            started.elapsed(),
-            Reason::new(status, "", remedy),
-        ),
-        Ok(Err(error)) => DoctorStep::failed(
-            "health",
-            "/healthz",
-            started.elapsed(),
-            Reason::new(error.to_string(), "", remedy),
-        ),
-        Err(_) => {
-            let evidence = format!("no response within {}", seconds(RESPONSE_TIMEOUT));
-            DoctorStep::failed(
-                "health",
-                "/healthz",
-                started.elapsed(),
-                Reason::new(evidence, "the master is stuck", remedy),
-            )
-        }
-    }
-}
-
-async fn ask_for_health(address: SocketAddr, is_secure: bool) -> io::Result<String> {
-    let stream = TcpStream::connect(address).await?;
-    if !is_secure {
-        return status_of(stream).await;
-    }
-    let parameters = TlsParameters {
-        insecure_skip_verify: true,
-        ..TlsParameters::default()
-    };
-    let config = tls::client_config(&parameters).map_err(io::Error::other)?;
-    status_of(
-        TlsConnector::from(config)
-            .connect(address.ip().into(), stream)
-            .await?,
-    )
-    .await
-}
-
-async fn status_of(mut stream: impl ByteStream) -> io::Result<String> {
-    stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        .await?;
-    stream.flush().await?;
-    let mut answer = Vec::new();
-    // A connection that ends without a TLS close_notify may still have delivered the response.
-    let _ = stream
-        .take(RESPONSE_BYTES_MAX)
-        .read_to_end(&mut answer)
-        .await;
-    let answer = String::from_utf8_lossy(&answer);
-    Ok(answer
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .filter(|character| !character.is_control())
-        .collect())
 }
 
 #[cfg(test)]

@@ -5,51 +5,35 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::{
     DoctorReport, DoctorStep, MasterTarget, StepOutcome, Subject,
-    verdicts::{self, milliseconds},
+    dial_recorder::{DialRecorder, DialSpan, ResponseInfo, TlsSession},
+    message_checks,
+    probe::{DialProbe, probe},
+    verdicts,
 };
 use crate::{
+    diagnosis::Diagnosis,
     link::authenticate::{self, JoinError, RoleIdentity},
     net::{
-        Reason,
-        dial::{
-            ChosenProxy, DialError, DialPeer, DialProbe, DialSpan, Dialer, Layer, Observation,
-            TlsSession,
-        },
+        connect::ConnectFault,
+        dial::{ChosenProxy, DialError, DialPeer, DialStep, Dialer},
         proxy::ProxyKind,
-        tcp,
         tls::{CertificateInfo, format_utc},
-        upgrade::ResponseInfo,
         websocket::MessageSocket,
     },
     random,
 };
 use report_proto::{
     crypto::LinkKey,
-    frame::{Frame, Role, Terms},
+    frame::{Role, Terms},
     id::Id,
 };
 
 /// The name of the doctor in the log of a master.
 const AGENT: &str = concat!("report/", env!("CARGO_PKG_VERSION"), " doctor");
-
-/// The number of small messages, sent one at a time.
-const SMALL_MESSAGES: u64 = 10;
-
-/// The time limit of each small message.
-const SMALL_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The token of the PING after the large message.
-const LARGE_TOKEN: u64 = SMALL_MESSAGES;
-
-/// The size of the large message in bytes. It needs several packets.
-const LARGE_MESSAGE: usize = 8 * 1024;
-
-/// The time limit of the PING after the large message. A path with 16 kbit/s keeps it.
-const LARGE_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time limit of the close handshake of a link.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
@@ -129,9 +113,11 @@ impl DialChecks<'_, '_, '_> {
         };
         let connection = self.probe(proxy.as_ref()).await?;
         let started = Instant::now();
-        let (result, spans) = self.dialer.dial_traced().await;
+        let recorder = DialRecorder::default();
+        let result = self.dialer.dial_traced(&recorder).await;
+        let spans = recorder.finish();
         let failed = result.as_ref().err();
-        if proxy.is_none() && failed.is_none_or(|error| rank(error.layer().1) > rank(Layer::Tcp)) {
+        if proxy.is_none() && failed.is_none_or(|error| error.step().1 > DialStep::Tcp) {
             self.report.record(DoctorStep::ok(
                 "proxy",
                 self.master,
@@ -140,14 +126,14 @@ impl DialChecks<'_, '_, '_> {
             ));
         }
         for (index, span) in spans.iter().enumerate() {
-            let hop = (span.peer, span.layer);
+            let hop = (span.peer, span.step);
             // Skip the failed span, and spans that a later one repeats. A proxy that closes
             // connections causes repetitions.
             let is_repeated = spans
                 .iter()
                 .skip(index + 1)
-                .any(|later| (later.peer, later.layer) == hop);
-            if !is_repeated && failed.is_none_or(|error| error.layer() != hop) {
+                .any(|later| (later.peer, later.step) == hop);
+            if !is_repeated && failed.is_none_or(|error| error.step() != hop) {
                 self.record_span(span, proxy.as_ref());
             }
         }
@@ -177,7 +163,7 @@ impl DialChecks<'_, '_, '_> {
             port,
             name_took,
             addresses,
-        } = match self.dialer.probe().await {
+        } = match probe(self.dialer, proxy).await {
             Ok(probe) => probe,
             Err(error) => return self.failed(&error, started.elapsed()),
         };
@@ -201,7 +187,8 @@ impl DialChecks<'_, '_, '_> {
                 found
             },
         ));
-        if !self.dialer.resolves_locally(proxy) {
+        let resolves_locally = proxy.is_none_or(|proxy| proxy.address.kind == ProxyKind::Socks5);
+        if !resolves_locally {
             let name = self.dialer.address().host();
             self.report.record(DoctorStep::skipped(
                 "name",
@@ -223,64 +210,40 @@ impl DialChecks<'_, '_, '_> {
         }
     }
 
-    /// Records the step of a layer that succeeded.
-    fn record_span(
-        &mut self,
-        DialSpan {
-            peer,
-            layer,
-            took,
-            observations,
-        }: &DialSpan,
-        proxy: Option<&ChosenProxy>,
-    ) {
-        match (layer, peer) {
+    /// Records a step that succeeded.
+    fn record_span(&mut self, span: &DialSpan, proxy: Option<&ChosenProxy>) {
+        let master = self.master;
+        let step = match span.step {
             // The probe already recorded these steps.
-            (Layer::Name | Layer::Tcp, _) => {}
-            (Layer::Proxy, _) => {
-                if let Some(proxy) = proxy {
-                    self.report.record(DoctorStep::ok(
-                        "proxy",
-                        proxy.address.to_string(),
-                        *took,
-                        proxy_evidence(proxy, observations),
-                    ));
-                }
-            }
-            (Layer::Tls, peer) => {
-                let subject = match (peer, proxy) {
+            DialStep::Name | DialStep::Tcp => None,
+            DialStep::Proxy => proxy.map(|proxy| {
+                let (subject, evidence) = (proxy.address.to_string(), proxy_evidence(proxy, span));
+                DoctorStep::ok("proxy", subject, span.took, evidence)
+            }),
+            DialStep::Tls => span.session.as_ref().map(|session| {
+                let subject = match (span.peer, proxy) {
                     (DialPeer::Proxy, Some(proxy)) => proxy.address.to_string(),
-                    _ => self.master.to_owned(),
+                    _ => master.to_owned(),
                 };
-                for observation in observations {
-                    if let Observation::Tls(session) = observation {
-                        self.report.record(tls_step(&subject, *took, session));
-                    }
-                }
-            }
-            (Layer::Http, _) => {
-                for observation in observations {
-                    if let Observation::Response(response) = observation {
-                        self.report.record(DoctorStep::ok(
-                            "upgrade",
-                            self.master,
-                            *took,
-                            upgrade_evidence(response),
-                        ));
-                    }
-                }
-            }
+                tls_step(&subject, span.took, session)
+            }),
+            DialStep::Http => span.response.as_ref().map(|response| {
+                DoctorStep::ok("upgrade", master, span.took, upgrade_evidence(response))
+            }),
+        };
+        if let Some(step) = step {
+            self.report.record(step);
         }
     }
 
     fn failed<T>(&mut self, error: &DialError, took: Duration) -> Result<T, FailedStep> {
-        let (peer, layer) = error.layer();
-        let name = match layer {
-            Layer::Name => "name",
-            Layer::Tcp => "tcp",
-            Layer::Proxy => "proxy",
-            Layer::Tls => "tls",
-            Layer::Http => "upgrade",
+        let (peer, step) = error.step();
+        let name = match step {
+            DialStep::Name => "name",
+            DialStep::Tcp => "tcp",
+            DialStep::Proxy => "proxy",
+            DialStep::Tls => "tls",
+            DialStep::Http => "upgrade",
         };
         let subject = match error {
             DialError::Name { host, .. } => host.clone(),
@@ -291,18 +254,8 @@ impl DialChecks<'_, '_, '_> {
             _ => self.master.to_owned(),
         };
         self.report
-            .record(DoctorStep::failed(name, subject, took, error.reason()));
+            .record(DoctorStep::failed(name, subject, took, error.diagnosis()));
         Err(name)
-    }
-}
-
-fn rank(layer: Layer) -> usize {
-    match layer {
-        Layer::Name => 0,
-        Layer::Tcp => 1,
-        Layer::Proxy => 2,
-        Layer::Tls => 3,
-        Layer::Http => 4,
     }
 }
 
@@ -314,42 +267,32 @@ fn is_address(host: &str) -> bool {
 /// because a dial tries all of them.
 fn tcp_step(
     address: SocketAddr,
-    outcome: &Result<Duration, String>,
+    outcome: &Result<Duration, ConnectFault>,
     is_reached: bool,
     host: &str,
     port: u16,
 ) -> DoctorStep {
     match outcome {
         Ok(took) => DoctorStep::ok("tcp", address.to_string(), *took, "connected"),
-        Err(why) => {
-            let cause = match why.as_str() {
-                "refused" => "no program listens there",
-                _ => "the machine is down, or a firewall drops its packets",
-            };
-            let remedy = format!(
-                "check that it is running, that firewalls allow port {port}, and that this is still an address of {host}"
+        Err(fault) => {
+            let remedy = fault.local_remedy().map_or_else(
+                || format!("check that it is running, that firewalls allow port {port}, and that this is still an address of {host}"),
+                str::to_owned,
             );
-            let reason = Reason::new(why.clone(), cause, remedy);
+            let diagnosis = Diagnosis::new(fault.code(), fault.to_string(), fault.cause(), remedy);
             let constructor = if is_reached {
                 DoctorStep::warning
             } else {
                 DoctorStep::failed
             };
-            constructor("tcp", address.to_string(), Duration::ZERO, reason)
+            constructor("tcp", address.to_string(), Duration::ZERO, diagnosis)
         }
     }
 }
 
-fn proxy_evidence(proxy: &ChosenProxy, observations: &[Observation]) -> String {
+fn proxy_evidence(proxy: &ChosenProxy, span: &DialSpan) -> String {
     let mut text = format!("connects to the master; configured by {}", proxy.named_by);
-    let scheme = observations
-        .iter()
-        .rev()
-        .find_map(|observation| match observation {
-            Observation::AuthScheme(scheme) => Some(scheme.as_str()),
-            _ => None,
-        });
-    match (&proxy.address.user, scheme) {
+    match (&proxy.address.user, span.scheme) {
         (Some(user), Some(scheme)) => text.push_str(&format!(
             "; authenticated as \"{}\" with {scheme}",
             user.name
@@ -387,9 +330,9 @@ fn tls_step(subject: &str, took: Duration, session: &TlsSession) -> DoctorStep {
     }
     match verdicts::certificate(&session.chain) {
         None => DoctorStep::ok("tls", subject, took, text),
-        Some(reason) => {
-            let evidence = format!("{}; {text}", reason.evidence);
-            DoctorStep::warning("tls", subject, took, Reason { evidence, ..reason })
+        Some(diagnosis) => {
+            let evidence = format!("{}; {text}", diagnosis.evidence);
+            DoctorStep::warning("tls", subject, took, diagnosis.with_evidence(evidence))
         }
     }
 }
@@ -422,13 +365,7 @@ fn upgrade_evidence(response: &ResponseInfo) -> String {
 
 /// Returns the response to the request, if there was one.
 fn upgrade_response(spans: &[DialSpan]) -> Option<&ResponseInfo> {
-    spans
-        .iter()
-        .flat_map(|span| &span.observations)
-        .find_map(|observation| match observation {
-            Observation::Response(response) => Some(response),
-            _ => None,
-        })
+    spans.iter().find_map(|span| span.response.as_ref())
 }
 
 /// Compares the clocks. If the response has no date, sends an ordinary HTTP request, as its
@@ -437,15 +374,18 @@ async fn clock(dialer: &Dialer, response: &ResponseInfo) -> DoctorStep {
     let (started, master) = (Instant::now(), dialer.address().to_string());
     let there = match response.date {
         Some(there) => Some(there),
-        None => upgrade_response(&dialer.at(PROBE_PATH).dial_traced().await.1)
-            .and_then(|response| response.date),
+        None => {
+            let recorder = DialRecorder::default();
+            drop(dialer.at(PROBE_PATH).dial_traced(&recorder).await);
+            upgrade_response(&recorder.finish()).and_then(|response| response.date)
+        }
     };
     let Some(there) = there else {
         return DoctorStep::skipped("clock", master, "no response contains a date");
     };
     match verdicts::clocks(SystemTime::now(), there) {
         Ok(evidence) => DoctorStep::ok("clock", master, started.elapsed(), evidence),
-        Err(reason) => DoctorStep::warning("clock", master, started.elapsed(), reason),
+        Err(diagnosis) => DoctorStep::warning("clock", master, started.elapsed(), diagnosis),
     }
 }
 
@@ -469,7 +409,7 @@ async fn authenticate_role(
                 "master_key",
                 master,
                 started.elapsed(),
-                error.reason(),
+                error.diagnosis(),
             ));
             report.record(DoctorStep::skipped(
                 "small_messages",
@@ -485,10 +425,10 @@ async fn authenticate_role(
         started.elapsed(),
         step,
     ));
-    let step = small_messages(master, &mut socket, connection).await;
+    let step = message_checks::small_messages(master, &mut socket, connection).await;
     let are_answered = step.outcome != StepOutcome::Failed;
     report.record(step);
-    if are_answered && let Some(lost) = large_message(master, &mut socket).await {
+    if are_answered && let Some(lost) = message_checks::large_message(master, &mut socket).await {
         report.record(lost);
     }
     socket.close(CLOSE_DEADLINE).await;
@@ -511,97 +451,4 @@ pub(super) async fn join(
         agent: AGENT.to_owned(),
     };
     authenticate::join_with_quiet_period(socket, key, &introduction, &[], quiet_seconds).await
-}
-
-async fn small_messages(
-    master: &str,
-    socket: &mut MessageSocket,
-    connection: Option<Duration>,
-) -> DoctorStep {
-    let started = Instant::now();
-    let mut round_trips = Vec::new();
-    for token in 0..SMALL_MESSAGES {
-        match timeout(SMALL_MESSAGE_TIMEOUT, ping(socket, token)).await {
-            Ok(Ok(took)) => round_trips.push(took),
-            Ok(Err(why)) => return small_message_lost(master, started.elapsed(), why),
-            Err(_) => {
-                let why = format!(
-                    "a small message was not answered within {}",
-                    milliseconds(SMALL_MESSAGE_TIMEOUT)
-                );
-                return small_message_lost(master, started.elapsed(), why);
-            }
-        }
-    }
-    match verdicts::small_messages(&round_trips, connection) {
-        Ok(evidence) => DoctorStep::ok("small_messages", master, started.elapsed(), evidence),
-        Err(reason) => DoctorStep::warning("small_messages", master, started.elapsed(), reason),
-    }
-}
-
-/// Sends a message of several packets, which every master ignores, and then a PING. Returns a
-/// failed step when the PONG is missing.
-async fn large_message(master: &str, socket: &mut MessageSocket) -> Option<DoctorStep> {
-    let started = Instant::now();
-    // A frame of a type that no version knows.
-    let sent = socket.feed(vec![0xff; LARGE_MESSAGE].into()).await;
-    if sent.is_ok()
-        && timeout(LARGE_MESSAGE_TIMEOUT, ping(socket, LARGE_TOKEN))
-            .await
-            .is_ok()
-    {
-        return None;
-    }
-    let evidence = format!(
-        "the master answered small messages, but none within {} after one of {LARGE_MESSAGE} bytes",
-        milliseconds(LARGE_MESSAGE_TIMEOUT)
-    );
-    let reason = Reason::new(evidence, tcp::BLACK_HOLE_CAUSE, tcp::BLACK_HOLE_REMEDY);
-    Some(DoctorStep::failed(
-        "large_messages",
-        master,
-        started.elapsed(),
-        reason,
-    ))
-}
-
-fn small_message_lost(master: &str, took: Duration, why: String) -> DoctorStep {
-    let cause =
-        "a device on the path delays messages until more arrive, or closes WebSockets at once";
-    let remedy = "use wss:// in `master`, another port or another network; in nginx turn `proxy_buffering` off";
-    DoctorStep::failed(
-        "small_messages",
-        master,
-        took,
-        Reason::new(why, cause, remedy),
-    )
-}
-
-/// Sends a PING and waits for its PONG. Answers the PINGs of the master in the meantime.
-pub(super) async fn ping(socket: &mut MessageSocket, token: u64) -> Result<Duration, String> {
-    let sent = Instant::now();
-    let failed = |error: crate::net::websocket::SocketError| format!("the link was lost: {error}");
-    socket
-        .feed(Frame::Ping(token).to_message())
-        .await
-        .map_err(failed)?;
-    socket.flush().await.map_err(failed)?;
-    loop {
-        let Some(message) = socket.receive().await.map_err(failed)? else {
-            return Err("the master closed the link".to_owned());
-        };
-        match Frame::decode(message.freeze()) {
-            Ok(Frame::Pong(answered)) if answered == token => return Ok(sent.elapsed()),
-            Ok(Frame::Ping(asked)) => {
-                socket
-                    .feed(Frame::Pong(asked).to_message())
-                    .await
-                    .map_err(failed)?;
-                socket.flush().await.map_err(failed)?;
-            }
-            Ok(Frame::Error(notice)) => return Err(format!("the master ended the link: {notice}")),
-            Ok(_) => {}
-            Err(error) => return Err(format!("the message is not a rePort frame: {error}")),
-        }
-    }
 }

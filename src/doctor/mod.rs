@@ -3,21 +3,26 @@
 //!
 //! ```text
 //! server, client:
-//!   name ─► tcp ─► proxy ─► tls ─► upgrade ─► clock ─► master_key ─► small_messages  (master_checks)
-//!   then ─► silence                                                                  (idle_checks)
-//!   then, per port ─► port_key ─► service ─► measurements                            (port_checks)
+//!   name ─► tcp ─► proxy ─► tls ─► upgrade ─► clock ─► master_key  (master_checks, probe, dial_recorder)
+//!   then ─► small_messages ─► large_messages                       (message_checks)
+//!   then ─► silence                                                (idle_checks)
+//!   then, per port ─► port_key ─► service ─► measurements          (port_checks)
 //! master:
-//!   listen ─► certificate ─► health ─► clock                                         (listen_checks)
+//!   listen ─► certificate ─► health ─► clock                       (listen_checks, health_check)
 //! ```
 //!
 //! The doctor uses the same dialer, authentication and tunnels as the roles, so it finds the same
 //! problems. It runs as a separate instance: it registers nothing and takes nothing from a running
 //! role. This module reads no files and prints nothing. It passes each step to the caller.
 
+mod dial_recorder;
+mod health_check;
 mod idle_checks;
 mod listen_checks;
 mod master_checks;
+mod message_checks;
 mod port_checks;
+mod probe;
 mod step;
 mod verdicts;
 

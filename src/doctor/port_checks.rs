@@ -1,7 +1,7 @@
 //! The checks of one port, from its key to the service behind it, through a client's link and a
 //! separate tunnel. Also measure_time the path.
 
-use std::{io::ErrorKind, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout};
@@ -12,12 +12,10 @@ use super::{
     verdicts::{self, milliseconds},
 };
 use crate::{
-    bench::{BenchPlan, BenchResults, PayloadKind, Throughput},
+    bench::{BenchPlan, BenchResults, MeasureError, PayloadKind, Throughput},
     client::direct::{self, DirectError, DirectTunnel},
-    net::{
-        Reason,
-        connect::{ConnectError, connect},
-    },
+    diagnosis::{Diagnosis, DiagnosisCode},
+    net::connect::connect,
     tunnel::ResetCode,
 };
 use report_proto::frame::Role;
@@ -116,8 +114,9 @@ fn attached_step(
 }
 
 fn unreached_step(mark: &str, error: &DirectError, took: Duration, is_client: bool) -> DoctorStep {
-    let reason = match error {
-        DirectError::NoServer { waited, .. } if is_client => Reason::new(
+    let diagnosis = match error {
+        DirectError::NoServer { waited, .. } if is_client => Diagnosis::new(
+            DiagnosisCode::NoServer,
             format!(
                 "no server for this port key is linked to the master (waited {})",
                 milliseconds(*waited)
@@ -127,23 +126,29 @@ fn unreached_step(mark: &str, error: &DirectError, took: Duration, is_client: bo
         ),
         DirectError::NoServer { .. } => {
             let evidence = "no server has registered this port key at the master";
-            let reason = Reason::new(
+            let diagnosis = Diagnosis::new(
+                DiagnosisCode::NoServer,
                 evidence,
                 "this server is not running",
                 "start it: the path allows it",
             );
-            return DoctorStep::warning("port_key", mark, took, reason);
+            return DoctorStep::warning("port_key", mark, took, diagnosis);
         }
-        DirectError::NoMaster(_) | DirectError::Cancelled => {
-            Reason::from_sentence(&error.to_string(), "see the previous steps")
-        }
-        DirectError::Refused(refused) => Reason::new(
-            refused.to_string(),
-            "both ends know the port, but their configurations differ",
-            "compare `port_key`, `encrypt_method` and `compress_method` at both ends",
+        DirectError::NoMaster(_) => Diagnosis::new(
+            DiagnosisCode::NoMaster,
+            error.to_string(),
+            "",
+            "see the previous steps",
         ),
+        DirectError::Cancelled => Diagnosis::new(
+            DiagnosisCode::Cancelled,
+            error.to_string(),
+            "",
+            "see the previous steps",
+        ),
+        DirectError::Refused(refused) => refused.diagnosis(),
     };
-    DoctorStep::failed("port_key", mark, took, reason)
+    DoctorStep::failed("port_key", mark, took, diagnosis)
 }
 
 /// Opens a stream to the service and sends nothing.
@@ -174,18 +179,19 @@ async fn service_step(
         ),
         Ok(Ok(None)) => {
             let cause = "the service accepts no connections now, or none from the server's machine";
-            let reason = Reason::new(
+            let diagnosis = Diagnosis::new(
+                DiagnosisCode::ServiceClosed,
                 "the service closed the stream at once",
                 cause,
                 "check the service's log",
             );
-            DoctorStep::warning("service", mark, took, reason)
+            DoctorStep::warning("service", mark, took, diagnosis)
         }
         Ok(Err(error)) => DoctorStep::failed(
             "service",
             mark,
             took,
-            reset_reason(error.reset_code(), &error.to_string()),
+            reset_diagnosis(error.reset_code(), &error.to_string()),
         ),
     };
     // The check is complete, so release the connection of the service.
@@ -193,25 +199,29 @@ async fn service_step(
     step
 }
 
-fn reset_reason(code: Option<ResetCode>, error: &str) -> Reason {
+fn reset_diagnosis(code: Option<ResetCode>, error: &str) -> Diagnosis {
     let remedy = "start the service, and check the port's `local_address` in the server's configuration; see also the server's log";
     match code {
-        Some(ResetCode::Refused) => Reason::new(
+        Some(ResetCode::Refused) => Diagnosis::new(
+            DiagnosisCode::ServiceRefused,
             "the service behind the server refuses connections",
             "it is not running",
             remedy,
         ),
-        Some(ResetCode::Unreachable) => Reason::new(
+        Some(ResetCode::Unreachable) => Diagnosis::new(
+            DiagnosisCode::ServiceUnreachable,
             "the service behind the server cannot be reached",
             "its host is down, or its name does not resolve",
             remedy,
         ),
-        Some(ResetCode::Timeout) => Reason::new(
+        Some(ResetCode::Timeout) => Diagnosis::new(
+            DiagnosisCode::ServiceTimeout,
             "the service behind the server does not answer",
             "its host is down, or a firewall drops the packets",
             remedy,
         ),
-        _ => Reason::new(
+        _ => Diagnosis::new(
+            DiagnosisCode::ServiceStreamLost,
             format!("the stream to the service was lost: {error}"),
             "",
             remedy,
@@ -252,14 +262,28 @@ async fn measured(
         .await;
     let mut steps = results(mark, &measured, time);
     if let Err(error) = outcome {
-        let reason = Reason::from_sentence(&error.to_string(), "check the server's log");
+        let diagnosis = measurement_diagnosis(&error);
         let failed = MEASUREMENT_STEPS
             .get(steps.len())
             .copied()
             .unwrap_or("buffering");
-        steps.push(DoctorStep::failed(failed, mark, started.elapsed(), reason));
+        steps.push(DoctorStep::failed(
+            failed,
+            mark,
+            started.elapsed(),
+            diagnosis,
+        ));
     }
     steps
+}
+
+fn measurement_diagnosis(error: &MeasureError) -> Diagnosis {
+    Diagnosis::new(
+        DiagnosisCode::MeasurementFailed,
+        error.evidence(),
+        "",
+        error.remedy(),
+    )
 }
 
 fn results(mark: &str, measured: &BenchResults, time: Duration) -> Vec<DoctorStep> {
@@ -323,7 +347,6 @@ pub(super) async fn dial_service(
     };
     let dialled = connect(host, tcp_port, limit).await;
     let took = started.elapsed();
-    let remedy = "start the service, or correct the port's `local_address`";
     report.record(match dialled {
         Ok(_) => DoctorStep::ok(
             "service",
@@ -331,27 +354,6 @@ pub(super) async fn dial_service(
             took,
             format!("{address} accepts connections"),
         ),
-        Err(ConnectError::OutOfFiles(out)) => DoctorStep::failed(
-            "service",
-            mark,
-            took,
-            Reason::new(out.to_string(), "", out.remedy()),
-        ),
-        Err(error) => {
-            let cause = match (&error, error.kind()) {
-                (ConnectError::Name { .. }, _) => {
-                    "the name is wrong, or the DNS server does not know it or is unreachable"
-                }
-                (_, ErrorKind::ConnectionRefused) => "no program listens there",
-                (_, ErrorKind::TimedOut) => "its host is down, or a firewall drops the packets",
-                _ => "there is no route to it",
-            };
-            DoctorStep::failed(
-                "service",
-                mark,
-                took,
-                Reason::new(error.to_string(), cause, remedy),
-            )
-        }
+        Err(error) => DoctorStep::failed("service", mark, took, error.diagnosis()),
     });
 }

@@ -1,10 +1,10 @@
 //! The steps of a diagnosis and their report.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use serde::Serialize;
 
-use crate::net::Reason;
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// The outcome of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -31,6 +31,8 @@ pub struct DoctorStep {
     pub outcome: StepOutcome,
     /// The duration.
     pub milliseconds: f64,
+    /// The code of a warning or a failure.
+    pub code: Option<DiagnosisCode>,
     /// The observation.
     pub evidence: String,
     /// The likely cause.
@@ -54,6 +56,7 @@ impl DoctorStep {
             subject,
             outcome: StepOutcome::Ok,
             milliseconds,
+            code: None,
             evidence,
             cause: None,
             remedy: None,
@@ -65,9 +68,9 @@ impl DoctorStep {
         name: &'static str,
         subject: impl Into<String>,
         took: Duration,
-        reason: Reason,
+        diagnosis: Diagnosis,
     ) -> Self {
-        DoctorStep::ok(name, subject, took, "").with(StepOutcome::Failed, reason)
+        DoctorStep::ok(name, subject, took, "").with(StepOutcome::Failed, diagnosis)
     }
 
     /// Creates a step that succeeded with a warning.
@@ -75,9 +78,9 @@ impl DoctorStep {
         name: &'static str,
         subject: impl Into<String>,
         took: Duration,
-        reason: Reason,
+        diagnosis: Diagnosis,
     ) -> Self {
-        DoctorStep::ok(name, subject, took, "").with(StepOutcome::Warning, reason)
+        DoctorStep::ok(name, subject, took, "").with(StepOutcome::Warning, diagnosis)
     }
 
     /// Creates a step that did not run.
@@ -91,15 +94,18 @@ impl DoctorStep {
     fn with(
         self,
         outcome: StepOutcome,
-        Reason {
+        Diagnosis {
+            code,
             evidence,
             cause,
             remedy,
-        }: Reason,
+        }: Diagnosis,
     ) -> Self {
-        let non_empty = |text: String| Some(text).filter(|text| !text.is_empty());
+        let non_empty =
+            |text: Cow<'static, str>| Some(text.into_owned()).filter(|text| !text.is_empty());
         DoctorStep {
             outcome,
+            code: Some(code),
             evidence,
             cause: non_empty(cause),
             remedy: non_empty(remedy),
@@ -178,14 +184,14 @@ mod tests {
             "clock",
             "host",
             Duration::ZERO,
-            Reason::new("slow", "", "set it"),
+            Diagnosis::new(DiagnosisCode::ClockWrong, "slow", "", "set it"),
         ));
         assert_eq!(report.worst(), StepOutcome::Warning);
         report.record(DoctorStep::failed(
             "tcp",
             "host",
             Duration::ZERO,
-            Reason::new("refused", "cause", "start it"),
+            Diagnosis::new(DiagnosisCode::TcpRefused, "refused", "cause", "start it"),
         ));
         assert_eq!(
             (report.worst(), report.steps().len()),
@@ -201,19 +207,20 @@ mod tests {
         let value = serde_json::to_value(&step).unwrap();
         let expected = serde_json::json!({
             "name": "name", "subject": "host", "outcome": "ok", "milliseconds": 1.234, "evidence": "found",
-            "cause": null, "remedy": null,
+            "code": null, "cause": null, "remedy": null,
         });
         assert_eq!(value, expected);
         let failed = DoctorStep::failed(
             "tcp",
             "host",
             Duration::ZERO,
-            Reason::new("refused", "", "start it"),
+            Diagnosis::new(DiagnosisCode::TcpRefused, "refused", "", "start it"),
         );
         let value = serde_json::to_value(&failed).unwrap();
+        let fields = ["outcome", "code", "cause", "remedy"].map(|field| value[field].clone());
         assert_eq!(
-            (&value["outcome"], &value["cause"], &value["remedy"]),
-            (&"failed".into(), &().into(), &"start it".into())
+            serde_json::json!(fields),
+            serde_json::json!(["failed", "tcp_refused", null, "start it"])
         );
     }
 }

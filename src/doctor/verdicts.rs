@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::net::{
-    Reason,
-    tls::{CertificateInfo, format_utc},
+use crate::{
+    diagnosis::{Diagnosis, DiagnosisCode},
+    net::tls::{CertificateInfo, format_utc},
 };
 
 /// The tolerated difference of two clocks. Few certificates are younger.
@@ -20,10 +20,11 @@ const QUEUE_DELAY_MAX: Duration = Duration::from_millis(100);
 const SMALL_MESSAGE_EXTRA: Duration = Duration::from_millis(50);
 
 /// Returns a finding about a trusted certificate.
-pub(super) fn certificate(chain: &[CertificateInfo]) -> Option<Reason> {
+pub(super) fn certificate(chain: &[CertificateInfo]) -> Option<Diagnosis> {
     let leaf = chain.first()?;
     if let Some(by) = chain.iter().find_map(CertificateInfo::inspector) {
-        return Some(Reason::new(
+        return Some(Diagnosis::new(
+            DiagnosisCode::TlsIntercepted,
             format!("the certificate is signed by \"{}\"", leaf.issuer),
             format!("{by} intercepts TLS, and this machine trusts its authority"),
             "the tunnel's own encryption remains intact; use an `encrypt_method` other than \"plain\", or exempt this host from the interception",
@@ -32,7 +33,8 @@ pub(super) fn certificate(chain: &[CertificateInfo]) -> Option<Reason> {
     let days = leaf.days_left();
     (days < EXPIRES_SOON).then(|| {
         let until = format_utc(leaf.not_after);
-        Reason::new(
+        Diagnosis::new(
+            DiagnosisCode::TlsExpiresSoon,
             format!("the certificate expires in {days} days, on {until}"),
             "it is not renewed automatically",
             "renew it",
@@ -41,7 +43,7 @@ pub(super) fn certificate(chain: &[CertificateInfo]) -> Option<Reason> {
 }
 
 /// Compares two clocks.
-pub(super) fn clocks(here: SystemTime, there: SystemTime) -> Result<String, Reason> {
+pub(super) fn clocks(here: SystemTime, there: SystemTime) -> Result<String, Diagnosis> {
     let (ahead, by) = match here.duration_since(there) {
         Ok(by) => ("ahead of", by),
         Err(error) => ("behind", error.duration()),
@@ -54,7 +56,8 @@ pub(super) fn clocks(here: SystemTime, there: SystemTime) -> Result<String, Reas
         return Ok(difference);
     }
     let cause = "one of the two is wrong: certificates seem expired or not yet valid, and Kerberos at a proxy fails";
-    Err(Reason::new(
+    Err(Diagnosis::new(
+        DiagnosisCode::ClockWrong,
         difference,
         cause,
         "set the clock (on Linux: `timedatectl set-ntp true`)",
@@ -66,7 +69,7 @@ pub(super) fn clocks(here: SystemTime, there: SystemTime) -> Result<String, Reas
 pub(super) fn small_messages(
     round_trips: &[Duration],
     connection: Option<Duration>,
-) -> Result<String, Reason> {
+) -> Result<String, Diagnosis> {
     let mut sorted = round_trips.to_vec();
     sorted.sort_unstable();
     let at = |share: usize| {
@@ -85,7 +88,8 @@ pub(super) fn small_messages(
     );
     match connection {
         Some(connection) if median > connection.saturating_mul(3) + SMALL_MESSAGE_EXTRA => {
-            Err(Reason::new(
+            Err(Diagnosis::new(
+                DiagnosisCode::SmallMessagesDelayed,
                 format!("{seen}; a connection took {}", milliseconds(connection)),
                 "a device on the path delays small messages, such as an intercepting proxy, or the master is busy",
                 "use wss://, which most proxies forward at once; in nginx turn `proxy_buffering` off",
@@ -101,7 +105,7 @@ pub(super) fn buffering(
     idle: Duration,
     up: Option<Duration>,
     down: Option<Duration>,
-) -> Result<String, Reason> {
+) -> Result<String, Diagnosis> {
     let during = |transfer: &str, trip: Option<Duration>| {
         trip.map_or_else(String::new, |trip| {
             format!(", {} during {transfer}", milliseconds(trip))
@@ -118,7 +122,8 @@ pub(super) fn buffering(
     if queue_delay <= QUEUE_DELAY_MAX || worst < idle.saturating_mul(3) {
         return Ok(format!("{seen}: the path queues little"));
     }
-    Err(Reason::new(
+    Err(Diagnosis::new(
+        DiagnosisCode::PathBuffers,
         format!(
             "{seen}: the path queues {} of data",
             milliseconds(queue_delay)
@@ -141,7 +146,7 @@ pub(super) enum IdleOutcome {
 pub(super) fn idle_periods(
     trials: &[(Duration, IdleOutcome)],
     heartbeat: Duration,
-) -> Result<String, Reason> {
+) -> Result<String, Diagnosis> {
     let cut = trials
         .iter()
         .find(|(_, outcome)| *outcome == IdleOutcome::Cut)
@@ -184,7 +189,8 @@ pub(super) fn idle_periods(
     // Half of the safe period, because a keep-alive may be late. The configuration takes at least
     // one whole second.
     let advice = Duration::from_secs((safe / 2).as_secs().max(1));
-    Err(Reason::new(
+    Err(Diagnosis::new(
+        DiagnosisCode::IdleLinksCut,
         seen,
         "a proxy, firewall or router on the path drops idle connections",
         format!("set \"heartbeat\": \"{}\" at both ends", seconds(advice)),

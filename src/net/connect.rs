@@ -1,7 +1,7 @@
 //! Connects to a host over TCP: resolves its name anew each time, and races its addresses (RFC
 //! 8305). Used to dial masters and services.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{borrow::Cow, fmt, io, net::SocketAddr, time::Duration};
 
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -11,8 +11,9 @@ use tokio::{
 
 use super::{
     file_limit::{self, OutOfFiles},
-    resolve::look_up,
+    resolve::{NameError, resolve},
 };
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// The delay before the next address is tried in parallel (RFC 8305, 5).
 pub const STAGGER: Duration = Duration::from_millis(250);
@@ -26,7 +27,7 @@ pub enum ConnectError {
         /// The name.
         host: String,
         /// The resolver's error.
-        source: io::Error,
+        source: NameError,
     },
     /// None of the addresses accepts a connection.
     Addresses(Attempts),
@@ -34,33 +35,149 @@ pub enum ConnectError {
     OutOfFiles(OutOfFiles),
 }
 
-/// The addresses that were tried, with the error of each.
-pub type Attempts = Vec<(SocketAddr, io::Error)>;
+/// The addresses that were tried, with the fault of each.
+pub type Attempts = Vec<(SocketAddr, ConnectFault)>;
 
-impl ConnectError {
-    /// Returns the most telling error kind. A refusal ranks above a timeout, and a timeout above a
-    /// local obstacle such as missing IPv6.
+/// Why one address does not accept a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectFault {
+    /// No program listens there, or a firewall refuses.
+    #[error("refused")]
+    Refused,
+    /// There was no answer in time.
+    #[error("no answer")]
+    NoAnswer,
+    /// The socket could not be bound to the configured local end.
+    #[error("cannot bind to {from}: {error}")]
+    Bind {
+        /// The configured address or interface.
+        from: String,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// There is no free file descriptor.
+    #[error("{error}")]
+    OutOfFiles {
+        /// The exhausted limit.
+        out: OutOfFiles,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// The system reports another error.
+    #[error("{0}")]
+    Other(io::Error),
+}
+
+impl From<io::Error> for ConnectFault {
+    fn from(error: io::Error) -> Self {
+        if let Some(out) = OutOfFiles::of(&error) {
+            return ConnectFault::OutOfFiles { out, error };
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => ConnectFault::Refused,
+            io::ErrorKind::TimedOut => ConnectFault::NoAnswer,
+            _ => ConnectFault::Other(error),
+        }
+    }
+}
+
+impl ConnectFault {
+    /// Returns the exhausted limit, if that is the fault.
     #[must_use]
-    pub fn kind(&self) -> io::ErrorKind {
-        use io::ErrorKind::{ConnectionRefused, HostUnreachable, Other, TimedOut};
+    pub fn out_of_files(&self) -> Option<OutOfFiles> {
         match self {
-            ConnectError::OutOfFiles(_) => Other,
-            ConnectError::Name { source, .. } => source.kind(),
-            ConnectError::Addresses(attempts) => {
-                let any = |kind| attempts.iter().any(|(_, error)| error.kind() == kind);
-                [ConnectionRefused, TimedOut]
-                    .into_iter()
-                    .find(|kind| any(*kind))
-                    .unwrap_or(HostUnreachable)
+            ConnectFault::OutOfFiles { out, .. } => Some(*out),
+            _ => None,
+        }
+    }
+
+    /// Returns the likely cause.
+    #[must_use]
+    pub fn cause(&self) -> Cow<'static, str> {
+        match self {
+            ConnectFault::Refused => "no program listens there".into(),
+            ConnectFault::Bind { .. } => {
+                "this machine has no such address or interface, or rePort may not use it".into()
+            }
+            ConnectFault::OutOfFiles { out, .. } => out.to_string().into(),
+            ConnectFault::NoAnswer | ConnectFault::Other(_) => {
+                "the machine is down, or a firewall drops its packets".into()
             }
         }
+    }
+
+    /// Returns the remedy of a fault on this machine, or `None` for one of the path or the peer.
+    #[must_use]
+    pub fn local_remedy(&self) -> Option<&'static str> {
+        match self {
+            ConnectFault::Bind { .. } => Some("correct `bind_address`"),
+            ConnectFault::OutOfFiles { out, .. } => Some(out.remedy()),
+            ConnectFault::Refused | ConnectFault::NoAnswer | ConnectFault::Other(_) => None,
+        }
+    }
+
+    /// Returns the code for dialling a master or a proxy.
+    #[must_use]
+    pub fn code(&self) -> DiagnosisCode {
+        match self {
+            ConnectFault::Refused => DiagnosisCode::TcpRefused,
+            ConnectFault::NoAnswer => DiagnosisCode::TcpTimeout,
+            ConnectFault::Bind { .. } => DiagnosisCode::BindFailed,
+            ConnectFault::OutOfFiles { .. } => DiagnosisCode::OutOfFiles,
+            ConnectFault::Other(_) => DiagnosisCode::TcpUnreachable,
+        }
+    }
+}
+
+impl ConnectError {
+    /// Returns the code of the most telling fault. A refusal ranks above a timeout, and a timeout
+    /// above a local obstacle such as missing IPv6.
+    #[must_use]
+    pub fn code(&self) -> DiagnosisCode {
+        match self {
+            ConnectError::OutOfFiles(_) => DiagnosisCode::OutOfFiles,
+            ConnectError::Name { .. } => DiagnosisCode::ServiceNameFailed,
+            ConnectError::Addresses(attempts) => {
+                let any =
+                    |is: fn(&ConnectFault) -> bool| attempts.iter().any(|(_, fault)| is(fault));
+                if any(|fault| matches!(fault, ConnectFault::Refused)) {
+                    DiagnosisCode::ServiceRefused
+                } else if any(|fault| matches!(fault, ConnectFault::NoAnswer)) {
+                    DiagnosisCode::ServiceTimeout
+                } else {
+                    DiagnosisCode::ServiceUnreachable
+                }
+            }
+        }
+    }
+
+    /// Returns the evidence, the likely cause and the remedy.
+    #[must_use]
+    pub fn diagnosis(&self) -> Diagnosis {
+        let code = self.code();
+        if let ConnectError::OutOfFiles(out) = self {
+            return Diagnosis::new(code, out.to_string(), "", out.remedy());
+        }
+        let cause = match code {
+            DiagnosisCode::ServiceNameFailed => {
+                "the name is wrong, or the DNS server does not know it or is unreachable"
+            }
+            DiagnosisCode::ServiceRefused => "no program listens there",
+            DiagnosisCode::ServiceTimeout => "its host is down, or a firewall drops the packets",
+            _ => "there is no route to it",
+        };
+        let remedy = "start the service, or correct the port's `local_address`";
+        Diagnosis::new(code, self.to_string(), cause, remedy)
     }
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConnectError::Name { host, source } if source.kind() == io::ErrorKind::TimedOut => {
+            ConnectError::Name {
+                host,
+                source: NameError::TimedOut,
+            } => {
                 write!(
                     formatter,
                     "`{host}` was not resolved in time; check the DNS server"
@@ -91,24 +208,21 @@ pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<TcpStream
     let deadline = Instant::now() + limit;
     // A look-up needs descriptors too.
     file_limit::check_available().map_err(ConnectError::OutOfFiles)?;
-    let failed = |source| match OutOfFiles::of(&source).or_else(OutOfFiles::now) {
-        Some(out) => ConnectError::OutOfFiles(out),
-        None => ConnectError::Name {
-            host: host.to_owned(),
-            source,
-        },
-    };
-    let found = timeout_at(deadline, look_up(host, port))
+    let found = timeout_at(deadline, resolve(host, port))
         .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let addresses = alternate(found.map_err(failed)?);
-    if addresses.is_empty() {
-        return Err(failed(io::Error::new(
-            io::ErrorKind::NotFound,
-            "it has no address",
-        )));
-    }
-    connect_to(addresses, deadline).await
+        .unwrap_or(Err(NameError::TimedOut));
+    let addresses = found.map_err(|source| {
+        let out = match &source {
+            NameError::OutOfFiles { out, .. } => Some(*out),
+            _ => OutOfFiles::now(),
+        };
+        let host = host.to_owned();
+        out.map_or(
+            ConnectError::Name { host, source },
+            ConnectError::OutOfFiles,
+        )
+    })?;
+    connect_to(alternate(addresses), deadline).await
 }
 
 /// Connects to one of the addresses before the deadline.
@@ -129,7 +243,7 @@ async fn connect_to(
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     };
     race(addresses, STAGGER, attempt).await.map_err(|attempts| {
-        let out = attempts.iter().find_map(|(_, error)| OutOfFiles::of(error));
+        let out = attempts.iter().find_map(|(_, fault)| fault.out_of_files());
         out.map_or(ConnectError::Addresses(attempts), ConnectError::OutOfFiles)
     })
 }
@@ -138,22 +252,23 @@ async fn connect_to(
 /// attempt when one fails or does not answer for `stagger`.
 ///
 /// # Errors
-/// The error of each address, if none accepts a connection.
+/// The fault of each address, if none accepts a connection.
 ///
 /// # Cancel safety
 /// Dropping the future ends all attempts.
-pub(super) async fn race<F>(
+pub(super) async fn race<F, E>(
     addresses: Vec<SocketAddr>,
     stagger: Duration,
     connect: impl Fn(SocketAddr) -> F,
 ) -> Result<TcpStream, Attempts>
 where
-    F: Future<Output = io::Result<TcpStream>> + Send + 'static,
+    F: Future<Output = Result<TcpStream, E>> + Send + 'static,
+    E: Into<ConnectFault> + Send + 'static,
 {
     if let &[address] = addresses.as_slice() {
         return connect(address)
             .await
-            .map_err(|error| vec![(address, error)]);
+            .map_err(|error| vec![(address, error.into())]);
     }
     let mut waiting = addresses.into_iter();
     let mut running = JoinSet::new();
@@ -177,7 +292,7 @@ where
         };
         match ended {
             Some(Ok((_, Ok(stream)))) => return Ok(stream),
-            Some(Ok((address, Err(error)))) => attempts.push((address, error)),
+            Some(Ok((address, Err(error)))) => attempts.push((address, error.into())),
             Some(Err(_)) | None => {}
         }
     }
@@ -200,22 +315,13 @@ pub(super) fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     alternated
 }
 
-/// Lists the addresses that were tried, with the error of each.
-pub(super) fn list_attempts(attempts: &[(SocketAddr, io::Error)]) -> String {
+/// Lists the addresses that were tried, with the fault of each.
+pub(super) fn list_attempts(attempts: &[(SocketAddr, ConnectFault)]) -> String {
     let described: Vec<String> = attempts
         .iter()
-        .map(|(address, error)| format!("{address} ({})", describe_error(error)))
+        .map(|(address, fault)| format!("{address} ({fault})"))
         .collect();
     described.join(", ")
-}
-
-/// Describes a connection error in a few words.
-pub(super) fn describe_error(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
-        io::ErrorKind::TimedOut => "no answer".to_owned(),
-        _ => error.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -287,9 +393,9 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(
-            (error.kind(), error.to_string()),
+            (error.code(), error.to_string()),
             (
-                io::ErrorKind::TimedOut,
+                DiagnosisCode::ServiceTimeout,
                 format!("no connection to {silent} (no answer)")
             )
         );
@@ -297,7 +403,7 @@ mod tests {
         let error = connect_to(vec![silent, gone], deadline_after(limit))
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(error.code(), DiagnosisCode::ServiceRefused);
         assert_eq!(
             error.to_string(),
             format!("no connection to {gone} (refused), {silent} (no answer)")
@@ -308,15 +414,20 @@ mod tests {
     fn local_obstacle_ranks_last() {
         let address = SocketAddr::from(([192, 0, 2, 1], 80));
         let of = |kinds: &[io::ErrorKind]| {
-            ConnectError::Addresses(kinds.iter().map(|kind| (address, (*kind).into())).collect())
+            let fault = |kind: &io::ErrorKind| ConnectFault::from(io::Error::from(*kind));
+            ConnectError::Addresses(kinds.iter().map(|kind| (address, fault(kind))).collect())
+                .code()
         };
-        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
-        assert_eq!(of(&[NetworkUnreachable, TimedOut]).kind(), TimedOut);
+        use io::ErrorKind::{ConnectionRefused, NetworkUnreachable, TimedOut};
         assert_eq!(
-            of(&[NetworkUnreachable, TimedOut, ConnectionRefused]).kind(),
-            ConnectionRefused
+            of(&[NetworkUnreachable, TimedOut]),
+            DiagnosisCode::ServiceTimeout
         );
-        assert_eq!(of(&[NetworkUnreachable]).kind(), HostUnreachable);
+        assert_eq!(
+            of(&[NetworkUnreachable, TimedOut, ConnectionRefused]),
+            DiagnosisCode::ServiceRefused
+        );
+        assert_eq!(of(&[NetworkUnreachable]), DiagnosisCode::ServiceUnreachable);
     }
 
     #[tokio::test]

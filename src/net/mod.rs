@@ -11,17 +11,17 @@
 pub mod address;
 pub mod connect;
 pub mod dial;
+mod evidence;
 pub mod file_limit;
 pub mod memory;
+pub mod middlebox;
+mod name_error;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod read_ahead;
-mod reason;
 pub mod resolve;
 pub mod tcp;
 pub mod tls;
 pub mod upgrade;
 pub mod websocket;
 mod write_through;
-
-pub use reason::Reason;

@@ -18,6 +18,9 @@ use tokio::{
     time::Instant,
 };
 
+pub use super::name_error::{NameError, NameFault};
+use super::{file_limit::OutOfFiles, name_error::name_fault};
+
 /// The maximum number of concurrent look-ups. The runtime has 512 threads for blocking work; the
 /// others stay free for files.
 const MAX_LOOK_UPS: usize = 64;
@@ -31,6 +34,29 @@ type LookUpResult = Result<Arc<[SocketAddr]>, Arc<io::Error>>;
 /// Blocks until a name is resolved.
 type ResolveFn = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
+/// Returns the addresses of `host`, at least one, in the order of the system's resolver. An IP
+/// address is returned at once.
+///
+/// # Errors
+/// Why there is no address.
+///
+/// # Cancel safety
+/// Cancel safe. The look-up itself continues, and counts towards the limit until it ends.
+pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, NameError> {
+    match look_up(host, port).await {
+        Ok(addresses) if addresses.is_empty() => Err(NameError::NoAddress),
+        Ok(addresses) => Ok(addresses),
+        // The resolver's errors do not state that a descriptor was missing.
+        Err(error) => Err(match OutOfFiles::of(&error).or_else(OutOfFiles::now) {
+            Some(out) => NameError::OutOfFiles { out, error },
+            None => NameError::LookUp {
+                fault: name_fault(&error),
+                error,
+            },
+        }),
+    }
+}
+
 /// Returns the addresses of `host`, in the order of the system's resolver. An IP address is
 /// returned at once.
 ///
@@ -39,7 +65,7 @@ type ResolveFn = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 ///
 /// # Cancel safety
 /// Cancel safe. The look-up itself continues, and counts towards the limit until it ends.
-pub(super) async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     static LOOK_UPS: LazyLock<Arc<LookUps>> = LazyLock::new(|| LookUps::new(MAX_LOOK_UPS, system));
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);

@@ -8,6 +8,8 @@ use std::os::fd::AsFd;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
+
 /// The length of the accept queue. After a restart all links reconnect at once, and browsers open
 /// many connections at a time.
 const BACKLOG: i32 = 4096;
@@ -50,12 +52,19 @@ pub fn set_link_options(stream: &TcpStream) -> io::Result<()> {
 /// into the 1,280 bytes that IPv6 requires of every path.
 pub const SMALL_SEGMENT: u32 = 1200;
 
-/// The cause of an MTU black hole, for logs and the doctor.
-pub const BLACK_HOLE_CAUSE: &str =
-    "the path drops large packets without an ICMP error (an MTU black hole)";
+/// Returns the diagnosis of an MTU black hole, for logs and the doctor.
+#[must_use]
+pub fn black_hole(evidence: impl Into<String>) -> Diagnosis {
+    Diagnosis::new(
+        DiagnosisCode::LargeMessagesLost,
+        evidence,
+        "the path drops large packets without an ICMP error (an MTU black hole)",
+        BLACK_HOLE_REMEDY,
+    )
+}
 
 /// The remedy for an MTU black hole.
-pub const BLACK_HOLE_REMEDY: &str = "lower the MTU of this machine's network interface (1280 fits everywhere), or clamp the MSS at the router \
+const BLACK_HOLE_REMEDY: &str = "lower the MTU of this machine's network interface (1280 fits everywhere), or clamp the MSS at the router \
      (iptables -t mangle -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu)";
 
 /// Limits the segment size of a connection to [`SMALL_SEGMENT`], before it is made. The limit

@@ -3,7 +3,6 @@
 
 mod certificate;
 mod client;
-mod inspection;
 
 use std::{
     fmt, fs, io,
@@ -28,8 +27,9 @@ use tracing::{error, info};
 pub use self::{
     certificate::{CertificateInfo, format_utc, now},
     client::{PinMismatch, TlsParameters, captured_chain, client_config},
-    inspection::inspector,
 };
+
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// The minimum time between two checks of the certificate files. It is short enough that a
 /// replacement takes effect at once, and long enough to cost a busy master nothing.
@@ -93,6 +93,28 @@ pub enum TlsError {
         "TLS: the system's certificate authorities cannot be read ({0}); name a file with `tls.ca`"
     )]
     NoAuthorities(String),
+}
+
+impl TlsError {
+    /// Returns the evidence and the remedy, which is `remedy` unless the error has its own.
+    #[must_use]
+    pub fn diagnosis(&self, remedy: &'static str) -> Diagnosis {
+        match self {
+            TlsError::NoAuthorities(reason) => Diagnosis::new(
+                DiagnosisCode::TlsNoAuthorities,
+                format!("TLS: the system's certificate authorities cannot be read ({reason})"),
+                "",
+                "name a file with `tls.ca`",
+            ),
+            TlsError::Name(_) => Diagnosis::new(
+                DiagnosisCode::ConfigurationInvalid,
+                self.to_string(),
+                "",
+                remedy,
+            ),
+            _ => Diagnosis::new(DiagnosisCode::TlsFileUnusable, self.to_string(), "", remedy),
+        }
+    }
 }
 
 /// The master's certificate: the chain and the key of two PEM files, reloaded when they change.

@@ -1,10 +1,9 @@
 //! The WebSocket upgrade (RFC 6455, 4.1): the request and the answer, with diagnostics for other
 //! services that may answer instead of a master, and the socket at the end that accepts.
 
-mod middlebox;
 mod refusal;
 
-use std::{fmt, io, time::SystemTime};
+use std::{fmt, io};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -14,9 +13,11 @@ pub use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 pub use self::refusal::UpgradeRefusal;
 use super::{
-    Reason,
+    evidence::first_line,
+    middlebox::middlebox,
     websocket::{ByteStream, MessageSocket, SocketEnd},
 };
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// The maximum length of a response's head, in bytes. Web servers send a few hundred bytes; many
 /// cookies and policies add a few thousand.
@@ -28,9 +29,6 @@ pub(super) const MAX_FIELDS: usize = 256;
 /// The maximum number of bytes read from a body, as evidence.
 const MAX_BODY: usize = 16 * 1024;
 
-/// The maximum number of characters of evidence: one line.
-const MAX_EVIDENCE: usize = 120;
-
 /// Creates the socket over a stream on which the master has answered 101. `read` holds the bytes
 /// that arrived directly after the request: they belong to the WebSocket.
 #[must_use]
@@ -40,7 +38,7 @@ pub fn upgraded(stream: impl ByteStream, read: Bytes) -> MessageSocket {
 
 /// Why the connection did not become a WebSocket.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", self.reason())]
+#[error("{}", self.diagnosis())]
 pub enum UpgradeError {
     /// An HTTP server answered with a status other than 101.
     Refused(Box<UpgradeRefusal>),
@@ -87,15 +85,17 @@ impl fmt::Display for HeadLimit {
 impl UpgradeError {
     /// Returns the evidence, the likely cause and the remedy.
     #[must_use]
-    pub fn reason(&self) -> Reason {
+    pub fn diagnosis(&self) -> Diagnosis {
         match self {
-            UpgradeError::Refused(refusal) => refusal.reason(),
-            UpgradeError::NotHttp(received) => Reason::new(
+            UpgradeError::Refused(refusal) => refusal.diagnosis(),
+            UpgradeError::NotHttp(received) => Diagnosis::new(
+                DiagnosisCode::HttpNotSpoken,
                 format!("the port does not speak HTTP/1.1 (it sent {received:?})"),
                 "another program listens there, or the port expects TLS",
                 "check the host and port in `master`, and whether it must begin with wss://",
             ),
-            UpgradeError::LargeHead { limit, begins } => Reason::new(
+            UpgradeError::LargeHead { limit, begins } => Diagnosis::new(
+                DiagnosisCode::HttpHeadTooLarge,
                 format!("the response head {limit} (it begins with {begins:?})"),
                 "a proxy or web server on the path adds many or long fields, such as cookies or policies",
                 "let it add fewer for this path, and check the host, port and path in `master`",
@@ -103,7 +103,8 @@ impl UpgradeError {
             UpgradeError::NotAgreed {
                 problems,
                 middlebox,
-            } => Reason::new(
+            } => Diagnosis::new(
+                DiagnosisCode::HttpHandshakeAltered,
                 format!(
                     "the 101 response does not complete the WebSocket handshake: {}",
                     problems.join(", ")
@@ -119,12 +120,14 @@ impl UpgradeError {
                 },
                 "let it forward Upgrade, Connection and Sec-WebSocket-Accept, or bypass it with wss:// in `master` or with `proxy`",
             ),
-            UpgradeError::Closed => Reason::new(
+            UpgradeError::Closed => Diagnosis::new(
+                DiagnosisCode::HttpClosed,
                 "the connection was closed without an answer",
                 "the port expects TLS or belongs to another program, or a device on the path closes unknown protocols",
                 "check that the port speaks HTTP; if it expects TLS, write wss:// in `master`",
             ),
-            UpgradeError::Io(error) => Reason::new(
+            UpgradeError::Io(error) => Diagnosis::new(
+                DiagnosisCode::HttpFailed,
                 format!("the connection failed before a response arrived: {error}"),
                 "a device on the path cuts WebSockets, or the server refuses them",
                 "write wss:// in `master`, so that no device on the path can read the request, or try another port or network",
@@ -133,33 +136,9 @@ impl UpgradeError {
     }
 }
 
-/// Diagnostic fields of a response.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ResponseInfo {
-    /// The headers that identify the sender.
-    pub identifying_headers: Vec<(&'static str, String)>,
-    /// The product that answered, if known.
-    pub middlebox: Option<&'static str>,
-    /// The sender's time.
-    pub date: Option<SystemTime>,
-}
-
-impl ResponseInfo {
-    fn read(headers: &HeaderMap) -> Self {
-        let date = headers
-            .get(header::DATE)
-            .and_then(|date| date.to_str().ok()?.parse::<httpdate::HttpDate>().ok());
-        ResponseInfo {
-            identifying_headers: middlebox::identifying_headers(headers, evidence),
-            middlebox: middlebox::middlebox(headers, &[]),
-            date: date.map(SystemTime::from),
-        }
-    }
-}
-
 /// Requests the upgrade at `path` of `host` with additional `headers`. Returns the bytes received
-/// after the response's head: they belong to the WebSocket. Passes the response's fields to
-/// `report`, whatever its status.
+/// after the response's head: they belong to the WebSocket. Passes the response's status and headers
+/// to `report`, whatever the status.
 ///
 /// # Errors
 /// If the peer does not complete the handshake.
@@ -171,7 +150,7 @@ pub async fn upgrade(
     path: &str,
     host: &str,
     headers: &HeaderMap,
-    report: impl FnOnce(ResponseInfo),
+    report: impl FnOnce(StatusCode, &HeaderMap),
 ) -> Result<Bytes, UpgradeError> {
     let key = generate_key();
     stream
@@ -191,12 +170,12 @@ pub async fn upgrade(
         }
         match read {
             Ok(0) if answer.is_empty() => return Err(UpgradeError::Closed),
-            Ok(0) => return Err(UpgradeError::NotHttp(evidence(&answer))),
+            Ok(0) => return Err(UpgradeError::NotHttp(first_line(&answer))),
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
     };
-    report(ResponseInfo::read(&response_headers));
+    report(status, &response_headers);
     if status == StatusCode::SWITCHING_PROTOCOLS {
         let problems = handshake_problems(&response_headers, &key);
         if problems.is_empty() {
@@ -204,7 +183,7 @@ pub async fn upgrade(
         }
         return Err(UpgradeError::NotAgreed {
             problems,
-            middlebox: middlebox::middlebox(&response_headers, &[]),
+            middlebox: middlebox(&response_headers, &[]),
         });
     }
     let body = body(stream, answer).await;
@@ -229,7 +208,7 @@ impl ResponseHead {
         let large = |limit| {
             Err(UpgradeError::LargeHead {
                 limit,
-                begins: evidence(bytes),
+                begins: first_line(bytes),
             })
         };
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
@@ -238,12 +217,12 @@ impl ResponseHead {
             Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => {
                 let head = ResponseHead::of(&answer, length);
                 head.map(Some)
-                    .ok_or_else(|| UpgradeError::NotHttp(evidence(bytes)))
+                    .ok_or_else(|| UpgradeError::NotHttp(first_line(bytes)))
             }
             Ok(httparse::Status::Partial) if bytes.len() <= MAX_HEAD => Ok(None),
             Ok(_) => large(HeadLimit::Bytes),
             Err(httparse::Error::TooManyHeaders) => large(HeadLimit::Fields),
-            Err(_) => Err(UpgradeError::NotHttp(evidence(bytes))),
+            Err(_) => Err(UpgradeError::NotHttp(first_line(bytes))),
         }
     }
 
@@ -333,35 +312,11 @@ fn handshake_problems(headers: &HeaderMap, key: &str) -> Vec<&'static str> {
 /// applies.
 async fn body(stream: &mut impl ByteStream, mut body: BytesMut) -> BytesMut {
     const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(500);
-    while body.len() < MAX_BODY && evidence(&body).is_empty() {
+    while body.len() < MAX_BODY && first_line(&body).is_empty() {
         match tokio::time::timeout(BODY_TIMEOUT, stream.read_buf(&mut body)).await {
             Ok(Ok(count)) if count > 0 => {}
             _ => break,
         }
     }
     body
-}
-
-/// Returns the first line of text, without HTML tags and control characters.
-pub(super) fn evidence(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    let mut in_tag = false;
-    for character in String::from_utf8_lossy(bytes).chars() {
-        match character {
-            '<' => in_tag = true,
-            '>' if in_tag => in_tag = false,
-            _ if in_tag => {}
-            '\n' | '\r' if !text.trim().is_empty() => break,
-            character if character.is_control() || character == char::REPLACEMENT_CHARACTER => {
-                text.push(' ')
-            }
-            character => text.push(character),
-        }
-    }
-    text.split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-        .chars()
-        .take(MAX_EVIDENCE)
-        .collect()
 }

@@ -18,9 +18,11 @@ use super::{
 };
 use crate::{
     bench::{BenchRequest, BenchRequestError, BenchResponder},
+    diagnosis::DiagnosisCode,
     net::{
         connect::{ConnectError, connect},
         file_limit::ThrottledLog,
+        resolve::NameError,
     },
     tunnel::{
         ResetCode, Tunnel, TunnelStream,
@@ -62,15 +64,30 @@ enum ServiceDialError {
 impl ServiceDialError {
     /// Returns the code with which the client's stream is reset.
     fn wire_code(&self) -> ResetCode {
-        let kind = match self {
-            ServiceDialError::Timeout(_) => io::ErrorKind::TimedOut,
-            ServiceDialError::Connect(error) => error.kind(),
-            ServiceDialError::Io(error) => error.kind(),
-        };
-        match kind {
-            io::ErrorKind::TimedOut => ResetCode::Timeout,
-            io::ErrorKind::ConnectionRefused => ResetCode::Refused,
+        if let ServiceDialError::Connect(ConnectError::Name {
+            source: NameError::TimedOut,
+            ..
+        }) = self
+        {
+            return ResetCode::Timeout;
+        }
+        match self.code() {
+            DiagnosisCode::ServiceTimeout => ResetCode::Timeout,
+            DiagnosisCode::ServiceRefused => ResetCode::Refused,
             _ => ResetCode::Unreachable,
+        }
+    }
+
+    /// Returns the code of the failure.
+    fn code(&self) -> DiagnosisCode {
+        match self {
+            ServiceDialError::Timeout(_) => DiagnosisCode::ServiceTimeout,
+            ServiceDialError::Connect(error) => error.code(),
+            ServiceDialError::Io(error) => match error.kind() {
+                io::ErrorKind::TimedOut => DiagnosisCode::ServiceTimeout,
+                io::ErrorKind::ConnectionRefused => DiagnosisCode::ServiceRefused,
+                _ => DiagnosisCode::ServiceUnreachable,
+            },
         }
     }
 
@@ -82,6 +99,7 @@ impl ServiceDialError {
                 context.descriptor_log.log(|times| {
                     error!(
                         times,
+                        code = %DiagnosisCode::OutOfFiles,
                         "cannot connect to local services: {out}; {}",
                         out.remedy()
                     )
@@ -89,7 +107,7 @@ impl ServiceDialError {
             }
             error => {
                 let ServerPort { host, tcp_port, .. } = &*context.port;
-                warn!(local_address = %format_args!("{host}:{tcp_port}"), "cannot reach the local service: {error}");
+                warn!(local_address = %format_args!("{host}:{tcp_port}"), code = %error.code(), "cannot reach the local service: {error}");
             }
         }
     }

@@ -47,13 +47,14 @@ pub(super) fn log_failure(master: &str, outcome: &AttemptOutcome, rest: Duration
     let rests_ms = rest.as_millis() as u64;
     match outcome {
         AttemptOutcome::Dial(error) => {
-            warn!(%master, rests_ms, "cannot reach the master: {error}");
+            let code = error.diagnosis().code;
+            warn!(%master, rests_ms, %code, "cannot reach the master: {error}");
         }
         AttemptOutcome::Join(error) if error.is_retryable() => {
-            warn!(%master, rests_ms, "cannot join the master: {error}")
+            warn!(%master, rests_ms, code = %error.code(), "cannot join the master: {error}")
         }
         AttemptOutcome::Join(error) => {
-            error!(%master, rests_ms, "cannot join the master: {error}");
+            error!(%master, rests_ms, code = %error.code(), "cannot join the master: {error}");
         }
         AttemptOutcome::Link { reason, .. } => {
             warn!(%master, rests_ms, "the link was lost: {reason}");

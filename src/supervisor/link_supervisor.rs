@@ -35,8 +35,9 @@ use super::{
     retry_policy::{NextAttempt, RetryPolicy},
 };
 use crate::{
+    diagnosis::Diagnosis,
     link::{EndReason, KeepAliveTiming, Outbox},
-    net::tcp::{self, BLACK_HOLE_CAUSE as CAUSE, BLACK_HOLE_REMEDY as REMEDY},
+    net::tcp,
 };
 use report_proto::frame::{Code, Notice, Role};
 
@@ -526,9 +527,16 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             .is_some_and(|path| path.on_link_end(lived, is_stuck));
         if let Some(connector) = self.uplink.dialers.get(master).filter(|_| is_detected) {
             connector.use_small_segments();
+            let Diagnosis {
+                code,
+                evidence,
+                cause,
+                remedy,
+            } = tcp::black_hole(EVIDENCE);
             warn!(
                 master = %connector.name(),
-                "{EVIDENCE}: {CAUSE}; links use segments of {} bytes from now on; {REMEDY}",
+                %code,
+                "{evidence}: {cause}; links use segments of {} bytes from now on; {remedy}",
                 tcp::SMALL_SEGMENT
             );
         }

@@ -17,6 +17,7 @@ use super::{
     offer::{AttachAnswer, Grant, Methods, Mismatch, Offer, ResumeRequest, VERSION},
     parameters::PortParameters,
 };
+use crate::diagnosis::{Diagnosis, DiagnosisCode};
 use report_proto::frame::{Code, Notice};
 use report_proto::{
     crypto::{
@@ -85,6 +86,30 @@ impl AttachError {
         matches!(
             self,
             AttachError::Closed(_) | AttachError::Refused(_) | AttachError::Superseded
+        )
+    }
+
+    /// Returns the code for logs and the doctor.
+    #[must_use]
+    pub fn diagnosis_code(&self) -> DiagnosisCode {
+        match self {
+            AttachError::Closed(_) => DiagnosisCode::ChannelClosed,
+            AttachError::Handshake(_) => DiagnosisCode::PortKeyMismatch,
+            AttachError::Mismatch(_) => DiagnosisCode::MethodMismatch,
+            AttachError::Refused(_) => DiagnosisCode::TunnelRefused,
+            AttachError::Superseded => DiagnosisCode::TunnelSuperseded,
+        }
+    }
+
+    /// Returns the evidence, the likely cause and the remedy of a refusal that a retry does not
+    /// change.
+    #[must_use]
+    pub fn diagnosis(&self) -> Diagnosis {
+        Diagnosis::new(
+            self.diagnosis_code(),
+            self.to_string(),
+            "both ends know the port, but their configurations differ",
+            "compare `port_key`, `encrypt_method` and `compress_method` at both ends",
         )
     }
 

@@ -19,9 +19,10 @@ use crate::support::{
 };
 
 /// Runs a client with these fields in its configuration, and the doctor with the same file. `step`
-/// is the doctor step that fails. Both outputs contain all `words`.
+/// is the doctor step that fails, and `code` its code. Both outputs contain the code and all
+/// `words`.
 #[track_caller]
-fn assert_diagnosis(testbed: &Testbed, fields: Value, step: &str, words: &[&str]) {
+fn assert_diagnosis(testbed: &Testbed, fields: Value, (step, code): (&str, &str), words: &[&str]) {
     let port = Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT);
     let configuration = testbed.client_configuration(&[port], fields);
     let client = testbed.role("lost", &configuration);
@@ -49,7 +50,12 @@ fn assert_diagnosis(testbed: &Testbed, fields: Value, step: &str, words: &[&str]
         .iter()
         .find(|step| step["outcome"] == "failed")
         .expect("a failed step");
-    assert_eq!(failed["name"], step, "{failed}");
+    assert_eq!(
+        (&failed["name"], &failed["code"]),
+        (&json!(step), &json!(code)),
+        "{failed}"
+    );
+    assert!(line.contains(&format!("code={code}")), "{line}");
     assert!(
         failed["remedy"]
             .as_str()
@@ -123,7 +129,7 @@ fn a_proxy_that_is_down_refuses_or_closes_is_reported_with_a_remedy() {
     assert_diagnosis(
         &testbed,
         by_proxy(ports::free()),
-        "tcp",
+        ("tcp", "tcp_refused"),
         &["refused", "no program listens there"],
     );
     let refusing =
@@ -131,14 +137,14 @@ fn a_proxy_that_is_down_refuses_or_closes_is_reported_with_a_remedy() {
     assert_diagnosis(
         &testbed,
         by_proxy(refusing.address()),
-        "proxy",
+        ("proxy", "proxy_forbidden"),
         &["403 Forbidden", "not here", "its rules do not allow that"],
     );
     let closing = answering_service("");
     assert_diagnosis(
         &testbed,
         by_proxy(closing.address()),
-        "proxy",
+        ("proxy", "proxy_closed"),
         &[
             "closed the connection without an answer",
             "accepts this machine",
@@ -149,9 +155,10 @@ fn a_proxy_that_is_down_refuses_or_closes_is_reported_with_a_remedy() {
 #[test]
 fn other_servers_in_place_of_the_master_are_reported_with_a_remedy() {
     let testbed = Testbed::new(Front::Direct);
-    for (answer, words) in [
+    for (answer, code, words) in [
         (
             "HTTP/1.1 302 Found\r\nLocation: http://login.hotel.example/?to=x\r\nContent-Length: 0\r\n\r\n",
+            "http_login_page",
             &[
                 "302 Found",
                 "http://login.hotel.example/?to=x",
@@ -161,6 +168,7 @@ fn other_servers_in_place_of_the_master_are_reported_with_a_remedy() {
         ),
         (
             "HTTP/1.1 200 OK\r\nServer: Apache\r\nContent-Type: text/html\r\nContent-Length: 45\r\n\r\n<html><body><h1>Welcome</h1></body></html>   ",
+            "http_page",
             &[
                 "200 OK",
                 "\"Apache\"",
@@ -171,6 +179,7 @@ fn other_servers_in_place_of_the_master_are_reported_with_a_remedy() {
         ),
         (
             "HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive\r\nVia: 1.1 gate (squid/5.7)\r\n\r\n",
+            "http_handshake_altered",
             &[
                 "no `Upgrade: websocket`",
                 "no `Connection: Upgrade`",
@@ -181,6 +190,7 @@ fn other_servers_in_place_of_the_master_are_reported_with_a_remedy() {
         ),
         (
             "HTTP/1.1 502 Bad Gateway\r\nServer: nginx/1.22.1\r\nContent-Length: 0\r\n\r\n",
+            "http_master_unreachable",
             &[
                 "502 Bad Gateway",
                 "nginx",
@@ -190,10 +200,12 @@ fn other_servers_in_place_of_the_master_are_reported_with_a_remedy() {
         ),
         (
             "HTTP/1.1 403 Forbidden\r\nServer: cloudflare\r\nCF-RAY: 8a1-FRA\r\nContent-Length: 0\r\n\r\n",
+            "http_forbidden",
             &["8a1-FRA", "Cloudflare refuses", "user_agent"],
         ),
         (
             "SSH-2.0-OpenSSH_9.2\r\n",
+            "http_not_spoken",
             &[
                 "does not speak HTTP/1.1",
                 "SSH-2.0-OpenSSH_9.2",
@@ -201,7 +213,12 @@ fn other_servers_in_place_of_the_master_are_reported_with_a_remedy() {
             ],
         ),
     ] {
-        assert_diagnosis(&testbed, at(&answering_service(answer)), "upgrade", words);
+        assert_diagnosis(
+            &testbed,
+            at(&answering_service(answer)),
+            ("upgrade", code),
+            words,
+        );
     }
 }
 
@@ -212,14 +229,14 @@ fn foreign_data_after_an_upgrade_is_reported_with_a_remedy() {
     assert_diagnosis(
         &testbed,
         at(&garbage),
-        "master_key",
+        ("master_key", "not_a_websocket"),
         &["not the WebSocket protocol", "wss://"],
     );
     let another = upgrading_service(b"\x82\x05hello");
     assert_diagnosis(
         &testbed,
         at(&another),
-        "master_key",
+        ("master_key", "not_a_master"),
         &["not a rePort master", "check the address and the path"],
     );
 }
@@ -252,13 +269,15 @@ fn invalid_certificates_are_distinguished_and_their_owners_reported() {
     let unknown = Authority::named(&folder("unknown"), "Somebody Else CA").leaf("leaf");
     let inspected = Authority::named(&folder("inspected"), "Zscaler Root CA").leaf("leaf");
     let makeshift = certificates::self_signed(&folder("makeshift"), "leaf");
-    for (leaf, words) in [
+    for (leaf, code, words) in [
         (
             other_name,
+            "tls_wrong_name",
             &["it is for \"www.example.com\"", "`tls.server_name`"][..],
         ),
         (
             expired,
+            "tls_expired",
             &[
                 "valid until 2001-02-03",
                 "this machine's time is 2",
@@ -267,6 +286,7 @@ fn invalid_certificates_are_distinguished_and_their_owners_reported() {
         ),
         (
             early,
+            "tls_not_yet_valid",
             &[
                 "valid from 4000-01-01",
                 "this machine's time is 2",
@@ -275,16 +295,18 @@ fn invalid_certificates_are_distinguished_and_their_owners_reported() {
         ),
         (
             unknown,
+            "tls_untrusted",
             &["CN=Somebody Else CA", "untrusted authority", "`tls.ca`"],
         ),
         (
             inspected,
+            "tls_intercepted",
             &["Zscaler intercepts TLS", "set `tls.ca` to its root"],
         ),
-        (makeshift, &["self-signed", "pin_sha256"]),
+        (makeshift, "tls_self_signed", &["self-signed", "pin_sha256"]),
     ] {
         let _master = master_with_certificate(&testbed, &leaf);
-        assert_diagnosis(&testbed, json!({}), "tls", words);
+        assert_diagnosis(&testbed, json!({}), ("tls", code), words);
     }
 }
 
@@ -302,14 +324,14 @@ fn missing_or_aborted_tls_is_reported_with_a_remedy() {
     assert_diagnosis(
         &testbed,
         at(plain.address()),
-        "tls",
+        ("tls", "tls_plain_http"),
         &["speaks plain HTTP", "write ws:// in `master`"],
     );
     let filter = services::resetter();
     assert_diagnosis(
         &testbed,
         at(filter.address()),
-        "tls",
+        ("tls", "tls_cut"),
         &[
             "reset right after the ClientHello",
             "SNI",
@@ -345,7 +367,7 @@ fn a_peer_that_supports_only_tls_1_0_is_reported_with_a_remedy() {
     assert_diagnosis(
         &testbed,
         fields,
-        "tls",
+        ("tls", "tls_too_old"),
         &[
             "no common TLS version",
             "TLS 1.1 or older",

@@ -57,6 +57,7 @@ fn doctor_json(
             fields,
             [
                 "cause",
+                "code",
                 "evidence",
                 "milliseconds",
                 "name",
@@ -71,11 +72,13 @@ fn doctor_json(
             ["ok", "warning", "failed", "skipped"].contains(&outcome),
             "{step}"
         );
-        assert_eq!(
-            step["remedy"].is_string(),
-            ["warning", "failed"].contains(&outcome),
-            "{step}"
-        );
+        for field in ["remedy", "code"] {
+            assert_eq!(
+                step[field].is_string(),
+                ["warning", "failed"].contains(&outcome),
+                "{step}"
+            );
+        }
         assert!(
             step["milliseconds"]
                 .as_f64()

@@ -10,6 +10,7 @@
 //!
 //! Each end waits for the other for at most [`AUTHENTICATION_TIMEOUT`].
 
+mod join_error;
 mod master;
 mod role;
 #[cfg(test)]
@@ -18,8 +19,9 @@ mod tests;
 use std::time::Duration;
 
 pub use self::{
+    join_error::{JoinError, ProtocolFault},
     master::{Hello, HelloError, hello, refuse, welcome},
-    role::{JoinError, RoleIdentity, join, join_with_quiet_period},
+    role::{RoleIdentity, join, join_with_quiet_period},
 };
 
 /// The time that each end waits for the other: several round trips of a slow path (PROTOCOL 12).

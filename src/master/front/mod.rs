@@ -232,7 +232,7 @@ async fn connect_web_server(
     let began = Instant::now();
     let mut web = connect(&address.0, address.1, WEB_CONNECT_TIMEOUT)
         .await
-        .map_err(|error| io::Error::new(error.kind(), error))?;
+        .map_err(io::Error::other)?;
     tcp::set_link_options(&web)?;
     if let Some((visitor, addresses)) = visitor {
         // The port of a visitor behind a proxy is unknown.

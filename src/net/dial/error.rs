@@ -7,14 +7,17 @@ use std::{
     time::Duration,
 };
 
-use super::{MasterAddress, tcp_connector::BindError, tls_problem::TlsProblem, trace::Layer};
-use crate::net::{
-    Reason,
-    connect::list_attempts,
-    file_limit::OutOfFiles,
-    proxy::{ProxyAddress, ProxyError, environment::EnvironmentError},
-    tls::TlsError,
-    upgrade::UpgradeError,
+use super::{HeaderError, MasterAddress, tls_problem::TlsProblem, trace::DialStep};
+use crate::{
+    diagnosis::{Diagnosis, DiagnosisCode},
+    net::{
+        connect::{ConnectFault, list_attempts},
+        proxy::{ProxyAddress, ProxyError, environment::EnvironmentError},
+        resolve::NameError,
+        tls::TlsError,
+        upgrade::UpgradeError,
+    },
+    text::NotText,
 };
 
 /// The host that a layer talks to.
@@ -46,7 +49,7 @@ impl DialPeer {
 
 /// Why a dial failed. Prints as one line: the layer, the evidence, the likely cause and the remedy.
 #[derive(Debug, thiserror::Error)]
-#[error("{}{}", self.context(), self.reason())]
+#[error("{}{}", self.context(), self.diagnosis())]
 pub enum DialError {
     /// The host name does not resolve.
     Name {
@@ -54,17 +57,15 @@ pub enum DialError {
         peer: DialPeer,
         /// The name.
         host: String,
-        /// The resolver's error.
-        reason: String,
-        /// Set when the look-up failed for want of a file descriptor.
-        out_of_files: Option<OutOfFiles>,
+        /// The reason.
+        source: NameError,
     },
     /// None of the host's addresses accepts a connection.
     Connect {
         /// The peer that was dialled.
         peer: DialPeer,
-        /// The addresses that were tried, with the error of each.
-        attempts: Vec<(SocketAddr, io::Error)>,
+        /// The addresses that were tried, with the fault of each.
+        attempts: Vec<(SocketAddr, ConnectFault)>,
     },
     /// The environment names an unusable proxy.
     Environment(#[from] EnvironmentError),
@@ -82,7 +83,7 @@ pub enum DialError {
         /// The path of the file.
         path: PathBuf,
         /// The problem with its contents.
-        problem: String,
+        problem: HeadersFileProblem,
     },
     /// The TLS handshake failed.
     Tls {
@@ -102,9 +103,9 @@ pub enum DialError {
     },
     /// The dial exceeded its deadline.
     Deadline {
-        /// The layer that had not finished.
-        layer: Layer,
-        /// The peer of that layer.
+        /// The step that had not finished.
+        step: DialStep,
+        /// The peer of that step.
         peer: DialPeer,
         /// The address of that peer.
         peer_address: String,
@@ -113,86 +114,75 @@ pub enum DialError {
     },
 }
 
+/// Why the headers file cannot be used. The text follows the name of the file.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadersFileProblem {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(io::Error),
+    /// The file has another text encoding.
+    #[error("{0}")]
+    Encoding(NotText),
+    /// A line, counted from 1, is not a header.
+    #[error("line {0} {1}")]
+    Line(usize, HeaderError),
+}
+
 impl DialError {
-    /// Returns the peer and the layer that failed.
+    /// Returns the peer and the step that failed.
     #[must_use]
-    pub fn layer(&self) -> (DialPeer, Layer) {
+    pub fn step(&self) -> (DialPeer, DialStep) {
         match self {
-            DialError::Name { peer, .. } => (*peer, Layer::Name),
-            DialError::Connect { peer, .. } => (*peer, Layer::Tcp),
-            DialError::Environment(_) | DialError::Proxy { .. } => (DialPeer::Proxy, Layer::Proxy),
-            DialError::Authorities(_) => (DialPeer::Proxy, Layer::Tls),
-            DialError::HeadersFile { .. } | DialError::Upgrade { .. } => {
-                (DialPeer::Master, Layer::Http)
+            DialError::Name { peer, .. } => (*peer, DialStep::Name),
+            DialError::Connect { peer, .. } => (*peer, DialStep::Tcp),
+            DialError::Environment(_) | DialError::Proxy { .. } => {
+                (DialPeer::Proxy, DialStep::Proxy)
             }
-            DialError::Tls { peer, .. } => (*peer, Layer::Tls),
-            DialError::Deadline { peer, layer, .. } => (*peer, *layer),
+            DialError::Authorities(_) => (DialPeer::Proxy, DialStep::Tls),
+            DialError::HeadersFile { .. } | DialError::Upgrade { .. } => {
+                (DialPeer::Master, DialStep::Http)
+            }
+            DialError::Tls { peer, .. } => (*peer, DialStep::Tls),
+            DialError::Deadline { peer, step, .. } => (*peer, *step),
         }
     }
 
     /// Returns the evidence, the likely cause and the remedy.
     #[must_use]
-    pub fn reason(&self) -> Reason {
+    pub fn diagnosis(&self) -> Diagnosis {
         match self {
-            DialError::Name {
-                host,
-                reason,
-                out_of_files: Some(out),
-                ..
-            } => Reason::new(
-                format!("`{host}` cannot be looked up ({reason})"),
-                out.to_string(),
-                out.remedy(),
-            ),
-            DialError::Name {
-                peer,
-                host,
-                reason,
-                out_of_files: None,
-            } => Reason::new(
-                format!("`{host}` does not resolve ({reason})"),
-                "the name is wrong, or this network's DNS server does not know it or is unreachable",
-                format!("check the host in `{}` and the DNS server", peer.field()),
-            ),
-            DialError::Connect { peer, attempts } => connect_reason(*peer, attempts),
-            DialError::Environment(error) => Reason::new(
+            DialError::Name { peer, host, source } => name_diagnosis(*peer, host, source),
+            DialError::Connect { peer, attempts } => connect_diagnosis(*peer, attempts),
+            DialError::Environment(error) => Diagnosis::new(
+                DiagnosisCode::ProxyEnvironmentInvalid,
                 error.to_string(),
                 "",
                 "correct it, or set `proxy` in the configuration",
             ),
-            DialError::Proxy { source, .. } => {
-                Reason::from_sentence(&source.to_string(), "check `proxy` and the proxy's log")
+            DialError::Proxy { source, .. } => source.diagnosis(),
+            DialError::Authorities(error) => {
+                error.diagnosis("set `tls.ca` to a PEM file with authorities")
             }
-            DialError::Authorities(error) => Reason::from_sentence(
-                &error.to_string(),
-                "set `tls.ca` to a PEM file with authorities",
-            ),
-            DialError::HeadersFile { path, problem } => Reason::new(
+            DialError::HeadersFile { path, problem } => Diagnosis::new(
+                DiagnosisCode::HeadersFileUnusable,
                 format!("the headers file {} {problem}", path.display()),
                 "",
                 "correct the file that `headers_file` names",
             ),
-            DialError::Tls { peer, problem, .. } => problem.reason(*peer),
-            DialError::Upgrade { source, .. } => source.reason(),
+            DialError::Tls { peer, problem, .. } => problem.diagnosis(*peer),
+            DialError::Upgrade { source, .. } => source.diagnosis(),
             DialError::Deadline {
-                layer,
-                peer,
+                step,
                 peer_address,
                 after,
-            } => Reason::new(
-                format!(
-                    "{peer_address} did not answer within {} s",
-                    after.as_secs_f32()
-                ),
-                "the host is down or far away, or a firewall drops its traffic",
-                layer.remedy(*peer),
-            ),
+                ..
+            } => deadline_diagnosis(*step, peer_address, *after),
         }
     }
 
-    /// Returns the part of the message that precedes the reason.
+    /// Returns the part of the message that precedes the diagnosis.
     fn context(&self) -> String {
-        let (peer, layer) = self.layer();
+        let (peer, step) = self.step();
         match self {
             DialError::Connect { .. } => format!("{}TCP: no connection to ", peer.prefix()),
             DialError::Environment(_) => "proxy: ".to_owned(),
@@ -202,49 +192,155 @@ impl DialError {
             DialError::Tls { host, .. } => format!("{}TLS with `{host}`: ", peer.prefix()),
             DialError::Upgrade { address, .. } => format!("HTTP with {address}: "),
             DialError::Deadline {
-                layer: Layer::Proxy,
+                step: DialStep::Proxy,
                 ..
             } => "proxy: ".to_owned(),
             DialError::Name { .. } | DialError::HeadersFile { .. } | DialError::Deadline { .. } => {
-                format!("{}{layer}: ", peer.prefix())
+                format!("{}{step}: ", peer.prefix())
             }
         }
     }
 }
 
-fn connect_reason(peer: DialPeer, attempts: &[(SocketAddr, io::Error)]) -> Reason {
-    let tried = list_attempts(attempts);
-    if let Some(out) = attempts.iter().find_map(|(_, error)| OutOfFiles::of(error)) {
-        return Reason::new(tried, out.to_string(), out.remedy());
+fn name_diagnosis(peer: DialPeer, host: &str, source: &NameError) -> Diagnosis {
+    if let NameError::OutOfFiles { out, .. } = source {
+        return Diagnosis::new(
+            source.code(),
+            format!("`{host}` cannot be looked up ({source})"),
+            out.to_string(),
+            out.remedy(),
+        );
     }
-    let refused = |(address, error): &(SocketAddr, io::Error)| {
-        error.kind() == io::ErrorKind::ConnectionRefused
+    Diagnosis::new(
+        source.code(),
+        format!("`{host}` does not resolve ({source})"),
+        "the name is wrong, or this network's DNS server does not know it or is unreachable",
+        format!("check the host in `{}` and the DNS server", peer.field()),
+    )
+}
+
+/// Diagnoses the most telling fault. A fault on this machine ranks above a refusal, and a refusal
+/// above a timeout.
+fn connect_diagnosis(peer: DialPeer, attempts: &[(SocketAddr, ConnectFault)]) -> Diagnosis {
+    let tried = list_attempts(attempts);
+    let mut faults = attempts.iter().map(|(_, fault)| fault);
+    let local = |fault: &ConnectFault| {
+        let remedy = fault.local_remedy()?;
+        Some((fault.code(), fault.cause(), remedy))
+    };
+    if let Some((code, cause, remedy)) = faults.clone().find_map(local) {
+        return Diagnosis::new(code, tried, cause, remedy);
+    }
+    // 0.0.0.0 is the address of no host: a filter of names answers with it.
+    let is_refused = |(address, fault): &(SocketAddr, ConnectFault)| {
+        matches!(fault, ConnectFault::Refused)
             && !matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified())
     };
-    let is_bind_error = |(_, error): &(SocketAddr, io::Error)| {
-        error.get_ref().is_some_and(|inner| inner.is::<BindError>())
-    };
-    if attempts.iter().any(is_bind_error) {
-        let cause = "this machine has no such address or interface, or rePort may not use it";
-        return Reason::new(tried, cause, "correct `bind_address`");
+    if attempts.iter().any(is_refused) {
+        let remedy = match peer {
+            DialPeer::Master => "check that the master is running, and the port in `master`",
+            DialPeer::Proxy => "check the port in `proxy`",
+        };
+        let fault = ConnectFault::Refused;
+        return Diagnosis::new(fault.code(), tried, fault.cause(), remedy);
     }
-    let (cause, remedy) = match (attempts.iter().any(refused), peer) {
-        (true, DialPeer::Master) => (
-            "no program listens there",
-            "check that the master is running, and the port in `master`",
-        ),
-        (true, DialPeer::Proxy) => ("no program listens there", "check the port in `proxy`"),
-        (false, _) => (
-            "the machine is down, or a firewall drops its packets",
+    let code = if faults.any(|fault| matches!(fault, ConnectFault::NoAnswer)) {
+        DiagnosisCode::TcpTimeout
+    } else {
+        DiagnosisCode::TcpUnreachable
+    };
+    Diagnosis::new(
+        code,
+        tried,
+        ConnectFault::NoAnswer.cause(),
+        "check that the host is reachable and that no firewall blocks the port",
+    )
+}
+
+fn deadline_diagnosis(step: DialStep, peer_address: &str, after: Duration) -> Diagnosis {
+    let (code, remedy) = match step {
+        DialStep::Name => (DiagnosisCode::NameTimeout, "check the DNS server"),
+        DialStep::Tcp => (
+            DiagnosisCode::TcpTimeout,
             "check that the host is reachable and that no firewall blocks the port",
         ),
+        DialStep::Tls => (DiagnosisCode::TlsTimeout, "check that the port speaks TLS"),
+        DialStep::Proxy => (
+            DiagnosisCode::ProxyTimeout,
+            "check the scheme in `proxy`, and that the proxy can reach the master",
+        ),
+        DialStep::Http => (
+            DiagnosisCode::HttpTimeout,
+            "check that the port speaks HTTP, without TLS if `master` begins with ws://",
+        ),
     };
-    Reason::new(tried, cause, remedy)
+    Diagnosis::new(
+        code,
+        format!(
+            "{peer_address} did not answer within {} s",
+            after.as_secs_f32()
+        ),
+        "the host is down or far away, or a firewall drops its traffic",
+        remedy,
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::file_limit::OutOfFiles;
+
+    #[test]
+    fn deadline_names_its_step() {
+        for (step, code) in [
+            (DialStep::Name, DiagnosisCode::NameTimeout),
+            (DialStep::Tcp, DiagnosisCode::TcpTimeout),
+            (DialStep::Proxy, DiagnosisCode::ProxyTimeout),
+            (DialStep::Tls, DiagnosisCode::TlsTimeout),
+            (DialStep::Http, DiagnosisCode::HttpTimeout),
+        ] {
+            let error = DialError::Deadline {
+                step,
+                peer: DialPeer::Master,
+                peer_address: "a:1".to_owned(),
+                after: Duration::from_secs(15),
+            };
+            assert_eq!(error.diagnosis().code, code, "{error}");
+            assert_eq!(error.step(), (DialPeer::Master, step));
+        }
+    }
+
+    #[test]
+    fn the_most_telling_fault_is_diagnosed() {
+        use ConnectFault::{NoAnswer, Other, Refused};
+        let unreachable = || Other(io::ErrorKind::NetworkUnreachable.into());
+        let bind = || ConnectFault::Bind {
+            from: "192.0.2.1".to_owned(),
+            error: io::ErrorKind::AddrNotAvailable.into(),
+        };
+        let host = SocketAddr::from(([192, 0, 2, 1], 443));
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 443));
+        for (attempts, code) in [
+            (
+                vec![(host, NoAnswer), (host, Refused)],
+                DiagnosisCode::TcpRefused,
+            ),
+            (
+                vec![(host, unreachable()), (host, NoAnswer)],
+                DiagnosisCode::TcpTimeout,
+            ),
+            (vec![(host, unreachable())], DiagnosisCode::TcpUnreachable),
+            (vec![(nowhere, Refused)], DiagnosisCode::TcpUnreachable),
+            (
+                vec![(host, Refused), (host, bind())],
+                DiagnosisCode::BindFailed,
+            ),
+        ] {
+            let peer = DialPeer::Master;
+            let error = DialError::Connect { peer, attempts };
+            assert_eq!(error.diagnosis().code, code, "{error}");
+        }
+    }
 
     #[cfg(unix)]
     #[test]
@@ -254,16 +350,19 @@ mod tests {
         let failures = [
             DialError::Connect {
                 peer: DialPeer::Master,
-                attempts: vec![(address, error())],
+                attempts: vec![(address, error().into())],
             },
             DialError::Name {
                 peer: DialPeer::Master,
                 host: "a".to_owned(),
-                reason: error().to_string(),
-                out_of_files: OutOfFiles::of(&error()),
+                source: NameError::OutOfFiles {
+                    out: OutOfFiles::of(&error()).unwrap(),
+                    error: error(),
+                },
             },
         ];
         for failure in failures {
+            assert_eq!(failure.diagnosis().code, DiagnosisCode::OutOfFiles);
             let message = failure.to_string();
             assert!(
                 message.contains("this process has as many open files as its limit of ")

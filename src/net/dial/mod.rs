@@ -8,67 +8,52 @@
 
 mod error;
 mod first_bytes;
-mod probe;
+mod proxy_choice;
 mod request;
-mod scheme_recorder;
 mod tcp_connector;
+mod through_proxy;
+mod tls_diagnosis;
 mod tls_problem;
 mod trace;
 
 use std::{
-    sync::{Arc, OnceLock, PoisonError, atomic::Ordering},
+    net::SocketAddr,
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
 use http::HeaderMap;
-use rustls::{
-    ClientConfig, ClientConnection, ProtocolVersion,
-    pki_types::{CertificateDer, ServerName},
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
 };
-use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub use self::{
-    error::{DialError, DialPeer},
-    probe::{ChosenProxy, DialProbe},
+    error::{DialError, DialPeer, HeadersFileProblem},
+    proxy_choice::{ChosenProxy, ProxyChoice, ProxyOrigin},
     request::{HeaderError, RequestParameters, parse_header},
     tcp_connector::Bind,
-    tls_problem::TlsProblem,
-    trace::{DialSpan, Layer, Observation, TlsSession},
+    tls_problem::{ConnectionEnd, HandshakeFault, TlsProblem},
+    trace::{DialEvent, DialStep, DialTrace},
 };
 use self::{
-    first_bytes::CapturingStream,
-    scheme_recorder::{RecordedScheme, SchemeRecorder},
-    tcp_connector::TcpConnector,
-    tls_problem::tls_problem,
-    trace::DialTrace,
-};
-use super::{
-    address::with_port,
-    connect::STAGGER,
-    proxy::{self, ProxyConnector, ProxyError, ProxyKind, ProxyTarget},
-    read_ahead::ReadAhead,
-    tls::{self, CertificateInfo, TlsError},
-    upgrade::{self, UpgradeError},
-    websocket::{ByteStream, MessageSocket, SocketEnd},
+    first_bytes::CapturingStream, tcp_connector::TcpConnector, tls_problem::tls_problem,
+    trace::DialProgress,
 };
 pub use super::{
     address::{MasterAddress, MasterAddressError},
     proxy::{ProxyAddress, ProxyAddressError},
     tls::TlsParameters,
 };
-
-/// The proxy that a dial uses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum ProxyChoice {
-    /// The proxy that the environment names at dial time, if any.
-    #[default]
-    Environment,
-    /// No proxy.
-    Direct,
-    /// A configured proxy.
-    Fixed(Box<ProxyAddress>),
-}
+use super::{
+    connect::{ConnectFault, STAGGER},
+    read_ahead::ReadAhead,
+    tls::{self, TlsError},
+    upgrade::{self, UpgradeError},
+    websocket::{ByteStream, MessageSocket, SocketEnd},
+};
 
 /// The parameters of a dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,36 +157,82 @@ impl Dialer {
     /// # Cancel safety
     /// Dropping the future closes the connections made so far.
     pub async fn dial(&self) -> Result<MessageSocket, DialError> {
-        self.dial_at(&DialTrace::new(false)).await
+        self.dial_traced(&()).await
     }
 
-    /// Dials and records a span for each layer, including the one that failed.
+    /// Dials like [`Self::dial`], and passes each event to `trace`.
+    ///
+    /// # Errors
+    /// As [`Self::dial`].
     ///
     /// # Cancel safety
     /// Dropping the future closes the connections made so far.
-    pub async fn dial_traced(&self) -> (Result<MessageSocket, DialError>, Vec<DialSpan>) {
-        let trace = DialTrace::new(true);
-        let dialled = self.dial_at(&trace).await;
-        (dialled, trace.finish())
-    }
-
-    async fn dial_at(&self, trace: &DialTrace) -> Result<MessageSocket, DialError> {
+    pub async fn dial_traced(&self, trace: &dyn DialTrace) -> Result<MessageSocket, DialError> {
+        let progress = DialProgress::new(trace);
         let proxy = self.chosen_proxy()?.map(|chosen| chosen.address);
         let deadline = Instant::now() + self.parameters.deadline;
-        timeout_at(deadline, self.connect_layers(proxy.as_ref(), trace))
+        timeout_at(deadline, self.connect_layers(proxy.as_ref(), &progress))
             .await
             .unwrap_or_else(|_| {
-                let (peer, layer) = trace.get();
+                let (peer, step) = progress.step();
                 let at_proxy = proxy.as_ref().filter(|_| peer == DialPeer::Proxy);
                 let peer_address =
                     at_proxy.map_or_else(|| self.address.to_string(), ToString::to_string);
                 Err(DialError::Deadline {
-                    layer,
+                    step,
                     peer,
                     peer_address,
                     after: self.parameters.deadline,
                 })
             })
+    }
+
+    /// Resolves a host of this dial and returns its addresses, at least one, in the order in which to
+    /// try them.
+    ///
+    /// # Errors
+    /// If the host has no usable address, or the deadline of a dial passes.
+    ///
+    /// # Cancel safety
+    /// Cancel safe. The look-up itself continues.
+    pub async fn resolve(
+        &self,
+        peer: DialPeer,
+        host: &str,
+        port: u16,
+    ) -> Result<Vec<SocketAddr>, DialError> {
+        let (progress, after) = (DialProgress::new(&()), self.parameters.deadline);
+        let resolving = self.connector.resolve(peer, host, port, &progress);
+        timeout_at(Instant::now() + after, resolving)
+            .await
+            .unwrap_or_else(|_| {
+                Err(DialError::Deadline {
+                    step: DialStep::Name,
+                    peer,
+                    peer_address: host.to_owned(),
+                    after,
+                })
+            })
+    }
+
+    /// Connects to one address like a dial, within the deadline of a dial.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn connect_to(&self, address: SocketAddr) -> Result<TcpStream, ConnectFault> {
+        self.connector.connect_to(address).await
+    }
+
+    /// Returns a dialer for another path at the same host. `path` begins with a slash.
+    #[must_use]
+    pub fn at(&self, path: &str) -> Self {
+        Dialer {
+            address: self.address.at(path),
+            ..self.clone()
+        }
     }
 
     /// Returns the host and port to connect to.
@@ -215,7 +246,7 @@ impl Dialer {
     async fn connect_layers(
         &self,
         proxy: Option<&ProxyAddress>,
-        trace: &DialTrace,
+        progress: &DialProgress<'_>,
     ) -> Result<MessageSocket, DialError> {
         let headers = self.parameters.request.all_headers().await?;
         let (host, port) = self.destination();
@@ -223,150 +254,63 @@ impl Dialer {
             None => {
                 self.establish_tls(
                     self.connector
-                        .connect(DialPeer::Master, host, port, trace)
+                        .connect(DialPeer::Master, host, port, progress)
                         .await?,
                     headers,
-                    trace,
+                    progress,
                 )
                 .await
             }
             Some(proxy) => {
                 self.establish_tls(
-                    self.connect_through_proxy(proxy, trace).await?,
+                    self.connect_through_proxy(proxy, progress).await?,
                     headers,
-                    trace,
+                    progress,
                 )
                 .await
             }
         }
-    }
-
-    /// Opens a connection to the master through the proxy.
-    async fn connect_through_proxy(
-        &self,
-        proxy: &ProxyAddress,
-        trace: &DialTrace,
-    ) -> Result<Box<dyn ByteStream>, DialError> {
-        let (host, port) = self.destination();
-        let proxy_error = |source| DialError::Proxy {
-            proxy: Box::new(proxy.clone()),
-            source,
-        };
-        let target = match proxy.kind {
-            ProxyKind::Http | ProxyKind::Https => {
-                let target = with_port(host, port);
-                let proxy_connector = HttpProxyConnector {
-                    dialer: self,
-                    proxy,
-                    trace,
-                    scheme: RecordedScheme::default(),
-                };
-                let stream = proxy::connect(&proxy_connector, proxy, &target).await;
-                if let Some(scheme) = proxy_connector
-                    .scheme
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take()
-                {
-                    trace.observe(|| Observation::AuthScheme(scheme));
-                }
-                return stream.map_err(|failure| match failure {
-                    ProxyDialError::Dial(error) => error,
-                    ProxyDialError::Proxy(source) => proxy_error(source),
-                });
-            }
-            ProxyKind::Socks5h => ProxyTarget::Name(host, port),
-            ProxyKind::Socks5 => {
-                let addresses = self
-                    .connector
-                    .resolve(DialPeer::Master, host, port, trace)
-                    .await?;
-                let first = addresses.into_iter().next();
-                ProxyTarget::Address(first.ok_or_else(|| proxy_error(ProxyError::Closed))?)
-            }
-        };
-        let stream = self
-            .connector
-            .connect(DialPeer::Proxy, &proxy.host, proxy.port, trace)
-            .await?;
-        trace.set(DialPeer::Proxy, Layer::Proxy);
-        proxy::through_socks(stream, proxy.user.as_ref(), target)
-            .await
-            .map_err(proxy_error)
-    }
-
-    async fn connect_to_http_proxy(
-        &self,
-        proxy: &ProxyAddress,
-        trace: &DialTrace,
-    ) -> Result<Box<dyn ByteStream>, DialError> {
-        let stream = self
-            .connector
-            .connect(DialPeer::Proxy, &proxy.host, proxy.port, trace)
-            .await?;
-        if proxy.kind == ProxyKind::Http {
-            trace.set(DialPeer::Proxy, Layer::Proxy);
-            return Ok(Box::new(stream));
-        }
-        let stream = handshake(
-            self.proxy_tls()?,
-            server_name(&proxy.host)?,
-            stream,
-            DialPeer::Proxy,
-            trace,
-        )
-        .await?;
-        trace.set(DialPeer::Proxy, Layer::Proxy);
-        Ok(Box::new(stream))
-    }
-
-    /// Returns the TLS configuration for `https://` proxies. Its authorities are read once, at the
-    /// first use: the environment may name the proxy only at dial time.
-    fn proxy_tls(&self) -> Result<Arc<ClientConfig>, TlsError> {
-        if let Some(config) = self.proxy_tls.get() {
-            return Ok(config.clone());
-        }
-        let config = tls::client_config(&self.parameters.tls.for_proxy())?;
-        Ok(self.proxy_tls.get_or_init(|| config).clone())
     }
 
     async fn establish_tls(
         &self,
         stream: impl ByteStream,
         headers: HeaderMap,
-        trace: &DialTrace,
+        progress: &DialProgress<'_>,
     ) -> Result<MessageSocket, DialError> {
         let Some((name, config)) = &self.tls else {
-            return self.upgrade(stream, headers, trace).await;
+            return self.upgrade(stream, headers, progress).await;
         };
         let stream = handshake(
             config.clone(),
             name.clone(),
             stream,
             DialPeer::Master,
-            trace,
+            progress,
         )
         .await?;
-        self.upgrade(stream, headers, trace).await
+        self.upgrade(stream, headers, progress).await
     }
 
     async fn upgrade(
         &self,
         mut stream: impl ByteStream,
         headers: HeaderMap,
-        trace: &DialTrace,
+        progress: &DialProgress<'_>,
     ) -> Result<MessageSocket, DialError> {
-        trace.set(DialPeer::Master, Layer::Http);
+        progress.begin(DialPeer::Master, DialStep::Http);
         let host = self
             .parameters
             .request
             .host
             .clone()
             .unwrap_or_else(|| self.address.authority());
-        let report = |response| trace.observe(|| Observation::Response(response));
+        let report = |status, headers: &HeaderMap| {
+            progress.record(DialEvent::HttpAnswer { status, headers });
+        };
         match upgrade::upgrade(&mut stream, self.address.path(), &host, &headers, report).await {
             Ok(read) => Ok(MessageSocket::new(stream, read, SocketEnd::Dialled)
-                .with_connection(trace.connection())),
+                .with_connection(progress.connection())),
             // In TLS 1.3 the server rejects the client certificate after the handshake, so the
             // alert arrives here.
             Err(UpgradeError::Io(error)) if is_tls_error(&error) => {
@@ -377,7 +321,7 @@ impl Dialer {
                 Err(DialError::Tls {
                     peer: DialPeer::Master,
                     host,
-                    problem: tls_problem(&error, &[], None),
+                    problem: tls_problem(error, &[], None),
                 })
             }
             Err(source) => Err(DialError::Upgrade {
@@ -400,83 +344,29 @@ async fn handshake<S: ByteStream>(
     name: ServerName<'static>,
     stream: S,
     peer: DialPeer,
-    trace: &DialTrace,
+    progress: &DialProgress<'_>,
 ) -> Result<TlsStream<ReadAhead<CapturingStream<S>>>, DialError> {
-    trace.set(peer, Layer::Tls);
+    progress.begin(peer, DialStep::Tls);
     let host = name.to_str().into_owned();
     let (stream, first) = CapturingStream::new(stream);
     let (outcome, chain) =
         tls::captured_chain(TlsConnector::from(config).connect(name, ReadAhead::new(stream))).await;
-    let negotiated = outcome.as_ref().ok().map(|stream| stream.get_ref().1);
-    trace.observe(|| Observation::Tls(tls_session(negotiated, &chain)));
+    let session = outcome.as_ref().ok().map(|stream| stream.get_ref().1);
+    progress.record(DialEvent::TlsHandshake {
+        negotiated: session.and_then(|session| {
+            let cipher = session.negotiated_cipher_suite()?.suite();
+            Some((session.protocol_version()?, cipher))
+        }),
+        // A resumed session has certificates that were not sent again.
+        chain: session
+            .and_then(|session| session.peer_certificates())
+            .unwrap_or(&chain),
+    });
     outcome.map_err(|error| DialError::Tls {
         peer,
         host,
-        problem: tls_problem(&error, &chain, Some(&first)),
+        problem: tls_problem(error, &chain, Some(&first)),
     })
-}
-
-fn tls_session(negotiated: Option<&ClientConnection>, chain: &[CertificateDer<'_>]) -> TlsSession {
-    let certificates = negotiated
-        .and_then(|negotiated| negotiated.peer_certificates())
-        .unwrap_or(chain);
-    let version = |version| match version {
-        ProtocolVersion::TLSv1_2 => "TLS 1.2".to_owned(),
-        ProtocolVersion::TLSv1_3 => "TLS 1.3".to_owned(),
-        other => format!("{other:?}"),
-    };
-    let negotiated = negotiated.and_then(|negotiated| {
-        let cipher = negotiated.negotiated_cipher_suite()?.suite();
-        Some((
-            version(negotiated.protocol_version()?),
-            cipher.as_str().unwrap_or("unknown").to_owned(),
-        ))
-    });
-    TlsSession {
-        negotiated,
-        chain: certificates
-            .iter()
-            .filter_map(|chain| CertificateInfo::read(chain))
-            .collect(),
-    }
-}
-
-/// Opens connections to an HTTP proxy.
-struct HttpProxyConnector<'a> {
-    dialer: &'a Dialer,
-    proxy: &'a ProxyAddress,
-    trace: &'a DialTrace,
-    /// The authentication scheme sent to the proxy; filled only while the trace records.
-    scheme: RecordedScheme,
-}
-
-impl ProxyConnector for HttpProxyConnector<'_> {
-    type Error = ProxyDialError;
-
-    async fn connect(&self) -> Result<Box<dyn ByteStream>, ProxyDialError> {
-        let stream = self
-            .dialer
-            .connect_to_http_proxy(self.proxy, self.trace)
-            .await
-            .map_err(ProxyDialError::Dial)?;
-        if self.trace.is_recording() {
-            Ok(Box::new(SchemeRecorder::new(stream, &self.scheme)))
-        } else {
-            Ok(stream)
-        }
-    }
-}
-
-/// An error before the proxy was reached, or of the proxy itself.
-enum ProxyDialError {
-    Dial(DialError),
-    Proxy(ProxyError),
-}
-
-impl From<ProxyError> for ProxyDialError {
-    fn from(error: ProxyError) -> Self {
-        ProxyDialError::Proxy(error)
-    }
 }
 
 fn server_name(host: &str) -> Result<ServerName<'static>, TlsError> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::error::DialError;
+use super::error::{DialError, HeadersFileProblem};
 
 /// The configurable parts of the upgrade request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl RequestParameters {
     pub(super) async fn all_headers(&self) -> Result<HeaderMap, DialError> {
         let mut headers = self.headers.clone();
         if let Some(path) = &self.headers_file {
-            let failed = |problem: String| DialError::HeadersFile {
+            let failed = |problem| DialError::HeadersFile {
                 path: path.clone(),
                 problem,
             };
@@ -95,10 +95,11 @@ impl RequestParameters {
                 crate::text::read_file(&file, crate::text::SHORT_FILE_MAX)
             });
             let read = reading.await.unwrap_or_else(|error| Err(error.into()));
-            let bytes = read.map_err(|error| failed(format!("cannot be read: {error}")))?;
-            let text = crate::text::decode(&bytes).map_err(|error| failed(error.to_string()))?;
+            let bytes = read.map_err(|error| failed(HeadersFileProblem::Unreadable(error)))?;
+            let text = crate::text::decode(&bytes)
+                .map_err(|error| failed(HeadersFileProblem::Encoding(error)))?;
             let more = parse_headers(&text)
-                .map_err(|(line, error)| failed(format!("line {line} {error}")))?;
+                .map_err(|(line, error)| failed(HeadersFileProblem::Line(line, error)))?;
             for (name, value) in &more {
                 headers.append(name, value.clone());
             }

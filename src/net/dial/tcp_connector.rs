@@ -11,23 +11,16 @@ use std::{
 };
 
 use socket2::SockRef;
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    time::Instant,
-};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
     error::{DialError, DialPeer},
-    trace::{DialTrace, Layer},
+    trace::{DialEvent, DialProgress, DialStep},
 };
-use crate::{
-    net::{
-        connect::{alternate, race},
-        file_limit::OutOfFiles,
-        resolve::look_up,
-        tcp,
-    },
-    tcp_table::TcpConnection,
+use crate::net::{
+    connect::{ConnectFault, alternate, race},
+    resolve::{NameError, resolve},
+    tcp,
 };
 
 /// The local end of outgoing connections.
@@ -87,29 +80,21 @@ impl TcpConnector {
         peer: DialPeer,
         host: &str,
         port: u16,
-        trace: &DialTrace,
+        progress: &DialProgress<'_>,
     ) -> Result<TcpStream, DialError> {
-        let addresses = self.resolve(peer, host, port, trace).await?;
-        trace.set(peer, Layer::Tcp);
-        let stream = self.race(peer, addresses).await?;
-        trace.connected(TcpConnection::of(&stream));
+        let addresses = self.resolve(peer, host, port, progress).await?;
+        progress.begin(peer, DialStep::Tcp);
+        let stream = self.race(peer, addresses, progress).await?;
+        progress.connected(&stream);
         Ok(stream)
     }
 
-    /// Connects to all addresses in parallel, and returns the time to connect or the error of each.
-    pub(super) async fn probe(
-        &self,
-        addresses: Vec<SocketAddr>,
-    ) -> Vec<(SocketAddr, io::Result<Duration>)> {
-        let attempts = addresses.into_iter().map(|address| async move {
-            let started = Instant::now();
-            let attempt =
-                tokio::time::timeout(self.deadline, connect(address, self.bind.as_ref(), false))
-                    .await;
-            let attempt = attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            (address, attempt.map(|_| started.elapsed()))
-        });
-        futures_util::future::join_all(attempts).await
+    /// Connects to one address within the deadline.
+    pub(super) async fn connect_to(&self, address: SocketAddr) -> Result<TcpStream, ConnectFault> {
+        let attempt = connect(address, self.bind.as_ref(), false);
+        tokio::time::timeout(self.deadline, attempt)
+            .await
+            .unwrap_or(Err(ConnectFault::NoAnswer))
     }
 
     /// Resolves the host and returns its addresses in the order in which to try them.
@@ -118,36 +103,26 @@ impl TcpConnector {
         peer: DialPeer,
         host: &str,
         port: u16,
-        trace: &DialTrace,
+        progress: &DialProgress<'_>,
     ) -> Result<Vec<SocketAddr>, DialError> {
-        trace.set(peer, Layer::Name);
-        let failed = |reason: String| DialError::Name {
+        progress.begin(peer, DialStep::Name);
+        let failed = |source| DialError::Name {
             peer,
             host: host.to_owned(),
-            reason,
-            out_of_files: None,
+            source,
         };
-        let found = look_up(host, port).await.map_err(|error| {
-            let out_of_files = OutOfFiles::of(&error).or_else(OutOfFiles::now);
-            DialError::Name {
-                peer,
-                host: host.to_owned(),
-                reason: error.to_string(),
-                out_of_files,
-            }
-        })?;
+        let found = resolve(host, port).await.map_err(failed)?;
         let fits = |address: &SocketAddr| match &self.bind {
             Some(Bind::Address(from)) => from.is_ipv6() == address.is_ipv6(),
             _ => true,
         };
-        let (addresses, others): (Vec<_>, Vec<_>) = found.into_iter().partition(fits);
-        match (addresses.is_empty(), others.is_empty()) {
-            (true, true) => Err(failed("it has no address".to_owned())),
-            (true, false) => Err(failed(
-                "it has no address of the family of `bind_address`".to_owned(),
-            )),
-            (false, _) => Ok(alternate(addresses)),
+        let addresses: Vec<_> = found.into_iter().filter(fits).collect();
+        if addresses.is_empty() {
+            return Err(failed(NameError::WrongFamily));
         }
+        let addresses = alternate(addresses);
+        progress.record(DialEvent::Resolved(&addresses));
+        Ok(addresses)
     }
 
     /// Races the addresses and returns the first established connection.
@@ -155,9 +130,11 @@ impl TcpConnector {
         &self,
         peer: DialPeer,
         addresses: Vec<SocketAddr>,
+        progress: &DialProgress<'_>,
     ) -> Result<TcpStream, DialError> {
         let small_segments = self.small_segments.load(Ordering::Relaxed);
         let connecting = |address| {
+            progress.record(DialEvent::Connecting(address));
             let bind = self.bind.clone();
             async move { connect(address, bind.as_ref(), small_segments).await }
         };
@@ -174,7 +151,7 @@ async fn connect(
     address: SocketAddr,
     bind: Option<&Bind>,
     small_segments: bool,
-) -> io::Result<TcpStream> {
+) -> Result<TcpStream, ConnectFault> {
     let socket = if address.is_ipv6() {
         TcpSocket::new_v6()?
     } else {
@@ -184,27 +161,13 @@ async fn connect(
         tcp::limit_segments(&socket);
     }
     let Some(bind) = bind else {
-        return socket.connect(address).await;
+        return Ok(socket.connect(address).await?);
     };
-    let bound = bind.apply(&socket);
-    bound.map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            BindError {
-                from: bind.to_string(),
-                error,
-            },
-        )
+    bind.apply(&socket).map_err(|error| ConnectFault::Bind {
+        from: bind.to_string(),
+        error,
     })?;
-    socket.connect(address).await
-}
-
-/// The socket could not be bound to the configured local end.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot bind to {from}: {error}")]
-pub(super) struct BindError {
-    from: String,
-    error: io::Error,
+    Ok(socket.connect(address).await?)
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -1,166 +1,135 @@
-//! The progress of a dial: the layer that a timed-out attempt waited for and, on request, a span
-//! for each layer.
+//! The progress of a dial: events for an observer, and the step that a timed-out attempt waited for.
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use tokio::time::Instant;
+use http::{HeaderMap, StatusCode};
+use rustls::{CipherSuite, ProtocolVersion, pki_types::CertificateDer};
+use tokio::net::TcpStream;
 
 use super::error::DialPeer;
-use crate::{
-    net::{tls::CertificateInfo, upgrade::ResponseInfo},
-    tcp_table::TcpConnection,
-};
+use crate::{net::proxy::AuthScheme, tcp_table::TcpConnection};
 
-/// A layer of a dial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layer {
+/// A step of a dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DialStep {
     /// Name resolution.
     Name,
     /// The TCP connection.
     Tcp,
-    /// The TLS handshake.
-    Tls,
     /// The request to a proxy.
     Proxy,
+    /// The TLS handshake.
+    Tls,
     /// The HTTP upgrade.
     Http,
 }
 
-impl fmt::Display for Layer {
+impl fmt::Display for DialStep {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Layer::Name => "name",
-            Layer::Tcp => "TCP",
-            Layer::Tls => "TLS",
-            Layer::Proxy => "proxy",
-            Layer::Http => "HTTP",
+            DialStep::Name => "name",
+            DialStep::Tcp => "TCP",
+            DialStep::Tls => "TLS",
+            DialStep::Proxy => "proxy",
+            DialStep::Http => "HTTP",
         })
     }
 }
 
-impl Layer {
-    pub(super) fn remedy(self, peer: DialPeer) -> &'static str {
-        match (self, peer) {
-            (Layer::Name, _) => "check the DNS server",
-            (Layer::Tcp, _) => {
-                "check that the host is reachable and that no firewall blocks the port"
-            }
-            (Layer::Tls, _) => "check that the port speaks TLS",
-            (Layer::Proxy, _) => {
-                "check the scheme in `proxy`, and that the proxy can reach the master"
-            }
-            (Layer::Http, _) => {
-                "check that the port speaks HTTP, without TLS if `master` begins with ws://"
-            }
-        }
-    }
+/// An event of a dial. Holds no secret.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum DialEvent<'e> {
+    /// The dial begins a step, and ends the previous one.
+    Step(DialPeer, DialStep),
+    /// The name resolved to these addresses, in the order in which to try them.
+    Resolved(&'e [SocketAddr]),
+    /// A connection attempt begins. Several may run at the same time.
+    Connecting(SocketAddr),
+    /// A TCP connection was established.
+    Connected(TcpConnection),
+    /// An HTTP proxy answered a request.
+    ProxyAnswer {
+        /// The status of the response.
+        status: StatusCode,
+        /// The authentication scheme of the request.
+        scheme: Option<AuthScheme>,
+    },
+    /// A TLS handshake ended, successfully or not.
+    TlsHandshake {
+        /// The version and the cipher suite, if negotiated.
+        negotiated: Option<(ProtocolVersion, CipherSuite)>,
+        /// The peer's certificate chain, its own certificate first. Empty if it sent none.
+        chain: &'e [CertificateDer<'static>],
+    },
+    /// An HTTP server answered the upgrade request.
+    HttpAnswer {
+        /// The status of the response.
+        status: StatusCode,
+        /// The headers of the response.
+        headers: &'e HeaderMap,
+    },
 }
 
-/// The time and the observations of a dial in one layer.
-#[derive(Debug, Clone)]
-pub struct DialSpan {
-    /// The peer of the layer.
-    pub peer: DialPeer,
-    /// The layer.
-    pub layer: Layer,
-    /// The time that the dial spent in the layer.
-    pub took: Duration,
-    /// The observations made in the layer.
-    pub observations: Vec<Observation>,
+/// Observes dials. Implementations take their own timestamps, and must not block.
+pub trait DialTrace: Send + Sync {
+    /// Receives an event.
+    fn record(&self, event: DialEvent<'_>);
 }
 
-/// A fact that a dial observes in a layer. Holds no secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Observation {
-    /// The HTTP authentication scheme that was sent to the proxy.
-    AuthScheme(String),
-    /// The TLS session, even if the certificate was rejected.
-    Tls(TlsSession),
-    /// The response to the upgrade request.
-    Response(ResponseInfo),
+/// Observes nothing.
+impl DialTrace for () {
+    fn record(&self, _: DialEvent<'_>) {}
 }
 
-/// A TLS session, as far as the handshake went.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TlsSession {
-    /// The TLS version and the cipher, if negotiated.
-    pub negotiated: Option<(String, String)>,
-    /// The peer's certificate chain, its own certificate first. Empty if it could not be read.
-    pub chain: Vec<CertificateInfo>,
+/// The progress of one dial. Passes each event to the observer.
+pub(super) struct DialProgress<'t> {
+    trace: &'t dyn DialTrace,
+    state: Mutex<ProgressState>,
 }
 
-/// Records the progress of one dial. The dial writes it; the timeout handler and the doctor read
-/// it.
-#[derive(Debug)]
-pub(super) struct DialTrace {
-    is_recording: bool,
-    state: Mutex<TraceState>,
-}
-
-#[derive(Debug, Default)]
-struct TraceState {
-    current: Option<(DialPeer, Layer, Instant)>,
-    observations: Vec<Observation>,
-    spans: Vec<DialSpan>,
+struct ProgressState {
+    step: (DialPeer, DialStep),
     connection: Option<TcpConnection>,
 }
 
-impl TraceState {
-    fn end_span(&mut self) {
-        if let Some((peer, layer, started)) = self.current.take() {
-            let observations = std::mem::take(&mut self.observations);
-            self.spans.push(DialSpan {
-                peer,
-                layer,
-                took: started.elapsed(),
-                observations,
-            });
-        }
-    }
-}
-
-impl DialTrace {
-    /// Creates an empty trace. Observations are kept only if `is_recording` is set.
-    pub(super) fn new(is_recording: bool) -> Self {
-        DialTrace {
-            is_recording,
-            state: Mutex::default(),
+impl<'t> DialProgress<'t> {
+    pub(super) fn new(trace: &'t dyn DialTrace) -> Self {
+        DialProgress {
+            trace,
+            state: Mutex::new(ProgressState {
+                step: (DialPeer::Master, DialStep::Name),
+                connection: None,
+            }),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, TraceState> {
+    fn state(&self) -> MutexGuard<'_, ProgressState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a layer, and ends the span of the previous one.
-    pub(super) fn set(&self, peer: DialPeer, layer: Layer) {
-        let mut state = self.state();
-        if !state
-            .current
-            .is_some_and(|(current_peer, current_layer, _)| {
-                (current_peer, current_layer) == (peer, layer)
-            })
-        {
-            state.end_span();
-            state.current = Some((peer, layer, Instant::now()));
-        }
+    /// Enters a step.
+    pub(super) fn begin(&self, peer: DialPeer, step: DialStep) {
+        self.state().step = (peer, step);
+        self.record(DialEvent::Step(peer, step));
     }
 
-    pub(super) fn get(&self) -> (DialPeer, Layer) {
-        self.state()
-            .current
-            .map_or((DialPeer::Master, Layer::Name), |(peer, layer, _)| {
-                (peer, layer)
-            })
+    /// Returns the current step.
+    pub(super) fn step(&self) -> (DialPeer, DialStep) {
+        self.state().step
     }
 
     /// Records the TCP connection.
-    pub(super) fn connected(&self, connection: Option<TcpConnection>) {
+    pub(super) fn connected(&self, stream: &TcpStream) {
+        let connection = TcpConnection::of(stream);
         self.state().connection = connection;
+        if let Some(connection) = connection {
+            self.record(DialEvent::Connected(connection));
+        }
     }
 
     /// Returns the last TCP connection.
@@ -168,22 +137,8 @@ impl DialTrace {
         self.state().connection
     }
 
-    /// Adds an observation to the current layer.
-    pub(super) fn observe(&self, observation: impl FnOnce() -> Observation) {
-        if self.is_recording {
-            let observation = observation();
-            self.state().observations.push(observation);
-        }
-    }
-
-    pub(super) fn is_recording(&self) -> bool {
-        self.is_recording
-    }
-
-    /// Ends the current span and returns all spans, in order.
-    pub(super) fn finish(&self) -> Vec<DialSpan> {
-        let mut state = self.state();
-        state.end_span();
-        std::mem::take(&mut state.spans)
+    /// Passes an event to the observer.
+    pub(super) fn record(&self, event: DialEvent<'_>) {
+        self.trace.record(event);
     }
 }

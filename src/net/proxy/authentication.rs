@@ -12,7 +12,12 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, header};
 use http_auth::{DigestClient, PasswordParams, parse_challenges};
 
-use super::{address::ProxyUser, tokens::TokenExchange};
+use super::{
+    address::ProxyUser,
+    authentication_error::{AuthenticationError, SchemeProblem},
+    token_error::TokenError,
+    tokens::TokenExchange,
+};
 
 /// The method of the requests to authenticate.
 const METHOD: &str = "CONNECT";
@@ -61,50 +66,6 @@ impl fmt::Display for AuthScheme {
     }
 }
 
-/// Why authentication to a proxy failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AuthenticationError {
-    /// The proxy requires authentication, but no user is configured.
-    #[error(
-        "it requires authentication (it offers {offered}); write http://USER:PASSWORD@… in `proxy`"
-    )]
-    NoUser {
-        /// The schemes that the proxy offers.
-        offered: String,
-    },
-    /// The proxy offers only unknown schemes.
-    #[error(
-        "it requires authentication by {offered} only; rePort supports Negotiate, NTLM, Digest and Basic"
-    )]
-    Unknown {
-        /// The schemes that the proxy offers.
-        offered: String,
-    },
-    /// Every scheme failed on this side.
-    #[error("it requires authentication, and \"{user}\" cannot authenticate by {problems}")]
-    Unable {
-        /// The user's name.
-        user: String,
-        /// The schemes that failed on this side, each with the reason and the remedy.
-        problems: String,
-    },
-    /// The proxy rejected the credentials.
-    #[error("it refuses \"{user}\" (tried {tried}); check the user and the password in `proxy`{}", .problems.as_deref().unwrap_or_default())]
-    Refused {
-        /// The user's name.
-        user: String,
-        /// The schemes with which the credentials were sent.
-        tried: String,
-        /// The schemes that failed on this side, each with the reason and the remedy.
-        problems: Option<String>,
-    },
-    /// The proxy closes the connection between two rounds of one scheme.
-    #[error(
-        "it closed the connection in the middle of {0}; a device on the path does not keep connections open, which this scheme requires"
-    )]
-    Interrupted(AuthScheme),
-}
-
 /// The schemes that a proxy offers.
 #[derive(Debug, Default)]
 struct OfferedSchemes {
@@ -128,9 +89,9 @@ pub struct Authentication<'a> {
     offers: OfferedSchemes,
     tried: Vec<AuthScheme>,
     /// The schemes that failed on this side, with the reason.
-    problems: Vec<(AuthScheme, String)>,
-    /// Why Negotiate could not use Kerberos.
-    fallback_reason: Option<String>,
+    problems: Vec<(AuthScheme, SchemeProblem)>,
+    /// The scheme that carries NTLM, and why it could not use Kerberos.
+    fallback: Option<(AuthScheme, TokenError)>,
     /// The multi-round scheme in progress.
     tokens: Option<(AuthScheme, TokenExchange)>,
     /// The connection that the next request needs.
@@ -160,7 +121,7 @@ impl<'a> Authentication<'a> {
             offers,
             tried: Vec::new(),
             problems: Vec::new(),
-            fallback_reason: None,
+            fallback: None,
             tokens: None,
             next: NextConnection::Any,
         }
@@ -169,6 +130,11 @@ impl<'a> Authentication<'a> {
     /// Returns whether the next request needs another connection.
     pub fn needs_new_connection(&self) -> bool {
         self.next == NextConnection::New
+    }
+
+    /// Returns the scheme of the last credentials.
+    pub fn last_scheme(&self) -> Option<AuthScheme> {
+        self.tried.last().copied()
     }
 
     /// Checks that the next request may use a new connection.
@@ -250,52 +216,35 @@ impl<'a> Authentication<'a> {
 
     /// Returns the final error: it blames this side, or the proxy's rejection.
     pub fn final_error(&self) -> AuthenticationError {
-        let offered = self.offers.schemes.join(", ");
+        let offered = self.offers.schemes.clone();
         let Some(user) = self.user else {
             return AuthenticationError::NoUser { offered };
         };
         if self.tried.is_empty() {
             return AuthenticationError::Unknown { offered };
         }
-        let failed: Vec<_> = self
-            .problems
-            .iter()
-            .map(|(scheme, problem)| format!("{scheme}: {problem}"))
-            .collect();
         let was_sent =
-            |scheme: &&AuthScheme| self.problems.iter().all(|(failed, _)| failed != *scheme);
-        let sent: Vec<_> = self
-            .tried
-            .iter()
-            .filter(was_sent)
-            .map(AuthScheme::to_string)
-            .collect();
+            |scheme: &AuthScheme| self.problems.iter().all(|(failed, _)| failed != scheme);
+        let tried: Vec<_> = self.tried.iter().copied().filter(was_sent).collect();
         let user = user.name.clone();
-        if sent.is_empty() {
-            return AuthenticationError::Unable {
-                user,
-                problems: failed.join("; "),
-            };
+        let problems = self.problems.clone();
+        if tried.is_empty() {
+            return AuthenticationError::Unable { user, problems };
         }
-        let failed = (!failed.is_empty()).then(|| format!("failed here: {}", failed.join("; ")));
-        let notes: Vec<_> = failed
-            .into_iter()
-            .chain(self.fallback_reason.clone())
-            .collect();
-        let problems = (!notes.is_empty()).then(|| format!(" ({})", notes.join("; ")));
         AuthenticationError::Refused {
             user,
-            tried: sent.join(", "),
+            tried,
             problems,
+            fallback: self.fallback.clone(),
         }
     }
 
     fn record_failure(
         &mut self,
         scheme: AuthScheme,
-        problem: impl fmt::Display,
+        problem: impl Into<SchemeProblem>,
     ) -> Option<HeaderValue> {
-        self.problems.push((scheme, problem.to_string()));
+        self.problems.push((scheme, problem.into()));
         None
     }
 
@@ -307,14 +256,9 @@ impl<'a> Authentication<'a> {
     ) -> Option<HeaderValue> {
         match tokens.next(token).await {
             Ok((tokens, token)) => {
-                self.fallback_reason = tokens
-                    .fallback_reason()
-                    .map(|fallback_reason| {
-                        format!(
-                            "{scheme} carried NTLM because Kerberos failed here: {fallback_reason}"
-                        )
-                    })
-                    .or(self.fallback_reason.take());
+                if let Some(reason) = tokens.fallback_reason() {
+                    self.fallback = Some((scheme, reason.clone()));
+                }
                 self.tokens = Some((scheme, tokens));
                 sensitive(&format!("{scheme} {}", STANDARD.encode(token)))
             }
@@ -331,15 +275,13 @@ impl<'a> Authentication<'a> {
             method: METHOD,
             body: Some(b""),
         };
-        let client = self
-            .offers
-            .digest
-            .as_mut()
-            .ok_or_else(|| "its challenge cannot be read".to_owned());
-        match client.and_then(|client| client.respond(&parameters)) {
-            Ok(value) => sensitive(&value),
-            Err(problem) => self.record_failure(AuthScheme::Digest, problem),
-        }
+        let client = self.offers.digest.as_mut();
+        let answer = match client.map(|client| client.respond(&parameters)) {
+            Some(Ok(value)) => return sensitive(&value),
+            Some(Err(problem)) => SchemeProblem::Digest(problem),
+            None => SchemeProblem::Challenge,
+        };
+        self.record_failure(AuthScheme::Digest, answer)
     }
 }
 

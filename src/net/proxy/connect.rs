@@ -12,9 +12,12 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinSet;
 
-use super::{ProxyError, address::ProxyAddress, authentication::Authentication};
+use super::{
+    AuthScheme, NotHttpCause, ProxyError, address::ProxyAddress, authentication::Authentication,
+};
 use crate::net::{
-    upgrade::{MAX_FIELDS, MAX_HEAD, evidence},
+    evidence::first_line,
+    upgrade::{MAX_FIELDS, MAX_HEAD},
     websocket::ByteStream,
 };
 
@@ -34,6 +37,9 @@ pub trait ProxyConnector: Sync {
 
     /// Opens a new connection.
     fn connect(&self) -> impl Future<Output = Result<BoxedStream, Self::Error>> + Send;
+
+    /// Observes the answer to a request, and the scheme of the credentials in that request.
+    fn on_answer(&self, status: StatusCode, scheme: Option<AuthScheme>);
 }
 
 /// An HTTP connection to a proxy.
@@ -67,8 +73,9 @@ pub async fn connect<C: ProxyConnector>(
                 ProxyConnection::handshake(connector.connect().await?).await?
             }
         };
-        let has_credentials = credentials.is_some();
+        let scheme = credentials.as_ref().and(authentication.last_scheme());
         let answer = connection.send_connect(target, credentials.take()).await?;
+        connector.on_answer(answer.status(), scheme);
         match answer.status() {
             status if status.is_success() => return Ok(connection.into_tunnel(answer).await?),
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
@@ -86,13 +93,13 @@ pub async fn connect<C: ProxyConnector>(
                 };
             }
             // tinyproxy answers 401 to a wrong password.
-            StatusCode::UNAUTHORIZED if has_credentials => {
+            StatusCode::UNAUTHORIZED if scheme.is_some() => {
                 return Err(ProxyError::from(authentication.final_error()).into());
             }
             _ => return Err(refused(target, answer).await.into()),
         }
     }
-    Err(ProxyError::NotHttp("it requests authentication again and again".to_owned()).into())
+    Err(ProxyError::NotHttp(NotHttpCause::EndlessAuthentication).into())
 }
 
 impl ProxyConnection {
@@ -104,7 +111,7 @@ impl ProxyConnection {
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_HEAD);
         let builder = builder.handshake(TokioIo::new(stream)).await;
-        let (requests, connection) = builder.map_err(|error| from_hyper_error(&error))?;
+        let (requests, connection) = builder.map_err(|error| from_hyper_error(error))?;
         let mut task = JoinSet::new();
         task.spawn(async move {
             // The request reports the same error.
@@ -120,12 +127,12 @@ impl ProxyConnection {
     ) -> Result<Response<Incoming>, ProxyError> {
         let uri: Uri = target
             .parse()
-            .map_err(|_| ProxyError::NotHttp(format!("{target} is not a valid destination")))?;
+            .map_err(|_| ProxyError::NotHttp(NotHttpCause::Destination(target.to_owned())))?;
         let mut request = Request::new(Empty::new());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = uri;
         let host = HeaderValue::from_str(target)
-            .map_err(|_| ProxyError::NotHttp(format!("{target} is not a valid destination")))?;
+            .map_err(|_| ProxyError::NotHttp(NotHttpCause::Destination(target.to_owned())))?;
         request.headers_mut().insert(header::HOST, host);
         // Without this header, old proxies close the connection after each response.
         request
@@ -139,7 +146,7 @@ impl ProxyConnection {
         self.requests
             .send_request(request)
             .await
-            .map_err(|error| from_hyper_error(&error))
+            .map_err(|error| from_hyper_error(error))
     }
 
     /// Reads the rest of the response's body and returns the connection, if the proxy keeps it
@@ -159,15 +166,14 @@ impl ProxyConnection {
     async fn into_tunnel(self, answer: Response<Incoming>) -> Result<BoxedStream, ProxyError> {
         let upgraded = upgrade::on(answer)
             .await
-            .map_err(|error| from_hyper_error(&error))?;
+            .map_err(|error| from_hyper_error(error))?;
         drop((self.requests, self.task));
         match upgraded.downcast::<TokioIo<BoxedStream>>() {
             Ok(parts) if parts.read_buf.is_empty() => Ok(parts.io.into_inner()),
             // A master never sends first, so these bytes come from the proxy.
-            Ok(parts) => Err(ProxyError::NotHttp(format!(
-                "it sent {:?} after its response",
-                evidence(&parts.read_buf)
-            ))),
+            Ok(parts) => Err(ProxyError::NotHttp(NotHttpCause::ExtraData(first_line(
+                &parts.read_buf,
+            )))),
             Err(_) => Err(ProxyError::Closed),
         }
     }
@@ -178,23 +184,23 @@ async fn refused(target: &str, answer: Response<Incoming>) -> ProxyError {
     let mut text = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
         text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-        if text.len() > MAX_BODY || !evidence(&text).is_empty() {
+        if text.len() > MAX_BODY || !first_line(&text).is_empty() {
             break;
         }
     }
     let location = head
         .headers
         .get(header::LOCATION)
-        .map(|value| evidence(value.as_bytes()));
+        .map(|value| first_line(value.as_bytes()));
     ProxyError::Refused {
         target: target.to_owned(),
         status: head.status,
         location,
-        body: evidence(&text),
+        body: first_line(&text),
     }
 }
 
-fn from_hyper_error(error: &hyper::Error) -> ProxyError {
+fn from_hyper_error(error: hyper::Error) -> ProxyError {
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return ProxyError::Closed;
     }
@@ -202,11 +208,11 @@ fn from_hyper_error(error: &hyper::Error) -> ProxyError {
         return ProxyError::LargeHead;
     }
     if error.is_parse() {
-        return ProxyError::NotHttp(error.to_string());
+        return ProxyError::NotHttp(NotHttpCause::Http(error));
     }
-    let source = std::error::Error::source(error);
+    let source = std::error::Error::source(&error);
     match source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
         Some(error) => std::io::Error::new(error.kind(), error.to_string()).into(),
-        None => ProxyError::NotHttp(error.to_string()),
+        None => ProxyError::NotHttp(NotHttpCause::Http(error)),
     }
 }

@@ -20,7 +20,11 @@ use sspi::{
 };
 use zeroize::Zeroizing;
 
-use super::{address::ProxyUser, authentication::AuthScheme};
+use super::{
+    address::ProxyUser,
+    authentication::AuthScheme,
+    token_error::{TokenError, TokenFault},
+};
 
 /// The name of this machine in NTLM. Some proxies require one; the real name stays private (curl
 /// sends the same).
@@ -40,14 +44,6 @@ const MAX_KDC_DATAGRAM: usize = 64 * 1024;
 /// Kerberos failure, and no attacker on the path can choose the weaker one.
 const KERBEROS: &str = "kerberos,!ntlm,!pku2u";
 const NTLM: &str = "!kerberos,ntlm,!pku2u";
-
-/// Why there is no token to send to a proxy.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}; {remedy}")]
-pub(super) struct TokenError {
-    reason: String,
-    remedy: String,
-}
 
 /// The client side of an NTLM or Negotiate exchange.
 pub(super) struct TokenExchange {
@@ -79,15 +75,15 @@ impl TokenExchange {
     ) -> Result<Self, TokenError> {
         let target = format!("HTTP/{proxy_host}");
         let username = Username::parse(&user.name).map_err(|error| TokenError {
+            fault: TokenFault::UserName,
             reason: format!("the user name is not valid for it ({error})"),
-            remedy: "write USER, DOMAIN\\USER or USER@REALM in `proxy`".to_owned(),
         })?;
         let password = Zeroizing::new(user.password().to_owned());
         let context = match scheme {
             AuthScheme::Negotiate => negotiate(username.clone(), &password, KERBEROS),
             _ => ntlm(username.clone(), &password),
         };
-        let context = context.map_err(|error| token_error(&error, &target))?;
+        let context = context.map_err(|error| TokenError::new(&error, &target))?;
         let fallbacks = if scheme == AuthScheme::Negotiate {
             fallbacks_for(username)
         } else {
@@ -118,48 +114,40 @@ impl TokenExchange {
         let round = move || match received {
             Some(received) => self
                 .round(received)
-                .map_err(|error| token_error(&error, &self.target))
+                .map_err(|error| TokenError::new(&error, &self.target))
                 .map(|token| (self, token)),
             None => self.begin().map(|token| (self, token)),
         };
         tokio::task::spawn_blocking(round)
             .await
             .unwrap_or_else(|error| {
-                let (reason, remedy) = (
-                    format!("its computation failed: {error}"),
-                    "please report this".to_owned(),
-                );
-                Err(TokenError { reason, remedy })
+                Err(TokenError {
+                    fault: TokenFault::Internal,
+                    reason: format!("its computation failed: {error}"),
+                })
             })
     }
 
     /// Returns the first token, from the first alternative that works.
     fn begin(&mut self) -> Result<Vec<u8>, TokenError> {
         loop {
-            let error = match self.round(Vec::new()) {
+            let problem = match self.round(Vec::new()) {
                 Ok(token) => return Ok(token),
-                Err(error) => error,
+                Err(error) => TokenError::new(&error, &self.target),
             };
-            let is_unknown = error.error_type == ErrorKind::UnknownCredentials;
-            // Do not fall back after a wrong password: it is wrong for NTLM too, and the error
-            // should appear at once.
-            let is_without = is_unknown
-                || matches!(
-                    error.error_type,
-                    ErrorKind::NoAuthenticatingAuthority | ErrorKind::TimeSkew
-                );
             // If the KDC is unreachable, another form of the user's name does not help either: keep
             // only NTLM.
             self.fallbacks
-                .retain(|(_, packages)| is_unknown || *packages == NTLM);
-            let problem = token_error(&error, &self.target);
-            if !is_without || self.fallbacks.is_empty() {
+                .retain(|(_, packages)| problem.is_unknown() || *packages == NTLM);
+            // Do not fall back after a wrong password: it is wrong for NTLM too, and the error
+            // should appear at once.
+            if !problem.is_without_kerberos() || self.fallbacks.is_empty() {
                 return Err(problem);
             }
             let (username, packages) = self.fallbacks.remove(0);
             self.fallback_reason = Some(problem);
             self.context = negotiate(username, &self.password, packages)
-                .map_err(|error| token_error(&error, &self.target))?;
+                .map_err(|error| TokenError::new(&error, &self.target))?;
         }
     }
 
@@ -257,35 +245,6 @@ fn negotiate(username: Username, password: &str, packages: &str) -> sspi::Result
         .with_auth_data(&identity);
     let credentials = acquired.execute(negotiate.as_mut())?.credentials_handle;
     Ok(SspiContext::Negotiate(negotiate, credentials))
-}
-
-/// Converts an error into the reason and the remedy.
-fn token_error(error: &Error, target: &str) -> TokenError {
-    // The KDC's additional error only repeats the cause, in the library's debug format.
-    let (text, _) = error
-        .description
-        .split_once(". Additional error")
-        .unwrap_or((&error.description, ""));
-    let reason = if text.is_empty() {
-        format!("{:?}", error.error_type)
-    } else {
-        text.to_owned()
-    };
-    let remedy = match error.error_type {
-        ErrorKind::NoAuthenticatingAuthority => {
-            "for Kerberos write USER@REALM in `proxy`, and the realm's KDC in /etc/krb5.conf (or the file that KRB5_CONFIG names)"
-                .to_owned()
-        }
-        ErrorKind::UnknownCredentials if text.starts_with("server") => {
-            format!("the realm has no service {target}: write the proxy's name as the realm knows it in `proxy`")
-        }
-        ErrorKind::TimeSkew => "set this machine's clock".to_owned(),
-        ErrorKind::InvalidToken if text.contains("AS_REQ") => {
-            "let the realm require pre-authentication of this user: rePort requests no ticket without it".to_owned()
-        }
-        _ => "check the user and the password in `proxy`".to_owned(),
-    };
-    TokenError { reason, remedy }
 }
 
 /// Queries a KDC. Over TCP a length precedes each message. Over UDP there is none, but `sspi`

@@ -8,7 +8,7 @@ use x509_parser::{
     x509::X509Name,
 };
 
-use super::inspection::inspector;
+use crate::net::middlebox::inspector;
 
 /// The maximum number of characters of a name. The creator of the certificate chooses the names.
 const NAME_LENGTH: usize = 160;

@@ -1,12 +1,16 @@
 //! An HTTP response in place of the WebSocket: its sender, the likely cause and the remedy.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, StatusCode, header};
 
-use super::{
-    evidence,
-    middlebox::{identifying_headers, middlebox},
+use crate::{
+    diagnosis::{Diagnosis, DiagnosisCode},
+    net::{
+        evidence::first_line,
+        middlebox::{identifying_headers, middlebox},
+    },
 };
-use crate::net::Reason;
 
 /// An HTTP response with a status other than 101.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub struct UpgradeRefusal {
     pub is_page: bool,
     /// Whether nginx forwarded the response from another server.
     is_forwarded_by_nginx: bool,
+    /// Whether the body names HTTPS, as web servers answer to HTTP on a port for TLS.
+    names_https: bool,
     /// The host in the request.
     requested_host: String,
 }
@@ -41,7 +47,7 @@ impl UpgradeRefusal {
         let text = |name: header::HeaderName| {
             headers
                 .get(name)
-                .map(|value| evidence(value.as_bytes()))
+                .map(|value| first_line(value.as_bytes()))
                 .filter(|text| !text.is_empty())
         };
         let kind = text(header::CONTENT_TYPE)
@@ -51,12 +57,14 @@ impl UpgradeRefusal {
             .trim_start()
             .to_ascii_lowercase();
         let middlebox = middlebox(headers, body);
+        let body = first_line(body);
         UpgradeRefusal {
             status,
-            identifying_headers: identifying_headers(headers, evidence),
+            identifying_headers: identifying_headers(headers),
             middlebox,
             location: text(header::LOCATION),
-            body: evidence(body),
+            names_https: body.to_ascii_lowercase().contains("https"),
+            body,
             is_page: kind.contains("html")
                 || beginning.starts_with("<!doctype html")
                 || beginning.starts_with("<html"),
@@ -68,10 +76,37 @@ impl UpgradeRefusal {
         }
     }
 
+    /// Returns the code of the refusal.
+    pub(super) fn code(&self) -> DiagnosisCode {
+        match self.status.as_u16() {
+            300..=399 if self.is_redirected_elsewhere() => DiagnosisCode::HttpLoginPage,
+            300..=399 if self.location.is_some() => DiagnosisCode::HttpRedirected,
+            400 | 497 if self.names_https => DiagnosisCode::HttpExpectsTls,
+            400 | 426 => DiagnosisCode::HttpUpgradeNotForwarded,
+            401 => DiagnosisCode::HttpAuthenticationRequired,
+            403 => DiagnosisCode::HttpForbidden,
+            404 if self.is_forwarded_by_nginx => DiagnosisCode::HttpUpgradeNotForwarded,
+            404 | 410 => DiagnosisCode::HttpNotFound,
+            405 | 501 => DiagnosisCode::HttpMethodNotAllowed,
+            407 => DiagnosisCode::HttpProxyAuthenticationRequired,
+            413 | 414 | 431 => DiagnosisCode::HttpRequestTooLarge,
+            429 => DiagnosisCode::HttpRateLimited,
+            502..=504 | 520..=524 | 530 => DiagnosisCode::HttpMasterUnreachable,
+            500..=599 => DiagnosisCode::HttpGatewayError,
+            200..=299 if self.is_page => DiagnosisCode::HttpPage,
+            _ => DiagnosisCode::HttpNoWebSocket,
+        }
+    }
+
     /// Returns the evidence, the likely cause and the remedy.
-    pub(super) fn reason(&self) -> Reason {
-        let (cause, remedy) = self.cause_and_remedy();
-        Reason::new(self.evidence_text(), cause, remedy)
+    pub(super) fn diagnosis(&self) -> Diagnosis {
+        let code = self.code();
+        Diagnosis::new(
+            code,
+            self.evidence_text(),
+            self.cause(code),
+            self.remedy(code),
+        )
     }
 
     fn evidence_text(&self) -> String {
@@ -94,65 +129,92 @@ impl UpgradeRefusal {
         self.middlebox.unwrap_or("a proxy or firewall")
     }
 
-    fn cause_and_remedy(&self) -> (String, String) {
+    fn cause(&self, code: DiagnosisCode) -> String {
         let sender = self.sender_name();
-        let pair = |cause: String, remedy: &str| (cause, remedy.to_owned());
-        match (&self.location, self.status.as_u16()) {
-            (Some(location), 300..=399) => self.redirected(location),
-            (_, 400 | 497) if self.body.to_ascii_lowercase().contains("https") => {
-                pair("the port expects TLS".to_owned(), "write wss:// in `master`")
+        let location = self.location.as_deref().unwrap_or_default();
+        match code {
+            DiagnosisCode::HttpLoginPage => format!(
+                "it redirects to {location:?}: a login page of this network, or a filter, answers instead of the master"
+            ),
+            DiagnosisCode::HttpRedirected => format!("it redirects to {location:?}"),
+            DiagnosisCode::HttpExpectsTls => "the port expects TLS".to_owned(),
+            DiagnosisCode::HttpUpgradeNotForwarded if self.status == StatusCode::NOT_FOUND => {
+                "nginx forwarded the request, and the server behind it has no such WebSocket: nginx does not forward Upgrade, or the path is not the master's".to_owned()
             }
-            (_, 400 | 426) => pair(
-                format!("{sender} in front of the master may not forward Upgrade and Connection"),
-                Self::FORWARD_HINT,
-            ),
-            (_, 401) => pair(
-                format!("{sender} in front of the master requires authentication"),
-                "write an `Authorization` in `headers` or `headers_file`",
-            ),
-            (_, 403) => pair(
-                format!("{sender} refuses the request: a rule against WebSockets, against this address, or against programs other than browsers"),
-                "allow it there, or try another `user_agent`, `headers`, another port or another network",
-            ),
-            (_, 404) if self.is_forwarded_by_nginx => pair(
-                "nginx forwarded the request, and the server behind it has no such WebSocket: nginx does not forward Upgrade, or the path is not the master's"
-                    .to_owned(),
-                Self::FORWARD_HINT_WITH_PATH,
-            ),
-            (_, 404 | 410) => pair(
-                "the master may be at another path or port, this may be another web server, or a proxy that does not forward Upgrade".to_owned(),
-                "check `master`: its path must be the `path` of the master",
-            ),
-            (_, 405 | 501) => pair(
-                format!("{sender} does not allow this method or Upgrade there: it filters WebSockets, or the path belongs to another program"),
-                "check the path in `master`, or allow WebSockets there",
-            ),
-            (_, 407) => pair(
-                format!("{sender} on the path requires authentication"),
-                "write it in `proxy`, as http://USER:PASSWORD@HOST:PORT",
-            ),
-            (_, 431) => pair(
-                "the request's header is too long, or has too many fields, for the master or a gateway in front of it".to_owned(),
-                "write fewer `headers`, and let proxies in front of the master add fewer",
-            ),
-            (_, 413 | 414) => {
-                pair(format!("the request is too large for {sender}"), "write fewer `headers`, or a shorter path in `master`")
+            DiagnosisCode::HttpUpgradeNotForwarded => {
+                format!("{sender} in front of the master may not forward Upgrade and Connection")
             }
-            (_, 429) => pair(format!("{sender} limits the request rate"), "wait, or raise the limit there for the master's path"),
-            (_, 502..=504 | 520..=524 | 530) => pair(
-                format!("a proxy answers{}, but the master behind it does not", self.middlebox_suffix()),
-                "check that the master is running, and its address in the proxy's configuration",
+            DiagnosisCode::HttpAuthenticationRequired => {
+                format!("{sender} in front of the master requires authentication")
+            }
+            DiagnosisCode::HttpForbidden => format!(
+                "{sender} refuses the request: a rule against WebSockets, against this address, or against programs other than browsers"
             ),
-            (_, 500..=599) => pair(format!("{sender} in front of the master has an internal error"), "check its log"),
-            (_, 200..=299) if self.is_page => pair(
-                "an HTML page was sent instead of the master's response: by a login of this network, a filter or another web server; or a proxy dropped Upgrade".to_owned(),
-                "open the address in a browser; check the path in `master`, and that the proxy in front forwards Upgrade and Connection",
+            DiagnosisCode::HttpNotFound => "the master may be at another path or port, this may be another web server, or a proxy that does not forward Upgrade".to_owned(),
+            DiagnosisCode::HttpMethodNotAllowed => format!(
+                "{sender} does not allow this method or Upgrade there: it filters WebSockets, or the path belongs to another program"
             ),
-            _ => pair(
-                "the master may be at another path or port, or this is another web server, or a proxy that dropped Upgrade".to_owned(),
-                "check `master`, and that a proxy in front of it forwards Upgrade and Connection",
+            DiagnosisCode::HttpProxyAuthenticationRequired => {
+                format!("{sender} on the path requires authentication")
+            }
+            DiagnosisCode::HttpRequestTooLarge if self.has_many_headers() => "the request's header is too long, or has too many fields, for the master or a gateway in front of it".to_owned(),
+            DiagnosisCode::HttpRequestTooLarge => format!("the request is too large for {sender}"),
+            DiagnosisCode::HttpRateLimited => format!("{sender} limits the request rate"),
+            DiagnosisCode::HttpMasterUnreachable => format!(
+                "a proxy answers{}, but the master behind it does not",
+                self.middlebox_suffix()
             ),
+            DiagnosisCode::HttpGatewayError => {
+                format!("{sender} in front of the master has an internal error")
+            }
+            DiagnosisCode::HttpPage => "an HTML page was sent instead of the master's response: by a login of this network, a filter or another web server; or a proxy dropped Upgrade".to_owned(),
+            _ => "the master may be at another path or port, or this is another web server, or a proxy that dropped Upgrade".to_owned(),
         }
+    }
+
+    fn remedy(&self, code: DiagnosisCode) -> Cow<'static, str> {
+        Cow::Borrowed(match code {
+            DiagnosisCode::HttpLoginPage | DiagnosisCode::HttpRedirected => {
+                return self.redirection_remedy(code).into();
+            }
+            DiagnosisCode::HttpExpectsTls => "write wss:// in `master`",
+            DiagnosisCode::HttpUpgradeNotForwarded if self.status == StatusCode::NOT_FOUND => {
+                Self::FORWARD_HINT_WITH_PATH
+            }
+            DiagnosisCode::HttpUpgradeNotForwarded => Self::FORWARD_HINT,
+            DiagnosisCode::HttpAuthenticationRequired => {
+                "write an `Authorization` in `headers` or `headers_file`"
+            }
+            DiagnosisCode::HttpForbidden => {
+                "allow it there, or try another `user_agent`, `headers`, another port or another network"
+            }
+            DiagnosisCode::HttpNotFound => {
+                "check `master`: its path must be the `path` of the master"
+            }
+            DiagnosisCode::HttpMethodNotAllowed => {
+                "check the path in `master`, or allow WebSockets there"
+            }
+            DiagnosisCode::HttpProxyAuthenticationRequired => {
+                "write it in `proxy`, as http://USER:PASSWORD@HOST:PORT"
+            }
+            DiagnosisCode::HttpRequestTooLarge if self.has_many_headers() => {
+                "write fewer `headers`, and let proxies in front of the master add fewer"
+            }
+            DiagnosisCode::HttpRequestTooLarge => {
+                "write fewer `headers`, or a shorter path in `master`"
+            }
+            DiagnosisCode::HttpRateLimited => {
+                "wait, or raise the limit there for the master's path"
+            }
+            DiagnosisCode::HttpMasterUnreachable => {
+                "check that the master is running, and its address in the proxy's configuration"
+            }
+            DiagnosisCode::HttpGatewayError => "check its log",
+            DiagnosisCode::HttpPage => {
+                "open the address in a browser; check the path in `master`, and that the proxy in front forwards Upgrade and Connection"
+            }
+            _ => "check `master`, and that a proxy in front of it forwards Upgrade and Connection",
+        })
     }
 
     /// The configuration for nginx, and for proxies that are configured like it.
@@ -167,20 +229,21 @@ impl UpgradeRefusal {
             .map_or_else(String::new, |name| format!(" ({name})"))
     }
 
-    fn redirected(&self, location: &str) -> (String, String) {
+    fn has_many_headers(&self) -> bool {
+        self.status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    }
+
+    fn is_redirected_elsewhere(&self) -> bool {
+        let host = self.location.as_deref().and_then(host_of);
+        host.is_some_and(|host| !host.eq_ignore_ascii_case(host_without_port(&self.requested_host)))
+    }
+
+    fn redirection_remedy(&self, code: DiagnosisCode) -> String {
+        let location = self.location.as_deref().unwrap_or_default();
         let suggestion = location.replacen("http", "ws", 1);
-        let is_elsewhere = host_of(location).is_some_and(|host| {
-            !host.eq_ignore_ascii_case(host_without_port(&self.requested_host))
-        });
-        if is_elsewhere {
-            let cause = format!(
-                "it redirects to {location:?}: a login page of this network, or a filter, answers instead of the master"
-            );
-            return (
-                cause,
-                format!(
-                    "open it in a browser and log in; if that is the master itself, write {suggestion:?} in `master`"
-                ),
+        if code == DiagnosisCode::HttpLoginPage {
+            return format!(
+                "open it in a browser and log in; if that is the master itself, write {suggestion:?} in `master`"
             );
         }
         let suggestion = if location.starts_with('/') {
@@ -188,10 +251,7 @@ impl UpgradeRefusal {
         } else {
             format!("{suggestion:?}")
         };
-        (
-            format!("it redirects to {location:?}"),
-            format!("if that is the master, write {suggestion} in `master`"),
-        )
+        format!("if that is the master, write {suggestion} in `master`")
     }
 }
 
@@ -236,44 +296,98 @@ mod tests {
 
     #[test]
     fn every_status_has_a_specific_cause_and_remedy() {
-        for (status, cause, remedy) in [
-            (401, "requires authentication", "headers_file"),
-            (403, "rule against WebSockets", "user_agent"),
+        for (status, code, cause, remedy) in [
+            (
+                401,
+                DiagnosisCode::HttpAuthenticationRequired,
+                "requires authentication",
+                "headers_file",
+            ),
+            (
+                403,
+                DiagnosisCode::HttpForbidden,
+                "rule against WebSockets",
+                "user_agent",
+            ),
             (
                 404,
+                DiagnosisCode::HttpNotFound,
                 "another path",
                 "its path must be the `path` of the master",
             ),
-            (405, "filters WebSockets", "path in `master`"),
-            (407, "requires authentication", "`proxy`"),
-            (413, "too large", "fewer `headers`"),
-            (426, "Upgrade and Connection", "proxy_set_header Upgrade"),
-            (429, "limits the request rate", "wait"),
-            (431, "too many fields", "fewer `headers`"),
-            (500, "internal error", "log"),
+            (
+                405,
+                DiagnosisCode::HttpMethodNotAllowed,
+                "filters WebSockets",
+                "path in `master`",
+            ),
+            (
+                407,
+                DiagnosisCode::HttpProxyAuthenticationRequired,
+                "requires authentication",
+                "`proxy`",
+            ),
+            (
+                413,
+                DiagnosisCode::HttpRequestTooLarge,
+                "too large",
+                "fewer `headers`",
+            ),
+            (
+                426,
+                DiagnosisCode::HttpUpgradeNotForwarded,
+                "Upgrade and Connection",
+                "proxy_set_header Upgrade",
+            ),
+            (
+                429,
+                DiagnosisCode::HttpRateLimited,
+                "limits the request rate",
+                "wait",
+            ),
+            (
+                431,
+                DiagnosisCode::HttpRequestTooLarge,
+                "too many fields",
+                "fewer `headers`",
+            ),
+            (
+                500,
+                DiagnosisCode::HttpGatewayError,
+                "internal error",
+                "log",
+            ),
             (
                 502,
+                DiagnosisCode::HttpMasterUnreachable,
                 "the master behind it does not",
                 "the master is running",
             ),
             (
                 504,
+                DiagnosisCode::HttpMasterUnreachable,
                 "the master behind it does not",
                 "the master is running",
             ),
         ] {
-            let reason = refusal(status, &[], "").reason();
+            let diagnosis = refusal(status, &[], "").diagnosis();
+            assert_eq!(diagnosis.code, code, "{status}");
             assert!(
-                reason.cause.contains(cause) && reason.remedy.contains(remedy),
-                "{status}: {reason}"
+                diagnosis.cause.contains(cause) && diagnosis.remedy.contains(remedy),
+                "{status}: {diagnosis}"
             );
-            assert!(reason.evidence.contains(&status.to_string()), "{reason}");
+            assert!(
+                diagnosis.evidence.contains(&status.to_string()),
+                "{diagnosis}"
+            );
         }
     }
 
     #[test]
     fn captive_portal_is_distinguished_from_a_moved_master() {
-        let portal = refusal(302, &[("location", "http://login.hotel.example/?to=x")], "").reason();
+        let portal =
+            refusal(302, &[("location", "http://login.hotel.example/?to=x")], "").diagnosis();
+        assert_eq!(portal.code, DiagnosisCode::HttpLoginPage);
         assert!(
             portal.cause.contains("login.hotel.example") && portal.remedy.contains("in a browser"),
             "{portal}"
@@ -283,13 +397,14 @@ mod tests {
             &[("location", "https://tunnel.example.com/tunnel")],
             "",
         )
-        .reason();
+        .diagnosis();
+        assert_eq!(moved.code, DiagnosisCode::HttpRedirected);
         assert!(
             !moved.remedy.contains("browser")
                 && moved.remedy.contains("wss://tunnel.example.com/tunnel"),
             "{moved}"
         );
-        let path = refusal(301, &[("location", "/tunnel/")], "").reason();
+        let path = refusal(301, &[("location", "/tunnel/")], "").diagnosis();
         assert!(path.remedy.contains("the path \"/tunnel/\""), "{path}");
     }
 
@@ -300,13 +415,13 @@ mod tests {
         let server = [("server", "nginx/1.22.1")];
         assert!(
             refusal(404, &server, master)
-                .reason()
+                .diagnosis()
                 .cause
                 .contains("does not forward Upgrade, or the path")
         );
         assert!(
             !refusal(404, &server, own)
-                .reason()
+                .diagnosis()
                 .cause
                 .contains("forwarded the request")
         );
@@ -319,7 +434,7 @@ mod tests {
             &[("content-type", "text/html"), ("via", "1.1 gw (squid/5.7)")],
             "<h1>Blocked</h1>",
         )
-        .reason();
+        .diagnosis();
         assert!(
             page.evidence.contains("squid/5.7") && page.evidence.contains("\"Blocked\""),
             "{page}"

@@ -123,7 +123,7 @@ fn kdc_failures_are_logged_with_a_remedy_and_not_blamed_on_the_proxy() {
     assert_refused(&testbed, client("nobody", PASSWORD_IN_URL), &unknown);
     realm.kdc.stop();
     let gone = [
-        "Negotiate carried NTLM, for Kerberos failed here: no answer from the KDC",
+        "Negotiate carried NTLM because Kerberos failed here: no answer from the KDC",
         "KRB5_CONFIG",
     ];
     assert_refused(&testbed, client(USER, PASSWORD_IN_URL), &gone);

@@ -130,8 +130,8 @@ fn log_failure(span: &Span, error: &AttachError) {
             debug!(parent: span, "attachment failed: {error}");
         }
         AttachError::Closed(_) | AttachError::Superseded => {
-            warn!(parent: span, "attachment failed: {error}");
+            warn!(parent: span, code = %error.diagnosis_code(), "attachment failed: {error}");
         }
-        _ => error!(parent: span, "attachment failed: {error}"),
+        _ => error!(parent: span, code = %error.diagnosis_code(), "attachment failed: {error}"),
     }
 }

@@ -1,0 +1,239 @@
+//! Why a role could not join a master.
+
+use std::time::Duration;
+
+use crate::{
+    diagnosis::{Diagnosis, DiagnosisCode},
+    net::websocket::SocketError,
+};
+use report_proto::frame::{self, Code, FrameError, Notice, Role};
+
+/// An error of [`join`](super::join).
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.diagnosis())]
+pub enum JoinError {
+    /// The peer speaks WebSocket, but is not a master.
+    NotAMaster,
+    /// The master speaks another version of the protocol.
+    Version {
+        /// The master's version.
+        theirs: u8,
+    },
+    /// The master does not know the master key.
+    FalseMaster,
+    /// The master refused the role's proof.
+    Unauthorized(Notice),
+    /// Too many wrong proofs came from this address.
+    Throttled(Notice),
+    /// A newer link of this process is up.
+    Superseded(Notice),
+    /// A limit of the master is reached.
+    Limit(Notice),
+    /// The master refused the link for another reason.
+    Refused(Notice),
+    /// The master sent nothing for [`AUTHENTICATION_TIMEOUT`](super::AUTHENTICATION_TIMEOUT).
+    TimedOut {
+        /// The missing message.
+        awaited: &'static str,
+        /// The timeout.
+        after: Duration,
+    },
+    /// The master closed the WebSocket instead of answering.
+    Closed {
+        /// The missing message.
+        awaited: &'static str,
+    },
+    /// The master sent a malformed or unexpected message.
+    Protocol(ProtocolFault),
+    /// The connection failed.
+    Socket(#[from] SocketError),
+}
+
+/// How a master broke the protocol.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtocolFault {
+    /// The message is not a valid frame.
+    #[error("{0}")]
+    Frame(FrameError),
+    /// The frame with this name came too early.
+    #[error("{0} before WELCOME")]
+    OutOfState(&'static str),
+}
+
+impl JoinError {
+    /// Returns the code of the error.
+    #[must_use]
+    pub fn code(&self) -> DiagnosisCode {
+        match self {
+            JoinError::NotAMaster => DiagnosisCode::NotAMaster,
+            JoinError::Version { .. } => DiagnosisCode::VersionMismatch,
+            JoinError::FalseMaster => DiagnosisCode::FalseMaster,
+            JoinError::Unauthorized(_) => DiagnosisCode::MasterKeyRefused,
+            JoinError::Throttled(_) => DiagnosisCode::MasterThrottles,
+            JoinError::Superseded(_) => DiagnosisCode::LinkSuperseded,
+            JoinError::Limit(_) => DiagnosisCode::MasterLimit,
+            JoinError::Refused(_) => DiagnosisCode::LinkRefused,
+            JoinError::TimedOut { .. } => DiagnosisCode::AuthenticationTimeout,
+            JoinError::Closed { .. } => DiagnosisCode::AuthenticationClosed,
+            JoinError::Protocol(_) => DiagnosisCode::ProtocolViolated,
+            JoinError::Socket(error) if error.is_violation() => DiagnosisCode::NotAWebSocket,
+            JoinError::Socket(_) => DiagnosisCode::AuthenticationFailed,
+        }
+    }
+
+    /// Returns the evidence and the remedy.
+    #[must_use]
+    pub fn diagnosis(&self) -> Diagnosis {
+        Diagnosis::new(
+            self.code(),
+            format!("authentication: {}", self.evidence()),
+            "",
+            self.remedy(),
+        )
+    }
+
+    fn evidence(&self) -> String {
+        match self {
+            JoinError::NotAMaster => "the peer is not a rePort master".to_owned(),
+            JoinError::Version { theirs } => format!(
+                "the master speaks version {theirs} of the protocol, this is version {}",
+                frame::VERSION
+            ),
+            JoinError::FalseMaster => {
+                "the master could not prove the master key (false master)".to_owned()
+            }
+            JoinError::Unauthorized(notice) => {
+                format!("the master refused the master key ({notice})")
+            }
+            JoinError::Throttled(notice) => {
+                format!("the master throttles this address after wrong keys ({notice})")
+            }
+            JoinError::Superseded(notice) => {
+                format!("a newer link of this instance is up ({notice})")
+            }
+            JoinError::Limit(notice) => format!("a limit of the master is reached ({notice})"),
+            JoinError::Refused(notice) => format!("the master refused the link ({notice})"),
+            JoinError::TimedOut { awaited, after } => format!(
+                "no {awaited} from the master within {} s",
+                after.as_secs_f32()
+            ),
+            JoinError::Closed { awaited } => {
+                format!("the master closed the link before its {awaited}")
+            }
+            JoinError::Protocol(fault) => format!("the master broke the protocol: {fault}"),
+            JoinError::Socket(error) => error.to_string(),
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            JoinError::NotAMaster => "check the address and the path in `master`",
+            JoinError::Version { .. } => "upgrade the older one",
+            JoinError::FalseMaster | JoinError::Unauthorized(_) => {
+                "compare `master_key` at both ends"
+            }
+            JoinError::Throttled(_) => "wait, and compare `master_key` at both ends",
+            JoinError::Superseded(_) => "no action is needed, it carries the traffic",
+            JoinError::Limit(_) => "raise it there",
+            JoinError::Refused(_) => "see the master's log",
+            JoinError::TimedOut { .. } => "check whether another program listens there",
+            JoinError::Closed { .. } => {
+                "see the master's log, or a middlebox cuts WebSockets: try wss:// in `master`, or another port"
+            }
+            JoinError::Protocol(_) => {
+                "a middlebox alters the data, or one end is too old: try wss:// in `master`, and the same version at both ends"
+            }
+            // The socket failed directly after its upgrade.
+            JoinError::Socket(error) if error.is_violation() => {
+                "the peer that answered 101 does not speak WebSocket, or a middlebox alters the data: try wss:// in `master`, and check what listens there"
+            }
+            JoinError::Socket(_) => {
+                "a middlebox cuts WebSockets directly after their upgrade: try wss:// in `master`, another port or another network"
+            }
+        }
+    }
+
+    /// Whether another attempt can succeed without a change at either end. A role retries in any
+    /// case: the other end may change. For an error that is not retryable it waits longer.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            JoinError::NotAMaster
+            | JoinError::Version { .. }
+            | JoinError::FalseMaster
+            | JoinError::Unauthorized(_) => false,
+            JoinError::Throttled(_)
+            | JoinError::Superseded(_)
+            | JoinError::Limit(_)
+            | JoinError::Refused(_)
+            | JoinError::TimedOut { .. }
+            | JoinError::Closed { .. }
+            | JoinError::Protocol(_)
+            | JoinError::Socket(_) => true,
+        }
+    }
+
+    pub(super) fn from_notice(notice: Notice, role: Role) -> Self {
+        match notice.code {
+            // A client's key is public, so only a server can have a wrong one.
+            Code::Unauthorized if role == Role::Server => JoinError::Unauthorized(notice),
+            Code::Throttled => JoinError::Throttled(notice),
+            Code::Superseded => JoinError::Superseded(notice),
+            Code::Limit => JoinError::Limit(notice),
+            _ => JoinError::Refused(notice),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_print_the_evidence_and_the_remedy() {
+        let notice = || Notice::new(Code::Unauthorized, "no");
+        for (error, code, text) in [
+            (
+                JoinError::NotAMaster,
+                DiagnosisCode::NotAMaster,
+                "authentication: the peer is not a rePort master; check the address and the path in `master`",
+            ),
+            (
+                JoinError::Version { theirs: 9 },
+                DiagnosisCode::VersionMismatch,
+                "authentication: the master speaks version 9 of the protocol, this is version 1; upgrade the older one",
+            ),
+            (
+                JoinError::TimedOut {
+                    awaited: "WELCOME",
+                    after: Duration::from_secs(10),
+                },
+                DiagnosisCode::AuthenticationTimeout,
+                "authentication: no WELCOME from the master within 10 s; check whether another program listens there",
+            ),
+            (
+                JoinError::Protocol(ProtocolFault::OutOfState("PONG")),
+                DiagnosisCode::ProtocolViolated,
+                "authentication: the master broke the protocol: PONG before WELCOME; a middlebox alters the data, or one end is too old: \
+                 try wss:// in `master`, and the same version at both ends",
+            ),
+            (
+                JoinError::Socket(SocketError::Text),
+                DiagnosisCode::NotAWebSocket,
+                "authentication: a text message, where all are binary; the peer that answered 101 does not speak WebSocket, or a \
+                 middlebox alters the data: try wss:// in `master`, and check what listens there",
+            ),
+        ] {
+            assert_eq!((error.code(), error.to_string()), (code, text.to_owned()));
+        }
+        let refused = JoinError::Unauthorized(notice());
+        assert_eq!(refused.code(), DiagnosisCode::MasterKeyRefused);
+        assert!(
+            refused.to_string().starts_with(&format!(
+                "authentication: the master refused the master key ({}); ",
+                notice()
+            )),
+            "{refused}"
+        );
+    }
+}
