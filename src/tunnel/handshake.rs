@@ -328,3 +328,106 @@ impl ReceivedOffer {
         Ok(answer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::tunnel::tests::port;
+    use report_proto::compress::CompressMethod;
+
+    const SERVER_INFO: ServerInfo = ServerInfo {
+        age: Duration::from_millis(1_234),
+        bench: Some(true),
+        addresses: false,
+        seen: Some(8),
+    };
+
+    /// Sends one sealed message from the first end to the second.
+    fn opens(from: &mut AttachmentKeys, to: &mut AttachmentKeys) -> bool {
+        let mut message = BytesMut::from(&b"message"[..]);
+        from.0.seal(&mut message, 0).unwrap();
+        to.1.open(&mut message).is_ok() && message == b"message"[..]
+    }
+
+    fn is_shared(client: &mut AttachmentKeys, server: &mut AttachmentKeys) -> bool {
+        opens(client, server) && opens(server, client)
+    }
+
+    /// Opens a tunnel. Returns its two descriptions: the client's, then the server's.
+    fn opened(port: &PortParameters) -> (NewTunnel, NewTunnel) {
+        let (initiator, message) = offer(port, None, [1; 32]).unwrap();
+        let received = read_offer(port, &message, [2; 32]).unwrap();
+        assert!(received.resume_request().is_none());
+        let (answer, at_server, mut server) = received
+            .accept(port, Id([3; 16]), Id([4; 16]), SERVER_INFO)
+            .unwrap();
+        let Ok(Agreement::New(at_client, server_info, mut client)) =
+            read_answer(initiator, port, &answer)
+        else {
+            panic!("a new tunnel")
+        };
+        assert_eq!(server_info, SERVER_INFO);
+        assert!(is_shared(&mut client, &mut server));
+        (at_client, at_server)
+    }
+
+    #[test]
+    fn both_ends_agree_on_a_new_tunnel() {
+        let port = port(EncryptMethod::Aes128Gcm, CompressMethod::Zstd);
+        let (client, server) = opened(&port);
+        assert_eq!(client.identity.id, server.identity.id);
+        assert_eq!(client.identity.instance, Id([4; 16]));
+        assert_eq!(client.grant, Grant::of(&port));
+        assert_eq!(server.grant, Grant::of(&port));
+    }
+
+    #[test]
+    fn only_the_ends_of_a_tunnel_share_the_keys_of_its_resumption() {
+        let port = port(EncryptMethod::Aes128Gcm, CompressMethod::Zstd);
+        let (at_client, at_server) = opened(&port);
+        let another = TunnelSecret::from_bytes([0; 32]);
+        let request = ResumeRequest {
+            tunnel: at_client.identity.id,
+            attempt: 1,
+            moves: true,
+        };
+        for (secret, is_owner) in [(&at_client.identity.secret, true), (&another, false)] {
+            let (initiator, message) = offer(&port, Some(request), [5; 32]).unwrap();
+            let received = read_offer(&port, &message, [6; 32]).unwrap();
+            assert_eq!(received.resume_request(), Some(request));
+            let (answer, mut server) = received
+                .resume(true, &at_server.identity.secret, port.encrypt)
+                .unwrap();
+            let Ok(Agreement::Resumed { moves: true, keys }) =
+                read_answer(initiator, &port, &answer)
+            else {
+                panic!("a resumption")
+            };
+            let mut client = keys.with_tunnel_secret(secret).initiator(port.encrypt);
+            assert_eq!(is_shared(&mut client, &mut server), is_owner);
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_difference() {
+        let here = port(EncryptMethod::Aes128Gcm, CompressMethod::Zstd);
+        let there = port(EncryptMethod::Aes128Gcm, CompressMethod::S2);
+        let (initiator, message) = offer(&here, None, [1; 32]).unwrap();
+        let received = read_offer(&there, &message, [2; 32]).unwrap();
+        let mismatch = received.check(&there).unwrap_err();
+        let answer = received.refuse(&there).unwrap();
+        let Err(AttachError::Mismatch(refused)) = read_answer(initiator, &here, &answer) else {
+            panic!("a refusal")
+        };
+        let field = |mismatch| match mismatch {
+            Mismatch::Method { field, .. } => field,
+            Mismatch::Version { .. } => "version",
+        };
+        assert_eq!(
+            (field(mismatch), field(refused)),
+            ("compress_method", "compress_method")
+        );
+    }
+}

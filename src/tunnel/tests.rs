@@ -42,7 +42,7 @@ impl Handler for PanicOnFrame {
     }
 }
 
-fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
+pub(super) fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortParameters {
     PortParameters {
         mark: "test".into(),
         keys: PortKeys::derive("a port key of the tests"),

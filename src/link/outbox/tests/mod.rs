@@ -120,6 +120,32 @@ fn gone() -> Notice {
 }
 
 #[test]
+fn a_handle_acts_on_its_channel_and_names_its_link() {
+    let outbox = Outbox::new();
+    let lane = ScriptedLane::sending([10]);
+    outbox.open(1, lane.clone()).unwrap();
+    outbox.open(2, ScriptedLane::sending([])).unwrap();
+    let (one, two) = (outbox.handle(1), outbox.handle(2));
+    assert!(one.link() == outbox.id() && two.link() == outbox.id());
+    assert_ne!(one.link(), Outbox::new().id(), "another link");
+    one.ready();
+    two.close(&gone());
+    one.close_after_drain(&gone());
+    assert!(matches!(
+        next(&outbox),
+        Some(Frame::Close { channel: 2, .. })
+    ));
+    assert_eq!(sent(&outbox, 1), [(1, 10)]);
+    assert!(matches!(
+        next(&outbox),
+        Some(Frame::Close { channel: 1, .. })
+    ));
+    // Nothing is left to close.
+    one.close(&gone());
+    assert!(outbox.is_empty() && next(&outbox).is_none());
+}
+
+#[test]
 fn lanes_get_equal_bytes_for_any_message_size() {
     let outbox = Outbox::new();
     open(&outbox, 1, &ScriptedLane::sending([BULK; 500]));
