@@ -37,13 +37,13 @@ pub enum TlsProblem {
     /// The certificate belongs to an authority, as `openssl req -x509` creates it by default.
     Authority(Option<Box<CertificateInfo>>),
     /// Another problem with the certificate.
-    OtherCertificate(CertificateError, Option<Box<CertificateInfo>>),
+    OtherCertificate(Box<CertificateError>, Option<Box<CertificateInfo>>),
     /// The certificate does not match any pin.
     Pin(PinMismatch, Option<Box<CertificateInfo>>),
     /// The peer supports only TLS 1.1 or older.
-    TooOld(rustls::Error),
+    TooOld(Box<rustls::Error>),
     /// The peer and rePort share no TLS version or cipher.
-    NothingInCommon(rustls::Error),
+    NothingInCommon(Box<rustls::Error>),
     /// The port speaks plain HTTP. Holds the first bytes received.
     PlainHttp(String),
     /// The port does not speak TLS. Holds the first bytes received.
@@ -51,9 +51,9 @@ pub enum TlsProblem {
     /// The connection ended right after the ClientHello, which shows the host name in the clear.
     Cut(ConnectionEnd),
     /// The peer requires a client certificate, or rejects the one presented.
-    ClientCertificate(rustls::Error),
+    ClientCertificate(Box<rustls::Error>),
     /// The peer has no site with this name.
-    NoSuchSite(rustls::Error),
+    NoSuchSite(Box<rustls::Error>),
     /// The handshake failed for another reason.
     Handshake(HandshakeFault),
 }
@@ -87,7 +87,7 @@ pub enum HandshakeFault {
     Io(io::Error),
     /// TLS failed.
     #[error("{0}")]
-    Tls(rustls::Error),
+    Tls(Box<rustls::Error>),
 }
 
 impl TlsProblem {
@@ -149,12 +149,12 @@ pub(super) fn tls_problem(
         rustls::Error::InvalidMessage(_) => TlsProblem::NotTls(received()),
         rustls::Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)
         | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
-            TlsProblem::TooOld(rustls.clone())
+            TlsProblem::TooOld(Box::new(rustls.clone()))
         }
         rustls::Error::PeerIncompatible(_)
         | rustls::Error::AlertReceived(
             AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity,
-        ) => TlsProblem::NothingInCommon(rustls.clone()),
+        ) => TlsProblem::NothingInCommon(Box::new(rustls.clone())),
         rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired
             | AlertDescription::BadCertificate
@@ -162,11 +162,11 @@ pub(super) fn tls_problem(
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateExpired
             | AlertDescription::AccessDenied,
-        ) => TlsProblem::ClientCertificate(rustls.clone()),
+        ) => TlsProblem::ClientCertificate(Box::new(rustls.clone())),
         rustls::Error::AlertReceived(AlertDescription::UnrecognisedName) => {
-            TlsProblem::NoSuchSite(rustls.clone())
+            TlsProblem::NoSuchSite(Box::new(rustls.clone()))
         }
-        other => TlsProblem::Handshake(HandshakeFault::Tls(other.clone())),
+        other => TlsProblem::Handshake(HandshakeFault::Tls(Box::new(other.clone()))),
     }
 }
 
@@ -203,9 +203,9 @@ fn certificate_problem(reason: &CertificateError, presented: &[CertificateDer<'_
             }
             match other.0.downcast_ref::<webpki::Error>() {
                 Some(webpki::Error::CaUsedAsEndEntity) => TlsProblem::Authority(own),
-                _ => TlsProblem::OtherCertificate(reason.clone(), own),
+                _ => TlsProblem::OtherCertificate(Box::new(reason.clone()), own),
             }
         }
-        other => TlsProblem::OtherCertificate(other.clone(), own),
+        other => TlsProblem::OtherCertificate(Box::new(other.clone()), own),
     }
 }

@@ -235,7 +235,7 @@ impl<'a> Authentication<'a> {
             user,
             tried,
             problems,
-            fallback: self.fallback.clone(),
+            fallback: self.fallback.clone().map(Box::new),
         }
     }
 

@@ -33,7 +33,7 @@ pub enum AuthenticationError {
         /// The schemes that failed on this side.
         problems: Vec<(AuthScheme, SchemeProblem)>,
         /// The scheme that carried NTLM, and why it could not use Kerberos.
-        fallback: Option<(AuthScheme, TokenError)>,
+        fallback: Option<Box<(AuthScheme, TokenError)>>,
     },
     /// The proxy closes the connection between two rounds of one scheme.
     Interrupted(AuthScheme),
@@ -123,7 +123,7 @@ impl AuthenticationError {
             Some(format!("{scheme}: {problem}"))
         });
         let failed = (!failed.is_empty()).then(|| format!("failed here: {failed}"));
-        let fallback = fallback.as_ref().map(|(scheme, reason)| {
+        let fallback = fallback.as_deref().map(|(scheme, reason)| {
             format!("{scheme} carried NTLM because Kerberos failed here: {reason}")
         });
         let notes: Vec<String> = failed.into_iter().chain(fallback).collect();

@@ -111,7 +111,7 @@ impl ProxyConnection {
             .max_headers(MAX_FIELDS)
             .max_buf_size(MAX_HEAD);
         let builder = builder.handshake(TokioIo::new(stream)).await;
-        let (requests, connection) = builder.map_err(|error| from_hyper_error(error))?;
+        let (requests, connection) = builder.map_err(from_hyper_error)?;
         let mut task = JoinSet::new();
         task.spawn(async move {
             // The request reports the same error.
@@ -146,7 +146,7 @@ impl ProxyConnection {
         self.requests
             .send_request(request)
             .await
-            .map_err(|error| from_hyper_error(error))
+            .map_err(from_hyper_error)
     }
 
     /// Reads the rest of the response's body and returns the connection, if the proxy keeps it
@@ -164,9 +164,7 @@ impl ProxyConnection {
     }
 
     async fn into_tunnel(self, answer: Response<Incoming>) -> Result<BoxedStream, ProxyError> {
-        let upgraded = upgrade::on(answer)
-            .await
-            .map_err(|error| from_hyper_error(error))?;
+        let upgraded = upgrade::on(answer).await.map_err(from_hyper_error)?;
         drop((self.requests, self.task));
         match upgraded.downcast::<TokioIo<BoxedStream>>() {
             Ok(parts) if parts.read_buf.is_empty() => Ok(parts.io.into_inner()),
