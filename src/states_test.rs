@@ -38,6 +38,13 @@ fn grouped(number: usize) -> String {
 
 /// Returns every state with the constants that bound it.
 fn states() -> BTreeMap<&'static str, StateBounds> {
+    let mut states = link_states();
+    states.extend(tunnel_states());
+    states
+}
+
+/// Returns the states of connections and links with the constants that bound them.
+fn link_states() -> BTreeMap<&'static str, StateBounds> {
     let timing = MasterTiming::default();
     let keep_alive = link::KeepAliveTiming::default();
     let limits = MasterLimits::default();
@@ -90,6 +97,12 @@ fn states() -> BTreeMap<&'static str, StateBounds> {
             "older link of an instance",
             state(&[supervisor::RETIREMENT], &[]),
         ),
+    ])
+}
+
+/// Returns the states of tunnels and streams with the constants that bound them.
+fn tunnel_states() -> BTreeMap<&'static str, StateBounds> {
+    BTreeMap::from([
         (
             "candidate",
             state(&[tunnel::CANDIDATE_TIMEOUT], &[server::MAX_CANDIDATES]),

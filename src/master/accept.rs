@@ -12,10 +12,10 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{Instrument, Span, debug, field::Empty, info_span, warn};
 
 use super::{
-    MasterShared,
     admission::{AdmissionError, ConnectionPermit},
     front::{ConnectionAddrs, Upgraded},
     serve_link::serve_link,
+    shared::MasterShared,
 };
 use crate::net::{
     file_limit::ThrottledLog,

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{memory::Memory, registry::LinkNumber, shares::Shares};
+use super::{limits::LinkNumber, memory::Memory, shares::Shares};
 use crate::link::MemoryAccount;
 
 /// The fraction of the budget for unproven links: one part in this many.

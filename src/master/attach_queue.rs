@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::registry::LinkNumber;
+use super::limits::LinkNumber;
 use report_proto::id::Id;
 
 /// The longest time that an attach request waits for a server (PROTOCOL 12). The client then

@@ -1,7 +1,9 @@
-//! The resource limits of a master, and the definition of a party. Knows addresses and numbers, but
-//! nothing of links.
+//! The resource limits of a master, the definition of a party, and the numbers of links.
 
 use std::net::{IpAddr, Ipv6Addr};
+
+/// The master's number for a link. Numbers count up and are never reused in one run of the master.
+pub(super) type LinkNumber = u64;
 
 /// The resource limits of a master. The defaults suit a small public machine.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,9 +19,11 @@ mod front;
 mod limits;
 mod log_limit;
 mod memory;
+mod parameters;
 mod registry;
 mod router;
 mod serve_link;
+mod shared;
 mod shares;
 mod threads;
 mod throttle;
@@ -31,193 +33,39 @@ mod token_bucket;
 mod tests;
 
 use std::{
-    fmt, io,
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    num::NonZeroUsize,
-    path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use tokio::{net::TcpListener, task::JoinSet};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use self::{
-    admission::{Admission, AdmissionError, ConnectionPermit},
+    admission::Admission,
     auth::Authenticator,
     front::Front,
     log_limit::LogLimit,
     router::Router,
+    shared::{MasterShared, shutdown_notice},
     threads::Threads,
 };
-use crate::{
-    link::{KeepAliveTiming, authenticate::AUTHENTICATION_TIMEOUT},
-    net::{
-        tcp,
-        tls::{ReloadingCertificate, TlsError},
-    },
-};
-use report_proto::{
-    crypto::LinkKey,
-    frame::{Code, Frame, Notice},
-};
+use crate::net::tcp;
+use report_proto::frame::Frame;
 
 #[cfg(test)]
 pub(crate) use self::attach_queue::{PENDING_BYTES, PENDING_TIMEOUT, WAITING_TIMEOUT};
 pub use self::{
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
     limits::MasterLimits,
+    parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
     throttle::{THROTTLE_BURST, THROTTLE_REFILL},
 };
 
 /// The time for the close handshakes of ended links, in addition to the link layer's own timeout.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The parameters of a master.
-#[derive(Debug, Clone)]
-pub struct MasterParameters {
-    /// The addresses to listen at; at least one. With port 0 the system chooses the port.
-    pub listen_at: Vec<SocketAddr>,
-    /// The one path that upgrades to a WebSocket. Begins with `/`.
-    pub path: String,
-    /// The key that servers prove, derived from the master key.
-    pub link_key: LinkKey,
-    /// The TLS files, if the master terminates TLS.
-    pub tls: Option<MasterTlsFiles>,
-    /// Whether [`HEALTH_PATH`] answers.
-    pub healthz: bool,
-    /// The answer to requests that are not a role's upgrade.
-    pub fallback: Fallback,
-    /// The proxies that are trusted to report visitor addresses.
-    pub trusted_proxies: TrustedProxies,
-    /// Whether each connection from a trusted proxy begins with a PROXY protocol header.
-    pub proxy_protocol: bool,
-    /// The resource limits.
-    pub limits: MasterLimits,
-    /// The timeouts.
-    pub timing: MasterTiming,
-    /// The number of threads that serve links, including the thread that runs the master.
-    pub threads: NonZeroUsize,
-}
-
-/// A PEM certificate chain and its PEM key. The master reloads them when they change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MasterTlsFiles {
-    /// The chain, the master's own certificate first.
-    pub cert: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
-    /// The PEM authorities for peer certificates. With `None` the master requests no certificate.
-    pub client_ca: Option<PathBuf>,
-}
-
-impl MasterTlsFiles {
-    /// Reads the files.
-    ///
-    /// # Errors
-    /// When a file is unusable.
-    pub fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
-        let certificate = ReloadingCertificate::load(&self.cert, &self.key)?;
-        match &self.client_ca {
-            Some(authorities) => certificate.acceptor_requiring_client_certificate(authorities),
-            None => Ok(certificate.acceptor()),
-        }
-    }
-}
-
-/// The timeouts of a master.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MasterTiming {
-    /// The keep-alive of an established link. The master also requests this interval from the
-    /// roles, in whole seconds.
-    pub keep_alive: KeepAliveTiming,
-    /// The TLS handshake.
-    pub tls: Duration,
-    /// A request head, and the pause between two requests.
-    pub header: Duration,
-    /// A connection until it becomes a link, whatever it requests.
-    pub connection: Duration,
-    /// From the challenge to HELLO.
-    pub authentication: Duration,
-}
-
-impl Default for MasterTiming {
-    /// Ten seconds for each step, which is several round trips of a slow path, and a minute for a
-    /// browser.
-    fn default() -> Self {
-        MasterTiming {
-            keep_alive: KeepAliveTiming::default(),
-            tls: Duration::from_secs(10),
-            header: Duration::from_secs(10),
-            connection: Duration::from_secs(60),
-            authentication: AUTHENTICATION_TIMEOUT,
-        }
-    }
-}
-
-/// The reason why a master cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum MasterError {
-    /// `listen_at` is empty.
-    #[error("master: no address to listen at (set `listen_at`)")]
-    NoAddress,
-    /// Another process uses the address, or this process may not use it.
-    #[error(
-        "master: cannot listen at {address}: {source}{}",
-        listen_advice(source)
-    )]
-    Listen {
-        /// The address of `listen_at`.
-        address: SocketAddr,
-        /// The system error.
-        source: io::Error,
-    },
-    /// The system refused another thread.
-    #[error("master: cannot start a thread: {0} (raise the process limit, ulimit -u)")]
-    Threads(#[source] io::Error),
-    /// The certificate is unusable.
-    #[error("master: {0}")]
-    Tls(#[from] TlsError),
-}
-
-fn listen_advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            " (is another master or web server running there? change `listen_at`)"
-        }
-        io::ErrorKind::PermissionDenied => {
-            " (ports below 1024 need a privilege; choose another in `listen_at`)"
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            " (this machine has no such address; change `listen_at`)"
-        }
-        _ => "",
-    }
-}
-
-/// The state that all tasks of a master share.
-struct MasterShared {
-    front: Front,
-    proxy_protocol: bool,
-    tls: Option<TlsAcceptor>,
-    tls_timeout: Duration,
-    keep_alive: KeepAliveTiming,
-    authenticator: Authenticator,
-    limits: MasterLimits,
-    /// The limit of log lines about unauthenticated peers.
-    log_limit: LogLimit,
-    admission: Arc<Admission>,
-    router: Arc<Router>,
-    next_link: AtomicU64,
-    threads: Threads,
-    tasks: TaskTracker,
-    /// Cancelled at the start of a drain: the master accepts no connection and sends GOAWAY.
-    draining: CancellationToken,
-    /// Cancelled at the end of a drain: aborts all remaining tasks.
-    aborting: CancellationToken,
-}
 
 /// A master with bound listeners. It accepts connections in [`Master::run`].
 pub struct Master {
@@ -238,28 +86,18 @@ impl Master {
             link_key,
             tls,
             healthz,
-            limits,
-            timing,
-            threads,
-            ..
-        } = parameters;
-        let MasterParameters {
             fallback,
             trusted_proxies: trusted,
             proxy_protocol,
-            ..
+            limits,
+            timing,
+            threads,
         } = parameters;
         if listen_at.is_empty() {
             return Err(MasterError::NoAddress);
         }
         let tls = tls.as_ref().map(MasterTlsFiles::acceptor).transpose()?;
-        let listen = |address: &SocketAddr| {
-            tcp::listen(*address, &listen_at).map_err(|source| MasterError::Listen {
-                address: *address,
-                source,
-            })
-        };
-        let listeners = listen_at.iter().map(listen).collect::<Result<_, _>>()?;
+        let listeners = listen(&listen_at)?;
         let front = Front {
             path,
             healthz,
@@ -340,12 +178,15 @@ impl Master {
     }
 }
 
-impl MasterShared {
-    /// Counts a connection from `peer`. The visitor behind a trusted proxy is not known yet.
-    fn admit(&self, peer: IpAddr) -> Result<ConnectionPermit, AdmissionError> {
-        self.admission
-            .admit(Some(peer).filter(|peer| !self.front.trusted.trusts(*peer)))
-    }
+/// Binds all addresses.
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, MasterError> {
+    let listen = |address: &SocketAddr| {
+        tcp::listen(*address, addresses).map_err(|source| MasterError::Listen {
+            address: *address,
+            source,
+        })
+    };
+    addresses.iter().map(listen).collect()
 }
 
 async fn drain(shared: &MasterShared, grace: Duration) {
@@ -380,11 +221,6 @@ async fn drain(shared: &MasterShared, grace: Duration) {
         shared.aborting.cancel();
         shared.tasks.wait().await;
     }
-}
-
-/// The notice that a draining master sends in GOAWAY and ERROR.
-fn shutdown_notice() -> Notice {
-    Notice::new(Code::Shutdown, "the master shuts down")
 }
 
 impl fmt::Debug for Master {

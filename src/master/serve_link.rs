@@ -10,12 +10,12 @@ use std::{
 use tracing::{Span, debug, info, warn};
 
 use super::{
-    MasterShared,
     admission::ConnectionPermit,
     auth::AuthError,
-    limits::party,
-    registry::{AuthenticatedLink, LinkNumber, Superseded},
+    limits::{LinkNumber, party},
+    registry::{AuthenticatedLink, Superseded},
     router::{LinkRef, Router, now},
+    shared::{MasterShared, shutdown_notice},
 };
 use crate::{
     link::{
@@ -35,65 +35,23 @@ const MAX_AGENT_CHARS: usize = 64;
 /// Dropping the future aborts the link and removes it from the registry.
 pub(super) async fn serve_link(
     shared: Arc<MasterShared>,
-    mut socket: MessageSocket,
+    socket: MessageSocket,
     number: LinkNumber,
     visitor: IpAddr,
     permit: &ConnectionPermit,
 ) {
-    let authenticated = Box::pin(shared.authenticator.authenticate(&mut socket, visitor)).await;
-    let hello = match authenticated {
-        Ok(hello) => hello,
-        Err(refused) => return Box::pin(refuse(&shared, socket, &refused)).await,
-    };
-    Span::current().record("role", tracing::field::display(hello.claims.role));
-    let link = shared
-        .router
-        .new_link(number, party(visitor), hello.claims.role == Role::Server);
-    match permit.become_link(hello.claims.role, &link.outbox) {
-        Ok(slot) => link.set_slot(slot),
-        Err(error) => {
-            shared
-                .log_limit
-                .log(|left_out| warn!(left_out, "link refused: {error}"));
-            return Box::pin(authenticate::refuse(
-                socket,
-                &Notice::new(Code::Limit, error.to_string()),
-            ))
-            .await;
-        }
-    }
-    let registration = match Registration::enter(&shared.router, &link, &hello) {
-        Ok(registration) => registration,
-        Err(superseded) => {
-            let Claims {
-                instance, epoch, ..
-            } = &hello.claims;
-            shared
-                .log_limit
-                .log(|left_out| info!(%instance, epoch, left_out, "link refused: {superseded}"));
-            let notice = Notice::new(Code::Superseded, superseded.to_string());
-            return Box::pin(authenticate::refuse(socket, &notice)).await;
-        }
-    };
-    if shared.draining.is_cancelled() {
-        link.outbox
-            .control(&Frame::GoAway(super::shutdown_notice()));
-    }
-    if !Box::pin(welcome(&shared, &mut socket, &hello)).await {
+    // Boxed, so that the future of an idle link does not keep the state of the handshake.
+    let established = Box::pin(establish(&shared, socket, number, visitor, permit)).await;
+    let Some(EstablishedLink {
+        socket,
+        hello,
+        link,
+        registration,
+    }) = established
+    else {
         return;
-    }
-    let log_up = |left_out: Option<u64>| {
-        let (claims, agent) = (&hello.claims, agent(&hello));
-        info!(instance = %claims.instance, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
     };
-    // Servers have proven a key, so the log limit does not apply to them.
-    let is_logged = match hello.claims.role {
-        Role::Server => {
-            log_up(None);
-            true
-        }
-        Role::Client => shared.log_limit.log(log_up),
-    };
+    let is_logged = log_up(&shared, &hello);
     let (role, keep_alive) = (
         hello.claims.role,
         shared
@@ -108,8 +66,7 @@ pub(super) async fn serve_link(
         role,
     };
     let started = Instant::now();
-    // Boxed separately, so that the future of an idle link does not keep the state of the
-    // handshake. Links end through their outboxes, which tell the peer the reason.
+    // Boxed separately for the same reason. Links end through their outboxes, which tell the peer the reason.
     let ended = Box::pin(session.run(&mut handler, std::future::pending())).await;
     drop(registration);
     if is_logged || link.is_proven() {
@@ -120,6 +77,98 @@ pub(super) async fn serve_link(
             sent_bytes = link.sent_bytes.load(Relaxed),
             "link ended"
         );
+    }
+}
+
+/// A link that is ready to run.
+struct EstablishedLink {
+    socket: MessageSocket,
+    hello: Hello,
+    link: Arc<LinkRef>,
+    registration: Registration,
+}
+
+/// Authenticates a peer, registers its link and welcomes it. Returns `None` if it was refused or has
+/// left.
+async fn establish(
+    shared: &MasterShared,
+    mut socket: MessageSocket,
+    number: LinkNumber,
+    visitor: IpAddr,
+    permit: &ConnectionPermit,
+) -> Option<EstablishedLink> {
+    let hello = match shared
+        .authenticator
+        .authenticate(&mut socket, visitor)
+        .await
+    {
+        Ok(hello) => hello,
+        Err(refused) => {
+            refuse(shared, socket, &refused).await;
+            return None;
+        }
+    };
+    Span::current().record("role", tracing::field::display(hello.claims.role));
+    let role = hello.claims.role;
+    let party = party(visitor);
+    let link = shared.router.new_link(number, party, role == Role::Server);
+    match permit.become_link(role, &link.outbox) {
+        Ok(slot) => link.set_slot(slot),
+        Err(error) => {
+            shared
+                .log_limit
+                .log(|left_out| warn!(left_out, "link refused: {error}"));
+            refuse_with(socket, Code::Limit, error.to_string()).await;
+            return None;
+        }
+    }
+    let registration = match Registration::enter(&shared.router, &link, &hello) {
+        Ok(registration) => registration,
+        Err(superseded) => {
+            log_superseded(shared, &hello.claims, superseded);
+            refuse_with(socket, Code::Superseded, superseded.to_string()).await;
+            return None;
+        }
+    };
+    if shared.draining.is_cancelled() {
+        link.outbox.control(&Frame::GoAway(shutdown_notice()));
+    }
+    welcome(shared, &mut socket, &hello)
+        .await
+        .then_some(EstablishedLink {
+            socket,
+            hello,
+            link,
+            registration,
+        })
+}
+
+fn log_superseded(shared: &MasterShared, claims: &Claims, superseded: Superseded) {
+    let Claims {
+        instance, epoch, ..
+    } = claims;
+    shared
+        .log_limit
+        .log(|left_out| info!(%instance, epoch, left_out, "link refused: {superseded}"));
+}
+
+async fn refuse_with(socket: MessageSocket, code: Code, reason: String) {
+    authenticate::refuse(socket, &Notice::new(code, reason)).await;
+}
+
+/// Logs that a link is up. Returns whether the limit admitted the line.
+fn log_up(shared: &MasterShared, hello: &Hello) -> bool {
+    let log_up = |left_out: Option<u64>| {
+        let (claims, agent) = (&hello.claims, agent(hello));
+        info!(instance = %claims.instance, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
+    };
+    // Servers have proven a key, so the log limit does not apply to them.
+    match hello.claims.role {
+        Role::Server => {
+            log_up(None);
+            true
+        }
+        Role::Client => shared.log_limit.log(log_up),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::registry::LinkNumber;
+use super::limits::LinkNumber;
 
 /// The weights of all links.
 #[derive(Debug, Default)]

@@ -1,38 +1,23 @@
 //! The server role: keeps links to the masters, registers its ports, answers the clients that
 //! attach, and connects each of their streams to the local service.
 
-mod proxy_protocol;
+mod draining;
+mod port;
 mod quota;
 mod server_role;
 mod service;
+mod tunnels;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::quota::QuotaLimits;
-#[cfg(test)]
-pub(crate) use self::server_role::MAX_CANDIDATES;
 use self::server_role::ServerRole;
-use crate::{
-    supervisor::{Uplink, drain::Drain},
-    tunnel::PortParameters,
-};
+#[cfg(test)]
+pub(crate) use self::tunnels::MAX_CANDIDATES;
+pub use self::{port::ServerPort, quota::QuotaLimits};
+use crate::supervisor::{Uplink, drain::Drain};
 use report_proto::id::Id;
-
-/// A port that the server offers.
-#[derive(Debug)]
-pub struct ServerPort {
-    /// The parameters shared with the clients.
-    pub port: PortParameters,
-    /// Host of the local service: an IP address, or a name that is resolved for each stream.
-    pub host: String,
-    /// TCP port of the local service.
-    pub tcp_port: u16,
-    /// Whether the service receives the source of each connection, in a PROXY protocol version 2
-    /// header before the first byte.
-    pub proxy_protocol: bool,
-}
 
 /// The parameters of a server.
 pub struct ServerParameters {

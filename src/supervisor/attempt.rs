@@ -5,16 +5,19 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Connector, LinkedRole, Uplink, race::Race};
+use super::{
+    race::Race,
+    uplink::{Connector, LinkedRole, Uplink},
+};
 use crate::{
     link::{
         EndReason, Handler, KeepAliveTiming, Link, Outbox,
         authenticate::{self, JoinError, RoleIdentity},
         session::FinishOnDrop,
     },
-    net::dial::DialError,
+    net::{dial::DialError, websocket::MessageSocket},
 };
-use report_proto::frame::{Code, Frame, Notice};
+use report_proto::frame::{Code, Frame, Notice, Terms};
 
 /// The text that identifies this program in the master's log.
 const AGENT: &str = concat!("report/", env!("CARGO_PKG_VERSION"));
@@ -88,22 +91,9 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
             Some((first, session)) => (first, Some(session)),
             None => (Vec::new(), None),
         };
-        let identity = self.identity();
-        let joining = authenticate::join(&mut socket, &self.uplink.key, &identity, &first);
-        let terms = match cancel.run_until_cancelled(joining).await {
-            Some(Ok(terms)) => terms,
-            Some(Err(error)) => {
-                self.outbox.finish(&Notice::new(
-                    Code::PeerLost,
-                    "the link could not be established",
-                ));
-                return AttemptOutcome::Join(error);
-            }
-            None => {
-                self.outbox
-                    .finish(&Notice::new(Code::Shutdown, "the link is not needed"));
-                return AttemptOutcome::Cancelled;
-            }
+        let terms = match self.join(&mut socket, &first, &cancel).await {
+            Ok(terms) => terms,
+            Err(outcome) => return outcome,
         };
         if !self.race.win() {
             self.outbox
@@ -115,6 +105,43 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         let session = begun.unwrap_or_else(|| self.begin_late());
         drop(permit);
         self.role.joined(&self.outbox, &terms);
+        self.run_link(socket, session, &terms, &cancel).await
+    }
+
+    /// Joins the master. Closes the role's lanes if that fails.
+    async fn join(
+        &self,
+        socket: &mut MessageSocket,
+        first: &[Frame],
+        cancel: &CancellationToken,
+    ) -> Result<Terms, AttemptOutcome> {
+        let identity = self.identity();
+        let joining = authenticate::join(socket, &self.uplink.key, &identity, first);
+        match cancel.run_until_cancelled(joining).await {
+            Some(Ok(terms)) => Ok(terms),
+            Some(Err(error)) => {
+                self.outbox.finish(&Notice::new(
+                    Code::PeerLost,
+                    "the link could not be established",
+                ));
+                Err(AttemptOutcome::Join(error))
+            }
+            None => {
+                self.outbox
+                    .finish(&Notice::new(Code::Shutdown, "the link is not needed"));
+                Err(AttemptOutcome::Cancelled)
+            }
+        }
+    }
+
+    /// Runs a link that has joined, until it ends.
+    async fn run_link(
+        self,
+        socket: MessageSocket,
+        session: R::Session,
+        terms: &Terms,
+        cancel: &CancellationToken,
+    ) -> AttemptOutcome {
         let mut observer = GoAwayObserver {
             session,
             epoch: self.epoch,

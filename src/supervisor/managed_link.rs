@@ -1,12 +1,19 @@
 //! A link under supervision and the plan for the next one. The supervisor decides about their
 //! order.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{RETIREMENT, dial_reason::DialReason};
+use super::{dial_reason::DialReason, uplink::RETIREMENT};
 use crate::link::Outbox;
 
 /// The minimum time that a server keeps its old link. ATTACH frames that the master sent before it
@@ -56,4 +63,10 @@ pub(super) async fn wait_until_unused(old: Option<&ManagedLink>, server: bool) {
         }
         _ => pending().await,
     }
+}
+
+/// Returns a number that is larger than those of all earlier links of this process.
+pub(super) fn next_epoch() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }

@@ -109,10 +109,30 @@ impl Link {
         handler: &mut H,
         cancelled: impl Future<Output = ()>,
     ) -> LinkSummary {
+        // Taken apart and put together here: a call would keep a second copy in the future.
+        let Link {
+            socket,
+            outbox,
+            timing,
+            suspended,
+        } = self;
         let now = Instant::now();
-        let finish_on_drop = FinishOnDrop(self.outbox.clone());
-        let timing = self.timing;
-        let mut driver = LinkDriver::new(self, now);
+        let finish_on_drop = FinishOnDrop(outbox.clone());
+        let mut driver = LinkDriver {
+            socket,
+            outbox,
+            interval: timing.interval,
+            keep_alive: KeepAlive::new(timing, now, suspended()),
+            suspended,
+            buffer: BytesMut::new(),
+            flushed: true,
+            received_other: false,
+            ping_token: 0,
+            ping_queued: false,
+            trimmed_at: now,
+            partial: PartialMessage::default(),
+            is_stuck: false,
+        };
         let mut timer = pin!(tokio::time::sleep_until(
             now + timing.interval.min(timing.timeout)
         ));
@@ -124,27 +144,11 @@ impl Link {
             driver.poll(context, handler, timer.as_mut())
         })
         .await;
-        let idle = driver.keep_alive.idle_for(Instant::now());
-        // A link that ended for another reason says nothing about the path.
-        let is_stuck = driver.is_stuck
-            && matches!(
-                reason,
-                EndReason::TimedOut(_) | EndReason::ConnectionLost(_) | EndReason::PeerClosed
-            );
-        driver
-            .outbox
-            .adjust_charge(std::mem::take(&mut driver.partial.charged), 0);
-        // The lanes learn of the end before the closing handshake, which may take up to its
-        // deadline.
-        driver.outbox.finish(&reason.notice());
+        let summary = driver.finish(reason);
         // Boxed: the future of a running link does not reserve space for its end.
-        Box::pin(driver.close_gracefully(&reason)).await;
+        Box::pin(driver.close_gracefully(&summary.reason)).await;
         drop(finish_on_drop);
-        LinkSummary {
-            reason,
-            idle,
-            is_stuck,
-        }
+        summary
     }
 }
 
@@ -204,30 +208,6 @@ enum BatchResult {
 }
 
 impl LinkDriver {
-    fn new(link: Link, now: Instant) -> Self {
-        let Link {
-            socket,
-            outbox,
-            timing,
-            suspended,
-        } = link;
-        LinkDriver {
-            socket,
-            outbox,
-            interval: timing.interval,
-            keep_alive: KeepAlive::new(timing, now, suspended()),
-            suspended,
-            buffer: BytesMut::new(),
-            flushed: true,
-            received_other: false,
-            ping_token: 0,
-            ping_queued: false,
-            trimmed_at: now,
-            partial: PartialMessage::default(),
-            is_stuck: false,
-        }
-    }
-
     fn poll<H: Handler>(
         &mut self,
         context: &mut Context<'_>,
@@ -274,6 +254,26 @@ impl LinkDriver {
                     self.check_connection(now);
                 }
             }
+        }
+    }
+
+    /// Summarizes the link, and closes its lanes. They learn of the end before the closing
+    /// handshake, which may take up to its deadline.
+    fn finish(&mut self, reason: EndReason) -> LinkSummary {
+        let idle = self.keep_alive.idle_for(Instant::now());
+        // A link that ended for another reason says nothing about the path.
+        let is_stuck = self.is_stuck
+            && matches!(
+                reason,
+                EndReason::TimedOut(_) | EndReason::ConnectionLost(_) | EndReason::PeerClosed
+            );
+        self.outbox
+            .adjust_charge(std::mem::take(&mut self.partial.charged), 0);
+        self.outbox.finish(&reason.notice());
+        LinkSummary {
+            reason,
+            idle,
+            is_stuck,
         }
     }
 

@@ -6,7 +6,11 @@ use tokio_tungstenite::{
 };
 
 use super::*;
-use report_proto::frame::{MAX_MESSAGE, VERSION};
+use crate::link::KeepAliveTiming;
+use report_proto::{
+    crypto::LinkKey,
+    frame::{Code, MAX_MESSAGE, VERSION},
+};
 
 #[tokio::test]
 async fn wrong_key_is_refused_and_other_links_continue() {

@@ -1,12 +1,17 @@
 //! Tests of the listener: HTTP, TLS, limits, and connections that never become a WebSocket.
 
-use std::net::{Ipv4Addr, TcpListener as BlockingListener};
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener as BlockingListener},
+    path::{Path, PathBuf},
+};
 
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::net::tls::{TlsParameters, client_config};
+use report_proto::frame::{Code, Notice};
 
 async fn response_to(master: &RunningMaster, request: &str) -> String {
     let mut stream = master.connect().await;
@@ -257,29 +262,46 @@ async fn unusable_certificate_prevents_start() {
     assert!(error.to_string().contains("private key"), "{error}");
 }
 
+/// The files of a client's certificate, and of the authority that signed it.
+struct ClientCertificate {
+    authority: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl ClientCertificate {
+    fn write(folder: &Path) -> Self {
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority_key = rcgen::KeyPair::generate().expect("a key");
+        let client_ca = folder.join("client-ca.pem");
+        std::fs::write(
+            &client_ca,
+            authority.self_signed(&authority_key).expect("signed").pem(),
+        )
+        .expect("written");
+        let issuer = rcgen::Issuer::from_params(&authority, &authority_key);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let signed = rcgen::CertificateParams::new(vec!["visitor".to_owned()])
+            .expect("parameters")
+            .signed_by(&key, &issuer);
+        let (cert_file, key_file) = (folder.join("client.pem"), folder.join("client-key.pem"));
+        std::fs::write(&cert_file, signed.expect("signed").pem()).expect("written");
+        std::fs::write(&key_file, key.serialize_pem()).expect("written");
+        ClientCertificate {
+            authority: client_ca,
+            cert: cert_file,
+            key: key_file,
+        }
+    }
+}
+
 #[tokio::test]
 async fn master_with_client_ca_requires_a_client_certificate() {
     let certificate = certificate();
-    let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority_key = rcgen::KeyPair::generate().expect("a key");
-    let folder = certificate.folder.path();
-    let client_ca = folder.join("client-ca.pem");
-    std::fs::write(
-        &client_ca,
-        authority.self_signed(&authority_key).expect("signed").pem(),
-    )
-    .expect("written");
-    let issuer = rcgen::Issuer::from_params(&authority, &authority_key);
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let signed = rcgen::CertificateParams::new(vec!["visitor".to_owned()])
-        .expect("parameters")
-        .signed_by(&key, &issuer);
-    let (cert_file, key_file) = (folder.join("client.pem"), folder.join("client-key.pem"));
-    std::fs::write(&cert_file, signed.expect("signed").pem()).expect("written");
-    std::fs::write(&key_file, key.serialize_pem()).expect("written");
+    let client = ClientCertificate::write(certificate.folder.path());
     let files = MasterTlsFiles {
-        client_ca: Some(client_ca),
+        client_ca: Some(client.authority),
         ..certificate.files.clone()
     };
     let master = start_with(|parameters| parameters.tls = Some(files));
@@ -303,7 +325,7 @@ async fn master_with_client_ca_requires_a_client_certificate() {
         "{refused}"
     );
     assert_eq!(
-        upgraded(Some((cert_file, key_file)))
+        upgraded(Some((client.cert, client.key)))
             .await
             .expect("an answer"),
         b"HTTP/1.1 101"

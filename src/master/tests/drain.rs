@@ -1,7 +1,10 @@
 //! Tests of the drain, and of other GOAWAY notices.
 
 use super::*;
-use report_proto::frame::CHANNEL_RENEWAL_THRESHOLD;
+use report_proto::{
+    crypto::LinkKey,
+    frame::{CHANNEL_RENEWAL_THRESHOLD, Code},
+};
 
 /// Waits until the master has ended, and returns how long that took.
 async fn wait_ended(master: &mut RunningMaster) -> Duration {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::master::channel_queue::CHANNEL_HIGH_WATER;
+use report_proto::frame::Code;
 
 const INSTANCE: Option<Id> = Some(Id([1; 16]));
 

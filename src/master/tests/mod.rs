@@ -5,11 +5,13 @@ mod auth;
 mod connections;
 mod drain;
 mod front;
+mod front_visitors;
 mod handover;
 mod idle_links;
 mod router;
+mod router_limits;
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -24,7 +26,8 @@ use crate::{
     net::websocket::{MessageSocket, SocketEnd, SocketError},
 };
 use report_proto::{
-    frame::{AttachHeader, Ports, Role, Terms},
+    crypto::LinkKey,
+    frame::{AttachHeader, Code, Notice, Ports, Role, Terms},
     id::Id,
 };
 

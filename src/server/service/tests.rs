@@ -136,7 +136,7 @@ async fn a_service_that_asks_receives_the_origin_before_the_first_byte() {
         origin("[2001:db8::9]:1", "[2001:db8::1]:2"),
     ] {
         let _stream = testbed.open(&origin.details());
-        let header = proxy_protocol::header(Some(&origin));
+        let header = proxy_header(Some(&origin));
         assert_eq!(testbed.received().await, [&header[..], b"hello"].concat());
     }
     testbed.end().await;
@@ -177,7 +177,7 @@ async fn invalid_details_reset_the_stream_and_do_not_reach_the_service() {
     }
     let honest = origin("203.0.113.9:4", "192.0.2.7:5");
     let _stream = testbed.open(&honest.details());
-    let header = proxy_protocol::header(Some(&honest));
+    let header = proxy_header(Some(&honest));
     assert_eq!(
         testbed.received().await,
         [&header[..], b"hello"].concat(),
@@ -213,4 +213,33 @@ async fn a_benchmark_stream_does_not_reach_a_service_that_asks_for_addresses() {
         "the first that the service sees"
     );
     testbed.end().await;
+}
+
+#[derive(serde::Deserialize)]
+struct OriginVectors {
+    origins: Vec<OriginVector>,
+}
+
+#[derive(serde::Deserialize)]
+struct OriginVector {
+    details: String,
+    header: String,
+}
+
+#[test]
+fn headers_match_the_vectors() {
+    let vectors: OriginVectors =
+        serde_json::from_str(include_str!("../../../tests/vectors/details.json")).unwrap();
+    for OriginVector {
+        details,
+        header: expected,
+    } in vectors.origins
+    {
+        let origin = Origin::read(details.as_bytes()).unwrap();
+        let written: String = proxy_header(origin.as_ref())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(written, expected, "{details}");
+    }
 }

@@ -1,7 +1,13 @@
 //! Tests with several masters, some of which refuse or do not answer, in list order and raced.
 
+use std::{sync::Arc, time::Duration};
+
 use super::{super::race::STAGGER, *};
-use report_proto::frame::AttachHeader;
+use crate::net::websocket::MessageSocket;
+use report_proto::{
+    frame::{AttachHeader, Frame},
+    id::Id,
+};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 

@@ -1,6 +1,9 @@
 //! Serves one tunnel at the server: dials the local service for each stream that the client opens
 //! and splices the two. Benchmark streams are answered here.
 
+#[cfg(test)]
+mod tests;
+
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
@@ -12,9 +15,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, error, info, warn};
 
 use super::{
-    ServerPort, proxy_protocol,
+    draining::Draining,
+    port::ServerPort,
     quota::{Quotas, StreamPermit},
-    server_role::{Draining, Tunnels},
+    tunnels::Tunnels,
 };
 use crate::{
     bench::{BenchRequest, BenchRequestError, BenchResponder},
@@ -22,6 +26,7 @@ use crate::{
     net::{
         connect::{ConnectError, connect},
         file_limit::ThrottledLog,
+        proxy_protocol,
         resolve::NameError,
     },
     tunnel::{
@@ -48,6 +53,22 @@ pub(super) struct ServiceContext {
     pub descriptor_log: Arc<ThrottledLog>,
     pub streams: TaskTracker,
     pub stop: CancellationToken,
+}
+
+impl ServiceContext {
+    /// Reserves a stream of the tunnel before dialling: a refused stream must not reach the service.
+    fn permit(&self, tunnel: &Tunnel) -> Option<StreamPermit> {
+        let port = self.port.port.keys.id;
+        match self.quotas.stream(port, tunnel.id()) {
+            Ok(permit) => Some(permit),
+            Err(error) => {
+                self.refusals
+                    .log(|times| warn!(times, "connection refused: {error}"));
+                self.tunnels.end_one_detached(port);
+                None
+            }
+        }
+    }
 }
 
 /// Why the local service cannot be reached.
@@ -169,20 +190,9 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
             stream.reset(ResetCode::Shutdown);
             continue;
         }
-        // Reserve before dialling: a refused stream must not reach the service.
-        let permit = match context
-            .quotas
-            .stream(context.port.port.keys.id, tunnel.id())
-        {
-            Ok(permit) => permit,
-            Err(error) => {
-                context
-                    .refusals
-                    .log(|times| warn!(times, "connection refused: {error}"));
-                context.tunnels.end_one_detached(context.port.port.keys.id);
-                stream.reset(ResetCode::Limit);
-                continue;
-            }
+        let Some(permit) = context.permit(&tunnel) else {
+            stream.reset(ResetCode::Limit);
+            continue;
         };
         streams += 1;
         let span = debug_span!("stream", number = stream.id());
@@ -211,6 +221,11 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
             }
         }
     }
+    end(&tunnel, started, streams);
+}
+
+/// Ends a tunnel that is served no longer, and logs why.
+fn end(tunnel: &Tunnel, started: Instant, streams: u64) {
     tunnel.end(
         ResetCode::Shutdown,
         Notice::new(Code::Shutdown, "the server is shutting down"),
@@ -285,12 +300,16 @@ async fn dial(
     let deadline = Instant::now() + context.connect_timeout;
     let mut socket = connect(host, *tcp_port, context.connect_timeout).await?;
     if *proxy_protocol {
-        let header = proxy_protocol::header(origin.as_ref());
+        let header = proxy_header(origin.as_ref());
         let written = timeout_at(deadline, socket.write_all(&header)).await;
         written.map_err(|_| ServiceDialError::Timeout(context.connect_timeout))??;
     }
     Ok(socket)
 }
 
-#[cfg(test)]
-mod tests;
+/// Encodes the header that a service receives before the first byte of a connection, if it asks for
+/// it: PROXY protocol version 2, with the two ends of the application's connection to the client.
+/// Without an origin it is LOCAL: the service then uses the addresses of the connection itself.
+fn proxy_header(origin: Option<&Origin>) -> Vec<u8> {
+    proxy_protocol::encode(origin.map(|origin| (origin.source(), origin.destination())))
+}

@@ -11,24 +11,29 @@
 //!                            └──cancel, expire──► closed
 //! ```
 
+mod results;
+mod server_choice;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
-    ops::Bound,
     time::Instant,
 };
 
+use self::results::Found;
+pub(super) use self::results::{
+    Assignment, Dispatch, Expired, Registered, RouteResult, Superseded,
+};
 use super::{
     attach_queue::{AttachInfo, AttachQueue, Ticket},
-    limits::MasterLimits,
+    limits::{LinkNumber, MasterLimits},
 };
 use report_proto::{
-    frame::{AttachHeader, CHANNEL_RENEWAL_THRESHOLD, Role},
+    frame::{AttachHeader, Role},
     id::Id,
 };
-
-/// The master's number for a link. Numbers count up and are never reused in one run of the master.
-pub(super) type LinkNumber = u64;
 
 /// The tables of the registry. `L` is the handle of a link, `A` an attach request.
 #[derive(Debug)]
@@ -90,82 +95,27 @@ struct LinkEntry<L> {
 }
 
 impl<L> LinkEntry<L> {
+    fn new(link: AuthenticatedLink<L>) -> Self {
+        LinkEntry {
+            handle: link.handle,
+            party: link.party,
+            role: link.role,
+            instance: link.instance,
+            epoch: link.epoch,
+            ports: BTreeSet::new(),
+            channels: 0,
+            last_channel: 0,
+            has_waiters: false,
+            last_served: Id([0; 16]),
+            overdue: 0,
+        }
+    }
+
     /// Whether the master can open one more channel on this link.
     fn has_free_channel(&self, limit: u32) -> bool {
         self.channels < limit && self.last_channel < u32::MAX
     }
 }
-
-/// The server and channel that an attach request is assigned to. The registry has counted the
-/// channel on the server's link.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Assignment<L> {
-    pub(super) server: LinkNumber,
-    pub(super) handle: L,
-    pub(super) channel: u32,
-    pub(super) ticket: Ticket,
-    /// Whether this number uses up half of the link's channel numbers. The server must then make a
-    /// new link.
-    pub(super) is_half_used: bool,
-}
-
-/// The result of [`Registry::attach`].
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum RouteResult<L> {
-    /// The request is assigned to a server.
-    Assigned(Assignment<L>),
-    /// No server exists, or none has room. The registry keeps the request.
-    Waiting(Ticket),
-    /// The client, or every server of the key id, is at its channel limit. Nothing was counted.
-    Full,
-}
-
-/// Waiting attach requests that can proceed now.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Dispatch<L, A> {
-    /// Requests with their assigned servers.
-    pub(super) assigned: Vec<(A, Assignment<L>)>,
-    /// Requests for which the server has no channel left.
-    pub(super) rejected: Vec<A>,
-}
-
-impl<L, A> Default for Dispatch<L, A> {
-    fn default() -> Self {
-        Dispatch {
-            assigned: Vec::new(),
-            rejected: Vec::new(),
-        }
-    }
-}
-
-impl<L, A> Dispatch<L, A> {
-    fn append(&mut self, mut other: Self) {
-        self.assigned.append(&mut other.assigned);
-        self.rejected.append(&mut other.rejected);
-    }
-}
-
-/// The result of [`Registry::register`].
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Registered<L, A> {
-    /// The requested key ids that are registered, in the order of the request.
-    pub(super) accepted: Vec<Id>,
-    /// Attach requests that waited for this server.
-    pub(super) dispatch: Dispatch<L, A>,
-}
-
-/// An attach request whose deadline has passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Expired<A> {
-    pub(super) attach: A,
-    /// Whether a server had received the request and did not answer.
-    pub(super) was_pending: bool,
-}
-
-/// The instance already has a link with this epoch or a higher one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this instance already has a link with epoch {0}")]
-pub(super) struct Superseded(pub(super) u64);
 
 impl<L: Clone, A: Clone> Registry<L, A> {
     /// Creates an empty registry.
@@ -188,12 +138,11 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     ) -> Result<Vec<L>, Superseded> {
         let AuthenticatedLink {
             link,
-            party,
             role,
             instance,
             epoch,
             moves,
-            handle,
+            ..
         } = new_link;
         let key = (role == Role::Server, instance);
         let previous = self.instances.get(&key).copied();
@@ -211,20 +160,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
                 older,
             },
         );
-        let entry = LinkEntry {
-            handle,
-            party,
-            role,
-            instance,
-            epoch,
-            ports: BTreeSet::new(),
-            channels: 0,
-            last_channel: 0,
-            has_waiters: false,
-            last_served: Id([0; 16]),
-            overdue: 0,
-        };
-        self.links.insert(link, entry);
+        self.links.insert(link, LinkEntry::new(new_link));
         let Some(previous) = previous else {
             return Ok(Vec::new());
         };
@@ -311,17 +247,14 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             Found::NoServer => None,
             Found::Full => return RouteResult::Full,
         };
-        let ticket = self.attach_queue.push(
-            AttachInfo {
-                client,
-                party,
-                port,
-                instance,
-                bytes,
-            },
-            now,
-            attach,
-        );
+        let info = AttachInfo {
+            client,
+            party,
+            port,
+            instance,
+            bytes,
+        };
+        let ticket = self.attach_queue.push(info, now, attach);
         if let Some(entry) = self.links.get_mut(&client) {
             entry.channels += 1;
         }
@@ -472,111 +405,6 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             .is_some_and(|instance_links| instance_links.newest == link)
     }
 
-    /// Chooses the server of a key id with the fewest channels; the oldest link wins a tie. Servers
-    /// to avoid and servers with expired requests come last.
-    fn choose_server(&mut self, port: Id, instance: Option<Id>, avoid: &[Id]) -> Found {
-        let Some(servers) = self.ports.get(&port) else {
-            return Found::NoServer;
-        };
-        let (mut best, mut is_full, mut has_waiters) = (None, false, false);
-        for number in servers {
-            let Some(entry) = self.links.get_mut(number) else {
-                continue;
-            };
-            if instance.is_some_and(|instance| entry.instance != instance) {
-                continue;
-            }
-            if !entry.has_free_channel(self.channels_per_link) {
-                is_full = true;
-            } else if self.attach_queue.has_room(*number) {
-                let rank = (
-                    avoid.contains(&entry.instance) || entry.overdue > 0,
-                    entry.channels,
-                    *number,
-                );
-                best = best.map_or(Some(rank), |best| Some(rank.min(best)));
-            } else {
-                // Unanswered requests only delay the next one. A channel limit rejects it.
-                entry.has_waiters = true;
-                has_waiters = true;
-            }
-        }
-        match best {
-            Some((_, _, number)) => Found::Server(number),
-            None if is_full && !has_waiters => Found::Full,
-            None => Found::NoServer,
-        }
-    }
-
-    /// Counts and numbers a channel on the server's link.
-    fn open_channel(&mut self, server: LinkNumber, ticket: Ticket) -> Option<Assignment<L>> {
-        let limit = self.channels_per_link;
-        let entry = self
-            .links
-            .get_mut(&server)
-            .filter(|entry| entry.has_free_channel(limit))?;
-        let channel = entry.last_channel.checked_add(1)?;
-        entry.last_channel = channel;
-        entry.channels += 1;
-        let is_half_used = channel == CHANNEL_RENEWAL_THRESHOLD;
-        Some(Assignment {
-            server,
-            handle: entry.handle.clone(),
-            channel,
-            ticket,
-            is_half_used,
-        })
-    }
-
-    /// Assigns waiting requests to a server while it has room. Its key ids take turns.
-    fn dispatch(&mut self, server: LinkNumber, now: Instant) -> Dispatch<L, A> {
-        let mut dispatch = Dispatch::default();
-        while self.attach_queue.has_room(server)
-            && let Some(ticket) = self.next_waiting(server)
-        {
-            match self.open_channel(server, ticket) {
-                Some(assignment) => {
-                    self.attach_queue.assign(ticket, server, now);
-                    dispatch.assigned.extend(
-                        self.attach_queue
-                            .get(ticket)
-                            .cloned()
-                            .map(|attach| (attach, assignment)),
-                    );
-                }
-                None => dispatch.rejected.extend(
-                    self.attach_queue
-                        .remove(ticket)
-                        .map(|removed| removed.attach),
-                ),
-            }
-        }
-        dispatch
-    }
-
-    fn next_waiting(&mut self, server: LinkNumber) -> Option<Ticket> {
-        let entry = self
-            .links
-            .get_mut(&server)
-            .filter(|entry| entry.has_waiters)?;
-        // Continues behind the key id served last, so that a busy key id does not starve the
-        // others.
-        let (later, earlier) = (
-            entry
-                .ports
-                .range((Bound::Excluded(entry.last_served), Bound::Unbounded)),
-            entry.ports.range(..=entry.last_served),
-        );
-        for port in later.chain(earlier) {
-            if let Some(ticket) = self.attach_queue.next_for(*port, entry.instance) {
-                entry.last_served = *port;
-                return Some(ticket);
-            }
-        }
-        entry.has_waiters = false;
-        None
-    }
-
     /// Removes all registrations of the link. Its channels stay open.
     pub(super) fn withdraw_all(&mut self, link: LinkNumber) {
         let ports = self
@@ -598,17 +426,3 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         }
     }
 }
-
-/// The result of [`Registry::choose_server`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Server(LinkNumber),
-    /// No server is registered, or no server has room at present.
-    NoServer,
-    /// All servers are at their channel limit.
-    Full,
-}
-
-#[cfg(test)]
-#[path = "registry_tests.rs"]
-mod tests;

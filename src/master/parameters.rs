@@ -1,0 +1,137 @@
+//! The parameters of a master, and the reasons why one cannot start.
+
+use std::{io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    front::{Fallback, TrustedProxies},
+    limits::MasterLimits,
+};
+use crate::{
+    link::{KeepAliveTiming, authenticate::AUTHENTICATION_TIMEOUT},
+    net::tls::{ReloadingCertificate, TlsError},
+};
+use report_proto::crypto::LinkKey;
+
+/// The parameters of a master.
+#[derive(Debug, Clone)]
+pub struct MasterParameters {
+    /// The addresses to listen at; at least one. With port 0 the system chooses the port.
+    pub listen_at: Vec<SocketAddr>,
+    /// The one path that upgrades to a WebSocket. Begins with `/`.
+    pub path: String,
+    /// The key that servers prove, derived from the master key.
+    pub link_key: LinkKey,
+    /// The TLS files, if the master terminates TLS.
+    pub tls: Option<MasterTlsFiles>,
+    /// Whether [`HEALTH_PATH`](super::HEALTH_PATH) answers.
+    pub healthz: bool,
+    /// The answer to requests that are not a role's upgrade.
+    pub fallback: Fallback,
+    /// The proxies that are trusted to report visitor addresses.
+    pub trusted_proxies: TrustedProxies,
+    /// Whether each connection from a trusted proxy begins with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// The resource limits.
+    pub limits: MasterLimits,
+    /// The timeouts.
+    pub timing: MasterTiming,
+    /// The number of threads that serve links, including the thread that runs the master.
+    pub threads: NonZeroUsize,
+}
+
+/// A PEM certificate chain and its PEM key. The master reloads them when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MasterTlsFiles {
+    /// The chain, the master's own certificate first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+    /// The PEM authorities for peer certificates. With `None` the master requests no certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl MasterTlsFiles {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When a file is unusable.
+    pub fn acceptor(&self) -> Result<TlsAcceptor, TlsError> {
+        let certificate = ReloadingCertificate::load(&self.cert, &self.key)?;
+        match &self.client_ca {
+            Some(authorities) => certificate.acceptor_requiring_client_certificate(authorities),
+            None => Ok(certificate.acceptor()),
+        }
+    }
+}
+
+/// The timeouts of a master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MasterTiming {
+    /// The keep-alive of an established link. The master also requests this interval from the
+    /// roles, in whole seconds.
+    pub keep_alive: KeepAliveTiming,
+    /// The TLS handshake.
+    pub tls: Duration,
+    /// A request head, and the pause between two requests.
+    pub header: Duration,
+    /// A connection until it becomes a link, whatever it requests.
+    pub connection: Duration,
+    /// From the challenge to HELLO.
+    pub authentication: Duration,
+}
+
+impl Default for MasterTiming {
+    /// Ten seconds for each step, which is several round trips of a slow path, and a minute for a
+    /// browser.
+    fn default() -> Self {
+        MasterTiming {
+            keep_alive: KeepAliveTiming::default(),
+            tls: Duration::from_secs(10),
+            header: Duration::from_secs(10),
+            connection: Duration::from_secs(60),
+            authentication: AUTHENTICATION_TIMEOUT,
+        }
+    }
+}
+
+/// The reason why a master cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterError {
+    /// `listen_at` is empty.
+    #[error("master: no address to listen at (set `listen_at`)")]
+    NoAddress,
+    /// Another process uses the address, or this process may not use it.
+    #[error(
+        "master: cannot listen at {address}: {source}{}",
+        listen_advice(source)
+    )]
+    Listen {
+        /// The address of `listen_at`.
+        address: SocketAddr,
+        /// The system error.
+        source: io::Error,
+    },
+    /// The system refused another thread.
+    #[error("master: cannot start a thread: {0} (raise the process limit, ulimit -u)")]
+    Threads(#[source] io::Error),
+    /// The certificate is unusable.
+    #[error("master: {0}")]
+    Tls(#[from] TlsError),
+}
+
+fn listen_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            " (is another master or web server running there? change `listen_at`)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need a privilege; choose another in `listen_at`)"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            " (this machine has no such address; change `listen_at`)"
+        }
+        _ => "",
+    }
+}

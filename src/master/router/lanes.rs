@@ -1,0 +1,221 @@
+//! The lanes of a channel pair: data, pauses and the end of its two channels.
+
+use std::sync::{Arc, MutexGuard, atomic::Ordering::Relaxed};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{ChannelEnd, ChannelPair, MemoryClass, PairPhase, PairSide, PairState};
+use crate::{
+    link::{Lane, Transmit},
+    net::websocket::MessageBody,
+};
+use report_proto::frame::{Code, Frame, Notice};
+
+impl ChannelPair {
+    pub(super) fn lane(self: &Arc<Self>, side: PairSide) -> Arc<dyn Lane> {
+        Arc::new(PairLane {
+            pair: Arc::clone(self),
+            side,
+        })
+    }
+
+    fn end(&self, side: PairSide) -> Option<ChannelEnd> {
+        match side {
+            PairSide::Client => Some(self.client.clone()),
+            PairSide::Server => self.state().server.clone(),
+        }
+    }
+
+    /// Locks the state for a payload that `side` sent. The first DATA of the server answers the
+    /// ATTACH.
+    fn state_after_answer(&self, side: PairSide) -> MutexGuard<'_, PairState> {
+        let mut state = self.state();
+        if let (PairPhase::Pending(ticket), PairSide::Server) = (&state.phase, side) {
+            let ticket = *ticket;
+            state.phase = PairPhase::Spliced;
+            self.recharge(&mut state, MemoryClass::Proven);
+            drop(state);
+            self.on_answer(ticket);
+            // `on_answer` dispatched other requests, so the pair's lock was free in between.
+            state = self.state();
+        }
+        state
+    }
+
+    /// Queues a payload that `side` sent.
+    fn enqueue(&self, side: PairSide, payload: Bytes) -> Result<(), Notice> {
+        let length = payload.len() as u64;
+        let mut state = self.state_after_answer(side);
+        match (&state.phase, side) {
+            (PairPhase::Spliced, _) => {}
+            (PairPhase::Closed, _) => return Ok(()),
+            (PairPhase::New(_) | PairPhase::Waiting(..) | PairPhase::Pending(_), _) => {
+                drop(state);
+                return Err(self.abort(
+                    side,
+                    Notice::new(Code::Protocol, "DATA before the server's answer"),
+                ));
+            }
+        }
+        let Some(server) = state.server.clone() else {
+            return Ok(());
+        };
+        let (from, to, queue) = match side {
+            PairSide::Client => (&self.client, &server, &mut state.toward_server),
+            PairSide::Server => (&server, &self.client, &mut state.toward_client),
+        };
+        match queue.push(payload, self.router.memory()) {
+            Ok(pushed) => {
+                from.link.received_bytes.fetch_add(length, Relaxed);
+                if pushed.pause {
+                    from.link.outbox.control(&Frame::Pause(from.channel));
+                }
+                drop(state);
+                // Only the first message wakes the other link: its task drains the queue from then
+                // on.
+                if pushed.first {
+                    to.link.outbox.ready(to.channel);
+                }
+                Ok(())
+            }
+            Err(overflow) => {
+                queue.discard(self.router.memory());
+                drop(state);
+                Err(self.abort(side, Notice::new(Code::Overflow, overflow.to_string())))
+            }
+        }
+    }
+
+    /// Returns the next payload for `side`, whose link has room.
+    fn dequeue(&self, side: PairSide) -> Transmit {
+        let mut state = self.state();
+        let queue = match side {
+            PairSide::Client => &mut state.toward_client,
+            PairSide::Server => &mut state.toward_server,
+        };
+        let Some(popped) = queue.pop(self.router.memory()) else {
+            return Transmit::Nothing;
+        };
+        let server = state.server.as_ref();
+        let ends = match side {
+            PairSide::Client => server.map(|server| (server, &self.client)),
+            PairSide::Server => server.map(|server| (&self.client, server)),
+        };
+        if let Some((from, to)) = ends {
+            to.link
+                .sent_bytes
+                .fetch_add(popped.message.len() as u64, Relaxed);
+            // A closed sender needs no RESUME.
+            if popped.resume && !matches!(state.phase, PairPhase::Closed) {
+                from.link.outbox.control(&Frame::Resume(from.channel));
+            }
+        }
+        drop(state);
+        let payload = MessageBody::Shared(popped.message);
+        if popped.last {
+            Transmit::Last(payload)
+        } else {
+            Transmit::More(payload)
+        }
+    }
+
+    /// Closes the other end after its queued data, because `side` closed or its link ended.
+    fn close_peer(&self, side: PairSide, notice: &Notice) {
+        if let Some(other) = self.finish(side) {
+            other.link.outbox.close_after_drain(other.channel, notice);
+        }
+    }
+
+    /// Closes the other end at once, because `side` violated the protocol or its queue overflowed.
+    /// Returns the notice for `side`.
+    fn abort(&self, side: PairSide, notice: Notice) -> Notice {
+        if let Some(other) = self.finish(side) {
+            other.link.outbox.close(other.channel, &notice);
+        }
+        notice
+    }
+
+    /// Ends the pair because of `side`. Returns the other end if it exists and has not closed yet.
+    fn finish(&self, side: PairSide) -> Option<ChannelEnd> {
+        let mut state = self.state();
+        let server = state.server.clone();
+        let phase = std::mem::take(&mut state.phase);
+        if state.charge == MemoryClass::Unproven {
+            self.recharge(&mut state, MemoryClass::Uncharged);
+        }
+        drop(state);
+        match phase {
+            PairPhase::Closed => return None,
+            PairPhase::Waiting(_, ticket) | PairPhase::Pending(ticket) => {
+                self.router.cancel(ticket)
+            }
+            PairPhase::New(_) | PairPhase::Spliced => {}
+        }
+        match side {
+            PairSide::Client => server,
+            PairSide::Server => Some(self.client.clone()),
+        }
+    }
+
+    /// Handles the removal of the lane of `side` from its outbox: drops the queued data and
+    /// releases the channel in the registry.
+    fn release_lane(&self, side: PairSide) {
+        let mut state = self.state();
+        match side {
+            PairSide::Client => state.toward_client.discard(self.router.memory()),
+            PairSide::Server => state.toward_server.discard(self.router.memory()),
+        }
+        let number = match side {
+            PairSide::Client => {
+                std::mem::take(&mut state.counted).then_some(self.client.link.number)
+            }
+            PairSide::Server => state.server.as_ref().map(|server| server.link.number),
+        };
+        drop(state);
+        if let Some(number) = number {
+            self.router.registry().release_channel(number);
+        }
+    }
+}
+
+/// One end of a channel pair, as a lane of its link.
+struct PairLane {
+    pair: Arc<ChannelPair>,
+    side: PairSide,
+}
+
+impl Lane for PairLane {
+    fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
+        self.pair.enqueue(self.side, payload.freeze())
+    }
+
+    fn transmit(&self, _memory: &mut BytesMut) -> Transmit {
+        self.pair.dequeue(self.side)
+    }
+
+    fn closed(&self, notice: Notice) {
+        // A server that closes a pending channel with `handshake` does not know the client's key.
+        if self.side == PairSide::Server
+            && notice.code == Code::Handshake
+            && matches!(self.pair.state().phase, PairPhase::Pending(_))
+        {
+            self.pair.client.link.on_handshake_failed();
+        }
+        let ended = self
+            .pair
+            .end(self.side)
+            .is_some_and(|end| end.link.outbox.ended().is_some());
+        let notice = if ended {
+            Notice::new(Code::PeerLost, "the link at the other side ended")
+        } else {
+            notice
+        };
+        self.pair.close_peer(self.side, &notice);
+    }
+}
+
+impl Drop for PairLane {
+    fn drop(&mut self) {
+        self.pair.release_lane(self.side);
+    }
+}

@@ -1,0 +1,110 @@
+//! The router's view of a link.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    link::{MemoryAccount, Outbox},
+    master::{
+        account::{LinkAccount, MasterBudget},
+        admission::LinkSlot,
+        limits::LinkNumber,
+        token_bucket::TokenBucket,
+    },
+};
+use report_proto::frame::{Code, Notice};
+
+/// Failed handshakes at servers that a client's link may accumulate before it ends. The allowance
+/// refills by one every [`FAILED_HANDSHAKE_REFILL`]. A client with a wrong port key tries every 15
+/// seconds.
+const FAILED_HANDSHAKES: u32 = 20;
+
+/// The time in which the allowance refills by one failed handshake.
+const FAILED_HANDSHAKE_REFILL: Duration = Duration::from_secs(1);
+
+/// The router's view of a link.
+#[derive(Debug)]
+pub(in crate::master) struct LinkRef {
+    /// The master's number for the link.
+    pub(in crate::master) number: LinkNumber,
+    /// The sending side of the link.
+    pub(in crate::master) outbox: Arc<Outbox>,
+    /// Payload bytes received from the link.
+    pub(in crate::master) received_bytes: AtomicU64,
+    /// Payload bytes sent to the link.
+    pub(in crate::master) sent_bytes: AtomicU64,
+    /// The memory account of the link.
+    pub(super) account: Arc<LinkAccount>,
+    /// The link's slot among the master's connections.
+    slot: OnceLock<LinkSlot>,
+    /// The allowance of failed handshakes.
+    failures: Mutex<TokenBucket>,
+}
+
+impl LinkRef {
+    /// Creates a link reference with a new outbox, whose memory is charged to `budget`.
+    pub(super) fn new(
+        budget: &Arc<MasterBudget>,
+        number: LinkNumber,
+        party: IpAddr,
+        is_proven: bool,
+    ) -> Arc<Self> {
+        let account = LinkAccount::new(budget, party, number, is_proven);
+        Arc::new(LinkRef {
+            number,
+            outbox: Outbox::with_account(Arc::clone(&account) as Arc<dyn MemoryAccount>),
+            received_bytes: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+            account,
+            slot: OnceLock::new(),
+            failures: Mutex::new(TokenBucket::full(now())),
+        })
+    }
+
+    /// Returns the party that the link belongs to.
+    pub(in crate::master) fn party(&self) -> IpAddr {
+        self.account.party()
+    }
+
+    /// Whether the link has proven a key: the master key, or a port key through a tunnel.
+    pub(in crate::master) fn is_proven(&self) -> bool {
+        self.account.is_proven()
+    }
+
+    /// Stores the link's connection slot.
+    pub(in crate::master) fn set_slot(&self, slot: LinkSlot) {
+        let _ = self.slot.set(slot);
+    }
+
+    /// Records that a server has answered this link.
+    pub(super) fn mark_attached(&self) {
+        self.account.mark_proven();
+        self.slot.get().inspect(|slot| slot.mark_attached());
+    }
+
+    /// Records a handshake of this link that failed at a server: the client holds another port key,
+    /// or none. Ends the link when that happens too often.
+    pub(super) fn on_handshake_failed(&self) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let debt = failures.take(
+            now(),
+            FAILED_HANDSHAKE_REFILL,
+            FAILED_HANDSHAKE_REFILL * (FAILED_HANDSHAKES + 1),
+        );
+        drop(failures);
+        if debt > FAILED_HANDSHAKE_REFILL * FAILED_HANDSHAKES {
+            self.outbox.end(Notice::new(
+                Code::Limit,
+                "too many handshakes of this link failed at servers; compare `port_key`",
+            ));
+        }
+    }
+}
+
+/// Returns the current time of the tokio clock, which tests can pause.
+pub(in crate::master) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

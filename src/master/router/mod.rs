@@ -1,0 +1,256 @@
+//! The router. A [`ChannelPair`] splices a channel of a client to a channel of a server; each end
+//! of the pair is a lane of its link. The router knows queues, channel numbers and link outboxes.
+//! It never reads payloads and knows nothing of streams.
+//!
+//! ```text
+//!  [new] ──► waiting for a server ──► pending: ATTACH sent ──► spliced: server answered ──► closed
+//!              │                        │                                                     ▲
+//!              └── closed, lost, full, timed out ─────────────────────────────────────────────┘
+//! ```
+//!
+//! `requests` admits, expires and evicts attach requests, `splice` finds their servers, and `lanes`
+//! carries the data of spliced channels.
+//!
+//! Each link's task drives the lanes of that link, and no call here blocks. Lock order: a channel
+//! pair, then the registry or an outbox, then a link's memory account. Dropping a lane locks its
+//! channel pair, so no lane is dropped while that lock is held.
+
+mod lanes;
+mod link_ref;
+mod requests;
+mod splice;
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+pub(super) use self::link_ref::{LinkRef, now};
+use super::{
+    account::MasterBudget,
+    attach_queue::Ticket,
+    channel_queue::ChannelQueue,
+    limits::{LinkNumber, MasterLimits},
+    memory::Memory,
+    registry::{Dispatch, Registry},
+};
+use report_proto::{
+    frame::{AttachHeader, Code, Notice},
+    id::Id,
+};
+
+/// The longest first handshake message in an ATTACH, in bytes. The offer of PROTOCOL 7.2 takes a
+/// few hundred bytes, and a message that waits for a server takes memory.
+pub(super) const MAX_FIRST_MESSAGE: usize = 4 * 1024;
+
+/// The budget that a channel pair reserves in addition to its first message, in bytes: its own
+/// memory and that of its lanes, rounded up.
+const PAIR_COST: usize = 1024;
+
+/// The interval between checks for expired attach requests.
+pub(super) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The state that all links of a master share.
+#[derive(Debug)]
+pub(super) struct Router {
+    registry: Mutex<Registry<Arc<LinkRef>, Arc<ChannelPair>>>,
+    budget: Arc<MasterBudget>,
+}
+
+/// Waiting attach requests that the registry has assigned or rejected.
+type RouterDispatch = Dispatch<Arc<LinkRef>, Arc<ChannelPair>>;
+
+impl Router {
+    /// Creates a router without links.
+    pub(super) fn new(limits: &MasterLimits) -> Arc<Self> {
+        Arc::new(Router {
+            registry: Mutex::new(Registry::new(limits)),
+            budget: Arc::new(MasterBudget::new(limits.memory_bytes)),
+        })
+    }
+
+    /// Creates a link reference with a new outbox, whose memory is charged to the budget.
+    pub(super) fn new_link(
+        &self,
+        number: LinkNumber,
+        party: IpAddr,
+        is_proven: bool,
+    ) -> Arc<LinkRef> {
+        LinkRef::new(&self.budget, number, party, is_proven)
+    }
+
+    /// Locks the registry. Callers hold the lock for one lookup or change, and never lock a channel
+    /// pair while they hold it.
+    pub(super) fn registry(&self) -> MutexGuard<'_, Registry<Arc<LinkRef>, Arc<ChannelPair>>> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that channels and links hold now.
+    #[cfg(test)]
+    pub(super) fn used_bytes(&self) -> usize {
+        self.budget.used_bytes()
+    }
+
+    /// Splices assigned attach requests and rejects the others. A failed splice can free room, so
+    /// the loop also handles the requests that this room admits.
+    pub(super) fn dispatch(&self, dispatch: RouterDispatch) {
+        let mut waiting = vec![dispatch];
+        while let Some(Dispatch { assigned, rejected }) = waiting.pop() {
+            rejected
+                .iter()
+                .for_each(|pair| pair.reject(&too_many_channels()));
+            waiting.extend(
+                assigned
+                    .into_iter()
+                    .filter_map(|(pair, assignment)| pair.splice(assignment)),
+            );
+        }
+    }
+
+    /// Registers key ids of a server (PROTOCOL 5.1). The link's task calls this.
+    pub(super) fn register(&self, server: &LinkRef, ports: &[Id]) -> Vec<Id> {
+        let registered = self.registry().register(server.number, ports, now());
+        self.dispatch(registered.dispatch);
+        registered.accepted
+    }
+
+    /// Cancels an unanswered attach request.
+    fn cancel(&self, ticket: Ticket) {
+        let (_, dispatch) = self.registry().cancel(ticket, now());
+        self.dispatch(dispatch);
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.budget.proven
+    }
+}
+
+/// One side of a channel pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PairSide {
+    Client,
+    Server,
+}
+
+/// A channel of a link.
+#[derive(Debug, Clone)]
+struct ChannelEnd {
+    link: Arc<LinkRef>,
+    channel: u32,
+}
+
+/// Two spliced channels, or a client's channel that waits for a server.
+pub(super) struct ChannelPair {
+    router: Arc<Router>,
+    client: ChannelEnd,
+    /// The bytes of budget that the pair has reserved.
+    cost: usize,
+    state: Mutex<PairState>,
+}
+
+#[derive(Default)]
+struct PairState {
+    phase: PairPhase,
+    /// The server's lane, once it has been opened. The lane may be closed again.
+    server: Option<ChannelEnd>,
+    /// Whether the registry counts the client's channel.
+    counted: bool,
+    charge: MemoryClass,
+    toward_client: ChannelQueue,
+    toward_server: ChannelQueue,
+}
+
+/// The part of the budget that carries the pair's cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum MemoryClass {
+    #[default]
+    Uncharged,
+    /// The unproven part, on the account of the client's link.
+    Unproven,
+    Proven,
+}
+
+#[derive(Default)]
+enum PairPhase {
+    /// Not yet known to the registry.
+    New(Box<PendingAttach>),
+    /// Waits for a server.
+    Waiting(Box<PendingAttach>, Ticket),
+    /// Forwarded to a server that has not answered yet.
+    Pending(Ticket),
+    Spliced,
+    #[default]
+    Closed,
+}
+
+/// The attach request that the router forwards to the server.
+struct PendingAttach {
+    header: AttachHeader,
+    message: Bytes,
+}
+
+impl ChannelPair {
+    /// Creates the pair of an attach request, whose cost the budget has reserved.
+    fn new(
+        router: &Arc<Router>,
+        client: ChannelEnd,
+        cost: usize,
+        attach: PendingAttach,
+    ) -> Arc<Self> {
+        let state = PairState {
+            phase: PairPhase::New(Box::new(attach)),
+            charge: MemoryClass::Unproven,
+            ..PairState::default()
+        };
+        Arc::new(ChannelPair {
+            router: Arc::clone(router),
+            client,
+            cost,
+            state: Mutex::new(state),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, PairState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recharge(&self, state: &mut PairState, charge: MemoryClass) {
+        let (budget, link) = (&self.router.budget, &self.client.link);
+        match std::mem::replace(&mut state.charge, charge) {
+            MemoryClass::Uncharged => {}
+            MemoryClass::Unproven => budget.refund(link.party(), link.number, self.cost),
+            MemoryClass::Proven => budget.proven.refund(self.cost),
+        }
+        if charge == MemoryClass::Proven {
+            budget.proven.charge(self.cost);
+        }
+    }
+}
+
+impl Drop for ChannelPair {
+    fn drop(&mut self) {
+        let mut state =
+            std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
+        self.recharge(&mut state, MemoryClass::Uncharged);
+    }
+}
+
+impl fmt::Debug for ChannelPair {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ChannelPair")
+            .field("client", &self.client.link.number)
+            .finish_non_exhaustive()
+    }
+}
+
+fn too_many_channels() -> Notice {
+    Notice::new(
+        Code::Limit,
+        "this client, or every server of the port, is at the channel limit of the master",
+    )
+}

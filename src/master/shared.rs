@@ -1,0 +1,57 @@
+//! The state that all tasks of a master share.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    admission::{Admission, AdmissionError, ConnectionPermit},
+    auth::Authenticator,
+    front::Front,
+    limits::MasterLimits,
+    log_limit::LogLimit,
+    router::Router,
+    threads::Threads,
+};
+use crate::link::KeepAliveTiming;
+use report_proto::frame::{Code, Notice};
+
+/// The state that all tasks of a master share.
+pub(super) struct MasterShared {
+    pub(super) front: Front,
+    pub(super) proxy_protocol: bool,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls_timeout: Duration,
+    pub(super) keep_alive: KeepAliveTiming,
+    pub(super) authenticator: Authenticator,
+    pub(super) limits: MasterLimits,
+    /// The limit of log lines about unauthenticated peers.
+    pub(super) log_limit: LogLimit,
+    pub(super) admission: Arc<Admission>,
+    pub(super) router: Arc<Router>,
+    pub(super) next_link: AtomicU64,
+    pub(super) threads: Threads,
+    pub(super) tasks: TaskTracker,
+    /// Cancelled at the start of a drain: the master accepts no connection and sends GOAWAY.
+    pub(super) draining: CancellationToken,
+    /// Cancelled at the end of a drain: aborts all remaining tasks.
+    pub(super) aborting: CancellationToken,
+}
+
+impl MasterShared {
+    /// Counts a connection from `peer`. The visitor behind a trusted proxy is not known yet.
+    pub(super) fn admit(&self, peer: IpAddr) -> Result<ConnectionPermit, AdmissionError> {
+        self.admission
+            .admit(Some(peer).filter(|peer| !self.front.trusted.trusts(*peer)))
+    }
+}
+
+/// The notice that a draining master sends in GOAWAY and ERROR.
+pub(super) fn shutdown_notice() -> Notice {
+    Notice::new(Code::Shutdown, "the master shuts down")
+}

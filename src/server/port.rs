@@ -1,0 +1,38 @@
+//! A port that the server offers, and the frames that register it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::tunnel::PortParameters;
+use report_proto::{
+    frame::{Frame, MAX_PORTS_PER_FRAME, Ports},
+    id::Id,
+};
+
+/// A port that the server offers.
+#[derive(Debug)]
+pub struct ServerPort {
+    /// The parameters shared with the clients.
+    pub port: PortParameters,
+    /// Host of the local service: an IP address, or a name that is resolved for each stream.
+    pub host: String,
+    /// TCP port of the local service.
+    pub tcp_port: u16,
+    /// Whether the service receives the source of each connection, in a PROXY protocol version 2
+    /// header before the first byte.
+    pub proxy_protocol: bool,
+}
+
+/// Returns the frames that carry the ids of all ports.
+pub(super) fn ports_frames(
+    ports: &HashMap<Id, Arc<ServerPort>>,
+    frame: impl Fn(Ports) -> Frame,
+) -> Vec<Frame> {
+    let ids: Vec<Id> = ports.keys().copied().collect();
+    ids.chunks(MAX_PORTS_PER_FRAME)
+        .map(|ids| {
+            frame(Ports {
+                ports: ids.to_vec(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,193 @@
+//! Supervises the links of an uplink: at most two are up at a time, and the newest one is in use.
+//! If masters are raced, attempts at several of them may run in parallel to establish the next
+//! link.
+//!
+//! ```text
+//!            plan is due           joined            newer link joined
+//!   planned ───────────► attempts ────────► current ───────────────────► retiring ──► closed
+//!     ▲                     │ failed           │ ended: replace now         │ no channel,
+//!     └─────────────────────┴──────────────────┤                            │ or RETIREMENT
+//!                                              └ GOAWAY, rotation, MoveRequests: plan another
+//! ```
+//!
+//! Each link runs in a separate task, which the supervisor joins. The supervisor decides when and
+//! where to dial; `attempt` establishes a link.
+//!
+//! `plans` decides about the next link, `link_events` reacts to what happens to the existing ones.
+
+mod link_events;
+mod plans;
+
+use std::{future::pending, panic::resume_unwind, sync::Arc};
+
+use tokio::{
+    sync::mpsc,
+    task::{JoinError as TaskError, JoinSet},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    attempt::{AttemptEvent, AttemptOutcome, AttemptReport},
+    black_hole::BlackHoleDetector,
+    dial_reason::DialReason,
+    managed_link::{ManagedLink, PlannedAttempt, wait_until_unused},
+    path_timeouts::PathTimeouts,
+    race::Race,
+    retry_policy::RetryPolicy,
+    uplink::{Connector, LinkedRole, Uplink},
+};
+use report_proto::frame::Role;
+
+/// The capacity for reports: two for each of the next, the current and the retiring link, with some
+/// spare. Of attempts in a race only the winner reports.
+const REPORT_CAPACITY: usize = 8;
+
+/// The next event of the supervisor.
+enum SupervisorEvent {
+    Cancelled,
+    Reported(AttemptReport),
+    Ended(Result<(u64, AttemptOutcome), TaskError>),
+    PlanDue,
+    RetiringUnused,
+    RotationDue,
+    OtherMasterRequested,
+}
+
+/// The supervisor of one uplink's links.
+struct LinkSupervisor<R, W> {
+    uplink: Arc<Uplink<W>>,
+    role: Arc<R>,
+    tasks: JoinSet<(u64, AttemptOutcome)>,
+    reporter: mpsc::Sender<AttemptReport>,
+    reports: mpsc::Receiver<AttemptReport>,
+    planned: Option<PlannedAttempt>,
+    /// The running attempts: one, or several in a race.
+    attempts: Vec<ManagedLink>,
+    race: Arc<Race>,
+    current: Option<ManagedLink>,
+    retiring: Option<ManagedLink>,
+    retry_policy: RetryPolicy,
+    path_timeouts: Vec<PathTimeouts>,
+    black_holes: Vec<BlackHoleDetector>,
+    /// When the current series of failed attempts began.
+    failing_since: Option<Instant>,
+    /// Whether another link of this process was found at the same master. Two addresses of that
+    /// master are in the list, so links must announce that they exist side by side.
+    shares_master: bool,
+}
+
+impl<W: Connector> Uplink<W> {
+    /// Keeps `role` linked until `cancel` is cancelled, then closes the links gracefully. Returns
+    /// when they have ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts the links.
+    pub async fn run<R: LinkedRole>(self, role: Arc<R>, cancel: &CancellationToken) {
+        LinkSupervisor::new(self, role).run(cancel).await;
+    }
+}
+
+impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
+    fn new(uplink: Uplink<W>, role: Arc<R>) -> Self {
+        let (reporter, reports) = mpsc::channel(REPORT_CAPACITY);
+        let masters = uplink.dialers.len();
+        LinkSupervisor {
+            uplink: Arc::new(uplink),
+            role,
+            tasks: JoinSet::new(),
+            reporter,
+            reports,
+            planned: Some(PlannedAttempt {
+                at: Instant::now(),
+                master: 0,
+                reason: DialReason::NoLink,
+            }),
+            attempts: Vec::new(),
+            race: Arc::default(),
+            current: None,
+            retiring: None,
+            retry_policy: RetryPolicy::new(masters),
+            path_timeouts: (0..masters).map(|_| PathTimeouts::default()).collect(),
+            black_holes: vec![BlackHoleDetector::default(); masters],
+            failing_since: None,
+            shares_master: false,
+        }
+    }
+
+    /// Keeps links up until `cancel` is cancelled, then waits until all of them are closed
+    /// gracefully.
+    async fn run(mut self, cancel: &CancellationToken) {
+        if self.uplink.dialers.is_empty() {
+            return;
+        }
+        loop {
+            match self.next_event(cancel).await {
+                SupervisorEvent::Cancelled => break,
+                SupervisorEvent::Reported((epoch, AttemptEvent::Joined)) => self.on_joined(epoch),
+                SupervisorEvent::Reported((epoch, AttemptEvent::GoAway(notice))) => {
+                    self.on_go_away(epoch, notice);
+                }
+                SupervisorEvent::Ended(ended) => {
+                    let (epoch, outcome) = resume_panic(ended);
+                    self.on_ended(epoch, outcome);
+                }
+                SupervisorEvent::PlanDue => self.start_attempt(cancel),
+                SupervisorEvent::RetiringUnused => self.close_retiring(),
+                SupervisorEvent::RotationDue => self.rotate(),
+                SupervisorEvent::OtherMasterRequested => self.switch_master(),
+            }
+        }
+        // The tokens of all links are children of `cancel`.
+        while let Some(ended) = self.tasks.join_next().await {
+            resume_panic(ended);
+        }
+    }
+
+    async fn next_event(&mut self, cancel: &CancellationToken) -> SupervisorEvent {
+        // A plan waits while two links are up.
+        let due = self
+            .planned
+            .as_ref()
+            .filter(|_| !self.has_two_links())
+            .map(|planned| planned.at);
+        let replace_at = self.current.as_ref().and_then(|current| current.replace_at);
+        let server = self.uplink.role == Role::Server;
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => SupervisorEvent::Cancelled,
+            // Polled before the ends of tasks, because a link reports its join before it ends.
+            Some(report) = self.reports.recv() => SupervisorEvent::Reported(report),
+            Some(ended) = self.tasks.join_next() => SupervisorEvent::Ended(ended),
+            () = wait_until(due) => SupervisorEvent::PlanDue,
+            () = wait_until_unused(self.retiring.as_ref(), server) =>
+                SupervisorEvent::RetiringUnused,
+            () = wait_until(replace_at) => SupervisorEvent::RotationDue,
+            () = self.uplink.move_requests.new_link_requested() => SupervisorEvent::RotationDue,
+            () = self.uplink.move_requests.other_master_requested() =>
+                SupervisorEvent::OtherMasterRequested,
+        }
+    }
+
+    /// Whether two links are up, so that no other one may be established.
+    fn has_two_links(&self) -> bool {
+        self.current.is_some() && self.retiring.is_some()
+    }
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+/// Returns the result of a link's task, or continues its panic.
+fn resume_panic(ended: Result<(u64, AttemptOutcome), TaskError>) -> (u64, AttemptOutcome) {
+    match ended.map_err(TaskError::try_into_panic) {
+        Ok(ended) => ended,
+        Err(Ok(panic)) => resume_unwind(panic),
+        // The supervisor aborts no task while it waits for the set.
+        Err(Err(_)) => (0, AttemptOutcome::Cancelled),
+    }
+}

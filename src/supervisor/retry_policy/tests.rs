@@ -1,0 +1,261 @@
+//! Tests of the retry policy, with time as an argument.
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const NONE_EXCLUDED: &dyn Fn(usize) -> bool = &|_| false;
+
+/// A policy and a clock that the test moves.
+struct Fixture {
+    policy: RetryPolicy,
+    now: Instant,
+}
+
+impl Fixture {
+    fn new(masters: usize) -> Self {
+        Fixture {
+            policy: RetryPolicy::new(masters),
+            now: Instant::now(),
+        }
+    }
+
+    fn link_ends(&mut self, master: usize, lived: Duration) -> NextAttempt {
+        self.policy.on_link_end(self.now, master, lived)
+    }
+
+    /// Lets an attempt fail, after all attempts have failed for `failing`.
+    fn attempt_fails(&mut self, master: usize, failing: Duration) -> Duration {
+        self.policy
+            .on_attempt_failed(self.now, master, true, failing)
+    }
+
+    fn next(&self, master: usize) -> NextAttempt {
+        self.policy.next(self.now, master, NONE_EXCLUDED).unwrap()
+    }
+}
+
+#[test]
+fn link_cut_every_second_is_replaced_immediately() {
+    let mut fixture = Fixture::new(1);
+    for _ in 0..600 {
+        let next = fixture.link_ends(0, SECOND);
+        assert!(
+            next.master == 0 && next.wait <= IMMEDIATE_DELAY_MAX,
+            "{next:?}"
+        );
+    }
+}
+
+#[test]
+fn master_that_ends_links_after_join_is_dialled_less_and_less() {
+    let mut fixture = Fixture::new(1);
+    let waits: Vec<Duration> = (0..100)
+        .map(|_| fixture.link_ends(0, Duration::from_millis(1)).wait)
+        .collect();
+    assert!(
+        waits[..10].iter().all(|wait| *wait <= IMMEDIATE_DELAY_MAX),
+        "{waits:?}"
+    );
+    let total: Duration = waits.iter().sum();
+    assert!(total > 100 * SECOND, "a hundred links in {total:?}");
+    assert!(waits.iter().all(|wait| *wait <= MAX_REST_WHILE_RESUMABLE));
+    fixture.link_ends(0, 5 * SECOND);
+    assert!(
+        fixture.link_ends(0, Duration::ZERO).wait <= IMMEDIATE_DELAY_MAX,
+        "a link that lives adds tokens"
+    );
+}
+
+#[test]
+fn ready_masters_are_tried_immediately_in_list_order() {
+    let mut fixture = Fixture::new(3);
+    for master in [1, 2] {
+        fixture.attempt_fails(master, SECOND);
+        let next = fixture.next(master);
+        assert!(
+            next.master == (master + 1) % 3 && next.wait <= IMMEDIATE_DELAY_MAX,
+            "{next:?}"
+        );
+    }
+}
+
+#[test]
+fn shortest_rest_is_next_when_all_masters_rest() {
+    let mut fixture = Fixture::new(4);
+    for _ in 0..200 {
+        let drawn: Vec<Duration> = (0..4)
+            .map(|master| fixture.attempt_fails(master, SECOND))
+            .collect();
+        let shortest = drawn.iter().min().unwrap();
+        for from in 0..4 {
+            let next = fixture.next(from);
+            assert_eq!((next.wait, drawn[next.master]), (*shortest, *shortest));
+        }
+    }
+}
+
+#[test]
+fn resting_master_is_skipped_until_rest_ends() {
+    let mut fixture = Fixture::new(3);
+    let rest = fixture.attempt_fails(1, SECOND);
+    assert_eq!(fixture.next(0).master, 2);
+    fixture.now += rest;
+    assert_eq!(fixture.next(0).master, 1);
+}
+
+#[test]
+fn rests_grow_with_failure_time_of_master_up_to_maximum() {
+    let mut fixture = Fixture::new(2);
+    let (mut tries, mut longest) = (0, Duration::ZERO);
+    let begun = fixture.now;
+    while fixture.now < begun + 1000 * SECOND {
+        let failing = fixture.now - begun;
+        let rest = fixture.attempt_fails(0, failing);
+        let max = if failing < RESUMABLE {
+            MAX_REST_WHILE_RESUMABLE
+        } else {
+            MAX_REST
+        };
+        assert!(
+            rest <= max.min((failing / 4).max(INITIAL_REST)),
+            "{rest:?} after {failing:?}"
+        );
+        longest = longest.max(rest);
+        fixture.now += rest;
+        tries += 1;
+    }
+    assert!(
+        longest > 20 * SECOND && tries < 300,
+        "{tries} attempts, the longest rest was {longest:?}"
+    );
+    assert!(
+        fixture.attempt_fails(1, 1000 * SECOND) <= INITIAL_REST,
+        "another master rests separately"
+    );
+}
+
+#[test]
+fn failure_long_after_previous_one_starts_over() {
+    let mut fixture = Fixture::new(1);
+    fixture.attempt_fails(0, SECOND);
+    fixture.now += 2 * FAILURE_MEMORY;
+    assert!(fixture.attempt_fails(0, SECOND) <= INITIAL_REST);
+}
+
+#[test]
+fn join_ends_rest_of_master_and_resets_failures() {
+    let mut fixture = Fixture::new(1);
+    for _ in 0..100 {
+        fixture.attempt_fails(0, 50 * SECOND);
+        fixture.now += SECOND;
+    }
+    fixture.attempt_fails(0, 50 * SECOND);
+    fixture.policy.on_joined(0);
+    assert!(
+        !fixture.policy.is_resting(fixture.now, 0)
+            && fixture.attempt_fails(0, SECOND) <= INITIAL_REST
+    );
+}
+
+#[test]
+fn link_that_lived_resets_its_master_only() {
+    let mut fixture = Fixture::new(2);
+    for _ in 0..40 {
+        fixture.attempt_fails(0, 50 * SECOND);
+        fixture.attempt_fails(1, 50 * SECOND);
+        fixture.now += SECOND;
+    }
+    fixture.now += MAX_REST_WHILE_RESUMABLE;
+    assert_eq!(fixture.link_ends(1, 60 * SECOND).master, 1);
+    assert!(
+        fixture.attempt_fails(1, SECOND) <= INITIAL_REST,
+        "starts over"
+    );
+    let of_the_other = (0..50)
+        .map(|_| fixture.attempt_fails(0, 50 * SECOND))
+        .max()
+        .unwrap();
+    assert!(of_the_other > INITIAL_REST, "{of_the_other:?}");
+}
+
+#[test]
+fn master_that_failed_while_its_link_lived_yields_to_ready_master() {
+    let mut fixture = Fixture::new(2);
+    fixture
+        .policy
+        .on_attempt_failed(fixture.now, 0, false, SECOND);
+    assert_eq!(fixture.link_ends(0, 60 * SECOND).master, 1);
+    fixture
+        .policy
+        .on_attempt_failed(fixture.now, 1, false, SECOND);
+    let next = fixture.link_ends(0, 60 * SECOND);
+    assert!(
+        next.master == 0 && next.wait <= IMMEDIATE_DELAY_MAX,
+        "none is ready: {next:?}"
+    );
+}
+
+#[test]
+fn two_masters_that_end_links_after_join_are_not_flooded_alternately() {
+    let mut fixture = Fixture::new(2);
+    let begun = fixture.now;
+    let mut next = NextAttempt {
+        master: 0,
+        wait: Duration::ZERO,
+    };
+    for _ in 0..100 {
+        next = fixture.link_ends(next.master, Duration::ZERO);
+        fixture.now += next.wait;
+    }
+    let total = fixture.now - begun;
+    assert!(total > 50 * SECOND, "a hundred links in {total:?}");
+}
+
+#[test]
+fn master_that_is_down_for_half_a_second_is_retried_quickly() {
+    let mut fixture = Fixture::new(1);
+    fixture.attempt_fails(0, Duration::ZERO);
+    fixture.now += SECOND / 2;
+    let rests: Vec<Duration> = (0..100)
+        .map(|_| fixture.attempt_fails(0, SECOND / 2))
+        .collect();
+    assert!(rests.iter().all(|rest| *rest <= INITIAL_REST), "{rests:?}");
+}
+
+#[test]
+fn configuration_error_rests_longer_than_other_masters() {
+    let mut fixture = Fixture::new(2);
+    assert!(
+        fixture
+            .policy
+            .on_attempt_failed(fixture.now, 0, false, SECOND)
+            >= CONFIGURATION_REST
+    );
+    fixture.attempt_fails(1, SECOND);
+    let next = fixture.next(1);
+    assert!(
+        next.master == 1 && next.wait < CONFIGURATION_REST,
+        "the other may recover without a change: {next:?}"
+    );
+}
+
+#[test]
+fn excluded_master_is_never_next() {
+    let mut fixture = Fixture::new(3);
+    assert_eq!(
+        fixture
+            .policy
+            .next(fixture.now, 0, &|master| master == 1)
+            .unwrap()
+            .master,
+        2
+    );
+    fixture.attempt_fails(2, SECOND);
+    let next = fixture
+        .policy
+        .next(fixture.now, 0, &|master| master != 2)
+        .unwrap();
+    assert!(next.master == 2 && !next.wait.is_zero(), "{next:?}");
+    assert_eq!(fixture.policy.next(fixture.now, 0, &|_| true), None);
+}

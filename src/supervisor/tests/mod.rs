@@ -1,0 +1,348 @@
+//! Tests of uplinks over memory, with scripted masters. Time is paused: it only advances when every
+//! task waits.
+
+mod losses;
+mod moves;
+mod several;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    link::{
+        Handler, KeepAliveTiming, Lane, Outbox, Transmit,
+        authenticate::{self, AUTHENTICATION_TIMEOUT},
+    },
+    net::{dial::DialError, memory, websocket::MessageSocket},
+};
+use report_proto::{
+    crypto::LinkKey,
+    frame::{Claims, Code, Frame, Notice, Role, Terms},
+    id::Id,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A keep-alive that never triggers: the masters of these tests do not answer.
+const QUIET: KeepAliveTiming = KeepAliveTiming {
+    interval: Duration::from_secs(100_000),
+    timeout: Duration::from_secs(1_000_000),
+    answer_delay: Duration::from_secs(100_000),
+    answer_timeout: Duration::from_secs(1_000_000),
+};
+
+const TERMS: Terms = Terms {
+    version: 1,
+    heartbeat_seconds: 100_000,
+    max_channels: 9,
+    max_ports: 9,
+};
+
+/// The longest delay of an immediate attempt, with a margin (PROTOCOL 6.4).
+const IMMEDIATE: Duration = Duration::from_millis(15);
+
+/// Connects to a master in memory.
+struct MemoryConnector {
+    incoming: mpsc::Sender<MessageSocket>,
+    state: Arc<ConnectorState>,
+}
+
+/// The state of a connector that the test controls and inspects.
+struct ConnectorState {
+    reachable: AtomicBool,
+    /// The duration of a dial.
+    dial_time: Mutex<Duration>,
+    dials: Mutex<Vec<Instant>>,
+}
+
+impl Connector for MemoryConnector {
+    fn name(&self) -> String {
+        "memory".to_owned()
+    }
+
+    async fn dial(&self) -> Result<MessageSocket, DialError> {
+        self.state.dials.lock().unwrap().push(Instant::now());
+        let dial_time = *self.state.dial_time.lock().unwrap();
+        tokio::time::sleep(dial_time).await;
+        if !self.state.reachable.load(Ordering::Relaxed) {
+            return Err(DialError::Connect {
+                peer: crate::net::dial::DialPeer::Master,
+                attempts: Vec::new(),
+            });
+        }
+        let (role, master) = memory::pair();
+        self.incoming
+            .send(master)
+            .await
+            .expect("the test is running");
+        Ok(role)
+    }
+}
+
+/// A master that the test scripts.
+struct FakeMaster {
+    incoming: mpsc::Receiver<MessageSocket>,
+    connector: Arc<ConnectorState>,
+}
+
+impl FakeMaster {
+    /// Creates a master that can be reached, and a connector to it.
+    fn new() -> (MemoryConnector, Self) {
+        let (sender, incoming) = mpsc::channel(8);
+        let state = Arc::new(ConnectorState {
+            reachable: AtomicBool::new(true),
+            dial_time: Mutex::default(),
+            dials: Mutex::default(),
+        });
+        let connector = MemoryConnector {
+            incoming: sender,
+            state: Arc::clone(&state),
+        };
+        let master = FakeMaster {
+            incoming,
+            connector: state,
+        };
+        (connector, master)
+    }
+
+    fn set_reachable(&self, reachable: bool) {
+        self.connector.reachable.store(reachable, Ordering::Relaxed);
+    }
+
+    /// Sets the duration of all further dials.
+    fn set_dial_time(&self, dial_time: Duration) {
+        *self.connector.dial_time.lock().unwrap() = dial_time;
+    }
+
+    /// Returns when this master was dialled.
+    fn dials(&self) -> Vec<Instant> {
+        self.connector.dials.lock().unwrap().clone()
+    }
+
+    /// Accepts the next link.
+    async fn accept(&mut self) -> MasterLink {
+        let socket = tokio::time::timeout(300 * SECOND, self.incoming.recv())
+            .await
+            .expect("a link in time")
+            .expect("a link");
+        self.welcome(socket).await
+    }
+
+    async fn welcome(&self, mut socket: MessageSocket) -> MasterLink {
+        let hello = authenticate::hello(&mut socket, AUTHENTICATION_TIMEOUT)
+            .await
+            .expect("HELLO");
+        let key = LinkKey::derive(None);
+        authenticate::welcome(&mut socket, &key, &hello, &TERMS)
+            .await
+            .expect("the link is up");
+        MasterLink {
+            socket,
+            claims: hello.claims,
+            at: Instant::now(),
+        }
+    }
+
+    /// Checks that no link arrives for this long.
+    async fn expect_no_link_for(&mut self, time: Duration) {
+        assert!(
+            tokio::time::timeout(time, self.incoming.recv())
+                .await
+                .is_err(),
+            "another link within {time:?}"
+        );
+    }
+}
+
+/// The master's end of a link.
+struct MasterLink {
+    socket: MessageSocket,
+    claims: Claims,
+    at: Instant,
+}
+
+impl MasterLink {
+    async fn send(&mut self, frame: Frame) {
+        self.socket
+            .feed(frame.to_message())
+            .await
+            .expect("the link is up");
+        self.socket.flush().await.expect("the link is up");
+    }
+
+    async fn send_go_away(&mut self) {
+        self.send(Frame::GoAway(Notice::new(
+            Code::Shutdown,
+            "the master goes down",
+        )))
+        .await;
+    }
+
+    /// Checks that the role still answers.
+    async fn expect_alive(&mut self) {
+        self.send(Frame::Ping(7)).await;
+        assert_eq!(self.receive().await, Some(Frame::Pong(7)));
+    }
+
+    async fn receive(&mut self) -> Option<Frame> {
+        let message = self
+            .socket
+            .receive()
+            .await
+            .expect("a graceful close, if any");
+        message.map(|message| Frame::decode(message.freeze()).expect("a frame"))
+    }
+
+    /// Waits until the role closes the link gracefully.
+    async fn expect_closed(&mut self) {
+        assert_eq!(self.receive().await, None);
+    }
+}
+
+/// A lane that does nothing.
+struct IdleLane;
+
+impl Lane for IdleLane {
+    fn receive(&self, _payload: BytesMut) -> Result<(), Notice> {
+        Ok(())
+    }
+
+    fn transmit(&self, _memory: &mut BytesMut) -> Transmit {
+        Transmit::Nothing
+    }
+
+    fn closed(&self, _notice: Notice) {}
+}
+
+/// An event that the uplink reported to its role.
+#[derive(Debug)]
+enum RoleEvent {
+    Joined(Arc<Outbox>),
+    Retiring(Arc<Outbox>),
+}
+
+/// A role that opens channel 1 on each of its links.
+struct RecordingRole {
+    events: Mutex<mpsc::Sender<RoleEvent>>,
+    /// The frames to send with HELLO.
+    first: Vec<Frame>,
+}
+
+struct RejectFrames;
+
+impl Handler for RejectFrames {
+    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
+        Err(Notice::new(Code::Protocol, frame.name()))
+    }
+}
+
+impl LinkedRole for RecordingRole {
+    type Session = RejectFrames;
+
+    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, RejectFrames) {
+        outbox.open(1, Arc::new(IdleLane)).expect("a fresh outbox");
+        (self.first.clone(), RejectFrames)
+    }
+
+    fn joined(&self, outbox: &Arc<Outbox>, _terms: &Terms) {
+        self.events
+            .lock()
+            .unwrap()
+            .try_send(RoleEvent::Joined(Arc::clone(outbox)))
+            .expect("room");
+    }
+
+    fn retiring(&self, outbox: &Arc<Outbox>) {
+        self.events
+            .lock()
+            .unwrap()
+            .try_send(RoleEvent::Retiring(Arc::clone(outbox)))
+            .expect("room");
+    }
+}
+
+/// A role with an uplink to scripted masters.
+struct Fixture {
+    masters: Vec<FakeMaster>,
+    events: mpsc::Receiver<RoleEvent>,
+    move_requests: MoveRequests,
+    cancel: CancellationToken,
+    task: JoinSet<()>,
+}
+
+impl Fixture {
+    fn start(masters: usize, change: impl FnOnce(&mut Uplink<MemoryConnector>)) -> Self {
+        Fixture::with_first_frames(masters, Vec::new(), change)
+    }
+
+    /// Starts a role that sends these frames with HELLO.
+    fn with_first_frames(
+        masters: usize,
+        first: Vec<Frame>,
+        change: impl FnOnce(&mut Uplink<MemoryConnector>),
+    ) -> Self {
+        let (connectors, masters): (Vec<_>, Vec<_>) =
+            (0..masters).map(|_| FakeMaster::new()).unzip();
+        let (sender, events) = mpsc::channel(1000);
+        let mut uplink = Uplink {
+            dialers: connectors,
+            strategy: DialStrategy::Ordered,
+            key: LinkKey::derive(None),
+            role: Role::Client,
+            instance: Id([3; 16]),
+            timing: QUIET,
+            rotate_after: None,
+            move_requests: MoveRequests::default(),
+        };
+        change(&mut uplink);
+        let (move_requests, cancel) = (uplink.move_requests.clone(), CancellationToken::new());
+        let (role, token) = (
+            Arc::new(RecordingRole {
+                events: Mutex::new(sender),
+                first,
+            }),
+            cancel.clone(),
+        );
+        let mut task = JoinSet::new();
+        task.spawn(async move { uplink.run(role, &token).await });
+        Fixture {
+            masters,
+            events,
+            move_requests,
+            cancel,
+            task,
+        }
+    }
+
+    async fn accept(&mut self) -> MasterLink {
+        self.masters[0].accept().await
+    }
+
+    async fn joined(&mut self) -> Arc<Outbox> {
+        match self.events.recv().await {
+            Some(RoleEvent::Joined(outbox)) => outbox,
+            other => panic!("expected a join: {other:?}"),
+        }
+    }
+
+    async fn retiring(&mut self) -> Arc<Outbox> {
+        match self.events.recv().await {
+            Some(RoleEvent::Retiring(outbox)) => outbox,
+            other => panic!("expected a retirement: {other:?}"),
+        }
+    }
+}
+
+fn close_channel(outbox: &Outbox) {
+    outbox.close(1, &Notice::new(Code::Cancelled, ""));
+}

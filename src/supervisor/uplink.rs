@@ -1,0 +1,193 @@
+//! The interface between a role and the supervision of its links: the role's callbacks, the
+//! connectors to its masters, and the parameters of an uplink.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
+
+use crate::{
+    link::{Handler, KeepAliveTiming, Outbox},
+    net::{
+        dial::{DialError, Dialer},
+        websocket::MessageSocket,
+    },
+};
+use report_proto::{
+    crypto::LinkKey,
+    frame::{Frame, Role, Terms},
+    id::Id,
+};
+
+/// The role's side of its links.
+pub trait LinkedRole: Send + Sync + 'static {
+    /// The handler of one link's frames. The uplink handles GOAWAY itself.
+    type Session: Handler + Send + 'static;
+
+    /// Prepares a link that is being established, or that has joined first in a race. Returns the
+    /// frames to send with HELLO or after it, and the link's handler. The role may open lanes at
+    /// `outbox`. After the join the newest link is the one to use. If the link never joins, its
+    /// lanes are closed.
+    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Self::Session);
+
+    /// Reports that the master accepted the role.
+    fn joined(&self, outbox: &Arc<Outbox>, terms: &Terms);
+
+    /// Reports that a newer link is up: the traffic of this one should move there. The uplink
+    /// closes this link when no channel is open on it, and after [`RETIREMENT`] at the latest.
+    fn retiring(&self, outbox: &Arc<Outbox>);
+
+    /// Reports that a link joined or that an attempt failed, for callers that wait for the first
+    /// link. The log contains the same.
+    fn on_link_event(&self, event: LinkEvent<'_>) {
+        let _ = event;
+    }
+}
+
+/// The result of an attempt to establish a link. Masters have their names from the configuration.
+#[derive(Debug)]
+pub enum LinkEvent<'a> {
+    /// The link is up and in use.
+    Joined {
+        /// The master.
+        master: &'a str,
+    },
+    /// The attempt failed. Another one follows.
+    Failed {
+        /// The master.
+        master: &'a str,
+        /// The layer, the evidence and the remedy.
+        error: String,
+    },
+}
+
+/// Connects to a master: a [`Dialer`], or memory in tests.
+pub trait Connector: Send + Sync + 'static {
+    /// Returns the master's address for the log.
+    fn name(&self) -> String;
+
+    /// Establishes a WebSocket with the master.
+    ///
+    /// # Errors
+    /// The master cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened.
+    fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send;
+
+    /// Uses small TCP segments for all further links, because the path drops large packets.
+    fn use_small_segments(&self) {}
+}
+
+impl Connector for Dialer {
+    fn name(&self) -> String {
+        self.address().to_string()
+    }
+
+    fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
+        Dialer::dial(self)
+    }
+
+    fn use_small_segments(&self) {
+        Dialer::use_small_segments(self);
+    }
+}
+
+/// The longest time that an old link stays up beside the new one (PROTOCOL 12). Proxies and masters
+/// that are about to end mostly give their connections this long. A tunnel that has not moved by
+/// then is resumed on the new link.
+pub const RETIREMENT: Duration = Duration::from_secs(30);
+
+/// How to dial the masters of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DialStrategy {
+    /// Dials one master at a time, and the next one after a failure.
+    #[default]
+    Ordered,
+    /// Dials the masters in parallel, each shortly after the previous one of the list. Uses the
+    /// first master that accepts the role.
+    Raced,
+}
+
+/// The parameters with which a role reaches its masters, one at a time.
+#[derive(Debug, Clone)]
+pub struct Uplink<W = Dialer> {
+    /// The connectors to the masters, in the order in which they are tried.
+    pub dialers: Vec<W>,
+    /// How to dial the masters of the list.
+    pub strategy: DialStrategy,
+    /// The key with which the role and the master authenticate each other.
+    pub key: LinkKey,
+    /// The kind of role.
+    pub role: Role,
+    /// The id of this process.
+    pub instance: Id,
+    /// The keep-alive timing.
+    pub timing: KeepAliveTiming,
+    /// Replaces each link after this time.
+    pub rotate_after: Option<Duration>,
+    /// The role's requests for another link.
+    pub move_requests: MoveRequests,
+}
+
+/// Requests a move of an uplink to another link. Clones share the requests.
+#[derive(Debug, Clone, Default)]
+pub struct MoveRequests(Arc<MoveSignals>);
+
+#[derive(Debug, Default)]
+struct MoveSignals {
+    /// Requests a link to another master.
+    other: Notify,
+    /// Requests another link to the same master.
+    renewal: Notify,
+}
+
+impl MoveRequests {
+    /// Requests a move to the next master of the list. Takes effect if a link is up and there is
+    /// another master. The current link continues until the new one has joined.
+    pub fn request_other_master(&self) {
+        self.0.other.notify_one();
+    }
+
+    /// Requests a new link to the same master, as if the current one had reached its maximum age
+    /// (`rotate_after`).
+    pub fn request_new_link(&self) {
+        self.0.renewal.notify_one();
+    }
+
+    pub(super) async fn other_master_requested(&self) {
+        self.0.other.notified().await;
+    }
+
+    pub(crate) async fn new_link_requested(&self) {
+        self.0.renewal.notified().await;
+    }
+}
+
+impl<W: Connector> Uplink<W> {
+    /// Splits the uplink into one per master, for a role that is linked to all masters at the same
+    /// time.
+    #[must_use]
+    pub fn each(self) -> Vec<Self> {
+        let Uplink {
+            dialers,
+            strategy,
+            key,
+            role,
+            instance,
+            timing,
+            rotate_after,
+            move_requests: _,
+        } = self;
+        let one = |dialer| Uplink {
+            dialers: vec![dialer],
+            strategy,
+            key: key.clone(),
+            role,
+            instance,
+            timing,
+            rotate_after,
+            move_requests: MoveRequests::default(),
+        };
+        dialers.into_iter().map(one).collect()
+    }
+}
