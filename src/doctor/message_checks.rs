@@ -32,7 +32,8 @@ const LARGE_MESSAGE: usize = 8 * 1024;
 /// The time limit of the PING after the large message. A path with 16 kbit/s keeps it.
 const LARGE_MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends small messages one at a time, and compares their round trips with the time of a connection.
+/// Sends small messages one at a time, and compares their round trips with the time of a
+/// connection.
 pub(super) async fn small_messages(
     master: &str,
     socket: &mut MessageSocket,

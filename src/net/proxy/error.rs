@@ -52,7 +52,7 @@ pub enum NotHttpCause {
     /// The destination cannot appear in a request.
     #[error("{0} is not a valid destination")]
     Destination(String),
-    /// The proxy sent data of its own through the tunnel.
+    /// The proxy itself sent data through the tunnel.
     #[error("it sent {0:?} after its response")]
     ExtraData(String),
     /// The HTTP library cannot parse the response.
