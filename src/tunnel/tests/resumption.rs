@@ -86,29 +86,6 @@ async fn a_move_retransmits_nothing() {
     bed.end().await;
 }
 
-/// A port waits for it before it moves the tunnel again.
-#[tokio::test]
-async fn the_status_reports_the_end_of_a_move() {
-    let bed = TunnelTestbed::new();
-    let tunnels = bed
-        .tunnels(EncryptMethod::Aes128Cfb, CompressMethod::Null)
-        .await;
-    let mut status = tunnels.0.status();
-    for _ in 0..10 {
-        let link_pair = bed.new_link_pair();
-        let (client_result, _) = bed.reattach(&link_pair, 1, &tunnels.0, true).await;
-        assert!(matches!(client_result, Ok(attach::AttachOutcome::Resumed)));
-        let moved = async {
-            while tunnels.0.is_moving() {
-                status.changed().await.unwrap();
-            }
-        };
-        let moved = tokio::time::timeout(Duration::from_secs(10), moved).await;
-        assert!(moved.is_ok(), "the status does not report the end");
-    }
-    bed.end().await;
-}
-
 #[tokio::test]
 async fn an_incomplete_move_times_out() {
     let bed = TunnelTestbed::new();
