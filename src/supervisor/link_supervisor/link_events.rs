@@ -7,8 +7,8 @@ use tracing::{debug, info, warn};
 
 use super::LinkSupervisor;
 use crate::{
-    link::EndReason,
     diagnosis::Diagnosis,
+    link::EndReason,
     net::tcp,
     supervisor::{
         attempt::AttemptOutcome,
