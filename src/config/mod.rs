@@ -28,6 +28,8 @@ mod port;
 mod position;
 mod quantity;
 mod read_error;
+#[cfg(test)]
+mod reference;
 mod role;
 mod secret;
 mod syntax_hint;
