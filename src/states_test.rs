@@ -51,7 +51,10 @@ fn link_states() -> BTreeMap<&'static str, StateBounds> {
     let memory = config::MasterLimitsConfig::default().memory.bytes();
     assert_eq!(
         (limits.memory_bytes, limits.links),
-        (memory, config::MasterLimitsConfig::default().links as usize)
+        (
+            memory,
+            *config::MasterLimitsConfig::default().links as usize
+        )
     );
     BTreeMap::from([
         (
@@ -109,17 +112,17 @@ fn tunnel_states() -> BTreeMap<&'static str, StateBounds> {
         ),
         (
             "tunnel without a channel",
-            state(&[config::RESUME_TIMEOUT], &[]),
+            state(&[config::ResumeTimeout::DEFAULT], &[]),
         ),
         ("move of a tunnel", state(&[tunnel::MOVE_TIMEOUT], &[])),
         (
             "stream that waits for its service",
-            state(&[config::CONNECT_TIMEOUT], &[]),
+            state(&[config::ConnectTimeout::DEFAULT], &[]),
         ),
         ("stream that the peer does not read", state(&[], &[])),
         (
             "connection that waits for a tunnel",
-            state(&[config::HOLD_TIMEOUT], &[]),
+            state(&[config::HoldTimeout::DEFAULT], &[]),
         ),
         (
             "stream that measures",

@@ -182,7 +182,7 @@ async fn measure(
     let reached = direct::with_tunnel(
         uplink,
         parameters,
-        config.hold_timeout.max(SERVER_WAIT_MIN),
+        (*config.hold_timeout).max(SERVER_WAIT_MIN),
         cancel,
         work,
     )

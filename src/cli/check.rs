@@ -13,8 +13,8 @@ use anyhow::bail;
 use super::{roles::tls_files, warnings::warnings};
 use crate::{
     config::{
-        self, Config, FallbackConfig, FieldPath, LinkConfig, MasterAddress, MasterChoice,
-        MasterConfig, PortConfig, RoleConfig, Warning,
+        self, ClientConfig, Config, FallbackConfig, FieldPath, LinkConfig, MasterAddress,
+        MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig, Warning,
     },
     net::{
         dial::{Bind, DialParameters, ProxyChoice},
@@ -60,9 +60,9 @@ fn certificates(role: &RoleConfig) -> Result<(), TlsError> {
 }
 
 fn authorities(link: &LinkConfig) -> Result<(), TlsError> {
-    let has_files = link.dial.tls.ca.is_some() || link.dial.tls.client.is_some();
+    let has_files = link.tls.ca.is_some() || link.tls.client_cert.is_some();
     if has_files || link.masters.iter().any(MasterAddress::is_secure) {
-        tls::client_config(&link.dial.tls)?;
+        tls::client_config(&link.dial_parameters().tls)?;
     }
     Ok(())
 }
@@ -72,8 +72,8 @@ fn authorities(link: &LinkConfig) -> Result<(), TlsError> {
 fn bind_address(role: &RoleConfig) -> anyhow::Result<Option<Warning>> {
     let bind = match role {
         RoleConfig::Master(_) => None,
-        RoleConfig::Server(server) => server.link.dial.bind.as_ref(),
-        RoleConfig::Client(client) => client.link.dial.bind.as_ref(),
+        RoleConfig::Server(server) => server.link.bind_address.as_ref(),
+        RoleConfig::Client(client) => client.link.bind_address.as_ref(),
     };
     let Some((bind, error)) = bind.and_then(|bind| Some((bind, bind.check_bindable().err()?)))
     else {
@@ -102,54 +102,55 @@ fn bind_address(role: &RoleConfig) -> anyhow::Result<Option<Warning>> {
 fn describe(config: &Config) -> String {
     let mut lines = vec![
         format!("mode: {}", config.role.name()),
-        format!("log_level: {}", config.log_level.as_str().to_lowercase()),
+        format!(
+            "log_level: {}",
+            config.common.log_level.as_str().to_lowercase()
+        ),
     ];
     match &config.role {
         RoleConfig::Master(master) => describe_master(master, &mut lines),
-        RoleConfig::Server(server) => {
-            describe_link(
-                &server.link,
-                "linked to all of them at the same time",
-                &mut lines,
-            );
-            let limits = &server.limits;
-            lines.push(format!(
-                "limits: {} connections, {} per port, {} per client of a port",
-                limits.streams, limits.streams_per_port, limits.streams_per_tunnel
-            ));
-            lines.push(format!(
-                "limits: {} clients per port; {} for data queued for slow services and clients",
-                limits.tunnels_per_port, limits.memory
-            ));
-            lines.push(format!(
-                "bench: {}",
-                if server.bench {
-                    "answered"
-                } else {
-                    "not answered"
-                }
-            ));
-            describe_ports(&server.ports, "dials", &mut lines);
-        }
-        RoleConfig::Client(client) => {
-            describe_link(
-                &client.link,
-                describe_choice(client.master_choice),
-                &mut lines,
-            );
-            lines.push(format!("hold_timeout: {:?}", client.hold_timeout));
-            lines.push(format!(
-                "limits: {} for data queued for slow applications and servers",
-                client.limits.memory
-            ));
-            describe_ports(&client.ports, "listens at", &mut lines);
-        }
+        RoleConfig::Server(server) => describe_server(server, &mut lines),
+        RoleConfig::Client(client) => describe_client(client, &mut lines),
     }
-    lines.push(format!("grace_period: {:?}", config.role.grace_period()));
+    lines.push(format!("grace_period: {:?}", config.common.grace_period));
     lines.into_iter().fold(String::new(), |mut text, line| {
         let _ = writeln!(text, "  {}", escape_text(&line));
         text
     })
+}
+
+fn describe_server(server: &ServerConfig, lines: &mut Vec<String>) {
+    describe_link(
+        &server.link,
+        "linked to all of them at the same time",
+        lines,
+    );
+    let limits = &server.limits;
+    lines.push(format!(
+        "limits: {} connections, {} per port, {} per client of a port",
+        limits.streams, limits.streams_per_port, limits.streams_per_tunnel
+    ));
+    lines.push(format!(
+        "limits: {} clients per port; {} for data queued for slow services and clients",
+        limits.tunnels_per_port, limits.memory
+    ));
+    let answered = if server.bench {
+        "answered"
+    } else {
+        "not answered"
+    };
+    lines.push(format!("bench: {answered}"));
+    describe_ports(&server.ports, &server.link, "dials", lines);
+}
+
+fn describe_client(client: &ClientConfig, lines: &mut Vec<String>) {
+    describe_link(&client.link, describe_choice(client.master_choice), lines);
+    lines.push(format!("hold_timeout: {:?}", client.hold_timeout));
+    lines.push(format!(
+        "limits: {} for data queued for slow applications and servers",
+        client.limits.memory
+    ));
+    describe_ports(&client.ports, &client.link, "listens at", lines);
 }
 
 fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
@@ -287,15 +288,15 @@ fn describe_choice(choice: MasterChoice) -> &'static str {
 }
 
 fn describe_link(link: &LinkConfig, several: &str, lines: &mut Vec<String>) {
-    for master in &link.masters {
+    for master in link.masters.iter() {
         lines.push(format!("master: {master}"));
     }
     if link.masters.len() > 1 {
         lines.push(format!("masters: {several}"));
     }
-    describe_dial(&link.dial, lines);
-    if let Some(ca) = &link.dial.tls.ca {
-        let system_ca = if link.dial.tls.system_ca {
+    describe_dial(&link.dial_parameters(), lines);
+    if let Some(ca) = &link.tls.ca {
+        let system_ca = if link.tls.system_ca {
             "the system's authorities and "
         } else {
             ""
@@ -312,7 +313,7 @@ fn describe_link(link: &LinkConfig, several: &str, lines: &mut Vec<String>) {
     ));
 }
 
-fn describe_ports(ports: &[PortConfig], does: &str, lines: &mut Vec<String>) {
+fn describe_ports(ports: &[PortConfig], link: &LinkConfig, does: &str, lines: &mut Vec<String>) {
     for port in ports {
         let PortConfig {
             mark,
@@ -320,9 +321,9 @@ fn describe_ports(ports: &[PortConfig], does: &str, lines: &mut Vec<String>) {
             encrypt_method,
             compress_method,
             proxy_protocol,
-            windows,
             ..
         } = port;
+        let windows = port.windows(&link.windows);
         let header = proxy_protocol.map_or_else(String::new, |version| {
             format!(", with a PROXY protocol {version} header")
         });

@@ -7,12 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use serde::Serialize;
 
 use crate::{
     config::{
-        self, CompressMethod, Config, EncryptMethod, HostPort, RawSecret,
-        raw::{RawClient, RawMaster, RawPort, RawServer},
+        self, ClientConfig, CommonConfig, CompressMethod, Config, HostPort, LinkConfig,
+        MasterConfig, PortConfig, RoleConfig, Secret, ServerConfig,
     },
     random,
 };
@@ -41,44 +40,19 @@ impl Configurations {
     /// Fails only on an internal error.
     pub(super) fn new(topology: &Topology) -> anyhow::Result<Self> {
         let [master_key, port_key] =
-            [(); 2].map(|()| RawSecret::Text(strength::generate(random::bytes())));
-        let port = |address: &HostPort| RawPort {
-            mark: Some(topology.mark.clone()),
-            local_address: Some(address.to_string()),
-            port_key: Some(port_key.clone()),
-            encrypt_method: Some(EncryptMethod::Aes128Gcm.to_string()),
-            compress_method: Some(CompressMethod::Zstd.to_string()),
-            ..RawPort::default()
+            [(); 2].map(|()| Secret::new(strength::generate(random::bytes())));
+        let port = |address: &HostPort| PortConfig {
+            compress_method: CompressMethod::Zstd,
+            ..PortConfig::new(topology.mark.clone(), address.clone(), port_key.clone())
         };
-        let mode = |name: &str| Some(name.to_owned());
-        let log_level = Some("info".to_owned());
-        let at_master = || Some(topology.master.to_string().into());
-        let master = RawMaster {
-            mode: mode("master"),
-            log_level: log_level.clone(),
-            listen_at: at_master(),
-            master_key: Some(master_key.clone()),
-            ..RawMaster::default()
-        };
-        let server = RawServer {
-            mode: mode("server"),
-            log_level: log_level.clone(),
-            master: at_master(),
-            master_key: Some(master_key),
-            ports: Some(vec![port(&topology.service)]),
-            ..RawServer::default()
-        };
-        let client = RawClient {
-            mode: mode("client"),
-            log_level,
-            master: at_master(),
-            ports: Some(vec![port(&topology.client)]),
-            ..RawClient::default()
-        };
+        let link = LinkConfig::new(topology.master.to_string().parse()?);
+        let master = MasterConfig::new(topology.master.clone(), master_key.clone());
+        let server = ServerConfig::new(link.clone(), master_key, vec![port(&topology.service)]);
+        let client = ClientConfig::new(link, vec![port(&topology.client)]);
         Ok(Self([
-            ("master.json", text(&master)?),
-            ("server.json", text(&server)?),
-            ("client.json", text(&client)?),
+            ("master.json", text(RoleConfig::Master(master))?),
+            ("server.json", text(RoleConfig::Server(server))?),
+            ("client.json", text(RoleConfig::Client(client))?),
         ]))
     }
 
@@ -124,8 +98,9 @@ impl Configurations {
     }
 }
 
-fn text(raw: &impl Serialize) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(raw)? + "\n")
+fn text(role: RoleConfig) -> anyhow::Result<String> {
+    let common = CommonConfig::default();
+    Ok(serde_json::to_string_pretty(&Config { common, role })? + "\n")
 }
 
 /// Creates a new file that only its owner can read.
@@ -140,7 +115,6 @@ pub(super) fn create_private(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RoleConfig;
 
     fn topology() -> Topology {
         let [master, client, service] =

@@ -259,7 +259,8 @@ async fn run_checks(
             }
         }
         RoleConfig::Client(client) => {
-            let server_timeout = SERVER_WAIT_MIN.max(client.hold_timeout.min(SERVER_WAIT_MIN * 2));
+            let server_timeout =
+                SERVER_WAIT_MIN.max((*client.hold_timeout).min(SERVER_WAIT_MIN * 2));
             let key = LinkKey::derive(None);
             match subject(
                 arguments,
@@ -297,7 +298,7 @@ fn subject(
     let dialers = link
         .masters
         .iter()
-        .map(|address| Dialer::new(address.clone(), link.dial.clone()));
+        .map(|address| Dialer::new(address.clone(), link.dial_parameters()));
     let masters = dialers.zip(clients).map(|(dialer, client)| {
         Ok(MasterTarget {
             dialer: dialer?,
@@ -317,9 +318,9 @@ fn subject(
         key,
         masters: masters.collect::<Result<_, TlsError>>()?,
         ports: ports.iter().map(port).collect(),
-        connect_timeout: link.connect_timeout,
+        connect_timeout: *link.connect_timeout,
         server_timeout,
-        heartbeat: link.heartbeat,
+        heartbeat: *link.heartbeat,
         measure: Duration::from_secs_f64(arguments.seconds),
         idle_periods: idle_periods.collect(),
     })
@@ -327,7 +328,7 @@ fn subject(
 
 async fn master_subject(master: &MasterConfig) -> anyhow::Result<MasterSubject> {
     let mut addresses = Vec::new();
-    for written in &master.listen_at {
+    for written in master.listen_at.iter() {
         let resolved = roles::resolve(written)
             .await
             .map_err(|error| error.diagnosis());
@@ -338,12 +339,12 @@ async fn master_subject(master: &MasterConfig) -> anyhow::Result<MasterSubject> 
     }
     Ok(MasterSubject {
         addresses,
-        path: master.path.clone(),
+        path: master.path.to_string(),
         key: LinkKey::derive(Some(master.master_key.expose())),
         tls: master
             .tls
             .as_ref()
-            .map(|files| (files.cert.clone(), files.key.clone())),
+            .map(|files| (files.cert.to_path_buf(), files.key.to_path_buf())),
         healthz: master.healthz,
         peer_requirement: peer_requirement(master),
     })

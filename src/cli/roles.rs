@@ -91,14 +91,14 @@ impl PreparedRole {
 
 async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
     let mut listen_at = Vec::new();
-    for address in &config.listen_at {
+    for address in config.listen_at.iter() {
         listen_at.extend(resolve(address).await?);
     }
     let limits = MasterLimits {
-        links: config.limits.links as usize,
-        links_per_address: config.limits.links_per_address as usize,
-        ports_per_link: config.limits.ports_per_link,
-        channels_per_link: config.limits.channels_per_link,
+        links: *config.limits.links as usize,
+        links_per_address: *config.limits.links_per_address as usize,
+        ports_per_link: *config.limits.ports_per_link,
+        channels_per_link: *config.limits.channels_per_link,
         header_bytes: config.limits.header_bytes.bytes(),
         memory_bytes: config.limits.memory.bytes(),
     };
@@ -106,18 +106,21 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         limits,
         matches!(config.fallback, FallbackConfig::Server { .. }),
     );
+    let trusted_proxies = config.trusted_proxies.iter().map(|network| network.0);
+    // The terms of a link contain whole seconds.
+    let heartbeat = Duration::from_secs(config.heartbeat.as_secs());
     Ok(Master::bind(MasterParameters {
         listen_at,
-        path: config.path.clone(),
+        path: config.path.to_string(),
         link_key: LinkKey::derive(Some(config.master_key.expose())),
         tls: config.tls.as_ref().map(tls_files),
         healthz: config.healthz,
         fallback: fallback(&config.fallback),
-        trusted_proxies: TrustedProxies::new(config.trusted_proxies.clone()),
+        trusted_proxies: TrustedProxies::new(trusted_proxies.collect()),
         proxy_protocol: config.proxy_protocol,
         limits,
         timing: MasterTiming {
-            keep_alive: timing(config.heartbeat),
+            keep_alive: timing(heartbeat),
             ..MasterTiming::default()
         },
         threads: threads::link_threads()?,
@@ -156,22 +159,17 @@ const RAISE_LIMIT_HINT: &str =
 
 /// The TLS files of a master.
 pub(super) fn tls_files(config: &config::TlsFilesConfig) -> master::MasterTlsFiles {
-    let config::TlsFilesConfig {
-        cert,
-        key,
-        client_ca,
-    } = config.clone();
     master::MasterTlsFiles {
-        cert,
-        key,
-        client_ca,
+        cert: config.cert.to_path_buf(),
+        key: config.key.to_path_buf(),
+        client_ca: config.client_ca.as_deref().cloned(),
     }
 }
 
 fn fallback(config: &FallbackConfig) -> Fallback {
     match config.clone() {
         FallbackConfig::NotFound => Fallback::NotFound,
-        FallbackConfig::Files(folder) => Fallback::Files(folder),
+        FallbackConfig::Files(folder) => Fallback::Files(folder.to_path_buf()),
         FallbackConfig::Server {
             address,
             proxy_protocol,
@@ -233,7 +231,7 @@ pub(super) async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, Liste
 }
 
 fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
-    let process_shared = process_shared(config.limits.memory);
+    let process_shared = process_shared(*config.limits.memory);
     let ports = config.ports.iter().map(|port| {
         let parameters = port_parameters(port, &config.link, &process_shared);
         let HostPort {
@@ -253,7 +251,7 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     let uplink = uplink(&config.link, Role::Server, Some(config.master_key.expose()))?;
     Ok(ServerParameters {
         ports: ports.collect::<HashMap<_, _>>(),
-        connect_timeout: config.link.connect_timeout,
+        connect_timeout: *config.link.connect_timeout,
         limits: server_limits(&config.limits),
         bench: config.bench,
         instance: uplink.instance,
@@ -271,10 +269,10 @@ fn process_shared(memory: ByteSize) -> ProcessShared {
 
 fn server_limits(config: &config::ServerLimitsConfig) -> QuotaLimits {
     let limits = QuotaLimits {
-        streams: config.streams as usize,
-        streams_per_port: config.streams_per_port as usize,
-        streams_per_tunnel: config.streams_per_tunnel as usize,
-        tunnels_per_port: config.tunnels_per_port as usize,
+        streams: *config.streams as usize,
+        streams_per_port: *config.streams_per_port as usize,
+        streams_per_tunnel: *config.streams_per_tunnel as usize,
+        tunnels_per_port: *config.tunnels_per_port as usize,
     };
     let open_files = open_files_limit().unwrap_or(usize::MAX);
     let room = open_files
@@ -301,7 +299,7 @@ fn server_limits(config: &config::ServerLimitsConfig) -> QuotaLimits {
 }
 
 async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
-    let process_shared = process_shared(config.limits.memory);
+    let process_shared = process_shared(*config.limits.memory);
     let client_port = |port: &PortConfig| ClientPort {
         port: port_parameters(port, &config.link, &process_shared),
         local_address: port.local_address.to_string(),
@@ -309,7 +307,7 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
     let parameters = ClientParameters {
         ports: config.ports.iter().map(client_port).collect(),
         uplink: client_uplink(config)?,
-        hold_timeout: config.hold_timeout,
+        hold_timeout: *config.hold_timeout,
     };
     Ok(Client::bind(parameters).await?)
 }
@@ -331,9 +329,9 @@ pub(super) fn uplink(
     role: Role,
     master_key: Option<&str>,
 ) -> Result<Uplink, TlsError> {
-    let dialer = |address: &crate::net::dial::MasterAddress| {
-        Dialer::new(address.clone(), config.dial.clone())
-    };
+    let dial = config.dial_parameters();
+    let dialer =
+        |address: &crate::net::dial::MasterAddress| Dialer::new(address.clone(), dial.clone());
     Ok(Uplink {
         dialers: config
             .masters
@@ -344,8 +342,8 @@ pub(super) fn uplink(
         key: LinkKey::derive(master_key),
         role,
         instance: Id(random::bytes()),
-        timing: timing(config.heartbeat),
-        rotate_after: config.rotate_after,
+        timing: timing(*config.heartbeat),
+        rotate_after: config.rotate_after.as_deref().copied(),
         move_requests: MoveRequests::default(),
     })
 }
@@ -366,6 +364,7 @@ pub(super) fn port_parameters(
     link: &LinkConfig,
     process_shared: &ProcessShared,
 ) -> PortParameters {
+    let windows = config.windows(&link.windows);
     let window = |initial: ByteSize, max: ByteSize| WindowSize {
         initial: initial.min(max).bytes() as u64,
         max: max.bytes() as u64,
@@ -375,10 +374,10 @@ pub(super) fn port_parameters(
         keys: PortKeys::derive(config.port_key.expose()),
         encrypt: config.encrypt_method,
         compress: config.compress_method,
-        stream_window: window(STREAM_WINDOW_INITIAL, config.windows.stream),
-        tunnel_window: window(TUNNEL_WINDOW_INITIAL, config.windows.tunnel),
-        resume_timeout: link.resume_timeout,
-        tcp_keepalive: link.tcp_keepalive,
+        stream_window: window(STREAM_WINDOW_INITIAL, windows.stream),
+        tunnel_window: window(TUNNEL_WINDOW_INITIAL, windows.tunnel),
+        resume_timeout: *link.resume_timeout,
+        tcp_keepalive: *link.tcp_keepalive,
         process_shared: process_shared.clone(),
     }
 }

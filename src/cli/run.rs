@@ -23,12 +23,12 @@ use crate::{
 /// Fails when the file is invalid, or the role cannot run.
 pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     let loaded = config::load(file)?;
-    telemetry::start(loaded.config.log_level)?;
+    telemetry::start(loaded.config.common.log_level)?;
     raise_open_files();
     for warning in warnings(&loaded) {
         tracing::warn!("{warning}");
     }
-    let grace_period = loaded.config.role.grace_period();
+    let grace_period = *loaded.config.common.grace_period;
     let runtime = match loaded.config.role {
         RoleConfig::Master(_) => threads::master_runtime()?,
         RoleConfig::Server(_) | RoleConfig::Client(_) => threads::role_runtime()?,

@@ -1,333 +1,329 @@
-//! Parses a file into the raw structs. Checks syntax, unknown fields and types, and locates each
-//! problem in the file. This module does not know the meaning of values.
+//! Reads a file into the structs of its role, with all problems at once.
+//!
+//! serde stops at the first error. Each error is therefore recorded with its position, the value is
+//! removed from the tree of the file (a missing one gets a placeholder), and the struct is read
+//! again. The result is valid only without problems.
 
-use std::collections::HashMap;
+use std::fmt;
 
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde::de::DeserializeOwned;
 
 use super::{
+    ClientConfig, Config, LoadedConfig, PortConfig, RoleConfig, ServerConfig, Warning,
     error::{ConfigProblem, Fault, FieldPath, PathSegment, Position, nearest},
-    known_fields::{CLIENT, KnownFields, MASTER, PORT, SERVER},
-    secret::SECRET_FORMS,
+    mode::{Mode, fields_of},
+    node::{Node, NodeReader, NodeValue},
+    position::{byte_of, parser_message, position_at, position_of},
+    read_error::{ReadError, describe},
+    secret::SecretSources,
     syntax_hint::hint,
+    word::{self, Word},
 };
-use crate::text::without_password;
 
-/// The `mode` of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    Master,
-    Server,
-    Client,
-}
-
-impl Mode {
-    pub(super) const ALL: [Mode; 3] = [Mode::Master, Mode::Server, Mode::Client];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Mode::Master => "master",
-            Mode::Server => "server",
-            Mode::Client => "client",
-        }
-    }
-
-    fn known(self) -> &'static KnownFields {
-        match self {
-            Mode::Master => &MASTER,
-            Mode::Server => &SERVER,
-            Mode::Client => &CLIENT,
-        }
-    }
-}
+/// The maximum number of problems that one error lists. Each takes a pass over the file.
+const PROBLEMS_MAX: usize = 100;
 
 /// A parsed JSON file with the problems found so far.
 pub(super) struct ConfigDocument<'a> {
     text: &'a str,
-    value: Value,
+    root: Node,
+    mode: Mode,
+    sources: SecretSources<'a>,
+    /// The problems with unknown fields. They come first, because each may explain a missing one.
+    unknown: Vec<ConfigProblem>,
     problems: Vec<ConfigProblem>,
 }
 
-impl<'a> ConfigDocument<'a> {
-    /// Parses the text as a JSON object.
-    pub(super) fn parse(text: &'a str) -> Result<Self, Vec<ConfigProblem>> {
-        let problem = |position, fault| {
-            vec![ConfigProblem {
-                position,
-                field: FieldPath::default(),
-                fault,
-            }]
-        };
-        let value: Value = serde_json::from_str(text).map_err(|error| {
-            let message = parser_message(&error);
-            let hint = hint(text, byte_of(text, &error), &message);
-            let position = hint.offset.map_or_else(
-                || position_of(text, &error),
-                |place| position_at(text, place),
-            );
-            problem(
-                position,
-                Fault::Syntax {
-                    message,
-                    hint: hint.text,
-                },
-            )
-        })?;
-        if !value.is_object() {
-            return Err(problem(None, Fault::NotAnObject(describe(&value, false))));
+/// Parses and validates the text of a file.
+pub(super) fn read(
+    text: &str,
+    sources: SecretSources<'_>,
+) -> Result<LoadedConfig, Vec<ConfigProblem>> {
+    let root = parse(text)?;
+    let mode = mode(text, &root).map_err(|problem| vec![problem])?;
+    let mut document = ConfigDocument {
+        text,
+        root,
+        mode,
+        sources,
+        unknown: Vec::new(),
+        problems: Vec::new(),
+    };
+    document.check_field_names();
+    let common = document.read();
+    let role = document.role();
+    let mut checks = RoleChecks {
+        document,
+        warnings: Vec::new(),
+    };
+    let config = common.zip(role).map(|(common, mut role)| {
+        match &mut role {
+            RoleConfig::Master(master) => master.check(&mut checks),
+            RoleConfig::Server(server) => server.check(&mut checks),
+            RoleConfig::Client(client) => client.check(&mut checks),
         }
-        Ok(Self {
-            text,
-            value,
-            problems: Vec::new(),
-        })
+        Config { common, role }
+    });
+    let ConfigDocument {
+        unknown, problems, ..
+    } = checks.document;
+    let problems: Vec<ConfigProblem> = unknown.into_iter().chain(problems).collect();
+    match config {
+        Some(config) if problems.is_empty() => Ok(LoadedConfig {
+            config,
+            warnings: checks.warnings,
+        }),
+        _ => Err(problems),
+    }
+}
+
+/// Parses the text as a JSON object.
+fn parse(text: &str) -> Result<Node, Vec<ConfigProblem>> {
+    let problem = |position, fault| {
+        vec![ConfigProblem {
+            position,
+            field: FieldPath::default(),
+            fault,
+        }]
+    };
+    let root = Node::parse(text).map_err(|error| {
+        let message = parser_message(&error);
+        let hint = hint(text, byte_of(text, &error), &message);
+        let position = hint.offset.map_or_else(
+            || position_of(text, &error),
+            |place| position_at(text, place),
+        );
+        problem(
+            position,
+            Fault::Syntax {
+                message,
+                hint: hint.text,
+            },
+        )
+    })?;
+    if matches!(root.value, NodeValue::Object(_)) {
+        Ok(root)
+    } else {
+        let found = describe(root.value.unexpected(), false);
+        Err(problem(None, Fault::NotAnObject(found)))
+    }
+}
+
+/// Returns the mode of the file.
+fn mode(text: &str, root: &Node) -> Result<Mode, ConfigProblem> {
+    let field = FieldPath::root("mode");
+    let node = root.field("mode");
+    let fault = match node.map(|node| &node.value) {
+        None => Fault::Missing("add \"mode\": \"master\", \"server\" or \"client\""),
+        Some(NodeValue::Text(found)) => match word::parse(found) {
+            Ok(mode) => return Ok(mode),
+            Err(message) => Fault::Invalid(message),
+        },
+        Some(other) => Fault::WrongType {
+            found: describe(other.unexpected(), false),
+            expected: "write \"master\", \"server\" or \"client\"".to_owned(),
+        },
+    };
+    Err(ConfigProblem {
+        position: position_at(text, node.unwrap_or(root).offset),
+        field,
+        fault,
+    })
+}
+
+impl ConfigDocument<'_> {
+    /// Records the unknown fields of the file itself.
+    fn check_field_names(&mut self) {
+        let known = self.mode.fields();
+        let names = self.root.fields().iter().map(|(name, _)| name.clone());
+        let names: Vec<String> = names
+            .filter(|name| !known.contains(&name.as_str()))
+            .take(PROBLEMS_MAX)
+            .collect();
+        for name in names {
+            let fault = self.unknown_field(&name, &known);
+            self.add_unknown(FieldPath::root(&name), fault);
+        }
     }
 
-    /// Returns the mode of the file if it is valid.
-    pub(super) fn mode(&mut self) -> Option<Mode> {
-        let path = FieldPath::default().field("mode");
-        let names = Mode::ALL.map(Mode::name);
-        let fault = match self.value.get("mode") {
-            None => Fault::Missing("add \"mode\": \"master\", \"server\" or \"client\""),
-            Some(Value::String(found)) => {
-                match Mode::ALL.into_iter().find(|mode| mode.name() == found) {
-                    Some(mode) => return Some(mode),
-                    None => Fault::UnknownWord {
-                        found: found.clone(),
-                        nearest: nearest(found, names),
-                        known: names.map(str::to_owned).to_vec(),
-                    },
-                }
-            }
-            Some(other) => Fault::WrongType {
-                found: describe(other, false),
-                expected: "write \"master\", \"server\" or \"client\"".to_owned(),
+    fn unknown_field(&self, name: &str, known: &[&'static str]) -> Fault {
+        if self.mode == Mode::Client && name == "master_key" {
+            return Fault::ClientMasterKey;
+        }
+        if self.mode != Mode::Master && fields_of::<PortConfig>().contains(&name) {
+            let message = "is a field of a service: write it in an element of `ports`";
+            return Fault::Invalid(message.to_owned());
+        }
+        let mut modes = Mode::ALL.iter();
+        match modes.find(|mode| mode.fields().contains(&name)) {
+            Some(owner) => Fault::OtherMode {
+                owner: owner.word(),
+                mode: self.mode.word(),
             },
-        };
-        self.add_problem(&path, fault);
+            None => Fault::UnknownField {
+                nearest: nearest(name, known.iter().copied()),
+                known: known.to_vec(),
+            },
+        }
+    }
+
+    fn role(&mut self) -> Option<RoleConfig> {
+        match self.mode {
+            Mode::Master => self.read().map(RoleConfig::Master),
+            Mode::Server => {
+                let (link, server): (_, Option<ServerConfig>) = (self.read(), self.read());
+                let (link, server) = link.zip(server)?;
+                Some(RoleConfig::Server(ServerConfig { link, ..server }))
+            }
+            Mode::Client => {
+                let (link, client): (_, Option<ClientConfig>) = (self.read(), self.read());
+                let (link, client) = link.zip(client)?;
+                Some(RoleConfig::Client(ClientConfig { link, ..client }))
+            }
+        }
+    }
+
+    /// Reads a struct with a part of the fields of the file. Records its problems. Returns `None`
+    /// when it cannot be read even without the invalid values.
+    fn read<T: DeserializeOwned>(&mut self) -> Option<T> {
+        while !self.is_full() {
+            let reader = NodeReader::part(&self.root, self.sources);
+            let error = match serde_path_to_error::deserialize(reader) {
+                Ok(value) => return Some(value),
+                Err(error) => error,
+            };
+            let path = self.root.path_in_file(&path_of(error.path()));
+            if !self.repair(&path, error.into_inner()) {
+                return None;
+            }
+        }
         None
     }
 
-    /// Reads the file as one of `mode`. Returns `None` when a field has the wrong type. An unknown
-    /// field is a problem but does not stop the parsing.
-    pub(super) fn read<T: for<'de> Deserialize<'de>>(&mut self, mode: Mode) -> Option<T> {
-        let mut unknown = Vec::new();
-        find_unknown(
-            &self.value,
-            mode,
-            mode.known(),
-            &FieldPath::default(),
-            &mut unknown,
-        );
-        for (path, fault) in unknown {
-            self.add_problem(&path, fault);
-        }
-        match serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(self.text)) {
-            Ok(raw) => Some(raw),
-            Err(error) => {
-                self.wrong_type(&error);
-                None
+    /// Records the error at `path` and removes its cause. Returns whether it could.
+    fn repair(&mut self, path: &FieldPath, error: ReadError) -> bool {
+        match error {
+            ReadError::Missing(name) => {
+                let field = path.field(name);
+                self.add_problem(&field, Fault::Missing(self.remedy(name)));
+                self.root.add_placeholder(path, name)
+            }
+            ReadError::Duplicate(name) => {
+                let field = path.field(name);
+                self.unknown.push(ConfigProblem {
+                    position: self.position(&field),
+                    field: path.clone(),
+                    fault: Fault::Duplicate(error.to_string()),
+                });
+                self.root.prune(&field)
+            }
+            ReadError::Unknown { name, known } => {
+                // The path contains the field already, unless the type checked its fields itself.
+                let is_inside = self.root.nearest_to(path).field(&name).is_some();
+                let field = if is_inside || path.name() != name {
+                    path.field(&name)
+                } else {
+                    path.clone()
+                };
+                let fault = Fault::UnknownField {
+                    nearest: nearest(&name, known.iter().copied()),
+                    known: known.to_vec(),
+                };
+                self.add_unknown(field.clone(), fault);
+                self.root.prune(&field)
+            }
+            ReadError::WrongType { found, expected } => {
+                self.add_problem(path, Fault::WrongType { found, expected });
+                self.root.prune(path)
+            }
+            ReadError::Invalid(message) => {
+                self.add_problem(path, Fault::Invalid(message));
+                self.root.prune(path)
             }
         }
     }
 
-    fn wrong_type(&mut self, error: &serde_path_to_error::Error<serde_json::Error>) {
-        let path = path_of(error.path());
-        let message = parser_message(error.inner());
-        if message.starts_with("duplicate field") {
-            let position = position_of(self.text, error.inner());
-            self.problems.push(ConfigProblem {
-                position,
-                field: path,
-                fault: Fault::Duplicate(message),
-            });
-            return;
+    /// Returns what to write into a missing field.
+    fn remedy(&self, name: &str) -> &'static str {
+        match name {
+            "listen_at" => "add \"listen_at\": \"0.0.0.0:51324\" (all addresses, port 51324)",
+            "master_key" => {
+                "add the key that authenticates servers to the master; `report keygen` generates one"
+            }
+            "cert" => "name the certificate chain's PEM file",
+            "key" => "name the private key's PEM file",
+            "master" => "add the master's address, as \"HOST:PORT\" or \"wss://HOST/PATH\"",
+            "ports" => "list at least one service, with mark, local_address and port_key",
+            "local_address" if self.mode == Mode::Server => {
+                "set the address of the service, as \"HOST:PORT\""
+            }
+            "local_address" => "set the listen address, as \"127.0.0.1:PORT\"",
+            "port_key" => {
+                "add the shared secret of client and server; `report keygen` generates one"
+            }
+            _ => "add it",
         }
-        let expected = message
-            .rsplit_once("expected ")
-            .map_or(message.as_str(), |(_, expected)| expected);
-        let holds_secrets = expected == SECRET_FORMS
-            || expected.starts_with("an object")
-            || expected.starts_with("a sequence");
-        let found = at(&self.value, &path).map_or_else(
-            || "of another type".to_owned(),
-            |value| describe(value, holds_secrets),
-        );
-        let expected = remedy(expected);
-        self.add_problem(&path, Fault::WrongType { found, expected });
     }
 
-    /// Records a problem with the field at `path`.
-    pub(super) fn add_problem(&mut self, path: &FieldPath, fault: Fault) {
-        // A missing field has no position, so use that of the enclosing object.
-        let position = (0..=path.0.len())
-            .rev()
-            .find_map(|length| locate(self.text, &path.0[..length]));
-        self.problems.push(ConfigProblem {
-            position,
-            field: path.clone(),
+    fn add_unknown(&mut self, field: FieldPath, fault: Fault) {
+        self.unknown.push(ConfigProblem {
+            position: self.position(&field),
+            field,
             fault,
         });
     }
 
-    /// Returns all problems.
-    pub(super) fn into_problems(self) -> Vec<ConfigProblem> {
-        self.problems
-    }
-}
-
-/// Converts serde's description of an expected type into an instruction.
-fn remedy(expected: &str) -> String {
-    match expected {
-        "a string" | "path string" => "write text, in quotes".to_owned(),
-        "a boolean" => "write true or false".to_owned(),
-        "a sequence" => "write a list, [ … ]".to_owned(),
-        other => format!("write {other}"),
-    }
-}
-
-/// Describes a value. Hides values that may contain a secret.
-fn describe(value: &Value, holds_secrets: bool) -> String {
-    match value {
-        Value::Null => "null".to_owned(),
-        Value::Bool(value) => value.to_string(),
-        Value::Number(_) if holds_secrets => "a number".to_owned(),
-        Value::Number(number) => format!("the number {number}"),
-        Value::String(_) if holds_secrets => "a text".to_owned(),
-        Value::String(text) => format!("the text {:?}", without_password(text)),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
-    }
-}
-
-fn find_unknown(
-    value: &Value,
-    mode: Mode,
-    known: &KnownFields,
-    path: &FieldPath,
-    found: &mut Vec<(FieldPath, Fault)>,
-) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let path = path.field(name);
-                if !known.names.contains(&name.as_str()) {
-                    found.push((path.clone(), unknown(name, mode, known)));
-                } else if let Some((_, inside)) =
-                    known.inside.iter().find(|(field, _)| field == name)
-                {
-                    find_unknown(value, mode, inside, &path, found);
-                }
-            }
-        }
-        Value::Array(elements) => {
-            for (index, element) in elements.iter().enumerate() {
-                find_unknown(element, mode, known, &path.index(index), found);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn unknown(name: &str, mode: Mode, known: &KnownFields) -> Fault {
-    if std::ptr::eq(known, mode.known()) {
-        if mode == Mode::Client && name == "master_key" {
-            return Fault::ClientMasterKey;
-        }
-        if mode != Mode::Master && PORT.names.contains(&name) {
-            return Fault::Other(
-                "is a field of a service: write it in an element of `ports`".to_owned(),
-            );
-        }
-        if let Some(owner) = Mode::ALL
-            .into_iter()
-            .find(|other| other.known().names.contains(&name))
-        {
-            return Fault::OtherMode {
-                owner: owner.name(),
-                mode: mode.name(),
-            };
+    /// Records a problem, unless the field or an object around it has one already. Its value is then
+    /// a default or a placeholder.
+    fn add_problem(&mut self, field: &FieldPath, fault: Fault) {
+        let is_around = |problem: &ConfigProblem| field.0.starts_with(&problem.field.0);
+        if !self.is_full() && !self.problems.iter().any(is_around) {
+            self.problems.push(ConfigProblem {
+                position: self.position(field),
+                field: field.clone(),
+                fault,
+            });
         }
     }
-    Fault::UnknownField {
-        nearest: nearest(name, known.names.iter().copied()),
-        known: known.names.to_vec(),
+
+    fn is_full(&self) -> bool {
+        self.unknown.len().saturating_add(self.problems.len()) >= PROBLEMS_MAX
+    }
+
+    /// Returns the position of a field. A missing field has that of the enclosing object.
+    fn position(&self, field: &FieldPath) -> Option<Position> {
+        position_at(self.text, self.root.nearest_to(field).offset)
     }
 }
 
-/// Returns the parser's message without its line and column, because its columns count bytes.
-fn parser_message(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    message
-        .split_once(" at line ")
-        .map_or_else(|| message.clone(), |(message, _)| message.to_owned())
+/// Records the problems and warnings of the rules between fields.
+pub(super) struct RoleChecks<'a> {
+    document: ConfigDocument<'a>,
+    warnings: Vec<Warning>,
 }
 
-/// Returns the byte offset of a syntax error.
-fn byte_of(text: &str, error: &serde_json::Error) -> usize {
-    let lines_before = text
-        .split_inclusive('\n')
-        .take(error.line().saturating_sub(1))
-        .map(str::len)
-        .sum::<usize>();
-    lines_before
-        .saturating_add(error.column().saturating_sub(1))
-        .min(text.len())
-}
-
-fn position_of(text: &str, error: &serde_json::Error) -> Option<Position> {
-    let line = text.split('\n').nth(error.line().checked_sub(1)?)?;
-    let bytes = line.len().min(error.column().saturating_sub(1));
-    let column = line
-        .char_indices()
-        .take_while(|(start, _)| *start < bytes)
-        .count()
-        .saturating_add(1);
-    Some(Position {
-        line: error.line(),
-        column,
-    })
-}
-
-/// Returns the position of the value at `path`.
-fn locate(text: &str, path: &[PathSegment]) -> Option<Position> {
-    let mut here = text;
-    for step in path {
-        here = match step {
-            PathSegment::Field(name) => serde_json::from_str::<HashMap<String, &RawValue>>(here)
-                .ok()?
-                .get(name.as_str())?
-                .get(),
-            PathSegment::Index(index) => serde_json::from_str::<Vec<&RawValue>>(here)
-                .ok()?
-                .get(*index)?
-                .get(),
-        };
+impl RoleChecks<'_> {
+    /// Records a problem, unless the field has one already.
+    pub(super) fn problem(&mut self, field: &FieldPath, fault: Fault) {
+        self.document.add_problem(field, fault);
     }
-    // A raw value is a slice of the text that it was parsed from, so its address is its offset.
-    position_at(
-        text,
-        (here.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?,
-    )
-}
 
-/// Returns the position of the character that starts at this byte.
-fn position_at(text: &str, byte: usize) -> Option<Position> {
-    let before = text.get(..byte)?;
-    let line_start = before.rfind('\n').map_or(0, |end| end.saturating_add(1));
-    let column = before.get(line_start..)?.chars().count().saturating_add(1);
-    Some(Position {
-        line: before.matches('\n').count().saturating_add(1),
-        column,
-    })
-}
+    /// Records an invalid value. The message follows the name of the field.
+    pub(super) fn invalid(&mut self, field: &FieldPath, message: &str) {
+        self.problem(field, Fault::Invalid(message.to_owned()));
+    }
 
-fn at<'a>(value: &'a Value, path: &FieldPath) -> Option<&'a Value> {
-    path.0.iter().try_fold(value, |value, step| match step {
-        PathSegment::Field(name) => value.get(name),
-        PathSegment::Index(index) => value.get(*index),
-    })
+    /// Records a required field that is empty.
+    pub(super) fn missing(&mut self, field: &FieldPath) {
+        let remedy = self.document.remedy(field.name());
+        self.problem(field, Fault::Missing(remedy));
+    }
+
+    /// Records a warning. The message follows the name of the field.
+    pub(super) fn warn(&mut self, field: FieldPath, message: impl fmt::Display) {
+        let message = message.to_string();
+        self.warnings.push(Warning { field, message });
+    }
 }
 
 fn path_of(path: &serde_path_to_error::Path) -> FieldPath {
@@ -338,38 +334,4 @@ fn path_of(path: &serde_path_to_error::Path) -> FieldPath {
         Segment::Enum { .. } | Segment::Unknown => None,
     });
     FieldPath(steps.collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn locate_finds_nested_values() {
-        let text = "{\n  \"mark\": \"远程\", \"ports\": [ {\"a\": 1},\n {\"a\": 2} ]\n}";
-        let ports = FieldPath::default().field("ports");
-        assert_eq!(
-            locate(text, &ports.0),
-            Some(Position {
-                line: 2,
-                column: 26
-            })
-        );
-        assert_eq!(
-            locate(text, &ports.index(1).field("a").0),
-            Some(Position { line: 3, column: 8 })
-        );
-        assert_eq!(locate(text, &ports.index(2).0), None);
-        assert_eq!(locate(text, &[]), Some(Position { line: 1, column: 1 }));
-    }
-
-    #[test]
-    fn columns_count_characters() {
-        let text = "{\n \"远程桌面\" 1}";
-        let error = serde_json::from_str::<Value>(text).expect_err("no colon");
-        assert_eq!(
-            position_of(text, &error),
-            Some(Position { line: 2, column: 9 })
-        );
-    }
 }

@@ -6,15 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{address::HostPortError, secret::SecretError};
-use crate::text::without_password;
-
 /// All problems of one file. Prints one line for each problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// The path of the file as given.
     pub file: PathBuf,
-    /// The problems in the order of their discovery. At least one.
+    /// The problems in the order of their discovery. At least one, and at most 100.
     pub problems: Vec<ConfigProblem>,
 }
 
@@ -87,6 +84,12 @@ pub enum PathSegment {
 }
 
 impl FieldPath {
+    /// Returns the path of a field of the file itself.
+    #[must_use]
+    pub fn root(name: &str) -> Self {
+        Self::default().field(name)
+    }
+
     /// Returns the path of a field of this object.
     #[must_use]
     pub fn field(&self, name: &str) -> Self {
@@ -191,42 +194,9 @@ pub enum Fault {
     /// A required field is missing.
     #[error("is missing: {0}")]
     Missing(&'static str),
-    /// The word is unknown.
-    #[error("is \"{}\": {}", without_password(.found), nearest_or_all(.nearest.as_deref(), .known))]
-    UnknownWord {
-        /// The word found.
-        found: String,
-        /// The most similar known word.
-        nearest: Option<String>,
-        /// All known words.
-        known: Vec<String>,
-    },
-    /// The text is not an address.
-    #[error("(\"{}\") {reason}", without_password(.found))]
-    Address {
-        /// The text found.
-        found: String,
-        /// The fault of the text.
-        reason: HostPortError,
-    },
-    /// The text is not the address of a master.
+    /// The value is invalid, with the remedy.
     #[error("{0}")]
-    MasterAddress(crate::net::dial::MasterAddressError),
-    /// The key cannot be loaded.
-    #[error("{0}")]
-    Secret(SecretError),
-    /// The quantity is invalid or out of range.
-    #[error("is {found}: write {form} from {lowest} to {highest}")]
-    Quantity {
-        /// The value found.
-        found: String,
-        /// The syntax of the quantity.
-        form: &'static str,
-        /// The minimum.
-        lowest: String,
-        /// The maximum.
-        highest: String,
-    },
+    Invalid(String),
     /// Two ports share a key.
     #[error(
         "is the same key as that of \"{other}\": each port needs a separate key; `report keygen` generates one"
@@ -247,12 +217,9 @@ pub enum Fault {
         /// The mark of the other port.
         other: String,
     },
-    /// Any other problem.
-    #[error("{0}")]
-    Other(String),
 }
 
-fn nearest_or_all<T: fmt::Display>(nearest: Option<&str>, known: &[T]) -> String {
+pub(super) fn nearest_or_all<T: fmt::Display>(nearest: Option<&str>, known: &[T]) -> String {
     match nearest {
         Some(nearest) if known.len() > 6 => format!("did you mean \"{nearest}\"?"),
         Some(nearest) => format!("did you mean \"{nearest}\"? (known: {})", list(known)),
@@ -328,7 +295,7 @@ mod tests {
         let problem = ConfigProblem {
             position: Some(Position { line: 3, column: 7 }),
             field,
-            fault: Fault::Secret(SecretError::Empty),
+            fault: Fault::Invalid("is empty: write a key".to_owned()),
         };
         let error = ConfigError {
             file: "c.json".into(),

@@ -3,13 +3,17 @@
 
 use std::{fmt, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use serde_json::{Number, Value};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, Visitor},
+};
+use serde_json::Number;
+
+use super::values::visitor_expects;
 
 /// A quantity as written.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Quantity {
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Quantity {
     /// A number without a unit: bytes, seconds or a count.
     Number(Number),
     /// Text with a unit: `"64 MiB"`, `"500ms"`.
@@ -18,11 +22,32 @@ pub enum Quantity {
 
 impl<'de> Deserialize<'de> for Quantity {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::Number(number) => Ok(Self::Number(number)),
-            Value::String(text) => Ok(Self::Text(text)),
-            _ => Err(D::Error::custom("expected a number, or text with a unit")),
+        struct QuantityVisitor;
+        impl Visitor<'_> for QuantityVisitor {
+            type Value = Quantity;
+
+            visitor_expects!("a number, or text with a unit");
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Quantity, E> {
+                Ok(Quantity::Number(number.into()))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Quantity, E> {
+                Ok(Quantity::Number(number.into()))
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Quantity, E> {
+                let found = || E::invalid_type(de::Unexpected::Float(number), &self);
+                Number::from_f64(number)
+                    .map(Quantity::Number)
+                    .ok_or_else(found)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Quantity, E> {
+                Ok(Quantity::Text(text.to_owned()))
+            }
         }
+        deserializer.deserialize_any(QuantityVisitor)
     }
 }
 
@@ -38,8 +63,7 @@ impl fmt::Display for Quantity {
 impl Quantity {
     /// Interprets the quantity as a size: bytes, or a whole number with `B`, `KiB`, `MiB`, `GiB`
     /// (or the decimal `KB`, `MB`, `GB`).
-    #[must_use]
-    pub fn size(&self) -> Option<ByteSize> {
+    pub(super) fn size(&self) -> Option<ByteSize> {
         match self {
             Self::Number(number) => number.as_u64().map(ByteSize),
             Self::Text(text) => {
@@ -51,8 +75,7 @@ impl Quantity {
     }
 
     /// Interprets the quantity as a duration: seconds, or a number with `ms`, `s`, `m` or `h`.
-    #[must_use]
-    pub fn duration(&self) -> Option<Duration> {
+    pub(super) fn duration(&self) -> Option<Duration> {
         let (number, unit) = match self {
             Self::Number(number) => return Duration::try_from_secs_f64(number.as_f64()?).ok(),
             Self::Text(text) => split(text)?,
@@ -69,10 +92,9 @@ impl Quantity {
     }
 
     /// Interprets the quantity as a count.
-    #[must_use]
-    pub fn count(&self) -> Option<u64> {
+    pub(super) fn count(&self) -> Option<u32> {
         match self {
-            Self::Number(number) => number.as_u64(),
+            Self::Number(number) => number.as_u64()?.try_into().ok(),
             Self::Text(_) => None,
         }
     }

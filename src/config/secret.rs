@@ -2,32 +2,57 @@
 //! variable that holds a key.
 
 use std::{
+    borrow::Cow,
     ffi::OsString,
     fmt, io,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use serde_json::{Map, Value};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error as _, SeqAccess, Visitor},
+};
 use zeroize::Zeroizing;
 
-/// A key. `Debug` hides it, and dropping it clears its memory.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
+use super::values::visitor_expects;
+
+/// A key and its source. `Debug` hides the key, and dropping it clears its memory. Secrets with the
+/// same key are equal.
+#[derive(Clone)]
+pub struct Secret {
+    /// The place of the key, unless the file contains the key itself.
+    place: Option<SecretPlace>,
+    key: Zeroizing<String>,
+}
 
 impl Secret {
+    /// The name by which the deserializer of a file recognizes a secret.
+    pub(super) const NAME: &'static str = "Secret";
+
     /// Creates a secret from the text of a key.
     #[must_use]
     pub fn new(text: String) -> Self {
-        Self(Zeroizing::new(text))
+        Self {
+            place: None,
+            key: Zeroizing::new(text),
+        }
     }
 
     /// Returns the key for derivation. Never print it.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.key
     }
 }
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,48 +60,83 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The source of a key, as written.
-#[derive(Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RawSecret {
-    /// A file, relative to the folder of the configuration.
-    File(PathBuf),
-    /// An environment variable.
-    Env(String),
-    /// The key itself.
-    #[serde(untagged)]
-    Text(String),
-}
+impl<'de> Deserialize<'de> for Secret {
+    /// Only the deserializer of a configuration file supports secrets: it loads the key and passes
+    /// the source with it.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SecretVisitor;
+        impl<'de> Visitor<'de> for SecretVisitor {
+            type Value = Secret;
 
-impl fmt::Debug for RawSecret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("RawSecret(…)")
+            visitor_expects!(SECRET_FORMS);
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Secret, A::Error> {
+                let mut next = || {
+                    let part = parts.next_element::<String>()?;
+                    part.ok_or_else(|| A::Error::invalid_length(0, &self))
+                };
+                let (kind, place, key) = (next()?, next()?, next()?);
+                let place = match kind.as_str() {
+                    "file" => Some(SecretPlace::File(place.into())),
+                    "env" => Some(SecretPlace::Env(place)),
+                    _ => None,
+                };
+                let key = Zeroizing::new(key);
+                Ok(Secret { place, key })
+            }
+        }
+        deserializer.deserialize_newtype_struct(Self::NAME, SecretVisitor)
     }
 }
 
-/// The syntax of a [`RawSecret`]. Errors print this text instead of the value.
-pub(super) const SECRET_FORMS: &str =
-    "a key in quotes, {\"file\": \"PATH\"} or {\"env\": \"NAME\"}";
-
-impl<'de> Deserialize<'de> for RawSecret {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let wrong = || D::Error::custom(format_args!("expected {SECRET_FORMS}"));
-        match Value::deserialize(deserializer)? {
-            Value::String(text) => Ok(Self::Text(text)),
-            Value::Object(place) => from_place(&place).ok_or_else(wrong),
-            _ => Err(wrong()),
+impl Serialize for Secret {
+    /// Writes the place of the key, or the key itself if it has none.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.place {
+            Some(place) => place.serialize(serializer),
+            None => serializer.serialize_str(&self.key),
         }
     }
 }
 
-fn from_place(place: &Map<String, Value>) -> Option<RawSecret> {
-    let text = |field: &str| place.get(field).map(Value::as_str);
-    match (text("file"), text("env")) {
-        (Some(Some(path)), None) => Some(RawSecret::File(path.into())),
-        (None, Some(Some(name))) => Some(RawSecret::Env(name.to_owned())),
-        _ => None,
+impl JsonSchema for Secret {
+    fn schema_name() -> Cow<'static, str> {
+        "Key".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let place = |name: &str, text: &str| {
+            json_schema!({
+                "type": "object",
+                "properties": {name: {"type": "string", "description": text}},
+                "required": [name],
+                "additionalProperties": false,
+            })
+        };
+        json_schema!({
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                place("file", "The file that contains the key. rePort ignores one line break at its end."),
+                place("env", "The environment variable that contains the key."),
+            ],
+            "x-type": "key",
+        })
     }
 }
+
+/// The place of a key outside of the configuration file.
+#[derive(Clone, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SecretPlace {
+    /// A file, relative to the folder of the configuration.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+}
+
+/// The syntax of a [`Secret`]. Errors print this text instead of the value.
+pub(super) const SECRET_FORMS: &str =
+    "a key in quotes, {\"file\": \"PATH\"} or {\"env\": \"NAME\"}";
 
 /// Why a key cannot be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,28 +184,34 @@ pub struct SecretSources<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
-impl RawSecret {
+impl SecretPlace {
     /// Loads the key.
     ///
     /// # Errors
     /// Fails when the source holds no key. The message names the source and never the key.
-    pub fn fetch(&self, sources: SecretSources<'_>) -> Result<Secret, SecretError> {
+    pub(super) fn load(&self, sources: SecretSources<'_>) -> Result<String, SecretError> {
         match self {
-            Self::Text(text) if text.is_empty() => Err(SecretError::Empty),
-            Self::Text(text) => Ok(Secret::new(text.clone())),
             Self::File(path) => from_file(&sources.folder.join(path)),
             Self::Env(name) => {
                 match (sources.variable)(name).and_then(|value| value.into_string().ok()) {
                     None => Err(SecretError::NoVariable(name.clone())),
                     Some(text) if text.is_empty() => Err(SecretError::EmptyVariable(name.clone())),
-                    Some(text) => Ok(Secret::new(text)),
+                    Some(text) => Ok(text),
                 }
             }
         }
     }
+
+    /// Returns the kind of the place, and its path or name.
+    pub(super) fn into_parts(self) -> (&'static str, String) {
+        match self {
+            Self::File(path) => ("file", path.to_string_lossy().into_owned()),
+            Self::Env(name) => ("env", name),
+        }
+    }
 }
 
-fn from_file(path: &Path) -> Result<Secret, SecretError> {
+fn from_file(path: &Path) -> Result<String, SecretError> {
     let unreadable = |error: io::Error| SecretError::Unreadable {
         path: path.to_owned(),
         reason: error.to_string(),
@@ -163,29 +229,31 @@ fn from_file(path: &Path) -> Result<Secret, SecretError> {
     if key.is_empty() {
         Err(SecretError::EmptyFile(path.to_owned()))
     } else {
-        Ok(Secret::new(key.to_owned()))
+        Ok(key.to_owned())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::node::{Node, NodeReader};
 
-    fn fetch(json: &str, folder: &Path) -> Result<Secret, SecretError> {
+    fn load(json: &str, folder: &Path) -> Result<Secret, String> {
         let variable = |name: &str| match name {
             "KEY" => Some(OsString::from("from the environment")),
             "EMPTY" => Some(OsString::new()),
             _ => None,
         };
-        let raw: RawSecret = serde_json::from_str(json).expect(json);
-        raw.fetch(SecretSources {
+        let sources = SecretSources {
             folder,
             variable: &variable,
-        })
+        };
+        let node = Node::parse(json).expect(json);
+        Secret::deserialize(NodeReader::part(&node, sources)).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn fetch_reads_text_files_and_variables() {
+    fn secrets_load_from_text_files_and_variables() {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("key"), "from a file\r\n").expect("written");
         for (json, key) in [
@@ -193,7 +261,7 @@ mod tests {
             (r#"{"file": "key"}"#, "from a file"),
             (r#"{"env": "KEY"}"#, "from the environment"),
         ] {
-            assert_eq!(fetch(json, folder.path()), Ok(Secret::new(key.into())));
+            assert_eq!(load(json, folder.path()), Ok(Secret::new(key.into())));
         }
     }
 
@@ -208,14 +276,14 @@ mod tests {
             {
                 std::fs::write(&path, &bytes).expect("written");
                 assert_eq!(
-                    fetch(r#"{"file": "key"}"#, folder.path()),
+                    load(r#"{"file": "key"}"#, folder.path()),
                     Ok(Secret::new("a key".into())),
                     "{bytes:?}"
                 );
             }
         }
         std::fs::write(&path, b"a\xffb").expect("written");
-        let error = fetch(r#"{"file": "key"}"#, folder.path())
+        let error = load(r#"{"file": "key"}"#, folder.path())
             .expect_err("no text")
             .to_string();
         assert!(
@@ -229,20 +297,23 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("key");
         std::fs::write(&path, "\n").expect("written");
-        assert_eq!(fetch("\"\"", folder.path()), Err(SecretError::Empty));
         assert_eq!(
-            fetch(r#"{"file": "key"}"#, folder.path()),
-            Err(SecretError::EmptyFile(path))
+            load("\"\"", folder.path()),
+            Err(SecretError::Empty.to_string())
         );
         assert_eq!(
-            fetch(r#"{"env": "EMPTY"}"#, folder.path()),
-            Err(SecretError::EmptyVariable("EMPTY".into()))
+            load(r#"{"file": "key"}"#, folder.path()),
+            Err(SecretError::EmptyFile(path).to_string())
         );
         assert_eq!(
-            fetch(r#"{"env": "NONE"}"#, folder.path()),
-            Err(SecretError::NoVariable("NONE".into()))
+            load(r#"{"env": "EMPTY"}"#, folder.path()),
+            Err(SecretError::EmptyVariable("EMPTY".into()).to_string())
         );
-        let error = fetch(r#"{"file": "missing"}"#, folder.path())
+        assert_eq!(
+            load(r#"{"env": "NONE"}"#, folder.path()),
+            Err(SecretError::NoVariable("NONE".into()).to_string())
+        );
+        let error = load(r#"{"file": "missing"}"#, folder.path())
             .expect_err("no file")
             .to_string();
         assert!(
@@ -253,25 +324,33 @@ mod tests {
 
     #[test]
     fn debug_output_hides_keys() {
-        let raw = RawSecret::Text("hush".into());
-        assert_eq!(
-            format!("{raw:?} {:?}", Secret::new("hush".into())),
-            "RawSecret(…) Secret(…)"
-        );
+        assert_eq!(format!("{:?}", Secret::new("hush".into())), "Secret(…)");
     }
 
     #[test]
-    fn raw_secrets_round_trip() {
-        for raw in [
-            RawSecret::Text("key".into()),
-            RawSecret::File("path".into()),
-            RawSecret::Env("NAME".into()),
-        ] {
-            let text = serde_json::to_string(&raw).expect("serializes");
-            assert!(
-                serde_json::from_str::<RawSecret>(&text).is_ok_and(|read| read == raw),
-                "{text}"
-            );
+    fn secrets_are_written_as_their_source() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("path"), "hush").expect("written");
+        for json in [r#""key""#, r#"{"file":"path"}"#, r#"{"env":"KEY"}"#] {
+            let secret = load(json, folder.path()).expect(json);
+            assert_eq!(serde_json::to_string(&secret).expect(json), json);
         }
+    }
+
+    #[test]
+    fn other_forms_are_refused_without_the_key() {
+        for json in [
+            "4711",
+            "null",
+            r#"{}"#,
+            r#"{"env": 4711}"#,
+            r#"{"file": "a", "env": "4711"}"#,
+        ] {
+            let error = load(json, Path::new("")).expect_err(json);
+            assert!(error.contains(SECRET_FORMS), "{error}");
+            assert!(!error.contains("4711"), "{error}");
+        }
+        let error = load(r#"{"fil": "4711"}"#, Path::new("")).expect_err("unknown");
+        assert!(error.contains("`fil`"), "{error}");
     }
 }

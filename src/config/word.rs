@@ -1,0 +1,117 @@
+//! Fields that take one of several words, for `#[serde(with = "word")]`.
+
+use std::fmt;
+
+use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+use super::error::{nearest, nearest_or_all};
+use crate::text::without_password;
+
+/// A value that a file names by a word.
+pub(super) trait Word: Copy + PartialEq + 'static {
+    /// All values, in the order of the documentation.
+    const ALL: &'static [Self];
+    /// The value of an absent field.
+    const DEFAULT: Self;
+
+    /// Returns the word.
+    fn word(self) -> &'static str;
+}
+
+/// A word that a field does not know.
+struct UnknownWord<'a> {
+    found: &'a str,
+    known: Vec<&'static str>,
+}
+
+impl fmt::Display for UnknownWord<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nearest = nearest(self.found, self.known.iter().copied());
+        let remedy = nearest_or_all(nearest.as_deref(), &self.known);
+        write!(
+            formatter,
+            "is \"{}\": {remedy}",
+            without_password(self.found)
+        )
+    }
+}
+
+/// Returns the value of a word.
+///
+/// # Errors
+/// Returns the text that follows the name of the field.
+pub(super) fn parse<T: Word>(text: &str) -> Result<T, String> {
+    let found = T::ALL.iter().find(|value| value.word() == text);
+    found.copied().ok_or_else(|| {
+        let known = T::ALL.iter().map(|value| value.word()).collect();
+        UnknownWord { found: text, known }.to_string()
+    })
+}
+
+pub(super) fn deserialize<'de, T: Word, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+pub(super) fn serialize<T: Word, S: Serializer>(
+    value: &T,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(value.word())
+}
+
+pub(super) fn default<T: Word>() -> T {
+    T::DEFAULT
+}
+
+pub(super) fn is_default<T: Word>(value: &T) -> bool {
+    *value == T::DEFAULT
+}
+
+pub(super) fn schema<T: Word>(_: &mut SchemaGenerator) -> Schema {
+    let words: Vec<&str> = T::ALL.iter().map(|value| value.word()).collect();
+    json_schema!({"type": "string", "enum": words, "default": T::DEFAULT.word()})
+}
+
+impl Word for tracing::Level {
+    const ALL: &'static [Self] = &[
+        tracing::Level::ERROR,
+        tracing::Level::WARN,
+        tracing::Level::INFO,
+        tracing::Level::DEBUG,
+        tracing::Level::TRACE,
+    ];
+    const DEFAULT: Self = tracing::Level::INFO;
+
+    fn word(self) -> &'static str {
+        match self {
+            tracing::Level::ERROR => "error",
+            tracing::Level::WARN => "warn",
+            tracing::Level::INFO => "info",
+            tracing::Level::DEBUG => "debug",
+            tracing::Level::TRACE => "trace",
+        }
+    }
+}
+
+impl Word for EncryptMethod {
+    const ALL: &'static [Self] = &EncryptMethod::ALL;
+    /// Authenticated, and the fastest such method.
+    const DEFAULT: Self = EncryptMethod::Aes128Gcm;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Word for CompressMethod {
+    const ALL: &'static [Self] = &CompressMethod::ALL;
+    const DEFAULT: Self = CompressMethod::Null;
+
+    fn word(self) -> &'static str {
+        self.name()
+    }
+}
