@@ -144,7 +144,7 @@ impl Outbox {
     }
 
     /// Closes a channel once its lane has nothing more to send. From now on the link only calls
-    /// [`Lane::transmit`] on the lane, until it returns [`Transmit::Last`] or [`Transmit::Nothing`]
+    /// [`Lane::transmit`] on the lane, until it returns `Transmit::Last` or `Transmit::Nothing`
     /// and was not marked ready in the meantime. CLOSE then follows the lane's data, and the lane
     /// is dropped. Does nothing if the channel is not open.
     pub fn close_after_drain(&self, channel: u32, notice: &Notice) {

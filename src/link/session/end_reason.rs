@@ -8,9 +8,9 @@ use report_proto::frame::{Code, Notice};
 /// The reason why a link ended.
 #[derive(Debug)]
 pub enum EndReason {
-    /// The caller of [`Link::run`] cancelled the link.
+    /// The caller of `Link::run` cancelled the link.
     Cancelled,
-    /// This side requested the end with [`Outbox::end`] or through its [`Handler`].
+    /// This side requested the end with `Outbox::end` or through its `Handler`.
     Requested(Notice),
     /// The peer broke the protocol. This side sent it ERROR.
     ProtocolViolation(Notice),
