@@ -19,6 +19,7 @@
 //! | [`link`] | one link: authentication, keep-alive, the send schedule of its channels |
 //! | [`net`] | from a host name to a socket of messages: TCP, proxies, TLS, the WebSocket |
 //! | [`diagnosis`] | the reason of a failure as data: layer, code, evidence, cause, remedy |
+//! | [`diagnosis`] | a failure as data: its code, the evidence, the cause and the remedy |
 //! | [`random`], [`text`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; time in suspend; the kernel's table of TCP connections |
 //! | [`report_proto`] | the pure layers, a separate crate: frames, multiplexer, ciphers, compression |
 //!
