@@ -402,6 +402,7 @@ mod tests {
         assert!(authentication.answer(&fresh("false")).await.is_err());
     }
 
+    #[cfg(feature = "proxy-sso")]
     #[tokio::test]
     async fn earlier_offers_remain_valid() {
         let user = user();
@@ -427,6 +428,7 @@ mod tests {
         assert!(third.to_str().unwrap().starts_with("Basic "));
     }
 
+    #[cfg(feature = "proxy-sso")]
     #[tokio::test]
     async fn local_failures_do_not_blame_the_proxy() {
         let user = "http://a%5Cb%5Cc:word@proxy"
@@ -465,6 +467,7 @@ mod tests {
         );
     }
 
+    #[cfg(feature = "proxy-sso")]
     #[tokio::test]
     async fn several_challenges_in_one_header_are_parsed() {
         let user = user();
@@ -505,5 +508,27 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("by Bearer only"), "{error}");
+    }
+
+    #[cfg(not(feature = "proxy-sso"))]
+    #[tokio::test]
+    async fn build_without_ntlm_uses_the_next_scheme_or_says_so() {
+        let user = user();
+        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let error = authentication
+            .answer(&challenge_headers(&["NTLM"]))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("this build has no NTLM") && error.contains("proxy-sso"),
+            "{error}"
+        );
+        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let answer = authentication
+            .answer(&challenge_headers(&["Negotiate", "Basic realm=\"x\""]))
+            .await
+            .unwrap();
+        assert!(answer.to_str().unwrap().starts_with("Basic "));
     }
 }

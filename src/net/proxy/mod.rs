@@ -17,7 +17,13 @@ mod connect;
 pub mod environment;
 mod error;
 mod socks;
+#[cfg(feature = "proxy-sso")]
+mod sspi_error;
 mod token_error;
+#[cfg(feature = "proxy-sso")]
+mod tokens;
+#[cfg(not(feature = "proxy-sso"))]
+#[path = "tokens_unsupported.rs"]
 mod tokens;
 
 pub use self::{
