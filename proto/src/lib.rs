@@ -14,6 +14,17 @@
 //! `frame`, `mux`, `crypto` and `compress` do not import each other. The protocol is specified in
 //! `docs/PROTOCOL.md`, and `tests/vectors/` holds a test vector for each layout.
 
+// No input may cause a panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 // Tests choose a start time. The build without tests keeps the crate free of clocks.
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 

@@ -3,17 +3,6 @@
 //! One WebSocket message carries one frame. This layer converts between bytes and frames. It does
 //! not know sockets, the behaviour of roles, or the contents of channels.
 
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
-
 mod codec;
 mod hello;
 mod notice;

@@ -23,17 +23,6 @@
 //! [`Mux::resume`]). While there is no channel, the caller does not poll for messages; everything
 //! else continues.
 
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )
-)]
-
 mod ack_queue;
 mod bandwidth;
 mod budget;
