@@ -15,7 +15,7 @@
 //!   from a part of the pool. Any number of applications that never read leaves the rest to the
 //!   others.
 
-use super::{stream::ReceiveHalf, window::UNPROVEN_LOAN_MAX};
+use super::{receive_half::ReceiveHalf, window::UNPROVEN_LOAN_MAX};
 
 /// The part of the pool that unproven streams share, and the part that proven streams always leave
 /// to them, both as divisors.

@@ -29,12 +29,19 @@ mod budget;
 mod byte_queue;
 mod credit;
 mod error;
+mod flight;
 mod frame;
+mod gaps;
+mod lanes;
 mod open_state;
+mod opened;
+mod reassembly;
 mod receive;
+mod receive_half;
 mod resume;
 mod resume_state;
 mod rtt;
+mod send_half;
 mod send_totals;
 mod stream;
 mod stream_api;
@@ -57,6 +64,9 @@ use self::{
     budget::BudgetAccount,
     credit::CreditPool,
     frame::TunnelFrame,
+    gaps::Gaps,
+    lanes::Lanes,
+    opened::OpenedStreams,
     resume_state::{ResumeState, TunnelCloseState},
     rtt::RttProber,
     send_totals::SendTotals,
@@ -67,6 +77,7 @@ pub use self::{
     budget::MemoryBudget,
     error::{MuxError, ResetCode, StreamError},
     frame::{MOVE, MOVED, StreamId},
+    lanes::LaneId,
     send_totals::WRITE_MAX,
     window::WindowSize,
 };
@@ -134,6 +145,8 @@ pub enum MuxEvent {
         /// The number of bytes to send again.
         again_bytes: u64,
     },
+    /// The peer reports that a lane has ended. The caller closes its attachment.
+    LaneLost(LaneId),
     /// The peer ended the tunnel.
     Closed(ResetCode),
 }
@@ -156,11 +169,14 @@ pub struct Mux {
     streams: Map<StreamId, StreamState>,
     /// The number of streams that the peer opened.
     peer_streams: usize,
-    /// The next stream number to open here, the next one whose OPEN has not been sent, and the next
-    /// one that the peer will open.
+    /// The next stream number to open here, and the next one whose OPEN has not been sent.
     next_local: u64,
     next_announced: u64,
-    next_peer: u64,
+    opened_by_peer: OpenedStreams,
+    lanes: Lanes,
+    /// Lost lanes that the present message has reported.
+    reported_lost: Vec<LaneId>,
+    gaps: Gaps,
     grant: PeerGrant,
     /// The sum of all first transmissions in bytes, and the peer's limit for it.
     tunnel_sent: u64,
@@ -171,6 +187,10 @@ pub struct Mux {
     account: BudgetAccount,
     rtt: RttProber,
     schedule: DrrScheduler<StreamId>,
+    /// With several lanes, the streams with little data under way, which use the control lane.
+    urgent: DrrScheduler<StreamId>,
+    /// Streams that may send only on the lane of their OPEN until the peer confirms it.
+    awaiting_open: BTreeSet<StreamId>,
     /// Streams that lack tunnel credit. They are kept out of the schedule so that they do not block
     /// retransmissions, which need no credit.
     parked: BTreeSet<StreamId>,
@@ -185,6 +205,8 @@ pub struct Mux {
     /// takes no memory.
     pending_pong: Option<u64>,
     ack_queue: AckQueue,
+    /// Ends of forgotten streams that the peer has repeated: they are acknowledged again.
+    forgotten_ends: VecDeque<(StreamId, u64)>,
     events: VecDeque<MuxEvent>,
     resume_state: ResumeState,
     close_state: TunnelCloseState,
@@ -204,7 +226,10 @@ impl Mux {
             peer_streams: 0,
             next_local,
             next_announced: next_local,
-            next_peer,
+            opened_by_peer: OpenedStreams::new(next_peer),
+            lanes: Lanes::new(),
+            reported_lost: Vec::new(),
+            gaps: Gaps::default(),
             grant,
             tunnel_sent: 0,
             tunnel_limit: grant.tunnel_window,
@@ -214,12 +239,15 @@ impl Mux {
             account: BudgetAccount::default(),
             rtt: RttProber::default(),
             schedule: DrrScheduler::default(),
+            urgent: DrrScheduler::default(),
+            awaiting_open: BTreeSet::new(),
             parked: BTreeSet::new(),
             interactive: BTreeSet::new(),
             opens: VecDeque::new(),
             ends: VecDeque::new(),
             pending_pong: None,
             ack_queue: AckQueue::default(),
+            forgotten_ends: VecDeque::new(),
             events: VecDeque::new(),
             resume_state: ResumeState::default(),
             close_state: TunnelCloseState::default(),
@@ -241,11 +269,18 @@ impl Mux {
     /// Returns the time at which to call [`Mux::handle_timeout`], if there is one.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.ack_queue.deadline()
+        self.ack_queue
+            .deadline()
+            .into_iter()
+            .chain(self.gaps.deadline().filter(|_| !self.lanes.is_empty()))
+            .min()
     }
 
     /// Handles the passing of the deadline that [`Mux::poll_timeout`] returned.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    ///
+    /// # Errors
+    /// If the peer left a gap in a stream for too long. The tunnel must end then.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), MuxError> {
         for id in self.ack_queue.expire(now) {
             if self
                 .streams
@@ -255,6 +290,10 @@ impl Mux {
                 self.ack_immediately(id);
             }
         }
+        if !self.lanes.is_empty() && self.gaps.deadline().is_some_and(|until| until <= now) {
+            return Err(MuxError::Protocol("a gap in a stream was not filled"));
+        }
+        Ok(())
     }
 
     /// Returns the number of streams, including those that only wait for their last
@@ -335,6 +374,7 @@ impl Mux {
     fn remove_if_complete(&mut self, id: StreamId) {
         if self.streams.get(&id).is_some_and(StreamState::is_complete) {
             self.streams.remove(&id);
+            self.gaps.remove(id);
             if !self.is_local(id) {
                 self.peer_streams = self.peer_streams.saturating_sub(1);
             }

@@ -3,13 +3,15 @@
 
 use bytes::Bytes;
 
+use super::LaneId;
+
 /// The progress of a stream's opening, at its opener.
 #[derive(Debug)]
 pub(super) enum OpenState {
     /// OPEN has never been sent; it carries these details.
     Unsent(Bytes),
-    /// OPEN was sent, and no frame from the peer confirms yet that it arrived.
-    Sent(Bytes),
+    /// OPEN was sent on this lane, and no frame from the peer confirms yet that it arrived.
+    Sent(Bytes, LaneId),
     /// OPEN was sent, was lost with its attachment, and must be sent again.
     Resend(Bytes),
     /// The peer knows the stream.
@@ -21,7 +23,7 @@ impl OpenState {
     pub(super) fn due(&self) -> Option<&Bytes> {
         match self {
             OpenState::Unsent(details) | OpenState::Resend(details) => Some(details),
-            OpenState::Sent(_) | OpenState::Confirmed => None,
+            OpenState::Sent(..) | OpenState::Confirmed => None,
         }
     }
 
@@ -35,17 +37,38 @@ impl OpenState {
         matches!(self, OpenState::Confirmed)
     }
 
-    /// Records that OPEN was sent.
-    pub(super) fn mark_sent(&mut self) {
+    /// Returns whether frames of the stream may leave on `lane`. On another lane than that of OPEN
+    /// they could overtake it.
+    pub(super) fn may_send_on(&self, lane: LaneId) -> bool {
+        match self {
+            OpenState::Unsent(_) | OpenState::Resend(_) => false,
+            OpenState::Sent(_, open_lane) => *open_lane == lane,
+            OpenState::Confirmed => true,
+        }
+    }
+
+    /// Records that OPEN was sent on `lane`.
+    pub(super) fn mark_sent(&mut self, lane: LaneId) {
         if let OpenState::Unsent(details) | OpenState::Resend(details) = self {
-            *self = OpenState::Sent(std::mem::take(details));
+            *self = OpenState::Sent(std::mem::take(details), lane);
+        }
+    }
+
+    /// Queues an OPEN that was sent on `lane` for retransmission. Returns whether there was one.
+    pub(super) fn lose(&mut self, lane: LaneId) -> bool {
+        match self {
+            OpenState::Sent(details, open_lane) if *open_lane == lane => {
+                *self = OpenState::Resend(std::mem::take(details));
+                true
+            }
+            _ => false,
         }
     }
 
     /// Records that the peer referred to the stream. An OPEN that is queued for retransmission is
     /// sent nevertheless, because the data of the stream waits for it.
     pub(super) fn confirm(&mut self) {
-        if let OpenState::Sent(_) = self {
+        if let OpenState::Sent(..) = self {
             *self = OpenState::Confirmed;
         }
     }
@@ -54,8 +77,8 @@ impl OpenState {
     /// OPEN.
     pub(super) fn resume(&mut self, seen: bool) {
         match self {
-            OpenState::Sent(_) | OpenState::Resend(_) if seen => *self = OpenState::Confirmed,
-            OpenState::Sent(details) => *self = OpenState::Resend(std::mem::take(details)),
+            OpenState::Sent(..) | OpenState::Resend(_) if seen => *self = OpenState::Confirmed,
+            OpenState::Sent(details, _) => *self = OpenState::Resend(std::mem::take(details)),
             _ => {}
         }
     }

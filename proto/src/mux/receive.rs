@@ -2,14 +2,19 @@
 
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use super::{
-    DETAILS_MAX, Mux, MuxError, MuxEvent, REFUSED_MIN, ResetCode, StreamId, TunnelFrame,
+    DETAILS_MAX, LaneId, Mux, MuxError, MuxEvent, REFUSED_MIN, ResetCode, StreamId, TunnelFrame,
     open_state::OpenState,
+    opened::OpenedStreams,
     stream::{StreamEnd, StreamState},
 };
 use crate::map::Map;
+
+/// The largest number of acknowledgements for forgotten streams that wait to be sent. A peer repeats
+/// the ends of its streams once per lane that ends.
+const FORGOTTEN_ENDS_MAX: usize = 65_536;
 
 /// The largest frame that counts as interactive, in bytes: a keystroke, a prompt or a small answer.
 const INTERACTIVE_FRAME_MAX: u64 = 1024;
@@ -19,12 +24,17 @@ const INTERACTIVE_FRAME_MAX: u64 = 1024;
 const INTERACTIVE_STREAM_MAX: u64 = 16 * 1024;
 
 impl Mux {
-    /// Processes a message from the peer.
+    /// Processes a message of the peer that arrived on `lane`.
     ///
     /// # Errors
     /// If the peer broke the protocol. The tunnel must end then. The frames before the faulty one
     /// have taken effect.
-    pub fn handle_message(&mut self, now: Instant, mut message: Bytes) -> Result<(), MuxError> {
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        lane: LaneId,
+        mut message: Bytes,
+    ) -> Result<(), MuxError> {
         if !message.is_empty() {
             self.resume_state.mark_candidates_stale();
         }
@@ -42,8 +52,10 @@ impl Mux {
                 },
                 frame => frame,
             };
-            self.handle_frame(now, frame)?;
+            self.handle_frame(now, lane, frame)?;
         }
+        self.repeat_reported(now);
+        self.schedule_confirmed();
         self.update_budget();
         Ok(())
     }
@@ -64,11 +76,16 @@ impl Mux {
         }
     }
 
-    fn handle_frame(&mut self, now: Instant, frame: TunnelFrame) -> Result<(), MuxError> {
+    fn handle_frame(
+        &mut self,
+        now: Instant,
+        lane: LaneId,
+        frame: TunnelFrame,
+    ) -> Result<(), MuxError> {
         if self.close_state.is_ended_by_peer() {
             return Err(MuxError::Protocol("frame after END"));
         }
-        let is_listing = self.resume_state.admit(&frame)?;
+        let is_listing = self.resume_state.admit(lane, &frame)?;
         match frame {
             TunnelFrame::Window {
                 stream,
@@ -88,12 +105,12 @@ impl Mux {
             TunnelFrame::Fin {
                 stream,
                 final_offset,
-            } => self.handle_end(now, stream, final_offset, StreamEnd::Fin),
+            } => self.handle_fin(now, stream, final_offset),
             TunnelFrame::Reset {
                 stream,
                 final_offset,
                 code,
-            } => self.handle_end(now, stream, final_offset, StreamEnd::Reset(code)),
+            } => self.handle_reset(now, stream, final_offset, code),
             TunnelFrame::Window {
                 stream,
                 received,
@@ -120,6 +137,7 @@ impl Mux {
                 self.close_state.set_ended_by_peer();
                 self.events.push_back(MuxEvent::Closed(code));
             }
+            TunnelFrame::Lost { lane } => self.handle_lost(lane),
             TunnelFrame::Open { .. }
             | TunnelFrame::Data { .. }
             | TunnelFrame::Fin { .. }
@@ -136,12 +154,12 @@ impl Mux {
         window: u64,
         details: Bytes,
     ) -> Result<(), MuxError> {
-        // After a resumption the peer may repeat an OPEN that has arrived.
-        if self.resume_state.has_resumed() && !self.is_local(id) && id.0 < self.next_peer {
-            return Ok(());
+        if self.is_local(id) {
+            return Err(MuxError::Protocol("OPEN with a stream of the wrong side"));
         }
-        if id.0 != self.next_peer {
-            return Err(MuxError::Protocol("OPEN out of order"));
+        // After the end of a lane the peer may repeat an OPEN that has arrived.
+        if !self.opened_by_peer.is_missing(id) {
+            return Ok(());
         }
         if details.len() > DETAILS_MAX {
             return Err(MuxError::Protocol("OPEN details too long"));
@@ -153,7 +171,7 @@ impl Mux {
                 "too many refused streams that were never ended",
             ));
         }
-        self.next_peer = self.next_peer.saturating_add(2);
+        self.opened_by_peer.add(id)?;
         let full = self.peer_streams >= permitted;
         self.peer_streams = self.peer_streams.saturating_add(1);
         self.streams.insert(
@@ -181,32 +199,49 @@ impl Mux {
         offset: u64,
         bytes: Bytes,
     ) -> Result<(), MuxError> {
-        let Some(stream) = find_stream(&mut self.streams, id, self.next_local, self.next_peer)?
-        else {
+        if bytes.is_empty() {
+            return Err(MuxError::Protocol("DATA without bytes"));
+        }
+        let frame_bytes = bytes.len() as u64;
+        let Some(stream) = self.find_stream(id)? else {
             return Ok(());
         };
-        let Some(bytes) = new_data(stream, offset, bytes)? else {
+        let had_end = stream.receive.end().is_some();
+        let received = self.change_receive(now, id, |receive| receive.receive(offset, bytes));
+        let Some(length) = received.transpose()?.filter(|length| *length > 0) else {
             return Ok(());
         };
-        let length = bytes.len() as u64;
         if !self.window.receive(now, length) {
             return Err(MuxError::FlowControl("data beyond the tunnel window"));
         }
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
         // Data that no application will read still counts, so that its credit returns.
         let unwanted = stream.released || matches!(stream.send.end(), Some(StreamEnd::Reset(_)));
+        let has_ended = stream.receive.end().is_some() && !had_end;
         if unwanted {
-            self.credit
-                .track(&mut stream.receive, |receive| receive.skip(length));
             self.discard(now, id);
-            return Ok(());
+        } else {
+            self.on_wanted_data(now, id, frame_bytes);
         }
+        if has_ended {
+            self.on_direction_ended(now, id);
+        }
+        Ok(())
+    }
+
+    /// Handles data that the application will read: wakes it, and schedules the acknowledgement.
+    fn on_wanted_data(&mut self, now: Instant, id: StreamId, length: u64) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         // A stream that moves much is bulk; small frames of another one are interactive.
         if stream.receive.window().consumed_since_mark() > INTERACTIVE_STREAM_MAX {
             self.window.bandwidth().interactive().clear(id.0);
         } else if length <= INTERACTIVE_FRAME_MAX {
             self.window.bandwidth().interactive().on_activity(now, id.0);
         }
-        stream.receive.receive(bytes);
         if std::mem::take(&mut stream.wants_read) {
             self.events.push_back(MuxEvent::Readable(id));
         }
@@ -215,47 +250,72 @@ impl Mux {
         } else if self.delay_ack(id) {
             self.ack_queue.on_received(now, length);
         }
-        Ok(())
     }
 
-    fn handle_end(
+    fn handle_fin(
         &mut self,
         now: Instant,
         id: StreamId,
         final_offset: u64,
-        end: StreamEnd,
     ) -> Result<(), MuxError> {
-        let Some(stream) = find_stream(&mut self.streams, id, self.next_local, self.next_peer)?
-        else {
-            return Ok(());
-        };
-        let is_reset = matches!(end, StreamEnd::Reset(_));
-        let Some(missing) = missing_bytes(stream, final_offset, is_reset)? else {
-            return Ok(());
-        };
-        self.credit.track(&mut stream.receive, |receive| {
-            receive.finish(end);
-            receive.skip(missing);
-        });
-        self.window.bandwidth().interactive().clear(id.0);
-        if !self.window.receive(now, missing) {
-            return Err(MuxError::FlowControl(
-                "final offset beyond the tunnel window",
-            ));
+        if self.find_stream(id)?.is_none() {
+            return self.acknowledge_forgotten(id, final_offset);
         }
-        if is_reset {
+        let finished = self.change_receive(now, id, |receive| receive.finish(final_offset));
+        if finished.transpose()? == Some(true) {
+            self.on_direction_ended(now, id);
+        }
+        Ok(())
+    }
+
+    fn handle_reset(
+        &mut self,
+        now: Instant,
+        id: StreamId,
+        final_offset: u64,
+        code: ResetCode,
+    ) -> Result<(), MuxError> {
+        if self.find_stream(id)?.is_none() {
+            return self.acknowledge_forgotten(id, final_offset);
+        }
+        let reset = self.change_receive(now, id, |receive| receive.reset(final_offset, code));
+        if let Some(missing) = reset.transpose()?.flatten() {
+            if !self.window.receive(now, missing) {
+                return Err(MuxError::FlowControl(
+                    "final offset beyond the tunnel window",
+                ));
+            }
             self.events.push_back(MuxEvent::Reset(id));
             // A RESET needs an answer unless this end has sent FIN or RESET (PROTOCOL 9.4).
-            let answered = stream.send.is_end_sent();
+            let answered = self
+                .streams
+                .get(&id)
+                .is_some_and(|stream| stream.send.is_end_sent());
             self.discard(now, id);
             if !answered {
                 self.end(id, StreamEnd::Reset(ResetCode::Cancelled));
             }
         }
+        self.on_direction_ended(now, id);
+        Ok(())
+    }
+
+    /// Wakes the application at the end of a direction, and schedules its acknowledgement.
+    fn on_direction_ended(&mut self, now: Instant, id: StreamId) {
+        self.window.bandwidth().interactive().clear(id.0);
         self.wake(id);
         if self.delay_ack(id) {
             self.ack_queue.expire_soon(now);
         }
+    }
+
+    /// Acknowledges the end of a stream that is forgotten here. The peer repeats the end if a lane
+    /// ended before the first acknowledgement arrived.
+    fn acknowledge_forgotten(&mut self, id: StreamId, final_offset: u64) -> Result<(), MuxError> {
+        if self.forgotten_ends.len() >= FORGOTTEN_ENDS_MAX {
+            return Err(MuxError::Protocol("too many ends of forgotten streams"));
+        }
+        self.forgotten_ends.push_back((id, final_offset));
         Ok(())
     }
 
@@ -266,7 +326,8 @@ impl Mux {
         received: u64,
         limit: u64,
     ) -> Result<(), MuxError> {
-        let Some(stream) = find_stream(&mut self.streams, id, self.next_local, self.next_peer)?
+        let Some(stream) =
+            find_stream(&mut self.streams, &self.opened_by_peer, self.next_local, id)?
         else {
             return Ok(());
         };
@@ -302,29 +363,39 @@ impl Mux {
                     .get(&id)
                     .is_some_and(|stream| stream.send.unsent() > 0)
                 {
-                    self.schedule.add(id, super::send_totals::QUANTUM);
+                    self.schedule_data(id);
                 }
             }
         }
     }
 }
 
-/// Returns the stream, or `None` if it is complete already.
+impl Mux {
+    /// Returns the stream, or `None` if it is forgotten.
+    ///
+    /// # Errors
+    /// If the stream was never opened, or its OPEN was not sent yet.
+    fn find_stream(&mut self, id: StreamId) -> Result<Option<&mut StreamState>, MuxError> {
+        find_stream(&mut self.streams, &self.opened_by_peer, self.next_local, id)
+    }
+}
+
+/// Returns the stream, or `None` if it is forgotten.
 ///
 /// # Errors
 /// If the stream was never opened, or its OPEN was not sent yet.
-fn find_stream(
-    streams: &mut Map<StreamId, StreamState>,
-    id: StreamId,
+fn find_stream<'a>(
+    streams: &'a mut Map<StreamId, StreamState>,
+    opened_by_peer: &OpenedStreams,
     next_local: u64,
-    next_peer: u64,
-) -> Result<Option<&mut StreamState>, MuxError> {
-    let next = if id.0 % 2 == next_local % 2 {
-        next_local
+    id: StreamId,
+) -> Result<Option<&'a mut StreamState>, MuxError> {
+    let is_unopened = if id.0 % 2 == next_local % 2 {
+        id.0 >= next_local
     } else {
-        next_peer
+        opened_by_peer.is_missing(id)
     };
-    if id.0 >= next {
+    if is_unopened {
         return Err(MuxError::Protocol(
             "frame for a stream that was never opened",
         ));
@@ -339,72 +410,4 @@ fn find_stream(
         }
         None => Ok(None),
     }
-}
-
-/// Returns the part of the DATA from `offset` that has not arrived before, or `None` if there is
-/// none.
-///
-/// # Errors
-/// If the frame does not follow the received bytes, or exceeds the stream's window.
-fn new_data(
-    stream: &mut StreamState,
-    offset: u64,
-    mut bytes: Bytes,
-) -> Result<Option<Bytes>, MuxError> {
-    if bytes.is_empty() {
-        return Err(MuxError::Protocol("DATA without bytes"));
-    }
-    let received = stream.receive.received();
-    if offset > received {
-        return Err(MuxError::Protocol("DATA leaves a gap"));
-    }
-    let repeated = usize::try_from(received.saturating_sub(offset)).unwrap_or(usize::MAX);
-    if repeated >= bytes.len() {
-        return Ok(None);
-    }
-    bytes.advance(repeated);
-    if stream.receive.end().is_some() {
-        return Err(MuxError::Protocol("DATA after the end of the direction"));
-    }
-    let length = bytes.len() as u64;
-    if received.saturating_add(length) > stream.receive.window().limit() {
-        return Err(MuxError::FlowControl("data beyond the stream window"));
-    }
-    Ok(Some(bytes))
-}
-
-/// Returns how many bytes before an end at `final_offset` were never sent, or `None` if the
-/// direction has ended before and the frame changes nothing.
-///
-/// # Errors
-/// If the offset does not match the received bytes or an earlier end, or exceeds the stream's
-/// window.
-fn missing_bytes(
-    stream: &mut StreamState,
-    final_offset: u64,
-    is_reset: bool,
-) -> Result<Option<u64>, MuxError> {
-    let received = stream.receive.received();
-    let missing = final_offset.saturating_sub(received);
-    if final_offset < received || (missing > 0 && !is_reset) {
-        return Err(MuxError::Protocol(
-            "final offset does not match the received bytes",
-        ));
-    }
-    match stream.receive.end() {
-        Some(_) if missing > 0 => {
-            return Err(MuxError::Protocol(
-                "second end of a stream at another offset",
-            ));
-        }
-        Some(StreamEnd::Reset(_)) => return Ok(None),
-        Some(StreamEnd::Fin) if !is_reset => return Ok(None),
-        _ => {}
-    }
-    if final_offset > stream.receive.window().limit() {
-        return Err(MuxError::FlowControl(
-            "final offset beyond the stream window",
-        ));
-    }
-    Ok(Some(missing))
 }

@@ -12,10 +12,11 @@ use std::{collections::VecDeque, time::Instant};
 use bytes::BytesMut;
 
 use super::{
-    Mux, MuxError, MuxEvent, ResetCode, StreamId, TunnelFrame,
+    LaneId, Mux, MuxError, MuxEvent, ResetCode, StreamId, TunnelFrame,
     frame::FRAME_MAX,
-    resume_state::{Candidates, LISTS_MAX, LocalList, PeerList, Scope},
-    stream::{AckState, SendHalf},
+    resume_state::{Candidates, LocalList, PeerList, Scope},
+    send_half::SendHalf,
+    stream::AckState,
     transmit::{has_room, put_frame},
 };
 
@@ -45,18 +46,20 @@ impl Mux {
         .encode(out);
     }
 
-    /// Lets a candidate take over. Data that the previous attachment sent and the peer did not
-    /// acknowledge may be lost. It is sent again when the peer's list has arrived. The caller must
-    /// not deliver further messages of the previous attachment.
-    pub fn resume(&mut self, now: Instant) {
+    /// Lets a candidate take over as the only lane. Data that the previous lanes sent and the peer
+    /// did not acknowledge may be lost. It is sent again when the peer's list has arrived. The
+    /// caller must not deliver further messages of the previous lanes.
+    pub fn resume(&mut self, now: Instant, lane: LaneId) {
+        self.lanes.replace(lane);
         // PINGs and their measurements belong to the previous attachment and its path.
         self.rtt.reset();
         self.window.bandwidth().restart(now);
         self.pending_pong = None;
         // END may have been lost with the previous attachment.
-        self.close_state.is_sent = false;
-        self.resume_state.take_over();
+        self.close_state.sent_on.clear();
+        self.resume_state.take_over(lane);
         self.requeue_acks(now);
+        self.restart_gaps(now);
         self.update_budget();
     }
 
@@ -69,7 +72,21 @@ impl Mux {
     /// Returns whether [`Mux::close`] was called and its END was sent.
     #[must_use]
     pub fn is_end_of_tunnel_sent(&self) -> bool {
-        self.close_state.is_sent
+        !self.close_state.sent_on.is_empty()
+    }
+
+    /// Returns whether the lane that resumed the tunnel was lost before the peer's list had arrived.
+    /// The other lanes cannot carry on then: the caller ends them, and the tunnel is resumed again.
+    #[must_use]
+    pub fn is_list_lost(&self) -> bool {
+        let lane = self.resume_state.lane;
+        self.resume_state.paused && lane.is_none_or(|lane| !self.lanes.is_live(lane))
+    }
+
+    /// Returns whether both lists of the last resumption are complete, so that a lane may be added.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.resume_state.paused && !self.resume_state.is_list_due()
     }
 
     /// Appends the list with the limits that the peer already knows. New limits follow after the
@@ -105,7 +122,7 @@ impl Mux {
 
     fn list_header(&self) -> TunnelFrame {
         TunnelFrame::Resume {
-            seen: self.next_peer,
+            seen: self.opened_by_peer.lowest_missing(),
             opened: self.next_announced,
         }
     }
@@ -122,8 +139,17 @@ impl Mux {
     }
 
     /// Appends the local list as far as the message has room. Returns whether no part of it
-    /// remains.
-    pub(super) fn transmit_list(&mut self, now: Instant, out: &mut BytesMut, end: usize) -> bool {
+    /// remains. Nothing leaves on another lane before.
+    pub(super) fn transmit_list(
+        &mut self,
+        now: Instant,
+        lane: LaneId,
+        out: &mut BytesMut,
+        end: usize,
+    ) -> bool {
+        if self.resume_state.is_list_due() && self.resume_state.lane != Some(lane) {
+            return false;
+        }
         if matches!(self.resume_state.local_list, LocalList::Due)
             && has_room(out, end.saturating_sub(FRAME_MAX))
         {
@@ -152,11 +178,11 @@ impl Mux {
         !self.resume_state.is_list_due()
     }
 
-    /// Appends END if it was not sent. Nothing else follows.
-    pub(super) fn transmit_close(&mut self, out: &mut BytesMut) {
-        if let Some(code) = self.close_state.due() {
+    /// Appends END if it was not sent on this lane. Nothing else follows.
+    pub(super) fn transmit_close(&mut self, lane: LaneId, out: &mut BytesMut) {
+        if let Some(code) = self.close_state.due(lane) {
             TunnelFrame::End { code }.encode(out);
-            self.close_state.is_sent = true;
+            self.close_state.sent_on.push(lane);
         }
     }
 
@@ -184,7 +210,7 @@ impl Mux {
         let PeerList::Reading(Scope { opened, .. }) = self.resume_state.peer_list else {
             return Ok(());
         };
-        if !self.is_local(id) && (self.next_peer..opened).contains(&id.0) {
+        if !self.is_local(id) && id.0 < opened && self.opened_by_peer.is_missing(id) {
             // Its OPEN was lost, and the peer sends it again.
             return Ok(());
         }
@@ -224,16 +250,10 @@ impl Mux {
             return Ok(());
         }
         if id.0 >= if is_local { scope.seen } else { scope.opened } {
-            // A first list may be older than the frame that confirmed the stream. A later list
-            // cannot be.
-            let is_confirmed = is_local && stream.open_state.is_confirmed();
-            return if is_confirmed && self.resume_state.lists_begun == LISTS_MAX {
-                Err(MuxError::Protocol(
-                    "RESUME omits a stream that was acknowledged",
-                ))
-            } else {
-                Ok(())
-            };
+            // The stream was not seen when the list was written, or it is forgotten although an
+            // older one was missing. Its frames are repeated; the peer acknowledges the end of a
+            // forgotten stream again.
+            return Ok(());
         }
         let ended = stream.receive.end().is_some();
         if !(ended
@@ -255,11 +275,13 @@ impl Mux {
         self.parked.clear();
         self.opens.clear();
         self.ends.clear();
+        self.awaiting_open.clear();
         for id in self.sorted_streams() {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;
             };
-            stream.open_state.resume(id.0 < scope.seen);
+            let is_listed = stream.listed_in == self.resume_state.lists_begun_total;
+            stream.open_state.resume(id.0 < scope.seen || is_listed);
             self.send_totals.track(&mut stream.send, SendHalf::rewind);
             if stream.open_state.due().is_some() {
                 self.opens.push_back(id);
@@ -293,7 +315,7 @@ impl Mux {
     }
 
     /// Returns all streams in the order of their numbers. The order of the map differs in each run.
-    fn sorted_streams(&self) -> Vec<StreamId> {
+    pub(super) fn sorted_streams(&self) -> Vec<StreamId> {
         let mut ids: Vec<StreamId> = self.streams.keys().copied().collect();
         ids.sort_unstable();
         ids

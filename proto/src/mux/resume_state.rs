@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use super::{
     error::{MuxError, ResetCode},
     frame::{StreamId, TunnelFrame},
+    lanes::LaneId,
 };
 
 /// How often the peer may begin its list on an attachment: once as a candidate, and once more after
@@ -27,12 +28,11 @@ pub(super) const LISTS_MAX: u8 = 2;
 /// The state of resumption outside the streams.
 #[derive(Debug, Default)]
 pub(super) struct ResumeState {
-    /// Whether an attachment has replaced another before. Received frames may then repeat earlier
-    /// ones.
-    has_resumed: bool,
     /// Whether sending is paused because the peer's list has not arrived. Without it, data cannot
     /// continue.
     pub paused: bool,
+    /// The lane that resumed the tunnel. Only it carries lists.
+    pub lane: Option<LaneId>,
     pub local_list: LocalList,
     pub candidates: Candidates,
     pub peer_list: PeerList,
@@ -82,16 +82,12 @@ pub(super) struct Scope {
 #[derive(Debug, Default)]
 pub(super) struct TunnelCloseState {
     pub code: Option<ResetCode>,
-    pub is_sent: bool,
+    /// The lanes on which END was sent.
+    pub sent_on: Vec<LaneId>,
     ended_by_peer: bool,
 }
 
 impl ResumeState {
-    /// Returns whether received frames may repeat earlier ones.
-    pub(super) fn has_resumed(&self) -> bool {
-        self.has_resumed
-    }
-
     /// Returns whether OPEN, DATA, FIN and RESET may be sent.
     pub(super) fn is_flowing(&self) -> bool {
         !self.paused
@@ -102,10 +98,10 @@ impl ResumeState {
         !matches!(self.local_list, LocalList::None)
     }
 
-    /// Returns whether a part of the peer's list has arrived.
+    /// Returns whether the lane delivers the rest of a list.
     #[cfg(test)]
-    pub(super) fn is_reading_list(&self) -> bool {
-        matches!(self.peer_list, PeerList::Reading(_))
+    pub(super) fn is_reading_list(&self, lane: LaneId) -> bool {
+        self.lane == Some(lane) && matches!(self.peer_list, PeerList::Reading(_))
     }
 
     /// Records that the current attachment carried a message, so the lists of the candidates may be
@@ -114,7 +110,8 @@ impl ResumeState {
         self.candidates.up_to_date = false;
     }
 
-    pub(super) fn take_over(&mut self) {
+    pub(super) fn take_over(&mut self, lane: LaneId) {
+        self.lane = Some(lane);
         self.local_list = if self.candidates.take_over() {
             LocalList::None
         } else {
@@ -123,13 +120,21 @@ impl ResumeState {
         self.peer_list = PeerList::Expected;
         self.lists_begun = 0;
         self.paused = true;
-        self.has_resumed = true;
     }
 
     /// Checks that the frame is in state with regard to the peer's list. Returns whether it belongs
     /// to the list.
-    pub(super) fn admit(&mut self, frame: &TunnelFrame) -> Result<bool, MuxError> {
+    pub(super) fn admit(&mut self, lane: LaneId, frame: &TunnelFrame) -> Result<bool, MuxError> {
         use TunnelFrame::{End, Ping, Resume, Resumed, TunnelWindow, Window};
+        if self.lane != Some(lane) {
+            // Another lane has no order with the list.
+            return match frame {
+                Resume { .. } | Resumed => {
+                    Err(MuxError::Protocol("RESUME on a lane that did not resume"))
+                }
+                _ => Ok(false),
+            };
+        }
         match (&self.peer_list, frame) {
             (
                 PeerList::Reading(_),
@@ -150,6 +155,14 @@ impl ResumeState {
                 self.peer_list = PeerList::NotExpected;
                 Ok(false)
             }
+        }
+    }
+
+    /// Drops the lists of a lost lane. The frames that it carried are repeated anyway.
+    pub(super) fn lose(&mut self, lane: LaneId) {
+        if self.lane == Some(lane) {
+            self.local_list = LocalList::None;
+            self.peer_list = PeerList::NotExpected;
         }
     }
 
@@ -180,9 +193,9 @@ impl Candidates {
 }
 
 impl TunnelCloseState {
-    /// Returns the code of an END that must be sent.
-    pub(super) fn due(&self) -> Option<ResetCode> {
-        self.code.filter(|_| !self.is_sent)
+    /// Returns the code of an END that must be sent on `lane`.
+    pub(super) fn due(&self, lane: LaneId) -> Option<ResetCode> {
+        self.code.filter(|_| !self.sent_on.contains(&lane))
     }
 
     /// Returns whether only END may be sent.

@@ -1,7 +1,7 @@
 //! The sums of sent and retained data over all streams, which limit further writes. The totals own
 //! the sums; the streams own their numbers. [`SendTotals::track`] counts each change of a stream.
 
-use super::stream::{SendHalf, StreamState};
+use super::{send_half::SendHalf, stream::StreamState};
 
 /// The largest write of an application, in bytes. It fills a message of 64 KiB and leaves room for
 /// small frames. A larger write would leave a rest each time that takes a separate message.

@@ -60,7 +60,7 @@ impl Mux {
         if length > 0 {
             self.send_totals
                 .track(&mut stream.send, |send| send.write(bytes));
-            self.schedule.add(id, super::send_totals::QUANTUM);
+            self.schedule_data(id);
             // Only a stream that competes with other unsent data needs the interactive reserve.
             let is_interactive = self.send_totals.unsent > length
                 && self
@@ -203,7 +203,7 @@ impl Mux {
     /// Returns the lowest number of the peer's streams whose OPEN has not arrived.
     #[must_use]
     pub fn seen(&self) -> u64 {
-        self.next_peer
+        self.opened_by_peer.lowest_missing()
     }
 
     /// Decides the end of the sending direction.

@@ -6,8 +6,9 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::{
-    Mux, MuxEvent, StreamId, TunnelFrame,
+    LaneId, Mux, MuxEvent, StreamId, TunnelFrame,
     frame::{self, DATA_OVERHEAD, FRAME_MAX},
+    lanes::LaneLoad,
     rtt::FlowProgress,
     send_totals::{QUANTUM, WRITE_MAX, quantum},
     stream::{AckState, StreamEnd, StreamState},
@@ -17,6 +18,26 @@ use super::{
 /// The smallest space left in a message, in bytes, in which to start a DATA frame.
 const DATA_MIN: usize = 256;
 
+/// A stream with at most this many unacknowledged bytes uses the control lane, if there are several
+/// lanes: a shell, a game, a small request. More would queue in front of the others there.
+const URGENT_MAX: u64 = 8 * 1024;
+
+/// The round in which a stream has its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    Bulk,
+    Urgent,
+    /// The streams that share the last part of the tunnel's credit.
+    Reserve,
+}
+
+/// The lane of a message, and what it carries.
+#[derive(Debug, Clone, Copy)]
+struct SendingLane {
+    id: LaneId,
+    load: LaneLoad,
+}
+
 /// A stream that may send, and how much.
 #[derive(Debug, Clone, Copy)]
 struct SendTurn {
@@ -25,34 +46,55 @@ struct SendTurn {
     share: usize,
     /// How many bytes it may send for the first time.
     credit: u64,
-    /// Whether it is the head of the schedule.
-    is_scheduled: bool,
+    round: Round,
 }
 
 impl Mux {
-    /// Returns whether [`Mux::poll_transmit`] has a message to send.
+    /// Returns whether [`Mux::poll_transmit`] has a message to send on `lane`.
     #[must_use]
-    pub fn has_transmit(&self) -> bool {
+    pub fn has_transmit(&self, lane: LaneId) -> bool {
+        let Some(load) = self.lanes.load(lane) else {
+            return false;
+        };
         if self.close_state.is_over() {
-            return self.close_state.due().is_some();
+            return self.close_state.due(lane).is_some();
+        }
+        if self.resume_state.is_list_due() {
+            return self.resume_state.lane == Some(lane);
         }
         let opens_or_ends =
             self.resume_state.is_flowing() && !(self.opens.is_empty() && self.ends.is_empty());
         let small = self.pending_pong.is_some()
             || !self.ack_queue.due.is_empty()
+            || !self.forgotten_ends.is_empty()
+            || self.lanes.is_report_due()
             || self.window.is_update_due();
-        self.resume_state.is_list_due() || opens_or_ends || small || self.has_data()
+        load.has_control() && (opens_or_ends || small) || self.has_data(load)
     }
 
-    /// Appends the next message to `out`, at most `room` bytes long (use at least 8 KiB). Returns
-    /// whether there was a message.
-    pub fn poll_transmit(&mut self, now: Instant, out: &mut BytesMut, room: usize) -> bool {
+    /// Appends the next message for `lane` to `out`, at most `room` bytes long (use at least 8
+    /// KiB). Returns whether there was a message.
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        lane: LaneId,
+        out: &mut BytesMut,
+        room: usize,
+    ) -> bool {
+        let Some(load) = self.lanes.load(lane) else {
+            return false;
+        };
         let start = out.len();
         let end = start.saturating_add(room);
         if self.close_state.is_over() {
-            self.transmit_close(out);
-        } else if self.transmit_list(now, out, end) {
-            self.transmit_flow(now, out, end);
+            self.transmit_close(lane, out);
+        } else if self.transmit_list(now, lane, out, end) {
+            let lane = SendingLane { id: lane, load };
+            if load.has_control() {
+                self.transmit_control(now, lane, out, end);
+            }
+            let begin = out.len();
+            while self.has_data(load) && self.transmit_data(lane, out, begin, end) {}
             if out.len() > start {
                 self.piggyback_acks(out, end);
             }
@@ -66,11 +108,20 @@ impl Mux {
         any
     }
 
-    /// Appends everything except the frames that begin or end an attachment.
-    fn transmit_flow(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
+    /// Appends everything except data and the frames that begin or end an attachment.
+    fn transmit_control(
+        &mut self,
+        now: Instant,
+        lane: SendingLane,
+        out: &mut BytesMut,
+        end: usize,
+    ) {
         // An end that grants credit needs the round trip as much as an end that sends.
+        let is_active = !self.ack_queue.due.is_empty()
+            || self.window.is_update_due()
+            || self.has_data(lane.load);
         if has_room(out, end)
-            && (self.has_data() || !self.ack_queue.due.is_empty() || self.window.is_update_due())
+            && is_active
             && let Some(token) = self.ping_due(now)
         {
             put_frame(out, end, &TunnelFrame::Ping { token });
@@ -80,12 +131,15 @@ impl Mux {
         {
             put_frame(out, end, &TunnelFrame::Pong { token });
         }
+        while has_room(out, end)
+            && let Some(lost) = self.lanes.next_report(lane.id)
+        {
+            put_frame(out, end, &TunnelFrame::Lost { lane: lost });
+        }
         self.transmit_credit(now, out, end);
         if self.resume_state.is_flowing() {
-            self.transmit_opens(out, end);
-            self.transmit_ends(out, end);
-            let begin = out.len();
-            while self.has_data() && self.transmit_data(out, begin, end) {}
+            self.transmit_opens(lane.id, out, end);
+            self.transmit_ends(lane.id, out, end);
         }
     }
 
@@ -121,13 +175,32 @@ impl Mux {
         }
     }
 
-    /// Returns whether a stream may send data now. Retransmissions need no credit.
-    fn has_data(&self) -> bool {
-        let is_bulk_due =
-            (self.bulk_credit() > 0 || self.send_totals.resend > 0) && !self.schedule.is_empty();
-        let is_interactive_due =
-            self.tunnel_sent < self.tunnel_limit && !self.interactive.is_empty();
-        self.resume_state.is_flowing() && (is_bulk_due || is_interactive_due)
+    /// Returns whether a stream may send data now on a lane with this load. Retransmissions need no
+    /// credit.
+    fn has_data(&self, load: LaneLoad) -> bool {
+        if !self.resume_state.is_flowing() {
+            return false;
+        }
+        let has_bulk_credit = self.bulk_credit() > 0 || self.send_totals.resend > 0;
+        let has_reserve = self.tunnel_sent < self.tunnel_limit && !self.interactive.is_empty();
+        match load {
+            LaneLoad::All => has_bulk_credit && !self.schedule.is_empty() || has_reserve,
+            LaneLoad::Control => has_bulk_credit && !self.urgent.is_empty() || has_reserve,
+            LaneLoad::Bulk => has_bulk_credit && !self.schedule.is_empty(),
+        }
+    }
+
+    /// Puts a stream with data to send into a round.
+    pub(super) fn schedule_data(&mut self, id: StreamId) {
+        let is_urgent = !self.lanes.is_single()
+            && self.streams.get(&id).is_some_and(|stream| {
+                !stream.open_state.is_confirmed() || stream.send.retained() <= URGENT_MAX
+            });
+        if is_urgent {
+            self.urgent.add(id, QUANTUM);
+        } else {
+            self.schedule.add(id, QUANTUM);
+        }
     }
 
     fn transmit_credit(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
@@ -150,6 +223,19 @@ impl Mux {
             {
                 self.transmit_window(id, out, end);
             }
+        }
+        while has_room(out, end)
+            && let Some((stream, final_offset)) = self.forgotten_ends.pop_front()
+        {
+            put_frame(
+                out,
+                end,
+                &TunnelFrame::Window {
+                    stream,
+                    received: final_offset.saturating_add(1),
+                    limit: final_offset,
+                },
+            );
         }
     }
 
@@ -178,7 +264,7 @@ impl Mux {
         self.remove_if_complete(id);
     }
 
-    fn transmit_opens(&mut self, out: &mut BytesMut, end: usize) {
+    fn transmit_opens(&mut self, lane: LaneId, out: &mut BytesMut, end: usize) {
         while let Some(&id) = self.opens.front() {
             if let Some(stream) = self.streams.get_mut(&id)
                 && let Some(details) = stream.open_state.due().cloned()
@@ -199,16 +285,16 @@ impl Mux {
                         details,
                     },
                 );
-                self.mark_open_sent(id);
+                self.mark_open_sent(id, lane);
             }
             self.opens.pop_front();
         }
     }
 
-    fn mark_open_sent(&mut self, id: StreamId) {
+    fn mark_open_sent(&mut self, id: StreamId, lane: LaneId) {
         self.next_announced = self.next_announced.max(id.0.saturating_add(2));
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.open_state.mark_sent();
+            stream.open_state.mark_sent(lane);
             self.schedule_send(id);
         }
     }
@@ -219,17 +305,17 @@ impl Mux {
             return;
         };
         if stream.send.unsent() > 0 {
-            self.schedule.add(id, QUANTUM);
+            self.schedule_data(id);
         } else if stream.send.is_end_due() {
             self.ends.push_back(id);
         }
     }
 
-    fn transmit_ends(&mut self, out: &mut BytesMut, end: usize) {
+    fn transmit_ends(&mut self, lane: LaneId, out: &mut BytesMut, end: usize) {
         while has_room(out, end)
             && let Some(id) = self.ends.pop_front()
         {
-            self.transmit_end(out, id);
+            self.transmit_end(lane, out, id);
         }
     }
 
@@ -237,65 +323,88 @@ impl Mux {
     /// message has no room. Only the first frame, at `begin`, is shortened to the available room.
     /// The rest of a later frame would share the next message, shorten another frame there, and so
     /// on.
-    fn transmit_data(&mut self, out: &mut BytesMut, begin: usize, end: usize) -> bool {
+    fn transmit_data(
+        &mut self,
+        lane: SendingLane,
+        out: &mut BytesMut,
+        begin: usize,
+        end: usize,
+    ) -> bool {
         let room = end
             .saturating_sub(out.len())
             .saturating_sub(DATA_OVERHEAD.saturating_add(FRAME_MAX));
         if room < DATA_MIN {
             return false;
         }
-        let Some(turn) = self.next_turn() else {
+        let Some(turn) = self.next_turn(lane.load) else {
             return false;
         };
-        let SendTurn {
-            id,
-            share,
-            credit,
-            is_scheduled,
-        } = turn;
-        // Data never precedes its OPEN.
-        let Some(stream) = self
-            .streams
-            .get_mut(&id)
-            .filter(|stream| stream.open_state.due().is_none())
-        else {
-            self.end_turn(turn, 0, false);
+        let Some(sendable) = self.sendable(lane, turn) else {
             return true;
         };
-        let unsent = stream.send.unsent();
-        let sendable = unsent.min(credit.saturating_add(stream.send.resend()));
-        // Without credit the stream leaves the round, until the peer grants more.
-        if sendable == 0 && unsent > 0 {
-            self.end_turn(turn, 0, false);
-            if is_scheduled {
-                self.parked.insert(id);
-            }
-            return true;
-        }
-        let length = share
+        let length = turn
+            .share
             .min(WRITE_MAX)
             .min(usize::try_from(sendable).unwrap_or(WRITE_MAX));
         // The frame fits into the next message as a whole.
         if length > room && out.len() > begin {
             return false;
         }
-        self.put_data(turn, out, length.min(room));
-        self.transmit_end(out, id);
+        self.put_data(lane.id, turn, out, length.min(room));
+        self.transmit_end(lane.id, out, turn.id);
         true
     }
 
+    /// Returns how many bytes of the next chunk the stream may send in this turn. `None`: the turn
+    /// has ended, because the stream cannot send on this lane, or not now.
+    fn sendable(&mut self, lane: SendingLane, turn: SendTurn) -> Option<u64> {
+        let id = turn.id;
+        let Some(stream) = self.streams.get(&id) else {
+            self.end_turn(turn, 0, false);
+            return None;
+        };
+        // Data never precedes its OPEN.
+        if !stream.open_state.may_send_on(lane.id) {
+            if stream.open_state.due().is_none() {
+                self.awaiting_open.insert(id);
+            }
+            self.end_turn(turn, 0, false);
+            return None;
+        }
+        let unsent = stream.send.unsent();
+        // The stream has become a bulk stream since it was scheduled.
+        let is_bulk = stream.open_state.is_confirmed() && stream.send.retained() > URGENT_MAX;
+        if turn.round == Round::Urgent && is_bulk && unsent > 0 {
+            self.end_turn(turn, 0, false);
+            self.schedule.add(id, QUANTUM);
+            return None;
+        }
+        let sendable = unsent.min(turn.credit.saturating_add(stream.send.resend()));
+        // Without credit the stream leaves the round, until the peer grants more.
+        if sendable == 0 && unsent > 0 {
+            self.end_turn(turn, 0, false);
+            if turn.round != Round::Reserve {
+                self.parked.insert(id);
+            }
+            return None;
+        }
+        let (_, chunk) = stream.send.next_chunk();
+        Some(sendable.min(chunk))
+    }
+
     /// Appends a DATA frame with the next `length` bytes of a stream, and ends its turn.
-    fn put_data(&mut self, turn: SendTurn, out: &mut BytesMut, length: usize) {
+    fn put_data(&mut self, lane: LaneId, turn: SendTurn, out: &mut BytesMut, length: usize) {
         let id = turn.id;
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         if length > 0 {
-            frame::data_header(out, id, stream.send.next(), length);
+            let (offset, _) = stream.send.next_chunk();
+            frame::data_header(out, id, offset, length);
         }
         let (copied, fresh) = self
             .send_totals
-            .track(&mut stream.send, |send| send.transmit(out, length));
+            .track(&mut stream.send, |send| send.transmit(out, length, lane));
         debug_assert_eq!(copied, length, "unsent bytes are retained");
         self.tunnel_sent = self.tunnel_sent.saturating_add(fresh);
         let more = stream.send.unsent() > 0;
@@ -308,28 +417,36 @@ impl Mux {
 
     /// Selects the next stream and how much it may send. When only [`INTERACTIVE_RESERVE`] remains
     /// of the credit, interactive streams share it, and the others keep their places in the round.
-    fn next_turn(&mut self) -> Option<SendTurn> {
+    fn next_turn(&mut self, load: LaneLoad) -> Option<SendTurn> {
         let credit = self.bulk_credit();
         if credit > 0 || self.send_totals.resend > 0 {
             let in_flight = self
                 .send_totals
                 .retained
                 .saturating_sub(self.send_totals.unsent);
-            let turn = self.schedule.next(quantum(in_flight))?;
-            let id = turn.key;
-            // Without another stream that waits, one long frame costs the receiver less than
-            // several short ones.
-            let share = if turn.is_alone {
-                usize::MAX
+            let (schedule, round) = if load == LaneLoad::Control {
+                (&mut self.urgent, Round::Urgent)
             } else {
-                usize::try_from(turn.credit).unwrap_or(0)
+                (&mut self.schedule, Round::Bulk)
             };
-            return Some(SendTurn {
-                id,
-                share,
-                credit,
-                is_scheduled: true,
-            });
+            if let Some(turn) = schedule.next(quantum(in_flight)) {
+                // Without another stream that waits, one long frame costs the receiver less than
+                // several short ones.
+                let share = if turn.is_alone {
+                    usize::MAX
+                } else {
+                    usize::try_from(turn.credit).unwrap_or(0)
+                };
+                return Some(SendTurn {
+                    id: turn.key,
+                    share,
+                    credit,
+                    round,
+                });
+            }
+        }
+        if !load.has_control() {
+            return None;
         }
         let id = *self.interactive.first()?;
         let credit = self.tunnel_limit.saturating_sub(self.tunnel_sent);
@@ -341,15 +458,17 @@ impl Mux {
             id,
             share: usize::MAX,
             credit: if is_interactive { credit } else { 0 },
-            is_scheduled: false,
+            round: Round::Reserve,
         })
     }
 
     fn end_turn(&mut self, turn: SendTurn, bytes: usize, more: bool) {
-        if turn.is_scheduled {
-            self.schedule.sent(bytes, more);
+        match turn.round {
+            Round::Bulk => self.schedule.sent(bytes, more),
+            Round::Urgent => self.urgent.sent(bytes, more),
+            Round::Reserve => {}
         }
-        if !turn.is_scheduled || !more {
+        if turn.round == Round::Reserve || !more {
             self.interactive.remove(&turn.id);
         }
     }
@@ -373,13 +492,20 @@ impl Mux {
 
     /// Appends the FIN or RESET of a stream, if everything before it was sent. The caller has left
     /// room for it.
-    fn transmit_end(&mut self, out: &mut BytesMut, id: StreamId) {
-        let is_due = |stream: &&mut StreamState| {
-            stream.open_state.due().is_none() && stream.send.is_end_due()
-        };
-        let Some(stream) = self.streams.get_mut(&id).filter(is_due) else {
+    fn transmit_end(&mut self, lane: LaneId, out: &mut BytesMut, id: StreamId) {
+        let Some(stream) = self
+            .streams
+            .get_mut(&id)
+            .filter(|stream| stream.send.is_end_due())
+        else {
             return;
         };
+        if !stream.open_state.may_send_on(lane) {
+            if stream.open_state.due().is_none() {
+                self.awaiting_open.insert(id);
+            }
+            return;
+        }
         let final_offset = stream.send.sent();
         match stream.send.end() {
             Some(StreamEnd::Fin) => TunnelFrame::Fin {

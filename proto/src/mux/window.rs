@@ -187,6 +187,8 @@ pub(super) struct TunnelWindow {
     received: u64,
     consumed: u64,
     limit: u64,
+    /// Whether the limit may have been lost with its lane.
+    is_limit_lost: bool,
 }
 
 impl TunnelWindow {
@@ -197,6 +199,7 @@ impl TunnelWindow {
             received: 0,
             consumed: 0,
             limit: size.initial,
+            is_limit_lost: false,
         }
     }
 
@@ -263,14 +266,23 @@ impl TunnelWindow {
         self.limit
     }
 
+    /// Sends the limit again, because it may have been lost with its lane.
+    pub(super) fn send_limit_again(&mut self) {
+        self.is_limit_lost = true;
+    }
+
     /// Returns whether the limit has advanced by a step, so that the peer needs it.
     pub(super) fn is_update_due(&self) -> bool {
+        if self.is_limit_lost {
+            return true;
+        }
         let gain = self.next_limit().saturating_sub(self.limit);
         gain > 0 && gain >= self.bandwidth.step()
     }
 
     /// Advances the limit and returns it. The caller sends it.
     pub(super) fn advance_limit(&mut self, now: Instant) -> u64 {
+        self.is_limit_lost = false;
         self.limit = self.limit.max(self.next_limit());
         self.bandwidth.on_limit_sent(
             now,

@@ -8,6 +8,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{
     error::{MuxError, ResetCode},
+    lanes::LaneId,
     varint::{self, MAX_BYTES},
 };
 
@@ -59,6 +60,8 @@ pub(super) enum TunnelFrame {
     Resumed,
     /// Ends the tunnel.
     End { code: ResetCode },
+    /// Reports that a lane has ended at the sender of this frame.
+    Lost { lane: LaneId },
 }
 
 const OPEN: u8 = 0x01;
@@ -72,6 +75,8 @@ const PONG: u8 = 0x08;
 const RESUME: u8 = 0x09;
 const RESUMED: u8 = 0x0b;
 const END: u8 = 0x0c;
+
+const LOST: u8 = 0x0f;
 
 /// The type of MOVED, a message without other frames: the last one that its sender sends on this
 /// attachment (PROTOCOL 10.6). It never reaches a mux.
@@ -130,6 +135,7 @@ impl TunnelFrame {
             TunnelFrame::Resume { seen, opened } => numbers(out, RESUME, &[*seen, *opened]),
             TunnelFrame::Resumed => numbers(out, RESUMED, &[]),
             TunnelFrame::End { code } => numbers(out, END, &[code.wire_code()]),
+            TunnelFrame::Lost { lane } => numbers(out, LOST, &[lane.0]),
         }
     }
 
@@ -157,6 +163,7 @@ impl TunnelFrame {
             END => number(message, 1).map(|[code, ..]| TunnelFrame::End {
                 code: ResetCode::from_wire(code),
             }),
+            LOST => number(message, 1).map(|[lane, ..]| TunnelFrame::Lost { lane: LaneId(lane) }),
             MOVED | MOVE => {
                 return Err(MuxError::Protocol(
                     "MOVED or MOVE beside other frames of a message",

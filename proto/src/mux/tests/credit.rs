@@ -115,9 +115,11 @@ fn window_grows_on_a_long_path_with_a_fast_application() {
         let answers: Vec<_> =
             std::iter::from_fn(|| next_message(&mut pair.server, pair.now)).collect();
         pair.now += Duration::from_millis(50);
-        answers
-            .into_iter()
-            .for_each(|answer| pair.client.handle_message(pair.now, answer).unwrap());
+        answers.into_iter().for_each(|answer| {
+            pair.client
+                .handle_message(pair.now, LaneId::FIRST, answer)
+                .unwrap()
+        });
     }
     assert!(most > 900 * 1024, "{most}");
 }
@@ -149,9 +151,9 @@ fn tunnel_window_limits_the_peer() {
             stream_window,
             ..PARAMETERS
         });
-        let result = pair
-            .server
-            .handle_message(pair.now, message(&[open.clone(), frame]));
+        let result =
+            pair.server
+                .handle_message(pair.now, LaneId::FIRST, message(&[open.clone(), frame]));
         assert!(
             matches!(result, Err(MuxError::FlowControl(_))),
             "{result:?}"
@@ -188,7 +190,7 @@ fn credit_never_shrinks() {
         TunnelFrame::TunnelWindow { limit: 1 },
     ];
     pair.client
-        .handle_message(pair.now, message(&frames))
+        .handle_message(pair.now, LaneId::FIRST, message(&frames))
         .unwrap();
     assert_eq!(pair.client.write_room(stream), Ok(room));
     pair.client
@@ -213,7 +215,7 @@ fn retained_data_is_bounded_without_acknowledgements() {
         .collect();
     frames.push(TunnelFrame::TunnelWindow { limit });
     pair.client
-        .handle_message(pair.now, message(&frames))
+        .handle_message(pair.now, LaneId::FIRST, message(&frames))
         .unwrap();
     let mut written = 0;
     for _ in 0..100 {
@@ -237,7 +239,7 @@ fn retained_data_is_bounded_without_acknowledgements() {
         limit,
     };
     pair.client
-        .handle_message(pair.now, message(&[received]))
+        .handle_message(pair.now, LaneId::FIRST, message(&[received]))
         .unwrap();
     assert_eq!(
         pair.client.poll_event(),

@@ -3,6 +3,7 @@
 
 mod bandwidth;
 mod credit;
+mod lanes;
 mod path_simulation;
 mod protocol_violations;
 mod resume;
@@ -76,8 +77,8 @@ impl Pair {
     fn run_until_idle(&mut self) {
         for _ in 0..1000 {
             self.now += Duration::from_millis(10);
-            self.client.handle_timeout(self.now);
-            self.server.handle_timeout(self.now);
+            self.client.handle_timeout(self.now).unwrap();
+            self.server.handle_timeout(self.now).unwrap();
             let moved = carry(&mut self.client, &mut self.server, self.now)
                 | carry(&mut self.server, &mut self.client, self.now);
             if !moved
@@ -109,23 +110,27 @@ impl Pair {
     fn attach(&mut self) {
         let (from_client, from_server) =
             (list(&mut self.client, ROOM), list(&mut self.server, ROOM));
-        self.client.resume(self.now);
-        self.client.handle_message(self.now, from_server).unwrap();
-        self.server.resume(self.now);
-        self.server.handle_message(self.now, from_client).unwrap();
+        self.client.resume(self.now, LaneId::FIRST);
+        self.client
+            .handle_message(self.now, LaneId::FIRST, from_server)
+            .unwrap();
+        self.server.resume(self.now, LaneId::FIRST);
+        self.server
+            .handle_message(self.now, LaneId::FIRST, from_client)
+            .unwrap();
     }
 }
 
 fn next_message(mux: &mut Mux, now: Instant) -> Option<Bytes> {
     let mut out = BytesMut::new();
-    mux.poll_transmit(now, &mut out, 65536)
+    mux.poll_transmit(now, LaneId::FIRST, &mut out, 65536)
         .then(|| out.freeze())
 }
 
 fn carry(from: &mut Mux, to: &mut Mux, now: Instant) -> bool {
     let mut moved = false;
     while let Some(message) = next_message(from, now) {
-        to.handle_message(now, message).unwrap();
+        to.handle_message(now, LaneId::FIRST, message).unwrap();
         moved = true;
     }
     moved

@@ -151,7 +151,8 @@ impl PathSimulation {
 
     pub(super) fn transmit(&mut self, tunnel: usize, side: usize) -> bool {
         let (mut out, now) = (BytesMut::new(), self.now());
-        let any = self.tunnels[tunnel].muxes[side].poll_transmit(now, &mut out, MESSAGE);
+        let any =
+            self.tunnels[tunnel].muxes[side].poll_transmit(now, LaneId::FIRST, &mut out, MESSAGE);
         if any {
             self.send(tunnel, side, out.freeze());
         }
@@ -169,9 +170,9 @@ impl PathSimulation {
                 .filter(|(_, stopped)| !stopped)
             {
                 while let Some((_, message)) = lane.pop_front_if(|(at, _)| *at <= now) {
-                    mux.handle_message(now, message).unwrap();
+                    mux.handle_message(now, LaneId::FIRST, message).unwrap();
                 }
-                mux.handle_timeout(now);
+                mux.handle_timeout(now).unwrap();
                 while mux.poll_event().is_some() {}
             }
             if stopped == [false; 2] {

@@ -46,12 +46,14 @@ fn no_data_is_sent_before_the_peer_list_is_complete() {
         .write(stream, Bytes::from_static(b"bytes"))
         .unwrap();
     pair.client.open(Bytes::new());
-    pair.client.resume(pair.now);
+    pair.client.resume(pair.now, LaneId::FIRST);
     let flows =
         |frame: &TunnelFrame| matches!(frame, TunnelFrame::Open { .. } | TunnelFrame::Data { .. });
     assert!(!all_frames(&mut pair.client, pair.now).iter().any(flows));
     let from_server = list(&mut pair.server, ROOM);
-    pair.client.handle_message(pair.now, from_server).unwrap();
+    pair.client
+        .handle_message(pair.now, LaneId::FIRST, from_server)
+        .unwrap();
     assert_eq!(
         all_frames(&mut pair.client, pair.now)
             .iter()
@@ -159,7 +161,7 @@ fn stream_forgotten_by_the_peer_counts_as_delivered() {
     assert_eq!(read_all(&mut pair.server, pair.now, stream), b"all");
     pair.server.release(pair.now, stream);
     pair.now += ACK_DELAY;
-    pair.server.handle_timeout(pair.now);
+    pair.server.handle_timeout(pair.now).unwrap();
     Pair::drop_outgoing(&mut pair.server, pair.now);
     assert_eq!(
         (pair.server.streams(), pair.client.is_delivered(stream)),
@@ -222,11 +224,13 @@ fn lost_end_needs_no_credit_after_its_data_arrived() {
         .unwrap();
     pair.client.finish(whole);
     Pair::drop_outgoing(&mut pair.client, pair.now);
-    pair.client.resume(pair.now);
-    pair.client.handle_message(pair.now, late).unwrap();
+    pair.client.resume(pair.now, LaneId::FIRST);
+    pair.client
+        .handle_message(pair.now, LaneId::FIRST, late)
+        .unwrap();
     let list = list_of(&streams, &received);
     pair.client
-        .handle_message(pair.now, message(&list))
+        .handle_message(pair.now, LaneId::FIRST, message(&list))
         .unwrap();
     let is_end =
         |frame: &TunnelFrame| matches!(frame, TunnelFrame::Fin { stream, .. } if *stream == whole);
@@ -272,7 +276,7 @@ fn retransmissions_do_not_wait_for_credit() {
         limit: pair.client.tunnel_limit + 4096,
     };
     pair.client
-        .handle_message(pair.now, message(&[more]))
+        .handle_message(pair.now, LaneId::FIRST, message(&[more]))
         .unwrap();
     assert_eq!(
         all_frames(&mut pair.client, pair.now)
@@ -290,7 +294,7 @@ fn pings_of_the_previous_attachment_are_forgotten() {
     let stream = pair.stream();
     let owed = TunnelFrame::Ping { token: 7 };
     pair.client
-        .handle_message(pair.now, message(&[owed]))
+        .handle_message(pair.now, LaneId::FIRST, message(&[owed]))
         .unwrap();
     let mut lost = BytesMut::new();
     pair.client.write_ping(pair.now, &mut lost);
@@ -319,10 +323,10 @@ fn tunnel_end_precedes_everything_and_nothing_follows() {
     pair.client
         .write(stream, Bytes::from_static(b"never sent"))
         .unwrap();
-    pair.client.resume(pair.now);
+    pair.client.resume(pair.now, LaneId::FIRST);
     pair.client.close(ResetCode::Shutdown);
     pair.client.close(ResetCode::Cancelled);
-    assert!(pair.client.has_transmit() && !pair.client.is_end_of_tunnel_sent());
+    assert!(pair.client.has_transmit(LaneId::FIRST) && !pair.client.is_end_of_tunnel_sent());
     let end = next_message(&mut pair.client, pair.now).unwrap();
     assert_eq!(
         frames(end.clone()),
@@ -330,18 +334,27 @@ fn tunnel_end_precedes_everything_and_nothing_follows() {
             code: ResetCode::Shutdown
         }]
     );
-    assert!(pair.client.is_end_of_tunnel_sent() && !pair.client.has_transmit());
+    assert!(pair.client.is_end_of_tunnel_sent() && !pair.client.has_transmit(LaneId::FIRST));
     assert_eq!(next_message(&mut pair.client, pair.now), None);
-    pair.server.resume(pair.now);
-    pair.server.handle_message(pair.now, end).unwrap();
+    pair.server.resume(pair.now, LaneId::FIRST);
+    pair.server
+        .handle_message(pair.now, LaneId::FIRST, end)
+        .unwrap();
     assert_eq!(
         drain(&mut pair.server),
         [MuxEvent::Closed(ResetCode::Shutdown)]
     );
-    assert!(!pair.server.has_transmit() && next_message(&mut pair.server, pair.now).is_none());
+    assert!(
+        !pair.server.has_transmit(LaneId::FIRST)
+            && next_message(&mut pair.server, pair.now).is_none()
+    );
     assert!(
         pair.server
-            .handle_message(pair.now, message(&[TunnelFrame::Ping { token: 0 }]))
+            .handle_message(
+                pair.now,
+                LaneId::FIRST,
+                message(&[TunnelFrame::Ping { token: 0 }])
+            )
             .is_err()
     );
 }
@@ -351,7 +364,7 @@ fn possibly_lost_tunnel_end_is_sent_again() {
     let mut pair = Pair::new();
     pair.client.close(ResetCode::Expired);
     Pair::drop_outgoing(&mut pair.client, pair.now);
-    pair.client.resume(pair.now);
+    pair.client.resume(pair.now, LaneId::FIRST);
     assert_eq!(
         all_frames(&mut pair.client, pair.now),
         [TunnelFrame::End {

@@ -19,9 +19,11 @@ fn list_is_repeated_only_if_it_is_outdated() {
                 .unwrap();
             carry(&mut pair.client, &mut pair.server, pair.now);
         }
-        pair.client.resume(pair.now);
-        pair.client.handle_message(pair.now, from_server).unwrap();
-        pair.server.resume(pair.now);
+        pair.client.resume(pair.now, LaneId::FIRST);
+        pair.client
+            .handle_message(pair.now, LaneId::FIRST, from_server)
+            .unwrap();
+        pair.server.resume(pair.now, LaneId::FIRST);
         let first = next_message(&mut pair.server, pair.now)
             .map(frames)
             .unwrap_or_default();
@@ -42,16 +44,18 @@ fn list_of_another_candidate_does_not_count() {
     let stream = pair.stream();
     list(&mut pair.server, ROOM);
     list(&mut pair.server, ROOM);
-    pair.server.resume(pair.now);
+    pair.server.resume(pair.now, LaneId::FIRST);
     let from_client = list(&mut pair.client, ROOM);
-    pair.server.handle_message(pair.now, from_client).unwrap();
+    pair.server
+        .handle_message(pair.now, LaneId::FIRST, from_client)
+        .unwrap();
     assert_eq!(
         all_frames(&mut pair.server, pair.now),
         [],
         "both lists are current"
     );
     list(&mut pair.server, ROOM);
-    pair.server.resume(pair.now);
+    pair.server.resume(pair.now, LaneId::FIRST);
     let first = next_message(&mut pair.server, pair.now)
         .map(frames)
         .unwrap();
@@ -61,7 +65,7 @@ fn list_of_another_candidate_does_not_count() {
     );
     pair.server.drop_candidates();
     list(&mut pair.server, ROOM);
-    pair.server.resume(pair.now);
+    pair.server.resume(pair.now, LaneId::FIRST);
     assert_eq!(
         all_frames(&mut pair.server, pair.now),
         [],
@@ -80,11 +84,15 @@ fn late_list_repeats_the_end_at_most_once() {
     pair.client.finish(stream);
     carry(&mut pair.client, &mut pair.server, pair.now);
     assert_eq!(pair.client.is_delivered(stream), Ok(false));
-    pair.client.resume(pair.now);
-    pair.client.handle_message(pair.now, late).unwrap();
-    pair.server.resume(pair.now);
+    pair.client.resume(pair.now, LaneId::FIRST);
+    pair.client
+        .handle_message(pair.now, LaneId::FIRST, late)
+        .unwrap();
+    pair.server.resume(pair.now, LaneId::FIRST);
     let second = next_message(&mut pair.server, pair.now).unwrap();
-    pair.client.handle_message(pair.now, second).unwrap();
+    pair.client
+        .handle_message(pair.now, LaneId::FIRST, second)
+        .unwrap();
     assert!(drain(&mut pair.client).contains(&MuxEvent::Writable(stream)));
     assert_eq!(pair.client.is_delivered(stream), Ok(true));
     let repeated =
@@ -106,12 +114,18 @@ fn long_list_takes_several_messages_and_precedes_everything() {
     pair.server
         .write(streams[0], Bytes::from_static(b"after it"))
         .unwrap();
-    pair.server.resume(pair.now);
-    pair.server.handle_message(pair.now, from_client).unwrap();
+    pair.server.resume(pair.now, LaneId::FIRST);
+    pair.server
+        .handle_message(pair.now, LaneId::FIRST, from_client)
+        .unwrap();
     let mut named = 0;
     loop {
         let mut out = BytesMut::new();
-        assert!(pair.server.poll_transmit(pair.now, &mut out, 4096) && out.len() <= 4096);
+        assert!(
+            pair.server
+                .poll_transmit(pair.now, LaneId::FIRST, &mut out, 4096)
+                && out.len() <= 4096
+        );
         let part = frames(out.freeze());
         named += part
             .iter()
@@ -156,15 +170,18 @@ fn detached_mux_passes_deadlines_once_and_bounds_its_queues() {
             .unwrap();
         carry(&mut pair.client, &mut pair.server, pair.now);
         pair.now += ACK_DELAY_LITTLE;
-        pair.server.handle_timeout(pair.now);
+        pair.server.handle_timeout(pair.now).unwrap();
         assert_eq!(pair.server.poll_timeout(), None);
         let from_client = list(&mut pair.client, ROOM);
-        pair.server.resume(pair.now);
-        pair.server.handle_message(pair.now, from_client).unwrap();
+        pair.server.resume(pair.now, LaneId::FIRST);
+        pair.server
+            .handle_message(pair.now, LaneId::FIRST, from_client)
+            .unwrap();
         // Room for the list, and for nothing after it.
         let rooms = [2 * FRAME_MAX, FRAME_MAX];
         assert!(rooms.iter().all(|&room| pair.server.poll_transmit(
             pair.now,
+            LaneId::FIRST,
             &mut BytesMut::new(),
             room
         )));

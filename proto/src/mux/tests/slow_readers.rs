@@ -64,8 +64,8 @@ fn transfer(
             consumed += bytes.len();
         }
         *now += Duration::from_millis(1);
-        writer.handle_timeout(*now);
-        reading.handle_timeout(*now);
+        writer.handle_timeout(*now).unwrap();
+        reading.handle_timeout(*now).unwrap();
         carry(reading, writer, *now);
         carry(writer, reading, *now);
     }
@@ -175,7 +175,9 @@ fn keystroke_is_sent_after_bulk_used_up_the_tunnel_credit() {
     pair.client.write(keys, Bytes::from_static(b"k")).unwrap();
     on_the_way.push(next_message(&mut pair.client, now).expect("the keystroke is sent"));
     for message in on_the_way {
-        pair.server.handle_message(now, message).unwrap();
+        pair.server
+            .handle_message(now, LaneId::FIRST, message)
+            .unwrap();
     }
     assert_eq!(read_all(&mut pair.server, now, keys), b"k");
 }
@@ -200,7 +202,7 @@ fn unread_small_pieces_do_not_retain_their_messages() {
         let message = message.freeze();
         let range = message.as_ptr_range();
         pair.server
-            .handle_message(pair.now, message.clone())
+            .handle_message(pair.now, LaneId::FIRST, message.clone())
             .unwrap();
         let Ok(StreamRead::Data(read)) = pair.server.read(stream) else {
             panic!("nothing to read")

@@ -15,7 +15,9 @@ fn open_data_and_fin_share_one_message() {
     pair.client.finish(stream);
     let message = next_message(&mut pair.client, pair.now).unwrap();
     assert_eq!(next_message(&mut pair.client, pair.now), None);
-    pair.server.handle_message(pair.now, message).unwrap();
+    pair.server
+        .handle_message(pair.now, LaneId::FIRST, message)
+        .unwrap();
     assert_eq!(
         pair.server.poll_event(),
         Some(MuxEvent::Opened {
@@ -170,7 +172,7 @@ fn reset_after_fin_is_sent_even_if_the_fin_is_acknowledged_first() {
     pair.client.finish(stream);
     carry(&mut pair.client, &mut pair.server, pair.now);
     pair.now += ACK_DELAY;
-    pair.server.handle_timeout(pair.now);
+    pair.server.handle_timeout(pair.now).unwrap();
     pair.client.reset(pair.now, stream, ResetCode::Reset);
     pair.client.release(pair.now, stream);
     carry(&mut pair.server, &mut pair.client, pair.now);
@@ -246,7 +248,7 @@ fn repeated_bytes_are_skipped() {
         fin,
     ];
     pair.server
-        .handle_message(pair.now, message(&frames))
+        .handle_message(pair.now, LaneId::FIRST, message(&frames))
         .unwrap();
     assert_eq!(read_all(&mut pair.server, pair.now, stream), b"abcdefg");
     assert_eq!(pair.server.read(stream), Ok(StreamRead::End));
@@ -279,7 +281,7 @@ fn direction_is_delivered_only_after_its_end_is_acknowledged() {
             limit: 0,
         };
         pair.client
-            .handle_message(pair.now, message(&[window]))
+            .handle_message(pair.now, LaneId::FIRST, message(&[window]))
             .unwrap();
         assert_eq!(
             pair.client.is_delivered(stream),

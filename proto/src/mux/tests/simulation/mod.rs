@@ -69,7 +69,12 @@ impl Simulation {
             ),
             Scenario::Crowded => (1000, rng.u64(0..1024), 100..1500),
         };
-        let network = Network::new(now, delay_max);
+        let lanes_max = if let Scenario::Quiet = scenario {
+            1
+        } else {
+            rng.usize(1..6)
+        };
+        let network = Network::new(now, delay_max, lanes_max);
         let write_max = 20_000
             >> if let Scenario::Quiet = scenario {
                 0
@@ -121,6 +126,7 @@ impl Simulation {
         match self.rng.u32(0..calm * 8) {
             0..2 => self.drop_candidate_or_detach(side),
             2..8 => self.attach(),
+            8 => self.leave(),
             _ => {}
         }
         self.step();
@@ -154,7 +160,7 @@ impl Simulation {
     fn advance_time(&mut self) {
         self.now += Duration::from_micros(self.rng.u64(0..10_000));
         for peer in &mut self.peers {
-            peer.mux.handle_timeout(self.now);
+            peer.mux.handle_timeout(self.now).unwrap();
             assert!(
                 peer.mux
                     .poll_timeout()
@@ -185,7 +191,7 @@ impl Simulation {
             self.attach();
         }
         for side in 0..2 {
-            self.peers[side].mux.handle_timeout(self.now);
+            self.peers[side].mux.handle_timeout(self.now).unwrap();
             for id in self.peers[side].live() {
                 self.complete(side, id);
                 if !self.peers[side].applications[&id].released {
@@ -250,10 +256,11 @@ fn random_peers(rng: &mut Rng, streams_max: usize, now: Instant) -> [SimulatedPe
         tunnel_window: of.tunnel_window.initial,
     };
     let [client, server] = parameters;
-    let peer = |side, opened, own: Parameters, other: Parameters| SimulatedPeer {
+    let peer = |side, opened_parity, own: Parameters, other: Parameters| SimulatedPeer {
         mux: Mux::new(side, own, grant(&other), now),
         applications: BTreeMap::new(),
-        opened,
+        opened_parity,
+        opened: HashSet::new(),
         resumed: 0,
     };
     [
@@ -323,7 +330,9 @@ fn hundred_thousand_cuts_lose_no_byte_and_reset_no_stream() {
     assert!(counts.cuts >= 100_000, "{counts:?}");
     assert!(
         counts.resumptions > 50_000
-            && counts.moves > 5000
+            && counts.joins > 5000
+            && counts.leaves > 100
+            && counts.losses > 1000
             && counts.refused > 1000
             && counts.parts > 2000,
         "{counts:?}"

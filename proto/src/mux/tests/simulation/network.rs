@@ -3,14 +3,14 @@
 //! and answers, and decides which attachment each end uses.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 
 use super::Simulation;
-use crate::mux::TunnelFrame;
+use crate::mux::{LaneId, TunnelFrame};
 
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
@@ -19,23 +19,20 @@ const SERVER: usize = 1;
 #[derive(Debug)]
 enum Item {
     /// The client's handshake message.
-    Offer {
-        moves: bool,
-    },
+    Offer { joins: bool },
     /// The server's handshake message.
-    Answer {
-        moves: bool,
-    },
+    Answer { joins: bool },
     /// A message of a mux or a candidate.
     Message(Bytes),
-    Moved,
+    /// The last message that an end sends on a lane.
+    Left,
     /// The end of the attachment.
     Closed,
 }
 
 /// One direction of an attachment.
 #[derive(Debug)]
-struct SimulatedLane {
+struct Direction {
     items: VecDeque<(Instant, Item)>,
     latest: Instant,
 }
@@ -43,7 +40,7 @@ struct SimulatedLane {
 #[derive(Debug)]
 struct SimulatedAttachment {
     /// The direction toward each side.
-    lanes: [SimulatedLane; 2],
+    directions: [Direction; 2],
     /// Whether the attachment carries nothing more.
     ended: bool,
 }
@@ -51,22 +48,14 @@ struct SimulatedAttachment {
 /// The attachments as one end knows them.
 #[derive(Debug, Default)]
 pub(super) struct NetworkEnd {
-    /// The attachment on which this end sends.
-    current: Option<u64>,
-    /// The largest attempt that has taken over.
-    latest_attempt: u64,
-    /// Whether each candidate moves the tunnel. The client knows it when the server has answered.
+    /// The lanes on which this end sends.
+    lanes: BTreeSet<u64>,
+    /// The lanes that this end has left, and that still deliver.
+    leaving: BTreeSet<u64>,
+    /// The attempt that resumed the tunnel last.
+    base: u64,
+    /// Whether each candidate joins the others. The client knows it when the server has answered.
     candidates: BTreeMap<u64, Option<bool>>,
-    moving: Option<Moving>,
-    /// Whether the peer has sent its last message on the current attachment.
-    peer_moved: bool,
-}
-
-/// An end that has taken over and waits for the last message of the previous attachment.
-#[derive(Debug)]
-struct Moving {
-    from: u64,
-    held: VecDeque<Bytes>,
 }
 
 #[derive(Debug)]
@@ -75,6 +64,8 @@ pub(super) struct Network {
     ends: [NetworkEnd; 2],
     next_attempt: u64,
     delay_max: u64,
+    /// The maximum number of lanes.
+    lanes_max: usize,
     pub counts: NetworkCounts,
 }
 
@@ -83,7 +74,12 @@ pub(super) struct Network {
 pub(super) struct NetworkCounts {
     pub cuts: u64,
     pub resumptions: u64,
-    pub moves: u64,
+    /// The number of lanes that joined others.
+    pub joins: u64,
+    /// The number of lanes that an end left without a loss.
+    pub leaves: u64,
+    /// The number of lanes that were lost while another remained.
+    pub losses: u64,
     pub refused: u64,
     /// The number of lists begun.
     pub lists: u64,
@@ -95,7 +91,9 @@ impl std::ops::AddAssign for NetworkCounts {
     fn add_assign(&mut self, other: Self) {
         self.cuts += other.cuts;
         self.resumptions += other.resumptions;
-        self.moves += other.moves;
+        self.joins += other.joins;
+        self.leaves += other.leaves;
+        self.losses += other.losses;
         self.refused += other.refused;
         self.lists += other.lists;
         self.parts += other.parts;
@@ -105,9 +103,9 @@ impl std::ops::AddAssign for NetworkCounts {
 impl Network {
     /// Creates a network whose first attachment both ends use already. A message takes up to
     /// `delay_max` microseconds.
-    pub(super) fn new(now: Instant, delay_max: u64) -> Self {
+    pub(super) fn new(now: Instant, delay_max: u64, lanes_max: usize) -> Self {
         let ends = [0, 1].map(|_| NetworkEnd {
-            current: Some(0),
+            lanes: BTreeSet::from([0]),
             ..NetworkEnd::default()
         });
         let attachments = BTreeMap::from([(0, SimulatedAttachment::new(now))]);
@@ -116,31 +114,35 @@ impl Network {
             ends,
             next_attempt: 1,
             delay_max,
+            lanes_max,
             counts: NetworkCounts::default(),
         }
     }
 
     /// Returns whether nothing is in flight.
     pub(super) fn is_quiet(&self) -> bool {
-        self.attachments
-            .values()
-            .all(|attachment| attachment.lanes.iter().all(|lane| lane.items.is_empty()))
+        self.attachments.values().all(|attachment| {
+            attachment
+                .directions
+                .iter()
+                .all(|direction| direction.items.is_empty())
+        })
     }
 
-    /// Returns whether the client has neither an attachment nor a candidate.
+    /// Returns whether the client has neither a lane nor a candidate.
     pub(super) fn is_detached(&self) -> bool {
-        self.ends[CLIENT].current.is_none() && self.ends[CLIENT].candidates.is_empty()
+        self.ends[CLIENT].lanes.is_empty() && self.ends[CLIENT].candidates.is_empty()
     }
 }
 
 impl SimulatedAttachment {
     fn new(now: Instant) -> Self {
-        let lanes = [0, 1].map(|_| SimulatedLane {
+        let directions = [0, 1].map(|_| Direction {
             items: VecDeque::new(),
             latest: now,
         });
         SimulatedAttachment {
-            lanes,
+            directions,
             ended: false,
         }
     }
@@ -157,24 +159,47 @@ impl Simulation {
             return;
         };
         if !attachment.ended {
-            attachment.lanes[1 - from].push(at, item);
+            attachment.directions[1 - from].push(at, item);
         }
     }
 
     /// Starts a new attempt of the client.
     pub(super) fn attach(&mut self) {
-        let end = &mut self.network.ends[CLIENT];
-        let can_move = end.current.is_some()
-            && end.moving.is_none()
-            && !end.candidates.values().any(|moves| *moves != Some(false));
-        let moves = can_move && self.rng.bool();
+        let end = &self.network.ends[CLIENT];
+        let joining = end
+            .candidates
+            .values()
+            .filter(|joins| **joins != Some(false));
+        let can_join = !end.lanes.is_empty()
+            && end.lanes.len() + joining.count() < self.network.lanes_max
+            && self.peers[CLIENT].mux.is_settled();
+        let joins = can_join && self.rng.u32(0..4) > 0;
         let attempt = self.network.next_attempt;
         self.network.next_attempt += 1;
         self.network
             .attachments
             .insert(attempt, SimulatedAttachment::new(self.now));
         self.network.ends[CLIENT].candidates.insert(attempt, None);
-        self.send(CLIENT, attempt, Item::Offer { moves });
+        self.send(CLIENT, attempt, Item::Offer { joins });
+    }
+
+    /// The client leaves a random lane if another remains.
+    pub(super) fn leave(&mut self) {
+        let end = &self.network.ends[CLIENT];
+        if end.lanes.len() < 2 {
+            return;
+        }
+        if let Some(lane) = self.rng.choice(end.lanes.clone()) {
+            self.leave_lane(CLIENT, lane);
+        }
+    }
+
+    fn leave_lane(&mut self, side: usize, lane: u64) {
+        let end = &mut self.network.ends[side];
+        end.lanes.remove(&lane);
+        end.leaving.insert(lane);
+        self.peers[side].mux.retire_lane(LaneId(lane));
+        self.send(side, lane, Item::Left);
     }
 
     /// Cuts a random attachment. Some messages in flight still arrive, and each end notices the cut
@@ -197,7 +222,7 @@ impl Simulation {
                 Duration::ZERO
             };
             let at = self.now + self.delay() + late;
-            self.end_lane(attempt, side, at);
+            self.end_direction(attempt, side, at);
         }
         true
     }
@@ -211,27 +236,28 @@ impl Simulation {
             .get(&attempt)
             .is_some_and(|attachment| !attachment.ended)
         {
-            self.end_lane(attempt, 1 - side, at);
+            self.end_direction(attempt, 1 - side, at);
         }
     }
 
-    fn end_lane(&mut self, attempt: u64, toward: usize, at: Instant) {
+    fn end_direction(&mut self, attempt: u64, toward: usize, at: Instant) {
         let Some(attachment) = self.network.attachments.get_mut(&attempt) else {
             return;
         };
         attachment.ended = true;
-        let lane = &mut attachment.lanes[toward];
+        let direction = &mut attachment.directions[toward];
         if self.rng.bool() {
-            lane.items.truncate(self.rng.usize(0..=lane.items.len()));
+            let kept = self.rng.usize(0..=direction.items.len());
+            direction.items.truncate(kept);
         }
-        lane.push(at, Item::Closed);
+        direction.push(at, Item::Closed);
     }
 
     /// Delivers one due item to a side, from a random attachment.
     pub(super) fn deliver(&mut self, side: usize) {
         let now = self.now;
         let due = |attachment: &SimulatedAttachment| {
-            attachment.lanes[side]
+            attachment.directions[side]
                 .items
                 .front()
                 .is_some_and(|(at, _)| *at <= now)
@@ -246,55 +272,55 @@ impl Simulation {
         let Some(attempt) = self.rng.choice(ready) else {
             return;
         };
-        let lane = &mut self.network.attachments.get_mut(&attempt).unwrap().lanes[side];
-        let Some((_, item)) = lane.items.pop_front() else {
+        let attachment = self.network.attachments.get_mut(&attempt).unwrap();
+        let Some((_, item)) = attachment.directions[side].items.pop_front() else {
             return;
         };
         match item {
-            Item::Offer { moves } => self.on_offer(attempt, moves),
-            Item::Answer { moves } => self.on_answer(attempt, moves),
+            Item::Offer { joins } => self.on_offer(attempt, joins),
+            Item::Answer { joins } => self.on_answer(attempt, joins),
             Item::Message(message) => self.on_message(side, attempt, message),
-            Item::Moved => self.on_moved(side, attempt),
+            Item::Left => self.on_left(side, attempt),
             Item::Closed => self.on_closed(side, attempt),
         }
         if self.network.ends[side].candidates.is_empty() && self.rng.bool() {
             self.peers[side].mux.drop_candidates();
         }
         self.network.attachments.retain(|_, attachment| {
-            !attachment.ended || attachment.lanes.iter().any(|lane| !lane.items.is_empty())
+            let in_flight = attachment
+                .directions
+                .iter()
+                .any(|direction| !direction.items.is_empty());
+            !attachment.ended || in_flight
         });
     }
 
-    fn on_offer(&mut self, attempt: u64, moves: bool) {
+    fn on_offer(&mut self, attempt: u64, joins: bool) {
         let end = &mut self.network.ends[SERVER];
-        if attempt <= end.latest_attempt {
+        if attempt <= end.base {
             self.network.counts.refused += 1;
             return self.close(SERVER, attempt);
         }
-        let moves = moves && end.current.is_some() && end.moving.is_none();
-        self.network.ends[SERVER]
-            .candidates
-            .insert(attempt, Some(moves));
-        self.send(SERVER, attempt, Item::Answer { moves });
-        self.send_first_message(SERVER, attempt, moves);
+        let joins = joins && !end.lanes.is_empty();
+        end.candidates.insert(attempt, Some(joins));
+        self.send(SERVER, attempt, Item::Answer { joins });
+        self.send_first_message(SERVER, attempt, joins);
     }
 
-    fn on_answer(&mut self, attempt: u64, moves: bool) {
+    fn on_answer(&mut self, attempt: u64, joins: bool) {
         let end = &mut self.network.ends[CLIENT];
-        let can_move = end.current.is_some() && end.moving.is_none();
-        if !end.candidates.contains_key(&attempt) || moves && !can_move {
-            end.candidates.remove(&attempt);
+        if !end.candidates.contains_key(&attempt) {
             return self.close(CLIENT, attempt);
         }
-        end.candidates.insert(attempt, Some(moves));
-        self.send_first_message(CLIENT, attempt, moves);
+        end.candidates.insert(attempt, Some(joins));
+        self.send_first_message(CLIENT, attempt, joins);
     }
 
     /// Sends the first message of a candidate.
-    fn send_first_message(&mut self, side: usize, attempt: u64, moves: bool) {
+    fn send_first_message(&mut self, side: usize, attempt: u64, joins: bool) {
         let mut out = BytesMut::new();
         let mux = &mut self.peers[side].mux;
-        if moves {
+        if joins {
             mux.write_ping(self.now, &mut out);
         } else {
             let room = self.rng.usize(100..2000);
@@ -305,102 +331,111 @@ impl Simulation {
     }
 
     fn on_message(&mut self, side: usize, attempt: u64, message: Bytes) {
-        let end = &mut self.network.ends[side];
+        let end = &self.network.ends[side];
         if end.candidates.get(&attempt).is_some_and(Option::is_some) {
             return self.take_over(side, attempt, message);
         }
-        match &mut end.moving {
-            Some(moving) if end.current == Some(attempt) => moving.held.push_back(message),
-            Some(moving) if moving.from == attempt => self.handle(side, message),
-            None if end.current == Some(attempt) => self.handle(side, message),
-            // This end closed the attachment before.
-            _ => {}
+        // Otherwise this end closed the attachment before.
+        if end.lanes.contains(&attempt) || end.leaving.contains(&attempt) {
+            self.handle(side, attempt, message);
         }
     }
 
-    fn handle(&mut self, side: usize, message: Bytes) {
+    fn handle(&mut self, side: usize, attempt: u64, message: Bytes) {
         let counts = &mut self.network.counts;
+        let mux = &mut self.peers[side].mux;
         match TunnelFrame::decode(&mut message.clone()) {
             Ok(TunnelFrame::Resume { .. }) => counts.lists += 1,
-            Ok(_) if self.peers[side].mux.resume_state.is_reading_list() => counts.parts += 1,
+            Ok(_) if mux.resume_state.is_reading_list(LaneId(attempt)) => counts.parts += 1,
             _ => {}
         }
-        let result = self.peers[side].mux.handle_message(self.now, message);
+        let result = mux.handle_message(self.now, LaneId(attempt), message);
         assert_eq!(result, Ok(()), "of {}", ["the server", "the client"][side]);
     }
 
     fn take_over(&mut self, side: usize, attempt: u64, message: Bytes) {
         let end = &mut self.network.ends[side];
-        let moves = end.candidates.remove(&attempt) == Some(Some(true));
-        if attempt <= end.latest_attempt || moves && (end.current.is_none() || end.moving.is_some())
-        {
+        let joins = end.candidates.remove(&attempt) == Some(Some(true));
+        if attempt <= end.base {
             self.network.counts.refused += 1;
             return self.close(side, attempt);
         }
-        end.latest_attempt = attempt;
-        let (before, moving) = (end.current.replace(attempt), end.moving.take());
-        let later = end.candidates.split_off(&attempt);
-        let older = std::mem::replace(&mut end.candidates, later);
-        let peer_moved = std::mem::take(&mut end.peer_moved);
-        older.into_keys().for_each(|older| self.close(side, older));
-        match before {
-            Some(from) if moves => {
-                self.network.counts.moves += 1;
-                self.send(side, from, Item::Moved);
-                self.network.ends[side].moving = Some(Moving {
-                    from,
-                    held: VecDeque::from([message]),
-                });
-                if peer_moved {
-                    self.on_moved(side, from);
-                }
+        if joins {
+            end.lanes.insert(attempt);
+            self.network.counts.joins += 1;
+            self.peers[side].mux.add_lane(self.now, LaneId(attempt));
+        } else {
+            end.base = attempt;
+            let later = end.candidates.split_off(&attempt);
+            let older = std::mem::replace(&mut end.candidates, later).into_keys();
+            let lanes = std::mem::replace(&mut end.lanes, BTreeSet::from([attempt]));
+            let leaving = std::mem::take(&mut end.leaving);
+            let replaced: Vec<u64> = older.chain(lanes).chain(leaving).collect();
+            for replaced in replaced {
+                self.close(side, replaced);
             }
-            _ => {
-                before
-                    .into_iter()
-                    .chain(moving.map(|moving| moving.from))
-                    .for_each(|old| self.close(side, old));
-                self.network.counts.resumptions += 1;
-                self.peers[side].mux.resume(self.now);
-                self.handle(side, message);
-            }
+            self.network.counts.resumptions += 1;
+            self.peers[side].mux.resume(self.now, LaneId(attempt));
         }
+        self.handle(side, attempt, message);
     }
 
-    /// Processes the peer's last message on an attachment.
-    fn on_moved(&mut self, side: usize, attempt: u64) {
+    /// Processes the peer's last message on a lane.
+    fn on_left(&mut self, side: usize, attempt: u64) {
         let end = &mut self.network.ends[side];
-        match end.moving.take_if(|moving| moving.from == attempt) {
-            Some(Moving { held, .. }) => {
-                held.into_iter()
-                    .for_each(|message| self.handle(side, message));
-                if side == CLIENT {
-                    self.close(CLIENT, attempt);
-                }
+        if side == SERVER && end.lanes.contains(&attempt) {
+            // Everything of the client has arrived. The answer shows the same for this end.
+            self.leave_lane(SERVER, attempt);
+            if self.network.ends[SERVER].lanes.is_empty() {
+                self.detach(SERVER);
             }
-            None => end.peer_moved |= end.current == Some(attempt),
+        } else if side == CLIENT && end.leaving.remove(&attempt) {
+            self.network.counts.leaves += 1;
+            self.peers[CLIENT].mux.remove_lane(LaneId(attempt));
+            self.close(CLIENT, attempt);
         }
     }
 
     fn on_closed(&mut self, side: usize, attempt: u64) {
         let end = &mut self.network.ends[side];
         end.candidates.remove(&attempt);
-        let of_moving = end
-            .moving
-            .as_ref()
-            .is_some_and(|moving| moving.from == attempt);
-        if of_moving || end.current == Some(attempt) {
+        if end.lanes.remove(&attempt) | end.leaving.remove(&attempt) {
+            self.peers[side].mux.lose_lane(self.now, LaneId(attempt));
+            if !self.detach_if_stuck(side) {
+                self.network.counts.losses += 1;
+            }
+        }
+    }
+
+    /// Detaches an end that cannot carry on without the lane that it has lost.
+    fn detach_if_stuck(&mut self, side: usize) -> bool {
+        let is_stuck =
+            self.network.ends[side].lanes.is_empty() || self.peers[side].mux.is_list_lost();
+        if is_stuck {
             self.detach(side);
+        }
+        is_stuck
+    }
+
+    /// Closes a lane that the peer has reported as lost.
+    pub(super) fn on_lane_lost(&mut self, side: usize, LaneId(lane): LaneId) {
+        let end = &mut self.network.ends[side];
+        if end.lanes.remove(&lane) | end.leaving.remove(&lane) {
+            self.close(side, lane);
+            self.detach_if_stuck(side);
         }
     }
 
     fn detach(&mut self, side: usize) {
         let end = &mut self.network.ends[side];
-        end.peer_moved = false;
-        let moving = end.moving.take().map(|moving| moving.from);
-        let left: Vec<u64> = end.current.take().into_iter().chain(moving).collect();
-        left.into_iter()
-            .for_each(|attempt| self.close(side, attempt));
+        let (lanes, leaving) = (
+            std::mem::take(&mut end.lanes),
+            std::mem::take(&mut end.leaving),
+        );
+        for attempt in lanes.into_iter().chain(leaving) {
+            self.peers[side].mux.lose_lane(self.now, LaneId(attempt));
+            self.close(side, attempt);
+        }
     }
 
     /// Drops a candidate, as after a timeout, or detaches an end before the network notices a cut.
@@ -416,21 +451,21 @@ impl Simulation {
     }
 
     pub(super) fn transmit(&mut self, side: usize) {
-        let Some(current) = self.network.ends[side].current else {
+        let Some(lane) = self.rng.choice(self.network.ends[side].lanes.clone()) else {
             return;
         };
         let room = self.rng.usize(self.message_sizes.clone());
         let mut out = BytesMut::new();
         let mux = &mut self.peers[side].mux;
-        let had = mux.has_transmit();
-        if mux.poll_transmit(self.now, &mut out, room) {
+        let had = mux.has_transmit(LaneId(lane));
+        if mux.poll_transmit(self.now, LaneId(lane), &mut out, room) {
             assert!(had && out.len() <= room);
-            self.send(side, current, Item::Message(out.freeze()));
+            self.send(side, lane, Item::Message(out.freeze()));
         }
     }
 }
 
-impl SimulatedLane {
+impl Direction {
     /// Appends an item that arrives at `at`, or later if an earlier item does.
     fn push(&mut self, at: Instant, item: Item) {
         self.latest = self.latest.max(at);

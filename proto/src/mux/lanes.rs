@@ -1,0 +1,283 @@
+//! The lanes of a tunnel: the attachments that carry it at the same time (PROTOCOL 10.6).
+//!
+//! A lane delivers its messages in order or ends. Between lanes there is no order. The sender
+//! records the lane of each byte that the peer has not acknowledged. When a lane ends, those bytes
+//! leave on the other lanes at once.
+//!
+//! One lane carries everything. With several lanes, the oldest is the *control lane*: it carries
+//! the small frames and the streams that have little under way. Bulk data uses the other lanes, so
+//! that a keystroke does not wait behind it.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Instant,
+};
+
+use super::{Mux, MuxEvent, StreamId};
+
+/// The number of a lane, unique in the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LaneId(pub u64);
+
+impl LaneId {
+    /// The lane that a tunnel begins with.
+    pub const FIRST: LaneId = LaneId(0);
+}
+
+/// What a lane carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LaneLoad {
+    /// Everything: it is the only lane.
+    All,
+    /// Small frames, and streams with little data under way.
+    Control,
+    /// Bulk data.
+    Bulk,
+}
+
+impl LaneLoad {
+    /// Returns whether the lane carries frames other than DATA.
+    pub(super) fn has_control(self) -> bool {
+        self != LaneLoad::Bulk
+    }
+}
+
+/// The most reports of lost lanes that an end remembers. Older ones are repeated reports at most.
+const REPORTS_MAX: usize = 256;
+
+/// The lanes of a tunnel, in the order in which they joined.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    /// The lanes on which this end sends.
+    sending: Vec<LaneId>,
+    /// The lanes that have not ended, as far as this end knows.
+    live: Vec<LaneId>,
+    /// The lost lanes that the peer has reported.
+    reported_by_peer: BTreeSet<LaneId>,
+    /// The lost lanes to report to the peer.
+    unreported: VecDeque<LaneId>,
+    /// The reports that were sent, with the lane on which they left.
+    reported: VecDeque<(LaneId, LaneId)>,
+}
+
+impl Lanes {
+    /// Creates the state of a tunnel with its first lane.
+    pub(super) fn new() -> Self {
+        Lanes {
+            sending: vec![LaneId::FIRST],
+            live: vec![LaneId::FIRST],
+            reported_by_peer: BTreeSet::new(),
+            unreported: VecDeque::new(),
+            reported: VecDeque::new(),
+        }
+    }
+
+    /// Returns whether one lane carries everything.
+    pub(super) fn is_single(&self) -> bool {
+        self.sending.len() <= 1
+    }
+
+    /// Returns whether no lane is left to send on.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sending.is_empty()
+    }
+
+    /// Returns what the lane carries; `None` if nothing is sent on it.
+    pub(super) fn load(&self, lane: LaneId) -> Option<LaneLoad> {
+        let index = self.sending.iter().position(|&known| known == lane)?;
+        Some(match index {
+            _ if self.is_single() => LaneLoad::All,
+            0 => LaneLoad::Control,
+            _ => LaneLoad::Bulk,
+        })
+    }
+
+    /// Returns whether the lane has not ended, as far as this end knows.
+    pub(super) fn is_live(&self, lane: LaneId) -> bool {
+        self.live.contains(&lane)
+    }
+
+    /// Returns whether a lost lane is to be reported.
+    pub(super) fn is_report_due(&self) -> bool {
+        !self.unreported.is_empty()
+    }
+
+    /// Returns the next lost lane to report on `carrier`.
+    pub(super) fn next_report(&mut self, carrier: LaneId) -> Option<LaneId> {
+        let lost = self.unreported.pop_front()?;
+        if self.reported.len() >= REPORTS_MAX {
+            self.reported.pop_front();
+        }
+        self.reported.push_back((lost, carrier));
+        Some(lost)
+    }
+
+    fn add(&mut self, lane: LaneId) {
+        if !self.live.contains(&lane) {
+            self.sending.push(lane);
+            self.live.push(lane);
+        }
+    }
+
+    /// Removes a lane. Returns whether it was live.
+    fn remove(&mut self, lane: LaneId) -> bool {
+        let before = self.live.len();
+        self.sending.retain(|&known| known != lane);
+        self.live.retain(|&known| known != lane);
+        self.live.len() < before
+    }
+
+    /// Removes a lost lane. The first time, it is reported to the peer, as are those whose report
+    /// was lost with it.
+    fn lose(&mut self, lane: LaneId) {
+        if !self.remove(lane) {
+            return;
+        }
+        let lost_reports = self.reported.iter().filter(|(_, carrier)| *carrier == lane);
+        self.unreported
+            .extend(lost_reports.map(|(reported, _)| *reported));
+        self.reported.retain(|(_, carrier)| *carrier != lane);
+        self.unreported.push_back(lane);
+    }
+
+    /// Records the peer's report of a lost lane, which may never have carried the tunnel at this
+    /// end. Returns whether the report is new.
+    fn on_report(&mut self, lane: LaneId) -> bool {
+        let oldest = self.reported_by_peer.first().copied();
+        let is_full = self.reported_by_peer.len() >= REPORTS_MAX;
+        if is_full && oldest.is_some_and(|oldest| lane < oldest) {
+            return false;
+        }
+        if is_full {
+            self.reported_by_peer.pop_first();
+        }
+        self.reported_by_peer.insert(lane)
+    }
+
+    /// Makes `lane` the only one.
+    pub(super) fn replace(&mut self, lane: LaneId) {
+        *self = Lanes {
+            sending: vec![lane],
+            live: vec![lane],
+            ..Lanes::new()
+        };
+    }
+}
+
+impl Mux {
+    /// Adds a lane. Does nothing if it exists.
+    pub fn add_lane(&mut self, now: Instant, lane: LaneId) {
+        self.lanes.add(lane);
+        self.restart_gaps(now);
+        self.reschedule();
+    }
+
+    /// Sends nothing more on a lane. What was sent on it still arrives, or the caller reports
+    /// [`Mux::lose_lane`] later.
+    pub fn retire_lane(&mut self, lane: LaneId) {
+        self.lanes.sending.retain(|&known| known != lane);
+        self.reschedule();
+    }
+
+    /// Forgets a lane that has delivered everything in both directions.
+    pub fn remove_lane(&mut self, lane: LaneId) {
+        self.lanes.remove(lane);
+        self.reschedule();
+    }
+
+    /// Ends a lane whose messages under way may be lost, and reports it to the peer. Everything
+    /// that may be lost is sent again on the other lanes, or on the next one.
+    pub fn lose_lane(&mut self, now: Instant, lane: LaneId) {
+        self.lanes.lose(lane);
+        self.repeat_lost(now, &[lane]);
+    }
+
+    /// Handles the peer's report that it has lost a lane: what this end sent there did not arrive.
+    /// The acknowledgement of a stream that the peer has forgotten may be among it, so the report
+    /// counts even if this end knew of the loss.
+    pub(super) fn handle_lost(&mut self, lane: LaneId) {
+        if self.lanes.on_report(lane) {
+            if self.lanes.live.contains(&lane) {
+                self.events.push_back(MuxEvent::LaneLost(lane));
+            }
+            self.lanes.lose(lane);
+            self.reported_lost.push(lane);
+        }
+    }
+
+    /// Handles all reports of a message at once, because each costs a walk over all streams.
+    pub(super) fn repeat_reported(&mut self, now: Instant) {
+        if !self.reported_lost.is_empty() {
+            let lanes = std::mem::take(&mut self.reported_lost);
+            self.repeat_lost(now, &lanes);
+        }
+    }
+
+    /// Queues everything that was lost with these lanes.
+    fn repeat_lost(&mut self, now: Instant, lanes: &[LaneId]) {
+        for &lane in lanes {
+            self.resume_state.lose(lane);
+        }
+        self.rtt.reset();
+        self.window.send_limit_again();
+        for id in self.sorted_streams() {
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
+            for &lane in lanes {
+                if stream.open_state.lose(lane) {
+                    self.opens.push_back(id);
+                }
+                self.send_totals
+                    .track(&mut stream.send, |send| send.lose(lane));
+            }
+            let is_known = stream.open_state.is_confirmed();
+            self.schedule_send(id);
+            if is_known {
+                // The acknowledgement may have been lost with the lane.
+                self.ack_immediately(id);
+            }
+        }
+        self.restart_gaps(now);
+        self.reschedule();
+        self.update_budget();
+    }
+
+    /// Puts every stream with data to send into the round of its kind, because the number of lanes
+    /// has changed.
+    fn reschedule(&mut self) {
+        for id in self.sorted_streams() {
+            if self
+                .streams
+                .get(&id)
+                .is_some_and(|stream| stream.send.unsent() > 0)
+            {
+                self.schedule_data(id);
+            }
+        }
+        if self.lanes.is_single() {
+            self.urgent = Default::default();
+        }
+    }
+
+    /// Schedules the streams that waited for the peer to confirm their OPEN.
+    pub(super) fn schedule_confirmed(&mut self) {
+        if self.awaiting_open.is_empty() {
+            return;
+        }
+        let confirmed: Vec<StreamId> = self
+            .awaiting_open
+            .iter()
+            .copied()
+            .filter(|id| {
+                self.streams
+                    .get(id)
+                    .is_none_or(|stream| stream.open_state.is_confirmed())
+            })
+            .collect();
+        for id in confirmed {
+            self.awaiting_open.remove(&id);
+            self.schedule_send(id);
+        }
+    }
+}

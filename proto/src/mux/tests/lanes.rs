@@ -1,0 +1,255 @@
+//! Tests of several lanes: which lane carries what, any order between lanes, and the end of a lane.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Pair, frames, message, read_all};
+use crate::mux::{
+    gaps::{GAP_TIMEOUT, PIECES_MAX},
+    *,
+};
+
+const CONTROL: LaneId = LaneId::FIRST;
+const BULK: LaneId = LaneId(1);
+
+/// A pair with two lanes, and a stream that both ends know.
+fn pair_with_two_lanes() -> (Pair, StreamId) {
+    let mut pair = Pair::new();
+    let stream = pair.stream();
+    // The acknowledgement shows the client that the server knows the stream.
+    pair.client.write(stream, Bytes::from_static(b"x")).unwrap();
+    pair.run_until_idle();
+    assert_eq!(read_all(&mut pair.server, pair.now, stream), b"x");
+    pair.run_until_idle();
+    pair.client.add_lane(pair.now, BULK);
+    pair.server.add_lane(pair.now, BULK);
+    (pair, stream)
+}
+
+/// Returns the messages that `mux` sends now on `lane`.
+fn messages(mux: &mut Mux, now: Instant, lane: LaneId) -> Vec<Bytes> {
+    std::iter::from_fn(|| {
+        let mut out = bytes::BytesMut::new();
+        mux.poll_transmit(now, lane, &mut out, 65_536)
+            .then(|| out.freeze())
+    })
+    .collect()
+}
+
+fn content(length: usize) -> Bytes {
+    (0..length).map(|at| (at % 251) as u8).collect()
+}
+
+fn data_bytes(messages: &[Bytes]) -> usize {
+    let lengths = messages.iter().cloned().flat_map(frames).map(|frame| {
+        if let TunnelFrame::Data { bytes, .. } = frame {
+            bytes.len()
+        } else {
+            0
+        }
+    });
+    lengths.sum()
+}
+
+#[test]
+fn bulk_data_leaves_the_control_lane_to_small_streams() {
+    let (mut pair, bulk) = pair_with_two_lanes();
+    let small = pair.client.open(Bytes::new());
+    let opening = messages(&mut pair.client, pair.now, CONTROL);
+    for message in opening {
+        pair.server
+            .handle_message(pair.now, CONTROL, message)
+            .unwrap();
+    }
+    pair.client.write(bulk, content(40_000)).unwrap();
+    pair.client.write(small, content(100)).unwrap();
+    let on_control = messages(&mut pair.client, pair.now, CONTROL);
+    let on_bulk = messages(&mut pair.client, pair.now, BULK);
+    assert_eq!(
+        (data_bytes(&on_control), data_bytes(&on_bulk)),
+        (100, 40_000)
+    );
+}
+
+#[test]
+fn a_stream_uses_the_lane_of_its_open_until_the_peer_knows_it() {
+    let (mut pair, _) = pair_with_two_lanes();
+    let stream = pair.client.open(Bytes::new());
+    pair.client.write(stream, content(20_000)).unwrap();
+    pair.client.finish(stream);
+    assert_eq!(messages(&mut pair.client, pair.now, BULK).len(), 0);
+    let on_control = messages(&mut pair.client, pair.now, CONTROL);
+    assert_eq!(data_bytes(&on_control), 20_000);
+    for message in on_control {
+        pair.server
+            .handle_message(pair.now, CONTROL, message)
+            .unwrap();
+    }
+    assert_eq!(
+        read_all(&mut pair.server, pair.now, stream),
+        content(20_000)
+    );
+    assert_eq!(pair.server.read(stream), Ok(StreamRead::End));
+}
+
+#[test]
+fn messages_of_two_lanes_arrive_in_any_order() {
+    let (mut pair, stream) = pair_with_two_lanes();
+    pair.client.retire_lane(CONTROL);
+    pair.client.write(stream, content(20_000)).unwrap();
+    let first = messages(&mut pair.client, pair.now, BULK);
+    pair.client.add_lane(pair.now, LaneId(2));
+    pair.client.retire_lane(BULK);
+    pair.client.write(stream, content(10_000)).unwrap();
+    pair.client.finish(stream);
+    let later = messages(&mut pair.client, pair.now, LaneId(2));
+    assert_eq!((data_bytes(&first), data_bytes(&later)), (20_000, 10_000));
+    for message in later {
+        pair.server
+            .handle_message(pair.now, LaneId(2), message)
+            .unwrap();
+    }
+    assert_eq!(pair.server.read(stream), Ok(StreamRead::Wait));
+    assert_eq!(pair.server.held_bytes(), 10_000);
+    for message in first {
+        pair.server.handle_message(pair.now, BULK, message).unwrap();
+    }
+    let expected = [content(20_000), content(10_000)].concat();
+    assert_eq!(read_all(&mut pair.server, pair.now, stream), expected);
+    assert_eq!(pair.server.read(stream), Ok(StreamRead::End));
+}
+
+#[test]
+fn what_left_on_a_lost_lane_leaves_on_the_others_at_once() {
+    let (mut pair, stream) = pair_with_two_lanes();
+    pair.client.write(stream, content(30_000)).unwrap();
+    let lost = messages(&mut pair.client, pair.now, BULK);
+    assert_eq!(data_bytes(&lost), 30_000);
+    assert!(!pair.client.has_transmit(CONTROL));
+    pair.client.lose_lane(pair.now, BULK);
+    let again = messages(&mut pair.client, pair.now, CONTROL);
+    assert_eq!(data_bytes(&again), 30_000);
+    for message in again.into_iter().chain(lost) {
+        pair.server
+            .handle_message(pair.now, CONTROL, message)
+            .unwrap();
+    }
+    assert_eq!(
+        read_all(&mut pair.server, pair.now, stream),
+        content(30_000)
+    );
+    assert_eq!(pair.server.held_bytes(), 0, "repeated bytes count once");
+}
+
+#[test]
+fn the_end_of_a_forgotten_stream_is_acknowledged_again() {
+    let (mut pair, stream) = pair_with_two_lanes();
+    pair.client.finish(stream);
+    pair.server.finish(stream);
+    pair.client.release(pair.now, stream);
+    pair.server.release(pair.now, stream);
+    for message in messages(&mut pair.client, pair.now, CONTROL) {
+        pair.server
+            .handle_message(pair.now, CONTROL, message)
+            .unwrap();
+    }
+    for message in messages(&mut pair.server, pair.now, CONTROL) {
+        pair.client
+            .handle_message(pair.now, CONTROL, message)
+            .unwrap();
+    }
+    pair.now += Duration::from_secs(1);
+    pair.client.handle_timeout(pair.now).unwrap();
+    for message in messages(&mut pair.client, pair.now, CONTROL) {
+        pair.server
+            .handle_message(pair.now, CONTROL, message)
+            .unwrap();
+    }
+    // The server's acknowledgement is lost with its lane, and the server has forgotten the stream.
+    pair.server.handle_timeout(pair.now).unwrap();
+    messages(&mut pair.server, pair.now, CONTROL);
+    let remaining = (pair.client.streams(), pair.server.streams());
+    assert!(remaining.1 == 0, "{remaining:?}");
+    pair.client.lose_lane(pair.now, CONTROL);
+    pair.server.lose_lane(pair.now, CONTROL);
+    pair.client.add_lane(pair.now, LaneId(2));
+    pair.server.add_lane(pair.now, LaneId(2));
+    for lane in [BULK, LaneId(2)] {
+        for message in messages(&mut pair.client, pair.now, lane) {
+            pair.server.handle_message(pair.now, lane, message).unwrap();
+        }
+    }
+    for lane in [BULK, LaneId(2)] {
+        for message in messages(&mut pair.server, pair.now, lane) {
+            pair.client.handle_message(pair.now, lane, message).unwrap();
+        }
+    }
+    assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
+}
+
+fn data(stream: StreamId, offset: u64, bytes: Bytes) -> Bytes {
+    message(&[TunnelFrame::Data {
+        stream,
+        offset,
+        bytes,
+    }])
+}
+
+#[test]
+fn a_gap_that_is_never_filled_ends_the_tunnel() {
+    let (mut pair, stream) = pair_with_two_lanes();
+    let beyond = data(stream, 11, content(10));
+    pair.server.handle_message(pair.now, BULK, beyond).unwrap();
+    let deadline = pair.now + GAP_TIMEOUT;
+    let almost = deadline - Duration::from_millis(1);
+    assert_eq!(pair.server.handle_timeout(almost), Ok(()));
+    pair.server.retire_lane(CONTROL);
+    pair.server.lose_lane(pair.now, BULK);
+    assert_eq!(
+        pair.server.handle_timeout(deadline),
+        Ok(()),
+        "without a lane the gap cannot be filled"
+    );
+    pair.server.add_lane(deadline, LaneId(2));
+    assert_eq!(pair.server.handle_timeout(deadline), Ok(()));
+    let error = pair.server.handle_timeout(deadline + GAP_TIMEOUT);
+    assert_eq!(
+        error,
+        Err(MuxError::Protocol("a gap in a stream was not filled"))
+    );
+}
+
+#[test]
+fn pieces_behind_a_gap_are_bounded_by_bytes_and_by_number() {
+    let (mut pair, stream) = pair_with_two_lanes();
+    let most = pair.server.window.limit();
+    let beyond = data(stream, 1 << 20, content(1000));
+    assert_eq!(
+        pair.server.handle_message(pair.now, BULK, beyond),
+        Err(MuxError::FlowControl("data beyond the stream window"))
+    );
+    assert!(pair.server.held_bytes() <= most);
+    let error = (0..=PIECES_MAX as u64).find_map(|piece| {
+        let byte = data(stream, 2 * piece + 2, content(1));
+        pair.server.handle_message(pair.now, BULK, byte).err()
+    });
+    assert_eq!(
+        error,
+        Some(MuxError::Protocol("too many pieces behind gaps"))
+    );
+}
+
+#[test]
+fn contradicting_bytes_of_two_lanes_end_the_tunnel() {
+    let (mut pair, stream) = pair_with_two_lanes();
+    let beyond = data(stream, 11, content(10));
+    pair.server.handle_message(pair.now, BULK, beyond).unwrap();
+    let same = data(stream, 11, content(10));
+    assert_eq!(pair.server.handle_message(pair.now, CONTROL, same), Ok(()));
+    let other = data(stream, 12, content(5));
+    assert_eq!(
+        pair.server.handle_message(pair.now, CONTROL, other),
+        Err(MuxError::Protocol("DATA contradicts earlier DATA"))
+    );
+}
