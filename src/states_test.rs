@@ -9,7 +9,7 @@ use crate::{
     master::{self, MasterLimits, MasterTiming},
     server, supervisor, tunnel,
 };
-use report_proto::frame;
+use report_proto::{frame, mux};
 
 /// The deadlines and bounds of one state, as the table must name them.
 struct StateBounds {
@@ -114,7 +114,14 @@ fn tunnel_states() -> BTreeMap<&'static str, StateBounds> {
             "tunnel without a channel",
             state(&[config::ResumeTimeout::DEFAULT], &[]),
         ),
-        ("move of a tunnel", state(&[tunnel::MOVE_TIMEOUT], &[])),
+        (
+            "lane that is being left",
+            state(&[tunnel::MOVE_TIMEOUT], &[tunnel::LANES_MAX]),
+        ),
+        (
+            "gap in the bytes of a stream",
+            state(&[mux::GAP_TIMEOUT], &[mux::PIECES_MAX]),
+        ),
         (
             "stream that waits for its service",
             state(&[config::ConnectTimeout::DEFAULT], &[]),

@@ -12,7 +12,7 @@ pub use super::{
     handshake::{AttachError, ServerInfo, closing_notice},
 };
 use super::{
-    attachment::{AttachTarget, PendingOffer},
+    attachment::{AttachTarget, PendingOffer, Resuming},
     core::{AdmitError, Channel, FIRST_ATTEMPT, TakeoverKind},
     handle::Tunnel,
     handshake::{self, ReceivedOffer},
@@ -48,26 +48,42 @@ pub fn request(
     offer(port, None, outbox.handle(channel), tasks)
 }
 
-/// Starts an attachment that resumes `tunnel`. Set `moves` while the previous attachment still
-/// works.
+/// How an attachment of an existing tunnel relates to its present ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reattachment {
+    /// Joins them if they work, and the tunnel leaves them. Otherwise resumes the tunnel.
+    Replace,
+    /// Joins them as a further lane.
+    Add,
+}
+
+/// Starts an attachment of an existing `tunnel`.
 ///
 /// # Errors
 /// When the handshake cannot be started.
 pub fn request_resume(
     tunnel: &Tunnel,
-    moves: bool,
+    reattachment: Reattachment,
     outbox: &Arc<Outbox>,
     channel: u32,
     tasks: &TaskTracker,
 ) -> Result<AttachRequest, AttachError> {
-    let resumption = ResumeRequest {
-        tunnel: tunnel.id(),
-        attempt: tunnel.shared.core().next_attempt(),
-        moves,
+    let resumption = {
+        let mut core = tunnel.shared.core();
+        ResumeRequest {
+            tunnel: tunnel.id(),
+            attempt: core.next_attempt(),
+            joins: core.can_join(),
+        }
+    };
+    let resuming = Resuming {
+        tunnel: Arc::clone(&tunnel.shared),
+        attempt: resumption.attempt,
+        replaces: reattachment == Reattachment::Replace,
     };
     offer(
         tunnel.port(),
-        Some((tunnel, resumption)),
+        Some((resuming, resumption)),
         outbox.handle(channel),
         tasks,
     )
@@ -75,18 +91,17 @@ pub fn request_resume(
 
 fn offer(
     port: &PortParameters,
-    resume: Option<(&Tunnel, ResumeRequest)>,
+    resume: Option<(Resuming, ResumeRequest)>,
     channel: Channel,
     tasks: &TaskTracker,
 ) -> Result<AttachRequest, AttachError> {
-    let resumption = resume.map(|(_, resumption)| resumption);
+    let (resuming, resumption) = resume.unzip();
     let (initiator, message) = handshake::offer(port, resumption, random::bytes())?;
     let (sender, outcome) = oneshot::channel();
     let pending = PendingOffer {
         initiator,
         port: port.clone(),
-        resuming: resume
-            .map(|(tunnel, resumption)| (Arc::clone(&tunnel.shared), resumption.attempt)),
+        resuming,
         channel,
         tasks: tasks.clone(),
         outcome: sender,
@@ -170,16 +185,16 @@ fn resume(
     context: &AcceptContext<'_>,
 ) -> Result<Reply, AttachError> {
     let tunnel = tunnel.shared;
-    let ResumeRequest { attempt, moves, .. } = resumption;
+    let ResumeRequest { attempt, joins, .. } = resumption;
     let kind = tunnel
         .core()
-        .admit(attempt, moves)
+        .admit(attempt, joins)
         .map_err(|error| match error {
             AdmitError::Superseded => AttachError::Superseded,
-            AdmitError::Moving => AttachError::Refused(Code::Refused),
+            AdmitError::TooManyLanes => AttachError::Refused(Code::Limit),
         })?;
     let (answer, keys) = offer.resume(
-        kind == TakeoverKind::Move,
+        kind == TakeoverKind::Join,
         &tunnel.identity.secret,
         tunnel.port.encrypt,
     )?;
@@ -187,6 +202,7 @@ fn resume(
         tunnel,
         attempt,
         kind,
+        replaces: false,
         channel,
     };
     Ok(Reply {
@@ -217,6 +233,7 @@ fn begin(
         tunnel: Arc::clone(&shared),
         attempt: FIRST_ATTEMPT,
         kind: TakeoverKind::Resume,
+        replaces: false,
         channel,
     };
     Ok(Reply {

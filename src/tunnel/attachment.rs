@@ -72,11 +72,20 @@ enum AttachmentPhase {
 pub(super) struct PendingOffer {
     pub initiator: Initiator,
     pub port: PortParameters,
-    /// The tunnel to resume, and the number of the attempt.
-    pub resuming: Option<(Arc<TunnelShared>, u64)>,
+    /// The tunnel to resume.
+    pub resuming: Option<Resuming>,
     pub channel: Channel,
     pub tasks: TaskTracker,
     pub outcome: OutcomeSender,
+}
+
+/// The tunnel that a client attaches again.
+pub(super) struct Resuming {
+    pub tunnel: Arc<TunnelShared>,
+    /// The number of the attempt.
+    pub attempt: u64,
+    /// Whether the attachment replaces the present ones.
+    pub replaces: bool,
 }
 
 /// The tunnel that an attachment binds, and the channel that it binds it to.
@@ -84,6 +93,8 @@ pub(super) struct AttachTarget {
     pub tunnel: Arc<TunnelShared>,
     pub attempt: u64,
     pub kind: TakeoverKind,
+    /// Whether the tunnel leaves its other lanes.
+    pub replaces: bool,
     pub channel: Channel,
 }
 
@@ -228,6 +239,7 @@ impl PendingOffer {
                 tunnel,
                 attempt,
                 kind,
+                replaces,
                 keys,
                 found,
             }) => {
@@ -235,6 +247,7 @@ impl PendingOffer {
                     tunnel,
                     attempt,
                     kind,
+                    replaces,
                     channel,
                 };
                 let outcome = Some((outcome, found));
@@ -256,6 +269,7 @@ struct Agreed {
     tunnel: Arc<TunnelShared>,
     attempt: u64,
     kind: TakeoverKind,
+    replaces: bool,
     keys: AttachmentKeys,
     found: AttachOutcome,
 }
@@ -264,7 +278,7 @@ struct Agreed {
 fn agree(
     agreement: Agreement,
     port: PortParameters,
-    resuming: Option<(Arc<TunnelShared>, u64)>,
+    resuming: Option<Resuming>,
     tasks: &TaskTracker,
 ) -> Result<Agreed, AttachError> {
     match agreement {
@@ -277,12 +291,17 @@ fn agree(
                 tunnel: shared,
                 attempt: FIRST_ATTEMPT,
                 kind: TakeoverKind::Resume,
+                replaces: false,
                 keys,
                 found: AttachOutcome::New(tunnel, server_info),
             })
         }
-        Agreement::Resumed { moves, keys } => {
-            let (tunnel, attempt) = resuming.ok_or_else(|| {
+        Agreement::Resumed { joins, keys } => {
+            let Resuming {
+                tunnel,
+                attempt,
+                replaces,
+            } = resuming.ok_or_else(|| {
                 AttachError::Handshake(
                     "the server resumes a tunnel that the client did not ask for".to_owned(),
                 )
@@ -293,7 +312,8 @@ fn agree(
             Ok(Agreed {
                 tunnel,
                 attempt,
-                kind: TakeoverKind::of(moves),
+                kind: TakeoverKind::of(joins),
+                replaces: joins && replaces,
                 keys,
                 found: AttachOutcome::Resumed,
             })
@@ -346,7 +366,7 @@ impl EstablishedAttachment {
         let (attempt, message) = (self.target.attempt, payload.freeze());
         self.target
             .tunnel
-            .update(|core| core.receive(Instant::now(), attempt, message))
+            .update(|core| core.receive(Moment::now(), attempt, message))
     }
 
     fn transmit(&mut self, memory: &mut BytesMut) -> Transmit {
@@ -400,8 +420,14 @@ impl EstablishedAttachment {
 impl AttachTarget {
     fn take_over(&self) -> Result<(), Notice> {
         let channel = Arc::clone(&self.channel);
-        self.tunnel
-            .update(|core| core.take_over(Moment::now(), self.attempt, channel, self.kind))
+        let now = Moment::now();
+        self.tunnel.update(|core| {
+            core.take_over(now, self.attempt, channel, self.kind)?;
+            if self.replaces {
+                core.leave_others(now, self.attempt);
+            }
+            Ok(())
+        })
     }
 
     fn write_first_message(&self, out: &mut BytesMut) {

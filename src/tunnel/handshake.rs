@@ -53,7 +53,7 @@ pub(super) enum Agreement {
     /// A tunnel is resumed. Its secret completes the keys.
     Resumed {
         /// No data in flight on the previous attachment is lost.
-        moves: bool,
+        joins: bool,
         keys: SessionKeys,
     },
 }
@@ -214,7 +214,7 @@ pub(super) fn read_answer(
                 keys.initiator(port.encrypt),
             ))
         }
-        AttachAnswer::Resume { moves } => Ok(Agreement::Resumed { moves, keys }),
+        AttachAnswer::Resume { joins } => Ok(Agreement::Resumed { joins, keys }),
         AttachAnswer::Refuse {
             code,
             version,
@@ -310,11 +310,11 @@ impl ReceivedOffer {
     /// Answers with RESUME for the tunnel with this secret.
     pub(super) fn resume(
         self,
-        moves: bool,
+        joins: bool,
         secret: &TunnelSecret,
         encrypt: EncryptMethod,
     ) -> Result<(Vec<u8>, AttachmentKeys), AttachError> {
-        let (answer, keys) = self.answer(&AttachAnswer::Resume { moves })?;
+        let (answer, keys) = self.answer(&AttachAnswer::Resume { joins })?;
         Ok((answer, keys.with_tunnel_secret(secret).responder(encrypt)))
     }
 
@@ -391,7 +391,7 @@ mod tests {
         let request = ResumeRequest {
             tunnel: at_client.identity.id,
             attempt: 1,
-            moves: true,
+            joins: true,
         };
         for (secret, is_owner) in [(&at_client.identity.secret, true), (&another, false)] {
             let (initiator, message) = offer(&port, Some(request), [5; 32]).unwrap();
@@ -400,7 +400,7 @@ mod tests {
             let (answer, mut server) = received
                 .resume(true, &at_server.identity.secret, port.encrypt)
                 .unwrap();
-            let Ok(Agreement::Resumed { moves: true, keys }) =
+            let Ok(Agreement::Resumed { joins: true, keys }) =
                 read_answer(initiator, &port, &answer)
             else {
                 panic!("a resumption")

@@ -1,6 +1,7 @@
 //! The end-to-end session of one client and one server under one port key.
 //!
-//! A tunnel drives a multiplexer ([`report_proto::mux`]) over a sequence of channels. It performs
+//! A tunnel drives a multiplexer ([`report_proto::mux`]) over its channels, one or several at a
+//! time. It performs
 //! the handshake, seals and compresses, and splices streams to local sockets.
 //!
 //! ```text
@@ -9,7 +10,7 @@
 //! ```
 //!
 //! A [`Tunnel`] owns the streams. An [`attach::Attachment`] binds it to one channel with the keys
-//! of one handshake, and `core` decides which attachment carries the tunnel. Without an attachment
+//! of one handshake, and `core` decides which attachments carry the tunnel. Without an attachment
 //! the tunnel keeps its streams and waits for the next one, until `resume_timeout` expires.
 //!
 //! The link calls the attachment when it has received a message or has room to send. Sealing
@@ -86,7 +87,7 @@ mod stream;
 pub(crate) mod tests;
 
 #[cfg(test)]
-pub(crate) use self::core::{CANDIDATE_TIMEOUT, MOVE_TIMEOUT};
+pub(crate) use self::core::{CANDIDATE_TIMEOUT, LANES_MAX, MOVE_TIMEOUT};
 pub use self::{
     core::TunnelStatus,
     handle::Tunnel,

@@ -34,8 +34,8 @@ pub struct ResumeRequest {
     /// Attempt number, larger than those of all earlier attempts.
     pub attempt: u64,
     /// The previous attachment works: no data in flight on it is lost.
-    #[serde(rename = "move", default)]
-    pub moves: bool,
+    #[serde(rename = "join", default)]
+    pub joins: bool,
 }
 
 /// The methods of a port, by their configuration names.
@@ -88,8 +88,8 @@ pub enum AttachAnswer {
     /// The server resumes the tunnel.
     Resume {
         /// No data in flight on the previous attachment is lost.
-        #[serde(rename = "move")]
-        moves: bool,
+        #[serde(rename = "join")]
+        joins: bool,
     },
     /// The server refuses the tunnel.
     Refuse {

@@ -113,7 +113,6 @@ impl TunnelShared {
             deadline_moved,
             ended,
             wakers,
-            ready_old,
             ready,
             closes,
             status: _,
@@ -131,7 +130,7 @@ impl TunnelShared {
             self.ended.cancel();
         }
         wakers.into_iter().for_each(Waker::wake);
-        for channel in ready_old.into_iter().chain(ready) {
+        for channel in ready {
             channel.ready();
         }
         for (channel, notice) in closes {
@@ -158,6 +157,9 @@ impl TunnelShared {
                 } else {
                     warn!(%tunnel, carried_s, streams, reason = %why, "tunnel lost its link");
                 }
+            }
+            TunnelEvent::LaneLost { lanes, why } => {
+                info!(%tunnel, lanes, reason = %why, "tunnel lost one of its links");
             }
             TunnelEvent::Resumed {
                 waited,

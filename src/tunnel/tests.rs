@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    attach::{self, AttachError, AttachRequest},
+    attach::{self, AttachError, AttachRequest, Reattachment},
     splice::splice,
     *,
 };
@@ -186,10 +186,16 @@ impl TunnelTestbed {
         link_pair: &LinkPair,
         channel: u32,
         client: &Tunnel,
-        moves: bool,
+        reattachment: Reattachment,
     ) -> AttachResult {
-        let request =
-            attach::request_resume(client, moves, &link_pair.client, channel, &self.tasks).unwrap();
+        let request = attach::request_resume(
+            client,
+            reattachment,
+            &link_pair.client,
+            channel,
+            &self.tasks,
+        )
+        .unwrap();
         self.answer(link_pair, channel, request, client.port())
             .await
     }

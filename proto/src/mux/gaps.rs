@@ -8,11 +8,11 @@ use crate::map::Map;
 
 /// How long a gap may remain without progress (PROTOCOL 12, `GAP_TIMEOUT`). The sender fills it
 /// within this time even if it must first find out that a lane is dead.
-pub(super) const GAP_TIMEOUT: Duration = Duration::from_secs(60);
+pub const GAP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The largest number of pieces behind gaps in a tunnel (PROTOCOL 12, `PIECES_MAX`). The window
 /// limits their bytes; this limits their overhead.
-pub(super) const PIECES_MAX: usize = 16_384;
+pub const PIECES_MAX: usize = 16_384;
 
 /// The gaps of all streams.
 #[derive(Debug, Default)]

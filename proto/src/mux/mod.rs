@@ -1,4 +1,5 @@
-//! The stream multiplexer of a tunnel: a sans-I/O state machine over one ordered message channel.
+//! The stream multiplexer of a tunnel: a sans-I/O state machine over one or several lanes. Each lane
+//! is an ordered channel of messages.
 //!
 //! # Contract
 //! The caller feeds events with a timestamp through the `handle_*` methods. It then polls three
@@ -18,10 +19,11 @@
 //! in the tunnel's window; debug builds check it after each operation.
 //!
 //! # Retransmission
-//! Sent data is retained until the peer acknowledges it, so that it can be sent again on another
-//! channel. The caller decides when one channel replaces another ([`Mux::write_resume`],
-//! [`Mux::resume`]). While there is no channel, the caller does not poll for messages; everything
-//! else continues.
+//! Sent data is retained until the peer acknowledges it, so that it can be sent again. When one of
+//! several lanes ends ([`Mux::lose_lane`]), what left on it leaves on the others. When all have
+//! ended, the next one resumes the tunnel with a list of what has arrived ([`Mux::write_resume`],
+//! [`Mux::resume`]). While there is no lane, the caller does not poll for messages; everything else
+//! continues.
 
 mod ack_queue;
 mod bandwidth;
@@ -77,6 +79,7 @@ pub use self::{
     budget::MemoryBudget,
     error::{MuxError, ResetCode, StreamError},
     frame::{MOVE, MOVED, StreamId},
+    gaps::{GAP_TIMEOUT, PIECES_MAX},
     lanes::LaneId,
     send_totals::WRITE_MAX,
     window::WindowSize,
@@ -307,6 +310,12 @@ impl Mux {
     #[must_use]
     pub fn unsent_bytes(&self) -> u64 {
         self.send_totals.unsent
+    }
+
+    /// Returns the number of bytes that are to be sent again.
+    #[must_use]
+    pub fn resend_bytes(&self) -> u64 {
+        self.send_totals.resend
     }
 
     /// Returns the number of received bytes that applications have not consumed.

@@ -1,42 +1,36 @@
-//! Decides which attachment carries a tunnel: one at a time, or two during a move, when the old one
-//! still delivers data in flight (PROTOCOL 10.3, 10.6).
+//! Decides which attachments carry a tunnel: its lanes (PROTOCOL 10.3, 10.6).
 //!
-//! Pure: knows attempt numbers and opened messages. `B` is the handle of a channel.
+//! Pure: knows attempt numbers. `B` is the handle of a channel.
 //!
 //! ```text
-//!             take_over(resume)             take_over(move)
-//!  unbound ────────────────────► attached ────────────────────► moving: old delivers, new sends
-//!     ▲                            │  ▲                            │
-//!     └──────── closed ────────────┘  └── MOVED sent and received ─┤
-//!     └──────── either of them closed ─────────────────────────────┘
+//!             take_over(resume, join)        leave             MOVED sent         MOVED received
+//!  candidate ────────────────────────► active ────► leave due ───────────► left ─────────────────► gone
+//!                                        └──────────────┴─ closed, lost ────┴────────────────────► gone
 //! ```
+//! A lane that an end has left sends nothing more, and still delivers.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 
-use bytes::Bytes;
+/// The maximum number of lanes of a tunnel (PROTOCOL 12, `LANES_MAX`): one for each slot of a role's
+/// links, and one that replaces another.
+pub(crate) const LANES_MAX: usize = 17;
 
-/// Bytes that a move may hold back: the tunnel window of a peer (32 MiB at most) plus overhead. No
-/// conforming peer sends more.
-const HELD_MAX: usize = 34 * 1024 * 1024;
-
-/// Bytes that each held message counts in addition to its length, because small messages take
-/// memory too.
-const HELD_MESSAGE: usize = 64;
+/// The attempts after the last resumption that are remembered. An older one is refused like a
+/// replay.
+const JOINED_MAX: usize = 1024;
 
 /// The attachments of one tunnel.
 #[derive(Debug)]
 pub(super) struct Binding<B> {
-    /// Sends. Also receives, except during a move.
-    current: Option<BoundAttachment<B>>,
-    /// MOVED arrived on the current attachment before this end started its move: the peer's new
-    /// link is faster than its old one.
-    peer_moved_early: bool,
-    moving_from: Option<MovingFrom<B>>,
-    /// The attempt that took over last.
-    latest: Option<u64>,
+    /// In the order in which they joined.
+    lanes: Vec<BoundLane<B>>,
+    /// The attempt that created or resumed the tunnel last. Older ones are void.
+    resumed_by: Option<u64>,
+    /// The attempts that have joined since.
+    joined: BTreeSet<u64>,
 }
 
-/// An attachment that has taken the tunnel over.
+/// An attachment that carries the tunnel.
 #[derive(Debug, Clone)]
 pub(super) struct BoundAttachment<B> {
     /// Its attempt number.
@@ -45,47 +39,46 @@ pub(super) struct BoundAttachment<B> {
     pub handle: B,
 }
 
-/// The old attachment during a move.
-#[derive(Debug)]
-struct MovingFrom<B> {
-    bound: BoundAttachment<B>,
+/// A lane, and how far this end has left it.
+#[derive(Debug, Clone)]
+pub(super) struct BoundLane<B> {
+    pub bound: BoundAttachment<B>,
+    pub state: LaneState,
+    /// The channel is marked ready, and the link has not asked for data since.
+    pub transmit_requested: bool,
+    /// The next message asks the client to leave this lane.
+    pub move_request_due: bool,
+}
+
+/// How far this end has left a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LaneState {
+    /// It sends on it.
+    Active,
+    /// MOVED is to be sent on it, and nothing after that.
+    LeaveDue,
     /// MOVED was sent on it.
-    moved_sent: bool,
-    /// MOVED was received on it.
-    moved_received: bool,
-    /// Messages that arrived on the new attachment before MOVED. They are handled after MOVED, to
-    /// keep the order.
-    held: VecDeque<Bytes>,
-    held_bytes: usize,
+    Left,
 }
 
 /// How a candidate takes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::tunnel) enum TakeoverKind {
-    /// The tunnel is new, or data in flight on the previous attachment may be lost.
+    /// The tunnel is new, or all its lanes are lost: this is the only one.
     Resume,
-    /// The previous attachment works and delivers everything.
-    Move,
+    /// The other lanes continue.
+    Join,
 }
 
 impl TakeoverKind {
-    /// Returns `Move` if `moves` is set, otherwise `Resume`.
-    pub(in crate::tunnel) fn of(moves: bool) -> Self {
-        if moves {
-            TakeoverKind::Move
+    /// Returns `Join` if `joins` is set, otherwise `Resume`.
+    pub(in crate::tunnel) fn of(joins: bool) -> Self {
+        if joins {
+            TakeoverKind::Join
         } else {
             TakeoverKind::Resume
         }
     }
-}
-
-/// Why a candidate cannot take over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TakeOverError {
-    /// A newer attempt has taken over.
-    Superseded,
-    /// No current attachment exists, or another move is in progress.
-    NothingToMoveFrom,
 }
 
 /// Data that an attachment may send now.
@@ -95,202 +88,129 @@ pub(super) enum SendAction {
     Mux,
     /// MOVED, and nothing after it.
     Moved,
+    /// MOVE.
+    Move,
     /// Nothing.
     Nothing,
-}
-
-/// The disposition of a received message.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum ReceiveAction {
-    /// Pass it to the mux.
-    Handle(Bytes),
-    /// Nothing: it is held, or its attachment is no longer bound.
-    Nothing,
-    /// The peer exceeded the limit of held bytes.
-    Overflow,
-}
-
-/// The effect of a closed attachment on the tunnel.
-#[derive(Debug)]
-pub(super) enum Closed<B> {
-    /// None: it did not carry the tunnel.
-    Nothing,
-    /// The tunnel has no attachment left. The caller closes the other one of a move.
-    Lost(Option<BoundAttachment<B>>),
 }
 
 impl<B: Clone> Binding<B> {
     /// Creates a binding without an attachment.
     pub(super) fn new() -> Self {
         Binding {
-            current: None,
-            peer_moved_early: false,
-            moving_from: None,
-            latest: None,
+            lanes: Vec::new(),
+            resumed_by: None,
+            joined: BTreeSet::new(),
         }
     }
 
-    /// Returns the attachment that sends.
-    pub(super) fn current(&self) -> Option<&BoundAttachment<B>> {
-        self.current.as_ref()
+    /// Returns all lanes.
+    pub(super) fn lanes(&self) -> &[BoundLane<B>] {
+        &self.lanes
     }
 
-    fn is_current(&self, attempt: u64) -> bool {
-        self.current()
-            .is_some_and(|current| current.attempt == attempt)
+    /// Returns all lanes, to mark them.
+    pub(super) fn lanes_mut(&mut self) -> &mut [BoundLane<B>] {
+        &mut self.lanes
+    }
+
+    /// Returns the lanes on which this end sends.
+    pub(super) fn active(&self) -> impl Iterator<Item = &BoundAttachment<B>> {
+        let active = |lane: &&BoundLane<B>| lane.state == LaneState::Active;
+        self.lanes.iter().filter(active).map(|lane| &lane.bound)
+    }
+
+    /// Returns the lane of this attempt.
+    pub(super) fn lane_mut(&mut self, attempt: u64) -> Option<&mut BoundLane<B>> {
+        self.lanes
+            .iter_mut()
+            .find(|lane| lane.bound.attempt == attempt)
     }
 
     /// Returns whether this attempt may still take over.
     pub(super) fn admits(&self, attempt: u64) -> bool {
-        self.latest.is_none_or(|latest| attempt > latest)
+        let is_newer = self.resumed_by.is_none_or(|resumed| attempt > resumed);
+        let is_remembered = self.joined.len() < JOINED_MAX
+            || self.joined.first().is_none_or(|oldest| attempt > *oldest);
+        is_newer && is_remembered && !self.joined.contains(&attempt)
     }
 
     /// Binds a candidate that has proven itself. Returns the attachments that it replaces, which
-    /// the caller closes; a move replaces none.
+    /// the caller closes; one that joins replaces none. `None`: the attempt is void.
     pub(super) fn take_over(
         &mut self,
         bound: BoundAttachment<B>,
         kind: TakeoverKind,
-    ) -> Result<Vec<BoundAttachment<B>>, TakeOverError> {
+    ) -> Option<Vec<BoundAttachment<B>>> {
         if !self.admits(bound.attempt) {
-            return Err(TakeOverError::Superseded);
+            return None;
         }
-        // If set, the peer has already left the attachment that becomes the old one. It does not
-        // send MOVED again.
-        let received = std::mem::take(&mut self.peer_moved_early);
+        let mut replaced = Vec::new();
         match kind {
             TakeoverKind::Resume => {
-                self.latest = Some(bound.attempt);
-                let moving_from = self.moving_from.take().map(|moving_from| moving_from.bound);
-                Ok(self
-                    .current
-                    .replace(bound)
-                    .into_iter()
-                    .chain(moving_from)
-                    .collect())
+                replaced = self.take_all();
+                self.resumed_by = Some(bound.attempt);
+                self.joined.clear();
             }
-            // Only one old attachment can deliver at a time.
-            TakeoverKind::Move if self.moving_from.is_some() => {
-                Err(TakeOverError::NothingToMoveFrom)
-            }
-            TakeoverKind::Move => {
-                let old = self
-                    .current
-                    .take()
-                    .ok_or(TakeOverError::NothingToMoveFrom)?;
-                self.latest = Some(bound.attempt);
-                self.current = Some(bound);
-                let held = VecDeque::new();
-                self.moving_from = Some(MovingFrom {
-                    bound: old,
-                    moved_sent: false,
-                    moved_received: received,
-                    held,
-                    held_bytes: 0,
-                });
-                Ok(Vec::new())
+            TakeoverKind::Join => {
+                if self.joined.len() >= JOINED_MAX {
+                    self.joined.pop_first();
+                }
+                self.joined.insert(bound.attempt);
             }
         }
+        self.lanes.push(BoundLane {
+            bound,
+            state: LaneState::Active,
+            transmit_requested: true,
+            move_request_due: false,
+        });
+        Some(replaced)
     }
 
-    /// Returns the attachment from which the tunnel moves, during a move.
-    pub(super) fn moving_from(&self) -> Option<&BoundAttachment<B>> {
-        self.moving_from
-            .as_ref()
-            .map(|moving_from| &moving_from.bound)
+    /// Leaves a lane. Returns whether it was active.
+    pub(super) fn leave(&mut self, attempt: u64) -> bool {
+        let lane = self.lane_mut(attempt);
+        let Some(lane) = lane.filter(|lane| lane.state == LaneState::Active) else {
+            return false;
+        };
+        lane.state = LaneState::LeaveDue;
+        lane.transmit_requested = true;
+        true
     }
 
-    /// Returns what this attachment may send. [`SendAction::Moved`] is returned once.
+    /// Returns what this attachment may send. [`SendAction::Moved`] and [`SendAction::Move`] are
+    /// returned once.
     pub(super) fn sending(&mut self, attempt: u64) -> SendAction {
-        if self.is_current(attempt) {
-            return SendAction::Mux;
-        }
-        match &mut self.moving_from {
-            Some(moving_from)
-                if moving_from.bound.attempt == attempt && !moving_from.moved_sent =>
-            {
-                moving_from.moved_sent = true;
+        let Some(lane) = self.lane_mut(attempt) else {
+            return SendAction::Nothing;
+        };
+        match lane.state {
+            LaneState::Active if std::mem::take(&mut lane.move_request_due) => SendAction::Move,
+            LaneState::Active => SendAction::Mux,
+            LaneState::LeaveDue => {
+                lane.state = LaneState::Left;
                 SendAction::Moved
             }
-            _ => SendAction::Nothing,
+            LaneState::Left => SendAction::Nothing,
         }
     }
 
-    /// Handles a message that arrived on this attachment.
-    pub(super) fn received(&mut self, attempt: u64, message: Bytes) -> ReceiveAction {
-        let is_current = self.is_current(attempt);
-        match &mut self.moving_from {
-            Some(moving_from) if is_current && !moving_from.moved_received => {
-                // The old attachment may still deliver earlier data, so this message waits.
-                moving_from.held_bytes = moving_from
-                    .held_bytes
-                    .saturating_add(message.len())
-                    .saturating_add(HELD_MESSAGE);
-                moving_from.held.push_back(message);
-                if moving_from.held_bytes > HELD_MAX {
-                    ReceiveAction::Overflow
-                } else {
-                    ReceiveAction::Nothing
-                }
-            }
-            Some(moving_from)
-                if moving_from.bound.attempt == attempt && !moving_from.moved_received =>
-            {
-                ReceiveAction::Handle(message)
-            }
-            // After MOVED on the old attachment, or without a move, the order is that of the
-            // current one.
-            _ if is_current => ReceiveAction::Handle(message),
-            _ => ReceiveAction::Nothing,
-        }
+    /// Removes a lane. Returns it if it was bound.
+    pub(super) fn remove(&mut self, attempt: u64) -> Option<BoundLane<B>> {
+        let index = self
+            .lanes
+            .iter()
+            .position(|lane| lane.bound.attempt == attempt)?;
+        Some(self.lanes.remove(index))
     }
 
-    /// Handles MOVED on this attachment. Returns the held messages, which the caller handles now.
-    pub(super) fn moved(&mut self, attempt: u64) -> VecDeque<Bytes> {
-        self.peer_moved_early |= self.is_current(attempt);
-        match &mut self.moving_from {
-            Some(moving_from)
-                if moving_from.bound.attempt == attempt && !moving_from.moved_received =>
-            {
-                moving_from.moved_received = true;
-                moving_from.held_bytes = 0;
-                std::mem::take(&mut moving_from.held)
-            }
-            _ => VecDeque::new(),
-        }
-    }
-
-    /// Removes the old attachment after MOVED was sent and received on it. It carries nothing any
-    /// more.
-    pub(super) fn take_finished_move(&mut self) -> Option<BoundAttachment<B>> {
-        self.moving_from
-            .take_if(|moving_from| moving_from.moved_sent && moving_from.moved_received)
-            .map(|moving_from| moving_from.bound)
-    }
-
-    /// Handles the end of an attachment.
-    pub(super) fn closed(&mut self, attempt: u64) -> Closed<B> {
-        let is_current = self.is_current(attempt);
-        let is_moving_from = self
-            .moving_from()
-            .is_some_and(|bound| bound.attempt == attempt);
-        if !is_current && !is_moving_from {
-            return Closed::Nothing;
-        }
-        self.peer_moved_early = false;
-        let (current, moving_from) = (
-            self.current.take(),
-            self.moving_from.take().map(|moving_from| moving_from.bound),
-        );
-        // Data in flight on either attachment may be lost, so the move cannot complete: the tunnel
-        // has to be resumed on a third one.
-        Closed::Lost(if is_current { moving_from } else { current })
-    }
-
-    /// Removes all attachments, because the tunnel has ended.
-    pub(super) fn end(&mut self) -> Vec<BoundAttachment<B>> {
-        let moving_from = self.moving_from.take().map(|moving_from| moving_from.bound);
-        self.current.take().into_iter().chain(moving_from).collect()
+    /// Removes all lanes.
+    pub(super) fn take_all(&mut self) -> Vec<BoundAttachment<B>> {
+        std::mem::take(&mut self.lanes)
+            .into_iter()
+            .map(|lane| lane.bound)
+            .collect()
     }
 }
 
@@ -298,152 +218,72 @@ impl<B: Clone> Binding<B> {
 mod tests {
     use super::*;
 
-    fn bound(attempt: u64) -> BoundAttachment<&'static str> {
-        BoundAttachment {
-            attempt,
-            handle: "channel",
-        }
-    }
-
     /// Returns the attempts that the new one replaces.
     fn take_over(
         binding: &mut Binding<&'static str>,
         attempt: u64,
         kind: TakeoverKind,
-    ) -> Result<Vec<u64>, TakeOverError> {
-        let replaced = binding.take_over(bound(attempt), kind)?;
-        Ok(replaced.into_iter().map(|bound| bound.attempt).collect())
+    ) -> Option<Vec<u64>> {
+        let handle = "channel";
+        let replaced = binding.take_over(BoundAttachment { attempt, handle }, kind)?;
+        Some(replaced.into_iter().map(|bound| bound.attempt).collect())
     }
 
     fn attached_binding() -> Binding<&'static str> {
         let mut binding = Binding::new();
-        assert_eq!(take_over(&mut binding, 1, TakeoverKind::Resume), Ok(vec![]));
+        let replaced = take_over(&mut binding, 1, TakeoverKind::Resume);
+        assert_eq!(replaced, Some(vec![]));
         binding
     }
 
-    fn message(text: &'static str) -> Bytes {
-        Bytes::from_static(text.as_bytes())
-    }
-
     #[test]
-    fn only_a_newer_attempt_replaces_the_current_attachment() {
+    fn lanes_join_in_any_order_of_their_attempts_and_each_once() {
         let mut binding = attached_binding();
-        assert_eq!(
-            take_over(&mut binding, 3, TakeoverKind::Resume),
-            Ok(vec![1])
-        );
-        for overtaken in [2, 3] {
-            assert_eq!(
-                take_over(&mut binding, overtaken, TakeoverKind::Resume),
-                Err(TakeOverError::Superseded)
-            );
+        for attempt in [4, 3, 7] {
+            let replaced = take_over(&mut binding, attempt, TakeoverKind::Join);
+            assert_eq!(replaced, Some(vec![]), "{attempt}");
         }
-        assert_eq!(
-            (binding.sending(1), binding.sending(3)),
-            (SendAction::Nothing, SendAction::Mux)
-        );
-        assert_eq!(binding.received(1, message("late")), ReceiveAction::Nothing);
+        for attempt in [0, 1, 3, 4, 7] {
+            assert!(!binding.admits(attempt), "{attempt} is a replay");
+        }
+        let attempts: Vec<_> = binding.active().map(|bound| bound.attempt).collect();
+        assert_eq!(attempts, [1, 4, 3, 7]);
     }
 
     #[test]
-    fn a_move_keeps_the_order_and_releases_the_old_attachment_after_moved_in_both_directions() {
+    fn a_resumption_replaces_all_lanes_and_voids_older_attempts() {
         let mut binding = attached_binding();
-        assert_eq!(take_over(&mut binding, 2, TakeoverKind::Move), Ok(vec![]));
-        assert_eq!(
-            binding.received(2, message("second")),
-            ReceiveAction::Nothing
-        );
-        assert_eq!(
-            binding.received(1, message("first")),
-            ReceiveAction::Handle(message("first"))
-        );
-        assert_eq!(
-            (binding.sending(1), binding.sending(1)),
-            (SendAction::Moved, SendAction::Nothing)
-        );
-        assert!(
-            binding.take_finished_move().is_none(),
-            "the peer may still send there"
-        );
-        assert_eq!(binding.moved(1), VecDeque::from([message("second")]));
-        assert_eq!(binding.take_finished_move().unwrap().attempt, 1);
-        assert_eq!(
-            binding.received(2, message("third")),
-            ReceiveAction::Handle(message("third"))
-        );
-        assert!(
-            matches!(binding.closed(1), Closed::Nothing),
-            "the old attachment is no longer bound"
-        );
+        take_over(&mut binding, 2, TakeoverKind::Join).unwrap();
+        let replaced = take_over(&mut binding, 5, TakeoverKind::Resume);
+        assert_eq!(replaced, Some(vec![1, 2]));
+        assert_eq!(take_over(&mut binding, 4, TakeoverKind::Join), None);
+        assert_eq!(take_over(&mut binding, 4, TakeoverKind::Resume), None);
+        assert_eq!(take_over(&mut binding, 6, TakeoverKind::Join), Some(vec![]));
     }
 
     #[test]
-    fn moved_may_arrive_before_the_new_attachment() {
+    fn a_lane_that_is_left_sends_moved_once_and_nothing_after_it() {
         let mut binding = attached_binding();
-        assert!(binding.moved(1).is_empty());
-        take_over(&mut binding, 2, TakeoverKind::Move).unwrap();
-        assert_eq!(
-            binding.received(2, message("first")),
-            ReceiveAction::Handle(message("first")),
-            "no message is held"
-        );
+        take_over(&mut binding, 2, TakeoverKind::Join).unwrap();
+        assert!(binding.leave(1) && !binding.leave(1));
         assert_eq!(binding.sending(1), SendAction::Moved);
-        assert_eq!(binding.take_finished_move().unwrap().attempt, 1);
+        assert_eq!(binding.sending(1), SendAction::Nothing);
+        assert_eq!(binding.sending(2), SendAction::Mux);
+        assert_eq!(
+            binding.remove(1).map(|lane| lane.state),
+            Some(LaneState::Left)
+        );
+        assert_eq!(binding.sending(1), SendAction::Nothing);
     }
 
     #[test]
-    fn a_cut_during_a_move_loses_both_attachments() {
-        for (cut, other) in [(1, 2), (2, 1)] {
-            let mut binding = attached_binding();
-            take_over(&mut binding, 2, TakeoverKind::Move).unwrap();
-            let Closed::Lost(left) = binding.closed(cut) else {
-                panic!("attempt {cut} was bound")
-            };
-            assert_eq!(left.unwrap().attempt, other);
-            assert!(binding.current().is_none() && binding.admits(3) && !binding.admits(2));
-            assert_eq!(
-                binding.received(other, message("late")),
-                ReceiveAction::Nothing
-            );
+    fn only_so_many_joined_attempts_are_remembered() {
+        let mut binding = attached_binding();
+        for attempt in 2..2 + 2 * JOINED_MAX as u64 {
+            take_over(&mut binding, attempt, TakeoverKind::Join).unwrap();
+            binding.remove(attempt);
         }
-    }
-
-    #[test]
-    fn a_move_needs_a_current_attachment_and_no_other_move() {
-        let mut unbound = Binding::new();
-        assert_eq!(
-            take_over(&mut unbound, 2, TakeoverKind::Move),
-            Err(TakeOverError::NothingToMoveFrom)
-        );
-        let mut binding = attached_binding();
-        take_over(&mut binding, 2, TakeoverKind::Move).unwrap();
-        assert_eq!(
-            take_over(&mut binding, 3, TakeoverKind::Move),
-            Err(TakeOverError::NothingToMoveFrom)
-        );
-        assert_eq!(
-            take_over(&mut binding, 3, TakeoverKind::Resume),
-            Ok(vec![2, 1]),
-            "a resumption replaces both"
-        );
-    }
-
-    #[test]
-    fn held_bytes_are_bounded() {
-        let mut binding = attached_binding();
-        take_over(&mut binding, 2, TakeoverKind::Move).unwrap();
-        let much = Bytes::from(vec![0; HELD_MAX / 4 - HELD_MESSAGE]);
-        assert!((0..4).all(|_| binding.received(2, much.clone()) == ReceiveAction::Nothing));
-        assert_eq!(binding.received(2, Bytes::new()), ReceiveAction::Overflow);
-    }
-
-    #[test]
-    fn small_held_messages_count_more_than_their_length() {
-        let mut binding = attached_binding();
-        take_over(&mut binding, 2, TakeoverKind::Move).unwrap();
-        let held = (0..HELD_MAX)
-            .take_while(|_| binding.received(2, message("a")) == ReceiveAction::Nothing)
-            .count();
-        assert_eq!(held, HELD_MAX / (HELD_MESSAGE + 1));
+        assert_eq!(binding.joined.len(), JOINED_MAX);
+        assert!(!binding.admits(2), "forgotten, and refused nevertheless");
     }
 }

@@ -40,6 +40,12 @@ pub(in crate::tunnel) enum TunnelEvent {
         /// Why the attachment ended.
         why: Notice,
     },
+    /// A lane ended, and others carry on.
+    LaneLost {
+        /// How many are left.
+        lanes: usize,
+        why: Notice,
+    },
     /// The tunnel was resumed after a loss.
     Resumed {
         /// How long it had no attachment.
@@ -47,7 +53,7 @@ pub(in crate::tunnel) enum TunnelEvent {
         streams: usize,
         resent_bytes: u64,
     },
-    /// A move is complete.
+    /// A lane was left without a loss.
     Moved,
     /// The peer asks for a move.
     MoveRequested,
@@ -63,10 +69,8 @@ pub(in crate::tunnel) struct Effects {
     /// The tunnel has ended.
     pub ended: bool,
     pub wakers: SmallVec<[Waker; 2]>,
-    /// The old channel of a move, which has its last message to send.
-    pub ready_old: Option<Channel>,
-    /// The channel that now has something to send.
-    pub ready: Option<Channel>,
+    /// The channels that have something to send.
+    pub ready: SmallVec<[Channel; 2]>,
     /// Channels to close after they have drained.
     pub closes: Vec<(Channel, Notice)>,
     /// The new status, except [`TunnelStatus::Ended`]. It is published before the core is released,

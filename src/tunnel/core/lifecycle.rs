@@ -1,19 +1,19 @@
-//! The life cycle of a tunnel: an attachment takes it over, is lost or moves, or the time without
-//! one expires.
+//! The life cycle of a tunnel: attachments take it over, join, are left or lost, or the time
+//! without one expires.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    binding::{BoundAttachment, Closed, TakeOverError, TakeoverKind},
+    binding::{BoundAttachment, LANES_MAX, LaneState, TakeoverKind},
     effects::{Channel, TunnelEvent, TunnelStatus},
-    state::{Detached, FIRST_ATTEMPT, TunnelCore, handle_of},
+    state::{Detached, FIRST_ATTEMPT, TunnelCore},
 };
 use crate::{link::LinkId, suspend::Moment};
 use report_proto::frame::{Code, Notice};
-use report_proto::mux::{ResetCode, TunnelSide};
+use report_proto::mux::{LaneId, ResetCode, TunnelSide};
 
-/// How long a move may take (PROTOCOL 12). Messages on the new attachment are held until the peer
-/// has left the old one.
+/// How long it may take to leave a lane (PROTOCOL 12). A lane whose peer does not leave it in this
+/// time counts as lost.
 pub(crate) const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a server cannot resume a tunnel now.
@@ -21,8 +21,8 @@ pub(crate) const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(in crate::tunnel) enum AdmitError {
     /// A newer attempt carries the tunnel, or this attempt is a replay.
     Superseded,
-    /// Another move is in progress.
-    Moving,
+    /// The tunnel has as many lanes as it may have.
+    TooManyLanes,
 }
 
 impl TunnelCore {
@@ -38,23 +38,23 @@ impl TunnelCore {
         self.attempts = attempts;
     }
 
-    /// Returns whether and how the server answers this attempt to resume the tunnel.
+    /// Returns whether and how the server answers this attempt to attach the tunnel.
     pub(in crate::tunnel) fn admit(
         &self,
         attempt: u64,
-        moves: bool,
+        joins: bool,
     ) -> Result<TakeoverKind, AdmitError> {
-        // A replayed or overtaken attempt must not replace the current attachment.
+        // A replayed or overtaken attempt must not replace the present attachments.
         if attempt == FIRST_ATTEMPT || !self.binding.admits(attempt) {
             return Err(AdmitError::Superseded);
         }
-        // Only one move at a time: both ends hold one old attachment at most.
-        if moves && self.is_moving() {
-            return Err(AdmitError::Moving);
+        if joins && self.binding.lanes().len() >= LANES_MAX {
+            return Err(AdmitError::TooManyLanes);
         }
-        // Without a current attachment there is nothing to move from; the answer turns the move
-        // into a resumption.
-        Ok(TakeoverKind::of(moves && self.binding.current().is_some()))
+        // Without a lane there is nothing to join; the answer turns the attempt into a resumption.
+        Ok(TakeoverKind::of(
+            joins && self.binding.active().next().is_some(),
+        ))
     }
 
     /// Binds an attachment that has proven itself: from now on it carries the tunnel.
@@ -71,60 +71,151 @@ impl TunnelCore {
         if self.end_notice.is_some() {
             return Err(Notice::new(Code::Cancelled, ""));
         }
+        self.effects.ready.push(Arc::clone(&handle));
         let replaced = self
             .binding
             .take_over(BoundAttachment { attempt, handle }, kind)
-            .map_err(|error| match error {
-                TakeOverError::Superseded => Notice::new(Code::Superseded, ""),
-                TakeOverError::NothingToMoveFrom => Notice::new(Code::PeerLost, ""),
-            })?;
-        let is_first = attempt == FIRST_ATTEMPT;
-        // Data in flight on the previous attachment may be lost, so the mux retransmits what the
-        // peer has not acknowledged. After a move nothing is lost.
-        if kind == TakeoverKind::Resume && !is_first {
-            self.mux.resume(now.awake);
-        }
+            .ok_or_else(|| Notice::new(Code::Superseded, ""))?;
         self.close_all(replaced, Code::Superseded);
-        // MOVED goes out on the old attachment: the peer then knows that nothing follows there.
-        self.effects.ready_old = handle_of(self.binding.moving_from());
-        self.effects.ready = handle_of(self.binding.current());
-        self.transmit_requested = true;
-        self.attached_since = now.awake;
-        // A peer that never sends MOVED must not make this end hold messages indefinitely.
-        self.move_deadline = match kind {
-            TakeoverKind::Move => now.awake.checked_add(MOVE_TIMEOUT),
-            TakeoverKind::Resume => None,
-        };
-        if let Some(detached) = self.detached.take().filter(|_| !is_first) {
-            self.detached_for = Some(now.since(detached.since));
+        let is_first = attempt == FIRST_ATTEMPT;
+        // Data in flight on the previous lanes may be lost, so the mux retransmits what the peer
+        // has not acknowledged. One that joins changes nothing of the others.
+        match kind {
+            TakeoverKind::Resume if is_first => {}
+            TakeoverKind::Resume => self.mux.resume(now.awake, LaneId(attempt)),
+            TakeoverKind::Join => self.mux.add_lane(now.awake, LaneId(attempt)),
+        }
+        if let Some(detached) = self.detached.take() {
+            self.attached_since = now.awake;
+            self.detached_for = Some(now.since(detached.since)).filter(|_| !is_first);
+        }
+        if kind == TakeoverKind::Join
+            && let Some(waited) = self.detached_for.take()
+        {
+            // The other lanes were lost in the meantime, so this one resumes the tunnel.
+            self.effects.events.push(TunnelEvent::Resumed {
+                waited,
+                streams: self.mux.streams(),
+                resent_bytes: self.mux.resend_bytes(),
+            });
         }
         self.effects.status = Some(TunnelStatus::Attached);
         Ok(())
     }
 
-    /// Releases the old attachment of a move after MOVED was sent and received on it. The client
-    /// closes its channel.
-    pub(super) fn take_finished_move(&mut self) {
-        let Some(left) = self.binding.take_finished_move() else {
-            return;
-        };
-        self.effects.events.push(TunnelEvent::Moved);
-        self.move_deadline = None;
-        if self.side == TunnelSide::Client {
-            self.close_all([left], Code::Cancelled);
+    /// Leaves all lanes but that of `attempt`, because it replaces them. The client does this.
+    pub(in crate::tunnel) fn leave_others(&mut self, now: Moment, attempt: u64) {
+        let others: Vec<u64> = self
+            .binding
+            .active()
+            .map(|bound| bound.attempt)
+            .filter(|other| *other != attempt)
+            .collect();
+        for other in others {
+            self.leave(now, other);
         }
+    }
+
+    /// Sends nothing more on a lane after MOVED.
+    fn leave(&mut self, now: Moment, attempt: u64) {
+        if !self.binding.leave(attempt) {
+            return;
+        }
+        self.mux.retire_lane(LaneId(attempt));
+        let lane = self.binding.lane_mut(attempt);
+        let handle = lane.map(|lane| Arc::clone(&lane.bound.handle));
+        self.effects.ready.extend(handle);
+        // A peer that never sends MOVED must not keep the lane indefinitely.
+        let until = now.awake.checked_add(MOVE_TIMEOUT);
+        self.move_deadline = self.move_deadline.or(until);
+    }
+
+    /// Handles MOVED: the peer sends nothing more on this lane. The client leaves first, so the
+    /// answer of the server shows that each has received everything of the other.
+    pub(super) fn on_moved(&mut self, now: Moment, attempt: u64) -> Result<(), Notice> {
+        let state = self.binding.lane_mut(attempt).map(|lane| lane.state);
+        match (self.side, state) {
+            (TunnelSide::Server, Some(LaneState::Active)) => {
+                self.leave(now, attempt);
+                self.effects.events.push(TunnelEvent::Moved);
+                if self.binding.active().next().is_none() {
+                    let why = Notice::new(Code::PeerLost, "the client left the last lane");
+                    self.lose_all(now, why);
+                }
+            }
+            (TunnelSide::Client, Some(LaneState::Left)) => {
+                let left = self.binding.remove(attempt);
+                self.mux.remove_lane(LaneId(attempt));
+                self.close_all(left.map(|lane| lane.bound), Code::Cancelled);
+                self.effects.events.push(TunnelEvent::Moved);
+                if !self.is_moving() {
+                    self.move_deadline = None;
+                }
+            }
+            (TunnelSide::Client, Some(_)) => {
+                let text = "MOVED on a lane that the client did not leave";
+                return Err(Notice::new(Code::Protocol, text));
+            }
+            (_, Some(LaneState::LeaveDue | LaneState::Left) | None) => {}
+        }
+        Ok(())
     }
 
     /// Handles the end of an attachment, whether it carried the tunnel or not.
     pub(in crate::tunnel) fn attachment_lost(&mut self, now: Moment, attempt: u64, why: Notice) {
-        let Closed::Lost(other) = self.binding.closed(attempt) else {
+        let Some(lane) = self.binding.remove(attempt) else {
             return;
         };
-        self.close_all(other, Code::PeerLost);
-        self.transmit_requested = false;
-        self.move_deadline = None;
+        let is_left = self.side == TunnelSide::Server
+            && lane.state == LaneState::Left
+            && why.code == Code::Cancelled;
+        if is_left {
+            // The client has received everything and closed the lane.
+            self.mux.remove_lane(LaneId(attempt));
+        } else {
+            self.mux.lose_lane(now.awake, LaneId(attempt));
+        }
+        if !self.is_moving() {
+            self.move_deadline = None;
+        }
         if self.end_notice.is_some() {
-            self.effects.is_finished = true;
+            self.effects.is_finished |= self.binding.lanes().is_empty();
+            return;
+        }
+        self.carry_on_without(now, why, is_left);
+    }
+
+    /// Closes a lane that the peer has lost.
+    pub(super) fn lost_by_peer(&mut self, now: Moment, attempt: u64) {
+        let lane = self.binding.remove(attempt);
+        if lane.is_some() {
+            self.close_all(lane.map(|lane| lane.bound), Code::PeerLost);
+            let why = Notice::new(Code::PeerLost, "the other end has lost the lane");
+            self.carry_on_without(now, why, false);
+        }
+    }
+
+    /// Continues on the remaining lanes, or waits for the next attachment if that is not possible.
+    fn carry_on_without(&mut self, now: Moment, why: Notice, is_left: bool) {
+        let lanes = self.binding.active().count();
+        if lanes == 0 || self.mux.is_list_lost() {
+            self.lose_all(now, why);
+        } else if !is_left {
+            self.effects
+                .events
+                .push(TunnelEvent::LaneLost { lanes, why });
+        }
+    }
+
+    /// Waits for the next attachment. Lanes that this end has left count as lost too.
+    fn lose_all(&mut self, now: Moment, why: Notice) {
+        let rest = self.binding.take_all();
+        for lane in &rest {
+            self.mux.lose_lane(now.awake, LaneId(lane.attempt));
+        }
+        self.close_all(rest, Code::PeerLost);
+        self.move_deadline = None;
+        if self.detached.is_some() {
             return;
         }
         self.detached = Some(Detached {
@@ -144,11 +235,13 @@ impl TunnelCore {
 
     /// Handles the deadline of the driver.
     pub(in crate::tunnel) fn handle_timeout(&mut self, now: Moment) {
-        self.mux.handle_timeout(now.awake);
+        if let Err(error) = self.mux.handle_timeout(now.awake) {
+            self.end_after_violation(&error);
+        }
         let is_expired = self
             .detached
             .is_some_and(|detached| detached.is_expired(now));
-        self.end_overdue_move(now);
+        self.end_overdue_moves(now);
         if is_expired {
             self.effects.events.push(TunnelEvent::Expired);
             let waited = self.resume_timeout;
@@ -160,25 +253,37 @@ impl TunnelCore {
         }
     }
 
-    /// Gives up a move that takes too long. Neither attachment carries the tunnel after that.
-    fn end_overdue_move(&mut self, now: Moment) {
-        let old = self
-            .move_deadline
-            .filter(|until| *until <= now.awake)
-            .and_then(|_| self.binding.moving_from().cloned());
-        if let Some(old) = old {
-            let why = Notice::new(
-                Code::Timeout,
-                format!("the move took longer than {MOVE_TIMEOUT:?}"),
-            );
-            self.attachment_lost(now, old.attempt, why);
-            self.close_all([old], Code::Timeout);
+    /// Gives up the lanes that could not be left in time.
+    fn end_overdue_moves(&mut self, now: Moment) {
+        if self.move_deadline.is_none_or(|until| until > now.awake) {
+            return;
+        }
+        self.move_deadline = None;
+        let overdue = |lane: &&super::binding::BoundLane<Channel>| lane.state != LaneState::Active;
+        let overdue: Vec<_> = self
+            .binding
+            .lanes()
+            .iter()
+            .filter(overdue)
+            .map(|lane| lane.bound.clone())
+            .collect();
+        for lane in overdue {
+            let text = format!("the lane could not be left within {MOVE_TIMEOUT:?}");
+            let why = Notice::new(Code::Timeout, text);
+            self.attachment_lost(now, lane.attempt, why);
+            self.close_all([lane], Code::Timeout);
         }
     }
 
-    /// Asks the client to reattach the tunnel, if it is attached through `link`.
+    /// Asks the client to leave the lanes of the tunnel that use `link`.
     pub(in crate::tunnel) fn request_move(&mut self, link: LinkId) {
+        if self.end_notice.is_some() {
+            return;
+        }
         // A tunnel that has left this link already does not have to move.
-        self.move_request_due |= self.is_attached_through(link) && self.end_notice.is_none();
+        for lane in self.binding.lanes_mut() {
+            let is_on_link = lane.bound.handle.link() == link;
+            lane.move_request_due |= is_on_link && lane.state == LaneState::Active;
+        }
     }
 }

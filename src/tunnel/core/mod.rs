@@ -1,8 +1,8 @@
-//! The pure state of a tunnel: which attachment carries it, how long it waits for the next one,
+//! The pure state of a tunnel: which attachments carry it, how long it waits for the next one,
 //! which tasks wait for its streams, and how it ends.
 //!
 //! ```text
-//!  Unconfirmed ──take_over──► Attached ──attachment_lost──► Lost ──take_over──► Attached …
+//!  Unconfirmed ──take_over──► Attached ──last lane lost──► Lost ──take_over──► Attached …
 //!       └── end, END of the peer ──┴── end, END, resume_timeout ──┴──► Ended
 //! ```
 //!
@@ -17,9 +17,9 @@
 //! | file | content |
 //! |---|---|
 //! | `transfer` | the messages of an attachment: received, transmitted |
-//! | `lifecycle` | an attachment takes over, moves, is lost; deadlines |
+//! | `lifecycle` | an attachment takes over, joins, is left, is lost; deadlines |
 //! | `state` | [`TunnelCore`], the end of the tunnel, the collection of effects |
-//! | `binding` | the one or two attachments that carry the tunnel, and the order of a move |
+//! | `binding` | the attachments that carry the tunnel, its lanes, and how they are left |
 //! | `waiting` | the wakers of waiting tasks |
 //! | `effects` | actions to run outside the core |
 
@@ -33,9 +33,9 @@ mod transfer;
 mod waiting;
 
 pub use self::effects::TunnelStatus;
-#[cfg(test)]
-pub(crate) use self::lifecycle::MOVE_TIMEOUT;
 pub(crate) use self::state::CANDIDATE_TIMEOUT;
+#[cfg(test)]
+pub(crate) use self::{binding::LANES_MAX, lifecycle::MOVE_TIMEOUT};
 pub(super) use self::{
     binding::TakeoverKind,
     effects::{Channel, Effects, TunnelEvent},

@@ -10,13 +10,13 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    binding::{Binding, BoundAttachment},
+    binding::{Binding, BoundAttachment, BoundLane, LaneState},
     effects::{Channel, Effects, TunnelEvent},
     waiting::WaitingTasks,
 };
 use crate::{link::LinkId, suspend::Moment};
 use report_proto::frame::{Code, Notice};
-use report_proto::mux::{Mux, MuxEvent, ResetCode, StreamId, TunnelSide};
+use report_proto::mux::{LaneId, Mux, MuxEvent, ResetCode, StreamId, TunnelSide};
 
 /// Number of the attempt that created the tunnel. Attempts to resume it count up from here.
 pub(in crate::tunnel) const FIRST_ATTEMPT: u64 = 0;
@@ -35,18 +35,16 @@ pub(in crate::tunnel) struct TunnelCore {
     pub(super) attempts: u64,
     /// Set while no attachment carries the tunnel.
     pub(super) detached: Option<Detached>,
-    /// When the current attachment took over.
+    /// When the tunnel was attached last.
     pub(super) attached_since: Instant,
     /// How long the tunnel had been detached before that, until it is reported.
     pub(super) detached_for: Option<Duration>,
-    /// The channel is marked ready, and the link has not asked for data since.
-    pub(super) transmit_requested: bool,
-    /// The next message asks the client to reattach the tunnel.
-    pub(super) move_request_due: bool,
-    /// When the current move must be complete.
+    /// When the lanes that this end leaves must be gone.
     pub(super) move_deadline: Option<Instant>,
     /// The deadline that the driver waits for.
     armed: Option<Instant>,
+    /// Lanes that the peer has reported as lost.
+    pub(super) lost_by_peer: Vec<LaneId>,
     /// Streams that the peer has opened and no task has accepted.
     opened: VecDeque<(StreamId, Bytes)>,
     pub(super) end_notice: Option<Notice>,
@@ -105,10 +103,9 @@ impl TunnelCore {
             }),
             attached_since: now.awake,
             detached_for: None,
-            transmit_requested: false,
-            move_request_due: false,
             move_deadline: None,
             armed: None,
+            lost_by_peer: Vec::new(),
             opened: VecDeque::new(),
             end_notice: None,
             seen_by_peer: None,
@@ -126,16 +123,20 @@ impl TunnelCore {
         self.detached.is_some()
     }
 
-    /// Returns whether a move is in progress.
+    /// Returns whether a lane is being left.
     pub(in crate::tunnel) fn is_moving(&self) -> bool {
-        self.binding.moving_from().is_some()
+        let is_leaving = |lane: &BoundLane<Channel>| lane.state != LaneState::Active;
+        self.binding.lanes().iter().any(is_leaving)
     }
 
-    /// Returns whether the current attachment uses this link.
+    /// Returns whether a lane uses this link, and this end does not leave it.
     pub(in crate::tunnel) fn is_attached_through(&self, link: LinkId) -> bool {
-        self.binding
-            .current()
-            .is_some_and(|current| current.handle.link() == link)
+        self.binding.active().any(|lane| lane.handle.link() == link)
+    }
+
+    /// Returns whether another attachment can join the present ones.
+    pub(in crate::tunnel) fn can_join(&self) -> bool {
+        self.binding.active().next().is_some() && self.mux.is_settled()
     }
 
     /// Ends the tunnel. The peer receives END if an attachment carries the tunnel.
@@ -144,15 +145,18 @@ impl TunnelCore {
             return;
         }
         self.mux.close(code);
-        let current = self.binding.current().cloned();
-        match &current {
-            // Marked even if it is marked already: the channel must not drain before END is sent.
-            Some(current) => self.effects.ready = Some(Arc::clone(&current.handle)),
-            // Without an attachment the peer cannot receive END. It expires on its own.
-            None => self.effects.is_finished = true,
-        }
-        let moving_from = self.binding.moving_from().cloned();
-        self.close_all(current.into_iter().chain(moving_from), notice.code);
+        // Without an attachment the peer cannot receive END. It expires on its own.
+        self.effects.is_finished |= self.binding.active().next().is_none();
+        let lanes: Vec<_> = self
+            .binding
+            .lanes()
+            .iter()
+            .map(|lane| lane.bound.clone())
+            .collect();
+        // Marked even if they are marked already: no channel must drain before END is sent.
+        let handles = lanes.iter().map(|lane| Arc::clone(&lane.handle));
+        self.effects.ready.extend(handles);
+        self.close_all(lanes, notice.code);
         self.finish(notice);
     }
 
@@ -167,7 +171,7 @@ impl TunnelCore {
     fn ended_by_peer(&mut self, code: ResetCode) {
         let text = format!("the other end ended the tunnel: {code}");
         self.finish(Notice::new(notice_code(code), text));
-        let bound = self.binding.end();
+        let bound = self.binding.take_all();
         self.close_all(bound, Code::Cancelled);
         self.effects.is_finished = true;
     }
@@ -238,7 +242,7 @@ impl TunnelCore {
     /// Handles the events of the mux.
     pub(super) fn take_events(&mut self) {
         let effects = &mut self.effects;
-        let mut ended = None;
+        let (mut ended, mut lost) = (None, Vec::new());
         while let Some(event) = self.mux.poll_event() {
             match event {
                 MuxEvent::Opened { stream, details } => {
@@ -260,9 +264,11 @@ impl TunnelCore {
                     streams,
                     resent_bytes: again_bytes,
                 }),
+                MuxEvent::LaneLost(lane) => lost.push(lane),
                 MuxEvent::Closed(code) => ended = Some(code),
             }
         }
+        self.lost_by_peer.extend(lost);
         if let Some(code) = ended {
             self.ended_by_peer(code);
         }
@@ -295,8 +301,4 @@ impl TunnelCore {
         self.armed = self.deadline();
         self.armed
     }
-}
-
-pub(super) fn handle_of(bound: Option<&BoundAttachment<Channel>>) -> Option<Channel> {
-    bound.map(|bound| Arc::clone(&bound.handle))
 }

@@ -113,7 +113,7 @@ impl End {
         self.events.extend(effects.events);
         self.statuses.extend(effects.status);
         self.is_finished |= effects.is_finished;
-        for channel in effects.ready_old.into_iter().chain(effects.ready) {
+        for channel in effects.ready {
             channel.ready();
         }
         for (channel, notice) in effects.closes {
@@ -152,7 +152,7 @@ impl End {
 
     fn receive(&mut self, now: Moment, attempt: u64, messages: VecDeque<Bytes>) {
         for message in messages {
-            self.core.receive(now.awake, attempt, message).unwrap();
+            self.core.receive(now, attempt, message).unwrap();
         }
     }
 }
@@ -301,49 +301,91 @@ fn a_lost_tunnel_resumes_and_reports_how_long_it_waited() {
     );
 }
 
+/// Lets an attachment join at both ends. Returns its channels: the client's, then the server's.
+fn join(now: Moment, client: &mut End, server: &mut End) -> (u64, [Arc<TestChannel>; 2]) {
+    let attempt = client.core.next_attempt();
+    assert_eq!(server.core.admit(attempt, true), Ok(TakeoverKind::Join));
+    let channels =
+        [&mut *client, &mut *server].map(|end| end.take_over(now, attempt, TakeoverKind::Join));
+    (attempt, channels)
+}
+
 #[test]
 fn a_move_ends_after_moved_in_both_directions_and_the_client_closes_the_old_channel() {
     let now = Moment::now();
     let (mut client, mut server, old) = attached(now);
-    let attempt = client.core.next_attempt();
-    assert_eq!(
-        server.core.admit(attempt, true),
-        Ok(TakeoverKind::Move),
-        "an attachment exists"
-    );
-    let new = client.take_over(now, attempt, TakeoverKind::Move);
-    server.take_over(now, attempt, TakeoverKind::Move);
-    assert_eq!(
-        server.core.admit(attempt + 1, true),
-        Err(AdmitError::Moving)
-    );
-    assert_eq!(
-        old[0].ready.load(Relaxed),
-        2,
-        "MOVED leaves on the old channel"
-    );
+    let (attempt, new) = join(now, &mut client, &mut server);
+    client.core.leave_others(now, attempt);
+    client.settle();
+    assert!(client.core.is_moving() && !client.core.is_attached_through(old[0].link));
     exchange(now, &mut client, &mut server, FIRST_ATTEMPT);
     for end in [&client, &server] {
         assert_eq!(end.events, [TunnelEvent::Moved]);
-        assert!(!end.core.is_moving());
     }
+    assert!(!client.core.is_moving());
     assert_eq!(old[0].closes(), [Code::Cancelled]);
-    assert!(old[1].closes().is_empty() && new.closes().is_empty());
-    assert!(client.core.is_attached_through(new.link));
+    assert!(old[1].closes().is_empty() && new[0].closes().is_empty());
+    assert!(client.core.is_attached_through(new[0].link));
+    let closed = Notice::new(Code::Cancelled, "");
+    server.core.attachment_lost(now, FIRST_ATTEMPT, closed);
+    server.settle();
+    assert_eq!(server.events, [TunnelEvent::Moved], "nothing was lost");
+    assert!(!server.core.is_moving() && server.core.is_attached_through(new[1].link));
 }
 
 #[test]
-fn an_overdue_move_closes_both_channels() {
+fn a_lane_that_is_not_left_in_time_is_closed() {
     let start = Moment::now();
-    let (_, mut server, old) = attached(start);
-    let new = server.take_over(start, 7, TakeoverKind::Move);
-    server.core.handle_timeout(later(start, MOVE_TIMEOUT));
-    server.settle();
-    assert!(server.core.is_detached() && !server.core.is_moving());
+    let (mut client, mut server, old) = attached(start);
+    let (attempt, new) = join(start, &mut client, &mut server);
+    client.core.leave_others(start, attempt);
+    client.core.handle_timeout(later(start, MOVE_TIMEOUT));
+    client.settle();
+    assert!(!client.core.is_moving() && !client.core.is_detached());
     assert_eq!(
-        (old[1].closes(), new.closes()),
-        (vec![Code::Timeout], vec![Code::PeerLost])
+        (old[0].closes(), new[0].closes()),
+        (vec![Code::Timeout], vec![])
     );
+}
+
+#[test]
+fn what_a_lost_lane_carried_leaves_on_another_at_once() {
+    let now = Moment::now();
+    let (mut client, mut server, _) = attached(now);
+    let stream = client.core.mux.open(Bytes::new());
+    exchange(now, &mut client, &mut server, FIRST_ATTEMPT);
+    let (attempt, _) = join(now, &mut client, &mut server);
+    let write = client.core.mux.write(stream, Bytes::from_static(b"lost"));
+    write.unwrap();
+    drop(client.messages(now, FIRST_ATTEMPT));
+    let why = Notice::new(Code::PeerLost, "cut");
+    client.core.attachment_lost(now, FIRST_ATTEMPT, why.clone());
+    client.settle();
+    let event = TunnelEvent::LaneLost { lanes: 1, why };
+    assert_eq!(client.events, [event]);
+    exchange(now, &mut client, &mut server, attempt);
+    assert_eq!(
+        server.core.mux.read(stream),
+        Ok(mux::StreamRead::Data(Bytes::from_static(b"lost")))
+    );
+    assert!(!client.core.is_detached() && !server.core.is_detached());
+    assert!(
+        matches!(server.events[..], [TunnelEvent::LaneLost { lanes: 1, .. }]),
+        "the client reports the loss: {:?}",
+        server.events
+    );
+}
+
+#[test]
+fn a_tunnel_has_only_so_many_lanes() {
+    let now = Moment::now();
+    let (mut client, mut server, _) = attached(now);
+    for _ in 1..binding::LANES_MAX {
+        join(now, &mut client, &mut server);
+    }
+    let next = client.core.next_attempt();
+    assert_eq!(server.core.admit(next, true), Err(AdmitError::TooManyLanes));
+    assert_eq!(server.core.admit(next, false), Ok(TakeoverKind::Resume));
 }
 
 #[test]
@@ -363,7 +405,7 @@ fn only_a_newer_attempt_is_admitted() {
     assert_eq!(
         server.core.admit(5, true),
         Ok(TakeoverKind::Resume),
-        "there is nothing to move from"
+        "there is nothing to join"
     );
 }
 
@@ -424,7 +466,7 @@ fn a_violation_of_the_protocol_ends_the_tunnel() {
         let (_, mut server, _) = attached(now);
         server
             .core
-            .receive(now.awake, FIRST_ATTEMPT, Bytes::from_static(message))
+            .receive(now, FIRST_ATTEMPT, Bytes::from_static(message))
             .unwrap();
         assert_eq!(
             server.core.end_notice().map(|notice| notice.code),

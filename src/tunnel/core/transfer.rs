@@ -1,17 +1,19 @@
 //! The messages of an attachment, between seal and mux: MOVE and MOVED concern the attachment, all
 //! others the streams.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
+
+use crate::suspend::Moment;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    binding::{ReceiveAction, SendAction, TakeoverKind},
+    binding::{LaneState, SendAction, TakeoverKind},
     effects::TunnelEvent,
-    state::{FIRST_ATTEMPT, TunnelCore, handle_of},
+    state::{FIRST_ATTEMPT, TunnelCore},
 };
 use report_proto::frame::{Code, Notice};
-use report_proto::mux::{self, MuxError, ResetCode};
+use report_proto::mux::{self, LaneId, MuxError, ResetCode};
 
 /// Maximum length of a tunnel message before sealing, in bytes (PROTOCOL 12).
 const MAX_PAYLOAD: usize = 65_536;
@@ -62,7 +64,7 @@ impl TunnelCore {
             TakeoverKind::Resume if attempt != FIRST_ATTEMPT => {
                 self.mux.write_resume(out, MAX_PAYLOAD);
             }
-            TakeoverKind::Resume | TakeoverKind::Move => self.mux.write_ping(now, out),
+            TakeoverKind::Resume | TakeoverKind::Join => self.mux.write_ping(now, out),
         }
     }
 
@@ -72,46 +74,45 @@ impl TunnelCore {
     /// With the notice that closes the channel.
     pub(in crate::tunnel) fn receive(
         &mut self,
-        now: Instant,
+        now: Moment,
         attempt: u64,
         message: Bytes,
     ) -> Result<(), Notice> {
-        let result = match message[..] {
+        // This end closed the attachment before.
+        if self.binding.lane_mut(attempt).is_none() {
+            return Ok(());
+        }
+        match message[..] {
             [] => {
                 let notice = Notice::new(Code::Protocol, "the message contains no frame");
                 self.end(ResetCode::Protocol, notice);
-                return Ok(());
             }
-            [mux::MOVED] => self.receive_moved(now, attempt),
-            [mux::MOVE] => {
-                self.effects.events.push(TunnelEvent::MoveRequested);
-                return Ok(());
-            }
-            _ => match self.binding.received(attempt, message) {
-                ReceiveAction::Handle(message) => self.mux.handle_message(now, message),
-                ReceiveAction::Nothing => return Ok(()),
-                ReceiveAction::Overflow => {
-                    return Err(Notice::new(
-                        Code::FlowControl,
-                        "more data was sent during a move than the receiver may hold",
-                    ));
+            [mux::MOVED] => return self.on_moved(now, attempt),
+            [mux::MOVE] => self.effects.events.push(TunnelEvent::MoveRequested),
+            _ => {
+                let lane = LaneId(attempt);
+                match self.mux.handle_message(now.awake, lane, message) {
+                    Ok(()) => self.close_reported(now),
+                    Err(error) => self.end_after_violation(&error),
                 }
-            },
-        };
-        if let Err(error) = result {
-            // If END preceded the error, the peer has ended the tunnel.
-            self.take_events();
-            self.end(ResetCode::Protocol, violation(&error));
+            }
         }
         Ok(())
     }
 
-    /// Handles MOVED, and the messages that were held until then.
-    fn receive_moved(&mut self, now: Instant, attempt: u64) -> Result<(), MuxError> {
-        let held = self.binding.moved(attempt);
-        self.take_finished_move();
-        held.into_iter()
-            .try_for_each(|message| self.mux.handle_message(now, message))
+    /// Closes the lanes that the peer has reported as lost.
+    fn close_reported(&mut self, now: Moment) {
+        self.take_events();
+        for LaneId(attempt) in std::mem::take(&mut self.lost_by_peer) {
+            self.lost_by_peer(now, attempt);
+        }
+    }
+
+    /// Ends the tunnel because the peer broke the protocol.
+    pub(super) fn end_after_violation(&mut self, error: &MuxError) {
+        // If END preceded the error, the peer has ended the tunnel.
+        self.take_events();
+        self.end(ResetCode::Protocol, violation(error));
     }
 
     /// Appends the next message of this attachment, before sealing.
@@ -125,24 +126,26 @@ impl TunnelCore {
             SendAction::Nothing => TransmitResult::Nothing,
             SendAction::Moved => {
                 out.put_u8(mux::MOVED);
-                self.take_finished_move();
                 TransmitResult::Last
             }
-            SendAction::Mux if std::mem::take(&mut self.move_request_due) => {
+            SendAction::Move => {
                 out.put_u8(mux::MOVE);
                 TransmitResult::More
             }
-            SendAction::Mux => self.transmit_mux(now, out),
+            SendAction::Mux => self.transmit_mux(now, attempt, out),
         }
     }
 
-    fn transmit_mux(&mut self, now: Instant, out: &mut BytesMut) -> TransmitResult {
+    fn transmit_mux(&mut self, now: Instant, attempt: u64, out: &mut BytesMut) -> TransmitResult {
+        let lane = LaneId(attempt);
         reserve(out, self.mux.unsent_bytes());
-        let any = self.mux.poll_transmit(now, out, MAX_PAYLOAD);
-        let more = any && self.mux.has_transmit();
+        let any = self.mux.poll_transmit(now, lane, out, MAX_PAYLOAD);
+        let more = any && self.mux.has_transmit(lane);
         // While more data waits, the link asks again without a notification. Otherwise it asks only
         // after `request_transmit` has marked the channel ready.
-        self.transmit_requested = more;
+        if let Some(lane) = self.binding.lane_mut(attempt) {
+            lane.transmit_requested = more;
+        }
         self.effects.is_finished |= self.mux.is_end_of_tunnel_sent();
         match (any, more) {
             (false, _) => TransmitResult::Nothing,
@@ -151,16 +154,16 @@ impl TunnelCore {
         }
     }
 
-    /// Marks the channel ready if there is something to send. The link asks until nothing is left,
+    /// Marks the channels ready that have something to send. The link asks until nothing is left,
     /// so one notification per idle period is enough.
     pub(in crate::tunnel) fn request_transmit(&mut self) {
-        if self.transmit_requested || !(self.move_request_due || self.mux.has_transmit()) {
-            return;
-        }
-        let current = handle_of(self.binding.current());
-        self.transmit_requested = current.is_some();
-        if current.is_some() {
-            self.effects.ready = current;
+        for lane in self.binding.lanes_mut() {
+            let is_idle = lane.state == LaneState::Active && !lane.transmit_requested;
+            let id = LaneId(lane.bound.attempt);
+            if is_idle && (lane.move_request_due || self.mux.has_transmit(id)) {
+                lane.transmit_requested = true;
+                self.effects.ready.push(Arc::clone(&lane.bound.handle));
+            }
         }
     }
 }

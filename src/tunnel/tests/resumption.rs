@@ -38,8 +38,12 @@ async fn a_tunnel_resumes_over_the_next_link_after_a_cut_with_every_method() {
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_millis(3)).await;
                 cut.cancel();
+                let is_lost = |status: &TunnelStatus| *status != TunnelStatus::Attached;
+                tunnels.0.status().wait_for(is_lost).await.unwrap();
                 let link_pair = bed.new_link_pair();
-                let (client_result, served) = bed.reattach(&link_pair, 1, &tunnels.0, false).await;
+                let (client_result, served) = bed
+                    .reattach(&link_pair, 1, &tunnels.0, Reattachment::Replace)
+                    .await;
                 assert!(
                     served.is_none() && matches!(client_result, Ok(attach::AttachOutcome::Resumed)),
                     "{encrypt}"
@@ -64,7 +68,9 @@ async fn a_move_retransmits_nothing() {
         let mut old = bed.link_pair.client.clone();
         for moves in 1..=10 {
             let link_pair = bed.new_link_pair();
-            let (client_result, _) = bed.reattach(&link_pair, 1, &tunnels.0, true).await;
+            let (client_result, _) = bed
+                .reattach(&link_pair, 1, &tunnels.0, Reattachment::Replace)
+                .await;
             assert!(matches!(client_result, Ok(attach::AttachOutcome::Resumed)));
             let left = async {
                 old.wait_until_empty().await;
@@ -87,28 +93,56 @@ async fn a_move_retransmits_nothing() {
 }
 
 #[tokio::test]
-async fn an_incomplete_move_times_out() {
+async fn a_lane_that_the_peer_does_not_leave_is_lost_after_a_while() {
     let bed = TunnelTestbed::new();
     let tunnels = bed
         .tunnels(EncryptMethod::Plain, CompressMethod::Null)
         .await;
-    let server = &tunnels.1.shared;
+    let client = &tunnels.0.shared;
     let elsewhere = Outbox::new().handle(1);
     let start = Moment::now();
-    server
-        .update(|core| core.take_over(start, 7, elsewhere, TakeoverKind::Move))
+    client
+        .update(|core| core.take_over(start, 7, elsewhere, TakeoverKind::Join))
         .unwrap();
+    client.update(|core| core.leave_others(start, 7));
     let after = |time| Moment {
         awake: start.awake + time,
         ..start
     };
-    server.update(|core| core.handle_timeout(after(MOVE_TIMEOUT / 2)));
+    client.update(|core| core.handle_timeout(after(MOVE_TIMEOUT / 2)));
+    let is_leaving = tunnels.0.is_moving();
+    client.update(|core| core.handle_timeout(after(MOVE_TIMEOUT * 2)));
     assert!(
-        tunnels.1.is_moving() && tunnels.1.is_attached(),
-        "the client may still send MOVED"
+        !tunnels.0.is_moving() && tunnels.0.is_attached(),
+        "{is_leaving}"
     );
-    server.update(|core| core.handle_timeout(after(MOVE_TIMEOUT * 2)));
-    assert!(!tunnels.1.is_moving() && !tunnels.1.is_attached());
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_flow_over_lanes_that_are_added_and_cut() {
+    let bed = TunnelTestbed::new();
+    let tunnels = bed
+        .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
+        .await;
+    let lanes = async {
+        let mut cuts = std::collections::VecDeque::from([bed.link_pair.cut.clone()]);
+        for _ in 0..20 {
+            let link_pair = bed.new_link_pair();
+            let (client_result, _) = bed
+                .reattach(&link_pair, 1, &tunnels.0, Reattachment::Add)
+                .await;
+            assert!(matches!(client_result, Ok(attach::AttachOutcome::Resumed)));
+            cuts.push_back(link_pair.cut.clone());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            if cuts.len() > 4 {
+                cuts.pop_front().unwrap().cancel();
+            }
+        }
+    };
+    while_bytes_flow(&bed, &tunnels, lanes).await;
+    let counters = &tunnels.0.port().process_shared.counters;
+    assert_eq!(counters.lost.get(), 0, "other lanes carried the tunnel");
     bed.end().await;
 }
 
@@ -142,7 +176,9 @@ async fn a_server_that_does_not_know_the_tunnel_creates_a_new_one() {
         .tunnels(EncryptMethod::Plain, CompressMethod::Null)
         .await;
     bed.tunnels.lock().unwrap().clear();
-    let (client_result, served) = bed.reattach(&bed.link_pair, 3, &tunnels.0, false).await;
+    let (client_result, served) = bed
+        .reattach(&bed.link_pair, 3, &tunnels.0, Reattachment::Replace)
+        .await;
     let Ok(attach::AttachOutcome::New(new, _)) = client_result else {
         panic!("a new tunnel")
     };
@@ -262,8 +298,14 @@ async fn a_replayed_attempt_does_not_change_the_tunnel() {
     let tunnels = bed
         .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
         .await;
-    let again =
-        attach::request_resume(&tunnels.0, false, &bed.link_pair.client, 3, &bed.tasks).unwrap();
+    let again = attach::request_resume(
+        &tunnels.0,
+        Reattachment::Replace,
+        &bed.link_pair.client,
+        3,
+        &bed.tasks,
+    )
+    .unwrap();
     let recorded = again.message.clone();
     let find = |_| Some(tunnels.1.clone());
     // The master replays the attempt before the client's own ATTACH arrives. It cannot send the
@@ -328,12 +370,20 @@ async fn a_client_without_the_tunnel_secret_cannot_resume_the_tunnel() {
     let tunnels = bed
         .tunnels(EncryptMethod::Chacha20Poly1305, CompressMethod::Null)
         .await;
-    let others = bed.reattach(&bed.link_pair, 11, &tunnels.0, false).await;
+    let others = bed
+        .reattach(&bed.link_pair, 11, &tunnels.0, Reattachment::Replace)
+        .await;
     drop(others);
     // Another client of the same port that knows everything about the tunnel except its secret.
     let thief = tunnels.0.with_another_secret(&bed.tasks);
-    let request =
-        attach::request_resume(&thief, false, &bed.link_pair.client, 13, &bed.tasks).unwrap();
+    let request = attach::request_resume(
+        &thief,
+        Reattachment::Replace,
+        &bed.link_pair.client,
+        13,
+        &bed.tasks,
+    )
+    .unwrap();
     let (stolen, _) = bed
         .answer(&bed.link_pair, 13, request, tunnels.1.port())
         .await;

@@ -236,7 +236,13 @@ async fn a_message_without_a_frame_ends_the_tunnel() {
     tunnels
         .1
         .shared
-        .update(|core| core.receive(Instant::now(), core::FIRST_ATTEMPT, Bytes::new()))
+        .update(|core| {
+            core.receive(
+                crate::suspend::Moment::now(),
+                core::FIRST_ATTEMPT,
+                Bytes::new(),
+            )
+        })
         .unwrap();
     assert_eq!(tunnels.1.notice().unwrap().code, Code::Protocol);
     bed.end().await;

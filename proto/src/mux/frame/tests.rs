@@ -46,6 +46,9 @@ fn any_frame() -> impl Strategy<Value = TunnelFrame> {
             .prop_map(|limit| TunnelFrame::TunnelWindow { limit }),
         value.clone().prop_map(|token| TunnelFrame::Ping { token }),
         value.clone().prop_map(|token| TunnelFrame::Pong { token }),
+        value
+            .clone()
+            .prop_map(|lane| TunnelFrame::Lost { lane: LaneId(lane) }),
         (value.clone(), value).prop_map(|(seen, opened)| TunnelFrame::Resume { seen, opened }),
         Just(TunnelFrame::Resumed),
         (0..10_u64).prop_map(|code| TunnelFrame::End {
@@ -128,6 +131,7 @@ fn vector_frames() -> Vec<TunnelFrame> {
         end(ResetCode::Shutdown),
         end(ResetCode::Protocol),
         end(ResetCode::Expired),
+        TunnelFrame::Lost { lane: LaneId(300) },
     ]
 }
 

@@ -9,7 +9,7 @@ use crate::{
         event::{AttachPurpose, AttachResult, LinkNumber, RequestNumber},
         port_link::PortLink,
     },
-    tunnel::attach::{self, AttachError, AttachOutcome, AttachRequest},
+    tunnel::attach::{self, AttachError, AttachOutcome, AttachRequest, Reattachment},
 };
 use report_proto::{
     frame::{AttachHeader, Code, Frame, Notice},
@@ -94,8 +94,7 @@ impl PortExecutor {
             return Some((request, None));
         };
         let tunnel = &self.find(tunnel)?.tunnel;
-        // The tunnel moves while its previous attachment works.
-        let request = attach::request_resume(tunnel, tunnel.is_attached(), outbox, channel, tasks);
+        let request = attach::request_resume(tunnel, Reattachment::Replace, outbox, channel, tasks);
         Some((request, Some(tunnel.instance())))
     }
 
