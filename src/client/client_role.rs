@@ -113,7 +113,7 @@ impl LinkedRole for ClientRole {
     type Session = ClientSession;
 
     fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, ClientSession) {
-        let link = PortLink::new(outbox, &self.move_requests);
+        let link = PortLink::new(outbox, 0, &self.move_requests);
         (
             self.ports
                 .iter()

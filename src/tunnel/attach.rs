@@ -20,7 +20,11 @@ use super::{
     parameters::PortParameters,
     shared::TunnelShared,
 };
-use crate::{link::Outbox, random, suspend::Moment};
+use crate::{
+    link::{LinkId, Outbox},
+    random,
+    suspend::Moment,
+};
 use report_proto::frame::Code;
 use report_proto::{id::Id, mux::TunnelSide};
 
@@ -48,22 +52,14 @@ pub fn request(
     offer(port, None, outbox.handle(channel), tasks)
 }
 
-/// How an attachment of an existing tunnel relates to its present ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reattachment {
-    /// Joins them if they work, and the tunnel leaves them. Otherwise resumes the tunnel.
-    Replace,
-    /// Joins them as a further lane.
-    Add,
-}
-
-/// Starts an attachment of an existing `tunnel`.
+/// Starts an attachment of an existing `tunnel`. It joins the present lanes if that is possible, and
+/// replaces those on the links of `replaces`. Otherwise it resumes the tunnel.
 ///
 /// # Errors
 /// When the handshake cannot be started.
 pub fn request_resume(
     tunnel: &Tunnel,
-    reattachment: Reattachment,
+    replaces: Vec<LinkId>,
     outbox: &Arc<Outbox>,
     channel: u32,
     tasks: &TaskTracker,
@@ -79,7 +75,7 @@ pub fn request_resume(
     let resuming = Resuming {
         tunnel: Arc::clone(&tunnel.shared),
         attempt: resumption.attempt,
-        replaces: reattachment == Reattachment::Replace,
+        replaces,
     };
     offer(
         tunnel.port(),
@@ -202,7 +198,7 @@ fn resume(
         tunnel,
         attempt,
         kind,
-        replaces: false,
+        replaces: Vec::new(),
         channel,
     };
     Ok(Reply {
@@ -233,7 +229,7 @@ fn begin(
         tunnel: Arc::clone(&shared),
         attempt: FIRST_ATTEMPT,
         kind: TakeoverKind::Resume,
-        replaces: false,
+        replaces: Vec::new(),
         channel,
     };
     Ok(Reply {

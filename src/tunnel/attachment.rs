@@ -32,7 +32,7 @@ use super::{
     shared::TunnelShared,
 };
 use crate::{
-    link::{Lane, Transmit},
+    link::{Lane, LinkId, Transmit},
     net::websocket::MessageBody,
     suspend::Moment,
 };
@@ -84,8 +84,8 @@ pub(super) struct Resuming {
     pub tunnel: Arc<TunnelShared>,
     /// The number of the attempt.
     pub attempt: u64,
-    /// Whether the attachment replaces the present ones.
-    pub replaces: bool,
+    /// The links whose lanes the attachment replaces.
+    pub replaces: Vec<LinkId>,
 }
 
 /// The tunnel that an attachment binds, and the channel that it binds it to.
@@ -93,8 +93,8 @@ pub(super) struct AttachTarget {
     pub tunnel: Arc<TunnelShared>,
     pub attempt: u64,
     pub kind: TakeoverKind,
-    /// Whether the tunnel leaves its other lanes.
-    pub replaces: bool,
+    /// The links whose lanes the attachment replaces, at a client.
+    pub replaces: Vec<LinkId>,
     pub channel: Channel,
 }
 
@@ -269,7 +269,7 @@ struct Agreed {
     tunnel: Arc<TunnelShared>,
     attempt: u64,
     kind: TakeoverKind,
-    replaces: bool,
+    replaces: Vec<LinkId>,
     keys: AttachmentKeys,
     found: AttachOutcome,
 }
@@ -291,7 +291,7 @@ fn agree(
                 tunnel: shared,
                 attempt: FIRST_ATTEMPT,
                 kind: TakeoverKind::Resume,
-                replaces: false,
+                replaces: Vec::new(),
                 keys,
                 found: AttachOutcome::New(tunnel, server_info),
             })
@@ -313,7 +313,7 @@ fn agree(
                 tunnel,
                 attempt,
                 kind: TakeoverKind::of(joins),
-                replaces: joins && replaces,
+                replaces,
                 keys,
                 found: AttachOutcome::Resumed,
             })
@@ -423,9 +423,7 @@ impl AttachTarget {
         let now = Moment::now();
         self.tunnel.update(|core| {
             core.take_over(now, self.attempt, channel, self.kind)?;
-            if self.replaces {
-                core.leave_others(now, self.attempt);
-            }
+            core.leave_replaced(now, self.attempt, &self.replaces);
             Ok(())
         })
     }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{
     core::TunnelStatus, parameters::PortParameters, shared::TunnelShared, stream::TunnelStream,
 };
-use crate::link::LinkId;
+use crate::{link::LinkId, suspend::Moment};
 use report_proto::frame::{Code, Notice};
 use report_proto::{id::Id, mux::ResetCode};
 
@@ -57,13 +57,25 @@ impl Tunnel {
         matches!(*self.shared.status.borrow(), TunnelStatus::Attached)
     }
 
-    /// Returns whether the current attachment uses this link.
+    /// Returns whether another attachment can join the present lanes.
+    #[must_use]
+    pub fn can_join(&self) -> bool {
+        self.shared.core().can_join()
+    }
+
+    /// Leaves the lanes on a link that will be closed, if a lane on another link remains.
+    pub fn leave_link(&self, link: LinkId) {
+        self.shared
+            .update(|core| core.leave_link(Moment::now(), link));
+    }
+
+    /// Returns whether a lane uses this link.
     #[must_use]
     pub fn is_attached_through(&self, link: LinkId) -> bool {
         self.shared.core().is_attached_through(link)
     }
 
-    /// Returns whether a move is in progress. The tunnel can move again only after that.
+    /// Returns whether a lane is being left.
     #[must_use]
     pub fn is_moving(&self) -> bool {
         self.shared.core().is_moving()

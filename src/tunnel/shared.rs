@@ -160,6 +160,8 @@ impl TunnelShared {
             }
             TunnelEvent::LaneLost { lanes, why } => {
                 info!(%tunnel, lanes, reason = %why, "tunnel lost one of its links");
+                // The status is the same, but a lane is missing: wakes its waiters.
+                self.status.send_modify(|_| {});
             }
             TunnelEvent::Resumed {
                 waited,

@@ -15,12 +15,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    attach::{self, AttachError, AttachRequest, Reattachment},
+    attach::{self, AttachError, AttachRequest},
     splice::splice,
     *,
 };
 use crate::{
-    link::{Handler, KeepAliveTiming, Link, Outbox},
+    link::{Handler, KeepAliveTiming, Link, LinkId, Outbox},
     net::memory,
 };
 use report_proto::{
@@ -186,16 +186,11 @@ impl TunnelTestbed {
         link_pair: &LinkPair,
         channel: u32,
         client: &Tunnel,
-        reattachment: Reattachment,
+        replaces: Vec<LinkId>,
     ) -> AttachResult {
-        let request = attach::request_resume(
-            client,
-            reattachment,
-            &link_pair.client,
-            channel,
-            &self.tasks,
-        )
-        .unwrap();
+        let request =
+            attach::request_resume(client, replaces, &link_pair.client, channel, &self.tasks)
+                .unwrap();
         self.answer(link_pair, channel, request, client.port())
             .await
     }

@@ -14,11 +14,15 @@ pub(super) type RequestNumber = u64;
 /// What happened to a port.
 #[derive(Debug)]
 pub(super) enum PortEvent {
-    /// A link is being established. Requests on it travel in its first flight.
+    /// A link of the first slot is being established. Requests on it travel in its first flight.
     LinkBegins(LinkNumber),
-    /// The link is established.
+    /// A link of the first slot is established.
     LinkUp(LinkNumber),
-    /// The link has ended.
+    /// A link of another slot is established.
+    FurtherLinkUp { slot: usize, link: LinkNumber },
+    /// A link of another slot will be closed, and no link replaces it.
+    FurtherLinkRetiring(LinkNumber),
+    /// A link has ended.
     LinkEnded(LinkNumber),
     /// The state of a tunnel. It may be the same as before.
     TunnelChanged { tunnel: Id, view: TunnelView },
@@ -54,6 +58,8 @@ pub(super) enum PortAction {
     CancelAttach { request: RequestNumber },
     /// Report the changes of the new tunnel from now on.
     Adopt { tunnel: Id },
+    /// Leave the lanes of the tunnel on this link.
+    LeaveLink { tunnel: Id, link: LinkNumber },
     /// End the tunnel.
     EndTunnel { tunnel: Id, reason: EndTunnelReason },
     /// Drop the tunnel, which has ended.
@@ -66,6 +72,8 @@ pub(super) enum PortAction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TunnelView {
     pub phase: TunnelPhase,
+    /// The slots other than the first whose present link carries a lane.
+    pub further_lanes: Slots,
     /// A move is in progress.
     pub is_moving: bool,
     /// Its end was requested.
@@ -73,12 +81,30 @@ pub(super) struct TunnelView {
     pub has_streams: bool,
 }
 
+/// A set of slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Slots(u64);
+
+impl Slots {
+    /// Returns whether the slot is in the set.
+    pub(super) fn contains(self, slot: usize) -> bool {
+        self.0.checked_shr(slot as u32).unwrap_or(0) & 1 == 1
+    }
+}
+
+impl FromIterator<usize> for Slots {
+    fn from_iter<I: IntoIterator<Item = usize>>(slots: I) -> Self {
+        let bit = |slot: usize| 1_u64.checked_shl(slot as u32).unwrap_or(0);
+        Slots(slots.into_iter().map(bit).fold(0, |all, bit| all | bit))
+    }
+}
+
 /// The phase of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TunnelPhase {
     /// The first attachment has not proven itself yet.
     Unconfirmed,
-    /// An attachment carries the tunnel, on this link if it is known.
+    /// Attachments carry the tunnel, one of them on this link of the first slot.
     Attached { link: Option<LinkNumber> },
     /// The tunnel waits for its next attachment.
     Lost { since: Moment, code: Code },
@@ -95,6 +121,8 @@ pub(super) enum AttachPurpose {
     Alternative { refused: Id },
     /// This tunnel is resumed or moved.
     Resume { tunnel: Id },
+    /// This tunnel gets a further lane.
+    Lane { tunnel: Id },
 }
 
 /// The outcome of an attach request.

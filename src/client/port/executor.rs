@@ -6,7 +6,7 @@ mod attach;
 use std::{
     collections::{BTreeMap, VecDeque},
     mem,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
@@ -108,6 +108,10 @@ impl PortExecutor {
     pub(super) fn begin_link(&mut self, link: &PortLink) -> Vec<Frame> {
         self.observe();
         self.links.push(link.clone());
+        if link.slot != 0 {
+            // It gets lanes when it is up.
+            return Vec::new();
+        }
         self.first_flight = Some(Vec::new());
         self.run(PortEvent::LinkBegins(link.number));
         self.first_flight.take().unwrap_or_default()
@@ -115,14 +119,30 @@ impl PortExecutor {
 
     /// Handles a link that is established.
     pub(super) fn link_up(&mut self, outbox: &Arc<Outbox>) {
-        let number = self
-            .links
+        if let Some(link) = self.link_of(outbox) {
+            let (slot, number) = (link.slot, link.number);
+            self.handle(match slot {
+                0 => PortEvent::LinkUp(number),
+                slot => PortEvent::FurtherLinkUp { slot, link: number },
+            });
+        }
+    }
+
+    /// Handles a link that will be closed.
+    pub(super) fn link_retiring(&mut self, outbox: &Arc<Outbox>) {
+        if let Some(link) = self.link_of(outbox) {
+            let (slot, number) = (link.slot, link.number);
+            link.is_retiring.store(true, Ordering::Relaxed);
+            if slot != 0 {
+                self.handle(PortEvent::FurtherLinkRetiring(number));
+            }
+        }
+    }
+
+    fn link_of(&self, outbox: &Arc<Outbox>) -> Option<&PortLink> {
+        self.links
             .iter()
             .find(|link| Arc::ptr_eq(&link.outbox, outbox))
-            .map(|link| link.number);
-        if let Some(number) = number {
-            self.handle(PortEvent::LinkUp(number));
-        }
     }
 
     /// Handles the reply to an attach request; `None` if its channel was closed at this end.
@@ -232,11 +252,23 @@ impl PortExecutor {
     }
 
     fn view(&self, tunnel: &Tunnel) -> TunnelView {
-        let link = self
+        let carries = |link: &&PortLink| tunnel.is_attached_through(link.outbox.id());
+        let (first, further): (Vec<&PortLink>, Vec<&PortLink>) = self
             .links
             .iter()
-            .find(|link| tunnel.is_attached_through(link.outbox.id()))
-            .map(|link| link.number);
+            .filter(carries)
+            .partition(|link| link.slot == 0);
+        // The newest one counts.
+        let link = first.last().map(|link| link.number);
+        let is_newest = |link: &&PortLink| {
+            let newer = |other: &PortLink| other.slot == link.slot && other.number > link.number;
+            link.is_usable() && !self.links.iter().any(newer)
+        };
+        let further_lanes = further
+            .into_iter()
+            .filter(is_newest)
+            .map(|link| link.slot)
+            .collect();
         let phase = match &*tunnel.status().borrow() {
             TunnelStatus::Unconfirmed => TunnelPhase::Unconfirmed,
             TunnelStatus::Attached => TunnelPhase::Attached { link },
@@ -248,6 +280,7 @@ impl PortExecutor {
         };
         TunnelView {
             phase,
+            further_lanes,
             is_moving: tunnel.is_moving(),
             is_ending: tunnel.notice().is_some(),
             has_streams: tunnel.streams() > 0,
@@ -287,6 +320,12 @@ impl PortExecutor {
                 }
             }
             PortAction::Adopt { tunnel } => self.adopt(tunnel),
+            PortAction::LeaveLink { tunnel, link } => {
+                let link = self.links.iter().find(|known| known.number == link);
+                if let (Some(entry), Some(link)) = (self.find(tunnel), link) {
+                    entry.tunnel.leave_link(link.outbox.id());
+                }
+            }
             PortAction::EndTunnel { tunnel, reason } => self.end_tunnel(tunnel, reason),
             PortAction::Forget { tunnel } => self.forget(tunnel),
             PortAction::SetReady(tunnel) => {

@@ -25,6 +25,7 @@
 //! The newest tunnel of the port is the *current* one: it takes the new streams. The others keep
 //! theirs and end after the last one.
 
+mod lanes;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -35,7 +36,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::requests::{InFlight, PendingNew, ReattachReason};
+use self::{
+    lanes::FurtherLanes,
+    requests::{InFlight, PendingNew, ReattachReason},
+};
 use super::{
     event::{
         AttachPurpose, EndTunnelReason, LinkNumber, NewTunnel, PortAction, PortEvent,
@@ -56,8 +60,10 @@ const EMPTY_CHECK: Duration = Duration::from_secs(5);
 /// The state machine of a port.
 #[derive(Debug, Default)]
 pub(super) struct PortMachine {
-    /// Links that are up or being established, the newest last.
+    /// Links of the first slot that are up or being established, the newest last.
     links: Vec<LinkEntry>,
+    /// The other links, and the lanes on them.
+    further: FurtherLanes,
     /// Tunnels that have not ended. The last one is current.
     tunnels: Vec<TunnelEntry>,
     /// Attach requests without an outcome.
@@ -106,6 +112,8 @@ impl PortMachine {
         match event {
             PortEvent::LinkBegins(link) => self.on_new_link(link, now.awake),
             PortEvent::LinkUp(link) => self.on_link_up(link, now.awake),
+            PortEvent::FurtherLinkUp { slot, link } => self.on_further_link_up(slot, link),
+            PortEvent::FurtherLinkRetiring(link) => self.on_further_link_gone(link, true),
             PortEvent::LinkEnded(link) => self.on_link_ended(link, now.awake),
             PortEvent::TunnelChanged { tunnel, view } => self.on_tunnel(tunnel, view, now.awake),
             PortEvent::MoveRequested { tunnel } => {
@@ -123,6 +131,7 @@ impl PortMachine {
             PortEvent::Timeout => self.on_timeout(now.awake),
         }
         // These follow from the state alone, so that no event can forget them.
+        self.ensure_lanes(now.awake);
         self.cancel_unneeded_request(now.awake);
         self.schedule_empty_checks(now.awake);
         self.update_ready(now.awake);
@@ -144,6 +153,7 @@ impl PortMachine {
         of_tunnels
             .chain(of_request)
             .chain(self.patience_checks.iter().copied())
+            .chain(self.lane_retry_at())
             .min()
     }
 
@@ -185,6 +195,7 @@ impl PortMachine {
 
     fn on_link_ended(&mut self, link: LinkNumber, now: Instant) {
         self.links.retain(|entry| entry.number != link);
+        self.on_further_link_gone(link, false);
         self.pending_new.take_if(|pending| pending.link == link);
         // An older link may still be up, if this one did not join.
         self.ensure_tunnel(now);
@@ -199,6 +210,10 @@ impl PortMachine {
         entry.view.is_ending |= before.is_ending;
         match view.phase {
             TunnelPhase::Ended => return self.on_tunnel_ended(tunnel, now),
+            // The lane on the first slot was lost, and others carry on.
+            TunnelPhase::Attached { link: None } if before.phase != view.phase => {
+                self.ensure_attached(tunnel, ReattachReason::NewLink, now);
+            }
             TunnelPhase::Lost { code, .. } if before.phase != view.phase => {
                 self.on_tunnel_lost(tunnel, code, now);
             }
@@ -232,6 +247,7 @@ impl PortMachine {
 
     fn on_tunnel_ended(&mut self, tunnel: Id, now: Instant) {
         self.tunnels.retain(|entry| entry.id != tunnel);
+        self.forget_lanes(tunnel);
         self.actions.push(PortAction::Forget { tunnel });
         self.ensure_tunnel(now);
     }
@@ -316,6 +332,7 @@ impl PortMachine {
             self.ensure_attached(tunnel, ReattachReason::NewLink, now);
         }
         self.retry_new(now);
+        self.release_lane_retries(now);
         let checks = self.patience_checks.len();
         self.patience_checks.retain(|at| *at > now);
         let is_lost = self.current().is_some_and(|current| !current.is_attached());

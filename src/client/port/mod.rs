@@ -145,6 +145,12 @@ impl PortSupervisor {
         self.changed.notify_one();
     }
 
+    /// Handles a link that will be closed.
+    pub(super) fn on_link_retiring(&self, outbox: &Arc<Outbox>) {
+        self.executor().link_retiring(outbox);
+        self.changed.notify_one();
+    }
+
     /// Requests a tunnel to another server, because the service behind the server of this tunnel
     /// refused a connection.
     pub(super) fn on_refusal(&self, tunnel: &Tunnel) {

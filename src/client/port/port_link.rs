@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tracing::{error, info};
@@ -16,6 +16,10 @@ use report_proto::frame::CHANNEL_RENEWAL_THRESHOLD;
 pub(in crate::client) struct PortLink {
     pub(super) outbox: Arc<Outbox>,
     pub(super) number: LinkNumber,
+    /// The slot of the link; 0 is the first.
+    pub(super) slot: usize,
+    /// Whether the lanes of this link are to be left.
+    pub(super) is_retiring: Arc<AtomicBool>,
     /// Number of channels allocated so far. The counter cannot wrap, unlike a channel number.
     channels: Arc<AtomicU64>,
     /// Requests another link before the channel numbers are used up.
@@ -24,12 +28,18 @@ pub(in crate::client) struct PortLink {
 
 impl PortLink {
     /// Creates the handle of a link that is being established.
-    pub(in crate::client) fn new(outbox: &Arc<Outbox>, move_requests: &MoveRequests) -> Self {
+    pub(in crate::client) fn new(
+        outbox: &Arc<Outbox>,
+        slot: usize,
+        move_requests: &MoveRequests,
+    ) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         PortLink {
             outbox: Arc::clone(outbox),
             number,
+            slot,
+            is_retiring: Arc::default(),
             channels: Arc::default(),
             move_requests: move_requests.clone(),
         }
@@ -38,6 +48,11 @@ impl PortLink {
     /// Returns whether the link has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.outbox.ended().is_some()
+    }
+
+    /// Returns whether the link carries new lanes.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.has_ended() && !self.is_retiring.load(Ordering::Relaxed)
     }
 
     /// Allocates an unused channel number, while there is one.
@@ -64,7 +79,7 @@ mod tests {
     #[tokio::test]
     async fn channel_numbers_are_unique_and_the_link_is_replaced_in_time() {
         let move_requests = MoveRequests::default();
-        let link = PortLink::new(&Outbox::new(), &move_requests);
+        let link = PortLink::new(&Outbox::new(), 0, &move_requests);
         assert_eq!(link.next_channel(), Some(0));
         link.channels
             .store(u64::from(CHANNEL_RENEWAL_THRESHOLD) - 1, Ordering::Relaxed);

@@ -46,8 +46,10 @@ pub(super) struct BoundLane<B> {
     pub state: LaneState,
     /// The channel is marked ready, and the link has not asked for data since.
     pub transmit_requested: bool,
-    /// The next message asks the client to leave this lane.
+    /// At a server: the next message asks the client to leave this lane.
     pub move_request_due: bool,
+    /// At a client: the server asks to leave this lane.
+    pub is_move_requested: bool,
 }
 
 /// How far this end has left a lane.
@@ -164,6 +166,7 @@ impl<B: Clone> Binding<B> {
             state: LaneState::Active,
             transmit_requested: true,
             move_request_due: false,
+            is_move_requested: false,
         });
         Some(replaced)
     }

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    binding::{BoundAttachment, LANES_MAX, LaneState, TakeoverKind},
+    binding::{BoundAttachment, BoundLane, LANES_MAX, LaneState, TakeoverKind},
     effects::{Channel, TunnelEvent, TunnelStatus},
     state::{Detached, FIRST_ATTEMPT, TunnelCore},
 };
@@ -103,16 +103,41 @@ impl TunnelCore {
         Ok(())
     }
 
-    /// Leaves all lanes but that of `attempt`, because it replaces them. The client does this.
-    pub(in crate::tunnel) fn leave_others(&mut self, now: Moment, attempt: u64) {
-        let others: Vec<u64> = self
+    /// Leaves the lanes that the one of `attempt` replaces: those on `links`, and those that the
+    /// server asks to leave. The client does this.
+    pub(in crate::tunnel) fn leave_replaced(
+        &mut self,
+        now: Moment,
+        attempt: u64,
+        links: &[LinkId],
+    ) {
+        let is_replaced = |lane: &&BoundLane<Channel>| {
+            let is_on_link = links.contains(&lane.bound.handle.link());
+            lane.bound.attempt != attempt && (is_on_link || lane.is_move_requested)
+        };
+        let replaced: Vec<u64> = self
+            .binding
+            .lanes()
+            .iter()
+            .filter(is_replaced)
+            .map(|lane| lane.bound.attempt)
+            .collect();
+        for attempt in replaced {
+            self.leave(now, attempt);
+        }
+    }
+
+    /// Leaves the lanes on a link that will be closed, if a lane on another link remains.
+    pub(in crate::tunnel) fn leave_link(&mut self, now: Moment, link: LinkId) {
+        let (on_link, elsewhere): (Vec<_>, Vec<_>) = self
             .binding
             .active()
-            .map(|bound| bound.attempt)
-            .filter(|other| *other != attempt)
-            .collect();
-        for other in others {
-            self.leave(now, other);
+            .map(|lane| (lane.attempt, lane.handle.link()))
+            .partition(|(_, lane_link)| *lane_link == link);
+        if !elsewhere.is_empty() {
+            for (attempt, _) in on_link {
+                self.leave(now, attempt);
+            }
         }
     }
 
@@ -259,7 +284,7 @@ impl TunnelCore {
             return;
         }
         self.move_deadline = None;
-        let overdue = |lane: &&super::binding::BoundLane<Channel>| lane.state != LaneState::Active;
+        let overdue = |lane: &&BoundLane<Channel>| lane.state != LaneState::Active;
         let overdue: Vec<_> = self
             .binding
             .lanes()

@@ -315,7 +315,7 @@ fn a_move_ends_after_moved_in_both_directions_and_the_client_closes_the_old_chan
     let now = Moment::now();
     let (mut client, mut server, old) = attached(now);
     let (attempt, new) = join(now, &mut client, &mut server);
-    client.core.leave_others(now, attempt);
+    client.core.leave_replaced(now, attempt, &[old[0].link]);
     client.settle();
     assert!(client.core.is_moving() && !client.core.is_attached_through(old[0].link));
     exchange(now, &mut client, &mut server, FIRST_ATTEMPT);
@@ -338,7 +338,7 @@ fn a_lane_that_is_not_left_in_time_is_closed() {
     let start = Moment::now();
     let (mut client, mut server, old) = attached(start);
     let (attempt, new) = join(start, &mut client, &mut server);
-    client.core.leave_others(start, attempt);
+    client.core.leave_replaced(start, attempt, &[old[0].link]);
     client.core.handle_timeout(later(start, MOVE_TIMEOUT));
     client.settle();
     assert!(!client.core.is_moving() && !client.core.is_detached());
@@ -422,6 +422,12 @@ fn a_move_request_reaches_only_a_client_on_that_link() {
     server.settle();
     exchange(now, &mut client, &mut server, FIRST_ATTEMPT);
     assert_eq!(client.events, [TunnelEvent::MoveRequested]);
+    let (attempt, _) = join(now, &mut client, &mut server);
+    client.core.leave_replaced(now, attempt, &[]);
+    assert!(
+        !client.core.is_attached_through(channels[0].link),
+        "the lane that the server asked to leave"
+    );
 }
 
 #[test]

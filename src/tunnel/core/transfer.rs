@@ -88,7 +88,12 @@ impl TunnelCore {
                 self.end(ResetCode::Protocol, notice);
             }
             [mux::MOVED] => return self.on_moved(now, attempt),
-            [mux::MOVE] => self.effects.events.push(TunnelEvent::MoveRequested),
+            [mux::MOVE] => {
+                if let Some(lane) = self.binding.lane_mut(attempt) {
+                    lane.is_move_requested = true;
+                }
+                self.effects.events.push(TunnelEvent::MoveRequested);
+            }
             _ => {
                 let lane = LaneId(attempt);
                 match self.mux.handle_message(now.awake, lane, message) {

@@ -41,9 +41,8 @@ async fn a_tunnel_resumes_over_the_next_link_after_a_cut_with_every_method() {
                 let is_lost = |status: &TunnelStatus| *status != TunnelStatus::Attached;
                 tunnels.0.status().wait_for(is_lost).await.unwrap();
                 let link_pair = bed.new_link_pair();
-                let (client_result, served) = bed
-                    .reattach(&link_pair, 1, &tunnels.0, Reattachment::Replace)
-                    .await;
+                let (client_result, served) =
+                    bed.reattach(&link_pair, 1, &tunnels.0, Vec::new()).await;
                 assert!(
                     served.is_none() && matches!(client_result, Ok(attach::AttachOutcome::Resumed)),
                     "{encrypt}"
@@ -69,7 +68,7 @@ async fn a_move_retransmits_nothing() {
         for moves in 1..=10 {
             let link_pair = bed.new_link_pair();
             let (client_result, _) = bed
-                .reattach(&link_pair, 1, &tunnels.0, Reattachment::Replace)
+                .reattach(&link_pair, 1, &tunnels.0, vec![old.id()])
                 .await;
             assert!(matches!(client_result, Ok(attach::AttachOutcome::Resumed)));
             let left = async {
@@ -104,7 +103,8 @@ async fn a_lane_that_the_peer_does_not_leave_is_lost_after_a_while() {
     client
         .update(|core| core.take_over(start, 7, elsewhere, TakeoverKind::Join))
         .unwrap();
-    client.update(|core| core.leave_others(start, 7));
+    let old = bed.link_pair.client.id();
+    client.update(|core| core.leave_replaced(start, 7, &[old]));
     let after = |time| Moment {
         awake: start.awake + time,
         ..start
@@ -129,9 +129,7 @@ async fn bytes_flow_over_lanes_that_are_added_and_cut() {
         let mut cuts = std::collections::VecDeque::from([bed.link_pair.cut.clone()]);
         for _ in 0..20 {
             let link_pair = bed.new_link_pair();
-            let (client_result, _) = bed
-                .reattach(&link_pair, 1, &tunnels.0, Reattachment::Add)
-                .await;
+            let (client_result, _) = bed.reattach(&link_pair, 1, &tunnels.0, Vec::new()).await;
             assert!(matches!(client_result, Ok(attach::AttachOutcome::Resumed)));
             cuts.push_back(link_pair.cut.clone());
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -177,7 +175,7 @@ async fn a_server_that_does_not_know_the_tunnel_creates_a_new_one() {
         .await;
     bed.tunnels.lock().unwrap().clear();
     let (client_result, served) = bed
-        .reattach(&bed.link_pair, 3, &tunnels.0, Reattachment::Replace)
+        .reattach(&bed.link_pair, 3, &tunnels.0, Vec::new())
         .await;
     let Ok(attach::AttachOutcome::New(new, _)) = client_result else {
         panic!("a new tunnel")
@@ -298,14 +296,9 @@ async fn a_replayed_attempt_does_not_change_the_tunnel() {
     let tunnels = bed
         .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
         .await;
-    let again = attach::request_resume(
-        &tunnels.0,
-        Reattachment::Replace,
-        &bed.link_pair.client,
-        3,
-        &bed.tasks,
-    )
-    .unwrap();
+    let again =
+        attach::request_resume(&tunnels.0, Vec::new(), &bed.link_pair.client, 3, &bed.tasks)
+            .unwrap();
     let recorded = again.message.clone();
     let find = |_| Some(tunnels.1.clone());
     // The master replays the attempt before the client's own ATTACH arrives. It cannot send the
@@ -371,19 +364,13 @@ async fn a_client_without_the_tunnel_secret_cannot_resume_the_tunnel() {
         .tunnels(EncryptMethod::Chacha20Poly1305, CompressMethod::Null)
         .await;
     let others = bed
-        .reattach(&bed.link_pair, 11, &tunnels.0, Reattachment::Replace)
+        .reattach(&bed.link_pair, 11, &tunnels.0, Vec::new())
         .await;
     drop(others);
     // Another client of the same port that knows everything about the tunnel except its secret.
     let thief = tunnels.0.with_another_secret(&bed.tasks);
-    let request = attach::request_resume(
-        &thief,
-        Reattachment::Replace,
-        &bed.link_pair.client,
-        13,
-        &bed.tasks,
-    )
-    .unwrap();
+    let request =
+        attach::request_resume(&thief, Vec::new(), &bed.link_pair.client, 13, &bed.tasks).unwrap();
     let (stolen, _) = bed
         .answer(&bed.link_pair, 13, request, tunnels.1.port())
         .await;

@@ -9,7 +9,7 @@ use crate::{
         event::{AttachPurpose, AttachResult, LinkNumber, RequestNumber},
         port_link::PortLink,
     },
-    tunnel::attach::{self, AttachError, AttachOutcome, AttachRequest, Reattachment},
+    tunnel::attach::{self, AttachError, AttachOutcome, AttachRequest},
 };
 use report_proto::{
     frame::{AttachHeader, Code, Frame, Notice},
@@ -89,12 +89,23 @@ impl PortExecutor {
         purpose: AttachPurpose,
     ) -> Option<(Result<AttachRequest, AttachError>, Option<Id>)> {
         let (outbox, tasks) = (&link.outbox, &self.tasks);
-        let AttachPurpose::Resume { tunnel } = purpose else {
+        let (AttachPurpose::Resume { tunnel } | AttachPurpose::Lane { tunnel }) = purpose else {
             let request = attach::request(&self.parameters, outbox, channel, tasks);
             return Some((request, None));
         };
         let tunnel = &self.find(tunnel)?.tunnel;
-        let request = attach::request_resume(tunnel, Reattachment::Replace, outbox, channel, tasks);
+        if matches!(purpose, AttachPurpose::Lane { .. }) && !tunnel.can_join() {
+            return None;
+        }
+        // A lane on a newer link replaces those on the older links of its slot.
+        let is_older = |other: &&PortLink| other.slot == link.slot && other.number < link.number;
+        let replaces = self
+            .links
+            .iter()
+            .filter(is_older)
+            .map(|older| older.outbox.id())
+            .collect();
+        let request = attach::request_resume(tunnel, replaces, outbox, channel, tasks);
         Some((request, Some(tunnel.instance())))
     }
 
@@ -103,6 +114,9 @@ impl PortExecutor {
         let span = &self.span;
         let is_retryable = error.is_retryable();
         match (open.purpose, &error) {
+            (AttachPurpose::Lane { .. }, _) => {
+                debug!(parent: span, "no further lane for now: {error}");
+            }
             (AttachPurpose::Resume { .. }, _) if open.link.has_ended() => {
                 debug!(parent: span, "cannot reattach, the link has ended: {error}");
             }

@@ -23,8 +23,8 @@ pub(super) const MAX_RETRY_WAIT: Duration = Duration::from_secs(15);
 /// An attach request without an outcome.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    link: LinkNumber,
-    purpose: AttachPurpose,
+    pub(super) link: LinkNumber,
+    pub(super) purpose: AttachPurpose,
 }
 
 /// The request for a new tunnel.
@@ -85,7 +85,7 @@ impl PortMachine {
         self.last_request = self.last_request.saturating_add(1);
         let request = self.last_request;
         let avoid = match purpose {
-            AttachPurpose::Resume { .. } => Vec::new(),
+            AttachPurpose::Resume { .. } | AttachPurpose::Lane { .. } => Vec::new(),
             AttachPurpose::New | AttachPurpose::Alternative { .. } => {
                 self.refused.at(now).collect()
             }
@@ -154,6 +154,9 @@ impl PortMachine {
             }
             AttachPurpose::Resume { tunnel } => {
                 self.on_resume_done(tunnel, link, result, jitter, now);
+            }
+            AttachPurpose::Lane { tunnel } => {
+                self.on_lane_done(tunnel, link, &result, now.awake);
             }
         }
     }

@@ -1,10 +1,11 @@
 //! The rules of a port in virtual time: how its tunnels are attached, lost, moved and ended.
 
+mod lanes;
 mod random;
 mod requests;
 
 use super::{requests::MIN_RETRY_WAIT, *};
-use crate::client::port::event::AttachResult;
+use crate::client::port::event::{AttachResult, Slots};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -119,6 +120,7 @@ impl Port {
 fn view(phase: TunnelPhase) -> TunnelView {
     TunnelView {
         phase,
+        further_lanes: Slots::default(),
         is_moving: false,
         is_ending: false,
         has_streams: true,

@@ -19,6 +19,7 @@ struct World<'a> {
     random: &'a mut fastrand::Rng,
     port: Port,
     last_link: LinkNumber,
+    further_links: Vec<LinkNumber>,
     last_tunnel: u8,
     is_ending: bool,
     in_flight: Vec<(RequestNumber, AttachPurpose, LinkNumber)>,
@@ -30,6 +31,7 @@ impl<'a> World<'a> {
             random,
             port: Port::new(),
             last_link: 0,
+            further_links: Vec::new(),
             last_tunnel: 0,
             is_ending: false,
             in_flight: Vec::new(),
@@ -37,7 +39,7 @@ impl<'a> World<'a> {
     }
 
     fn step(&mut self) {
-        let actions = match self.random.u8(..12) {
+        let actions = match self.random.u8(..14) {
             0 => {
                 self.last_link += 1;
                 self.port.on(PortEvent::LinkBegins(self.last_link))
@@ -49,6 +51,21 @@ impl<'a> World<'a> {
             }
             3..6 => self.tunnel_event(),
             6..9 if !self.in_flight.is_empty() => self.reply(),
+            12 => {
+                let slot = self.random.usize(1..4);
+                let link = 1_000_000 + self.random.u64(..20);
+                self.further_links.push(link);
+                self.port.on(PortEvent::FurtherLinkUp { slot, link })
+            }
+            13 => {
+                let link = self.random.choice(&self.further_links).copied();
+                let link = link.unwrap_or_default();
+                self.port.on(if self.random.bool() {
+                    PortEvent::FurtherLinkRetiring(link)
+                } else {
+                    PortEvent::LinkEnded(link)
+                })
+            }
             9 if self.random.u8(..50) == 0 => {
                 self.is_ending = true;
                 self.port.on(PortEvent::ShuttingDown)
@@ -68,8 +85,10 @@ impl<'a> World<'a> {
             {
                 assert!(!self.is_ending, "an attach request during the shutdown");
                 let is_twin = |(_, other, on): &(_, AttachPurpose, LinkNumber)| {
-                    matches!(purpose, AttachPurpose::Resume { .. })
-                        && (*other, *on) == (purpose, link)
+                    matches!(
+                        purpose,
+                        AttachPurpose::Resume { .. } | AttachPurpose::Lane { .. }
+                    ) && (*other, *on) == (purpose, link)
                 };
                 assert!(!self.in_flight.iter().any(is_twin), "twice on one link");
                 self.in_flight.push((request, purpose, link));
@@ -100,6 +119,7 @@ impl<'a> World<'a> {
         };
         let view = TunnelView {
             phase,
+            further_lanes: (1..4).filter(|_| self.random.bool()).collect(),
             is_moving: self.random.bool() && matches!(phase, TunnelPhase::Attached { .. }),
             is_ending: self.random.u8(..20) == 0,
             has_streams: self.random.bool(),
@@ -111,7 +131,13 @@ impl<'a> World<'a> {
         let at = self.random.usize(..self.in_flight.len());
         let (request, purpose, link) = self.in_flight.swap_remove(at);
         let result = match self.random.u8(..6) {
-            0 if matches!(purpose, AttachPurpose::Resume { .. }) => AttachResult::Resumed,
+            0 if !matches!(
+                purpose,
+                AttachPurpose::New | AttachPurpose::Alternative { .. }
+            ) =>
+            {
+                AttachResult::Resumed
+            }
             0..3 => {
                 self.last_tunnel = self.last_tunnel.wrapping_add(1);
                 let age = SECOND * self.random.u32(..10);

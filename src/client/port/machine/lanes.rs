@@ -1,0 +1,138 @@
+//! Further lanes of the port's tunnels: each further link of the client carries one of each tunnel.
+//!
+//! The link of the first slot is where tunnels are requested and resumed. A lane on a further link
+//! joins a tunnel that is attached, and is asked for again after a while if it is lost.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::PortMachine;
+use crate::client::port::event::{AttachPurpose, AttachResult, LinkNumber, PortAction};
+use report_proto::id::Id;
+
+/// How long to wait before a lane that was refused or lost is requested again.
+pub(super) const LANE_RETRY: Duration = Duration::from_secs(1);
+
+/// The links of the client beside that of the first slot, and the lanes on them.
+#[derive(Debug, Default)]
+pub(super) struct FurtherLanes {
+    /// The links that are up, by their slot.
+    links: BTreeMap<usize, LinkNumber>,
+    /// When to request a lane again that was refused or lost.
+    retries: BTreeMap<(Id, LinkNumber), Instant>,
+    /// The lanes that were requested and not lost since.
+    requested: Vec<(Id, LinkNumber)>,
+}
+
+impl PortMachine {
+    /// Handles a further link that is up.
+    pub(super) fn on_further_link_up(&mut self, slot: usize, link: LinkNumber) {
+        self.further.links.insert(slot, link);
+    }
+
+    /// Handles a further link that will be closed, or has ended. Its lanes are left if it is still
+    /// up.
+    pub(super) fn on_further_link_gone(&mut self, link: LinkNumber, is_up: bool) {
+        let before = self.further.links.len();
+        self.further.links.retain(|_, known| *known != link);
+        self.further.retries.retain(|(_, known), _| *known != link);
+        self.further.requested.retain(|(_, known)| *known != link);
+        if is_up && self.further.links.len() < before {
+            let tunnels = self.tunnels.iter().map(|entry| entry.id);
+            let leave = tunnels.map(|tunnel| PortAction::LeaveLink { tunnel, link });
+            self.actions.extend(leave);
+        }
+    }
+
+    /// Requests the lanes that are missing.
+    pub(super) fn ensure_lanes(&mut self, now: Instant) {
+        if self.is_ending || self.further.links.is_empty() {
+            return;
+        }
+        let mut missing = Vec::new();
+        for entry in self.tunnels.iter().filter(|entry| entry.is_attached()) {
+            for (&slot, &link) in &self.further.links {
+                let lane = (entry.id, link);
+                if entry.view.further_lanes.contains(slot) {
+                    continue;
+                }
+                let is_waiting = self.further.retries.get(&lane).is_some_and(|at| *at > now);
+                let is_requested = self.lanes_in_flight().any(|other| other == lane);
+                if !is_waiting && !is_requested {
+                    missing.push(lane);
+                }
+            }
+        }
+        for (tunnel, link) in missing {
+            // The first request goes out at once. One after it means that the lane was lost.
+            if self.further.requested.contains(&(tunnel, link)) {
+                self.retry_lane(tunnel, link, now);
+            } else {
+                self.further.retries.remove(&(tunnel, link));
+                self.further.requested.push((tunnel, link));
+                self.attach(link, AttachPurpose::Lane { tunnel }, now);
+            }
+        }
+    }
+
+    /// Handles the outcome of a request for a lane.
+    pub(super) fn on_lane_done(
+        &mut self,
+        tunnel: Id,
+        link: LinkNumber,
+        result: &AttachResult,
+        now: Instant,
+    ) {
+        if let AttachResult::New(new) = result {
+            // The server has lost the tunnel, and the link of the first slot will tell.
+            let reason = super::EndTunnelReason::Redundant;
+            self.actions.push(PortAction::EndTunnel {
+                tunnel: new.tunnel,
+                reason,
+            });
+        }
+        if !matches!(result, AttachResult::Resumed) {
+            self.retry_lane(tunnel, link, now);
+        }
+    }
+
+    /// Returns when the next lane is to be requested again.
+    pub(super) fn lane_retry_at(&self) -> Option<Instant> {
+        self.further.retries.values().min().copied()
+    }
+
+    /// Drops the waits that are over, so that the lanes are requested again.
+    pub(super) fn release_lane_retries(&mut self, now: Instant) {
+        self.further.retries.retain(|_, at| *at > now);
+    }
+
+    /// Forgets the lanes of a tunnel that has ended.
+    pub(super) fn forget_lanes(&mut self, tunnel: Id) {
+        self.further
+            .retries
+            .retain(|(known, _), _| *known != tunnel);
+        self.further.requested.retain(|(known, _)| *known != tunnel);
+    }
+
+    fn retry_lane(&mut self, tunnel: Id, link: LinkNumber, now: Instant) {
+        self.further
+            .requested
+            .retain(|lane| *lane != (tunnel, link));
+        if let Some(at) = now.checked_add(LANE_RETRY)
+            && self.further.links.values().any(|known| *known == link)
+        {
+            self.further.retries.insert((tunnel, link), at);
+        }
+    }
+
+    fn lanes_in_flight(&self) -> impl Iterator<Item = (Id, LinkNumber)> {
+        self.requests
+            .values()
+            .filter_map(|request| match request.purpose {
+                AttachPurpose::Lane { tunnel } => Some((tunnel, request.link)),
+                _ => None,
+            })
+    }
+}
