@@ -9,6 +9,7 @@
 //! This module knows addresses and bytes. It does not know links, frames or channels.
 
 pub mod address;
+pub(crate) mod authority;
 pub mod connect;
 pub mod dial;
 mod evidence;
