@@ -11,6 +11,7 @@
 pub mod address;
 pub(crate) mod authority;
 pub mod connect;
+mod connect_error;
 pub mod dial;
 mod evidence;
 pub mod file_limit;

@@ -11,7 +11,7 @@ use super::{HeaderError, MasterAddress, tls_problem::TlsProblem, trace::DialStep
 use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
     net::{
-        connect::{ConnectFault, list_attempts},
+        connect_error::{ConnectFault, list_attempts},
         proxy::{ProxyAddress, ProxyError, environment::EnvironmentError},
         resolve::NameError,
         tls::TlsError,
