@@ -3,7 +3,7 @@
 //! | command | file |
 //! |---|---|
 //! | `report [--config FILE]` | `run`, with `roles` (builds a role from a configuration) and `signals` |
-//! | `report bench` | `bench`, with `bench_table` (the text output) |
+//! | `report bench` | `bench`, with `bench_report` (the results as text and JSON) |
 //! | `report check` | `check` |
 //! | `report doctor` | `doctor` |
 //! | `report keygen` | `keygen` |
@@ -14,7 +14,7 @@
 //! signal.
 
 mod bench;
-mod bench_table;
+mod bench_report;
 mod check;
 mod configurations;
 mod doctor;
