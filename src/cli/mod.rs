@@ -5,7 +5,7 @@
 //! | `report [--config FILE]` | `run`, with `roles` (builds a role from a configuration) and `signals` |
 //! | `report bench` | `bench`, with `bench_report` (the results as text and JSON) |
 //! | `report check` | `check` |
-//! | `report doctor` | `doctor` |
+//! | `report doctor` | `doctor`, with `doctor_subject` (what it checks for a configuration) and `doctor_text` (the text output) |
 //! | `report keygen` | `keygen` |
 //! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
 //!
@@ -18,6 +18,8 @@ mod bench_report;
 mod check;
 mod configurations;
 mod doctor;
+mod doctor_subject;
+mod doctor_text;
 mod keygen;
 mod page;
 mod progress;
