@@ -3,7 +3,7 @@
 
 use std::{fs, net::SocketAddr};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
     daemon::Daemon,
@@ -61,8 +61,7 @@ impl TunnelToGateway {
             Namespace::Inside,
             &[REPORT, "doctor", "--json", "--config", &file],
         );
-        let document: Value = serde_json::from_slice(&doctor.out)
-            .unwrap_or_else(|error| panic!("{error}: {}", doctor.text()));
+        let document = doctor.json();
         let failed = document["steps"]
             .as_array()
             .expect("steps")
