@@ -81,13 +81,47 @@ fn one_byte_messages_held_by_a_handover_are_bounded() {
     );
 }
 
-#[test]
-fn small_pieces_do_not_retain_their_large_messages() {
-    const TUNNELS: u32 = 4;
+/// Fills the window of a tunnel with small pieces of data. Each piece is in a large message, and
+/// the rest of the message repeats data. Returns the bytes that count in the window, and those that
+/// were sent.
+fn fill_window(link: &mut HostileLink, attacker: &mut RawTunnel, channel: u32) -> [u64; 2] {
     /// Smaller pieces are merged with others.
     const PIECE: u64 = 2049;
     const REPEATED: usize = 2048;
     const MESSAGE: usize = 64 * KIB as usize;
+    let (window, of_stream) = (
+        attacker.grant.tunnel_window,
+        attacker.grant.stream_window / PIECE,
+    );
+    let streams = window / PIECE / of_stream + 1;
+    // The echoes have no credit, so the server reads no more data from the streams.
+    let opens: Vec<u8> = (0..streams)
+        .flat_map(|stream| tunnel_frames::open(2 * stream, br#"{"bench":"echo"}"#))
+        .collect();
+    let opens = attacker.sealed(&opens);
+    link.send([opens]);
+    let (mut counted, mut sent) = (0, 0);
+    for piece in 0..window / PIECE {
+        let stream = 2 * (piece % streams);
+        let mut message =
+            tunnel_frames::data(stream, piece / streams * PIECE, &[1; PIECE as usize]);
+        let ignored = tunnel_frames::data(stream, 0, &[2; REPEATED]);
+        while message.len() + ignored.len() <= MESSAGE {
+            message.extend_from_slice(&ignored);
+        }
+        (counted, sent) = (counted + PIECE, sent + message.len() as u64);
+        let frame = attacker.sealed(&message);
+        link.send([frame]);
+        if piece % 8 == 7 {
+            assert!(link.wait_until_sendable(channel), "{:?}", link.closed);
+        }
+    }
+    [counted, sent]
+}
+
+#[test]
+fn small_pieces_do_not_retain_their_large_messages() {
+    const TUNNELS: u32 = 4;
     let tunnel = tunnel(Vec::new(), json!({}));
     let bystander = Bystander::of(&tunnel);
     let keys = PortKeys::derive(&tunnel.probe().key);
@@ -98,32 +132,8 @@ fn small_pieces_do_not_retain_their_large_messages() {
     let monitor = ResourceMonitor::start(&tunnel.server);
     let (mut counted, mut sent) = (0, 0);
     for (attacker, channel) in tunnels.iter_mut().zip(1..) {
-        let (window, of_stream) = (
-            attacker.grant.tunnel_window,
-            attacker.grant.stream_window / PIECE,
-        );
-        let streams = window / PIECE / of_stream + 1;
-        // The echoes have no credit, so the server reads no more data from the streams.
-        let opens: Vec<u8> = (0..streams)
-            .flat_map(|stream| tunnel_frames::open(2 * stream, br#"{"bench":"echo"}"#))
-            .collect();
-        let opens = attacker.sealed(&opens);
-        link.send([opens]);
-        for piece in 0..window / PIECE {
-            let stream = 2 * (piece % streams);
-            let mut message =
-                tunnel_frames::data(stream, piece / streams * PIECE, &[1; PIECE as usize]);
-            let ignored = tunnel_frames::data(stream, 0, &[2; REPEATED]);
-            while message.len() + ignored.len() <= MESSAGE {
-                message.extend_from_slice(&ignored);
-            }
-            (counted, sent) = (counted + PIECE, sent + message.len() as u64);
-            let frame = attacker.sealed(&message);
-            link.send([frame]);
-            if piece % 8 == 7 {
-                assert!(link.wait_until_sendable(channel), "{:?}", link.closed);
-            }
-        }
+        let [in_window, in_messages] = fill_window(&mut link, attacker, channel);
+        (counted, sent) = (counted + in_window, sent + in_messages);
     }
     tunnels
         .iter_mut()
