@@ -25,6 +25,7 @@ use self::{
     client_role::ClientRole, hold_queue::HoldQueue, orphans::Orphans, port::PortSupervisor,
 };
 use crate::{
+    config::ClientConfig,
     supervisor::{Uplink, drain::Drain},
     tunnel::PortParameters,
 };
@@ -46,6 +47,19 @@ pub struct ClientParameters {
     pub ports: Vec<ClientPort>,
     /// How long a connection waits for a tunnel.
     pub hold_timeout: Duration,
+}
+
+impl ClientParameters {
+    /// Creates the parameters of a configuration. `uplink` and `ports` are the derived form of its
+    /// masters and ports.
+    #[must_use]
+    pub fn new(config: &ClientConfig, uplink: Uplink, ports: Vec<ClientPort>) -> Self {
+        Self {
+            uplink,
+            ports,
+            hold_timeout: *config.hold_timeout,
+        }
+    }
 }
 
 /// The client cannot listen at a local address.
