@@ -1,4 +1,4 @@
-//! Constants of the protocol (PROTOCOL 12) that several layers use.
+//! Constants of the protocol that several layers use.
 //!
 //! A constant of one layer is defined in that layer.
 
@@ -7,3 +7,10 @@
 /// The challenge encodes it, and HELLO and WELCOME state it. The tunnel protocol has a separate
 /// version.
 pub const LINK_VERSION: u8 = 1;
+
+/// The bytes that a master queues for one direction of a channel before it closes the channel
+/// (PROTOCOL 12).
+///
+/// The largest tunnel window, 32 MiB, and its overhead. No configuration allows a master less
+/// memory.
+pub const CHANNEL_LIMIT: usize = 34 * 1024 * 1024;
