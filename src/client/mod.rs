@@ -88,6 +88,21 @@ enum PortListener {
     Pending(bind::LocalAddress),
 }
 
+impl PortListener {
+    /// Returns the listener once its address is available. Returns `None` if `cancel` is cancelled
+    /// before that.
+    async fn open(self, mark: &str, cancel: &CancellationToken) -> Option<TcpListener> {
+        match self {
+            PortListener::Bound(listener) => Some(listener),
+            PortListener::Pending(address) => {
+                cancel
+                    .run_until_cancelled(address.listen_with_retry(mark))
+                    .await
+            }
+        }
+    }
+}
+
 impl Client {
     /// Opens the listeners. Addresses that are unavailable now are retried while the client runs.
     ///
@@ -162,37 +177,7 @@ impl Client {
             hold_timeout,
         } = self;
         let drain = Drain::default();
-        let (mut supervisors, orphans, descriptor_log) =
-            (Vec::new(), Arc::new(Orphans::default()), Arc::default());
-        for (port, listening) in ports {
-            let port = PortSupervisor::new(port, &drain.tasks, &drain.stop);
-            supervisors.push(Arc::clone(&port));
-            let context = listener::ListenerContext {
-                port,
-                hold_timeout,
-                descriptor_log: Arc::clone(&descriptor_log),
-                queue: HoldQueue::default(),
-                orphans: Arc::clone(&orphans),
-                streams: drain.streams.clone(),
-                stop: drain.stop.clone(),
-            };
-            let cancel = cancel.clone();
-            drain.tasks.spawn(async move {
-                let listener = match listening {
-                    PortListener::Bound(listener) => Some(listener),
-                    PortListener::Pending(address) => {
-                        cancel
-                            .run_until_cancelled(
-                                address.listen_with_retry(&context.port.parameters.mark),
-                            )
-                            .await
-                    }
-                };
-                if let Some(listener) = listener {
-                    listener::listen(listener, context, cancel).await;
-                }
-            });
-        }
+        let supervisors = start_ports(ports, hold_timeout, &drain, &cancel);
         let role = ClientRole::new(
             supervisors.clone(),
             uplink.move_requests.clone(),
@@ -214,4 +199,37 @@ impl Client {
             )
             .await;
     }
+}
+
+/// Starts the supervisor and the listener of each port. The listeners accept connections until
+/// `cancel` is cancelled. Returns the supervisors.
+fn start_ports(
+    ports: Vec<(PortParameters, PortListener)>,
+    hold_timeout: Duration,
+    drain: &Drain,
+    cancel: &CancellationToken,
+) -> Vec<Arc<PortSupervisor>> {
+    let (mut supervisors, orphans, descriptor_log) =
+        (Vec::new(), Arc::new(Orphans::default()), Arc::default());
+    for (port, listening) in ports {
+        let port = PortSupervisor::new(port, &drain.tasks, &drain.stop);
+        supervisors.push(Arc::clone(&port));
+        let context = listener::ListenerContext {
+            port,
+            hold_timeout,
+            descriptor_log: Arc::clone(&descriptor_log),
+            queue: HoldQueue::default(),
+            orphans: Arc::clone(&orphans),
+            streams: drain.streams.clone(),
+            stop: drain.stop.clone(),
+        };
+        let cancel = cancel.clone();
+        drain.tasks.spawn(async move {
+            let opened = listening.open(&context.port.parameters.mark, &cancel).await;
+            if let Some(listener) = opened {
+                listener::listen(listener, context, cancel).await;
+            }
+        });
+    }
+    supervisors
 }

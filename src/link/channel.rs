@@ -24,6 +24,12 @@ impl LinkId {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         LinkId(NEXT.fetch_add(1, Relaxed))
     }
+
+    /// Returns the number of a link that exists only in a test.
+    #[cfg(test)]
+    pub(crate) fn of_test(number: u64) -> Self {
+        LinkId(number)
+    }
 }
 
 /// Acts on one channel of a link. Every method does nothing after the channel was closed.

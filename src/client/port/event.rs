@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use crate::suspend::Moment;
+use crate::{link::LinkId, suspend::Moment};
 use report_proto::{frame::Code, id::Id};
-
-/// Counts the links of the process: a newer link has a larger number.
-pub(super) type LinkNumber = u64;
 
 /// Counts the attach requests of a port.
 pub(super) type RequestNumber = u64;
@@ -15,11 +12,11 @@ pub(super) type RequestNumber = u64;
 #[derive(Debug)]
 pub(super) enum PortEvent {
     /// A link is being established. Requests on it travel in its first flight.
-    LinkBegins(LinkNumber),
+    LinkBegins(LinkId),
     /// The link is established.
-    LinkUp(LinkNumber),
+    LinkUp(LinkId),
     /// The link has ended.
-    LinkEnded(LinkNumber),
+    LinkEnded(LinkId),
     /// The state of a tunnel. It may be the same as before.
     TunnelChanged { tunnel: Id, view: TunnelView },
     /// The server asks to move the tunnel to another channel.
@@ -45,7 +42,7 @@ pub(super) enum PortAction {
     /// [`PortEvent::AttachDone`].
     Attach {
         request: RequestNumber,
-        link: LinkNumber,
+        link: LinkId,
         purpose: AttachPurpose,
         /// The servers that a new tunnel avoids.
         avoid: Vec<Id>,
@@ -79,7 +76,7 @@ pub(super) enum TunnelPhase {
     /// The first attachment has not proven itself yet.
     Unconfirmed,
     /// An attachment carries the tunnel, on this link if it is known.
-    Attached { link: Option<LinkNumber> },
+    Attached { link: Option<LinkId> },
     /// The tunnel waits for its next attachment.
     Lost { since: Moment, code: Code },
     /// The tunnel has ended.

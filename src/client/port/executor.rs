@@ -18,14 +18,14 @@ use self::attach::OpenRequest;
 pub(super) use self::attach::{AttachReply, StartedRequest};
 use super::{
     event::{
-        AttachResult, EndTunnelReason, LinkNumber, NewTunnel, PortAction, PortEvent, RequestNumber,
+        AttachResult, EndTunnelReason, NewTunnel, PortAction, PortEvent, RequestNumber,
         TunnelPhase, TunnelView,
     },
     machine::PortMachine,
     port_link::PortLink,
 };
 use crate::{
-    link::Outbox,
+    link::{LinkId, Outbox},
     suspend::Moment,
     tunnel::{
         PortParameters, ResetCode, Tunnel, TunnelStatus,
@@ -109,19 +109,15 @@ impl PortExecutor {
         self.observe();
         self.links.push(link.clone());
         self.first_flight = Some(Vec::new());
-        self.run(PortEvent::LinkBegins(link.number));
+        self.run(PortEvent::LinkBegins(link.id()));
         self.first_flight.take().unwrap_or_default()
     }
 
     /// Handles a link that is established.
     pub(super) fn link_up(&mut self, outbox: &Arc<Outbox>) {
-        let number = self
-            .links
-            .iter()
-            .find(|link| Arc::ptr_eq(&link.outbox, outbox))
-            .map(|link| link.number);
-        if let Some(number) = number {
-            self.handle(PortEvent::LinkUp(number));
+        let id = outbox.id();
+        if self.links.iter().any(|link| link.id() == id) {
+            self.handle(PortEvent::LinkUp(id));
         }
     }
 
@@ -153,15 +149,15 @@ impl PortExecutor {
 
     /// Reports the state of the links and tunnels to the machine.
     pub(super) fn observe(&mut self) {
-        let ended: Vec<LinkNumber> = self
+        let ended: Vec<LinkId> = self
             .links
             .iter()
             .filter(|link| link.has_ended())
-            .map(|link| link.number)
+            .map(PortLink::id)
             .collect();
-        for number in ended {
-            self.links.retain(|link| link.number != number);
-            self.run(PortEvent::LinkEnded(number));
+        for id in ended {
+            self.links.retain(|link| link.id() != id);
+            self.run(PortEvent::LinkEnded(id));
         }
         let tunnels: Vec<Tunnel> = self.tunnels().collect();
         for tunnel in tunnels {
@@ -235,8 +231,8 @@ impl PortExecutor {
         let link = self
             .links
             .iter()
-            .find(|link| tunnel.is_attached_through(link.outbox.id()))
-            .map(|link| link.number);
+            .map(PortLink::id)
+            .find(|link| tunnel.is_attached_through(*link));
         let phase = match &*tunnel.status().borrow() {
             TunnelStatus::Unconfirmed => TunnelPhase::Unconfirmed,
             TunnelStatus::Attached => TunnelPhase::Attached { link },

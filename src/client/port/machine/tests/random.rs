@@ -18,10 +18,11 @@ fn any_order_of_events_keeps_the_rules() {
 struct World<'a> {
     random: &'a mut fastrand::Rng,
     port: Port,
-    last_link: LinkNumber,
+    /// The number of the newest link.
+    last_link: u64,
     last_tunnel: u8,
     is_ending: bool,
-    in_flight: Vec<(RequestNumber, AttachPurpose, LinkNumber)>,
+    in_flight: Vec<(RequestNumber, AttachPurpose, LinkId)>,
 }
 
 impl<'a> World<'a> {
@@ -40,12 +41,12 @@ impl<'a> World<'a> {
         let actions = match self.random.u8(..12) {
             0 => {
                 self.last_link += 1;
-                self.port.on(PortEvent::LinkBegins(self.last_link))
+                self.port.on(PortEvent::LinkBegins(link(self.last_link)))
             }
-            1 => self.port.on(PortEvent::LinkUp(self.last_link)),
+            1 => self.port.on(PortEvent::LinkUp(link(self.last_link))),
             2 => {
-                let link = self.random.u64(..=self.last_link);
-                self.port.on(PortEvent::LinkEnded(link))
+                let ended = self.random.u64(..=self.last_link);
+                self.port.on(PortEvent::LinkEnded(link(ended)))
             }
             3..6 => self.tunnel_event(),
             6..9 if !self.in_flight.is_empty() => self.reply(),
@@ -67,7 +68,7 @@ impl<'a> World<'a> {
             } = action
             {
                 assert!(!self.is_ending, "an attach request during the shutdown");
-                let is_twin = |(_, other, on): &(_, AttachPurpose, LinkNumber)| {
+                let is_twin = |(_, other, on): &(_, AttachPurpose, LinkId)| {
                     matches!(purpose, AttachPurpose::Resume { .. })
                         && (*other, *on) == (purpose, link)
                 };
@@ -95,7 +96,7 @@ impl<'a> World<'a> {
                     .expect("not empty"),
             },
             _ => TunnelPhase::Attached {
-                link: Some(self.random.u64(..=self.last_link)),
+                link: Some(link(self.random.u64(..=self.last_link))),
             },
         };
         let view = TunnelView {
