@@ -11,14 +11,14 @@
 //! | module | responsibility |
 //! |---|---|
 //! | [`cli`] | commands, argument parsing, output |
+//! | [`doctor`] | the diagnosis of a role's path |
 //! | [`master`], [`server`], [`client`] | the roles; none of them uses another |
-//! | [`doctor`], [`bench`] | the diagnosis of a role's path; the built-in measurement |
+//! | [`bench`] | the built-in measurement |
 //! | [`config`], [`telemetry`] | the configuration file; logs |
 //! | [`tunnel`] | a multiplexer over a channel: handshake, resumption, sealing, splicing to sockets |
 //! | [`supervisor`] | keeps links up: which master to dial, when, and which link follows which |
 //! | [`link`] | one link: authentication, keep-alive, the send schedule of its channels |
 //! | [`net`] | from a host name to a socket of messages: TCP, proxies, TLS, the WebSocket |
-//! | [`diagnosis`] | the reason of a failure as data: layer, code, evidence, cause, remedy |
 //! | [`diagnosis`] | a failure as data: its code, the evidence, the cause and the remedy |
 //! | [`random`], [`text`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; time in suspend; the kernel's table of TCP connections |
 //! | [`report_proto`] | the pure layers, a separate crate: frames, multiplexer, ciphers, compression |

@@ -75,16 +75,19 @@ fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, NotText>
     }
 }
 
+/// Returns whether the text has only characters of a URL's scheme. Other text in front of `://` may
+/// be part of a password that was not escaped.
+pub(crate) fn has_scheme_characters(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+}
+
 /// Replaces the password in `user:password@host` with `***`, with or without a scheme in front.
 #[must_use]
 pub fn without_password(address: &str) -> Cow<'_, str> {
-    let is_scheme = |text: &str| {
-        text.bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
-    };
     let scheme = address
         .find("://")
-        .filter(|end| address.get(..*end).is_some_and(is_scheme));
+        .filter(|end| address.get(..*end).is_some_and(has_scheme_characters));
     let (scheme, rest) = address.split_at(scheme.map_or(0, |end| end.saturating_add("://".len())));
     // A password may contain an @ that was not escaped: the last @ precedes the host.
     let Some((user, host)) = rest

@@ -11,6 +11,7 @@ use allocation_counter::AllocationInfo;
 use anyhow::Context;
 use report::{
     client::{Client, ClientParameters, ClientPort},
+    config::{ClientConfig, LinkConfig},
     link::KeepAliveTiming,
     master::{Fallback, Master, MasterLimits, MasterParameters, MasterTiming, TrustedProxies},
     net::dial::{DialParameters, Dialer},
@@ -274,10 +275,10 @@ async fn start_client(
             port,
             local_address: "127.0.0.1:0".to_owned(),
         }];
+        let config = ClientConfig::new(LinkConfig::new(master.to_string().parse()?), Vec::new());
         let client = Client::bind(ClientParameters {
-            uplink,
-            ports,
             hold_timeout: START_TIMEOUT,
+            ..ClientParameters::new(&config, uplink, ports)
         })
         .await?;
         // Somebody waits for it, or the run has ended.

@@ -216,19 +216,9 @@ fn draw_panel(
             let Some(value) = value(results, panel, system, name) else {
                 continue;
             };
-            let (x, height) = (left + bar * bar_index as f64, height_of(value));
-            let (y, width) = (floor - height, bar - 2.0);
-            writeln!(
-                svg,
-                "<rect class=\"b{bar_index}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"1\"/>"
-            )?;
-            label(
-                svg,
-                "text value",
-                (x + width / 2.0, y - 4.0),
-                "middle",
-                &format!("{value:.*}", panel.decimals),
-            )?;
+            let corner = (left + bar * bar_index as f64, floor);
+            let number = format!("{value:.*}", panel.decimals);
+            draw_bar(svg, bar_index, corner, (bar, height_of(value)), &number)?;
         }
         label(
             svg,
@@ -239,6 +229,29 @@ fn draw_panel(
         )?;
     }
     Ok(())
+}
+
+/// Draws a bar upwards from its lower left corner, with a small gap at its right. Its value is
+/// above it.
+fn draw_bar(
+    svg: &mut String,
+    index: usize,
+    (x, floor): (f64, f64),
+    (pitch, height): (f64, f64),
+    number: &str,
+) -> anyhow::Result<()> {
+    let (y, width) = (floor - height, pitch - 2.0);
+    writeln!(
+        svg,
+        "<rect class=\"b{index}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"1\"/>"
+    )?;
+    label(
+        svg,
+        "text value",
+        (x + width / 2.0, y - 4.0),
+        "middle",
+        number,
+    )
 }
 
 fn draw_legend(svg: &mut String, panel: &Panel, baseline: f64) -> anyhow::Result<()> {

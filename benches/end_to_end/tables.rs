@@ -139,33 +139,30 @@ fn replaced(document: &str, tables: &[Table]) -> anyhow::Result<String> {
 
 fn tables(results: &Results) -> Vec<Table> {
     let table = |name, title, rows| Table { name, title, rows };
+    let values = |name, title, columns| table(name, title, rows(results, columns));
     vec![
         table("machine", "The machine", machine_rows(results)),
-        table(
+        values(
             "throughput",
             "Throughput in MB/s (10⁶ bytes), over 1 and 8 connections",
-            rows(results, THROUGHPUT),
+            THROUGHPUT,
         ),
-        table(
-            "cpu",
-            "CPU seconds of the system's processes per GiB",
-            rows(results, CPU),
-        ),
-        table(
+        values("cpu", "CPU seconds of the system's processes per GiB", CPU),
+        values(
             "switches",
             "Context switches of the system's processes per MiB",
-            rows(results, SWITCHES),
+            SWITCHES,
         ),
-        table("latency", "Echo of 64 bytes", rows(results, LATENCY)),
-        table(
+        values("latency", "Echo of 64 bytes", LATENCY),
+        values(
             "stalled",
             "Copies alone and beside stalled connections in MB/s, and echo beside stalled connections",
-            rows(results, STALLED),
+            STALLED,
         ),
-        table(
+        values(
             "connections",
             "New connections, up to the first echoed byte",
-            rows(results, CONNECTIONS),
+            CONNECTIONS,
         ),
         table(
             "sustained",
@@ -182,11 +179,7 @@ fn tables(results: &Results) -> Vec<Table> {
             "CPU seconds per GiB, relative to plain plus the added methods alone",
             cipher_rows(results),
         ),
-        table(
-            "memory",
-            "Peak memory of each process",
-            rows(results, MEMORY),
-        ),
+        values("memory", "Peak memory of each process", MEMORY),
         table("goals", "Goals", goals::rows(results)),
     ]
 }

@@ -55,14 +55,125 @@ pub(crate) struct Methods {
     pub tls: bool,
 }
 
+impl Methods {
+    const fn without_tls(encrypt: EncryptMethod, compress: CompressMethod) -> Self {
+        Methods {
+            encrypt,
+            compress,
+            tls: false,
+        }
+    }
+}
+
+/// rePort's systems without compression: the name, the encryption, and whether the master has TLS.
+const UNCOMPRESSED: [(&str, EncryptMethod, bool); 6] = [
+    ("plain", EncryptMethod::Plain, false),
+    ("aes-128-gcm", EncryptMethod::Aes128Gcm, false),
+    ("aes-128-cfb", EncryptMethod::Aes128Cfb, false),
+    ("chacha20-poly1305", EncryptMethod::Chacha20Poly1305, false),
+    ("plain-tls", EncryptMethod::Plain, true),
+    ("tls", EncryptMethod::Aes128Gcm, true),
+];
+
+/// A system without TLS: the name, its methods and the data that it carries.
+type SystemWithoutTls = (&'static str, EncryptMethod, CompressMethod, Payload);
+
+/// rePort's systems with compression.
+const COMPRESSED: [SystemWithoutTls; 8] = [
+    (
+        "plain-s2-text",
+        EncryptMethod::Plain,
+        CompressMethod::S2,
+        Payload::Text,
+    ),
+    (
+        "plain-s2-binary",
+        EncryptMethod::Plain,
+        CompressMethod::S2,
+        Payload::Binary,
+    ),
+    (
+        "plain-s2-random",
+        EncryptMethod::Plain,
+        CompressMethod::S2,
+        Payload::Random,
+    ),
+    (
+        "plain-zstd-text",
+        EncryptMethod::Plain,
+        CompressMethod::Zstd,
+        Payload::Text,
+    ),
+    (
+        "plain-zstd-binary",
+        EncryptMethod::Plain,
+        CompressMethod::Zstd,
+        Payload::Binary,
+    ),
+    (
+        "plain-zstd-random",
+        EncryptMethod::Plain,
+        CompressMethod::Zstd,
+        Payload::Random,
+    ),
+    (
+        "s2-text",
+        EncryptMethod::Aes128Gcm,
+        CompressMethod::S2,
+        Payload::Text,
+    ),
+    (
+        "zstd-text",
+        EncryptMethod::Aes128Gcm,
+        CompressMethod::Zstd,
+        Payload::Text,
+    ),
+];
+
+/// The chains whose copiers process each byte.
+const WORKING_CHAINS: [SystemWithoutTls; 6] = [
+    (
+        "working-plain",
+        EncryptMethod::Plain,
+        CompressMethod::Null,
+        Payload::Random,
+    ),
+    (
+        "working-aes-128-gcm",
+        EncryptMethod::Aes128Gcm,
+        CompressMethod::Null,
+        Payload::Random,
+    ),
+    (
+        "working-s2-text",
+        EncryptMethod::Plain,
+        CompressMethod::S2,
+        Payload::Text,
+    ),
+    (
+        "working-s2-binary",
+        EncryptMethod::Plain,
+        CompressMethod::S2,
+        Payload::Binary,
+    ),
+    (
+        "working-zstd-text",
+        EncryptMethod::Plain,
+        CompressMethod::Zstd,
+        Payload::Text,
+    ),
+    (
+        "working-zstd-binary",
+        EncryptMethod::Plain,
+        CompressMethod::Zstd,
+        Payload::Binary,
+    ),
+];
+
 impl SystemKind {
     /// Returns whether this is rePort with the cheapest methods.
     fn is_plain(&self) -> bool {
-        let plain = Methods {
-            encrypt: EncryptMethod::Plain,
-            compress: CompressMethod::Null,
-            tls: false,
-        };
+        let plain = Methods::without_tls(EncryptMethod::Plain, CompressMethod::Null);
         matches!(self, SystemKind::Report { methods, .. } if *methods == plain)
     }
 }
@@ -71,130 +182,38 @@ impl Variant {
     /// Returns the chains and rePort's systems, in the order of the tables: first the chain, then
     /// `plain`.
     pub(crate) fn all() -> Vec<Self> {
-        use {CompressMethod as Compress, EncryptMethod as Encrypt};
-        let mut all = vec![Variant {
+        let chain = Variant {
             name: "chain".to_owned(),
             payload: Payload::Random,
             kind: SystemKind::Chain,
-        }];
-        for (name, encrypt, tls) in [
-            ("plain", Encrypt::Plain, false),
-            ("aes-128-gcm", Encrypt::Aes128Gcm, false),
-            ("aes-128-cfb", Encrypt::Aes128Cfb, false),
-            ("chacha20-poly1305", Encrypt::Chacha20Poly1305, false),
-            ("plain-tls", Encrypt::Plain, true),
-            ("tls", Encrypt::Aes128Gcm, true),
-        ] {
-            all.push(Self::report(
-                name,
-                Payload::Random,
-                Methods {
-                    encrypt,
-                    compress: Compress::Null,
-                    tls,
-                },
-            ));
-        }
-        for (name, encrypt, compress, payload) in [
-            ("plain-s2-text", Encrypt::Plain, Compress::S2, Payload::Text),
-            (
-                "plain-s2-binary",
-                Encrypt::Plain,
-                Compress::S2,
-                Payload::Binary,
-            ),
-            (
-                "plain-s2-random",
-                Encrypt::Plain,
-                Compress::S2,
-                Payload::Random,
-            ),
-            (
-                "plain-zstd-text",
-                Encrypt::Plain,
-                Compress::Zstd,
-                Payload::Text,
-            ),
-            (
-                "plain-zstd-binary",
-                Encrypt::Plain,
-                Compress::Zstd,
-                Payload::Binary,
-            ),
-            (
-                "plain-zstd-random",
-                Encrypt::Plain,
-                Compress::Zstd,
-                Payload::Random,
-            ),
-            ("s2-text", Encrypt::Aes128Gcm, Compress::S2, Payload::Text),
-            (
-                "zstd-text",
-                Encrypt::Aes128Gcm,
-                Compress::Zstd,
-                Payload::Text,
-            ),
-        ] {
-            all.push(Self::report(
-                name,
-                payload,
-                Methods {
-                    encrypt,
-                    compress,
-                    tls: false,
-                },
-            ));
-        }
-        for (name, encrypt, compress, payload) in [
-            (
-                "working-plain",
-                Encrypt::Plain,
-                Compress::Null,
-                Payload::Random,
-            ),
-            (
-                "working-aes-128-gcm",
-                Encrypt::Aes128Gcm,
-                Compress::Null,
-                Payload::Random,
-            ),
-            (
-                "working-s2-text",
-                Encrypt::Plain,
-                Compress::S2,
-                Payload::Text,
-            ),
-            (
-                "working-s2-binary",
-                Encrypt::Plain,
-                Compress::S2,
-                Payload::Binary,
-            ),
-            (
-                "working-zstd-text",
-                Encrypt::Plain,
-                Compress::Zstd,
-                Payload::Text,
-            ),
-            (
-                "working-zstd-binary",
-                Encrypt::Plain,
-                Compress::Zstd,
-                Payload::Binary,
-            ),
-        ] {
-            let kind = SystemKind::WorkingChain(Methods {
+        };
+        let uncompressed = UNCOMPRESSED.into_iter().map(|(name, encrypt, tls)| {
+            let compress = CompressMethod::Null;
+            let methods = Methods {
                 encrypt,
                 compress,
-                tls: false,
+                tls,
+            };
+            Self::report(name, Payload::Random, methods)
+        });
+        let compressed = COMPRESSED
+            .into_iter()
+            .map(|(name, encrypt, compress, payload)| {
+                Self::report(name, payload, Methods::without_tls(encrypt, compress))
             });
-            all.push(Variant {
-                name: name.to_owned(),
-                payload,
-                kind,
-            });
-        }
-        all
+        let working_chains =
+            WORKING_CHAINS
+                .into_iter()
+                .map(|(name, encrypt, compress, payload)| Variant {
+                    name: name.to_owned(),
+                    payload,
+                    kind: SystemKind::WorkingChain(Methods::without_tls(encrypt, compress)),
+                });
+        std::iter::once(chain)
+            .chain(uncompressed)
+            .chain(compressed)
+            .chain(working_chains)
+            .collect()
     }
 
     /// Returns whether the variant belongs to a run without options.

@@ -40,6 +40,29 @@ const OTHER_FILES: usize = 200;
 /// The bytes that each connection echoes before it goes idle.
 const ECHO: usize = 64;
 
+/// The roles in the order of [`memory`]: the names in JSON of all memory and of heap and stacks, the
+/// role, and its goal.
+const ROLES: [(&str, &str, &str, f64); 3] = [
+    (
+        "connection_client_kib",
+        "connection_client_heap_kib",
+        "client",
+        ALLOWED_AT_ENDS,
+    ),
+    (
+        "connection_master_kib",
+        "connection_master_heap_kib",
+        "master",
+        ALLOWED_AT_MASTER,
+    ),
+    (
+        "connection_server_kib",
+        "connection_server_heap_kib",
+        "server",
+        ALLOWED_AT_ENDS,
+    ),
+];
+
 /// Opens the connections and measures their cost.
 pub(crate) async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
     let count = options.connections;
@@ -57,27 +80,7 @@ pub(crate) async fn measure(options: &Options, results: &mut Results) -> anyhow:
     echo(&mut connections[0])
         .await
         .context("the connections were lost")?;
-    let names = [
-        (
-            "connection_client_kib",
-            "connection_client_heap_kib",
-            "client",
-            ALLOWED_AT_ENDS,
-        ),
-        (
-            "connection_master_kib",
-            "connection_master_heap_kib",
-            "master",
-            ALLOWED_AT_MASTER,
-        ),
-        (
-            "connection_server_kib",
-            "connection_server_heap_kib",
-            "server",
-            ALLOWED_AT_ENDS,
-        ),
-    ];
-    for ((before, after), (name, heap, role, goal)) in before.iter().zip(after).zip(names) {
+    for ((before, after), (name, heap, role, goal)) in before.iter().zip(after).zip(ROLES) {
         let each = |before: f64, after: f64| (after - before).max(0.0) / 1024.0 / count as f64;
         let what = format!("{role}: per connection of {count} idle ones");
         results.record_with_goal(

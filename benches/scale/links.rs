@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use crate::{
     options::Options,
     peers::{self, Peers},
-    processes,
+    processes::{self, Memory},
     results::Results,
     roles::Master,
 };
@@ -31,6 +31,18 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// The open files of a process apart from its links.
 const OTHER_FILES: usize = 200;
 
+/// The cost of the links for the master.
+struct LinkCost {
+    /// The time until all links are established, and the CPU time of the master in seconds.
+    establishing: (Duration, f64),
+    /// The memory before the links, [`SETTLED`] after the last one, and after the idle time.
+    before: Memory,
+    fresh: Memory,
+    rested: Memory,
+    /// The CPU time during the idle time, as a share of a core.
+    idle_cpu: f64,
+}
+
 /// Establishes the links and measures their cost.
 pub(crate) async fn measure(options: &Options, results: &mut Results) -> anyhow::Result<()> {
     let count = options.links;
@@ -51,50 +63,64 @@ pub(crate) async fn measure(options: &Options, results: &mut Results) -> anyhow:
     let share = (master.process.cpu_seconds()? - resting_cpu) / begun.elapsed().as_secs_f64();
     let rested = master.process.memory()?;
     peers::check(&tunnels)?;
-    let each = |after: f64, before: f64| (after - before) / 1024.0 / count as f64;
-    let seconds = options.links_rest.as_secs_f32();
-    results.record(
-        "link_established_s",
-        format!("{count} links with a tunnel each: time to establish"),
-        took.as_secs_f64(),
-        "s",
-    );
-    results.record(
-        "link_established_cpu_us",
-        "… CPU time of the master per link",
-        cpu / count as f64 * 1e6,
-        "µs",
-    );
-    results.record(
-        "link_fresh_kib",
-        "… memory of the master per link, after 1 s",
-        each(fresh.resident, before.resident),
-        "KiB",
-    );
-    let what = format!("… after {seconds} s idle");
-    results.record_with_goal(
-        "link_rested_kib",
-        what,
-        each(rested.resident, before.resident),
-        "KiB",
-        ALLOWED,
-    );
-    results.record(
-        "link_rested_heap_kib",
-        "… of which heap and stacks",
-        each(rested.anonymous, before.anonymous),
-        "KiB",
-    );
-    let what = format!("… CPU of the master over {seconds} s idle");
-    results.record_with_goal(
-        "link_heartbeats_percent",
-        what,
-        share * 100.0,
-        "% of a core",
-        ALLOWED_CPU,
-    );
+    let cost = LinkCost {
+        establishing: (took, cpu),
+        before,
+        fresh,
+        rested,
+        idle_cpu: share,
+    };
+    cost.record(options, results);
     peers.end(&tunnels).await;
     Ok(())
+}
+
+impl LinkCost {
+    fn record(&self, options: &Options, results: &mut Results) {
+        let (count, (took, cpu)) = (options.links, self.establishing);
+        let each = |bytes: f64| bytes / 1024.0 / count as f64;
+        let seconds = options.links_rest.as_secs_f32();
+        results.record(
+            "link_established_s",
+            format!("{count} links with a tunnel each: time to establish"),
+            took.as_secs_f64(),
+            "s",
+        );
+        results.record(
+            "link_established_cpu_us",
+            "… CPU time of the master per link",
+            cpu / count as f64 * 1e6,
+            "µs",
+        );
+        results.record(
+            "link_fresh_kib",
+            "… memory of the master per link, after 1 s",
+            each(self.fresh.resident - self.before.resident),
+            "KiB",
+        );
+        let what = format!("… after {seconds} s idle");
+        results.record_with_goal(
+            "link_rested_kib",
+            what,
+            each(self.rested.resident - self.before.resident),
+            "KiB",
+            ALLOWED,
+        );
+        results.record(
+            "link_rested_heap_kib",
+            "… of which heap and stacks",
+            each(self.rested.anonymous - self.before.anonymous),
+            "KiB",
+        );
+        let what = format!("… CPU of the master over {seconds} s idle");
+        results.record_with_goal(
+            "link_heartbeats_percent",
+            what,
+            self.idle_cpu * 100.0,
+            "% of a core",
+            ALLOWED_CPU,
+        );
+    }
 }
 
 /// Opens `count` links with a tunnel each.

@@ -78,35 +78,7 @@ pub(crate) async fn measure(options: &Options, results: &mut Results) -> anyhow:
     let (master, service) = (Master::start().await?, Service::start()?);
     let copier = Copier::start(service.address).await?;
     let count = u32::try_from(options.tunnels)?;
-    let mut scenarios = [
-        Scenario::many_links(&master, count).await?,
-        Scenario::one_link(&master, count).await?,
-        Scenario::one_tunnel(
-            "talks_one_tunnel_ns_b",
-            "all in one tunnel",
-            Pacing::Periodic,
-            &master,
-            count,
-        )
-        .await?,
-        Scenario::one_tunnel(
-            "talk_alone_ns_b",
-            "one stream, alone in a tunnel, without pauses",
-            Pacing::BackToBack,
-            &master,
-            1,
-        )
-        .await?,
-        Scenario::copied(&copier, count).await?,
-        Scenario::one_tunnel(
-            "bulk_ns_b",
-            "a bulk transfer in one tunnel",
-            Pacing::Bulk,
-            &master,
-            1,
-        )
-        .await?,
-    ];
+    let mut scenarios = Scenario::all(&master, &copier, count).await?;
     for scenario in &mut scenarios {
         scenario
             .run(&master, &copier, options.tunnels_round / 2)
@@ -184,6 +156,39 @@ fn report(options: &Options, scenarios: &[Scenario; 6], results: &mut Results) {
 }
 
 impl Scenario {
+    /// Creates the scenarios in the order of [`report`].
+    async fn all(master: &Master, copier: &Copier, count: u32) -> anyhow::Result<[Self; 6]> {
+        Ok([
+            Scenario::many_links(master, count).await?,
+            Scenario::one_link(master, count).await?,
+            Scenario::one_tunnel(
+                "talks_one_tunnel_ns_b",
+                "all in one tunnel",
+                Pacing::Periodic,
+                master,
+                count,
+            )
+            .await?,
+            Scenario::one_tunnel(
+                "talk_alone_ns_b",
+                "one stream, alone in a tunnel, without pauses",
+                Pacing::BackToBack,
+                master,
+                1,
+            )
+            .await?,
+            Scenario::copied(copier, count).await?,
+            Scenario::one_tunnel(
+                "bulk_ns_b",
+                "a bulk transfer in one tunnel",
+                Pacing::Bulk,
+                master,
+                1,
+            )
+            .await?,
+        ])
+    }
+
     /// Creates streams with a separate tunnel and client each.
     async fn many_links(master: &Master, count: u32) -> anyhow::Result<Self> {
         let peers = Peers::new(master.address, "a port key of many links");

@@ -9,6 +9,7 @@
 //! | [`drr`] | the scheduler of streams and of channels |
 //! | [`crypto`] | key derivation, proofs, the tunnel handshake, sealing |
 //! | [`compress`] | chunks of a stream |
+//! | [`constants`] | constants that several layers use |
 //! | [`id`], [`map`] | 16-byte identifiers; the hash table of the data path |
 //!
 //! `frame`, `mux`, `crypto` and `compress` do not import each other. The protocol is specified in
@@ -29,6 +30,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod compress;
+pub mod constants;
 pub mod crypto;
 pub mod drr;
 pub mod frame;

@@ -10,6 +10,7 @@
 //! This module knows tunnels and their streams. It does not know how a tunnel is established. The
 //! service behind the port sees no traffic of a measurement.
 
+mod error;
 mod payload;
 mod phases;
 mod plan;
@@ -23,8 +24,9 @@ mod transfers;
 #[cfg(test)]
 pub(crate) use self::responder::BENCH_STREAM_LIFETIME;
 pub use self::{
+    error::MeasureError,
     payload::{PayloadKind, UnknownPayloadKind},
-    plan::{BenchPlan, CONCURRENT_CONNECTIONS, MeasureError, PhaseProgress},
+    plan::{BenchPlan, CONCURRENT_CONNECTIONS, PhaseProgress},
     request::{BenchRequest, BenchRequestError},
     responder::{BENCH_STREAMS_MAX, BenchResponder, ResponderError},
     results::{

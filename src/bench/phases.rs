@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::{task::JoinSet, time::Instant};
 
 use super::{
+    error::MeasureError,
     payload::{PayloadKind, PayloadStream},
-    plan::MeasureError,
     request::BenchRequest,
     results::{NewConnectionStats, RoundTripStats, Throughput},
     transfers::{BulkTransfers, TransferDirection},

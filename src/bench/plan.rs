@@ -5,22 +5,19 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{
-    payload::PayloadKind, phases, responder::BENCH_STREAMS_MAX, results::BenchResults,
-    transfers::TransferDirection,
+    error::MeasureError,
+    payload::PayloadKind,
+    phases,
+    results::BenchResults,
+    transfers::TransferDirection::{Down, Up},
 };
-use crate::tunnel::{ResetCode, Tunnel, TunnelStreamError, raw::RawError};
+use crate::tunnel::Tunnel;
 
 /// The number of connections that the last phase opens concurrently.
 pub const CONCURRENT_CONNECTIONS: usize = 16;
 
 /// How long a phase may exceed its time. Most paths recover from an interruption within this time.
 const PHASE_GRACE: Duration = Duration::from_secs(20);
-
-/// The number of phases of a full measurement.
-const PHASES: usize = 9;
-
-/// The number of phases of a measurement with one connection.
-const SINGLE_CONNECTION_PHASES: usize = 5;
 
 /// The parameters of a measurement.
 #[derive(Debug, Clone, Copy)]
@@ -44,71 +41,6 @@ pub struct PhaseProgress {
     pub phase: &'static str,
 }
 
-/// Why a measurement failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}; {}", self.evidence(), self.remedy())]
-pub enum MeasureError {
-    /// A phase exceeded its time limit.
-    Stalled {
-        /// The phase.
-        phase: &'static str,
-    },
-    /// The server already has the maximum number of benchmark streams.
-    Full,
-    /// The server does not support this measurement.
-    Unknown,
-    /// The server ended a benchmark stream too early.
-    EndedEarly,
-    /// The stream or the tunnel failed.
-    Stream(RawError),
-}
-
-impl MeasureError {
-    /// Returns the observation.
-    #[must_use]
-    pub fn evidence(&self) -> String {
-        match self {
-            MeasureError::Stalled { phase } => format!(
-                "tunnel: {phase} exceeded its time by {} s: the path is stalled",
-                PHASE_GRACE.as_secs()
-            ),
-            MeasureError::Full => format!(
-                "stream: the server allows {BENCH_STREAMS_MAX} concurrent benchmark streams per tunnel"
-            ),
-            MeasureError::Unknown => {
-                "stream: the server does not support this measurement".to_owned()
-            }
-            MeasureError::EndedEarly => {
-                "stream: the server ended a benchmark stream too early".to_owned()
-            }
-            MeasureError::Stream(error) => format!("tunnel: {error}"),
-        }
-    }
-
-    /// Returns the remedy.
-    #[must_use]
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            MeasureError::Stalled { .. } => "check the server's log for a lost link",
-            MeasureError::Full => "use fewer --connections",
-            MeasureError::Unknown => "upgrade the older end",
-            MeasureError::EndedEarly | MeasureError::Stream(_) => "check the server's log",
-        }
-    }
-
-    pub(super) fn of_stream(error: RawError) -> Self {
-        let code = match &error {
-            RawError::Stream(error) => TunnelStreamError::reset_code(error),
-            RawError::Corrupt(_) => None,
-        };
-        match code {
-            Some(ResetCode::Limit) => MeasureError::Full,
-            Some(ResetCode::Refused) => MeasureError::Unknown,
-            _ => MeasureError::Stream(error),
-        }
-    }
-}
-
 impl BenchPlan {
     /// Runs all phases through `tunnel`. The server must accept benchmark streams. `measured` holds
     /// the results of finished phases, even after an error or when the future is dropped.
@@ -125,68 +57,8 @@ impl BenchPlan {
         measured: &mut BenchResults,
         on_progress: impl FnMut(PhaseProgress),
     ) -> Result<(), MeasureError> {
-        use TransferDirection::{Down, Up};
-        let BenchPlan {
-            time,
-            connections,
-            data,
-        } = *self;
-        let BenchResults {
-            throughput,
-            round_trip,
-            new_connections,
-        } = measured;
-        let mut steps = PhaseRunner {
-            number: 0,
-            total: PHASES,
-            time,
-            on_progress,
-        };
-        let bulk =
-            |direction, connections| phases::throughput(tunnel, direction, connections, data, time);
-        round_trip.idle = steps
-            .run("round trip, idle", phases::idle(tunnel, data, time))
-            .await?;
-        throughput.up = steps
-            .run("throughput up, 1 connection", bulk(Up, 1))
-            .await?;
-        throughput.down = steps
-            .run("throughput down, 1 connection", bulk(Down, 1))
-            .await?;
-        throughput.up_parallel = steps
-            .run("throughput up, several connections", bulk(Up, connections))
-            .await?;
-        throughput.down_parallel = steps
-            .run(
-                "throughput down, several connections",
-                bulk(Down, connections),
-            )
-            .await?;
-        round_trip.beside_up = steps
-            .run(
-                "round trip during an upload",
-                phases::under_load(tunnel, Up, data, time),
-            )
-            .await?;
-        round_trip.beside_down = steps
-            .run(
-                "round trip during a download",
-                phases::under_load(tunnel, Down, data, time),
-            )
-            .await?;
-        new_connections.in_turn = steps
-            .run(
-                "new connections in turn",
-                phases::new_connections(tunnel, 1, time),
-            )
-            .await?;
-        new_connections.at_once = steps
-            .run(
-                "new connections at once",
-                phases::new_connections(tunnel, CONCURRENT_CONNECTIONS, time),
-            )
-            .await?;
-        Ok(())
+        self.run_phases(&Phase::ALL, tunnel, measured, on_progress)
+            .await
     }
 
     /// Runs only the phases with one connection: round trips, and throughput in both directions.
@@ -203,67 +75,139 @@ impl BenchPlan {
         measured: &mut BenchResults,
         on_progress: impl FnMut(PhaseProgress),
     ) -> Result<(), MeasureError> {
-        use TransferDirection::{Down, Up};
-        let BenchPlan { time, data, .. } = *self;
-        let BenchResults {
-            throughput,
-            round_trip,
-            ..
-        } = measured;
-        let mut steps = PhaseRunner {
-            number: 0,
-            total: SINGLE_CONNECTION_PHASES,
-            time,
-            on_progress,
-        };
-        let bulk = |direction| phases::throughput(tunnel, direction, 1, data, time);
-        round_trip.idle = steps
-            .run("round trip, idle", phases::idle(tunnel, data, time))
-            .await?;
-        throughput.up = steps.run("throughput up, 1 connection", bulk(Up)).await?;
-        throughput.down = steps
-            .run("throughput down, 1 connection", bulk(Down))
-            .await?;
-        round_trip.beside_up = steps
-            .run(
-                "round trip during an upload",
-                phases::under_load(tunnel, Up, data, time),
-            )
-            .await?;
-        round_trip.beside_down = steps
-            .run(
-                "round trip during a download",
-                phases::under_load(tunnel, Down, data, time),
-            )
-            .await?;
+        let sequence: Vec<Phase> = Phase::ALL
+            .into_iter()
+            .filter(|phase| phase.has_single_connection())
+            .collect();
+        self.run_phases(&sequence, tunnel, measured, on_progress)
+            .await
+    }
+
+    /// Runs the phases of `sequence`, and limits the time of each.
+    async fn run_phases(
+        &self,
+        sequence: &[Phase],
+        tunnel: &Tunnel,
+        measured: &mut BenchResults,
+        mut on_progress: impl FnMut(PhaseProgress),
+    ) -> Result<(), MeasureError> {
+        let limit = self.time + phases::warm_up(self.time) + PHASE_GRACE;
+        for (index, phase) in sequence.iter().enumerate() {
+            let name = phase.name();
+            on_progress(PhaseProgress {
+                number: index.saturating_add(1),
+                total: sequence.len(),
+                phase: name,
+            });
+            timeout(limit, phase.measure(self, tunnel, measured))
+                .await
+                .unwrap_or(Err(MeasureError::Stalled {
+                    phase: name,
+                    excess: PHASE_GRACE,
+                }))?;
+        }
         Ok(())
     }
 }
 
-/// Counts the phases and limits the time of each.
-struct PhaseRunner<F> {
-    number: usize,
-    total: usize,
-    time: Duration,
-    on_progress: F,
+/// A phase of a measurement. Each has its own field in [`BenchResults`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    RoundTripIdle,
+    ThroughputUp,
+    ThroughputDown,
+    ThroughputUpParallel,
+    ThroughputDownParallel,
+    RoundTripBesideUp,
+    RoundTripBesideDown,
+    NewConnectionsInTurn,
+    NewConnectionsAtOnce,
 }
 
-impl<F: FnMut(PhaseProgress)> PhaseRunner<F> {
-    async fn run<T>(
-        &mut self,
-        phase: &'static str,
-        measure: impl Future<Output = Result<T, MeasureError>>,
-    ) -> Result<Option<T>, MeasureError> {
-        self.number = self.number.saturating_add(1);
-        (self.on_progress)(PhaseProgress {
-            number: self.number,
-            total: self.total,
-            phase,
-        });
-        let limit = self.time + phases::warm_up(self.time) + PHASE_GRACE;
-        timeout(limit, measure)
-            .await
-            .unwrap_or(Err(MeasureError::Stalled { phase }))
-            .map(Some)
+impl Phase {
+    /// All phases, in order.
+    const ALL: [Phase; 9] = [
+        Phase::RoundTripIdle,
+        Phase::ThroughputUp,
+        Phase::ThroughputDown,
+        Phase::ThroughputUpParallel,
+        Phase::ThroughputDownParallel,
+        Phase::RoundTripBesideUp,
+        Phase::RoundTripBesideDown,
+        Phase::NewConnectionsInTurn,
+        Phase::NewConnectionsAtOnce,
+    ];
+
+    /// Returns the measured quantity.
+    fn name(self) -> &'static str {
+        match self {
+            Phase::RoundTripIdle => "round trip, idle",
+            Phase::ThroughputUp => "throughput up, 1 connection",
+            Phase::ThroughputDown => "throughput down, 1 connection",
+            Phase::ThroughputUpParallel => "throughput up, several connections",
+            Phase::ThroughputDownParallel => "throughput down, several connections",
+            Phase::RoundTripBesideUp => "round trip during an upload",
+            Phase::RoundTripBesideDown => "round trip during a download",
+            Phase::NewConnectionsInTurn => "new connections in turn",
+            Phase::NewConnectionsAtOnce => "new connections at once",
+        }
+    }
+
+    /// Whether the phase measures one connection, alone or beside one transfer.
+    fn has_single_connection(self) -> bool {
+        match self {
+            Phase::RoundTripIdle
+            | Phase::ThroughputUp
+            | Phase::ThroughputDown
+            | Phase::RoundTripBesideUp
+            | Phase::RoundTripBesideDown => true,
+            Phase::ThroughputUpParallel
+            | Phase::ThroughputDownParallel
+            | Phase::NewConnectionsInTurn
+            | Phase::NewConnectionsAtOnce => false,
+        }
+    }
+
+    /// Runs the phase and stores its result in its field of `measured`.
+    async fn measure(
+        self,
+        plan: &BenchPlan,
+        tunnel: &Tunnel,
+        measured: &mut BenchResults,
+    ) -> Result<(), MeasureError> {
+        let BenchPlan {
+            time,
+            connections,
+            data,
+        } = *plan;
+        let BenchResults {
+            throughput,
+            round_trip,
+            new_connections,
+        } = measured;
+        let bulk =
+            |direction, connections| phases::throughput(tunnel, direction, connections, data, time);
+        let beside = |direction| phases::under_load(tunnel, direction, data, time);
+        let opened = |at_once| phases::new_connections(tunnel, at_once, time);
+        match self {
+            Phase::RoundTripIdle => {
+                round_trip.idle = Some(phases::idle(tunnel, data, time).await?);
+            }
+            Phase::ThroughputUp => throughput.up = Some(bulk(Up, 1).await?),
+            Phase::ThroughputDown => throughput.down = Some(bulk(Down, 1).await?),
+            Phase::ThroughputUpParallel => {
+                throughput.up_parallel = Some(bulk(Up, connections).await?);
+            }
+            Phase::ThroughputDownParallel => {
+                throughput.down_parallel = Some(bulk(Down, connections).await?);
+            }
+            Phase::RoundTripBesideUp => round_trip.beside_up = Some(beside(Up).await?),
+            Phase::RoundTripBesideDown => round_trip.beside_down = Some(beside(Down).await?),
+            Phase::NewConnectionsInTurn => new_connections.in_turn = Some(opened(1).await?),
+            Phase::NewConnectionsAtOnce => {
+                new_connections.at_once = Some(opened(CONCURRENT_CONNECTIONS).await?);
+            }
+        }
+        Ok(())
     }
 }

@@ -16,15 +16,15 @@ use tokio::{
 };
 
 use super::{
+    error::MeasureError,
     payload::{PayloadKind, PayloadStream},
-    plan::MeasureError,
     request::BenchRequest,
     responder::BENCH_STREAM_LIFETIME,
     results::Throughput,
 };
 use crate::tunnel::{
     Tunnel, TunnelStream,
-    raw::{RawError, RawReceiver, RawSender},
+    raw::{RawReceiver, RawSender},
 };
 use report_proto::compress::MAX_CHUNK;
 
@@ -192,10 +192,4 @@ async fn download(
         consume_budget().await;
     }
     Err(MeasureError::EndedEarly)
-}
-
-impl From<RawError> for MeasureError {
-    fn from(error: RawError) -> Self {
-        MeasureError::of_stream(error)
-    }
 }

@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ConfigFile, bench_table,
+    ConfigFile,
+    bench_report::BenchReport,
     progress::ProgressLine,
     roles::{client_uplink, port_parameters},
     signals::{Signals, run_until_signal},
@@ -79,34 +79,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn data(text: &str) -> Result<PayloadKind, UnknownPayloadKind> {
     text.parse()
-}
-
-/// The printed results.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct BenchReport {
-    /// The version of this program.
-    pub version: &'static str,
-    /// The mark of the port.
-    pub port: String,
-    /// The address of the master.
-    pub master: String,
-    /// Whether the link uses TLS.
-    pub tls: bool,
-    pub encrypt_method: String,
-    pub compress_method: String,
-    pub data: PayloadKind,
-    /// The duration of each phase.
-    pub phase_seconds: f64,
-    /// The number of connections of the parallel transfers.
-    pub connections: usize,
-    /// The time from the dial until the link was established.
-    pub link_ms: f64,
-    /// The time from then until the tunnel was attached.
-    pub attach_ms: f64,
-    #[serde(flatten)]
-    pub measured: BenchResults,
-    /// Whether all phases completed.
-    pub complete: bool,
 }
 
 /// Runs the measurement and prints the results.
@@ -191,7 +163,7 @@ async fn measure(
     if let Err(Incomplete::NotServed) = outcome {
         bail!("{}", not_served(&reached));
     }
-    let report = BenchReport::new(port, arguments, &reached, measured, outcome.is_ok());
+    let report = BenchReport::new(port, &plan, &reached, measured, outcome.is_ok());
     print(&report, arguments.json).context("cannot print the results")?;
     match outcome {
         Ok(()) => Ok(()),
@@ -246,38 +218,11 @@ fn not_served(reached: &DirectTunnel) -> &'static str {
     }
 }
 
-impl BenchReport {
-    fn new(
-        port: &PortConfig,
-        arguments: &BenchArguments,
-        reached: &DirectTunnel,
-        measured: BenchResults,
-        complete: bool,
-    ) -> Self {
-        let milliseconds = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-        BenchReport {
-            version: env!("CARGO_PKG_VERSION"),
-            port: port.mark.clone(),
-            tls: reached.master.starts_with("wss://"),
-            master: reached.master.clone(),
-            encrypt_method: port.encrypt_method.to_string(),
-            compress_method: port.compress_method.to_string(),
-            data: arguments.data,
-            phase_seconds: arguments.seconds.as_secs_f64(),
-            connections: usize::from(arguments.connections),
-            link_ms: milliseconds(reached.link_time),
-            attach_ms: milliseconds(reached.attach_time),
-            measured,
-            complete,
-        }
-    }
-}
-
 fn print(report: &BenchReport, json: bool) -> anyhow::Result<()> {
     let text = if json {
         escape_json(&serde_json::to_string(report)?).into_owned() + "\n"
     } else {
-        bench_table::render(report)
+        report.to_text()
     };
     Ok(io::stdout().write_all(text.as_bytes())?)
 }

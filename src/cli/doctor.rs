@@ -1,7 +1,6 @@
 //! `report doctor`: diagnoses the path of a role and prints evidence, causes and remedies.
 
 use std::{
-    fmt::Write as _,
     io::{self, IsTerminal, Write as _},
     process::ExitCode,
     time::{Duration, Instant},
@@ -14,33 +13,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ConfigFile,
+    doctor_subject::{ProbeTimes, client_subject, master_subject, server_subject},
+    doctor_text::{step_text, summary},
     progress::ProgressLine,
-    roles::{self, port_parameters, uplink},
     signals::{Signals, run_until_signal},
     threads,
     warnings::warnings,
 };
 use crate::{
     config::{
-        self, Config, ConfigProblem, HostPort, LinkConfig, LoadedConfig, MasterConfig, PortConfig,
-        Position, RoleConfig,
+        self, Config, ConfigProblem, LinkConfig, LoadedConfig, PortConfig, Position, RoleConfig,
     },
     diagnosis::{Diagnosis, DiagnosisCode},
-    doctor::{
-        self, DoctorReport, DoctorStep, IDLE_PERIODS, ListenAddress, MasterSubject, MasterTarget,
-        StepOutcome, Subject, SubjectPort,
-    },
-    net::{dial::Dialer, tls::TlsError},
-    telemetry::{escape_json, escape_text},
-    tunnel::ProcessShared,
+    doctor::{self, DoctorReport, DoctorStep, IDLE_PERIODS, StepOutcome},
+    net::tls::TlsError,
+    telemetry::escape_json,
 };
-use report_proto::{crypto::LinkKey, frame::Role};
 
 /// The default duration of each measurement in seconds.
 const MEASURE: &str = "1";
-
-/// The minimum time to wait for a server. On a slow path a tunnel needs a second after the link.
-const SERVER_WAIT_MIN: Duration = Duration::from_secs(3);
 
 /// The arguments of `report doctor`.
 #[derive(Debug, Args)]
@@ -59,6 +50,19 @@ pub(super) struct DoctorArguments {
     /// Factor for the idle periods of `--patient`
     #[arg(long, value_name = "FACTOR", default_value = "1", value_parser = positive, hide = true)]
     silence_scale: f64,
+}
+
+impl DoctorArguments {
+    fn probe_times(&self) -> ProbeTimes {
+        let idle_periods = IDLE_PERIODS
+            .iter()
+            .filter(|_| self.patient)
+            .map(|period| period.mul_f64(self.silence_scale));
+        ProbeTimes {
+            measure: Duration::from_secs_f64(self.seconds),
+            idle_periods: idle_periods.collect(),
+        }
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -93,7 +97,7 @@ pub(super) fn doctor(arguments: &DoctorArguments) -> anyhow::Result<ExitCode> {
         line.clear();
         if !is_json {
             // Ignore a closed standard output. The exit code still reports the result.
-            let _ = io::stdout().write_all(render_step(step, colour).as_bytes());
+            let _ = io::stdout().write_all(step_text(step, colour).as_bytes());
         }
     };
     let mut report = DoctorReport::new(on_step, move |what| line.show(&format!("{what} …")));
@@ -213,14 +217,14 @@ fn run_interruptible(
         let cancel = CancellationToken::new();
         let checks = async {
             tokio::select! {
-                result = run_checks(arguments, &config.role, &mut *report, &cancel) => result.map(|()| true),
-                () = cancel.cancelled() => Ok(false),
+                () = run_checks(arguments, &config.role, &mut *report, &cancel) => true,
+                () = cancel.cancelled() => false,
             }
         };
         // A signal ends the checks early. The steps so far are still printed.
         let mut is_done = false;
         let checks = async {
-            is_done = checks.await?;
+            is_done = checks.await;
             anyhow::Ok(())
         };
         let code = run_until_signal(checks, &cancel, async || signals.next().await).await?;
@@ -235,133 +239,24 @@ async fn run_checks(
     role: &RoleConfig,
     report: &mut DoctorReport<'_>,
     cancel: &CancellationToken,
-) -> anyhow::Result<()> {
-    match role {
+) {
+    let subject = match role {
         RoleConfig::Master(master) => {
-            doctor::check_master(&master_subject(master).await?, report).await
+            return doctor::check_master(&master_subject(master).await, report).await;
         }
-        RoleConfig::Server(server) => {
-            let key = LinkKey::derive(Some(server.master_key.expose()));
-            let serves = |port: &PortConfig| {
-                let HostPort { host, port } = port.local_address.clone();
-                Some((host, port))
-            };
-            match subject(
-                arguments,
-                Role::Server,
-                key,
-                (&server.link, &server.ports),
-                SERVER_WAIT_MIN,
-                serves,
-            ) {
-                Ok(subject) => doctor::check_role(subject, report, cancel).await,
-                Err(error) => report.record(tls_files_failed(&error)),
-            }
-        }
-        RoleConfig::Client(client) => {
-            let server_timeout =
-                SERVER_WAIT_MIN.max((*client.hold_timeout).min(SERVER_WAIT_MIN * 2));
-            let key = LinkKey::derive(None);
-            match subject(
-                arguments,
-                Role::Client,
-                key,
-                (&client.link, &client.ports),
-                server_timeout,
-                |_| None,
-            ) {
-                Ok(subject) => doctor::check_role(subject, report, cancel).await,
-                Err(error) => report.record(tls_files_failed(&error)),
-            }
-        }
+        RoleConfig::Server(server) => server_subject(server, arguments.probe_times()),
+        RoleConfig::Client(client) => client_subject(client, arguments.probe_times()),
+    };
+    match subject {
+        Ok(subject) => doctor::check_role(subject, report, cancel).await,
+        Err(error) => report.record(tls_files_failed(&error)),
     }
-    Ok(())
 }
 
 /// The step for TLS files that cannot be used.
 fn tls_files_failed(error: &TlsError) -> DoctorStep {
     let diagnosis = error.diagnosis("correct the file, or the field that names it");
     DoctorStep::failed("configuration", "tls", Duration::ZERO, diagnosis)
-}
-
-fn subject(
-    arguments: &DoctorArguments,
-    role: Role,
-    key: LinkKey,
-    (link, ports): (&LinkConfig, &[PortConfig]),
-    server_timeout: Duration,
-    service: impl Fn(&PortConfig) -> Option<(String, u16)>,
-) -> Result<Subject, TlsError> {
-    let process_shared = ProcessShared::default();
-    // One client per master, so that each master is checked separately.
-    let clients = uplink(link, Role::Client, None)?.each();
-    let dialers = link
-        .masters
-        .iter()
-        .map(|address| Dialer::new(address.clone(), link.dial_parameters()));
-    let masters = dialers.zip(clients).map(|(dialer, client)| {
-        Ok(MasterTarget {
-            dialer: dialer?,
-            client,
-        })
-    });
-    let port = |port: &PortConfig| SubjectPort {
-        port: port_parameters(port, link, &process_shared),
-        service: service(port),
-    };
-    let idle_periods = IDLE_PERIODS
-        .iter()
-        .filter(|_| arguments.patient)
-        .map(|period| period.mul_f64(arguments.silence_scale));
-    Ok(Subject {
-        role,
-        key,
-        masters: masters.collect::<Result<_, TlsError>>()?,
-        ports: ports.iter().map(port).collect(),
-        connect_timeout: *link.connect_timeout,
-        server_timeout,
-        heartbeat: *link.heartbeat,
-        measure: Duration::from_secs_f64(arguments.seconds),
-        idle_periods: idle_periods.collect(),
-    })
-}
-
-async fn master_subject(master: &MasterConfig) -> anyhow::Result<MasterSubject> {
-    let mut addresses = Vec::new();
-    for written in master.listen_at.iter() {
-        let resolved = roles::resolve(written)
-            .await
-            .map_err(|error| error.diagnosis());
-        addresses.push(ListenAddress {
-            written: written.to_string(),
-            resolved,
-        });
-    }
-    Ok(MasterSubject {
-        addresses,
-        path: master.path.to_string(),
-        key: LinkKey::derive(Some(master.master_key.expose())),
-        tls: master
-            .tls
-            .as_ref()
-            .map(|files| (files.cert.to_path_buf(), files.key.to_path_buf())),
-        healthz: master.healthz,
-        peer_requirement: peer_requirement(master),
-    })
-}
-
-/// Returns the requirement of the master for every peer, if any.
-fn peer_requirement(master: &MasterConfig) -> Option<&'static str> {
-    if master
-        .tls
-        .as_ref()
-        .is_some_and(|files| files.client_ca.is_some())
-    {
-        return Some("a certificate (`tls.client_ca`)");
-    }
-    master
-        .proxy_protocol
-        .then_some("the PROXY protocol (`proxy_protocol`)")
 }
 
 /// Prints the summary or the JSON document.
@@ -390,23 +285,6 @@ fn print_result(
         .context("cannot print the report")
 }
 
-fn summary(steps: &[DoctorStep]) -> String {
-    let count = |outcome| steps.iter().filter(|step| step.outcome == outcome).count();
-    let [ok, warnings, failed, skipped] = [
-        StepOutcome::Ok,
-        StepOutcome::Warning,
-        StepOutcome::Failed,
-        StepOutcome::Skipped,
-    ]
-    .map(count);
-    let verdict = if failed == 0 {
-        "all checks passed"
-    } else {
-        "checks failed"
-    };
-    format!("\n{verdict}: {ok} ok, {warnings} with a warning, {failed} failed, {skipped} skipped\n")
-}
-
 /// Whether to colour the marks.
 fn colour() -> bool {
     let named = |name| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -415,137 +293,9 @@ fn colour() -> bool {
         && named("TERM").is_none_or(|terminal| terminal != "dumb")
 }
 
-/// Formats a step as lines of text.
-fn render_step(step: &DoctorStep, colour: bool) -> String {
-    let (mark, code) = match step.outcome {
-        StepOutcome::Ok => ("ok", "32"),
-        StepOutcome::Warning => ("warning", "33"),
-        StepOutcome::Failed => ("FAILED", "31"),
-        StepOutcome::Skipped => ("skipped", "2"),
-    };
-    let mark = format!("{mark:<8}");
-    let mark = if colour {
-        format!("\x1b[{code}m{mark}\x1b[0m")
-    } else {
-        mark
-    };
-    let took = match step.outcome {
-        StepOutcome::Skipped => String::new(),
-        _ if step.milliseconds < 100.0 => format!("{:.1} ms", step.milliseconds),
-        _ => format!("{:.0} ms", step.milliseconds),
-    };
-    let subject = if step.subject.is_empty() {
-        String::new()
-    } else {
-        format!("{}: ", step.subject)
-    };
-    let mut text = format!(
-        "{mark} {:<15} {took:>9}  {}{}\n",
-        step.name,
-        escape_text(&subject),
-        escape_text(&step.evidence)
-    );
-    for (word, line) in [("why", &step.cause), ("do", &step.remedy)] {
-        if let Some(line) = line {
-            let _ = writeln!(text, "{:>35}{word}: {}", "", escape_text(line));
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_outcome_has_a_text_mark() {
-        let reason = || Diagnosis::new(DiagnosisCode::ClockWrong, "seen", "behind it", "do that");
-        let second = Duration::from_secs(1);
-        for (step, lines) in [
-            (
-                DoctorStep::ok("tcp", "a:1", second, "connected"),
-                "ok       tcp               1000 ms  a:1: connected\n".to_owned(),
-            ),
-            (
-                DoctorStep::skipped("tls", "", "tcp failed"),
-                "skipped  tls                        tcp failed\n".to_owned(),
-            ),
-            (
-                DoctorStep::warning("clock", "a", Duration::from_micros(1_250), reason()),
-                format!(
-                    "warning  clock              1.2 ms  a: seen\n{0:>35}why: behind it\n{0:>35}do: do that\n",
-                    ""
-                ),
-            ),
-            (
-                DoctorStep::failed(
-                    "tls",
-                    "a",
-                    second,
-                    Diagnosis::new(DiagnosisCode::TlsFailed, "seen", "", "do that"),
-                ),
-                format!(
-                    "FAILED   tls               1000 ms  a: seen\n{:>35}do: do that\n",
-                    ""
-                ),
-            ),
-        ] {
-            assert_eq!(render_step(&step, false), lines);
-            let coloured = render_step(&step, true);
-            assert!(
-                coloured.starts_with("\x1b[") && coloured.contains("\x1b[0m"),
-                "{coloured}"
-            );
-        }
-    }
-
-    #[test]
-    fn peer_text_cannot_control_the_terminal() {
-        let steering = "\u{1b}[2J\u{202e}\u{2066}\u{2028}\n";
-        let step = DoctorStep::failed(
-            "tls",
-            steering,
-            Duration::ZERO,
-            Diagnosis::new(DiagnosisCode::TlsFailed, steering, steering, steering),
-        );
-        let text = render_step(&step, false);
-        assert_eq!(
-            text.matches(r"\u{1b}[2J\u{202e}\u{2066}\u{2028}\u{a}")
-                .count(),
-            4,
-            "{text}"
-        );
-        assert!(
-            text.lines().count() == 3
-                && !text.contains(['\u{1b}', '\u{202e}', '\u{2066}', '\u{2028}']),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn the_summary_counts_outcomes() {
-        let steps = [
-            DoctorStep::ok("name", "a", Duration::ZERO, ""),
-            DoctorStep::warning(
-                "clock",
-                "a",
-                Duration::ZERO,
-                Diagnosis::new(DiagnosisCode::ClockWrong, "", "", ""),
-            ),
-            DoctorStep::skipped("tls", "a", ""),
-        ];
-        assert_eq!(
-            summary(&steps),
-            "\nall checks passed: 1 ok, 1 with a warning, 0 failed, 1 skipped\n"
-        );
-        let failed = [DoctorStep::failed(
-            "tcp",
-            "a",
-            Duration::ZERO,
-            Diagnosis::new(DiagnosisCode::ClockWrong, "", "", ""),
-        )];
-        assert!(summary(&failed).contains("checks failed: 0 ok"));
-    }
 
     #[test]
     fn scales_have_a_limited_range() {

@@ -3,9 +3,9 @@
 //! | command | file |
 //! |---|---|
 //! | `report [--config FILE]` | `run`, with `roles` (builds a role from a configuration) and `signals` |
-//! | `report bench` | `bench`, with `bench_table` (the text output) |
-//! | `report check` | `check` |
-//! | `report doctor` | `doctor` |
+//! | `report bench` | `bench`, with `bench_report` (the results as text and JSON) |
+//! | `report check` | `check`, with `config_text` (the description of a configuration) |
+//! | `report doctor` | `doctor`, with `doctor_subject` (what it checks for a configuration) and `doctor_text` (the text output) |
 //! | `report keygen` | `keygen` |
 //! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
 //!
@@ -14,10 +14,13 @@
 //! signal.
 
 mod bench;
-mod bench_table;
+mod bench_report;
 mod check;
+mod config_text;
 mod configurations;
 mod doctor;
+mod doctor_subject;
+mod doctor_text;
 mod keygen;
 mod page;
 mod progress;

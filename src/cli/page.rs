@@ -159,7 +159,9 @@ mod tests {
 
     use super::*;
 
-    async fn ask(address: SocketAddr, request: &str) -> String {
+    /// Sends a request and returns its answer. The server closes the connection after it.
+    async fn ask(address: SocketAddr, request_line: &str) -> String {
+        let request = format!("{request_line} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
         let mut stream = TcpStream::connect(address).await.expect("connects");
         stream.write_all(request.as_bytes()).await.expect("asks");
         let mut answer = String::new();
@@ -168,6 +170,18 @@ mod tests {
             .await
             .expect("is answered");
         answer
+    }
+
+    /// Opens a connection that stays open and idle after its first answer.
+    async fn idle_connection(address: SocketAddr) -> TcpStream {
+        let mut idle = TcpStream::connect(address).await.expect("connects");
+        idle.write_all(b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .expect("asks");
+        let mut first = [0; 12];
+        idle.read_exact(&mut first).await.expect("is answered");
+        assert_eq!(&first, b"HTTP/1.1 200");
+        idle
     }
 
     #[test]
@@ -182,11 +196,7 @@ mod tests {
                 .expect("listens");
             let (address, cancel) = (page.address(), CancellationToken::new());
             let visit = async {
-                let answer = ask(
-                    address,
-                    "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
-                )
-                .await;
+                let answer = ask(address, "GET /").await;
                 assert!(
                     answer.starts_with("HTTP/1.1 200 ")
                         && answer.contains("came through the tunnel"),
@@ -196,26 +206,16 @@ mod tests {
                     answer.contains("<dd>1</dd>") && !answer.contains("{opened}"),
                     "{answer}"
                 );
-                for (request, status) in
+                for (request_line, status) in
                     [("GET /other", "404"), ("POST /", "405"), ("HEAD /", "200")]
                 {
-                    let answer = ask(
-                        address,
-                        &format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"),
-                    )
-                    .await;
+                    let answer = ask(address, request_line).await;
                     assert!(
                         answer.starts_with(&format!("HTTP/1.1 {status} ")),
                         "{answer}"
                     );
                 }
-                let mut idle = TcpStream::connect(address).await.expect("connects");
-                idle.write_all(b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n")
-                    .await
-                    .expect("asks");
-                let mut first = [0; 12];
-                idle.read_exact(&mut first).await.expect("is answered");
-                assert_eq!(&first, b"HTTP/1.1 200");
+                let mut idle = idle_connection(address).await;
                 cancel.cancel();
                 let mut rest = Vec::new();
                 idle.read_to_end(&mut rest)

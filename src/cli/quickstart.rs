@@ -17,7 +17,7 @@ use tracing::Level;
 
 use super::{
     configurations::{Configurations, Topology},
-    page,
+    page::{self, Page},
     roles::PreparedRole,
     run::run_with_signals,
     threads,
@@ -75,27 +75,7 @@ async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> any
     } else {
         None
     };
-    let service = match (&arguments.to, &page) {
-        (Some(service), _) => service.clone(),
-        (None, Some(page)) => host_port(page.address()),
-        (None, None) => bail!("no service"),
-    };
-    let client = match arguments.port {
-        Some(port) => chosen_port(loopback, port)?,
-        None => free_port(loopback, CLIENT_PORT)?,
-    };
-    let mark = if page.is_some() {
-        "built-in page"
-    } else {
-        "service"
-    }
-    .to_owned();
-    let topology = Topology {
-        master: host_port(free_port(loopback, MASTER_PORT)?),
-        client: host_port(client),
-        service,
-        mark,
-    };
+    let topology = topology(&arguments, loopback, page.as_ref())?;
     let configurations = Configurations::new(&topology)?;
     if let Some(folder) = &arguments.write {
         configurations.write(folder)?;
@@ -119,6 +99,29 @@ async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> any
     print_instructions(&arguments, &topology, &configurations)
         .context("cannot print the instructions")?;
     parts.run(&cancel).await
+}
+
+/// Chooses the addresses of the three roles. The service is that of the arguments, or the page.
+fn topology(
+    arguments: &QuickstartArguments,
+    loopback: IpAddr,
+    page: Option<&Page>,
+) -> anyhow::Result<Topology> {
+    let (service, mark) = match (&arguments.to, page) {
+        (Some(service), _) => (service.clone(), "service"),
+        (None, Some(page)) => (host_port(page.address()), "built-in page"),
+        (None, None) => bail!("no service"),
+    };
+    let client = match arguments.port {
+        Some(port) => chosen_port(loopback, port)?,
+        None => free_port(loopback, CLIENT_PORT)?,
+    };
+    Ok(Topology {
+        master: host_port(free_port(loopback, MASTER_PORT)?),
+        client: host_port(client),
+        service,
+        mark: mark.to_owned(),
+    })
 }
 
 /// Prints the three files and the address to open.

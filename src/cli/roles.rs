@@ -304,11 +304,8 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
         port: port_parameters(port, &config.link, &process_shared),
         local_address: port.local_address.to_string(),
     };
-    let parameters = ClientParameters {
-        ports: config.ports.iter().map(client_port).collect(),
-        uplink: client_uplink(config)?,
-        hold_timeout: *config.hold_timeout,
-    };
+    let ports = config.ports.iter().map(client_port).collect();
+    let parameters = ClientParameters::new(config, client_uplink(config)?, ports);
     Ok(Client::bind(parameters).await?)
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -97,12 +97,6 @@ where
         &drain.tasks,
         &drain.stop,
     );
-    let masters = uplink
-        .dialers
-        .iter()
-        .map(Connector::name)
-        .collect::<BTreeSet<_>>()
-        .len();
     let observed = ObservedClient {
         role,
         links: watch::Sender::default(),
@@ -110,7 +104,7 @@ where
     let waiter = TunnelWaiter {
         port: Arc::clone(&port),
         links: observed.links.subscribe(),
-        masters,
+        masters: count_masters(&uplink),
         server_timeout,
     };
     let done = CancellationToken::new();
@@ -119,11 +113,7 @@ where
     // have to wake.
     let working = drain.tasks.spawn(async move {
         let _done_guard = done_guard;
-        let reached = tokio::select! {
-            reached = waiter.wait_for_tunnel() => reached?,
-            () = cancel.cancelled() => return Err(DirectError::Cancelled),
-        };
-        Ok(work(reached).await)
+        waiter.run(work, cancel).await
     });
     drain
         .run(
@@ -135,6 +125,17 @@ where
             async move { port.end().await },
         )
         .await;
+    outcome_of(working).await
+}
+
+/// Returns the number of different master addresses.
+fn count_masters(uplink: &Uplink) -> usize {
+    let names = uplink.dialers.iter().map(Connector::name);
+    names.collect::<BTreeSet<_>>().len()
+}
+
+/// Waits for the outcome of the task that uses the tunnel. A panic of the task continues here.
+async fn outcome_of<T>(working: JoinHandle<Result<T, DirectError>>) -> Result<T, DirectError> {
     match working.await {
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {
@@ -195,6 +196,23 @@ struct TunnelWaiter {
 }
 
 impl TunnelWaiter {
+    /// Waits for a tunnel and passes it to `work`. Cancelling `cancel` stops the wait, and not
+    /// `work`.
+    async fn run<T, F>(
+        self,
+        work: impl FnOnce(DirectTunnel) -> F,
+        cancel: CancellationToken,
+    ) -> Result<T, DirectError>
+    where
+        F: Future<Output = T>,
+    {
+        let reached = tokio::select! {
+            reached = self.wait_for_tunnel() => reached?,
+            () = cancel.cancelled() => return Err(DirectError::Cancelled),
+        };
+        Ok(work(reached).await)
+    }
+
     async fn wait_for_tunnel(mut self) -> Result<DirectTunnel, DirectError> {
         let started = Instant::now();
         let (master, linked) = self.linked().await?;

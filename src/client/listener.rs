@@ -208,15 +208,24 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
             unsent = connection.unsent.len(),
             "tunnel ended before its server saw the connection: the next tunnel carries it"
         );
-        let next = tokio::select! {
-            next = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => next,
-            () = context.stop.cancelled() => return,
+        let Some(next) = next_tunnel(&context, address).await else {
+            return;
         };
-        tunnel = match next {
-            Ok(tunnel) => tunnel,
-            Err(_) => return log_held_too_long(&context, address),
-        };
+        tunnel = next;
     }
+}
+
+/// Waits for the tunnel that carries a reclaimed connection. Returns `None` if no tunnel was
+/// attached in time or the client is shutting down.
+async fn next_tunnel(context: &ListenerContext, address: SocketAddr) -> Option<Tunnel> {
+    let next = tokio::select! {
+        next = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => next,
+        () = context.stop.cancelled() => return None,
+    };
+    if next.is_err() {
+        log_held_too_long(context, address);
+    }
+    next.ok()
 }
 
 /// Returns whether a connection ended because the server could not reach the service.

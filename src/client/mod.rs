@@ -25,6 +25,7 @@ use self::{
     client_role::ClientRole, hold_queue::HoldQueue, orphans::Orphans, port::PortSupervisor,
 };
 use crate::{
+    config::ClientConfig,
     supervisor::{Uplink, drain::Drain},
     tunnel::PortParameters,
 };
@@ -46,6 +47,19 @@ pub struct ClientParameters {
     pub ports: Vec<ClientPort>,
     /// How long a connection waits for a tunnel.
     pub hold_timeout: Duration,
+}
+
+impl ClientParameters {
+    /// Creates the parameters of a configuration. `uplink` and `ports` are the derived form of its
+    /// masters and ports.
+    #[must_use]
+    pub fn new(config: &ClientConfig, uplink: Uplink, ports: Vec<ClientPort>) -> Self {
+        Self {
+            uplink,
+            ports,
+            hold_timeout: *config.hold_timeout,
+        }
+    }
 }
 
 /// The client cannot listen at a local address.
@@ -72,6 +86,21 @@ enum PortListener {
     Bound(TcpListener),
     /// The address is unavailable. The client retries it while it runs.
     Pending(bind::LocalAddress),
+}
+
+impl PortListener {
+    /// Returns the listener once its address is available. Returns `None` if `cancel` is cancelled
+    /// before that.
+    async fn open(self, mark: &str, cancel: &CancellationToken) -> Option<TcpListener> {
+        match self {
+            PortListener::Bound(listener) => Some(listener),
+            PortListener::Pending(address) => {
+                cancel
+                    .run_until_cancelled(address.listen_with_retry(mark))
+                    .await
+            }
+        }
+    }
 }
 
 impl Client {
@@ -148,37 +177,7 @@ impl Client {
             hold_timeout,
         } = self;
         let drain = Drain::default();
-        let (mut supervisors, orphans, descriptor_log) =
-            (Vec::new(), Arc::new(Orphans::default()), Arc::default());
-        for (port, listening) in ports {
-            let port = PortSupervisor::new(port, &drain.tasks, &drain.stop);
-            supervisors.push(Arc::clone(&port));
-            let context = listener::ListenerContext {
-                port,
-                hold_timeout,
-                descriptor_log: Arc::clone(&descriptor_log),
-                queue: HoldQueue::default(),
-                orphans: Arc::clone(&orphans),
-                streams: drain.streams.clone(),
-                stop: drain.stop.clone(),
-            };
-            let cancel = cancel.clone();
-            drain.tasks.spawn(async move {
-                let listener = match listening {
-                    PortListener::Bound(listener) => Some(listener),
-                    PortListener::Pending(address) => {
-                        cancel
-                            .run_until_cancelled(
-                                address.listen_with_retry(&context.port.parameters.mark),
-                            )
-                            .await
-                    }
-                };
-                if let Some(listener) = listener {
-                    listener::listen(listener, context, cancel).await;
-                }
-            });
-        }
+        let supervisors = start_ports(ports, hold_timeout, &drain, &cancel);
         let role = ClientRole::new(
             supervisors.clone(),
             uplink.move_requests.clone(),
@@ -200,4 +199,37 @@ impl Client {
             )
             .await;
     }
+}
+
+/// Starts the supervisor and the listener of each port. The listeners accept connections until
+/// `cancel` is cancelled. Returns the supervisors.
+fn start_ports(
+    ports: Vec<(PortParameters, PortListener)>,
+    hold_timeout: Duration,
+    drain: &Drain,
+    cancel: &CancellationToken,
+) -> Vec<Arc<PortSupervisor>> {
+    let (mut supervisors, orphans, descriptor_log) =
+        (Vec::new(), Arc::new(Orphans::default()), Arc::default());
+    for (port, listening) in ports {
+        let port = PortSupervisor::new(port, &drain.tasks, &drain.stop);
+        supervisors.push(Arc::clone(&port));
+        let context = listener::ListenerContext {
+            port,
+            hold_timeout,
+            descriptor_log: Arc::clone(&descriptor_log),
+            queue: HoldQueue::default(),
+            orphans: Arc::clone(&orphans),
+            streams: drain.streams.clone(),
+            stop: drain.stop.clone(),
+        };
+        let cancel = cancel.clone();
+        drain.tasks.spawn(async move {
+            let opened = listening.open(&context.port.parameters.mark, &cancel).await;
+            if let Some(listener) = opened {
+                listener::listen(listener, context, cancel).await;
+            }
+        });
+    }
+    supervisors
 }

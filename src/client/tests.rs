@@ -10,9 +10,10 @@ use tokio::{
 
 use super::*;
 use crate::{
+    config::LinkConfig,
     link::{KeepAliveTiming, authenticate},
     net::{
-        dial::{DialParameters, Dialer},
+        dial::{DialParameters, Dialer, MasterAddress},
         upgrade::{derive_accept_key, upgraded},
     },
     supervisor::{DialStrategy, MoveRequests},
@@ -47,11 +48,9 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
         tcp_keepalive: None,
         process_shared: ProcessShared::default(),
     };
-    let dialer = Dialer::new(
-        format!("ws://{address}/").parse().unwrap(),
-        DialParameters::default(),
-    )
-    .unwrap();
+    let master: MasterAddress = format!("ws://{address}/").parse().unwrap();
+    let config = ClientConfig::new(LinkConfig::new(master.clone()), Vec::new());
+    let dialer = Dialer::new(master, DialParameters::default()).unwrap();
     let uplink = Uplink {
         dialers: vec![dialer],
         strategy: DialStrategy::Ordered,
@@ -68,9 +67,8 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
     }];
     (
         Client::bind(ClientParameters {
-            uplink,
-            ports,
             hold_timeout,
+            ..ClientParameters::new(&config, uplink, ports)
         })
         .await
         .unwrap(),

@@ -7,6 +7,8 @@ use std::{
     str::FromStr,
 };
 
+use crate::net::authority::{Authority, has_name_characters, parse_port, with_port};
+
 /// A host and a port, as in `127.0.0.1:3389`, `[::1]:22` or `intranet.example:80`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPort {
@@ -83,11 +85,7 @@ impl HostPort {
 
 impl fmt::Display for HostPort {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(formatter, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(formatter, "{}:{}", self.host, self.port)
-        }
+        formatter.write_str(&with_port(&self.host, self.port))
     }
 }
 
@@ -101,33 +99,22 @@ impl FromStr for HostPort {
         if text.contains('@') {
             return Err(HostPortError::User);
         }
-        let (host, port) = split(text)?;
-        let port = port.ok_or_else(|| without_port(text))?;
-        Ok(Self {
-            host: host_of(host)?,
-            port: port_of(port)?,
-        })
-    }
-}
-
-/// Splits the text into the host (IPv6 without brackets) and the text after its colon.
-fn split(text: &str) -> Result<(&str, Option<&str>), HostPortError> {
-    if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']').ok_or(HostPortError::Brackets)?;
-        if host.parse::<Ipv6Addr>().is_err() {
+        let written = Authority::split(text).ok_or(HostPortError::Brackets)?;
+        let host = written.host;
+        if written.in_brackets && host.parse::<Ipv6Addr>().is_err() {
             return Err(HostPortError::Host(host.to_owned()));
         }
-        return match rest.strip_prefix(':') {
-            Some(port) => Ok((host, Some(port))),
-            None if rest.is_empty() => Ok((host, None)),
-            None => Err(HostPortError::Port(rest.to_owned())),
-        };
-    }
-    match text.split_once(':') {
-        Some((_, port)) if port.contains(':') => Err(HostPortError::Brackets),
-        Some(("", port)) => Err(HostPortError::NoHost(port.to_owned())),
-        Some((host, port)) => Ok((host, Some(port))),
-        None => Ok((text, None)),
+        let port = written
+            .port()
+            .map_err(|rest| HostPortError::Port(rest.to_owned()))?
+            .ok_or_else(|| without_port(text))?;
+        if host.is_empty() {
+            return Err(HostPortError::NoHost(port.to_owned()));
+        }
+        Ok(Self {
+            host: host_of(host)?,
+            port: parse_port(port).ok_or_else(|| HostPortError::Port(port.to_owned()))?,
+        })
     }
 }
 
@@ -144,25 +131,14 @@ fn without_port(text: &str) -> HostPortError {
 }
 
 fn host_of(host: &str) -> Result<String, HostPortError> {
-    let plausible = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let looks_numeric = host
         .bytes()
         .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let is_name = !host.is_empty() && host.bytes().all(plausible) && !looks_numeric;
+    let is_name = has_name_characters(host) && !looks_numeric;
     match host.parse::<IpAddr>() {
         Ok(address) => Ok(address.to_string()),
         Err(_) if is_name => Ok(host.to_ascii_lowercase()),
         Err(_) => Err(HostPortError::Host(host.to_owned())),
-    }
-}
-
-fn port_of(port: &str) -> Result<u16, HostPortError> {
-    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    if digits {
-        port.parse()
-            .map_err(|_| HostPortError::Port(port.to_owned()))
-    } else {
-        Err(HostPortError::Port(port.to_owned()))
     }
 }
 

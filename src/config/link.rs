@@ -17,13 +17,13 @@ use super::{
 use crate::net::dial::{
     Bind, DialParameters, MasterAddress, ProxyChoice, RequestParameters, TlsParameters,
 };
+use report_proto::constants::RESUME_TIMEOUT;
 
 /// The time limit of a dial.
 pub type ConnectTimeout = DurationIn<100, 300_000, 10_000>;
 
-/// How long a tunnel waits for its next link. The default covers the restart of a proxy, a router
-/// or a master.
-pub type ResumeTimeout = DurationIn<0, { 24 * 3_600_000 }, 120_000>;
+/// How long a tunnel waits for its next link. The default is that of the protocol.
+pub type ResumeTimeout = DurationIn<0, { 24 * 3_600_000 }, { RESUME_TIMEOUT.as_millis() as u64 }>;
 
 /// The age at which a link is replaced. The minimum is the time that a handover takes.
 pub(super) type RotationAge = DurationIn<1_000, { 7 * 24 * 3_600_000 }, 0>;

@@ -18,6 +18,7 @@ use super::{
     values::{TrustedNetwork, UpgradePath, WebServerAddress, is_default, visitor_expects},
 };
 use crate::text::without_password;
+use report_proto::constants::CHANNEL_LIMIT;
 
 /// The keep-alive interval. The protocol's LINK_TIMEOUT (PROTOCOL 12) must exceed two intervals.
 pub(super) type Heartbeat = DurationIn<1_000, 20_000, 20_000>;
@@ -26,7 +27,8 @@ pub(super) type Heartbeat = DurationIn<1_000, 20_000, 20_000>;
 pub(super) type PeerCount<const DEFAULT: u32> = CountIn<1_000_000, DEFAULT>;
 
 /// A limit of queued data, with a default in MiB. The minimum is the limit of one channel.
-pub(super) type MemoryLimit<const DEFAULT: u64> = SizeIn<{ 34 << 20 }, { 1 << 40 }, DEFAULT>;
+pub(super) type MemoryLimit<const DEFAULT: u64> =
+    SizeIn<{ CHANNEL_LIMIT as u64 }, { 1 << 40 }, DEFAULT>;
 
 /// The configuration of a master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

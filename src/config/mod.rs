@@ -10,8 +10,8 @@
 //! rules between fields in its `check`.
 //!
 //! An error reports as many problems as possible at once, each with its position and remedy. This
-//! module knows the names of the methods and how a master is addressed and dialled. It knows
-//! nothing else of the layers.
+//! module knows the constants of the protocol, the names of the methods, and how a master is
+//! addressed and dialled. It knows nothing else of the layers.
 
 mod address;
 mod bounded;

@@ -106,7 +106,7 @@ impl JsonSchema for ProxyProtocol {
 }
 
 /// A maximum receive window. The minimum is one whole message. A tunnel's maximum must fit into the
-/// CHANNEL_LIMIT of a master (PROTOCOL 12).
+/// `CHANNEL_LIMIT` of a master (PROTOCOL 12).
 pub(super) type WindowLimit = SizeIn<{ 64 << 10 }, { 32 << 20 }, 0>;
 
 /// The largest receive windows. A window bounds the data on the way to this end, and so the memory.

@@ -10,11 +10,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{
-    DoctorStep, MasterSubject,
-    listen_checks::{RESPONSE_TIMEOUT, reachable},
-    verdicts::seconds,
-};
+use super::{DoctorStep, MasterSubject, RESPONSE_TIMEOUT, verdicts::seconds};
 use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
     net::{
@@ -29,9 +25,9 @@ const RESPONSE_BYTES_MAX: u64 = 4 * 1024;
 /// The maximum number of header fields in a response.
 const RESPONSE_FIELDS_MAX: usize = 64;
 
-/// Checks that a running master answers `/healthz`.
+/// Checks that the master that runs at the address `running` answers `/healthz`.
 pub(super) async fn run(master: &MasterSubject, running: Option<SocketAddr>) -> DoctorStep {
-    let (Some(address), true) = (running.map(reachable), master.healthz) else {
+    let (Some(address), true) = (running, master.healthz) else {
         let why = if master.healthz {
             "no running master was found"
         } else {

@@ -68,33 +68,40 @@ pub(super) async fn probe_idle_periods(
     }
     let mut trials: Vec<(Duration, IdleTrial)> = links.join_all().await;
     trials.sort_by_key(|(time, _)| *time);
+    report.record(idle_step(
+        master,
+        started.elapsed(),
+        &trials,
+        subject.heartbeat,
+    ));
+}
+
+/// Returns the step of all trials, sorted by their periods.
+fn idle_step(
+    master: String,
+    took: Duration,
+    trials: &[(Duration, IdleTrial)],
+    heartbeat: Duration,
+) -> DoctorStep {
     let idle_periods: Vec<(Duration, IdleOutcome)> = trials
         .iter()
-        .filter_map(|(time, trials)| match trials {
+        .filter_map(|(time, trial)| match trial {
             IdleTrial::Idle(outcome) => Some((*time, *outcome)),
             IdleTrial::Interrupted(_) | IdleTrial::NoLink(_) => None,
         })
         .collect();
-    let note = note(&trials);
-    report.record(
-        match verdicts::idle_periods(&idle_periods, subject.heartbeat) {
-            _ if idle_periods.is_empty() => DoctorStep::skipped(
-                "silence",
-                master,
-                format!("no link stayed idle for its period{note}"),
-            ),
-            Ok(evidence) => DoctorStep::ok("silence", master, started.elapsed(), evidence + &note),
-            Err(diagnosis) => {
-                let evidence = format!("{}{note}", diagnosis.evidence);
-                DoctorStep::warning(
-                    "silence",
-                    master,
-                    started.elapsed(),
-                    diagnosis.with_evidence(evidence),
-                )
-            }
-        },
-    );
+    let note = note(trials);
+    if idle_periods.is_empty() {
+        let why = format!("no link stayed idle for its period{note}");
+        return DoctorStep::skipped("silence", master, why);
+    }
+    match verdicts::idle_periods(&idle_periods, heartbeat) {
+        Ok(evidence) => DoctorStep::ok("silence", master, took, evidence + &note),
+        Err(diagnosis) => {
+            let evidence = format!("{}{note}", diagnosis.evidence);
+            DoctorStep::warning("silence", master, took, diagnosis.with_evidence(evidence))
+        }
+    }
 }
 
 /// Describes why some of the periods were not probed.

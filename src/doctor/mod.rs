@@ -3,18 +3,21 @@
 //!
 //! ```text
 //! server, client:
-//!   name ─► tcp ─► proxy ─► tls ─► upgrade ─► clock ─► master_key  (master_checks, probe, dial_recorder)
+//!   name ─► tcp ─► proxy ─► tls ─► upgrade ─► clock                (dial_checks, probe, dial_recorder)
+//!   then ─► master_key                                             (master_checks)
 //!   then ─► small_messages ─► large_messages                       (message_checks)
 //!   then ─► silence                                                (idle_checks)
 //!   then, per port ─► port_key ─► service ─► measurements          (port_checks)
 //! master:
-//!   listen ─► certificate ─► health ─► clock                       (listen_checks, health_check)
+//!   listen ─► certificate ─► health ─► clock                       (listen_checks, certificate_checks, health_check)
 //! ```
 //!
 //! The doctor uses the same dialer, authentication and tunnels as the roles, so it finds the same
 //! problems. It runs as a separate instance: it registers nothing and takes nothing from a running
 //! role. This module reads no files and prints nothing. It passes each step to the caller.
 
+mod certificate_checks;
+mod dial_checks;
 mod dial_recorder;
 mod health_check;
 mod idle_checks;
@@ -26,15 +29,20 @@ mod probe;
 mod step;
 mod verdicts;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::{
-    listen_checks::{ListenAddress, MasterSubject, check_master},
-    step::{DoctorReport, DoctorStep, StepOutcome},
+pub use self::step::{DoctorReport, DoctorStep, StepOutcome};
+use crate::{
+    diagnosis::Diagnosis,
+    net::{
+        dial::Dialer,
+        tls::{format_utc, now},
+    },
+    supervisor::Uplink,
+    tunnel::PortParameters,
 };
-use crate::{net::dial::Dialer, supervisor::Uplink, tunnel::PortParameters};
 use report_proto::{crypto::LinkKey, frame::Role};
 
 /// The idle periods to probe. They cover the idle timeouts of paths that carry links.
@@ -48,6 +56,9 @@ pub const IDLE_PERIODS: [Duration; 8] = [
     Duration::from_secs(180),
     Duration::from_secs(300),
 ];
+
+/// The time limit of a response from this machine.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A server or a client to check.
 pub struct Subject {
@@ -87,6 +98,30 @@ pub struct SubjectPort {
     pub service: Option<(String, u16)>,
 }
 
+/// The master to check.
+pub struct MasterSubject {
+    /// The listen addresses.
+    pub addresses: Vec<ListenAddress>,
+    /// The path of the upgrade.
+    pub path: String,
+    /// The master key.
+    pub key: LinkKey,
+    /// The PEM files of the certificate and its key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Whether `/healthz` should answer.
+    pub healthz: bool,
+    /// The requirement of the master for every peer, if any.
+    pub peer_requirement: Option<&'static str>,
+}
+
+/// A listen address.
+pub struct ListenAddress {
+    /// The address as in the configuration.
+    pub written: String,
+    /// The resolved addresses, or what the resolution failed with.
+    pub resolved: Result<Vec<SocketAddr>, Diagnosis>,
+}
+
 /// Checks the paths to all masters of a server or a client, one after the other.
 ///
 /// # Cancel safety
@@ -117,4 +152,21 @@ pub async fn check_role(
                 .await;
         }
     }
+}
+
+/// Runs all checks of a master on its own machine.
+///
+/// # Cancel safety
+/// Dropping the future closes the opened sockets. The report keeps the steps so far.
+pub async fn check_master(master: &MasterSubject, report: &mut DoctorReport<'_>) {
+    let running = listen_checks::run(master, report).await;
+    if let Some((chain, key)) = &master.tls {
+        certificate_checks::run(chain, key, report);
+    }
+    report.record(health_check::run(master, running).await);
+    let evidence = format!(
+        "this machine's time is {}; compare it with another clock",
+        format_utc(now())
+    );
+    report.record(DoctorStep::ok("clock", "", Duration::ZERO, evidence));
 }

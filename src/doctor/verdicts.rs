@@ -147,17 +147,11 @@ pub(super) fn idle_periods(
     trials: &[(Duration, IdleOutcome)],
     heartbeat: Duration,
 ) -> Result<String, Diagnosis> {
-    let cut = trials
+    let shortest_cut = trials
         .iter()
         .find(|(_, outcome)| *outcome == IdleOutcome::Cut)
         .map(|(time, _)| *time);
-    let below = |limit: Duration| {
-        let survived = trials
-            .iter()
-            .filter(|(time, outcome)| *outcome == IdleOutcome::Survived && *time < limit);
-        survived.map(|(time, _)| *time).max()
-    };
-    let Some(cut) = cut else {
+    let Some(cut) = shortest_cut else {
         let longest = trials
             .iter()
             .map(|(time, _)| *time)
@@ -169,17 +163,9 @@ pub(super) fn idle_periods(
             seconds(heartbeat)
         ));
     };
-    let seen = match below(cut) {
-        Some(longest) => {
-            format!(
-                "a link that was idle for {} still worked, one that was idle for {} did not",
-                seconds(longest),
-                seconds(cut)
-            )
-        }
-        None => format!("a link that was idle for {} no longer worked", seconds(cut)),
-    };
-    let safe = below(cut).unwrap_or(cut / 2);
+    let survived = longest_survived(trials, cut);
+    let seen = idle_limit_evidence(survived, cut);
+    let safe = survived.unwrap_or(cut / 2);
     if heartbeat <= safe {
         return Ok(format!(
             "{seen}: a `heartbeat` of {} is short enough",
@@ -195,6 +181,26 @@ pub(super) fn idle_periods(
         "a proxy, firewall or router on the path drops idle connections",
         format!("set \"heartbeat\": \"{}\" at both ends", seconds(advice)),
     ))
+}
+
+/// Returns the longest period below `limit` that a link survived.
+fn longest_survived(trials: &[(Duration, IdleOutcome)], limit: Duration) -> Option<Duration> {
+    trials
+        .iter()
+        .filter(|(time, outcome)| *outcome == IdleOutcome::Survived && *time < limit)
+        .map(|(time, _)| *time)
+        .max()
+}
+
+fn idle_limit_evidence(survived: Option<Duration>, cut: Duration) -> String {
+    match survived {
+        Some(longest) => format!(
+            "a link that was idle for {} still worked, one that was idle for {} did not",
+            seconds(longest),
+            seconds(cut)
+        ),
+        None => format!("a link that was idle for {} no longer worked", seconds(cut)),
+    }
 }
 
 /// Formats a time in milliseconds or seconds.

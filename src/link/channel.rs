@@ -14,8 +14,8 @@ use report_proto::frame::Notice;
 
 use crate::net::websocket::MessageBody;
 
-/// The number of a link, unique in the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The number of a link, unique in the process. A newer link has a larger one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(u64);
 
 impl LinkId {
@@ -23,6 +23,12 @@ impl LinkId {
     pub(super) fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         LinkId(NEXT.fetch_add(1, Relaxed))
+    }
+
+    /// Returns the number of a link that exists only in a test.
+    #[cfg(test)]
+    pub(crate) fn of_test(number: u64) -> Self {
+        LinkId(number)
     }
 }
 

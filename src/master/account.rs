@@ -127,11 +127,6 @@ impl LinkAccount {
         self.party
     }
 
-    /// Whether the link is charged to the proven part.
-    pub(super) fn is_proven(&self) -> bool {
-        self.is_proven.load(Relaxed)
-    }
-
     /// Moves the account to the proven part. The router also calls this for a link that it evicts:
     /// its memory will be freed soon and must not count against other unproven links. Returns the
     /// bytes moved.

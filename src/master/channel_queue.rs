@@ -14,16 +14,13 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::memory::Memory;
+use report_proto::constants::CHANNEL_LIMIT;
 
 /// Queued bytes above which the sender is paused (PROTOCOL 12).
 pub(super) const CHANNEL_HIGH_WATER: usize = 1024 * 1024;
 
 /// Queued bytes below which the sender resumes (PROTOCOL 12).
 pub(super) const CHANNEL_LOW_WATER: usize = 256 * 1024;
-
-/// Queued bytes above which the channel is closed: the largest tunnel window and its overhead
-/// (PROTOCOL 12).
-pub(super) const CHANNEL_LIMIT: usize = 34 * 1024 * 1024;
 
 /// The bytes charged for a message besides its length: its queue entry and its allocation. Without
 /// this charge a flood of one-byte messages would hold many times the counted memory.

@@ -10,7 +10,7 @@ use std::{
 use tracing::{Span, debug, info, warn};
 
 use super::{
-    admission::ConnectionPermit,
+    admission::{AdmissionError, ConnectionPermit},
     auth::AuthError,
     limits::{LinkNumber, party},
     registry::{AuthenticatedLink, Superseded},
@@ -110,17 +110,14 @@ async fn establish(
     };
     Span::current().record("role", tracing::field::display(hello.claims.role));
     let role = hello.claims.role;
-    let party = party(visitor);
-    let link = shared.router.new_link(number, party, role == Role::Server);
-    match permit.become_link(role, &link.outbox) {
-        Ok(slot) => link.set_slot(slot),
-        Err(error) => {
-            shared
-                .log_limit
-                .log(|left_out| warn!(left_out, "link refused: {error}"));
-            refuse_with(socket, Code::Limit, error.to_string()).await;
-            return None;
-        }
+    let link = shared
+        .router
+        .new_link(number, party(visitor), role == Role::Server);
+    let slot = permit.become_link(role, &link.outbox);
+    if let Err(error) = slot.map(|slot| link.set_slot(slot)) {
+        log_over_limit(shared, &error);
+        refuse_with(socket, Code::Limit, error.to_string()).await;
+        return None;
     }
     let registration = match Registration::enter(&shared.router, &link, &hello) {
         Ok(registration) => registration,
@@ -141,6 +138,12 @@ async fn establish(
             link,
             registration,
         })
+}
+
+fn log_over_limit(shared: &MasterShared, error: &AdmissionError) {
+    shared
+        .log_limit
+        .log(|left_out| warn!(left_out, "link refused: {error}"));
 }
 
 fn log_superseded(shared: &MasterShared, claims: &Claims, superseded: Superseded) {

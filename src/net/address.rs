@@ -1,8 +1,14 @@
-//! The address of a master, as normalized by a user: `host:port`, `ws://host/path` or
+//! The address of a master, as written by a user: `host:port`, `ws://host/path` or
 //! `wss://host/path`.
+//!
+//! The crate `url` does not parse it, because that normalizes: it converts the host to lower case,
+//! resolves dots in the path and adds escapes. The request to the master has the host and the path
+//! as the user wrote them. `url` also accepts what is an error here, such as port 0 or a missing
+//! port after a colon.
 
 use std::{borrow::Cow, fmt, net::Ipv6Addr, str::FromStr};
 
+use super::authority::{Authority, has_name_characters, in_brackets, parse_port, with_port};
 use crate::text::without_password;
 
 /// The parsed address of a master.
@@ -61,7 +67,7 @@ impl MasterAddress {
         &self.host
     }
 
-    /// Returns the port, normalized or implied by the scheme.
+    /// Returns the port, written or implied by the scheme.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
@@ -112,9 +118,12 @@ impl MasterAddress {
         if authority.contains('@') {
             return Err(MasterAddressProblem::User);
         }
-        let (host, port) = split_authority(authority)?;
+        let written = Authority::split(authority).ok_or(MasterAddressProblem::Brackets)?;
+        let port = written
+            .port()
+            .map_err(|_| MasterAddressProblem::Host(authority.to_owned()))?;
         let port = match (port, secure) {
-            (Some(port), _) => parse_port(port)?,
+            (Some(port), _) => dialable_port(port)?,
             (None, Some(secure)) => default_port(secure),
             (None, None) => return Err(MasterAddressProblem::NoPort(authority.to_owned())),
         };
@@ -125,7 +134,7 @@ impl MasterAddress {
         };
         Ok(MasterAddress {
             secure: secure.unwrap_or(false),
-            host: parse_host(host)?,
+            host: parse_host(&written)?,
             port,
             path,
         })
@@ -157,65 +166,28 @@ impl fmt::Display for MasterAddress {
     }
 }
 
-/// Adds brackets to an IPv6 address.
-fn in_brackets(host: &str) -> Cow<'_, str> {
-    if host.contains(':') {
-        format!("[{host}]").into()
-    } else {
-        host.into()
-    }
-}
-
-/// Joins a host, without brackets, and its port.
-pub(super) fn with_port(host: &str, port: u16) -> String {
-    format!("{}:{port}", in_brackets(host))
-}
-
 fn default_port(secure: bool) -> u16 {
     if secure { 443 } else { 80 }
 }
 
-/// Splits into the host, with its brackets, and the port, if there is one.
-fn split_authority(authority: &str) -> Result<(&str, Option<&str>), MasterAddressProblem> {
-    if authority.starts_with('[') {
-        let end = authority.find(']').ok_or(MasterAddressProblem::Brackets)?;
-        let (host, rest) = authority.split_at(end + 1);
-        return match rest.strip_prefix(':') {
-            Some(port) => Ok((host, Some(port))),
-            None if rest.is_empty() => Ok((host, None)),
-            None => Err(MasterAddressProblem::Host(authority.to_owned())),
-        };
-    }
-    match authority.split_once(':') {
-        Some((_, port)) if port.contains(':') => Err(MasterAddressProblem::Brackets),
-        Some((host, port)) => Ok((host, Some(port))),
-        None => Ok((authority, None)),
-    }
+fn dialable_port(text: &str) -> Result<u16, MasterAddressProblem> {
+    parse_port(text)
+        .filter(|port| *port > 0)
+        .ok_or_else(|| MasterAddressProblem::Port(text.to_owned()))
 }
 
-fn parse_port(text: &str) -> Result<u16, MasterAddressProblem> {
-    match text.parse() {
-        Ok(port) if port > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
-        _ => Err(MasterAddressProblem::Port(text.to_owned())),
-    }
-}
-
-fn parse_host(host: &str) -> Result<String, MasterAddressProblem> {
-    if let Some(inner) = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
-        return match inner.parse::<Ipv6Addr>() {
+fn parse_host(written: &Authority<'_>) -> Result<String, MasterAddressProblem> {
+    let host = written.host;
+    if written.in_brackets {
+        return match host.parse::<Ipv6Addr>() {
             Ok(address) => Ok(address.to_string()),
-            Err(_) => Err(MasterAddressProblem::Host(host.to_owned())),
+            Err(_) => Err(MasterAddressProblem::Host(format!("[{host}]"))),
         };
     }
     if host.is_empty() {
         return Err(MasterAddressProblem::NoHost);
     }
-    let possible =
-        |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '_');
-    if host.chars().all(possible) {
+    if has_name_characters(host) {
         Ok(host.to_owned())
     } else {
         Err(MasterAddressProblem::Host(host.to_owned()))

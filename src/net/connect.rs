@@ -1,7 +1,7 @@
 //! Connects to a host over TCP: resolves its name anew each time, and races its addresses (RFC
 //! 8305). Used to dial masters and services.
 
-use std::{borrow::Cow, fmt, io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -9,192 +9,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+pub use super::connect_error::{Attempts, ConnectError, ConnectFault};
 use super::{
     file_limit::{self, OutOfFiles},
     resolve::{NameError, resolve},
 };
-use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// The delay before the next address is tried in parallel (RFC 8305, 5).
 pub const STAGGER: Duration = Duration::from_millis(250);
-
-/// Why there is no connection to a host. Prints as one line: the evidence and, if known, the
-/// remedy.
-#[derive(Debug)]
-pub enum ConnectError {
-    /// The name does not resolve, or has no address.
-    Name {
-        /// The name.
-        host: String,
-        /// The resolver's error.
-        source: NameError,
-    },
-    /// None of the addresses accepts a connection.
-    Addresses(Attempts),
-    /// There is no free file descriptor.
-    OutOfFiles(OutOfFiles),
-}
-
-/// The addresses that were tried, with the fault of each.
-pub type Attempts = Vec<(SocketAddr, ConnectFault)>;
-
-/// Why one address does not accept a connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectFault {
-    /// No program listens there, or a firewall refuses.
-    #[error("refused")]
-    Refused,
-    /// There was no answer in time.
-    #[error("no answer")]
-    NoAnswer,
-    /// The socket could not be bound to the configured local end.
-    #[error("cannot bind to {from}: {error}")]
-    Bind {
-        /// The configured address or interface.
-        from: String,
-        /// The system's error.
-        error: io::Error,
-    },
-    /// There is no free file descriptor.
-    #[error("{error}")]
-    OutOfFiles {
-        /// The exhausted limit.
-        out: OutOfFiles,
-        /// The system's error.
-        error: io::Error,
-    },
-    /// The system reports another error.
-    #[error("{0}")]
-    Other(io::Error),
-}
-
-impl From<io::Error> for ConnectFault {
-    fn from(error: io::Error) -> Self {
-        if let Some(out) = OutOfFiles::of(&error) {
-            return ConnectFault::OutOfFiles { out, error };
-        }
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused => ConnectFault::Refused,
-            io::ErrorKind::TimedOut => ConnectFault::NoAnswer,
-            _ => ConnectFault::Other(error),
-        }
-    }
-}
-
-impl ConnectFault {
-    /// Returns the exhausted limit, if that is the fault.
-    #[must_use]
-    pub fn out_of_files(&self) -> Option<OutOfFiles> {
-        match self {
-            ConnectFault::OutOfFiles { out, .. } => Some(*out),
-            _ => None,
-        }
-    }
-
-    /// Returns the likely cause.
-    #[must_use]
-    pub fn cause(&self) -> Cow<'static, str> {
-        match self {
-            ConnectFault::Refused => "no program listens there".into(),
-            ConnectFault::Bind { .. } => {
-                "this machine has no such address or interface, or rePort may not use it".into()
-            }
-            ConnectFault::OutOfFiles { out, .. } => out.to_string().into(),
-            ConnectFault::NoAnswer | ConnectFault::Other(_) => {
-                "the machine is down, or a firewall drops its packets".into()
-            }
-        }
-    }
-
-    /// Returns the remedy of a fault on this machine, or `None` for one of the path or the peer.
-    #[must_use]
-    pub fn local_remedy(&self) -> Option<&'static str> {
-        match self {
-            ConnectFault::Bind { .. } => Some("correct `bind_address`"),
-            ConnectFault::OutOfFiles { out, .. } => Some(out.remedy()),
-            ConnectFault::Refused | ConnectFault::NoAnswer | ConnectFault::Other(_) => None,
-        }
-    }
-
-    /// Returns the code for dialling a master or a proxy.
-    #[must_use]
-    pub fn code(&self) -> DiagnosisCode {
-        match self {
-            ConnectFault::Refused => DiagnosisCode::TcpRefused,
-            ConnectFault::NoAnswer => DiagnosisCode::TcpTimeout,
-            ConnectFault::Bind { .. } => DiagnosisCode::BindFailed,
-            ConnectFault::OutOfFiles { .. } => DiagnosisCode::OutOfFiles,
-            ConnectFault::Other(_) => DiagnosisCode::TcpUnreachable,
-        }
-    }
-}
-
-impl ConnectError {
-    /// Returns the code of the most telling fault. A refusal ranks above a timeout, and a timeout
-    /// above a local obstacle such as missing IPv6.
-    #[must_use]
-    pub fn code(&self) -> DiagnosisCode {
-        match self {
-            ConnectError::OutOfFiles(_) => DiagnosisCode::OutOfFiles,
-            ConnectError::Name { .. } => DiagnosisCode::ServiceNameFailed,
-            ConnectError::Addresses(attempts) => {
-                let any =
-                    |is: fn(&ConnectFault) -> bool| attempts.iter().any(|(_, fault)| is(fault));
-                if any(|fault| matches!(fault, ConnectFault::Refused)) {
-                    DiagnosisCode::ServiceRefused
-                } else if any(|fault| matches!(fault, ConnectFault::NoAnswer)) {
-                    DiagnosisCode::ServiceTimeout
-                } else {
-                    DiagnosisCode::ServiceUnreachable
-                }
-            }
-        }
-    }
-
-    /// Returns the evidence, the likely cause and the remedy.
-    #[must_use]
-    pub fn diagnosis(&self) -> Diagnosis {
-        let code = self.code();
-        if let ConnectError::OutOfFiles(out) = self {
-            return Diagnosis::new(code, out.to_string(), "", out.remedy());
-        }
-        let cause = match code {
-            DiagnosisCode::ServiceNameFailed => {
-                "the name is wrong, or the DNS server does not know it or is unreachable"
-            }
-            DiagnosisCode::ServiceRefused => "no program listens there",
-            DiagnosisCode::ServiceTimeout => "its host is down, or a firewall drops the packets",
-            _ => "there is no route to it",
-        };
-        let remedy = "start the service, or correct the port's `local_address`";
-        Diagnosis::new(code, self.to_string(), cause, remedy)
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ConnectError::Name {
-                host,
-                source: NameError::TimedOut,
-            } => {
-                write!(
-                    formatter,
-                    "`{host}` was not resolved in time; check the DNS server"
-                )
-            }
-            ConnectError::Name { host, source } => {
-                write!(formatter, "`{host}` does not resolve ({source})")
-            }
-            ConnectError::Addresses(attempts) => {
-                write!(formatter, "no connection to {}", list_attempts(attempts))
-            }
-            ConnectError::OutOfFiles(out) => write!(formatter, "{out}; {}", out.remedy()),
-        }
-    }
-}
-
-impl std::error::Error for ConnectError {}
 
 /// Connects to a local service within `limit`, including the name resolution. Leaves the
 /// descriptors that are reserved for links.
@@ -315,15 +137,6 @@ pub(super) fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     alternated
 }
 
-/// Lists the addresses that were tried, with the fault of each.
-pub(super) fn list_attempts(attempts: &[(SocketAddr, ConnectFault)]) -> String {
-    let described: Vec<String> = attempts
-        .iter()
-        .map(|(address, fault)| format!("{address} ({fault})"))
-        .collect();
-    described.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -332,6 +145,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::diagnosis::DiagnosisCode;
 
     /// Returns an address that drops SYNs: a listener whose queue is full. Keep the listener and
     /// the queued connections alive.
@@ -408,26 +223,6 @@ mod tests {
             error.to_string(),
             format!("no connection to {gone} (refused), {silent} (no answer)")
         );
-    }
-
-    #[test]
-    fn local_obstacle_ranks_last() {
-        let address = SocketAddr::from(([192, 0, 2, 1], 80));
-        let of = |kinds: &[io::ErrorKind]| {
-            let fault = |kind: &io::ErrorKind| ConnectFault::from(io::Error::from(*kind));
-            ConnectError::Addresses(kinds.iter().map(|kind| (address, fault(kind))).collect())
-                .code()
-        };
-        use io::ErrorKind::{ConnectionRefused, NetworkUnreachable, TimedOut};
-        assert_eq!(
-            of(&[NetworkUnreachable, TimedOut]),
-            DiagnosisCode::ServiceTimeout
-        );
-        assert_eq!(
-            of(&[NetworkUnreachable, TimedOut, ConnectionRefused]),
-            DiagnosisCode::ServiceRefused
-        );
-        assert_eq!(of(&[NetworkUnreachable]), DiagnosisCode::ServiceUnreachable);
     }
 
     #[tokio::test]

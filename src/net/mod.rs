@@ -9,7 +9,9 @@
 //! This module knows addresses and bytes. It does not know links, frames or channels.
 
 pub mod address;
+pub(crate) mod authority;
 pub mod connect;
+mod connect_error;
 pub mod dial;
 mod evidence;
 pub mod file_limit;

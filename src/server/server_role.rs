@@ -126,28 +126,39 @@ impl ServerRole {
             tasks: &self.tasks,
         };
         match span.in_scope(|| attach::reply(&port.port, &context, message, outbox, channel)) {
-            Ok(reply) => {
-                // The tunnel ends with the lane, which is dropped here.
-                if let Err(error) = outbox.open(channel, reply.lane) {
-                    debug!(parent: &span, %error, "the link ended before a client could attach");
-                    return Ok(());
-                }
-                outbox.ready(channel);
-                match reply.outcome {
-                    Ok(Some(tunnel)) => self.serve(port, tunnel, span),
-                    Ok(None) => {}
-                    Err(mismatch) => {
-                        self.log_mismatch(&span, &mismatch);
-                        outbox.close_after_drain(channel, &Notice::new(Code::Mismatch, ""));
-                    }
-                }
-            }
+            Ok(reply) => self.answer(port, outbox, channel, reply, span),
             Err(error) => {
                 self.log_failure(&span, &error);
                 outbox.control(&close(channel, &attach::closing_notice(&error)));
             }
         }
         Ok(())
+    }
+
+    /// Opens the channel of an attach request, which sends the reply, and serves the tunnel if it is
+    /// new.
+    fn answer(
+        &self,
+        port: &Arc<ServerPort>,
+        outbox: &Arc<Outbox>,
+        channel: u32,
+        reply: attach::Reply,
+        span: tracing::Span,
+    ) {
+        // The tunnel ends with the lane, which is dropped here.
+        if let Err(error) = outbox.open(channel, reply.lane) {
+            debug!(parent: &span, %error, "the link ended before a client could attach");
+            return;
+        }
+        outbox.ready(channel);
+        match reply.outcome {
+            Ok(Some(tunnel)) => self.serve(port, tunnel, span),
+            Ok(None) => {}
+            Err(mismatch) => {
+                self.log_mismatch(&span, &mismatch);
+                outbox.close_after_drain(channel, &Notice::new(Code::Mismatch, ""));
+            }
+        }
     }
 
     /// Whether the port accepts one more tunnel. Ends a detached one if that makes room.

@@ -7,7 +7,8 @@ use super::parameters::{PortParameters, ZSTD_CONTEXTS};
 use report_proto::frame::Code;
 use report_proto::{id::Id, mux::PeerGrant};
 
-/// The version of the tunnel protocol.
+/// The version of the tunnel protocol. It is separate from the version of the link protocol: the two
+/// ends of a tunnel compare it, and the master does not see it.
 pub const VERSION: u32 = 1;
 
 /// The client's offer.

@@ -39,6 +39,35 @@ fn number(value: &Value, path: &str) -> f64 {
 
 /// Asserts that every number is present and plausible.
 fn check(report: &Value) {
+    check_throughput(report);
+    for path in [
+        "/round_trip/idle",
+        "/round_trip/beside_up",
+        "/round_trip/beside_down",
+    ] {
+        assert!(
+            number(report, &format!("{path}/samples")) >= 1.0,
+            "{path} in {report}"
+        );
+    }
+    check_new_connections(report);
+    for path in [
+        "/round_trip/idle",
+        "/round_trip/beside_down",
+        "/new_connections/in_turn",
+        "/new_connections/at_once",
+    ] {
+        let (p50, p99) = (
+            number(report, &format!("{path}/p50_us")),
+            number(report, &format!("{path}/p99_us")),
+        );
+        assert!(0.0 < p50 && p50 <= p99, "{path} in {report}");
+    }
+    assert!(number(report, "/link_ms") > 0.0 && number(report, "/attach_ms") >= 0.0);
+    assert_eq!(report["complete"], true);
+}
+
+fn check_throughput(report: &Value) {
     for path in [
         "/throughput/up",
         "/throughput/down",
@@ -57,16 +86,9 @@ fn check(report: &Value) {
         assert_eq!(number(report, &format!("{path}/connections")), connections);
         assert!((0.0..=1.0).contains(&number(report, &format!("{path}/least_to_most"))));
     }
-    for path in [
-        "/round_trip/idle",
-        "/round_trip/beside_up",
-        "/round_trip/beside_down",
-    ] {
-        assert!(
-            number(report, &format!("{path}/samples")) >= 1.0,
-            "{path} in {report}"
-        );
-    }
+}
+
+fn check_new_connections(report: &Value) {
     for (path, at_once) in [
         ("/new_connections/in_turn", 1.0),
         ("/new_connections/at_once", 16.0),
@@ -78,20 +100,6 @@ fn check(report: &Value) {
         );
         assert!(number(report, &format!("{path}/per_second")) > 0.0);
     }
-    for path in [
-        "/round_trip/idle",
-        "/round_trip/beside_down",
-        "/new_connections/in_turn",
-        "/new_connections/at_once",
-    ] {
-        let (p50, p99) = (
-            number(report, &format!("{path}/p50_us")),
-            number(report, &format!("{path}/p99_us")),
-        );
-        assert!(0.0 < p50 && p50 <= p99, "{path} in {report}");
-    }
-    assert!(number(report, "/link_ms") > 0.0 && number(report, "/attach_ms") >= 0.0);
-    assert_eq!(report["complete"], true);
 }
 
 fn service() -> Service {

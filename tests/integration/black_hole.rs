@@ -1,28 +1,77 @@
 //! A path that silently drops large packets (an MTU black hole). Small messages are answered, every
 //! large one is lost.
 
-use std::{fs, net::SocketAddr, process::Command};
+use std::{fs, net::SocketAddr};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
     daemon::Daemon,
-    nginx, ports, programs,
+    nginx, ports,
     proxies::networks::{GATEWAY, INSIDE, Namespace, Networks},
     tunnel::{Front, Methods, Port, REPORT, Testbed},
 };
 
-fn role(
-    networks: &Networks,
-    namespace: Namespace,
-    testbed: &Testbed,
-    name: &str,
-    configuration: &Value,
-) -> Daemon {
-    let path = testbed.write(name, configuration);
-    let mut command: Command = programs::within(&networks.within(namespace), REPORT);
-    command.arg("--config").arg(path);
-    Daemon::start(name, testbed.folder(), &mut command)
+/// The content of the file that the web server has.
+const CONTENT: &str = "through the black hole";
+
+/// A client inside, whose master, server and web server are at the gateway.
+struct TunnelToGateway {
+    client: Daemon,
+    port: Port,
+    _at_gateway: [Daemon; 3],
+    testbed: Testbed,
+    networks: Networks,
+}
+
+impl TunnelToGateway {
+    /// Starts all programs and waits until the client is attached.
+    fn new() -> TunnelToGateway {
+        let networks = Networks::new();
+        let testbed = Testbed::new(Front::Direct);
+        fs::write(testbed.folder().join("file"), CONTENT).unwrap();
+        let [web, master] = [(); 2].map(|()| SocketAddr::from((GATEWAY, ports::free().port())));
+        let port = Port::new("web", web, Methods::DEFAULT);
+        let web_server = nginx::file_server_within(
+            &networks.within(Namespace::Gateway),
+            || networks.has_listener_at(Namespace::Gateway, web),
+            testbed.folder(),
+            web,
+            testbed.folder(),
+        );
+        let master_role = networks.master(Namespace::Gateway, &testbed, master);
+        let to_master = json!({"master": master.to_string()});
+        let server = networks.server(Namespace::Gateway, &testbed, &port, to_master.clone());
+        let client = networks.client(&testbed, "client", &port, to_master, &[]);
+        client.wait_for_line(&["attached to a server"]);
+        TunnelToGateway {
+            client,
+            port,
+            _at_gateway: [server, master_role, web_server],
+            testbed,
+            networks,
+        }
+    }
+
+    /// What the doctor says to do about large messages.
+    fn remedy_for_large_messages(&self) -> String {
+        let file = self.testbed.folder().join("client.json");
+        let file = file.display().to_string();
+        let doctor = self.networks.run(
+            Namespace::Inside,
+            &[REPORT, "doctor", "--json", "--config", &file],
+        );
+        let document = doctor.json();
+        let failed = document["steps"]
+            .as_array()
+            .expect("steps")
+            .iter()
+            .find(|step| step["name"] == "large_messages");
+        failed
+            .and_then(|step| step["remedy"].as_str())
+            .unwrap_or_else(|| panic!("{document}"))
+            .to_owned()
+    }
 }
 
 /// Drops all packets to the gateway that are larger than 1,300 bytes.
@@ -66,82 +115,18 @@ fn drop_large_packets(networks: &Networks) {
 
 #[test]
 fn an_mtu_black_hole_is_reported_and_gets_small_packets() {
-    let networks = Networks::new();
-    let testbed = Testbed::new(Front::Direct);
-    fs::write(testbed.folder().join("file"), "through the black hole").unwrap();
-    let [web, master] = [(); 2].map(|()| SocketAddr::from((GATEWAY, ports::free().port())));
-    let port = Port::new("web", web, Methods::DEFAULT);
-    let listens = |address| networks.has_listener_at(Namespace::Gateway, address);
-    let within = networks.within(Namespace::Gateway);
-    let _web = nginx::file_server_within(
-        &within,
-        || listens(web),
-        testbed.folder(),
-        web,
-        testbed.folder(),
-    );
-    let at_master = json!({"listen_at": master.to_string()});
-    let mut master_role = role(
-        &networks,
-        Namespace::Gateway,
-        &testbed,
-        "master",
-        &testbed.master_configuration(at_master),
-    );
-    master_role.wait_ready(|| listens(master));
-    let to_master = json!({"master": master.to_string()});
-    let server = testbed.server_configuration(std::slice::from_ref(&port), to_master.clone());
-    let _server = role(&networks, Namespace::Gateway, &testbed, "server", &server);
-    let client = testbed.client_configuration(std::slice::from_ref(&port), to_master);
-    let mut client = role(&networks, Namespace::Inside, &testbed, "client", &client);
-    client.wait_ready(|| networks.has_listener_at(Namespace::Inside, port.local));
-    client.wait_for_line(&["attached to a server"]);
-    drop_large_packets(&networks);
+    let tunnel = TunnelToGateway::new();
+    drop_large_packets(&tunnel.networks);
 
-    let file = testbed.folder().join("client.json");
-    let doctor = networks.run(
-        Namespace::Inside,
-        &[
-            REPORT,
-            "doctor",
-            "--json",
-            "--config",
-            &file.display().to_string(),
-        ],
-    );
-    let document: Value = serde_json::from_slice(&doctor.out)
-        .unwrap_or_else(|error| panic!("{error}: {}", doctor.text()));
-    let failed = document["steps"]
-        .as_array()
-        .expect("steps")
-        .iter()
-        .find(|step| step["name"] == "large_messages");
-    let remedy = failed
-        .and_then(|step| step["remedy"].as_str())
-        .unwrap_or_else(|| panic!("{document}"));
+    let remedy = tunnel.remedy_for_large_messages();
     assert!(remedy.contains("MTU") && remedy.contains("MSS"), "{remedy}");
 
-    let (url, header) = (
-        format!("http://{}/file", port.local),
-        format!("X-Large: {}", "x".repeat(4000)),
-    );
-    let fetch = [
-        "curl",
-        "--silent",
-        "--show-error",
-        "--fail",
-        "--noproxy",
-        "*",
-        "--max-time",
-        "90",
-        "--header",
-        &header,
-        &url,
-    ];
-    assert_eq!(
-        networks.run(Namespace::Inside, &fetch).succeeded().text(),
-        "through the black hole"
-    );
-    let line = client.wait_for_line(&["MTU black hole"]);
+    let url = format!("http://{}/file", tunnel.port.local);
+    let header = format!("X-Large: {}", "x".repeat(4000));
+    let fetched = tunnel
+        .networks
+        .fetch_inside("90", &["--header", &header, &url]);
+    assert_eq!(fetched.succeeded().text(), CONTENT);
+    let line = tunnel.client.wait_for_line(&["MTU black hole"]);
     assert!(line.contains("clamp the MSS"), "{line}");
 }

@@ -23,33 +23,8 @@ use crate::support::{
 /// `words`.
 #[track_caller]
 fn assert_diagnosis(testbed: &Testbed, fields: Value, (step, code): (&str, &str), words: &[&str]) {
-    let port = Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT);
-    let configuration = testbed.client_configuration(&[port], fields);
-    let client = testbed.role("lost", &configuration);
-    let reached = client.wait_for_line(&["the master: "]);
-    drop(client);
-    std::fs::remove_file(testbed.folder().join("lost.log")).expect("the log is there");
-    let line = reached.replace("\\\"", "\"");
-    let file = testbed.folder().join("lost.json");
-    let output = report(&[
-        "doctor",
-        "--json",
-        "--config",
-        file.to_str().expect("a path in UTF-8"),
-    ]);
-    let document: Value = serde_json::from_slice(&output.out)
-        .unwrap_or_else(|error| panic!("{error}: {} {}", output.text(), output.errors));
-    assert_eq!(
-        (output.code, &document["ok"]),
-        (Some(1), &json!(false)),
-        "{document}"
-    );
-    let failed = document["steps"]
-        .as_array()
-        .expect("steps")
-        .iter()
-        .find(|step| step["outcome"] == "failed")
-        .expect("a failed step");
+    let line = failure_of_client(testbed, fields);
+    let failed = failed_doctor_step(testbed);
     assert_eq!(
         (&failed["name"], &failed["code"]),
         (&json!(step), &json!(code)),
@@ -74,6 +49,43 @@ fn assert_diagnosis(testbed: &Testbed, fields: Value, (step, code): (&str, &str)
             "the doctor does not report {word}:\n{failed}"
         );
     }
+}
+
+/// Runs a client until it logs that it cannot reach the master. Returns that line without escapes.
+#[track_caller]
+fn failure_of_client(testbed: &Testbed, fields: Value) -> String {
+    let port = Port::new("SSH", "127.0.0.1:1", Methods::DEFAULT);
+    let configuration = testbed.client_configuration(&[port], fields);
+    let client = testbed.role("lost", &configuration);
+    let reached = client.wait_for_line(&["the master: "]);
+    drop(client);
+    std::fs::remove_file(testbed.folder().join("lost.log")).expect("the log is there");
+    reached.replace("\\\"", "\"")
+}
+
+/// The first failed step of the doctor for the configuration of the client.
+#[track_caller]
+fn failed_doctor_step(testbed: &Testbed) -> Value {
+    let file = testbed.folder().join("lost.json");
+    let output = report(&[
+        "doctor",
+        "--json",
+        "--config",
+        file.to_str().expect("a path in UTF-8"),
+    ]);
+    let document = output.json();
+    assert_eq!(
+        (output.code, &document["ok"]),
+        (Some(1), &json!(false)),
+        "{document}"
+    );
+    document["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .find(|step| step["outcome"] == "failed")
+        .expect("a failed step")
+        .clone()
 }
 
 fn read_head(mut stream: &TcpStream) -> String {
@@ -152,67 +164,72 @@ fn a_proxy_that_is_down_refuses_or_closes_is_reported_with_a_remedy() {
     );
 }
 
+/// An answer of another server, its code, and words of its diagnosis.
+type ForeignAnswer = (&'static str, &'static str, &'static [&'static str]);
+
+const FOREIGN_ANSWERS: [ForeignAnswer; 6] = [
+    (
+        "HTTP/1.1 302 Found\r\nLocation: http://login.hotel.example/?to=x\r\nContent-Length: 0\r\n\r\n",
+        "http_login_page",
+        &[
+            "302 Found",
+            "http://login.hotel.example/?to=x",
+            "a login page",
+            "open it in a browser",
+        ],
+    ),
+    (
+        "HTTP/1.1 200 OK\r\nServer: Apache\r\nContent-Type: text/html\r\nContent-Length: 45\r\n\r\n<html><body><h1>Welcome</h1></body></html>   ",
+        "http_page",
+        &[
+            "200 OK",
+            "\"Apache\"",
+            "\"Welcome\"",
+            "an HTML page",
+            "forwards Upgrade and Connection",
+        ],
+    ),
+    (
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive\r\nVia: 1.1 gate (squid/5.7)\r\n\r\n",
+        "http_handshake_altered",
+        &[
+            "no `Upgrade: websocket`",
+            "no `Connection: Upgrade`",
+            "no `Sec-WebSocket-Accept`",
+            "Squid changed the response",
+            "wss://",
+        ],
+    ),
+    (
+        "HTTP/1.1 502 Bad Gateway\r\nServer: nginx/1.22.1\r\nContent-Length: 0\r\n\r\n",
+        "http_master_unreachable",
+        &[
+            "502 Bad Gateway",
+            "nginx",
+            "the master behind it does not",
+            "check that the master is running",
+        ],
+    ),
+    (
+        "HTTP/1.1 403 Forbidden\r\nServer: cloudflare\r\nCF-RAY: 8a1-FRA\r\nContent-Length: 0\r\n\r\n",
+        "http_forbidden",
+        &["8a1-FRA", "Cloudflare refuses", "user_agent"],
+    ),
+    (
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "http_not_spoken",
+        &[
+            "does not speak HTTP/1.1",
+            "SSH-2.0-OpenSSH_9.2",
+            "check the host and port",
+        ],
+    ),
+];
+
 #[test]
 fn other_servers_in_place_of_the_master_are_reported_with_a_remedy() {
     let testbed = Testbed::new(Front::Direct);
-    for (answer, code, words) in [
-        (
-            "HTTP/1.1 302 Found\r\nLocation: http://login.hotel.example/?to=x\r\nContent-Length: 0\r\n\r\n",
-            "http_login_page",
-            &[
-                "302 Found",
-                "http://login.hotel.example/?to=x",
-                "a login page",
-                "open it in a browser",
-            ][..],
-        ),
-        (
-            "HTTP/1.1 200 OK\r\nServer: Apache\r\nContent-Type: text/html\r\nContent-Length: 45\r\n\r\n<html><body><h1>Welcome</h1></body></html>   ",
-            "http_page",
-            &[
-                "200 OK",
-                "\"Apache\"",
-                "\"Welcome\"",
-                "an HTML page",
-                "forwards Upgrade and Connection",
-            ],
-        ),
-        (
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: keep-alive\r\nVia: 1.1 gate (squid/5.7)\r\n\r\n",
-            "http_handshake_altered",
-            &[
-                "no `Upgrade: websocket`",
-                "no `Connection: Upgrade`",
-                "no `Sec-WebSocket-Accept`",
-                "Squid changed the response",
-                "wss://",
-            ],
-        ),
-        (
-            "HTTP/1.1 502 Bad Gateway\r\nServer: nginx/1.22.1\r\nContent-Length: 0\r\n\r\n",
-            "http_master_unreachable",
-            &[
-                "502 Bad Gateway",
-                "nginx",
-                "the master behind it does not",
-                "check that the master is running",
-            ],
-        ),
-        (
-            "HTTP/1.1 403 Forbidden\r\nServer: cloudflare\r\nCF-RAY: 8a1-FRA\r\nContent-Length: 0\r\n\r\n",
-            "http_forbidden",
-            &["8a1-FRA", "Cloudflare refuses", "user_agent"],
-        ),
-        (
-            "SSH-2.0-OpenSSH_9.2\r\n",
-            "http_not_spoken",
-            &[
-                "does not speak HTTP/1.1",
-                "SSH-2.0-OpenSSH_9.2",
-                "check the host and port",
-            ],
-        ),
-    ] {
+    for (answer, code, words) in FOREIGN_ANSWERS {
         assert_diagnosis(
             &testbed,
             at(&answering_service(answer)),
@@ -246,14 +263,9 @@ fn master_with_certificate(testbed: &Testbed, leaf: &Leaf) -> Daemon {
     testbed.master(json!({"tls": {"cert": leaf.cert, "key": leaf.key}}))
 }
 
-#[test]
-fn invalid_certificates_are_distinguished_and_their_owners_reported() {
-    let testbed = Testbed::new(Front::Tls);
-    let folder = |name: &str| {
-        let folder = testbed.folder().join(name);
-        std::fs::create_dir_all(&folder).expect("a folder");
-        folder
-    };
+/// Certificates of the testbed's authority that are not valid for the master: for another name,
+/// expired, and not yet valid.
+fn leaves_of_own_authority(testbed: &Testbed) -> [Leaf; 3] {
     let own = testbed.authority();
     let other_name = own.leaf_with("other", |params| {
         params.subject_alt_names = vec![rcgen::SanType::DnsName(
@@ -266,9 +278,27 @@ fn invalid_certificates_are_distinguished_and_their_owners_reported() {
     let early = own.leaf_with("early", |params| {
         params.not_before = rcgen::date_time_ymd(4000, 1, 1)
     });
+    [other_name, expired, early]
+}
+
+/// Certificates of other issuers: an unknown authority, a TLS inspector, and the certificate itself.
+fn leaves_of_other_issuers(testbed: &Testbed) -> [Leaf; 3] {
+    let folder = |name: &str| {
+        let folder = testbed.folder().join(name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        folder
+    };
     let unknown = Authority::named(&folder("unknown"), "Somebody Else CA").leaf("leaf");
     let inspected = Authority::named(&folder("inspected"), "Zscaler Root CA").leaf("leaf");
     let makeshift = certificates::self_signed(&folder("makeshift"), "leaf");
+    [unknown, inspected, makeshift]
+}
+
+#[test]
+fn invalid_certificates_are_distinguished_and_their_owners_reported() {
+    let testbed = Testbed::new(Front::Tls);
+    let [other_name, expired, early] = leaves_of_own_authority(&testbed);
+    let [unknown, inspected, makeshift] = leaves_of_other_issuers(&testbed);
     for (leaf, code, words) in [
         (
             other_name,

@@ -93,19 +93,20 @@ fn a_service_whose_first_address_is_silent_is_reached_at_the_second() {
     );
 }
 
+/// A DNS server that receives queries at an unused loopback address and never answers.
+fn silent_dns_server() -> (UdpSocket, Ipv4Addr) {
+    let address = Ipv4Addr::from_bits(0x7f42_0000 | fastrand::u32(1..0xffff));
+    let socket = UdpSocket::bind((address, 53)).unwrap();
+    socket.set_read_timeout(Some(wait::TIMEOUT)).unwrap();
+    (socket, address)
+}
+
 #[test]
 fn many_lookups_at_a_silent_dns_server_block_no_other_name() {
     /// More than the runtime has threads for blocking work.
     const SILENT: usize = 600;
     let tunnel = Tunnel::start(Front::Direct, Vec::new());
-    let dns = UdpSocket::bind((
-        Ipv4Addr::from_bits(0x7f42_0000 | fastrand::u32(1..0xffff)),
-        53,
-    ))
-    .unwrap();
-    let std::net::IpAddr::V4(resolver) = dns.local_addr().unwrap().ip() else {
-        unreachable!("it is an IPv4 address")
-    };
+    let (dns, resolver) = silent_dns_server();
     let echo = services::echo();
     let silent = Port::new("silent", "silent.test:7", Methods::DEFAULT);
     let here = Port::new(
@@ -130,7 +131,6 @@ fn many_lookups_at_a_silent_dns_server_block_no_other_name() {
     asking
         .iter()
         .for_each(|mut stream| stream.write_all(b"hello").unwrap());
-    dns.set_read_timeout(Some(wait::TIMEOUT)).unwrap();
     dns.recv(&mut [0; 512]).expect("the name is looked up");
     let threads = || {
         fs::read_dir(format!("/proc/{}/task", server.pid()))

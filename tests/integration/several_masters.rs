@@ -196,18 +196,7 @@ fn check_reuse_after_retry_delay(choice: &str) {
     wait::until_true("a connection works", || services::echoes(three.port.local));
     let before = attempts(&client, three.down).len();
     three.working.kill();
-    let (failed, rests_ms) = wait::until("the master that is down has a long retry delay", || {
-        let of_down = attempts(&client, three.down);
-        match of_down.get(before..)?.last()? {
-            (
-                at,
-                AttemptResult::Failed {
-                    rests_ms: rests_ms @ 400..,
-                },
-            ) => Some((*at, *rests_ms)),
-            _ => None,
-        }
-    });
+    let (failed, rests_ms) = wait_until_resting(&client, three.down, before);
     let _revived = three.testbed.another_master("revived", three.down);
     let (linked, took_ms) = wait_until_linked(&client, three.down);
     let last = attempts(&client, three.down)
@@ -227,21 +216,45 @@ fn check_reuse_after_retry_delay(choice: &str) {
         services::echoes(three.port.local)
     });
     for master in [three.down, three.working_address()] {
-        let attempts = attempts(&client, master);
-        for pair in attempts.windows(2) {
-            let [(failed, AttemptResult::Failed { rests_ms }), (over, result)] = *pair else {
-                continue;
-            };
-            let took_ms = if let AttemptResult::Linked { took_ms } = result {
-                took_ms
-            } else {
-                0
-            };
-            assert!(
-                between(failed, over) + 20 >= rests_ms + took_ms,
-                "{master} was dialled during its retry delay: {attempts:?}"
-            );
+        assert_retry_delays(&client, master);
+    }
+}
+
+/// Waits until the last attempt at this master, after the first `before` ones, has failed with a
+/// long retry delay. Returns when it failed, and the delay.
+#[track_caller]
+fn wait_until_resting(client: &Daemon, master: SocketAddr, before: usize) -> (u64, u64) {
+    wait::until("the master that is down has a long retry delay", || {
+        let of_down = attempts(client, master);
+        match of_down.get(before..)?.last()? {
+            (
+                at,
+                AttemptResult::Failed {
+                    rests_ms: rests_ms @ 400..,
+                },
+            ) => Some((*at, *rests_ms)),
+            _ => None,
         }
+    })
+}
+
+/// Asserts that no attempt at this master began during the retry delay of the one before it.
+#[track_caller]
+fn assert_retry_delays(client: &Daemon, master: SocketAddr) {
+    let attempts = attempts(client, master);
+    for pair in attempts.windows(2) {
+        let [(failed, AttemptResult::Failed { rests_ms }), (over, result)] = *pair else {
+            continue;
+        };
+        let took_ms = if let AttemptResult::Linked { took_ms } = result {
+            took_ms
+        } else {
+            0
+        };
+        assert!(
+            between(failed, over) + 20 >= rests_ms + took_ms,
+            "{master} was dialled during its retry delay: {attempts:?}"
+        );
     }
 }
 

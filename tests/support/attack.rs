@@ -151,7 +151,7 @@ impl RawTunnel {
     /// it receives no stream data.
     #[track_caller]
     pub(crate) fn attach(link: &mut HostileLink, channel: u32, keys: &PortKeys) -> RawTunnel {
-        let (answer, session) = handshake_on(link, channel, keys, None, None);
+        let (answer, session) = handshake_on(link, channel, keys);
         let AttachAnswer::Accept {
             tunnel: id,
             instance,
@@ -174,23 +174,35 @@ impl RawTunnel {
         }
     }
 
-    /// Attaches the same tunnel on another channel, to which it is handed over.
-    #[track_caller]
-    pub(crate) fn move_to(
+    /// Sends an attempt to attach the same tunnel on another channel, as a further lane.
+    pub(crate) fn request_lane(
         &self,
         link: &mut HostileLink,
         channel: u32,
         keys: &PortKeys,
-    ) -> RawTunnel {
+        attempt: u64,
+    ) -> Initiator {
         let resumption = ResumeRequest {
             tunnel: self.id,
-            attempt: 1,
-            moves: true,
+            attempt,
+            joins: true,
         };
-        let (answer, session) =
-            handshake_on(link, channel, keys, Some(self.instance), Some(resumption));
+        request_on(link, channel, keys, Some(self.instance), Some(resumption))
+    }
+
+    /// Attaches the same tunnel on another channel, as a further lane.
+    #[track_caller]
+    pub(crate) fn join(
+        &self,
+        link: &mut HostileLink,
+        channel: u32,
+        keys: &PortKeys,
+        attempt: u64,
+    ) -> RawTunnel {
+        let initiator = self.request_lane(link, channel, keys, attempt);
+        let (answer, session) = answer_on(link, channel, initiator);
         assert!(
-            matches!(answer, AttachAnswer::Resume { moves: true }),
+            matches!(answer, AttachAnswer::Resume { joins: true }),
             "{answer:?}"
         );
         let (sealer, opener) = session
@@ -241,9 +253,19 @@ fn handshake_on(
     link: &mut HostileLink,
     channel: u32,
     keys: &PortKeys,
+) -> (AttachAnswer, report_proto::crypto::SessionKeys) {
+    let initiator = request_on(link, channel, keys, None, None);
+    answer_on(link, channel, initiator)
+}
+
+/// Sends ATTACH.
+fn request_on(
+    link: &mut HostileLink,
+    channel: u32,
+    keys: &PortKeys,
     instance: Option<Id>,
     resume: Option<ResumeRequest>,
-) -> (AttachAnswer, report_proto::crypto::SessionKeys) {
+) -> Initiator {
     let tunnel::Methods { encrypt, compress } = tunnel::Methods::DEFAULT;
     let methods = Methods {
         encrypt: encrypt.to_owned(),
@@ -272,6 +294,16 @@ fn handshake_on(
         },
         message: message.into(),
     }]);
+    initiator
+}
+
+/// Waits for the server's answer to ATTACH.
+#[track_caller]
+fn answer_on(
+    link: &mut HostileLink,
+    channel: u32,
+    initiator: Initiator,
+) -> (AttachAnswer, report_proto::crypto::SessionKeys) {
     let (payload, session) = initiator
         .finish(&link.data_of(channel))
         .expect("an answer of a server with the port key");

@@ -7,6 +7,8 @@ use std::{
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
+use super::programs;
+
 /// Names and addresses for which a leaf is valid.
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
@@ -21,6 +23,19 @@ pub(crate) struct Authority {
 pub(crate) struct Leaf {
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+impl Leaf {
+    /// The SHA-256 of the certificate as openssl prints it, with colons.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut openssl = programs::command("openssl");
+        openssl
+            .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
+            .arg(&self.cert);
+        let text = programs::run(&mut openssl).succeeded().text();
+        let (_, fingerprint) = text.trim().split_once('=').expect("a fingerprint");
+        fingerprint.to_owned()
+    }
 }
 
 impl Authority {

@@ -7,6 +7,7 @@ use super::{
     certificates::Leaf,
     daemon::{Daemon, Signal},
     nginx, ports, programs,
+    shipped::ShippedFile,
 };
 
 /// A reverse proxy and its shipped file.
@@ -72,57 +73,25 @@ impl ReverseProxy {
         replacements: &[(&'static str, &'static str)],
     ) -> ReverseProxy {
         let (address, admin) = (ports::free(), ports::free());
-        if kind == ReverseProxyKind::Nginx {
-            let tuning = nginx::Tuning {
-                main: "worker_shutdown_timeout 1s;",
-                replacements: replacements.to_vec(),
-            };
-            let leaf = Some(config.leaf);
-            let shipped = nginx::Shipped {
-                file: kind.file(),
-                master: config.master,
-                leaf,
-                root: config.root,
-                tuning: &tuning,
-            };
-            let daemon = nginx::front(config.folder, address, &shipped);
-            return ReverseProxy {
-                kind,
-                address,
-                daemon,
-                file: String::new(),
-                admin,
-            };
-        }
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("nginx")
-            .join(kind.file());
-        let mut text =
-            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let mut replace = |shipped: &str, replacement: &str| {
-            assert!(
-                text.contains(shipped),
-                "{} does not contain {shipped}",
-                kind.file()
-            );
-            text = text.replace(shipped, replacement);
+        let (daemon, file) = if kind == ReverseProxyKind::Nginx {
+            (start_nginx(config, address, replacements), String::new())
+        } else {
+            let mut shipped = ShippedFile::read(kind.file());
+            shipped.replace("127.0.0.1:51324", &config.master.to_string());
+            for (text, replacement) in settings(kind, config, address, admin) {
+                shipped.replace(text, &replacement);
+            }
+            for (text, replacement) in replacements {
+                shipped.replace(text, replacement);
+            }
+            let file = config.folder.join(kind.file());
+            fs::write(&file, shipped.into_text()).expect("the configuration is written");
+            let file = file.display().to_string();
+            let mut command = command(kind, config.folder, &file);
+            let mut daemon = Daemon::start("front", config.folder, &mut command);
+            daemon.wait_ready(|| ports::has_listener_at(address));
+            (daemon, file)
         };
-        replace("127.0.0.1:51324", &config.master.to_string());
-        settings(kind, config, address, admin)
-            .iter()
-            .for_each(|(shipped, replacement)| replace(shipped, replacement));
-        replacements
-            .iter()
-            .for_each(|(shipped, replacement)| replace(shipped, replacement));
-        let file = config.folder.join(kind.file());
-        fs::write(&file, text).expect("the configuration is written");
-        let file = file.display().to_string();
-        let mut daemon = Daemon::start(
-            "front",
-            config.folder,
-            &mut command(kind, config.folder, &file),
-        );
-        daemon.wait_ready(|| ports::has_listener_at(address));
         ReverseProxy {
             kind,
             address,
@@ -158,6 +127,26 @@ impl ReverseProxy {
     }
 }
 
+/// Starts nginx with its shipped file for TLS. After a reload, old processes end within a second.
+fn start_nginx(
+    config: &ReverseProxyConfig<'_>,
+    address: SocketAddr,
+    replacements: &[(&'static str, &'static str)],
+) -> Daemon {
+    let tuning = nginx::Tuning {
+        main: "worker_shutdown_timeout 1s;",
+        replacements: replacements.to_vec(),
+    };
+    let shipped = nginx::Shipped {
+        file: ReverseProxyKind::Nginx.file(),
+        master: config.master,
+        leaf: Some(config.leaf),
+        root: config.root,
+        tuning: &tuning,
+    };
+    nginx::front(config.folder, address, &shipped)
+}
+
 /// The differences between a test's machine and an operator's, as pairs of a text in the shipped
 /// file and its replacement.
 fn settings(
@@ -166,62 +155,66 @@ fn settings(
     address: SocketAddr,
     admin: SocketAddr,
 ) -> Vec<(&'static str, String)> {
-    let ReverseProxyConfig {
-        site,
-        root,
-        leaf,
-        folder,
-        ..
-    } = config;
     match kind {
         ReverseProxyKind::Haproxy => {
-            let pem = folder.join("haproxy.pem");
-            let both = [&leaf.cert, &leaf.key]
+            let pem = config.folder.join("haproxy.pem");
+            let both = [&config.leaf.cert, &config.leaf.key]
                 .map(|file| fs::read_to_string(file).expect("the certificate's files"));
             fs::write(&pem, both.concat()).expect("both in one file");
-            vec![
-                ("bind :::443 v4v6", format!("bind {address}")),
+            let tls_and_site = [
                 ("/etc/ssl/report/haproxy.pem", pem.display().to_string()),
-                ("127.0.0.1:8080", site.to_string()),
-                ("hard-stop-after 10m", "hard-stop-after 1s".to_owned()),
-                ("maxconn 20000", "maxconn 200".to_owned()),
-            ]
+                ("127.0.0.1:8080", config.site.to_string()),
+            ];
+            [&haproxy_settings(address)[..], &tls_and_site].concat()
         }
-        ReverseProxyKind::HaproxyTcp => vec![
-            ("bind :::443 v4v6", format!("bind {address}")),
-            ("hard-stop-after 10m", "hard-stop-after 1s".to_owned()),
-            ("maxconn 20000", "maxconn 200".to_owned()),
-        ],
-        ReverseProxyKind::Caddy => vec![
-            (
-                "\tgrace_period 10s",
-                format!("\tgrace_period 1s\n\tauto_https disable_redirects\n\tadmin {admin}"),
-            ),
-            (
-                "tunnel.example.com {",
-                format!(
-                    "https://localhost:{} {{\n\tbind {}",
-                    address.port(),
-                    address.ip()
-                ),
-            ),
-            (
-                "/etc/ssl/report/fullchain.pem",
-                leaf.cert.display().to_string(),
-            ),
-            (
-                "/etc/ssl/report/privkey.pem",
-                leaf.key.display().to_string(),
-            ),
-            ("/var/www/html", root.display().to_string()),
-        ],
+        ReverseProxyKind::HaproxyTcp => haproxy_settings(address).to_vec(),
+        ReverseProxyKind::Caddy => caddy_settings(config, address, admin).to_vec(),
         ReverseProxyKind::NginxStream => vec![
             ("listen 443", format!("listen {address}")),
             ("        listen [::]:443;\n", String::new()),
-            ("stream {", format!("{}stream {{", nginx_around(folder))),
+            (
+                "stream {",
+                format!("{}stream {{", nginx_around(config.folder)),
+            ),
         ],
         ReverseProxyKind::Nginx => Vec::new(),
     }
+}
+
+/// The settings of both shipped files of HAProxy.
+fn haproxy_settings(address: SocketAddr) -> [(&'static str, String); 3] {
+    [
+        ("bind :::443 v4v6", format!("bind {address}")),
+        ("hard-stop-after 10m", "hard-stop-after 1s".to_owned()),
+        ("maxconn 20000", "maxconn 200".to_owned()),
+    ]
+}
+
+fn caddy_settings(
+    config: &ReverseProxyConfig<'_>,
+    address: SocketAddr,
+    admin: SocketAddr,
+) -> [(&'static str, String); 5] {
+    let (port, ip) = (address.port(), address.ip());
+    [
+        (
+            "\tgrace_period 10s",
+            format!("\tgrace_period 1s\n\tauto_https disable_redirects\n\tadmin {admin}"),
+        ),
+        (
+            "tunnel.example.com {",
+            format!("https://localhost:{port} {{\n\tbind {ip}"),
+        ),
+        (
+            "/etc/ssl/report/fullchain.pem",
+            config.leaf.cert.display().to_string(),
+        ),
+        (
+            "/etc/ssl/report/privkey.pem",
+            config.leaf.key.display().to_string(),
+        ),
+        ("/var/www/html", config.root.display().to_string()),
+    ]
 }
 
 /// The part of nginx.conf before the shipped file.

@@ -23,6 +23,7 @@ pub(crate) mod programs;
 pub(crate) mod proxies;
 pub(crate) mod proxy;
 pub(crate) mod services;
+pub(crate) mod shipped;
 pub(crate) mod sshd;
 pub(crate) mod tunnel;
 pub(crate) mod wait;

@@ -2,7 +2,7 @@
 
 use std::{fs, net::SocketAddr, path::Path};
 
-use super::{certificates::Leaf, daemon::Daemon, programs};
+use super::{certificates::Leaf, daemon::Daemon, programs, shipped::ShippedFile};
 
 /// Serves the files of a folder.
 pub(crate) fn file_server(folder: &Path, address: SocketAddr, root: &Path) -> Daemon {
@@ -68,37 +68,25 @@ pub(crate) struct Tuning {
 
 impl Shipped<'_> {
     fn site(&self, address: SocketAddr) -> String {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("nginx")
-            .join(self.file);
-        let mut site =
-            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let mut replace = |written: &str, replacement: &str| {
-            assert!(
-                site.contains(written),
-                "{} does not contain {written}",
-                self.file
-            );
-            site = site.replace(written, replacement);
-        };
-        replace("127.0.0.1:51324", &self.master.to_string());
-        replace("tunnel.example.com", "localhost");
-        replace("/var/www/html", &self.root.display().to_string());
-        self.tuning
-            .replacements
-            .iter()
-            .for_each(|(shipped, tuned)| replace(shipped, tuned));
+        let mut site = ShippedFile::read(self.file);
+        site.replace("127.0.0.1:51324", &self.master.to_string());
+        site.replace("tunnel.example.com", "localhost");
+        site.replace("/var/www/html", &self.root.display().to_string());
+        for (shipped, tuned) in &self.tuning.replacements {
+            site.replace(shipped, tuned);
+        }
         if let Some(leaf) = self.leaf {
-            replace(
+            site.replace(
                 "/etc/ssl/report/fullchain.pem",
                 &leaf.cert.display().to_string(),
             );
-            replace(
+            site.replace(
                 "/etc/ssl/report/privkey.pem",
                 &leaf.key.display().to_string(),
             );
         }
-        site.lines()
+        site.into_text()
+            .lines()
             .filter_map(|line| listen_at(line, address))
             .collect::<Vec<_>>()
             .join("\n")

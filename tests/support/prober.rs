@@ -87,39 +87,43 @@ fn by_method_and_path(path: &str) -> Vec<Probe> {
     probes
 }
 
+/// The fields of a correct opening handshake.
+const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// Errors in the opening handshake, as pairs of a text in it and its replacement.
+const HANDSHAKE_ERRORS: [(&str, &str); 17] = [
+    ("Connection: Upgrade\r\n", ""),
+    ("Connection: Upgrade", "Connection: close"),
+    ("Connection: Upgrade", "Connection: keep-alive"),
+    ("Upgrade: websocket\r\n", ""),
+    ("Upgrade: websocket", "Upgrade: h2c"),
+    ("Upgrade: websocket", "Upgrade: websockets"),
+    ("Upgrade: websocket", "Upgrade: TLS/1.0"),
+    ("Sec-WebSocket-Version: 13\r\n", ""),
+    ("Version: 13", "Version: 8"),
+    ("Version: 13", "Version: 0"),
+    ("Version: 13", "Version: thirteen"),
+    ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""),
+    ("dGhlIHNhbXBsZSBub25jZQ==", ""),
+    ("dGhlIHNhbXBsZSBub25jZQ==", "dGhl"),
+    ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ"),
+    ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j*Q=="),
+    (
+        "dGhlIHNhbXBsZSBub25jZQ==",
+        "dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ),
+];
+
 /// Opening handshakes with an error at the right path, and correct ones at wrong paths.
 fn upgrades(path: &str) -> Vec<Probe> {
-    let whole = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    let changes = [
-        ("Connection: Upgrade\r\n", ""),
-        ("Connection: Upgrade", "Connection: close"),
-        ("Connection: Upgrade", "Connection: keep-alive"),
-        ("Upgrade: websocket\r\n", ""),
-        ("Upgrade: websocket", "Upgrade: h2c"),
-        ("Upgrade: websocket", "Upgrade: websockets"),
-        ("Upgrade: websocket", "Upgrade: TLS/1.0"),
-        ("Sec-WebSocket-Version: 13\r\n", ""),
-        ("Version: 13", "Version: 8"),
-        ("Version: 13", "Version: 0"),
-        ("Version: 13", "Version: thirteen"),
-        ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", ""),
-        ("dGhlIHNhbXBsZSBub25jZQ==", ""),
-        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhl"),
-        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ"),
-        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25j*Q=="),
-        (
-            "dGhlIHNhbXBsZSBub25jZQ==",
-            "dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        ),
-    ];
-    let mut probes: Vec<Probe> = changes
+    let mut probes: Vec<Probe> = HANDSHAKE_ERRORS
         .iter()
-        .map(|(from, to)| request("GET", path, &whole.replacen(from, to, 1)))
+        .map(|(from, to)| request("GET", path, &HANDSHAKE.replacen(from, to, 1)))
         .collect();
     probes.extend(
         ["HEAD", "POST", "PUT", "OPTIONS", "CONNECT", "get"]
-            .map(|method| request(method, path, whole)),
+            .map(|method| request(method, path, HANDSHAKE)),
     );
     let elsewhere = [
         format!("{path}/"),
@@ -128,18 +132,18 @@ fn upgrades(path: &str) -> Vec<Probe> {
         "/none".to_owned(),
         path.to_uppercase(),
     ];
-    probes.extend(elsewhere.iter().map(|path| request("GET", path, whole)));
+    probes.extend(elsewhere.iter().map(|path| request("GET", path, HANDSHAKE)));
     probes.push(probe(
         "an upgrade of HTTP/1.0",
-        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{whole}\r\n"),
+        format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{HANDSHAKE}\r\n"),
     ));
     probes.push(probe(
         "an upgrade without Host",
-        format!("GET {path} HTTP/1.1\r\n{whole}\r\n"),
+        format!("GET {path} HTTP/1.1\r\n{HANDSHAKE}\r\n"),
     ));
     probes.push(probe(
         "an upgrade of HTTP/1.2",
-        format!("GET {path} HTTP/1.2\r\nHost: localhost\r\n{whole}\r\n"),
+        format!("GET {path} HTTP/1.2\r\nHost: localhost\r\n{HANDSHAKE}\r\n"),
     ));
     probes
 }
@@ -187,8 +191,9 @@ fn by_fields(path: &str) -> Vec<Probe> {
     probes
 }
 
-fn malformed(path: &str) -> Vec<Probe> {
-    let lines = [
+/// Requests that do not follow the grammar of HTTP/1.1, and greetings of other protocols.
+fn malformed_requests(path: &str) -> [String; 33] {
+    [
         format!("GET {path}"),
         format!("GET {path} HTTP/1.1"),
         format!("GET {path} HTTP/1.1\r\nHost"),
@@ -223,56 +228,62 @@ fn malformed(path: &str) -> Vec<Probe> {
         "GET".to_owned(),
         " ".to_owned(),
         String::new(),
-    ];
-    let mut probes: Vec<Probe> = lines
+    ]
+}
+
+/// Bytes of other protocols and of none.
+const OCTETS: [&[u8]; 6] = [
+    // A ClientHello of TLS.
+    b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03",
+    b"\x80\x2e\x01",
+    b"\0\0\0\0",
+    b"\xff\xfe",
+    &[0x05, 0x01, 0x00],
+    &[b'A'; 20_000],
+];
+
+fn malformed(path: &str) -> Vec<Probe> {
+    let requests = malformed_requests(path)
         .into_iter()
-        .map(|line| probe(format!("{line:?}"), line))
-        .collect();
-    let client_hello = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03";
-    let octets: [&[u8]; 6] = [
-        client_hello,
-        b"\x80\x2e\x01",
-        b"\0\0\0\0",
-        b"\xff\xfe",
-        &[0x05, 0x01, 0x00],
-        &[b'A'; 20_000],
-    ];
-    probes.extend(octets.map(|octets| {
+        .map(|line| probe(format!("{line:?}"), line));
+    let octets = OCTETS.into_iter().map(|octets| {
         probe(
             format!("{} bytes {:02x?}…", octets.len(), &octets[..2]),
             octets,
         )
-    }));
-    probes
+    });
+    requests.chain(octets).collect()
 }
+
+/// The fields of a body, and the body or the start of it.
+const BODIES: [(&str, &str); 13] = [
+    ("Content-Length: 3\r\n", "abc"),
+    ("Content-Length: 0\r\n", ""),
+    ("Content-Length: 300\r\n", "cut off"),
+    ("Content-Length: -1\r\n", ""),
+    ("Content-Length: +3\r\n", "abc"),
+    ("Content-Length: 3\r\nContent-Length: 3\r\n", "abc"),
+    ("Content-Length: 3\r\nContent-Length: 4\r\n", "abcd"),
+    ("Content-Length: 99999999999999999999\r\n", "abc"),
+    ("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n"),
+    ("Transfer-Encoding: chunked\r\n", "zz\r\n"),
+    ("Transfer-Encoding: gzip\r\n", "abc"),
+    (
+        "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+        "0\r\n\r\n",
+    ),
+    ("Transfer-Encoding: identity\r\n", "abc"),
+];
 
 /// Bodies, and several requests on one connection.
 fn connections(path: &str) -> Vec<Probe> {
-    let bodies = [
-        ("Content-Length: 3\r\n", "abc"),
-        ("Content-Length: 0\r\n", ""),
-        ("Content-Length: 300\r\n", "cut off"),
-        ("Content-Length: -1\r\n", ""),
-        ("Content-Length: +3\r\n", "abc"),
-        ("Content-Length: 3\r\nContent-Length: 3\r\n", "abc"),
-        ("Content-Length: 3\r\nContent-Length: 4\r\n", "abcd"),
-        ("Content-Length: 99999999999999999999\r\n", "abc"),
-        ("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\n\r\n"),
-        ("Transfer-Encoding: chunked\r\n", "zz\r\n"),
-        ("Transfer-Encoding: gzip\r\n", "abc"),
-        (
-            "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
-            "0\r\n\r\n",
-        ),
-        ("Transfer-Encoding: identity\r\n", "abc"),
-    ];
     let of_body = |(fields, body): (&str, &str)| {
         let mut probe = request("POST", path, fields);
         probe.bytes.extend(body.as_bytes());
         probe
     };
     let one = |path: &str, more: &str| request("GET", path, more).bytes;
-    let mut probes: Vec<Probe> = bodies.into_iter().map(of_body).collect();
+    let mut probes: Vec<Probe> = BODIES.into_iter().map(of_body).collect();
     probes.extend([
         probe(
             "two requests at once",

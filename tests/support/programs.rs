@@ -7,6 +7,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use serde_json::Value;
+
 /// Seconds after which a hanging program is killed. Some sessions are idle for minutes.
 const LIMIT_SECONDS: &str = "900";
 
@@ -22,6 +24,13 @@ impl ProgramOutput {
     /// The standard output as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.out).into_owned()
+    }
+
+    /// The standard output as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.out)
+            .unwrap_or_else(|error| panic!("{error}: {} {}", self.text(), self.errors))
     }
 
     /// Fails the test when the program failed.

@@ -4,8 +4,7 @@
 
 use aws_lc_rs::digest::{self, SHA256};
 
-/// The version of the protocol that this program implements.
-pub const VERSION: u8 = 1;
+pub use crate::constants::LINK_VERSION as VERSION;
 
 /// The length of the nonce in bytes. The rest of the challenge encodes the version.
 const NONCE_LENGTH: usize = 24;

@@ -14,10 +14,8 @@ pub use codec::{FrameError, data_channel, data_header, is_ping, is_pong};
 pub use hello::{Claims, Nonce, Role, Terms};
 pub use notice::{Code, MAX_REASON, Notice};
 
+pub use crate::constants::LINK_VERSION as VERSION;
 use crate::id::Id;
-
-/// The version of the link protocol that this code implements.
-pub const VERSION: u8 = 1;
 
 /// The largest message, in bytes (PROTOCOL 12).
 ///

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use crate::suspend::Moment;
+use crate::{link::LinkId, suspend::Moment};
 use report_proto::{frame::Code, id::Id};
-
-/// Counts the links of the process: a newer link has a larger number.
-pub(super) type LinkNumber = u64;
 
 /// Counts the attach requests of a port.
 pub(super) type RequestNumber = u64;
@@ -15,15 +12,15 @@ pub(super) type RequestNumber = u64;
 #[derive(Debug)]
 pub(super) enum PortEvent {
     /// A link of the first slot is being established. Requests on it travel in its first flight.
-    LinkBegins(LinkNumber),
+    LinkBegins(LinkId),
     /// A link of the first slot is established.
-    LinkUp(LinkNumber),
+    LinkUp(LinkId),
     /// A link of another slot is established.
-    FurtherLinkUp { slot: usize, link: LinkNumber },
+    FurtherLinkUp { slot: usize, link: LinkId },
     /// A link of another slot will be closed, and no link replaces it.
-    FurtherLinkRetiring(LinkNumber),
+    FurtherLinkRetiring(LinkId),
     /// A link has ended.
-    LinkEnded(LinkNumber),
+    LinkEnded(LinkId),
     /// The state of a tunnel. It may be the same as before.
     TunnelChanged { tunnel: Id, view: TunnelView },
     /// The server asks to move the tunnel to another channel.
@@ -49,7 +46,7 @@ pub(super) enum PortAction {
     /// [`PortEvent::AttachDone`].
     Attach {
         request: RequestNumber,
-        link: LinkNumber,
+        link: LinkId,
         purpose: AttachPurpose,
         /// The servers that a new tunnel avoids.
         avoid: Vec<Id>,
@@ -59,7 +56,7 @@ pub(super) enum PortAction {
     /// Report the changes of the new tunnel from now on.
     Adopt { tunnel: Id },
     /// Leave the lanes of the tunnel on this link.
-    LeaveLink { tunnel: Id, link: LinkNumber },
+    LeaveLink { tunnel: Id, link: LinkId },
     /// End the tunnel.
     EndTunnel { tunnel: Id, reason: EndTunnelReason },
     /// Drop the tunnel, which has ended.
@@ -105,7 +102,7 @@ pub(super) enum TunnelPhase {
     /// The first attachment has not proven itself yet.
     Unconfirmed,
     /// Attachments carry the tunnel, one of them on this link of the first slot.
-    Attached { link: Option<LinkNumber> },
+    Attached { link: Option<LinkId> },
     /// The tunnel waits for its next attachment.
     Lost { since: Moment, code: Code },
     /// The tunnel has ended.

@@ -18,14 +18,14 @@ use self::attach::OpenRequest;
 pub(super) use self::attach::{AttachReply, StartedRequest};
 use super::{
     event::{
-        AttachResult, EndTunnelReason, LinkNumber, NewTunnel, PortAction, PortEvent, RequestNumber,
+        AttachResult, EndTunnelReason, NewTunnel, PortAction, PortEvent, RequestNumber,
         TunnelPhase, TunnelView,
     },
     machine::PortMachine,
     port_link::PortLink,
 };
 use crate::{
-    link::Outbox,
+    link::{LinkId, Outbox},
     suspend::Moment,
     tunnel::{
         PortParameters, ResetCode, Tunnel, TunnelStatus,
@@ -113,17 +113,17 @@ impl PortExecutor {
             return Vec::new();
         }
         self.first_flight = Some(Vec::new());
-        self.run(PortEvent::LinkBegins(link.number));
+        self.run(PortEvent::LinkBegins(link.id()));
         self.first_flight.take().unwrap_or_default()
     }
 
     /// Handles a link that is established.
     pub(super) fn link_up(&mut self, outbox: &Arc<Outbox>) {
         if let Some(link) = self.link_of(outbox) {
-            let (slot, number) = (link.slot, link.number);
+            let (slot, id) = (link.slot, link.id());
             self.handle(match slot {
-                0 => PortEvent::LinkUp(number),
-                slot => PortEvent::FurtherLinkUp { slot, link: number },
+                0 => PortEvent::LinkUp(id),
+                slot => PortEvent::FurtherLinkUp { slot, link: id },
             });
         }
     }
@@ -131,10 +131,10 @@ impl PortExecutor {
     /// Handles a link that will be closed.
     pub(super) fn link_retiring(&mut self, outbox: &Arc<Outbox>) {
         if let Some(link) = self.link_of(outbox) {
-            let (slot, number) = (link.slot, link.number);
+            let (slot, id) = (link.slot, link.id());
             link.is_retiring.store(true, Ordering::Relaxed);
             if slot != 0 {
-                self.handle(PortEvent::FurtherLinkRetiring(number));
+                self.handle(PortEvent::FurtherLinkRetiring(id));
             }
         }
     }
@@ -173,15 +173,15 @@ impl PortExecutor {
 
     /// Reports the state of the links and tunnels to the machine.
     pub(super) fn observe(&mut self) {
-        let ended: Vec<LinkNumber> = self
+        let ended: Vec<LinkId> = self
             .links
             .iter()
             .filter(|link| link.has_ended())
-            .map(|link| link.number)
+            .map(PortLink::id)
             .collect();
-        for number in ended {
-            self.links.retain(|link| link.number != number);
-            self.run(PortEvent::LinkEnded(number));
+        for id in ended {
+            self.links.retain(|link| link.id() != id);
+            self.run(PortEvent::LinkEnded(id));
         }
         let tunnels: Vec<Tunnel> = self.tunnels().collect();
         for tunnel in tunnels {
@@ -259,9 +259,9 @@ impl PortExecutor {
             .filter(carries)
             .partition(|link| link.slot == 0);
         // The newest one counts.
-        let link = first.last().map(|link| link.number);
+        let link = first.last().map(|link| link.id());
         let is_newest = |link: &&PortLink| {
-            let newer = |other: &PortLink| other.slot == link.slot && other.number > link.number;
+            let newer = |other: &PortLink| other.slot == link.slot && other.id() > link.id();
             link.is_usable() && !self.links.iter().any(newer)
         };
         let further_lanes = further
@@ -321,7 +321,7 @@ impl PortExecutor {
             }
             PortAction::Adopt { tunnel } => self.adopt(tunnel),
             PortAction::LeaveLink { tunnel, link } => {
-                let link = self.links.iter().find(|known| known.number == link);
+                let link = self.links.iter().find(|known| known.id() == link);
                 if let (Some(entry), Some(link)) = (self.find(tunnel), link) {
                     entry.tunnel.leave_link(link.outbox.id());
                 }

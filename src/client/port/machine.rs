@@ -42,12 +42,12 @@ use self::{
 };
 use super::{
     event::{
-        AttachPurpose, EndTunnelReason, LinkNumber, NewTunnel, PortAction, PortEvent,
-        RequestNumber, TunnelPhase, TunnelView,
+        AttachPurpose, EndTunnelReason, NewTunnel, PortAction, PortEvent, RequestNumber,
+        TunnelPhase, TunnelView,
     },
     refused_servers::RefusedServers,
 };
-use crate::suspend::Moment;
+use crate::{link::LinkId, suspend::Moment};
 use report_proto::{frame::Code, id::Id};
 
 /// After this time without an attachment the port also requests a new tunnel (PROTOCOL 12,
@@ -84,7 +84,7 @@ pub(super) struct PortMachine {
 
 #[derive(Debug)]
 struct LinkEntry {
-    number: LinkNumber,
+    id: LinkId,
     /// Only a link that is up may carry requests after its first flight.
     is_up: bool,
 }
@@ -157,9 +157,9 @@ impl PortMachine {
             .min()
     }
 
-    fn on_new_link(&mut self, link: LinkNumber, now: Instant) {
+    fn on_new_link(&mut self, link: LinkId, now: Instant) {
         self.links.push(LinkEntry {
-            number: link,
+            id: link,
             is_up: false,
         });
         if self.is_ending {
@@ -182,9 +182,9 @@ impl PortMachine {
         self.check_patience_after(RESUME_PATIENCE, now);
     }
 
-    fn on_link_up(&mut self, link: LinkNumber, now: Instant) {
+    fn on_link_up(&mut self, link: LinkId, now: Instant) {
         for entry in &mut self.links {
-            entry.is_up |= entry.number == link;
+            entry.is_up |= entry.id == link;
         }
         let all: Vec<Id> = self.tunnels.iter().map(|entry| entry.id).collect();
         for tunnel in all {
@@ -193,8 +193,8 @@ impl PortMachine {
         self.ensure_tunnel(now);
     }
 
-    fn on_link_ended(&mut self, link: LinkNumber, now: Instant) {
-        self.links.retain(|entry| entry.number != link);
+    fn on_link_ended(&mut self, link: LinkId, now: Instant) {
+        self.links.retain(|entry| entry.id != link);
         self.on_further_link_gone(link, false);
         self.pending_new.take_if(|pending| pending.link == link);
         // An older link may still be up, if this one did not join.
@@ -403,12 +403,12 @@ impl PortMachine {
     }
 
     /// Returns the newest link that is up.
-    fn newest_link(&self) -> Option<LinkNumber> {
+    fn newest_link(&self) -> Option<LinkId> {
         self.links
             .iter()
             .rev()
             .find(|entry| entry.is_up)
-            .map(|entry| entry.number)
+            .map(|entry| entry.id)
     }
 }
 

@@ -7,15 +7,16 @@ use std::sync::{
 
 use tracing::{error, info};
 
-use super::event::LinkNumber;
-use crate::{link::Outbox, supervisor::MoveRequests};
+use crate::{
+    link::{LinkId, Outbox},
+    supervisor::MoveRequests,
+};
 use report_proto::frame::CHANNEL_RENEWAL_THRESHOLD;
 
 /// A link of the client, as its ports use it.
 #[derive(Clone)]
 pub(in crate::client) struct PortLink {
     pub(super) outbox: Arc<Outbox>,
-    pub(super) number: LinkNumber,
     /// The slot of the link; 0 is the first.
     pub(super) slot: usize,
     /// Whether the lanes of this link are to be left.
@@ -33,16 +34,18 @@ impl PortLink {
         slot: usize,
         move_requests: &MoveRequests,
     ) -> Self {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let number = LAST.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         PortLink {
             outbox: Arc::clone(outbox),
-            number,
             slot,
             is_retiring: Arc::default(),
             channels: Arc::default(),
             move_requests: move_requests.clone(),
         }
+    }
+
+    /// Returns the number of the link.
+    pub(super) fn id(&self) -> LinkId {
+        self.outbox.id()
     }
 
     /// Returns whether the link has ended.

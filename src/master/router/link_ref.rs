@@ -2,7 +2,10 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,6 +41,8 @@ pub(in crate::master) struct LinkRef {
     pub(in crate::master) sent_bytes: AtomicU64,
     /// The memory account of the link.
     pub(super) account: Arc<LinkAccount>,
+    /// Whether the link has proven a key. The account may count an evicted link as proven, too.
+    has_proven: AtomicBool,
     /// The link's slot among the master's connections.
     slot: OnceLock<LinkSlot>,
     /// The allowance of failed handshakes.
@@ -59,6 +64,7 @@ impl LinkRef {
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             account,
+            has_proven: AtomicBool::new(is_proven),
             slot: OnceLock::new(),
             failures: Mutex::new(TokenBucket::full(now())),
         })
@@ -71,7 +77,7 @@ impl LinkRef {
 
     /// Whether the link has proven a key: the master key, or a port key through a tunnel.
     pub(in crate::master) fn is_proven(&self) -> bool {
-        self.account.is_proven()
+        self.has_proven.load(Relaxed)
     }
 
     /// Stores the link's connection slot.
@@ -82,6 +88,7 @@ impl LinkRef {
     /// Records that a server has answered this link.
     pub(super) fn mark_attached(&self) {
         self.account.mark_proven();
+        self.has_proven.store(true, Relaxed);
         self.slot.get().inspect(|slot| slot.mark_attached());
     }
 

@@ -1,51 +1,27 @@
 //! Dial errors: the layer that failed, the evidence, the likely cause and the remedy.
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
-use super::{HeaderError, MasterAddress, tls_problem::TlsProblem, trace::DialStep};
+use super::{
+    request::{HeadersFileError, HeadersFileProblem},
+    step::{DialPeer, DialStep},
+    tls_problem::TlsProblem,
+};
 use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
     net::{
-        connect::{ConnectFault, list_attempts},
+        address::MasterAddress,
+        connect_error::{ConnectFault, list_attempts},
         proxy::{ProxyAddress, ProxyError, environment::EnvironmentError},
         resolve::NameError,
         tls::TlsError,
         upgrade::UpgradeError,
     },
-    text::NotText,
 };
-
-/// The host that a layer talks to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DialPeer {
-    /// The master, or a gateway in front of it.
-    Master,
-    /// The proxy on this side.
-    Proxy,
-}
-
-impl DialPeer {
-    /// Returns the configuration field that holds the peer's address.
-    pub(super) fn field(self) -> &'static str {
-        match self {
-            DialPeer::Master => "master",
-            DialPeer::Proxy => "proxy",
-        }
-    }
-
-    /// Returns the prefix of a layer's name in messages.
-    fn prefix(self) -> &'static str {
-        match self {
-            DialPeer::Master => "",
-            DialPeer::Proxy => "proxy's ",
-        }
-    }
-}
 
 /// Why a dial failed. Prints as one line: the layer, the evidence, the likely cause and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -114,18 +90,10 @@ pub enum DialError {
     },
 }
 
-/// Why the headers file cannot be used. The text follows the name of the file.
-#[derive(Debug, thiserror::Error)]
-pub enum HeadersFileProblem {
-    /// The file cannot be read.
-    #[error("cannot be read: {0}")]
-    Unreadable(io::Error),
-    /// The file has another text encoding.
-    #[error("{0}")]
-    Encoding(NotText),
-    /// A line, counted from 1, is not a header.
-    #[error("line {0} {1}")]
-    Line(usize, HeaderError),
+impl From<HeadersFileError> for DialError {
+    fn from(HeadersFileError { path, problem }: HeadersFileError) -> Self {
+        DialError::HeadersFile { path, problem }
+    }
 }
 
 impl DialError {
@@ -287,6 +255,8 @@ fn deadline_diagnosis(step: DialStep, peer_address: &str, after: Duration) -> Di
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
     use crate::net::file_limit::OutOfFiles;
 

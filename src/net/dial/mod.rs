@@ -10,9 +10,10 @@ mod error;
 mod first_bytes;
 mod proxy_choice;
 mod request;
+mod step;
 mod tcp_connector;
 mod through_proxy;
-mod tls_diagnosis;
+mod tls_failure;
 mod tls_problem;
 mod trace;
 
@@ -31,15 +32,16 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub use self::{
-    error::{DialError, DialPeer, HeadersFileProblem},
+    error::DialError,
     proxy_choice::{ChosenProxy, ProxyChoice, ProxyOrigin},
-    request::{HeaderError, RequestParameters, parse_header},
+    request::{HeaderError, HeadersFileProblem, RequestParameters, parse_header},
+    step::{DialPeer, DialStep},
     tcp_connector::Bind,
     tls_problem::{ConnectionEnd, HandshakeFault, TlsProblem},
-    trace::{DialEvent, DialStep, DialTrace},
+    trace::{DialEvent, DialTrace},
 };
 use self::{
-    first_bytes::CapturingStream, tcp_connector::TcpConnector, tls_problem::tls_problem,
+    first_bytes::CapturingStream, tcp_connector::TcpConnector, tls_failure::tls_problem,
     trace::DialProgress,
 };
 pub use super::{
@@ -232,6 +234,28 @@ impl Dialer {
         Dialer {
             address: self.address.at(path),
             ..self.clone()
+        }
+    }
+
+    /// Returns the proxy that the next dial uses.
+    ///
+    /// # Errors
+    /// If the environment names an unusable proxy.
+    pub fn chosen_proxy(&self) -> Result<Option<ChosenProxy>, DialError> {
+        let (host, port) = self.destination();
+        let choice = &self.parameters.proxy;
+        Ok(choice.choose(self.address.is_secure(), host, port)?)
+    }
+
+    /// Returns the first host of a dial: the proxy, or the master.
+    #[must_use]
+    pub fn first_hop<'h>(&'h self, proxy: Option<&'h ChosenProxy>) -> (DialPeer, &'h str, u16) {
+        match proxy {
+            Some(ChosenProxy { address, .. }) => (DialPeer::Proxy, &address.host, address.port),
+            None => {
+                let (host, port) = self.destination();
+                (DialPeer::Master, host, port)
+            }
         }
     }
 

@@ -2,8 +2,10 @@
 
 use tracing::debug;
 
-use super::{DialError, DialPeer, Dialer};
-use crate::net::proxy::{ProxyAddress, environment};
+use crate::net::proxy::{
+    ProxyAddress,
+    environment::{self, EnvironmentError},
+};
 
 /// The proxy that a dial uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,13 +39,18 @@ pub enum ProxyOrigin {
     Environment(&'static str),
 }
 
-impl Dialer {
-    /// Returns the proxy that the next dial uses.
+impl ProxyChoice {
+    /// Returns the proxy for a master at this host and port.
     ///
     /// # Errors
     /// If the environment names an unusable proxy.
-    pub fn chosen_proxy(&self) -> Result<Option<ChosenProxy>, DialError> {
-        match &self.parameters.proxy {
+    pub(super) fn choose(
+        &self,
+        is_secure: bool,
+        host: &str,
+        port: u16,
+    ) -> Result<Option<ChosenProxy>, EnvironmentError> {
+        match self {
             ProxyChoice::Direct => Ok(None),
             ProxyChoice::Fixed(proxy) => Ok(Some(ChosenProxy {
                 address: ProxyAddress::clone(proxy),
@@ -51,9 +58,7 @@ impl Dialer {
             })),
             ProxyChoice::Environment => {
                 let variable = |name: &str| std::env::var(name).ok();
-                let (host, port) = self.destination();
-                let found =
-                    environment::proxy_for(&variable, self.address.is_secure(), host, port)?;
+                let found = environment::proxy_for(&variable, is_secure, host, port)?;
                 Ok(found.map(|(address, name)| {
                     debug!(proxy = %address, variable = %name, "proxy from the environment");
                     ChosenProxy {
@@ -61,18 +66,6 @@ impl Dialer {
                         named_by: ProxyOrigin::Environment(name),
                     }
                 }))
-            }
-        }
-    }
-
-    /// Returns the first host of a dial: the proxy, or the master.
-    #[must_use]
-    pub fn first_hop<'h>(&'h self, proxy: Option<&'h ChosenProxy>) -> (DialPeer, &'h str, u16) {
-        match proxy {
-            Some(ChosenProxy { address, .. }) => (DialPeer::Proxy, &address.host, address.port),
-            None => {
-                let (host, port) = self.destination();
-                (DialPeer::Master, host, port)
             }
         }
     }

@@ -1,11 +1,11 @@
 //! The configurable headers of the upgrade request, beyond those that RFC 6455 requires. Gateways
 //! in front of the master may ask for them.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::error::{DialError, HeadersFileProblem};
+use crate::text::{self, NotText, SHORT_FILE_MAX};
 
 /// The configurable parts of the upgrade request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +37,27 @@ pub enum HeaderError {
         "sets \"{0}\", which the upgrade itself sets: remove it (use the field `host` for `Host`)"
     )]
     Reserved(HeaderName),
+}
+
+/// Why the headers file cannot be used. The text follows the name of the file.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadersFileProblem {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(io::Error),
+    /// The file has another text encoding.
+    #[error("{0}")]
+    Encoding(NotText),
+    /// A line, counted from 1, is not a header.
+    #[error("line {0} {1}")]
+    Line(usize, HeaderError),
+}
+
+/// The headers file cannot be used.
+#[derive(Debug)]
+pub(super) struct HeadersFileError {
+    pub(super) path: PathBuf,
+    pub(super) problem: HeadersFileProblem,
 }
 
 /// Parses one header.
@@ -83,20 +104,19 @@ fn parse_headers(text: &str) -> Result<HeaderMap, (usize, HeaderError)> {
 
 impl RequestParameters {
     /// Returns all headers, including the current contents of the file.
-    pub(super) async fn all_headers(&self) -> Result<HeaderMap, DialError> {
+    pub(super) async fn all_headers(&self) -> Result<HeaderMap, HeadersFileError> {
         let mut headers = self.headers.clone();
         if let Some(path) = &self.headers_file {
-            let failed = |problem| DialError::HeadersFile {
+            let failed = |problem| HeadersFileError {
                 path: path.clone(),
                 problem,
             };
             let file = path.clone();
-            let reading = tokio::task::spawn_blocking(move || {
-                crate::text::read_file(&file, crate::text::SHORT_FILE_MAX)
-            });
+            let reading =
+                tokio::task::spawn_blocking(move || text::read_file(&file, SHORT_FILE_MAX));
             let read = reading.await.unwrap_or_else(|error| Err(error.into()));
             let bytes = read.map_err(|error| failed(HeadersFileProblem::Unreadable(error)))?;
-            let text = crate::text::decode(&bytes)
+            let text = text::decode(&bytes)
                 .map_err(|error| failed(HeadersFileProblem::Encoding(error)))?;
             let more = parse_headers(&text)
                 .map_err(|(line, error)| failed(HeadersFileProblem::Line(line, error)))?;

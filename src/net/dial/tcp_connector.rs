@@ -14,8 +14,9 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
-    error::{DialError, DialPeer},
-    trace::{DialEvent, DialProgress, DialStep},
+    error::DialError,
+    step::{DialPeer, DialStep},
+    trace::{DialEvent, DialProgress},
 };
 use crate::net::{
     connect::{ConnectFault, alternate, race},

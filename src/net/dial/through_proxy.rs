@@ -9,7 +9,7 @@ use super::{
     DialError, DialEvent, DialPeer, DialStep, Dialer, handshake, server_name, trace::DialProgress,
 };
 use crate::net::{
-    address::with_port,
+    authority::with_port,
     proxy::{self, AuthScheme, ProxyAddress, ProxyConnector, ProxyError, ProxyKind, ProxyTarget},
     tls::{self, TlsError},
     websocket::ByteStream,

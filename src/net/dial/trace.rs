@@ -1,7 +1,6 @@
 //! The progress of a dial: events for an observer, and the step that a timed-out attempt waited for.
 
 use std::{
-    fmt,
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -10,35 +9,8 @@ use http::{HeaderMap, StatusCode};
 use rustls::{CipherSuite, ProtocolVersion, pki_types::CertificateDer};
 use tokio::net::TcpStream;
 
-use super::error::DialPeer;
+use super::step::{DialPeer, DialStep};
 use crate::{net::proxy::AuthScheme, tcp_table::TcpConnection};
-
-/// A step of a dial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DialStep {
-    /// Name resolution.
-    Name,
-    /// The TCP connection.
-    Tcp,
-    /// The request to a proxy.
-    Proxy,
-    /// The TLS handshake.
-    Tls,
-    /// The HTTP upgrade.
-    Http,
-}
-
-impl fmt::Display for DialStep {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            DialStep::Name => "name",
-            DialStep::Tcp => "TCP",
-            DialStep::Tls => "TLS",
-            DialStep::Proxy => "proxy",
-            DialStep::Http => "HTTP",
-        })
-    }
-}
 
 /// An event of a dial. Holds no secret.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,7 @@ use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use crate::net::address::with_port;
+use crate::{net::authority::with_port, text::has_scheme_characters};
 
 /// The protocol of a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,6 +46,19 @@ impl ProxyKind {
             ProxyKind::Socks5 | ProxyKind::Socks5h => 1080,
         }
     }
+
+    fn from_scheme(scheme: &str) -> Result<Self, ProxyAddressError> {
+        let kind = ProxyKind::ALL
+            .into_iter()
+            .find(|kind| kind.scheme().eq_ignore_ascii_case(scheme));
+        kind.ok_or_else(|| {
+            if has_scheme_characters(scheme) {
+                ProxyAddressError::Scheme(scheme.to_owned())
+            } else {
+                ProxyAddressError::Syntax("its scheme is invalid".to_owned())
+            }
+        })
+    }
 }
 
 /// The credentials for a proxy. `Debug` omits the password, and dropping the value clears its
@@ -62,6 +75,23 @@ impl ProxyUser {
     #[must_use]
     pub fn password(&self) -> &str {
         &self.password
+    }
+
+    /// Decodes the user and the password of a URL. Returns `None` if it has neither.
+    fn from_url(url: &Url) -> Result<Option<Self>, ProxyAddressError> {
+        if url.username().is_empty() && url.password().is_none() {
+            return Ok(None);
+        }
+        let decoded = |text: &str| {
+            percent_decode_str(text)
+                .decode_utf8()
+                .map(|text| text.into_owned())
+                .map_err(|_| ProxyAddressError::NotUtf8)
+        };
+        Ok(Some(ProxyUser {
+            name: decoded(url.username())?,
+            password: Zeroizing::new(decoded(url.password().unwrap_or_default())?),
+        }))
     }
 }
 
@@ -121,29 +151,8 @@ impl FromStr for ProxyAddress {
             return Err(ProxyAddressError::Empty);
         }
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
-        let kind = ProxyKind::ALL
-            .into_iter()
-            .find(|kind| kind.scheme().eq_ignore_ascii_case(scheme));
-        let kind = kind.ok_or_else(|| {
-            // After a colon, this may be part of a password that was not escaped.
-            let is_scheme = scheme
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-            if is_scheme {
-                ProxyAddressError::Scheme(scheme.to_owned())
-            } else {
-                ProxyAddressError::Syntax("its scheme is invalid".to_owned())
-            }
-        })?;
-        // Parse as http, for which the URL standard defines the host's syntax. The parser then
-        // omits port 80, but keeps every other port.
-        let with_port = |text: &str| {
-            Url::parse(text).map_err(|error| ProxyAddressError::Syntax(error.to_string()))
-        };
-        let url = with_port(&format!("http://{rest}"))?;
-        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-            return Err(ProxyAddressError::Path);
-        }
+        let kind = ProxyKind::from_scheme(scheme)?;
+        let url = parse_url(rest)?;
         let host = match url.host() {
             Some(Host::Ipv6(address)) => address.to_string(),
             Some(host) => host.to_string(),
@@ -153,29 +162,25 @@ impl FromStr for ProxyAddress {
             .port()
             .or_else(|| written_port(rest))
             .unwrap_or_else(|| kind.default_port());
-        let decoded = |text: &str| {
-            percent_decode_str(text)
-                .decode_utf8()
-                .map(|text| text.into_owned())
-        };
-        let user = if url.username().is_empty() && url.password().is_none() {
-            None
-        } else {
-            let name = decoded(url.username()).map_err(|_| ProxyAddressError::NotUtf8)?;
-            let password = decoded(url.password().unwrap_or_default())
-                .map_err(|_| ProxyAddressError::NotUtf8)?;
-            Some(ProxyUser {
-                name,
-                password: Zeroizing::new(password),
-            })
-        };
         Ok(ProxyAddress {
             kind,
             host,
             port,
-            user,
+            user: ProxyUser::from_url(&url)?,
         })
     }
+}
+
+/// Parses the text after `://` as a URL without a path.
+fn parse_url(rest: &str) -> Result<Url, ProxyAddressError> {
+    // Parse as http, for which the URL standard defines the host's syntax. The parser then omits
+    // port 80, but keeps every other port.
+    let url = Url::parse(&format!("http://{rest}"))
+        .map_err(|error| ProxyAddressError::Syntax(error.to_string()))?;
+    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+        return Err(ProxyAddressError::Path);
+    }
+    Ok(url)
 }
 
 /// Returns port 80 if it was written: the URL standard drops it after `http`.

@@ -6,76 +6,21 @@
 //!  Each is tried at most once. The first two take several rounds on one connection.
 //! ```
 
-use std::fmt;
-
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderValue, header};
-use http_auth::{DigestClient, PasswordParams, parse_challenges};
+use http::{HeaderMap, HeaderValue};
+use http_auth::{DigestClient, PasswordParams};
 
 use super::{
     address::ProxyUser,
+    auth_scheme::AuthScheme,
     authentication_error::{AuthenticationError, SchemeProblem},
+    offered_schemes::OfferedSchemes,
     token_error::TokenError,
     tokens::TokenExchange,
 };
 
 /// The method of the requests to authenticate.
 const METHOD: &str = "CONNECT";
-
-/// An authentication scheme (RFC 7617, RFC 7616, MS-NLMP over HTTP, RFC 4559), in order of
-/// strength.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AuthScheme {
-    /// Sends the password itself.
-    Basic,
-    /// Sends a hash of the password and the proxy's challenge.
-    Digest,
-    /// Sends the NTLM challenge response of Windows.
-    Ntlm,
-    /// Sends a Kerberos ticket, or NTLM if there is none.
-    Negotiate,
-}
-
-impl AuthScheme {
-    const ALL: [AuthScheme; 4] = [
-        AuthScheme::Negotiate,
-        AuthScheme::Ntlm,
-        AuthScheme::Digest,
-        AuthScheme::Basic,
-    ];
-
-    fn from_name(name: &str) -> Option<AuthScheme> {
-        AuthScheme::ALL
-            .into_iter()
-            .find(|scheme| scheme.to_string().eq_ignore_ascii_case(name))
-    }
-
-    fn is_multi_round(self) -> bool {
-        matches!(self, AuthScheme::Ntlm | AuthScheme::Negotiate)
-    }
-}
-
-impl fmt::Display for AuthScheme {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            AuthScheme::Basic => "Basic",
-            AuthScheme::Digest => "Digest",
-            AuthScheme::Ntlm => "NTLM",
-            AuthScheme::Negotiate => "Negotiate",
-        })
-    }
-}
-
-/// The schemes that a proxy offers.
-#[derive(Debug, Default)]
-struct OfferedSchemes {
-    /// The schemes, without duplicates.
-    schemes: Vec<String>,
-    /// The parsed Digest challenge.
-    digest: Option<DigestClient>,
-    /// The next token of a multi-round scheme.
-    token: Option<(AuthScheme, Vec<u8>)>,
-}
 
 /// The authentication of one connection attempt through a proxy.
 pub struct Authentication<'a> {
@@ -162,18 +107,8 @@ impl<'a> Authentication<'a> {
         let Some(user) = self.user else {
             return Err(self.final_error());
         };
-        if let Some((scheme, tokens)) = self.tokens.take() {
-            // Without a further token from the proxy, this scheme has failed.
-            if let Some((_, token)) = self
-                .offers
-                .token
-                .take()
-                .filter(|(offered, _)| *offered == scheme)
-                && let Some(value) = self.round(scheme, tokens, Some(token)).await
-            {
-                self.next = NextConnection::Same;
-                return Ok(value);
-            }
+        if let Some(value) = self.continue_exchange().await {
+            return Ok(value);
         }
         self.next = if self.tried.last().is_some_and(|last| last.is_multi_round()) {
             NextConnection::New
@@ -181,37 +116,53 @@ impl<'a> Authentication<'a> {
             NextConnection::Any
         };
         for scheme in AuthScheme::ALL {
-            let is_offered = self
-                .offers
-                .schemes
-                .iter()
-                .any(|name| AuthScheme::from_name(name) == Some(scheme));
-            // A nonce may become stale in flight, so Digest may be tried once more.
-            let is_stale = scheme == AuthScheme::Digest
-                && self.offers.digest.as_ref().is_some_and(DigestClient::stale);
-            let attempts = self.tried.iter().filter(|tried| **tried == scheme).count();
-            if !is_offered || attempts > usize::from(is_stale) {
+            if !self.may_try(scheme) {
                 continue;
             }
             self.tried.push(scheme);
-            let value = match scheme {
-                AuthScheme::Basic => sensitive(&format!(
-                    "Basic {}",
-                    STANDARD.encode(format!("{}:{}", user.name, user.password()))
-                )),
-                AuthScheme::Digest => self.digest(user),
-                AuthScheme::Ntlm | AuthScheme::Negotiate => {
-                    match TokenExchange::new(scheme, user, self.proxy_host) {
-                        Ok(tokens) => self.round(scheme, tokens, None).await,
-                        Err(problem) => self.record_failure(scheme, problem),
-                    }
-                }
-            };
-            if let Some(value) = value {
+            if let Some(value) = self.begin(scheme, user).await {
                 return Ok(value);
             }
         }
         Err(self.final_error())
+    }
+
+    /// Continues the multi-round scheme in progress, if there is one. Returns `None` if it has
+    /// failed.
+    async fn continue_exchange(&mut self) -> Option<HeaderValue> {
+        let (scheme, tokens) = self.tokens.take()?;
+        // Without a further token from the proxy, this scheme has failed.
+        let token = self.offers.token.take();
+        let (_, token) = token.filter(|(offered, _)| *offered == scheme)?;
+        let value = self.round(scheme, tokens, Some(token)).await?;
+        self.next = NextConnection::Same;
+        Some(value)
+    }
+
+    /// Returns whether the proxy offers the scheme and it has an attempt left.
+    fn may_try(&self, scheme: AuthScheme) -> bool {
+        // A nonce may become stale in flight, so Digest may be tried once more.
+        let is_stale = scheme == AuthScheme::Digest
+            && self.offers.digest.as_ref().is_some_and(DigestClient::stale);
+        let attempts = self.tried.iter().filter(|tried| **tried == scheme).count();
+        self.offers.contains(scheme) && attempts <= usize::from(is_stale)
+    }
+
+    /// Returns the first credentials of the scheme, or `None` if it fails on this side.
+    async fn begin(&mut self, scheme: AuthScheme, user: &ProxyUser) -> Option<HeaderValue> {
+        match scheme {
+            AuthScheme::Basic => sensitive(&format!(
+                "Basic {}",
+                STANDARD.encode(format!("{}:{}", user.name, user.password()))
+            )),
+            AuthScheme::Digest => self.digest(user),
+            AuthScheme::Ntlm | AuthScheme::Negotiate => {
+                match TokenExchange::new(scheme, user, self.proxy_host) {
+                    Ok(tokens) => self.round(scheme, tokens, None).await,
+                    Err(problem) => self.record_failure(scheme, problem),
+                }
+            }
+        }
     }
 
     /// Returns the final error: it blames this side, or the proxy's rejection.
@@ -291,56 +242,10 @@ fn sensitive(value: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-impl OfferedSchemes {
-    /// Adds the offers of a response. Its token and its Digest challenge replace the previous ones.
-    fn read(&mut self, headers: &HeaderMap) {
-        self.token = None;
-        for value in headers
-            .get_all(header::PROXY_AUTHENTICATE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-        {
-            let (first, rest) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
-            // The header contains only a token, without parameters.
-            if let Some(scheme) =
-                AuthScheme::from_name(first).filter(|scheme| scheme.is_multi_round())
-                && let Ok(token) = STANDARD.decode(rest.trim())
-                && !rest.trim().is_empty()
-            {
-                self.add(first);
-                self.token = Some((scheme, token));
-                continue;
-            }
-            let Ok(challenges) = parse_challenges(value) else {
-                self.add(first.trim_end_matches(','));
-                continue;
-            };
-            let mut digest = None;
-            for challenge in challenges {
-                self.add(challenge.scheme);
-                if AuthScheme::from_name(challenge.scheme) == Some(AuthScheme::Digest)
-                    && digest.is_none()
-                {
-                    digest = DigestClient::try_from(&challenge).ok();
-                }
-            }
-            self.digest = digest.or(self.digest.take());
-        }
-    }
-
-    fn add(&mut self, scheme: &str) {
-        if !self
-            .schemes
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(scheme))
-        {
-            self.schemes.push(scheme.to_owned());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header;
+
     use super::*;
     use crate::net::proxy::address::ProxyAddress;
 
@@ -350,6 +255,16 @@ mod tests {
             .unwrap()
             .user
             .unwrap()
+    }
+
+    fn new_authentication(user: Option<&ProxyUser>) -> Authentication<'_> {
+        Authentication::new(user, "proxy", "example.com:443")
+    }
+
+    /// Returns the text of the error that ends the authentication after this offer.
+    async fn failure(authentication: &mut Authentication<'_>, offer: &[&str]) -> String {
+        let answer = authentication.answer(&challenge_headers(offer)).await;
+        answer.unwrap_err().to_string()
     }
 
     fn challenge_headers(values: &[&str]) -> HeaderMap {
@@ -367,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn schemes_are_tried_once_by_strength() {
         let user = user();
-        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let mut authentication = new_authentication(Some(&user));
         let offer = challenge_headers(&[
             "Basic realm=\"a, b\"",
             "Digest realm=\"r\", nonce=\"n\", qop=\"auth\", algorithm=MD5",
@@ -391,7 +306,7 @@ mod tests {
     #[tokio::test]
     async fn stale_nonce_is_answered_once_more() {
         let user = user();
-        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let mut authentication = new_authentication(Some(&user));
         let fresh = |stale| {
             challenge_headers(&[&format!(
                 "Digest realm=\"r\", nonce=\"n\", qop=\"auth\", stale={stale}"
@@ -406,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn earlier_offers_remain_valid() {
         let user = user();
-        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let mut authentication = new_authentication(Some(&user));
         let digest = "Digest realm=\"r\", nonce=\"n\", qop=\"auth\"";
         let first = authentication
             .answer(&challenge_headers(&["NTLM", digest, "Basic realm=\"x\""]))
@@ -436,12 +351,8 @@ mod tests {
             .unwrap()
             .user
             .unwrap();
-        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
-        let error = authentication
-            .answer(&challenge_headers(&["NTLM"]))
-            .await
-            .unwrap_err()
-            .to_string();
+        let mut authentication = new_authentication(Some(&user));
+        let error = failure(&mut authentication, &["NTLM"]).await;
         assert!(
             error.contains("cannot authenticate by NTLM: the user name is not valid for it"),
             "{error}"
@@ -450,16 +361,12 @@ mod tests {
             error.contains("write USER, DOMAIN\\USER or USER@REALM in `proxy`"),
             "{error}"
         );
-        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let mut authentication = new_authentication(Some(&user));
         authentication
             .answer(&challenge_headers(&["NTLM", "Basic realm=\"x\""]))
             .await
             .unwrap();
-        let error = authentication
-            .answer(&challenge_headers(&["Basic realm=\"x\""]))
-            .await
-            .unwrap_err()
-            .to_string();
+        let error = failure(&mut authentication, &["Basic realm=\"x\""]).await;
         assert!(
             error.contains("(tried Basic)")
                 && error.contains("failed here: NTLM: the user name is not valid"),
@@ -471,7 +378,7 @@ mod tests {
     #[tokio::test]
     async fn several_challenges_in_one_header_are_parsed() {
         let user = user();
-        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let mut authentication = new_authentication(Some(&user));
         let offer = challenge_headers(&["NTLM, Basic realm=\"x\""]);
         let first = authentication.answer(&offer).await.unwrap();
         assert!(
@@ -490,23 +397,15 @@ mod tests {
 
     #[tokio::test]
     async fn unanswerable_challenge_reports_the_missing_part() {
-        let mut anonymous = Authentication::new(None, "proxy", "example.com:443");
-        let error = anonymous
-            .answer(&challenge_headers(&["Negotiate", "NTLM"]))
-            .await
-            .unwrap_err()
-            .to_string();
+        let mut anonymous = new_authentication(None);
+        let error = failure(&mut anonymous, &["Negotiate", "NTLM"]).await;
         assert!(
             error.contains("Negotiate, NTLM") && error.contains("USER:PASSWORD"),
             "{error}"
         );
         let user = user();
-        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
-        let error = authentication
-            .answer(&challenge_headers(&["Bearer realm=\"x\""]))
-            .await
-            .unwrap_err()
-            .to_string();
+        let mut authentication = new_authentication(Some(&user));
+        let error = failure(&mut authentication, &["Bearer realm=\"x\""]).await;
         assert!(error.contains("by Bearer only"), "{error}");
     }
 
@@ -514,17 +413,13 @@ mod tests {
     #[tokio::test]
     async fn build_without_ntlm_uses_the_next_scheme_or_says_so() {
         let user = user();
-        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
-        let error = authentication
-            .answer(&challenge_headers(&["NTLM"]))
-            .await
-            .unwrap_err()
-            .to_string();
+        let mut authentication = new_authentication(Some(&user));
+        let error = failure(&mut authentication, &["NTLM"]).await;
         assert!(
             error.contains("this build has no NTLM") && error.contains("proxy-sso"),
             "{error}"
         );
-        let mut authentication = Authentication::new(Some(&user), "proxy", "example.com:443");
+        let mut authentication = new_authentication(Some(&user));
         let answer = authentication
             .answer(&challenge_headers(&["Negotiate", "Basic realm=\"x\""]))
             .await

@@ -1,7 +1,10 @@
 //! Why authentication to a proxy failed.
 
-use super::{AuthScheme, error::CHECK_PROXY, token_error::TokenError};
+use super::{auth_scheme::AuthScheme, token_error::TokenError};
 use crate::diagnosis::{Diagnosis, DiagnosisCode};
+
+/// The remedy where nothing better is known.
+pub(super) const CHECK_PROXY: &str = "check `proxy` and the proxy's log";
 
 /// Why authentication to a proxy failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::address::{ProxyAddress, ProxyAddressError};
+use crate::net::authority::Authority;
 
 /// An environment variable names an unusable proxy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,21 +98,15 @@ fn is_exempt(list: &str, host: &str, port: u16) -> bool {
 
 /// Returns the entry without its brackets, and its port.
 fn split_port(entry: &str) -> (&str, Option<u16>) {
-    if let Some((address, rest)) = entry
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-    {
-        return (
-            address,
-            rest.strip_prefix(':').and_then(|port| port.parse().ok()),
-        );
-    }
-    match entry.split_once(':') {
-        Some((name, port)) if !port.contains(':') => match port.parse() {
-            Ok(port) => (name, Some(port)),
-            Err(_) => (entry, None),
-        },
-        _ => (entry, None),
+    let Some(written) = Authority::split(entry) else {
+        return (entry, None);
+    };
+    let port = written.port().ok().flatten();
+    let port = port.and_then(|port| port.parse().ok());
+    if written.in_brackets || port.is_some() {
+        (written.host, port)
+    } else {
+        (entry, None)
     }
 }
 

@@ -4,14 +4,14 @@ use std::{borrow::Cow, io};
 
 use http::StatusCode;
 
-use super::{AuthenticationError, SocksError};
+use super::{
+    authentication_error::{AuthenticationError, CHECK_PROXY},
+    socks_error::SocksError,
+};
 use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
     net::upgrade::{MAX_FIELDS, MAX_HEAD},
 };
-
-/// The remedy where nothing better is known.
-pub(super) const CHECK_PROXY: &str = "check `proxy` and the proxy's log";
 
 /// Why a proxy opened no tunnel.
 #[derive(Debug, thiserror::Error)]

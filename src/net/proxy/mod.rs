@@ -6,17 +6,21 @@
 //! | [`address`] | the address of a proxy |
 //! | [`environment`] | the proxy that the environment names |
 //! | `connect` | HTTP CONNECT |
-//! | [`authentication`], `tokens` | authentication schemes |
+//! | `auth_scheme`, `offered_schemes` | authentication schemes, and those that a proxy offers |
+//! | [`authentication`], `tokens` | the answers to a proxy's challenges |
 //! | `socks` | SOCKS5 |
-//! | `error`, `authentication_error`, `token_error` | why a proxy opened no tunnel |
+//! | `error`, `authentication_error`, `socks_error`, `token_error` | why a proxy opened no tunnel |
 
 pub mod address;
+mod auth_scheme;
 pub mod authentication;
 mod authentication_error;
 mod connect;
 pub mod environment;
 mod error;
+mod offered_schemes;
 mod socks;
+mod socks_error;
 #[cfg(feature = "proxy-sso")]
 mod sspi_error;
 mod token_error;
@@ -28,10 +32,11 @@ mod tokens;
 
 pub use self::{
     address::{ProxyAddress, ProxyAddressError, ProxyKind, ProxyUser},
-    authentication::AuthScheme,
+    auth_scheme::AuthScheme,
     authentication_error::{AuthenticationError, SchemeProblem},
     connect::{ProxyConnector, connect},
     error::{NotHttpCause, ProxyError},
-    socks::{ProxyTarget, SocksError, through_socks},
+    socks::{ProxyTarget, through_socks},
+    socks_error::SocksError,
     token_error::{TokenError, TokenFault},
 };

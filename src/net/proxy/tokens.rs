@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::{
     address::ProxyUser,
-    authentication::AuthScheme,
+    auth_scheme::AuthScheme,
     token_error::{TokenError, TokenFault},
 };
 

@@ -3,7 +3,7 @@
 
 use super::{
     address::ProxyUser,
-    authentication::AuthScheme,
+    auth_scheme::AuthScheme,
     token_error::{TokenError, TokenFault},
 };
 

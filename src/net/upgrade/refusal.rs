@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, StatusCode, header};
+use url::{ParseError, Url};
 
 use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
@@ -234,8 +235,14 @@ impl UpgradeRefusal {
     }
 
     fn is_redirected_elsewhere(&self) -> bool {
-        let host = self.location.as_deref().and_then(host_of);
-        host.is_some_and(|host| !host.eq_ignore_ascii_case(host_without_port(&self.requested_host)))
+        let requested = host_without_port(&self.requested_host);
+        match self.location.as_deref().map(Url::parse) {
+            Some(Ok(url)) => url
+                .host_str()
+                .is_some_and(|host| !host.eq_ignore_ascii_case(requested)),
+            None | Some(Err(ParseError::RelativeUrlWithoutBase)) => false,
+            Some(Err(_)) => true,
+        }
     }
 
     fn redirection_remedy(&self, code: DiagnosisCode) -> String {
@@ -253,12 +260,6 @@ impl UpgradeRefusal {
         };
         format!("if that is the master, write {suggestion} in `master`")
     }
-}
-
-/// Returns the host of a URL, if it has one.
-fn host_of(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
-    rest.split(['/', '?', '#']).next().map(host_without_port)
 }
 
 fn host_without_port(authority: &str) -> &str {
@@ -294,82 +295,85 @@ mod tests {
         )
     }
 
+    /// Statuses, each with its code and a part of its cause and of its remedy.
+    const STATUSES: [(u16, DiagnosisCode, &str, &str); 12] = [
+        (
+            401,
+            DiagnosisCode::HttpAuthenticationRequired,
+            "requires authentication",
+            "headers_file",
+        ),
+        (
+            403,
+            DiagnosisCode::HttpForbidden,
+            "rule against WebSockets",
+            "user_agent",
+        ),
+        (
+            404,
+            DiagnosisCode::HttpNotFound,
+            "another path",
+            "its path must be the `path` of the master",
+        ),
+        (
+            405,
+            DiagnosisCode::HttpMethodNotAllowed,
+            "filters WebSockets",
+            "path in `master`",
+        ),
+        (
+            407,
+            DiagnosisCode::HttpProxyAuthenticationRequired,
+            "requires authentication",
+            "`proxy`",
+        ),
+        (
+            413,
+            DiagnosisCode::HttpRequestTooLarge,
+            "too large",
+            "fewer `headers`",
+        ),
+        (
+            426,
+            DiagnosisCode::HttpUpgradeNotForwarded,
+            "Upgrade and Connection",
+            "proxy_set_header Upgrade",
+        ),
+        (
+            429,
+            DiagnosisCode::HttpRateLimited,
+            "limits the request rate",
+            "wait",
+        ),
+        (
+            431,
+            DiagnosisCode::HttpRequestTooLarge,
+            "too many fields",
+            "fewer `headers`",
+        ),
+        (
+            500,
+            DiagnosisCode::HttpGatewayError,
+            "internal error",
+            "log",
+        ),
+        (
+            502,
+            DiagnosisCode::HttpMasterUnreachable,
+            "the master behind it does not",
+            "the master is running",
+        ),
+        (
+            504,
+            DiagnosisCode::HttpMasterUnreachable,
+            "the master behind it does not",
+            "the master is running",
+        ),
+    ];
+
     #[test]
     fn every_status_has_a_specific_cause_and_remedy() {
-        for (status, code, cause, remedy) in [
-            (
-                401,
-                DiagnosisCode::HttpAuthenticationRequired,
-                "requires authentication",
-                "headers_file",
-            ),
-            (
-                403,
-                DiagnosisCode::HttpForbidden,
-                "rule against WebSockets",
-                "user_agent",
-            ),
-            (
-                404,
-                DiagnosisCode::HttpNotFound,
-                "another path",
-                "its path must be the `path` of the master",
-            ),
-            (
-                405,
-                DiagnosisCode::HttpMethodNotAllowed,
-                "filters WebSockets",
-                "path in `master`",
-            ),
-            (
-                407,
-                DiagnosisCode::HttpProxyAuthenticationRequired,
-                "requires authentication",
-                "`proxy`",
-            ),
-            (
-                413,
-                DiagnosisCode::HttpRequestTooLarge,
-                "too large",
-                "fewer `headers`",
-            ),
-            (
-                426,
-                DiagnosisCode::HttpUpgradeNotForwarded,
-                "Upgrade and Connection",
-                "proxy_set_header Upgrade",
-            ),
-            (
-                429,
-                DiagnosisCode::HttpRateLimited,
-                "limits the request rate",
-                "wait",
-            ),
-            (
-                431,
-                DiagnosisCode::HttpRequestTooLarge,
-                "too many fields",
-                "fewer `headers`",
-            ),
-            (
-                500,
-                DiagnosisCode::HttpGatewayError,
-                "internal error",
-                "log",
-            ),
-            (
-                502,
-                DiagnosisCode::HttpMasterUnreachable,
-                "the master behind it does not",
-                "the master is running",
-            ),
-            (
-                504,
-                DiagnosisCode::HttpMasterUnreachable,
-                "the master behind it does not",
-                "the master is running",
-            ),
-        ] {
+        for (status, code, cause, remedy) in STATUSES {
             let diagnosis = refusal(status, &[], "").diagnosis();
             assert_eq!(diagnosis.code, code, "{status}");
             assert!(

@@ -37,7 +37,7 @@ const FAILURE_TIME_DIVISOR: u32 = 4;
 const MAX_REST_WHILE_RESUMABLE: Duration = Duration::from_secs(5);
 
 /// How long the ends keep the state (PROTOCOL 12, the resume timeout).
-const RESUMABLE: Duration = Duration::from_secs(120);
+const RESUMABLE: Duration = report_proto::constants::RESUME_TIMEOUT;
 
 /// The longest rest. An operator who repairs the path should not have to restart a role.
 const MAX_REST: Duration = Duration::from_secs(30);

@@ -3,7 +3,8 @@
 use std::{
     collections::VecDeque,
     io::Write as _,
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
+    ops::Range,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -20,7 +21,9 @@ use socket2::SockRef;
 use super::{Bystander, KIB, LOG_LIMIT, MIB, tunnel, under_attack, with_default_log_level};
 use crate::support::{
     attack::{HostileLink, ResourceMonitor, connect_keyless_client, wire, write_some},
-    bytes as content, files, peer, ports, wait,
+    bytes as content, files, peer, ports,
+    tunnel::Tunnel,
+    wait,
 };
 
 /// The bytes that short-lived links may add to a master's log since `start`, however many there
@@ -36,7 +39,7 @@ const FIRST_MESSAGE: usize = 4096;
 
 /// ATTACH frames to a port, one for each of these channels.
 fn attach(
-    channels: std::ops::Range<u32>,
+    channels: Range<u32>,
     port: impl Fn() -> Id,
     message: &Bytes,
 ) -> impl Iterator<Item = Frame> {
@@ -103,6 +106,33 @@ fn write_available(links: &mut [(TcpStream, usize)], bytes: &[u8]) -> usize {
     written
 }
 
+/// Writes these bytes to the links until the master has read nothing for a while.
+fn write_until_unread(links: &mut [(TcpStream, usize)], bytes: &[u8]) {
+    let mut quiet_rounds = 0;
+    wait::until_true("the master reads nothing more", || {
+        quiet_rounds = if write_available(links, bytes) == 0 {
+            quiet_rounds + 1
+        } else {
+            0
+        };
+        quiet_rounds == 100
+    });
+}
+
+/// Connects a client whose channels are all pending. The master answers each further ATTACH with a
+/// CLOSE, which the client does not read.
+fn connect_with_pending_channels(
+    master: SocketAddr,
+    channels: Range<u32>,
+    message: &Bytes,
+) -> TcpStream {
+    let mut peer = connect_keyless_client(master).expect("a link");
+    peer.send_all(attach(channels, || Id(peer::random()), message));
+    let stream = peer.into_stream();
+    SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
+    stream
+}
+
 #[test]
 fn the_master_stops_reading_from_a_client_that_reads_no_answers() {
     const LINKS: usize = 50;
@@ -114,20 +144,11 @@ fn the_master_stops_reading_from_a_client_that_reads_no_answers() {
     );
     let bystander = Bystander::of(&tunnel);
     let message = Bytes::from_static(&[1; 48]);
-    // All channels of the link are pending, and the master answers each further ATTACH with a
-    // CLOSE.
-    let link = |_| {
-        let mut peer = connect_keyless_client(tunnel.testbed.master_address()).expect("a link");
-        peer.send_all(attach(
-            ROUNDS..ROUNDS + CHANNELS,
-            || Id(peer::random()),
-            &message,
-        ));
-        let stream = peer.into_stream();
-        SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
-        stream
+    let link = || {
+        let channels = ROUNDS..ROUNDS + CHANNELS;
+        connect_with_pending_channels(tunnel.testbed.master_address(), channels, &message)
     };
-    let mut links: Vec<(TcpStream, usize)> = (0..LINKS).map(|number| (link(number), 0)).collect();
+    let mut links: Vec<(TcpStream, usize)> = (0..LINKS).map(|_| (link(), 0)).collect();
     let monitor = ResourceMonitor::start(&tunnel.master);
     let pings = || (0..ROUNDS).map(|token| Frame::Ping(token.into()));
     let pings_alone = encoded_frames(pings());
@@ -146,15 +167,7 @@ fn the_master_stops_reading_from_a_client_that_reads_no_answers() {
             .zip(attach(0..ROUNDS, || Id([9; 16]), &message))
             .flat_map(|(ping, attach)| [ping, attach]),
     );
-    let mut quiet_rounds = 0;
-    wait::until_true("the master reads nothing more", || {
-        quiet_rounds = if write_available(&mut links, &asks) == 0 {
-            quiet_rounds + 1
-        } else {
-            0
-        };
-        quiet_rounds == 100
-    });
+    write_until_unread(&mut links, &asks);
     bystander.assert_served(&tunnel);
     assert!(
         files::open_files(tunnel.master.pid()) > LINKS,
@@ -201,6 +214,20 @@ fn unfinished_messages_stay_within_the_memory_of_keyless_clients() {
     );
 }
 
+/// Restarts the master with this limit of open files.
+fn limit_files_of_master(tunnel: &mut Tunnel, limit: usize) {
+    let master = tunnel.testbed.master_address();
+    tunnel.master.stop();
+    let configuration = tunnel
+        .testbed
+        .master_configuration(with_default_log_level(json!({})));
+    tunnel.master = tunnel
+        .testbed
+        .limited_role("limited", &configuration, limit);
+    tunnel.master.wait_ready(|| ports::has_listener_at(master));
+    tunnel.wait_until_connected();
+}
+
 #[test]
 fn keyless_clients_that_take_every_connection_lock_out_no_role() {
     const LIMIT: usize = 1024;
@@ -209,15 +236,7 @@ fn keyless_clients_that_take_every_connection_lock_out_no_role() {
     files::raise_limit();
     let mut tunnel = tunnel(Vec::new(), json!({}));
     let master = tunnel.testbed.master_address();
-    tunnel.master.stop();
-    let configuration = tunnel
-        .testbed
-        .master_configuration(with_default_log_level(json!({})));
-    tunnel.master = tunnel
-        .testbed
-        .limited_role("limited", &configuration, LIMIT);
-    tunnel.master.wait_ready(|| ports::has_listener_at(master));
-    tunnel.wait_until_connected();
+    limit_files_of_master(&mut tunnel, LIMIT);
     tunnel.master.wait_for_line(&[
         "WARN",
         "limits.links is 16384",
@@ -256,9 +275,34 @@ fn keyless_clients_that_take_every_connection_lock_out_no_role() {
     );
 }
 
+/// Sends first handshake messages that fail over one link after the other. Returns the codes with
+/// which the master ended the links.
+fn flood_with_failing_handshakes(
+    master: SocketAddr,
+    port: Id,
+    done: &AtomicBool,
+) -> Vec<Option<Code>> {
+    const BATCH: u32 = 16;
+    let junk = Bytes::from(content::random(2, 4000));
+    let mut ends = Vec::new();
+    while !done.load(Relaxed) {
+        let mut link = HostileLink::connect(master);
+        let mut next = 0;
+        while !done.load(Relaxed) && !link.has_ended {
+            link.send(attach(next..next + BATCH, || port, &junk));
+            next += BATCH;
+            link.process_received();
+        }
+        if link.has_ended {
+            ends.push(link.error.map(|notice| notice.code));
+        }
+        wait::pause(Duration::from_millis(100));
+    }
+    ends
+}
+
 #[test]
 fn a_flood_of_failing_handshakes_ends_its_links_and_delays_no_other_client() {
-    const BATCH: u32 = 16;
     let start = Instant::now();
     let tunnel = tunnel(Vec::new(), json!({}));
     let (bystander, monitor) = (
@@ -268,24 +312,8 @@ fn a_flood_of_failing_handshakes_ends_its_links_and_delays_no_other_client() {
     let master = ResourceMonitor::start(&tunnel.master);
     // An observer of a client's path knows the key id.
     let port = PortKeys::derive(&tunnel.probe().key).id;
-    let junk = Bytes::from(content::random(2, 4000));
-    let flood = |done: &AtomicBool| {
-        let mut ends = Vec::new();
-        while !done.load(Relaxed) {
-            let mut link = HostileLink::connect(tunnel.testbed.master_address());
-            let mut next = 0;
-            while !done.load(Relaxed) && !link.has_ended {
-                link.send(attach(next..next + BATCH, || port, &junk));
-                next += BATCH;
-                link.process_received();
-            }
-            if link.has_ended {
-                ends.push(link.error.map(|notice| notice.code));
-            }
-            wait::pause(Duration::from_millis(100));
-        }
-        ends
-    };
+    let address = tunnel.testbed.master_address();
+    let flood = |done: &AtomicBool| flood_with_failing_handshakes(address, port, done);
     let ends = under_attack(3, flood, || {
         let start = Instant::now();
         for second in 1..=5 {

@@ -1,7 +1,7 @@
 //! A network that only a proxy can leave. A direct dial fails there, and a client through the proxy
 //! reaches a web server outside.
 
-use std::{fs, net::SocketAddr, process::Command};
+use std::{fs, net::SocketAddr};
 
 use serde_json::{Value, json};
 
@@ -9,12 +9,12 @@ use super::{proxied_tunnel::links_of, transfer};
 use crate::support::{
     bytes,
     daemon::Daemon,
-    nginx, ports, programs,
+    nginx, ports,
     proxies::{
         networks::{GATEWAY, Namespace, Networks, OUTSIDE},
         squid::{Setup, Squid},
     },
-    tunnel::{Front, Methods, Port, REPORT, Testbed, with},
+    tunnel::{Front, Methods, Port, Testbed, with},
     wait,
 };
 
@@ -41,28 +41,9 @@ impl IsolatedNetwork {
         let folder = testbed.folder();
         let within = networks.within(Namespace::Outside);
         let web_server = nginx::file_server_within(&within, || listens(web), folder, web, folder);
-        let there = json!({"listen_at": master.to_string()});
-        let mut master_role = role(
-            &networks,
-            Namespace::Outside,
-            &testbed,
-            "master",
-            testbed.master_configuration(there),
-            &[],
-        );
-        master_role.wait_ready(|| listens(master));
-        let server = testbed.server_configuration(
-            std::slice::from_ref(&port),
-            json!({"master": master.to_string()}),
-        );
-        let server_role = role(
-            &networks,
-            Namespace::Outside,
-            &testbed,
-            "server",
-            server,
-            &[],
-        );
+        let master_role = networks.master(Namespace::Outside, &testbed, master);
+        let fields = json!({"master": master.to_string()});
+        let server_role = networks.server(Namespace::Outside, &testbed, &port, fields);
         let setup = Setup {
             within: networks.within(Namespace::Gateway),
             address: Some(at(GATEWAY)),
@@ -90,59 +71,66 @@ impl IsolatedNetwork {
             json!({"master": self.master.to_string(), "connect_timeout": "2s"}),
             fields,
         );
-        let configuration = self
-            .testbed
-            .client_configuration(std::slice::from_ref(&self.port), fields);
-        let mut client = role(
-            &self.networks,
-            Namespace::Inside,
-            &self.testbed,
-            name,
-            configuration,
-            environment,
-        );
-        client.wait_ready(|| {
-            self.networks
-                .has_listener_at(Namespace::Inside, self.port.local)
-        });
-        client
+        self.networks
+            .client(&self.testbed, name, &self.port, fields, environment)
     }
 
-    /// Fetches the file from this address, from inside.
-    fn fetch(&self, address: impl std::fmt::Display) -> programs::ProgramOutput {
-        let url = format!("http://{address}/file");
-        self.networks.run(
+    /// Runs a client that dials directly, and curl without a proxy. Neither reaches the outside.
+    fn assert_no_direct_path(&self) {
+        let mut alone = self.client("alone", json!({"proxy": "none"}), &[]);
+        println!(
+            "{}",
+            alone.wait_for_line(&[
+                "cannot reach the master: TCP:",
+                "no firewall blocks the port"
+            ])
+        );
+        let url = format!("http://{}/", self.port.service);
+        let curl = self.networks.run(
             Namespace::Inside,
             &[
                 "curl",
                 "--silent",
-                "--show-error",
-                "--fail",
                 "--noproxy",
                 "*",
                 "--max-time",
-                "60",
+                "2",
                 &url,
             ],
-        )
+        );
+        assert_ne!(
+            curl.code,
+            Some(0),
+            "other programs have no path either: {curl:?}"
+        );
+        alone.stop();
+        assert_eq!(links_of(&alone), 0);
     }
-}
 
-fn role(
-    networks: &Networks,
-    namespace: Namespace,
-    testbed: &Testbed,
-    name: &str,
-    configuration: Value,
-    environment: &[(&str, &str)],
-) -> Daemon {
-    let path = testbed.write(name, &configuration);
-    let mut command: Command = programs::within(&networks.within(namespace), REPORT);
-    command
-        .arg("--config")
-        .arg(path)
-        .envs(environment.iter().copied());
-    Daemon::start(name, testbed.folder(), &mut command)
+    /// Fetches the file through this client and compares it with `content`. Stops the client.
+    fn assert_file_arrives(&self, name: &str, mut client: Daemon, content: &[u8]) {
+        client.wait_for_line(&["attached to a server"]);
+        let url = format!("http://{}/file", self.port.local);
+        let fetched = self.networks.fetch_inside("60", &[&url]).succeeded().out;
+        let digests = [content, &fetched].map(bytes::sha256);
+        println!(
+            "{name}: {} bytes fetched; SHA-256 there {}, here {}",
+            fetched.len(),
+            digests[0],
+            digests[1]
+        );
+        assert_eq!(digests[0], digests[1]);
+        client.stop();
+    }
+
+    /// The number of tunnels of the authenticated user in squid's log.
+    fn authenticated_tunnels(&self) -> usize {
+        self.squid
+            .access_log()
+            .lines()
+            .filter(|line| line.contains(" 200 ann Basic"))
+            .count()
+    }
 }
 
 #[test]
@@ -152,35 +140,8 @@ fn a_client_leaves_an_isolated_network_only_through_the_proxy() {
         usize::try_from(transfer::length()).unwrap(),
     );
     let network = IsolatedNetwork::new(&content);
-    let (proxy, direct) = (network.proxy(), json!({"proxy": "none"}));
-
-    let mut alone = network.client("alone", direct, &[]);
-    println!(
-        "{}",
-        alone.wait_for_line(&[
-            "cannot reach the master: TCP:",
-            "no firewall blocks the port"
-        ])
-    );
-    let curl = network.networks.run(
-        Namespace::Inside,
-        &[
-            "curl",
-            "--silent",
-            "--noproxy",
-            "*",
-            "--max-time",
-            "2",
-            &format!("http://{}/", network.port.service),
-        ],
-    );
-    assert_ne!(
-        curl.code,
-        Some(0),
-        "other programs have no path either: {curl:?}"
-    );
-    alone.stop();
-    assert_eq!(links_of(&alone), 0);
+    let proxy = network.proxy();
+    network.assert_no_direct_path();
 
     let exempt = [
         ("ALL_PROXY", proxy.as_str()),
@@ -191,35 +152,17 @@ fn a_client_leaves_an_isolated_network_only_through_the_proxy() {
     exempted.stop();
     assert_eq!(links_of(&exempted), 0);
 
+    let unset: [(&str, &str); 0] = [];
+    let proxied = [("HTTP_PROXY", proxy.as_str()), ("NO_PROXY", "10.0.0.0/8")];
     for (name, fields, environment) in [
-        ("configured", json!({"proxy": proxy}), vec![]),
-        (
-            "environment",
-            json!({}),
-            vec![("HTTP_PROXY", proxy.as_str()), ("NO_PROXY", "10.0.0.0/8")],
-        ),
+        ("configured", json!({"proxy": proxy}), &unset[..]),
+        ("environment", json!({}), &proxied),
     ] {
-        let mut client = network.client(name, fields, &environment);
-        client.wait_for_line(&["attached to a server"]);
-        let fetched = network.fetch(network.port.local).succeeded().out;
-        let digests = [&content, &fetched].map(|bytes| bytes::sha256(bytes));
-        println!(
-            "{name}: {} bytes fetched; SHA-256 there {}, here {}",
-            fetched.len(),
-            digests[0],
-            digests[1]
-        );
-        assert_eq!(digests[0], digests[1]);
-        client.stop();
+        let client = network.client(name, fields, environment);
+        network.assert_file_arrives(name, client, &content);
     }
-    let authenticated = || {
-        network
-            .squid
-            .access_log()
-            .lines()
-            .filter(|line| line.contains(" 200 ann Basic"))
-            .count()
-    };
-    wait::until_true("squid has logged both tunnels", || authenticated() == 2);
+    wait::until_true("squid has logged both tunnels", || {
+        network.authenticated_tunnels() == 2
+    });
     println!("{}", network.squid.access_log());
 }

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::proxied_tunnel::{ProxiedTunnel, assert_refused, links_of};
 use crate::support::{
     nginx::Tuning,
-    programs,
     proxies::{
         USER,
         squid::{Setup, Squid},
@@ -146,25 +145,11 @@ fn the_headers_file_is_read_at_each_dial() {
     );
 }
 
-/// The SHA-256 of the testbed's certificate, as openssl prints it.
-fn fingerprint(testbed: &Testbed) -> String {
-    let mut openssl = programs::command("openssl");
-    openssl
-        .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
-        .arg(&testbed.leaf().cert);
-    let text = programs::run(&mut openssl).succeeded().text();
-    text.trim()
-        .split_once('=')
-        .expect("a fingerprint")
-        .1
-        .to_owned()
-}
-
 #[test]
 fn only_the_pinned_certificate_is_accepted_through_a_proxy() {
     let testbed = Testbed::new(Front::Tls);
     let squid = Squid::start(testbed.folder(), Setup::default().basic());
-    let pin = fingerprint(&testbed);
+    let pin = testbed.leaf().fingerprint();
     let fields =
         |pin: &str| json!({"proxy": squid.url(), "tls": {"pin_sha256": pin}, "log_level": "info"});
     let other = format!(

@@ -147,42 +147,50 @@ fn write_forever(mut stream: TcpStream, sent: &AtomicU64) {
 /// overhead.
 const OUTAGE_COST: u64 = 64 << 20;
 
-#[test]
-fn writers_block_during_an_outage_and_memory_stays_bounded() {
-    let sent = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
-    let (down, up) = (sent.clone(), sent.clone());
-    let drained = Arc::new(AtomicU64::new(0));
-    let counter = drained.clone();
-    // The first byte selects whether the service also sends, or only drains.
-    let service = Service::start(move |mut stream| {
-        let mut command = [0; 1 << 16];
-        if stream.read(&mut command[..1]).is_err() || command[0] == b'd' {
-            write_forever(stream.try_clone().expect("a second handle"), &down[1]);
+/// A service that receives without end, and also sends without end when the first byte asks for it.
+/// It counts the bytes.
+struct BulkService {
+    service: Service,
+    sent: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
+}
+
+impl BulkService {
+    fn new() -> BulkService {
+        let (sent, received) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (down, drained) = (sent.clone(), received.clone());
+        // The first byte selects whether the service also sends, or only drains.
+        let service = Service::start(move |mut stream| {
+            let mut command = [0; 1 << 16];
+            if stream.read(&mut command[..1]).is_err() || command[0] == b'd' {
+                write_forever(stream.try_clone().expect("a second handle"), &down);
+            }
+            while let Ok(count @ 1..) = stream.read(&mut command) {
+                drained.fetch_add(count as u64, Ordering::Relaxed);
+            }
+            Ending::Clean
+        });
+        BulkService {
+            service,
+            sent,
+            received,
         }
-        while let Ok(count @ 1..) = stream.read(&mut command) {
-            counter.fetch_add(count as u64, Ordering::Relaxed);
-        }
-        Ending::Clean
-    });
-    let lab = Lab::with_service(service.address(), json!({}));
-    let connect = |command: &[u8]| {
-        let mut stream = services::connect(lab.tunnel.local("service"));
-        stream.write_all(command).unwrap();
-        stream
-    };
-    let (upload, download) = (connect(b"u"), connect(b"d"));
-    let rest = lab
-        .tunnel
-        .pids()
-        .map(|(_, pid)| memory::resident_bytes(pid));
-    let kept = [upload.try_clone().unwrap(), download.try_clone().unwrap()];
-    let writer = thread::spawn(move || write_forever(upload, &up[0]));
-    let reader = thread::spawn(move || std::io::copy(&mut &download, &mut std::io::sink()));
-    wait::until_true("both directions run", || {
-        drained.load(Ordering::Relaxed) > 8 << 20 && sent[1].load(Ordering::Relaxed) > 8 << 20
-    });
-    take_down(&lab.client_path);
-    let count = || sent.each_ref().map(|sent| sent.load(Ordering::Relaxed));
+    }
+
+    fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection through the tunnel that sends the first byte.
+fn connect_with(lab: &Lab, command: u8) -> TcpStream {
+    let mut stream = services::connect(lab.tunnel.local("service"));
+    stream.write_all(&[command]).unwrap();
+    stream
+}
+
+/// Waits until the counters stop, and asserts that they do not move for a while. Returns them.
+fn wait_until_blocked(count: impl Fn() -> [u64; 2]) -> [u64; 2] {
     let mut last = [0; 2];
     wait::until_true("both writers are blocked", || {
         wait::pause(Duration::from_millis(500));
@@ -191,6 +199,29 @@ fn writers_block_during_an_outage_and_memory_stays_bounded() {
     wait::throughout("they stay blocked", Duration::from_secs(2), || {
         count() == last
     });
+    last
+}
+
+#[test]
+fn writers_block_during_an_outage_and_memory_stays_bounded() {
+    let bulk = BulkService::new();
+    let lab = Lab::with_service(bulk.service.address(), json!({}));
+    let (upload, download) = (connect_with(&lab, b'u'), connect_with(&lab, b'd'));
+    let rest = lab
+        .tunnel
+        .pids()
+        .map(|(_, pid)| memory::resident_bytes(pid));
+    let kept = [upload.try_clone().unwrap(), download.try_clone().unwrap()];
+    let sent = [Arc::new(AtomicU64::new(0)), bulk.sent.clone()];
+    let up = sent[0].clone();
+    let writer = thread::spawn(move || write_forever(upload, &up));
+    let reader = thread::spawn(move || std::io::copy(&mut &download, &mut std::io::sink()));
+    let count = || sent.each_ref().map(|sent| sent.load(Ordering::Relaxed));
+    wait::until_true("both directions run", || {
+        bulk.received() > 8 << 20 && count()[1] > 8 << 20
+    });
+    take_down(&lab.client_path);
+    let last = wait_until_blocked(count);
     for ((name, pid), rest) in lab.tunnel.pids().into_iter().zip(rest) {
         let cost = memory::resident_bytes(pid).saturating_sub(rest);
         println!("{name}: {cost} bytes more than before");
@@ -202,7 +233,7 @@ fn writers_block_during_an_outage_and_memory_stays_bounded() {
             .iter()
             .zip(last)
             .all(|(now, then)| *now > then + (8 << 20))
-            && drained.load(Ordering::Relaxed) > last[0]
+            && bulk.received() > last[0]
     });
     kept.iter()
         .for_each(|stream| drop(stream.shutdown(std::net::Shutdown::Both)));

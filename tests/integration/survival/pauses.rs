@@ -171,8 +171,24 @@ fn rate(arrived: &AtomicU64, time: Duration) -> f64 {
     (arrived.load(Ordering::Relaxed) - before) as f64 / 1e6 / start.elapsed().as_secs_f64()
 }
 
-/// The share of the throughput that these streams keep with one cut per second. Rounds with and
-/// without cuts alternate.
+/// The mean rates without cuts and with one cut per second. Rounds of both alternate.
+fn rates_without_and_with_cuts(lab: &Lab, arrived: &AtomicU64) -> [f64; 2] {
+    const ROUND: Duration = Duration::from_secs(5);
+    const ROUNDS: usize = 4;
+    let mut rates = [Vec::new(), Vec::new()];
+    rate(arrived, Duration::from_secs(1));
+    for round in 0..ROUNDS {
+        rates[0].push(rate(arrived, ROUND));
+        let injector = FaultInjector::cutting(&lab.paths(), Duration::from_secs(1), round as u64);
+        rates[1].push(rate(arrived, ROUND));
+        drop(injector);
+        // The last cut must not affect the round without cuts.
+        rate(arrived, Duration::from_millis(500));
+    }
+    rates.map(|rates| rates.iter().sum::<f64>() / ROUNDS as f64)
+}
+
+/// The share of the throughput that these streams keep with one cut per second.
 fn share_under_cuts(
     lab: &Lab,
     methods: Methods,
@@ -180,8 +196,6 @@ fn share_under_cuts(
     command: u8,
     count: usize,
 ) -> f64 {
-    const ROUND: Duration = Duration::from_secs(5);
-    const ROUNDS: usize = 4;
     let streams: Vec<TcpStream> = (0..count)
         .map(|_| services::connect(lab.tunnel.local(methods.encrypt)))
         .collect();
@@ -189,8 +203,7 @@ fn share_under_cuts(
         .iter()
         .map(|stream| stream.try_clone().unwrap())
         .collect();
-    let mut rates = [Vec::new(), Vec::new()];
-    thread::scope(|scope| {
+    let [whole, cut] = thread::scope(|scope| {
         for mut stream in &streams {
             stream.set_write_timeout(None).unwrap();
             stream.write_all(&[command]).unwrap();
@@ -202,21 +215,12 @@ fn share_under_cuts(
                 }
             });
         }
-        rate(arrived, Duration::from_secs(1));
-        for round in 0..ROUNDS {
-            rates[0].push(rate(arrived, ROUND));
-            let injector =
-                FaultInjector::cutting(&lab.paths(), Duration::from_secs(1), round as u64);
-            rates[1].push(rate(arrived, ROUND));
-            drop(injector);
-            // The last cut must not affect the round without cuts.
-            rate(arrived, Duration::from_millis(500));
-        }
+        let rates = rates_without_and_with_cuts(lab, arrived);
         handles
             .iter()
             .for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+        rates
     });
-    let [whole, cut] = rates.map(|rates| rates.iter().sum::<f64>() / ROUNDS as f64);
     let direction = if command == b'd' { "down" } else { "up" };
     println!(
         "{}, {count} streams {direction}: {whole:.0} MB/s, {cut:.0} with cuts: {:.0} %",

@@ -6,9 +6,13 @@ use std::{
     process::Command,
 };
 
+use serde_json::{Value, json};
+
 use crate::support::{
+    daemon::Daemon,
     programs::{self, ProgramOutput},
     sshd,
+    tunnel::{Port, REPORT, Testbed},
 };
 
 /// The inside address. All addresses come from ranges for documentation (RFC 5737), which no
@@ -56,25 +60,27 @@ impl Networks {
             (Namespace::Outside, OUTSIDE),
         );
         // Both ends route packets for the other end to the gateway, which does not forward them.
+        networks.add_default_route(Namespace::Inside, GATEWAY);
+        networks.add_default_route(Namespace::Outside, GATEWAY_OUTSIDE);
+        networks.disable_forwarding();
+        networks
+    }
+
+    fn add_default_route(&self, namespace: Namespace, gateway: Ipv4Addr) {
         ip(&[
             "-n",
-            &networks.name(Namespace::Inside),
+            &self.name(namespace),
             "route",
             "add",
             "default",
             "via",
-            &GATEWAY.to_string(),
+            &gateway.to_string(),
         ]);
-        ip(&[
-            "-n",
-            &networks.name(Namespace::Outside),
-            "route",
-            "add",
-            "default",
-            "via",
-            &GATEWAY_OUTSIDE.to_string(),
-        ]);
-        let forwards = networks
+    }
+
+    /// Makes the gateway drop packets from one end to the other.
+    fn disable_forwarding(&self) {
+        let forwards = self
             .run(
                 Namespace::Gateway,
                 &["cat", "/proc/sys/net/ipv4/ip_forward"],
@@ -82,14 +88,12 @@ impl Networks {
             .succeeded()
             .text();
         if forwards.trim() != "0" {
-            networks
-                .run(
-                    Namespace::Gateway,
-                    &["sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"],
-                )
-                .succeeded();
+            self.run(
+                Namespace::Gateway,
+                &["sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"],
+            )
+            .succeeded();
         }
-        networks
     }
 
     fn name(&self, namespace: Namespace) -> String {
@@ -143,6 +147,78 @@ impl Networks {
                 .args(["netns", "exec", &self.name(namespace)])
                 .args(words),
         )
+    }
+
+    /// Fetches a URL inside without a proxy, within this many seconds. `arguments` are the URL and
+    /// further options of curl.
+    pub(crate) fn fetch_inside(&self, seconds: &str, arguments: &[&str]) -> ProgramOutput {
+        let curl = ["curl", "--silent", "--show-error", "--fail"];
+        let limits = ["--noproxy", "*", "--max-time", seconds];
+        self.run(
+            Namespace::Inside,
+            &[&curl[..], &limits[..], arguments].concat(),
+        )
+    }
+
+    /// Starts a role in this namespace without waiting.
+    fn role(
+        &self,
+        namespace: Namespace,
+        testbed: &Testbed,
+        name: &str,
+        configuration: &Value,
+        environment: &[(&str, &str)],
+    ) -> Daemon {
+        let path = testbed.write(name, configuration);
+        let mut command = programs::within(&self.within(namespace), REPORT);
+        command
+            .arg("--config")
+            .arg(path)
+            .envs(environment.iter().copied());
+        Daemon::start(name, testbed.folder(), &mut command)
+    }
+
+    /// Starts a master at this address in this namespace and waits until it listens.
+    pub(crate) fn master(
+        &self,
+        namespace: Namespace,
+        testbed: &Testbed,
+        address: SocketAddr,
+    ) -> Daemon {
+        let there = json!({"listen_at": address.to_string()});
+        let configuration = testbed.master_configuration(there);
+        let mut master = self.role(namespace, testbed, "master", &configuration, &[]);
+        master.wait_ready(|| self.has_listener_at(namespace, address));
+        master
+    }
+
+    /// Starts a server for one port in this namespace, with these fields in its configuration.
+    pub(crate) fn server(
+        &self,
+        namespace: Namespace,
+        testbed: &Testbed,
+        port: &Port,
+        fields: Value,
+    ) -> Daemon {
+        let configuration = testbed.server_configuration(std::slice::from_ref(port), fields);
+        self.role(namespace, testbed, "server", &configuration, &[])
+    }
+
+    /// Starts a client for one port inside, with these fields and environment variables. Waits until
+    /// it listens.
+    pub(crate) fn client(
+        &self,
+        testbed: &Testbed,
+        name: &str,
+        port: &Port,
+        fields: Value,
+        environment: &[(&str, &str)],
+    ) -> Daemon {
+        let configuration = testbed.client_configuration(std::slice::from_ref(port), fields);
+        let inside = Namespace::Inside;
+        let mut client = self.role(inside, testbed, name, &configuration, environment);
+        client.wait_ready(|| self.has_listener_at(inside, port.local));
+        client
     }
 
     /// Whether a process listens at the address in this namespace.

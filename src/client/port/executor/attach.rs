@@ -6,9 +6,10 @@ use tracing::{Span, debug, error, info, warn};
 use super::PortExecutor;
 use crate::{
     client::port::{
-        event::{AttachPurpose, AttachResult, LinkNumber, RequestNumber},
+        event::{AttachPurpose, AttachResult, RequestNumber},
         port_link::PortLink,
     },
+    link::LinkId,
     tunnel::attach::{self, AttachError, AttachOutcome, AttachRequest},
 };
 use report_proto::{
@@ -38,11 +39,11 @@ impl PortExecutor {
     pub(super) fn attach(
         &mut self,
         request: RequestNumber,
-        number: LinkNumber,
+        link: LinkId,
         purpose: AttachPurpose,
         avoid: Vec<Id>,
     ) -> Option<()> {
-        let link = self.links.iter().find(|link| link.number == number)?;
+        let link = self.links.iter().find(|entry| entry.id() == link)?;
         let channel = self.span.in_scope(|| link.next_channel())?;
         let (prepared, instance) = self.prepare(link, channel, purpose)?;
         let AttachRequest {
@@ -98,7 +99,7 @@ impl PortExecutor {
             return None;
         }
         // A lane on a newer link replaces those on the older links of its slot.
-        let is_older = |other: &&PortLink| other.slot == link.slot && other.number < link.number;
+        let is_older = |other: &&PortLink| other.slot == link.slot && other.id() < link.id();
         let replaces = self
             .links
             .iter()

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::PortMachine;
-use crate::client::port::event::{AttachPurpose, AttachResult, LinkNumber, PortAction};
+use crate::{
+    client::port::event::{AttachPurpose, AttachResult, PortAction},
+    link::LinkId,
+};
 use report_proto::id::Id;
 
 /// How long to wait before a lane that was refused or lost is requested again.
@@ -19,22 +22,22 @@ pub(super) const LANE_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct FurtherLanes {
     /// The links that are up, by their slot.
-    links: BTreeMap<usize, LinkNumber>,
+    links: BTreeMap<usize, LinkId>,
     /// When to request a lane again that was refused or lost.
-    retries: BTreeMap<(Id, LinkNumber), Instant>,
+    retries: BTreeMap<(Id, LinkId), Instant>,
     /// The lanes that were requested and not lost since.
-    requested: Vec<(Id, LinkNumber)>,
+    requested: Vec<(Id, LinkId)>,
 }
 
 impl PortMachine {
     /// Handles a further link that is up.
-    pub(super) fn on_further_link_up(&mut self, slot: usize, link: LinkNumber) {
+    pub(super) fn on_further_link_up(&mut self, slot: usize, link: LinkId) {
         self.further.links.insert(slot, link);
     }
 
     /// Handles a further link that will be closed, or has ended. Its lanes are left if it is still
     /// up.
-    pub(super) fn on_further_link_gone(&mut self, link: LinkNumber, is_up: bool) {
+    pub(super) fn on_further_link_gone(&mut self, link: LinkId, is_up: bool) {
         let before = self.further.links.len();
         self.further.links.retain(|_, known| *known != link);
         self.further.retries.retain(|(_, known), _| *known != link);
@@ -81,7 +84,7 @@ impl PortMachine {
     pub(super) fn on_lane_done(
         &mut self,
         tunnel: Id,
-        link: LinkNumber,
+        link: LinkId,
         result: &AttachResult,
         now: Instant,
     ) {
@@ -116,7 +119,7 @@ impl PortMachine {
         self.further.requested.retain(|(known, _)| *known != tunnel);
     }
 
-    fn retry_lane(&mut self, tunnel: Id, link: LinkNumber, now: Instant) {
+    fn retry_lane(&mut self, tunnel: Id, link: LinkId, now: Instant) {
         self.further
             .requested
             .retain(|lane| *lane != (tunnel, link));
@@ -127,7 +130,7 @@ impl PortMachine {
         }
     }
 
-    fn lanes_in_flight(&self) -> impl Iterator<Item = (Id, LinkNumber)> {
+    fn lanes_in_flight(&self) -> impl Iterator<Item = (Id, LinkId)> {
         self.requests
             .values()
             .filter_map(|request| match request.purpose {

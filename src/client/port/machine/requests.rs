@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use super::{PortMachine, RESUME_PATIENCE};
 use crate::{
     client::port::event::{
-        AttachPurpose, AttachResult, EndTunnelReason, LinkNumber, PortAction, RequestNumber,
-        TunnelPhase,
+        AttachPurpose, AttachResult, EndTunnelReason, PortAction, RequestNumber, TunnelPhase,
     },
+    link::LinkId,
     supervisor::backoff::RetryBackoff,
     suspend::Moment,
 };
@@ -23,7 +23,7 @@ pub(super) const MAX_RETRY_WAIT: Duration = Duration::from_secs(15);
 /// An attach request without an outcome.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    pub(super) link: LinkNumber,
+    pub(super) link: LinkId,
     pub(super) purpose: AttachPurpose,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct InFlight {
 pub(super) struct PendingNew {
     /// The last request that was sent.
     request: RequestNumber,
-    pub(super) link: LinkNumber,
+    pub(super) link: LinkId,
     backoff: RetryBackoff,
     /// When to send the next one. Set while none is in flight.
     pub(super) retry_at: Option<Instant>,
@@ -67,7 +67,7 @@ impl PendingNew {
 
 impl PortMachine {
     /// Returns the links with an attach request for this tunnel.
-    pub(super) fn links_attaching(&self, tunnel: Id) -> impl Iterator<Item = LinkNumber> {
+    pub(super) fn links_attaching(&self, tunnel: Id) -> impl Iterator<Item = LinkId> {
         let purpose = AttachPurpose::Resume { tunnel };
         self.requests
             .values()
@@ -78,7 +78,7 @@ impl PortMachine {
     /// Sends an attach request.
     pub(super) fn attach(
         &mut self,
-        link: LinkNumber,
+        link: LinkId,
         purpose: AttachPurpose,
         now: Instant,
     ) -> RequestNumber {
@@ -101,7 +101,7 @@ impl PortMachine {
     }
 
     /// Requests a new tunnel.
-    pub(super) fn request_new(&mut self, link: LinkNumber, purpose: AttachPurpose, now: Instant) {
+    pub(super) fn request_new(&mut self, link: LinkId, purpose: AttachPurpose, now: Instant) {
         let request = self.attach(link, purpose, now);
         self.pending_new = Some(PendingNew {
             request,
@@ -222,8 +222,8 @@ impl PortMachine {
         let Some(link) = self.newest_link().filter(|_| !self.is_ending) else {
             return;
         };
-        let is_attaching = self.links_attaching(tunnel).any(|number| match reason {
-            ReattachReason::NewLink => number == link,
+        let is_attaching = self.links_attaching(tunnel).any(|pending| match reason {
+            ReattachReason::NewLink => pending == link,
             // The pending request may reach the server's new link or its old one, so wait for the
             // outcome.
             ReattachReason::NewChannel => true,
@@ -261,7 +261,7 @@ impl PortMachine {
     fn on_resume_done(
         &mut self,
         tunnel: Id,
-        link: LinkNumber,
+        link: LinkId,
         result: AttachResult,
         jitter: f64,
         now: Moment,
@@ -289,7 +289,7 @@ impl PortMachine {
             AttachResult::NotSent => {}
             AttachResult::Expired | AttachResult::Failed { .. } | AttachResult::Unanswered => {
                 // The next link attaches all tunnels, so only retry while this one exists.
-                if self.links.iter().any(|entry| entry.number == link) {
+                if self.links.iter().any(|entry| entry.id == link) {
                     self.reattach_after(tunnel, MIN_RETRY_WAIT.mul_f64(jitter), now.awake);
                 }
             }

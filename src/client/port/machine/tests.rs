@@ -27,6 +27,10 @@ fn server_id(number: u8) -> Id {
     Id([number; 16])
 }
 
+fn link(number: u64) -> LinkId {
+    LinkId::of_test(number)
+}
+
 /// A port, and the time.
 struct Port {
     machine: PortMachine,
@@ -58,9 +62,9 @@ impl Port {
     }
 
     /// Begins and establishes a link. Returns the actions of its first flight.
-    fn link(&mut self, number: LinkNumber) -> Vec<PortAction> {
-        let first_flight = self.on(PortEvent::LinkBegins(number));
-        assert_eq!(self.on(PortEvent::LinkUp(number)), []);
+    fn link(&mut self, number: u64) -> Vec<PortAction> {
+        let first_flight = self.on(PortEvent::LinkBegins(link(number)));
+        assert_eq!(self.on(PortEvent::LinkUp(link(number))), []);
         first_flight
     }
 
@@ -127,22 +131,26 @@ fn view(phase: TunnelPhase) -> TunnelView {
     }
 }
 
-fn attached_on(link: LinkNumber) -> TunnelView {
+fn attached_on(number: u64) -> TunnelView {
+    attached_through(link(number))
+}
+
+fn attached_through(link: LinkId) -> TunnelView {
     view(TunnelPhase::Attached { link: Some(link) })
 }
 
 /// The reply of a server that has run for an hour.
-fn new(tunnel: TestTunnel, link: LinkNumber) -> AttachResult {
-    new_from(tunnel, link, 3600 * SECOND)
+fn new(tunnel: TestTunnel, number: u64) -> AttachResult {
+    new_from(tunnel, link(number), 3600 * SECOND)
 }
 
-fn new_from(tunnel: TestTunnel, link: LinkNumber, server_age: Duration) -> AttachResult {
+fn new_from(tunnel: TestTunnel, link: LinkId, server_age: Duration) -> AttachResult {
     AttachResult::New(NewTunnel {
         tunnel: tunnel.id,
         server: tunnel.server,
         server_age,
         seen: None,
-        view: attached_on(link),
+        view: attached_through(link),
     })
 }
 
@@ -151,7 +159,7 @@ fn failed() -> AttachResult {
 }
 
 /// Returns what the actions attach, and on which link. They contain nothing else.
-fn attaches(actions: &[PortAction]) -> Vec<(AttachPurpose, LinkNumber)> {
+fn attaches(actions: &[PortAction]) -> Vec<(AttachPurpose, LinkId)> {
     let attach = |action: &PortAction| match action {
         PortAction::Attach { purpose, link, .. } => (*purpose, *link),
         other => panic!("not an attach request: {other:?}"),
@@ -195,7 +203,7 @@ const NOT_READY: PortAction = PortAction::SetReady(None);
 fn first_link_requests_a_tunnel_in_its_first_flight() {
     let (mut port, first) = (Port::new(), tunnel(1, 1));
     let requested = port.link(1);
-    assert_eq!(attaches(&requested), [(AttachPurpose::New, 1)]);
+    assert_eq!(attaches(&requested), [(AttachPurpose::New, link(1))]);
     assert_eq!(
         port.done(request_of(&requested), new(first, 1)),
         [adopt(first), ready(first)]
@@ -207,10 +215,10 @@ fn first_link_requests_a_tunnel_in_its_first_flight() {
 fn newer_link_takes_the_tunnel_over_in_its_first_flight() {
     let (mut port, current) = Port::attached();
     let requested = port.link(2);
-    assert_eq!(attaches(&requested), [(resume(current), 2)]);
+    assert_eq!(attaches(&requested), [(resume(current), link(2))]);
     assert_eq!(port.changed(current, attached_on(2)), []);
     assert_eq!(port.done(request_of(&requested), AttachResult::Resumed), []);
-    assert_eq!(port.on(PortEvent::LinkEnded(1)), []);
+    assert_eq!(port.on(PortEvent::LinkEnded(link(1))), []);
     assert_eq!(port.wait(60 * SECOND), []);
 }
 
@@ -230,7 +238,11 @@ fn second_move_waits_for_the_first() {
     assert_eq!(port.on(move_requested), []);
     assert_eq!(port.changed(current, moving), []);
     let moved = port.changed(current, attached_on(2));
-    assert_eq!(attaches(&moved), [(resume(current), 3)], "once for both");
+    assert_eq!(
+        attaches(&moved),
+        [(resume(current), link(3))],
+        "once for both"
+    );
 }
 
 #[test]
@@ -238,12 +250,12 @@ fn move_request_needs_a_new_channel_even_on_the_same_link() {
     let (mut port, current) = Port::attached();
     let move_requested = || PortEvent::MoveRequested { tunnel: current.id };
     let requested = port.on(move_requested());
-    assert_eq!(attaches(&requested), [(resume(current), 1)]);
+    assert_eq!(attaches(&requested), [(resume(current), link(1))]);
     // The pending request may reach the old link of the server: another one follows it.
     assert_eq!(port.on(move_requested()), []);
     assert_eq!(port.on(move_requested()), []);
     let again = port.done(request_of(&requested), AttachResult::Resumed);
-    assert_eq!(attaches(&again), [(resume(current), 1)]);
+    assert_eq!(attaches(&again), [(resume(current), link(1))]);
     assert_eq!(port.done(request_of(&again), AttachResult::Resumed), []);
 }
 
@@ -252,10 +264,10 @@ fn lost_tunnel_is_attached_on_the_newest_link_that_is_up() {
     let (mut port, current) = Port::attached();
     let replaced = port.link(2);
     port.done(request_of(&replaced), failed());
-    let begun = port.on(PortEvent::LinkBegins(3));
-    assert_eq!(attaches(&begun), [(resume(current), 3)]);
+    let begun = port.on(PortEvent::LinkBegins(link(3)));
+    assert_eq!(attaches(&begun), [(resume(current), link(3))]);
     let actions = port.lost(current, Code::PeerLost);
-    assert_eq!(attaches(&actions[..1]), [(resume(current), 2)]);
+    assert_eq!(attaches(&actions[..1]), [(resume(current), link(2))]);
     assert_eq!(actions[1..], [NOT_READY]);
     assert_eq!(port.changed(current, attached_on(2)), [ready(current)]);
 }
@@ -276,7 +288,7 @@ fn tunnel_that_stays_lost_gets_a_companion_until_it_is_back() {
     let resumed = request_of(&port.lost(current, Code::PeerLost));
     assert_eq!(port.wait(RESUME_PATIENCE - Duration::from_millis(1)), []);
     let requested = port.wait(Duration::from_millis(1));
-    assert_eq!(attaches(&requested), [(AttachPurpose::New, 1)]);
+    assert_eq!(attaches(&requested), [(AttachPurpose::New, link(1))]);
     let request = request_of(&requested);
     assert_eq!(
         port.changed(current, attached_on(1)),
@@ -304,12 +316,12 @@ fn companion_that_arrives_too_late_is_ended() {
 #[test]
 fn patience_begins_again_with_each_link() {
     let (mut port, current) = Port::attached();
-    port.on(PortEvent::LinkEnded(1));
+    port.on(PortEvent::LinkEnded(link(1)));
     assert_eq!(port.lost(current, Code::PeerLost), [NOT_READY]);
     assert_eq!(port.wait(60 * SECOND), [], "no link is up");
-    assert_eq!(attaches(&port.link(2)), [(resume(current), 2)]);
+    assert_eq!(attaches(&port.link(2)), [(resume(current), link(2))]);
     let requested = port.wait(RESUME_PATIENCE);
-    assert_eq!(attaches(&requested), [(AttachPurpose::New, 2)]);
+    assert_eq!(attaches(&requested), [(AttachPurpose::New, link(2))]);
 }
 
 #[test]
@@ -326,9 +338,9 @@ fn invalid_messages_delay_the_next_attachment() {
         assert_eq!(port.wait(RESUME_PATIENCE / 2), []);
         assert_eq!(port.changed(current, view), [], "the same loss");
         let resumed = port.wait(RESUME_PATIENCE / 2);
-        assert_eq!(attaches(&resumed), [(resume(current), 1)]);
+        assert_eq!(attaches(&resumed), [(resume(current), link(1))]);
         let requested = port.wait(RESUME_PATIENCE);
-        assert_eq!(attaches(&requested), [(AttachPurpose::New, 1)]);
+        assert_eq!(attaches(&requested), [(AttachPurpose::New, link(1))]);
     }
 }
 
@@ -340,9 +352,9 @@ fn failed_resumption_is_retried_while_its_link_exists() {
         assert_eq!(port.done_with(request_of(&actions), result, 0.5), []);
         assert_eq!(port.wait(MIN_RETRY_WAIT / 2 - SECOND / 1000), []);
         actions = port.wait(SECOND / 1000);
-        assert_eq!(attaches(&actions), [(resume(current), 1)]);
+        assert_eq!(attaches(&actions), [(resume(current), link(1))]);
     }
-    port.on(PortEvent::LinkEnded(1));
+    port.on(PortEvent::LinkEnded(link(1)));
     port.done(request_of(&actions), failed());
     assert_eq!(port.wait(60 * SECOND), []);
 }
@@ -355,7 +367,7 @@ fn restarted_server_ends_the_tunnel_of_its_predecessor() {
     port.now.suspended += 10 * SECOND;
     let successor = tunnel(2, 2);
     assert_eq!(
-        port.done(resumed, new_from(successor, 1, 9 * SECOND)),
+        port.done(resumed, new_from(successor, link(1), 9 * SECOND)),
         [
             adopt(successor),
             end(old, EndTunnelReason::ServerRestarted),
@@ -377,7 +389,7 @@ fn second_server_leaves_the_tunnel_of_the_first_alone() {
     );
     // The server of the old tunnel may be back by now.
     let again = port.wait(RESUME_PATIENCE);
-    assert_eq!(attaches(&again), [(resume(old), 1)]);
+    assert_eq!(attaches(&again), [(resume(old), link(1))]);
     assert_eq!(port.changed(old, attached_on(1)), []);
     assert_eq!(port.done(request_of(&again), AttachResult::Resumed), []);
 }

@@ -14,34 +14,37 @@ fn with_lanes(view: TunnelView, slots: &[usize]) -> TunnelView {
     }
 }
 
-fn further(slot: usize, link: LinkNumber) -> PortEvent {
-    PortEvent::FurtherLinkUp { slot, link }
+fn further(slot: usize, number: u64) -> PortEvent {
+    PortEvent::FurtherLinkUp {
+        slot,
+        link: link(number),
+    }
 }
 
 #[test]
 fn each_further_link_gets_a_lane_of_an_attached_tunnel() {
     let (mut port, current) = Port::attached();
     let requested = port.on(further(1, 11));
-    assert_eq!(attaches(&requested), [(lane(current), 11)]);
+    assert_eq!(attaches(&requested), [(lane(current), link(11))]);
     assert_eq!(port.wait(10 * SECOND), [], "one request at a time");
     let on_both = with_lanes(attached_on(1), &[1]);
     assert_eq!(port.changed(current, on_both), []);
     assert_eq!(port.done(request_of(&requested), AttachResult::Resumed), []);
     let requested = port.on(further(2, 12));
-    assert_eq!(attaches(&requested), [(lane(current), 12)]);
+    assert_eq!(attaches(&requested), [(lane(current), link(12))]);
     assert_eq!(port.wait(60 * SECOND), []);
 }
 
 #[test]
 fn a_tunnel_without_an_attachment_gets_no_lane_until_it_is_resumed() {
     let (mut port, current) = Port::attached();
-    port.on(PortEvent::LinkEnded(1));
+    port.on(PortEvent::LinkEnded(link(1)));
     port.lost(current, Code::PeerLost);
     assert_eq!(port.on(further(1, 11)), []);
     let resumed = port.link(2);
-    assert_eq!(attaches(&resumed), [(resume(current), 2)]);
+    assert_eq!(attaches(&resumed), [(resume(current), link(2))]);
     let requested = port.changed(current, attached_on(2));
-    assert_eq!(attaches(&requested[..1]), [(lane(current), 11)]);
+    assert_eq!(attaches(&requested[..1]), [(lane(current), link(11))]);
 }
 
 #[test]
@@ -53,10 +56,10 @@ fn a_lost_lane_is_requested_again_after_a_while() {
     assert_eq!(port.changed(current, attached_on(1)), [], "lost");
     assert_eq!(port.wait(LANE_RETRY / 2), []);
     let again = port.wait(LANE_RETRY);
-    assert_eq!(attaches(&again), [(lane(current), 11)]);
+    assert_eq!(attaches(&again), [(lane(current), link(11))]);
     assert_eq!(port.done(request_of(&again), failed()), []);
     let again = port.wait(LANE_RETRY);
-    assert_eq!(attaches(&again), [(lane(current), 11)]);
+    assert_eq!(attaches(&again), [(lane(current), link(11))]);
 }
 
 #[test]
@@ -65,7 +68,7 @@ fn the_lanes_of_a_retiring_link_are_left() {
     let requested = port.on(further(1, 11));
     port.changed(current, with_lanes(attached_on(1), &[1]));
     port.done(request_of(&requested), AttachResult::Resumed);
-    let (tunnel, link) = (current.id, 11);
+    let (tunnel, link) = (current.id, link(11));
     assert_eq!(
         port.on(PortEvent::FurtherLinkRetiring(link)),
         [PortAction::LeaveLink { tunnel, link }]
@@ -83,7 +86,7 @@ fn a_tunnel_whose_first_lane_is_lost_gets_it_back_without_a_companion() {
     port.done(request_of(&requested), AttachResult::Resumed);
     let on_further = with_lanes(view(TunnelPhase::Attached { link: None }), &[1]);
     let again = port.changed(current, on_further);
-    assert_eq!(attaches(&again), [(resume(current), 1)]);
+    assert_eq!(attaches(&again), [(resume(current), link(1))]);
     assert_eq!(port.wait(60 * SECOND), [], "the tunnel is attached");
 }
 
@@ -96,5 +99,5 @@ fn a_new_link_of_the_slot_gets_a_lane_although_the_old_one_has_one() {
     // The lane on the old link does not count for the slot any more.
     port.changed(current, attached_on(1));
     let requested = port.on(further(1, 21));
-    assert_eq!(attaches(&requested), [(lane(current), 21)]);
+    assert_eq!(attaches(&requested), [(lane(current), link(21))]);
 }

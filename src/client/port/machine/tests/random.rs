@@ -18,11 +18,12 @@ fn any_order_of_events_keeps_the_rules() {
 struct World<'a> {
     random: &'a mut fastrand::Rng,
     port: Port,
-    last_link: LinkNumber,
-    further_links: Vec<LinkNumber>,
+    /// The number of the newest link.
+    last_link: u64,
+    further_links: Vec<LinkId>,
     last_tunnel: u8,
     is_ending: bool,
-    in_flight: Vec<(RequestNumber, AttachPurpose, LinkNumber)>,
+    in_flight: Vec<(RequestNumber, AttachPurpose, LinkId)>,
 }
 
 impl<'a> World<'a> {
@@ -42,24 +43,24 @@ impl<'a> World<'a> {
         let actions = match self.random.u8(..14) {
             0 => {
                 self.last_link += 1;
-                self.port.on(PortEvent::LinkBegins(self.last_link))
+                self.port.on(PortEvent::LinkBegins(link(self.last_link)))
             }
-            1 => self.port.on(PortEvent::LinkUp(self.last_link)),
+            1 => self.port.on(PortEvent::LinkUp(link(self.last_link))),
             2 => {
-                let link = self.random.u64(..=self.last_link);
-                self.port.on(PortEvent::LinkEnded(link))
+                let ended = self.random.u64(..=self.last_link);
+                self.port.on(PortEvent::LinkEnded(link(ended)))
             }
             3..6 => self.tunnel_event(),
             6..9 if !self.in_flight.is_empty() => self.reply(),
             12 => {
                 let slot = self.random.usize(1..4);
-                let link = 1_000_000 + self.random.u64(..20);
+                let link = link(1_000_000 + self.random.u64(..20));
                 self.further_links.push(link);
                 self.port.on(PortEvent::FurtherLinkUp { slot, link })
             }
             13 => {
-                let link = self.random.choice(&self.further_links).copied();
-                let link = link.unwrap_or_default();
+                let known = self.random.choice(&self.further_links).copied();
+                let link = known.unwrap_or(link(0));
                 self.port.on(if self.random.bool() {
                     PortEvent::FurtherLinkRetiring(link)
                 } else {
@@ -84,7 +85,7 @@ impl<'a> World<'a> {
             } = action
             {
                 assert!(!self.is_ending, "an attach request during the shutdown");
-                let is_twin = |(_, other, on): &(_, AttachPurpose, LinkNumber)| {
+                let is_twin = |(_, other, on): &(_, AttachPurpose, LinkId)| {
                     matches!(
                         purpose,
                         AttachPurpose::Resume { .. } | AttachPurpose::Lane { .. }
@@ -114,7 +115,7 @@ impl<'a> World<'a> {
                     .expect("not empty"),
             },
             _ => TunnelPhase::Attached {
-                link: Some(self.random.u64(..=self.last_link)),
+                link: Some(link(self.random.u64(..=self.last_link))),
             },
         };
         let view = TunnelView {

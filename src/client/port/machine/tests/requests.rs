@@ -11,7 +11,11 @@ fn failed_request_is_sent_again_with_growing_waits() {
         assert_eq!(port.done(request_of(&actions), failed()), []);
         assert_eq!(port.wait(wait - SECOND / 1000), []);
         actions = port.wait(SECOND / 1000);
-        assert_eq!(attaches(&actions), [(AttachPurpose::New, 1)], "{wait:?}");
+        assert_eq!(
+            attaches(&actions),
+            [(AttachPurpose::New, link(1))],
+            "{wait:?}"
+        );
         wait = (wait * 2).min(MAX_RETRY_WAIT);
     }
     assert_eq!(wait, MAX_RETRY_WAIT);
@@ -21,7 +25,7 @@ fn failed_request_is_sent_again_with_growing_waits() {
         []
     );
     actions = port.wait(MIN_RETRY_WAIT / 2);
-    assert_eq!(attaches(&actions), [(AttachPurpose::New, 1)]);
+    assert_eq!(attaches(&actions), [(AttachPurpose::New, link(1))]);
     assert_eq!(port.done(request_of(&actions), failed()), []);
     assert_eq!(attaches(&port.wait(MIN_RETRY_WAIT)).len(), 1, "reset");
 }
@@ -47,10 +51,10 @@ fn link_that_ends_during_a_retry_wait_does_not_block_the_next_one() {
         is_retryable: false,
     };
     port.done(request, lasting);
-    assert_eq!(port.on(PortEvent::LinkEnded(1)), []);
+    assert_eq!(port.on(PortEvent::LinkEnded(link(1))), []);
     port.link(2);
     let requested = port.wait(RESUME_PATIENCE);
-    assert_eq!(attaches(&requested), [(AttachPurpose::New, 2)]);
+    assert_eq!(attaches(&requested), [(AttachPurpose::New, link(2))]);
 }
 
 #[test]
@@ -62,7 +66,7 @@ fn newer_link_replaces_a_request_that_is_pending() {
     assert_eq!(port.wait(60 * SECOND), [], "only the newer one is retried");
     port.done(second, failed());
     let again = port.wait(MIN_RETRY_WAIT);
-    assert_eq!(attaches(&again), [(AttachPurpose::New, 2)]);
+    assert_eq!(attaches(&again), [(AttachPurpose::New, link(2))]);
 }
 
 /// The client asked for nothing on the older link any more, and a server that came later was not
@@ -71,15 +75,15 @@ fn newer_link_replaces_a_request_that_is_pending() {
 fn older_link_is_used_when_a_newer_one_does_not_join() {
     let mut port = Port::new();
     let first = request_of(&port.link(1));
-    let begun = port.on(PortEvent::LinkBegins(2));
+    let begun = port.on(PortEvent::LinkBegins(link(2)));
     let second = request_of(&begun);
-    let requested = port.on(PortEvent::LinkEnded(2));
-    assert_eq!(attaches(&requested), [(AttachPurpose::New, 1)]);
+    let requested = port.on(PortEvent::LinkEnded(link(2)));
+    assert_eq!(attaches(&requested), [(AttachPurpose::New, link(1))]);
     assert_eq!(port.done(second, failed()), []);
     assert_eq!(port.done(first, AttachResult::Expired), []);
     assert_eq!(port.done(request_of(&requested), AttachResult::Expired), []);
     let again = port.wait(MIN_RETRY_WAIT);
-    assert_eq!(attaches(&again), [(AttachPurpose::New, 1)]);
+    assert_eq!(attaches(&again), [(AttachPurpose::New, link(1))]);
 }
 
 #[test]
@@ -88,7 +92,7 @@ fn request_without_an_answer_is_sent_again() {
     let request = request_of(&port.link(1));
     assert_eq!(port.done(request, AttachResult::Unanswered), []);
     let again = port.wait(MIN_RETRY_WAIT);
-    assert_eq!(attaches(&again), [(AttachPurpose::New, 1)]);
+    assert_eq!(attaches(&again), [(AttachPurpose::New, link(1))]);
 }
 
 #[test]
@@ -114,7 +118,7 @@ fn request_that_is_not_sent_waits_for_the_next_link() {
     let requested = request_of(&port.wait(RESUME_PATIENCE));
     assert_eq!(port.done(requested, AttachResult::NotSent), []);
     assert_eq!(port.wait(60 * SECOND), []);
-    assert_eq!(attaches(&port.link(2)), [(resume(current), 2)]);
+    assert_eq!(attaches(&port.link(2)), [(resume(current), link(2))]);
 }
 
 #[test]
@@ -127,7 +131,7 @@ fn refused_connection_requests_another_server() {
         [
             PortAction::Attach {
                 request,
-                link: 1,
+                link: link(1),
                 purpose: AttachPurpose::Alternative {
                     refused: current.server
                 },
@@ -195,7 +199,7 @@ fn tunnel_that_ends_is_replaced_at_once() {
     let (mut port, current) = Port::attached();
     let actions = port.changed(current, view(TunnelPhase::Ended));
     assert_eq!(actions[0], PortAction::Forget { tunnel: current.id });
-    assert_eq!(attaches(&actions[1..2]), [(AttachPurpose::New, 1)]);
+    assert_eq!(attaches(&actions[1..2]), [(AttachPurpose::New, link(1))]);
     assert_eq!(actions[2..], [NOT_READY]);
 }
 

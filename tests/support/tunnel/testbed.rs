@@ -1,8 +1,7 @@
-//! The tunnel: the three roles as real processes of the built binary, with generated configuration
-//! files.
+//! The folder, addresses, certificates and configuration files of a tunnel, and its roles as
+//! processes.
 
 use std::{
-    fmt::Display,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -12,14 +11,13 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{
+use super::port::Port;
+use crate::support::{
     bytes,
     certificates::{Authority, Leaf},
-    daemon::{Daemon, Signal},
+    daemon::Daemon,
     nginx, ports,
     programs::{self, ProgramOutput},
-    services::{self, Service},
-    wait,
 };
 
 /// The components between the roles and the master.
@@ -33,96 +31,6 @@ pub(crate) enum Front {
     NginxPlain,
     /// nginx with nginx/report-tls.conf.
     NginxTls,
-}
-
-/// The encryption and compression of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Methods {
-    pub encrypt: &'static str,
-    pub compress: &'static str,
-}
-
-impl Methods {
-    /// The methods of tests that are not about methods.
-    pub(crate) const DEFAULT: Methods = Methods {
-        encrypt: "aes-128-gcm",
-        compress: "null",
-    };
-    /// Two pairs without a common method.
-    pub(crate) const TWO: [Methods; 2] = [
-        Methods {
-            encrypt: "aes-128-cfb",
-            compress: "zstd",
-        },
-        Methods {
-            encrypt: "chacha20-poly1305",
-            compress: "s2",
-        },
-    ];
-
-    /// Every combination.
-    pub(crate) fn all() -> Vec<Methods> {
-        let encrypt = ["plain", "aes-128-cfb", "aes-128-gcm", "chacha20-poly1305"];
-        let pairs = |encrypt| ["null", "s2", "zstd"].map(|compress| Methods { encrypt, compress });
-        encrypt.into_iter().flat_map(pairs).collect()
-    }
-}
-
-impl Display for Methods {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}+{}", self.encrypt, self.compress)
-    }
-}
-
-/// A service at the server, and the client's address that leads to it.
-#[derive(Debug, Clone)]
-pub(crate) struct Port {
-    pub mark: String,
-    pub service: String,
-    pub local: SocketAddr,
-    pub key: String,
-    pub methods: Methods,
-    /// Fields of the port that only the server's configuration has.
-    pub at_server: Value,
-}
-
-impl Port {
-    /// A port with a new key and an unused local address.
-    pub(crate) fn new(mark: impl Display, service: impl Display, methods: Methods) -> Port {
-        let key = bytes::hexadecimal(&bytes::random(fastrand::u64(..), 20));
-        Port {
-            mark: mark.to_string(),
-            service: service.to_string(),
-            local: ports::free(),
-            key,
-            methods,
-            at_server: Value::Null,
-        }
-    }
-
-    /// One port for each pair of methods, all for the same service.
-    pub(crate) fn for_each(methods: &[Methods], service: impl Display) -> Vec<Port> {
-        methods
-            .iter()
-            .map(|&methods| Port::new(methods, &service, methods))
-            .collect()
-    }
-
-    /// The same port at another client.
-    pub(crate) fn at_another_address(&self) -> Port {
-        Port {
-            local: ports::free(),
-            ..self.clone()
-        }
-    }
-
-    fn json(&self, local_address: &str) -> Value {
-        let Methods { encrypt, compress } = self.methods;
-        json!({
-            "mark": self.mark, "local_address": local_address, "port_key": self.key,
-            "encrypt_method": encrypt, "compress_method": compress,
-        })
-    }
 }
 
 /// A testbed: its folder, the address of the master, and the front. No role runs
@@ -358,125 +266,4 @@ pub(crate) fn with(mut object: Value, fields: Value) -> Value {
         }
     }
     object
-}
-
-/// Additional configuration fields of the roles.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Fields {
-    pub master: Value,
-    pub server: Value,
-    pub client: Value,
-}
-
-/// A connected master, server and client. The client stops first and the master last, which causes
-/// the fewest errors in their logs.
-pub(crate) struct Tunnel {
-    pub client: Daemon,
-    pub server: Daemon,
-    pub master: Daemon,
-    ports: Vec<Port>,
-    fields: Fields,
-    pub testbed: Testbed,
-    probe: Port,
-    _echo: Service,
-}
-
-impl Tunnel {
-    /// Starts a tunnel behind this front.
-    pub(crate) fn start(front: Front, ports: Vec<Port>) -> Tunnel {
-        Tunnel::on(Testbed::new(front), ports, Fields::default())
-    }
-
-    /// Starts a tunnel on a prepared testbed. It adds a port to an echo service, which shows
-    /// when the tunnel is up.
-    pub(crate) fn on(testbed: Testbed, mut ports: Vec<Port>, fields: Fields) -> Tunnel {
-        let echo = services::echo();
-        let probe = Port::new("probe", echo.address(), Methods::DEFAULT);
-        ports.push(probe.clone());
-        let master = testbed.master(fields.master.clone());
-        let server = testbed.server("server", &ports, fields.server.clone());
-        let client = testbed.client("client", &ports, fields.client.clone());
-        let tunnel = Tunnel {
-            client,
-            server,
-            master,
-            ports,
-            fields,
-            testbed,
-            probe,
-            _echo: echo,
-        };
-        tunnel.wait_until_connected();
-        tunnel
-    }
-
-    /// Waits until a connection through all three works.
-    #[track_caller]
-    pub(crate) fn wait_until_connected(&self) {
-        wait::until_true("a connection goes through the tunnel", || {
-            for (name, role) in [
-                ("master", &self.master),
-                ("server", &self.server),
-                ("client", &self.client),
-            ] {
-                assert!(!role.has_ended(), "the {name} has ended");
-            }
-            self.is_connected()
-        });
-    }
-
-    /// Whether a connection through all three works now.
-    pub(crate) fn is_connected(&self) -> bool {
-        services::echoes(self.probe.local)
-    }
-
-    /// The client's listening address for this mark.
-    #[track_caller]
-    pub(crate) fn local(&self, mark: impl Display) -> SocketAddr {
-        let mark = mark.to_string();
-        self.ports
-            .iter()
-            .find(|port| port.mark == mark)
-            .map(|port| port.local)
-            .expect("a port with this mark")
-    }
-
-    /// The port to an echo service that every tunnel has.
-    pub(crate) fn probe(&self) -> &Port {
-        &self.probe
-    }
-
-    /// The process ids of master, server and client.
-    pub(crate) fn pids(&self) -> [(&'static str, u32); 3] {
-        [
-            ("master", self.master.pid()),
-            ("server", self.server.pid()),
-            ("client", self.client.pid()),
-        ]
-    }
-
-    /// Restarts the server.
-    pub(crate) fn restart_server(&mut self) {
-        self.server.stop();
-        self.server = self
-            .testbed
-            .server("server", &self.ports, self.fields.server.clone());
-    }
-
-    /// Asks the master to drain, and starts another one at its address as soon as that is free.
-    /// Returns the draining one.
-    pub(crate) fn replace_master(&mut self) -> Daemon {
-        self.master.signal(Signal::Terminate);
-        wait::until_true("the master accepts no more connections", || {
-            !ports::has_listener_at(self.testbed.master_address())
-        });
-        let new = self.testbed.master(self.fields.master.clone());
-        std::mem::replace(&mut self.master, new)
-    }
-
-    /// Restarts the master.
-    pub(crate) fn restart_master(&mut self) {
-        self.master.stop();
-        self.master = self.testbed.master(self.fields.master.clone());
-    }
 }

@@ -1,0 +1,88 @@
+//! Tests of the addresses of masters, listeners and services.
+
+use super::*;
+
+#[test]
+fn several_masters_keep_their_order() {
+    let text = server("")
+        .replace(r#""host:1""#, r#"["wss://one/t", "two:2"]"#)
+        .replace(", }", "}");
+    let masters: Vec<String> = server_of(read(&text).expect("loads"))
+        .link
+        .masters
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(masters, ["wss://one/t", "ws://two:2/"]);
+}
+
+#[test]
+fn master_choice_defaults_to_ordered() {
+    let two = r#""master": ["a:1", "b:2"]"#;
+    let loaded = read(&client(&format!(r#"{two}, "master_choice": "raced""#))).expect("loads");
+    assert!(
+        !loaded
+            .warnings
+            .iter()
+            .any(|warning| warning.field.name() == "master_choice")
+    );
+    assert_eq!(client_of(loaded).master_choice, MasterChoice::Raced);
+    for choice in ["", r#", "master_choice": "ordered""#] {
+        let loaded = read(&client(&format!("{two}{choice}"))).expect("loads");
+        assert_eq!(client_of(loaded).master_choice, MasterChoice::Ordered);
+    }
+    let line = error_line(&client(&format!(r#"{two}, "master_choice": "racing""#)));
+    assert_contains(&line, &["master_choice", "\"racing\"", "ordered", "raced"]);
+    assert_contains(
+        &error_line(&server(r#""master_choice": "raced""#)),
+        &["master_choice", "field of mode \"client\""],
+    );
+    let one = read(&client(r#""master": "a:1", "master_choice": "raced""#)).expect("loads");
+    let warning = one
+        .warnings
+        .iter()
+        .find(|warning| warning.field.name() == "master_choice")
+        .expect("a warning")
+        .to_string();
+    assert_contains(&warning, &["there is one master", "`master`"]);
+}
+
+#[test]
+fn conflicting_listeners_are_both_named() {
+    let twice = r#"{"mark": "A", "local_address": "127.0.0.1:80", "port_key": "p"}, {"mark": "B", "local_address": "0.0.0.0:80", "port_key": "q"}"#;
+    assert_contains(
+        &error_line(&ports("client", twice)),
+        &["ports[1].local_address", "0.0.0.0:80", "\"A\"", "\"B\""],
+    );
+    assert!(
+        read(&ports("server", twice)).is_ok(),
+        "two keys may lead to one service"
+    );
+    let master = README_MASTER.replace("\"0.0.0.0:51324\"", "[\"0.0.0.0:1\", \"127.0.0.1:1\"]");
+    assert_contains(
+        &error_line(&master),
+        &["listen_at[1]", "127.0.0.1:1", "conflicts with 0.0.0.0:1"],
+    );
+}
+
+#[test]
+fn incomplete_addresses_suggest_a_fix() {
+    let port = r#"{"local_address": "127.0.0.1", "port_key": "p"}"#;
+    assert_contains(
+        &error_line(&ports("client", port)),
+        &[
+            "ports[0].local_address (\"127.0.0.1\") has no port",
+            "\"127.0.0.1:PORT\"",
+        ],
+    );
+    let port = r#"{"local_address": "127.0.0.1:0", "port_key": "p"}"#;
+    assert_contains(&error_line(&ports("server", port)), &["port 0"]);
+    assert!(
+        read(&ports("client", port)).is_ok(),
+        "a listener's port may be the system's choice"
+    );
+    let url = README_CLIENT.replace("rePort.myserver.com:51324", "https://rePort.myserver.com/");
+    assert_contains(&error_line(&url), &["master `https://", "ws:// or wss://"]);
+    let list = README_CLIENT.replace("\"rePort.myserver.com:51324\"", "[\"a:1\", \"b\"]");
+    assert_contains(&error_line(&list), &["master[1] `b`", "no port", "b:PORT"]);
+}

@@ -1,0 +1,76 @@
+//! Names, and connections over TCP.
+
+use super::*;
+
+#[tokio::test]
+async fn dial_resolves_a_name() {
+    let master = TestListener::master().await;
+    exchange_messages(&dialer(&master.url("ws", "localhost"), parameters())).await;
+}
+
+#[tokio::test]
+async fn refused_connection_names_the_address() {
+    // The socket is bound so that no other test listens there, but it does not listen itself.
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let gone = bound.local_addr().unwrap();
+    let error = failure(&dialer(&format!("ws://{gone}/"), parameters())).await;
+    assert!(
+        matches!(&error, DialError::Connect { attempts, .. } if attempts.len() == 1),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains(&format!("{gone} (refused)")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn race_tries_the_next_address() {
+    let master = TestListener::master().await;
+    let dead = TestListener::master().await.address;
+    let stream = master
+        .dialer()
+        .connector
+        .race(
+            DialPeer::Master,
+            vec![dead, master.address],
+            &DialProgress::new(&()),
+        )
+        .await
+        .unwrap();
+    assert_eq!(stream.peer_addr().unwrap(), master.address);
+    assert!(stream.nodelay().unwrap());
+}
+
+#[tokio::test]
+async fn missing_bind_address_names_its_field() {
+    let master = TestListener::master().await;
+    // 192.0.2.1 is reserved for documentation (RFC 5737).
+    for bind in [
+        Bind::Address([192, 0, 2, 1].into()),
+        Bind::Interface("nosuch0".to_owned()),
+    ] {
+        let parameters = DialParameters {
+            proxy: ProxyChoice::Direct,
+            bind: Some(bind),
+            ..parameters()
+        };
+        let dialer = dialer(&master.url("ws", "127.0.0.1"), parameters);
+        let message = failure(&dialer).await.to_string();
+        assert!(
+            message.contains("no such address or interface")
+                && message.ends_with("correct `bind_address`"),
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn unresolvable_name_is_reported() {
+    let error = failure(&dialer("ws://no-such-host.invalid/", parameters())).await;
+    assert!(
+        matches!(&error, DialError::Name { host, .. } if host == "no-such-host.invalid"),
+        "{error}"
+    );
+}

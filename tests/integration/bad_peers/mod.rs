@@ -1,0 +1,6 @@
+//! Misbehaving peers. The side that can act reports the problem clearly, and other peers keep
+//! working.
+
+mod connections;
+mod frames;
+mod misconfigured;

@@ -1,0 +1,11 @@
+//! The life cycle of the roles: start, end, recovery, takeover, and the default configuration file.
+
+mod endings;
+mod process;
+mod recovery;
+mod shared_port_keys;
+
+use std::time::Duration;
+
+/// A limit for events that must happen immediately. It is far below the grace period.
+const IMMEDIATE: Duration = Duration::from_secs(5);
