@@ -20,12 +20,12 @@ use crate::{
     net::{dial::Dialer, file_limit, tls::TlsError},
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
-    supervisor::{DialStrategy, MoveRequests, Uplink},
+    supervisor::{DialStrategy, LinkSet, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
 use report_proto::{
     crypto::{LinkKey, PortKeys},
-    frame::Role,
+    frame::{Role, Slot},
     id::Id,
 };
 
@@ -255,7 +255,7 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
         limits: server_limits(&config.limits),
         bench: config.bench,
         instance: uplink.instance,
-        uplinks: uplink.each(),
+        link_sets: LinkSet::each(uplink, config.link.links.max()),
     })
 }
 
@@ -306,7 +306,7 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
     };
     let parameters = ClientParameters {
         ports: config.ports.iter().map(client_port).collect(),
-        uplink: client_uplink(config)?,
+        link_set: LinkSet::new(client_uplink(config)?, config.link.links.max()),
         hold_timeout: *config.hold_timeout,
     };
     Ok(Client::bind(parameters).await?)
@@ -342,6 +342,7 @@ pub(super) fn uplink(
         key: LinkKey::derive(master_key),
         role,
         instance: Id(random::bytes()),
+        slot: Slot::FIRST,
         timing: timing(*config.heartbeat),
         rotate_after: config.rotate_after.as_deref().copied(),
         move_requests: MoveRequests::default(),

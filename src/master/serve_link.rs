@@ -113,7 +113,7 @@ async fn establish(
     let party = party(visitor);
     let link = shared.router.new_link(number, party, role == Role::Server);
     match permit.become_link(role, &link.outbox) {
-        Ok(slot) => link.set_slot(slot),
+        Ok(place) => link.set_place(place),
         Err(error) => {
             shared
                 .log_limit
@@ -145,11 +145,14 @@ async fn establish(
 
 fn log_superseded(shared: &MasterShared, claims: &Claims, superseded: Superseded) {
     let Claims {
-        instance, epoch, ..
+        instance,
+        slot,
+        epoch,
+        ..
     } = claims;
     shared
         .log_limit
-        .log(|left_out| info!(%instance, epoch, left_out, "link refused: {superseded}"));
+        .log(|left_out| info!(%instance, %slot, epoch, left_out, "link refused: {superseded}"));
 }
 
 async fn refuse_with(socket: MessageSocket, code: Code, reason: String) {
@@ -160,7 +163,7 @@ async fn refuse_with(socket: MessageSocket, code: Code, reason: String) {
 fn log_up(shared: &MasterShared, hello: &Hello) -> bool {
     let log_up = |left_out: Option<u64>| {
         let (claims, agent) = (&hello.claims, agent(hello));
-        info!(instance = %claims.instance, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
+        info!(instance = %claims.instance, slot = %claims.slot, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
     };
     // Servers have proven a key, so the log limit does not apply to them.
     match hello.claims.role {
@@ -254,6 +257,7 @@ impl Registration {
             party: link.party(),
             role: claims.role,
             instance: claims.instance,
+            slot: claims.slot,
             epoch: claims.epoch,
             moves: claims.moves,
             handle: Arc::clone(link),
@@ -263,17 +267,17 @@ impl Registration {
             match claims.role {
                 Role::Server => info!(
                     old = old.number,
-                    "takes over from an older link of its instance"
+                    "takes over from an older link of its instance and slot"
                 ),
                 // Clients need no key to cause this, so it must not fill the log.
                 Role::Client => debug!(
                     old = old.number,
-                    "takes over from an older link of its instance"
+                    "takes over from an older link of its instance and slot"
                 ),
             }
             old.outbox.end(Notice::new(
                 Code::Superseded,
-                "a newer link of this instance took over",
+                "a newer link of this instance and slot took over",
             ));
         }
         Ok(Registration {

@@ -10,7 +10,7 @@ use crate::{
     link::{MemoryAccount, Outbox},
     master::{
         account::{LinkAccount, MasterBudget},
-        admission::LinkSlot,
+        admission::LinkPlace,
         limits::LinkNumber,
         token_bucket::TokenBucket,
     },
@@ -38,8 +38,8 @@ pub(in crate::master) struct LinkRef {
     pub(in crate::master) sent_bytes: AtomicU64,
     /// The memory account of the link.
     pub(super) account: Arc<LinkAccount>,
-    /// The link's slot among the master's connections.
-    slot: OnceLock<LinkSlot>,
+    /// The link's place among the master's connections.
+    place: OnceLock<LinkPlace>,
     /// The allowance of failed handshakes.
     failures: Mutex<TokenBucket>,
 }
@@ -59,7 +59,7 @@ impl LinkRef {
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             account,
-            slot: OnceLock::new(),
+            place: OnceLock::new(),
             failures: Mutex::new(TokenBucket::full(now())),
         })
     }
@@ -74,15 +74,15 @@ impl LinkRef {
         self.account.is_proven()
     }
 
-    /// Stores the link's connection slot.
-    pub(in crate::master) fn set_slot(&self, slot: LinkSlot) {
-        let _ = self.slot.set(slot);
+    /// Stores the link's place among the connections.
+    pub(in crate::master) fn set_place(&self, place: LinkPlace) {
+        let _ = self.place.set(place);
     }
 
     /// Records that a server has answered this link.
     pub(super) fn mark_attached(&self) {
         self.account.mark_proven();
-        self.slot.get().inspect(|slot| slot.mark_attached());
+        self.place.get().inspect(|place| place.mark_attached());
     }
 
     /// Records a handshake of this link that failed at a server: the client holds another port key,
