@@ -97,8 +97,8 @@ fn link_states() -> BTreeMap<&'static str, StateBounds> {
             state(&[master::PENDING_TIMEOUT], &[master::PENDING_BYTES]),
         ),
         (
-            "older link of an instance",
-            state(&[supervisor::RETIREMENT], &[]),
+            "older link of a slot",
+            state(&[supervisor::RETIREMENT], &[usize::from(frame::MAX_SLOTS)]),
         ),
     ])
 }

@@ -17,13 +17,13 @@ use report::{
     net::dial::{DialParameters, Dialer},
     random,
     server::{self, ServerParameters, ServerPort},
-    supervisor::{DialStrategy, MoveRequests, Uplink},
+    supervisor::{DialStrategy, LinkSet, MoveRequests, Uplink},
     tunnel::{PortParameters, ProcessShared, WindowSize},
 };
 use report_proto::{
     compress::CompressMethod,
     crypto::{EncryptMethod, LinkKey, PortKeys},
-    frame::Role,
+    frame::{Role, Slot},
     id::Id,
 };
 use serde_json::{Value, json};
@@ -257,7 +257,7 @@ fn start_server(
             connect_timeout: START_TIMEOUT,
             limits: server::QuotaLimits::default(),
             instance: uplink.instance,
-            uplinks: uplink.each(),
+            link_sets: LinkSet::each(uplink, 1),
         };
         server::run(parameters, cancel, Duration::ZERO).await;
         Ok(())
@@ -306,6 +306,7 @@ fn uplink(master: SocketAddr, role: Role) -> anyhow::Result<Uplink> {
         key: LinkKey::derive(master_key),
         role,
         instance: Id(random::bytes()),
+        slot: Slot::FIRST,
         timing: KeepAliveTiming::default(),
         rotate_after: None,
         move_requests: MoveRequests::default(),

@@ -11,7 +11,9 @@ use report::{
     link::{Handler, KeepAliveTiming, Outbox},
     net::dial::{DialParameters, Dialer},
     random,
-    supervisor::{DialStrategy, LinkedRole, MoveRequests, Uplink},
+    supervisor::{
+        DialStrategy, LinkSet, LinkedRole, MoveRequests, RetirementCause, RoleLink, Uplink,
+    },
     suspend::Moment,
     tunnel::{
         PortParameters, ProcessShared, Tunnel, TunnelStream, WindowSize,
@@ -21,7 +23,7 @@ use report::{
 use report_proto::{
     compress::CompressMethod,
     crypto::{EncryptMethod, LinkKey, PortKeys},
-    frame::{AttachHeader, Code, Frame, Notice, Ports, Role, Terms},
+    frame::{AttachHeader, Code, Frame, Notice, Ports, Role, Slot, Terms},
     id::Id,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -160,13 +162,14 @@ impl Peers {
             key: LinkKey::derive(master_key),
             role,
             instance,
+            slot: Slot::FIRST,
             timing: KeepAliveTiming::default(),
             rotate_after: None,
             move_requests: MoveRequests::default(),
         };
-        let stop = self.stop.clone();
+        let (link_set, stop) = (LinkSet::new(uplink, 1), self.stop.clone());
         self.tasks
-            .spawn(async move { uplink.run(Arc::new(linked), &stop).await });
+            .spawn(async move { link_set.run(Arc::new(linked), &stop).await });
         Ok(())
     }
 }
@@ -228,18 +231,18 @@ impl Handler for ClientSession {
 impl LinkedRole for BenchClient {
     type Session = ClientSession;
 
-    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, ClientSession) {
+    fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ClientSession) {
         (
             (0..self.count)
-                .filter_map(|channel| self.attach_frame(outbox, channel))
+                .filter_map(|channel| self.attach_frame(&link.outbox, channel))
                 .collect(),
             ClientSession,
         )
     }
 
-    fn joined(&self, _outbox: &Arc<Outbox>, _terms: &Terms) {}
+    fn joined(&self, _link: &RoleLink, _terms: &Terms) {}
 
-    fn retiring(&self, _outbox: &Arc<Outbox>) {}
+    fn retiring(&self, _link: &RoleLink, _cause: RetirementCause) {}
 }
 
 /// A server.
@@ -262,7 +265,7 @@ struct ServerSession {
 impl LinkedRole for BenchServer {
     type Session = ServerSession;
 
-    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, ServerSession) {
+    fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ServerSession) {
         let register = Frame::Register(Ports {
             ports: vec![self.port.keys.id],
         });
@@ -270,14 +273,14 @@ impl LinkedRole for BenchServer {
             vec![register],
             ServerSession {
                 server: self.clone(),
-                outbox: Arc::clone(outbox),
+                outbox: Arc::clone(&link.outbox),
             },
         )
     }
 
-    fn joined(&self, _outbox: &Arc<Outbox>, _terms: &Terms) {}
+    fn joined(&self, _link: &RoleLink, _terms: &Terms) {}
 
-    fn retiring(&self, _outbox: &Arc<Outbox>) {}
+    fn retiring(&self, _link: &RoleLink, _cause: RetirementCause) {}
 }
 
 impl Handler for ServerSession {

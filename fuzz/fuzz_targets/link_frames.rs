@@ -1,9 +1,9 @@
-//! Decodes arbitrary link messages. Valid frames must round-trip.
+//! Decodes arbitrary link messages. Valid frames must round-trip, and so must the claims of a HELLO.
 #![no_main]
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use report_proto::frame::Frame;
+use report_proto::frame::{Claims, Frame};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(frame) = Frame::decode(Bytes::copy_from_slice(data)) else {
@@ -14,5 +14,11 @@ fuzz_target!(|data: &[u8]| {
     if !matches!(frame, Frame::Extension(_)) {
         let again = Frame::decode(out.freeze()).expect("an encoded frame decodes");
         assert_eq!(again, frame);
+    }
+    if let Frame::Hello { claims: text, .. } = frame
+        && let Ok(claims) = Claims::decode(&text)
+    {
+        let again = Claims::decode(&claims.encode()).expect("encoded claims decode");
+        assert_eq!(again, claims);
     }
 });

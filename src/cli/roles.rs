@@ -20,12 +20,12 @@ use crate::{
     net::{dial::Dialer, file_limit, tls::TlsError},
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
-    supervisor::{DialStrategy, MoveRequests, Uplink},
+    supervisor::{DialStrategy, LinkSet, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
 use report_proto::{
     crypto::{LinkKey, PortKeys},
-    frame::Role,
+    frame::{Role, Slot},
     id::Id,
 };
 
@@ -255,7 +255,7 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
         limits: server_limits(&config.limits),
         bench: config.bench,
         instance: uplink.instance,
-        uplinks: uplink.each(),
+        link_sets: LinkSet::each(uplink, config.link.links.max()),
     })
 }
 
@@ -339,6 +339,7 @@ pub(super) fn uplink(
         key: LinkKey::derive(master_key),
         role,
         instance: Id(random::bytes()),
+        slot: Slot::FIRST,
         timing: timing(*config.heartbeat),
         rotate_after: config.rotate_after.as_deref().copied(),
         move_requests: MoveRequests::default(),

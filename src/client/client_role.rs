@@ -2,19 +2,19 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::port::{PortLink, PortSupervisor};
 use crate::{
     link::{Handler, Outbox},
-    supervisor::{LinkedRole, MoveRequests},
+    supervisor::{LinkedRole, MoveRequests, RetirementCause, RoleLink},
 };
 use report_proto::frame::{Code, Frame, Notice, Terms};
 
@@ -32,8 +32,10 @@ pub(super) struct ClientRole {
     move_requests: MoveRequests,
     /// How long to wait for a server at the next master.
     server_wait: Arc<Mutex<Duration>>,
-    /// Counts the links that were established.
+    /// Counts the links of the first slot that were established.
     links: Arc<AtomicU64>,
+    /// The links in use: established, and neither retiring nor ended.
+    in_use: Arc<LinksInUse>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -52,13 +54,14 @@ impl ClientRole {
             move_requests,
             server_wait,
             links: Arc::default(),
+            in_use: Arc::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         }
     }
 
     /// Requests another master whenever this one has had no server for a while, as long as its link
-    /// is the newest.
+    /// is the newest of the first slot. Further links go to the same master.
     fn watch_for_server(&self, outbox: &Arc<Outbox>) {
         let link = self.links.fetch_add(1, Ordering::Relaxed) + 1;
         let (ports, move_requests, outbox) = (
@@ -67,6 +70,7 @@ impl ClientRole {
             Arc::clone(outbox),
         );
         let (server_wait, links) = (Arc::clone(&self.server_wait), Arc::clone(&self.links));
+        let in_use = Arc::clone(&self.in_use);
         let watching = async move {
             let mut without_server = Duration::ZERO;
             loop {
@@ -76,7 +80,7 @@ impl ClientRole {
                     return;
                 }
                 let mut server_wait = server_wait.lock().unwrap_or_else(PoisonError::into_inner);
-                if ports.iter().any(|port| port.is_attached_through(&outbox)) {
+                if in_use.carries_a_tunnel(&ports) {
                     (without_server, *server_wait) = (Duration::ZERO, *SERVER_WAITS.start());
                     continue;
                 }
@@ -97,6 +101,36 @@ impl ClientRole {
     }
 }
 
+/// The links of a client that are established, and neither retiring nor ended.
+#[derive(Default)]
+struct LinksInUse(Mutex<Vec<Arc<Outbox>>>);
+
+impl LinksInUse {
+    fn add(&self, outbox: &Arc<Outbox>) {
+        let mut links = self.lock();
+        links.retain(|link| link.ended().is_none());
+        links.push(Arc::clone(outbox));
+    }
+
+    fn remove(&self, outbox: &Arc<Outbox>) {
+        self.lock().retain(|link| !Arc::ptr_eq(link, outbox));
+    }
+
+    /// Whether a tunnel of one of the ports is attached through one of these links.
+    fn carries_a_tunnel(&self, ports: &[Arc<PortSupervisor>]) -> bool {
+        // A copy, so that no port is locked at the same time.
+        let links = self.lock().clone();
+        links
+            .iter()
+            .filter(|link| link.ended().is_none())
+            .any(|link| ports.iter().any(|port| port.is_attached_through(link)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Outbox>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The client on one of its links.
 pub(super) struct ClientSession;
 
@@ -112,8 +146,13 @@ impl Handler for ClientSession {
 impl LinkedRole for ClientRole {
     type Session = ClientSession;
 
-    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, ClientSession) {
-        let link = PortLink::new(outbox, 0, &self.move_requests);
+    fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ClientSession) {
+        let slot = if link.is_additional {
+            usize::from(link.slot.number())
+        } else {
+            0
+        };
+        let link = PortLink::new(&link.outbox, slot, &link.move_requests);
         (
             self.ports
                 .iter()
@@ -123,20 +162,33 @@ impl LinkedRole for ClientRole {
         )
     }
 
-    fn joined(&self, outbox: &Arc<Outbox>, terms: &Terms) {
-        if self.ports.len() > terms.max_channels as usize {
+    fn joined(&self, link: &RoleLink, terms: &Terms) {
+        let outbox = &link.outbox;
+        if self.ports.len() > terms.max_channels as usize && !link.is_additional {
             error!(
                 configured = self.ports.len(),
                 max_channels = terms.max_channels,
                 "more ports than the master accepts per link"
             );
         }
+        self.in_use.add(outbox);
         self.ports.iter().for_each(|port| port.on_link_up(outbox));
-        self.watch_for_server(outbox);
+        if !link.is_additional {
+            self.watch_for_server(outbox);
+        }
     }
 
-    fn retiring(&self, _outbox: &Arc<Outbox>) {
-        // The ports have already sent ATTACH on the new link.
-        info!("tunnels move to the new link");
+    fn retiring(&self, link: &RoleLink, cause: RetirementCause) {
+        self.in_use.remove(&link.outbox);
+        let outbox = &link.outbox;
+        self.ports
+            .iter()
+            .for_each(|port| port.on_link_retiring(outbox));
+        // The ports have already sent ATTACH on the new link, if there is one.
+        if link.is_additional || cause == RetirementCause::Surplus {
+            debug!(slot = %link.slot, ?cause, "tunnels leave the link");
+        } else {
+            info!("tunnels move to the new link");
+        }
     }
 }

@@ -15,8 +15,9 @@ use super::{
     port::PortSupervisor,
 };
 use crate::{
-    link::Outbox,
-    supervisor::{Connector, LinkEvent, LinkedRole, Uplink, drain::Drain},
+    supervisor::{
+        Connector, LinkEvent, LinkSet, LinkedRole, RetirementCause, RoleLink, Uplink, drain::Drain,
+    },
     tunnel::{
         PortParameters, Tunnel,
         attach::{AttachError, ServerInfo},
@@ -117,7 +118,7 @@ where
     });
     drain
         .run(
-            vec![uplink],
+            vec![LinkSet::new(uplink, 1)],
             Arc::new(observed),
             &done,
             Duration::ZERO,
@@ -163,16 +164,16 @@ struct ObservedClient {
 impl LinkedRole for ObservedClient {
     type Session = ClientSession;
 
-    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, ClientSession) {
-        self.role.begin(outbox)
+    fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ClientSession) {
+        self.role.begin(link)
     }
 
-    fn joined(&self, outbox: &Arc<Outbox>, terms: &Terms) {
-        self.role.joined(outbox, terms);
+    fn joined(&self, link: &RoleLink, terms: &Terms) {
+        self.role.joined(link, terms);
     }
 
-    fn retiring(&self, outbox: &Arc<Outbox>) {
-        self.role.retiring(outbox);
+    fn retiring(&self, link: &RoleLink, cause: RetirementCause) {
+        self.role.retiring(link, cause);
     }
 
     fn on_link_event(&self, event: LinkEvent<'_>) {

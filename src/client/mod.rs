@@ -1,4 +1,4 @@
-//! The client role: listens locally, keeps a link to a master, attaches a tunnel for each port, and
+//! The client role: listens locally, keeps links to a master, attaches a tunnel for each port, and
 //! carries local connections into it.
 //!
 //! Listeners stay open until the client ends. A listener whose address is unavailable follows when
@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     config::ClientConfig,
-    supervisor::{Uplink, drain::Drain},
+    supervisor::{LinkSet, Uplink, drain::Drain},
     tunnel::PortParameters,
 };
 
@@ -41,8 +41,8 @@ pub struct ClientPort {
 
 /// The parameters of a client.
 pub struct ClientParameters {
-    /// The connection to the masters.
-    pub uplink: Uplink,
+    /// The links to one of the masters.
+    pub link_set: LinkSet,
     /// The client's ports.
     pub ports: Vec<ClientPort>,
     /// How long a connection waits for a tunnel.
@@ -55,7 +55,7 @@ impl ClientParameters {
     #[must_use]
     pub fn new(config: &ClientConfig, uplink: Uplink, ports: Vec<ClientPort>) -> Self {
         Self {
-            uplink,
+            link_set: LinkSet::new(uplink, config.link.links.max()),
             ports,
             hold_timeout: *config.hold_timeout,
         }
@@ -76,7 +76,7 @@ pub struct ListenError {
 
 /// A client that listens for at least one of its ports.
 pub struct Client {
-    uplink: Uplink,
+    link_set: LinkSet,
     ports: Vec<(PortParameters, PortListener)>,
     hold_timeout: Duration,
 }
@@ -147,7 +147,7 @@ impl Client {
             warn!("{error}; the client starts without this port and retries");
         }
         Ok(Client {
-            uplink: parameters.uplink,
+            link_set: parameters.link_set,
             ports,
             hold_timeout: parameters.hold_timeout,
         })
@@ -172,7 +172,7 @@ impl Client {
     /// Dropping the future cuts the link. Tasks that were spawned end soon after.
     pub async fn run(self, cancel: CancellationToken, grace: Duration) {
         let Client {
-            uplink,
+            link_set,
             ports,
             hold_timeout,
         } = self;
@@ -180,7 +180,7 @@ impl Client {
         let supervisors = start_ports(ports, hold_timeout, &drain, &cancel);
         let role = ClientRole::new(
             supervisors.clone(),
-            uplink.move_requests.clone(),
+            link_set.uplink().move_requests.clone(),
             &drain.tasks,
             &drain.stop,
         );
@@ -190,7 +190,7 @@ impl Client {
         // The listeners react to `cancel` too.
         drain
             .run(
-                vec![uplink],
+                vec![link_set],
                 Arc::new(role),
                 &cancel,
                 grace,

@@ -16,13 +16,13 @@ use crate::{
         dial::{DialParameters, Dialer, MasterAddress},
         upgrade::{derive_accept_key, upgraded},
     },
-    supervisor::{DialStrategy, MoveRequests},
+    supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{ProcessShared, WindowSize},
 };
 use report_proto::{
     compress::CompressMethod,
     crypto::{EncryptMethod, LinkKey, PortKeys},
-    frame::Role,
+    frame::{Role, Slot},
     id::Id,
 };
 
@@ -57,6 +57,7 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
         key: LinkKey::derive(None),
         role: Role::Client,
         instance: Id([3; 16]),
+        slot: Slot::FIRST,
         timing: KeepAliveTiming::default(),
         rotate_after: None,
         move_requests: MoveRequests::default(),

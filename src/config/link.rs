@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    bounded::{DurationIn, DurationOrOff},
+    bounded::{CountIn, DurationIn, DurationOrOff},
     dial_values::{Headers, ProxySetting},
     document::RoleChecks,
     error::{Fault, FieldPath},
@@ -17,7 +17,7 @@ use super::{
 use crate::net::dial::{
     Bind, DialParameters, MasterAddress, ProxyChoice, RequestParameters, TlsParameters,
 };
-use report_proto::constants::RESUME_TIMEOUT;
+use report_proto::{constants::RESUME_TIMEOUT, frame::MAX_SLOTS};
 
 /// The time limit of a dial.
 pub type ConnectTimeout = DurationIn<100, 300_000, 10_000>;
@@ -27,6 +27,9 @@ pub type ResumeTimeout = DurationIn<0, { 24 * 3_600_000 }, { RESUME_TIMEOUT.as_m
 
 /// The age at which a link is replaced. The minimum is the time that a handover takes.
 pub(super) type RotationAge = DurationIn<1_000, { 7 * 24 * 3_600_000 }, 0>;
+
+/// The maximum number of links to one master.
+type LinkMax = CountIn<{ MAX_SLOTS as u32 }, 8>;
 
 /// The idle time before TCP keep-alive probes. The default is below the idle timeouts of firewalls
 /// and NATs, most of which are minutes. Linux accepts at most 32767 s.
@@ -92,6 +95,10 @@ pub struct LinkConfig {
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(extend("x-default" = "never"))]
     pub rotate_after: Option<RotationAge>,
+    /// How many links the role keeps to a master.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("x-default" = "see [below](#links)"))]
+    pub links: LinksConfig,
     /// The idle time before TCP probes the connections to applications and services. Set it below
     /// the idle timeout of a firewall on that path. On Linux it is also the time after which rePort
     /// checks a peer for which data waits. 0 disables both.
@@ -101,6 +108,27 @@ pub struct LinkConfig {
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(extend("x-default" = "see [below](#windows)"))]
     pub windows: WindowsConfig,
+}
+
+/// How many links a role keeps to a master.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "an object, {\"max\": NUMBER}"
+)]
+pub struct LinksConfig {
+    /// The maximum number of links to one master at a time. A server with several masters divides
+    /// 16 links among them.
+    pub max: LinkMax,
+}
+
+impl LinksConfig {
+    /// Returns the maximum number of links to one master.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        *self.max as usize
+    }
 }
 
 /// How a server or client verifies the master's certificate, and which certificate it shows.

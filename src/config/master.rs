@@ -238,10 +238,10 @@ impl JsonSchema for FallbackConfig {
     expecting = "an object, {\"links\": NUMBER, …}"
 )]
 pub struct MasterLimitsConfig {
-    /// Concurrent links. A role that moves to a new link has two for up to 30 s. The process's
-    /// limit of open files also applies. Connections without a finished handshake get a quarter,
-    /// and an eighth is reserved for servers. A full master evicts silent connections and clients
-    /// without a tunnel.
+    /// Concurrent links. A role may have [several](#links). A role that moves to a new link has two
+    /// in its place for up to 30 s. The process's limit of open files also applies. Connections
+    /// without a finished handshake get a quarter, and an eighth is reserved for servers. A full
+    /// master evicts silent connections and clients without a tunnel.
     pub links: PeerCount<16_384>,
     /// Concurrent links from one address. Behind a trusted proxy, from one visitor.
     // Behind a proxy that is not trusted, all links have the same address.

@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ClientConfig, ClientLimitsConfig, CommonConfig, LinkConfig, LinkTlsConfig, MasterConfig,
-    MasterLimitsConfig, PortConfig, ServerConfig, ServerLimitsConfig, TlsFilesConfig,
+    ClientConfig, ClientLimitsConfig, CommonConfig, LinkConfig, LinkTlsConfig, LinksConfig,
+    MasterConfig, MasterLimitsConfig, PortConfig, ServerConfig, ServerLimitsConfig, TlsFilesConfig,
     WindowsConfig,
     master::FallbackTarget,
     mode::{Mode, ModeField, fields_of},
@@ -26,6 +26,7 @@ fn tables() -> Vec<(&'static str, String)> {
         ("limits of a master", table::<MasterLimitsConfig>()),
         ("server and client", table::<LinkConfig>()),
         ("tls of a server or client", table::<LinkTlsConfig>()),
+        ("links", table::<LinksConfig>()),
         ("windows", table::<WindowsConfig>()),
         ("server", table::<ServerConfig>()),
         ("limits of a server", table::<ServerLimitsConfig>()),

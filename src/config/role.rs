@@ -16,6 +16,7 @@ use super::{
     values::is_default,
     word::{self, Word},
 };
+use report_proto::frame::MAX_SLOTS;
 
 /// How long a new connection waits for a tunnel.
 pub type HoldTimeout = DurationIn<0, 3_600_000, 10_000>;
@@ -167,6 +168,13 @@ impl ServerConfig {
     /// Checks the rules between fields, and completes the marks of the ports.
     pub(super) fn check(&mut self, checks: &mut RoleChecks<'_>) {
         self.link.check(checks);
+        let masters = self.link.masters.len();
+        if masters > usize::from(MAX_SLOTS) {
+            // The link to each master needs its own slot (PROTOCOL 6.6).
+            let message =
+                format!("has {masters} addresses: a server links to at most {MAX_SLOTS} masters");
+            checks.invalid(&FieldPath::root("master"), &message);
+        }
         check_ports(&mut self.ports, Mode::Server, checks);
     }
 }

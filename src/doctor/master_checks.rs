@@ -16,7 +16,7 @@ use crate::{
 };
 use report_proto::{
     crypto::LinkKey,
-    frame::{Role, Terms},
+    frame::{Role, Slot, Terms},
     id::Id,
 };
 
@@ -136,6 +136,7 @@ pub(super) async fn join(
     let introduction = RoleIdentity {
         role,
         instance: Id(random::bytes()),
+        slot: Slot::FIRST,
         epoch: 1,
         moves: false,
         agent: AGENT.to_owned(),

@@ -70,9 +70,9 @@ fn spawn_connection(
 ) {
     let number = shared.next_link.fetch_add(1, Relaxed);
     let span = info_span!("link", link = number, %peer, visitor = Empty, role = Empty);
-    let thread_slot = shared.threads.assign();
-    let (runtime, sent) = match thread_slot.detach(stream) {
-        Ok(sent) => (thread_slot.runtime(), sent),
+    let thread_place = shared.threads.assign();
+    let (runtime, sent) = match thread_place.detach(stream) {
+        Ok(sent) => (thread_place.runtime(), sent),
         Err(error) => return debug!(%error, "connection already closed"),
     };
     let task = {
@@ -105,7 +105,7 @@ fn spawn_connection(
             if evicted.is_cancelled() {
                 debug!("connection evicted: too many connections are not links yet");
             }
-            drop((permit, thread_slot));
+            drop((permit, thread_place));
         }
     };
     shared.tasks.spawn_on(task.instrument(span), &runtime);

@@ -222,6 +222,29 @@ mod tests {
     }
 
     #[test]
+    fn address_with_eight_links_holds_no_more_than_one_with_a_single_link() {
+        let budget = MasterBudget::new(8 * 64 * KIB);
+        let single = 9;
+        let owner = |link| party(if link == single { 2 } else { 1 });
+        let mut held = [0_usize; 10];
+        // Every link asks in turn for more than the whole part.
+        for link in (1..=single).cycle().take(9 * 100) {
+            loop {
+                match budget.reserve(owner(link), link, KIB) {
+                    Ok(()) => break held[link as usize] += 1,
+                    Err(ReserveError::Refused) => break,
+                    Err(ReserveError::Evict(victim)) => {
+                        budget.refund(owner(victim), victim, KIB);
+                        held[victim as usize] -= 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(held.iter().sum::<usize>(), 64, "the part is used");
+        assert!((31..=33).contains(&held[single as usize]), "{held:?}");
+    }
+
+    #[test]
     fn unproven_memory_moves_to_the_proven_part() {
         let budget = Arc::new(MasterBudget::new(8 * 64 * KIB));
         let (account, other) = (

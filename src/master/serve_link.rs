@@ -113,8 +113,8 @@ async fn establish(
     let link = shared
         .router
         .new_link(number, party(visitor), role == Role::Server);
-    let slot = permit.become_link(role, &link.outbox);
-    if let Err(error) = slot.map(|slot| link.set_slot(slot)) {
+    let place = permit.become_link(role, &link.outbox);
+    if let Err(error) = place.map(|place| link.set_place(place)) {
         log_over_limit(shared, &error);
         refuse_with(socket, Code::Limit, error.to_string()).await;
         return None;
@@ -148,11 +148,14 @@ fn log_over_limit(shared: &MasterShared, error: &AdmissionError) {
 
 fn log_superseded(shared: &MasterShared, claims: &Claims, superseded: Superseded) {
     let Claims {
-        instance, epoch, ..
+        instance,
+        slot,
+        epoch,
+        ..
     } = claims;
     shared
         .log_limit
-        .log(|left_out| info!(%instance, epoch, left_out, "link refused: {superseded}"));
+        .log(|left_out| info!(%instance, %slot, epoch, left_out, "link refused: {superseded}"));
 }
 
 async fn refuse_with(socket: MessageSocket, code: Code, reason: String) {
@@ -163,7 +166,7 @@ async fn refuse_with(socket: MessageSocket, code: Code, reason: String) {
 fn log_up(shared: &MasterShared, hello: &Hello) -> bool {
     let log_up = |left_out: Option<u64>| {
         let (claims, agent) = (&hello.claims, agent(hello));
-        info!(instance = %claims.instance, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
+        info!(instance = %claims.instance, slot = %claims.slot, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
     };
     // Servers have proven a key, so the log limit does not apply to them.
     match hello.claims.role {
@@ -257,6 +260,7 @@ impl Registration {
             party: link.party(),
             role: claims.role,
             instance: claims.instance,
+            slot: claims.slot,
             epoch: claims.epoch,
             moves: claims.moves,
             handle: Arc::clone(link),
@@ -266,17 +270,17 @@ impl Registration {
             match claims.role {
                 Role::Server => info!(
                     old = old.number,
-                    "takes over from an older link of its instance"
+                    "takes over from an older link of its instance and slot"
                 ),
                 // Clients need no key to cause this, so it must not fill the log.
                 Role::Client => debug!(
                     old = old.number,
-                    "takes over from an older link of its instance"
+                    "takes over from an older link of its instance and slot"
                 ),
             }
             old.outbox.end(Notice::new(
                 Code::Superseded,
-                "a newer link of this instance took over",
+                "a newer link of this instance and slot took over",
             ));
         }
         Ok(Registration {

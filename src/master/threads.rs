@@ -87,7 +87,7 @@ impl Threads {
     }
 
     /// Assigns one more connection: to the first of the threads with the fewest full groups.
-    pub(super) fn assign(&self) -> ThreadSlot {
+    pub(super) fn assign(&self) -> ThreadPlace {
         let others = self.others.iter().map(|(worker, _)| worker);
         let worker = others.fold(&self.first, |best, next| {
             if next.groups() < best.groups() {
@@ -98,7 +98,7 @@ impl Threads {
         });
         worker.connections.fetch_add(1, Relaxed);
         let is_remote = !std::ptr::eq(worker, &self.first);
-        ThreadSlot {
+        ThreadPlace {
             runtime: worker.runtime.clone(),
             is_remote,
             connections: Arc::clone(&worker.connections),
@@ -123,15 +123,15 @@ impl Drop for Threads {
     }
 }
 
-/// A connection's slot on a thread. Dropping it frees the slot.
-pub(super) struct ThreadSlot {
+/// A connection's place on a thread. Dropping it frees the place.
+pub(super) struct ThreadPlace {
     runtime: Handle,
     /// Whether this is another thread than the accepting one.
     is_remote: bool,
     connections: Arc<AtomicUsize>,
 }
 
-impl ThreadSlot {
+impl ThreadPlace {
     /// Returns the runtime that serves the connection.
     pub(super) fn runtime(&self) -> Handle {
         self.runtime.clone()
@@ -150,7 +150,7 @@ impl ThreadSlot {
     }
 }
 
-impl Drop for ThreadSlot {
+impl Drop for ThreadPlace {
     fn drop(&mut self) {
         self.connections.fetch_sub(1, Relaxed);
     }
@@ -192,14 +192,14 @@ mod tests {
     #[tokio::test]
     async fn few_connections_share_a_thread_and_many_are_spread() {
         let threads = Threads::start(NonZeroUsize::new(3).expect("three")).expect("threads");
-        let mut slots: Vec<_> = (0..GROUP_SIZE).map(|_| threads.assign()).collect();
+        let mut places: Vec<_> = (0..GROUP_SIZE).map(|_| threads.assign()).collect();
         assert_eq!(threads.connections(), [GROUP_SIZE, 0, 0]);
-        slots.extend((0..9 * GROUP_SIZE).map(|_| threads.assign()));
+        places.extend((0..9 * GROUP_SIZE).map(|_| threads.assign()));
         assert_eq!(
             threads.connections(),
             [4 * GROUP_SIZE, 3 * GROUP_SIZE, 3 * GROUP_SIZE]
         );
-        drop(slots);
+        drop(places);
         assert_eq!(threads.connections(), [0, 0, 0]);
         assert!(!threads.assign().is_remote);
     }

@@ -16,16 +16,16 @@ use self::server_role::ServerRole;
 #[cfg(test)]
 pub(crate) use self::tunnels::MAX_CANDIDATES;
 pub use self::{port::ServerPort, quota::QuotaLimits};
-use crate::supervisor::{Uplink, drain::Drain};
+use crate::supervisor::{LinkSet, drain::Drain};
 use report_proto::id::Id;
 
 /// The parameters of a server.
 pub struct ServerParameters {
     /// Instance id of this process.
     pub instance: Id,
-    /// The connections to the masters. The server keeps a link to each of them, so that the clients
+    /// The links to each of the masters. The server is linked to all of them, so that the clients
     /// of any master find it.
-    pub uplinks: Vec<Uplink>,
+    pub link_sets: Vec<LinkSet>,
     /// The ports by key id.
     pub ports: HashMap<Id, Arc<ServerPort>>,
     /// How long to wait for a local service to accept a connection.
@@ -43,7 +43,7 @@ pub struct ServerParameters {
 pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace: Duration) {
     let ServerParameters {
         instance,
-        uplinks,
+        link_sets,
         ports,
         connect_timeout,
         limits,
@@ -54,7 +54,7 @@ pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace:
     let (draining, tunnels) = (role.draining(), role.tunnels());
     drain
         .run(
-            uplinks,
+            link_sets,
             Arc::new(role),
             &cancel,
             grace,

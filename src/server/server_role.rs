@@ -17,7 +17,7 @@ use crate::{
     bench::BenchResponder,
     link::{Handler, Outbox},
     net::file_limit::ThrottledLog,
-    supervisor::{LinkedRole, drain::Drain},
+    supervisor::{LinkedRole, RetirementCause, RoleLink, drain::Drain},
     suspend::Moment,
     tunnel::{Tunnel, attach},
 };
@@ -215,6 +215,8 @@ impl ServerRole {
 pub(super) struct ServerSession {
     role: ServerRole,
     outbox: Arc<Outbox>,
+    /// Whether another link to the same master logs the same.
+    is_additional: bool,
 }
 
 impl Handler for ServerSession {
@@ -228,7 +230,9 @@ impl Handler for ServerSession {
                 .role
                 .attach(&self.outbox, channel, header.port, &message),
             Frame::Registered(registered) => {
-                self.role.registered(&registered);
+                if !self.is_additional {
+                    self.role.registered(&registered);
+                }
                 Ok(())
             }
             other => Err(Notice::new(
@@ -242,8 +246,8 @@ impl Handler for ServerSession {
 impl LinkedRole for ServerRole {
     type Session = ServerSession;
 
-    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, ServerSession) {
-        let first = if self.draining.linked(outbox) {
+    fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ServerSession) {
+        let first = if self.draining.linked(&link.outbox) {
             Vec::new()
         } else {
             ports_frames(&self.ports, Frame::Register)
@@ -252,13 +256,20 @@ impl LinkedRole for ServerRole {
             first,
             ServerSession {
                 role: self.clone(),
-                outbox: Arc::clone(outbox),
+                outbox: Arc::clone(&link.outbox),
+                is_additional: link.is_additional,
             },
         )
     }
 
-    fn retiring(&self, outbox: &Arc<Outbox>) {
-        let (tunnels, outbox, stop) = (self.tunnels.clone(), Arc::clone(outbox), self.stop.clone());
+    fn retiring(&self, link: &RoleLink, cause: RetirementCause) {
+        let outbox = Arc::clone(&link.outbox);
+        if cause == RetirementCause::Surplus {
+            // No newer link of the slot has taken over the registrations.
+            let unregister = ports_frames(&self.ports, Frame::Unregister);
+            unregister.iter().for_each(|frame| outbox.control(frame));
+        }
+        let (tunnels, stop) = (self.tunnels.clone(), self.stop.clone());
         // Repeated, because an ATTACH may have been in flight on this link.
         let requests = async move {
             while outbox.ended().is_none() {
@@ -274,8 +285,8 @@ impl LinkedRole for ServerRole {
         });
     }
 
-    fn joined(&self, _outbox: &Arc<Outbox>, terms: &Terms) {
-        if self.ports.len() > terms.max_ports as usize {
+    fn joined(&self, link: &RoleLink, terms: &Terms) {
+        if self.ports.len() > terms.max_ports as usize && !link.is_additional {
             error!(
                 configured = self.ports.len(),
                 max_ports = terms.max_ports,
@@ -295,11 +306,15 @@ fn close(channel: u32, notice: &Notice) -> Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::{PortParameters, ProcessShared, WindowSize};
+    use crate::{
+        link::{KeepAliveTiming, Link},
+        supervisor::MoveRequests,
+        tunnel::{PortParameters, ProcessShared, WindowSize},
+    };
     use report_proto::{
         compress::CompressMethod,
         crypto::{EncryptMethod, PortKeys},
-        frame::AttachHeader,
+        frame::{AttachHeader, Slot},
     };
 
     fn port() -> PortParameters {
@@ -320,29 +335,79 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_reused_channel_number_is_a_protocol_error_and_leaves_no_tunnel() {
+    /// Returns a role with one port, and its key id.
+    fn role(drain: &Drain) -> (ServerRole, Id) {
         let port = port();
         let id = port.keys.id;
-        let drain = Drain::default();
-        let request = attach::request(&port, &Outbox::new(), 1, &drain.tasks).unwrap();
         let offered = ServerPort {
             port,
             host: "localhost".to_owned(),
             tcp_port: 1,
             proxy_protocol: false,
         };
-        let ports = HashMap::from([(id, Arc::new(offered))]);
         let role = ServerRole::new(
             Id([7; 16]),
-            ports,
+            HashMap::from([(id, Arc::new(offered))]),
             Duration::from_secs(1),
             QuotaLimits::default(),
             true,
-            &drain,
+            drain,
         );
-        let outbox = Outbox::new();
-        let (_, mut session) = role.begin(&outbox);
+        (role, id)
+    }
+
+    fn link() -> RoleLink {
+        RoleLink {
+            outbox: Outbox::new(),
+            slot: Slot::FIRST,
+            is_additional: false,
+            move_requests: MoveRequests::default(),
+        }
+    }
+
+    /// Returns the first frame of a link that retires for this reason. A CLOSE follows the frames
+    /// of the role.
+    async fn first_frame_of_retiring(cause: RetirementCause) -> Frame {
+        let drain = Drain::default();
+        let (role, _) = role(&drain);
+        let link = link();
+        let (_, mut session) = role.begin(&link);
+        role.retiring(&link, cause);
+        link.outbox
+            .control(&close(1, &Notice::new(Code::Cancelled, "")));
+        let (socket, mut master) = crate::net::memory::pair();
+        let running = Link::new(socket, link.outbox, KeepAliveTiming::default());
+        let first = async {
+            let message = master.receive().await.unwrap().unwrap();
+            Frame::decode(message.freeze()).unwrap()
+        };
+        tokio::select! {
+            frame = first => frame,
+            _ = running.run(&mut session, std::future::pending()) => panic!("the link ended"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_without_a_successor_withdraws_the_ports_before_it_retires() {
+        let (_, id) = role(&Drain::default());
+        assert_eq!(
+            first_frame_of_retiring(RetirementCause::Surplus).await,
+            Frame::Unregister(Ports { ports: vec![id] })
+        );
+        assert!(matches!(
+            first_frame_of_retiring(RetirementCause::Replaced).await,
+            Frame::Close { channel: 1, .. }
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_reused_channel_number_is_a_protocol_error_and_leaves_no_tunnel() {
+        let drain = Drain::default();
+        let request = attach::request(&port(), &Outbox::new(), 1, &drain.tasks).unwrap();
+        let (role, id) = role(&drain);
+        let link = link();
+        let outbox = Arc::clone(&link.outbox);
+        let (_, mut session) = role.begin(&link);
         let attach = || Frame::Attach {
             channel: 3,
             header: AttachHeader {

@@ -7,11 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     race::Race,
-    uplink::{Connector, LinkedRole, Uplink},
+    uplink::{Connector, LinkedRole, RoleLink, Uplink},
 };
 use crate::{
     link::{
-        EndReason, Handler, KeepAliveTiming, Link, Outbox,
+        EndReason, Handler, KeepAliveTiming, Link,
         authenticate::{self, JoinError, RoleIdentity},
         session::FinishOnDrop,
     },
@@ -59,7 +59,7 @@ pub(super) enum AttemptOutcome {
 pub(super) struct Attempt<R, W> {
     pub(super) uplink: Arc<Uplink<W>>,
     pub(super) role: Arc<R>,
-    pub(super) outbox: Arc<Outbox>,
+    pub(super) link: RoleLink,
     /// The master's index in the uplink's list.
     pub(super) master: usize,
     pub(super) epoch: u64,
@@ -79,7 +79,7 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         };
         // Covers every early return: the role's lanes and the outbox hold each other, and only the
         // end of the outbox breaks the cycle.
-        let _finished_when_dropped = FinishOnDrop(Arc::clone(&self.outbox));
+        let _finished_when_dropped = FinishOnDrop(Arc::clone(&self.link.outbox));
         let mut socket = match cancel.run_until_cancelled(connector.dial()).await {
             Some(Ok(socket)) => socket,
             Some(Err(error)) => return AttemptOutcome::Dial(error),
@@ -87,7 +87,7 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         };
         // Without the permit, the role's frames follow after this attempt has won.
         let permit = self.race.early_frames();
-        let (first, begun) = match permit.is_some().then(|| self.role.begin(&self.outbox)) {
+        let (first, begun) = match permit.is_some().then(|| self.role.begin(&self.link)) {
             Some((first, session)) => (first, Some(session)),
             None => (Vec::new(), None),
         };
@@ -96,7 +96,8 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
             Err(outcome) => return outcome,
         };
         if !self.race.win() {
-            self.outbox
+            self.link
+                .outbox
                 .finish(&Notice::new(Code::PeerLost, "another master was faster"));
             // The master accepted the role, so the link is closed gracefully.
             socket.close(LOSER_CLOSE_DEADLINE).await;
@@ -104,7 +105,7 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         }
         let session = begun.unwrap_or_else(|| self.begin_late());
         drop(permit);
-        self.role.joined(&self.outbox, &terms);
+        self.role.joined(&self.link, &terms);
         self.run_link(socket, session, &terms, &cancel).await
     }
 
@@ -120,14 +121,15 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         match cancel.run_until_cancelled(joining).await {
             Some(Ok(terms)) => Ok(terms),
             Some(Err(error)) => {
-                self.outbox.finish(&Notice::new(
+                self.link.outbox.finish(&Notice::new(
                     Code::PeerLost,
                     "the link could not be established",
                 ));
                 Err(AttemptOutcome::Join(error))
             }
             None => {
-                self.outbox
+                self.link
+                    .outbox
                     .finish(&Notice::new(Code::Shutdown, "the link is not needed"));
                 Err(AttemptOutcome::Cancelled)
             }
@@ -152,7 +154,7 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         let up_since = Instant::now();
         let summary = Link::new(
             socket,
-            self.outbox,
+            self.link.outbox,
             self.timing.with_requested_interval(terms.heartbeat_seconds),
         )
         .run(&mut observer, cancel.cancelled())
@@ -172,6 +174,7 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         RoleIdentity {
             role: self.uplink.role,
             instance: self.uplink.instance,
+            slot: self.link.slot,
             epoch: self.epoch,
             moves: self.moves,
             agent: AGENT.to_owned(),
@@ -180,8 +183,10 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
 
     /// Sends the role's first frames after the join instead of with HELLO.
     fn begin_late(&self) -> R::Session {
-        let (later, session) = self.role.begin(&self.outbox);
-        later.iter().for_each(|frame| self.outbox.control(frame));
+        let (later, session) = self.role.begin(&self.link);
+        later
+            .iter()
+            .for_each(|frame| self.link.outbox.control(frame));
         session
     }
 }

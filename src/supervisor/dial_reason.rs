@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use tracing::{debug, error, warn};
+use tracing::debug;
 
 use super::attempt::AttemptOutcome;
 use report_proto::frame::Notice;
@@ -43,21 +43,28 @@ pub(super) fn failure_message(outcome: &AttemptOutcome) -> Option<String> {
 }
 
 /// Logs which master failed, why, and for how long it rests.
-pub(super) fn log_failure(master: &str, outcome: &AttemptOutcome, rest: Duration) {
+pub(super) fn log_failure(
+    master: &str,
+    outcome: &AttemptOutcome,
+    rest: Duration,
+    is_additional: bool,
+) {
     let rests_ms = rest.as_millis() as u64;
     match outcome {
         AttemptOutcome::Dial(error) => {
             let code = error.diagnosis().code;
-            warn!(%master, rests_ms, %code, "cannot reach the master: {error}");
+            log_link!(is_additional, warn, %master, rests_ms, %code, "cannot reach the master: {error}");
         }
         AttemptOutcome::Join(error) if error.is_retryable() => {
-            warn!(%master, rests_ms, code = %error.code(), "cannot join the master: {error}")
+            let code = error.code();
+            log_link!(is_additional, warn, %master, rests_ms, %code, "cannot join the master: {error}");
         }
         AttemptOutcome::Join(error) => {
-            error!(%master, rests_ms, code = %error.code(), "cannot join the master: {error}");
+            let code = error.code();
+            log_link!(is_additional, error, %master, rests_ms, %code, "cannot join the master: {error}");
         }
         AttemptOutcome::Link { reason, .. } => {
-            warn!(%master, rests_ms, "the link was lost: {reason}");
+            log_link!(is_additional, warn, %master, rests_ms, "the link was lost: {reason}");
         }
         AttemptOutcome::Cancelled => debug!(%master, "the link was closed"),
     }

@@ -7,7 +7,7 @@ use std::{panic::resume_unwind, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info};
 
-use crate::supervisor::{Connector, LinkedRole, Uplink};
+use crate::supervisor::{Connector, LinkSet, LinkedRole};
 
 /// The time to notify the peers of the end. A working link needs a moment; without one no peer can
 /// be reached.
@@ -25,7 +25,7 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Keeps `role` linked over each of the `uplinks` until `cancel` is cancelled, then drains:
+    /// Keeps `role` linked over each of the `link_sets` until `cancel` is cancelled, then drains:
     ///
     /// 1. `stop_accepting` prevents new streams.
     /// 2. The open streams have the `grace` period to end.
@@ -36,7 +36,7 @@ impl Drain {
     /// Dropping the future cuts the links. The tasks end soon after.
     pub async fn run<R: LinkedRole, W: Connector>(
         self,
-        uplinks: Vec<Uplink<W>>,
+        link_sets: Vec<LinkSet<W>>,
         role: Arc<R>,
         cancel: &CancellationToken,
         grace: Duration,
@@ -52,11 +52,11 @@ impl Drain {
         // Separate tasks: the caller's future may be the one on which the main thread blocks. A
         // wake-up of a link would then wake that thread, while a worker that is already awake can
         // run a task.
-        let links: Vec<_> = uplinks
+        let links: Vec<_> = link_sets
             .into_iter()
-            .map(|uplink| {
+            .map(|link_set| {
                 let (role, until) = (Arc::clone(&role), stop.clone());
-                tasks.spawn(async move { uplink.run(role, &until).await }.in_current_span())
+                tasks.spawn(async move { link_set.run(role, &until).await }.in_current_span())
             })
             .collect();
         drop(role);

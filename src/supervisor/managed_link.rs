@@ -3,18 +3,17 @@
 
 use std::{
     future::pending,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{dial_reason::DialReason, uplink::RETIREMENT};
-use crate::link::Outbox;
+use super::{
+    dial_reason::DialReason,
+    uplink::{RETIREMENT, RoleLink},
+};
 
 /// The minimum time that a server keeps its old link. ATTACH frames that the master sent before it
 /// learned of the new link may still be in flight.
@@ -34,13 +33,13 @@ pub(super) struct ManagedLink {
     pub(super) epoch: u64,
     pub(super) master: usize,
     pub(super) reason: DialReason,
-    pub(super) outbox: Arc<Outbox>,
+    pub(super) link: RoleLink,
     pub(super) cancel: CancellationToken,
     /// When the attempt began. After the join: when the link joined.
     pub(super) since: Instant,
     /// When to replace the link.
     pub(super) replace_at: Option<Instant>,
-    /// When a newer link joined.
+    /// When a newer link joined, or the role gave this one up.
     pub(super) retired_at: Option<Instant>,
     /// Whether the master announced that it will end the link.
     pub(super) going_away: bool,
@@ -52,14 +51,14 @@ pub(super) async fn wait_until_unused(old: Option<&ManagedLink>, server: bool) {
     match old {
         Some(ManagedLink {
             retired_at: Some(retired_at),
-            outbox,
+            link,
             cancel,
             ..
         }) if !cancel.is_cancelled() => {
             if server {
                 sleep_until(*retired_at + SERVER_LINGER).await;
             }
-            let _ = timeout_at(*retired_at + RETIREMENT, outbox.wait_until_empty()).await;
+            let _ = timeout_at(*retired_at + RETIREMENT, link.outbox.wait_until_empty()).await;
         }
         _ => pending().await,
     }

@@ -3,20 +3,35 @@
 //! masters it tries the next one after a failure, or tries some of them in parallel.
 //!
 //! ```text
-//!   Uplink::run ──► LinkSupervisor ──► Attempt (one link, from dialling to its end)
-//!                     │                  │ reports: joined, GOAWAY
-//!                     ├── RetryPolicy: which master to dial next, and when
-//!                     ├── PathTimeouts: age and idle limits of the path
-//!                     └── Race: which of several attempts joins first
+//!   LinkSet ──► LinkSupervisor ──► Attempt (one link, from dialling to its end)
+//!     │           │                  │ reports: joined, GOAWAY
+//!     │           ├── RetryPolicy: which master to dial next, and when
+//!     │           ├── PathTimeouts: age and idle limits of the path
+//!     │           └── Race: which of several attempts joins first
+//!     └── one supervisor for each slot: the first always, the others while the role wants them
 //! ```
+
+/// Logs an event of a link at the given level, and at debug level if the link is an additional one:
+/// the first link of the set logs the same.
+macro_rules! log_link {
+    ($is_additional:expr, $level:ident, $($event:tt)+) => {
+        if $is_additional {
+            tracing::debug!($($event)+)
+        } else {
+            tracing::$level!($($event)+)
+        }
+    };
+}
 
 mod attempt;
 pub mod backoff;
 mod black_hole;
 mod dial_reason;
 pub mod drain;
+mod link_set;
 mod link_supervisor;
 mod managed_link;
+mod membership;
 mod path_timeouts;
 mod race;
 mod retry_policy;
@@ -24,6 +39,10 @@ mod retry_policy;
 mod tests;
 mod uplink;
 
-pub use self::uplink::{
-    Connector, DialStrategy, LinkEvent, LinkedRole, MoveRequests, RETIREMENT, Uplink,
+pub use self::{
+    link_set::{LinkCount, LinkSet},
+    uplink::{
+        Connector, DialStrategy, LinkEvent, LinkedRole, MoveRequests, RETIREMENT, RetirementCause,
+        RoleLink, Uplink,
+    },
 };

@@ -14,7 +14,7 @@ use crate::{
 };
 use report_proto::{
     crypto::LinkKey,
-    frame::{Frame, Role, Terms},
+    frame::{Frame, Role, Slot, Terms},
     id::Id,
 };
 
@@ -25,22 +25,44 @@ pub trait LinkedRole: Send + Sync + 'static {
 
     /// Prepares a link that is being established, or that has joined first in a race. Returns the
     /// frames to send with HELLO or after it, and the link's handler. The role may open lanes at
-    /// `outbox`. After the join the newest link is the one to use. If the link never joins, its
-    /// lanes are closed.
-    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, Self::Session);
+    /// the link's outbox. After the join the newest link of its slot is the one to use. If the link
+    /// never joins, its lanes are closed.
+    fn begin(&self, link: &RoleLink) -> (Vec<Frame>, Self::Session);
 
     /// Reports that the master accepted the role.
-    fn joined(&self, outbox: &Arc<Outbox>, terms: &Terms);
+    fn joined(&self, link: &RoleLink, terms: &Terms);
 
-    /// Reports that a newer link is up: the traffic of this one should move there. The uplink
-    /// closes this link when no channel is open on it, and after [`RETIREMENT`] at the latest.
-    fn retiring(&self, outbox: &Arc<Outbox>);
+    /// Reports that the traffic of this link should move to other links. The uplink closes this
+    /// link when no channel is open on it, and after [`RETIREMENT`] at the latest.
+    fn retiring(&self, link: &RoleLink, cause: RetirementCause);
 
     /// Reports that a link joined or that an attempt failed, for callers that wait for the first
-    /// link. The log contains the same.
+    /// link. The log contains the same. Not called for additional links.
     fn on_link_event(&self, event: LinkEvent<'_>) {
         let _ = event;
     }
+}
+
+/// A link of a role, as its callbacks see it.
+#[derive(Debug, Clone)]
+pub struct RoleLink {
+    /// The sending side of the link.
+    pub outbox: Arc<Outbox>,
+    /// The slot of the link.
+    pub slot: Slot,
+    /// Whether the role keeps this link beside the first one of a [`LinkSet`](super::LinkSet).
+    pub is_additional: bool,
+    /// Requests another link in place of this one.
+    pub move_requests: MoveRequests,
+}
+
+/// Why the traffic of a link should move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetirementCause {
+    /// A newer link of its slot is up.
+    Replaced,
+    /// The role no longer keeps a link with its slot at this master, so no newer one follows.
+    Surplus,
 }
 
 /// The result of an attempt to establish a link. Masters have their names from the configuration.
@@ -92,6 +114,20 @@ impl Connector for Dialer {
     }
 }
 
+impl<W: Connector> Connector for Arc<W> {
+    fn name(&self) -> String {
+        W::name(self)
+    }
+
+    fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
+        W::dial(self)
+    }
+
+    fn use_small_segments(&self) {
+        W::use_small_segments(self);
+    }
+}
+
 /// The longest time that an old link stays up beside the new one (PROTOCOL 12). Proxies and masters
 /// that are about to end mostly give their connections this long. A tunnel that has not moved by
 /// then is resumed on the new link.
@@ -108,7 +144,8 @@ pub enum DialStrategy {
     Raced,
 }
 
-/// The parameters with which a role reaches its masters, one at a time.
+/// The parameters with which a role reaches its masters, one at a time. [`LinkSet`](super::LinkSet)
+/// runs it.
 #[derive(Debug, Clone)]
 pub struct Uplink<W = Dialer> {
     /// The connectors to the masters, in the order in which they are tried.
@@ -121,6 +158,8 @@ pub struct Uplink<W = Dialer> {
     pub role: Role,
     /// The id of this process.
     pub instance: Id,
+    /// The slot of the links. At one master, the links of two uplinks of a process need two slots.
+    pub slot: Slot,
     /// The keep-alive timing.
     pub timing: KeepAliveTiming,
     /// Replaces each link after this time.
@@ -165,7 +204,8 @@ impl MoveRequests {
 
 impl<W: Connector> Uplink<W> {
     /// Splits the uplink into one per master, for a role that is linked to all masters at the same
-    /// time.
+    /// time. Each has its own slot, because several addresses may lead to one master. Beyond
+    /// [`MAX_SLOTS`](report_proto::frame::MAX_SLOTS) masters the slots repeat.
     #[must_use]
     pub fn each(self) -> Vec<Self> {
         let Uplink {
@@ -174,20 +214,38 @@ impl<W: Connector> Uplink<W> {
             key,
             role,
             instance,
+            slot: _,
             timing,
             rotate_after,
             move_requests: _,
         } = self;
-        let one = |dialer| Uplink {
+        let one = |(dialer, slot)| Uplink {
             dialers: vec![dialer],
             strategy,
             key: key.clone(),
             role,
             instance,
+            slot,
             timing,
             rotate_after,
             move_requests: MoveRequests::default(),
         };
-        dialers.into_iter().map(one).collect()
+        let slots = Slot::all().cycle();
+        dialers.into_iter().zip(slots).map(one).collect()
+    }
+
+    /// Makes the connectors shareable, so that several uplinks can use them.
+    pub(super) fn shared(self) -> Uplink<Arc<W>> {
+        Uplink {
+            dialers: self.dialers.into_iter().map(Arc::new).collect(),
+            strategy: self.strategy,
+            key: self.key,
+            role: self.role,
+            instance: self.instance,
+            slot: self.slot,
+            timing: self.timing,
+            rotate_after: self.rotate_after,
+            move_requests: self.move_requests,
+        }
     }
 }

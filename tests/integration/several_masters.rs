@@ -267,3 +267,54 @@ fn an_ordered_master_is_used_again_after_its_retry_delay() {
 fn a_raced_master_is_used_again_after_its_retry_delay() {
     check_reuse_after_retry_delay("raced");
 }
+
+/// The time for which a server's links are observed. Links that end each other do so within
+/// milliseconds.
+const OBSERVED: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_server_keeps_its_links_to_two_addresses_of_one_master() {
+    let testbed = Testbed::new(Front::Direct);
+    let echo = services::echo();
+    let addresses = [testbed.master_address(), ports::free()].map(|address| address.to_string());
+    let master = testbed.master(json!({"listen_at": addresses}));
+    let port = Port::new("echo", echo.address(), Methods::DEFAULT);
+    let server = testbed.server(
+        "server",
+        std::slice::from_ref(&port),
+        json!({"master": addresses}),
+    );
+    for address in &addresses {
+        server.wait_for_line(&["linked to the master", address]);
+    }
+    // The second tunnel goes to the link with fewer channels.
+    let elsewhere = port.at_another_address();
+    let clients = [("client", &port), ("client-elsewhere", &elsewhere)].map(|(name, port)| {
+        let client = testbed.client(name, std::slice::from_ref(port), json!({}));
+        wait::until_true("a connection works", || services::echoes(port.local));
+        client
+    });
+    for address in &addresses {
+        server.wait_for_line(&["client attached", &format!("master=ws://{address}/")]);
+    }
+    wait::throughout("both tunnels work", OBSERVED, || {
+        services::echoes(port.local) && services::echoes(elsewhere.local)
+    });
+    let log = server.log();
+    assert_eq!(
+        log.matches("linked to the master").count(),
+        2,
+        "each address is dialled once:\n{log}"
+    );
+    for role in clients.iter().chain([&server, &master]) {
+        let log = role.log();
+        for sign in [
+            "superseded",
+            "takes over",
+            "was lost",
+            "moved to a new link",
+        ] {
+            assert!(!log.contains(sign), "{sign} in:\n{log}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use std::{
 use ::bytes::{Bytes, BytesMut};
 use report_proto::{
     crypto::{Challenge, LinkKey},
-    frame::{Claims, Frame, Nonce, Role, Terms},
+    frame::{Claims, Frame, Nonce, Role, Slot, Terms},
     id::Id,
 };
 use tokio_tungstenite::tungstenite::{self, Error, Message, WebSocket, protocol::WebSocketConfig};
@@ -216,6 +216,7 @@ impl Peer {
             version: 1,
             role,
             instance,
+            slot: Slot::FIRST,
             epoch,
             moves: false,
             quiet_seconds: 0,

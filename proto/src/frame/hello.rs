@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use super::FrameError;
+use super::{FrameError, Slot};
 use crate::id::Id;
 
 /// The kind of process at the far end of a master's link.
@@ -76,9 +76,12 @@ pub struct Claims {
     pub role: Role,
     /// The random id of the process, chosen at its start.
     pub instance: Id,
-    /// The number of the link. It increases with each link of the instance.
+    /// The slot of the link. Links of one instance with different slots exist beside each other.
+    #[serde(default, skip_serializing_if = "Slot::is_first")]
+    pub slot: Slot,
+    /// The number of the link. It increases with each link of the slot.
     pub epoch: u64,
-    /// Whether the role moves from its previous link to this one.
+    /// Whether the role moves from the previous link of the slot to this one.
     ///
     /// The previous link stays up until the role closes it (PROTOCOL 5.2).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -122,7 +125,8 @@ impl Claims {
     /// Decodes the claims of a HELLO.
     ///
     /// # Errors
-    /// Returns [`FrameError::Json`] if the text is not valid JSON or lacks a field.
+    /// Returns [`FrameError::Json`] if the text is not valid JSON, lacks a field, or names a slot
+    /// that does not exist.
     pub fn decode(text: &[u8]) -> Result<Self, FrameError> {
         serde_json::from_slice(text).map_err(|error| FrameError::Json {
             name: "HELLO",
@@ -172,29 +176,63 @@ impl FromStr for Nonce {
 mod tests {
     use super::*;
 
-    #[test]
-    fn claims_omit_quiet_seconds_when_zero() {
-        let claims = Claims {
+    fn claims() -> Claims {
+        Claims {
             version: 1,
             role: Role::Client,
             instance: Id([1; 16]),
+            slot: Slot::FIRST,
             epoch: 7,
             moves: false,
             quiet_seconds: 0,
             nonce: Nonce([2; 32]),
             agent: "vector/1".to_owned(),
-        };
-        let usual = claims.encode();
+        }
+    }
+
+    fn text(claims: &Claims) -> String {
+        String::from_utf8_lossy(&claims.encode()).into_owned()
+    }
+
+    #[test]
+    fn claims_omit_quiet_seconds_when_zero() {
+        let usual = claims();
         assert!(
-            !String::from_utf8_lossy(&usual).contains("quiet"),
+            !text(&usual).contains("quiet"),
             "encoded as in earlier versions"
         );
-        assert_eq!(Claims::decode(&usual), Ok(claims.clone()));
+        assert_eq!(Claims::decode(&usual.encode()), Ok(usual));
         let quiet = Claims {
             quiet_seconds: 316,
-            ..claims
+            ..claims()
         };
-        assert!(String::from_utf8_lossy(&quiet.encode()).contains("\"quiet_seconds\":316"));
+        assert!(text(&quiet).contains("\"quiet_seconds\":316"));
         assert_eq!(Claims::decode(&quiet.encode()), Ok(quiet));
+    }
+
+    #[test]
+    fn claims_omit_the_first_slot() {
+        for slot in Slot::all() {
+            let of_slot = Claims { slot, ..claims() };
+            let named = format!("\"slot\":{slot}");
+            assert_eq!(text(&of_slot).contains(&named), slot != Slot::FIRST);
+            assert_eq!(text(&of_slot).contains("slot"), slot != Slot::FIRST);
+            assert_eq!(Claims::decode(&of_slot.encode()), Ok(of_slot));
+        }
+    }
+
+    #[test]
+    fn claims_with_a_slot_that_does_not_exist_are_an_error_that_names_it() {
+        let good = text(&claims()).replace("\"epoch\"", "\"slot\":15,\"epoch\"");
+        assert_eq!(
+            Claims::decode(good.as_bytes()).map(|claims| claims.slot),
+            Ok(Slot::new(15).unwrap())
+        );
+        let bad = good.replace(":15,", ":16,");
+        let error = Claims::decode(bad.as_bytes()).unwrap_err().to_string();
+        assert!(
+            error.contains("HELLO") && error.contains("`slot`") && error.contains("`16`"),
+            "{error}"
+        );
     }
 }

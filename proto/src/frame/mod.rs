@@ -6,6 +6,7 @@
 mod codec;
 mod hello;
 mod notice;
+mod slot;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use codec::{FrameError, data_channel, data_header, is_ping, is_pong};
 pub use hello::{Claims, Nonce, Role, Terms};
 pub use notice::{Code, MAX_REASON, Notice};
+pub use slot::{MAX_SLOTS, Slot};
 
 pub use crate::constants::LINK_VERSION as VERSION;
 use crate::id::Id;

@@ -205,3 +205,38 @@ fn the_upgrade_path_must_differ_from_the_health_check() {
         );
     }
 }
+
+#[test]
+fn links_default_to_at_most_eight() {
+    for (fields, max) in [
+        (r#""log_level": "info""#, 8),
+        (r#""links": {}"#, 8),
+        (r#""links": {"max": 1}"#, 1),
+        (r#""links": {"max": 16}"#, 16),
+    ] {
+        let loaded = read(&server(fields)).expect("loads");
+        assert_eq!(server_of(loaded).link.links.max(), max, "{fields}");
+        let with_master = format!(r#""master": "host:1", {fields}"#);
+        let loaded = read(&client(&with_master)).expect("loads");
+        assert_eq!(client_of(loaded).link.links.max(), max, "{fields}");
+    }
+    for max in ["0", "17", "\"8\"", "1.5"] {
+        let line = error_line(&server(&format!(r#""links": {{"max": {max}}}"#)));
+        assert_contains(&line, &["links.max", "from 1 to 16"]);
+    }
+    assert_contains(&error_line(&server(r#""links": 8"#)), &["links", "max"]);
+}
+
+#[test]
+fn a_server_lists_at_most_as_many_masters_as_it_has_slots() {
+    let masters = |count: usize| {
+        let addresses: Vec<_> = (1..=count).map(|port| format!("\"host:{port}\"")).collect();
+        format!("[{}]", addresses.join(", "))
+    };
+    let server = |count| server("\"bench\": true").replace("\"host:1\"", &masters(count));
+    read(&server(16)).expect("loads");
+    let line = error_line(&server(17));
+    assert_contains(&line, &["master has 17 addresses", "16 masters"]);
+    let many = format!("\"master\": {}", masters(17));
+    read(&client(&many)).expect("a client links to one of them");
+}

@@ -9,7 +9,7 @@ use super::{
 use crate::{net::websocket::MessageSocket, random};
 use report_proto::{
     crypto::{Challenge, ChallengeError, LinkKey},
-    frame::{self, Claims, Frame, Nonce, Role, Terms},
+    frame::{self, Claims, Frame, Nonce, Role, Slot, Terms},
     id::Id,
 };
 
@@ -20,9 +20,11 @@ pub struct RoleIdentity {
     pub role: Role,
     /// The random id of the process.
     pub instance: Id,
+    /// The slot of the link.
+    pub slot: Slot,
     /// The number of the link. It grows with each link of the process.
     pub epoch: u64,
-    /// Whether the previous link continues for a while.
+    /// Whether the previous link of the slot continues for a while.
     pub moves: bool,
     /// Free text for the master's log.
     pub agent: String,
@@ -35,6 +37,7 @@ impl RoleIdentity {
             version: frame::VERSION,
             role: self.role,
             instance: self.instance,
+            slot: self.slot,
             epoch: self.epoch,
             moves: self.moves,
             quiet_seconds,

@@ -10,7 +10,7 @@ use crate::net::{
 };
 use report_proto::{
     crypto::{Challenge, LinkKey},
-    frame::{self, Code, Frame, Notice, Ports, Role, Terms},
+    frame::{self, Code, Frame, Notice, Ports, Role, Slot, Terms},
     id::Id,
 };
 
@@ -25,6 +25,7 @@ fn identity(role: Role) -> RoleIdentity {
     RoleIdentity {
         role,
         instance: Id([7; 16]),
+        slot: Slot::new(5).expect("a slot"),
         epoch: 3,
         moves: false,
         agent: "test".to_owned(),
@@ -100,6 +101,7 @@ async fn server_joins_master_with_same_key_in_one_flight() {
         (hello.claims.role, hello.claims.instance, hello.claims.epoch),
         (Role::Server, Id([7; 16]), 3)
     );
+    assert_eq!(hello.claims.slot.number(), 5);
     assert_eq!(hello.claims.agent, "test");
     assert_eq!(
         Frame::decode(peer.receive().await.unwrap().unwrap().freeze()),
@@ -329,6 +331,30 @@ async fn peer_that_does_not_send_hello_gets_error() {
             "{error} for {message:?}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slot_that_does_not_exist_is_a_protocol_error_that_names_the_field() {
+    let claims = r#"{"version":1,"role":"client","instance":"00000000000000000000000000000000","slot":16,"epoch":1,"nonce":"0000000000000000000000000000000000000000000000000000000000000000"}"#;
+    let answer = async |claims: String| {
+        let proof = [0; 32];
+        let hello = Frame::Hello {
+            proof,
+            claims: claims.into(),
+        };
+        hello_scripted(Some(&hello.to_message())).await
+    };
+    let (_, reply) = answer(claims.to_owned()).await;
+    let Some(Frame::Error(notice)) = reply else {
+        panic!("an ERROR is expected, not {reply:?}")
+    };
+    assert_eq!(notice.code, Code::Protocol);
+    assert!(notice.reason.contains("`slot`"), "{notice}");
+    let (_, reply) = answer(claims.replace(":16,", ":15,")).await;
+    assert!(
+        matches!(&reply, Some(Frame::Error(notice)) if notice.code == Code::Unauthorized),
+        "only the proof is wrong: {reply:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

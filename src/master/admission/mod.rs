@@ -1,15 +1,15 @@
-//! Connection slots, counted from `accept` on: in total, for each party, and in classes with
+//! Connection places, counted from `accept` on: in total, for each party, and in classes with
 //! separate shares. Knows addresses, numbers and how to evict a connection, but not what a link
 //! does.
 //!
 //! ```text
-//!  admit ──► negotiating ──become_link (server)──► server        at most a quarter of the slots is negotiating
+//!  admit ──► negotiating ──become_link (server)──► server        at most a quarter of the places is negotiating
 //!               │  └────become_link (client)──► unattached ──mark_attached──► attached    clients: five eighths
 //!               └── evicted: cancelled                └── evicted: ERROR `limit`
 //! ```
 //!
 //! Negotiating connections and clients without a tunnel are evicted when a party that holds less
-//! needs a slot. So no number of them keeps out a server, or a client from another address.
+//! needs a place. So no number of them keeps out a server, or a client from another address.
 
 #[cfg(test)]
 mod tests;
@@ -29,26 +29,26 @@ use super::{
 use crate::link::Outbox;
 use report_proto::frame::{Code, Notice, Role};
 
-/// The fraction of the slots for connections that are not links yet: one part in this many.
+/// The fraction of the places for connections that are not links yet: one part in this many.
 const NEGOTIATING_DIVISOR: usize = 4;
 
-/// The fraction of the slots reserved for servers: one part in this many.
+/// The fraction of the places reserved for servers: one part in this many.
 const SERVER_DIVISOR: usize = 8;
 
-/// The connection slots of a master.
+/// The connection places of a master.
 #[derive(Debug)]
 pub(super) struct Admission {
     links: usize,
     links_per_address: usize,
     negotiating: usize,
     clients: usize,
-    slots: Mutex<Slots>,
+    places: Mutex<Places>,
 }
 
 #[derive(Debug, Default)]
-struct Slots {
+struct Places {
     next: u64,
-    occupied: HashMap<u64, Slot>,
+    occupied: HashMap<u64, Place>,
     /// Connections of each party, without evicted ones.
     parties: HashMap<IpAddr, usize>,
     negotiating: Shares,
@@ -57,7 +57,7 @@ struct Slots {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct Place {
     /// `None` until a trusted proxy has named the visitor.
     party: Option<IpAddr>,
     class: Class,
@@ -106,7 +106,7 @@ impl Admission {
                 .saturating_sub(negotiating)
                 .saturating_sub(servers)
                 .max(1),
-            slots: Mutex::default(),
+            places: Mutex::default(),
         })
     }
 
@@ -117,22 +117,22 @@ impl Admission {
         address: Option<IpAddr>,
     ) -> Result<ConnectionPermit, AdmissionError> {
         let party = address.map(party);
-        let mut slots = self.slots();
-        self.reserve_in_party(&mut slots, party)?;
-        let is_full = slots.negotiating.total() >= self.negotiating;
-        if (is_full || slots.occupied.len() >= self.links) && !slots.evict_for(party) {
+        let mut places = self.places();
+        self.reserve_in_party(&mut places, party)?;
+        let is_full = places.negotiating.total() >= self.negotiating;
+        if (is_full || places.occupied.len() >= self.links) && !places.evict_for(party) {
             return Err(AdmissionError::Master(self.links));
         }
-        let (number, evicted) = (slots.next, CancellationToken::new());
-        slots.next += 1;
-        let slot = Slot {
+        let (number, evicted) = (places.next, CancellationToken::new());
+        places.next += 1;
+        let place = Place {
             party,
             class: Class::Negotiating,
             evicted: evicted.clone(),
             outbox: None,
         };
-        slots.count(number, &slot);
-        slots.occupied.insert(number, slot);
+        places.count(number, &place);
+        places.occupied.insert(number, place);
         Ok(ConnectionPermit {
             admission: Arc::clone(self),
             number,
@@ -142,35 +142,35 @@ impl Admission {
 
     fn reserve_in_party(
         &self,
-        slots: &mut Slots,
+        places: &mut Places,
         party: Option<IpAddr>,
     ) -> Result<(), AdmissionError> {
         let Some(party) = party else { return Ok(()) };
-        let held = slots.parties.get(&party).copied().unwrap_or(0);
+        let held = places.parties.get(&party).copied().unwrap_or(0);
         if held < self.links_per_address {
             return Ok(());
         }
         let random = fastrand::u64(..);
-        if let Some(number) = slots
+        if let Some(number) = places
             .negotiating
             .random_link_of(party, random)
-            .or_else(|| slots.unattached.random_link_of(party, random))
+            .or_else(|| places.unattached.random_link_of(party, random))
         {
-            slots.evict(number);
+            places.evict(number);
             return Ok(());
         }
         Err(AdmissionError::Address(self.links_per_address))
     }
 
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Slots {
-    /// Evicts a negotiating connection to free a slot for `party`. The victim is a random
+impl Places {
+    /// Evicts a negotiating connection to free a place for `party`. The victim is a random
     /// connection of the heaviest party, so that a flood lasts no longer than other connections.
-    /// Without such a connection, evicts a client without a tunnel, whose slot becomes free soon.
+    /// Without such a connection, evicts a client without a tunnel, whose place becomes free soon.
     fn evict_for(&mut self, party: Option<IpAddr>) -> bool {
         let Some(heaviest) = self.negotiating.heaviest_party() else {
             if let Some(number) = self.unattached.heaviest() {
@@ -194,49 +194,49 @@ impl Slots {
         true
     }
 
-    /// Frees a negotiating connection's slot at once, or ends a link.
+    /// Frees a negotiating connection's place at once, or ends a link.
     fn evict(&mut self, number: u64) {
-        let Some(mut slot) = self.occupied.remove(&number) else {
+        let Some(mut place) = self.occupied.remove(&number) else {
             return;
         };
-        self.discount(number, &slot);
-        match &slot.outbox {
-            None => slot.evicted.cancel(),
+        self.discount(number, &place);
+        match &place.outbox {
+            None => place.evicted.cancel(),
             Some(outbox) => {
                 outbox.end(Notice::new(
                     Code::Limit,
                     "the master is full, and this link has no tunnel",
                 ));
-                slot.class = Class::Evicted;
-                self.occupied.insert(number, slot);
+                place.class = Class::Evicted;
+                self.occupied.insert(number, place);
             }
         }
     }
 
-    fn count(&mut self, number: u64, slot: &Slot) {
-        let party = party_or_unknown(slot.party);
-        match slot.class {
+    fn count(&mut self, number: u64, place: &Place) {
+        let party = party_or_unknown(place.party);
+        match place.class {
             Class::Negotiating => self.negotiating.add(party, number, 1),
             Class::Unattached => self.unattached.add(party, number, 1),
             Class::Attached => self.attached += 1,
             Class::Server => {}
             Class::Evicted => return,
         }
-        if let Some(party) = slot.party {
+        if let Some(party) = place.party {
             *self.parties.entry(party).or_default() += 1;
         }
     }
 
-    fn discount(&mut self, number: u64, slot: &Slot) {
-        let party = party_or_unknown(slot.party);
-        match slot.class {
+    fn discount(&mut self, number: u64, place: &Place) {
+        let party = party_or_unknown(place.party);
+        match place.class {
             Class::Negotiating => self.negotiating.remove(party, number, 1),
             Class::Unattached => self.unattached.remove(party, number, 1),
             Class::Attached => self.attached = self.attached.saturating_sub(1),
             Class::Server => {}
             Class::Evicted => return,
         }
-        let Some(party) = slot.party else { return };
+        let Some(party) = place.party else { return };
         if let Some(count) = self.parties.get_mut(&party) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -245,17 +245,17 @@ impl Slots {
         }
     }
 
-    /// Updates a slot, unless its connection is evicted.
-    fn update(&mut self, number: u64, update: impl FnOnce(&mut Slot)) {
-        let Some(mut slot) = self.occupied.remove(&number) else {
+    /// Updates a place, unless its connection is evicted.
+    fn update(&mut self, number: u64, update: impl FnOnce(&mut Place)) {
+        let Some(mut place) = self.occupied.remove(&number) else {
             return;
         };
-        self.discount(number, &slot);
-        if slot.class != Class::Evicted {
-            update(&mut slot);
+        self.discount(number, &place);
+        if place.class != Class::Evicted {
+            update(&mut place);
         }
-        self.count(number, &slot);
-        self.occupied.insert(number, slot);
+        self.count(number, &place);
+        self.occupied.insert(number, place);
     }
 }
 
@@ -264,7 +264,7 @@ fn party_or_unknown(party: Option<IpAddr>) -> IpAddr {
     party.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
-/// The slot of one connection. Dropping the permit frees it.
+/// The place of one connection. Dropping the permit frees it.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     admission: Arc<Admission>,
@@ -280,20 +280,20 @@ impl ConnectionPermit {
     /// When the address is at its limit. The connection stays counted as before.
     pub(super) fn assign(&mut self, address: IpAddr) -> Result<(), AdmissionError> {
         let party = party(address);
-        let mut slots = self.admission.slots();
-        if slots
+        let mut places = self.admission.places();
+        if places
             .occupied
             .get(&self.number)
-            .is_none_or(|slot| slot.party == Some(party))
+            .is_none_or(|place| place.party == Some(party))
         {
             return Ok(());
         }
-        self.admission.reserve_in_party(&mut slots, Some(party))?;
-        slots.update(self.number, |slot| slot.party = Some(party));
+        self.admission.reserve_in_party(&mut places, Some(party))?;
+        places.update(self.number, |place| place.party = Some(party));
         Ok(())
     }
 
-    /// Turns the connection into a link, which `outbox` can end. A server always gets its slot. A
+    /// Turns the connection into a link, which `outbox` can end. A server always gets its place. A
     /// client may evict another client without a tunnel.
     ///
     /// # Errors
@@ -302,29 +302,32 @@ impl ConnectionPermit {
         &self,
         role: Role,
         outbox: &Arc<Outbox>,
-    ) -> Result<LinkSlot, AdmissionError> {
-        let mut slots = self.admission.slots();
+    ) -> Result<LinkPlace, AdmissionError> {
+        let mut places = self.admission.places();
         let class = if role == Role::Server {
             Class::Server
         } else {
             Class::Unattached
         };
         if class == Class::Unattached
-            && slots.unattached.total() + slots.attached >= self.admission.clients
+            && places.unattached.total() + places.attached >= self.admission.clients
         {
-            let party = slots.occupied.get(&self.number).and_then(|slot| slot.party);
-            let victim = slots
+            let party = places
+                .occupied
+                .get(&self.number)
+                .and_then(|place| place.party);
+            let victim = places
                 .unattached
                 .victim_for(party_or_unknown(party), self.number, 1);
             let Some(victim) = victim else {
                 return Err(AdmissionError::Clients(self.admission.clients));
             };
-            slots.evict(victim);
+            places.evict(victim);
         }
-        slots.update(self.number, |slot| {
-            (slot.class, slot.outbox) = (class, Some(Arc::clone(outbox)))
+        places.update(self.number, |place| {
+            (place.class, place.outbox) = (class, Some(Arc::clone(outbox)))
         });
-        Ok(LinkSlot {
+        Ok(LinkPlace {
             admission: Arc::clone(&self.admission),
             number: self.number,
         })
@@ -333,26 +336,26 @@ impl ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut slots = self.admission.slots();
-        if let Some(slot) = slots.occupied.remove(&self.number) {
-            slots.discount(self.number, &slot);
+        let mut places = self.admission.places();
+        if let Some(place) = places.occupied.remove(&self.number) {
+            places.discount(self.number, &place);
         }
     }
 }
 
-/// The slot of a link.
+/// The place of a link.
 #[derive(Debug)]
-pub(super) struct LinkSlot {
+pub(super) struct LinkPlace {
     admission: Arc<Admission>,
     number: u64,
 }
 
-impl LinkSlot {
+impl LinkPlace {
     /// Records a server's answer. The link is never evicted from then on.
     pub(super) fn mark_attached(&self) {
-        self.admission.slots().update(self.number, |slot| {
-            if slot.class == Class::Unattached {
-                slot.class = Class::Attached;
+        self.admission.places().update(self.number, |place| {
+            if place.class == Class::Unattached {
+                place.class = Class::Attached;
             }
         });
     }

@@ -15,12 +15,12 @@ fn address(number: u8) -> Option<IpAddr> {
 }
 
 fn admit(admission: &Arc<Admission>, number: u8) -> ConnectionPermit {
-    admission.admit(address(number)).expect("a slot")
+    admission.admit(address(number)).expect("a place")
 }
 
-fn become_link(permit: &ConnectionPermit, role: Role) -> (LinkSlot, Arc<Outbox>) {
+fn become_link(permit: &ConnectionPermit, role: Role) -> (LinkPlace, Arc<Outbox>) {
     let outbox = Outbox::new();
-    (permit.become_link(role, &outbox).expect("a slot"), outbox)
+    (permit.become_link(role, &outbox).expect("a place"), outbox)
 }
 
 fn evicted(permits: &[ConnectionPermit]) -> usize {
@@ -57,7 +57,7 @@ fn connection_from_a_flooded_address_usually_survives() {
     if !server.evicted.is_cancelled() {
         assert!(server.become_link(Role::Server, &Outbox::new()).is_ok());
     }
-    let left = admission.slots().negotiating.total();
+    let left = admission.places().negotiating.total();
     assert!((1_023..=1_024).contains(&left), "{left}");
 }
 
@@ -78,10 +78,10 @@ fn clients_without_a_tunnel_yield_to_servers_and_other_addresses() {
 fn admitted_client(
     admission: &Arc<Admission>,
     number: u8,
-) -> (ConnectionPermit, LinkSlot, Arc<Outbox>) {
+) -> (ConnectionPermit, LinkPlace, Arc<Outbox>) {
     let permit = admit(admission, number);
-    let (slot, outbox) = become_link(&permit, Role::Client);
-    (permit, slot, outbox)
+    let (place, outbox) = become_link(&permit, Role::Client);
+    (permit, place, outbox)
 }
 
 fn is_evicted(outbox: &Outbox) -> bool {
@@ -94,7 +94,7 @@ fn link_with_a_tunnel_is_never_evicted() {
     let attached: Vec<_> = (0..40).map(|_| admitted_client(&admission, 1)).collect();
     attached
         .iter()
-        .for_each(|(_, slot, _)| slot.mark_attached());
+        .for_each(|(_, place, _)| place.mark_attached());
     let late = admit(&admission, 2);
     assert_eq!(
         late.become_link(Role::Client, &Outbox::new()).err(),
@@ -108,21 +108,21 @@ fn link_with_a_tunnel_is_never_evicted() {
 fn dropped_permit_frees_its_slot() {
     let admission = admission(3, 1);
     let greedy = admit(&admission, 1);
-    let (slot, _) = become_link(&greedy, Role::Client);
-    slot.mark_attached();
+    let (place, _) = become_link(&greedy, Role::Client);
+    place.mark_attached();
     assert_eq!(
         admission.admit(address(1)).err(),
         Some(AdmissionError::Address(1))
     );
     let other = admit(&admission, 2);
     drop((greedy, other));
-    let slots = admission.slots();
+    let places = admission.places();
     assert_eq!(
-        (slots.occupied.len(), slots.parties.len(), slots.attached),
+        (places.occupied.len(), places.parties.len(), places.attached),
         (0, 0, 0)
     );
     assert_eq!(
-        (slots.negotiating.total(), slots.unattached.total()),
+        (places.negotiating.total(), places.unattached.total()),
         (0, 0)
     );
 }
@@ -133,12 +133,12 @@ fn proxied_connection_counts_for_its_visitor_once_known() {
     let visitor = IpAddr::from([192, 0, 2, 7]);
     let mut first = admission.admit(None).expect("room for one");
     first.assign(visitor).expect("its first");
-    let (slot, _) = become_link(&first, Role::Client);
-    slot.mark_attached();
+    let (place, _) = become_link(&first, Role::Client);
+    place.mark_attached();
     let mut second = admit(&admission, 1);
     assert_eq!(second.assign(visitor), Err(AdmissionError::Address(1)));
     assert_eq!(
-        admission.slots().parties.get(&IpAddr::from([10, 0, 0, 1])),
+        admission.places().parties.get(&IpAddr::from([10, 0, 0, 1])),
         Some(&1),
         "still counted as before"
     );
@@ -146,5 +146,5 @@ fn proxied_connection_counts_for_its_visitor_once_known() {
     second.assign(visitor).expect("room again");
     second.assign(visitor).expect("counted once");
     drop(second);
-    assert!(admission.slots().parties.is_empty());
+    assert!(admission.places().parties.is_empty());
 }

@@ -3,7 +3,7 @@
 //! the whole registry against a model.
 //!
 //! ```text
-//!  add_link ──► [linked] ──register──► serves key ids ──remove_link / newer link of the instance──► gone
+//!  add_link ──► [linked] ──register──► serves key ids ──remove_link / newer link of the slot──► gone
 //!                                           └─ newer link with `moves` ──► [older] serves nothing, keeps channels
 //!                                                                              └─ remove_link / third link ──► gone
 //!  attach ──► a server has room: pending ──on_answer──► release_channel (once for each side) ──► closed
@@ -31,7 +31,7 @@ use super::{
     limits::{LinkNumber, MasterLimits},
 };
 use report_proto::{
-    frame::{AttachHeader, Role},
+    frame::{AttachHeader, Role, Slot},
     id::Id,
 };
 
@@ -39,22 +39,27 @@ use report_proto::{
 #[derive(Debug)]
 pub(super) struct Registry<L, A> {
     links: HashMap<LinkNumber, LinkEntry<L>>,
-    /// The current links of each instance. The role is part of the key, so a client cannot take
-    /// over a server by using its instance id.
-    instances: HashMap<(RoleKey, Id), InstanceLinks>,
-    /// The servers of each key id.
-    ports: HashMap<Id, BTreeSet<LinkNumber>>,
+    /// The current links of each slot.
+    slots: HashMap<SlotKey, SlotLinks>,
+    /// The servers' links of each key id, grouped by instance.
+    ports: HashMap<Id, BTreeSet<(Id, LinkNumber)>>,
     attach_queue: AttachQueue<A>,
     ports_per_link: usize,
     channels_per_link: u32,
 }
 
-/// Whether the role is server.
-type RoleKey = bool;
+/// Identifies a slot among those of all instances. Newer links take over within it. The role is
+/// part of the key, so a client cannot take over a server by using its instance id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct SlotKey {
+    role: Role,
+    instance: Id,
+    slot: Slot,
+}
 
-/// The links of one instance.
+/// The links of one slot.
 #[derive(Debug, Clone, Copy)]
-struct InstanceLinks {
+struct SlotLinks {
     /// The link that may register key ids.
     newest: LinkNumber,
     /// The previous link, during a handover.
@@ -68,18 +73,28 @@ pub(super) struct AuthenticatedLink<L> {
     pub(super) party: IpAddr,
     pub(super) role: Role,
     pub(super) instance: Id,
+    pub(super) slot: Slot,
     pub(super) epoch: u64,
-    /// Whether the instance's previous link stays open until the role closes it.
+    /// Whether the slot's previous link stays open until the role closes it.
     pub(super) moves: bool,
     pub(super) handle: L,
+}
+
+impl<L> AuthenticatedLink<L> {
+    fn key(&self) -> SlotKey {
+        SlotKey {
+            role: self.role,
+            instance: self.instance,
+            slot: self.slot,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct LinkEntry<L> {
     handle: L,
     party: IpAddr,
-    role: Role,
-    instance: Id,
+    key: SlotKey,
     epoch: u64,
     ports: BTreeSet<Id>,
     /// Open channels of this link, including waiting ones.
@@ -97,10 +112,9 @@ struct LinkEntry<L> {
 impl<L> LinkEntry<L> {
     fn new(link: AuthenticatedLink<L>) -> Self {
         LinkEntry {
+            key: link.key(),
             handle: link.handle,
             party: link.party,
-            role: link.role,
-            instance: link.instance,
             epoch: link.epoch,
             ports: BTreeSet::new(),
             channels: 0,
@@ -122,7 +136,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     pub(super) fn new(limits: &MasterLimits) -> Self {
         Registry {
             links: HashMap::new(),
-            instances: HashMap::new(),
+            slots: HashMap::new(),
             ports: HashMap::new(),
             attach_queue: AttachQueue::new(),
             ports_per_link: limits.ports_per_link as usize,
@@ -130,22 +144,17 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         }
     }
 
-    /// Adds an authenticated link. The previous link of the instance loses its registrations. With
+    /// Adds an authenticated link. The previous link of the slot loses its registrations. With
     /// `moves` that link keeps its channels. Returns the older links that the caller must end.
     pub(super) fn add_link(
         &mut self,
         new_link: AuthenticatedLink<L>,
     ) -> Result<Vec<L>, Superseded> {
         let AuthenticatedLink {
-            link,
-            role,
-            instance,
-            epoch,
-            moves,
-            ..
+            link, epoch, moves, ..
         } = new_link;
-        let key = (role == Role::Server, instance);
-        let previous = self.instances.get(&key).copied();
+        let key = new_link.key();
+        let previous = self.slots.get(&key).copied();
         if let Some(entry) = previous.and_then(|previous| self.links.get(&previous.newest))
             && entry.epoch >= epoch
         {
@@ -153,13 +162,8 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         }
         // Only the newest link and its direct predecessor stay: a third link ends the first.
         let older = previous.map(|previous| previous.newest).filter(|_| moves);
-        self.instances.insert(
-            key,
-            InstanceLinks {
-                newest: link,
-                older,
-            },
-        );
+        let newest = link;
+        self.slots.insert(key, SlotLinks { newest, older });
         self.links.insert(link, LinkEntry::new(new_link));
         let Some(previous) = previous else {
             return Ok(Vec::new());
@@ -194,7 +198,8 @@ impl<L: Clone, A: Clone> Registry<L, A> {
                     }
                     entry.ports.insert(id);
                     entry.has_waiters = true;
-                    self.ports.entry(id).or_default().insert(link);
+                    let servers = self.ports.entry(id).or_default();
+                    servers.insert((entry.key.instance, link));
                 }
                 accepted.push(id);
             }
@@ -207,13 +212,12 @@ impl<L: Clone, A: Clone> Registry<L, A> {
 
     /// Removes key ids from the link's registrations. Its channels stay open.
     pub(super) fn unregister(&mut self, link: LinkNumber, ports: &[Id]) {
+        let Some(entry) = self.links.get_mut(&link) else {
+            return;
+        };
         for id in ports {
-            if self
-                .links
-                .get_mut(&link)
-                .is_some_and(|entry| entry.ports.remove(id))
-            {
-                self.withdraw(link, *id);
+            if entry.ports.remove(id) {
+                withdraw(&mut self.ports, *id, (entry.key.instance, link));
             }
         }
     }
@@ -360,7 +364,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             );
         }
         if let Some(entry) = self.links.remove(&link) {
-            self.forget_link((entry.role == Role::Server, entry.instance), link);
+            self.forget_link(entry.key, link);
         }
         (removed_attaches, dispatch)
     }
@@ -380,49 +384,45 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         self.links.len()
     }
 
-    fn forget_link(&mut self, key: (RoleKey, Id), link: LinkNumber) {
-        let Some(instance_links) = self.instances.get_mut(&key) else {
+    fn forget_link(&mut self, key: SlotKey, link: LinkNumber) {
+        let Some(slot_links) = self.slots.get_mut(&key) else {
             return;
         };
-        if instance_links.newest != link {
-            instance_links.older.take_if(|older| *older == link);
-        } else if let Some(older) = instance_links.older.take() {
+        if slot_links.newest != link {
+            slot_links.older.take_if(|older| *older == link);
+        } else if let Some(older) = slot_links.older.take() {
             // The handover target is lost, so the older link may register again.
-            instance_links.newest = older;
+            slot_links.newest = older;
         } else {
-            self.instances.remove(&key);
+            self.slots.remove(&key);
         }
     }
 
-    /// Whether this is the newest link of its instance.
+    /// Whether this is the newest link of its slot.
     fn is_current(&self, link: LinkNumber) -> bool {
-        let Some(entry) = self.links.get(&link) else {
-            return false;
-        };
-        let key = (entry.role == Role::Server, entry.instance);
-        self.instances
-            .get(&key)
-            .is_some_and(|instance_links| instance_links.newest == link)
+        self.links
+            .get(&link)
+            .and_then(|entry| self.slots.get(&entry.key))
+            .is_some_and(|slot_links| slot_links.newest == link)
     }
 
     /// Removes all registrations of the link. Its channels stay open.
     pub(super) fn withdraw_all(&mut self, link: LinkNumber) {
-        let ports = self
-            .links
-            .get_mut(&link)
-            .map(|entry| std::mem::take(&mut entry.ports))
-            .unwrap_or_default();
-        for id in ports {
-            self.withdraw(link, id);
+        let Some(entry) = self.links.get_mut(&link) else {
+            return;
+        };
+        for id in std::mem::take(&mut entry.ports) {
+            withdraw(&mut self.ports, id, (entry.key.instance, link));
         }
     }
+}
 
-    fn withdraw(&mut self, link: LinkNumber, id: Id) {
-        if let Some(servers) = self.ports.get_mut(&id) {
-            servers.remove(&link);
-            if servers.is_empty() {
-                self.ports.remove(&id);
-            }
+/// Removes a server's link from those of a key id.
+fn withdraw(ports: &mut HashMap<Id, BTreeSet<(Id, LinkNumber)>>, id: Id, server: (Id, LinkNumber)) {
+    if let Some(servers) = ports.get_mut(&id) {
+        servers.remove(&server);
+        if servers.is_empty() {
+            ports.remove(&id);
         }
     }
 }

@@ -69,9 +69,9 @@ pub(in crate::master) struct Expired<A> {
     pub(in crate::master) was_pending: bool,
 }
 
-/// The instance already has a link with this epoch or a higher one.
+/// The slot already has a link with this epoch or a higher one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this instance already has a link with epoch {0}")]
+#[error("this instance already has a link with epoch {0} in this slot")]
 pub(in crate::master) struct Superseded(pub(in crate::master) u64);
 
 /// The result of `Registry::choose_server`.

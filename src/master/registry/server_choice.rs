@@ -1,46 +1,110 @@
-//! Chooses the server of an attach request, and assigns waiting requests to a server that has room.
+//! Chooses the server link of an attach request, and assigns waiting requests to a link that has
+//! room.
+//!
+//! Two questions, in this order: which instance, and which of its links. The number of an
+//! instance's links has no influence on the first.
 
-use std::{ops::Bound, time::Instant};
+use std::{
+    ops::{Bound, RangeInclusive},
+    time::Instant,
+};
 
 use super::{
-    Registry,
+    LinkEntry, Registry,
     results::{Assignment, Dispatch, Found},
 };
 use crate::master::{attach_queue::Ticket, limits::LinkNumber};
-use report_proto::{frame::CHANNEL_RENEWAL_THRESHOLD, id::Id};
+use report_proto::{
+    frame::{CHANNEL_RENEWAL_THRESHOLD, Slot},
+    id::Id,
+};
+
+/// The links of one instance that have registered a key id.
+struct InstanceLoad {
+    instance: Id,
+    /// The channels of all these links. Counted per instance, so that an instance with many links
+    /// gets no more tunnels than one with a single link.
+    channels: u64,
+    oldest: LinkNumber,
+    /// The link to choose among those that have room.
+    best: Option<LinkRank>,
+}
+
+/// Orders the links of an instance, the one to choose first: without expired requests, then with
+/// the fewest channels, the lowest slot, and the oldest.
+type LinkRank = (bool, u32, Slot, LinkNumber);
+
+/// Orders the instances, the one to choose first: not avoided and without expired requests, then
+/// with the fewest channels, and the one with the oldest link. The link to choose comes last.
+type InstanceRank = (bool, u64, LinkNumber, LinkNumber);
+
+impl InstanceLoad {
+    fn new(instance: Id, oldest: LinkNumber) -> Self {
+        InstanceLoad {
+            instance,
+            channels: 0,
+            oldest,
+            best: None,
+        }
+    }
+
+    fn add<L>(&mut self, entry: &LinkEntry<L>, number: LinkNumber, has_room: bool) {
+        self.channels += u64::from(entry.channels);
+        self.oldest = self.oldest.min(number);
+        if has_room {
+            let rank = (entry.overdue > 0, entry.channels, entry.key.slot, number);
+            self.best = Some(self.best.map_or(rank, |best| best.min(rank)));
+        }
+    }
+
+    /// Returns the rank of the instance. Returns `None` if no link has room.
+    fn rank(&self, avoid: &[Id]) -> Option<InstanceRank> {
+        let (is_overdue, .., number) = self.best?;
+        let is_last_choice = is_overdue || avoid.contains(&self.instance);
+        Some((is_last_choice, self.channels, self.oldest, number))
+    }
+}
+
+/// Returns the keys of all links of an instance, or of all instances.
+fn links_of(instance: Option<Id>) -> RangeInclusive<(Id, LinkNumber)> {
+    let first = instance.unwrap_or(Id([u8::MIN; 16]));
+    let last = instance.unwrap_or(Id([u8::MAX; 16]));
+    (first, LinkNumber::MIN)..=(last, LinkNumber::MAX)
+}
 
 impl<L: Clone, A: Clone> Registry<L, A> {
-    /// Chooses the server of a key id with the fewest channels; the oldest link wins a tie. Servers
-    /// to avoid and servers with expired requests come last.
+    /// Chooses the server link for a key id, of this instance if one is named: first the instance
+    /// with the fewest channels, then its link with the fewest channels. Instances to avoid and
+    /// links with expired requests come last.
     pub(super) fn choose_server(&mut self, port: Id, instance: Option<Id>, avoid: &[Id]) -> Found {
         let Some(servers) = self.ports.get(&port) else {
             return Found::NoServer;
         };
-        let (mut best, mut is_full, mut has_waiters) = (None, false, false);
-        for number in servers {
-            let Some(entry) = self.links.get_mut(number) else {
+        let mut best: Option<InstanceRank> = None;
+        let mut load: Option<InstanceLoad> = None;
+        let (mut is_full, mut has_waiters) = (false, false);
+        // The links of an instance follow each other.
+        for &(instance, number) in servers.range(links_of(instance)) {
+            let Some(entry) = self.links.get_mut(&number) else {
                 continue;
             };
-            if instance.is_some_and(|instance| entry.instance != instance) {
-                continue;
+            if let Some(before) = load.take_if(|load| load.instance != instance) {
+                best = best.into_iter().chain(before.rank(avoid)).min();
             }
-            if !entry.has_free_channel(self.channels_per_link) {
-                is_full = true;
-            } else if self.attach_queue.has_room(*number) {
-                let rank = (
-                    avoid.contains(&entry.instance) || entry.overdue > 0,
-                    entry.channels,
-                    *number,
-                );
-                best = best.map_or(Some(rank), |best| Some(rank.min(best)));
-            } else {
+            let has_channel = entry.has_free_channel(self.channels_per_link);
+            let has_room = has_channel && self.attach_queue.has_room(number);
+            is_full |= !has_channel;
+            if has_channel && !has_room {
                 // Unanswered requests only delay the next one. A channel limit rejects it.
                 entry.has_waiters = true;
                 has_waiters = true;
             }
+            load.get_or_insert_with(|| InstanceLoad::new(instance, number))
+                .add(entry, number, has_room);
         }
-        match best {
-            Some((_, _, number)) => Found::Server(number),
+        let last = load.and_then(|load| load.rank(avoid));
+        match best.into_iter().chain(last).min() {
+            Some((.., number)) => Found::Server(number),
             None if is_full && !has_waiters => Found::Full,
             None => Found::NoServer,
         }
@@ -110,7 +174,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             entry.ports.range(..=entry.last_served),
         );
         for port in later.chain(earlier) {
-            if let Some(ticket) = self.attach_queue.next_for(*port, entry.instance) {
+            if let Some(ticket) = self.attach_queue.next_for(*port, entry.key.instance) {
                 entry.last_served = *port;
                 return Some(ticket);
             }

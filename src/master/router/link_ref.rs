@@ -13,7 +13,7 @@ use crate::{
     link::{MemoryAccount, Outbox},
     master::{
         account::{LinkAccount, MasterBudget},
-        admission::LinkSlot,
+        admission::LinkPlace,
         limits::LinkNumber,
         token_bucket::TokenBucket,
     },
@@ -43,8 +43,8 @@ pub(in crate::master) struct LinkRef {
     pub(super) account: Arc<LinkAccount>,
     /// Whether the link has proven a key. The account may count an evicted link as proven, too.
     has_proven: AtomicBool,
-    /// The link's slot among the master's connections.
-    slot: OnceLock<LinkSlot>,
+    /// The link's place among the master's connections.
+    place: OnceLock<LinkPlace>,
     /// The allowance of failed handshakes.
     failures: Mutex<TokenBucket>,
 }
@@ -65,7 +65,7 @@ impl LinkRef {
             sent_bytes: AtomicU64::new(0),
             account,
             has_proven: AtomicBool::new(is_proven),
-            slot: OnceLock::new(),
+            place: OnceLock::new(),
             failures: Mutex::new(TokenBucket::full(now())),
         })
     }
@@ -80,16 +80,16 @@ impl LinkRef {
         self.has_proven.load(Relaxed)
     }
 
-    /// Stores the link's connection slot.
-    pub(in crate::master) fn set_slot(&self, slot: LinkSlot) {
-        let _ = self.slot.set(slot);
+    /// Stores the link's place among the connections.
+    pub(in crate::master) fn set_place(&self, place: LinkPlace) {
+        let _ = self.place.set(place);
     }
 
     /// Records that a server has answered this link.
     pub(super) fn mark_attached(&self) {
         self.account.mark_proven();
         self.has_proven.store(true, Relaxed);
-        self.slot.get().inspect(|slot| slot.mark_attached());
+        self.place.get().inspect(|place| place.mark_attached());
     }
 
     /// Records a handshake of this link that failed at a server: the client holds another port key,

@@ -86,6 +86,7 @@ async fn throttle_behind_a_trusted_proxy_applies_to_the_visitor() {
         let introduction = RoleIdentity {
             role: Role::Server,
             instance: Id([9; 16]),
+            slot: Slot::FIRST,
             epoch: 1,
             moves: false,
             agent: "test".to_owned(),

@@ -234,6 +234,7 @@ async fn tls_link_works_beside_a_silent_peer() {
     let introduction = RoleIdentity {
         role: Role::Server,
         instance: Id([1; 16]),
+        slot: Slot::FIRST,
         epoch: 1,
         moves: false,
         agent: "test".to_owned(),

@@ -105,6 +105,7 @@ async fn new_link_during_drain_receives_goaway() {
     let introduction = RoleIdentity {
         role: Role::Client,
         instance: Id([1; 16]),
+        slot: Slot::FIRST,
         epoch: 1,
         moves: false,
         agent: String::new(),

@@ -145,6 +145,7 @@ async fn join(address: SocketAddr, numbers: std::ops::Range<u32>) -> Vec<TestPee
         let introduction = RoleIdentity {
             role,
             instance: id,
+            slot: Slot::FIRST,
             epoch: 1,
             moves: false,
             agent: "test".to_owned(),

@@ -10,6 +10,7 @@ mod handover;
 mod idle_links;
 mod router;
 mod router_limits;
+mod slots;
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -27,7 +28,7 @@ use crate::{
 };
 use report_proto::{
     crypto::LinkKey,
-    frame::{AttachHeader, Code, Notice, Ports, Role, Terms},
+    frame::{AttachHeader, Code, Notice, Ports, Role, Slot, Terms},
     id::Id,
 };
 
@@ -153,6 +154,7 @@ impl RunningMaster {
         let introduction = RoleIdentity {
             role,
             instance: Id([instance; 16]),
+            slot: Slot::FIRST,
             epoch,
             moves: true,
             agent: "test".to_owned(),
@@ -173,11 +175,37 @@ impl RunningMaster {
         let introduction = RoleIdentity {
             role,
             instance: Id([instance; 16]),
+            slot: Slot::FIRST,
             epoch,
             moves: false,
             agent: "test".to_owned(),
         };
         self.introduce(key, &introduction, first).await
+    }
+
+    /// Joins with a link that has this slot, beside the other links of the instance.
+    async fn join_slot(
+        &self,
+        role: Role,
+        (instance, slot): (u8, u8),
+        epoch: u64,
+        first: &[Frame],
+    ) -> TestPeer {
+        let key = match role {
+            Role::Server => link_key(),
+            Role::Client => LinkKey::derive(None),
+        };
+        let introduction = RoleIdentity {
+            role,
+            instance: Id([instance; 16]),
+            slot: Slot::new(slot).expect("a slot"),
+            epoch,
+            moves: false,
+            agent: "test".to_owned(),
+        };
+        self.introduce(&key, &introduction, first)
+            .await
+            .expect("joined")
     }
 
     async fn introduce(

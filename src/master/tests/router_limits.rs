@@ -116,6 +116,7 @@ async fn unanswered_attaches_time_out() {
             party,
             role,
             instance,
+            slot: Slot::FIRST,
             epoch: 1,
             moves: false,
             handle: Arc::clone(link_ref),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::LinkSupervisor;
 use crate::{
@@ -18,10 +18,10 @@ use crate::{
         path_timeouts::{PathLimit, PathTimeouts},
         race::STAGGER,
         retry_policy::NextAttempt,
-        uplink::{Connector, LinkEvent, LinkedRole},
+        uplink::{Connector, LinkEvent, LinkedRole, RetirementCause},
     },
 };
-use report_proto::frame::{Code, Notice};
+use report_proto::frame::Notice;
 
 impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
     /// Puts a link that has joined into use.
@@ -39,13 +39,16 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         link.since = Instant::now();
         link.replace_at = self.replace_after(link.master).map(|age| link.since + age);
         let (master, why) = (self.master_name(link.master), link.reason.clone());
-        self.role
-            .on_link_event(LinkEvent::Joined { master: &master });
+        self.report(LinkEvent::Joined { master: &master });
+        let (slot, is_additional) = (self.uplink.slot, self.membership.is_additional());
         match self.current.replace(link) {
+            None if is_additional => {
+                debug!(%master, number = epoch, %slot, took_ms, "linked to the master");
+            }
             None => info!(%master, number = epoch, took_ms, "linked to the master"),
             Some(old) => {
-                info!(%master, number = epoch, took_ms, %why, "moved to a new link");
-                self.retire(old);
+                log_link!(is_additional, info, %master, number = epoch, took_ms, %why, "moved to a new link");
+                self.retire(old, RetirementCause::Replaced);
             }
         }
     }
@@ -59,20 +62,43 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         Some(self.attempts.remove(position))
     }
 
-    fn retire(&mut self, mut old: ManagedLink) {
+    /// Reports an event to the role, which waits for the first link of the set only.
+    fn report(&self, event: LinkEvent<'_>) {
+        if !self.membership.is_additional() {
+            self.role.on_link_event(event);
+        }
+    }
+
+    fn retire(&mut self, mut old: ManagedLink, cause: RetirementCause) {
         let lived = old.since.elapsed();
         self.learn(old.master, |path| path.on_survived(lived));
         old.retired_at = Some(Instant::now());
-        self.role.retiring(&old.outbox);
+        self.role.retiring(&old.link, cause);
         debug_assert!(self.retiring.is_none(), "never more than two links");
         self.retiring = Some(old);
+    }
+
+    /// Retires the link in use without a successor, and ends the attempts.
+    pub(super) fn give_up(&mut self) {
+        (self.planned, self.failing_since) = (None, None);
+        self.attempts
+            .drain(..)
+            .for_each(|attempt| attempt.cancel.cancel());
+        let Some(current) = self.current.take() else {
+            return;
+        };
+        debug!(number = current.epoch, slot = %self.uplink.slot, "the link is not needed any more");
+        // Tunnels that have not moved off an even older link are resumed.
+        self.close_retiring();
+        self.retiring = None;
+        self.retire(current, RetirementCause::Surplus);
     }
 
     pub(super) fn close_retiring(&mut self) {
         let Some(old) = &self.retiring else { return };
         debug!(
             number = old.epoch,
-            channels = old.outbox.len(),
+            channels = old.link.outbox.len(),
             "closing the old link"
         );
         old.cancel.cancel();
@@ -87,7 +113,9 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         else {
             return;
         };
-        info!(
+        log_link!(
+            self.membership.is_additional(),
+            info,
             number = epoch,
             "the master asks to move to another link: {notice}"
         );
@@ -136,9 +164,9 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         let rest = self
             .retry_policy
             .on_attempt_failed(now, attempt.master, retryable, linkless);
-        log_failure(&master, &outcome, rest);
+        log_failure(&master, &outcome, rest, self.membership.is_additional());
         if let Some(error) = failure_message(&outcome) {
-            self.role.on_link_event(LinkEvent::Failed {
+            self.report(LinkEvent::Failed {
                 master: &master,
                 error,
             });
@@ -167,7 +195,9 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             self.retry_policy
                 .on_link_end(Instant::now(), current.master, lived);
         let (retry_ms, lived_s) = (wait.as_millis() as u64, lived.as_secs());
-        warn!(
+        log_link!(
+            self.membership.is_additional(),
+            warn,
             master = %self.master_name(current.master),
             number = current.epoch,
             retry_ms,
@@ -190,7 +220,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         }
     }
 
-    /// Learns from the end of the link in use: limits of its path, and other links at its master.
+    /// Learns the limits of the path from the end of the link in use.
     fn learn_from_end(
         &mut self,
         current: &ManagedLink,
@@ -209,14 +239,6 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
                 path.on_survived(lived)
             }
         });
-        let superseded =
-            matches!(reason, EndReason::PeerError(notice) if notice.code == Code::Superseded);
-        if superseded && !std::mem::replace(&mut self.shares_master, true) {
-            warn!(
-                "another link of this process is at the same master; check whether `master` lists \
-                 two of its addresses"
-            );
-        }
     }
 
     fn check_black_hole(&mut self, master: usize, lived: Duration, is_stuck: bool) {
@@ -232,7 +254,9 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
                 cause,
                 remedy,
             } = tcp::black_hole(EVIDENCE);
-            warn!(
+            log_link!(
+                self.membership.is_additional(),
+                warn,
                 master = %connector.name(),
                 %code,
                 "{evidence}: {cause}; links use segments of {} bytes from now on; {remedy}",
@@ -243,7 +267,12 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
 
     fn learn(&mut self, master: usize, from: impl FnOnce(&mut PathTimeouts) -> Option<PathLimit>) {
         if let Some(limit) = self.path_timeouts.get_mut(master).and_then(from) {
-            info!(master = %self.master_name(master), "{limit}");
+            log_link!(
+                self.membership.is_additional(),
+                info,
+                master = %self.master_name(master),
+                "{limit}"
+            );
         }
     }
 

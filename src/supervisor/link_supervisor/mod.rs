@@ -1,13 +1,13 @@
-//! Supervises the links of an uplink: at most two are up at a time, and the newest one is in use.
-//! If masters are raced, attempts at several of them may run in parallel to establish the next
-//! link.
+//! Supervises the links of a slot: at most two are up at a time, and the newest one is in use. If
+//! masters are raced, attempts at several of them may run in parallel to establish the next link.
 //!
 //! ```text
 //!            plan is due           joined            newer link joined
 //!   planned ───────────► attempts ────────► current ───────────────────► retiring ──► closed
 //!     ▲                     │ failed           │ ended: replace now         │ no channel,
 //!     └─────────────────────┴──────────────────┤                            │ or RETIREMENT
-//!                                              └ GOAWAY, rotation, MoveRequests: plan another
+//!                                              ├ GOAWAY, rotation, MoveRequests: plan another
+//!                                              └ not wanted by the set: retiring, without a plan
 //! ```
 //!
 //! Each link runs in a separate task, which the supervisor joins. The supervisor decides when and
@@ -32,6 +32,7 @@ use super::{
     black_hole::BlackHoleDetector,
     dial_reason::DialReason,
     managed_link::{ManagedLink, PlannedAttempt, wait_until_unused},
+    membership::Membership,
     path_timeouts::PathTimeouts,
     race::Race,
     retry_policy::RetryPolicy,
@@ -52,12 +53,14 @@ enum SupervisorEvent {
     RetiringUnused,
     RotationDue,
     OtherMasterRequested,
+    WantedChanged,
 }
 
 /// The supervisor of one uplink's links.
-struct LinkSupervisor<R, W> {
+pub(super) struct LinkSupervisor<R, W> {
     uplink: Arc<Uplink<W>>,
     role: Arc<R>,
+    membership: Membership,
     tasks: JoinSet<(u64, AttemptOutcome)>,
     reporter: mpsc::Sender<AttemptReport>,
     reports: mpsc::Receiver<AttemptReport>,
@@ -72,29 +75,17 @@ struct LinkSupervisor<R, W> {
     black_holes: Vec<BlackHoleDetector>,
     /// When the current series of failed attempts began.
     failing_since: Option<Instant>,
-    /// Whether another link of this process was found at the same master. Two addresses of that
-    /// master are in the list, so links must announce that they exist side by side.
-    shares_master: bool,
-}
-
-impl<W: Connector> Uplink<W> {
-    /// Keeps `role` linked until `cancel` is cancelled, then closes the links gracefully. Returns
-    /// when they have ended.
-    ///
-    /// # Cancel safety
-    /// Dropping the future cuts the links.
-    pub async fn run<R: LinkedRole>(self, role: Arc<R>, cancel: &CancellationToken) {
-        LinkSupervisor::new(self, role).run(cancel).await;
-    }
 }
 
 impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
-    fn new(uplink: Uplink<W>, role: Arc<R>) -> Self {
+    /// Creates a supervisor that dials at once.
+    pub(super) fn new(uplink: Uplink<W>, role: Arc<R>, membership: Membership) -> Self {
         let (reporter, reports) = mpsc::channel(REPORT_CAPACITY);
         let masters = uplink.dialers.len();
         LinkSupervisor {
             uplink: Arc::new(uplink),
             role,
+            membership,
             tasks: JoinSet::new(),
             reporter,
             reports,
@@ -111,13 +102,15 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             path_timeouts: (0..masters).map(|_| PathTimeouts::default()).collect(),
             black_holes: vec![BlackHoleDetector::default(); masters],
             failing_since: None,
-            shares_master: false,
         }
     }
 
-    /// Keeps links up until `cancel` is cancelled, then waits until all of them are closed
-    /// gracefully.
-    async fn run(mut self, cancel: &CancellationToken) {
+    /// Keeps a link up until `cancel` is cancelled, then waits until all links are closed
+    /// gracefully. Returns early if there is no master.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts the links.
+    pub(super) async fn run(mut self, cancel: &CancellationToken) {
         if self.uplink.dialers.is_empty() {
             return;
         }
@@ -136,7 +129,10 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
                 SupervisorEvent::RetiringUnused => self.close_retiring(),
                 SupervisorEvent::RotationDue => self.rotate(),
                 SupervisorEvent::OtherMasterRequested => self.switch_master(),
+                SupervisorEvent::WantedChanged => self.on_wanted_changed(),
             }
+            let master = self.current.as_ref().map(|current| current.master);
+            self.membership.publish(master);
         }
         // The tokens of all links are children of `cancel`.
         while let Some(ended) = self.tasks.join_next().await {
@@ -159,6 +155,8 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             // Polled before the ends of tasks, because a link reports its join before it ends.
             Some(report) = self.reports.recv() => SupervisorEvent::Reported(report),
             Some(ended) = self.tasks.join_next() => SupervisorEvent::Ended(ended),
+            // Before the plan, so that no link is dialled that the set no longer wants.
+            () = self.membership.wanted_changed() => SupervisorEvent::WantedChanged,
             () = wait_until(due) => SupervisorEvent::PlanDue,
             () = wait_until_unused(self.retiring.as_ref(), server) =>
                 SupervisorEvent::RetiringUnused,
@@ -166,6 +164,16 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             () = self.uplink.move_requests.new_link_requested() => SupervisorEvent::RotationDue,
             () = self.uplink.move_requests.other_master_requested() =>
                 SupervisorEvent::OtherMasterRequested,
+        }
+    }
+
+    /// Dials if the set wants a link and none is up, or gives up what the set does not want.
+    fn on_wanted_changed(&mut self) {
+        if !self.membership.is_wanted() {
+            return self.give_up();
+        }
+        if self.current.is_none() && self.attempts.is_empty() && self.planned.is_none() {
+            self.plan_retry(0, DialReason::NoLink);
         }
     }
 

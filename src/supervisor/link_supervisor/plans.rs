@@ -16,7 +16,7 @@ use crate::{
         path_timeouts::PathTimeouts,
         race::STAGGER,
         retry_policy::NextAttempt,
-        uplink::{Connector, DialStrategy, LinkedRole},
+        uplink::{Connector, DialStrategy, LinkedRole, RoleLink},
     },
 };
 
@@ -45,7 +45,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             epoch,
             master,
             reason,
-            outbox: Outbox::new(),
+            link: self.new_link(),
             cancel: cancel.child_token(),
             since: Instant::now(),
             replace_at: None,
@@ -55,20 +55,30 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         let attempt = Attempt {
             uplink: Arc::clone(&self.uplink),
             role: Arc::clone(&self.role),
-            outbox: Arc::clone(&link.outbox),
+            link: link.link.clone(),
             master,
             epoch,
-            moves: has_link_there || self.shares_master,
+            moves: has_link_there,
             race: Arc::clone(&self.race),
             timing: self.keep_alive_timing(master),
             reports: self.reporter.clone(),
         };
         let running = attempt.run(link.cancel.clone());
-        let span = info_span!("link", number = epoch, master = %connector.name());
+        let slot = link.link.is_additional.then_some(link.link.slot.number());
+        let span = info_span!("link", number = epoch, slot, master = %connector.name());
         self.tasks
             .spawn(async move { (epoch, running.await) }.instrument(span));
         self.attempts.push(link);
         self.plan_competitor(STAGGER);
+    }
+
+    fn new_link(&self) -> RoleLink {
+        RoleLink {
+            outbox: Outbox::new(),
+            slot: self.uplink.slot,
+            is_additional: self.membership.is_additional(),
+            move_requests: self.uplink.move_requests.clone(),
+        }
     }
 
     /// Plans an attempt at the next master beside the running ones, not before `after`, if masters

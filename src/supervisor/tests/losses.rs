@@ -141,18 +141,3 @@ async fn idle_limit_of_path_shortens_keep_alive_interval() {
     assert_eq!(peer.receive().await, Some(Frame::Ping(1)));
     assert_eq!(peer.at.elapsed().as_secs(), 5);
 }
-
-#[tokio::test(start_paused = true)]
-async fn two_addresses_of_one_master_stop_superseding_each_other() {
-    let mut fixture = Fixture::start(1, |_| {});
-    let mut peer = fixture.accept().await;
-    assert!(!peer.claims.moves);
-    peer.send(Frame::Error(Notice::new(
-        Code::Superseded,
-        "a newer link of this instance took over",
-    )))
-    .await;
-    peer.expect_closed().await;
-    drop(peer);
-    assert!(fixture.accept().await.claims.moves, "both links are up");
-}

@@ -1,6 +1,7 @@
 //! Tests of uplinks over memory, with scripted masters. Time is paused: it only advances when every
 //! task waits.
 
+mod link_set;
 mod losses;
 mod moves;
 mod several;
@@ -27,7 +28,7 @@ use crate::{
 };
 use report_proto::{
     crypto::LinkKey,
-    frame::{Claims, Code, Frame, Notice, Role, Terms},
+    frame::{Claims, Code, Frame, Notice, Role, Slot, Terms},
     id::Id,
 };
 
@@ -227,8 +228,8 @@ impl Lane for IdleLane {
 /// An event that the uplink reported to its role.
 #[derive(Debug)]
 enum RoleEvent {
-    Joined(Arc<Outbox>),
-    Retiring(Arc<Outbox>),
+    Joined(RoleLink),
+    Retiring(RoleLink, RetirementCause),
 }
 
 /// A role that opens channel 1 on each of its links.
@@ -249,45 +250,56 @@ impl Handler for RejectFrames {
 impl LinkedRole for RecordingRole {
     type Session = RejectFrames;
 
-    fn begin(&self, outbox: &Arc<Outbox>) -> (Vec<Frame>, RejectFrames) {
-        outbox.open(1, Arc::new(IdleLane)).expect("a fresh outbox");
+    fn begin(&self, link: &RoleLink) -> (Vec<Frame>, RejectFrames) {
+        link.outbox
+            .open(1, Arc::new(IdleLane))
+            .expect("a fresh outbox");
         (self.first.clone(), RejectFrames)
     }
 
-    fn joined(&self, outbox: &Arc<Outbox>, _terms: &Terms) {
-        self.events
-            .lock()
-            .unwrap()
-            .try_send(RoleEvent::Joined(Arc::clone(outbox)))
-            .expect("room");
+    fn joined(&self, link: &RoleLink, _terms: &Terms) {
+        self.record(RoleEvent::Joined(link.clone()));
     }
 
-    fn retiring(&self, outbox: &Arc<Outbox>) {
-        self.events
-            .lock()
-            .unwrap()
-            .try_send(RoleEvent::Retiring(Arc::clone(outbox)))
-            .expect("room");
+    fn retiring(&self, link: &RoleLink, cause: RetirementCause) {
+        self.record(RoleEvent::Retiring(link.clone(), cause));
     }
 }
 
-/// A role with an uplink to scripted masters.
+impl RecordingRole {
+    fn record(&self, event: RoleEvent) {
+        self.events.lock().unwrap().try_send(event).expect("room");
+    }
+}
+
+/// A role with links to scripted masters.
 struct Fixture {
     masters: Vec<FakeMaster>,
     events: mpsc::Receiver<RoleEvent>,
     move_requests: MoveRequests,
+    links: LinkCount,
     cancel: CancellationToken,
     task: JoinSet<()>,
 }
 
 impl Fixture {
     fn start(masters: usize, change: impl FnOnce(&mut Uplink<MemoryConnector>)) -> Self {
-        Fixture::with_first_frames(masters, Vec::new(), change)
+        Fixture::with_links(masters, 1, Vec::new(), change)
     }
 
     /// Starts a role that sends these frames with HELLO.
     fn with_first_frames(
         masters: usize,
+        first: Vec<Frame>,
+        change: impl FnOnce(&mut Uplink<MemoryConnector>),
+    ) -> Self {
+        Fixture::with_links(masters, 1, first, change)
+    }
+
+    /// Starts a role with up to `max` links.
+    fn with_links(
+        masters: usize,
+        max: usize,
         first: Vec<Frame>,
         change: impl FnOnce(&mut Uplink<MemoryConnector>),
     ) -> Self {
@@ -300,6 +312,7 @@ impl Fixture {
             key: LinkKey::derive(None),
             role: Role::Client,
             instance: Id([3; 16]),
+            slot: Slot::FIRST,
             timing: QUIET,
             rotate_after: None,
             move_requests: MoveRequests::default(),
@@ -313,12 +326,15 @@ impl Fixture {
             }),
             cancel.clone(),
         );
+        let link_set = LinkSet::new(uplink, max);
+        let links = link_set.count();
         let mut task = JoinSet::new();
-        task.spawn(async move { uplink.run(role, &token).await });
+        task.spawn(async move { link_set.run(role, &token).await });
         Fixture {
             masters,
             events,
             move_requests,
+            links,
             cancel,
             task,
         }
@@ -330,14 +346,14 @@ impl Fixture {
 
     async fn joined(&mut self) -> Arc<Outbox> {
         match self.events.recv().await {
-            Some(RoleEvent::Joined(outbox)) => outbox,
+            Some(RoleEvent::Joined(link)) => link.outbox,
             other => panic!("expected a join: {other:?}"),
         }
     }
 
     async fn retiring(&mut self) -> Arc<Outbox> {
         match self.events.recv().await {
-            Some(RoleEvent::Retiring(outbox)) => outbox,
+            Some(RoleEvent::Retiring(link, _)) => link.outbox,
             other => panic!("expected a retirement: {other:?}"),
         }
     }

@@ -162,6 +162,12 @@ fn claims_and_terms_match_vectors() {
                     text(vector, "claims").contains("\"moves\":true"),
                     "absent is false"
                 );
+                let slot = if text(vector, "claims").contains("\"slot\":3") {
+                    3
+                } else {
+                    0
+                };
+                assert_eq!(read.slot.number(), slot, "absent is 0");
                 assert_eq!(read.encode(), claims);
             }
             Frame::Welcome { terms, .. } => {

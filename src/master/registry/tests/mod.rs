@@ -2,6 +2,7 @@
 
 mod limits;
 mod model;
+mod slots;
 
 use super::*;
 
@@ -31,6 +32,17 @@ fn add_link(
     epoch: u64,
     moves: bool,
 ) -> Result<Vec<Handle>, Superseded> {
+    add_slot(registry, link, role, (instance, Slot::FIRST), epoch, moves)
+}
+
+fn add_slot(
+    registry: &mut Registry<Handle, AttachId>,
+    link: u64,
+    role: Role,
+    (instance, slot): (Id, Slot),
+    epoch: u64,
+    moves: bool,
+) -> Result<Vec<Handle>, Superseded> {
     // Two links for each party, so that turns between parties and between links both occur.
     let party = IpAddr::from([10, 0, 0, (link / 2) as u8]);
     registry.add_link(AuthenticatedLink {
@@ -38,6 +50,7 @@ fn add_link(
         party,
         role,
         instance,
+        slot,
         epoch,
         moves,
         handle: link,
@@ -314,11 +327,7 @@ fn removed_link_leaves_no_attach_or_registration() {
     assert_eq!(registry.remove_link(100, Instant::now()).0, [5]);
     registry.remove_link(1, Instant::now());
     assert_eq!(
-        (
-            registry.ports.len(),
-            registry.instances.len(),
-            registry.links()
-        ),
+        (registry.ports.len(), registry.slots.len(), registry.links()),
         (0, 0, 0)
     );
     assert_eq!(registry.attach_queue.sizes(), [0; 4]);

@@ -10,8 +10,7 @@ use super::*;
 #[derive(Debug, Clone)]
 enum ModelStep {
     AddLink {
-        server: bool,
-        instance: u8,
+        key: ModelKey,
         epoch: u64,
         moves: bool,
     },
@@ -27,6 +26,7 @@ enum ModelStep {
         link: u64,
         port: u8,
         instance: Option<u8>,
+        avoid: Vec<u8>,
     },
     Cancel {
         wait: usize,
@@ -39,15 +39,18 @@ enum ModelStep {
     },
 }
 
+/// Whether it is a server, its instance and its slot.
+type ModelKey = (bool, u8, u8);
+
 fn step() -> impl Strategy<Value = ModelStep> {
     let ports = || proptest::collection::vec(0_u8..4, 0..5);
     prop_oneof![
-        4 => (any::<bool>(), 0_u8..4, 0_u64..8, any::<bool>())
-            .prop_map(|(server, instance, epoch, moves)| ModelStep::AddLink { server, instance, epoch, moves }),
+        5 => ((any::<bool>(), 0_u8..3, 0_u8..3), 0_u64..8, any::<bool>())
+            .prop_map(|(key, epoch, moves)| ModelStep::AddLink { key, epoch, moves }),
         3 => (0_u64..12, ports()).prop_map(|(link, ports)| ModelStep::Register { link, ports }),
         1 => (0_u64..12, ports()).prop_map(|(link, ports)| ModelStep::Unregister { link, ports }),
-        6 => (0_u64..12, 0_u8..4, proptest::option::weighted(0.3, 0_u8..4))
-            .prop_map(|(link, port, instance)| ModelStep::Attach { link, port, instance }),
+        8 => (0_u64..12, 0_u8..4, proptest::option::weighted(0.3, 0_u8..3), proptest::collection::vec(0_u8..3, 0..2))
+            .prop_map(|(link, port, instance, avoid)| ModelStep::Attach { link, port, instance, avoid }),
         2 => (0_usize..40).prop_map(|wait| ModelStep::Cancel { wait }),
         2 => (0_usize..40).prop_map(|channel| ModelStep::Close { channel }),
         1 => (0_u64..12).prop_map(|link| ModelStep::RemoveLink { link }),
@@ -57,7 +60,8 @@ fn step() -> impl Strategy<Value = ModelStep> {
 /// A model of the registry: flat lists and linear searches.
 #[derive(Default)]
 struct Model {
-    links: HashMap<u64, (bool, u8, u64)>,
+    /// The key and the epoch of each link.
+    links: HashMap<u64, (ModelKey, u64)>,
     superseded: HashSet<u64>,
     registered: Vec<(u64, u8)>,
     /// Client, port, instance, attach request, ticket; in the order of arrival.
@@ -70,13 +74,10 @@ const CHANNELS: u32 = 5;
 const PORTS: u32 = 3;
 
 impl Model {
-    /// Returns the current links of an instance, the newest last.
-    fn current_links(&self, server: bool, instance: u8) -> Vec<u64> {
-        let of_instance = self
-            .links
-            .iter()
-            .filter(|(_, entry)| (entry.0, entry.1) == (server, instance));
-        let mut links: Vec<_> = of_instance
+    /// Returns the current links of a slot, the newest last.
+    fn current_links(&self, key: ModelKey) -> Vec<u64> {
+        let of_slot = self.links.iter().filter(|(_, entry)| entry.0 == key);
+        let mut links: Vec<_> = of_slot
             .map(|(link, _)| *link)
             .filter(|link| !self.superseded.contains(link))
             .collect();
@@ -87,7 +88,15 @@ impl Model {
     fn may_register(&self, link: u64) -> bool {
         self.links
             .get(&link)
-            .is_some_and(|entry| self.current_links(entry.0, entry.1).last() == Some(&link))
+            .is_some_and(|(key, _)| self.current_links(*key).last() == Some(&link))
+    }
+
+    fn instance(&self, link: u64) -> u8 {
+        self.links[&link].0.1
+    }
+
+    fn slot(&self, link: u64) -> u8 {
+        self.links[&link].0.2
     }
 
     /// Registers key ids. Returns the accepted ones, and the waiting requests that fit them.
@@ -103,7 +112,7 @@ impl Model {
                     continue;
                 }
                 self.registered.push((link, port));
-                let instance = self.links[&link].1;
+                let instance = self.instance(link);
                 let fits = self
                     .waiting
                     .iter()
@@ -124,16 +133,35 @@ impl Model {
         (open + self.waiting.iter().filter(|wait| wait.0 == link).count()) as u32
     }
 
-    fn server_for(&self, port: u8, instance: Option<u8>) -> Option<u64> {
-        let fits = |link: &u64| instance.is_none_or(|instance| self.links[link].1 == instance);
-        let serving = self
-            .registered
-            .iter()
-            .filter(|(_, id)| *id == port)
-            .map(|(link, _)| *link);
-        serving
-            .filter(fits)
-            .min_by_key(|link| (self.channels(*link), *link))
+    /// Returns the links with this key id, of one instance if it is named.
+    fn offering(&self, port: u8, instance: Option<u8>) -> Vec<u64> {
+        let links = self.registered.iter().filter(|(_, id)| *id == port);
+        links
+            .map(|(link, _)| *link)
+            .filter(|link| instance.is_none_or(|instance| self.instance(*link) == instance))
+            .collect()
+    }
+
+    /// Returns the link to choose: of the instance with the fewest channels, the link with the
+    /// fewest.
+    fn server_for(&self, port: u8, instance: Option<u8>, avoid: &[u8]) -> Option<u64> {
+        let has_room = |link: &u64| self.channels(*link) < CHANNELS;
+        let all = self.offering(port, instance);
+        let instances: HashSet<u8> = all.iter().map(|link| self.instance(*link)).collect();
+        let of = |instance: u8| self.offering(port, Some(instance));
+        let is_available = |instance: &u8| of(*instance).iter().any(has_room);
+        let chosen = instances
+            .into_iter()
+            .filter(is_available)
+            .min_by_key(|instance| {
+                let links = of(*instance);
+                let channels: u32 = links.iter().map(|link| self.channels(*link)).sum();
+                (avoid.contains(instance), channels, links.into_iter().min())
+            })?;
+        of(chosen)
+            .into_iter()
+            .filter(has_room)
+            .min_by_key(|link| (self.channels(*link), self.slot(*link), *link))
     }
 }
 
@@ -158,12 +186,7 @@ impl Comparison {
     /// Applies an operation to both, and compares the answers.
     fn apply(&mut self, step: ModelStep) -> Result<(), TestCaseError> {
         match step {
-            ModelStep::AddLink {
-                server,
-                instance,
-                epoch,
-                moves,
-            } => self.add_link(server, instance, epoch, moves),
+            ModelStep::AddLink { key, epoch, moves } => self.add_link(key, epoch, moves),
             ModelStep::Register { link, ports } if !self.is(link, false) => {
                 self.register(link, &ports)
             }
@@ -171,7 +194,8 @@ impl Comparison {
                 link,
                 port,
                 instance,
-            } if !self.is(link, true) => self.attach(link, port, instance),
+                avoid,
+            } if !self.is(link, true) => self.attach(link, port, instance, &avoid),
             ModelStep::Register { .. } | ModelStep::Attach { .. } => Ok(()),
             ModelStep::Unregister { link, ports } => {
                 let ids: Vec<_> = ports.iter().map(|port| id(*port)).collect();
@@ -199,25 +223,21 @@ impl Comparison {
         self.model
             .links
             .get(&link)
-            .is_some_and(|entry| entry.0 == server)
+            .is_some_and(|(key, _)| key.0 == server)
     }
 
-    fn add_link(
-        &mut self,
-        server: bool,
-        instance: u8,
-        epoch: u64,
-        moves: bool,
-    ) -> Result<(), TestCaseError> {
+    fn add_link(&mut self, key: ModelKey, epoch: u64, moves: bool) -> Result<(), TestCaseError> {
         let Comparison {
             registry, model, ..
         } = self;
         let link = self.next_link;
         self.next_link += 1;
+        let (server, instance, slot) = key;
         let role = if server { Role::Server } else { Role::Client };
-        let mut ended = model.current_links(server, instance);
-        let newest = ended.last().map(|newest| model.links[newest].2);
-        let answer = add_link(registry, link, role, id(instance), epoch, moves);
+        let name = (id(instance), Slot::new(slot).expect("a slot"));
+        let mut ended = model.current_links(key);
+        let newest = ended.last().map(|newest| model.links[newest].1);
+        let answer = add_slot(registry, link, role, name, epoch, moves);
         match newest {
             Some(newest) if newest >= epoch => prop_assert_eq!(answer, Err(Superseded(newest))),
             _ => {
@@ -225,10 +245,10 @@ impl Comparison {
                 if moves {
                     ended.pop();
                 }
-                model.links.insert(link, (server, instance, epoch));
+                model.links.insert(link, (key, epoch));
                 model.superseded.extend(&ended);
                 prop_assert_eq!(answer, Ok(ended));
-                prop_assert!(model.current_links(server, instance).len() <= 2);
+                prop_assert!(model.current_links(key).len() <= 2);
             }
         }
         Ok(())
@@ -283,19 +303,28 @@ impl Comparison {
         Ok(())
     }
 
-    fn attach(&mut self, link: u64, port: u8, instance: Option<u8>) -> Result<(), TestCaseError> {
+    fn attach(
+        &mut self,
+        link: u64,
+        port: u8,
+        instance: Option<u8>,
+        avoid: &[u8],
+    ) -> Result<(), TestCaseError> {
         let Comparison {
             registry, model, ..
         } = self;
         let attach_id = self.next_attach_id;
         self.next_attach_id += 1;
         let rejected = !model.links.contains_key(&link) || model.channels(link) >= CHANNELS;
-        let server = model.server_for(port, instance);
-        match attach(registry, link, id(port), instance.map(id), attach_id) {
-            RouteResult::Full => {
-                let is_full = server.is_some_and(|server| model.channels(server) >= CHANNELS);
-                prop_assert!(rejected || is_full);
-            }
+        let is_offered = !model.offering(port, instance).is_empty();
+        let server = model.server_for(port, instance, avoid);
+        let header = AttachHeader {
+            port: id(port),
+            instance: instance.map(id),
+            avoid: avoid.iter().copied().map(id).collect(),
+        };
+        match registry.attach(link, &header, 400, Instant::now(), attach_id) {
+            RouteResult::Full => prop_assert!(rejected || (is_offered && server.is_none())),
             RouteResult::Assigned(assignment) => {
                 prop_assert!(!rejected);
                 prop_assert_eq!(Some(assignment.server), server);
@@ -304,7 +333,7 @@ impl Comparison {
                 model.open.push((link, assignment.server));
             }
             RouteResult::Waiting(wait) => {
-                prop_assert!(!rejected && server.is_none());
+                prop_assert!(!rejected && !is_offered);
                 model.waiting.push((link, port, instance, attach_id, wait));
             }
         }
@@ -351,14 +380,15 @@ impl Comparison {
         let Comparison {
             registry, model, ..
         } = self;
-        let instances = model.links.values().map(|entry| (entry.0, id(entry.1)));
-        let expected: HashSet<_> = instances
-            .filter(|(server, instance)| !model.current_links(*server, instance.0[0]).is_empty())
+        let keys = model.links.values().map(|(key, _)| *key);
+        let expected: HashSet<_> = keys
+            .filter(|key| !model.current_links(*key).is_empty())
             .collect();
-        prop_assert_eq!(
-            registry.instances.keys().copied().collect::<HashSet<_>>(),
-            expected
-        );
+        let slots = registry.slots.keys().map(|key| {
+            let is_server = key.role == Role::Server;
+            (is_server, key.instance.0[0], key.slot.number())
+        });
+        prop_assert_eq!(slots.collect::<HashSet<_>>(), expected);
         for (number, entry) in &registry.links {
             prop_assert_eq!(
                 entry.channels,

@@ -1,0 +1,236 @@
+//! Several links of one role to the same master. The first slot of the set is always linked. The
+//! others are linked while the role wants them.
+//!
+//! ```text
+//!   LinkCount ──wanted──► LinkSet ──────wanted?──────► LinkSupervisor of (slot, master)
+//!                           ▲                               │
+//!                           └─────────── UpLinks ◄──────────┤
+//!                                                  LinkSupervisor of the first slot, all masters
+//! ```
+//!
+//! The first slot decides about the master. A further slot is wanted at the master of the first
+//! one, or, while the first is down, at that of any other slot that is up. If all are down, only
+//! the first dials. The slots follow it to another master: those at the old one retire.
+
+use std::{collections::BTreeMap, panic::resume_unwind, sync::Arc};
+
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::{
+    link_supervisor::LinkSupervisor,
+    membership::{FIRST, Membership, SetLink, UpLinks},
+    uplink::{Connector, LinkedRole, MoveRequests, Uplink},
+};
+use crate::net::dial::Dialer;
+use report_proto::frame::Slot;
+
+/// The number of links that a set keeps. Clones share it.
+#[derive(Debug, Clone)]
+pub struct LinkCount {
+    wanted: watch::Sender<usize>,
+    max: usize,
+}
+
+impl LinkCount {
+    fn new(max: usize) -> Self {
+        LinkCount {
+            wanted: watch::Sender::new(1),
+            max,
+        }
+    }
+
+    /// Sets how many links to keep, from 1 to [`max`](Self::max). A larger number dials further
+    /// links, a smaller one retires those with the highest slots.
+    pub fn set_wanted(&self, links: usize) {
+        let links = links.clamp(1, self.max);
+        self.wanted.send_if_modified(|wanted| {
+            let before = std::mem::replace(wanted, links);
+            before != links
+        });
+    }
+
+    /// Returns how many links the set is asked to keep.
+    #[must_use]
+    pub fn wanted(&self) -> usize {
+        *self.wanted.borrow()
+    }
+
+    /// Returns the maximum number of links.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max
+    }
+}
+
+/// Links of one role to the same master.
+#[derive(Debug)]
+pub struct LinkSet<W = Dialer> {
+    uplink: Uplink<W>,
+    /// The slots of the set. The first is that of the uplink.
+    slots: Vec<Slot>,
+    count: LinkCount,
+}
+
+impl<W: Connector> LinkSet<W> {
+    /// Creates a set of up to `max` links, with the slots from that of the uplink on. It keeps one
+    /// link until [`LinkCount::set_wanted`] asks for more.
+    #[must_use]
+    pub fn new(uplink: Uplink<W>, max: usize) -> Self {
+        Self::with_every_slot(1, uplink, max)
+    }
+
+    /// Creates a set of up to `max` links for each master of the uplink. The sets divide the slots
+    /// among themselves, because several addresses may lead to one master.
+    #[must_use]
+    pub fn each(uplink: Uplink<W>, max: usize) -> Vec<Self> {
+        let uplinks = uplink.each();
+        let sets = uplinks.len();
+        uplinks
+            .into_iter()
+            .map(|uplink| Self::with_every_slot(sets, uplink, max))
+            .collect()
+    }
+
+    /// Uses every `step`th slot from that of the uplink on.
+    fn with_every_slot(step: usize, uplink: Uplink<W>, max: usize) -> Self {
+        let slots: Vec<_> = Slot::all()
+            .skip_while(|slot| *slot != uplink.slot)
+            .step_by(step.max(1))
+            .take(max.max(1))
+            .collect();
+        LinkSet {
+            uplink,
+            count: LinkCount::new(slots.len()),
+            slots,
+        }
+    }
+
+    /// Returns the control over the number of links.
+    #[must_use]
+    pub fn count(&self) -> LinkCount {
+        self.count.clone()
+    }
+
+    /// Returns the slots of the set, the first one first.
+    #[must_use]
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Returns the uplink of the first slot.
+    #[must_use]
+    pub fn uplink(&self) -> &Uplink<W> {
+        &self.uplink
+    }
+
+    /// Keeps `role` linked until `cancel` is cancelled, then closes the links gracefully. Returns
+    /// when they have ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts the links.
+    pub async fn run<R: LinkedRole>(self, role: Arc<R>, cancel: &CancellationToken) {
+        let LinkSet {
+            uplink,
+            slots,
+            count,
+        } = self;
+        let (uplink, up_links) = (uplink.shared(), UpLinks::default());
+        let first = Membership::first(&up_links);
+        let supervisor = LinkSupervisor::new(uplink.clone(), Arc::clone(&role), first);
+        let further = FurtherSlots {
+            uplink,
+            role,
+            slots,
+            up_links,
+            supervisors: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
+        tokio::join!(supervisor.run(cancel), further.run(&count, cancel));
+    }
+}
+
+/// The supervisors of the slots other than the first.
+struct FurtherSlots<R, W> {
+    uplink: Uplink<Arc<W>>,
+    role: Arc<R>,
+    slots: Vec<Slot>,
+    up_links: UpLinks,
+    /// Whether the set wants the link of each supervisor that was started. A supervisor remains
+    /// for the next time, with what it has learned about the path.
+    supervisors: BTreeMap<SetLink, watch::Sender<bool>>,
+    tasks: JoinSet<()>,
+}
+
+impl<R: LinkedRole, W: Connector> FurtherSlots<R, W> {
+    async fn run(mut self, count: &LinkCount, cancel: &CancellationToken) {
+        let mut wanted = count.wanted.subscribe();
+        let mut up = self.up_links.subscribe();
+        loop {
+            let links = *wanted.borrow_and_update();
+            // The links are in the order of their slots.
+            let master = up.borrow_and_update().first().map(|(_, master)| *master);
+            self.update(links, master, cancel);
+            // No channel closes: `count` and `up_links` hold a sender of each.
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                _ = wanted.changed() => {}
+                _ = up.changed() => {}
+                Some(ended) = self.tasks.join_next() => resume_panic(ended),
+            }
+        }
+        while let Some(ended) = self.tasks.join_next().await {
+            resume_panic(ended);
+        }
+    }
+
+    /// Wants the first `links` slots at `master`, and no others.
+    fn update(&mut self, links: usize, master: Option<usize>, cancel: &CancellationToken) {
+        for ((index, at), wanted) in &self.supervisors {
+            let is_wanted = *index < links && Some(*at) == master;
+            wanted.send_if_modified(|wanted| {
+                let before = std::mem::replace(wanted, is_wanted);
+                before != is_wanted
+            });
+        }
+        let Some(master) = master else { return };
+        for index in FIRST + 1..links {
+            if !self.supervisors.contains_key(&(index, master)) {
+                self.start((index, master), cancel);
+            }
+        }
+    }
+
+    /// Starts the supervisor of a slot at a master. It dials at once.
+    fn start(&mut self, place: SetLink, cancel: &CancellationToken) {
+        let (index, master) = place;
+        let dialer = self.uplink.dialers.get(master).map(Arc::clone);
+        let Some((dialer, slot)) = dialer.zip(self.slots.get(index).copied()) else {
+            return;
+        };
+        let uplink = Uplink {
+            dialers: vec![dialer],
+            slot,
+            move_requests: MoveRequests::default(),
+            ..self.uplink.clone()
+        };
+        let (wanted, is_wanted) = watch::channel(true);
+        self.supervisors.insert(place, wanted);
+        let membership = Membership::additional(&self.up_links, place, is_wanted);
+        let supervisor = LinkSupervisor::new(uplink, Arc::clone(&self.role), membership);
+        let cancel = cancel.clone();
+        self.tasks
+            .spawn(async move { supervisor.run(&cancel).await }.in_current_span());
+    }
+}
+
+/// Continues the panic of a supervisor, so that it is not lost.
+fn resume_panic(ended: Result<(), JoinError>) {
+    if let Err(Ok(panic)) = ended.map_err(JoinError::try_into_panic) {
+        resume_unwind(panic);
+    }
+}

@@ -1,0 +1,131 @@
+//! The place of a supervisor in a set of links: whether the set wants its link, and the table in
+//! which all supervisors of the set publish which links are up.
+
+use std::{collections::BTreeSet, future::pending};
+
+use tokio::sync::watch;
+
+/// A link of a set: the index of its slot in the set, and of its master in the list.
+pub(super) type SetLink = (usize, usize);
+
+/// The index of the slot that a set always keeps linked.
+pub(super) const FIRST: usize = 0;
+
+/// The links of a set that are up and in use. Clones share the table.
+#[derive(Debug, Clone, Default)]
+pub(super) struct UpLinks(watch::Sender<BTreeSet<SetLink>>);
+
+impl UpLinks {
+    /// Returns a receiver of the table.
+    pub(super) fn subscribe(&self) -> watch::Receiver<BTreeSet<SetLink>> {
+        self.0.subscribe()
+    }
+
+    fn replace(&self, old: Option<SetLink>, new: Option<SetLink>) {
+        self.0.send_modify(|links| {
+            old.inspect(|old| {
+                links.remove(old);
+            });
+            links.extend(new);
+        });
+    }
+}
+
+/// The place of a supervisor in a set of links.
+#[derive(Debug)]
+pub(super) struct Membership {
+    up_links: UpLinks,
+    /// The link that the supervisor publishes now.
+    published: Option<SetLink>,
+    additional: Option<Additional>,
+}
+
+/// The place of a supervisor whose link the set does not always want.
+#[derive(Debug)]
+struct Additional {
+    place: SetLink,
+    wanted: watch::Receiver<bool>,
+}
+
+impl Membership {
+    /// Returns the membership of the first slot, whose link the set always wants.
+    pub(super) fn first(up_links: &UpLinks) -> Self {
+        Membership {
+            up_links: up_links.clone(),
+            published: None,
+            additional: None,
+        }
+    }
+
+    /// Returns the membership of a further slot, at one master.
+    pub(super) fn additional(
+        up_links: &UpLinks,
+        place: SetLink,
+        wanted: watch::Receiver<bool>,
+    ) -> Self {
+        Membership {
+            additional: Some(Additional { place, wanted }),
+            ..Membership::first(up_links)
+        }
+    }
+
+    /// Whether the set keeps this link beside its first one.
+    pub(super) fn is_additional(&self) -> bool {
+        self.additional.is_some()
+    }
+
+    /// Whether the set wants the link.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.additional
+            .as_ref()
+            .is_none_or(|additional| *additional.wanted.borrow())
+    }
+
+    /// Waits until the set changes its mind about the link.
+    pub(super) async fn wanted_changed(&mut self) {
+        let Some(additional) = &mut self.additional else {
+            return pending().await;
+        };
+        if additional.wanted.changed().await.is_err() {
+            // The set has ended, and cancels the supervisor.
+            pending().await
+        }
+    }
+
+    /// Publishes the master to which the link in use goes: an index of the supervisor's own list.
+    pub(super) fn publish(&mut self, master: Option<usize>) {
+        let place = |master| match &self.additional {
+            // Its only master has another index in the list of the set.
+            Some(additional) => additional.place,
+            None => (FIRST, master),
+        };
+        let link = master.map(place);
+        if link != self.published {
+            self.up_links.replace(self.published, link);
+            self.published = link;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_publish_the_link_in_use_under_its_place_in_the_set() {
+        let up_links = UpLinks::default();
+        let table = up_links.subscribe();
+        let (wanted, is_wanted) = watch::channel(true);
+        let mut first = Membership::first(&up_links);
+        let mut second = Membership::additional(&up_links, (1, 2), is_wanted);
+        assert!(!first.is_additional() && second.is_additional());
+        first.publish(Some(2));
+        second.publish(Some(0));
+        assert_eq!(*table.borrow(), BTreeSet::from([(0, 2), (1, 2)]));
+        first.publish(Some(1));
+        second.publish(None);
+        assert_eq!(*table.borrow(), BTreeSet::from([(0, 1)]));
+        wanted.send_replace(false);
+        assert!(first.is_wanted() && !second.is_wanted());
+    }
+}
