@@ -168,6 +168,7 @@ impl Mux {
     /// Adds a lane. Does nothing if it exists.
     pub fn add_lane(&mut self, now: Instant, lane: LaneId) {
         self.lanes.add(lane);
+        self.lane_flows.add(lane);
         self.restart_gaps(now);
         self.reschedule();
     }
@@ -182,6 +183,7 @@ impl Mux {
     /// Forgets a lane that has delivered everything in both directions.
     pub fn remove_lane(&mut self, lane: LaneId) {
         self.lanes.remove(lane);
+        self.lane_flows.remove(lane);
         self.reschedule();
     }
 
@@ -217,7 +219,9 @@ impl Mux {
     fn repeat_lost(&mut self, now: Instant, lanes: &[LaneId]) {
         for &lane in lanes {
             self.resume_state.lose(lane);
+            self.lane_flows.remove(lane);
         }
+        self.lane_flows.report_again();
         self.rtt.reset();
         self.window.send_limit_again();
         for id in self.sorted_streams() {
@@ -243,9 +247,15 @@ impl Mux {
         self.update_budget();
     }
 
+    /// Returns whether bulk data may leave on this lane now.
+    pub(super) fn is_lane_open(&self, lane: LaneId, load: LaneLoad) -> bool {
+        load != LaneLoad::Bulk || self.lane_flows.is_open(lane)
+    }
+
     /// Puts every stream with data to send into the round of its kind, because the number of lanes
     /// has changed.
     fn reschedule(&mut self) {
+        self.window.set_lanes(self.lanes.live.len());
         for id in self.sorted_streams() {
             if self
                 .streams

@@ -34,6 +34,7 @@ mod error;
 mod flight;
 mod frame;
 mod gaps;
+mod lane_flow;
 mod lanes;
 mod open_state;
 mod opened;
@@ -67,6 +68,7 @@ use self::{
     credit::CreditPool,
     frame::TunnelFrame,
     gaps::Gaps,
+    lane_flow::LaneFlows,
     lanes::Lanes,
     opened::OpenedStreams,
     resume_state::{ResumeState, TunnelCloseState},
@@ -177,6 +179,7 @@ pub struct Mux {
     next_announced: u64,
     opened_by_peer: OpenedStreams,
     lanes: Lanes,
+    lane_flows: LaneFlows,
     /// Lost lanes that the present message has reported.
     reported_lost: Vec<LaneId>,
     gaps: Gaps,
@@ -223,6 +226,8 @@ impl Mux {
             TunnelSide::Client => (0, 1),
             TunnelSide::Server => (1, 0),
         };
+        let mut lane_flows = LaneFlows::default();
+        lane_flows.add(LaneId::FIRST);
         Mux {
             parameters,
             streams: Map::default(),
@@ -231,6 +236,7 @@ impl Mux {
             next_announced: next_local,
             opened_by_peer: OpenedStreams::new(next_peer),
             lanes: Lanes::new(),
+            lane_flows,
             reported_lost: Vec::new(),
             gaps: Gaps::default(),
             grant,

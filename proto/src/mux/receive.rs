@@ -101,7 +101,10 @@ impl Mux {
                 stream,
                 offset,
                 bytes,
-            } => self.handle_data(now, stream, offset, bytes),
+            } => {
+                self.lane_flows.on_received(lane, bytes.len() as u64);
+                self.handle_data(now, stream, offset, bytes)
+            }
             TunnelFrame::Fin {
                 stream,
                 final_offset,
@@ -138,6 +141,10 @@ impl Mux {
                 self.events.push_back(MuxEvent::Closed(code));
             }
             TunnelFrame::Lost { lane } => self.handle_lost(lane),
+            TunnelFrame::Received { lane, bytes } => {
+                let min_rtt = self.window.bandwidth().min_rtt();
+                self.lane_flows.on_report(now, lane, bytes, min_rtt);
+            }
             TunnelFrame::Open { .. }
             | TunnelFrame::Data { .. }
             | TunnelFrame::Fin { .. }

@@ -51,6 +51,9 @@ impl Mux {
     /// caller must not deliver further messages of the previous lanes.
     pub fn resume(&mut self, now: Instant, lane: LaneId) {
         self.lanes.replace(lane);
+        self.lane_flows.clear();
+        self.lane_flows.add(lane);
+        self.window.set_lanes(1);
         // PINGs and their measurements belong to the previous attachment and its path.
         self.rtt.reset();
         self.window.bandwidth().restart(now);

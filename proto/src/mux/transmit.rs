@@ -69,7 +69,9 @@ impl Mux {
             || !self.forgotten_ends.is_empty()
             || self.lanes.is_report_due()
             || self.window.is_update_due();
-        load.has_control() && (opens_or_ends || small) || self.has_data(load)
+        let has_report = !self.lanes.is_single() && self.lane_flows.is_report_due();
+        load.has_control() && (opens_or_ends || small || has_report)
+            || self.has_data(load) && self.is_lane_open(lane, load)
     }
 
     /// Appends the next message for `lane` to `out`, at most `room` bytes long (use at least 8
@@ -94,7 +96,15 @@ impl Mux {
                 self.transmit_control(now, lane, out, end);
             }
             let begin = out.len();
-            while self.has_data(load) && self.transmit_data(lane, out, begin, end) {}
+            let data_end = if load == LaneLoad::Bulk {
+                end.min(begin.saturating_add(self.lane_flows.message_limit(lane.id)))
+            } else {
+                end
+            };
+            while self.has_data(load)
+                && self.is_lane_open(lane.id, load)
+                && self.transmit_data(lane, out, begin, data_end)
+            {}
             if out.len() > start {
                 self.piggyback_acks(out, end);
             }
@@ -135,6 +145,12 @@ impl Mux {
             && let Some(lost) = self.lanes.next_report(lane.id)
         {
             put_frame(out, end, &TunnelFrame::Lost { lane: lost });
+        }
+        while !self.lanes.is_single()
+            && has_room(out, end)
+            && let Some((lane, bytes)) = self.lane_flows.next_report()
+        {
+            put_frame(out, end, &TunnelFrame::Received { lane, bytes });
         }
         self.transmit_credit(now, out, end);
         if self.resume_state.is_flowing() {
@@ -406,6 +422,7 @@ impl Mux {
             .send_totals
             .track(&mut stream.send, |send| send.transmit(out, length, lane));
         debug_assert_eq!(copied, length, "unsent bytes are retained");
+        self.lane_flows.on_sent(lane, copied as u64);
         self.tunnel_sent = self.tunnel_sent.saturating_add(fresh);
         let more = stream.send.unsent() > 0;
         if stream.wants_write && self.send_totals.should_wake(stream) {

@@ -10,6 +10,10 @@ use super::bandwidth::BandwidthEstimator;
 /// half of it unacknowledged. The receiver grants it in addition to what the path needs.
 pub(super) const INTERACTIVE_RESERVE: u64 = 4 * 1024;
 
+/// The credit for each of several lanes, in bytes: what a slow one holds in its sockets and at the
+/// relay while it waits for a segment to be sent again.
+const LANE_CREDIT: u64 = 256 * 1024;
+
 /// The largest loan of an unproven stream, in bytes. With its floor this is 256 KiB.
 pub(super) const UNPROVEN_LOAN_MAX: u64 = 240 * 1024;
 
@@ -189,6 +193,9 @@ pub(super) struct TunnelWindow {
     limit: u64,
     /// Whether the limit may have been lost with its lane.
     is_limit_lost: bool,
+    /// The window that several lanes need, whatever the path as a whole delivers.
+    lanes_need: u64,
+    max: u64,
 }
 
 impl TunnelWindow {
@@ -200,7 +207,23 @@ impl TunnelWindow {
             consumed: 0,
             limit: size.initial,
             is_limit_lost: false,
+            lanes_need: 0,
+            max: size.max,
         }
+    }
+
+    /// Sets the number of lanes. A slow one among several must not take the credit of the others.
+    pub(super) fn set_lanes(&mut self, lanes: usize) {
+        self.lanes_need = if lanes > 1 {
+            LANE_CREDIT.saturating_mul(lanes as u64).min(self.max)
+        } else {
+            0
+        };
+    }
+
+    /// Returns the window, in bytes.
+    fn size(&self) -> u64 {
+        self.bandwidth.size().max(self.lanes_need)
     }
 
     /// Records `bytes` from the peer. Returns whether they were within the credit.
@@ -234,7 +257,7 @@ impl TunnelWindow {
             .saturating_add(STREAM_SCHEDULING);
         Growth {
             within,
-            at_least: self.bandwidth.size().saturating_mul(2),
+            at_least: self.size().saturating_mul(2),
             max,
         }
     }
@@ -243,7 +266,7 @@ impl TunnelWindow {
     /// enough for a short path. Three quarters of it are granted at any time, which still exceeds
     /// the tunnel's window. A reader that stops denies the part that it holds to the others.
     pub(super) fn path_need(&self) -> u64 {
-        let size = self.bandwidth.size();
+        let size = self.size();
         if self.bandwidth.min_rtt() < SHORT_PATH {
             0
         } else {
@@ -294,7 +317,7 @@ impl TunnelWindow {
 
     fn next_limit(&self) -> u64 {
         self.received
-            .saturating_add(self.bandwidth.size())
+            .saturating_add(self.size())
             .saturating_add(INTERACTIVE_RESERVE)
     }
 }

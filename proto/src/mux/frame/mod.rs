@@ -62,6 +62,8 @@ pub(super) enum TunnelFrame {
     End { code: ResetCode },
     /// Reports that a lane has ended at the sender of this frame.
     Lost { lane: LaneId },
+    /// Reports the bytes of DATA that have arrived on a lane.
+    Received { lane: LaneId, bytes: u64 },
 }
 
 const OPEN: u8 = 0x01;
@@ -77,6 +79,7 @@ const RESUMED: u8 = 0x0b;
 const END: u8 = 0x0c;
 
 const LOST: u8 = 0x0f;
+const RECEIVED: u8 = 0x10;
 
 /// The type of MOVED, a message without other frames: the last one that its sender sends on this
 /// attachment (PROTOCOL 10.6). It never reaches a mux.
@@ -136,6 +139,7 @@ impl TunnelFrame {
             TunnelFrame::Resumed => numbers(out, RESUMED, &[]),
             TunnelFrame::End { code } => numbers(out, END, &[code.wire_code()]),
             TunnelFrame::Lost { lane } => numbers(out, LOST, &[lane.0]),
+            TunnelFrame::Received { lane, bytes } => numbers(out, RECEIVED, &[lane.0, *bytes]),
         }
     }
 
@@ -164,6 +168,10 @@ impl TunnelFrame {
                 code: ResetCode::from_wire(code),
             }),
             LOST => number(message, 1).map(|[lane, ..]| TunnelFrame::Lost { lane: LaneId(lane) }),
+            RECEIVED => number(message, 2).map(|[lane, bytes, _]| TunnelFrame::Received {
+                lane: LaneId(lane),
+                bytes,
+            }),
             MOVED | MOVE => {
                 return Err(MuxError::Protocol(
                     "MOVED or MOVE beside other frames of a message",

@@ -49,6 +49,10 @@ fn any_frame() -> impl Strategy<Value = TunnelFrame> {
         value
             .clone()
             .prop_map(|lane| TunnelFrame::Lost { lane: LaneId(lane) }),
+        (value.clone(), value.clone()).prop_map(|(lane, bytes)| TunnelFrame::Received {
+            lane: LaneId(lane),
+            bytes
+        }),
         (value.clone(), value).prop_map(|(seen, opened)| TunnelFrame::Resume { seen, opened }),
         Just(TunnelFrame::Resumed),
         (0..10_u64).prop_map(|code| TunnelFrame::End {
@@ -132,6 +136,10 @@ fn vector_frames() -> Vec<TunnelFrame> {
         end(ResetCode::Protocol),
         end(ResetCode::Expired),
         TunnelFrame::Lost { lane: LaneId(300) },
+        TunnelFrame::Received {
+            lane: LaneId(3),
+            bytes: 65_536,
+        },
     ]
 }
 

@@ -1,0 +1,254 @@
+//! How much bulk data may be under way on each of several lanes.
+//!
+//! A relay between the ends accepts data faster than a slow lane behind it delivers. Equal shares
+//! would then make every lane as slow as the slowest. The receiver therefore reports what arrives
+//! on each lane, and the sender gives a lane more only while it delivers: a window per lane, which
+//! doubles while the lane uses it up within a round trip.
+
+use std::time::{Duration, Instant};
+
+use super::LaneId;
+
+/// The bytes on a lane that the receiver reports at once (PROTOCOL 12, `LANE_REPORT`).
+const LANE_REPORT: u64 = 16 * 1024;
+
+/// The smallest window: some segments in flight, and as much that waits behind them.
+const WINDOW_MIN: u64 = 64 * 1024;
+
+/// The largest window.
+const WINDOW_MAX: u64 = 16 * 1024 * 1024;
+
+/// The shortest time over which a window is judged.
+const ROUND_MIN: Duration = Duration::from_millis(10);
+
+/// A message of a lane is at most this part of its window, so that a slow lane holds little.
+const MESSAGE_PART: u64 = 4;
+
+/// The smallest limit of a message.
+const MESSAGE_MIN: u64 = 16 * 1024;
+
+/// The bytes of DATA on one lane, in both directions.
+#[derive(Debug)]
+struct LaneFlow {
+    lane: LaneId,
+    /// Sent on the lane, and reported as received by the peer.
+    sent: u64,
+    delivered: u64,
+    window: u64,
+    /// What was delivered when the present round began.
+    round: Option<(Instant, u64)>,
+    /// Whether the window was used up in the present round.
+    is_used_up: bool,
+    /// Received on the lane, and reported to the peer.
+    received: u64,
+    reported: u64,
+}
+
+impl LaneFlow {
+    fn new(lane: LaneId) -> Self {
+        LaneFlow {
+            lane,
+            sent: 0,
+            delivered: 0,
+            window: WINDOW_MIN,
+            round: None,
+            is_used_up: false,
+            received: 0,
+            reported: 0,
+        }
+    }
+
+    fn under_way(&self) -> u64 {
+        self.sent.saturating_sub(self.delivered)
+    }
+
+    fn on_report(&mut self, now: Instant, bytes: u64, min_rtt: Duration) {
+        self.delivered = self.delivered.max(bytes).min(self.sent);
+        let (since, before) = *self.round.get_or_insert((now, self.delivered));
+        let elapsed = now.saturating_duration_since(since);
+        if elapsed < min_rtt.max(ROUND_MIN) {
+            return;
+        }
+        let delivered = self.delivered.saturating_sub(before);
+        let in_round_trip = (delivered as f64 * min_rtt.max(ROUND_MIN).as_secs_f64()
+            / elapsed.as_secs_f64()) as u64;
+        if self.is_used_up && in_round_trip >= self.window / 2 {
+            self.window = self.window.saturating_mul(2).min(WINDOW_MAX);
+        } else if in_round_trip < self.window / 8 {
+            self.window = (self.window / 2).max(WINDOW_MIN);
+        }
+        self.round = Some((now, self.delivered));
+        self.is_used_up = self.under_way() >= self.window;
+    }
+}
+
+/// The flows of all lanes.
+#[derive(Debug, Default)]
+pub(super) struct LaneFlows(Vec<LaneFlow>);
+
+impl LaneFlows {
+    /// Adds a lane.
+    pub(super) fn add(&mut self, lane: LaneId) {
+        if self.find(lane).is_none() {
+            self.0.push(LaneFlow::new(lane));
+        }
+    }
+
+    /// Forgets a lane.
+    pub(super) fn remove(&mut self, lane: LaneId) {
+        self.0.retain(|flow| flow.lane != lane);
+    }
+
+    /// Forgets all lanes.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Records DATA that leaves on a lane.
+    pub(super) fn on_sent(&mut self, lane: LaneId, bytes: u64) {
+        if let Some(flow) = self.find(lane) {
+            flow.sent = flow.sent.saturating_add(bytes);
+            flow.is_used_up |= flow.under_way() >= flow.window;
+        }
+    }
+
+    /// Records DATA that arrived on a lane.
+    pub(super) fn on_received(&mut self, lane: LaneId, bytes: u64) {
+        if let Some(flow) = self.find(lane) {
+            flow.received = flow.received.saturating_add(bytes);
+        }
+    }
+
+    /// Handles the peer's report of what has arrived on a lane.
+    pub(super) fn on_report(&mut self, now: Instant, lane: LaneId, bytes: u64, min_rtt: Duration) {
+        if let Some(flow) = self.find(lane) {
+            flow.on_report(now, bytes, min_rtt);
+        }
+    }
+
+    /// Returns whether more bulk data may leave on the lane.
+    pub(super) fn is_open(&self, lane: LaneId) -> bool {
+        self.0
+            .iter()
+            .find(|flow| flow.lane == lane)
+            .is_none_or(|flow| flow.under_way() < flow.window)
+    }
+
+    /// Returns the limit for a message of bulk data on the lane, in bytes.
+    pub(super) fn message_limit(&self, lane: LaneId) -> usize {
+        let flow = self.0.iter().find(|flow| flow.lane == lane);
+        let limit = flow.map_or(u64::MAX, |flow| {
+            (flow.window / MESSAGE_PART).max(MESSAGE_MIN)
+        });
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    }
+
+    /// Returns whether a report should not wait for another message.
+    pub(super) fn is_report_due(&self) -> bool {
+        self.0
+            .iter()
+            .any(|flow| flow.received.saturating_sub(flow.reported) >= LANE_REPORT)
+    }
+
+    /// Returns the next report: the lane, and the bytes that have arrived on it.
+    pub(super) fn next_report(&mut self) -> Option<(LaneId, u64)> {
+        let flow = self
+            .0
+            .iter_mut()
+            .find(|flow| flow.received > flow.reported)?;
+        flow.reported = flow.received;
+        Some((flow.lane, flow.received))
+    }
+
+    /// Reports everything again, because reports may have been lost with a lane.
+    pub(super) fn report_again(&mut self) {
+        for flow in &mut self.0 {
+            flow.reported = 0;
+        }
+    }
+
+    fn find(&mut self, lane: LaneId) -> Option<&mut LaneFlow> {
+        self.0.iter_mut().find(|flow| flow.lane == lane)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LANE: LaneId = LaneId(3);
+    const RTT: Duration = Duration::from_millis(100);
+
+    /// Keeps the lane full for this long, on a path that delivers `rate` bytes per second. Returns
+    /// the bytes delivered and the most bytes under way in the second half.
+    fn run(seconds: u32, rate: u64) -> (u64, u64) {
+        let start = Instant::now();
+        let (mut flows, mut delivered, mut most) = (LaneFlows::default(), 0, 0);
+        flows.add(LANE);
+        let mut in_flight = std::collections::VecDeque::new();
+        let step = Duration::from_millis(5);
+        for tick in 0..seconds * 200 {
+            let now = start + step * tick;
+            while flows.is_open(LANE) {
+                flows.on_sent(LANE, 16 * 1024);
+                in_flight.push_back((now + RTT, 16 * 1024_u64));
+            }
+            let mut budget = rate / 200;
+            while budget > 0
+                && let Some((at, bytes)) = in_flight.front_mut()
+                && *at <= now
+            {
+                let part = budget.min(*bytes);
+                (budget, delivered) = (budget - part, delivered + part);
+                *bytes -= part;
+                if *bytes == 0 {
+                    in_flight.pop_front();
+                }
+            }
+            flows.on_report(now, LANE, delivered, RTT);
+            if tick > seconds * 100 {
+                most = most.max(flows.0[0].under_way());
+            }
+        }
+        (delivered, most)
+    }
+
+    #[test]
+    fn the_window_grows_until_the_lane_is_full_and_holds_little_more() {
+        for rate in [200_000_u64, 1_000_000, 12_000_000] {
+            let (delivered, most) = run(20, rate);
+            let capacity = rate * 20;
+            assert!(delivered > capacity * 8 / 10, "{rate}: {delivered}");
+            let path = rate / 10;
+            assert!(most <= 6 * path + WINDOW_MIN + 16 * 1024, "{rate}: {most}");
+        }
+    }
+
+    #[test]
+    fn a_stalled_lane_gets_no_more_than_its_window() {
+        let mut flows = LaneFlows::default();
+        flows.add(LANE);
+        let mut sent = 0;
+        while flows.is_open(LANE) {
+            flows.on_sent(LANE, 1000);
+            sent += 1000;
+        }
+        assert!((WINDOW_MIN..WINDOW_MIN + 1000).contains(&sent));
+        flows.on_report(Instant::now(), LANE, u64::MAX, RTT);
+        assert!(flows.is_open(LANE), "a report never exceeds what was sent");
+    }
+
+    #[test]
+    fn reports_are_due_after_some_bytes_and_are_repeated_after_a_loss() {
+        let mut flows = LaneFlows::default();
+        flows.add(LANE);
+        flows.on_received(LANE, LANE_REPORT - 1);
+        assert!(!flows.is_report_due());
+        flows.on_received(LANE, 1);
+        assert!(flows.is_report_due());
+        assert_eq!(flows.next_report(), Some((LANE, LANE_REPORT)));
+        assert_eq!(flows.next_report(), None);
+        flows.report_again();
+        assert_eq!(flows.next_report(), Some((LANE, LANE_REPORT)));
+    }
+}
