@@ -8,6 +8,9 @@
 //!                     ├── RetryPolicy: which master to dial next, and when
 //!                     ├── PathTimeouts: age and idle limits of the path
 //!                     └── Race: which of several attempts joins first
+//!
+//!   monitor_links ──► LinkDemand: how many links a role wants
+//!     └── samples the kernel's statistics of the links' TCP connections
 //! ```
 
 mod attempt;
@@ -15,6 +18,8 @@ pub mod backoff;
 mod black_hole;
 mod dial_reason;
 pub mod drain;
+pub mod link_demand;
+pub mod link_monitor;
 mod link_supervisor;
 mod managed_link;
 mod path_timeouts;
