@@ -1,5 +1,5 @@
 //! The kernel's view of TCP connections: whether their peers acknowledge data. Available only on
-//! Linux, from the tables in /proc.
+//! Linux, from the tables in /proc. Counters of one connection are in `net::tcp_stats`.
 
 use std::{
     collections::HashSet,
@@ -8,6 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(target_os = "linux")]
+use std::num::NonZeroU32;
+
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::{net::TcpStream, sync::Mutex};
 
 /// A TCP connection, identified by its two addresses.
@@ -17,6 +22,9 @@ pub struct TcpConnection {
     pub local: SocketAddr,
     /// The peer's address.
     pub peer: SocketAddr,
+    /// The index of the interface that the local socket is bound to, or 0. The kernel finds such a
+    /// connection only by its interface.
+    pub interface: u32,
 }
 
 /// The number of retransmissions after which a connection counts as stuck.
@@ -37,6 +45,7 @@ impl TcpConnection {
         Some(TcpConnection {
             local: stream.local_addr().ok()?,
             peer: stream.peer_addr().ok()?,
+            interface: bound_interface(stream),
         })
     }
 
@@ -88,6 +97,20 @@ impl TcpConnection {
     fn proc_addresses(&self) -> (String, String) {
         (proc_address(self.local), proc_address(self.peer))
     }
+}
+
+/// Returns the index of the interface that a socket is bound to, or 0.
+#[cfg(target_os = "linux")]
+fn bound_interface(stream: &TcpStream) -> u32 {
+    // On Linux the option is that of the socket, for both address families.
+    let index = SockRef::from(stream).device_index_v4().ok().flatten();
+    index.map_or(0, NonZeroU32::get)
+}
+
+/// Returns 0: only Linux reads statistics by interface.
+#[cfg(not(target_os = "linux"))]
+fn bound_interface(_: &TcpStream) -> u32 {
+    0
 }
 
 /// The connections whose peers have vanished, with addresses as in /proc, and the time of the read.
@@ -197,6 +220,7 @@ mod tests {
             TcpConnection {
                 local,
                 peer: SocketAddr::from(([203, 0, 113, 1], 443)),
+                interface: 0,
             }
         };
         let stuck = |port| connection(port).is_stuck_in(table);

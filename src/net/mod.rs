@@ -23,6 +23,7 @@ pub mod proxy_protocol;
 pub mod read_ahead;
 pub mod resolve;
 pub mod tcp;
+pub mod tcp_stats;
 pub mod tls;
 pub mod upgrade;
 pub mod websocket;

@@ -6,6 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    membership::Connections,
     race::Race,
     uplink::{Connector, LinkedRole, RoleLink, Uplink},
 };
@@ -67,6 +68,8 @@ pub(super) struct Attempt<R, W> {
     /// The race that the attempt shares with others.
     pub(super) race: Arc<Race>,
     pub(super) timing: KeepAliveTiming,
+    /// The connections of the set, to which that of the link is added.
+    pub(super) connections: Connections,
     /// Has room for all events of the links that can exist at the same time.
     pub(super) reports: mpsc::Sender<AttemptReport>,
 }
@@ -152,6 +155,7 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         };
         observer.report(AttemptEvent::Joined);
         let up_since = Instant::now();
+        let _listed = self.connections.list(self.epoch, socket.connection());
         let summary = Link::new(
             socket,
             self.link.outbox,

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
+    link_monitor::monitor_links,
     link_supervisor::LinkSupervisor,
     membership::{FIRST, Membership, SetLink, UpLinks},
     uplink::{Connector, LinkedRole, MoveRequests, Uplink},
@@ -141,6 +142,7 @@ impl<W: Connector> LinkSet<W> {
         } = self;
         let (uplink, up_links) = (uplink.shared(), UpLinks::default());
         let first = Membership::first(&up_links);
+        let connections = up_links.connections().clone();
         let supervisor = LinkSupervisor::new(uplink.clone(), Arc::clone(&role), first);
         let further = FurtherSlots {
             uplink,
@@ -150,7 +152,16 @@ impl<W: Connector> LinkSet<W> {
             supervisors: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
-        tokio::join!(supervisor.run(cancel), further.run(&count, cancel));
+        let monitor = monitor_links(
+            count.max(),
+            || connections.all(),
+            |wanted| count.set_wanted(wanted),
+        );
+        tokio::join!(
+            supervisor.run(cancel),
+            further.run(&count, cancel),
+            cancel.run_until_cancelled(monitor)
+        );
     }
 }
 

@@ -1,9 +1,15 @@
 //! The place of a supervisor in a set of links: whether the set wants its link, and the table in
 //! which all supervisors of the set publish which links are up.
 
-use std::{collections::BTreeSet, future::pending};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use tokio::sync::watch;
+
+use crate::tcp_table::TcpConnection;
 
 /// A link of a set: the index of its slot in the set, and of its master in the list.
 pub(super) type SetLink = (usize, usize);
@@ -13,16 +19,63 @@ pub(super) const FIRST: usize = 0;
 
 /// The links of a set that are up and in use. Clones share the table.
 #[derive(Debug, Clone, Default)]
-pub(super) struct UpLinks(watch::Sender<BTreeSet<SetLink>>);
+pub(super) struct UpLinks {
+    table: watch::Sender<BTreeSet<SetLink>>,
+    connections: Connections,
+}
+
+/// The TCP connections of the established links of a set, by the epoch of the link. Clones share
+/// the list.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Connections(Arc<Mutex<BTreeMap<u64, TcpConnection>>>);
+
+/// Removes a connection from the list when dropped.
+#[derive(Debug)]
+pub(super) struct ListedConnection {
+    connections: Connections,
+    epoch: u64,
+}
+
+impl Connections {
+    /// Lists the connection of a link until the result is dropped.
+    pub(super) fn list(&self, epoch: u64, connection: Option<TcpConnection>) -> ListedConnection {
+        self.lock()
+            .extend(connection.map(|connection| (epoch, connection)));
+        ListedConnection {
+            connections: self.clone(),
+            epoch,
+        }
+    }
+
+    /// Returns the present connections.
+    pub(super) fn all(&self) -> Vec<TcpConnection> {
+        self.lock().values().copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, TcpConnection>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ListedConnection {
+    fn drop(&mut self) {
+        self.connections.lock().remove(&self.epoch);
+    }
+}
 
 impl UpLinks {
     /// Returns a receiver of the table.
     pub(super) fn subscribe(&self) -> watch::Receiver<BTreeSet<SetLink>> {
-        self.0.subscribe()
+        self.table.subscribe()
+    }
+
+    /// Returns the list of connections.
+    pub(super) fn connections(&self) -> &Connections {
+        &self.connections
     }
 
     fn replace(&self, old: Option<SetLink>, new: Option<SetLink>) {
-        self.0.send_modify(|links| {
+        self.table.send_modify(|links| {
             old.inspect(|old| {
                 links.remove(old);
             });
@@ -67,6 +120,11 @@ impl Membership {
             additional: Some(Additional { place, wanted }),
             ..Membership::first(up_links)
         }
+    }
+
+    /// Returns the list of connections of the set.
+    pub(super) fn connections(&self) -> Connections {
+        self.up_links.connections().clone()
     }
 
     /// Whether the set keeps this link beside its first one.

@@ -9,6 +9,7 @@
 //!     │           ├── PathTimeouts: age and idle limits of the path
 //!     │           └── Race: which of several attempts joins first
 //!     └── one supervisor for each slot: the first always, the others while the role wants them
+//!     └── monitor_links ──► LinkDemand: how many links the role wants, by what the kernel reports
 //! ```
 
 /// Logs an event of a link at the given level, and at debug level if the link is an additional one:
@@ -28,6 +29,8 @@ pub mod backoff;
 mod black_hole;
 mod dial_reason;
 pub mod drain;
+pub mod link_demand;
+pub mod link_monitor;
 mod link_set;
 mod link_supervisor;
 mod managed_link;

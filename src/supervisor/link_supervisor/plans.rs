@@ -61,6 +61,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             moves: has_link_there,
             race: Arc::clone(&self.race),
             timing: self.keep_alive_timing(master),
+            connections: self.membership.connections(),
             reports: self.reporter.clone(),
         };
         let running = attempt.run(link.cancel.clone());

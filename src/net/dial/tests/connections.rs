@@ -1,6 +1,9 @@
 //! Names, and connections over TCP.
 
-use super::*;
+use super::{
+    proxies::{authenticating_proxy, dialer_through},
+    *,
+};
 
 #[tokio::test]
 async fn dial_resolves_a_name() {
@@ -73,4 +76,29 @@ async fn unresolvable_name_is_reported() {
         matches!(&error, DialError::Name { host, .. } if host == "no-such-host.invalid"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn socket_names_its_tcp_connection_to_the_first_hop() {
+    let authority = Authority::new();
+    let plain = TestListener::master().await;
+    let secure = TestListener::secure(authority.sign("127.0.0.1", |_| ())).await;
+    let proxy = TestListener::with(authenticating_proxy).await;
+    for (dialer, first_hop) in [
+        (plain.dialer(), plain.address),
+        (secure.tls_dialer("127.0.0.1", &authority), secure.address),
+        (dialer_through(&proxy, "http", "ann:sesame@"), proxy.address),
+    ] {
+        let mut socket = dialer.dial().await.unwrap();
+        socket.receive().await.unwrap();
+        let connection = socket.connection().unwrap();
+        assert_eq!(connection.peer, first_hop);
+        assert!(connection.local.ip().is_loopback() && connection.local.port() > 0);
+        #[cfg(target_os = "linux")]
+        {
+            use crate::net::tcp_stats::TcpStatsReader;
+            let stats = TcpStatsReader::open().unwrap().read(&connection);
+            assert!(stats.is_some_and(|stats| stats.received_bytes > 100));
+        }
+    }
 }

@@ -1,0 +1,421 @@
+//! Decides how many links a role wants, from what its TCP connections moved and lost. Pure: the time
+//! is an argument, and there are no sockets.
+//!
+//! ```text
+//!            losses limit the rate        and still do
+//!     1 ──────────────────────────► 4 ───────────────────► 8 ···► max      (a trial)
+//!     ▲                             │                      │
+//!     │◄── the trial brought nothing ┴──────────────────────┤  then no trial for a while
+//!     └◄────────────────────────────── a rest ──────────────┘
+//! ```
+//!
+//! A congestion control that reads losses as congestion limits a connection to a rate that falls with
+//! the loss ratio and the round-trip time. N connections reach N times that rate. Where a full queue
+//! is the limit, more connections only take the shares of other traffic. Both cases lose segments, so
+//! the number of links is found by trial: it stays higher only if the rate grew.
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, fmt, time::Duration};
+
+use tokio::time::Instant;
+
+/// A direction is busy in a sample that moved at least this many bytes. Less is an interactive
+/// stream or keep-alive, which losses delay, but do not limit.
+const BUSY_BYTES: u64 = 8 * 1024;
+
+/// A direction is busy in a sample that moved at least this many segments. Fewer say nothing about a
+/// ratio.
+const BUSY_SEGMENTS: u64 = 5;
+
+/// The busy samples of a direction that are evidence: three seconds. An older loss has another cause
+/// than the present rate.
+const WINDOW: usize = 6;
+
+/// The minimum time between the first and the last sample with losses. A drop-tail queue that
+/// overflows loses a burst. The burst and its retransmissions take one to two round trips, which can
+/// reach into two adjacent samples, and hardly into a third one.
+const MIN_LOSS_SPAN: Duration = Duration::from_secs(1);
+
+/// The minimum ratio of lost segments. Below it, one connection of a common round-trip time of 50 ms
+/// reaches more than 6 Mbit/s, and a full queue of 30 segments loses as much.
+const MIN_LOSS_RATIO: f64 = 0.002;
+
+/// The minimum ratio of segments that waited behind a loss, on a path without a queue. A burst loses
+/// few segments and still stops a connection for a round trip. Congestion is not the cause there, so
+/// one burst in fifty round trips matters.
+const MIN_DELAYED_RATIO: f64 = 0.02;
+
+/// The number of links after the first step. Two would hardly be noticed in the noise of a lossy
+/// path, and each step costs a trial.
+const FIRST_STEP: usize = 4;
+
+/// The minimum time between two steps up. New links need some round trips to be established and to
+/// speed up.
+const STEP_INTERVAL: Duration = Duration::from_millis(1500);
+
+/// The time after the last step at which a trial is judged. Slow start on a path of 200 ms is over by
+/// then.
+const TRIAL: Duration = Duration::from_secs(3);
+
+/// The samples that a trial is judged by, the latest ones. Earlier samples contain the start of the
+/// new links.
+const JUDGED_SAMPLES: usize = 4;
+
+/// The growth of the rate that keeps the links of a trial. Smaller differences are noise, and do not
+/// pay for the links.
+const REWARD: f64 = 1.2;
+
+/// The time without trials after one that brought nothing. On a path that never rewards them, trials
+/// take 7 % of the time at first, and later less than 1 %.
+const FIRST_HOLD: Duration = Duration::from_secs(60);
+
+/// The longest time without trials. Paths change within minutes, and a wrong verdict should not last.
+const MAX_HOLD: Duration = Duration::from_secs(600);
+
+/// The time without a busy sample after which one link suffices. A person who pauses between two
+/// transfers keeps the links.
+const REST: Duration = Duration::from_secs(30);
+
+/// The longest sample that is evidence. A longer one mixes a rest with a transfer.
+const MAX_SAMPLE: Duration = Duration::from_secs(1);
+
+/// Samples are taken by a timer, which may be early or late by this much.
+const TIMER_TOLERANCE: Duration = Duration::from_millis(100);
+
+/// What one direction moved, summed over the links of a role.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// The delivered bytes.
+    pub bytes: u64,
+    /// The segments with data.
+    pub segments: u64,
+    /// The lost segments: those retransmitted, or an estimate by the receiver.
+    pub losses: u64,
+    /// The segments that arrived behind a loss while the path had no queue.
+    pub delayed: u64,
+}
+
+impl Traffic {
+    fn is_busy(&self) -> bool {
+        self.bytes >= BUSY_BYTES && self.segments >= BUSY_SEGMENTS
+    }
+}
+
+/// What the links of a role moved since the previous sample.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// From the master to the role.
+    pub received: Traffic,
+    /// From the role to the master.
+    pub sent: Traffic,
+}
+
+impl Sample {
+    /// Returns whether a direction moved enough to matter.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.received.is_busy() || self.sent.is_busy()
+    }
+}
+
+/// Why the wanted number of links changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DemandReason {
+    /// Losses limit the rate.
+    Losses,
+    /// The rate did not grow with the number of links.
+    NoGain,
+    /// Nothing was transferred for a while.
+    Rest,
+}
+
+impl fmt::Display for DemandReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            DemandReason::Losses => "losses limit the rate",
+            DemandReason::NoGain => "more links brought no higher rate",
+            DemandReason::Rest => "no transfer",
+        })
+    }
+}
+
+/// A change of the wanted number of links, for the log.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DemandChange {
+    /// Why it changed.
+    pub reason: DemandReason,
+    /// The ratio of lost segments before the change, in the direction with the higher rate.
+    pub loss: f64,
+    /// The rate of that direction, in bytes per second.
+    pub rate: f64,
+}
+
+/// Decides how many links a role wants.
+#[derive(Debug)]
+pub struct LinkDemand {
+    max: usize,
+    wanted: usize,
+    /// Received data, and sent data.
+    directions: [Direction; 2],
+    /// The end of the latest sample.
+    sampled_at: Option<Instant>,
+    /// The latest busy sample.
+    busy_at: Option<Instant>,
+    /// The latest step up.
+    stepped_at: Option<Instant>,
+    trial: Option<Trial>,
+    hold: Option<Hold>,
+    last_change: Option<DemandChange>,
+}
+
+/// A row of steps up that has not been judged yet.
+#[derive(Debug)]
+struct Trial {
+    /// The number of links before the first step.
+    from: usize,
+    /// The rate of each direction before the first step at which losses limited it.
+    rates_before: [Option<f64>; 2],
+}
+
+/// The time after a trial that brought nothing.
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    /// The number of links not to exceed.
+    links: usize,
+    until: Instant,
+    length: Duration,
+}
+
+impl LinkDemand {
+    /// Creates the demand of a role that may have up to `max` links, and wants one.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        LinkDemand {
+            max: max.max(1),
+            wanted: 1,
+            directions: [Direction::default(), Direction::default()],
+            sampled_at: None,
+            busy_at: None,
+            stepped_at: None,
+            trial: None,
+            hold: None,
+            last_change: None,
+        }
+    }
+
+    /// Returns the wanted number of links, at least one.
+    #[must_use]
+    pub fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// Returns the latest change.
+    #[must_use]
+    pub fn last_change(&self) -> Option<&DemandChange> {
+        self.last_change.as_ref()
+    }
+
+    /// Records what the links moved since the previous call, and returns the wanted number. The first
+    /// call only starts the clock.
+    pub fn on_sample(&mut self, now: Instant, sample: &Sample) -> usize {
+        let last = self.sampled_at.replace(now);
+        let length = last.map(|last| now.saturating_duration_since(last));
+        let Some(length) = length.filter(|length| !length.is_zero()) else {
+            return self.wanted;
+        };
+        let [received, sent] = &mut self.directions;
+        received.record(now, length, &sample.received);
+        sent.record(now, length, &sample.sent);
+        if sample.is_busy() {
+            self.busy_at = Some(now);
+        } else if self.busy_at.is_none_or(|busy| has_passed(REST, busy, now)) && self.wanted > 1 {
+            self.change(1, DemandReason::Rest);
+            self.trial = None;
+        }
+        self.judge(now);
+        self.step(now);
+        self.wanted
+    }
+
+    /// Steps up if losses limit a direction.
+    fn step(&mut self, now: Instant) {
+        let limit = match self.hold {
+            Some(hold) if now < hold.until => hold.links,
+            _ => self.max,
+        };
+        let is_recent = self
+            .stepped_at
+            .is_some_and(|stepped| !has_passed(STEP_INTERVAL, stepped, now));
+        if self.wanted >= limit || is_recent || !self.directions.iter().any(|one| one.is_lossy(now))
+        {
+            return;
+        }
+        let trial = self.trial.get_or_insert(Trial {
+            from: self.wanted,
+            rates_before: [None, None],
+        });
+        for (direction, rate) in self.directions.iter().zip(&mut trial.rates_before) {
+            if direction.is_lossy(now) && rate.is_none() {
+                *rate = Some(direction.limited_rate());
+            }
+        }
+        let next = self.wanted.saturating_mul(2).max(FIRST_STEP).min(limit);
+        self.stepped_at = Some(now);
+        self.change(next, DemandReason::Losses);
+    }
+
+    /// Ends a trial after its time. One direction that gained suffices.
+    fn judge(&mut self, now: Instant) {
+        let (Some(trial), Some(stepped)) = (&self.trial, self.stepped_at) else {
+            return;
+        };
+        if !has_passed(TRIAL, stepped, now) {
+            return;
+        }
+        let rates = self.directions.iter().zip(trial.rates_before);
+        let gains: Vec<f64> = rates
+            .filter_map(|(direction, before)| Some(direction.judged_rate()? / before?))
+            .collect();
+        if gains.is_empty() {
+            return;
+        }
+        let from = trial.from;
+        self.trial = None;
+        if gains.iter().any(|gain| *gain >= REWARD) {
+            // A number that is not above the failed one says nothing about that.
+            self.hold = self.hold.filter(|hold| self.wanted <= hold.links);
+        } else {
+            self.hold = Some(self.next_hold(now, from));
+            self.change(from, DemandReason::NoGain);
+        }
+    }
+
+    /// Returns the hold after a trial that brought nothing. It doubles while that repeats.
+    fn next_hold(&self, now: Instant, links: usize) -> Hold {
+        let recent = self
+            .hold
+            .filter(|last| now.saturating_duration_since(last.until) <= MAX_HOLD);
+        let length = recent.map_or(FIRST_HOLD, |last| (last.length * 2).min(MAX_HOLD));
+        Hold {
+            links,
+            until: now + length,
+            length,
+        }
+    }
+
+    /// Changes the wanted number. Samples of the previous number are no evidence for the next one.
+    fn change(&mut self, wanted: usize, reason: DemandReason) {
+        let busiest = self
+            .directions
+            .iter()
+            .max_by(|one, other| one.rate().total_cmp(&other.rate()));
+        self.last_change = busiest.map(|direction| DemandChange {
+            reason,
+            loss: direction.loss_ratio(),
+            rate: direction.rate(),
+        });
+        self.wanted = wanted;
+        for direction in &mut self.directions {
+            direction.samples.clear();
+        }
+    }
+}
+
+/// The latest busy samples of one direction at the present number of links.
+#[derive(Debug, Default)]
+struct Direction {
+    samples: VecDeque<BusySample>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BusySample {
+    at: Instant,
+    length: Duration,
+    traffic: Traffic,
+}
+
+impl Direction {
+    fn record(&mut self, now: Instant, length: Duration, traffic: &Traffic) {
+        if !traffic.is_busy() || length > MAX_SAMPLE {
+            return;
+        }
+        self.samples.truncate(WINDOW - 1);
+        self.samples.push_front(BusySample {
+            at: now,
+            length,
+            traffic: *traffic,
+        });
+    }
+
+    /// Returns whether the direction is busy now and losses limit it.
+    fn is_lossy(&self, now: Instant) -> bool {
+        let is_busy = self.samples.front().is_some_and(|sample| sample.at == now);
+        let mut with_losses = self.with_losses();
+        let (last, first) = (with_losses.next(), with_losses.next_back());
+        let (Some(last), Some(first)) = (last, first) else {
+            return false;
+        };
+        is_busy
+            && has_passed(MIN_LOSS_SPAN, first.at, last.at)
+            && (self.loss_ratio() >= MIN_LOSS_RATIO
+                || self.ratio(|traffic| traffic.delayed) >= MIN_DELAYED_RATIO)
+    }
+
+    fn with_losses(&self) -> impl DoubleEndedIterator<Item = &BusySample> {
+        self.samples
+            .iter()
+            .filter(|sample| sample.traffic.losses > 0)
+    }
+
+    fn loss_ratio(&self) -> f64 {
+        self.ratio(|traffic| traffic.losses)
+    }
+
+    /// Returns the ratio of some segments to all.
+    fn ratio(&self, count: impl Fn(&Traffic) -> u64) -> f64 {
+        let (some, all) = self.samples.iter().fold((0, 0), |(some, all), sample| {
+            (some + count(&sample.traffic), all + sample.traffic.segments)
+        });
+        some as f64 / all.max(1) as f64
+    }
+
+    /// Returns the rate of all samples, in bytes per second.
+    fn rate(&self) -> f64 {
+        rate_of(self.samples.iter())
+    }
+
+    /// Returns the rate that losses limit. Samples before the first loss may contain the start of the
+    /// transfer, so they count only if they make the rate higher.
+    fn limited_rate(&self) -> f64 {
+        let first = self.with_losses().next_back().map(|sample| sample.at);
+        let limited = self
+            .samples
+            .iter()
+            .take_while(|sample| first.is_none_or(|first| sample.at >= first));
+        rate_of(limited).max(self.rate())
+    }
+
+    /// Returns the rate that a trial is judged by, once there are enough samples.
+    fn judged_rate(&self) -> Option<f64> {
+        let latest = self.samples.iter().take(JUDGED_SAMPLES);
+        (latest.len() == JUDGED_SAMPLES).then(|| rate_of(latest))
+    }
+}
+
+fn rate_of<'s>(samples: impl Iterator<Item = &'s BusySample>) -> f64 {
+    let (bytes, length) = samples.fold((0, Duration::ZERO), |(bytes, length), sample| {
+        (bytes + sample.traffic.bytes, length + sample.length)
+    });
+    if length.is_zero() {
+        0.0
+    } else {
+        bytes as f64 / length.as_secs_f64()
+    }
+}
+
+/// Returns whether `time` has passed from `since` to `now`, as far as timers are exact.
+fn has_passed(time: Duration, since: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(since) + TIMER_TOLERANCE >= time
+}

@@ -1,0 +1,389 @@
+//! Watches the links of a role, and reports how many it wants. Samples what the TCP connections of
+//! the links moved and lost. [`LinkDemand`] decides.
+//!
+//! An idle role costs a query per link in five seconds. A busy one is sampled twice a second. All
+//! queries of a sample take some microseconds each, and do not wait (`net::tcp_stats`).
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::info;
+
+use super::link_demand::{DemandChange, LinkDemand, Sample, Traffic};
+use crate::{
+    net::tcp_stats::{TcpStats, TcpStatsReader},
+    tcp_table::TcpConnection,
+};
+
+/// The time between two samples of a busy role. On most paths it is longer than two round trips, so
+/// a sample shows what losses did to the rate.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The samples without a transfer after which the interval grows. Short pauses are part of many
+/// transfers.
+const QUIET_SAMPLES: u32 = 4;
+
+/// The longest time between two samples. It delays the first decision after a rest, and bounds the
+/// cost of thousands of idle roles in a process.
+const IDLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// An idle wait is shorter by up to this part, so that many roles do not wake up together.
+const JITTER: f64 = 0.1;
+
+/// A path has a queue while the round-trip time is this many times the shortest one.
+const QUEUE_RTT: f64 = 1.25;
+
+/// The statistics of one link's connection.
+type LinkReading = (TcpConnection, TcpStats);
+
+/// Watches the links of a role until it is dropped, and calls `wanted` with each new number of
+/// links, from 1 to `max`. A role starts with one.
+///
+/// `connections` returns the TCP connections of the links that are established now
+/// (`MessageSocket::connection`). It is called at each sample and should not block. Links may come
+/// and go in between. A link without a known connection is not counted.
+///
+/// Returns at once if the system has no statistics, or if `max` allows only one link. The role then
+/// stays with one.
+///
+/// # Cancel safety
+/// Dropping the future ends the watch.
+pub async fn monitor_links(
+    max: usize,
+    mut connections: impl FnMut() -> Vec<TcpConnection>,
+    wanted: impl FnMut(usize),
+) {
+    if max > 1 && TcpStatsReader::open().is_some() {
+        monitor(max, || read_all(&connections()), wanted).await;
+    }
+}
+
+/// Watches the links whose statistics `read` returns.
+async fn monitor(
+    max: usize,
+    mut read: impl FnMut() -> Vec<LinkReading>,
+    mut wanted: impl FnMut(usize),
+) {
+    let mut monitor = LinkMonitor::new(max);
+    loop {
+        sleep(monitor.wait()).await;
+        if let Some(change) = monitor.on_readings(Instant::now(), read()) {
+            let n = monitor.demand.wanted();
+            log(n, &change);
+            wanted(n);
+        }
+    }
+}
+
+fn log(n: usize, change: &DemandChange) {
+    let DemandChange { reason, loss, rate } = change;
+    let tenths = |value: f64| (value * 10.0).round() / 10.0;
+    info!(
+        n,
+        loss_percent = tenths(loss * 100.0),
+        mbit_per_s = tenths(rate * 8.0 / 1e6),
+        "links wanted: {reason}"
+    );
+}
+
+/// Reads the statistics of all connections that have some. The reader is opened anew each time, so
+/// an idle role keeps no descriptor.
+fn read_all(connections: &[TcpConnection]) -> Vec<LinkReading> {
+    if connections.is_empty() {
+        return Vec::new();
+    }
+    let Some(mut reader) = TcpStatsReader::open() else {
+        return Vec::new();
+    };
+    let mut reading = |connection: &TcpConnection| Some((*connection, reader.read(connection)?));
+    connections.iter().filter_map(&mut reading).collect()
+}
+
+/// Turns readings into samples, and sets their pace.
+struct LinkMonitor {
+    demand: LinkDemand,
+    previous: Vec<LinkReading>,
+    read_at: Option<Instant>,
+    /// The samples without a transfer in a row.
+    quiet: u32,
+    interval: Duration,
+}
+
+impl LinkMonitor {
+    fn new(max: usize) -> Self {
+        LinkMonitor {
+            demand: LinkDemand::new(max),
+            previous: Vec::new(),
+            read_at: None,
+            quiet: 0,
+            interval: SAMPLE_INTERVAL,
+        }
+    }
+
+    /// Returns the time until the next sample.
+    fn wait(&self) -> Duration {
+        if self.interval > SAMPLE_INTERVAL {
+            self.interval.mul_f64(1.0 - JITTER * fastrand::f64())
+        } else {
+            self.interval
+        }
+    }
+
+    /// Compares the readings with the previous ones. Returns a change of the wanted number.
+    fn on_readings(&mut self, now: Instant, current: Vec<LinkReading>) -> Option<DemandChange> {
+        let length = self
+            .read_at
+            .replace(now)
+            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        let mut sample = Sample::default();
+        for (connection, stats) in &current {
+            // A new link counts from its second reading: it may be older than the sample.
+            let previous = self.previous.iter().find(|(other, _)| other == connection);
+            if let Some((_, before)) = previous {
+                add_link(&mut sample, before, stats, length);
+            }
+        }
+        self.previous = current;
+        self.set_pace(sample.is_busy());
+        let before = self.demand.wanted();
+        let wanted = self.demand.on_sample(now, &sample);
+        self.demand
+            .last_change()
+            .filter(|_| wanted != before)
+            .copied()
+    }
+
+    fn set_pace(&mut self, is_busy: bool) {
+        if is_busy {
+            (self.quiet, self.interval) = (0, SAMPLE_INTERVAL);
+            return;
+        }
+        self.quiet = self.quiet.saturating_add(1);
+        if self.quiet > QUIET_SAMPLES {
+            self.interval = (self.interval * 2).min(IDLE_INTERVAL);
+        }
+    }
+}
+
+/// Adds what one link moved between two readings, which are `length` apart.
+fn add_link(sample: &mut Sample, before: &TcpStats, now: &TcpStats, length: Duration) {
+    let (Some(received), Some(acknowledged)) = (
+        now.received_bytes.checked_sub(before.received_bytes),
+        now.acknowledged_bytes
+            .checked_sub(before.acknowledged_bytes),
+    ) else {
+        // Another connection with the same addresses.
+        return;
+    };
+    let since = |count: fn(&TcpStats) -> u32| u64::from(count(now).wrapping_sub(count(before)));
+    let segments = since(|stats| stats.received_segments);
+    let out_of_order = since(|stats| stats.out_of_order_segments);
+    let has_queue = now.rtt > now.min_rtt.mul_f64(QUEUE_RTT);
+    add(
+        &mut sample.received,
+        Traffic {
+            bytes: received,
+            segments,
+            losses: estimated_losses(out_of_order, segments, now.rtt, length),
+            delayed: if has_queue { 0 } else { out_of_order },
+        },
+    );
+    add(
+        &mut sample.sent,
+        Traffic {
+            bytes: acknowledged,
+            segments: since(|stats| stats.sent_segments),
+            losses: since(|stats| stats.retransmitted_segments),
+            delayed: 0,
+        },
+    );
+}
+
+fn add(sum: &mut Traffic, one: Traffic) {
+    sum.bytes += one.bytes;
+    sum.segments += one.segments;
+    sum.losses += one.losses;
+    sum.delayed += one.delayed;
+}
+
+/// Estimates the losses of received segments. A receiver does not see them, but only the segments
+/// that arrive until the retransmission, which are those of a round trip. A segment arrives in order
+/// if none of the `w` segments of the last round trip was lost. With the loss ratio `p`, the part in
+/// order is therefore `(1 - p)^w`, which is about `exp(-p * w)`.
+fn estimated_losses(out_of_order: u64, segments: u64, rtt: Duration, length: Duration) -> u64 {
+    if out_of_order == 0 || segments == 0 || length.is_zero() {
+        return 0;
+    }
+    let segments = segments as f64;
+    let per_round_trip = (segments * rtt.as_secs_f64() / length.as_secs_f64()).max(1.0);
+    // Half a segment, because the logarithm of none is infinite.
+    let in_order = (segments - out_of_order as f64).max(0.5) / segments;
+    let losses = (-in_order.ln() / per_round_trip * segments).round() as u64;
+    losses.clamp(1, out_of_order)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const TICK: Duration = SAMPLE_INTERVAL;
+
+    fn connection(port: u16) -> TcpConnection {
+        TcpConnection {
+            local: ([198, 51, 100, 2], port).into(),
+            peer: ([203, 0, 113, 1], 443).into(),
+            interface: 0,
+        }
+    }
+
+    /// Statistics of a connection that has sent `segments`, and retransmitted `losses` of them.
+    fn sent(segments: u32, losses: u32) -> TcpStats {
+        TcpStats {
+            acknowledged_bytes: u64::from(segments) * 1448,
+            sent_segments: segments,
+            retransmitted_segments: losses,
+            rtt: Duration::from_millis(100),
+            min_rtt: Duration::from_millis(100),
+            ..TcpStats::default()
+        }
+    }
+
+    /// Returns what a link moved between two readings that are half a second apart.
+    fn between(before: &TcpStats, now: &TcpStats) -> Sample {
+        let mut sample = Sample::default();
+        add_link(&mut sample, before, now, TICK);
+        sample
+    }
+
+    #[test]
+    fn differences_survive_counters_that_wrap() {
+        let before = TcpStats {
+            sent_segments: u32::MAX - 9,
+            retransmitted_segments: u32::MAX,
+            ..sent(1000, 0)
+        };
+        let now = TcpStats {
+            sent_segments: 90,
+            retransmitted_segments: 1,
+            ..sent(1100, 0)
+        };
+        let sent = between(&before, &now).sent;
+        assert_eq!((sent.bytes, sent.segments, sent.losses), (144_800, 100, 2));
+    }
+
+    #[test]
+    fn reused_addresses_are_another_connection() {
+        assert_eq!(between(&sent(1000, 5), &sent(400, 1)), Sample::default());
+    }
+
+    #[test]
+    fn receiver_estimates_losses_from_the_segments_behind_them() {
+        let rtt = Duration::from_millis(100);
+        // Ten segments in a round trip: one loss delays them.
+        assert_eq!(estimated_losses(10, 50, rtt, TICK), 1);
+        // A queue of 1,700 segments overflowed once.
+        assert_eq!(estimated_losses(1700, 4300, 2 * rtt, TICK), 1);
+        // Losses in each round trip delay nearly everything: 1 % of 1,133 segments in 200 ms.
+        let many = estimated_losses(2832, 2833, 2 * rtt, TICK);
+        assert!((14..=28).contains(&many), "{many}");
+        assert_eq!(estimated_losses(2833, 2833, 2 * rtt, TICK), many + 2);
+        assert_eq!(estimated_losses(0, 100, rtt, TICK), 0);
+        assert_eq!(estimated_losses(3, 5, Duration::ZERO, TICK), 3);
+    }
+
+    #[test]
+    fn segments_behind_a_loss_count_only_without_a_queue() {
+        let moved = |rtt| {
+            let now = TcpStats {
+                received_bytes: 1 << 20,
+                received_segments: 700,
+                out_of_order_segments: 70,
+                rtt: Duration::from_millis(rtt),
+                min_rtt: Duration::from_millis(100),
+                ..TcpStats::default()
+            };
+            between(&TcpStats::default(), &now).received
+        };
+        assert_eq!((moved(110).delayed, moved(110).losses), (70, 1));
+        assert_eq!((moved(180).delayed, moved(180).losses), (0, 1));
+    }
+
+    #[test]
+    fn links_are_summed_and_new_ones_count_from_their_second_reading() {
+        let mut monitor = LinkMonitor::new(8);
+        let start = Instant::now();
+        let mut at = |tick: u32, readings| {
+            monitor.on_readings(start + TICK * tick, readings);
+            monitor.quiet
+        };
+        at(0, vec![(connection(1), sent(1000, 0))]);
+        let old = (connection(1), sent(1003, 0));
+        assert_eq!(at(1, vec![old, (connection(2), sent(1000, 0))]), 2);
+        assert_eq!(at(2, vec![old, (connection(2), sent(1003, 0))]), 3);
+        let both = vec![
+            (connection(1), sent(1006, 0)),
+            (connection(2), sent(1007, 0)),
+        ];
+        assert_eq!(at(3, both), 0, "seven segments of two links are busy");
+        assert_eq!(at(4, vec![]), 1, "all links are gone");
+    }
+
+    /// Runs the monitor for `time` over a path with one loss in 50 segments. Each of the wanted links
+    /// sends `segments` a second. Returns the numbers wanted, and how often the links were read.
+    async fn run(time: Duration, segments: u32) -> (Vec<usize>, usize) {
+        let (links, reads, start) = (Cell::new(1), Cell::new(0), Instant::now());
+        let mut numbers = Vec::new();
+        let read = || {
+            reads.set(reads.get() + 1);
+            let sent_now = (start.elapsed().as_secs_f64() * f64::from(segments)) as u32;
+            (0..links.get())
+                .map(|port| (connection(port), sent(sent_now, sent_now / 50)))
+                .collect()
+        };
+        let watch = monitor(8, read, |n| {
+            links.set(n as u16);
+            numbers.push(n);
+        });
+        assert!(tokio::time::timeout(time, watch).await.is_err());
+        (numbers, reads.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lossy_transfer_wants_more_links() {
+        let (numbers, reads) = run(Duration::from_secs(60), 200).await;
+        assert_eq!(numbers, [4, 8]);
+        assert!((115..=120).contains(&reads), "{reads} reads");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_role_is_read_rarely() {
+        let (numbers, reads) = run(Duration::from_secs(3600), 0).await;
+        assert_eq!(numbers, []);
+        assert!((720..=830).contains(&reads), "{reads} reads in an hour");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn sample_contains_what_a_connection_moved() {
+        use tokio::{
+            io::{AsyncReadExt, AsyncWriteExt},
+            net::{TcpListener, TcpStream},
+        };
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut dialled = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        let connections = [TcpConnection::of(&accepted).unwrap(), connection(9)];
+        let before = read_all(&connections);
+        assert_eq!(before.len(), 1, "the other connection does not exist");
+        dialled.write_all(&[7; 30_000]).await.unwrap();
+        accepted.read_exact(&mut [0; 30_000]).await.unwrap();
+        let received = between(&before[0].1, &read_all(&connections)[0].1).received;
+        assert_eq!((received.bytes, received.losses), (30_000, 0));
+        assert!(received.segments > 0);
+    }
+}
