@@ -159,7 +159,7 @@ async fn absent_connection_has_no_statistics() {
     drop((accepted, dialled));
     assert_eq!(reader.read(&connection), None);
     assert!(
-        reader.query(&connection).unwrap().is_none(),
+        reader.query(&elsewhere).unwrap().is_none(),
         "an absent connection is no error"
     );
 }

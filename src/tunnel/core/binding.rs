@@ -50,6 +50,8 @@ pub(super) struct BoundLane<B> {
     pub move_request_due: bool,
     /// At a client: the server asks to leave this lane.
     pub is_move_requested: bool,
+    /// At a server: the client has left this lane.
+    pub peer_has_left: bool,
 }
 
 /// How far this end has left a lane.
@@ -167,6 +169,7 @@ impl<B: Clone> Binding<B> {
             transmit_requested: true,
             move_request_due: false,
             is_move_requested: false,
+            peer_has_left: false,
         });
         Some(replaced)
     }

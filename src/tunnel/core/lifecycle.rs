@@ -100,6 +100,7 @@ impl TunnelCore {
             });
         }
         self.effects.status = Some(TunnelStatus::Attached);
+        self.answer_leaves(now);
         Ok(())
     }
 
@@ -161,12 +162,10 @@ impl TunnelCore {
         let state = self.binding.lane_mut(attempt).map(|lane| lane.state);
         match (self.side, state) {
             (TunnelSide::Server, Some(LaneState::Active)) => {
-                self.leave(now, attempt);
-                self.effects.events.push(TunnelEvent::Moved);
-                if self.binding.active().next().is_none() {
-                    let why = Notice::new(Code::PeerLost, "the client left the last lane");
-                    self.lose_all(now, why);
+                if let Some(lane) = self.binding.lane_mut(attempt) {
+                    lane.peer_has_left = true;
                 }
+                self.answer_leaves(now);
             }
             (TunnelSide::Client, Some(LaneState::Left)) => {
                 let left = self.binding.remove(attempt);
@@ -184,6 +183,23 @@ impl TunnelCore {
             (_, Some(LaneState::LeaveDue | LaneState::Left) | None) => {}
         }
         Ok(())
+    }
+
+    /// Leaves the lanes that the client has left, as soon as there is another one: MOVED may arrive
+    /// before the first message on the lane that replaces this one.
+    fn answer_leaves(&mut self, now: Moment) {
+        let active = |lane: &&BoundLane<Channel>| lane.state == LaneState::Active;
+        let lanes = self.binding.lanes().iter().filter(active);
+        let (left, others): (Vec<_>, Vec<_>) = lanes
+            .map(|lane| (lane.bound.attempt, lane.peer_has_left))
+            .partition(|(_, peer_has_left)| *peer_has_left);
+        if others.is_empty() {
+            return;
+        }
+        for (attempt, _) in left {
+            self.leave(now, attempt);
+            self.effects.events.push(TunnelEvent::Moved);
+        }
     }
 
     /// Handles the end of an attachment, whether it carried the tunnel or not.

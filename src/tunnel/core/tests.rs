@@ -334,6 +334,24 @@ fn a_move_ends_after_moved_in_both_directions_and_the_client_closes_the_old_chan
 }
 
 #[test]
+fn a_lane_is_left_only_when_the_server_knows_the_one_that_replaces_it() {
+    let now = Moment::now();
+    let (mut client, mut server, old) = attached(now);
+    let attempt = client.core.next_attempt();
+    client.take_over(now, attempt, TakeoverKind::Join);
+    client.core.leave_replaced(now, attempt, &[old[0].link]);
+    client.settle();
+    // MOVED overtakes the first message on the other link.
+    exchange(now, &mut client, &mut server, FIRST_ATTEMPT);
+    assert!(!server.core.is_detached() && !server.core.is_moving());
+    server.take_over(now, attempt, TakeoverKind::Join);
+    exchange(now, &mut client, &mut server, FIRST_ATTEMPT);
+    for end in [&client, &server] {
+        assert_eq!(end.events, [TunnelEvent::Moved]);
+    }
+}
+
+#[test]
 fn a_lane_that_is_not_left_in_time_is_closed() {
     let start = Moment::now();
     let (mut client, mut server, old) = attached(start);

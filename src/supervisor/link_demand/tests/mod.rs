@@ -216,7 +216,7 @@ fn path_that_never_rewards_more_links_is_tried_less_and_less() {
                 "{pauses:?}"
             );
         }
-        assert!((6..=8).contains(&trials.len()), "{trials:?}");
+        assert!((8..=10).contains(&trials.len()), "{trials:?}");
         // A trial of two steps and its judgement take 4.5 seconds, and a late second step adds some.
         for pair in fixture.changes.windows(2) {
             let ((begun, wanted), (ended, next)) = (pair[0], pair[1]);
@@ -279,7 +279,7 @@ fn lower_number_remains_available_while_the_higher_one_is_held() {
     assert_eq!(fixture.rest(31), 1);
     assert_eq!(fixture.scripted(100, 2, 3), 4, "within the hold of 8");
     assert_eq!(fixture.scripted(400, 8, 20), 4);
-    assert_eq!(fixture.scripted(400, 8, 20), 8, "after the hold");
+    assert_eq!(fixture.scripted(400, 8, 60), 8, "after the hold");
 }
 
 #[test]

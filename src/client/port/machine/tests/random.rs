@@ -54,7 +54,7 @@ impl<'a> World<'a> {
             6..9 if !self.in_flight.is_empty() => self.reply(),
             12 => {
                 let slot = self.random.usize(1..4);
-                let link = link(1_000_000 + self.random.u64(..20));
+                let link = link(1_000_000 + self.further_links.len() as u64);
                 self.further_links.push(link);
                 self.port.on(PortEvent::FurtherLinkUp { slot, link })
             }
