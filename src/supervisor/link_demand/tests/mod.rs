@@ -279,7 +279,7 @@ fn lower_number_remains_available_while_the_higher_one_is_held() {
     assert_eq!(fixture.rest(31), 1);
     assert_eq!(fixture.scripted(100, 2, 3), 4, "within the hold of 8");
     assert_eq!(fixture.scripted(400, 8, 20), 4);
-    assert_eq!(fixture.scripted(400, 8, 60), 8, "after the hold");
+    assert_eq!(fixture.scripted(400, 8, 38), 8, "after the hold");
 }
 
 #[test]
