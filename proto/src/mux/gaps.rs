@@ -35,6 +35,17 @@ impl Gaps {
         oldest.checked_add(GAP_TIMEOUT)
     }
 
+    /// Checks the number of pieces behind gaps.
+    ///
+    /// # Errors
+    /// If there are too many.
+    pub(super) fn check(&self) -> Result<(), MuxError> {
+        if self.pieces > PIECES_MAX {
+            return Err(MuxError::Protocol("too many pieces behind gaps"));
+        }
+        Ok(())
+    }
+
     /// Forgets a stream.
     pub(super) fn remove(&mut self, id: StreamId) {
         if let Some(gap) = self.streams.remove(&id) {
@@ -82,9 +93,6 @@ impl Mux {
         let stream = self.streams.get_mut(&id)?;
         let outcome = self.credit.track(&mut stream.receive, change);
         self.gaps.update(now, id, &stream.receive);
-        if self.gaps.pieces > PIECES_MAX {
-            return Some(Err(MuxError::Protocol("too many pieces behind gaps")));
-        }
         Some(outcome)
     }
 

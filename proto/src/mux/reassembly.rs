@@ -53,6 +53,8 @@ impl Reassembly {
         mut bytes: Bytes,
         is_discarded: bool,
     ) -> Result<u64, MuxError> {
+        // First, so that an error leaves nothing behind.
+        self.compare(offset, &bytes)?;
         let before = self.bytes;
         while !bytes.is_empty() {
             let end = offset.saturating_add(bytes.len() as u64);
@@ -73,22 +75,29 @@ impl Reassembly {
                 self.insert(piece_end, rest, is_discarded);
             }
             let at = usize::try_from(begin.saturating_sub(offset)).unwrap_or(usize::MAX);
-            let repeated = bytes.split_off(at.min(bytes.len()));
-            self.compare(begin.max(offset), &repeated)?;
+            bytes.truncate(at);
             offset = offset.min(begin);
         }
         Ok(self.bytes.saturating_sub(before))
     }
 
-    /// Compares repeated bytes from `offset` with the piece that contains them.
-    fn compare(&self, offset: u64, repeated: &[u8]) -> Result<(), MuxError> {
-        let Some((&begin, piece)) = self.pieces.range(..=offset).next_back() else {
-            return Ok(());
+    /// Compares bytes from `offset` with the pieces that they repeat.
+    fn compare(&self, offset: u64, bytes: &[u8]) -> Result<(), MuxError> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        let part = |content: &[u8], from: u64, to: u64, base: u64| {
+            let at = |offset: u64| usize::try_from(offset.saturating_sub(base)).ok();
+            Some(content.get(at(from)?..at(to)?)?.to_vec())
         };
-        let at = usize::try_from(offset.saturating_sub(begin)).unwrap_or(usize::MAX);
-        let known = piece.content.get(at..at.saturating_add(repeated.len()));
-        if !piece.content.is_empty() && known != Some(repeated) {
-            return Err(MuxError::Protocol("DATA contradicts earlier DATA"));
+        for (&begin, piece) in self.pieces.range(..end).rev() {
+            let piece_end = begin.saturating_add(piece.length);
+            if piece_end <= offset {
+                break;
+            }
+            let (from, to) = (begin.max(offset), piece_end.min(end));
+            let known = part(&piece.content, from, to, begin);
+            if !piece.content.is_empty() && known != part(bytes, from, to, offset) {
+                return Err(MuxError::Protocol("DATA contradicts earlier DATA"));
+            }
         }
         Ok(())
     }

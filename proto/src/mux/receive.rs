@@ -221,6 +221,7 @@ impl Mux {
         if !self.window.receive(now, length) {
             return Err(MuxError::FlowControl("data beyond the tunnel window"));
         }
+        self.gaps.check()?;
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };

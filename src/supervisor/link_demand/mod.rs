@@ -63,6 +63,9 @@ const TRIAL: Duration = Duration::from_secs(3);
 /// new links.
 const JUDGED_SAMPLES: usize = 4;
 
+/// The samples that show the rate before a trial.
+const LIMITED_SAMPLES: usize = 3;
+
 /// The growth of the rate that keeps the links of a trial. Smaller differences are noise, and do not
 /// pay for the links.
 const REWARD: f64 = 1.2;
@@ -386,15 +389,10 @@ impl Direction {
         rate_of(self.samples.iter())
     }
 
-    /// Returns the rate that losses limit. Samples before the first loss may contain the start of the
-    /// transfer, so they count only if they make the rate higher.
+    /// Returns the rate that losses limit: that of the latest samples. Earlier ones may contain the
+    /// start of the transfer, which is faster than what follows its first losses.
     fn limited_rate(&self) -> f64 {
-        let first = self.with_losses().next_back().map(|sample| sample.at);
-        let limited = self
-            .samples
-            .iter()
-            .take_while(|sample| first.is_none_or(|first| sample.at >= first));
-        rate_of(limited).max(self.rate())
+        rate_of(self.samples.iter().take(LIMITED_SAMPLES))
     }
 
     /// Returns the rate that a trial is judged by, once there are enough samples.
