@@ -22,7 +22,9 @@ use report_proto::{
     crypto::{EncryptMethod, PortKeys},
     frame::{Frame, Notice},
     id::Id,
-    mux::{Mux, MuxEvent, Parameters, PeerGrant, StreamId, StreamRead, TunnelSide, WindowSize},
+    mux::{
+        LaneId, Mux, MuxEvent, Parameters, PeerGrant, StreamId, StreamRead, TunnelSide, WindowSize,
+    },
 };
 use tokio::{
     runtime::Runtime,
@@ -155,11 +157,11 @@ impl MuxPair {
         loop {
             let mut message = std::mem::take(&mut self.message);
             let (from, to) = ends(self);
-            from.handle_timeout(now);
-            if !from.poll_transmit(now, &mut message, MAX_PAYLOAD) {
+            from.handle_timeout(now).expect("no gap");
+            if !from.poll_transmit(now, LaneId::FIRST, &mut message, MAX_PAYLOAD) {
                 break;
             }
-            to.handle_message(now, message.split().freeze())
+            to.handle_message(now, LaneId::FIRST, message.split().freeze())
                 .expect("our own message");
             while let Some(
                 MuxEvent::Opened { .. } | MuxEvent::Readable(_) | MuxEvent::Writable(_),

@@ -6,10 +6,13 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use report::{bench::BenchRequest, tunnel::origin::Origin};
-use report_proto::mux::{Mux, MuxEvent, Parameters, PeerGrant, TunnelSide, WindowSize};
+use report_proto::mux::{LaneId, Mux, MuxEvent, Parameters, PeerGrant, TunnelSide, WindowSize};
+
+/// A second lane beside the first.
+const SECOND: LaneId = LaneId(1);
 
 const PARAMETERS: Parameters = Parameters {
     stream_window: WindowSize {
@@ -37,9 +40,22 @@ fuzz_target!(|messages: Vec<Vec<u8>>| {
             let mut list = BytesMut::new();
             mux.write_resume(&mut list, 64);
             assert!(list.len() <= 64);
-            mux.resume(now);
+            mux.resume(now, LaneId::FIRST);
         }
-        if mux.handle_message(now, Bytes::from(message)).is_err() {
+        // The first byte selects one of two lanes, and may end the second one.
+        let lane = match message.first() {
+            Some(first) if first & 0x40 != 0 => SECOND,
+            _ => LaneId::FIRST,
+        };
+        match message.first() {
+            Some(first) if first & 0x80 != 0 => mux.lose_lane(now, SECOND),
+            _ => mux.add_lane(now, SECOND),
+        }
+        let mut content = Bytes::from(message);
+        if !content.is_empty() {
+            content.advance(1);
+        }
+        if mux.handle_message(now, lane, content).is_err() {
             return;
         }
         assert!(mux.held_bytes() <= PARAMETERS.tunnel_window.max);
@@ -52,8 +68,10 @@ fuzz_target!(|messages: Vec<Vec<u8>>| {
             }
         }
         let mut out = BytesMut::new();
-        while mux.poll_transmit(now, &mut out, 8192) {
-            out.clear();
+        for lane in [LaneId::FIRST, SECOND] {
+            while mux.poll_transmit(now, lane, &mut out, 8192) {
+                out.clear();
+            }
         }
     }
 });
