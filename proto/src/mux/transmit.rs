@@ -105,6 +105,9 @@ impl Mux {
                 && self.is_lane_open(lane.id, load)
                 && self.transmit_data(lane, out, begin, data_end)
             {}
+            if load.has_control() && (out.len() > start || self.lane_flows.is_report_due()) {
+                self.transmit_reports(out, end);
+            }
             if out.len() > start {
                 self.piggyback_acks(out, end);
             }
@@ -146,16 +149,20 @@ impl Mux {
         {
             put_frame(out, end, &TunnelFrame::Lost { lane: lost });
         }
+        self.transmit_credit(now, out, end);
+        if self.resume_state.is_flowing() {
+            self.transmit_opens(lane.id, out, end);
+            self.transmit_ends(lane.id, out, end);
+        }
+    }
+
+    /// Appends what has arrived on each of several lanes.
+    fn transmit_reports(&mut self, out: &mut BytesMut, end: usize) {
         while !self.lanes.is_single()
             && has_room(out, end)
             && let Some((lane, bytes)) = self.lane_flows.next_report()
         {
             put_frame(out, end, &TunnelFrame::Received { lane, bytes });
-        }
-        self.transmit_credit(now, out, end);
-        if self.resume_state.is_flowing() {
-            self.transmit_opens(lane.id, out, end);
-            self.transmit_ends(lane.id, out, end);
         }
     }
 
