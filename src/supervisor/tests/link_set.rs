@@ -368,12 +368,18 @@ fn uplinks_to_several_masters_have_different_slots() {
 #[tokio::test(start_paused = true)]
 async fn log_names_the_events_of_the_first_link_only() {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::INFO)
-        .with_ansi(false)
-        .with_writer(log.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let subscriber = |log: Log| {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(log)
+            .finish()
+    };
+    // With a single subscriber, the first thread that reaches an event decides whether it is
+    // enabled. That may be the thread of another test, which has none.
+    let _another = tracing::Dispatch::new(subscriber(Log::default()));
+    let _guard = tracing::subscriber::set_default(subscriber(log.clone()));
+    tracing::callsite::rebuild_interest_cache();
     let mut fixture = Fixture::of_links(1, 8);
     let mut links = vec![fixture.accept().await];
     links.extend(fixture.want(8, 0, 7).await);
