@@ -14,6 +14,17 @@ const SMALL_BYTES: usize = 2048;
 /// piece.
 const EMPTY_CAPACITY: usize = 4;
 
+/// Joins two pieces that are short enough.
+pub(super) fn join_small(first: &[u8], second: &[u8]) -> Option<Bytes> {
+    if first.len() > SMALL_BYTES || second.len() > SMALL_BYTES {
+        return None;
+    }
+    let mut joined = BytesMut::with_capacity(first.len().saturating_add(second.len()));
+    joined.extend_from_slice(first);
+    joined.extend_from_slice(second);
+    Some(joined.freeze())
+}
+
 /// An ordered sequence of bytes in pieces.
 #[derive(Debug, Default)]
 pub(super) struct ByteQueue {
@@ -23,15 +34,11 @@ pub(super) struct ByteQueue {
 impl ByteQueue {
     /// Appends a piece.
     pub(super) fn push(&mut self, piece: Bytes) {
-        match self.pieces.back_mut() {
-            Some(last) if last.len() <= SMALL_BYTES && piece.len() <= SMALL_BYTES => {
-                let mut joined = BytesMut::with_capacity(last.len().saturating_add(piece.len()));
-                joined.extend_from_slice(last);
-                joined.extend_from_slice(&piece);
-                *last = joined.freeze();
-            }
-            _ if piece.is_empty() => {}
-            _ => self.pieces.push_back(piece),
+        let last = self.pieces.back_mut();
+        match last.and_then(|last| Some((join_small(last, &piece)?, last))) {
+            Some((joined, last)) => *last = joined,
+            None if piece.is_empty() => {}
+            None => self.pieces.push_back(piece),
         }
     }
 

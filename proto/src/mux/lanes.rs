@@ -243,7 +243,7 @@ impl Mux {
             }
         }
         self.restart_gaps(now);
-        self.reschedule();
+        self.adapt_to_lanes();
         self.update_budget();
     }
 
@@ -255,7 +255,6 @@ impl Mux {
     /// Puts every stream with data to send into the round of its kind, because the number of lanes
     /// has changed.
     fn reschedule(&mut self) {
-        self.window.set_lanes(self.lanes.live.len());
         for id in self.sorted_streams() {
             if self
                 .streams
@@ -265,6 +264,12 @@ impl Mux {
                 self.schedule_data(id);
             }
         }
+        self.adapt_to_lanes();
+    }
+
+    /// Adapts what depends on the number of lanes, after the streams are in the rounds for it.
+    fn adapt_to_lanes(&mut self) {
+        self.window.set_lanes(self.lanes.live.len());
         if self.lanes.is_single() {
             self.urgent = Default::default();
         }

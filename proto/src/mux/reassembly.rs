@@ -3,12 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use super::MuxError;
-
-/// A piece of up to this many bytes is joined to the piece before it, if that is as short.
-const SMALL_BYTES: usize = 2048;
+use super::{MuxError, byte_queue::join_small};
 
 /// Pieces beyond a gap, by offset. They do not overlap.
 #[derive(Debug, Default)]
@@ -84,18 +81,14 @@ impl Reassembly {
     /// Compares bytes from `offset` with the pieces that they repeat.
     fn compare(&self, offset: u64, bytes: &[u8]) -> Result<(), MuxError> {
         let end = offset.saturating_add(bytes.len() as u64);
-        let part = |content: &[u8], from: u64, to: u64, base: u64| {
-            let at = |offset: u64| usize::try_from(offset.saturating_sub(base)).ok();
-            Some(content.get(at(from)?..at(to)?)?.to_vec())
-        };
         for (&begin, piece) in self.pieces.range(..end).rev() {
             let piece_end = begin.saturating_add(piece.length);
             if piece_end <= offset {
                 break;
             }
             let (from, to) = (begin.max(offset), piece_end.min(end));
-            let known = part(&piece.content, from, to, begin);
-            if !piece.content.is_empty() && known != part(bytes, from, to, offset) {
+            let known = part(&piece.content, begin, from, to);
+            if !piece.content.is_empty() && known != part(bytes, offset, from, to) {
                 return Err(MuxError::Protocol("DATA contradicts earlier DATA"));
             }
         }
@@ -110,14 +103,9 @@ impl Reassembly {
         if let Some((begin, piece)) = before
             && begin.saturating_add(piece.length) == offset
             && piece.content.is_empty() == content.is_empty()
-            && piece.content.len() <= SMALL_BYTES
-            && content.len() <= SMALL_BYTES
+            && let Some(joined) = join_small(&piece.content, &content)
         {
-            let mut joined =
-                BytesMut::with_capacity(piece.content.len().saturating_add(content.len()));
-            joined.extend_from_slice(&piece.content);
-            joined.extend_from_slice(&content);
-            piece.content = joined.freeze();
+            piece.content = joined;
             piece.length = piece.length.saturating_add(length);
             return;
         }
@@ -154,6 +142,12 @@ impl Reassembly {
     pub(super) fn clear(&mut self) {
         *self = Reassembly::default();
     }
+}
+
+/// Returns the part between two offsets of bytes that begin at `begin`.
+fn part(bytes: &[u8], begin: u64, from: u64, to: u64) -> Option<&[u8]> {
+    let at = |offset: u64| usize::try_from(offset.saturating_sub(begin)).ok();
+    bytes.get(at(from)?..at(to)?)
 }
 
 #[cfg(test)]

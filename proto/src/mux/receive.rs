@@ -210,12 +210,16 @@ impl Mux {
             return Err(MuxError::Protocol("DATA without bytes"));
         }
         let frame_bytes = bytes.len() as u64;
-        let Some(stream) = self.find_stream(id)? else {
+        if self.find_stream(id)?.is_none() {
             return Ok(());
-        };
-        let had_end = stream.receive.end().is_some();
-        let received = self.change_receive(now, id, |receive| receive.receive(offset, bytes));
-        let Some(length) = received.transpose()?.filter(|length| *length > 0) else {
+        }
+        let received = self.change_receive(now, id, |receive| {
+            let had_end = receive.end().is_some();
+            let length = receive.receive(offset, bytes)?;
+            Ok((length, receive.end().is_some() && !had_end))
+        });
+        let Some((length, has_ended)) = received.transpose()?.filter(|(length, _)| *length > 0)
+        else {
             return Ok(());
         };
         if !self.window.receive(now, length) {
@@ -227,7 +231,6 @@ impl Mux {
         };
         // Data that no application will read still counts, so that its credit returns.
         let unwanted = stream.released || matches!(stream.send.end(), Some(StreamEnd::Reset(_)));
-        let has_ended = stream.receive.end().is_some() && !had_end;
         if unwanted {
             self.discard(now, id);
         } else {

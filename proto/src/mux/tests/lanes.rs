@@ -25,14 +25,8 @@ fn pair_with_two_lanes() -> (Pair, StreamId) {
     pair.client.add_lane(pair.now, BULK);
     pair.server.add_lane(pair.now, BULK);
     // More lanes need a larger window, of which each end tells the other.
-    for message in messages(&mut pair.client, pair.now, CONTROL) {
-        let server = &mut pair.server;
-        server.handle_message(pair.now, CONTROL, message).unwrap();
-    }
-    for message in messages(&mut pair.server, pair.now, CONTROL) {
-        let client = &mut pair.client;
-        client.handle_message(pair.now, CONTROL, message).unwrap();
-    }
+    carry(&mut pair.client, &mut pair.server, pair.now, CONTROL);
+    carry(&mut pair.server, &mut pair.client, pair.now, CONTROL);
     (pair, stream)
 }
 
@@ -44,6 +38,13 @@ fn messages(mux: &mut Mux, now: Instant, lane: LaneId) -> Vec<Bytes> {
             .then(|| out.freeze())
     })
     .collect()
+}
+
+/// Carries what one end sends now on `lane` to the other.
+fn carry(from: &mut Mux, to: &mut Mux, now: Instant, lane: LaneId) {
+    for message in messages(from, now, lane) {
+        to.handle_message(now, lane, message).unwrap();
+    }
 }
 
 fn content(length: usize) -> Bytes {
@@ -159,23 +160,11 @@ fn the_end_of_a_forgotten_stream_is_acknowledged_again() {
     pair.server.finish(stream);
     pair.client.release(pair.now, stream);
     pair.server.release(pair.now, stream);
-    for message in messages(&mut pair.client, pair.now, CONTROL) {
-        pair.server
-            .handle_message(pair.now, CONTROL, message)
-            .unwrap();
-    }
-    for message in messages(&mut pair.server, pair.now, CONTROL) {
-        pair.client
-            .handle_message(pair.now, CONTROL, message)
-            .unwrap();
-    }
+    carry(&mut pair.client, &mut pair.server, pair.now, CONTROL);
+    carry(&mut pair.server, &mut pair.client, pair.now, CONTROL);
     pair.now += Duration::from_secs(1);
     pair.client.handle_timeout(pair.now).unwrap();
-    for message in messages(&mut pair.client, pair.now, CONTROL) {
-        pair.server
-            .handle_message(pair.now, CONTROL, message)
-            .unwrap();
-    }
+    carry(&mut pair.client, &mut pair.server, pair.now, CONTROL);
     // The server's acknowledgement is lost with its lane, and the server has forgotten the stream.
     pair.server.handle_timeout(pair.now).unwrap();
     messages(&mut pair.server, pair.now, CONTROL);
@@ -186,14 +175,10 @@ fn the_end_of_a_forgotten_stream_is_acknowledged_again() {
     pair.client.add_lane(pair.now, LaneId(2));
     pair.server.add_lane(pair.now, LaneId(2));
     for lane in [BULK, LaneId(2)] {
-        for message in messages(&mut pair.client, pair.now, lane) {
-            pair.server.handle_message(pair.now, lane, message).unwrap();
-        }
+        carry(&mut pair.client, &mut pair.server, pair.now, lane);
     }
     for lane in [BULK, LaneId(2)] {
-        for message in messages(&mut pair.server, pair.now, lane) {
-            pair.client.handle_message(pair.now, lane, message).unwrap();
-        }
+        carry(&mut pair.server, &mut pair.client, pair.now, lane);
     }
     assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
 }
