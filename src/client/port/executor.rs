@@ -6,7 +6,7 @@ mod attach;
 use std::{
     collections::{BTreeMap, VecDeque},
     mem,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Instant,
 };
 
@@ -131,17 +131,17 @@ impl PortExecutor {
     /// Handles a link that will be closed.
     pub(super) fn link_retiring(&mut self, outbox: &Arc<Outbox>) {
         if let Some(link) = self.link_of(outbox) {
+            link.is_retiring = true;
             let (slot, id) = (link.slot, link.id());
-            link.is_retiring.store(true, Ordering::Relaxed);
             if slot != 0 {
                 self.handle(PortEvent::FurtherLinkRetiring(id));
             }
         }
     }
 
-    fn link_of(&self, outbox: &Arc<Outbox>) -> Option<&PortLink> {
+    fn link_of(&mut self, outbox: &Arc<Outbox>) -> Option<&mut PortLink> {
         self.links
-            .iter()
+            .iter_mut()
             .find(|link| Arc::ptr_eq(&link.outbox, outbox))
     }
 

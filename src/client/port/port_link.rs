@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use tracing::{error, info};
@@ -20,7 +20,7 @@ pub(in crate::client) struct PortLink {
     /// The slot of the link; 0 is the first.
     pub(super) slot: usize,
     /// Whether the lanes of this link are to be left.
-    pub(super) is_retiring: Arc<AtomicBool>,
+    pub(super) is_retiring: bool,
     /// Number of channels allocated so far. The counter cannot wrap, unlike a channel number.
     channels: Arc<AtomicU64>,
     /// Requests another link before the channel numbers are used up.
@@ -37,7 +37,7 @@ impl PortLink {
         PortLink {
             outbox: Arc::clone(outbox),
             slot,
-            is_retiring: Arc::default(),
+            is_retiring: false,
             channels: Arc::default(),
             move_requests: move_requests.clone(),
         }
@@ -55,7 +55,7 @@ impl PortLink {
 
     /// Returns whether the link carries new lanes.
     pub(super) fn is_usable(&self) -> bool {
-        !self.has_ended() && !self.is_retiring.load(Ordering::Relaxed)
+        !self.has_ended() && !self.is_retiring
     }
 
     /// Allocates an unused channel number, while there is one.
