@@ -2,9 +2,11 @@
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::{Mutex, PoisonError},
 };
+
+use socket2::{Domain, Socket, Type};
 
 /// The range is below the one from which the kernel takes the ports of outgoing connections (32768
 /// and up by default). So no connection can take a port between its choice and the daemon's bind.
@@ -35,17 +37,30 @@ pub(crate) fn free() -> SocketAddr {
         if taken.numbers.contains(&port) {
             continue;
         }
-        let (Ok(reservation), Ok(_)) = (
-            UdpSocket::bind((RESERVATION, port)),
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)),
-        ) else {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let Ok(reservation) = UdpSocket::bind((RESERVATION, port)) else {
             continue;
         };
+        if !is_free(address) {
+            continue;
+        }
         taken.numbers.insert(port);
         taken.reservations.push(reservation);
-        return SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        return address;
     }
     panic!("no free port in {RANGE:?}");
+}
+
+/// Whether a listener could bind the address. The socket that shows it does not listen, so it keeps
+/// no listener from the address: a child process of another test holds a copy of it until it has
+/// started its program.
+fn is_free(address: SocketAddr) -> bool {
+    let bind = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    };
+    bind().is_ok()
 }
 
 /// Whether a process listens at the address. The kernel's table answers, so the listener sees no
