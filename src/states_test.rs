@@ -38,15 +38,15 @@ fn grouped(number: usize) -> String {
 
 /// Returns every state with the constants that bound it.
 fn states() -> BTreeMap<&'static str, StateBounds> {
-    let mut states = link_states();
+    let mut states = connection_states();
+    states.extend(link_states());
     states.extend(tunnel_states());
     states
 }
 
-/// Returns the states of connections and links with the constants that bound them.
-fn link_states() -> BTreeMap<&'static str, StateBounds> {
+/// Returns the states of connections that are not a link yet, with the constants that bound them.
+fn connection_states() -> BTreeMap<&'static str, StateBounds> {
     let timing = MasterTiming::default();
-    let keep_alive = link::KeepAliveTiming::default();
     let limits = MasterLimits::default();
     let memory = config::MasterLimitsConfig::default().memory.bytes();
     assert_eq!(
@@ -73,6 +73,13 @@ fn link_states() -> BTreeMap<&'static str, StateBounds> {
             "part of the first message",
             state(&[timing.authentication], &[link::authenticate::MAX_FIRST]),
         ),
+    ])
+}
+
+/// Returns the states of links and of their channels, with the constants that bound them.
+fn link_states() -> BTreeMap<&'static str, StateBounds> {
+    let keep_alive = link::KeepAliveTiming::default();
+    BTreeMap::from([
         (
             "link that says nothing",
             state(&[keep_alive.timeout, keep_alive.answer_timeout], &[]),

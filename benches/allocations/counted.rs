@@ -4,16 +4,19 @@
 //! role. Sockets connect the roles, as between processes.
 
 use std::{
-    collections::HashMap, net::SocketAddr, num::NonZeroUsize, sync::Arc, thread, time::Duration,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    thread,
+    time::Duration,
 };
 
 use allocation_counter::AllocationInfo;
 use anyhow::Context;
 use report::{
     client::{Client, ClientParameters, ClientPort},
-    config::{ClientConfig, LinkConfig},
+    config::{ClientConfig, LinkConfig, MasterConfig, Secret, ServerConfig},
     link::KeepAliveTiming,
-    master::{Fallback, Master, MasterLimits, MasterParameters, MasterTiming, TrustedProxies},
+    master::{Master, MasterParameters, TrustedProxies},
     net::dial::{DialParameters, Dialer},
     random,
     server::{self, ServerParameters, ServerPort},
@@ -210,21 +213,20 @@ impl RoleThread {
     }
 }
 
+/// Returns the master key as in a configuration.
+fn master_key() -> Secret {
+    Secret::new(MASTER_KEY.to_owned())
+}
+
 async fn start_master() -> anyhow::Result<(RoleThread, SocketAddr)> {
     let (listening, address) = oneshot::channel();
     let master = RoleThread::start(move |cancel| async move {
+        let listen_at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let config = MasterConfig::new(listen_at.to_string().parse()?, master_key());
+        let key = LinkKey::derive(Some(MASTER_KEY));
         let master = Master::bind(MasterParameters {
-            listen_at: vec!["127.0.0.1:0".parse()?],
-            path: "/".to_owned(),
-            link_key: LinkKey::derive(Some(MASTER_KEY)),
-            tls: None,
-            healthz: false,
-            fallback: Fallback::default(),
             trusted_proxies: TrustedProxies::default(),
-            proxy_protocol: false,
-            limits: MasterLimits::default(),
-            timing: MasterTiming::default(),
-            threads: NonZeroUsize::MIN,
+            ..MasterParameters::new(&config, vec![listen_at], key, NonZeroUsize::MIN)
         })?;
         // Somebody waits for it, or the run has ended.
         let _ = listening.send(master.local_addr());
@@ -244,20 +246,19 @@ fn start_server(
 ) -> anyhow::Result<RoleThread> {
     let (uplink, port) = (uplink(master, Role::Server)?, port(method));
     Ok(RoleThread::start(move |cancel| async move {
-        let id = port.keys.id;
         let offered = ServerPort {
             port,
             host: service.ip().to_string(),
             tcp_port: service.port(),
             proxy_protocol: false,
         };
+        let link = LinkConfig::new(master.to_string().parse()?);
+        let config = ServerConfig::new(link, master_key(), Vec::new());
         let parameters = ServerParameters {
             bench: false,
-            ports: HashMap::from([(id, Arc::new(offered))]),
             connect_timeout: START_TIMEOUT,
-            limits: server::QuotaLimits::default(),
-            instance: uplink.instance,
-            link_sets: LinkSet::each(uplink, 1),
+            link_sets: LinkSet::each(uplink.clone(), 1),
+            ..ServerParameters::new(&config, uplink, vec![offered])
         };
         server::run(parameters, cancel, Duration::ZERO).await;
         Ok(())

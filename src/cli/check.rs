@@ -9,9 +9,10 @@ use std::{
 
 use anyhow::bail;
 
-use super::{config_text::describe, roles::tls_files, warnings::warnings};
+use super::{config_text::describe, warnings::warnings};
 use crate::{
     config::{self, FieldPath, LinkConfig, MasterAddress, RoleConfig, Warning},
+    master::MasterTlsFiles,
     net::{
         dial::Bind,
         tls::{self, TlsError},
@@ -47,7 +48,7 @@ fn certificates(role: &RoleConfig) -> Result<(), TlsError> {
         RoleConfig::Master(master) => master
             .tls
             .as_ref()
-            .map(|files| tls_files(files).acceptor())
+            .map(|files| MasterTlsFiles::new(files).acceptor())
             .transpose()
             .map(drop),
         RoleConfig::Server(server) => authorities(&server.link),

@@ -1,6 +1,7 @@
 //! `report doctor`: diagnoses the path of a role and prints evidence, causes and remedies.
 
 use std::{
+    borrow::Cow,
     io::{self, IsTerminal, Write as _},
     process::ExitCode,
     time::{Duration, Instant},
@@ -151,17 +152,11 @@ fn load_configuration(
         }
         Err(error) => {
             for problem in &error.problems {
-                let diagnosis = Diagnosis::new(
-                    DiagnosisCode::ConfigurationInvalid,
-                    describe_problem(problem),
-                    "",
-                    "correct the file",
-                );
                 report.record(DoctorStep::failed(
                     "configuration",
                     &subject,
                     started.elapsed(),
-                    diagnosis,
+                    problem_diagnosis(problem),
                 ));
             }
             None
@@ -169,8 +164,8 @@ fn load_configuration(
     }
 }
 
-/// Describes a problem without the name of the file, which is the step's subject.
-fn describe_problem(problem: &ConfigProblem) -> String {
+/// Returns the diagnosis of a problem. It does not name the file, which is the step's subject.
+fn problem_diagnosis(problem: &ConfigProblem) -> Diagnosis {
     let ConfigProblem {
         position,
         field,
@@ -181,7 +176,17 @@ fn describe_problem(problem: &ConfigProblem) -> String {
     });
     let field = Some(field.to_string()).filter(|field| !field.is_empty());
     let field = field.map_or_else(String::new, |field| format!("{field} "));
-    format!("{position}{field}{fault}")
+    let remedy = fault
+        .remedy()
+        .map_or(Cow::Borrowed("correct the file"), |remedy| {
+            Cow::Owned(remedy.into_owned())
+        });
+    Diagnosis::new(
+        DiagnosisCode::ConfigurationInvalid,
+        format!("{position}{field}{fault:#}"),
+        "",
+        remedy,
+    )
 }
 
 fn describe_role(role: &RoleConfig) -> String {
@@ -295,7 +300,38 @@ fn colour() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    #[test]
+    fn a_problem_of_the_file_has_its_own_remedy() {
+        let port = r#"{"local_address": "127.0.0.1", "port_key": "p", "encrypt_method": "rot13"}"#;
+        let text = format!(
+            r#"{{"mode": "client", "master": "host:1", "hold_timeout": "2h", "ports": [{port}]}}"#
+        );
+        let error = config::parse(&text, Path::new("c.json"), &|_| None).expect_err("invalid");
+        let found: Vec<_> = error.problems.iter().map(problem_diagnosis).collect();
+        for (evidence, remedy) in [
+            ("hold_timeout is \"2h\"", "write seconds"),
+            (
+                "(\"127.0.0.1\") has no port",
+                "write it as \"127.0.0.1:PORT\"",
+            ),
+            ("encrypt_method is \"rot13\"", "use one of "),
+        ] {
+            assert!(
+                found
+                    .iter()
+                    .any(|diagnosis| diagnosis.evidence.ends_with(evidence)
+                        && diagnosis.remedy.starts_with(remedy)),
+                "{evidence}: {found:?}"
+            );
+        }
+        let error = config::parse("{", Path::new("c.json"), &|_| None).expect_err("no JSON");
+        let found = error.problems.first().map(problem_diagnosis);
+        assert_eq!(found.expect("a problem").remedy, "correct the file");
+    }
 
     #[test]
     fn scales_have_a_limited_range() {

@@ -1,7 +1,7 @@
-//! Builds a running role from a configuration. This module derives all secrets and fills the
-//! parameter structs of each layer.
+//! Builds a running role from a configuration. This module derives all secrets, builds the uplink
+//! and the ports, and applies the limits of the process. Each role reads its own fields.
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -9,18 +9,16 @@ use super::threads;
 use crate::{
     client::{Client, ClientParameters, ClientPort},
     config::{
-        self, ByteSize, ClientConfig, Config, FallbackConfig, HostPort, LinkConfig, MasterChoice,
-        MasterConfig, PortConfig, RoleConfig, ServerConfig,
+        ByteSize, ClientConfig, Config, HostPort, LinkConfig, MasterChoice, MasterConfig,
+        PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
     },
     diagnosis::{Diagnosis, DiagnosisCode},
     link::KeepAliveTiming,
-    master::{
-        self, Fallback, Master, MasterLimits, MasterParameters, MasterTiming, TrustedProxies,
-    },
+    master::{Fallback, Master, MasterLimits, MasterParameters},
     net::{dial::Dialer, file_limit, tls::TlsError},
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
-    supervisor::{DialStrategy, LinkSet, MoveRequests, Uplink},
+    supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
 use report_proto::{
@@ -35,10 +33,6 @@ const STREAM_WINDOW_INITIAL: ByteSize = ByteSize::kib(16);
 
 /// The initial window of a tunnel.
 const TUNNEL_WINDOW_INITIAL: ByteSize = ByteSize::mib(1);
-
-/// A link times out after two keep-alive intervals plus this margin for slow paths. The protocol's
-/// 45 s is the minimum.
-const KEEPALIVE_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 
 /// A role whose listeners are bound. Errors at startup can no longer occur.
 pub(super) enum PreparedRole {
@@ -94,37 +88,12 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
     for address in config.listen_at.iter() {
         listen_at.extend(resolve(address).await?);
     }
-    let limits = MasterLimits {
-        links: *config.limits.links as usize,
-        links_per_address: *config.limits.links_per_address as usize,
-        ports_per_link: *config.limits.ports_per_link,
-        channels_per_link: *config.limits.channels_per_link,
-        header_bytes: config.limits.header_bytes.bytes(),
-        memory_bytes: config.limits.memory.bytes(),
-    };
-    let limits = within_open_files(
-        limits,
-        matches!(config.fallback, FallbackConfig::Server { .. }),
-    );
-    let trusted_proxies = config.trusted_proxies.iter().map(|network| network.0);
-    // The terms of a link contain whole seconds.
-    let heartbeat = Duration::from_secs(config.heartbeat.as_secs());
-    Ok(Master::bind(MasterParameters {
-        listen_at,
-        path: config.path.to_string(),
-        link_key: LinkKey::derive(Some(config.master_key.expose())),
-        tls: config.tls.as_ref().map(tls_files),
-        healthz: config.healthz,
-        fallback: fallback(&config.fallback),
-        trusted_proxies: TrustedProxies::new(trusted_proxies.collect()),
-        proxy_protocol: config.proxy_protocol,
-        limits,
-        timing: MasterTiming {
-            keep_alive: timing(heartbeat),
-            ..MasterTiming::default()
-        },
-        threads: threads::link_threads()?,
-    })?)
+    let link_key = LinkKey::derive(Some(config.master_key.expose()));
+    let mut parameters =
+        MasterParameters::new(config, listen_at, link_key, threads::link_threads()?);
+    let relays = matches!(parameters.fallback, Fallback::Server { .. });
+    parameters.limits = within_open_files(parameters.limits, relays);
+    Ok(Master::bind(parameters)?)
 }
 
 /// Descriptors that a server needs besides connections to services: links, name lookups, logs. At
@@ -156,29 +125,6 @@ fn open_files_limit() -> Option<usize> {
 /// The remedy for a low limit of open files.
 const RAISE_LIMIT_HINT: &str =
     "raise the limit of open files (LimitNOFILE= in systemd, ulimit -Hn in a shell)";
-
-/// The TLS files of a master.
-pub(super) fn tls_files(config: &config::TlsFilesConfig) -> master::MasterTlsFiles {
-    master::MasterTlsFiles {
-        cert: config.cert.to_path_buf(),
-        key: config.key.to_path_buf(),
-        client_ca: config.client_ca.as_deref().cloned(),
-    }
-}
-
-fn fallback(config: &FallbackConfig) -> Fallback {
-    match config.clone() {
-        FallbackConfig::NotFound => Fallback::NotFound,
-        FallbackConfig::Files(folder) => Fallback::Files(folder.to_path_buf()),
-        FallbackConfig::Server {
-            address,
-            proxy_protocol,
-        } => Fallback::Server {
-            address: (address.host, address.port),
-            proxy_protocol,
-        },
-    }
-}
 
 /// The host of a listen address cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -232,31 +178,25 @@ pub(super) async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, Liste
 
 fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     let process_shared = process_shared(*config.limits.memory);
-    let ports = config.ports.iter().map(|port| {
-        let parameters = port_parameters(port, &config.link, &process_shared);
+    let server_port = |port: &PortConfig| {
         let HostPort {
             host,
             port: tcp_port,
         } = port.local_address.clone();
-        (
-            parameters.keys.id,
-            Arc::new(ServerPort {
-                port: parameters,
-                host,
-                tcp_port,
-                proxy_protocol: port.proxy_protocol.is_some(),
-            }),
-        )
-    });
+        ServerPort {
+            port: port_parameters(port, &config.link, &process_shared),
+            host,
+            tcp_port,
+            proxy_protocol: port.proxy_protocol.is_some(),
+        }
+    };
+    let ports = config.ports.iter().map(server_port).collect();
     let uplink = uplink(&config.link, Role::Server, Some(config.master_key.expose()))?;
-    Ok(ServerParameters {
-        ports: ports.collect::<HashMap<_, _>>(),
-        connect_timeout: *config.link.connect_timeout,
-        limits: server_limits(&config.limits),
-        bench: config.bench,
-        instance: uplink.instance,
-        link_sets: LinkSet::each(uplink, config.link.links.max()),
-    })
+    let mut parameters = ServerParameters::new(config, uplink, ports);
+    // Few servers need the default number of streams, so only explicit limits are worth a warning.
+    let are_explicit = config.limits != ServerLimitsConfig::default();
+    parameters.limits = streams_within_open_files(parameters.limits, are_explicit);
+    Ok(parameters)
 }
 
 /// The shared state of all tunnels of the process, with a budget of `memory`.
@@ -267,13 +207,8 @@ fn process_shared(memory: ByteSize) -> ProcessShared {
     }
 }
 
-fn server_limits(config: &config::ServerLimitsConfig) -> QuotaLimits {
-    let limits = QuotaLimits {
-        streams: *config.streams as usize,
-        streams_per_port: *config.streams_per_port as usize,
-        streams_per_tunnel: *config.streams_per_tunnel as usize,
-        tunnels_per_port: *config.tunnels_per_port as usize,
-    };
+/// Caps the streams of a server by the limit of open files.
+fn streams_within_open_files(limits: QuotaLimits, are_explicit: bool) -> QuotaLimits {
     let open_files = open_files_limit().unwrap_or(usize::MAX);
     let room = open_files
         .saturating_sub(RESERVED_FILES.min(open_files / 4))
@@ -284,12 +219,10 @@ fn server_limits(config: &config::ServerLimitsConfig) -> QuotaLimits {
              set limits.streams",
             limits.streams,
         );
-        // Few servers need the default number of streams, so only an explicit limit is worth a
-        // warning.
-        if *config == config::ServerLimitsConfig::default() {
-            tracing::info!("{text}")
-        } else {
+        if are_explicit {
             tracing::warn!("{text}")
+        } else {
+            tracing::info!("{text}")
         }
     }
     QuotaLimits {
@@ -340,21 +273,10 @@ pub(super) fn uplink(
         role,
         instance: Id(random::bytes()),
         slot: Slot::FIRST,
-        timing: timing(*config.heartbeat),
+        timing: KeepAliveTiming::for_interval(*config.heartbeat),
         rotate_after: config.rotate_after.as_deref().copied(),
         move_requests: MoveRequests::default(),
     })
-}
-
-fn timing(interval: Duration) -> KeepAliveTiming {
-    let timeout = interval
-        .saturating_mul(2)
-        .saturating_add(KEEPALIVE_TIMEOUT_MARGIN);
-    KeepAliveTiming {
-        interval,
-        timeout: timeout.max(KeepAliveTiming::default().timeout),
-        ..KeepAliveTiming::default()
-    }
 }
 
 pub(super) fn port_parameters(

@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use super::error::write_remedy;
 use crate::net::authority::{Authority, has_name_characters, parse_port, with_port};
 
 /// A host and a port, as in `127.0.0.1:3389`, `[::1]:22` or `intranet.example:80`.
@@ -18,35 +19,67 @@ pub struct HostPort {
     pub port: u16,
 }
 
-/// Why a text is not an address, and what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a text is not an address, and what to write instead. `{:#}` omits the latter.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostPortError {
     /// The port is missing.
-    #[error("has no port: write it as \"{0}:PORT\"")]
     NoPort(String),
     /// The host is missing.
-    #[error(
-        "has no host: write \"127.0.0.1:{0}\" for this machine only, or \"0.0.0.0:{0}\" to listen on all its addresses"
-    )]
     NoHost(String),
     /// The port is not a number, or too large.
-    #[error("has the port \"{0}\": a port is a number from 0 to 65535")]
     Port(String),
     /// The address has port 0, which cannot be dialled.
-    #[error("has port 0, which cannot be dialled: write the port of the service")]
     PortZero,
     /// The host is neither an IP address nor a name.
-    #[error("has the host \"{0}\": write an IP address or a name of letters, digits, '-' and '.'")]
     Host(String),
     /// The text has several colons without brackets.
-    #[error("is an IPv6 address without brackets: write it as \"[ADDRESS]:PORT\"")]
     Brackets,
     /// The text contains a user, and perhaps a password.
-    #[error("names a user: write only \"HOST:PORT\"")]
     User,
     /// The text is a URL instead of `host:port`.
-    #[error("is a URL: write only \"HOST:PORT\"")]
     Url,
+}
+
+impl HostPortError {
+    /// Returns what to write instead.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            HostPortError::NoPort(host) => format!("write it as \"{host}:PORT\""),
+            HostPortError::NoHost(port) => format!(
+                "write \"127.0.0.1:{port}\" for this machine only, or \"0.0.0.0:{port}\" to listen on all its addresses"
+            ),
+            HostPortError::Port(_) => "a port is a number from 0 to 65535".to_owned(),
+            HostPortError::PortZero => "write the port of the service".to_owned(),
+            HostPortError::Host(_) => {
+                "write an IP address or a name of letters, digits, '-' and '.'".to_owned()
+            }
+            HostPortError::Brackets => "write it as \"[ADDRESS]:PORT\"".to_owned(),
+            HostPortError::User | HostPortError::Url => "write only \"HOST:PORT\"".to_owned(),
+        }
+    }
+}
+
+impl std::error::Error for HostPortError {}
+
+impl fmt::Display for HostPortError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostPortError::NoPort(_) => formatter.write_str("has no port")?,
+            HostPortError::NoHost(_) => formatter.write_str("has no host")?,
+            HostPortError::Port(port) => write!(formatter, "has the port \"{port}\"")?,
+            HostPortError::PortZero => {
+                formatter.write_str("has port 0, which cannot be dialled")?;
+            }
+            HostPortError::Host(host) => write!(formatter, "has the host \"{host}\"")?,
+            HostPortError::Brackets => {
+                formatter.write_str("is an IPv6 address without brackets")?;
+            }
+            HostPortError::User => formatter.write_str("names a user")?,
+            HostPortError::Url => formatter.write_str("is a URL")?,
+        }
+        write_remedy(formatter, Some(self.remedy().as_str()))
+    }
 }
 
 impl HostPort {

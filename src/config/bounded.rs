@@ -6,10 +6,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
-use super::quantity::{ByteSize, Quantity};
+use super::{
+    error::InvalidValue,
+    quantity::{ByteSize, Quantity},
+};
 
 /// Implements a bounded type: its default, `Deref` to its value, serde and its schema. `$read`
-/// returns the text that follows the name of the field, for an invalid quantity.
+/// returns what is wrong with an invalid quantity.
 macro_rules! bounded {
     (
         $name:ident<$($bound:ident: $int:ty),+>($value:ty),
@@ -34,7 +37,7 @@ macro_rules! bounded {
 
         impl<'de, $(const $bound: $int),+> Deserialize<'de> for $name<$($bound),+> {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let read: fn(&Quantity) -> Result<$value, String> = $read;
+                let read: fn(&Quantity) -> Result<$value, InvalidValue> = $read;
                 let value = read(&Quantity::deserialize(deserializer)?);
                 value.map(Self).map_err(de::Error::custom)
             }
@@ -73,8 +76,9 @@ fn out_of_range(
     form: &str,
     lowest: impl fmt::Display,
     highest: impl fmt::Display,
-) -> String {
-    format!("is {found}: write {form} from {lowest} to {highest}")
+) -> InvalidValue {
+    let remedy = format!("write {form} from {lowest} to {highest}");
+    InvalidValue::new(format!("is {found}"), remedy)
 }
 
 /// A duration from `MIN` to `MAX`, by default `DEFAULT`, all in milliseconds.
@@ -136,7 +140,7 @@ fn duration_within(
     min: u64,
     max: u64,
     form: &str,
-) -> Result<Duration, String> {
+) -> Result<Duration, InvalidValue> {
     let range = Duration::from_millis(min)..=Duration::from_millis(max);
     let duration = quantity.duration();
     duration

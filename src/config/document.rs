@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     ClientConfig, Config, LoadedConfig, PortConfig, RoleConfig, ServerConfig, Warning,
-    error::{ConfigProblem, Fault, FieldPath, PathSegment, Position, nearest},
+    error::{ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, nearest},
     mode::{Mode, fields_of},
     node::{Node, NodeReader, NodeValue},
     position::{byte_of, parser_message, position_at, position_of},
@@ -117,7 +117,7 @@ fn mode(text: &str, root: &Node) -> Result<Mode, ConfigProblem> {
         None => Fault::Missing("add \"mode\": \"master\", \"server\" or \"client\""),
         Some(NodeValue::Text(found)) => match word::parse(found) {
             Ok(mode) => return Ok(mode),
-            Err(message) => Fault::Invalid(message),
+            Err(invalid) => Fault::Invalid(invalid),
         },
         Some(other) => Fault::WrongType {
             found: describe(other.unexpected(), false),
@@ -151,8 +151,8 @@ impl ConfigDocument<'_> {
             return Fault::ClientMasterKey;
         }
         if self.mode != Mode::Master && fields_of::<PortConfig>().contains(&name) {
-            let message = "is a field of a service: write it in an element of `ports`";
-            return Fault::Invalid(message.to_owned());
+            let remedy = "write it in an element of `ports`";
+            return Fault::Invalid(InvalidValue::new("is a field of a service", remedy));
         }
         let mut modes = Mode::ALL.iter();
         match modes.find(|mode| mode.fields().contains(&name)) {
@@ -236,8 +236,8 @@ impl ConfigDocument<'_> {
                 self.add_problem(path, Fault::WrongType { found, expected });
                 self.root.prune(path)
             }
-            ReadError::Invalid(message) => {
-                self.add_problem(path, Fault::Invalid(message));
+            ReadError::Invalid(invalid) => {
+                self.add_problem(path, Fault::Invalid(invalid));
                 self.root.prune(path)
             }
         }
@@ -308,9 +308,10 @@ impl RoleChecks<'_> {
         self.document.add_problem(field, fault);
     }
 
-    /// Records an invalid value. The message follows the name of the field.
-    pub(super) fn invalid(&mut self, field: &FieldPath, message: &str) {
-        self.problem(field, Fault::Invalid(message.to_owned()));
+    /// Records an invalid value. The message follows the name of the field. An [`InvalidValue`]
+    /// separates the remedy from the problem.
+    pub(super) fn invalid(&mut self, field: &FieldPath, message: impl fmt::Display) {
+        self.problem(field, Fault::Invalid(InvalidValue::from_error(&message)));
     }
 
     /// Records a required field that is empty.

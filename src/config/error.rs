@@ -2,6 +2,7 @@
 //! contain the value of a key.
 
 use std::{
+    borrow::Cow,
     fmt,
     path::{Path, PathBuf},
 };
@@ -136,20 +137,16 @@ impl fmt::Display for FieldPath {
     }
 }
 
-/// A problem and its remedy. The text follows the name of the field.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// A problem and its remedy. The text follows the name of the field. `{:#}` omits the remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The file does not exist.
-    #[error("no such file (looked in {}): set its path with --config FILE, or run `report quickstart` for an example", .0.display())]
     NoFile(PathBuf),
     /// The file cannot be read.
-    #[error("cannot be read: {0}")]
     Unreadable(String),
     /// The file has another text encoding.
-    #[error("{0}")]
     NotText(crate::text::NotText),
     /// The file is not JSON.
-    #[error("is not JSON: {message}{hint}")]
     Syntax {
         /// The message of the parser, without the position.
         message: String,
@@ -157,13 +154,10 @@ pub enum Fault {
         hint: String,
     },
     /// The file is JSON, but not an object.
-    #[error("contains {0}: a configuration is an object, {{\"mode\": …}}")]
     NotAnObject(String),
     /// A field occurs twice.
-    #[error("{0}: keep one of them")]
     Duplicate(String),
     /// The field is unknown.
-    #[error("is unknown here: {}", nearest_or_all(.nearest.as_deref(), .known))]
     UnknownField {
         /// The most similar known field.
         nearest: Option<String>,
@@ -171,7 +165,6 @@ pub enum Fault {
         known: Vec<&'static str>,
     },
     /// The field belongs to other modes.
-    #[error("is a field of mode \"{owner}\", and this file's mode is \"{mode}\": remove it here")]
     OtherMode {
         /// The mode that has the field.
         owner: &'static str,
@@ -179,36 +172,24 @@ pub enum Fault {
         mode: &'static str,
     },
     /// A client has a master key.
-    #[error(
-        "is not for a client: clients only need port keys, and the master key is for the master and its servers; remove it"
-    )]
     ClientMasterKey,
     /// The value has the wrong type.
-    #[error("is {found}: {expected}")]
     WrongType {
         /// The value found.
         found: String,
         /// The remedy.
         expected: String,
     },
-    /// A required field is missing.
-    #[error("is missing: {0}")]
+    /// A required field is missing, with the remedy.
     Missing(&'static str),
-    /// The value is invalid, with the remedy.
-    #[error("{0}")]
-    Invalid(String),
+    /// The value is invalid.
+    Invalid(InvalidValue),
     /// Two ports share a key.
-    #[error(
-        "is the same key as that of \"{other}\": each port needs a separate key; `report keygen` generates one"
-    )]
     DuplicateKey {
         /// The mark of the other port.
         other: String,
     },
     /// Two listeners share an address.
-    #[error(
-        "(\"{found}\", of \"{mark}\") is also the address of \"{other}\": change the port of one of them"
-    )]
     DuplicateAddress {
         /// The address.
         found: String,
@@ -217,6 +198,123 @@ pub enum Fault {
         /// The mark of the other port.
         other: String,
     },
+}
+
+impl Fault {
+    /// Returns the remedy, unless the text of the problem contains it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Fault::NoFile(_) => {
+                "set its path with --config FILE, or run `report quickstart` for an example".into()
+            }
+            Fault::NotAnObject(_) => "a configuration is an object, {\"mode\": …}".into(),
+            Fault::Duplicate(_) => "keep one of them".into(),
+            Fault::UnknownField { nearest, known } => {
+                nearest_or_all(nearest.as_deref(), known).into()
+            }
+            Fault::OtherMode { .. } => "remove it here".into(),
+            Fault::ClientMasterKey => {
+                "remove it; clients only need port keys, and the master key is for the master and its servers".into()
+            }
+            Fault::WrongType { expected, .. } => expected.into(),
+            Fault::Missing(remedy) => (*remedy).into(),
+            Fault::Invalid(value) => return value.remedy().map(Cow::Borrowed),
+            Fault::DuplicateKey { .. } => {
+                "each port needs a separate key; `report keygen` generates one".into()
+            }
+            Fault::DuplicateAddress { .. } => "change the port of one of them".into(),
+            Fault::Unreadable(_) | Fault::NotText(_) | Fault::Syntax { .. } => return None,
+        })
+    }
+
+    fn write_problem(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::NoFile(path) => {
+                write!(formatter, "no such file (looked in {})", path.display())
+            }
+            Fault::Unreadable(reason) => write!(formatter, "cannot be read: {reason}"),
+            Fault::NotText(error) => write!(formatter, "{error}"),
+            Fault::Syntax { message, hint } => write!(formatter, "is not JSON: {message}{hint}"),
+            Fault::NotAnObject(found) => write!(formatter, "contains {found}"),
+            Fault::Duplicate(problem) => formatter.write_str(problem),
+            Fault::UnknownField { .. } => formatter.write_str("is unknown here"),
+            Fault::OtherMode { owner, mode } => write!(
+                formatter,
+                "is a field of mode \"{owner}\", and this file's mode is \"{mode}\""
+            ),
+            Fault::ClientMasterKey => formatter.write_str("is not for a client"),
+            Fault::WrongType { found, .. } => write!(formatter, "is {found}"),
+            Fault::Missing(_) => formatter.write_str("is missing"),
+            Fault::Invalid(value) => write!(formatter, "{value:#}"),
+            Fault::DuplicateKey { other } => {
+                write!(formatter, "is the same key as that of \"{other}\"")
+            }
+            Fault::DuplicateAddress { found, mark, other } => write!(
+                formatter,
+                "(\"{found}\", of \"{mark}\") is also the address of \"{other}\""
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_problem(formatter)?;
+        write_remedy(formatter, self.remedy().as_deref())
+    }
+}
+
+/// Appends the remedy to a problem, unless the format is `{:#}`.
+pub(super) fn write_remedy(
+    formatter: &mut fmt::Formatter<'_>,
+    remedy: Option<&str>,
+) -> fmt::Result {
+    match remedy {
+        Some(remedy) if !formatter.alternate() => write!(formatter, ": {remedy}"),
+        _ => Ok(()),
+    }
+}
+
+/// What is wrong with a value, and what to write instead. `{:#}` omits the remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidValue {
+    problem: String,
+    remedy: Option<String>,
+}
+
+impl InvalidValue {
+    pub(super) fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        InvalidValue {
+            problem: problem.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+
+    /// Converts an error of a value. serde passes errors as texts, so a remedy is what `{:#}` omits.
+    pub(super) fn from_error(error: &dyn fmt::Display) -> Self {
+        let (text, problem) = (error.to_string(), format!("{error:#}"));
+        let remedy = text
+            .strip_prefix(problem.as_str())
+            .and_then(|rest| rest.strip_prefix(": "))
+            .map(str::to_owned);
+        InvalidValue { problem, remedy }
+    }
+
+    /// Returns the remedy, unless the problem contains it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
+}
+
+impl fmt::Display for InvalidValue {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.problem)?;
+        write_remedy(formatter, self.remedy())
+    }
 }
 
 pub(super) fn nearest_or_all<T: fmt::Display>(nearest: Option<&str>, known: &[T]) -> String {
@@ -286,6 +384,19 @@ mod tests {
     }
 
     #[test]
+    fn a_remedy_is_separate_and_the_last_part_of_the_text() {
+        let fault = Fault::Invalid(InvalidValue::new("is empty", "write a key"));
+        assert_eq!(fault.to_string(), "is empty: write a key");
+        assert_eq!(format!("{fault:#}"), "is empty");
+        assert_eq!(fault.remedy().as_deref(), Some("write a key"));
+        let known = InvalidValue::new("is \"a: b\"", "write {\"c\": 1}");
+        assert_eq!(InvalidValue::from_error(&known), known);
+        let foreign = InvalidValue::from_error(&"is odd: correct it");
+        assert_eq!(foreign.to_string(), "is odd: correct it");
+        assert_eq!(foreign.remedy(), None);
+    }
+
+    #[test]
     fn a_problem_prints_after_the_file_name() {
         let field = FieldPath::default()
             .field("ports")
@@ -295,7 +406,7 @@ mod tests {
         let problem = ConfigProblem {
             position: Some(Position { line: 3, column: 7 }),
             field,
-            fault: Fault::Invalid("is empty: write a key".to_owned()),
+            fault: Fault::Invalid(InvalidValue::new("is empty", "write a key")),
         };
         let error = ConfigError {
             file: "c.json".into(),

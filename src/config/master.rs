@@ -12,7 +12,7 @@ use super::{
     HostPort, ProxyProtocol, Secret,
     bounded::{CountIn, DurationIn, SizeIn},
     document::RoleChecks,
-    error::{Fault, FieldPath},
+    error::{FieldPath, InvalidValue},
     one_or_more::OneOrMore,
     path::{FilePath, FolderPath},
     values::{TrustedNetwork, UpgradePath, WebServerAddress, is_default, visitor_expects},
@@ -153,11 +153,13 @@ impl FallbackTarget {
                 address: server.0,
                 proxy_protocol: protocol.is_some(),
             }),
-            (Some(_), None, Some(_)) => Err(E::custom(
-                "has `proxy_protocol`, which has no effect beside `files`: remove it",
-            )),
-            _ => Err(E::custom(format_args!(
-                "needs exactly one target: write {FALLBACK_FORMS}"
+            (Some(_), None, Some(_)) => Err(E::custom(InvalidValue::new(
+                "has `proxy_protocol`, which has no effect beside `files`",
+                "remove it",
+            ))),
+            _ => Err(E::custom(InvalidValue::new(
+                "needs exactly one target",
+                format!("write {FALLBACK_FORMS}"),
             ))),
         }
     }
@@ -174,9 +176,9 @@ impl<'de> Deserialize<'de> for FallbackConfig {
             fn visit_str<E: de::Error>(self, text: &str) -> Result<FallbackConfig, E> {
                 match text {
                     "404" => Ok(FallbackConfig::NotFound),
-                    other => Err(E::custom(format_args!(
-                        "is \"{}\": write {FALLBACK_FORMS}",
-                        without_password(other)
+                    other => Err(E::custom(InvalidValue::new(
+                        format!("is \"{}\"", without_password(other)),
+                        format!("write {FALLBACK_FORMS}"),
                     ))),
                 }
             }
@@ -280,8 +282,11 @@ impl MasterConfig {
     pub(super) fn check(&self, checks: &mut RoleChecks<'_>) {
         self.check_listeners(checks);
         if self.healthz && self.path.as_str() == "/healthz" {
-            let message = "is \"/healthz\", where the health check answers: choose another, or set \"healthz\" to false";
-            checks.invalid(&FieldPath::root("path"), message);
+            let invalid = InvalidValue::new(
+                "is \"/healthz\", where the health check answers",
+                "choose another, or set \"healthz\" to false",
+            );
+            checks.invalid(&FieldPath::root("path"), invalid);
         }
         if self.proxy_protocol && self.trusted_proxies.is_empty() {
             checks.invalid(
@@ -306,8 +311,9 @@ impl MasterConfig {
         for (index, address) in self.listen_at.iter().enumerate() {
             let mut earlier = self.listen_at.iter().take(index);
             if let Some(other) = earlier.find(|other| other.overlaps(address)) {
-                let message = format!("({address}) conflicts with {other}: remove one of them");
-                checks.problem(&path.index(index), Fault::Invalid(message));
+                let problem = format!("({address}) conflicts with {other}");
+                let invalid = InvalidValue::new(problem, "remove one of them");
+                checks.invalid(&path.index(index), invalid);
                 return;
             }
         }

@@ -43,7 +43,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use address::{HostPort, HostPortError};
 pub use bounded::{CountIn, DurationIn, DurationOrOff, SizeIn};
-pub use error::{ConfigError, ConfigProblem, Fault, FieldPath, PathSegment, Position, Warning};
+pub use error::{
+    ConfigError, ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, Warning,
+};
 pub use link::{ConnectTimeout, LinkConfig, LinkTlsConfig, LinksConfig, ResumeTimeout};
 pub use master::{FallbackConfig, MasterConfig, MasterLimitsConfig, TlsFilesConfig};
 pub use port::{PortConfig, ProxyProtocol, Windows, WindowsConfig};

@@ -16,7 +16,7 @@ use serde::{
 use serde_json::{Number, Value, value::RawValue};
 
 use super::{
-    error::{FieldPath, PathSegment},
+    error::{FieldPath, InvalidValue, PathSegment},
     path::{FilePath, FolderPath, visit_path},
     read_error::ReadError,
     secret::{SECRET_FORMS, Secret, SecretError, SecretPlace, SecretSources},
@@ -289,7 +289,8 @@ impl<'a> NodeReader<'a> {
     fn path<'de, V: Visitor<'de>>(self, name: &str, visitor: V) -> Result<V::Value, ReadError> {
         let text = self.text(&"a string")?;
         if text.is_empty() && name == FilePath::NAME {
-            return Err(ReadError::custom("is empty: write the path of a file"));
+            let invalid = InvalidValue::new("is empty", "write the path of a file");
+            return Err(ReadError::Invalid(invalid));
         }
         visit_path(&self.sources.folder.join(text), visitor)
     }

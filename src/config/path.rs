@@ -12,7 +12,10 @@ use serde::{
     de::{self, Error as _, Visitor},
 };
 
-use super::values::{deref_to, visitor_expects};
+use super::{
+    error::InvalidValue,
+    values::{deref_to, visitor_expects},
+};
 
 /// The path of a file. In a configuration file it starts at the folder of that file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -85,9 +88,10 @@ impl<'de> Deserialize<'de> for FolderPath {
         if path.is_dir() {
             return Ok(Self(path));
         }
-        Err(D::Error::custom(format_args!(
-            "is \"{}\", which is not a folder on this machine: create it, or correct the path",
-            path.display()
+        let path = path.display();
+        Err(D::Error::custom(InvalidValue::new(
+            format!("is \"{path}\", which is not a folder on this machine"),
+            "create it, or correct the path",
         )))
     }
 }

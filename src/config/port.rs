@@ -10,7 +10,7 @@ use super::{
     ByteSize, HostPort, Secret,
     bounded::SizeIn,
     document::RoleChecks,
-    error::{Fault, FieldPath},
+    error::{Fault, FieldPath, InvalidValue},
     mode::Mode,
     values::{address_fault, is_default},
     word::{self, Word},
@@ -175,10 +175,9 @@ fn check_windows(
     if let Some((stream, tunnel)) = stream.zip(tunnel)
         && stream > tunnel
     {
-        let message = format!(
-            "is {stream}, more than the {tunnel} of the whole tunnel ({tunnel_path}): lower it"
-        );
-        checks.problem(stream_path, Fault::Invalid(message));
+        let problem =
+            format!("is {stream}, more than the {tunnel} of the whole tunnel ({tunnel_path})");
+        checks.invalid(stream_path, InvalidValue::new(problem, "lower it"));
     }
 }
 
@@ -223,12 +222,15 @@ impl PortConfig {
         if mode == Mode::Server
             && let Err(reason) = self.local_address.clone().dialable()
         {
-            let message = address_fault(&self.local_address.to_string(), reason);
-            checks.problem(&path.field("local_address"), Fault::Invalid(message));
+            let invalid = address_fault(&self.local_address.to_string(), &reason);
+            checks.invalid(&path.field("local_address"), invalid);
         }
         if mode == Mode::Client && self.proxy_protocol.is_some() {
-            let message = "is not for a client: the server's port requests the source addresses; remove it here, and set it at the server";
-            checks.invalid(&path.field("proxy_protocol"), message);
+            let invalid = InvalidValue::new(
+                "is not for a client, because the server's port requests the source addresses",
+                "remove it here, and set it at the server",
+            );
+            checks.invalid(&path.field("proxy_protocol"), invalid);
         }
         check_windows(
             (&path.field("stream_window"), self.stream_window),

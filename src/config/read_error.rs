@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Expected, Unexpected};
 use serde_json::Number;
 
-use super::secret::SECRET_FORMS;
+use super::{error::InvalidValue, secret::SECRET_FORMS};
 use crate::text::without_password;
 
 /// Why a value cannot be read.
@@ -23,7 +23,7 @@ pub(super) enum ReadError {
     /// The value has the wrong type.
     WrongType { found: String, expected: String },
     /// The value is invalid. The text follows the name of the field.
-    Invalid(String),
+    Invalid(InvalidValue),
 }
 
 impl std::error::Error for ReadError {}
@@ -35,14 +35,14 @@ impl fmt::Display for ReadError {
             ReadError::Duplicate(name) => write!(formatter, "duplicate field `{name}`"),
             ReadError::Unknown { name, .. } => write!(formatter, "the field `{name}` is unknown"),
             ReadError::WrongType { found, expected } => write!(formatter, "is {found}: {expected}"),
-            ReadError::Invalid(message) => formatter.write_str(message),
+            ReadError::Invalid(value) => write!(formatter, "{value}"),
         }
     }
 }
 
 impl de::Error for ReadError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        ReadError::Invalid(message.to_string())
+        ReadError::Invalid(InvalidValue::from_error(&message))
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {

@@ -9,7 +9,7 @@ use super::{
     LinkConfig, PortConfig, Secret,
     bounded::DurationIn,
     document::RoleChecks,
-    error::FieldPath,
+    error::{FieldPath, InvalidValue},
     master::{MemoryLimit, PeerCount},
     mode::Mode,
     port::check_ports,
@@ -171,9 +171,11 @@ impl ServerConfig {
         let masters = self.link.masters.len();
         if masters > usize::from(MAX_SLOTS) {
             // The link to each master needs its own slot (PROTOCOL 6.6).
-            let message =
-                format!("has {masters} addresses: a server links to at most {MAX_SLOTS} masters");
-            checks.invalid(&FieldPath::root("master"), &message);
+            let invalid = InvalidValue::new(
+                format!("has {masters} addresses"),
+                format!("a server links to at most {MAX_SLOTS} masters"),
+            );
+            checks.invalid(&FieldPath::root("master"), invalid);
         }
         check_ports(&mut self.ports, Mode::Server, checks);
     }

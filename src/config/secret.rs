@@ -15,7 +15,7 @@ use serde::{
 };
 use zeroize::Zeroizing;
 
-use super::values::visitor_expects;
+use super::{error::write_remedy, values::visitor_expects};
 
 /// A key and its source. `Debug` hides the key, and dropping it clears its memory. Secrets with the
 /// same key are equal.
@@ -138,14 +138,12 @@ pub(super) enum SecretPlace {
 pub(super) const SECRET_FORMS: &str =
     "a key in quotes, {\"file\": \"PATH\"} or {\"env\": \"NAME\"}";
 
-/// Why a key cannot be loaded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a key cannot be loaded, and what to do. `{:#}` omits the latter.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretError {
     /// The field is empty.
-    #[error("is empty: write a key; `report keygen` generates a strong one")]
     Empty,
     /// The file cannot be read.
-    #[error("names the file {}, which cannot be read ({reason}): create it with `report keygen > FILE`, or correct the path", path.display())]
     Unreadable {
         /// The full path.
         path: PathBuf,
@@ -153,7 +151,6 @@ pub enum SecretError {
         reason: String,
     },
     /// The file is not text.
-    #[error("names the file {}, which {error}", path.display())]
     NotText {
         /// The full path.
         path: PathBuf,
@@ -161,18 +158,70 @@ pub enum SecretError {
         error: crate::text::NotText,
     },
     /// The file is empty.
-    #[error("names the file {}, which is empty: write a key with `report keygen > FILE`", .0.display())]
     EmptyFile(PathBuf),
     /// The variable is not set, or not text.
-    #[error(
-        "names the environment variable {0}, which is not set to text: set it before starting `report`"
-    )]
     NoVariable(String),
     /// The variable is empty.
-    #[error(
-        "names the environment variable {0}, which is empty: set it to a key; `report keygen` generates a strong one"
-    )]
     EmptyVariable(String),
+}
+
+impl SecretError {
+    /// Returns what to do, unless the text of the problem contains it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&'static str> {
+        Some(match self {
+            SecretError::Empty => "write a key; `report keygen` generates a strong one",
+            SecretError::Unreadable { .. } => {
+                "create it with `report keygen > FILE`, or correct the path"
+            }
+            SecretError::NotText { .. } => return None,
+            SecretError::EmptyFile(_) => "write a key with `report keygen > FILE`",
+            SecretError::NoVariable(_) => "set it before starting `report`",
+            SecretError::EmptyVariable(_) => {
+                "set it to a key; `report keygen` generates a strong one"
+            }
+        })
+    }
+}
+
+impl std::error::Error for SecretError {}
+
+impl fmt::Display for SecretError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SecretError::Empty => formatter.write_str("is empty")?,
+            SecretError::Unreadable { path, reason } => {
+                let path = path.display();
+                write!(
+                    formatter,
+                    "names the file {path}, which cannot be read ({reason})"
+                )?;
+            }
+            SecretError::NotText { path, error } => {
+                write!(
+                    formatter,
+                    "names the file {}, which {error}",
+                    path.display()
+                )?;
+            }
+            SecretError::EmptyFile(path) => {
+                write!(
+                    formatter,
+                    "names the file {}, which is empty",
+                    path.display()
+                )?;
+            }
+            SecretError::NoVariable(name) => write!(
+                formatter,
+                "names the environment variable {name}, which is not set to text"
+            )?,
+            SecretError::EmptyVariable(name) => write!(
+                formatter,
+                "names the environment variable {name}, which is empty"
+            )?,
+        }
+        write_remedy(formatter, self.remedy())
+    }
 }
 
 /// The sources that a configuration may read in addition to its own text.

@@ -6,7 +6,10 @@ use std::{fmt, ops::Deref, str::FromStr};
 use http::HeaderValue;
 use ipnet::IpNet;
 
-use super::address::HostPort;
+use super::{
+    address::{HostPort, HostPortError},
+    error::InvalidValue,
+};
 use crate::{
     net::dial::{Bind, MasterAddress},
     text::without_password,
@@ -22,14 +25,14 @@ macro_rules! visitor_expects {
 }
 pub(super) use visitor_expects;
 
-/// Implements serde and the schema for a type with a text form. `$parse` returns the text that
-/// follows the name of the field, for an invalid text.
+/// Implements serde and the schema for a type with a text form. `$parse` returns what is wrong with
+/// an invalid text.
 macro_rules! text_value {
     ($type:ty, $kind:literal, $parse:expr) => {
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = String::deserialize(deserializer)?;
-                let parse: fn(&str) -> Result<Self, String> = $parse;
+                let parse: fn(&str) -> Result<Self, InvalidValue> = $parse;
                 parse(&text).map_err(serde::de::Error::custom)
             }
         }
@@ -77,16 +80,17 @@ pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 /// Returns the fault of an invalid address.
-pub(super) fn address_fault(found: &str, reason: impl fmt::Display) -> String {
-    format!("(\"{}\") {reason}", without_password(found))
+pub(super) fn address_fault(found: &str, reason: &HostPortError) -> InvalidValue {
+    let problem = format!("(\"{}\") {reason:#}", without_password(found));
+    InvalidValue::new(problem, reason.remedy())
 }
 
 text_value!(HostPort, "address", |text| {
-    text.parse().map_err(|reason| address_fault(text, reason))
+    text.parse().map_err(|reason| address_fault(text, &reason))
 });
 
 text_value!(MasterAddress, "address or URL", |text| {
-    MasterAddress::from_str(text).map_err(|error| error.to_string())
+    MasterAddress::from_str(text).map_err(|error| InvalidValue::from_error(&error))
 });
 
 text_value!(Bind, "IP address or interface", |text| {
@@ -101,9 +105,9 @@ text_value!(Bind, "IP address or interface", |text| {
     if is_name {
         return Ok(Bind::Interface(text.to_owned()));
     }
-    Err(format!(
-        "is \"{}\": write an IP address of this machine without a port, or an interface such as \"eth0\"",
-        without_password(text)
+    Err(InvalidValue::new(
+        format!("is \"{}\"", without_password(text)),
+        "write an IP address of this machine without a port, or an interface such as \"eth0\"",
     ))
 });
 
@@ -123,7 +127,7 @@ text_value!(DialableAddress, "address", |text| {
     let address = text.parse().and_then(HostPort::dialable);
     address
         .map(Self)
-        .map_err(|reason| address_fault(text, reason))
+        .map_err(|reason| address_fault(text, &reason))
 });
 
 /// The address of a web server without TLS, as in `http://127.0.0.1:8080`.
@@ -138,9 +142,9 @@ impl fmt::Display for WebServerAddress {
 
 text_value!(WebServerAddress, "URL", |text| {
     let invalid = |cause: &str| {
-        format!(
-            "is \"{}\", {cause}: write \"http://HOST:PORT\", the address of a web server without TLS",
-            without_password(text)
+        InvalidValue::new(
+            format!("is \"{}\", {cause}", without_password(text)),
+            "write \"http://HOST:PORT\", the address of a web server without TLS",
         )
     };
     let rest = text
@@ -158,7 +162,7 @@ text_value!(WebServerAddress, "URL", |text| {
     let address = with_port.parse().and_then(HostPort::dialable);
     address
         .map(Self)
-        .map_err(|reason| address_fault(authority, reason))
+        .map_err(|reason| address_fault(authority, &reason))
 });
 
 /// A network of trusted proxies, or one address.
@@ -174,8 +178,9 @@ impl fmt::Display for TrustedNetwork {
 text_value!(TrustedNetwork, "network or address", |text| {
     let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
     text.parse().or_else(|_| address()).map(Self).map_err(|_| {
-        format!(
-            "is \"{text}\": write a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an address"
+        InvalidValue::new(
+            format!("is \"{text}\""),
+            "write a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an address",
         )
     })
 });
@@ -205,8 +210,9 @@ text_value!(UpgradePath, "text", |path| {
     if is_valid {
         return Ok(Self(path.to_owned()));
     }
-    Err(format!(
-        "is \"{path}\": write a path that starts with \"/\", of visible ASCII without ? and #"
+    Err(InvalidValue::new(
+        format!("is \"{path}\""),
+        "write a path that starts with \"/\", of visible ASCII without ? and #",
     ))
 });
 
@@ -226,9 +232,9 @@ text_value!(HostName, "text", |text| {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Ok(Self(text.to_owned()));
     }
-    Err(format!(
-        "is \"{}\": write a host name without spaces",
-        without_password(text).escape_debug()
+    Err(InvalidValue::new(
+        format!("is \"{}\"", without_password(text).escape_debug()),
+        "write a host name without spaces",
     ))
 });
 
@@ -246,9 +252,9 @@ impl fmt::Display for HeaderText {
 
 text_value!(HeaderText, "text", |text| {
     HeaderValue::from_str(text).map(Self).map_err(|_| {
-        format!(
-            "is \"{}\": write visible ASCII and spaces",
-            text.escape_debug()
+        InvalidValue::new(
+            format!("is \"{}\"", text.escape_debug()),
+            "write visible ASCII and spaces",
         )
     })
 });
@@ -267,8 +273,9 @@ impl fmt::Display for CertificatePin {
 
 text_value!(CertificatePin, "text", |text| {
     pin(text).map(Self).ok_or_else(|| {
-        format!(
-            "is \"{text}\": write the 64 digits that `openssl x509 -noout -fingerprint -sha256` prints"
+        InvalidValue::new(
+            format!("is \"{text}\""),
+            "write the 64 digits that `openssl x509 -noout -fingerprint -sha256` prints",
         )
     })
 });

@@ -1,12 +1,10 @@
 //! Fields that take one of several words, for `#[serde(with = "word")]`.
 
-use std::fmt;
-
 use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
-use super::error::{nearest, nearest_or_all};
+use super::error::{InvalidValue, nearest, nearest_or_all};
 use crate::text::without_password;
 
 /// A value that a file names by a word.
@@ -20,33 +18,17 @@ pub(super) trait Word: Copy + PartialEq + 'static {
     fn word(self) -> &'static str;
 }
 
-/// A word that a field does not know.
-struct UnknownWord<'a> {
-    found: &'a str,
-    known: Vec<&'static str>,
-}
-
-impl fmt::Display for UnknownWord<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nearest = nearest(self.found, self.known.iter().copied());
-        let remedy = nearest_or_all(nearest.as_deref(), &self.known);
-        write!(
-            formatter,
-            "is \"{}\": {remedy}",
-            without_password(self.found)
-        )
-    }
-}
-
 /// Returns the value of a word.
 ///
 /// # Errors
-/// Returns the text that follows the name of the field.
-pub(super) fn parse<T: Word>(text: &str) -> Result<T, String> {
+/// If no value has this word.
+pub(super) fn parse<T: Word>(text: &str) -> Result<T, InvalidValue> {
     let found = T::ALL.iter().find(|value| value.word() == text);
     found.copied().ok_or_else(|| {
-        let known = T::ALL.iter().map(|value| value.word()).collect();
-        UnknownWord { found: text, known }.to_string()
+        let known: Vec<_> = T::ALL.iter().map(|value| value.word()).collect();
+        let nearest = nearest(text, known.iter().copied());
+        let problem = format!("is \"{}\"", without_password(text));
+        InvalidValue::new(problem, nearest_or_all(nearest.as_deref(), &known))
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::config::MasterLimitsConfig;
+
 /// The master's number for a link. Numbers count up and are never reused in one run of the master.
 pub(super) type LinkNumber = u64;
 
@@ -46,6 +48,19 @@ impl Default for MasterLimits {
 const RESERVED_DESCRIPTORS: usize = 64;
 
 impl MasterLimits {
+    /// Creates the limits of a configuration.
+    #[must_use]
+    pub fn new(config: &MasterLimitsConfig) -> Self {
+        MasterLimits {
+            links: *config.links as usize,
+            links_per_address: *config.links_per_address as usize,
+            ports_per_link: *config.ports_per_link,
+            channels_per_link: *config.channels_per_link,
+            header_bytes: config.header_bytes.bytes(),
+            memory_bytes: config.memory.bytes(),
+        }
+    }
+
     /// Reduces these limits for a process that may open `descriptors` files. A connection that is
     /// relayed to another web server takes two.
     #[must_use]

@@ -9,6 +9,7 @@ use super::{
     limits::MasterLimits,
 };
 use crate::{
+    config::{MasterConfig, TlsFilesConfig},
     link::{KeepAliveTiming, authenticate::AUTHENTICATION_TIMEOUT},
     net::tls::{ReloadingCertificate, TlsError},
 };
@@ -41,6 +42,38 @@ pub struct MasterParameters {
     pub threads: NonZeroUsize,
 }
 
+impl MasterParameters {
+    /// Creates the parameters of a configuration. `listen_at` and `link_key` are the derived form
+    /// of its addresses and its key.
+    #[must_use]
+    pub fn new(
+        config: &MasterConfig,
+        listen_at: Vec<SocketAddr>,
+        link_key: LinkKey,
+        threads: NonZeroUsize,
+    ) -> Self {
+        let trusted_proxies = config.trusted_proxies.iter().map(|network| network.0);
+        // The terms of a link contain whole seconds.
+        let heartbeat = Duration::from_secs(config.heartbeat.as_secs());
+        MasterParameters {
+            listen_at,
+            path: config.path.to_string(),
+            link_key,
+            tls: config.tls.as_ref().map(MasterTlsFiles::new),
+            healthz: config.healthz,
+            fallback: Fallback::new(&config.fallback),
+            trusted_proxies: TrustedProxies::new(trusted_proxies.collect()),
+            proxy_protocol: config.proxy_protocol,
+            limits: MasterLimits::new(&config.limits),
+            timing: MasterTiming {
+                keep_alive: KeepAliveTiming::for_interval(heartbeat),
+                ..MasterTiming::default()
+            },
+            threads,
+        }
+    }
+}
+
 /// A PEM certificate chain and its PEM key. The master reloads them when they change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MasterTlsFiles {
@@ -53,6 +86,16 @@ pub struct MasterTlsFiles {
 }
 
 impl MasterTlsFiles {
+    /// Creates the files of a configuration.
+    #[must_use]
+    pub fn new(config: &TlsFilesConfig) -> Self {
+        MasterTlsFiles {
+            cert: config.cert.to_path_buf(),
+            key: config.key.to_path_buf(),
+            client_ca: config.client_ca.as_deref().cloned(),
+        }
+    }
+
     /// Reads the files.
     ///
     /// # Errors

@@ -16,7 +16,10 @@ use self::server_role::ServerRole;
 #[cfg(test)]
 pub(crate) use self::tunnels::MAX_CANDIDATES;
 pub use self::{port::ServerPort, quota::QuotaLimits};
-use crate::supervisor::{LinkSet, drain::Drain};
+use crate::{
+    config::ServerConfig,
+    supervisor::{LinkSet, Uplink, drain::Drain},
+};
 use report_proto::id::Id;
 
 /// The parameters of a server.
@@ -34,6 +37,25 @@ pub struct ServerParameters {
     pub limits: QuotaLimits,
     /// Whether clients may measure the path to this server (PROTOCOL 9.10).
     pub bench: bool,
+}
+
+impl ServerParameters {
+    /// Creates the parameters of a configuration. `uplink` and `ports` are the derived form of its
+    /// masters and ports.
+    #[must_use]
+    pub fn new(config: &ServerConfig, uplink: Uplink, ports: Vec<ServerPort>) -> Self {
+        let ports = ports
+            .into_iter()
+            .map(|port| (port.port.keys.id, Arc::new(port)));
+        Self {
+            instance: uplink.instance,
+            link_sets: LinkSet::each(uplink, config.link.links.max()),
+            ports: ports.collect(),
+            connect_timeout: *config.link.connect_timeout,
+            limits: QuotaLimits::new(&config.limits),
+            bench: config.bench,
+        }
+    }
 }
 
 /// Runs a server until `cancel` is cancelled. Its streams then have the `grace` period to end.

@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use crate::config::ServerLimitsConfig;
 use report_proto::id::Id;
 
 /// A tunnel may have this many times the free streams of its port.
@@ -36,6 +37,19 @@ impl Default for QuotaLimits {
             streams_per_port: 16_384,
             streams_per_tunnel: 8_192,
             tunnels_per_port: 1_024,
+        }
+    }
+}
+
+impl QuotaLimits {
+    /// Creates the limits of a configuration.
+    #[must_use]
+    pub fn new(config: &ServerLimitsConfig) -> Self {
+        QuotaLimits {
+            streams: *config.streams as usize,
+            streams_per_port: *config.streams_per_port as usize,
+            streams_per_tunnel: *config.streams_per_tunnel as usize,
+            tunnels_per_port: *config.tunnels_per_port as usize,
         }
     }
 }

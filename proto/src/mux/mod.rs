@@ -31,6 +31,7 @@ mod budget;
 mod byte_queue;
 mod credit;
 mod error;
+mod event;
 mod flight;
 mod frame;
 mod gaps;
@@ -60,8 +61,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-
 use self::{
     ack_queue::AckQueue,
     budget::BudgetAccount,
@@ -80,6 +79,7 @@ use self::{
 pub use self::{
     budget::MemoryBudget,
     error::{MuxError, ResetCode, StreamError},
+    event::{MuxEvent, StreamRead},
     frame::{MOVE, MOVED, StreamId},
     gaps::{GAP_TIMEOUT, PIECES_MAX},
     lanes::LaneId,
@@ -124,47 +124,6 @@ pub struct PeerGrant {
     pub stream_window: u64,
     /// The initial send limit of all streams together, in bytes.
     pub tunnel_window: u64,
-}
-
-/// An event for the application.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MuxEvent {
-    /// The peer opened a stream.
-    Opened {
-        /// The number of the stream.
-        stream: StreamId,
-        /// The peer's description of the stream: JSON or empty.
-        details: Bytes,
-    },
-    /// [`Mux::read`] has new data. Reported once after it returned [`StreamRead::Wait`].
-    Readable(StreamId),
-    /// [`Mux::write_room`] is large enough to justify a wake-up, [`Mux::is_delivered`] may be true,
-    /// or the stream was reset. Reported once after the application had to wait.
-    Writable(StreamId),
-    /// The peer reset the stream. Reported even if no task waits for the stream.
-    Reset(StreamId),
-    /// After [`Mux::resume`], the peer's list of received data is complete and data flows again.
-    Resumed {
-        /// The number of streams.
-        streams: usize,
-        /// The number of bytes to send again.
-        again_bytes: u64,
-    },
-    /// The peer reports that a lane has ended. The caller closes its attachment.
-    LaneLost(LaneId),
-    /// The peer ended the tunnel.
-    Closed(ResetCode),
-}
-
-/// The result of [`Mux::read`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StreamRead {
-    /// The next bytes.
-    Data(Bytes),
-    /// No data is available now; an [`MuxEvent::Readable`] will follow.
-    Wait,
-    /// The peer finished this direction, and the application has read everything.
-    End,
 }
 
 /// One end of a tunnel's multiplexer. The module documentation describes the contract.

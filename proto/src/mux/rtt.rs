@@ -181,10 +181,12 @@ mod tests {
         let start = Instant::now();
         let path = Duration::from_millis(1200);
         let mut rtt = RttProber::default();
-        let (mut pongs, mut samples) = (VecDeque::new(), Vec::new());
+        let mut pongs: VecDeque<(Instant, u64)> = VecDeque::new();
+        let mut samples = Vec::new();
         for step in 0..100 {
             let now = start + Duration::from_millis(100) * step;
-            while let Some((_, token)) = pongs.pop_front_if(|(at, _)| *at <= now) {
+            while pongs.front().is_some_and(|(at, _)| *at <= now) {
+                let (_, token) = pongs.pop_front().unwrap();
                 samples.extend(rtt.on_pong(now, token, NOTHING).map(|sample| sample.rtt));
             }
             pongs.extend(

@@ -10,7 +10,7 @@ use crate::net::{
 };
 use report_proto::{
     crypto::{Challenge, LinkKey},
-    frame::{self, Code, Frame, Notice, Ports, Role, Slot, Terms},
+    frame::{Code, Frame, Notice, Ports, Role, Slot, Terms},
     id::Id,
 };
 
@@ -365,9 +365,48 @@ async fn peer_that_leaves_before_hello_gets_no_notice() {
     assert!(error.notice().is_none(), "{error}");
 }
 
-#[test]
-fn challenge_and_claims_have_same_version() {
-    assert_eq!(frame::VERSION, report_proto::crypto::challenge::VERSION);
+/// Returns the challenge of version 1 in the protocol vectors.
+fn challenge_of_version_1() -> Vec<u8> {
+    let vectors = include_str!("../../../tests/vectors/link.json");
+    let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+    let challenges = vectors["challenges"].as_array().unwrap();
+    let of_version_1 = challenges.iter().find(|vector| vector["version"] == 1);
+    let text = of_version_1.unwrap()["challenge"].as_str().unwrap();
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn role_answers_a_challenge_of_version_1_with_claims_of_version_1() {
+    let (mut socket, mut master) = memory::pair();
+    master.feed(challenge_of_version_1().into()).await.unwrap();
+    master.flush().await.unwrap();
+    let (key, role) = (LinkKey::derive(None), identity(Role::Server));
+    let answer = tokio::select! {
+        answer = master.receive() => answer.unwrap().unwrap(),
+        result = join(&mut socket, &key, &role, &[]) => panic!("the master is silent: {result:?}"),
+    };
+    let answer = Frame::decode(answer.freeze());
+    let Ok(Frame::Hello { claims, .. }) = answer else {
+        panic!("HELLO is expected, not {answer:?}")
+    };
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    assert_eq!(claims["version"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn master_sends_a_challenge_of_version_1() {
+    let (mut role, mut master) = memory::pair();
+    let challenge = tokio::select! {
+        challenge = role.receive() => challenge.unwrap().unwrap(),
+        _ = hello(&mut master, AUTHENTICATION_TIMEOUT) => panic!("the role is silent"),
+    };
+    let (nonce, rest) = challenge.split_at(24);
+    let hashed = [&b"rePort link"[..], &[1], nonce].concat();
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &hashed);
+    assert_eq!(rest, &hash.as_ref()[..8], "PROTOCOL 4.1");
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,7 +58,23 @@ impl Default for KeepAliveTiming {
 /// measuring (PROTOCOL 12, `QUIET_MAX`).
 const QUIET_MAX: Duration = Duration::from_secs(600);
 
+/// A link times out after two keep-alive intervals plus this margin for slow paths. The protocol's
+/// 45 s is the minimum.
+const TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
+
 impl KeepAliveTiming {
+    /// Returns the timing of a link with this keep-alive interval.
+    #[must_use]
+    pub fn for_interval(interval: Duration) -> Self {
+        let default = KeepAliveTiming::default();
+        let timeout = interval.saturating_mul(2).saturating_add(TIMEOUT_MARGIN);
+        KeepAliveTiming {
+            interval,
+            timeout: timeout.max(default.timeout),
+            ..default
+        }
+    }
+
     /// Returns the timing of a master whose role asked it to stay quiet for `seconds`. The master
     /// sends nothing unprompted in that period, and waits longer for the role by the same period.
     #[must_use]

@@ -20,6 +20,14 @@ fn new_keep_alive() -> (KeepAlive, Instant) {
 }
 
 #[test]
+fn timeout_exceeds_two_intervals_and_the_minimum_of_the_protocol() {
+    let timeout = |interval| KeepAliveTiming::for_interval(interval).timeout;
+    assert_eq!(timeout(SECOND), 45 * SECOND);
+    assert_eq!(timeout(20 * SECOND), 45 * SECOND);
+    assert_eq!(timeout(60 * SECOND), 125 * SECOND);
+}
+
+#[test]
 fn idle_end_pings_once_per_interval() {
     let (mut keep_alive, start) = new_keep_alive();
     assert_eq!(

@@ -36,7 +36,10 @@ use self::{
     reverse_proxy::{NextRequest, RequestReader, proxy_connection},
     static_site::{Content, SiteLimits, StaticSite},
 };
-use crate::net::{connect::connect, proxy_protocol, tcp, websocket::ByteStream};
+use crate::{
+    config::FallbackConfig,
+    net::{connect::connect, proxy_protocol, tcp, websocket::ByteStream},
+};
 
 pub use self::{
     static_site::{HEALTH_PATH, MIN_HEADER_BYTES},
@@ -66,6 +69,24 @@ pub enum Fallback {
         /// the visitor.
         proxy_protocol: bool,
     },
+}
+
+impl Fallback {
+    /// Creates the fallback of a configuration.
+    #[must_use]
+    pub fn new(config: &FallbackConfig) -> Self {
+        match config.clone() {
+            FallbackConfig::NotFound => Fallback::NotFound,
+            FallbackConfig::Files(folder) => Fallback::Files(folder.to_path_buf()),
+            FallbackConfig::Server {
+                address,
+                proxy_protocol,
+            } => Fallback::Server {
+                address: (address.host, address.port),
+                proxy_protocol,
+            },
+        }
+    }
 }
 
 /// The front of a master.

@@ -23,6 +23,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    config::{MasterConfig, Secret},
     link::authenticate::{self, JoinError, RoleIdentity},
     net::websocket::{MessageSocket, SocketEnd, SocketError},
 };
@@ -47,18 +48,14 @@ fn link_key() -> LinkKey {
 }
 
 fn parameters() -> MasterParameters {
+    let listen_at = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = MasterConfig::new(
+        listen_at.to_string().parse().expect("an address"),
+        Secret::new(MASTER_KEY.to_owned()),
+    );
     MasterParameters {
-        listen_at: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
-        path: "/".to_owned(),
-        link_key: link_key(),
-        tls: None,
-        healthz: false,
-        fallback: Fallback::default(),
         trusted_proxies: TrustedProxies::default(),
-        proxy_protocol: false,
-        limits: MasterLimits::default(),
-        timing: MasterTiming::default(),
-        threads: NonZeroUsize::MIN,
+        ..MasterParameters::new(&config, vec![listen_at], link_key(), NonZeroUsize::MIN)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tests of attachments that are lost, moved, replayed or stolen, and of the end of a tunnel.
 
 use super::*;
-use crate::{suspend::Moment, tunnel::core::TakeoverKind};
+use crate::{link::Lane, suspend::Moment, tunnel::core::TakeoverKind};
 
 /// Transfers bytes in both directions over a stream until `during` is done, and verifies them.
 async fn while_bytes_flow(
@@ -290,6 +290,14 @@ async fn a_connection_that_the_server_may_have_seen_is_reset() {
     }
 }
 
+/// Lets a server's lane answer, and verifies that it refuses a message without the keys.
+fn assert_forgery_is_refused(lane: &impl Lane) {
+    let mut out = BytesMut::new();
+    lane.transmit(&mut out);
+    lane.transmit(&mut out);
+    assert!(lane.receive(BytesMut::from(&[7; 40][..])).is_err());
+}
+
 #[tokio::test]
 async fn a_replayed_attempt_does_not_change_the_tunnel() {
     let bed = TunnelTestbed::new();
@@ -304,25 +312,11 @@ async fn a_replayed_attempt_does_not_change_the_tunnel() {
     // The master replays the attempt before the client's own ATTACH arrives. It cannot send the
     // first sealed message.
     let context = accept_context(&bed.tasks, &find);
-    let early = attach::reply(
-        tunnels.1.port(),
-        &context,
-        &recorded,
-        &bed.link_pair.server,
-        7,
-    )
-    .unwrap();
-    use crate::link::Lane;
-    let mut out = bytes::BytesMut::new();
-    early.lane.transmit(&mut out);
-    early.lane.transmit(&mut out);
-    assert!(
-        early
-            .lane
-            .receive(bytes::BytesMut::from(&[7; 40][..]))
-            .is_err()
-    );
-    drop(early);
+    let replay = |channel| {
+        let port = tunnels.1.port();
+        attach::reply(port, &context, &recorded, &bed.link_pair.server, channel)
+    };
+    assert_forgery_is_refused(&*replay(7).unwrap().lane);
     assert!(
         tunnels.1.is_attached() && tunnels.1.notice().is_none(),
         "the tunnel is unchanged"
@@ -339,15 +333,7 @@ async fn a_replayed_attempt_does_not_change_the_tunnel() {
         .await
         .unwrap();
     tokio::time::timeout(Duration::from_secs(10), async {
-        while attach::reply(
-            tunnels.1.port(),
-            &context,
-            &recorded,
-            &bed.link_pair.server,
-            9,
-        )
-        .is_ok()
-        {
+        while replay(9).is_ok() {
             tokio::task::yield_now().await;
         }
     })

@@ -5,6 +5,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn any_frame() -> impl Strategy<Value = TunnelFrame> {
+    // The weights are the numbers of frame types.
+    prop_oneof![5 => any_stream_frame(), 8 => any_tunnel_frame()]
+}
+
+/// Returns any frame about one stream.
+fn any_stream_frame() -> impl Strategy<Value = TunnelFrame> {
     let id = (0..varint::MAX).prop_map(StreamId);
     let value = 0..varint::MAX;
     let bytes = proptest::collection::vec(any::<u8>(), 0..100).prop_map(Bytes::from);
@@ -34,13 +40,20 @@ fn any_frame() -> impl Strategy<Value = TunnelFrame> {
                 code: ResetCode::from_wire(code),
             }
         }),
-        (id, value.clone(), value.clone()).prop_map(|(stream, received, limit)| {
+        (id, value.clone(), value).prop_map(|(stream, received, limit)| {
             TunnelFrame::Window {
                 stream,
                 received,
                 limit,
             }
         }),
+    ]
+}
+
+/// Returns any frame about the tunnel or one of its lanes.
+fn any_tunnel_frame() -> impl Strategy<Value = TunnelFrame> {
+    let value = 0..varint::MAX;
+    prop_oneof![
         value
             .clone()
             .prop_map(|limit| TunnelFrame::TunnelWindow { limit }),
@@ -90,8 +103,12 @@ struct FrameVector {
 
 /// Returns the frames of the vectors, in their order.
 fn vector_frames() -> Vec<TunnelFrame> {
+    [stream_vector_frames(), tunnel_vector_frames()].concat()
+}
+
+/// Returns the first frames of the vectors, which are about one stream.
+fn stream_vector_frames() -> Vec<TunnelFrame> {
     let stream = StreamId(4);
-    let end = |code| TunnelFrame::End { code };
     vec![
         TunnelFrame::Open {
             stream,
@@ -124,6 +141,13 @@ fn vector_frames() -> Vec<TunnelFrame> {
             received: 16_384,
             limit: 1_073_741_824,
         },
+    ]
+}
+
+/// Returns the other frames of the vectors, which are about the tunnel or one of its lanes.
+fn tunnel_vector_frames() -> Vec<TunnelFrame> {
+    let end = |code| TunnelFrame::End { code };
+    vec![
         TunnelFrame::TunnelWindow { limit: 1_048_576 },
         TunnelFrame::Ping { token: 63 },
         TunnelFrame::Pong { token: 64 },

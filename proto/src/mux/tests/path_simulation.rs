@@ -169,7 +169,8 @@ impl PathSimulation {
                 .zip(stopped)
                 .filter(|(_, stopped)| !stopped)
             {
-                while let Some((_, message)) = lane.pop_front_if(|(at, _)| *at <= now) {
+                while lane.front().is_some_and(|(at, _)| *at <= now) {
+                    let (_, message) = lane.pop_front().unwrap();
                     mux.handle_message(now, LaneId::FIRST, message).unwrap();
                 }
                 mux.handle_timeout(now).unwrap();

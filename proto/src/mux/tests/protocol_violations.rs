@@ -211,13 +211,18 @@ fn malicious_acknowledgements_keep_the_ledgers_consistent() {
     assert!(resumed > 200, "{resumed}");
 }
 
-/// Returns frames that break the protocol in their state, and what is wrong with each.
-fn out_of_state_frames() -> [(&'static str, Vec<TunnelFrame>); 13] {
-    let open = |stream| TunnelFrame::Open {
+/// Returns an OPEN.
+fn open_with_details(stream: u64, details: Vec<u8>) -> TunnelFrame {
+    TunnelFrame::Open {
         stream: StreamId(stream),
         window: 10,
-        details: Bytes::new(),
-    };
+        details: details.into(),
+    }
+}
+
+/// Returns frames that break the protocol in their state, and what is wrong with each.
+fn out_of_state_frames() -> [(&'static str, Vec<TunnelFrame>); 13] {
+    let open = |stream| open_with_details(stream, Vec::new());
     let data = |offset, length| TunnelFrame::Data {
         stream: StreamId(0),
         offset,
@@ -232,11 +237,7 @@ fn out_of_state_frames() -> [(&'static str, Vec<TunnelFrame>); 13] {
         final_offset: 1 << 40,
         code: ResetCode::Reset,
     };
-    let details = TunnelFrame::Open {
-        stream: StreamId(0),
-        window: 10,
-        details: vec![b' '; 4097].into(),
-    };
+    let details = open_with_details(0, vec![b' '; 4097]);
     [
         ("details that are too long", vec![details]),
         ("data without a byte", vec![open(0), data(0, 0)]),

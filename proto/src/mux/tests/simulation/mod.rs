@@ -4,6 +4,7 @@
 //! reproduces the failure.
 
 mod application;
+mod counts;
 mod network;
 
 use std::{
@@ -14,10 +15,7 @@ use std::{
 
 use fastrand::Rng;
 
-use self::{
-    application::SimulatedPeer,
-    network::{Network, NetworkCounts},
-};
+use self::{application::SimulatedPeer, counts::NetworkCounts, network::Network};
 use crate::mux::{
     send_totals::{STREAM_RESERVE, STREAM_UNSENT_MAX},
     *,

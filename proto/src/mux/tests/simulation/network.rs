@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::Simulation;
+use super::{Simulation, counts::NetworkCounts};
 use crate::mux::{LaneId, TunnelFrame};
 
 const CLIENT: usize = 0;
@@ -67,37 +67,6 @@ pub(super) struct Network {
     /// The maximum number of lanes.
     lanes_max: usize,
     pub counts: NetworkCounts,
-}
-
-/// Event counts, which show that the simulation covers its cases.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct NetworkCounts {
-    pub cuts: u64,
-    pub resumptions: u64,
-    /// The number of lanes that joined others.
-    pub joins: u64,
-    /// The number of lanes that an end left without a loss.
-    pub leaves: u64,
-    /// The number of lanes that were lost while another remained.
-    pub losses: u64,
-    pub refused: u64,
-    /// The number of lists begun.
-    pub lists: u64,
-    /// The number of further messages of a list.
-    pub parts: u64,
-}
-
-impl std::ops::AddAssign for NetworkCounts {
-    fn add_assign(&mut self, other: Self) {
-        self.cuts += other.cuts;
-        self.resumptions += other.resumptions;
-        self.joins += other.joins;
-        self.leaves += other.leaves;
-        self.losses += other.losses;
-        self.refused += other.refused;
-        self.lists += other.lists;
-        self.parts += other.parts;
-    }
 }
 
 impl Network {

@@ -1,0 +1,32 @@
+//! Counts of what happened in the simulated network.
+
+/// Event counts, which show that the simulation covers its cases.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct NetworkCounts {
+    pub cuts: u64,
+    pub resumptions: u64,
+    /// The number of lanes that joined others.
+    pub joins: u64,
+    /// The number of lanes that an end left without a loss.
+    pub leaves: u64,
+    /// The number of lanes that were lost while another remained.
+    pub losses: u64,
+    pub refused: u64,
+    /// The number of lists begun.
+    pub lists: u64,
+    /// The number of further messages of a list.
+    pub parts: u64,
+}
+
+impl std::ops::AddAssign for NetworkCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.cuts += other.cuts;
+        self.resumptions += other.resumptions;
+        self.joins += other.joins;
+        self.leaves += other.leaves;
+        self.losses += other.losses;
+        self.refused += other.refused;
+        self.lists += other.lists;
+        self.parts += other.parts;
+    }
+}
