@@ -27,6 +27,11 @@ const MESSAGE_PART: u64 = 4;
 /// The smallest limit of a message.
 const MESSAGE_MIN: u64 = 16 * 1024;
 
+/// The limits of the bulk data under way on the control lane. It is at most one and a half times
+/// what the lane delivered in its last round trip, so that a keystroke waits for no queue there.
+const CONTROL_MIN: u64 = 8 * 1024;
+const CONTROL_MAX: u64 = 32 * 1024;
+
 /// The bytes of DATA on one lane, in both directions.
 #[derive(Debug)]
 struct LaneFlow {
@@ -37,6 +42,8 @@ struct LaneFlow {
     window: u64,
     /// What was delivered when the present round began.
     round: Option<(Instant, u64)>,
+    /// What was delivered in the last round trip.
+    recent: u64,
     /// Whether the window was used up in the present round.
     is_used_up: bool,
     /// Received on the lane, and reported to the peer.
@@ -52,6 +59,7 @@ impl LaneFlow {
             delivered: 0,
             window: WINDOW_MIN,
             round: None,
+            recent: 0,
             is_used_up: false,
             received: 0,
             reported: 0,
@@ -60,6 +68,21 @@ impl LaneFlow {
 
     fn under_way(&self) -> u64 {
         self.sent.saturating_sub(self.delivered)
+    }
+
+    /// Returns the limit of the bulk data under way while this is the control lane.
+    fn control_window(&self) -> u64 {
+        let delivered = self.recent.saturating_add(self.recent / 2);
+        delivered.clamp(CONTROL_MIN, CONTROL_MAX)
+    }
+
+    /// Returns the round trips until new data would arrive, in hundredths.
+    fn wait(&self) -> u64 {
+        let rate = self.recent.saturating_add(CONTROL_MIN);
+        self.under_way()
+            .saturating_mul(100)
+            .checked_div(rate)
+            .unwrap_or(u64::MAX)
     }
 
     fn on_report(&mut self, now: Instant, bytes: u64, min_rtt: Duration) {
@@ -72,6 +95,7 @@ impl LaneFlow {
         let delivered = self.delivered.saturating_sub(before);
         let in_round_trip = (delivered as f64 * min_rtt.max(ROUND_MIN).as_secs_f64()
             / elapsed.as_secs_f64()) as u64;
+        self.recent = in_round_trip;
         if self.is_used_up && in_round_trip >= self.window / 2 {
             self.window = self.window.saturating_mul(2).min(WINDOW_MAX);
         } else if in_round_trip < self.window / 8 {
@@ -84,24 +108,27 @@ impl LaneFlow {
 
 /// The flows of all lanes.
 #[derive(Debug, Default)]
-pub(super) struct LaneFlows(Vec<LaneFlow>);
+pub(super) struct LaneFlows {
+    flows: Vec<LaneFlow>,
+    control: Option<LaneId>,
+}
 
 impl LaneFlows {
     /// Adds a lane.
     pub(super) fn add(&mut self, lane: LaneId) {
         if self.find(lane).is_none() {
-            self.0.push(LaneFlow::new(lane));
+            self.flows.push(LaneFlow::new(lane));
         }
     }
 
     /// Forgets a lane.
     pub(super) fn remove(&mut self, lane: LaneId) {
-        self.0.retain(|flow| flow.lane != lane);
+        self.flows.retain(|flow| flow.lane != lane);
     }
 
     /// Forgets all lanes.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.flows.clear();
     }
 
     /// Records DATA that leaves on a lane.
@@ -128,16 +155,41 @@ impl LaneFlows {
 
     /// Returns whether more bulk data may leave on the lane.
     pub(super) fn is_open(&self, lane: LaneId) -> bool {
-        self.0
+        self.flows
             .iter()
             .find(|flow| flow.lane == lane)
-            .is_none_or(|flow| flow.under_way() < flow.window)
+            .is_none_or(|flow| flow.under_way() < self.limit(flow))
+    }
+
+    fn limit(&self, flow: &LaneFlow) -> u64 {
+        if self.control == Some(flow.lane) {
+            flow.control_window()
+        } else {
+            flow.window
+        }
+    }
+
+    /// Sets the control lane. Returns whether it is another one.
+    pub(super) fn set_control(&mut self, lane: Option<LaneId>) -> bool {
+        std::mem::replace(&mut self.control, lane) != lane
+    }
+
+    /// Returns the lane on which new data would arrive first, the first of several such.
+    pub(super) fn fastest(&self, lanes: &[LaneId]) -> Option<LaneId> {
+        let wait = |lane: &LaneId| {
+            let flow = self.flows.iter().find(|flow| flow.lane == *lane);
+            flow.map_or(0, LaneFlow::wait)
+        };
+        lanes.iter().copied().min_by_key(wait)
     }
 
     /// Returns the limit for a message of bulk data on the lane, in bytes.
     pub(super) fn message_limit(&self, lane: LaneId) -> usize {
-        let flow = self.0.iter().find(|flow| flow.lane == lane);
+        let flow = self.flows.iter().find(|flow| flow.lane == lane);
         let limit = flow.map_or(u64::MAX, |flow| {
+            if self.control == Some(lane) {
+                return CONTROL_MIN;
+            }
             (flow.window / MESSAGE_PART).max(MESSAGE_MIN)
         });
         usize::try_from(limit).unwrap_or(usize::MAX)
@@ -145,7 +197,7 @@ impl LaneFlows {
 
     /// Returns whether a report should not wait for another message.
     pub(super) fn is_report_due(&self) -> bool {
-        self.0
+        self.flows
             .iter()
             .any(|flow| flow.received.saturating_sub(flow.reported) >= LANE_REPORT)
     }
@@ -162,13 +214,13 @@ impl LaneFlows {
 
     /// Reports everything again, because reports may have been lost with a lane.
     pub(super) fn report_again(&mut self) {
-        for flow in &mut self.0 {
+        for flow in &mut self.flows {
             flow.reported = 0;
         }
     }
 
     fn find(&mut self, lane: LaneId) -> Option<&mut LaneFlow> {
-        self.0.iter_mut().find(|flow| flow.lane == lane)
+        self.flows.iter_mut().find(|flow| flow.lane == lane)
     }
 }
 
@@ -207,7 +259,7 @@ mod tests {
             }
             flows.on_report(now, LANE, delivered, RTT);
             if tick > seconds * 100 {
-                most = most.max(flows.0[0].under_way());
+                most = most.max(flows.flows[0].under_way());
             }
         }
         (delivered, most)

@@ -4,16 +4,18 @@
 //! records the lane of each byte that the peer has not acknowledged. When a lane ends, those bytes
 //! leave on the other lanes at once.
 //!
-//! One lane carries everything. With several lanes, the oldest is the *control lane*: it carries
-//! the small frames and the streams that have little under way. Bulk data uses the other lanes, so
-//! that a keystroke does not wait behind it.
+//! One lane carries everything. With several lanes, one is the *control lane*, at first the oldest.
+//! It carries the small frames and the streams that have little under way. Bulk data uses the other
+//! lanes, so that a keystroke does not wait behind it. The control lane adds a little bulk data,
+//! which would otherwise miss the rate of one lane. When the control lane stalls, another one takes
+//! its place (see `control_watch`).
 
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Instant,
 };
 
-use super::{Mux, MuxEvent, StreamId};
+use super::{Mux, MuxEvent, StreamId, transmit_data::URGENT_MAX};
 
 /// The number of a lane, unique in the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +31,7 @@ impl LaneId {
 pub(super) enum LaneLoad {
     /// Everything: it is the only lane.
     All,
-    /// Small frames, and streams with little data under way.
+    /// Small frames, streams with little data under way, and a little bulk data.
     Control,
     /// Bulk data.
     Bulk,
@@ -45,10 +47,10 @@ impl LaneLoad {
 /// The most reports of lost lanes that an end remembers. Older ones are repeated reports at most.
 const REPORTS_MAX: usize = 256;
 
-/// The lanes of a tunnel, in the order in which they joined.
+/// The lanes of a tunnel.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    /// The lanes on which this end sends.
+    /// The lanes on which this end sends. The first is the control lane, if there are several.
     sending: Vec<LaneId>,
     /// The lanes that have not ended, as far as this end knows.
     live: Vec<LaneId>,
@@ -80,6 +82,27 @@ impl Lanes {
     /// Returns whether no lane is left to send on.
     pub(super) fn is_empty(&self) -> bool {
         self.sending.is_empty()
+    }
+
+    /// Returns the control lane, if there are several lanes.
+    pub(super) fn control(&self) -> Option<LaneId> {
+        self.sending.first().copied().filter(|_| !self.is_single())
+    }
+
+    /// Returns the lanes that can take the place of the control lane, the last control lane at the
+    /// end.
+    pub(super) fn bulk(&self) -> &[LaneId] {
+        self.sending.get(1..).unwrap_or_default()
+    }
+
+    /// Makes `lane` the control lane. The reports that left on the present one are repeated.
+    fn set_control(&mut self, lane: LaneId) {
+        if let Some(old) = self.control() {
+            self.repeat_reports(old);
+            self.sending.retain(|&known| known != lane && known != old);
+            self.sending.insert(0, lane);
+            self.sending.push(old);
+        }
     }
 
     /// Returns what the lane carries; `None` if nothing is sent on it.
@@ -133,11 +156,16 @@ impl Lanes {
         if !self.remove(lane) {
             return;
         }
+        self.repeat_reports(lane);
+        self.unreported.push_back(lane);
+    }
+
+    /// Queues the reports that left on this lane.
+    fn repeat_reports(&mut self, lane: LaneId) {
         let lost_reports = self.reported.iter().filter(|(_, carrier)| *carrier == lane);
         self.unreported
             .extend(lost_reports.map(|(reported, _)| *reported));
         self.reported.retain(|(_, carrier)| *carrier != lane);
-        self.unreported.push_back(lane);
     }
 
     /// Records the peer's report of a lost lane, which may never have carried the tunnel at this
@@ -267,9 +295,54 @@ impl Mux {
         self.adapt_to_lanes();
     }
 
+    /// Returns when the control lane counts as stalled, unless an answer arrives.
+    pub(super) fn control_deadline(&self) -> Option<Instant> {
+        let is_watched = !self.lanes.is_single() && self.resume_state.is_flowing();
+        self.control_watch.deadline().filter(|_| is_watched)
+    }
+
+    /// Makes another lane the control lane, because the present one has stalled, and repeats there
+    /// what keeps others waiting: credit, acknowledgements, and the data of small streams.
+    pub(super) fn switch_control(&mut self, now: Instant) {
+        let acks = self.control_watch.on_stall();
+        let Some(old) = self.lanes.control() else {
+            return;
+        };
+        let Some(new) = self.lane_flows.fastest(self.lanes.bulk()) else {
+            return;
+        };
+        self.lanes.set_control(new);
+        self.lane_flows.set_control(Some(new));
+        self.lane_flows.report_again();
+        self.window.send_limit_again();
+        for id in acks {
+            self.ack_immediately(id);
+        }
+        for id in self.sorted_streams() {
+            if let Some(stream) = self.streams.get_mut(&id)
+                && stream.send.retained() <= URGENT_MAX
+            {
+                if stream.open_state.lose(old) {
+                    self.opens.push_back(id);
+                }
+                self.send_totals
+                    .track(&mut stream.send, |send| send.lose(old));
+                self.schedule_send(id);
+            }
+        }
+        // The PING under way would measure the stall. The next one measures the new lane.
+        self.rtt.reset();
+        self.restart_gaps(now);
+        self.update_budget();
+    }
+
     /// Adapts what depends on the number of lanes, after the streams are in the rounds for it.
-    fn adapt_to_lanes(&mut self) {
+    pub(super) fn adapt_to_lanes(&mut self) {
         self.window.set_lanes(self.lanes.live.len());
+        let control = self.lanes.control();
+        if self.lane_flows.set_control(control) {
+            self.control_watch.reset();
+        }
         if self.lanes.is_single() {
             self.urgent = Default::default();
         }

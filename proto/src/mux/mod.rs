@@ -29,6 +29,7 @@ mod ack_queue;
 mod bandwidth;
 mod budget;
 mod byte_queue;
+mod control_watch;
 mod credit;
 mod error;
 mod event;
@@ -52,6 +53,7 @@ mod stream_api;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod transmit_data;
 mod varint;
 mod window;
 
@@ -64,6 +66,7 @@ use std::{
 use self::{
     ack_queue::AckQueue,
     budget::BudgetAccount,
+    control_watch::ControlWatch,
     credit::CreditPool,
     frame::TunnelFrame,
     gaps::Gaps,
@@ -139,6 +142,7 @@ pub struct Mux {
     opened_by_peer: OpenedStreams,
     lanes: Lanes,
     lane_flows: LaneFlows,
+    control_watch: ControlWatch,
     /// Lost lanes that the present message has reported.
     reported_lost: Vec<LaneId>,
     gaps: Gaps,
@@ -196,6 +200,7 @@ impl Mux {
             opened_by_peer: OpenedStreams::new(next_peer),
             lanes: Lanes::new(),
             lane_flows,
+            control_watch: ControlWatch::default(),
             reported_lost: Vec::new(),
             gaps: Gaps::default(),
             grant,
@@ -241,6 +246,7 @@ impl Mux {
             .deadline()
             .into_iter()
             .chain(self.gaps.deadline().filter(|_| !self.lanes.is_empty()))
+            .chain(self.control_deadline())
             .min()
     }
 
@@ -257,6 +263,9 @@ impl Mux {
             {
                 self.ack_immediately(id);
             }
+        }
+        if self.control_deadline().is_some_and(|until| until <= now) {
+            self.switch_control(now);
         }
         if !self.lanes.is_empty() && self.gaps.deadline().is_some_and(|until| until <= now) {
             return Err(MuxError::Protocol("a gap in a stream was not filled"));

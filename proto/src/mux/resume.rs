@@ -53,7 +53,7 @@ impl Mux {
         self.lanes.replace(lane);
         self.lane_flows.clear();
         self.lane_flows.add(lane);
-        self.window.set_lanes(1);
+        self.adapt_to_lanes();
         // PINGs and their measurements belong to the previous attachment and its path.
         self.rtt.reset();
         self.window.bandwidth().restart(now);

@@ -113,6 +113,17 @@ impl RttProber {
         }
     }
 
+    /// Returns the token of a PING that probes a lane. It also measures the round trip, unless an
+    /// earlier PING does.
+    pub(super) fn probe(&mut self, now: Instant, progress: FlowProgress) -> u64 {
+        if self.outstanding.is_none() {
+            return self.start(now, progress);
+        }
+        let token = self.next_token;
+        self.next_token = token.wrapping_add(1) & super::varint::MAX;
+        token
+    }
+
     /// Forgets the outstanding PING, because its channel ended. There will be no answer, and the
     /// next PING need not wait for one.
     pub(super) fn reset(&mut self) {
@@ -132,7 +143,8 @@ impl RttProber {
         token
     }
 
-    /// Evaluates a PONG. An unexpected one is ignored.
+    /// Evaluates a PONG. An unexpected one is ignored. The peer answers only the last of several
+    /// PINGs, so an answer to a later one ends the wait for an earlier one.
     pub(super) fn on_pong(
         &mut self,
         now: Instant,
@@ -140,12 +152,15 @@ impl RttProber {
         progress: FlowProgress,
     ) -> Option<RttSample> {
         let OutstandingPing {
+            token: awaited,
             sent,
             progress: before,
-            ..
         } = self
             .outstanding
-            .take_if(|outstanding| outstanding.token == token)?;
+            .take_if(|outstanding| outstanding.token <= token)?;
+        if awaited != token {
+            return None;
+        }
         // The sender leaves credit unused if it is too small for a message.
         let credit_exhausted = progress.received.saturating_add(UNUSED_CREDIT_MAX) >= before.limit;
         let bytes_sent = progress.sent.saturating_sub(before.sent);

@@ -13,6 +13,9 @@ use crate::mux::{
 const CONTROL: LaneId = LaneId::FIRST;
 const BULK: LaneId = LaneId(1);
 
+/// The most bulk data under way on a control lane that has delivered none.
+const CONTROL_BULK: usize = 8 * 1024;
+
 /// A pair with two lanes, and a stream that both ends know.
 fn pair_with_two_lanes() -> (Pair, StreamId) {
     let mut pair = Pair::new();
@@ -76,9 +79,91 @@ fn bulk_data_leaves_the_control_lane_to_small_streams() {
     pair.client.write(small, content(100)).unwrap();
     let on_control = messages(&mut pair.client, pair.now, CONTROL);
     let on_bulk = messages(&mut pair.client, pair.now, BULK);
+    let (control, rest) = (data_bytes(&on_control), data_bytes(&on_bulk));
+    assert_eq!(control + rest, 40_100);
+    assert!(control <= 100 + CONTROL_BULK, "{control}");
+    let streams = on_control.into_iter().flat_map(frames).filter_map(|frame| {
+        if let TunnelFrame::Data { stream, .. } = frame {
+            Some(stream)
+        } else {
+            None
+        }
+    });
+    assert_eq!(streams.collect::<Vec<_>>(), [small, bulk]);
+}
+
+#[test]
+fn bulk_data_on_the_control_lane_waits_for_what_left_before() {
+    let (mut pair, bulk) = pair_with_two_lanes();
+    pair.client.write(bulk, content(60_000)).unwrap();
+    let first = messages(&mut pair.client, pair.now, CONTROL);
+    assert_eq!(data_bytes(&first), CONTROL_BULK);
+    pair.now += Duration::from_millis(50);
+    let before_arrival = messages(&mut pair.client, pair.now, CONTROL);
+    assert_eq!(data_bytes(&before_arrival), 0);
+    for message in first {
+        pair.server
+            .handle_message(pair.now, CONTROL, message)
+            .unwrap();
+    }
+    pair.server.handle_timeout(pair.now).unwrap();
+    carry(&mut pair.server, &mut pair.client, pair.now, CONTROL);
+    let after_arrival = messages(&mut pair.client, pair.now, CONTROL);
+    assert_eq!(data_bytes(&after_arrival), CONTROL_BULK);
+}
+
+#[test]
+fn what_left_on_a_stalled_control_lane_leaves_on_another() {
+    let (mut pair, stream) = pair_with_two_lanes();
+    pair.client.write(stream, content(100)).unwrap();
+    let stalled = messages(&mut pair.client, pair.now, CONTROL);
+    assert_eq!(data_bytes(&stalled), 100);
+    assert_eq!(messages(&mut pair.client, pair.now, BULK).len(), 0);
+    let deadline = pair.client.poll_timeout().unwrap();
+    pair.client.handle_timeout(deadline).unwrap();
+    pair.now = deadline;
+    let again = messages(&mut pair.client, pair.now, BULK);
+    assert_eq!(data_bytes(&again), 100);
+    for (lane, message) in again
+        .into_iter()
+        .map(|message| (BULK, message))
+        .chain(stalled.into_iter().map(|message| (CONTROL, message)))
+    {
+        pair.server.handle_message(pair.now, lane, message).unwrap();
+    }
+    assert_eq!(read_all(&mut pair.server, pair.now, stream), content(100));
+    assert_eq!(pair.server.read(stream), Ok(StreamRead::Wait));
+}
+
+#[test]
+fn credit_that_left_on_a_stalled_control_lane_leaves_on_another() {
+    let (mut pair, stream) = pair_with_two_lanes();
+    pair.client.write(stream, content(60_000)).unwrap();
+    carry(&mut pair.client, &mut pair.server, pair.now, BULK);
     assert_eq!(
-        (data_bytes(&on_control), data_bytes(&on_bulk)),
-        (100, 40_000)
+        read_all(&mut pair.server, pair.now, stream),
+        content(60_000)
+    );
+    pair.now += Duration::from_millis(100);
+    pair.server.handle_timeout(pair.now).unwrap();
+    let windows = |messages: Vec<Bytes>| {
+        let frames = messages.into_iter().flat_map(frames);
+        let limits = frames.filter_map(|frame| {
+            if let TunnelFrame::Window { received, .. } = frame {
+                Some(received)
+            } else {
+                None
+            }
+        });
+        limits.max()
+    };
+    let stalled = messages(&mut pair.server, pair.now, CONTROL);
+    assert_eq!(windows(stalled), Some(60_001));
+    pair.now = pair.server.poll_timeout().unwrap();
+    pair.server.handle_timeout(pair.now).unwrap();
+    assert_eq!(
+        windows(messages(&mut pair.server, pair.now, BULK)),
+        Some(60_001)
     );
 }
 

@@ -1,0 +1,264 @@
+//! Notices that the control lane of several has stalled, for example because TCP repeats a lost
+//! segment there.
+//!
+//! A PING follows the frames on the control lane. A PONG that is late shows the stall, long before
+//! the connection recovers. The small frames then continue on another lane, and those without an
+//! answer are repeated there.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use super::StreamId;
+
+/// The delay before the first measurement, and the smallest and the largest delay.
+const DELAY_INITIAL: Duration = Duration::from_secs(1);
+const DELAY_MIN: Duration = Duration::from_millis(20);
+const DELAY_MAX: Duration = Duration::from_secs(10);
+
+/// The shortest time between two probes. In addition, a delay has room for [`PROBES_PER_DELAY`].
+const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(5);
+const PROBES_PER_DELAY: u32 = 8;
+
+/// The most probes without an answer. A further frame waits for one of them.
+const PROBES_MAX: usize = 32;
+
+/// The most acknowledgements that are repeated after a stall. Others arrive with the lane.
+const ACKS_MAX: usize = 256;
+
+/// After this many stalls without an answer in time, a late answer counts as the round trip: the
+/// path has become longer.
+const LATE_ANSWERS: u32 = 2;
+
+/// A PING on the control lane.
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    token: u64,
+    sent: Instant,
+}
+
+/// The smoothed round trip and its variation (RFC 6298).
+#[derive(Debug, Clone, Copy)]
+struct SmoothedRtt {
+    mean: Duration,
+    variation: Duration,
+}
+
+/// Watches the control lane.
+#[derive(Debug, Default)]
+pub(super) struct ControlWatch {
+    /// The probes without an answer, oldest first.
+    probes: VecDeque<Probe>,
+    /// The last probe of a lane that has stalled.
+    late: Option<Probe>,
+    smoothed: Option<SmoothedRtt>,
+    /// The stalls since the last answer in time.
+    stalls: u32,
+    last_probe: Option<Instant>,
+    /// Frames have left that no probe follows yet.
+    has_unprobed: bool,
+    /// The acknowledgements that left before the probe with this token, or with a later one.
+    acks: VecDeque<(u64, StreamId)>,
+    next_token: u64,
+}
+
+impl ControlWatch {
+    /// Forgets what is under way, because the lanes have changed. Keeps the round trip.
+    pub(super) fn reset(&mut self) {
+        *self = ControlWatch {
+            smoothed: self.smoothed,
+            next_token: self.next_token,
+            ..ControlWatch::default()
+        };
+    }
+
+    /// Records that frames leave on the control lane whose loss would delay something.
+    pub(super) fn on_content(&mut self) {
+        self.has_unprobed = true;
+    }
+
+    /// Records an acknowledgement on the control lane.
+    pub(super) fn on_ack(&mut self, stream: StreamId) {
+        if self.acks.len() >= ACKS_MAX {
+            self.acks.pop_front();
+        }
+        self.acks.push_back((self.next_token, stream));
+    }
+
+    /// Returns whether a probe should leave now although nothing else does.
+    pub(super) fn is_probe_due(&self) -> bool {
+        self.has_unprobed && self.probes.is_empty()
+    }
+
+    /// Returns whether a probe should follow the present message.
+    pub(super) fn should_probe(&self, now: Instant) -> bool {
+        let interval = divided(self.delay(), PROBES_PER_DELAY).max(PROBE_INTERVAL_MIN);
+        let is_early = self
+            .last_probe
+            .is_some_and(|last| now.saturating_duration_since(last) < interval);
+        self.is_probe_due() || self.has_unprobed && !is_early && self.probes.len() < PROBES_MAX
+    }
+
+    /// Records a probe.
+    pub(super) fn on_probe(&mut self, now: Instant, token: u64) {
+        self.probes.push_back(Probe { token, sent: now });
+        self.last_probe = Some(now);
+        self.has_unprobed = false;
+        self.next_token = token.saturating_add(1);
+    }
+
+    /// Handles a PONG. It answers all earlier probes too, because a lane keeps the order.
+    pub(super) fn on_pong(&mut self, now: Instant, token: u64) {
+        let late = self.late.take_if(|late| late.token == token);
+        if let Some(late) = late.filter(|_| self.stalls >= LATE_ANSWERS) {
+            self.measure(now.saturating_duration_since(late.sent));
+            self.stalls = 0;
+        }
+        let Some(index) = self.probes.iter().position(|probe| probe.token == token) else {
+            return;
+        };
+        if let Some(probe) = self.probes.drain(..=index).next_back() {
+            self.measure(now.saturating_duration_since(probe.sent));
+        }
+        self.stalls = 0;
+        self.acks.retain(|(tag, _)| *tag > token);
+    }
+
+    /// Returns when the control lane counts as stalled, unless an answer arrives.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let oldest = self.probes.front()?;
+        oldest.sent.checked_add(self.delay())
+    }
+
+    /// Begins anew on another lane. Returns the streams whose acknowledgements to repeat.
+    pub(super) fn on_stall(&mut self) -> Vec<StreamId> {
+        self.late = self.probes.pop_back();
+        self.probes.clear();
+        self.stalls = self.stalls.saturating_add(1);
+        self.last_probe = None;
+        self.acks.drain(..).map(|(_, stream)| stream).collect()
+    }
+
+    /// The delay after which an answer is late. It doubles with each stall, so that a path that has
+    /// become longer is not taken for one stall after the other.
+    fn delay(&self) -> Duration {
+        let base = self.smoothed.map_or(DELAY_INITIAL, |rtt| {
+            let spread = rtt.variation.saturating_mul(4).max(divided(rtt.mean, 2));
+            rtt.mean.saturating_add(spread).max(DELAY_MIN)
+        });
+        let factor = 1_u32.checked_shl(self.stalls.min(16)).unwrap_or(u32::MAX);
+        base.saturating_mul(factor).min(DELAY_MAX)
+    }
+
+    fn measure(&mut self, sample: Duration) {
+        self.smoothed = Some(match self.smoothed {
+            None => SmoothedRtt {
+                mean: sample,
+                variation: divided(sample, 2),
+            },
+            Some(SmoothedRtt { mean, variation }) => SmoothedRtt {
+                mean: divided(mean.saturating_mul(7).saturating_add(sample), 8),
+                variation: divided(
+                    variation
+                        .saturating_mul(3)
+                        .saturating_add(sample.abs_diff(mean)),
+                    4,
+                ),
+            },
+        });
+    }
+}
+
+fn divided(time: Duration, by: u32) -> Duration {
+    time.checked_div(by).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(100);
+
+    /// A watch that has measured `RTT` many times.
+    fn measured(now: Instant) -> ControlWatch {
+        let mut watch = ControlWatch::default();
+        for token in 0..40 {
+            watch.on_content();
+            watch.on_probe(now, token);
+            watch.on_pong(now + RTT, token);
+        }
+        watch
+    }
+
+    #[test]
+    fn a_late_answer_shows_a_stall_after_one_and_a_half_round_trips() {
+        let now = Instant::now();
+        let mut watch = measured(now);
+        assert_eq!(watch.deadline(), None, "nothing is under way");
+        watch.on_ack(StreamId(4));
+        watch.on_content();
+        assert!(watch.should_probe(now));
+        watch.on_probe(now, 40);
+        assert_eq!(watch.deadline(), Some(now + RTT * 3 / 2));
+        assert_eq!(watch.on_stall(), [StreamId(4)]);
+        watch.on_content();
+        watch.on_probe(now, 41);
+        assert_eq!(
+            watch.deadline(),
+            Some(now + RTT * 3),
+            "the delay doubles until an answer arrives in time"
+        );
+        watch.on_pong(now + RTT, 41);
+        watch.on_content();
+        watch.on_probe(now, 42);
+        assert!(watch.deadline().is_some_and(|at| at < now + RTT * 2));
+    }
+
+    #[test]
+    fn an_answer_confirms_the_acknowledgements_before_its_probe() {
+        let now = Instant::now();
+        let mut watch = measured(now);
+        watch.on_ack(StreamId(0));
+        watch.on_probe(now, 40);
+        watch.on_ack(StreamId(2));
+        watch.on_pong(now + RTT, 40);
+        assert_eq!(watch.on_stall(), [StreamId(2)]);
+    }
+
+    #[test]
+    fn probes_leave_at_intervals_and_once_more_after_the_last_frames() {
+        let now = Instant::now();
+        let mut watch = measured(now);
+        watch.on_content();
+        watch.on_probe(now, 40);
+        watch.on_content();
+        assert!(!watch.should_probe(now + PROBE_INTERVAL_MIN));
+        assert!(watch.should_probe(now + RTT / 4));
+        assert!(!watch.is_probe_due(), "one is under way");
+        watch.on_pong(now + RTT, 40);
+        assert!(watch.is_probe_due(), "the last frames have none");
+    }
+
+    #[test]
+    fn a_path_that_has_become_longer_is_measured_again() {
+        let now = Instant::now();
+        let mut watch = measured(now);
+        let mut token = 40;
+        let mut stalls = 0;
+        for _ in 0..20 {
+            watch.on_content();
+            watch.on_probe(now, token);
+            if watch.deadline().is_some_and(|at| at < now + RTT * 10) {
+                stalls += 1;
+                watch.on_stall();
+            }
+            watch.on_pong(now + RTT * 10, token);
+            token += 1;
+        }
+        assert!(stalls <= 10, "{stalls} stalls");
+        watch.on_content();
+        watch.on_probe(now, token);
+        assert!(watch.deadline().is_some_and(|at| at > now + RTT * 10));
+    }
+}
