@@ -105,7 +105,7 @@ impl ServerRole {
         id: Id,
         message: &Bytes,
     ) -> Result<(), Notice> {
-        if outbox.lane(channel).is_some() {
+        if outbox.channel_end(channel).is_some() {
             let reason = "ATTACH with a channel number that is in use";
             return Err(Notice::new(Code::Protocol, reason));
         }
@@ -145,8 +145,8 @@ impl ServerRole {
         reply: attach::Reply,
         span: tracing::Span,
     ) {
-        // The tunnel ends with the lane, which is dropped here.
-        if let Err(error) = outbox.open(channel, reply.lane) {
+        // The tunnel ends with the attachment, which is dropped here.
+        if let Err(error) = outbox.open(channel, reply.attachment) {
             debug!(parent: &span, %error, "the link ended before a client could attach");
             return;
         }

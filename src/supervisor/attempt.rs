@@ -80,7 +80,7 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         let Some(connector) = self.uplink.dialers.get(self.master) else {
             return AttemptOutcome::Cancelled;
         };
-        // Covers every early return: the role's lanes and the outbox hold each other, and only the
+        // Covers every early return: the role's channels and the outbox hold each other, and only the
         // end of the outbox breaks the cycle.
         let _finished_when_dropped = FinishOnDrop(Arc::clone(&self.link.outbox));
         let mut socket = match cancel.run_until_cancelled(connector.dial()).await {
@@ -112,7 +112,7 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         self.run_link(socket, session, &terms, &cancel).await
     }
 
-    /// Joins the master. Closes the role's lanes if that fails.
+    /// Joins the master. Closes the role's channels if that fails.
     async fn join(
         &self,
         socket: &mut MessageSocket,

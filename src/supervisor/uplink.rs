@@ -24,9 +24,9 @@ pub trait LinkedRole: Send + Sync + 'static {
     type Session: Handler + Send + 'static;
 
     /// Prepares a link that is being established, or that has joined first in a race. Returns the
-    /// frames to send with HELLO or after it, and the link's handler. The role may open lanes at
+    /// frames to send with HELLO or after it, and the link's handler. The role may open channels at
     /// the link's outbox. After the join the newest link of its slot is the one to use. If the link
-    /// never joins, its lanes are closed.
+    /// never joins, its channels are closed.
     fn begin(&self, link: &RoleLink) -> (Vec<Frame>, Self::Session);
 
     /// Reports that the master accepted the role.

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     link::{
-        Handler, KeepAliveTiming, Lane, Outbox, Transmit,
+        ChannelEnd, Handler, KeepAliveTiming, Outbox, Transmit,
         authenticate::{self, AUTHENTICATION_TIMEOUT},
     },
     net::{dial::DialError, memory, websocket::MessageSocket},
@@ -210,10 +210,10 @@ impl MasterLink {
     }
 }
 
-/// A lane that does nothing.
-struct IdleLane;
+/// A channel end that does nothing.
+struct IdleEnd;
 
-impl Lane for IdleLane {
+impl ChannelEnd for IdleEnd {
     fn receive(&self, _payload: BytesMut) -> Result<(), Notice> {
         Ok(())
     }
@@ -252,7 +252,7 @@ impl LinkedRole for RecordingRole {
 
     fn begin(&self, link: &RoleLink) -> (Vec<Frame>, RejectFrames) {
         link.outbox
-            .open(1, Arc::new(IdleLane))
+            .open(1, Arc::new(IdleEnd))
             .expect("a fresh outbox");
         (self.first.clone(), RejectFrames)
     }

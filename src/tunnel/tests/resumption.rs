@@ -312,13 +312,13 @@ async fn a_replayed_attempt_does_not_change_the_tunnel() {
         7,
     )
     .unwrap();
-    use crate::link::Lane;
+    use crate::link::ChannelEnd;
     let mut out = bytes::BytesMut::new();
-    early.lane.transmit(&mut out);
-    early.lane.transmit(&mut out);
+    early.attachment.transmit(&mut out);
+    early.attachment.transmit(&mut out);
     assert!(
         early
-            .lane
+            .attachment
             .receive(bytes::BytesMut::from(&[7; 40][..]))
             .is_err()
     );

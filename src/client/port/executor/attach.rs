@@ -47,13 +47,13 @@ impl PortExecutor {
         let channel = self.span.in_scope(|| link.next_channel())?;
         let (prepared, instance) = self.prepare(link, channel, purpose)?;
         let AttachRequest {
-            lane,
+            attachment,
             message,
             outcome,
         } = prepared
             .inspect_err(|error| error!(parent: &self.span, "cannot start an attachment: {error}"))
             .ok()?;
-        link.outbox.open(channel, lane).ok()?;
+        link.outbox.open(channel, attachment).ok()?;
         if let AttachPurpose::Alternative { refused } = purpose {
             info!(server = %refused, "service refused a connection: requesting another server");
         }
