@@ -155,7 +155,9 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         };
         observer.report(AttemptEvent::Joined);
         let up_since = Instant::now();
-        let _listed = self.connections.list(self.epoch, socket.connection());
+        let _listed = self
+            .connections
+            .list(self.epoch, socket.connection(), &self.link.outbox);
         let summary = Link::new(
             socket,
             self.link.outbox,

@@ -154,6 +154,7 @@ impl<W: Connector> LinkSet<W> {
         };
         let monitor = monitor_links(
             count.max(),
+            || connections.moved_bytes(),
             || connections.all(),
             |wanted| count.set_wanted(wanted),
         );

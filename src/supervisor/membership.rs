@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::tcp_table::TcpConnection;
+use crate::{link::Outbox, tcp_table::TcpConnection};
 
 /// A link of a set: the index of its slot in the set, and of its master in the list.
 pub(super) type SetLink = (usize, usize);
@@ -24,10 +24,10 @@ pub(super) struct UpLinks {
     connections: Connections,
 }
 
-/// The TCP connections of the established links of a set, by the epoch of the link. Clones share
-/// the list.
+/// The TCP connections and outboxes of the established links of a set, by the epoch of the link.
+/// Clones share the list.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Connections(Arc<Mutex<BTreeMap<u64, TcpConnection>>>);
+pub(super) struct Connections(Arc<Mutex<BTreeMap<u64, (TcpConnection, Arc<Outbox>)>>>);
 
 /// Removes a connection from the list when dropped.
 #[derive(Debug)]
@@ -38,9 +38,14 @@ pub(super) struct ListedConnection {
 
 impl Connections {
     /// Lists the connection of a link until the result is dropped.
-    pub(super) fn list(&self, epoch: u64, connection: Option<TcpConnection>) -> ListedConnection {
+    pub(super) fn list(
+        &self,
+        epoch: u64,
+        connection: Option<TcpConnection>,
+        outbox: &Arc<Outbox>,
+    ) -> ListedConnection {
         self.lock()
-            .extend(connection.map(|connection| (epoch, connection)));
+            .extend(connection.map(|connection| (epoch, (connection, Arc::clone(outbox)))));
         ListedConnection {
             connections: self.clone(),
             epoch,
@@ -49,10 +54,17 @@ impl Connections {
 
     /// Returns the present connections.
     pub(super) fn all(&self) -> Vec<TcpConnection> {
-        self.lock().values().copied().collect()
+        let connection = |listed: &(TcpConnection, Arc<Outbox>)| listed.0;
+        self.lock().values().map(connection).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, TcpConnection>> {
+    /// Returns how many bytes the present links have sent and received.
+    pub(super) fn moved_bytes(&self) -> u64 {
+        let moved = |listed: &(TcpConnection, Arc<Outbox>)| listed.1.moved_bytes();
+        self.lock().values().map(moved).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, (TcpConnection, Arc<Outbox>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,7 +15,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Poll,
 };
@@ -43,6 +43,8 @@ pub struct Outbox {
     answering: AtomicBool,
     /// Bytes of queued answers, with their overhead. Changes under the lock.
     queued_answers: AtomicUsize,
+    /// Bytes of DATA that were sent and received.
+    moved: AtomicU64,
     /// The account to which queued control frames are charged.
     account: Option<Arc<dyn MemoryAccount>>,
 }
@@ -66,6 +68,7 @@ impl Outbox {
             state: Mutex::default(),
             answering: AtomicBool::default(),
             queued_answers: AtomicUsize::default(),
+            moved: AtomicU64::default(),
             account,
         })
     }
@@ -202,6 +205,12 @@ impl Outbox {
     #[must_use]
     pub fn queued_control_bytes(&self) -> usize {
         self.state().queued_control
+    }
+
+    /// Returns how many bytes of DATA the link has sent and received. Cheap, and without a lock.
+    #[must_use]
+    pub fn moved_bytes(&self) -> u64 {
+        self.moved.load(Relaxed)
     }
 
     /// Requests that the link sends ERROR with this notice and ends. The first request counts.

@@ -68,6 +68,11 @@ impl Outbox {
         self.queued_answers.load(Relaxed) > ANSWERS_WAITING
     }
 
+    /// Counts the bytes of a DATA message that was sent or received.
+    pub(in crate::link) fn count_moved(&self, bytes: usize) {
+        self.moved.fetch_add(bytes as u64, Relaxed);
+    }
+
     /// Changes the charge for the link's memory other than control frames from `before` to `now`
     /// bytes.
     pub(in crate::link) fn adjust_charge(&self, before: usize, now: usize) {

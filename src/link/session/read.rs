@@ -122,6 +122,7 @@ impl LinkDriver {
 
     fn deliver(&mut self, channel: u32, payload: BytesMut) {
         self.received_other = true;
+        self.outbox.count_moved(payload.len());
         // DATA may still be in flight for a channel that this side has closed.
         let Some(channel_end) = self.outbox.receiving_end(channel) else {
             return;

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 /// A direction is busy in a sample that moved at least this many bytes. Less is an interactive
 /// stream or keep-alive, which losses delay, but do not limit.
-const BUSY_BYTES: u64 = 8 * 1024;
+pub(super) const BUSY_BYTES: u64 = 8 * 1024;
 
 /// A direction is busy in a sample that moved at least this many segments. Fewer say nothing about a
 /// ratio.
