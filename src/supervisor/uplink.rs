@@ -1,7 +1,12 @@
 //! The interface between a role and the supervision of its links: the role's callbacks, the
 //! connectors to its masters, and the parameters of an uplink.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::{Future, ready},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::Notify;
 
@@ -96,6 +101,33 @@ pub trait Connector: Send + Sync + 'static {
     /// Dropping the future closes what was opened.
     fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send;
 
+    /// Establishes a WebSocket like [`dial`](Self::dial), if possible at another address of the
+    /// master's name than the role's other links. `used` has the address of each of them.
+    ///
+    /// # Errors
+    /// The master cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened.
+    fn dial_apart(
+        &self,
+        used: Vec<IpAddr>,
+    ) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
+        drop(used);
+        self.dial()
+    }
+
+    /// Returns the addresses of the master's name, or none if they are unknown.
+    fn addresses(&self) -> impl Future<Output = Vec<IpAddr>> + Send {
+        ready(Vec::new())
+    }
+
+    /// Returns whether the master accepts connections at this address.
+    fn accepts_at(&self, address: IpAddr) -> impl Future<Output = bool> + Send {
+        let _ = address;
+        ready(false)
+    }
+
     /// Uses small TCP segments for all further links, because the path drops large packets.
     fn use_small_segments(&self) {}
 }
@@ -107,6 +139,18 @@ impl Connector for Dialer {
 
     fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
         Dialer::dial(self)
+    }
+
+    async fn dial_apart(&self, used: Vec<IpAddr>) -> Result<MessageSocket, DialError> {
+        Dialer::dial_apart(self, &used).await
+    }
+
+    fn addresses(&self) -> impl Future<Output = Vec<IpAddr>> + Send {
+        self.master_addresses()
+    }
+
+    fn accepts_at(&self, address: IpAddr) -> impl Future<Output = bool> + Send {
+        Dialer::accepts_at(self, address)
     }
 
     fn use_small_segments(&self) {
@@ -121,6 +165,21 @@ impl<W: Connector> Connector for Arc<W> {
 
     fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
         W::dial(self)
+    }
+
+    fn dial_apart(
+        &self,
+        used: Vec<IpAddr>,
+    ) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
+        W::dial_apart(self, used)
+    }
+
+    fn addresses(&self) -> impl Future<Output = Vec<IpAddr>> + Send {
+        W::addresses(self)
+    }
+
+    fn accepts_at(&self, address: IpAddr) -> impl Future<Output = bool> + Send {
+        W::accepts_at(self, address)
     }
 
     fn use_small_segments(&self) {

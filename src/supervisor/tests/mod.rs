@@ -5,8 +5,10 @@ mod link_set;
 mod losses;
 mod moves;
 mod several;
+mod spread;
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -25,6 +27,7 @@ use crate::{
         authenticate::{self, AUTHENTICATION_TIMEOUT},
     },
     net::{dial::DialError, memory, websocket::MessageSocket},
+    tcp_table::TcpConnection,
 };
 use report_proto::{
     crypto::LinkKey,
@@ -64,6 +67,33 @@ struct ConnectorState {
     /// The duration of a dial.
     dial_time: Mutex<Duration>,
     dials: Mutex<Vec<Instant>>,
+    name: Mutex<MasterName>,
+}
+
+/// The addresses to which the name of a master leads. Without any, no link has an address.
+#[derive(Default)]
+struct MasterName {
+    addresses: Vec<IpAddr>,
+    /// Those that accept no connection.
+    down: Vec<IpAddr>,
+    /// Those of the links, in the order of the dials.
+    dialled: Vec<IpAddr>,
+}
+
+impl MasterName {
+    /// Connects to one of the addresses, if possible to none of `used`.
+    fn connect(&mut self, used: &[IpAddr]) -> Option<TcpConnection> {
+        let is_up = |address: &&IpAddr| !self.down.contains(address);
+        let mut up: Vec<_> = self.addresses.iter().filter(is_up).copied().collect();
+        up.sort_by_key(|address| used.contains(address));
+        let address = *up.first()?;
+        self.dialled.push(address);
+        Some(TcpConnection {
+            local: ([127, 0, 0, 1], 1).into(),
+            peer: (address, 443).into(),
+            interface: 0,
+        })
+    }
 }
 
 impl Connector for MemoryConnector {
@@ -72,6 +102,18 @@ impl Connector for MemoryConnector {
     }
 
     async fn dial(&self) -> Result<MessageSocket, DialError> {
+        self.dial_apart(Vec::new()).await
+    }
+
+    async fn addresses(&self) -> Vec<IpAddr> {
+        self.state.name.lock().unwrap().addresses.clone()
+    }
+
+    async fn accepts_at(&self, address: IpAddr) -> bool {
+        !self.state.name.lock().unwrap().down.contains(&address)
+    }
+
+    async fn dial_apart(&self, used: Vec<IpAddr>) -> Result<MessageSocket, DialError> {
         self.state.dials.lock().unwrap().push(Instant::now());
         let dial_time = *self.state.dial_time.lock().unwrap();
         tokio::time::sleep(dial_time).await;
@@ -86,7 +128,8 @@ impl Connector for MemoryConnector {
             .send(master)
             .await
             .expect("the test is running");
-        Ok(role)
+        let connection = self.state.name.lock().unwrap().connect(&used);
+        Ok(role.with_connection(connection))
     }
 }
 
@@ -104,6 +147,7 @@ impl FakeMaster {
             reachable: AtomicBool::new(true),
             dial_time: Mutex::default(),
             dials: Mutex::default(),
+            name: Mutex::default(),
         });
         let connector = MemoryConnector {
             incoming: sender,
