@@ -22,7 +22,7 @@ use crate::{
     tunnel::{Tunnel, attach},
 };
 use report_proto::{
-    frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
+    frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Slot, Terms},
     id::Id,
 };
 
@@ -285,6 +285,10 @@ impl LinkedRole for ServerRole {
         });
     }
 
+    fn on_lanes_wanted(&self, set: Slot, lanes: usize) {
+        self.tunnels.want_lanes(set, lanes);
+    }
+
     fn joined(&self, link: &RoleLink, terms: &Terms) {
         if self.ports.len() > terms.max_ports as usize && !link.is_additional {
             error!(
@@ -314,7 +318,7 @@ mod tests {
     use report_proto::{
         compress::CompressMethod,
         crypto::{EncryptMethod, PortKeys},
-        frame::{AttachHeader, Slot},
+        frame::AttachHeader,
     };
 
     fn port() -> PortParameters {

@@ -193,6 +193,7 @@ impl<W: Connector> LinkSet<W> {
             slots,
             up_links,
             supervisors: BTreeMap::new(),
+            reported_lanes: 1,
             tasks: JoinSet::new(),
         };
         let monitor = monitor_links(
@@ -224,6 +225,8 @@ struct FurtherSlots<R, W> {
     /// Whether the set wants the link of each supervisor that was started. A supervisor remains
     /// for the next time, with what it has learned about the path.
     supervisors: BTreeMap<SetLink, watch::Sender<bool>>,
+    /// The number of lanes that was last reported to the role.
+    reported_lanes: usize,
     tasks: JoinSet<()>,
 }
 
@@ -232,10 +235,14 @@ impl<R: LinkedRole, W: Connector> FurtherSlots<R, W> {
         let mut wanted = count.numbers.subscribe();
         let mut up = self.up_links.subscribe();
         loop {
-            let links = wanted.borrow_and_update().links();
+            let numbers = *wanted.borrow_and_update();
             // The links are in the order of their slots.
-            let master = up.borrow_and_update().first().map(|(_, master)| *master);
-            self.update(links, master, cancel);
+            let (master, links_up) = {
+                let up = up.borrow_and_update();
+                (up.first().map(|(_, master)| *master), up.len())
+            };
+            self.report_lanes(numbers.wanted.min(links_up).max(1));
+            self.update(numbers.links(), master, cancel);
             // No channel closes: `count` and `up_links` hold a sender of each.
             tokio::select! {
                 () = cancel.cancelled() => break,
@@ -246,6 +253,15 @@ impl<R: LinkedRole, W: Connector> FurtherSlots<R, W> {
         }
         while let Some(ended) = self.tasks.join_next().await {
             resume_panic(ended);
+        }
+    }
+
+    /// Reports a new number of lanes. It follows the links that are up, because a lane that comes
+    /// earlier would share one. It precedes the retirement of links, whose lanes then are left
+    /// instead of moved.
+    fn report_lanes(&mut self, lanes: usize) {
+        if std::mem::replace(&mut self.reported_lanes, lanes) != lanes {
+            self.role.on_lanes_wanted(self.uplink.slot, lanes);
         }
     }
 

@@ -41,6 +41,12 @@ pub trait LinkedRole: Send + Sync + 'static {
     /// link when no channel is open on it, and after [`RETIREMENT`] at the latest.
     fn retiring(&self, link: &RoleLink, cause: RetirementCause);
 
+    /// Reports how many lanes of a tunnel the links of a set carry best: as many as it has links
+    /// because of the traffic. `set` is the first slot of the set. One until the first report.
+    fn on_lanes_wanted(&self, set: Slot, lanes: usize) {
+        let _ = (set, lanes);
+    }
+
     /// Reports that a link joined or that an attempt failed, for callers that wait for the first
     /// link. The log contains the same. Not called for additional links.
     fn on_link_event(&self, event: LinkEvent<'_>) {

@@ -31,6 +31,7 @@ use report_proto::{
 };
 
 mod handshakes;
+mod lanes;
 mod resumption;
 mod streams;
 

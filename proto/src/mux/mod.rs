@@ -35,6 +35,7 @@ mod flight;
 mod frame;
 mod gaps;
 mod lane_flow;
+mod lane_request;
 mod lanes;
 mod open_state;
 mod opened;
@@ -69,6 +70,7 @@ use self::{
     frame::TunnelFrame,
     gaps::Gaps,
     lane_flow::LaneFlows,
+    lane_request::LaneRequest,
     lanes::Lanes,
     opened::OpenedStreams,
     resume_state::{ResumeState, TunnelCloseState},
@@ -152,6 +154,8 @@ pub enum MuxEvent {
     },
     /// The peer reports that a lane has ended. The caller closes its attachment.
     LaneLost(LaneId),
+    /// The server asks for another number of lanes, which [`Mux::requested_lanes`] returns.
+    LanesRequested,
     /// The peer ended the tunnel.
     Closed(ResetCode),
 }
@@ -170,6 +174,7 @@ pub enum StreamRead {
 /// One end of a tunnel's multiplexer. The module documentation describes the contract.
 #[derive(Debug)]
 pub struct Mux {
+    side: TunnelSide,
     parameters: Parameters,
     streams: Map<StreamId, StreamState>,
     /// The number of streams that the peer opened.
@@ -180,6 +185,7 @@ pub struct Mux {
     opened_by_peer: OpenedStreams,
     lanes: Lanes,
     lane_flows: LaneFlows,
+    lane_request: LaneRequest,
     /// Lost lanes that the present message has reported.
     reported_lost: Vec<LaneId>,
     gaps: Gaps,
@@ -229,6 +235,7 @@ impl Mux {
         let mut lane_flows = LaneFlows::default();
         lane_flows.add(LaneId::FIRST);
         Mux {
+            side,
             parameters,
             streams: Map::default(),
             peer_streams: 0,
@@ -237,6 +244,7 @@ impl Mux {
             opened_by_peer: OpenedStreams::new(next_peer),
             lanes: Lanes::new(),
             lane_flows,
+            lane_request: LaneRequest::default(),
             reported_lost: Vec::new(),
             gaps: Gaps::default(),
             grant,

@@ -68,6 +68,7 @@ impl Mux {
             || !self.ack_queue.due.is_empty()
             || !self.forgotten_ends.is_empty()
             || self.lanes.is_report_due()
+            || self.lane_request.is_due()
             || self.window.is_update_due();
         let has_report = !self.lanes.is_single() && self.lane_flows.is_report_due();
         load.has_control() && (opens_or_ends || small || has_report)
@@ -148,6 +149,11 @@ impl Mux {
             && let Some(lost) = self.lanes.next_report(lane.id)
         {
             put_frame(out, end, &TunnelFrame::Lost { lane: lost });
+        }
+        if has_room(out, end)
+            && let Some(request) = self.lane_request.take_due()
+        {
+            put_frame(out, end, &request);
         }
         self.transmit_credit(now, out, end);
         if self.resume_state.is_flowing() {

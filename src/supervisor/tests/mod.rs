@@ -281,6 +281,8 @@ struct RecordingRole {
     events: Mutex<mpsc::Sender<RoleEvent>>,
     /// The frames to send with HELLO.
     first: Vec<Frame>,
+    /// The numbers of lanes that were reported.
+    lanes: Arc<Mutex<Vec<usize>>>,
 }
 
 struct RejectFrames;
@@ -305,6 +307,10 @@ impl LinkedRole for RecordingRole {
         self.record(RoleEvent::Joined(link.clone()));
     }
 
+    fn on_lanes_wanted(&self, _set: Slot, lanes: usize) {
+        self.lanes.lock().unwrap().push(lanes);
+    }
+
     fn retiring(&self, link: &RoleLink, cause: RetirementCause) {
         self.record(RoleEvent::Retiring(link.clone(), cause));
     }
@@ -322,6 +328,7 @@ struct Fixture {
     events: mpsc::Receiver<RoleEvent>,
     move_requests: MoveRequests,
     links: LinkCount,
+    lanes: Arc<Mutex<Vec<usize>>>,
     cancel: CancellationToken,
     task: JoinSet<()>,
 }
@@ -363,10 +370,12 @@ impl Fixture {
         };
         change(&mut uplink);
         let (move_requests, cancel) = (uplink.move_requests.clone(), CancellationToken::new());
+        let lanes: Arc<Mutex<Vec<usize>>> = Arc::default();
         let (role, token) = (
             Arc::new(RecordingRole {
                 events: Mutex::new(sender),
                 first,
+                lanes: Arc::clone(&lanes),
             }),
             cancel.clone(),
         );
@@ -379,6 +388,7 @@ impl Fixture {
             events,
             move_requests,
             links,
+            lanes,
             cancel,
             task,
         }

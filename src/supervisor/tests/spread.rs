@@ -87,3 +87,27 @@ async fn client_and_a_server_with_one_address_keep_one_link() {
         assert_eq!(fixture.links.wanted(), 1, "{role:?} {addresses:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn lanes_follow_the_links_that_the_traffic_needs() {
+    let mut fixture = Fixture::with_links(1, 4, Vec::new(), |uplink| {
+        uplink.role = Role::Server;
+        let mut name = uplink.dialers[0].state.name.lock().unwrap();
+        name.addresses = vec![A, B];
+    });
+    let reported = |fixture: &Fixture| fixture.lanes.lock().unwrap().clone();
+    let _two = [fixture.accept().await, fixture.accept().await];
+    fixture.masters[0].expect_no_link_for(SECOND).await;
+    assert_eq!(
+        reported(&fixture),
+        [],
+        "the second link is at another master"
+    );
+    fixture.links.set_wanted(3);
+    let _third = fixture.accept().await;
+    fixture.masters[0].expect_no_link_for(SECOND).await;
+    assert_eq!(reported(&fixture).last(), Some(&3));
+    fixture.links.set_wanted(1);
+    fixture.masters[0].expect_no_link_for(SECOND).await;
+    assert_eq!(reported(&fixture).last(), Some(&1));
+}

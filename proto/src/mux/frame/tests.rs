@@ -53,6 +53,8 @@ fn any_frame() -> impl Strategy<Value = TunnelFrame> {
             lane: LaneId(lane),
             bytes
         }),
+        (value.clone(), value.clone())
+            .prop_map(|(number, lanes)| TunnelFrame::Lanes { number, lanes }),
         (value.clone(), value).prop_map(|(seen, opened)| TunnelFrame::Resume { seen, opened }),
         Just(TunnelFrame::Resumed),
         (0..10_u64).prop_map(|code| TunnelFrame::End {
@@ -139,6 +141,10 @@ fn vector_frames() -> Vec<TunnelFrame> {
         TunnelFrame::Received {
             lane: LaneId(3),
             bytes: 65_536,
+        },
+        TunnelFrame::Lanes {
+            number: 2,
+            lanes: 8,
         },
     ]
 }

@@ -90,12 +90,15 @@ impl PortExecutor {
         purpose: AttachPurpose,
     ) -> Option<(Result<AttachRequest, AttachError>, Option<Id>)> {
         let (outbox, tasks) = (&link.outbox, &self.tasks);
-        let (AttachPurpose::Resume { tunnel } | AttachPurpose::Lane { tunnel }) = purpose else {
+        let (AttachPurpose::Resume { tunnel }
+        | AttachPurpose::Lane { tunnel }
+        | AttachPurpose::RequestedLane { tunnel }) = purpose
+        else {
             let request = attach::request(&self.parameters, outbox, channel, tasks);
             return Some((request, None));
         };
         let tunnel = &self.find(tunnel)?.tunnel;
-        if matches!(purpose, AttachPurpose::Lane { .. }) && !tunnel.can_join() {
+        if !matches!(purpose, AttachPurpose::Resume { .. }) && !tunnel.can_join() {
             return None;
         }
         // A lane on a newer link replaces those on the older links of its slot.
@@ -115,7 +118,7 @@ impl PortExecutor {
         let span = &self.span;
         let is_retryable = error.is_retryable();
         match (open.purpose, &error) {
-            (AttachPurpose::Lane { .. }, _) => {
+            (AttachPurpose::Lane { .. } | AttachPurpose::RequestedLane { .. }, _) => {
                 debug!(parent: span, "no further lane for now: {error}");
             }
             (AttachPurpose::Resume { .. }, _) if open.link.has_ended() => {

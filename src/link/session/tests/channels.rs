@@ -21,6 +21,7 @@ async fn payloads_are_received_and_sent_by_channel_end() {
     one.push(b"from one");
     fixture.outbox.ready(1);
     assert_eq!(receive(&mut peer).await, data(1, b"from one"));
+    assert_eq!(fixture.outbox.moved_bytes(), 7 + 7 + 14 + 8);
 }
 
 #[tokio::test(start_paused = true)]
