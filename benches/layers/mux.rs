@@ -269,7 +269,9 @@ async fn attach_pair(
     tasks: &TaskTracker,
 ) -> (Tunnel, Tunnel) {
     let request = attach::request(port, client, 1, tasks).expect("a first message");
-    client.open(1, request.lane).expect("the first channel");
+    client
+        .open(1, request.attachment)
+        .expect("the first channel");
     let context = attach::AcceptContext {
         instance: Id([7; 16]),
         started: Moment::now(),
@@ -282,7 +284,7 @@ async fn attach_pair(
     };
     let reply =
         attach::reply(port, &context, &request.message, server, 1).expect("our own message");
-    server.open(1, reply.lane).expect("the first channel");
+    server.open(1, reply.attachment).expect("the first channel");
     server.ready(1);
     let outcome = request
         .outcome

@@ -200,7 +200,7 @@ struct BenchClient {
 impl BenchClient {
     fn attach_frame(&self, outbox: &Arc<Outbox>, channel: u32) -> Option<Frame> {
         let request = attach::request(&self.port, outbox, channel, &self.tasks).ok()?;
-        outbox.open(channel, request.lane).ok()?;
+        outbox.open(channel, request.attachment).ok()?;
         // After a reconnect, no task waits for the outcome. `check` reports that case.
         self.outcomes_sender.try_send(request.outcome).ok()?;
         let header = AttachHeader {
@@ -326,7 +326,7 @@ impl ServerSession {
         let reply = attach::reply(port, &context, message, &self.outbox, channel)
             .map_err(|error| refused(error.to_string()))?;
         self.outbox
-            .open(channel, reply.lane)
+            .open(channel, reply.attachment)
             .map_err(|error| refused(error.to_string()))?;
         self.outbox.ready(channel);
         if let Ok(Some(tunnel)) = reply.outcome {

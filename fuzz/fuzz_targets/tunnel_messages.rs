@@ -51,6 +51,7 @@ fuzz_target!(|messages: Vec<Vec<u8>>| {
             Some(first) if first & 0x80 != 0 => mux.lose_lane(now, SECOND),
             _ => mux.add_lane(now, SECOND),
         }
+        mux.request_lanes(message.first().copied().map_or(1, u64::from));
         let mut content = Bytes::from(message);
         if !content.is_empty() {
             content.advance(1);

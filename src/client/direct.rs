@@ -91,7 +91,7 @@ where
     F: Future<Output = T> + Send + 'static,
 {
     let drain = Drain::default();
-    let port = PortSupervisor::new(port, &drain.tasks, &drain.stop);
+    let port = PortSupervisor::new(port, 1, &drain.tasks, &drain.stop);
     let role = ClientRole::new(
         vec![Arc::clone(&port)],
         uplink.move_requests.clone(),

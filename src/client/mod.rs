@@ -177,7 +177,8 @@ impl Client {
             hold_timeout,
         } = self;
         let drain = Drain::default();
-        let supervisors = start_ports(ports, hold_timeout, &drain, &cancel);
+        let max_lanes = link_set.count().max();
+        let supervisors = start_ports(ports, max_lanes, hold_timeout, &drain, &cancel);
         let role = ClientRole::new(
             supervisors.clone(),
             link_set.uplink().move_requests.clone(),
@@ -201,10 +202,12 @@ impl Client {
     }
 }
 
-/// Starts the supervisor and the listener of each port. The listeners accept connections until
-/// `cancel` is cancelled. Returns the supervisors.
+/// Starts the supervisor and the listener of each port. A tunnel may have up to `max_lanes` lanes at
+/// the server's request. The listeners accept connections until `cancel` is cancelled. Returns the
+/// supervisors.
 fn start_ports(
     ports: Vec<(PortParameters, PortListener)>,
+    max_lanes: usize,
     hold_timeout: Duration,
     drain: &Drain,
     cancel: &CancellationToken,
@@ -212,7 +215,7 @@ fn start_ports(
     let (mut supervisors, orphans, descriptor_log) =
         (Vec::new(), Arc::new(Orphans::default()), Arc::default());
     for (port, listening) in ports {
-        let port = PortSupervisor::new(port, &drain.tasks, &drain.stop);
+        let port = PortSupervisor::new(port, max_lanes, &drain.tasks, &drain.stop);
         supervisors.push(Arc::clone(&port));
         let context = listener::ListenerContext {
             port,

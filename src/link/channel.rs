@@ -1,8 +1,8 @@
-//! The interface between a link and the content of its channels. A [`Lane`] is the local end of one
-//! channel. The link asks it for the next payload only when the socket has room. Nothing is queued
-//! at a role, and the order of sending is decided as late as possible.
+//! The interface between a link and the content of its channels. A [`ChannelEnd`] is the local end
+//! of one channel. The link asks it for the next payload only when the socket has room. Nothing is
+//! queued at a role, and the order of sending is decided as late as possible.
 //!
-//! In the other direction, a [`ChannelHandle`] lets the owner of a lane act on its channel.
+//! In the other direction, a [`ChannelHandle`] lets the owner of a channel end act on its channel.
 //!
 //! This module knows bytes and channel numbers, and not the meaning of a payload.
 
@@ -37,38 +37,39 @@ pub trait ChannelHandle: Send + Sync {
     /// Returns the link of the channel.
     fn link(&self) -> LinkId;
 
-    /// Marks the channel's lane ready: it may have something to send.
+    /// Marks the channel end ready: it may have something to send.
     fn ready(&self);
 
-    /// Closes the channel at once. The link drops the lane without a further call.
+    /// Closes the channel at once. The link drops the channel end without a further call.
     fn close(&self, notice: &Notice);
 
-    /// Closes the channel once its lane has nothing more to send.
+    /// Closes the channel once its end has nothing more to send.
     fn close_after_drain(&self, notice: &Notice);
 }
 
 /// The local end of one channel.
 ///
 /// The link calls it from its own task, so no method may block. The link holds no lock during a
-/// call: a lane may call its [`Outbox`](super::Outbox) from every method.
-pub trait Lane: Send + Sync + 'static {
-    /// Receives a payload of the channel. The lane owns its memory exclusively, but the block may
-    /// also hold other received data: a lane that keeps a short payload for long should copy it.
+/// call: a channel end may call its [`Outbox`](super::Outbox) from every method.
+pub trait ChannelEnd: Send + Sync + 'static {
+    /// Receives a payload of the channel. The channel end owns its memory exclusively, but the
+    /// block may also hold other received data: a channel end that keeps a short payload for long
+    /// should copy it.
     ///
     /// # Errors
-    /// The notice with which to close the channel. The link drops the lane after it.
+    /// The notice with which to close the channel. The link drops the channel end after it.
     fn receive(&self, payload: BytesMut) -> Result<(), Notice>;
 
     /// Returns the next payload, of at most `MAX_MESSAGE` less the DATA header, and whether more
-    /// may follow at once. A lane that builds the payload uses `buffer`, which is empty, and splits
-    /// the payload off it.
+    /// may follow at once. A channel end that builds the payload uses `buffer`, which is empty, and
+    /// splits the payload off it.
     ///
-    /// The link only calls it after the lane was marked ready at its [`Outbox`](super::Outbox), and never while
-    /// the channel is paused.
+    /// The link only calls it after the channel end was marked ready at its
+    /// [`Outbox`](super::Outbox), and never while the channel is paused.
     fn transmit(&self, buffer: &mut BytesMut) -> Transmit;
 
     /// Reports that the peer paused (`true`) or resumed the channel. The link itself requests no
-    /// payloads from a paused lane.
+    /// payloads from a paused channel end.
     fn paused(&self, paused: bool) {
         let _ = paused;
     }
@@ -78,14 +79,14 @@ pub trait Lane: Send + Sync + 'static {
     fn closed(&self, notice: Notice);
 }
 
-/// The result of [`Lane::transmit`].
+/// The result of [`ChannelEnd::transmit`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Transmit {
-    /// A payload, and another may follow: the lane stays scheduled.
+    /// A payload, and another may follow: the channel end stays scheduled.
     More(MessageBody),
-    /// A payload, and no other for now: the lane is not scheduled until it is marked ready.
+    /// A payload, and no other for now: the channel end is not scheduled until it is marked ready.
     Last(MessageBody),
-    /// No payload: the lane is not scheduled until it is marked ready.
+    /// No payload: the channel end is not scheduled until it is marked ready.
     Nothing,
 }
 

@@ -4,8 +4,8 @@
 //!  role:   MessageSocket ──► authenticate::join ──────────► Link::run ──► EndReason
 //!  master: MessageSocket ──► challenge, hello, welcome ───► Link::run ──► EndReason
 //!                                                            │   ▲
-//!                                        Lane::receive ◄─────┘   └── Outbox
-//!                                         Outbox ◄── Lane::transmit, control frames
+//!                                  ChannelEnd::receive ◄─────┘   └── Outbox
+//!                                   Outbox ◄── ChannelEnd::transmit, control frames
 //! ```
 //!
 //! This module knows messages and frames. It does not know the content of a channel, and it does
@@ -17,7 +17,7 @@ pub mod keep_alive;
 pub mod outbox;
 pub mod session;
 
-pub use channel::{ChannelHandle, Lane, LinkId, Transmit};
+pub use channel::{ChannelEnd, ChannelHandle, LinkId, Transmit};
 pub use keep_alive::KeepAliveTiming;
 pub use outbox::Outbox;
 pub use session::{EndReason, Handler, Link, LinkSummary};

@@ -22,7 +22,7 @@ use crate::{
     tunnel::{Tunnel, attach},
 };
 use report_proto::{
-    frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Terms},
+    frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Slot, Terms},
     id::Id,
 };
 
@@ -105,7 +105,7 @@ impl ServerRole {
         id: Id,
         message: &Bytes,
     ) -> Result<(), Notice> {
-        if outbox.lane(channel).is_some() {
+        if outbox.channel_end(channel).is_some() {
             let reason = "ATTACH with a channel number that is in use";
             return Err(Notice::new(Code::Protocol, reason));
         }
@@ -145,8 +145,8 @@ impl ServerRole {
         reply: attach::Reply,
         span: tracing::Span,
     ) {
-        // The tunnel ends with the lane, which is dropped here.
-        if let Err(error) = outbox.open(channel, reply.lane) {
+        // The tunnel ends with the attachment, which is dropped here.
+        if let Err(error) = outbox.open(channel, reply.attachment) {
             debug!(parent: &span, %error, "the link ended before a client could attach");
             return;
         }
@@ -285,6 +285,10 @@ impl LinkedRole for ServerRole {
         });
     }
 
+    fn on_lanes_wanted(&self, set: Slot, lanes: usize) {
+        self.tunnels.want_lanes(set, lanes);
+    }
+
     fn joined(&self, link: &RoleLink, terms: &Terms) {
         if self.ports.len() > terms.max_ports as usize && !link.is_additional {
             error!(
@@ -314,7 +318,7 @@ mod tests {
     use report_proto::{
         compress::CompressMethod,
         crypto::{EncryptMethod, PortKeys},
-        frame::{AttachHeader, Slot},
+        frame::AttachHeader,
     };
 
     fn port() -> PortParameters {

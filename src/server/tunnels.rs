@@ -1,13 +1,13 @@
 //! The tunnels of a server: the live ones, and what it remembers of ended ones.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::tunnel::{ResetCode, Tunnel, TunnelStatus};
 use report_proto::{
-    frame::{Code, Notice},
+    frame::{Code, Notice, Slot},
     id::Id,
 };
 
@@ -28,6 +28,8 @@ struct TunnelTable {
     live: HashMap<Id, Tunnel>,
     /// The most recently ended tunnels.
     ended: VecDeque<EndedTunnel>,
+    /// The lanes that the links of each set carry, by its first slot.
+    lanes: BTreeMap<Slot, usize>,
 }
 
 /// The remembered facts of an ended tunnel.
@@ -52,7 +54,23 @@ impl Tunnels {
     }
 
     pub(super) fn add(&self, tunnel: &Tunnel) {
-        self.table().live.insert(tunnel.id(), tunnel.clone());
+        let mut table = self.table();
+        table.live.insert(tunnel.id(), tunnel.clone());
+        // Under the lock, so that no older number follows a newer one.
+        if let Some(lanes) = table.lanes.values().max() {
+            tunnel.request_lanes(*lanes);
+        }
+    }
+
+    /// Asks the clients for as many lanes as the links of a set carry. Of several sets the largest
+    /// number counts: a tunnel may have lanes in any of them.
+    pub(super) fn want_lanes(&self, set: Slot, lanes: usize) {
+        let mut table = self.table();
+        table.lanes.insert(set, lanes);
+        let wanted = table.lanes.values().max().copied().unwrap_or(1);
+        for tunnel in table.live.values() {
+            tunnel.request_lanes(wanted);
+        }
     }
 
     /// Removes an ended tunnel that accepts no more streams, and remembers its lowest unseen stream

@@ -1,6 +1,6 @@
 //! Runs one link of an uplink, from dialling to its end. Independent of other links.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use crate::{
     },
     net::{dial::DialError, websocket::MessageSocket},
 };
-use report_proto::frame::{Code, Frame, Notice, Terms};
+use report_proto::frame::{Code, Frame, Notice, Role, Terms};
 
 /// The text that identifies this program in the master's log.
 const AGENT: &str = concat!("report/", env!("CARGO_PKG_VERSION"));
@@ -80,10 +80,11 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         let Some(connector) = self.uplink.dialers.get(self.master) else {
             return AttemptOutcome::Cancelled;
         };
-        // Covers every early return: the role's lanes and the outbox hold each other, and only the
+        // Covers every early return: the role's channels and the outbox hold each other, and only the
         // end of the outbox breaks the cycle.
         let _finished_when_dropped = FinishOnDrop(Arc::clone(&self.link.outbox));
-        let mut socket = match cancel.run_until_cancelled(connector.dial()).await {
+        let dialling = connector.dial_apart(self.used_addresses());
+        let mut socket = match cancel.run_until_cancelled(dialling).await {
             Some(Ok(socket)) => socket,
             Some(Err(error)) => return AttemptOutcome::Dial(error),
             None => return AttemptOutcome::Cancelled,
@@ -112,7 +113,16 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         self.run_link(socket, session, &terms, &cancel).await
     }
 
-    /// Joins the master. Closes the role's lanes if that fails.
+    /// Returns the addresses that this link should not use. A client needs no other master for a
+    /// further link: it would have to wait there until the server is linked to it.
+    fn used_addresses(&self) -> Vec<IpAddr> {
+        match self.uplink.role {
+            Role::Server => self.connections.addresses_of_others(self.link.slot),
+            Role::Client => Vec::new(),
+        }
+    }
+
+    /// Joins the master. Closes the role's channels if that fails.
     async fn join(
         &self,
         socket: &mut MessageSocket,
@@ -153,9 +163,12 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
             reports: self.reports,
             go_away_reported: false,
         };
+        // Before the report, after which the set may dial its next link.
+        let _listed = self
+            .connections
+            .list(self.epoch, socket.connection(), &self.link);
         observer.report(AttemptEvent::Joined);
         let up_since = Instant::now();
-        let _listed = self.connections.list(self.epoch, socket.connection());
         let summary = Link::new(
             socket,
             self.link.outbox,

@@ -11,6 +11,8 @@
 //! The first slot decides about the master. A further slot is wanted at the master of the first
 //! one, or, while the first is down, at that of any other slot that is up. If all are down, only
 //! the first dials. The slots follow it to another master: those at the old one retire.
+//!
+//! A server keeps at least two links if one name leads to several masters (`master_spread`).
 
 use std::{collections::BTreeMap, panic::resume_unwind, sync::Arc};
 
@@ -24,41 +26,75 @@ use tracing::Instrument;
 use super::{
     link_monitor::monitor_links,
     link_supervisor::LinkSupervisor,
+    master_spread::{SPREAD_LINKS, keep_apart},
     membership::{FIRST, Membership, SetLink, UpLinks},
     uplink::{Connector, LinkedRole, MoveRequests, Uplink},
 };
 use crate::net::dial::Dialer;
-use report_proto::frame::Slot;
+use report_proto::frame::{Role, Slot};
 
 /// The number of links that a set keeps. Clones share it.
 #[derive(Debug, Clone)]
 pub struct LinkCount {
-    wanted: watch::Sender<usize>,
+    numbers: watch::Sender<LinkNumbers>,
     max: usize,
+    slots: usize,
+}
+
+/// Two numbers of links. The larger one counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LinkNumbers {
+    /// The links that the traffic needs.
+    wanted: usize,
+    /// The links to keep in any case.
+    floor: usize,
+}
+
+impl LinkNumbers {
+    fn links(self) -> usize {
+        self.wanted.max(self.floor)
+    }
 }
 
 impl LinkCount {
-    fn new(max: usize) -> Self {
+    fn new(max: usize, slots: usize) -> Self {
+        let numbers = LinkNumbers {
+            wanted: 1,
+            floor: 1,
+        };
         LinkCount {
-            wanted: watch::Sender::new(1),
+            numbers: watch::Sender::new(numbers),
             max,
+            slots,
         }
     }
 
     /// Sets how many links to keep, from 1 to [`max`](Self::max). A larger number dials further
     /// links, a smaller one retires those with the highest slots.
     pub fn set_wanted(&self, links: usize) {
-        let links = links.clamp(1, self.max);
-        self.wanted.send_if_modified(|wanted| {
-            let before = std::mem::replace(wanted, links);
-            before != links
+        let wanted = links.clamp(1, self.max);
+        self.change(|numbers| LinkNumbers { wanted, ..numbers });
+    }
+
+    /// Sets how many links to keep in any case, also beyond [`max`](Self::max), as far as there are
+    /// slots.
+    pub(super) fn set_floor(&self, links: usize) {
+        let floor = links.clamp(1, self.slots);
+        self.change(|numbers| LinkNumbers { floor, ..numbers });
+    }
+
+    fn change(&self, change: impl FnOnce(LinkNumbers) -> LinkNumbers) {
+        self.numbers.send_if_modified(|numbers| {
+            let before = *numbers;
+            *numbers = change(before);
+            *numbers != before
         });
     }
 
     /// Returns how many links the set is asked to keep.
     #[must_use]
     pub fn wanted(&self) -> usize {
-        *self.wanted.borrow()
+        self.numbers.borrow().links()
     }
 
     /// Returns the maximum number of links.
@@ -99,14 +135,19 @@ impl<W: Connector> LinkSet<W> {
 
     /// Uses every `step`th slot from that of the uplink on.
     fn with_every_slot(step: usize, uplink: Uplink<W>, max: usize) -> Self {
+        let max = max.max(1);
+        let needed = match uplink.role {
+            Role::Server => max.max(SPREAD_LINKS),
+            Role::Client => max,
+        };
         let slots: Vec<_> = Slot::all()
             .skip_while(|slot| *slot != uplink.slot)
             .step_by(step.max(1))
-            .take(max.max(1))
+            .take(needed)
             .collect();
         LinkSet {
             uplink,
-            count: LinkCount::new(slots.len()),
+            count: LinkCount::new(max.min(slots.len()), slots.len()),
             slots,
         }
     }
@@ -141,6 +182,8 @@ impl<W: Connector> LinkSet<W> {
             count,
         } = self;
         let (uplink, up_links) = (uplink.shared(), UpLinks::default());
+        let (moves, kind) = (uplink.move_requests.clone(), uplink.role);
+        let connector = uplink.dialers.first().map(Arc::clone);
         let first = Membership::first(&up_links);
         let connections = up_links.connections().clone();
         let supervisor = LinkSupervisor::new(uplink.clone(), Arc::clone(&role), first);
@@ -150,17 +193,25 @@ impl<W: Connector> LinkSet<W> {
             slots,
             up_links,
             supervisors: BTreeMap::new(),
+            reported_lanes: 1,
             tasks: JoinSet::new(),
         };
         let monitor = monitor_links(
             count.max(),
+            || connections.moved_bytes(),
             || connections.all(),
             |wanted| count.set_wanted(wanted),
         );
+        let spread = async {
+            if let Some(connector) = connector.filter(|_| kind == Role::Server) {
+                keep_apart(&connector, &connections, &count, &moves).await;
+            }
+        };
         tokio::join!(
             supervisor.run(cancel),
             further.run(&count, cancel),
-            cancel.run_until_cancelled(monitor)
+            cancel.run_until_cancelled(monitor),
+            cancel.run_until_cancelled(spread)
         );
     }
 }
@@ -174,18 +225,24 @@ struct FurtherSlots<R, W> {
     /// Whether the set wants the link of each supervisor that was started. A supervisor remains
     /// for the next time, with what it has learned about the path.
     supervisors: BTreeMap<SetLink, watch::Sender<bool>>,
+    /// The number of lanes that was last reported to the role.
+    reported_lanes: usize,
     tasks: JoinSet<()>,
 }
 
 impl<R: LinkedRole, W: Connector> FurtherSlots<R, W> {
     async fn run(mut self, count: &LinkCount, cancel: &CancellationToken) {
-        let mut wanted = count.wanted.subscribe();
+        let mut wanted = count.numbers.subscribe();
         let mut up = self.up_links.subscribe();
         loop {
-            let links = *wanted.borrow_and_update();
+            let numbers = *wanted.borrow_and_update();
             // The links are in the order of their slots.
-            let master = up.borrow_and_update().first().map(|(_, master)| *master);
-            self.update(links, master, cancel);
+            let (master, links_up) = {
+                let up = up.borrow_and_update();
+                (up.first().map(|(_, master)| *master), up.len())
+            };
+            self.report_lanes(numbers.wanted.min(links_up).max(1));
+            self.update(numbers.links(), master, cancel);
             // No channel closes: `count` and `up_links` hold a sender of each.
             tokio::select! {
                 () = cancel.cancelled() => break,
@@ -196,6 +253,15 @@ impl<R: LinkedRole, W: Connector> FurtherSlots<R, W> {
         }
         while let Some(ended) = self.tasks.join_next().await {
             resume_panic(ended);
+        }
+    }
+
+    /// Reports a new number of lanes. It follows the links that are up, because a lane that comes
+    /// earlier would share one. It precedes the retirement of links, whose lanes then are left
+    /// instead of moved.
+    fn report_lanes(&mut self, lanes: usize) {
+        if std::mem::replace(&mut self.reported_lanes, lanes) != lanes {
+            self.role.on_lanes_wanted(self.uplink.slot, lanes);
         }
     }
 

@@ -4,12 +4,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::watch;
 
-use crate::tcp_table::TcpConnection;
+use super::uplink::RoleLink;
+use crate::{link::Outbox, tcp_table::TcpConnection};
+use report_proto::frame::Slot;
 
 /// A link of a set: the index of its slot in the set, and of its master in the list.
 pub(super) type SetLink = (usize, usize);
@@ -24,10 +27,18 @@ pub(super) struct UpLinks {
     connections: Connections,
 }
 
-/// The TCP connections of the established links of a set, by the epoch of the link. Clones share
-/// the list.
+/// The established links of a set whose TCP connections are known, by their epochs. Clones share the
+/// list.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Connections(Arc<Mutex<BTreeMap<u64, TcpConnection>>>);
+pub(super) struct Connections(Arc<Mutex<BTreeMap<u64, EstablishedLink>>>);
+
+/// An established link, and the TCP connection below.
+#[derive(Debug)]
+struct EstablishedLink {
+    slot: Slot,
+    connection: TcpConnection,
+    outbox: Arc<Outbox>,
+}
 
 /// Removes a connection from the list when dropped.
 #[derive(Debug)]
@@ -38,9 +49,18 @@ pub(super) struct ListedConnection {
 
 impl Connections {
     /// Lists the connection of a link until the result is dropped.
-    pub(super) fn list(&self, epoch: u64, connection: Option<TcpConnection>) -> ListedConnection {
-        self.lock()
-            .extend(connection.map(|connection| (epoch, connection)));
+    pub(super) fn list(
+        &self,
+        epoch: u64,
+        connection: Option<TcpConnection>,
+        link: &RoleLink,
+    ) -> ListedConnection {
+        let established = connection.map(|connection| EstablishedLink {
+            slot: link.slot,
+            connection,
+            outbox: Arc::clone(&link.outbox),
+        });
+        self.lock().extend(established.map(|link| (epoch, link)));
         ListedConnection {
             connections: self.clone(),
             epoch,
@@ -49,10 +69,32 @@ impl Connections {
 
     /// Returns the present connections.
     pub(super) fn all(&self) -> Vec<TcpConnection> {
-        self.lock().values().copied().collect()
+        self.lock().values().map(|link| link.connection).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, TcpConnection>> {
+    /// Returns the peer's address of each present link.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.addresses_of(|_| true)
+    }
+
+    /// Returns the peer's address of each present link with another slot.
+    pub(super) fn addresses_of_others(&self, slot: Slot) -> Vec<IpAddr> {
+        self.addresses_of(|link| link.slot != slot)
+    }
+
+    fn addresses_of(&self, is_counted: impl Fn(&EstablishedLink) -> bool) -> Vec<IpAddr> {
+        let links = self.lock();
+        let counted = links.values().filter(|link| is_counted(link));
+        counted.map(|link| link.connection.peer.ip()).collect()
+    }
+
+    /// Returns how many bytes the present links have sent and received.
+    pub(super) fn moved_bytes(&self) -> u64 {
+        let links = self.lock();
+        links.values().map(|link| link.outbox.moved_bytes()).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, EstablishedLink>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,7 +8,8 @@
 //!     │           ├── RetryPolicy: which master to dial next, and when
 //!     │           ├── PathTimeouts: age and idle limits of the path
 //!     │           └── Race: which of several attempts joins first
-//!     └── one supervisor for each slot: the first always, the others while the role wants them
+//!     ├── one supervisor for each slot: the first always, the others while the role wants them
+//!     ├── keep_apart: a server's links go to different masters behind one name
 //!     └── monitor_links ──► LinkDemand: how many links the role wants, by what the kernel reports
 //! ```
 
@@ -34,6 +35,7 @@ pub mod link_monitor;
 mod link_set;
 mod link_supervisor;
 mod managed_link;
+mod master_spread;
 mod membership;
 mod path_timeouts;
 mod race;

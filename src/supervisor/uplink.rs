@@ -1,7 +1,12 @@
 //! The interface between a role and the supervision of its links: the role's callbacks, the
 //! connectors to its masters, and the parameters of an uplink.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::{Future, ready},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::Notify;
 
@@ -24,9 +29,9 @@ pub trait LinkedRole: Send + Sync + 'static {
     type Session: Handler + Send + 'static;
 
     /// Prepares a link that is being established, or that has joined first in a race. Returns the
-    /// frames to send with HELLO or after it, and the link's handler. The role may open lanes at
+    /// frames to send with HELLO or after it, and the link's handler. The role may open channels at
     /// the link's outbox. After the join the newest link of its slot is the one to use. If the link
-    /// never joins, its lanes are closed.
+    /// never joins, its channels are closed.
     fn begin(&self, link: &RoleLink) -> (Vec<Frame>, Self::Session);
 
     /// Reports that the master accepted the role.
@@ -35,6 +40,12 @@ pub trait LinkedRole: Send + Sync + 'static {
     /// Reports that the traffic of this link should move to other links. The uplink closes this
     /// link when no channel is open on it, and after [`RETIREMENT`] at the latest.
     fn retiring(&self, link: &RoleLink, cause: RetirementCause);
+
+    /// Reports how many lanes of a tunnel the links of a set carry best: as many as it has links
+    /// because of the traffic. `set` is the first slot of the set. One until the first report.
+    fn on_lanes_wanted(&self, set: Slot, lanes: usize) {
+        let _ = (set, lanes);
+    }
 
     /// Reports that a link joined or that an attempt failed, for callers that wait for the first
     /// link. The log contains the same. Not called for additional links.
@@ -96,6 +107,33 @@ pub trait Connector: Send + Sync + 'static {
     /// Dropping the future closes what was opened.
     fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send;
 
+    /// Establishes a WebSocket like [`dial`](Self::dial), if possible at another address of the
+    /// master's name than the role's other links. `used` has the address of each of them.
+    ///
+    /// # Errors
+    /// The master cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes what was opened.
+    fn dial_apart(
+        &self,
+        used: Vec<IpAddr>,
+    ) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
+        drop(used);
+        self.dial()
+    }
+
+    /// Returns the addresses of the master's name, or none if they are unknown.
+    fn addresses(&self) -> impl Future<Output = Vec<IpAddr>> + Send {
+        ready(Vec::new())
+    }
+
+    /// Returns whether the master accepts connections at this address.
+    fn accepts_at(&self, address: IpAddr) -> impl Future<Output = bool> + Send {
+        let _ = address;
+        ready(false)
+    }
+
     /// Uses small TCP segments for all further links, because the path drops large packets.
     fn use_small_segments(&self) {}
 }
@@ -107,6 +145,18 @@ impl Connector for Dialer {
 
     fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
         Dialer::dial(self)
+    }
+
+    async fn dial_apart(&self, used: Vec<IpAddr>) -> Result<MessageSocket, DialError> {
+        Dialer::dial_apart(self, &used).await
+    }
+
+    fn addresses(&self) -> impl Future<Output = Vec<IpAddr>> + Send {
+        self.master_addresses()
+    }
+
+    fn accepts_at(&self, address: IpAddr) -> impl Future<Output = bool> + Send {
+        Dialer::accepts_at(self, address)
     }
 
     fn use_small_segments(&self) {
@@ -121,6 +171,21 @@ impl<W: Connector> Connector for Arc<W> {
 
     fn dial(&self) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
         W::dial(self)
+    }
+
+    fn dial_apart(
+        &self,
+        used: Vec<IpAddr>,
+    ) -> impl Future<Output = Result<MessageSocket, DialError>> + Send {
+        W::dial_apart(self, used)
+    }
+
+    fn addresses(&self) -> impl Future<Output = Vec<IpAddr>> + Send {
+        W::addresses(self)
+    }
+
+    fn accepts_at(&self, address: IpAddr) -> impl Future<Output = bool> + Send {
+        W::accepts_at(self, address)
     }
 
     fn use_small_segments(&self) {

@@ -1,5 +1,5 @@
 //! Attaches a new or a resumed tunnel to a channel, for the roles: a client requests it, a server
-//! replies. Both sides then hold an [`Attachment`], the channel's lane.
+//! replies. Both sides then hold an [`Attachment`], the end of a channel.
 
 use std::sync::Arc;
 
@@ -30,8 +30,8 @@ use report_proto::{id::Id, mux::TunnelSide};
 
 /// A client's request for an attachment.
 pub struct AttachRequest {
-    /// The channel's lane. The caller opens it at the link.
-    pub lane: Arc<Attachment>,
+    /// The end of the channel. The caller opens it at the link.
+    pub attachment: Arc<Attachment>,
     /// The first handshake message, the payload of ATTACH.
     pub message: Bytes,
     /// Receives the tunnel, or the reason for the failure.
@@ -52,8 +52,8 @@ pub fn request(
     offer(port, None, outbox.handle(channel), tasks)
 }
 
-/// Starts an attachment of an existing `tunnel`. It joins the present lanes if that is possible, and
-/// replaces those on the links of `replaces`. Otherwise it resumes the tunnel.
+/// Starts an attachment of an existing `tunnel`. It joins the present lanes if that is possible,
+/// and replaces those on the links of `replaces`. Otherwise it resumes the tunnel.
 ///
 /// # Errors
 /// When the handshake cannot be started.
@@ -103,7 +103,7 @@ fn offer(
         outcome: sender,
     };
     Ok(AttachRequest {
-        lane: Attachment::offering(pending),
+        attachment: Attachment::offering(pending),
         message: message.into(),
         outcome,
     })
@@ -132,9 +132,9 @@ pub struct AcceptContext<'a> {
 
 /// A server's answer to an ATTACH.
 pub struct Reply {
-    /// The channel's lane. The caller opens it at the link and marks it ready. After a refusal it
-    /// still sends an answer: close the channel after it has drained.
-    pub lane: Arc<Attachment>,
+    /// The end of the channel. The caller opens it at the link and marks it ready. After a refusal
+    /// it still sends an answer: close the channel after it has drained.
+    pub attachment: Arc<Attachment>,
     /// The tunnel if it is new, or the reason for the refusal.
     pub outcome: Result<Option<Tunnel>, Mismatch>,
 }
@@ -154,7 +154,7 @@ pub fn reply(
     let offer = handshake::read_offer(port, message, random::bytes())?;
     if let Err(mismatch) = offer.check(port) {
         return Ok(Reply {
-            lane: Attachment::refusing(offer.refuse(port)?),
+            attachment: Attachment::refusing(offer.refuse(port)?),
             outcome: Err(mismatch),
         });
     }
@@ -202,7 +202,7 @@ fn resume(
         channel,
     };
     Ok(Reply {
-        lane: Attachment::answering(target, keys, answer, context.tasks),
+        attachment: Attachment::answering(target, keys, answer, context.tasks),
         outcome: Ok(None),
     })
 }
@@ -233,7 +233,7 @@ fn begin(
         channel,
     };
     Ok(Reply {
-        lane: Attachment::answering(target, keys, answer, context.tasks),
+        attachment: Attachment::answering(target, keys, answer, context.tasks),
         outcome: Ok(Some(Tunnel { shared })),
     })
 }

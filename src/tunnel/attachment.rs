@@ -1,5 +1,5 @@
 //! One end of a channel that carries a tunnel or waits to carry one. An attachment is the channel's
-//! [`Lane`] and seals in both directions.
+//! [`ChannelEnd`] and seals in both directions.
 //!
 //! ```text
 //!  client:  Offered ──answer──► candidate ──first message opens──► carries the tunnel ──► Closed
@@ -32,7 +32,7 @@ use super::{
     shared::TunnelShared,
 };
 use crate::{
-    link::{Lane, LinkId, Transmit},
+    link::{ChannelEnd, LinkId, Transmit},
     net::websocket::MessageBody,
     suspend::Moment,
 };
@@ -169,7 +169,7 @@ impl Attachment {
     }
 }
 
-impl Lane for Attachment {
+impl ChannelEnd for Attachment {
     fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
         let mut phase = self.phase();
         match std::mem::replace(&mut *phase, AttachmentPhase::Closed) {

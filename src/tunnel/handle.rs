@@ -75,6 +75,29 @@ impl Tunnel {
         self.shared.core().is_attached_through(link)
     }
 
+    /// Returns the number of lanes that this end does not leave.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.shared.core().lanes()
+    }
+
+    /// Returns how many lanes the server asks for, at least one. The value is the peer's: bound it.
+    #[must_use]
+    pub fn requested_lanes(&self) -> usize {
+        self.shared.core().requested_lanes()
+    }
+
+    /// Asks the client for this number of lanes, as a server, if the client knows such requests.
+    pub fn request_lanes(&self, lanes: usize) {
+        self.shared.update(|core| core.request_lanes(lanes));
+    }
+
+    /// Leaves lanes, the newest first, until `keep` remain. Keeps one on each link.
+    pub fn leave_surplus(&self, keep: usize) {
+        self.shared
+            .update(|core| core.leave_surplus(Moment::now(), keep));
+    }
+
     /// Returns whether a lane is being left.
     #[must_use]
     pub fn is_moving(&self) -> bool {
@@ -181,6 +204,7 @@ impl Tunnel {
                 secret: report_proto::crypto::TunnelSecret::from_bytes([0; 32]),
             },
             grant: super::offer::Grant::of(self.port()),
+            takes_lane_requests: false,
         };
         let side = report_proto::mux::TunnelSide::Client;
         let shared = TunnelShared::start(side, new, self.port().clone(), tasks);

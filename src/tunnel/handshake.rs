@@ -44,6 +44,8 @@ pub(super) struct NewTunnel {
     pub identity: Identity,
     /// The limits that the peer grants this end.
     pub grant: Grant,
+    /// At a server: whether the client opens lanes at the server's request.
+    pub takes_lane_requests: bool,
 }
 
 /// The result of a server's answer at the client.
@@ -207,7 +209,11 @@ pub(super) fn read_answer(
                 addresses,
                 seen,
             };
-            let new = NewTunnel { identity, grant };
+            let new = NewTunnel {
+                identity,
+                grant,
+                takes_lane_requests: false,
+            };
             Ok(Agreement::New(
                 new,
                 server_info,
@@ -288,7 +294,7 @@ impl ReceivedOffer {
         instance: Id,
         server_info: ServerInfo,
     ) -> Result<(Vec<u8>, NewTunnel, AttachmentKeys), AttachError> {
-        let grant = self.offer.grant;
+        let (grant, takes_lane_requests) = (self.offer.grant, self.offer.lanes);
         let (answer, keys) = self.answer(&AttachAnswer::Accept {
             tunnel: id,
             instance,
@@ -303,7 +309,11 @@ impl ReceivedOffer {
             instance,
             secret: keys.tunnel_secret(),
         };
-        let new = NewTunnel { identity, grant };
+        let new = NewTunnel {
+            identity,
+            grant,
+            takes_lane_requests,
+        };
         Ok((answer, new, keys.responder(port.encrypt)))
     }
 

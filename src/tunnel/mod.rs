@@ -1,11 +1,10 @@
 //! The end-to-end session of one client and one server under one port key.
 //!
 //! A tunnel drives a multiplexer ([`report_proto::mux`]) over its channels, one or several at a
-//! time. It performs
-//! the handshake, seals and compresses, and splices streams to local sockets.
+//! time. It performs the handshake, seals and compresses, and splices streams to local sockets.
 //!
 //! ```text
-//!  socket ⇄ splice ⇄ compress ⇄ TunnelStream ⇄ mux ⇄ seal ⇄ Attachment (a Lane) ⇄ the link
+//!  socket ⇄ splice ⇄ compress ⇄ TunnelStream ⇄ mux ⇄ seal ⇄ Attachment ⇄ the link
 //!                                 Tunnel: outlives ▲ its attachments
 //! ```
 //!
@@ -46,7 +45,7 @@
 //!
 //! | step | file | lock |
 //! |---|---|---|
-//! | reads the message, finds the lane of its channel | `link::session`, `link::outbox` | outbox |
+//! | reads the message, finds the end of its channel | `link::session`, `link::outbox` | outbox |
 //! | opens the message in place | `attachment` | attachment, for the steps below |
 //! | passes it to the mux, if the binding accepts it | `shared`, `core::{transfer, binding}` | core |
 //! | collects wakers and deadlines | `core::state` | core, still held |
@@ -59,12 +58,12 @@
 //! |---|---|---|
 //! | asks for room, reads the socket, writes to the stream | `splice`, `stream` | core, twice |
 //! | marks the channel ready, if it is idle | `shared` | outbox, if marked |
-//! | the task of the link has room: takes the next lane | `link::session`, `link::outbox` | outbox |
+//! | the task of the link has room: takes the next channel | `link::session`, `link::outbox` | outbox |
 //! | asks for a message | `attachment` | attachment, to the seal |
 //! | takes it from the mux, if the attachment sends | `shared`, `core::{transfer, binding}` | core |
 //! | collects deadlines | `core::state` | core, still held |
 //! | seals the message in place | `attachment` | attachment, still held |
-//! | schedules the lane again, sends | `link::outbox`, `link::session` | outbox |
+//! | schedules the channel again, sends | `link::outbox`, `link::session` | outbox |
 //!
 //! Only the task of the link takes the lock of an attachment, so that lock never waits. A cipher
 //! never runs under the lock of the core, which the streams of the tunnel share.

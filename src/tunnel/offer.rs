@@ -22,6 +22,9 @@ pub struct Offer {
     /// Credit for the server.
     #[serde(flatten)]
     pub grant: Grant,
+    /// Whether the client opens lanes at the server's request (LANES). Absent if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lanes: bool,
     /// The tunnel to resume, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<ResumeRequest>,
@@ -197,6 +200,7 @@ impl Offer {
             version: VERSION,
             methods: Methods::of(port),
             grant: Grant::of(port),
+            lanes: true,
             resume: None,
         }
     }

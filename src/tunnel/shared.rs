@@ -50,7 +50,11 @@ impl TunnelShared {
         port: PortParameters,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
-        let NewTunnel { identity, grant } = new;
+        let NewTunnel {
+            identity,
+            grant,
+            takes_lane_requests,
+        } = new;
         let limits = PoolLimits {
             running_encoders: grant.zstd_contexts.min(ZSTD_CONTEXTS),
             running_decoders: ZSTD_CONTEXTS_TOLERATED,
@@ -58,7 +62,8 @@ impl TunnelShared {
         let now = Moment::now();
         let mux = Mux::new(side, port.mux(side), grant.for_mux(), now.awake)
             .with_budget(Arc::clone(&port.process_shared.budget));
-        let core = TunnelCore::new(side, port.resume_timeout, mux, now);
+        let mut core = TunnelCore::new(side, port.resume_timeout, mux, now);
+        core.set_takes_lane_requests(takes_lane_requests);
         let shared = Arc::new(TunnelShared {
             identity,
             pool: Arc::new(port.process_shared.pool.with_shared_workspaces(limits)),
@@ -182,6 +187,8 @@ impl TunnelShared {
             TunnelEvent::MoveRequested => self
                 .move_requests
                 .send_modify(|count| *count = count.wrapping_add(1)),
+            // The status is the same, but the client may need other lanes: wakes its waiters.
+            TunnelEvent::LanesRequested => self.status.send_modify(|_| {}),
             TunnelEvent::Expired => counters.expired.add(1),
         }
     }

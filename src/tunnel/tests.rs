@@ -31,6 +31,7 @@ use report_proto::{
 };
 
 mod handshakes;
+mod lanes;
 mod resumption;
 mod streams;
 
@@ -140,7 +141,7 @@ impl TunnelTestbed {
         request: AttachRequest,
         server: &PortParameters,
     ) -> AttachResult {
-        link_pair.client.open(channel, request.lane).unwrap();
+        link_pair.client.open(channel, request.attachment).unwrap();
         let find = |id| {
             self.known_tunnels()
                 .into_iter()
@@ -155,7 +156,7 @@ impl TunnelTestbed {
             channel,
         ) {
             Ok(reply) => {
-                link_pair.server.open(channel, reply.lane).unwrap();
+                link_pair.server.open(channel, reply.attachment).unwrap();
                 link_pair.server.ready(channel);
                 reply.outcome.ok().flatten()
             }

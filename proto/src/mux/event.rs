@@ -33,6 +33,9 @@ pub enum MuxEvent {
     },
     /// The peer reports that a lane has ended. The caller closes its attachment.
     LaneLost(LaneId),
+    /// The server asks for another number of lanes, which [`Mux::requested_lanes`](super::Mux::requested_lanes)
+    /// returns.
+    LanesRequested,
     /// The peer ended the tunnel.
     Closed(ResetCode),
 }

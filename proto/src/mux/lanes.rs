@@ -252,6 +252,7 @@ impl Mux {
         self.lane_flows.report_again();
         self.rtt.reset();
         self.window.send_limit_again();
+        self.lane_request.send_again();
         for id in self.sorted_streams() {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;

@@ -37,6 +37,7 @@ mod flight;
 mod frame;
 mod gaps;
 mod lane_flow;
+mod lane_request;
 mod lanes;
 mod open_state;
 mod opened;
@@ -71,6 +72,7 @@ use self::{
     frame::TunnelFrame,
     gaps::Gaps,
     lane_flow::LaneFlows,
+    lane_request::LaneRequest,
     lanes::Lanes,
     opened::OpenedStreams,
     resume_state::{ResumeState, TunnelCloseState},
@@ -132,6 +134,7 @@ pub struct PeerGrant {
 /// One end of a tunnel's multiplexer. The module documentation describes the contract.
 #[derive(Debug)]
 pub struct Mux {
+    side: TunnelSide,
     parameters: Parameters,
     streams: Map<StreamId, StreamState>,
     /// The number of streams that the peer opened.
@@ -143,6 +146,7 @@ pub struct Mux {
     lanes: Lanes,
     lane_flows: LaneFlows,
     control_watch: ControlWatch,
+    lane_request: LaneRequest,
     /// Lost lanes that the present message has reported.
     reported_lost: Vec<LaneId>,
     gaps: Gaps,
@@ -192,6 +196,7 @@ impl Mux {
         let mut lane_flows = LaneFlows::default();
         lane_flows.add(LaneId::FIRST);
         Mux {
+            side,
             parameters,
             streams: Map::default(),
             peer_streams: 0,
@@ -201,6 +206,7 @@ impl Mux {
             lanes: Lanes::new(),
             lane_flows,
             control_watch: ControlWatch::default(),
+            lane_request: LaneRequest::default(),
             reported_lost: Vec::new(),
             gaps: Gaps::default(),
             grant,

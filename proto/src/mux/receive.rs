@@ -142,6 +142,7 @@ impl Mux {
                 self.events.push_back(MuxEvent::Closed(code));
             }
             TunnelFrame::Lost { lane } => self.handle_lost(lane),
+            TunnelFrame::Lanes { number, lanes } => return self.handle_lanes(number, lanes),
             TunnelFrame::Received { lane, bytes } => {
                 let min_rtt = self.window.bandwidth().min_rtt();
                 self.lane_flows.on_report(now, lane, bytes, min_rtt);

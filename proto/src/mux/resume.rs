@@ -61,6 +61,7 @@ impl Mux {
         // END may have been lost with the previous attachment.
         self.close_state.sent_on.clear();
         self.resume_state.take_over(lane);
+        self.lane_request.send_again();
         self.requeue_acks(now);
         self.restart_gaps(now);
         self.update_budget();

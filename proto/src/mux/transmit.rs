@@ -33,6 +33,7 @@ impl Mux {
             || !self.ack_queue.due.is_empty()
             || !self.forgotten_ends.is_empty()
             || self.lanes.is_report_due()
+            || self.lane_request.is_due()
             || self.window.is_update_due();
         let of_lanes = !self.lanes.is_single()
             && (self.lane_flows.is_report_due() || self.control_watch.is_probe_due());
@@ -131,6 +132,11 @@ impl Mux {
             && let Some(lost) = self.lanes.next_report(lane)
         {
             put_frame(out, end, &TunnelFrame::Lost { lane: lost });
+        }
+        if has_room(out, end)
+            && let Some(request) = self.lane_request.take_due()
+        {
+            put_frame(out, end, &request);
         }
         self.transmit_credit(now, out, end);
         if self.resume_state.is_flowing() {

@@ -57,6 +57,8 @@ pub(super) enum PortAction {
     Adopt { tunnel: Id },
     /// Leave the lanes of the tunnel on this link.
     LeaveLink { tunnel: Id, link: LinkId },
+    /// Leave the newest lanes of the tunnel until `keep` remain, and one on each link.
+    LeaveLanes { tunnel: Id, keep: usize },
     /// End the tunnel.
     EndTunnel { tunnel: Id, reason: EndTunnelReason },
     /// Drop the tunnel, which has ended.
@@ -71,6 +73,10 @@ pub(super) struct TunnelView {
     pub phase: TunnelPhase,
     /// The slots other than the first whose present link carries a lane.
     pub further_lanes: Slots,
+    /// The number of lanes that are not being left.
+    pub lanes: usize,
+    /// The number of lanes that the server asks for.
+    pub requested_lanes: usize,
     /// A move is in progress.
     pub is_moving: bool,
     /// Its end was requested.
@@ -120,6 +126,8 @@ pub(super) enum AttachPurpose {
     Resume { tunnel: Id },
     /// This tunnel gets a further lane.
     Lane { tunnel: Id },
+    /// This tunnel gets a lane that its server asks for, on any link.
+    RequestedLane { tunnel: Id },
 }
 
 /// The outcome of an attach request.

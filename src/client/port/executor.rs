@@ -80,9 +80,11 @@ pub(super) struct TunnelWatch {
 }
 
 impl PortExecutor {
-    /// Creates a port without a tunnel.
+    /// Creates a port without a tunnel. Its tunnels may have up to `max_lanes` lanes at the server's
+    /// request.
     pub(super) fn new(
         parameters: PortParameters,
+        max_lanes: usize,
         tasks: &TaskTracker,
         span: Span,
         ready: watch::Sender<Option<Tunnel>>,
@@ -90,7 +92,7 @@ impl PortExecutor {
     ) -> Self {
         PortExecutor {
             parameters,
-            machine: PortMachine::default(),
+            machine: PortMachine::with_lanes(max_lanes),
             links: Vec::new(),
             tunnels: Vec::new(),
             requests: BTreeMap::new(),
@@ -281,6 +283,8 @@ impl PortExecutor {
         TunnelView {
             phase,
             further_lanes,
+            lanes: tunnel.lanes(),
+            requested_lanes: tunnel.requested_lanes(),
             is_moving: tunnel.is_moving(),
             is_ending: tunnel.notice().is_some(),
             has_streams: tunnel.streams() > 0,
@@ -324,6 +328,11 @@ impl PortExecutor {
                 let link = self.links.iter().find(|known| known.id() == link);
                 if let (Some(entry), Some(link)) = (self.find(tunnel), link) {
                     entry.tunnel.leave_link(link.outbox.id());
+                }
+            }
+            PortAction::LeaveLanes { tunnel, keep } => {
+                if let Some(entry) = self.find(tunnel) {
+                    entry.tunnel.leave_surplus(keep);
                 }
             }
             PortAction::EndTunnel { tunnel, reason } => self.end_tunnel(tunnel, reason),

@@ -26,6 +26,7 @@
 //! theirs and end after the last one.
 
 mod lanes;
+mod requested_lanes;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use std::{
 
 use self::{
     lanes::FurtherLanes,
+    requested_lanes::RequestedLanes,
     requests::{InFlight, PendingNew, ReattachReason},
 };
 use super::{
@@ -64,6 +66,8 @@ pub(super) struct PortMachine {
     links: Vec<LinkEntry>,
     /// The other links, and the lanes on them.
     further: FurtherLanes,
+    /// The lanes that servers ask for beyond those.
+    requested: RequestedLanes,
     /// Tunnels that have not ended. The last one is current.
     tunnels: Vec<TunnelEntry>,
     /// Attach requests without an outcome.
@@ -107,6 +111,14 @@ struct TunnelEntry {
 }
 
 impl PortMachine {
+    /// Creates a port whose tunnels may have up to `max_lanes` lanes at the server's request.
+    pub(super) fn with_lanes(max_lanes: usize) -> Self {
+        PortMachine {
+            requested: RequestedLanes::new(max_lanes),
+            ..PortMachine::default()
+        }
+    }
+
     /// Handles an event. Returns the actions to execute, in this order.
     pub(super) fn on(&mut self, event: PortEvent, now: Moment) -> Vec<PortAction> {
         match event {
@@ -132,6 +144,7 @@ impl PortMachine {
         }
         // These follow from the state alone, so that no event can forget them.
         self.ensure_lanes(now.awake);
+        self.ensure_requested_lanes(now.awake);
         self.cancel_unneeded_request(now.awake);
         self.schedule_empty_checks(now.awake);
         self.update_ready(now.awake);
@@ -154,6 +167,7 @@ impl PortMachine {
             .chain(of_request)
             .chain(self.patience_checks.iter().copied())
             .chain(self.lane_retry_at())
+            .chain(self.requested_lanes_at())
             .min()
     }
 
@@ -248,6 +262,7 @@ impl PortMachine {
     fn on_tunnel_ended(&mut self, tunnel: Id, now: Instant) {
         self.tunnels.retain(|entry| entry.id != tunnel);
         self.forget_lanes(tunnel);
+        self.forget_requested_lanes(tunnel);
         self.actions.push(PortAction::Forget { tunnel });
         self.ensure_tunnel(now);
     }

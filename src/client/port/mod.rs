@@ -62,16 +62,19 @@ pub(super) struct PortSupervisor {
 }
 
 impl PortSupervisor {
-    /// Creates a port without a tunnel. Its tasks run on `tasks` and end when `stop` is cancelled.
+    /// Creates a port without a tunnel. Its tunnels may have up to `max_lanes` lanes at the server's
+    /// request. Its tasks run on `tasks` and end when `stop` is cancelled.
     pub(super) fn new(
         parameters: PortParameters,
+        max_lanes: usize,
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let (ready, is_ready) = watch::channel(None);
         let (refusals, last_refusal) = watch::channel(None);
         let span = info_span!(parent: None, "tunnel", port = %parameters.mark);
-        let executor = PortExecutor::new(parameters.clone(), tasks, span, ready, refusals);
+        let executor =
+            PortExecutor::new(parameters.clone(), max_lanes, tasks, span, ready, refusals);
         let port = Arc::new(PortSupervisor {
             parameters,
             executor: Mutex::new(executor),

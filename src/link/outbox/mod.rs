@@ -1,10 +1,10 @@
-//! The send queue of one link: control frames first, then the lanes with byte fairness. The link's
-//! task takes the next message only when the socket has room.
+//! The send queue of one link: control frames first, then the channels with byte fairness. The
+//! link's task takes the next message only when the socket has room.
 //!
-//! A [`DrrScheduler`](report_proto::drr::DrrScheduler) decides which lane is next: a lane that
-//! becomes ready after it had nothing to send goes first, for up to one quantum.
+//! A [`DrrScheduler`](report_proto::drr::DrrScheduler) decides which channel is next: a channel
+//! that becomes ready after it had nothing to send goes first, for up to one quantum.
 //!
-//! No lock is held while a lane's method runs or a lane is dropped.
+//! No lock is held while a method of a channel end runs or a channel end is dropped.
 
 mod state;
 mod task_side;
@@ -15,7 +15,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::Poll,
 };
@@ -23,10 +23,10 @@ use std::{
 use bytes::Bytes;
 
 pub(super) use self::state::Outgoing;
-use self::state::{ControlFrame, LaneEntry, OutboxState, close_message};
+use self::state::{ChannelEntry, ControlFrame, OutboxState, close_message};
 use super::{
     MemoryAccount,
-    channel::{ChannelHandle, Lane, LinkId, OpenError},
+    channel::{ChannelEnd, ChannelHandle, LinkId, OpenError},
 };
 use report_proto::frame::{Frame, Notice};
 
@@ -34,7 +34,7 @@ use report_proto::frame::{Frame, Notice};
 /// `ANSWERS_WAITING`).
 pub(crate) const ANSWERS_WAITING: usize = 16 * 1024;
 
-/// The sending side of a link. The lanes, the role and the link's task share it.
+/// The sending side of a link. The channel ends, the role and the link's task share it.
 pub struct Outbox {
     id: LinkId,
     state: Mutex<OutboxState>,
@@ -43,18 +43,20 @@ pub struct Outbox {
     answering: AtomicBool,
     /// Bytes of queued answers, with their overhead. Changes under the lock.
     queued_answers: AtomicUsize,
+    /// Bytes of DATA that were sent and received.
+    moved: AtomicU64,
     /// The account to which queued control frames are charged.
     account: Option<Arc<dyn MemoryAccount>>,
 }
 
 impl Outbox {
-    /// Creates an outbox without lanes.
+    /// Creates an outbox without channels.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Outbox::create(None)
     }
 
-    /// Creates an outbox without lanes that charges its queued control frames to `account`.
+    /// Creates an outbox without channels that charges its queued control frames to `account`.
     #[must_use]
     pub fn with_account(account: Arc<dyn MemoryAccount>) -> Arc<Self> {
         Outbox::create(Some(account))
@@ -66,6 +68,7 @@ impl Outbox {
             state: Mutex::default(),
             answering: AtomicBool::default(),
             queued_answers: AtomicUsize::default(),
+            moved: AtomicU64::default(),
             account,
         })
     }
@@ -85,30 +88,30 @@ impl Outbox {
         })
     }
 
-    /// Opens a channel with `lane` as its local end.
+    /// Opens a channel with `channel_end` as its local end.
     ///
     /// # Errors
-    /// The number is in use, or the link has ended. The lane is dropped without a call.
-    pub fn open(&self, channel: u32, lane: Arc<dyn Lane>) -> Result<(), OpenError> {
+    /// The number is in use, or the link has ended. The channel end is dropped without a call.
+    pub fn open(&self, channel: u32, channel_end: Arc<dyn ChannelEnd>) -> Result<(), OpenError> {
         let mut state = self.state();
         if let Some(notice) = &state.ended {
             return Err(OpenError::Ended(notice.clone()));
         }
-        if state.lanes.contains_key(&channel) {
+        if state.channels.contains_key(&channel) {
             return Err(OpenError::InUse(channel));
         }
-        let entry = LaneEntry {
-            lane,
+        let entry = ChannelEntry {
+            channel_end,
             ready: false,
             paused: false,
             closing: None,
         };
-        state.lanes.insert(channel, entry);
-        state.max_lanes = state.max_lanes.max(state.lanes.len());
+        state.channels.insert(channel, entry);
+        state.max_channels = state.max_channels.max(state.channels.len());
         Ok(())
     }
 
-    /// Marks the lane of `channel` ready: it may have something to send, and the link asks it in
+    /// Marks the end of `channel` ready: it may have something to send, and the link asks it in
     /// its turn. Cheap if it is marked already.
     pub fn ready(&self, channel: u32) {
         let mut state = self.state();
@@ -121,7 +124,7 @@ impl Outbox {
     pub fn control(&self, frame: &Frame) {
         debug_assert!(
             !matches!(frame, Frame::Data { .. }),
-            "DATA comes from lanes"
+            "DATA comes from channels"
         );
         // Encoded outside the lock.
         let message = frame.to_message();
@@ -130,8 +133,8 @@ impl Outbox {
         Self::wake(state);
     }
 
-    /// Closes a channel: queues CLOSE ahead of the lane's unsent data, and drops the lane without a
-    /// further call. Does nothing if the channel is not open.
+    /// Closes a channel: queues CLOSE ahead of its unsent data, and drops its end without a further
+    /// call. Does nothing if the channel is not open.
     pub fn close(&self, channel: u32, notice: &Notice) {
         let mut state = self.state();
         let entry = state.remove(channel);
@@ -139,39 +142,39 @@ impl Outbox {
             self.queue(&mut state, close_message(channel, notice));
         }
         Self::wake(state);
-        // Dropped after the lock: the drop of a lane may call the outbox.
+        // Dropped after the lock: the drop of a channel end may call the outbox.
         drop(entry);
     }
 
-    /// Closes a channel once its lane has nothing more to send. From now on the link only calls
-    /// [`Lane::transmit`] on the lane, until it returns `Transmit::Last` or `Transmit::Nothing`
-    /// and was not marked ready in the meantime. CLOSE then follows the lane's data, and the lane
+    /// Closes a channel once its end has nothing more to send. From now on the link only calls
+    /// [`ChannelEnd::transmit`] on it, until it returns `Transmit::Last` or `Transmit::Nothing`
+    /// and was not marked ready in the meantime. CLOSE then follows its data, and the end
     /// is dropped. Does nothing if the channel is not open.
     pub fn close_after_drain(&self, channel: u32, notice: &Notice) {
         let mut state = self.state();
-        let Some(entry) = state.lanes.get_mut(&channel) else {
+        let Some(entry) = state.channels.get_mut(&channel) else {
             return;
         };
         entry.closing.get_or_insert_with(|| notice.clone());
-        // An idle lane may never be marked ready again, so it is checked here.
+        // An idle end may never be marked ready again, so it is checked here.
         let drained = self.close_if_drained(&mut state, channel);
         Self::wake(state);
         drop(drained);
     }
 
-    /// Returns the lane of an open channel.
+    /// Returns the end of an open channel.
     #[must_use]
-    pub fn lane(&self, channel: u32) -> Option<Arc<dyn Lane>> {
+    pub fn channel_end(&self, channel: u32) -> Option<Arc<dyn ChannelEnd>> {
         self.state()
-            .lanes
+            .channels
             .get(&channel)
-            .map(|entry| entry.lane.clone())
+            .map(|entry| entry.channel_end.clone())
     }
 
     /// Returns the number of open channels.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.state().lanes.len()
+        self.state().channels.len()
     }
 
     /// Whether no channel is open.
@@ -187,7 +190,7 @@ impl Outbox {
     pub async fn wait_until_empty(&self) {
         std::future::poll_fn(|context| {
             let mut state = self.state();
-            if state.lanes.is_empty() {
+            if state.channels.is_empty() {
                 return Poll::Ready(());
             }
             state.empty_waker = Some(context.waker().clone());
@@ -202,6 +205,12 @@ impl Outbox {
     #[must_use]
     pub fn queued_control_bytes(&self) -> usize {
         self.state().queued_control
+    }
+
+    /// Returns how many bytes of DATA the link has sent and received. Cheap, and without a lock.
+    #[must_use]
+    pub fn moved_bytes(&self) -> u64 {
+        self.moved.load(Relaxed)
     }
 
     /// Requests that the link sends ERROR with this notice and ends. The first request counts.
@@ -245,8 +254,8 @@ impl Outbox {
         }
     }
 
-    /// Removes a draining lane that has nothing more to send, and queues its CLOSE.
-    fn close_if_drained(&self, state: &mut OutboxState, channel: u32) -> Option<LaneEntry> {
+    /// Removes a draining channel that has nothing more to send, and queues its CLOSE.
+    fn close_if_drained(&self, state: &mut OutboxState, channel: u32) -> Option<ChannelEntry> {
         let notice = state.drained(channel)?;
         self.queue(state, close_message(channel, &notice));
         state.remove(channel)
@@ -309,7 +318,7 @@ impl fmt::Debug for Outbox {
         let state = self.state();
         formatter
             .debug_struct("Outbox")
-            .field("lanes", &state.lanes.len())
+            .field("channels", &state.channels.len())
             .field("ended", &state.ended)
             .finish_non_exhaustive()
     }

@@ -1,17 +1,17 @@
-//! The state of an outbox behind its lock: the queue of control frames, and the scheduled lanes.
+//! The state of an outbox behind its lock: the queue of control frames, and the scheduled channels.
 
 use std::{collections::VecDeque, mem, sync::Arc, task::Waker};
 
 use bytes::Bytes;
 
-use crate::{link::channel::Lane, net::websocket::MessageBody};
+use crate::{link::channel::ChannelEnd, net::websocket::MessageBody};
 use report_proto::{
     drr::DrrScheduler,
     frame::{Code, Frame, Notice},
     map::Map,
 };
 
-/// Bytes that a lane may send before the next lane takes its turn: one full message.
+/// Bytes that a channel may send before the next one takes its turn: one full message.
 const QUANTUM: i64 = 64 * 1024;
 
 /// The limit for queued control frames of a peer that does not read, in bytes: some 8,000 frames.
@@ -20,7 +20,7 @@ const MAX_QUEUED_CONTROL: usize = 1024 * 1024;
 
 /// The extra allowance per channel, for the largest number of channels that were open at the same
 /// time. It allows closing all of them at once.
-const CONTROL_PER_LANE: usize = 1024;
+const CONTROL_PER_CHANNEL: usize = 1024;
 
 /// The cost of a queued control frame in addition to its bytes.
 pub(super) const CONTROL_OVERHEAD: usize = 64;
@@ -45,16 +45,16 @@ impl ControlFrame {
 
 #[derive(Default)]
 pub(super) struct OutboxState {
-    pub(super) lanes: Map<u32, LaneEntry>,
-    /// The channels whose lanes were marked ready, in the order of sending.
+    pub(super) channels: Map<u32, ChannelEntry>,
+    /// The channels whose ends were marked ready, in the order of sending.
     pub(super) schedule: DrrScheduler<u32>,
     /// The channel whose `transmit` runs.
     pub(super) transmitting: Option<u32>,
     pub(super) control: VecDeque<ControlFrame>,
     /// Bytes in `control`, with their overhead.
     pub(super) queued_control: usize,
-    /// The largest number of lanes that were open at the same time.
-    pub(super) max_lanes: usize,
+    /// The largest number of channels that were open at the same time.
+    pub(super) max_channels: usize,
     /// The waker of the link's task.
     pub(super) task: Option<Waker>,
     /// Whether the task found nothing to send when it last asked, so that new work must wake it.
@@ -68,13 +68,13 @@ pub(super) struct OutboxState {
 }
 
 /// An open channel.
-pub(super) struct LaneEntry {
-    pub(super) lane: Arc<dyn Lane>,
-    /// Whether the lane may have something to send.
+pub(super) struct ChannelEntry {
+    pub(super) channel_end: Arc<dyn ChannelEnd>,
+    /// Whether the end may have something to send.
     pub(super) ready: bool,
     /// Whether the peer paused the channel.
     pub(super) paused: bool,
-    /// The notice with which to close the channel once the lane has nothing more to send.
+    /// The notice with which to close the channel once its end has nothing more to send.
     pub(super) closing: Option<Notice>,
 }
 
@@ -87,10 +87,10 @@ pub(in crate::link) enum Outgoing {
     Data(u32, MessageBody),
 }
 
-/// The lane that the scheduler serves next.
-pub(super) struct ScheduledLane {
+/// The channel that the scheduler serves next.
+pub(super) struct ScheduledChannel {
     pub(super) channel: u32,
-    pub(super) lane: Arc<dyn Lane>,
+    pub(super) channel_end: Arc<dyn ChannelEnd>,
 }
 
 impl OutboxState {
@@ -98,8 +98,8 @@ impl OutboxState {
         self.end_request.is_some() || !(self.control.is_empty() && self.schedule.is_empty())
     }
 
-    pub(super) fn remove(&mut self, channel: u32) -> Option<LaneEntry> {
-        let entry = self.lanes.remove(&channel);
+    pub(super) fn remove(&mut self, channel: u32) -> Option<ChannelEntry> {
+        let entry = self.channels.remove(&channel);
         self.schedule.remove(channel);
         self.transmitting.take_if(|of| *of == channel);
         self.shrink();
@@ -110,20 +110,20 @@ impl OutboxState {
     /// Shrinks the tables of a link that once had many more channels.
     pub(super) fn shrink(&mut self) {
         let kept = self
-            .lanes
+            .channels
             .len()
             .saturating_mul(SHRINK_FACTOR)
             .max(KEPT_CAPACITY);
         // The gap between the new capacity and this threshold prevents a resize on every change.
-        if self.lanes.capacity() <= kept.saturating_mul(SHRINK_FACTOR) {
+        if self.channels.capacity() <= kept.saturating_mul(SHRINK_FACTOR) {
             return;
         }
-        self.lanes.shrink_to(kept);
+        self.channels.shrink_to(kept);
         self.schedule.shrink_to(kept);
     }
 
     pub(super) fn wake_if_empty(&mut self) {
-        if self.lanes.is_empty()
+        if self.channels.is_empty()
             && let Some(waker) = self.empty_waker.take()
         {
             waker.wake();
@@ -131,10 +131,10 @@ impl OutboxState {
     }
 
     pub(super) fn mark_ready(&mut self, channel: u32) {
-        let Some(entry) = self.lanes.get_mut(&channel) else {
+        let Some(entry) = self.channels.get_mut(&channel) else {
             return;
         };
-        // A paused lane keeps the mark until RESUME, one in `transmit` until its turn ends.
+        // A paused channel keeps the mark until RESUME, one in `transmit` until its turn ends.
         if mem::replace(&mut entry.ready, true)
             || entry.paused
             || self.transmitting == Some(channel)
@@ -151,7 +151,7 @@ impl OutboxState {
             return false;
         }
         let queued = self.queued_control.saturating_add(control.cost());
-        if queued > MAX_QUEUED_CONTROL + self.max_lanes * CONTROL_PER_LANE {
+        if queued > MAX_QUEUED_CONTROL + self.max_channels * CONTROL_PER_CHANNEL {
             self.end_request.get_or_insert_with(|| {
                 Notice::new(
                     Code::Limit,
@@ -168,33 +168,34 @@ impl OutboxState {
         true
     }
 
-    /// Selects the lane to serve next.
-    pub(super) fn next_lane(&mut self) -> Option<ScheduledLane> {
+    /// Selects the channel to serve next.
+    pub(super) fn next_channel(&mut self) -> Option<ScheduledChannel> {
         loop {
             let channel = self.schedule.next(QUANTUM)?.key;
-            let entry = self.lanes.get_mut(&channel);
+            let entry = self.channels.get_mut(&channel);
             let Some(entry) = entry.filter(|entry| entry.ready && !entry.paused) else {
-                // The next `mark_ready` or RESUME schedules the lane again.
+                // The next `mark_ready` or RESUME schedules the channel again.
                 self.schedule.skip();
                 continue;
             };
             self.transmitting = Some(channel);
             // Cleared before `transmit`, so a mark that is set during the call is not lost.
             entry.ready = false;
-            return Some(ScheduledLane {
+            return Some(ScheduledChannel {
                 channel,
-                lane: entry.lane.clone(),
+                channel_end: entry.channel_end.clone(),
             });
         }
     }
 
-    /// Ends the turn of a lane.
+    /// Ends the turn of a channel.
     pub(super) fn end_turn(&mut self, channel: u32, sent: usize, more: bool) {
-        // The lane may have closed its channel during `transmit`, and the number may be open again.
+        // The channel end may have closed its channel during `transmit`, and the number may be open
+        // again.
         if self.transmitting.take_if(|of| *of == channel).is_none() {
             return;
         }
-        let Some(entry) = self.lanes.get_mut(&channel) else {
+        let Some(entry) = self.channels.get_mut(&channel) else {
             return;
         };
         // An empty payload uses no credit, so `More` with one must not continue the turn.
@@ -202,9 +203,9 @@ impl OutboxState {
         self.schedule.sent(sent, entry.ready);
     }
 
-    /// Returns the notice of a draining lane that has nothing more to send.
+    /// Returns the notice of a draining channel that has nothing more to send.
     pub(super) fn drained(&self, channel: u32) -> Option<Notice> {
-        let entry = self.lanes.get(&channel)?;
+        let entry = self.channels.get(&channel)?;
         let is_transmitting = self.transmitting == Some(channel);
         entry
             .closing

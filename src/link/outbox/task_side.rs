@@ -10,10 +10,10 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     ANSWERS_WAITING, Outbox,
-    state::{KEPT_CAPACITY, LaneEntry, OutboxState, Outgoing, ScheduledLane},
+    state::{ChannelEntry, KEPT_CAPACITY, OutboxState, Outgoing, ScheduledChannel},
 };
 use crate::{
-    link::channel::{Lane, Transmit},
+    link::channel::{ChannelEnd, Transmit},
     net::websocket::MessageBody,
 };
 use report_proto::frame::{self, Code, Frame, MAX_DATA, Notice};
@@ -32,19 +32,19 @@ impl Outbox {
     }
 
     /// Returns the next message for the socket. Returns `None` if there is none; new work then
-    /// wakes the task. Lanes build their payloads in `buffer`.
+    /// wakes the task. Channel ends build their payloads in `buffer`.
     pub(in crate::link) fn next(&self, buffer: &mut BytesMut) -> Option<Outgoing> {
         loop {
             let mut state = self.state();
             if let Some(message) = self.pop_control(&mut state) {
                 return Some(Outgoing::Control(message));
             }
-            let Some(scheduled) = state.next_lane() else {
+            let Some(scheduled) = state.next_channel() else {
                 // Set under the same lock as the check, so no wake-up is lost.
                 state.task_waits = true;
                 return None;
             };
-            // The lane may call the outbox from `transmit`.
+            // The channel end may call the outbox from `transmit`.
             drop(state);
             let channel = scheduled.channel;
             if let Some(payload) = self.transmit(scheduled, buffer) {
@@ -68,6 +68,11 @@ impl Outbox {
         self.queued_answers.load(Relaxed) > ANSWERS_WAITING
     }
 
+    /// Counts the bytes of a DATA message that was sent or received.
+    pub(in crate::link) fn count_moved(&self, bytes: usize) {
+        self.moved.fetch_add(bytes as u64, Relaxed);
+    }
+
     /// Changes the charge for the link's memory other than control frames from `before` to `now`
     /// bytes.
     pub(in crate::link) fn adjust_charge(&self, before: usize, now: usize) {
@@ -81,71 +86,74 @@ impl Outbox {
         }
     }
 
-    /// Returns the lane that receives the payloads of `channel`. Returns `None` if the channel is
+    /// Returns the end that receives the payloads of `channel`. Returns `None` if the channel is
     /// not open or only drains.
-    pub(in crate::link) fn receiving_lane(&self, channel: u32) -> Option<Arc<dyn Lane>> {
+    pub(in crate::link) fn receiving_end(&self, channel: u32) -> Option<Arc<dyn ChannelEnd>> {
         self.state()
-            .lanes
+            .channels
             .get(&channel)
             .filter(|entry| entry.closing.is_none())
-            .map(|entry| entry.lane.clone())
+            .map(|entry| entry.channel_end.clone())
     }
 
     /// Handles CLOSE from the peer.
     pub(in crate::link) fn on_peer_close(&self, channel: u32, notice: Notice) {
         let entry = self.state().remove(channel);
-        // A lane that only drains was closed by this side, so it gets no callback.
-        if let Some(LaneEntry {
-            lane,
+        // A channel that only drains was closed by this side, so it gets no callback.
+        if let Some(ChannelEntry {
+            channel_end,
             closing: None,
             ..
         }) = entry
         {
-            lane.closed(notice);
+            channel_end.closed(notice);
         }
     }
 
     /// Handles PAUSE or RESUME from the peer.
     pub(in crate::link) fn on_peer_pause(&self, channel: u32, paused: bool) {
         let mut state = self.state();
-        let Some(entry) = state.lanes.get_mut(&channel) else {
+        let Some(entry) = state.channels.get_mut(&channel) else {
             return;
         };
         if mem::replace(&mut entry.paused, paused) == paused {
             return;
         }
-        let lane = entry.closing.is_none().then(|| entry.lane.clone());
-        // A lane that was marked while paused is not scheduled. Clearing the flag first lets
+        let channel_end = entry.closing.is_none().then(|| entry.channel_end.clone());
+        // A channel that was marked while paused is not scheduled. Clearing the flag first lets
         // `mark_ready` schedule it.
         if !paused && mem::take(&mut entry.ready) {
             state.mark_ready(channel);
         }
         Self::wake(state);
-        if let Some(lane) = lane {
-            lane.paused(paused);
+        if let Some(channel_end) = channel_end {
+            channel_end.paused(paused);
         }
     }
 
-    /// Marks the link as ended: notifies every lane, and accepts nothing more.
+    /// Marks the link as ended: notifies every channel end, and accepts nothing more.
     pub(crate) fn finish(&self, notice: &Notice) {
         let mut state = self.state();
         if state.ended.is_some() {
             return;
         }
         state.ended = Some(notice.clone());
-        let lanes = mem::take(&mut state.lanes);
+        let channels = mem::take(&mut state.channels);
         state.wake_if_empty();
         // The waker is dropped as well: it would keep the memory of the ended task.
         (state.schedule, state.task) = Default::default();
         drop(state);
-        for entry in lanes.into_values().filter(|entry| entry.closing.is_none()) {
-            entry.lane.closed(notice.clone());
+        for entry in channels
+            .into_values()
+            .filter(|entry| entry.closing.is_none())
+        {
+            entry.channel_end.closed(notice.clone());
         }
     }
 
-    /// Asks the scheduled lane for a payload, and returns the lane to the scheduler.
-    fn transmit(&self, scheduled: ScheduledLane, buffer: &mut BytesMut) -> Option<MessageBody> {
-        let (payload, more) = match scheduled.lane.transmit(buffer) {
+    /// Asks the scheduled channel for a payload, and returns the channel to the scheduler.
+    fn transmit(&self, scheduled: ScheduledChannel, buffer: &mut BytesMut) -> Option<MessageBody> {
+        let (payload, more) = match scheduled.channel_end.transmit(buffer) {
             Transmit::More(payload) => (Some(payload), true),
             Transmit::Last(payload) => (Some(payload), false),
             Transmit::Nothing => (None, false),
@@ -156,14 +164,14 @@ impl Outbox {
             // channel is closed.
             let notice = Notice::new(Code::Limit, format!("a payload of {sent} bytes"));
             self.close(scheduled.channel, &notice);
-            scheduled.lane.closed(notice);
+            scheduled.channel_end.closed(notice);
             return None;
         }
         let mut state = self.state();
         state.end_turn(scheduled.channel, sent, more);
         let drained = self.close_if_drained(&mut state, scheduled.channel);
         drop(state);
-        // Lanes are dropped without the lock.
+        // Channel ends are dropped without the lock.
         drop((drained, scheduled));
         payload
     }

@@ -25,7 +25,7 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    /// Returns the notice with which the lanes are closed.
+    /// Returns the notice with which the channel ends are closed.
     #[must_use]
     pub fn notice(&self) -> Notice {
         match self {

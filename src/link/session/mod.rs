@@ -7,8 +7,8 @@
 //!     └──────► timeout, connection lost, closed by the peer ──────────────────┘
 //! ```
 //!
-//! Reading never waits for a lane. Both directions proceed in bounded batches, so neither starves
-//! the other.
+//! Reading never waits for a channel. Both directions proceed in bounded batches, so neither
+//! starves the other.
 
 mod end_reason;
 mod read;
@@ -98,12 +98,12 @@ impl Link {
         }
     }
 
-    /// Runs the link until it ends. On return all lanes are closed and the socket is dropped. When
-    /// `cancelled` completes, the link sends its queued control frames and closes the WebSocket
-    /// gracefully.
+    /// Runs the link until it ends. On return all channel ends are closed and the socket is
+    /// dropped. When `cancelled` completes, the link sends its queued control frames and closes the
+    /// WebSocket gracefully.
     ///
     /// # Cancel safety
-    /// Dropping the future cuts the link and closes its lanes with `peer_lost`.
+    /// Dropping the future cuts the link and closes its channel ends with `peer_lost`.
     pub async fn run<H: Handler>(
         self,
         handler: &mut H,
@@ -152,7 +152,7 @@ impl Link {
     }
 }
 
-/// Closes the lanes of a link whose future is dropped.
+/// Closes the channel ends of a link whose future is dropped.
 pub(crate) struct FinishOnDrop(pub(crate) Arc<Outbox>);
 
 impl Drop for FinishOnDrop {
@@ -170,7 +170,7 @@ struct LinkDriver {
     interval: Duration,
     keep_alive: KeepAlive,
     suspended: fn() -> Duration,
-    /// The buffer in which lanes build payloads. Released from time to time.
+    /// The buffer in which channel ends build payloads. Released from time to time.
     buffer: BytesMut,
     /// Whether the socket has written everything that it was given.
     flushed: bool,
@@ -257,7 +257,7 @@ impl LinkDriver {
         }
     }
 
-    /// Summarizes the link, and closes its lanes. They learn of the end before the closing
+    /// Summarizes the link, and closes its channel ends. They learn of the end before the closing
     /// handshake, which may take up to its deadline.
     fn finish(&mut self, reason: EndReason) -> LinkSummary {
         let idle = self.keep_alive.idle_for(Instant::now());

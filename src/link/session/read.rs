@@ -89,7 +89,7 @@ impl LinkDriver {
         mut message: BytesMut,
         handler: &mut H,
     ) -> Result<(), EndReason> {
-        // The fast path: DATA keeps its mutable buffer, which the lane decrypts in place.
+        // The fast path: DATA keeps its mutable buffer, which the channel end decrypts in place.
         if let Some(channel) = frame::data_channel(&message) {
             message.advance(frame::DATA_HEADER_LENGTH);
             self.deliver(channel, message);
@@ -122,11 +122,12 @@ impl LinkDriver {
 
     fn deliver(&mut self, channel: u32, payload: BytesMut) {
         self.received_other = true;
+        self.outbox.count_moved(payload.len());
         // DATA may still be in flight for a channel that this side has closed.
-        let Some(lane) = self.outbox.receiving_lane(channel) else {
+        let Some(channel_end) = self.outbox.receiving_end(channel) else {
             return;
         };
-        match lane.receive(payload) {
+        match channel_end.receive(payload) {
             // An accepted payload shows an established channel, so the peer may make the buffers
             // large.
             Ok(()) => self.socket.allow_large_reads(),

@@ -84,6 +84,7 @@ impl LinkDriver {
             }
             Outgoing::Data(channel, payload) => {
                 let length = payload.len();
+                self.outbox.count_moved(length);
                 let header = frame::data_header(channel);
                 let sent = self.socket.start_send(&header, payload);
                 (SentKind::Payload, length, sent)

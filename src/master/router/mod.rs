@@ -1,5 +1,5 @@
 //! The router. A [`ChannelPair`] splices a channel of a client to a channel of a server; each end
-//! of the pair is a lane of its link. The router knows queues, channel numbers and link outboxes.
+//! of the pair belongs to a link. The router knows queues, channel numbers and link outboxes.
 //! It never reads payloads and knows nothing of streams.
 //!
 //! ```text
@@ -8,14 +8,14 @@
 //!              └── closed, lost, full, timed out ─────────────────────────────────────────────┘
 //! ```
 //!
-//! `requests` admits, expires and evicts attach requests, `splice` finds their servers, and `lanes`
-//! carries the data of spliced channels.
+//! `requests` admits, expires and evicts attach requests, `splice` finds their servers, and
+//! `channel_ends` carries the data of spliced channels.
 //!
-//! Each link's task drives the lanes of that link, and no call here blocks. Lock order: a channel
-//! pair, then the registry or an outbox, then a link's memory account. Dropping a lane locks its
-//! channel pair, so no lane is dropped while that lock is held.
+//! Each link's task drives the ends on that link, and no call here blocks. Lock order: a channel
+//! pair, then the registry or an outbox, then a link's memory account. Dropping an end locks its
+//! channel pair, so no end is dropped while that lock is held.
 
-mod lanes;
+mod channel_ends;
 mod link_ref;
 mod requests;
 mod splice;
@@ -48,7 +48,7 @@ use report_proto::{
 pub(super) const MAX_FIRST_MESSAGE: usize = 4 * 1024;
 
 /// The budget that a channel pair reserves in addition to its first message, in bytes: its own
-/// memory and that of its lanes, rounded up.
+/// memory and that of its ends, rounded up.
 const PAIR_COST: usize = 1024;
 
 /// The interval between checks for expired attach requests.
@@ -138,7 +138,7 @@ enum PairSide {
 
 /// A channel of a link.
 #[derive(Debug, Clone)]
-struct ChannelEnd {
+struct ChannelRef {
     link: Arc<LinkRef>,
     channel: u32,
 }
@@ -146,7 +146,7 @@ struct ChannelEnd {
 /// Two spliced channels, or a client's channel that waits for a server.
 pub(super) struct ChannelPair {
     router: Arc<Router>,
-    client: ChannelEnd,
+    client: ChannelRef,
     /// The bytes of budget that the pair has reserved.
     cost: usize,
     state: Mutex<PairState>,
@@ -155,8 +155,8 @@ pub(super) struct ChannelPair {
 #[derive(Default)]
 struct PairState {
     phase: PairPhase,
-    /// The server's lane, once it has been opened. The lane may be closed again.
-    server: Option<ChannelEnd>,
+    /// The server's end, once it has been opened. It may be closed again.
+    server: Option<ChannelRef>,
     /// Whether the registry counts the client's channel.
     counted: bool,
     charge: MemoryClass,
@@ -197,7 +197,7 @@ impl ChannelPair {
     /// Creates the pair of an attach request, whose cost the budget has reserved.
     fn new(
         router: &Arc<Router>,
-        client: ChannelEnd,
+        client: ChannelRef,
         cost: usize,
         attach: PendingAttach,
     ) -> Arc<Self> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    ChannelEnd, ChannelPair, LinkRef, MAINTENANCE_INTERVAL, MAX_FIRST_MESSAGE, PAIR_COST, PairSide,
+    ChannelPair, ChannelRef, LinkRef, MAINTENANCE_INTERVAL, MAX_FIRST_MESSAGE, PAIR_COST, PairSide,
     PendingAttach, Router, now,
 };
 use crate::{
@@ -45,7 +45,7 @@ impl Router {
             client.outbox.control(&Frame::Close { channel, notice });
             return Ok(());
         }
-        let client_end = ChannelEnd {
+        let client_end = ChannelRef {
             link: Arc::clone(client),
             channel,
         };
@@ -53,7 +53,10 @@ impl Router {
         let message = Bytes::copy_from_slice(&message);
         let attach = PendingAttach { header, message };
         let pair = ChannelPair::new(self, client_end, cost, attach);
-        match client.outbox.open(channel, pair.lane(PairSide::Client)) {
+        match client
+            .outbox
+            .open(channel, pair.channel_end(PairSide::Client))
+        {
             Ok(()) => pair.find_server(),
             Err(OpenError::InUse(_)) => {
                 return Err(Notice::new(

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    ChannelEnd, ChannelPair, LinkRef, MemoryClass, PairPhase, PairSide, PendingAttach,
+    ChannelPair, ChannelRef, LinkRef, MemoryClass, PairPhase, PairSide, PendingAttach,
     RouterDispatch, now, too_many_channels,
 };
 use crate::{
-    link::Lane,
+    link::ChannelEnd,
     master::{
         attach_queue::Ticket,
         limits::LinkNumber,
@@ -22,7 +22,7 @@ use report_proto::frame::{Code, Frame, Notice};
 const MAX_CONTROL_BACKLOG: usize = 512 * 1024;
 
 impl ChannelPair {
-    /// Asks the registry for a server, or waits for one. The client's lane must be open.
+    /// Asks the registry for a server, or waits for one. The client's end must be open.
     pub(super) fn find_server(self: &Arc<Self>) {
         let mut state = self.state();
         let PairPhase::New(attach) = std::mem::take(&mut state.phase) else {
@@ -82,19 +82,19 @@ impl ChannelPair {
         if link.outbox.queued_control_bytes() > MAX_CONTROL_BACKLOG {
             return Some(self.reject_for_slow_server(server, ticket));
         }
-        // The lane must exist before the server learns of the channel. Its drop releases the
+        // The end must exist before the server learns of the channel. Its drop releases the
         // channel in the registry.
         let opened = link
             .outbox
-            .open(channel, self.open_server_lane(&link, channel));
+            .open(channel, self.open_server_end(&link, channel));
         if opened.is_err() {
             return self.find_another_server(&link, ticket);
         }
         self.forward_attach(&link, channel, ticket)
     }
 
-    /// Sends the ATTACH to the server whose lane was opened, unless the client has closed its channel
-    /// in the meantime.
+    /// Sends the ATTACH to the server whose channel was opened, unless the client has closed its
+    /// channel in the meantime.
     fn forward_attach(
         &self,
         link: &LinkRef,
@@ -148,12 +148,12 @@ impl ChannelPair {
         dispatch
     }
 
-    fn open_server_lane(self: &Arc<Self>, link: &Arc<LinkRef>, channel: u32) -> Arc<dyn Lane> {
-        self.state().server = Some(ChannelEnd {
+    fn open_server_end(self: &Arc<Self>, link: &Arc<LinkRef>, channel: u32) -> Arc<dyn ChannelEnd> {
+        self.state().server = Some(ChannelRef {
             link: Arc::clone(link),
             channel,
         });
-        self.lane(PairSide::Server)
+        self.channel_end(PairSide::Server)
     }
 
     /// Handles a server link that ended before the splice: withdraws its registrations and looks
@@ -207,7 +207,7 @@ impl ChannelPair {
         let server = state.server.clone();
         drop(state);
         self.client.link.outbox.close(self.client.channel, notice);
-        if let Some(ChannelEnd { link, channel }) = server {
+        if let Some(ChannelRef { link, channel }) = server {
             link.outbox.close(
                 channel,
                 &Notice::new(Code::Cancelled, "the attach timed out or was evicted"),

@@ -6,6 +6,7 @@
 //!  name ─► TCP ─► [TLS] ─► CONNECT or SOCKS5 at the proxy ─────▲
 //! ```
 
+mod address_spread;
 mod error;
 mod first_bytes;
 mod proxy_choice;
@@ -18,7 +19,7 @@ mod tls_problem;
 mod trace;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
@@ -170,23 +171,31 @@ impl Dialer {
     /// # Cancel safety
     /// Dropping the future closes the connections made so far.
     pub async fn dial_traced(&self, trace: &dyn DialTrace) -> Result<MessageSocket, DialError> {
+        self.dial_avoiding(&[], trace).await
+    }
+
+    /// Dials, and prefers addresses of the master that are not in `used`.
+    async fn dial_avoiding(
+        &self,
+        used: &[IpAddr],
+        trace: &dyn DialTrace,
+    ) -> Result<MessageSocket, DialError> {
         let progress = DialProgress::new(trace);
         let proxy = self.chosen_proxy()?.map(|chosen| chosen.address);
         let deadline = Instant::now() + self.parameters.deadline;
-        timeout_at(deadline, self.connect_layers(proxy.as_ref(), &progress))
-            .await
-            .unwrap_or_else(|_| {
-                let (peer, step) = progress.step();
-                let at_proxy = proxy.as_ref().filter(|_| peer == DialPeer::Proxy);
-                let peer_address =
-                    at_proxy.map_or_else(|| self.address.to_string(), ToString::to_string);
-                Err(DialError::Deadline {
-                    step,
-                    peer,
-                    peer_address,
-                    after: self.parameters.deadline,
-                })
+        let connecting = self.connect_layers(proxy.as_ref(), used, &progress);
+        timeout_at(deadline, connecting).await.unwrap_or_else(|_| {
+            let (peer, step) = progress.step();
+            let at_proxy = proxy.as_ref().filter(|_| peer == DialPeer::Proxy);
+            let peer_address =
+                at_proxy.map_or_else(|| self.address.to_string(), ToString::to_string);
+            Err(DialError::Deadline {
+                step,
+                peer,
+                peer_address,
+                after: self.parameters.deadline,
             })
+        })
     }
 
     /// Resolves a host of this dial and returns its addresses, at least one, in the order in which to
@@ -270,6 +279,7 @@ impl Dialer {
     async fn connect_layers(
         &self,
         proxy: Option<&ProxyAddress>,
+        used: &[IpAddr],
         progress: &DialProgress<'_>,
     ) -> Result<MessageSocket, DialError> {
         let headers = self.parameters.request.all_headers().await?;
@@ -278,7 +288,7 @@ impl Dialer {
             None => {
                 self.establish_tls(
                     self.connector
-                        .connect(DialPeer::Master, host, port, progress)
+                        .connect(DialPeer::Master, host, port, used, progress)
                         .await?,
                     headers,
                     progress,

@@ -14,6 +14,7 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
+    address_spread::prefer_unused,
     error::DialError,
     step::{DialPeer, DialStep},
     trace::{DialEvent, DialProgress},
@@ -75,15 +76,17 @@ pub(super) struct TcpConnector {
 }
 
 impl TcpConnector {
-    /// Resolves the host and connects to one of its addresses.
+    /// Resolves the host and connects to one of its addresses, if possible to none of `used`.
     pub(super) async fn connect(
         &self,
         peer: DialPeer,
         host: &str,
         port: u16,
+        used: &[IpAddr],
         progress: &DialProgress<'_>,
     ) -> Result<TcpStream, DialError> {
-        let addresses = self.resolve(peer, host, port, progress).await?;
+        let found = self.resolve(peer, host, port, progress).await?;
+        let addresses = prefer_unused(found, used);
         progress.begin(peer, DialStep::Tcp);
         let stream = self.race(peer, addresses, progress).await?;
         progress.connected(&stream);

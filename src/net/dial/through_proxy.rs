@@ -53,7 +53,7 @@ impl Dialer {
         };
         let stream = self
             .connector
-            .connect(DialPeer::Proxy, &proxy.host, proxy.port, progress)
+            .connect(DialPeer::Proxy, &proxy.host, proxy.port, &[], progress)
             .await?;
         progress.begin(DialPeer::Proxy, DialStep::Proxy);
         proxy::through_socks(stream, proxy.user.as_ref(), target)
@@ -68,7 +68,7 @@ impl Dialer {
     ) -> Result<Box<dyn ByteStream>, DialError> {
         let stream = self
             .connector
-            .connect(DialPeer::Proxy, &proxy.host, proxy.port, progress)
+            .connect(DialPeer::Proxy, &proxy.host, proxy.port, &[], progress)
             .await?;
         if proxy.kind == ProxyKind::Http {
             progress.begin(DialPeer::Proxy, DialStep::Proxy);

@@ -23,15 +23,19 @@ use tokio::time::Instant;
 
 /// A direction is busy in a sample that moved at least this many bytes. Less is an interactive
 /// stream or keep-alive, which losses delay, but do not limit.
-const BUSY_BYTES: u64 = 8 * 1024;
+pub(super) const BUSY_BYTES: u64 = 8 * 1024;
 
 /// A direction is busy in a sample that moved at least this many segments. Fewer say nothing about a
 /// ratio.
 const BUSY_SEGMENTS: u64 = 5;
 
 /// The busy samples of a direction that are evidence: three seconds. An older loss has another cause
-/// than the present rate.
+/// than the present rate. A trial begins after a full window: the first samples of a transfer can
+/// contain its slow start, and a trial that is compared with them fails and blocks the next one.
 const WINDOW: usize = 6;
+
+/// The longest time that a full window covers. A longer one is made of two transfers.
+const MAX_WINDOW: Duration = Duration::from_secs(6);
 
 /// The minimum time between the first and the last sample with losses. A drop-tail queue that
 /// overflows loses a burst. The burst and its retransmissions take one to two round trips, which can
@@ -77,8 +81,8 @@ const FIRST_HOLD: Duration = Duration::from_secs(60);
 /// The longest time without trials. Paths change within minutes, and a wrong verdict should not last.
 const MAX_HOLD: Duration = Duration::from_secs(600);
 
-/// The time without a busy sample after which one link suffices. A person who pauses between two
-/// transfers keeps the links.
+/// The time without a busy sample after which the number falls back to one link. A person who pauses
+/// between two transfers keeps the links.
 const REST: Duration = Duration::from_secs(30);
 
 /// The longest sample that is evidence. A longer one mixes a rest with a transfer.
@@ -251,8 +255,9 @@ impl LinkDemand {
         let is_recent = self
             .stepped_at
             .is_some_and(|stepped| !has_passed(STEP_INTERVAL, stepped, now));
-        if self.wanted >= limit || is_recent || !self.directions.iter().any(|one| one.is_lossy(now))
-        {
+        let is_first = self.trial.is_none();
+        let is_limited = |one: &Direction| one.is_lossy(now) && (!is_first || one.is_full(now));
+        if self.wanted >= limit || is_recent || !self.directions.iter().any(is_limited) {
             return;
         }
         let trial = self.trial.get_or_insert(Trial {
@@ -260,7 +265,7 @@ impl LinkDemand {
             rates_before: [None, None],
         });
         for (direction, rate) in self.directions.iter().zip(&mut trial.rates_before) {
-            if direction.is_lossy(now) && rate.is_none() {
+            if is_limited(direction) && rate.is_none() {
                 *rate = Some(direction.limited_rate());
             }
         }
@@ -366,6 +371,12 @@ impl Direction {
                 || self.ratio(|traffic| traffic.delayed) >= MIN_DELAYED_RATIO)
     }
 
+    /// Returns whether the samples are a whole window of one transfer.
+    fn is_full(&self, now: Instant) -> bool {
+        let oldest = self.samples.get(WINDOW - 1);
+        oldest.is_some_and(|oldest| now.saturating_duration_since(oldest.at) <= MAX_WINDOW)
+    }
+
     fn with_losses(&self) -> impl DoubleEndedIterator<Item = &BusySample> {
         self.samples
             .iter()
@@ -390,7 +401,7 @@ impl Direction {
     }
 
     /// Returns the rate that losses limit: that of the latest samples. Earlier ones may contain the
-    /// start of the transfer, which is faster than what follows its first losses.
+    /// start of the transfer: it is slow at first, and faster than what follows its first losses.
     fn limited_rate(&self) -> f64 {
         rate_of(self.samples.iter().take(LIMITED_SAMPLES))
     }

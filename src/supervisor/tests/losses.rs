@@ -76,7 +76,7 @@ async fn end_of_role_closes_both_links_gracefully() {
     fixture.retiring().await;
     for outbox in [&first, &second] {
         close_channel(outbox);
-        outbox.open(2, Arc::new(IdleLane)).expect("the link is up");
+        outbox.open(2, Arc::new(IdleEnd)).expect("the link is up");
         close_channel(outbox);
     }
     fixture.cancel.cancel();

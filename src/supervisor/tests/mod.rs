@@ -5,8 +5,10 @@ mod link_set;
 mod losses;
 mod moves;
 mod several;
+mod spread;
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -21,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     link::{
-        Handler, KeepAliveTiming, Lane, Outbox, Transmit,
+        ChannelEnd, Handler, KeepAliveTiming, Outbox, Transmit,
         authenticate::{self, AUTHENTICATION_TIMEOUT},
     },
     net::{dial::DialError, memory, websocket::MessageSocket},
+    tcp_table::TcpConnection,
 };
 use report_proto::{
     crypto::LinkKey,
@@ -64,6 +67,33 @@ struct ConnectorState {
     /// The duration of a dial.
     dial_time: Mutex<Duration>,
     dials: Mutex<Vec<Instant>>,
+    name: Mutex<MasterName>,
+}
+
+/// The addresses to which the name of a master leads. Without any, no link has an address.
+#[derive(Default)]
+struct MasterName {
+    addresses: Vec<IpAddr>,
+    /// Those that accept no connection.
+    down: Vec<IpAddr>,
+    /// Those of the links, in the order of the dials.
+    dialled: Vec<IpAddr>,
+}
+
+impl MasterName {
+    /// Connects to one of the addresses, if possible to none of `used`.
+    fn connect(&mut self, used: &[IpAddr]) -> Option<TcpConnection> {
+        let is_up = |address: &&IpAddr| !self.down.contains(address);
+        let mut up: Vec<_> = self.addresses.iter().filter(is_up).copied().collect();
+        up.sort_by_key(|address| used.contains(address));
+        let address = *up.first()?;
+        self.dialled.push(address);
+        Some(TcpConnection {
+            local: ([127, 0, 0, 1], 1).into(),
+            peer: (address, 443).into(),
+            interface: 0,
+        })
+    }
 }
 
 impl Connector for MemoryConnector {
@@ -72,6 +102,18 @@ impl Connector for MemoryConnector {
     }
 
     async fn dial(&self) -> Result<MessageSocket, DialError> {
+        self.dial_apart(Vec::new()).await
+    }
+
+    async fn addresses(&self) -> Vec<IpAddr> {
+        self.state.name.lock().unwrap().addresses.clone()
+    }
+
+    async fn accepts_at(&self, address: IpAddr) -> bool {
+        !self.state.name.lock().unwrap().down.contains(&address)
+    }
+
+    async fn dial_apart(&self, used: Vec<IpAddr>) -> Result<MessageSocket, DialError> {
         self.state.dials.lock().unwrap().push(Instant::now());
         let dial_time = *self.state.dial_time.lock().unwrap();
         tokio::time::sleep(dial_time).await;
@@ -86,7 +128,8 @@ impl Connector for MemoryConnector {
             .send(master)
             .await
             .expect("the test is running");
-        Ok(role)
+        let connection = self.state.name.lock().unwrap().connect(&used);
+        Ok(role.with_connection(connection))
     }
 }
 
@@ -104,6 +147,7 @@ impl FakeMaster {
             reachable: AtomicBool::new(true),
             dial_time: Mutex::default(),
             dials: Mutex::default(),
+            name: Mutex::default(),
         });
         let connector = MemoryConnector {
             incoming: sender,
@@ -210,10 +254,10 @@ impl MasterLink {
     }
 }
 
-/// A lane that does nothing.
-struct IdleLane;
+/// A channel end that does nothing.
+struct IdleEnd;
 
-impl Lane for IdleLane {
+impl ChannelEnd for IdleEnd {
     fn receive(&self, _payload: BytesMut) -> Result<(), Notice> {
         Ok(())
     }
@@ -237,6 +281,8 @@ struct RecordingRole {
     events: Mutex<mpsc::Sender<RoleEvent>>,
     /// The frames to send with HELLO.
     first: Vec<Frame>,
+    /// The numbers of lanes that were reported.
+    lanes: Arc<Mutex<Vec<usize>>>,
 }
 
 struct RejectFrames;
@@ -252,13 +298,17 @@ impl LinkedRole for RecordingRole {
 
     fn begin(&self, link: &RoleLink) -> (Vec<Frame>, RejectFrames) {
         link.outbox
-            .open(1, Arc::new(IdleLane))
+            .open(1, Arc::new(IdleEnd))
             .expect("a fresh outbox");
         (self.first.clone(), RejectFrames)
     }
 
     fn joined(&self, link: &RoleLink, _terms: &Terms) {
         self.record(RoleEvent::Joined(link.clone()));
+    }
+
+    fn on_lanes_wanted(&self, _set: Slot, lanes: usize) {
+        self.lanes.lock().unwrap().push(lanes);
     }
 
     fn retiring(&self, link: &RoleLink, cause: RetirementCause) {
@@ -278,6 +328,7 @@ struct Fixture {
     events: mpsc::Receiver<RoleEvent>,
     move_requests: MoveRequests,
     links: LinkCount,
+    lanes: Arc<Mutex<Vec<usize>>>,
     cancel: CancellationToken,
     task: JoinSet<()>,
 }
@@ -319,10 +370,12 @@ impl Fixture {
         };
         change(&mut uplink);
         let (move_requests, cancel) = (uplink.move_requests.clone(), CancellationToken::new());
+        let lanes: Arc<Mutex<Vec<usize>>> = Arc::default();
         let (role, token) = (
             Arc::new(RecordingRole {
                 events: Mutex::new(sender),
                 first,
+                lanes: Arc::clone(&lanes),
             }),
             cancel.clone(),
         );
@@ -335,6 +388,7 @@ impl Fixture {
             events,
             move_requests,
             links,
+            lanes,
             cancel,
             task,
         }

@@ -57,6 +57,8 @@ pub(in crate::tunnel) enum TunnelEvent {
     Moved,
     /// The peer asks for a move.
     MoveRequested,
+    /// The server asks for another number of lanes.
+    LanesRequested,
     /// The tunnel had no attachment for too long.
     Expired,
 }

@@ -143,7 +143,7 @@ impl TunnelCore {
     }
 
     /// Sends nothing more on a lane after MOVED.
-    fn leave(&mut self, now: Moment, attempt: u64) {
+    pub(super) fn leave(&mut self, now: Moment, attempt: u64) {
         if !self.binding.leave(attempt) {
             return;
         }

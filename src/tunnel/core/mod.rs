@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `transfer` | the messages of an attachment: received, transmitted |
 //! | `lifecycle` | an attachment takes over, joins, is left, is lost; deadlines |
+//! | `lane_count` | the number of lanes that the server asks for, and the surplus that a client leaves |
 //! | `state` | [`TunnelCore`], the end of the tunnel, the collection of effects |
 //! | `binding` | the attachments that carry the tunnel, its lanes, and how they are left |
 //! | `waiting` | the wakers of waiting tasks |
@@ -25,6 +26,7 @@
 
 mod binding;
 mod effects;
+mod lane_count;
 mod lifecycle;
 mod state;
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub(in crate::tunnel) struct TunnelCore {
     pub(super) move_deadline: Option<Instant>,
     /// The deadline that the driver waits for.
     armed: Option<Instant>,
+    /// At a server: whether the client opens lanes at its request.
+    pub(super) takes_lane_requests: bool,
     /// Lanes that the peer has reported as lost.
     pub(super) lost_by_peer: Vec<LaneId>,
     /// Streams that the peer has opened and no task has accepted.
@@ -105,6 +107,7 @@ impl TunnelCore {
             detached_for: None,
             move_deadline: None,
             armed: None,
+            takes_lane_requests: false,
             lost_by_peer: Vec::new(),
             opened: VecDeque::new(),
             end_notice: None,
@@ -265,6 +268,7 @@ impl TunnelCore {
                     resent_bytes: again_bytes,
                 }),
                 MuxEvent::LaneLost(lane) => lost.push(lane),
+                MuxEvent::LanesRequested => effects.events.push(TunnelEvent::LanesRequested),
                 MuxEvent::Closed(code) => ended = Some(code),
             }
         }

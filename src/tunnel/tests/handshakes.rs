@@ -48,9 +48,14 @@ async fn a_replayed_handshake_opens_no_stream() {
     let tunnel = reply.outcome.unwrap().unwrap();
     let mut replayed = vec![0x01, 0x00, 0x40, 0x40, 0x00];
     replayed.extend_from_slice(&[0; 16]);
-    use crate::link::Lane;
-    assert!(reply.lane.receive(BytesMut::from(&replayed[..])).is_err());
-    drop(reply.lane);
+    use crate::link::ChannelEnd;
+    assert!(
+        reply
+            .attachment
+            .receive(BytesMut::from(&replayed[..]))
+            .is_err()
+    );
+    drop(reply.attachment);
     assert!(
         tunnel.accept().await.is_none(),
         "the tunnel ended and no stream was opened"
@@ -59,7 +64,7 @@ async fn a_replayed_handshake_opens_no_stream() {
 }
 
 #[tokio::test]
-async fn dropping_the_lane_of_a_new_tunnel_ends_it() {
+async fn dropping_the_attachment_of_a_new_tunnel_ends_it() {
     let bed = TunnelTestbed::new();
     let port = port(EncryptMethod::Plain, CompressMethod::Null);
     let request = attach::request(&port, &bed.link_pair.client, 5, &bed.tasks).unwrap();
@@ -72,7 +77,7 @@ async fn dropping_the_lane_of_a_new_tunnel_ends_it() {
     )
     .unwrap();
     let tunnel = reply.outcome.unwrap().unwrap();
-    drop(reply.lane);
+    drop(reply.attachment);
     tokio::time::timeout(Duration::from_secs(10), tunnel.closed())
         .await
         .unwrap();

@@ -1,7 +1,7 @@
 //! Tests of attachments that are lost, moved, replayed or stolen, and of the end of a tunnel.
 
 use super::*;
-use crate::{link::Lane, suspend::Moment, tunnel::core::TakeoverKind};
+use crate::{link::ChannelEnd, suspend::Moment, tunnel::core::TakeoverKind};
 
 /// Transfers bytes in both directions over a stream until `during` is done, and verifies them.
 async fn while_bytes_flow(
@@ -291,11 +291,11 @@ async fn a_connection_that_the_server_may_have_seen_is_reset() {
 }
 
 /// Lets a server's lane answer, and verifies that it refuses a message without the keys.
-fn assert_forgery_is_refused(lane: &impl Lane) {
+fn assert_forgery_is_refused(end: &impl ChannelEnd) {
     let mut out = BytesMut::new();
-    lane.transmit(&mut out);
-    lane.transmit(&mut out);
-    assert!(lane.receive(BytesMut::from(&[7; 40][..])).is_err());
+    end.transmit(&mut out);
+    end.transmit(&mut out);
+    assert!(end.receive(BytesMut::from(&[7; 40][..])).is_err());
 }
 
 #[tokio::test]
@@ -316,7 +316,7 @@ async fn a_replayed_attempt_does_not_change_the_tunnel() {
         let port = tunnels.1.port();
         attach::reply(port, &context, &recorded, &bed.link_pair.server, channel)
     };
-    assert_forgery_is_refused(&*replay(7).unwrap().lane);
+    assert_forgery_is_refused(&*replay(7).unwrap().attachment);
     assert!(
         tunnels.1.is_attached() && tunnels.1.notice().is_none(),
         "the tunnel is unchanged"

@@ -64,6 +64,8 @@ pub(super) enum TunnelFrame {
     Lost { lane: LaneId },
     /// Reports the bytes of DATA that have arrived on a lane.
     Received { lane: LaneId, bytes: u64 },
+    /// Asks the client for this number of lanes. The largest `number` is the latest request.
+    Lanes { number: u64, lanes: u64 },
 }
 
 const OPEN: u8 = 0x01;
@@ -80,6 +82,7 @@ const END: u8 = 0x0c;
 
 const LOST: u8 = 0x0f;
 const RECEIVED: u8 = 0x10;
+const LANES: u8 = 0x11;
 
 /// The type of MOVED, a message without other frames: the last one that its sender sends on this
 /// attachment (PROTOCOL 10.6). It never reaches a mux.
@@ -140,6 +143,7 @@ impl TunnelFrame {
             TunnelFrame::End { code } => numbers(out, END, &[code.wire_code()]),
             TunnelFrame::Lost { lane } => numbers(out, LOST, &[lane.0]),
             TunnelFrame::Received { lane, bytes } => numbers(out, RECEIVED, &[lane.0, *bytes]),
+            TunnelFrame::Lanes { number, lanes } => numbers(out, LANES, &[*number, *lanes]),
         }
     }
 
@@ -172,6 +176,9 @@ impl TunnelFrame {
                 lane: LaneId(lane),
                 bytes,
             }),
+            LANES => {
+                number(message, 2).map(|[number, lanes, _]| TunnelFrame::Lanes { number, lanes })
+            }
             MOVED | MOVE => {
                 return Err(MuxError::Protocol(
                     "MOVED or MOVE beside other frames of a message",

@@ -66,6 +66,8 @@ fn any_tunnel_frame() -> impl Strategy<Value = TunnelFrame> {
             lane: LaneId(lane),
             bytes
         }),
+        (value.clone(), value.clone())
+            .prop_map(|(number, lanes)| TunnelFrame::Lanes { number, lanes }),
         (value.clone(), value).prop_map(|(seen, opened)| TunnelFrame::Resume { seen, opened }),
         Just(TunnelFrame::Resumed),
         (0..10_u64).prop_map(|code| TunnelFrame::End {
@@ -163,6 +165,10 @@ fn tunnel_vector_frames() -> Vec<TunnelFrame> {
         TunnelFrame::Received {
             lane: LaneId(3),
             bytes: 65_536,
+        },
+        TunnelFrame::Lanes {
+            number: 2,
+            lanes: 8,
         },
     ]
 }

@@ -47,13 +47,13 @@ impl PortExecutor {
         let channel = self.span.in_scope(|| link.next_channel())?;
         let (prepared, instance) = self.prepare(link, channel, purpose)?;
         let AttachRequest {
-            lane,
+            attachment,
             message,
             outcome,
         } = prepared
             .inspect_err(|error| error!(parent: &self.span, "cannot start an attachment: {error}"))
             .ok()?;
-        link.outbox.open(channel, lane).ok()?;
+        link.outbox.open(channel, attachment).ok()?;
         if let AttachPurpose::Alternative { refused } = purpose {
             info!(server = %refused, "service refused a connection: requesting another server");
         }
@@ -90,12 +90,15 @@ impl PortExecutor {
         purpose: AttachPurpose,
     ) -> Option<(Result<AttachRequest, AttachError>, Option<Id>)> {
         let (outbox, tasks) = (&link.outbox, &self.tasks);
-        let (AttachPurpose::Resume { tunnel } | AttachPurpose::Lane { tunnel }) = purpose else {
+        let (AttachPurpose::Resume { tunnel }
+        | AttachPurpose::Lane { tunnel }
+        | AttachPurpose::RequestedLane { tunnel }) = purpose
+        else {
             let request = attach::request(&self.parameters, outbox, channel, tasks);
             return Some((request, None));
         };
         let tunnel = &self.find(tunnel)?.tunnel;
-        if matches!(purpose, AttachPurpose::Lane { .. }) && !tunnel.can_join() {
+        if !matches!(purpose, AttachPurpose::Resume { .. }) && !tunnel.can_join() {
             return None;
         }
         // A lane on a newer link replaces those on the older links of its slot.
@@ -115,7 +118,7 @@ impl PortExecutor {
         let span = &self.span;
         let is_retryable = error.is_retryable();
         match (open.purpose, &error) {
-            (AttachPurpose::Lane { .. }, _) => {
+            (AttachPurpose::Lane { .. } | AttachPurpose::RequestedLane { .. }, _) => {
                 debug!(parent: span, "no further lane for now: {error}");
             }
             (AttachPurpose::Resume { .. }, _) if open.link.has_ended() => {

@@ -49,6 +49,11 @@ impl PortMachine {
         }
     }
 
+    /// Returns the further links that are up.
+    pub(super) fn further_links(&self) -> impl Iterator<Item = LinkId> {
+        self.further.links.values().copied()
+    }
+
     /// Requests the lanes that are missing.
     pub(super) fn ensure_lanes(&mut self, now: Instant) {
         if self.is_ending || self.further.links.is_empty() {

@@ -85,7 +85,9 @@ impl PortMachine {
         self.last_request = self.last_request.saturating_add(1);
         let request = self.last_request;
         let avoid = match purpose {
-            AttachPurpose::Resume { .. } | AttachPurpose::Lane { .. } => Vec::new(),
+            AttachPurpose::Resume { .. }
+            | AttachPurpose::Lane { .. }
+            | AttachPurpose::RequestedLane { .. } => Vec::new(),
             AttachPurpose::New | AttachPurpose::Alternative { .. } => {
                 self.refused.at(now).collect()
             }
@@ -158,6 +160,7 @@ impl PortMachine {
             AttachPurpose::Lane { tunnel } => {
                 self.on_lane_done(tunnel, link, &result, now.awake);
             }
+            AttachPurpose::RequestedLane { .. } => self.on_requested_lane_done(&result),
         }
     }
 

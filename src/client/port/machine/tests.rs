@@ -2,12 +2,16 @@
 
 mod lanes;
 mod random;
+mod requested_lanes;
 mod requests;
 
 use super::{requests::MIN_RETRY_WAIT, *};
 use crate::client::port::event::{AttachResult, Slots};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// The maximum number of lanes of a tunnel at the server's request.
+const MAX_LANES: usize = 4;
 
 /// A tunnel, and the server that holds it.
 #[derive(Clone, Copy)]
@@ -44,7 +48,7 @@ impl Port {
             suspended: Duration::ZERO,
         };
         Port {
-            machine: PortMachine::default(),
+            machine: PortMachine::with_lanes(MAX_LANES),
             now,
         }
     }
@@ -125,6 +129,8 @@ fn view(phase: TunnelPhase) -> TunnelView {
     TunnelView {
         phase,
         further_lanes: Slots::default(),
+        lanes: 1,
+        requested_lanes: 1,
         is_moving: false,
         is_ending: false,
         has_streams: true,

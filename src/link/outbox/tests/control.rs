@@ -8,7 +8,7 @@ use report_proto::frame::Code;
 #[test]
 fn control_frames_precede_data_and_keep_order() {
     let outbox = Outbox::new();
-    open(&outbox, 1, &ScriptedLane::sending([10, 10]));
+    open(&outbox, 1, &ScriptedEnd::sending([10, 10]));
     assert!(matches!(next(&outbox), Some(Frame::Data { .. })));
     outbox.control(&Frame::Pause(7));
     outbox.control(&Frame::Resume(7));
@@ -39,7 +39,7 @@ fn too_many_queued_control_frames_end_link() {
 fn many_channels_can_be_closed_at_once() {
     let outbox = Outbox::new();
     for channel in 0..20_000 {
-        outbox.open(channel, ScriptedLane::sending([])).unwrap();
+        outbox.open(channel, ScriptedEnd::sending([])).unwrap();
     }
     for channel in 0..20_000 {
         outbox.close(

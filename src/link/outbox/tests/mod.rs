@@ -18,24 +18,24 @@ use report_proto::frame::{Code, MAX_DATA};
 
 const BULK: usize = 64 * 1024;
 
-/// A lane that sends queued payloads and records its calls.
+/// A channel end that sends queued payloads and records its calls.
 #[derive(Default)]
-struct ScriptedLane {
+struct ScriptedEnd {
     queue: Mutex<VecDeque<Bytes>>,
     events: Mutex<Vec<String>>,
     /// Called inside `transmit`.
     during_transmit: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
-impl ScriptedLane {
+impl ScriptedEnd {
     fn sending(messages: impl IntoIterator<Item = usize>) -> Arc<Self> {
         let queue = messages
             .into_iter()
             .map(|length| Bytes::from(vec![1; length]))
             .collect();
-        Arc::new(ScriptedLane {
+        Arc::new(ScriptedEnd {
             queue: Mutex::new(queue),
-            ..ScriptedLane::default()
+            ..ScriptedEnd::default()
         })
     }
 
@@ -48,7 +48,7 @@ impl ScriptedLane {
     }
 }
 
-impl Lane for ScriptedLane {
+impl ChannelEnd for ScriptedEnd {
     fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
         self.events.lock().unwrap().push(format!("{payload:?}"));
         Ok(())
@@ -81,8 +81,8 @@ impl Lane for ScriptedLane {
     }
 }
 
-fn open(outbox: &Outbox, channel: u32, lane: &Arc<ScriptedLane>) {
-    outbox.open(channel, lane.clone()).unwrap();
+fn open(outbox: &Outbox, channel: u32, channel_end: &Arc<ScriptedEnd>) {
+    outbox.open(channel, channel_end.clone()).unwrap();
     outbox.ready(channel);
 }
 
@@ -122,9 +122,9 @@ fn gone() -> Notice {
 #[test]
 fn a_handle_acts_on_its_channel_and_names_its_link() {
     let outbox = Outbox::new();
-    let lane = ScriptedLane::sending([10]);
-    outbox.open(1, lane.clone()).unwrap();
-    outbox.open(2, ScriptedLane::sending([])).unwrap();
+    let channel_end = ScriptedEnd::sending([10]);
+    outbox.open(1, channel_end.clone()).unwrap();
+    outbox.open(2, ScriptedEnd::sending([])).unwrap();
     let (one, two) = (outbox.handle(1), outbox.handle(2));
     assert!(one.link() == outbox.id() && two.link() == outbox.id());
     assert_ne!(one.link(), Outbox::new().id(), "another link");
@@ -146,11 +146,11 @@ fn a_handle_acts_on_its_channel_and_names_its_link() {
 }
 
 #[test]
-fn lanes_get_equal_bytes_for_any_message_size() {
+fn channel_ends_get_equal_bytes_for_any_message_size() {
     let outbox = Outbox::new();
-    open(&outbox, 1, &ScriptedLane::sending([BULK; 500]));
-    open(&outbox, 2, &ScriptedLane::sending([1000; 50_000]));
-    open(&outbox, 3, &ScriptedLane::sending([MAX_DATA; 500]));
+    open(&outbox, 1, &ScriptedEnd::sending([BULK; 500]));
+    open(&outbox, 2, &ScriptedEnd::sending([1000; 50_000]));
+    open(&outbox, 3, &ScriptedEnd::sending([MAX_DATA; 500]));
     let mut bytes = BTreeMap::new();
     while bytes.values().sum::<usize>() < 20 << 20 {
         bytes = bytes_by_channel(&[sent(&outbox, 1), bytes.into_iter().collect()].concat());
@@ -163,22 +163,22 @@ fn lanes_get_equal_bytes_for_any_message_size() {
 }
 
 #[test]
-fn new_lane_precedes_busy_lanes() {
+fn new_channel_end_precedes_busy_ones() {
     let outbox = Outbox::new();
     for channel in 1..=50 {
-        open(&outbox, channel, &ScriptedLane::sending([BULK; 100]));
+        open(&outbox, channel, &ScriptedEnd::sending([BULK; 100]));
     }
     sent(&outbox, 75);
-    open(&outbox, 99, &ScriptedLane::sending([200]));
+    open(&outbox, 99, &ScriptedEnd::sending([200]));
     assert_eq!(sent(&outbox, 1), [(99, 200)]);
 }
 
 #[test]
-fn lane_that_is_marked_repeatedly_does_not_starve_others() {
+fn channel_end_that_is_marked_repeatedly_does_not_starve_others() {
     let outbox = Outbox::new();
-    let eager = ScriptedLane::sending([]);
+    let eager = ScriptedEnd::sending([]);
     outbox.open(1, eager.clone()).unwrap();
-    open(&outbox, 2, &ScriptedLane::sending([BULK; 100]));
+    open(&outbox, 2, &ScriptedEnd::sending([BULK; 100]));
     let mut all = Vec::new();
     for _ in 0..100 {
         eager.push(BULK);
@@ -190,14 +190,14 @@ fn lane_that_is_marked_repeatedly_does_not_starve_others() {
 }
 
 #[test]
-fn lane_transmits_only_after_ready_mark() {
+fn channel_end_transmits_only_after_ready_mark() {
     let outbox = Outbox::new();
-    let lane = ScriptedLane::sending([10]);
-    outbox.open(1, lane.clone()).unwrap();
+    let channel_end = ScriptedEnd::sending([10]);
+    outbox.open(1, channel_end.clone()).unwrap();
     assert_eq!(next(&outbox), None);
     outbox.ready(1);
     assert_eq!(sent(&outbox, 2), [(1, 10)]);
-    lane.push(20);
+    channel_end.push(20);
     assert_eq!(next(&outbox), None);
     outbox.ready(1);
     assert_eq!(sent(&outbox, 2), [(1, 20)]);
@@ -206,35 +206,37 @@ fn lane_transmits_only_after_ready_mark() {
 #[test]
 fn ready_mark_during_transmit_is_not_lost() {
     let outbox = Outbox::new();
-    let lane = ScriptedLane::sending([10]);
-    open(&outbox, 1, &lane);
-    let (inside, weak): (_, Weak<ScriptedLane>) = (outbox.clone(), Arc::downgrade(&lane));
+    let channel_end = ScriptedEnd::sending([10]);
+    open(&outbox, 1, &channel_end);
+    let (inside, weak): (_, Weak<ScriptedEnd>) = (outbox.clone(), Arc::downgrade(&channel_end));
     let first_call = AtomicBool::new(true);
-    *lane.during_transmit.lock().unwrap() = Some(Box::new(move || {
+    *channel_end.during_transmit.lock().unwrap() = Some(Box::new(move || {
         if first_call.swap(false, Ordering::Relaxed) {
             inside.ready(1);
             assert!(weak.upgrade().is_some());
         }
     }));
-    // The lane returns `Last` for the first payload, but it was marked ready during the call.
+    // The channel end returns `Last` for the first payload, but it was marked ready during the
+    // call.
     assert_eq!(sent(&outbox, 1), [(1, 10)]);
-    lane.push(30);
+    channel_end.push(30);
     assert_eq!(sent(&outbox, 1), [(1, 30)]);
 }
 
 #[test]
-fn lane_can_call_outbox_during_transmit() {
+fn channel_end_can_call_outbox_during_transmit() {
     let outbox = Outbox::new();
-    let lane = ScriptedLane::sending([10, 10]);
-    open(&outbox, 1, &lane);
+    let channel_end = ScriptedEnd::sending([10, 10]);
+    open(&outbox, 1, &channel_end);
     let inside = outbox.clone();
-    *lane.during_transmit.lock().unwrap() = Some(Box::new(move || {
+    *channel_end.during_transmit.lock().unwrap() = Some(Box::new(move || {
         inside.ready(1);
         inside.control(&Frame::Pause(1));
-        assert!(inside.lane(1).is_some());
+        assert!(inside.channel_end(1).is_some());
         inside.close(1, &gone());
     }));
-    // The payload of the call in which the lane closes its channel is still sent, ahead of CLOSE.
+    // The payload of the call in which the channel end closes its channel is still sent, ahead of
+    // CLOSE.
     assert_eq!(sent(&outbox, 1), [(1, 10)]);
     assert_eq!(next(&outbox), Some(Frame::Pause(1)));
     assert_eq!(
@@ -245,15 +247,15 @@ fn lane_can_call_outbox_during_transmit() {
         })
     );
     assert_eq!(next(&outbox), None);
-    assert!(lane.events().is_empty() && outbox.is_empty());
+    assert!(channel_end.events().is_empty() && outbox.is_empty());
 }
 
 #[test]
 fn paused_lane_is_skipped_until_resumed() {
     let outbox = Outbox::new();
-    let lane = ScriptedLane::sending([10, 11, 12]);
-    open(&outbox, 1, &lane);
-    open(&outbox, 2, &ScriptedLane::sending([20]));
+    let channel_end = ScriptedEnd::sending([10, 11, 12]);
+    open(&outbox, 1, &channel_end);
+    open(&outbox, 2, &ScriptedEnd::sending([20]));
     assert_eq!(sent(&outbox, 1), [(1, 10)]);
     outbox.on_peer_pause(1, true);
     outbox.on_peer_pause(1, true);
@@ -261,17 +263,17 @@ fn paused_lane_is_skipped_until_resumed() {
     assert_eq!(sent(&outbox, 5), [(2, 20)]);
     outbox.on_peer_pause(1, false);
     assert_eq!(sent(&outbox, 5), [(1, 11), (1, 12)]);
-    assert_eq!(lane.events(), ["paused true", "paused false"]);
+    assert_eq!(channel_end.events(), ["paused true", "paused false"]);
 }
 
 #[test]
-fn lane_marked_while_paused_transmits_after_resume() {
+fn channel_end_marked_while_paused_transmits_after_resume() {
     let outbox = Outbox::new();
-    let lane = ScriptedLane::sending([]);
-    open(&outbox, 1, &lane);
+    let channel_end = ScriptedEnd::sending([]);
+    open(&outbox, 1, &channel_end);
     assert_eq!(next(&outbox), None);
     outbox.on_peer_pause(1, true);
-    lane.push(5);
+    channel_end.push(5);
     outbox.ready(1);
     assert_eq!(next(&outbox), None);
     outbox.on_peer_pause(1, false);
@@ -281,8 +283,8 @@ fn lane_marked_while_paused_transmits_after_resume() {
 #[test]
 fn close_discards_unsent_data_without_callback() {
     let outbox = Outbox::new();
-    let lane = ScriptedLane::sending([10, 11]);
-    open(&outbox, 1, &lane);
+    let channel_end = ScriptedEnd::sending([10, 11]);
+    open(&outbox, 1, &channel_end);
     outbox.close(1, &gone());
     outbox.close(1, &gone());
     assert_eq!(
@@ -293,19 +295,23 @@ fn close_discards_unsent_data_without_callback() {
         })
     );
     assert_eq!(next(&outbox), None);
-    assert!(lane.events().is_empty());
-    assert_eq!(Arc::strong_count(&lane), 1, "the lane is dropped");
+    assert!(channel_end.events().is_empty());
+    assert_eq!(
+        Arc::strong_count(&channel_end),
+        1,
+        "the channel end is dropped"
+    );
 }
 
 #[test]
 fn close_after_drain_follows_last_data() {
     let outbox = Outbox::new();
-    let lane = ScriptedLane::sending([10, BULK, BULK, 13]);
-    open(&outbox, 1, &lane);
+    let channel_end = ScriptedEnd::sending([10, BULK, BULK, 13]);
+    open(&outbox, 1, &channel_end);
     outbox.close_after_drain(1, &gone());
     assert!(
-        outbox.receiving_lane(1).is_none(),
-        "a draining lane receives nothing"
+        outbox.receiving_end(1).is_none(),
+        "a draining channel end receives nothing"
     );
     assert_eq!(sent(&outbox, 4), [(1, 10), (1, BULK), (1, BULK), (1, 13)]);
     assert_eq!(
@@ -316,13 +322,13 @@ fn close_after_drain_follows_last_data() {
         })
     );
     assert_eq!(next(&outbox), None);
-    assert!(lane.events().is_empty() && outbox.is_empty());
+    assert!(channel_end.events().is_empty() && outbox.is_empty());
 }
 
 #[test]
 fn close_after_drain_waits_for_resume() {
     let outbox = Outbox::new();
-    open(&outbox, 1, &ScriptedLane::sending([10]));
+    open(&outbox, 1, &ScriptedEnd::sending([10]));
     outbox.on_peer_pause(1, true);
     outbox.close_after_drain(1, &gone());
     assert_eq!(next(&outbox), None);
@@ -340,7 +346,7 @@ fn close_after_drain_waits_for_resume() {
 #[test]
 fn close_after_drain_closes_idle_lane_immediately() {
     let outbox = Outbox::new();
-    outbox.open(1, ScriptedLane::sending([])).unwrap();
+    outbox.open(1, ScriptedEnd::sending([])).unwrap();
     outbox.close_after_drain(1, &gone());
     assert_eq!(
         next(&outbox),
@@ -355,21 +361,21 @@ fn close_after_drain_closes_idle_lane_immediately() {
 #[test]
 fn close_from_peer_calls_lane_once() {
     let outbox = Outbox::new();
-    let lane = ScriptedLane::sending([10]);
-    open(&outbox, 1, &lane);
+    let channel_end = ScriptedEnd::sending([10]);
+    open(&outbox, 1, &channel_end);
     outbox.on_peer_close(1, gone());
     outbox.on_peer_close(1, gone());
     outbox.finish(&gone());
-    assert_eq!(lane.events(), ["closed peer_lost"]);
+    assert_eq!(channel_end.events(), ["closed peer_lost"]);
     assert_eq!(next(&outbox), None);
 }
 
 #[test]
 fn channel_in_use_cannot_be_opened() {
     let outbox = Outbox::new();
-    outbox.open(1, ScriptedLane::sending([])).unwrap();
+    outbox.open(1, ScriptedEnd::sending([])).unwrap();
     assert_eq!(
-        outbox.open(1, ScriptedLane::sending([])),
+        outbox.open(1, ScriptedEnd::sending([])),
         Err(OpenError::InUse(1))
     );
     assert_eq!(outbox.len(), 1);
@@ -378,18 +384,18 @@ fn channel_in_use_cannot_be_opened() {
 #[test]
 fn finish_closes_each_lane_once_and_prevents_open() {
     let outbox = Outbox::new();
-    let (lane, draining) = (ScriptedLane::sending([]), ScriptedLane::sending([10]));
-    outbox.open(1, lane.clone()).unwrap();
+    let (channel_end, draining) = (ScriptedEnd::sending([]), ScriptedEnd::sending([10]));
+    outbox.open(1, channel_end.clone()).unwrap();
     open(&outbox, 2, &draining);
     outbox.close_after_drain(2, &gone());
     outbox.finish(&gone());
     outbox.finish(&gone());
-    assert_eq!(lane.events(), ["closed peer_lost"]);
+    assert_eq!(channel_end.events(), ["closed peer_lost"]);
     assert!(
         draining.events().is_empty(),
         "this side had already closed it"
     );
-    assert_eq!(outbox.open(3, lane), Err(OpenError::Ended(gone())));
+    assert_eq!(outbox.open(3, channel_end), Err(OpenError::Ended(gone())));
     outbox.control(&Frame::Pause(1));
     assert_eq!(next(&outbox), None);
 }
@@ -397,9 +403,9 @@ fn finish_closes_each_lane_once_and_prevents_open() {
 #[test]
 fn oversized_payload_closes_channel_alone() {
     let outbox = Outbox::new();
-    let lane = ScriptedLane::sending([MAX_DATA + 1]);
-    open(&outbox, 1, &lane);
-    open(&outbox, 2, &ScriptedLane::sending([20]));
+    let channel_end = ScriptedEnd::sending([MAX_DATA + 1]);
+    open(&outbox, 1, &channel_end);
+    open(&outbox, 2, &ScriptedEnd::sending([20]));
     assert!(matches!(
         next(&outbox),
         Some(Frame::Close {
@@ -411,5 +417,5 @@ fn oversized_payload_closes_channel_alone() {
         })
     ));
     assert_eq!(sent(&outbox, 1), [(2, 20)]);
-    assert_eq!(lane.events().len(), 1);
+    assert_eq!(channel_end.events().len(), 1);
 }

@@ -16,7 +16,7 @@ async fn malformed_frames_end_link_with_protocol() {
         b"\x01",
     ] {
         let (mut fixture, mut peer) = Fixture::with_peer();
-        let (_lane, mut events) = fixture.open(1, 0);
+        let (_channel_end, mut events) = fixture.open(1, 0);
         peer.feed(Bytes::from_static(message)).await.unwrap();
         peer.flush().await.unwrap();
         assert!(
@@ -36,7 +36,7 @@ async fn malformed_frames_end_link_with_protocol() {
         ));
         assert!(matches!(
             events.recv().await,
-            Some(LaneEvent::Closed(Notice {
+            Some(ChannelEvent::Closed(Notice {
                 code: Code::Protocol,
                 ..
             }))

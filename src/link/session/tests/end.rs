@@ -5,9 +5,9 @@ use crate::link::session::write::CLOSE_DEADLINE;
 use crate::net::websocket::SocketError;
 
 #[tokio::test(start_paused = true)]
-async fn cut_connection_ends_link_and_lanes() {
+async fn cut_connection_ends_link_and_channel_ends() {
     let (mut fixture, peer) = Fixture::with_peer();
-    let (_lane, mut events) = fixture.open(1, 0);
+    let (_channel_end, mut events) = fixture.open(1, 0);
     drop(peer);
     assert!(matches!(
         fixture.end().await,
@@ -15,7 +15,7 @@ async fn cut_connection_ends_link_and_lanes() {
     ));
     assert!(matches!(
         events.recv().await,
-        Some(LaneEvent::Closed(Notice {
+        Some(ChannelEvent::Closed(Notice {
             code: Code::PeerLost,
             ..
         }))
@@ -23,9 +23,9 @@ async fn cut_connection_ends_link_and_lanes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn truncated_message_never_reaches_lane() {
+async fn truncated_message_never_reaches_channel_end() {
     let (mut fixture, mut peer) = raw_peer();
-    let (_lane, mut events) = fixture.open(1, 0);
+    let (_channel_end, mut events) = fixture.open(1, 0);
     // A header that announces 100 bytes, and 8 of them.
     peer.write_all(&[0x82, 0x80 | 100, 0, 0, 0, 0, 0x10, 0, 0, 0, 1, 1, 1, 1])
         .await
@@ -35,7 +35,7 @@ async fn truncated_message_never_reaches_lane() {
         fixture.end().await,
         EndReason::ConnectionLost(SocketError::Cut)
     ));
-    assert!(matches!(events.recv().await, Some(LaneEvent::Closed(_))));
+    assert!(matches!(events.recv().await, Some(ChannelEvent::Closed(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,7 +72,7 @@ async fn error_from_peer_ends_link() {
 #[tokio::test(start_paused = true)]
 async fn cancelled_link_sends_control_frames_and_closes_gracefully() {
     let (mut fixture, mut peer) = Fixture::with_peer();
-    let (_lane, mut events) = fixture.open(1, 0);
+    let (_channel_end, mut events) = fixture.open(1, 0);
     fixture.outbox.control(&Frame::Pause(1));
     fixture.outbox.control(&Frame::Close {
         channel: 3,
@@ -89,7 +89,7 @@ async fn cancelled_link_sends_control_frames_and_closes_gracefully() {
     assert!(matches!(fixture.end().await, EndReason::Cancelled));
     assert!(matches!(
         events.recv().await,
-        Some(LaneEvent::Closed(Notice {
+        Some(ChannelEvent::Closed(Notice {
             code: Code::Shutdown,
             ..
         }))
@@ -100,15 +100,15 @@ async fn cancelled_link_sends_control_frames_and_closes_gracefully() {
 async fn peer_that_does_not_read_does_not_delay_end() {
     let (role, _peer) = memory::pair_with_capacity(1024);
     let mut fixture = Fixture::run(role);
-    let (_lane, mut events) = fixture.open(1, 100);
+    let (_channel_end, mut events) = fixture.open(1, 100);
     tokio::task::yield_now().await;
     let start = Instant::now();
     fixture.cancel.cancel();
-    assert!(matches!(events.recv().await, Some(LaneEvent::Closed(_))));
+    assert!(matches!(events.recv().await, Some(ChannelEvent::Closed(_))));
     assert_eq!(
         start.elapsed(),
         Duration::ZERO,
-        "the lanes are closed at once"
+        "the channel ends are closed at once"
     );
     assert!(matches!(fixture.end().await, EndReason::Cancelled));
     assert!(
@@ -119,14 +119,14 @@ async fn peer_that_does_not_read_does_not_delay_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_link_closes_its_lanes() {
+async fn dropped_link_closes_its_channel_ends() {
     let (mut fixture, _peer) = Fixture::with_peer();
-    let (_lane, mut events) = fixture.open(1, 0);
+    let (_channel_end, mut events) = fixture.open(1, 0);
     tokio::task::yield_now().await;
     fixture.task.abort_all();
     assert!(matches!(
         events.recv().await,
-        Some(LaneEvent::Closed(Notice {
+        Some(ChannelEvent::Closed(Notice {
             code: Code::PeerLost,
             ..
         }))

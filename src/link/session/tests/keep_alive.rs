@@ -37,24 +37,24 @@ async fn idle_link_pings_and_stays_up_if_peer_answers() {
 #[tokio::test(start_paused = true)]
 async fn busy_link_sends_no_ping() {
     let (fixture, mut peer) = Fixture::with_peer();
-    let (lane, mut events) = fixture.open(1, 0);
+    let (channel_end, mut events) = fixture.open(1, 0);
     for _ in 0..100 {
         send(&mut peer, data(1, b"question")).await;
         assert_eq!(
             events.recv().await,
-            Some(LaneEvent::Payload("question".into()))
+            Some(ChannelEvent::Payload("question".into()))
         );
         tokio::time::sleep(Duration::from_secs(1)).await;
-        lane.push(b"answer");
+        channel_end.push(b"answer");
         fixture.outbox.ready(1);
         assert_eq!(receive(&mut peer).await, data(1, b"answer"));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn silent_peer_ends_link_and_lanes() {
+async fn silent_peer_ends_link_and_channel_ends() {
     let (mut fixture, _peer) = Fixture::with_peer();
-    let (_lane, mut events) = fixture.open(1, 0);
+    let (_channel_end, mut events) = fixture.open(1, 0);
     let start = Instant::now();
     assert!(matches!(fixture.end().await, EndReason::TimedOut(_)));
     assert_eq!(
@@ -64,7 +64,7 @@ async fn silent_peer_ends_link_and_lanes() {
     );
     assert!(matches!(
         events.recv().await,
-        Some(LaneEvent::Closed(Notice {
+        Some(ChannelEvent::Closed(Notice {
             code: Code::Timeout,
             ..
         }))

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    link::channel::{Lane, Transmit},
+    link::channel::{ChannelEnd, Transmit},
     net::{
         memory,
         websocket::{MessageBody, SocketEnd},
@@ -40,9 +40,9 @@ use report_proto::frame::{MAX_DATA, MAX_MESSAGE, Ports};
 
 const BULK: usize = 64 * 1024;
 
-/// A lane that records its calls and sends prepared payloads.
-struct RecordingLane {
-    events: mpsc::Sender<LaneEvent>,
+/// A channel end that records its calls and sends prepared payloads.
+struct RecordingEnd {
+    events: mpsc::Sender<ChannelEvent>,
     queue: Mutex<VecDeque<Bytes>>,
     /// The number of payloads of 64 KiB to send after the queue.
     bulk: AtomicUsize,
@@ -50,22 +50,22 @@ struct RecordingLane {
 }
 
 #[derive(Debug, PartialEq)]
-enum LaneEvent {
+enum ChannelEvent {
     Payload(Bytes),
     Paused(bool),
     Closed(Notice),
 }
 
-impl RecordingLane {
-    fn new(bulk: usize) -> (Arc<Self>, mpsc::Receiver<LaneEvent>) {
+impl RecordingEnd {
+    fn new(bulk: usize) -> (Arc<Self>, mpsc::Receiver<ChannelEvent>) {
         let (sender, events) = mpsc::channel(1024);
-        let lane = RecordingLane {
+        let channel_end = RecordingEnd {
             events: sender,
             queue: Mutex::default(),
             bulk: AtomicUsize::new(bulk),
             received: AtomicUsize::new(0),
         };
-        (Arc::new(lane), events)
+        (Arc::new(channel_end), events)
     }
 
     fn push(&self, payload: &'static [u8]) {
@@ -76,14 +76,14 @@ impl RecordingLane {
     }
 }
 
-impl Lane for RecordingLane {
+impl ChannelEnd for RecordingEnd {
     fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
         let payload = payload.freeze();
         if payload == "bad"[..] {
             return Err(Notice::new(Code::Seal, "it does not open"));
         }
         self.received.fetch_add(payload.len(), Ordering::Relaxed);
-        let _ = self.events.try_send(LaneEvent::Payload(payload));
+        let _ = self.events.try_send(ChannelEvent::Payload(payload));
         Ok(())
     }
 
@@ -101,11 +101,11 @@ impl Lane for RecordingLane {
     }
 
     fn paused(&self, paused: bool) {
-        self.events.try_send(LaneEvent::Paused(paused)).unwrap();
+        self.events.try_send(ChannelEvent::Paused(paused)).unwrap();
     }
 
     fn closed(&self, notice: Notice) {
-        self.events.try_send(LaneEvent::Closed(notice)).unwrap();
+        self.events.try_send(ChannelEvent::Closed(notice)).unwrap();
     }
 }
 
@@ -164,11 +164,11 @@ impl Fixture {
         (Fixture::run(role), master)
     }
 
-    fn open(&self, channel: u32, bulk: usize) -> (Arc<RecordingLane>, mpsc::Receiver<LaneEvent>) {
-        let (lane, events) = RecordingLane::new(bulk);
-        self.outbox.open(channel, lane.clone()).unwrap();
+    fn open(&self, channel: u32, bulk: usize) -> (Arc<RecordingEnd>, mpsc::Receiver<ChannelEvent>) {
+        let (channel_end, events) = RecordingEnd::new(bulk);
+        self.outbox.open(channel, channel_end.clone()).unwrap();
         self.outbox.ready(channel);
-        (lane, events)
+        (channel_end, events)
     }
 
     async fn end(&mut self) -> EndReason {

@@ -82,10 +82,10 @@ async fn throttle(
 async fn dead_path_ends_link_ten_seconds_after_send() {
     for pause in [0, 1, 7, 19] {
         let (mut fixture, _peer) = Fixture::with_peer();
-        let (lane, _events) = fixture.open(1, 0);
+        let (channel_end, _events) = fixture.open(1, 0);
         tokio::time::sleep(pause * SECOND).await;
         let start = Instant::now();
-        lane.push(b"is anybody there?");
+        channel_end.push(b"is anybody there?");
         fixture.outbox.ready(1);
         assert!(
             matches!(fixture.end().await, EndReason::TimedOut(silence) if silence >= pause * SECOND + 10 * SECOND)
@@ -143,7 +143,7 @@ async fn link_that_survives_suspend_sends_one_ping() {
 async fn silent_peer_that_stops_reading_ends_link() {
     let (role, mut peer) = memory::pair_with_capacity(BULK);
     let mut fixture = Fixture::run(role);
-    let (_lane, _events) = fixture.open(1, 1000);
+    let (_channel_end, _events) = fixture.open(1, 1000);
     tokio::time::sleep(5 * SECOND).await;
     // The data queued since the first second waits behind the data that the socket accepted before
     // this.
@@ -156,7 +156,7 @@ async fn silent_peer_that_stops_reading_ends_link() {
 #[tokio::test(start_paused = true)]
 async fn receiver_without_data_sends_one_ping_after_two_seconds() {
     let (fixture, mut peer) = Fixture::with_peer();
-    let (_lane, _events) = fixture.open(1, 0);
+    let (_channel_end, _events) = fixture.open(1, 0);
     let start = Instant::now();
     send(&mut peer, data(1, b"hello")).await;
     let Frame::Ping(token) = receive(&mut peer).await else {
@@ -173,7 +173,7 @@ async fn receiver_without_data_sends_one_ping_after_two_seconds() {
 #[tokio::test(start_paused = true)]
 async fn parts_of_message_are_answered_and_keep_link_up() {
     let (mut fixture, mut peer) = raw_peer();
-    let (_lane, mut events) = fixture.open(1, 0);
+    let (_channel_end, mut events) = fixture.open(1, 0);
     // DATA of 95 bytes for channel 1, masked with zeros, one byte every three seconds, for five
     // minutes.
     let mut message = vec![0x82, 0x80 | 100, 0, 0, 0, 0, 0x10, 0, 0, 0, 1];
@@ -188,7 +188,7 @@ async fn parts_of_message_are_answered_and_keep_link_up() {
         }
     }
     assert!(
-        matches!(events.recv().await, Some(LaneEvent::Payload(payload)) if payload.len() == 95)
+        matches!(events.recv().await, Some(ChannelEvent::Payload(payload)) if payload.len() == 95)
     );
     assert!(fixture.task.try_join_next().is_none());
     let pings = answers.len() / 11;
@@ -267,7 +267,7 @@ async fn both_ends_detect_slow_path_that_dies() {
 async fn idle_ends_send_only_keep_alives() {
     let ((role, mut near), (mut far, master)) = (memory::pair(), memory::pair());
     let (left, right) = (Fixture::run(role), Fixture::run(master));
-    let (lane, _one) = left.open(1, 0);
+    let (channel_end, _one) = left.open(1, 0);
     let (_other, mut events) = right.open(1, 0);
     let mut frames = Vec::new();
     let mut asked = false;
@@ -275,7 +275,7 @@ async fn idle_ends_send_only_keep_alives() {
     while start.elapsed() < 600 * SECOND {
         if !asked && start.elapsed() > 100 * SECOND {
             asked = true;
-            lane.push(b"one word");
+            channel_end.push(b"one word");
             left.outbox.ready(1);
         }
         let (message, to) = tokio::select! {
@@ -290,7 +290,7 @@ async fn idle_ends_send_only_keep_alives() {
     }
     assert_eq!(
         events.recv().await,
-        Some(LaneEvent::Payload("one word".into()))
+        Some(ChannelEvent::Payload("one word".into()))
     );
     let pings = frames
         .iter()

@@ -1,6 +1,7 @@
 //! Tests of the demand in virtual time, over models of paths.
 
 mod paths;
+mod timing;
 
 use proptest::prelude::*;
 
@@ -257,14 +258,14 @@ fn moderate_gain_keeps_the_links() {
 #[test]
 fn failed_trial_returns_to_the_last_rewarded_number() {
     let mut fixture = Fixture::new(MAX, 1);
-    assert_eq!(fixture.scripted(100, 2, 3), 4);
+    assert_eq!(fixture.scripted(100, 2, 6), 4);
     assert_eq!(fixture.scripted(400, 0, 7), 4, "rewarded");
     assert_eq!(fixture.scripted(400, 8, 3), 8, "a second trial");
     assert_eq!(fixture.scripted(420, 8, 6), 4, "not rewarded");
     assert_eq!(fixture.scripted(400, 8, 110), 4, "held for a minute");
     assert_eq!(fixture.rest(40), 1);
     // The hold of the higher number does not concern the lower one, whose next trial is new.
-    assert_eq!(fixture.scripted(100, 2, 3), 4);
+    assert_eq!(fixture.scripted(100, 2, 6), 4);
     let reasons = fixture.demand.last_change().unwrap().reason;
     assert_eq!(reasons, DemandReason::Losses);
 }
@@ -272,14 +273,14 @@ fn failed_trial_returns_to_the_last_rewarded_number() {
 #[test]
 fn lower_number_remains_available_while_the_higher_one_is_held() {
     let mut fixture = Fixture::new(MAX, 1);
-    fixture.scripted(100, 2, 3);
+    fixture.scripted(100, 2, 6);
     fixture.scripted(400, 0, 7);
     fixture.scripted(400, 8, 3);
     assert_eq!(fixture.scripted(420, 8, 6), 4, "not rewarded");
     assert_eq!(fixture.rest(31), 1);
-    assert_eq!(fixture.scripted(100, 2, 3), 4, "within the hold of 8");
+    assert_eq!(fixture.scripted(100, 2, 6), 4, "within the hold of 8");
     assert_eq!(fixture.scripted(400, 8, 20), 4);
-    assert_eq!(fixture.scripted(400, 8, 38), 8, "after the hold");
+    assert_eq!(fixture.scripted(400, 8, 36), 8, "after the hold");
 }
 
 #[test]
@@ -302,10 +303,10 @@ fn rest_returns_to_one_link_and_a_pause_does_not() {
 #[test]
 fn rest_ends_a_trial_without_a_verdict() {
     let mut fixture = Fixture::new(MAX, 1);
-    assert_eq!(fixture.scripted(100, 2, 3), 4);
+    assert_eq!(fixture.scripted(100, 2, 6), 4);
     assert_eq!(fixture.rest(20), 4, "too few samples for a verdict");
     assert_eq!(fixture.rest(15), 1);
-    assert_eq!(fixture.scripted(100, 2, 3), 4, "no hold");
+    assert_eq!(fixture.scripted(100, 2, 6), 4, "no hold");
 }
 
 #[test]
@@ -363,10 +364,10 @@ fn samples_that_span_a_rest_are_no_evidence() {
 #[test]
 fn change_reports_loss_and_rate() {
     let mut fixture = Fixture::new(MAX, 1);
-    fixture.scripted(100, 2, 3);
+    fixture.scripted(100, 2, 6);
     let change = fixture.demand.last_change().unwrap();
     assert_eq!(change.reason, DemandReason::Losses);
-    assert!((change.loss - 4.0 / 300.0).abs() < 1e-9, "{change:?}");
+    assert!((change.loss - 6.0 / 600.0).abs() < 1e-9, "{change:?}");
     assert!((change.rate - 200.0 * SEGMENT).abs() < 1.0, "{change:?}");
 }
 

@@ -1,25 +1,25 @@
-//! The lanes of a channel pair: data, pauses and the end of its two channels.
+//! The two ends of a channel pair: data, pauses and the end of its two channels.
 
 use std::sync::{Arc, MutexGuard, atomic::Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{ChannelEnd, ChannelPair, MemoryClass, PairPhase, PairSide, PairState};
+use super::{ChannelPair, ChannelRef, MemoryClass, PairPhase, PairSide, PairState};
 use crate::{
-    link::{Lane, Transmit},
+    link::{ChannelEnd, Transmit},
     net::websocket::MessageBody,
 };
 use report_proto::frame::{Code, Frame, Notice};
 
 impl ChannelPair {
-    pub(super) fn lane(self: &Arc<Self>, side: PairSide) -> Arc<dyn Lane> {
-        Arc::new(PairLane {
+    pub(super) fn channel_end(self: &Arc<Self>, side: PairSide) -> Arc<dyn ChannelEnd> {
+        Arc::new(PairEnd {
             pair: Arc::clone(self),
             side,
         })
     }
 
-    fn end(&self, side: PairSide) -> Option<ChannelEnd> {
+    fn end(&self, side: PairSide) -> Option<ChannelRef> {
         match side {
             PairSide::Client => Some(self.client.clone()),
             PairSide::Server => self.state().server.clone(),
@@ -136,7 +136,7 @@ impl ChannelPair {
     }
 
     /// Ends the pair because of `side`. Returns the other end if it exists and has not closed yet.
-    fn finish(&self, side: PairSide) -> Option<ChannelEnd> {
+    fn finish(&self, side: PairSide) -> Option<ChannelRef> {
         let mut state = self.state();
         let server = state.server.clone();
         let phase = std::mem::take(&mut state.phase);
@@ -157,9 +157,9 @@ impl ChannelPair {
         }
     }
 
-    /// Handles the removal of the lane of `side` from its outbox: drops the queued data and
+    /// Handles the removal of the end of `side` from its outbox: drops the queued data and
     /// releases the channel in the registry.
-    fn release_lane(&self, side: PairSide) {
+    fn release_end(&self, side: PairSide) {
         let mut state = self.state();
         match side {
             PairSide::Client => state.toward_client.discard(self.router.memory()),
@@ -178,13 +178,13 @@ impl ChannelPair {
     }
 }
 
-/// One end of a channel pair, as a lane of its link.
-struct PairLane {
+/// One end of a channel pair, as its link sees it.
+struct PairEnd {
     pair: Arc<ChannelPair>,
     side: PairSide,
 }
 
-impl Lane for PairLane {
+impl ChannelEnd for PairEnd {
     fn receive(&self, payload: BytesMut) -> Result<(), Notice> {
         self.pair.enqueue(self.side, payload.freeze())
     }
@@ -214,8 +214,8 @@ impl Lane for PairLane {
     }
 }
 
-impl Drop for PairLane {
+impl Drop for PairEnd {
     fn drop(&mut self) {
-        self.pair.release_lane(self.side);
+        self.pair.release_end(self.side);
     }
 }

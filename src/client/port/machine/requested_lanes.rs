@@ -1,0 +1,161 @@
+//! Lanes that the server asks for (PROTOCOL 10.6.1): it keeps several links, because its own path to
+//! the master loses packets. A client link then carries several lanes of a tunnel. The master
+//! leads each to the server's link with the fewest channels.
+//!
+//! The machine of the port bounds the number, and changes it once a second at most.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::PortMachine;
+use crate::{
+    client::port::event::{AttachPurpose, AttachResult, EndTunnelReason, PortAction, TunnelView},
+    link::LinkId,
+};
+use report_proto::id::Id;
+
+/// The minimum time between two changes of the number, and between two rows of requests for lanes.
+pub(super) const LANE_CHANGE: Duration = Duration::from_secs(1);
+
+/// The lanes of the tunnels whose server asks for several.
+#[derive(Debug, Default)]
+pub(super) struct RequestedLanes {
+    /// The maximum number of lanes of a tunnel. A port with 0 or 1 opens none on request.
+    max: usize,
+    tunnels: BTreeMap<Id, TunnelLanes>,
+    /// Counts the requests, so that they use the links in turn.
+    requests: usize,
+}
+
+#[derive(Debug)]
+struct TunnelLanes {
+    /// The number that the port keeps.
+    target: usize,
+    /// When the number may change again.
+    change_at: Instant,
+    /// When missing lanes may be requested again.
+    request_at: Instant,
+    /// When to look again. Set while something waits for one of these times.
+    look_at: Option<Instant>,
+}
+
+impl RequestedLanes {
+    /// Creates the state of a port whose tunnels may have up to `max` lanes on request.
+    pub(super) fn new(max: usize) -> Self {
+        RequestedLanes {
+            max,
+            ..RequestedLanes::default()
+        }
+    }
+
+    /// Returns the lanes of a tunnel, with the number that the server wants now. `None`: the server
+    /// has never asked for several.
+    fn of(&mut self, tunnel: Id, wanted: usize, now: Instant) -> Option<&mut TunnelLanes> {
+        let wanted = wanted.clamp(1, self.max.max(1));
+        if wanted == 1 && !self.tunnels.contains_key(&tunnel) {
+            return None;
+        }
+        let lanes = self.tunnels.entry(tunnel).or_insert(TunnelLanes {
+            target: 1,
+            change_at: now,
+            request_at: now,
+            look_at: None,
+        });
+        if lanes.target != wanted && lanes.change_at <= now {
+            lanes.target = wanted;
+            lanes.change_at = now + LANE_CHANGE;
+        }
+        lanes.look_at = (lanes.target != wanted).then_some(lanes.change_at);
+        Some(lanes)
+    }
+}
+
+impl PortMachine {
+    /// Requests the lanes that are missing, and leaves those that are too many.
+    pub(super) fn ensure_requested_lanes(&mut self, now: Instant) {
+        for lanes in self.requested.tunnels.values_mut() {
+            lanes.look_at = None;
+        }
+        if self.is_ending {
+            return;
+        }
+        let attached: Vec<(Id, TunnelView)> = self
+            .tunnels
+            .iter()
+            .filter(|entry| entry.is_attached())
+            .map(|entry| (entry.id, entry.view))
+            .collect();
+        let links: Vec<LinkId> = self
+            .newest_link()
+            .into_iter()
+            .chain(self.further_links())
+            .collect();
+        for (tunnel, view) in attached {
+            self.ensure_lanes_of(tunnel, &view, &links, now);
+        }
+    }
+
+    fn ensure_lanes_of(&mut self, tunnel: Id, view: &TunnelView, links: &[LinkId], now: Instant) {
+        let in_flight = self.lane_requests_of(tunnel);
+        let Some(lanes) = self.requested.of(tunnel, view.requested_lanes, now) else {
+            return;
+        };
+        // Each link of the client keeps its lane in any case.
+        let keep = lanes.target.max(links.len());
+        if view.lanes > keep && !view.is_moving {
+            self.actions.push(PortAction::LeaveLanes { tunnel, keep });
+            return;
+        }
+        let missing = lanes.target.saturating_sub(view.lanes + in_flight);
+        if missing == 0 || links.is_empty() {
+            return;
+        }
+        if lanes.request_at > now {
+            let next = lanes.look_at.into_iter().chain([lanes.request_at]).min();
+            lanes.look_at = next;
+            return;
+        }
+        lanes.request_at = now + LANE_CHANGE;
+        let first = self.requested.requests;
+        self.requested.requests = first.wrapping_add(missing);
+        let turn = links.iter().cycle().skip(first % links.len());
+        for link in turn.take(missing) {
+            self.attach(*link, AttachPurpose::RequestedLane { tunnel }, now);
+        }
+    }
+
+    /// Handles the outcome of a request for a lane. The number of lanes shows whether it succeeded.
+    pub(super) fn on_requested_lane_done(&mut self, result: &AttachResult) {
+        if let AttachResult::New(new) = result {
+            // The server has lost the tunnel, and the link of the first slot will tell.
+            self.actions.push(PortAction::EndTunnel {
+                tunnel: new.tunnel,
+                reason: EndTunnelReason::Redundant,
+            });
+        }
+    }
+
+    /// Returns when the numbers of lanes have to be looked at again.
+    pub(super) fn requested_lanes_at(&self) -> Option<Instant> {
+        let tunnels = self.requested.tunnels.values();
+        tunnels.filter_map(|lanes| lanes.look_at).min()
+    }
+
+    /// Forgets a tunnel that has ended.
+    pub(super) fn forget_requested_lanes(&mut self, tunnel: Id) {
+        self.requested.tunnels.remove(&tunnel);
+    }
+
+    /// Returns how many requests for lanes of a tunnel have no outcome.
+    fn lane_requests_of(&self, tunnel: Id) -> usize {
+        let purposes = self.requests.values().map(|request| request.purpose);
+        purposes
+            .filter(|purpose| {
+                *purpose == AttachPurpose::Lane { tunnel }
+                    || *purpose == AttachPurpose::RequestedLane { tunnel }
+            })
+            .count()
+    }
+}

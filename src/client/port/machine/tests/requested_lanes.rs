@@ -1,0 +1,122 @@
+//! Lanes that the server asks for.
+
+use super::*;
+use crate::client::port::machine::requested_lanes::LANE_CHANGE;
+
+fn lane(tunnel: TestTunnel) -> AttachPurpose {
+    AttachPurpose::RequestedLane { tunnel: tunnel.id }
+}
+
+fn keep(tunnel: TestTunnel, keep: usize) -> PortAction {
+    let tunnel = tunnel.id;
+    PortAction::LeaveLanes { tunnel, keep }
+}
+
+/// The view of a tunnel with this many lanes on link 1, and this request of its server.
+fn with(lanes: usize, requested_lanes: usize) -> TunnelView {
+    TunnelView {
+        lanes,
+        requested_lanes,
+        ..attached_on(1)
+    }
+}
+
+fn requests_of(actions: &[PortAction]) -> Vec<RequestNumber> {
+    let request = |action: &PortAction| match action {
+        PortAction::Attach { request, .. } => *request,
+        other => panic!("not an attach request: {other:?}"),
+    };
+    actions.iter().map(request).collect()
+}
+
+#[test]
+fn one_link_carries_the_lanes_that_the_server_asks_for() {
+    let (mut port, current) = Port::attached();
+    let requested = port.changed(current, with(1, 3));
+    assert_eq!(attaches(&requested), [(lane(current), link(1)); 2]);
+    assert_eq!(port.wait(60 * SECOND), [], "both requests are in flight");
+    for (index, request) in requests_of(&requested).into_iter().enumerate() {
+        assert_eq!(port.changed(current, with(2 + index, 3)), []);
+        assert_eq!(port.done(request, AttachResult::Resumed), []);
+    }
+    assert_eq!(port.wait(60 * SECOND), []);
+    let moving = TunnelView {
+        is_moving: true,
+        ..with(3, 1)
+    };
+    assert_eq!(port.changed(current, moving), [], "one is being left");
+    assert_eq!(port.changed(current, with(3, 1)), [keep(current, 1)]);
+    assert_eq!(port.changed(current, with(1, 1)), []);
+}
+
+#[test]
+fn the_maximum_of_the_client_bounds_the_request() {
+    let (mut port, current) = Port::attached();
+    let requested = port.changed(current, with(1, usize::MAX / 2));
+    assert_eq!(attaches(&requested).len(), MAX_LANES - 1);
+    assert_eq!(port.changed(current, with(MAX_LANES, usize::MAX)), []);
+}
+
+#[test]
+fn the_number_changes_once_a_second_at_most() {
+    let (mut port, current) = Port::attached();
+    assert_eq!(port.changed(current, with(1, 3)).len(), 2);
+    for requested in [1, 4, 2, 4] {
+        assert_eq!(port.changed(current, with(1, requested)), []);
+    }
+    assert_eq!(port.wait(LANE_CHANGE / 2), []);
+    let third = port.wait(LANE_CHANGE / 2);
+    assert_eq!(attaches(&third), [(lane(current), link(1))]);
+    assert_eq!(port.wait(60 * SECOND), []);
+}
+
+#[test]
+fn failed_lanes_are_requested_again_after_a_second() {
+    let (mut port, current) = Port::attached();
+    let requested = port.changed(current, with(1, 2));
+    assert_eq!(port.done(request_of(&requested), failed()), []);
+    assert_eq!(port.wait(LANE_CHANGE / 2), []);
+    let again = port.wait(LANE_CHANGE);
+    assert_eq!(attaches(&again), [(lane(current), link(1))]);
+}
+
+#[test]
+fn several_links_carry_them_in_turn_and_keep_one_each() {
+    let (mut port, current) = Port::attached();
+    let further = PortEvent::FurtherLinkUp {
+        slot: 1,
+        link: link(11),
+    };
+    let first = port.on(further);
+    let on_both = |lanes, requested_lanes| TunnelView {
+        further_lanes: [1].into_iter().collect(),
+        ..with(lanes, requested_lanes)
+    };
+    port.changed(current, on_both(2, 1));
+    port.done(request_of(&first), AttachResult::Resumed);
+    let requested = port.changed(current, on_both(2, 4));
+    let each = [(lane(current), link(1)), (lane(current), link(11))];
+    assert_eq!(attaches(&requested), each);
+    for request in requests_of(&requested) {
+        port.done(request, AttachResult::Resumed);
+    }
+    port.wait(LANE_CHANGE);
+    assert_eq!(port.changed(current, on_both(4, 1)), [keep(current, 2)]);
+}
+
+#[test]
+fn a_lost_tunnel_gets_its_lanes_back_when_it_is_resumed() {
+    let (mut port, current) = Port::attached();
+    let requested = port.changed(current, with(1, 2));
+    port.changed(current, with(2, 2));
+    port.done(request_of(&requested), AttachResult::Resumed);
+    port.wait(60 * SECOND);
+    let resumed = port.lost(current, Code::PeerLost);
+    let resumed: Vec<_> = resumed
+        .into_iter()
+        .filter(|action| matches!(action, PortAction::Attach { .. }))
+        .collect();
+    assert_eq!(attaches(&resumed), [(resume(current), link(1))]);
+    let again = port.changed(current, with(1, 2));
+    assert_eq!(attaches(&again[..1]), [(lane(current), link(1))]);
+}

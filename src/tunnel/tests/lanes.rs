@@ -1,0 +1,42 @@
+//! The number of lanes: a server asks for them, and a client opens and leaves them.
+
+use super::*;
+
+/// Waits for a condition that a change of the status makes true.
+async fn until(tunnel: &Tunnel, condition: impl Fn(&Tunnel) -> bool) {
+    let mut status = tunnel.status();
+    let waiting = async {
+        while !condition(tunnel) {
+            status.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .expect("in time");
+}
+
+#[tokio::test]
+async fn server_asks_for_lanes_and_client_leaves_the_surplus() {
+    let bed = TunnelTestbed::new();
+    let (client, server) = bed
+        .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+        .await;
+    assert_eq!((client.requested_lanes(), client.lanes()), (1, 1));
+    server.request_lanes(3);
+    until(&client, |client| client.requested_lanes() == 3).await;
+    for channel in [2, 3] {
+        let (result, _) = bed
+            .reattach(&bed.link_pair, channel, &client, Vec::new())
+            .await;
+        assert!(matches!(result, Ok(attach::AttachOutcome::Resumed)));
+    }
+    assert_eq!(client.lanes(), 3);
+    client.leave_surplus(2);
+    assert_eq!((client.lanes(), client.is_moving()), (2, true));
+    client.leave_surplus(0);
+    assert_eq!(client.lanes(), 1, "one lane of a link remains");
+    until(&client, |client| !client.is_moving()).await;
+    assert!(client.is_attached() && server.is_attached());
+    assert_eq!(server.lanes(), 1);
+    bed.end().await;
+}
