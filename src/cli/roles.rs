@@ -255,7 +255,10 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
         limits: server_limits(&config.limits),
         bench: config.bench,
         instance: uplink.instance,
-        link_sets: LinkSet::each(uplink, config.link.links.max()),
+        link_sets: LinkSet::each(uplink, config.link.links.max())
+            .into_iter()
+            .map(|link_set| link_set.with_min(config.link.links.min()))
+            .collect(),
     })
 }
 

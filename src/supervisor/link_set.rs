@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
+    link_demand::LinkDemand,
     link_monitor::monitor_links,
     link_supervisor::LinkSupervisor,
     membership::{FIRST, Membership, SetLink, UpLinks},
@@ -34,21 +35,26 @@ use report_proto::frame::Slot;
 #[derive(Debug, Clone)]
 pub struct LinkCount {
     wanted: watch::Sender<usize>,
+    min: usize,
     max: usize,
 }
 
 impl LinkCount {
-    fn new(max: usize) -> Self {
+    /// Creates a count that begins with `min`. Limits it to the range from 1 to `max`.
+    fn new(min: usize, max: usize) -> Self {
+        let max = max.max(1);
+        let min = min.clamp(1, max);
         LinkCount {
-            wanted: watch::Sender::new(1),
+            wanted: watch::Sender::new(min),
+            min,
             max,
         }
     }
 
-    /// Sets how many links to keep, from 1 to [`max`](Self::max). A larger number dials further
-    /// links, a smaller one retires those with the highest slots.
+    /// Sets how many links to keep, from [`min`](Self::min) to [`max`](Self::max). A larger number
+    /// dials further links, a smaller one retires those with the highest slots.
     pub fn set_wanted(&self, links: usize) {
-        let links = links.clamp(1, self.max);
+        let links = links.clamp(self.min, self.max);
         self.wanted.send_if_modified(|wanted| {
             let before = std::mem::replace(wanted, links);
             before != links
@@ -59,6 +65,12 @@ impl LinkCount {
     #[must_use]
     pub fn wanted(&self) -> usize {
         *self.wanted.borrow()
+    }
+
+    /// Returns the number of links that the set always keeps.
+    #[must_use]
+    pub fn min(&self) -> usize {
+        self.min
     }
 
     /// Returns the maximum number of links.
@@ -79,7 +91,8 @@ pub struct LinkSet<W = Dialer> {
 
 impl<W: Connector> LinkSet<W> {
     /// Creates a set of up to `max` links, with the slots from that of the uplink on. It keeps one
-    /// link until [`LinkCount::set_wanted`] asks for more.
+    /// link until [`LinkCount::set_wanted`] asks for more, unless [`with_min`](Self::with_min) sets
+    /// another minimum.
     #[must_use]
     pub fn new(uplink: Uplink<W>, max: usize) -> Self {
         Self::with_every_slot(1, uplink, max)
@@ -106,9 +119,17 @@ impl<W: Connector> LinkSet<W> {
             .collect();
         LinkSet {
             uplink,
-            count: LinkCount::new(slots.len()),
+            count: LinkCount::new(1, slots.len()),
             slots,
         }
+    }
+
+    /// Makes the set keep at least `min` links, or all it may have if that is less. The handles of
+    /// an earlier [`count`](Self::count) do not control the set any more.
+    #[must_use]
+    pub fn with_min(mut self, min: usize) -> Self {
+        self.count = LinkCount::new(min, self.count.max());
+        self
     }
 
     /// Returns the control over the number of links.
@@ -153,7 +174,7 @@ impl<W: Connector> LinkSet<W> {
             tasks: JoinSet::new(),
         };
         let monitor = monitor_links(
-            count.max(),
+            LinkDemand::new(count.max()).with_min(count.min()),
             || connections.all(),
             |wanted| count.set_wanted(wanted),
         );
