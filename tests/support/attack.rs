@@ -46,6 +46,8 @@ pub(crate) struct HostileLink {
     paused: HashSet<u32>,
     /// Received DATA that the test has not consumed yet.
     data: HashMap<u32, VecDeque<Bytes>>,
+    /// The last ATTACH that was sent.
+    pub last_attach: Option<Frame>,
     /// Channels that the master closed.
     pub closed: HashMap<u32, Code>,
     /// The ERROR that ended the link.
@@ -61,6 +63,7 @@ impl HostileLink {
             peer: connect_keyless_client(master).expect("the master accepts the client"),
             paused: HashSet::new(),
             data: HashMap::new(),
+            last_attach: None,
             closed: HashMap::new(),
             error: None,
             has_ended: false,
@@ -141,7 +144,8 @@ pub(crate) struct RawTunnel {
     opener: Opener,
     id: Id,
     instance: Id,
-    secret: TunnelSecret,
+    /// The secret that proves the tunnel on further lanes.
+    pub secret: TunnelSecret,
     /// The initial grant of the server.
     pub grant: Grant,
 }
@@ -285,7 +289,7 @@ fn request_on(
     .expect("JSON of an offer");
     let (initiator, message) =
         Initiator::start(&keys.psk, keys.id, &offer, peer::random()).expect("a first message");
-    link.send([Frame::Attach {
+    let attach = Frame::Attach {
         channel,
         header: AttachHeader {
             port: keys.id,
@@ -293,7 +297,9 @@ fn request_on(
             avoid: Vec::new(),
         },
         message: message.into(),
-    }]);
+    };
+    link.last_attach = Some(attach.clone());
+    link.send([attach]);
     initiator
 }
 
