@@ -113,6 +113,11 @@ impl HostileLink {
         })
     }
 
+    /// Whether DATA of a channel has arrived that the test has not consumed.
+    pub(crate) fn has_data(&self, channel: u32) -> bool {
+        self.data.get(&channel).is_some_and(|data| !data.is_empty())
+    }
+
     /// Waits until the channel may send. Returns false when it is closed instead.
     #[track_caller]
     pub(crate) fn wait_until_sendable(&mut self, channel: u32) -> bool {

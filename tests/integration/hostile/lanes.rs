@@ -2,6 +2,7 @@
 
 use std::mem;
 
+use bytes::Bytes;
 use report_proto::{
     crypto::{PortKeys, TunnelSecret},
     frame::{Code, Frame, Notice},
@@ -48,6 +49,21 @@ impl TwoLanes {
         let message = lane.sealed(&tunnel_frames::ping(1));
         self.link.send([message]);
         lane
+    }
+
+    /// The last ATTACH again, on another channel.
+    fn replayed(&self, channel: u32) -> Frame {
+        let Some(Frame::Attach {
+            header, message, ..
+        }) = self.link.last_attach.clone()
+        else {
+            panic!("a lane was attached");
+        };
+        Frame::Attach {
+            channel,
+            header,
+            message,
+        }
     }
 
     /// Sends a message on the first lane, and waits until the server has processed it.
@@ -168,28 +184,46 @@ fn a_replayed_lane_is_refused_during_its_life_and_after_it() {
     let bystander = Bystander::of(&tunnel);
     let mut attack = TwoLanes::start(&tunnel);
     attack.wait_processed();
-    let Some(Frame::Attach {
-        header, message, ..
-    }) = attack.link.last_attach.clone()
-    else {
-        panic!("the second lane was attached");
-    };
-    let replay = |channel| Frame::Attach {
-        channel,
-        header: header.clone(),
-        message: message.clone(),
-    };
-    attack.link.send([replay(3)]);
+    let [during, after] = [3, 4].map(|channel| attack.replayed(channel));
+    attack.link.send([during]);
     assert_eq!(attack.close_code(3), Code::Superseded);
     attack.wait_processed();
     assert_eq!(attack.link.closed.len(), 1, "{:?}", attack.link.closed);
     let notice = Notice::new(Code::Cancelled, "");
     attack.link.send([Frame::Close { channel: 2, notice }]);
     attack.wait_processed();
-    attack.link.send([replay(4)]);
+    attack.link.send([after]);
     assert_eq!(attack.close_code(4), Code::Superseded);
     attack.wait_processed();
     bystander.assert_served(&tunnel);
+}
+
+#[test]
+fn a_replay_beside_an_unproven_lane_does_not_end_that_lane() {
+    let tunnel = tunnel(Vec::new(), json!({}));
+    let bystander = Bystander::of(&tunnel);
+    let mut attack = TwoLanes::start(&tunnel);
+    attack.wait_processed();
+    let mut lane = attack.first.join(&mut attack.link, 3, &attack.keys, 2);
+    // The attempt has not taken over yet, so the server answers the replay.
+    let replayed = attack.replayed(4);
+    attack.link.send([replayed]);
+    attack.link.wait_until("the replay is answered", |link| {
+        link.has_data(4).then_some(())
+    });
+    let message = lane.sealed(&tunnel_frames::ping(1));
+    attack.link.send([message]);
+    attack.wait_processed();
+    attack.link.send([Frame::Data {
+        channel: 4,
+        payload: Bytes::from_static(&[7; 64]),
+    }]);
+    assert_eq!(attack.close_code(4), Code::Seal);
+    attack.wait_processed();
+    assert_eq!(attack.link.closed.len(), 1, "{:?}", attack.link.closed);
+    bystander.assert_served(&tunnel);
+    let log = tunnel.server.log();
+    assert!(!log.contains("tunnel lost one of its links"), "{log}");
 }
 
 #[test]
