@@ -55,7 +55,8 @@ impl ClientParameters {
     #[must_use]
     pub fn new(config: &ClientConfig, uplink: Uplink, ports: Vec<ClientPort>) -> Self {
         Self {
-            link_set: LinkSet::new(uplink, config.link.links.max()),
+            link_set: LinkSet::new(uplink, config.link.links.max())
+                .with_min(config.link.links.min()),
             ports,
             hold_timeout: *config.hold_timeout,
         }

@@ -31,6 +31,9 @@ pub(super) type RotationAge = DurationIn<1_000, { 7 * 24 * 3_600_000 }, 0>;
 /// The maximum number of links to one master.
 type LinkMax = CountIn<{ MAX_SLOTS as u32 }, 8>;
 
+/// The minimum number of links to one master.
+type LinkMin = CountIn<{ MAX_SLOTS as u32 }, 1>;
+
 /// The idle time before TCP keep-alive probes. The default is below the idle timeouts of firewalls
 /// and NATs, most of which are minutes. Linux accepts at most 32767 s.
 pub(super) type TcpKeepAlive = DurationOrOff<1_000, { 9 * 3_600_000 }, 60_000>;
@@ -121,6 +124,9 @@ pub struct LinksConfig {
     /// The maximum number of links to one master at a time. A server with several masters divides
     /// 16 links among them.
     pub max: LinkMax,
+    /// The number of links that the role always keeps. Set it only for a path that is known to
+    /// need several. At most `max`.
+    pub min: LinkMin,
 }
 
 impl LinksConfig {
@@ -128,6 +134,25 @@ impl LinksConfig {
     #[must_use]
     pub fn max(&self) -> usize {
         *self.max as usize
+    }
+
+    /// Returns the number of links to one master that the role always keeps.
+    #[must_use]
+    pub fn min(&self) -> usize {
+        *self.min as usize
+    }
+
+    /// Checks that the minimum does not exceed the maximum.
+    fn check(&self, path: &FieldPath, checks: &mut RoleChecks<'_>) {
+        if self.min() > self.max() {
+            let message = format!(
+                "is {}, more than the {} of {}: lower it, or raise the other",
+                self.min,
+                self.max,
+                path.field("max")
+            );
+            checks.invalid(&path.field("min"), &message);
+        }
     }
 }
 
@@ -206,6 +231,7 @@ impl LinkConfig {
         let path = FieldPath::root("tls");
         self.tls.check(&path, is_secure, checks);
         self.windows.check(&FieldPath::root("windows"), checks);
+        self.links.check(&FieldPath::root("links"), checks);
     }
 }
 

@@ -49,7 +49,10 @@ impl ServerParameters {
             .map(|port| (port.port.keys.id, Arc::new(port)));
         Self {
             instance: uplink.instance,
-            link_sets: LinkSet::each(uplink, config.link.links.max()),
+            link_sets: LinkSet::each(uplink, config.link.links.max())
+                .into_iter()
+                .map(|link_set| link_set.with_min(config.link.links.min()))
+                .collect(),
             ports: ports.collect(),
             connect_timeout: *config.link.connect_timeout,
             limits: QuotaLimits::new(&config.limits),

@@ -38,7 +38,7 @@ const QUEUE_RTT: f64 = 1.25;
 type LinkReading = (TcpConnection, TcpStats);
 
 /// Watches the links of a role until it is dropped, and calls `wanted` with each new number of
-/// links, from 1 to `max`. A role starts with one.
+/// links that `demand` decides on. A role starts with the minimum.
 ///
 /// `moved` returns how many bytes the present links have sent and received. While a role rests, the
 /// kernel is not asked until this number has changed enough.
@@ -47,30 +47,30 @@ type LinkReading = (TcpConnection, TcpStats);
 /// (`MessageSocket::connection`). Both are called at a sample and should not block. Links may come
 /// and go in between. A link without a known connection is not counted.
 ///
-/// Returns at once if the system has no statistics, or if `max` allows only one link. The role then
-/// stays with one.
+/// Returns at once if the system has no statistics, or if `demand` allows only one number. The role
+/// then stays with the minimum.
 ///
 /// # Cancel safety
 /// Dropping the future ends the watch.
 pub async fn monitor_links(
-    max: usize,
+    demand: LinkDemand,
     moved: impl FnMut() -> u64,
     mut connections: impl FnMut() -> Vec<TcpConnection>,
     wanted: impl FnMut(usize),
 ) {
-    if max > 1 && TcpStatsReader::open().is_some() {
-        monitor(max, moved, || read_all(&connections()), wanted).await;
+    if !demand.is_fixed() && TcpStatsReader::open().is_some() {
+        monitor(demand, moved, || read_all(&connections()), wanted).await;
     }
 }
 
 /// Watches the links whose statistics `read` returns.
 async fn monitor(
-    max: usize,
+    demand: LinkDemand,
     mut moved: impl FnMut() -> u64,
     mut read: impl FnMut() -> Vec<LinkReading>,
     mut wanted: impl FnMut(usize),
 ) {
-    let mut monitor = LinkMonitor::new(max);
+    let mut monitor = LinkMonitor::new(demand);
     loop {
         sleep(monitor.wait()).await;
         // Without readings, the next ones are compared with none: they may be hours apart.
@@ -124,9 +124,9 @@ struct LinkMonitor {
 }
 
 impl LinkMonitor {
-    fn new(max: usize) -> Self {
+    fn new(demand: LinkDemand) -> Self {
         LinkMonitor {
-            demand: LinkDemand::new(max),
+            demand,
             previous: Vec::new(),
             read_at: None,
             moved: 0,
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn links_are_summed_and_new_ones_count_from_their_second_reading() {
-        let mut monitor = LinkMonitor::new(8);
+        let mut monitor = LinkMonitor::new(LinkDemand::new(8));
         let start = Instant::now();
         let mut at = |tick: u32, readings| {
             monitor.on_readings(start + TICK * tick, readings);
@@ -377,7 +377,7 @@ mod tests {
                 .map(|port| (connection(port), sent(sent_now(), sent_now() / 50)))
                 .collect()
         };
-        let watch = monitor(8, moved, read, |n| {
+        let watch = monitor(LinkDemand::new(8), moved, read, |n| {
             links.set(n as u16);
             numbers.push(n);
         });

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
+    link_demand::LinkDemand,
     link_monitor::monitor_links,
     link_supervisor::LinkSupervisor,
     master_spread::{SPREAD_LINKS, keep_apart},
@@ -37,6 +38,7 @@ use report_proto::frame::{Role, Slot};
 #[derive(Debug, Clone)]
 pub struct LinkCount {
     numbers: watch::Sender<LinkNumbers>,
+    min: usize,
     max: usize,
     slots: usize,
 }
@@ -57,22 +59,26 @@ impl LinkNumbers {
 }
 
 impl LinkCount {
-    fn new(max: usize, slots: usize) -> Self {
+    /// Creates a count that begins with `min`. Limits it to the range from 1 to `max`.
+    fn new(min: usize, max: usize, slots: usize) -> Self {
+        let max = max.max(1);
+        let min = min.clamp(1, max);
         let numbers = LinkNumbers {
-            wanted: 1,
+            wanted: min,
             floor: 1,
         };
         LinkCount {
             numbers: watch::Sender::new(numbers),
+            min,
             max,
             slots,
         }
     }
 
-    /// Sets how many links to keep, from 1 to [`max`](Self::max). A larger number dials further
-    /// links, a smaller one retires those with the highest slots.
+    /// Sets how many links to keep, from [`min`](Self::min) to [`max`](Self::max). A larger number
+    /// dials further links, a smaller one retires those with the highest slots.
     pub fn set_wanted(&self, links: usize) {
-        let wanted = links.clamp(1, self.max);
+        let wanted = links.clamp(self.min, self.max);
         self.change(|numbers| LinkNumbers { wanted, ..numbers });
     }
 
@@ -97,6 +103,12 @@ impl LinkCount {
         self.numbers.borrow().links()
     }
 
+    /// Returns the number of links that the set always keeps.
+    #[must_use]
+    pub fn min(&self) -> usize {
+        self.min
+    }
+
     /// Returns the maximum number of links.
     #[must_use]
     pub fn max(&self) -> usize {
@@ -115,7 +127,8 @@ pub struct LinkSet<W = Dialer> {
 
 impl<W: Connector> LinkSet<W> {
     /// Creates a set of up to `max` links, with the slots from that of the uplink on. It keeps one
-    /// link until [`LinkCount::set_wanted`] asks for more.
+    /// link until [`LinkCount::set_wanted`] asks for more, unless [`with_min`](Self::with_min) sets
+    /// another minimum.
     #[must_use]
     pub fn new(uplink: Uplink<W>, max: usize) -> Self {
         Self::with_every_slot(1, uplink, max)
@@ -147,9 +160,17 @@ impl<W: Connector> LinkSet<W> {
             .collect();
         LinkSet {
             uplink,
-            count: LinkCount::new(max.min(slots.len()), slots.len()),
+            count: LinkCount::new(1, max.min(slots.len()), slots.len()),
             slots,
         }
+    }
+
+    /// Makes the set keep at least `min` links, or all it may have if that is less. The handles of
+    /// an earlier [`count`](Self::count) do not control the set any more.
+    #[must_use]
+    pub fn with_min(mut self, min: usize) -> Self {
+        self.count = LinkCount::new(min, self.count.max(), self.slots.len());
+        self
     }
 
     /// Returns the control over the number of links.
@@ -197,7 +218,7 @@ impl<W: Connector> LinkSet<W> {
             tasks: JoinSet::new(),
         };
         let monitor = monitor_links(
-            count.max(),
+            LinkDemand::new(count.max()).with_min(count.min()),
             || connections.moved_bytes(),
             || connections.all(),
             |wanted| count.set_wanted(wanted),

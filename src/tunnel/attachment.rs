@@ -346,8 +346,12 @@ impl EstablishedAttachment {
     }
 
     fn receive(&mut self, payload: BytesMut) -> Result<(), Notice> {
-        self.open(payload)
-            .inspect_err(|notice| self.target.lost(notice.clone()))
+        let result = self.open(payload);
+        // A candidate may be the replay of a lane on another channel, which continues.
+        if let (Err(notice), None) = (&result, &self.candidate) {
+            self.target.lost(notice.clone());
+        }
+        result
     }
 
     /// Opens a message and passes it to the tunnel. The first one makes the attachment take the

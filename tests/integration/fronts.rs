@@ -21,9 +21,9 @@ const IDLE_TIME: Duration = Duration::from_secs(8);
 const PAGE: &str = "the web site beside the tunnel\n";
 
 /// A tunnel through a reverse proxy.
-struct FrontedTunnel {
-    proxied: ProxiedTunnel,
-    front: ReverseProxy,
+pub(crate) struct FrontedTunnel {
+    pub proxied: ProxiedTunnel,
+    pub front: ReverseProxy,
     _site: Daemon,
 }
 
@@ -32,6 +32,16 @@ impl FrontedTunnel {
         kind: ReverseProxyKind,
         replacements: &[(&'static str, &'static str)],
         heartbeat: &str,
+    ) -> FrontedTunnel {
+        let fields = json!({"heartbeat": heartbeat, "log_level": "info"});
+        FrontedTunnel::with_fields(kind, replacements, fields)
+    }
+
+    /// Starts it with these fields at client and server.
+    pub(crate) fn with_fields(
+        kind: ReverseProxyKind,
+        replacements: &[(&'static str, &'static str)],
+        fields: Value,
     ) -> FrontedTunnel {
         let testbed = Testbed::new(AtMaster::Direct);
         let root = testbed.folder().join("www");
@@ -49,8 +59,9 @@ impl FrontedTunnel {
         let front = ReverseProxy::start(kind, &config, replacements);
         let role = json!({
             "master": format!("wss://localhost:{}/tunnel", front.address.port()),
-            "tls": {"ca": testbed.authority().path()}, "heartbeat": heartbeat, "log_level": "info",
+            "tls": {"ca": testbed.authority().path()},
         });
+        let role = with(role, fields);
         // The client's forged headers. It binds to another address than the reverse proxy's own, so
         // that the master can tell the two apart.
         let client = json!({

@@ -11,6 +11,7 @@ mod ends;
 mod fronts;
 mod harness;
 mod hostile;
+mod lanes;
 mod long_paths;
 mod master_confidentiality;
 mod name_resolution;

@@ -38,7 +38,7 @@ const STALLED: usize = 20;
 const STALLED_COST: u64 = 64 << 20;
 
 /// Waits until the resident memory is stable and returns it.
-fn stable_memory(pid: u32) -> u64 {
+pub(crate) fn stable_memory(pid: u32) -> u64 {
     let mut last = memory::resident_bytes(pid);
     wait::until("the memory is stable", || {
         wait::pause(Duration::from_millis(200));
@@ -138,7 +138,10 @@ fn stall(address: SocketAddr, sent: &AtomicU64) -> Vec<TcpStream> {
 }
 
 /// The largest resident memory of each role while `work` runs.
-fn peak_during<T: Send>(tunnel: &Tunnel, work: impl FnOnce() -> T + Send) -> ([u64; 3], T) {
+pub(crate) fn peak_during<T: Send>(
+    tunnel: &Tunnel,
+    work: impl FnOnce() -> T + Send,
+) -> ([u64; 3], T) {
     /// Ends the monitor when `work` ends, by a panic too, because a scope waits for its threads.
     struct Done<'a>(&'a AtomicBool);
     impl Drop for Done<'_> {

@@ -156,7 +156,10 @@ impl PortExecutor {
             Some(Ok(AttachOutcome::New(tunnel, server_info))) => {
                 AttachResult::New(self.add(tunnel, server_info))
             }
-            Some(Ok(AttachOutcome::Resumed)) => AttachResult::Resumed,
+            Some(Ok(AttachOutcome::Resumed)) => {
+                self.log_lane(&open);
+                AttachResult::Resumed
+            }
             Some(Err(error)) => self.attach_failed(&open, error),
             None => AttachResult::Unanswered,
         };

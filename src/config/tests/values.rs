@@ -228,6 +228,32 @@ fn links_default_to_at_most_eight() {
 }
 
 #[test]
+fn the_minimum_of_links_is_at_most_the_maximum() {
+    for (fields, min) in [
+        (r#""log_level": "info""#, 1),
+        (r#""links": {"max": 16}"#, 1),
+        (r#""links": {"min": 8}"#, 8),
+        (r#""links": {"min": 16, "max": 16}"#, 16),
+    ] {
+        let loaded = read(&server(fields)).expect("loads");
+        assert_eq!(server_of(loaded).link.links.min(), min, "{fields}");
+    }
+    for min in ["0", "17"] {
+        let line = error_line(&server(&format!(r#""links": {{"min": {min}, "max": 16}}"#)));
+        assert_contains(&line, &["links.min", "from 1 to 16"]);
+    }
+    for fields in [r#""links": {"min": 9}"#, r#""links": {"min": 9, "max": 8}"#] {
+        let with_master = format!(r#""master": "host:1", {fields}"#);
+        for line in [
+            error_line(&server(fields)),
+            error_line(&client(&with_master)),
+        ] {
+            assert_contains(&line, &["links.min is 9", "the 8 of links.max"]);
+        }
+    }
+}
+
+#[test]
 fn a_server_lists_at_most_as_many_masters_as_it_has_slots() {
     let masters = |count: usize| {
         let addresses: Vec<_> = (1..=count).map(|port| format!("\"host:{port}\"")).collect();

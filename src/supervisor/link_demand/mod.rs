@@ -162,6 +162,7 @@ pub struct DemandChange {
 /// Decides how many links a role wants.
 #[derive(Debug)]
 pub struct LinkDemand {
+    min: usize,
     max: usize,
     wanted: usize,
     /// Received data, and sent data.
@@ -200,6 +201,7 @@ impl LinkDemand {
     #[must_use]
     pub fn new(max: usize) -> Self {
         LinkDemand {
+            min: 1,
             max: max.max(1),
             wanted: 1,
             directions: [Direction::default(), Direction::default()],
@@ -212,7 +214,21 @@ impl LinkDemand {
         }
     }
 
-    /// Returns the wanted number of links, at least one.
+    /// Makes the role always want at least `min` links, or the maximum if that is less.
+    #[must_use]
+    pub fn with_min(mut self, min: usize) -> Self {
+        self.min = min.clamp(1, self.max);
+        self.wanted = self.wanted.max(self.min);
+        self
+    }
+
+    /// Returns whether the number of links cannot change.
+    #[must_use]
+    pub fn is_fixed(&self) -> bool {
+        self.min == self.max
+    }
+
+    /// Returns the wanted number of links, at least the minimum.
     #[must_use]
     pub fn wanted(&self) -> usize {
         self.wanted
@@ -237,8 +253,10 @@ impl LinkDemand {
         sent.record(now, length, &sample.sent);
         if sample.is_busy() {
             self.busy_at = Some(now);
-        } else if self.busy_at.is_none_or(|busy| has_passed(REST, busy, now)) && self.wanted > 1 {
-            self.change(1, DemandReason::Rest);
+        } else if self.busy_at.is_none_or(|busy| has_passed(REST, busy, now))
+            && self.wanted > self.min
+        {
+            self.change(self.min, DemandReason::Rest);
             self.trial = None;
         }
         self.judge(now);

@@ -87,6 +87,18 @@ async fn role_has_one_link_until_it_wants_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn role_always_keeps_its_minimum_of_links() {
+    let mut fixture = Fixture::with_min_links(1, (3, 4), Vec::new(), |_| {});
+    let _first = fixture.accept().await;
+    let more = fixture.want(1, 0, 2).await;
+    assert_eq!((slots(&more), fixture.links.wanted()), (vec![1, 2], 3));
+    fixture.joins(3).await;
+    fixture.masters[0].expect_no_link_for(LONG).await;
+    assert!(fixture.events.try_recv().is_err(), "no link retires");
+    assert_eq!(slots(&fixture.want(4, 0, 1).await), [3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn highest_links_retire_gracefully_when_fewer_are_wanted() {
     let mut fixture = Fixture::of_links(1, 4);
     let mut first = fixture.accept().await;
@@ -357,6 +369,8 @@ fn sets_of_several_masters_share_no_slot() {
     assert_eq!(LinkSet::each(uplink(3), 8)[2].count().max(), 5);
     assert_eq!(LinkSet::new(uplink(1), 99).count().max(), 16);
     assert_eq!(LinkSet::new(uplink(1), 0).count().max(), 1);
+    let third = LinkSet::each(uplink(3), 8).remove(2).with_min(8);
+    assert_eq!(third.count().wanted(), 5, "all slots that it has");
 }
 
 #[test]

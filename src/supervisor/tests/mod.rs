@@ -354,6 +354,16 @@ impl Fixture {
         first: Vec<Frame>,
         change: impl FnOnce(&mut Uplink<MemoryConnector>),
     ) -> Self {
+        Fixture::with_min_links(masters, (1, max), first, change)
+    }
+
+    /// Starts a role with a minimum and a maximum of links.
+    fn with_min_links(
+        masters: usize,
+        (min, max): (usize, usize),
+        first: Vec<Frame>,
+        change: impl FnOnce(&mut Uplink<MemoryConnector>),
+    ) -> Self {
         let (connectors, masters): (Vec<_>, Vec<_>) =
             (0..masters).map(|_| FakeMaster::new()).unzip();
         let (sender, events) = mpsc::channel(1000);
@@ -379,7 +389,7 @@ impl Fixture {
             }),
             cancel.clone(),
         );
-        let link_set = LinkSet::new(uplink, max);
+        let link_set = LinkSet::new(uplink, max).with_min(min);
         let links = link_set.count();
         let mut task = JoinSet::new();
         task.spawn(async move { link_set.run(role, &token).await });

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use report_proto::{crypto::PortKeys, frame::Code};
+use report_proto::crypto::PortKeys;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
@@ -13,108 +13,9 @@ use super::{Bystander, KIB, LOG_LIMIT, MIB, tunnel, with_default_log_level};
 use crate::support::{
     attack::{HostileLink, RawTunnel, ResourceMonitor, tunnel_frames},
     files, services,
-    tunnel::{Methods, Port, Tunnel},
+    tunnel::{Methods, Port},
     wait,
 };
-
-/// Attaches a tunnel with two lanes.
-fn start_two_lanes(tunnel: &Tunnel) -> (HostileLink, RawTunnel, RawTunnel) {
-    let keys = PortKeys::derive(&tunnel.probe().key);
-    let mut link = HostileLink::connect(tunnel.testbed.master_address());
-    let mut first = RawTunnel::attach(&mut link, 1, &keys);
-    first.wait_processed(&mut link);
-    let mut second = first.join(&mut link, 2, &keys, 1);
-    // The first message on the new channel makes it a lane.
-    let message = second.sealed(&tunnel_frames::ping(1));
-    link.send([message]);
-    (link, first, second)
-}
-
-#[test]
-fn empty_messages_on_a_second_lane_end_the_tunnel() {
-    let tunnel = tunnel(Vec::new(), json!({}));
-    let bystander = Bystander::of(&tunnel);
-    let (mut link, _first, mut attacker) = start_two_lanes(&tunnel);
-    let monitor = ResourceMonitor::start(&tunnel.server);
-    link.send((0..10_000).map(|_| attacker.sealed(b"")));
-    let code = link.wait_until("the channel is closed", |link| link.closed.get(&2).copied());
-    assert_eq!(code, Code::Protocol);
-    bystander.assert_served(&tunnel);
-    let cost = monitor.cost(&tunnel.server);
-    assert!(
-        cost.memory < 8 * MIB && cost.files < 100 && cost.log < LOG_LIMIT,
-        "{cost:?}"
-    );
-}
-
-#[test]
-fn pieces_behind_gaps_of_two_lanes_are_bounded() {
-    const STREAMS: u64 = 64;
-    let tunnel = tunnel(Vec::new(), json!({}));
-    let bystander = Bystander::of(&tunnel);
-    let (mut link, mut first, mut second) = start_two_lanes(&tunnel);
-    let opens = (0..STREAMS).map(|stream| first.sealed(&tunnel_frames::open(2 * stream, b"")));
-    link.send(opens.collect::<Vec<_>>());
-    first.wait_processed(&mut link);
-    let monitor = ResourceMonitor::start(&tunnel.server);
-    // Every second byte of the first 16 KiB of each stream, so that no gap ever closes.
-    let pieces = (0..16 * KIB / 2).flat_map(|piece| {
-        (0..STREAMS).map(move |stream| tunnel_frames::data(2 * stream, 2 * piece + 1, b"x"))
-    });
-    let mut frames = pieces.collect::<Vec<_>>().into_iter();
-    while link.wait_until_sendable(2) {
-        let batch: Vec<Vec<u8>> = frames.by_ref().take(1000).collect();
-        assert!(!batch.is_empty(), "the server sets no bound");
-        let message = second.sealed(&batch.concat());
-        link.send([message]);
-    }
-    assert_eq!(
-        link.closed.get(&2),
-        Some(&Code::Protocol),
-        "{:?}",
-        link.closed
-    );
-    bystander.assert_served(&tunnel);
-    let cost = monitor.cost(&tunnel.server);
-    assert!(
-        cost.memory < 16 * MIB && cost.files < 200 && cost.log < LOG_LIMIT,
-        "{cost:?}"
-    );
-}
-
-#[test]
-fn attempts_to_attach_very_many_lanes_are_refused() {
-    const LANES: u64 = 17;
-    const ATTEMPTS: u64 = 2_000;
-    let tunnel = tunnel(Vec::new(), json!({}));
-    let bystander = Bystander::of(&tunnel);
-    let (mut link, mut first, _second) = start_two_lanes(&tunnel);
-    let keys = PortKeys::derive(&tunnel.probe().key);
-    let mut lanes = Vec::new();
-    for attempt in 2..LANES {
-        let mut lane = first.join(&mut link, 1 + attempt as u32, &keys, attempt);
-        let message = lane.sealed(&tunnel_frames::ping(1));
-        link.send([message]);
-        lanes.push(lane);
-    }
-    first.wait_processed(&mut link);
-    let monitor = ResourceMonitor::start(&tunnel.server);
-    for attempt in LANES..LANES + ATTEMPTS {
-        let channel = 1 + attempt as u32;
-        first.request_lane(&mut link, channel, &keys, attempt);
-        let code = link.wait_until("the attempt is refused", |link| {
-            link.closed.get(&channel).copied()
-        });
-        assert_eq!(code, Code::Refused);
-    }
-    first.wait_processed(&mut link);
-    bystander.assert_served(&tunnel);
-    let cost = monitor.cost(&tunnel.server);
-    assert!(
-        cost.memory < 8 * MIB && cost.files < 100 && cost.log < LOG_LIMIT,
-        "{cost:?}"
-    );
-}
 
 /// Fills the window of a tunnel with small pieces of data. Each piece is in a large message, and
 /// the rest of the message repeats data. Returns the bytes that count in the window, and those that

@@ -6,6 +6,7 @@
 
 mod key_holders;
 mod keyless_clients;
+mod lanes;
 
 use std::{
     net::TcpStream,

@@ -58,15 +58,29 @@ impl ProxiedTunnel {
     /// Runs a transfer and disturbs the proxy twice in the middle of it. During each disturbance
     /// the transfer may continue up to a limit, but not to its end.
     #[track_caller]
-    pub(crate) fn assert_survives(&self, what: &str, mut disturb: impl FnMut()) {
+    pub(crate) fn assert_survives(&self, what: &str, disturb: impl FnMut()) {
+        self.assert_all_survive(1, what, disturb);
+    }
+
+    /// The same with this many transfers at once.
+    #[track_caller]
+    pub(crate) fn assert_all_survive(&self, count: usize, what: &str, mut disturb: impl FnMut()) {
         let before = self.links();
-        let transfer = Transfer::slow(self.echo(), 0.45);
+        let transfers: Vec<Transfer> = (0..count)
+            .map(|_| Transfer::slow(self.echo(), 0.45))
+            .collect();
         for (from, limit) in [(0.25, 0.85), (0.6, 1.0)] {
-            transfer.wait_for(from);
+            transfers
+                .iter()
+                .for_each(|transfer| transfer.wait_for(from));
             disturb();
-            transfer.allow_up_to(limit);
+            transfers
+                .iter()
+                .for_each(|transfer| transfer.allow_up_to(limit));
         }
-        transfer.finish(what);
+        for transfer in transfers {
+            transfer.finish(what);
+        }
         println!(
             "{what}: {before:?} links of client and server before, {:?} after",
             self.links()

@@ -16,7 +16,7 @@ use super::lab::Lab;
 use crate::support::{services, wait};
 
 /// A running stream. The test fails when the stream breaks.
-pub(super) struct EchoProbe {
+pub(crate) struct EchoProbe {
     stream: TcpStream,
     arrivals: Arc<Mutex<Vec<Instant>>>,
     stopping: Arc<AtomicBool>,
@@ -26,7 +26,7 @@ pub(super) struct EchoProbe {
 
 impl EchoProbe {
     /// Sends a message to the echo at each interval.
-    pub(super) fn start(echo: SocketAddr, interval: Duration) -> EchoProbe {
+    pub(crate) fn start(echo: SocketAddr, interval: Duration) -> EchoProbe {
         let stream = services::connect(echo);
         let (stopping, arrivals) = (
             Arc::new(AtomicBool::new(false)),
@@ -54,7 +54,7 @@ impl EchoProbe {
     }
 
     /// Messages that came back.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.arrivals
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -62,7 +62,7 @@ impl EchoProbe {
     }
 
     /// The longest time without a message that overlaps the period from `from` to `to`.
-    pub(super) fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
+    pub(crate) fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
         let arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
         let pauses = arrivals
             .windows(2)
@@ -76,14 +76,14 @@ impl EchoProbe {
     }
 
     /// Waits until a message that is sent after this call has come back, and some more.
-    pub(super) fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let now = self.count();
         wait::until_true("messages come back", || self.count() > now + 10);
     }
 
     /// Ends the stream and asserts that every message came back.
     #[track_caller]
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         self.stopping.store(true, Ordering::Relaxed);
         let sent = self.sender.join().expect("the sender");
         sent.and_then(|()| self.stream.shutdown(Shutdown::Write))

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 /// The encryption and compression of the streams, one run for each.
-pub(super) const METHODS: [Methods; 3] = [
+pub(crate) const METHODS: [Methods; 3] = [
     Methods {
         encrypt: "aes-128-cfb",
         compress: "null",
@@ -33,7 +33,7 @@ pub(super) const METHODS: [Methods; 3] = [
 /// The size of a disturbed transfer, by `REPORT_TEST_SCALE`. Its paths are limited, so that
 /// disturbances happen during the transfer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LoadProfile {
+pub(crate) struct LoadProfile {
     /// Bytes of each of the eight streams.
     pub length: u64,
     /// Rate limit of each link in each direction.
@@ -45,7 +45,7 @@ pub(super) struct LoadProfile {
 }
 
 /// The load profile of the survival tests.
-pub(super) fn load_profile() -> LoadProfile {
+pub(crate) fn load_profile() -> LoadProfile {
     match std::env::var("REPORT_TEST_SCALE").as_deref() {
         Ok("full") => LoadProfile {
             length: 64 << 20,
@@ -63,7 +63,7 @@ pub(super) fn load_profile() -> LoadProfile {
 }
 
 /// The methods of slow tests: all at full scale, else the first.
-pub(super) fn methods_in_turn() -> &'static [Methods] {
+pub(crate) fn methods_in_turn() -> &'static [Methods] {
     match std::env::var("REPORT_TEST_SCALE").as_deref() {
         Ok("full") => &METHODS,
         _ => &METHODS[..1],
@@ -72,7 +72,7 @@ pub(super) fn methods_in_turn() -> &'static [Methods] {
 
 /// A tunnel and its paths. The client listens for `echo`, for the ports that the test adds, and for
 /// every pair of [`METHODS`]. The latter lead to the service of [`stream_load`].
-pub(super) struct Lab {
+pub(crate) struct Lab {
     pub tunnel: Tunnel,
     pub client_path: Arc<Proxy>,
     pub server_path: Arc<Proxy>,
@@ -82,17 +82,17 @@ pub(super) struct Lab {
 
 impl Lab {
     /// Both roles dial the master directly.
-    pub(super) fn new() -> Lab {
+    pub(crate) fn new() -> Lab {
         Lab::on(Testbed::new(Front::Direct), Vec::new(), json!({}))
     }
 
     /// The same with these fields at client and server.
-    pub(super) fn with_fields(fields: Value) -> Lab {
+    pub(crate) fn with_fields(fields: Value) -> Lab {
         Lab::on(Testbed::new(Front::Direct), Vec::new(), fields)
     }
 
     /// The same with a service of the test under the mark `service`.
-    pub(super) fn with_service(service: SocketAddr, fields: Value) -> Lab {
+    pub(crate) fn with_service(service: SocketAddr, fields: Value) -> Lab {
         Lab::on(
             Testbed::new(Front::Direct),
             vec![Port::new("service", service, Methods::DEFAULT)],
@@ -101,7 +101,7 @@ impl Lab {
     }
 
     /// Both roles dial nginx.
-    pub(super) fn behind_nginx(tuning: &Tuning, fields: Value) -> Lab {
+    pub(crate) fn behind_nginx(tuning: &Tuning, fields: Value) -> Lab {
         Lab::on(
             Testbed::tuned(Front::NginxPlain, tuning),
             Vec::new(),
@@ -112,7 +112,7 @@ impl Lab {
     /// Starts the roles on a prepared testbed, with further ports and these fields at client and
     /// server. The field `master_role` applies to the master, and `server_role` and `client_role`
     /// to one of the two only.
-    pub(super) fn on(testbed: Testbed, mut ports: Vec<Port>, fields: Value) -> Lab {
+    pub(crate) fn on(testbed: Testbed, mut ports: Vec<Port>, fields: Value) -> Lab {
         let [client_path, server_path] =
             [(); 2].map(|()| Arc::new(Proxy::start(testbed.public_address())));
         let (echo, load) = (services::echo(), stream_load::service());
@@ -144,29 +144,29 @@ impl Lab {
     }
 
     /// The client's path and the server's.
-    pub(super) fn paths(&self) -> [Arc<Proxy>; 2] {
+    pub(crate) fn paths(&self) -> [Arc<Proxy>; 2] {
         [self.client_path.clone(), self.server_path.clone()]
     }
 
     /// Limits both paths according to the load profile.
-    pub(super) fn limit(&self) {
+    pub(crate) fn limit(&self) {
         self.set_paths(Path::limited(load_profile().bytes_per_second));
     }
 
     /// Applies these path properties to both paths.
-    pub(super) fn set_paths(&self, path: Path) {
+    pub(crate) fn set_paths(&self, path: Path) {
         self.paths().iter().for_each(|proxy| proxy.set_path(path));
     }
 
     /// Starts eight streams with these methods.
-    pub(super) fn start_load(&self, methods: Methods) -> Load {
+    pub(crate) fn start_load(&self, methods: Methods) -> Load {
         Load::start(self.tunnel.local(methods), load_profile().length)
     }
 
     /// Waits until the client's path has carried that many more bytes. Fails if the load ends
     /// first.
     #[track_caller]
-    pub(super) fn wait_for_traffic(&self, bytes: u64, load: &Load) {
+    pub(crate) fn wait_for_traffic(&self, bytes: u64, load: &Load) {
         let carried = || self.client_path.forwarded().iter().sum::<u64>();
         let before = carried();
         wait::until_true("the streams run", || {
@@ -179,7 +179,7 @@ impl Lab {
     }
 
     /// The client's listening address for the echo service.
-    pub(super) fn echo(&self) -> SocketAddr {
+    pub(crate) fn echo(&self) -> SocketAddr {
         self.tunnel.local("echo")
     }
 }

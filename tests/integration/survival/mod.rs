@@ -7,12 +7,12 @@
 
 mod cuts;
 mod drains;
-mod echo_probe;
-mod lab;
+pub(crate) mod echo_probe;
+pub(crate) mod lab;
 mod master_failures;
 mod outages;
 mod pauses;
 mod programs;
 mod slow_paths;
-mod stream_load;
+pub(crate) mod stream_load;
 mod unsurvivable;

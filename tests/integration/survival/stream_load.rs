@@ -35,7 +35,7 @@ const UP: u8 = b'u';
 const DOWN: u8 = b'd';
 
 /// The service that the streams connect to.
-pub(super) fn service() -> Service {
+pub(crate) fn service() -> Service {
     Service::start(|mut stream| {
         let mut request = [0; 17];
         if let Err(error) = stream.read_exact(&mut request) {
@@ -61,7 +61,7 @@ pub(super) fn service() -> Service {
 }
 
 /// A set of running streams.
-pub(super) struct Load {
+pub(crate) struct Load {
     streams: Vec<RunningStream>,
 }
 
@@ -73,7 +73,7 @@ struct RunningStream {
 
 impl Load {
     /// Starts four streams up and four down, each of this length.
-    pub(super) fn start(address: SocketAddr, length: u64) -> Load {
+    pub(crate) fn start(address: SocketAddr, length: u64) -> Load {
         Load::of(address, length, [[DOWN; 4], [UP; 4]].concat())
     }
 
@@ -102,7 +102,7 @@ impl Load {
     }
 
     /// Bytes that the applications have sent or received.
-    pub(super) fn moved(&self) -> u64 {
+    pub(crate) fn moved(&self) -> u64 {
         self.streams
             .iter()
             .map(|stream| stream.moved.load(Ordering::Relaxed))
@@ -110,14 +110,14 @@ impl Load {
     }
 
     /// Whether every stream has ended, with or without an error.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.streams
             .iter()
             .all(|stream| stream.thread.is_finished())
     }
 
     /// Whether some stream has ended before the others.
-    pub(super) fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.streams
             .iter()
             .any(|stream| stream.thread.is_finished())
@@ -126,7 +126,7 @@ impl Load {
 
     /// Waits for all streams and asserts that every one is complete, up to its end.
     #[track_caller]
-    pub(super) fn finish(self, under: &str) {
+    pub(crate) fn finish(self, under: &str) {
         let ended = self.streams.into_iter().filter_map(|stream| {
             let error = stream.thread.join().expect("a stream's thread").err()?;
             Some(format!(

@@ -41,6 +41,8 @@ pub(crate) struct HostileLink {
     paused: HashSet<u32>,
     /// Received DATA that the test has not consumed yet.
     data: HashMap<u32, VecDeque<Bytes>>,
+    /// The last ATTACH that was sent.
+    pub last_attach: Option<Frame>,
     /// Channels that the master closed.
     pub closed: HashMap<u32, Code>,
     /// The ERROR that ended the link.
@@ -56,6 +58,7 @@ impl HostileLink {
             peer: connect_keyless_client(master).expect("the master accepts the client"),
             paused: HashSet::new(),
             data: HashMap::new(),
+            last_attach: None,
             closed: HashMap::new(),
             error: None,
             has_ended: false,
@@ -105,6 +108,11 @@ impl HostileLink {
         })
     }
 
+    /// Whether DATA of a channel has arrived that the test has not consumed.
+    pub(crate) fn has_data(&self, channel: u32) -> bool {
+        self.data.get(&channel).is_some_and(|data| !data.is_empty())
+    }
+
     /// Waits until the channel may send. Returns false when it is closed instead.
     #[track_caller]
     pub(crate) fn wait_until_sendable(&mut self, channel: u32) -> bool {
@@ -136,7 +144,8 @@ pub(crate) struct RawTunnel {
     opener: Opener,
     id: Id,
     instance: Id,
-    secret: TunnelSecret,
+    /// The secret that proves the tunnel on further lanes.
+    pub secret: TunnelSecret,
     /// The initial grant of the server.
     pub grant: Grant,
 }
@@ -280,7 +289,7 @@ fn request_on(
     .expect("JSON of an offer");
     let (initiator, message) =
         Initiator::start(&keys.psk, keys.id, &offer, peer::random()).expect("a first message");
-    link.send([Frame::Attach {
+    let attach = Frame::Attach {
         channel,
         header: AttachHeader {
             port: keys.id,
@@ -288,7 +297,9 @@ fn request_on(
             avoid: Vec::new(),
         },
         message: message.into(),
-    }]);
+    };
+    link.last_attach = Some(attach.clone());
+    link.send([attach]);
     initiator
 }
 

@@ -145,6 +145,11 @@ impl Connection {
         self.changed.iter().for_each(Condvar::notify_all);
     }
 
+    /// Whether it has neither ended nor become a black hole.
+    pub(super) fn is_forwarding(&self) -> bool {
+        lock(&self.state).phase == ConnectionPhase::Forwarding
+    }
+
     /// Discards all data from now on.
     pub(super) fn black_hole(&self) {
         self.advance_to(ConnectionPhase::Discarding);

@@ -208,6 +208,15 @@ impl Proxy {
         self.shared.change(|settings| settings.path = path);
     }
 
+    /// Ends the oldest connection only. Calls in a row take turns, because a connection that
+    /// replaces the ended one is the youngest.
+    pub(crate) fn cut_oldest(&self, cut: Cut) {
+        let live = self.shared.live();
+        if let Some(oldest) = live.iter().find(|connection| connection.is_forwarding()) {
+            oldest.cut(cut);
+        }
+    }
+
     /// Ends all existing connections. New ones are served as before.
     pub(crate) fn cut(&self, cut: Cut) {
         for connection in self.shared.live() {

@@ -113,6 +113,14 @@ impl PortExecutor {
         Some((request, Some(tunnel.instance())))
     }
 
+    /// Logs that a tunnel uses a further link.
+    pub(super) fn log_lane(&self, open: &OpenRequest) {
+        if let AttachPurpose::Lane { tunnel } = open.purpose {
+            let slot = open.link.slot;
+            debug!(parent: &self.span, %tunnel, slot, "tunnel uses a further link");
+        }
+    }
+
     /// Logs and publishes why an attach request failed.
     pub(super) fn attach_failed(&self, open: &OpenRequest, error: AttachError) -> AttachResult {
         let span = &self.span;

@@ -388,6 +388,22 @@ fn maximum_bounds_the_steps() {
     }
 }
 
+#[test]
+fn demand_never_falls_below_the_minimum() {
+    let mut fixture = Fixture::new(MAX, 7);
+    fixture.demand = LinkDemand::new(MAX).with_min(3);
+    assert_eq!(fixture.rest(60), 3);
+    assert_eq!(
+        fixture.transfer(&mut RandomLoss::new(0.01, 0.1), Way::Sent, 60),
+        MAX
+    );
+    assert_eq!(fixture.rest(60), 3);
+    for (min, wanted) in [(0, 1), (1, 1), (8, 8), (9, 8)] {
+        let demand = LinkDemand::new(8).with_min(min);
+        assert_eq!((demand.wanted(), demand.is_fixed()), (wanted, wanted == 8));
+    }
+}
+
 prop_compose! {
     fn any_traffic()(
         bytes in prop_oneof![Just(0_u64), 0..100_000_u64, any::<u32>().prop_map(u64::from)],
