@@ -19,6 +19,7 @@ use super::{
     trace::{DialEvent, DialProgress},
 };
 use crate::net::{
+    congestion_control::LinkCongestionControl,
     connect::{ConnectFault, alternate, race},
     resolve::{NameError, resolve},
     tcp,
@@ -70,6 +71,7 @@ pub(super) struct TcpConnector {
     pub stagger: Duration,
     pub deadline: Duration,
     pub bind: Option<Bind>,
+    pub congestion_control: LinkCongestionControl,
     /// Whether to limit the segment size, because the path drops large packets.
     pub small_segments: Arc<AtomicBool>,
 }
@@ -86,7 +88,8 @@ impl TcpConnector {
         let addresses = self.resolve(peer, host, port, progress).await?;
         progress.begin(peer, DialStep::Tcp);
         let stream = self.race(peer, addresses, progress).await?;
-        progress.connected(&stream);
+        let congestion_control = self.congestion_control.apply(&stream);
+        progress.connected(&stream, congestion_control);
         Ok(stream)
     }
 
