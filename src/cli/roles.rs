@@ -17,7 +17,7 @@ use crate::{
     master::{
         self, Fallback, Master, MasterLimits, MasterParameters, MasterTiming, TrustedProxies,
     },
-    net::{dial::Dialer, file_limit, tls::TlsError},
+    net::{congestion_control, dial::Dialer, file_limit, tls::TlsError},
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
     supervisor::{DialStrategy, LinkSet, MoveRequests, Uplink},
@@ -59,6 +59,7 @@ impl PreparedRole {
     /// # Cancel safety
     /// Dropping the future closes the listeners.
     pub(super) async fn prepare(config: &Config) -> anyhow::Result<Self> {
+        congestion_control::warn_if_unavailable(config.role.congestion_control());
         Ok(match &config.role {
             RoleConfig::Master(config) => PreparedRole::Master(Box::new(master(config).await?)),
             RoleConfig::Server(config) => PreparedRole::Server(Box::new(server(config)?)),
@@ -118,6 +119,7 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         fallback: fallback(&config.fallback),
         trusted_proxies: TrustedProxies::new(trusted_proxies.collect()),
         proxy_protocol: config.proxy_protocol,
+        congestion_control: config.congestion_control,
         limits,
         timing: MasterTiming {
             keep_alive: timing(heartbeat),

@@ -8,7 +8,10 @@ use ipnet::IpNet;
 
 use super::address::HostPort;
 use crate::{
-    net::dial::{Bind, MasterAddress},
+    net::{
+        congestion_control::{CongestionControl, InvalidAlgorithm},
+        dial::{Bind, MasterAddress},
+    },
     text::without_password,
 };
 
@@ -105,6 +108,11 @@ text_value!(Bind, "IP address or interface", |text| {
         "is \"{}\": write an IP address of this machine without a port, or an interface such as \"eth0\"",
         without_password(text)
     ))
+});
+
+text_value!(CongestionControl, "text", |text| {
+    text.parse()
+        .map_err(|error: InvalidAlgorithm| error.to_string())
 });
 
 /// An address that can be dialled: its port is not 0.

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     link::{KeepAliveTiming, authenticate::AUTHENTICATION_TIMEOUT},
-    net::tls::{ReloadingCertificate, TlsError},
+    net::{
+        congestion_control::CongestionControl,
+        tls::{ReloadingCertificate, TlsError},
+    },
 };
 use report_proto::crypto::LinkKey;
 
@@ -33,6 +36,8 @@ pub struct MasterParameters {
     pub trusted_proxies: TrustedProxies,
     /// Whether each connection from a trusted proxy begins with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// The congestion control of accepted connections.
+    pub congestion_control: CongestionControl,
     /// The resource limits.
     pub limits: MasterLimits,
     /// The timeouts.

@@ -24,7 +24,10 @@ use tokio::{
 use super::*;
 use crate::{
     link::authenticate::{self, JoinError, RoleIdentity},
-    net::websocket::{MessageSocket, SocketEnd, SocketError},
+    net::{
+        congestion_control::CongestionControl,
+        websocket::{MessageSocket, SocketEnd, SocketError},
+    },
 };
 use report_proto::{
     crypto::LinkKey,
@@ -56,6 +59,7 @@ fn parameters() -> MasterParameters {
         fallback: Fallback::default(),
         trusted_proxies: TrustedProxies::default(),
         proxy_protocol: false,
+        congestion_control: CongestionControl::default(),
         limits: MasterLimits::default(),
         timing: MasterTiming::default(),
         threads: NonZeroUsize::MIN,
