@@ -11,9 +11,10 @@ use anyhow::bail;
 
 use super::{config_text::describe, warnings::warnings};
 use crate::{
-    config::{self, FieldPath, LinkConfig, MasterAddress, RoleConfig, Warning},
+    config::{self, CongestionControl, FieldPath, LinkConfig, MasterAddress, RoleConfig, Warning},
     master::MasterTlsFiles,
     net::{
+        congestion_control::LinkCongestionControl,
         dial::Bind,
         tls::{self, TlsError},
     },
@@ -36,7 +37,8 @@ pub(super) fn check(file: &Path) -> anyhow::Result<ExitCode> {
         escape_text(&name),
         describe(&loaded.config).trim_end()
     )?;
-    for warning in warnings(&loaded).into_iter().chain(bind_warning) {
+    let warnings = warnings(&loaded).into_iter().chain(bind_warning);
+    for warning in warnings.chain(congestion_control(&loaded.config.role)) {
         super::print_error(&format!("warning: {name}: {warning}"));
     }
     Ok(ExitCode::SUCCESS)
@@ -93,6 +95,21 @@ fn bind_address(role: &RoleConfig) -> anyhow::Result<Option<Warning>> {
         field: FieldPath::default().field("bind_address"),
         message,
     }))
+}
+
+/// Checks whether this process may use the algorithm that `congestion_control` names. Links work
+/// without it, so this is only a warning.
+fn congestion_control(role: &RoleConfig) -> Option<Warning> {
+    let setting = role.congestion_control();
+    // `auto` is content with the system's. The doctor reports that.
+    if !matches!(setting, CongestionControl::Named(_)) {
+        return None;
+    }
+    let problem = LinkCongestionControl::new(setting).problem()?;
+    Some(Warning {
+        field: FieldPath::default().field("congestion_control"),
+        message: format!("has no effect: {problem}"),
+    })
 }
 
 #[cfg(test)]
@@ -215,6 +232,20 @@ mod tests {
                 .unwrap_or_default();
             assert_eq!(output.is_empty(), says.is_empty(), "{bind}: {output}");
             assert!(output.contains(says), "{bind}: {output}");
+        }
+    }
+    #[test]
+    fn an_algorithm_that_cannot_be_set_is_a_warning() {
+        for (name, is_warned) in [("auto", false), ("system", false), ("no_such_one", true)] {
+            let text = format!(
+                r#"{{"mode": "master", "listen_at": "a:1", "master_key": "k", "congestion_control": "{name}"}}"#
+            );
+            let loaded = config::parse(&text, Path::new("c.json"), &|_| None).expect("loads");
+            let output = congestion_control(&loaded.config.role)
+                .map(|warning| warning.to_string())
+                .unwrap_or_default();
+            let begins = output.starts_with("congestion_control has no effect");
+            assert_eq!(begins, is_warned, "{name}: {output}");
         }
     }
 }

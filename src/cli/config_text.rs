@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::{
     config::{
-        ClientConfig, Config, FallbackConfig, LinkConfig, MasterChoice, MasterConfig, PortConfig,
-        RoleConfig, ServerConfig,
+        ClientConfig, Config, CongestionControl, FallbackConfig, LinkConfig, MasterChoice,
+        MasterConfig, PortConfig, RoleConfig, ServerConfig,
     },
     net::dial::{Bind, DialParameters, ProxyChoice},
     telemetry::escape_text,
@@ -24,6 +24,10 @@ pub(super) fn describe(config: &Config) -> String {
         RoleConfig::Master(master) => describe_master(master, &mut lines),
         RoleConfig::Server(server) => describe_server(server, &mut lines),
         RoleConfig::Client(client) => describe_client(client, &mut lines),
+    }
+    let congestion_control = config.role.congestion_control();
+    if congestion_control != CongestionControl::default() {
+        lines.push(format!("congestion_control: {congestion_control}"));
     }
     lines.push(format!("grace_period: {:?}", config.common.grace_period));
     lines.into_iter().fold(String::new(), |mut text, line| {

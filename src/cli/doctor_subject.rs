@@ -123,6 +123,7 @@ pub(super) async fn master_subject(master: &MasterConfig) -> MasterSubject {
             .map(|files| (files.cert.to_path_buf(), files.key.to_path_buf())),
         healthz: master.healthz,
         peer_requirement: peer_requirement(master),
+        congestion_control: master.congestion_control,
     }
 }
 

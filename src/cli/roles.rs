@@ -15,7 +15,7 @@ use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
     link::KeepAliveTiming,
     master::{Fallback, Master, MasterLimits, MasterParameters},
-    net::{dial::Dialer, file_limit, tls::TlsError},
+    net::{congestion_control, dial::Dialer, file_limit, tls::TlsError},
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
     supervisor::{DialStrategy, MoveRequests, Uplink},
@@ -53,6 +53,7 @@ impl PreparedRole {
     /// # Cancel safety
     /// Dropping the future closes the listeners.
     pub(super) async fn prepare(config: &Config) -> anyhow::Result<Self> {
+        congestion_control::warn_if_unavailable(config.role.congestion_control());
         Ok(match &config.role {
             RoleConfig::Master(config) => PreparedRole::Master(Box::new(master(config).await?)),
             RoleConfig::Server(config) => PreparedRole::Server(Box::new(server(config)?)),

@@ -14,8 +14,9 @@ use super::{
     port::WindowsConfig,
     values::{CertificatePin, DialableAddress, HeaderText, HostName, is_default},
 };
-use crate::net::dial::{
-    Bind, DialParameters, MasterAddress, ProxyChoice, RequestParameters, TlsParameters,
+use crate::net::{
+    congestion_control::CongestionControl,
+    dial::{Bind, DialParameters, MasterAddress, ProxyChoice, RequestParameters, TlsParameters},
 };
 use report_proto::{constants::RESUME_TIMEOUT, frame::MAX_SLOTS};
 
@@ -89,6 +90,12 @@ pub struct LinkConfig {
     /// The keep-alive interval of an idle link ([deployment.md](deployment.md#keep-alive)).
     #[serde(default, skip_serializing_if = "is_default")]
     pub heartbeat: Heartbeat,
+    /// The [congestion control](deployment.md#congestion-control) of the links' TCP connections:
+    /// `"auto"`, `"system"`, or a name such as `"bbr"`. `"auto"` uses BBR with other hosts where
+    /// Linux permits it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "auto"))]
+    pub congestion_control: CongestionControl,
     /// How long [connections wait](resumption.md#limits) without a link before they are reset. The
     /// shorter value of both ends decides.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -210,6 +217,7 @@ impl LinkConfig {
             proxy: proxy.map_or(ProxyChoice::Environment, |proxy| proxy.choice.clone()),
             connect_to: connect_to.map(|address| (address.host.clone(), address.port)),
             bind: self.bind_address.clone(),
+            congestion_control: self.congestion_control,
             tls: self.tls.parameters(),
             request: RequestParameters {
                 host: self.host.as_ref().map(|host| host.to_string()),

@@ -17,7 +17,7 @@ use super::{
     path::{FilePath, FolderPath},
     values::{TrustedNetwork, UpgradePath, WebServerAddress, is_default, visitor_expects},
 };
-use crate::text::without_password;
+use crate::{net::congestion_control::CongestionControl, text::without_password};
 use report_proto::constants::CHANNEL_LIMIT;
 
 /// The keep-alive interval. The protocol's LINK_TIMEOUT (PROTOCOL 12) must exceed two intervals.
@@ -72,6 +72,12 @@ pub struct MasterConfig {
     /// whole seconds. The master sends its value to all roles.
     #[serde(default, skip_serializing_if = "is_default")]
     pub heartbeat: Heartbeat,
+    /// The [congestion control](deployment.md#congestion-control) of accepted TCP connections:
+    /// `"auto"`, `"system"`, or a name such as `"bbr"`. `"auto"` uses BBR with other hosts where
+    /// Linux permits it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "auto"))]
+    pub congestion_control: CongestionControl,
 }
 
 /// The default of `trusted_proxies`: proxies on the same machine.
@@ -275,6 +281,7 @@ impl MasterConfig {
             proxy_protocol: false,
             limits: MasterLimitsConfig::default(),
             heartbeat: Heartbeat::default(),
+            congestion_control: CongestionControl::default(),
         }
     }
 

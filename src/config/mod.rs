@@ -55,7 +55,10 @@ pub use role::{
 };
 pub use secret::{Secret, SecretError, SecretSources};
 
-pub use crate::net::dial::{DialParameters, MasterAddress};
+pub use crate::net::{
+    congestion_control::CongestionControl,
+    dial::{DialParameters, MasterAddress},
+};
 pub use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 
 use mode::{Mode, ModeField};
@@ -113,6 +116,16 @@ impl RoleConfig {
     #[must_use]
     pub fn name(&self) -> &'static str {
         word::Word::word(self.mode())
+    }
+
+    /// Returns the congestion control of the role's links.
+    #[must_use]
+    pub fn congestion_control(&self) -> CongestionControl {
+        match self {
+            Self::Master(master) => master.congestion_control,
+            Self::Server(server) => server.link.congestion_control,
+            Self::Client(client) => client.link.congestion_control,
+        }
     }
 
     fn mode(&self) -> Mode {

@@ -11,7 +11,10 @@ use super::{
     error::InvalidValue,
 };
 use crate::{
-    net::dial::{Bind, MasterAddress},
+    net::{
+        congestion_control::{CongestionControl, InvalidAlgorithm},
+        dial::{Bind, MasterAddress},
+    },
     text::without_password,
 };
 
@@ -109,6 +112,11 @@ text_value!(Bind, "IP address or interface", |text| {
         format!("is \"{}\"", without_password(text)),
         "write an IP address of this machine without a port, or an interface such as \"eth0\"",
     ))
+});
+
+text_value!(CongestionControl, "text", |text| {
+    text.parse()
+        .map_err(|error: InvalidAlgorithm| error.to_string())
 });
 
 /// An address that can be dialled: its port is not 0.

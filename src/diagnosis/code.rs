@@ -115,6 +115,8 @@ diagnosis_codes! {
         OutOfFiles = "out_of_files",
         /// The configured local address or interface cannot be used.
         BindFailed = "bind_failed",
+        /// The congestion control algorithm cannot be set.
+        CongestionControlUnavailable = "congestion_control_unavailable",
     }
     Name {
         /// The resolver does not know the name.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    DoctorReport, DoctorStep, MasterTarget, StepOutcome, Subject,
+    DoctorReport, DoctorStep, MasterTarget, StepOutcome, Subject, congestion_check,
     dial_checks::{self, FailedStep},
     message_checks,
 };
@@ -48,6 +48,7 @@ pub(super) async fn run(
     report.progress(&format!("checking the path to {master}"));
     match dial_checks::run(dialer, &master, report).await {
         Ok((socket, connection)) => {
+            report.record(congestion_check::check_link(&master, dialer, &socket));
             authenticate_role(subject, &master, socket, connection, report).await
         }
         Err(failed) => {

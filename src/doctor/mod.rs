@@ -4,12 +4,13 @@
 //! ```text
 //! server, client:
 //!   name ─► tcp ─► proxy ─► tls ─► upgrade ─► clock                (dial_checks, probe, dial_recorder)
+//!   then ─► congestion                                             (congestion_check)
 //!   then ─► master_key                                             (master_checks)
 //!   then ─► small_messages ─► large_messages                       (message_checks)
 //!   then ─► silence                                                (idle_checks)
 //!   then, per port ─► port_key ─► service ─► measurements          (port_checks)
 //! master:
-//!   listen ─► certificate ─► health ─► clock                       (listen_checks, certificate_checks, health_check)
+//!   listen ─► certificate ─► health ─► congestion ─► clock         (listen_checks, certificate_checks, health_check, congestion_check)
 //! ```
 //!
 //! The doctor uses the same dialer, authentication and tunnels as the roles, so it finds the same
@@ -17,6 +18,7 @@
 //! role. This module reads no files and prints nothing. It passes each step to the caller.
 
 mod certificate_checks;
+mod congestion_check;
 mod dial_checks;
 mod dial_recorder;
 mod health_check;
@@ -37,6 +39,7 @@ pub use self::step::{DoctorReport, DoctorStep, StepOutcome};
 use crate::{
     diagnosis::Diagnosis,
     net::{
+        congestion_control::CongestionControl,
         dial::Dialer,
         tls::{format_utc, now},
     },
@@ -112,6 +115,8 @@ pub struct MasterSubject {
     pub healthz: bool,
     /// The requirement of the master for every peer, if any.
     pub peer_requirement: Option<&'static str>,
+    /// The congestion control of accepted connections.
+    pub congestion_control: CongestionControl,
 }
 
 /// A listen address.
@@ -164,6 +169,7 @@ pub async fn check_master(master: &MasterSubject, report: &mut DoctorReport<'_>)
         certificate_checks::run(chain, key, report);
     }
     report.record(health_check::run(master, running).await);
+    report.record(congestion_check::check_listeners(master));
     let evidence = format!(
         "this machine's time is {}; compare it with another clock",
         format_utc(now())

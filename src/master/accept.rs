@@ -126,6 +126,7 @@ async fn negotiate(
     let local = prepared
         .inspect_err(|error| debug!(%error, "connection already closed"))
         .ok()?;
+    shared.congestion_control.apply(&stream);
     let mut addresses = ConnectionAddrs { peer, local };
     if shared.proxy_protocol
         && shared.front.trusted.trusts(peer.ip())

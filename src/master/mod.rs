@@ -41,7 +41,7 @@ use std::{
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{field::display, info, warn};
 
 use self::{
     admission::Admission,
@@ -52,7 +52,7 @@ use self::{
     shared::{MasterShared, shutdown_notice},
     threads::Threads,
 };
-use crate::net::tcp;
+use crate::net::{congestion_control::LinkCongestionControl, tcp};
 use report_proto::frame::Frame;
 
 #[cfg(test)]
@@ -89,6 +89,7 @@ impl Master {
             fallback,
             trusted_proxies: trusted,
             proxy_protocol,
+            congestion_control,
             limits,
             timing,
             threads,
@@ -110,6 +111,7 @@ impl Master {
         let shared = MasterShared {
             front,
             proxy_protocol,
+            congestion_control: LinkCongestionControl::new(congestion_control),
             tls,
             tls_timeout: timing.tls,
             keep_alive: timing.keep_alive,
@@ -162,7 +164,7 @@ impl Master {
         let mut acceptors = JoinSet::new();
         for listener in listeners {
             if let Ok(address) = listener.local_addr() {
-                info!(%address, path = shared.front.path, tls = shared.tls.is_some(), "listening");
+                log_listening(&shared, address);
             }
             acceptors.spawn(accept::accept(Arc::clone(&shared), listener));
         }
@@ -176,6 +178,14 @@ impl Master {
         while acceptors.join_next().await.is_some() {}
         drain(&shared, grace).await;
     }
+}
+
+/// Logs a listener, and the congestion control of its connections from other hosts.
+fn log_listening(shared: &MasterShared, address: SocketAddr) {
+    let is_same_host = address.ip().is_loopback();
+    let in_use = shared.congestion_control.expected(is_same_host);
+    let congestion_control = in_use.algorithm().map(display);
+    info!(%address, path = shared.front.path, tls = shared.tls.is_some(), congestion_control, "listening");
 }
 
 /// Binds all addresses.

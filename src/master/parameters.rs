@@ -11,7 +11,10 @@ use super::{
 use crate::{
     config::{MasterConfig, TlsFilesConfig},
     link::{KeepAliveTiming, authenticate::AUTHENTICATION_TIMEOUT},
-    net::tls::{ReloadingCertificate, TlsError},
+    net::{
+        congestion_control::CongestionControl,
+        tls::{ReloadingCertificate, TlsError},
+    },
 };
 use report_proto::crypto::LinkKey;
 
@@ -34,6 +37,8 @@ pub struct MasterParameters {
     pub trusted_proxies: TrustedProxies,
     /// Whether each connection from a trusted proxy begins with a PROXY protocol header.
     pub proxy_protocol: bool,
+    /// The congestion control of accepted connections.
+    pub congestion_control: CongestionControl,
     /// The resource limits.
     pub limits: MasterLimits,
     /// The timeouts.
@@ -64,6 +69,7 @@ impl MasterParameters {
             fallback: Fallback::new(&config.fallback),
             trusted_proxies: TrustedProxies::new(trusted_proxies.collect()),
             proxy_protocol: config.proxy_protocol,
+            congestion_control: config.congestion_control,
             limits: MasterLimits::new(&config.limits),
             timing: MasterTiming {
                 keep_alive: KeepAliveTiming::for_interval(heartbeat),

@@ -18,13 +18,14 @@ use super::{
     router::Router,
     threads::Threads,
 };
-use crate::link::KeepAliveTiming;
+use crate::{link::KeepAliveTiming, net::congestion_control::LinkCongestionControl};
 use report_proto::frame::{Code, Notice};
 
 /// The state that all tasks of a master share.
 pub(super) struct MasterShared {
     pub(super) front: Front,
     pub(super) proxy_protocol: bool,
+    pub(super) congestion_control: LinkCongestionControl,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) tls_timeout: Duration,
     pub(super) keep_alive: KeepAliveTiming,

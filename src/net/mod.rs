@@ -10,6 +10,7 @@
 
 pub mod address;
 pub(crate) mod authority;
+pub mod congestion_control;
 pub mod connect;
 mod connect_error;
 pub mod dial;

@@ -16,7 +16,7 @@ use crate::{
         authenticate::{self, JoinError, RoleIdentity},
         session::FinishOnDrop,
     },
-    net::{dial::DialError, websocket::MessageSocket},
+    net::{congestion_control::CongestionControlInUse, dial::DialError, websocket::MessageSocket},
 };
 use report_proto::frame::{Code, Frame, Notice, Role, Terms};
 
@@ -30,7 +30,10 @@ const LOSER_CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum AttemptEvent {
     /// The master accepted the role.
-    Joined,
+    Joined {
+        /// The congestion control of the link's connection.
+        congestion_control: CongestionControlInUse,
+    },
     /// The master is about to end the link.
     GoAway(Notice),
 }
@@ -167,7 +170,9 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         let _listed = self
             .connections
             .list(self.epoch, socket.connection(), &self.link);
-        observer.report(AttemptEvent::Joined);
+        observer.report(AttemptEvent::Joined {
+            congestion_control: socket.congestion_control(),
+        });
         let up_since = Instant::now();
         let summary = Link::new(
             socket,

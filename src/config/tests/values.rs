@@ -254,6 +254,27 @@ fn the_minimum_of_links_is_at_most_the_maximum() {
 }
 
 #[test]
+fn congestion_control_is_auto_system_or_a_name() {
+    for (fields, setting) in [
+        (r#""log_level": "info""#, "auto"),
+        (r#""congestion_control": "auto""#, "auto"),
+        (r#""congestion_control": "system""#, "system"),
+        (r#""congestion_control": "bbr""#, "bbr"),
+    ] {
+        for text in [master(fields), server(fields)] {
+            let role = read(&text).expect("loads").config.role;
+            assert_eq!(role.congestion_control().to_string(), setting, "{text}");
+        }
+    }
+    for wrong in ["", "BBR", "b r", "sixteen__letters"] {
+        let line = error_line(&master(&format!(r#""congestion_control": "{wrong}""#)));
+        assert_contains(&line, &["congestion_control is ", wrong, "\"system\""]);
+    }
+    let line = error_line(&server(r#""congestion_control": 5"#));
+    assert_contains(&line, &["congestion_control is the number 5"]);
+}
+
+#[test]
 fn a_server_lists_at_most_as_many_masters_as_it_has_slots() {
     let masters = |count: usize| {
         let addresses: Vec<_> = (1..=count).map(|port| format!("\"host:{port}\"")).collect();

@@ -51,6 +51,7 @@ pub use super::{
     tls::TlsParameters,
 };
 use super::{
+    congestion_control::{CongestionControl, LinkCongestionControl},
     connect::{ConnectFault, STAGGER},
     read_ahead::ReadAhead,
     tls::{self, TlsError},
@@ -67,6 +68,8 @@ pub struct DialParameters {
     pub connect_to: Option<(String, u16)>,
     /// The local address or interface to dial from.
     pub bind: Option<Bind>,
+    /// The congestion control of the TCP connection.
+    pub congestion_control: CongestionControl,
     /// How to verify the master's certificate.
     pub tls: TlsParameters,
     /// The parameters of the HTTP request.
@@ -79,12 +82,13 @@ pub struct DialParameters {
 
 impl Default for DialParameters {
     /// Defaults: the system's authorities, the environment's proxy, a 15 s deadline, a 250 ms
-    /// stagger.
+    /// stagger, and `auto` congestion control.
     fn default() -> Self {
         DialParameters {
             proxy: ProxyChoice::default(),
             connect_to: None,
             bind: None,
+            congestion_control: CongestionControl::default(),
             tls: TlsParameters::default(),
             request: RequestParameters::default(),
             deadline: Duration::from_secs(15),
@@ -129,6 +133,7 @@ impl Dialer {
             stagger,
             deadline,
             bind: parameters.bind.clone(),
+            congestion_control: LinkCongestionControl::new(parameters.congestion_control),
             small_segments: Arc::default(),
         };
         Ok(Dialer {
@@ -144,6 +149,12 @@ impl Dialer {
     #[must_use]
     pub fn address(&self) -> &MasterAddress {
         &self.address
+    }
+
+    /// Returns the congestion control of the connections, and whether the system permits it.
+    #[must_use]
+    pub fn congestion_control(&self) -> &LinkCongestionControl {
+        &self.connector.congestion_control
     }
 
     /// Limits the segment size of later connections, for a path that drops large packets.
@@ -344,7 +355,8 @@ impl Dialer {
         };
         match upgrade::upgrade(&mut stream, self.address.path(), &host, &headers, report).await {
             Ok(read) => Ok(MessageSocket::new(stream, read, SocketEnd::Dialled)
-                .with_connection(progress.connection())),
+                .with_connection(progress.connection())
+                .with_congestion_control(progress.congestion_control())),
             // In TLS 1.3 the server rejects the client certificate after the handshake, so the
             // alert arrives here.
             Err(UpgradeError::Io(error)) if is_tls_error(&error) => {

@@ -20,6 +20,7 @@ use super::{
     trace::{DialEvent, DialProgress},
 };
 use crate::net::{
+    congestion_control::LinkCongestionControl,
     connect::{ConnectFault, alternate, race},
     resolve::{NameError, resolve},
     tcp,
@@ -71,6 +72,7 @@ pub(super) struct TcpConnector {
     pub stagger: Duration,
     pub deadline: Duration,
     pub bind: Option<Bind>,
+    pub congestion_control: LinkCongestionControl,
     /// Whether to limit the segment size, because the path drops large packets.
     pub small_segments: Arc<AtomicBool>,
 }
@@ -89,7 +91,8 @@ impl TcpConnector {
         let addresses = prefer_unused(found, used);
         progress.begin(peer, DialStep::Tcp);
         let stream = self.race(peer, addresses, progress).await?;
-        progress.connected(&stream);
+        let congestion_control = self.congestion_control.apply(&stream);
+        progress.connected(&stream, congestion_control);
         Ok(stream)
     }
 

@@ -10,7 +10,10 @@ use rustls::{CipherSuite, ProtocolVersion, pki_types::CertificateDer};
 use tokio::net::TcpStream;
 
 use super::step::{DialPeer, DialStep};
-use crate::{net::proxy::AuthScheme, tcp_table::TcpConnection};
+use crate::{
+    net::{congestion_control::CongestionControlInUse, proxy::AuthScheme},
+    tcp_table::TcpConnection,
+};
 
 /// An event of a dial. Holds no secret.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +70,7 @@ pub(super) struct DialProgress<'t> {
 struct ProgressState {
     step: (DialPeer, DialStep),
     connection: Option<TcpConnection>,
+    congestion_control: CongestionControlInUse,
 }
 
 impl<'t> DialProgress<'t> {
@@ -76,6 +80,7 @@ impl<'t> DialProgress<'t> {
             state: Mutex::new(ProgressState {
                 step: (DialPeer::Master, DialStep::Name),
                 connection: None,
+                congestion_control: CongestionControlInUse::default(),
             }),
         }
     }
@@ -95,10 +100,13 @@ impl<'t> DialProgress<'t> {
         self.state().step
     }
 
-    /// Records the TCP connection.
-    pub(super) fn connected(&self, stream: &TcpStream) {
+    /// Records the TCP connection and its congestion control.
+    pub(super) fn connected(&self, stream: &TcpStream, congestion_control: CongestionControlInUse) {
         let connection = TcpConnection::of(stream);
-        self.state().connection = connection;
+        let mut state = self.state();
+        state.connection = connection;
+        state.congestion_control = congestion_control;
+        drop(state);
         if let Some(connection) = connection {
             self.record(DialEvent::Connected(connection));
         }
@@ -107,6 +115,11 @@ impl<'t> DialProgress<'t> {
     /// Returns the last TCP connection.
     pub(super) fn connection(&self) -> Option<TcpConnection> {
         self.state().connection
+    }
+
+    /// Returns the congestion control of the last TCP connection.
+    pub(super) fn congestion_control(&self) -> CongestionControlInUse {
+        self.state().congestion_control
     }
 
     /// Passes an event to the observer.

@@ -16,7 +16,7 @@ use super::{
     inbound::{Inbound, Incoming},
     outbound::Outbound,
 };
-use crate::tcp_table::TcpConnection;
+use crate::{net::congestion_control::CongestionControlInUse, tcp_table::TcpConnection};
 
 /// A socket is idle if it received no more than this since the last
 /// [`MessageSocket::release_idle_buffers`]: a few keep-alives, in bytes.
@@ -41,6 +41,8 @@ pub struct MessageSocket {
     received_at_last_release: u64,
     /// The TCP connection below, if known.
     connection: Option<Box<TcpConnection>>,
+    /// The congestion control of that connection.
+    congestion_control: CongestionControlInUse,
 }
 
 /// The progress of the closing handshake.
@@ -82,6 +84,7 @@ impl MessageSocket {
             closing: CloseState::default(),
             received_at_last_release: 0,
             connection: None,
+            congestion_control: CongestionControlInUse::default(),
         }
     }
 
@@ -98,6 +101,21 @@ impl MessageSocket {
     #[must_use]
     pub fn connection(&self) -> Option<TcpConnection> {
         self.connection.as_deref().copied()
+    }
+
+    /// Sets the congestion control of the TCP connection below the socket.
+    #[must_use]
+    pub fn with_congestion_control(self, congestion_control: CongestionControlInUse) -> Self {
+        MessageSocket {
+            congestion_control,
+            ..self
+        }
+    }
+
+    /// Returns the congestion control of the TCP connection below, as far as it is known.
+    #[must_use]
+    pub fn congestion_control(&self) -> CongestionControlInUse {
+        self.congestion_control
     }
 
     /// Receives the next binary message. Returns `None` after the peer closed the WebSocket

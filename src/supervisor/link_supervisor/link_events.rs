@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, field::display, info};
 
 use super::LinkSupervisor;
 use crate::{
     diagnosis::Diagnosis,
     link::EndReason,
-    net::tcp,
+    net::{congestion_control::CongestionControlInUse, tcp},
     supervisor::{
         attempt::AttemptOutcome,
         black_hole::EVIDENCE,
@@ -25,7 +25,7 @@ use report_proto::frame::Notice;
 
 impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
     /// Puts a link that has joined into use.
-    pub(super) fn on_joined(&mut self, epoch: u64) {
+    pub(super) fn on_joined(&mut self, epoch: u64, congestion_control: CongestionControlInUse) {
         let Some(mut link) = self.take_attempt(epoch) else {
             return;
         };
@@ -41,13 +41,16 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         let (master, why) = (self.master_name(link.master), link.reason.clone());
         self.report(LinkEvent::Joined { master: &master });
         let (slot, is_additional) = (self.uplink.slot, self.membership.is_additional());
+        let congestion_control = congestion_control.algorithm().map(display);
         match self.current.replace(link) {
             None if is_additional => {
-                debug!(%master, number = epoch, %slot, took_ms, "linked to the master");
+                debug!(%master, number = epoch, %slot, took_ms, congestion_control, "linked to the master");
             }
-            None => info!(%master, number = epoch, took_ms, "linked to the master"),
+            None => {
+                info!(%master, number = epoch, took_ms, congestion_control, "linked to the master");
+            }
             Some(old) => {
-                log_link!(is_additional, info, %master, number = epoch, took_ms, %why, "moved to a new link");
+                log_link!(is_additional, info, %master, number = epoch, took_ms, congestion_control, %why, "moved to a new link");
                 self.retire(old, RetirementCause::Replaced);
             }
         }

@@ -25,6 +25,8 @@ fn assert_client_steps(steps: &[Value], fingerprint: &str) {
         ],
     );
     assert_step(steps, "tcp", "127.0.0.1", "ok", &["connected"]);
+    let stays = "stays on this machine";
+    assert_step(steps, "congestion", "localhost", "ok", &[stays]);
     assert_step(steps, "master_key", "localhost", "ok", &["not needed"]);
     assert_step(steps, "port_key", "probe", "ok", &["aes-128-gcm and null"]);
     assert_step(steps, "service", "probe", "ok", &["not reset"]);
@@ -56,6 +58,7 @@ fn assert_master_steps(steps: &[Value], fingerprint: &str) {
         &["\"localhost\"", fingerprint],
     );
     assert_step(steps, "health", "/healthz", "ok", &["200"]);
+    assert_step(steps, "congestion", "", "ok", &["stays on this machine"]);
 }
 
 #[test]

@@ -81,6 +81,31 @@ fn a_role_raises_its_open_file_limit_to_the_hard_limit() {
     assert_eq!(line.matches("300").count(), 2, "{line}");
 }
 
+#[test]
+fn the_logs_name_the_congestion_control_which_is_the_systems_on_loopback() {
+    let tunnel = Tunnel::start(Front::Direct, Vec::new());
+    let system = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").expect("Linux");
+    let field = format!("congestion_control={}", system.trim());
+    tunnel.master.wait_for_line(&["listening", &field]);
+    for role in [&tunnel.server, &tunnel.client] {
+        role.wait_for_line(&["linked to the master", &field]);
+    }
+}
+
+#[test]
+fn the_log_warns_of_an_algorithm_that_cannot_be_set_and_the_role_runs() {
+    let testbed = Testbed::new(Front::Direct);
+    let master = testbed.master(json!({"congestion_control": "no_such_one"}));
+    master.wait_for_line(&[
+        "WARN",
+        "code=congestion_control_unavailable",
+        "no_such_one cannot be set",
+    ]);
+    let system = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").expect("Linux");
+    let field = format!("congestion_control={}", system.trim());
+    master.wait_for_line(&["listening", &field]);
+}
+
 /// The SHA-256 fingerprint of the certificate at the address. Empty when there is no TLS.
 fn presented_fingerprint(address: SocketAddr) -> String {
     let mut client = programs::command("openssl");

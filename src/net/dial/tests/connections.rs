@@ -47,6 +47,26 @@ async fn race_tries_the_next_address() {
 }
 
 #[tokio::test]
+async fn dial_reports_the_congestion_control_in_use() {
+    let master = TestListener::master().await;
+    for setting in ["auto", "system", "reno"] {
+        let parameters = DialParameters {
+            proxy: ProxyChoice::Direct,
+            congestion_control: setting.parse().unwrap(),
+            ..parameters()
+        };
+        let dialer = dialer(&master.url("ws", "127.0.0.1"), parameters);
+        let socket = dialer.dial().await.unwrap();
+        let control = dialer.congestion_control();
+        assert_eq!(socket.congestion_control(), control.expected(true));
+        if setting == "reno" && control.problem().is_none() {
+            let in_use = socket.congestion_control().algorithm();
+            assert_eq!(in_use.map(|name| name.to_string()).as_deref(), Some("reno"));
+        }
+    }
+}
+
+#[tokio::test]
 async fn missing_bind_address_names_its_field() {
     let master = TestListener::master().await;
     // 192.0.2.1 is reserved for documentation (RFC 5737).
