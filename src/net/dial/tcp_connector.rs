@@ -19,7 +19,7 @@ use super::{
     trace::{DialEvent, DialProgress},
 };
 use crate::net::{
-    connect::{ConnectFault, alternate, race},
+    connect::{ConnectFault, alternate, race, shuffle_within_families},
     resolve::{NameError, resolve},
     tcp,
 };
@@ -98,7 +98,8 @@ impl TcpConnector {
             .unwrap_or(Err(ConnectFault::NoAnswer))
     }
 
-    /// Resolves the host and returns its addresses in the order in which to try them.
+    /// Resolves the host and returns its addresses in the order in which to try them: the families
+    /// alternate, and the order within a family is random.
     pub(super) async fn resolve(
         &self,
         peer: DialPeer,
@@ -121,7 +122,10 @@ impl TcpConnector {
         if addresses.is_empty() {
             return Err(failed(NameError::WrongFamily));
         }
-        let addresses = alternate(addresses);
+        let addresses = alternate(shuffle_within_families(
+            &addresses,
+            &mut fastrand::Rng::new(),
+        ));
         progress.record(DialEvent::Resolved(&addresses));
         Ok(addresses)
     }
