@@ -15,6 +15,7 @@ mod admission;
 mod attach_queue;
 mod auth;
 mod channel_queue;
+mod drain;
 mod front;
 mod limits;
 mod log_limit;
@@ -41,19 +42,13 @@ use std::{
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::info;
 
 use self::{
-    admission::Admission,
-    auth::Authenticator,
-    front::Front,
-    log_limit::LogLimit,
-    router::Router,
-    shared::{MasterShared, shutdown_notice},
-    threads::Threads,
+    admission::Admission, auth::Authenticator, front::Front, log_limit::LogLimit, router::Router,
+    shared::MasterShared, threads::Threads,
 };
 use crate::net::tcp;
-use report_proto::frame::Frame;
 
 #[cfg(test)]
 pub(crate) use self::attach_queue::{PENDING_BYTES, PENDING_TIMEOUT, WAITING_TIMEOUT};
@@ -63,9 +58,6 @@ pub use self::{
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
     throttle::{THROTTLE_BURST, THROTTLE_REFILL},
 };
-
-/// The time for the close handshakes of ended links, in addition to the link layer's own timeout.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A master with bound listeners. It accepts connections in [`Master::run`].
 pub struct Master {
@@ -150,8 +142,8 @@ impl Master {
     }
 
     /// Relays until `cancel` is cancelled, then drains. A drain closes the listeners, sends GOAWAY
-    /// to every link, and waits for at most `grace`. Then it ends the remaining links with ERROR
-    /// `shutdown`. The function returns when every task has ended.
+    /// to every link within half of `grace`, and waits for at most `grace`. Then it ends the
+    /// remaining links with ERROR `shutdown`. The function returns when every task has ended.
     ///
     /// # Cancel safety
     /// Dropping the future aborts all links at once, without a notice.
@@ -174,7 +166,7 @@ impl Master {
         // Close the listeners before GOAWAY: another master may bind the addresses now, and roles
         // that reconnect at once reach it.
         while acceptors.join_next().await.is_some() {}
-        drain(&shared, grace).await;
+        drain::drain(&shared, grace).await;
     }
 }
 
@@ -187,40 +179,6 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, MasterError> {
         })
     };
     addresses.iter().map(listen).collect()
-}
-
-async fn drain(shared: &MasterShared, grace: Duration) {
-    shared.tasks.close();
-    let links = shared.router.registry().links();
-    info!(links, grace_seconds = grace.as_secs_f32(), "draining");
-    let notice = Frame::GoAway(shutdown_notice());
-    shared
-        .router
-        .registry()
-        .handles()
-        .for_each(|link| link.outbox.control(&notice));
-    if tokio::time::timeout(grace, shared.tasks.wait())
-        .await
-        .is_ok()
-    {
-        return;
-    }
-    let left: Vec<_> = shared
-        .router
-        .registry()
-        .handles()
-        .map(|link| Arc::clone(&link.outbox))
-        .collect();
-    info!(links = left.len(), "grace period over");
-    left.iter().for_each(|outbox| outbox.end(shutdown_notice()));
-    if tokio::time::timeout(CLOSE_TIMEOUT, shared.tasks.wait())
-        .await
-        .is_err()
-    {
-        warn!(tasks = shared.tasks.len(), "remaining tasks aborted");
-        shared.aborting.cancel();
-        shared.tasks.wait().await;
-    }
 }
 
 impl fmt::Debug for Master {

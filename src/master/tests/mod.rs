@@ -28,7 +28,7 @@ use crate::{
 };
 use report_proto::{
     crypto::LinkKey,
-    frame::{AttachHeader, Code, Notice, Ports, Role, Slot, Terms},
+    frame::{AttachHeader, Code, Frame, Notice, Ports, Role, Slot, Terms},
     id::Id,
 };
 
