@@ -29,8 +29,9 @@ const LOSER_CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// An event in the life of a link.
 #[derive(Debug)]
 pub(super) enum AttemptEvent {
-    /// The master accepted the role.
-    Joined,
+    /// The master accepted the role. It advises this range for the waits of repeated attempts, if
+    /// the link ends and later ones fail; zero is no advice.
+    Joined { advised_range: Duration },
     /// The master is about to end the link.
     GoAway(Notice),
 }
@@ -54,6 +55,17 @@ pub(super) enum AttemptOutcome {
     },
     /// This side closed the link, or another attempt joined first.
     Cancelled,
+}
+
+impl AttemptOutcome {
+    /// Returns how long the master, or a gateway in front of it, asks to wait before the next
+    /// attempt.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            AttemptOutcome::Dial(error) => error.retry_after(),
+            _ => None,
+        }
+    }
 }
 
 /// An attempt to establish one link.
@@ -153,7 +165,9 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
             reports: self.reports,
             go_away_reported: false,
         };
-        observer.report(AttemptEvent::Joined);
+        observer.report(AttemptEvent::Joined {
+            advised_range: Duration::from_millis(terms.retry_within_ms.into()),
+        });
         let up_since = Instant::now();
         let _listed = self.connections.list(self.epoch, socket.connection());
         let summary = Link::new(

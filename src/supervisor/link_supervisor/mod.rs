@@ -117,7 +117,9 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         loop {
             match self.next_event(cancel).await {
                 SupervisorEvent::Cancelled => break,
-                SupervisorEvent::Reported((epoch, AttemptEvent::Joined)) => self.on_joined(epoch),
+                SupervisorEvent::Reported((epoch, AttemptEvent::Joined { advised_range })) => {
+                    self.on_joined(epoch, advised_range);
+                }
                 SupervisorEvent::Reported((epoch, AttemptEvent::GoAway(notice))) => {
                     self.on_go_away(epoch, notice);
                 }

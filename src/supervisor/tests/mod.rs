@@ -47,6 +47,7 @@ const TERMS: Terms = Terms {
     heartbeat_seconds: 100_000,
     max_channels: 9,
     max_ports: 9,
+    retry_within_ms: 0,
 };
 
 /// The longest delay of an immediate attempt, with a margin (PROTOCOL 6.4).
