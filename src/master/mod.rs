@@ -4,6 +4,7 @@
 //! ```text
 //!  accept ──► TLS ──► front (upgrade) ──► auth ──► serve_link ──► router (channel pairs) ──► serve_link …
 //!  limits       deadlines for each         throttle    registry       channel_queue, memory
+//!  └─────────────── handshakes ──────────────────┘
 //! ```
 //!
 //! Every connection is one task on one of the master's threads. Shutdown flows down, completion
@@ -17,6 +18,7 @@ mod auth;
 mod channel_queue;
 mod drain;
 mod front;
+mod handshakes;
 mod limits;
 mod log_limit;
 mod memory;
@@ -40,13 +42,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use self::{
-    admission::Admission, auth::Authenticator, front::Front, log_limit::LogLimit, router::Router,
-    shared::MasterShared, threads::Threads,
+    admission::Admission,
+    auth::Authenticator,
+    front::Front,
+    handshakes::{HANDSHAKES_PER_THREAD, Handshakes},
+    log_limit::LogLimit,
+    router::Router,
+    shared::MasterShared,
+    threads::Threads,
 };
 use crate::net::tcp;
 
@@ -108,6 +116,8 @@ impl Master {
             authenticator: Authenticator::new(link_key, timing.authentication),
             log_limit: LogLimit::new(),
             admission: Admission::new(&limits),
+            handshakes: Handshakes::new(HANDSHAKES_PER_THREAD.saturating_mul(threads.get())),
+            refusals: Arc::new(Semaphore::new(limits.refusals())),
             router: Router::new(&limits),
             limits,
             next_link: AtomicU64::new(1),

@@ -12,6 +12,7 @@ use tracing::{Span, debug, info, warn};
 use super::{
     admission::{AdmissionError, ConnectionPermit},
     auth::AuthError,
+    handshakes::HandshakePermit,
     limits::{LinkNumber, party},
     registry::{AuthenticatedLink, Superseded},
     router::{LinkRef, Router, now},
@@ -39,7 +40,7 @@ const MAX_RETRY_WITHIN: Duration = Duration::from_secs(60);
 /// The most characters of a peer's agent string in a log line.
 const MAX_AGENT_CHARS: usize = 64;
 
-/// Serves a link of `visitor` until it ends.
+/// Serves a link of `visitor` until it ends. Its `handshake` ends with WELCOME.
 ///
 /// # Cancel safety
 /// Dropping the future aborts the link and removes it from the registry.
@@ -49,9 +50,12 @@ pub(super) async fn serve_link(
     number: LinkNumber,
     visitor: IpAddr,
     permit: &ConnectionPermit,
+    handshake: HandshakePermit,
 ) {
     // Boxed, so that the future of an idle link does not keep the state of the handshake.
-    let established = Box::pin(establish(&shared, socket, number, visitor, permit)).await;
+    let established =
+        Box::pin(handshake.run(establish(&shared, socket, number, visitor, permit))).await;
+    drop(handshake);
     let Some(EstablishedLink {
         socket,
         hello,

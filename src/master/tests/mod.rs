@@ -7,6 +7,7 @@ mod drain;
 mod front;
 mod front_visitors;
 mod handover;
+mod handshakes;
 mod idle_links;
 mod router;
 mod router_limits;
