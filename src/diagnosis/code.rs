@@ -247,6 +247,8 @@ diagnosis_codes! {
         HttpRequestTooLarge = "http_request_too_large",
         /// A gateway limits the request rate.
         HttpRateLimited = "http_rate_limited",
+        /// The master, or a gateway in front of it, has no room for another connection now.
+        HttpOverloaded = "http_overloaded",
         /// A gateway cannot reach the master.
         HttpMasterUnreachable = "http_master_unreachable",
         /// A gateway has an internal error.

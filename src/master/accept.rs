@@ -1,5 +1,6 @@
 //! Accepts connections, counts them, and upgrades them to WebSockets on request. Every connection
-//! is a separate task, so slow or silent peers block no other connection.
+//! is a separate task, so slow or silent peers block no other connection. A connection for which
+//! there is no place gets the answer 503, which says when to return.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,6 +15,7 @@ use tracing::{Instrument, Span, debug, field::Empty, info_span, warn};
 use super::{
     admission::{AdmissionError, ConnectionPermit},
     front::{ConnectionAddrs, Upgraded},
+    handshakes::HandshakePermit,
     serve_link::serve_link,
     shared::MasterShared,
 };
@@ -30,21 +32,27 @@ use crate::net::{
 /// connections end.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Accepts connections until the master drains.
+/// The time for the answer 503, from accept on: some round trips. A refused connection has no place,
+/// so it must not last.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Accepts connections until the master drains. Waits while there is no room for handshakes.
 ///
 /// # Cancel safety
 /// Safe: a connection is either handed to its task or still in the listener.
 pub(super) async fn accept(shared: Arc<MasterShared>, listener: TcpListener) {
     let (refusal_log, accept_error_log) = (ThrottledLog::default(), ThrottledLog::default());
     loop {
-        let Some(accepted) = shared.draining.run_until_cancelled(listener.accept()).await else {
+        let next = shared.handshakes.begin(listener.accept());
+        let Some((handshake, accepted)) = shared.draining.run_until_cancelled(next).await else {
             return;
         };
         match accepted {
             Ok((stream, peer)) => match shared.admit(peer.ip()) {
-                Ok(permit) => spawn_connection(&shared, stream, peer, permit),
+                Ok(permit) => spawn_connection(&shared, stream, peer, permit, handshake),
                 Err(error) => {
-                    refusal_log.log(|times| warn!(%peer, times, "connection refused: {error}"))
+                    refusal_log.log(|times| warn!(%peer, times, "connection refused: {error}"));
+                    spawn_refusal(&shared, stream, peer, handshake);
                 }
             },
             // The peer closed the connection before the master accepted it.
@@ -62,11 +70,63 @@ pub(super) async fn accept(shared: Arc<MasterShared>, listener: TcpListener) {
     }
 }
 
+/// Answers a connection for which there is no place. Closes it without an answer if too many are
+/// being answered.
+fn spawn_refusal(
+    shared: &Arc<MasterShared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    handshake: HandshakePermit,
+) {
+    let Ok(room) = Arc::clone(&shared.refusals).try_acquire_owned() else {
+        return;
+    };
+    let task = {
+        let shared = Arc::clone(shared);
+        async move {
+            let refusal = refuse_connection(&shared, stream, peer);
+            shared.draining.run_until_cancelled(refusal).await;
+            drop((room, handshake));
+        }
+    };
+    shared.tasks.spawn(task);
+}
+
+/// Answers the request of a connection for which there is no place with 503.
+async fn refuse_connection(shared: &MasterShared, mut stream: TcpStream, peer: SocketAddr) {
+    let refusal = async {
+        if has_proxy_header(shared, peer) {
+            read_proxy_header(shared, &mut stream).await?;
+        }
+        refuse_request(shared, stream).await
+    };
+    if tokio::time::timeout(REFUSAL_TIMEOUT, refusal)
+        .await
+        .is_err()
+    {
+        debug!(%peer, "refused connection timed out");
+    }
+}
+
+/// Answers the next request of a connection with 503, behind the TLS handshake if configured.
+/// Returns `None` if that fails.
+async fn refuse_request(shared: &MasterShared, stream: TcpStream) -> Option<()> {
+    match &shared.tls {
+        None => shared.front.refuse(stream).await,
+        Some(acceptor) => {
+            let stream = tls_handshake(acceptor, stream, shared.tls_timeout).await?;
+            shared.front.refuse(stream).await;
+        }
+    }
+    Some(())
+}
+
 fn spawn_connection(
     shared: &Arc<MasterShared>,
     stream: TcpStream,
     peer: SocketAddr,
     permit: ConnectionPermit,
+    handshake: HandshakePermit,
 ) {
     let number = shared.next_link.fetch_add(1, Relaxed);
     let span = info_span!("link", link = number, %peer, visitor = Empty, role = Empty);
@@ -87,18 +147,21 @@ fn spawn_connection(
             // Each step is boxed, so that an idle link keeps no state of the TLS and HTTP
             // handshakes.
             let evicted = permit.evicted.clone();
-            let negotiated = shared.draining.run_until_cancelled(Box::pin(negotiate(
-                &shared,
-                stream,
-                peer,
-                &mut permit,
-            )));
+            let negotiated =
+                shared
+                    .draining
+                    .run_until_cancelled(Box::pin(handshake.run(negotiate(
+                        &shared,
+                        (stream, peer),
+                        &mut permit,
+                        &handshake,
+                    ))));
             if let Some(Some(Some((socket, visitor)))) =
                 evicted.run_until_cancelled(negotiated).await
             {
                 let aborting = shared.aborting.clone();
                 let served = aborting.run_until_cancelled(Box::pin(serve_link(
-                    shared, socket, number, visitor, &permit,
+                    shared, socket, number, visitor, &permit, handshake,
                 )));
                 evicted.run_until_cancelled(served).await;
             }
@@ -115,12 +178,13 @@ fn spawn_connection(
 type NegotiatedSocket = (MessageSocket, IpAddr);
 
 /// Runs the PROXY protocol and TLS, if configured, then HTTP up to the upgrade. Counts the
-/// connection for the visitor behind a trusted proxy as soon as that address is known.
+/// connection for the visitor behind a trusted proxy as soon as that address is known. Ends
+/// `handshake` when the peer turns out to be a visitor of the web front.
 async fn negotiate(
     shared: &MasterShared,
-    mut stream: TcpStream,
-    peer: SocketAddr,
+    (mut stream, peer): (TcpStream, SocketAddr),
     permit: &mut ConnectionPermit,
+    handshake: &HandshakePermit,
 ) -> Option<NegotiatedSocket> {
     let prepared = tcp::set_link_options(&stream).and_then(|()| stream.local_addr());
     let local = prepared
@@ -128,25 +192,32 @@ async fn negotiate(
         .ok()?;
     shared.congestion_control.apply(&stream);
     let mut addresses = ConnectionAddrs { peer, local };
-    if shared.proxy_protocol
-        && shared.front.trusted.trusts(peer.ip())
+    if has_proxy_header(shared, peer)
         && let Some(visitor) = read_proxy_header(shared, &mut stream).await?
     {
         addresses.peer = visitor;
-        assign_visitor(shared, permit, visitor.ip())?;
+        if assign_visitor(shared, permit, visitor.ip()).is_none() {
+            let refusal = refuse_request(shared, stream);
+            let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refusal).await;
+            return None;
+        }
     }
     let (socket, visitor) = match &shared.tls {
-        None => upgrade(shared, stream, addresses).await?,
+        None => upgrade(shared, stream, addresses, permit, handshake).await?,
         Some(acceptor) => {
             let stream = tls_handshake(acceptor, stream, shared.tls_timeout).await?;
-            Box::pin(upgrade(shared, stream, addresses)).await?
+            Box::pin(upgrade(shared, stream, addresses, permit, handshake)).await?
         }
     };
-    assign_visitor(shared, permit, visitor)?;
     if visitor != peer.ip().to_canonical() {
         Span::current().record("visitor", tracing::field::display(visitor));
     }
     Some((socket, visitor))
+}
+
+/// Whether a connection from `peer` begins with a PROXY protocol header.
+fn has_proxy_header(shared: &MasterShared, peer: SocketAddr) -> bool {
+    shared.proxy_protocol && shared.front.trusted.trusts(peer.ip())
 }
 
 /// Reads the visitor's address from the PROXY protocol header of a trusted proxy.
@@ -185,16 +256,22 @@ async fn tls_handshake(
     }
 }
 
+/// Serves HTTP up to the upgrade. A visitor at its limit gets 503 instead.
 async fn upgrade<S: ByteStream>(
     shared: &MasterShared,
     stream: S,
     addresses: ConnectionAddrs,
+    permit: &mut ConnectionPermit,
+    handshake: &HandshakePermit,
 ) -> Option<NegotiatedSocket> {
-    let Upgraded {
-        stream,
-        read,
-        visitor,
-    } = shared.front.serve(stream, addresses).await?;
+    let on_visitor = || handshake.release();
+    let request = shared.front.serve(stream, addresses, &on_visitor).await?;
+    let visitor = request.visitor;
+    if assign_visitor(shared, permit, visitor).is_none() {
+        let _ = tokio::time::timeout(REFUSAL_TIMEOUT, request.refuse()).await;
+        return None;
+    }
+    let Upgraded { stream, read } = request.accept().await?;
     Some((upgraded(stream, read), visitor))
 }
 

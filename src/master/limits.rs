@@ -47,6 +47,13 @@ impl Default for MasterLimits {
 /// certificates. At most a quarter of a small limit.
 const RESERVED_DESCRIPTORS: usize = 64;
 
+/// The most connections without a place that a master answers at a time. Each takes a descriptor for
+/// a short time.
+const MAX_REFUSALS: usize = 32;
+
+/// The fraction of `links` that may be refused with an answer: one part in this many.
+const REFUSAL_DIVISOR: usize = 64;
+
 impl MasterLimits {
     /// Creates the limits of a configuration.
     #[must_use]
@@ -59,6 +66,12 @@ impl MasterLimits {
             header_bytes: config.header_bytes.bytes(),
             memory_bytes: config.memory.bytes(),
         }
+    }
+
+    /// Returns how many connections without a place get an answer at a time. Further ones are closed
+    /// at once.
+    pub(super) fn refusals(&self) -> usize {
+        (self.links / REFUSAL_DIVISOR).clamp(1, MAX_REFUSALS)
     }
 
     /// Reduces these limits for a process that may open `descriptors` files. A connection that is
@@ -90,6 +103,17 @@ pub(super) fn party(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_are_a_small_part_of_the_links() {
+        for (links, refusals) in [(1, 1), (64, 1), (960, 15), (16_384, 32), (1_000_000, 32)] {
+            let limits = MasterLimits {
+                links,
+                ..MasterLimits::default()
+            };
+            assert_eq!(limits.refusals(), refusals, "{links} links");
+        }
+    }
 
     #[test]
     fn links_are_bounded_by_file_descriptors() {

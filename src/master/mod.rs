@@ -4,6 +4,7 @@
 //! ```text
 //!  accept ──► TLS ──► front (upgrade) ──► auth ──► serve_link ──► router (channel pairs) ──► serve_link …
 //!  limits       deadlines for each         throttle    registry       channel_queue, memory
+//!  └─────────────── handshakes ──────────────────┘
 //! ```
 //!
 //! Every connection is one task on one of the master's threads. Shutdown flows down, completion
@@ -15,7 +16,9 @@ mod admission;
 mod attach_queue;
 mod auth;
 mod channel_queue;
+mod drain;
 mod front;
+mod handshakes;
 mod limits;
 mod log_limit;
 mod memory;
@@ -39,21 +42,21 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{field::display, info, warn};
+use tracing::{field::display, info};
 
 use self::{
     admission::Admission,
     auth::Authenticator,
     front::Front,
+    handshakes::{HANDSHAKES_PER_THREAD, Handshakes},
     log_limit::LogLimit,
     router::Router,
-    shared::{MasterShared, shutdown_notice},
+    shared::MasterShared,
     threads::Threads,
 };
 use crate::net::{congestion_control::LinkCongestionControl, tcp};
-use report_proto::frame::Frame;
 
 #[cfg(test)]
 pub(crate) use self::attach_queue::{PENDING_BYTES, PENDING_TIMEOUT, WAITING_TIMEOUT};
@@ -63,9 +66,6 @@ pub use self::{
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
     throttle::{THROTTLE_BURST, THROTTLE_REFILL},
 };
-
-/// The time for the close handshakes of ended links, in addition to the link layer's own timeout.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A master with bound listeners. It accepts connections in [`Master::run`].
 pub struct Master {
@@ -118,6 +118,8 @@ impl Master {
             authenticator: Authenticator::new(link_key, timing.authentication),
             log_limit: LogLimit::new(),
             admission: Admission::new(&limits),
+            handshakes: Handshakes::new(HANDSHAKES_PER_THREAD.saturating_mul(threads.get())),
+            refusals: Arc::new(Semaphore::new(limits.refusals())),
             router: Router::new(&limits),
             limits,
             next_link: AtomicU64::new(1),
@@ -152,8 +154,8 @@ impl Master {
     }
 
     /// Relays until `cancel` is cancelled, then drains. A drain closes the listeners, sends GOAWAY
-    /// to every link, and waits for at most `grace`. Then it ends the remaining links with ERROR
-    /// `shutdown`. The function returns when every task has ended.
+    /// to every link within half of `grace`, and waits for at most `grace`. Then it ends the
+    /// remaining links with ERROR `shutdown`. The function returns when every task has ended.
     ///
     /// # Cancel safety
     /// Dropping the future aborts all links at once, without a notice.
@@ -176,7 +178,7 @@ impl Master {
         // Close the listeners before GOAWAY: another master may bind the addresses now, and roles
         // that reconnect at once reach it.
         while acceptors.join_next().await.is_some() {}
-        drain(&shared, grace).await;
+        drain::drain(&shared, grace).await;
     }
 }
 
@@ -197,40 +199,6 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, MasterError> {
         })
     };
     addresses.iter().map(listen).collect()
-}
-
-async fn drain(shared: &MasterShared, grace: Duration) {
-    shared.tasks.close();
-    let links = shared.router.registry().links();
-    info!(links, grace_seconds = grace.as_secs_f32(), "draining");
-    let notice = Frame::GoAway(shutdown_notice());
-    shared
-        .router
-        .registry()
-        .handles()
-        .for_each(|link| link.outbox.control(&notice));
-    if tokio::time::timeout(grace, shared.tasks.wait())
-        .await
-        .is_ok()
-    {
-        return;
-    }
-    let left: Vec<_> = shared
-        .router
-        .registry()
-        .handles()
-        .map(|link| Arc::clone(&link.outbox))
-        .collect();
-    info!(links = left.len(), "grace period over");
-    left.iter().for_each(|outbox| outbox.end(shutdown_notice()));
-    if tokio::time::timeout(CLOSE_TIMEOUT, shared.tasks.wait())
-        .await
-        .is_err()
-    {
-        warn!(tasks = shared.tasks.len(), "remaining tasks aborted");
-        shared.aborting.cancel();
-        shared.tasks.wait().await;
-    }
 }
 
 impl fmt::Debug for Master {

@@ -4,7 +4,7 @@
 use std::{
     net::IpAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tracing::{Span, debug, info, warn};
@@ -12,6 +12,7 @@ use tracing::{Span, debug, info, warn};
 use super::{
     admission::{AdmissionError, ConnectionPermit},
     auth::AuthError,
+    handshakes::HandshakePermit,
     limits::{LinkNumber, party},
     registry::{AuthenticatedLink, Superseded},
     router::{LinkRef, Router, now},
@@ -26,10 +27,20 @@ use crate::{
 };
 use report_proto::frame::{self, Claims, Code, Frame, Notice, Ports, Role, Terms};
 
+/// The time that the master adds to the advised range for each of its links. 200 roles a second then
+/// return to a master that was down.
+const RETRY_TIME_PER_LINK: Duration = Duration::from_millis(5);
+
+/// The shortest advised range (PROTOCOL 12, `RETRY_WITHIN_MIN`).
+const MIN_RETRY_WITHIN: Duration = Duration::from_secs(1);
+
+/// The longest advised range (PROTOCOL 12, `RETRY_WITHIN_MAX`).
+const MAX_RETRY_WITHIN: Duration = Duration::from_secs(60);
+
 /// The most characters of a peer's agent string in a log line.
 const MAX_AGENT_CHARS: usize = 64;
 
-/// Serves a link of `visitor` until it ends.
+/// Serves a link of `visitor` until it ends. Its `handshake` ends with WELCOME.
 ///
 /// # Cancel safety
 /// Dropping the future aborts the link and removes it from the registry.
@@ -39,9 +50,12 @@ pub(super) async fn serve_link(
     number: LinkNumber,
     visitor: IpAddr,
     permit: &ConnectionPermit,
+    handshake: HandshakePermit,
 ) {
     // Boxed, so that the future of an idle link does not keep the state of the handshake.
-    let established = Box::pin(establish(&shared, socket, number, visitor, permit)).await;
+    let established =
+        Box::pin(handshake.run(establish(&shared, socket, number, visitor, permit))).await;
+    drop(handshake);
     let Some(EstablishedLink {
         socket,
         hello,
@@ -179,12 +193,14 @@ fn log_up(shared: &MasterShared, hello: &Hello) -> bool {
 }
 
 async fn welcome(shared: &MasterShared, socket: &mut MessageSocket, hello: &Hello) -> bool {
+    let links = shared.router.registry().links();
     let terms = Terms {
         version: frame::VERSION,
         heartbeat_seconds: u32::try_from(shared.keep_alive.interval.as_secs().max(1))
             .unwrap_or(u32::MAX),
         max_channels: shared.limits.channels_per_link,
         max_ports: shared.limits.ports_per_link,
+        retry_within_ms: retry_within_ms(links),
     };
     let welcomed = authenticate::welcome(
         socket,
@@ -203,6 +219,15 @@ async fn welcome(shared: &MasterShared, socket: &mut MessageSocket, hello: &Hell
             false
         }
     }
+}
+
+/// Returns the range, in milliseconds, from which the roles of a master with this number of links
+/// should draw their waits.
+fn retry_within_ms(links: usize) -> u32 {
+    let range = RETRY_TIME_PER_LINK
+        .saturating_mul(u32::try_from(links).unwrap_or(u32::MAX))
+        .clamp(MIN_RETRY_WITHIN, MAX_RETRY_WITHIN);
+    u32::try_from(range.as_millis()).unwrap_or(u32::MAX)
 }
 
 async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthError) {
@@ -224,7 +249,7 @@ async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthErro
     }
     match refused.notice() {
         Some(notice) => authenticate::refuse(socket, &notice).await,
-        None => socket.close(std::time::Duration::ZERO).await,
+        None => socket.close(Duration::ZERO).await,
     }
 }
 
@@ -341,6 +366,25 @@ impl Handler for LinkHandler {
                 Code::Protocol,
                 format!("{} from a {role}", other.name()),
             )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advised_range_grows_with_the_links_within_its_bounds() {
+        for (links, expected) in [
+            (0, 1_000),
+            (1, 1_000),
+            (200, 1_000),
+            (1_000, 5_000),
+            (12_000, 60_000),
+            (usize::MAX, 60_000),
+        ] {
+            assert_eq!(retry_within_ms(links), expected, "{links} links");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -13,6 +14,7 @@ use super::{
     admission::{Admission, AdmissionError, ConnectionPermit},
     auth::Authenticator,
     front::Front,
+    handshakes::Handshakes,
     limits::MasterLimits,
     log_limit::LogLimit,
     router::Router,
@@ -34,6 +36,10 @@ pub(super) struct MasterShared {
     /// The limit of log lines about unauthenticated peers.
     pub(super) log_limit: LogLimit,
     pub(super) admission: Arc<Admission>,
+    /// The room for connections between accept and WELCOME.
+    pub(super) handshakes: Handshakes,
+    /// The room for connections without a place that are told so.
+    pub(super) refusals: Arc<Semaphore>,
     pub(super) router: Arc<Router>,
     pub(super) next_link: AtomicU64,
     pub(super) threads: Threads,

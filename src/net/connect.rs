@@ -44,6 +44,8 @@ pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<TcpStream
             ConnectError::OutOfFiles,
         )
     })?;
+    // Not shuffled, unlike the addresses of a master: the first address of a service is often its
+    // primary.
     connect_to(alternate(addresses), deadline).await
 }
 
@@ -137,9 +139,30 @@ pub(super) fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     alternated
 }
 
+/// Shuffles the addresses of each family among themselves. The order of the families does not
+/// change. Otherwise all roles would dial the same address of a name, because many resolvers sort
+/// their answers.
+pub(super) fn shuffle_within_families(
+    addresses: &[SocketAddr],
+    random: &mut fastrand::Rng,
+) -> Vec<SocketAddr> {
+    let (mut v6, mut v4): (Vec<_>, Vec<_>) =
+        addresses.iter().copied().partition(SocketAddr::is_ipv6);
+    random.shuffle(&mut v6);
+    random.shuffle(&mut v4);
+    let next_of_family = |address: &SocketAddr| {
+        if address.is_ipv6() {
+            v6.pop()
+        } else {
+            v4.pop()
+        }
+    };
+    addresses.iter().filter_map(next_of_family).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{collections::HashSet, net::Ipv4Addr};
 
     use socket2::{Domain, Socket, Type};
     use tokio::net::TcpListener;
@@ -245,5 +268,32 @@ mod tests {
         let [a, b, c, d] = ["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1"].map(of);
         assert_eq!(alternate(vec![a, b, c, d]), [a, d, b, c]);
         assert_eq!(alternate(vec![]), []);
+    }
+
+    #[test]
+    fn addresses_are_shuffled_within_their_family_only() {
+        let of = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let addresses = [
+            "[::1]:1",
+            "127.0.0.1:1",
+            "[::2]:1",
+            "127.0.0.2:1",
+            "127.0.0.3:1",
+        ]
+        .map(of);
+        let families = |addresses: &[SocketAddr]| -> Vec<bool> {
+            addresses.iter().map(SocketAddr::is_ipv6).collect()
+        };
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut firsts = HashSet::new();
+        for _ in 0..200 {
+            let shuffled = shuffle_within_families(&addresses, &mut random);
+            assert_eq!(families(&shuffled), families(&addresses));
+            let unique: HashSet<_> = shuffled.iter().collect();
+            assert_eq!(unique.len(), addresses.len(), "{shuffled:?}");
+            firsts.extend([shuffled[0], shuffled[1]]);
+        }
+        assert_eq!(firsts.len(), 5, "each address is the first of its family");
+        assert_eq!(shuffle_within_families(&[], &mut random), []);
     }
 }

@@ -33,6 +33,9 @@ pub(super) enum AttemptEvent {
     Joined {
         /// The congestion control of the link's connection.
         congestion_control: CongestionControlInUse,
+        /// The range that the master advises for the waits of repeated attempts, if the link ends
+        /// and later ones fail; zero is no advice.
+        advised_range: Duration,
     },
     /// The master is about to end the link.
     GoAway(Notice),
@@ -57,6 +60,17 @@ pub(super) enum AttemptOutcome {
     },
     /// This side closed the link, or another attempt joined first.
     Cancelled,
+}
+
+impl AttemptOutcome {
+    /// Returns how long the master, or a gateway in front of it, asks to wait before the next
+    /// attempt.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            AttemptOutcome::Dial(error) => error.retry_after(),
+            _ => None,
+        }
+    }
 }
 
 /// An attempt to establish one link.
@@ -172,6 +186,7 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
             .list(self.epoch, socket.connection(), &self.link);
         observer.report(AttemptEvent::Joined {
             congestion_control: socket.congestion_control(),
+            advised_range: Duration::from_millis(terms.retry_within_ms.into()),
         });
         let up_since = Instant::now();
         let summary = Link::new(

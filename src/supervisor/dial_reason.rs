@@ -53,7 +53,8 @@ pub(super) fn log_failure(
     match outcome {
         AttemptOutcome::Dial(error) => {
             let code = error.diagnosis().code;
-            log_link!(is_additional, warn, %master, rests_ms, %code, "cannot reach the master: {error}");
+            let retry_after_s = outcome.retry_after().map(|wait| wait.as_secs());
+            log_link!(is_additional, warn, %master, rests_ms, retry_after_s, %code, "cannot reach the master: {error}");
         }
         AttemptOutcome::Join(error) if error.is_retryable() => {
             let code = error.code();

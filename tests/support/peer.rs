@@ -255,6 +255,7 @@ impl Peer {
             heartbeat_seconds: 20,
             max_channels: 1000,
             max_ports: 1000,
+            retry_within_ms: 0,
         };
         let terms = Bytes::from(serde_json::to_vec(&terms).expect("JSON of the terms"));
         self.send(&Frame::Welcome {

@@ -82,12 +82,12 @@ def link():
         nonce = pattern(f"nonce {version}", 24)
         challenges.append({"version": version, "nonce": nonce.hex(), "challenge": challenge(version, nonce).hex()})
     proofs = []
-    for name in ["server", "client"]:
+    for name, role, advice in [("server", "server", {}), ("client", "client", {}), ("advised", "client", {"retry_within_ms": 7500})]:
         key = pattern(f"link key {name}", 32)
         sent = challenge(1, pattern(f"nonce {name}", 24))
         nonce = pattern(f"role nonce {name}", 32)
-        claims = json.dumps({"version": 1, "role": name, "nonce": nonce.hex(), "epoch": 7, "agent": "vector/1"})
-        terms = json.dumps({"version": 1, "heartbeat_seconds": 20, "max_channels": 1000, "max_ports": 100})
+        claims = json.dumps({"version": 1, "role": role, "nonce": nonce.hex(), "epoch": 7, "agent": "vector/1"})
+        terms = json.dumps({"version": 1, "heartbeat_seconds": 20, "max_channels": 1000, "max_ports": 100} | advice)
         proofs.append(
             {
                 "link_key": key.hex(),

@@ -113,6 +113,13 @@ pub struct Terms {
     pub max_channels: u32,
     /// The maximum number of key ids that this link may register.
     pub max_ports: u32,
+    /// The range, in milliseconds, from which the role should draw its wait after repeated failed
+    /// attempts; 0 is no advice.
+    ///
+    /// It grows with the number of the master's links, so that they return at a rate that the
+    /// master can serve (PROTOCOL 6.4). Earlier versions ignore it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retry_within_ms: u32,
 }
 
 impl Claims {
@@ -219,6 +226,29 @@ mod tests {
             assert_eq!(text(&of_slot).contains("slot"), slot != Slot::FIRST);
             assert_eq!(Claims::decode(&of_slot.encode()), Ok(of_slot));
         }
+    }
+
+    #[test]
+    fn terms_omit_the_advice_when_zero_and_are_read_without_it() {
+        let silent = Terms {
+            version: 1,
+            heartbeat_seconds: 20,
+            max_channels: 9,
+            max_ports: 8,
+            retry_within_ms: 0,
+        };
+        let text = |terms: &Terms| String::from_utf8_lossy(&terms.encode()).into_owned();
+        assert!(
+            !text(&silent).contains("retry"),
+            "encoded as in earlier versions"
+        );
+        assert_eq!(Terms::decode(&silent.encode()), Ok(silent.clone()));
+        let advised = Terms {
+            retry_within_ms: 7_500,
+            ..silent
+        };
+        assert!(text(&advised).contains("\"retry_within_ms\":7500"));
+        assert_eq!(Terms::decode(&advised.encode()), Ok(advised));
     }
 
     #[test]

@@ -19,6 +19,7 @@ const TERMS: Terms = Terms {
     heartbeat_seconds: 20,
     max_channels: 9,
     max_ports: 8,
+    retry_within_ms: 7_500,
 };
 
 fn identity(role: Role) -> RoleIdentity {

@@ -2,7 +2,7 @@
 //! request heads and streams, but nothing of links.
 //!
 //! ```text
-//!            ┌─ a role's upgrade ───────────► 101, and the stream becomes a WebSocket
+//!            ┌─ a role's upgrade ───────────► 101, and the stream becomes a WebSocket; or 503
 //!  head ─────┤
 //!            └─ anything else, or timeout ──► the web server: local page or files (static_site), or another server (reverse_proxy)
 //! ```
@@ -15,6 +15,7 @@ mod reverse_proxy;
 mod static_folder;
 mod static_site;
 mod trusted_proxies;
+mod upgrade_request;
 
 use std::{
     io,
@@ -23,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::StatusCode;
 use tokio::{
     io::AsyncWriteExt,
@@ -35,12 +36,14 @@ use tracing::{debug, warn};
 use self::{
     reverse_proxy::{NextRequest, RequestReader, proxy_connection},
     static_site::{Content, SiteLimits, StaticSite},
+    upgrade_request::send_unavailable,
 };
 use crate::{
     config::FallbackConfig,
     net::{connect::connect, proxy_protocol, tcp, websocket::ByteStream},
 };
 
+pub(super) use self::upgrade_request::{UpgradeRequest, Upgraded};
 pub use self::{
     static_site::{HEALTH_PATH, MIN_HEADER_BYTES},
     trusted_proxies::TrustedProxies,
@@ -108,16 +111,6 @@ pub(super) struct Front {
     pub(super) connection_timeout: Duration,
 }
 
-/// A connection that has been upgraded to a WebSocket.
-pub(super) struct Upgraded<S> {
-    /// The stream below the WebSocket.
-    pub(super) stream: S,
-    /// Bytes received behind the request.
-    pub(super) read: Bytes,
-    /// The visitor's address.
-    pub(super) visitor: IpAddr,
-}
-
 /// The two ends of a connection, from TCP or from a trusted proxy.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConnectionAddrs {
@@ -126,7 +119,8 @@ pub(super) struct ConnectionAddrs {
 }
 
 impl Front {
-    /// Serves a connection until it is upgraded. Returns `None` when it ended without an upgrade.
+    /// Serves a connection until it requests a role's upgrade. Returns `None` when it ended without
+    /// one. Calls `on_visitor` when another request arrives, or none in time.
     ///
     /// # Cancel safety
     /// Dropping the future aborts the connection.
@@ -134,13 +128,9 @@ impl Front {
         &self,
         mut stream: S,
         addresses: ConnectionAddrs,
-    ) -> Option<Upgraded<S>> {
-        let mut reader = RequestReader {
-            buffered: BytesMut::new(),
-            path: &self.path,
-            header_bytes: self.header_bytes,
-            header_timeout: self.header_timeout,
-        };
+        on_visitor: &(dyn Fn() + Sync),
+    ) -> Option<UpgradeRequest<S>> {
+        let mut reader = self.reader();
         // A silent visitor also goes to the web server, which applies its own timeout.
         let mut next_request = timeout(self.header_timeout, reader.next(&mut stream))
             .await
@@ -150,22 +140,41 @@ impl Front {
                 NextRequest::Upgrade(head, accept) => break (head, accept),
                 NextRequest::Closed => return None,
                 other => {
+                    on_visitor();
                     (stream, next_request) =
                         Box::pin(self.serve_web(&mut reader, other, stream, addresses)).await?
                 }
             }
         };
-        let visitor = self.trusted.visitor(addresses.peer.ip(), &head.headers);
-        stream
-            .write_all(switching_protocols(&accept).as_bytes())
-            .await
-            .ok()?;
-        stream.flush().await.ok()?;
-        Some(Upgraded {
+        Some(UpgradeRequest {
             stream,
             read: reader.buffered.freeze(),
-            visitor,
+            accept,
+            visitor: self.trusted.visitor(addresses.peer.ip(), &head.headers),
         })
+    }
+
+    /// Answers the first request of a connection for which the master has no room with 503,
+    /// whatever it requests. Closes the connection.
+    ///
+    /// # Cancel safety
+    /// Dropping the future aborts the connection.
+    pub(super) async fn refuse(&self, mut stream: impl ByteStream) {
+        match self.reader().next(&mut stream).await {
+            NextRequest::Closed | NextRequest::Unparsable => {}
+            NextRequest::Upgrade(..) | NextRequest::TooManyFields(_) | NextRequest::Forward(_) => {
+                send_unavailable(&mut stream).await;
+            }
+        }
+    }
+
+    fn reader(&self) -> RequestReader<'_> {
+        RequestReader {
+            buffered: BytesMut::new(),
+            path: &self.path,
+            header_bytes: self.header_bytes,
+            header_timeout: self.header_timeout,
+        }
     }
 
     /// Returns the destination of a request, or `None` for an upgrade.
@@ -279,11 +288,4 @@ fn warn_unreachable((host, port): &(String, u16), error: &io::Error) {
     warn!(
         "cannot reach the web server at {host}:{port}: {error}; visitors get 502 (start it, or correct `fallback`)"
     );
-}
-
-/// Returns the response to a role's upgrade.
-fn switching_protocols(accept: &str) -> String {
-    format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-    )
 }

@@ -132,7 +132,8 @@ fn page(status: StatusCode, is_head: bool) -> Response<ResponseBody> {
     page_with_title(status, &title(status), is_head)
 }
 
-fn title(status: StatusCode) -> String {
+/// Returns a status code with its reason, which is the title of its page.
+pub(super) fn title(status: StatusCode) -> String {
     format!(
         "{} {}",
         status.as_u16(),
@@ -142,10 +143,14 @@ fn title(status: StatusCode) -> String {
 
 /// Returns a page with this title.
 fn page_with_title(status: StatusCode, title: &str, is_head: bool) -> Response<ResponseBody> {
-    let body = format!(
+    text_response(status, "text/html", page_text(title), is_head)
+}
+
+/// Returns the HTML of a page with this title.
+pub(super) fn page_text(title: &str) -> String {
+    format!(
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
-    );
-    text_response(status, "text/html", body, is_head)
+    )
 }
 
 fn text_response(

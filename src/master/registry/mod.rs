@@ -369,9 +369,11 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         (removed_attaches, dispatch)
     }
 
-    /// Returns the handles of all links, for a drain.
-    pub(super) fn handles(&self) -> impl Iterator<Item = &L> {
-        self.links.values().map(|entry| &entry.handle)
+    /// Returns the role and the handle of each link, for a drain.
+    pub(super) fn handles(&self) -> impl Iterator<Item = (Role, &L)> {
+        self.links
+            .values()
+            .map(|entry| (entry.key.role, &entry.handle))
     }
 
     /// Returns the handle of a link.

@@ -188,6 +188,7 @@ fn peer(socket: MessageSocket) -> TestPeer {
             heartbeat_seconds: 0,
             max_channels: 0,
             max_ports: 0,
+            retry_within_ms: 0,
         },
     }
 }

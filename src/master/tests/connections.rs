@@ -10,7 +10,10 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::net::tls::{TlsParameters, client_config};
+use crate::net::{
+    dial::{DialParameters, Dialer, MasterAddress, ProxyChoice},
+    tls::{TlsParameters, client_config},
+};
 use report_proto::frame::{Code, Notice};
 
 async fn response_to(master: &RunningMaster, request: &str) -> String {
@@ -154,6 +157,74 @@ async fn connections_count_from_accept_until_close() {
     drop(server);
     until("the server is removed", || master.shared.tasks.len() == 1).await;
     drop(master.server(3, &[PORT]).await);
+}
+
+#[tokio::test]
+async fn full_master_answers_503_with_retry_after() {
+    let master = start_with(|parameters| {
+        (parameters.limits.links, parameters.limits.links_per_address) = (2, 2)
+    });
+    let (mut client, server) = connected_pair(&master).await;
+    for request in [
+        request("/"),
+        "GET /page HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+    ] {
+        let answer = response_to(&master, &request).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n")
+                && answer.contains("\r\nRetry-After: 20\r\n")
+                && answer.contains("<h1>503 Service Unavailable</h1>"),
+            "{answer:?}"
+        );
+        assert!(
+            !answer.to_ascii_lowercase().contains("report"),
+            "{answer:?}"
+        );
+        // A master of this size answers one connection at a time.
+        until("the refusal has ended", || {
+            master.shared.refusals.available_permits() == 1
+        })
+        .await;
+    }
+    let address: MasterAddress = format!("ws://{}/", master.address)
+        .parse()
+        .expect("an address");
+    let parameters = DialParameters {
+        proxy: ProxyChoice::Direct,
+        ..DialParameters::default()
+    };
+    let dialer = Dialer::new(address, parameters).expect("no TLS");
+    let error = with_timeout(dialer.dial())
+        .await
+        .expect_err("the master is full");
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(20)));
+    client.expect_alive().await;
+    drop(server);
+    until("there is a place", || master.shared.tasks.len() == 1).await;
+    drop(master.server(3, &[PORT]).await);
+}
+
+#[tokio::test]
+async fn silent_connections_take_the_answers_of_a_full_master_for_a_short_time() {
+    let master = start_with(|parameters| {
+        (parameters.limits.links, parameters.limits.links_per_address) = (2, 2)
+    });
+    let (_client, _server) = connected_pair(&master).await;
+    let _silent = master.connect().await;
+    until("it waits for a request", || {
+        master.shared.refusals.available_permits() == 0
+    })
+    .await;
+    let mut closed = master.connect().await;
+    let mut rest = Vec::new();
+    let _ = with_timeout(closed.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty(), "closed without an answer: {rest:?}");
+    until("the time of the silent connection is over", || {
+        master.shared.refusals.available_permits() == 1
+    })
+    .await;
+    let answer = response_to(&master, &request("/")).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Tests of the drain, and of other GOAWAY notices.
 
 use super::*;
+use crate::master::drain::CLOSE_TIMEOUT;
 use report_proto::{
     crypto::LinkKey,
     frame::{CHANNEL_RENEWAL_THRESHOLD, Code},
@@ -123,6 +124,27 @@ async fn new_link_during_drain_receives_goaway() {
         matches!(Frame::decode(message.freeze()), Ok(Frame::GoAway(notice)) if notice.code == Code::Shutdown)
     );
     socket.close(TEST_TIMEOUT).await;
+    wait_ended(&mut master).await;
+}
+
+#[tokio::test]
+async fn goaway_reaches_many_links_within_half_of_the_grace_period() {
+    const CLIENTS: u8 = 20;
+    let grace = Duration::from_secs(4);
+    let mut master = start_with_grace(grace, |_| {});
+    let mut clients = Vec::new();
+    for instance in 1..=CLIENTS {
+        clients.push(master.client(instance).await);
+    }
+    let mut server = master.server(100, &[PORT]).await;
+    let since = tokio::time::Instant::now();
+    master.cancel.cancel();
+    assert!(matches!(server.next().await, Frame::GoAway(_)));
+    for client in &mut clients {
+        assert!(matches!(client.next().await, Frame::GoAway(_)));
+    }
+    assert!(since.elapsed() < grace, "before the links are ended");
+    drop((clients, server));
     wait_ended(&mut master).await;
 }
 

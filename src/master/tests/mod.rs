@@ -7,6 +7,7 @@ mod drain;
 mod front;
 mod front_visitors;
 mod handover;
+mod handshakes;
 mod idle_links;
 mod router;
 mod router_limits;
@@ -29,7 +30,7 @@ use crate::{
 };
 use report_proto::{
     crypto::LinkKey,
-    frame::{AttachHeader, Code, Notice, Ports, Role, Slot, Terms},
+    frame::{AttachHeader, Code, Frame, Notice, Ports, Role, Slot, Terms},
     id::Id,
 };
 

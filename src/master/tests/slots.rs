@@ -106,6 +106,7 @@ async fn hello_with_a_slot_that_does_not_exist_gets_no_answer() {
             heartbeat_seconds: 0,
             max_channels: 0,
             max_ports: 0,
+            retry_within_ms: 0,
         },
     };
     peer.send(hello).await;

@@ -115,6 +115,19 @@ impl DialError {
         }
     }
 
+    /// Returns how long the master, or a gateway in front of it, asks to wait before the next
+    /// attempt.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            DialError::Upgrade {
+                source: UpgradeError::Refused(refusal),
+                ..
+            } => refusal.retry_after,
+            _ => None,
+        }
+    }
+
     /// Returns the evidence, the likely cause and the remedy.
     #[must_use]
     pub fn diagnosis(&self) -> Diagnosis {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::net::{
     congestion_control::LinkCongestionControl,
-    connect::{ConnectFault, alternate, race},
+    connect::{ConnectFault, alternate, race, shuffle_within_families},
     resolve::{NameError, resolve},
     tcp,
 };
@@ -104,7 +104,8 @@ impl TcpConnector {
             .unwrap_or(Err(ConnectFault::NoAnswer))
     }
 
-    /// Resolves the host and returns its addresses in the order in which to try them.
+    /// Resolves the host and returns its addresses in the order in which to try them: the families
+    /// alternate, and the order within a family is random.
     pub(super) async fn resolve(
         &self,
         peer: DialPeer,
@@ -127,7 +128,10 @@ impl TcpConnector {
         if addresses.is_empty() {
             return Err(failed(NameError::WrongFamily));
         }
-        let addresses = alternate(addresses);
+        let addresses = alternate(shuffle_within_families(
+            &addresses,
+            &mut fastrand::Rng::new(),
+        ));
         progress.record(DialEvent::Resolved(&addresses));
         Ok(addresses)
     }

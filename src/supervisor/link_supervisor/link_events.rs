@@ -17,15 +17,20 @@ use crate::{
         managed_link::{ManagedLink, PlannedAttempt},
         path_timeouts::{PathLimit, PathTimeouts},
         race::STAGGER,
-        retry_policy::NextAttempt,
+        retry_policy::{AttemptFailure, NextAttempt},
         uplink::{Connector, LinkEvent, LinkedRole, RetirementCause},
     },
 };
 use report_proto::frame::Notice;
 
 impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
-    /// Puts a link that has joined into use.
-    pub(super) fn on_joined(&mut self, epoch: u64, congestion_control: CongestionControlInUse) {
+    /// Puts a link that has joined into use. Its master advises `advised_range` for later attempts.
+    pub(super) fn on_joined(
+        &mut self,
+        epoch: u64,
+        congestion_control: CongestionControlInUse,
+        advised_range: Duration,
+    ) {
         let Some(mut link) = self.take_attempt(epoch) else {
             return;
         };
@@ -34,7 +39,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             .drain(..)
             .for_each(|loser| loser.cancel.cancel());
         self.failing_since = None;
-        self.retry_policy.on_joined(link.master);
+        self.retry_policy.on_joined(link.master, advised_range);
         let took_ms = link.since.elapsed().as_millis() as u64;
         link.since = Instant::now();
         link.replace_at = self.replace_after(link.master).map(|age| link.since + age);
@@ -157,16 +162,19 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
 
     /// Handles a failed attempt. The current link, if there is one, stays in use.
     fn on_attempt_failed(&mut self, attempt: ManagedLink, outcome: AttemptOutcome) {
-        let retryable = match &outcome {
-            AttemptOutcome::Join(error) => error.is_retryable(),
-            _ => true,
-        };
         let now = Instant::now();
-        let linkless = now - *self.failing_since.get_or_insert(now);
+        let failure = AttemptFailure {
+            is_retryable: match &outcome {
+                AttemptOutcome::Join(error) => error.is_retryable(),
+                _ => true,
+            },
+            linkless: now - *self.failing_since.get_or_insert(now),
+            retry_after: outcome.retry_after(),
+        };
         let master = self.master_name(attempt.master);
         let rest = self
             .retry_policy
-            .on_attempt_failed(now, attempt.master, retryable, linkless);
+            .on_attempt_failed(now, attempt.master, failure);
         log_failure(&master, &outcome, rest, self.membership.is_additional());
         if let Some(error) = failure_message(&outcome) {
             self.report(LinkEvent::Failed {

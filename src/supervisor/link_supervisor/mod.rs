@@ -117,8 +117,14 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         loop {
             match self.next_event(cancel).await {
                 SupervisorEvent::Cancelled => break,
-                SupervisorEvent::Reported((epoch, AttemptEvent::Joined { congestion_control })) => {
-                    self.on_joined(epoch, congestion_control);
+                SupervisorEvent::Reported((
+                    epoch,
+                    AttemptEvent::Joined {
+                        congestion_control,
+                        advised_range,
+                    },
+                )) => {
+                    self.on_joined(epoch, congestion_control, advised_range);
                 }
                 SupervisorEvent::Reported((epoch, AttemptEvent::GoAway(notice))) => {
                     self.on_go_away(epoch, notice);

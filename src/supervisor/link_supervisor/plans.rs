@@ -15,7 +15,7 @@ use crate::{
         managed_link::{ManagedLink, PlannedAttempt, next_epoch},
         path_timeouts::PathTimeouts,
         race::STAGGER,
-        retry_policy::NextAttempt,
+        retry_policy::{MAX_REST, NextAttempt},
         uplink::{Connector, DialStrategy, LinkedRole, RoleLink},
     },
 };
@@ -165,7 +165,8 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             .next(Instant::now(), current.master, &|master| {
                 self.is_excluded(master, &DialReason::SwitchMaster)
             });
-        if let Some(next) = other {
+        // A plan blocks rotation, so it must not wait as long as a full master may ask for.
+        if let Some(next) = other.filter(|next| next.wait <= MAX_REST) {
             self.plan_move(next, DialReason::SwitchMaster);
         }
     }

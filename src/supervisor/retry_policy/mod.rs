@@ -11,6 +11,10 @@
 //! while another one can be dialled. The rest is drawn below a part of the time for which this
 //! master has failed. It therefore grows exponentially, up to a maximum.
 //!
+//! The roles of a master that was down would all be back within the first rests. From the second
+//! failure on, a rest is therefore drawn from the range that the master last advised in WELCOME, if
+//! that is longer. A master that is full states a minimum, `Retry-After`.
+//!
 //! After the end of a link the next attempt is immediate while the token bucket has tokens. Each
 //! second of a link's life adds tokens, up to the size of the bucket. A path that cuts links every
 //! second is bridged each time, and a master that ends links directly after the join is not
@@ -40,7 +44,7 @@ const MAX_REST_WHILE_RESUMABLE: Duration = Duration::from_secs(5);
 const RESUMABLE: Duration = report_proto::constants::RESUME_TIMEOUT;
 
 /// The longest rest. An operator who repairs the path should not have to restart a role.
-const MAX_REST: Duration = Duration::from_secs(30);
+pub(super) const MAX_REST: Duration = Duration::from_secs(30);
 
 /// The extra rest after an error that requires a change of the configuration at either end.
 const CONFIGURATION_REST: Duration = Duration::from_secs(5);
@@ -48,6 +52,14 @@ const CONFIGURATION_REST: Duration = Duration::from_secs(5);
 /// A failure that is older than this is unrelated to the next one, whose rest starts again at the
 /// initial range.
 const FAILURE_MEMORY: Duration = Duration::from_secs(60);
+
+/// The longest range that a master can advise (PROTOCOL 12, `RETRY_WITHIN_MAX`): half of the time
+/// for which the ends keep the state.
+const MAX_ADVISED_RANGE: Duration = Duration::from_secs(60);
+
+/// The part of `Retry-After` that is added at random, so that the roles that a full master refused
+/// do not return together.
+const RETRY_AFTER_JITTER: f64 = 0.5;
 
 /// The immediate attempts that a second of a link's life adds. A path that cuts four times a second
 /// is still bridged.
@@ -69,6 +81,17 @@ pub(super) struct NextAttempt {
     pub(super) wait: Duration,
 }
 
+/// A failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AttemptFailure {
+    /// Whether another attempt can succeed without a change of the configuration.
+    pub(super) is_retryable: bool,
+    /// The time for which no attempt at any master has succeeded.
+    pub(super) linkless: Duration,
+    /// The minimum wait that the master, or a gateway in front of it, asks for.
+    pub(super) retry_after: Option<Duration>,
+}
+
 /// The retry policy of one uplink.
 #[derive(Debug)]
 pub(super) struct RetryPolicy {
@@ -82,6 +105,11 @@ pub(super) struct RetryPolicy {
 struct MasterRetry {
     /// When its rest is over.
     rests_until: Option<Instant>,
+    /// The end of the wait that the master asked for in its latest refusal. The end of a link does
+    /// not shorten it.
+    refuses_until: Option<Instant>,
+    /// The range that the master's latest WELCOME advised, or zero.
+    advised_range: Duration,
     /// Its first and latest failure since the last link.
     failures: Option<(Instant, Instant)>,
     /// The rests after links that ended directly after the join.
@@ -92,6 +120,8 @@ impl MasterRetry {
     fn new() -> Self {
         MasterRetry {
             rests_until: None,
+            refuses_until: None,
+            advised_range: Duration::ZERO,
             failures: None,
             short_lived: RetryBackoff::new(INITIAL_REST, MAX_REST_WHILE_RESUMABLE),
         }
@@ -103,14 +133,34 @@ impl MasterRetry {
             .map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
-    /// Records a failed attempt. Returns for how long all attempts have failed.
-    fn record_failure(&mut self, now: Instant) -> Duration {
-        let recent = self
-            .failures
-            .filter(|(_, last)| now.saturating_duration_since(*last) < FAILURE_MEMORY);
+    /// Records a failed attempt. Returns the range of the next rest, which is at most `max` or what
+    /// the master advised.
+    fn record_failure(&mut self, now: Instant, max: Duration) -> Duration {
+        let rested_until = self.rests_until;
+        let recent = self.failures.filter(|(_, last)| {
+            // A long rest must not look like a time without failures.
+            let since = rested_until.map_or(*last, |until| until.max(*last));
+            now.saturating_duration_since(since) < FAILURE_MEMORY
+        });
         let first = recent.map_or(now, |(first, _)| first);
         self.failures = Some((first, now));
-        now.saturating_duration_since(first)
+        let failing = now.saturating_duration_since(first);
+        let range = (failing / FAILURE_TIME_DIVISOR).clamp(INITIAL_REST, max);
+        if recent.is_some() {
+            range.max(self.advised_range)
+        } else {
+            range
+        }
+    }
+
+    /// Forgets the failures, but not what the master asked for.
+    fn reset(&mut self) {
+        *self = MasterRetry {
+            rests_until: self.refuses_until,
+            refuses_until: self.refuses_until,
+            advised_range: self.advised_range,
+            ..MasterRetry::new()
+        };
     }
 }
 
@@ -124,9 +174,12 @@ impl RetryPolicy {
     }
 
     /// Records that the master accepted the role: later failures are unrelated to the earlier ones.
-    pub(super) fn on_joined(&mut self, master: usize) {
+    /// `advised_range` is the range of its WELCOME, or zero.
+    pub(super) fn on_joined(&mut self, master: usize, advised_range: Duration) {
         if let Some(master) = self.masters.get_mut(master) {
-            (master.rests_until, master.failures) = (None, None);
+            (master.rests_until, master.refuses_until) = (None, None);
+            master.failures = None;
+            master.advised_range = advised_range.min(MAX_ADVISED_RANGE);
         }
     }
 
@@ -149,46 +202,49 @@ impl RetryPolicy {
             return same;
         };
         if !has_token {
-            ended.rests_until = Some(now + ended.short_lived.next_wait());
+            let rests_until = now + ended.short_lived.next_wait();
+            ended.rests_until = Some(rests_until).max(ended.refuses_until);
         } else {
             self.tokens -= 1.0;
             if ended.remaining_rest(now).is_zero()
                 || self.next_ready(now, master, &|_| false).is_none()
             {
                 // The link lived, so the master's earlier failures do not count any more.
-                self.masters[master] = MasterRetry::new();
-                return same;
+                let ended = &mut self.masters[master];
+                ended.reset();
+                let wait = same.wait.max(ended.remaining_rest(now));
+                return NextAttempt { wait, ..same };
             }
         }
         self.next(now, master, &|_| false).unwrap_or(same)
     }
 
-    /// Records a failed attempt at `master`. `retryable` tells whether another attempt can succeed
-    /// without a change. `linkless` is the time for which no attempt at any master has succeeded.
-    /// Returns how long this master rests.
+    /// Records a failed attempt at `master`. Returns how long this master rests.
     pub(super) fn on_attempt_failed(
         &mut self,
         now: Instant,
         master: usize,
-        retryable: bool,
-        linkless: Duration,
+        failure: AttemptFailure,
     ) -> Duration {
         let Some(master) = self.masters.get_mut(master) else {
             return INITIAL_REST;
         };
-        let max = if linkless < RESUMABLE {
+        let max = if failure.linkless < RESUMABLE {
             MAX_REST_WHILE_RESUMABLE
         } else {
             MAX_REST
         };
-        let drawn = (master.record_failure(now) / FAILURE_TIME_DIVISOR)
-            .clamp(INITIAL_REST, max)
-            .mul_f64(fastrand::f64());
-        let rest = if retryable {
+        let drawn = master.record_failure(now, max).mul_f64(fastrand::f64());
+        let rest = if failure.is_retryable {
             drawn
         } else {
             MAX_REST.min(drawn + CONFIGURATION_REST)
         };
+        let asked = failure
+            .retry_after
+            .map(|wait| wait.mul_f64(1.0 + RETRY_AFTER_JITTER * fastrand::f64()));
+        master.refuses_until = asked.map(|wait| now + wait);
+        let rest = asked.map_or(rest, |wait| wait.max(rest));
         master.rests_until = Some(now + rest);
         rest
     }

@@ -26,8 +26,32 @@ impl Fixture {
 
     /// Lets an attempt fail, after all attempts have failed for `failing`.
     fn attempt_fails(&mut self, master: usize, failing: Duration) -> Duration {
-        self.policy
-            .on_attempt_failed(self.now, master, true, failing)
+        let failure = AttemptFailure {
+            is_retryable: true,
+            linkless: failing,
+            retry_after: None,
+        };
+        self.policy.on_attempt_failed(self.now, master, failure)
+    }
+
+    /// Lets an attempt fail because of an error in the configuration.
+    fn attempt_is_refused(&mut self, master: usize) -> Duration {
+        let failure = AttemptFailure {
+            is_retryable: false,
+            linkless: SECOND,
+            retry_after: None,
+        };
+        self.policy.on_attempt_failed(self.now, master, failure)
+    }
+
+    /// Lets an attempt fail at a master that asks for this wait.
+    fn attempt_is_postponed(&mut self, master: usize, wait: Duration) -> Duration {
+        let failure = AttemptFailure {
+            is_retryable: true,
+            linkless: SECOND,
+            retry_after: Some(wait),
+        };
+        self.policy.on_attempt_failed(self.now, master, failure)
     }
 
     fn next(&self, master: usize) -> NextAttempt {
@@ -151,7 +175,7 @@ fn join_ends_rest_of_master_and_resets_failures() {
         fixture.now += SECOND;
     }
     fixture.attempt_fails(0, 50 * SECOND);
-    fixture.policy.on_joined(0);
+    fixture.policy.on_joined(0, Duration::ZERO);
     assert!(
         !fixture.policy.is_resting(fixture.now, 0)
             && fixture.attempt_fails(0, SECOND) <= INITIAL_REST
@@ -182,13 +206,9 @@ fn link_that_lived_resets_its_master_only() {
 #[test]
 fn master_that_failed_while_its_link_lived_yields_to_ready_master() {
     let mut fixture = Fixture::new(2);
-    fixture
-        .policy
-        .on_attempt_failed(fixture.now, 0, false, SECOND);
+    fixture.attempt_is_refused(0);
     assert_eq!(fixture.link_ends(0, 60 * SECOND).master, 1);
-    fixture
-        .policy
-        .on_attempt_failed(fixture.now, 1, false, SECOND);
+    fixture.attempt_is_refused(1);
     let next = fixture.link_ends(0, 60 * SECOND);
     assert!(
         next.master == 0 && next.wait <= IMMEDIATE_DELAY_MAX,
@@ -226,12 +246,7 @@ fn master_that_is_down_for_half_a_second_is_retried_quickly() {
 #[test]
 fn configuration_error_rests_longer_than_other_masters() {
     let mut fixture = Fixture::new(2);
-    assert!(
-        fixture
-            .policy
-            .on_attempt_failed(fixture.now, 0, false, SECOND)
-            >= CONFIGURATION_REST
-    );
+    assert!(fixture.attempt_is_refused(0) >= CONFIGURATION_REST);
     fixture.attempt_fails(1, SECOND);
     let next = fixture.next(1);
     assert!(
@@ -258,4 +273,126 @@ fn excluded_master_is_never_next() {
         .unwrap();
     assert!(next.master == 2 && !next.wait.is_zero(), "{next:?}");
     assert_eq!(fixture.policy.next(fixture.now, 0, &|_| true), None);
+}
+
+#[test]
+fn retry_after_is_the_minimum_of_the_rest_and_roles_do_not_return_together() {
+    let wait = 20 * SECOND;
+    let rests: Vec<Duration> = (0..200)
+        .map(|_| Fixture::new(1).attempt_is_postponed(0, wait))
+        .collect();
+    let (shortest, longest) = (rests.iter().min().unwrap(), rests.iter().max().unwrap());
+    assert!(
+        *shortest >= wait && *longest <= wait.mul_f64(1.0 + RETRY_AFTER_JITTER),
+        "{shortest:?} to {longest:?}"
+    );
+    assert!(
+        *longest - *shortest > 5 * SECOND,
+        "{shortest:?} to {longest:?}"
+    );
+}
+
+#[test]
+fn full_master_is_not_dialled_before_its_time_and_the_next_one_is_tried_at_once() {
+    let mut fixture = Fixture::new(2);
+    let rest = fixture.attempt_is_postponed(0, 600 * SECOND);
+    let next = fixture.next(0);
+    assert!(
+        next.master == 1 && next.wait <= IMMEDIATE_DELAY_MAX,
+        "{next:?}"
+    );
+    fixture.attempt_fails(1, SECOND);
+    fixture.now += 500 * SECOND;
+    assert_eq!(fixture.next(1).master, 1, "the first still rests");
+    fixture.now += rest - 500 * SECOND;
+    assert_eq!(fixture.next(1).master, 0);
+}
+
+#[test]
+fn end_of_a_link_does_not_shorten_the_wait_that_its_master_asked_for() {
+    let mut fixture = Fixture::new(1);
+    fixture.attempt_is_postponed(0, 60 * SECOND);
+    fixture.now += 10 * SECOND;
+    let next = fixture.link_ends(0, 100 * SECOND);
+    assert!(next.wait >= 50 * SECOND, "{next:?}");
+    fixture.now += next.wait;
+    let next = fixture.link_ends(0, 100 * SECOND);
+    assert!(next.wait <= IMMEDIATE_DELAY_MAX, "{next:?}");
+}
+
+#[test]
+fn retry_after_of_zero_asks_for_nothing() {
+    let mut fixture = Fixture::new(1);
+    assert!(fixture.attempt_is_postponed(0, Duration::ZERO) <= INITIAL_REST);
+}
+
+/// Returns the longest of many rests after this number of failures of a master that advised a
+/// range.
+fn longest_rest(failures: usize, advised_range: Duration) -> Duration {
+    let rest = |_| {
+        let mut fixture = Fixture::new(1);
+        fixture.policy.on_joined(0, advised_range);
+        let mut rest = Duration::ZERO;
+        for _ in 0..failures {
+            rest = fixture.attempt_fails(0, SECOND);
+        }
+        rest
+    };
+    (0..200).map(rest).max().unwrap_or_default()
+}
+
+#[test]
+fn rests_are_drawn_from_the_advised_range_from_the_second_failure_on() {
+    let advised = 40 * SECOND;
+    assert!(longest_rest(1, advised) <= INITIAL_REST);
+    for failures in [2, 3] {
+        let longest = longest_rest(failures, advised);
+        assert!(
+            longest > 30 * SECOND && longest <= advised,
+            "{longest:?} after {failures}"
+        );
+    }
+    assert!(longest_rest(2, Duration::ZERO) <= INITIAL_REST);
+}
+
+#[test]
+fn advice_is_bounded_and_the_latest_one_counts() {
+    let longest = longest_rest(2, 3600 * SECOND);
+    assert!(
+        longest > MAX_ADVISED_RANGE / 2 && longest <= MAX_ADVISED_RANGE,
+        "{longest:?}"
+    );
+    let mut fixture = Fixture::new(1);
+    fixture.policy.on_joined(0, 40 * SECOND);
+    fixture.policy.on_joined(0, Duration::ZERO);
+    fixture.attempt_fails(0, SECOND);
+    assert!(fixture.attempt_fails(0, SECOND) <= INITIAL_REST);
+}
+
+#[test]
+fn advice_outlives_the_link_and_belongs_to_its_master() {
+    let mut fixture = Fixture::new(2);
+    fixture.policy.on_joined(0, 40 * SECOND);
+    fixture.link_ends(0, 100 * SECOND);
+    let longest = |fixture: &mut Fixture, master| {
+        let rests = (0..200).map(|_| fixture.attempt_fails(master, SECOND));
+        rests.max().unwrap_or_default()
+    };
+    assert!(longest(&mut fixture, 0) > 20 * SECOND);
+    assert!(longest(&mut fixture, 1) <= INITIAL_REST);
+}
+
+#[test]
+fn failure_after_a_long_rest_still_counts_as_repeated() {
+    let mut fixture = Fixture::new(1);
+    fixture.policy.on_joined(0, 40 * SECOND);
+    let mut longest = Duration::ZERO;
+    for _ in 0..200 {
+        let postponed = fixture.attempt_is_postponed(0, 600 * SECOND);
+        fixture.now += postponed;
+        let rest = fixture.attempt_fails(0, SECOND);
+        longest = longest.max(rest);
+        fixture.now += rest;
+    }
+    assert!(longest > 20 * SECOND, "{longest:?}");
 }

@@ -141,3 +141,27 @@ async fn idle_limit_of_path_shortens_keep_alive_interval() {
     assert_eq!(peer.receive().await, Some(Frame::Ping(1)));
     assert_eq!(peer.at.elapsed().as_secs(), 5);
 }
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_spread_over_the_range_that_the_master_advised() {
+    let terms = Terms {
+        retry_within_ms: 60_000,
+        ..TERMS
+    };
+    let mut fixture = Fixture::start(1, |_| {});
+    let peer = fixture.masters[0].accept_with(&terms).await;
+    fixture.joined().await;
+    fixture.masters[0].set_reachable(false);
+    drop(peer);
+    let lost = Instant::now();
+    tokio::time::sleep(300 * SECOND).await;
+    let dials = fixture.masters[0].dials();
+    // Without the advice there are about eighty.
+    assert!(
+        dials.len() > 3 && dials.len() < 35,
+        "{} dials in five minutes",
+        dials.len()
+    );
+    // The first attempt after the loss follows at once.
+    assert!(dials[1] <= lost + IMMEDIATE, "{:?}", dials[1] - lost);
+}

@@ -50,6 +50,7 @@ const TERMS: Terms = Terms {
     heartbeat_seconds: 100_000,
     max_channels: 9,
     max_ports: 9,
+    retry_within_ms: 0,
 };
 
 /// The longest delay of an immediate attempt, with a margin (PROTOCOL 6.4).
@@ -176,19 +177,28 @@ impl FakeMaster {
 
     /// Accepts the next link.
     async fn accept(&mut self) -> MasterLink {
+        self.accept_with(&TERMS).await
+    }
+
+    /// Accepts the next link with these terms.
+    async fn accept_with(&mut self, terms: &Terms) -> MasterLink {
         let socket = tokio::time::timeout(300 * SECOND, self.incoming.recv())
             .await
             .expect("a link in time")
             .expect("a link");
-        self.welcome(socket).await
+        self.welcome_with(socket, terms).await
     }
 
-    async fn welcome(&self, mut socket: MessageSocket) -> MasterLink {
+    async fn welcome(&self, socket: MessageSocket) -> MasterLink {
+        self.welcome_with(socket, &TERMS).await
+    }
+
+    async fn welcome_with(&self, mut socket: MessageSocket, terms: &Terms) -> MasterLink {
         let hello = authenticate::hello(&mut socket, AUTHENTICATION_TIMEOUT)
             .await
             .expect("HELLO");
         let key = LinkKey::derive(None);
-        authenticate::welcome(&mut socket, &key, &hello, &TERMS)
+        authenticate::welcome(&mut socket, &key, &hello, terms)
             .await
             .expect("the link is up");
         MasterLink {

@@ -166,3 +166,15 @@ async fn silent_server_exceeds_the_deadline() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn retry_after_of_a_refusal_is_reported() {
+    let full = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 20\r\nContent-Length: 0\r\n\r\n";
+    let server = TestListener::answering(full).await;
+    let error = failure(&server.dialer()).await;
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(20)));
+    assert!(error.to_string().contains("Retry-After 20 s"), "{error}");
+    let other = "HTTP/1.1 502 Bad Gateway\r\nRetry-After: 20\r\nContent-Length: 0\r\n\r\n";
+    let server = TestListener::answering(other).await;
+    assert_eq!(failure(&server.dialer()).await.retry_after(), None);
+}

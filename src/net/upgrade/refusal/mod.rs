@@ -1,6 +1,12 @@
 //! An HTTP response in place of the WebSocket: its sender, the likely cause and the remedy.
 
-use std::borrow::Cow;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, StatusCode, header};
 use url::{ParseError, Url};
@@ -10,6 +16,7 @@ use crate::{
     net::{
         evidence::first_line,
         middlebox::{identifying_headers, middlebox},
+        upgrade::retry_after::retry_after,
     },
 };
 
@@ -24,6 +31,8 @@ pub struct UpgradeRefusal {
     pub middlebox: Option<&'static str>,
     /// The target of a redirection.
     pub location: Option<String>,
+    /// How long the sender asks to wait, if the status is 429 or 503.
+    pub retry_after: Option<Duration>,
     /// The first line of text in the body.
     pub body: String,
     /// Whether the body is an HTML page.
@@ -64,6 +73,7 @@ impl UpgradeRefusal {
             identifying_headers: identifying_headers(headers),
             middlebox,
             location: text(header::LOCATION),
+            retry_after: retry_after(status, headers, SystemTime::now()),
             names_https: body.to_ascii_lowercase().contains("https"),
             body,
             is_page: kind.contains("html")
@@ -92,6 +102,7 @@ impl UpgradeRefusal {
             407 => DiagnosisCode::HttpProxyAuthenticationRequired,
             413 | 414 | 431 => DiagnosisCode::HttpRequestTooLarge,
             429 => DiagnosisCode::HttpRateLimited,
+            503 if self.retry_after.is_some() => DiagnosisCode::HttpOverloaded,
             502..=504 | 520..=524 | 530 => DiagnosisCode::HttpMasterUnreachable,
             500..=599 => DiagnosisCode::HttpGatewayError,
             200..=299 if self.is_page => DiagnosisCode::HttpPage,
@@ -119,6 +130,9 @@ impl UpgradeRefusal {
                 .map(|(name, value)| format!("{name} {value:?}"))
                 .collect();
             text.push_str(&format!(" ({})", identifying_headers.join(", ")));
+        }
+        if let Some(wait) = self.retry_after {
+            text.push_str(&format!(", Retry-After {} s", wait.as_secs()));
         }
         if !self.body.is_empty() {
             text.push_str(&format!(", body {:?}", self.body));
@@ -161,6 +175,9 @@ impl UpgradeRefusal {
             DiagnosisCode::HttpRequestTooLarge if self.has_many_headers() => "the request's header is too long, or has too many fields, for the master or a gateway in front of it".to_owned(),
             DiagnosisCode::HttpRequestTooLarge => format!("the request is too large for {sender}"),
             DiagnosisCode::HttpRateLimited => format!("{sender} limits the request rate"),
+            DiagnosisCode::HttpOverloaded => {
+                "the master, or a gateway in front of it, has no room now".to_owned()
+            }
             DiagnosisCode::HttpMasterUnreachable => format!(
                 "a proxy answers{}, but the master behind it does not",
                 self.middlebox_suffix()
@@ -206,6 +223,9 @@ impl UpgradeRefusal {
             }
             DiagnosisCode::HttpRateLimited => {
                 "wait, or raise the limit there for the master's path"
+            }
+            DiagnosisCode::HttpOverloaded => {
+                "wait, raise `limits.links` or `limits.links_per_address` at the master, or add another master"
             }
             DiagnosisCode::HttpMasterUnreachable => {
                 "check that the master is running, and its address in the proxy's configuration"
@@ -269,180 +289,5 @@ fn host_without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    fn refusal(
-        status: u16,
-        headers: &[(&'static str, &'static str)],
-        body: &str,
-    ) -> UpgradeRefusal {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.insert(*name, HeaderValue::from_static(value));
-        }
-        UpgradeRefusal::new(
-            StatusCode::from_u16(status).unwrap(),
-            &map,
-            body.as_bytes(),
-            "tunnel.example.com:443",
-        )
-    }
-
-    /// Statuses, each with its code and a part of its cause and of its remedy.
-    const STATUSES: [(u16, DiagnosisCode, &str, &str); 12] = [
-        (
-            401,
-            DiagnosisCode::HttpAuthenticationRequired,
-            "requires authentication",
-            "headers_file",
-        ),
-        (
-            403,
-            DiagnosisCode::HttpForbidden,
-            "rule against WebSockets",
-            "user_agent",
-        ),
-        (
-            404,
-            DiagnosisCode::HttpNotFound,
-            "another path",
-            "its path must be the `path` of the master",
-        ),
-        (
-            405,
-            DiagnosisCode::HttpMethodNotAllowed,
-            "filters WebSockets",
-            "path in `master`",
-        ),
-        (
-            407,
-            DiagnosisCode::HttpProxyAuthenticationRequired,
-            "requires authentication",
-            "`proxy`",
-        ),
-        (
-            413,
-            DiagnosisCode::HttpRequestTooLarge,
-            "too large",
-            "fewer `headers`",
-        ),
-        (
-            426,
-            DiagnosisCode::HttpUpgradeNotForwarded,
-            "Upgrade and Connection",
-            "proxy_set_header Upgrade",
-        ),
-        (
-            429,
-            DiagnosisCode::HttpRateLimited,
-            "limits the request rate",
-            "wait",
-        ),
-        (
-            431,
-            DiagnosisCode::HttpRequestTooLarge,
-            "too many fields",
-            "fewer `headers`",
-        ),
-        (
-            500,
-            DiagnosisCode::HttpGatewayError,
-            "internal error",
-            "log",
-        ),
-        (
-            502,
-            DiagnosisCode::HttpMasterUnreachable,
-            "the master behind it does not",
-            "the master is running",
-        ),
-        (
-            504,
-            DiagnosisCode::HttpMasterUnreachable,
-            "the master behind it does not",
-            "the master is running",
-        ),
-    ];
-
-    #[test]
-    fn every_status_has_a_specific_cause_and_remedy() {
-        for (status, code, cause, remedy) in STATUSES {
-            let diagnosis = refusal(status, &[], "").diagnosis();
-            assert_eq!(diagnosis.code, code, "{status}");
-            assert!(
-                diagnosis.cause.contains(cause) && diagnosis.remedy.contains(remedy),
-                "{status}: {diagnosis}"
-            );
-            assert!(
-                diagnosis.evidence.contains(&status.to_string()),
-                "{diagnosis}"
-            );
-        }
-    }
-
-    #[test]
-    fn captive_portal_is_distinguished_from_a_moved_master() {
-        let portal =
-            refusal(302, &[("location", "http://login.hotel.example/?to=x")], "").diagnosis();
-        assert_eq!(portal.code, DiagnosisCode::HttpLoginPage);
-        assert!(
-            portal.cause.contains("login.hotel.example") && portal.remedy.contains("in a browser"),
-            "{portal}"
-        );
-        let moved = refusal(
-            301,
-            &[("location", "https://tunnel.example.com/tunnel")],
-            "",
-        )
-        .diagnosis();
-        assert_eq!(moved.code, DiagnosisCode::HttpRedirected);
-        assert!(
-            !moved.remedy.contains("browser")
-                && moved.remedy.contains("wss://tunnel.example.com/tunnel"),
-            "{moved}"
-        );
-        let path = refusal(301, &[("location", "/tunnel/")], "").diagnosis();
-        assert!(path.remedy.contains("the path \"/tunnel/\""), "{path}");
-    }
-
-    #[test]
-    fn forwarded_response_is_distinguished_from_an_nginx_page() {
-        let own = "<html><head><title>404 Not Found</title></head><body><hr><center>nginx/1.22.1</center></body></html>";
-        let master = "<html>\r\n<head><title>404 Not Found</title></head>\r\n</html>";
-        let server = [("server", "nginx/1.22.1")];
-        assert!(
-            refusal(404, &server, master)
-                .diagnosis()
-                .cause
-                .contains("does not forward Upgrade, or the path")
-        );
-        assert!(
-            !refusal(404, &server, own)
-                .diagnosis()
-                .cause
-                .contains("forwarded the request")
-        );
-    }
-
-    #[test]
-    fn html_page_is_reported_with_its_sender() {
-        let page = refusal(
-            200,
-            &[("content-type", "text/html"), ("via", "1.1 gw (squid/5.7)")],
-            "<h1>Blocked</h1>",
-        )
-        .diagnosis();
-        assert!(
-            page.evidence.contains("squid/5.7") && page.evidence.contains("\"Blocked\""),
-            "{page}"
-        );
-        assert!(page.cause.contains("an HTML page"), "{page}");
     }
 }
