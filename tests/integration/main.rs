@@ -12,6 +12,7 @@ mod fronts;
 mod harness;
 mod hostile;
 mod long_paths;
+mod lossy_path;
 mod master_confidentiality;
 mod name_resolution;
 mod prober;
