@@ -78,13 +78,46 @@ fn lossy_path(conditions: Conditions) -> LossyPath {
     path
 }
 
+/// Where applications reach the client: its address, and the namespace that has it.
+struct ClientAddress {
+    local: SocketAddr,
+    namespace: Arc<NetworkNamespace>,
+}
+
+impl ClientAddress {
+    /// Runs `work` in the namespace of the client.
+    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.namespace.run(work).expect("the namespace is entered")
+    }
+
+    /// A connection through the tunnel to the echo service.
+    fn connect(&self) -> TcpStream {
+        self.run(|| services::connect(self.local))
+    }
+
+    /// Sends content through the tunnel and back on a new connection, and compares it.
+    fn transfer(&self, content: Content) -> io::Result<()> {
+        let stream = self.connect();
+        thread::scope(|scope| {
+            let writing = scope.spawn(|| send(&stream, content));
+            let compared = compare(&stream, content);
+            if compared.is_err() {
+                // Wakes the writer.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            let written = writing.join().expect("the writer does not panic");
+            compared.and(written)
+        })
+    }
+}
+
 /// A client at the near end, and a master, a server and an echo service at the far end. The roles end
 /// before the path.
 struct LossyTunnel {
     client: Daemon,
     _server: Daemon,
     _master: Daemon,
-    port: Port,
+    address: ClientAddress,
     _echo: FarService,
     _testbed: Testbed,
     path: LossyPath,
@@ -119,45 +152,19 @@ impl LossyTunnel {
             client,
             _server: server,
             _master: master_role,
-            port,
+            address: ClientAddress {
+                local: port.local,
+                namespace: Arc::clone(path.namespace(End::A)),
+            },
             _echo: echo,
             _testbed: testbed,
             path,
         };
-        let local = tunnel.port.local;
+        let address = &tunnel.address;
         wait::until_true("the tunnel is up", || {
-            tunnel.at_client(move || services::echoes(local))
+            address.run(|| services::echoes(address.local))
         });
         tunnel
-    }
-
-    /// Runs `work` in the namespace of the client.
-    fn at_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        self.path
-            .namespace(End::A)
-            .run(work)
-            .expect("the namespace is entered")
-    }
-
-    /// A connection through the tunnel to the echo service.
-    fn connect(&self) -> TcpStream {
-        let local = self.port.local;
-        self.at_client(move || services::connect(local))
-    }
-
-    /// Sends content through the tunnel and back on a new connection, and compares it.
-    fn transfer(&self, content: Content) -> io::Result<()> {
-        let stream = self.connect();
-        thread::scope(|scope| {
-            let writing = scope.spawn(|| send(&stream, content));
-            let compared = compare(&stream, content);
-            if compared.is_err() {
-                // Wakes the writer.
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-            let written = writing.join().expect("the writer does not panic");
-            compared.and(written)
-        })
     }
 
     /// The links that carry or carried more than a handshake, the busiest one first.
@@ -171,11 +178,12 @@ impl LossyTunnel {
     /// `beside` runs.
     fn under_load(&self, connections: u64, length: u64, beside: impl FnOnce()) -> LoadResult {
         let (stop, completed) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let pings = self.connect();
+        let address = &self.address;
+        let pings = address.connect();
         let repeat = |first_seed: u64| -> io::Result<()> {
             let mut seed = first_seed;
             while !stop.load(Ordering::Relaxed) {
-                self.transfer(Content { seed, length })?;
+                address.transfer(Content { seed, length })?;
                 completed.fetch_add(1, Ordering::Relaxed);
                 seed += connections;
             }
@@ -317,13 +325,13 @@ fn a_cut_of_a_connection_resets_both_ends() {
 fn losses_make_a_tunnel_use_several_links_and_no_byte_changes() {
     let conditions = Conditions::new(milliseconds(100), 100).with_loss(0.01);
     let tunnel = LossyTunnel::start(conditions);
+    let address = &tunnel.address;
+    let transfer = |seed| {
+        let length = 3 << 20;
+        address.transfer(Content { seed, length })
+    };
     thread::scope(|scope| {
-        let transfer = |seed| {
-            let length = 3 << 20;
-            tunnel.transfer(Content { seed, length })
-        };
-        let transfers = [1, 2].map(|seed| scope.spawn(move || transfer(seed)));
-        for transfer in transfers {
+        for transfer in [1, 2].map(|seed| scope.spawn(move || transfer(seed))) {
             transfer.join().unwrap().expect("the content returns");
         }
     });
