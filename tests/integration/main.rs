@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 mod lanes;
 mod long_paths;
+mod lossy_path;
 mod master_confidentiality;
 mod name_resolution;
 mod prober;

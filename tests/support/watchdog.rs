@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Scale, daemon, scale, wait};
+use super::{Scale, daemon, namespace, scale, wait};
 
 /// The limit for the slowest test on a busy machine. At full scale the tests move a hundred times
 /// as much data.
@@ -85,6 +85,7 @@ fn run() {
             // The harness captures the output of test threads, but not of this one.
             eprintln!("\ntest {name} exceeded its limit of {limit:?}");
             daemon::kill_all();
+            namespace::delete_all();
             std::process::exit(101);
         }
     }

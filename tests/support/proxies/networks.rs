@@ -1,15 +1,13 @@
 //! Three network namespaces in a row, `inside ── gateway ── outside`. The gateway forwards nothing,
 //! so programs inside reach the outside only through a proxy at the gateway. This needs root.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    process::Command,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
 use crate::support::{
     daemon::Daemon,
+    namespace::{self, NetworkNamespace},
     programs::{self, ProgramOutput},
     sshd,
     tunnel::{Port, REPORT, Testbed},
@@ -28,7 +26,9 @@ pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 /// The three namespaces. They are deleted on drop.
 #[derive(Debug)]
 pub(crate) struct Networks {
-    suffix: String,
+    inside: NetworkNamespace,
+    gateway: NetworkNamespace,
+    outside: NetworkNamespace,
 }
 
 /// One of the three namespaces.
@@ -47,13 +47,12 @@ impl Networks {
             sshd::is_root(),
             "network namespaces need root: run the tests as root"
         );
+        let new = |label| NetworkNamespace::new(label).expect("a network namespace");
         let networks = Networks {
-            suffix: format!("{:08x}", fastrand::u32(..)),
+            inside: new("inside"),
+            gateway: new("gateway"),
+            outside: new("outside"),
         };
-        for namespace in [Namespace::Inside, Namespace::Gateway, Namespace::Outside] {
-            ip(&["netns", "add", &networks.name(namespace)]);
-            ip(&["-n", &networks.name(namespace), "link", "set", "lo", "up"]);
-        }
         networks.join((Namespace::Inside, INSIDE), (Namespace::Gateway, GATEWAY));
         networks.join(
             (Namespace::Gateway, GATEWAY_OUTSIDE),
@@ -67,15 +66,8 @@ impl Networks {
     }
 
     fn add_default_route(&self, namespace: Namespace, gateway: Ipv4Addr) {
-        ip(&[
-            "-n",
-            &self.name(namespace),
-            "route",
-            "add",
-            "default",
-            "via",
-            &gateway.to_string(),
-        ]);
+        let gateway = gateway.to_string();
+        self.ip(namespace, &["route", "add", "default", "via", &gateway]);
     }
 
     /// Makes the gateway drop packets from one end to the other.
@@ -96,13 +88,20 @@ impl Networks {
         }
     }
 
-    fn name(&self, namespace: Namespace) -> String {
-        let namespace = match namespace {
-            Namespace::Inside => "inside",
-            Namespace::Gateway => "gateway",
-            Namespace::Outside => "outside",
-        };
-        format!("report-{namespace}-{}", self.suffix)
+    fn namespace(&self, namespace: Namespace) -> &NetworkNamespace {
+        match namespace {
+            Namespace::Inside => &self.inside,
+            Namespace::Gateway => &self.gateway,
+            Namespace::Outside => &self.outside,
+        }
+    }
+
+    /// Runs `ip` on the devices of a namespace.
+    #[track_caller]
+    fn ip(&self, namespace: Namespace, arguments: &[&str]) {
+        self.namespace(namespace)
+            .ip(arguments)
+            .expect("the network is set up");
     }
 
     /// Connects two namespaces by a veth pair.
@@ -113,30 +112,22 @@ impl Networks {
     ) {
         let end = || format!("rp{:08x}", fastrand::u32(..));
         let (here, there) = (end(), end());
-        let [one, other] = [one, other].map(|namespace| self.name(namespace));
-        ip(&[
-            "link", "add", &here, "netns", &one, "type", "veth", "peer", "name", &there, "netns",
-            &other,
-        ]);
+        let names = [one, other].map(|namespace| self.namespace(namespace).name());
+        namespace::ip(&[
+            "link", "add", &here, "netns", names[0], "type", "veth", "peer", "name", &there,
+            "netns", names[1],
+        ])
+        .expect("a veth pair");
         for (namespace, end, address) in [(one, here, one_address), (other, there, other_address)] {
-            ip(&[
-                "-n",
-                &namespace,
-                "address",
-                "add",
-                &format!("{address}/24"),
-                "dev",
-                &end,
-            ]);
-            ip(&["-n", &namespace, "link", "set", &end, "up"]);
+            let address = format!("{address}/24");
+            self.ip(namespace, &["address", "add", &address, "dev", &end]);
+            self.ip(namespace, &["link", "set", &end, "up"]);
         }
     }
 
     /// The words that start a program in this namespace.
     pub(crate) fn within(&self, namespace: Namespace) -> Vec<String> {
-        ["ip", "netns", "exec", &self.name(namespace)]
-            .map(str::to_owned)
-            .to_vec()
+        self.namespace(namespace).exec_words()
     }
 
     /// Runs a program in this namespace to its end.
@@ -144,7 +135,7 @@ impl Networks {
         let mut command = programs::command("ip");
         programs::run(
             command
-                .args(["netns", "exec", &self.name(namespace)])
+                .args(["netns", "exec", self.namespace(namespace).name()])
                 .args(words),
         )
     }
@@ -234,17 +225,4 @@ impl Networks {
             .split_whitespace()
             .any(|word| word == address.to_string() || word == any.to_string())
     }
-}
-
-impl Drop for Networks {
-    fn drop(&mut self) {
-        for namespace in [Namespace::Inside, Namespace::Gateway, Namespace::Outside] {
-            // The kernel deletes the veth pairs with them.
-            programs::run(Command::new("ip").args(["netns", "delete", &self.name(namespace)]));
-        }
-    }
-}
-
-fn ip(arguments: &[&str]) {
-    programs::run(Command::new("ip").args(arguments)).succeeded();
 }
