@@ -115,8 +115,9 @@ text_value!(Bind, "IP address or interface", |text| {
 });
 
 text_value!(CongestionControl, "text", |text| {
-    text.parse()
-        .map_err(|error: InvalidAlgorithm| error.to_string())
+    text.parse().map_err(|error: InvalidAlgorithm| {
+        InvalidValue::new(error.to_string(), InvalidAlgorithm::REMEDY)
+    })
 });
 
 /// An address that can be dialled: its port is not 0.

@@ -118,7 +118,8 @@ impl ControlWatch {
         let Some(index) = self.probes.iter().position(|probe| probe.token == token) else {
             return;
         };
-        if let Some(probe) = self.probes.drain(..=index).next_back() {
+        let answered = self.probes.drain(..=index).next_back();
+        if let Some(probe) = answered {
             self.measure(now.saturating_duration_since(probe.sent));
         }
         self.stalls = 0;

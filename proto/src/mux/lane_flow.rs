@@ -32,6 +32,9 @@ const MESSAGE_MIN: u64 = 16 * 1024;
 const CONTROL_MIN: u64 = 8 * 1024;
 const CONTROL_MAX: u64 = 32 * 1024;
 
+/// The smallest message of bulk data on the control lane.
+const CONTROL_MESSAGE_MIN: u64 = 1024;
+
 /// The bytes of DATA on one lane, in both directions.
 #[derive(Debug)]
 struct LaneFlow {
@@ -158,7 +161,17 @@ impl LaneFlows {
         self.flows
             .iter()
             .find(|flow| flow.lane == lane)
-            .is_none_or(|flow| flow.under_way() < self.limit(flow))
+            .is_none_or(|flow| self.room(flow) > 0)
+    }
+
+    /// Returns how many bytes may follow those under way. The control lane waits until it has room
+    /// for a message that is worth its overhead.
+    fn room(&self, flow: &LaneFlow) -> u64 {
+        let room = self.limit(flow).saturating_sub(flow.under_way());
+        if self.control == Some(flow.lane) && room < CONTROL_MESSAGE_MIN {
+            return 0;
+        }
+        room
     }
 
     fn limit(&self, flow: &LaneFlow) -> u64 {
@@ -188,7 +201,7 @@ impl LaneFlows {
         let flow = self.flows.iter().find(|flow| flow.lane == lane);
         let limit = flow.map_or(u64::MAX, |flow| {
             if self.control == Some(lane) {
-                return CONTROL_MIN;
+                return self.room(flow);
             }
             (flow.window / MESSAGE_PART).max(MESSAGE_MIN)
         });
@@ -205,7 +218,7 @@ impl LaneFlows {
     /// Returns the next report: the lane, and the bytes that have arrived on it.
     pub(super) fn next_report(&mut self) -> Option<(LaneId, u64)> {
         let flow = self
-            .0
+            .flows
             .iter_mut()
             .find(|flow| flow.received > flow.reported)?;
         flow.reported = flow.received;

@@ -91,7 +91,12 @@ impl Mux {
             self.piggyback_acks(out, end);
         }
         if lane.load == LaneLoad::Control {
-            self.transmit_probe(now, out, out.len() > content, end);
+            if out.len() > content {
+                self.control_watch.on_content();
+            }
+            if out.len() > start || self.control_watch.is_probe_due() {
+                self.transmit_probe(now, out, end);
+            }
         }
     }
 
@@ -115,10 +120,7 @@ impl Mux {
     }
 
     /// Appends a PING after the content of a message, if the control lane must be probed.
-    fn transmit_probe(&mut self, now: Instant, out: &mut BytesMut, has_content: bool, end: usize) {
-        if has_content {
-            self.control_watch.on_content();
-        }
+    fn transmit_probe(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
         if has_room(out, end) && self.control_watch.should_probe(now) {
             let token = self.rtt.probe(now, self.progress());
             self.control_watch.on_probe(now, token);

@@ -100,10 +100,13 @@ impl fmt::Display for CongestionControl {
 
 /// A text that is no setting. Displayed as the words that follow the name of the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "is {0:?}: write \"auto\", \"system\" or the name of an algorithm such as \"bbr\" or \"cubic\" (1 to 15 of a-z, 0-9, _ and -)"
-)]
+#[error("is {0:?}")]
 pub struct InvalidAlgorithm(String);
+
+impl InvalidAlgorithm {
+    /// The settings that exist.
+    pub const REMEDY: &str = "write \"auto\", \"system\" or the name of an algorithm such as \"bbr\" or \"cubic\" (1 to 15 of a-z, 0-9, _ and -)";
+}
 
 impl FromStr for CongestionControl {
     type Err = InvalidAlgorithm;

@@ -98,9 +98,8 @@ async fn lanes_follow_the_links_that_the_traffic_needs() {
     let reported = |fixture: &Fixture| fixture.lanes.lock().unwrap().clone();
     let _two = [fixture.accept().await, fixture.accept().await];
     fixture.masters[0].expect_no_link_for(SECOND).await;
-    assert_eq!(
-        reported(&fixture),
-        [],
+    assert!(
+        reported(&fixture).is_empty(),
         "the second link is at another master"
     );
     fixture.links.set_wanted(3);

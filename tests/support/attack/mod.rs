@@ -284,6 +284,7 @@ fn request_on(
         version: VERSION,
         methods,
         grant,
+        lanes: false,
         resume,
     })
     .expect("JSON of an offer");

