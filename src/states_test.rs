@@ -70,6 +70,13 @@ fn connection_states() -> BTreeMap<&'static str, StateBounds> {
             ),
         ),
         (
+            "connection that is answered with 503 (6.4.2)",
+            state(
+                &[master::REFUSAL_TIMEOUT],
+                &[master::REFUSAL_DIVISOR, master::MAX_REFUSALS],
+            ),
+        ),
+        (
             "part of the first message",
             state(&[timing.authentication], &[link::authenticate::MAX_FIRST]),
         ),

@@ -34,7 +34,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The time for the answer 503, from accept on: some round trips. A refused connection has no place,
 /// so it must not last.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const REFUSAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Accepts connections until the master drains. Waits while there is no room for handshakes.
 ///

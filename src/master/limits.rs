@@ -49,10 +49,10 @@ const RESERVED_DESCRIPTORS: usize = 64;
 
 /// The most connections without a place that a master answers at a time. Each takes a descriptor for
 /// a short time.
-const MAX_REFUSALS: usize = 32;
+pub(crate) const MAX_REFUSALS: usize = 32;
 
 /// The fraction of `links` that may be refused with an answer: one part in this many.
-const REFUSAL_DIVISOR: usize = 64;
+pub(crate) const REFUSAL_DIVISOR: usize = 64;
 
 impl MasterLimits {
     /// Creates the limits of a configuration.

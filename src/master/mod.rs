@@ -59,7 +59,11 @@ use self::{
 use crate::net::{congestion_control::LinkCongestionControl, tcp};
 
 #[cfg(test)]
-pub(crate) use self::attach_queue::{PENDING_BYTES, PENDING_TIMEOUT, WAITING_TIMEOUT};
+pub(crate) use self::{
+    accept::REFUSAL_TIMEOUT,
+    attach_queue::{PENDING_BYTES, PENDING_TIMEOUT, WAITING_TIMEOUT},
+    limits::{MAX_REFUSALS, REFUSAL_DIVISOR},
+};
 pub use self::{
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
     limits::MasterLimits,

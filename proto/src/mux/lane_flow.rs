@@ -27,10 +27,12 @@ const MESSAGE_PART: u64 = 4;
 /// The smallest limit of a message.
 const MESSAGE_MIN: u64 = 16 * 1024;
 
-/// The limits of the bulk data under way on the control lane. It is at most one and a half times
-/// what the lane delivered in its last round trip, so that a keystroke waits for no queue there.
-const CONTROL_MIN: u64 = 8 * 1024;
-const CONTROL_MAX: u64 = 32 * 1024;
+/// The limits of the bulk data under way on the control lane. The window grows by a step while the
+/// lane delivers it within a round trip, and follows what is delivered otherwise, so that a
+/// keystroke hardly waits behind it.
+const CONTROL_MIN: u64 = 4 * 1024;
+const CONTROL_MAX: u64 = 16 * 1024;
+const CONTROL_STEP: u64 = 2 * 1024;
 
 /// The smallest message of bulk data on the control lane.
 const CONTROL_MESSAGE_MIN: u64 = 1024;
@@ -47,6 +49,8 @@ struct LaneFlow {
     round: Option<(Instant, u64)>,
     /// What was delivered in the last round trip.
     recent: u64,
+    /// The limit of the bulk data under way while this is the control lane.
+    control_window: u64,
     /// Whether the window was used up in the present round.
     is_used_up: bool,
     /// Received on the lane, and reported to the peer.
@@ -63,6 +67,7 @@ impl LaneFlow {
             window: WINDOW_MIN,
             round: None,
             recent: 0,
+            control_window: CONTROL_MIN,
             is_used_up: false,
             received: 0,
             reported: 0,
@@ -71,12 +76,6 @@ impl LaneFlow {
 
     fn under_way(&self) -> u64 {
         self.sent.saturating_sub(self.delivered)
-    }
-
-    /// Returns the limit of the bulk data under way while this is the control lane.
-    fn control_window(&self) -> u64 {
-        let delivered = self.recent.saturating_add(self.recent / 2);
-        delivered.clamp(CONTROL_MIN, CONTROL_MAX)
     }
 
     /// Returns the round trips until new data would arrive, in hundredths.
@@ -99,6 +98,12 @@ impl LaneFlow {
         let in_round_trip = (delivered as f64 * min_rtt.max(ROUND_MIN).as_secs_f64()
             / elapsed.as_secs_f64()) as u64;
         self.recent = in_round_trip;
+        self.control_window = if in_round_trip >= self.control_window / 4 * 3 {
+            self.control_window.saturating_add(CONTROL_STEP)
+        } else {
+            in_round_trip
+        }
+        .clamp(CONTROL_MIN, CONTROL_MAX);
         if self.is_used_up && in_round_trip >= self.window / 2 {
             self.window = self.window.saturating_mul(2).min(WINDOW_MAX);
         } else if in_round_trip < self.window / 8 {
@@ -176,7 +181,7 @@ impl LaneFlows {
 
     fn limit(&self, flow: &LaneFlow) -> u64 {
         if self.control == Some(flow.lane) {
-            flow.control_window()
+            flow.control_window
         } else {
             flow.window
         }

@@ -31,6 +31,12 @@ pub struct WindowSize {
 const STREAM_RTTS: f64 = 1.25;
 const STREAM_SCHEDULING: Duration = Duration::from_millis(4);
 
+/// With several lanes, the bytes of a stream wait for the lane that repeats a lost segment: for a
+/// few round trips, or for a timeout of TCP. What the other lanes deliver in the meantime is in the
+/// window too, so a window that is used up within this time is too small.
+const LANES_RTTS: f64 = 4.0;
+const LANES_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// A stream is proven when its application has consumed more than local sockets hold without a
 /// reader. The threshold is this many bytes (Linux holds 170 to 180 KiB with `TCP_NOTSENT_LOWAT` at
 /// 16 KiB, measured) plus 1½ times the largest credit granted at a time.
@@ -250,11 +256,16 @@ impl TunnelWindow {
     /// Returns the growth rule for the windows of streams, which `max` bounds. The tunnel's window
     /// must limit before they do, even after it has doubled.
     pub(super) fn growth(&self, max: u64) -> Growth {
+        let (round_trips, extra) = if self.lanes_need > 0 {
+            (LANES_RTTS, LANES_TIMEOUT)
+        } else {
+            (STREAM_RTTS, STREAM_SCHEDULING)
+        };
         let within = self
             .bandwidth
             .min_rtt()
-            .mul_f64(STREAM_RTTS)
-            .saturating_add(STREAM_SCHEDULING);
+            .mul_f64(round_trips)
+            .saturating_add(extra);
         Growth {
             within,
             at_least: self.size().saturating_mul(2),

@@ -14,7 +14,7 @@ const CONTROL: LaneId = LaneId::FIRST;
 const BULK: LaneId = LaneId(1);
 
 /// The most bulk data under way on a control lane that has delivered none.
-const CONTROL_BULK: usize = 8 * 1024;
+const CONTROL_BULK: usize = 4 * 1024;
 
 /// A pair with two lanes, and a stream that both ends know.
 fn pair_with_two_lanes() -> (Pair, StreamId) {
