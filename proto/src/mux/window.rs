@@ -12,7 +12,7 @@ pub(super) const INTERACTIVE_RESERVE: u64 = 4 * 1024;
 
 /// The credit for each of several lanes, in bytes: what a slow one holds in its sockets and at the
 /// relay while it waits for a segment to be sent again.
-const LANE_CREDIT: u64 = 256 * 1024;
+const LANE_CREDIT: u64 = 512 * 1024;
 
 /// The largest loan of an unproven stream, in bytes. With its floor this is 256 KiB.
 pub(super) const UNPROVEN_LOAN_MAX: u64 = 240 * 1024;
