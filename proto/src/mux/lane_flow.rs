@@ -98,12 +98,13 @@ impl LaneFlow {
         let in_round_trip = (delivered as f64 * min_rtt.max(ROUND_MIN).as_secs_f64()
             / elapsed.as_secs_f64()) as u64;
         self.recent = in_round_trip;
-        self.control_window = if in_round_trip >= self.control_window / 4 * 3 {
-            self.control_window.saturating_add(CONTROL_STEP)
-        } else {
-            in_round_trip
-        }
-        .clamp(CONTROL_MIN, CONTROL_MAX);
+        self.control_window =
+            if in_round_trip >= self.control_window.saturating_sub(self.control_window / 4) {
+                self.control_window.saturating_add(CONTROL_STEP)
+            } else {
+                in_round_trip
+            }
+            .clamp(CONTROL_MIN, CONTROL_MAX);
         if self.is_used_up && in_round_trip >= self.window / 2 {
             self.window = self.window.saturating_mul(2).min(WINDOW_MAX);
         } else if in_round_trip < self.window / 8 {
