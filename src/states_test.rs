@@ -77,6 +77,10 @@ fn connection_states() -> BTreeMap<&'static str, StateBounds> {
             ),
         ),
         (
+            "handshake, from accept to WELCOME",
+            state(&[master::COUNTED_TIME], &[master::HANDSHAKES_PER_THREAD]),
+        ),
+        (
             "part of the first message",
             state(&[timing.authentication], &[link::authenticate::MAX_FIRST]),
         ),

@@ -20,11 +20,11 @@ use tokio::{
 
 /// Handshakes in progress for each thread of the master: few enough to end before their deadlines,
 /// even with TLS.
-pub(super) const HANDSHAKES_PER_THREAD: usize = 1_024;
+pub(crate) const HANDSHAKES_PER_THREAD: usize = 1_024;
 
 /// The longest time for which a connection counts: a handshake of several round trips on an ordinary
 /// path.
-const COUNTED_TIME: Duration = Duration::from_secs(2);
+pub(crate) const COUNTED_TIME: Duration = Duration::from_secs(2);
 
 /// The room for handshakes of a master.
 #[derive(Debug)]

@@ -47,14 +47,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{field::display, info};
 
 use self::{
-    admission::Admission,
-    auth::Authenticator,
-    front::Front,
-    handshakes::{HANDSHAKES_PER_THREAD, Handshakes},
-    log_limit::LogLimit,
-    router::Router,
-    shared::MasterShared,
-    threads::Threads,
+    admission::Admission, auth::Authenticator, front::Front, handshakes::Handshakes,
+    log_limit::LogLimit, router::Router, shared::MasterShared, threads::Threads,
 };
 use crate::net::{congestion_control::LinkCongestionControl, tcp};
 
@@ -62,6 +56,7 @@ use crate::net::{congestion_control::LinkCongestionControl, tcp};
 pub(crate) use self::{
     accept::REFUSAL_TIMEOUT,
     attach_queue::{PENDING_BYTES, PENDING_TIMEOUT, WAITING_TIMEOUT},
+    handshakes::{COUNTED_TIME, HANDSHAKES_PER_THREAD},
     limits::{MAX_REFUSALS, REFUSAL_DIVISOR},
 };
 pub use self::{
@@ -122,7 +117,9 @@ impl Master {
             authenticator: Authenticator::new(link_key, timing.authentication),
             log_limit: LogLimit::new(),
             admission: Admission::new(&limits),
-            handshakes: Handshakes::new(HANDSHAKES_PER_THREAD.saturating_mul(threads.get())),
+            handshakes: Handshakes::new(
+                handshakes::HANDSHAKES_PER_THREAD.saturating_mul(threads.get()),
+            ),
             refusals: Arc::new(Semaphore::new(limits.refusals())),
             router: Router::new(&limits),
             limits,
