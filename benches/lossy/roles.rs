@@ -65,11 +65,16 @@ impl Roles {
                 "master": master.to_string(), "ports": [port] });
             if options.links > 0 {
                 configuration["links"] = json!({ "max": options.links });
+                configuration["congestion_control"] = json!("system");
             }
             configuration
         };
-        let of_master = json!({ "mode": "master", "log_level": "info",
+        let mut of_master = json!({ "mode": "master", "log_level": "info",
             "listen_at": master.to_string(), "master_key": MASTER_KEY });
+        // The algorithm of the row, as for the plain connections. Older builds have neither field.
+        if options.links > 0 {
+            of_master["congestion_control"] = json!("system");
+        }
         let mut of_server = of_role("server", service);
         of_server["master_key"] = json!(MASTER_KEY);
         let mut processes = vec![start("master", End::B, &of_master)?];

@@ -137,8 +137,11 @@ impl LossyTunnel {
             command.arg("--config").arg(file).env("RUST_BACKTRACE", "1");
             Daemon::start(name, testbed.folder(), &mut command)
         };
-        let of_master = testbed.master_configuration(json!({"listen_at": master.to_string()}));
-        let uplink = json!({"master": master.to_string(), "links": {"max": 8}});
+        // With BBR the transfers would be over before further links are wanted.
+        let (cubic, listen_at) = ("cubic", master.to_string());
+        let of_master = testbed
+            .master_configuration(json!({"listen_at": listen_at, "congestion_control": cubic}));
+        let uplink = json!({"master": listen_at, "links": {"max": 8}, "congestion_control": cubic});
         let mut master_role = role(End::B, "master", &of_master);
         master_role.wait_ready(|| {
             let listens = || TcpStream::connect(master).is_ok();

@@ -80,7 +80,15 @@ impl TwoLanes {
 
     /// Waits until the server has processed everything that was sent on the first lane.
     fn wait_processed(&mut self) {
-        self.first.wait_processed(&mut self.link);
+        let lanes = &mut [&mut self.first, &mut self.second];
+        RawTunnel::wait_processed_on(&mut self.link, lanes);
+    }
+
+    /// The same, if the tunnel has these lanes too.
+    fn wait_processed_beside(&mut self, others: &mut [RawTunnel]) {
+        let mut lanes = vec![&mut self.first, &mut self.second];
+        lanes.extend(others);
+        RawTunnel::wait_processed_on(&mut self.link, &mut lanes);
     }
 
     #[track_caller]
@@ -236,10 +244,10 @@ fn attempts_to_attach_very_many_lanes_are_refused() {
     let bystander = Bystander::of(&tunnel);
     let mut attack = TwoLanes::start(&tunnel);
     let channel = |attempt: u64| 1 + attempt as u32;
-    let _lanes: Vec<RawTunnel> = (2..LANES)
+    let mut lanes: Vec<RawTunnel> = (2..LANES)
         .map(|attempt| attack.join(channel(attempt), attempt))
         .collect();
-    attack.wait_processed();
+    attack.wait_processed_beside(&mut lanes);
     let monitor = ResourceMonitor::start(&tunnel.server);
     let attempts: Vec<u64> = (LANES..LANES + ATTEMPTS).collect();
     for batch in attempts.chunks(BATCH) {
@@ -257,7 +265,7 @@ fn attempts_to_attach_very_many_lanes_are_refused() {
     let codes: Vec<&Code> = attack.link.closed.values().collect();
     assert_eq!(codes.len() as u64, ATTEMPTS);
     assert!(codes.iter().all(|code| **code == Code::Refused));
-    attack.wait_processed();
+    attack.wait_processed_beside(&mut lanes);
     bystander.assert_served(&tunnel);
     let cost = monitor.cost(&tunnel.server);
     assert!(

@@ -125,11 +125,23 @@ impl HostileLink {
     /// The next DATA of a channel.
     #[track_caller]
     fn data_of(&mut self, channel: u32) -> Bytes {
+        self.data_of_any(&[channel]).1
+    }
+
+    /// The next DATA of any of these channels, with the index of its channel.
+    #[track_caller]
+    fn data_of_any(&mut self, channels: &[u32]) -> (usize, Bytes) {
         self.wait_until("the other end sends DATA", |link| {
-            let next = link.data.get_mut(&channel).and_then(VecDeque::pop_front);
+            let next = channels.iter().enumerate().find_map(|(index, channel)| {
+                let next = link.data.get_mut(channel).and_then(VecDeque::pop_front);
+                next.map(|data| (index, data))
+            });
+            let all_closed = channels
+                .iter()
+                .all(|channel| link.closed.contains_key(channel));
             assert!(
-                next.is_some() || !link.closed.contains_key(&channel),
-                "the channel is closed: {:?}",
+                next.is_some() || !all_closed,
+                "the channels are closed: {:?}",
                 link.closed
             );
             next
@@ -224,12 +236,23 @@ impl RawTunnel {
     /// Waits until the server has processed everything that was sent.
     #[track_caller]
     pub(crate) fn wait_processed(&mut self, link: &mut HostileLink) {
+        RawTunnel::wait_processed_on(link, &mut [self]);
+    }
+
+    /// Sends PING on the first of these lanes, and waits for PONG on any of them. The other end
+    /// chooses the lane, and leaves one that answers late.
+    pub(crate) fn wait_processed_on(link: &mut HostileLink, lanes: &mut [&mut RawTunnel]) {
         const TOKEN: u64 = 42;
-        let ping = self.sealed(&tunnel_frames::ping(TOKEN));
-        link.send([ping]);
+        if let Some(first) = lanes.first_mut() {
+            let ping = first.sealed(&tunnel_frames::ping(TOKEN));
+            link.send([ping]);
+        }
+        let channels: Vec<u32> = lanes.iter().map(|lane| lane.channel).collect();
         loop {
-            let mut message = BytesMut::from(&link.data_of(self.channel)[..]);
-            self.opener
+            let (index, data) = link.data_of_any(&channels);
+            let mut message = BytesMut::from(&data[..]);
+            lanes[index]
+                .opener
                 .open(&mut message)
                 .expect("the server's message decrypts");
             if bytes::contains(&message, &tunnel_frames::pong(TOKEN)) {
