@@ -113,9 +113,13 @@ impl PortExecutor {
         Some((request, Some(tunnel.instance())))
     }
 
-    /// Logs that a tunnel uses a further link.
+    /// Logs that a tunnel uses a further link. A lane that the server asked for may be the first one
+    /// there.
     pub(super) fn log_lane(&self, open: &OpenRequest) {
-        if let AttachPurpose::Lane { tunnel } = open.purpose {
+        if let AttachPurpose::Lane { tunnel } | AttachPurpose::RequestedLane { tunnel } =
+            open.purpose
+            && open.link.slot != 0
+        {
             let slot = open.link.slot;
             debug!(parent: &self.span, %tunnel, slot, "tunnel uses a further link");
         }
