@@ -86,7 +86,8 @@ fn eight_streams_survive_a_draining_master_behind_nginx() {
     survives_drains(Lab::behind_nginx(&Tuning::default(), fields()));
 }
 
-/// Runs eight streams while links are rotated twice. `fields` selects both links, the client's, or
+/// Runs eight streams while links are rotated twice. Each role has one link: further links, which
+/// losses on a busy machine can bring, are retired while they are replaced. `fields` selects both links, the client's, or
 /// the server's.
 fn survives_rotation(fields: Value, rotated: impl Fn(&Lab) -> Vec<Arc<Proxy>>) {
     let lab = Lab::with_fields(fields);
@@ -128,19 +129,23 @@ fn survives_rotation(fields: Value, rotated: impl Fn(&Lab) -> Vec<Arc<Proxy>>) {
 
 #[test]
 fn eight_streams_survive_planned_rotation_of_both_links() {
-    survives_rotation(json!({"rotate_after": "2s"}), |lab| lab.paths().to_vec());
+    survives_rotation(json!({"rotate_after": "2s", "links": {"max": 1}}), |lab| {
+        lab.paths().to_vec()
+    });
 }
 
 #[test]
 fn eight_streams_survive_rotation_of_the_clients_link_only() {
-    survives_rotation(json!({"client_role": {"rotate_after": "2s"}}), |lab| {
-        vec![lab.client_path.clone()]
-    });
+    survives_rotation(
+        json!({"links": {"max": 1}, "client_role": {"rotate_after": "2s"}}),
+        |lab| vec![lab.client_path.clone()],
+    );
 }
 
 #[test]
 fn eight_streams_survive_rotation_of_the_servers_link_only() {
-    survives_rotation(json!({"server_role": {"rotate_after": "2s"}}), |lab| {
-        vec![lab.server_path.clone()]
-    });
+    survives_rotation(
+        json!({"links": {"max": 1}, "server_role": {"rotate_after": "2s"}}),
+        |lab| vec![lab.server_path.clone()],
+    );
 }
