@@ -29,7 +29,7 @@ const OUTAGE: Duration = Duration::from_secs(3);
 /// The interval between two looks at running transfers.
 const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What happened to the transfers.
+/// The outcome of the transfers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EventResult {
     /// Transfers that failed or arrived with other content.

@@ -115,7 +115,7 @@ impl Row {
     }
 }
 
-/// What happens to the path during transfers.
+/// The disturbance of the path during transfers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The busiest TCP connection is cut once a second.

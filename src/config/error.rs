@@ -278,7 +278,7 @@ pub(super) fn write_remedy(
     }
 }
 
-/// What is wrong with a value, and what to write instead. `{:#}` omits the remedy.
+/// The problem of a value, and its remedy. `{:#}` omits the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidValue {
     problem: String,

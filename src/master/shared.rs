@@ -38,7 +38,7 @@ pub(super) struct MasterShared {
     pub(super) admission: Arc<Admission>,
     /// The room for connections between accept and WELCOME.
     pub(super) handshakes: Handshakes,
-    /// The room for connections without a place that are told so.
+    /// The room for connections that get an answer although there is no place for them.
     pub(super) refusals: Arc<Semaphore>,
     pub(super) router: Arc<Router>,
     pub(super) next_link: AtomicU64,

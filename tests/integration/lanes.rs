@@ -269,7 +269,7 @@ fn eight_lanes_cost_each_role_at_most_eight_mebibytes() {
     /// The tasks and buffers of seven more links at rest, and the differences between two
     /// processes.
     const AT_REST: u64 = 4 * MIB;
-    /// What eight busy lanes may add.
+    /// The memory that eight busy lanes may add.
     const BUSY: u64 = 8 * MIB;
     /// The windows follow the measured path. On a machine with two busy cores they differ by some
     /// MiB from one run to the next, with any number of lanes.

@@ -223,7 +223,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// What happened to transfers and echoes.
+/// The outcome of transfers and echoes.
 struct LoadResult {
     completed: usize,
     broken: Vec<io::Error>,

@@ -55,7 +55,6 @@ pub(super) struct ControlWatch {
     smoothed: Option<SmoothedRtt>,
     /// The stalls since the last answer in time.
     stalls: u32,
-    last_probe: Option<Instant>,
     /// Frames have left that no probe follows yet.
     has_unprobed: bool,
     /// The acknowledgements that left before the probe with this token, or with a later one.
@@ -95,15 +94,15 @@ impl ControlWatch {
     pub(super) fn should_probe(&self, now: Instant) -> bool {
         let interval = divided(self.delay(), PROBES_PER_DELAY).max(PROBE_INTERVAL_MIN);
         let is_early = self
-            .last_probe
-            .is_some_and(|last| now.saturating_duration_since(last) < interval);
+            .probes
+            .back()
+            .is_some_and(|last| now.saturating_duration_since(last.sent) < interval);
         self.is_probe_due() || self.has_unprobed && !is_early && self.probes.len() < PROBES_MAX
     }
 
     /// Records a probe.
     pub(super) fn on_probe(&mut self, now: Instant, token: u64) {
         self.probes.push_back(Probe { token, sent: now });
-        self.last_probe = Some(now);
         self.has_unprobed = false;
         self.next_token = token.saturating_add(1);
     }
@@ -137,7 +136,6 @@ impl ControlWatch {
         self.late = self.probes.pop_back();
         self.probes.clear();
         self.stalls = self.stalls.saturating_add(1);
-        self.last_probe = None;
         self.acks.drain(..).map(|(_, stream)| stream).collect()
     }
 

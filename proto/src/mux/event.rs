@@ -1,4 +1,4 @@
-//! What the mux reports to the application: events, and the result of a read.
+//! The reports of the mux to the application: events, and the result of a read.
 
 use bytes::Bytes;
 

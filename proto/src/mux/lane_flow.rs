@@ -47,7 +47,7 @@ struct LaneFlow {
     window: u64,
     /// What was delivered when the present round began.
     round: Option<(Instant, u64)>,
-    /// What was delivered in the last round trip.
+    /// The bytes that were delivered in the last round trip.
     recent: u64,
     /// The limit of the bulk data under way while this is the control lane.
     control_window: u64,

@@ -32,7 +32,7 @@ const STREAM_RTTS: f64 = 1.25;
 const STREAM_SCHEDULING: Duration = Duration::from_millis(4);
 
 /// With several lanes, the bytes of a stream wait for the lane that repeats a lost segment: for a
-/// few round trips, or for a timeout of TCP. What the other lanes deliver in the meantime is in the
+/// few round trips, or for a timeout of TCP. The data of the other lanes is in the
 /// window too, so a window that is used up within this time is too small.
 const LANES_RTTS: f64 = 4.0;
 const LANES_TIMEOUT: Duration = Duration::from_millis(200);

@@ -1,4 +1,4 @@
-//! What a path does with each packet of one direction. Only the decision: no packets, no sockets, no
+//! The fate of each packet of one direction. Only the decision: no packets, no sockets, no
 //! clock. The same seed and the same packets give the same result.
 
 use std::time::Duration;
@@ -72,7 +72,7 @@ impl Conditions {
     }
 }
 
-/// What happens to a packet. Times count from the start of the path.
+/// The fate of a packet. Times count from the start of the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// The packet arrives at this time. `late` packets are overtaken.

@@ -121,7 +121,7 @@ struct PathState {
     flows: TcpFlows,
 }
 
-/// What the threads of a path share.
+/// The state that the threads of a path share.
 struct SharedPath {
     start: Instant,
     devices: [SyncDevice; 2],
@@ -290,7 +290,7 @@ impl LossyPath {
         cut.len()
     }
 
-    /// What the connections moved, the busiest one first.
+    /// The traffic of the connections, the busiest one first.
     pub(crate) fn traffic(&self) -> Vec<FlowTraffic> {
         self.shared.state().flows.traffic(self.now())
     }

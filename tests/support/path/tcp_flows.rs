@@ -73,7 +73,7 @@ impl FlowAddresses {
     }
 }
 
-/// What a connection moved in both directions.
+/// The traffic of a connection in both directions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FlowTraffic {
     pub addresses: FlowAddresses,
@@ -92,7 +92,7 @@ pub(crate) enum CutTarget {
     Port(u16),
 }
 
-/// What to do with a packet.
+/// The action for a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The path carries it.
