@@ -18,22 +18,28 @@
 //! | `counted` | the roles on their threads |
 //! | `observed` | the three processes |
 //!
+//! `support/` has what several benchmarks use.
+//!
 //! Only this program uses the counting allocator. The three processes use the default allocator.
 
+#[path = "support/arguments.rs"]
+mod arguments;
 #[path = "allocations/counted.rs"]
 mod counted;
+#[path = "support/markdown.rs"]
+mod markdown;
 #[path = "allocations/observed.rs"]
 mod observed;
 #[path = "allocations/options.rs"]
 mod options;
 #[expect(dead_code, reason = "the scale benchmark uses the rest")]
-#[path = "scale/processes.rs"]
+#[path = "support/processes.rs"]
 mod processes;
-#[path = "scale/roles.rs"]
+#[path = "support/roles.rs"]
 mod roles;
-#[path = "scale/stopping.rs"]
+#[path = "support/stopping.rs"]
 mod stopping;
-#[path = "scale/table.rs"]
+#[path = "support/table.rs"]
 mod table;
 #[path = "allocations/traffic.rs"]
 mod traffic;

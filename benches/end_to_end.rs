@@ -24,11 +24,13 @@
 //! | `goals` | the goals |
 //! | `tables`, `plot`, `machine` | output; facts about the machine |
 //!
-//! A failed transfer ends the run with an error and the last log lines of the processes. Every
+//! `support/` has what several benchmarks use. A failed transfer ends the run with an error and the last log lines of the processes. Every
 //! process is ended in any case.
 
 #[path = "end_to_end/alone.rs"]
 mod alone;
+#[path = "support/arguments.rs"]
+mod arguments;
 #[path = "end_to_end/bulk.rs"]
 mod bulk;
 #[path = "end_to_end/children.rs"]
@@ -38,8 +40,10 @@ mod connections;
 #[path = "end_to_end/copier.rs"]
 mod copier;
 #[expect(dead_code, reason = "the layers benchmark uses the rest")]
-#[path = "layers/data.rs"]
+#[path = "support/data.rs"]
 mod data;
+#[path = "support/document.rs"]
+mod document;
 #[path = "end_to_end/echo.rs"]
 mod echo;
 #[path = "end_to_end/goals.rs"]
@@ -48,6 +52,8 @@ mod goals;
 mod load_generator;
 #[path = "end_to_end/machine.rs"]
 mod machine;
+#[path = "support/markdown.rs"]
+mod markdown;
 #[path = "end_to_end/network.rs"]
 mod network;
 #[path = "end_to_end/options.rs"]

@@ -9,7 +9,7 @@ use criterion::Criterion;
 
 #[path = "layers/compress.rs"]
 mod compress;
-#[path = "layers/data.rs"]
+#[path = "support/data.rs"]
 mod data;
 #[path = "layers/frame.rs"]
 mod frame;

@@ -20,12 +20,20 @@
 //! | `events` | transfers while connections are cut |
 //! | `results`, `tables` | medians, ratios, goals; output |
 //!
+//! `support/` has what several benchmarks use.
+//!
 //! All processes, namespaces and devices end with this program, also on a signal.
 
+#[path = "support/arguments.rs"]
+mod arguments;
+#[path = "support/document.rs"]
+mod document;
 #[path = "lossy/events.rs"]
 mod events;
 #[path = "lossy/load.rs"]
 mod load;
+#[path = "support/markdown.rs"]
+mod markdown;
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/support/namespace.rs"]
 mod namespace;
@@ -34,7 +42,7 @@ mod options;
 #[path = "../tests/support/path/mod.rs"]
 mod path;
 #[allow(dead_code, reason = "other benchmarks use the rest")]
-#[path = "scale/processes.rs"]
+#[path = "support/processes.rs"]
 mod processes;
 #[path = "lossy/results.rs"]
 mod results;
@@ -44,7 +52,7 @@ mod roles;
 mod rows;
 #[path = "lossy/service.rs"]
 mod service;
-#[path = "scale/stopping.rs"]
+#[path = "support/stopping.rs"]
 mod stopping;
 #[path = "lossy/tables.rs"]
 mod tables;

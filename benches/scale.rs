@@ -23,29 +23,34 @@
 //! | `results`, `table` | values, goals, JSON; printing |
 //! | `stopping` | signals and the time limit |
 //!
+//! `support/` has what several benchmarks use.
 //! An error or a signal ends the run and all processes that it started. `benches/scale/README.md`
 //! explains the values.
 
+#[path = "support/arguments.rs"]
+mod arguments;
 #[path = "scale/connections.rs"]
 mod connections;
 #[path = "scale/copier.rs"]
 mod copier;
 #[path = "scale/links.rs"]
 mod links;
+#[path = "support/markdown.rs"]
+mod markdown;
 #[path = "scale/options.rs"]
 mod options;
 #[path = "scale/peers.rs"]
 mod peers;
 #[expect(dead_code, reason = "the allocations benchmark uses the rest")]
-#[path = "scale/processes.rs"]
+#[path = "support/processes.rs"]
 mod processes;
 #[path = "scale/results.rs"]
 mod results;
-#[path = "scale/roles.rs"]
+#[path = "support/roles.rs"]
 mod roles;
-#[path = "scale/stopping.rs"]
+#[path = "support/stopping.rs"]
 mod stopping;
-#[path = "scale/table.rs"]
+#[path = "support/table.rs"]
 mod table;
 #[path = "scale/tunnels.rs"]
 mod tunnels;

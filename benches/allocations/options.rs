@@ -1,10 +1,10 @@
-//! The command line.
-//!
-//! Options follow `--`, or come from the environment variable `REPORT_BENCH`, separated by spaces.
+//! The command line. Options follow `--`.
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
+
+use crate::arguments::Arguments;
 
 pub(crate) const HELP: &str = "\
 cargo bench --bench allocations -- [OPTIONS]
@@ -64,29 +64,18 @@ impl Options {
 impl Command {
     /// Parses the arguments of the process.
     pub(crate) fn from_arguments() -> anyhow::Result<Self> {
-        let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-        let from_environment = std::env::var("REPORT_BENCH").unwrap_or_default();
-        arguments.extend(from_environment.split_whitespace().map(str::to_owned));
-        let is_bench = arguments.iter().any(|argument| argument == "--bench");
-        let mut options = if is_bench {
+        let mut arguments = Arguments::new(std::env::args().skip(1));
+        let mut options = if arguments.has("--bench") {
             Options::full()
         } else {
             Options::smoke()
         };
-        let mut rest = arguments.iter();
-        while let Some(argument) = rest.next() {
-            let mut value = || {
-                rest.next()
-                    .with_context(|| format!("{argument} needs a value"))
-            };
-            match argument.as_str() {
+        while let Some(option) = arguments.next_option() {
+            match option.as_str() {
                 "--bench" => {}
                 "--help" | "-h" => return Ok(Command::Help),
-                "--mib" => match value()?.parse::<u32>() {
-                    Ok(mib @ 1..) => options.bytes = u64::from(mib) << 20,
-                    _ => bail!("--mib needs a positive number"),
-                },
-                "--json" => options.json = Some(PathBuf::from(value()?)),
+                "--mib" => options.bytes = u64::from(arguments.number::<u32>(&option)?) << 20,
+                "--json" => options.json = Some(arguments.value(&option)?.into()),
                 other => bail!("unknown option {other}\n\n{HELP}"),
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Each ratio is the median of the ratios of all rounds.
 
-use crate::{results::Results, stalled::STALLED};
+use crate::{document::strings, results::Results, stalled::STALLED};
 
 /// The bound of a goal.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +35,7 @@ const LATER_MEMORY: f64 = 4.0;
 
 /// Returns a row for each goal whose systems were measured.
 pub(crate) fn rows(results: &Results) -> Vec<Vec<String>> {
-    let titles = ["goal", "value", "target", ""].map(str::to_owned).to_vec();
+    let titles = strings(["goal", "value", "target", ""]);
     let row = |goal: Goal| {
         let value = goal.value?;
         let (target, is_met) = match goal.bound {

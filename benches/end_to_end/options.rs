@@ -1,12 +1,10 @@
-//! The command line.
-//!
-//! Options follow `--`, or come from the environment variable `REPORT_BENCH`, separated by spaces.
+//! The command line. Options follow `--`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 
-use crate::{copier::Work, variants::Variant};
+use crate::{arguments::Arguments, copier::Work, variants::Variant};
 
 /// The first argument of the service process.
 pub(crate) const SERVICE: &str = "as-service";
@@ -202,65 +200,56 @@ impl VariantSelection {
 impl Command {
     /// Parses the arguments of the process.
     pub(crate) fn from_arguments() -> anyhow::Result<Self> {
-        let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-        match arguments.first().map(String::as_str) {
+        let of_process: Vec<String> = std::env::args().skip(1).collect();
+        match of_process.first().map(String::as_str) {
             Some(SERVICE) => return Ok(Command::Service),
             Some(COPIER) => {
-                let target = arguments
+                let target = of_process
                     .get(1)
                     .context("missing target address")?
                     .parse()
                     .context("invalid target address")?;
-                let work = arguments.get(2).map(|work| work.parse()).transpose()?;
+                let work = of_process.get(2).map(|work| work.parse()).transpose()?;
                 return Ok(Command::Copier(target, work));
             }
             _ => {}
         }
-        let from_environment = std::env::var("REPORT_BENCH").unwrap_or_default();
-        arguments.extend(from_environment.split_whitespace().map(str::to_owned));
-        Self::measure(&arguments)
+        Self::measure(Arguments::new(of_process))
     }
 
-    fn measure(arguments: &[String]) -> anyhow::Result<Self> {
-        let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    fn measure(mut arguments: Arguments) -> anyhow::Result<Self> {
         let mut choice = VariantSelection {
-            full: has("--full"),
+            full: arguments.has("--full"),
             ..VariantSelection::default()
         };
-        choice.smoke = !choice.full && !has("--bench") && !has("--quick");
+        choice.smoke = !choice.full && !arguments.has("--bench") && !arguments.has("--quick");
         let mut options = match () {
             () if choice.full => Options::full(),
             () if choice.smoke => Options::smoke(),
             () => Options::quick(),
         };
-        let mut rest = arguments.iter();
-        while let Some(argument) = rest.next() {
-            let mut value = || {
-                rest.next()
-                    .with_context(|| format!("{argument} needs a value"))
-            };
-            match argument.as_str() {
+        while let Some(option) = arguments.next_option() {
+            match option.as_str() {
                 "--full" | "--quick" | "--bench" => {}
                 "--help" | "-h" => return Ok(Command::Help),
-                "--rounds" => {
-                    options.rounds = value()?.parse().context("--rounds needs a number")?
-                }
+                "--rounds" => options.rounds = arguments.number(&option)?,
                 "--sustained" => {
-                    options.sustained =
-                        Duration::from_secs(value()?.parse().context("--sustained needs seconds")?);
+                    let seconds = arguments.value(&option)?;
+                    let seconds = seconds.parse().context("--sustained needs seconds")?;
+                    options.sustained = Duration::from_secs(seconds);
                 }
                 "--shared-network" => options.shared_network = true,
-                "--json" => options.json = Some(PathBuf::from(value()?)),
-                "--markdown" => options.markdown = Some(PathBuf::from(value()?)),
-                "--plot" => options.plot = Some(PathBuf::from(value()?)),
-                "--only" => choice.only.extend(value()?.split(',').map(str::to_owned)),
-                "--peers" => choice.peers = Some(PathBuf::from(value()?)),
-                "--beside" => choice.beside = Some(PathBuf::from(value()?)),
+                "--json" => options.json = Some(arguments.value(&option)?.into()),
+                "--markdown" => options.markdown = Some(arguments.value(&option)?.into()),
+                "--plot" => options.plot = Some(arguments.value(&option)?.into()),
+                "--only" => {
+                    let names = arguments.value(&option)?;
+                    choice.only.extend(names.split(',').map(str::to_owned));
+                }
+                "--peers" => choice.peers = Some(arguments.value(&option)?.into()),
+                "--beside" => choice.beside = Some(arguments.value(&option)?.into()),
                 other => bail!("unknown option {other}\n\n{HELP}"),
             }
-        }
-        if options.rounds == 0 {
-            bail!("--rounds needs a positive number");
         }
         options.variants = choice.variants()?;
         Ok(Command::Measure(options))

@@ -2,28 +2,17 @@
 //!
 //! [`print`] shows all tables in the terminal. [`write_into`] updates the tables of a document.
 
-use std::{fmt::Write, fs, path::Path};
-
-use anyhow::{Context, bail};
+use std::path::Path;
 
 use crate::{
     connections::ResourceUsage,
+    document::{self, Table, number, strings},
     goals, machine,
     results::{Measured, Results},
 };
 
-/// The start of the marker line before a table in a document. The table's name and [`BEGIN_END`]
-/// follow. The line [`END`] ends the table.
-const BEGIN: &str = "<!-- measured: ";
-const BEGIN_END: &str = " -->";
-const END: &str = "<!-- end measured -->";
-
-/// A table and its name in a document.
-struct Table {
-    name: &'static str,
-    title: &'static str,
-    rows: Vec<Vec<String>>,
-}
+/// The subject in the marker lines of a document.
+const SUBJECT: &str = "measured";
 
 /// A column: the title, the name of the value, its decimals, and whether to show the ratio to the
 /// chain.
@@ -83,58 +72,14 @@ const MEMORY: &[Column] = &[
 /// Prints all tables, the goals last.
 pub(crate) fn print(results: &Results) {
     println!("\n{}; ratio to the chain in parentheses", results.heading);
-    for table in tables(results).iter().filter(|table| table.rows.len() > 1) {
-        print!("\n{}\n\n{}", table.title, text(&table.rows));
-    }
+    document::print(&tables(results));
 }
 
 /// Updates the tables in a document. If the file does not exist, creates it with all tables.
 pub(crate) fn write_into(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    let tables = tables(results);
-    let whole = || {
-        tables
-            .iter()
-            .map(|table| format!("## {}\n\n{}", table.title, text(&table.rows)))
-            .collect::<Vec<_>>()
-            .join("\n")
-    };
-    let document = if path.exists() {
-        let document =
-            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        replaced(&document, &tables)
-            .with_context(|| format!("cannot update the tables in {}", path.display()))?
-    } else {
-        whole()
-    };
-    fs::write(path, document).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn replaced(document: &str, tables: &[Table]) -> anyhow::Result<String> {
-    let mut new = String::with_capacity(document.len());
-    let mut rest = document;
-    while let Some((before, from)) = rest.split_once(BEGIN) {
-        let (name, from) = from
-            .split_once(BEGIN_END)
-            .context("unterminated name in a table marker")?;
-        let (_, after) = from
-            .split_once(END)
-            .with_context(|| format!("the end marker of table {name} is missing"))?;
-        let table = tables
-            .iter()
-            .find(|table| table.name == name)
-            .with_context(|| format!("unknown table {name}"))?;
-        write!(
-            new,
-            "{before}{BEGIN}{name}{BEGIN_END}\n{}{END}",
-            text(&table.rows)
-        )?;
-        rest = after;
-    }
-    if new.is_empty() {
-        bail!("no table marker found (add the lines {BEGIN}throughput{BEGIN_END} and {END})");
-    }
-    Ok(new + rest)
+    path.map_or(Ok(()), |path| {
+        document::write_into(path, SUBJECT, &tables(results))
+    })
 }
 
 fn tables(results: &Results) -> Vec<Table> {
@@ -182,14 +127,6 @@ fn tables(results: &Results) -> Vec<Table> {
         values("memory", "Peak memory of each process", MEMORY),
         table("goals", "Goals", goals::rows(results)),
     ]
-}
-
-fn strings<const COUNT: usize>(cells: [&str; COUNT]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
-}
-
-fn number(value: Option<f64>, decimals: usize) -> String {
-    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.decimals$}"))
 }
 
 fn machine_rows(results: &Results) -> Vec<Vec<String>> {
@@ -333,31 +270,4 @@ fn cipher_rows(results: &Results) -> Vec<Vec<String>> {
             .collect()
         });
     std::iter::once(titles).chain(rows).collect()
-}
-
-/// Formats a Markdown table with padded columns.
-fn text(rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        let cells: Vec<_> = row
-            .iter()
-            .enumerate()
-            .map(|(column, cell)| format!("{cell:<0$}", width(column)))
-            .collect();
-        text += &format!("| {} |\n", cells.join(" | "));
-        if index == 0 {
-            let lines: Vec<_> = (0..row.len())
-                .map(|column| "-".repeat(width(column)))
-                .collect();
-            text += &format!("|-{}-|\n", lines.join("-|-"));
-        }
-    }
-    text
 }

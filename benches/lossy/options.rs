@@ -1,12 +1,11 @@
-//! The command line.
-//!
-//! Options follow `--`, or come from the environment variable `REPORT_BENCH`, separated by spaces.
+//! The command line. Options follow `--`.
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 
 use crate::{
+    arguments::Arguments,
     load::Transfer,
     results::System,
     rows::{EventRow, Row},
@@ -137,38 +136,27 @@ impl Options {
 impl Command {
     /// Parses the arguments of the process.
     pub(crate) fn from_arguments() -> anyhow::Result<Self> {
-        let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-        let from_environment = std::env::var("REPORT_BENCH").unwrap_or_default();
-        arguments.extend(from_environment.split_whitespace().map(str::to_owned));
-        let has = |name: &str| arguments.iter().any(|argument| argument == name);
+        let mut arguments = Arguments::new(std::env::args().skip(1));
         let mut options = match () {
-            () if has("--quick") => Options::quick(),
-            () if has("--bench") => Options::full(),
+            () if arguments.has("--quick") => Options::quick(),
+            () if arguments.has("--bench") => Options::full(),
             () => Options::smoke(),
         };
         let mut wanted = Vec::new();
-        let mut rest = arguments.iter();
-        while let Some(argument) = rest.next() {
-            let mut value = || {
-                rest.next()
-                    .with_context(|| format!("{argument} needs a value"))
-            };
-            let number = |text: &String| match text.parse::<usize>() {
-                Ok(number) if number > 0 => Ok(number),
-                _ => bail!("{argument} needs a positive number, not {text:?}"),
-            };
-            match argument.as_str() {
+        while let Some(option) = arguments.next_option() {
+            match option.as_str() {
                 "--bench" | "--quick" => {}
                 "--help" | "-h" => return Ok(Command::Help),
-                "--only" => wanted.push(value()?.clone()),
-                "--rounds" => options.rounds = number(value()?)?,
-                "--seconds" => options.window = Duration::from_secs(number(value()?)? as u64),
-                "--binary" => options.binary = PathBuf::from(value()?),
+                "--only" => wanted.push(arguments.value(&option)?),
+                "--rounds" => options.rounds = arguments.number(&option)?,
+                "--seconds" => options.window = Duration::from_secs(arguments.number(&option)?),
+                "--binary" => options.binary = arguments.value(&option)?.into(),
                 "--links" => {
-                    options.links = value()?.parse().context("--links needs a number")?;
+                    let links = arguments.value(&option)?;
+                    options.links = links.parse().context("--links needs a number")?;
                 }
-                "--json" => options.json = Some(PathBuf::from(value()?)),
-                "--markdown" => options.markdown = Some(PathBuf::from(value()?)),
+                "--json" => options.json = Some(arguments.value(&option)?.into()),
+                "--markdown" => options.markdown = Some(arguments.value(&option)?.into()),
                 other => bail!("unknown option {other}\n\n{HELP}"),
             }
         }

@@ -2,81 +2,30 @@
 //!
 //! [`print`] shows all tables in the terminal. [`write_into`] updates the tables of a document.
 
-use std::{fmt::Write, fs, path::Path};
-
-use anyhow::{Context, bail};
+use std::path::Path;
 
 use crate::{
+    document::{self, Table, number, strings},
     events::EventResult,
     load::Transfer,
     results::{EventMeasured, Results, RowMeasured, System},
     rows::{EventRow, Row},
 };
 
-/// The start of the marker line before a table in a document. The table's name and [`BEGIN_END`]
-/// follow. The line [`END`] ends the table.
-const BEGIN: &str = "<!-- lossy path: ";
-const BEGIN_END: &str = " -->";
-const END: &str = "<!-- end lossy path -->";
-
-/// A table and its name in a document.
-struct Table {
-    name: &'static str,
-    title: &'static str,
-    rows: Vec<Vec<String>>,
-}
+/// The subject in the marker lines of a document.
+const SUBJECT: &str = "lossy path";
 
 /// Prints all tables, the goals last.
 pub(crate) fn print(results: &Results) {
     println!("\n{}", results.heading);
-    for table in tables(results).iter().filter(|table| table.rows.len() > 1) {
-        print!("\n{}\n\n{}", table.title, text(&table.rows));
-    }
+    document::print(&tables(results));
 }
 
 /// Updates the tables in a document. If the file does not exist, creates it with all tables.
 pub(crate) fn write_into(results: &Results, path: Option<&Path>) -> anyhow::Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    let tables = tables(results);
-    let document = if path.exists() {
-        let document =
-            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        replaced(&document, &tables)
-            .with_context(|| format!("cannot update the tables in {}", path.display()))?
-    } else {
-        let whole = tables
-            .iter()
-            .map(|table| format!("## {}\n\n{}", table.title, text(&table.rows)));
-        whole.collect::<Vec<_>>().join("\n")
-    };
-    fs::write(path, document).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn replaced(document: &str, tables: &[Table]) -> anyhow::Result<String> {
-    let mut new = String::with_capacity(document.len());
-    let mut rest = document;
-    while let Some((before, from)) = rest.split_once(BEGIN) {
-        let (name, from) = from
-            .split_once(BEGIN_END)
-            .context("unterminated name in a table marker")?;
-        let (_, after) = from
-            .split_once(END)
-            .with_context(|| format!("the end marker of table {name} is missing"))?;
-        let table = tables
-            .iter()
-            .find(|table| table.name == name)
-            .with_context(|| format!("unknown table {name}"))?;
-        write!(
-            new,
-            "{before}{BEGIN}{name}{BEGIN_END}\n{}{END}",
-            text(&table.rows)
-        )?;
-        rest = after;
-    }
-    if new.is_empty() {
-        bail!("no table marker found (add the lines {BEGIN}throughput{BEGIN_END} and {END})");
-    }
-    Ok(new + rest)
+    path.map_or(Ok(()), |path| {
+        document::write_into(path, SUBJECT, &tables(results))
+    })
 }
 
 fn tables(results: &Results) -> Vec<Table> {
@@ -106,14 +55,6 @@ fn tables(results: &Results) -> Vec<Table> {
             rows: goal_rows(results),
         },
     ]
-}
-
-fn strings<const COUNT: usize>(cells: [&str; COUNT]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
-}
-
-fn number(value: Option<f64>, decimals: usize) -> String {
-    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.decimals$}"))
 }
 
 fn throughput_rows(results: &Results) -> Vec<Vec<String>> {
@@ -207,31 +148,4 @@ fn goal_rows(results: &Results) -> Vec<Vec<String>> {
         strings([&goal.what, &value, &goal.target, verdict])
     });
     std::iter::once(titles).chain(rows).collect()
-}
-
-/// Formats a Markdown table with padded columns. Short rows are filled up.
-fn text(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let mut text = String::new();
-    for (index, row) in rows.iter().enumerate() {
-        let cells: Vec<_> = (0..columns)
-            .map(|column| format!("{:<1$}", cell(row, column), width(column)))
-            .collect();
-        text += &format!("| {} |\n", cells.join(" | "));
-        if index == 0 {
-            let lines: Vec<_> = (0..columns)
-                .map(|column| "-".repeat(width(column)))
-                .collect();
-            text += &format!("|-{}-|\n", lines.join("-|-"));
-        }
-    }
-    text
 }

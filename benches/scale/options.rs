@@ -1,10 +1,10 @@
-//! The command line.
-//!
-//! Options follow `--`, or come from the environment variable `REPORT_BENCH`, separated by spaces.
+//! The command line. Options follow `--`.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
+
+use crate::arguments::Arguments;
 
 /// The first argument of a copier process. Its listen address and its target follow.
 pub(crate) const COPIER: &str = "as-copier";
@@ -124,8 +124,8 @@ impl Options {
 impl Command {
     /// Parses the arguments of the process.
     pub(crate) fn from_arguments() -> anyhow::Result<Self> {
-        let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-        if let [name, listen_at, target] = &arguments[..]
+        let of_process: Vec<String> = std::env::args().skip(1).collect();
+        if let [name, listen_at, target] = &of_process[..]
             && name == COPIER
         {
             return Ok(Command::Copier {
@@ -133,35 +133,24 @@ impl Command {
                 target: target.parse()?,
             });
         }
-        let from_environment = std::env::var("REPORT_BENCH").unwrap_or_default();
-        arguments.extend(from_environment.split_whitespace().map(str::to_owned));
-        let has = |name: &str| arguments.iter().any(|argument| argument == name);
+        let mut arguments = Arguments::new(of_process);
         let mut options = match () {
-            () if has("--quick") => Options::quick(),
-            () if has("--bench") => Options::full(),
+            () if arguments.has("--quick") => Options::quick(),
+            () if arguments.has("--bench") => Options::full(),
             () => Options::smoke(),
         };
         let mut wanted = Vec::new();
-        let mut rest = arguments.iter();
-        while let Some(argument) = rest.next() {
-            let mut value = || {
-                rest.next()
-                    .with_context(|| format!("{argument} needs a value"))
-            };
-            let number = |text: &String| match text.parse::<usize>() {
-                Ok(number) if number > 0 => Ok(number),
-                _ => bail!("{argument} needs a positive number, not {text:?}"),
-            };
-            match argument.as_str() {
+        while let Some(option) = arguments.next_option() {
+            match option.as_str() {
                 "--bench" | "--quick" => {}
                 "--help" | "-h" => return Ok(Command::Help),
-                "--only" => wanted.push(part(value()?)?),
-                "--connections" => options.connections = number(value()?)?,
-                "--links" => options.links = number(value()?)?,
-                "--tunnels" => options.tunnels = number(value()?)?,
-                "--rest" => options.links_rest = Duration::from_secs(number(value()?)? as u64),
-                "--rounds" => options.rounds = number(value()?)?,
-                "--json" => options.json = Some(PathBuf::from(value()?)),
+                "--only" => wanted.push(part(&arguments.value(&option)?)?),
+                "--connections" => options.connections = arguments.number(&option)?,
+                "--links" => options.links = arguments.number(&option)?,
+                "--tunnels" => options.tunnels = arguments.number(&option)?,
+                "--rest" => options.links_rest = Duration::from_secs(arguments.number(&option)?),
+                "--rounds" => options.rounds = arguments.number(&option)?,
+                "--json" => options.json = Some(arguments.value(&option)?.into()),
                 other => bail!("unknown option {other}\n\n{HELP}"),
             }
         }
