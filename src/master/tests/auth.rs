@@ -75,22 +75,9 @@ async fn wrong_keys_throttle_new_servers_but_not_clients_or_known_servers() {
 async fn throttle_behind_a_trusted_proxy_applies_to_the_visitor() {
     let master = start_with(|parameters| parameters.trusted_proxies = trusting("127.0.0.0/8"));
     let join_from = async |visitor: &str, key: &LinkKey| {
-        let mut stream = master.connect().await;
-        let request = request("/").replace(
-            "\r\n\r\n",
-            &format!("\r\nX-Forwarded-For: 10.0.0.1, {visitor}\r\n\r\n"),
-        );
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        let (_, rest) = head(&mut stream).await;
-        let mut socket = MessageSocket::new(stream, rest, SocketEnd::Dialled);
-        let introduction = RoleIdentity {
-            role: Role::Server,
-            instance: Id([9; 16]),
-            slot: Slot::FIRST,
-            epoch: 1,
-            moves: false,
-            agent: "test".to_owned(),
-        };
+        let addresses = format!("10.0.0.1, {visitor}");
+        let (_, mut socket) = master.requested_for(&addresses).await;
+        let introduction = identity(Role::Server, 9, 1);
         authenticate::join(&mut socket, key, &introduction, &[]).await
     };
     let wrong = LinkKey::derive(Some("another"));

@@ -302,14 +302,7 @@ async fn tls_link_works_beside_a_silent_peer() {
         .await
         .expect("TLS");
     let mut socket = super::upgrade(stream, "/").await;
-    let introduction = RoleIdentity {
-        role: Role::Server,
-        instance: Id([1; 16]),
-        slot: Slot::FIRST,
-        epoch: 1,
-        moves: false,
-        agent: "test".to_owned(),
-    };
+    let introduction = identity(Role::Server, 1, 1);
     let terms = authenticate::join(&mut socket, &link_key(), &introduction, &[])
         .await
         .expect("joined");

@@ -109,14 +109,7 @@ async fn links_count_for_the_forwarded_visitor() {
         parameters.limits.links_per_address = 1;
     });
     let through = async |visitor: &str| {
-        let mut stream = master.connect().await;
-        let request = request("/").replace(
-            "\r\n\r\n",
-            &format!("\r\nX-Forwarded-For: {visitor}\r\n\r\n"),
-        );
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        let (_, rest) = head(&mut stream).await;
-        let mut socket = MessageSocket::new(stream, rest, SocketEnd::Dialled);
+        let (_, mut socket) = master.requested_for(visitor).await;
         let challenge = with_timeout(socket.receive()).await;
         matches!(challenge, Ok(Some(_))).then_some(socket)
     };
@@ -184,34 +177,17 @@ async fn visitor_at_its_limit_gets_503_instead_of_the_upgrade() {
         parameters.trusted_proxies = trusting("127.0.0.0/8");
         parameters.limits.links_per_address = 1;
     });
-    let through = async |visitor: &str| {
-        let mut stream = master.connect().await;
-        let request = request("/").replace(
-            "\r\n\r\n",
-            &format!("\r\nX-Forwarded-For: {visitor}\r\n\r\n"),
-        );
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        let (answer, rest) = head(&mut stream).await;
-        (answer, MessageSocket::new(stream, rest, SocketEnd::Dialled))
-    };
-    let (_, mut socket) = through("192.0.2.7").await;
-    let server = RoleIdentity {
-        role: Role::Server,
-        instance: Id([1; 16]),
-        slot: Slot::FIRST,
-        epoch: 1,
-        moves: false,
-        agent: "test".to_owned(),
-    };
+    let (_, mut socket) = master.requested_for("192.0.2.7").await;
+    let server = identity(Role::Server, 1, 1);
     // A server is never evicted.
     authenticate::join(&mut socket, &link_key(), &server, &[])
         .await
         .expect("joined");
-    let (refused, _) = through("192.0.2.7").await;
+    let (refused, _) = master.requested_for("192.0.2.7").await;
     assert!(
         refused.starts_with("HTTP/1.1 503 ") && refused.contains("\r\nRetry-After: 20\r\n"),
         "{refused}"
     );
-    let (other, _) = through("192.0.2.8").await;
+    let (other, _) = master.requested_for("192.0.2.8").await;
     assert!(other.starts_with("HTTP/1.1 101 "), "{other}");
 }

@@ -48,6 +48,26 @@ fn link_key() -> LinkKey {
         .clone()
 }
 
+/// Returns the key of a role's links.
+fn key_of(role: Role) -> LinkKey {
+    match role {
+        Role::Server => link_key(),
+        Role::Client => LinkKey::derive(None),
+    }
+}
+
+/// Returns the identity that a role's first link presents.
+fn identity(role: Role, instance: u8, epoch: u64) -> RoleIdentity {
+    RoleIdentity {
+        role,
+        instance: Id([instance; 16]),
+        slot: Slot::FIRST,
+        epoch,
+        moves: false,
+        agent: "test".to_owned(),
+    }
+}
+
 fn parameters() -> MasterParameters {
     let listen_at = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = MasterConfig::new(
@@ -134,30 +154,17 @@ impl RunningMaster {
         epoch: u64,
         first: &[Frame],
     ) -> Result<TestPeer, JoinError> {
-        let key = if role == Role::Server {
-            link_key()
-        } else {
-            LinkKey::derive(None)
-        };
-        self.join_with_key(&key, role, instance, epoch, first).await
+        self.join_with_key(&key_of(role), role, instance, epoch, first)
+            .await
     }
 
     /// Joins with a link that takes over from the instance's previous link by a handover.
     async fn join_moving(&self, role: Role, instance: u8, epoch: u64, first: &[Frame]) -> TestPeer {
-        let key = if role == Role::Server {
-            link_key()
-        } else {
-            LinkKey::derive(None)
-        };
         let introduction = RoleIdentity {
-            role,
-            instance: Id([instance; 16]),
-            slot: Slot::FIRST,
-            epoch,
             moves: true,
-            agent: "test".to_owned(),
+            ..identity(role, instance, epoch)
         };
-        self.introduce(&key, &introduction, first)
+        self.introduce(&key_of(role), &introduction, first)
             .await
             .expect("joined")
     }
@@ -170,15 +177,8 @@ impl RunningMaster {
         epoch: u64,
         first: &[Frame],
     ) -> Result<TestPeer, JoinError> {
-        let introduction = RoleIdentity {
-            role,
-            instance: Id([instance; 16]),
-            slot: Slot::FIRST,
-            epoch,
-            moves: false,
-            agent: "test".to_owned(),
-        };
-        self.introduce(key, &introduction, first).await
+        self.introduce(key, &identity(role, instance, epoch), first)
+            .await
     }
 
     /// Joins with a link that has this slot, beside the other links of the instance.
@@ -189,19 +189,11 @@ impl RunningMaster {
         epoch: u64,
         first: &[Frame],
     ) -> TestPeer {
-        let key = match role {
-            Role::Server => link_key(),
-            Role::Client => LinkKey::derive(None),
-        };
         let introduction = RoleIdentity {
-            role,
-            instance: Id([instance; 16]),
             slot: Slot::new(slot).expect("a slot"),
-            epoch,
-            moves: false,
-            agent: "test".to_owned(),
+            ..identity(role, instance, epoch)
         };
-        self.introduce(&key, &introduction, first)
+        self.introduce(&key_of(role), &introduction, first)
             .await
             .expect("joined")
     }
@@ -224,6 +216,17 @@ impl RunningMaster {
     /// Opens a WebSocket that has sent nothing yet.
     async fn upgraded(&self) -> MessageSocket {
         upgrade(self.connect().await, "/").await
+    }
+
+    /// Requests the upgrade as a proxy that forwards it for these addresses. Returns the head of
+    /// the response, and the connection as a WebSocket.
+    async fn requested_for(&self, addresses: &str) -> (String, MessageSocket) {
+        let mut stream = self.connect().await;
+        let forwarded = format!("\r\nX-Forwarded-For: {addresses}\r\n\r\n");
+        let request = request("/").replace("\r\n\r\n", &forwarded);
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let (head, rest) = head(&mut stream).await;
+        (head, MessageSocket::new(stream, rest, SocketEnd::Dialled))
     }
 }
 
