@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Mux, MuxEvent, StreamId, transmit_data::URGENT_MAX};
+use super::{Mux, MuxEvent, StreamId, stream::StreamState, transmit_data::URGENT_MAX};
 
 /// The number of a lane, unique in the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -253,10 +253,30 @@ impl Mux {
         self.rtt.reset();
         self.window.send_limit_again();
         self.lane_request.send_again();
+        // The acknowledgements may have been lost with the lanes.
+        for id in self.repeat_streams(lanes, |_| true) {
+            self.ack_immediately(id);
+        }
+        self.restart_gaps(now);
+        self.adapt_to_lanes();
+        self.update_budget();
+    }
+
+    /// Queues what the selected streams sent on these lanes, their OPENs included. Returns those of
+    /// them that the peer knows.
+    fn repeat_streams(
+        &mut self,
+        lanes: &[LaneId],
+        is_selected: impl Fn(&StreamState) -> bool,
+    ) -> Vec<StreamId> {
+        let mut known = Vec::new();
         for id in self.sorted_streams() {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;
             };
+            if !is_selected(stream) {
+                continue;
+            }
             for &lane in lanes {
                 if stream.open_state.lose(lane) {
                     self.opens.push_back(id);
@@ -264,16 +284,12 @@ impl Mux {
                 self.send_totals
                     .track(&mut stream.send, |send| send.lose(lane));
             }
-            let is_known = stream.open_state.is_confirmed();
-            self.schedule_send(id);
-            if is_known {
-                // The acknowledgement may have been lost with the lane.
-                self.ack_immediately(id);
+            if stream.open_state.is_confirmed() {
+                known.push(id);
             }
+            self.schedule_send(id);
         }
-        self.restart_gaps(now);
-        self.adapt_to_lanes();
-        self.update_budget();
+        known
     }
 
     /// Returns whether bulk data may leave on this lane now.
@@ -319,18 +335,7 @@ impl Mux {
         for id in acks {
             self.ack_immediately(id);
         }
-        for id in self.sorted_streams() {
-            if let Some(stream) = self.streams.get_mut(&id)
-                && stream.send.retained() <= URGENT_MAX
-            {
-                if stream.open_state.lose(old) {
-                    self.opens.push_back(id);
-                }
-                self.send_totals
-                    .track(&mut stream.send, |send| send.lose(old));
-                self.schedule_send(id);
-            }
-        }
+        self.repeat_streams(&[old], |stream| stream.send.retained() <= URGENT_MAX);
         // The PING under way would measure the stall. The next one measures the new lane.
         self.rtt.reset();
         self.restart_gaps(now);
