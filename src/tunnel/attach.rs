@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 pub use super::{
-    attachment::{AttachOutcome, Attachment},
+    attachment::Attachment,
+    candidate::AttachOutcome,
     handshake::{AttachError, ServerInfo, closing_notice},
 };
 use super::{

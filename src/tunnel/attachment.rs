@@ -18,16 +18,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::oneshot;
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::task::TaskTracker;
 
 use super::{
-    core::{CANDIDATE_TIMEOUT, Channel, FIRST_ATTEMPT, TakeoverKind, TransmitResult},
+    candidate::{AttachOutcome, Candidate, OutcomeSender},
+    core::{Channel, FIRST_ATTEMPT, TakeoverKind, TransmitResult},
     handle::Tunnel,
-    handshake::{self, Agreement, AttachError, AttachmentKeys, ServerInfo, closing_notice},
+    handshake::{self, Agreement, AttachError, AttachmentKeys, closing_notice},
     parameters::PortParameters,
     shared::TunnelShared,
 };
@@ -44,17 +41,6 @@ use report_proto::{
     },
     mux::{ResetCode, TunnelSide},
 };
-
-/// The result of a successful attach request.
-pub enum AttachOutcome {
-    /// A new tunnel on this server.
-    New(Tunnel, ServerInfo),
-    /// The tunnel was resumed.
-    Resumed,
-}
-
-/// Reports the outcome of an attach request to the client.
-type OutcomeSender = oneshot::Sender<Result<AttachOutcome, AttachError>>;
 
 /// One end of a channel that carries a tunnel or waits to carry one.
 pub struct Attachment {
@@ -108,29 +94,6 @@ struct EstablishedAttachment {
     first_message_sent: bool,
     /// Set until the peer's first message has opened.
     candidate: Option<Candidate>,
-}
-
-/// The extra state of a candidate.
-struct Candidate {
-    /// At the client, the caller that waits for the outcome.
-    outcome: Option<(OutcomeSender, AttachOutcome)>,
-    /// Cancels the proof timeout when dropped.
-    _unproven: DropGuard,
-}
-
-/// Closes the channel of an attachment that is still a candidate after [`CANDIDATE_TIMEOUT`].
-fn await_proof(channel: Channel, tasks: &TaskTracker) -> DropGuard {
-    let unproven = CancellationToken::new();
-    let proven = unproven.clone();
-    tasks.spawn(async move {
-        tokio::select! {
-            () = proven.cancelled() => {}
-            () = tokio::time::sleep(CANDIDATE_TIMEOUT) => {
-                channel.close(&Notice::new(Code::Timeout, ""));
-            }
-        }
-    });
-    unproven.drop_guard()
 }
 
 impl Attachment {
@@ -331,10 +294,7 @@ impl EstablishedAttachment {
         outcome: Option<(OutcomeSender, AttachOutcome)>,
         tasks: &TaskTracker,
     ) -> Self {
-        let candidate = Candidate {
-            outcome,
-            _unproven: await_proof(Arc::clone(&target.channel), tasks),
-        };
+        let candidate = Candidate::new(Arc::clone(&target.channel), outcome, tasks);
         EstablishedAttachment {
             target,
             sealer,
@@ -360,12 +320,9 @@ impl EstablishedAttachment {
         self.opener
             .open(&mut payload)
             .map_err(|error| Notice::new(Code::Seal, error.to_string()))?;
-        if let Some(Candidate { outcome, .. }) = self.candidate.take() {
+        if let Some(candidate) = self.candidate.take() {
             self.target.take_over()?;
-            if let Some((sender, outcome)) = outcome {
-                // The receiver is gone when the client is shutting down.
-                let _ = sender.send(Ok(outcome));
-            }
+            candidate.succeed();
         }
         let (attempt, message) = (self.target.attempt, payload.freeze());
         self.target
@@ -405,7 +362,7 @@ impl EstablishedAttachment {
     }
 
     fn closed(&mut self, notice: Notice) {
-        let Some(Candidate { outcome, .. }) = self.candidate.take() else {
+        let Some(candidate) = self.candidate.take() else {
             return self.target.lost(notice);
         };
         if self.target.attempt == FIRST_ATTEMPT {
@@ -415,9 +372,7 @@ impl EstablishedAttachment {
                 .tunnel
                 .update(|core| core.end(ResetCode::Cancelled, notice));
         }
-        if let Some((sender, _)) = outcome {
-            let _ = sender.send(Err(AttachError::Closed(notice)));
-        }
+        candidate.fail(notice);
     }
 }
 

@@ -22,16 +22,17 @@
 //! Each file uses files to its right, never to its left.
 //!
 //! ```text
-//!  attach ──► attachment ──► handle ──► stream ──► shared ──► core
-//!                                          ▲         └──► handshake ──► offer ──► parameters
-//!  reclaim ──► splice ──► raw ─────────────┘
-//!                └──► local_socket                                      origin
+//!  attach ─► attachment ─► candidate ─► handle ─► stream ─► shared ─► core
+//!                                                   ▲         └─► handshake ─► offer ─► parameters
+//!  reclaim ─► splice ─► raw ────────────────────────┘
+//!               └─► local_socket                                                            origin
 //! ```
 //!
 //! | file | content |
 //! |---|---|
 //! | [`attach`] | what the roles call: a client requests an attachment, a server replies |
-//! | `attachment` | one channel bound to a tunnel: candidate, seal and open |
+//! | `attachment` | one channel bound to a tunnel: its phases, seal and open |
+//! | `candidate` | an attachment whose peer has not proven itself |
 //! | `handshake`, [`offer`] | pure: messages in, keys out; the payloads of the messages |
 //! | `handle`, `stream` | [`Tunnel`] and [`TunnelStream`], which the roles and the splices hold |
 //! | `shared` | the lock around the core, the execution of effects, the task for deadlines |
@@ -70,6 +71,7 @@
 
 pub mod attach;
 mod attachment;
+mod candidate;
 mod core;
 mod handle;
 mod handshake;
