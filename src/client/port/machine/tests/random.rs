@@ -41,32 +41,11 @@ impl<'a> World<'a> {
 
     fn step(&mut self) {
         let actions = match self.random.u8(..14) {
-            0 => {
-                self.last_link += 1;
-                self.port.on(PortEvent::LinkBegins(link(self.last_link)))
-            }
-            1 => self.port.on(PortEvent::LinkUp(link(self.last_link))),
-            2 => {
-                let ended = self.random.u64(..=self.last_link);
-                self.port.on(PortEvent::LinkEnded(link(ended)))
-            }
+            kind @ 0..3 => self.link_event(kind),
             3..6 => self.tunnel_event(),
             6..9 if !self.in_flight.is_empty() => self.reply(),
-            12 => {
-                let slot = self.random.usize(1..4);
-                let link = link(1_000_000 + self.further_links.len() as u64);
-                self.further_links.push(link);
-                self.port.on(PortEvent::FurtherLinkUp { slot, link })
-            }
-            13 => {
-                let known = self.random.choice(&self.further_links).copied();
-                let link = known.unwrap_or(link(0));
-                self.port.on(if self.random.bool() {
-                    PortEvent::FurtherLinkRetiring(link)
-                } else {
-                    PortEvent::LinkEnded(link)
-                })
-            }
+            12 => self.further_link_up(),
+            13 => self.further_link_down(),
             9 if self.random.u8(..50) == 0 => {
                 self.is_ending = true;
                 self.port.on(PortEvent::ShuttingDown)
@@ -77,23 +56,57 @@ impl<'a> World<'a> {
             }
         };
         for action in actions {
-            if let PortAction::Attach {
-                request,
-                link,
-                purpose,
-                ..
-            } = action
-            {
-                assert!(!self.is_ending, "an attach request during the shutdown");
-                let is_twin = |(_, other, on): &(_, AttachPurpose, LinkId)| {
-                    matches!(
-                        purpose,
-                        AttachPurpose::Resume { .. } | AttachPurpose::Lane { .. }
-                    ) && (*other, *on) == (purpose, link)
-                };
-                assert!(!self.in_flight.iter().any(is_twin), "twice on one link");
-                self.in_flight.push((request, purpose, link));
+            self.record(action);
+        }
+    }
+
+    fn link_event(&mut self, kind: u8) -> Vec<PortAction> {
+        let event = match kind {
+            0 => {
+                self.last_link += 1;
+                PortEvent::LinkBegins(link(self.last_link))
             }
+            1 => PortEvent::LinkUp(link(self.last_link)),
+            _ => PortEvent::LinkEnded(link(self.random.u64(..=self.last_link))),
+        };
+        self.port.on(event)
+    }
+
+    fn further_link_up(&mut self) -> Vec<PortAction> {
+        let slot = self.random.usize(1..4);
+        let link = link(1_000_000 + self.further_links.len() as u64);
+        self.further_links.push(link);
+        self.port.on(PortEvent::FurtherLinkUp { slot, link })
+    }
+
+    fn further_link_down(&mut self) -> Vec<PortAction> {
+        let known = self.random.choice(&self.further_links).copied();
+        let link = known.unwrap_or(link(0));
+        self.port.on(if self.random.bool() {
+            PortEvent::FurtherLinkRetiring(link)
+        } else {
+            PortEvent::LinkEnded(link)
+        })
+    }
+
+    /// Keeps an attach request until its reply, and checks that none doubles another.
+    fn record(&mut self, action: PortAction) {
+        if let PortAction::Attach {
+            request,
+            link,
+            purpose,
+            ..
+        } = action
+        {
+            assert!(!self.is_ending, "an attach request during the shutdown");
+            let is_twin = |(_, other, on): &(_, AttachPurpose, LinkId)| {
+                matches!(
+                    purpose,
+                    AttachPurpose::Resume { .. } | AttachPurpose::Lane { .. }
+                ) && (*other, *on) == (purpose, link)
+            };
+            assert!(!self.in_flight.iter().any(is_twin), "twice on one link");
+            self.in_flight.push((request, purpose, link));
         }
     }
 
