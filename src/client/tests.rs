@@ -17,11 +17,10 @@ use crate::{
         upgrade::{derive_accept_key, upgraded},
     },
     supervisor::{DialStrategy, MoveRequests, Uplink},
-    tunnel::{ProcessShared, WindowSize},
+    tunnel::tests::plain_port,
 };
 use report_proto::{
-    compress::CompressMethod,
-    crypto::{EncryptMethod, LinkKey, PortKeys},
+    crypto::LinkKey,
     frame::{Role, Slot},
     id::Id,
 };
@@ -33,20 +32,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// everything that the client still owns.
 async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str>) {
     let mark: Arc<str> = "test".into();
-    let window = WindowSize {
-        initial: 65_536,
-        max: 65_536,
-    };
     let port = PortParameters {
         mark: Arc::clone(&mark),
-        keys: PortKeys::derive("a port key of the tests"),
-        encrypt: EncryptMethod::Plain,
-        compress: CompressMethod::Null,
-        stream_window: window,
-        tunnel_window: window,
-        resume_timeout: Duration::from_secs(120),
-        tcp_keepalive: None,
-        process_shared: ProcessShared::default(),
+        ..plain_port()
     };
     let master: MasterAddress = format!("ws://{address}/").parse().unwrap();
     let config = ClientConfig::new(LinkConfig::new(master.clone()), Vec::new());

@@ -313,35 +313,13 @@ mod tests {
     use crate::{
         link::{KeepAliveTiming, Link},
         supervisor::MoveRequests,
-        tunnel::{PortParameters, ProcessShared, WindowSize},
+        tunnel::tests::plain_port,
     };
-    use report_proto::{
-        compress::CompressMethod,
-        crypto::{EncryptMethod, PortKeys},
-        frame::AttachHeader,
-    };
-
-    fn port() -> PortParameters {
-        let window = WindowSize {
-            initial: 65_536,
-            max: 65_536,
-        };
-        PortParameters {
-            mark: "test".into(),
-            keys: PortKeys::derive("a port key of the tests"),
-            encrypt: EncryptMethod::Plain,
-            compress: CompressMethod::Null,
-            stream_window: window,
-            tunnel_window: window,
-            resume_timeout: Duration::from_secs(120),
-            tcp_keepalive: None,
-            process_shared: ProcessShared::default(),
-        }
-    }
+    use report_proto::frame::AttachHeader;
 
     /// Returns a role with one port, and its key id.
     fn role(drain: &Drain) -> (ServerRole, Id) {
-        let port = port();
+        let port = plain_port();
         let id = port.keys.id;
         let offered = ServerPort {
             port,
@@ -407,7 +385,7 @@ mod tests {
     #[tokio::test]
     async fn a_reused_channel_number_is_a_protocol_error_and_leaves_no_tunnel() {
         let drain = Drain::default();
-        let request = attach::request(&port(), &Outbox::new(), 1, &drain.tasks).unwrap();
+        let request = attach::request(&plain_port(), &Outbox::new(), 1, &drain.tasks).unwrap();
         let (role, id) = role(&drain);
         let link = link();
         let outbox = Arc::clone(&link.outbox);

@@ -63,6 +63,19 @@ pub(super) fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortPara
     }
 }
 
+/// Returns a port without encryption and compression, whose windows do not grow.
+pub(crate) fn plain_port() -> PortParameters {
+    let window = WindowSize {
+        initial: 65_536,
+        max: 65_536,
+    };
+    PortParameters {
+        stream_window: window,
+        tunnel_window: window,
+        ..port(EncryptMethod::Plain, CompressMethod::Null)
+    }
+}
+
 /// Returns the context of a server that finds tunnels with `find` and remembers no ended ones.
 fn accept_context<'a>(
     tasks: &'a TaskTracker,
