@@ -314,12 +314,7 @@ async fn end_of_role_closes_all_links_gracefully() {
         link.expect_closed().await;
     }
     drop(links);
-    fixture
-        .task
-        .join_next()
-        .await
-        .expect("the task ran")
-        .expect("no panic");
+    fixture.ended().await;
     fixture.masters[0].expect_no_link_for(LONG).await;
 }
 

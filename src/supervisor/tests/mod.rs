@@ -431,6 +431,12 @@ impl Fixture {
             other => panic!("expected a retirement: {other:?}"),
         }
     }
+
+    /// Waits for the end of the role.
+    async fn ended(&mut self) {
+        let end = self.task.join_next().await;
+        end.expect("the task ran").expect("no panic");
+    }
 }
 
 fn close_channel(outbox: &Outbox) {

@@ -304,12 +304,7 @@ async fn end_of_role_during_race_ends_all_attempts() {
     tokio::time::sleep(STAGGER + 2 * IMMEDIATE).await;
     assert_eq!(fixture.masters[1].dials().len(), 1);
     fixture.cancel.cancel();
-    fixture
-        .task
-        .join_next()
-        .await
-        .expect("the task ran")
-        .expect("no panic");
+    fixture.ended().await;
     assert!(matches!(silent.receive().await, Err(_) | Ok(None)));
     fixture.expect_no_event();
 }
