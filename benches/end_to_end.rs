@@ -54,6 +54,8 @@ mod load_generator;
 mod machine;
 #[path = "support/markdown.rs"]
 mod markdown;
+#[path = "support/median.rs"]
+mod median;
 #[path = "end_to_end/network.rs"]
 mod network;
 #[path = "end_to_end/options.rs"]

@@ -37,6 +37,8 @@ mod copier;
 mod links;
 #[path = "support/markdown.rs"]
 mod markdown;
+#[path = "support/median.rs"]
+mod median;
 #[path = "scale/options.rs"]
 mod options;
 #[path = "scale/peers.rs"]

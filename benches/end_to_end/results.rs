@@ -6,7 +6,8 @@ use anyhow::Context;
 use serde_json::json;
 
 use crate::{
-    connections::Sustained, machine, options::Options, systems::System, variants::Variant,
+    connections::Sustained, machine, median::median, options::Options, systems::System,
+    variants::Variant,
 };
 
 /// Names and numbers. Each name ends in the unit.
@@ -135,17 +136,5 @@ impl Measured {
     /// Returns whether a value with this name was measured.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.values.contains_key(name)
-    }
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let upper = *values.get(middle)?;
-    if values.len() % 2 == 1 {
-        Some(upper)
-    } else {
-        Some((upper + values.get(middle - 1)?) / 2.0)
     }
 }

@@ -114,15 +114,3 @@ impl Measured {
         json!({ "name": name, "what": what, "value": value, "unit": unit, "goal": goal, "held": self.is_met() })
     }
 }
-
-/// Returns the median, or `None` without values.
-pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let upper = *values.get(middle)?;
-    if values.len() % 2 == 1 {
-        Some(upper)
-    } else {
-        Some((upper + values.get(middle - 1)?) / 2.0)
-    }
-}

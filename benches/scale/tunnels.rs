@@ -20,10 +20,11 @@ use tokio::{
 use crate::{
     connections::Service,
     copier::Copier,
+    median::median,
     options::Options,
     peers::{self, EchoStream, Peers},
     processes::Process,
-    results::{Results, median},
+    results::Results,
     roles::Master,
 };
 
@@ -315,7 +316,8 @@ impl Scenario {
     }
 
     fn median(&self, value: impl Fn(&(f64, f64)) -> f64) -> f64 {
-        median(self.rounds.iter().map(value).collect()).unwrap_or(f64::NAN)
+        let values: Vec<f64> = self.rounds.iter().map(value).collect();
+        median(&values).unwrap_or(f64::NAN)
     }
 }
 
