@@ -32,6 +32,8 @@ mod markdown;
 mod observed;
 #[path = "allocations/options.rs"]
 mod options;
+#[path = "support/port.rs"]
+mod port;
 #[expect(dead_code, reason = "the scale benchmark uses the rest")]
 #[path = "support/processes.rs"]
 mod processes;

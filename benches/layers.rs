@@ -15,6 +15,8 @@ mod data;
 mod frame;
 #[path = "layers/mux.rs"]
 mod mux;
+#[path = "support/port.rs"]
+mod port;
 #[path = "layers/seal.rs"]
 mod seal;
 

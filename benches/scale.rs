@@ -43,6 +43,8 @@ mod median;
 mod options;
 #[path = "scale/peers.rs"]
 mod peers;
+#[path = "support/port.rs"]
+mod port;
 #[expect(dead_code, reason = "the allocations benchmark uses the rest")]
 #[path = "support/processes.rs"]
 mod processes;

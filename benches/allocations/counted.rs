@@ -21,11 +21,9 @@ use report::{
     random,
     server::{self, ServerParameters, ServerPort},
     supervisor::{DialStrategy, LinkSet, MoveRequests, Uplink},
-    tunnel::{PortParameters, ProcessShared, WindowSize},
 };
 use report_proto::{
-    compress::CompressMethod,
-    crypto::{EncryptMethod, LinkKey, PortKeys},
+    crypto::{EncryptMethod, LinkKey},
     frame::{Role, Slot},
     id::Id,
 };
@@ -39,12 +37,17 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     ROLES,
     options::Options,
+    port::port,
     roles::MASTER_KEY,
     traffic::{self, Transfer},
 };
 
 /// The measured methods. Compression methods are left out: they reuse their contexts.
 const METHODS: [EncryptMethod; 2] = [EncryptMethod::Plain, EncryptMethod::Aes128Gcm];
+
+/// The port of the tunnel.
+const MARK: &str = "allocations";
+const PORT_KEY: &str = "a port key of the allocations";
 
 /// The deadline for a role to report its listen address.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -244,7 +247,7 @@ fn start_server(
     service: SocketAddr,
     method: EncryptMethod,
 ) -> anyhow::Result<RoleThread> {
-    let (uplink, port) = (uplink(master, Role::Server)?, port(method));
+    let (uplink, port) = (uplink(master, Role::Server)?, port(MARK, PORT_KEY, method));
     Ok(RoleThread::start(move |cancel| async move {
         let offered = ServerPort {
             port,
@@ -269,7 +272,7 @@ async fn start_client(
     master: SocketAddr,
     method: EncryptMethod,
 ) -> anyhow::Result<(RoleThread, SocketAddr)> {
-    let (uplink, port) = (uplink(master, Role::Client)?, port(method));
+    let (uplink, port) = (uplink(master, Role::Client)?, port(MARK, PORT_KEY, method));
     let (listening, address) = oneshot::channel();
     let client = RoleThread::start(move |cancel| async move {
         let ports = vec![ClientPort {
@@ -312,24 +315,4 @@ fn uplink(master: SocketAddr, role: Role) -> anyhow::Result<Uplink> {
         rotate_after: None,
         move_requests: MoveRequests::default(),
     })
-}
-
-fn port(encrypt: EncryptMethod) -> PortParameters {
-    PortParameters {
-        mark: "allocations".into(),
-        keys: PortKeys::derive("a port key of the allocations"),
-        encrypt,
-        compress: CompressMethod::Null,
-        stream_window: WindowSize {
-            initial: 256 << 10,
-            max: 16 << 20,
-        },
-        tunnel_window: WindowSize {
-            initial: 1 << 20,
-            max: 32 << 20,
-        },
-        resume_timeout: Duration::from_secs(120),
-        tcp_keepalive: None,
-        process_shared: ProcessShared::default(),
-    }
 }

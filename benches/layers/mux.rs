@@ -15,16 +15,13 @@ use report::{
     link::{Handler, KeepAliveTiming, Link, Outbox},
     net::memory,
     suspend::Moment,
-    tunnel::{PortParameters, ProcessShared, Tunnel, TunnelStream, attach},
+    tunnel::{PortParameters, Tunnel, TunnelStream, attach},
 };
 use report_proto::{
-    compress::CompressMethod,
-    crypto::{EncryptMethod, PortKeys},
+    crypto::EncryptMethod,
     frame::{Frame, Notice},
     id::Id,
-    mux::{
-        LaneId, Mux, MuxEvent, Parameters, PeerGrant, StreamId, StreamRead, TunnelSide, WindowSize,
-    },
+    mux::{LaneId, Mux, MuxEvent, Parameters, PeerGrant, StreamId, StreamRead, TunnelSide},
 };
 use tokio::{
     runtime::Runtime,
@@ -32,7 +29,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::data;
+use crate::{
+    data,
+    port::{STREAM_WINDOW, TUNNEL_WINDOW, port},
+};
 
 /// The bytes that one iteration moves: many windows of a stream.
 const BULK: usize = 32 * 1024 * 1024;
@@ -45,15 +45,6 @@ const WRITE: usize = 64 * 1024;
 
 /// The numbers of concurrent streams.
 const STREAMS: [usize; 2] = [1, 8];
-
-const STREAM_WINDOW: WindowSize = WindowSize {
-    initial: 256 * 1024,
-    max: 16 * 1024 * 1024,
-};
-const TUNNEL_WINDOW: WindowSize = WindowSize {
-    initial: 1024 * 1024,
-    max: 32 * 1024 * 1024,
-};
 
 /// Measures the multiplexer alone, then with link and sealing.
 pub(crate) fn bench(criterion: &mut Criterion) {
@@ -204,7 +195,8 @@ impl TunnelPair {
             (outbox, running)
         };
         let ((client, client_link), (server, server_link)) = (start(one), start(other));
-        let tunnels = attach_pair(&client, &server, &port(encrypt), &tasks).await;
+        let port = port("benchmark", "benchmark", encrypt);
+        let tunnels = attach_pair(&client, &server, &port, &tasks).await;
         let mut pair = TunnelPair {
             tunnels,
             streams: Vec::new(),
@@ -244,20 +236,6 @@ impl TunnelPair {
         }
         self.tasks.close();
         self.tasks.wait().await;
-    }
-}
-
-fn port(encrypt: EncryptMethod) -> PortParameters {
-    PortParameters {
-        mark: "benchmark".into(),
-        keys: PortKeys::derive("benchmark"),
-        encrypt,
-        compress: CompressMethod::Null,
-        stream_window: STREAM_WINDOW,
-        tunnel_window: TUNNEL_WINDOW,
-        resume_timeout: Duration::from_secs(120),
-        tcp_keepalive: None,
-        process_shared: ProcessShared::default(),
     }
 }
 

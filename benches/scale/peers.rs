@@ -16,20 +16,19 @@ use report::{
     },
     suspend::Moment,
     tunnel::{
-        PortParameters, ProcessShared, Tunnel, TunnelStream, WindowSize,
+        PortParameters, Tunnel, TunnelStream,
         attach::{self, AttachError, AttachOutcome},
     },
 };
 use report_proto::{
-    compress::CompressMethod,
-    crypto::{EncryptMethod, LinkKey, PortKeys},
+    crypto::{EncryptMethod, LinkKey},
     frame::{AttachHeader, Code, Frame, Notice, Ports, Role, Slot, Terms},
     id::Id,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::roles::MASTER_KEY;
+use crate::{port::port, roles::MASTER_KEY};
 
 /// The deadline for a link and its tunnels to be established, on a busy machine too.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -49,23 +48,7 @@ pub(crate) struct Peers {
 impl Peers {
     /// Creates a group without links. Groups with different port keys are isolated from each other.
     pub(crate) fn new(master: SocketAddr, port_key: &str) -> Self {
-        let port = PortParameters {
-            mark: "scale".into(),
-            keys: PortKeys::derive(port_key),
-            encrypt: EncryptMethod::Aes128Gcm,
-            compress: CompressMethod::Null,
-            stream_window: WindowSize {
-                initial: 256 << 10,
-                max: 16 << 20,
-            },
-            tunnel_window: WindowSize {
-                initial: 1 << 20,
-                max: 32 << 20,
-            },
-            resume_timeout: Duration::from_secs(120),
-            tcp_keepalive: None,
-            process_shared: ProcessShared::default(),
-        };
+        let port = port("scale", port_key, EncryptMethod::Aes128Gcm);
         Peers {
             master,
             port,
