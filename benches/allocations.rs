@@ -26,6 +26,8 @@
 mod arguments;
 #[path = "allocations/counted.rs"]
 mod counted;
+#[path = "support/exit.rs"]
+mod exit;
 #[path = "support/markdown.rs"]
 mod markdown;
 #[path = "allocations/observed.rs"]
@@ -77,13 +79,7 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(error),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("allocations: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit::code("allocations", done)
 }
 
 async fn measure(options: &Options) -> anyhow::Result<()> {

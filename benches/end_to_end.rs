@@ -46,6 +46,8 @@ mod data;
 mod document;
 #[path = "end_to_end/echo.rs"]
 mod echo;
+#[path = "support/exit.rs"]
+mod exit;
 #[path = "end_to_end/goals.rs"]
 mod goals;
 #[path = "end_to_end/load_generator.rs"]
@@ -110,13 +112,7 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(error),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("end_to_end: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit::code("end_to_end", done)
 }
 
 /// Measures until done, a signal arrives or the time limit passes. Ends all child processes.

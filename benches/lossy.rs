@@ -30,6 +30,8 @@ mod arguments;
 mod document;
 #[path = "lossy/events.rs"]
 mod events;
+#[path = "support/exit.rs"]
+mod exit;
 #[path = "lossy/load.rs"]
 mod load;
 #[path = "support/markdown.rs"]
@@ -90,13 +92,7 @@ fn main() -> ExitCode {
     };
     // After a signal, the measuring thread cannot remove them any more.
     namespace::delete_all();
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("lossy: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit::code("lossy", done)
 }
 
 fn measure(options: &Options) -> anyhow::Result<()> {

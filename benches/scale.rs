@@ -33,6 +33,8 @@ mod arguments;
 mod connections;
 #[path = "scale/copier.rs"]
 mod copier;
+#[path = "support/exit.rs"]
+mod exit;
 #[path = "scale/links.rs"]
 mod links;
 #[path = "support/markdown.rs"]
@@ -80,13 +82,7 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(error),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("scale: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit::code("scale", done)
 }
 
 async fn measure(options: &Options) -> anyhow::Result<()> {
