@@ -235,7 +235,7 @@ impl Command {
                 "--rounds" => options.rounds = arguments.number(&option)?,
                 "--sustained" => {
                     let seconds = arguments.value(&option)?;
-                    let seconds = seconds.parse().context("--sustained needs seconds")?;
+                    let seconds: u64 = seconds.parse().context("--sustained needs seconds")?;
                     options.sustained = Duration::from_secs(seconds);
                 }
                 "--shared-network" => options.shared_network = true,
