@@ -76,8 +76,8 @@ impl PortLink {
 /// Returns the retiring links whose lanes of a tunnel can be left. `links` are all links, each with
 /// whether a lane of the tunnel uses it that is not being left.
 ///
-/// Such a lane waits for the one on the link that replaces its own. Without such a link, any lane on
-/// another link that stays can carry on.
+/// Such a lane waits for the one on the link that replaces its own. Without such a link, any lane
+/// on another link that stays can carry on.
 pub(super) fn links_to_leave(links: &[(&PortLink, bool)]) -> Vec<LinkId> {
     let usable = || links.iter().filter(|(link, _)| link.is_usable());
     if !usable().any(|(_, carries)| *carries) {

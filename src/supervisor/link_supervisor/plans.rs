@@ -176,8 +176,8 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             reason,
         });
         if must_go && self.has_two_links() {
-            // The current link will end soon, so the retiring one has to make room: as soon as it is
-            // unused, as for a voluntary move, but within a shorter time. Tunnels that have not
+            // The current link will end soon, so the retiring one has to make room: as soon as it
+            // is unused, as for a voluntary move, but within a shorter time. Tunnels that have not
             // moved off it by then are resumed.
             self.retiring
                 .iter_mut()

@@ -7,8 +7,8 @@ use super::{
     *,
 };
 
-/// The master's ends of the links of a role, whose second one was replaced. The role keeps a channel
-/// open on each of them.
+/// The master's ends of the links of a role, whose second one was replaced. The role keeps a
+/// channel open on each of them.
 struct Replaced {
     first: MasterLink,
     old: MasterLink,

@@ -142,8 +142,8 @@ fn eight_streams_survive_planned_rotation_of_both_links() {
     survives_rotation(1, fields, |lab| lab.paths().to_vec());
 }
 
-/// The roles may try more links, because a busy machine loses packets, and give them up again during
-/// a rotation.
+/// The roles may try more links, because a busy machine loses packets, and give them up again
+/// during a rotation.
 #[test]
 fn eight_streams_survive_planned_rotation_of_several_links() {
     let fields = json!({"rotate_after": "2s", "links": {"min": 3, "max": 8}});
