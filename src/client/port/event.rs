@@ -17,7 +17,7 @@ pub(super) enum PortEvent {
     LinkUp(LinkId),
     /// A link of another slot is established.
     FurtherLinkUp { slot: usize, link: LinkId },
-    /// A link of another slot will be closed, and no link replaces it.
+    /// A link of another slot will be closed.
     FurtherLinkRetiring(LinkId),
     /// A link has ended.
     LinkEnded(LinkId),
@@ -57,6 +57,8 @@ pub(super) enum PortAction {
     Adopt { tunnel: Id },
     /// Leave the lanes of the tunnel on this link.
     LeaveLink { tunnel: Id, link: LinkId },
+    /// Leave the lanes of the tunnel on all links that will be closed, as far as others carry on.
+    LeaveRetiringLinks { tunnel: Id },
     /// Leave the newest lanes of the tunnel until `keep` remain, and one on each link.
     LeaveLanes { tunnel: Id, keep: usize },
     /// End the tunnel.
@@ -77,6 +79,8 @@ pub(super) struct TunnelView {
     pub lanes: usize,
     /// The number of lanes that the server asks for.
     pub requested_lanes: usize,
+    /// A lane on a link that will be closed is not being left, and others can carry on.
+    pub has_lane_to_leave: bool,
     /// A move is in progress.
     pub is_moving: bool,
     /// Its end was requested.

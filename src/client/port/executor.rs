@@ -22,7 +22,7 @@ use super::{
         TunnelPhase, TunnelView,
     },
     machine::PortMachine,
-    port_link::PortLink,
+    port_link::{PortLink, links_to_leave},
 };
 use crate::{
     link::{LinkId, Outbox},
@@ -288,10 +288,21 @@ impl PortExecutor {
             further_lanes,
             lanes: tunnel.lanes(),
             requested_lanes: tunnel.requested_lanes(),
+            has_lane_to_leave: !self.links_to_leave(tunnel).is_empty(),
             is_moving: tunnel.is_moving(),
             is_ending: tunnel.notice().is_some(),
             has_streams: tunnel.streams() > 0,
         }
+    }
+
+    /// Returns the retiring links whose lanes of the tunnel can be left.
+    fn links_to_leave(&self, tunnel: &Tunnel) -> Vec<LinkId> {
+        if !self.links.iter().any(|link| link.is_retiring) {
+            return Vec::new();
+        }
+        let links = self.links.iter();
+        let links = links.map(|link| (link, tunnel.is_attached_through(link.id())));
+        links_to_leave(&links.collect::<Vec<_>>())
     }
 
     /// Passes an event to the machine, and executes the actions that result.
@@ -331,6 +342,13 @@ impl PortExecutor {
                 let link = self.links.iter().find(|known| known.id() == link);
                 if let (Some(entry), Some(link)) = (self.find(tunnel), link) {
                     entry.tunnel.leave_link(link.outbox.id());
+                }
+            }
+            PortAction::LeaveRetiringLinks { tunnel } => {
+                if let Some(entry) = self.find(tunnel) {
+                    for link in self.links_to_leave(&entry.tunnel) {
+                        entry.tunnel.leave_link(link);
+                    }
                 }
             }
             PortAction::LeaveLanes { tunnel, keep } => {

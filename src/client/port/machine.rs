@@ -143,6 +143,7 @@ impl PortMachine {
             PortEvent::Timeout => self.on_timeout(now.awake),
         }
         // These follow from the state alone, so that no event can forget them.
+        self.leave_retiring_links();
         self.ensure_lanes(now.awake);
         self.ensure_requested_lanes(now.awake);
         self.cancel_unneeded_request(now.awake);

@@ -73,6 +73,29 @@ impl PortLink {
     }
 }
 
+/// Returns the retiring links whose lanes of a tunnel can be left. `links` are all links, each with
+/// whether a lane of the tunnel uses it that is not being left.
+///
+/// Such a lane waits for the one on the link that replaces its own. Without such a link, any lane
+/// on another link that stays can carry on.
+pub(super) fn links_to_leave(links: &[(&PortLink, bool)]) -> Vec<LinkId> {
+    let usable = || links.iter().filter(|(link, _)| link.is_usable());
+    if !usable().any(|(_, carries)| *carries) {
+        return Vec::new();
+    }
+    let can_leave = |link: &PortLink| {
+        let mut replacements = usable()
+            .filter(|(other, _)| other.slot == link.slot && other.id() > link.id())
+            .peekable();
+        replacements.peek().is_none() || replacements.any(|(_, carries)| *carries)
+    };
+    links
+        .iter()
+        .filter(|(link, carries)| *carries && link.is_retiring && can_leave(link))
+        .map(|(link, _)| link.id())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -98,5 +121,37 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(link.next_channel(), None);
         }
+    }
+
+    fn link(slot: usize, is_retiring: bool) -> PortLink {
+        PortLink {
+            is_retiring,
+            ..PortLink::new(&Outbox::new(), slot, &MoveRequests::default())
+        }
+    }
+
+    #[test]
+    fn retiring_link_is_left_when_a_lane_that_stays_carries_on() {
+        let (first, surplus, other) = (link(0, false), link(1, true), link(2, true));
+        let left = |lane_on_first| {
+            links_to_leave(&[(&first, lane_on_first), (&surplus, true), (&other, true)])
+        };
+        assert_eq!(left(false), [], "the other lanes are on retiring links");
+        assert_eq!(left(true), [surplus.id(), other.id()]);
+        let without_lane = links_to_leave(&[(&first, true), (&surplus, false)]);
+        assert_eq!(without_lane, []);
+    }
+
+    #[test]
+    fn replaced_link_is_left_when_its_replacement_has_a_lane() {
+        let (first, old, mut new) = (link(0, false), link(1, true), link(1, false));
+        let left = |new: &PortLink, lane_on_new| {
+            links_to_leave(&[(&first, true), (&old, true), (new, lane_on_new)])
+        };
+        assert_eq!(left(&new, false), [], "its lane is under way");
+        assert_eq!(left(&new, true), [old.id()]);
+        new.is_retiring = true;
+        assert_eq!(left(&new, false), [old.id()], "no lane will come");
+        assert_eq!(left(&new, true), [old.id(), new.id()]);
     }
 }

@@ -80,30 +80,34 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
     fn retire(&mut self, mut old: ManagedLink, cause: RetirementCause) {
         let lived = old.since.elapsed();
         self.learn(old.master, |path| path.on_survived(lived));
-        old.retired_at = Some(Instant::now());
+        old.begin_retirement();
         self.role.retiring(&old.link, cause);
-        debug_assert!(self.retiring.is_none(), "never more than two links");
-        self.retiring = Some(old);
+        self.retiring.push(old);
+        debug_assert!(self.links().count() <= 2, "never more than two links");
     }
 
-    /// Retires the link in use without a successor, and ends the attempts.
+    /// Retires the link in use without a successor, and ends the attempts. An even older link keeps
+    /// the rest of its time: its tunnels may not have moved yet.
     pub(super) fn give_up(&mut self) {
         (self.planned, self.failing_since) = (None, None);
-        self.attempts
-            .drain(..)
-            .for_each(|attempt| attempt.cancel.cancel());
+        for attempt in self.attempts.drain(..) {
+            attempt.cancel.cancel();
+            // The master may have accepted it. If the next link arrived there first, the master
+            // would end the oldest link of the slot, with its channels.
+            self.retiring.push(attempt);
+        }
         let Some(current) = self.current.take() else {
             return;
         };
         debug!(number = current.epoch, slot = %self.uplink.slot, "the link is not needed any more");
-        // Tunnels that have not moved off an even older link are resumed.
-        self.close_retiring();
-        self.retiring = None;
         self.retire(current, RetirementCause::Surplus);
     }
 
-    pub(super) fn close_retiring(&mut self) {
-        let Some(old) = &self.retiring else { return };
+    /// Closes an old link.
+    pub(super) fn close_retiring(&mut self, epoch: u64) {
+        let Some(old) = self.retiring.iter().find(|old| old.epoch == epoch) else {
+            return;
+        };
         debug!(
             number = old.epoch,
             channels = old.link.outbox.len(),
@@ -153,10 +157,11 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             }
         } else if let Some(current) = self.current.take_if(|current| current.epoch == epoch) {
             self.on_link_lost(current, outcome);
-        } else if self.retiring.take_if(|old| old.epoch == epoch).is_some()
-            && let AttemptOutcome::Link { reason, .. } = outcome
-        {
-            debug!(number = epoch, "the old link ended: {reason}");
+        } else {
+            self.retiring.retain(|old| old.epoch != epoch);
+            if let AttemptOutcome::Link { reason, .. } = outcome {
+                debug!(number = epoch, "the old link ended: {reason}");
+            }
         }
     }
 

@@ -10,6 +10,10 @@
 //!                                              └ not wanted by the set: retiring, without a plan
 //! ```
 //!
+//! A link that retires keeps its time to be left, whatever happens to newer ones. Two links may
+//! therefore retire at the same time: one that was replaced, and the newer one, which the set does
+//! not want any more. The next link then waits for one of them.
+//!
 //! Each link runs in a separate task, which the supervisor joins. The supervisor decides when and
 //! where to dial; `attempt` establishes a link.
 //!
@@ -31,7 +35,7 @@ use super::{
     attempt::{AttemptEvent, AttemptOutcome, AttemptReport},
     black_hole::BlackHoleDetector,
     dial_reason::DialReason,
-    managed_link::{ManagedLink, PlannedAttempt, wait_until_unused},
+    managed_link::{ManagedLink, PlannedAttempt, next_unused},
     membership::Membership,
     path_timeouts::PathTimeouts,
     race::Race,
@@ -40,7 +44,7 @@ use super::{
 };
 use report_proto::frame::Role;
 
-/// The capacity for reports: two for each of the next, the current and the retiring link, with some
+/// The capacity for reports: two for each of the next link and the two that are up, with some
 /// spare. Of attempts in a race only the winner reports.
 const REPORT_CAPACITY: usize = 8;
 
@@ -50,7 +54,7 @@ enum SupervisorEvent {
     Reported(AttemptReport),
     Ended(Result<(u64, AttemptOutcome), TaskError>),
     PlanDue,
-    RetiringUnused,
+    RetiringUnused(u64),
     RotationDue,
     OtherMasterRequested,
     WantedChanged,
@@ -69,7 +73,8 @@ pub(super) struct LinkSupervisor<R, W> {
     attempts: Vec<ManagedLink>,
     race: Arc<Race>,
     current: Option<ManagedLink>,
-    retiring: Option<ManagedLink>,
+    /// The links that are being left, and the attempts that were given up, until they have ended.
+    retiring: Vec<ManagedLink>,
     retry_policy: RetryPolicy,
     path_timeouts: Vec<PathTimeouts>,
     black_holes: Vec<BlackHoleDetector>,
@@ -97,7 +102,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             attempts: Vec::new(),
             race: Arc::default(),
             current: None,
-            retiring: None,
+            retiring: Vec::new(),
             retry_policy: RetryPolicy::new(masters),
             path_timeouts: (0..masters).map(|_| PathTimeouts::default()).collect(),
             black_holes: vec![BlackHoleDetector::default(); masters],
@@ -134,7 +139,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
                     self.on_ended(epoch, outcome);
                 }
                 SupervisorEvent::PlanDue => self.start_attempt(cancel),
-                SupervisorEvent::RetiringUnused => self.close_retiring(),
+                SupervisorEvent::RetiringUnused(epoch) => self.close_retiring(epoch),
                 SupervisorEvent::RotationDue => self.rotate(),
                 SupervisorEvent::OtherMasterRequested => self.switch_master(),
                 SupervisorEvent::WantedChanged => self.on_wanted_changed(),
@@ -166,8 +171,8 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             // Before the plan, so that no link is dialled that the set no longer wants.
             () = self.membership.wanted_changed() => SupervisorEvent::WantedChanged,
             () = wait_until(due) => SupervisorEvent::PlanDue,
-            () = wait_until_unused(self.retiring.as_ref(), server) =>
-                SupervisorEvent::RetiringUnused,
+            epoch = next_unused(&self.retiring, server) =>
+                SupervisorEvent::RetiringUnused(epoch),
             () = wait_until(replace_at) => SupervisorEvent::RotationDue,
             () = self.uplink.move_requests.new_link_requested() => SupervisorEvent::RotationDue,
             () = self.uplink.move_requests.other_master_requested() =>
@@ -187,7 +192,13 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
 
     /// Whether two links are up, so that no other one may be established.
     fn has_two_links(&self) -> bool {
-        self.current.is_some() && self.retiring.is_some()
+        self.links().count() >= 2
+    }
+
+    /// Returns the links that are up, and the attempts that were given up and have not ended. The
+    /// master may have accepted one of those already.
+    fn links(&self) -> impl Iterator<Item = &ManagedLink> {
+        self.current.iter().chain(&self.retiring)
     }
 }
 

@@ -37,10 +37,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         }
         let epoch = next_epoch();
         // The master must not close an existing link when it accepts the new one.
-        let has_link_there = [&self.current, &self.retiring]
-            .into_iter()
-            .flatten()
-            .any(|link| link.master == master);
+        let has_link_there = self.links().any(|link| link.master == master);
         let link = ManagedLink {
             epoch,
             master,
@@ -49,7 +46,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             cancel: cancel.child_token(),
             since: Instant::now(),
             replace_at: None,
-            retired_at: None,
+            retirement: None,
             going_away: false,
         };
         let attempt = Attempt {
@@ -179,10 +176,12 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             reason,
         });
         if must_go && self.has_two_links() {
-            // The current link will end soon, so the retiring one has to make room. Tunnels that
-            // have not moved off it are resumed. A voluntary move waits until the retiring link is
-            // unused.
-            self.close_retiring();
+            // The current link will end soon, so the retiring one has to make room: as soon as it
+            // is unused, as for a voluntary move, but within a shorter time. Tunnels that have not
+            // moved off it by then are resumed.
+            self.retiring
+                .iter_mut()
+                .for_each(ManagedLink::hasten_retirement);
         }
     }
 

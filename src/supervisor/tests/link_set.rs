@@ -6,16 +6,21 @@ use super::*;
 use report_proto::frame::MAX_SLOTS;
 
 /// Longer than any wait of a supervisor that may dial.
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 impl Fixture {
     /// Starts a role with up to `max` links, of which it wants one.
-    fn of_links(masters: usize, max: usize) -> Self {
+    pub(super) fn of_links(masters: usize, max: usize) -> Self {
         Fixture::with_links(masters, max, Vec::new(), |_| {})
     }
 
     /// Sets how many links the role wants, and accepts the missing ones at a master.
-    async fn want(&mut self, links: usize, master: usize, missing: usize) -> Vec<MasterLink> {
+    pub(super) async fn want(
+        &mut self,
+        links: usize,
+        master: usize,
+        missing: usize,
+    ) -> Vec<MasterLink> {
         self.links.set_wanted(links);
         let mut accepted = Vec::new();
         for _ in 0..missing {
@@ -26,7 +31,7 @@ impl Fixture {
     }
 
     /// Takes the next events, which have to be joins. Returns the links, the lowest slot first.
-    async fn joins(&mut self, count: usize) -> Vec<RoleLink> {
+    pub(super) async fn joins(&mut self, count: usize) -> Vec<RoleLink> {
         let mut links = Vec::new();
         for _ in 0..count {
             match self.events.recv().await {
@@ -38,26 +43,14 @@ impl Fixture {
         links
     }
 
-    /// Takes the next event, which has to be a retirement for want of need. Returns the link.
-    async fn surplus(&mut self) -> RoleLink {
-        match self.events.recv().await {
-            Some(RoleEvent::Retiring(link, RetirementCause::Surplus)) => link,
-            other => panic!("expected a retirement without a successor: {other:?}"),
-        }
-    }
-
     /// Returns the number of dials so far.
-    fn dials(&self, master: usize) -> usize {
+    pub(super) fn dials(&self, master: usize) -> usize {
         self.masters[master].dials().len()
     }
 }
 
-fn slots(links: &[MasterLink]) -> Vec<u8> {
+pub(super) fn slots(links: &[MasterLink]) -> Vec<u8> {
     links.iter().map(|link| link.claims.slot.number()).collect()
-}
-
-fn is_closing(frame: Option<Frame>) -> bool {
-    matches!(frame, Some(Frame::Close { channel: 1, .. }))
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,69 +89,6 @@ async fn role_always_keeps_its_minimum_of_links() {
     fixture.masters[0].expect_no_link_for(LONG).await;
     assert!(fixture.events.try_recv().is_err(), "no link retires");
     assert_eq!(slots(&fixture.want(4, 0, 1).await), [3]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn highest_links_retire_gracefully_when_fewer_are_wanted() {
-    let mut fixture = Fixture::of_links(1, 4);
-    let mut first = fixture.accept().await;
-    let mut more = fixture.want(3, 0, 2).await;
-    fixture.joins(3).await;
-    fixture.links.set_wanted(0);
-    assert_eq!(fixture.links.wanted(), 1);
-    let asked = Instant::now();
-    let mut retiring = [fixture.surplus().await, fixture.surplus().await];
-    retiring.sort_by_key(|link| link.slot);
-    assert_eq!(retiring.each_ref().map(|link| link.slot.number()), [1, 2]);
-    more[0].expect_alive().await;
-    more[1].expect_alive().await;
-    close_channel(&retiring[1].outbox);
-    assert!(is_closing(more[1].receive().await));
-    more[1].expect_closed().await;
-    assert!(asked.elapsed() <= IMMEDIATE, "{:?}", asked.elapsed());
-    more[0].expect_closed().await;
-    let kept = asked.elapsed();
-    assert!(kept >= RETIREMENT && kept < RETIREMENT + SECOND, "{kept:?}");
-    first.expect_alive().await;
-    fixture.masters[0].expect_no_link_for(LONG).await;
-    let again = fixture.want(2, 0, 1).await;
-    assert_eq!(slots(&again), [1]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn link_that_is_wanted_again_joins_beside_the_retiring_one() {
-    let mut fixture = Fixture::of_links(1, 2);
-    let _first = fixture.accept().await;
-    let mut old = fixture.want(2, 0, 1).await.remove(0);
-    fixture.joins(2).await;
-    fixture.links.set_wanted(1);
-    let retiring = fixture.surplus().await;
-    let mut new = fixture.want(2, 0, 1).await.remove(0);
-    assert!(
-        new.claims.moves && new.claims.slot == old.claims.slot,
-        "the master must not end the old link: {:?}",
-        new.claims
-    );
-    old.expect_alive().await;
-    close_channel(&retiring.outbox);
-    assert!(is_closing(old.receive().await));
-    old.expect_closed().await;
-    new.expect_alive().await;
-    fixture.masters[0].expect_no_link_for(LONG).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn attempts_at_unneeded_links_end() {
-    let mut fixture = Fixture::of_links(1, 3);
-    let _first = fixture.accept().await;
-    fixture.joined().await;
-    fixture.masters[0].set_dial_time(10 * SECOND);
-    fixture.links.set_wanted(3);
-    tokio::time::sleep(SECOND).await;
-    assert_eq!(fixture.dials(0), 3);
-    fixture.links.set_wanted(1);
-    fixture.masters[0].expect_no_link_for(LONG).await;
-    assert!(fixture.events.try_recv().is_err(), "no link has joined");
 }
 
 #[tokio::test(start_paused = true)]

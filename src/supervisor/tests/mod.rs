@@ -6,6 +6,7 @@ mod losses;
 mod moves;
 mod several;
 mod spread;
+mod surplus;
 
 use std::{
     net::IpAddr,

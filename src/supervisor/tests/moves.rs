@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::*;
+use super::{super::managed_link::GOAWAY_RETIREMENT, *};
 use report_proto::frame::{Frame, Role};
 
 #[tokio::test(start_paused = true)]
@@ -141,11 +141,12 @@ async fn at_most_two_links_are_up() {
     let mut second = fixture.accept().await;
     second.send_go_away().await;
     let asked = Instant::now();
+    first.expect_alive().await;
     first.expect_closed().await;
+    let kept = asked.elapsed();
     assert!(
-        asked.elapsed() <= IMMEDIATE,
-        "the first makes room: {:?}",
-        asked.elapsed()
+        kept >= GOAWAY_RETIREMENT && kept < GOAWAY_RETIREMENT + SECOND,
+        "the first, whose channel is open, makes room: {kept:?}"
     );
     drop(first);
     let mut third = fixture.accept().await;
@@ -153,6 +154,26 @@ async fn at_most_two_links_are_up() {
     second.expect_alive().await;
     third.expect_alive().await;
     fixture.masters[0].expect_no_link_for(20 * SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn go_away_waits_until_the_older_link_is_unused() {
+    let mut fixture = Fixture::start(1, |_| {});
+    let mut first = fixture.accept().await;
+    let outbox = fixture.joined().await;
+    first.send_go_away().await;
+    let mut second = fixture.accept().await;
+    second.send_go_away().await;
+    fixture.masters[0].expect_no_link_for(SECOND).await;
+    first.expect_alive().await;
+    close_channel(&outbox);
+    let left = Instant::now();
+    assert!(matches!(first.receive().await, Some(Frame::Close { .. })));
+    first.expect_closed().await;
+    drop(first);
+    let third = fixture.accept().await;
+    assert!(third.claims.moves && left.elapsed() <= IMMEDIATE);
+    second.expect_alive().await;
 }
 
 #[tokio::test(start_paused = true)]

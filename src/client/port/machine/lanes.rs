@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     time::{Duration, Instant},
 };
 
@@ -46,6 +47,19 @@ impl PortMachine {
             let tunnels = self.tunnels.iter().map(|entry| entry.id);
             let leave = tunnels.map(|tunnel| PortAction::LeaveLink { tunnel, link });
             self.actions.extend(leave);
+        }
+    }
+
+    /// Leaves the lanes on links that will be closed, as soon as others can carry on. When such a
+    /// link began to retire, there was perhaps no other lane, or the request for this one was in
+    /// flight.
+    pub(super) fn leave_retiring_links(&mut self) {
+        for entry in &mut self.tunnels {
+            // Once for each view: the next one shows what was left.
+            if mem::take(&mut entry.view.has_lane_to_leave) && entry.is_attached() {
+                let tunnel = entry.id;
+                self.actions.push(PortAction::LeaveRetiringLinks { tunnel });
+            }
         }
     }
 

@@ -131,6 +131,7 @@ fn view(phase: TunnelPhase) -> TunnelView {
         further_lanes: Slots::default(),
         lanes: 1,
         requested_lanes: 1,
+        has_lane_to_leave: false,
         is_moving: false,
         is_ending: false,
         has_streams: true,

@@ -101,3 +101,24 @@ fn a_new_link_of_the_slot_gets_a_lane_although_the_old_one_has_one() {
     let requested = port.on(further(1, 21));
     assert_eq!(attaches(&requested), [(lane(current), link(21))]);
 }
+
+#[test]
+fn a_lane_that_could_not_be_left_at_first_is_left_when_others_carry_on() {
+    let (mut port, current) = Port::attached();
+    let requested = port.on(further(1, 11));
+    port.changed(current, with_lanes(attached_on(1), &[1]));
+    port.done(request_of(&requested), AttachResult::Resumed);
+    let to_leave = |view| TunnelView {
+        has_lane_to_leave: true,
+        ..view
+    };
+    let tunnel = current.id;
+    let leave = [PortAction::LeaveRetiringLinks { tunnel }];
+    assert_eq!(port.changed(current, to_leave(attached_on(1))), leave);
+    assert_eq!(port.on(PortEvent::LinkEnded(link(99))), [], "once");
+    assert_eq!(port.changed(current, to_leave(attached_on(1))), leave);
+    let since = port.now;
+    let code = Code::PeerLost;
+    let lost = port.changed(current, to_leave(view(TunnelPhase::Lost { since, code })));
+    assert!(!lost.contains(&leave[0]), "{lost:?}");
+}

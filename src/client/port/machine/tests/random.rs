@@ -136,6 +136,7 @@ impl<'a> World<'a> {
             further_lanes: (1..4).filter(|_| self.random.bool()).collect(),
             lanes: self.random.usize(..6),
             requested_lanes: self.random.usize(..20),
+            has_lane_to_leave: self.random.bool(),
             is_moving: self.random.bool() && matches!(phase, TunnelPhase::Attached { .. }),
             is_ending: self.random.u8(..20) == 0,
             has_streams: self.random.bool(),
